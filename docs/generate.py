@@ -123,7 +123,8 @@ def sql_schema() -> str:
     parts = ["# SQL schema\n", _from("storage/core/schema.py")]
     parts.append(
         "Read these tables if you like, and let docmill alone write them. Times are seconds since 1970 by the\n"
-        "database's clock. The [view of a pipeline](pipelines.md#the-view) is made to be queried.\n"
+        "database's clock. The [view of a pipeline](pipelines.md#the-view) and the view\n"
+        "[`near_duplicates`](deduplicating.md#clusters-in-sql) are made to be queried.\n"
     )
     for one in sorted(Base.__subclasses__(), key=lambda one: one.__tablename__):
         about = (inspect.getdoc(one) or "").split("\n\n")[0] if one.__doc__ else ""

@@ -25,6 +25,7 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "storage/results/step_status.py": ("StepStatus",),
     "storage/results/status.py": ("JobStatus",),
     "worker/api/hits.py": ("Hit",),
+    "worker/api/duplicates.py": ("Duplicates",),
     "worker/api/job.py": ("Job",),
     "worker/api/pipelines.py": ("Rows", "Pipelines"),
     "worker/api/mill.py": ("Folder", "Mill", "run", "search", "connect"),
@@ -43,7 +44,9 @@ import pandas
 import pyarrow
 '''
 # Classes without a name in `docmill`, and the class whose name there is another.
-_RENAMED = {name: f"_{name}" for name in ("ArrowTable", "Documents", "Spec", "Cause", "StepStatus", "Rows")}
+_RENAMED = {
+    name: f"_{name}" for name in ("ArrowTable", "Documents", "Spec", "Cause", "StepStatus", "Rows", "Duplicates")
+}
 _RENAMED |= {"Pipelines": "_Pipelines", "Folder": "_Folder", "JobStatus": "Status"}
 _KEPT_DECORATORS = ("property", "classmethod", "staticmethod")
 _DUNDER = frozenset({"__enter__", "__exit__", "__arrow_c_stream__"})

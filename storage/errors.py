@@ -24,6 +24,8 @@ StorageError
 ├── CannotCompare            two jobs whose results cannot be compared
 ├── CannotMigrate            a corpus cannot get results of another model in place of those it has
 ├── TooManyLost              a migration would lose more results than it may
+├── LibraryMissing           an extra of docmill that this takes is not installed
+├── NeverDeduplicated        a corpus in which nobody looked for near duplicates
 ├── CannotIndex              the store takes no index of vectors, or not of these
 ├── KeyReused                an idempotency key that belongs to another command, or to a removed job
 ├── JobStopped               the job was cancelled or stopped while something was being added to it
@@ -145,6 +147,14 @@ class CannotMigrate(StorageError):
 
 class TooManyLost(StorageError):
     """More documents would lose their result by a migration than --max-failures allows."""
+
+
+class LibraryMissing(StorageError):
+    """A library that this takes is not installed."""
+
+
+class NeverDeduplicated(StorageError):
+    """No search for near duplicates was made in the corpus."""
 
 
 class CannotIndex(StorageError):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from storage.core.installation import Extra
+from storage.duplicates.methods import LIBRARY as DEDUP
 from tasks.backends import registry
 from tasks.models import gguf
 
@@ -16,6 +17,7 @@ _OTHERS = (
     Extra("parquet", ("pyarrow",), "Parquet as a source and for results"),
     Extra("datasets", ("datasets", "pyarrow"), "data sets of Hugging Face, of its hub and of folders"),
     Extra("remote", ("aiohttp", "fsspec"), "sources by their URL: https://, s3:// and others"),
+    DEDUP,
     Extra("report", ("jinja2", "pygal"), "`docmill report`: a page about a job"),
     Extra("adapters", ("peft",), "LoRA adapters, with --adapter"),
     Extra("gguf", gguf.LIBRARIES, "GGUF files as decoder-only models"),

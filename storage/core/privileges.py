@@ -39,6 +39,7 @@ WORK: Rights = MappingProxyType(
         "step": _update("n_prior_done", "n_prior_failed", "n_prior_skipped", "n_prior_truncated"),
         "step_text": ("SELECT", "INSERT", "DELETE"),
         "document": _READ,
+        "duplicate": _READ,
         "prompt": _ADD,
         "pipeline": _update("looked_at"),
         "pipeline_run": _KEEP,
@@ -62,8 +63,9 @@ ORDERS: Rights = MappingProxyType(
         "enqueue_order": _KEEP,
         "replacement": _READ,
         **dict.fromkeys(("corpus", "ingest", "document", "job", "step", "shard"), _CHANGE),
-        **dict.fromkeys(("content", "spec", "step_text", "prompt"), _ADD),
-        **dict.fromkeys(("rejection", "contender"), ("SELECT", "INSERT", "DELETE")),
+        **dict.fromkeys(("content", "spec", "step_text", "prompt", "signature"), _ADD),
+        **dict.fromkeys(("rejection", "contender", "duplicate"), ("SELECT", "INSERT", "DELETE")),
+        "deduplication": _CHANGE,
         **dict.fromkeys(
             (
                 *("enqueue_order_id_seq", "corpus_id_seq", "ingest_id_seq", "document_id_seq", "job_id_seq"),

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, false
 
+from storage.core import duplicate_tables as duplicate_tables
+from storage.core.bookkeeping_tables import Compatibility as Compatibility
+from storage.core.bookkeeping_tables import LastId as LastId
 from storage.core.key_table import JobKey as JobKey
 from storage.core.order_table import EnqueueOrder as EnqueueOrder
 from storage.core.replacement_table import ReplacementRow as ReplacementRow
@@ -168,7 +171,7 @@ class Step(Base):
     {"names", "lacking"}: it reads only outputs with these flags, or without them (`storage.core.flags.Flagged`).
     With `escalates` it computes again what that step (its `seq`) computed, where its results are `doubted`
     (`storage.core.doubts.Doubt`). These steps come after all others. `n_rescued` of the texts on which that step
-    failed are done by this one.
+    failed are done by this one. `keep_first`: it reads no near duplicates.
     """
 
     __tablename__ = "step"
@@ -186,6 +189,7 @@ class Step(Base):
     escalates = column(int, nullable=True)
     doubted = column(Json, nullable=True)
     n_rescued = column(int, default=0, server_default="0")
+    keep_first = column(bool, default=False, server_default=false())
 
 
 class StepText(Base):
@@ -335,24 +339,6 @@ class Lease(Base):
     name = column(str, primary_key=True)
     owner = column(str)
     until = column(float)
-
-
-class LastId(Base):
-    """The largest id that a table had when rows of it were deleted; in SQLite only (`storage.core.sqlite`)."""
-
-    __tablename__ = "last_id"
-    name = column(str, primary_key=True)
-    id = column(int)
-
-
-class Compatibility(Base):
-    """One row: the `oldest` revision of the schema whose release can still work with this database.
-
-    A migration that only adds leaves it; one that takes away what an earlier release uses sets it to its own.
-    """
-
-    __tablename__ = "compatibility"
-    oldest = column(str, primary_key=True)
 
 
 class PipelineRow(Base):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -288,37 +289,65 @@ def _replace_counts(transaction: Transaction, job: OpenJob, read: Counts) -> Non
 
 
 def end(
-    database: Database, job: OpenJob, read: Counts | None = None, advanced: Callable[[], None] = lambda: None
+    database: Database,
+    job: OpenJob,
+    read: Counts | None = None,
+    advanced: Callable[[], None] = lambda: None,
+    deduplicate: Callable[[], None] = lambda: None,
 ) -> tuple[int, Counts]:
     """Finish a reading: plan the rest of the corpus, and let the job end.
 
-    `read` has the counts of the whole reading. `advanced` is called after each page. Return the
-    number of documents that the job covers, and the counts of the planned contents. They are planned only now, so
-    that nothing is computed that the source replaced. Raises JobStopped if the job was cancelled meanwhile.
+    `read` has the counts of the whole reading. `advanced` is called after each page. Return the number of documents
+    that the job covers, and the counts of the planned contents. They are planned only now, so that nothing is
+    computed that the source replaced. `deduplicate` is called before texts are planned at steps that keep only the
+    first of near duplicates. Raises JobStopped if the job was cancelled meanwhile.
     """
     if job.reread_at is not None and read is not None:
         database.write(lambda transaction: _replace_counts(transaction, job, read))
-    total, n_documents = Counts(), None
+    total, n_documents, after = Counts(), None, 0
+    if planning.keeps_first(job):
+        more = True
+        while more:
+            planned, more = database.write(lambda transaction: _settle(transaction, job))
+            total += planned
+        deduplicate()
     while n_documents is None:
-        n_documents, planned = database.write(lambda transaction: _end(transaction, job))
+        n_documents, planned, after = database.write(partial(_end, job=job, after=after))
         total += planned
         advanced()
     return n_documents, total
 
 
-def _end(transaction: Transaction, job: OpenJob) -> tuple[int | None, Planned]:
-    """Take one step towards the end: contenders, then other readings' documents. Return None if there may be more."""
+def _settle(transaction: Transaction, job: OpenJob) -> tuple[Planned, bool]:
+    """Settle contenders, then plan other readings' documents. Return also if there may be more."""
     lock_corpus(transaction, job.corpus_id)
     place, _ = _place(transaction, job.id)
-    state = select(Job.state).where(Job.id == job.id)
-    was_done = job.reread_at is not None and transaction.scalar(state) == "done"
     _begin_again(transaction, job)
     if planned := _promote_contenders(transaction, job, place):
-        return None, planned
+        return planned, True
     planned, more = sweep_page(transaction, job, place)
     if more:
         _note(transaction, job, Counts(), ())
-        return None, planned
+    return planned, more
+
+
+def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None, Planned, int]:
+    """Take one step towards the end. Return None for the number of documents if there may be more to do.
+
+    `after` is the last document that was planned at steps which keep only first documents.
+    """
+    state = select(Job.state).where(Job.id == job.id)
+    lock_corpus(transaction, job.corpus_id)
+    was_done = job.reread_at is not None and transaction.scalar(state) == "done"
+    planned, more = _settle(transaction, job)
+    if more:
+        return None, planned, after
+    if planning.keeps_first(job):
+        firsts, last_planned = planning.plan_firsts(transaction, job, after)
+        planned += firsts
+        if last_planned != after:
+            _note(transaction, job, Counts(), ())
+            return None, planned, last_planned
     last = transaction.scalar(select(func.max(Document.id)).where(Document.corpus_id == job.corpus_id))
     n_documents = transaction.scalar(select(Corpus.n_documents).where(Corpus.id == job.corpus_id))
     assert n_documents is not None
@@ -330,7 +359,7 @@ def _end(transaction: Transaction, job: OpenJob) -> tuple[int | None, Planned]:
         ended = {"state": "done", "finished_at": db_now()}
     ended |= {"last_document": last or 0, "n_documents": n_documents}
     transaction.execute(update(Job).where(Job.id == job.id).values(**ended))
-    return n_documents, planned
+    return n_documents, planned, after
 
 
 def _promote_contenders(transaction: Transaction, job: OpenJob, place: Place) -> Planned | None:

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import and_, func, or_, select, update
 
 from storage.core import advisory_locks
+from storage.core.corpus import is_current_document
 from storage.core.schema import Content, Document, Job
 from storage.core.transaction import Transaction
 from storage.steps.jobs import OpenJob
@@ -61,6 +62,26 @@ def sweep_page(transaction: Transaction, job: OpenJob, place: Place) -> tuple[Pl
     return planned, full or end is not None
 
 
+def keeps_first(job: OpenJob) -> bool:
+    """Return True if a step of the job reads only the first of near duplicates."""
+    return any(step.keep_first for step in job.steps)
+
+
+def plan_firsts(transaction: Transaction, job: OpenJob, after: int) -> tuple[Planned, int]:
+    """Plan the next documents of the corpus, behind the id `after`, at the steps that keep only first documents.
+
+    Return also the last id that was planned, `after` if no document is left.
+    """
+    begin(transaction, job)
+    transaction.walk()
+    query = select(Document.id, Document.content_id).where(Document.corpus_id == job.corpus_id, Document.id > after)
+    page = transaction.execute(query.where(is_current_document()).order_by(Document.id).limit(SWEEP_DOCUMENTS)).all()
+    if not page:
+        return Planned(), after
+    own = {document.id: document.content_id for document in page}
+    return Traversal(transaction, job.id).plan_firsts(job.steps, own), page[-1].id
+
+
 def begin(transaction: Transaction, job: OpenJob) -> None:
     """Begin to walk documents of a job. Call it before looking for documents."""
     if has_prompts(job.steps):
@@ -91,7 +112,7 @@ def plan_new(
     new = [content_id for content_id in unique if content_id not in met]
     total, traversal = Planned(), Traversal(transaction, job.id)
     for step in job.steps:
-        if step.input_step is None and step.template is None:
+        if step.input_step is None and step.template is None and not step.keep_first:
             total += traversal.take_in(step, Inputs(new, fresh or {}))
     return total
 

@@ -13,6 +13,7 @@ from storage.core.flags import doubtful, name_of
 from storage.core.schema import Document, Job
 from storage.core.transaction import Transaction
 from storage.steps import lineage
+from storage.steps.first_conditions import is_first
 from storage.steps.flag_conditions import as_text, condition
 from storage.steps.jobs import require
 from storage.steps.lineage import visible
@@ -25,7 +26,8 @@ _NONE = "[]"
 class FlagCounts:
     """Numbers of a step's results: how many are `doubtful`, and how many carry each flag.
 
-    `not_selected` documents have an output of the step before that the step's condition on flags leaves out.
+    `not_selected` documents have an output of the step before that the step's condition on flags leaves out. If the
+    step keeps only first documents, they are near duplicates of these.
     """
 
     doubtful: int
@@ -72,6 +74,9 @@ def _counts(transaction: Transaction, job: Job, way: list[OpenStep]) -> FlagCoun
 
 def _not_selected(transaction: Transaction, job: Job, way: list[OpenStep]) -> int:
     flagged = way[-1].flagged
+    if way[-1].keep_first:
+        repeats = select(func.count()).select_from(Document).where(visible(job), not_(is_first()))
+        return transaction.scalar(repeats) or 0
     if flagged is None:
         return 0
     query, outcomes = lineage.joined(select(func.count()).select_from(Document), way[:-1])

@@ -244,7 +244,8 @@ def _few_failures(database: Database, job: Job, step: OpenStep) -> list[Any] | N
 
     Without an ORDER BY, so that the database may begin with whichever table has less to read, and stop at FEW.
     """
-    query, outcomes = lineage.joined(select(Document.id, Document.key, Document.seq), [step])
+    query = select(Document.id, Document.key, Document.seq).select_from(Document)
+    query, outcomes = lineage.joined(query, [step])
     outcome = outcomes[step.seq].c
     query = query.add_columns(outcome.status, outcome.reason, outcome.reason_class)
     query = query.where(visible(job), outcome.status != "done").limit(FEW + 1)
@@ -305,7 +306,7 @@ class _Wanted:
         if self.flagged is None:
             return query
         # Joined loosely, so that the database reads the documents in their order and stops at the page's end.
-        query, outcomes = lineage.joined(query, self.steps, outer=True)
+        query, outcomes = lineage.joined(query.select_from(Document), self.steps, outer=True)
         tables = [outcomes[step.seq].c for step in self.flagged_at]
         written = [case((table.status == "done", as_text(table.flags)), else_="") for table in tables]
         return query.where(
@@ -348,6 +349,11 @@ def _documents(database: Database, job: Job, wanted: _Wanted) -> Iterator[_WithO
 def _steps(database: Database, job_id: int) -> tuple[OpenStep, ...]:
     with database.read() as transaction:
         return of_job(transaction, job_id)
+
+
+def keeps_first(database: Database, job_id: int) -> bool:
+    """Return True if a step of a job reads only the first of near duplicates."""
+    return any(step.keep_first for step in _steps(database, job_id))
 
 
 def _texts(transaction: Transaction, content_ids: Collection[int]) -> dict[int, str]:

@@ -21,6 +21,7 @@ from storage.search import pgvector_index
 from storage.search.knn import Matrix
 from storage.search.scope import Placed, Searched
 from storage.steps import choosing, doubt_conditions
+from storage.steps.first_conditions import is_first
 from storage.steps.flag_conditions import as_text, condition
 from storage.steps.steps import OpenStep
 
@@ -146,6 +147,8 @@ def _that_read(searched: Searched, contents: FromClause) -> Select[int, int]:
     if prompts:
         having_it = having_it.where(*(Document.id == prompt.c.document_id for prompt in prompts))
     document = having_it.correlate(contents, *prompts).offset(0).lateral()
+    if searched.way[0].keep_first:
+        conditions.append(is_first(document))
     return (
         select(document.c.id, document.c.seq)
         .select_from(document if way is None else way.join(document, true()))

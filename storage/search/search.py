@@ -26,7 +26,7 @@ from storage.search.knn import Matrix, Nearest, cosines
 from storage.search.scope import Placed, Searched
 from storage.steps import lineage, replacements
 from storage.steps.replacements import Replacement
-from storage.steps.steps import of_job, way_to
+from storage.steps.steps import OpenStep, of_job, way_to
 
 BLOCK = 4_096  # vectors compared at a time, and the most documents of a page
 PAGE_NUMBERS = 2**21  # numbers in the vectors of a page; large models have smaller pages
@@ -84,6 +84,21 @@ def choose(database: Database, names: Sequence[str], job_id: int | None = None) 
                 f"(`docmill status {searched.job_id}` says more){instead}"
             )
     return searched
+
+
+def embedding_of(database: Database, corpus_id: int, spec_id: int) -> tuple[OpenStep, ...]:
+    """Return the steps that lead to the vectors of a spec, in the latest job of a corpus with it.
+
+    Raises NothingEmbedded if there is no such job.
+    """
+    query = select(Job.id, Step.seq).join(Step, Step.job_id == Job.id)
+    query = query.where(Job.corpus_id == corpus_id, Step.spec_id == spec_id).order_by(Job.id.desc()).limit(1)
+    with database.read() as transaction:
+        found = transaction.execute(query).one_or_none()
+        if found is None:
+            raise NothingEmbedded("the job that made the vectors of this corpus was removed; embed the corpus again")
+        steps = of_job(transaction, found.id)
+    return tuple(way_to(steps, steps[found.seq]))
 
 
 class _EmbedJob(NamedTuple):
@@ -288,7 +303,7 @@ def _outcomes(transaction: Transaction, searched: Searched, content_ids: set[int
 def _has_vectors(transaction: Transaction, searched: Searched) -> bool:
     transaction.look_up()
     documents = select(Document.id).where(Document.corpus_id == searched.corpus_id, is_current_document())
-    query, outcomes = lineage.joined(documents, searched.way)
+    query, outcomes = lineage.joined(documents.select_from(Document), searched.way)
     query = query.where(outcomes[searched.way[-1].seq].c.status == "done")
     return transaction.scalar(query.limit(1)) is not None
 

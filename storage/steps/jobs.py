@@ -359,7 +359,7 @@ def _done_by(spec_id: int) -> ColumnElement[bool]:
 
 def _met_by(query: Select[*Ts], job: Job, step: OpenStep) -> Select[*Ts]:
     """Of a query over contents those that a step of the job has come across."""
-    if step.input_step is not None or step.template is not None or step.escalates is not None:
+    if step.meets_texts:
         return query.join(StepText, StepText.content_id == Content.id).where(
             StepText.job_id == job.id, StepText.step == step.seq
         )

@@ -13,6 +13,7 @@ from storage.core.schema import Document, Job, OutcomeRow, Prompt
 from storage.core.transaction import Transaction
 from storage.steps import choosing, prompts
 from storage.steps.choosing import Columns
+from storage.steps.first_conditions import firsts, is_first
 from storage.steps.flag_conditions import as_text, condition
 from storage.steps.steps import OpenStep
 
@@ -63,7 +64,7 @@ def outcomes(
     if any(step.flagged is not None for step in steps):
         columns = choosing.with_columns(columns, (OutcomeRow.flags,))
     for step in steps:
-        computed = prompts.of(transaction, step, _given(step, own, found))
+        computed = prompts.of(transaction, step, _given(transaction, step, own, found))
         wanted: Columns = (OutcomeRow.content_id, OutcomeRow.output_id, *columns)
         by_content = choosing.chosen(transaction, step, {*computed.values()}, wanted)
         found[step.seq] = {
@@ -74,9 +75,11 @@ def outcomes(
     return found
 
 
-def _given(step: OpenStep, own: Mapping[int, int], found: Mapping[int, Mapping[int, Any]]) -> Mapping[int, int]:
+def _given(
+    transaction: Transaction, step: OpenStep, own: Mapping[int, int], found: Mapping[int, Mapping[int, Any]]
+) -> Mapping[int, int]:
     if step.input_step is None:
-        return own
+        return firsts(transaction, own) if step.keep_first else own
     before, flagged = found[step.input_step], step.flagged
     return {
         document_id: row.output_id
@@ -91,7 +94,7 @@ def given(transaction: Transaction, way: Sequence[OpenStep], own: Mapping[int, i
     `own` has the documents' contents. Documents without an input yet are left out.
     """
     columns = () if way[-1].flagged is None else (OutcomeRow.flags,)
-    return _given(way[-1], own, outcomes(transaction, way[:-1], own, columns))
+    return _given(transaction, way[-1], own, outcomes(transaction, way[:-1], own, columns))
 
 
 def read(transaction: Transaction, way: Sequence[OpenStep], own: Mapping[int, int]) -> Mapping[int, int]:
@@ -108,11 +111,16 @@ def joined(
     """
     tables: dict[int, FromClause] = {}
     for step in steps:
-        own = Document.content_id if step.input_step is None else read_of(step, tables[step.input_step])
+        own = own_of(step) if step.input_step is None else read_of(step, tables[step.input_step])
         query, computed = prompts.joined(query, step, own, outer=outer)
         query, found = choosing.joined(query, step, computed, outer=outer)
         tables[step.seq] = found.result
     return query, tables
+
+
+def own_of(step: OpenStep) -> ColumnElement[Any]:
+    """Return the column of the documents that a step reads: their content, NULL for documents that it leaves out."""
+    return case((is_first(), Document.content_id)) if step.keep_first else Document.content_id
 
 
 def read_of(step: OpenStep, before: FromClause) -> ColumnElement[Any]:

@@ -10,6 +10,7 @@ from sqlalchemy import and_, func, or_, select, true
 from storage.core.schema import Document, Job, Prompt, SpecRow
 from storage.core.transaction import Transaction
 from storage.steps import choosing, lineage
+from storage.steps.first_conditions import is_first
 from storage.steps.flag_conditions import as_text, condition
 from storage.steps.lineage import visible
 from storage.steps.steps import OpenStep
@@ -40,7 +41,7 @@ def count_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) ->
     lost = []
     for step in steps:
         before = None if step.input_step is None else outcomes[step.input_step]
-        given = read = Document.content_id if before is None else lineage.read_of(step, before)
+        given = read = lineage.own_of(step) if before is None else lineage.read_of(step, before)
         if step.template is not None:
             prompt = Prompt.__table__.alias()
             of_document = and_(prompt.c.spec_id == step.spec_id, prompt.c.document_id == Document.id)
@@ -48,7 +49,7 @@ def count_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) ->
             read = prompt.c.content_id
         query, found = choosing.joined(query, step, read, outer=True)
         outcomes[step.seq] = found.result
-        had = true() if before is None else before.c.status == "done"
+        had = (is_first() if step.keep_first else true()) if before is None else before.c.status == "done"
         if before is not None and step.flagged is not None:
             had = and_(had, condition(step.flagged, as_text(before.c.flags)))
         lost.append(and_(or_(found.result.c.status.is_(None), found.waits), had))

@@ -27,6 +27,7 @@ from storage.core.schema import OutcomeRow, Shard, Step, StepText
 from storage.core.transaction import Columns, Transaction, columns_of
 from storage.steps import choosing, lineage, prompts, steps
 from storage.steps.choosing import Pair
+from storage.steps.first_conditions import firsts
 from storage.steps.sharding import cut, pack
 from storage.steps.steps import OpenStep
 
@@ -141,9 +142,21 @@ class Traversal:
         """Plan the prompts that the templates of a job's steps make of documents that the job walks.
 
         A step may read an output that is not there yet; `follow` plans its prompt later. Call it after the documents
-        are stored, and after `advisory_locks.walk`.
+        are stored, and after `advisory_locks.walk`. Steps behind a condition on documents wait for `plan_firsts`.
         """
-        return self._arrive(self._prompts(every, every, documents))
+        reading = [step for step in every if not steps.way_to(every, step)[0].keep_first]
+        return self._arrive(self._prompts(every, reading, documents))
+
+    def plan_firsts(self, every: Sequence[OpenStep], documents: Mapping[DocumentId, ContentId]) -> Planned:
+        """Plan documents at the steps that keep only the first of near duplicates, and at the prompts behind them.
+
+        Call it when the clusters are up to date, and after `advisory_locks.walk`.
+        """
+        kept = sorted({*firsts(self.transaction, documents).values()})
+        reading = [step for step in every if step.keep_first and step.template is None]
+        total = self._arrive((step, Inputs(kept)) for step in reading)
+        behind = [step for step in every if steps.way_to(every, step)[0].keep_first]
+        return total + self._arrive(self._prompts(every, behind, documents))
 
     def _arrive(self, arrivals: Iterable[tuple[OpenStep, Inputs]]) -> Planned:
         """Take in the inputs that their steps meet for the first time."""

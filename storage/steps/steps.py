@@ -33,7 +33,8 @@ class StepRequest:
     """A spec under a name; `input` is the name of an earlier step, whose output it reads, or None: the documents.
 
     `flagged` is a condition on the flags of that output: an output that does not meet it is not read. `escalation`
-    computes doubted results again.
+    computes doubted results again. With `keep_first`, which needs the documents as input, it reads only documents
+    that are the first of their cluster of near duplicates, or in none.
     """
 
     name: str
@@ -41,6 +42,7 @@ class StepRequest:
     input: str | None = None
     flagged: Flagged | None = None
     escalation: EscalationRequest | None = None
+    keep_first: bool = False
 
     @property
     def specs(self) -> tuple[Spec, ...]:
@@ -55,7 +57,7 @@ class OpenStep:
     With a `template` what it computes of a document is what that renders of the text that it reads and the
     document's metadata (see `storage.steps.prompts`). `params` are the spec's. `flagged` is a condition on the flags
     of the output that it reads. The step's result is that of its `escalation` where that one is better; an escalation
-    `escalates` the step with this number.
+    `escalates` the step with this number. `keep_first` is a condition on the documents that it reads.
     """
 
     seq: int
@@ -68,6 +70,14 @@ class OpenStep:
     flagged: Flagged | None = None
     escalation: Escalation | None = None
     escalates: int | None = None
+    keep_first: bool = False
+
+    @property
+    def meets_texts(self) -> bool:
+        """True if the texts that it met are noted (`StepText`); else these are the texts of all documents."""
+        return (
+            self.input_step is not None or self.template is not None or self.escalates is not None or self.keep_first
+        )
 
     @property
     def spec_ids(self) -> tuple[int, ...]:
@@ -123,6 +133,7 @@ _STEPS = select(
     Step.flagged,
     Step.escalates,
     Step.doubted,
+    Step.keep_first,
 ).join(SpecRow, SpecRow.id == Step.spec_id)
 
 
@@ -131,7 +142,7 @@ def _open(row: Any) -> OpenStep:
     template = None if row.escalates is not None else templates.over_metadata(params)
     flagged = Flagged.stored(row.flagged)
     step = OpenStep(row.seq, row.name, row.spec_id, row.kind, row.input_step, template, params, flagged)
-    return replace(step, escalates=row.escalates)
+    return replace(step, escalates=row.escalates, keep_first=row.keep_first)
 
 
 def opened(requests: Sequence[StepRequest], spec_id: Callable[[Spec], int]) -> tuple[OpenStep, ...]:
@@ -149,6 +160,7 @@ def opened(requests: Sequence[StepRequest], spec_id: Callable[[Spec], int]) -> t
             template=templates.over_metadata(request.spec.params),
             params=request.spec.params,
             flagged=request.flagged,
+            keep_first=request.keep_first,
         )
         if (asked := request.escalation) is not None:
             same = replace(
@@ -160,6 +172,7 @@ def opened(requests: Sequence[StepRequest], spec_id: Callable[[Spec], int]) -> t
                 params=asked.spec.params,
                 flagged=None,
                 escalates=seq,
+                keep_first=False,
             )
             step = replace(step, escalation=Escalation(same, asked.doubt))
         made.append(step)
@@ -195,7 +208,7 @@ def computed_by(steps: Sequence[OpenStep], seq: int) -> OpenStep:
 
 def requested(transaction: Transaction, job_id: int) -> tuple[StepRequest, ...]:
     """A job's steps as they were asked for."""
-    columns = (Step.seq, Step.name, Step.input_step, Step.flagged, Step.escalates, Step.doubted)
+    columns = (Step.seq, Step.name, Step.input_step, Step.flagged, Step.escalates, Step.doubted, Step.keep_first)
     query = select(*columns, *get_or_create.SPEC).join(SpecRow, SpecRow.id == Step.spec_id)
     found = transaction.execute(query.where(Step.job_id == job_id).order_by(Step.seq)).all()
     escalations = {
@@ -210,6 +223,7 @@ def requested(transaction: Transaction, job_id: int) -> tuple[StepRequest, ...]:
             None if row.input_step is None else found[row.input_step].name,
             Flagged.stored(row.flagged),
             escalations.get(row.seq),
+            row.keep_first,
         )
         for row in found
         if row.escalates is None
@@ -240,6 +254,7 @@ def add(transaction: Transaction, job_id: int, requests: Sequence[StepRequest]) 
         _check_escalation(transaction, request)
         input_step = None if request.input is None else numbers[request.input]
         assert request.flagged is None or input_step is not None, "documents have no outputs with flags"
+        assert not request.keep_first or input_step is None, "documents are near duplicates, not outputs"
         if input_step is not None:
             assert input_step < seq, "a step reads an earlier one"
             output = transaction.kind_of(requests[input_step].spec.kind).output
@@ -273,4 +288,5 @@ def _row(job_id: int, step: OpenStep) -> dict[str, Any]:
         "spec_id": step.spec_id,
         "input_step": step.input_step,
         "flagged": None if step.flagged is None else step.flagged.to_json(),
+        "keep_first": step.keep_first,
     }

@@ -57,6 +57,7 @@ class _Options(TypedDict, total=False):
     window_tokens: int | None
     dtype: Literal['auto', 'float32', 'bfloat16', 'float16', 'int8'] | None
     adapter: str | None
+    keep_first: bool | None
     escalate: str | None
     escalate_beams: int | None
     when: str | None
@@ -262,6 +263,22 @@ class Hit:
     passage: str | None
     meta: Mapping[str, Any]
 
+@dataclass(frozen=True)
+class _Duplicates:
+    """The counts of the clusters of a corpus.
+
+    Of its `documents`, `in_clusters` are in one of the `clusters`, and `repeats` are not the first of theirs. With
+    `keep_first=True` a task reads `repeated_texts` fewer unique `texts`, and so `repeated_chars` fewer `chars`.
+    """
+    documents: int
+    clusters: int
+    in_clusters: int
+    repeats: int
+    texts: int
+    repeated_texts: int
+    chars: int
+    repeated_chars: int
+
 class Job:
     """A job in the store. `id` is its number, as `docmill jobs` lists it."""
     id: int
@@ -400,6 +417,15 @@ class Mill:
 
         The corpus is named as in `run`, or by the path of its source; an `embed` job must have run over it. This
         machine embeds the text. The options are those of `docmill search`. Raises Error.
+        """
+        ...
+
+    def dedup(self, corpus: str, *, threshold: float | None=None, shingle: tuple[Literal['words', 'characters'], int] | None=None, seed: int | None=None, embeddings: bool=False, job: int | None=None, progress: bool=False) -> _Duplicates:
+        """Find the near duplicates of a corpus, and return the counts of its clusters.
+
+        The corpus is named as in `run`, or by the path of its source. `shingle` is ("words", 3) or ("characters", 5).
+        The options are those of `docmill dedup`. With `keep_first=True`, `run` and `enqueue` read only the first
+        document of each cluster. Raises Error.
         """
         ...
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from storage.core.database import Database
 from storage.results.status import JobStatus, list_statuses
 from worker.api import tables
 from worker.api.documents import Documents, Reading
+from worker.api.duplicates import Duplicates
+from worker.api.duplicates import dedup as dedup_in
 from worker.api.errors import Error, explained
 from worker.api.hits import Hit
 from worker.api.hits import search as search_in
@@ -19,11 +21,12 @@ from worker.api.options import request_of
 from worker.api.pipelines import Pipelines
 from worker.api.turns import one_run_at_a_time
 from worker.cli.context import open_store
+from worker.cli.deduplicating import Wanted
 from worker.cli.formatting import summary
 from worker.cli.ingesting import ingested
 from worker.cli.local_run import OpenStore, computed
 from worker.cli.printing import hushed, say
-from worker.cli.searching import Wanted
+from worker.cli.searching import Wanted as Search
 from worker.engines.devices import devices_for
 from worker.settings import Settings, load_settings
 
@@ -214,9 +217,31 @@ class Mill:
         """
         if prompt is not None and prompt_name is not None:
             raise Error("prompt_name and prompt do not go together: give one of them")
-        wanted = Wanted(top, job, exact, passages, prompt, prompt_name)
+        wanted = Search(top, job, exact, passages, prompt, prompt_name)
         with hushed(not progress):
             return search_in(self._settings, self._database, corpus, text, wanted)
+
+    @explained()
+    def dedup(
+        self,
+        corpus: str,
+        *,
+        threshold: float | None = None,
+        shingle: tuple[Literal["words", "characters"], int] | None = None,
+        seed: int | None = None,
+        embeddings: bool = False,
+        job: int | None = None,
+        progress: bool = False,
+    ) -> Duplicates:
+        """Find the near duplicates of a corpus, and return the counts of its clusters.
+
+        The corpus is named as in `run`, or by the path of its source. `shingle` is ("words", 3) or ("characters", 5).
+        The options are those of `docmill dedup`. With `keep_first=True`, `run` and `enqueue` read only the first
+        document of each cluster. Raises Error.
+        """
+        wanted = Wanted(threshold, shingle, seed, embeddings, job)
+        with hushed(not progress):
+            return dedup_in(self._database, corpus, wanted)
 
     def _enqueue(
         self, reading: Reading, task: str, given: dict[str, Any], progress: bool, key: str | None = None

@@ -10,7 +10,7 @@ from storage.core.database import Database
 from storage.core.installation import install
 from storage.outputs.columns import Column, Form, OutputColumn
 from storage.readers.registry import PARQUET
-from storage.results.results import columns, failures, results
+from storage.results.results import columns, failures, keeps_first, results
 from worker.api.documents import Read
 from worker.api.errors import Error
 
@@ -21,6 +21,8 @@ Found: TypeAlias = Mapping[tuple[str, str | None], Mapping[str, Any]]
 
 _KEY, _PLACE = "key", "place"
 _SUPERSEDED = "a later row has the same id and other contents"
+_REMOVED = {"status": "removed"}
+_DUPLICATE = {"status": "duplicate", "reason": "an earlier document is a near duplicate of it"}
 _ABOUT = (Column.of("status", Form.TEXT), Column.of("reason", Form.TEXT))
 
 
@@ -33,14 +35,16 @@ def require_arrow() -> None:
 def by_row(database: Database, job_id: int, read: Sequence[Read]) -> Table:
     """Return a table with a row for each record that was read, in their order.
 
-    "status" is done, failed, skipped, rejected or superseded; "reason" says why there is no result.
+    "status" is done, failed, skipped, rejected, superseded or, with `keep_first`, duplicate; "reason" says why there
+    is no result.
     """
     from storage.writers import arrow
 
     found = _found(database, job_id, read)
     reasons = [one.reason or found.get((_PLACE, one.where), {}).get("reason") for one in read]
     last = {one.key: one.digest for one, reason in zip(read, reasons, strict=True) if reason is None}
-    rows = [_row(one, reason, last, found) for one, reason in zip(read, reasons, strict=True)]
+    missing = _DUPLICATE if keeps_first(database, job_id) else _REMOVED
+    rows = [_row(one, reason, last, found, missing) for one, reason in zip(read, reasons, strict=True)]
     return arrow.table(_columns(columns(database, job_id), _ABOUT), rows)
 
 
@@ -63,12 +67,18 @@ def _found(database: Database, job_id: int, read: Sequence[Read]) -> Found:
     return found
 
 
-def _row(one: Read, rejected: str | None, last: Mapping[str | None, bytes], found: Found) -> Mapping[str, Any]:
+def _row(
+    one: Read,
+    rejected: str | None,
+    last: Mapping[str | None, bytes],
+    found: Found,
+    missing: Mapping[str, Any],
+) -> Mapping[str, Any]:
     if rejected is not None:
         return {"id": one.key, "status": "rejected", "reason": rejected}
     if last[one.key] != one.digest:
         return {"id": one.key, "status": "superseded", "reason": _SUPERSEDED}
-    return found.get((_KEY, one.key), {"id": one.key, "status": "removed"})
+    return found.get((_KEY, one.key), {"id": one.key, **missing})
 
 
 def _columns(of_results: Sequence[Column], about: Sequence[Column] = ()) -> list[Column]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from storage.core.database import Database
+from storage.duplicates.progress import PHASES, Phase
 from storage.errors import PASSING
 from storage.ingest.chunks import Rejected
 from storage.ingest.ingest import Counts
@@ -15,7 +16,7 @@ from storage.readers.stored import NoSource
 from storage.results.status import JobStatus, read_status
 from storage.steps import jobs
 from storage.steps.jobs import OpenJob
-from worker.cli.formatting import ingested, left_out, pace
+from worker.cli.formatting import ingested, left_out, near_duplicates, pace
 from worker.cli.printing import say
 from worker.cli.show import SHOWN_REJECTIONS, bar
 from worker.submit.enqueue import Enqueued
@@ -64,6 +65,10 @@ class IngestBar(Progress):
         if counts.planned and self.job_id is not None:
             self._on_planned(self.job_id)
 
+    def deduplicating(self, phase: Phase, done: int, total: int) -> None:
+        note = f"near duplicates: {PHASES[phase]} {100 * done // max(1, total)} %"
+        self._bar.update(self._source.bytes_read, total=self._source.size_bytes(), note=note)
+
     def rejected(self, rejected: Rejected) -> None:
         self._n_rejected += 1
         if self._n_rejected <= SHOWN_REJECTIONS or rejected.fatal:
@@ -81,6 +86,8 @@ def say_ingested(source: Source, done: Enqueued) -> None:
         say(ingested(source.name, done.counts, adopted=done.adopted))
     if (others := left_out(source)) is not None:
         say(others)
+    if done.near_duplicates is not None:
+        say(near_duplicates(done.near_duplicates))
     if done.not_pruned:
         say(f"{done.not_pruned}.")
     if done.adopted:

@@ -83,6 +83,12 @@ def ingested(source: str, counts: Counts, *, adopted: bool) -> str:
     ) + (mended if counts.mended else "")
 
 
+def near_duplicates(n: int) -> str:
+    """Say how many documents a step with --keep-first leaves out."""
+    are = "is a near duplicate of an earlier one" if n == 1 else "are near duplicates of earlier ones"
+    return f"{documents(n)} {are}; --keep-first leaves {'it' if n == 1 else 'them'} out."
+
+
 def left_out(source: Source) -> str | None:
     """Say how many files of which kinds a reading left out, and what would read them; None where there are none."""
     from storage.readers import left_out, why_left_out
@@ -273,7 +279,8 @@ def of_status(
 
 def _step(step: StepStatus, found: Mapping[str, FlagCounts]) -> list[str]:
     if step.input is None and step.name == step.spec.kind:
-        return [str(step.spec)]
+        left_out = found[step.name].not_selected if step.name in found else 0
+        return [f"{step.spec}; {documents(left_out)} not selected" if left_out else str(step.spec)]
     counts = f"{step.done:,} done, {step.failed:,} failed, {step.blocked:,} blocked, {step.pending:,} to do"
     if step.name in found and found[step.name].not_selected:
         counts += f", {documents(found[step.name].not_selected)} not selected"

@@ -39,6 +39,7 @@ COMMANDS = {
     "review": Command(RESULTS, "Judge a sample of outputs; estimate the share of good ones."),
     "search": Command(RESULTS, "Find the documents of a corpus that are nearest to a text."),
     "corpus": Command(CORPORA, "List, show or remove corpora and documents; trace a text."),
+    "dedup": Command(CORPORA, "Find near duplicates, and which document is the first."),
     "index": Command(CORPORA, "Make, list or drop indexes of vectors, for large corpora."),
     "migrate": Command(CORPORA, "Compute a corpus by another model, and switch to its results."),
     "gc": Command(CORPORA, "Remove unreferenced texts, old results and old versions."),

@@ -14,7 +14,15 @@ from worker.cli import shell_completion
 from worker.cli.declared_options import Command, declared, kind_options
 from worker.cli.options import check_filled
 from worker.cli.printing import say
-from worker.submit.options import EscalationOptions, JobOptions, ReadingOptions, Request, Work, checked
+from worker.submit.options import (
+    DocumentOptions,
+    EscalationOptions,
+    JobOptions,
+    ReadingOptions,
+    Request,
+    Work,
+    checked,
+)
 
 if TYPE_CHECKING:
     from storage.core.specs import Spec
@@ -33,6 +41,7 @@ def work_options(command: Command) -> Command:
         declared(EscalationOptions),
         declared(Work, "corpus"),
         declared(ReadingOptions),
+        declared(DocumentOptions),
         declared(JobOptions, "max_failures", "max_flagged"),
     ]
     for add in reversed(options):

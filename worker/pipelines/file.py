@@ -41,7 +41,8 @@ class PipelineInvalid(WorkerError):
 class Step:
     """One task over what ``input`` gives: ``document``, or an earlier step by its name.
 
-    ``flagged`` is a condition on the flags of that output. ``escalation`` computes doubted results again.
+    ``flagged`` is a condition on the flags of that output, ``keep_first`` on the documents. ``escalation`` computes
+    doubted results again.
 
     ``model`` is None for the task's own. Where the file names no precision, the options say ``auto``.
     """
@@ -54,6 +55,7 @@ class Step:
     options: kinds.KindOptions
     flagged: Flagged | None = None
     escalation: Escalation | None = None
+    keep_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -226,8 +228,11 @@ def _input_problem(wanted: str, earlier: Mapping[str, str | None], all_names: se
 
 
 def _check_conditions(steps: Sequence[Mapping[str, Any]], inputs: Sequence[str], notes: Notes) -> None:
-    """Note conditions on the flags of documents, which are no outputs, and two conditions in one step."""
+    """Note conditions on the flags of documents, which are no outputs, and others that go with nothing."""
     for place, (step, input_) in enumerate(zip(steps, inputs, strict=True)):
+        if step.get("keep-first") and input_ != DOCUMENT:
+            problem = f'keep-first is about documents; write it in the step that reads them, or input = "{DOCUMENT}"'
+            notes.add(("step", place, "keep-first"), problem)
         for name in ("flagged", "unflagged"):
             if name in step and input_ == DOCUMENT:
                 problem = f"{name} is about the output of an earlier step; name it: input"
@@ -291,7 +296,17 @@ def _step(given: Mapping[str, Any], input_: str) -> Step:
     chosen = table.model_dump(include={*options.model_fields})
     again = getattr(table, "escalate", None)
     escalation = None if again is None else again.escalation
-    return Step(table.name, task, input_, model, table.revision, options(**chosen), _condition(table), escalation)
+    return Step(
+        name=table.name,
+        task=task,
+        input=input_,
+        model=model,
+        revision=table.revision,
+        options=options(**chosen),
+        flagged=_condition(table),
+        escalation=escalation,
+        keep_first=table.keep_first,
+    )
 
 
 def _condition(table: StepTable) -> Flagged | None:

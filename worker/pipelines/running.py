@@ -13,6 +13,7 @@ from pathlib import Path
 
 from storage.core.database import Database
 from storage.deletion import retention
+from storage.duplicates.methods import require_library
 from storage.errors import PASSING, FolderBusy, LeaseLost, StorageError
 from storage.pipelines import pipelines
 from storage.pipelines.pipelines import Run
@@ -52,9 +53,12 @@ def prepare(settings: Settings, pipeline: Pipeline, devices: Sequence[str] = ())
 
     ``devices`` are those of this machine that will compute it, if any will.
 
-    Raises SourceError for the source, PipelineInvalid for a step that its model cannot do, HubUnreachable.
+    Raises SourceError for the source, PipelineInvalid for a step that its model cannot do, HubUnreachable,
+    LibraryMissing for keep-first.
     """
     corpus = pipeline.corpus
+    if any(step.keep_first for step in pipeline.steps):
+        require_library()
     source = open_source(corpus.source, source_options(corpus, [step.options for step in pipeline.steps]))
     steps, not_read = zip(
         *(_step(settings, pipeline, number, devices) for number in range(len(pipeline.steps))), strict=True
@@ -88,7 +92,7 @@ def _request(settings: Settings, pipeline: Pipeline, number: int) -> StepRequest
     first = Computed(spec, step.model, step.revision, options)
     again = None if step.escalation is None else escalation_of(settings, first, step.escalation)
     input_ = None if step.input == DOCUMENT else step.input
-    return StepRequest(step.name, spec, input_, step.flagged, again)
+    return StepRequest(step.name, spec, input_, step.flagged, again, step.keep_first)
 
 
 @contextmanager

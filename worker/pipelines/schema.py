@@ -19,7 +19,7 @@ from tasks.kinds.options import key
 from tasks.kinds.validation import sentence, shown
 from worker.pipelines import schedule
 from worker.submit.escalation import OPTIONS, Escalation
-from worker.submit.options import JobOptions, PartsOptions, ReadingOptions, Revision, Task, wrong
+from worker.submit.options import DocumentOptions, JobOptions, PartsOptions, ReadingOptions, Revision, Task, wrong
 
 DOCUMENT = "document"  # as a step's input: the document itself
 
@@ -104,7 +104,7 @@ class CorpusTable(ReadingOptions, Place):
     """The source of a corpus, and how it is read."""
 
 
-class StepTable(Table):
+class StepTable(DocumentOptions, Table):
     name: Annotated[
         str,
         _not(DOCUMENT, "cannot be document, which means the document itself"),

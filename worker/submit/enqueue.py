@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from storage.core.database import Database
+from storage.duplicates import clusters
+from storage.duplicates.methods import ByText
 from storage.errors import TooManyVanished
 from storage.ingest import ingest
 from storage.ingest.chunk_builder import chunks
@@ -45,7 +47,8 @@ class Enqueued:
     """A job as it stands once its source was read. `deferred` says why nothing was sent to the queue yet.
 
     `not_pruned` says why documents that are missing from the source were not marked as vanished. `repeated` says that
-    the idempotency key had this job, and that nothing was read. `state` is the job's.
+    the idempotency key had this job, and that nothing was read. `state` is the job's. `near_duplicates`
+    counts documents that a step with --keep-first leaves out; None without such a step.
     """
 
     id: int
@@ -56,6 +59,7 @@ class Enqueued:
     not_pruned: str | None = None
     repeated: bool = False
     state: str = "running"
+    near_duplicates: int | None = None
 
 
 def repeated(database: Database, key: IdempotencyKey | None) -> Enqueued | None:
@@ -100,13 +104,17 @@ def enqueue(
     offer = Offer(database, broker, job.lanes, None if offer_others else job.id)
     ingested.read(offer)
     not_pruned = ingested.prune()
-    documents, others = ingest.end(database, job, ingested.total, lambda: fault_points.reach("swept"))
+    documents, others = ingest.end(
+        database, job, ingested.total, lambda: fault_points.reach("swept"), ingested.deduplicate
+    )
     total = ingested.total + others
     jobs.finish(database, job.id)
     if total.planned or job.adopted:
         offer.now()
-    state = jobs.require(database, job.id).state
-    return Enqueued(job.id, job.adopted, documents, total, offer.deferred, not_pruned, state=state)
+    state, left_out = jobs.require(database, job.id).state, ingested.near_duplicates
+    return Enqueued(
+        job.id, job.adopted, documents, total, offer.deferred, not_pruned, state=state, near_duplicates=left_out
+    )
 
 
 @dataclass
@@ -136,7 +144,10 @@ class Offer:
 
 
 class _Ingest:
-    """One reading of a source into its job. `total` counts the records stored so far."""
+    """One reading of a source into its job. `total` counts the records stored so far.
+
+    `near_duplicates` counts documents that are not the first of their cluster, once they were looked for.
+    """
 
     def __init__(self, database: Database, job: OpenJob, prepared: Prepared, progress: Progress) -> None:
         self._database = database
@@ -148,6 +159,7 @@ class _Ingest:
         self._seen = Seen() if self._limits else None
         self._unread = Unread()
         self.total = Counts()
+        self.near_duplicates: int | None = None
         progress.opened(job)
 
     def read(self, offer: Offer) -> None:
@@ -174,6 +186,14 @@ class _Ingest:
                 offer.now_and_then()
         if files := sum(left_out(self._source).values()):
             log.info("files_left_out job=%d files=%d", self._job.id, files)
+
+    def deduplicate(self) -> None:
+        """Find near duplicates in the corpus, by the method of the last search or by the default one."""
+        corpus_id = self._job.corpus_id
+        method = clusters.method_of(self._database, corpus_id) or ByText()
+        found = clusters.find(self._database, corpus_id, method, self._progress.deduplicating)
+        self.near_duplicates = found.repeats
+        log.info("deduplicated job=%d new=%d repeats=%d", self._job.id, found.new, found.repeats)
 
     def prune(self) -> str | None:
         """Mark vanished documents, unless they may only have been unreadable; return the reason for marking none.

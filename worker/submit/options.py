@@ -166,6 +166,14 @@ class EscalationOptions(Options):
         return Escalation(self.escalate, None, options, doubt)
 
 
+class DocumentOptions(Options):
+    """Conditions on the documents that a step reads."""
+
+    keep_first: Annotated[
+        bool, Field(description="Read no near duplicates: of similar documents only the first (docmill dedup).")
+    ] = False
+
+
 class PartsOptions(Options):
     """Options of results that are written in parts."""
 
@@ -180,7 +188,7 @@ class PartsOptions(Options):
     ] = None
 
 
-class Work(ReadingOptions, JobOptions, EscalationOptions):
+class Work(ReadingOptions, JobOptions, EscalationOptions, DocumentOptions):
     """A source, its task and all options but those of the kind. Fields are named as the command's options."""
 
     source: str

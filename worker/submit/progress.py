@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from storage.duplicates.progress import Phase
 from storage.ingest.chunks import Rejected
 from storage.ingest.ingest import Counts
 from storage.steps.jobs import OpenJob
@@ -23,6 +24,9 @@ class Progress:
     def rejected(self, rejected: Rejected) -> None:
         """A record could not be read."""
 
+    def deduplicating(self, phase: Phase, done: int, total: int) -> None:
+        """The search for near duplicates came further; `done` of `total` steps of a phase are done."""
+
 
 @dataclass(frozen=True)
 class UnderLease(Progress):
@@ -39,4 +43,7 @@ class UnderLease(Progress):
             self.held.confirm()
 
     def advanced(self, counts: Counts) -> None:
+        self.held.check()
+
+    def deduplicating(self, phase: Phase, done: int, total: int) -> None:
         self.held.check()

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 from storage.core.specs import Spec
+from storage.duplicates.methods import require_library
 from storage.ingest.pruning import Limits
 from storage.readers import Source, SourceOptions, ocr, open_source, recoding
 from storage.steps.job_keys import IdempotencyKey
@@ -71,20 +72,22 @@ def prepare(
     its name. ``on_spec`` gets the spec before the model's files are looked at, which may take seconds.
 
     Raises SourceError for the source, ModelError for the model, BadOption for the options or for the want of a model,
-    BadCorpusName.
+    BadCorpusName, LibraryMissing for --keep-first.
     """
     if request.prune and request.limit is not None:
         raise BadOption("--prune and --limit do not go together: what lies behind the limit has not vanished.")
     for option, value in (("--prune-max", request.prune_max), ("--prune-rejected", request.prune_rejected)):
         if value is not None and not request.prune:
             raise BadOption(f"{option} says how --prune works: give --prune too.")
+    if request.keep_first:
+        require_library()
     options = source_options(request, [request.options])
     source = open_source(request.source, options, stdin=stdin) if opened is None else opened(options)
     spec = spec_of(settings, request.task, request.model, request.revision, request.options)
     on_spec(spec)
     first, asked = Computed(spec, request.model, request.revision, request.options), request.escalation
     again = None if asked is None else escalation_of(settings, first, asked)
-    step = StepRequest(request.task, spec, escalation=again)
+    step = StepRequest(request.task, spec, escalation=again, keep_first=request.keep_first)
     steps, not_read = (step,), require_possible_all(settings, step.specs, devices)
     corpus = storable(request.corpus or _corpus_name(source, request.limit))
     return Prepared(request, request, steps, source, corpus, not_read, key_of(request))

@@ -14,6 +14,7 @@ from storage import migrations
 from storage.core import corpus, get_or_create
 from storage.core.database import Database
 from storage.deletion import cost, gc, removal, replaced, retention, selection, tracing
+from storage.duplicates import clusters, methods, report
 from storage.ingest import ingest, pruning
 from storage.leases import dispatch, grace, health, maintenance, shards
 from storage.leases.shards import Claim, Head
@@ -55,6 +56,7 @@ CLAIM = Claim(
 
 MODULES = (
     backlog,
+    *(clusters, report),
     *(gc, corpora, corpus, cost, dispatch, grace, health, ingest, jobs, fingerprint, migrations, pipelines, pruning),
     *(
         job_keys,
@@ -81,6 +83,10 @@ READS: dict[str, Callable[[Database], Any]] = {
     "corpora.show": partial(corpora.show, name="books"),
     "corpus.corpus_named": partial(corpus.corpus_named, name="books"),
     "corpus.first_existing": partial(corpus.first_existing, names=["books"]),
+    "clusters.method_of": partial(clusters.method_of, corpus_id=1),
+    "report.members": lambda database: list(report.members(database, 1)),
+    "report.samples": partial(report.samples, corpus_id=1, n_clusters=1, n_documents=2),
+    "report.summarize": partial(report.summarize, corpus_id=1, name="books"),
     "dispatch.lanes": dispatch.lanes,
     "health.health": partial(health.health, host="h"),
     "dispatch.live_workers": dispatch.live_workers,
@@ -112,6 +118,7 @@ READS: dict[str, Callable[[Database], Any]] = {
     "fingerprint.marks": partial(fingerprint.marks, job_id=1),
     "results.placed_results": lambda database: list(results.placed_results(database, 1)),
     "results.failures": lambda database: list(results.failures(database, 1)),
+    "results.keeps_first": partial(results.keeps_first, job_id=1),
     "results.results": lambda database: list(results.results(database, 1)),
     "shards.look": partial(shards.look, shard_id=1),
     "status.list_statuses": status.list_statuses,
@@ -135,6 +142,8 @@ WRITES: dict[str, Callable[[Database], Any]] = {
     "gc.collect": gc.collect,
     "gc.drop": gc.drop,
     "dispatch.accept": partial(dispatch.accept, worker_id="w1", spec_id=1),
+    "clusters.find": partial(clusters.find, corpus_id=1, method=methods.ByText()),
+    "clusters.forget": partial(clusters.forget, corpus_id=1),
     "dispatch.put_back": partial(dispatch.put_back, shard_ids=[1]),
     "dispatch.refuse": partial(dispatch.refuse, worker_id="w1", spec_id=1, reason="no"),
     "dispatch.sign_off": partial(dispatch.sign_off, worker_id="w1"),
@@ -209,6 +218,7 @@ def prepare(database: Database) -> None:
     database.write(lambda transaction: get_or_create.spec_id(transaction, OTHER))
     loose = text("DELETE FROM document WHERE corpus_id = 2")
     database.write(lambda transaction: transaction.execute(loose))
+    clusters.find(database, 1, methods.ByText())
 
 
 def chain(error: BaseException | None) -> str:

@@ -109,9 +109,16 @@ def test_a_step_may_have_a_condition_on_the_flags_of_its_input(written: str, con
     assert parse(LEAST + step, PATH).steps[1].flagged == condition
 
 
+def test_a_step_that_reads_documents_may_leave_near_duplicates_out() -> None:
+    step = "[[step]]\nname = 'again'\ntask = 'summarize'\ninput = 'document'\nkeep-first = true\n"
+    assert [step.keep_first for step in parse(LEAST + step, PATH).steps] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("written", "said"),
     [
+        ("keep-first = true", "keep-first is about documents; write it in the step that reads them"),
+        ("keep-first = 1", "keep-first must be true or false"),
         ("flagged = false", 'flagged must be true, or a list of flags such as ["empty"], not false'),
         ("flagged = []", 'flagged must be true, or a list of flags such as ["empty"], not an empty list'),
         ("unflagged = ['loop']", "unflagged is refused: no flag is called 'loop'; there are "),

@@ -1,0 +1,249 @@
+"""Keep the clusters of near duplicates of a corpus up to date.
+
+Documents are nodes, near duplicates are edges, and a cluster is a connected component: two documents that are not
+near duplicates share a cluster if a chain of near duplicates leads from one to the other. Documents with one text
+always share a cluster. The first document of a cluster is the one that came into the corpus first (the lowest id).
+
+Only new texts are compared, with each other and with all others. A cluster that lost a document since is dissolved,
+and what is left of it counts as new: the lost document may have been the link. So the clusters are always those of a
+comparison of all documents that the corpus has now. They are written in one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from sqlalchemy import ColumnElement, delete, select
+
+from storage.core.clock import db_now
+from storage.core.corpus import is_current_document
+from storage.core.database import Database
+from storage.core.duplicate_tables import Deduplication, Duplicate
+from storage.core.pages import pages
+from storage.core.schema import Corpus, Document, OutcomeRow
+from storage.core.transaction import Transaction
+from storage.duplicates import texts, vectors
+from storage.duplicates.components import Components, Ids
+from storage.duplicates.methods import ByText, ByVectors, Method, stored
+from storage.duplicates.progress import Advanced, unheard
+from storage.search.search import embedding_of
+from storage.steps import lineage
+from storage.steps.jobs import lock_corpus
+
+PAGE = 10_000
+
+
+@dataclass(frozen=True)
+class Found:
+    """The work of one search: `compared` pairs, and of the corpus's `documents` those that were `new` to it.
+
+    `repeats` are documents that are not the first of their cluster. `without_vector` documents took no part, since
+    they have no vector.
+    """
+
+    documents: int
+    new: int
+    compared: int
+    repeats: int
+    without_vector: int
+
+
+@dataclass(frozen=True)
+class _Corpus:
+    """The current documents of a corpus, in the order of their ids, as arrays.
+
+    `units` are the contents that are compared; 0 where a document has none. Documents up to `compared_to` were
+    compared before, and those up to `settled_to` need no comparison after this search.
+    """
+
+    ids: Ids
+    units: Ids
+    compared_to: int
+    settled_to: int
+
+
+def find(database: Database, corpus_id: int, method: Method, advanced: Advanced = unheard) -> Found:
+    """Bring the clusters of a corpus up to date. A search by another method than the last one begins anew.
+
+    Raises LibraryMissing, and NothingEmbedded if the corpus has no vectors of the method's spec. If another process
+    writes clusters of the corpus meanwhile, it starts over.
+    """
+    while True:
+        before = _last(database, corpus_id)
+        corpus = _load(database, corpus_id, method, before)
+        found, clusters = _clusters(database, corpus_id, corpus, method, advanced)
+        settled = partial(_write, corpus_id=corpus_id, method=method, before=before, corpus=corpus, clusters=clusters)
+        if database.write(settled):
+            return found
+
+
+def method_of(database: Database, corpus_id: int) -> Method | None:
+    """Return the method of the last search for near duplicates in a corpus; None if there was none."""
+    last = _last(database, corpus_id)
+    return None if last is None else stored(last.method)
+
+
+def _last(database: Database, corpus_id: int) -> Any:
+    with database.read() as transaction:
+        return transaction.execute(_LAST.where(Deduplication.corpus_id == corpus_id)).one_or_none()
+
+
+_LAST = select(Deduplication.method, Deduplication.compared_to, Deduplication.finished_at)
+
+
+def _load(database: Database, corpus_id: int, method: Method, before: Any) -> _Corpus:
+    query = select(Document.id, Document.content_id)
+    query = query.where(Document.corpus_id == corpus_id, is_current_document())
+    ids, units = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    waiting: int | None = None  # the first document that has no vector yet, and may get one
+    read = None if isinstance(method, ByText) else embedding_of(database, corpus_id, method.spec_id)
+    for page in pages(database, query, Document.id, PAGE):
+        own = {row.id: row.content_id for row in page}
+        of_page: Mapping[int, int] = own
+        if read is not None and isinstance(method, ByVectors):
+            with database.read() as transaction:
+                given = lineage.read(transaction, read, own)
+                status = _status(transaction, method, {*given.values()})
+            of_page = {key: unit for key, unit in given.items() if status.get(unit) == "done"}
+            late = (key for key in own if given.get(key) not in status)
+            waiting = next(late, None) if waiting is None else waiting
+        ids.append(np.fromiter(own, np.int64, len(own)))
+        units.append(np.array([of_page.get(key, 0) for key in own], np.int64))
+    every = np.concatenate(ids)
+    last = int(every[-1]) if len(every) else 0
+    same = before is not None and before.method == method.to_json()
+    return _Corpus(
+        every,
+        np.concatenate(units),
+        compared_to=before.compared_to if same else 0,
+        settled_to=last if waiting is None else waiting - 1,
+    )
+
+
+def _status(transaction: Transaction, method: ByVectors, content_ids: set[int]) -> dict[int, str]:
+    query = select(OutcomeRow.content_id, OutcomeRow.status).where(OutcomeRow.spec_id == method.spec_id)
+    return {row.content_id: row.status for row in transaction.probe(query, OutcomeRow.content_id, content_ids)}
+
+
+def _clusters(
+    database: Database, corpus_id: int, corpus: _Corpus, method: Method, advanced: Advanced
+) -> tuple[Found, dict[int, tuple[int, int]]]:
+    """Return {document: (first document, documents in the cluster)} for the documents of all clusters."""
+    taking_part = corpus.units > 0
+    ids, units = corpus.ids[taking_part], corpus.units[taking_part]
+    # The places of contents are in the order of their first documents, so that a component's root is its first.
+    contents, firsts, place = np.unique(units, return_index=True, return_inverse=True)
+    order = np.argsort(firsts, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    contents, firsts, place = contents[order], firsts[order], rank[place]
+    fresh = ids[firsts] > corpus.compared_to
+    components = Components(len(contents))
+    for places, is_whole in _kept(database, corpus_id, ids, place) if corpus.compared_to else ():
+        if is_whole:
+            for other in places[1:]:
+                components.join(int(places[0]), int(other))
+        else:
+            fresh[places] = True
+    if not fresh.any():
+        compared = 0
+    elif isinstance(method, ByText):
+        compared = texts.connect(database, method, contents, fresh, components, advanced)
+    else:
+        compared = vectors.connect(database, method, contents, fresh, components, advanced)
+    roots = components.roots(np.arange(len(contents), dtype=np.int64))[place]
+    sizes = np.bincount(roots, minlength=len(contents))
+    several = sizes[roots] > 1
+    first_ids = ids[firsts[roots[several]]]
+    found = Found(
+        documents=len(corpus.ids),
+        new=int(fresh[place].sum()),
+        compared=compared,
+        repeats=int((first_ids != ids[several]).sum()),
+        without_vector=int((~taking_part).sum()),
+    )
+    rows = zip(ids[several].tolist(), first_ids.tolist(), sizes[roots[several]].tolist(), strict=True)
+    return found, {document_id: (first_id, size) for document_id, first_id, size in rows}
+
+
+def _kept(database: Database, corpus_id: int, ids: Ids, place: Ids) -> Iterator[tuple[Ids, bool]]:
+    """Yield the places of the contents of each stored cluster, and False if the cluster lost a document."""
+    of: dict[int, list[int]] = {}
+    sizes: dict[int, int] = {}
+    for page in _stored(database, corpus_id, is_current_document()):
+        for row in page:
+            of.setdefault(row.first_id, []).append(row.document_id)
+            sizes[row.first_id] = row.n_documents
+    for first_id, members in of.items():
+        at = np.searchsorted(ids, members)
+        known = at < len(ids)
+        known[known] = ids[at[known]] == np.array(members)[known]
+        whole = bool(known.all()) and len(members) == sizes[first_id]
+        yield place[at[known]], whole
+
+
+def _stored(database: Database, corpus_id: int, condition: ColumnElement[bool]) -> Iterator[Any]:
+    query = select(Duplicate.document_id, Duplicate.first_id, Duplicate.n_documents)
+    query = query.join(Document, Document.id == Duplicate.document_id)
+    return pages(database, query.where(Duplicate.corpus_id == corpus_id, condition), Duplicate.document_id, PAGE)
+
+
+def _write(
+    transaction: Transaction,
+    corpus_id: int,
+    method: Method,
+    before: Any,
+    corpus: _Corpus,
+    clusters: Mapping[int, tuple[int, int]],
+) -> bool:
+    """Replace the rows of current documents that changed. Return False if another process was faster."""
+    lock_corpus(transaction, corpus_id)
+    last = transaction.execute(_LAST.where(Deduplication.corpus_id == corpus_id)).one_or_none()
+    if (None if last is None else tuple(last)) != (None if before is None else tuple(before)):
+        return False
+    if transaction.scalar(select(Corpus.id).where(Corpus.id == corpus_id)) is None:
+        return True  # it was removed meanwhile
+    query = select(Duplicate.document_id, Duplicate.first_id, Duplicate.n_documents)
+    query = query.join(Document, Document.id == Duplicate.document_id)
+    rows = transaction.execute(query.where(Duplicate.corpus_id == corpus_id, is_current_document()))
+    had = {row.document_id: (row.first_id, row.n_documents) for row in rows}
+    changed = [key for key, value in clusters.items() if had.get(key) != value]
+    stale = [*(key for key in had if key not in clusters), *(key for key in changed if key in had)]
+    for first in range(0, len(stale), PAGE):
+        page = stale[first : first + PAGE]
+        transaction.execute(delete(Duplicate).where(Duplicate.document_id.in_(page)))
+    for first in range(0, len(changed), PAGE):
+        page = changed[first : first + PAGE]
+        there = select(Document.id).where(is_current_document())
+        present = [row.id for row in transaction.probe(there, Document.id, page)]
+        columns = {
+            "document_id": present,
+            "corpus_id": [corpus_id] * len(present),
+            "first_id": [clusters[key][0] for key in present],
+            "n_documents": [clusters[key][1] for key in present],
+        }
+        transaction.load(Duplicate, columns)
+    values = {
+        "method": method.to_json(),
+        "compared_to": corpus.settled_to,
+        "n_documents": len(corpus.ids),
+        "finished_at": db_now(),
+    }
+    put = transaction.insert(Deduplication).values(corpus_id=corpus_id, **values)
+    transaction.execute(put.on_conflict_do_update(index_elements=["corpus_id"], set_=values))
+    return True
+
+
+def forget(database: Database, corpus_id: int) -> int:
+    """Remove the clusters of a corpus. Return the number of documents that were in one."""
+
+    def work(transaction: Transaction) -> int:
+        lock_corpus(transaction, corpus_id)
+        transaction.execute(delete(Deduplication).where(Deduplication.corpus_id == corpus_id))
+        return transaction.execute(delete(Duplicate).where(Duplicate.corpus_id == corpus_id)).rowcount
+
+    return database.write(work)

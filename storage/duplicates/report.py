@@ -1,0 +1,137 @@
+"""The clusters of near duplicates of a corpus, read: counts, samples, and a row for each document in a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import and_, case, func, select
+
+from storage.core.corpus import is_current_document
+from storage.core.database import Database
+from storage.core.duplicate_tables import Deduplication, Duplicate
+from storage.core.pages import pages
+from storage.core.schema import Content, Document
+from storage.duplicates.methods import Method, stored
+from storage.errors import NeverDeduplicated
+from storage.steps.first_conditions import is_first
+
+PAGE = 5_000
+SHOWN_CHARS = 1_000
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The counts of the last search. `texts` are unique, and `chars` are their characters.
+
+    `repeats` are documents that are not the first of their cluster. A step that keeps only first documents reads
+    `repeated_texts` and `repeated_chars` less. `new` documents came since the last search.
+    """
+
+    method: Method
+    finished_at: float
+    documents: int
+    new: int
+    clusters: int
+    in_clusters: int
+    repeats: int
+    texts: int
+    chars: int
+    repeated_texts: int
+    repeated_chars: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A cluster: the first document, and the next ones in their order, as (id, beginning of the text)."""
+
+    documents: int
+    first: tuple[str, str]
+    others: tuple[tuple[str, str], ...]
+
+
+def summarize(database: Database, corpus_id: int, name: str) -> Summary:
+    """Return the counts of the last search in a corpus. Raises NeverDeduplicated."""
+    here = and_(Document.corpus_id == corpus_id, is_current_document())
+    with database.read() as transaction:
+        last = transaction.execute(select(Deduplication).where(Deduplication.corpus_id == corpus_id)).one_or_none()
+        if last is None:
+            raise NeverDeduplicated(
+                f"no search for near duplicates was made in the corpus {name}: `docmill dedup {name}` makes one"
+            )
+        in_clusters = select(
+            func.count().label("documents"),
+            func.sum(case((Duplicate.first_id == Duplicate.document_id, 1), else_=0)).label("clusters"),
+        ).join_from(Duplicate, Document, Document.id == Duplicate.document_id)
+        counts = transaction.execute(in_clusters.where(here)).one()
+        of_content = (
+            select(
+                Document.content_id, func.count().label("n"), func.max(case((is_first(), 1), else_=0)).label("kept")
+            )
+            .where(here)
+            .group_by(Document.content_id)
+        ).subquery()
+        kept, chars = of_content.c.kept, Content.n_chars
+        sums = (of_content.c.n, 1, 1 - kept, chars, (1 - kept) * chars)
+        totals = transaction.execute(
+            select(*(func.coalesce(func.sum(one), 0) for one in sums)).join_from(
+                of_content, Content, Content.id == of_content.c.content_id
+            )
+        ).one()
+        newer = select(func.count()).select_from(Document).where(here, Document.id > last.compared_to)
+        n_new = transaction.scalar(newer) or 0
+    documents, texts, repeated_texts, n_chars, repeated_chars = (int(one) for one in totals)
+    clusters = int(counts.clusters or 0)
+    return Summary(
+        method=stored(last.method),
+        finished_at=last.finished_at,
+        documents=documents,
+        new=n_new,
+        clusters=clusters,
+        in_clusters=counts.documents,
+        repeats=counts.documents - clusters,
+        texts=texts,
+        chars=n_chars,
+        repeated_texts=repeated_texts,
+        repeated_chars=repeated_chars,
+    )
+
+
+def samples(database: Database, corpus_id: int, n_clusters: int, n_documents: int) -> list[Sample]:
+    """Return the largest clusters, each with its first documents."""
+    beginning = func.substr(Content.text, 1, SHOWN_CHARS).label("text")
+    query = select(Duplicate.document_id, Duplicate.first_id, Duplicate.n_documents, Document.key, beginning)
+    query = query.join(Document, Document.id == Duplicate.document_id)
+    query = query.join(Content, Content.id == Document.content_id)
+    query = query.where(Duplicate.corpus_id == corpus_id, is_current_document())
+    largest = query.where(Duplicate.first_id == Duplicate.document_id)
+    largest = largest.order_by(Duplicate.n_documents.desc(), Duplicate.first_id).limit(n_clusters)
+    found = []
+    with database.read() as transaction:
+        for first in transaction.execute(largest).all():
+            others = query.where(Duplicate.first_id == first.document_id, Duplicate.document_id != first.document_id)
+            rows = transaction.execute(others.order_by(Duplicate.document_id).limit(n_documents - 1))
+            members = tuple((row.key, row.text) for row in rows)
+            found.append(Sample(first.n_documents, (first.key, first.text), members))
+    return found
+
+
+def members(database: Database, corpus_id: int) -> Iterator[dict[str, Any]]:
+    """Yield a row for each document in a cluster, in the order in which they came into the corpus.
+
+    A row has `id`, the `first` document's id, `is_first`, and the number of `documents` in the cluster.
+    """
+    first = Document.__table__.alias("first")
+    query = (
+        select(
+            Duplicate.document_id, Duplicate.first_id, Duplicate.n_documents, Document.key, first.c.key.label("of")
+        )
+        .join(Document, Document.id == Duplicate.document_id)
+        .join(first, first.c.id == Duplicate.first_id, isouter=True)
+        .where(Duplicate.corpus_id == corpus_id, is_current_document())
+    )
+    for page in pages(database, query, Duplicate.document_id, PAGE):
+        for row in page:
+            is_the_first = row.document_id == row.first_id
+            yield {"id": row.key, "first": row.of, "is_first": is_the_first, "documents": row.n_documents}

@@ -1,0 +1,121 @@
+"""Near duplicates by their vectors: every pair is compared, block by block in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import select
+
+from storage.core.database import Database
+from storage.core.schema import OutcomeRow
+from storage.duplicates.components import Components, Ids
+from storage.duplicates.methods import ByVectors
+from storage.duplicates.progress import Advanced
+from storage.errors import NothingEmbedded
+from storage.search.ann import keeps_windows
+from storage.search.search import choose
+
+Matrix = npt.NDArray[np.float32]
+
+THRESHOLD = 0.95
+BLOCK = 2_048  # vectors compared at a time
+KEPT_NUMBERS = 2**26  # numbers in the vectors that one walk through the others compares with: 256 MiB
+_SLACK = 1e-4  # the most by which a cosine of float32 may be too low
+
+
+def method_for(database: Database, corpus: str, job_id: int | None, threshold: float | None = None) -> ByVectors:
+    """Return the method that compares the vectors of a corpus's latest embed job, or of one job.
+
+    Raises NoSuchCorpus, and NothingEmbedded if there is no such job, or no vector for a whole document.
+    """
+    searched = choose(database, [corpus], job_id)
+    if keeps_windows(searched.spec):
+        raise NothingEmbedded(
+            f"job {searched.job_id} keeps a vector for each window, and near duplicates need one for each document: "
+            "embed the corpus with --windows mean"
+        )
+    return ByVectors(THRESHOLD if threshold is None else threshold, searched.spec_id)
+
+
+def connect(
+    database: Database,
+    method: ByVectors,
+    content_ids: Ids,
+    fresh: npt.NDArray[np.bool_],
+    components: Components,
+    advanced: Advanced,
+) -> int:
+    """Join the places of near duplicates among contents with vectors; at least one of each pair is `fresh`.
+
+    Return the number of compared pairs. A float32 product proposes pairs, and a cosine in float64 decides, so that
+    it does not depend on a vector's place in a block.
+    """
+    n, new = len(content_ids), np.flatnonzero(fresh)
+    if not len(new):
+        return 0
+    n_kept = max(BLOCK, KEPT_NUMBERS // max(1, _load(database, method, content_ids[new[:1]]).shape[1]))
+    compared = done = 0
+    total = -(-len(new) // n_kept) * n
+    for first in range(0, len(new), n_kept):
+        places = new[first : first + n_kept]
+        kept = _load(database, method, content_ids[places])
+        for start in range(0, n, BLOCK):
+            advanced("compare", done, total)
+            theirs = np.arange(start, min(start + BLOCK, n))
+            done += len(theirs)
+            # Pairs of two new ones are compared once: with those that come later.
+            theirs = theirs[~fresh[theirs] | (theirs > places[0])]
+            vectors = _load(database, method, content_ids[theirs])
+            if len(vectors) and vectors.shape[1] == kept.shape[1]:
+                compared += _compare(kept, places, vectors, theirs, fresh, method.threshold, components)
+    advanced("compare", total, total)
+    return compared
+
+
+def _compare(
+    kept: Matrix,
+    places: Ids,
+    vectors: Matrix,
+    theirs: Ids,
+    fresh: npt.NDArray[np.bool_],
+    threshold: float,
+    components: Components,
+) -> int:
+    compared = 0
+    for first in range(0, len(places), BLOCK):
+        ours = places[first : first + BLOCK]
+        near = kept[first : first + BLOCK] @ vectors.T >= threshold - _SLACK
+        counts = ~fresh[theirs][None] | (theirs[None] > ours[:, None])
+        compared += int(counts.sum())
+        rows, columns = np.nonzero(near & counts)
+        apart = components.are_apart(ours[rows], theirs[columns])
+        rows, columns = rows[apart], columns[apart]
+        for start in range(0, len(rows), BLOCK):
+            at = slice(start, start + BLOCK)
+            pairs = kept[first : first + BLOCK][rows[at]].astype(np.float64), vectors[columns[at]].astype(np.float64)
+            similar = np.einsum("ij,ij->i", *pairs) >= threshold
+            for one, other in zip(ours[rows[at]][similar], theirs[columns[at]][similar], strict=True):
+                components.join(int(one), int(other))
+    return compared
+
+
+def _load(database: Database, method: ByVectors, content_ids: Ids) -> Matrix:
+    """Return the vectors of contents, each of length 1 or 0. A vector that was removed meanwhile is 0."""
+    query = select(OutcomeRow.content_id, OutcomeRow.vector).where(
+        OutcomeRow.spec_id == method.spec_id, OutcomeRow.status == "done"
+    )
+    found: dict[int, Matrix] = {}
+    wanted: Sequence[int] = content_ids.tolist()
+    with database.read() as transaction:
+        for row in transaction.probe(query, OutcomeRow.content_id, wanted):
+            vector = np.frombuffer(row.vector, "<f4")
+            length = float(np.linalg.norm(vector.astype(np.float64)))
+            found[row.content_id] = (vector / (length or 1.0)).astype(np.float32)
+    dim = len(next(iter(found.values()))) if found else 0
+    matrix: Matrix = np.zeros((len(wanted), dim), np.float32)
+    for place, content_id in enumerate(wanted):
+        if content_id in found:
+            matrix[place] = found[content_id]
+    return matrix

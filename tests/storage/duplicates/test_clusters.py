@@ -1,0 +1,266 @@
+"""Clusters of near duplicates: complete, stable, and brought up to date by comparing only what is new."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy import text as sql
+
+from storage.core.database import Database
+from storage.core.duplicate_tables import Signature
+from storage.core.outcomes import Outcome, Status
+from storage.deletion import gc, removal
+from storage.duplicates import clusters, report, vectors
+from storage.duplicates.clusters import Found
+from storage.duplicates.methods import ByText, Method, stored
+from storage.duplicates.shingles import Shingling
+from storage.errors import NeverDeduplicated, NothingEmbedded
+from storage.leases.shards import Claim
+from storage.steps import jobs
+from tests.storage.builders import COPY, EMBED, Text, read, request, work
+from tests.storage.duplicates import planted
+from tests.worker.harness import ROOT
+
+BASE = "one two three four five six seven eight nine ten eleven twelve"
+WORDS = ByText(0.6, Shingling("words", 1))
+
+
+def run_of(first: int, last: int) -> str:
+    """Return a text of numbers: two overlapping runs are as similar as they overlap."""
+    return " ".join(f"w{n}" for n in range(first, last))
+
+
+def find(database: Database, texts: Sequence[Text], method: Method = WORDS, source: str = "a") -> Found:
+    job = read(database, request(source), texts)
+    return clusters.find(database, job.corpus_id, method)
+
+
+def firsts(database: Database) -> dict[str, str]:
+    """Return the first document of each document in a cluster, as the view has it."""
+    with database.read() as transaction:
+        rows = transaction.execute(sql("SELECT id, first, is_first, documents FROM near_duplicates")).all()
+    assert all(bool(row.is_first) is (row.id == row.first) for row in rows)
+    of: dict[str, int] = {}
+    for row in rows:
+        of[row.first] = of.get(row.first, 0) + 1
+    assert all(row.documents == of[row.first] for row in rows)
+    return {row.id: row.first for row in rows}
+
+
+def test_planted_near_duplicates_are_found_and_nothing_else(database: Database) -> None:
+    texts, method = planted.corpus(25), ByText()
+    pairs = [*planted.similar(texts, method.shingling, method.threshold)]
+    found = find(database, texts, method)
+    of = firsts(database)
+    together = [pair for pair in pairs if of.get(pair[0], "") == of.get(pair[1])]
+    assert len(pairs) > 30
+    assert len(together) / len(pairs) >= 0.95
+    wanted = {key: members for members in planted.clusters(texts, pairs) for key in members}
+    for key, first in of.items():  # a part of a true cluster at most
+        assert first in wanted[key]
+    assert found.compared < len(texts) ** 2 / 20
+
+
+def test_a_chain_is_one_cluster_and_the_first_is_the_one_that_came_first(database: Database) -> None:
+    texts = [("b", run_of(4, 20)), ("x", "quite another text"), ("a", run_of(0, 16)), ("c", run_of(8, 24))]
+    find(database, texts)
+    assert firsts(database) == {"a": "b", "b": "b", "c": "b"}  # a and c are alike by b alone
+
+
+def test_documents_with_one_text_are_near_duplicates_and_texts_without_words_are_not(database: Database) -> None:
+    find(database, [("a", "…"), ("b", "…"), ("c", "?!"), ("d", "same"), ("e", "SAME!"), ("f", "other")])
+    assert firsts(database) == {"a": "a", "b": "a", "d": "d", "e": "d"}
+
+
+def test_a_grown_corpus_compares_new_texts_only_and_keeps_the_firsts(database: Database) -> None:
+    old = [("a", run_of(0, 16)), ("b", run_of(2, 18)), ("c", run_of(40, 60))]
+    assert find(database, old).new == 3
+    assert find(database, old) == Found(3, 0, 0, 1, 0)
+    found = find(database, [("d", run_of(1, 17)), ("e", run_of(41, 60)), *old])
+    assert (found.new, found.documents, found.repeats) == (2, 5, 3)
+    assert firsts(database) == {"a": "a", "b": "a", "d": "a", "c": "c", "e": "c"}
+
+
+def test_a_new_text_may_join_two_clusters_and_the_earlier_first_stays(database: Database) -> None:
+    old = [("c", run_of(8, 24)), ("d", run_of(8, 25)), ("a", run_of(0, 16)), ("b", run_of(0, 17))]
+    find(database, old)
+    assert firsts(database) == {"c": "c", "d": "c", "a": "a", "b": "a"}
+    find(database, [*old, ("link", run_of(4, 20))])
+    assert set(firsts(database).values()) == {"c"}
+
+
+def test_when_the_first_leaves_the_next_one_is_first_and_a_lost_link_divides_a_cluster(database: Database) -> None:
+    texts = [("a", run_of(0, 16)), ("b", run_of(4, 20)), ("c", run_of(8, 24)), ("d", run_of(9, 24))]
+    find(database, texts)
+    assert firsts(database) == dict.fromkeys("abcd", "a")
+    finish(database)
+    removal.remove_documents(database, "books", ["a"])
+    assert find(database, texts[1:]).new == 3
+    assert firsts(database) == dict.fromkeys("bcd", "b")
+    find(database, [("b", "it has another text now"), *texts[2:]])
+    assert firsts(database) == {"c": "c", "d": "c"}
+
+
+def finish(database: Database) -> None:
+    """End all jobs, which permits removals."""
+    work(database)
+    jobs.finish(database)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_clusters_do_not_depend_on_the_order_of_the_work(database: Database, seed: int) -> None:
+    chance = random.Random(seed)
+    texts = [(f"k{n}", run_of(first := chance.randrange(60), first + 12)) for n in range(24)]
+    for n in (6, 13, 24):
+        texts[chance.randrange(n)] = (f"k{chance.randrange(n)}", run_of(chance.randrange(60), 72))
+        unique = dict(texts[:n])
+        find(database, [*unique.items()])
+    now = dict(texts)
+    before = firsts(database)
+    last = clusters.find(database, 1, ByText(0.61, Shingling("words", 1)))
+    assert last.new == last.documents >= len(now)
+    clusters.find(database, 1, WORDS)
+    assert firsts(database) == before
+
+
+def test_other_options_begin_anew_and_the_last_ones_are_known(database: Database) -> None:
+    texts = [("a", run_of(0, 16)), ("b", run_of(4, 20))]
+    find(database, texts)
+    assert clusters.method_of(database, 1) == WORDS
+    assert clusters.find(database, 1, ByText(0.9, Shingling("characters", 5))).new == 2
+    assert firsts(database) == {}
+    found = clusters.method_of(database, 1)
+    assert found is not None
+    assert stored(found.to_json()) == found == ByText(0.9, Shingling("characters", 5))
+    assert clusters.forget(database, 1) == 0
+    assert clusters.method_of(database, 1) is None
+
+
+def test_signatures_are_made_once_and_go_with_their_texts(database: Database) -> None:
+    def n_signatures() -> int:
+        with database.read() as transaction:
+            return transaction.scalar(select(func.count()).select_from(Signature)) or 0
+
+    find(database, [("a", BASE), ("b", BASE + " more"), ("c", BASE)])
+    assert n_signatures() == 2
+    clusters.forget(database, 1)
+    assert clusters.find(database, 1, WORDS).new == 3
+    assert n_signatures() == 2
+    finish(database)
+    removal.remove_corpus(database, "books")
+    gc.collect(database)
+    assert n_signatures() == 0
+    assert firsts(database) == {}
+
+
+KILLED = """
+import os, signal, sys
+from storage.core.database import Database
+from storage.duplicates import clusters
+from storage.duplicates.methods import ByText
+
+def advanced(phase, done, total):
+    if phase == sys.argv[2] and done:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+clusters.find(Database(sys.argv[1]), 1, ByText(), advanced)
+"""
+
+
+@pytest.mark.parametrize("phase", ["sign", "compare"])
+def test_a_search_that_was_killed_is_complete_and_correct_the_next_time(database: Database, phase: str) -> None:
+    texts = planted.corpus(8)
+    read(database, request(), texts)
+    url = database.url.render_as_string(hide_password=False)
+    killed = subprocess.run([sys.executable, "-c", KILLED, url, phase], cwd=ROOT, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert firsts(database) == {}
+    clusters.find(database, 1, ByText())
+    found = firsts(database)
+    assert found
+    clusters.forget(database, 1)
+    clusters.find(database, 1, ByText())
+    assert firsts(database) == found
+
+
+def test_a_document_that_leaves_while_others_are_compared_is_in_no_cluster(database: Database) -> None:
+    texts = [("a", run_of(0, 16)), ("b", run_of(0, 16) + " x"), ("c", run_of(0, 16) + " y")]
+    read(database, request(), texts)
+    gone = iter([True])
+
+    def advanced(_phase: str, _done: int, _total: int) -> None:
+        if next(gone, False):
+            finish(database)
+            removal.remove_documents(database, "books", ["a"])
+
+    clusters.find(database, 1, WORDS, advanced)
+    clusters.find(database, 1, WORDS)
+    assert firsts(database) == {"b": "b", "c": "b"}
+
+
+def test_the_report_says_what_later_steps_save(database: Database) -> None:
+    texts = [("a", run_of(0, 16)), ("b", run_of(0, 16)), ("c", run_of(1, 16)), ("d", "other")]
+    read(database, request(), texts)
+    with pytest.raises(NeverDeduplicated, match="docmill dedup books"):
+        report.summarize(database, 1, "books")
+    clusters.find(database, 1, WORDS)
+    read(database, request("b"), [("new", "came later")])
+    found = report.summarize(database, 1, "books")
+    assert (found.documents, found.new, found.clusters, found.in_clusters, found.repeats) == (5, 1, 1, 3, 2)
+    assert (found.texts, found.repeated_texts, found.repeated_chars) == (4, 1, len(run_of(1, 16)))
+    [sample] = report.samples(database, 1, 5, 2)
+    assert (sample.documents, sample.first, sample.others) == (3, ("a", run_of(0, 16)), (("b", run_of(0, 16)),))
+    assert [row["id"] for row in report.members(database, 1)] == ["a", "b", "c"]
+
+
+VECTORS = {"a": (1, 0, 0), "b": (0.99, 0.14, 0), "c": (0, 3, 0), "d": (0.97, 0.26, 0), "e": (0, 0, 0), "f": (0, 0, 0)}
+
+
+def embed(database: Database, n: int, windows: str = "mean") -> None:
+    spec = EMBED if windows == "mean" else replace(EMBED, params={"windows": windows})
+    read(database, request(f"{windows}{n}", spec=spec), [(key, key) for key in [*VECTORS][:n]])
+
+    def outcomes(claim: Claim) -> list[Outcome]:
+        return [
+            Outcome(content_id, Status.DONE, vector=np.array(VECTORS[text], "<f4").tobytes())
+            if text != "f"
+            else Outcome(content_id, Status.SKIPPED, reason="it is blank")
+            for content_id, text in claim.texts
+        ]
+
+    work(database, outcomes)
+
+
+def test_vectors_are_compared_by_their_cosines(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.duplicates.vectors.BLOCK", 2)
+    monkeypatch.setattr("storage.duplicates.vectors.KEPT_NUMBERS", 6)
+    embed(database, 3)
+    method = vectors.method_for(database, "books", None, 0.98)
+    found = clusters.find(database, 1, method)
+    assert (found.new, found.compared, found.without_vector) == (3, 3, 0)
+    assert firsts(database) == {"a": "a", "b": "a"}
+    embed(database, 6)
+    again = clusters.find(database, 1, method)
+    assert (again.new, again.compared, again.without_vector) == (2, 7, 1)  # f has none, and will have none
+    assert firsts(database) == {"a": "a", "b": "a", "d": "a"}  # d is near b, not a
+    assert clusters.find(database, 1, method).compared == 0
+    read(database, request("late", spec=COPY), [("late", "late")])  # it may get a vector
+    assert clusters.find(database, 1, method).without_vector == 2
+    assert stored(method.to_json()) == method
+
+
+def test_vectors_of_windows_and_corpora_without_vectors_are_refused(database: Database) -> None:
+    read(database, request(), [("a", "a")])
+    with pytest.raises(NothingEmbedded, match="no job embeds"):
+        vectors.method_for(database, "books", None)
+    embed(database, 2, windows="all")
+    with pytest.raises(NothingEmbedded, match="--windows mean"):
+        vectors.method_for(database, "books", None)

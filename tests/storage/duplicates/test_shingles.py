@@ -1,0 +1,85 @@
+"""Sets of shingles, their similarity, and the union of what is similar."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.duplicates.candidates import Signed, candidates
+from storage.duplicates.components import Components
+from storage.duplicates.shingles import Shingling, jaccard
+from storage.duplicates.signatures import bands_of, layout_for
+
+
+@pytest.mark.parametrize(
+    ("shingling", "text", "shingles"),
+    [
+        (Shingling(size=2), "The  cat, the CAT\nsat", {"the cat", "cat the", "cat sat"}),
+        (Shingling(), "Two words", {"two words"}),
+        (Shingling(), " … ", set()),
+        (Shingling("characters", 3), "A\n bcd", {"a b", " bc", "bcd"}),
+        (Shingling("characters", 9), "Short", {"short"}),
+        (Shingling("characters", 9), "\n", set()),
+    ],
+)
+def test_shingles_are_runs_without_case_punctuation_and_line_breaks(
+    shingling: Shingling, text: str, shingles: set[str]
+) -> None:
+    assert shingling.of(text) == shingles
+
+
+def test_the_similarity_is_that_of_jaccard() -> None:
+    assert jaccard({"a", "b", "c"}, {"b", "c", "d"}) == 0.5
+    assert jaccard({"a"}, {"a"}) == 1.0
+    assert jaccard(set(), set()) == 0.0
+
+
+@given(st.integers(1, 12), st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=20))
+def test_the_smallest_node_stands_for_a_component(n: int, edges: list[tuple[int, int]]) -> None:
+    edges = [(one, other) for one, other in edges if max(one, other) < n]
+    components = Components(n)
+    wanted = [{node} for node in range(n)]
+    for one, other in edges:
+        components.join(one, other)
+        joined = wanted[one] | wanted[other]
+        for node in joined:
+            wanted[node] = joined
+    assert components.roots(np.arange(n)).tolist() == [min(found) for found in wanted]
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5, 0.8, 0.95, 1.0])
+def test_a_pair_at_the_threshold_is_nearly_always_a_candidate(threshold: float) -> None:
+    assert layout_for(threshold).probability(threshold) >= 0.99
+
+
+def test_signatures_depend_on_nothing_but_the_set_and_the_seed() -> None:
+    # As they are stored, so that another version of the library, or of ours, does not compare them with its own.
+    bands = bands_of([{"a b c", "b c d"}, {"x"}], layout_for(0.8), 1)
+    assert bands.shape == (2, 21)
+    assert bands[0, :2].tolist() == [2124553466, 3592613793]
+    assert (bands == bands_of([{"b c d", "a b c"}, {"x"}], layout_for(0.8), 1)).all()
+    assert (bands != bands_of([{"a b c", "b c d"}, {"x"}], layout_for(0.8), 2)).any()
+
+
+def test_only_pairs_with_a_new_text_are_candidates_and_no_pair_twice() -> None:
+    same = np.ones((4, 3), np.uint32)
+    signed = Signed(same, np.array([10, 10, 10, 0]), np.array([False, False, True, True]))
+    components = Components(4)
+    found = [
+        (int(one), int(other))
+        for band in range(3)
+        for pairs in candidates(signed, 0.8, components, band)
+        for one, other in zip(*pairs, strict=True)
+    ]
+    assert sorted(found) == [(0, 2), (1, 2)]
+    components.join(0, 2)
+    left = [pairs for pairs in candidates(signed, 0.8, components, 0) for pairs in zip(*pairs, strict=True)]
+    assert [(int(one), int(other)) for one, other in left] == [(1, 2)]
+
+
+def test_texts_of_sizes_that_differ_too_much_are_no_candidates() -> None:
+    signed = Signed(np.ones((2, 1), np.uint32), np.array([7, 10]), np.array([True, True]))
+    assert not any(len(ones) for ones, _ in candidates(signed, 0.8, Components(2), 0))
+    assert any(len(ones) for ones, _ in candidates(signed, 0.7, Components(2), 0))

@@ -1,0 +1,190 @@
+"""Steps that read only the first of near duplicates: planning, results, status, and corpora that change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+from sqlalchemy import text as sql
+
+from storage.core.database import Database
+from storage.core.flags import Flagged
+from storage.core.specs import Spec
+from storage.deletion import gc
+from storage.duplicates import clusters
+from storage.duplicates.methods import ByText
+from storage.ingest import ingest
+from storage.pipelines import views
+from storage.results.flag_counts import count_flags
+from storage.results.results import failures, results
+from storage.results.status import read_status
+from storage.search.search import choose, search
+from storage.steps import jobs
+from storage.steps.jobs import JobRequest, OpenJob
+from storage.steps.steps import StepRequest
+from tests.storage.builders import COPY, TRANSLATE, Text, chunks, embedded, failed, read, request, work
+from tests.storage.steps.test_flag_conditions import Flagger
+from tests.storage.steps.test_steps import EMBED, SUMMARIZE, pipeline
+
+BASE = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+TEXTS = [("a", BASE), ("b", "another text"), ("c", f"{BASE} fifteen"), ("d", BASE), ("e", "the last text")]
+STEPS = (
+    StepRequest("english", TRANSLATE, keep_first=True),
+    StepRequest("vector", EMBED, "english"),
+    StepRequest("line", SUMMARIZE),
+)
+
+
+def into(database: Database, asked: JobRequest, texts: list[Text], size: int = 2) -> OpenJob:
+    """Read a source into a job as `worker.submit.enqueue` does: near duplicates are found when it was read."""
+    job = jobs.open_job(database, asked)
+    for chunk in chunks(texts, size):
+        ingest.add(database, job, chunk)
+    ingest.end(database, job, deduplicate=partial(deduplicate, database, job))
+    return job
+
+
+def deduplicate(database: Database, job: OpenJob) -> None:
+    clusters.find(database, job.corpus_id, ByText())
+
+
+def computed(database: Database, job: OpenJob, step: str) -> list[str]:
+    return sorted(one["id"] for one in results(database, job.id, step=step))
+
+
+def test_a_step_reads_only_first_documents_and_the_steps_behind_it_too(database: Database) -> None:
+    flagger = Flagger(database, doubtful="")
+    job = into(database, pipeline(steps=STEPS), TEXTS)
+    work(database, flagger.outcomes)
+    jobs.finish(database)
+    assert flagger.of("translate") == {BASE, "another text", "the last text"}
+    assert flagger.of("summarize") == {text for _, text in TEXTS}
+    assert {step: computed(database, job, step) for step in ("english", "vector", "line")} == {
+        "english": ["a", "b", "e"],
+        "vector": ["a", "b", "e"],
+        "line": ["a", "b", "c", "d", "e"],
+    }
+    status = read_status(database, job.id)
+    assert (status.state, status.failed, status.pending) == ("done", 0, 0)
+    assert list(failures(database, job.id)) == []
+    found = count_flags(database, job.id)
+    assert [found[step.name].not_selected for step in STEPS] == [2, 0, 0]
+    views.make(database, "press", "books", STEPS)
+    with database.read() as transaction:
+        query = sql("SELECT id, english_status, line_status FROM pipeline_press ORDER BY id")
+        rows = [tuple(row) for row in transaction.execute(query)]
+    assert rows[2:4] == [("c", None, "done"), ("d", None, "done")]
+
+
+def test_results_that_were_removed_are_missed_of_first_documents_only(database: Database) -> None:
+    flagger = Flagger(database, doubtful="")
+    job = into(database, pipeline(steps=STEPS[:1]), TEXTS)
+    work(database, flagger.outcomes)
+    jobs.finish(database)
+    gc.drop(database, spec_ids=gc.specs(database, "translate/marian"))
+    assert read_status(database, job.id).lost == 3
+
+
+def test_a_text_that_has_a_result_by_another_job_is_no_result_of_a_near_duplicate(database: Database) -> None:
+    read(database, request(), TEXTS)
+    work(database)
+    job = into(database, replace(request("again"), steps=(StepRequest("copy", COPY, keep_first=True),)), TEXTS)
+    assert read_status(database, job.id).prior == 3
+    assert computed(database, job, "copy") == ["a", "b", "e"]
+
+
+def test_the_same_again_computes_nothing_and_a_grown_corpus_what_is_new_and_first(database: Database) -> None:
+    flagger = Flagger(database, doubtful="")
+    asked = pipeline(steps=STEPS[:1])
+    into(database, asked, TEXTS)
+    work(database, flagger.outcomes)
+    jobs.finish(database)
+    n = len(flagger.computed)
+    grown = [("z", f"{BASE} 15"), *TEXTS, ("f", "a new text")]
+    job = into(database, asked, grown)
+    work(database, flagger.outcomes)
+    assert [text for _, text in flagger.computed[n:]] == ["a new text"]
+    assert computed(database, job, "english") == ["a", "b", "e", "f"]
+
+
+def test_when_the_first_has_another_text_the_next_one_is_read(database: Database) -> None:
+    flagger = Flagger(database, doubtful="")
+    asked = pipeline(steps=STEPS[:1])
+    into(database, asked, TEXTS)
+    work(database, flagger.outcomes)
+    jobs.finish(database)
+    n = len(flagger.computed)
+    job = into(database, asked, [("a", "changed"), *TEXTS[1:]])
+    work(database, flagger.outcomes)
+    assert {text for _, text in flagger.computed[n:]} == {"changed", f"{BASE} fifteen"}
+    assert computed(database, job, "english") == ["a", "b", "c", "e"]
+
+
+def test_prompts_are_rendered_of_first_documents_only(database: Database) -> None:
+    prompted = Spec("summarize", "chat", "sha256:9", params={"prompt": "{meta.n}: {text}"})
+    later = replace(prompted, revision="sha256:8")
+    steps = (
+        StepRequest("told", prompted, keep_first=True),
+        StepRequest("english", TRANSLATE, keep_first=True),
+        StepRequest("again", later, "english"),
+    )
+    flagger = Flagger(database, doubtful="")
+    job = into(database, pipeline(steps=steps), TEXTS)
+    work(database, flagger.outcomes)
+    kept = {text for key, text in TEXTS if key in "abe"}
+    assert flagger.of("summarize") == {
+        *(f"{len(text)}: {text}" for text in kept),
+        *(f"{len(text)}: translate({text})" for text in kept),
+    }
+    assert computed(database, job, "told") == computed(database, job, "again") == ["a", "b", "e"]
+
+
+def test_documents_of_other_readings_are_read_too_and_a_reading_that_was_cut_off_is_carried_on(
+    database: Database,
+) -> None:
+    read(database, request(corpus="books"), TEXTS[:3])
+    asked = pipeline("b", STEPS[:1])
+    job = jobs.open_job(database, asked)
+    ingest.add(database, job, chunks(TEXTS, 9)[0])
+
+    class Killed(Exception):
+        pass
+
+    def killed() -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        ingest.end(database, job, deduplicate=killed)
+    assert read_status(database, job.id).texts == 0
+    again = into(database, asked, TEXTS)
+    assert again.id == job.id
+    work(database)
+    assert computed(database, job, "english") == ["a", "b", "e"]
+
+
+def test_a_failure_of_a_first_document_can_be_tried_again(database: Database) -> None:
+    job = into(database, pipeline(steps=STEPS[:1]), TEXTS)
+    work(database, failed)
+    jobs.finish(database)
+    assert read_status(database, job.id).failed == 3
+    assert {one["id"] for one in failures(database, job.id)} == {"a", "b", "e"}
+    assert jobs.retry(database, job.id) == 3
+
+
+def test_a_search_finds_first_documents_only_and_flags_are_asked_for(database: Database) -> None:
+    job = into(database, pipeline(steps=(StepRequest("vector", EMBED, keep_first=True),)), TEXTS)
+    work(database, embedded)
+    searched = choose(database, ["books"])
+    assert len(search(database, searched, np.ones((1, 1), np.float32), 9).ids[0]) == 3
+    assert list(results(database, job.id, flagged=Flagged())) == []
+    assert len(list(results(database, job.id, flagged=Flagged(lacking=True)))) == 3
+
+
+def test_a_step_with_the_condition_is_another_job(database: Database) -> None:
+    some, every = (
+        jobs.open_job(database, pipeline(steps=(replace(STEPS[0], keep_first=kept),))) for kept in (True, False)
+    )
+    assert some.id != every.id
+    assert jobs.open_job(database, pipeline(steps=STEPS[:1])).id == some.id

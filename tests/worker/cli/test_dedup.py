@@ -1,0 +1,142 @@
+"""`docmill dedup` and `--keep-first`: what users see of near duplicates."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from click.testing import CliRunner
+
+import docmill as api
+from storage.core.installation import Extra
+from storage.duplicates import methods
+from storage.errors import StorageError
+from worker.cli import docmill
+from worker.cli.exit_codes import exit_code
+
+Write = Callable[..., Path]
+
+
+class Said(NamedTuple):
+    """The output of a command."""
+
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Said]
+BASE = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
+RECORDS = [
+    {"id": "a", "text": BASE},
+    {"id": "b", "text": "another \x1b[31mtext"},
+    {"id": "c", "text": f"{BASE} fifteen"},
+]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Call docmill in this process, with a store in the test's folder and no workers."""
+    monkeypatch.setenv("DOCMILL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object, code: int = 0) -> Said:
+        result = CliRunner().invoke(docmill, [str(argument) for argument in arguments])
+        if isinstance(result.exception, StorageError):
+            assert exit_code(result.exception) == code
+            return Said("", str(result.exception))
+        assert result.exit_code == code, result.output
+        return Said(result.stdout, result.stderr)
+
+    return call
+
+
+@pytest.fixture
+def enqueued(command: Command, write_corpus: Write) -> Command:
+    write_corpus(RECORDS)
+    options = ("--task", "translate", "--model", "null", "--corpus", "letters", "--keep-first")
+    result = command("enqueue", "corpus.jsonl", *options)
+    assert "1 document is a near duplicate of an earlier one; --keep-first leaves it out." in result.stderr
+    return command
+
+
+def test_a_run_with_keep_first_leaves_near_duplicates_out_and_says_so(enqueued: Command) -> None:
+    status = json.loads(enqueued("status", 1, "--json").stdout)
+    assert (status["documents"], status["pending"]) == (3, 2)
+    assert status["flags_by_step"]["translate"]["not_selected"] == 1
+    assert "1 document not selected" in enqueued("status", 1).stdout
+
+
+def test_clusters_are_printed_written_and_forgotten(enqueued: Command, tmp_path: Path) -> None:
+    shown = enqueued("dedup", "letters", "--show")
+    assert "1 cluster with 2 of 3 documents: 1 repeats an earlier one." in shown.stdout
+    assert "1 of 3 unique texts" in shown.stdout
+    assert all(len(line) <= 80 for line in shown.stdout.splitlines())
+    again = json.loads(enqueued("dedup", "letters", "--json").stdout)
+    assert (again["corpus"], again["clusters"], again["repeats"], again["compared"]) == ("letters", 1, 1, 0)
+    assert again["samples"][0]["others"] == [{"id": "c", "text": f"{BASE} fifteen"}]
+    assert again["method"] == {"by": "text", "threshold": 0.8, "unit": "words", "size": 3, "seed": 1}
+    rows = [json.loads(line) for line in enqueued("dedup", "letters", "--show", "--out", "-").stdout.splitlines()]
+    assert rows == [
+        {"id": "a", "first": "a", "is_first": True, "documents": 2},
+        {"id": "c", "first": "a", "is_first": False, "documents": 2},
+    ]
+    enqueued("dedup", "letters", "--show", "--out", "out.csv")
+    assert (tmp_path / "out.csv").read_text().splitlines()[0] == "id,first,is_first,documents"
+    stricter = enqueued("dedup", "letters", "--threshold", "0.99", "--shingle", "words", "2")
+    assert "No near duplicates among 3 documents." in stricter.stdout
+    assert "As in the last search: Jaccard similarity of runs of 2 words" in enqueued("dedup", "letters").stderr
+    assert "of 0 documents" in enqueued("dedup", "letters", "--forget").stdout
+    assert "`docmill dedup letters` makes one" in enqueued("dedup", "letters", "--show", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("nothing",), "there is no corpus nothing"),
+        (("letters", "--threshold", "1.5"), "0<x<=1"),
+        (("letters", "--shingle", "lines", "3"), "'words', 'characters'"),
+        (("letters", "--show", "--forget"), "exclude each other"),
+        (("letters", "--show", "--threshold", "0.5"), "--threshold is for a search, and --show makes none"),
+        (("letters", "--embeddings", "--seed", "5"), "--seed is about words"),
+        (("letters", "--embeddings"), "no job embeds the corpus letters"),
+        (("letters", "--json", "--out", "-"), "both write to stdout"),
+        (("letters", "--out", "missing/out.jsonl"), "there is no folder"),
+    ],
+)
+def test_wrong_options_are_refused_with_advice(enqueued: Command, options: tuple[str, ...], said: str) -> None:
+    assert said in " ".join(enqueued("dedup", *options, code=2).stderr.split())
+
+
+def test_without_the_library_the_command_that_installs_it_is_said_before_anything_is_stored(
+    command: Command, write_corpus: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert importlib.util.find_spec("rensa") is not None
+    missing = Extra("dedup", ("no_such_library",), "")
+    monkeypatch.setattr(methods, "LIBRARY", missing)
+    write_corpus(RECORDS)
+    options = ("--task", "translate", "--model", "null", "--corpus", "letters")
+    refused = command("enqueue", "corpus.jsonl", *options, "--keep-first", code=2)
+    assert "[dedup]" in refused.stderr
+    assert json.loads(command("jobs", "--json").stdout) == []
+    command("enqueue", "corpus.jsonl", *options)
+    assert "[dedup]" in command("dedup", "letters", code=2).stderr
+
+
+def test_the_python_api_returns_the_counts_and_explains_errors(enqueued: Command, tmp_path: Path) -> None:
+    wrong: list[dict[str, Any]] = [
+        {"threshold": 0.0},
+        {"shingle": ("lines", 3)},
+        {"embeddings": True, "seed": 1},
+        {"job": 9},
+    ]
+    with api.connect(store=tmp_path / "home") as mill:
+        found = mill.dedup("letters", shingle=("words", 1))
+        assert (found.documents, found.clusters, found.repeats) == (3, 1, 1)
+        for options in wrong:
+            with pytest.raises(api.Error):
+                mill.dedup("letters", **options)

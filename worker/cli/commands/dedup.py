@@ -1,0 +1,179 @@
+"""`docmill dedup`: find near duplicates in a corpus."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from worker.cli import formatting
+from worker.cli.context import open_store, settings_from
+from worker.cli.deduplicating import Wanted, deduplicated
+from worker.cli.exit_codes import OK
+from worker.cli.options import FORMAT, JOB_ID, JSON, OUT, corpus_names
+from worker.cli.output_files import STDOUT, check_out, write_out
+from worker.cli.printing import answer, print_json, say
+
+if TYPE_CHECKING:
+    from storage.core.database import Database
+    from storage.duplicates.clusters import Found
+    from storage.duplicates.report import Sample, Summary
+    from storage.duplicates.shingles import Unit
+
+SAMPLES, SAMPLES_SHOWN = 3, 20  # clusters that are printed, without and with --show
+MEMBERS = 4  # documents printed of a cluster
+
+
+@click.command("dedup", epilog="Example: docmill dedup articles.jsonl --threshold 0.7")
+@click.argument("corpus")
+@click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Least similarity of near duplicates.  [default: 0.8; for embeddings 0.95]",
+)
+@click.option(
+    "--shingle",
+    type=(click.Choice(["words", "characters"]), click.IntRange(1, 100)),
+    metavar="UNIT N",
+    help="Compare texts by their runs of N words, or of N characters.  [default: words 3]",
+)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of the MinHash signatures.  [default: 1]")
+@click.option("--embeddings", is_flag=True, help="Compare the vectors of the corpus's latest embed job.")
+@click.option("--job", type=JOB_ID, help="Compare the vectors of this job.")
+@click.option("--show", is_flag=True, help="Show the clusters of the last search; compare nothing.")
+@click.option("--forget", is_flag=True, help="Remove the clusters; documents and results stay.")
+@click.option("--out", type=OUT, help="Write a row for each document in a cluster to a file, or to stdout (-).")
+@FORMAT
+@JSON
+def dedup_command(
+    corpus: str,
+    threshold: float | None,
+    shingle: tuple[Unit, int] | None,
+    seed: int | None,
+    embeddings: bool,
+    job: int | None,
+    show: bool,
+    forget: bool,
+    out: Path | None,
+    file_format: str | None,
+    as_json: bool,
+) -> int:
+    """Find the documents of CORPUS that are nearly the same, and put them into clusters.
+
+    CORPUS is the name that `run --corpus` gave, or else the path of the source. Two texts are near duplicates if they
+    share most of their runs of three words: the Jaccard similarity of these sets is at least the threshold. Case and
+    punctuation make no difference. Documents that a chain of near duplicates connects are one cluster.
+
+    The first document of a cluster is the one that came into the corpus first. With --keep-first, `docmill run` and
+    the steps of pipelines read no other document of a cluster.
+
+    The same command again compares only new documents. Without options it takes those of the last search. The view
+    `near_duplicates` has the clusters in SQL.
+    """
+    from storage.core.corpus import corpus_named, first_existing
+    from storage.duplicates import clusters, report
+
+    wanted = Wanted(threshold, shingle, seed, embeddings, job)
+    _check(wanted, show=show, forget=forget)
+    if as_json and out == STDOUT:
+        raise click.UsageError("--json and --out - both write to stdout; leave one out")
+    check_out(out, file_format)
+    with open_store(settings_from()) as database:
+        name = first_existing(database, corpus_names(corpus))
+        corpus_id = corpus_named(database, name)
+        if forget:
+            answer(f"Removed the clusters of {formatting.documents(clusters.forget(database, corpus_id))}.")
+            return OK
+        found = None if show else deduplicated(database, name, wanted)
+        summary = report.summarize(database, corpus_id, name)
+        if out is not None:
+            _write(database, corpus_id, out, file_format, summary.in_clusters)
+        samples = report.samples(database, corpus_id, SAMPLES_SHOWN if show else SAMPLES, MEMBERS)
+    if as_json:
+        print_json(_as_json(name, summary, found, samples))
+    elif out != STDOUT:
+        _print(corpus, summary, found, samples)
+    return OK
+
+
+def _check(wanted: Wanted, *, show: bool, forget: bool) -> None:
+    """Refuse options that do not go together."""
+    if show and forget:
+        raise click.UsageError("--show and --forget exclude each other; leave one out")
+    if show or forget:
+        said = "--show" if show else "--forget"
+        for name, value in vars(wanted).items():
+            if value not in (None, False):
+                raise click.UsageError(f"--{name} is for a search, and {said} makes none; leave one out")
+    if wanted.by_vectors and wanted.about_words:
+        first = wanted.about_words[0]
+        raise click.UsageError(f"--{first} is about words, and vectors are compared by their cosine; leave one out")
+
+
+def _write(database: Database, corpus_id: int, out: Path, file_format: str | None, n: int) -> None:
+    from storage.duplicates import report
+    from storage.outputs.columns import Column, Form
+
+    forms = {"id": Form.TEXT, "first": Form.TEXT, "is_first": Form.BOOLEAN, "documents": Form.INTEGER}
+    columns = [Column.of(name, form) for name, form in forms.items()]
+    write_out(out, report.members(database, corpus_id), file_format, n, columns)
+
+
+def _print(corpus: str, summary: Summary, found: Found | None, samples: list[Sample]) -> None:
+    from worker.cli.tables import Name, table
+
+    if summary.clusters:
+        clusters = f"{summary.clusters:,} cluster{'s' * (summary.clusters != 1)}"
+        repeats = f"{summary.repeats:,} repeat{'s' * (summary.repeats == 1)} an earlier one"
+        answer(f"{clusters} with {summary.in_clusters:,} of {formatting.documents(summary.documents)}: {repeats}.")
+        share = 100 * summary.repeated_chars / max(1, summary.chars)
+        answer(
+            f"--keep-first leaves out {summary.repeated_texts:,} of {summary.texts:,} unique texts, "
+            f"{share:.1f} % of the characters."
+        )
+    else:
+        answer(f"No near duplicates among {formatting.documents(summary.documents)}.")
+    if found is None:
+        _say_age(summary)
+    else:
+        _say_work(summary, found)
+    for sample in samples:
+        made = table("", "document", "text", names={"document", "text"})
+        for rank, (key, text) in enumerate((sample.first, *sample.others)):
+            made.add_row("" if rank else "first", Name(key), Name(formatting.shorten(text, 200)))
+        from worker.cli import show
+
+        show.paper.print()
+        show.paper.print(made)
+        if (more := sample.documents - 1 - len(sample.others)) > 0:
+            answer(f"      and {formatting.documents(more)} more")
+    if len(samples) < summary.clusters:
+        told = f"More: docmill dedup {corpus} --show. " if found is not None else ""
+        say(f"{told}All: docmill dedup {corpus} --show --out FILE")
+
+
+def _say_work(summary: Summary, found: Found) -> None:
+    say(f"{summary.method}; {formatting.documents(found.new)} new, {found.compared:,} pairs compared.")
+    if found.without_vector:
+        say(f"{formatting.documents(found.without_vector)} without a vector took no part.")
+
+
+def _say_age(summary: Summary) -> None:
+    newer = f"; {formatting.documents(summary.new)} came since" if summary.new else ""
+    say(f"{summary.method}; searched {formatting.local_time(summary.finished_at)}{newer}.")
+
+
+def _as_json(name: str, summary: Summary, found: Found | None, samples: list[Sample]) -> dict[str, Any]:
+    work = {} if found is None else {"compared": found.compared, "without_vector": found.without_vector}
+    shown = [
+        {
+            "documents": one.documents,
+            "first": {"id": one.first[0], "text": one.first[1]},
+            "others": [{"id": key, "text": text} for key, text in one.others],
+        }
+        for one in samples
+    ]
+    method = {"method": summary.method.to_json()}
+    return {"corpus": name, **asdict(summary), **method, **work, "samples": shown}
