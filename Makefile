@@ -48,11 +48,29 @@ test-fast: setup ## the tests that need no server, no command and no model: for 
 test-vllm: setup-vllm ## only the tests on vLLM and beside it, in its own environment
 	.venv-vllm/bin/python -m pytest -m vllm tests/tasks/backends/decoder_only/test_vllm.py tests/tasks/backends/remote/test_vllm_server.py tests/worker/batch/test_beside_vllm.py
 
+.PHONY: setup-schedulers test-schedulers bench-arrow
+
+# Each pins many libraries. A worker of docmill's own environment does the work.
+.venv-airflow/.installed .venv-dagster/.installed .venv-prefect/.installed: .venv-%/.installed:
+	@echo "Setting up .venv-$* (once; some minutes) ..."
+	@$(PYTHON) -m venv .venv-$*
+	@.venv-$*/bin/pip install --quiet --disable-pip-version-check --no-compile $(if $(filter airflow,$*),apache-airflow,$*)
+	@touch $@
+
+setup-schedulers: .venv-airflow/.installed .venv-dagster/.installed .venv-prefect/.installed ## environments for Airflow, Dagster and Prefect
+
+test-schedulers: setup setup-schedulers ## only the examples for schedulers, each under its real scheduler
+	$(BIN)/python -m pytest -m schedulers tests/test_schedulers.py
+
 test-faults: setup ## only the tests that kill, cut, fill or freeze something
 	$(BIN)/python -m pytest -m faults
 
 soak: setup      ## what takes more than an hour: ten minutes of random faults on each store, figures at default settings, longer forms of other tests
 	DOCMILL_TEST_FIGURES=bench/results/reliability.json $(BIN)/python -m pytest -m soak -s
+
+bench-arrow: setup ## results as an Arrow table, beside drivers of ADBC
+	@$(BIN)/pip install --quiet --disable-pip-version-check adbc-driver-postgresql adbc-driver-sqlite
+	$(BIN)/python -m bench.arrow $(BENCH)
 
 bench-carry: setup ## the throughput of queue, store and workers when the model costs nothing
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
@@ -146,4 +164,4 @@ dist: setup      ## wheel and source distribution, in dist/
 	$(BIN)/python -m build --no-isolation
 
 clean:           ## remove the virtual environment and caches (never results)
-	rm -rf .venv .venv-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-vllm .venv-airflow .venv-dagster .venv-prefect .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -293,7 +293,7 @@ def _step(given: Mapping[str, Any], input_: str) -> Step:
     options, model = kinds.kind(task).options, table.model
     if isinstance(model, dict):
         model = per_language.written(model)
-    chosen = table.model_dump(include={*options.model_fields})
+    chosen = table.model_dump(include={*options.model_fields}, exclude_none=True)  # a validator may refuse None
     again = getattr(table, "escalate", None)
     escalation = None if again is None else again.escalation
     return Step(

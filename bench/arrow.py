@@ -1,0 +1,171 @@
+"""Results as an Arrow table: `Job.to_arrow`, beside the same statement by a driver of ADBC.
+
+The driver gives rows as Arrow batches. Its side then does what is needed for the types of `to_arrow`: it casts the
+bytes of vectors to lists of fixed size, and parses the JSON of labels, flags and metadata. Both tables must be equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import json as arrow_json
+from sqlalchemy import select
+
+from bench.pairs import Claim, Comparison, Run, interleave, timed, write
+from bench.stores import fresh_postgres, fresh_sqlite
+from storage.core.database import Database
+from storage.core.outcomes import Outcome
+from storage.core.schema import Document
+from storage.core.specs import Spec
+from storage.ingest import ingest
+from storage.ingest.chunks import ChunkBuilder
+from storage.leases import dispatch, shards
+from storage.outputs.base import Output
+from storage.outputs.columns import Form
+from storage.outputs.output_types import LABELS
+from storage.steps import jobs, lineage
+from storage.steps.jobs import JobRequest
+from storage.steps.steps import StepRequest, of_job
+from tasks.kinds import STORED_KINDS as KINDS
+from worker.api.job import Job
+
+DIM, CHUNK = 384, 8_000
+PREDICTED = {"embed": 3.0, "classify": 2.0}
+WANTED = 1.3
+Outputs = Callable[[random.Random], Output]
+
+
+def vector(chance: random.Random) -> Output:
+    """Return a vector of the size of a small encoder's."""
+    return Output(vector=np.random.default_rng(chance.getrandbits(32)).random(DIM, np.float32).tobytes())
+
+
+def labels(chance: random.Random) -> Output:
+    """Return seven labels with scores."""
+    return LABELS.stored([(f"label {n}", chance.random()) for n in range(7)])
+
+
+OUTPUTS: dict[str, Outputs] = {"embed": vector, "classify": labels}
+
+
+def fill(database: Database, kind: str, documents: int) -> int:
+    """Store a job of these documents with a result for each; its number."""
+    spec = Spec(kind, "model", "sha256:1")
+    job = jobs.open_job(database, JobRequest("bench", "bench.jsonl", (StepRequest(kind, spec),)))
+    total = ingest.Counts()
+    for first in range(0, documents, CHUNK):
+        builder = ChunkBuilder()
+        for n in range(first, min(documents, first + CHUNK)):
+            builder.put(f"document-{n:07}", f"the text of document {n}", {"section": "science", "year": n}, (), n)
+        total += ingest.add(database, job, builder.chunk())
+    ingest.end(database, job, total)
+    chance = random.Random(documents)
+    while taken := [one for lane in dispatch.lanes(database) for one in dispatch.take(database, lane)]:
+        for shard_id in taken:
+            head = shards.look(database, shard_id)
+            assert head is not None
+            claim = shards.claim(database, head, "bench")
+            assert claim is not None
+            found = [Outcome.done(one, OUTPUTS[kind](chance), tokens_in=9) for one, _ in claim.texts]
+            shards.commit(database, claim, found, None)
+    jobs.finish(database, job.id)
+    return job.id
+
+
+def statement(database: Database, job_id: int) -> str:
+    """Return the SQL of a job's results, in the order of its documents."""
+    row = jobs.require(database, job_id)
+    with database.read() as transaction:
+        [step] = of_job(transaction, job_id)
+    query, outcomes = lineage.joined(select(Document.key, Document.meta, Document.flags), [step])
+    of = outcomes[step.seq].c
+    query = query.add_columns(
+        of.vector, of.data, of.tokens_in, of.tokens_out, of.flags.label("output_flags"), of.confidence
+    )
+    query = query.where(lineage.visible(row), of.status == "done").order_by(Document.seq, Document.id)
+    return str(query.compile(database.engine, compile_kwargs={"literal_binds": True}))
+
+
+def by_adbc(url: str, sql: str, kind: str) -> pa.Table:
+    """Read by ADBC, and give the columns the types of `to_arrow`."""
+    if url.startswith("sqlite"):
+        from adbc_driver_sqlite import dbapi
+    else:
+        from adbc_driver_postgresql import dbapi
+    with dbapi.connect(url.removeprefix("sqlite:///")) as connection, connection.cursor() as cursor:
+        cursor.execute(sql)
+        table = cursor.fetch_arrow_table()
+    found = {"id": table["key"], "task": pa.array([kind] * len(table))}
+    if kind == "embed":
+        blobs = table["vector"].combine_chunks().cast(pa.binary(4 * DIM))
+        values = pa.Array.from_buffers(pa.float32(), len(table) * DIM, [None, blobs.buffers()[1]])
+        found["vector"] = pa.FixedSizeListArray.from_arrays(values, DIM)
+    else:
+        parsed = parse(table["data"], pa.schema({"labels": Form.LABELS.arrow()}))["labels"]
+        best = pc.list_element(parsed, 0)
+        found |= {"label": pc.struct_field(best, "label"), "score": pc.struct_field(best, "score"), "labels": parsed}
+    found |= {name: table[name] for name in ("tokens_in", "tokens_out")}
+    of_output = pc.binary_join_element_wise('{"flags":', table["output_flags"].cast(pa.string()), "}", "")
+    found["flags"] = parse(of_output, pa.schema({"flags": Form.TEXTS.arrow()}))["flags"]
+    found["meta"] = table["meta"].cast(pa.string())
+    return pa.table(found)
+
+
+def parse(texts: pa.ChunkedArray, schema: pa.Schema) -> pa.Table:
+    """Parse objects in JSON, one for each row."""
+    lines = pa.py_buffer("\n".join(texts.cast(pa.string()).to_pylist()).encode())
+    return arrow_json.read_json(
+        pa.BufferReader(lines),
+        parse_options=arrow_json.ParseOptions(explicit_schema=schema),
+    )
+
+
+def sides(database: Database, url: str, job_id: int, kind: str) -> dict[str, Callable[[], Run]]:
+    """Return both sides; their tables were compared."""
+    sql, job = statement(database, job_id), Job(database, job_id)
+    one, other = job.to_arrow(), by_adbc(url, sql, kind)
+    for name in set(other.column_names) & set(one.column_names) - {"meta"}:
+        assert one[name].to_pylist()[:2_000] == other[name].to_pylist()[:2_000], name
+        assert len(one) == len(other)
+    return {
+        "to_arrow": lambda: timed(lambda: len(job.to_arrow())),
+        "ADBC": lambda: timed(lambda: len(by_adbc(url, sql, kind))),
+    }
+
+
+def compared(documents: int, pairs: int) -> Iterator[Comparison]:
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for store in (partial(fresh_sqlite, folder), fresh_postgres):
+            for kind in OUTPUTS:
+                url = stack.enter_context(store())
+                database = Database(url, kinds=KINDS)
+                job_id = fill(database, kind, documents)
+                name = f"{documents:,} results of {kind}, {url.partition(':')[0]}"
+                yield interleave(name, "results", sides(database, url, job_id, kind), pairs=pairs)
+                database.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--documents", type=int, default=100_000)
+    parser.add_argument("--pairs", type=int, default=3)
+    given: Any = parser.parse_args(arguments)
+    found = list(compared(given.documents, given.pairs))
+    claims = [[Claim("ADBC is worth an extra", "ADBC", "to_arrow", WANTED)] for _ in found]
+    write("arrow", found, claims, predicted=PREDICTED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""The examples for schedulers are what their page shows, and every command in them exists."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from tests.test_docs import DOCS, fences
+from tests.worker.harness import DOCMILL, EXAMPLES, ROOT, Docmill
+from worker.cli import docmill as group
+
+FOLDER = EXAMPLES / "schedulers"
+FILES = sorted(path.name for path in FOLDER.iterdir() if path.is_file())
+
+
+def test_the_page_shows_exactly_the_files() -> None:
+    shown = {fence.title: fence.text for fence in fences(DOCS / "schedulers.md") if fence.title}
+    assert shown == {name: (FOLDER / name).read_text() for name in FILES}
+
+
+def commands(name: str) -> Iterator[list[str]]:
+    """The words of each command of docmill in an example that are written out: its name, and its options."""
+    text = (FOLDER / name).read_text()
+    if not name.endswith(".py"):
+        yield from (line.split() for line in re.findall(r'"\$docmill" ([^)|;\n]*)', text))
+        return
+    for call in ast.walk(ast.parse(text, name)):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "docmill":
+            yield [one.value for one in call.args if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "crontab"])
+def test_every_command_of_an_example_exists_with_its_options(name: str) -> None:
+    found = list(commands(name))
+    assert {words[0] for words in found} >= {"enqueue", "wait", "results"}
+    for words in found:
+        command = group.get_command(click.Context(group), words[0])
+        assert command is not None, words
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, words
+
+
+def test_the_script_for_cron_runs_and_has_the_jobs_exit_code(tmp_path: Path) -> None:
+    docmill = Docmill(tmp_path, {})
+    source, out = tmp_path / "articles.jsonl", tmp_path / "out.jsonl"
+    source.write_text("no record\n")  # nothing for a worker to do
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = ["sh", str(FOLDER / "nightly.sh"), *map(str, arguments)]
+        environment = docmill.environment | {"DOCMILL": DOCMILL}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+
+    done = run(source, out)
+    assert (done.returncode, done.stdout) == (4, ""), done.stderr
+    assert out.read_text() == ""
+    refused = run(tmp_path / "nowhere.jsonl", out)
+    assert refused.returncode == 2
+    assert "the source" in refused.stderr
+
+
+def test_the_crontab_names_the_script_and_only_settings_that_exist() -> None:
+    text = (FOLDER / "crontab").read_text()
+    assert "/nightly.sh " in text
+    settings = (ROOT / "docs" / "settings.md").read_text()
+    for name in re.findall(r"^(DOCMILL_\w+)=", text, re.MULTILINE):
+        assert f"`{name}`" in settings
