@@ -38,6 +38,7 @@ from storage.steps.jobs import JobRequest
 from storage.steps.steps import StepRequest, of_job
 from tasks.kinds import STORED_KINDS as KINDS
 from worker.api.job import Job
+from worker.settings import load_settings
 
 DIM, CHUNK = 384, 8_000
 PREDICTED = {"embed": 3.0, "classify": 2.0}
@@ -132,7 +133,7 @@ def parse(texts: pa.ChunkedArray, schema: pa.Schema) -> pa.Table:
 
 def sides(database: Database, url: str, job_id: int, kind: str) -> dict[str, Callable[[], Run]]:
     """Return both sides; their tables were compared."""
-    sql, job = statement(database, job_id), Job(database, job_id)
+    sql, job = statement(database, job_id), Job(load_settings(), database, job_id)
     one, other = job.to_arrow(), by_adbc(url, sql, kind)
     for name in set(other.column_names) & set(one.column_names) - {"meta"}:
         assert one[name].to_pylist()[:2_000] == other[name].to_pylist()[:2_000], name
