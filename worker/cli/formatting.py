@@ -223,7 +223,8 @@ def cost_as_json(cost: Cost | None) -> dict[str, Any]:
 def as_json(status: JobStatus) -> dict[str, Any]:
     """A status for machines; the spec as its parts."""
     steps = [asdict(step) | {"spec": asdict(step.spec)} for step in status.steps]
-    return asdict(status) | {"ended": status.ended, "texts": status.texts, "spec": asdict(status.spec), "steps": steps}
+    derived = {"ended": status.ended, "texts": status.texts, "spec": asdict(status.spec)}
+    return asdict(status) | derived | {"steps": steps}
 
 
 def lost(status: JobStatus) -> str | None:
