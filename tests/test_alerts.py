@@ -1,7 +1,8 @@
-"""The alert rules for Prometheus, and the runbook that explains them."""
+"""The alert rules for Prometheus with their runbook, and the dashboard for Grafana."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ FOLDER = ROOT / "deploy" / "prometheus"
 RULES = [
     rule for group in yaml.safe_load((FOLDER / "docmill.rules.yml").read_text())["groups"] for rule in group["rules"]
 ]
+METRICS = NAMES.keys() | {f"docmill_worker_{name}_total" for name in (*COUNTERS, "deaths")}
 TESTED = (FOLDER / "docmill.rules.test.yml").read_text()
 
 
@@ -25,12 +27,34 @@ def test_each_alert_has_its_section_in_the_runbook() -> None:
     assert re.findall(r"^## (Docmill\w+)$", page, re.MULTILINE) == [rule["alert"] for rule in RULES]
 
 
+def metrics_in(expression: str) -> set[str]:
+    return set(re.findall(r"\bdocmill_\w+", expression))
+
+
 @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
-def test_an_alert_names_metrics_that_there_are(rule: dict[str, object]) -> None:
-    counters = {f"docmill_worker_{name}_total" for name in (*COUNTERS, "deaths")}
-    named = set(re.findall(r"\bdocmill_\w+", str(rule["expr"])))
-    assert named
-    assert named <= NAMES.keys() | counters
+def test_an_alert_names_metrics_that_there_are(rule: dict[str, str]) -> None:
+    assert metrics_in(rule["expr"])
+    assert metrics_in(rule["expr"]) <= METRICS
+
+
+def test_the_dashboard_names_metrics_that_there_are_and_its_panels_do_not_overlap() -> None:
+    board = json.loads((ROOT / "deploy" / "grafana" / "docmill.json").read_text())
+    taken: set[tuple[int, int]] = set()
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            assert metrics_in(target["expr"]), panel["title"]
+            assert metrics_in(target["expr"]) <= METRICS, panel["title"]
+            assert target["datasource"]["uid"] == "${source}"
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        assert max(x for x, _ in cells) < 24
+        taken |= cells
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
 
 
 @pytest.mark.parametrize("rule", RULES, ids=[rule["alert"] for rule in RULES])
