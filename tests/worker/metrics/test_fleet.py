@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import urllib.request
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from storage.errors import DatabaseUnreachable
 from storage.results.backlog import Backlog, LiveWorker, Pace, PipelineState
-from tests.worker.harness import ROOT
+from tests.worker.harness import DOCMILL, ROOT
 from worker.errors import BrokerUnreachable, MetricsNotServed
 from worker.metrics.fleet import FleetCollector
 from worker.metrics.server import exposition, serving
@@ -119,3 +122,19 @@ def test_they_are_served_over_http_and_a_port_that_is_taken_is_refused() -> None
         with pytest.raises(MetricsNotServed, match=f"127.0.0.1 port {port}: Address already in use"):  # noqa: SIM117
             with serving(collector, "127.0.0.1", port):
                 pass
+
+
+def test_the_command_serves_until_it_is_stopped_and_then_ends_well(tmp_path: Path) -> None:
+    environment = {**os.environ, "DOCMILL_HOME": str(tmp_path)}
+    command = subprocess.Popen(
+        [DOCMILL, "metrics", "--port", "0"], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    assert command.stderr is not None
+    url = command.stderr.readline().split()[1]
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        found = parsed(answer.read().decode())
+    assert found["docmill_database_up",] == 1
+    assert found["docmill_shards", "embed", "planned"] == 0
+    command.terminate()
+    assert command.wait(timeout=60) == 0
+    assert command.stderr.read() == ""

@@ -9,6 +9,7 @@ import click
 
 from worker.cli.context import open_store, queue_of, settings_from
 from worker.cli.exit_codes import OK
+from worker.cli.interrupts import stop_as_interrupt
 from worker.cli.printing import answer, say
 
 
@@ -29,6 +30,7 @@ def metrics_command(host: str, port: int, once: bool) -> int:
     from worker.settings import LANES
 
     settings = settings_from()
+    stop_as_interrupt()
     with open_store(settings) as database, queue_of(settings) as broker:
         depths = None if broker is None else lambda: {lane: broker.depth(lane) for lane in LANES}
         collector = FleetCollector(lambda: read_backlog(database, LANES), depths)
