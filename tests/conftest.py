@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,14 +19,14 @@ import hypothesis
 import psycopg
 import pytest
 import redis
-from psycopg import sql
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import make_url
 
 from storage import migrations
 from storage.core.database import Database
 from tests.fast import MARKER, is_fast
 from tests.faults.servers import Missing, PostgresCluster, RedisServer, open_folder
 from tests.kinds import KINDS
+from tests.postgres import PostgresServer
 from tests.worker.harness import ONLY_FAST, refuse_if_fast
 
 POSTGRES_URL = os.environ.get("DOCMILL_TEST_POSTGRES_URL")
@@ -94,44 +93,6 @@ def missing(what: str) -> NoReturn:
     pytest.skip(what)
 
 
-class PostgresServer:
-    """A server to make databases on. `template` is one with the schema, which the others are copied from.
-
-    A server of the run's own copies files, which takes half of the time of a copy by its log.
-    """
-
-    def __init__(self, admin_url: str, *, is_own: bool) -> None:
-        self._url = make_url(admin_url)
-        self._connection = psycopg.connect(
-            self._url.set(drivername="postgresql").render_as_string(hide_password=False),
-            autocommit=True,
-            connect_timeout=5,
-        )
-        self._copies_files = is_own and self._connection.info.server_version >= 150000
-        self.template = self.create()
-
-    def create(self, template: str | None = None) -> str:
-        name = f"docmill_test_{uuid.uuid4().hex[:12]}"
-        copied = sql.SQL("TEMPLATE {}").format(sql.Identifier(template)) if template else sql.SQL("")
-        if template and self._copies_files:
-            copied += sql.SQL(" STRATEGY FILE_COPY")
-        self._connection.execute(sql.SQL("CREATE DATABASE {} {}").format(sql.Identifier(name), copied))
-        return name
-
-    def drop(self, name: str) -> None:
-        self._connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
-
-    def url(self, name: str) -> str:
-        url: URL = self._url.set(drivername="postgresql+psycopg", database=name)
-        # What is committed here need not outlast a power cut, and the tests commit often.
-        url = url.update_query_dict({"options": "-csynchronous_commit=off"})
-        return url.render_as_string(hide_password=False)
-
-    def close(self) -> None:
-        self.drop(self.template)
-        self._connection.close()
-
-
 @pytest.fixture(scope="session")
 def _postgres_or_reason() -> Iterator[PostgresServer | str]:
     refuse_if_fast("PostgreSQL")
@@ -172,10 +133,10 @@ def postgres_server(_postgres_or_reason: PostgresServer | str) -> PostgresServer
 
 @pytest.fixture
 def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
-    """A PostgreSQL database with the schema, dropped afterwards."""
-    name = postgres_server.create(postgres_server.template)
+    """An empty PostgreSQL database with the schema."""
+    name = postgres_server.lend()
     yield postgres_server.url(name)
-    postgres_server.drop(name)
+    postgres_server.take_back(name)
 
 
 @pytest.fixture(scope="session")
@@ -191,12 +152,12 @@ def _pgvector_or_reason() -> Iterator[PostgresServer | str]:
 
 @pytest.fixture
 def pgvector_url(_pgvector_or_reason: PostgresServer | str) -> Iterator[str]:
-    """A database with the schema, dropped afterwards, on a PostgreSQL that has pgvector."""
+    """An empty database with the schema, on a PostgreSQL that has pgvector."""
     if isinstance(_pgvector_or_reason, str):
         missing(_pgvector_or_reason)
-    name = _pgvector_or_reason.create(_pgvector_or_reason.template)
+    name = _pgvector_or_reason.lend()
     yield _pgvector_or_reason.url(name)
-    _pgvector_or_reason.drop(name)
+    _pgvector_or_reason.take_back(name)
 
 
 @pytest.fixture(scope="session")

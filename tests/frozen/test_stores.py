@@ -18,10 +18,10 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, text
 
-from tests.conftest import PostgresServer
 from tests.frozen import story
 from tests.frozen.observation import lacking, observed
 from tests.frozen.story import DONE, HALF_DONE, INTERRUPTED, Ran
+from tests.postgres import PostgresServer
 from tests.worker.harness import Docmill
 
 HERE = Path(__file__).parent

@@ -22,8 +22,9 @@ from storage.results.results import columns, results
 from storage.results.status import list_statuses
 from storage.steps import jobs
 from storage.writers import Target
-from tests.conftest import PostgresServer, missing
+from tests.conftest import missing
 from tests.kinds import KINDS
+from tests.postgres import PostgresServer
 from tests.storage import builders
 from tests.storage.endings import let_everything_finish
 

@@ -78,13 +78,13 @@ def refuse_if_fast(what: str) -> None:
     assert ONLY_FAST not in os.environ, f"a test of the fast subset (tests/fast.py) asks for {what}"
 
 
-def until(condition: Callable[[], Any], what: str, within_s: float = DEADLINE_S) -> Any:
+def until(condition: Callable[[], Any], what: str, within_s: float = DEADLINE_S, every_s: float = 0.05) -> Any:
     """Wait on a condition; its first true value. Fails with `what` when it never comes."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if value := condition():
             return value
-        time.sleep(0.05)
+        time.sleep(every_s)
     raise AssertionError(f"never happened: {what}")
 
 

@@ -20,8 +20,9 @@ from storage.core.installation import install
 from storage.leases import dispatch, shards
 from storage.migrations import head
 from tasks.backends import registry
-from tests.conftest import PostgresServer, missing
+from tests.conftest import missing
 from tests.faults.servers import Missing, RedisServer, tmpfs
+from tests.postgres import PostgresServer
 from tests.worker.harness import ROOT, Docmill
 from worker import doctor
 from worker.doctor import Finding

@@ -32,8 +32,8 @@ from storage.errors import (
 )
 from storage.leases import maintenance
 from storage.results import status
-from tests.conftest import PostgresServer
 from tests.kinds import KINDS
+from tests.postgres import PostgresServer
 from tests.storage.builders import (
     at_once,
     documents,
