@@ -124,7 +124,7 @@ def _with_template(url: str, *, is_own: bool) -> Iterator[PostgresServer]:
     server.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def postgres_server(_postgres_or_reason: PostgresServer | str) -> PostgresServer:
     if isinstance(_postgres_or_reason, str):
         missing(_postgres_or_reason)

@@ -6,8 +6,7 @@ import pickle
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -21,8 +20,6 @@ from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.transaction import Transaction
 from storage.errors import (
-    DatabaseBusy,
-    DatabaseReadOnly,
     DatabaseUnreachable,
     DatabaseUrlUnknown,
     SchemaOutOfDate,
@@ -41,11 +38,9 @@ from tests.storage.builders import (
     read,
     request,
 )
-from tests.storage.core.store_functions import MODULES, READS, WRITES, chain, prepare
+from tests.storage.core.store_functions import MODULES, READS, WRITES, chain
 
 PASSWORD = "kanarienvogel"
-every_read = pytest.mark.parametrize("act", READS.values(), ids=READS)
-every_write = pytest.mark.parametrize("act", WRITES.values(), ids=WRITES)
 everything = pytest.mark.parametrize("act", (READS | WRITES).values(), ids=READS | WRITES)
 
 
@@ -60,42 +55,6 @@ def test_every_function_that_takes_a_database_is_in_these_tests() -> None:
         and list(getattr(value, "__annotations__", {}))[:1] == ["database"]
     }
     assert found - {"migrations.upgrade", "removal.settle"} == (READS | WRITES).keys()
-
-
-@contextmanager
-def locked(url: str) -> Iterator[None]:
-    """Another writer holds the file."""
-    path = url.removeprefix("sqlite:///")
-    other = sqlite3.connect(path, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    yield
-    other.execute("ROLLBACK")
-    other.close()
-
-
-@pytest.fixture
-def prepared(sqlite_url: str) -> Iterator[Database]:
-    """A SQLite store with something to do for every function, that loses its patience at once."""
-    database = Database(sqlite_url, kinds=KINDS)
-    prepare(database)
-    database.close()
-    impatient = Database(sqlite_url, retries=2, busy_timeout_s=0.01, kinds=KINDS)
-    yield impatient
-    impatient.close()
-
-
-@every_write
-def test_a_write_to_a_locked_sqlite_file_is_tried_again_and_then_says_that_it_is_busy(
-    prepared: Database, act: Callable[[Database], Any]
-) -> None:
-    with locked(str(prepared)), pytest.raises(DatabaseBusy, match="locked by another writer"):
-        act(prepared)
-
-
-@every_read
-def test_a_read_of_a_locked_sqlite_file_goes_on(prepared: Database, act: Callable[[Database], Any]) -> None:
-    with locked(str(prepared)):
-        act(prepared)
 
 
 def test_a_write_waits_for_its_turn(sqlite_url: str) -> None:
@@ -163,35 +122,6 @@ def test_a_wrong_password_or_name_is_said_without_the_password(postgres_server: 
         status.list_statuses(database)
     assert PASSWORD not in chain(caught.value)
     database.close()
-
-
-@pytest.fixture
-def read_only(database_url: str, tmp_path: Path) -> Iterator[Database]:
-    """A store with something to do for every function, that takes no writes."""
-    database = Database(database_url, kinds=KINDS)
-    prepare(database)
-    database.close()
-    if database.server is None:
-        read_only = Database(f"sqlite:///file:{database.url.database}?mode=ro&uri=true", kinds=KINDS)
-    else:
-        options = "-csynchronous_commit=off -cdefault_transaction_read_only=on"
-        read_only = Database(
-            database.url.update_query_dict({"options": options}).render_as_string(hide_password=False),
-            kinds=KINDS,
-        )
-    yield read_only
-    read_only.close()
-
-
-@every_write
-def test_a_write_to_a_read_only_store_says_so_at_once(read_only: Database, act: Callable[[Database], Any]) -> None:
-    with pytest.raises(DatabaseReadOnly):
-        act(read_only)
-
-
-@every_read
-def test_a_read_only_store_can_be_read(read_only: Database, act: Callable[[Database], Any]) -> None:
-    act(read_only)
 
 
 @everything
