@@ -118,6 +118,14 @@ def every(database: Database, corpus_id: int) -> list[Replacement]:
         return of_corpus(transaction, corpus_id)
 
 
+def reread(database: Database, found: Replacement) -> Replacement:
+    """Return a replacement as it stands now. Raises CannotMigrate if it was removed with its corpus."""
+    for one in every(database, found.corpus_id):
+        if one.id == found.id:
+            return one
+    raise CannotMigrate(f"the corpus {found.corpus} was removed, and its migration with it")
+
+
 def substituted(database: Database, corpus: str, requests: Sequence[StepRequest]) -> tuple[StepRequest, ...]:
     """Return steps over a corpus with the specs that are in the place of theirs."""
     with database.read() as transaction:

@@ -122,9 +122,11 @@ def switched(
 ) -> Survey:
     """Fill what is missing, and switch in one transaction. Raises CannotMigrate and TooManyLost."""
     from storage.pipelines import switching
+    from storage.steps import replacements
 
     while True:
         looked = fill(settings, database, found, devices, by_workers=by_workers)
+        found = replacements.reread(database, found)  # with the number of its job
         _bring_index(database, found)
         fault_points.reach("filled")
         done = switching.switch(database, found, looked, kept, most_lost, lambda: fault_points.reach("switching"))

@@ -111,8 +111,8 @@ def _chosen(database: Database, corpus_id: int, corpus: str, wanted: Wanted) -> 
     if len(latest) > 1:
         listed = "; ".join(map(str, [*reversed(latest.values())][:LISTED]))
         raise CannotMigrate(
-            f"the corpus {corpus} has results of {wanted.old} with several options; choose by --job, or by --job and "
-            f"--step: {listed}"
+            f"the corpus {corpus} has several sorts of results of {wanted.old}; choose by --job, --step or both: "
+            f"{listed}"
         )
     return next(iter(latest.values()))
 

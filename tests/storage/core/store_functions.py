@@ -106,6 +106,7 @@ READS: dict[str, Callable[[Database], Any]] = {
     "replacements.every": partial(replacements.every, corpus_id=1),
     "replacements.goes_on": partial(replacements.goes_on, job_id=1),
     "replacements.remark": partial(replacements.remark, job_id=1),
+    "replacements.reread": lambda database: replacements.every(database, 1) and replacements.reread(database, CHANGE),
     "replacements.substituted": partial(replacements.substituted, corpus="books", requests=request().steps),
     "switching.requests_of": partial(switching.requests_of, found=CHANGE),
     "switching.survey": partial(switching.survey, found=CHANGE),

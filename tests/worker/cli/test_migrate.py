@@ -97,7 +97,7 @@ def test_what_cannot_be_migrated_is_refused_with_what_to_do(embedded: Docmill, w
 
     embedded(*run, "--model", "null", "--windows", "all")
     several = refused("tickets", "--from", "null", "--to", "minilm", "--yes")
-    assert "with several options; choose by --job" in several
+    assert "several sorts of results of null; choose by --job, --step or both" in several
     assert "job 1, step embed" in several
     done = embedded.json("migrate", "tickets", "--from", "null", "--to", "null@9000", "--job", 1, "--yes")
     assert done["from"]["params"] == embedded.json("status", 1)["spec"]["params"]

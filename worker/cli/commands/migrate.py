@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 NOT_SWITCHED = "Nothing was changed"
 
 
-@click.command("migrate", epilog="Example: docmill migrate tickets --from minilm --to intfloat/e5-small-v2 --dry-run")
+@click.command("migrate", epilog="Example: docmill migrate tickets --from minilm --to intfloat/e5-small-v2")
 @click.argument("corpus")
 @click.option("--from", "old", metavar="MODEL", help="Model whose results the corpus has.")
 @click.option(
@@ -45,7 +45,7 @@ NOT_SWITCHED = "Nothing was changed"
     "most_lost",
     type=click.FloatRange(0, 100),
     default=0.0,
-    show_default=True,
+    show_default="0",
     metavar="PERCENT",
     help="Do not switch if more than this share of the documents would lose their result.",
 )
@@ -171,8 +171,7 @@ def _migrate(
         except TooManyLost as error:
             say(f"Not switched: {error}.")
             return SOME_FAILED
-    found = next(one for one in replacements.every(database, planned.corpus_id) if one.id == found.id)
-    _say_switched(found, counted, as_json)
+    _say_switched(replacements.reread(database, found), counted, as_json)
     return OK
 
 
@@ -180,7 +179,8 @@ def _say_switched(found: Replacement, counted: Survey, as_json: bool) -> None:
     if as_json:
         print_json(as_json_of(found) | {"documents": counted.documents, "lost": counted.lost})
         return
-    answer(f"The corpus {found.corpus} is answered by {found.new.model}: search, and views of pipelines.")
+    searched = "search" if found.new.kind == "embed" else "docmill results CORPUS"
+    answer(f"The corpus {found.corpus} is answered by {found.new.model}: {searched}, and views of pipelines.")
     if counted.lost:
         say(f"{counted.lost:,} of {counted.documents:,} documents lost their result: docmill failures {found.job_id}")
     if found.job_id is not None:
@@ -247,8 +247,7 @@ def _say_state(database: Database, found: Replacement, sentence: str, as_json: b
     from storage.steps import replacements
 
     if as_json:
-        now = next(one for one in replacements.every(database, found.corpus_id) if one.id == found.id)
-        print_json(as_json_of(now))
+        print_json(as_json_of(replacements.reread(database, found)))
     else:
         answer(sentence)
     return OK
