@@ -126,15 +126,14 @@ def test_they_are_served_over_http_and_a_port_that_is_taken_is_refused() -> None
 
 def test_the_command_serves_until_it_is_stopped_and_then_ends_well(tmp_path: Path) -> None:
     environment = {**os.environ, "DOCMILL_HOME": str(tmp_path)}
-    command = subprocess.Popen(
-        [DOCMILL, "metrics", "--port", "0"], env=environment, stderr=subprocess.PIPE, text=True
-    )
-    assert command.stderr is not None
-    url = command.stderr.readline().split()[1]
-    with urllib.request.urlopen(url, timeout=60) as answer:
-        found = parsed(answer.read().decode())
+    arguments = [DOCMILL, "metrics", "--port", "0"]
+    with subprocess.Popen(arguments, env=environment, stderr=subprocess.PIPE, text=True) as command:
+        assert command.stderr is not None
+        url = command.stderr.readline().split()[1]
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            found = parsed(answer.read().decode())
+        command.terminate()
+        assert command.stderr.read() == ""
+    assert command.returncode == 0
     assert found["docmill_database_up",] == 1
     assert found["docmill_shards", "embed", "planned"] == 0
-    command.terminate()
-    assert command.wait(timeout=60) == 0
-    assert command.stderr.read() == ""
