@@ -26,7 +26,7 @@ from storage.leases.shards import Claim
 from storage.pipelines import orders, pipelines
 from storage.results.results import failures, results
 from storage.results.status import list_statuses, read_status
-from storage.steps import jobs
+from storage.steps import jobs, replacements
 from storage.steps.job_keys import IdempotencyKey
 from storage.steps.jobs import JobRequest
 from storage.steps.steps import StepRequest
@@ -305,6 +305,7 @@ def steer(owner: Database, admin: Database) -> None:
     job = read(admin, asked, twice, chunk=1, stop_after=1)  # now the first version contends with the second
     ingest.add(admin, job, records(numbered(3)), [Rejected("line 9", "no JSON")])
     ingest.end(admin, job)
+    assert replacements.substituted(admin, asked.corpus, asked.steps) == asked.steps
     [lane] = [lane for lane in dispatch.lanes(admin) if lane.name == "translate"]
     dispatch.put_back(admin, dispatch.take(admin, lane))
     assert read_status(admin, job.id).rejected == 1
