@@ -16,8 +16,8 @@ from typing import BinaryIO
 from storage.readers import jsonl, recoding, remote
 from storage.readers.files import Content, Opened, on_disk, until_broken
 from storage.readers.records import Rejection, Rows, SourceOptions
-from storage.readers.registry import COMPRESSIONS, kind_of
-from storage.readers.sources import path_of
+from storage.readers.registry import COMPRESSIONS, SCHEMES, kind_of
+from storage.readers.sources import path_of, scheme_of
 from storage.readers.streams import Counted, buffered, is_folder
 from worker.batch.requests import Call, Dialect, Refused, Request, request_of
 from worker.errors import WorkerError
@@ -86,6 +86,8 @@ def open_batch(source: str, dialect: Dialect, stdin: BinaryIO | None = None) -> 
     with ExitStack() as stack:
         if source == "-":
             content = stack.enter_context(_spooled(sys.stdin.buffer if stdin is None else stdin))
+        elif (scheme := scheme_of(source)) in SCHEMES:
+            raise BadBatch(f"{scheme}:// is no file; name a file of requests")
         elif (path := path_of(source)) is None:
             content = remote.content(source)
         elif is_folder(path):

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from storage.readers.records import Rejection, Row
+from storage.core.normalize import normalize_json
+from storage.readers.records import MAX_ID_BYTES, Rejection, Row
 from storage.writers.openai_batch import REQUEST, URLS
 from tasks.kinds.options import KindOptions
 from worker.batch.bodies import BadRequest, Body, parsed
 
 _METHOD = "POST"
+_MOST_ID_BYTES = MAX_ID_BYTES - 20  # the number of an input comes after it
 _FIELDS = frozenset({"custom_id", "method", "url", "body"})
 
 
@@ -80,7 +82,8 @@ class Dialect:
 
 def request_of(row: Row, dialect: Dialect) -> Request | Refused:
     """Return the request on a line, or the reason against it."""
-    fields, custom_id = row.fields, row.fields.get("custom_id")
+    fields, replaced = (row.fields, ()) if row.clean else normalize_json(row.fields)
+    custom_id = fields.get("custom_id")
     line = int(row.where.rpartition(":")[2])
     named = custom_id if isinstance(custom_id, str) and custom_id else None
     try:
@@ -90,7 +93,7 @@ def request_of(row: Row, dialect: Dialect) -> Request | Refused:
         return Refused(named, line, row.where, str(error))
     assert named is not None
     call = Call(url, body.get("model"), found.task, found.options)
-    return Request(named, line, row.where, call, found, row.flags)
+    return Request(named, line, row.where, call, found, (*row.flags, *replaced))
 
 
 def _checked(fields: Mapping[str, Any], ignored: frozenset[str]) -> tuple[str, Mapping[str, Any]]:
@@ -98,6 +101,8 @@ def _checked(fields: Mapping[str, Any], ignored: frozenset[str]) -> tuple[str, M
     custom_id, url, body = (fields.get(name) for name in ("custom_id", "url", "body"))
     if not isinstance(custom_id, str) or not custom_id:
         raise BadRequest('"custom_id" must be a text' if "custom_id" in fields else '"custom_id" is missing')
+    if len(custom_id.encode()) > _MOST_ID_BYTES:
+        raise BadRequest(f'"custom_id" has {len(custom_id.encode()):,} bytes; at most {_MOST_ID_BYTES:,} are stored')
     if fields.get("method") != _METHOD:
         raise BadRequest(f'"method" must be {_METHOD}' if "method" in fields else '"method" is missing')
     if not isinstance(url, str) or url not in URLS:

@@ -96,8 +96,8 @@ def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], re
         except BadOption as error:
             unfit[call] = in_words_of_bodies(str(error))
         except ModelError:
-            if model == call.model:
-                say(f'{where} names the model "{model}". To compute its requests with another: --model MODEL')
+            named = "names the model" if model == call.model else "would be computed by the model"
+            say(f'{where} {named} "{model}". To name another: --model MODEL, or --model NAME=MODEL')
             raise
     if len(jobs) > 1:
         say(f"{contents.n_requests:,} requests with {len(jobs)} sets of parameters: {len(jobs)} jobs.")

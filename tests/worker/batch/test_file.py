@@ -84,6 +84,15 @@ def test_bad_lines_are_refused_with_their_place_and_the_rest_goes_on(
     assert (found.custom_id, found.line) == ("good", 10)
 
 
+def test_what_no_database_stores_is_replaced_in_ids_as_in_texts(
+    tmp_path: Path, opened: Callable[..., BatchFile]
+) -> None:
+    [found] = opened(made(tmp_path, line("a\0", input="x\0y"))).requests()
+    assert isinstance(found, Request)
+    assert (found.custom_id, found.body.texts) == ("a\ufffd", ("x\ufffdy",))
+    assert len(found.flags) == 1
+
+
 def test_an_id_that_stands_twice_names_both_lines(tmp_path: Path, opened: Callable[..., BatchFile]) -> None:
     for lines in ([line("a"), line("b"), line("a")], [line("x", input=["a", "b"]), line("a"), line("x#1")]):
         with pytest.raises(BadBatch, match=r'batch\.jsonl:3: the custom_id "(a|x#1)" stands on line 1 already'):
@@ -93,6 +102,8 @@ def test_an_id_that_stands_twice_names_both_lines(tmp_path: Path, opened: Callab
 def test_files_that_are_no_batch_say_so(tmp_path: Path, opened: Callable[..., BatchFile]) -> None:
     with pytest.raises(BadBatch, match=r"empty\.jsonl has no requests"):
         survey(opened(made(tmp_path, "\n", name="empty.jsonl")))
+    with pytest.raises(BadBatch, match="sqlite:// is no file"):
+        opened("sqlite:///a.db?SELECT 1")
     with pytest.raises(BadBatch, match="is a folder"):
         opened(str(tmp_path))
     lines = [line(str(n), COMPLETIONS, max_tokens=n) for n in range(1, MOST_CALLS + 2)]
@@ -133,6 +144,7 @@ def test_the_documents_of_a_call_carry_their_requests_and_the_first_has_the_refu
         ("batch.jsonl:3", "no chat"),
     ]
     assert isinstance(found[4], Rejection)
+    assert found[4].reason == '"custom_id" has 2,001 bytes; at most 1,980 are stored'
     [chat] = CallSource(file, second, "real", refused=False).records()
     assert isinstance(chat, Record)
     assert chat.key == "c"

@@ -104,6 +104,6 @@ def test_files_that_cannot_be_carried_out_say_why(embedded: Docmill) -> None:
     assert "nameless.jsonl:1: the request names no model; name one with --model" in said
     put(embedded.folder / "hosted.jsonl", chat("a", "x"))
     said = embedded("batch", "hosted.jsonl", *out, code=3).stderr
-    assert 'hosted.jsonl:1 names the model "hosted". To compute its requests with another: --model MODEL' in said
+    assert 'hosted.jsonl:1 names the model "hosted". To name another: --model MODEL' in said
     said = embedded("batch", "hosted.jsonl", "--out", "hosted.jsonl", "--model", "null", code=2).stderr
     assert "is the source, which would be lost" in said

@@ -86,6 +86,11 @@ def test_the_list_of_commands_is_the_commands() -> None:
         (("run", DESCRIPTIONS, "--task", "embed", "--out", ""), 2, "name a file"),
         (("run", DESCRIPTIONS, "--task", "embed", "--out", "/proc/x"), 2, "--out"),
         (("run", DESCRIPTIONS, "--task", "summarize", "--out", "a.npy"), 2, "only vectors are written as .npy"),
+        (
+            ("run", DESCRIPTIONS, "--task", "embed", "--out", "a", "--format", "openai-batch"),
+            2,
+            "it has the answers of `docmill batch`",
+        ),
         (("run", DESCRIPTIONS, "--task", "embed", "--out", "a.parquet.gz"), 2, "leave .gz out"),
         (
             ("run", "in.ids.jsonl", "--task", "embed", "--out", "in.ids.jsonl"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from storage.writers import openai_batch
+from tasks.kinds import KindOptions
 from worker.cli import formatting, shell_completion
 from worker.cli.context import settings_from
 from worker.cli.declared_options import declared
@@ -40,7 +41,7 @@ from worker.submit.options import Work
 )
 @declared(Work, "revision")
 @click.option("--ignore", multiple=True, metavar="FIELD", help="Pass over this field of requests; may be repeated.")
-@click.option("--dtype", type=click.Choice(["auto", "float32", "bfloat16", "float16", "int8"]), help="Precision.")
+@declared(KindOptions, "dtype")
 @DEVICE
 @BACKEND
 @ENDPOINT

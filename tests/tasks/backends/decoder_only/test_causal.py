@@ -74,7 +74,7 @@ def test_a_raw_document_is_continued_as_it_stands_and_may_fill_the_context(
     assert texts_of(bench.run(spec, texts)) == written(made["llama"], texts, chat=False, max_new_tokens=NEW_TOKENS)
     whole = bench.spec("generate", str(made["llama"]), raw=True, fill_context=True, min_new_tokens=300)
     for outcome in bench.run(whole, texts[:2]):
-        assert outcome.flags == ("output_truncated",)
+        assert "output_truncated" in outcome.flags
         assert outcome.tokens_in + outcome.tokens_out == 256
     [failed] = bench.run(spec, [" ".join(sentences) * 2])
     assert failed.reason is not None
