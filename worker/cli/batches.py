@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import orjson
 
@@ -28,8 +28,11 @@ from worker.submit.request import spec_of
 
 if TYPE_CHECKING:
     from storage.core.specs import Spec
+    from storage.readers import Source, SourceOptions
     from storage.results.status import JobStatus
     from worker.settings import Settings
+    from worker.submit.enqueue import Enqueued
+    from worker.submit.request import Opened
 
 _IN_MEMORY_BYTES = 16 * 2**20
 _DIGITS = 12  # of the file's digest, in names of corpora
@@ -106,23 +109,40 @@ def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], re
 
 def carried_out(settings: Settings, plan: Plan, revision: str | None) -> dict[Call, JobStatus]:
     """Compute the jobs of a batch file on this machine, and return how each ended."""
-    from worker.batch.source import CallSource
     from worker.engines.devices import devices_for
 
     found: dict[Call, JobStatus] = {}
     for call, (_, spec) in plan.jobs.items():
-        if len(plan.jobs) > 1:
-            named = f", {call.model}" if call.model else ""
-            say(f"Job {len(found) + 1} of {len(plan.jobs)}: {call.url}{named}")
-        source = CallSource(plan.file, call, spec.model, refused=not found, unfit=plan.unfit)
-        request = plan.request(call, revision)
-        opened, devices = partial(_opened, source), devices_for(settings.device, spec.model)
+        request, opened = _prepared(plan, call, revision)
+        devices = devices_for(settings.device, spec.model)
         with computed(settings, request, devices, opened=opened, log_level=settings.log_level) as (_, status):
             found[call] = status
     return found
 
 
-def _opened(source: Any, _options: object) -> Any:
+def enqueued(settings: Settings, plan: Plan, revision: str | None) -> list[Enqueued]:
+    """Store the jobs of a batch file for the workers, and return them. Raises BadBatch if there is none."""
+    from worker.cli.ingesting import ingested
+
+    if not plan.jobs:
+        raise BadBatch("no request of the file can be carried out; --out FILE writes the reasons")
+    with open_store(settings) as database:
+        return [ingested(settings, database, *_prepared(plan, call, revision)) for call in plan.jobs]
+
+
+def _prepared(plan: Plan, call: Call, revision: str | None) -> tuple[Request, Opened]:
+    """Return the request of a call's job and the function that opens its source; say which of several jobs it is."""
+    from worker.batch.source import CallSource
+
+    place = [*plan.jobs].index(call)
+    if len(plan.jobs) > 1:
+        named = f", {call.model}" if call.model else ""
+        say(f"Job {place + 1} of {len(plan.jobs)}: {call.url}{named}")
+    source = CallSource(plan.file, call, plan.jobs[call][1].model, refused=place == 0, unfit=plan.unfit)
+    return plan.request(call, revision), partial(_opened, source)
+
+
+def _opened(source: Source, _options: SourceOptions) -> Source:
     return source
 
 

@@ -90,6 +90,16 @@ def test_another_version_of_a_file_has_the_answers_to_its_own_requests(embedded:
     assert "1 texts to compute" not in piped.stderr
 
 
+def test_the_jobs_of_a_file_may_be_left_to_workers(embedded: Docmill) -> None:
+    put(embedded.folder / "in.jsonl", "oops", request("a", "embeddings", input="x"), chat("b", "y"))
+    run = ("batch", "in.jsonl", "--model", "null")
+    assert [job["id"] for job in embedded.json(*run, "--enqueue")] == [1, 2]
+    assert [(job["state"], job["done"]) for job in embedded.json("jobs")] == [("running", 0)] * 2
+    done = embedded.json(*run, "--out", "out.jsonl", code=4)
+    assert [(job["id"], job["done"]) for job in done["jobs"]] == [(1, 1), (2, 1)]
+    assert "--out FILE for the answers, or --enqueue" in embedded(*run, code=2).stderr
+
+
 def test_files_that_cannot_be_carried_out_say_why(embedded: Docmill) -> None:
     put(embedded.folder / "twice.jsonl", chat("a", "x"), chat("a", "y"))
     out = ("--out", "out.jsonl")
@@ -99,6 +109,7 @@ def test_files_that_cannot_be_carried_out_say_why(embedded: Docmill) -> None:
     embedded("batch", "bad.jsonl", *out, code=4)
     assert (embedded.folder / "out.jsonl").read_text() == ""
     assert len(read(embedded.folder / "out.errors.jsonl")) == 2
+    assert "--out FILE writes the reasons" in embedded("batch", "bad.jsonl", "--enqueue", code=2).stderr
     put(embedded.folder / "nameless.jsonl", chat("a", "x", model=None))
     said = embedded("batch", "nameless.jsonl", *out, code=2).stderr
     assert "nameless.jsonl:1: the request names no model; name one with --model" in said

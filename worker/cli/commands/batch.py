@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,8 +18,12 @@ from worker.cli.exit_codes import OK, SOME_FAILED, SOME_REJECTED
 from worker.cli.interrupts import stop_as_interrupt
 from worker.cli.options import BACKEND, DEVICE, ENDPOINT, OUT
 from worker.cli.output_files import STDOUT, check_out, check_out_is_no_input
-from worker.cli.printing import print_json
+from worker.cli.printing import answer, print_json
 from worker.submit.options import Work
+
+if TYPE_CHECKING:
+    from storage.results.status import JobStatus
+    from worker.cli.batches import Written
 
 
 @click.command(
@@ -24,7 +31,7 @@ from worker.submit.options import Work
     epilog="Example: docmill batch requests.jsonl --model HuggingFaceTB/SmolLM2-135M-Instruct --out results.jsonl",
 )
 @click.argument("requests", metavar="FILE", shell_complete=shell_completion.files)
-@click.option("--out", type=OUT, required=True, help="File for the answers, or - for stdout.")
+@click.option("--out", type=OUT, help="File for the answers, or - for stdout.")
 @click.option(
     "--errors",
     type=OUT,
@@ -42,18 +49,25 @@ from worker.submit.options import Work
 @declared(Work, "revision")
 @click.option("--ignore", multiple=True, metavar="FIELD", help="Pass over this field of requests; may be repeated.")
 @declared(KindOptions, "dtype")
+@click.option(
+    "--enqueue",
+    is_flag=True,
+    help="Leave the jobs to the workers of a fleet, and print their numbers. The same command with --out, once they "
+    "are done, writes the answers.",
+)
 @DEVICE
 @BACKEND
 @ENDPOINT
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers of requests, and the jobs, as JSON.")
 def batch_command(
     requests: str,
-    out: Path,
+    out: Path | None,
     errors: Path | None,
     models: tuple[str, ...],
     revision: str | None,
     ignore: tuple[str, ...],
     dtype: str | None,
+    enqueue: bool,
     device: str | None,
     backend: str | None,
     endpoint: str | None,
@@ -71,12 +85,21 @@ def batch_command(
     from worker.batch.requests import Dialect
     from worker.cli import batches
 
-    if as_json and out == STDOUT:
-        raise click.UsageError("--json and --out - both write to stdout; leave one out")
-    errors = batches.errors_beside(out) if errors is None else errors
-    _check_files(requests, out, errors)
+    if enqueue == (out is not None):
+        raise click.UsageError("give --out FILE for the answers, or --enqueue to leave the work to a fleet")
     settings = settings_from(device=device, backend=backend, endpoint=endpoint)
     dialect = Dialect(dtype or settings.dtype, frozenset(ignore))
+    if out is None:
+        with open_batch(requests, dialect) as file:
+            jobs = batches.enqueued(settings, batches.planned(settings, file, models, revision), revision)
+        if as_json:
+            print_json([asdict(job) for job in jobs])
+        else:
+            for job in jobs:
+                answer(job.id)
+        return OK
+    errors = batches.errors_beside(out) if errors is None else errors
+    _check_files(requests, out, errors, as_json)
     stop_as_interrupt()
     with open_batch(requests, dialect) as file:
         plan = batches.planned(settings, file, models, revision)
@@ -84,17 +107,19 @@ def batch_command(
         written = batches.write_answers(settings, plan, statuses, out, errors)
     batches.say_written(written, out, errors)
     if as_json:
-        counts = {
-            "total": written.completed + written.errors,
-            "completed": written.completed,
-            "failed": written.errors,
-        }
-        jobs = [formatting.as_json(status) for status in statuses.values()]
-        print_json({"request_counts": counts, "out": str(out), "errors": str(errors), "jobs": jobs})
+        print_json(_summary(written, [*statuses.values()], out, errors))
     return SOME_FAILED if written.failed else SOME_REJECTED if written.refused else OK
 
 
-def _check_files(requests: str, out: Path, errors: Path) -> None:
+def _check_files(requests: str, out: Path, errors: Path, as_json: bool) -> None:
+    if as_json and out == STDOUT:
+        raise click.UsageError("--json and --out - both write to stdout; leave one out")
     for path, option in ((out, "--out"), (errors, "--errors")):
         check_out(path, openai_batch.NAME, option=option)
         check_out_is_no_input(path, openai_batch.NAME, requests)
+
+
+def _summary(written: Written, statuses: Sequence[JobStatus], out: Path, errors: Path) -> dict[str, Any]:
+    counts = {"total": written.completed + written.errors, "completed": written.completed, "failed": written.errors}
+    jobs = [formatting.as_json(status) for status in statuses]
+    return {"request_counts": counts, "out": str(out), "errors": str(errors), "jobs": jobs}
