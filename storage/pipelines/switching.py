@@ -176,6 +176,8 @@ def _replace_views(transaction: Transaction, found: Replacement, kept: Sequence[
 
 def _requested(transaction: Transaction, found: Replacement) -> tuple[StepRequest, ...]:
     requests = steps.requested(transaction, found.old_job_id)
+    if not requests and found.job_id is not None:  # runs of pipelines are forgotten after a while, with their jobs
+        requests = replacements.with_specs(steps.requested(transaction, found.job_id), {found.new: found.old})
     if not requests:
         raise CannotMigrate(
             f"job {found.old_job_id}, whose steps the migration of {found.corpus} repeats, was removed; --cancel "

@@ -93,10 +93,11 @@ def fill(
     before, job_id = None, found.job_id
     while True:
         looked = survey(database, found)
-        goes_on = job_id is not None and replacements.goes_on(database, job_id)
-        if not looked.missing and not goes_on:
+        # There is a job even if all is computed, for another corpus say: search and results go by jobs.
+        has_ended = job_id is not None and not replacements.goes_on(database, job_id)
+        if not looked.missing and has_ended:
             return looked
-        if looked == before:
+        if looked.missing and looked == before:
             raise CannotMigrate(
                 f"{looked.missing:,} documents have no new result after job {job_id}; `docmill status {job_id}` says "
                 "more, and the same command tries again"

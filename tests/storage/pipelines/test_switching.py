@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import delete, text
 
 from storage.core.database import Database
 from storage.core.outcomes import Outcome
+from storage.core.schema import Step
 from storage.core.specs import Spec
 from storage.deletion import gc, removal, replaced
 from storage.errors import CannotMigrate, TooManyLost
@@ -199,6 +200,19 @@ def test_only_specs_that_were_replaced_in_all_corpora_long_enough_ago_are_remove
     with pytest.raises(CannotMigrate, match="`docmill gc` removed the results of minilm"):
         switching.last_switched(replacements_of(database)[1])
     removal.remove_corpus(database, "books")
+
+
+def test_a_migration_outlives_the_old_job_whose_steps_its_backfill_has(database: Database) -> None:
+    embed(database, numbered(3))
+    found = begun(database)
+    backfill(database, found)
+    forgotten = delete(Step).where(Step.job_id == found.old_job_id)
+    database.write(lambda transaction: transaction.execute(forgotten))
+    with pytest.raises(CannotMigrate, match="was removed; --cancel ends the migration"):
+        switching.survey(database, found)
+    replacements.note_job(database, found.id, 2)
+    known = replacements.reread(database, found)
+    assert switching.survey_back(database, known) == switching.survey(database, known) == Survey(3, 0, 0, 3)
 
 
 def test_a_middle_step_is_migrated_with_the_steps_that_read_it(database: Database) -> None:

@@ -104,6 +104,12 @@ def test_what_cannot_be_migrated_is_refused_with_what_to_do(embedded: Docmill, w
 
     said = embedded(*run, "--model", "null").stderr
     assert "This job computes null; `docmill migrate tickets --from null --to null@9000`" in said
+    embedded("run", "corpus.jsonl", "--task", "embed", "--corpus", "trial", "--model", "null")
+    embedded("run", "corpus.jsonl", "--task", "embed", "--corpus", "trial", "--model", "null@5000")
+    embedded("migrate", "tickets", "--from", "null@9000", "--to", "null@5000", "--yes")
+    used = embedded("search", "tickets", "login", "--no-passages").stderr
+    assert "embed with null@5000" in used, "results of another corpus need a job of this one"
+    embedded("corpus", "rm", "trial", "--yes")
     dropped = embedded.json("gc", "--migrated", "--yes")
-    assert dropped["outcomes"] == 3
+    assert dropped["outcomes"] == 6
     assert embedded.json("migrate", "tickets", "--status")[0]["state"] == "dropped"

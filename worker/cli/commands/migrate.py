@@ -231,6 +231,12 @@ def _back(settings: Settings, database: Database, corpus: str, yes: bool, as_jso
 
     corpus_id, name = _corpus(database, corpus)
     last = switching.last_switched(replacements.every(database, corpus_id))
+    if all(one.spec_id != last.old_spec_id for one in replacements.candidates(database, corpus_id)):
+        say(
+            f"No job over {name} has the model {last.old.model} any more. `docmill migrate {name} "
+            f"--from {last.new.model} --to {last.old.model}` makes one; it computes no result that is there."
+        )
+        return BAD_INPUT
     counted = switching.survey_back(database, last)
     if counted.lost and not yes:
         question = f"{counted.lost:,} of {counted.documents:,} documents have no result of {last.old.model}."
