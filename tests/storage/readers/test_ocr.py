@@ -9,7 +9,7 @@ import kreuzberg
 import pytest
 from fpdf import FPDF
 
-from storage.readers import Record, Rejection, SourceOptions, SourceUnsupported, ocr, open_source
+from storage.readers import Record, SourceOptions, SourceUnsupported, ocr, open_source
 from tests.conftest import missing
 
 SAID = "The printer on the second floor has no paper."
@@ -33,16 +33,13 @@ def scanned(folder: Path, *, cover: str = "") -> bytes:
     return bytes(made.output())
 
 
-def test_scanned_pages_are_recognised_only_if_it_is_asked_for(tmp_path: Path) -> None:
+def test_pages_without_text_are_recognised(tmp_path: Path) -> None:
     if "eng" not in ocr.installed(ocr.FOLDERS):
         missing("Tesseract's data for English are not installed")
     cover = "This page is of text, and its words are not recognised but read, since they are there."
     (tmp_path / "a.pdf").write_bytes(scanned(tmp_path))
     (tmp_path / "b.pdf").write_bytes(scanned(tmp_path, cover=cover))
     (tmp_path / "c.txt").write_text("plain")
-    plain, _, _ = open_source(str(tmp_path), SourceOptions()).records()
-    assert isinstance(plain, Rejection)
-    assert "--ocr eng" in plain.reason
     alone, after, text = open_source(str(tmp_path), SourceOptions(ocr="eng")).records()
     assert alone == Record("a.pdf", SAID, {}, ("recognised",), "a.pdf")
     assert isinstance(after, Record)

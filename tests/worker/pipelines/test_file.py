@@ -27,6 +27,7 @@ name = "press"
 text-field = "body"
 id-field = "key"
 encoding = "cp1252"
+sheet = "Open"
 prune-max = 30
 prune-rejected = "keep"
 prune = true
@@ -141,6 +142,8 @@ def test_every_key_becomes_a_value() -> None:
         "text_field": "body",
         "id_field": "key",
         "encoding": "cp1252",
+        "sheet": "Open",
+        "ocr": None,
         "limit": None,
         "prune": True,
         "prune_max": 30,

@@ -34,3 +34,16 @@ def test_an_encoding_is_checked_and_remembered_only_where_one_is_named() -> None
     # An unfinished job is still found by the options that earlier releases noted.
     assert Request(source="a.csv", task="embed").remembered == {"text_field": "text", "id_field": "id", "limit": None}
     assert Request(source="a.csv", task="embed", encoding="cp1252").remembered["encoding"] == "cp1252"
+
+
+def test_a_sheet_and_the_languages_of_scanned_pages_come_from_messages_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "deu.traineddata").touch()
+    monkeypatch.setenv("TESSDATA_PREFIX", str(tmp_path))
+    asked = parse_enqueue({"source": "a", "task": "embed", "sheet": "Open", "ocr": "deu"})
+    options = source_options(asked, [])
+    assert (options.sheet, options.ocr) == ("Open", "deu")
+    assert asked.remembered == {"text_field": "text", "id_field": "id", "limit": None, "sheet": "Open", "ocr": "deu"}
+    with pytest.raises(SourceUnsupported, match='no data of Tesseract for "eng" on this machine; there is deu'):
+        source_options(parse_enqueue({"source": "a", "task": "embed", "ocr": "eng"}), [])

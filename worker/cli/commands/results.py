@@ -97,20 +97,21 @@ def results_command(
     A CORPUS stands for its latest job, or after docmill migrate for the job of the model that answers.
 
     A JSON line has "id", "task", the output ("text" or "vector"), "tokens_in", "tokens_out", "flags", "meta" (the
-    record's other fields) and, where it is known, "confidence". CSV and Parquet have the same fields as columns;
-    "meta", and in CSV also lists, are JSON. In CSV an apostrophe stands before a value that a spreadsheet would read
-    as a formula. vectors.npy is one float32 array, with the ids in vectors.ids.jsonl. For a job with several steps, a
-    line has "id", "steps" (by name), "flags" and "meta", and a table has the columns of every step; --step writes one
-    step as above. A file appears under its name only when it is complete.
+    record's other fields) and, where it is known, "confidence". CSV, Excel and Parquet have the same fields as
+    columns; "meta", and in CSV and Excel also lists, are JSON. In CSV an apostrophe stands before a value that a
+    spreadsheet would read as a formula. A cell of Excel that is too long is cut, with a note at its end, and vectors
+    are left out of it. vectors.npy is one float32 array, with the ids in vectors.ids.jsonl. For a job with several
+    steps, a line has "id", "steps" (by name), "flags" and "meta", and a table has the columns of every step; --step
+    writes one step as above. A file appears under its name only when it is complete.
 
     --flagged writes the results to be doubted, --unflagged the others; both leave out documents without a result.
     For a job with several steps, a flag of any step counts; with --step only that step's. docmill status JOB says
     how many results have each flag. --risk and --risk-above need docmill review JOB --fit first.
 
-    With --part-documents the folder gets part-00000.jsonl (or .csv, .parquet, .npy with its ids; compressed if the
-    folder's name ends in .gz or .zst) and so on, and manifest.json, which lists the parts. The same command again
-    keeps the finished parts and writes the missing ones. If the results have changed since, it writes all parts
-    again.
+    With --part-documents the folder gets part-00000.jsonl (or .csv, .parquet, .xlsx, .npy with its ids; compressed if
+    the folder's name ends in .gz or .zst) and so on, and manifest.json, which lists the parts. The same command
+    again keeps the finished parts and writes the missing ones. If the results have changed since, it writes all
+    parts again.
     """
     from storage.results.results import results
     from storage.results.status import read_status
