@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, BinaryIO
@@ -22,8 +22,6 @@ from storage.readers.sandbox import confine, receive, send
 
 if TYPE_CHECKING:
     import kreuzberg
-
-Extract = Callable[[bytes, str, str | None], str]
 
 _BLANK = b"P5 64 64 255\n" + b"\xff" * 64 * 64, "image/x-portable-graymap"
 _SUBTITLES = {SRT: "srt", VTT: "vtt"}
@@ -41,25 +39,22 @@ def main() -> None:
         languages = next(iter(sys.argv[1:]), None)
         data = os.environ.get(VARIABLE)
         confinement.restrict_files(Needs(scratch=Path(own), readable=(Path(data),) if data else ()))
-        extract = _extractor()
+        extractor = Extractor(languages)
         with suppress(Exception):  # an empty PDF is an error
-            extract(b"", PDF, None)
-        if languages is not None:
-            with suppress(Exception):
-                extract(*_BLANK, languages)
+            extractor.text(b"", PDF)
+        extractor.begin()
         with suppress(ImportError):
             import pysubs2  # noqa: F401 - as above
     confine()
-    serve(extract, languages, sys.stdin.buffer, sys.stdout.buffer)
+    serve(extractor, sys.stdin.buffer, sys.stdout.buffer)
 
 
-def serve(extract: Extract, languages: str | None, requests: BinaryIO, answers: BinaryIO) -> None:
+def serve(extractor: Extractor, requests: BinaryIO, answers: BinaryIO) -> None:
     while (asked := receive(requests)) is not None:
         head, raw = asked
-        kind = head["kind"]
         try:
-            plain = extract(raw, kind, None)
-            text = extract(raw, kind, languages) if languages is not None and kind == PDF else plain
+            plain = extractor.text(raw, head["kind"])
+            text = extractor.recognised(raw, plain) if head["kind"] == PDF else plain
             body = text.encode("utf-8", "replace")
         except Exception as error:  # whatever the library raises on a file that it cannot read
             send(answers, {"error": type(error).__name__, "unloaded": "LoadLibraryError" in str(error)})
@@ -67,32 +62,49 @@ def serve(extract: Extract, languages: str | None, requests: BinaryIO, answers: 
             send(answers, {"recognised": text != plain}, body)
 
 
-def _extractor() -> Extract:
-    import kreuzberg
+class Extractor:
+    """The library, with the languages of scanned pages; None leaves them as they are."""
 
-    def config(languages: str | None) -> kreuzberg.ExtractionConfig:
-        return kreuzberg.ExtractionConfig(
-            use_cache=False,
-            disable_ocr=languages is None,
-            enable_quality_processing=False,
-            html_options={"strip_tags": _DRESS},
-            ocr=None if languages is None else _tesseract(languages),
-        )
+    def __init__(self, languages: str | None) -> None:
+        import kreuzberg
 
-    def extract(raw: bytes, kind: str, languages: str | None) -> str:
+        self._languages = languages
+        self._extract = kreuzberg.extract_bytes_sync
+        self._config = partial(kreuzberg.ExtractionConfig, use_cache=False, enable_quality_processing=False)
+        self._pages = kreuzberg.PageConfig(extract_pages=True)
+
+    def begin(self) -> None:
+        """Let the library make the folder of its recognition, which it does the first time."""
+        if self._languages is not None:
+            with suppress(Exception):
+                self._extract(*_BLANK, self._config(ocr=self._tesseract()))
+
+    def text(self, raw: bytes, kind: str) -> str:
         if kind in _SUBTITLES:
             return subtitles.text(raw.decode(), _SUBTITLES[kind])
-        lines: list[str] = kreuzberg.extract_bytes_sync(raw, kind, config(languages)).content.splitlines()
-        return "\n".join(line.rstrip() for line in lines).strip()
+        config = self._config(disable_ocr=True, html_options={"strip_tags": _DRESS})
+        return _stripped(self._extract(raw, kind, config).content)
 
-    return extract
+    def recognised(self, raw: bytes, plain: str) -> str:
+        """Return a PDF file's text with that of pages that have none; `plain` is its text without those."""
+        if self._languages is None:
+            return plain
+        pages = self._extract(raw, PDF, self._config(disable_ocr=True, pages=self._pages)).pages or []
+        without = [page["page_number"] for page in pages if not page["content"].strip()]
+        if not without:
+            return plain
+        config = self._config(ocr=self._tesseract(), force_ocr_pages=without, pages=self._pages)
+        return _stripped(self._extract(raw, PDF, config).content)
+
+    def _tesseract(self) -> kreuzberg.OcrConfig:
+        import kreuzberg
+
+        tesseract = kreuzberg.TesseractConfig(language=self._languages, use_cache=False, output_format="text")
+        return kreuzberg.OcrConfig(backend="tesseract", language=self._languages, tesseract_config=tesseract)
 
 
-def _tesseract(languages: str) -> kreuzberg.OcrConfig:
-    import kreuzberg
-
-    tesseract = kreuzberg.TesseractConfig(language=languages, use_cache=False, output_format="text")
-    return kreuzberg.OcrConfig(backend="tesseract", language=languages, tesseract_config=tesseract)
+def _stripped(text: str) -> str:
+    return "\n".join(line.rstrip() for line in text.splitlines()).strip()
 
 
 if __name__ == "__main__":
