@@ -55,6 +55,7 @@ test-vllm: setup-vllm ## only the tests on vLLM and beside it, in its own enviro
 	@echo "Setting up .venv-$* (once; some minutes) ..."
 	@$(PYTHON) -m venv .venv-$*
 	@.venv-$*/bin/pip install --quiet --disable-pip-version-check --no-compile $(if $(filter airflow,$*),apache-airflow,$*)
+	@cd .venv-$* && bin/python $(COMPILE)
 	@touch $@
 
 setup-schedulers: .venv-airflow/.installed .venv-dagster/.installed .venv-prefect/.installed ## environments for Airflow, Dagster and Prefect
