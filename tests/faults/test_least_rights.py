@@ -18,6 +18,9 @@ from storage.core.outcomes import Outcome
 from storage.core.schema import Job, PipelineRun, Shard
 from storage.core.specs import Spec
 from storage.deletion import retention
+from storage.duplicates import clusters
+from storage.duplicates.methods import ByText
+from storage.duplicates.shingles import Shingling
 from storage.errors import RightMissing
 from storage.ingest import ingest
 from storage.ingest.chunks import Rejected
@@ -267,7 +270,8 @@ def after(first: Spec, *, corpus: str) -> JobRequest:
     """A job in which other steps read what the first one puts out, one of them with the documents' metadata."""
     second = StepRequest("second", Spec("summarize", "synopsis", "sha256:0"), "first")
     told = StepRequest("told", Spec("generate", "writer", "sha256:0", params={"prompt": "{meta.n}: {text}"}), "first")
-    return JobRequest(corpus=corpus, source="a.jsonl", steps=(StepRequest("first", first), second, told))
+    steps = (StepRequest("first", first, keep_first=True), second, told)
+    return JobRequest(corpus=corpus, source="a.jsonl", steps=steps)
 
 
 def puts_out(n: int) -> Callable[[Claim], list[Outcome]]:
@@ -306,6 +310,8 @@ def steer(owner: Database, admin: Database) -> None:
     ingest.add(admin, job, records(numbered(3)), [Rejected("line 9", "no JSON")])
     ingest.end(admin, job)
     assert replacements.substituted(admin, asked.corpus, asked.steps) == asked.steps
+    assert clusters.find(admin, job.corpus_id, ByText(0.3, Shingling("words", 1))).repeats == 2
+    assert clusters.forget(admin, job.corpus_id) == 3
     [lane] = [lane for lane in dispatch.lanes(admin) if lane.name == "translate"]
     dispatch.put_back(admin, dispatch.take(admin, lane))
     assert read_status(admin, job.id).rejected == 1
