@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from storage.core.database import Database
 from storage.duplicates import clusters
 from storage.duplicates.methods import ByText
-from storage.errors import TooManyVanished
+from storage.errors import NothingEmbedded, TooManyVanished
 from storage.ingest import ingest
 from storage.ingest.chunk_builder import chunks
 from storage.ingest.chunks import ChunkBuilder, Rejected
@@ -191,7 +191,11 @@ class _Ingest:
         """Find near duplicates in the corpus, by the method of the last search or by the default one."""
         corpus_id = self._job.corpus_id
         method = clusters.method_of(self._database, corpus_id) or ByText()
-        found = clusters.find(self._database, corpus_id, method, self._progress.deduplicating)
+        try:
+            found = clusters.find(self._database, corpus_id, method, self._progress.deduplicating)
+        except NothingEmbedded as error:  # the clusters stay as they were
+            log.warning("not_deduplicated job=%d reason=%r", self._job.id, str(error))
+            return
         self.near_duplicates = found.repeats
         log.info("deduplicated job=%d new=%d repeats=%d", self._job.id, found.new, found.repeats)
 

@@ -165,8 +165,9 @@ def test_documents_of_other_readings_are_read_too_and_a_reading_that_was_cut_off
 
 
 def test_a_failure_of_a_first_document_can_be_tried_again(database: Database) -> None:
+    read(database, pipeline("every", (StepRequest("english", TRANSLATE),)), TEXTS)
+    work(database, failed)  # the near duplicate of it, too
     job = into(database, pipeline(steps=STEPS[:1]), TEXTS)
-    work(database, failed)
     jobs.finish(database)
     assert read_status(database, job.id).failed == 3
     assert {one["id"] for one in failures(database, job.id)} == {"a", "b", "e"}

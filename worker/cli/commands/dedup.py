@@ -142,13 +142,13 @@ def _print(corpus: str, summary: Summary, found: Found | None, samples: list[Sam
     for sample in samples:
         made = table("", "document", "text", names={"document", "text"})
         for rank, (key, text) in enumerate((sample.first, *sample.others)):
-            made.add_row("" if rank else "first", Name(key), Name(formatting.shorten(text, 200)))
+            made.add_row("" if rank else "first", Name(key), Name(text))
         from worker.cli import show
 
         show.paper.print()
         show.paper.print(made)
         if (more := sample.documents - 1 - len(sample.others)) > 0:
-            answer(f"      and {formatting.documents(more)} more")
+            answer(f"      and {more:,} more document{'s' * (more != 1)}")
     if len(samples) < summary.clusters:
         told = f"More: docmill dedup {corpus} --show. " if found is not None else ""
         say(f"{told}All: docmill dedup {corpus} --show --out FILE")

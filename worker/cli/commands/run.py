@@ -121,6 +121,8 @@ def _dry_run(
         )
     if found.sampled and cost is not None:
         answer(f"its tokens cost about {cost} ({found.tokens_out_to_do:,} of them written)")
+    if any(step.keep_first for step in prepared.steps):
+        answer("near duplicates among them are counted, too: they are found when the source is read")
     if found.escalated_s is not None:
         tenth = formatting.duration(found.escalated_s / 10)
         answer(f"escalating a tenth of them adds about {tenth}")
