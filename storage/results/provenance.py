@@ -30,6 +30,7 @@ from storage.outputs.base import CONFIDENCE
 from storage.results import batches
 from storage.results.batches import Batch
 from storage.steps import choosing, lineage, prompts
+from storage.steps.first_conditions import first_of, firsts
 from storage.steps.jobs import require
 from storage.steps.lineage import visible
 from storage.steps.steps import OpenStep, of_job, way_to, way_to_named
@@ -101,7 +102,8 @@ class Provenance:
     """A document in a job, and the steps that lead to the one that is explained, which is the last of `way`.
 
     `others` names the job's other steps that have an outcome for the document. `changed` says that the corpus has
-    another version of the document by now, `gone` that its source has it no more.
+    another version of the document by now, `gone` that its source has it no more. `repeats` is the id of the first
+    document of its cluster of near duplicates, if the steps leave out the document for that.
     """
 
     job: int
@@ -117,6 +119,7 @@ class Provenance:
     gone: bool
     way: tuple[StepRecord, ...]
     others: tuple[str, ...] = ()
+    repeats: str | None = None
 
     @property
     def step(self) -> StepRecord:
@@ -145,6 +148,7 @@ def provenance(database: Database, job_id: int, key: str, step: str | None = Non
         way = way_to(steps, chosen)
         context = _Reading(database, transaction, job, document, found)
         records = tuple(context.record(steps, one) for one in way)
+        first = first_of(transaction, document.id) if way[0].keep_first else None
         ingest = transaction.execute(select(Ingest.source, Ingest.started_at).where(Ingest.id == document.ingest_id))
         read = ingest.one()
         corpus = transaction.scalar(select(Corpus.name).where(Corpus.id == job.corpus_id))
@@ -163,6 +167,7 @@ def provenance(database: Database, job_id: int, key: str, step: str | None = Non
         gone=document.gone,
         way=records,
         others=tuple(one.name for one in steps if one.seq in found and one not in way),
+        repeats=first,
     )
 
 
@@ -232,7 +237,8 @@ class _Reading:
 
     def _given(self, step: OpenStep) -> int | None:
         if step.input_step is None:
-            return int(self.document.content_id)
+            own = {self.document.id: int(self.document.content_id)}
+            return (firsts(self.transaction, own) if step.keep_first else own).get(self.document.id)
         before = self.found.get(step.input_step)
         return None if before is None else before.output_id
 

@@ -27,3 +27,10 @@ def firsts(transaction: Transaction, own: Mapping[int, int]) -> Mapping[int, int
     query = select(Duplicate.document_id).where(Duplicate.first_id != Duplicate.document_id)
     repeats = {row.document_id for row in transaction.probe(query, Duplicate.document_id, [*own])}
     return {key: content_id for key, content_id in own.items() if key not in repeats}
+
+
+def first_of(transaction: Transaction, document_id: int) -> str | None:
+    """Return the id, as users know it, of the first document of a cluster; None for that document itself."""
+    first = Document.__table__.alias("first")
+    query = select(first.c.key).join(Duplicate.__table__, Duplicate.first_id == first.c.id)
+    return transaction.scalar(query.where(Duplicate.document_id == document_id, first.c.id != document_id))

@@ -38,9 +38,9 @@ class Cut:
 class Explanation:
     """The explanation of one result.
 
-    `state` is the outcome's status, or `blocked` (an earlier step gave nothing), `removed` or `to do`, and `said` a
-    sentence about one that is not done. `note` tells of other steps with a result for the document. `recomputed` is
-    the result as it is when it is computed again. `not_kept` lists what no table has.
+    `state` is the outcome's status, or `blocked` (an earlier step gave nothing), `removed`, `left out` or `to do`,
+    and `said` a sentence about one that is not done. `note` tells of other steps with a result for the document.
+    `recomputed` is the result as it is when it is computed again. `not_kept` lists what no table has.
     """
 
     provenance: Provenance
@@ -109,6 +109,10 @@ def _state(provenance: Provenance) -> tuple[str, str | None]:
         return "removed", (
             "The result was removed since it was computed. "
             f"Run the source {provenance.source} again to compute it anew."
+        )
+    if provenance.repeats is not None:
+        return "left out", (
+            f"It is a near duplicate of the earlier document {provenance.repeats}, and the step keeps only the first."
         )
     for one in provenance.way[:-1]:
         if one.outcome is not None and one.outcome.status != "done":

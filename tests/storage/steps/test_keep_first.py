@@ -18,6 +18,7 @@ from storage.duplicates.methods import ByText
 from storage.ingest import ingest
 from storage.pipelines import views
 from storage.results.flag_counts import count_flags
+from storage.results.provenance import provenance
 from storage.results.results import failures, results
 from storage.results.status import read_status
 from storage.search.search import choose, search
@@ -162,6 +163,14 @@ def test_documents_of_other_readings_are_read_too_and_a_reading_that_was_cut_off
     assert again.id == job.id
     work(database)
     assert computed(database, job, "english") == ["a", "b", "e"]
+
+
+def test_a_document_that_was_left_out_is_explained_by_the_first_one(database: Database) -> None:
+    job = into(database, pipeline(steps=STEPS), TEXTS)
+    work(database)
+    found = provenance(database, job.id, "c", "vector")
+    assert (found.repeats, found.step.content, found.step.removed) == ("a", None, False)
+    assert [provenance(database, job.id, key, "english").repeats for key in "ab"] == [None, None]
 
 
 def test_a_failure_of_a_first_document_can_be_tried_again(database: Database) -> None:

@@ -73,6 +73,8 @@ def test_what_has_no_outcome_says_why() -> None:
     )
     cancelled = explained(replace(FOUND, state="cancelled"), outcome=None)
     assert cancelled.said == "It was not computed: the job was cancelled. Run its source again to compute it."
+    left_out = explained(replace(FOUND, repeats="j"), outcome=None, content=None)
+    assert (left_out.state, "near duplicate of the earlier document j" in (left_out.said or "")) == ("left out", True)
     removed = explained(outcome=None, removed=True)
     assert (removed.state, "a.jsonl again" in (removed.said or "")) == ("removed", True)
 
