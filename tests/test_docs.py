@@ -124,7 +124,7 @@ LINES = {  # what is added to each registry, after a line that is there
         "FILES: dict[str, Records | Document | Archive] = {\n": '    ".bars": Records("storage.readers.bars:rows"),\n'
     },
     "storage/writers/__init__.py": {
-        "from storage.writers import delimited, jsonl, openai_batch, parquet, ": "tsv, ",
+        "jsonl, openai_batch, parquet, ": "tsv, ",
         "    vectors.WRITER,\n": "    tsv.WRITER,\n",
     },
     "worker/cli/registry.py": {"COMMANDS = {\n": '    "greet": Command(FLEET, "Say hello to somebody."),\n'},
