@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,8 @@ def test_the_same_results_are_the_same_bytes_and_half_a_workbook_is_none(tmp_pat
     before = path.read_bytes()
     written(path, [{"id": "a"}])
     assert path.read_bytes() == before
+    with zipfile.ZipFile(path) as workbook:
+        assert b">1980-01-01T00:00:00Z<" in workbook.read("docProps/core.xml")
 
     def fails(row: Any) -> Any:
         raise ZeroDivisionError
