@@ -20,9 +20,14 @@ FLAG = "missing_sentences"
 # Costs are negative logarithms of probabilities; the variance of lengths per letter is that of Gale and Church.
 _VARIANCE = 6.8
 _LOST, _MERGED = 2.8, 2.3
-_BEADS = {(1, 1): 0.0, (1, 0): _LOST, (0, 1): _LOST, (2, 1): _MERGED, (1, 2): _MERGED}
-_BEADS |= {(3, 1): 2 * _MERGED, (1, 3): 2 * _MERGED, (2, 2): 2 * _MERGED}
+# Sentences of the input, of the output, and the cost of a pair of such groups.
+_BEADS = (
+    *((1, 1, 0.0), (1, 0, _LOST), (0, 1, _LOST), (2, 1, _MERGED), (1, 2, _MERGED)),
+    *((3, 1, 2 * _MERGED), (1, 3, 2 * _MERGED), (2, 2, 2 * _MERGED)),
+)
+_LARGEST = 3
 _LEAST_PROBABILITY = 1e-12
+_MOST_UNLIKELY = -math.log(_LEAST_PROBABILITY)
 # A merger of sentences is as long as both; so the expected length is taken a little longer than it is.
 _LONGER = 1.1
 # Words count as shared if they begin with the same letters; unrelated sentences share some, too.
@@ -86,22 +91,55 @@ def _place(text: str, number: int) -> tuple[int, int]:
     return [(one.start, one.end) for one in sentences(text) if has_words(text[one.start : one.end])][number]
 
 
+@dataclass(frozen=True)
+class _Groups:
+    """Sentences in groups of up to three.
+
+    `letters[n][end]` and `beginnings[n][end]` are those of the `n` sentences before the one with the number `end`. A
+    group that would begin before the first sentence begins with it.
+    """
+
+    letters: Sequence[Sequence[float]]
+    beginnings: Sequence[Sequence[frozenset[str]]]
+
+    @classmethod
+    def of(cls, found: Sequence[_Sentence]) -> _Groups:
+        cut = [[found[max(0, end - n) : end] for end in range(len(found) + 1)] for n in range(_LARGEST + 1)]
+        return cls(
+            [[sum(one.letters for one in group) for group in groups] for groups in cut],
+            [[frozenset().union(*(one.beginnings for one in group)) for group in groups] for groups in cut],
+        )
+
+
 def _lost(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float) -> list[int]:
-    """Return the numbers of the sentences that the cheapest alignment gives no counterpart."""
+    """Return the numbers of the sentences that the cheapest alignment gives no counterpart.
+
+    `half` is half of the square of the deviation of a length from what is expected, in units of its standard
+    deviation. It is a lower bound of the negative logarithm of its probability, since erfc(x) <= exp(-x²).
+    """
     costs = [[math.inf] * (len(after) + 1) for _ in range(len(before) + 1)]
     beads: dict[tuple[int, int], tuple[int, int]] = {}
     costs[0][0] = 0.0
+    ours, theirs = _Groups.of(before), _Groups.of(after)
     for row in range(len(before) + 1):
         for column in range(len(after) + 1):
-            for (taken, given), prior in _BEADS.items():
-                first, second = row - taken, column - given
-                if first < 0 or second < 0 or costs[first][second] + prior - _SHARED >= costs[row][column]:
+            least = costs[row][column]
+            for taken, given, prior in _BEADS:
+                if taken > row or given > column:
                     continue
-                most = costs[row][column] - costs[first][second] - prior
-                mismatch = _mismatch(before[first:row], after[second:column], ratio, most)
-                cost = costs[first][second] + prior + mismatch
-                if cost < costs[row][column]:
-                    costs[row][column] = cost
+                base = costs[row - taken][column - given] + prior
+                if base - _SHARED >= least:
+                    continue
+                mismatch = 0.0
+                if taken and given:
+                    expected, length = ratio * ours.letters[taken][row], theirs.letters[given][column]
+                    half = (length - expected) ** 2 / (_VARIANCE * (expected + length))
+                    if base + min(half, _MOST_UNLIKELY) - _SHARED > least:  # even if all words are shared
+                        continue
+                    mismatch = -math.log(max(math.erfc(math.sqrt(half)), _LEAST_PROBABILITY))
+                    mismatch -= _shared(ours.beginnings[taken][row], theirs.beginnings[given][column])
+                if base + mismatch < least:
+                    least = costs[row][column] = base + mismatch
                     beads[row, column] = (taken, given)
     found: list[int] = []
     row, column = len(before), len(after)
@@ -113,21 +151,10 @@ def _lost(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float)
     return found[::-1]
 
 
-def _mismatch(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float, most: float) -> float:
-    """Return how unlikely the lengths of two groups of sentences are, less the share of words that they share.
-
-    Words are not compared where the result is more than ``most`` with all of them shared, too.
-    """
-    if not before or not after:
-        return 0.0
-    lengths = ratio * sum(one.letters for one in before), sum(one.letters for one in after)
-    deviation = abs(lengths[1] - lengths[0]) / math.sqrt(_VARIANCE * sum(lengths) / 2)
-    unlikely = -math.log(max(math.erfc(deviation / math.sqrt(2)), _LEAST_PROBABILITY))
-    if unlikely - _SHARED > most:
-        return math.inf
-    ours, theirs = (frozenset().union(*(one.beginnings for one in group)) for group in (before, after))
+def _shared(ours: frozenset[str], theirs: frozenset[str]) -> float:
+    """Return how much the shared words of two groups of sentences say for them; less than 0 if few are shared."""
     least = min(len(ours), len(theirs))
-    return unlikely - _SHARED * (len(ours & theirs) / least - _BY_CHANCE) if least else unlikely
+    return _SHARED * (len(ours & theirs) / least - _BY_CHANCE) if least else 0.0
 
 
 MISSING_SENTENCES = Check(FLAG, "sentences of the input are not in the translation", find)

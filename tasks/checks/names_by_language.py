@@ -1,4 +1,4 @@
-"""Names that languages spell in their own ways: countries and languages by Babel, and a few words and acronyms."""
+"""Names that languages spell in their own ways: places and dates by Babel, and a few words and acronyms."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ antwerp anvers amberes|moscow moscou moscu|vienna vienne viena|geneva geneve gin
 lisbon lisbonne lisboa|brussels bruxelles bruselas|munich munchen|florence firenze florencia|venice venise venecia
 seville sevilla|mecca mecque meca|help aide ayuda|tools outils herramientas|bank banque banco|real reel
 file files fichier fichiers archivo archivos|free libre|hell enfer infierno|north nord norte|south sud sur|west ouest
+ups sai|buddha bouddha buda|library bibliotheque biblioteca|type tipo|mode modo|device dispositif dispositivo
+layer couche capa|unit units unite unites unidad unidades|open ouvert abierto|title titre titulo|entity entite entidad
 unices unix|source sources fuente logiciel|home accueil inicio|right droite derecha|kingdom royaume reino
 """
 _GROUPS = [frozenset(group.split()) for group in re.split(r"[|\n]", _SAME.strip())]
@@ -36,7 +38,7 @@ def spellings(name: str) -> frozenset[str]:
 
 @cache
 def places(language: str | None) -> frozenset[str]:
-    """Return the words in the names of countries, continents and languages as a language has them, in small letters.
+    """Return the words in the names of places, languages, months and days as a language has them, in small letters.
 
     Where the language is not known, these are English, French and Spanish names.
     """
@@ -48,7 +50,8 @@ def places(language: str | None) -> frozenset[str]:
             locale = Locale.parse(code)
         except (UnknownLocaleError, ValueError):
             continue
-        for name in (*locale.territories.values(), *locale.languages.values()):
+        times = (*locale.months["format"]["wide"].values(), *locale.days["format"]["wide"].values())
+        for name in (*locale.territories.values(), *locale.languages.values(), *times):
             folded = "".join(one for one in unicodedata.normalize("NFKD", name) if not unicodedata.combining(one))
             found.update(_WORD.findall(name.casefold()), _WORD.findall(folded.casefold()))
     return frozenset(found)

@@ -46,6 +46,11 @@ _BEGINNING = 5
 # Names change their places a little from language to language.
 _NEAR = 0.12
 _LONG = 4
+# More capitalised words than this part of all words are nouns.
+_MOST_CAPITALS = 0.15
+_WORD_BEFORE = re.compile(r"(?<!\S)\W*(\w)\S*[ -]\Z")
+_WORD_AFTER = re.compile(r"[ -]\W*(\w)")
+_LONGEST_BESIDE = 40  # characters
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,17 @@ class _Text:
         return frozenset(folded(self.text))
 
     @cached_property
+    def letters_of_words(self) -> frozenset[str]:
+        return frozenset(map(_letters, self.words))
+
+    @cached_property
     def written(self) -> frozenset[str]:
         return frozenset(words(self.text))
+
+    @cached_property
+    def has_capitalised_nouns(self) -> bool:
+        """True if so many words inside of sentences are capitalised that nouns seem to be, as in German."""
+        return len(_CAPITAL.findall(self.text)) > _MOST_CAPITALS * len(words(self.text))
 
     def has_small(self, name: _Name) -> bool:
         """Return True for a capitalised word that stands in the text in small letters, too: it is no name."""
@@ -105,7 +119,7 @@ class _Text:
         singular = name.removesuffix("s")
         if len(name) >= _LONG:
             return singular in self.folded or singular in self.letters
-        return not self.words.isdisjoint({name, singular, f"{singular}s"}) or name in map(_letters, self.words)
+        return not self.words.isdisjoint({name, singular, f"{singular}s"}) or name in self.letters_of_words
 
     def has_own(self, name: str) -> bool:
         """Return True if the text has the name, in a form or as its own language spells it."""
@@ -132,7 +146,9 @@ def find(given: str, output: str, context: Context) -> Iterator[Finding]:
     exact, formed, capital = _absent(output, before)
     yield from map(_invented, _first(exact))
     if context.shortened:
-        yield from map(_invented, _first((*formed, *(name for name in capital if name.written.isupper()))))
+        own = _CAPITALISED_NOUNS.isdisjoint({context.source, context.target}) and not before.has_capitalised_nouns
+        alone = [name for name in capital if own and _stands_alone(name, output) and not before.has_own(name.letters)]
+        yield from map(_invented, _first((*formed, *(name for name in capital if name.written.isupper()), *alone)))
         return
     yield from map(_invented, _first(name for name in formed if name.has_digit and not before.has_form(name.letters)))
     lost_exact, lost, lost_capital = _absent(given, after)
@@ -217,6 +233,15 @@ def _replaced(
         old = pairs[name]
         said = f"{quoted(name.written)} is not in the input, which has {quoted(old.written)} there."
         yield Finding(FLAG, said, name.start, name.end, lost=(old.start, old.end))
+
+
+def _stands_alone(name: _Name, text: str) -> bool:
+    """Return True for a capitalised word beside no other one: several are often a title, in words of its own."""
+    beside = (
+        _WORD_BEFORE.search(text, max(0, name.start - _LONGEST_BESIDE), name.start),
+        _WORD_AFTER.match(text, name.end),
+    )
+    return not any(match is not None and match[1].isupper() for match in beside)
 
 
 def _adjoin(one: _Name, other: _Name) -> bool:

@@ -74,6 +74,36 @@ def test_a_summary_may_leave_names_out_and_add_none() -> None:
     ]
 
 
+GIVEN = "A reader for pages of manuals. It shows them in colours and runs in a window, as Firefox does."
+
+
+@pytest.mark.parametrize(
+    ("given", "output", "invented"),
+    [
+        (GIVEN, "reader for manuals in Python with colours", ["Python"]),
+        (GIVEN, "reader for manuals beside Firefox", []),
+        (GIVEN, "Coloured reader for manuals", []),  # the beginning of a sentence
+        (GIVEN, "reader for the Coloured Manual Collection", []),  # a title, in words of its own
+        (GIVEN, "reader of Linux-Manuals", []),
+        (  # German nouns
+            "Ein Programm, das die Seiten von Handbüchern in Farben und in einem Fenster zeigt, wie Leser es mögen.",
+            "Programm für Handbücher in der Anzeige",
+            [],
+        ),
+    ],
+)
+def test_a_summary_adds_no_capitalised_word_that_stands_alone(given: str, output: str, invented: list[str]) -> None:
+    flagged = found(given, output, Context(shortened=True, same_language=True))
+    assert [output[one.start : one.end] for one in flagged] == invented
+
+
+def test_months_and_days_are_no_names() -> None:
+    given = "Les rapports viennent chaque Vendredi, ou au moins en Juillet, pour tous."
+    output = "The reports come every Friday, or at least in July, to all."
+    assert found(given, output) == []
+    assert found(given, output.replace("Friday", "Debian")) != []
+
+
 def test_a_name_counts_after_an_elision_and_in_brackets() -> None:
     assert found("Le format d'Apple pour la musique.", "The format of Photoshop for music.")
     assert found("Un éditeur libre (Gnumeric) pour tous.", "A free editor (Photoshop) for all.")
