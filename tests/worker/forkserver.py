@@ -188,17 +188,25 @@ class Server:
         self._asked: dict[int, dict[str, Any]] = {}
         self._kind = kind
         self._others: dict[str, subprocess.Popen[bytes]] = {}  # the other servers, by their addresses
+        # A byte comes here when a fork has ended: no time goes by, and none is spent on looking.
+        self._ended, self._ending = socket.socketpair()
+        for end in (self._ended, self._ending):
+            end.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._ending.fileno(), warn_on_full_buffer=False)
 
     def serve(self) -> dict[str, Any] | None:
         """Returns in the forks with their requests, and in the server with None at the end."""
         while True:
             pids = {line: pid for pid, line in self._lines.items()}
-            watched: list[Any] = [self._listener, *pids]
-            found = select.select(watched, [], [], 0.01 if pids else UNUSED_AFTER_S)[0]
+            watched: list[Any] = [self._listener, self._ended, *pids]
+            found = select.select(watched, [], [], UNUSED_AFTER_S)[0]
             if not pids and not found and not is_used(Path(self._address).parent):
                 return None
             for ready in found:
-                if ready in pids:
+                if ready is self._ended:
+                    self._ended.recv(LARGEST)
+                elif ready in pids:
                     self._hung_up(pids[ready])
                 elif (asked := self._answer()) is not None:
                     return asked
@@ -226,10 +234,12 @@ class Server:
             for stream in streams:
                 os.close(stream)
             return None
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if asked["group"]:
             os.setsid()
         line.send(str(os.getpid()).encode())
-        for other in (self._listener, line, *self._lines.values()):
+        for other in (self._listener, self._ended, self._ending, line, *self._lines.values()):
             other.close()
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
