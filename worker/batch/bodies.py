@@ -18,6 +18,8 @@ from storage.core.chat import is_messages
 from storage.writers.openai_batch import CHAT, COMPLETIONS, EMBEDDINGS, INPUTS
 from tasks import kinds
 from tasks.errors import BadOption
+from tasks.kinds.embed import EMBED
+from tasks.kinds.generate import GENERATE
 from tasks.kinds.options import KindOptions
 
 # The name of a field that no document has: the text of a document is its messages.
@@ -119,15 +121,15 @@ def parsed(url: str, body: Mapping[str, Any], dtype: str, ignored: Collection[st
     given = {name: value for name, value in body.items() if value is not None and name not in ignored}
     _check_fields(url, given)
     if url == EMBEDDINGS:
-        options = _options("embed", {"prompt": "{text}", "dtype": dtype})
-        return Body("embed", options, _texts("input", given), _form(given))
+        options = _options(EMBED.name, {"prompt": "{text}", "dtype": dtype})
+        return Body(EMBED.name, options, _texts("input", given), _form(given))
     asked = {**_asked(given), **_schema(given), "dtype": dtype}
     if url == CHAT:
         without_end = {} if "max_new_tokens" in asked else {"fill_context": True}
-        options = _options("generate", {"messages": MESSAGES, **without_end, **asked})
-        return Body("generate", options, (_conversation(given),))
-    options = _options("generate", {"raw": True, "max_new_tokens": DEFAULT_COMPLETION_TOKENS, **asked})
-    return Body("generate", options, _texts("prompt", given))
+        options = _options(GENERATE.name, {"messages": MESSAGES, **without_end, **asked})
+        return Body(GENERATE.name, options, (_conversation(given),))
+    options = _options(GENERATE.name, {"raw": True, "max_new_tokens": DEFAULT_COMPLETION_TOKENS, **asked})
+    return Body(GENERATE.name, options, _texts("prompt", given))
 
 
 def _check_fields(url: str, given: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 import orjson
 
 from storage.writers import COMPRESSIONS, Target, jsonl, openai_batch
+from tasks import kinds
 from tasks.errors import BadOption, ModelError
 from worker.batch.bodies import in_words_of_bodies
 from worker.batch.file import BadBatch, BatchFile, survey
@@ -92,7 +93,7 @@ def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], re
     unfit: dict[Call, str] = {}
     for call, where in contents.calls.items():
         model = models.of(call.model)
-        if model is None and call.task == "generate":
+        if model is None and kinds.kind(call.task).model_for(call.options) is None:
             raise BadBatch(f"{where}: the request names no model; name one with --model")
         try:
             jobs[call] = model, spec_of(settings, call.task, model, revision, call.options)
