@@ -1,0 +1,162 @@
+"""Scheduled runs, views and indexes of a corpus that is migrated to another model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from storage.core.database import Database
+from storage.errors import TooManyLost
+from storage.pipelines import pipelines, switching, views
+from storage.results.status import read_status
+from storage.search import pgvector_index
+from storage.search.search import choose
+from storage.steps import jobs, replacements
+from storage.steps.jobs import JobRequest
+from storage.steps.replacements import Replacement
+from tasks.errors import BadOption
+from tests.kinds import KINDS
+from tests.storage.builders import embedded, failed, numbered, read, work
+from worker.cli.migrating import switched
+from worker.pipelines.file import parse
+from worker.pipelines.migrating import Wanted, kept_views, plan
+from worker.pipelines.running import advance, requests_of
+from worker.queue.broker import Broker
+from worker.settings import Settings, load_settings
+
+HOURLY = {"cron": "0 * * * *", "timezone": "UTC", "overlap": "queue"}
+PIPELINE = """
+name = "nightly"
+[corpus]
+source = "corpus.jsonl"
+name = "notes"
+[[step]]
+name = "meaning"
+task = "embed"
+model = "null"
+window-tokens = 64
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return load_settings(home=tmp_path / "home")
+
+
+def write(folder: Path, n: int) -> None:
+    lines = (json.dumps({"id": f"n{i}", "text": f"note {i}"}) for i in range(n))
+    (folder / "corpus.jsonl").write_text("\n".join(lines))
+
+
+def run_as_scheduled(database: Database, settings: Settings, broker: Broker, hour: int) -> int:
+    """Have the run of an hour read its source, and compute its job, whose number is returned."""
+    run_id = pipelines.fire(database, pipelines.scheduled(database)[0], float(hour))
+    assert run_id is not None
+    advance(settings, database, broker, run_id, owner="w1")
+    work(database, embedded)
+    jobs.finish(database)
+    advance(settings, database, broker, run_id, owner="w1")
+    run = pipelines.history(database, "nightly")[0]
+    assert (run.state, run.id) == ("done", run_id), run.reason
+    assert run.job_id is not None
+    return run.job_id
+
+
+def filled(database: Database, settings: Settings, outcomes: Any = embedded) -> Replacement:
+    """Begin a migration from null to null@9000, and compute its backfill."""
+    corpus_id = choose(database, ["notes"]).corpus_id
+    planned = plan(settings, database, corpus_id, "notes", Wanted("null", "null@9000"), ())
+    found = replacements.begin(database, corpus_id, planned.old, planned.new)
+
+    read(database, JobRequest("notes", found.source, switching.requests_of(database, found)), [])
+    work(database, outcomes)
+    jobs.finish(database)
+    return found
+
+
+def test_scheduled_runs_compute_the_old_model_until_the_switch_and_then_the_new_one(
+    database: Database, redis_url: str, settings: Settings, tmp_path: Path
+) -> None:
+    write(tmp_path, 3)
+    file = tmp_path / "nightly.toml"
+    pipelines.put(database, "nightly", str(file), PIPELINE, HOURLY)
+    views.make(database, "nightly", "notes", requests_of(settings, parse(PIPELINE, file)))
+    broker = Broker(redis_url)
+    first = run_as_scheduled(database, settings, broker, 1)
+    old = read_status(database, first).spec
+    found = filled(database, settings)
+    assert found.new.params == old.params, "the options are those of the old job"
+    write(tmp_path, 4)
+    assert read_status(database, run_as_scheduled(database, settings, broker, 2)).spec == old
+    kept = kept_views(settings, database, "notes", {old})
+    assert [one.pipeline for one in kept] == ["nightly"]
+    looked = switching.survey(database, found)
+    assert looked.missing == 1
+    assert switching.switch(database, found, looked, kept, 0.0) is None
+    filled(database, settings)
+    assert switching.switch(database, found, switching.survey(database, found), kept, 0.0) is not None
+    write(tmp_path, 5)
+    third = run_as_scheduled(database, settings, broker, 3)
+    broker.close()
+    assert read_status(database, third).spec == found.new
+    searched = choose(database, ["notes"])
+    assert (searched.spec, searched.n_documents) == (found.new, 5)
+    with database.read() as transaction:
+        done = transaction.exec_driver_sql("SELECT count(*) FROM pipeline_nightly WHERE meaning_status = 'done'")
+        assert done.scalar_one() == 5
+
+
+@pytest.fixture
+def with_pgvector(pgvector_url: str) -> Iterator[Database]:
+    database = Database(pgvector_url, kinds=KINDS)
+    yield database
+    database.close()
+
+
+def test_an_index_of_the_old_vectors_brings_one_of_the_new(
+    with_pgvector: Database, settings: Settings, tmp_path: Path
+) -> None:
+    database = with_pgvector
+
+    steps = requests_of(settings, parse(PIPELINE, tmp_path / "nightly.toml"))
+    read(database, JobRequest("notes", "a.jsonl", steps), numbered(5))
+    work(database, embedded)
+    jobs.finish(database)
+    found = filled(database, settings)
+    pgvector_index.add(database, found.old_spec_id)
+    replacements.note_job(database, found.id, 2)
+    found = replacements.reread(database, found)
+    counted = switched(settings, database, found, (), (), 0.0, by_workers=False)
+    assert counted.documents == 5
+    of = {one.spec_id: one.vectors for one in pgvector_index.every(database)}
+    assert of == {found.old_spec_id: 5, found.new_spec_id: 5}
+
+
+def test_an_option_that_the_kind_does_not_have_is_refused(
+    database: Database, settings: Settings, tmp_path: Path
+) -> None:
+
+    steps = requests_of(settings, parse(PIPELINE.replace("embed", "translate"), tmp_path / "nightly.toml"))
+    job = read(database, JobRequest("notes", "a.jsonl", steps), numbered(1))
+    wanted = Wanted("null", "null@9000", options={"prompt_name": "query"})
+    with pytest.raises(BadOption, match="--prompt-name has no meaning for translate"):
+        plan(settings, database, job.corpus_id, "notes", wanted, ())
+
+
+def test_a_switch_that_would_lose_results_names_the_job_that_says_why(
+    database: Database, settings: Settings, tmp_path: Path
+) -> None:
+    steps = requests_of(settings, parse(PIPELINE, tmp_path / "nightly.toml"))
+    read(database, JobRequest("notes", "a.jsonl", steps), numbered(2))
+    work(database, embedded)
+    jobs.finish(database)
+    found = filled(database, settings, failed)
+    replacements.note_job(database, found.id, 2)
+    found = replacements.reread(database, found)
+    with pytest.raises(TooManyLost, match=r"2 of 2 documents would lose .*`docmill failures 2` says why"):
+        switched(settings, database, found, (), (), 50.0, by_workers=False)
+    assert choose(database, ["notes"]).spec == found.old
