@@ -33,8 +33,10 @@ class JobAnswers:
     def line(self, request: Request, created: int) -> Line:
         """Return the answer to a request; requests come in the order of the source."""
         rows = []
-        while self._next is not None and request_of(self._next)["line"] == request.line:
-            rows.append(self._next)
+        # Documents of lines that an earlier run carried out and this one refuses are passed over.
+        while self._next is not None and (line := request_of(self._next)["line"]) <= request.line:
+            if line == request.line:
+                rows.append(self._next)
             self._next = next(self._rows, None)
         if len(rows) == len(request.keys):
             return response(rows, created)

@@ -90,6 +90,19 @@ def test_another_version_of_a_file_has_the_answers_to_its_own_requests(embedded:
     assert "1 texts to compute" not in piped.stderr
 
 
+def test_a_request_that_is_refused_now_takes_no_answer_from_later_ones(embedded: Docmill) -> None:
+    lines = (request(name, "embeddings", input=name, **more) for name, more in (("a", {}), ("b", {"x": 1}), ("c", {})))
+    put(embedded.folder / "in.jsonl", *lines)
+    run = ("batch", "in.jsonl", "--model", "null", "--out", "-")
+    embedded(*run, "--ignore", "x")
+    answers = [json.loads(line) for line in embedded(*run, code=4).stdout.splitlines()]
+    assert [(line["custom_id"], line["response"] and line["response"]["status_code"]) for line in answers] == [
+        ("a", 200),
+        ("b", 400),
+        ("c", 200),
+    ]
+
+
 def test_the_jobs_of_a_file_may_be_left_to_workers(embedded: Docmill) -> None:
     put(embedded.folder / "in.jsonl", "oops", request("a", "embeddings", input="x"), chat("b", "y"))
     run = ("batch", "in.jsonl", "--model", "null")
