@@ -72,11 +72,6 @@ def inputs(n: int) -> list[dict[str, Any]]:
     return found
 
 
-def completion(prompt: str, tokens: int) -> dict[str, Any]:
-    """Return a greedy request for the continuation of a prompt."""
-    return _request("completion", "completions", {"prompt": prompt, "temperature": 0, "max_tokens": tokens})
-
-
 def _request(custom_id: str, end: str, body: dict[str, Any]) -> dict[str, Any]:
     return {"custom_id": custom_id, "method": "POST", "url": f"/v1/{end}", "body": {"model": NAME, **body}}
 

@@ -18,14 +18,10 @@ def test_chats_have_the_answers_of_vllms_runner(tmp_path: Path) -> None:
     except models.NotFetched as error:
         missing(str(error))
     requests = batch_files.chats(8, 12)
-    completion = batch_files.completion("Once upon a time", 12)
-    file = batch_files.put(tmp_path / "requests.jsonl", [*requests, completion])
+    file = batch_files.put(tmp_path / "requests.jsonl", requests)
     ours = batch_files.by_docmill(file, folder, tmp_path / "ours.jsonl")
     theirs = batch_files.by_vllm(file, folder, tmp_path / "theirs.jsonl", "--max-model-len", "512")
-    assert [*ours] == [*theirs] == [request["custom_id"] for request in (*requests, completion)]
-    assert {line["response"]["status_code"] for line in ours.values()} == {200}
-    # vLLM's runner takes no completions.
-    refused = [custom_id for custom_id, line in theirs.items() if line["response"]["status_code"] != 200]
-    assert refused == [completion["custom_id"]]
+    assert [*ours] == [*theirs] == [request["custom_id"] for request in requests]
+    assert {line["response"]["status_code"] for line in (*ours.values(), *theirs.values())} == {200}
     found = batch_files.differences(requests, ours, theirs, folder)
     assert all(one.is_near_tie for one in found), found
