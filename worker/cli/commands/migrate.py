@@ -176,10 +176,13 @@ def _migrate(
 
 
 def _say_switched(found: Replacement, counted: Survey, as_json: bool) -> None:
+    from storage.outputs.output_types import VECTOR
+    from tasks import kinds
+
     if as_json:
         print_json(as_json_of(found) | {"documents": counted.documents, "lost": counted.lost})
         return
-    searched = "search" if found.new.kind == "embed" else "docmill results CORPUS"
+    searched = "search" if kinds.kind(found.new.kind).output is VECTOR else "docmill results CORPUS"
     answer(f"The corpus {found.corpus} is answered by {found.new.model}: {searched}, and views of pipelines.")
     if counted.lost:
         say(f"{counted.lost:,} of {counted.documents:,} documents lost their result: docmill failures {found.job_id}")
