@@ -50,8 +50,8 @@ def answered(rows: Iterable[Row], created: int) -> Iterator[Line]:
             yield response(of_request, created)
 
 
-def response(rows: Sequence[Row], created: int) -> Line:
-    """Return the line of a request with the results of its inputs, in their order.
+def response(rows: Sequence[Row], created: int, where: str = "") -> Line:
+    """Return the line of a request with the results of its inputs, in their order. `where` is its place in the file.
 
     Embeddings with more `dimensions` than the model's vectors have give an error line. Raises FormatUnfit.
     """
@@ -61,7 +61,7 @@ def response(rows: Sequence[Row], created: int) -> Line:
         lengths = {row["vector"].shape[-1] for row in rows}
         if (wanted := request.get("dimensions")) is not None and wanted > min(lengths):
             reason = f"the vectors of the model have {min(lengths):,} dimensions; {wanted:,} were requested"
-            return refused(request["custom_id"], f"line {request['line']}", f'"dimensions": {reason}')
+            return refused(request["custom_id"], where or f"line {request['line']}", f'"dimensions": {reason}')
     body = {"messages": _chat, "prompt": _completion, "input": _embeddings}[output](request, rows, created)
     return _line(request["custom_id"], HTTPStatus.OK, body)
 

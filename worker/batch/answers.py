@@ -39,7 +39,7 @@ class JobAnswers:
                 rows.append(self._next)
             self._next = next(self._rows, None)
         if len(rows) == len(request.keys):
-            return response(rows, created)
+            return response(rows, created, request.where)
         found = next((self._failures[key] for key in (*request.keys, request.where) if key in self._failures), None)
         if found is None:
             lacking = f"job {self._status.id} is {self._status.state}, and the request has no result"

@@ -86,6 +86,8 @@ def test_embeddings_are_numbers_or_base64_and_may_be_cut(tmp_path: Path) -> None
     too_many = response([row(EMBEDDINGS, {"vector": vector}, dimensions=4)], NOW)
     assert is_error(too_many)
     assert "have 3 dimensions; 4 were requested" in body_of(too_many)["error"]["message"]
+    placed = response([row(EMBEDDINGS, {"vector": vector}, dimensions=4)], NOW, "in.jsonl:7")
+    assert body_of(placed)["error"]["message"].startswith('in.jsonl:7: "dimensions": ')
 
 
 def test_errors_are_those_of_the_error_file() -> None:

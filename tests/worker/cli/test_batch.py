@@ -91,8 +91,8 @@ def test_another_version_of_a_file_has_the_answers_to_its_own_requests(embedded:
 
 
 def test_a_request_that_is_refused_now_takes_no_answer_from_later_ones(embedded: Docmill) -> None:
-    lines = (request(name, "embeddings", input=name, **more) for name, more in (("a", {}), ("b", {"x": 1}), ("c", {})))
-    put(embedded.folder / "in.jsonl", *lines)
+    of = {"a": {}, "b": {"x": 1}, "c": {}}
+    put(embedded.folder / "in.jsonl", *(request(name, "embeddings", input=name, **more) for name, more in of.items()))
     run = ("batch", "in.jsonl", "--model", "null", "--out", "-")
     embedded(*run, "--ignore", "x")
     answers = [json.loads(line) for line in embedded(*run, code=4).stdout.splitlines()]
