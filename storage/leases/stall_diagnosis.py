@@ -53,6 +53,7 @@ class JobSnapshot:
     next_try_s: float | None = None  # until the first retry, if every shard left waits for one
     lapse_s: float = 0.0  # until the first lease of a silent worker lapses
     trouble: str | None = None  # the store's error, if every worker of the lane reports one
+    is_backfill: bool = False  # of a migration
 
 
 def waiting_for(standing: JobSnapshot) -> Wait | None:
@@ -72,11 +73,12 @@ def waiting_for(standing: JobSnapshot) -> Wait | None:
     silent = _silent(standing)
     if standing.workers_of_lane == 0:
         others = f" ({standing.workers} serve other lanes)" if standing.workers else ""
+        command = "docmill migrate" if standing.is_backfill else "docmill run"
         refused = f"; the last one refused: {standing.refusals[0]}" if standing.refusals else ""
         return Wait(
             Cause.NO_WORKER,
             f"no live worker serves lane {standing.lane}{others}; start one with `docmill worker`, or repeat its "
-            "`docmill run`" + (refused or (f" ({silent})" if silent else "")),
+            f"`{command}`" + (refused or (f" ({silent})" if silent else "")),
         )
     if standing.trouble is not None:
         return Wait(

@@ -367,6 +367,7 @@ def _standing(transaction: Transaction, found: _Found, seq: int, sums: _Sums) ->
         next_try_s=next_try_s,
         lapse_s=holders.lapse_s,
         trouble=troubles[0] if holders.troubles or (troubles and len(troubles) == len(serving)) else None,
+        is_backfill=replacements.is_backfill(found.source),
     )
 
 

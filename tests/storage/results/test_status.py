@@ -71,6 +71,11 @@ def test_a_job_that_moves_or_has_ended_waits_for_nothing(standing: JobSnapshot) 
             "repeat its `docmill run`",
         ),
         (
+            replace(STANDS, workers=0, workers_of_lane=0, is_backfill=True),
+            Cause.NO_WORKER,
+            "no live worker serves lane copy; start one with `docmill worker`, or repeat its `docmill migrate`",
+        ),
+        (
             replace(STANDS, refusals=("cannot serve it: no weights",)),
             Cause.BLOCKED,
             f"blocked: cannot serve it: no weights. {UNBLOCKING}",
@@ -113,6 +118,11 @@ def test_a_job_that_stands_says_what_it_waits_for(standing: JobSnapshot, cause: 
     wait = waiting_for(standing)
     assert wait is not None
     assert (wait.cause, wait.sentence) == (cause, sentence)
+
+
+def test_the_status_of_a_backfill_names_the_command_that_computes_it(database: Database) -> None:
+    job = read(database, request("migration 1: null to minilm"), numbered(1))
+    assert (read_status(database, job.id).waiting_for or "").endswith("repeat its `docmill migrate`")
 
 
 def test_counts_follow_the_shards(database: Database) -> None:
