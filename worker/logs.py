@@ -6,6 +6,7 @@ own, with its type.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -73,7 +74,10 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             said["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(said, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        try:
+            return orjson.dumps(said, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+        except orjson.JSONEncodeError:  # a file name that is no UTF-8, or a number of more than 64 bits
+            return json.dumps(said, default=str)
 
 
 def _event(record: logging.LogRecord) -> dict[str, str]:

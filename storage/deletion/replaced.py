@@ -58,7 +58,18 @@ def _needing(transaction: Transaction, spec_id: int, older_than_s: float) -> lis
     return needing
 
 
-def note_dropped(database: Database, spec_ids: Collection[int]) -> None:
-    """Note that the old results of these specs go, so that their replacements cannot be undone."""
-    mine = update(ReplacementRow).where(ReplacementRow.old_spec_id.in_(spec_ids), ReplacementRow.state == SWITCHED)
-    database.write(lambda transaction: transaction.execute(mine.values(state=DROPPED)))
+def note_dropped(database: Database, spec_ids: Collection[int], older_than_s: float) -> tuple[int, ...]:
+    """Note that the old results of these specs go, so that their replacements cannot be undone.
+
+    Return the specs that still may go: a replacement may have been undone since `replaced_specs`.
+    """
+
+    def work(transaction: Transaction) -> tuple[int, ...]:
+        mine = select(ReplacementRow.id).where(ReplacementRow.state == SWITCHED)
+        transaction.execute(transaction.for_update(mine.where(ReplacementRow.old_spec_id.in_(spec_ids)))).all()
+        going = tuple(spec_id for spec_id in spec_ids if not _needing(transaction, spec_id, older_than_s))
+        noted = update(ReplacementRow).where(ReplacementRow.old_spec_id.in_(going), ReplacementRow.state == SWITCHED)
+        transaction.execute(noted.values(state=DROPPED))
+        return going
+
+    return database.write(work)

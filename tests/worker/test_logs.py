@@ -84,3 +84,11 @@ def test_events_of_a_thread_name_the_job_that_it_works_on() -> None:
 def test_text_is_the_form_unless_json_is_asked_for() -> None:
     record = logging.getLogger("docmill.x").makeRecord("docmill.x", 20, "f.py", 1, "job_ended job=%d", (3,), None)
     assert logs.formatter(logs.TEXT, worker="w").format(record).endswith(" INFO docmill.x job_ended job=3")
+
+
+def test_a_name_that_is_no_utf_8_and_a_large_number_are_written() -> None:
+    assert line("source_read path=%s n=%d", "a\udcff", 2**70) == {
+        "event": "source_read",
+        "path": "a\udcff",
+        "n": 2**70,
+    }

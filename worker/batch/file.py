@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from io import FileIO
@@ -32,7 +32,10 @@ class BadBatch(WorkerError):
 
 @dataclass(frozen=True)
 class BatchFile:
-    """A file of requests, which is read again for each of its jobs. ``digest`` is of its bytes."""
+    """A file of requests, which is read again for each of its jobs.
+
+    ``digest`` is of its bytes, and of the fields that are passed over: together they decide which requests there are.
+    """
 
     content: Content
     compression: str
@@ -100,7 +103,7 @@ def open_batch(source: str, dialect: Dialect, stdin: BinaryIO | None = None) -> 
 def _batch_file(content: Content, dialect: Dialect) -> BatchFile:
     _, decompress = kind_of(content.place)
     compression = next((end for end in COMPRESSIONS if content.place.lower().endswith(end)), "") if decompress else ""
-    return BatchFile(content, compression, _digest(content), dialect)
+    return BatchFile(content, compression, _digest(content, dialect.ignored), dialect)
 
 
 def survey(file: BatchFile) -> Contents:
@@ -132,12 +135,14 @@ def survey(file: BatchFile) -> Contents:
     return Contents(calls, n_requests, n_refused)
 
 
-def _digest(content: Content) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal digits."""
+def _digest(content: Content, ignored: Collection[str]) -> str:
+    """Return the SHA-256 of a file's bytes and of names of fields, in hexadecimal digits."""
     found = hashlib.sha256()
     with content.open() as file:
         while block := file.read(_BLOCK_BYTES):
             found.update(block)
+    for name in sorted(ignored):
+        found.update(b"\0" + name.encode("utf-8", "surrogateescape"))
     return found.hexdigest()
 
 

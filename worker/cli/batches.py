@@ -65,15 +65,19 @@ class Models:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs of a batch file: of each call its model and its spec. ``unfit`` has reasons against other calls."""
+    """The jobs of a batch file: of each call its model and its spec. ``unfit`` has reasons against other calls.
+
+    ``calls`` are all of the file, in the order of their first lines.
+    """
 
     file: BatchFile
+    calls: tuple[Call, ...]
     jobs: Mapping[Call, tuple[str | None, Spec]]
     unfit: Mapping[Call, str]
 
     def request(self, call: Call, revision: str | None) -> Request:
-        """Return the request of a call's job. Each version of the file has corpora of its own."""
-        number, n = [*self.jobs].index(call) + 1, len(self.jobs)
+        """Return the request of a call's job. Each call of each version of the file has a corpus of its own."""
+        number, n = self.calls.index(call) + 1, len(self.calls)
         part = f", {number} of {n}" if n > 1 else ""
         given = {
             "source": self.file.name,
@@ -105,7 +109,7 @@ def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], re
             raise
     if len(jobs) > 1:
         say(f"{contents.n_requests:,} requests with {len(jobs)} sets of parameters: {len(jobs)} jobs.")
-    return Plan(file, jobs, unfit)
+    return Plan(file, tuple(contents.calls), jobs, unfit)
 
 
 def carried_out(settings: Settings, plan: Plan, revision: str | None) -> dict[Call, JobStatus]:

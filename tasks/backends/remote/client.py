@@ -163,16 +163,19 @@ class Client:
             return
         task = self._loop.create_task(self._carry_out(number, path, body, read))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if task.cancelled():  # perhaps before its first step
+                self._finished.put((number, Dropped()))
+
+        task.add_done_callback(ended)
 
     async def _carry_out(self, number: int, path: str, body: Body, read: Callable[[Any], Any]) -> None:
         try:
             answer = await self._answer(path, body, read)
         except ServerAway as away:
             self._finished.put(away)
-        except asyncio.CancelledError:
-            self._finished.put((number, Dropped()))
-            raise
         except (Refused, Passing) as error:
             given_up = self._ending and isinstance(error, Passing)
             self._finished.put((number, Dropped() if given_up else self._failure(error)))

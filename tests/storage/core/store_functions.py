@@ -174,7 +174,7 @@ WRITES: dict[str, Callable[[Database], Any]] = {
     "jobs.prioritise": partial(jobs.prioritise, job_id=1, priority=1),
     "jobs.resume": partial(jobs.resume, job_id=1),
     "jobs.retry": partial(jobs.retry, job_id=1),
-    "replaced.note_dropped": partial(replaced.note_dropped, spec_ids=[1]),
+    "replaced.note_dropped": partial(replaced.note_dropped, spec_ids=[1], older_than_s=0.0),
     "replacements.begin": partial(
         replacements.begin, corpus_id=1, old=replacements.Candidate(1, "copy", 1, COPY), new=OTHER
     ),

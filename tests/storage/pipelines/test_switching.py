@@ -194,12 +194,21 @@ def test_only_specs_that_were_replaced_in_all_corpora_long_enough_ago_are_remove
     removal.remove_corpus(database, "films")
     going = replaced.replaced_specs(database, 0.0).spec_ids
     assert going == (found.old_spec_id,)
-    replaced.note_dropped(database, going)
+    assert replaced.note_dropped(database, going, 0.0) == going
     assert gc.drop(database, spec_ids=going).outcomes == 3
     assert by(database) == NEW
     with pytest.raises(CannotMigrate, match="`docmill gc` removed the results of minilm"):
         switching.last_switched(replacements_of(database)[1])
     removal.remove_corpus(database, "books")
+
+
+def test_a_spec_that_answers_again_since_it_was_to_be_removed_stays(database: Database) -> None:
+    embed(database, numbered(3))
+    found = migrated(database)
+    going = replaced.replaced_specs(database, 0.0).spec_ids
+    assert switching.undo(database, found, ())
+    assert replaced.note_dropped(database, going, 0.0) == ()
+    assert by(database) == EMBED
 
 
 def test_a_migration_outlives_the_old_job_whose_steps_its_backfill_has(database: Database) -> None:

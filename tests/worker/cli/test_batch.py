@@ -10,7 +10,12 @@ from typing import Any
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 
+from storage.writers.openai_batch import CHAT, COMPLETIONS
+from tests.storage.builders import COPY
 from tests.worker.harness import Docmill
+from worker.batch.file import open_batch, survey
+from worker.batch.requests import Dialect
+from worker.cli.batches import Plan
 
 TYPES: dict[str, Any] = {
     "chat/completions": ChatCompletion,
@@ -101,6 +106,27 @@ def test_a_request_that_is_refused_now_takes_no_answer_from_later_ones(embedded:
         ("b", 400),
         ("c", 200),
     ]
+
+
+def test_a_corpus_holds_the_same_requests_whichever_fields_are_passed_over(tmp_path: Path) -> None:
+    lines = (
+        request("odd", "completions", prompt="a", temperature=0, unknown=1),
+        chat("one", "Hello"),
+        request("fit", "completions", prompt="b", temperature=0),
+    )
+    put(tmp_path / "in.jsonl", *lines)
+
+    def corpora(*ignored: str, unfit: str = "") -> dict[str, str | None]:
+        with open_batch(str(tmp_path / "in.jsonl"), Dialect("float32", frozenset(ignored))) as file:
+            calls = tuple(survey(file).calls)
+            jobs = {call: ("null", COPY) for call in calls if call.url != unfit}
+            plan = Plan(file, calls, jobs, {call: "it is unfit" for call in calls if call not in jobs})
+            return {call.url: plan.request(call, None).corpus for call in jobs}
+
+    found, others = corpora(), corpora("unknown")
+    assert [*found] == [CHAT, COMPLETIONS]
+    assert not {*found.values()} & {*others.values()}
+    assert corpora(unfit=CHAT) == {COMPLETIONS: found[COMPLETIONS]}
 
 
 def test_the_jobs_of_a_file_may_be_left_to_workers(embedded: Docmill) -> None:

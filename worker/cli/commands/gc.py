@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import click
@@ -72,7 +72,7 @@ def gc_command(
         if (old.documents or costs) and not yes and not confirmed("\n".join(_what("This drops:", old, costs))):
             return BAD_INPUT
         if migrated:
-            _note_dropped(database, drops)
+            drops = _note_dropped(database, drops, days)
         removed = _remove(database, drops)
         vanished = selection.count_vanished(database)
     if as_json:
@@ -115,13 +115,15 @@ def _drops_replaced(database: Database, days: float | None) -> Drops:
     return Drops(0.0, found.spec_ids, superseded=False)
 
 
-def _note_dropped(database: Database, drops: Drops) -> None:
+def _note_dropped(database: Database, drops: Drops, days: float | None) -> Drops:
+    """Return what still may be dropped: a migration may have been undone while the command asked."""
     from storage.deletion import replaced
     from storage.search import pgvector_index
 
-    replaced.note_dropped(database, drops.spec_ids or ())
-    for spec_id in drops.spec_ids or ():
+    spec_ids = replaced.note_dropped(database, drops.spec_ids or (), (days or 0.0) * DAY_S)
+    for spec_id in spec_ids:
         pgvector_index.drop(database, spec_id)
+    return replace(drops, spec_ids=spec_ids)
 
 
 def _remove(database: Database, drops: Drops) -> Removed:

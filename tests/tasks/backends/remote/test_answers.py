@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import pytest
 from storage.core.outcomes import Reason
 from tasks.backends.remote import answers
 from tasks.backends.remote.chat import ChatBackend, likelihood
-from tasks.backends.remote.client import Client
+from tasks.backends.remote.client import Client, Dropped
 from tasks.backends.remote.flight import Flight, Items
 from tasks.batching.batches import Budget
 from tasks.batching.pool import Item
@@ -93,6 +94,17 @@ class Given:
     def take(self, budget: Budget) -> list[Item[Any]]:
         taken, self._items = self._items, []
         return taken
+
+
+def test_a_request_that_is_dropped_before_its_first_step_is_finished(client: Client) -> None:
+    both_wait = threading.Event()
+    client._loop.call_soon_threadsafe(both_wait.wait)
+    client.begin(1, "/chat/completions", lambda _lacks: {}, lambda answer: answer)
+    client.end_soon()
+    both_wait.set()
+    ((number, result),) = client.finished(30.0)
+    assert number == 1
+    assert isinstance(result, Dropped)
 
 
 def test_an_answer_to_a_flight_that_was_broken_off_is_no_answer_to_the_next(client: Client) -> None:
