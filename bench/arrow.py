@@ -60,7 +60,7 @@ OUTPUTS: dict[str, Outputs] = {"embed": vector, "classify": labels}
 
 
 def fill(database: Database, kind: str, documents: int) -> int:
-    """Store a job of these documents with a result for each; its number."""
+    """Store a job of these documents with a result for each. Return the job's number."""
     spec = Spec(kind, "model", "sha256:1")
     job = jobs.open_job(database, JobRequest("bench", "bench.jsonl", (StepRequest(kind, spec),)))
     total = ingest.Counts()

@@ -24,7 +24,7 @@ StorageError
 ├── CannotCompare            two jobs whose results cannot be compared
 ├── CannotMigrate            a corpus cannot get results of another model in place of those it has
 ├── TooManyLost              a migration would lose more results than it may
-├── LibraryMissing           an extra of docmill that this takes is not installed
+├── LibraryMissing           an extra of docmill that an operation needs is not installed
 ├── NeverDeduplicated        a corpus in which nobody looked for near duplicates
 ├── CannotIndex              the store takes no index of vectors, or not of these
 ├── KeyReused                an idempotency key that belongs to another command, or to a removed job
@@ -142,7 +142,7 @@ class CannotCompare(StorageError):
 
 
 class CannotMigrate(StorageError):
-    """A corpus cannot be migrated to another model like that."""
+    """The corpus cannot be migrated as requested."""
 
 
 class TooManyLost(StorageError):
@@ -150,7 +150,7 @@ class TooManyLost(StorageError):
 
 
 class LibraryMissing(StorageError):
-    """A library that this takes is not installed."""
+    """The operation needs a library that is not installed."""
 
 
 class NeverDeduplicated(StorageError):

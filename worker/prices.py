@@ -126,6 +126,6 @@ def _faults(name: str, table: Any) -> Iterable[tuple[tuple[str, ...], str]]:
     for key, value in table.items():
         if key not in _KEYS:
             # A name with a dot and without quotes is a table in a table.
-            yield (key,), f'["{name}"] has no key {key}, but input and output; a model\'s name stands in quotes'
+            yield (key,), f'["{name}"] takes no key {key}, only input and output; put a model\'s name in quotes'
         elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
             yield (key,), f"{key} must be a number, 0 or more"

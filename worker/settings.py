@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     ] = 300.0
     prices: Annotated[
         Path | None,
-        Field(description="TOML file with the prices of models by a million tokens, for the costs of jobs."),
+        Field(description="TOML file with the prices of a million tokens by model, for the costs of jobs."),
     ] = None
     lanes: Annotated[
         tuple[str, ...],
@@ -192,7 +192,7 @@ class Settings(BaseSettings):
         Shown(default="none"),
     ] = None
     metrics_host: Annotated[
-        str, Field(description="Address of that port; another than this machine's own lets others read it.")
+        str, Field(description="Address to serve the metrics on; 0.0.0.0 lets other machines read them.")
     ] = "127.0.0.1"
     fault: Annotated[
         str | None,

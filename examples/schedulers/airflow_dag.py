@@ -41,7 +41,7 @@ def docmill_embed() -> None:
         status = json.loads(docmill("status", job, "--json"))
         if not status["ended"] and status["state"] != "blocked":  # blocked: every worker refuses the job
             return PokeReturnValue(is_done=False)
-        docmill("wait", job, allowed=(4,))  # which has the exit code; 4: some records were rejected
+        docmill("wait", job, allowed=(4,))  # its exit code is the job's; 4: some records were rejected
         return PokeReturnValue(is_done=True)
 
     @task(**RETRIES)

@@ -18,7 +18,7 @@ from storage.steps.replacements import DROPPED, FILLING, IN_FORCE, SWITCHED
 
 @dataclass(frozen=True)
 class Replaced:
-    """The specs that may go, and those that stay with the corpus that still has them: by sentence."""
+    """Specs whose results may go, and for each spec that stays a sentence with a corpus that still has it."""
 
     spec_ids: tuple[int, ...]
     staying: tuple[str, ...]

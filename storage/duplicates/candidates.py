@@ -27,7 +27,7 @@ class Signed:
 
 
 def candidates(signed: Signed, threshold: float, components: Components, band: int) -> Iterator[tuple[Ids, Ids]]:
-    """Yield pairs of places that share a band's hash and no hash of an earlier band, perhaps none.
+    """Yield pairs of places that share a band's hash and no hash of an earlier band. Arrays may be empty.
 
     Texts with one hash are taken in the order of their sizes, first those next to each other. So the members of a
     cluster are joined early, and the pairs between them are not yielded. The caller joins what it finds between two

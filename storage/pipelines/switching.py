@@ -135,7 +135,8 @@ def too_many_lost(found: Replacement, counted: Survey, most_lost: float) -> TooM
 
 
 def undo(database: Database, last: Replacement, kept: Sequence[KeptView]) -> bool:
-    """Let the old spec of the last replacement answer again, and replace these views. Return False if it was late."""
+    """Let the old spec of the last replacement answer again, and replace these views. Return False if another
+    command changed the replacement first."""
 
     def work(transaction: Transaction) -> bool:
         lock_corpus(transaction, last.corpus_id)
@@ -159,7 +160,7 @@ def last_switched(found: Sequence[Replacement]) -> Replacement:
                 f"`docmill gc` removed the results of {one.old.model}; `docmill migrate {one.corpus} "
                 f"--from {one.new.model} --to {one.old.model}` computes them again"
             )
-    raise CannotMigrate("no migration of this corpus was switched, so that there is nothing to take back")
+    raise CannotMigrate("no migration of this corpus was switched, so there is nothing to take back")
 
 
 def _above(share: float) -> str:
@@ -181,7 +182,7 @@ def _requested(transaction: Transaction, found: Replacement) -> tuple[StepReques
     if not requests:
         raise CannotMigrate(
             f"job {found.old_job_id}, whose steps the migration of {found.corpus} repeats, was removed; --cancel "
-            "ends the migration, and the command again begins anew"
+            "ends the migration, and then the same command begins anew"
         )
     return requests
 

@@ -1,7 +1,7 @@
 """Sheets of Excel and OpenDocument workbooks, read by calamine (an extra) in a process of its own.
 
-A small workbook can expand to any size, and calamine holds a whole sheet: about 180 bytes for a cell with a hundred
-characters. The process has 2 GiB.
+A small workbook can expand to any size, and calamine holds a whole sheet in memory. So the process has a limit of
+2 GiB.
 """
 
 from __future__ import annotations

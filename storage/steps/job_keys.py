@@ -1,4 +1,4 @@
-"""Idempotency keys of jobs: the same key again is the same job, whatever became of it."""
+"""Idempotency keys of jobs: the same key returns the same job, even if the job has ended."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class OpenJob:
 def open_job(database: Database, request: JobRequest) -> OpenJob:
     """The unfinished job of the same corpus, source, options and steps, or a new one, ready for its ingest.
 
-    With a key, the job of this key, whatever became of it. A new job keeps the latest fitted risks for its
+    With a key it is the job of this key, even if that has ended. A new job keeps the latest fitted risks for its
     escalations. Raises KeyReused, and NoRisk if there is no such risk.
     """
 

@@ -93,7 +93,7 @@ def test_a_migration_killed_at_each_stage_answers_by_the_old_model_until_the_swi
     assert answers(database) == (NEW, NEW)
 
     said = fleet(*MIGRATE)
-    assert f"The corpus notes is answered by {NEW}" in said.stdout
+    assert f"{NEW} answers for notes now" in said.stdout
     assert answers(database) == (NEW, NEW)
     shards = fleet.shards(Shard.spec_id, Shard.state, Shard.contents)
     held = Counter(

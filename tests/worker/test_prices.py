@@ -57,7 +57,7 @@ def test_faults_of_a_file_are_named_with_their_lines(file: Path) -> None:
         prices.parse(file)
     said = str(raised.value).replace(f"{file}:", "").splitlines()
     assert [line.partition(":")[0] for line in said] == ["1", "2", "2", "4", "5", "7"]
-    assert "a model's name stands in quotes" in said[2]
+    assert "put a model's name in quotes" in said[2]
     file.write_text("[half\n")
     with pytest.raises(PricesInvalid, match="this is not TOML"):
         prices.parse(file)

@@ -48,7 +48,7 @@ class Models:
 
     @classmethod
     def parse(cls, given: Sequence[str], named: frozenset[str]) -> Models:
-        """From `MODEL` and `NAME=MODEL`, where requests name NAME. Raises BadBatch for two models of all."""
+        """Return the models of `MODEL` and `NAME=MODEL`. Raises BadBatch if two are for all requests."""
         by_name = dict(one.split("=", 1) for one in given if one.partition("=")[0] in named and "=" in one)
         others = [one for one in given if one.partition("=")[0] not in by_name]
         if len(others) > 1:
@@ -213,8 +213,8 @@ def errors_beside(out: Path) -> Path:
 
 def say_written(written: Written, out: Path, errors: Path) -> None:
     """Say where the answers and the errors are."""
-    answers = f"{written.completed:,} answers"
-    failed = f"{written.errors:,} errors"
+    answers = f"{written.completed:,} answer{'s' * (written.completed != 1)}"
+    failed = f"{written.errors:,} error{'s' * (written.errors != 1)}"
     if out == errors:
         message = f"Wrote {answers} and {failed} to {'stdout' if out == STDOUT else out}."
     elif written.errors:

@@ -71,8 +71,8 @@ def ingested(source: str, counts: Counts, *, adopted: bool) -> str:
         return no_records(source)
     vanished = f", {counts.vanished:,} vanished" if counts.vanished else ""
     mended = (
-        f" In {counts.mended:,} of them bytes that are not in the encoding, or characters that no text has, were "
-        f'replaced, first in {counts.mended_place} ("flags" in the results says which). If the file has another '
+        f" In {counts.mended:,} of them bytes that are not in the encoding, or characters that cannot be stored, "
+        f'were replaced, first in {counts.mended_place} ("flags" in the results marks them). If the file has another '
         "encoding, name it, such as --encoding windows-1252."
     )
     return (

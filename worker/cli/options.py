@@ -47,7 +47,7 @@ PRICE = click.option(
     "--price",
     metavar="IN[,OUT]",
     type=_PriceType(),
-    help="Price of a million tokens that the model reads, and that it writes, such as 0.25,2: shows the cost.",
+    help="Prices of a million tokens read and written, such as 0.25,2. With them the job's cost is shown.",
 )
 ENDPOINT = click.option(
     "--endpoint", metavar="URL", help="Server of models named openai:NAME, such as http://localhost:8000/v1."

@@ -205,7 +205,7 @@ class Sureness:
 
 
 def share(part: float, whole: float) -> float | None:
-    """Return a part of a whole; None of nothing."""
+    """Return the share of a part in a whole; None if the whole is 0."""
     return part / whole if whole else None
 
 

@@ -1,4 +1,4 @@
-"""The fleet's metrics: read from the store at each scrape, so that they are true when every worker is dead."""
+"""The fleet's metrics: read from the store at each scrape, so that they are right even if every worker is dead."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Enqueued:
 
 
 def repeated(database: Database, key: IdempotencyKey | None) -> Enqueued | None:
-    """Return the job of a key that needs no more reading, whatever became of it; None if there is no such job.
+    """Return the job of a key if it needs no more reading, even if it has ended; None if there is no such job.
 
     Raises KeyReused for a key that came with other arguments, or whose job was removed.
     """

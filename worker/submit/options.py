@@ -219,7 +219,7 @@ class KeyOptions(Options):
         str | None,
         AfterValidator(_shown_as_it_is),
         Field(
-            description="The same key again is the same job, whatever became of it; other options are refused. "
+            description="The same key returns the same job, even if it has ended. Other options are refused. "
             "Give the id of a scheduler's run."
         ),
         Option(metavar="KEY"),

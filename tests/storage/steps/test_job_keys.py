@@ -1,4 +1,4 @@
-"""An idempotency key has one job, whatever became of it."""
+"""An idempotency key has one job, even if the job has ended."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def test_bytes_that_are_no_utf8_are_counted_where_they_are_read(call: Call, tmp_
     (tmp_path / "latin.jsonl").write_bytes("".join(lines).encode("latin-1"))
     said = call("enqueue", "latin.jsonl", "--task", "embed").err
     assert "4 records: 4 new documents" in said
-    assert "In 3 of them bytes that are not in the encoding, or characters that no text has, were replaced, " in said
+    assert "In 3 of them bytes that are not in the encoding, or characters that cannot be stored, were" in said
     assert "first in latin.jsonl:1 " in said
     assert "name it, such as --encoding windows-1252" in said
     said = call("enqueue", "latin.jsonl", "--task", "embed", "--encoding", "latin-1", "--corpus", "named").err

@@ -24,9 +24,9 @@ MOST_SAMPLES = 1_000
 def compare_command(
     corpus: str, jobs: tuple[int, ...], step: str | None, samples: int, seed: int, as_json: bool
 ) -> int:
-    """Compare the results that two jobs have of the documents of CORPUS.
+    """Compare the results of two jobs over the documents of CORPUS.
 
-    The first --job is A, the second B. Compared are the current documents that have a result of both. Texts: the
+    The first --job is A, the second B. The comparison covers the current documents with both results. Texts: the
     share of identical ones, and the overlap of their words. Labels: the share of equal best labels, and Cohen's
     kappa. Spans: F1. Records: the share of equal properties. Embeddings: how many of a document's 10 nearest by A are
     among its 10 nearest by B, exactly, for a sample of 200 documents. Flags and confidence follow for each job.

@@ -37,7 +37,9 @@ RECOMPUTED = "Whoever asks for them again has them computed anew."
 @click.option("--spec", help="Drop results of this spec only: its number in `corpus show`, or KIND/MODEL.")
 @click.option("--superseded", is_flag=True, help="Remove superseded versions only; current documents keep results.")
 @click.option(
-    "--migrated", is_flag=True, help="Drop results only that docmill migrate replaced; with --older-than before then."
+    "--migrated",
+    is_flag=True,
+    help="Drop only results that docmill migrate replaced; with --older-than, before then.",
 )
 @click.option("--dry-run", is_flag=True, help="Only report what would be removed, and how long it took to compute.")
 @click.option("--yes", is_flag=True, help="Drop results and versions without asking.")

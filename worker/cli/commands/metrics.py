@@ -20,8 +20,8 @@ from worker.cli.printing import answer, say
 def metrics_command(host: str, port: int, once: bool) -> int:
     """Serve the fleet's metrics to Prometheus, until Ctrl-C.
 
-    They are read from the database at each scrape, so they are true when every worker is dead. One such process is
-    enough for a fleet. Metrics have names of pipelines in them, and no text of a document. Workers count their own
+    They are read from the database at each scrape, so they are right even if every worker is dead. One such process
+    is enough for a fleet. Metrics have names of pipelines in them, and no text of a document. Workers count their own
     work: see DOCMILL_METRICS_PORT.
     """
     from storage.results.backlog import read_backlog

@@ -78,7 +78,7 @@ def migrate_command(
     backend: str | None,
     as_json: bool,
 ) -> int:
-    """Compute CORPUS by another model, and switch to its results when they are complete.
+    """Compute CORPUS with another model, and switch to its results when they are complete.
 
     The new model gets the options of the old one. Its results are computed by a job of low priority, the backfill.
     Until it is complete, `docmill search` and the views of pipelines over the corpus answer by the old model. Then
@@ -89,7 +89,7 @@ def migrate_command(
     new model where their file names the old one. The same command again computes documents that came since by other
     commands.
 
-    Exit code 1: the backfill is complete, and not switched since documents would lose their result.
+    Exit code 1: the backfill is complete, but did not switch, since documents would lose their result.
     """
     check_filled()
     settings = settings_from(device=device, backend=backend)
@@ -183,7 +183,7 @@ def _say_switched(found: Replacement, counted: Survey, as_json: bool) -> None:
         print_json(as_json_of(found) | {"documents": counted.documents, "lost": counted.lost})
         return
     searched = "search" if kinds.kind(found.new.kind).output is VECTOR else "docmill results CORPUS"
-    answer(f"The corpus {found.corpus} is answered by {found.new.model}: {searched}, and views of pipelines.")
+    answer(f"{found.new.model} answers for {found.corpus} now: {searched}, and views of pipelines.")
     if counted.lost:
         say(f"{counted.lost:,} of {counted.documents:,} documents lost their result: docmill failures {found.job_id}")
     if found.job_id is not None:
@@ -237,7 +237,7 @@ def _back(settings: Settings, database: Database, corpus: str, yes: bool, as_jso
     if all(one.spec_id != last.old_spec_id for one in replacements.candidates(database, corpus_id)):
         say(
             f"No job over {name} has the model {last.old.model} any more. `docmill migrate {name} "
-            f"--from {last.new.model} --to {last.old.model}` makes one; it computes no result that is there."
+            f"--from {last.new.model} --to {last.old.model}` makes one, and computes no result again."
         )
         return BAD_INPUT
     counted = switching.survey_back(database, last)

@@ -20,9 +20,9 @@ def status_command(job: int, watch: bool, as_json: bool) -> int:
     """Show JOB's progress: counts, tokens per second, time left, and the reason if it makes none.
 
     "flags" says how many results carry each flag: first those that make an output doubtful, then other remarks.
-    "escalated" says how many texts --escalate computed again, how many of these results were kept, and the time that
-    it took beside the better model alone. "cost" is the price of the job's tokens, if DOCMILL_PRICES names a file
-    with prices.
+    "escalated" says how many texts --escalate computed again, how many of these results were kept, and the time
+    that both models took beside the better model alone. "cost" is the price of the job's tokens, if DOCMILL_PRICES
+    names a file with prices.
     """
     from storage.results.escalations import count_escalated
     from storage.results.flag_counts import count_flags
