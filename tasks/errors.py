@@ -105,12 +105,10 @@ class DeviceLost(TaskError):
 
 
 class ServerAway(TaskError):
-    """The server of a model refuses all requests, or answers none: the texts wait for it.
-
-    ``silent`` is True if it answers none.
-    """
+    """The server of a model refuses all requests, or answers none: the texts wait for it."""
 
     def __init__(self, message: str | None = None, *, silent: bool = False) -> None:
+        """Make an error; ``silent`` is True if the server answers none."""
         super().__init__(message)
         self.silent = silent
 

@@ -355,8 +355,11 @@ def test_a_wrong_value_in_a_step_is_named_with_what_is_expected(added: str, said
         ),
         ("[schedule]\ncron = '0 3 * * *'\noverlap = 'both'", "overlap must be skip or queue, not 'both'"),
         ("[output]\nfile = '-'", "file cannot be standard output; name a file"),
-        ("[output]\nfile = 'out.npy'", "a .npy file has no place for several steps; choose .jsonl, .csv or .parquet"),
-        ("[output]\nformat = 'npy'", "format must be jsonl, csv, csv-excel or parquet, not 'npy'"),
+        (
+            "[output]\nfile = 'out.npy'",
+            "a .npy file has no place for several steps; choose .jsonl, .csv, .parquet or .xlsx",
+        ),
+        ("[output]\nformat = 'npy'", "format must be jsonl, csv, csv-excel, parquet or xlsx, not 'npy'"),
         ("[output]\nfile = 'out'\npart-documents = 0", "part-documents must be at least 1"),
         ("[output]\nfile = 'out'\npart-documents = '10'", "part-documents must be a whole number, not '10'"),
         ("[output]\npart-documents = 10", 'parts need a folder; name it: file = "out"'),

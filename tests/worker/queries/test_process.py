@@ -100,7 +100,13 @@ def serving(settings: Settings, key: str, idle_s: float) -> Iterator[threading.T
 
 
 def alike(first: list[Vector | Failure], second: list[Vector | Failure]) -> bool:
-    return packed(first) == packed(second)
+    """Return True for the same outputs, up to the rounding of another number of threads."""
+    return len(first) == len(second) and all(
+        np.allclose(one.values, other.values, atol=1e-5) and one.read_tokens == other.read_tokens
+        if isinstance(one, Vector) and isinstance(other, Vector)
+        else one == other
+        for one, other in zip(first, second, strict=True)
+    )
 
 
 @pytest.mark.slow
