@@ -189,8 +189,8 @@ def _say_switched(found: Replacement, counted: Survey, as_json: bool) -> None:
     if found.job_id is not None:
         say(f"All results: docmill results {found.job_id} --out FILE")
     say(
-        f"The results of {found.old.model} are kept: docmill migrate --back returns to them, docmill gc --migrated "
-        "removes them."
+        f"The results of {found.old.model} are kept. To go back: docmill migrate {found.corpus} --back. To remove "
+        "them: docmill gc --migrated."
     )
 
 
