@@ -16,6 +16,8 @@ from tests.test_docs import NEEDS, fences
 from tests.worker.harness import EXAMPLES, ROOT, forked_device_with_models, share_conversions
 from worker.process import device_start
 
+pytestmark = pytest.mark.slow
+
 DOCUMENTS = 20
 LINES = 10  # of the notebook's first cell, which does all the work
 
