@@ -171,6 +171,8 @@ def _values(field: FieldInfo) -> str:
     kind = field.annotation
     if choices := _shown(field).choices or (get_args(kind) if get_origin(kind) is Literal else ()):
         return ", ".join(f"`{choice}`" for choice in choices)
+    if len(there := [one for one in get_args(kind) if one is not type(None)]) == 1 and there[0] in WORDS:
+        kind = there[0]  # such a number may be left out
     if kind in WORDS:
         return f"{WORDS[kind]}{_bounds(field)}"
     if get_origin(kind) is tuple:
