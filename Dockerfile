@@ -22,6 +22,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 # docmill itself: a layer of 2 MB.
 FROM packages AS build
+# The build has no git to ask: `make release` says the version.
+ARG VERSION=0.0.0
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --require-hashes --no-deps --root-user-action ignore --requirement /tmp/requirements-build.lock
 WORKDIR /src
@@ -30,15 +32,17 @@ COPY docmill.py ./
 COPY worker worker
 COPY tasks tasks
 COPY storage storage
-RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
+RUN SETUPTOOLS_SCM_PRETEND_VERSION=$VERSION \
+    pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
  && pip --python /opt/docmill/bin/python install --no-cache-dir --no-deps --target /opt/own /tmp/wheel/*.whl \
  && /opt/docmill/bin/python -m compileall -q -j 0 /opt/own
 
 FROM python:${PYTHON}
 ARG VARIANT=cpu
+ARG VERSION=0.0.0
 LABEL org.opencontainers.image.title="docmill" \
       org.opencontainers.image.description="Summarise, translate and embed whole corpora, with every result in SQL" \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="python:3.11.14-slim-bookworm" \
       docmill.variant="${VARIANT}"
