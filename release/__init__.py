@@ -1,1 +1,1 @@
-"""Programs for a release of docmill: its files (`make release`), and the check of its packages (`make check-security`)."""
+"""Programs for a release: its files (`make release`), and the check of its packages (`make check-security`)."""

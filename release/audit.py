@@ -62,7 +62,7 @@ def pins(lock: str) -> list[str]:
 
 
 def audit(packages: Sequence[str], service: Sequence[str]) -> list[Vulnerable]:
-    """Return the known vulnerabilities of pinned packages. Raises CannotAudit unless the service answered for each."""
+    """Return the known vulnerabilities of pinned packages. Raises CannotAudit if the service lacks an answer."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "requirements.txt"
         file.write_text("".join(f"{package}\n" for package in packages))

@@ -18,17 +18,17 @@ class InvalidBill(Exception):
     """The bill of materials is not as CycloneDX's schema wants it."""
 
 
-def write(
-    target: Path, lock: Path, project: Path, wheel: Path, version: str, variables: Mapping[str, str]
-) -> None:
-    """Write the bill of a lock, whose root is the wheel. Raises InvalidBill, and CalledProcessError.
+def write(target: Path, lock: Path, project: Path, wheel: Path, version: str, variables: Mapping[str, str]) -> None:
+    """Write the bill of a lock, whose root is the wheel. Raises InvalidBill.
 
     `project` is the pyproject.toml. `variables` are added to the environment.
     """
     options = ["--pyproject", str(project), "--sv", SCHEMA, "--output-reproducible", "--no-validate"]
     command = [sys.executable, "-W", "ignore", "-m", "cyclonedx_py", "requirements", str(lock), *options]
-    environment = dict(os.environ) | variables
-    made = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    environment = {**os.environ, **variables}
+    made = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise InvalidBill(f"{lock.name} gives no list of packages: {made.stderr.strip()}")
     text = json.dumps(with_root(json.loads(made.stdout), wheel, version), indent=1, sort_keys=True) + "\n"
     check(text)
     target.write_text(text)

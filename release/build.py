@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.version import InvalidVersion, Version
+
 from release import bill
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +67,8 @@ def problems(tree: Tree, allowed: Allowed) -> list[str]:
         found.append(f"{len(tree.changed)} files differ from the commit ({some}): commit them, or use --allow-dirty")
     if tree.tag is None and not allowed.untagged:
         found.append("the commit has no tag: `git tag v1.2.0` names the release, or use --allow-untagged")
+    if tree.tag is not None and (named := _normal(tree.tag)) != tree.tag:
+        found.append(f"the tag {tree.tag} is no version as packages write it: name it {named}")
     if tree.tag is not None and tree.fragments and not allowed.untagged:
         found.append(
             f"the changelog lacks {', '.join(tree.fragments[:3])}: run `make changelog VERSION={tree.tag[1:]}`, "
@@ -73,8 +77,16 @@ def problems(tree: Tree, allowed: Allowed) -> list[str]:
     return found
 
 
+def _normal(tag: str) -> str:
+    """Return the tag that names the same version as packages write it."""
+    try:
+        return f"v{Version(tag[1:])}"
+    except InvalidVersion:
+        return "v1.2.0, or the like"
+
+
 def image_command(variant: str, version: str) -> list[str]:
-    """Return the command that builds an image. TORCH_CPU_INDEX is the index of torch's builds for CPUs, as in .env."""
+    """Return the command for an image. TORCH_CPU_INDEX is the index of torch's builds for CPUs (see .env)"""
     tag = f"docmill:{version}".replace("+", "-") + ("" if variant == "cpu" else f"-{variant}")
     options = ["--build-arg", f"VARIANT={variant}", "--build-arg", f"VERSION={version}"]
     if variant == "cpu" and (index := os.environ.get("TORCH_CPU_INDEX")):
@@ -82,8 +94,8 @@ def image_command(variant: str, version: str) -> list[str]:
     return ["docker", "build", *options, "--tag", tag, "."]
 
 
-def build(root: Path, tree: Tree) -> Path:
-    """Write the files of a release, and return their folder. Raises CannotRelease, and CalledProcessError."""
+def build(root: Path) -> Path:
+    """Write the files of a release, and return their folder. Raises CalledProcessError, and InvalidBill."""
     (root / "dist").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root / "dist", prefix=".release-") as name:
         folder = Path(name) / "files"
@@ -93,8 +105,6 @@ def build(root: Path, tree: Tree) -> Path:
         _run(root, [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder)], made)
         [wheel] = folder.glob("*.whl")
         version = wheel.name.split("-")[1]
-        if tree.tag is not None and not tree.changed and tree.tag != f"v{version}":
-            raise CannotRelease(f"the tag {tree.tag} gives the version {version}: name it v{version}")
         for variant in VARIANTS:
             target = folder / f"docmill-{version}-{variant}.cdx.json"
             _say(f"packages of the image ({variant})")
@@ -131,7 +141,7 @@ def _time_of_commit(root: Path) -> dict[str, str]:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)  # noqa: S607
     return done.stdout.rstrip("\n") if done.returncode == 0 else None
 
 
@@ -144,16 +154,19 @@ def _say(text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
-    parser = argparse.ArgumentParser(prog="make release", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="make release", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--allow-dirty", action="store_true", help="build files that differ from the commit")
-    parser.add_argument("--allow-untagged", action="store_true", help="build a commit without a tag, or with fragments")
+    parser.add_argument(
+        "--allow-untagged", action="store_true", help="build a commit without a tag, or with fragments"
+    )
     given = parser.parse_args(arguments)
     allowed = Allowed(given.allow_dirty, given.allow_untagged)
     try:
-        tree = look_at(root)
-        if found := problems(tree, allowed):
+        if found := problems(look_at(root), allowed):
             raise CannotRelease("; ".join(found))
-        folder = build(root, tree)
+        folder = build(root)
     except CannotRelease as error:
         _say(f"release: {error}")
         return 2

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import tarfile
-import tomllib
 import venv
 import zipfile
 from configparser import ConfigParser
@@ -18,7 +17,6 @@ import pytest
 from tests.worker.harness import ROOT, Docmill
 
 PACKAGES = ("worker", "tasks", "storage")
-VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 LARGEST_WHEEL_BYTES = 2_000_000
 STUB, STUB_IN_TREE = "docmill-stubs/__init__.pyi", "worker/api/docmill.pyi"
 PROGRAM = """\
@@ -65,7 +63,7 @@ def unpacked(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with zipfile.ZipFile(_wheel(dist)) as wheel:
         wheel.extractall(folder)
     scripts = ConfigParser()
-    scripts.read(folder / f"docmill-{VERSION}.dist-info" / "entry_points.txt")
+    scripts.read(folder / f"docmill-{_version(dist)}.dist-info" / "entry_points.txt")
     module, function = scripts["console_scripts"]["docmill"].split(":")
     command = folder / "docmill"
     command.write_text(f"#!{sys.executable}\nfrom {module} import {function}\n{function}()\n")
@@ -83,6 +81,10 @@ def installed(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def _wheel(dist: Path) -> Path:
     [wheel] = dist.glob("*.whl")
     return wheel
+
+
+def _version(dist: Path) -> str:
+    return _wheel(dist).name.split("-")[1]
 
 
 def _tree(*folders: str) -> set[str]:
@@ -125,23 +127,25 @@ def test_a_type_checker_knows_the_python_api_of_an_installed_docmill(dist: Path,
 
 
 def test_the_source_distribution_is_the_repository(dist: Path) -> None:
-    with tarfile.open(dist / f"docmill-{VERSION}.tar.gz") as archive:
+    with tarfile.open(dist / f"docmill-{_version(dist)}.tar.gz") as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert names - {"PKG-INFO"} == _tree()
 
 
 def test_the_version_stands_in_one_place(dist: Path) -> None:
+    # The wheel is built of the source distribution, where no git is: both have the version of the clone.
+    version = _version(dist)
     assert {path.name for path in dist.iterdir()} == {
-        f"docmill-{VERSION}-py3-none-any.whl",
-        f"docmill-{VERSION}.tar.gz",
+        f"docmill-{version}-py3-none-any.whl",
+        f"docmill-{version}.tar.gz",
     }
     code = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     assert [path for path in code if re.search(r"__version__\s*=", path.read_text())] == []
 
 
-def test_the_wheel_alone_answers_and_does_a_job(installed: Docmill, unpacked: Path) -> None:
+def test_the_wheel_alone_answers_and_does_a_job(installed: Docmill, unpacked: Path, dist: Path) -> None:
     assert "Summarise, translate and embed" in installed("--help").stdout
-    assert installed("--version").stdout.strip().endswith(f"version {VERSION}")
+    assert installed("--version").stdout.strip().endswith(f"version {_version(dist)}")
     lines = "".join(json.dumps({"id": i, "text": f"Text {i}."}) + "\n" for i in range(3))
     (installed.folder / "corpus.jsonl").write_text(lines)
     installed("run", "corpus.jsonl", "--task", "embed", "--model", "null", "--out", "out.jsonl")

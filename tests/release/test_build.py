@@ -1,0 +1,110 @@
+"""`make release`: what it refuses, what it writes, and what it says it skipped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from release import bill, build
+from release.build import Allowed, Tree, image_command, problems
+from tests.release.test_version import BUILT_OF, committed, git
+from tests.worker.harness import ROOT
+
+TORCH = "0" * 64
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A small docmill: packages of one module each, and images of two packages."""
+    folder = tmp_path / "tree"
+    (folder / "docker").mkdir(parents=True)
+    for name in BUILT_OF:
+        shutil.copy(ROOT / name, folder)
+    for package in ("worker", "tasks", "storage"):
+        (folder / package).mkdir()
+        (folder / package / "__init__.py").touch()
+    (folder / "worker" / "api").mkdir()
+    (folder / "worker" / "api" / "docmill.pyi").touch()
+    (folder / ".gitignore").write_text("dist/\n")
+    for variant, torch in (("cpu", "2.13.0+cpu"), ("cuda", "2.15.0")):
+        lock = f"# Locked.\nclick==8.5.1 --hash=sha256:{'1' * 64}\ntorch=={torch} --hash=sha256:{TORCH}\n"
+        (folder / "docker" / f"requirements-{variant}.lock").write_text(lock)
+    committed(folder)
+    return folder
+
+
+def test_changed_files_a_missing_tag_and_a_changelog_that_lacks_changes_are_refused_unless_told() -> None:
+    assert problems(Tree("v1.2.0"), Allowed()) == []
+    [changed] = problems(Tree("v1.2.0", changed=("a.py", "b.py")), Allowed())
+    assert "2 files differ from the commit (a.py, b.py)" in changed
+    [untagged] = problems(Tree(None), Allowed())
+    assert "git tag v1.2.0" in untagged
+    [lacking] = problems(Tree("v1.2.0", fragments=("+gc.new.md",)), Allowed())
+    assert "make changelog VERSION=1.2.0" in lacking
+    assert problems(Tree(None, ("a.py",), ("+gc.new.md",)), Allowed(dirty=True, untagged=True)) == []
+
+
+def test_a_release_has_packages_lists_and_checksums_and_says_which_images_it_skipped(
+    tree: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)  # no docker here
+    assert build.main([], tree) == 2
+    assert "the commit has no tag" in capfd.readouterr().err
+    git(tree, "tag", "v1.2.0")
+    assert build.main([], tree) == 0
+    out, err = capfd.readouterr()
+    folder = tree / "dist" / "1.2.0"
+    wheel = "docmill-1.2.0-py3-none-any.whl"
+    names = {wheel, "docmill-1.2.0.tar.gz", "docmill-1.2.0-cpu.cdx.json", "docmill-1.2.0-cuda.cdx.json"}
+    assert {file.name for file in folder.iterdir()} == names | {"SHA256SUMS"}
+    assert [*(tree / "dist").iterdir()] == [folder]
+    assert f"dist/1.2.0/{wheel}" in out.splitlines()
+    lines = (folder / "SHA256SUMS").read_text().splitlines()
+    sums = {name: sha256 for sha256, name in (line.split("  ") for line in lines)}
+    assert sums == {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    assert err.count("SKIPPED image") == 2
+    assert "docker build --build-arg VARIANT=cuda --build-arg VERSION=1.2.0 --tag docmill:1.2.0-cuda ." in err
+
+    listed = json.loads((folder / "docmill-1.2.0-cpu.cdx.json").read_text())
+    bill.check(json.dumps(listed))
+    root = listed["metadata"]["component"]
+    assert (root["name"], root["version"], root["hashes"][0]["content"]) == ("docmill", "1.2.0", sums[wheel])
+    assert {(one["name"], one["version"]) for one in listed["components"]} == {
+        ("click", "8.5.1"),
+        ("torch", "2.13.0+cpu"),
+    }
+    [torch] = [one for one in listed["components"] if one["name"] == "torch"]
+    assert torch["externalReferences"][0]["hashes"] == [{"alg": "SHA-256", "content": TORCH}]
+    assert {"ref": root["bom-ref"], "dependsOn": sorted(one["bom-ref"] for one in listed["components"])} in listed[
+        "dependencies"
+    ]
+
+
+def test_a_tag_that_is_no_version_as_packages_write_it_is_refused() -> None:
+    [wrong] = problems(Tree("v1.2.0-rc1"), Allowed())
+    assert "name it v1.2.0rc1" in wrong
+    [wrong] = problems(Tree("v1-last"), Allowed())
+    assert "the tag v1-last is no version" in wrong
+
+
+def test_a_folder_without_git_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert build.main([], tmp_path) == 2
+    assert "is no clone of a git repository" in capfd.readouterr().err
+
+
+def test_an_image_is_built_with_its_version_and_the_index_of_torch_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_CPU_INDEX", "https://index.example/cpu")
+    cpu, cuda = (image_command(variant, "1.2.1.dev3+gabc") for variant in ("cpu", "cuda"))
+    assert "PIP_EXTRA_INDEX_URL=https://index.example/cpu" in cpu
+    assert "PIP_EXTRA_INDEX_URL=https://index.example/cpu" not in cuda
+    assert "VERSION=1.2.1.dev3+gabc" in cpu
+    assert cpu[-2] == "docmill:1.2.1.dev3-gabc"  # a tag of an image has no +
+
+
+def test_a_list_that_is_not_as_the_schema_wants_it_is_refused() -> None:
+    with pytest.raises(bill.InvalidBill):
+        bill.check('{"bomFormat": "CycloneDX", "specVersion": "1.6", "components": [{"name": "click"}]}')

@@ -1,0 +1,57 @@
+"""What docs/upgrading.md says of programs that are newer or older than the schema, and of names that will go."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from storage import migrations
+from storage.core.database import Database
+from tasks.backends import registry
+from tests.worker.harness import ROOT, Docmill
+from worker.cli.exit_codes import UNREACHABLE
+
+PAGE = (ROOT / "docs" / "upgrading.md").read_text()
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Docmill:
+    """Commands on a store that no command upgrades by itself, as a fleet's."""
+    url = f"sqlite:///{tmp_path / 'fleet.db'}"
+    migrations.upgrade(Database(url))
+    return Docmill(tmp_path, {"DOCMILL_DATABASE_URL": url})
+
+
+def set_revision(fleet: Docmill, revision: str, oldest: str | None = None) -> None:
+    with sqlite3.connect(fleet.folder / "fleet.db") as store:
+        store.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+        if oldest is not None:
+            store.execute("UPDATE compatibility SET oldest = ?", (oldest,))
+
+
+def test_a_newer_program_on_an_old_schema_names_the_migration_and_may_be_started_again(
+    fleet: Docmill,
+) -> None:
+    assert f"ends with exit code {UNREACHABLE} and names `docmill db upgrade`" in PAGE
+    set_revision(fleet, "0001")
+    for command in (("jobs",), ("worker", "--device", "cpu")):
+        assert "run `docmill db upgrade`" in fleet(*command, code=UNREACHABLE).stderr
+
+
+def test_an_older_program_works_with_a_newer_schema_that_names_it_and_leaves_it_as_it_is(fleet: Docmill) -> None:
+    set_revision(fleet, "9999")
+    fleet("jobs")
+    assert fleet.json("db", "upgrade") == {"before": "9999", "after": "9999"}
+    set_revision(fleet, "9999", oldest="9999")
+    assert "install the newer release" in fleet("jobs", code=UNREACHABLE).stderr
+
+
+def test_the_page_lists_every_name_that_is_deprecated() -> None:
+    listed = re.findall(r"^\| (backend|extra) `([\w-]+)` \|", PAGE, re.MULTILINE)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    retired = {("backend", name) for name in registry.RETIRED}
+    assert {*listed} == retired | {("extra", name) for name in registry.RETIRED if name in extras}
