@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import io
 import json
 import sys
@@ -14,7 +13,7 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from tests.worker.harness import ROOT, Docmill
+from tests.worker.harness import Docmill
 from worker.cli import show
 from worker.cli.printing import stdout_aside
 from worker.cli.stdout import Harmless, escaped
@@ -84,18 +83,6 @@ def test_a_hostile_field_name_in_an_error_is_shown_as_text(tmp_path: Path, write
     said = Docmill(tmp_path, {})("enqueue", corpus, "--task", "summarize", code=2).stderr
     assert "red" in said
     assert not set(said) & {"\x1b", "\x9b", "\x7f"}
-
-
-def test_commands_print_only_through_functions_that_make_text_harmless() -> None:
-    allowed = {("printing.py", "echo"), ("completion.py", "echo")}
-    for file in (ROOT / "worker" / "cli").rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if (
-                isinstance(node, ast.Call)
-                and isinstance(node.func, ast.Attribute)
-                and node.func.attr in {"echo", "secho"}
-            ):
-                assert (file.name, node.func.attr) in allowed, f"{file.name}:{node.lineno}"
 
 
 def test_stdout_comes_back_after_threads_that_leave_in_the_order_in_which_they_came() -> None:
