@@ -1,4 +1,4 @@
-"""What docs/upgrading.md says of programs that are newer or older than the schema, and of names that will go."""
+"""Claims of docs/upgrading.md: programs newer or older than the schema, and names that will go."""
 
 from __future__ import annotations
 
