@@ -39,7 +39,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Allowed:
-    """What the user allows a release to be built of."""
+    """Permissions of the user: to build changed files, and an untagged commit."""
 
     dirty: bool = False
     untagged: bool = False
@@ -86,7 +86,10 @@ def _normal(tag: str) -> str:
 
 
 def image_command(variant: str, version: str) -> list[str]:
-    """Return the command for an image. TORCH_CPU_INDEX is the index of torch's builds for CPUs (see .env)"""
+    """Return the command for an image.
+
+    The variable TORCH_CPU_INDEX is the index of torch's builds for CPUs, as with compose.
+    """
     tag = f"docmill:{version}".replace("+", "-") + ("" if variant == "cpu" else f"-{variant}")
     options = ["--build-arg", f"VARIANT={variant}", "--build-arg", f"VERSION={version}"]
     if variant == "cpu" and (index := os.environ.get("TORCH_CPU_INDEX")):
