@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, select
+from sqlalchemy import ColumnElement, Row, Select, select
 
 from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.doubts import Doubt
 from storage.core.get_or_create import SPEC, spec_of
-from storage.core.schema import Corpus, Ingest, Job, Refusal, Shard, SpecRow, Step, Worker
+from storage.core.schema import Corpus, Ingest, Job, SpecRow, Step
 from storage.core.specs import Spec
 from storage.core.transaction import Transaction
 from storage.errors import NoSuchJob
-from storage.leases.dispatch import LIVE_S
 from storage.leases.stall_diagnosis import Cause, JobSnapshot, Wait, waiting_for
+from storage.results.fleet_facts import FleetFacts, Holders, read_fleet
+from storage.results.shard_sums import ShardSums, shard_sums
 from storage.results.step_status import StepStatus as StepStatus
 from storage.results.step_status import with_escalation
 from storage.steps import replacements
@@ -25,9 +26,8 @@ from storage.steps.jobs import OPEN_SHARDS, UNFINISHED
 from storage.steps.lost_results import count_lost, count_removed, may_be_lost
 from storage.steps.steps import of_job
 
-PACE_S = 120.0  # over how long the pace is taken
 BLOCKED = "blocked"
-SILENT_S = 15.0  # three times as long as a worker needs for a sign of life
+_StepRow: TypeAlias = Row[*tuple[Any, ...]]  # of `_steps`
 
 
 @dataclass(frozen=True)
@@ -124,18 +124,18 @@ def read_status(database: Database, job_id: int) -> JobStatus:
         if row is None:
             raise NoSuchJob(f"there is no job {job_id}; `docmill jobs` lists them")
         found = _Found.of(row)
-        status = _status(transaction, found)
+        status = _statuses(transaction, [found])[0]
         steps, job = of_job(transaction, job_id), found.job
         if not may_be_lost(transaction, job, steps):
             return status
         return replace(status, lost=count_lost(transaction, job, steps), removed=count_removed(transaction, job))
 
 
-def list_statuses(database: Database, limit: int = 50) -> list[JobStatus]:
-    """The latest jobs, newest first."""
+def list_statuses(database: Database, limit: int = 50, wanted: ColumnElement[bool] | None = None) -> list[JobStatus]:
+    """The latest jobs, newest first: all, or those that meet a condition."""
+    query = (_JOBS if wanted is None else _JOBS.where(wanted)).order_by(Job.id.desc()).limit(limit)
     with database.read() as transaction:
-        rows = transaction.execute(_JOBS.order_by(Job.id.desc()).limit(limit)).all()
-        return [_status(transaction, _Found.of(row)) for row in rows]
+        return _statuses(transaction, [_Found.of(row) for row in transaction.execute(query)])
 
 
 @dataclass(frozen=True)
@@ -181,17 +181,30 @@ _JOBS: Select[*tuple[Any, ...]] = (
 )
 
 
-def _status(transaction: Transaction, found: _Found) -> JobStatus:
+def _statuses(transaction: Transaction, found: Sequence[_Found]) -> list[JobStatus]:
+    """Return the statuses of jobs. The number of statements does not depend on the number of jobs."""
+    if not found:
+        return []
+    ids, now = [one.job.id for one in found], found[0].now
+    sums = shard_sums(transaction, ids, now)
+    steps = _steps(transaction, ids)
+    moving = [one.job.id for one in found if one.job.state in UNFINISHED]
+    spec_ids = {row.spec_id for job_id in moving for row in steps[job_id]}
+    holding = [job_id for job_id in ids if "running" in sums[job_id].shards()]
+    fleet = read_fleet(transaction, spec_ids, holding, now) if moving or holding else FleetFacts()
+    return [_status(one, sums[one.job.id], steps[one.job.id], fleet) for one in found]
+
+
+def _status(found: _Found, sums: ShardSums, rows: Sequence[_StepRow], fleet: FleetFacts) -> JobStatus:
     job = found.job
-    sums = _Sums(transaction, job.id)
-    steps = _steps(transaction, job.id, sums)
-    pace = _pace(transaction, job.id, found.now)
+    steps = _counted(rows, sums)
+    pace = sums.pace(found.now)
     finished_chars, tokens_in = sums.total("n_chars", "done"), sums.total("tokens_in")
     eta_s = None
     if pace > 0 and finished_chars > 0:
         eta_s = sums.total("n_chars", *OPEN_SHARDS) * tokens_in / finished_chars / pace
     ended = job.state not in UNFINISHED
-    wait = _wait(transaction, found, sums)
+    wait = None if ended else _wait(found, sums, rows, fleet)
     if wait is not None:  # what was computed before says nothing of when this ends
         pace, eta_s = 0.0, None
     return JobStatus(
@@ -215,8 +228,8 @@ def _status(transaction: Transaction, found: _Found) -> JobStatus:
         repeated=found.n_repeated,
         tokens_in=tokens_in,
         tokens_out=sums.total("tokens_out"),
-        computed=_computed(transaction, job.id) if sums.shards().get("running") else 0.0,
-        tokens_per_s=_rate(transaction, job.id) if ended else pace,
+        computed=fleet.computed(job.id) if sums.shards().get("running") else 0.0,
+        tokens_per_s=sums.rate() if ended else pace,
         eta_s=None if ended else eta_s,
         created_at=job.created_at,
         finished_at=job.finished_at,
@@ -227,43 +240,22 @@ def _status(transaction: Transaction, found: _Found) -> JobStatus:
     )
 
 
-class _Sums:
-    """A job's shards in numbers, by step and state."""
-
-    def __init__(self, transaction: Transaction, job_id: int) -> None:
-        columns = (
-            *(Shard.n_contents, Shard.n_chars, Shard.n_done, Shard.n_failed, Shard.n_skipped, Shard.n_truncated),
-            *(Shard.tokens_in, Shard.tokens_out),
-        )
-        sums = (func.sum(column).label(column.key) for column in columns)
-        query = select(Shard.step, Shard.state, func.count().label("shards"), *sums).where(Shard.job_id == job_id)
-        self._groups = transaction.execute(query.group_by(Shard.step, Shard.state)).all()
-
-    def total(self, name: str, *states: str, step: int | None = None) -> int:
-        """The sum of a column over the shards in any of these states, or in any at all."""
-        return sum(
-            int(getattr(group, name))
-            for group in self._groups
-            if (not states or group.state in states) and (step is None or group.step == step)
-        )
-
-    def shards(self, step: int | None = None) -> dict[str, int]:
-        """Return the number of shards by state."""
-        found = {group.state for group in self._groups if step is None or group.step == step}
-        return {state: self.total("shards", state, step=step) for state in sorted(found)}
-
-    def open_steps(self) -> list[int]:
-        return sorted({group.step for group in self._groups if group.state in OPEN_SHARDS})
-
-
-def _steps(transaction: Transaction, job_id: int, sums: _Sums) -> tuple[StepStatus, ...]:
-    columns = (Step.seq, Step.name, Step.input_step, Step.n_prior_done, Step.n_prior_failed, Step.n_prior_skipped)
+def _steps(transaction: Transaction, job_ids: Sequence[int]) -> dict[int, list[_StepRow]]:
+    columns = (Step.job_id, Step.seq, Step.name, Step.spec_id, Step.input_step, Step.n_prior_done)
+    prior = (Step.n_prior_failed, Step.n_prior_skipped, Step.n_prior_truncated, Step.n_retried)
     rows = transaction.execute(
-        select(*columns, Step.n_prior_truncated, Step.n_retried, Step.escalates, Step.doubted, Step.n_rescued, *SPEC)
+        select(*columns, *prior, Step.escalates, Step.doubted, Step.n_rescued, *SPEC)
         .join(SpecRow, SpecRow.id == Step.spec_id)
-        .where(Step.job_id == job_id)
-        .order_by(Step.seq)
-    ).all()
+        .where(Step.job_id.in_(job_ids))
+        .order_by(Step.job_id, Step.seq)
+    )
+    steps: dict[int, list[_StepRow]] = {job_id: [] for job_id in job_ids}
+    for row in rows:
+        steps[row.job_id].append(row)
+    return steps
+
+
+def _counted(rows: Sequence[_StepRow], sums: ShardSums) -> tuple[StepStatus, ...]:
     steps: list[StepStatus] = []
     for row in rows:
         read = None if row.input_step is None else steps[row.input_step]
@@ -299,102 +291,30 @@ def _with_blocked(steps: Sequence[StepStatus]) -> tuple[StepStatus, ...]:
     return tuple(found.values())
 
 
-def _wait(transaction: Transaction, found: _Found, sums: _Sums) -> Wait | None:
+def _wait(found: _Found, sums: ShardSums, rows: Sequence[_StepRow], fleet: FleetFacts) -> Wait | None:
     """Return why a job makes no progress: the reason of its first open step, if no other step makes any."""
-    waits = [waiting_for(_standing(transaction, found, step, sums)) for step in sums.open_steps() or [0]]
+    of_step = {row.seq: row for row in rows}
+    waits = [waiting_for(_standing(found, of_step[seq], sums, fleet)) for seq in sums.open_steps() or [0]]
     return None if None in waits else waits[0]
 
 
-def _pace(transaction: Transaction, job_id: int, now: float) -> float:
-    """Tokens read per second over the shards that ended in the last two minutes."""
-    tokens, first = transaction.execute(
-        select(func.sum(Shard.tokens_in), func.min(Shard.started_at)).where(
-            Shard.job_id == job_id, Shard.state == "done", Shard.finished_at > now - PACE_S
-        )
-    ).one()
-    return float(tokens) / max(now - first, 0.001) if tokens and first is not None else 0.0
-
-
-def _rate(transaction: Transaction, job_id: int) -> float:
-    """Return the tokens that a job which has ended read per second, from its first shard to its last."""
-    tokens, first, last = transaction.execute(
-        select(func.sum(Shard.tokens_in), func.min(Shard.started_at), func.max(Shard.finished_at)).where(
-            Shard.job_id == job_id, Shard.state == "done"
-        )
-    ).one()
-    return float(tokens) / max(last - first, 0.001) if tokens and first is not None and last is not None else 0.0
-
-
-def _computed(transaction: Transaction, job_id: int) -> float:
-    """Return how many of a job's texts the workers that live have computed and not yet written."""
-    said = transaction.scalars(select(Worker.computed).where(Worker.seen_at > db_now() - LIVE_S)).all()
-    return sum(float(one.get(str(job_id), 0.0)) for one in said if one)
-
-
-def _standing(transaction: Transaction, found: _Found, seq: int, sums: _Sums) -> JobSnapshot:
-    step = transaction.execute(
-        select(Step.spec_id, SpecRow.kind)
-        .join(SpecRow, SpecRow.id == Step.spec_id)
-        .where(Step.job_id == found.job.id, Step.seq == seq)
-    ).one()
-    columns = (Worker.id, Worker.lanes, Worker.trouble)
-    workers = transaction.execute(select(*columns).where(Worker.seen_at > db_now() - LIVE_S)).all()
-    serving = [worker for worker in workers if step.kind in worker.lanes]
-    of_lane = [worker.id for worker in serving]
-    refusals = (
-        select(Refusal.reason).where(Refusal.spec_id == step.spec_id).order_by(Refusal.refused_at.desc()).limit(1_000)
-    )
-    if of_lane:
-        refusals = refusals.where(Refusal.worker_id.in_(of_lane))
-    shards = sums.shards(seq)
-    mine = and_(Shard.job_id == found.job.id, Shard.step == seq)
-    holders = _holders(transaction, found.now, mine) if shards.get("running") else _NO_HOLDERS
+def _standing(found: _Found, step: _StepRow, sums: ShardSums, fleet: FleetFacts) -> JobSnapshot:
+    serving = [worker for worker in fleet.workers if step.kind in worker.lanes]
+    holders = fleet.holders.get((found.job.id, step.seq), Holders())
     troubles = [*holders.troubles, *(worker.trouble for worker in serving if worker.trouble is not None)]
-    next_try_s = None
-    if shards.keys() & {*OPEN_SHARDS} == {"planned"}:
-        earliest = select(func.min(Shard.not_before)).where(mine, Shard.state == "planned")
-        next_try_s = (transaction.scalar(earliest) or 0.0) - found.now
+    next_try_at = sums.next_try_at(step.seq)
     return JobSnapshot(
         state=found.state,
         lane=step.kind,
-        pending=sums.total("n_contents", *OPEN_SHARDS, step=seq),
+        pending=sums.total("n_contents", *OPEN_SHARDS, step=step.seq),
         running=holders.running,
         silent=holders.silent,
         ingest_age_s=found.ingest_age_s if found.ingest_state == "reading" else None,
-        workers=len(workers),
-        workers_of_lane=len(of_lane),
-        refusals=tuple(transaction.scalars(refusals)),
-        next_try_s=next_try_s,
+        workers=len(fleet.workers),
+        workers_of_lane=len(serving),
+        refusals=fleet.reasons(step.spec_id, [worker.id for worker in serving]),
+        next_try_s=None if next_try_at is None else next_try_at - found.now,
         lapse_s=holders.lapse_s,
         trouble=troubles[0] if holders.troubles or (troubles and len(troubles) == len(serving)) else None,
         is_backfill=replacements.is_backfill(found.source),
     )
-
-
-@dataclass(frozen=True)
-class _Holders:
-    """The holders of a step's running shards.
-
-    `running` counts shards of live workers without trouble, and `silent` those of silent workers. The first lease of
-    a silent worker lapses in `lapse_s` seconds.
-    """
-
-    running: int
-    silent: int
-    lapse_s: float
-    troubles: tuple[str, ...]
-
-
-_NO_HOLDERS = _Holders(0, 0, 0.0, ())
-
-
-def _holders(transaction: Transaction, now: float, mine: ColumnElement[bool]) -> _Holders:
-    held = transaction.execute(
-        select(Shard.lease_until, Worker.seen_at, Worker.trouble)
-        .outerjoin(Worker, Worker.id == Shard.owner)
-        .where(mine, Shard.state == "running")
-    ).all()
-    silent = [shard.lease_until for shard in held if (shard.seen_at or 0.0) < now - SILENT_S]
-    live = [shard.trouble for shard in held if (shard.seen_at or 0.0) >= now - SILENT_S]
-    troubles = tuple(trouble for trouble in live if trouble is not None)
-    return _Holders(len(live) - len(troubles), len(silent), min(silent, default=now) - now, troubles)

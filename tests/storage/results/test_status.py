@@ -6,12 +6,13 @@ import re
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import event
 
 from storage.core.database import Database
 from storage.core.outcomes import Outcome, Status
 from storage.leases import dispatch, shards
 from storage.leases.stall_diagnosis import UNBLOCKING, Cause, JobSnapshot, waiting_for
-from storage.results.status import list_statuses, read_status
+from storage.results.status import JobStatus, list_statuses, read_status
 from storage.steps import jobs
 from tests.storage.builders import claim_next, done, numbered, read, request, set_shard, shards_of, work
 from tests.storage.leases.test_dispatch import sign_on
@@ -256,3 +257,29 @@ def test_jobs_are_listed_newest_first(database: Database) -> None:
     assert [status.id for status in list_statuses(database)] == ids[::-1]
     assert [status.id for status in list_statuses(database, limit=2)] == ids[:0:-1]
     assert [lane.name for lane in dispatch.lanes(database)] == ["copy"]
+
+
+def test_a_list_of_jobs_takes_as_many_statements_as_one_job(database: Database) -> None:
+    for worker in ("w1", "w2"):
+        sign_on(database, worker)
+    ids = [read(database, request(f"{n}.jsonl"), numbered(3, first=3 * n)).id for n in range(5)]
+    claim_next(database, "w1")
+    claim = claim_next(database, "w2")
+    shards.commit(database, claim, done(claim), None)
+    jobs.pause(database, ids[3])
+    statements: list[str] = []
+    event.listen(database.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    of_one = list_statuses(database, limit=1)
+    n_of_one = len(statements)
+    statements.clear()
+    of_all = list_statuses(database, limit=5)
+    assert len(statements) <= n_of_one + 1  # who holds shards, which only some jobs have
+    assert len(of_one) == 1
+    alone = [read_status(database, job_id) for job_id in ids[::-1]]
+    assert list(map(_at_no_time, of_all)) == list(map(_at_no_time, alone))
+    assert [one.waiting_cause for one in of_all].count(Cause.PAUSED) == 1
+
+
+def _at_no_time(status: JobStatus) -> JobStatus:
+    """Return a status without what changes as the clock goes on."""
+    return replace(status, elapsed_s=0.0, tokens_per_s=0.0, eta_s=None)
