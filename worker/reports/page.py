@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worker.reports import charts
 from worker.reports.facts import Facts, Pair, StepFacts
+from worker.reports.filters import FILTERS, clock
 from worker.reports.marks import Part, excerpt, found, marked
 from worker.reports.timeline import device_seconds, timeline
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parent
 LONGEST = 2_000  # characters of an example
 MOST_EVIDENCE = 6  # sentences of an example
-# Characters that change how the text around them is shown, and controls that are no white space.
-UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb]")
 
 
 def page(facts: Facts, made_at: float, version: str, cost: str | None = None) -> str:
@@ -30,14 +27,7 @@ def page(facts: Facts, made_at: float, version: str, cost: str | None = None) ->
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {
-        "n": "{:,}".format,
-        "of": _counted,
-        "time": _time,
-        "duration": _duration,
-        "seen": seen,
-        "percent": _percent,
-    }
+    environment.filters |= FILTERS
     template = environment.get_template("page.html.j2")
     at_work = device_seconds(facts.shards)
     return template.render(
@@ -56,11 +46,6 @@ def page(facts: Facts, made_at: float, version: str, cost: str | None = None) ->
     )
 
 
-def seen(text: str) -> str:
-    """Return a text in which characters that steer how it is shown are written as their code, such as [U+202E]."""
-    return UNSEEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", text)
-
-
 def _compared(pair: Pair) -> tuple[Sequence[Part], Sequence[Part]]:
     """Return both texts with marks where the checks found something; where they name no place, on what differs."""
     before, after = found(pair.input, pair.output, pair.findings) or marked(pair.input, pair.output)
@@ -71,7 +56,7 @@ def _throughput(facts: Facts) -> str | None:
     found = timeline(facts.shards)
     if found is None or len(found.rates) < 2:
         return None
-    points = [(_clock(found.start + n * found.width_s), rate) for n, rate in enumerate(found.rates)]
+    points = [(clock(found.start + n * found.width_s), rate) for n, rate in enumerate(found.rates)]
     return charts.line(points, "Tokens per second over time, UTC")
 
 
@@ -98,27 +83,3 @@ def _saved(facts: Facts, device_s: float) -> dict[str, Any]:
         "prior": status.prior,
         "device_s": device_s / computed * spared if computed else 0.0,
     }
-
-
-def _counted(n: int, name: str) -> str:
-    return f"{n:,} {name}{'' if n == 1 else 's'}"
-
-
-def _time(seconds: float | None) -> str:
-    return "—" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def _clock(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%S")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "—"

@@ -21,7 +21,7 @@ from storage.leases.shards import Claim, Head
 from storage.outputs.output_types import TEXT
 from storage.pipelines import pipelines, switching
 from storage.pipelines.pipelines import Run
-from storage.results import backlog, corpora, fingerprint, flag_counts, pairs, results, status
+from storage.results import backlog, corpora, fingerprint, flag_counts, job_lists, pairs, results, status
 from storage.results.pairs import Side
 from storage.steps import job_keys, jobs, replacements
 from storage.steps.job_keys import IdempotencyKey
@@ -56,7 +56,7 @@ CLAIM = Claim(
 
 MODULES = (
     backlog,
-    *(clusters, report),
+    *(clusters, job_lists, report),
     *(gc, corpora, corpus, cost, dispatch, grace, health, ingest, jobs, fingerprint, migrations, pipelines, pruning),
     *(
         job_keys,
@@ -122,6 +122,7 @@ READS: dict[str, Callable[[Database], Any]] = {
     "results.keeps_first": partial(results.keeps_first, job_id=1),
     "results.results": lambda database: list(results.results(database, 1)),
     "shards.look": partial(shards.look, shard_id=1),
+    "job_lists.list_jobs": partial(job_lists.list_jobs, state="open", before=9),
     "status.list_statuses": status.list_statuses,
     "pipelines.every": pipelines.every,
     "pipelines.get": partial(pipelines.get, name="nightly"),

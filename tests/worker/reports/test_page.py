@@ -17,7 +17,8 @@ from storage.steps.steps import StepRequest
 from tasks.checks import NONE, Checks
 from tests.storage.builders import COPY, read, request, work
 from worker.reports.facts import gather
-from worker.reports.page import page, seen
+from worker.reports.filters import seen
+from worker.reports.page import page
 
 HOSTILE = {
     "<script>alert(1)</script>": "<script>document.title='x'</script><img src=x onerror=f()></style></bdi></body>",

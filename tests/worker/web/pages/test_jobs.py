@@ -1,0 +1,77 @@
+"""The page of jobs."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from storage.core.database import Database
+from storage.steps import jobs
+from tests.storage.builders import numbered, read, request, work
+from tests.worker.web.conftest import Browse
+from worker.web.pages.jobs import ROWS
+
+HOSTILE = '<script>alert(1)</script> \u202e"onload=x \x1b[31m'
+
+
+def numbers(page: str) -> list[int]:
+    return [int(found) for found in re.findall(r'id="job-(\d+)"', page)]
+
+
+def test_without_jobs_the_page_says_how_to_make_one(browse: Browse) -> None:
+    assert "docmill run" in browse().get("/jobs").text
+
+
+def test_jobs_stand_newest_first_with_their_counts(browse: Browse, database: Database) -> None:
+    read(database, request(corpus="first"), numbered(3))
+    work(database)
+    jobs.finish(database)
+    read(database, request(corpus="second"), numbered(7, first=10))
+    page = browse().get("/jobs").text
+    assert numbers(page) == [2, 1]
+    assert re.search(r"<b>3</b> of 3 done", page)
+    assert re.search(r"<b>0</b> of 7 done", page)
+    assert "No live worker serves lane" in page
+
+
+def test_jobs_come_in_pages_that_are_sought_by_number(browse: Browse, database: Database) -> None:
+    for n in range(ROWS + 2):
+        read(database, request(f"{n}.jsonl"), [])
+    browser = browse()
+    page = browser.get("/jobs").text
+    assert numbers(page) == [*range(ROWS + 2, 2, -1)]
+    older = re.findall(r'rel="next" href="([^"]+)"', page)
+    assert older == ["/jobs?before=3"]
+    page = browser.get(older[0]).text
+    assert numbers(page) == [2, 1]
+    assert 'rel="next"' not in page
+    assert "Newest jobs" in page
+
+
+@pytest.mark.parametrize(("state", "found"), [("open", [3]), ("paused", [2]), ("cancelled", [1]), ("done", [])])
+def test_jobs_of_one_state_alone(browse: Browse, database: Database, state: str, found: list[int]) -> None:
+    for n in range(3):
+        read(database, request(f"{n}.jsonl"), numbered(2, first=n))
+    jobs.cancel(database, 1)
+    jobs.pause(database, 2)
+    page = browse().get(f"/jobs?state={state}").text
+    assert numbers(page) == found
+    assert re.search(rf'state={state}" aria-current="true"', page)
+
+
+def test_a_part_of_the_page_is_its_rows_alone(browse: Browse, database: Database) -> None:
+    read(database, request(), numbered(2))
+    part = browse().get("/jobs?state=&part=rows").text
+    assert numbers(part) == [1]
+    assert "<html" not in part
+    assert browse().get("/jobs?part=nothing").status_code == 404
+
+
+def test_a_hostile_name_is_text_and_steers_nothing(browse: Browse, database: Database) -> None:
+    read(database, request(corpus=HOSTILE), numbered(1))
+    page = browse().get("/jobs").text
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; [U+202E]&#34;onload=x [U+001B][31m" in page
+    assert "\u202e" not in page
+    assert "\x1b" not in page

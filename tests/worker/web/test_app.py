@@ -1,0 +1,72 @@
+"""The application: errors, files and the registry of pages."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from starlette.testclient import TestClient
+
+from storage.core.database import Database
+from tests.worker.web.conftest import Browse
+from worker.settings import Settings
+from worker.web import assets
+from worker.web.app import make_app
+from worker.web.registry import FIRST, PAGES
+from worker.web.site import Site
+
+
+def test_the_first_page_is_that_of_jobs(empty: Browse) -> None:
+    answer = empty().get("/")
+    assert answer.headers["location"] == FIRST.path == "/jobs"
+
+
+def test_the_navigation_follows_from_the_registry(empty: Browse) -> None:
+    page = empty().get("/jobs").text
+    navigation = page.partition('aria-label="Pages"')[2].partition("</nav>")[0]
+    assert re.findall(r'href="([^"]+)"', navigation) == [page.path for page in PAGES if page.name]
+    assert navigation.count('aria-current="page"') == 1
+
+
+def test_pages_are_in_english_and_can_be_used_by_keyboard(empty: Browse) -> None:
+    page = empty().get("/jobs").text
+    assert '<html lang="en">' in page
+    assert page.index('href="#main"') < page.index("<nav")
+    assert '<main id="main"' in page
+
+
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/jobs/999999999999999999999999", "/jobs/x", "/static/0/page.css", "/static/../app.py"]
+)
+def test_an_address_that_leads_nowhere_says_so(empty: Browse, path: str) -> None:
+    assert empty().get(path).status_code == 404
+
+
+@pytest.mark.parametrize("query", ["before=x", "before=-1", "before=" + "9" * 30, "before=٣", "state=<b>"])
+def test_a_wrong_value_in_an_address_is_named(empty: Browse, query: str) -> None:
+    answer = empty().get(f"/jobs?{query}")
+    assert answer.status_code == 400
+    assert query.partition("=")[0] + "=" in answer.text
+    assert "<b>" not in answer.text
+
+
+def test_files_are_kept_for_good_and_found_by_their_hash(empty: Browse) -> None:
+    browser = empty()
+    for name in ("page.css", "htmx.min.js", "icon.svg"):
+        answer = browser.get(assets.url(name))
+        assert answer.status_code == 200
+        assert "immutable" in answer.headers["cache-control"]
+        assert answer.headers["content-type"].startswith(assets.TYPES["." + name.rpartition(".")[2]])
+
+
+def test_a_store_that_does_not_answer_is_an_error_of_its_own(tmp_path: Path) -> None:
+    store = Database(f"sqlite:///{tmp_path / 'docmill.db'}")
+    browser = TestClient(make_app(Site(store, Settings(home=tmp_path))), base_url="http://localhost")
+    answer = browser.get("/jobs")  # there is no table
+    assert answer.status_code == 503
+    assert "docmill doctor" in answer.text
+    (tmp_path / "docmill.db").unlink()
+    (tmp_path / "docmill.db").mkdir()
+    store.close()
+    assert browser.get("/health").status_code == 503

@@ -1,0 +1,142 @@
+"""Requests that the pages must not answer, and headers that every answer has."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.worker.web.conftest import Browse
+from worker.web.guard import COOKIE
+from worker.web.site import allowed_hosts, is_loopback
+
+TOKEN = "a token that nobody guesses"
+
+
+def signed_in_form(page: str) -> str:
+    """Return the token of the first form on a page."""
+    return page.partition('name="form_token" value="')[2].partition('"')[0]
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/nothing", "/health", "/sign-in", "/jobs/7"])
+def test_every_answer_has_a_strict_policy_and_is_not_kept(empty: Browse, path: str) -> None:
+    headers = empty().get(path).headers
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cache-control"] == "no-store"
+
+
+def test_no_page_has_a_script_or_a_style_of_its_own(empty: Browse) -> None:
+    for path in ("/jobs", "/sign-in", "/nothing"):
+        page = empty().get(path).text
+        assert "<style" not in page
+        assert " style=" not in page
+        assert page.count("<script") == page.count('<script src="/static/')
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example:8321", "localhost.evil:80", "", "[::2]:8321"]
+)
+def test_a_name_that_was_rebound_to_this_machine_gets_nothing(empty: Browse, host: str) -> None:
+    answer = empty().get("/jobs", headers={"host": host})
+    assert answer.status_code == 421
+    assert "Jobs" not in answer.text
+
+
+@pytest.mark.parametrize("host", ["localhost:8321", "127.0.0.1", "[::1]:8321", "LOCALHOST"])
+def test_the_names_of_this_machine_are_known(empty: Browse, host: str) -> None:
+    assert empty().get("/jobs", headers={"host": host}).status_code == 200
+
+
+def test_a_probe_needs_no_name_and_no_token(empty: Browse) -> None:
+    answer = empty(token=TOKEN).get("/health", headers={"host": "10.0.0.7:8321"})
+    assert answer.json() == {"status": "ok"}
+
+
+def test_without_the_token_there_is_only_the_form_for_it(empty: Browse) -> None:
+    browser = empty(token=TOKEN)
+    answer = browser.get("/jobs?state=done")
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/sign-in?next=/jobs%3Fstate%3Ddone"
+    assert browser.get("/jobs?part=rows", headers={"hx-request": "true"}).status_code == 401
+    assert TOKEN not in browser.get("/sign-in").text
+
+
+def test_the_token_is_exchanged_for_a_cookie_that_no_script_and_no_other_site_gets(empty: Browse) -> None:
+    browser = empty(token=TOKEN)
+    form = {"form_token": signed_in_form(browser.get("/sign-in").text), "token": TOKEN, "next": "/jobs?state=done"}
+    answer = browser.post("/sign-in", data=form)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/jobs?state=done")
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert TOKEN not in cookie
+    page = browser.get("/jobs")
+    assert page.status_code == 200
+    out = browser.post("/sign-out", data={"form_token": signed_in_form(page.text)})
+    assert out.headers["location"] == "/sign-in"
+    assert browser.get("/jobs").status_code == 303
+
+
+def test_over_https_the_cookie_is_sent_over_https_alone(empty: Browse) -> None:
+    browser = empty("https://127.0.0.1", token=TOKEN)
+    form = {"form_token": signed_in_form(browser.get("/sign-in").text), "token": TOKEN}
+    assert "Secure" in browser.post("/sign-in", data=form).headers["set-cookie"]
+
+
+@pytest.mark.parametrize("token", ["", "another token of that length", TOKEN + " ", "ä" * 40])
+def test_a_wrong_token_gets_no_cookie(empty: Browse, token: str) -> None:
+    browser = empty(token=TOKEN)
+    form = {"form_token": signed_in_form(browser.get("/sign-in").text), "token": token}
+    answer = browser.post("/sign-in", data=form)
+    assert answer.status_code == 403
+    assert "set-cookie" not in answer.headers
+    assert "not the token" in answer.text
+
+
+def test_a_cookie_that_was_made_up_opens_nothing(empty: Browse) -> None:
+    for value in (TOKEN, "0" * 64, "x"):
+        browser = empty(token=TOKEN)
+        browser.cookies.set(COOKIE, value)
+        assert browser.get("/jobs").status_code == 303
+
+
+@pytest.mark.parametrize("following", ["//evil.example", "https://evil.example", "/\\evil.example", "jobs", "/a\nb"])
+def test_signing_in_never_leads_to_another_site(empty: Browse, following: str) -> None:
+    browser = empty(token=TOKEN)
+    form = {"form_token": signed_in_form(browser.get("/sign-in").text), "token": TOKEN, "next": following}
+    assert browser.post("/sign-in", data=form).headers["location"] == "/"
+
+
+def test_a_form_of_another_site_is_refused(empty: Browse) -> None:
+    browser = empty(token=TOKEN)
+    assert browser.post("/sign-in", data={"token": TOKEN}).status_code == 403
+    form = {"form_token": signed_in_form(browser.get("/sign-in").text), "token": TOKEN}
+    for site in ("cross-site", "same-site"):
+        assert browser.post("/sign-in", data=form, headers={"sec-fetch-site": site}).status_code == 403
+    assert browser.post("/sign-in", data=form, headers={"sec-fetch-site": "same-origin"}).status_code == 303
+
+
+def test_a_long_form_is_not_read(empty: Browse) -> None:
+    browser = empty(token=TOKEN)
+    assert browser.post("/sign-in", data={"token": "x" * 100_000}).status_code == 413
+    assert browser.post("/sign-in", content=iter([b"token=", b"x"])).status_code == 413  # of unknown length
+
+
+def test_other_methods_are_refused(empty: Browse) -> None:
+    assert empty().request("DELETE", "/jobs").status_code == 405
+    assert empty().request("TRACE", "/jobs").status_code == 405
+
+
+def test_only_the_loopback_address_needs_no_token() -> None:
+    assert all(map(is_loopback, ["localhost", "127.0.0.1", "127.1.2.3", "::1"]))
+    assert not any(map(is_loopback, ["0.0.0.0", "::", "10.0.0.7", "example.org", "127.0.0.1.evil.example"]))
+
+
+def test_hosts_are_those_of_this_machine_and_of_the_proxy() -> None:
+    own = {"localhost", "127.0.0.1", "[::1]"}
+    assert allowed_hosts("127.0.0.1", ["Docmill.example.org"]) == frozenset({*own, "docmill.example.org"})
+    assert allowed_hosts("0.0.0.0", []) is None
+    assert allowed_hosts("0.0.0.0", ["docmill.example.org"]) == frozenset({"docmill.example.org"})

@@ -1,0 +1,193 @@
+"""The application: each page and each change of the registry at its path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from anyio import CapacityLimiter, to_thread
+from sqlalchemy import text
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from storage.errors import NoSuchJob, StorageError
+from worker.web import sign_in
+from worker.web.assets import assets
+from worker.web.guard import HEALTH, SIGN_IN, Guard
+from worker.web.page import Asked, Change, NotFound, Page, Refused
+from worker.web.registry import CHANGES, FIRST, PAGES
+from worker.web.rendering import Renderer, merged
+from worker.web.signing import same
+from worker.web.site import Site
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+AT_ONCE = 8  # requests that read the store, which has as many connections
+NOTICE = "docmill-notice"  # a cookie: what was done, shown once
+FOREVER = "public, max-age=31536000, immutable"
+UNREADABLE = "The store does not answer. Try again; `docmill doctor` says what is wrong."
+STALE = "This form is older than the server, which was restarted. Go back, reload the page and send it again."
+READ_ONLY = "This page is read-only. Start it with `docmill web --allow-changes` to operate jobs."
+
+
+def make_app(site: Site) -> ASGIApp:
+    """Return the application that shows a site."""
+    return Guard(_Application(site).routed(), site)
+
+
+class _Application:
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._limiter: CapacityLimiter | None = None
+        self._renderer = Renderer(
+            {
+                "navigation": [(page.name, page.path) for page in PAGES if page.name is not None],
+                "allows_changes": site.allows_changes,
+                "signs_in": site.token is not None,
+                "form_token": site.signer.form_token,
+                "version": version("docmill"),
+            }
+        )
+
+    def routed(self) -> Starlette:
+        """Return the routes, with a page for each error."""
+        routes = [
+            Route("/", lambda _: RedirectResponse(FIRST.path), methods=["GET"]),
+            Route(HEALTH, self._health, methods=["GET"]),
+            Route("/static/{mark}/{name}", _asset, methods=["GET"]),
+            Route(SIGN_IN, self._sign_in_page, methods=["GET"]),
+            Route(SIGN_IN, self._sign_in, methods=["POST"]),
+            Route(sign_in.SIGN_OUT, self._sign_out, methods=["POST"]),
+            *(Route(page.path, partial(self._show, page), methods=["GET"]) for page in PAGES),
+            *(Route(change.path, partial(self._change, change), methods=["POST"]) for change in CHANGES),
+        ]
+        return Starlette(routes=routes, exception_handlers={Exception: self._failed, HTTPException: self._missing})
+
+    async def _show(self, page: Page, request: Request) -> Response:
+        name = request.query_params.get("part")
+        if name is not None and name not in page.parts:
+            return await self._refused(request, NotFound("There is no such part of this page."))
+        asked = self._asked(request)
+        notice = self._site.signer.signed(request.cookies.get(NOTICE, "")) if name is None else None
+        answer = await self._answered(request, lambda: self._rendered(page, asked, name, notice))
+        if notice is not None:
+            answer.delete_cookie(NOTICE, httponly=True, samesite="strict")
+        return answer
+
+    def _rendered(self, page: Page, asked: Asked, part: str | None, notice: str | None) -> Response:
+        if part is not None:
+            return HTMLResponse(self._renderer.part(page, part, page.parts[part](asked)))
+        reads = dict.fromkeys([page.read, *page.parts.values()])
+        values = merged({"here": page.path, "notice": notice}, *(read(asked) for read in reads))
+        return HTMLResponse(self._renderer.whole(page.template, values))
+
+    async def _change(self, change: Change, request: Request) -> Response:
+        form = await _form_of(request)
+        if not self._site.allows_changes:
+            return await self._refused(request, Refused(READ_ONLY, HTTPStatus.FORBIDDEN))
+        if not self._has_token(form):
+            return await self._refused(request, Refused(STALE, HTTPStatus.FORBIDDEN))
+        asked = self._asked(request, form)
+
+        def act() -> Response:
+            changed = change.act(asked)
+            answer = RedirectResponse(changed.path, HTTPStatus.SEE_OTHER)
+            said = self._site.signer.sign(changed.said)
+            answer.set_cookie(NOTICE, said, max_age=60, httponly=True, samesite="strict")
+            return answer
+
+        return await self._answered(request, act)
+
+    async def _answered(self, request: Request, act: Callable[[], Response]) -> Response:
+        """Return what a function of the store answers, on a thread; a page that says so if it cannot."""
+        try:
+            return await self._in_thread(act)
+        except Refused as error:
+            return await self._refused(request, error)
+        except NoSuchJob as error:
+            return await self._refused(request, NotFound(str(error)))
+        except StorageError as error:
+            return await self._refused(request, Refused(f"{UNREADABLE} {error}", HTTPStatus.SERVICE_UNAVAILABLE))
+
+    async def _in_thread(self, act: Callable[[], Response]) -> Response:
+        if self._limiter is None:
+            self._limiter = CapacityLimiter(AT_ONCE)
+        return await to_thread.run_sync(act, limiter=self._limiter)
+
+    def _asked(self, request: Request, form: Mapping[str, str] | None = None) -> Asked:
+        site = self._site
+        path = {name: str(value) for name, value in request.path_params.items()}
+        return Asked(site.database, site.settings, site.allows_changes, path, dict(request.query_params), form or {})
+
+    async def _health(self, _: Request) -> Response:
+        def ask() -> Response:
+            with self._site.database.read() as transaction:
+                transaction.execute(text("SELECT 1"))
+            return JSONResponse({"status": "ok"})
+
+        try:
+            return await self._in_thread(ask)
+        except StorageError:
+            return JSONResponse({"status": "the store does not answer"}, HTTPStatus.SERVICE_UNAVAILABLE)
+
+    async def _sign_in_page(self, request: Request) -> Response:
+        return self._sign_in_form(request.query_params.get("next", ""))
+
+    def _sign_in_form(self, following: str, problem: str | None = None) -> Response:
+        values = {"here": SIGN_IN, "notice": None, "following": sign_in.own_path(following), "problem": problem}
+        status = HTTPStatus.OK if problem is None else HTTPStatus.FORBIDDEN
+        return HTMLResponse(self._renderer.whole("sign_in.html.j2", values), status)
+
+    async def _sign_in(self, request: Request) -> Response:
+        form = await _form_of(request)
+        following = sign_in.own_path(form.get("next", ""))
+        if not self._has_token(form):
+            return self._sign_in_form(following, STALE)
+        if self._site.token is not None and not same(form.get("token", ""), self._site.token):
+            return self._sign_in_form(following, "This is not the token that docmill printed at its start.")
+        return sign_in.signed_in(self._site, request, following)
+
+    async def _sign_out(self, request: Request) -> Response:
+        form = await _form_of(request)
+        return (
+            sign_in.signed_out()
+            if self._has_token(form)
+            else await self._refused(request, Refused(STALE, HTTPStatus.FORBIDDEN))
+        )
+
+    def _has_token(self, form: Mapping[str, str]) -> bool:
+        return same(form.get("form_token", ""), self._site.signer.form_token)
+
+    async def _refused(self, request: Request, error: Refused) -> Response:
+        """Return a page about an error; of a part of a page only the sentence, which replaces nothing."""
+        if "part" in request.query_params:
+            return PlainTextResponse(str(error), error.status)
+        values = {"here": "", "notice": None, "title": error.status.phrase, "problem": str(error)}
+        return HTMLResponse(self._renderer.whole("error.html.j2", values), error.status)
+
+    async def _missing(self, request: Request, error: Exception) -> Response:
+        status = HTTPStatus(error.status_code) if isinstance(error, HTTPException) else HTTPStatus.NOT_FOUND
+        return await self._refused(request, Refused("There is no page at this address.", status))
+
+    async def _failed(self, request: Request, _: Exception) -> Response:
+        said = "This page has a bug. The log of `docmill web` has the details."
+        return await self._refused(request, Refused(said, HTTPStatus.INTERNAL_SERVER_ERROR))
+
+
+async def _form_of(request: Request) -> dict[str, str]:
+    async with request.form(max_files=0, max_fields=50) as form:
+        return {name: value for name, value in form.items() if isinstance(value, str)}
+
+
+async def _asset(request: Request) -> Response:
+    found = assets().get(request.path_params["name"])
+    if found is None or request.path_params["mark"] != found.mark:
+        return PlainTextResponse("There is no such file.", HTTPStatus.NOT_FOUND)
+    return Response(found.body, media_type=found.media_type, headers={"Cache-Control": FOREVER})

@@ -1,0 +1,103 @@
+"""Guard the pages: host names, sign-in, forms of other sites, and headers that restrict what a page may do."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+
+from worker.web.signing import same, session_of
+from worker.web.site import Site
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEALTH, SIGN_IN, STATIC = "/health", "/sign-in", "/static/"
+COOKIE = "docmill-session"
+MOST_FORM = 64 * 1024  # bytes
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+}
+NO_STORE = "no-store"
+
+
+class Guard:
+    """An application around the pages' own one, which gets only requests that may be answered."""
+
+    def __init__(self, app: ASGIApp, site: Site) -> None:
+        self._app = app
+        self._site = site
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or hand it on."""
+        if scope["type"] != "http":  # nothing here speaks websocket
+            return
+        request = Request(scope)
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers[name] = value
+                headers.setdefault("Cache-Control", NO_STORE)
+            await send(message)
+
+        answer = _refusal(self._site, request) or self._app
+        await answer(scope, receive, with_headers)
+
+
+def _refusal(site: Site, request: Request) -> Response | None:
+    """Return the answer to a request that the pages do not get."""
+    if request.url.path == HEALTH:
+        return None
+    if not _is_known_host(site, request):
+        # A name that leads here and is not ours: a page of another site may have rebound it (DNS rebinding).
+        said = "This host name is not allowed. Open the address that docmill printed, or name it with --host-name."
+        return PlainTextResponse(said, HTTPStatus.MISDIRECTED_REQUEST)
+    if request.method not in {"GET", "HEAD", "POST"}:
+        return PlainTextResponse("This method is not allowed.", HTTPStatus.METHOD_NOT_ALLOWED)
+    if request.method == "POST" and (refused := _refused_form(request)):
+        return refused
+    if request.url.path == SIGN_IN or request.url.path.startswith(STATIC) or is_signed_in(site, request):
+        return None
+    if "hx-request" in request.headers or request.method == "POST":
+        return PlainTextResponse("Sign in first.", HTTPStatus.UNAUTHORIZED, {"HX-Refresh": "true"})
+    return RedirectResponse(f"{SIGN_IN}?next={quote(_path(request))}", HTTPStatus.SEE_OTHER)
+
+
+def is_signed_in(site: Site, request: Request) -> bool:
+    """Return True if the browser has signed in, or need not."""
+    return site.token is None or same(request.cookies.get(COOKIE, ""), session_of(site.token))
+
+
+def _is_known_host(site: Site, request: Request) -> bool:
+    if site.hosts is None:
+        return True
+    given = request.headers.get("host", "").lower()
+    name, colon, port = given.rpartition(":")
+    return (name if colon and port.isdecimal() else given) in site.hosts
+
+
+def _refused_form(request: Request) -> Response | None:
+    """Refuse what another site's page sends, before the form's own token is looked at, and what is too long."""
+    if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
+        return PlainTextResponse("This form comes from another site.", HTTPStatus.FORBIDDEN)
+    length = request.headers.get("content-length", "")
+    if not length.isdecimal() or int(length) > MOST_FORM:
+        return PlainTextResponse("This form is too long.", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    return None
+
+
+def _path(request: Request) -> str:
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")

@@ -1,0 +1,109 @@
+"""The parts that pages are made of: what was asked for, a page, and a change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import TYPE_CHECKING, TypeAlias
+
+from worker.errors import WorkerError
+
+if TYPE_CHECKING:
+    from storage.core.database import Database
+    from worker.settings import Settings
+
+Values: TypeAlias = Mapping[str, object]  # what a template shows, by name
+LARGEST = 2**63 - 1  # a number that every table can have
+
+
+class Refused(WorkerError):
+    """The request cannot be answered. `status` is the status of HTTP that says so."""
+
+    def __init__(self, message: str, status: HTTPStatus) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class NotFound(Refused):
+    """There is nothing at this address."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, HTTPStatus.NOT_FOUND)
+
+
+class BadRequest(Refused):
+    """A value in the address or in a form cannot be taken."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, HTTPStatus.BAD_REQUEST)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request: the store, and the values in the path, the query and the form."""
+
+    database: Database
+    settings: Settings
+    allows_changes: bool
+    path: Mapping[str, str]
+    query: Mapping[str, str] = field(default_factory=dict)
+    form: Mapping[str, str] = field(default_factory=dict)
+
+    def id(self, name: str) -> int:
+        """Return a number in the path. Raises NotFound if no row can have it."""
+        number = int(self.path[name])
+        if number > LARGEST:
+            raise NotFound(f"There is no {name} {number}.")
+        return number
+
+    def number(self, name: str) -> int | None:
+        """Return a number in the query, None if it is not there. Raises BadRequest."""
+        given = self.query.get(name)
+        if given is None:
+            return None
+        if not given.isdecimal() or not given.isascii() or len(given) > 18:
+            raise BadRequest(f"{name}={given} in the address is no number. Follow a link of the page instead.")
+        return int(given)
+
+    def choice(self, name: str, choices: Mapping[str, object]) -> str | None:
+        """Return a value in the query that must be one of these, None if it is not there. Raises BadRequest."""
+        given = self.query.get(name) or None
+        if given is not None and given not in choices:
+            raise BadRequest(f"{name}={given} in the address is unknown; there are {', '.join(choices)}.")
+        return given
+
+
+Read: TypeAlias = Callable[[Asked], Values]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page at a path such as `/jobs/{job:int}`. `template` is a file in `worker/web/templates`.
+
+    `read` returns what the template shows. A page with a `name` stands in the navigation. Of a page with `parts` the
+    browser asks for each part again, as `?part=NAME`: its function returns what the block NAME of the template shows.
+    The whole page shows what `read` and all parts return.
+    """
+
+    path: str
+    template: str
+    read: Read
+    name: str | None = None
+    parts: Mapping[str, Read] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A change that was made: the path of the page to show next, and a sentence that says what was done."""
+
+    path: str
+    said: str
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change that a form posts to a path. It is refused unless changes are allowed."""
+
+    path: str
+    act: Callable[[Asked], Changed]

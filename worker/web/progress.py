@@ -1,0 +1,64 @@
+"""A job's progress as pages show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from storage.results.status import JobStatus
+
+TONES = {  # by state: the tone of its badge
+    "ingesting": "active",
+    "running": "active",
+    "paused": "quiet",
+    "blocked": "bad",
+    "done": "good",
+    "stopped": "bad",
+    "cancelled": "quiet",
+}
+TENTH = 10
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A job at one moment, with the words and shares that its bar shows."""
+
+    status: JobStatus
+
+    @property
+    def state(self) -> str:
+        """The state in a word: `waiting` for a job that no worker works on."""
+        return "waiting" if self.status.no_worker else self.status.state
+
+    @property
+    def tone(self) -> str:
+        return "warn" if self.status.no_worker else TONES.get(self.status.state, "quiet")
+
+    @property
+    def tasks(self) -> str:
+        """The kinds of its steps, and the model if they have the same."""
+        steps = self.status.steps
+        models = {step.spec.model for step in steps}
+        kinds = " → ".join(dict.fromkeys(step.spec.kind for step in steps))
+        return f"{kinds} · {models.pop()}" if len(models) == 1 else kinds
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """Texts done, skipped, failed and to do."""
+        status = self.status
+        return status.done, status.skipped, status.failed, status.pending
+
+    @property
+    def percent(self) -> int:
+        """Whole percents of the texts that need no more work. 100 only when none is left."""
+        status = self.status
+        return 100 * (status.texts - status.pending) // status.texts if status.texts else 0
+
+    @property
+    def tenths(self) -> int:
+        """The percents rounded down to tens, for what is read out: it should not speak every second."""
+        return self.percent // TENTH * TENTH
+
+    @property
+    def wait(self) -> str | None:
+        """The reason why the job makes no progress, or why it was stopped."""
+        return self.status.waiting_for or self.status.reason
