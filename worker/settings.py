@@ -15,18 +15,16 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from storage.core.private_files import close_to_others
 from storage.core.time_limits import ANSWER_S, Patience
 from tasks import kinds
 from tasks.backends import selection
 from tasks.models import served
 from worker import fault_points, redis_urls
 from worker.errors import SettingsError
+from worker.home import CACHE, STORE, close_home
 from worker.masked_urls import mask as mask
 
 PREFIX = "DOCMILL_"
-STORE, CACHE = "docmill.db", "cache"
-_STORE = frozenset(f"{STORE}{journal}" for journal in ("", "-wal", "-shm", "-journal"))
 LANES = kinds.NAMES
 ORDERS = "enqueue"  # the lane of `docmill.enqueue` messages, which a worker serves only if it is named
 _FOR_LIBRARIES = (
@@ -346,7 +344,7 @@ def load_settings(**options: str | float | Path | None) -> Settings:
         problems += [_problem(detail, given) for detail in error.errors()]
     if problems:
         raise SettingsError("; ".join(problems))
-    _close(settings.home)
+    close_home(settings.home)
     return settings
 
 
@@ -356,22 +354,6 @@ def _with_usual_key(settings: Settings) -> Settings:
     if settings.endpoint is None or settings.openai_api_key is not None or not usual:
         return settings
     return settings.model_copy(update={"openai_api_key": usual})
-
-
-def _close(home: Path) -> None:
-    """Take other users their rights to a home that an earlier release left open, and to the store in it.
-
-    A folder with anything else in it is not taken for docmill's own: others may have to do with it.
-    """
-    try:
-        names = {path.name for path in home.iterdir()}
-    except OSError:
-        return
-    store = names & _STORE
-    if names <= _STORE | {CACHE}:
-        close_to_others(home)
-    for name in store:
-        close_to_others(home / name)
 
 
 def _unknown(names: Iterable[str], where: str) -> list[str]:

@@ -1,0 +1,26 @@
+"""The folder of the embedded store and of caches, which is its user's alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from storage.core.private_files import close_to_others
+
+STORE, CACHE = "docmill.db", "cache"
+_STORE = frozenset(f"{STORE}{journal}" for journal in ("", "-wal", "-shm", "-journal"))
+
+
+def close_home(home: Path) -> None:
+    """Take other users their rights to a home that an earlier release left open, and to the store in it.
+
+    A folder with anything else in it is not taken for docmill's own: others may have to do with it.
+    """
+    try:
+        names = {path.name for path in home.iterdir()}
+    except OSError:
+        return
+    store = names & _STORE
+    if names <= _STORE | {CACHE}:
+        close_to_others(home)
+    for name in store:
+        close_to_others(home / name)
