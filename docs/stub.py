@@ -23,6 +23,7 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "storage/core/specs.py": ("Spec",),
     "storage/leases/stall_diagnosis.py": ("Cause",),
     "storage/results/step_status.py": ("StepStatus",),
+    "storage/results/time_left.py": ("Unknown", "TimeLeft"),
     "storage/results/status.py": ("JobStatus",),
     "worker/api/hits.py": ("Hit",),
     "worker/api/duplicates.py": ("Duplicates",),
@@ -45,7 +46,18 @@ import pyarrow
 '''
 # Classes without a name in `docmill`, and the class whose name there is another.
 _RENAMED = {
-    name: f"_{name}" for name in ("ArrowTable", "Documents", "Spec", "Cause", "StepStatus", "Rows", "Duplicates")
+    name: f"_{name}"
+    for name in (
+        "ArrowTable",
+        "Documents",
+        "Spec",
+        "Cause",
+        "StepStatus",
+        "Unknown",
+        "TimeLeft",
+        "Rows",
+        "Duplicates",
+    )
 }
 _RENAMED |= {"Pipelines": "_Pipelines", "Folder": "_Folder", "JobStatus": "Status"}
 _KEPT_DECORATORS = ("property", "classmethod", "staticmethod")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Row, and_, case, func, select
+from sqlalchemy import Row, func, select
 
 from storage.core.schema import Shard
 from storage.core.transaction import Transaction
+from storage.results.time_left import TimeLeft, Unknown
 from storage.steps.jobs import OPEN_SHARDS
 
-PACE_S = 120.0  # over how long the pace is taken
 _SUMMED = (
     *(Shard.n_contents, Shard.n_chars, Shard.n_done, Shard.n_failed, Shard.n_skipped, Shard.n_truncated),
     *(Shard.tokens_in, Shard.tokens_out),
@@ -48,30 +48,30 @@ class ShardSums:
         waiting = [group for group in self._groups if group.step == step and group.state == "planned"]
         return min(float(group.not_before) for group in waiting)
 
-    def pace(self, now: float) -> float:
-        """Return the tokens read per second over the shards that ended in the last two minutes."""
-        begun = [group.recent_from for group in self._groups if group.recent_from is not None]
-        tokens = self.total("recent_tokens", "done")
-        return tokens / max(now - min(begun), 0.001) if tokens and begun else 0.0
+    def held_s(self, step: int) -> float:
+        """Return the seconds in which a step's finished shards were held."""
+        found = [group.held_s for group in self._groups if group.step == step and group.state == "done"]
+        return float(found[0] or 0.0) if found else 0.0
 
-    def rate(self) -> float:
-        """Return the tokens read per second, from the first finished shard to the last."""
+    def rate(self) -> TimeLeft:
+        """Return the mean pace, from the first finished shard to the last."""
         ended = [group for group in self._groups if group.state == "done"]
         begun = [group.started_at for group in ended if group.started_at is not None]
         done = [group.finished_at for group in ended if group.finished_at is not None]
-        tokens = self.total("tokens_in", "done")
-        return tokens / max(max(done) - min(begun), 0.001) if tokens and begun and done else 0.0
+        if not begun or not done:
+            return TimeLeft(unknown=Unknown.ENDED)
+        seconds = max(max(done) - min(begun), 0.001)
+        texts, tokens = self.total("n_contents", "done"), self.total("tokens_in", "done")
+        return TimeLeft(texts / seconds, tokens / seconds, unknown=Unknown.ENDED)
 
 
-def shard_sums(transaction: Transaction, job_ids: Collection[int], now: float) -> dict[int, ShardSums]:
-    """Return the sums over the shards of each of these jobs. `now` is the database's clock."""
-    recent = and_(Shard.state == "done", Shard.finished_at > now - PACE_S)
+def shard_sums(transaction: Transaction, job_ids: Collection[int]) -> dict[int, ShardSums]:
+    """Return the sums over the shards of each of these jobs."""
     groups = transaction.execute(
         select(
             *(Shard.job_id, Shard.step, Shard.state, func.count().label("shards")),
             *(func.sum(column).label(column.key) for column in _SUMMED),
-            func.sum(case((recent, Shard.tokens_in))).label("recent_tokens"),
-            func.min(case((recent, Shard.started_at))).label("recent_from"),
+            func.sum(Shard.finished_at - Shard.started_at).label("held_s"),
             func.min(Shard.started_at).label("started_at"),
             func.max(Shard.finished_at).label("finished_at"),
             func.min(Shard.not_before).label("not_before"),

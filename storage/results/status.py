@@ -18,9 +18,11 @@ from storage.core.transaction import Transaction
 from storage.errors import NoSuchJob
 from storage.leases.stall_diagnosis import Cause, JobSnapshot, Wait, waiting_for
 from storage.results.fleet_facts import FleetFacts, Holders, read_fleet
+from storage.results.history import held_lately
 from storage.results.shard_sums import ShardSums, shard_sums
 from storage.results.step_status import StepStatus as StepStatus
 from storage.results.step_status import with_escalation
+from storage.results.time_left import HeldShard, StepWork, TimeLeft, Unknown, estimate
 from storage.steps import replacements
 from storage.steps.jobs import OPEN_SHARDS, UNFINISHED
 from storage.steps.lost_results import count_lost, count_removed, may_be_lost
@@ -41,14 +43,14 @@ class JobStatus:
     replaced them, and the flags of the results say how many are left.
 
     `computed` texts of those to do are computed and not yet written, in part where windows are left.
-    `tokens_per_s` is the pace of the last two minutes, 0 where no worker is at it. Of a job that has ended it is the
-    mean from its first shard to its last.
+    `time_left` has the pace, and the time left as an interval; `tokens_per_s` and `eta_s` are its tokens and its
+    middle. Of a job that has ended the pace is the mean from its first shard to its last; that of a job that makes no
+    progress is 0.
 
-    `eta_s` comes from tokens: what is left in characters, by the job's own tokens per character and its pace of
-    the last two minutes; None while nothing is known. `waiting_for` says why nothing moves, when nothing does, and
-    `waiting_cause` says it in one word. `not_pruned` says why documents that are missing from the source were not
-    marked as vanished. `lost` counts documents of a job that is done whose results were removed since, and `removed`
-    its documents that were removed with results; `list_statuses` does not look for them.
+    `waiting_for` says why nothing moves, when nothing does, and `waiting_cause` says it in one word. `not_pruned`
+    says why documents that are missing from the source were not marked as vanished. `lost` counts documents of a job
+    that is done whose results were removed since, and `removed` its documents that were removed with results;
+    `list_statuses` does not look for them.
     """
 
     id: int
@@ -74,6 +76,7 @@ class JobStatus:
     computed: float
     tokens_per_s: float
     eta_s: float | None
+    time_left: TimeLeft
     created_at: float
     finished_at: float | None
     elapsed_s: float
@@ -186,27 +189,31 @@ def _statuses(transaction: Transaction, found: Sequence[_Found]) -> list[JobStat
     if not found:
         return []
     ids, now = [one.job.id for one in found], found[0].now
-    sums = shard_sums(transaction, ids, now)
+    sums = shard_sums(transaction, ids)
     steps = _steps(transaction, ids)
     moving = [one.job.id for one in found if one.job.state in UNFINISHED]
     spec_ids = {row.spec_id for job_id in moving for row in steps[job_id]}
     holding = [job_id for job_id in ids if "running" in sums[job_id].shards()]
     fleet = read_fleet(transaction, spec_ids, holding, now) if moving or holding else FleetFacts()
-    return [_status(one, sums[one.job.id], steps[one.job.id], fleet) for one in found]
+    held = held_lately(transaction, moving, now) if moving else {}
+    return [_status(one, sums[one.job.id], steps[one.job.id], fleet, held.get(one.job.id, ())) for one in found]
 
 
-def _status(found: _Found, sums: ShardSums, rows: Sequence[_StepRow], fleet: FleetFacts) -> JobStatus:
+def _status(
+    found: _Found, sums: ShardSums, rows: Sequence[_StepRow], fleet: FleetFacts, held: Sequence[HeldShard]
+) -> JobStatus:
     job = found.job
     steps = _counted(rows, sums)
-    pace = sums.pace(found.now)
-    finished_chars, tokens_in = sums.total("n_chars", "done"), sums.total("tokens_in")
-    eta_s = None
-    if pace > 0 and finished_chars > 0:
-        eta_s = sums.total("n_chars", *OPEN_SHARDS) * tokens_in / finished_chars / pace
     ended = job.state not in UNFINISHED
     wait = None if ended else _wait(found, sums, rows, fleet)
-    if wait is not None:  # what was computed before says nothing of when this ends
-        pace, eta_s = 0.0, None
+    computed = fleet.computed(job.id) if sums.shards().get("running") else 0.0
+    if ended:
+        left = sums.rate()
+    elif wait is not None:  # what was computed before says nothing of when this ends
+        left = TimeLeft(unknown=Unknown.STANDS)
+    else:
+        reading = job.state == "ingesting"
+        left = estimate(found.now, held, _works(rows, sums), computed=computed, reading=reading)
     return JobStatus(
         id=job.id,
         state=BLOCKED if wait is not None and wait.cause is Cause.BLOCKED else found.state,
@@ -226,11 +233,12 @@ def _status(found: _Found, sums: ShardSums, rows: Sequence[_StepRow], fleet: Fle
         records=found.n_records,
         rejected=found.n_rejected,
         repeated=found.n_repeated,
-        tokens_in=tokens_in,
+        tokens_in=sums.total("tokens_in"),
         tokens_out=sums.total("tokens_out"),
-        computed=fleet.computed(job.id) if sums.shards().get("running") else 0.0,
-        tokens_per_s=sums.rate() if ended else pace,
-        eta_s=None if ended else eta_s,
+        computed=computed,
+        tokens_per_s=left.tokens_per_s,
+        eta_s=left.left_s,
+        time_left=left,
         created_at=job.created_at,
         finished_at=job.finished_at,
         elapsed_s=(job.finished_at or found.now) - job.created_at,
@@ -253,6 +261,25 @@ def _steps(transaction: Transaction, job_ids: Sequence[int]) -> dict[int, list[_
     for row in rows:
         steps[row.job_id].append(row)
     return steps
+
+
+def _works(rows: Sequence[_StepRow], sums: ShardSums) -> list[StepWork]:
+    return [
+        StepWork(
+            step=row.seq,
+            reads=row.input_step if row.escalates is None else row.escalates,
+            settled=row.n_prior_done
+            + row.n_prior_failed
+            + row.n_prior_skipped
+            + sums.total("n_contents", "done", step=row.seq),
+            open_texts=sums.total("n_contents", *OPEN_SHARDS, step=row.seq),
+            open_chars=sums.total("n_chars", *OPEN_SHARDS, step=row.seq),
+            finished_texts=sums.total("n_contents", "done", step=row.seq),
+            finished_chars=sums.total("n_chars", "done", step=row.seq),
+            finished_s=sums.held_s(row.seq),
+        )
+        for row in rows
+    ]
 
 
 def _counted(rows: Sequence[_StepRow], sums: ShardSums) -> tuple[StepStatus, ...]:

@@ -165,6 +165,27 @@ class _StepStatus:
     def texts(self) -> int:
         ...
 
+class _Unknown(StrEnum):
+    """The reason why the time left is not known."""
+    TOO_LITTLE = 'too_little'
+    STANDS = 'stands'
+    ENDED = 'ended'
+
+@dataclass(frozen=True)
+class _TimeLeft:
+    """The pace of a job, and the seconds that it still takes: nine times of ten between `low_s` and `high_s`.
+
+    `high_s` is None if there is no upper bound: the source is still read, the pace varies too much, or a step has not
+    begun. Then `left_s` counts only the known work. If nothing is known, `left_s` is None and `unknown` says why.
+    Tokens are those that the model reads.
+    """
+    texts_per_s: float = ...
+    tokens_per_s: float = ...
+    left_s: float | None = ...
+    low_s: float | None = ...
+    high_s: float | None = ...
+    unknown: _Unknown | None = ...
+
 @dataclass(frozen=True)
 class Status:
     """A job at one moment. `done`, `failed`, `skipped` and `pending` count unique texts, `documents` documents.
@@ -176,14 +197,14 @@ class Status:
     replaced them, and the flags of the results say how many are left.
 
     `computed` texts of those to do are computed and not yet written, in part where windows are left.
-    `tokens_per_s` is the pace of the last two minutes, 0 where no worker is at it. Of a job that has ended it is the
-    mean from its first shard to its last.
+    `time_left` has the pace, and the time left as an interval; `tokens_per_s` and `eta_s` are its tokens and its
+    middle. Of a job that has ended the pace is the mean from its first shard to its last; that of a job that makes no
+    progress is 0.
 
-    `eta_s` comes from tokens: what is left in characters, by the job's own tokens per character and its pace of
-    the last two minutes; None while nothing is known. `waiting_for` says why nothing moves, when nothing does, and
-    `waiting_cause` says it in one word. `not_pruned` says why documents that are missing from the source were not
-    marked as vanished. `lost` counts documents of a job that is done whose results were removed since, and `removed`
-    its documents that were removed with results; `list_statuses` does not look for them.
+    `waiting_for` says why nothing moves, when nothing does, and `waiting_cause` says it in one word. `not_pruned`
+    says why documents that are missing from the source were not marked as vanished. `lost` counts documents of a job
+    that is done whose results were removed since, and `removed` its documents that were removed with results;
+    `list_statuses` does not look for them.
     """
     id: int
     state: str
@@ -208,6 +229,7 @@ class Status:
     computed: float
     tokens_per_s: float
     eta_s: float | None
+    time_left: _TimeLeft
     created_at: float
     finished_at: float | None
     elapsed_s: float

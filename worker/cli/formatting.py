@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from storage.results.escalations import Escalated
     from storage.results.flag_counts import FlagCounts
     from storage.results.status import JobStatus, StepStatus
+    from storage.results.time_left import TimeLeft
     from worker.prices import Cost
 
 _WIDE = 64  # so that a terminal of 80 columns has room for them
@@ -58,11 +59,33 @@ def local_time(seconds: float | None) -> str:
 
 
 def pace(status: JobStatus) -> str:
-    """Tokens per second and time left, as far as they are known."""
-    parts = [f"{status.tokens_per_s:,.0f} tokens/s"] if status.tokens_per_s else []
-    if status.eta_s is not None and status.pending:
-        parts.append(f"{duration(status.eta_s)} left")
+    """Texts and tokens per second and the time left, as far as they are known."""
+    left = status.time_left
+    parts = []
+    if left.texts_per_s:
+        parts = [f"{rate(left.texts_per_s)} texts/s", f"{rate(left.tokens_per_s)} tokens/s"]
+    if status.pending and (said := time_left(left)):
+        parts.append(said)
     return ", ".join(parts)
+
+
+def rate(per_s: float) -> str:
+    """Return a number per second with two digits at least."""
+    return f"{per_s:,.0f}" if per_s >= 10 else f"{per_s:.1f}" if per_s >= 1 else f"{per_s:.2g}"
+
+
+def time_left(left: TimeLeft) -> str:
+    """Say the ends of the time left; nothing while it is not known."""
+    if left.low_s is None:
+        return ""
+    low = duration(left.low_s)
+    if left.high_s is None:
+        return f"at least {low} left"
+    high = duration(left.high_s)
+    if low == high:
+        return f"{low} left"
+    number, _, unit = low.partition(" ")
+    return f"{number if high.endswith(f' {unit}') else low} to {high} left"
 
 
 def ingested(source: str, counts: Counts, *, adopted: bool) -> str:

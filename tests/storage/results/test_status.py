@@ -13,8 +13,10 @@ from storage.core.outcomes import Outcome, Status
 from storage.leases import dispatch, shards
 from storage.leases.stall_diagnosis import UNBLOCKING, Cause, JobSnapshot, waiting_for
 from storage.results.status import JobStatus, list_statuses, read_status
+from storage.results.time_left import TimeLeft, Unknown
 from storage.steps import jobs
-from tests.storage.builders import claim_next, done, numbered, read, request, set_shard, shards_of, work
+from storage.steps.steps import StepRequest
+from tests.storage.builders import COPY, claim_next, done, numbered, read, request, set_shard, shards_of, work
 from tests.storage.leases.test_dispatch import sign_on
 
 MOVES = JobSnapshot(
@@ -148,17 +150,47 @@ def test_counts_follow_the_shards(database: Database) -> None:
 
 
 def test_the_time_left_follows_from_what_is_left_and_the_pace(database: Database) -> None:
-    job = read(database, request(), [(f"k{i:03}", f"text {i:03}") for i in range(300)])
+    job = read(database, request(), [(f"k{i:04}", f"text {i:04}") for i in range(1_200)], chunk=150)
+    sign_on(database, "w1")
+    for _ in range(4):
+        claim = claim_next(database)
+        shards.commit(database, claim, done(claim), None)
+    found = [row for row in shards_of(database, job) if row.state == "done"]
+    assert [row.n_contents for row in found] == [150] * 4
+    now = read_status(database, job.id).created_at
+    for place, row in enumerate(found):
+        set_shard(database, row.id, started_at=now - 40 + 10 * place, finished_at=now - 30 + 10 * place)
+    status = read_status(database, job.id)
+    left = status.time_left
+    assert left.left_s is not None
+    assert left.low_s is not None
+    assert left.high_s is not None
+    assert left.left_s == pytest.approx(40 + status.elapsed_s, abs=0.5)  # half is done in what it took until now
+    assert left.low_s < left.left_s < left.high_s
+    assert left.texts_per_s == pytest.approx(600 / (40 + status.elapsed_s), rel=0.05)
+    assert left.tokens_per_s == pytest.approx(status.tokens_in / (40 + status.elapsed_s), rel=0.05)
+    assert (status.eta_s, status.tokens_per_s) == (left.left_s, left.tokens_per_s)
+
+
+def test_after_one_shard_there_is_a_pace_and_no_time_left(database: Database) -> None:
+    job = read(database, request(), numbered(300))
     sign_on(database, "w1")
     claim = claim_next(database)
     shards.commit(database, claim, done(claim), None)
     status = read_status(database, job.id)
-    done_shard = next(row for row in shards_of(database, job) if row.state == "done")
-    set_shard(database, done_shard.id, started_at=status.created_at - 10, finished_at=status.created_at)
+    assert (status.eta_s, status.time_left.unknown) == (None, Unknown.TOO_LITTLE)
+    assert status.tokens_per_s > 0
+
+
+def test_a_step_that_reads_outputs_has_its_share_in_the_time_left(database: Database) -> None:
+    steps = (StepRequest("copy", COPY), StepRequest("again", replace(COPY, model="copier-2"), "copy"))
+    job = read(database, replace(request(), steps=steps), numbered(1_200), chunk=150)
+    sign_on(database, "w1")
+    for _ in range(8):
+        claim = claim_next(database)
+        shards.commit(database, claim, done(claim, f"out {claim.shard_id}"), None)
     status = read_status(database, job.id)
-    assert status.eta_s is not None
-    assert status.eta_s == pytest.approx(10 + status.elapsed_s, abs=0.5)  # half is done in what it took until now
-    assert status.tokens_per_s == pytest.approx(450 / (10 + status.elapsed_s), rel=0.05)
+    assert status.time_left.left_s is not None
 
 
 def test_a_job_without_a_worker_shows_no_pace_whatever_was_done_before(database: Database) -> None:
@@ -168,6 +200,7 @@ def test_a_job_without_a_worker_shows_no_pace_whatever_was_done_before(database:
     status = read_status(database, job.id)
     assert status.no_worker
     assert (status.tokens_per_s, status.eta_s) == (0.0, None)
+    assert status.time_left == TimeLeft(unknown=Unknown.STANDS)
 
 
 def test_a_job_counts_what_its_workers_have_computed_and_not_yet_written(database: Database) -> None:
@@ -190,7 +223,7 @@ def test_a_job_that_ended_has_its_rate_and_an_end(database: Database) -> None:
     status = read_status(database, job.id)
     assert status.ended
     assert status.tokens_per_s == pytest.approx(status.tokens_in / 4)
-    assert (status.eta_s, status.waiting_for) == (None, None)
+    assert (status.eta_s, status.waiting_for, status.time_left.unknown) == (None, None, Unknown.ENDED)
     assert status.finished_at is not None
     assert status.elapsed_s == pytest.approx(status.finished_at - status.created_at)
 
@@ -282,4 +315,4 @@ def test_a_list_of_jobs_takes_as_many_statements_as_one_job(database: Database) 
 
 def _at_no_time(status: JobStatus) -> JobStatus:
     """Return a status without what changes as the clock goes on."""
-    return replace(status, elapsed_s=0.0, tokens_per_s=0.0, eta_s=None)
+    return replace(status, elapsed_s=0.0, tokens_per_s=0.0, eta_s=None, time_left=TimeLeft())
