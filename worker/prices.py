@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tasks.models import served
 from worker.errors import PricesInvalid
@@ -116,7 +116,7 @@ def parse(path: Path) -> Prices:
     return Prices({name: Price(**table) for name, table in given.items()}, currency)
 
 
-def _faults(name: str, table: Any) -> Iterable[tuple[tuple[str, ...], str]]:
+def _faults(name: str, table: object) -> Iterable[tuple[tuple[str, ...], str]]:
     """Yield the faults of a model's table: the key, and a sentence."""
     if not isinstance(table, dict):
         yield (), f"{name} is no table; {_EXAMPLE}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
 
-def is_messages(value: Any) -> bool:
+def is_messages(value: object) -> TypeGuard[list[dict[str, Any]]]:
     """Return True for a list of objects that have a role and a content, at least one."""
     return (
         isinstance(value, list)

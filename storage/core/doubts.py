@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from storage.core.flags import DOUBTS, Flagged, doubtful_ones, named
 from storage.core.outcomes import DOUBTFUL, Status
@@ -31,6 +31,15 @@ NUMBERS: Mapping[str, tuple[float, float]] = MappingProxyType(
     }
 )
 _BOUND = re.compile(r"\s*([a-z_]+)\s*([<>])\s*(\S+)\s*")
+
+
+class Judged(Protocol):
+    """A row with the status and the flags of an outcome, and perhaps with its numbers."""
+
+    @property
+    def status(self) -> str: ...
+    @property
+    def flags(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True, order=True)
@@ -133,7 +142,7 @@ class Doubt:
         """Return the doubt with a fitted risk."""
         return replace(self, risk=risk)
 
-    def holds(self, row: Any) -> bool:
+    def holds(self, row: Judged) -> bool:
         """Return True if a row with the status, flags and numbers of an outcome is doubted."""
         if row.status != Status.DONE:
             return self.failed and row.status == Status.FAILED
@@ -141,7 +150,7 @@ class Doubt:
             return True
         return any(bound.holds(self._number(bound.number, row)) for bound in self.bounds)
 
-    def _number(self, name: str, row: Any) -> float | None:
+    def _number(self, name: str, row: Judged) -> float | None:
         """Return a number of an outcome; for the risk its log-odds."""
         if name != RISK:
             number: float | None = getattr(row, name)
@@ -150,7 +159,7 @@ class Doubt:
         return self.risk.model.log_odds({name: getattr(row, name) for name in RISK_COLUMNS})
 
 
-def is_better(second: Any, first: Any) -> bool:
+def is_better(second: Judged, first: Judged) -> bool:
     """Return True if `second`, the outcome of the better model, is the document's result, and not `first`.
 
     The second outcome must be done. Unless the first one failed, it must have no more doubtful flags.

@@ -7,8 +7,9 @@ white space.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 REPLACEMENT = "\ufffd"
 NUL_REPLACED = "nul_replaced"
 SURROGATE_REPLACED = "surrogate_replaced"
@@ -35,8 +36,8 @@ def normalize(text: str) -> tuple[str, tuple[str, ...]]:
     return text.replace("\0", REPLACEMENT), flags
 
 
-def normalize_json(value: Any) -> tuple[Any, tuple[str, ...]]:
-    """The same for a JSON value, in its strings and its keys at every level."""
+def normalize_json(value: T) -> tuple[T, tuple[str, ...]]:
+    """The same for a JSON value, in its strings and its keys at every level. It keeps its form."""
     found: set[str] = set()
 
     def clean(value: Any) -> Any:

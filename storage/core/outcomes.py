@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from storage.core.normalize import normalize, normalize_json
-from storage.outputs.base import CONFIDENCE, Output, OutputType
+from storage.outputs.base import CONFIDENCE, Output, OutputType, Stored
 
 TRUNCATED = "output_truncated"  # the flag of an output that stopped at the model's limit
 # The flags that the checks of outputs raise (`tasks.checks`).
@@ -139,13 +139,38 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _is_finite(value: Any) -> bool:
+def _is_finite(value: object) -> bool:
     """Return False for a value with NaN or an infinity in it, which orjson would write as `null`."""
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, dict):
         return all(map(_is_finite, value.values()))
     return not isinstance(value, list | tuple) or all(map(_is_finite, value))
+
+
+class StoredOutcome(Stored, Protocol):
+    """A row of outcomes; a query may leave out columns that nobody reads."""
+
+    @property
+    def spec_id(self) -> int: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def flags(self) -> Sequence[str]: ...
+    @property
+    def reason(self) -> str | None: ...
+    @property
+    def reason_class(self) -> str | None: ...
+    @property
+    def tokens_in(self) -> int: ...
+    @property
+    def tokens_out(self) -> int: ...
+    @property
+    def output_id(self) -> int | None: ...
+    @property
+    def runtime_id(self) -> int | None: ...
+    @property
+    def created_at(self) -> float: ...
 
 
 @dataclass(frozen=True)

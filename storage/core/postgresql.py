@@ -85,7 +85,7 @@ def watch(engine: Engine, patience: Patience) -> None:
 
 
 def _connect(
-    _dialect: Any, _record: Any, arguments: Any, options: dict[str, Any], *, patience: Patience
+    _dialect: object, _record: object, arguments: Sequence[Any], options: dict[str, Any], *, patience: Patience
 ) -> WatchedConnection:
     connection = WatchedConnection.connect(*arguments, **options)
     connection.patience = patience
@@ -93,7 +93,7 @@ def _connect(
     return connection
 
 
-def _prepare(connection: WatchedConnection, _record: Any) -> None:
+def _prepare(connection: WatchedConnection, _record: object) -> None:
     # psycopg would send lists of texts as one text, with every element searched for what must be escaped.
     connection.adapters.register_dumper(list, ListBinaryDumper)
 
@@ -118,7 +118,7 @@ def _begin(connection: Connection, *, patience: Patience) -> None:
 
 def begin(connection: Connection, statements: str = SERVER_PID) -> None:
     """Begin a transaction of a watched engine by these statements, the last of which selects the server process."""
-    driver: Any = connection.connection.dbapi_connection
+    driver: object = connection.connection.dbapi_connection
     assert isinstance(driver, WatchedConnection)
     try:
         driver.begin(statements)
@@ -133,7 +133,7 @@ def is_pooled(connection: Connection) -> bool:
     A pooler invents the process number that it tells a client, since the client has no server process of its own.
     Where there is none, the connection's further statements are watched.
     """
-    driver: Any = connection.connection.dbapi_connection
+    driver: object = connection.connection.dbapi_connection
     assert isinstance(driver, WatchedConnection)
     pid: int = connection.exec_driver_sql(SERVER_PID).scalar_one()
     driver.server_pid = pid
@@ -319,7 +319,7 @@ def copy_binary(connection: Connection, into: str, rows: bytes) -> None:
 def _copying(connection: Connection, into: str) -> Iterator[psycopg.Copy]:
     """Yield a COPY in binary. Raise the errors of its raw cursor as SQLAlchemy raises them."""
     statement = f"{into} FROM STDIN (FORMAT BINARY)"
-    driver = connection.connection.driver_connection
+    driver: object = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     try:
         with driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:

@@ -48,13 +48,13 @@ def engine_for(url: URL, busy_timeout_s: float, **options: Any) -> Engine:
     return engine
 
 
-def _make_folder(_dialect: Any, _record: Any, arguments: Sequence[Any], _options: Any) -> None:
+def _make_folder(_dialect: object, _record: object, arguments: Sequence[str], _options: object) -> None:
     if not str(arguments[0]).startswith("file:"):
         make_folder(Path(arguments[0]).parent)
         make_file(Path(arguments[0]))  # SQLite gives its journals the same rights
 
 
-def _prepare(connection: Any, _record: Any) -> None:
+def _prepare(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves; the driver would say it too late
     cursor = connection.cursor()
     _use_wal(cursor)

@@ -6,9 +6,8 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import and_, func, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
 
 from storage.core.corpus import is_current_document
 from storage.core.database import Database
@@ -78,7 +77,7 @@ def trace(database: Database, text: str) -> Trace:
 
 
 def _named(
-    transaction: Transaction, condition: Any, among: Collection[tuple[str, str]] | None = None
+    transaction: Transaction, condition: ColumnElement[bool], among: Collection[tuple[str, str]] | None = None
 ) -> list[tuple[str, str]]:
     """Return (corpus, id) of the first documents that meet a condition, or of those among some that are given."""
     query = select(Corpus.name, Document.key).join(Corpus, Corpus.id == Document.corpus_id).where(condition)

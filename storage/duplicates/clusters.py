@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sqlalchemy import ColumnElement, delete, select
@@ -87,15 +87,28 @@ def method_of(database: Database, corpus_id: int) -> Method | None:
     return None if last is None else stored(last.method)
 
 
-def _last(database: Database, corpus_id: int) -> Any:
+class _Last(NamedTuple):
+    """The last search for near duplicates in a corpus."""
+
+    method: Mapping[str, Any]
+    compared_to: int
+    finished_at: float
+
+
+def _last(database: Database, corpus_id: int) -> _Last | None:
     with database.read() as transaction:
-        return transaction.execute(_LAST.where(Deduplication.corpus_id == corpus_id)).one_or_none()
+        return _last_seen(transaction, corpus_id)
+
+
+def _last_seen(transaction: Transaction, corpus_id: int) -> _Last | None:
+    found = transaction.execute(_LAST.where(Deduplication.corpus_id == corpus_id)).one_or_none()
+    return None if found is None else _Last(*found)
 
 
 _LAST = select(Deduplication.method, Deduplication.compared_to, Deduplication.finished_at)
 
 
-def _load(database: Database, corpus_id: int, method: Method, before: Any) -> _Corpus:
+def _load(database: Database, corpus_id: int, method: Method, before: _Last | None) -> _Corpus:
     query = select(Document.id, Document.content_id)
     query = query.where(Document.corpus_id == corpus_id, is_current_document())
     ids, units = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
@@ -115,11 +128,10 @@ def _load(database: Database, corpus_id: int, method: Method, before: Any) -> _C
         units.append(np.array([of_page.get(key, 0) for key in own], np.int64))
     every = np.concatenate(ids)
     last = int(every[-1]) if len(every) else 0
-    same = before is not None and before.method == method.to_json()
     return _Corpus(
         every,
         np.concatenate(units),
-        compared_to=before.compared_to if same else 0,
+        compared_to=before.compared_to if before is not None and before.method == method.to_json() else 0,
         settled_to=last if waiting is None else waiting - 1,
     )
 
@@ -196,14 +208,13 @@ def _write(
     transaction: Transaction,
     corpus_id: int,
     method: Method,
-    before: Any,
+    before: _Last | None,
     corpus: _Corpus,
     clusters: Mapping[int, tuple[int, int]],
 ) -> bool:
     """Replace the rows of current documents that changed. Return False if another process was faster."""
     lock_corpus(transaction, corpus_id)
-    last = transaction.execute(_LAST.where(Deduplication.corpus_id == corpus_id)).one_or_none()
-    if (None if last is None else tuple(last)) != (None if before is None else tuple(before)):
+    if _last_seen(transaction, corpus_id) != before:
         return False
     if transaction.scalar(select(Corpus.id).where(Corpus.id == corpus_id)) is None:
         return True  # it was removed meanwhile

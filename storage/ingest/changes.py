@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from storage.ingest.chunks import Versions
+from storage.json_values import Json
 
 
 class StoredVersion(NamedTuple):
@@ -15,8 +16,8 @@ class StoredVersion(NamedTuple):
     id: int
     key: str
     content_id: int
-    meta: Any
-    flags: Any
+    meta: Json
+    flags: Sequence[str]
     seq: int
     gone: bool
     ingest_id: int

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from storage.core.normalize import MENDED
+from storage.json_values import Json
 from storage.readers.records import KeyKind
 
 
@@ -29,6 +30,17 @@ class Rejected:
     fatal: bool = False
     keys: tuple[str, ...] = ()
     below: str | None = None
+
+
+class StoredDocument(Protocol):
+    """The parts of a stored document that are compared."""
+
+    @property
+    def content_id(self) -> int: ...
+    @property
+    def meta(self) -> Json: ...
+    @property
+    def flags(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,7 @@ class Versions:
             return self
         return Versions(*(_at(places, column) for column in vars(self).values()))
 
-    def equals(self, place: int, stored: Any) -> bool:
+    def equals(self, place: int, stored: StoredDocument) -> bool:
         """Return True if the version at a place equals a stored document."""
         return bool(
             stored.content_id == self.content_ids[place]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from storage.ingest.changes import StoredVersion
 from storage.ingest.chunks import Chunk, Rejected, clash
 from storage.ingest.pruning import Seen
 from storage.readers.records import KeyKind
@@ -52,7 +53,7 @@ class KeyKinds:
         refused, self._refused = self._refused, []
         return refused
 
-    def _kind(self, version: Any, seq: int, ingest_id: int) -> KeyKind | None:
+    def _kind(self, version: StoredVersion, seq: int, ingest_id: int) -> KeyKind | None:
         """Return the kind that this reading found for a stored version's key before a record; None without one."""
         mine = version.ingest_id == ingest_id and version.seq < seq
         found, number = (self._records, version.seq) if mine else (self._documents, version.id)

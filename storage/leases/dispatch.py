@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
-from sqlalchemy import Select, delete, func, select, true, update
+from sqlalchemy import ColumnElement, Select, delete, func, select, true, update
 
 from storage.core.clock import db_now
 from storage.core.database import Database
@@ -133,7 +132,7 @@ def _outranked(lane: str, claimants: list[Claimant]) -> Select[int]:
     )
 
 
-def _ready(lane: str, job_id: Any, unservable: Collection[int]) -> Select[int]:
+def _ready(lane: str, job_id: int | ColumnElement[int], unservable: Collection[int]) -> Select[int]:
     """Select the shards of a job that may be dispatched now, without those of specs that no worker can serve."""
     ready = select(Shard.id).where(
         Shard.job_id == job_id, Shard.state == "planned", Shard.lane == lane, Shard.not_before <= db_now()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from storage.json_values import Json
 from storage.outputs.columns import Form
 
 _FORMS = {"string": Form.TEXT, "integer": Form.INTEGER, "number": Form.NUMBER, "boolean": Form.BOOLEAN}
@@ -13,7 +13,7 @@ _ANY = "any"
 _DEEPEST = 8  # references and alternatives inside one another
 
 
-def form_of(schema: Any, root: Mapping[str, Any]) -> Form:
+def form_of(schema: Json, root: Mapping[str, Json]) -> Form:
     """Return the form of a property's values; JSON where its schema allows values of several types.
 
     References of ``schema`` lead into ``root``.
@@ -24,21 +24,25 @@ def form_of(schema: Any, root: Mapping[str, Any]) -> Form:
     return _FORMS.get(named.pop(), Form.JSON) if len(named) == 1 else Form.JSON
 
 
-def _types(schema: Any, root: Mapping[str, Any], depth: int = _DEEPEST) -> set[str]:
+def _types(schema: Json, root: Mapping[str, Json], depth: int = _DEEPEST) -> set[str]:
     """Return the types of values that a schema allows, as far as it says; null is left out."""
     found = _followed(schema, root)
     if "enum" in found or "const" in found:
         values = found.get("enum", [found.get("const")])
-        return {_NAMES.get(type(value), _ANY) for value in values} - {"null"}
+        return {_NAMES.get(type(value), _ANY) for value in _listed(values)} - {"null"}
     if "type" in found:
         named = found["type"]
-        return {*(named if isinstance(named, list) else [named])} - {"null"}
-    several = found.get("anyOf") or found.get("oneOf") or ()
-    inner = (_types(one, root, depth - 1) for one in several) if depth else ()
+        return {*map(str, named if isinstance(named, list) else [named])} - {"null"}
+    several = found.get("anyOf") or found.get("oneOf")
+    inner = (_types(one, root, depth - 1) for one in _listed(several)) if depth else ()
     return {name for names in inner for name in names} or {_ANY}
 
 
-def _followed(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+def _listed(value: Json) -> list[Json]:
+    return value if isinstance(value, list) else []
+
+
+def _followed(schema: Json, root: Mapping[str, Json]) -> Mapping[str, Json]:
     """Return the schema that references lead to; an empty one where they lead to none."""
     found = schema
     for _ in range(_DEEPEST):
@@ -47,8 +51,8 @@ def _followed(schema: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
         reference = found.get("$ref")
         if not isinstance(reference, str):
             return found
-        found = root
+        found = {**root}
         for key in reference.removeprefix("#/").split("/"):
             name = key.replace("~1", "/").replace("~0", "~")
-            found = found.get(name) if isinstance(found, Mapping) else None
+            found = found.get(name) if isinstance(found, dict) else None
     return {}

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import ColumnElement, and_, case, delete, func, not_, or_, select, update
 
@@ -96,14 +95,34 @@ def history(database: Database, name: str, limit: int = 50) -> list[PipelineRun]
         return [PipelineRun.of(row) for row in found]
 
 
-def scheduled(database: Database) -> Sequence[Any]:
-    """The pipelines that have a schedule: {id, name, schedule, looked_at}, and the database's `now`."""
+class Scheduled(NamedTuple):
+    """A pipeline that has a schedule; `now` is the time of the database that found it."""
+
+    id: int
+    name: str
+    schedule: dict[str, Any]
+    looked_at: float
+    now: float
+
+
+class Held(Protocol):
+    """A run that a process holds under a fence."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def fence(self) -> int: ...
+
+
+def scheduled(database: Database) -> list[Scheduled]:
+    """Return the pipelines that have a schedule."""
     columns = (PipelineRow.id, PipelineRow.name, PipelineRow.schedule, PipelineRow.looked_at, db_now().label("now"))
     with database.read() as transaction:
-        return transaction.execute(select(*columns).where(PipelineRow.schedule.is_not(None))).all()
+        found = transaction.execute(select(*columns).where(PipelineRow.schedule.is_not(None)))
+        return [Scheduled(*row) for row in found]
 
 
-def fire(database: Database, found: Any, due_at: float) -> int | None:
+def fire(database: Database, found: Scheduled, due_at: float) -> int | None:
     """Make the run that was due, of a pipeline as `scheduled` found it; None when another process did.
 
     While the run before still goes, an overlap that is to be skipped makes a run that is over at once.
@@ -293,7 +312,7 @@ def let_go_all(database: Database, owner: str) -> None:
         database.write(lambda transaction: transaction.execute(asked.values(handed_at=None)))
 
 
-def note(database: Database, run: Any, state: str, *, job_id: int | None = None, reason: str | None = None) -> bool:
+def note(database: Database, run: Held, state: str, *, job_id: int | None = None, reason: str | None = None) -> bool:
     """Note how far a run (with its `id` and `fence`) is; `done` and `failed` end it, and so does `running` its lease.
 
     False when it had ended already, or another holds it. Only a run by hand that was taken for cut off may end twice.

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     FromClause,
+    Select,
     and_,
     case,
     inspect,
@@ -111,12 +112,12 @@ def _drop(transaction: Transaction, pipeline: str) -> None:
         transaction.exec_driver_sql(f"DROP VIEW IF EXISTS {_quoted(name)}")
 
 
-def _create(transaction: Transaction, name: str, query: Any, what: str = "VIEW") -> None:
+def _create(transaction: Transaction, name: str, query: Select[*tuple[Any, ...]], what: str = "VIEW") -> None:
     compiled = query.compile(dialect=transaction.connection.dialect, compile_kwargs={"literal_binds": True})
     transaction.exec_driver_sql(f"CREATE {what} {_quoted(name)} AS {compiled}")
 
 
-def _of_documents(transaction: Transaction, corpus: str, opened: Sequence[OpenStep]) -> Any:
+def _of_documents(transaction: Transaction, corpus: str, opened: Sequence[OpenStep]) -> Select[*tuple[Any, ...]]:
     query = select(Document.key.label("id"), Document.meta, Document.flags, Content.text.label("document"))
     query = query.select_from(Document).join(Content, Content.id == Document.content_id)
     query, outcomes = lineage.joined(query, opened, outer=True)

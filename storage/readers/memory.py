@@ -140,7 +140,7 @@ def _rows_of_table(table: object, options: SourceOptions) -> Rows:
             position += part.num_rows
 
 
-def _reader(table: Any) -> RecordBatchReader:
+def _reader(table: object) -> RecordBatchReader:
     """Return the table's batches. Raises SourceUnreadable for a table that Arrow cannot represent."""
     import pyarrow
 

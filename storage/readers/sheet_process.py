@@ -8,10 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from datetime import date, time, timedelta
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import orjson
 
+from storage.json_values import Json
 from storage.readers import confinement
 from storage.readers.confinement import Needs
 from storage.readers.records import Rejection, SourceOptions
@@ -21,6 +23,9 @@ from storage.readers.values import VALUE_LEFT_OUT, as_row
 
 if TYPE_CHECKING:
     from python_calamine import CalamineSheet, CalamineWorkbook
+
+# As python-calamine gives it; "" is an empty cell.
+Cell: TypeAlias = int | float | str | bool | time | date | timedelta
 
 _COMPOUND = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
@@ -41,7 +46,7 @@ class Sheet:
     """A sheet's column names, empty where a column has none, and the rows below them with their numbers."""
 
     columns: list[str]
-    rows: Iterator[tuple[int, list[Any]]]
+    rows: Iterator[tuple[int, list[Cell]]]
 
 
 def main() -> None:
@@ -131,11 +136,11 @@ def _lines(sheet: Sheet, options: SourceOptions) -> Iterator[bytes]:
         yield row_line(number, row.fields, flags, options.max_record_bytes)
 
 
-def _name(value: Any) -> str:
+def _name(value: Cell) -> str:
     return _text(_value(value)).strip()
 
 
-def _value(value: Any) -> Any:
+def _value(value: Cell) -> Cell | None:
     """Return a cell's value: None for an empty cell, and whole numbers as such."""
     if value == "":
         return None
@@ -144,7 +149,7 @@ def _value(value: Any) -> Any:
     return value
 
 
-def _text(value: Any) -> str:
+def _text(value: Cell | Json) -> str:
     """Return a cell that should be a text as one, as a spreadsheet shows it."""
     if value is None:
         return ""

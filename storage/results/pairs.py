@@ -11,6 +11,7 @@ from sqlalchemy import select
 from storage.core.corpus import is_current_document
 from storage.core.database import Database
 from storage.core.get_or_create import SPEC, spec_of
+from storage.core.outcomes import StoredOutcome
 from storage.core.schema import Content, Document, SpecRow
 from storage.core.specs import Spec
 from storage.errors import CannotCompare
@@ -98,7 +99,7 @@ def keys(database: Database, document_ids: Sequence[int]) -> dict[int, str]:
         return {row.id: row.key for row in found}
 
 
-def _result(of: Side, outcome: Any) -> Result | None:
+def _result(of: Side, outcome: StoredOutcome | None) -> Result | None:
     if outcome is None or outcome.status != "done":
         return None
     known = {name: getattr(outcome, name) for name in CONFIDENCE if getattr(outcome, name) is not None}

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from storage.core.database import Database
 from storage.core.doubts import Doubt
 from storage.core.get_or_create import SPEC, spec_of
+from storage.core.outcomes import StoredOutcome
 from storage.core.schema import (
     OUTCOME_VALUES,
     Content,
@@ -174,7 +175,7 @@ def provenance(database: Database, job_id: int, key: str, step: str | None = Non
 _RECORDED = (*lineage.RESULT, OutcomeRow.runtime_id, OutcomeRow.created_at)
 
 
-def _chosen(steps: Sequence[OpenStep], found: Mapping[int, Any]) -> OpenStep:
+def _chosen(steps: Sequence[OpenStep], found: Mapping[int, StoredOutcome]) -> OpenStep:
     done = [step for step in steps if step.seq in found and found[step.seq].status == "done"]
     failed = [step for step in steps if step.seq in found]
     return (done or failed or [steps[0]])[-1]
@@ -187,8 +188,8 @@ class _Reading:
     database: Database
     transaction: Transaction
     job: Job
-    document: Any
-    found: Mapping[int, Any]
+    document: Document
+    found: Mapping[int, StoredOutcome]
 
     def record(self, steps: Sequence[OpenStep], step: OpenStep) -> StepRecord:
         """Return the record of a step."""
@@ -242,7 +243,7 @@ class _Reading:
         before = self.found.get(step.input_step)
         return None if before is None else before.output_id
 
-    def _batch(self, step: OpenStep, content_id: int, row: Any) -> Batch | None:
+    def _batch(self, step: OpenStep, content_id: int, row: StoredOutcome | None) -> Batch | None:
         at = None if row is None else row.created_at
         return batches.find(self.transaction, self.job.id, step, content_id, at)
 
@@ -252,7 +253,7 @@ class _Reading:
         found: str | None = self.transaction.scalar(select(Content.text).where(Content.id == content_id))
         return found
 
-    def _recorded(self, step: OpenStep, row: Any) -> Recorded:
+    def _recorded(self, step: OpenStep, row: StoredOutcome) -> Recorded:
         output = self.database.kind_of(step.lane).output
         return Recorded(
             status=row.status,

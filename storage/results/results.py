@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Select, case, func, or_, select, tuple_
 
 from storage.core.database import Database
 from storage.core.flags import Flagged, doubtful
-from storage.core.outcomes import DOUBTFUL
+from storage.core.outcomes import DOUBTFUL, StoredOutcome
 from storage.core.pages import pages
 from storage.core.schema import Content, Document, Job, Rejection
 from storage.core.transaction import Transaction
@@ -145,12 +145,12 @@ def _all_steps(database: Database, steps: Sequence[OpenStep], documents: Iterato
             yield (document.seq, document.id), result if text is None else result | {"input": text}
 
 
-def _result(output: OutputType, step: OpenStep, outcome: Any) -> dict[str, Any]:
+def _result(output: OutputType, step: OpenStep, outcome: StoredOutcome) -> dict[str, Any]:
     tokens = {"tokens_in": outcome.tokens_in, "tokens_out": outcome.tokens_out}
     return {"task": step.lane, **output.result(outcome), **tokens}
 
 
-def _confidence(outcome: Any) -> dict[str, float]:
+def _confidence(outcome: StoredOutcome) -> dict[str, float]:
     found = {name: getattr(outcome, name) for name in CONFIDENCE}
     return {name: value for name, value in found.items() if value is not None}
 
@@ -219,7 +219,7 @@ def failures(database: Database, job_id: int) -> Iterator[dict[str, Any]]:
         yield {"id": row.place, "status": "rejected", "class": "document", "reason": row.reason}
 
 
-def _failure(key: str, outcome: Any) -> dict[str, Any]:
+def _failure(key: str, outcome: StoredOutcome) -> dict[str, Any]:
     return {"id": key, "status": outcome.status, "class": outcome.reason_class, "reason": outcome.reason}
 
 

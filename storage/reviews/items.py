@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import select
 
 from storage.core.database import Database
 from storage.core.outcomes import Status
 from storage.core.schema import Content, Document, OutcomeRow
+from storage.outputs.base import Stored
 from storage.reviews.population import ReviewedStep
 from storage.steps import choosing
 
@@ -48,7 +48,7 @@ def items(database: Database, reviewed: ReviewedStep, documents: Mapping[int, in
     return found
 
 
-def _shown(database: Database, reviewed: ReviewedStep, row: Any) -> str:
+def _shown(database: Database, reviewed: ReviewedStep, row: Stored) -> str:
     if isinstance(row.text, str):
         return row.text
     output = database.kind_of(reviewed.step.lane).output

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Select, and_, column, func, select, table
+from sqlalchemy import Row, Select, and_, column, func, select, table
 
 from storage.core import advisory_locks
 from storage.core.database import Database
@@ -294,7 +294,7 @@ def _index(spec_id: int) -> str:
     return f"ix_{name_of(spec_id)}_embedding"
 
 
-def _described(transaction: Transaction, row: Any) -> VectorIndex:
+def _described(transaction: Transaction, row: Row[*tuple[Any, ...]]) -> VectorIndex:
     name = name_of(row.id)
     vectors, taken = transaction.exec_driver_sql(
         f"SELECT count(*), pg_total_relation_size('{name}') FROM {name}"  # noqa: S608

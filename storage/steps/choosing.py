@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, FromClause, Select, and_, case, false, sel
 
 from storage.core import doubts
 from storage.core.doubts import RISK, Doubt
+from storage.core.outcomes import StoredOutcome
 from storage.core.risk import COLUMNS as RISK_COLUMNS
 from storage.core.schema import OutcomeRow
 from storage.core.transaction import Transaction
@@ -27,8 +28,8 @@ class Pair:
     `is_doubted` is True if the first outcome is doubted. Only then the second one counts.
     """
 
-    first: Any
-    second: Any
+    first: StoredOutcome
+    second: StoredOutcome | None
     is_doubted: bool
 
     @property
@@ -36,9 +37,9 @@ class Pair:
         return self.is_doubted and self.second is not None and doubts.is_better(self.second, self.first)
 
     @property
-    def result(self) -> Any:
+    def result(self) -> StoredOutcome:
         """The outcome that is the result."""
-        return self.second if self.second_wins else self.first
+        return self.second if self.second is not None and self.second_wins else self.first
 
     @property
     def is_settled(self) -> bool:

@@ -16,11 +16,12 @@ import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from sqlalchemy import and_, bindparam, case, update
 
 from storage.core import advisory_locks, contents, get_or_create
+from storage.core.doubts import Judged
 from storage.core.flags import Flagged, doubtful
 from storage.core.outcomes import Known, Status, Tally
 from storage.core.schema import OutcomeRow, Shard, Step, StepText
@@ -241,7 +242,7 @@ def _newly_rescued(found: Mapping[ContentId, Pair], *, of_first: bool, redo: boo
     return -len(both) if redo else 0
 
 
-def _is_done(outcome: Any) -> bool:
+def _is_done(outcome: Judged | None) -> bool:
     return outcome is not None and outcome.status == Status.DONE
 
 

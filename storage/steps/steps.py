@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
-from sqlalchemy import insert, select
+from sqlalchemy import Row, insert, select
 
 from storage.core import get_or_create
 from storage.core.doubts import Doubt
@@ -137,7 +137,7 @@ _STEPS = select(
 ).join(SpecRow, SpecRow.id == Step.spec_id)
 
 
-def _open(row: Any) -> OpenStep:
+def _open(row: Row[*tuple[Any, ...]]) -> OpenStep:
     params = row.params or {}
     template = None if row.escalates is not None else templates.over_metadata(params)
     flagged = Flagged.stored(row.flagged)

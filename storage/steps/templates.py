@@ -16,6 +16,7 @@ import orjson
 from storage.core.chat import as_messages, is_messages
 from storage.core.normalize import normalize
 from storage.errors import StorageError
+from storage.json_values import Json
 
 TEXT = "text"
 PROMPT, QUESTION, MESSAGES = "prompt", "question", "messages"  # parameters of specs
@@ -192,7 +193,7 @@ def _field(place: str) -> str:
     return place.removeprefix(_META).removesuffix(_OPTIONAL)
 
 
-def written(value: Any) -> str:
+def written(value: Json) -> str:
     """Return a value of the metadata as a prompt shows it: a text as it is, null as "", anything else as JSON."""
     if value is None:
         return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks import kinds
 from tasks.backends import Assignment
@@ -15,6 +15,9 @@ from tasks.kinds.base import Traits
 from tasks.models import families
 from tasks.models.families import Family
 from tasks.windows.windows import Coder, Encoded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,10 @@ def reading_of(assignment: Assignment, config: Mapping[str, Any]) -> Reading:
     return Reading(coder, generation.traits, _by(opening.tokenizer))
 
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
 @dataclass(frozen=True)
 class _Coder:
     limit_tokens: int
@@ -79,7 +86,7 @@ def _of_encoder(assignment: Assignment) -> Reading:
     return Reading(model, model.traits, shown)
 
 
-def _by(tokenizer: Any) -> Callable[[Encoded], str]:
+def _by(tokenizer: PreTrainedTokenizerBase) -> Callable[[Encoded], str]:
     """Return the function that writes tokens out with the tokenizer's vocabulary.
 
     A Marian tokenizer has one for the texts that it reads and another for those that it writes.

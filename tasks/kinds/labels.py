@@ -33,7 +33,7 @@ def in_file(name: str, text: str) -> Any:
         raise BadOption(f"{name} is not {kind.removeprefix('.').upper()}: {error}") from error
 
 
-def words_by_label(given: Any) -> dict[str, str]:
+def words_by_label(given: object) -> dict[str, str]:
     """Return the words that a model reads for each label: the label's description, or else the label itself.
 
     Raises PydanticCustomError, whose message continues a sentence that begins with the option's name.
@@ -41,8 +41,7 @@ def words_by_label(given: Any) -> dict[str, str]:
     if isinstance(given, str):
         if is_file(given):
             raise _wrong(f"is the name of a file, {shown(given)}; write the labels themselves here")
-        given = given.split(",")
-        pairs: Iterable[tuple[Any, Any]] = [(label, label) for label in given if label.strip()]
+        pairs: Iterable[tuple[object, object]] = [(label, label) for label in given.split(",") if label.strip()]
     elif isinstance(given, Mapping):
         pairs = given.items()
     elif isinstance(given, list | tuple):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
 
 from pydantic_core import PydanticCustomError
 
@@ -21,9 +20,9 @@ _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\u
 _PAIR = re.compile(f"[{_UNSPACED}]{{1,2}}")
 
 
-def words_of_length(value: Any) -> Any:
+def words_of_length(value: object) -> int | None:
     """Return the words that a length stands for. Raises PydanticCustomError, which continues a sentence."""
-    if value is None or type(value) is int:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     if isinstance(value, str) and value in LENGTHS:
         return LENGTHS[value]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from pydantic_core import PydanticCustomError
 
@@ -20,7 +19,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,29}", re.ASCII)
 _EXPECTED = 'must be a question, a list of questions, or a table such as { author = "Who wrote it?" }'
 
 
-def questions_by_name(given: Any) -> dict[str, str]:
+def questions_by_name(given: object) -> dict[str, str]:
     """Return the questions by their names. A text may begin with the name: ``author=Who wrote it?``.
 
     Raises PydanticCustomError, whose message continues a sentence that begins with the option's name.
@@ -59,7 +58,7 @@ def columns(name: str) -> tuple[str, ...]:
     return (name, *(name + ending for ending in (SCORE, NO_ANSWER, SPANS)))
 
 
-def _pairs(given: Any) -> Iterable[tuple[str | None, Any]]:
+def _pairs(given: object) -> Iterable[tuple[str | None, object]]:
     if isinstance(given, Mapping):
         return [(str(name), question) for name, question in given.items()]
     if not isinstance(given, str | list | tuple):
@@ -68,7 +67,7 @@ def _pairs(given: Any) -> Iterable[tuple[str | None, Any]]:
     return [(None, one) if (match := _named(one)) is None else (match[1], match[2]) for one in texts]
 
 
-def _named(text: Any) -> re.Match[str] | None:
+def _named(text: object) -> re.Match[str] | None:
     return _NAMED.match(text) if isinstance(text, str) else None
 
 

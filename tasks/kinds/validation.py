@@ -36,7 +36,7 @@ def sentence(error: ErrorDetails, field: FieldInfo) -> str:
     return error["msg"]
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return a value as a sentence may show it: short, and on one line."""
     if isinstance(value, dict):
         return "a table"

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from storage.core.specs import Spec
+from storage.json_values import Json
 from tasks.errors import CannotServe
-from tasks.models.json_files import Json
 from tasks.prompts import prompts
 
 QUERY = "query"

@@ -11,7 +11,9 @@ import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import TypeAlias
+
+from storage.json_values import GivenJson
 
 Range: TypeAlias = tuple[int, int]  # [start, end) in characters
 
@@ -25,13 +27,13 @@ def normalized(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def citations(record: Mapping[str, Any], text: str) -> dict[str, list[int] | None]:
+def citations(record: Mapping[str, GivenJson], text: str) -> dict[str, list[int] | None]:
     """Return the place of each string and number of a record, by its JSON Pointer; None where it stands nowhere."""
     places = Places(text)
     return {pointer: [*found] if (found := places.of(value)) else None for pointer, value in _leaves(record, "")}
 
 
-def _leaves(value: Any, pointer: str) -> Iterator[tuple[str, str | int | float]]:
+def _leaves(value: GivenJson, pointer: str) -> Iterator[tuple[str, str | int | float]]:
     if isinstance(value, Mapping):
         for name, inner in value.items():
             yield from _leaves(inner, f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}")

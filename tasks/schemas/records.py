@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from storage.json_values import Json
 from tasks.schemas.walk import Schema, followed, pointer
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class RecordChecks:
 
         self._validator = draft(schema)(exact(schema), registry=Registry())
 
-    def problem(self, record: Any) -> str | None:
+    def problem(self, record: Json) -> str | None:
         """Return the place and the keyword that a record breaks, without its text; None for a valid record."""
         error = next(self._validator.iter_errors(exact(record)), None)
         if error is None:
@@ -76,10 +77,10 @@ def _without_repetitions(items: Iterable[Any]) -> list[Any]:
     return [*first.values()]
 
 
-def _key(item: Any) -> str:
+def _key(item: Json) -> str:
     """Return a text that is the same for equal JSON values: 1 and 1.0 are equal."""
 
-    def plain(value: Any) -> Any:
+    def plain(value: Json) -> Json:
         if isinstance(value, dict):
             return {name: plain(inner) for name, inner in value.items()}
         if isinstance(value, list):
@@ -118,5 +119,5 @@ def _merged(one: Any, other: Any, schema: Schema) -> Any:
     return other if one is None or one == "" else one
 
 
-def _inside(schema: Any) -> Schema:
+def _inside(schema: object) -> Schema:
     return schema if isinstance(schema, dict) else {}

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from storage.core.chat import is_messages
+from storage.json_values import Json
 from storage.writers.openai_batch import CHAT, COMPLETIONS, EMBEDDINGS, INPUTS
 from tasks import kinds
 from tasks.errors import BadOption
@@ -157,7 +158,7 @@ def _asked(given: Mapping[str, Any]) -> dict[str, Any]:
     return asked if asked.keys() & {"temperature", "top_p", "top_k", "min_p"} else {**asked, **_SAMPLED}
 
 
-def _value(name: str, value: Any) -> Any:
+def _value(name: str, value: Json) -> Json | tuple[str]:
     if name == "stop":
         return (value,) if isinstance(value, str) else value
     return 0 if (name, value) == ("top_k", -1) else value  # vLLM's word for all tokens
@@ -206,7 +207,7 @@ def _conversation(given: Mapping[str, Any]) -> str:
     return orjson.dumps(told).decode()
 
 
-def _content(content: Any, number: int) -> str:
+def _content(content: Json, number: int) -> str:
     """Return the text of a message. Parts are joined by line ends, as in vLLM."""
     if content is None:
         return ""

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from storage.json_values import Json
 from worker.cli.formatting import duration, local_time, printable
 from worker.explaining.escalated import doubted_for, said, why
 
@@ -242,7 +243,7 @@ class Page:
     def _text(self, text: str) -> str:
         return text if self._full else cut_short(text)
 
-    def _short(self, value: Any) -> str:
+    def _short(self, value: Json) -> str:
         import orjson
 
         return self._text(value if isinstance(value, str) else orjson.dumps(value).decode())

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from storage.json_values import Json
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 Output = Mapping[str, Any]  # in its JSON form; a vector may be an array
 
@@ -97,7 +102,7 @@ def _pieces(
         yield "…"
 
 
-def vectors(then: Any, now: Any) -> Difference:
+def vectors(then: ArrayLike, now: ArrayLike) -> Difference:
     """Return the difference of two vectors, or of two tables of them: the least cosine and the largest difference."""
     import numpy as np
 
@@ -136,7 +141,7 @@ def items(name: str, then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[st
     return Difference(not lines, summary if lines else f"largest difference {largest:.2g}", _few(lines))
 
 
-def values(name: str, then: Any, now: Any) -> Difference:
+def values(name: str, then: Json, now: Json) -> Difference:
     """Return the difference of two JSON values, place by place."""
     before, after = dict(_leaves(name, then)), dict(_leaves(name, now))
     lines = []
@@ -151,8 +156,8 @@ def values(name: str, then: Any, now: Any) -> Difference:
 _NONE = "nothing"
 
 
-def _leaves(place: str, value: Any) -> Iterator[tuple[str, Any]]:
-    children: Any = ()
+def _leaves(place: str, value: Json) -> Iterator[tuple[str, Json]]:
+    children: Iterable[tuple[str | int, Json]] = ()
     if isinstance(value, dict):
         children = value.items()
     elif isinstance(value, list):
@@ -168,7 +173,7 @@ def _few(lines: Sequence[str]) -> tuple[str, ...]:
     return (*lines[:SHOWN], f"… {more:,} more") if more > 0 else tuple(lines)
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Json) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

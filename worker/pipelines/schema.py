@@ -14,6 +14,7 @@ from storage import writers
 from storage.core.doubts import Doubt
 from storage.core.flags import named
 from storage.errors import DoubtInvalid, FlagUnknown
+from storage.json_values import Json
 from tasks import kinds
 from tasks.kinds.options import key
 from tasks.kinds.validation import sentence, shown
@@ -271,25 +272,29 @@ def json_schema() -> dict[str, Any]:
         schedule=(ScheduleTable | None, Field(None, description="When the pipeline runs.")),
         output=(OutputTable | None, Field(None, description="Where results go.")),
     )
-    found = _plain(file.model_json_schema())
+    found = _plain_table(file.model_json_schema())
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found, "title": "A pipeline of docmill"}
 
 
-def _plain(node: Any) -> Any:
+def _plain(node: Json) -> Json:
+    if isinstance(node, list):
+        return [_plain(one) for one in node]
+    return _plain_table(node) if isinstance(node, dict) else node
+
+
+def _plain_table(node: dict[str, Json]) -> dict[str, Json]:
     """Return a schema without nulls, which TOML does not have, and without titles, which repeat the keys.
 
     In descriptions, which are the command line's help, options lose their dashes.
     """
-    if isinstance(node, list):
-        return [_plain(one) for one in node]
-    if not isinstance(node, dict):
-        return node
     kept = {name: _plain(value) for name, value in node.items() if not (name == "title" and isinstance(value, str))}
     if isinstance(about := kept.get("description"), str):
         kept["description"] = re.sub("--(?=[a-z])", "", about).replace("  [", " [")
     if kept.get("default", ...) is None:
         del kept["default"]
-    if alternatives := [one for one in kept.get("anyOf", ()) if one != {"type": "null"}]:
+    given = kept.get("anyOf")
+    if isinstance(given, list) and (alternatives := [one for one in given if one != {"type": "null"}]):
         del kept["anyOf"]
-        kept |= alternatives[0] if len(alternatives) == 1 else {"anyOf": alternatives}
+        only = alternatives[0] if len(alternatives) == 1 else None
+        kept |= only if isinstance(only, dict) else {"anyOf": alternatives}
     return kept

@@ -19,7 +19,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from celery import Celery, Task
 from celery.exceptions import Reject
@@ -27,6 +27,7 @@ from celery.worker import WorkController, state
 
 from storage.core.database import Database
 from storage.errors import StorageError
+from storage.json_values import GivenJson
 from storage.leases import dispatch
 from worker import fault_points, logs
 from worker.engines.engines import opener, settled
@@ -74,7 +75,7 @@ class SupervisorChannel:
         os.dup2(2, 1)
         self._lock = threading.Lock()
 
-    def say(self, event: str, **facts: Any) -> None:
+    def say(self, event: str, **facts: GivenJson) -> None:
         with self._lock:
             try:
                 self._out.write(json.dumps({"event": event, **facts}).encode() + b"\n")

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+    from pygal.graph.graph import Graph
 
 SIZE = {"width": 560, "height": 220}
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -48,7 +53,7 @@ def _options(labels: Sequence[str]) -> dict[str, Any]:
     return {**SIZE, **plain, "x_labels": labels}
 
 
-def _as_svg(chart: Any, label: str) -> str:
+def _as_svg(chart: Graph, label: str) -> str:
     """Return the chart under a label, without the library's scripts and style: the page has its own."""
     root = chart.render_tree()
     for parent in [*root.iter()]:
@@ -60,7 +65,7 @@ def _as_svg(chart: Any, label: str) -> str:
     return _written(root)
 
 
-def _written(root: Any) -> str:
+def _written(root: Element) -> str:
     from pygal.etree import etree
 
     return str(etree.tostring(root, encoding="unicode"))

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from storage.json_values import Json
 from storage.outputs.columns import Column, Form
 from storage.reviews.items import Item
 from storage.reviews.judgements import Verdict
@@ -143,7 +144,7 @@ def _annotated(task: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _only(value: Any) -> Any:
+def _only(value: Json) -> Json:
     """Return the only value of a list, or the value as it is."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +26,18 @@ from tasks.models import families
 from tasks.models.encoders import Description
 from tasks.outputs import Output
 from tasks.windows.windows import Encoded
+
+
+class Labelled(Protocol):
+    """The configuration of a classifier in transformers."""
+
+    @property
+    def num_labels(self) -> int: ...
+    @property
+    def id2label(self) -> Mapping[int, str]: ...
+    @property
+    def problem_type(self) -> str | None: ...
+    def to_dict(self) -> dict[str, Any]: ...
 
 
 def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
@@ -72,13 +84,13 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     )
 
 
-def of_texts(config: Any, *, multi_label: bool) -> Scoring:
+def of_texts(config: Labelled, *, multi_label: bool) -> Scoring:
     """Return the scoring of a classifier's labels."""
     names = label_names(config)
     return Scoring(names, [*range(len(names))], scores(config, multi_label=multi_label))
 
 
-def of_pairs(config: Any, model: str) -> Scoring:
+def of_pairs(config: Labelled, model: str) -> Scoring:
     """Return the scoring of an NLI model's logits of pairs as those of entailment and contradiction."""
     places = families.entailment(config.to_dict())
     if places is None:
@@ -112,7 +124,7 @@ def by_vectors(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     return replace(model, outputs=outputs, traits=Traits(), kept=kept)
 
 
-def label_names(config: Any) -> list[str]:
+def label_names(config: Labelled) -> list[str]:
     """Return the names of the labels in the order of the logits. Raises CannotServe if two are the same."""
     names = [str(config.id2label[number]) for number in range(config.num_labels)]
     if len({*names}) < len(names):
@@ -120,7 +132,7 @@ def label_names(config: Any) -> list[str]:
     return names
 
 
-def scores(config: Any, *, multi_label: bool) -> str:
+def scores(config: Labelled, *, multi_label: bool) -> str:
     """Return the name of the function from logits to scores, as transformers' pipeline chooses it."""
     if multi_label:
         return "sigmoid"

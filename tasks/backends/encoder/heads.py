@@ -12,13 +12,14 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tasks.heads import Head
 from tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
     from tasks.backends import Assignment
     from tasks.backends.encoder.kept_heads import KeptHead
@@ -63,7 +64,7 @@ class EncoderModel:
 
     tokens: Tokens | None
     limit_tokens: int
-    encoder: Any | None
+    encoder: PreTrainedModel | None
     own_states: StatesOf
     outputs: Callable[[Sequence[Encoded], dict[str, torch.Tensor]], Sequence[Output]]
     traits: Traits
@@ -90,7 +91,7 @@ def libraries(head: Head) -> list[str]:
     return ["tasks.backends.encoder.library", LOADERS[head].partition(":")[0]]
 
 
-def own_states(encoder: Any, tokens: Tokens, device: str) -> StatesOf:
+def own_states(encoder: PreTrainedModel, tokens: Tokens, device: str) -> StatesOf:
     """Return a function that computes the last hidden states by the encoder's own code, on padded batches."""
     from tasks.backends.tokens import padded
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,10 @@ from tasks.backends.encoder.comparison import TOLERANCES
 from tasks.backends.encoder.heads import StatesOf, own_states
 from tasks.backends.tokens import Tokens, padded
 from tasks.windows.windows import Encoded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.modeling_outputs import ModelOutput
 
 log = logging.getLogger("docmill.backends")
 
@@ -46,12 +50,12 @@ class Parts:
     ``own_states`` computes what ``logits_of`` reads by the model's own code: the last hidden states, or the logits.
     """
 
-    encoder: Any | None
+    encoder: PreTrainedModel | None
     own_states: StatesOf
     logits_of: Callable[[Mapping[str, Tensor]], Tensor]
 
 
-def taken_apart(model: Any, tokens: Tokens, device: str, dtype: torch.dtype) -> Parts:
+def taken_apart(model: PreTrainedModel, tokens: Tokens, device: str, dtype: torch.dtype) -> Parts:
     """Return the parts of a classifier whose encoder computes in ``dtype``; its head computes in float32."""
     with torch.inference_mode():
         encoder = _encoder(model, tokens, device, TOLERANCES[dtype])
@@ -60,7 +64,7 @@ def taken_apart(model: Any, tokens: Tokens, device: str, dtype: torch.dtype) -> 
     return Parts(encoder, own_states(encoder, tokens, device), _head_logits(model))
 
 
-def _encoder(model: Any, tokens: Tokens, device: str, tolerance: float) -> Any | None:
+def _encoder(model: PreTrainedModel, tokens: Tokens, device: str, tolerance: float) -> PreTrainedModel | None:
     """Return the encoder of a classifier, which keeps the head alone, in float32.
 
     None, and the model as it was, if the head does not give the model's own logits from the last hidden states.
@@ -90,14 +94,14 @@ def _encoder(model: Any, tokens: Tokens, device: str, tolerance: float) -> Any |
     return None
 
 
-def _head_logits(model: Any) -> Callable[[Mapping[str, Tensor]], Tensor]:
+def _head_logits(model: PreTrainedModel) -> Callable[[Mapping[str, Tensor]], Tensor]:
     def logits_of(states: Mapping[str, Tensor]) -> Tensor:
         return _logits(model(inputs_embeds=states["token_embeddings"], attention_mask=states["attention_mask"]))
 
     return logits_of
 
 
-def _own_logits(model: Any, tokens: Tokens, device: str) -> StatesOf:
+def _own_logits(model: PreTrainedModel, tokens: Tokens, device: str) -> StatesOf:
     """Return a function that computes the logits of a batch by the model's own code."""
 
     def states_of(batch: Sequence[Encoded]) -> dict[str, Tensor]:
@@ -107,7 +111,7 @@ def _own_logits(model: Any, tokens: Tokens, device: str) -> StatesOf:
     return states_of
 
 
-def _logits(output: Any) -> Tensor:
+def _logits(output: ModelOutput) -> Tensor:
     """Return the logits in a classifier's output; of question answering those of start and end, side by side."""
     if "start_logits" in output:
         return torch.stack((output.start_logits, output.end_logits), dim=-1)

@@ -7,7 +7,7 @@ vocabulary at each place of a window. The head reads one window at a time: the l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from sentence_transformers import SparseEncoder
@@ -26,6 +26,9 @@ from tasks.kinds.base import Traits
 from tasks.models import encoders, families, named_prompts
 from tasks.outputs import Output, Vocabulary, Weights
 from tasks.windows.windows import Encoded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
@@ -91,7 +94,7 @@ def _loaded(assignment: Assignment, dtype: torch.dtype) -> SparseEncoder:
     return model
 
 
-def _untie(model: Any) -> None:
+def _untie(model: PreTrainedModel) -> None:
     """Give the head a copy of the weights that it shares with the encoder, which may change their precision."""
     head = model.get_output_embeddings()
     head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)

@@ -116,7 +116,7 @@ def _message(raw: bytes) -> tuple[str, str | None]:
     return _line(found.get("message") or found.get("detail") or code), None if code is None else str(code)
 
 
-def _line(value: Any) -> str:
+def _line(value: object) -> str:
     text = " ".join(str(value or "").split())
     return (text if len(text) <= _MOST_CHARS else f"{text[:_MOST_CHARS]}…").rstrip(".")
 

@@ -125,7 +125,7 @@ def hints(spec: Spec) -> frozenset[str]:
     return frozenset({answers.MIN_TOKENS} if "length" in spec.params else ())
 
 
-def _is_closed(schema: Any) -> bool:
+def _is_closed(schema: object) -> bool:
     """Return True if each object of a schema has its properties and no others, as OpenAI's strict mode wants."""
     if isinstance(schema, list):
         return all(map(_is_closed, schema))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 from sqlalchemy import text
@@ -34,7 +33,7 @@ RUNTIME = {"device": "cpu", "precision": "float32", "backend": "stub", "versions
 
 OTHER = replace(COPY, model="copier-2")
 CHANGE = Replacement(1, 1, "books", 1, 2, COPY, OTHER, 1, None, "filling", 1.0, None)
-DUE = SimpleNamespace(id=1, schedule={"overlap": "queue"}, looked_at=0.0, now=2.0)
+DUE = pipelines.Scheduled(id=1, name="nightly", schedule={"overlap": "queue"}, looked_at=0.0, now=2.0)
 RUN = Run(1, 1, "nightly", "/x", "", 1.0, "reading", None)
 JOB = OpenJob(
     id=1, ingest_id=1, corpus_id=1, steps=(OpenStep(0, "copy", 1, "copy", None),), adopted=False, last_before=9

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -329,8 +328,7 @@ def test_two_schedulers_fire_every_time_once_while_clocks_are_moved(database: Da
             now += chance.uniform(60, 1_700)  # never so long that two times fall together
             seen = [found for found in pipelines.scheduled(database) if found.id == row.id]
             views_of_two = [
-                SimpleNamespace(id=one.id, schedule=one.schedule, looked_at=one.looked_at, now=now + lag)
-                for one, lag in zip(seen * 2, (0.0, chance.uniform(-30, 30)), strict=True)
+                one._replace(now=now + lag) for one, lag in zip(seen * 2, (0.0, chance.uniform(-30, 30)), strict=True)
             ]
             chance.shuffle(views_of_two)
             for found in views_of_two:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from storage.json_values import Json
 from tasks.schemas.citations import Places, citations, normalized
 
 TEXT = "Größe: 1,234.50 EUR.\nThe  Art of\n Computing (3rd ed., −5 °C), cat, a."
@@ -49,7 +50,7 @@ def test_a_value_is_not_cited_where_it_has_half_of_what_a_character_stands_for()
 
 
 def test_every_string_and_number_has_an_entry_by_its_json_pointer() -> None:
-    record = {"a/b": "cat", "tags": ["dog", {"m~n": 5}], "yes": True, "none": None}
+    record: dict[str, Json] = {"a/b": "cat", "tags": ["dog", {"m~n": 5}], "yes": True, "none": None}
     assert citations(record, "A cat of 5.") == {
         "/a~1b": [2, 5],
         "/tags/0": None,

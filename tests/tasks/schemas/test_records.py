@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from storage.json_values import Json
 from tasks.schemas.records import RecordChecks, distinct, merged, parsed
 
 SCHEMA = {
@@ -57,7 +58,7 @@ def test_merged_lists_have_every_item_once_in_the_order_of_the_windows(lists: li
 
 
 @pytest.mark.parametrize("value", [[1, 2, 1.0, True, 2], [1, 2, True]])
-def test_lists_of_unique_items_lose_their_repetitions(value: list[Any]) -> None:
+def test_lists_of_unique_items_lose_their_repetitions(value: list[Json]) -> None:
     unique = {"type": "array", "items": {"type": ["number", "boolean"]}, "uniqueItems": True}
     free = {"type": "array", "items": unique}
     schema = {
@@ -66,7 +67,7 @@ def test_lists_of_unique_items_lose_their_repetitions(value: list[Any]) -> None:
         "additionalProperties": unique,
         "$defs": {"x": {"type": "object", "properties": {"d": unique}}},
     }
-    record = {"a": value, "b": {"d": value}, "c": [value, value], "e": value}
+    record: dict[str, Json] = {"a": value, "b": {"d": value}, "c": [value, value], "e": value}
     once = [1, 2, True]
     assert distinct(record, schema, schema) == {"a": once, "b": {"d": once}, "c": [once, once], "e": once}
     assert RecordChecks(schema).problem(distinct(record, schema, schema)) is None

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from storage.core.specs import Spec
+from storage.json_values import Json
 from tasks import kinds
 from tasks.errors import BadOption, ModelUnsuitable
 from tasks.kinds.instructions import instruction
 from tasks.languages import language_codes
 from tasks.models import families
-from tasks.models.json_files import Json
 from tasks.models.named_prompts import Prompts
 from tasks.specs.pinning import Pinned
 from tasks.specs.plan import ALGORITHM, build_spec
