@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import logging
 import pkgutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from storage.core.specs import Spec
 from tasks import kinds
 from tasks.backends import Assignment, registry, selection
+from tasks.backends.adapters import kept
 from tasks.backends.encoder import heads
 from tasks.backends.registry import Offer
 from tasks.models import families, weightless
+from tasks.models.encoders import Description
 from tasks.specs import adapters, per_language, pinning
 
 log = logging.getLogger("docmill.backends")
@@ -42,20 +46,26 @@ def import_libraries(spec: Spec, place: Place) -> None:
 def modules(spec: Spec, place: Place) -> list[str]:
     """Return the modules that opening a spec imports; none for a model that is not on this machine.
 
-    A merged adapter is another model, about which nothing is known here.
+    A model that an adapter is still to be merged into is another one, of which only the merging is known.
     """
     pinned = pinning.Pinned(spec.model, spec.revision)
     away = weightless.is_weightless(spec.model) or not pinning.here(pinned, cache_dir=place.cache_dir)
-    if away or adapters.NAME in spec.params:
+    if away:
         return []
-    family = families.family(pinning.read_config(pinned, models_dir=place.models_dir))
+    folder = pinning.locate(pinned, models_dir=place.models_dir, cache_dir=place.cache_dir)
+    config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=place.models_dir)
+    if adapters.NAME in spec.params:
+        if (merged := kept(spec, folder, place.cache_dir)) is None:
+            return ["tasks.backends.merging", "peft"]
+        spec, folder = merged
+        config = Description.of_folder(folder).config
+    family = families.family(config)
     head, present = kinds.kind(spec.kind).head(family), selection.installed()
     names = selection.candidates(
         spec.kind, family, quality=spec.quality, device=place.device, present=present, asked=place.backend
     )
     if head is None or not names:
         return []
-    folder = pinning.locate(pinned, models_dir=place.models_dir, cache_dir=place.cache_dir)
     assignment = Assignment(spec, folder, place.device, place.cache_dir, head, alone=len(names) == 1)
     offer = registry.row(_first(names, assignment)).offer(head, family, spec.quality, place.device)
     assert offer is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from storage.core.specs import Spec
 from tasks import kinds
 from tasks.errors import ModelUnsuitable
 from tasks.heads import TRAINED, Head
@@ -62,6 +63,20 @@ def headless(kind: str, config: Mapping[str, Any], asked: Collection[str]) -> bo
     wanted = kinds.kind(kind)
     lacks = family(config) is Family.ENCODER and _head(wanted, config) is None
     return lacks and wanted.headless_with in asked
+
+
+def adapted_head(spec: Spec, config: Mapping[str, Any]) -> Head:
+    """Return the head that a model does a spec's task with; classifying by vectors has that of embeddings.
+
+    Raises ModelUnsuitable.
+    """
+    if headless(spec.kind, config, spec.params):
+        return Head.POOLING
+    head = kinds.kind(spec.kind).head(family(config))
+    if head is None:
+        require(spec.kind, config, spec.model)
+        raise AssertionError(spec.kind)
+    return head
 
 
 def scores(kind: str, config: Mapping[str, Any], asked: Collection[str | None]) -> bool:

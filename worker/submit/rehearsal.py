@@ -239,7 +239,7 @@ def main() -> None:
 
 def _rehearse(spec: Spec, order: Mapping[str, Any]) -> dict[str, str] | None:
     from tasks.backends import rehearsal
-    from tasks.backends.adapters import require_fits
+    from tasks.backends.merging import require_fits
 
     look = rehearsal.require_weights if order["weights_only"] else rehearsal.rehearse
     models_dir = None if order["models_dir"] is None else Path(order["models_dir"])

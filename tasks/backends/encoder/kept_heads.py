@@ -7,7 +7,7 @@ The library's own head is the standard: a head is kept only if it gives exactly 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tasks.backends.encoder import array_heads
+from tasks.backends.encoder import array_heads, kept_weights
 from tasks.backends.encoder.array_heads import SCALES, near
 from tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
 from tasks.windows.windows import Encoded
@@ -67,10 +67,14 @@ class Scoring:
 
 @dataclass(frozen=True)
 class KeptHead:
-    """A head. ``settings`` are JSON; ``settings["type"]`` is one of ``HEADS``."""
+    """A head. ``settings`` are JSON; ``settings["type"]`` is one of ``HEADS``.
+
+    ``in_files`` has the names that the model's files may have for large tensors, which are not kept twice.
+    """
 
     settings: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
+    in_files: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @property
     def pools_first(self) -> bool:
@@ -218,5 +222,6 @@ HEADS: Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Tensor]], Outputs]
         "token labels": _token_labels,
         "spans": _span_scores,
         "nearness": _nearness,
+        "weights": kept_weights.outputs_of,
     }
 )

@@ -31,7 +31,7 @@ from tasks.backends.encoder.heads import EncoderModel, StatesOf
 from tasks.backends.encoder.kept_heads import KeptHead
 from tasks.backends.encoder.openings import FACTS, TENSORS, TOKENIZER
 from tasks.backends.tokens import Tokens
-from tasks.outputs import Output, SpanScores, TokenScores, Vector
+from tasks.outputs import Output, SpanScores, TokenScores, Vector, Weights
 from tasks.windows.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
@@ -76,6 +76,7 @@ def keep(
     if tokenizer is None or not _same(head, model, comparison.states[0].shape[-1]):
         return
     text, facts = tokenizer
+    places = _places(assignment, head)
     facts = {
         "tokenizer": facts,
         "tokens": f"{type(tokens).__module__}:{type(tokens).__qualname__}",
@@ -85,6 +86,7 @@ def keep(
         "pairs": model.traits.pairs is not None,
         "library": model.library,
         "head": dict(head.settings),
+        "head_places": places,
         "encoder": dict(encoder),
         "comparison": {
             "texts": [
@@ -94,7 +96,7 @@ def keep(
             "measure": comparison.measure,
         },
     }
-    tensors = {f"head {name}": one for name, one in head.tensors.items()}
+    tensors = {f"head {name}": one for name, one in head.tensors.items() if name not in places}
     tensors |= {f"states {place}": one for place, one in enumerate(comparison.states)}
 
     def build(building: Path) -> None:
@@ -129,6 +131,8 @@ def reopen(
         return None
     try:
         facts, tensors = json.loads((ready / FACTS).read_bytes()), load_file(ready / TENSORS)
+        in_files = weights_of(assignment, facts["head_places"], torch.float32)
+        tensors |= {f"head {name}": one for name, one in in_files.items()}
         model = _model(facts, tensors, (ready / TOKENIZER).read_text(encoding="utf-8"))
         assert model.tokens is not None
         encoder = encoder_of(facts["encoder"], model.tokens)
@@ -174,6 +178,16 @@ def weights_of(assignment: Assignment, places: Mapping[str, Sequence[str]], dtyp
     return weights
 
 
+def _places(assignment: Assignment, head: KeptHead) -> dict[str, tuple[str, str]]:
+    """Return the places in the model's files of the head's large tensors, as far as they are there."""
+    found = {}
+    for name, ours in head.in_files.items():
+        for one in ours:
+            with suppress(Unkept):
+                found[name] = weights_in(assignment, {one: head.tensors[name]}, "")[one]
+    return found
+
+
 def _same(head: KeptHead, model: EncoderModel, dim: int) -> bool:
     """Return True if the kept head gives exactly what the model's own gives for states drawn at random."""
     batch = model.encode(_TEXTS)
@@ -192,6 +206,8 @@ def _same(head: KeptHead, model: EncoderModel, dim: int) -> bool:
 def _bits(output: Output) -> object:
     if isinstance(output, Vector):
         return output.values.tobytes()
+    if isinstance(output, Weights):
+        return output.ids.tobytes(), output.values.tobytes()
     if isinstance(output, TokenScores):
         return output.labels, output.scores.tobytes()
     if isinstance(output, SpanScores):

@@ -18,13 +18,15 @@ from torch import Tensor, nn
 from tasks.backends import Assignment
 from tasks.backends.convert import safe_folder
 from tasks.backends.encoder.heads import EncoderModel
+from tasks.backends.encoder.kept_heads import KeptHead
+from tasks.backends.encoder.kept_weights import parts_of, weights
 from tasks.backends.encoder.library_models import opened
 from tasks.backends.encoder.own_heads import Parts, taken_apart
 from tasks.backends.tokens import Tokens
 from tasks.errors import ModelUnsuitable
 from tasks.kinds.base import Traits
 from tasks.models import encoders, families, named_prompts
-from tasks.outputs import Output, Vocabulary, Weights
+from tasks.outputs import Output, Vocabulary
 from tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
@@ -44,32 +46,24 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     )
     _untie(first.auto_model)
     parts = taken_apart(first.auto_model, tokens, device, dtype)
-    vocabulary = Vocabulary(
-        first.tokenizer.convert_ids_to_tokens(range(first.auto_model.config.vocab_size)),
-        sums=pooling.pooling_strategy == "sum",
-        most=model.max_active_dims or 0,
-    )
-    twice = pooling.activation_function == "log1p_relu"
+    settings = {
+        "vocabulary": first.tokenizer.convert_ids_to_tokens(range(first.auto_model.config.vocab_size)),
+        "sums": pooling.pooling_strategy == "sum",
+        "most": model.max_active_dims or 0,
+    }
+    vocabulary, twice = Vocabulary(*settings.values()), pooling.activation_function == "log1p_relu"
 
     def outputs(batch: Sequence[Encoded], states: dict[str, Tensor]) -> Sequence[Output]:
         return [weights(vocabulary, _logits(parts, states, row), twice=twice) for row in range(len(batch))]
 
+    kept = None
+    if parts.encoder is not None and (found := parts_of(first.auto_model)) is not None:
+        of_head, tensors, names = found
+        settings = {"type": "weights", **settings, "twice": twice, **of_head}
+        kept = KeptHead(settings, tensors, {"decoder.weight": names})
     return EncoderModel(
-        tokens, limit, parts.encoder, parts.own_states, outputs, Traits(), "sentence-transformers", None
+        tokens, limit, parts.encoder, parts.own_states, outputs, Traits(), "sentence-transformers", kept
     )
-
-
-def weights(vocabulary: Vocabulary, logits: Tensor, *, twice: bool) -> Weights:
-    """Return the weights for logits (tokens, vocabulary); ``twice`` takes the logarithm once more."""
-    scores = logits.float().relu_()
-    if not vocabulary.sums:  # the highest stays the highest
-        scores = scores.amax(dim=0)
-    for _ in range(2 if twice else 1):
-        scores = scores.log1p_()
-    if vocabulary.sums:
-        scores = scores.sum(dim=0)
-    [ids] = scores.nonzero(as_tuple=True)
-    return Weights(vocabulary, ids.cpu().numpy(), scores[ids].cpu().numpy())
 
 
 def _logits(parts: Parts, states: dict[str, Tensor], row: int) -> Tensor:

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer
 from storage.core.specs import Spec
 from tasks import kinds
 from tasks.backends.accelerator import quiet
-from tasks.backends.adapters import require_fits
+from tasks.backends.merging import require_fits
 from tasks.engine.backend_factory import open_backend
 from tasks.errors import BadOption, CannotServe, ModelCorrupt, ModelNotFound, ModelUnsuitable
 from tasks.specs import adapters, pinning

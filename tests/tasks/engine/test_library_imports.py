@@ -37,13 +37,13 @@ def test_a_model_that_was_opened_before_needs_fewer_libraries(
     assert modules(spec, here)[0] == ON_TORCH
 
 
-def test_models_without_weights_and_merged_ones_import_nothing_before_they_are_opened(
-    bench: Bench, tmp_path: Path
-) -> None:
+def test_models_without_weights_import_nothing_before_they_are_opened(bench: Bench, tmp_path: Path) -> None:
+    assert modules(bench.spec("embed", "null"), Place("cpu", None, tmp_path)) == []
+
+
+def test_a_model_that_an_adapter_is_still_to_be_merged_into_imports_what_merges(bench: Bench, tmp_path: Path) -> None:
     here = Place("cpu", None, tmp_path)
-    assert modules(bench.spec("embed", "null"), here) == []
-    spec = bench.spec("embed", "minilm")
-    assert modules(replace(spec, params={**spec.params, "adapter": "sha256:00"}), here) == []
+    assert modules(bench.spec("classify", "classes-ddtp"), here) == ["tasks.backends.merging", "peft"]
 
 
 def test_a_library_that_cannot_be_imported_is_left_to_the_opening(

@@ -33,12 +33,14 @@ from tasks.backends.encoder.kept_heads import KeptHead, pooled
 from tasks.backends.encoder.kernels import OneDnnLinear
 from tasks.backends.tokens import Tokens
 from tasks.batching.pool import Item, Pool
+from tasks.engine.library_imports import Place, modules
 from tasks.heads import Head
 from tasks.models.sentence_modules import POOLINGS
-from tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
+from tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector, Weights
 from tasks.specs import adapters
 from tasks.windows.windows import Encoded
 from tests.tasks import architectures, classifiers
+from tests.tasks.backends.encoder.test_weighting import splade
 from tests.tasks.conftest import Bench
 
 Make = Callable[[Path, list[str]], Path]
@@ -107,6 +109,8 @@ def outputs(opened: EncoderBackend | KeptBackend, texts: Sequence[str] = TEXTS) 
 def _bits(output: Output) -> object:
     if isinstance(output, Vector):
         return output.values.tobytes()
+    if isinstance(output, Weights):
+        return [*map(output.vocabulary.tokens.__getitem__, output.ids)], output.values.tobytes()
     if isinstance(output, SpanScores):
         return output.starts.tobytes(), output.ends.tobytes(), output.null
     return (output.labels, output.scores.tobytes()) if isinstance(output, TokenScores) else output
@@ -156,6 +160,31 @@ def test_a_model_that_is_opened_again_gives_the_same(
     assert are_near(alone, first[1]), (alone, first[1])
 
 
+@pytest.mark.parametrize(
+    ("name", "backend"), [("bert", EncoderBackend), ("bert", OpenVinoBackend), ("roberta", EncoderBackend)]
+)
+def test_a_sparse_encoder_that_is_opened_again_gives_the_same_and_keeps_no_second_copy_of_its_weights(
+    name: str,
+    backend: type[EncoderBackend],
+    descriptions: list[str],
+    tmp_path: Path,
+    no_library: Callable[[], None],
+) -> None:
+    folder = splade(tmp_path / "model", descriptions[:40], name)
+    given = assigned("sparse", Head.VOCABULARY, folder, tmp_path / "cache")
+    opened = backend(given)
+    vocabulary = opened._model.tokens.tokenizer.vocab_size  # type: ignore[union-attr]
+    first = opened.runtime(), outputs(opened)
+    no_library()
+    opened = backend(given)
+    again = opened.runtime(), outputs(opened)
+    assert are_near(again, first), (again, first)
+    (tensors,) = (tmp_path / "cache").glob("opened/*/tensors.safetensors")
+    kept = load_file(tensors)
+    assert "head dense.weight" in kept
+    assert all(one.shape[0] < vocabulary for one in kept.values() if one.dim() > 1)
+
+
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_a_question_stands_at_its_place_in_a_model_that_is_opened_again(
     side: str, descriptions: list[str], tmp_path: Path, no_library: Callable[[], None]
@@ -194,6 +223,16 @@ def test_a_model_that_was_embedded_before_needs_no_library_but_that_which_comput
     spec = bench.spec("embed", "minilm")
     bench.engine.open(spec)
     assert loaded(spec, bench.cache_dir, bench.backend) == needed
+
+
+def test_a_model_with_a_merged_adapter_that_was_opened_before_needs_no_library(
+    benches: Callable[[str], Bench],
+) -> None:
+    bench = benches("openvino")
+    spec = bench.spec("classify", "classes-ddtp")
+    bench.engine.open(spec)
+    assert loaded(spec, bench.cache_dir, bench.backend) == set()
+    assert modules(spec, Place("cpu", None, bench.cache_dir, bench.backend)) == [reopened.__module__]
 
 
 def test_the_first_opening_of_an_embedding_model_needs_transformers_alone(

@@ -1,0 +1,136 @@
+"""Merge LoRA adapters into the weights of their models. PEFT does so, in float32."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from transformers import AutoConfig
+
+from storage.core.specs import Spec
+from tasks.backends import accelerator
+from tasks.backends.loading import reported
+from tasks.errors import ModelUnsuitable
+from tasks.heads import TRAINED, Head
+from tasks.kinds import suitability
+from tasks.models.adapters import Adapter
+from tasks.models.encoders import Description
+from tasks.models.weights import folder_files
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig, PreTrainedModel
+
+log = logging.getLogger("docmill.backends")
+
+_CLASSES: Mapping[Head, str] = MappingProxyType(
+    {
+        Head.POOLING: "AutoModel",
+        Head.CLASSIFICATION: "AutoModelForSequenceClassification",
+        Head.TAGGING: "AutoModelForTokenClassification",
+        Head.ANSWERING: "AutoModelForQuestionAnswering",
+        Head.VOCABULARY: "AutoModelForMaskedLM",
+        Head.SEQ2SEQ_TEXT: "AutoModelForSeq2SeqLM",
+        Head.CAUSAL_TEXT: "AutoModelForCausalLM",
+        Head.LIKELIHOOD: "AutoModelForCausalLM",
+    }
+)
+_WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
+
+
+def require_fits(spec: Spec, folder: Path, adapter_folder: Path) -> bool:
+    """Raise ModelUnsuitable unless each weight of the adapter has its place in the model; no weights are read.
+
+    Returns True if the adapter brings the head that the model lacks.
+    """
+    adapter = Adapter.of_folder(spec.params["adapter"], adapter_folder)
+    config = Description.of_folder(folder).config
+    head = suitability.adapted_head(spec, config)
+    with accelerator.quiet(), torch.device("meta"):
+        model = _class(head).from_config(_config(folder, adapter, head))
+    _require_places(adapter, model, spec.model)
+    return adapter.completed(config) is not config
+
+
+def merge(spec: Spec, folder: Path, adapter_folder: Path, head: Head, target: Path) -> None:
+    """Save the merged model of a spec in a folder. Raises ModelUnsuitable where the adapter does not fit."""
+    from peft import PeftModel
+
+    adapter = Adapter.of_folder(spec.params["adapter"], adapter_folder)
+    with accelerator.quiet(), warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of PEFT, about names that transformers changed
+        config = _config(folder, adapter, head)
+        with reported() as report:
+            base = _class(head).from_pretrained(
+                folder, config=config, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            )
+        _require_places(adapter, base, spec.model)
+        report.require(spec.model, spec.kind, unused=[*adapter.saved, "pooler."])
+        whole = PeftModel.from_pretrained(base, str(adapter_folder), torch_device="cpu")
+        model = whole.merge_and_unload(safe_merge=True)
+        model.save_pretrained(target)
+    kept = [name for name in folder_files(folder) if not name.endswith(_WEIGHTS)]
+    for name in kept:
+        if name != "config.json" or head not in TRAINED:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, target / name)
+    log.info("adapter_merged model=%s adapter=%s", spec.model, adapter.name)
+
+
+def _class(head: Head) -> Any:
+    return getattr(transformers, _CLASSES[head])
+
+
+def _config(folder: Path, adapter: Adapter, head: Head) -> PretrainedConfig:
+    """Return the config of the model with its adapter: a head that the adapter brings has its number of labels."""
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if head in TRAINED and "id2label" in (given := adapter.completed(config.to_dict())):
+        config.id2label = {int(number): str(label) for number, label in given["id2label"].items()}
+        config.label2id = {label: number for number, label in config.id2label.items()}
+    return config
+
+
+def _require_places(adapter: Adapter, model: PreTrainedModel, name: str) -> None:
+    """Raise ModelUnsuitable for a weight of the adapter that has no place in the model, or another shape."""
+    modules, weights = dict(model.named_modules()), dict(model.state_dict())
+    for weight, shape in adapter.shapes.items():
+        module, lora, rest = weight.partition(".lora_")
+        if not lora:
+            expected = tuple(weights[weight].shape) if weight in weights else None
+            fits = expected == shape
+        else:
+            expected = _sides(modules.get(module))
+            fits = expected is not None and _fits(rest, shape, expected)
+        if not fits:
+            wanted = "no such weights" if expected is None else f"{' × '.join(map(str, expected))} there"
+            raise ModelUnsuitable(
+                f"{adapter.name} is an adapter of another model: its {weight} ({' × '.join(map(str, shape))}) does "
+                f"not fit {name}, which has {wanted}."
+            )
+
+
+def _sides(module: nn.Module | None) -> tuple[int, int] | None:
+    """Return the numbers of inputs and outputs of a module that LoRA adapts; None for another."""
+    weight = getattr(module, "weight", None)
+    if weight is None or weight.dim() != 2:
+        return None
+    first, second = weight.shape
+    # An embedding and transformers' Conv1D keep their inputs first, a linear layer its outputs.
+    return (second, first) if isinstance(module, torch.nn.Linear) else (first, second)
+
+
+def _fits(part: str, shape: tuple[int, ...], sides: tuple[int, int]) -> bool:
+    """Return True if a part of LoRA, such as `A.weight`, fits a module with so many inputs and outputs."""
+    inputs, outputs = sides
+    if part.startswith(("A.", "embedding_A")):
+        return shape[-1] == inputs
+    if part.startswith(("B.", "embedding_B")):
+        return shape[0] == outputs
+    return True
