@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 
 from tasks.checks.base import Check, Context, Finding, quoted
 from tasks.checks.lengths import expected_ratio
-from tasks.checks.words import folded, has_words, letters
+from tasks.checks.words import has_words, letters, letters_of, split
 from tasks.windows.sentences import sentences
 
 FLAG = "missing_sentences"
@@ -28,6 +30,7 @@ _BEADS = (
 _LARGEST = 3
 _LEAST_PROBABILITY = 1e-12
 _MOST_UNLIKELY = -math.log(_LEAST_PROBABILITY)
+_ROUNDING = 1e-9  # of costs, which are sums of a few numbers below 100
 # A merger of sentences is as long as both; so the expected length is taken a little longer than it is.
 _LONGER = 1.1
 # Words count as shared if they begin with the same letters; unrelated sentences share some, too.
@@ -52,8 +55,10 @@ class _Sentence:
 
     @classmethod
     def of(cls, text: str) -> _Sentence:
-        long = (word for word in folded(text) if len(word) >= _BEGINNING or word.isdigit())
-        return cls(text, letters(text), frozenset(word[:_BEGINNING] for word in long))
+        written = split(text)
+        folded = written if text.islower() else map(str.casefold, written)
+        long = (word[:_BEGINNING] for word in folded if len(word) >= _BEGINNING or word.isdigit())
+        return cls(text, letters_of(text, written), frozenset(long))
 
 
 def find(given: str, output: str, context: Context) -> Iterator[Finding]:
@@ -91,23 +96,25 @@ def _place(text: str, number: int) -> tuple[int, int]:
     return [(one.start, one.end) for one in sentences(text) if has_words(text[one.start : one.end])][number]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Groups:
     """Sentences in groups of up to three.
 
     `letters[n][end]` and `beginnings[n][end]` are those of the `n` sentences before the one with the number `end`. A
-    group that would begin before the first sentence begins with it.
+    group that would begin before the first sentence begins with it. Beginnings are sets of bits.
     """
 
     letters: Sequence[Sequence[float]]
-    beginnings: Sequence[Sequence[frozenset[str]]]
+    beginnings: Sequence[Sequence[int]]
 
     @classmethod
-    def of(cls, found: Sequence[_Sentence]) -> _Groups:
-        cut = [[found[max(0, end - n) : end] for end in range(len(found) + 1)] for n in range(_LARGEST + 1)]
+    def of(cls, found: Sequence[_Sentence], bits: Mapping[str, int]) -> _Groups:
+        lengths = [one.letters for one in found]
+        sets = [sum(bits[each] for each in one.beginnings) for one in found]
+        ends = range(len(found) + 1)
         return cls(
-            [[sum(one.letters for one in group) for group in groups] for groups in cut],
-            [[frozenset().union(*(one.beginnings for one in group)) for group in groups] for groups in cut],
+            [[sum(lengths[max(0, end - n) : end]) for end in ends] for n in range(_LARGEST + 1)],
+            [[reduce(or_, sets[max(0, end - n) : end], 0) for end in ends] for n in range(_LARGEST + 1)],
         )
 
 
@@ -120,26 +127,27 @@ def _lost(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float)
     costs = [[math.inf] * (len(after) + 1) for _ in range(len(before) + 1)]
     beads: dict[tuple[int, int], tuple[int, int]] = {}
     costs[0][0] = 0.0
-    ours, theirs = _Groups.of(before), _Groups.of(after)
+    words = frozenset().union(*(one.beginnings for one in (*before, *after)))
+    bits = {word: 1 << number for number, word in enumerate(words)}
+    ours, theirs = _Groups.of(before, bits), _Groups.of(after, bits)
     for row in range(len(before) + 1):
         for column in range(len(after) + 1):
             least = costs[row][column]
             for taken, given, prior in _BEADS:
                 if taken > row or given > column:
                     continue
-                base = costs[row - taken][column - given] + prior
-                if base - _SHARED >= least:
+                cost = costs[row - taken][column - given] + prior
+                if cost - _SHARED >= least:
                     continue
-                mismatch = 0.0
                 if taken and given:
                     expected, length = ratio * ours.letters[taken][row], theirs.letters[given][column]
                     half = (length - expected) ** 2 / (_VARIANCE * (expected + length))
-                    if base + min(half, _MOST_UNLIKELY) - _SHARED > least:  # even if all words are shared
+                    shared = _shared(ours.beginnings[taken][row], theirs.beginnings[given][column])
+                    if cost + min(half, _MOST_UNLIKELY) - shared > least + _ROUNDING:
                         continue
-                    mismatch = -math.log(max(math.erfc(math.sqrt(half)), _LEAST_PROBABILITY))
-                    mismatch -= _shared(ours.beginnings[taken][row], theirs.beginnings[given][column])
-                if base + mismatch < least:
-                    least = costs[row][column] = base + mismatch
+                    cost += -math.log(max(math.erfc(math.sqrt(half)), _LEAST_PROBABILITY)) - shared
+                if cost < least:
+                    least = costs[row][column] = cost
                     beads[row, column] = (taken, given)
     found: list[int] = []
     row, column = len(before), len(after)
@@ -151,10 +159,10 @@ def _lost(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float)
     return found[::-1]
 
 
-def _shared(ours: frozenset[str], theirs: frozenset[str]) -> float:
+def _shared(ours: int, theirs: int) -> float:
     """Return how much the shared words of two groups of sentences say for them; less than 0 if few are shared."""
-    least = min(len(ours), len(theirs))
-    return _SHARED * (len(ours & theirs) / least - _BY_CHANCE) if least else 0.0
+    least = min(ours.bit_count(), theirs.bit_count())
+    return _SHARED * ((ours & theirs).bit_count() / least - _BY_CHANCE) if least else 0.0
 
 
 MISSING_SENTENCES = Check(FLAG, "sentences of the input are not in the translation", find)

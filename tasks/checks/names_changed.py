@@ -6,7 +6,7 @@ A name is compared by its letters and digits alone, so that CD-ROM is CDROM, and
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cached_property
@@ -26,18 +26,16 @@ _EXACT = re.compile(
     r"|\b[a-zA-Z]\w*_\w+\b"  # identifiers
 )
 # Every exact name has one of these signs, and no white space.
-_SIGN = re.compile(r"[/@{%$_]|www|--")
-_NO_SPACE = re.compile(r"\S+")
-# All other names have one of these characters.
-_MARK = re.compile(r"[A-Z\d]")
+_SIGNS = ("/", "@", "{", "%", "$", "_", "www", "--")
+_SIGNED = re.compile(r"(?<!\S)(?=\S*?(?:[/@{%$_]|www|--))\S++")
 # Names by their form: an inner capital letter, or letters before digits; no versions and units.
-_FORMED = re.compile(
-    r"\b(?!v\d+\b|\d*[kKMGT]i?(?:Hz|[BbWVF])\b|\d+[a-zµ]{0,2}[A-Z][a-z]?\b)(?:\w*[a-z][A-Z]\w*|[A-Za-z]+\d\w*)\b"
-)
+_FORMED = r"(?!v\d+\b|\d*[kKMGT]i?(?:Hz|[BbWVF])\b|\d+[a-zµ]{0,2}[A-Z][a-z]?\b)(?:\w*[a-z][A-Z]\w*|[A-Za-z]+\d\w*)\b"
 # Words that may be names: capital letters, or one that begins no sentence. French has d'Alembert.
 _CAPITAL = re.compile(
     r"(?<![A-Z] )\b[A-Z]{3,}\b(?! [A-Z]{2})|(?:(?<=[\w,;] )|(?<=\w['’])|(?<=[(/-]))[A-Z][a-z]{3,}\b"
 )
+# A word with a capital letter or a digit that is one or the other.
+_MARKED = re.compile(rf"(?<!\w)(?=[^\WA-Z\d]*+[A-Z\d])(?:(?P<formed>{_FORMED})|{_CAPITAL.pattern})")
 _SCHEME = re.compile(r"(?:\w+://)?(?:www\.)?")
 _NOT_LETTERS = re.compile(r"[\W_]+")
 _CAPITALISED_NOUNS = frozenset({"de", "lb"})
@@ -166,40 +164,18 @@ def _absent(text: str, other: _Text) -> tuple[list[_Name], list[_Name], list[_Na
     exact = [name for name in _exact(text) if name.letters and not other.has(name.letters)]
     formed: list[_Name] = []
     capital: list[_Name] = []
-    for start in _starts(text, _MARK, _is_outside_word):
-        match = _FORMED.match(text, start) or _CAPITAL.match(text, start)
-        if (
-            match is None
-            or match.group() in names_by_language.EMPHASIS
-            or other.has((name := _name(match)).letters)
-            or other.has(name.stem)
-        ):
+    for match in _MARKED.finditer(text):
+        if match.group() in names_by_language.EMPHASIS:
             continue
-        (formed if match.re is _FORMED else capital).append(name)
+        name = _name(match)
+        if not other.has(name.letters) and not other.has(name.stem):
+            (formed if match["formed"] else capital).append(name)
     return exact, formed, capital
 
 
 def _exact(text: str) -> Iterator[_Name]:
-    for start in _starts(text, _SIGN, str.isspace):
-        stretch = _NO_SPACE.match(text, start)
-        assert stretch is not None
-        yield from map(_name, _EXACT.finditer(text, start, stretch.end()))
-
-
-def _starts(text: str, sign: re.Pattern[str], is_outside: Callable[[str], bool]) -> Iterator[int]:
-    """Yield the beginnings of the stretches that have a sign, between characters outside of stretches."""
-    before = -1
-    for match in sign.finditer(text):
-        start = match.start()
-        while start not in {0, before} and not is_outside(text[start - 1]):
-            start -= 1
-        if start != before:  # else it is in the stretch of the sign before it
-            yield start
-        before = match.start()
-
-
-def _is_outside_word(character: str) -> bool:
-    return not (character.isalnum() or character == "_")
+    for stretch in _SIGNED.finditer(text) if any(sign in text for sign in _SIGNS) else ():
+        yield from map(_name, _EXACT.finditer(text, *stretch.span()))
 
 
 def _name(match: re.Match[str]) -> _Name:

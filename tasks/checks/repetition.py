@@ -26,9 +26,10 @@ _OFTEN = 3
 # A few characters over and over inside a word: "hahahahaha". Digits repeat in round numbers.
 _CHARACTERS = re.compile(r"([^\W\d_]\S{0,7}?)\1{4,}|(\d[^\s,.]{1,7}?)\2{3,}")
 _FEWER = 4
+_LONGER = re.compile(rf"\S{{{_FEWER + 1},}}")
 # English doubles next to no words; many other languages do.
 _UNDOUBLED = "en"
-_DOUBLED = re.compile(r"(?<![\w-])([^\W\d_][\w-]*(?: [^\W\d_][\w-]*){0,3}) \1(?![\w-])", re.IGNORECASE)
+_DOUBLED = re.compile(r"(?<![\w-])([^\W\d_][\w-]*+(?: [^\W\d_][\w-]*+){0,3}) \1(?![\w-])", re.IGNORECASE)
 _MAY_DOUBLE = frozenset({"had", "that", "very", "so", "bye", "ha", "is", "do", "much", "many", "no"})
 
 
@@ -128,8 +129,7 @@ def _phrases(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
 def _characters(given: str, output: str) -> Iterator[Finding]:
     # Five times the same letters leave a word with few different ones.
     if not any(
-        len(word) > _FEWER and len(word) - len(set(word)) >= _FEWER and _CHARACTERS.search(word)
-        for word in output.split()
+        len(word) - len({*word}) >= _FEWER and _CHARACTERS.search(word) for word in {*_LONGER.findall(output)}
     ):
         return
     for match in _CHARACTERS.finditer(output):

@@ -56,10 +56,16 @@ def _guesses(text: str) -> list[Guess]:
 
 
 def _guesses_of(words: list[str], most: int = detection.MOST_GUESSES) -> list[Guess]:
-    ordinary = " ".join(word for word in words if not _CODE.search(word))
-    letters = sum(map(str.isalpha, ordinary))
+    ordinary = " ".join(words)
+    if _CODE.search(ordinary):  # no sign of code has a space in it
+        ordinary = " ".join(word for word in words if not _CODE.search(word))
     least = _LEAST_LETTERS if ordinary.isascii() or " " in ordinary else _LEAST_LETTERS_UNSPACED
-    return detection.guesses(ordinary, most) if letters >= least else []
+    return detection.guesses(ordinary, most) if _has_letters(ordinary, least) else []
+
+
+def _has_letters(text: str, least: int) -> bool:
+    """Return True if a text has at least so many letters, which its beginning shows nearly always."""
+    return any(sum(map(str.isalpha, part)) >= least for part in (text[: 2 * least], text))
 
 
 def _language(guesses: list[Guess]) -> str | None:

