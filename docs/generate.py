@@ -12,6 +12,7 @@ import click
 from annotated_types import Ge, Gt, Le
 from pydantic.fields import FieldInfo
 
+from docs.chart import chart_values
 from docs.stub import stub
 from storage.core.schema import Base
 from storage.readers.registry import COMPRESSIONS, FILES, PLACES, SCHEMES, SHORTHANDS, STDIN
@@ -29,6 +30,7 @@ WIDTH = 80
 def pages() -> dict[str, str]:
     """Return the pages, and the types of the Python API, by the names of their files."""
     return {
+        "chart-values.md": chart_values(),
         "command-line.md": command_line(),
         "options.md": options(),
         "pipeline.schema.json": json.dumps(json_schema(), indent=2) + "\n",
@@ -123,8 +125,9 @@ def sql_schema() -> str:
     parts = ["# SQL schema\n", _from("storage/core/schema.py")]
     parts.append(
         "Read these tables if you like, and let docmill alone write them. Times are seconds since 1970 by the\n"
-        "database's clock. The [view of a pipeline](pipelines.md#the-view) and the view\n"
-        "[`near_duplicates`](deduplicating.md#clusters-in-sql) are made to be queried.\n"
+        "database's clock. The [view of a pipeline](pipelines.md#the-view) and the views\n"
+        "[`near_duplicates`](deduplicating.md#clusters-in-sql) and\n"
+        "[`open_shards`](kubernetes.md#scaling-to-zero) are made to be queried.\n"
     )
     for one in sorted(Base.__subclasses__(), key=lambda one: one.__tablename__):
         about = (inspect.getdoc(one) or "").split("\n\n")[0] if one.__doc__ else ""

@@ -1,0 +1,259 @@
+"""The Helm chart: what it renders is pinned, valid, without privileges, and runs docmill's own commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from tests.deploy import chart
+from tests.deploy.chart import CASES, URLS, Manifest, cases, pod_specs, render
+from tests.test_compose import DOCKERFILE, SERVICES
+from worker.cli import docmill
+from worker.cli.registry import COMMANDS
+from worker.settings import LANES, ORDERS, Settings
+
+VERSIONS = ("1.27", "1.37")  # of Kubernetes: the oldest that Chart.yaml allows, and the newest whose schemas are here
+KNOWN = {f"DOCMILL_{name.upper()}" for name in Settings.model_fields}
+
+needs_helm = pytest.mark.skipif(
+    not chart.HAS_HELM and "CI" not in os.environ, reason="helm-python-sdk has no wheel for this machine"
+)
+pytestmark = [needs_helm]
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+def containers(case: str) -> Iterator[tuple[str, Manifest]]:
+    for name, pod in pod_specs(cases()[case].manifests):
+        for container in pod["containers"]:
+            yield name, container
+
+
+def environment(container: Manifest) -> dict[str, str]:
+    return {one["name"]: one.get("value", "") for one in container["env"]}
+
+
+@every_case
+def test_the_rendered_files_are_the_pinned_ones(case: str) -> None:
+    assert cases()[case].text == chart.pinned(case), "python -m tests.deploy.chart pins them anew"
+
+
+@every_case
+def test_helm_lints_the_chart_without_a_warning(case: str) -> None:
+    assert cases()[case].problems == ()
+
+
+@every_case
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kubernetes_has_a_schema_for_each_manifest_and_finds_it_valid(case: str, version: str) -> None:
+    import kubernetes_validate
+
+    checked = [one for one in cases()[case].manifests if not one["apiVersion"].startswith("keda.sh/")]
+    for one in checked:
+        kubernetes_validate.validate(one, version, strict=True)
+    broken = json.loads(json.dumps(checked[0]))
+    broken["spec"]["wrong"] = 1
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, version, strict=True)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_keda_finds_its_manifests_valid() -> None:
+    from cloudcoil.models.keda import v1alpha1
+
+    def again(manifest: Manifest) -> Any:
+        read = getattr(v1alpha1, manifest["kind"]).model_validate(manifest)
+        return json.loads(read.model_dump_json(by_alias=True, exclude_unset=True))
+
+    found = [one for one in cases()["gpu"].manifests if one["apiVersion"].startswith("keda.sh/")]
+    assert sorted(one["kind"] for one in found) == ["ScaledObject", "ScaledObject", "TriggerAuthentication"]
+    for one in found:
+        assert again(one) == one  # a field that KEDA does not know would be missing
+    scaled = next(one for one in found if one["kind"] == "ScaledObject")
+    assert again(scaled | {"spec": scaled["spec"] | {"wrong": 1}}) == scaled
+
+
+@every_case
+def test_every_pod_runs_without_privileges_on_a_disk_that_is_read(case: str) -> None:
+    user = int(re.findall(r"^USER (\d+)$", DOCKERFILE, re.MULTILINE)[0])
+    for name, pod in pod_specs(cases()[case].manifests):
+        security = pod["securityContext"]
+        assert (security["runAsNonRoot"], security["runAsUser"], security["fsGroup"]) == (True, user, user), name
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        assert not {"hostNetwork", "hostPID", "hostIPC", "serviceAccountName"} & pod.keys()
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert {"requests", "limits"} == container["resources"].keys()
+            assert "memory" in container["resources"]["limits"]
+            mounted = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+            assert {"/data", "/tmp"} <= mounted.keys()
+            assert set(mounted.values()) == {volume["name"] for volume in pod["volumes"]}
+
+
+@every_case
+def test_no_service_of_the_namespace_becomes_a_setting(case: str) -> None:
+    # The Service docmill-metrics would give its neighbours the variable DOCMILL_METRICS_PORT, which is no port alone.
+    assert any(one["kind"] == "Service" for one in cases()[case].manifests)
+    assert all(pod["enableServiceLinks"] is False for _, pod in pod_specs(cases()[case].manifests))
+
+
+@every_case
+def test_every_setting_is_one_that_docmill_knows_and_takes(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from worker.settings import load_settings
+
+    for name, container in containers(case):
+        given = environment(container)
+        assert {key for key in given if key.startswith("DOCMILL_")} <= KNOWN, name
+        with monkeypatch.context() as patch:
+            for key, value in given.items():
+                patch.setenv(key, value or {"DOCMILL_REDIS_URL": "redis://queue"}.get(key, "postgresql://db/docmill"))
+            settings = load_settings()
+        assert set(settings.lanes) <= {*LANES, ORDERS}
+
+
+@every_case
+def test_every_command_is_one_of_docmills(case: str) -> None:
+    for name, container in containers(case):
+        assert "command" not in container, "the image's own is docmill"
+        arguments = [str(one) for one in container["args"]]
+        assert arguments[0] in COMMANDS, name
+        told = CliRunner().invoke(docmill, [*arguments, "--help"])
+        assert told.exit_code == 0, (name, told.output)
+        for probe in probes(container):
+            words = probe["command"][-1].split(";")[0].split() if probe["command"][0] == "sh" else probe["command"]
+            assert words[0] == "docmill"
+            assert CliRunner().invoke(docmill, [*words[1:], "--help"]).exit_code == 0
+
+
+def probes(container: Manifest) -> list[Manifest]:
+    kinds = ("startupProbe", "readinessProbe", "livenessProbe")
+    return [container[kind]["exec"] for kind in kinds if "exec" in container.get(kind, {})]
+
+
+@every_case
+def test_a_worker_has_probes_and_more_time_to_stop_than_it_takes(case: str) -> None:
+    workers = [
+        (pod, container)
+        for _, pod in pod_specs(cases()[case].manifests)
+        for container in pod["containers"]
+        if container["args"] == ["worker"]
+    ]
+    assert len(workers) == {"default": 2, "gpu": 3}[case]
+    compose_s = int(SERVICES["worker"]["stop_grace_period"].removesuffix("s"))
+    for pod, container in workers:
+        assert float(environment(container)["DOCMILL_DRAIN_S"]) + 10 <= pod["terminationGracePeriodSeconds"]
+        assert pod["terminationGracePeriodSeconds"] == compose_s
+        assert len(probes(container)) == 3
+
+
+def test_the_time_to_stop_follows_the_time_to_drain() -> None:
+    [rendered] = render({**URLS, "drainSeconds": 120})
+    [worker] = [pod for name, pod in pod_specs(rendered.manifests) if name == "docmill-worker-cpu"]
+    assert worker["terminationGracePeriodSeconds"] == 143
+    assert environment(worker["containers"][0])["DOCMILL_DRAIN_S"] == "120"
+
+
+def test_the_migration_has_its_secret_before_it_runs_and_both_come_before_the_workers() -> None:
+    job = cases()["default"].named("Job", "docmill-migrate")
+    secret = cases()["default"].named("Secret", "docmill-owner")
+    for one in (job, secret):
+        assert one["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    weights = [int(one["metadata"]["annotations"]["helm.sh/hook-weight"]) for one in (secret, job)]
+    assert weights == sorted(weights)
+    [(_, container)] = [pair for pair in containers("default") if pair[0] == "docmill-migrate"]
+    assert container["args"] == SERVICES["migrate"]["command"]
+    assert container["env"][0]["valueFrom"]["secretKeyRef"] == {"name": "docmill-owner", "key": "database-url"}
+
+
+@every_case
+def test_every_secret_that_is_read_is_made_or_named_by_the_values(case: str) -> None:
+    made = {one["metadata"]["name"] for one in cases()[case].manifests if one["kind"] == "Secret"}
+    read = {
+        one["valueFrom"]["secretKeyRef"]["name"]
+        for _, container in containers(case)
+        for one in container["env"]
+        if "valueFrom" in one
+    }
+    if case == "default":
+        assert read <= made
+    else:
+        assert not made
+        assert read == {"docmill-worker", "docmill-owner", "docmill-orders"}
+    for text in cases()[case].files.values():
+        if "kind: Secret" not in text:
+            assert "postgresql://" not in text
+
+
+def test_a_group_has_its_own_lanes_devices_and_nodes() -> None:
+    rendered = cases()["gpu"]
+    small, large = (rendered.named("Deployment", f"docmill-worker-{name}")["spec"] for name in ("l4", "h100"))
+    for spec, product in ((small, "NVIDIA-L4"), (large, "NVIDIA-H100-80GB-HBM3")):
+        pod = spec["template"]["spec"]
+        assert pod["nodeSelector"] == {"nvidia.com/gpu.product": product}
+        assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
+        assert pod["containers"][0]["image"] == "docmill:0.1.0-cuda"
+        assert "replicas" not in spec, "KEDA decides, and an upgrade must not"
+    lanes = [environment(one["template"]["spec"]["containers"][0])["DOCMILL_LANES"] for one in (small, large)]
+    assert not set(lanes[0].split(",")) & set(lanes[1].split(","))
+    assert {*lanes[0].split(","), *lanes[1].split(",")} == set(LANES)
+    assert not [one for one in rendered.manifests if one["metadata"]["name"] == "docmill-worker-cpu"]
+
+
+def test_pods_are_reached_by_their_metrics_alone_and_may_be_evicted_one_by_one() -> None:
+    for rendered in cases().values():
+        policy = rendered.named("NetworkPolicy", "docmill")["spec"]
+        assert policy["policyTypes"] == ["Ingress", "Egress"]
+        [reached] = policy["ingress"]
+        assert [port["port"] for port in reached["ports"]] == [9464, 9465]
+        budgets = [one["spec"] for one in rendered.manifests if one["kind"] == "PodDisruptionBudget"]
+        assert budgets
+        assert all(budget["maxUnavailable"] == 1 for budget in budgets)
+
+
+WRONG: Mapping[str, tuple[chart.Values, str]] = {
+    "a value that does not exist": ({"workers": {"cpu": {"replica": 2}}}, "'replica' not allowed"),
+    "a device that does not exist": ({"workers": {"cpu": {"device": "gpu"}}}, "'gpu' does not match"),
+    "a lane that is no name": ({"workers": {"cpu": {"lanes": ["x'"]}}}, "does not match pattern"),
+    "a password among the settings": ({"settings": {"DOCMILL_OPENAI_API_KEY": "x"}}, "DOCMILL_OPENAI_API_KEY"),
+    "no time to drain": ({"drainSeconds": 0}, "/drainSeconds"),
+    "no database": ({"connection": {"databaseUrl": "", "redisUrl": ""}}, "set connection.existingSecret"),
+}
+
+
+def test_wrong_values_are_refused_and_named() -> None:
+    answers = dict(zip(WRONG, render(*({**URLS, **values} for values, _ in WRONG.values())), strict=True))
+    for name, (_, said) in WRONG.items():
+        assert said in (answers[name].error or ""), name
+
+
+def leaves(node: Any, schema: Manifest, root: Manifest, at: str = "") -> Iterator[tuple[str, Manifest]]:
+    """Yield each value of values.yaml with its schema."""
+    while "$ref" in schema:
+        schema = root["definitions"][schema["$ref"].rpartition("/")[2]]
+    if isinstance(node, dict) and "properties" in schema:
+        assert schema["additionalProperties"] is False, at
+        assert schema["properties"].keys() == node.keys(), at
+        for key, value in node.items():
+            yield from leaves(value, schema["properties"][key], root, f"{at}.{key}")
+    else:
+        yield at, schema
+
+
+def test_the_schema_has_exactly_the_values_of_the_file() -> None:
+    values = yaml.safe_load((chart.FOLDER / "values.yaml").read_text())
+    schema = json.loads((chart.FOLDER / "values.schema.json").read_text())
+    assert schema["properties"].pop("global") == {"type": "object"}  # Helm's own, which it passes to every chart
+    found = dict(leaves(values, schema, schema))
+    assert ".workerDefaults.autoscaling.shardsPerReplica" in found
+    assert all("type" in one or "enum" in one or "oneOf" in one for one in found.values())
