@@ -6,7 +6,7 @@ COMPILE = -m compileall -q -j 0 lib >/dev/null 2>&1 || true
 # Else every process would compile our own modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup setup-vllm run test test-fast test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-gpu bench-heads bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-remote bench-extract bench-batch bench-checks bench-escalation bench-dedup bench-releases check format docs reference lock dist clean help
+.PHONY: setup setup-vllm run test test-fast test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-gpu bench-heads bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-remote bench-extract bench-batch bench-checks bench-escalation bench-dedup bench-metrics bench-releases check format docs reference lock dist clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -133,6 +133,9 @@ bench-escalation: setup ## quality and cost of escalation, beside each model alo
 
 bench-dedup: setup ## finding near duplicates, beside the library alone, and planted ones: BENCH="--source FILE"
 	$(BIN)/python -m bench.dedup $(BENCH)
+
+bench-metrics: setup ## the cost of a scrape of `docmill metrics` with 10,000 and a million shards
+	$(BIN)/python -m bench.metrics $(BENCH)
 
 bench-releases: setup ## embedding, translation, a null model and ingest, beside another commit: BENCH=COMMIT
 	$(BIN)/python -m bench.releases $(BENCH)

@@ -10,6 +10,8 @@ from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint
 from storage.core import duplicate_tables as duplicate_tables
 from storage.core.bookkeeping_tables import Compatibility as Compatibility
 from storage.core.bookkeeping_tables import LastId as LastId
+from storage.core.count_tables import ShardCount as ShardCount
+from storage.core.count_tables import WorkCount as WorkCount
 from storage.core.key_table import JobKey as JobKey
 from storage.core.order_table import EnqueueOrder as EnqueueOrder
 from storage.core.replacement_table import ReplacementRow as ReplacementRow
@@ -262,6 +264,7 @@ class Shard(Base):
         # for the way to a job's planned ones.
         partial_index("ix_shard_dispatched", "lane", "state", "dispatched_at", where="dispatched_at IS NOT NULL"),
         partial_index("ix_shard_running", "lease_until", where="lease_until IS NOT NULL"),
+        partial_index("ix_shard_finished", "finished_at", where="finished_at IS NOT NULL"),
     )
 
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
 from storage.core.clock import db_now
 from storage.core.database import Database
-from storage.core.schema import EnqueueOrder, Ingest, Job, PipelineRow, PipelineRun, Refusal, Shard, Worker
+from storage.core.schema import Corpus, EnqueueOrder, Ingest, Job, PipelineRow, PipelineRun, Refusal, Shard, Worker
 from storage.core.transaction import Transaction
 from storage.leases.dispatch import LIVE_S, REFUSAL_S
 from storage.leases.stall_diagnosis import STALE_INGEST_S
+from storage.results import counts
+from storage.results.counts import OpenShards, Work
 from storage.steps.jobs import OPEN_SHARDS, RUNS, UNFINISHED
 
 PACE_S = 120.0  # over how long the pace is taken
-_DISPATCHED_S = 3_600.0  # a shard that waited and ran for longer than this does not count for the pace
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,13 @@ class PipelineState:
 class Backlog:
     """A fleet at one moment. Lanes are kinds of tasks; ages are in seconds."""
 
+    documents: int  # of all corpora
+    work: Work
     jobs: Mapping[str, int]  # by state; `paused` is a state of its own
     shards: Mapping[tuple[str, str], int]  # open shards of jobs that run, by lane and state
+    suspects: Mapping[str, int]  # of them those that may kill their process, by lane
     oldest_s: Mapping[str, float]  # by lane: the age of the oldest job that runs and has open shards
+    oldest_queued_s: Mapping[str, float]  # by lane: how long the first shard in the queue has waited
     paces: Mapping[str, Pace]
     workers: tuple[LiveWorker, ...]
     refusals: int  # pairs of a live worker and a spec that it cannot serve
@@ -67,22 +72,48 @@ class Backlog:
 def read_backlog(database: Database, lanes: Collection[str]) -> Backlog:
     """Return the state of the fleet; `lanes` are all kinds of tasks.
 
-    The work is bounded by the open shards and those of the last hour, not by the number of results.
+    The work is bounded by jobs, kept counts, and the shards in the queue and of the last minutes.
     """
     with database.read() as transaction:
         now = transaction.scalar(select(db_now())) or 0.0
-        shards, oldest_s = _open_shards(transaction, lanes, now)
+        held = counts.open_shards(transaction)
         return Backlog(
+            documents=transaction.scalar(select(func.coalesce(func.sum(Corpus.n_documents), 0))) or 0,
+            work=counts.read_work(transaction),
             jobs=_jobs(transaction),
-            shards=shards,
-            oldest_s=oldest_s,
-            paces=_paces(transaction, lanes, now),
+            shards=_shards(held, lanes),
+            suspects=_suspects(held, lanes),
+            oldest_s=_oldest(held, now),
+            oldest_queued_s=_oldest_queued(transaction, lanes, now),
+            paces=_paces(transaction, now),
             workers=_workers(transaction, now),
             refusals=_refusals(transaction, now),
             readings=_readings(transaction, now),
             orders=_orders(transaction),
             pipelines=_pipelines(transaction, now),
         )
+
+
+def _shards(held: Iterable[OpenShards], lanes: Collection[str]) -> dict[tuple[str, str], int]:
+    shards = {(lane, state): 0 for lane in lanes for state in OPEN_SHARDS}
+    for one in held:
+        for state, n in one.states.items():
+            shards[one.lane, state] = shards.get((one.lane, state), 0) + n
+    return shards
+
+
+def _suspects(held: Iterable[OpenShards], lanes: Collection[str]) -> dict[str, int]:
+    suspects = dict.fromkeys(lanes, 0)
+    for one in held:
+        suspects[one.lane] = suspects.get(one.lane, 0) + one.suspects
+    return suspects
+
+
+def _oldest(held: Iterable[OpenShards], now: float) -> dict[str, float]:
+    oldest: dict[str, float] = {}
+    for one in held:
+        oldest[one.lane] = max(oldest.get(one.lane, 0.0), now - one.created_at)
+    return oldest
 
 
 def _jobs(transaction: Transaction) -> dict[str, int]:
@@ -96,31 +127,24 @@ def _jobs(transaction: Transaction) -> dict[str, int]:
     return jobs
 
 
-def _open_shards(
-    transaction: Transaction, lanes: Collection[str], now: float
-) -> tuple[dict[tuple[str, str], int], dict[str, float]]:
-    counted = transaction.execute(
-        select(Job.created_at, Shard.lane, Shard.state, func.count().label("n"))
+def _oldest_queued(transaction: Transaction, lanes: Collection[str], now: float) -> dict[str, float]:
+    """Return how long the shard that was dispatched first has waited in each lane's queue."""
+    rows = transaction.execute(
+        select(Shard.lane, func.min(Shard.dispatched_at).label("at"))
         .join(Job, Job.id == Shard.job_id)
-        .where(Shard.state.in_(OPEN_SHARDS), RUNS)
-        .group_by(Job.id, Job.created_at, Shard.lane, Shard.state)
+        .where(Shard.lane.in_(lanes), Shard.state == "queued", Shard.dispatched_at.is_not(None), RUNS)
+        .group_by(Shard.lane)
     )
-    shards = {(lane, state): 0 for lane in lanes for state in OPEN_SHARDS}
-    oldest: dict[str, float] = {}
-    for row in counted:
-        shards[row.lane, row.state] = shards.get((row.lane, row.state), 0) + row.n
-        oldest[row.lane] = max(oldest.get(row.lane, 0.0), now - row.created_at)
-    return shards, oldest
+    return {row.lane: max(0.0, now - row.at) for row in rows}
 
 
-def _paces(transaction: Transaction, lanes: Collection[str], now: float) -> dict[str, Pace]:
+def _paces(transaction: Transaction, now: float) -> dict[str, Pace]:
     sums = (Shard.n_done, Shard.n_failed, Shard.n_skipped, Shard.tokens_in, Shard.tokens_out)
     rows = transaction.execute(
         select(Shard.lane, *(func.sum(column).label(column.key) for column in sums))
         .where(
-            Shard.lane.in_(lanes),  # named, since the index begins with the lane
             Shard.state == "done",
-            Shard.dispatched_at > now - _DISPATCHED_S,
+            Shard.finished_at.is_not(None),  # selects an index
             Shard.finished_at > now - PACE_S,
         )
         .group_by(Shard.lane)

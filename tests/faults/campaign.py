@@ -27,8 +27,10 @@ from tests.faults.fleet import Fleet
 from tests.faults.nemesis import Fault, Storm, Strike, plan
 from tests.faults.servers import PostgresCluster, RedisServer
 from tests.faults.workload import Workload
+from tests.storage.ledger import assert_exported
 from worker.errors import BrokerUnreachable
 from worker.queue.broker import Broker
+from worker.settings import LANES
 
 TICK_S = 0.05
 STARTS_S = 60.0
@@ -283,6 +285,7 @@ class Campaign:
         self._until(lambda: not self.work.open_jobs(), "every job ends", left)
         self.report.facts["seconds from the heal to the last job's end"] = round(time.monotonic() - healed, 1)
         self.work.audit()
+        assert_exported(self.fleet.database, LANES)
         for place in self.places:
             place.finish(self.drain_s + 5)
         slow = [end for place in self.places for end in place.ends if end.took_s > self.drain_s + DRAIN_SLACK_S]

@@ -6,28 +6,37 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from storage.errors import StorageError
 from storage.results.backlog import Backlog
+from storage.results.counts import Work
 from worker.errors import BrokerUnreachable
+from worker.prices import Prices
 
 
 class FleetCollector(Collector):
-    """Collects the gauges `docmill_…` of the fleet.
+    """Collects the metrics `docmill_…` of the fleet.
 
-    `read` reads the store; `depths`, if there is a queue, counts the messages in it by lane. Neither failure ends a
-    scrape: `docmill_database_up` and `docmill_queue_up` are 0 then.
+    `read` reads the store; `depths`, if there is a queue, counts the messages in it by lane; `prices` are those of
+    tokens. Neither failure ends a scrape: `docmill_database_up` and `docmill_queue_up` are 0 then.
     """
 
-    def __init__(self, read: Callable[[], Backlog], depths: Callable[[], dict[str, int]] | None = None) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Backlog],
+        depths: Callable[[], dict[str, int]] | None = None,
+        prices: Prices | None = None,
+    ) -> None:
         self._read = read
         self._depths = depths
+        self._prices = prices or Prices()
+        self._version = version("docmill")  # reading it takes as long as several queries
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics as they are now."""
-        yield _gauge("docmill_build_info", "Version of docmill.", ["version"], [([version("docmill")], 1)])
+        yield _gauge("docmill_build_info", "Version of docmill.", ["version"], [([self._version], 1)])
         began = time.monotonic()
         try:
             backlog = self._read()
@@ -36,6 +45,7 @@ class FleetCollector(Collector):
         else:
             yield _one("docmill_database_up", "1 if the database answered, else 0.", 1)
             yield from of_backlog(backlog)
+            yield from of_work(backlog.work, self._prices)
         if self._depths is not None:
             yield from _of_queue(self._depths)
         seconds = time.monotonic() - began
@@ -44,6 +54,7 @@ class FleetCollector(Collector):
 
 def of_backlog(backlog: Backlog) -> Iterator[Metric]:
     """Yield the metrics of a fleet at one moment."""
+    yield _one("docmill_documents", "Documents in all corpora.", backlog.documents)
     yield _gauge("docmill_jobs", "Jobs by state.", ["state"], _by_name(backlog.jobs))
     yield _gauge(
         "docmill_shards",
@@ -56,6 +67,18 @@ def of_backlog(backlog: Backlog) -> Iterator[Metric]:
         "Age of the oldest running job that has open shards in a lane.",
         ["lane"],
         _by_name(backlog.oldest_s),
+    )
+    yield _gauge(
+        "docmill_suspect_shards",
+        "Open shards of running jobs that were in flight when their process died.",
+        ["lane"],
+        _by_name(backlog.suspects),
+    )
+    yield _gauge(
+        "docmill_oldest_queued_age_seconds",
+        "Time that the first shard in a lane's queue has waited.",
+        ["lane"],
+        _by_name(backlog.oldest_queued_s),
     )
     yield _gauge(
         "docmill_texts_per_second",
@@ -77,6 +100,49 @@ def of_backlog(backlog: Backlog) -> Iterator[Metric]:
     yield _gauge("docmill_readings", "Sources that are read, by state.", ["state"], _by_name(backlog.readings))
     yield _gauge("docmill_orders", "Orders that are not finished.", ["state"], _by_name(backlog.orders))
     yield from _of_pipelines(backlog)
+
+
+def of_work(work: Work, prices: Prices) -> Iterator[Metric]:
+    """Yield the metrics of the work since the store was made."""
+    records = [([what], n) for what, n in work.records.items()]
+    yield _counter("docmill_records", "Records read from sources, by what became of them.", ["result"], records)
+    yield _counter("docmill_texts", "Texts whose shard ended, by status.", ["lane", "status"], _by_pair(work.texts))
+    yield _counter(
+        "docmill_tokens",
+        "Tokens that ended shards read (in) and wrote (out), by model.",
+        ["lane", "model", "direction"],
+        [
+            ([*key, direction], n)
+            for direction, tokens in (("in", work.tokens_in), ("out", work.tokens_out))
+            for key, n in tokens.items()
+        ],
+    )
+    yield _counter("docmill_commits", "Shards that ended.", ["lane"], _by_name(work.commits))
+    yield _counter("docmill_lease_lapses", "Leases of shards that lapsed.", ["lane"], _by_name(work.lapses))
+    yield _gauge(
+        "docmill_failed_texts",
+        "Stored outcomes that are failed, by class of reason.",
+        ["lane", "reason"],
+        _by_pair(work.failures),
+    )
+    yield _gauge("docmill_flagged_texts", "Stored outcomes with a flag.", ["lane", "flag"], _by_pair(work.flags))
+    yield _counter(
+        "docmill_spend",
+        "Cost of the tokens of models that have a price.",
+        ["model", "currency"],
+        [([model, prices.currency], amount) for model, amount in _spend(work, prices).items()],
+    )
+
+
+def _spend(work: Work, prices: Prices) -> dict[str, float]:
+    """Return the cost by model."""
+    spent: dict[str, float] = {}
+    for lane, model in {**work.tokens_in, **work.tokens_out}:
+        if (price := prices.models.get(model)) is not None:
+            key = lane, model
+            cost = price.of(work.tokens_in.get(key, 0), work.tokens_out.get(key, 0))
+            spent[model] = spent.get(model, 0.0) + cost
+    return spent
 
 
 def _of_workers(backlog: Backlog) -> Iterator[Metric]:
@@ -127,12 +193,24 @@ def _by_name(values: Mapping[str, int] | Mapping[str, float]) -> list[tuple[list
     return [([name], value) for name, value in values.items()]
 
 
+def _by_pair(values: Mapping[tuple[str, str], int]) -> list[tuple[list[str], float]]:
+    return [([*pair], value) for pair, value in values.items()]
+
+
 def _one(name: str, about: str, value: float) -> Metric:
     return GaugeMetricFamily(name, about, value=value)
 
 
 def _gauge(name: str, about: str, labels: list[str], values: Iterable[tuple[list[str], float]]) -> Metric:
     found = GaugeMetricFamily(name, about, labels=labels)
+    for named, value in values:
+        found.add_metric(named, value)
+    return found
+
+
+def _counter(name: str, about: str, labels: list[str], values: Iterable[tuple[list[str], float]]) -> Metric:
+    """Return a counter, to whose name the format adds `_total`."""
+    found = CounterMetricFamily(name, about, labels=labels)
     for named, value in values:
         found.add_metric(named, value)
     return found

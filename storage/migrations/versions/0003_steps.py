@@ -20,7 +20,7 @@ def upgrade() -> None:
     op.add_column("step", sa.Column("input_step", BIG, nullable=True))
     for count in COUNTS:
         op.add_column("step", sa.Column(count, BIG, nullable=False, server_default="0"))
-        op.execute(f"UPDATE step SET {count} = (SELECT {count} FROM job WHERE job.id = step.job_id)")  # noqa: S608
+        op.execute(f"UPDATE step SET {count} = (SELECT {count} FROM job WHERE job.id = step.job_id)")
     op.execute("UPDATE step SET name = (SELECT kind FROM spec WHERE spec.id = step.spec_id)")
     op.drop_column("step", "input")
     for count in COUNTS:

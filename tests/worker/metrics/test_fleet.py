@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,12 +14,29 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from storage.errors import DatabaseUnreachable
 from storage.results.backlog import Backlog, LiveWorker, Pace, PipelineState
+from storage.results.counts import Work
 from tests.worker.harness import DOCMILL, ROOT
 from worker.errors import BrokerUnreachable, MetricsNotServed
 from worker.metrics.fleet import FleetCollector
 from worker.metrics.server import exposition, serving
+from worker.prices import Price, Prices
 
+WORK = Work(
+    texts={("embed", "done"): 900, ("embed", "failed"): 3},
+    tokens_in={("embed", "minilm"): 70_000, ("translate", "openai:m"): 2_000_000},
+    tokens_out={("translate", "openai:m"): 1_000_000},
+    commits={"embed": 9},
+    lapses={"embed": 2},
+    failures={("embed", "document"): 3},
+    flags={("embed", "truncated"): 5},
+    records={"new": 1_000, "rejected": 1},
+)
+PRICES = Prices({"openai:m": Price(0.25, 2.0)}, "USD")
 BACKLOG = Backlog(
+    documents=1_000,
+    work=WORK,
+    suspects={"embed": 1},
+    oldest_queued_s={"embed": 4.5},
     jobs={"running": 2, "done": 7},
     shards={("embed", "planned"): 40, ("embed", "running"): 8},
     oldest_s={"embed": 61.5},
@@ -38,9 +55,12 @@ BACKLOG = Backlog(
 NAMES: Mapping[str, tuple[str, ...]] = {
     "docmill_build_info": ("version",),
     "docmill_database_up": (),
+    "docmill_documents": (),
     "docmill_jobs": ("state",),
     "docmill_shards": ("lane", "state"),
     "docmill_oldest_job_age_seconds": ("lane",),
+    "docmill_suspect_shards": ("lane",),
+    "docmill_oldest_queued_age_seconds": ("lane",),
     "docmill_texts_per_second": ("lane", "status"),
     "docmill_tokens_per_second": ("direction", "lane"),
     "docmill_workers": ("state",),
@@ -51,6 +71,14 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "docmill_pipeline_last_success_timestamp_seconds": ("pipeline",),
     "docmill_pipeline_failed": ("pipeline",),
     "docmill_pipeline_late_seconds": ("pipeline",),
+    "docmill_records_total": ("result",),
+    "docmill_texts_total": ("lane", "status"),
+    "docmill_tokens_total": ("direction", "lane", "model"),
+    "docmill_commits_total": ("lane",),
+    "docmill_lease_lapses_total": ("lane",),
+    "docmill_failed_texts": ("lane", "reason"),
+    "docmill_flagged_texts": ("flag", "lane"),
+    "docmill_spend_total": ("currency", "model"),
     "docmill_queue_up": (),
     "docmill_queue_messages": ("lane",),
     "docmill_scrape_duration_seconds": (),
@@ -66,15 +94,31 @@ def parsed(text: str) -> dict[tuple[str, ...], float]:
     }
 
 
+def collector(depths: Callable[[], dict[str, int]] | None = lambda: {"embed": 5}) -> FleetCollector:
+    return FleetCollector(lambda: BACKLOG, depths, PRICES)
+
+
 def test_each_metric_has_its_name_its_labels_and_help() -> None:
-    text = exposition(FleetCollector(lambda: BACKLOG, lambda: {"embed": 5}))
-    families = list(text_string_to_metric_families(text))
+    families = list(text_string_to_metric_families(exposition(collector())))
     found = {
-        family.name: tuple(sorted({label for sample in family.samples for label in sample.labels}))
+        f"{family.name}{'_total' * (family.type == 'counter')}": tuple(
+            sorted({label for sample in family.samples for label in sample.labels})
+        )
         for family in families
     }
     assert found == NAMES
-    assert all(family.type == "gauge" and family.documentation.endswith(".") for family in families)
+    assert {family.type for family in families} == {"gauge", "counter"}
+    assert all(family.documentation.endswith(".") for family in families)
+
+
+def test_the_names_are_formed_as_prometheus_recommends() -> None:
+    # Base units, in the plural, as a suffix; `_total` for counters and nothing else.
+    # https://prometheus.io/docs/practices/naming/
+    wrong_units = re.compile(r"_(ms|millis\w*|minutes|hours|kb|mb|kilobytes|megabytes|percent)(_|$)")
+    for name in NAMES:
+        assert re.fullmatch(r"docmill_[a-z]+(_[a-z]+)*", name)
+        assert not wrong_units.search(name), name
+        assert not re.search(r"_(age|late|duration|busy)(?!_seconds)(_total)?$", name), name
 
 
 def test_the_page_has_each_metric_with_its_labels() -> None:
@@ -84,7 +128,7 @@ def test_the_page_has_each_metric_with_its_labels() -> None:
 
 
 def test_the_values_are_those_of_the_store() -> None:
-    found = parsed(exposition(FleetCollector(lambda: BACKLOG, lambda: {"embed": 5})))
+    found = parsed(exposition(collector()))
     assert found["docmill_jobs", "running"] == 2
     assert found["docmill_shards", "embed", "planned"] == 40
     assert found["docmill_texts_per_second", "embed", "failed"] == 0.5
@@ -93,6 +137,10 @@ def test_the_values_are_those_of_the_store() -> None:
     assert (found["docmill_worker_slots", "embed"], found["docmill_worker_slots", "translate"]) == (24, 8)
     assert found["docmill_pipeline_failed", '"nightly"'] == 1
     assert found["docmill_queue_messages", "embed"] == 5
+    assert (found["docmill_documents",], found["docmill_records_total", "new"]) == (1_000, 1_000)
+    assert found["docmill_tokens_total", "out", "translate", "openai:m"] == 1_000_000
+    assert found["docmill_spend_total", "USD", "openai:m"] == pytest.approx(2 * 0.25 + 1 * 2.0)
+    assert ("docmill_spend_total", "USD", "minilm") not in found, "it has no price"
 
 
 def test_a_database_or_a_queue_that_is_away_is_a_metric() -> None:
@@ -108,19 +156,18 @@ def test_a_database_or_a_queue_that_is_away_is_a_metric() -> None:
 
 
 def test_without_a_queue_nothing_is_said_of_one() -> None:
-    found = parsed(exposition(FleetCollector(lambda: BACKLOG)))
+    found = parsed(exposition(collector(None)))
     assert not any(key[0].startswith("docmill_queue") for key in found)
 
 
 def test_they_are_served_over_http_and_a_port_that_is_taken_is_refused() -> None:
-    collector = FleetCollector(lambda: BACKLOG)
-    with serving(collector, "127.0.0.1", 0) as url:
+    with serving(collector(), "127.0.0.1", 0) as url:
         with urllib.request.urlopen(url, timeout=30) as answer:
             assert answer.headers["Content-Type"].startswith("text/plain")
             assert parsed(answer.read().decode())["docmill_refusals",] == 3
         port = int(url.rsplit(":", 1)[1].split("/")[0])
         with pytest.raises(MetricsNotServed, match=f"127.0.0.1 port {port}: Address already in use"):  # noqa: SIM117
-            with serving(collector, "127.0.0.1", port):
+            with serving(collector(), "127.0.0.1", port):
                 pass
 
 

@@ -21,19 +21,21 @@ def metrics_command(host: str, port: int, once: bool) -> int:
     """Serve the fleet's metrics to Prometheus, until Ctrl-C.
 
     They are read from the database at each scrape, so they are right even if every worker is dead. One such process
-    is enough for a fleet. Metrics have names of pipelines in them, and no text of a document. Workers count their own
-    work: see DOCMILL_METRICS_PORT.
+    is enough for a fleet. Metrics have names of pipelines and models in them, and no text of a document. The spend
+    needs DOCMILL_PRICES. Workers count their own work: see DOCMILL_METRICS_PORT.
     """
     from storage.results.backlog import read_backlog
     from worker.metrics.fleet import FleetCollector
     from worker.metrics.server import exposition, serving
+    from worker.prices import read_prices
     from worker.settings import LANES
 
     settings = settings_from()
+    prices = read_prices(settings)
     stop_as_interrupt()
     with open_store(settings) as database, queue_of(settings) as broker:
         depths = None if broker is None else lambda: {lane: broker.depth(lane) for lane in LANES}
-        collector = FleetCollector(lambda: read_backlog(database, LANES), depths)
+        collector = FleetCollector(lambda: read_backlog(database, LANES), depths, prices)
         if once:
             answer(exposition(collector), nl=False)
             return OK

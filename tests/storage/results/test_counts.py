@@ -1,0 +1,164 @@
+"""Kept counts equal the rows that they count, whatever happens to these."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import delete, text, update
+
+from storage import migrations
+from storage.core.clock import db_now
+from storage.core.database import Database
+from storage.core.outcomes import Outcome
+from storage.core.schema import Job, OutcomeRow, Shard
+from storage.deletion import gc, removal
+from storage.leases import maintenance, shards
+from storage.leases.shards import Claim
+from storage.results.backlog import read_backlog
+from storage.results.counts import read_work
+from storage.steps import jobs
+from tests.storage.builders import (
+    COPY,
+    at_once,
+    claim_next,
+    done,
+    failed,
+    lapse,
+    numbered,
+    read,
+    request,
+    set_shard,
+    work,
+)
+from tests.storage.ledger import assert_exported, assert_kept, kept
+
+LANES = ("copy",)
+
+
+def flagged(claim: Claim) -> list[Outcome]:
+    return [replace(one, flags=("repetition", "empty")) for one in done(claim)]
+
+
+def test_work_of_every_kind_is_counted_as_it_is_stored(database: Database) -> None:
+    read(database, request(), numbered(5), chunk=2)
+    assert_exported(database, LANES)
+    claim = claim_next(database)
+    assert_exported(database, LANES)
+    shards.commit(database, claim, flagged(claim), None)
+    work(database, failed)
+    jobs.finish(database)
+    assert_exported(database, LANES)
+    with database.read() as transaction:
+        found = read_work(transaction)
+    assert found.flags == {("copy", "empty"): len(claim.texts), ("copy", "repetition"): len(claim.texts)}
+    assert found.failures == {("copy", "document"): 5 - len(claim.texts)}
+    assert found.records["new"] == 5
+    assert found.tokens_in == {("copy", COPY.model): 3 * len(claim.texts)}
+
+
+def test_a_failure_that_a_retry_mends_is_counted_no_more(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    work(database, failed)
+    jobs.finish(database)
+    jobs.retry(database, job.id)
+    work(database, flagged)
+    assert_exported(database, LANES)
+    with database.read() as transaction:
+        found = read_work(transaction)
+    assert sum(found.failures.values()) == 0
+    assert found.texts == {("copy", "done"): 3, ("copy", "failed"): 3}
+
+
+def test_released_split_lapsed_and_taken_away_shards_are_counted_right(database: Database) -> None:
+    read(database, request(), numbered(8))
+    first = claim_next(database)
+    shards.release(database, first, done(first)[:2])
+    assert_exported(database, LANES)
+    lapse(database, claim_next(database).shard_id)
+    maintenance.reclaim(database)
+    assert_exported(database, LANES)
+    for _ in range(2):  # alone and dead again, so it is split
+        claim_next(database, "w2")
+        maintenance.reclaim(database, "w2")
+        assert_exported(database, LANES)
+    backlog = read_backlog(database, LANES)
+    assert backlog.suspects["copy"] > 1
+    assert backlog.work.lapses == {"copy": 1}
+    claim_next(database)
+    jobs.pause(database, 1)
+    assert_exported(database, LANES)
+    assert not any(read_backlog(database, LANES).shards.values())
+
+
+def test_counts_of_work_outlive_its_rows_and_those_of_shards_do_not(database: Database) -> None:
+    read(database, request(), numbered(4))
+    work(database, flagged)
+    jobs.finish(database)
+    gc.drop(database)
+    removal.remove_corpus(database, "books")
+    gc.collect(database)
+    database.write(lambda transaction: transaction.execute(delete(OutcomeRow)))
+    assert_kept(database)
+    assert not kept(database)["shards kept"]
+    with database.read() as transaction:
+        found = read_work(transaction)
+    assert found.texts == {("copy", "done"): 4}
+    assert sum(found.flags.values()) == 0
+
+
+def test_writers_at_once_lose_no_count(database: Database) -> None:
+    read(database, request(), numbered(40), chunk=1)
+    rows = _ids(database)
+
+    def touch(ids: list[int]) -> None:
+        for state in ("queued", "planned") * 4:
+            for shard_id in ids:
+                set_shard(database, shard_id, state=state)
+
+    at_once(lambda: touch(rows[::2]), lambda: touch(rows[1::2]))
+    assert_kept(database)
+    with database.read() as transaction:
+        left = len(transaction.execute(text("SELECT id FROM shard_count")).all())
+    assert left < 600, "rows are merged as they become many"
+
+
+def _ids(database: Database) -> list[int]:
+    with database.read() as transaction:
+        return [row.id for row in transaction.execute(text("SELECT id FROM shard ORDER BY id"))]
+
+
+def test_an_upgrade_counts_what_is_there(bare_database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    migrations._upgrade(bare_database, "0029")
+    with monkeypatch.context() as before:
+        before.setattr(migrations, "head", lambda: "0029")
+        read(bare_database, request(), numbered(6), chunk=2)
+        claim = claim_next(bare_database)
+        shards.commit(bare_database, claim, flagged(claim), None)
+        other = claim_next(bare_database)
+        shards.commit(bare_database, other, failed(other), None)
+    migrations.upgrade(bare_database)
+    assert_exported(bare_database, LANES)
+    work(bare_database)
+    assert_exported(bare_database, LANES)
+
+
+def test_the_pace_counts_a_shard_that_was_computed_for_hours(database: Database) -> None:
+    read(database, request(), numbered(2))
+    claim = claim_next(database)
+    long_ago = update(Shard).values(dispatched_at=db_now() - 7_200)
+    database.write(lambda transaction: transaction.execute(long_ago))
+    shards.commit(database, claim, done(claim), None)
+    assert read_backlog(database, LANES).paces["copy"].texts["done"] > 0
+
+
+def test_the_age_of_the_first_shard_in_the_queue_is_told(database: Database) -> None:
+    read(database, request(), numbered(2))
+    claim = claim_next(database)
+    shards.release(database, claim)
+    assert read_backlog(database, LANES).oldest_queued_s == {}
+    waits = update(Shard).values(state="queued", dispatched_at=db_now() - 90)
+    database.write(lambda transaction: transaction.execute(waits))
+    assert read_backlog(database, LANES).oldest_queued_s["copy"] >= 90
+    database.write(lambda transaction: transaction.execute(update(Job).values(paused=True)))
+    assert read_backlog(database, LANES).oldest_queued_s == {}
