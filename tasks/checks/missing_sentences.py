@@ -28,6 +28,11 @@ _BEADS = (
     *((3, 1, 2 * _MERGED), (1, 3, 2 * _MERGED), (2, 2, 2 * _MERGED)),
 )
 _LARGEST = 3
+# The beads by how many sentences there are at most.
+_FITTING = [
+    [[bead for bead in _BEADS if bead[0] <= row and bead[1] <= column] for column in range(_LARGEST + 1)]
+    for row in range(_LARGEST + 1)
+]
 _LEAST_PROBABILITY = 1e-12
 _MOST_UNLIKELY = -math.log(_LEAST_PROBABILITY)
 _ROUNDING = 1e-9  # of costs, which are sums of a few numbers below 100
@@ -133,17 +138,18 @@ def _lost(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float)
     for row in range(len(before) + 1):
         for column in range(len(after) + 1):
             least = costs[row][column]
-            for taken, given, prior in _BEADS:
-                if taken > row or given > column:
-                    continue
+            for taken, given, prior in _FITTING[min(row, _LARGEST)][min(column, _LARGEST)]:
                 cost = costs[row - taken][column - given] + prior
                 if cost - _SHARED >= least:
                     continue
                 if taken and given:
                     expected, length = ratio * ours.letters[taken][row], theirs.letters[given][column]
                     half = (length - expected) ** 2 / (_VARIANCE * (expected + length))
+                    bound = cost + min(half, _MOST_UNLIKELY) - _ROUNDING
+                    if bound - _SHARED > least:  # even if all words are shared
+                        continue
                     shared = _shared(ours.beginnings[taken][row], theirs.beginnings[given][column])
-                    if cost + min(half, _MOST_UNLIKELY) - shared > least + _ROUNDING:
+                    if bound - shared > least:
                         continue
                     cost += -math.log(max(math.erfc(math.sqrt(half)), _LEAST_PROBABILITY)) - shared
                 if cost < least:

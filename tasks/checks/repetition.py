@@ -51,7 +51,7 @@ def find(given: str, output: str, context: Context) -> Iterator[Finding]:
     words = folded(output)
     repeats = _repeats(words)
     if repeats and (loop := _worst(words)) is not None:
-        before = _worst(folded(given))
+        before = _worst(folded(given)) if _repeats(folded(given)) else None
         if before is None or loop.times > before.times:
             start, end = span(output, loop.first, loop.last)
             _, unit_end = span(output, loop.first, loop.first + loop.period - 1)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from markdown_it import MarkdownIt
     from markdown_it.token import Token
 
-LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|\Z)")
+_LINE = re.compile(r"([^\r\n]*)(?:\r\n|\r|\n|\Z)")
 # Possessive, so that a line of a million spaces is read once.
 _SIGNS = re.compile(
     r"^(?:[ \t]*+>|[ ]{4}|\t|[^\r\n|]*+\||[ \t]*+(?:(?:[-*+]|\d{1,9}[.)])[ \t]++)?+"
@@ -63,7 +63,7 @@ class Line:
 
 def lines(text: str) -> list[Line]:
     """Return the lines of ``text`` with their roles."""
-    found = [Line(match.start(), match.start() + len(match.group().rstrip("\r\n"))) for match in LINE.finditer(text)]
+    found = [Line(*match.span(1)) for match in _LINE.finditer(text)]
     if has_signs(text):
         _mark(text, found)
     return found

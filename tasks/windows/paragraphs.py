@@ -25,6 +25,7 @@ _BULLET = re.compile(
 _QUOTE = re.compile(r"[ \t]*>[ \t]?")
 _QUOTES = re.compile(r"[ \t]*(?:>[ \t]?)*[ \t]*")
 _FIELD = re.compile(r"[^\W\d_][\w .-]{0,30}:[ \t]+\S")
+_SIGNS_OF_FIELDS = (": ", ":\t")
 _DEFINITION = re.compile(r":[ \t]+(?=\S)")
 NEWLINE = re.compile(r"\r\n|\r|\n")
 _NOT_PROSE = re.compile(
@@ -108,19 +109,20 @@ class _Scanner:
         return [self._section(start, end) for start, end in trims if start < end]
 
     def _prose(self, line: Line, is_field: bool) -> None:
-        text, margin = self._text, self._quoted(line)
-        written = text[margin : line.end].rstrip()
+        margin = self._quoted(line) if line.quotes else line.start
+        written = self._text[margin : line.end].rstrip()
+        if not written:
+            self._close()
+            self._quotes, self._hanging = line.quotes, -1
+            return
         indent = len(written) - len(written.lstrip())
         bullet = _BULLET.match(written, indent) or self._definition(written, indent)
         begins = bullet is not None or is_field or line.quotes != self._quotes or self._broken()
         if not begins:
             begins = indent > 0 if self._hanging < 0 else not self._continues_item(written[indent:], indent)
-        if not written or begins:
+        if begins:
             self._close()
         self._quotes = line.quotes
-        if not written:
-            self._hanging = -1
-            return
         if self._start is None:
             self._hanging = bullet.end() if bullet else -1
             self._start = margin + (bullet.end() if bullet else indent)
@@ -145,7 +147,7 @@ class _Scanner:
 
     def _definition(self, written: str, indent: int) -> re.Match[str] | None:
         """Return the colon that begins a definition below its term, a paragraph of one short line."""
-        if self._start is None or self._end - self._start > _LONGEST_TERM:
+        if self._start is None or self._end - self._start > _LONGEST_TERM or not written.startswith(":", indent):
             return None
         if "\n" in self._text[self._start : self._end]:
             return None
@@ -153,6 +155,8 @@ class _Scanner:
 
     def _fields(self, lines: list[Line]) -> set[int]:
         """Return the numbers of the lines `Name: value` that stand under each other."""
+        if not any(sign in self._text for sign in _SIGNS_OF_FIELDS):
+            return set()
         found = {
             number
             for number, line in enumerate(lines)

@@ -20,9 +20,12 @@ from tasks.windows.windows import Section, trimmed
 
 _CLOSING = r"[\"'”’»›)\]}）】」』》〉*_`]*"
 # The marks of scripts without spaces end a sentence by themselves, the others before white space.
-_UNSPACED = "[。！？｡．]+"
-_END = re.compile(rf"{_UNSPACED}{_CLOSING}|[.!?…‽؟۔।॥։።፧፨။៕᠃]+{_CLOSING}(?=\s)")
-_UNSPACED_END = re.compile(rf"{_UNSPACED}{_CLOSING}\Z")
+_UNSPACED, _SPACED = "。！？｡．", ".!?…‽؟۔।॥։።፧፨။៕᠃"
+# It begins with a set of characters, which is searched for faster than one of two.
+_END = re.compile(
+    rf"[{_UNSPACED}{_SPACED}](?:(?<=[{_UNSPACED}])[{_UNSPACED}]*{_CLOSING}|(?<=[{_SPACED}])[{_SPACED}]*{_CLOSING}(?=\s))"
+)
+_UNSPACED_END = re.compile(rf"[{_UNSPACED}]+{_CLOSING}\Z")
 _OPENING = re.compile(r"[\s\"'“‘«‹(\[{¿¡*_`]*")
 _BREAK = re.compile(r"\s*(?:(?<=[\r\n])[ \t]*(?:>[ \t]?)+[ \t]*)?")
 _LAST_WORD = re.compile(r"[^\W\d_]+(?:\.[^\W\d_]+)*\Z")
@@ -47,8 +50,15 @@ def sentences(text: str) -> list[Section]:
     """
     found: list[Section] = []
     for paragraph in paragraphs(text):
-        if not paragraph.verbatim:
-            found += starmap(Section, _between(text, paragraph, [(end, end) for end in _ends(text, paragraph)]))
+        if paragraph.verbatim:
+            continue
+        start = paragraph.start
+        for end in (*_ends(text, paragraph), paragraph.end):
+            piece = text[start:end].strip()
+            if piece:
+                first = text.index(piece[0], start)
+                found.append(Section(first, first + len(piece)))
+            start = end
     return found
 
 
