@@ -26,6 +26,11 @@ needs_helm = pytest.mark.skipif(
     not chart.HAS_HELM and "CI" not in os.environ, reason="helm-python-sdk has no wheel for this machine"
 )
 pytestmark = [needs_helm]
+SECRETS = {
+    "DOCMILL_DATABASE_URL": "postgresql://db/docmill",
+    "DOCMILL_REDIS_URL": "redis://queue",
+    "DOCMILL_WEB_TOKEN": "0123456789abcdef",
+}
 every_case = pytest.mark.parametrize("case", CASES)
 
 
@@ -117,7 +122,7 @@ def test_every_setting_is_one_that_docmill_knows_and_takes(case: str, monkeypatc
         assert {key for key in given if key.startswith("DOCMILL_")} <= KNOWN, name
         with monkeypatch.context() as patch:
             for key, value in given.items():
-                patch.setenv(key, value or {"DOCMILL_REDIS_URL": "redis://queue"}.get(key, "postgresql://db/docmill"))
+                patch.setenv(key, value or SECRETS[key])
             settings = load_settings()
         assert set(settings.lanes) <= {*LANES, ORDERS}
 
@@ -189,7 +194,7 @@ def test_every_secret_that_is_read_is_made_or_named_by_the_values(case: str) -> 
         assert read <= made
     else:
         assert not made
-        assert read == {"docmill-worker", "docmill-owner", "docmill-orders"}
+        assert read == {"docmill-worker", "docmill-owner", "docmill-orders", "docmill-web"}
     for text in cases()[case].files.values():
         if "kind: Secret" not in text:
             assert "postgresql://" not in text
@@ -210,12 +215,18 @@ def test_a_group_has_its_own_lanes_devices_and_nodes() -> None:
     assert not [one for one in rendered.manifests if one["metadata"]["name"] == "docmill-worker-cpu"]
 
 
-def test_pods_are_reached_by_their_metrics_alone_and_may_be_evicted_one_by_one() -> None:
+def test_pods_are_reached_by_the_ports_that_they_serve_alone_and_may_be_evicted_one_by_one() -> None:
     for rendered in cases().values():
         policy = rendered.named("NetworkPolicy", "docmill")["spec"]
         assert policy["policyTypes"] == ["Ingress", "Egress"]
-        [reached] = policy["ingress"]
-        assert [port["port"] for port in reached["ports"]] == [9464, 9465]
+        reached = [port["port"] for rule in policy["ingress"] for port in rule["ports"]]
+        served = [
+            port["containerPort"]
+            for _, pod in pod_specs(rendered.manifests)
+            for container in pod["containers"]
+            for port in container.get("ports", [])
+        ]
+        assert set(reached) == set(served)
         budgets = [one["spec"] for one in rendered.manifests if one["kind"] == "PodDisruptionBudget"]
         assert budgets
         assert all(budget["maxUnavailable"] == 1 for budget in budgets)
@@ -227,6 +238,7 @@ WRONG: Mapping[str, tuple[chart.Values, str]] = {
     "a lane that is no name": ({"workers": {"cpu": {"lanes": ["x'"]}}}, "does not match pattern"),
     "a password among the settings": ({"settings": {"DOCMILL_OPENAI_API_KEY": "x"}}, "DOCMILL_OPENAI_API_KEY"),
     "no time to drain": ({"drainSeconds": 0}, "/drainSeconds"),
+    "a page without a token": ({"web": {"enabled": True}}, "set web.existingSecret"),
     "no database": ({"connection": {"databaseUrl": "", "redisUrl": ""}}, "set connection.existingSecret"),
 }
 

@@ -52,8 +52,8 @@ securityContext:
     drop: [ALL]
 {{- end }}
 
-{{/* A URL from a Secret. Takes name (of the variable), secret and key. */}}
-{{- define "docmill.url" -}}
+{{/* A variable from a Secret. Takes name (of the variable), secret and key. */}}
+{{- define "docmill.fromSecret" -}}
 - name: {{ .name }}
   valueFrom:
     secretKeyRef:
@@ -83,14 +83,17 @@ given, since the migration runs before the workers' Secret is there. Takes root 
 {{- end }}
 
 {{/*
-The settings of a container as its environment. Takes root, secret, queue (with the queue's URL), and own settings, which
-go before those of all pods.
+The settings of a container as its environment. Takes root, secret, queue (with the queue's URL), secrets (further ones)
+and own settings, which go before those of all pods.
 */}}
 {{- define "docmill.environment" -}}
 env:
-  {{- include "docmill.url" (dict "name" "DOCMILL_DATABASE_URL" "secret" .secret "key" "database-url") | nindent 2 }}
+  {{- include "docmill.fromSecret" (dict "name" "DOCMILL_DATABASE_URL" "secret" .secret "key" "database-url") | nindent 2 }}
   {{- if .queue }}
-  {{- include "docmill.url" (dict "name" "DOCMILL_REDIS_URL" "secret" (include "docmill.secret" .root) "key" "redis-url") | nindent 2 }}
+  {{- include "docmill.fromSecret" (dict "name" "DOCMILL_REDIS_URL" "secret" (include "docmill.secret" .root) "key" "redis-url") | nindent 2 }}
+  {{- end }}
+  {{- range .secrets }}
+  {{- include "docmill.fromSecret" . | nindent 2 }}
   {{- end }}
   {{- $fixed := dict "DOCMILL_SEARCH_IDLE_S" "0" }}
   {{- range $name, $value := mergeOverwrite $fixed (deepCopy .root.Values.settings) (.own | default dict) }}
