@@ -25,13 +25,13 @@ COMPOSE = (ROOT / "docker-compose.yml").read_text()
 CODE = "\n".join(line for line in COMPOSE.splitlines() if not line.lstrip().startswith("#"))
 SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
 LOCKED = ("ctranslate2", "dedup", "excel", "formats", "language", "parquet", "remote")
-OURS = ("migrate", "worker", "worker-gpu", "cli")
+OURS = ("migrate", "worker", "worker-gpu", "cli", "exporter")
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
 def test_every_image_is_pinned_to_a_version() -> None:
     for name in SERVICES.keys() - {*OURS}:
-        assert re.search(r":\d+\.?\d*", SERVICES[name]["image"]), name
+        assert re.search(r":v?\d+\.?\d*", SERVICES[name]["image"]), name
     [python] = re.findall(r"^ARG PYTHON=(.*)$", DOCKERFILE, re.MULTILINE)
     assert re.fullmatch(r"3\.11\.\d+-slim-\w+", python)
     assert {line.split()[1] for line in DOCKERFILE.splitlines() if line.startswith("FROM")} == {
@@ -55,7 +55,18 @@ def test_no_password_stands_in_a_file_of_the_project() -> None:
 
 
 def test_neither_the_queue_nor_the_database_is_published() -> None:
-    assert not any("ports" in service or "network_mode" in service for service in SERVICES.values())
+    assert not any("network_mode" in service for service in SERVICES.values())
+    published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert published == {
+        "grafana": ["127.0.0.1:${GRAFANA_PORT:-3000}:3000"],
+        "flower": ["127.0.0.1:${FLOWER_PORT:-5555}:5555"],
+    }, "and those to this host alone"
+
+
+def test_the_dashboard_can_be_seen_without_a_password_and_changed_by_nobody() -> None:
+    settings = SERVICES["grafana"]["environment"]
+    assert settings["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+    assert settings["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == settings["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
 
 
 def test_every_variable_is_explained_in_the_example() -> None:

@@ -202,6 +202,9 @@ class Settings(BaseSettings):
         ),
         Shown(default="none on the loopback address; elsewhere a new one at each start"),
     ] = None
+    celery_events: Annotated[
+        bool, Field(description="Let a worker send Celery's events through Redis, for Flower: 0 or 1.")
+    ] = False
     fault: Annotated[
         str | None,
         Field(description="For docmill's own tests: where a process fails, and how (worker.fault_points)."),

@@ -114,7 +114,8 @@ def main() -> None:
         hostname=order.owner,
         without_gossip=True,
         without_mingle=True,
-        without_heartbeat=True,
+        without_heartbeat=not settings.celery_events,
+        task_events=settings.celery_events,
         optimization="fair",
     )
     threading.Thread(target=_obey, args=(process, desk), name="obey", daemon=True).start()
