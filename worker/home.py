@@ -6,7 +6,7 @@ from pathlib import Path
 
 from storage.core.private_files import close_to_others
 
-STORE, CACHE = "docmill.db", "cache"
+STORE, CACHE, RUNS = "docmill.db", "cache", "runs"
 _STORE = frozenset(f"{STORE}{journal}" for journal in ("", "-wal", "-shm", "-journal"))
 
 
@@ -20,7 +20,7 @@ def close_home(home: Path) -> None:
     except OSError:
         return
     store = names & _STORE
-    if names <= _STORE | {CACHE}:
+    if names <= _STORE | {CACHE, RUNS}:
         close_to_others(home)
     for name in store:
         close_to_others(home / name)

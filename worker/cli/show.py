@@ -62,14 +62,15 @@ changing_bars = threading.Lock()  # held while a bar comes or goes: another thre
 
 @contextmanager
 def bar(what: str, total: float | None = None) -> Iterator[Bar]:
-    """A progress bar on stderr; where that is no terminal, only its last state is written."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    """A progress bar on stderr with a note below it; where that is no terminal, only the last state is written."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
-    progress = Progress(
+    from worker.cli.noted_bar import NotedProgress
+
+    progress = NotedProgress(
         TextColumn("{task.description:<10}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn() if total is not None else TextColumn("{task.fields[count]}", markup=False),
-        TextColumn("{task.fields[note]}", markup=False),
         TimeElapsedColumn(),
         console=_Talk(stderr=True, quiet=True) if is_hushed() else talk,
     )

@@ -10,6 +10,7 @@ import click
 from storage.writers import openai_batch
 from worker.cli import formatting
 from worker.cli.context import open_store, settings_from
+from worker.cli.detaching import detach_run, on_its_own
 from worker.cli.exit_codes import OK, SOME_REJECTED, exit_code_of
 from worker.cli.interrupts import stop_as_interrupt
 from worker.cli.local_run import computed
@@ -43,6 +44,10 @@ if TYPE_CHECKING:
 )
 @FORMAT
 @click.option("--json", "as_json", is_flag=True, help="Print the job's final status as JSON.")
+@click.option(
+    "--detach", is_flag=True, help="Go on after the terminal ends. Print the job; `docmill attach JOB` follows it."
+)
+@click.option("--detached", type=(int, str), hidden=True)  # the process that --detach starts
 def run_command(
     dry_run: bool,
     device: str | None,
@@ -52,6 +57,8 @@ def run_command(
     out: Path | None,
     file_format: str | None,
     as_json: bool,
+    detach: bool,
+    detached: tuple[int, str] | None,
     **given: Any,
 ) -> int:
     """Run a task over SOURCE, here and now, and show the results.
@@ -59,7 +66,8 @@ def run_command(
     SOURCE is {sources}.
 
     Every text is computed once. A text that has a result already is not computed again, and the same command
-    continues an interrupted run. No server is needed; if DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL are set, the
+    continues an interrupted run. With --detach the run goes on when the terminal ends, and writes what it says to a
+    log in the home folder. No server is needed; if DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL are set, the
     command uses the fleet's queue and database.
     """
     from worker.engines.devices import devices_for
@@ -79,15 +87,20 @@ def run_command(
             prepared = prepare_request(settings, request, devices)
             prices = prices.of_model(prepared.spec.model, price)
             return _dry_run(settings, database, prepared, devices[0], prices, as_json)
+    if detach and detached is None:
+        return detach_run(settings, request.source, out, as_json)
     stop_as_interrupt()
-    with computed(settings, request, devices, log_level=settings.log_level) as (database, status):
+    with (
+        on_its_own(settings, detached) as (opened, ended),
+        computed(settings, request, devices, log_level=settings.log_level, on_opened=opened) as (database, status),
+    ):
         if out is not None:
             from storage.results.results import columns, results
 
             table = columns(database, status.id)
             write_out(out, results(database, status.id), file_format, status.documents, table)
         cost = prices.of_model(status.spec.model, price).cost_of(status)
-        return _conclude(database, status, out, request.max_failures, cost, as_json)
+        return ended(_conclude(database, status, out, request.max_failures, cost, as_json))
 
 
 def _dry_run(
