@@ -7,7 +7,9 @@ from pathlib import Path
 from storage.core.private_files import close_to_others
 
 STORE, CACHE, RUNS = "docmill.db", "cache", "runs"
-_STORE = frozenset(f"{STORE}{journal}" for journal in ("", "-wal", "-shm", "-journal"))
+ANSWERS = "answers.db"  # of served models, until their outcomes are stored
+_JOURNALS = ("", "-wal", "-shm", "-journal")
+_STORE = frozenset(f"{file}{journal}" for file in (STORE, ANSWERS) for journal in _JOURNALS)
 
 
 def close_home(home: Path) -> None:

@@ -51,6 +51,14 @@ class Waiting(Protocol):
         """Give up retries and pauses. ``run`` then raises EngineStopped after the outputs that come."""
 
 
+@runtime_checkable
+class Journaled(Protocol):
+    """A backend that keeps its outputs on this machine until the store has the outcomes."""
+
+    def forget(self, windows: Sequence[Encoded]) -> None:
+        """Remove the outputs of windows whose outcomes are stored; may be called from any thread."""
+
+
 class Source(Protocol):
     """The source of a backend's windows. Called from the device thread only."""
 

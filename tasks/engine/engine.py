@@ -14,7 +14,7 @@ from typing import Any
 
 from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
-from tasks.backends import Backend
+from tasks.backends import Backend, Journaled
 from tasks.batching.pool import Item
 from tasks.engine.device_thread import TURN_S, BatchDone, BatchStarted, Counters, Device
 from tasks.engine.documents import Document, cut_each
@@ -94,6 +94,15 @@ class Engine:
                         raise EngineStopped
                     break
             return ticket
+
+    def stored(self, spec: Spec, ticket: Submission, outcomes: Sequence[Outcome]) -> None:
+        """Let the backend forget the outputs that outcomes were made of, as the store has the outcomes now."""
+        windows = ticket.take_journaled(outcome.content_id for outcome in outcomes)
+        if not windows:
+            return
+        resident = self._residents.loaded(spec)
+        if resident is not None and isinstance(resident.backend, Journaled):
+            resident.backend.forget(windows)
 
     def drain(self) -> None:
         """Finish the batch that is on the device and take no further one; every ticket wakes."""
@@ -179,6 +188,8 @@ class Engine:
 
     def _receive(self, resident: LoadedModel, item: Item[Owner], output: Output) -> None:
         document, index = item.owner
+        if resident.journaled:
+            document.ticket.journaled(document.content_id, item.encoded)
         if document.receive(index, output):
             self._conclude(resident, document)
         else:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from storage.core.specs import Spec
 from tasks import kinds
-from tasks.backends import Backend
+from tasks.backends import Backend, Journaled
 from tasks.batching.pool import Pool
 from tasks.checks import Checks
 from tasks.engine.documents import Document
@@ -39,6 +39,10 @@ class LoadedModel:
     users: int = 0  # threads that hold it, or the device
     cutting: int = 0  # threads that will put more windows into the pool soon
     withdrawn: bool = False  # its server is away
+    journaled: bool = field(init=False)  # it keeps outputs until they are stored
+
+    def __post_init__(self) -> None:
+        self.journaled = isinstance(self.backend, Journaled)
 
     @property
     def idle(self) -> bool:

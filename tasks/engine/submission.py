@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from storage.core.outcomes import Outcome
 from tasks.errors import ServerAway
+from tasks.windows.windows import Encoded
 
 
 class Submission:
@@ -21,6 +22,7 @@ class Submission:
         self._on_drop = on_drop
         self.dropped = False
         self.away: ServerAway | None = None
+        self._journaled: dict[int, list[Encoded]] = {}
         if not content_ids:
             self._woken.set()
 
@@ -67,6 +69,16 @@ class Submission:
             left = self._left
         if left == 0:
             self._woken.set()
+
+    def journaled(self, content_id: int, window: Encoded) -> None:
+        """For the engine: the backend keeps the output of this window until the outcome is stored."""
+        with self._lock:
+            self._journaled.setdefault(content_id, []).append(window)
+
+    def take_journaled(self, content_ids: Iterable[int]) -> list[Encoded]:
+        """For the engine: remove and return the windows of these texts whose outputs the backend keeps."""
+        with self._lock:
+            return [window for content_id in content_ids for window in self._journaled.pop(content_id, ())]
 
     def withdraw(self, error: ServerAway) -> None:
         """For the engine: no further outcome will come, since the model's server is away."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -22,7 +23,8 @@ class Server:
 
     ``endpoint`` is the URL before ``/chat/completions``. An answer may take ``answer_s``. Without an answer for
     ``patience_s``, the server counts as away. ``requests`` bounds the requests at a time. A failed request is sent
-    again after ``first_wait_s`` at most, and then after twice as long each time.
+    again after ``first_wait_s`` at most, and then after twice as long each time. With a ``journal``, each answer is
+    kept in that file until its outcome is stored, and requests have an ``Idempotency-Key``.
     """
 
     endpoint: str
@@ -31,6 +33,7 @@ class Server:
     patience_s: float = 300.0
     requests: int = 256
     first_wait_s: float = 1.0
+    journal: Path | None = None
 
 
 def endpoint(url: str) -> str:

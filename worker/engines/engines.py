@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from worker.home import ANSWERS
 from worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,17 +20,25 @@ if TYPE_CHECKING:
 _USUAL = (700, 10, 10)  # Python's own; a process starts with others
 
 
-def opener(settings: Settings, device: str, *, provisional: bool = True) -> Callable[[Spec], Backend]:
-    """Return the function that loads the model of a spec onto the device, as ``open_backend`` does."""
+def opener(
+    settings: Settings, device: str, *, provisional: bool = True, journaled: bool = False
+) -> Callable[[Spec], Backend]:
+    """Return the function that loads the model of a spec onto the device, as ``open_backend`` does.
+
+    ``journaled``: the answers of a server are kept until their outcomes are stored.
+    """
     from tasks.engine.backend_factory import open_backend
 
+    server = settings.server
+    if server is not None and journaled:
+        server = replace(server, journal=settings.home / ANSWERS)
     return partial(
         open_backend,
         device=device,
         models_dir=settings.models_dir,
         cache_dir=settings.cache_dir,
         backend=settings.backend,
-        server=settings.server,
+        server=server,
         provisional=provisional,
     )
 

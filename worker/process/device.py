@@ -167,7 +167,7 @@ def _make_process(order: DeviceConfig, settings: Settings, broker: Broker, voice
         else:
             voice.say("end", name="batch")
 
-    engine = Engine(settled(_faulty(opener(settings, order.device))), on_batch=on_batch)
+    engine = Engine(settled(_faulty(opener(settings, order.device, journaled=True))), on_batch=on_batch)
     engine.start()
     bounded = replace(settings.patience, bounded=True)
     return Process(

@@ -224,6 +224,7 @@ class Process:
             log.warning("keep_waits shard=%d error=%s", ours.claim.shard_id, error)
         else:
             ours.kept |= {one.content_id for one in fresh}
+            self.engine.stored(ours.head.spec, ours.ticket, fresh)
 
     def _settle(self, ours: InFlight) -> None:
         """Commit a finished shard. If a drain interrupted it, commit the finished texts and give the rest back."""
@@ -241,6 +242,7 @@ class Process:
         if not self._patiently(write, ours):
             self._lost(claim)
             return
+        self.engine.stored(ours.head.spec, ours.ticket, outcomes)
         self.tally.committed(ours.head.spec.kind, outcomes)
         self.tally.add("shards", ours.head.spec.kind, "done" if complete else "released")
         fault_points.reach("committed")
@@ -327,3 +329,5 @@ class Process:
         for ours in self.in_flight.held():
             finished = ours.ticket.finished() if ours.ticket is not None and ours.runtime else []
             shards.release(self.database, ours.claim, finished, self._runtime_id(ours) if finished else None)
+            if ours.ticket is not None:
+                self.engine.stored(ours.head.spec, ours.ticket, finished)

@@ -15,6 +15,7 @@ from tasks.backends.decoding import decoding
 from tasks.backends.remote import answers, opening, requests
 from tasks.backends.remote.client import Client
 from tasks.backends.remote.flight import Flight, Items
+from tasks.backends.remote.journal import Journal
 from tasks.models import served
 from tasks.outputs import Failure, Generated, Likelihood, Output, Several
 from tasks.windows.windows import Encoded
@@ -33,7 +34,7 @@ class ChatBackend:
         spec = assignment.spec
         self._server = opening.require_server(assignment)
         name = served.name_of(spec.model)
-        self._client = Client(self._server, hints=requests.hints(spec))
+        self._client = Client(self._server, spec, hints=requests.hints(spec))
         try:
             self._model = opening.stated(self._client, self._server, name)
             holds = opening.context_tokens(self._model) or _UNBOUNDED
@@ -46,6 +47,7 @@ class ChatBackend:
         except BaseException:
             self._client.close()
             raise
+        self._journal = Journal(self._server.journal, spec)
         self._stripped = how.stripped
         self._fingerprint: str | None = None
 
@@ -53,7 +55,7 @@ class ChatBackend:
         return self._coder.encode(texts)
 
     def run(self, source: Source) -> Iterator[tuple[int, Output]]:
-        return Flight(self._client, self._begin).run(source)
+        return Flight(self._client, self._journal, self._begin).run(source)
 
     def runtime(self) -> dict[str, Any]:
         return opening.runtime(self._server, self._model, self._fingerprint)
@@ -61,14 +63,19 @@ class ChatBackend:
     def end_soon(self) -> None:
         self._client.end_soon()
 
+    def forget(self, windows: Sequence[Encoded]) -> None:
+        self._journal.forget(windows)
+
     def close(self) -> None:
         self._client.close()
+        self._journal.close()
 
     def _begin(self, number: int, items: Items) -> None:
         (item,) = items
         messages = orjson.loads(str(item.encoded.features))
         whole = self._body | {"messages": messages}
-        self._client.begin(number, _PATH, partial(answers.without, whole), self._read)
+        read = self._journal.keeping([item.encoded], self._read)
+        self._client.begin(number, _PATH, partial(answers.without, whole), read)
 
     def _read(self, answer: Mapping[str, Any]) -> list[Output]:
         """Return the output of an answer. Raises LookupError, TypeError or ValueError for half of one."""

@@ -17,8 +17,10 @@ import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from storage.core.outcomes import Reason
+from storage.core.specs import Spec
 from tasks.backends.remote import answers
 from tasks.backends.remote.answers import Passing, Refused
+from tasks.backends.remote.idempotency import RequestKey
 from tasks.backends.remote.limiter import Limiter
 from tasks.errors import CannotServe, ServerAway, ServerUnreachable
 from tasks.models.served import Server
@@ -33,7 +35,7 @@ _LOOK_S = 30.0  # for a look at the server's models
 _MOST_TRIES = 8
 # Requests that may fail together, after others were answered, without the server counting as away.
 _FEW = 8
-_OK, _ERROR = 200, 500
+_OK, _IN_PROGRESS, _ERROR = 200, 409, 500
 
 
 class Dropped:
@@ -43,15 +45,22 @@ class Dropped:
 class Client:
     """A connection to a server, with an event loop on a thread of its own.
 
-    A client is used from one other thread. ``hints`` are parts of requests that a server may refuse.
+    A client is used from one other thread. ``hints`` are parts of requests that a server may refuse. The requests are
+    for ``spec``.
     """
 
     def __init__(
-        self, server: Server, *, hints: frozenset[str] = frozenset(), clock: Callable[[], float] = time.monotonic
+        self,
+        server: Server,
+        spec: Spec,
+        *,
+        hints: frozenset[str] = frozenset(),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limiter = Limiter(server.requests, clock)
         self.numbers = count()  # of requests
         self._server = server
+        self._spec = spec
         self._clock = clock
         self._hints = hints
         self._usual_wait = wait_random_exponential(multiplier=server.first_wait_s, max=60)
@@ -192,6 +201,7 @@ class Client:
 
     async def _answer(self, path: str, body: Body, read: Callable[[Any], T], *, once: bool = False) -> T:
         begun, heard = self._clock(), self._answered
+        key = None if self._server.journal is None else RequestKey(self._spec)
 
         def stops(state: RetryCallState) -> bool:
             error = state.outcome.exception() if state.outcome is not None else None
@@ -211,7 +221,7 @@ class Client:
                 retry=retry_if_exception_type(Passing), wait=self._pause_s, stop=stops, reraise=True
             ):
                 with attempt:
-                    return await self._attempt(path, body, read)
+                    return await self._attempt(path, body, read, key)
         except Passing as error:
             if error.silence_s is None or (not once and await self._is_of_its_text(error)):
                 raise
@@ -238,22 +248,24 @@ class Client:
         usual = float(self._usual_wait(state))
         return max(usual, error.wait_s or 0.0) if isinstance(error, Passing) else usual
 
-    async def _attempt(self, path: str, body: Body, read: Callable[[Any], T]) -> T:
+    async def _attempt(self, path: str, body: Body, read: Callable[[Any], T], key: RequestKey | None) -> T:
         """Send a request; if the server refuses a part that the request can do without, send it again at once."""
         while True:
             given = body(self._lacks)
             try:
-                return await self._sent(path, given, read)
+                return await self._sent(path, given, read, key)
             except Refused as refused:
                 lacking = answers.lacking(refused, given, self._hints)
                 if not lacking:
                     raise
                 self._lacks |= lacking
 
-    async def _sent(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T]) -> T:
+    async def _sent(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T], key: RequestKey | None) -> T:
+        sent = orjson.dumps(body)
+        headers = {} if key is None else key.headers(path, sent)
         async with self.limiter.place() as changes:
             try:
-                status, headers, raw = await self._posted(path, orjson.dumps(body))
+                status, said, raw = await self._posted(path, sent, headers)
             except (aiohttp.ClientError, OSError) as error:
                 slow = isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ServerTimeoutError)
                 if isinstance(error, TimeoutError):
@@ -264,23 +276,29 @@ class Client:
                 try:
                     answer = read(orjson.loads(raw))
                 except (ValueError, LookupError, TypeError, AttributeError) as error:
+                    if key is not None:
+                        key.renew()
                     raise Passing("half an answer, or one of another form") from error
                 self._heard, self._answered = self._clock(), self._answered + 1
                 self.limiter.answered()
                 return answer
-            failed = answers.error_of(status, headers, raw, body, self._server)
+            failed = answers.error_of(status, said, raw, body, self._server)
+            if key is not None and isinstance(failed, Passing) and not failed.throttles and status != _IN_PROGRESS:
+                key.renew()
             if isinstance(failed, Passing) and failed.throttles:
                 self.limiter.overloaded(changes)
                 self.limiter.pause(failed.wait_s or 0.0)
             raise failed
 
-    async def _posted(self, path: str, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+    async def _posted(
+        self, path: str, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[int, Mapping[str, str], bytes]:
         """Return status, headers and body of the answer to a request."""
         task = asyncio.current_task()
         self._sent_tasks.add(task)
         try:
             url = self._server.endpoint + path
-            async with self._session.post(url, data=body, allow_redirects=False) as response:
+            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
                 return response.status, response.headers, await response.read()
         finally:
             self._sent_tasks.discard(task)

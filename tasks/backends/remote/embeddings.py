@@ -12,6 +12,7 @@ from tasks.backends import Assignment, Source
 from tasks.backends.remote import answers, opening
 from tasks.backends.remote.client import Client
 from tasks.backends.remote.flight import Flight, Items
+from tasks.backends.remote.journal import Journal
 from tasks.backends.remote.requests import estimated_tokens
 from tasks.kinds.base import Traits
 from tasks.models import named_prompts, served
@@ -37,7 +38,7 @@ class EmbeddingsBackend:
         self._server = opening.require_server(assignment)
         self._name = served.name_of(spec.model)
         self._prefix = named_prompts.prompt(spec, {}, None)
-        self._client = Client(self._server)
+        self._client = Client(self._server, spec)
         try:
             self._model = opening.stated(self._client, self._server, self._name)
             holds = opening.context_tokens(self._model) or _UNBOUNDED
@@ -46,6 +47,7 @@ class EmbeddingsBackend:
         except BaseException:
             self._client.close()
             raise
+        self._journal = Journal(self._server.journal, spec)
         length = float(np.linalg.norm(probe.values))
         self.traits = Traits(normalizes=abs(length - 1) < _TOLERANCE)
 
@@ -54,7 +56,7 @@ class EmbeddingsBackend:
         return [Encoded(_SPECIAL_TOKENS + estimated_tokens(text), text) for text in given]
 
     def run(self, source: Source) -> Iterator[tuple[int, Output]]:
-        return Flight(self._client, self._begin, _TEXTS).run(source)
+        return Flight(self._client, self._journal, self._begin, _TEXTS).run(source)
 
     def runtime(self) -> dict[str, Any]:
         return opening.runtime(self._server, self._model, None)
@@ -62,12 +64,19 @@ class EmbeddingsBackend:
     def end_soon(self) -> None:
         self._client.end_soon()
 
+    def forget(self, windows: Sequence[Encoded]) -> None:
+        self._journal.forget(windows)
+
     def close(self) -> None:
         self._client.close()
+        self._journal.close()
 
     def _begin(self, number: int, items: Items) -> None:
         texts = [str(item.encoded.features) for item in items]
-        self._client.begin(number, _PATH, self._body(texts), partial(self._read, [item.tokens for item in items]))
+        read = self._journal.keeping(
+            [item.encoded for item in items], partial(self._read, [item.tokens for item in items])
+        )
+        self._client.begin(number, _PATH, self._body(texts), read)
 
     def _body(self, texts: Sequence[str]) -> Any:
         whole = {"model": self._name, "input": list(texts), "encoding_format": "float"}

@@ -7,6 +7,7 @@ from typing import Any
 
 from tasks.backends import Source
 from tasks.backends.remote.client import Client, Dropped
+from tasks.backends.remote.journal import Journal
 from tasks.batching.batches import Budget
 from tasks.batching.pool import Item
 from tasks.errors import EngineStopped
@@ -22,10 +23,12 @@ class Flight:
     """Sends windows by a client, at most ``most`` in a request, and takes the answers.
 
     ``begin`` sends a request for some windows under a number. Its answer has the output of each window, in order.
+    Windows with an answer in the journal are not sent.
     """
 
-    def __init__(self, client: Client, begin: Callable[[int, Items], None], most: int = 1) -> None:
+    def __init__(self, client: Client, journal: Journal, begin: Callable[[int, Items], None], most: int = 1) -> None:
         self._client = client
+        self._journal = journal
         self._begin = begin
         self._most = most
         self._under_way: dict[int, Items] = {}
@@ -38,10 +41,17 @@ class Flight:
         dropped = False
         while True:
             room = max(0, self._client.room - len(self._under_way))
-            items = source.take(Budget(tokens=_ANY, rows=room * self._most, spread=_ANY, packed=True))
+            taken = source.take(Budget(tokens=_ANY, rows=room * self._most, spread=_ANY, packed=True))
+            known = self._journal.find([item.encoded for item in taken])
+            items = [item for item, output in zip(taken, known, strict=True) if output is None]
             for start in range(0, len(items), self._most):
                 self._send(items[start : start + self._most])
+            for item, output in zip(taken, known, strict=True):
+                if output is not None:
+                    yield item.id, output
             if not self._under_way:
+                if taken:
+                    continue
                 if dropped:
                     raise EngineStopped
                 return

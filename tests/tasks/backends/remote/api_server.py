@@ -73,10 +73,18 @@ class _Server(ThreadingHTTPServer):
 
 
 class ApiServer:
-    """The server. ``script`` sees each request and how often it came, and may answer in place of the usual."""
+    """The server. ``script`` sees each request and how often it came, and may answer in place of the usual.
 
-    def __init__(self, script: Script = lambda request, times: None) -> None:
+    With ``honours``, a request whose `Idempotency-Key` came before is not computed. It gets the first answer, errors
+    of the server included, and 409 as long as there is none. ``requests`` has the computed ones only.
+    """
+
+    def __init__(self, script: Script = lambda request, times: None, *, honours: bool = False) -> None:
         self.script = script
+        self.honours = honours
+        self.repeated: list[str] = []  # keys of requests that were not computed again
+        self.idempotency_keys: list[str | None] = []
+        self._by_key: dict[str, Answer | None] = {}
         self.models: list[dict[str, Any]] | int = [{"id": MODEL, "object": "model", "max_model_len": 4096}]
         self.requests: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
@@ -116,6 +124,17 @@ class ApiServer:
             with self._lock:
                 self.at_a_time -= 1
 
+    def _answer_once(self, request: dict[str, Any], key: str) -> Answer:
+        with self._lock:
+            if key in self._by_key:
+                self.repeated.append(key)
+                return self._by_key[key] or error(409, "the first request is in progress")
+            self._by_key[key] = None
+        answer = self._by_key[key] = self._answer(request)
+        if answer.status == 429:
+            del self._by_key[key]
+        return answer
+
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         outer = self
 
@@ -131,7 +150,10 @@ class ApiServer:
 
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                self._send(outer._answer(request))
+                key = self.headers.get("Idempotency-Key")
+                outer.idempotency_keys.append(key)
+                once = outer.honours and key is not None
+                self._send(outer._answer_once(request, str(key)) if once else outer._answer(request))
 
             def _send(self, answer: Answer) -> None:
                 raw = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()

@@ -9,10 +9,12 @@ from typing import Any, cast
 import pytest
 
 from storage.core.outcomes import Reason
+from storage.core.specs import Spec
 from tasks.backends.remote import answers
 from tasks.backends.remote.chat import ChatBackend, likelihood
 from tasks.backends.remote.client import Client, Dropped
 from tasks.backends.remote.flight import Flight, Items
+from tasks.backends.remote.journal import Journal
 from tasks.batching.batches import Budget
 from tasks.batching.pool import Item
 from tasks.errors import ServerAway
@@ -22,11 +24,12 @@ from tasks.windows.windows import Encoded
 from tests.tasks.backends.remote.api_server import written
 
 SERVER = Server("http://127.0.0.1:9/v1", "sk-secret-key")
+SPEC = Spec("generate", "openai:small", "served")
 
 
 @pytest.fixture
 def client() -> Iterator[Client]:
-    client = Client(SERVER)
+    client = Client(SERVER, SPEC)
     yield client
     client.close()
 
@@ -112,7 +115,8 @@ def test_an_answer_to_a_flight_that_was_broken_off_is_no_answer_to_the_next(clie
         (item,) = items
         client._finished.put((number, [Generated(str(item.encoded.features), 1)]))
 
-    next(Flight(client, begin).run(Given("a", "b", "c")))
+    journal = Journal(None, SPEC)
+    next(Flight(client, journal, begin).run(Given("a", "b", "c")))
     client._finished.put((1, [Generated("late", 1)]))
-    found = dict(Flight(client, begin).run(Given("d", "e", "f")))
+    found = dict(Flight(client, journal, begin).run(Given("d", "e", "f")))
     assert [cast(Generated, found[number]).text for number in range(3)] == ["d", "e", "f"]

@@ -1,0 +1,191 @@
+"""A journal of a server's answers in a local file, so that a killed process loses no answer that has come.
+
+An answer stays until its outcome is in the store. It is found by the spec and the input of the model, and is never
+taken for the answer to another text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+
+from storage.core.outcomes import Reason
+from storage.core.private_files import make_file
+from storage.core.specs import Spec
+from tasks.outputs import Failure, Generated, Likelihood, Output, Several, Vector
+from tasks.windows.windows import Encoded
+
+T = TypeVar("T", bound=Sequence[Output])
+
+log = logging.getLogger("docmill.journal")
+
+KEPT_S = 7 * 86_400.0
+# Answers in the file. Those of shards in flight are some thousands: the rest was left by killed processes.
+MOST = 200_000
+_FORM = b"1"  # of keys and answers
+_DIGEST_BYTES = 8
+_BUSY_S = 1.0
+_SCHEMA = "CREATE TABLE IF NOT EXISTS answer (key BLOB PRIMARY KEY, at REAL NOT NULL, answer BLOB NOT NULL)"
+_TRIM = "DELETE FROM answer WHERE at < ? OR rowid <= (SELECT max(rowid) FROM answer) - ?"
+
+
+class Journal:
+    """The answers under one spec. All processes of a machine share the file. Safe to use from any thread.
+
+    Without a ``file``, or with one that cannot be written, it keeps nothing.
+    """
+
+    def __init__(self, file: Path | None, spec: Spec, clock: Callable[[], float] = time.time) -> None:
+        self._spec = spec.sha256
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        if file is not None:
+            self._begin(file)
+
+    def find(self, windows: Sequence[Encoded]) -> list[Output | None]:
+        """Return the output of each window; None for a window without an answer."""
+
+        def look(connection: sqlite3.Connection) -> list[Output | None]:
+            rows = (
+                connection.execute("SELECT answer FROM answer WHERE key = ?", (key,)).fetchone()
+                for key in map(self._key, windows)
+            )
+            return [None if row is None else _unpacked(row[0]) for row in rows]
+
+        return self._do(look) or [None] * len(windows)
+
+    def keep(self, windows: Sequence[Encoded], outputs: Sequence[Output]) -> None:
+        """Write the outputs of windows. They survive the end of this process, but not a crash of the machine."""
+        now = self._clock()
+        rows = [(self._key(one), now, _packed(output)) for one, output in zip(windows, outputs, strict=True)]
+        self._do(lambda connection: connection.executemany("INSERT OR REPLACE INTO answer VALUES (?, ?, ?)", rows))
+
+    def keeping(self, windows: Sequence[Encoded], read: Callable[[Any], T]) -> Callable[[Any], T]:
+        """Return ``read``, which gives the outputs of these windows from an answer, so that it keeps them."""
+
+        def read_and_keep(answer: Any) -> T:
+            outputs = read(answer)
+            self.keep(windows, outputs)
+            return outputs
+
+        return read_and_keep
+
+    def forget(self, windows: Sequence[Encoded]) -> None:
+        """Remove the answers for windows, whose outcomes are stored."""
+        keys = [(self._key(one),) for one in windows]
+        self._do(lambda connection: connection.executemany("DELETE FROM answer WHERE key = ?", keys))
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
+
+    def _key(self, window: Encoded) -> bytes:
+        return hashlib.sha256(_FORM + self._spec + str(window.features).encode()).digest()
+
+    def _begin(self, file: Path) -> None:
+        try:
+            try:
+                self._connection = _opened(file)
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError:  # damaged, as after a crash of the machine
+                for damaged in (file, *(file.with_name(file.name + end) for end in ("-wal", "-shm"))):
+                    damaged.unlink(missing_ok=True)
+                self._connection = _opened(file)
+        except (sqlite3.Error, OSError) as error:
+            _give_up(error)
+            return
+        self._do(lambda connection: connection.execute(_TRIM, (self._clock() - KEPT_S, MOST)))
+
+    def _do(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
+        """Return the result of work on the file, in a transaction. After an error, do nothing any more."""
+        with self._lock:
+            if self._connection is None:
+                return None
+            try:
+                with self._connection:
+                    return work(self._connection)
+            except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
+                    return None
+                _give_up(error)
+                with suppress(sqlite3.Error):
+                    self._connection.close()
+                self._connection = None
+                return None
+
+
+def _opened(file: Path) -> sqlite3.Connection:
+    make_file(file)
+    connection = sqlite3.connect(file, timeout=_BUSY_S, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        # Against a killed process, the cache of the operating system is enough.
+        connection.execute("PRAGMA synchronous=OFF")
+        connection.execute(_SCHEMA)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _give_up(error: Exception) -> None:
+    log.warning("journal_off error=%s", error)
+
+
+def _packed(output: Output) -> bytes:
+    """Return an output as JSON, after a digest of it."""
+    raw = orjson.dumps([type(output).__name__, output], option=orjson.OPT_SERIALIZE_NUMPY)
+    return _digest(raw) + raw
+
+
+def _unpacked(packed: bytes) -> Output | None:
+    """Return an output; None for one that is damaged."""
+    raw = packed[_DIGEST_BYTES:]
+    if _digest(raw) != packed[:_DIGEST_BYTES]:
+        return None
+    name, fields = orjson.loads(raw)
+    return _READERS[name](fields)
+
+
+def _digest(raw: bytes) -> bytes:
+    return hashlib.blake2b(raw, digest_size=_DIGEST_BYTES).digest()
+
+
+def _vector(fields: Mapping[str, Any]) -> Vector:
+    return Vector(np.asarray(fields["values"], dtype=np.float32), fields["read_tokens"])
+
+
+def _generated(fields: Mapping[str, Any]) -> Generated:
+    likelihood = fields["likelihood"]
+    return Generated(**{**fields, "likelihood": None if likelihood is None else Likelihood(**likelihood)})
+
+
+def _several(fields: Mapping[str, Any]) -> Several:
+    return Several(tuple(map(_generated, fields["outputs"])))
+
+
+def _failure(fields: Mapping[str, Any]) -> Failure:
+    return Failure(fields["reason"], Reason(fields["reason_class"]))
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], Output]] = {
+    Vector.__name__: _vector,
+    Generated.__name__: _generated,
+    Several.__name__: _several,
+    Failure.__name__: _failure,
+}

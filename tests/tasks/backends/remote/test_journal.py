@@ -1,0 +1,204 @@
+"""Answers of a server that a killed process leaves behind: they are found again, and only for their own text."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from storage.core.outcomes import Reason
+from storage.core.specs import Spec
+from tasks.backends.remote.journal import KEPT_S, Journal
+from tasks.engine.backend_factory import open_backend
+from tasks.engine.engine import Engine, Submission
+from tasks.models.served import Server
+from tasks.outputs import Failure, Generated, Likelihood, Output, Several, Vector
+from tasks.windows.windows import Encoded
+from tests.tasks.backends.remote.api_server import Answer, ApiServer, error, text_of
+from tests.tasks.backends.remote.test_served_models import GENERATE, spec_of
+from tests.worker.harness import until
+
+TEXTS = [f"document number {number}." for number in range(40)]
+WINDOWS = [Encoded(3, f"window {number}") for number in range(5)]
+OUTPUTS: list[Output] = [
+    Generated("a text\0 with \U0001f600", 3, truncated=True, likelihood=Likelihood(-1.5, None, 3), read_tokens=7),
+    Several((Generated("one", 1, read_tokens=4), Generated("two", 1))),
+    Failure("The model refuses to write about this text.", Reason.DOCUMENT),
+    Generated("", 0),
+]
+
+
+def same(one: Output | None, other: Output | None) -> bool:
+    if isinstance(one, Vector) and isinstance(other, Vector):
+        return one.values.tobytes() == other.values.tobytes() and one.read_tokens == other.read_tokens
+    return one == other
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "answers.db"
+
+
+def test_every_kind_of_output_is_found_as_it_was_until_it_is_forgotten(file: Path) -> None:
+    vector = Vector(np.random.default_rng(1).normal(size=384).astype(np.float32), 5)
+    outputs = [*OUTPUTS, vector]
+    journal = Journal(file, GENERATE)
+    journal.keep(WINDOWS, outputs)
+    with closing(Journal(file, GENERATE)) as other:  # of another process
+        assert all(map(same, other.find(WINDOWS), outputs))
+        other.forget(WINDOWS[:2])
+    assert all(map(same, journal.find(WINDOWS), [None, None, *outputs[2:]]))
+    assert file.stat().st_mode & 0o077 == 0
+
+
+def test_an_answer_is_of_its_text_and_its_spec_only(file: Path) -> None:
+    journal = Journal(file, GENERATE)
+    journal.keep(WINDOWS[:1], OUTPUTS[:1])
+    for other in (spec_of("generate", prompt="{text}!"), spec_of("generate", model="openai:other", prompt="{text}")):
+        assert Journal(file, other).find(WINDOWS[:1]) == [None]
+    assert journal.find([Encoded(3, "window 0 ")]) == [None]
+
+
+def test_a_damaged_answer_counts_as_none_and_a_damaged_file_begins_anew(file: Path) -> None:
+    journal = Journal(file, GENERATE)
+    journal.keep(WINDOWS[:1], OUTPUTS[:1])
+    with closing(sqlite3.connect(file)) as other, other:
+        (raw,) = other.execute("SELECT answer FROM answer").fetchone()
+        other.execute("UPDATE answer SET answer = ?", (raw[:-1] + b" ",))
+    assert journal.find(WINDOWS[:1]) == [None]
+    journal.close()
+    file.write_bytes(b"no database at all" * 1_000)
+    with closing(Journal(file, GENERATE)) as journal:
+        journal.keep(WINDOWS[:1], OUTPUTS[:1])
+        assert journal.find(WINDOWS[:1]) == OUTPUTS[:1]
+
+
+def test_a_journal_that_cannot_be_written_keeps_nothing_and_stops_nothing(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "nowhere" / "answers.db", GENERATE)
+    journal.keep(WINDOWS[:1], OUTPUTS[:1])
+    assert journal.find(WINDOWS[:1]) == [None]
+    journal.forget(WINDOWS[:1])
+
+
+def test_answers_that_a_killed_process_left_go_after_a_week(file: Path) -> None:
+    with closing(Journal(file, GENERATE, clock=lambda: 1000.0)) as journal:
+        journal.keep(WINDOWS[:1], OUTPUTS[:1])
+    with closing(Journal(file, GENERATE, clock=lambda: 1000.0 + KEPT_S)) as journal:
+        assert journal.find(WINDOWS[:1]) == OUTPUTS[:1]
+    with closing(Journal(file, GENERATE, clock=lambda: 1001.0 + KEPT_S)) as journal:
+        assert journal.find(WINDOWS[:1]) == [None]
+
+
+def stored(file: Path) -> int:
+    with closing(sqlite3.connect(file)) as other:
+        return int(other.execute("SELECT count(*) FROM answer").fetchone()[0])
+
+
+@pytest.fixture
+def api() -> Iterator[ApiServer]:
+    with ApiServer().running() as server:
+        yield server
+
+
+@contextmanager
+def engine_on(api: ApiServer, journal: Path | None) -> Iterator[Engine]:
+    server = Server(api.endpoint, first_wait_s=0.001, journal=journal)
+
+    def opened(spec: Spec) -> Any:
+        return open_backend(spec, device="remote", models_dir=None, cache_dir=Path("unused"), server=server)
+
+    engine = Engine(opened)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def computed(engine: Engine, spec: Spec, texts: Sequence[str]) -> Submission:
+    ticket = engine.submit(spec, list(enumerate(texts)))
+    assert ticket.wait(60)
+    assert ticket.complete
+    return ticket
+
+
+@pytest.mark.parametrize("spec", [GENERATE, spec_of("embed")], ids=["chat", "embeddings"])
+def test_what_was_answered_before_the_process_died_is_not_sent_again(api: ApiServer, file: Path, spec: Spec) -> None:
+    with engine_on(api, file) as engine:
+        before = computed(engine, spec, TEXTS).finished()
+    asked = len(api.requests)
+    more = [*TEXTS, "one more text"]
+    with engine_on(api, file) as engine:
+        if "input" in api.requests[0]:
+            asked += 1  # opening embeds a word
+        ticket = computed(engine, spec, more)
+        outcomes = ticket.finished()
+        assert [(one.text, one.tokens_in) for one in outcomes[:-1]] == [(one.text, one.tokens_in) for one in before]
+        assert len(api.requests) == asked + 1
+        engine.stored(spec, ticket, outcomes[1:])
+    asked = len(api.requests)
+    with engine_on(api, file) as engine:
+        computed(engine, spec, TEXTS[:1])
+        assert not any(TEXTS[0] in str(request) for request in api.requests[asked:]), "its outcome is not stored"
+        computed(engine, spec, TEXTS[1:2])
+        assert any(TEXTS[1] in str(request) for request in api.requests[asked:]), "it was forgotten"
+
+
+def test_the_windows_of_an_unfinished_document_are_kept(api: ApiServer, file: Path) -> None:
+    spec = spec_of("translate", source_lang="en", target_lang="fr", window_tokens=120, max_new_tokens=8)
+    long = " ".join(f"word{number}" for number in range(200))
+    blocked, last = threading.Event(), "word199"
+
+    def script(request: dict[str, Any], times: int) -> Answer | None:
+        if last in text_of(request):
+            blocked.wait(60)
+        return None
+
+    api.script = script
+    with engine_on(api, file) as engine:
+        ticket = engine.submit(spec, [(0, long)])
+        until(lambda: ticket.computed > 0.5 and stored(file) == len(api.requests) - 1, "all windows but the last")
+        sent = len(api.requests)
+        assert not ticket.finished()
+        blocked.set()
+        engine.drain()
+    with engine_on(api, file) as engine:
+        (outcome,) = computed(engine, spec, [long]).finished()
+    assert sent > 2
+    assert len(api.requests) == sent, "the last answer came while the engine stopped"
+    assert outcome.text is not None
+    assert last.upper() in outcome.text
+
+
+def test_a_key_is_the_same_in_any_process_and_another_after_an_error(api: ApiServer, file: Path) -> None:
+    failing = TEXTS[0]
+    api.script = lambda request, times: error(500) if text_of(request) == failing and times == 1 else None
+    with engine_on(api, file) as engine:
+        computed(engine, GENERATE, TEXTS[:3])
+    first = api.idempotency_keys
+    assert len({*first}) == 4
+    api.idempotency_keys = []
+    file.unlink()
+    with engine_on(api, file) as engine:
+        computed(engine, GENERATE, TEXTS[:3])
+    assert None not in first
+    assert len(set(first) & set(api.idempotency_keys)) == 3
+    api.idempotency_keys = []
+    with engine_on(api, None) as engine:
+        computed(engine, GENERATE, TEXTS[:1])
+    assert api.idempotency_keys == [None], "where nothing is kept, a request is a new one"
+
+
+def test_a_server_that_repeats_errors_by_their_key_is_asked_anew(file: Path) -> None:
+    def script(request: dict[str, Any], times: int) -> Answer | None:
+        return {1: error(500), 2: Answer(200, b"{half"), 3: error(429, Retry_After="0")}.get(times)
+
+    with ApiServer(script, honours=True).running() as api, engine_on(api, file) as engine:
+        (outcome,) = computed(engine, GENERATE, TEXTS[:1]).finished()
+        assert outcome.text == TEXTS[0].upper()
