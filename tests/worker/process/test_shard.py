@@ -26,6 +26,7 @@ from tasks.backends import Backend
 from tasks.engine.engine import Engine
 from tasks.errors import CannotServe
 from tasks.specs import pinning
+from tasks.windows.windows import Encoded
 from tests.kinds import KINDS
 from tests.storage.builders import gathered
 from worker.engines.engines import opener
@@ -47,11 +48,15 @@ class HalfDone:
     def finished(self) -> list[Outcome]:
         return [Outcome(self._content_id, Status.DONE, text="finished", tokens_in=1)]
 
+    def take_journaled(self, content_ids: Iterable[int]) -> list[Encoded]:
+        assert [*content_ids] == [self._content_id], "the backend need not keep what is stored"
+        return []
+
 
 @pytest.fixture
 def process(database: Database) -> Process:
     nothing = cast(Any, None)
-    return Process(owner="me", database=database, broker=nothing, engine=nothing, lease_s=60)
+    return Process(owner="me", database=database, broker=nothing, engine=Engine(nothing), lease_s=60)
 
 
 def _claim_two(database: Database) -> InFlight:
