@@ -35,7 +35,8 @@ MOST = 200_000
 _FORM = b"1"  # of keys and answers
 _DIGEST_BYTES = 8
 _BUSY_S = 1.0
-_SCHEMA = "CREATE TABLE IF NOT EXISTS answer (key BLOB PRIMARY KEY, at REAL NOT NULL, answer BLOB NOT NULL)"
+_SCHEMA = "CREATE TABLE IF NOT EXISTS answer (key TEXT PRIMARY KEY, at REAL NOT NULL, answer BLOB NOT NULL)"
+_FIND = "SELECT key, answer FROM answer WHERE key IN (SELECT value FROM json_each(?))"
 _TRIM = "DELETE FROM answer WHERE at < ? OR rowid <= (SELECT max(rowid) FROM answer) - ?"
 
 
@@ -56,20 +57,21 @@ class Journal:
     def find(self, windows: Sequence[Encoded]) -> list[Output | None]:
         """Return the output of each window; None for a window without an answer."""
 
-        def look(connection: sqlite3.Connection) -> list[Output | None]:
-            rows = (
-                connection.execute("SELECT answer FROM answer WHERE key = ?", (key,)).fetchone()
-                for key in map(self._key, windows)
-            )
-            return [None if row is None else _unpacked(row[0]) for row in rows]
-
-        return self._do(look) or [None] * len(windows)
+        if self._connection is None or not windows:
+            return [None] * len(windows)
+        keys = [*map(self._key, windows)]
+        wanted = orjson.dumps(keys).decode()
+        rows = self._do(lambda connection: connection.execute(_FIND, (wanted,)).fetchall())
+        found = {key: _unpacked(answer) for key, answer in rows or ()}
+        return [found.get(key) for key in keys]
 
     def keep(self, windows: Sequence[Encoded], outputs: Sequence[Output]) -> None:
         """Write the outputs of windows. They survive the end of this process, but not a crash of the machine."""
+        if self._connection is None:
+            return
         now = self._clock()
         rows = [(self._key(one), now, _packed(output)) for one, output in zip(windows, outputs, strict=True)]
-        self._do(lambda connection: connection.executemany("INSERT OR REPLACE INTO answer VALUES (?, ?, ?)", rows))
+        self._do(lambda connection: _each(connection, "INSERT OR REPLACE INTO answer VALUES (?, ?, ?)", rows))
 
     def keeping(self, windows: Sequence[Encoded], read: Callable[[Any], T]) -> Callable[[Any], T]:
         """Return ``read``, which gives the outputs of these windows from an answer, so that it keeps them."""
@@ -84,7 +86,7 @@ class Journal:
     def forget(self, windows: Sequence[Encoded]) -> None:
         """Remove the answers for windows, whose outcomes are stored."""
         keys = [(self._key(one),) for one in windows]
-        self._do(lambda connection: connection.executemany("DELETE FROM answer WHERE key = ?", keys))
+        self._do(lambda connection: _each(connection, "DELETE FROM answer WHERE key = ?", keys))
 
     def close(self) -> None:
         """Close the file."""
@@ -93,8 +95,8 @@ class Journal:
                 self._connection.close()
             self._connection = None
 
-    def _key(self, window: Encoded) -> bytes:
-        return hashlib.sha256(_FORM + self._spec + str(window.features).encode()).digest()
+    def _key(self, window: Encoded) -> str:
+        return hashlib.sha256(_FORM + self._spec + str(window.features).encode()).hexdigest()
 
     def _begin(self, file: Path) -> None:
         try:
@@ -112,13 +114,12 @@ class Journal:
         self._do(lambda connection: connection.execute(_TRIM, (self._clock() - KEPT_S, MOST)))
 
     def _do(self, work: Callable[[sqlite3.Connection], Any]) -> Any:
-        """Return the result of work on the file, in a transaction. After an error, do nothing any more."""
+        """Return the result of work on the file. After an error, do nothing any more."""
         with self._lock:
             if self._connection is None:
                 return None
             try:
-                with self._connection:
-                    return work(self._connection)
+                return work(self._connection)
             except sqlite3.Error as error:
                 if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY:
                     return None
@@ -129,9 +130,21 @@ class Journal:
                 return None
 
 
+def _each(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Carry a statement out for each row, in a transaction. Each call lets other threads run, so one row has one."""
+    if len(rows) == 1:
+        connection.execute(statement, rows[0])
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        connection.executemany(statement, rows)
+    finally:
+        connection.execute("COMMIT")
+
+
 def _opened(file: Path) -> sqlite3.Connection:
     make_file(file)
-    connection = sqlite3.connect(file, timeout=_BUSY_S, check_same_thread=False)
+    connection = sqlite3.connect(file, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("PRAGMA journal_mode=WAL")
         # Against a killed process, the cache of the operating system is enough.
