@@ -265,6 +265,7 @@ class Shard(Base):
         partial_index("ix_shard_dispatched", "lane", "state", "dispatched_at", where="dispatched_at IS NOT NULL"),
         partial_index("ix_shard_running", "lease_until", where="lease_until IS NOT NULL"),
         partial_index("ix_shard_finished", "finished_at", where="finished_at IS NOT NULL"),
+        partial_index("ix_shard_job_id_finished_at", "job_id", "finished_at", where="finished_at IS NOT NULL"),
     )
 
 
@@ -293,6 +294,8 @@ class OutcomeRow(Base):
     __table_args__ = (
         Index("ix_outcome_content_id", "content_id"),
         partial_index("ix_outcome_output_id", "output_id", where="output_id IS NOT NULL"),
+        partial_index("ix_outcome_not_done", "spec_id", "content_id", where="status <> 'done'"),
+        partial_index("ix_outcome_flagged", "spec_id", "content_id", where="CAST(flags AS TEXT) <> '[]'"),
     )
 
 
@@ -385,5 +388,6 @@ class PipelineRun(Base):
 
     __table_args__ = (
         UniqueConstraint("pipeline_id", "due_at"),
+        Index("ix_pipeline_run_pipeline_id_id", "pipeline_id", "id"),
         partial_index("ix_pipeline_run_open", "state", where="finished_at IS NULL"),
     )

@@ -55,16 +55,17 @@ def results(
     then "windows" has their offsets in characters. `with_input` adds the text as "input". `flagged` is a condition on
     the flags: of several steps the document has those of all. Raises NoSuchJob, NoSuchStep and UnknownKind.
     """
-    found = placed_results(database, job_id, step=step, with_input=with_input, flagged=flagged)
+    first = PAGE if limit is None else max(1, min(limit, PAGE))
+    found = placed_results(database, job_id, step=step, with_input=with_input, flagged=flagged, first=first)
     yield from islice((row for _, row in found), limit)
 
 
-def samples(database: Database, job_id: int, n: int = 3) -> list[dict[str, Any]]:
-    """Return a few results of a job with their inputs, from its first page.
+def samples(database: Database, job_id: int, n: int = 3, *, of: int = PAGE) -> list[dict[str, Any]]:
+    """Return a few results of a job with their inputs, from its first `of` results.
 
     Results without flags come first, doubtful ones last. Raises NoSuchJob.
     """
-    page = list(results(database, job_id, with_input=True, limit=PAGE))
+    page = list(results(database, job_id, with_input=True, limit=of))
     return sorted(page, key=lambda result: (doubtful(result["flags"]), bool(result["flags"])))[:n]
 
 
@@ -97,22 +98,24 @@ def placed_results(
     with_input: bool = False,
     after: Place | None = None,
     flagged: Flagged | None = None,
+    first: int | None = None,
 ) -> Iterator[Placed]:
     """Return `results`, each with its document's place, from the first document after a place on.
 
-    The place is sought, not read up to.
+    The place is sought, not read up to. The first page that is read has so many documents, later ones have more.
     """
     job = require(database, job_id)
     steps = _steps(database, job_id)
     if step is None and len(steps) > 1:
-        wanted = _Wanted(steps, with_input=with_input, after=after, flagged=flagged, flagged_at=steps)
+        wanted = _Wanted(steps, with_input, after, flagged, steps, first)
         return _all_steps(database, steps, _documents(database, job, wanted))
     way = way_to_named(steps, step)
-    wanted = _Wanted(way, with_input=with_input, after=after, flagged=flagged, flagged_at=way[-1:])
-    return _one_step(database, way[-1], _documents(database, job, wanted))
+    wanted = _Wanted(way, with_input, after, flagged, way[-1:], first)
+    return one_step(database, way[-1], _documents(database, job, wanted))
 
 
-def _one_step(database: Database, step: OpenStep, documents: Iterator[_WithOutcomes]) -> Iterator[Placed]:
+def one_step(database: Database, step: OpenStep, documents: Iterator[_WithOutcomes]) -> Iterator[Placed]:
+    """Yield the results of a step from documents with their outcomes by step, and their texts."""
     output = database.kind_of(step.lane).output
     for document, outcomes, text in documents:
         outcome = outcomes.get(step.seq)
@@ -292,7 +295,8 @@ _WithOutcomes = tuple[Any, dict[int, Any], str | None]  # a document, its outcom
 class _Wanted:
     """Outcomes of documents at `steps`, which has with each step those that lead to it.
 
-    Of documents after a place or all, and only of those whose flags at the steps `flagged_at` meet a condition.
+    Of documents after a place or all, and only of those whose flags at the steps `flagged_at` meet a condition. The
+    first page has `first` documents.
     """
 
     steps: Sequence[OpenStep]
@@ -300,6 +304,7 @@ class _Wanted:
     after: Place | None = None
     flagged: Flagged | None = None
     flagged_at: Sequence[OpenStep] = ()
+    first: int | None = None
 
     def where(self, query: Select[*Ts]) -> Select[*Ts]:
         """Return the query over documents, with the condition on flags."""
@@ -326,10 +331,11 @@ def _documents(database: Database, job: Job, wanted: _Wanted) -> Iterator[_WithO
     """
     steps, with_input, after = wanted.steps, wanted.with_input, wanted.after
     columns = (Document.id, Document.key, Document.seq, Document.content_id, Document.meta, Document.flags)
-    ordered = select(*columns).where(visible(job)).order_by(Document.seq, Document.id).limit(PAGE)
-    query = wanted.where(ordered)
+    query = wanted.where(select(*columns).where(visible(job)).order_by(Document.seq, Document.id))
+    size = wanted.first or PAGE
     while True:
-        following = query if after is None else query.where(tuple_(Document.seq, Document.id) > after)
+        following = query.limit(size)
+        following = following if after is None else following.where(tuple_(Document.seq, Document.id) > after)
         with database.read() as transaction:
             if wanted.flagged is not None:
                 transaction.walk()
@@ -341,9 +347,9 @@ def _documents(database: Database, job: Job, wanted: _Wanted) -> Iterator[_WithO
             text = texts.get(document.content_id, "") if with_input else None
             of_document = {seq: found[document.id] for seq, found in outcomes.items() if document.id in found}
             yield document, of_document, text
-        if len(page) < PAGE:
+        if len(page) < size:
             return
-        after = (page[-1].seq, page[-1].id)
+        after, size = (page[-1].seq, page[-1].id), min(PAGE, 4 * size)
 
 
 def _steps(database: Database, job_id: int) -> tuple[OpenStep, ...]:

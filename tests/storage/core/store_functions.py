@@ -20,7 +20,18 @@ from storage.leases.shards import Claim, Head
 from storage.outputs.output_types import TEXT
 from storage.pipelines import pipelines, switching
 from storage.pipelines.pipelines import Run
-from storage.results import backlog, corpora, fingerprint, flag_counts, job_lists, pairs, results, status
+from storage.results import (
+    backlog,
+    corpora,
+    fingerprint,
+    flag_counts,
+    job_lists,
+    marked,
+    pairs,
+    results,
+    status,
+    throughput,
+)
 from storage.results.pairs import Side
 from storage.steps import job_keys, jobs, replacements
 from storage.steps.job_keys import IdempotencyKey
@@ -55,6 +66,7 @@ CLAIM = Claim(
 
 MODULES = (
     backlog,
+    *(marked, throughput),
     *(clusters, job_lists, report),
     *(gc, corpora, corpus, cost, dispatch, grace, health, ingest, jobs, fingerprint, migrations, pipelines, pruning),
     *(
@@ -120,6 +132,9 @@ READS: dict[str, Callable[[Database], Any]] = {
     "results.failures": lambda database: list(results.failures(database, 1)),
     "results.keeps_first": partial(results.keeps_first, job_id=1),
     "results.results": lambda database: list(results.results(database, 1)),
+    "marked.flagged_page": partial(marked.flagged_page, job_id=1),
+    "marked.group_reasons": partial(marked.group_reasons, job_id=1),
+    "throughput.read_throughput": partial(throughput.read_throughput, job_id=1),
     "shards.look": partial(shards.look, shard_id=1),
     "job_lists.list_jobs": partial(job_lists.list_jobs, state="open", before=9),
     "status.list_statuses": status.list_statuses,

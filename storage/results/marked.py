@@ -1,0 +1,250 @@
+"""Find a job's failures and its flagged outputs by indexes that hold only these.
+
+A call looks at a bounded number of outcomes, however many the job, its corpus and other jobs with its specs have.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, Text, and_, cast, literal, select
+
+from storage.core.database import Database
+from storage.core.flags import name_of
+from storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, StepText
+from storage.core.transaction import Transaction
+from storage.results.results import one_step
+from storage.steps import choosing, lineage
+from storage.steps.jobs import require
+from storage.steps.lineage import visible
+from storage.steps.steps import OpenStep, of_job, way_to, way_to_named
+
+LOOKED_AT = 2_000  # outcomes in a call
+_PAGE = 500
+_EXAMPLES = 3
+_NUMBER = re.compile(r"\d+")
+# As the partial indexes of the table say it. A parameter in the place of the text would hide the index.
+NOT_DONE: ColumnElement[bool] = OutcomeRow.status != literal("done", Text, literal_execute=True)
+FLAGGED: ColumnElement[bool] = cast(OutcomeRow.flags, Text) != literal("[]", Text, literal_execute=True)
+
+# Where a page ended: the spec of the step (0, or 1 for the escalation), the lap (0 or 1), and the content.
+Cursor = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """Texts of a step without a result, by reason. `complete` is False if there are more than were looked at."""
+
+    step: str
+    groups: tuple[ReasonGroup, ...]
+    complete: bool
+
+
+@dataclass(frozen=True)
+class ReasonGroup:
+    """The number of texts with a status, a class of reason and a reason, and the ids of a few of their documents.
+
+    Reasons that differ only in numbers are in one group; `reason` is that of the first.
+    """
+
+    status: str
+    reason_class: str | None
+    reason: str
+    texts: int
+    documents: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FlaggedPage:
+    """Results of a step that carry flags, as `storage.results.results.results` yields them, with their `input`.
+
+    `after` is where the next page begins; None at the end. A page of a rare flag may be empty before the end.
+    """
+
+    step: str
+    results: tuple[dict[str, Any], ...]
+    after: Cursor | None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A document, the content that the step computed of it, and the step's result."""
+
+    document: Row[*tuple[Any, ...]]
+    content_id: int
+    outcome: Any
+
+
+def group_reasons(database: Database, job_id: int) -> list[Reasons]:
+    """Return the texts of each step without a result, by reason, most frequent reasons first. Raises NoSuchJob."""
+    job = require(database, job_id)
+    found = []
+    with database.read() as transaction:
+        transaction.look_up()
+        steps = of_job(transaction, job_id)
+        for step in steps:
+            pages = _Pages(transaction, job, way_to(steps, step), NOT_DONE)
+            failed = [one for one in pages.read(LOOKED_AT, _PAGE) if one.outcome.status != "done"]
+            found.append(Reasons(step.name, grouped(failed), pages.after is None))
+    return found
+
+
+def grouped(failed: Iterable[Any]) -> tuple[ReasonGroup, ...]:
+    """Return failures, each with a `document` and an `outcome`, by reason: most frequent reasons first."""
+    groups: dict[tuple[str, str | None, str], list[Any]] = {}
+    for one in failed:
+        outcome = one.outcome
+        key = (outcome.status, outcome.reason_class, _NUMBER.sub("0", outcome.reason or ""))
+        groups.setdefault(key, []).append(one)
+    made = [
+        ReasonGroup(
+            status, reason_class, ones[0].outcome.reason or "", len(ones),
+            tuple(one.document.key for one in ones[:_EXAMPLES]),
+        )
+        for (status, reason_class, _), ones in groups.items()
+    ]  # fmt: skip
+    return tuple(sorted(made, key=lambda group: (-group.texts, group.reason)))
+
+
+def flagged_page(
+    database: Database,
+    job_id: int,
+    step: str | None = None,
+    *,
+    flag: str | None = None,
+    after: Cursor | None = None,
+    limit: int = 20,
+) -> FlaggedPage:
+    """Return a page of the outputs of a step that carry any flag, or the flag of this name, in the order of contents.
+
+    Raises NoSuchJob and NoSuchStep.
+    """
+    job = require(database, job_id)
+    with database.read() as transaction:
+        transaction.look_up()
+        way = way_to_named(of_job(transaction, job_id), step)
+        pages = _Pages(transaction, job, way, FLAGGED, after)
+        found: list[_Found] = []
+        for one in pages.read(LOOKED_AT, limit, flag):
+            carried = {name_of(name) for name in one.outcome.flags}
+            if one.outcome.status == "done" and (flag in carried if flag is not None else carried):
+                found.append(one)
+            if len(found) == limit:
+                pages.stop_behind(one)
+                break
+        texts = _texts(transaction, {one.content_id for one in found})
+    last = way[-1]
+    documents = ((one.document, {last.seq: one.outcome}, texts.get(one.content_id, "")) for one in found)
+    results = [result | {"flags": one.outcome.flags} for (_, result), one in zip(
+        one_step(database, last, documents), found, strict=True)]  # fmt: skip
+    return FlaggedPage(last.name, tuple(results), pages.after)
+
+
+class _Pages:
+    """Reads the marked outcomes of a job's step. `after` is where it stopped.
+
+    It begins with the contents that are probably the job's, and comes to smaller numbers in a second lap: a spec may
+    have outcomes of many corpora.
+    """
+
+    def __init__(
+        self,
+        transaction: Transaction,
+        job: Job,
+        way: Sequence[OpenStep],
+        mark: ColumnElement[bool],
+        after: Cursor | None = None,
+    ) -> None:
+        self._transaction = transaction
+        self._step = way[-1]
+        self._mark = mark
+        self._document = _document_of(job, way)
+        self._start = _first_content(transaction, job, way[-1])
+        self._read = (0, 0)
+        self.after: Cursor | None = after or (0, 0, self._start)
+
+    def read(self, most: int, size: int, flag: str | None = None) -> Iterator[_Found]:
+        """Yield what is found in at most so many outcomes, `size` of them in the first page.
+
+        With `flag`, outcomes without it may be left out.
+        """
+        looked = 0
+        while looked < most and self.after is not None:
+            place, lap, content_id = self.after
+            rows = self._rows(place, lap, content_id, size)
+            looked += len(rows)
+            self._read = (place, lap)
+            self.after = (place, lap, rows[-1].content_id) if len(rows) == size else self._next_lap(place, lap)
+            size = max(size, _PAGE)
+            if flag is not None and self._step.escalation is None:
+                rows = [row for row in rows if any(name_of(name) == flag for name in row.flags)]
+            yield from self._found(place, rows)
+
+    def stop_behind(self, one: _Found) -> None:
+        """Have the next page begin behind a document that was found in the last page read."""
+        self.after = (*self._read, one.content_id)
+
+    def _next_lap(self, place: int, lap: int) -> Cursor | None:
+        if lap == 0 and self._start > 0:
+            return place, 1, 0
+        return (place + 1, 0, self._start) if place + 1 < len(self._step.spec_ids) else None
+
+    def _rows(self, place: int, lap: int, content_id: int, size: int) -> Sequence[Row[*tuple[Any, ...]]]:
+        outcome = OutcomeRow
+        of_spec = and_(outcome.spec_id == self._step.spec_ids[place], outcome.content_id > content_id, self._mark)
+        if lap == 1:
+            of_spec = and_(of_spec, outcome.content_id <= self._start)
+        query = select(outcome.content_id, outcome.flags, self._document.label("document_id")).where(of_spec)
+        return self._transaction.execute(query.order_by(outcome.content_id).limit(size)).all()
+
+    def _found(self, place: int, rows: Sequence[Row[*tuple[Any, ...]]]) -> Iterator[_Found]:
+        mine = {row.content_id: row.document_id for row in rows if row.document_id is not None}
+        if place > 0:  # those that the step's own spec marked were found there
+            own = select(OutcomeRow.content_id).where(OutcomeRow.spec_id == self._step.spec_id, self._mark)
+            for row in self._transaction.probe(own, OutcomeRow.content_id, mine):
+                del mine[row.content_id]
+        columns = (Document.id, Document.key, Document.seq, Document.meta, Document.flags)
+        documents = {row.id: row for row in self._transaction.probe(select(*columns), Document.id, {*mine.values()})}
+        outcomes = choosing.chosen(self._transaction, self._step, mine, lineage.RESULT)
+        for content_id, document_id in mine.items():
+            if content_id in outcomes and document_id in documents:
+                yield _Found(documents[document_id], content_id, outcomes[content_id])
+
+
+def _document_of(job: Job, way: Sequence[OpenStep]) -> ColumnElement[int | None]:
+    """Return the number of a document of the job that an outcome at the last step of a path is of, or NULL."""
+    outer = OutcomeRow.__table__
+    query, computed = select(Document.id).where(visible(job)), outer.c.content_id
+    for before, step in [*pairwise((None, *way))][::-1]:
+        assert step is not None
+        if step.template is not None:
+            prompt = Prompt.__table__.alias()
+            of_spec = and_(prompt.c.spec_id == step.spec_id, prompt.c.content_id == computed)
+            query = query.where(of_spec, prompt.c.document_id == Document.id)
+            break
+        if before is not None:
+            output = OutcomeRow.__table__.alias()
+            query = query.where(output.c.spec_id.in_(before.spec_ids), output.c.output_id == computed)
+            computed = output.c.content_id
+    else:
+        query = query.where(Document.content_id == computed)
+    return query.limit(1).correlate(outer).scalar_subquery()
+
+
+def _first_content(transaction: Transaction, job: Job, step: OpenStep) -> int:
+    """Return a number below the first content that a step of a job probably read; 0 if nothing is known."""
+    if step.meets_texts:
+        met = and_(StepText.job_id == job.id, StepText.step == step.seq)
+        first = select(StepText.content_id).where(met).order_by(StepText.content_id)
+    else:
+        first = select(Document.content_id).where(Document.corpus_id == job.corpus_id).order_by(Document.id)
+    return max(0, (transaction.scalar(first.limit(1)) or 0) - 1)
+
+
+def _texts(transaction: Transaction, content_ids: set[int]) -> dict[int, str]:
+    rows = transaction.execute(select(Content.id, Content.text).where(Content.id.in_(content_ids)))
+    return {row.id: row.text for row in rows}
