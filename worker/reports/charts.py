@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
     from pygal.graph.graph import Graph
 
-SIZE = {"width": 560, "height": 220}
+SIZE: Mapping[str, int] = MappingProxyType({"width": 560, "height": 220})
 _SVG = "{http://www.w3.org/2000/svg}"
 MOST_LABELS = 6
 
@@ -23,11 +24,11 @@ def bars(counts: Sequence[tuple[str, int]], label: str) -> str:
     return _as_svg(chart, label)
 
 
-def line(points: Sequence[tuple[str, float]], label: str) -> str:
+def line(points: Sequence[tuple[str, float]], label: str, size: Mapping[str, int] = SIZE) -> str:
     """Return a chart with a line through these points, whose area is filled."""
     labels = [name for name, _ in points]
     every = max(1, -(-len(labels) // MOST_LABELS))
-    options = _options(labels) | {"show_minor_x_labels": False, "x_labels_major": labels[::every]}
+    options = _options(labels) | {"show_minor_x_labels": False, "x_labels_major": labels[::every], **size}
     chart = _library().Line(**options, fill=True, show_dots=False, formatter="{:,.0f}".format)
     chart.add(label, [round(y, 1) for _, y in points])
     return _as_svg(chart, label)
@@ -54,9 +55,10 @@ def _options(labels: Sequence[str]) -> dict[str, Any]:
 
 
 def _as_svg(chart: Graph, label: str) -> str:
-    """Return the chart under a label, without the library's scripts and style: the page has its own."""
+    """Return the chart under a label, without the library's scripts and styles: the page has its own."""
     root = chart.render_tree()
     for parent in [*root.iter()]:
+        parent.attrib.pop("style", None)
         for child in [*parent]:
             if child.tag in {f"{_SVG}script", f"{_SVG}style", "script", "style"} or not isinstance(child.tag, str):
                 parent.remove(child)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from storage.results.status import JobStatus
+from worker.web.words import period
 
 TONES = {  # by state: the tone of its badge
     "ingesting": "active",
@@ -59,6 +60,13 @@ class Progress:
         return self.percent // TENTH * TENTH
 
     @property
+    def left(self) -> str | None:
+        """The time left in words; None while it is not known."""
+        status = self.status
+        return None if status.eta_s is None or not status.pending else f"about {period(status.eta_s)} left"
+
+    @property
     def wait(self) -> str | None:
         """The reason why the job makes no progress, or why it was stopped."""
-        return self.status.waiting_for or self.status.reason
+        reason = self.status.waiting_for or self.status.reason
+        return None if reason is None else reason.removesuffix(".")

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from worker.web import job_changes
 from worker.web.page import Change, Page
-from worker.web.pages import jobs
+from worker.web.pages import document, failures, job, jobs, outputs
 
-PAGES: tuple[Page, ...] = (jobs.PAGE,)
-CHANGES: tuple[Change, ...] = ()
+PAGES: tuple[Page, ...] = (
+    jobs.PAGE,
+    job.PAGE,
+    failures.PAGE,
+    outputs.FLAGGED,
+    outputs.SAMPLED,
+    document.PAGE,
+)
+CHANGES: tuple[Change, ...] = (*job_changes.CHANGES,)
 FIRST = jobs.PAGE  # the page at `/`

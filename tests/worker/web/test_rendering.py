@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from worker.web.rendering import ago, percents, period, sentence
+from worker.web.rendering import percents
+from worker.web.words import ago, period, sentence
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,40 @@
+"""The page of one document in a job: how its result came to be."""
+
+from __future__ import annotations
+
+from storage.core.outcomes import DOUBTFUL
+from storage.errors import NoSuchDocument, NoSuchStep
+from storage.results.provenance import provenance
+from storage.results.status import read_status
+from worker.explaining.explanation import Cut, explain
+from worker.reports.marks import Part, excerpt
+from worker.web.page import Asked, NotFound, Page, Values
+from worker.web.pages.job import shared
+
+LONGEST = 20_000  # characters of a text
+NOT_CUT = "the page does not load tokenizers; `docmill explain` shows the windows"
+
+
+def read(asked: Asked) -> Values:
+    """Return the explanation of a document's result, without its windows."""
+    key, step = asked.query.get("id", ""), asked.query.get("step") or None
+    status = read_status(asked.database, asked.id("job"))
+    try:
+        found = explain(provenance(asked.database, status.id, key, step), lambda _spec, _text: Cut(problem=NOT_CUT))
+    except (NoSuchDocument, NoSuchStep) as error:
+        raise NotFound(str(error)) from error
+    outcome = found.step.outcome
+    kind = asked.database.kind_of(found.step.spec.kind)
+    output = "" if outcome is None or outcome.status != "done" else kind.output.shown(outcome.output)
+    return {
+        **shared(status),
+        "found": found,
+        "of": found.provenance,
+        "outcome": outcome,
+        "given": excerpt([Part(found.step.given or "", False)], LONGEST),
+        "output": excerpt([Part(output, False)], LONGEST),
+        "doubtful": DOUBTFUL,
+    }
+
+
+PAGE = Page("/jobs/{job:int}/document", "document.html.j2", read)

@@ -1,0 +1,123 @@
+"""The pages of a job's flagged outputs and of its samples: inputs beside outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from storage.core.flags import known, ordered
+from storage.core.outcomes import DOUBTFUL
+from storage.results.flag_counts import count_flags
+from storage.results.marked import Cursor, flagged_page
+from storage.results.results import samples
+from storage.results.status import read_status
+from worker.explaining.flags import meaning
+from worker.reports.evidence import checks_of, findings
+from worker.reports.marks import Part, excerpt, found, marked
+from worker.web.page import Asked, BadRequest, Page, Values
+from worker.web.pages.job import shared
+
+if TYPE_CHECKING:
+    from storage.core.database import Database
+    from storage.results.status import JobStatus, StepStatus
+    from tasks.checks import Checks
+
+ROWS = 10
+MOST_COUNTED = 20_000  # documents of a job
+SAMPLES = 12
+LOOKED_AT = 200  # results from which samples are chosen
+LONGEST = 2_000  # characters of a text
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A document's input and output in parts, of which some are marked, with its flags."""
+
+    document: str
+    given: Sequence[Part]
+    output: Sequence[Part]
+    flags: Sequence[str]
+    evidence: Sequence[str] = ()
+
+
+def read_flagged(asked: Asked) -> Values:
+    """Return a page of outputs that carry flags, or one flag, of one step."""
+    status = read_status(asked.database, asked.id("job"))
+    step = _step(asked, status)
+    flag = asked.choice("flag", dict.fromkeys(known()))
+    page = flagged_page(asked.database, status.id, step.name, flag=flag, after=_cursor(asked), limit=ROWS)
+    checks = checks_of(asked.settings.models_dir, asked.settings.cache_dir)(step.spec)
+    return {
+        **shared(status),
+        "pairs": [_pair(asked.database, step, result, checks) for result in page.results],
+        "following": None if page.after is None else "-".join(map(str, page.after)),
+        "step": step,
+        "flag": flag,
+        "counts": _counts(asked.database, status, step),
+        "flags": known(),
+        "doubtful": DOUBTFUL,
+        "meaning": meaning,
+        "is_first": asked.query.get("after") is None,
+    }
+
+
+def read_samples(asked: Asked) -> Values:
+    """Return a few results of a job's first step."""
+    status = read_status(asked.database, asked.id("job"))
+    found = samples(asked.database, status.id, SAMPLES, of=LOOKED_AT)
+    last = status.steps[-1]
+    pairs = []
+    for result in found:
+        by_step = result["steps"] if len(status.steps) > 1 else {last.name: result}
+        if last.name in by_step:
+            whole = {**by_step[last.name], "id": result["id"], "input": _input(last, result, by_step)}
+            pairs.append(_pair(asked.database, last, whole))
+    return {**shared(status), "pairs": pairs, "step": last, "doubtful": DOUBTFUL, "meaning": meaning}
+
+
+def _input(step: StepStatus, result: Mapping[str, Any], by_step: Mapping[str, Any]) -> str:
+    """Return the text that a step reads: the document's, or that of the step before."""
+    return str(result["input"] if step.input is None else by_step.get(step.input, {}).get("text", ""))
+
+
+def _pair(database: Database, step: StepStatus, result: Mapping[str, Any], checks: Checks | None = None) -> Pair:
+    text, given = result.get("text"), str(result["input"])
+    output = text if isinstance(text, str) else database.kind_of(step.spec.kind).output.shown(result)
+    flags = tuple(result["flags"])
+    evidence = findings(checks, given, output, flags) if checks is not None and output == text else ()
+    if DOUBTFUL.isdisjoint(flags):
+        before, after = [Part(given, False)], [Part(output, False)]
+    else:
+        before, after = found(given, output, evidence) or marked(given, output)
+    said = tuple(f"{one.flag}: {one.evidence}" for one in evidence)
+    return Pair(str(result["id"]), excerpt(before, LONGEST), excerpt(after, LONGEST), flags, said)
+
+
+def _step(asked: Asked, status: JobStatus) -> StepStatus:
+    named = {step.name: step for step in status.steps}
+    return named[asked.choice("step", named) or status.steps[-1].name]
+
+
+def _counts(database: Database, status: JobStatus, step: StepStatus) -> dict[str, int] | None:
+    """Return the numbers of results with each flag; None for a job that is too large to count them for a page."""
+    if status.documents > MOST_COUNTED:
+        return None
+    return ordered(count_flags(database, status.id)[step.name].by_flag)
+
+
+def _cursor(asked: Asked) -> Cursor | None:
+    given = asked.query.get("after")
+    if given is None:
+        return None
+    parts = given.split("-")
+    if len(parts) != 3 or not all(part.isdecimal() and part.isascii() and len(part) <= 18 for part in parts):
+        raise BadRequest(f"after={given} in the address is no place. Follow a link of the page instead.")
+    place, lap, content = map(int, parts)
+    if place > 1 or lap > 1:
+        raise BadRequest(f"after={given} in the address is no place. Follow a link of the page instead.")
+    return place, lap, content
+
+
+FLAGGED = Page("/jobs/{job:int}/flagged", "flagged.html.j2", read_flagged)
+SAMPLED = Page("/jobs/{job:int}/samples", "samples.html.j2", read_samples)
