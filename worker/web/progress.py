@@ -61,9 +61,15 @@ class Progress:
 
     @property
     def left(self) -> str | None:
-        """The time left in words; None while it is not known."""
-        status = self.status
-        return None if status.eta_s is None or not status.pending else f"about {period(status.eta_s)} left"
+        """The time left in words, with both its ends; None while it is not known."""
+        left = self.status.time_left
+        if left.low_s is None or not self.status.pending:
+            return None
+        low = period(left.low_s)
+        if left.high_s is None:
+            return f"at least {low} left"
+        high = period(left.high_s)
+        return f"{low} left" if low == high else f"{low} to {high} left"
 
     @property
     def wait(self) -> str | None:

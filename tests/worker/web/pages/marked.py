@@ -1,0 +1,43 @@
+"""A job with failures, flags and hostile texts, for the tests of its pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from storage.core.database import Database
+from storage.core.outcomes import Outcome, Reason, Status
+from storage.core.specs import Spec
+from storage.leases.shards import Claim
+from storage.steps import jobs
+from tests.storage.builders import read, request, work
+
+SUMMARIZE = Spec("summarize", "bart", "sha256:1")
+HOSTILE = '<img src=x onerror=alert(1)> \u202eabc\x1b[31m "'
+
+
+def outcomes(claim: Claim) -> Sequence[Outcome]:
+    """Fail texts that begin with F, for a passing reason those that begin with FT; flag those that begin with D."""
+    return [_outcome(content_id, text) for content_id, text in claim.texts]
+
+
+def _outcome(content_id: int, text: str) -> Outcome:
+    if text.startswith("F"):
+        passing = text.startswith("FT")
+        reason = "the server answered 503" if passing else f"{HOSTILE} has {len(text)} tokens"
+        of = Reason.TRANSIENT if passing else Reason.DOCUMENT
+        return Outcome(content_id, Status.FAILED, reason=reason, reason_class=of)
+    flags = ("numbers_changed",) if text.startswith("D") else ("windowed",) if text.startswith("W") else ()
+    return Outcome(content_id, Status.DONE, text=f"Output {HOSTILE} 99", flags=flags, tokens_in=3, tokens_out=2)
+
+
+def marked_job(database: Database, *, doubtful: int = 2) -> int:
+    """Compute a job of a few texts to its end."""
+    texts = [
+        *((f"d{n}", f"D{n} in 1914") for n in range(doubtful)),
+        *(("f1", "F short"), ("f2", "F longer"), ("t1", "FT one")),
+        *(("w1", "W one"), (HOSTILE, "plain")),
+    ]
+    job = read(database, request(corpus="letters", spec=SUMMARIZE), texts)
+    work(database, outcomes)
+    jobs.finish(database)
+    return job.id

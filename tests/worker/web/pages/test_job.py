@@ -1,0 +1,133 @@
+"""The pages of one job."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import pytest
+
+from storage.core.database import Database
+from tests.storage.builders import numbered, read, request, work
+from tests.worker.web.conftest import Browse
+from tests.worker.web.pages.marked import SUMMARIZE, marked_job
+from worker.web.pages.job import smoothed
+from worker.web.pages.outputs import ROWS
+
+
+def harmless(page: str) -> bool:
+    """Return True if nothing of the hostile text is a tag, or steers how text is shown."""
+    return "<img src=x" not in page and "\u202e" not in page and "\x1b" not in page
+
+
+def test_an_unknown_job_is_not_found(browse: Browse) -> None:
+    for path in ("", "/failures", "/flagged", "/samples", "/document?id=x"):
+        answer = browse().get(f"/jobs/7{path}")
+        assert answer.status_code == 404
+        assert "there is no job 7" in answer.text
+
+
+def test_the_page_has_progress_pace_and_steps(browse: Browse, database: Database) -> None:
+    job = marked_job(database)
+    page = browse().get(f"/jobs/{job}").text
+    assert "100 %" in page
+    assert re.search(r'<b class="number">4</b> done', page)
+    assert re.search(r'<b class="number">3</b> failed', page)
+    assert "hx-get" not in page  # it has ended: nothing changes any more
+    assert "Operate" not in page
+
+
+def test_a_job_that_goes_on_is_asked_for_again_in_parts(browse: Browse, database: Database) -> None:
+    job = read(database, request(), numbered(4))
+    browser = browse()
+    page = browser.get(f"/jobs/{job.id}").text
+    assert f'hx-get="/jobs/{job.id}?part=progress"' in page
+    assert "No live worker serves lane" in page
+    part = browser.get(f"/jobs/{job.id}?part=progress").text
+    assert "<html" not in part
+    assert "0 %" in part
+    work(database)
+    assert "100 %" in browser.get(f"/jobs/{job.id}?part=progress").text
+
+
+def test_a_part_of_a_job_that_is_gone_replaces_nothing(browse: Browse) -> None:
+    answer = browse().get("/jobs/9?part=progress", headers={"hx-request": "true"})
+    assert answer.status_code == 404
+    assert "<" not in answer.text
+
+
+def test_failures_stand_by_reason_with_their_documents(browse: Browse, database: Database) -> None:
+    job = marked_job(database)
+    page = browse().get(f"/jobs/{job}/failures").text
+    assert harmless(page)
+    rows = re.findall(r"<tr><td>(.*?)</td>.*?class=\"count\">(\d+)</td></tr>", page, re.DOTALL)
+    assert [n for _, n in rows] == ["2", "1"]
+    assert re.findall(r"document\?id=(\w+)", rows[0][0]) == ["f1", "f2"]
+    assert "503" in rows[1][0]
+    assert f"docmill retry {job}" in page
+    assert "<form" not in page  # changes are not allowed
+
+
+def test_flagged_outputs_stand_beside_their_inputs(browse: Browse, database: Database) -> None:
+    job = marked_job(database)
+    browser = browse()
+    page = browser.get(f"/jobs/{job}/flagged").text
+    assert harmless(page)
+    assert re.findall(r"document\?id=(\w+)", page) == ["d0", "d1", "w1"]
+    assert "<mark>99</mark>" in page
+    assert "numbers_changed&nbsp;" in page
+    page = browser.get(f"/jobs/{job}/flagged?flag=windowed").text
+    assert re.findall(r"document\?id=(\w+)", page) == ["w1"]
+    assert "<mark>" not in page
+
+
+def test_flagged_outputs_come_in_pages(browse: Browse, database: Database) -> None:
+    job = marked_job(database, doubtful=ROWS + 3)
+    browser = browse()
+    path, found = f"/jobs/{job}/flagged?flag=numbers_changed", []
+    while path:
+        page = browser.get(path).text
+        found.append(len(re.findall(r"document\?id=d\d+", page)))
+        following = re.search(r'rel="next" href="([^"]+)"', page)
+        path = html.unescape(following[1]) if following else ""
+    assert sum(found) == ROWS + 3
+    assert max(found) == ROWS
+
+
+@pytest.mark.parametrize("query", ["flag=<b>", "step=none", "after=1", "after=0-0-x", "after=9-9-9"])
+def test_a_wrong_place_is_refused(browse: Browse, database: Database, query: str) -> None:
+    job = marked_job(database)
+    assert browse().get(f"/jobs/{job}/flagged?{query}").status_code == 400
+
+
+def test_samples_are_results_without_flags_first(browse: Browse, database: Database) -> None:
+    job = marked_job(database)
+    page = browse().get(f"/jobs/{job}/samples").text
+    assert harmless(page)
+    assert len(re.findall(r"<article", page)) == 4
+    assert page.index(">plain<") < page.index("id=w1") < page.index("id=d0")
+    empty = read(database, request("b.jsonl", corpus="new", spec=SUMMARIZE), [])
+    assert "no results yet" in browse().get(f"/jobs/{empty.id}/samples").text
+
+
+@pytest.mark.parametrize(("key", "said"), [("d0", "numbers_changed"), ("f1", "a retry gives the same"), ("w1", "99")])
+def test_a_document_is_explained(browse: Browse, database: Database, key: str, said: str) -> None:
+    job = marked_job(database)
+    page = browse().get(f"/jobs/{job}/document?id={key}").text
+    assert harmless(page)
+    assert said in page
+    assert "sha256:1" in page
+
+
+def test_a_document_that_is_not_there_is_not_found(browse: Browse, database: Database) -> None:
+    job = marked_job(database)
+    for query in ("id=none", "id=d0&step=none", ""):
+        assert browse().get(f"/jobs/{job}/document?{query}").status_code == 404
+
+
+def test_few_sums_of_a_chart_are_empty() -> None:
+    assert smoothed([5, 5, 5, 5]) == [5, 5, 5, 5]
+    assert smoothed([5, 0, 5, 0, 5, 0]) == [5, 5, 5]
+    assert smoothed([0, 0, 0]) == []
+    assert smoothed([]) == []
+    assert smoothed([1, 0, 0, 0, 0, 0]) == [1, 0, 0]

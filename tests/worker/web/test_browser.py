@@ -1,0 +1,116 @@
+"""The pages in a real browser, over a real store and a real worker."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storage.core.database import Database
+from tests.conftest import missing
+from tests.kinds import KINDS
+from tests.worker.harness import Docmill
+from tests.worker.web.chromium import COLOURS, WIDTHS, Browser, chromium, programs
+from worker.fault_points import MARKER
+from worker.settings import Settings
+from worker.web.server import serving
+from worker.web.site import Site
+
+pytestmark = pytest.mark.slow
+
+OWNED = "window.owned = 1"
+HOSTILE = (
+    f"<script>{OWNED}</script><img src=x onerror='{OWNED}'><svg onload='{OWNED}'> \u202eabc\x1b[31m "
+    f"</bdi></main><style>*{{display:none}}</style> <a href='javascript:{OWNED}'>x</a> "
+    f'"><form action=/jobs/1/cancel method=post hx-post="/jobs/1/cancel" hx-trigger="load">{{{{7*7}}}}'
+)
+PAGES = ("", "/failures", "/flagged", "/samples", "/document?id=long")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = programs()
+    if found is None:
+        missing("there is no Chromium with its driver: apt-get install chromium chromium-driver")
+    with chromium(*found) as window:
+        yield window
+
+
+@pytest.fixture
+def docmill(tmp_path: Path, sqlite_url: str, redis_url: str) -> Docmill:
+    """A fleet on SQLite."""
+    settings = {"DOCMILL_DATABASE_URL": sqlite_url, "DOCMILL_REDIS_URL": redis_url, "DOCMILL_UPKEEP_S": "0.2"}
+    return Docmill(tmp_path, settings)
+
+
+@pytest.fixture
+def url(sqlite_url: str, tmp_path: Path) -> Iterator[str]:
+    """The address of the store's pages, on which changes are allowed."""
+    database = Database(sqlite_url, kinds=KINDS)
+    with serving(Site(database, Settings(home=tmp_path), allows_changes=True), "127.0.0.1", 0) as found:
+        yield found.rstrip("/")
+    database.close()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Texts of which one fails, and some are hostile."""
+    texts = {
+        **{f"d{n}": f"In 19{n:02d} the archive of Geneva had {n} letters about rain." for n in range(60)},
+        "failing": f"{MARKER} a text",
+        "long": " ".join(f"In {year} the archive of Geneva had letters about rain." for year in range(1850, 1950)),
+        HOSTILE: f"A text that means harm: {HOSTILE}",
+    }
+    path = tmp_path / "letters.jsonl"
+    path.write_text("".join(json.dumps({"id": key, "text": text}) + "\n" for key, text in texts.items()))
+    return path
+
+
+def test_a_job_is_watched_from_start_to_end_and_operated(
+    browser: Browser, docmill: Docmill, url: str, source: Path
+) -> None:
+    options = ("--task", "summarize", "--window-tokens", "128", "--model", "null@2000", "--corpus", HOSTILE[:60])
+    job = docmill.enqueue(source, *options)
+    browser.open(f"{url}/jobs")
+    browser.click(f"#{job} {HOSTILE[:20]}")
+    browser.waits_for("No live worker serves lane")
+    docmill.environment["DOCMILL_FAULT"] = "cut:error"
+    with docmill.worker():
+        browser.waits_for("running")
+        browser.waits_for("62 done")
+        browser.waits_for("1 failed")
+
+    del docmill.environment["DOCMILL_FAULT"]
+    browser.open(f"{url}/jobs/{job}/failures")
+    assert "failing" in browser.text()
+    browser.click("Retry all 1")
+    assert f"1 texts of job {job} will be tried again." in browser.text()
+    with docmill.worker():
+        browser.waits_for("63 done")
+
+    browser.open(f"{url}/jobs/{job}/flagged")
+    assert "reduced" in browser.text()
+    browser.click("long")
+    assert "the summaries of several windows were summarised again" in browser.text()
+    assert browser.driver.execute_script("return window.owned") is None
+    assert not browser.complaints()
+    _look(browser, f"{url}/jobs/{job}")
+
+
+def _look(browser: Browser, job: str) -> None:
+    """Look at every page in each width and colour."""
+    shots = os.environ.get("DOCMILL_TEST_SHOTS")
+    for page in PAGES:
+        for width in WIDTHS:
+            for colours in COLOURS:
+                browser.open(job + page, width=width, colours=colours)
+                assert not browser.serious(), (page, width, colours)
+                assert not browser.overflows(), (page, width)
+                assert browser.driver.execute_script("return window.owned") is None
+                if shots:
+                    name = f"{page.partition('?')[0].strip('/') or 'job'}-{width}-{colours}.png"
+                    browser.driver.save_screenshot(Path(shots) / name)
+    assert not browser.complaints()
