@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import sys
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -391,3 +392,8 @@ def for_libraries() -> dict[str, str]:
 def without_settings() -> dict[str, str]:
     """Return the environment for a process that needs no settings, and so no password in one."""
     return {name: value for name, value in os.environ.items() if not name.upper().startswith(PREFIX)}
+
+
+def has_display() -> bool:
+    """Return True if a program with windows can be started."""
+    return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))

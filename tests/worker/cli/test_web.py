@@ -7,6 +7,8 @@ import signal
 import socket
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -55,3 +57,14 @@ def test_a_short_token_and_a_taken_port_are_refused(embedded: Docmill) -> None:
     assert "--port 0 is any free one" in done.stderr
     embedded.environment["DOCMILL_WEB_TOKEN"] = "short"
     assert "16 characters" in embedded("web", code=2).stderr
+
+
+def test_a_run_shows_its_job_until_it_ends(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
+    source = write_corpus({"id": f"k{n}", "text": f"some words of text {n}"} for n in range(200))
+    process = embedded.start("run", source, "--task", "embed", "--model", "null@600", "--web")
+    found = until(lambda: re.search(r"Web page: (http://127.0.0.1:\d+/)$", embedded.log("run"), re.M), "an address")
+    with urllib.request.urlopen(f"{found[1]}jobs") as page:
+        assert 'aria-label="Pages"' in page.read().decode()
+    assert process.wait(90) == 0
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(found[1])

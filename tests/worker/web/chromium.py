@@ -60,7 +60,8 @@ class Browser:
 
     def complaints(self) -> list[str]:
         """Return what the browser wrote to its log since the last call: violations of the policy among it."""
-        return [str(entry["message"]) for entry in self.driver.get_log("browser")]
+        log: list[dict[str, Any]] = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+        return [str(entry["message"]) for entry in log]
 
     def serious(self) -> list[str]:
         """Return what axe finds on the page that keeps people from using it."""

@@ -18,6 +18,7 @@ from worker.cli.options import BACKEND, DEVICE, ENDPOINT, FORMAT, OUT, PRICE, So
 from worker.cli.output_files import STDOUT, check_out, check_out_is_no_input, write_out
 from worker.cli.printing import answer, print_json, say, warn
 from worker.cli.requests import prepare_request, request_of, work_options
+from worker.cli.web_page import page_beside
 from worker.prices import read_prices
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     "--detach", is_flag=True, help="Go on after the terminal ends. Print the job; `docmill attach JOB` follows it."
 )
 @click.option("--detached", type=(int, str), hidden=True)  # the process that --detach starts
+@click.option("--web", is_flag=True, help="Show the job in a browser meanwhile, and after it until Ctrl-C.")
 def run_command(
     dry_run: bool,
     device: str | None,
@@ -59,6 +61,7 @@ def run_command(
     as_json: bool,
     detach: bool,
     detached: tuple[int, str] | None,
+    web: bool,
     **given: Any,
 ) -> int:
     """Run a task over SOURCE, here and now, and show the results.
@@ -88,9 +91,12 @@ def run_command(
             prices = prices.of_model(prepared.spec.model, price)
             return _dry_run(settings, database, prepared, devices[0], prices, as_json)
     if detach and detached is None:
+        if web:
+            raise click.UsageError("--web shows a run that has a terminal; beside --detach start `docmill web`")
         return detach_run(settings, request.source, out, as_json)
     stop_as_interrupt()
     with (
+        page_beside(settings, web),
         on_its_own(settings, detached) as (opened, ended),
         computed(settings, request, devices, log_level=settings.log_level, on_opened=opened) as (database, status),
     ):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +11,7 @@ from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import OK
 from worker.cli.interrupts import stop_as_interrupt
 from worker.cli.printing import say
+from worker.cli.web_page import until_interrupted
 
 if TYPE_CHECKING:
     from worker.settings import Settings
@@ -45,11 +44,11 @@ def web_command(host: str, port: int, names: tuple[str, ...], allow_changes: boo
     stop_as_interrupt()
     with open_store(settings) as database:
         site = Site(database, settings, allow_changes, guarded.token, allowed_hosts(host, names))
-        with serving(site, host, port) as url, suppress(KeyboardInterrupt):
+        with serving(site, host, port) as url:
             say(f"Web page: {url} (Ctrl-C ends it)")
             if guarded.is_new:
                 say(f"Token: {guarded.token}")
-            threading.Event().wait()
+            until_interrupted()
     return OK
 
 
