@@ -25,7 +25,7 @@ COMPOSE = (ROOT / "docker-compose.yml").read_text()
 CODE = "\n".join(line for line in COMPOSE.splitlines() if not line.lstrip().startswith("#"))
 SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
 LOCKED = ("ctranslate2", "dedup", "excel", "formats", "language", "parquet", "remote")
-OURS = ("migrate", "worker", "worker-gpu", "cli", "exporter")
+OURS = ("migrate", "worker", "worker-gpu", "cli", "exporter", "web")
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
@@ -58,6 +58,7 @@ def test_neither_the_queue_nor_the_database_is_published() -> None:
     assert not any("network_mode" in service for service in SERVICES.values())
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
     assert published == {
+        "web": ["127.0.0.1:${WEB_PORT:-8321}:8321"],
         "grafana": ["127.0.0.1:${GRAFANA_PORT:-3000}:3000"],
         "flower": ["127.0.0.1:${FLOWER_PORT:-5555}:5555"],
     }, "and those to this host alone"

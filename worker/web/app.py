@@ -124,7 +124,8 @@ class _Application:
     def _asked(self, request: Request, form: Mapping[str, str] | None = None) -> Asked:
         site = self._site
         path = {name: str(value) for name, value in request.path_params.items()}
-        return Asked(site.database, site.settings, site.allows_changes, path, dict(request.query_params), form or {})
+        query = {name: value.replace("\0", "\ufffd") for name, value in request.query_params.items()}
+        return Asked(site.database, site.settings, site.allows_changes, path, query, form or {})
 
     async def _health(self, _: Request) -> Response:
         def ask() -> Response:
@@ -174,7 +175,8 @@ class _Application:
 
     async def _missing(self, request: Request, error: Exception) -> Response:
         status = HTTPStatus(error.status_code) if isinstance(error, HTTPException) else HTTPStatus.NOT_FOUND
-        return await self._refused(request, Refused("There is no page at this address.", status))
+        said = "There is no page at this address." if status == HTTPStatus.NOT_FOUND else f"{status.description}."
+        return await self._refused(request, Refused(said, status))
 
     async def _failed(self, request: Request, _: Exception) -> Response:
         said = "This page has a bug. The log of `docmill web` has the details."

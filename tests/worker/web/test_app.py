@@ -70,3 +70,9 @@ def test_a_store_that_does_not_answer_is_an_error_of_its_own(tmp_path: Path) -> 
     (tmp_path / "docmill.db").mkdir()
     store.close()
     assert browser.get("/health").status_code == 503
+
+
+def test_a_form_that_cannot_be_read_is_refused(empty: Browse) -> None:
+    answer = empty().post("/sign-in", files={"token": ("a.txt", b"x")})
+    assert answer.status_code == 400
+    assert "no page" not in answer.text

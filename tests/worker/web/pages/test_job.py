@@ -121,7 +121,7 @@ def test_a_document_is_explained(browse: Browse, database: Database, key: str, s
 
 def test_a_document_that_is_not_there_is_not_found(browse: Browse, database: Database) -> None:
     job = marked_job(database)
-    for query in ("id=none", "id=d0&step=none", ""):
+    for query in ("id=none", "id=d0&step=none", "", "id=%00", "id=%ED%A0%80"):
         assert browse().get(f"/jobs/{job}/document?{query}").status_code == 404
 
 
