@@ -25,7 +25,10 @@ def main() -> None:
                 answers.append({"error": str(error)})
                 continue
             lint = helm.lint(folder, values, strict=True)
-            answers.append({"files": files, "problems": [said for said in lint["messages"] if said["severity"] > 1]})
+            manifests = {name: text for name, text in files.items() if name.endswith(".yaml")}
+            answers.append(
+                {"files": manifests, "problems": [said for said in lint["messages"] if said["severity"] > 1]}
+            )
     json.dump(answers, sys.stdout)
 
 

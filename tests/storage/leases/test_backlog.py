@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, text
 
 from storage.core.database import Database
 from storage.core.schema import Shard
@@ -31,6 +31,16 @@ def backlog(database: Database, corpus: str, n: int) -> OpenJob:
 
     database.write(fill)
     return job
+
+
+def count_open(database: Database, at_most: int) -> int:
+    """Count the open shards as the autoscaler of the Helm chart does."""
+    with database.read() as transaction:
+        found = transaction.scalar(
+            text(f"SELECT count(*) FROM (SELECT 1 FROM open_shards WHERE lane IN ('copy') LIMIT {at_most}) AS open")
+        )
+    assert found == at_most
+    return at_most
 
 
 def steps(database: Database, act: Callable[[], object]) -> int:
@@ -69,8 +79,9 @@ def steps(database: Database, act: Callable[[], object]) -> int:
         lambda database, job: jobs.finish(database),
         lambda database, job: jobs.pause(database, job.id),
         lambda database, job: jobs.cancel(database, job.id),
+        lambda database, job: count_open(database, at_most=64),
     ],
-    ids=["take", "claim", "reclaim", "reclaim of a process", "lost hints", "finish", "pause", "cancel"],
+    ids=["take", "claim", "reclaim", "reclaim of a process", "lost hints", "finish", "pause", "cancel", "open"],
 )
 def test_a_huge_backlog_costs_no_more_than_a_small_one(
     sqlite_url: str, act: Callable[[Database, OpenJob], object]
