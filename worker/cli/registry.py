@@ -49,6 +49,7 @@ COMMANDS = {
     "orders": Command(FLEET, "List the orders of other programs, with their jobs or refusals."),
     "health": Command(FLEET, "Check that this machine's workers live and take work."),
     "web": Command(FLEET, "Show jobs and results in a browser."),
+    "top": Command(FLEET, "Watch jobs, lanes, workers and failures in the terminal."),
     "metrics": Command(FLEET, "Serve the fleet's metrics to Prometheus."),
     "models": Command(ADMINISTRATION, "List the models that have names, or check a model."),
     "db": Command(ADMINISTRATION, "Upgrade the store's schema."),

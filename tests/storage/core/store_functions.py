@@ -27,6 +27,7 @@ from storage.results import (
     flag_counts,
     job_lists,
     marked,
+    overview,
     pairs,
     results,
     status,
@@ -65,6 +66,7 @@ CLAIM = Claim(
 )
 
 MODULES = (
+    overview,
     backlog,
     *(marked, throughput),
     *(clusters, job_lists, report),
@@ -90,6 +92,7 @@ READS: dict[str, Callable[[Database], Any]] = {
     "cost.of_dropping": partial(cost.of_dropping, older_than_s=0.0),
     "cost.of_removing": partial(cost.of_removing, older_than_s=0.0),
     "gc.specs": partial(gc.specs, wanted="embed/minilm"),
+    "overview.read_overview": partial(overview.read_overview, lanes=["copy"]),
     "corpora.every": corpora.every,
     "corpora.show": partial(corpora.show, name="books"),
     "corpus.corpus_named": partial(corpus.corpus_named, name="books"),

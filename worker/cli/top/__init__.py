@@ -1,0 +1,1 @@
+"""`docmill top`: its view of the store, and its screens."""

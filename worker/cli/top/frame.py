@@ -1,0 +1,122 @@
+"""The view of `docmill top`: jobs, lanes, workers and failures, as rows of text and as a plain frame."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from storage.core.database import Database
+from storage.results.overview import Overview, read_overview
+from storage.results.status import JobStatus, list_statuses
+from tasks import kinds
+from worker.cli.formatting import as_json, duration, local_time, printable, rate, time_left
+
+JOBS = 50
+BAR = 10  # characters
+JOB_COLUMNS = ("job", "task", "state", "progress", "texts/s", "tokens/s", "time left")
+LANE_COLUMNS = ("lane", "planned", "queued", "running", "oldest job")
+WORKER_COLUMNS = ("worker", "device", "shards", "lanes", "refuses")
+FAILURE_COLUMNS = ("job", "document", "time", "reason")
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything that `docmill top` shows, as it was at one moment."""
+
+    jobs: tuple[JobStatus, ...]
+    overview: Overview
+
+
+def read_view(database: Database, lanes: Collection[str] = kinds.NAMES) -> View:
+    """Return the state of the store: jobs that have not ended first, then the others, newest first."""
+
+    jobs = sorted(list_statuses(database, JOBS), key=lambda job: job.ended)
+    return View(tuple(jobs), read_overview(database, lanes))
+
+
+def job_row(job: JobStatus, block: str = "#", rest: str = ".") -> tuple[str, ...]:
+    """Return the cells of a job, with a bar of these two characters."""
+    share = (job.texts - job.pending) / job.texts if job.texts else float(job.state == "done")
+    full = int(share * BAR)
+    tasks = "+".join(step.spec.kind for step in job.steps)
+    left = job.time_left
+    paces = (rate(left.texts_per_s), rate(left.tokens_per_s)) if left.texts_per_s else ("", "")
+    said = "" if job.ended else time_left(left).removesuffix(" left")
+    return (
+        str(job.id),
+        _short(tasks, 14),
+        job.state,
+        f"{block * full}{rest * (BAR - full)} {int(100 * share):>3} %",
+        *paces,
+        said or (_short(job.waiting_cause.replace("_", " "), 14) if job.waiting_cause else ""),
+    )
+
+
+def lane_rows(view: View) -> list[tuple[str, ...]]:
+    """Return the cells of each lane that has open shards."""
+    return [
+        (one.lane, f"{one.planned:,}", f"{one.queued:,}", f"{one.running:,}", duration(one.oldest_s))
+        for one in view.overview.lanes
+    ]
+
+
+def worker_rows(view: View) -> list[tuple[str, ...]]:
+    """Return the cells of each live worker."""
+    return [
+        (
+            _short(one.host, 16),
+            one.device,
+            f"{one.held}/{one.slots}",
+            _short(", ".join(one.lanes), 18) if len(one.lanes) < 4 else f"{len(one.lanes)} lanes",
+            one.problem or "; ".join(one.refusals) or "nothing",
+        )
+        for one in view.overview.workers
+    ]
+
+
+def failure_rows(view: View) -> list[tuple[str, ...]]:
+    """Return the cells of the latest failures, newest first."""
+    return [
+        (str(one.job), _short(one.document, 20), local_time(one.at)[-5:], one.reason)
+        for one in view.overview.failures
+    ]
+
+
+def headline(view: View) -> str:
+    """Return one line with the most important numbers."""
+    n_open = sum(not job.ended for job in view.jobs)
+    n = len(view.overview.workers)
+    return (
+        f"{n_open} {'job' if n_open == 1 else 'jobs'} to do, {n} {'worker' if n == 1 else 'workers'}, "
+        f"at {local_time(view.overview.now)[-5:]}"
+    )
+
+
+def plain_frame(view: View, width: int) -> str:
+    """Return the view as text without colour, in lines of at most `width` characters."""
+    parts = [
+        ("jobs", JOB_COLUMNS, [job_row(job) for job in view.jobs]),
+        ("lanes", LANE_COLUMNS, lane_rows(view)),
+        ("workers", WORKER_COLUMNS, worker_rows(view)),
+        ("failures", FAILURE_COLUMNS, failure_rows(view)),
+    ]
+    lines = [headline(view)]
+    for name, columns, rows in parts:
+        lines += ["", *(_table(columns, rows) if rows else [f"no {name}"])]
+    return "\n".join(_short(line, width) for line in lines)
+
+
+def view_as_json(view: View) -> dict[str, Any]:
+    """Return the view for machines."""
+    return {"jobs": [as_json(job) for job in view.jobs], **asdict(view.overview)}
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    shown = [columns, *([printable(cell, keep="") for cell in row] for row in rows)]
+    widths = [max(len(row[place]) for row in shown) for place in range(len(columns))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in shown]
+
+
+def _short(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
