@@ -57,13 +57,16 @@ class _Corpus:
     """The current documents of a corpus, in the order of their ids, as arrays.
 
     `units` are the contents that are compared; 0 where a document has none. Documents up to `compared_to` were
-    compared before, and those up to `settled_to` need no comparison after this search.
+    compared before, and those up to `settled_to` need no comparison after this search. Contents in `late` got their
+    vector since the last search. The documents were read after `read_at`, by the clock of the database.
     """
 
     ids: Ids
     units: Ids
     compared_to: int
     settled_to: int
+    late: frozenset[int]
+    read_at: float
 
 
 def find(database: Database, corpus_id: int, method: Method, advanced: Advanced = unheard) -> Found:
@@ -108,11 +111,22 @@ def _last_seen(transaction: Transaction, corpus_id: int) -> _Last | None:
 _LAST = select(Deduplication.method, Deduplication.compared_to, Deduplication.finished_at)
 
 
+class _Vector(NamedTuple):
+    """The state of a vector, and the time of its outcome."""
+
+    status: str
+    created_at: float
+
+
 def _load(database: Database, corpus_id: int, method: Method, before: _Last | None) -> _Corpus:
     query = select(Document.id, Document.content_id)
     query = query.where(Document.corpus_id == corpus_id, is_current_document())
     ids, units = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     waiting: int | None = None  # the first document that has no vector yet, and may get one
+    last = before if before is not None and before.method == method.to_json() else None
+    late: set[int] = set()
+    with database.read() as transaction:
+        read_at = float(transaction.execute(select(db_now())).scalar_one())
     read = None if isinstance(method, ByText) else embedding_of(database, corpus_id, method.spec_id)
     for page in pages(database, query, Document.id, PAGE):
         own = {row.id: row.content_id for row in page}
@@ -121,24 +135,32 @@ def _load(database: Database, corpus_id: int, method: Method, before: _Last | No
             with database.read() as transaction:
                 given = lineage.read(transaction, read, own)
                 status = _status(transaction, method, {*given.values()})
-            of_page = {key: unit for key, unit in given.items() if status.get(unit) == "done"}
-            late = (key for key in own if given.get(key) not in status)
-            waiting = next(late, None) if waiting is None else waiting
+            of_page = {key: unit for key, unit in given.items() if unit in status and status[unit].status == "done"}
+            if last is not None:
+                late |= {unit for unit in of_page.values() if status[unit].created_at >= last.finished_at}
+            lacking = (key for key in own if given.get(key) not in status)
+            waiting = next(lacking, None) if waiting is None else waiting
         ids.append(np.fromiter(own, np.int64, len(own)))
         units.append(np.array([of_page.get(key, 0) for key in own], np.int64))
     every = np.concatenate(ids)
-    last = int(every[-1]) if len(every) else 0
+    newest = int(every[-1]) if len(every) else 0
     return _Corpus(
         every,
         np.concatenate(units),
-        compared_to=before.compared_to if before is not None and before.method == method.to_json() else 0,
-        settled_to=last if waiting is None else waiting - 1,
+        compared_to=last.compared_to if last is not None else 0,
+        settled_to=newest if waiting is None else waiting - 1,
+        late=frozenset(late),
+        read_at=read_at,
     )
 
 
-def _status(transaction: Transaction, method: ByVectors, content_ids: set[int]) -> dict[int, str]:
-    query = select(OutcomeRow.content_id, OutcomeRow.status).where(OutcomeRow.spec_id == method.spec_id)
-    return {row.content_id: row.status for row in transaction.probe(query, OutcomeRow.content_id, content_ids)}
+def _status(transaction: Transaction, method: ByVectors, content_ids: set[int]) -> dict[int, _Vector]:
+    query = select(OutcomeRow.content_id, OutcomeRow.status, OutcomeRow.created_at)
+    query = query.where(OutcomeRow.spec_id == method.spec_id)
+    return {
+        row.content_id: _Vector(row.status, row.created_at)
+        for row in transaction.probe(query, OutcomeRow.content_id, content_ids)
+    }
 
 
 def _clusters(
@@ -153,7 +175,7 @@ def _clusters(
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     contents, firsts, place = contents[order], firsts[order], rank[place]
-    fresh = ids[firsts] > corpus.compared_to
+    fresh = (ids[firsts] > corpus.compared_to) | np.isin(contents, [*corpus.late])
     components = Components(len(contents))
     for places, is_whole in _kept(database, corpus_id, ids, place) if corpus.compared_to else ():
         if is_whole:
@@ -242,7 +264,7 @@ def _write(
         "method": method.to_json(),
         "compared_to": corpus.settled_to,
         "n_documents": len(corpus.ids),
-        "finished_at": db_now(),
+        "finished_at": corpus.read_at,  # vectors that came since may not be among those that were read
     }
     put = transaction.insert(Deduplication).values(corpus_id=corpus_id, **values)
     transaction.execute(put.on_conflict_do_update(index_elements=["corpus_id"], set_=values))

@@ -55,7 +55,8 @@ def connect(
     n, new = len(content_ids), np.flatnonzero(fresh)
     if not len(new):
         return 0
-    n_kept = max(BLOCK, KEPT_NUMBERS // max(1, _load(database, method, content_ids[new[:1]]).shape[1]))
+    dimension = _load(database, method, content_ids[new[:1]]).shape[1]
+    n_kept = max(BLOCK, KEPT_NUMBERS // dimension) if dimension else BLOCK  # its vector may have been removed
     compared = done = 0
     total = -(-len(new) // n_kept) * n
     for first in range(0, len(new), n_kept):

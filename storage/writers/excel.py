@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from math import isfinite
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from storage.outputs.columns import Column, Form
@@ -100,6 +101,8 @@ class _Table:
             self._sheet.write_string(at, place, f"{value.size:,} numbers")
         elif isinstance(value, bool):
             self._sheet.write_boolean(at, place, value)
+        elif isinstance(value, float) and not isfinite(value):
+            self._sheet.write_string(at, place, str(value))  # a cell has finite numbers only
         elif isinstance(value, float) or (isinstance(value, int) and abs(value) <= _EXACT):
             self._sheet.write_number(at, place, value)
         else:

@@ -369,6 +369,13 @@ class Job:
         """Return how the result of a document came to be, as `docmill explain --json` does. Raises Error."""
         ...
 
+    def report(self, path: str | os.PathLike[str], *, with_text: bool=True) -> None:
+        """Write the page of HTML that `docmill report` writes, with the job's cost if DOCMILL_PRICES is set.
+
+        Without `with_text` it has no texts, ids of documents and reasons of failures. Raises Error and OSError.
+        """
+        ...
+
 _Rows: TypeAlias = list[dict[str, Any]]
 
 class _Pipelines:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from storage.core.database import Database
 from storage.core.flags import Flagged, named
+from storage.core.installation import install
 from storage.results import results as of_store
 from storage.results.provenance import provenance
 from storage.results.status import JobStatus, read_status
@@ -21,6 +24,8 @@ from worker.cli.formatting import summary
 from worker.cli.printing import hushed, say
 from worker.explaining.explanation import cutter, explain
 from worker.explaining.json_form import as_json
+from worker.extras import EXTRAS
+from worker.prices import read_prices
 from worker.settings import Settings
 from worker.submit.options import JobOptions, valid
 
@@ -151,6 +156,26 @@ class Job:
         """Return how the result of a document came to be, as `docmill explain --json` does. Raises Error."""
         found = provenance(self._database, self.id, str(document), step)
         return as_json(explain(found, cutter(self._settings.models_dir, self._settings.cache_dir)))
+
+    def report(self, path: str | os.PathLike[str], *, with_text: bool = True) -> None:
+        """Write the page of HTML that `docmill report` writes, with the job's cost if DOCMILL_PRICES is set.
+
+        Without `with_text` it has no texts, ids of documents and reasons of failures. Raises Error and OSError.
+        """
+        if not EXTRAS["report"].is_installed:
+            raise Error(f"reports need other libraries: {install('report')}")
+        with explained():
+            self._report(Path(path), with_text)
+
+    def _report(self, path: Path, with_text: bool) -> None:
+        from worker.reports.evidence import checks_of
+        from worker.reports.facts import gather
+        from worker.reports.page import write
+
+        settings, status = self._settings, read_status(self._database, self.id)
+        checks = checks_of(settings.models_dir, settings.cache_dir)
+        facts = gather(self._database, status, with_text=with_text, checks_of=checks)
+        write(path, facts, read_prices(settings).cost_of(status))
 
     def _require_end(self, partial: bool) -> None:
         status = self.status()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from storage.writers.files import whole_file
 from worker.reports import charts
 from worker.reports.facts import Facts, Pair, StepFacts
 from worker.reports.filters import FILTERS, clock
@@ -14,12 +17,14 @@ from worker.reports.timeline import device_seconds, timeline
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from worker.prices import Cost
+
 FOLDER = Path(__file__).parent
 LONGEST = 2_000  # characters of an example
 MOST_EVIDENCE = 6  # sentences of an example
 
 
-def page(facts: Facts, made_at: float, version: str, cost: str | None = None) -> str:
+def page(facts: Facts, made_at: float, release: str, cost: str | None = None) -> str:
     """Return the page. `made_at` is in seconds since 1970; times on the page are in UTC. `cost` is in words."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -35,7 +40,7 @@ def page(facts: Facts, made_at: float, version: str, cost: str | None = None) ->
         cost=cost,
         status=facts.status,
         made_at=made_at,
-        version=version,
+        version=release,
         throughput=_throughput(facts),
         device_s=sum(at_work.values()),
         workers=len(at_work),
@@ -44,6 +49,13 @@ def page(facts: Facts, made_at: float, version: str, cost: str | None = None) ->
         compared=_compared,
         most_evidence=MOST_EVIDENCE,
     )
+
+
+def write(target: Path, facts: Facts, cost: Cost | None) -> None:
+    """Write the page to a file. Raises OSError."""
+    text = page(facts, time.time(), version("docmill"), None if cost is None else str(cost))
+    with whole_file(target) as file:
+        file.write(text.encode())
 
 
 def _compared(pair: Pair) -> tuple[Sequence[Part], Sequence[Part]]:

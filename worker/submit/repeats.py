@@ -26,8 +26,17 @@ def key_of(request: Request) -> IdempotencyKey | None:
     options = type(request.options).model_fields
     of_kind = {flag(name, options[name]): value for name, value in request.options.given().items()}
     precision = {} if request.options.dtype == "auto" else {"--dtype": request.options.dtype}
-    source = {"the source": normalize(_source(request.source))[0]}
-    return IdempotencyKey(request.idempotency_key, source | named | of_kind | precision)
+    arguments = {"the source": _source(request.source)} | named | of_kind | precision
+    return IdempotencyKey(request.idempotency_key, {name: _storable(value) for name, value in arguments.items()})
+
+
+def _storable(value: Any) -> Any:
+    """Return an argument as the store can hold it: without NUL and halves of characters."""
+    if isinstance(value, str):
+        return normalize(value)[0]
+    if isinstance(value, dict):
+        return {_storable(key): _storable(one) for key, one in value.items()}
+    return [_storable(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _source(source: str) -> str:

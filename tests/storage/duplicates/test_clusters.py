@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,11 +17,13 @@ from sqlalchemy import text as sql
 
 from storage.core.database import Database
 from storage.core.duplicate_tables import Signature
-from storage.core.outcomes import Outcome, Status
+from storage.core.outcomes import Outcome, Reason, Status
 from storage.deletion import gc, removal
 from storage.duplicates import clusters, report, vectors
 from storage.duplicates.clusters import Found
-from storage.duplicates.methods import ByText, Method, stored
+from storage.duplicates.components import Components, Ids
+from storage.duplicates.methods import ByText, ByVectors, Method, stored
+from storage.duplicates.progress import unheard
 from storage.duplicates.shingles import Shingling
 from storage.errors import NeverDeduplicated, NothingEmbedded
 from storage.leases.shards import Claim
@@ -255,6 +258,48 @@ def test_vectors_are_compared_by_their_cosines(database: Database, monkeypatch: 
     read(database, request("late", spec=COPY), [("late", "late")])  # it may get a vector
     assert clusters.find(database, 1, method).without_vector == 2
     assert stored(method.to_json()) == method
+
+
+def test_a_vector_that_came_by_a_retry_is_compared(database: Database) -> None:
+    job = read(database, request("one", spec=EMBED), [("a", "a"), ("b", "b"), ("c", "c")])
+
+    def outcomes(claim: Claim, fails: str = "") -> list[Outcome]:
+        return [
+            Outcome(content_id, Status.FAILED, reason="it was away", reason_class=Reason.TRANSIENT)
+            if text == fails
+            else Outcome(content_id, Status.DONE, vector=np.array(VECTORS[text], "<f4").tobytes())
+            for content_id, text in claim.texts
+        ]
+
+    work(database, partial(outcomes, fails="a"))
+    method = vectors.method_for(database, "books", None, 0.98)
+    assert clusters.find(database, 1, method).without_vector == 1
+    assert firsts(database) == {}
+    assert jobs.retry(database, job.id) == 1
+    work(database, outcomes)
+    found = clusters.find(database, 1, method)
+    assert (found.new, found.compared) == (1, 2)
+    assert firsts(database) == {"a": "a", "b": "a"}
+    assert clusters.find(database, 1, method).new == 0
+
+
+def test_a_vector_that_was_removed_meanwhile_does_not_enlarge_the_blocks(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.duplicates.vectors.BLOCK", 2)
+    embed(database, 4)
+    read_at_a_time: list[int] = []
+    load = vectors._load
+
+    def loaded(database: Database, method: ByVectors, content_ids: Ids) -> vectors.Matrix:
+        read_at_a_time.append(len(content_ids))
+        return load(database, method, content_ids)
+
+    monkeypatch.setattr(vectors, "_load", loaded)
+    ids = np.array([10**6, 1, 2, 3], np.int64)
+    method = vectors.method_for(database, "books", None, 0.98)
+    vectors.connect(database, method, ids, np.ones(4, bool), Components(4), unheard)
+    assert max(read_at_a_time) == 2
 
 
 def test_vectors_of_windows_and_corpora_without_vectors_are_refused(database: Database) -> None:

@@ -89,6 +89,17 @@ def test_the_results_of_a_job_come_lazily_and_as_a_table(done: docmill.Job) -> N
     assert done.retry() == 0
 
 
+def test_a_report_is_the_page_of_the_command_line(done: docmill.Job, tmp_path: Path) -> None:
+    done.report(tmp_path / "with.html")
+    done.report(str(tmp_path / "without.html"), with_text=False)
+    page = (tmp_path / "with.html").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>")
+    assert f"job {done.id}" in page.lower()
+    assert "numbers" in page
+    with pytest.raises(OSError, match="nowhere"):
+        done.report(tmp_path / "nowhere" / "report.html")
+
+
 def test_results_can_be_asked_for_by_their_flags(done: docmill.Job) -> None:
     assert [one["id"] for one in done.results(unflagged=True)] == ["0", "2"]
     assert list(done.results(flagged=["repetition"])) == []

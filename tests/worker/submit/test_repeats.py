@@ -43,6 +43,12 @@ def test_the_same_source_has_one_name_and_no_secret(tmp_path: Path, monkeypatch:
     assert arguments(source="-")["the source"] == "-"
 
 
+def test_an_argument_is_kept_as_the_store_can_hold_it() -> None:
+    found = arguments({"prompt": "a\0b \ud800: {text}", "stop": ["\0"]}, task="generate", model="null")
+    assert found["--prompt"] == "a\ufffdb \ufffd: {text}"
+    assert found["--stop"] == ["\ufffd"]
+
+
 @pytest.mark.parametrize("key", ["", "a\nb", "x" * 256])
 def test_a_key_is_short_and_can_be_shown(key: str) -> None:
     with pytest.raises(BadOption, match="--idempotency-key must be at most 255 printable characters, and not empty"):

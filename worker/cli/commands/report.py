@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +17,6 @@ from worker.prices import read_prices
 if TYPE_CHECKING:
     from storage.core.database import Database
     from storage.results.status import JobStatus
-    from worker.prices import Cost
     from worker.reports.evidence import ChecksOf
     from worker.reports.facts import Facts
 
@@ -43,6 +40,7 @@ def report_command(job: int, out: Path | None, no_text: bool) -> int:
     """
     from storage.results.status import read_status
     from worker.reports.evidence import checks_of
+    from worker.reports.page import write
 
     target = Path(f"report-{job}.html") if out is None else out
     check_out(target, "jsonl")
@@ -52,7 +50,7 @@ def report_command(job: int, out: Path | None, no_text: bool) -> int:
     with open_store(settings) as database:
         status = read_status(database, job)
         facts = _gather(database, status, checks_of(settings.models_dir, settings.cache_dir), with_text=not no_text)
-    _write(target, facts, prices.cost_of(status))
+    write(target, facts, prices.cost_of(status))
     say(f"Wrote the report on job {job} to {target}.")
     return OK
 
@@ -76,12 +74,3 @@ def _gather(database: Database, status: JobStatus, checks_of: ChecksOf, *, with_
                 shown.update(n, status.documents, "documents read")
 
         return gather(database, status, with_text=with_text, seen=seen, checks_of=checks_of)
-
-
-def _write(target: Path, facts: Facts, cost: Cost | None) -> None:
-    from storage.writers.files import whole_file
-    from worker.reports.page import page
-
-    text = page(facts, time.time(), version("docmill"), None if cost is None else str(cost))
-    with whole_file(target) as file:
-        file.write(text.encode())
