@@ -80,8 +80,9 @@ def every(database: Database) -> list[tuple[PipelineRow, PipelineRun | None]]:
     """The pipelines by name, each with its latest run, if there was one."""
     with database.read() as transaction:
         rows = transaction.execute(select(PipelineRow).order_by(PipelineRow.name)).all()
-        latest = select(func.max(PipelineRun.id)).group_by(PipelineRun.pipeline_id)
-        runs = transaction.execute(select(PipelineRun).where(PipelineRun.id.in_(latest))).all()
+        run = PipelineRun.__table__.alias().c  # of each pipeline the end of an index
+        latest = select(func.max(run.id)).where(run.pipeline_id == PipelineRow.id).scalar_subquery()
+        runs = transaction.execute(select(PipelineRun).join(PipelineRow, PipelineRun.id == latest)).all()
     by_pipeline = {run.pipeline_id: PipelineRun.of(run) for run in runs}
     return [(PipelineRow.of(row), by_pipeline.get(row.id)) for row in rows]
 

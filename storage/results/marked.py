@@ -140,7 +140,7 @@ def flagged_page(
     last = way[-1]
     documents = ((one.document, {last.seq: one.outcome}, texts.get(one.content_id, "")) for one in found)
     results = [result | {"flags": one.outcome.flags} for (_, result), one in zip(
-        one_step(database, last, documents), found, strict=True)]  # fmt: skip
+        one_step(database.kind_of(last.lane).output, last, documents), found, strict=True)]  # fmt: skip
     return FlaggedPage(last.name, tuple(results), pages.after)
 
 

@@ -111,12 +111,11 @@ def placed_results(
         return _all_steps(database, steps, _documents(database, job, wanted))
     way = way_to_named(steps, step)
     wanted = _Wanted(way, with_input, after, flagged, way[-1:], first)
-    return one_step(database, way[-1], _documents(database, job, wanted))
+    return one_step(database.kind_of(way[-1].lane).output, way[-1], _documents(database, job, wanted))
 
 
-def one_step(database: Database, step: OpenStep, documents: Iterator[_WithOutcomes]) -> Iterator[Placed]:
+def one_step(output: OutputType, step: OpenStep, documents: Iterator[_WithOutcomes]) -> Iterator[Placed]:
     """Yield the results of a step from documents with their outcomes by step, and their texts."""
-    output = database.kind_of(step.lane).output
     for document, outcomes, text in documents:
         outcome = outcomes.get(step.seq)
         if outcome is None or outcome.status != "done":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from worker.web import job_changes
 from worker.web.page import Change, Page
-from worker.web.pages import document, failures, job, jobs, outputs
+from worker.web.pages import document, failures, job, jobs, outputs, pipelines, queue, search, workers
 
 PAGES: tuple[Page, ...] = (
     jobs.PAGE,
@@ -13,6 +13,11 @@ PAGES: tuple[Page, ...] = (
     outputs.FLAGGED,
     outputs.SAMPLED,
     document.PAGE,
+    pipelines.PAGE,
+    pipelines.ONE,
+    workers.PAGE,
+    queue.PAGE,
+    search.PAGE,
 )
 CHANGES: tuple[Change, ...] = (*job_changes.CHANGES,)
 FIRST = jobs.PAGE  # the page at `/`

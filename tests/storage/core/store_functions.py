@@ -29,11 +29,14 @@ from storage.results import (
     marked,
     overview,
     pairs,
+    queue,
     results,
     status,
     throughput,
+    worker_list,
 )
 from storage.results.pairs import Side
+from storage.search import searchable
 from storage.steps import job_keys, jobs, replacements
 from storage.steps.job_keys import IdempotencyKey
 from storage.steps.jobs import OpenJob
@@ -68,7 +71,7 @@ CLAIM = Claim(
 MODULES = (
     overview,
     backlog,
-    *(marked, throughput),
+    *(marked, queue, searchable, throughput, worker_list),
     *(clusters, job_lists, report),
     *(gc, corpora, corpus, cost, dispatch, grace, health, ingest, jobs, fingerprint, migrations, pipelines, pruning),
     *(
@@ -137,6 +140,9 @@ READS: dict[str, Callable[[Database], Any]] = {
     "results.results": lambda database: list(results.results(database, 1)),
     "marked.flagged_page": partial(marked.flagged_page, job_id=1),
     "marked.group_reasons": partial(marked.group_reasons, job_id=1),
+    "queue.read_queue": partial(queue.read_queue, lanes=["copy"]),
+    "searchable.list_searchable": searchable.list_searchable,
+    "worker_list.list_workers": worker_list.list_workers,
     "throughput.read_throughput": partial(throughput.read_throughput, job_id=1),
     "shards.look": partial(shards.look, shard_id=1),
     "job_lists.list_jobs": partial(job_lists.list_jobs, state="open", before=9),

@@ -1,0 +1,50 @@
+"""The pages of pipelines."""
+
+from __future__ import annotations
+
+import re
+
+from storage.core.database import Database
+from storage.core.schema import PipelineRow
+from storage.pipelines import pipelines
+from tests.storage.builders import numbered, read, request
+from tests.worker.web.conftest import Browse
+from tests.worker.web.pages.test_jobs import HOSTILE
+from worker.web.pages.pipelines import planned
+
+NIGHTLY = {"cron": "30 2 * * *", "timezone": "UTC", "overlap": "skip"}
+
+
+def test_without_pipelines_the_page_says_how_to_store_one(browse: Browse) -> None:
+    assert "docmill pipeline add" in browse().get("/pipelines").text
+
+
+def test_a_pipeline_stands_with_its_last_and_next_runs(browse: Browse, database: Database) -> None:
+    job = read(database, request(), numbered(1))
+    pipelines.put(database, "nightly", "/data", f"# {HOSTILE}", NIGHTLY)
+    pipelines.put(database, "by-hand", "/data", "", None)
+    run = pipelines.begin(database, "nightly", "w1", 60)
+    pipelines.note(database, run, "failed", job_id=job.id, reason=f"no source {HOSTILE}")
+    browser = browse()
+    page = browser.get("/pipelines").text
+    assert page.index("by-hand") < page.index(">nightly<")
+    assert re.search(r"\d{4}-\d\d-\d\d 02:30:00", page)
+    assert "failed" in page
+    page = browser.get("/pipelines/nightly").text
+    assert len(set(re.findall(r"\d{4}-\d\d-\d\dT02:30:00Z", page))) == 5
+    assert f'<a href="/jobs/{job.id}">{job.id}</a>' in page
+    assert "No source &lt;script&gt;" in page
+    assert "<script>alert" not in page
+    assert "\u202e" not in page
+    assert "It has not run yet" in browser.get("/pipelines/by-hand").text
+    assert browser.get("/pipelines/nothing").status_code == 404
+
+
+def test_next_runs_follow_the_schedule_and_a_schedule_that_is_none_is_named() -> None:
+    row = PipelineRow()
+    vars(row).update(name="nightly", schedule=NIGHTLY, looked_at=0.0)
+    assert planned(row, None, 2).coming == (9_000.0, 9_000.0 + 86_400)
+    row.schedule = {**NIGHTLY, "timezone": "Europe/Atlantis"}
+    found = planned(row, None, 2)
+    assert found.coming == ()
+    assert "Europe/Atlantis" in str(found.problem)

@@ -1,0 +1,57 @@
+"""The page of search, with the model `null`, which computes vectors without weights."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from storage.core.database import Database
+from storage.core.outcomes import Outcome, Status
+from storage.core.specs import Spec
+from storage.leases.shards import Claim
+from storage.steps import jobs
+from tasks.kinds import STORED_KINDS
+from tasks.models.null import NAME, REVISION
+from tests.storage.builders import numbered, read, request, work
+from tests.worker.web.conftest import Browse
+from tests.worker.web.pages.test_jobs import HOSTILE
+from worker.queries.client import embedding
+from worker.settings import Settings
+
+NULL = Spec("embed", NAME, REVISION)
+
+
+def embed(database: Database, settings: Settings) -> None:
+    def vectors(claim: Claim) -> list[Outcome]:
+        with embedding(settings, "cpu", starts=False) as embed:
+            outputs = embed(NULL, [text for _, text in claim.texts])
+        packed = [np.asarray(getattr(output, "values"), np.float32).tobytes() for output in outputs]  # noqa: B009
+        return [
+            Outcome(content_id, Status.DONE, vector=vector)
+            for (content_id, _), vector in zip(claim.texts, packed, strict=True)
+        ]
+
+    read(database, request(corpus=HOSTILE, spec=NULL), [*numbered(3), (HOSTILE, "a hostile <b>text</b>")])
+    work(database, vectors)
+    jobs.finish(database)
+
+
+def test_without_vectors_the_page_says_how_to_embed(browse: Browse) -> None:
+    assert "docmill run SOURCE --task embed" in browse().get("/search?text=x").text
+
+
+def test_hits_link_to_their_documents(browse: Browse, database: Database, settings: Settings) -> None:
+    assert "embed" in STORED_KINDS
+    embed(database, settings)
+    browser = browse()
+    page = browser.get("/search").text
+    assert page.count("<option") == 1
+    page = browser.get("/search", params={"text": "text 1", "corpus": HOSTILE}).text
+    links = re.findall(r'<a href="(/jobs/1/document\?id=[^"]+)"', page)
+    assert len(links) == 4
+    assert "<script>alert" not in page
+    assert "<b>text</b>" not in page
+    assert "\u202e" not in page
+    assert "There is no corpus books" in browser.get("/search?corpus=books&text=x").text
+    assert browser.get("/search", params={"text": "x" * 2_001}).status_code == 400

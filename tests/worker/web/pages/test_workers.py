@@ -1,0 +1,51 @@
+"""The page of workers."""
+
+from __future__ import annotations
+
+from sqlalchemy import update
+
+from storage.core.clock import db_now
+from storage.core.database import Database
+from storage.core.schema import Worker
+from storage.leases import dispatch
+from tests.storage.builders import claim_next, numbered, read, request, shards_of
+from tests.storage.leases.test_dispatch import sign_on
+from tests.worker.web.conftest import Browse
+from tests.worker.web.pages.test_jobs import HOSTILE
+
+
+def test_without_workers_the_page_says_how_to_start_one(browse: Browse) -> None:
+    assert "docmill worker" in browse().get("/workers").text
+
+
+def test_a_worker_stands_with_its_load_and_what_it_refuses(browse: Browse, database: Database) -> None:
+    job = read(database, request(), numbered(2))
+    sign_on(database, "w1", slots=4)
+    claim_next(database, "w1")
+    dispatch.refuse(database, "w1", shards_of(database, job)[0].spec_id, f"no weights {HOSTILE}")
+    page = browse().get("/workers?part=rows").text
+    assert "<b>1</b> of 4 slots hold a shard" in page
+    assert f'<a href="/jobs/{job.id}">Job {job.id}</a>: 1 shard of copy by <bdi>copier</bdi>' in page
+    assert "Refuses 1 model" in page
+    assert "No weights &lt;script&gt;" in page
+    assert "\u202e" not in page
+    assert "working" in page
+
+
+def test_a_worker_that_fell_silent_or_is_in_trouble_says_so(browse: Browse, database: Database) -> None:
+    for name in ("w1", "w2", "w3"):
+        sign_on(database, name)
+
+    def change(name: str, **values: object) -> None:
+        database.write(
+            lambda transaction: transaction.execute(update(Worker).where(Worker.id == name).values(values))
+        )
+
+    change("w1", seen_at=db_now() - 300, host="old-host")
+    change("w2", trouble="the disk is full")
+    change("w3", device_problem="the driver is gone")
+    page = browse().get("/workers").text
+    assert "Silent for 5 min" in page
+    assert "The disk is full" in page
+    assert "The driver is gone" in page
+    assert page.index("old-host") > page.index("The disk is full")  # those that live come first

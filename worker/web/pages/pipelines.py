@@ -1,0 +1,68 @@
+"""The pages of pipelines: their schedules, next runs and past runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from storage.core.schema import PipelineRow, PipelineRun
+from storage.errors import NoSuchPipeline
+from storage.pipelines import pipelines
+from worker.pipelines.schedule import BadSchedule, Schedule, next_after
+from worker.web.page import Asked, NotFound, Page, Values
+
+TONES: Mapping[str, str] = {"done": "good", "failed": "bad", "running": "active", "reading": "active", "due": "warn"}
+COMING = 5
+RUNS = 50
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A pipeline with its latest run and its next runs. `problem` says why its schedule gives none."""
+
+    name: str
+    schedule: Mapping[str, Any] | None
+    last: PipelineRun | None
+    coming: tuple[float, ...]
+    problem: str | None = None
+
+
+def planned(row: PipelineRow, last: PipelineRun | None, n: int) -> Planned:
+    """Return a stored pipeline with its next `n` runs."""
+    if row.schedule is None:
+        return Planned(row.name, None, last, ())
+    try:
+        return Planned(row.name, row.schedule, last, tuple(islice(_times(row), n)))
+    except BadSchedule as error:  # of another release, or of a zone that is no more
+        return Planned(row.name, row.schedule, last, (), str(error))
+
+
+def _times(row: PipelineRow) -> Iterator[float]:
+    schedule, at = Schedule(**row.schedule), row.looked_at
+    while True:
+        at = next_after(schedule, at)
+        yield at
+
+
+def read(asked: Asked) -> Values:
+    """Return all pipelines."""
+    found = [planned(row, last, 1) for row, last in pipelines.every(asked.database)]
+    return {"pipelines": found, "tones": TONES, "now": time.time()}
+
+
+def read_one(asked: Asked) -> Values:
+    """Return a pipeline, its next runs and its latest runs."""
+    name = asked.path["name"]
+    try:
+        row, runs = pipelines.get(asked.database, name), pipelines.history(asked.database, name, RUNS)
+    except NoSuchPipeline as error:
+        raise NotFound(str(error)) from error
+    one = planned(row, runs[0] if runs else None, COMING)
+    return {"pipeline": one, "file": row.text, "runs": runs, "tones": TONES, "now": time.time()}
+
+
+PAGE = Page("/pipelines", "pipelines.html.j2", read, name="Pipelines", parts={"rows": read})
+ONE = Page("/pipelines/{name}", "pipeline.html.j2", read_one, parts={"rows": read_one})

@@ -1,0 +1,79 @@
+"""The page of search: a text, and the documents of a corpus that are nearest to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from storage.errors import NoSuchCorpus, NothingEmbedded
+from storage.search.searchable import list_searchable
+from tasks.errors import TaskError
+from worker.errors import WorkerError
+from worker.web.page import Asked, BadRequest, Page, Values
+
+if TYPE_CHECKING:
+    from storage.search.scope import Searched
+    from storage.search.search import Hit
+
+TOP = 20
+MOST_CHARS = 2_000  # of a text
+SHOWN_CHARS = 400  # of a hit
+
+
+@dataclass(frozen=True)
+class Found:
+    """The hits of a search, the nearest first, and the job whose vectors were compared."""
+
+    job_id: int
+    step: str
+    hits: Sequence[Hit]
+
+    def beginning(self, hit: Hit) -> str:
+        """Return the beginning of a hit's text, or of the part that matched."""
+        text = hit.text if hit.passage is None else hit.text[slice(*hit.passage)]
+        return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS].rstrip()} …"
+
+
+def read(asked: Asked) -> Values:
+    """Return the corpora, and the hits if a text was given."""
+    corpora = list_searchable(asked.database)
+    corpus, text = asked.query.get("corpus", ""), asked.query.get("text", "").strip()
+    if len(text) > MOST_CHARS:
+        raise BadRequest(f"The text has {len(text):,} characters; a search takes at most {MOST_CHARS:,}.")
+    values: dict[str, object] = {"corpora": corpora, "corpus": corpus, "text": text, "found": None, "problem": None}
+    if text and corpora:
+        try:
+            values["found"] = search(asked, corpus or corpora[0], text)
+        except (NoSuchCorpus, NothingEmbedded, TaskError, WorkerError) as error:
+            values["problem"] = str(error)
+    return values
+
+
+def search(asked: Asked, corpus: str, text: str) -> Found:
+    """Return the documents of a corpus that are nearest to a text.
+
+    Raises NoSuchCorpus, NothingEmbedded, TaskError and WorkerError.
+    """
+    import numpy as np
+
+    from storage.core.normalize import normalize
+    from storage.search import search as of_store
+    from tasks.engine.queries import prompted
+    from tasks.outputs import Failure
+    from worker.engines.devices import choose_devices
+    from worker.queries.client import embedding
+
+    searched: Searched = of_store.choose(asked.database, [corpus])
+    spec = prompted(searched.spec, None, None)
+    device = choose_devices(asked.settings.device)[0]
+    with embedding(asked.settings, device, starts=True) as embed:
+        (output,) = embed(spec, [normalize(text)[0]])
+    if isinstance(output, Failure):
+        raise WorkerError(f"The text was not embedded: {output.reason}")
+    best = of_store.search(asked.database, searched, np.stack([output.values]), TOP)
+    hits = of_store.hits(asked.database, searched, output.values, best.ids[0].tolist(), best.scores[0].tolist())
+    return Found(searched.job_id, searched.way[-1].name, hits)
+
+
+PAGE = Page("/search", "search.html.j2", read, name="Search")

@@ -1,0 +1,16 @@
+"""The page of workers: device, load, what they hold and what they refuse."""
+
+from __future__ import annotations
+
+import time
+
+from storage.results.worker_list import list_workers
+from worker.web.page import Asked, Page, Values
+
+
+def read(asked: Asked) -> Values:
+    """Return the workers that were seen last."""
+    return {"workers": list_workers(asked.database), "now": time.time()}
+
+
+PAGE = Page("/workers", "workers.html.j2", read, name="Workers", parts={"rows": read})
