@@ -23,7 +23,7 @@ from storage.steps.jobs import require
 from storage.steps.lineage import visible
 from storage.steps.steps import OpenStep, of_job, way_to, way_to_named
 
-LOOKED_AT = 2_000  # outcomes in a call
+LOOKED_AT = 1_000  # outcomes in a call
 _PAGE = 500
 _EXAMPLES = 3
 _NUMBER = re.compile(r"\d+")
