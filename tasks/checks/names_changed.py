@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from functools import cached_property
+from functools import cached_property, partial
 
 from tasks.checks import names_by_language
 from tasks.checks.base import Check, Context, Finding, quoted
@@ -34,8 +34,9 @@ _FORMED = r"(?!v\d+\b|\d*[kKMGT]i?(?:Hz|[BbWVF])\b|\d+[a-zµ]{0,2}[A-Z][a-z]?\b)
 _CAPITAL = re.compile(
     r"(?<![A-Z] )\b[A-Z]{3,}\b(?! [A-Z]{2})|(?:(?<=[\w,;] )|(?<=\w['’])|(?<=[(/-]))[A-Z][a-z]{3,}\b"
 )
-# A word with a capital letter or a digit that is one or the other.
-_MARKED = re.compile(rf"(?<!\w)(?=[^\WA-Z\d]*+[A-Z\d])(?:(?P<formed>{_FORMED})|{_CAPITAL.pattern})")
+_NAMED = re.compile(rf"(?P<formed>{_FORMED})|{_CAPITAL.pattern}")
+# Both have a capital letter or a digit; this is the rest of such a word.
+_MARKED = re.compile(r"[A-Z\d]\w*+")
 _SCHEME = re.compile(r"(?:\w+://)?(?:www\.)?")
 _NOT_LETTERS = re.compile(r"[\W_]+")
 _CAPITALISED_NOUNS = frozenset({"de", "lb"})
@@ -164,13 +165,22 @@ def _absent(text: str, other: _Text) -> tuple[list[_Name], list[_Name], list[_Na
     exact = [name for name in _exact(text) if name.letters and not other.has(name.letters)]
     formed: list[_Name] = []
     capital: list[_Name] = []
-    for match in _MARKED.finditer(text):
-        if match.group() in names_by_language.EMPHASIS:
+    for start in map(partial(_beginning, text), _MARKED.finditer(text)):
+        match = _NAMED.match(text, start)
+        if match is None or match.group() in names_by_language.EMPHASIS:
             continue
         name = _name(match)
         if not other.has(name.letters) and not other.has(name.stem):
             (formed if match["formed"] else capital).append(name)
     return exact, formed, capital
+
+
+def _beginning(text: str, marked: re.Match[str]) -> int:
+    """Return where a word begins that has such a rest."""
+    start = marked.start()
+    while start and (text[start - 1].isalnum() or text[start - 1] == "_"):
+        start -= 1
+    return start
 
 
 def _exact(text: str) -> Iterator[_Name]:

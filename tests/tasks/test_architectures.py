@@ -67,6 +67,17 @@ def test_t5_summarises_after_its_prefix(writer: Bench, made: Path, sentences: li
     require_equal(texts_of(writer.run(spec, sentences)), expected)
 
 
+def test_a_length_limits_a_summary_as_these_numbers_of_tokens_do_in_transformers(
+    writer: Bench, made: Path, sentences: list[str]
+) -> None:
+    folder, some = architectures.t5(made / f"t5-length-{writer.backend}", sentences), sentences[:1]
+    for length, words in (("short", 30), ("medium", 75), ("long", 150)):
+        spec = writer.spec("summarize", str(folder), length=length)
+        limits: dict[str, Any] = {"min_new_tokens": words // 2, "max_new_tokens": 2 * words}
+        expected = partial(expected_texts, folder, [f"summarize: {text}" for text in some], **limits)
+        require_equal(texts_of(writer.run(spec, some)), expected)
+
+
 def test_a_prefix_of_the_command_replaces_the_models_own(writer: Bench, made: Path, sentences: list[str]) -> None:
     folder = architectures.t5(made / f"t5-prefix-{writer.backend}", sentences)
     languages = {"source_lang": "fr", "target_lang": "en"}
