@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -97,20 +97,20 @@ def test_a_job_is_watched_from_start_to_end_and_operated(
     assert "the summaries of several windows were summarised again" in browser.text()
     assert browser.driver.execute_script("return window.owned") is None
     assert not browser.complaints()
-    _look(browser, f"{url}/jobs/{job}")
+    _look(browser, url, ["/jobs", "/sign-in", *(f"/jobs/{job}{page}" for page in PAGES)])
 
 
-def _look(browser: Browser, job: str) -> None:
-    """Look at every page in each width and colour."""
+def _look(browser: Browser, url: str, pages: Sequence[str]) -> None:
+    """Look at these pages in each width and colour. Pictures of them go to the folder in DOCMILL_TEST_SHOTS."""
     shots = os.environ.get("DOCMILL_TEST_SHOTS")
-    for page in PAGES:
+    for page in pages:
         for width in WIDTHS:
             for colours in COLOURS:
-                browser.open(job + page, width=width, colours=colours)
+                browser.open(url + page, width=width, colours=colours)
                 assert not browser.serious(), (page, width, colours)
                 assert not browser.overflows(), (page, width)
                 assert browser.driver.execute_script("return window.owned") is None
                 if shots:
-                    name = f"{page.partition('?')[0].strip('/') or 'job'}-{width}-{colours}.png"
+                    name = f"{page.partition('?')[0].strip('/').replace('/', '-')}-{width}-{colours}.png"
                     browser.driver.save_screenshot(Path(shots) / name)
     assert not browser.complaints()
