@@ -24,6 +24,7 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
     "storage/leases/stall_diagnosis.py": ("Cause",),
     "storage/results/step_status.py": ("StepStatus",),
     "storage/results/time_left.py": ("Unknown", "TimeLeft"),
+    "storage/results/time_use.py": ("TimeUse",),
     "storage/results/status.py": ("JobStatus",),
     "worker/api/hits.py": ("Hit",),
     "worker/api/duplicates.py": ("Duplicates",),
@@ -55,6 +56,7 @@ _RENAMED = {
         "StepStatus",
         "Unknown",
         "TimeLeft",
+        "TimeUse",
         "Rows",
         "Duplicates",
     )

@@ -155,6 +155,7 @@ def heartbeat(
     trouble: str | None = None,
     computed: Mapping[int, float] | None = None,
     device_problem: str | None = None,
+    time_use: Mapping[str, float] | None = None,
 ) -> dict[int, int]:
     """Renew the leases of one process, and note that it lives. Return {shard id: fence} of the shards it holds.
 
@@ -162,12 +163,14 @@ def heartbeat(
     holds, so that the lease of a claim whose answer was lost lapses. Leases of a stopped job are not renewed.
     `trouble` is the store's error when the process writes, `device_problem` the reason why its device cannot compute.
     `computed` is, by job, the number of texts computed and not yet committed; a text may count in part.
+    `time_use` has the seconds of the last minute, by what they were spent on.
     """
     held_ones = true() if only is None else Shard.id.in_(only)
 
     def work(transaction: Transaction) -> dict[int, int]:
         done = {str(job_id): round(texts, 3) for job_id, texts in (computed or {}).items()}
         signs = {"seen_at": db_now(), "trouble": trouble, "computed": done, "device_problem": device_problem}
+        signs |= {} if time_use is None else {"time_use": dict(time_use)}
         signs |= {"consumed_at": db_now()} if consumes else {}
         transaction.execute(update(Worker).where(Worker.id == owner).values(**signs))
         held = transaction.execute(

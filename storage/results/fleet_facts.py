@@ -12,6 +12,7 @@ from sqlalchemy import Row, select
 from storage.core.schema import Refusal, Shard, Worker
 from storage.core.transaction import Transaction
 from storage.leases.dispatch import LIVE_S
+from storage.results.time_use import TimeUse, time_use
 
 SILENT_S = 15.0  # three times as long as a worker needs for a sign of life
 _REFUSALS = 10_000
@@ -43,6 +44,11 @@ class FleetFacts:
         """Return how many of a job's texts the live workers have computed and not yet written."""
         return sum(float(worker.computed.get(str(job_id), 0.0)) for worker in self.workers if worker.computed)
 
+    def time_use(self, job_id: int) -> TimeUse | None:
+        """Return where the time of the workers goes that hold shards of a job; None while it is not known."""
+        holding = [worker for worker in self.workers if worker.computed and str(job_id) in worker.computed]
+        return time_use(worker.time_use for worker in holding if worker.time_use)
+
     def reasons(self, spec_id: int, worker_ids: Sequence[str]) -> tuple[str, ...]:
         """Return why these workers refuse a spec, newest first. Without a worker, why any ever did."""
         found = self.refusals.get(spec_id, ())
@@ -53,7 +59,7 @@ def read_fleet(
     transaction: Transaction, spec_ids: Collection[int], holding: Collection[int], now: float
 ) -> FleetFacts:
     """Return the facts about jobs with these specs. The jobs `holding` have running shards."""
-    columns = (Worker.id, Worker.lanes, Worker.trouble, Worker.computed)
+    columns = (Worker.id, Worker.lanes, Worker.trouble, Worker.computed, Worker.time_use)
     workers = transaction.execute(select(*columns).where(Worker.seen_at > now - LIVE_S)).all()
     refusals: dict[int, list[Row[*tuple[Any, ...]]]] = defaultdict(list)
     for row in transaction.execute(

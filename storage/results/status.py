@@ -23,6 +23,7 @@ from storage.results.shard_sums import ShardSums, shard_sums
 from storage.results.step_status import StepStatus as StepStatus
 from storage.results.step_status import with_escalation
 from storage.results.time_left import HeldShard, StepWork, TimeLeft, Unknown, estimate
+from storage.results.time_use import TimeUse
 from storage.steps import replacements
 from storage.steps.jobs import OPEN_SHARDS, UNFINISHED
 from storage.steps.lost_results import count_lost, count_removed, may_be_lost
@@ -46,6 +47,8 @@ class JobStatus:
     `time_left` has the pace, and the time left as an interval; `tokens_per_s` and `eta_s` are its tokens and its
     middle. Of a job that has ended the pace is the mean from its first shard to its last; that of a job that makes no
     progress is 0.
+
+    `time_use` says where the time of its workers goes, while they hold shards of it.
 
     `waiting_for` says why nothing moves, when nothing does, and `waiting_cause` says it in one word. `not_pruned`
     says why documents that are missing from the source were not marked as vanished. `lost` counts documents of a job
@@ -77,6 +80,7 @@ class JobStatus:
     tokens_per_s: float
     eta_s: float | None
     time_left: TimeLeft
+    time_use: TimeUse | None
     created_at: float
     finished_at: float | None
     elapsed_s: float
@@ -239,6 +243,7 @@ def _status(
         tokens_per_s=left.tokens_per_s,
         eta_s=left.left_s,
         time_left=left,
+        time_use=None if ended else fleet.time_use(job.id),
         created_at=job.created_at,
         finished_at=job.finished_at,
         elapsed_s=(job.finished_at or found.now) - job.created_at,

@@ -187,6 +187,20 @@ class _TimeLeft:
     unknown: _Unknown | None = ...
 
 @dataclass(frozen=True)
+class _TimeUse:
+    """Shares from 0 to 1, over about the last minute of the workers that hold shards of a job.
+
+    `device_busy` is the share of their working time in which their devices computed. The others are shares of the
+    time of shards: `reading` texts from the store, `cutting` them into windows, `computing` (with the wait for the
+    device), and `writing` results to the store. A worker may compute other jobs at the same time.
+    """
+    device_busy: float
+    reading: float
+    cutting: float
+    computing: float
+    writing: float
+
+@dataclass(frozen=True)
 class Status:
     """A job at one moment. `done`, `failed`, `skipped` and `pending` count unique texts, `documents` documents.
 
@@ -200,6 +214,8 @@ class Status:
     `time_left` has the pace, and the time left as an interval; `tokens_per_s` and `eta_s` are its tokens and its
     middle. Of a job that has ended the pace is the mean from its first shard to its last; that of a job that makes no
     progress is 0.
+
+    `time_use` says where the time of its workers goes, while they hold shards of it.
 
     `waiting_for` says why nothing moves, when nothing does, and `waiting_cause` says it in one word. `not_pruned`
     says why documents that are missing from the source were not marked as vanished. `lost` counts documents of a job
@@ -230,6 +246,7 @@ class Status:
     tokens_per_s: float
     eta_s: float | None
     time_left: _TimeLeft
+    time_use: _TimeUse | None
     created_at: float
     finished_at: float | None
     elapsed_s: float

@@ -16,7 +16,7 @@ from storage.readers.stored import NoSource
 from storage.results.status import JobStatus, read_status
 from storage.steps import jobs
 from storage.steps.jobs import OpenJob
-from worker.cli.formatting import ingested, left_out, near_duplicates, pace
+from worker.cli.formatting import ingested, left_out, near_duplicates, pace, where_time_goes
 from worker.cli.printing import say
 from worker.cli.show import SHOWN_REJECTIONS, bar
 from worker.submit.enqueue import Enqueued
@@ -131,7 +131,8 @@ def follow(
             computed = 0.0 if status.ended else max(in_flight(), status.computed)
             settled = status.texts - status.pending + computed
             note = pace(status) or ("loading the model" if own_worker and settled == status.prior else "")
-            progress.update(min(settled, status.texts), total=status.texts, note=note)
+            notes = "\n".join(filter(None, [note, where_time_goes(status)]))
+            progress.update(min(settled, status.texts), total=status.texts, note=notes)
             # A worker of our own is not up yet, or its refusal ends the command, which says it then.
             if status.waiting_for != told and not (own_worker and (status.no_worker or status.blocked)):
                 told = status.waiting_for

@@ -69,6 +69,16 @@ def pace(status: JobStatus) -> str:
     return ", ".join(parts)
 
 
+def where_time_goes(status: JobStatus) -> str:
+    """Say where the time of the job's workers goes; nothing while it is not known."""
+    use = status.time_use
+    if use is None:
+        return ""
+    phases = {"reading": use.reading, "cutting": use.cutting, "computing": use.computing, "writing": use.writing}
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in phases.items())
+    return f"device busy {use.device_busy:.0%}; shards: {shares}"
+
+
 def rate(per_s: float) -> str:
     """Return a number per second with two digits at least."""
     return f"{per_s:,.0f}" if per_s >= 10 else f"{per_s:.1f}" if per_s >= 1 else f"{per_s:.2g}"
@@ -291,6 +301,7 @@ def of_status(
         "tokens": f"{status.tokens_in:,} read, {status.tokens_out:,} written",
         "cost": "" if cost is None else str(cost),
         "pace": pace(status),
+        "time use": where_time_goes(status),
         "rejected": f"{status.rejected:,} records" if status.rejected else "",
         "results": lost(status) or "",
         "not pruned": status.not_pruned or "",

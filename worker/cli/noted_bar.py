@@ -10,10 +10,11 @@ from rich.text import Text
 
 
 class NotedProgress(Progress):
-    """A bar whose task has a field `note`, which is shown below it, on one line."""
+    """A bar whose task has a field `note`, whose lines are shown below it and never broken."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
         for task in self.tasks:
             if note := task.fields.get("note"):
-                yield Text(f"  {note}", no_wrap=True, overflow="ellipsis")
+                for line in note.splitlines():
+                    yield Text(f"  {line}", no_wrap=True, overflow="ellipsis")

@@ -289,7 +289,7 @@ def _beat(
                 if now >= sign_on_due:  # one that was away for long may have been struck off
                     _sign_on(order, settings, process.heartbeat_database, desk)
                     sign_on_due = now + SIGN_ON_S
-                process.heartbeat(hears=ear.heard_within(2 * every))
+                process.heartbeat(hears=ear.heard_within(2 * every), time_use=process.lately())
             except StorageError as error:
                 log.warning("heartbeat_failed error=%s", error)
         voice.say("beat", finished=sum(process.computed().values()), **_counts(settings, process))

@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 import orjson
@@ -25,6 +25,7 @@ from worker.concurrency.exclusive_lock import Gate
 from worker.errors import BrokerUnreachable
 from worker.metrics.work import Tally, of_device
 from worker.process.in_flight import InFlight, ShardsInFlight
+from worker.process.time_use import COMPUTING, CUTTING, READING, WRITING, TimeUse
 from worker.process.utilization import Reading
 from worker.process.watchdog import CUT
 from worker.queue.broker import Broker
@@ -64,6 +65,7 @@ class Process:
         self.lease_s = lease_s
         self._say = say
         self.tally = Tally()
+        self.time_use = TimeUse()
         self.gate = Gate()
         self.breaker = Breaker()
         self._only_job = only_job
@@ -119,7 +121,7 @@ class Process:
             if self.draining.is_set():
                 dispatch.put_back(self.database, [shard_id])
                 return
-            with self.breaker.attempt():
+            with self.breaker.attempt(), self.time_use.spent(READING):
                 claim = shards.claim(self.database, head, self.owner, self.lease_s)
             if claim is not None:
                 with logs.working_on(job=claim.job_id, shard=claim.shard_id):
@@ -165,7 +167,7 @@ class Process:
             fault_points.reach("claimed")
             ours.runtime = self.engine.runtime(head.spec)
             ours.ticket = self._submit(head, claim)
-            while not ours.ticket.wait(LOOK_S) and not ours.lost.is_set():
+            while not self._computed(ours.ticket) and not ours.lost.is_set():
                 if served.is_served(head.spec.model):
                     self._keep(ours)
             if ours.lost.is_set():
@@ -196,6 +198,11 @@ class Process:
         finally:
             self.in_flight.leave(ours)
 
+    def _computed(self, ticket: Submission) -> bool:
+        """Wait a moment for the device. Return True once no further outcome will come."""
+        with self.time_use.spent(COMPUTING):
+            return ticket.wait(LOOK_S)
+
     def _lost(self, claim: Claim) -> None:
         log.warning("lease_lost shard=%d", claim.shard_id)
         self.tally.add("leases_lost")
@@ -205,7 +212,8 @@ class Process:
         step = f"cut {claim.shard_id}"
         self._say("begin", name=step, kind=CUT, size=sum(len(text) for _, text in claim.texts))
         try:
-            return self.engine.submit(head.spec, claim.texts)
+            with self.time_use.spent(CUTTING):
+                return self.engine.submit(head.spec, claim.texts)
         finally:
             self._say("end", name=step)
 
@@ -239,7 +247,9 @@ class Process:
                 shards.release(self.database, claim, outcomes, runtime)
 
         fault_points.reach("computed")
-        if not self._patiently(write, ours):
+        with self.time_use.spent(WRITING):
+            written = self._patiently(write, ours)
+        if not written:
             self._lost(claim)
             return
         self.engine.stored(ours.head.spec, ours.ticket, outcomes)
@@ -278,7 +288,7 @@ class Process:
         except (BrokerUnreachable, StorageError) as error:
             log.warning("top_up_failed error=%s", error)
 
-    def heartbeat(self, *, hears: bool) -> None:
+    def heartbeat(self, *, hears: bool, time_use: Mapping[str, float] | None = None) -> None:
         """Renew our leases; shards that turn out to be no longer ours stop being computed.
 
         `hears` says whether the queue answers. Whoever has all hands full does not ask it, and consumes all the same.
@@ -295,18 +305,27 @@ class Process:
             trouble=trouble,
             computed=self.computed(),
             device_problem=self._device_problem,
+            time_use=time_use,
         )
         for ours in mine:
             if held.get(ours.claim.shard_id) != ours.claim.fence:
                 ours.lost.set()
 
     def computed(self) -> dict[int, float]:
-        """The texts that are computed and not yet committed, by job; part of a text where windows are left."""
+        """The texts that are computed and not yet committed, by job; part of a text where windows are left.
+
+        A job with shards here is named, also while none of its texts is computed.
+        """
         texts: dict[int, float] = {}
         for ours in self.in_flight.held():
-            if ours.ticket is not None:
-                texts[ours.claim.job_id] = texts.get(ours.claim.job_id, 0.0) + ours.ticket.computed
+            computed = 0.0 if ours.ticket is None else ours.ticket.computed
+            texts[ours.claim.job_id] = texts.get(ours.claim.job_id, 0.0) + computed
         return texts
+
+    def lately(self) -> dict[str, float]:
+        """Return what the time of the last minute was spent on, in seconds (`worker.process.time_use`)."""
+        now = self.reading()
+        return self.time_use.lately(now.working_s, now.counters.busy_s)
 
     def counts(self) -> dict[str, float]:
         """Return all counters of this process, by the names of `worker.metrics.work`."""

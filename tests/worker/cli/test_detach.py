@@ -106,6 +106,8 @@ def test_a_detached_run_goes_on_after_its_terminal_is_gone(embedded: Docmill, co
 
 def test_whoever_attaches_may_leave_and_no_second_run_takes_the_job(embedded: Docmill, corpus: Path) -> None:
     run = _hung(embedded, corpus)
+    use = until(lambda: embedded.json("status", 1)["time_use"], "the worker says where its time goes")
+    assert sum(use[phase] for phase in ("reading", "cutting", "computing", "writing")) == pytest.approx(1, abs=1e-3)
     process, terminal = _attached(embedded, 1)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(30) == 130

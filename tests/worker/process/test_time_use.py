@@ -1,0 +1,51 @@
+"""The seconds of shards by what they were spent on, over the last minute."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+
+from worker.process.time_use import COMPUTING, READING, WINDOW_S, TimeUse
+
+
+class _Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_what_threads_spend_is_counted_by_phase() -> None:
+    clock = _Clock()
+    use = TimeUse(clock)
+    with use.spent(READING):
+        clock.now += 2
+    with use.spent(COMPUTING), use.spent(READING):  # of two threads
+        clock.now += 3
+    found = use.lately(working_s=6, busy_s=4)
+    expected = {"reading": 5, "cutting": 0, "computing": 3, "writing": 0, "working": 6, "device": 4}
+    assert found == pytest.approx(expected)
+
+
+def test_an_error_within_counts_too() -> None:
+    clock = _Clock()
+    use = TimeUse(clock)
+    with suppress(LookupError), use.spent(READING):
+        clock.now += 2
+        raise LookupError
+    assert use.lately(0, 0)["reading"] == 2
+
+
+def test_what_is_older_than_a_minute_does_not_count() -> None:
+    clock = _Clock()
+    use = TimeUse(clock)
+    for _ in range(40):
+        with use.spent(COMPUTING):
+            clock.now += 5
+        found = use.lately(working_s=clock.now, busy_s=0)
+    assert found["computing"] == found["working"] == WINDOW_S
+    for _ in range(20):
+        clock.now += 5
+        found = use.lately(working_s=300, busy_s=0)
+    assert found["computing"] == 0
