@@ -146,8 +146,9 @@ WORDS = {int: "whole number", float: "number"}
 
 
 def settings() -> str:
-    """Return the page of settings."""
-    rows = "".join(_setting(name, field) for name, field in Settings.model_fields.items())
+    """Return the page of settings. Those that `Settings` inherits come last."""
+    fields = sorted(Settings.model_fields.items(), key=lambda item: item[0] not in Settings.__annotations__)
+    rows = "".join(_setting(name, field) for name, field in fields)
     return f"""\
 # Settings
 

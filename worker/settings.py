@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from storage.core.time_limits import ANSWER_S, Patience
+from storage.deletion.ages import DAY_S, Ages
 from tasks import kinds
 from tasks.backends import selection
 from tasks.models import served
@@ -24,6 +25,7 @@ from worker import fault_points, redis_urls
 from worker.errors import SettingsError
 from worker.home import CACHE, STORE, close_home
 from worker.masked_urls import mask as mask
+from worker.retention import RetentionSettings, ages
 
 PREFIX = "DOCMILL_"
 LANES = kinds.NAMES
@@ -48,7 +50,7 @@ def _data_home() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "docmill"
 
 
-class Settings(BaseSettings):
+class Settings(RetentionSettings, BaseSettings):
     """Everything that a docmill process can be told. Each field is the variable `DOCMILL_<NAME>`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
@@ -152,8 +154,8 @@ class Settings(BaseSettings):
         float,
         Field(
             gt=0,
-            description="Days for which what has ended is kept: runs of pipelines with their jobs, orders, rejected "
-            "records, and what `docmill retry` needs. Documents and results stay.",
+            description="Days for which what has ended is kept, where no rule of retention has another age: runs of "
+            "pipelines with their jobs, orders, rejected records, and what `docmill retry` needs.",
         ),
     ] = 90.0
     drain_s: Annotated[
@@ -309,9 +311,9 @@ class Settings(BaseSettings):
         return Patience(self.database_answer_s)
 
     @property
-    def retention_s(self) -> float:
-        """The seconds for which ended runs, their jobs and rejected records are kept."""
-        return self.retention_days * 86_400
+    def ages(self) -> Ages:
+        """The ages from which the rules of retention remove rows."""
+        return ages(self, self.retention_days * DAY_S)
 
     @property
     def takes_orders(self) -> bool:

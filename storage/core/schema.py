@@ -121,6 +121,7 @@ class SpecRow(Base):
     quality = column(str)
     params = column(Json)
     dropped_at = column(float, nullable=True)  # when results of it were last removed
+    dropped_by = column(str, nullable=True)  # the rule of retention that did; NULL for a command
 
 
 class Runtime(Base):
@@ -143,7 +144,8 @@ class Job(Base):
     Three documents mark the job's place in its corpus: `base_document` was the last one when the sweep through what
     others brought began, `swept_to` the last one that was looked through for what is to be planned, and
     `last_document` (once the source was read) the last one that belongs to the job.
-    At `forgotten_at` the texts that its steps had met were deleted (see `storage.deletion.retention`).
+    At `forgotten_at` the texts that its steps had met were deleted (see `storage.deletion.retention`), and at
+    `folded_at` its finished shards became one row for each step.
     """
 
     __tablename__ = "job"
@@ -163,6 +165,7 @@ class Job(Base):
     created_at = column(float)
     finished_at = column(float, nullable=True)
     forgotten_at = column(float, nullable=True)
+    folded_at = column(float, nullable=True)
 
 
 class Step(Base):

@@ -21,6 +21,7 @@ from storage.core.database import Database
 from storage.core.pages import pages
 from storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, SpecRow, Step, StepText
 from storage.core.transaction import Transaction
+from storage.deletion.budget import Budget
 from storage.pipelines import pipelines
 from storage.steps.jobs import UNFINISHED
 
@@ -50,20 +51,25 @@ class Collected:
         return Collected(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Collected)))
 
 
-def collect(database: Database) -> Collected:
+def collect(database: Database, budget: Budget | None = None) -> Collected:
     """Remove every content that nothing needs, a page per transaction. The next call continues an interrupted one."""
-    total, last = Collected(), 0
-    while True:
+    total, last, budget = Collected(), 0, budget or Budget()
+    while not budget.is_spent():
         with database.read() as transaction:
             transaction.look_up()
             following = select(Content.id).where(Content.id > last).order_by(Content.id).limit(LOOK)
             page = transaction.scalars(following).all()
             loose = sorted({*page} - _rooted(transaction, page))
         for first in range(0, len(loose), PAGE):
-            total += _in_turn(database, loose[first : first + PAGE])
+            if budget.is_spent():
+                return total
+            removed = _in_turn(database, loose[first : first + PAGE])
+            budget.spend(removed.contents + removed.outcomes)
+            total += removed
         if len(page) < LOOK:
-            return total
+            break
         last = page[-1]
+    return total
 
 
 def _in_turn(database: Database, contents: Sequence[int]) -> Collected:
@@ -115,9 +121,10 @@ def _remove(transaction: Transaction, contents: set[int]) -> tuple[Collected, se
     return Collected(len(gone), len(outputs)), onward.union(*origins.values())
 
 
-def _note_dropped(transaction: Transaction, spec_ids: Collection[int]) -> None:
+def _note_dropped(transaction: Transaction, spec_ids: Collection[int], rule: str | None = None) -> None:
     """Note that results of these specs were dropped: ended jobs may lack some (`storage.steps.lost_results`)."""
-    transaction.execute(update(SpecRow).where(SpecRow.id.in_(sorted(spec_ids))).values(dropped_at=db_now()))
+    dropped = {"dropped_at": db_now(), "dropped_by": rule}
+    transaction.execute(update(SpecRow).where(SpecRow.id.in_(sorted(spec_ids))).values(**dropped))
 
 
 def unneeded(transaction: Transaction, contents: Collection[int], going: Going = NOTHING) -> list[int]:
@@ -212,16 +219,25 @@ def is_old(older_than_s: float) -> ColumnElement[bool]:
 def _drop_page(database: Database, spec_id: int, contents: Sequence[int]) -> Collected:
     def work(transaction: Transaction) -> Collected:
         begin(transaction)
-        mine = and_(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id.in_(contents))
-        columns = OutcomeRow.content_id, OutcomeRow.output_id
-        dropped = transaction.execute(delete(OutcomeRow).where(mine, ~is_worked_on()).returning(*columns)).all()
-        _note_dropped(transaction, {spec_id} if dropped else ())
-        loose = {row.output_id for row in dropped if row.output_id is not None}
-        of_these = and_(Prompt.spec_id == spec_id, Prompt.content_id.in_([row.content_id for row in dropped]))
-        loose |= {*transaction.scalars(delete(Prompt).where(of_these).returning(Prompt.content_id))}
-        return Collected(outcomes=len(dropped)) + collect_of(transaction, loose)
+        return drop_of(transaction, spec_id, contents)
 
     return database.write(work)
+
+
+def drop_of(transaction: Transaction, spec_id: int, contents: Sequence[int], *, rule: str | None = None) -> Collected:
+    """Drop the results of a spec on these contents, and then what nothing needs. Those of unfinished jobs stay.
+
+    `rule` is the rule of retention by which they go. The transaction was begun with `begin`.
+    """
+    mine = and_(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id.in_(contents))
+    columns = OutcomeRow.content_id, OutcomeRow.output_id
+    dropped = transaction.execute(delete(OutcomeRow).where(mine, ~is_worked_on()).returning(*columns)).all()
+    loose = {row.output_id for row in dropped if row.output_id is not None}
+    of_these = and_(Prompt.spec_id == spec_id, Prompt.content_id.in_([row.content_id for row in dropped]))
+    loose |= {*transaction.scalars(delete(Prompt).where(of_these).returning(Prompt.content_id))}
+    removed = Collected(outcomes=len(dropped)) + collect_of(transaction, loose)
+    _note_dropped(transaction, {spec_id} if dropped else (), rule)
+    return removed
 
 
 def is_worked_on() -> ColumnElement[bool]:

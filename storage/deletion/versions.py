@@ -24,6 +24,7 @@ from storage.core.pages import pages
 from storage.core.schema import Contender, Document, Ingest, Job, Rejection
 from storage.core.transaction import Transaction
 from storage.deletion import gc, removal
+from storage.deletion.budget import Budget
 from storage.deletion.removal import Removed
 from storage.pipelines import pipelines
 from storage.steps.jobs import UNFINISHED
@@ -50,18 +51,25 @@ def count(database: Database, older_than_s: float) -> Superseded:
         return Superseded(n_documents, transaction.scalar(readings) or 0)
 
 
-def remove(database: Database, older_than_s: float) -> Removed:
+def remove(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
     """Remove versions that were superseded long ago, then what nothing needs, then readings.
 
     A page is one transaction. An interrupted call is continued by the next.
     """
-    total = Removed()
+    total, budget = Removed(), budget or Budget()
     for found in removable(database, older_than_s):
         for first in range(0, len(found), PAGE):
-            total += _remove_page(database, older_than_s, [row.id for row in found[first : first + PAGE]])
+            if budget.is_spent():
+                return total
+            page = found[first : first + budget.page(PAGE)]
+            removed = _remove_page(database, older_than_s, [row.id for row in page])
+            budget.spend(removed.documents + removed.contents + removed.outcomes)
+            total += removed
     with database.read() as transaction:
         readings = transaction.scalars(select(Ingest.id).where(_is_unneeded(older_than_s))).all()
     for first in range(0, len(readings), READINGS):
+        if budget.is_spent():
+            break
         total += _remove_readings(database, readings[first : first + READINGS])
     return total
 

@@ -110,7 +110,7 @@ def _times(transaction: Transaction, job_id: int, step: OpenStep) -> tuple[float
     shards = transaction.execute(
         select(Shard.step, Shard.owner, Shard.started_at, Shard.finished_at, Shard.n_chars)
         .where(Shard.job_id == job_id, Shard.step.in_([step.seq, again]), Shard.state == "done")
-        .where(Shard.started_at.is_not(None), Shard.finished_at.is_not(None))
+        .where(Shard.started_at.is_not(None), Shard.finished_at.is_not(None), Shard.contents != b"")
         .order_by(Shard.id.desc())
         .limit(SHARDS)
     ).all()

@@ -15,18 +15,17 @@ from storage.core.get_or_create import SPEC, spec_of
 from storage.core.schema import Corpus, Ingest, Job, SpecRow, Step
 from storage.core.specs import Spec
 from storage.core.transaction import Transaction
-from storage.errors import NoSuchJob
 from storage.leases.stall_diagnosis import Cause, JobSnapshot, Wait, waiting_for
 from storage.results.fleet_facts import FleetFacts, Holders, read_fleet
 from storage.results.history import held_lately
 from storage.results.shard_sums import ShardSums, shard_sums
 from storage.results.step_status import StepStatus as StepStatus
 from storage.results.step_status import with_escalation
+from storage.results.swept import removed_since
 from storage.results.time_left import HeldShard, StepWork, TimeLeft, Unknown, estimate
 from storage.results.time_use import TimeUse
 from storage.steps import replacements
-from storage.steps.jobs import OPEN_SHARDS, UNFINISHED
-from storage.steps.lost_results import count_lost, count_removed, may_be_lost
+from storage.steps.jobs import OPEN_SHARDS, UNFINISHED, missing
 from storage.steps.steps import of_job
 
 BLOCKED = "blocked"
@@ -51,9 +50,8 @@ class JobStatus:
     `time_use` says where the time of its workers goes, while they hold shards of it.
 
     `waiting_for` says why nothing moves, when nothing does, and `waiting_cause` says it in one word. `not_pruned`
-    says why documents that are missing from the source were not marked as vanished. `lost` counts documents of a job
-    that is done whose results were removed since, and `removed` its documents that were removed with results;
-    `list_statuses` does not look for them.
+    says why documents that are missing from the source were not marked as vanished. `swept`, `lost` and `removed` say
+    what was removed of a job since it ended (see `storage.results.swept`); `list_statuses` does not look for them.
     """
 
     id: int
@@ -89,6 +87,7 @@ class JobStatus:
     not_pruned: str | None = None
     lost: int = 0
     removed: int = 0
+    swept: tuple[str, ...] = ()
 
     @property
     def spec(self) -> Spec:
@@ -129,13 +128,11 @@ def read_status(database: Database, job_id: int) -> JobStatus:
     with database.read() as transaction:
         row = transaction.execute(_JOBS.where(Job.id == job_id)).one_or_none()
         if row is None:
-            raise NoSuchJob(f"there is no job {job_id}; `docmill jobs` lists them")
+            raise missing(transaction, job_id)
         found = _Found.of(row)
         status = _statuses(transaction, [found])[0]
-        steps, job = of_job(transaction, job_id), found.job
-        if not may_be_lost(transaction, job, steps):
-            return status
-        return replace(status, lost=count_lost(transaction, job, steps), removed=count_removed(transaction, job))
+        gone = removed_since(transaction, found.job, of_job(transaction, job_id))
+        return replace(status, lost=gone.lost, removed=gone.documents, swept=gone.rules)
 
 
 def list_statuses(database: Database, limit: int = 50, wanted: ColumnElement[bool] | None = None) -> list[JobStatus]:

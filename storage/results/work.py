@@ -75,7 +75,11 @@ def finished_shards(database: Database, job_id: int) -> Iterator[FinishedShard]:
         (Shard.n_done + Shard.n_failed + Shard.n_skipped).label("texts"),
         (Shard.tokens_in + Shard.tokens_out).label("tokens"),
     ).where(
-        Shard.job_id == job_id, Shard.state == "done", Shard.started_at.is_not(None), Shard.finished_at.is_not(None)
+        Shard.job_id == job_id,
+        Shard.state == "done",
+        Shard.started_at.is_not(None),
+        Shard.finished_at.is_not(None),
+        Shard.contents != b"",  # else it has the sums of shards that were folded
     )
     for page in pages(database, query, Shard.id, PAGE, after=0):
         for row in page:

@@ -278,9 +278,20 @@ def require(database: Database, job_id: int) -> Job:
     """The job's row. Raises NoSuchJob."""
     with database.read() as transaction:
         row = transaction.execute(select(Job).where(Job.id == job_id)).one_or_none()
-    if row is None:
-        raise NoSuchJob(f"there is no job {job_id}; `docmill jobs` lists them")
+        if row is None:
+            raise missing(transaction, job_id)
     return Job.of(row)
+
+
+def missing(transaction: Transaction, job_id: int) -> NoSuchJob:
+    """Return the error for a job that is not there, which says so if the job was removed."""
+    last = transaction.scalar(select(func.max(Job.id))) or 0
+    if 0 < job_id < last:
+        return NoSuchJob(
+            f"there is no job {job_id} any more: it was removed with its corpus, or with its run when that was old "
+            "(retention, rule runs); `docmill jobs` lists the others"
+        )
+    return NoSuchJob(f"there is no job {job_id}; `docmill jobs` lists them")
 
 
 def retry(database: Database, job_id: int, only: str | None = None) -> int:

@@ -10,7 +10,7 @@ import re
 import textwrap
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -265,12 +265,26 @@ def lost(status: JobStatus) -> str | None:
     said = []
     if status.lost:
         advice = "run its source again to compute them anew"
-        said.append(f"results of {status.lost:,} of its documents were removed since (docmill gc); {advice}")
+        how = "retention, rule results" if "results" in status.swept else "docmill gc"
+        said.append(f"results of {status.lost:,} of its documents were removed since ({how}); {advice}")
     if status.removed:
         were = "was" if status.removed == 1 else "were"
         how = "gc --superseded removes older versions, corpus rm documents"
         said.append(f"{status.removed:,} of its documents {were} removed since, with results ({how})")
     return "; ".join(said) or None
+
+
+REMOVED = {
+    "step_texts": "what `docmill retry` needs",
+    "shards": "single shards; the counts stay",
+    "rejections": "rejected records; their number stays",
+    "results": "results",
+}
+
+
+def swept(rules: Sequence[str]) -> str:
+    """Return a remark on what rules of retention removed of a job; empty if they removed nothing."""
+    return "\n".join(f"{REMOVED[rule]} (retention, rule {rule})" for rule in rules)
 
 
 def of_status(
@@ -304,6 +318,7 @@ def of_status(
         "time use": where_time_goes(status),
         "rejected": f"{status.rejected:,} records" if status.rejected else "",
         "results": lost(status) or "",
+        "removed": swept(status.swept),
         "not pruned": status.not_pruned or "",
         "time": duration(status.elapsed_s),
         "reason": status.reason or "",

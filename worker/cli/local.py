@@ -76,7 +76,7 @@ def run_here(
             _say_waiting(database, done.id, local.lanes)
         status = read_status(database, done.id)  # a short job may have ended while it was read
         if status.ended:
-            retention.sweep(database, settings.retention_s)  # else the worker's maintenance does it
+            retention.sweep(database, settings.ages)  # else the worker's maintenance does it
             return status
         start(done.id)
         return follow(

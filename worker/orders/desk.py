@@ -70,7 +70,7 @@ class Desk:
         wait_s = 0.5
         while True:
             try:
-                is_new = orders.place(self.database, sender_id, arguments, refused, self.settings.retention_s)
+                is_new = orders.place(self.database, sender_id, arguments, refused, self.settings.ages.get("orders"))
                 break
             except RightMissing as error:
                 log.error("orders_not_taken reason=%r", str(error))

@@ -195,7 +195,7 @@ def advance(
             pipelines.note(database, run, "failed", reason=reason)
     if run.state == "reading":
         with suppress(StorageError):  # a reader of sources may have rights to delete that maintenance lacks
-            retention.sweep(database, settings.retention_s)
+            retention.sweep(database, settings.ages)
 
 
 def _let_go(database: Database, run: Run, *, at_once: bool) -> None:

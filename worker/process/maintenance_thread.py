@@ -11,6 +11,7 @@ from functools import partial
 
 from storage.core.database import Database
 from storage.deletion import retention
+from storage.deletion.ages import Ages
 from storage.errors import StorageError
 from storage.leases import dispatch, grace, maintenance
 from storage.leases.grace import PARTS
@@ -42,7 +43,7 @@ class MaintenanceThread:
     """Reaps dead device processes, and does maintenance while this supervisor holds its lease.
 
     Reaping frees shards and runs, and orders if the worker `takes_orders`. With `fires`, maintenance starts scheduled
-    runs. With `retention_s`, it deletes rows of work that ended longer ago. With `only_job`, it offers no other job's
+    runs. With `ages`, it deletes rows of work that ended longer ago. With `only_job`, it offers no other job's
     shards while no other worker lives. `lease_s` is the duration of all workers' leases.
     """
 
@@ -53,7 +54,7 @@ class MaintenanceThread:
     lease_s: float = LEASE_S
     fires: bool = True
     takes_orders: bool = False
-    retention_s: float | None = None
+    ages: Ages | None = None
     only_job: int | None = None
     _sweep_due: float = 0.0
     _dead: list[DeadProcess] = field(default_factory=list)
@@ -146,9 +147,9 @@ class MaintenanceThread:
 
     def _sweep(self) -> None:
         """Delete rows of work that ended long ago, once per `SWEEP_EVERY_S`."""
-        if self.retention_s is not None and time.monotonic() >= self._sweep_due:
+        if self.ages is not None and time.monotonic() >= self._sweep_due:
             self._sweep_due = time.monotonic() + SWEEP_EVERY_S
-            retention.sweep(self.database, self.retention_s)
+            retention.sweep(self.database, self.ages)
 
     def _try(self, act: Callable[[], object]) -> bool:
         try:

@@ -108,7 +108,7 @@ class Supervisor:
             settings.lease_s,
             fires=fires,
             takes_orders=settings.takes_orders,
-            retention_s=settings.retention_s,
+            ages=settings.ages,
         )
         self._thread: threading.Thread | None = None
         self._only_job: int | None = None

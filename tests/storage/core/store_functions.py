@@ -12,7 +12,8 @@ from sqlalchemy import text
 from storage import migrations
 from storage.core import corpus, get_or_create
 from storage.core.database import Database
-from storage.deletion import cost, gc, removal, replaced, retention, selection, tracing
+from storage.deletion import aged_results, cost, folding, gc, removal, replaced, retention, rounds, selection, tracing
+from storage.deletion.ages import Ages
 from storage.duplicates import clusters, methods, report
 from storage.ingest import ingest, pruning
 from storage.leases import dispatch, grace, health, maintenance, shards
@@ -79,6 +80,9 @@ MODULES = (
         flag_counts,
         removal,
         retention,
+        rounds,
+        folding,
+        aged_results,
         results,
         get_or_create,
         selection,
@@ -155,7 +159,12 @@ READS: dict[str, Callable[[Database], Any]] = {
     "retention.forget_rejections": partial(retention.forget_rejections, older_than_s=1e9),
     "retention.forget_runs": partial(retention.forget_runs, older_than_s=1e9),
     "retention.forget_step_texts": partial(retention.forget_step_texts, older_than_s=1e9),
-    "retention.sweep": partial(retention.sweep, older_than_s=1e9),  # there is nothing so old
+    "retention.forget_orders": partial(retention.forget_orders, older_than_s=1e9),
+    "retention.forget_refusals": partial(retention.forget_refusals, older_than_s=1e9),
+    "retention.sweep": partial(retention.sweep, ages=Ages.upkeep(1e9)),  # there is nothing so old
+    "rounds.count": partial(rounds.count, ages=Ages.upkeep(1e9, results=1e9, shards=1e9, versions=1e9, refusals=1e9)),
+    "folding.fold_shards": partial(folding.fold_shards, older_than_s=1e9),
+    "aged_results.drop_unneeded": partial(aged_results.drop_unneeded, older_than_s=1e9),
     "pipelines.is_any_open": pipelines.is_any_open,
     "pipelines.let_go_all": partial(pipelines.let_go_all, owner="w1"),  # there is nothing to let go
     "status.read_status": partial(status.read_status, job_id=1),
@@ -165,6 +174,7 @@ READS: dict[str, Callable[[Database], Any]] = {
 }
 WRITES: dict[str, Callable[[Database], Any]] = {
     "gc.collect": gc.collect,
+    "rounds.apply": partial(rounds.apply, ages=Ages.upkeep(1e9)),
     "gc.drop": gc.drop,
     "dispatch.accept": partial(dispatch.accept, worker_id="w1", spec_id=1),
     "clusters.find": partial(clusters.find, corpus_id=1, method=methods.ByText()),

@@ -23,6 +23,7 @@ from storage.core.schema import (
     StepText,
 )
 from storage.deletion import retention
+from storage.deletion.ages import Ages
 from storage.errors import JobStopped, NoSuchJob
 from storage.ingest import ingest
 from storage.ingest.chunks import Rejected
@@ -64,7 +65,7 @@ def fleet(database: Database) -> Fleet:
 def test_the_texts_of_steps_go_when_a_job_has_ended_and_its_results_stay(database: Database, fleet: Fleet) -> None:
     job_id = done_job(database, fleet)
     before, status = list(results(database, job_id)), read_status(database, job_id)
-    retention.sweep(database, KEPT_S)
+    retention.sweep(database, Ages.upkeep(KEPT_S))
     assert n(database, StepText) > 0, "somebody may still read its source"
     days_pass(database, 0.1)
     assert retention.forget_step_texts(database, KEPT_S) > 0
@@ -127,7 +128,7 @@ def test_old_runs_go_with_their_jobs_and_each_pipeline_keeps_its_last(
     by_hand = done_job(database, fleet, "b.jsonl")
     days_pass(database, 91)
     last = night(database, fleet, 4.0)
-    retention.sweep(database, KEPT_S)
+    retention.sweep(database, Ages.upkeep(KEPT_S))
     assert [run.job_id for run in pipelines.history(database, "nightly")] == [last, failed]
     for gone in (first, second):
         with pytest.raises(NoSuchJob):
@@ -190,5 +191,5 @@ def test_what_ends_while_it_is_looked_at_is_left_alone(database: Database, fleet
     again = update(Job).values(state="running", finished_at=db_now())
     database.write(lambda transaction: transaction.execute(again))
     forget = retention._forget_texts
-    assert database.write(lambda transaction: forget(job_id, transaction)) == 0
+    assert database.write(lambda transaction: forget(job_id, transaction, 10)) == 0
     assert n(database, StepText) > 0

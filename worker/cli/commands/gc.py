@@ -14,6 +14,7 @@ from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import BAD_INPUT, OK
 from worker.cli.options import JSON
 from worker.cli.printing import confirmed, print_json, say
+from worker.cli.retaining import Seconds, retain
 
 if TYPE_CHECKING:
     from storage.core.database import Database
@@ -43,9 +44,21 @@ RECOMPUTED = "Whoever asks for them again has them computed anew."
 )
 @click.option("--dry-run", is_flag=True, help="Only report what would be removed, and how long it took to compute.")
 @click.option("--yes", is_flag=True, help="Drop results and versions without asking.")
+@click.option("--retention", is_flag=True, help="Apply the rules of retention in the settings, without asking.")
+@click.option("--limit", type=click.IntRange(1), help="With --retention: remove about this number of rows at most.")
+@click.option("--for", "seconds", type=Seconds(), help="With --retention: end after this time, such as 10m or 1h.")
 @JSON
 def gc_command(
-    days: float | None, spec: str | None, superseded: bool, migrated: bool, dry_run: bool, yes: bool, as_json: bool
+    days: float | None,
+    spec: str | None,
+    superseded: bool,
+    migrated: bool,
+    dry_run: bool,
+    yes: bool,
+    retention: bool,
+    limit: int | None,
+    seconds: float | None,
+    as_json: bool,
 ) -> int:
     """Remove texts that nothing refers to, and optionally old results and superseded versions of documents.
 
@@ -57,9 +70,19 @@ def gc_command(
 
     Data of an unfinished job stays. A dropped result is computed again when a job needs it, so the command says how
     long the results took to compute, and asks first. You may interrupt it, and run it beside any other command.
+
+    --retention applies the rules of the settings instead (DOCMILL_RETENTION): it removes old runs, shards, results
+    and the like that nothing needs. It does not ask, so it suits a schedule. With --dry-run it counts the rows by
+    table.
     """
     from storage.deletion import cost, selection, versions
 
+    if retention:
+        if days is not None or spec is not None or superseded or migrated:
+            raise click.UsageError("--retention takes the ages from the settings; leave out the other options")
+        return retain(settings_from(), limit, seconds, dry_run, as_json)
+    if limit is not None or seconds is not None:
+        raise click.UsageError("--limit and --for bound --retention; add it, or leave them out")
     if superseded and spec is not None:
         raise click.UsageError("--superseded removes versions with results of every spec; leave out --spec")
     if migrated and (superseded or spec is not None):

@@ -1,0 +1,95 @@
+"""The specs whose results are needed, however old they are.
+
+Results of these specs stay:
+
+- of unfinished jobs, and of jobs whose run has yet to write its output
+- of jobs that ended within the age, and of each pipeline's last run of each state
+- of the latest job of each corpus with each kind of task and each choice of options: a model that took the place of
+  another has the same options, so the results of the other may go
+- of migrations: both specs while the migration can be undone, later the new one
+- with an index of vectors, with judgements, or with risks that were fitted to judgements
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, or_, select
+
+from storage.core.clock import db_now
+from storage.core.schema import Job, Judgement, PipelineRun, ReplacementRow, RiskVersion, SpecRow, Step
+from storage.core.transaction import Transaction
+from storage.pipelines import pipelines
+from storage.search import pgvector_index
+from storage.steps.jobs import UNFINISHED
+from storage.steps.replacements import DROPPED, FILLING, SWITCHED
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The latest job of a corpus with a spec, and what the spec computes: its kind of task and its options."""
+
+    corpus_id: int
+    spec_id: int
+    job_id: int
+    kind: str
+    params: Mapping[str, Any]
+
+
+def latest(standings: Sequence[Standing]) -> set[int]:
+    """Return the jobs that answer: of specs with the same task and options, the corpus's latest job with one."""
+    found: dict[tuple[int, str, str], int] = {}
+    for one in sorted(standings, key=lambda one: one.job_id):
+        found[one.corpus_id, one.kind, json.dumps(one.params, sort_keys=True)] = one.job_id
+    return {*found.values()}
+
+
+def needed_specs(transaction: Transaction, age_s: float) -> set[int]:
+    """Return the specs whose results stay, whatever their age."""
+    return (
+        _of_jobs(transaction, age_s)
+        | _of_migrations(transaction)
+        | {*pgvector_index.spec_ids(transaction)}
+        | {*transaction.scalars(select(Judgement.spec_id).distinct())}
+        | {*transaction.scalars(select(RiskVersion.spec_id).distinct())}
+    )
+
+
+def _of_jobs(transaction: Transaction, age_s: float) -> set[int]:
+    """Return the specs of all steps of needed jobs: a step's results go with those of the step that it reads."""
+    last = select(func.max(PipelineRun.id)).where(PipelineRun.job_id.is_not(None))
+    of_pipeline = select(PipelineRun.job_id).where(
+        PipelineRun.id.in_(last.group_by(PipelineRun.pipeline_id, PipelineRun.state))
+    )
+    needing = or_(
+        Job.state.in_(UNFINISHED),
+        Job.finished_at > db_now() - age_s,
+        pipelines.holds_job(),
+        Job.id.in_(of_pipeline),
+        Job.id.in_(sorted(latest(_standings(transaction)))),
+    )
+    query = select(Step.spec_id).join(Job, Job.id == Step.job_id).where(needing)
+    return {*transaction.scalars(query.distinct())}
+
+
+def _standings(transaction: Transaction) -> list[Standing]:
+    job_id = func.max(Job.id).label("job_id")
+    query = select(Job.corpus_id, Step.spec_id, job_id).join(Step, Step.job_id == Job.id)
+    last = query.group_by(Job.corpus_id, Step.spec_id).subquery()
+    columns = last.c.corpus_id, last.c.spec_id, last.c.job_id, SpecRow.kind, SpecRow.params
+    rows = transaction.execute(select(*columns).join(SpecRow, SpecRow.id == last.c.spec_id))
+    return [Standing(row.corpus_id, row.spec_id, row.job_id, row.kind, row.params) for row in rows]
+
+
+def _of_migrations(transaction: Transaction) -> set[int]:
+    rows = transaction.execute(select(ReplacementRow.old_spec_id, ReplacementRow.new_spec_id, ReplacementRow.state))
+    return needed_by_migrations([(row.old_spec_id, row.new_spec_id, row.state) for row in rows])
+
+
+def needed_by_migrations(found: Collection[tuple[int, int, str]]) -> set[int]:
+    """Return the specs that migrations (old spec, new spec, state) need."""
+    both = {spec for old, new, state in found if state in {FILLING, SWITCHED} for spec in (old, new)}
+    return both | {new for _, new, state in found if state == DROPPED}

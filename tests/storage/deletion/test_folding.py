@@ -1,0 +1,104 @@
+"""Folding: the finished shards of ended jobs become one row for each step, and every count stays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import select
+
+from storage.core.database import Database
+from storage.core.schema import Shard
+from storage.deletion import folding
+from storage.deletion.budget import Budget
+from storage.results.results import results
+from storage.results.status import JobStatus, read_status
+from storage.results.work import finished_shards
+from storage.steps import jobs
+from tests.storage.builders import numbered, read
+from tests.storage.deletion.test_retention import DAY_S, days_pass, n
+from tests.storage.steps.test_steps import Fleet, finished, pipeline
+
+AGE_S = 30 * DAY_S
+
+
+@pytest.fixture
+def fleet(database: Database) -> Fleet:
+    return Fleet(database)
+
+
+def done(database: Database, fleet: Fleet, texts: int = 300) -> int:
+    """Return a job of four steps with several shards each."""
+    job = read(database, pipeline(), numbered(texts))
+    fleet.work()
+    finished(database, job)
+    return job.id
+
+
+def counts(status: JobStatus) -> JobStatus:
+    return replace(status, shards={}, swept=(), elapsed_s=0.0)
+
+
+def per_step(database: Database, job_id: int) -> list[tuple[int, int]]:
+    """Return (step, bytes of contents) of each shard."""
+    with database.read() as transaction:
+        rows = transaction.execute(select(Shard.step, Shard.contents).where(Shard.job_id == job_id))
+        return sorted((row.step, len(row.contents)) for row in rows)
+
+
+def test_every_count_of_a_job_stays_and_its_results_do(database: Database, fleet: Fleet) -> None:
+    fleet.fails = lambda kind, text: kind == "summarize" and text.endswith("7)")
+    job_id = done(database, fleet)
+    before, found = read_status(database, job_id), list(results(database, job_id))
+    assert folding.fold_shards(database, AGE_S) == 0, "it ended just now"
+    days_pass(database, 31)
+    before = read_status(database, job_id)
+    shards = n(database, Shard)
+    assert shards > 4
+    assert folding.fold_shards(database, AGE_S) == shards - 4
+    after = read_status(database, job_id)
+    assert counts(after) == counts(before)
+    assert after.shards == {"done": 4}
+    assert after.swept == ("shards",)
+    assert per_step(database, job_id) == [(0, 0), (1, 0), (2, 0), (3, 0)]
+    assert repr(list(results(database, job_id))) == repr(found)
+    assert list(finished_shards(database, job_id)) == [], "a chart has no single shards"
+    assert folding.fold_shards(database, AGE_S) == 0, "twice is once"
+
+
+def test_a_folded_job_can_be_retried_and_is_folded_again(database: Database, fleet: Fleet) -> None:
+    fleet.fails = lambda kind, text: kind == "embed" and text.endswith("3")
+    job_id = done(database, fleet, 20)
+    days_pass(database, 31)
+    folding.fold_shards(database, AGE_S)
+    failed = read_status(database, job_id).failed
+    assert failed > 0
+    fleet.fails = lambda kind, text: False
+    assert jobs.retry(database, job_id) == failed
+    assert folding.fold_shards(database, 0.0) == 0, "it runs again"
+    fleet.work()
+    jobs.finish(database)
+    status = read_status(database, job_id)
+    assert (status.failed, status.pending) == (0, 0)
+    days_pass(database, 31)
+    assert folding.fold_shards(database, AGE_S) > 0
+    assert counts(read_status(database, job_id)).done == status.done
+    assert len(per_step(database, job_id)) == 4
+
+
+def test_a_budget_ends_it_between_two_pages_and_the_next_call_goes_on(
+    database: Database, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folding, "PAGE", 2)
+    job_id = done(database, fleet)
+    days_pass(database, 31)
+    before, shards = counts(read_status(database, job_id)), n(database, Shard)
+    ticks = iter(range(100))
+    budget = Budget(until=3.0, clock=lambda: float(next(ticks)))
+    first = folding.fold_shards(database, AGE_S, budget)
+    assert 0 < first < shards - 4
+    assert counts(read_status(database, job_id)) == before, "a page is whole"
+    assert folding.fold_shards(database, AGE_S, Budget.of(rows=1)) >= 1
+    folding.fold_shards(database, AGE_S)
+    assert counts(read_status(database, job_id)) == before
+    assert n(database, Shard) == 4

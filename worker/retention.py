@@ -1,0 +1,118 @@
+"""Settings of retention: ages such as 90d, as variables or in the `[retention]` table of a TOML file.
+
+A file has a line for each rule, and a variable goes before the file::
+
+    [retention]
+    runs = "90d"
+    results = "1y"
+    shards = "30d"
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, field_validator
+
+from storage.deletion.ages import NAMES, Ages
+
+_UNITS_S = {"h": 3_600.0, "d": 86_400.0, "w": 7 * 86_400.0, "y": 365 * 86_400.0}
+NEVER = "never"
+_FORM = re.compile(r"(\d+(?:\.\d+)?)\s*([hdwy])")
+_FIELD = "retention_"
+
+
+def seconds(value: str) -> float | None:
+    """Return the seconds of an age such as 12h, 90d, 6w or 1y; None for `never`. Raises ValueError."""
+    found = _FORM.fullmatch(value.strip().lower())
+    if found is None and value.strip().lower() != NEVER:
+        raise ValueError(f"{value!r} is no age; write 12h, 90d, 6w, 1y or never")
+    return None if found is None else float(found[1]) * _UNITS_S[found[2]]
+
+
+def read(path: Path) -> dict[str, str]:
+    """Return the ages of a file by rule, as they are written. Raises ValueError."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("retention", {})
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path} is no TOML file: {error}") from error
+    if not isinstance(table, dict) or not table:
+        raise ValueError(f'{path} has no table [retention]; write one, such as results = "1y"')
+    if unknown := sorted({*table} - {*NAMES}):
+        raise ValueError(f"{path}: unknown rule {', '.join(map(repr, unknown))}; there are {', '.join(NAMES)}")
+    for rule, value in table.items():
+        if not isinstance(value, str):
+            raise ValueError(f'{path}: write {rule} with a unit and in quotes, such as "90d"')
+        try:
+            seconds(value)
+        except ValueError as error:
+            raise ValueError(f"{path}: {rule}: {error}") from error
+    return dict(table)
+
+
+class RetentionSettings(BaseModel):
+    """The settings of `worker.settings.Settings` that say how old rows may become."""
+
+    retention: Annotated[
+        Path | None,
+        Field(description="TOML file whose table `[retention]` has an age for each rule; a variable goes before it."),
+    ] = None
+    retention_runs: Annotated[
+        str | None,
+        Field(description="Age from which runs of pipelines go, with their jobs; by default DOCMILL_RETENTION_DAYS."),
+    ] = None
+    retention_step_texts: Annotated[
+        str | None,
+        Field(description="Age from which jobs lose what `docmill retry` needs; by default DOCMILL_RETENTION_DAYS."),
+    ] = None
+    retention_rejections: Annotated[
+        str | None, Field(description="Age from which rejected records go; by default DOCMILL_RETENTION_DAYS.")
+    ] = None
+    retention_orders: Annotated[
+        str | None,
+        Field(description="Age from which orders of other programs go; by default DOCMILL_RETENTION_DAYS."),
+    ] = None
+    retention_refusals: Annotated[
+        str | None, Field(description="Age from which `docmill gc` removes what workers refused.")
+    ] = None
+    retention_shards: Annotated[
+        str | None, Field(description="Age from which `docmill gc` folds finished shards of ended jobs to sums.")
+    ] = None
+    retention_versions: Annotated[
+        str | None, Field(description="Age from which `docmill gc` removes superseded versions of documents.")
+    ] = None
+    retention_results: Annotated[
+        str | None, Field(description="Age from which `docmill gc` drops results that nothing needs.")
+    ] = None
+
+    @field_validator("retention")
+    @classmethod
+    def _readable(cls, value: Path | None) -> Path | None:
+        if value is None:
+            return None
+        path = value.expanduser().absolute()
+        read(path)
+        return path
+
+    @field_validator(*(f"{_FIELD}{rule}" for rule in NAMES))
+    @classmethod
+    def _is_age(cls, value: str | None) -> str | None:
+        if value is not None:
+            seconds(value)
+        return value
+
+
+def ages(settings: RetentionSettings, upkeep_s: float) -> Ages:
+    """Return the ages that the settings say. `upkeep_s` is the age of the rules that work by themselves."""
+    said: Mapping[str, str] = {} if settings.retention is None else read(settings.retention)
+    given: dict[str, Any] = {rule: getattr(settings, f"{_FIELD}{rule}") for rule in NAMES}
+    said = {**said, **{rule: value for rule, value in given.items() if value is not None}}
+    found = {rule: seconds(value) for rule, value in said.items()}
+    every = {**Ages.upkeep(upkeep_s).of, **found}
+    return Ages({rule: age_s for rule, age_s in every.items() if age_s is not None})
