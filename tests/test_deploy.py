@@ -38,7 +38,7 @@ def test_the_units_run_a_worker_the_migration_and_collection() -> None:
     names = [unit.name.removeprefix("docmill-") for unit in UNITS]
     assert names == ["gc.service", "gc.timer", "migrate.service", "worker.service"]
     worker, migrate, collect = _settings("docmill-worker"), _settings("docmill-migrate"), _settings("docmill-gc")
-    assert collect["ExecStart"] == f"{PROGRAM} gc"
+    assert collect["ExecStart"] == f"{PROGRAM} gc --retention --for 1h"
     assert collect["Type"] == "oneshot"
     assert worker["ExecStart"] == f"{PROGRAM} worker"
     assert migrate["ExecStart"] == f"{PROGRAM} db upgrade"

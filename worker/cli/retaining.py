@@ -10,7 +10,7 @@ import click
 from worker.cli import formatting
 from worker.cli.context import open_store
 from worker.cli.exit_codes import OK
-from worker.cli.printing import answer, print_json, say
+from worker.cli.printing import print_json, say
 
 if TYPE_CHECKING:
     from storage.deletion.ages import Ages
@@ -57,12 +57,13 @@ def _say_counts(counts: list[Count], ages: Ages, as_json: bool) -> int:
     if as_json:
         print_json({"ages_s": dict(ages.of), "rows": [asdict(one) for one in counts]})
         return OK
+    from worker.cli import show
     from worker.cli.tables import table
 
     made = table("rule", "older than", "table", "rows", numbers=["rows"])
     for one in counts:
         made.add_row(one.rule, _age(ages, one.rule), one.table, f"{one.rows:,}")
-    answer(made)
+    show.paper.print(made)
     _say_unset(ages)
     say("Nothing was removed: this was a dry run.")
     return OK
@@ -72,12 +73,13 @@ def _say_swept(swept: Swept, ages: Ages, as_json: bool) -> int:
     if as_json:
         print_json({"ages_s": dict(ages.of), "removed": swept.removed, "complete": swept.complete})
         return OK
+    from worker.cli import show
     from worker.cli.tables import table
 
     made = table("rule", "older than", "rows removed", numbers=["rows removed"])
     for rule, rows in swept.removed.items():
         made.add_row(rule, _age(ages, rule), f"{rows:,}")
-    answer(made)
+    show.paper.print(made)
     _say_unset(ages)
     if not swept.complete:
         say("More may be left: the limit was reached. The same command goes on.")

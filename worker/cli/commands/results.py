@@ -198,7 +198,8 @@ def why_not(wanted: Export, status: JobStatus, has_results: Callable[[], bool]) 
         return f"Job {status.id} is not finished ({pending}); --partial writes what there is."
     done = sum(one.done for one in status.steps if wanted.step in {None, one.name})
     if done and not has_results():
-        return f"The results of job {status.id} were removed since; run its source again to compute them anew."
+        how = " (retention, rule results)" if "results" in status.swept else ""
+        return f"The results of job {status.id} were removed since{how}; run its source again to compute them anew."
     return None
 
 

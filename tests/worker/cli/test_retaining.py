@@ -1,0 +1,88 @@
+"""`docmill gc --retention`: what it counts, removes and says, and what the status of an old job says then."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from storage.core.database import Database
+from storage.deletion.ages import NAMES
+from tests.storage.aging import days_pass
+from tests.worker.harness import ROOT, Docmill
+from worker.cli.exit_codes import BAD_INPUT
+
+AGES = {"RESULTS": "30d", "SHARDS": "10d", "REJECTIONS": "10d"}
+
+
+@pytest.fixture
+def aged(embedded: Docmill, write_corpus: Callable[..., Path]) -> Docmill:
+    """Two jobs with two models over a corpus with a wrong record, forty days ago, and ages in the environment."""
+    with write_corpus([{"id": f"{n}", "text": f"text {n}"} for n in range(3)]).open("a") as corpus:
+        corpus.write("no JSON\n")
+    for tokens in ("null", "null@700"):
+        embedded("run", "corpus.jsonl", "--task", "embed", "--model", tokens, code=4)
+    days_pass(Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}"), 40)
+    for rule, age in AGES.items():
+        embedded.environment[f"DOCMILL_RETENTION_{rule}"] = age
+    return embedded
+
+
+def n_outcomes(docmill: Docmill) -> int:
+    with sqlite3.connect(docmill.folder / "home" / "docmill.db") as store:
+        return int(store.execute("SELECT count(*) FROM outcome").fetchone()[0])
+
+
+def test_rules_count_remove_and_say_what_they_removed(aged: Docmill) -> None:
+    before = n_outcomes(aged)
+    done = aged("gc", "--retention", "--dry-run")
+    lines = done.stdout.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert ["rejections", "10", "days", "rejection", "2"] in [line.split() for line in lines]
+    assert "No age is set for refusals, versions: these rows stay." in done.stderr
+    assert "Nothing was removed: this was a dry run." in done.stderr
+    rows = aged.json("gc", "--retention", "--dry-run")["rows"]
+    assert {(row["rule"], row["table"]): row["rows"] for row in rows}["results", "outcome"] == 3
+    assert n_outcomes(aged) == before
+
+    assert "More may be left: the limit was reached." in aged("gc", "--retention", "--limit", "1").stderr
+    removed = aged.json("gc", "--retention")
+    assert removed["complete"]
+    assert removed["ages_s"]["results"] == 30 * 86_400
+    assert 3 <= removed["removed"]["results"] + removed["removed"]["rejections"] <= 5, "one was removed before"
+    assert n_outcomes(aged) == 3
+    assert not any(aged.json("gc", "--retention")["removed"].values())
+
+    old, new = (aged.json("status", job) for job in (1, 2))
+    assert (old["swept"], old["lost"]) == (["shards", "rejections", "results"], 3)
+    assert (new["swept"], new["lost"], new["done"]) == (["shards", "rejections"], 0, 3)
+    said = aged("status", "1").stdout
+    assert "rejected records; their number stays (retention, rule rejections)" in said
+    assert "results of 3 of its documents were removed since (retention, rule results)" in " ".join(said.split())
+    assert "were removed since (retention, rule results)" in aged("results", "1", code=BAD_INPUT).stderr
+
+    with sqlite3.connect(aged.folder / "home" / "docmill.db") as store:
+        for table in ("step", "shard"):
+            store.execute(f"DELETE FROM {table} WHERE job_id = 1")
+        store.execute("DELETE FROM job WHERE id = 1")
+    no_more = "there is no job 1 any more: it was removed with its corpus, or with its run"
+    assert no_more in aged("status", "1", code=BAD_INPUT).stderr
+
+
+def test_options_that_do_not_go_together_are_refused(embedded: Docmill) -> None:
+    assert (
+        "takes the ages from the settings"
+        in embedded("gc", "--retention", "--older-than", "3", code=BAD_INPUT).stderr
+    )
+    assert "--limit and --for bound --retention" in embedded("gc", "--for", "10m", code=BAD_INPUT).stderr
+    assert (
+        "'soon' is no duration; write 90s, 10m or 1h"
+        in embedded("gc", "--retention", "--for", "soon", code=BAD_INPUT).stderr
+    )
+
+
+def test_every_rule_is_named_in_the_page() -> None:
+    page = (ROOT / "docs" / "retention.md").read_text()
+    assert [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")] == [*NAMES]

@@ -1,0 +1,79 @@
+"""Settings of retention: ages as variables, and in the table [retention] of a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from storage.deletion.ages import DAY_S, NAMES
+from worker.errors import SettingsError
+from worker.retention import RetentionSettings, seconds
+from worker.settings import load_settings
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # without a .env
+
+
+def refused(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"DOCMILL_RETENTION{name}", value)
+    with pytest.raises(SettingsError) as error:
+        load_settings()
+    return str(error.value)
+
+
+def test_ages_have_units() -> None:
+    assert [seconds(age) for age in ("12h", "90d", "6w", "1y", "1.5d")] == [
+        43_200.0,
+        90 * DAY_S,
+        42 * DAY_S,
+        365 * DAY_S,
+        1.5 * DAY_S,
+    ]
+    assert seconds("never") is None
+    for wrong in ("90", "d", "-1d", "1 month", "nan d"):
+        with pytest.raises(ValueError, match="is no age; write 12h, 90d, 6w, 1y or never"):
+            seconds(wrong)
+
+
+def test_each_rule_has_a_setting() -> None:
+    assert {f"retention_{name}" for name in NAMES} | {"retention"} == RetentionSettings.model_fields.keys()
+
+
+def test_without_settings_upkeep_has_its_days_and_nothing_else_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCMILL_RETENTION_DAYS", "10")
+    assert load_settings().ages.of == dict.fromkeys(("runs", "step_texts", "rejections", "orders"), 10 * DAY_S)
+
+
+def test_a_variable_goes_before_the_file_and_never_takes_a_rule_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "docmill.toml").write_text('[retention]\nresults = "1y"\nshards = "30d"\nrejections = "never"\n')
+    monkeypatch.setenv("DOCMILL_RETENTION", "docmill.toml")
+    monkeypatch.setenv("DOCMILL_RETENTION_SHARDS", "2w")
+    monkeypatch.setenv("DOCMILL_RETENTION_ORDERS", "never")
+    upkeep = {"runs": 90 * DAY_S, "step_texts": 90 * DAY_S}
+    assert load_settings().ages.of == upkeep | {"results": 365 * DAY_S, "shards": 14 * DAY_S}
+
+
+def test_wrong_ages_rules_and_files_are_refused_with_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "DOCMILL_RETENTION_RESULTS: '1 month' is no age" in refused(monkeypatch, _RESULTS="1 month")
+    monkeypatch.delenv("DOCMILL_RETENTION_RESULTS")
+    assert "unknown setting DOCMILL_RETENTION_RESULT" in refused(monkeypatch, _RESULT="1y")
+    monkeypatch.delenv("DOCMILL_RETENTION_RESULT")
+    file = tmp_path / "docmill.toml"
+    for text, said in {
+        '[retention]\nresult = "1y"': "unknown rule 'result'; there are runs,",
+        "[retention]\nresults = 365": 'write results with a unit and in quotes, such as "90d"',
+        '[retention]\nresults = "soon"': "results: 'soon' is no age",
+        'results = "1y"': "has no table [retention]",
+        "[retention": "is no TOML file",
+    }.items():
+        file.write_text(text)
+        assert said in refused(monkeypatch, **{"": str(file)})
+    assert "cannot be read" in refused(monkeypatch, **{"": str(tmp_path / "none.toml")})
