@@ -218,9 +218,8 @@ class Status:
     `time_use` says where the time of its workers goes, while they hold shards of it.
 
     `waiting_for` says why nothing moves, when nothing does, and `waiting_cause` says it in one word. `not_pruned`
-    says why documents that are missing from the source were not marked as vanished. `lost` counts documents of a job
-    that is done whose results were removed since, and `removed` its documents that were removed with results;
-    `list_statuses` does not look for them.
+    says why documents that are missing from the source were not marked as vanished. `swept`, `lost` and `removed` say
+    what was removed of a job since it ended (see `storage.results.swept`); `list_statuses` does not look for them.
     """
     id: int
     state: str
@@ -255,6 +254,7 @@ class Status:
     not_pruned: str | None = ...
     lost: int = ...
     removed: int = ...
+    swept: tuple[str, ...] = ...
 
     @property
     def spec(self) -> _Spec:
