@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, field_validator
 
-from storage.deletion.ages import NAMES, Ages
+from storage.deletion.ages import DAY_S, NAMES, Ages
 
 _UNITS_S = {"h": 3_600.0, "d": 86_400.0, "w": 7 * 86_400.0, "y": 365 * 86_400.0}
 NEVER = "never"
@@ -59,6 +59,14 @@ def read(path: Path) -> dict[str, str]:
 class RetentionSettings(BaseModel):
     """The settings of `worker.settings.Settings` that say how old rows may become."""
 
+    retention_days: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="Days for which what has ended is kept, where no rule of retention has another age: runs of "
+            "pipelines with their jobs, orders, rejected records, and what `docmill retry` needs.",
+        ),
+    ] = 90.0
     retention: Annotated[
         Path | None,
         Field(description="TOML file whose table `[retention]` has an age for each rule; a variable goes before it."),
@@ -108,11 +116,11 @@ class RetentionSettings(BaseModel):
         return value
 
 
-def ages(settings: RetentionSettings, upkeep_s: float) -> Ages:
-    """Return the ages that the settings say. `upkeep_s` is the age of the rules that work by themselves."""
+def ages(settings: RetentionSettings) -> Ages:
+    """Return the ages that the settings say. Rules that work by themselves have that of DOCMILL_RETENTION_DAYS."""
     said: Mapping[str, str] = {} if settings.retention is None else read(settings.retention)
     given: dict[str, Any] = {rule: getattr(settings, f"{_FIELD}{rule}") for rule in NAMES}
     said = {**said, **{rule: value for rule, value in given.items() if value is not None}}
     found = {rule: seconds(value) for rule, value in said.items()}
-    every = {**Ages.upkeep(upkeep_s).of, **found}
+    every = {**Ages.upkeep(settings.retention_days * DAY_S).of, **found}
     return Ages({rule: age_s for rule, age_s in every.items() if age_s is not None})

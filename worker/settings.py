@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from storage.core.time_limits import ANSWER_S, Patience
-from storage.deletion.ages import DAY_S, Ages
+from storage.deletion.ages import Ages
 from tasks import kinds
 from tasks.backends import selection
 from tasks.models import served
@@ -150,14 +150,6 @@ class Settings(RetentionSettings, BaseSettings):
         float, Field(ge=1, description="Seconds after which the shards of a silent worker may be taken over.")
     ] = 60.0
     upkeep_s: Annotated[float, Field(gt=0, description="Seconds between two rounds of maintenance.")] = 5.0
-    retention_days: Annotated[
-        float,
-        Field(
-            gt=0,
-            description="Days for which what has ended is kept, where no rule of retention has another age: runs of "
-            "pipelines with their jobs, orders, rejected records, and what `docmill retry` needs.",
-        ),
-    ] = 90.0
     drain_s: Annotated[
         float, Field(gt=0, description="Seconds that a stopping worker has to finish its batches.")
     ] = 22.0
@@ -313,7 +305,7 @@ class Settings(RetentionSettings, BaseSettings):
     @property
     def ages(self) -> Ages:
         """The ages from which the rules of retention remove rows."""
-        return ages(self, self.retention_days * DAY_S)
+        return ages(self)
 
     @property
     def takes_orders(self) -> bool:

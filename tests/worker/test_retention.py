@@ -40,7 +40,10 @@ def test_ages_have_units() -> None:
 
 
 def test_each_rule_has_a_setting() -> None:
-    assert {f"retention_{name}" for name in NAMES} | {"retention"} == RetentionSettings.model_fields.keys()
+    assert {f"retention_{name}" for name in NAMES} | {
+        "retention",
+        "retention_days",
+    } == RetentionSettings.model_fields.keys()
 
 
 def test_without_settings_upkeep_has_its_days_and_nothing_else_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
