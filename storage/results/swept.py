@@ -16,7 +16,7 @@ from storage.steps.steps import OpenStep
 
 @dataclass(frozen=True)
 class RemovedSince:
-    """What a job that is done lacks by now.
+    """Losses of a job that is done.
 
     `lost` counts documents whose results were removed, and `documents` those that were removed with results. `rules`
     are the rules of retention that removed rows of the job.
