@@ -11,11 +11,10 @@ from storage.core.pages import pages
 from storage.core.schema import OutcomeRow, SpecRow
 from storage.core.transaction import Transaction
 from storage.deletion import gc
+from storage.deletion.ages import RESULTS
 from storage.deletion.budget import Budget
 from storage.deletion.gc import LOOK, PAGE, Collected
 from storage.deletion.needed import needed_specs
-
-RULE = "results"
 
 
 def drop_unneeded(database: Database, older_than_s: float, budget: Budget | None = None) -> Collected:
@@ -47,7 +46,7 @@ def _drop(transaction: Transaction, spec_id: int, contents: Sequence[int], older
     gc.begin(transaction)
     if spec_id in needed_specs(transaction, older_than_s):  # a job came to need it since it was looked at
         return Collected()
-    return gc.drop_of(transaction, spec_id, contents, rule=RULE)
+    return gc.drop_of(transaction, spec_id, contents, rule=RESULTS)
 
 
 def unneeded_specs(transaction: Transaction, older_than_s: float) -> list[int]:

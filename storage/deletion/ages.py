@@ -27,6 +27,7 @@ RULES = (
     Rule("results", "results that no job, pipeline, migration, index or judgement needs", is_kept=True),
 )
 NAMES = tuple(rule.name for rule in RULES)
+RESULTS = "results"  # the rule that a spec notes when it dropped results of it
 DAY_S = 86_400.0
 
 

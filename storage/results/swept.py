@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from storage.core.schema import Ingest, Job, Rejection, SpecRow
 from storage.core.transaction import Transaction
-from storage.deletion import aged_results
+from storage.deletion.ages import RESULTS
 from storage.steps.lost_results import count_lost, count_removed, may_be_lost
 from storage.steps.steps import OpenStep
 
@@ -36,7 +36,7 @@ def removed_since(transaction: Transaction, job: Job, steps: Sequence[OpenStep])
         "step_texts": job.forgotten_at is not None,
         "shards": job.folded_at is not None,
         "rejections": _lacks_rejections(transaction, job),
-        aged_results.RULE: lost > 0 and _dropped_by_rule(transaction, steps),
+        RESULTS: lost > 0 and _dropped_by_rule(transaction, steps),
     }
     return RemovedSince(lost, documents, tuple(rule for rule, did in by_rule.items() if did))
 
@@ -50,5 +50,5 @@ def _lacks_rejections(transaction: Transaction, job: Job) -> bool:
 
 def _dropped_by_rule(transaction: Transaction, steps: Sequence[OpenStep]) -> bool:
     ids = {spec_id for step in steps for spec_id in step.spec_ids}
-    by_rule = select(SpecRow.id).where(SpecRow.id.in_(ids), SpecRow.dropped_by == aged_results.RULE).limit(1)
+    by_rule = select(SpecRow.id).where(SpecRow.id.in_(ids), SpecRow.dropped_by == RESULTS).limit(1)
     return transaction.scalar(by_rule) is not None
