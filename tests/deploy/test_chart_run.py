@@ -18,7 +18,7 @@ from tests.deploy.test_chart import needs_helm
 from tests.kinds import KINDS
 from tests.worker.harness import until
 
-pytestmark = [pytest.mark.slow, needs_helm]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), needs_helm]
 
 WORKER, UPKEEP = "docmill-worker-cpu", "docmill-upkeep"
 N_TEXTS = 2_048  # of which a shard holds 256
@@ -76,7 +76,7 @@ def test_a_rolling_restart_and_a_scale_down_to_zero_in_the_middle_of_a_job_lose_
     assert migration.process.wait(120) == 0, migration.log
     upkeep, *workers = [cluster.start("Deployment", name) for name in (UPKEEP, WORKER, WORKER)]
     until(lambda: store.workers() == 3, "all workers take from the queue")
-    assert [workers[0].probe(kind) for kind in ("startupProbe", "livenessProbe")] == [0, 0]
+    assert workers[0].probe("startupProbe") == 0
 
     for place, worker in enumerate([*workers]):
         enqueue_and_see_it_begin(upkeep, store, tmp_path, place)
@@ -122,7 +122,6 @@ def assert_the_end(upkeep: Pod, worker: Pod) -> None:
     for pod in (worker, upkeep):
         pod.terminate()
     assert [worker.wait(), upkeep.wait()] == [0, 0]
-    assert worker.probe("readinessProbe") == 1
     assert worker.probe("livenessProbe") == 1
     assert worker.probe("livenessProbe", DOCMILL_DATABASE_URL="postgresql://nobody@127.0.0.1:1/none") == 0
 
