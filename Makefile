@@ -6,7 +6,7 @@ COMPILE = -m compileall -q -j 0 lib >/dev/null 2>&1 || true
 # Else every process would compile our own modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup setup-vllm run test test-fast test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-gpu bench-heads bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-remote bench-extract bench-batch bench-checks bench-escalation bench-dedup bench-metrics bench-releases check format docs reference lock dist clean help
+.PHONY: setup setup-vllm run test test-fast test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-gpu bench-heads bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-remote bench-extract bench-batch bench-checks bench-escalation bench-dedup bench-metrics bench-releases bench-web check format docs reference lock dist clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -136,6 +136,9 @@ bench-dedup: setup ## finding near duplicates, beside the library alone, and pla
 
 bench-metrics: setup ## the cost of a scrape of `docmill metrics` with 10,000 and a million shards
 	$(BIN)/python -m bench.metrics $(BENCH)
+
+bench-web: setup ## every view of the web page over 10,000 jobs and 10 million documents; needs PostgreSQL and 15 GB: BENCH="--documents 1000000"
+	$(BIN)/python -m bench.web $(BENCH)
 
 bench-releases: setup ## embedding, translation, a null model and ingest, beside another commit: BENCH=COMMIT
 	$(BIN)/python -m bench.releases $(BENCH)
