@@ -6,7 +6,7 @@ COMPILE = -m compileall -q -j 0 lib >/dev/null 2>&1 || true
 # Else every process would compile our own modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup setup-vllm run test test-fast test-vllm test-faults soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-gpu bench-heads bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-remote bench-extract bench-batch bench-checks bench-escalation bench-dedup bench-metrics bench-releases bench-web check format docs reference lock dist clean help
+.PHONY: setup setup-vllm run test test-fast test-vllm test-faults test-alerts soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-gpu bench-heads bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-remote bench-extract bench-batch bench-checks bench-escalation bench-dedup bench-metrics bench-releases bench-web check format docs reference lock dist clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -65,6 +65,9 @@ test-schedulers: setup setup-schedulers ## only the examples for schedulers, eac
 
 test-faults: setup ## only the tests that kill, cut, fill or freeze something
 	$(BIN)/python -m pytest -m faults
+
+test-alerts: setup ## cause each alert by a real fault on a real fleet, under a real Prometheus, and see it clear
+	$(BIN)/python -m pytest -m alerts tests/faults/test_alerts.py
 
 soak: setup      ## what takes more than an hour: ten minutes of random faults on each store, figures at default settings, longer forms of other tests
 	DOCMILL_TEST_FIGURES=bench/results/reliability.json $(BIN)/python -m pytest -m soak -s

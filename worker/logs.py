@@ -26,13 +26,16 @@ LINE = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _PLACEHOLDER = re.compile(r"(?:(?P<field>\w+)=)?%(?:\.\d+)?[a-z%]")
 _EVENT = re.compile(r"[\w.]+")
 _OWN = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
-_work: ContextVar[dict[str, int]] = ContextVar("work", default={})  # noqa: B039  (it is replaced, never changed)
+_work: ContextVar[dict[str, int | str]] = ContextVar("work", default={})  # noqa: B039  (it is replaced, never changed)
 
 
 @contextmanager
-def working_on(**fields: int) -> Iterator[None]:
-    """Add fields, such as `job` and `shard`, to each event that this thread logs as JSON in the meantime."""
-    token = _work.set({**_work.get(), **fields})
+def working_on(**fields: int | str | None) -> Iterator[None]:
+    """Add fields, such as `job` and `shard`, to each event that this thread logs as JSON in the meantime.
+
+    A field that is None is left out.
+    """
+    token = _work.set({**_work.get(), **{name: value for name, value in fields.items() if value is not None}})
     try:
         yield
     finally:

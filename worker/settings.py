@@ -28,6 +28,7 @@ from worker.masked_urls import mask as mask
 from worker.retention import RetentionSettings, ages
 
 PREFIX = "DOCMILL_"
+_COLLECTOR, _OFF = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SDK_DISABLED"
 LANES = kinds.NAMES
 ORDERS = "enqueue"  # the lane of `docmill.enqueue` messages, which a worker serves only if it is named
 _FOR_LIBRARIES = (
@@ -180,13 +181,14 @@ class Settings(RetentionSettings, BaseSettings):
         Field(description="Form of the log on stderr: lines of text, or one JSON object for each event."),
     ] = "text"
     metrics_port: Annotated[
-        int | None,
-        Field(ge=1, le=65535, description="Port on which a worker serves its metrics to Prometheus."),
-        Shown(default="none"),
+        int | None, Field(ge=1, le=65535, description="Port of a worker's metrics for Prometheus."), Shown("none")
     ] = None
     metrics_host: Annotated[
         str, Field(description="Address to serve the metrics on; 0.0.0.0 lets other machines read them.")
     ] = "127.0.0.1"
+    traces_endpoint: Annotated[
+        str | None, Field(description="URL of a collector of traces, before `/v1/traces`."), Shown(f"`{_COLLECTOR}`")
+    ] = None
     web_token: Annotated[
         str | None,
         Field(
@@ -335,7 +337,7 @@ def load_settings(**options: str | float | Path | None) -> Settings:
     problems = _unknown(os.environ, "the environment")
     try:
         problems += _unknown(dotenv_values(".env"), ".env") if Path(".env").is_file() else []
-        settings = _with_usual_key(Settings(**given))
+        settings = _with_usual(Settings(**given))
     except UnicodeDecodeError as error:
         raise SettingsError(".env is not UTF-8 text") from error
     except ValidationError as error:
@@ -346,12 +348,13 @@ def load_settings(**options: str | float | Path | None) -> Settings:
     return settings
 
 
-def _with_usual_key(settings: Settings) -> Settings:
-    """Return the settings with the key that other programs use, if they have none of their own and need one."""
-    usual = os.environ.get("OPENAI_API_KEY", "").strip()
-    if settings.endpoint is None or settings.openai_api_key is not None or not usual:
-        return settings
-    return settings.model_copy(update={"openai_api_key": usual})
+def _with_usual(settings: Settings) -> Settings:
+    """Return the settings with the key and the collector that other programs use, if they need and have none."""
+    key, collector, off = (os.environ.get(name, "").strip() for name in ("OPENAI_API_KEY", _COLLECTOR, _OFF))
+    more = {"openai_api_key": key} if key and settings.endpoint and settings.openai_api_key is None else {}
+    if collector and settings.traces_endpoint is None and off.lower() != "true":
+        more["traces_endpoint"] = collector
+    return settings.model_copy(update=more)
 
 
 def _unknown(names: Iterable[str], where: str) -> list[str]:
@@ -373,9 +376,7 @@ def _problem(detail: ErrorDetails, given: Container[str]) -> str:
 def visible_cuda_devices() -> int | None:
     """Return the number of devices in CUDA_VISIBLE_DEVICES; None if it is not set."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is None:
-        return None
-    return len([name for name in named.split(",") if name.strip() not in {"", "-1"}])
+    return None if named is None else len([name for name in named.split(",") if name.strip() not in {"", "-1"}])
 
 
 def for_libraries() -> dict[str, str]:

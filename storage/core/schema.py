@@ -145,7 +145,7 @@ class Job(Base):
     others brought began, `swept_to` the last one that was looked through for what is to be planned, and
     `last_document` (once the source was read) the last one that belongs to the job.
     At `forgotten_at` the texts that its steps had met were deleted (see `storage.deletion.retention`), and at
-    `folded_at` its finished shards became one row for each step.
+    `folded_at` its finished shards became one row for each step. `traceparent` is the first span of its trace.
     """
 
     __tablename__ = "job"
@@ -166,6 +166,8 @@ class Job(Base):
     finished_at = column(float, nullable=True)
     forgotten_at = column(float, nullable=True)
     folded_at = column(float, nullable=True)
+    request_id = column(str, nullable=True)
+    traceparent = column(str, nullable=True)
 
 
 class Step(Base):

@@ -39,6 +39,8 @@ class Head:
     suspect: bool
     spec_id: int
     spec: Spec
+    request_id: str | None = None  # of its job, and so is the trace
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def look(database: Database, shard_id: int) -> Head | None:
     """Return a shard that waits to be claimed; None if it does not wait any more."""
     with database.read() as transaction:
         row = transaction.execute(
-            select(Shard.id, Shard.fence, Shard.lane, Shard.suspect, Shard.lapses, Shard.spec_id, *SPEC)
+            select(*_LOOKED_AT, *SPEC)
             .join(SpecRow, SpecRow.id == Shard.spec_id)
             .join(Job, Job.id == Shard.job_id)
             .where(Shard.id == shard_id, Shard.state == "queued", RUNS)
@@ -69,7 +71,14 @@ def look(database: Database, shard_id: int) -> Head | None:
     if row is None:
         return None
     alone = runs_alone(suspect=row.suspect, lapses=row.lapses)
-    return Head(row.id, row.fence, row.lane, alone, row.spec_id, spec_of(row))
+    traced = (row.request_id, row.traceparent)
+    return Head(row.id, row.fence, row.lane, alone, row.spec_id, spec_of(row), *traced)
+
+
+_LOOKED_AT = (
+    *(Shard.id, Shard.fence, Shard.lane, Shard.suspect, Shard.lapses, Shard.spec_id),
+    *(Job.request_id, Job.traceparent),
+)
 
 
 def claim(database: Database, head: Head, owner: str, lease_s: float = LEASE_S) -> Claim | None:

@@ -42,18 +42,24 @@ class LiveWorker:
 
 @dataclass(frozen=True)
 class PipelineState:
-    """A stored pipeline. `late_s` is the age of its oldest due run that nobody has begun; 0 if there is none."""
+    """A stored pipeline. `late_s` is the age of its oldest due run that nobody has begun; 0 if there is none.
+
+    What came due after `looked_at` has no run yet: a worker makes it.
+    """
 
     name: str
     succeeded_at: float | None  # seconds since 1970
     failed: bool  # its last run that ended failed
     late_s: float
+    schedule: Mapping[str, str] | None = None
+    looked_at: float = 0.0
 
 
 @dataclass(frozen=True)
 class Backlog:
-    """A fleet at one moment. Lanes are kinds of tasks; ages are in seconds."""
+    """A fleet at one moment, `at`, by the database's clock. Lanes are kinds of tasks; ages are in seconds."""
 
+    at: float
     documents: int  # of all corpora
     work: Work
     jobs: Mapping[str, int]  # by state; `paused` is a state of its own
@@ -78,6 +84,7 @@ def read_backlog(database: Database, lanes: Collection[str]) -> Backlog:
         now = transaction.scalar(select(db_now())) or 0.0
         held = counts.open_shards(transaction)
         return Backlog(
+            at=now,
             documents=transaction.scalar(select(func.coalesce(func.sum(Corpus.n_documents), 0))) or 0,
             work=counts.read_work(transaction),
             jobs=_jobs(transaction),
@@ -219,15 +226,21 @@ def _pipelines(transaction: Transaction, now: float) -> tuple[PipelineState, ...
         .limit(1)
         .scalar_subquery()
     )
+    columns = (PipelineRow.name, PipelineRow.schedule, PipelineRow.looked_at)
     rows = transaction.execute(
-        select(PipelineRow.name, done.c.at.label("done_at"), due.c.at.label("due_at"), last.label("last"))
+        select(*columns, done.c.at.label("done_at"), due.c.at.label("due_at"), last.label("last"))
         .outerjoin(done, done.c.pipeline_id == PipelineRow.id)
         .outerjoin(due, due.c.pipeline_id == PipelineRow.id)
         .order_by(PipelineRow.name)
     )
     return tuple(
         PipelineState(
-            row.name, row.done_at, row.last == "failed", max(0.0, now - row.due_at) if row.due_at is not None else 0.0
+            row.name,
+            row.done_at,
+            row.last == "failed",
+            max(0.0, now - row.due_at) if row.due_at is not None else 0.0,
+            row.schedule,
+            row.looked_at,
         )
         for row in rows
     )

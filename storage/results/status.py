@@ -88,6 +88,7 @@ class JobStatus:
     lost: int = 0
     removed: int = 0
     swept: tuple[str, ...] = ()
+    request_id: str | None = None
 
     @property
     def spec(self) -> Spec:
@@ -247,6 +248,7 @@ def _status(
         waiting_for=wait.sentence if wait else None,
         waiting_cause=wait.cause if wait else None,
         not_pruned=found.not_pruned,
+        request_id=job.request_id,
     )
 
 

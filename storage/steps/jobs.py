@@ -49,6 +49,8 @@ class JobRequest:
     max_failures: float | None = None
     max_flagged: float | None = None
     key: IdempotencyKey | None = None
+    request_id: str | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class OpenJob:
     adopted: bool
     last_before: int = 0
     reread_at: float | None = None
+    request_id: str | None = None
 
     @property
     def first(self) -> OpenStep:
@@ -113,12 +116,16 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
             priority=request.priority,
             max_failures=request.max_failures,
             max_flagged=request.max_flagged,
+            request_id=request.request_id,
+            traceparent=request.traceparent,
             created_at=db_now(),
         )
         made = steps.add(transaction, job_id, fitted_risks.resolved(transaction, request.steps))
         if request.key is not None:
             job_keys.note(transaction, request.key, job_id)
-        return OpenJob(job_id, ingest_id, corpus, made, adopted=False, last_before=last)
+        return OpenJob(
+            job_id, ingest_id, corpus, made, adopted=False, last_before=last, request_id=request.request_id
+        )
 
     return database.write(work)
 
@@ -130,9 +137,10 @@ def _adopt(transaction: Transaction, job_id: int, ingest_id: int, corpus: int, l
     a job that it had reopened (see `storage.ingest.ingest`).
     """
     made = steps.of_job(transaction, job_id)
-    job = OpenJob(job_id, ingest_id, corpus, made, adopted=True, last_before=last)
+    found = transaction.execute(select(Job.state, Job.request_id).where(Job.id == job_id)).one()
+    job = OpenJob(job_id, ingest_id, corpus, made, adopted=True, last_before=last, request_id=found.request_id)
     transaction.execute(delete(Contender).where(Contender.ingest_id == ingest_id))
-    if transaction.scalar(select(Job.state).where(Job.id == job_id)) != "ingesting":
+    if found.state != "ingesting":
         return replace(job, reread_at=transaction.scalar(select(db_now())))
     transaction.execute(delete(Rejection).where(Rejection.ingest_id == ingest_id))
     anew = dict.fromkeys(("n_records", "n_unchanged", "n_repeated", "n_rejected", "n_vanished"), 0)

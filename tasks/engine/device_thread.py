@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from storage.core.outcomes import Reason
 from storage.core.specs import Spec
+from tasks import tracing
 from tasks.backends import Waiting
 from tasks.backends.static import failure
 from tasks.batching.batches import Budget
@@ -43,6 +44,7 @@ class BatchStarted:
     padded_tokens: int
     load_tokens: int
     at: float
+    traceparents: tuple[str, ...] = ()  # the spans of the shards whose texts are in it
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,11 @@ def next_turn(oldest: Mapping[Key, int], current: Key | None, *, worked_s: float
     return min(oldest, key=lambda key: oldest[key])
 
 
+def _traceparents(items: Sequence[Item[Owner]]) -> tuple[str, ...]:
+    found = dict.fromkeys(item.owner[0].ticket.traceparent for item in items)
+    return tuple(one for one in found if one is not None)
+
+
 class Stretch:
     """One backend's uninterrupted work: the source of its windows, and the accounts of its batches.
 
@@ -278,6 +285,7 @@ class Stretch:
             padded_tokens=budget.computed(tokens) if tokens else 0,
             load_tokens=budget.computed(load),
             at=self._device.clock(),
+            traceparents=_traceparents(items) if tracing.is_on() else (),
         )
         self._device.tell(self._batch)
 

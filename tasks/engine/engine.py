@@ -74,13 +74,15 @@ class Engine:
         versions = {**before["versions"], **now["versions"]}
         return {**now, "backend": f"{before['backend']}, then {now['backend']}", "versions": versions}
 
-    def submit(self, spec: Spec, texts: Sequence[tuple[int, str]]) -> Submission:
+    def submit(self, spec: Spec, texts: Sequence[tuple[int, str]], traceparent: str | None = None) -> Submission:
         """Take (content id, text) pairs; cuts and tokenises in the calling thread.
+
+        Batches with these texts belong to the span ``traceparent`` (see `tasks.tracing`).
 
         Raises CannotServe if the model has to be opened and cannot, EngineStopped after drain or close.
         """
         with self._residents.hold(spec) as resident:
-            ticket = Submission([content_id for content_id, _ in texts], self._drop)
+            ticket = Submission([content_id for content_id, _ in texts], self._drop, traceparent)
             documents = [Document(ticket, place, *text) for place, text in enumerate(texts)]
             for document in documents:
                 if not document.text.strip():

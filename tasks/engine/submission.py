@@ -13,7 +13,10 @@ from tasks.windows.windows import Encoded
 class Submission:
     """The texts of one submit, and their outcomes as they come. Safe to use from any thread."""
 
-    def __init__(self, content_ids: Sequence[int], on_drop: Callable[[Submission], None]) -> None:
+    def __init__(
+        self, content_ids: Sequence[int], on_drop: Callable[[Submission], None], traceparent: str | None = None
+    ) -> None:
+        self.traceparent = traceparent
         self._lock = threading.Lock()
         self._outcomes: list[Outcome | None] = [None] * len(content_ids)
         self._parts: dict[int, float] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from storage.core.database import Database
+from worker import traces
 from worker.cli.context import queue_of
 from worker.cli.follow import IngestBar, say_ingested
 from worker.cli.migrating import say_replaced
@@ -24,6 +25,7 @@ def ingested(settings: Settings, database: Database, request: Request, opened: O
     if (known := repeated(database, key_of(request))) is not None:
         say_repeated(request, known)
         return known
+    traces.start(settings)
     prepared = prepare_request(settings, request, opened=opened)
     say_replaced(database, prepared)
     with queue_of(settings) as broker, IngestBar(prepared.source) as progress:

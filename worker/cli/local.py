@@ -11,6 +11,7 @@ from storage.leases import dispatch
 from storage.leases.stall_diagnosis import UNBLOCKING, Cause
 from storage.results.status import JobStatus, read_status
 from tasks.errors import ServerUnreachable
+from worker import traces
 from worker.cli.follow import IngestBar, follow, say_ingested
 from worker.cli.formatting import printable
 from worker.cli.printing import say
@@ -56,6 +57,7 @@ def run_here(
             "upkeep_s": min(settings.upkeep_s, UPKEEP_S),
         }
     )
+    traces.start(settings)
     supervisor = Supervisor(local, database, broker, devices, fires=False, started=started)
     alone = not dispatch.live_workers(database)
     if alone:  # other jobs' shards are not ours to compute, and those of an earlier run's queue may be lost with it

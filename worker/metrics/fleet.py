@@ -10,9 +10,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from storage.errors import StorageError
-from storage.results.backlog import Backlog
+from storage.results.backlog import Backlog, PipelineState
 from storage.results.counts import Work
 from worker.errors import BrokerUnreachable
+from worker.pipelines.schedule import BadSchedule, Schedule, next_after
 from worker.prices import Prices
 
 
@@ -175,8 +176,18 @@ def _of_pipelines(backlog: Backlog) -> Iterator[Metric]:
         "docmill_pipeline_late_seconds",
         "Age of the oldest due run that no worker has begun.",
         ["pipeline"],
-        [([one.name], one.late_s) for one in found],
+        [([one.name], max(one.late_s, _unseen_s(one, backlog.at))) for one in found],
     )
+
+
+def _unseen_s(pipeline: PipelineState, now: float) -> float:
+    """Return for how long a time of the schedule has waited for a worker to make its run."""
+    if pipeline.schedule is None:
+        return 0.0
+    try:
+        return max(0.0, now - next_after(Schedule(**pipeline.schedule), pipeline.looked_at))
+    except BadSchedule:  # of another release
+        return 0.0
 
 
 def _of_queue(depths: Callable[[], dict[str, int]]) -> Iterator[Metric]:

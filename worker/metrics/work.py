@@ -87,6 +87,7 @@ class WorkerCollector:
         """Take the counts of a device's process since its start."""
         with self._lock:
             self._living[device] = counts
+            self._deaths[device] += 0  # from the start, so that Prometheus sees the first death as a growth
 
     def ended(self, device: str, *, died: bool = True) -> None:
         """Keep the last counts of a device's process, which has ended."""

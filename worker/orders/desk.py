@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from storage.core.database import Database
@@ -179,7 +179,8 @@ def _read(settings: Settings, database: Database, broker: Broker, order: Order, 
     request = message.parse_enqueue(dict(order.arguments))
     bounds.check(settings, request)
     progress = UnderLease(held, lambda job: _note(database, order, job))
-    done = enqueue(database, lambda: broker, prepare(settings, request), progress)
+    prepared = replace(prepare(settings, request), request_id=order.sender_id)
+    done = enqueue(database, lambda: broker, prepared, progress)
     orders.end(database, order, "done", job_id=done.id)
     log.info("order_done order=%s job=%d planned=%d", order.sender_id, done.id, done.counts.planned)
 

@@ -29,11 +29,13 @@ from storage.core.database import Database
 from storage.errors import StorageError
 from storage.json_values import GivenJson
 from storage.leases import dispatch
-from worker import fault_points, logs
+from tasks import tracing
+from worker import fault_points, logs, traces
 from worker.engines.engines import opener, settled
 from worker.orders.desk import Desk
 from worker.pids import pid_space
 from worker.pipelines.running import advance
+from worker.process.batch_spans import BatchSpans
 from worker.process.device_config import DeviceConfig, Expected, parse
 from worker.process.shard import Process
 from worker.process.utilization import Reading, Report, due
@@ -95,6 +97,7 @@ def main() -> None:
     settings = Settings.model_validate(order.settings)
     fault_points.arm(settings.fault, settings.home)
     logs.start(settings.log_level, settings.log_format, worker=order.owner)
+    traces.start(settings, **{"service.instance.id": order.owner})
     logging.getLogger("celery").setLevel(logging.ERROR)
     logging.getLogger("kombu").setLevel(logging.ERROR)  # that it puts back what it fetched is nothing to warn of
     # What it cannot acknowledge comes again and does nothing; Celery calls that critical, with a traceback.
@@ -128,6 +131,7 @@ def main() -> None:
     controller.start()
     process.engine.close()
     code = 0 if _sign_off(process, desk) else 1
+    tracing.stop()
     voice.say("ended")
     sys.stdout.flush()
     os._exit(code)  # threads of libraries must not keep a drained process alive
@@ -161,6 +165,7 @@ def _make_process(order: DeviceConfig, settings: Settings, broker: Broker, voice
     from tasks.engine.engine import BatchDone, BatchStarted, Engine
 
     def on_batch(event: BatchStarted | BatchDone) -> None:
+        spans.follow(event)
         if isinstance(event, BatchStarted):
             kind = f"batch {event.spec.sha256.hex()[:12]}"
             voice.say("begin", name="batch", kind=kind, size=event.load_tokens)
@@ -168,6 +173,7 @@ def _make_process(order: DeviceConfig, settings: Settings, broker: Broker, voice
             voice.say("end", name="batch")
 
     engine = Engine(settled(_faulty(opener(settings, order.device, journaled=True))), on_batch=on_batch)
+    spans = BatchSpans(order.device, lambda: engine.counters)
     engine.start()
     bounded = replace(settings.patience, bounded=True)
     return Process(
@@ -193,9 +199,9 @@ def _faulty(sound: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
 
 
 def _register(app: Celery, process: Process, settings: Settings, database: Database, desk: Desk | None) -> None:
-    @app.task(name=SHARD_TASK)  # type: ignore[untyped-decorator]
-    def shard(**arguments: Plain) -> None:
-        process.run_shard(parse_shard(arguments))
+    @app.task(name=SHARD_TASK, bind=True)  # type: ignore[untyped-decorator]
+    def shard(this: Task, /, **arguments: Plain) -> None:
+        process.run_shard(parse_shard(arguments), tracing.valid(this.request.get("traceparent")))
 
     @app.task(name=ENQUEUE_TASK, acks_late=True, bind=True)  # type: ignore[untyped-decorator]
     def enqueue(this: Task, /, **arguments: Plain) -> None:
@@ -264,6 +270,7 @@ def _obey(process: Process, desk: Desk | None) -> None:
             code = 1  # then the supervisor frees what we hold
             try:
                 code = 0 if _sign_off(process, desk, giving_back=True) else 1
+                tracing.stop()
             finally:
                 os._exit(code)
     os._exit(1)

@@ -16,9 +16,11 @@ from storage.core.database import Database
 from storage.errors import LeaseLost, StorageError
 from storage.leases import dispatch, maintenance, shards
 from storage.leases.shards import Claim, Head
+from tasks import tracing
 from tasks.engine.engine import Engine, Submission
 from tasks.errors import CannotServe, DeviceUnusable, EngineStopped, ServerAway, ServerUnreachable
 from tasks.models import served
+from tasks.tracing import messaging
 from worker import fault_points, logs
 from worker.concurrency.breaker import Breaker, CircuitOpen
 from worker.concurrency.exclusive_lock import Gate
@@ -30,6 +32,7 @@ from worker.process.utilization import Reading
 from worker.process.watchdog import CUT
 from worker.queue.broker import Broker
 from worker.queue.dispatcher import Refill
+from worker.queue.messages import queue
 
 log = logging.getLogger("docmill.shard")
 
@@ -78,8 +81,10 @@ class Process:
         self._has_served = False
         self._device_problem: str | None = None  # why everything was refused until now
 
-    def run_shard(self, shard_id: int) -> None:
+    def run_shard(self, shard_id: int, sent: str | None = None) -> None:
         """Process the shard of a hint, if the hint is still valid. Otherwise leave the shard to other workers.
+
+        `sent` is the span in which the hint was sent.
 
         A database that is away, or refuses what we write, is waited for: the hint is in our hand and in no queue.
         """
@@ -88,7 +93,7 @@ class Process:
         while True:
             try:
                 if not self._results_wait():
-                    return self._follow(shard_id)
+                    return self._follow(shard_id, sent)
             except CircuitOpen as closed:
                 wait_s = closed.wait_s
             except StorageError as error:
@@ -106,7 +111,7 @@ class Process:
         with suppress(StorageError):
             dispatch.put_back(self.database, [shard_id])
 
-    def _follow(self, shard_id: int) -> None:
+    def _follow(self, shard_id: int, sent: str | None) -> None:
         head = shards.look(self.database, shard_id)
         if head is None:
             return
@@ -121,13 +126,24 @@ class Process:
             if self.draining.is_set():
                 dispatch.put_back(self.database, [shard_id])
                 return
-            with self.breaker.attempt(), self.time_use.spent(READING):
-                claim = shards.claim(self.database, head, self.owner, self.lease_s)
-            if claim is not None:
-                with logs.working_on(job=claim.job_id, shard=claim.shard_id):
-                    self._carry_out(head, claim)
+            self._process(head, sent)
         if not self.draining.is_set():
             self._top_up(head.lane)
+
+    def _process(self, head: Head, sent: str | None) -> None:
+        """Claim a shard and carry it out, in a span of its job's trace that links to the hint."""
+        lane = queue(head.lane)
+        about = messaging("process", lane) | {"docmill.shard": head.shard_id}
+        with tracing.span(f"process {lane}", about, kind="consumer", parent=head.traceparent, links=[sent]) as span:
+            with tracing.span("claim"), self.breaker.attempt(), self.time_use.spent(READING):
+                claim = shards.claim(self.database, head, self.owner, self.lease_s)
+            if claim is None:
+                return
+            span.set(
+                {"docmill.job": claim.job_id, "docmill.attempt": claim.attempt, "docmill.texts": len(claim.texts)}
+            )
+            with logs.working_on(job=claim.job_id, shard=claim.shard_id, request_id=head.request_id):
+                self._carry_out(head, claim, span.traceparent)
 
     def _can_serve(self, head: Head) -> bool:
         """Return True if the model is complete here. Checked before a claim, so that no attempt is spent."""
@@ -160,13 +176,13 @@ class Process:
         dispatch.refuse(self.database, self.owner, head.spec_id, f"cannot serve {head.spec}: {error}")
         self._refused.add(head.spec_id)
 
-    def _carry_out(self, head: Head, claim: Claim) -> None:
+    def _carry_out(self, head: Head, claim: Claim, traceparent: str | None = None) -> None:
         ours = InFlight(head, claim)
         self.in_flight.enter(ours)
         try:
             fault_points.reach("claimed")
             ours.runtime = self.engine.runtime(head.spec)
-            ours.ticket = self._submit(head, claim)
+            ours.ticket = self._submit(head, claim, traceparent)
             while not self._computed(ours.ticket) and not ours.lost.is_set():
                 if served.is_served(head.spec.model):
                     self._keep(ours)
@@ -207,13 +223,13 @@ class Process:
         log.warning("lease_lost shard=%d", claim.shard_id)
         self.tally.add("leases_lost")
 
-    def _submit(self, head: Head, claim: Claim) -> Submission:
+    def _submit(self, head: Head, claim: Claim, traceparent: str | None) -> Submission:
         """Cut the texts, which the supervisor watches as it does a batch."""
         step = f"cut {claim.shard_id}"
         self._say("begin", name=step, kind=CUT, size=sum(len(text) for _, text in claim.texts))
         try:
             with self.time_use.spent(CUTTING):
-                return self.engine.submit(head.spec, claim.texts)
+                return self.engine.submit(head.spec, claim.texts, traceparent)
         finally:
             self._say("end", name=step)
 
@@ -247,11 +263,13 @@ class Process:
                 shards.release(self.database, claim, outcomes, runtime)
 
         fault_points.reach("computed")
-        with self.time_use.spent(WRITING):
-            written = self._patiently(write, ours)
-        if not written:
-            self._lost(claim)
-            return
+        with tracing.span("commit", {"docmill.outcomes": len(outcomes), "docmill.complete": complete}) as span:
+            with self.time_use.spent(WRITING):
+                written = self._patiently(write, ours)
+            if not written:
+                span.fail("LeaseLost")
+                self._lost(claim)
+                return
         self.engine.stored(ours.head.spec, ours.ticket, outcomes)
         self.tally.committed(ours.head.spec.kind, outcomes)
         self.tally.add("shards", ours.head.spec.kind, "done" if complete else "released")

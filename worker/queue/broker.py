@@ -8,6 +8,8 @@ from typing import Any
 import redis
 from kombu.exceptions import OperationalError
 
+from tasks import tracing
+from tasks.tracing import messaging
 from worker import redis_urls
 from worker.errors import BrokerUnreachable
 from worker.queue import redis_errors
@@ -68,6 +70,15 @@ class Broker:
         return self.depth(RUN_LANE)
 
     def _send(self, task: str, lane: str, messages: Iterable[dict[str, int]]) -> None:
+        sent = list(messages)
+        if not sent:
+            return
+        about = messaging("send", queue(lane)) | {"messaging.batch.message_count": len(sent)}
+        with tracing.span(f"send {queue(lane)}", about, kind="producer") as span:
+            self._send_all(task, lane, sent, span.traceparent)
+
+    def _send_all(self, task: str, lane: str, messages: list[dict[str, int]], traceparent: str | None) -> None:
+        headers = None if traceparent is None else {"traceparent": traceparent}
         try:
             with self.app.producer_or_acquire() as producer:
                 for arguments in messages:
@@ -76,6 +87,7 @@ class Broker:
                         kwargs=arguments,
                         queue=queue(lane),
                         producer=producer,
+                        headers=headers,
                         retry=False,
                         ignore_result=True,
                     )

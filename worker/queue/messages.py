@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from tasks import tracing
 from worker.errors import BadMessage
 
 Plain: TypeAlias = str | int | float | bool | None  # an argument of a message
@@ -76,7 +77,7 @@ def is_id(value: str) -> bool:
 
 
 def rewrite(raw: bytes, origin: str) -> bytes:
-    """A message of the queue `origin` in an envelope of our own: its task, id, times and arguments, and nothing else.
+    """A message of the queue `origin` in an envelope of our own: its task, id, times, span and arguments, no more.
 
     Raises BadMessage for one that asks for anything but a task of ours with plain arguments.
     """
@@ -96,8 +97,10 @@ def rewrite(raw: bytes, origin: str) -> bytes:
     task_id = headers.get("id")
     if not isinstance(task_id, str) or not is_id(task_id):
         raise BadMessage("a message's id is a short text")
-    times = {name: _time(headers.get(name)) for name in ("eta", "expires")}
-    return _envelope(headers["task"], task_id, times, arguments, origin)
+    more = {name: _time(headers.get(name)) for name in ("eta", "expires")}
+    if (span := tracing.valid(headers.get("traceparent"))) is not None:
+        more["traceparent"] = span
+    return _envelope(headers["task"], task_id, more, arguments, origin)
 
 
 def _arguments(envelope: dict[str, Any]) -> dict[str, Any]:
@@ -145,7 +148,7 @@ def _time(value: object) -> str | None:
         raise BadMessage("a message's times are ISO 8601") from error
 
 
-def _envelope(task: str, task_id: str, times: dict[str, str | None], arguments: dict[str, Any], origin: str) -> bytes:
+def _envelope(task: str, task_id: str, more: dict[str, str | None], arguments: dict[str, Any], origin: str) -> bytes:
     """A message as Celery's protocol 2 has it."""
     body = orjson.dumps([[], arguments, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
     return orjson.dumps(
@@ -153,7 +156,7 @@ def _envelope(task: str, task_id: str, times: dict[str, str | None], arguments: 
             "body": base64.b64encode(body).decode(),
             "content-type": "application/json",
             "content-encoding": "utf-8",
-            "headers": {"lang": "py", "task": task, "id": task_id, "root_id": task_id, "retries": 0, **times},
+            "headers": {"lang": "py", "task": task, "id": task_id, "root_id": task_id, "retries": 0, **more},
             "properties": {
                 "correlation_id": task_id,
                 "delivery_mode": 2,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,9 @@ from storage.readers.errors import ProgramFailed
 from storage.steps import jobs
 from storage.steps.job_keys import IdempotencyKey
 from storage.steps.jobs import JobRequest, OpenJob
-from worker import fault_points
+from tasks import tracing
+from tasks.tracing import Span
+from worker import fault_points, logs
 from worker.concurrency.prefetch import ahead
 from worker.errors import BrokerUnreachable, WorkerError
 from worker.queue.broker import Broker
@@ -87,6 +90,22 @@ def enqueue(
     `broker` is called when there is something to send. Raises RecordRejected under `strict`, JobStopped when the
     job was cancelled meanwhile, KeyReused for a key that came with other arguments.
     """
+    try:
+        with tracing.span("enqueue", {"docmill.corpus": prepared.corpus}) as span:
+            return _enqueue(database, broker, prepared, progress or Progress(), span, offer_others=offer_others)
+    finally:
+        tracing.flush()
+
+
+def _enqueue(
+    database: Database,
+    broker: Callable[[], Broker | None],
+    prepared: Prepared,
+    progress: Progress,
+    span: Span,
+    *,
+    offer_others: bool,
+) -> Enqueued:
     request = JobRequest(
         corpus=prepared.corpus,
         source=prepared.source.name,
@@ -96,17 +115,35 @@ def enqueue(
         max_failures=prepared.job.max_failures,
         max_flagged=prepared.job.max_flagged,
         key=prepared.key,
+        request_id=prepared.request_id or span.trace_id or uuid.uuid4().hex,
+        traceparent=span.traceparent,
     )
     job = jobs.open_job(database, request)
+    span.set({"docmill.job": job.id, "docmill.request_id": job.request_id or ""})
+    with logs.working_on(job=job.id, request_id=job.request_id):
+        return _read_in(database, broker, prepared, progress, job, offer_others=offer_others)
+
+
+def _read_in(
+    database: Database,
+    broker: Callable[[], Broker | None],
+    prepared: Prepared,
+    progress: Progress,
+    job: OpenJob,
+    *,
+    offer_others: bool,
+) -> Enqueued:
     if job.reread_at is not None and (found := repeated(database, prepared.key)) is not None:
         return found  # another command with the key has read the source meanwhile
-    ingested = _Ingest(database, job, prepared, progress or Progress())
+    ingested = _Ingest(database, job, prepared, progress)
     offer = Offer(database, broker, job.lanes, None if offer_others else job.id)
-    ingested.read(offer)
-    not_pruned = ingested.prune()
-    documents, others = ingest.end(
-        database, job, ingested.total, lambda: fault_points.reach("swept"), ingested.deduplicate
-    )
+    with tracing.span("ingest", {"docmill.job": job.id}) as span:
+        ingested.read(offer)
+        not_pruned = ingested.prune()
+        documents, others = ingest.end(
+            database, job, ingested.total, lambda: fault_points.reach("swept"), ingested.deduplicate
+        )
+        span.set({"docmill.documents": documents, "docmill.records": ingested.total.records})
     total = ingested.total + others
     jobs.finish(database, job.id)
     if total.planned or job.adopted:

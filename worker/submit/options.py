@@ -213,7 +213,7 @@ def _shown_as_it_is(value: str | None) -> str | None:
 
 
 class KeyOptions(Options):
-    """The option of a command that may be repeated by a scheduler."""
+    """Options of a command that another program calls, and perhaps repeats."""
 
     idempotency_key: Annotated[
         str | None,
@@ -223,6 +223,15 @@ class KeyOptions(Options):
             "Give the id of a scheduler's run."
         ),
         Option(metavar="KEY"),
+    ] = None
+    request_id: Annotated[
+        str | None,
+        AfterValidator(_shown_as_it_is),
+        Field(
+            description="Id that stands in each line of the JSON log about the job.  [default: the trace's id, or a "
+            "random one]"
+        ),
+        Option(metavar="ID"),
     ] = None
 
 

@@ -51,6 +51,7 @@ class Prepared:
     corpus: str
     not_read: tuple[str, ...] = ()
     key: IdempotencyKey | None = None
+    request_id: str | None = None
 
     @property
     def spec(self) -> Spec:
@@ -90,7 +91,7 @@ def prepare(
     step = StepRequest(request.task, spec, escalation=again, keep_first=request.keep_first)
     steps, not_read = (step,), require_possible_all(settings, step.specs, devices)
     corpus = storable(request.corpus or _corpus_name(source, request.limit))
-    return Prepared(request, request, steps, source, corpus, not_read, key_of(request))
+    return Prepared(request, request, steps, source, corpus, not_read, key_of(request), request.request_id)
 
 
 def source_options(read: ReadingOptions, steps: Iterable[KindOptions]) -> SourceOptions:

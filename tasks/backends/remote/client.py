@@ -22,6 +22,7 @@ from tasks.backends.remote import answers
 from tasks.backends.remote.answers import Passing, Refused
 from tasks.backends.remote.idempotency import RequestKey
 from tasks.backends.remote.limiter import Limiter
+from tasks.backends.remote.request_spans import request_span, usage_of
 from tasks.errors import CannotServe, ServerAway, ServerUnreachable
 from tasks.models.served import Server
 from tasks.outputs import Failure
@@ -264,31 +265,39 @@ class Client:
         sent = orjson.dumps(body)
         headers = {} if key is None else key.headers(path, sent)
         async with self.limiter.place() as changes:
-            try:
-                status, said, raw = await self._posted(path, sent, headers)
-            except (aiohttp.ClientError, OSError) as error:
-                slow = isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ServerTimeoutError)
-                if isinstance(error, TimeoutError):
-                    self.limiter.overloaded(changes)
-                limit = f"no answer within {self._server.answer_s:g} s (DOCMILL_ENDPOINT_ANSWER_S)"
-                raise Passing(limit if slow else answers.named(error), slow=slow) from error
-            if status == _OK:
+            with request_span(path, body, self._server.endpoint) as span:
                 try:
-                    answer = read(orjson.loads(raw))
-                except (ValueError, LookupError, TypeError, AttributeError) as error:
-                    if key is not None:
-                        key.renew()
-                    raise Passing("half an answer, or one of another form") from error
-                self._heard, self._answered = self._clock(), self._answered + 1
-                self.limiter.answered()
-                return answer
-            failed = answers.error_of(status, said, raw, body, self._server)
-            if key is not None and isinstance(failed, Passing) and not failed.throttles and status != _IN_PROGRESS:
-                key.renew()
-            if isinstance(failed, Passing) and failed.throttles:
-                self.limiter.overloaded(changes)
-                self.limiter.pause(failed.wait_s or 0.0)
-            raise failed
+                    status, said, raw = await self._posted(path, sent, headers)
+                except (aiohttp.ClientError, OSError) as error:
+                    slow = isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ServerTimeoutError)
+                    if isinstance(error, TimeoutError):
+                        self.limiter.overloaded(changes)
+                    limit = f"no answer within {self._server.answer_s:g} s (DOCMILL_ENDPOINT_ANSWER_S)"
+                    raise Passing(limit if slow else answers.named(error), slow=slow) from error
+                if status == _OK:
+                    try:
+                        parsed = orjson.loads(raw)
+                        answer = read(parsed)
+                        span.set(usage_of(parsed))
+                    except (ValueError, LookupError, TypeError, AttributeError) as error:
+                        if key is not None:
+                            key.renew()
+                        raise Passing("half an answer, or one of another form") from error
+                    self._heard, self._answered = self._clock(), self._answered + 1
+                    self.limiter.answered()
+                    return answer
+                failed = answers.error_of(status, said, raw, body, self._server)
+                if (
+                    key is not None
+                    and isinstance(failed, Passing)
+                    and not failed.throttles
+                    and status != _IN_PROGRESS
+                ):
+                    key.renew()
+                if isinstance(failed, Passing) and failed.throttles:
+                    self.limiter.overloaded(changes)
+                    self.limiter.pause(failed.wait_s or 0.0)
+                raise failed
 
     async def _posted(
         self, path: str, body: bytes, headers: Mapping[str, str]

@@ -7,6 +7,7 @@ import re
 import subprocess
 import urllib.request
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ WORK = Work(
 )
 PRICES = Prices({"openai:m": Price(0.25, 2.0)}, "USD")
 BACKLOG = Backlog(
+    at=1_700_000_100.0,
     documents=1_000,
     work=WORK,
     suspects={"embed": 1},
@@ -141,6 +143,17 @@ def test_the_values_are_those_of_the_store() -> None:
     assert found["docmill_tokens_total", "out", "translate", "openai:m"] == 1_000_000
     assert found["docmill_spend_total", "USD", "openai:m"] == pytest.approx(2 * 0.25 + 1 * 2.0)
     assert ("docmill_spend_total", "USD", "minilm") not in found, "it has no price"
+
+
+def test_a_schedule_that_no_worker_looks_at_is_late_too() -> None:
+    # A worker makes the run of a time that came, so without any worker there is no run that could be late.
+    schedule = {"cron": "* * * * *", "timezone": "UTC", "overlap": "skip"}
+    looked_at, due_at = 1_700_000_000.0, 1_700_000_040.0  # the first whole minute after it
+    waits = PipelineState("nightly", None, failed=False, late_s=0.0, schedule=schedule, looked_at=looked_at)
+    late = FleetCollector(lambda: replace(BACKLOG, at=due_at + 300, pipelines=(waits,)))
+    assert parsed(exposition(late))["docmill_pipeline_late_seconds", "nightly"] == pytest.approx(300)
+    on_time = FleetCollector(lambda: replace(BACKLOG, at=due_at - 1, pipelines=(waits,)))
+    assert parsed(exposition(on_time))["docmill_pipeline_late_seconds", "nightly"] == 0
 
 
 def test_a_database_or_a_queue_that_is_away_is_a_metric() -> None:

@@ -28,13 +28,14 @@ def metrics_command(host: str, port: int, once: bool) -> int:
     from worker.metrics.fleet import FleetCollector
     from worker.metrics.server import exposition, serving
     from worker.prices import read_prices
+    from worker.queue.messages import ENQUEUE_LANE
     from worker.settings import LANES
 
     settings = settings_from()
     prices = read_prices(settings)
     stop_as_interrupt()
     with open_store(settings) as database, queue_of(settings) as broker:
-        depths = None if broker is None else lambda: {lane: broker.depth(lane) for lane in LANES}
+        depths = None if broker is None else lambda: {lane: broker.depth(lane) for lane in (*LANES, ENQUEUE_LANE)}
         collector = FleetCollector(lambda: read_backlog(database, LANES), depths, prices)
         if once:
             answer(exposition(collector), nl=False)

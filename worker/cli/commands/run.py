@@ -10,6 +10,7 @@ import click
 from storage.writers import openai_batch
 from worker.cli import formatting
 from worker.cli.context import open_store, settings_from
+from worker.cli.declared_options import declared
 from worker.cli.detaching import detach_run, on_its_own
 from worker.cli.exit_codes import OK, SOME_REJECTED, exit_code_of
 from worker.cli.interrupts import stop_as_interrupt
@@ -20,6 +21,7 @@ from worker.cli.printing import answer, print_json, say, warn
 from worker.cli.requests import prepare_request, request_of, work_options
 from worker.cli.web_page import page_beside
 from worker.prices import read_prices
+from worker.submit.options import KeyOptions
 
 if TYPE_CHECKING:
     from storage.core.database import Database
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     epilog="Example: docmill run articles.jsonl --task translate --from fr --to en --out en.jsonl",
 )
 @work_options
+@declared(KeyOptions, "request_id")
 @click.option("--dry-run", is_flag=True, help="Only estimate the work and its time; compute nothing.")
 @DEVICE
 @BACKEND

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker import logs
+from tasks import tracing
+from worker import logs, traces
 from worker.cli.context import open_broker, open_store, settings_from
 from worker.cli.exit_codes import OK
 from worker.cli.options import BACKEND, ENDPOINT
@@ -57,6 +58,7 @@ def worker_command(
         device=device, backend=backend, endpoint=endpoint, lanes=lanes, threads=threads, log_level=log_level
     )
     logs.start(settings.log_level, settings.log_format, worker=platform.node())
+    traces.start(settings)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     devices = choose_devices(settings.device)
     with open_store(settings) as database, open_broker(settings) as broker:
@@ -67,6 +69,7 @@ def worker_command(
         supervisor = Supervisor(settings, database, broker, devices)
         with _metrics(settings, supervisor):
             supervisor.run_with_signals()
+    tracing.stop()
     say("Worker stopped; what was under way is committed or given back.")
     return OK
 

@@ -1,0 +1,245 @@
+"""Traces by OpenTelemetry, from the reading of a source to its results.
+
+Tracing is off, and OpenTelemetry is not imported, until `start` is called. Spans have ids, counts and names of
+models, and no text of a document. Attributes follow OpenTelemetry's conventions for messaging and for generative AI.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import SpanContext, Tracer
+
+Value: TypeAlias = str | int | float | bool
+Attributes: TypeAlias = Mapping[str, Value]
+Kind: TypeAlias = Literal["internal", "client", "producer", "consumer"]
+
+TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+FLUSH_S = 3.0  # the longest wait for the collector when a process ends
+EXPORT_S = 5.0  # the longest time for one request to it
+
+
+class Span:
+    """A unit of work. This class is that of a span that is not recorded.
+
+    `traceparent` names the span to other processes and threads, as W3C's Trace Context does; None if it is not
+    recorded.
+    """
+
+    traceparent: str | None = None
+
+    def set(self, attributes: Attributes) -> None:
+        """Add attributes."""
+
+    def fail(self, error: str) -> None:
+        """Mark the work as failed, with the type of its error."""
+
+    def end(self) -> None:
+        """End the span. It takes no attributes after that."""
+
+    @property
+    def trace_id(self) -> str | None:
+        """The id of the trace, 32 hexadecimal digits."""
+        return None if self.traceparent is None else self.traceparent[3:35]
+
+
+OFF = Span()
+_recorder: _Recorder | None = None
+
+
+def start(endpoint: str, version: str, **resource: str) -> None:
+    """Send spans to a collector, given the URL before `/v1/traces`. Raises ImportError without OpenTelemetry.
+
+    The SDK reads OpenTelemetry's own variables for the rest: headers, sampler, more about the resource.
+    """
+    global _recorder  # noqa: PLW0603 - a process has one, as it has one log
+    if _recorder is None:
+        _recorder = _Recorder(endpoint, version, resource)
+
+
+def is_on() -> bool:
+    """Return True if spans are recorded."""
+    return _recorder is not None
+
+
+def stop() -> None:
+    """Send the spans that wait, for at most `FLUSH_S` seconds, and record no more."""
+    global _recorder  # noqa: PLW0603
+    flush()
+    _recorder = None
+
+
+def flush() -> None:
+    """Send the spans that wait, for at most `FLUSH_S` seconds."""
+    if _recorder is not None:
+        _recorder.flush()
+
+
+def valid(traceparent: object) -> str | None:
+    """Return the name of a span that came from outside, or None if it has another form."""
+    return traceparent if isinstance(traceparent, str) and TRACEPARENT.fullmatch(traceparent) else None
+
+
+def begin(
+    name: str,
+    attributes: Attributes | None = None,
+    *,
+    kind: Kind = "internal",
+    parent: str | None = None,
+    links: Iterable[str | None] = (),
+) -> Span:
+    """Begin a span, which its caller ends. `parent` and `links` are the `traceparent` of other spans."""
+    return OFF if _recorder is None else _recorder.begin(name, attributes or {}, kind, parent, links)
+
+
+@contextmanager
+def span(
+    name: str,
+    attributes: Attributes | None = None,
+    *,
+    kind: Kind = "internal",
+    parent: str | None = None,
+    links: Iterable[str | None] = (),
+) -> Iterator[Span]:
+    """Record a block. Without `parent`, a span within the block of another is its child."""
+    if _recorder is None:
+        yield OFF
+        return
+    begun = _recorder.begin(name, attributes or {}, kind, parent or _current(), links)
+    stack = _stack()
+    stack.append(begun.traceparent)
+    try:
+        yield begun
+    except BaseException as error:
+        begun.fail(type(error).__name__)
+        raise
+    finally:
+        stack.pop()
+        begun.end()
+
+
+def batch() -> str | None:
+    """Return the span of the batch that is on this process's device."""
+    return None if _recorder is None else _recorder.batch
+
+
+def begin_batch(model: str, operation: str, shards: Iterable[str], attributes: Attributes) -> Span:
+    """Begin the span of a batch on the device: a child of its first shard, with links to the others."""
+    if _recorder is None:
+        return OFF
+    parent, *others = [*shards, None]
+    begun = _recorder.begin(f"{operation} {model}", attributes, "internal", parent, others)
+    _recorder.batch = begun.traceparent
+    return begun
+
+
+def messaging(operation: str, queue: str) -> dict[str, Value]:
+    """Return the attributes of sending or processing messages of a queue.
+
+    https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
+    """
+    return {
+        "messaging.system": "redis",
+        "messaging.operation.name": operation,
+        "messaging.operation.type": operation,
+        "messaging.destination.name": queue,
+    }
+
+
+def model_use(operation: str, model: str, tokens_in: int | None = None) -> dict[str, Value]:
+    """Return the attributes of the use of a model.
+
+    https://github.com/open-telemetry/semantic-conventions-genai/blob/main/docs/gen-ai/gen-ai-spans.md
+    """
+    counted = {} if tokens_in is None else {"gen_ai.usage.input_tokens": tokens_in}
+    return {"gen_ai.operation.name": operation, "gen_ai.request.model": model, **counted}
+
+
+_thread = threading.local()
+
+
+def _stack() -> list[str | None]:
+    if not hasattr(_thread, "stack"):
+        _thread.stack = []
+    found: list[str | None] = _thread.stack
+    return found
+
+
+def _current() -> str | None:
+    stack = _stack()
+    return stack[-1] if stack else None
+
+
+class _Recorded(Span):
+    def __init__(self, recorded: Any) -> None:
+        context = recorded.get_span_context()
+        self._recorded = recorded
+        self.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+    def set(self, attributes: Attributes) -> None:
+        self._recorded.set_attributes(attributes)
+
+    def fail(self, error: str) -> None:
+        from opentelemetry.trace import StatusCode
+
+        self._recorded.set_attribute("error.type", error)
+        self._recorded.set_status(StatusCode.ERROR)
+
+    def end(self) -> None:
+        self._recorded.end()
+
+
+class _Recorder:
+    """The SDK's tracer, with spans named by their `traceparent`."""
+
+    batch: str | None = None  # a process has one device
+
+    def __init__(self, endpoint: str, version: str, resource: Mapping[str, str]) -> None:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_S)
+        service = {"service.name": "docmill", "service.version": version, **resource}
+        self._provider: TracerProvider = TracerProvider(resource=Resource.create(service), shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer: Tracer = self._provider.get_tracer("docmill", version)
+
+    def begin(
+        self, name: str, attributes: Attributes, kind: Kind, parent: str | None, links: Iterable[str | None]
+    ) -> Span:
+        from opentelemetry.trace import Link, SpanKind
+
+        others = [Link(_context_of(one)) for one in dict.fromkeys(links) if one is not None and one != parent]
+        recorded = self._tracer.start_span(
+            name, context=_within(parent), kind=SpanKind[kind.upper()], attributes=dict(attributes), links=others
+        )
+        return _Recorded(recorded)
+
+    def flush(self) -> None:
+        # On a thread: the SDK's flush takes no limit, and nobody waits for a collector that is away.
+        flushing = threading.Thread(target=self._provider.force_flush, name="flush-spans", daemon=True)
+        flushing.start()
+        flushing.join(FLUSH_S)
+
+
+def _within(parent: str | None) -> Context:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import NonRecordingSpan, set_span_in_context
+
+    return Context() if parent is None else set_span_in_context(NonRecordingSpan(_context_of(parent)), Context())
+
+
+def _context_of(traceparent: str) -> SpanContext:
+    from opentelemetry.trace import SpanContext, TraceFlags
+
+    _, trace_id, span_id, flags = traceparent.split("-")
+    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)))

@@ -1,0 +1,230 @@
+"""Each alert of `deploy/prometheus` is caused by a fault, does fire, and clears by what the runbook says.
+
+Workers, exporter, Prometheus, PostgreSQL and Redis are real and the test's own. Prometheus looks each second, and
+`for`, ranges and bounds in the rules are seconds in place of minutes (`tests.faults.prometheus`).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from celery import Celery
+from sqlalchemy import update
+
+from storage.core.clock import db_now
+from storage.core.database import Database
+from storage.core.schema import Ingest, Refusal
+from tests.conftest import missing
+from tests.faults.fleet import Fleet, numbered
+from tests.faults.prometheus import RULES, Prometheus
+from tests.faults.servers import Missing, PostgresCluster, RedisServer, free_port
+from tests.faults.test_unexpected_errors import close, reopen
+from tests.worker.harness import EXAMPLES, Running, kill_group, until
+from worker.fault_points import MARKER
+
+pytestmark = [pytest.mark.alerts, pytest.mark.timeout(400)]
+
+ALERTS = [rule["alert"] for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
+WITHIN_S = 150.0
+# Not tried yet on a fleet: a lost GPU, a failed run of a schedule, and a process that dies again and again.
+UNTRIED = {"DocmillDeviceUnusable", "DocmillPipelineFailed", "DocmillDeviceProcessDies"}
+
+
+@dataclass
+class Watched:
+    """A fleet with an exporter and a Prometheus."""
+
+    fleet: Fleet
+    redis: RedisServer
+    cluster: PostgresCluster
+    prometheus: Prometheus
+    exporter_port: int
+    worker_port: int
+    exporter: Running
+
+    def fires(self, alert: str) -> None:
+        until(lambda: alert in self.prometheus.firing(), f"{alert} fires", WITHIN_S, 0.5)
+
+    def clears(self, alert: str) -> None:
+        until(lambda: alert not in self.prometheus.firing(), f"{alert} clears", WITHIN_S, 0.5)
+
+    def export(self) -> None:
+        """Start the exporter, at the same port each time."""
+        self.exporter = self.fleet.start("metrics", "--port", self.exporter_port)
+
+    @contextmanager
+    def worker(self, *options: str, fault: str | None = None) -> Iterator[Running]:
+        with self.fleet.worker(*options, fault=fault, metrics_port=self.worker_port) as process:
+            yield process
+
+
+@pytest.fixture
+def watched(
+    tmp_path: Path, restartable: Database, own_postgres: PostgresCluster, own_redis: RedisServer
+) -> Iterator[Watched]:
+    fleet = Fleet(tmp_path, restartable, own_redis.url)
+    ports = free_port(), free_port()
+    try:
+        prometheus = Prometheus(tmp_path / "prometheus", {"docmill": ports[0], "docmill-workers": ports[1]})
+    except Missing as reason:
+        missing(str(reason))
+    with prometheus:
+        found = Watched(
+            fleet, own_redis, own_postgres, prometheus, *ports, fleet.start("metrics", "--port", ports[0])
+        )
+        try:
+            found.clears("DocmillMetricsMissing")
+            yield found
+        finally:
+            kill_group(found.exporter)
+
+
+Trial = Callable[[Watched], None]
+TRIALS: dict[str, Trial] = {}
+
+
+def trial(act: Trial) -> Trial:
+    """Register the trial of the alert that the function is named for."""
+    TRIALS["".join(part.capitalize() for part in f"docmill_{act.__name__}".split("_"))] = act
+    return act
+
+
+def test_each_alert_has_its_trial() -> None:
+    assert {*TRIALS} | UNTRIED == {*ALERTS}
+    assert not {*TRIALS} & UNTRIED
+
+
+@pytest.mark.parametrize("alert", [alert for alert in ALERTS if alert not in UNTRIED])
+def test_an_alert_fires_by_its_fault_and_clears_by_its_remedy(alert: str, watched: Watched) -> None:
+    assert alert not in watched.prometheus.firing()
+    TRIALS[alert](watched)
+    watched.clears(alert)
+
+
+@trial
+def metrics_missing(watched: Watched) -> None:
+    kill_group(watched.exporter)
+    watched.fires("DocmillMetricsMissing")
+    watched.export()
+
+
+@trial
+def database_away(watched: Watched) -> None:
+    watched.cluster.interrupt()
+    try:
+        watched.fires("DocmillDatabaseAway")
+    finally:
+        watched.cluster.start()
+
+
+@trial
+def queue_away(watched: Watched) -> None:
+    watched.redis.kill()
+    watched.fires("DocmillQueueAway")
+    watched.redis.start()
+
+
+@trial
+def no_worker(watched: Watched) -> None:
+    job = watched.fleet.give(numbered(8))
+    watched.fires("DocmillNoWorker")
+    with watched.worker():
+        watched.fleet.finish(job)
+        watched.clears("DocmillNoWorker")
+
+
+@trial
+def no_progress(watched: Watched) -> None:
+    slow = watched.fleet.give(numbered(64), model="null@1")
+    with watched.worker():
+        watched.fires("DocmillNoProgress")
+        watched.fleet("cancel", slow)
+        watched.clears("DocmillNoProgress")
+
+
+@trial
+def store_refuses(watched: Watched) -> None:
+    close(watched.fleet.database, "results")
+    job = watched.fleet.give(numbered(64))
+    with watched.worker():
+        watched.fires("DocmillStoreRefuses")
+        reopen(watched.fleet.database, "results")
+        watched.fleet.finish(job, WITHIN_S)
+        watched.clears("DocmillStoreRefuses")
+
+
+@trial
+def refused(watched: Watched) -> None:
+    model = watched.fleet.folder / "models" / "mine"
+    shutil.copytree(EXAMPLES / "models" / "marian-ddtp", model)
+    watched.fleet.environment["DOCMILL_MODELS_DIR"] = str(model.parent)
+    task = ("--task", "translate", "--from", "fr", "--to", "en", "--beams", 1, "--model", "mine", "--limit", 2)
+    job = watched.fleet.enqueue(EXAMPLES / "french.jsonl", *task)
+    model.rename(model.with_name("elsewhere"))
+    with watched.worker():
+        watched.fires("DocmillRefused")
+        model.with_name("elsewhere").rename(model)
+        refusals = update(Refusal).values(refused_at=0.0)  # they hold for half a minute: moved, not waited for
+        watched.fleet.database.write(lambda transaction: transaction.execute(refusals))
+        watched.fleet.finish(job, WITHIN_S)
+        watched.clears("DocmillRefused")
+
+
+@trial
+def many_fail(watched: Watched) -> None:
+    watched.fleet.give([f"{MARKER} {n}" for n in range(8)])
+    with watched.worker(fault="text:error"):
+        watched.fires("DocmillManyFail")
+        assert watched.fleet.outcomes()["failed"] == 8
+        good = watched.fleet.give(numbered(1_000), model="null@50000")
+        watched.fleet.finish(good, WITHIN_S)
+        watched.clears("DocmillManyFail")
+
+
+@trial
+def reading_stopped(watched: Watched) -> None:
+    source = watched.fleet.corpus(numbered(20_000))
+    command = ("enqueue", source, "--task", "translate", "--model", "null@50000")
+    watched.fleet.environment["DOCMILL_FAULT"] = "enqueue:kill"
+    assert watched.fleet.start(*command).wait(60) != 0
+    del watched.fleet.environment["DOCMILL_FAULT"]
+    silent = update(Ingest).values(seen_at=db_now() - 60)  # half a minute of silence: moved, not waited for
+    watched.fleet.database.write(lambda transaction: transaction.execute(silent))
+    watched.fires("DocmillReadingStopped")
+    watched.fleet(*command)
+
+
+@trial
+def orders_wait(watched: Watched) -> None:
+    source = watched.fleet.corpus(numbered(8))
+    watched.fleet.environment["DOCMILL_ORDER_ROOTS"] = str(source.parent)
+    scheduler = Celery(broker=watched.redis.url, set_as_current=False)
+    order = {"source": str(source), "task": "translate", "model": "null"}
+    scheduler.send_task("docmill.enqueue", kwargs=order, queue="docmill:v1:enqueue")
+    scheduler.close()
+    watched.fires("DocmillOrdersWait")
+    with watched.worker("--lanes", "translate,enqueue"):
+        watched.clears("DocmillOrdersWait")
+
+
+def pipeline(watched: Watched, source: Path, schedule: str = "") -> Path:
+    file = watched.fleet.folder / "nightly.toml"
+    step = '[[step]]\nname = "fr"\ntask = "translate"\nmodel = "null@50000"\n'
+    file.write_text(f'name = "nightly"\n{schedule}[corpus]\nsource = "{source}"\n{step}')
+    return file
+
+
+@trial
+def pipeline_late(watched: Watched) -> None:
+    file = pipeline(watched, watched.fleet.corpus(numbered(8)), '[schedule]\ncron = "* * * * *"\n')
+    watched.fleet("pipeline", "add", file)
+    watched.fires("DocmillPipelineLate")
+    with watched.worker():
+        watched.clears("DocmillPipelineLate")
+        watched.fleet("pipeline", "rm", "nightly")

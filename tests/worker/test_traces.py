@@ -1,0 +1,116 @@
+"""Traces from a source to its results, by real processes and a collector."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import tracing
+from tests.tasks.backends.remote.api_server import MODEL, ApiServer
+from tests.worker.collector import Collector, collecting
+from tests.worker.harness import ROOT, Docmill
+
+SECRET = "the text of a document stays at home"
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with collecting() as found:
+        yield found
+
+
+@pytest.mark.slow
+def test_one_trace_joins_the_command_to_the_commits_of_a_worker(
+    fleet: Docmill, collector: Collector, write_corpus: Callable[..., Path]
+) -> None:
+    source = write_corpus({"id": str(n), "text": f"{SECRET} {n}"} for n in range(200))
+    fleet.environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "DOCMILL_LOG_FORMAT": "json"}
+    job = fleet.enqueue(source, "--task", "translate", "--model", "null@50000", "--request-id", "night/7")
+    with fleet.worker("--threads", "2", "--log-level", "info"):
+        fleet("wait", job)
+    # The device process has ended: what it had recorded was sent when it drained.
+    (enqueued,) = collector.named("enqueue")
+    (ingest,) = collector.named("ingest")
+    processed = collector.named("process v1:translate")
+    commits, claims = collector.named("commit"), collector.named("claim")
+    batches = collector.named("text_completion null@50000")
+    assert (enqueued.parent, ingest.parent) == ("", enqueued.id)
+    assert len(processed) == len(commits) == len(claims) > 1
+    assert {span.trace for span in (*processed, *commits, *claims, *batches)} == {enqueued.trace}
+    assert {span.parent for span in processed} == {enqueued.id}
+    assert {span.parent for span in commits} == {span.id for span in processed}
+    assert batches
+    assert {span.parent for span in batches} <= {span.id for span in processed}
+    sent = {span.id for span in collector.named("send v1:translate")}
+    linked = [span for span in processed if span.links]
+    assert linked
+    assert all(set(span.links) <= sent for span in linked)
+    assert {span.kind for span in processed} == {"consumer"}
+    assert sum(span.attributes["docmill.outcomes"] for span in commits) == 200
+    assert sum(span.attributes["gen_ai.usage.input_tokens"] for span in batches) > 0
+    assert batches[0].attributes["gen_ai.operation.name"] == "text_completion"
+    assert processed[0].attributes["messaging.destination.name"] == "v1:translate"
+    assert processed[0].resource["service.name"] == "docmill"
+    assert not any(SECRET.encode() in body for body in collector.raw)
+    assert fleet.json("status", job)["request_id"] == "night/7"
+    events = [json.loads(line) for line in fleet.log("worker").splitlines() if line.startswith("{")]
+    of_shards = [event for event in events if "shard" in event]
+    assert of_shards
+    assert {event["request_id"] for event in of_shards} == {"night/7"}
+
+
+def test_requests_to_a_server_of_models_are_spans_within_a_batch(
+    embedded: Docmill, collector: Collector, write_corpus: Callable[..., Path]
+) -> None:
+    source = write_corpus({"id": str(n), "text": f"{SECRET} {n}"} for n in range(3))
+    with ApiServer().running() as server:
+        embedded.environment |= {"DOCMILL_TRACES_ENDPOINT": collector.url, "DOCMILL_ENDPOINT": server.endpoint}
+        embedded("run", source, "--task", "generate", "--model", f"openai:{MODEL}", "--prompt", "{text}")
+    asked = collector.named("chat ")
+    (enqueued,) = collector.named("enqueue")
+    assert len(asked) >= 3
+    assert {span.kind for span in asked} == {"client"}
+    assert {span.trace for span in asked} == {enqueued.trace}
+    assert asked[0].attributes["gen_ai.provider.name"] == "openai"
+    assert asked[0].attributes["server.address"] == "127.0.0.1"
+    assert not any(SECRET.encode() in body for body in collector.raw)
+
+
+def test_without_a_collector_no_library_is_loaded_and_a_job_has_an_id_all_the_same(
+    embedded: Docmill, write_corpus: Callable[..., Path]
+) -> None:
+    source = write_corpus([{"id": "1", "text": "one"}])
+    embedded("run", source, "--task", "embed", "--model", "null")
+    status = embedded.json("status", 1)
+    assert len(status["request_id"]) == 32
+    program = (
+        "import sys, tasks.tracing, worker.traces\n"
+        "with tasks.tracing.span('x') as span: span.set({'a': 1})\n"
+        "print([name for name in sys.modules if name.startswith('opentelemetry')])"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
+
+
+def test_a_collector_that_is_away_delays_no_command_and_loses_no_work(
+    embedded: Docmill, write_corpus: Callable[..., Path]
+) -> None:
+    source = write_corpus([{"id": "1", "text": "one"}])
+    embedded.environment["DOCMILL_TRACES_ENDPOINT"] = "http://127.0.0.1:9"
+    embedded("run", source, "--task", "embed", "--model", "null")
+    assert embedded.json("status", 1)["done"] == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", None, 7, "00-" + "0" * 32 + "-" + "1" * 16 + "-01", "00-" + "a" * 32 + "-" + "b" * 16, "x" * 200],
+)
+def test_the_name_of_a_span_from_outside_has_its_form_or_is_ignored(name: Any) -> None:
+    assert tracing.valid(name) is None
+    assert tracing.valid("00-" + "a" * 32 + "-" + "b" * 16 + "-01") is not None
