@@ -197,7 +197,7 @@ def _functions(schema: str) -> Iterator[str]:
             RETURN NULL;""",
         )
         yield f"""CREATE TRIGGER merge_counts AFTER INSERT ON {table} FOR EACH ROW
-            WHEN (mod(NEW.id, {MERGED}) = 0 AND pg_trigger_depth() < 2) EXECUTE FUNCTION docmill_merge_{table}()"""
+            WHEN (mod(NEW.id, {MERGED}) = 0 AND pg_trigger_depth() = 1) EXECUTE FUNCTION docmill_merge_{table}()"""
 
 
 def _triggers(table: str) -> Iterator[str]:
