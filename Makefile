@@ -94,6 +94,10 @@ bench-extract: setup ## what a JSON Schema costs, and the records of real and of
 bench-batch: setup setup-vllm ## batch files by docmill and by vLLM's own runner: the same answers
 	.venv-vllm/bin/python -m bench.batch_files --plain $(CURDIR)/$(BIN)/python $(BENCH)
 
+.PHONY: bench-retention
+bench-retention: setup ## the sizes of tables over a simulated year of nights, with and without rules of retention
+	$(BIN)/python -m bench.retention $(BENCH)
+
 bench-ingest: setup ## reading a source into the store, beside a bulk load of the same tables
 	$(BIN)/python -m bench.ingest $(BENCH)
 

@@ -33,7 +33,7 @@ from storage.deletion import gc
 from storage.errors import CorpusInUse
 from storage.pipelines import pipelines
 from storage.steps import job_keys
-from storage.steps.jobs import UNFINISHED, lock_corpus
+from storage.steps.jobs import UNFINISHED, forget_counts, lock_corpus
 
 PAGE = 500
 
@@ -142,6 +142,7 @@ def _delete_jobs(transaction: Transaction, corpus_id: int) -> int:
     transaction.execute(update(PipelineRun).where(PipelineRun.job_id.in_(jobs)).values(job_id=None))
     transaction.execute(delete(Step).where(Step.job_id.in_(jobs)))
     job_keys.forget_arguments(transaction, jobs)
+    forget_counts(transaction, jobs)
     return transaction.execute(delete(Job).where(Job.id.in_(jobs))).rowcount
 
 

@@ -32,7 +32,7 @@ from storage.core.transaction import Transaction
 from storage.deletion.ages import Ages
 from storage.deletion.budget import Budget
 from storage.errors import RightMissing
-from storage.steps.jobs import UNFINISHED
+from storage.steps.jobs import UNFINISHED, forget_counts
 
 PAGE = 5_000  # rows deleted in one transaction
 SETTLED_S = 3_600.0  # a reading may still add documents to a job that has just ended
@@ -155,6 +155,7 @@ def _forget_run(run_id: int, transaction: Transaction, size: int) -> int:
     transaction.execute(this)
     transaction.execute(delete(Step).where(Step.job_id == job_id))
     transaction.execute(delete(Job).where(Job.id == job_id))
+    forget_counts(transaction, [job_id])
     has_documents = select(Document.id).where(Document.ingest_id == ingest_id).limit(1)
     if transaction.scalar(has_documents) is None:
         transaction.execute(delete(Ingest).where(Ingest.id == ingest_id))

@@ -1,0 +1,219 @@
+"""Sizes of the store's tables over a year of nights, with and without rules of retention.
+
+Time is passed by moving all times of the store back by a day, so a year takes a minute. Each night a pipeline reads
+a corpus in which some documents changed and one record is wrong. It computes two steps.
+Another pipeline has a new model each month. With rules, `docmill gc --retention` runs each night.
+
+    python -m bench.retention [--nights 365] [--store sqlite|postgresql]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sqlalchemy import Double, func, select, update
+
+from bench.pairs import RESULTS
+from bench.stores import fresh_postgres, fresh_sqlite
+from storage.core.database import Database
+from storage.core.outcomes import Outcome, Status
+from storage.core.schema import Base
+from storage.core.specs import Spec
+from storage.core.transaction import Transaction
+from storage.deletion import rounds
+from storage.deletion.ages import Ages
+from storage.deletion.budget import Budget
+from storage.ingest import ingest
+from storage.ingest.chunks import Chunk, ChunkBuilder, Rejected
+from storage.leases import dispatch, shards
+from storage.pipelines import pipelines
+from storage.steps import jobs
+from storage.steps.jobs import JobRequest
+from storage.steps.steps import StepRequest
+from tasks.kinds import STORED_KINDS as KINDS
+
+DAY_S = 86_400.0
+_NO_TIMES = frozenset({"max_failures", "max_flagged", "confidence", "mean_logprob", "least_logprob", "due_at"})
+_SCHEDULE = {"cron": "0 3 * * *", "timezone": "UTC", "overlap": "queue"}
+COUNTED = ("job", "pipeline_run", "ingest", "rejection", "shard", "step_text", "document", "content", "outcome")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A simulation: so many nights, documents, and documents that change each night; ages in days of all rules."""
+
+    nights: int = 365
+    documents: int = 40
+    changing: int = 4
+    age_days: float | None = 30.0
+    a_new_model_each: int = 30
+    measured_each: int = 7
+
+    @property
+    def ages(self) -> Ages | None:
+        if self.age_days is None:
+            return None
+        names = ("runs", "step_texts", "rejections", "orders", "refusals", "shards", "versions", "results")
+        return Ages(dict.fromkeys(names, self.age_days * DAY_S))
+
+
+@dataclass
+class Year:
+    """The rows of each table by night, and how many texts were computed."""
+
+    sizes: dict[int, dict[str, int]] = field(default_factory=dict)
+    computed: int = 0
+
+
+def texts(plan: Plan, night: int) -> Iterator[tuple[str, str]]:
+    """Yield the documents of a night as (id, text). Another `changing` of them change each night, in turn."""
+    for number in range(plan.documents):
+        turn = number // plan.changing
+        turns = max(1, plan.documents // plan.changing)
+        yield f"{number}", f"text {number} of turn {(night + turns - turn % turns) // turns}"
+
+
+def simulate(database: Database, plan: Plan) -> Year:
+    """Let the nights of a plan pass."""
+    year = Year()
+    for name in ("nightly", "trial"):
+        pipelines.put(database, name, f"/{name}.toml", "", _SCHEDULE)
+    steps = (
+        StepRequest("english", Spec("translate", "nightly", "sha256:1")),
+        StepRequest("line", Spec("summarize", "nightly", "sha256:1"), "english"),
+    )
+    for night in range(plan.nights):
+        _run(database, year, "nightly", night, steps, _chunk(texts(plan, night)))
+        if night % plan.a_new_model_each == 0:
+            model = Spec("summarize", f"trial {night}", "sha256:1", params={"max_new_tokens": 9})
+            _run(database, year, "trial", night, (StepRequest("trial", model),), _chunk(texts(plan, night)))
+        if plan.ages is not None:
+            assert rounds.apply(database, plan.ages, Budget()).complete
+        if night % plan.measured_each == 0:
+            year.sizes[night] = sizes(database)
+        _a_day_passes(database)
+    return year
+
+
+def _chunk(documents: Iterator[tuple[str, str]]) -> Chunk:
+    builder = ChunkBuilder()
+    for place, (key, text) in enumerate(documents):
+        builder.put(key, text, {}, (), place)
+    return builder.chunk()
+
+
+def _run(database: Database, year: Year, name: str, night: int, steps: tuple[StepRequest, ...], chunk: Chunk) -> None:
+    """Let a pipeline run in a night, from its schedule to its end."""
+    [found] = [one for one in pipelines.scheduled(database) if one.name == name]
+    run_id = pipelines.fire(database, found, float(night))
+    assert run_id is not None
+    run = pipelines.take(database, run_id, "night", 60.0)
+    assert run is not None
+    job_id = _do(database, year, JobRequest("nightly", "nightly.jsonl", steps), chunk)
+    pipelines.note(database, run, "done", job_id=job_id)
+
+
+def _do(database: Database, year: Year, request: JobRequest, chunk: Chunk) -> int:
+    job = jobs.open_job(database, request)
+    ingest.end(database, job, ingest.add(database, job, chunk, [Rejected("line 99", "no JSON")]))
+    while shard_ids := [one for lane in dispatch.lanes(database) for one in dispatch.take(database, lane)]:
+        for shard_id in shard_ids:
+            head = shards.look(database, shard_id)
+            claim = None if head is None else shards.claim(database, head, "night")
+            if claim is not None:
+                outcomes = [Outcome(number, Status.DONE, text=f"<{text}>") for number, text in claim.texts]
+                shards.commit(database, claim, outcomes, None)
+                year.computed += len(outcomes)
+    jobs.finish(database, job.id)
+    return job.id
+
+
+def _a_day_passes(database: Database) -> None:
+    def work(transaction: Transaction) -> None:
+        for table in Base.metadata.tables.values():
+            times = [column for column in table.columns if isinstance(column.type, Double)]
+            moved = {column.name: column - DAY_S for column in times if column.name not in _NO_TIMES}
+            if moved:
+                transaction.execute(update(table).values(**moved))
+
+    database.write(work)
+
+
+def sizes(database: Database) -> dict[str, int]:
+    """Return the number of rows of each table."""
+    with database.read() as transaction:
+        return {
+            name: transaction.scalar(select(func.count()).select_from(table)) or 0
+            for name, table in Base.metadata.tables.items()
+        }
+
+
+def growth(year: Year, since: int) -> dict[str, float]:
+    """Return, for each table that grew, its largest number of rows in the last third over that between the two.
+
+    Nights before `since` do not count: the rules remove nothing yet. A spec is a row for each model, which stays.
+    """
+    nights = [night for night in sorted(year.sizes) if night >= since]
+    third = len(nights) // 3
+
+    def most(some: Sequence[int], table: str) -> int:
+        return max(year.sizes[night][table] for night in some)
+
+    tables = {table for night in nights for table in year.sizes[night]} - {"spec"}  # a row for each model stays
+    ratios = {table: most(nights[-third:], table) / max(1, most(nights[:-third], table)) for table in tables}
+    return {table: ratio for table, ratio in sorted(ratios.items()) if ratio > 1}
+
+
+def _draw(years: Mapping[str, Year]) -> None:
+    import pygal
+
+    chart = pygal.XY(title="Rows of the store over a year of nights", x_title="night", y_title="rows", stroke=True)
+    for name, year in years.items():
+        for table in ("outcome", "shard", "job"):
+            chart.add(f"{table}, {name}", [(night, rows[table]) for night, rows in sorted(year.sizes.items())])
+    chart.render_to_file(str(RESULTS / "retention.svg"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--nights", type=int, default=Plan.nights)
+    parser.add_argument("--store", choices=["sqlite", "postgresql"], default="sqlite")
+    given = parser.parse_args(arguments)
+    plans = {
+        "with rules": Plan(nights=given.nights),
+        "without rules": Plan(nights=given.nights, age_days=None),
+    }
+    years = dict[str, Year]()
+    facts = dict[str, object]()
+    for name, plan in plans.items():
+        with ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+            fresh = fresh_postgres() if given.store == "postgresql" else fresh_sqlite(Path(folder))
+            database = Database(stack.enter_context(fresh), kinds=KINDS)
+            started = time.monotonic()
+            years[name] = simulate(database, plan)
+            seconds = time.monotonic() - started
+            database.close()
+        last = {table: years[name].sizes[max(years[name].sizes)][table] for table in COUNTED}
+        facts[name] = {
+            "rows_at_the_end": last,
+            "growth_in_the_last_third": growth(years[name], since=70),
+            "texts_computed": years[name].computed,
+            "seconds": round(seconds, 1),
+            "sizes": years[name].sizes,
+        }
+        print(f"{name}: {last}; grew: {facts[name]['growth_in_the_last_third']}")  # type: ignore[index]
+    (RESULTS / "retention.json").write_text(json.dumps({"store": given.store, **facts}, indent=1) + "\n")
+    _draw(years)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
