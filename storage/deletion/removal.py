@@ -30,10 +30,11 @@ from storage.core.schema import (
 )
 from storage.core.transaction import Transaction
 from storage.deletion import gc
+from storage.deletion.kept_counts import forget_counts
 from storage.errors import CorpusInUse
 from storage.pipelines import pipelines
 from storage.steps import job_keys
-from storage.steps.jobs import UNFINISHED, forget_counts, lock_corpus
+from storage.steps.jobs import UNFINISHED, lock_corpus
 
 PAGE = 500
 

@@ -31,8 +31,9 @@ from storage.core.schema import (
 from storage.core.transaction import Transaction
 from storage.deletion.ages import Ages
 from storage.deletion.budget import Budget
+from storage.deletion.kept_counts import forget_counts
 from storage.errors import RightMissing
-from storage.steps.jobs import UNFINISHED, forget_counts
+from storage.steps.jobs import UNFINISHED
 
 PAGE = 5_000  # rows deleted in one transaction
 SETTLED_S = 3_600.0  # a reading may still add documents to a job that has just ended

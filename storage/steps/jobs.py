@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,7 +9,6 @@ from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, t
 
 from storage.core import get_or_create
 from storage.core.clock import db_now
-from storage.core.count_tables import ShardCount
 from storage.core.database import Database
 from storage.core.schema import (
     Contender,
@@ -291,12 +289,6 @@ def require(database: Database, job_id: int) -> Job:
         if row is None:
             raise missing(transaction, job_id)
     return Job.of(row)
-
-
-def forget_counts(transaction: Transaction, job_ids: Collection[int]) -> None:
-    """Delete the kept counts of jobs that are being deleted: zeros by now, which PostgreSQL merges away itself."""
-    if transaction.server is None:
-        transaction.execute(delete(ShardCount).where(ShardCount.job_id.in_(job_ids)))
 
 
 def missing(transaction: Transaction, job_id: int) -> NoSuchJob:

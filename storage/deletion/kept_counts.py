@@ -1,0 +1,16 @@
+"""Delete the kept counts of jobs that are deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sqlalchemy import delete
+
+from storage.core.count_tables import ShardCount
+from storage.core.transaction import Transaction
+
+
+def forget_counts(transaction: Transaction, job_ids: Collection[int]) -> None:
+    """Delete the counts of jobs that lose their last shards: zeros by now, which PostgreSQL merges away itself."""
+    if transaction.server is None:
+        transaction.execute(delete(ShardCount).where(ShardCount.job_id.in_(job_ids)))
