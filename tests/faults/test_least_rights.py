@@ -29,6 +29,7 @@ from storage.leases.shards import Claim
 from storage.pipelines import orders, pipelines
 from storage.results.results import failures, results
 from storage.results.status import list_statuses, read_status
+from storage.results.work import runtimes
 from storage.steps import jobs, replacements
 from storage.steps.job_keys import IdempotencyKey
 from storage.steps.jobs import JobRequest
@@ -292,6 +293,7 @@ def steer(owner: Database, admin: Database) -> None:
     reviewed = read(owner, request("a.jsonl", corpus=f"computed {n}", spec=computed), numbered(3))
     builders.work(owner)
     review(admin, reviewed.id)
+    assert runtimes(admin, reviewed.id) == []
     owner.write(lambda transaction: transaction.execute(update(Job).values(state="done")))
     read(admin, after(computed, corpus=f"computed {n}"), numbered(3))
     prompted = replace(spec(), params={"prompt": "{meta.n}: {text}"})
