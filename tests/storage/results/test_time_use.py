@@ -1,4 +1,4 @@
-"""Where the time of a job's workers goes."""
+"""The use of time by the workers of a job."""
 
 from __future__ import annotations
 
