@@ -175,7 +175,9 @@ def growth(year: Year, since: int) -> dict[str, float]:
 def _draw(years: Mapping[str, Year]) -> None:
     import pygal
 
-    chart = pygal.XY(title="Rows of the store over a year of nights", x_title="night", y_title="rows", stroke=True)
+    chart = pygal.XY(
+        title="Rows of the store over a year of nights", x_title="night", y_title="rows", show_dots=False, js=[]
+    )
     for name, year in years.items():
         for table in ("outcome", "shard", "job"):
             chart.add(f"{table}, {name}", [(night, rows[table]) for night, rows in sorted(year.sizes.items())])
