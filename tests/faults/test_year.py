@@ -74,7 +74,10 @@ def test_a_year_of_nightly_runs_of_three_steps_leaves_no_more_rows_than_a_season
     with crew.database.read() as transaction:
         assert {*transaction.scalars(select(PipelineRun.state))} == {"done"}
     after_a_year = sizes(crew.database)
-    assert {name: n for name, n in after_a_year.items() if n > after_a_season[name]} == {}
+    # PostgreSQL merges the rows of its counts after some hundred of them.
+    unmerged = {"shard_count": 1_000, "work_count": 1_000} if crew.database.server else {}
+    most = {name: max(n, unmerged.get(name, 0)) for name, n in after_a_season.items()}
+    assert {name: n for name, n in after_a_year.items() if n > most[name]} == {}
     assert after_a_year["pipeline_run"] == after_a_year["job"] < 100
     assert after_a_year["step_text"] <= 2 * 2 * len(lines)
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == len(lines)
