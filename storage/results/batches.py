@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, select
+from sqlalchemy import ColumnElement, and_, or_, select
 
 from storage.core.schema import Shard, Step, Worker
 from storage.core.transaction import Transaction
@@ -13,6 +13,7 @@ from storage.steps.sharding import pack
 from storage.steps.steps import OpenStep
 
 JOBS = 20  # earlier jobs that are looked through
+CLOCK_S = 1.0  # a database's clock may be set back by so much within a transaction
 _WIDTH = 8  # bytes of a content's id in a shard
 
 
@@ -69,7 +70,9 @@ def _holding(
     wanted = pack([content_id])
     query = select(Shard.id, Shard.contents).where(of_step, Shard.state != "split").order_by(Shard.id.desc())
     if computed_at is not None:
-        query = query.where(Shard.started_at <= computed_at)
+        # Those that ran at that moment: of a large job a few of many thousand, whose contents need not be read.
+        ended = or_(Shard.finished_at.is_(None), Shard.finished_at >= computed_at - CLOCK_S)
+        query = query.where(Shard.started_at <= computed_at, ended)
     for row in transaction.execute(query):
         if holds(row.contents, wanted):
             return row.id

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
+from sqlalchemy import insert, select
+
+from storage.core.database import Database
+from storage.core.schema import Shard
+from storage.core.transaction import Transaction
+from storage.results import batches
 from storage.results.batches import holds
+from storage.results.provenance import provenance
 from storage.steps.sharding import pack
+from tests.storage.builders import numbered, read, request, set_shard, shards_of, work
 
 
 def test_an_id_is_found_at_its_place_and_not_across_two_others() -> None:
@@ -11,3 +20,29 @@ def test_an_id_is_found_at_its_place_and_not_across_two_others() -> None:
     assert not holds(pack([256, 0]), pack([1]))  # whose bytes stand there one byte further
     assert holds(pack([256, 0, 1]), pack([1]))
     assert not holds(b"", pack([1]))
+
+
+def test_contents_are_read_only_of_shards_that_ran_when_the_outcome_was_written(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = read(database, request(), numbered(1))
+    work(database)
+    [computed] = shards_of(database, job)
+
+    def add_others(transaction: Transaction) -> None:
+        """Ended long before, and begun long after."""
+        columns = [column for column in Shard.__table__.columns if column.name != "id"]
+        row = transaction.execute(select(*columns).where(Shard.id == computed.id)).one()._asdict()
+        for aside_s in (-100.0, 100.0):
+            times = {name: row[name] + aside_s for name in ("started_at", "finished_at")}
+            transaction.execute(insert(Shard).values(row | times))
+
+    database.write(add_others)
+    looked_at: list[bytes] = []
+    monkeypatch.setattr(batches, "holds", lambda contents, wanted: looked_at.append(contents) or True)
+    for finished_at in (computed.finished_at, None):  # ended, and still at work
+        set_shard(database, computed.id, finished_at=finished_at)
+        batch = provenance(database, job.id, "k0").step.batch
+        assert batch is not None
+        assert batch.shard == computed.id
+    assert len(looked_at) == 2
