@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from storage.errors import NoSuchJob, StorageError
+from worker.errors import WorkerError
 from worker.web import sign_in
 from worker.web.assets import assets
 from worker.web.guard import HEALTH, SIGN_IN, Guard
@@ -115,6 +116,8 @@ class _Application:
             return await self._refused(request, NotFound(str(error)))
         except StorageError as error:
             return await self._refused(request, Refused(f"{UNREADABLE} {error}", HTTPStatus.SERVICE_UNAVAILABLE))
+        except WorkerError as error:  # such as a file of prices that was spoilt since the start
+            return await self._refused(request, Refused(str(error), HTTPStatus.SERVICE_UNAVAILABLE))
 
     async def _in_thread(self, act: Callable[[], Response]) -> Response:
         if self._limiter is None:
@@ -123,8 +126,8 @@ class _Application:
 
     def _asked(self, request: Request, form: Mapping[str, str] | None = None) -> Asked:
         site = self._site
-        path = {name: str(value) for name, value in request.path_params.items()}
-        query = {name: value.replace("\0", "\ufffd") for name, value in request.query_params.items()}
+        path = {name: _storable(str(value)) for name, value in request.path_params.items()}
+        query = {name: _storable(value) for name, value in request.query_params.items()}
         return Asked(site.database, site.settings, site.allows_changes, path, query, form or {})
 
     async def _health(self, _: Request) -> Response:
@@ -181,6 +184,11 @@ class _Application:
     async def _failed(self, request: Request, _: Exception) -> Response:
         said = "This page has a bug. The log of `docmill web` has the details."
         return await self._refused(request, Refused(said, HTTPStatus.INTERNAL_SERVER_ERROR))
+
+
+def _storable(given: str) -> str:
+    """Return a text of an address that a database can be asked for: PostgreSQL takes no NUL."""
+    return given.replace("\0", "\ufffd")
 
 
 async def _form_of(request: Request) -> dict[str, str]:

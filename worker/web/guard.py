@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 HEALTH, SIGN_IN, STATIC = "/health", "/sign-in", "/static/"
 COOKIE = "docmill-session"
 MOST_FORM = 64 * 1024  # bytes
+DIGITS = 9  # of a length that are looked at; more of them are too many in any case
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -94,7 +95,8 @@ def _refused_form(request: Request) -> Response | None:
     if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
         return PlainTextResponse("This form comes from another site.", HTTPStatus.FORBIDDEN)
     length = request.headers.get("content-length", "")
-    if not length.isdecimal() or int(length) > MOST_FORM:
+    # A body that comes in chunks has no length, whatever a header says of it.
+    if "transfer-encoding" in request.headers or not length.isdecimal() or int(length[:DIGITS]) > MOST_FORM:
         return PlainTextResponse("This form is too long.", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     return None
 

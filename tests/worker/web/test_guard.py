@@ -123,6 +123,8 @@ def test_a_long_form_is_not_read(empty: Browse) -> None:
     browser = empty(token=TOKEN)
     assert browser.post("/sign-in", data={"token": "x" * 100_000}).status_code == 413
     assert browser.post("/sign-in", content=iter([b"token=", b"x"])).status_code == 413  # of unknown length
+    assert browser.post("/sign-in", data={"token": "x"}, headers={"transfer-encoding": "chunked"}).status_code == 413
+    assert browser.post("/sign-in", content=b"x", headers={"content-length": "9" * 5_000}).status_code == 413
 
 
 def test_other_methods_are_refused(empty: Browse) -> None:

@@ -46,7 +46,7 @@ def read_flagged(asked: Asked) -> Values:
     status = read_status(asked.database, asked.id("job"))
     step = _step(asked, status)
     flag = asked.choice("flag", dict.fromkeys(known()))
-    page = flagged_page(asked.database, status.id, step.name, flag=flag, after=_cursor(asked), limit=ROWS)
+    page = flagged_page(asked.database, status.id, step.name, flag=flag, after=_cursor(asked, step), limit=ROWS)
     checks = checks_of(asked.settings.models_dir, asked.settings.cache_dir)(step.spec)
     return {
         **shared(status),
@@ -106,7 +106,7 @@ def _counts(database: Database, status: JobStatus, step: StepStatus) -> dict[str
     return ordered(count_flags(database, status.id)[step.name].by_flag)
 
 
-def _cursor(asked: Asked) -> Cursor | None:
+def _cursor(asked: Asked, step: StepStatus) -> Cursor | None:
     given = asked.query.get("after")
     if given is None:
         return None
@@ -114,7 +114,7 @@ def _cursor(asked: Asked) -> Cursor | None:
     if len(parts) != 3 or not all(part.isdecimal() and part.isascii() and len(part) <= 18 for part in parts):
         raise BadRequest(f"after={given} in the address is no place. Follow a link of the page instead.")
     place, lap, content = map(int, parts)
-    if place > 1 or lap > 1:
+    if place > (0 if step.escalated is None else 1) or lap > 1:
         raise BadRequest(f"after={given} in the address is no place. Follow a link of the page instead.")
     return place, lap, content
 
