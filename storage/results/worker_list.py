@@ -12,8 +12,10 @@ from storage.core.database import Database
 from storage.core.schema import Refusal, Shard, SpecRow, Worker
 from storage.core.transaction import Transaction
 from storage.leases.dispatch import LIVE_S, REFUSAL_S
+from storage.results.time_use import TimeUse, time_use
 
 MOST = 200  # workers, those that were seen last
+PACE_S = 600.0  # over how long a pace is taken, since some shards are long
 REFUSALS = 1_000
 
 
@@ -37,8 +39,24 @@ class Refused:
 
 
 @dataclass(frozen=True)
+class Done:
+    """Shards that a worker finished in the last `PACE_S` seconds: their texts and tokens, and the mean time of one.
+
+    The tokens are those that the model read.
+    """
+
+    shards: int
+    texts: int
+    tokens: int
+    mean_s: float
+
+
+@dataclass(frozen=True)
 class ListedWorker:
-    """A device process. `seen_s` is the age of its last sign of life; `live`: that was in the last 30 seconds."""
+    """A device process. `seen_s` is the age of its last sign of life; `live`: that was in the last 30 seconds.
+
+    `done` is what it finished lately, None for nothing; `time_use` says what its time of the last minute went to.
+    """
 
     id: str
     host: str
@@ -54,6 +72,8 @@ class ListedWorker:
     device_problem: str | None
     held: tuple[Held, ...]
     refused: tuple[Refused, ...]
+    done: Done | None
+    time_use: TimeUse | None
 
     @property
     def load(self) -> int:
@@ -66,7 +86,7 @@ def list_workers(database: Database) -> list[ListedWorker]:
     with database.read() as transaction:
         now = transaction.scalar(select(db_now())) or 0.0
         rows = transaction.execute(select(Worker).order_by(Worker.seen_at.desc()).limit(MOST)).all()
-        held, refused = _held(transaction), _refused(transaction, now)
+        held, refused, done = _held(transaction), _refused(transaction, now), _done(transaction, now)
     found = [
         ListedWorker(
             id=row.id,
@@ -83,6 +103,8 @@ def list_workers(database: Database) -> list[ListedWorker]:
             device_problem=row.device_problem,
             held=tuple(held.get(row.id, ())),
             refused=tuple(refused.get(row.id, ())),
+            done=done.get(row.id),
+            time_use=time_use([row.time_use]) if row.time_use else None,
         )
         for row in rows
     ]
@@ -101,6 +123,28 @@ def _held(transaction: Transaction) -> dict[str, list[Held]]:
     for row in rows:
         found[row.owner or ""].append(Held(row.job_id, row.lane, row.model, row.shards))
     return found
+
+
+def _done(transaction: Transaction, now: float) -> dict[str, Done]:
+    length_s = Shard.finished_at - Shard.started_at
+    sums = (Shard.n_done, Shard.n_failed, Shard.n_skipped, Shard.tokens_in)
+    rows = transaction.execute(
+        select(
+            Shard.owner,
+            func.count().label("shards"),
+            func.avg(length_s).label("mean_s"),
+            *(func.sum(column).label(column.key) for column in sums),
+        )
+        .where(Shard.state == "done", Shard.finished_at.is_not(None), Shard.finished_at > now - PACE_S)  # by an index
+        .group_by(Shard.owner)
+    )
+    return {
+        row.owner: Done(
+            row.shards, int(row.n_done + row.n_failed + row.n_skipped), int(row.tokens_in), float(row.mean_s or 0.0)
+        )
+        for row in rows
+        if row.owner is not None
+    }
 
 
 def _refused(transaction: Transaction, now: float) -> dict[str, list[Refused]]:

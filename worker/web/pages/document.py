@@ -31,6 +31,7 @@ def read(asked: Asked) -> Values:
         "found": found,
         "of": found.provenance,
         "outcome": outcome,
+        "batch": found.step.batch,
         "given": excerpt([Part(found.step.given or "", False)], LONGEST),
         "output": excerpt([Part(output, False)], LONGEST),
         "doubtful": DOUBTFUL,

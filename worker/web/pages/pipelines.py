@@ -17,6 +17,7 @@ from worker.web.page import Asked, NotFound, Page, Values
 TONES: Mapping[str, str] = {"done": "good", "failed": "bad", "running": "active", "reading": "active", "due": "warn"}
 COMING = 5
 RUNS = 50
+LATE_S = 60.0  # a run that begins so long after it was due is late
 
 
 @dataclass(frozen=True)
@@ -30,27 +31,29 @@ class Planned:
     problem: str | None = None
 
 
-def planned(row: PipelineRow, last: PipelineRun | None, n: int) -> Planned:
-    """Return a stored pipeline with its next `n` runs."""
+def planned(row: PipelineRow, last: PipelineRun | None, n: int, now: float) -> Planned:
+    """Return a stored pipeline with its next `n` runs. Of those that came due and were not made only the first is."""
     if row.schedule is None:
         return Planned(row.name, None, last, ())
     try:
-        return Planned(row.name, row.schedule, last, tuple(islice(_times(row), n)))
+        return Planned(row.name, row.schedule, last, tuple(islice(_times(row, now), n)))
     except BadSchedule as error:  # of another release, or of a zone that is no more
         return Planned(row.name, row.schedule, last, (), str(error))
 
 
-def _times(row: PipelineRow) -> Iterator[float]:
-    schedule, at = Schedule(**row.schedule), row.looked_at
+def _times(row: PipelineRow, now: float) -> Iterator[float]:
+    schedule = Schedule(**row.schedule)
+    yield (at := next_after(schedule, row.looked_at))
+    at = max(at, now)
     while True:
-        at = next_after(schedule, at)
-        yield at
+        yield (at := next_after(schedule, at))
 
 
 def read(asked: Asked) -> Values:
     """Return all pipelines."""
-    found = [planned(row, last, 1) for row, last in pipelines.every(asked.database)]
-    return {"pipelines": found, "tones": TONES, "now": time.time()}
+    now = time.time()
+    found = [planned(row, last, 1, now) for row, last in pipelines.every(asked.database)]
+    return {"pipelines": found, "tones": TONES, "now": now}
 
 
 def read_one(asked: Asked) -> Values:
@@ -60,8 +63,9 @@ def read_one(asked: Asked) -> Values:
         row, runs = pipelines.get(asked.database, name), pipelines.history(asked.database, name, RUNS)
     except NoSuchPipeline as error:
         raise NotFound(str(error)) from error
-    one = planned(row, runs[0] if runs else None, COMING)
-    return {"pipeline": one, "file": row.text, "runs": runs, "tones": TONES, "now": time.time()}
+    now = time.time()
+    one = planned(row, runs[0] if runs else None, COMING, now)
+    return {"pipeline": one, "file": row.text, "runs": runs, "tones": TONES, "late_s": LATE_S, "now": now}
 
 
 PAGE = Page("/pipelines", "pipelines.html.j2", read, name="Pipelines", parts={"rows": read})

@@ -94,7 +94,7 @@ def test_flagged_outputs_come_in_pages(browse: Browse, database: Database) -> No
     assert max(found) == ROWS
 
 
-@pytest.mark.parametrize("query", ["flag=<b>", "step=none", "after=1", "after=0-0-x", "after=9-9-9"])
+@pytest.mark.parametrize("query", ["flag=<b>", "step=none", "after=1", "after=0-0-x", "after=9-9-9", "after=1-0-5"])
 def test_a_wrong_place_is_refused(browse: Browse, database: Database, query: str) -> None:
     job = marked_job(database)
     assert browse().get(f"/jobs/{job}/flagged?{query}").status_code == 400
@@ -117,6 +117,8 @@ def test_a_document_is_explained(browse: Browse, database: Database, key: str, s
     assert harmless(page)
     assert said in page
     assert "sha256:1" in page
+    assert "<dt>Source</dt><dd><bdi>a.jsonl</bdi>, read " in page
+    assert "by worker <bdi>w1</bdi>" in page
 
 
 def test_a_document_that_is_not_there_is_not_found(browse: Browse, database: Database) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
 from storage.core.database import Database
 from storage.steps import jobs
-from tests.storage.builders import numbered, read, request, work
+from tests.storage.builders import numbered, read, request, set_shard, shards_of, work
 from tests.worker.web.conftest import Browse
+from worker.settings import Settings
+from worker.web.app import make_app
 from worker.web.pages.jobs import ROWS
+from worker.web.site import Site
 
 HOSTILE = '<script>alert(1)</script> \u202e"onload=x \x1b[31m'
 
@@ -33,6 +38,27 @@ def test_jobs_stand_newest_first_with_their_counts(browse: Browse, database: Dat
     assert re.search(r"<b>3</b> of 3 done", page)
     assert re.search(r"<b>0</b> of 7 done", page)
     assert "No live worker serves lane" in page
+
+
+def test_a_job_of_priced_models_stands_with_its_cost_and_a_spoilt_file_of_prices_is_named(
+    browse: Browse, database: Database, settings: Settings, tmp_path: Path
+) -> None:
+    job = read(database, request(), numbered(3))
+    read(database, request(corpus="to do"), numbered(1, first=10))
+    [shard] = shards_of(database, job)
+    set_shard(database, shard.id, state="done", finished_at=1.0, tokens_in=3_000_000)
+    prices = tmp_path / "prices.toml"
+    prices.write_text('currency = "USD"\n[copier]\ninput = 0.5\n')
+    browser = TestClient(
+        make_app(Site(database, settings.model_copy(update={"prices": prices}))), base_url="http://localhost"
+    )
+    page = browser.get("/jobs").text
+    assert page.count(" USD") == 1
+    assert "1.50 USD" in page.partition('id="job-1"')[2]
+    prices.write_text("[copier]\n")
+    answer = browser.get("/jobs")
+    assert answer.status_code == 503
+    assert "prices.toml:1: [&#34;copier&#34;] has no input" in answer.text
 
 
 def test_jobs_come_in_pages_that_are_sought_by_number(browse: Browse, database: Database) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import time
+
+import pytest
+from sqlalchemy import update
 
 from storage.core.database import Database
 from storage.core.schema import PipelineRow
@@ -40,11 +44,31 @@ def test_a_pipeline_stands_with_its_last_and_next_runs(browse: Browse, database:
     assert browser.get("/pipelines/nothing").status_code == 404
 
 
+def test_a_run_that_began_late_and_one_that_nobody_has_made_say_so(browse: Browse, database: Database) -> None:
+    pipelines.put(database, "nightly", "/data", "", {**NIGHTLY, "cron": "0 * * * *"})
+    [stored] = pipelines.scheduled(database)
+    for ago_s in (3 * 3600, 0):
+        pipelines.fire(database, stored, time.time() - ago_s)
+        stored = pipelines.scheduled(database)[0]
+    browser = browse()
+    assert re.findall(r">(\d+ h) late<", browser.get("/pipelines/nightly").text) == ["3 h"]
+    late = update(PipelineRow).values(looked_at=time.time() - 5 * 3600)
+    database.write(lambda transaction: transaction.execute(late))
+    assert "late; a live worker makes it" in browser.get("/pipelines").text
+    assert "late; a live worker makes it" in browser.get("/pipelines/nightly?part=rows").text
+
+
+@pytest.mark.parametrize("name", ["%00", "a%00b", "%ff", "x" * 9_000, "..%2f..%2fjobs", "%e2%80%ae"])
+def test_a_hostile_name_of_a_pipeline_leads_nowhere(browse: Browse, name: str) -> None:
+    assert browse().get(f"/pipelines/{name}").status_code == 404
+
+
 def test_next_runs_follow_the_schedule_and_a_schedule_that_is_none_is_named() -> None:
     row = PipelineRow()
     vars(row).update(name="nightly", schedule=NIGHTLY, looked_at=0.0)
-    assert planned(row, None, 2).coming == (9_000.0, 9_000.0 + 86_400)
+    assert planned(row, None, 2, 0.0).coming == (9_000.0, 9_000.0 + 86_400)
+    assert planned(row, None, 3, 9_001.0 + 5 * 86_400).coming == tuple(9_000.0 + n * 86_400 for n in (0, 6, 7))
     row.schedule = {**NIGHTLY, "timezone": "Europe/Atlantis"}
-    found = planned(row, None, 2)
+    found = planned(row, None, 2, 0.0)
     assert found.coming == ()
     assert "Europe/Atlantis" in str(found.problem)

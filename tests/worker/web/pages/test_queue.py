@@ -27,6 +27,7 @@ def test_a_job_stands_with_the_reason_why_it_waits(browse: Browse, database: Dat
     page = browse().get("/queue").text
     assert "No live worker serves lane copy" in page
     assert "It is paused" in page
+    assert page.count("; made <time") == 3
     assert '<span class="bad">none</span>' in page
     order = [int(found) for found in re.findall(r'href="/jobs/(\d+)"', page)]
     assert order == [urgent.id, first.id, second.id]

@@ -8,7 +8,7 @@ from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import Worker
 from storage.leases import dispatch
-from tests.storage.builders import claim_next, numbered, read, request, shards_of
+from tests.storage.builders import claim_next, numbered, read, request, set_shard, shards_of, work
 from tests.storage.leases.test_dispatch import sign_on
 from tests.worker.web.conftest import Browse
 from tests.worker.web.pages.test_jobs import HOSTILE
@@ -30,6 +30,26 @@ def test_a_worker_stands_with_its_load_and_what_it_refuses(browse: Browse, datab
     assert "No weights &lt;script&gt;" in page
     assert "\u202e" not in page
     assert "working" in page
+
+
+def test_workers_stand_with_what_they_finished_lately_and_where_their_time_went(
+    browse: Browse, database: Database
+) -> None:
+    job = read(database, request(), numbered(4))
+    for name in ("w1", "w2"):
+        sign_on(database, name)
+    work(database, owner="w1")
+    [shard] = shards_of(database, job)
+    set_shard(database, shard.id, tokens_in=1_200, started_at=shard.finished_at - 8)
+    seconds = {"working": 10.0, "device": 4.0, "reading": 1.0, "cutting": 1.0, "computing": 6.0, "writing": 2.0}
+    change = update(Worker).where(Worker.id == "w1").values(time_use=seconds)
+    database.write(lambda transaction: transaction.execute(change))
+    page = browse().get("/workers").text
+    assert "it finished 1 shard with 4 texts and 1,200 tokens, a shard in 8.0 s on average" in page
+    assert "device busy 40 %; shards spent 10 % on reading, 10 % on cutting, 60 % on computing, 20 % on writ" in page
+    assert page.count("It finished no shard in the last 10 minutes") == 1
+    set_shard(database, shard.id, finished_at=shard.finished_at - 700)
+    assert browse().get("/workers").text.count("It finished no shard in the last 10 minutes") == 2
 
 
 def test_a_worker_that_fell_silent_or_is_in_trouble_says_so(browse: Browse, database: Database) -> None:
