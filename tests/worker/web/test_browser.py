@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from storage.core.database import Database
+from storage.leases import dispatch
+from storage.pipelines import pipelines
 from tests.conftest import missing
 from tests.kinds import KINDS
+from tests.storage.builders import numbered, read, request
 from tests.worker.harness import Docmill
 from tests.worker.web.chromium import COLOURS, WIDTHS, Browser, chromium, programs
 from worker.fault_points import MARKER
@@ -27,6 +31,7 @@ HOSTILE = (
     f"</bdi></main><style>*{{display:none}}</style> <a href='javascript:{OWNED}'>x</a> "
     f'"><form action=/jobs/1/cancel method=post hx-post="/jobs/1/cancel" hx-trigger="load">{{{{7*7}}}}'
 )
+LOOKS = tuple(product(WIDTHS, COLOURS))
 PAGES = ("", "/failures", "/flagged", "/samples", "/document?id=long")
 
 
@@ -98,19 +103,35 @@ def test_a_job_is_watched_from_start_to_end_and_operated(
     assert browser.driver.execute_script("return window.owned") is None
     assert not browser.complaints()
     _look(browser, url, ["/jobs", "/sign-in", *(f"/jobs/{job}{page}" for page in PAGES)])
+    _look_at_the_fleet(browser, docmill, url)
 
 
-def _look(browser: Browser, url: str, pages: Sequence[str]) -> None:
-    """Look at these pages in each width and colour. Pictures of them go to the folder in DOCMILL_TEST_SHOTS."""
+def _look_at_the_fleet(browser: Browser, docmill: Docmill, url: str) -> None:
+    """Look at the other pages: of a pipeline that runs next year, of a worker that has gone, and of the queue."""
+    database = Database(docmill.environment["DOCMILL_DATABASE_URL"], kinds=KINDS)
+    pipelines.put(
+        database, "yearly", "/data", f"# {HOSTILE}", {"cron": "30 2 1 1 *", "timezone": "UTC", "overlap": "skip"}
+    )
+    pipelines.note(database, pipelines.begin(database, "yearly", "me", 60.0), "failed", reason=HOSTILE)
+    dispatch.sign_on(database, "w1", host=HOSTILE, pid=1, device="cpu", lanes=["copy"], slots=4, version="0")
+    read(database, request(corpus=HOSTILE), numbered(2))
+    database.close()
+    pages = ["/pipelines", "/pipelines/yearly", "/workers", "/queue", "/search"]
+    _look(browser, url, pages, looks=((WIDTHS[0], COLOURS[0]), (WIDTHS[1], COLOURS[1])))
+    browser.open(f"{url}/pipelines")
+    browser.click("yearly")
+    assert browser.text().count("-01-01 02:30:00") == 5
+
+
+def _look(browser: Browser, url: str, pages: Sequence[str], looks: Iterable[tuple[int, str]] = LOOKS) -> None:
+    """Look at these pages in these widths and colours. Pictures of them go to the folder in DOCMILL_TEST_SHOTS."""
     shots = os.environ.get("DOCMILL_TEST_SHOTS")
-    for page in pages:
-        for width in WIDTHS:
-            for colours in COLOURS:
-                browser.open(url + page, width=width, colours=colours)
-                assert not browser.serious(), (page, width, colours)
-                assert not browser.overflows(), (page, width)
-                assert browser.driver.execute_script("return window.owned") is None
-                if shots:
-                    name = f"{page.partition('?')[0].strip('/').replace('/', '-')}-{width}-{colours}.png"
-                    browser.driver.save_screenshot(Path(shots) / name)
+    for page, (width, colours) in product(pages, looks):
+        browser.open(url + page, width=width, colours=colours)
+        assert not browser.serious(), (page, width, colours)
+        assert not browser.overflows(), (page, width)
+        assert browser.driver.execute_script("return window.owned") is None
+        if shots:
+            name = f"{page.partition('?')[0].strip('/').replace('/', '-')}-{width}-{colours}.png"
+            browser.driver.save_screenshot(Path(shots) / name)
     assert not browser.complaints()
