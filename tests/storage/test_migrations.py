@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -15,7 +16,10 @@ from storage.core.database import Database
 from storage.core.schema import Base
 from storage.core.transaction import Transaction
 from storage.errors import SchemaOutOfDate
+from tests.kinds import KINDS
+from tests.postgres import PostgresServer
 from tests.storage.builders import at_once
+from tests.worker.harness import until
 
 
 def test_the_migrated_schema_equals_the_declared_one(database: Database) -> None:
@@ -110,3 +114,22 @@ def test_a_database_of_an_older_docmill_is_refused(database: Database, monkeypat
     monkeypatch.setattr(migrations, "head", lambda: "9999")
     with pytest.raises(SchemaOutOfDate, match="docmill db upgrade"):
         migrations.require_current(database)
+
+
+def test_an_upgrade_beside_workers_locks_tables_in_the_order_of_a_commit(postgres_server: PostgresServer) -> None:
+    # A commit writes outcomes, then its shard. While an upgrade waits for the outcomes, leases are renewed, too.
+    name = postgres_server.create()
+    database = Database(postgres_server.url(name), kinds=KINDS)
+    migrations._upgrade(database, "0029")
+    waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'outcome'::regclass")
+    with database.engine.connect() as worker:
+        worker.execute(text("LOCK TABLE outcome IN ROW EXCLUSIVE MODE"))
+        upgrade = threading.Thread(target=migrations.upgrade, args=(database,))
+        upgrade.start()
+        until(lambda: worker.scalar(waits), "the upgrade waits for the outcomes")
+        worker.execute(text("LOCK TABLE shard IN ROW EXCLUSIVE MODE NOWAIT"))
+        worker.rollback()
+    upgrade.join()
+    assert migrations.current(database) == migrations.head()
+    database.close()
+    postgres_server.drop(name)

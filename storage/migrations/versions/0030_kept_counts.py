@@ -1,4 +1,6 @@
-"""Kept counts of shards and of work, the triggers that keep them, and an index of the shards that ended lately.
+"""Kept counts of shards and of work, and the triggers that keep them.
+
+Also indexes of the shards that ended lately, and of the outcomes that failed or carry flags.
 
 A later migration that recreates `shard`, `outcome` or `ingest` (Alembic's batch mode on SQLite) has to create their
 triggers again.
@@ -6,7 +8,7 @@ triggers again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import sqlalchemy as sa
 from alembic import op
@@ -26,6 +28,7 @@ GROWTH = (
     ("tokens_out", "spec.model", "{}.tokens_out"),
     ("lapses", "''", "{}.lapses"),
 )
+MARKED = {"ix_outcome_not_done": "status <> 'done'", "ix_outcome_flagged": "CAST(flags AS TEXT) <> '[]'"}
 WORK = "INSERT INTO work_count (name, lane, label, n)"
 SHARDS = "INSERT INTO shard_count (job_id, lane, state, n, n_suspect)"
 
@@ -52,21 +55,35 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_work_count")),
     )
     op.create_index("ix_work_count_name_lane_label", "work_count", ["name", "lane", "label"])
-    finished = sa.text("finished_at IS NOT NULL")
-    op.create_index("ix_shard_finished", "shard", ["finished_at"], sqlite_where=finished, postgresql_where=finished)
     bind = op.get_bind()
-    is_sqlite = bind.dialect.name == "sqlite"
-    if is_sqlite:
-        statements = [*_of_sqlite(), *_outcomes_so_far(is_sqlite), *_so_far()]
+    if bind.dialect.name == "sqlite":
+        _execute(_of_sqlite())
+        _index_outcomes()
+        _execute(_outcomes_so_far(is_sqlite=True))
     else:
         bind.exec_driver_sql("SET LOCAL statement_timeout = 0")
-        functions = _functions(bind.scalar(sa.text("SELECT current_schema()")))
-        # Triggers keep writers away until the counts so far are stored: from the outcomes first, which may take a
-        # minute. Leases are renewed meanwhile.
-        on_outcomes, on_others = _triggers("outcome"), [*_triggers("shard"), *_triggers("ingest")]
-        statements = [*functions, *on_outcomes, *_outcomes_so_far(is_sqlite), *on_others, *_so_far()]
+        _execute(_functions(bind.scalar(sa.text("SELECT current_schema()"))))
+        # Triggers keep writers away until the end. A commit writes outcomes, then its shard: in this order nothing
+        # deadlocks, and leases are renewed while the outcomes are counted.
+        _execute(_triggers("outcome"))
+        _index_outcomes()
+        _execute(_outcomes_so_far(is_sqlite=False))
+        _execute([*_triggers("shard"), *_triggers("ingest")])
+    _execute(_so_far())
+    finished = sa.text("finished_at IS NOT NULL")
+    op.create_index("ix_shard_finished", "shard", ["finished_at"], sqlite_where=finished, postgresql_where=finished)
+
+
+def _execute(statements: Iterable[str]) -> None:
     for statement in statements:
-        bind.exec_driver_sql(statement)
+        op.get_bind().exec_driver_sql(statement)
+
+
+def _index_outcomes() -> None:
+    """Index the outcomes that failed or carry flags."""
+    for name, condition in MARKED.items():
+        where = sa.text(condition)
+        op.create_index(name, "outcome", ["spec_id", "content_id"], sqlite_where=where, postgresql_where=where)
 
 
 def _so_far() -> Iterator[str]:
@@ -91,7 +108,7 @@ def _outcomes_so_far(is_sqlite: bool) -> Iterator[str]:
     each = "json_each(outcome.flags) AS flag" if is_sqlite else "jsonb_array_elements_text(flags) flag (value)"
     yield f"""{WORK} SELECT 'flags', spec.kind, flag.value, count(*)
         FROM outcome JOIN spec ON spec.id = outcome.spec_id CROSS JOIN {each}
-        WHERE outcome.flags <> '[]' GROUP BY spec.kind, flag.value"""
+        WHERE CAST(outcome.flags AS TEXT) <> '[]' GROUP BY spec.kind, flag.value"""
 
 
 # SQLite: one writer at a time, so each key has one row that is changed in its place.
@@ -167,8 +184,8 @@ def _add_outcome(row: str, sign: int) -> str:
 
 
 # PostgreSQL: a statement adds a row for each key that it changes, and waits for nobody. Every 500th row or so, the
-# statement that adds it merges those that no other transaction holds. The functions run with the owner's rights:
-# whoever may write to the counted tables needs no right to the counts.
+# statement that adds it merges the rows of keys that have several, but for those that another transaction holds. The
+# functions run with the owner's rights: whoever may write to the counted tables needs no right to the counts.
 
 MERGED = 500
 
@@ -191,7 +208,9 @@ def _functions(schema: str) -> Iterator[str]:
         columns = f"{keys}, {', '.join(values)}"
         yield function(
             f"docmill_merge_{table}",
-            f"""WITH free AS MATERIALIZED (SELECT id FROM {table} ORDER BY id FOR UPDATE SKIP LOCKED),
+            f"""WITH several AS MATERIALIZED (SELECT {keys} FROM {table} GROUP BY {keys} HAVING count(*) > 1),
+                free AS MATERIALIZED (SELECT id FROM {table} JOIN several USING ({keys})
+                    ORDER BY id FOR UPDATE OF {table} SKIP LOCKED),
                 gone AS (DELETE FROM {table} USING free WHERE {table}.id = free.id RETURNING {table}.*)
             INSERT INTO {table} ({columns}) SELECT {keys}, {sums} FROM gone GROUP BY {keys} HAVING {kept};
             RETURN NULL;""",

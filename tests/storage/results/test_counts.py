@@ -18,6 +18,7 @@ from storage.leases.shards import Claim
 from storage.results.backlog import read_backlog
 from storage.results.counts import read_work
 from storage.steps import jobs
+from tests.kinds import KINDS
 from tests.storage.builders import (
     COPY,
     at_once,
@@ -122,6 +123,23 @@ def test_writers_at_once_lose_no_count(database: Database) -> None:
     with database.read() as transaction:
         left = len(transaction.execute(text("SELECT id FROM shard_count")).all())
     assert left < 600, "rows are merged as they become many"
+
+
+def test_a_count_that_nothing_changes_is_not_written_again_by_a_merge(postgres_url: str) -> None:
+    database = Database(postgres_url, kinds=KINDS)
+    ended = "INSERT INTO shard_count (job_id, lane, state, n, n_suspect) SELECT n, 'copy', 'done', 1, 0 FROM {} n"
+    stored = text("SELECT id FROM shard_count WHERE job_id >= 1000 ORDER BY id")
+    database.write(lambda transaction: transaction.execute(text(ended.format("generate_series(1000, 1009)"))))
+    with database.read() as transaction:
+        before = transaction.scalars(stored).all()
+    read(database, request(), numbered(5), chunk=1)
+    for state in ("queued", "planned") * 60:
+        for shard_id in _ids(database):
+            set_shard(database, shard_id, state=state)
+    with database.read() as transaction:
+        assert transaction.scalars(stored).all() == before
+        assert len(transaction.execute(text("SELECT id FROM shard_count WHERE job_id < 1000")).all()) < 600
+    database.close()
 
 
 def _ids(database: Database) -> list[int]:

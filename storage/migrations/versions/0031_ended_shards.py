@@ -1,4 +1,4 @@
-"""Indexes of outcomes that failed or carry flags, of a job's ended shards, and of a pipeline's runs."""
+"""Indexes of a job's ended shards, and of a pipeline's runs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,8 @@ from alembic import op
 revision = "0031"
 down_revision = "0030"
 
-MARKED = {"ix_outcome_not_done": "status <> 'done'", "ix_outcome_flagged": "CAST(flags AS TEXT) <> '[]'"}
-
 
 def upgrade() -> None:
-    for name, condition in MARKED.items():
-        where = sa.text(condition)
-        op.create_index(name, "outcome", ["spec_id", "content_id"], sqlite_where=where, postgresql_where=where)
     ended = sa.text("finished_at IS NOT NULL")
     columns = ["job_id", "finished_at"]
     op.create_index("ix_shard_job_id_finished_at", "shard", columns, sqlite_where=ended, postgresql_where=ended)
