@@ -4,10 +4,12 @@ Results of these specs stay:
 
 - of unfinished jobs, and of jobs whose run has yet to write its output
 - of jobs that ended within the age, and of each pipeline's last run of each state
-- of the latest job of each corpus with each kind of task and each choice of options: a model that took the place of
-  another has the same options, so the results of the other may go
-- of migrations: both specs while the migration can be undone, later the new one
+- of the latest job of each corpus with each kind of task and each choice of options, and of the latest that is done:
+  a model that took the place of another has the same options, so the results of the other may go
+- of migrations: both specs while the migration can be undone, later the new one; the old one if it was cancelled or
+  undone
 - with an index of vectors, with judgements, or with risks that were fitted to judgements
+- whose vectors a corpus's search for near duplicates compares: the next job of the corpus compares new ones to them
 """
 
 from __future__ import annotations
@@ -17,15 +19,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, func, or_, select
 
 from storage.core.clock import db_now
+from storage.core.duplicate_tables import Deduplication
 from storage.core.schema import Job, Judgement, PipelineRun, ReplacementRow, RiskVersion, SpecRow, Step
 from storage.core.transaction import Transaction
+from storage.duplicates import methods
 from storage.pipelines import pipelines
 from storage.search import pgvector_index
 from storage.steps.jobs import UNFINISHED
-from storage.steps.replacements import DROPPED, FILLING, SWITCHED
+from storage.steps.replacements import CANCELLED, DROPPED, FILLING, SWITCHED, UNDONE
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,13 @@ def needed_specs(transaction: Transaction, age_s: float) -> set[int]:
         | {*pgvector_index.spec_ids(transaction)}
         | {*transaction.scalars(select(Judgement.spec_id).distinct())}
         | {*transaction.scalars(select(RiskVersion.spec_id).distinct())}
+        | _of_deduplications(transaction)
     )
+
+
+def _of_deduplications(transaction: Transaction) -> set[int]:
+    used = [methods.stored(method) for method in transaction.scalars(select(Deduplication.method))]
+    return {method.spec_id for method in used if isinstance(method, methods.ByVectors)}
 
 
 def _of_jobs(transaction: Transaction, age_s: float) -> set[int]:
@@ -69,15 +79,15 @@ def _of_jobs(transaction: Transaction, age_s: float) -> set[int]:
         Job.finished_at > db_now() - age_s,
         pipelines.holds_job(),
         Job.id.in_(of_pipeline),
-        Job.id.in_(sorted(latest(_standings(transaction)))),
+        Job.id.in_(sorted(latest(_standings(transaction)) | latest(_standings(transaction, Job.state == "done")))),
     )
     query = select(Step.spec_id).join(Job, Job.id == Step.job_id).where(needing)
     return {*transaction.scalars(query.distinct())}
 
 
-def _standings(transaction: Transaction) -> list[Standing]:
+def _standings(transaction: Transaction, *conditions: ColumnElement[bool]) -> list[Standing]:
     job_id = func.max(Job.id).label("job_id")
-    query = select(Job.corpus_id, Step.spec_id, job_id).join(Step, Step.job_id == Job.id)
+    query = select(Job.corpus_id, Step.spec_id, job_id).join(Step, Step.job_id == Job.id).where(*conditions)
     last = query.group_by(Job.corpus_id, Step.spec_id).subquery()
     columns = last.c.corpus_id, last.c.spec_id, last.c.job_id, SpecRow.kind, SpecRow.params
     rows = transaction.execute(select(*columns).join(SpecRow, SpecRow.id == last.c.spec_id))
@@ -91,5 +101,5 @@ def _of_migrations(transaction: Transaction) -> set[int]:
 
 def needed_by_migrations(found: Collection[tuple[int, int, str]]) -> set[int]:
     """Return the specs that migrations (old spec, new spec, state) need."""
-    both = {spec for old, new, state in found if state in {FILLING, SWITCHED} for spec in (old, new)}
-    return both | {new for _, new, state in found if state == DROPPED}
+    old = {old for old, _, state in found if state in {FILLING, SWITCHED, CANCELLED, UNDONE}}
+    return old | {new for _, new, state in found if state in {FILLING, SWITCHED, DROPPED}}

@@ -13,6 +13,7 @@ from sqlalchemy import insert, select
 
 from storage.core.clock import db_now
 from storage.core.database import Database
+from storage.core.duplicate_tables import Deduplication
 from storage.core.get_or_create import SPEC, spec_of
 from storage.core.outcomes import Outcome, Status
 from storage.core.schema import Content, Corpus, Job, Judgement, OutcomeRow, ReplacementRow, SpecRow
@@ -21,6 +22,7 @@ from storage.deletion import aged_results, gc, removal, rounds
 from storage.deletion.ages import Ages
 from storage.deletion.budget import Budget
 from storage.deletion.needed import Standing, latest, needed_by_migrations
+from storage.duplicates.methods import ByVectors
 from storage.leases.shards import Claim
 from storage.pipelines import pipelines
 from storage.results.results import results
@@ -108,6 +110,15 @@ def test_the_latest_job_of_each_task_and_choice_of_options_keeps_its_results(dat
     assert aged_results.drop_unneeded(database, LIMIT_S) == gc.Collected()
 
 
+def test_a_job_that_was_cancelled_takes_the_place_of_none(database: Database) -> None:
+    run(database, asked(spec(model="m1")))
+    tried = read(database, asked(spec(model="m2")), numbered(3))
+    jobs.cancel(database, tried.id)
+    days_pass(database, 30)
+    assert aged_results.drop_unneeded(database, LIMIT_S) == gc.Collected()
+    assert stored(database) == {"m1": 3}
+
+
 def test_a_step_that_a_needed_step_reads_stays_with_it(database: Database) -> None:
     run(database, asked(spec("translate", "first"), spec("summarize", "second")))
     run(database, asked(spec("translate", "another")))
@@ -161,6 +172,16 @@ def test_judged_outputs_and_migrations_stay(database: Database) -> None:
     assert stored(database) == {"judged": 3, "migrated": 3, "last": 3}
 
 
+def test_vectors_that_a_search_for_near_duplicates_compares_stay(database: Database) -> None:
+    for model in ("compared", "last"):
+        run(database, asked(spec("embed", model)))
+    method = ByVectors(0.9, spec_id(database, "compared")).to_json()
+    values = {"corpus_id": 1, "method": method, "compared_to": 3, "n_documents": 3, "finished_at": 1.0}
+    database.write(lambda transaction: transaction.execute(insert(Deduplication).values(**values)))
+    days_pass(database, 30)
+    assert aged_results.drop_unneeded(database, LIMIT_S) == gc.Collected()
+
+
 def test_a_budget_of_rows_bounds_a_call_and_the_next_goes_on(database: Database) -> None:
     run(database, asked(spec(model="m1")), numbered(20))
     run(database, asked(spec(model="m2")), numbered(20))
@@ -182,9 +203,9 @@ def test_the_latest_jobs_are_found_by_corpus_task_and_options() -> None:
     assert latest(found) == {5, 2, 3, 4}
 
 
-def test_a_migration_needs_both_models_until_it_cannot_be_undone() -> None:
+def test_a_migration_needs_both_models_until_it_cannot_be_undone_and_then_that_which_answers() -> None:
     states = [(1, 2, "filling"), (3, 4, "switched"), (5, 6, "dropped"), (7, 8, "cancelled"), (9, 10, "undone")]
-    assert needed_by_migrations(states) == {1, 2, 3, 4, 6}
+    assert needed_by_migrations(states) == {1, 2, 3, 4, 6, 7, 9}
 
 
 def empty(database: Database) -> None:
