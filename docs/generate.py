@@ -21,7 +21,8 @@ from tasks.kinds.options import flag, value_type
 from worker.cli import docmill
 from worker.cli.registry import COMMANDS, HEADINGS
 from worker.pipelines.schema import json_schema
-from worker.settings import PREFIX, Settings, Shown
+from worker.settings import PREFIX, Settings
+from worker.shown import Shown
 
 FOLDER = Path(__file__).parent
 WIDTH = 80
@@ -173,6 +174,8 @@ def _shown(field: FieldInfo) -> Shown:
 
 def _values(field: FieldInfo) -> str:
     kind = field.annotation
+    if words := _shown(field).values:
+        return words
     if choices := _shown(field).choices or (get_args(kind) if get_origin(kind) is Literal else ()):
         return ", ".join(f"`{choice}`" for choice in choices)
     if len(there := [one for one in get_args(kind) if one is not type(None)]) == 1 and there[0] in WORDS:

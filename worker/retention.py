@@ -19,11 +19,16 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, field_validator
 
 from storage.deletion.ages import DAY_S, NAMES, Ages
+from worker.shown import Shown
 
 _UNITS_S = {"h": 3_600.0, "d": 86_400.0, "w": 7 * 86_400.0, "y": 365 * 86_400.0}
 NEVER = "never"
 _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*([hdwy])")
 _FIELD = "retention_"
+_LEAST_S, _MOST_S = 3_600.0, 1_000 * _UNITS_S["y"]
+_AGE = "an age such as `12h`, `90d`, `6w`, `1y`, or `never`"
+_OF_UPKEEP = Shown("`DOCMILL_RETENTION_DAYS`", values=_AGE)
+_NEVER = Shown(f"`{NEVER}`", values=_AGE)
 
 
 def seconds(value: str) -> float | None:
@@ -31,7 +36,12 @@ def seconds(value: str) -> float | None:
     found = _FORM.fullmatch(value.strip().lower())
     if found is None and value.strip().lower() != NEVER:
         raise ValueError(f"{value!r} is no age; write 12h, 90d, 6w, 1y or never")
-    return None if found is None else float(found[1]) * _UNITS_S[found[2]]
+    if found is None:
+        return None
+    age_s = float(found[1]) * _UNITS_S[found[2]]
+    if not _LEAST_S <= age_s <= _MOST_S:
+        raise ValueError(f"{value!r} is no age from 1h to 1000y; write never to keep all")
+    return age_s
 
 
 def read(path: Path) -> dict[str, str]:
@@ -72,31 +82,36 @@ class RetentionSettings(BaseModel):
         Field(description="TOML file whose table `[retention]` has an age for each rule; a variable goes before it."),
     ] = None
     retention_runs: Annotated[
-        str | None,
-        Field(description="Age from which runs of pipelines go, with their jobs; by default DOCMILL_RETENTION_DAYS."),
+        str | None, Field(description="Age from which runs of pipelines go, with their jobs."), _OF_UPKEEP
     ] = None
     retention_step_texts: Annotated[
-        str | None,
-        Field(description="Age from which jobs lose what `docmill retry` needs; by default DOCMILL_RETENTION_DAYS."),
+        str | None, Field(description="Age from which jobs lose what `docmill retry` needs."), _OF_UPKEEP
     ] = None
     retention_rejections: Annotated[
-        str | None, Field(description="Age from which rejected records go; by default DOCMILL_RETENTION_DAYS.")
+        str | None, Field(description="Age from which rejected records go."), _OF_UPKEEP
     ] = None
     retention_orders: Annotated[
-        str | None,
-        Field(description="Age from which orders of other programs go; by default DOCMILL_RETENTION_DAYS."),
+        str | None, Field(description="Age from which orders of other programs go."), _OF_UPKEEP
     ] = None
     retention_refusals: Annotated[
-        str | None, Field(description="Age from which `docmill gc` removes what workers refused.")
+        str | None,
+        Field(description="Age from which the reasons go why workers refused a model."),
+        Shown("an hour, by upkeep", values=_AGE),
     ] = None
     retention_shards: Annotated[
-        str | None, Field(description="Age from which `docmill gc` folds finished shards of ended jobs to sums.")
+        str | None,
+        Field(description="Age from which `docmill gc --retention` folds finished shards of ended jobs to sums."),
+        _NEVER,
     ] = None
     retention_versions: Annotated[
-        str | None, Field(description="Age from which `docmill gc` removes superseded versions of documents.")
+        str | None,
+        Field(description="Age from which `docmill gc --retention` removes superseded versions of documents."),
+        _NEVER,
     ] = None
     retention_results: Annotated[
-        str | None, Field(description="Age from which `docmill gc` drops results that nothing needs.")
+        str | None,
+        Field(description="Age from which `docmill gc --retention` drops results that nothing needs."),
+        _NEVER,
     ] = None
 
     @field_validator("retention")

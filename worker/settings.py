@@ -7,7 +7,6 @@ import pwd
 import re
 import sys
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +25,7 @@ from worker.errors import SettingsError
 from worker.home import CACHE, STORE, close_home
 from worker.masked_urls import mask as mask
 from worker.retention import RetentionSettings, ages
+from worker.shown import Shown
 
 PREFIX = "DOCMILL_"
 _COLLECTOR, _OFF = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SDK_DISABLED"
@@ -35,14 +35,6 @@ _FOR_LIBRARIES = (
     *("ATEN_", "CUDA", "DNNL_", "GOMP_", "HF_", "KMP_", "LD_", "MALLOC_", "MKL_", "OMP_", "ONEDNN_", "OPENBLAS_"),
     *("OPENVINO_", "ORT_", "OV_", "PYTHON", "PYTORCH_", "TBB_", "TOKENIZERS_", "TORCH", "TRANSFORMERS_"),
 )
-
-
-@dataclass(frozen=True)
-class Shown:
-    """The text of docs/settings.md on a setting, in place of its type or default."""
-
-    default: str = ""
-    choices: tuple[str, ...] = ()
 
 
 def _data_home() -> Path:

@@ -39,6 +39,13 @@ def test_ages_have_units() -> None:
             seconds(wrong)
 
 
+def test_an_age_of_nothing_or_without_end_is_refused() -> None:
+    assert [seconds(age) for age in ("1h", "1000y")] == [3_600.0, 365_000 * DAY_S]
+    for wrong in ("0d", "0.5h", "1001y", "9" * 400 + "y"):
+        with pytest.raises(ValueError, match="is no age from 1h to 1000y; write never to keep all"):
+            seconds(wrong)
+
+
 def test_each_rule_has_a_setting() -> None:
     assert {f"retention_{name}" for name in NAMES} | {
         "retention",
