@@ -6,16 +6,20 @@ models, and no text of a document. Attributes follow OpenTelemetry's conventions
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
     from opentelemetry.trace import SpanContext, Tracer
+
+log = logging.getLogger("docmill.traces")
 
 Value: TypeAlias = str | int | float | bool
 Attributes: TypeAlias = Mapping[str, Value]
@@ -24,6 +28,7 @@ Kind: TypeAlias = Literal["internal", "client", "producer", "consumer"]
 TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 FLUSH_S = 3.0  # the longest wait for the collector when a process ends
 EXPORT_S = 5.0  # the longest time for one request to it
+NOT_SENT = "the collector does not take spans; they are dropped until it does"
 
 
 class Span:
@@ -200,14 +205,14 @@ class _Recorder:
     """The SDK's tracer, with spans named by their `traceparent`."""
 
     batch: str | None = None  # a process has one device
+    _is_away = False  # the collector did not take the last spans
 
     def __init__(self, endpoint: str, version: str, resource: Mapping[str, str]) -> None:
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=EXPORT_S)
+        exporter = _exporter(f"{endpoint.rstrip('/')}/v1/traces", self._sent)
         service = {"service.name": "docmill", "service.version": version, **resource}
         self._provider: TracerProvider = TracerProvider(resource=Resource.create(service), shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -224,11 +229,34 @@ class _Recorder:
         )
         return _Recorded(recorded)
 
+    def _sent(self, well: bool) -> None:
+        if not well and not self._is_away:
+            log.warning("traces_not_sent reason=%r", NOT_SENT)
+        self._is_away = not well
+
     def flush(self) -> None:
-        # On a thread: the SDK's flush takes no limit, and nobody waits for a collector that is away.
+        if self._is_away:
+            return
+        # On a thread: the SDK's flush takes no limit, and nobody waits long for a collector that is away.
         flushing = threading.Thread(target=self._provider.force_flush, name="flush-spans", daemon=True)
         flushing.start()
         flushing.join(FLUSH_S)
+
+
+def _exporter(url: str, sent: Callable[[bool], None]) -> SpanExporter:
+    """Return an exporter that tells `sent` whether the collector took its spans."""
+    from opentelemetry.exporter.otlp.proto.http import trace_exporter
+    from opentelemetry.sdk.trace.export import SpanExportResult
+
+    class Exporter(trace_exporter.OTLPSpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            result = super().export(spans)
+            sent(result is SpanExportResult.SUCCESS)
+            return result
+
+    # The library writes a line for each try, every few seconds, as long as the collector is away.
+    logging.getLogger(trace_exporter.__name__).setLevel(logging.CRITICAL)
+    return Exporter(endpoint=url, timeout=EXPORT_S)
 
 
 def _within(parent: str | None) -> Context:

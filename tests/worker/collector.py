@@ -33,6 +33,7 @@ class Collector:
     """The spans that came, and the bytes of all requests."""
 
     url: str = ""
+    takes: bool = True  # else each request is a bad one, which is not tried again
     spans: list[Seen] = field(default_factory=list)
     raw: list[bytes] = field(default_factory=list)
 
@@ -76,7 +77,7 @@ def collecting() -> Iterator[Collector]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             assert self.path == "/v1/traces"
             collector.take(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
-            self.send_response(200)
+            self.send_response(200 if collector.takes else 400)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -14,7 +14,7 @@ import pytest
 from tasks import tracing
 from tests.tasks.backends.remote.api_server import MODEL, ApiServer
 from tests.worker.collector import Collector, collecting
-from tests.worker.harness import ROOT, Docmill
+from tests.worker.harness import ROOT, Docmill, run_program
 
 SECRET = "the text of a document stays at home"
 
@@ -26,10 +26,12 @@ def collector() -> Iterator[Collector]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite keeps the same two columns
 def test_one_trace_joins_the_command_to_the_commits_of_a_worker(
     fleet: Docmill, collector: Collector, write_corpus: Callable[..., Path]
 ) -> None:
     source = write_corpus({"id": str(n), "text": f"{SECRET} {n}"} for n in range(200))
+    fleet.loads_models = False
     fleet.environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "DOCMILL_LOG_FORMAT": "json"}
     job = fleet.enqueue(source, "--task", "translate", "--model", "null@50000", "--request-id", "night/7")
     with fleet.worker("--threads", "2", "--log-level", "info"):
@@ -98,13 +100,34 @@ def test_without_a_collector_no_library_is_loaded_and_a_job_has_an_id_all_the_sa
     assert shown.stdout.strip() == "[]"
 
 
-def test_a_collector_that_is_away_delays_no_command_and_loses_no_work(
+def test_a_collector_that_is_away_loses_no_work_and_no_line_of_its_library_is_shown(
     embedded: Docmill, write_corpus: Callable[..., Path]
 ) -> None:
     source = write_corpus([{"id": "1", "text": "one"}])
     embedded.environment["DOCMILL_TRACES_ENDPOINT"] = "http://127.0.0.1:9"
-    embedded("run", source, "--task", "embed", "--model", "null")
+    said = embedded("run", source, "--task", "embed", "--model", "null").stderr
+    assert "opentelemetry" not in said
     assert embedded.json("status", 1)["done"] == 1
+
+
+def test_that_spans_are_not_sent_is_said_once_until_the_collector_is_back() -> None:
+    shown = run_program(
+        """
+import logging, sys
+from tasks import tracing
+from tests.worker.collector import collecting
+
+logging.basicConfig(stream=sys.stdout, format="%(name)s %(message)s")
+with collecting() as collector:
+    tracing.start(collector.url, "1")
+    for takes in (False, False, True, False):
+        collector.takes = takes
+        with tracing.span("x"):
+            pass
+        tracing._recorder._provider.force_flush()  # to the end, as no command waits
+"""
+    )
+    assert [line.split()[:2] for line in shown.splitlines()] == [["docmill.traces", "traces_not_sent"]] * 2
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from storage.core.database import Database
+from tasks import tracing
 from worker import traces
 from worker.cli.context import queue_of
 from worker.cli.follow import IngestBar, say_ingested
@@ -28,8 +29,11 @@ def ingested(settings: Settings, database: Database, request: Request, opened: O
     traces.start(settings)
     prepared = prepare_request(settings, request, opened=opened)
     say_replaced(database, prepared)
-    with queue_of(settings) as broker, IngestBar(prepared.source) as progress:
-        done = enqueue(database, lambda: broker, prepared, progress)
+    try:
+        with queue_of(settings) as broker, IngestBar(prepared.source) as progress:
+            done = enqueue(database, lambda: broker, prepared, progress)
+    finally:
+        tracing.flush()
     if done.repeated:
         say_repeated(request, done)
         return done

@@ -10,6 +10,7 @@ from storage.deletion import retention
 from storage.leases import dispatch
 from storage.leases.stall_diagnosis import UNBLOCKING, Cause
 from storage.results.status import JobStatus, read_status
+from tasks import tracing
 from tasks.errors import ServerUnreachable
 from worker import traces
 from worker.cli.follow import IngestBar, follow, say_ingested
@@ -97,6 +98,7 @@ def run_here(
     finally:
         if begun.is_set():
             _drain(supervisor)
+        tracing.flush()
 
 
 class Watch:

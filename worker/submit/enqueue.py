@@ -90,11 +90,8 @@ def enqueue(
     `broker` is called when there is something to send. Raises RecordRejected under `strict`, JobStopped when the
     job was cancelled meanwhile, KeyReused for a key that came with other arguments.
     """
-    try:
-        with tracing.span("enqueue", {"docmill.corpus": prepared.corpus}) as span:
-            return _enqueue(database, broker, prepared, progress or Progress(), span, offer_others=offer_others)
-    finally:
-        tracing.flush()
+    with tracing.span("enqueue", {"docmill.corpus": prepared.corpus}) as span:
+        return _enqueue(database, broker, prepared, progress or Progress(), span, offer_others=offer_others)
 
 
 def _enqueue(
