@@ -17,6 +17,8 @@ import pytest
 from tests.worker.harness import DOCMILL, Docmill, Running, device_children, kill_group, until
 from worker.process.detached import lives
 
+pytestmark = pytest.mark.slow
+
 WriteCorpus = Callable[..., Path]
 RUN = ("--task", "embed", "--model", "null")
 
@@ -147,6 +149,7 @@ def test_a_run_that_cannot_start_says_why_at_once(embedded: Docmill, corpus: Pat
     assert list((embedded.folder / "home/runs").iterdir()) == []
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # `wait` follows on both
 def test_attach_follows_a_job_of_a_fleet(fleet: Docmill, corpus: Path) -> None:
     job = fleet.enqueue(corpus, *RUN)
     process, terminal = _attached(fleet, job)
