@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -80,11 +81,14 @@ class OpenJob:
         return sorted({step.lane for step in self.steps})
 
 
-def open_job(database: Database, request: JobRequest) -> OpenJob:
+def open_job(
+    database: Database, request: JobRequest, adopting: Callable[[int], None] = lambda _job_id: None
+) -> OpenJob:
     """The unfinished job of the same corpus, source, options and steps, or a new one, ready for its ingest.
 
     With a key it is the job of this key, even if that has ended. A new job keeps the latest fitted risks for its
-    escalations. Raises KeyReused, and NoRisk if there is no such risk.
+    escalations. Raises KeyReused, and NoRisk if there is no such risk. `adopting` is told the number of a job that
+    exists before anything of it changes; if it raises, nothing does.
     """
 
     def work(transaction: Transaction) -> OpenJob:
@@ -93,9 +97,11 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
         lock_corpus(transaction, corpus)
         last = transaction.scalar(select(func.max(Document.id)).where(Document.corpus_id == corpus)) or 0
         if keyed:
+            adopting(keyed.id)
             return _adopt(transaction, keyed.id, keyed.ingest.id, corpus, last)
         found = None if request.key else _unfinished(transaction, request, corpus)
         if found is not None:
+            adopting(found[0])
             return _adopt(transaction, *found, corpus, last)
         ingest_id = get_or_create.insert(
             transaction,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from storage.core.database import Database
 from storage.deletion import retention
@@ -17,6 +18,7 @@ from worker.cli.follow import IngestBar, follow, say_ingested
 from worker.cli.formatting import printable
 from worker.cli.printing import say
 from worker.errors import WorkerError
+from worker.process.detached import refuse_second
 from worker.process.device_start import StartedDevices
 from worker.process.supervisor import Supervisor
 from worker.queue.broker import Broker
@@ -72,7 +74,8 @@ def run_here(
         supervisor.start(only_job=job_id)
 
     try:
-        with IngestBar(prepared.source, on_planned=start, on_opened=on_opened) as progress:
+        bar = IngestBar(prepared.source, start, on_opened, partial(refuse_second, settings.home))
+        with bar as progress:
             done = enqueue(database, lambda: broker, prepared, progress, offer_others=False)
         say_ingested(prepared.source, done)
         if alone:

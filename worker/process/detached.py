@@ -25,6 +25,7 @@ from worker.errors import RunsDetached, WorkerError
 from worker.home import RUNS
 
 KEPT_LOGS = 50
+TRIES, TRY_AGAIN_S = 20, 0.05  # `lives` holds a lock for a moment
 
 
 @dataclass(frozen=True)
@@ -93,9 +94,8 @@ class Reporter:
         if self._run is not None:
             return
         refuse_second(self._folder.parent, job)
+        self._lock = _locked(self._folder, job)  # first: without it the record is another run's
         self._run = DetachedRun(job, os.getpid(), self._log, time.time())
-        self._lock = _lock_file(self._folder, job).open("ab")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._write()
         os.write(self._writing, f"{job}\n".encode())
         os.close(self._writing)
@@ -138,10 +138,26 @@ def lives(home: Path, job: int) -> bool:
 def refuse_second(home: Path, job: int) -> None:
     """Raise RunsDetached if a detached run computes the job now."""
     if lives(home, job):
-        raise RunsDetached(
-            f"job {job} has a detached run already; follow it with: docmill attach {job}, or end it with: "
-            f"docmill cancel {job}"
-        )
+        raise _runs_detached(job)
+
+
+def _locked(folder: Path, job: int) -> IO[bytes]:
+    """Return the lock of a job's run, held. Raises RunsDetached if another run was quicker."""
+    lock = _lock_file(folder, job).open("ab")
+    for _ in range(TRIES):
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        time.sleep(TRY_AGAIN_S)
+    lock.close()
+    raise _runs_detached(job)
+
+
+def _runs_detached(job: int) -> RunsDetached:
+    return RunsDetached(
+        f"job {job} has a detached run already; follow it with: docmill attach {job}, or end it with: "
+        f"docmill cancel {job}"
+    )
 
 
 def _record_file(folder: Path, job: int) -> Path:
