@@ -90,11 +90,12 @@ def round_of_maintenance(
     *,
     grace_s: float = GRACE_S,
     only_job: int | None = None,
+    lost_level: int = logging.WARNING,
 ) -> None:
     """Reclaim lapsed shards, send lost hints again, top up (one job, or all), and end finished jobs.
 
-    With `lease_s`, the duration of leases, all leases are extended once after the store was unreachable.
-    Raises BrokerUnreachable, after all work that needs no Redis is done.
+    With `lease_s`, the duration of leases, all leases are extended once after the store was unreachable. Lost hints
+    are logged at `lost_level`. Raises BrokerUnreachable, after all work that needs no Redis is done.
     """
     before = None if lease_s is None else grace.contact(database, lease_s)
     if n := maintenance.reclaim(database, before=before):
@@ -108,6 +109,6 @@ def round_of_maintenance(
             empty = broker.depth(lane.name) == 0
             lost = maintenance.lost_hints(database, lane.name, queue_is_empty=empty, grace_s=grace_s)
             if lost:
-                log.warning("hints_lost lane=%s shards=%d", lane.name, len(lost))
+                log.log(lost_level, "hints_lost lane=%s shards=%d", lane.name, len(lost))
                 _send(database, broker, lane.name, lost)
     top_up(database, broker, only_job=only_job)

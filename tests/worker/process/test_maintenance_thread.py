@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -150,9 +151,10 @@ def test_a_maintenance_thread_outlives_an_error_that_nobody_foresaw(
 def test_one_job_alone_is_offered_as_long_as_nobody_else_works(
     database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    offered: list[int | None] = []
+    offered: list[tuple[int | None, int]] = []
     monkeypatch.setattr(
-        "worker.process.maintenance_thread.round_of_maintenance", lambda *_, only_job: offered.append(only_job)
+        "worker.process.maintenance_thread.round_of_maintenance",
+        lambda *_, only_job, lost_level: offered.append((only_job, lost_level)),
     )
     thread = MaintenanceThread(database, broker, "me", every_s=0.05)
     thread.only_job = 7
@@ -160,7 +162,7 @@ def test_one_job_alone_is_offered_as_long_as_nobody_else_works(
     thread.adopt("child")
     thread.start()
     until(lambda: len(offered) > 2, "there were rounds")
-    assert set(offered) == {7}
+    assert set(offered) == {(7, logging.INFO)}
     sign_on(database, "another", os.getpid())
-    until(lambda: offered[-1] is None, "the other worker is seen")
+    until(lambda: offered[-1] == (None, logging.WARNING), "the other worker is seen")
     thread.stop()
