@@ -181,4 +181,6 @@ def _bound(part: str) -> Bound:
     if not (math.isfinite(value) and least <= value <= most):
         within = f"at most {most:g}" if least == -math.inf else f"from {least:g} to {most:g}"
         raise DoubtInvalid(f"{part!r}: {found[1]} is {within}")
+    if (found[1], found[2]) == (RISK, "<"):
+        raise DoubtInvalid(f"{part!r} asks for the outputs that are least at risk; write for example risk>0.3")
     return Bound(found[1], found[2] == "<", value)

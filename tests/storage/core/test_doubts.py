@@ -64,6 +64,7 @@ def test_what_stands_twice_or_in_another_order_is_the_same_doubt() -> None:
         ("confidence", "'confidence' has no bound; write for example confidence<0.4"),
         ("risk", "'risk' has no bound; write for example risk>0.3"),
         ("risk>30", "risk is from 0 to 1"),
+        ("risk<0.3", "'risk<0.3' asks for the outputs that are least at risk; write for example risk>0.3"),
         ("sure", "no flag is called 'sure'"),
         ("", "no flag is called ''"),
     ],
