@@ -84,7 +84,12 @@ def check_filled() -> None:
     for option in context.command.params:
         value = context.params.get(option.name or "")
         if isinstance(option, click.Option) and isinstance(value, str) and not value.strip():
-            raise click.BadParameter("it is empty; leave it out to have the default", ctx=context, param=option)
+            instead = (
+                "leave it out to have the default"
+                if "[default: " in (option.help or "")
+                else "give a value, or leave it out"
+            )
+            raise click.BadParameter(f"it is empty; {instead}", ctx=context, param=option)
 
 
 def corpus_names(corpus: str) -> list[str]:
