@@ -148,8 +148,8 @@ def undo(database: Database, last: Replacement, kept: Sequence[KeptView]) -> boo
     return database.write(work)
 
 
-def last_switched(found: Sequence[Replacement]) -> Replacement:
-    """Return the replacement that can be undone. Raises CannotMigrate if there is none."""
+def last_switched(found: Sequence[Replacement], corpus: str) -> Replacement:
+    """Return the replacement of the corpus that can be undone. Raises CannotMigrate if there is none."""
     for one in reversed(found):
         if one.state == FILLING:
             raise CannotMigrate(f"a migration of {one.corpus} to {one.new.model} is under way; --cancel ends it")
@@ -160,7 +160,7 @@ def last_switched(found: Sequence[Replacement]) -> Replacement:
                 f"`docmill gc` removed the results of {one.old.model}; `docmill migrate {one.corpus} "
                 f"--from {one.new.model} --to {one.old.model}` computes them again"
             )
-    raise CannotMigrate("no migration of this corpus was switched, so there is nothing to take back")
+    raise CannotMigrate(f"no migration of the corpus {corpus} was switched, so there is nothing to take back")
 
 
 def _above(share: float) -> str:

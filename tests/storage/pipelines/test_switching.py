@@ -143,12 +143,12 @@ def test_the_view_switches_in_the_same_transaction_and_back(database: Database) 
     assert (by(database), {*vectors()}) == (EMBED, {b"\0\0\x80?"})
     switching.switch(database, found, looked, [VIEW], 0.0)
     assert (by(database), {*vectors()}) == (NEW, {b"\0\0\0@"})
-    last = switching.last_switched(replacements_of(database)[1])
+    last = switching.last_switched(replacements_of(database)[1], "books")
     assert switching.undo(database, last, [VIEW])
     assert (by(database), {*vectors()}) == (EMBED, {b"\0\0\x80?"})
     assert not switching.undo(database, last, [VIEW])
-    with pytest.raises(CannotMigrate, match="nothing to take back"):
-        switching.last_switched(replacements_of(database)[1])
+    with pytest.raises(CannotMigrate, match="of the corpus books was switched, so there is nothing to take back"):
+        switching.last_switched(replacements_of(database)[1], "books")
 
 
 def test_migrations_follow_one_another_and_return_to_the_first_model(database: Database) -> None:
@@ -198,7 +198,7 @@ def test_only_specs_that_were_replaced_in_all_corpora_long_enough_ago_are_remove
     assert gc.drop(database, spec_ids=going).outcomes == 3
     assert by(database) == NEW
     with pytest.raises(CannotMigrate, match="`docmill gc` removed the results of minilm"):
-        switching.last_switched(replacements_of(database)[1])
+        switching.last_switched(replacements_of(database)[1], "books")
     removal.remove_corpus(database, "books")
 
 

@@ -90,6 +90,7 @@ def test_what_cannot_be_migrated_is_refused_with_what_to_do(embedded: Docmill, w
     assert "has a step with the model opus; models of this corpus: null" in unknown
     assert "there is nothing to migrate" in refused("tickets", "--from", "null", "--to", "null", "--yes")
     assert "nowhere" in refused("tickets", "--from", "null", "--to", "./nowhere", "--yes")
+    assert "--cancel and --back do not go together" in refused("tickets", "--back", "--cancel")
     assert "--status takes no --from" in refused("tickets", "--from", "null", "--status")
     assert "give --from MODEL and --to MODEL" in refused("tickets")
     assert "No migration of tickets is under way" in refused("tickets", "--cancel")

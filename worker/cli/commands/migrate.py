@@ -52,11 +52,9 @@ NOT_SWITCHED = "Nothing was changed"
 @click.option("--enqueue", "by_workers", is_flag=True, help="Leave the computing to the workers, and wait for them.")
 @click.option("--dry-run", is_flag=True, help="Only estimate the cost; store and compute nothing.")
 @click.option("--yes", is_flag=True, help="Migrate without asking.")
-@click.option("--status", "asked", flag_value="status", help="List the migrations of the corpus.")
-@click.option("--cancel", "asked", flag_value="cancel", help="Cancel the migration under way, and its job.")
-@click.option(
-    "--back", "asked", flag_value="back", help="Let the old model answer again, while its results are kept."
-)
+@click.option("--status", is_flag=True, help="List the migrations of the corpus.")
+@click.option("--cancel", is_flag=True, help="Cancel the migration under way, and its job.")
+@click.option("--back", is_flag=True, help="Let the old model answer again, while its results are kept.")
 @DEVICE
 @BACKEND
 @JSON
@@ -73,7 +71,9 @@ def migrate_command(
     by_workers: bool,
     dry_run: bool,
     yes: bool,
-    asked: str | None,
+    status: bool,
+    cancel: bool,
+    back: bool,
     device: str | None,
     backend: str | None,
     as_json: bool,
@@ -93,11 +93,14 @@ def migrate_command(
     """
     check_filled()
     settings = settings_from(device=device, backend=backend)
-    if asked is not None:
+    asked = [name for name, given in (("status", status), ("cancel", cancel), ("back", back)) if given]
+    if len(asked) > 1:
+        raise click.UsageError(f"--{asked[0]} and --{asked[1]} do not go together: give one of them")
+    if asked:
         if old or new:
-            raise click.UsageError(f"--{asked} takes no --from and --to")
+            raise click.UsageError(f"--{asked[0]} takes no --from and --to")
         with open_store(settings) as database:
-            return _ASKED[asked](settings, database, corpus, yes, as_json)
+            return _ASKED[asked[0]](settings, database, corpus, yes, as_json)
     if old is None or new is None:
         raise click.UsageError("give --from MODEL and --to MODEL, or --status, --cancel or --back")
     from worker.engines.devices import choose_devices
@@ -233,7 +236,7 @@ def _back(settings: Settings, database: Database, corpus: str, yes: bool, as_jso
     from worker.pipelines.migrating import kept_views, specs_of
 
     corpus_id, name = _corpus(database, corpus)
-    last = switching.last_switched(replacements.every(database, corpus_id))
+    last = switching.last_switched(replacements.every(database, corpus_id), name)
     if all(one.spec_id != last.old_spec_id for one in replacements.candidates(database, corpus_id)):
         say(
             f"No job over {name} has the model {last.old.model} any more. `docmill migrate {name} "
