@@ -33,6 +33,16 @@ class SourceUnreadable(SourceError):
     """The source may not be read or is not a file."""
 
 
+class EncodingUnnamed(SourceUnreadable):
+    """The source is no UTF-8, and does not say what it is. `likely` is the probable encoding."""
+
+    def __init__(self, name: str, likely: str) -> None:
+        super().__init__(
+            f"{name} is no UTF-8, and has no byte order mark: name its encoding, probably --encoding {likely}"
+        )
+        self.likely = likely
+
+
 class SourceUnsupported(SourceError):
     """It cannot be read here, or not in this way."""
 

@@ -8,7 +8,7 @@ from io import BufferedReader
 from typing import BinaryIO
 
 from storage.core.normalize import bom_length, decode
-from storage.readers.errors import SourceUnreadable, SourceUnsupported
+from storage.readers.errors import EncodingUnnamed, SourceUnsupported
 from storage.readers.records import RowReader, Rows, SourceOptions
 from storage.readers.streams import BUFFER_BYTES, Pieces
 
@@ -70,9 +70,7 @@ def of_text(read_rows: RowReader) -> RowReader:
         head = stream.peek(_MARK_BYTES) if isinstance(stream, BufferedReader) else b""
         encoding = _of(head, options.encoding)
         if options.encoding is None and (likely := _unmarked(head)) is not None:
-            raise SourceUnreadable(
-                f"{name} is no UTF-8, and has no byte order mark: name its encoding, probably --encoding {likely}"
-            )
+            raise EncodingUnnamed(name, likely)
         if encoding != _UTF8:
             stream = BufferedReader(Pieces(_recoded(stream, encoding)), BUFFER_BYTES)
         yield from read_rows(stream, name, options)

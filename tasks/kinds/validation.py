@@ -25,6 +25,8 @@ def sentence(error: ErrorDetails, field: FieldInfo) -> str:
     kind, value = error["type"], error["input"]
     if len(error["loc"]) > 1 and kind == "string_type":  # an element of a list
         kind, value = "tuple_type", [value]
+    if kind == "int_type" and isinstance(value, float) and abs(value) >= 2**63 and _is_bounded(field):
+        return _bounds(value, field)  # a whole number that JSON readers hold as a float
     if kind in _EXPECTED:
         return f"must be {_EXPECTED[kind]}, not {shown(value)}"
     if kind in {"string_too_short", "too_short"}:
@@ -47,6 +49,10 @@ def shown(value: object) -> str:
     if not isinstance(value, str):
         return str(value)
     return repr(value if len(value) <= _SHOWN_CHARS else value[:_SHOWN_CHARS] + "…")
+
+
+def _is_bounded(field: FieldInfo) -> bool:
+    return any(isinstance(note, Le) for note in field.metadata)
 
 
 def _bounds(value: float, field: FieldInfo) -> str:

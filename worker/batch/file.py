@@ -14,6 +14,7 @@ from io import FileIO
 from typing import BinaryIO
 
 from storage.readers import jsonl, recoding, remote
+from storage.readers.errors import EncodingUnnamed
 from storage.readers.files import Content, Opened, on_disk, until_broken
 from storage.readers.records import Rejection, Rows, SourceOptions
 from storage.readers.registry import COMPRESSIONS, SCHEMES, kind_of
@@ -64,7 +65,10 @@ class BatchFile:
             counted(stream)
             decompress = COMPRESSIONS.get(self.compression)
             rows = read_rows(buffered(stream, decompress), self.content.place, SourceOptions())
-            yield from until_broken(rows, lambda: f"{self.content.place}@{stream.bytes_read}")
+            try:
+                yield from until_broken(rows, lambda: f"{self.content.place}@{stream.bytes_read}")
+            except EncodingUnnamed as error:
+                raise BadBatch(f"{self.name} is no UTF-8, but probably {error.likely}; save it as UTF-8") from error
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,10 @@ def survey(file: BatchFile) -> Contents:
         keys = one.keys if isinstance(one, Request) else () if one.custom_id is None else (one.custom_id,)
         for key in dict.fromkeys((*keys, *(() if one.custom_id is None else (one.custom_id,)))):
             if (line := seen.setdefault(key, one.line)) != one.line:
-                raise BadBatch(f'{one.where}: the custom_id "{key[:100]}" stands on line {line:,} already')
+                raise BadBatch(
+                    f'{one.where}: the custom_id "{key[:100]}" stands on line {line:,} already; give each request an '
+                    "id of its own"
+                )
         if isinstance(one, Refused):
             n_refused += 1
             continue

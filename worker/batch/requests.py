@@ -100,7 +100,8 @@ def _checked(fields: Mapping[str, Any], ignored: frozenset[str]) -> tuple[str, M
     """Return the url and the body of a line. Raises BadRequest."""
     custom_id, url, body = (fields.get(name) for name in ("custom_id", "url", "body"))
     if not isinstance(custom_id, str) or not custom_id:
-        raise BadRequest('"custom_id" must be a text' if "custom_id" in fields else '"custom_id" is missing')
+        wrong = "is empty" if custom_id == "" else "must be a text" if "custom_id" in fields else "is missing"
+        raise BadRequest(f'"custom_id" {wrong}')
     if len(custom_id.encode()) > _MOST_ID_BYTES:
         raise BadRequest(f'"custom_id" has {len(custom_id.encode()):,} bytes; at most {_MOST_ID_BYTES:,} are stored')
     if fields.get("method") != _METHOD:

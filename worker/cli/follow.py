@@ -16,9 +16,10 @@ from storage.readers.stored import NoSource
 from storage.results.status import JobStatus, read_status
 from storage.steps import jobs
 from storage.steps.jobs import OpenJob
-from worker.cli.formatting import ingested, left_out, near_duplicates, pace, where_time_goes
+from worker.cli.formatting import documents, ingested, left_out, near_duplicates, pace, where_time_goes
 from worker.cli.printing import say
 from worker.cli.show import SHOWN_REJECTIONS, bar
+from worker.reports.filters import counted
 from worker.submit.enqueue import Enqueued
 from worker.submit.progress import Progress
 
@@ -64,9 +65,7 @@ class IngestBar(Progress):
         self._on_opened(job.id)
 
     def advanced(self, counts: Counts) -> None:
-        self._bar.update(
-            self._source.bytes_read, total=self._source.size_bytes(), count=f"{counts.records:,} documents"
-        )
+        self._bar.update(self._source.bytes_read, total=self._source.size_bytes(), count=documents(counts.records))
         if counts.planned and self.job_id is not None:
             self._on_planned(self.job_id)
 
@@ -86,9 +85,9 @@ class IngestBar(Progress):
 def say_ingested(source: Source, done: Enqueued) -> None:
     """Say what was read, and whether an earlier job goes on with it."""
     if isinstance(source, NoSource):
-        say(f"Job {done.id}: {done.documents:,} documents, {done.counts.planned:,} texts to compute.")
+        say(f"Job {done.id}: {documents(done.documents)}, {counted(done.counts.planned, 'text')} to compute.")
     else:
-        say(ingested(source.name, done.counts, adopted=done.adopted))
+        say(ingested(source.name, done.counts, adopted=done.adopted, takes_encoding=not _is_batch(source)))
     if (others := left_out(source)) is not None:
         say(others)
     if done.near_duplicates is not None:
@@ -97,6 +96,12 @@ def say_ingested(source: Source, done: Enqueued) -> None:
         say(f"{done.not_pruned}.")
     if done.adopted:
         say(f"Job {done.id} was unfinished and is carried on.")
+
+
+def _is_batch(source: Source) -> bool:
+    from worker.batch.source import CallSource
+
+    return isinstance(source, CallSource)
 
 
 def follow(

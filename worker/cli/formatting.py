@@ -19,6 +19,7 @@ import click
 
 from storage.core.flags import ordered
 from storage.core.outcomes import DOUBTFUL
+from worker.reports.filters import counted
 
 if TYPE_CHECKING:
     from storage.core.doubts import Doubt
@@ -50,7 +51,7 @@ def duration(seconds: float) -> str:
 
 def documents(n: int) -> str:
     """Return a number of documents with its noun."""
-    return f"{n:,} document{'s' * (n != 1)}"
+    return counted(n, "document")
 
 
 def local_time(seconds: float | None) -> str:
@@ -98,20 +99,23 @@ def time_left(left: TimeLeft) -> str:
     return f"{number if high.endswith(f' {unit}') else low} to {high} left"
 
 
-def ingested(source: str, counts: Counts, *, adopted: bool) -> str:
-    """Return the counts of a reading in one line. Some texts of an adopted job may have been planned before."""
+def ingested(source: str, counts: Counts, *, adopted: bool, takes_encoding: bool = True) -> str:
+    """Return the counts of a reading in one line. Some texts of an adopted job may have been planned before.
+
+    Without `takes_encoding` the command has no option --encoding.
+    """
     if not counts.records and not counts.rejected:
         return no_records(source)
     vanished = f", {counts.vanished:,} vanished" if counts.vanished else ""
     mended = (
         f" In {counts.mended:,} of them bytes that are not in the encoding, or characters that cannot be stored, "
         f'were replaced, first in {counts.mended_place} ("flags" in the results marks them). If the file has another '
-        "encoding, name it, such as --encoding windows-1252."
+        f"encoding, {'name it, such as --encoding windows-1252' if takes_encoding else 'save it as UTF-8'}."
     )
     return (
-        f"{counts.records:,} records: {counts.new:,} new documents, {counts.changed:,} changed, "
+        f"{counted(counts.records, 'record')}: {counted(counts.new, 'new document')}, {counts.changed:,} changed, "
         f"{counts.unchanged:,} unchanged, {counts.repeated:,} superseded by a later record of the same id, "
-        f"{counts.rejected:,} rejected{vanished}. {counts.planned:,} texts to compute"
+        f"{counts.rejected:,} rejected{vanished}. {counted(counts.planned, 'text')} to compute"
         f"{', beside those of before' if adopted else ''}."
     ) + (mended if counts.mended else "")
 
@@ -150,15 +154,15 @@ def no_records(source: str) -> str:
 def summary(status: JobStatus) -> str:
     """A job in one line."""
     line = (
-        f"Job {status.id} {status.state}: {status.documents:,} documents, {status.texts:,} unique texts: "
+        f"Job {status.id} {status.state}: {documents(status.documents)}, {counted(status.texts, 'unique text')}: "
         f"{status.done:,} done, {status.failed:,} failed, {status.skipped:,} skipped (blank)"
     )
     if status.pending:
         line += f", {status.pending:,} to do"
     if status.truncated:
-        line += f"; {status.truncated:,} outputs stopped at the model's limit (flag output_truncated)"
+        line += f"; {counted(status.truncated, 'output')} stopped at the model's limit (flag output_truncated)"
     if status.rejected:
-        line += f"; {status.rejected:,} records rejected"
+        line += f"; {counted(status.rejected, 'record')} rejected"
     took = ""
     if status.ended and status.tokens_in:
         rate = f"{status.tokens_in:,} tokens read, {status.tokens_per_s:,.0f} a second at work"
@@ -305,10 +309,14 @@ def of_status(
         "priority": str(status.priority) if status.priority else "",
         "corpus": status.corpus,
         "source": status.source,
-        "documents": f"{status.documents:,}" if status.documents else f"{status.records:,} records read so far",
+        "documents": f"{status.documents:,}"
+        if status.documents
+        else f"{counted(status.records, 'record')} read so far",
         "texts": f"{status.done:,} done, {status.failed:,} failed, {status.skipped:,} skipped, "
         f"{status.pending:,} to do" + (f" ({status.prior:,} had a result before)" if status.prior else ""),
-        "truncated": f"{status.truncated:,} outputs stopped at the model's limit" if status.truncated else "",
+        "truncated": f"{counted(status.truncated, 'output')} stopped at the model's limit"
+        if status.truncated
+        else "",
         "flags": flags(status.id, counts or {}),
         "escalated": escalated(escalations or {}),
         "shards": ", ".join(f"{n} {state}" for state, n in sorted(status.shards.items())) or "none",
@@ -316,7 +324,7 @@ def of_status(
         "cost": "" if cost is None else str(cost),
         "pace": pace(status),
         "time use": where_time_goes(status),
-        "rejected": f"{status.rejected:,} records" if status.rejected else "",
+        "rejected": counted(status.rejected, "record") if status.rejected else "",
         "results": lost(status) or "",
         "removed": swept(status.swept),
         "not pruned": status.not_pruned or "",

@@ -109,6 +109,8 @@ def test_a_json_schema_is_that_of_the_output() -> None:
         (EMBEDDINGS, {"temperature": 1}, f'"temperature" is no parameter of {EMBEDDINGS}'),
         (CHAT, {"temperature": -1}, '"temperature" must be at least 0'),
         (CHAT, {"max_tokens": 0}, '"max_tokens" must be'),
+        (CHAT, {"temperature": 1, "seed": float(2**70)}, '"seed" must be between 0 and 2,147,483,647'),
+        (CHAT, {"temperature": 1, "seed": 1.5}, '"seed" must be a whole number, not 1.5'),
         (CHAT, {"max_tokens": "9"}, '"max_tokens" must be'),
         (CHAT, {"n": 2, "temperature": 0}, '"n" asks for several outputs, which would all be the same'),
         (CHAT, {"messages": []}, '"messages" must be a list of objects'),
