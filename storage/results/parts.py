@@ -90,8 +90,8 @@ def export(
     status = read_status(database, job_id)
     if not status.ended:
         raise JobUnfinished(
-            f"job {job_id} is not finished ({status.pending:,} texts to do), and parts would lack what comes: "
-            f"docmill wait {job_id}"
+            f"job {job_id} is not finished ({status.pending:,} text{'s' * (status.pending != 1)} to do), and "
+            f"parts would lack what comes: docmill wait {job_id}"
         )
     wanted = _wanted(status, step, target, part_documents, _marks(database, job_id, step))
     wanted = replace(wanted, flags=None if flagged is None else str(flagged))

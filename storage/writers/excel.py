@@ -78,8 +78,8 @@ class _Table:
             said.append(f"They are on {self._n_sheets} sheets, since a sheet has {MOST_ROWS:,} rows.")
         if self._n_cut:
             said.append(
-                f"{self._n_cut:,} cells were cut, since a cell has {MOST_CHARS:,} characters; each ends with a note. "
-                "JSON lines, CSV and Parquet have the whole texts."
+                f"{self._n_cut:,} cell{' was' if self._n_cut == 1 else 's were'} cut, since a cell has "
+                f"{MOST_CHARS:,} characters; each ends with a note. JSON lines, CSV and Parquet have the whole texts."
             )
         if self._n_vectors:
             said.append("Vectors are left out; JSON lines, .npy and Parquet have them.")

@@ -44,7 +44,7 @@ def test_each_document_is_asked_about_with_its_metadata(embedded: Docmill, write
     assert "Nothing to compute" in embedded("run", "corpus.jsonl", *TELL).stderr
     changed = [NEWS[0] | {"section": "Climate"}, *NEWS[1:]]
     write_corpus(changed)
-    assert "1 texts to compute" in embedded("run", "corpus.jsonl", *TELL).stderr
+    assert "1 text to compute" in embedded("run", "corpus.jsonl", *TELL).stderr
 
 
 def test_each_document_is_asked_its_own_questions(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
@@ -57,7 +57,7 @@ def test_each_document_is_asked_its_own_questions(embedded: Docmill, write_corpu
     assert (data["what"], data["answer_2"], data["what_spans"][0]["start"]) == ("It", "It", 0)
     assert "Nothing to compute" in embedded("run", "corpus.jsonl", *ASK).stderr
     write_corpus([NEWS[0] | {"section": "Climate"}, *NEWS[1:]])
-    assert "1 texts to compute" in embedded("run", "corpus.jsonl", *ASK).stderr
+    assert "1 text to compute" in embedded("run", "corpus.jsonl", *ASK).stderr
     refused = embedded("run", "corpus.jsonl", *ASK[:-1], "What is {meta.text}?", code=2).stderr
     assert "--question: {meta.text} is the document's text" in refused
 

@@ -26,6 +26,7 @@ from worker.explaining.explanation import cutter, explain
 from worker.explaining.json_form import as_json
 from worker.extras import EXTRAS
 from worker.prices import read_prices
+from worker.reports.filters import counted
 from worker.settings import Settings
 from worker.submit.options import JobOptions, valid
 
@@ -73,7 +74,7 @@ class Job:
         def watch(status: JobStatus) -> None:
             if stop.is_set() or (deadline is not None and time.monotonic() >= deadline):
                 reason = f"; {status.waiting_for}" if status.waiting_for else ""
-                raise TimedOut(f"job {self.id} is not finished: {status.pending:,} texts to do{reason}")
+                raise TimedOut(f"job {self.id} is not finished: {counted(status.pending, 'text')} to do{reason}")
 
         with hushed(not progress):
             status = follow(self._database, self.id, watch=watch)
@@ -181,8 +182,8 @@ class Job:
         status = self.status()
         if not status.ended and not partial:
             raise Error(
-                f"job {self.id} is not finished ({status.pending:,} texts to do): wait() waits for its end, and "
-                "partial=True returns the results so far"
+                f"job {self.id} is not finished ({counted(status.pending, 'text')} to do): wait() waits for its end, "
+                "and partial=True returns the results so far"
             )
 
     @staticmethod

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from worker import fault_points
 from worker.cli import formatting
 from worker.cli.printing import answer, say
+from worker.reports.filters import counted
 
 if TYPE_CHECKING:
     from storage.core.database import Database
@@ -39,12 +40,13 @@ def cost_lines(planned: Planned, found: Forecast, device: str) -> list[str]:
     old, done = planned.old.spec, found.done_already
     lines = [
         f"Corpus {planned.corpus}: {old.kind} by {planned.new.model} in place of {old.model}",
-        f"{formatting.documents(found.documents)}, {found.texts:,} unique texts; {done:,} have a result already",
+        f"{formatting.documents(found.documents)}, {counted(found.texts, 'unique text')}; "
+        f"{done:,} {'has' if done == 1 else 'have'} a result already",
     ]
     if found.sampled:
         lines.append(
             f"{to_do:,} to do: about {found.tokens_to_do:,} tokens, about {found.seconds:,.0f} device-seconds on "
-            f"{device}\n({found.tokens_per_s:,.0f} tokens/s measured on {found.sampled} texts, "
+            f"{device}\n({found.tokens_per_s:,.0f} tokens/s measured on {counted(found.sampled, 'text')}, "
             f"{formatting.duration(found.load_s)} to load the model)"
         )
     for name in planned.left_out:
@@ -99,8 +101,8 @@ def fill(
             return looked
         if looked.missing and looked == before:
             raise CannotMigrate(
-                f"{looked.missing:,} documents have no new result after job {job_id}; `docmill status {job_id}` says "
-                "more, and the same command tries again"
+                f"{formatting.documents(looked.missing)} {'has' if looked.missing == 1 else 'have'} no new result "
+                f"after job {job_id}; `docmill status {job_id}` says more, and the same command tries again"
             )
         status = backfill(settings, database, found, devices, by_workers=by_workers)
         if status.state != "done":

@@ -237,7 +237,8 @@ def outcome(status: JobStatus) -> tuple[str, str | None]:
     """Return the state of a run whose job has ended, and the reason or a remark on what the job lacks."""
     if status.state != "done":
         return "failed", f"job {status.id} was {status.state}"
-    lacking = [f"{status.failed:,} texts failed"] if status.failed else []
-    lacking += [f"{status.rejected:,} records were rejected"] if status.rejected else []
+    lacking = [f"{status.failed:,} text{'s' * (status.failed != 1)} failed"] if status.failed else []
+    if status.rejected:
+        lacking.append(f"{status.rejected:,} record{' was' if status.rejected == 1 else 's were'} rejected")
     said = [f"{' and '.join(lacking)}: docmill failures {status.id}"] if lacking else []
     return "done", ". ".join([*said, *filter(None, [status.not_pruned])]) or None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from storage.errors import JobStopped
 from storage.steps import jobs
 from worker.explaining.explanation import CLASSES
+from worker.reports.filters import counted
 from worker.web.page import Asked, BadRequest, Change, Changed
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def retry(asked: Asked) -> Changed:
     except JobStopped as error:
         return Changed(f"/jobs/{job}", f"Nothing was changed: {error}.")
     if n:
-        return Changed(f"/jobs/{job}", f"{n:,} texts of job {job} will be tried again.")
+        return Changed(f"/jobs/{job}", f"{counted(n, 'text')} of job {job} will be tried again.")
     goes_on = was_stopped and jobs.require(asked.database, job).state != "stopped"
     return Changed(f"/jobs/{job}", f"Job {job} goes on." if goes_on else f"Job {job} has nothing to try again.")
 

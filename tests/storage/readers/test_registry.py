@@ -70,7 +70,7 @@ def test_a_reader_is_one_module_and_one_line(tmp_path: Path) -> None:
     (corpus / "a.bars").write_text("1|A first text.\n2|Another text.\nno text\n", encoding="utf-8")
     done = _docmill(tmp_path, "run", "corpus/a.bars", "--task", "summarize", "--model", "null", "--out", "-", code=4)
     assert [json.loads(line)["id"] for line in done.stdout.splitlines()] == ["1", "2"]
-    assert "1 records rejected" in done.stderr
+    assert "1 record rejected" in done.stderr
     in_folder = _docmill(tmp_path, "enqueue", "corpus", "--task", "summarize", "--model", "null")
     assert "2 records" in in_folder.stderr
     refused = _docmill(tmp_path, "enqueue", "a.foo", "--task", "summarize", "--model", "null", code=2)

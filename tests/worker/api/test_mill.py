@@ -35,7 +35,7 @@ def test_an_enqueued_job_waits_for_a_worker_and_says_so(mill: docmill.Mill) -> N
     job = mill.enqueue(["to do"], "embed", priority=3, **NULL)
     status = job.status()
     assert (status.state, status.pending, status.priority, status.no_worker) == ("running", 1, 3, True)
-    with pytest.raises(docmill.TimedOut, match="1 texts to do; no live worker serves lane embed;") as raised:
+    with pytest.raises(docmill.TimedOut, match="1 text to do; no live worker serves lane embed;") as raised:
         job.wait(timeout=0, progress=False)
     assert isinstance(raised.value, TimeoutError)
     with pytest.raises(docmill.Error, match=r"wait\(\) waits for its end"):

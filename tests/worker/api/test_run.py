@@ -214,7 +214,7 @@ def test_a_run_on_another_thread_says_nothing_on_stdout_and_progress_on_stderr(
     assert found[0]["status"].to_pylist() == ["done"]
     out, err = capfd.readouterr()
     assert out == ""
-    assert "1 records: 1 new documents" in err
+    assert "1 record: 1 new document" in err
     assert "Job " in err
 
 

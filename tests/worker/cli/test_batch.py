@@ -92,7 +92,7 @@ def test_another_version_of_a_file_has_the_answers_to_its_own_requests(embedded:
         "batch", "-", "--out", "-", "--model", "null", stdin=b"oops\n" + lines.splitlines()[1].encode(), code=4
     )
     assert [json.loads(line)["custom_id"] for line in piped.stdout.splitlines()] == [None, "b"]
-    assert "1 texts to compute" not in piped.stderr
+    assert "1 text to compute" not in piped.stderr
 
 
 def test_a_request_that_is_refused_now_takes_no_answer_from_later_ones(embedded: Docmill) -> None:

@@ -46,7 +46,7 @@ def test_a_corpus_is_found_by_its_sources_path(embedded: Docmill, write_corpus: 
     write_corpus([{"id": "a", "text": "Short."}])
     embedded("run", "corpus.jsonl", "--task", "translate", "--model", "null")
     assert embedded.json("corpus", "show", "corpus.jsonl")["documents"] == 1
-    assert "Removed: 1 documents" in embedded("corpus", "rm", "corpus.jsonl", "--yes").stderr
+    assert "Removed: 1 document" in embedded("corpus", "rm", "corpus.jsonl", "--yes").stderr
 
 
 def test_a_persons_document_leaves_every_table_and_file(stocked: Docmill, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_what_nothing_needs_is_removed_without_asking_and_a_dry_run_counts_it(st
         "unneeded": {"contents": 1, "outcomes": 1},
         "removed": {"contents": 1, "outcomes": 1},
     }
-    assert "Texts that nothing needs: 1, with 1 results." in stocked("gc", "--dry-run").stderr
+    assert "Texts that nothing needs: 1, with 1 result." in stocked("gc", "--dry-run").stderr
     assert stocked.json("gc") == {"contents": 1, "outcomes": 1, **NO_VERSIONS, "vanished": {}}
 
 
@@ -165,7 +165,7 @@ def test_superseded_versions_go_after_a_yes_and_current_documents_keep_their_res
     assert (dry["superseded"], [one["outcomes"] for one in dry["dropped"]]) == (1, [1])
     assert (dry["unneeded"], dry["removed"]) == ({"contents": 0, "outcomes": 0}, {"contents": 1, "outcomes": 1})
     dry_run = stocked("gc", "--superseded", "--dry-run").stderr
-    assert "With the texts that nothing needs then: 1 texts, 1 results." in dry_run
+    assert "With the texts that nothing needs then: 1 text, 1 result." in dry_run
     for options in (["--dry-run"], []):
         said = stocked("gc", "--superseded", *options, code=0 if options else 2).stderr
         assert "1 superseded version of documents, 0 readings" in said
@@ -174,7 +174,7 @@ def test_superseded_versions_go_after_a_yes_and_current_documents_keep_their_res
     assert stocked.json("gc", "--superseded", "--older-than", 1)["superseded"] == 0
     assert "leave out --spec" in stocked("gc", "--superseded", "--spec", "translate/null", code=2).stderr
     said = stocked("gc", "--superseded", "--yes").stderr
-    assert "Removed: 1 texts, 1 results, 1 superseded version of documents, 0 readings." in said
+    assert "Removed: 1 text, 1 result, 1 superseded version of documents, 0 readings." in said
     assert {one["id"] for one in stocked.results(1)} == {"a", "c"}
     assert {one["id"] for one in stocked.results(2)} == {"a", "b", "c"}
     for n, removed in ((1, 1), (2, 0)):

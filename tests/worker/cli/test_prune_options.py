@@ -79,7 +79,7 @@ def test_a_pipelines_history_says_why_nothing_was_marked(embedded: Docmill, writ
     [latest, first] = embedded.json("pipeline", "history", "nightly")
     assert first["reason"] is None
     assert latest["state"] == "done"
-    assert "1 records were rejected: docmill failures 2" in latest["reason"]
+    assert "1 record was rejected: docmill failures 2" in latest["reason"]
     assert "not marked as vanished: corpus.jsonl:3 was rejected" in latest["reason"]
     pipeline.write_text(PIPELINE.format(rejected="keep"))
     embedded("pipeline", "run", pipeline, code=4)

@@ -82,7 +82,7 @@ def test_a_second_run_computes_nothing_and_says_so(embedded: Docmill) -> None:
     run = ("run", DESCRIPTIONS, "--task", "embed", "--limit", 5)
     embedded(*run)
     again = embedded(*run)
-    assert "Nothing to compute: all 5 texts had a result" in again.stderr
+    assert "Nothing to compute: all 5 texts were computed, failed or skipped before" in again.stderr
     assert embedded.json("jobs")[0]["tokens_in"] == 0
 
 
@@ -230,5 +230,5 @@ def test_a_quiet_run_says_only_what_went_wrong(embedded: Docmill) -> None:
     assert embedded(*run).stderr == ""
     (embedded.folder / "mixed.jsonl").write_text('{"id": "b", "text": "two"}\nbad\n')
     said = embedded(*run, code=4).stderr
-    assert "1 records rejected" in said
+    assert "1 record rejected" in said
     assert "docmill failures" in said

@@ -92,7 +92,7 @@ def test_a_job_is_watched_from_start_to_end_and_operated(
     browser.open(f"{url}/jobs/{job}/failures")
     assert "failing" in browser.text()
     browser.click("Retry all 1")
-    assert f"1 texts of job {job} will be tried again." in browser.text()
+    assert f"1 text of job {job} will be tried again." in browser.text()
     with docmill.worker():
         browser.waits_for("63 done")
 

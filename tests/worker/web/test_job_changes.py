@@ -45,7 +45,7 @@ def test_failures_are_tried_again_by_class(browse: Browse, database: Database) -
     browser = browse(allows_changes=True)
     page = browser.get(f"/jobs/{job}/failures").text
     assert "Retry all 3" in page
-    assert post(browser, job, "retry", only="transient") == f"1 texts of job {job} will be tried again."
+    assert post(browser, job, "retry", only="transient") == f"1 text of job {job} will be tried again."
     assert read_status(database, job).pending == 1
     assert post(browser, job, "retry") == f"2 texts of job {job} will be tried again."
     assert post(browser, job, "retry") == f"Job {job} has nothing to try again."

@@ -6,6 +6,7 @@ import click
 
 from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import BAD_INPUT, OK
+from worker.cli.formatting import documents
 from worker.cli.options import JOB_ID, JSON, corpus_names
 from worker.cli.printing import print_json, say
 
@@ -50,7 +51,7 @@ def compare_command(
         with bar("compare") as progress:
 
             def advanced(n: int) -> None:
-                progress.update(n, count=f"{n:,} documents")
+                progress.update(n, count=documents(n))
 
             found = compare(database, corpus_id, a, b, samples=samples, seed=seed, advanced=advanced)
         if as_json:

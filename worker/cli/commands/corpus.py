@@ -14,6 +14,7 @@ from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import BAD_INPUT, OK, SOME_FAILED
 from worker.cli.options import JSON
 from worker.cli.printing import answer, confirmed, print_json, say
+from worker.reports.filters import counted
 
 if TYPE_CHECKING:
     from storage.core.database import Database
@@ -79,7 +80,9 @@ def show_command(name: str, as_json: bool) -> int:
     if as_json:
         print_json(_as_json(corpus))
         return OK
-    answer(f"{corpus.name}: {corpus.documents:,} documents, made {formatting.local_time(corpus.created_at)}")
+    answer(
+        f"{corpus.name}: {formatting.documents(corpus.documents)}, made {formatting.local_time(corpus.created_at)}"
+    )
     counted = ("done", "failed", "skipped", "to do")
     specs = table("spec", "of", *counted, "as of job", names={"of"}, numbers=counted)
     for spec in corpus.specs:
@@ -185,7 +188,7 @@ def _chosen(
     corpus = corpora.show(database, name)
     if ids:
         return Chosen([*ids], f"{len(ids):,} of the {corpus.documents:,} documents of the corpus {name}")
-    return Chosen(None, f"the corpus {name} ({corpus.documents:,} documents), its readings and its jobs")
+    return Chosen(None, f"the corpus {name} ({formatting.documents(corpus.documents)}), its readings and its jobs")
 
 
 def _none_is(name: str, conditions: list[Condition], vanished: bool) -> str:
@@ -195,10 +198,10 @@ def _none_is(name: str, conditions: list[Condition], vanished: bool) -> str:
 
 
 def _say_removed(removed: Removed) -> None:
-    parts = [f"{removed.documents:,} documents (all versions)", f"{removed.contents:,} texts"]
-    parts += [f"{removed.outcomes:,} results"]
+    parts = [f"{formatting.documents(removed.documents)} (all versions)", counted(removed.contents, "text")]
+    parts += [counted(removed.outcomes, "result")]
     if removed.jobs or removed.ingests:
-        parts += [f"{removed.jobs:,} jobs", f"{removed.ingests:,} readings"]
+        parts += [counted(removed.jobs, "job"), counted(removed.ingests, "reading")]
     say(f"Removed: {', '.join(parts)}.")
 
 

@@ -15,6 +15,7 @@ from worker.cli.exit_codes import BAD_INPUT, OK
 from worker.cli.options import JSON
 from worker.cli.printing import confirmed, print_json, say
 from worker.cli.retaining import Seconds, retain
+from worker.reports.filters import counted
 
 if TYPE_CHECKING:
     from storage.core.database import Database
@@ -193,16 +194,20 @@ def _say_would_remove(
         print_json({"dropped": [asdict(one) for one in costs], **counts, **unneeded_now})
         return OK
     if goes is None:
-        say(f"Texts that nothing needs: {unneeded.contents:,}, with {unneeded.outcomes:,} results.")
+        say(f"Texts that nothing needs: {unneeded.contents:,}, with {counted(unneeded.outcomes, 'result')}.")
     else:
         say("\n".join(_what("This would drop:", old, costs)))
-        say(f"With the texts that nothing needs then: {goes.contents:,} texts, {goes.outcomes:,} results.")
+        say(f"With the texts that nothing needs then: {_texts(goes)}.")
     say("Nothing was removed: this was a dry run.")
     return OK
 
 
+def _texts(removed: Removed) -> str:
+    return f"{counted(removed.contents, 'text')}, {counted(removed.outcomes, 'result')}"
+
+
 def _say_removed(removed: Removed, vanished: dict[str, int]) -> None:
-    parts = [f"{removed.contents:,} texts", f"{removed.outcomes:,} results"]
+    parts = [_texts(removed)]
     if removed.documents or removed.ingests:
         parts += [_superseded(removed.documents), _readings(removed.ingests)]
     say(f"Removed: {', '.join(parts)}.")

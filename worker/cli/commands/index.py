@@ -10,6 +10,7 @@ from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import BAD_INPUT, OK
 from worker.cli.options import JOB_ID, JSON
 from worker.cli.printing import print_json, say
+from worker.reports.filters import counted
 
 
 @click.group("index", epilog="Example: docmill index add articles.jsonl && docmill index list")
@@ -47,13 +48,14 @@ def add_command(corpus: str, job: int | None, as_json: bool) -> int:
         with bar("index") as progress:
 
             def advanced(n_added: int) -> None:
-                progress.update(n_added, count=f"{n_added:,} texts", note="and then the graph")
+                progress.update(n_added, count=counted(n_added, "text"), note="and then the graph")
 
             n_added = pgvector_index.add(database, searched.spec_id, advanced)
     if as_json:
         print_json({"spec": searched.spec_id, "added": n_added})
     else:
-        say(f"The index of spec {searched.spec_id}, {searched.spec}, is up to date: {n_added:,} texts were added.")
+        added = f"{counted(n_added, 'text')} {'was' if n_added == 1 else 'were'} added"
+        say(f"The index of spec {searched.spec_id}, {searched.spec}, is up to date: {added}.")
     return OK
 
 

@@ -19,6 +19,7 @@ from worker.cli.exit_codes import BAD_INPUT, OK
 from worker.cli.options import FORMAT, JobOrCorpus, corpus_names
 from worker.cli.output_files import STDOUT, check_folder, check_out, target_of, write_out
 from worker.cli.printing import say
+from worker.reports.filters import counted
 from worker.submit.options import PartsOptions
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def kinds_of(status: JobStatus, step: str | None) -> list[str]:
 def why_not(wanted: Export, status: JobStatus, has_results: Callable[[], bool]) -> str | None:
     """Return the reason why the job's results cannot be written; None if they can."""
     if not status.ended and not wanted.partial and wanted.part_documents is None:
-        pending = f"{status.pending:,} texts to do"
+        pending = f"{counted(status.pending, 'text')} to do"
         return f"Job {status.id} is not finished ({pending}); --partial writes what there is."
     done = sum(one.done for one in status.steps if wanted.step in {None, one.name})
     if done and not has_results():

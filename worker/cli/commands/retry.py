@@ -8,6 +8,7 @@ from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import OK
 from worker.cli.options import JOB, JSON
 from worker.cli.printing import print_json, say
+from worker.reports.filters import counted
 
 
 @click.command("retry", epilog="Example: docmill retry 7 --only transient && docmill wait 7")
@@ -35,7 +36,7 @@ def retry_command(job: int, only: str | None, as_json: bool) -> int:
     if as_json:
         print_json({"id": job, "retried": n, "goes_on": goes_on})
     elif n:
-        say(f"{n:,} texts of job {job} will be tried again.")
+        say(f"{counted(n, 'text')} of job {job} will be tried again.")
     elif goes_on:
         say(f"Job {job} goes on. Its doubtful results so far no longer count against --max-flagged.")
     else:

@@ -21,6 +21,7 @@ from worker.cli.printing import answer, print_json, say, warn
 from worker.cli.requests import prepare_request, request_of, work_options
 from worker.cli.web_page import page_beside
 from worker.prices import read_prices
+from worker.reports.filters import counted
 from worker.submit.options import KeyOptions
 
 if TYPE_CHECKING:
@@ -132,13 +133,16 @@ def _dry_run(
     if as_json:
         print_json(asdict(found) | {"spec": asdict(prepared.spec)} | formatting.cost_as_json(cost))
         return code
-    answer(f"{found.documents:,} documents, {found.texts:,} unique texts, {found.rejected:,} records rejected")
-    answer(f"{found.done_already:,} texts have a result already")
+    answer(
+        f"{formatting.documents(found.documents)}, {counted(found.texts, 'unique text')}, "
+        f"{counted(found.rejected, 'record')} rejected"
+    )
+    answer(f"{counted(found.done_already, 'text')} {'has' if found.done_already == 1 else 'have'} a result already")
     if found.sampled:
         answer(
             f"{found.texts - found.done_already:,} to do: about {found.tokens_to_do:,} tokens, "
             f"about {formatting.duration(found.seconds)} on {device} "
-            f"({found.tokens_per_s:,.0f} tokens/s measured on {found.sampled} texts, "
+            f"({found.tokens_per_s:,.0f} tokens/s measured on {counted(found.sampled, 'text')}, "
             f"{formatting.duration(found.load_s)} to load the model)"
         )
     if found.sampled and cost is not None:
@@ -169,7 +173,8 @@ def _conclude(
     elif shown:
         show.talk.print(show.samples_table(shown, status.done, database.kind_of(status.spec.kind).output))
     if status.prior and status.prior == status.texts:
-        say(f"Nothing to compute: all {status.texts:,} texts had a result or a failure on record already.")
+        which = "the text was" if status.texts == 1 else f"all {status.texts:,} texts were"
+        say(f"Nothing to compute: {which} computed, failed or skipped before.")
     (say if status.state == "done" and not status.failed and not status.rejected else warn)(
         formatting.summary(status)
     )
