@@ -117,5 +117,6 @@ def test_a_risk_is_compared_by_its_model_and_stored_with_its_version() -> None:
     long, short = (result(tokens_in=10, tokens_out=n) for n in (11, 9))
     assert stored.holds(long)
     assert not stored.holds(short)
-    below, none, all_ = (Doubt.parse([one]).by(FittedRisk(3, model)) for one in ("risk<0.5", "risk>1", "risk>0"))
+    bounds = (Bound("risk", True, 0.5), Bound("risk", False, 1.0), Bound("risk", False, 0.0))
+    below, none, all_ = (Doubt(frozenset(), (one,)).by(FittedRisk(3, model)) for one in bounds)
     assert [one.holds(long) for one in (below, none, all_)] == [False, False, True]

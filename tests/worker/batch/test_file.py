@@ -78,17 +78,17 @@ def test_bad_lines_are_refused_with_their_place_and_the_rest_goes_on(
         ({**good, "body": {"input": "a", "model": 5}}, '"model" must be a text'),
         ({**good, "extra": 1}, '"extra" has no place beside'),
     ]
-    lines = [f"{json.dumps(one | ({'custom_id': f'{n}'} if n > 2 else {}))}\n" for n, (one, _) in enumerate(bad, 1)]
+    lines = [f"{json.dumps(one | ({'custom_id': f'{n}'} if n > 3 else {}))}\n" for n, (one, _) in enumerate(bad, 1)]
     file = opened(made(tmp_path, *lines, "\n", "not json\n", line("good")))
     *refused, broken, found = file.requests()
     for number, (one, (_, says)) in enumerate(zip(refused, bad, strict=True), 1):
         assert isinstance(one, Refused)
-        assert (one.where, one.custom_id) == (f"batch.jsonl:{number}", str(number) if number > 2 else None)
+        assert (one.where, one.custom_id) == (f"batch.jsonl:{number}", str(number) if number > 3 else None)
         assert says in one.reason
     assert isinstance(broken, Refused)
-    assert broken.where == "batch.jsonl:9"
+    assert broken.where == "batch.jsonl:10"
     assert isinstance(found, Request)
-    assert (found.custom_id, found.line) == ("good", 10)
+    assert (found.custom_id, found.line) == ("good", 11)
 
 
 def test_what_no_database_stores_is_replaced_in_ids_as_in_texts(
