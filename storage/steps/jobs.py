@@ -86,9 +86,8 @@ def open_job(
 ) -> OpenJob:
     """The unfinished job of the same corpus, source, options and steps, or a new one, ready for its ingest.
 
-    With a key it is the job of this key, even if that has ended. A new job keeps the latest fitted risks for its
-    escalations. Raises KeyReused, and NoRisk if there is no such risk. `adopting` is told the number of a job that
-    exists before anything of it changes; if it raises, nothing does.
+    With a key it is the job of this key, even if that has ended. A new job keeps the latest fitted risks. `adopting`
+    gets the number of an existing job, and nothing changes if it raises. Raises KeyReused, and NoRisk without a risk.
     """
 
     def work(transaction: Transaction) -> OpenJob:

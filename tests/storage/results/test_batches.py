@@ -39,7 +39,12 @@ def test_contents_are_read_only_of_shards_that_ran_when_the_outcome_was_written(
 
     database.write(add_others)
     looked_at: list[bytes] = []
-    monkeypatch.setattr(batches, "holds", lambda contents, wanted: looked_at.append(contents) or True)
+
+    def holds(contents: bytes, _wanted: object) -> bool:
+        looked_at.append(contents)
+        return True
+
+    monkeypatch.setattr(batches, "holds", holds)
     for finished_at in (computed.finished_at, None):  # ended, and still at work
         set_shard(database, computed.id, finished_at=finished_at)
         batch = provenance(database, job.id, "k0").step.batch

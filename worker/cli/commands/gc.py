@@ -202,7 +202,7 @@ def _say_would_remove(
     return OK
 
 
-def _texts(removed: Removed) -> str:
+def _texts(removed: Removed | Collected) -> str:
     return f"{counted(removed.contents, 'text')}, {counted(removed.outcomes, 'result')}"
 
 
