@@ -141,7 +141,7 @@ class MaintenanceThread:
             others = self.only_job is not None and dispatch.live_workers(self.database) - self._own
             only_job = None if others else self.only_job
             # A command's own queue waits for its model to load; a fleet's lost its messages with Redis.
-            level = logging.WARNING if self.only_job is None else logging.INFO
+            level = logging.WARNING if only_job is None else logging.INFO
             round_of_maintenance(self.database, self.broker, self.lease_s, only_job=only_job, lost_level=level)
             if self.fires:
                 round_of_schedules(self.database, self.broker)

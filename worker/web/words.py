@@ -33,10 +33,10 @@ def period(seconds: float) -> str:
 
 
 def sentence(text: str) -> Markup:
-    """Return a message of a command with a capital letter, and what stands in backticks as code."""
+    """Return a message of a command with a capital letter if it begins with a word, and what is in backticks as code."""
     from markupsafe import Markup, escape
 
-    capital = seen(text[:1].upper() + text[1:])
+    capital = seen(text[:1].upper() + text[1:] if text.partition(" ")[0].isalpha() else text)
     pieces = [escape(piece) for piece in capital.split("`")]
     if len(pieces) % 2 == 0:  # a backtick without a second one
         return escape(capital)

@@ -84,7 +84,6 @@ def test_a_job_is_watched_from_start_to_end_and_operated(
     browser.waits_for("No live worker serves lane")
     docmill.environment["DOCMILL_FAULT"] = "cut:error"
     with docmill.worker():
-        browser.waits_for("running")
         browser.waits_for("62 done")
         browser.waits_for("1 failed")
 

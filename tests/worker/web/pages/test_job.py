@@ -24,7 +24,7 @@ def test_an_unknown_job_is_not_found(browse: Browse) -> None:
     for path in ("", "/failures", "/flagged", "/samples", "/document?id=x"):
         answer = browse().get(f"/jobs/7{path}")
         assert answer.status_code == 404
-        assert "there is no job 7" in answer.text
+        assert "There is no job 7" in answer.text
 
 
 def test_the_page_has_progress_pace_and_steps(browse: Browse, database: Database) -> None:
