@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
@@ -54,6 +55,7 @@ def main() -> None:
     try:
         with TemporaryDirectory(prefix="docmill-") as empty:
             confinement.restrict_files(_needs(head, Path(empty)))
+            tempfile.tempdir = empty  # a search for a shared library makes a temporary file
             load()
             os.chdir(empty)  # else the library may take a folder here for a data set of the hub
             dataset = _opened(head)

@@ -33,7 +33,7 @@ def period(seconds: float) -> str:
 
 
 def sentence(text: str) -> Markup:
-    """Return a message of a command with a capital letter if it begins with a word, and what is in backticks as code."""
+    """Return a message of a command with what is in backticks as code, and a capital letter if a word is first."""
     from markupsafe import Markup, escape
 
     capital = seen(text[:1].upper() + text[1:] if text.partition(" ")[0].isalpha() else text)

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 @click.option(
     "--detach", is_flag=True, help="Go on after the terminal ends. Print the job; `docmill attach JOB` follows it."
 )
-@click.option("--detached", type=(int, str), hidden=True)  # the process that --detach starts
+@click.option("--detached", type=(int, str), hidden=True, help="Names the process that --detach starts.")
 @click.option("--web", is_flag=True, help="Show the job in a browser meanwhile, and after it until Ctrl-C.")
 def run_command(
     dry_run: bool,
