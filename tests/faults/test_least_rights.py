@@ -27,6 +27,7 @@ from storage.ingest.chunks import Rejected
 from storage.leases import dispatch, maintenance, shards
 from storage.leases.shards import Claim
 from storage.pipelines import orders, pipelines
+from storage.results.backlog import read_backlog
 from storage.results.results import failures, results
 from storage.results.status import list_statuses, read_status
 from storage.results.work import runtimes
@@ -314,6 +315,7 @@ def steer(owner: Database, admin: Database) -> None:
     assert replacements.substituted(admin, asked.corpus, asked.steps) == asked.steps
     assert clusters.find(admin, job.corpus_id, ByText(0.3, Shingling("words", 1))).repeats == 2
     assert clusters.forget(admin, job.corpus_id) == 3
+    assert read_backlog(admin, ["translate"]).shards
     [lane] = [lane for lane in dispatch.lanes(admin) if lane.name == "translate"]
     dispatch.put_back(admin, dispatch.take(admin, lane))
     assert read_status(admin, job.id).rejected == 1
