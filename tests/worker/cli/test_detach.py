@@ -82,6 +82,8 @@ def test_a_detached_run_goes_on_after_its_terminal_is_gone(embedded: Docmill, co
         [
             "setsid",
             "--ctty",
+            "env",
+            "--default-signal=HUP",  # nohup, under which tests may run, lets all children ignore it
             "/bin/sh",
             "-c",
             f"{DOCMILL} run {corpus} {' '.join(RUN)} --detach --out out.jsonl; exec sleep 1000",
