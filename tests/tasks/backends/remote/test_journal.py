@@ -171,7 +171,7 @@ def test_the_windows_of_an_unfinished_document_are_kept(api: ApiServer, file: Pa
     with engine_on(api, file) as engine:
         (outcome,) = computed(engine, spec, [long]).finished()
     assert sent > 2
-    assert len(api.requests) == sent, "the last answer came while the engine stopped"
+    assert len(api.requests) <= sent + 1, "only the last window may be asked again"
     assert outcome.text is not None
     assert last.upper() in outcome.text
 
