@@ -50,10 +50,10 @@ def deduplicated(database: Database, corpus: str, wanted: Wanted) -> Found:
     with bar("dedup", total=1) as progress:
 
         def advanced(phase: Phase, done: int, total: int) -> None:
-            progress.update(done, total=max(1, total), note=PHASES[phase])
+            progress.update(done, total=max(1, total), remark=PHASES[phase])
 
         found = clusters.find(database, corpus_id, method, advanced)
-        progress.update(found.documents, total=found.documents, note="documents")
+        progress.update(found.documents, total=found.documents, remark="documents")
     return found
 
 

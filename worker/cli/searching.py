@@ -107,7 +107,7 @@ class Search:
         if not records:
             return
         with bar("search", total=self.searched.n_documents) as progress:
-            progress.update(0, total=self.searched.n_documents, note="embedding")
+            progress.update(0, total=self.searched.n_documents, remark="embedding")
             with stdout_aside:
                 outputs = self.embed(self.spec, [record.text for record in records])
             answerable = []
@@ -127,7 +127,7 @@ class Search:
             self.n_seen = self.n_embedded = 0
             best = search(self.database, self.searched, vectors, self.wanted.top, advanced, exact=self.wanted.exact)
             if not self.n_seen:
-                progress.update(self.searched.n_documents, note="by the index")
+                progress.update(self.searched.n_documents, remark="by the index")
         for (record, vector), ids, scores in zip(answerable, best.ids.tolist(), best.scores.tolist(), strict=True):
             found = hits(self.database, self.searched, vector, ids, scores)
             yield record, self._with_passages(record.text, vector, found) if self.wanted.passages else found

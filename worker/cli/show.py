@@ -62,7 +62,10 @@ changing_bars = threading.Lock()  # held while a bar comes or goes: another thre
 
 @contextmanager
 def bar(what: str, total: float | None = None) -> Iterator[Bar]:
-    """A progress bar on stderr with a note below it; where that is no terminal, only the last state is written."""
+    """A progress bar on stderr, with a remark beside its count and a note below it.
+
+    Where stderr is no terminal, only the last state is written.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
     from worker.cli.noted_bar import NotedProgress
@@ -71,10 +74,11 @@ def bar(what: str, total: float | None = None) -> Iterator[Bar]:
         TextColumn("{task.description:<10}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn() if total is not None else TextColumn("{task.fields[count]}", markup=False),
+        TextColumn("{task.fields[remark]}", markup=False),
         TimeElapsedColumn(),
         console=_Talk(stderr=True, quiet=True) if is_hushed() else talk,
     )
-    task = progress.add_task(what, total=total, note="", count="")
+    task = progress.add_task(what, total=total, note="", count="", remark="")
     with changing_bars:
         progress.start()
     try:
@@ -91,8 +95,10 @@ class Bar:
         self._progress = progress
         self._task = task
 
-    def update(self, completed: float, *, total: float | None = None, note: str = "", count: str = "") -> None:
-        self._progress.update(self._task, completed=completed, total=total, note=note, count=count)
+    def update(
+        self, completed: float, *, total: float | None = None, note: str = "", count: str = "", remark: str = ""
+    ) -> None:
+        self._progress.update(self._task, completed=completed, total=total, note=note, count=count, remark=remark)
 
     def say(self, message: str) -> None:
         """A line above the bar."""
@@ -125,7 +131,7 @@ class WritingBar:
     def update(self, completed: int, total: int, what: str) -> None:
         if self._bar is None:
             self._bar = self._stack.enter_context(bar("writing", total=total))
-        self._bar.update(completed, total=total, note=what)
+        self._bar.update(completed, total=total, remark=what)
 
 
 def steps_table(status: JobStatus, flags: Mapping[str, FlagCounts]) -> Table:

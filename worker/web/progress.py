@@ -50,7 +50,7 @@ class Progress:
 
     @property
     def percent(self) -> int:
-        """Whole percents of the texts that need no more work. 100 only when none is left."""
+        """Return the percentage of texts that are finished, rounded down: 100 if all are."""
         status = self.status
         return 100 * (status.texts - status.pending) // status.texts if status.texts else 0
 

@@ -48,7 +48,7 @@ def add_command(corpus: str, job: int | None, as_json: bool) -> int:
         with bar("index") as progress:
 
             def advanced(n_added: int) -> None:
-                progress.update(n_added, count=counted(n_added, "text"), note="and then the graph")
+                progress.update(n_added, count=counted(n_added, "text"), remark="and then the graph")
 
             n_added = pgvector_index.add(database, searched.spec_id, advanced)
     if as_json:
