@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,11 @@ import pytest
 from storage.core.outcomes import Reason
 from storage.core.specs import Spec
 from tasks.backends.remote.journal import KEPT_S, Journal
-from tasks.engine.backend_factory import open_backend
 from tasks.engine.engine import Engine, Submission
-from tasks.models.served import Server
 from tasks.outputs import Failure, Generated, Likelihood, Output, Several, Vector
 from tasks.windows.windows import Encoded
 from tests.tasks.backends.remote.api_server import Answer, ApiServer, error, text_of
-from tests.tasks.backends.remote.test_served_models import GENERATE, spec_of
+from tests.tasks.backends.remote.test_served_models import GENERATE, engine_on, spec_of
 from tests.worker.harness import until
 
 TEXTS = [f"document number {number}." for number in range(40)]
@@ -104,21 +102,6 @@ def stored(file: Path) -> int:
 def api() -> Iterator[ApiServer]:
     with ApiServer().running() as server:
         yield server
-
-
-@contextmanager
-def engine_on(api: ApiServer, journal: Path | None) -> Iterator[Engine]:
-    server = Server(api.endpoint, first_wait_s=0.001, journal=journal)
-
-    def opened(spec: Spec) -> Any:
-        return open_backend(spec, device="remote", models_dir=None, cache_dir=Path("unused"), server=server)
-
-    engine = Engine(opened)
-    engine.start()
-    try:
-        yield engine
-    finally:
-        engine.close()
 
 
 def computed(engine: Engine, spec: Spec, texts: Sequence[str]) -> Submission:

@@ -49,9 +49,9 @@ def api() -> Iterator[Callable[[Script], ApiServer]]:
 
 
 @contextmanager
-def engine_on(api: ApiServer, **patience: float) -> Iterator[Engine]:
+def engine_on(api: ApiServer, journal: Path | None = None, /, **patience: float) -> Iterator[Engine]:
     """An engine that waits a millisecond where it would wait a second."""
-    server = Server(api.endpoint, KEY, **{"first_wait_s": 0.001, **patience})  # type: ignore[arg-type]
+    server = Server(api.endpoint, KEY, journal=journal, **{"first_wait_s": 0.001, **patience})  # type: ignore[arg-type]
 
     def opened(spec: Spec) -> Any:
         return open_backend(spec, device="remote", models_dir=None, cache_dir=Path("unused"), server=server)
