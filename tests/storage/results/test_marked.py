@@ -49,6 +49,7 @@ def every(database: Database, job: int, limit: int, **more: Any) -> list[dict[st
     after = None
     for _ in range(200):
         page = flagged_page(database, job, after=after, limit=limit, **more)
+        assert len(page.results) <= limit
         found += page.results
         if (after := page.after) is None:
             return found
