@@ -69,6 +69,10 @@ test-faults: setup ## only the tests that kill, cut, fill or freeze something
 test-alerts: setup ## cause each alert by a real fault on a real fleet, under a real Prometheus, and see it clear
 	$(BIN)/python -m pytest -m alerts tests/faults/test_alerts.py
 
+.PHONY: test-long
+test-long: setup ## what takes too long for each change: a year of nights, a whole cluster, every combination; before a release
+	$(BIN)/python -m pytest -m long --numprocesses 2 --dist worksteal --durations 20
+
 soak: setup      ## what takes more than an hour: ten minutes of random faults on each store, figures at default settings, longer forms of other tests
 	DOCMILL_TEST_FIGURES=bench/results/reliability.json $(BIN)/python -m pytest -m soak -s
 

@@ -18,7 +18,7 @@ from tests.deploy.test_chart import needs_helm
 from tests.kinds import KINDS
 from tests.worker.harness import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), needs_helm]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600), needs_helm]
 
 WORKER, UPKEEP = "docmill-worker-cpu", "docmill-upkeep"
 N_TEXTS = 2_048  # of which a shard holds 256
