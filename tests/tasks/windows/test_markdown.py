@@ -110,6 +110,8 @@ MARKDOWN = st.lists(st.recursive(LEAVES, nested, max_leaves=6), min_size=1, max_
 @given(MARKDOWN, st.sampled_from(["", " | BAR", "\nLINE"]), st.booleans())
 @example("| a | b |\n|---|---|\n| c `x\\|y` | d |\n", " | BAR", False)
 @example("> One. *Two\n> three.* Four.\n> - Five\n>   six. `a. B`", "", True)
+@example("- 1. ***\n", " | BAR", False)
+@example("- - ```\n    one two\n    ```\n", "", False)
 def test_a_translation_has_the_blocks_of_its_source(text: str, ending: str, by_sentence: bool) -> None:
     assert shape(translated(text, ending, by_sentence=by_sentence)) == shape(text)
 
