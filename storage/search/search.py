@@ -53,8 +53,9 @@ class Hit:
 def choose(database: Database, names: Sequence[str], job_id: int | None = None) -> Searched:
     """Return the corpus with the first of these names, and the spec of its latest embed job or of the job `job_id`.
 
-    If that spec was replaced in the corpus, it is the one in its place (`storage.steps.replacements`). Raises
-    NoSuchCorpus, and NothingEmbedded if there is no such job, or no vector of a current document.
+    If that spec was replaced in the corpus, it is the one in its place (`storage.steps.replacements`). Other specs
+    are offered if they have results. Raises NoSuchCorpus, and NothingEmbedded if there is no such job, or no vector
+    of a current document.
     """
     with database.read() as transaction:
         named = {row.name: row for row in transaction.execute(select(Corpus).where(Corpus.name.in_(names)))}
@@ -67,7 +68,12 @@ def choose(database: Database, names: Sequence[str], job_id: int | None = None) 
             for row in transaction.execute(of_corpus)
         ]
         replaced = replacements.of_corpus(transaction, corpus.id)
-        chosen, others = _chosen(corpus.name, _first_answering(jobs, replaced), job_id, _kinds(database)[0])
+        jobs = _first_answering(jobs, replaced)
+        dropped = replacements.dropped(replaced)
+        gone = _without_results(transaction, jobs, dropped)
+        chosen, others = _chosen(corpus.name, jobs, gone, job_id, _kinds(database)[0])
+        if chosen.spec_id in gone and chosen.spec_id in dropped:
+            raise NothingEmbedded(f"`docmill gc` removed the vectors of {chosen}{_instead(others)}")
         steps = of_job(transaction, chosen.id)
         searched = Searched(
             corpus_id=corpus.id,
@@ -78,12 +84,16 @@ def choose(database: Database, names: Sequence[str], job_id: int | None = None) 
             others=others,
         )
         if not _has_vectors(transaction, searched):
-            instead = f"; there are also: {'; '.join(searched.others)}" if searched.others else ""
             raise NothingEmbedded(
                 f"no document that is in the corpus {corpus.name} now has a vector by job {searched.job_id} "
-                f"(`docmill status {searched.job_id}` says more){instead}"
+                f"(`docmill status {searched.job_id}` says more){_instead(others)}"
             )
     return searched
+
+
+def _instead(others: Sequence[str]) -> str:
+    """Return the end of a message that offers other jobs."""
+    return f"; there are also: {'; '.join(others)}" if others else ""
 
 
 def embedding_of(database: Database, corpus_id: int, spec_id: int) -> tuple[OpenStep, ...]:
@@ -139,10 +149,30 @@ def _first_answering(jobs: list[_EmbedJob], replaced: Sequence[Replacement]) -> 
     return [first, *(job for job in jobs if job is not first)]
 
 
+def _without_results(
+    transaction: Transaction, jobs: Sequence[_EmbedJob], dropped: Mapping[int, float]
+) -> frozenset[int]:
+    """Return the specs of a corpus's embed jobs that have no results there, given when dropped specs were replaced.
+
+    Another corpus may have computed a dropped spec again: it counts here only if a job over this corpus did so, too.
+    """
+    transaction.look_up()
+    latest: dict[int, float] = {}
+    for job in jobs:
+        latest[job.spec_id] = max(job.created_at, latest.get(job.spec_id, job.created_at))
+    any_result = select(OutcomeRow.content_id).where(OutcomeRow.spec_id == SpecRow.id).exists()
+    computed = {*transaction.scalars(select(SpecRow.id).where(SpecRow.id.in_(sorted(latest)), any_result))}
+    stale = {spec_id for spec_id, at in dropped.items() if spec_id in latest and latest[spec_id] <= at}
+    return frozenset(latest.keys() - computed | stale)
+
+
 def _chosen(
-    corpus: str, jobs: Sequence[_EmbedJob], job_id: int | None, kind: str
+    corpus: str, jobs: Sequence[_EmbedJob], gone: frozenset[int], job_id: int | None, kind: str
 ) -> tuple[_EmbedJob, tuple[str, ...]]:
-    """Return the job to search by, the first of a corpus's embed jobs, and the names of the others."""
+    """Return the job to search by, the first of a corpus's embed jobs, and the names of the others.
+
+    Specs that are `gone` have no results, and are not among the others.
+    """
     if not jobs:
         raise NothingEmbedded(
             f"no job embeds the corpus {corpus}; `docmill run SOURCE --task {kind}` makes one, "
@@ -152,11 +182,11 @@ def _chosen(
     latest: dict[int, _EmbedJob] = {}
     for job in jobs:
         latest.setdefault(job.spec_id, job)
+    offered = [job for spec_id, job in latest.items() if spec_id not in gone]
     if chosen is None:
-        there_are = "; ".join(map(str, [*latest.values()][:LISTED]))
+        there_are = "; ".join(map(str, (offered or [*latest.values()])[:LISTED]))
         raise NothingEmbedded(f"job {job_id} embeds nothing of the corpus {corpus}; those that do: {there_are}")
-    others = [str(job) for spec_id, job in latest.items() if spec_id != chosen.spec_id]
-    return chosen, tuple(others[:LISTED])
+    return chosen, tuple(str(job) for job in offered if job.spec_id != chosen.spec_id)[:LISTED]
 
 
 def search(

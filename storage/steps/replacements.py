@@ -80,6 +80,16 @@ def answering(found: Sequence[Replacement], spec_id: int, created_at: float) -> 
     return in_force(found).get(spec_id, spec_id)
 
 
+def dropped(found: Sequence[Replacement]) -> dict[int, float]:
+    """Return, by replaced spec whose results `docmill gc` may have removed, the time of the switch."""
+    replaced = in_force(found)
+    return {
+        one.old_spec_id: one.ended_at or one.created_at
+        for one in found
+        if one.state == DROPPED and one.old_spec_id in replaced
+    }
+
+
 def of_corpus(transaction: Transaction, corpus_id: int) -> list[Replacement]:
     """Return the replacements in a corpus, the oldest first."""
     rows = transaction.execute(

@@ -14,7 +14,7 @@ from storage.core.outcomes import Outcome
 from storage.core.schema import Step
 from storage.core.specs import Spec
 from storage.deletion import gc, removal, replaced
-from storage.errors import CannotMigrate, TooManyLost
+from storage.errors import CannotMigrate, NothingEmbedded, TooManyLost
 from storage.leases.shards import Claim
 from storage.pipelines import switching, views
 from storage.pipelines.switching import KeptView, Survey
@@ -200,6 +200,40 @@ def test_only_specs_that_were_replaced_in_all_corpora_long_enough_ago_are_remove
     with pytest.raises(CannotMigrate, match="`docmill gc` removed the results of minilm"):
         switching.last_switched(replacements_of(database)[1], "books")
     removal.remove_corpus(database, "books")
+
+
+def drop_replaced(database: Database) -> None:
+    going = replaced.replaced_specs(database, 0.0).spec_ids
+    assert replaced.note_dropped(database, going, 0.0) == going
+    gc.drop(database, spec_ids=going)
+
+
+def test_search_offers_no_spec_whose_vectors_were_dropped_until_a_job_computes_it_again(database: Database) -> None:
+    embed(database, numbered(3))
+    migrated(database)
+    assert choose(database, ["books"]).others == (f"job 1, {EMBED}",)
+    drop_replaced(database)
+    assert choose(database, ["books"]).others == ()
+    with pytest.raises(NothingEmbedded, match=r"those that do: job 2, embed with e5@\S+ \(native\)$"):
+        choose(database, ["books"], job_id=7)
+    with pytest.raises(
+        NothingEmbedded, match=r"`docmill gc` removed the vectors of job 1, .*; there are also: job 2,"
+    ):
+        choose(database, ["books"], job_id=1)
+    read(database, request("b.jsonl", corpus="films", spec=EMBED), [("f", "film")])
+    work(database, embedded)
+    assert choose(database, ["books"]).others == (), "another corpus computed the spec again, this one did not"
+    embed(database, numbered(3))
+    assert choose(database, ["books"]).others == (f"job 4, {EMBED}",)
+
+
+def test_search_offers_a_spec_that_answered_again_after_it_was_dropped(database: Database) -> None:
+    embed(database, numbered(3))
+    migrated(database)
+    drop_replaced(database)
+    migrated(database, NEW, EMBED)
+    assert by(database) == EMBED
+    assert choose(database, ["books"]).others == (f"job 2, {NEW}",)
 
 
 def test_a_spec_that_answers_again_since_it_was_to_be_removed_stays(database: Database) -> None:
