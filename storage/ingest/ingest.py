@@ -322,13 +322,19 @@ def _settle(transaction: Transaction, job: OpenJob) -> tuple[Planned, bool]:
     """Settle contenders, then plan other readings' documents. Return also if there may be more."""
     lock_corpus(transaction, job.corpus_id)
     place, _ = _place(transaction, job.id)
-    _begin_again(transaction, job)
-    if planned := _promote_contenders(transaction, job, place):
-        return planned, True
-    planned, more = sweep_page(transaction, job, place)
-    if more:
-        _note(transaction, job, Counts(), ())
+    planned, more = _promote_contenders(transaction, job, place), True
+    if planned is None:
+        planned, more = sweep_page(transaction, job, place)
+        if more:
+            _note(transaction, job, Counts(), ())
+    _reopen_for(transaction, job, planned)
     return planned, more
+
+
+def _reopen_for(transaction: Transaction, job: OpenJob, planned: Planned) -> None:
+    """Reopen a job that has ended if texts were planned. Else it stays done, even if this command is killed."""
+    if planned.planned:
+        _begin_again(transaction, job)
 
 
 def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None, Planned, int]:
@@ -336,15 +342,14 @@ def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None
 
     `after` is the last document that was planned at steps which keep only first documents.
     """
-    state = select(Job.state).where(Job.id == job.id)
     lock_corpus(transaction, job.corpus_id)
-    was_done = job.reread_at is not None and transaction.scalar(state) == "done"
     planned, more = _settle(transaction, job)
     if more:
         return None, planned, after
     if planning.keeps_first(job):
         firsts, last_planned = planning.plan_firsts(transaction, job, after)
         planned += firsts
+        _reopen_for(transaction, job, firsts)
         if last_planned != after:
             _note(transaction, job, Counts(), ())
             return None, planned, last_planned
@@ -355,7 +360,7 @@ def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None
         update(Ingest).where(Ingest.id == job.ingest_id).values(state="read", seen_at=db_now(), finished_at=db_now())
     )
     ended: dict[str, Any] = {"state": "running", "finished_at": None}
-    if was_done and not planned.planned:
+    if transaction.scalar(select(Job.state).where(Job.id == job.id)) == "done":
         ended = {"state": "done", "finished_at": db_now()}
     ended |= {"last_document": last or 0, "n_documents": n_documents}
     transaction.execute(update(Job).where(Job.id == job.id).values(**ended))

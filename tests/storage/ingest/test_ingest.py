@@ -423,6 +423,23 @@ def test_a_job_that_ends_while_its_source_is_read_again_is_done_with_all_of_it(d
     assert read_status(database, job_id).done == 6
 
 
+def test_a_done_job_stays_done_while_it_sweeps_documents_that_it_need_not_compute(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.ingest.planning.SWEEP_DOCUMENTS", 2)
+    job = jobs.open_job(database, request())
+    ingest.end(database, job, ingest.add(database, job, records(numbered(3))))
+    again = jobs.open_job(database, request())
+    work(database)
+    assert jobs.finish(database) == [job.id]
+    read(database, request("b.jsonl"), [(f"z{i}", f"text {i % 3}") for i in range(5)])
+    counts = ingest.add(database, again, records(numbered(3)))
+    seen: list[str] = []
+    ingest.end(database, again, counts, lambda: seen.append(read_status(database, job.id).state))
+    assert seen == ["done"] * 3, "a command that is killed between these steps leaves a job that is done"
+    assert read_status(database, job.id).documents == 8
+
+
 def test_a_job_is_reopened_by_a_first_reading_that_goes_on_after_another_ended_the_source(database: Database) -> None:
     slow, fast = (jobs.open_job(database, request()) for _ in range(2))
     assert slow.id == fast.id

@@ -23,6 +23,7 @@ from storage.results.results import failures, results
 from storage.results.status import read_status
 from storage.search.search import choose, search
 from storage.steps import jobs
+from storage.steps.job_keys import IdempotencyKey
 from storage.steps.jobs import JobRequest, OpenJob
 from storage.steps.steps import StepRequest
 from tests.storage.builders import COPY, TRANSLATE, Text, chunks, embedded, failed, read, request, work
@@ -77,6 +78,35 @@ def test_a_step_reads_only_first_documents_and_the_steps_behind_it_too(database:
         query = sql("SELECT id, english_status, line_status FROM pipeline_press ORDER BY id")
         rows = [tuple(row) for row in transaction.execute(query)]
     assert rows[2:4] == [("c", None, "done"), ("d", None, "done")]
+
+
+def test_a_done_job_stays_done_when_its_source_is_read_again_and_brings_nothing(database: Database) -> None:
+    asked = replace(pipeline(steps=STEPS), key=IdempotencyKey("press", {}))
+    job = into(database, asked, TEXTS)
+    work(database, Flagger(database, doubtful="").outcomes)
+    jobs.finish(database)
+    before = read_status(database, job.id)
+    again = into(database, asked, TEXTS)
+    assert (again.id, again.adopted) == (job.id, True)
+    after = read_status(database, job.id)
+    assert (before.state, after.state) == ("done", "done")
+    assert (after.done, after.documents) == (before.done, before.documents)
+    assert jobs.finish(database) == []
+
+
+def test_a_done_job_that_is_read_again_computes_the_documents_that_become_first(database: Database) -> None:
+    asked = replace(pipeline(steps=STEPS[:1]), key=IdempotencyKey("press", {}))
+    job = into(database, asked, TEXTS)
+    work(database, Flagger(database, doubtful="").outcomes)
+    jobs.finish(database)
+    read(database, JobRequest("books", "other", pipeline(steps=STEPS[2:]).steps), [("a", "a new text")])
+    into(database, asked, TEXTS[1:])
+    assert read_status(database, job.id).state == "running"
+    flagger = Flagger(database, doubtful="")
+    work(database, flagger.outcomes)
+    assert flagger.of("translate") == {f"{BASE} fifteen", "a new text"}
+    assert jobs.finish(database) != []
+    assert read_status(database, job.id).state == "done"
 
 
 def test_results_that_were_removed_are_missed_of_first_documents_only(database: Database) -> None:
