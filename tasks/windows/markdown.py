@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 _LINE = re.compile(r"([^\r\n]*)(?:\r\n|\r|\n|\Z)")
-_ITEM = r"(?:[-*+]|\d{1,9}[.)])[ \t]++"  # what begins an item of a list
+_ITEM = r"(?:(?:[-*+]|\d{1,9}[.)])[ \t]++|>[ \t]*+)"  # what begins an item of a list, or a quotation
 # Possessive, so that a line of a million spaces is read once.
 _SIGNS = re.compile(
     rf"^(?:[ \t]*+>|[ ]{{4}}|\t|[^\r\n|]*+\||[ \t]*+(?:{_ITEM})*+"
     r"(?:```|~~~|\#{1,6}+(?:[ \t]|$)|</?[a-zA-Z!]|(?:=++|-{2,}+)[ \t]*+$|\[[^\]\r\n]++\]:)"
-    rf"|[ \t]*+(?:{_ITEM}){{2,}}+(?:\*{{3,}}+|_{{3,}}+)[ \t]*+$)",
+    rf"|[ \t]*+(?:{_ITEM}){{2}})",
     re.MULTILINE,
 )
 _FRONT_MATTER = re.compile(

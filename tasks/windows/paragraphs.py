@@ -19,8 +19,8 @@ from tasks.windows.windows import Section, trimmed
 # The separators include no-break spaces, which French typography puts after a dash, and the dot operator,
 # which catalogues of translations use to make such a space visible.
 _BULLET = re.compile(
-    r"(?:[-*+•‣◦▪■●○·–—・→►▶➤✓✔✗✘☐☑☒]|\(?\d{1,3}[.)]|\d{1,3}(?:\.\d{1,3})+[.)]|\(?(?:[a-zA-Z]|[ivx]{2,4})\)|\[\^[^\]\s]+\]:)"
-    r"[ \t\u00a0\u202f⋅]+(?:\[[ xX]\][ \t]+)?"
+    r"(?:(?:[-*+•‣◦▪■●○·–—・→►▶➤✓✔✗✘☐☑☒]|\(?\d{1,3}[.)]|\d{1,3}(?:\.\d{1,3})+[.)]|\(?(?:[a-zA-Z]|[ivx]{2,4})\)|\[\^[^\]\s]+\]:)"
+    r"[ \t\u00a0\u202f⋅]+(?:\[[ xX]\][ \t]+)?)++"  # an item may begin another
 )
 _QUOTE = re.compile(r"[ \t]*>[ \t]?")
 _QUOTES = re.compile(r"[ \t]*(?:>[ \t]?)*[ \t]*")
