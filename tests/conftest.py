@@ -60,13 +60,15 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Mark the tests of the fast subset."""
+    """Mark the tests of the fast subset, and the forms of a test that only `make test-long` runs."""
     assert isinstance(item, pytest.Function)
     params = item.callspec.params.values() if hasattr(item, "callspec") else ()
     names = vars(item.module)
     markers = {marker.name for marker in item.iter_markers()}
     if is_fast(item.path, markers=markers, fixtures=item.fixturenames, params=params, names=names):
         item.add_marker(MARKER)
+    if any(str(param) in marker.args for marker in item.iter_markers("long_on") for param in params):
+        item.add_marker("long")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

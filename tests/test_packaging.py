@@ -161,6 +161,7 @@ def test_the_wheel_alone_answers_and_does_a_job(installed: Docmill, unpacked: Pa
     assert all(path.startswith(str(unpacked)) for path in told.stdout.split())
 
 
+@pytest.mark.long
 def test_a_model_that_only_the_source_tree_has_is_said_to_be_there(installed: Docmill) -> None:
     (installed.folder / "corpus.jsonl").write_text('{"text": "A shell."}\n')
     run = ("run", "corpus.jsonl", "--task", "summarize")

@@ -81,7 +81,9 @@ def test_a_long_document_has_one_outcome(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "word"), [("translate", "x"), ("embed", "a word or two, ")])
+@pytest.mark.parametrize(
+    ("kind", "word"), [("translate", "x"), pytest.param("embed", "a word or two, ", marks=pytest.mark.long)]
+)
 def test_fifty_megabytes_in_one_line_take_little_memory(kind: str, word: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", FIFTY_MEGABYTES, kind, word],

@@ -139,8 +139,8 @@ _COMMON = ("id", "task"), ("tokens_in", "tokens_out", "flags", "meta")
 every_type = pytest.mark.parametrize("output", OUTPUT_TYPES, ids=repr)
 
 
-def spec_of(output: OutputType) -> Spec:
-    return Spec(output.name, "null", "sha256:1", params=EXAMPLES[output].params)
+def spec_of(output: OutputType, revision: int = 1) -> Spec:
+    return Spec(output.name, "null", f"sha256:{revision}", params=EXAMPLES[output].params)
 
 
 @pytest.fixture(autouse=True)
@@ -159,9 +159,9 @@ def done_with(stored: Output, sure: Mapping[str, Any] = {}) -> Callable[[Any], l
     ]
 
 
-def finished(database: Database, output: OutputType, stored: Output | None = None) -> int:
+def finished(database: Database, output: OutputType, stored: Output | None = None, revision: int = 1) -> int:
     """Return a job whose document has the example of a type, and one step, `step`."""
-    steps = (StepRequest("step", spec_of(output)),)
+    steps = (StepRequest("step", spec_of(output, revision)),)
     job = read(database, JobRequest("books", "a.jsonl", steps), [("k", DOCUMENT)])
     work(database, done_with(stored or EXAMPLES[output].stored, sure_of(output)))
     return job.id
@@ -190,11 +190,10 @@ def test_an_output_is_stored_and_read_back(database: Database, output: OutputTyp
 
 
 @every_type
-@pytest.mark.parametrize("other", OUTPUT_TYPES, ids=repr)
-def test_an_output_of_another_type_is_not_stored(database: Database, output: OutputType, other: OutputType) -> None:
-    job = finished(database, output, EXAMPLES[other].stored)
-    if output is not other:
-        assert [*results(database, job)] == []
+def test_an_output_of_another_type_is_not_stored(database: Database, output: OutputType) -> None:
+    for revision, other in enumerate(one for one in OUTPUT_TYPES if one is not output):
+        job = finished(database, output, EXAMPLES[other].stored, revision)
+        assert [*results(database, job)] == [], other
         [failure] = failures(database, job)
         assert failure["class"] == "model"
         assert f"its output is not stored as {output.plural} are" in failure["reason"]
@@ -231,11 +230,15 @@ def test_no_labels_and_no_spans_are_outputs_too(database: Database) -> None:
 
 
 @every_type
-@pytest.mark.parametrize("writer", WRITERS, ids=lambda writer: writer.name)
 def test_every_writer_writes_an_output_or_says_that_it_cannot(
-    database: Database, output: OutputType, writer: Any, tmp_path: Path
+    database: Database, output: OutputType, tmp_path: Path
 ) -> None:
-    job, path = finished(database, output), tmp_path / f"out{writer.suffix}"
+    job = finished(database, output)
+    for writer in WRITERS:
+        assert_written_or_refused(database, job, output, writer, tmp_path / f"out-{writer.name}{writer.suffix}")
+
+
+def assert_written_or_refused(database: Database, job: int, output: OutputType, writer: Any, path: Path) -> None:
     if writer.takes is not None and output not in writer.takes:
         with pytest.raises(FormatUnfit, match=f"only .*vectors are written as {writer.title}"):
             writer.check_takes([output])

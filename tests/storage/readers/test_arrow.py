@@ -114,6 +114,7 @@ def test_offsets_that_lead_out_of_a_batch_cost_its_rows_only(tmp_path: Path) -> 
     assert [item.where for item in found if isinstance(item, Record)][999:1001] == ["c.arrow:1000", "c.arrow:2001"]
 
 
+@pytest.mark.long
 def test_lengths_that_ask_for_any_amount_of_memory_are_refused(tmp_path: Path) -> None:
     big = pa.table({"text": ["a" * 200_000_000, "b"]})
     path = tmp_path / "c.arrow"

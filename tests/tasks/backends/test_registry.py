@@ -104,6 +104,7 @@ def test_a_new_backend_computes_and_is_named_wherever_backends_are(
     assert "without capitals: capital letters" in command("doctor").stdout
 
 
+@pytest.mark.long
 def test_a_backend_that_was_removed_warns_and_leaves_the_choice_to_docmill(
     command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.worker.harness import EXAMPLES, Docmill
 
 RUN = ("run", EXAMPLES / "descriptions.jsonl", "--task", "summarize", "--limit", 6, "--max-new-tokens", 8)
@@ -9,6 +11,7 @@ GREEDY = (*RUN, "--beams", 1)
 ESCALATED = (*GREEDY, "--escalate-beams", 2)
 
 
+@pytest.mark.long
 def test_doubtful_summaries_are_computed_again_with_more_beams(embedded: Docmill) -> None:
     embedded(*GREEDY)
     first = {result["id"]: result for result in embedded.results(1)}

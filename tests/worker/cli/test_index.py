@@ -59,7 +59,7 @@ def test_where_there_can_be_no_index_that_is_said(embedded: Docmill, write_corpu
     assert embedded.json("index", "list") == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_of_real_documents_an_index_finds_what_a_comparison_with_all_finds(
     pgvector_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

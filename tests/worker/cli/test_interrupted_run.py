@@ -57,7 +57,7 @@ def _carried_on(docmill: Docmill) -> None:
     assert len(docmill.results(1)) == TEXTS
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_stop_gives_everything_back_and_says_how_to_go_on(embedded: Docmill, number: signal.Signals) -> None:
     database, process = _start(embedded)
     os.killpg(process.pid, number)

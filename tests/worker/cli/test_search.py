@@ -43,6 +43,7 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> SentenceTransformer:
 
 
 @pytest.mark.slow
+@pytest.mark.long_on("sqlite")
 def test_hits_are_those_of_an_exact_search_with_sentence_transformers(
     here: Docmill, write_corpus: WriteCorpus, minilm: SentenceTransformer
 ) -> None:

@@ -137,6 +137,7 @@ def test_a_conversion_is_made_once_and_apart_from_that_in_native_precision(
     assert len(list((cache / "openvino").glob("*/model.bin"))) == 2
 
 
+@pytest.mark.long
 def test_nothing_is_said_sent_or_written_at_home(small: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
