@@ -44,8 +44,12 @@ class Browser:
         self.driver.get(url)
 
     def text(self) -> str:
-        """Return what a person reads on the page."""
-        return str(self.driver.find_element(By.TAG_NAME, "main").text)
+        """Return what a person reads on the page, which may be replaced meanwhile."""
+        return str(self.driver.execute_script("return document.querySelector('main')?.innerText ?? ''"))
+
+    def comes_to(self, said: str) -> None:
+        """Wait until a page says this, be it this page or the next."""
+        until(lambda: said in self.text(), f"a page says {said}", every_s=0.2)
 
     def waits_for(self, said: str) -> None:
         """Wait until the page says this, without loading it anew."""

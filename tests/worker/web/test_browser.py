@@ -89,16 +89,16 @@ def test_a_job_is_watched_from_start_to_end_and_operated(
 
     del docmill.environment["DOCMILL_FAULT"]
     browser.open(f"{url}/jobs/{job}/failures")
-    assert "failing" in browser.text()
+    browser.comes_to("failing")
     browser.click("Retry all 1")
-    assert f"1 text of job {job} will be tried again." in browser.text()
+    browser.comes_to(f"1 text of job {job} will be tried again.")
     with docmill.worker():
         browser.waits_for("63 done")
 
     browser.open(f"{url}/jobs/{job}/flagged")
-    assert "reduced" in browser.text()
+    browser.comes_to("reduced")
     browser.click("long")
-    assert "the summaries of several windows were summarised again" in browser.text()
+    browser.comes_to("the summaries of several windows were summarised again")
     assert browser.driver.execute_script("return window.owned") is None
     assert not browser.complaints()
     _look(browser, url, ["/jobs", "/sign-in", *(f"/jobs/{job}{page}" for page in PAGES)])
