@@ -25,14 +25,14 @@ class Deduplication(Base):
 class Duplicate(Base):
     """A document of a cluster of near duplicates. `first_id` is the cluster's first document, which may be this one.
 
-    `n_documents` is the number of documents in the cluster. A document without near duplicates has no row. The view
-    `near_duplicates` has the documents that are in their corpus now, by their ids.
+    `n_documents` is the number of documents in the cluster at the last search. A document without near duplicates has
+    no row. The view `near_duplicates` has the documents that are in their corpus now, by their ids.
     """
 
     __tablename__ = "duplicate"
     document_id = column(int, ForeignKey("document.id", ondelete="CASCADE"), primary_key=True)
     corpus_id = column(int, ForeignKey("corpus.id", ondelete="CASCADE"))
-    first_id = column(int)  # no foreign key: the first document may be removed
+    first_id = column(int)  # no foreign key: `storage.duplicates.promotion` keeps it up to date
     n_documents = column(int)
 
     __table_args__ = (Index("ix_duplicate_corpus_id_first_id", "corpus_id", "first_id"),)

@@ -14,6 +14,7 @@ from sqlalchemy import delete, select, update
 
 from storage.core.corpus import corpus_named
 from storage.core.database import Database
+from storage.core.duplicate_tables import Deduplication, Duplicate
 from storage.core.pages import delete_page
 from storage.core.schema import (
     Contender,
@@ -31,6 +32,7 @@ from storage.core.schema import (
 from storage.core.transaction import Transaction
 from storage.deletion import gc
 from storage.deletion.kept_counts import forget_counts
+from storage.duplicates import promotion
 from storage.errors import CorpusInUse
 from storage.pipelines import pipelines
 from storage.steps import job_keys
@@ -121,6 +123,10 @@ def _page(transaction: Transaction, corpus_id: int) -> tuple[Removed, bool]:
         return Removed(), True
     if n_jobs := _delete_jobs(transaction, corpus_id):
         return Removed(jobs=n_jobs), True
+    # Before the documents: else each page would promote the next document of a large cluster.
+    transaction.execute(delete(Deduplication).where(Deduplication.corpus_id == corpus_id))
+    if delete_page(transaction, Duplicate, Duplicate.corpus_id == corpus_id, 10 * PAGE):
+        return Removed(), True
     in_corpus = Document.corpus_id == corpus_id
     page = transaction.execute(select(*_VERSION).where(in_corpus).order_by(Document.id).limit(PAGE)).all()
     if page:
@@ -165,15 +171,20 @@ def _remove(transaction: Transaction, corpus_id: int, documents: Sequence[Any]) 
 
 
 def remove_rows(transaction: Transaction, documents: Sequence[Any]) -> Removed:
-    """Remove rows of documents (`id`, `content_id`), in a transaction that `gc.begin` began."""
+    """Remove rows of documents (`id`, `content_id`), in a transaction that `gc.begin` began.
+
+    If a document was the first of near duplicates, the next one becomes the first.
+    """
     ids = [row.id for row in documents]
     texts = {row.content_id for row in documents}
+    losing = promotion.clusters_of(transaction, ids)
     for first in range(0, len(ids), PAGE):
         page = ids[first : first + PAGE]
         transaction.execute(delete(Contender).where(Contender.document_id.in_(page)))
         of_these = delete(Prompt).where(Prompt.document_id.in_(page)).returning(Prompt.content_id)
         texts |= {*transaction.scalars(of_these)}
         transaction.execute(delete(Document).where(Document.id.in_(page)))
+    promotion.promote(transaction, losing)
     collected = gc.collect_of(transaction, texts)
     return Removed(len(ids), collected.contents, collected.outcomes)
 

@@ -110,10 +110,13 @@ def samples(database: Database, corpus_id: int, n_clusters: int, n_documents: in
     found = []
     with database.read() as transaction:
         for first in transaction.execute(largest).all():
-            others = query.where(Duplicate.first_id == first.document_id, Duplicate.document_id != first.document_id)
+            mine = and_(Duplicate.corpus_id == corpus_id, Duplicate.first_id == first.document_id)
+            others = query.where(mine, Duplicate.document_id != first.document_id)
             rows = transaction.execute(others.order_by(Duplicate.document_id).limit(n_documents - 1))
             members = tuple((row.key, row.text) for row in rows)
-            found.append(Sample(first.n_documents, (first.key, first.text), members))
+            now = select(func.count()).join_from(Duplicate, Document, Document.id == Duplicate.document_id)
+            documents = transaction.scalar(now.where(mine, is_current_document())) or 0
+            found.append(Sample(documents, (first.key, first.text), members))
     return found
 
 

@@ -1,0 +1,114 @@
+"""When documents of a cluster are removed, the next document is the first in the same transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import func, select, text
+
+from storage.core.database import Database
+from storage.core.duplicate_tables import Deduplication, Duplicate
+from storage.deletion import removal, versions
+from storage.duplicates import clusters, report
+from storage.results.provenance import provenance
+from storage.results.results import results
+from storage.steps.steps import StepRequest
+from tests.storage.builders import COPY, Text, read, request
+from tests.storage.duplicates.test_clusters import WORDS, find, finish, firsts, run_of
+
+TEXTS = [("a", run_of(0, 16)), ("x", "quite another text"), ("b", run_of(1, 17)), ("c", run_of(2, 18))]
+
+
+def found(database: Database, texts: Sequence[Text] = TEXTS) -> None:
+    find(database, texts)
+    finish(database)
+
+
+def shown(database: Database) -> dict[str, str]:
+    """Return the first document of each document in a cluster, as the view has it."""
+    with database.read() as transaction:
+        return {row.id: row.first for row in transaction.execute(text("SELECT id, first FROM near_duplicates"))}
+
+
+def n_rows(database: Database) -> int:
+    with database.read() as transaction:
+        return transaction.scalar(select(func.count()).select_from(Duplicate)) or 0
+
+
+def test_the_next_document_is_first_when_the_first_is_removed(database: Database) -> None:
+    found(database)
+    removal.remove_documents(database, "books", ["a"])
+    assert shown(database) == {"b": "b", "c": "b"}
+    summary = report.summarize(database, 1, "books")
+    assert (summary.documents, summary.clusters, summary.in_clusters, summary.repeats) == (3, 1, 2, 1)
+    assert (summary.texts, summary.repeated_texts) == (3, 1)
+    [sample] = report.samples(database, 1, 5, 5)
+    assert (sample.documents, sample.first[0], [key for key, _ in sample.others]) == (2, "b", ["c"])
+    assert [(row["id"], row["first"]) for row in report.members(database, 1)] == [("b", "b"), ("c", "b")]
+
+
+def test_a_cluster_that_is_left_with_one_document_is_none(database: Database) -> None:
+    found(database)
+    removal.remove_documents(database, "books", ["a", "c"])
+    assert (shown(database), n_rows(database)) == ({}, 0)
+    assert report.summarize(database, 1, "books").clusters == 0
+    find(database, [*TEXTS[1:3], ("d", run_of(2, 18))])
+    assert firsts(database) == {"b": "b", "d": "b"}
+
+
+def test_the_rest_of_a_cluster_that_lost_its_link_is_compared_again(database: Database) -> None:
+    found(database, [("link", run_of(4, 20)), ("a", run_of(0, 16)), ("b", run_of(8, 24)), ("c", run_of(9, 24))])
+    assert set(shown(database).values()) == {"link"}
+    removal.remove_documents(database, "books", ["link"])
+    assert set(shown(database).values()) == {"a"}
+    assert clusters.find(database, 1, WORDS).new == 3
+    assert firsts(database) == {"b": "b", "c": "b"}
+
+
+def test_a_superseded_version_that_was_first_leaves_its_place_when_it_is_removed(database: Database) -> None:
+    found(database)
+    changed = [("a", "it has another text now"), *TEXTS[1:]]
+    read(database, request("a"), changed)
+    finish(database)
+    assert versions.remove(database, 0.0).documents == 1
+    assert shown(database) == {"b": "b", "c": "b"}
+
+
+def test_many_clusters_in_several_corpora_get_their_next_documents(database: Database) -> None:
+    texts = [(f"{n}{key}", f"{run_of(100 * n, 100 * n + 16)} {key}") for key in "abc" for n in range(7)]
+    for corpus in ("books", "films"):
+        job = read(database, request("a", corpus=corpus), texts)
+        assert clusters.find(database, job.corpus_id, WORDS).repeats == 14
+    finish(database)
+    removal.remove_documents(database, "books", [f"{n}a" for n in range(7)])
+    with database.read() as transaction:
+        in_place = transaction.scalar(
+            select(func.count()).select_from(Duplicate).where(Duplicate.first_id == Duplicate.document_id)
+        )
+    assert in_place == 14
+    assert {row["id"]: row["first"] for row in report.members(database, 1)} == {
+        f"{n}{key}": f"{n}b" for n in range(7) for key in "bc"
+    }
+    assert {row["first"] for row in report.members(database, 2)} == {f"{n}a" for n in range(7)}
+
+
+def test_a_result_says_which_document_is_first_in_place_of_a_removed_one(database: Database) -> None:
+    asked = replace(request("a"), steps=(StepRequest("copy", COPY, keep_first=True),))
+    job = read(database, asked, TEXTS)
+    clusters.find(database, job.corpus_id, WORDS)
+    finish(database)
+    removal.remove_documents(database, "books", ["a"])
+    assert provenance(database, job.id, "c").repeats == "b"
+    assert provenance(database, job.id, "b").repeats is None
+    assert [row["id"] for row in results(database, job.id)] == ["x", "b"]
+
+
+def test_a_removed_corpus_takes_its_clusters_with_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(removal, "PAGE", 1)
+    found(database)
+    removal.remove_corpus(database, "books")
+    assert n_rows(database) == 0
+    with database.read() as transaction:
+        assert transaction.execute(select(Deduplication)).all() == []
