@@ -1,4 +1,4 @@
-"""When documents of a cluster are removed, the next document is the first in the same transaction."""
+"""The first of a cluster is removed: the next document becomes the first."""
 
 from __future__ import annotations
 
