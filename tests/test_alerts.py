@@ -12,19 +12,23 @@ import yaml
 
 from tests.worker.harness import ROOT
 from tests.worker.metrics.test_fleet import NAMES
-from worker.metrics.work import COUNTERS
+from worker.metrics.work import COUNTERS, GAUGES
 
 FOLDER = ROOT / "deploy" / "prometheus"
 RULES = [
     rule for group in yaml.safe_load((FOLDER / "docmill.rules.yml").read_text())["groups"] for rule in group["rules"]
 ]
-METRICS = NAMES.keys() | {f"docmill_worker_{name}_total" for name in (*COUNTERS, "deaths")}
+OF_WORKERS = (*(f"{name}_total" for name in (*COUNTERS, "deaths")), *GAUGES)
+METRICS = NAMES.keys() | {f"docmill_worker_{name}" for name in OF_WORKERS}
 TESTED = (FOLDER / "docmill.rules.test.yml").read_text()
 
 
 def test_each_alert_has_its_section_in_the_runbook() -> None:
     page = (ROOT / "docs" / "runbook.md").read_text()
     assert re.findall(r"^## (Docmill\w+)$", page, re.MULTILINE) == [rule["alert"] for rule in RULES]
+    for section in re.split(r"^## Docmill", page, flags=re.MULTILINE)[1:]:
+        asked = re.findall(r"^- \*\*(.+?):\*\* \S", section, re.MULTILINE)
+        assert asked == ["Meaning", "Look at", "Do", "Tried"], section
 
 
 def metrics_in(expression: str) -> set[str]:

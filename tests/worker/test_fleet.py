@@ -100,6 +100,9 @@ def test_two_jobs_over_overlapping_corpora_both_end_and_store_nothing_twice(
             lambda: sum(map(float, committed.findall(served(f"http://127.0.0.1:{port}/metrics")))) >= texts,
             "the worker has counted its texts",
         )
+        resident = re.compile('docmill_worker_resident_memory_bytes{device="cpu"} ([0-9.e+]+)')
+        [held] = map(float, resident.findall(served(f"http://127.0.0.1:{port}/metrics")))
+        assert held > 10_000_000
     events = [json.loads(line) for line in fleet.log("worker").splitlines() if line.startswith("{")]
     ended = [event for event in events if event.get("event") == "shard_done"]
     assert {event["job"] for event in ended} == {few, more}

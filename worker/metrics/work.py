@@ -1,16 +1,18 @@
-"""The work of one worker in counters, which its device processes report to it."""
+"""The work of one worker in counters, and its memory, which its device processes report to it."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
     from storage.core.outcomes import Outcome
+    from tasks.backends.devices import Memory
     from tasks.engine.engine import Counters
 
 Key: TypeAlias = str  # a name and label values, separated by tabs, as it travels in JSON
@@ -27,6 +29,11 @@ COUNTERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "padded_tokens": ("Tokens that the device read, with padding.", ()),
     "device_busy_seconds": ("Seconds in which the device computed.", ()),
     "working_seconds": ("Seconds in which the process held a shard.", ()),
+}
+GAUGES: Mapping[str, str] = {
+    "device_memory_used_bytes": "Memory of the device that holds models and batches.",
+    "device_memory_reserved_bytes": "Memory that torch took from a GPU, with its cache.",
+    "resident_memory_bytes": "Memory of the machine that the device process has.",
 }
 
 
@@ -71,35 +78,47 @@ def of_device(counters: Counters, working_s: float) -> dict[Key, float]:
     }
 
 
-class WorkerCollector:
-    """Collects the counters `docmill_worker_…_total` of a worker, by device.
+def of_memory(memory: Memory) -> dict[str, int]:
+    """Return the gauges of a device process's memory, without those that are not known."""
+    values = zip(GAUGES, (memory.used, memory.reserved, memory.resident), strict=True)
+    return {name: value for name, value in values if value is not None}
 
-    A device process that died is counted with the process that takes its place, so no counter ever falls.
+
+class WorkerCollector:
+    """Collects the counters `docmill_worker_…_total` and the gauges of a worker, by device.
+
+    A device process that died is counted with the process that takes its place, so no counter ever falls. Its memory
+    is gone with it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, devices: Iterable[str] = ()) -> None:
         self._lock = threading.Lock()
         self._ended: dict[str, Counter[Key]] = {}
         self._living: dict[str, Mapping[Key, float]] = {}
-        self._deaths: Counter[str] = Counter()
+        self._gauges: dict[str, Mapping[str, float]] = {}
+        # From the start, so that Prometheus sees the first death as a growth.
+        self._deaths = Counter(dict.fromkeys(devices, 0))
 
-    def report(self, device: str, counts: Mapping[Key, float]) -> None:
-        """Take the counts of a device's process since its start."""
+    def report(
+        self, device: str, counts: Mapping[Key, float], gauges: Mapping[str, float] = MappingProxyType({})
+    ) -> None:
+        """Take the counts of a device's process since its start, and its gauges."""
         with self._lock:
             self._living[device] = counts
-            self._deaths[device] += 0  # from the start, so that Prometheus sees the first death as a growth
+            self._gauges[device] = gauges
 
     def ended(self, device: str, *, died: bool = True) -> None:
         """Keep the last counts of a device's process, which has ended."""
         with self._lock:
             self._ended.setdefault(device, Counter()).update(self._living.pop(device, {}))
+            self._gauges.pop(device, None)
             self._deaths[device] += died
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the counters as they are now."""
-        from prometheus_client.core import CounterMetricFamily
+        """Yield the counters and gauges as they are now."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-        totals, deaths = self._totals()
+        totals, deaths, gauges = self._now()
         for name, (about, labels) in COUNTERS.items():
             family = CounterMetricFamily(f"docmill_worker_{name}", about, labels=("device", *labels))
             for device, counts in totals.items():
@@ -112,11 +131,17 @@ class WorkerCollector:
         for device, n in deaths.items():
             died.add_metric((device,), n)
         yield died
+        for name, about in GAUGES.items():
+            gauge = GaugeMetricFamily(f"docmill_worker_{name}", about, labels=("device",))
+            for device, known in gauges.items():
+                if name in known:
+                    gauge.add_metric((device,), known[name])
+            yield gauge
 
-    def _totals(self) -> tuple[dict[str, Counter[Key]], dict[str, int]]:
+    def _now(self) -> tuple[dict[str, Counter[Key]], dict[str, int], dict[str, Mapping[str, float]]]:
         with self._lock:
             devices = sorted({*self._ended, *self._living})
             totals = {device: Counter(self._ended.get(device, Counter())) for device in devices}
             for device, counts in self._living.items():
                 totals[device].update(counts)
-            return totals, dict(self._deaths)
+            return totals, dict(self._deaths), dict(self._gauges)

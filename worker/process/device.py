@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -30,8 +30,10 @@ from storage.errors import StorageError
 from storage.json_values import GivenJson
 from storage.leases import dispatch
 from tasks import tracing
+from tasks.backends import devices
 from worker import fault_points, logs, traces
 from worker.engines.engines import opener, settled
+from worker.metrics.work import of_memory
 from worker.orders.desk import Desk
 from worker.pids import pid_space
 from worker.pipelines.running import advance
@@ -299,13 +301,15 @@ def _beat(
                 process.heartbeat(hears=ear.heard_within(2 * every), time_use=process.lately())
             except StorageError as error:
                 log.warning("heartbeat_failed error=%s", error)
-        voice.say("beat", finished=sum(process.computed().values()), **_counts(settings, process))
+        voice.say("beat", finished=sum(process.computed().values()), **_metrics(order, settings, process))
         reported = _report(reported, process.reading())
         time.sleep(BEAT_S)
 
 
-def _counts(settings: Settings, process: Process) -> dict[str, dict[str, float]]:
-    return {} if settings.metrics_port is None else {"counts": process.counts()}
+def _metrics(order: DeviceConfig, settings: Settings, process: Process) -> dict[str, Mapping[str, float]]:
+    if settings.metrics_port is None:
+        return {}
+    return {"counts": process.counts(), "gauges": of_memory(devices.memory(order.device))}
 
 
 def _report(last: Reading, now: Reading) -> Reading:

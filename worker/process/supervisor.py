@@ -91,7 +91,7 @@ class Supervisor:
         self.broker = broker
         self.devices = list(devices)
         self.owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self.work = WorkerCollector()
+        self.work = WorkerCollector(devices)
         self._children: dict[str, Child] = {}
         self._deaths: dict[str, int] = {}
         self._restart_at: dict[str, float] = {}
@@ -205,7 +205,7 @@ class Supervisor:
                 child.server_away = event["server_away"]
             elif event["event"] == "beat":
                 child.finished = event["finished"]
-                self.work.report(child.device, event.get("counts", {}))
+                self.work.report(child.device, event.get("counts", {}), event.get("gauges", {}))
             elif event["event"] == "begin":
                 child.watchdog.begin(Step(event["name"], event["kind"], event["size"], time.monotonic()))
             elif event["event"] == "end":

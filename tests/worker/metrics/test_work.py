@@ -1,4 +1,4 @@
-"""The counters of a worker: they add up over its device processes, and never fall."""
+"""The metrics of a worker: counters add up over its device processes and never fall; memory is of living ones."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from storage.core.outcomes import Outcome, Reason, Status
+from tasks.backends.devices import Memory
 from tasks.engine.engine import Counters
 from tests.worker.harness import ROOT
 from worker.metrics.server import exposition
-from worker.metrics.work import COUNTERS, Tally, WorkerCollector, of_device
+from worker.metrics.work import COUNTERS, GAUGES, Tally, WorkerCollector, of_device, of_memory
 
 PAGE = ROOT / "docs" / "monitoring.md"
 ORDER = ("device", "kind", "status", "reason", "flag", "end", "direction")
@@ -63,11 +64,41 @@ def test_a_counter_goes_on_when_another_process_takes_the_place_of_one_that_died
     assert found["docmill_worker_batches_total", "cuda:1"] == 1
 
 
+def test_deaths_count_from_zero_also_if_no_process_ever_reported() -> None:
+    collector = WorkerCollector(["cuda:0"])
+    assert samples(collector)["docmill_worker_deaths_total", "cuda:0"] == 0
+    collector.ended("cuda:0")
+    assert samples(collector)["docmill_worker_deaths_total", "cuda:0"] == 1
+
+
+def test_the_memory_of_a_device_process_is_told_until_it_ends() -> None:
+    collector = WorkerCollector()
+    collector.report("cpu", {}, of_memory(Memory(used=3_000, reserved=None, resident=3_000)))
+    collector.report("cuda:0", {}, of_memory(Memory(used=500, reserved=800, resident=2_000)))
+    found = samples(collector)
+    assert found["docmill_worker_device_memory_used_bytes", "cpu"] == 3_000
+    assert ("docmill_worker_device_memory_reserved_bytes", "cpu") not in found
+    assert found["docmill_worker_device_memory_used_bytes", "cuda:0"] == 500
+    assert found["docmill_worker_device_memory_reserved_bytes", "cuda:0"] == 800
+    assert found["docmill_worker_resident_memory_bytes", "cuda:0"] == 2_000
+    collector.ended("cuda:0")
+    assert {key for key in samples(collector) if key[0].endswith("_bytes")} == {
+        ("docmill_worker_device_memory_used_bytes", "cpu"),
+        ("docmill_worker_resident_memory_bytes", "cpu"),
+    }
+
+
 def test_the_page_has_each_counter_with_its_labels() -> None:
     rows = re.findall(r"^\| `(docmill_worker_\w+_total)` \| ([^|]*)\|", PAGE.read_text(), re.MULTILINE)
     written = {name: re.findall(r"`(\w+)`", labels) for name, labels in rows}
     declared = {f"docmill_worker_{name}_total": list(labels) for name, (_, labels) in COUNTERS.items()}
     assert written == declared | {"docmill_worker_deaths_total": []}
+
+
+def test_the_page_has_each_gauge_and_its_name_ends_in_its_unit() -> None:
+    page = PAGE.read_text()
+    written = re.findall(r"^\| `docmill_worker_(\w+_bytes)` \|", page, re.MULTILINE)
+    assert written == [*GAUGES]
 
 
 def test_a_counter_that_is_not_declared_is_a_bug() -> None:

@@ -1,0 +1,53 @@
+"""The memory of a process: its own on a CPU, torch's on a GPU."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+
+from tasks.backends.devices import memory
+
+BLOCK = 64 << 20
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="resident memory is known on Linux only")
+
+
+@on_linux
+def test_memory_on_a_cpu_is_the_resident_memory_of_the_process() -> None:
+    before = memory("cpu")
+    held = b"\x01" * BLOCK
+    after = memory("cpu")
+    assert before.resident is not None
+    assert after.resident is not None
+    assert after.resident - before.resident > 0.9 * len(held)
+    assert (after.used, after.reserved) == (after.resident, None)
+
+
+@on_linux
+def test_a_process_that_asks_a_server_uses_no_device() -> None:
+    found = memory("remote")
+    assert (found.used, found.reserved) == (None, None)
+    assert found.resident is not None
+
+
+def test_a_process_that_has_not_used_its_gpu_yet_has_none_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not torch.cuda.is_available():
+        assert (memory("cuda:0").used, memory("cuda:0").reserved) == (0, 0)
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))  # another thread imports it
+    assert (memory("cuda:0").used, memory("cuda:0").reserved) == (0, 0)
+    monkeypatch.delitem(sys.modules, "torch")
+    assert (memory("cuda:0").used, memory("cuda:0").reserved) == (0, 0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_memory_on_a_gpu_is_that_of_torch() -> None:
+    before = memory("cuda:0")
+    held = torch.ones(BLOCK, dtype=torch.uint8, device="cuda:0")
+    after = memory("cuda:0")
+    assert before.used is not None
+    assert after.used is not None
+    assert after.reserved is not None
+    assert after.used - before.used >= held.numel()
+    assert after.reserved >= after.used
