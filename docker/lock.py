@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-EXTRAS = "ctranslate2,dedup,excel,formats,language,parquet,remote,report,served"
+EXTRAS = "ctranslate2,dedup,excel,formats,language,opentelemetry,parquet,remote,report,served,top"
 HEAD = """\
 # What is in the image ({variant}), for Python {python} on linux/amd64. Written by `make lock`.
 """

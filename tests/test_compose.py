@@ -24,7 +24,8 @@ ROOT = Path(__file__).parent.parent
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
 CODE = "\n".join(line for line in COMPOSE.splitlines() if not line.lstrip().startswith("#"))
 SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE)["services"]
-LOCKED = ("ctranslate2", "dedup", "excel", "formats", "language", "parquet", "remote")
+LOCK = runpy.run_path(str(ROOT / "docker" / "lock.py"))
+LOCKED = LOCK["EXTRAS"].split(",")
 OURS = ("migrate", "worker", "worker-gpu", "cli", "exporter", "web")
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
@@ -221,10 +222,21 @@ def test_a_lock_has_a_hash_for_each_package_and_versions_that_the_project_takes(
 
 
 def test_make_lock_asks_for_a_torch_that_has_builds_for_cpus() -> None:
-    of_lock = runpy.run_path(str(ROOT / "docker" / "lock.py"))["wanted"]
-    [bound] = [one for one in of_lock("cpu") if one.startswith("torch")]
+    wanted = LOCK["wanted"]
+    [bound] = [one for one in wanted("cpu") if one.startswith("torch")]
     assert bound == "torch<2.14"
-    assert not any(one.startswith("torch") for one in of_lock("cuda") + of_lock("build"))
+    assert not any(one.startswith("torch") for one in wanted("cuda") + wanted("build"))
+
+
+def test_the_page_says_of_every_extra_if_the_images_have_it() -> None:
+    from worker.extras import EXTRAS
+
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    [said] = re.findall(r"^- \*\*Extras\.\*\* (The images have .*?)\.$", text, re.MULTILINE | re.DOTALL)
+    inside, outside = (re.findall(r"`([\w-]+)`", half) for half in said.split(" none of "))
+    assert inside == LOCKED == sorted(LOCKED)
+    assert {*inside, *outside} == EXTRAS.keys()
+    assert not {*inside} & {*outside}
 
 
 @pytest.mark.parametrize(
