@@ -1,4 +1,4 @@
-"""Build a release: wheel, source distribution, images, lists of the packages in the images, and checksums.
+"""Build a release: wheel, source distribution, Helm chart, images, lists of their packages, and checksums.
 
     python -m release.build [--allow-dirty] [--allow-untagged]
 
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-from release import bill
+from release import bill, chart
 
 ROOT = Path(__file__).parent.parent
 VARIANTS = ("cpu", "cuda")
@@ -69,6 +69,8 @@ def problems(tree: Tree, allowed: Allowed) -> list[str]:
         found.append("the commit has no tag: `git tag v1.2.0` names the release, or use --allow-untagged")
     if tree.tag is not None and (named := _normal(tree.tag)) != tree.tag:
         found.append(f"the tag {tree.tag} is no version as packages write it: name it {named}")
+    if tree.tag is not None and _numbers(tree.tag) > chart.NUMBERS:
+        found.append(f"the tag {tree.tag} has more than {chart.NUMBERS} numbers, which Helm takes for no version")
     if tree.tag is not None and tree.fragments and not allowed.untagged:
         found.append(
             f"the changelog lacks {', '.join(tree.fragments[:3])}: run `make changelog VERSION={tree.tag[1:]}`, "
@@ -85,12 +87,20 @@ def _normal(tag: str) -> str:
         return "v1.2.0, or the like"
 
 
+def _numbers(tag: str) -> int:
+    """Return how many numbers a tag's version has, as in 1.2.0; 0 if it is none."""
+    try:
+        return len(Version(tag[1:]).release)
+    except InvalidVersion:
+        return 0
+
+
 def image_command(variant: str, version: str) -> list[str]:
     """Return the command for an image.
 
     The variable TORCH_CPU_INDEX is the index of torch's builds for CPUs, as with compose.
     """
-    tag = f"docmill:{version}".replace("+", "-") + ("" if variant == "cpu" else f"-{variant}")
+    tag = f"docmill:{chart.image_tag(version)}" + ("" if variant == "cpu" else f"-{variant}")
     options = ["--build-arg", f"VARIANT={variant}", "--build-arg", f"VERSION={version}"]
     if variant == "cpu" and (index := os.environ.get("TORCH_CPU_INDEX")):
         options += ["--build-arg", f"PIP_EXTRA_INDEX_URL={index}"]
@@ -98,7 +108,10 @@ def image_command(variant: str, version: str) -> list[str]:
 
 
 def build(root: Path) -> Path:
-    """Write the files of a release, and return their folder. Raises CalledProcessError, and InvalidBill."""
+    """Write the files of a release, and return their folder.
+
+    Raises CalledProcessError, InvalidBill and InvalidChart.
+    """
     (root / "dist").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root / "dist", prefix=".release-") as name:
         folder = Path(name) / "files"
@@ -113,6 +126,9 @@ def build(root: Path) -> Path:
             _say(f"packages of the image ({variant})")
             lock = root / "docker" / f"requirements-{variant}.lock"
             bill.write(target, lock, root / "pyproject.toml", wheel, version, made)
+        _say("Helm chart")
+        if (lacking := chart.write(root, folder, version, made)) is not None:
+            _say(f"SKIPPED Helm chart: {lacking}")
         (folder / "SHA256SUMS").write_text(checksums(folder))
         _images(root, version)
         final = root / "dist" / version
@@ -173,7 +189,7 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     except CannotRelease as error:
         _say(f"release: {error}")
         return 2
-    except (subprocess.CalledProcessError, bill.InvalidBill) as error:
+    except (subprocess.CalledProcessError, bill.InvalidBill, chart.InvalidChart) as error:
         _say(f"release: {error}")
         return 1
     for file in sorted(folder.iterdir()):

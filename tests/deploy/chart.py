@@ -63,9 +63,9 @@ class Rendered:
         return found
 
 
-def render(*wanted: Values) -> list[Rendered]:
-    """Render the chart with each of the values, in one process."""
-    command = [sys.executable, "-m", "tests.deploy.rendering", str(FOLDER)]
+def render(*wanted: Values, chart: Path = FOLDER) -> list[Rendered]:
+    """Render a chart, a folder or a package, with each of the values, in one process."""
+    command = [sys.executable, "-m", "tests.deploy.rendering", str(chart)]
     told = subprocess.run(command, input=json.dumps(wanted), capture_output=True, text=True, cwd=ROOT)
     assert told.returncode == 0, told.stderr
     return [

@@ -16,6 +16,7 @@ from tests.deploy import chart
 from tests.deploy.chart import CASES, URLS, Manifest, cases, pod_specs, render
 from tests.test_compose import DOCKERFILE, SERVICES
 from worker.cli import docmill
+from worker.cli.commands.gc import gc_command
 from worker.cli.registry import COMMANDS
 from worker.settings import LANES, ORDERS, Settings
 
@@ -182,6 +183,46 @@ def test_the_migration_has_its_secret_before_it_runs_and_both_come_before_the_wo
 
 
 @every_case
+def test_the_rules_of_retention_are_applied_each_night_in_bounded_time(case: str) -> None:
+    job = cases()[case].named("CronJob", "docmill-gc")
+    minute, hour, *days = job["spec"]["schedule"].split()
+    assert int(minute) < 60
+    assert int(hour) < 24
+    assert days == ["*", "*", "*"]
+    found = collection(job)
+    assert (found["retention"], found["seconds"]) == (True, 3_600.0)
+
+
+def test_collection_without_retention_and_with_other_arguments_is_a_choice() -> None:
+    arguments = ["--superseded", "--older-than", "90", "--yes"]
+    without, other = render(
+        {**URLS, "collection": {"retention": {"enabled": False}}},
+        {**URLS, "collection": {"arguments": arguments}},
+    )
+    assert collection(without.named("CronJob", "docmill-gc"))["retention"] is False
+    found = collection(other.named("CronJob", "docmill-gc"))
+    assert (found["superseded"], found["days"], found["yes"], found["retention"]) == (True, 90.0, True, False)
+
+
+def test_an_age_among_the_settings_reaches_the_rules_of_retention(monkeypatch: pytest.MonkeyPatch) -> None:
+    from worker.settings import load_settings
+
+    [rendered] = render({**URLS, "settings": {"DOCMILL_RETENTION_RESULTS": "1y"}})
+    [pod] = [pod for name, pod in pod_specs(rendered.manifests) if name == "docmill-gc"]
+    for key, value in environment(pod["containers"][0]).items():
+        monkeypatch.setenv(key, value or SECRETS[key])
+    assert load_settings().ages.get("results") == 365 * 86_400.0
+
+
+def collection(job: Manifest) -> dict[str, Any]:
+    """Return the options of `docmill gc` as a CronJob gives them."""
+    [container] = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    command, *options = container["args"]
+    assert command == "gc"
+    return gc_command.make_context("gc", options).params
+
+
+@every_case
 def test_every_secret_that_is_read_is_made_or_named_by_the_values(case: str) -> None:
     made = {one["metadata"]["name"] for one in cases()[case].manifests if one["kind"] == "Secret"}
     read = {
@@ -207,7 +248,7 @@ def test_a_group_has_its_own_lanes_devices_and_nodes() -> None:
         pod = spec["template"]["spec"]
         assert pod["nodeSelector"] == {"nvidia.com/gpu.product": product}
         assert pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
-        assert pod["containers"][0]["image"] == "docmill:0.1.0-cuda"
+        assert pod["containers"][0]["image"] == "docmill:0.0.0-cuda"
         assert "replicas" not in spec, "KEDA decides, and an upgrade must not"
     lanes = [environment(one["template"]["spec"]["containers"][0])["DOCMILL_LANES"] for one in (small, large)]
     assert not set(lanes[0].split(",")) & set(lanes[1].split(","))
@@ -237,6 +278,7 @@ WRONG: Mapping[str, tuple[chart.Values, str]] = {
     "a device that does not exist": ({"workers": {"cpu": {"device": "gpu"}}}, "'gpu' does not match"),
     "a lane that is no name": ({"workers": {"cpu": {"lanes": ["x'"]}}}, "does not match pattern"),
     "a password among the settings": ({"settings": {"DOCMILL_OPENAI_API_KEY": "x"}}, "DOCMILL_OPENAI_API_KEY"),
+    "a time for retention that is none": ({"collection": {"retention": {"duration": "1d"}}}, "does not match"),
     "no time to drain": ({"drainSeconds": 0}, "/drainSeconds"),
     "a page without a token": ({"web": {"enabled": True}}, "set web.existingSecret"),
     "no database": ({"connection": {"databaseUrl": "", "redisUrl": ""}}, "set connection.existingSecret"),

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from release import bill, build
+from release import bill, build, chart
 from release.build import Allowed, Tree, image_command, problems
+from tests.deploy.chart import HAS_HELM, URLS, render
 from tests.release.test_version import BUILT_OF, committed, git
 from tests.worker.harness import ROOT
 
 TORCH = "0" * 64
+needs_helm = pytest.mark.skipif(
+    not HAS_HELM and "CI" not in os.environ, reason="helm-python-sdk has no wheel for this machine"
+)
 
 
 @pytest.fixture
@@ -30,6 +35,7 @@ def tree(tmp_path: Path) -> Path:
     (folder / "worker" / "api").mkdir()
     (folder / "worker" / "api" / "docmill.pyi").touch()
     (folder / ".gitignore").write_text("dist/\n")
+    shutil.copytree(ROOT / chart.FOLDER, folder / chart.FOLDER)
     for variant, torch in (("cpu", "2.13.0+cpu"), ("cuda", "2.15.0")):
         lock = f"# Locked.\nclick==8.5.1 --hash=sha256:{'1' * 64}\ntorch=={torch} --hash=sha256:{TORCH}\n"
         (folder / "docker" / f"requirements-{variant}.lock").write_text(lock)
@@ -60,6 +66,7 @@ def test_a_release_has_packages_lists_and_checksums_and_says_which_images_it_ski
     folder = tree / "dist" / "1.2.0"
     wheel = "docmill-1.2.0-py3-none-any.whl"
     names = {wheel, "docmill-1.2.0.tar.gz", "docmill-1.2.0-cpu.cdx.json", "docmill-1.2.0-cuda.cdx.json"}
+    names |= {"docmill-1.2.0.tgz"} if HAS_HELM else set()
     assert {file.name for file in folder.iterdir()} == names | {"SHA256SUMS"}
     assert [*(tree / "dist").iterdir()] == [folder]
     assert f"dist/1.2.0/{wheel}" in out.splitlines()
@@ -103,6 +110,78 @@ def test_an_image_is_built_with_its_version_and_the_index_of_torch_for_cpus(monk
     assert "PIP_EXTRA_INDEX_URL=https://index.example/cpu" not in cuda
     assert "VERSION=1.2.1.dev3+gabc" in cpu
     assert cpu[-2] == "docmill:1.2.1.dev3-gabc"  # a tag of an image has no +
+
+
+@needs_helm
+def test_the_packaged_chart_has_the_version_of_the_release_and_its_images(tree: Path, tmp_path: Path) -> None:
+    made = {"SOURCE_DATE_EPOCH": "1800000000"}
+    assert chart.write(tree, tmp_path, "1.2.0", made) is None
+    package = tmp_path / "docmill-1.2.0.tgz"
+    groups = {"workers": {"gpu": {"imageSuffix": "-cuda"}, "old": {"imageTag": "1.1.0"}}}
+    [rendered] = render({**URLS, **groups}, chart=package)
+    assert rendered.error is None
+    images = {
+        name: rendered.named("Deployment", f"docmill-{name}")["spec"]["template"]["spec"]["containers"][0]["image"]
+        for name in ("worker-cpu", "worker-gpu", "worker-old", "exporter")
+    }
+    assert images == {
+        "worker-cpu": "docmill:1.2.0",
+        "worker-gpu": "docmill:1.2.0-cuda",
+        "worker-old": "docmill:1.1.0",
+        "exporter": "docmill:1.2.0",
+    }
+    labels = rendered.named("Deployment", "docmill-exporter")["metadata"]["labels"]
+    assert (labels["helm.sh/chart"], labels["app.kubernetes.io/version"]) == ("docmill-1.2.0", "1.2.0")
+    before = package.read_bytes()
+    (tree / chart.FOLDER / "values.yaml").touch()
+    assert chart.write(tree, tmp_path, "1.2.0", made) is None
+    assert package.read_bytes() == before, "two packages of a commit are equal"
+
+
+@needs_helm
+def test_the_chart_of_a_commit_between_releases_has_labels_that_kubernetes_takes(tree: Path, tmp_path: Path) -> None:
+    assert chart.write(tree, tmp_path, "1.2.1.dev3+gabc", {"SOURCE_DATE_EPOCH": "0"}) is None
+    [rendered] = render(URLS, chart=tmp_path / "docmill-1.2.1-dev.3+gabc.tgz")
+    exporter = rendered.named("Deployment", "docmill-exporter")
+    assert exporter["metadata"]["labels"]["helm.sh/chart"] == "docmill-1.2.1-dev.3_gabc"
+    [container] = exporter["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == image_command("cpu", "1.2.1.dev3+gabc")[-2]
+
+
+@needs_helm
+def test_a_chart_that_helm_refuses_is_no_release(tree: Path, tmp_path: Path) -> None:
+    (tree / chart.FOLDER / "Chart.yaml").write_text("name: docmill\n")
+    with pytest.raises(chart.InvalidChart, match=r"cannot be packaged: .*required"):
+        chart.write(tree, tmp_path, "1.2.0", {"SOURCE_DATE_EPOCH": "0"})
+
+
+def test_a_machine_without_helm_is_told_the_command(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chart, "find_spec", lambda _: None)
+    said = chart.write(tree, tmp_path, "1.2.0", {}) or ""
+    assert "helm package deploy/helm/docmill --version 1.2.0 --app-version 1.2.0" in said
+    assert not [*tmp_path.glob("*.tgz")]
+
+
+@pytest.mark.parametrize(
+    ("version", "chart_version"),
+    [
+        ("1.2.0", "1.2.0"),
+        ("1.2", "1.2.0"),
+        ("1.2.0rc1", "1.2.0-rc.1"),
+        ("1.2.0b2.dev3", "1.2.0-beta.2.dev.3"),
+        ("1.2.1.dev3+gabc.d20260102", "1.2.1-dev.3+gabc.d20260102"),
+        ("1.2.0.post1", "1.2.0+post.1"),
+    ],
+)
+def test_a_version_is_written_as_helm_has_it(version: str, chart_version: str) -> None:
+    assert chart.chart_version(version) == chart_version
+
+
+def test_a_tag_with_more_numbers_than_helm_takes_is_refused() -> None:
+    [wrong] = problems(Tree("v1.2.0.4"), Allowed())
+    assert "more than 3 numbers" in wrong
 
 
 def test_a_list_that_is_not_as_the_schema_wants_it_is_refused() -> None:

@@ -13,11 +13,13 @@ app.kubernetes.io/component: {{ .component }}
 {{ include "docmill.selector" . }}
 app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
+{{/* The image of a container. Takes root and, for workers, tag, or suffix of the tag of all pods. */}}
 {{- define "docmill.image" -}}
-image: "{{ .root.Values.image.repository }}:{{ .tag | default .root.Values.image.tag | default .root.Chart.AppVersion }}"
+{{- $tag := printf "%s%s" (.root.Values.image.tag | default .root.Chart.AppVersion) (.suffix | default "") -}}
+image: "{{ .root.Values.image.repository }}:{{ .tag | default $tag }}"
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 {{- end }}
 
