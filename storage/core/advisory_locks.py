@@ -16,6 +16,7 @@ from storage.core.database import Database
 from storage.core.transaction import Transaction
 
 _NUMBER = 0x646F636D696C6C  # "docmill"
+_COUNTS = 0x636F756E7473  # "counts"
 _WALKS = 0x77616C6B  # "walk", beside a job's number
 
 
@@ -37,6 +38,11 @@ def walk(transaction: Transaction, job_id: int) -> None:
 def follow(transaction: Transaction, job_id: int) -> None:
     """Keep a job from walking documents until the transaction ends. Call it before looking for walked ones."""
     transaction.advisory_lock(_WALKS, _of(job_id), shared=True)
+
+
+def recount(transaction: Transaction) -> None:
+    """Keep others from correcting kept counts until the transaction ends. Call it before reading them."""
+    transaction.advisory_lock(_COUNTS)
 
 
 @contextmanager

@@ -52,7 +52,7 @@ COMMANDS = {
     "top": Command(FLEET, "Watch jobs, lanes, workers and failures in the terminal."),
     "metrics": Command(FLEET, "Serve the fleet's metrics to Prometheus."),
     "models": Command(ADMINISTRATION, "List the models that have names, or check a model."),
-    "db": Command(ADMINISTRATION, "Upgrade the store's schema."),
+    "db": Command(ADMINISTRATION, "Upgrade the store's schema, and correct its counts."),
     "doctor": Command(ADMINISTRATION, "Check this installation, and say how to repair it."),
     "completion": Command(ADMINISTRATION, "Print the script that completes docmill's commands in a shell."),
 }

@@ -31,6 +31,7 @@ from storage.results import (
     overview,
     pairs,
     queue,
+    recount,
     results,
     status,
     throughput,
@@ -90,6 +91,7 @@ MODULES = (
         status,
         tracing,
         maintenance,
+        recount,
     ),
     *(pairs, replaced, replacements, switching),
 )
@@ -218,6 +220,7 @@ WRITES: dict[str, Callable[[Database], Any]] = {
         switching.switch, found=CHANGE, looked=switching.Survey(last=10**9), kept=(), most_lost=0.0
     ),
     "switching.undo": partial(switching.undo, last=CHANGE, kept=()),
+    "recount.recount": recount.recount,
     "removal.remove_corpus": partial(removal.remove_corpus, name="books"),
     "removal.remove_documents": partial(removal.remove_documents, name="books", keys=["k0"]),
     "get_or_create.runtime_id": partial(get_or_create.runtime_id, runtime=RUNTIME),
@@ -237,8 +240,8 @@ WRITES: dict[str, Callable[[Database], Any]] = {
 
 
 def prepare(database: Database) -> None:
-    """A job with a shard whose lease has lapsed (`CLAIM`), one that failed and one that is planned, a worker, and a
-    pipeline that is due.
+    """A job with a shard whose lease has lapsed (`CLAIM`), one that failed and one that is planned, a worker, a
+    pipeline that is due, and a count of no shard.
     """
     WRITES["dispatch.sign_on"](database)
     pipelines.put(database, "nightly", "/x", "", {"cron": "* * * * *", "timezone": "UTC", "overlap": "queue"})
@@ -254,6 +257,8 @@ def prepare(database: Database) -> None:
     loose = text("DELETE FROM document WHERE corpus_id = 2")
     database.write(lambda transaction: transaction.execute(loose))
     clusters.find(database, 1, methods.ByText())
+    stray = text("INSERT INTO shard_count (job_id, lane, state, n, n_suspect) VALUES (99, 'copy', 'done', 1, 0)")
+    database.write(lambda transaction: transaction.execute(stray))
 
 
 def chain(error: BaseException | None) -> str:
