@@ -173,14 +173,25 @@ def growth(year: Year, since: int) -> dict[str, float]:
 
 
 def _draw(years: Mapping[str, Year]) -> None:
+    """Draw the rows of some tables: a color for each table, and a dashed line with rules."""
     import pygal
+    from pygal.style import DefaultStyle
 
+    tables = {"outcome": "#b00020", "shard": "#00629b", "job": "#2e7d32"}
     chart = pygal.XY(
-        title="Rows of the store over a year of nights", x_title="night", y_title="rows", show_dots=False, js=[]
+        title="Rows of the store over a year of nights",
+        x_title="night",
+        y_title="rows",
+        show_dots=False,
+        truncate_legend=-1,
+        style=DefaultStyle(colors=(*tables.values(),) * len(years)),
+        js=[],
     )
     for name, year in years.items():
-        for table in ("outcome", "shard", "job"):
-            chart.add(f"{table}, {name}", [(night, rows[table]) for night, rows in sorted(year.sizes.items())])
+        for table in tables:
+            points = [(night, rows[table]) for night, rows in sorted(year.sizes.items())]
+            dashes = {"dasharray": "6, 4"} if name == "with rules" else {}
+            chart.add(f"{table}, {name}{' (dashed)' if dashes else ''}", points, stroke_style={"width": 2, **dashes})
     chart.render_to_file(str(RESULTS / "retention.svg"))
 
 
