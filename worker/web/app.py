@@ -35,7 +35,7 @@ NOTICE = "docmill-notice"  # a cookie: what was done, shown once
 FOREVER = "public, max-age=31536000, immutable"
 UNREADABLE = "The store does not answer. Try again; `docmill doctor` says what is wrong."
 STALE = "This form is older than the server, which was restarted. Go back, reload the page and send it again."
-READ_ONLY = "This page is read-only. Start it with `docmill web --allow-changes` to operate jobs."
+READ_ONLY = "This page is read-only. Start it with `docmill web --allow-changes` to operate jobs and pipelines."
 
 
 def make_app(site: Site) -> ASGIApp:

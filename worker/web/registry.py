@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.web import job_changes
+from worker.web import job_changes, pipeline_changes
 from worker.web.page import Change, Page
 from worker.web.pages import document, failures, job, jobs, outputs, pipelines, queue, search, workers
 
@@ -19,5 +19,5 @@ PAGES: tuple[Page, ...] = (
     queue.PAGE,
     search.PAGE,
 )
-CHANGES: tuple[Change, ...] = (*job_changes.CHANGES,)
+CHANGES: tuple[Change, ...] = (*job_changes.CHANGES, *pipeline_changes.CHANGES)
 FIRST = jobs.PAGE  # the page at `/`

@@ -25,7 +25,7 @@ PORT = 8321
 @click.option(
     "--host-name", "names", multiple=True, metavar="NAME", help="Host name that a proxy uses for it; repeatable."
 )
-@click.option("--allow-changes", is_flag=True, help="Let the page pause, resume, cancel, order and retry jobs.")
+@click.option("--allow-changes", is_flag=True, help="Let the page operate jobs, and run pipelines.")
 def web_command(host: str, port: int, names: tuple[str, ...], allow_changes: bool) -> int:
     """Show jobs and results in a browser, until Ctrl-C.
 

@@ -22,23 +22,29 @@ LATE_S = 60.0  # a run that begins so long after it was due is late
 
 @dataclass(frozen=True)
 class Planned:
-    """A pipeline with its latest run and its next runs. `problem` says why its schedule gives none."""
+    """A pipeline with its latest run and its next runs. `problem` says why its schedule gives none.
+
+    `looked_at` names the state of the schedule for a form that makes a run.
+    """
 
     name: str
     schedule: Mapping[str, Any] | None
     last: PipelineRun | None
     coming: tuple[float, ...]
+    looked_at: str
     problem: str | None = None
 
 
 def planned(row: PipelineRow, last: PipelineRun | None, n: int, now: float) -> Planned:
     """Return a stored pipeline with its next `n` runs. Of those that came due and were not made only the first is."""
-    if row.schedule is None:
-        return Planned(row.name, None, last, ())
-    try:
-        return Planned(row.name, row.schedule, last, tuple(islice(_times(row, now), n)))
-    except BadSchedule as error:  # of another release, or of a zone that is no more
-        return Planned(row.name, row.schedule, last, (), str(error))
+    coming: tuple[float, ...] = ()
+    problem = None
+    if row.schedule is not None:
+        try:
+            coming = tuple(islice(_times(row, now), n))
+        except BadSchedule as error:  # of another release, or of a zone that is no more
+            problem = str(error)
+    return Planned(row.name, row.schedule, last, coming, repr(row.looked_at), problem)
 
 
 def _times(row: PipelineRow, now: float) -> Iterator[float]:
