@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, or_, select
+from sqlalchemy import ColumnElement, Row, and_, literal, or_, select, true
 
-from storage.core.schema import Shard, Step, Worker
+from storage.core.schema import Job, Shard, Step, Worker
 from storage.core.transaction import Transaction
 from storage.steps.sharding import pack
 from storage.steps.steps import OpenStep
 
 JOBS = 20  # earlier jobs that are looked through
+FIRST = 100  # shards that ended behind an outcome: nearly always the first of them wrote it
 CLOCK_S = 1.0  # a database's clock may be set back by so much within a transaction
 _WIDTH = 8  # bytes of a content's id in a shard
 
@@ -42,41 +44,53 @@ class Batch:
 def find(
     transaction: Transaction, job_id: int, step: OpenStep, content_id: int, computed_at: float | None
 ) -> Batch | None:
-    """Return the last shard of a job's step that holds a content, or of an earlier job with the same spec.
+    """Return the shard of a job's step that holds a content, or of an earlier job with the same spec.
 
     A shard that began after the outcome was written did not compute it. None where no shard is on record: jobs leave
     some time after their end.
     """
-    own = _holding(transaction, and_(Shard.job_id == job_id, Shard.step == step.seq), content_id, computed_at)
-    if own is not None:
-        return _batch(transaction, own)
+    transaction.look_up()
+    own = select(Job.id, literal(step.seq).label("seq")).where(Job.id == job_id, _lived(computed_at))
     earlier = (
-        select(Step.job_id, Step.seq)
-        .where(Step.spec_id == step.spec_id, Step.job_id != job_id)
+        select(Step.job_id.label("id"), Step.seq)
+        .join(Job, Job.id == Step.job_id)
+        .where(Step.spec_id == step.spec_id, Step.job_id != job_id, _lived(computed_at))
         .order_by(Step.job_id.desc())
         .limit(JOBS)
     )
-    for other in transaction.execute(earlier).all():
-        of_other = and_(Shard.job_id == other.job_id, Shard.step == other.seq)
-        found = _holding(transaction, of_other, content_id, computed_at)
+    for other in (*transaction.execute(own), *transaction.execute(earlier)):
+        of_step = and_(Shard.job_id == other.id, Shard.step == other.seq, Shard.state != "split")
+        found = _holding(transaction, of_step, pack([content_id]), computed_at)
         if found is not None:
             return _batch(transaction, found)
     return None
 
 
+def _lived(at: float | None) -> ColumnElement[bool]:
+    """Return the condition for a job to have been at work at a moment; any may have been if it is not known."""
+    if at is None:
+        return true()
+    return and_(Job.created_at <= at + CLOCK_S, or_(Job.finished_at.is_(None), Job.finished_at >= at - CLOCK_S))
+
+
 def _holding(
-    transaction: Transaction, of_step: ColumnElement[bool], content_id: int, computed_at: float | None
-) -> Any:
-    wanted = pack([content_id])
-    query = select(Shard.id, Shard.contents).where(of_step, Shard.state != "split").order_by(Shard.id.desc())
+    transaction: Transaction, of_step: ColumnElement[bool], wanted: bytes, computed_at: float | None
+) -> int | None:
+    shards = select(Shard.id, Shard.contents).where(of_step)
     if computed_at is not None:
         # Those that ran at that moment: of a large job a few of many thousand, whose contents need not be read.
-        ended = or_(Shard.finished_at.is_(None), Shard.finished_at >= computed_at - CLOCK_S)
-        query = query.where(Shard.started_at <= computed_at, ended)
-    for row in transaction.execute(query):
-        if holds(row.contents, wanted):
-            return row.id
-    return None
+        ended = Shard.finished_at >= computed_at - CLOCK_S
+        shards = shards.where(Shard.started_at <= computed_at)
+        first = shards.where(ended).order_by(Shard.finished_at, Shard.id).limit(FIRST)
+        if (found := _first(transaction.execute(first), wanted)) is not None:
+            return found
+        shards = shards.where(or_(Shard.finished_at.is_(None), ended))
+    shards = shards.where(transaction.place_of(wanted, Shard.contents) > 0).order_by(Shard.id.desc())
+    return _first(transaction.execute(shards), wanted)
+
+
+def _first(rows: Iterable[Row[*tuple[Any, ...]]], wanted: bytes) -> int | None:
+    return next((row.id for row in rows if holds(row.contents, wanted)), None)
 
 
 def holds(contents: bytes, wanted: bytes) -> bool:

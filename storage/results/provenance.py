@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from storage.core.corpus import is_current_document
 from storage.core.database import Database
 from storage.core.doubts import Doubt
 from storage.core.get_or_create import SPEC, spec_of
@@ -310,10 +311,17 @@ def _why_missing(transaction: Transaction, job: Job, key: str) -> str:
 
 
 def _near(transaction: Transaction, job: Job, key: str) -> list[str]:
-    """Return ids of the job's documents that hold an unknown one, or are much like it."""
+    """Return ids that begin with an unknown one, or, of the job's first documents, hold it or are like it."""
     from difflib import get_close_matches
 
-    ids = select(Document.key).where(visible(job))
-    holding = transaction.scalars(ids.where(Document.key.icontains(key, autoescape=True)).limit(NEAR)).all()
-    some = transaction.scalars(ids.order_by(Document.seq, Document.id).limit(COMPARED)).all()
-    return list(dict.fromkeys([*get_close_matches(key, some, n=NEAR, cutoff=0.8), *holding]))[:NEAR]
+    ids = select(Document.key).where(visible(job)).order_by(Document.seq, Document.id).limit(COMPARED)
+    some = transaction.scalars(ids).all()
+    following = (
+        select(Document.key)
+        .where(visible(job), is_current_document(), Document.key >= key)
+        .order_by(Document.key)
+        .limit(NEAR)
+    )
+    beginning = [found for found in transaction.scalars(following) if found.startswith(key)]
+    holding = [found for found in some if key.casefold() in found.casefold()]
+    return list(dict.fromkeys([*get_close_matches(key, some, n=NEAR, cutoff=0.8), *holding, *beginning]))[:NEAR]

@@ -51,3 +51,35 @@ def test_contents_are_read_only_of_shards_that_ran_when_the_outcome_was_written(
         assert batch is not None
         assert batch.shard == computed.id
     assert len(looked_at) == 2
+
+
+def test_a_text_that_is_still_planned_is_found_without_reading_other_shards(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = read(database, request(), numbered(3_000))
+    shards = shards_of(database, job)
+    assert len(shards) > 2
+    looked_at: list[bytes] = []
+
+    def noted(contents: bytes, wanted: bytes) -> bool:
+        looked_at.append(contents)
+        return holds(contents, wanted)
+
+    monkeypatch.setattr(batches, "holds", noted)
+    batch = provenance(database, job.id, "k2999").step.batch
+    assert batch is not None
+    assert (batch.shard, batch.state) == (shards[-1].id, "planned")
+    assert len(looked_at) == 1
+
+
+def test_the_job_that_was_at_work_when_the_outcome_was_written_is_found_behind_many_later_ones(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "JOBS", 2)
+    monkeypatch.setattr(batches, "CLOCK_S", 0.0)
+    first = read(database, request("a.jsonl", corpus="first"), numbered(1))
+    work(database)
+    later = [read(database, request(f"{n}.jsonl", corpus=f"later {n}"), numbered(1)).id for n in range(4)]
+    batch = provenance(database, later[-1], "k0").step.batch
+    assert batch is not None
+    assert batch.job == first.id

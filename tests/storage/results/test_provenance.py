@@ -120,6 +120,17 @@ def test_an_unknown_document_is_refused_with_ids_that_are_near(database: Databas
         provenance(database, job.id, "LETTERS")
 
 
+def test_ids_are_suggested_from_a_bounded_number_and_by_their_beginning(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.results.provenance.COMPARED", 1)
+    job = read(database, request(), [("first", "a"), ("letters/1916.txt", "b")])
+    with pytest.raises(NoSuchDocument, match=r"Did you mean letters/1916\.txt\?"):
+        provenance(database, job.id, "letters/19")
+    with pytest.raises(NoSuchDocument, match=r"it was removed\. `docmill results"):
+        provenance(database, job.id, "1916")
+
+
 def test_a_rejected_record_and_a_document_of_another_time_are_refused_with_the_reason(database: Database) -> None:
     job = jobs.open_job(database, request())
     ingest.add(database, job, records([("k", "a text")]), [Rejected("a.jsonl:2", "it is no JSON")])
