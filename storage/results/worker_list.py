@@ -13,6 +13,7 @@ from storage.core.schema import Refusal, Shard, SpecRow, Worker
 from storage.core.transaction import Transaction
 from storage.leases.dispatch import LIVE_S, REFUSAL_S
 from storage.results.time_use import TimeUse, time_use
+from storage.results.worker_pace import Pace, slowness, total
 
 MOST = 200  # workers, those that were seen last
 PACE_S = 600.0  # over how long a pace is taken, since some shards are long
@@ -39,23 +40,12 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Done:
-    """Shards that a worker finished in the last `PACE_S` seconds: their texts and tokens, and the mean time of one.
-
-    The tokens are those that the model read.
-    """
-
-    shards: int
-    texts: int
-    tokens: int
-    mean_s: float
-
-
-@dataclass(frozen=True)
 class ListedWorker:
     """A device process. `seen_s` is the age of its last sign of life; `live`: that was in the last 30 seconds.
 
-    `done` is what it finished lately, None for nothing; `time_use` says what its time of the last minute went to.
+    `done` is what it finished in the last `PACE_S` seconds, None for nothing; `time_use` says what its time of the
+    last minute went to. `slowness` is how many times as long its shards took as those of other live workers (see
+    `storage.results.worker_pace`); None if there is nothing to compare.
     """
 
     id: str
@@ -72,8 +62,9 @@ class ListedWorker:
     device_problem: str | None
     held: tuple[Held, ...]
     refused: tuple[Refused, ...]
-    done: Done | None
+    done: Pace | None
     time_use: TimeUse | None
+    slowness: float | None
 
     @property
     def load(self) -> int:
@@ -86,7 +77,9 @@ def list_workers(database: Database) -> list[ListedWorker]:
     with database.read() as transaction:
         now = transaction.scalar(select(db_now())) or 0.0
         rows = transaction.execute(select(Worker).order_by(Worker.seen_at.desc()).limit(MOST)).all()
-        held, refused, done = _held(transaction), _refused(transaction, now), _done(transaction, now)
+        held, refused, paces = _held(transaction), _refused(transaction, now), _paces(transaction, now)
+    live = {row.id for row in rows if row.seen_at > now - LIVE_S}
+    slow = slowness({owner: by_spec for owner, by_spec in paces.items() if owner in live})
     found = [
         ListedWorker(
             id=row.id,
@@ -98,13 +91,14 @@ def list_workers(database: Database) -> list[ListedWorker]:
             version=row.version,
             started_at=row.started_at,
             seen_s=max(0.0, now - row.seen_at),
-            live=row.seen_at > now - LIVE_S,
+            live=row.id in live,
             trouble=row.trouble,
             device_problem=row.device_problem,
             held=tuple(held.get(row.id, ())),
             refused=tuple(refused.get(row.id, ())),
-            done=done.get(row.id),
+            done=total(paces[row.id].values()) if row.id in paces else None,
             time_use=time_use([row.time_use]) if row.time_use else None,
+            slowness=slow.get(row.id),
         )
         for row in rows
     ]
@@ -125,26 +119,27 @@ def _held(transaction: Transaction) -> dict[str, list[Held]]:
     return found
 
 
-def _done(transaction: Transaction, now: float) -> dict[str, Done]:
-    length_s = Shard.finished_at - Shard.started_at
-    sums = (Shard.n_done, Shard.n_failed, Shard.n_skipped, Shard.tokens_in)
+def _paces(transaction: Transaction, now: float) -> dict[str, dict[int, Pace]]:
+    """Return what each process finished lately, by spec."""
+    held_s = Shard.finished_at - Shard.started_at
     rows = transaction.execute(
         select(
             Shard.owner,
+            Shard.spec_id,
             func.count().label("shards"),
-            func.avg(length_s).label("mean_s"),
-            *(func.sum(column).label(column.key) for column in sums),
+            func.sum(Shard.n_done + Shard.n_failed + Shard.n_skipped).label("texts"),
+            func.sum(Shard.tokens_in).label("tokens"),
+            func.sum(held_s).label("held_s"),
         )
         .where(Shard.state == "done", Shard.finished_at.is_not(None), Shard.finished_at > now - PACE_S)  # by an index
-        .group_by(Shard.owner)
+        .group_by(Shard.owner, Shard.spec_id)
     )
-    return {
-        row.owner: Done(
-            row.shards, int(row.n_done + row.n_failed + row.n_skipped), int(row.tokens_in), float(row.mean_s or 0.0)
-        )
-        for row in rows
-        if row.owner is not None
-    }
+    found: dict[str, dict[int, Pace]] = defaultdict(dict)
+    for row in rows:
+        if row.owner is not None:
+            counted = (int(row.shards), int(row.texts), int(row.tokens), float(row.held_s or 0.0))
+            found[row.owner][row.spec_id] = Pace(*counted)
+    return found
 
 
 def _refused(transaction: Transaction, now: float) -> dict[str, list[Refused]]:

@@ -22,6 +22,7 @@ from storage.outputs.output_types import TEXT
 from storage.pipelines import pipelines, switching
 from storage.pipelines.pipelines import Run
 from storage.results import (
+    appearances,
     backlog,
     corpora,
     fingerprint,
@@ -73,6 +74,7 @@ CLAIM = Claim(
 MODULES = (
     overview,
     backlog,
+    appearances,
     *(marked, queue, searchable, throughput, worker_list),
     *(clusters, job_lists, report),
     *(gc, corpora, corpus, cost, dispatch, grace, health, ingest, jobs, fingerprint, migrations, pipelines, pruning),
@@ -96,6 +98,7 @@ MODULES = (
     *(pairs, replaced, replacements, switching),
 )
 READS: dict[str, Callable[[Database], Any]] = {
+    "appearances.find_documents": partial(appearances.find_documents, key="k0"),
     "backlog.read_backlog": partial(backlog.read_backlog, lanes=["copy"]),
     "cost.of_collecting": cost.of_collecting,
     "cost.of_dropping": partial(cost.of_dropping, older_than_s=0.0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from storage.core.outcomes import DOUBTFUL
 from storage.errors import NoSuchDocument, NoSuchStep
+from storage.results.appearances import find_documents
 from storage.results.provenance import provenance
 from storage.results.status import read_status
 from worker.explaining.explanation import Cut, explain
@@ -35,6 +36,7 @@ def read(asked: Asked) -> Values:
         "given": excerpt([Part(found.step.given or "", False)], LONGEST),
         "output": excerpt([Part(output, False)], LONGEST),
         "doubtful": DOUBTFUL,
+        "appearances": find_documents(asked.database, key, found.provenance.corpus),
     }
 
 

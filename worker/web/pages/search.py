@@ -1,4 +1,4 @@
-"""The page of search: a text, and the documents of a corpus that are nearest to it."""
+"""The page of search: documents by their id, and those of a corpus that are nearest to a text."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from storage.errors import NoSuchCorpus, NothingEmbedded
+from storage.results.appearances import find_documents
 from storage.search.searchable import list_searchable
 from tasks.errors import TaskError
 from worker.errors import WorkerError
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from storage.search.search import Hit
 
 TOP = 20
-MOST_CHARS = 2_000  # of a text
+MOST_CHARS = 2_000  # of a text, or of an id
 SHOWN_CHARS = 400  # of a hit
 
 
@@ -36,12 +37,16 @@ class Found:
 
 
 def read(asked: Asked) -> Values:
-    """Return the corpora, and the hits if a text was given."""
+    """Return the corpora, the hits if a text was given, and the documents with an id if it was given."""
     corpora = list_searchable(asked.database)
     corpus, text = asked.query.get("corpus", ""), asked.query.get("text", "").strip()
     if len(text) > MOST_CHARS:
         raise BadRequest(f"The text has {len(text):,} characters; a search takes at most {MOST_CHARS:,}.")
+    key = asked.query.get("id", "").strip()
+    if len(key) > MOST_CHARS:
+        raise BadRequest(f"The id has {len(key):,} characters; the page looks up at most {MOST_CHARS:,}.")
     values: dict[str, object] = {"corpora": corpora, "corpus": corpus, "text": text, "found": None, "problem": None}
+    values |= {"key": key, "documents": find_documents(asked.database, key) if key else []}
     if text and corpora:
         try:
             values["found"] = search(asked, corpus or corpora[0], text)

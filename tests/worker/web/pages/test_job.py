@@ -119,6 +119,7 @@ def test_a_document_is_explained(browse: Browse, database: Database, key: str, s
     assert "sha256:1" in page
     assert "<dt>Source</dt><dd><bdi>a.jsonl</bdi>, read " in page
     assert "by worker <bdi>w1</bdi>" in page
+    assert f'In job <a href="/jobs/{job}/document?id={key}">{job}</a> (' in page
 
 
 def test_a_document_that_is_not_there_is_not_found(browse: Browse, database: Database) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from storage.core.database import Database
+from storage.core.schema import Job
 from storage.steps import jobs
-from tests.storage.builders import numbered, read, request, set_shard, shards_of, work
+from tests.storage.builders import failed, numbered, read, request, set_shard, shards_of, work
 from tests.worker.web.conftest import Browse
 from worker.settings import Settings
 from worker.web.app import make_app
@@ -40,6 +43,31 @@ def test_jobs_stand_newest_first_with_their_counts(browse: Browse, database: Dat
     assert "No live worker serves lane" in page
 
 
+def test_the_last_day_stands_with_its_tokens_on_the_first_page_of_all_jobs(
+    browse: Browse, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.web.pages.jobs.ROWS", 2)
+    found = [read(database, request(corpus=name), numbered(1)).id for name in ("a", "b")]
+    browser = browse()
+    page = browser.get("/jobs").text
+    assert (
+        "2 jobs made in the last 24 hours read 0 tokens and wrote 0. For costs, <code>DOCMILL_PRICES</code>" in page
+    )
+    read(database, request(corpus="c"), numbered(1))
+    assert "The latest 2 jobs, all made in the last 24 hours, read 0 tokens" in browser.get("/jobs").text
+    assert "24 hours" not in browser.get(f"/jobs?before={found[1]}").text
+    assert "24 hours" not in browser.get("/jobs?state=open").text
+    yesterday = update(Job).values(created_at=time.time() - 90_000)
+    database.write(lambda transaction: transaction.execute(yesterday))
+    assert "24 hours" not in browser.get("/jobs").text
+
+
+def test_failures_in_the_list_lead_to_their_reasons(browse: Browse, database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    work(database, failed)
+    assert f'<a class="bad" href="/jobs/{job.id}/failures">3 failed</a>' in browse().get("/jobs").text
+
+
 def test_a_job_of_priced_models_stands_with_its_cost_and_a_spoilt_file_of_prices_is_named(
     browse: Browse, database: Database, settings: Settings, tmp_path: Path
 ) -> None:
@@ -53,8 +81,8 @@ def test_a_job_of_priced_models_stands_with_its_cost_and_a_spoilt_file_of_prices
         make_app(Site(database, settings.model_copy(update={"prices": prices}))), base_url="http://localhost"
     )
     page = browser.get("/jobs").text
-    assert page.count(" USD") == 1
-    assert "1.50 USD" in page.partition('id="job-1"')[2]
+    assert "2 jobs made in the last 24 hours read 3,000,000 tokens and wrote 0; cost: <b>1.50 USD</b>." in page
+    assert page.partition('id="job-1"')[2].count("1.50 USD") == 1
     prices.write_text("[copier]\n")
     answer = browser.get("/jobs")
     assert answer.status_code == 503

@@ -55,3 +55,17 @@ def test_hits_link_to_their_documents(browse: Browse, database: Database, settin
     assert "\u202e" not in page
     assert "There is no corpus books" in browser.get("/search?corpus=books&text=x").text
     assert browser.get("/search", params={"text": "x" * 2_001}).status_code == 400
+
+
+def test_a_document_is_found_by_its_id_with_its_source_and_jobs(browse: Browse, database: Database) -> None:
+    job = read(database, request(corpus=HOSTILE), [(HOSTILE, "a text"), ("k", "another")])
+    browser = browse()
+    assert "A document by its id" in browser.get("/search").text
+    page = browser.get("/search", params={"id": HOSTILE}).text
+    assert "From <bdi>a.jsonl</bdi>, read " in page
+    [link] = re.findall(rf'In job <a href="(/jobs/{job.id}/document\?id=[^"]+)">{job.id}</a> \(running\)', page)
+    assert browser.get(link).status_code == 200
+    assert "<script>alert" not in page
+    assert "\u202e" not in page
+    assert "No document has this id" in browser.get("/search?id=nothing").text
+    assert browser.get("/search", params={"id": "x" * 2_001}).status_code == 400

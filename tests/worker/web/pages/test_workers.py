@@ -52,6 +52,24 @@ def test_workers_stand_with_what_they_finished_lately_and_where_their_time_went(
     assert browse().get("/workers").text.count("It finished no shard in the last 10 minutes") == 2
 
 
+def test_a_worker_whose_shards_take_much_longer_than_those_of_others_says_so(
+    browse: Browse, database: Database
+) -> None:
+    job = read(database, request(), numbered(3_000))
+    for name in ("w1", "w2"):
+        sign_on(database, name)
+    work(database)
+    shards = shards_of(database, job)[:6]
+    for place, shard in enumerate(shards):
+        owner, held_s = ("w1", 2.0) if place % 2 else ("w2", 7.0)
+        set_shard(database, shard.id, owner=owner, tokens_in=1_000, started_at=shard.finished_at - held_s)
+    page = browse().get("/workers").text
+    assert page.count("Its shards take 3.5 times as long as those of other workers") == 1
+    assert page.count(">slow<") == 1
+    set_shard(database, shards[0].id, tokens_in=8_500)  # as many tokens a second as the other's
+    assert ">slow<" not in browse().get("/workers").text
+
+
 def test_a_worker_that_fell_silent_or_is_in_trouble_says_so(browse: Browse, database: Database) -> None:
     for name in ("w1", "w2", "w3"):
         sign_on(database, name)

@@ -1,0 +1,65 @@
+"""A document's id leads to its source in each corpus, and to the jobs that see it."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy import select
+
+from storage.core.database import Database
+from storage.core.schema import Document, Job
+from storage.results import appearances
+from storage.results.appearances import SeenBy, find_documents, sees
+from storage.steps import jobs
+from storage.steps.lineage import visible
+from tests.storage.builders import numbered, read, request, work
+from tests.storage.ingest.test_pruning import read_and_prune
+
+
+def test_a_document_stands_with_its_source_and_jobs_in_each_corpus(database: Database) -> None:
+    first = read(database, request("a.jsonl", corpus="books"), numbered(2))
+    work(database)
+    jobs.finish(database)
+    read(database, request("b.jsonl", corpus="films"), numbered(1))
+    again = read(database, request("c.jsonl", corpus="books"), [*numbered(2), ("new", "another text")])
+    books, films = find_documents(database, "k0")
+    assert (books.corpus, books.source, books.gone) == ("books", "a.jsonl", False)
+    assert books.jobs == (SeenBy(again.id, "running"), SeenBy(first.id, "done"))
+    assert (films.corpus, films.source, len(films.jobs)) == ("films", "b.jsonl", 1)
+    [new] = find_documents(database, "new")
+    assert [one.job for one in new.jobs] == [again.id]
+    assert [one.corpus for one in find_documents(database, "k0", "films")] == ["films"]
+    assert find_documents(database, "k9") == []
+    assert find_documents(database, "K0") == []
+
+
+def test_a_document_that_changed_is_seen_by_jobs_of_both_versions(database: Database) -> None:
+    first = read(database, request(), [("k", "the text before")])
+    second = read(database, request("b.jsonl"), [("k", "the text after")])
+    [found] = find_documents(database, "k")
+    assert found.source == "b.jsonl"
+    assert {one.job for one in found.jobs} == {first.id, second.id}
+
+
+def test_only_the_latest_jobs_of_a_corpus_are_looked_through(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appearances, "JOBS", 2)
+    made = [read(database, request(f"{name}.jsonl"), numbered(1)).id for name in "abc"]
+    [found] = find_documents(database, "k0")
+    assert [one.job for one in found.jobs] == [made[2], made[1]]
+    assert (found.looked_at, found.has_older_jobs) == (2, True)
+
+
+def test_a_job_sees_the_versions_that_its_results_show(database: Database) -> None:
+    """The rule that is applied to rows is the one that queries apply."""
+    read(database, request(), [("k", "one"), ("stays", "x")])
+    read(database, request("b.jsonl"), [("k", "two"), ("stays", "x")])
+    read_and_prune(database, [("stays", "x")], "c.jsonl")
+    with database.read() as transaction:
+        rows = transaction.execute(select(Document)).all()
+        for row in transaction.execute(select(Job)).all():
+            job = Job.of(row)
+            expected = set(transaction.scalars(select(Document.id).where(visible(job))))
+            found = {one.id for one in rows if one.corpus_id == job.corpus_id
+                     and sees(job.last_document, one.id, one.superseded_by, one.gone)}  # fmt: skip
+            assert found == expected
