@@ -20,12 +20,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psycopg
+from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from bench.pairs import RESULTS, described, machine
 from bench.stores import fresh_postgres
-from bench.web_store import Size, fill
+from bench.web_sqlite import copy
+from bench.web_store import UNCOMPUTED, Size, fill
+from storage import migrations
+from storage.core.clock import db_now
 from storage.core.database import Database
+from storage.core.schema import Worker
 from tasks.kinds import STORED_KINDS as KINDS
 from worker.settings import Settings
 from worker.web.app import make_app
@@ -34,30 +39,32 @@ from worker.web.site import Site
 
 AIM_MS = 200.0
 REPEATS = 20
-LIVE = "UPDATE worker SET seen_at = extract(epoch FROM now()) + 86400"  # else all would be dead after half a minute
-NO_VIEW = {"search.html.j2"}  # its time is that of a model and of vectors
+LIVE = update(Worker).values(seen_at=db_now() + 86_400)  # else all would be dead after half a minute
+MISSING = "a document that is not there"
 
 
-def views(jobs: int) -> dict[str, str]:
+def views(size: Size) -> dict[str, str]:
     """Return the addresses that are asked for, by what they show."""
-    of_job = {
-        "a finished job of 5 million documents": 500,
-        "a running job of 5 million": jobs - 500,
-        "a nightly job": 3,
-    }
+    jobs = size.jobs
+    of_job = {"a finished job of half the documents": 500, "a running job of as many": jobs - 500, "a nightly job": 3}
     found = {
         "jobs": "/jobs",
         "jobs, an older page": f"/jobs?before={jobs // 2}",
         "jobs, stopped": "/jobs?state=stopped",
+        "search": "/search",
+        "search, a document by its id": f"/search?id=document-{size.first_of(3) + 41}",
+        f"search, a text beside {size.in_other:,} vectors of 8 numbers": "/search?text=rain&corpus=corpus-2",
+        MISSING: f"/jobs/{jobs - 500}/document?id=nothing",
+        "a running job: a document without a result": f"/jobs/{jobs - 500}/document?id=document-{UNCOMPUTED}",
     }
     for page in PAGES:
-        if page.template in NO_VIEW or page.path == "/jobs":
+        if page.path in found.values():
             continue
         if "{job" in page.path:
             for name, job in of_job.items():
                 path = re.sub(r"{job(:\w+)?}", str(job), page.path)
                 if path.endswith("/document"):
-                    path += f"?id=document-{5_075_003 if job == 3 else 41}"
+                    path += f"?id=document-{size.first_of(job) + 41}"
                 found[f"{name}: {path.removeprefix(f'/jobs/{job}') or '/'}"] = path
         else:
             path = page.path.replace("{name}", "nightly-3")
@@ -79,7 +86,7 @@ class Measured:
     kb: float
 
 
-def measure(browser: TestClient, path: str, server_s: Callable[[], float]) -> Measured:
+def measure(browser: TestClient, path: str, server_s: Callable[[], float], status: int) -> Measured:
     """Return the times of a view; `server_s` returns the processor time that the database has had."""
     times, size = [], 0
     before = time.process_time() + server_s()
@@ -87,7 +94,7 @@ def measure(browser: TestClient, path: str, server_s: Callable[[], float]) -> Me
         began = time.perf_counter()
         answer = browser.get(path)
         times.append((time.perf_counter() - began) * 1_000)
-        assert answer.status_code == 200, f"{path}: {answer.status_code} {answer.text[-300:]}"
+        assert answer.status_code == status, f"{path}: {answer.status_code} {answer.text[-300:]}"
         size = len(answer.content)
     cpu_s = time.process_time() + server_s() - before
     found = (statistics.median(times), max(times), 1_000 * cpu_s / REPEATS, size / 1_000)
@@ -106,6 +113,11 @@ def server_seconds(raw: psycopg.Connection) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def no_server() -> float:
+    """Return the processor time of a store that is a file of this process."""
+    return 0.0
+
+
 @contextmanager
 def store(size: Size, url: str | None) -> Iterator[str]:
     """Yield the URL of a filled store: a fresh one, which goes afterwards, or one that was kept."""
@@ -122,36 +134,56 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--documents", type=int, default=10_000_000)
-    parser.add_argument("--store", help="URL of a store that this benchmark filled before")
+    parser.add_argument("--store", help="URL of a store on PostgreSQL that this benchmark filled before")
+    parser.add_argument(
+        "--sqlite", type=Path, help="measure a copy of the store in this file, and make it if need be"
+    )
     given = parser.parse_args()
     size = Size(given.jobs, given.documents)
     with ExitStack() as stack:
         url = stack.enter_context(store(size, given.store))
+        if given.sqlite is not None:
+            url = copied(url, given.sqlite)
         home = Path(stack.enter_context(TemporaryDirectory()))
-        raw = stack.enter_context(psycopg.connect(url, autocommit=True))
-        raw.execute(LIVE)
+        server_s = no_server
+        if not url.startswith("sqlite"):
+            raw = stack.enter_context(psycopg.connect(url, autocommit=True))
+            server_s = partial(server_seconds, raw)
         database = Database(url, kinds=KINDS)
         stack.callback(database.close)
+        database.write(lambda transaction: transaction.execute(LIVE))
         browser = TestClient(make_app(Site(database, Settings(home=home))), base_url="http://127.0.0.1:8321")
         found = {}
-        for name, path in views(size.jobs).items():
-            found[name] = measure(browser, path, partial(server_seconds, raw))
+        for name, path in views(size).items():
+            found[name] = measure(browser, path, server_s, 404 if name == MISSING else 200)
             print(name, found[name], flush=True)
-    write(size, found)
+    write(size, found, "PostgreSQL" if given.sqlite is None else "SQLite")
 
 
-def write(size: Size, found: Mapping[str, Measured]) -> None:
-    """Write the figures to `bench/results/web.json` and `web.md`."""
+def copied(url: str, path: Path) -> str:
+    """Return the URL of a copy of a store in a SQLite file."""
+    found = f"sqlite:///{path.absolute()}"
+    if not path.exists():
+        database = Database(found, kinds=KINDS)
+        migrations.upgrade(database)
+        database.close()
+        copy(url, path)
+    return found
+
+
+def write(size: Size, found: Mapping[str, Measured], engine: str) -> None:
+    """Write the figures to `bench/results/web.json` and `web.md`, or to `web-sqlite`."""
+    name = "web" if engine == "PostgreSQL" else "web-sqlite"
     load = round(os.getloadavg()[0], 1)
     rows = [{"view": name, **asdict(one)} for name, one in found.items()]
-    facts = {"machine": machine(), "jobs": size.jobs, "documents": size.documents, "aim_ms": AIM_MS, "load": load}
-    (RESULTS / "web.json").write_text(json.dumps(facts | {"views": rows}, indent=1) + "\n")
-    cells = [f"| {name} | {' | '.join(map(str, asdict(one).values()))} |" for name, one in found.items()]
-    about = (
-        f"{size.jobs:,} jobs, {size.documents:,} documents, PostgreSQL; {REPEATS} answers of each view; load {load}."
-    )
+    about = {"store": engine, "jobs": size.jobs, "documents": size.documents, "aim_ms": AIM_MS, "load": load}
+    facts = {"machine": machine(), **about, "views": rows}
+    (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
+    cells = [f"| {view} | {' | '.join(map(str, asdict(one).values()))} |" for view, one in found.items()]
+    said = f"{size.jobs:,} jobs, {size.documents:,} documents, {engine}; {REPEATS} answers of each view; load {load}."
     table = ["| view | median ms | worst ms | CPU ms | kB |", "| --- | --: | --: | --: | --: |", *cells]
-    (RESULTS / "web.md").write_text("\n".join(["# web", "", described(machine()), "", about, "", *table]) + "\n")
+    page = [f"# {name}", "", described(machine()), "", said, "", *table]
+    (RESULTS / f"{name}.md").write_text("\n".join(page) + "\n")
 
 
 if __name__ == "__main__":

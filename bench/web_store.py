@@ -19,6 +19,7 @@ CORPORA = 200
 SHARD = 256  # contents
 PIPELINES = 60
 RUNS = 200  # of each pipeline
+UNCOMPUTED = 43  # a document of the archive without a result
 LARGE = ["content", "document", "outcome"]
 _SETTINGS = ("synchronous_commit = off", "maintenance_work_mem = '1GB'", "session_replication_role = replica")
 _INDEXES = """SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index
@@ -43,6 +44,10 @@ class Size:
     def in_other(self) -> int:
         """The documents of each other corpus."""
         return (self.documents - self.in_archive) // CORPORA
+
+    def first_of(self, job: int) -> int:
+        """Return the number before that of the first document of a job's corpus."""
+        return 0 if job % 500 == 0 else self.in_archive + job % CORPORA * self.in_other
 
     def values(self) -> Mapping[str, str]:
         """Return the numbers as the statements name them."""
@@ -95,7 +100,9 @@ STATEMENTS: tuple[str, ...] = (
         WHEN d % 1009 = 0 THEN 'document' END,
       CASE WHEN d % 97 = 0 OR d % 1009 = 0 THEN '[]'::jsonb WHEN d % 41 = 0 THEN '["output_truncated"]'
         WHEN d % 53 = 0 THEN '["repetition", "language:fr"]' WHEN d % 59 = 0 THEN '["windowed"]' ELSE '[]' END,
-      20, 12, 1 + d % 3, extract(epoch FROM now()) - 86400 * (d % 300)
+      20, 12, 1 + d % 3, CASE WHEN d <= {archive}
+        THEN (SELECT started_at FROM ingest WHERE id = 500) + 2.0 * (1 + (d - 1) / {shard}) + 7.9
+        ELSE extract(epoch FROM now()) - 86400 * (d % 300) END
     FROM generate_series(1, {documents}) d""",
     """INSERT INTO job (id, corpus_id, ingest_id, state, paused, reason, priority, base_document, swept_to,
       last_document, n_documents, created_at, finished_at)
@@ -120,7 +127,9 @@ STATEMENTS: tuple[str, ...] = (
       CASE state WHEN 'done' THEN {shard} - 3 ELSE 0 END, CASE state WHEN 'done' THEN 3 ELSE 0 END, 0,
       CASE state WHEN 'done' THEN 5 ELSE 0 END, CASE state WHEN 'done' THEN 20 * {shard} ELSE 0 END,
       CASE state WHEN 'done' THEN 12 * {shard} ELSE 0 END
-    FROM (SELECT j.id AS job, k, s.id AS spec, s.kind, CASE WHEN j.state <> 'running' THEN 'done'
+    FROM (SELECT j.id AS job, k, s.id AS spec, s.kind, CASE j.corpus_id WHEN 1 THEN (k - 1) * {shard}
+        ELSE {archive} + (j.corpus_id - 1) * {other} - {shard} END AS first,
+      CASE WHEN j.state <> 'running' THEN 'done'
         WHEN j.corpus_id > 1 THEN CASE j.id % 3 WHEN 0 THEN 'planned' WHEN 1 THEN 'queued' ELSE 'running' END
         WHEN j.id < {jobs} AND k <= n / 2 THEN 'done' WHEN j.id < {jobs} AND k <= n / 2 + 64 THEN 'running'
         ELSE 'planned' END AS state,
@@ -128,13 +137,27 @@ STATEMENTS: tuple[str, ...] = (
       FROM job j JOIN step ON step.job_id = j.id JOIN spec s ON s.id = step.spec_id
       CROSS JOIN LATERAL (SELECT CASE WHEN j.corpus_id > 1 THEN 1 WHEN j.id IN (500, {jobs} - 500, {jobs})
         THEN {archive} / {shard} ELSE 0 END AS n) n CROSS JOIN LATERAL generate_series(1, n) k) shards
-    CROSS JOIN LATERAL (SELECT decode(rpad(string_agg(md5(k || ' ' || i), ''), 16 * {shard}, '0'), 'hex') AS packed
-      FROM generate_series(1, 40) i) contents  -- a third of it compresses as ids in a row do""",
+    CROSS JOIN LATERAL (SELECT decode(string_agg(substr(h, 7, 2) || substr(h, 5, 2) || substr(h, 3, 2)
+        || substr(h, 1, 2) || '00000000', '' ORDER BY d), 'hex') AS packed
+      FROM generate_series(first + 1, first + {shard}) d
+      CROSS JOIN LATERAL (SELECT lpad(to_hex(d), 8, '0') AS h) hexadecimal) contents""",
     "UPDATE job SET state = 'running', finished_at = NULL WHERE id = {jobs} - 500",
     """UPDATE shard SET state = CASE WHEN id % 2 = 0 THEN 'done' ELSE 'planned' END,
       n_done = CASE WHEN id % 2 = 0 THEN {shard} - 3 ELSE 0 END, dispatched_at = CASE WHEN id % 2 = 0
       THEN dispatched_at END, finished_at = CASE WHEN id % 2 = 0 THEN finished_at END,
       tokens_in = CASE WHEN id % 2 = 0 THEN tokens_in ELSE 0 END WHERE job_id = {jobs} - 500""",
+    f"DELETE FROM outcome WHERE content_id = {UNCOMPUTED}",
+    # The corpus that can be searched: its jobs embed by a model without weights.
+    """INSERT INTO spec (id, sha256, kind, model, revision, quality, params)
+    VALUES (25, sha256(int8send(25)), 'embed', 'null', 'null:1', 'float32', '{{}}')""",
+    "UPDATE step SET spec_id = 25 WHERE job_id IN (SELECT id FROM job WHERE corpus_id = 2)",
+    "UPDATE shard SET spec_id = 25, lane = 'embed' WHERE job_id IN (SELECT id FROM job WHERE corpus_id = 2)",
+    """INSERT INTO outcome (spec_id, content_id, status, vector, flags, tokens_in, tokens_out, runtime_id, created_at)
+    SELECT 25, d, 'done', vector, '[]', 20, 0, 1, extract(epoch FROM now()) - 86400 * (d % 300)
+    FROM generate_series({archive} + 1, {archive} + {other}) d CROSS JOIN LATERAL (
+      SELECT decode(string_agg(h || '4' || left(h, 1) || CASE WHEN h < '8' THEN '3f' ELSE 'bf' END, ''), 'hex')
+        AS vector
+      FROM (SELECT substr(md5(d::text), 1 + 4 * i, 4) AS h FROM generate_series(0, 7) i) numbers) vectors""",
     # The triggers that keep these counts are off while the store is filled.
     """INSERT INTO shard_count (job_id, lane, state, n, n_suspect)
     SELECT job_id, lane, state, count(*), 0 FROM shard GROUP BY job_id, lane, state""",
