@@ -43,41 +43,34 @@ class Appearance:
 
 
 def find_documents(database: Database, key: str, corpus: str | None = None) -> list[Appearance]:
-    """Return the documents with exactly this id: of the first `CORPORA` that have one, by name, or of one corpus."""
+    """Return the documents with exactly this id: of the first `CORPORA` corpora that have one, or of one corpus."""
+    corpora = select(Corpus.id) if corpus is None else select(Corpus.id).where(Corpus.name == corpus)
+    # Sought in each corpus, since the indexes of documents begin with it.
+    current = (
+        select(Document.id, Document.corpus_id, Document.gone, Document.ingest_id)
+        .where(Document.key == key, Document.superseded_by.is_(None), Document.corpus_id.in_(corpora))
+        .order_by(Document.corpus_id)
+        .limit(CORPORA)
+    )
     with database.read() as transaction:
-        # With the corpus, since the indexes of documents begin with it.
-        current = (
-            select(
-                Corpus.id,
-                Corpus.name,
-                Document.id.label("document_id"),
-                Document.gone,
-                Ingest.source,
-                Ingest.started_at,
-            )
-            .join(Document, Document.corpus_id == Corpus.id)
-            .join(Ingest, Ingest.id == Document.ingest_id)
-            .where(Document.key == key, Document.superseded_by.is_(None))
-            .order_by(Corpus.name)
-            .limit(CORPORA)
-        )
-        if corpus is not None:
-            current = current.where(Corpus.name == corpus)
-        return [_appearance(transaction, key, row) for row in transaction.execute(current).all()]
+        transaction.look_up()
+        found = [_appearance(transaction, key, row) for row in transaction.execute(current).all()]
+    return sorted(found, key=lambda one: one.corpus)
 
 
-def _appearance(transaction: Transaction, key: str, row: Row[*tuple[Any, ...]]) -> Appearance:
+def _appearance(transaction: Transaction, key: str, current: Row[*tuple[Any, ...]]) -> Appearance:
+    of_corpus = Document.corpus_id == current.corpus_id
     superseded = transaction.execute(
         select(Document.id, Document.superseded_by, Document.gone)
-        .where(Document.corpus_id == row.id, Document.key == key, Document.superseded_by.is_not(None))
+        .where(of_corpus, Document.key == key, Document.superseded_by.is_not(None))
         .order_by(Document.id.desc())
         .limit(VERSIONS)
     ).all()
     versions = [(one.id, one.superseded_by, one.gone) for one in superseded]
-    versions.append((row.document_id, None, row.gone))
+    versions.append((current.id, None, current.gone))
     latest = transaction.execute(
         select(Job.id, Job.state, Job.last_document)
-        .where(Job.corpus_id == row.id)
+        .where(Job.corpus_id == current.corpus_id)
         .order_by(Job.id.desc())
         .limit(JOBS + 1)
     ).all()
@@ -86,8 +79,16 @@ def _appearance(transaction: Transaction, key: str, row: Row[*tuple[Any, ...]]) 
         for job in latest[:JOBS]
         if any(sees(job.last_document, *version) for version in versions)
     ]
+    read = transaction.execute(select(Ingest.source, Ingest.started_at).where(Ingest.id == current.ingest_id)).one()
     return Appearance(
-        row.name, key, row.source, row.started_at, row.gone, tuple(seen), min(len(latest), JOBS), len(latest) > JOBS
+        corpus=transaction.scalar(select(Corpus.name).where(Corpus.id == current.corpus_id)) or "",
+        document=key,
+        source=read.source,
+        read_at=read.started_at,
+        gone=current.gone,
+        jobs=tuple(seen),
+        looked_at=min(len(latest), JOBS),
+        has_older_jobs=len(latest) > JOBS,
     )
 
 

@@ -328,13 +328,12 @@ def _documents(database: Database, job: Job, wanted: _Wanted) -> Iterator[_WithO
 
     Page by page: no transaction stays open while the caller works.
     """
-    steps, with_input, after = wanted.steps, wanted.with_input, wanted.after
+    steps, with_input, after = wanted.steps, wanted.with_input, wanted.after or lineage.START
     columns = (Document.id, Document.key, Document.seq, Document.content_id, Document.meta, Document.flags)
     query = wanted.where(select(*columns).where(visible(job)).order_by(Document.seq, Document.id))
     size = wanted.first or PAGE
     while True:
-        following = query.limit(size)
-        following = following if after is None else following.where(tuple_(Document.seq, Document.id) > after)
+        following = query.limit(size).where(tuple_(Document.seq, Document.id) > after)
         with database.read() as transaction:
             if wanted.flagged is not None:
                 transaction.walk()
@@ -362,5 +361,5 @@ def keeps_first(database: Database, job_id: int) -> bool:
 
 
 def _texts(transaction: Transaction, content_ids: Collection[int]) -> dict[int, str]:
-    rows = transaction.execute(select(Content.id, Content.text).where(Content.id.in_(content_ids)))
+    rows = transaction.probe(select(Content.id, Content.text), Content.id, content_ids)
     return {row.id: row.text for row in rows}

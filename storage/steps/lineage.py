@@ -18,6 +18,9 @@ from storage.steps.flag_conditions import as_text, condition
 from storage.steps.steps import OpenStep
 
 Ts = TypeVarTuple("Ts")
+# The place (seq and id) before the first document of a corpus. Pages seek even their first document behind a place:
+# without one, SQLite would take another index and sort the corpus.
+START = (-1, 0)
 # The columns of an outcome that its result shows.
 RESULT = (
     OutcomeRow.status,

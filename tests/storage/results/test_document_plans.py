@@ -1,0 +1,51 @@
+"""SQLite seeks the documents of a page by the index that leads to them, however many the corpus has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from sqlalchemy import event
+
+from storage.core.database import Database
+from storage.errors import NoSuchDocument
+from storage.results.appearances import find_documents
+from storage.results.provenance import provenance
+from storage.results.results import samples
+from tests.kinds import KINDS
+from tests.storage.builders import numbered, read, request, work
+
+READERS: tuple[Callable[[Database], object], ...] = (
+    lambda database: find_documents(database, "k7"),
+    lambda database: provenance(database, 1, "k7"),
+    lambda database: provenance(database, 1, "nothing"),
+    lambda database: samples(database, 1),
+)
+WHOLE = ("SCAN document", "ix_document_corpus_id_id", "TEMP B-TREE FOR ORDER BY")
+
+
+@pytest.fixture
+def store(sqlite_url: str) -> Iterator[Database]:
+    database = Database(sqlite_url, kinds=KINDS)
+    yield database
+    database.close()
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_no_statement_reads_the_documents_of_a_corpus_one_by_one(
+    store: Database, reader: Callable[[Database], object]
+) -> None:
+    read(store, request(), numbered(10))
+    work(store)
+    asked: list[tuple[str, Any]] = []
+    event.listen(store.engine, "before_cursor_execute", lambda *given: asked.append((given[2], given[3])))
+    with suppress(NoSuchDocument):
+        reader(store)
+    statements = [one for one in asked if "FROM document" in one[0]]
+    assert statements
+    with store.read() as transaction:
+        for statement, values in statements:
+            plan = str(transaction.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all())
+            assert not [one for one in WHOLE if one in plan], (statement, plan)
