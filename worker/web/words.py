@@ -36,7 +36,8 @@ def sentence(text: str) -> Markup:
     """Return a message of a command with what is in backticks as code, and a capital letter if a word is first."""
     from markupsafe import Markup, escape
 
-    capital = seen(text[:1].upper() + text[1:] if text.partition(" ")[0].isalpha() else text)
+    is_word = text.partition(" ")[0].removesuffix(":").isalpha()
+    capital = seen(text[:1].upper() + text[1:] if is_word else text)
     pieces = [escape(piece) for piece in capital.split("`")]
     if len(pieces) % 2 == 0:  # a backtick without a second one
         return escape(capital)

@@ -90,8 +90,10 @@ def _pair(database: Database, step: StepStatus, result: Mapping[str, Any], check
         before, after = [Part(given, False)], [Part(output, False)]
     else:
         before, after = found(given, output, evidence) or marked(given, output)
-    said = tuple(f"{one.flag}: {one.evidence}" for one in evidence)
-    return Pair(str(result["id"]), excerpt(before, LONGEST), excerpt(after, LONGEST), flags, said)
+    said = [f"{one.flag}: {one.evidence}" for one in evidence]
+    shown = {one.flag for one in evidence}
+    said += [f"{flag}: {meaning(flag)}" for flag in flags if flag in DOUBTFUL and flag not in shown and meaning(flag)]
+    return Pair(str(result["id"]), excerpt(before, LONGEST), excerpt(after, LONGEST), flags, tuple(said))
 
 
 def _step(asked: Asked, status: JobStatus) -> StepStatus:

@@ -8,6 +8,8 @@ import re
 import pytest
 
 from storage.core.database import Database
+from storage.core.outcomes import Outcome, Status
+from storage.leases.shards import Claim
 from tests.storage.builders import numbered, read, request, work
 from tests.worker.web.conftest import Browse
 from tests.worker.web.pages.marked import SUMMARIZE, marked_job
@@ -79,6 +81,18 @@ def test_flagged_outputs_stand_beside_their_inputs(browse: Browse, database: Dat
     page = browser.get(f"/jobs/{job}/flagged?flag=windowed").text
     assert re.findall(r"document\?id=(\w+)", page) == ["w1"]
     assert "<mark>" not in page
+
+
+def test_a_doubtful_flag_without_evidence_stands_with_its_meaning(browse: Browse, database: Database) -> None:
+    def unsure(claim: Claim) -> list[Outcome]:
+        flags = ("low_confidence", "windowed")
+        return [Outcome(content_id, Status.DONE, text="out", flags=flags) for content_id, _ in claim.texts]
+
+    job = read(database, request(spec=SUMMARIZE), numbered(1))
+    work(database, unsure)
+    page = browse().get(f"/jobs/{job.id}/flagged").text
+    assert "low_confidence: the model found its own words improbable" in page
+    assert "windowed: " not in page  # it casts no doubt
 
 
 def test_flagged_outputs_come_in_pages(browse: Browse, database: Database) -> None:

@@ -34,6 +34,8 @@ def test_a_pipeline_stands_with_its_last_and_next_runs(browse: Browse, database:
     assert page.index("by-hand") < page.index(">nightly<")
     assert re.search(r"\d{4}-\d\d-\d\d 02:30:00", page)
     assert "failed" in page
+    assert f'<a href="/jobs/{job.id}">job {job.id}</a>' in page
+    assert "No source &lt;script&gt;" in page
     page = browser.get("/pipelines/nightly").text
     assert len(set(re.findall(r"\d{4}-\d\d-\d\dT02:30:00Z", page))) == 5
     assert f'<a href="/jobs/{job.id}">{job.id}</a>' in page
