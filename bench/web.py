@@ -64,7 +64,7 @@ def views(size: Size) -> dict[str, str]:
             for name, job in of_job.items():
                 path = re.sub(r"{job(:\w+)?}", str(job), page.path)
                 if path.endswith("/document"):
-                    path += f"?id=document-{size.first_of(job) + 41}"
+                    path += f"?id=document-{size.first_of(job) + (41 if job == 3 else size.in_archive // 2)}"
                 found[f"{name}: {path.removeprefix(f'/jobs/{job}') or '/'}"] = path
         else:
             path = page.path.replace("{name}", "nightly-3")
