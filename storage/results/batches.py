@@ -14,7 +14,7 @@ from storage.steps.sharding import pack
 from storage.steps.steps import OpenStep
 
 JOBS = 20  # earlier jobs that are looked through
-FIRST = 100  # shards that ended behind an outcome: nearly always the first of them wrote it
+COMMIT_S = 60.0  # the transaction that writes an outcome also ends its shard
 CLOCK_S = 1.0  # a database's clock may be set back by so much within a transaction
 _WIDTH = 8  # bytes of a content's id in a shard
 
@@ -58,11 +58,12 @@ def find(
         .order_by(Step.job_id.desc())
         .limit(JOBS)
     )
-    for other in (*transaction.execute(own), *transaction.execute(earlier)):
-        of_step = and_(Shard.job_id == other.id, Shard.step == other.seq, Shard.state != "split")
-        found = _holding(transaction, of_step, pack([content_id]), computed_at)
-        if found is not None:
-            return _batch(transaction, found)
+    for jobs in (own, earlier):
+        for other in transaction.execute(jobs).all():
+            of_step = and_(Shard.job_id == other.id, Shard.step == other.seq, Shard.state != "split")
+            found = _holding(transaction, of_step, pack([content_id]), computed_at)
+            if found is not None:
+                return _batch(transaction, found)
     return None
 
 
@@ -81,8 +82,8 @@ def _holding(
         # Those that ran at that moment: of a large job a few of many thousand, whose contents need not be read.
         ended = Shard.finished_at >= computed_at - CLOCK_S
         shards = shards.where(Shard.started_at <= computed_at)
-        first = shards.where(ended).order_by(Shard.finished_at, Shard.id).limit(FIRST)
-        if (found := _first(transaction.execute(first), wanted)) is not None:
+        at_once = shards.where(Shard.finished_at.between(computed_at - CLOCK_S, computed_at + COMMIT_S))
+        if (found := _first(transaction.execute(at_once.order_by(Shard.id.desc())), wanted)) is not None:
             return found
         shards = shards.where(or_(Shard.finished_at.is_(None), ended))
     shards = shards.where(transaction.place_of(wanted, Shard.contents) > 0).order_by(Shard.id.desc())
