@@ -71,7 +71,7 @@ class OutputType(ABC):
 
     def confidence_columns(self, params: Params) -> tuple[OutputColumn, ...]:
         """Return the columns about the confidence of outputs under a spec with these parameters."""
-        return tuple(column(name, Form.NUMBER, f"_{name}", _of_outcome(name)) for name in self.confidence)
+        return tuple(column(name, Form.NUMBER, f"_{name}", stored=(name,)) for name in self.confidence)
 
     def items(self, params: Params) -> tuple[str, Mapping[str, Form]] | None:
         """Return the key of a list in `data` that has a view with a row for each item, and the items' fields.
@@ -86,9 +86,17 @@ class OutputType(ABC):
 
 
 def column(
-    name: str, form: Form, suffix: str | None = None, sql: Callable[[FromClause], ColumnElement[Any]] | None = None
+    name: str,
+    form: Form,
+    suffix: str | None = None,
+    sql: Callable[[FromClause], ColumnElement[Any]] | None = None,
+    *,
+    stored: tuple[str | int, ...] = (),
 ) -> OutputColumn:
-    return OutputColumn(name, form, lambda result: result.get(name), suffix, sql)
+    """Return the column of a result's key. A view selects what is `stored`, unless `sql` says something else."""
+    if stored and sql is None:
+        sql = in_data(form, *stored[1:]) if stored[0] == "data" else _of_outcome(str(stored[0]))
+    return OutputColumn(name, form, lambda result: result.get(name), suffix, sql, stored)
 
 
 def _of_outcome(name: str) -> Callable[[FromClause], ColumnElement[Any]]:

@@ -75,11 +75,13 @@ class Column:
 class OutputColumn(Column):
     """A column of an output. Its name after that of a step is STEP + `suffix`; None leaves it out there.
 
-    `sql` selects its value from a row of outcomes in a view; None leaves it out there.
+    `sql` selects its value from a row of outcomes in a view; None leaves it out there. `stored` is the place of its
+    value in a row of outcomes: a column, and keys in its JSON; empty if only `value` can make it.
     """
 
     suffix: str | None = None
     sql: Callable[[FromClause], ColumnElement[Any]] | None = None
+    stored: tuple[str | int, ...] = ()
 
     def of_step(self, step: str) -> Column:
         """Return the column in a table of several steps, each of which has a result under its name."""

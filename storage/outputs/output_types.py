@@ -7,6 +7,7 @@ shows of it, and whether a later step can read it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +15,7 @@ from storage.json_values import Json
 from storage.outputs.base import CONFIDENCE, Output, OutputType, Params, Stored, column, in_data
 from storage.outputs.columns import Form, OutputColumn, Result
 from storage.outputs.lists import forms_of, in_order, items_of, line_of
-from storage.outputs.property_forms import form_of
+from storage.outputs.property_forms import fits, form_of
 
 SCHEMA = "json_schema"  # the parameter of a spec with the JSON Schema of its records, as JSON text
 # The parameter of a spec with the schema of each property, where no model writes the record.
@@ -82,9 +83,9 @@ class _Text(OutputType):
         return None if stored.text == _lines(sentences) else "the sentences belong in `text`, line after line"
 
     def columns(self, params: Params) -> tuple[OutputColumn, ...]:
-        text = column("text", Form.TEXT, "", lambda outcome: outcome.c.text)
-        several = column(TEXTS, Form.TEXTS, f"_{TEXTS}", in_data(Form.TEXTS, TEXTS))
-        cited = column(SENTENCES, Form.SENTENCES, f"_{SENTENCES}", in_data(Form.SENTENCES, SENTENCES))
+        text = column("text", Form.TEXT, "", stored=("text",))
+        several = column(TEXTS, Form.TEXTS, f"_{TEXTS}", stored=("data", TEXTS))
+        cited = column(SENTENCES, Form.SENTENCES, f"_{SENTENCES}", stored=("data", SENTENCES))
         return (text, *((several,) if params.get(N, 1) > 1 else ()), *((cited,) if RANKING in params else ()))
 
     def confidence_columns(self, params: Params) -> tuple[OutputColumn, ...]:
@@ -121,8 +122,10 @@ class _Vector(OutputType):
         return None
 
     def columns(self, params: Params) -> tuple[OutputColumn, ...]:
-        vector = column("vector", Form.VECTOR, "_vector", lambda outcome: outcome.c.vector)
-        return (vector, column("windows", Form.OFFSETS)) if params.get("windows") == "all" else (vector,)
+        vector = column("vector", Form.VECTOR, "_vector", stored=("vector",))
+        if params.get("windows") != "all":
+            return (vector,)
+        return replace(vector, stored=()), column("windows", Form.OFFSETS)
 
     def shown(self, result: Result) -> str:
         import numpy as np
@@ -160,7 +163,7 @@ class _Weights(OutputType):
         return None
 
     def columns(self, params: Params) -> tuple[OutputColumn, ...]:
-        return (column("weights", Form.WEIGHTS, "_weights", in_data(Form.WEIGHTS, "weights")),)
+        return (column("weights", Form.WEIGHTS, "_weights", stored=("data", "weights")),)
 
     def items(self, params: Params) -> tuple[str, Mapping[str, Form]] | None:
         return "weights", forms_of(self._fields)
@@ -204,9 +207,11 @@ class _Labels(OutputType):
             return lambda result: result["labels"][0][field] if result.get("labels") else None
 
         return (
-            OutputColumn("label", Form.TEXT, best("label"), "", lambda outcome: outcome.c.text),
-            OutputColumn("score", Form.NUMBER, best("score"), "_score", in_data(Form.NUMBER, "labels", 0, "score")),
-            column("labels", Form.LABELS, "_labels", in_data(Form.LABELS, "labels")),
+            replace(column("label", Form.TEXT, "", stored=("text",)), value=best("label")),
+            replace(
+                column("score", Form.NUMBER, "_score", stored=("data", "labels", 0, "score")), value=best("score")
+            ),
+            column("labels", Form.LABELS, "_labels", stored=("data", "labels")),
         )
 
     def shown(self, result: Result) -> str:
@@ -245,7 +250,7 @@ class _Spans(OutputType):
         return None
 
     def columns(self, params: Params) -> tuple[OutputColumn, ...]:
-        return (column("spans", Form.SPANS, "_spans", in_data(Form.SPANS, "spans")),)
+        return (column("spans", Form.SPANS, "_spans", stored=("data", "spans")),)
 
     def items(self, _params: Params) -> tuple[str, Mapping[str, Form]] | None:
         return "spans", forms_of(self._fields)
@@ -334,8 +339,8 @@ class _Redacted(OutputType):
 
     def columns(self, params: Params) -> tuple[OutputColumn, ...]:
         return (
-            column("text", Form.TEXT, "", lambda outcome: outcome.c.text),
-            column("spans", Form.REPLACEMENTS, "_spans", in_data(Form.REPLACEMENTS, "spans")),
+            column("text", Form.TEXT, "", stored=("text",)),
+            column("spans", Form.REPLACEMENTS, "_spans", stored=("data", "spans")),
         )
 
     def items(self, _params: Params) -> tuple[str, Mapping[str, Form]] | None:
@@ -353,15 +358,6 @@ def _first(stored: Stored) -> str | None:
     return next(iter(stored.data[TEXTS]), None)
 
 
-_PYTHON: Mapping[Form, tuple[type, ...]] = {
-    Form.TEXT: (str,),
-    Form.INTEGER: (int,),
-    Form.NUMBER: (int, float),
-    Form.BOOLEAN: (bool,),
-    Form.TEXTS: (list,),
-}
-
-
 def _schema(params: Params) -> Mapping[str, Any]:
     import orjson
 
@@ -374,10 +370,7 @@ def _schema(params: Params) -> Mapping[str, Any]:
 def _property(name: str, form: Form) -> OutputColumn:
     def value(result: Result) -> Any:
         found = result.get("data", {}).get(name)
-        fits = form is Form.JSON or (
-            isinstance(found, _PYTHON[form]) and (form is Form.BOOLEAN) == (type(found) is bool)
-        )
-        return found if fits else None
+        return found if fits(found, form) else None
 
     suffix = f"_data_{name}" if name in TAKEN else f"_{name}"
     return OutputColumn(f"data_{name}", form, value, suffix, in_data(form, "data", name))

@@ -10,6 +10,13 @@ from storage.outputs.columns import Form
 _FORMS = {"string": Form.TEXT, "integer": Form.INTEGER, "number": Form.NUMBER, "boolean": Form.BOOLEAN}
 _NAMES: Mapping[type, str] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 _ANY = "any"
+_TYPES: Mapping[Form, tuple[type, ...]] = {
+    Form.TEXT: (str,),
+    Form.INTEGER: (int,),
+    Form.NUMBER: (int, float),
+    Form.BOOLEAN: (bool,),
+    Form.TEXTS: (list,),
+}
 _DEEPEST = 8  # references and alternatives inside one another
 
 
@@ -22,6 +29,11 @@ def form_of(schema: Json, root: Mapping[str, Json]) -> Form:
     if named == {"array"} and _types(_followed(schema, root).get("items"), root) == {"string"}:
         return Form.TEXTS
     return _FORMS.get(named.pop(), Form.JSON) if len(named) == 1 else Form.JSON
+
+
+def fits(value: Json, form: Form) -> bool:
+    """Return True if a property's value is one of the form."""
+    return form is Form.JSON or (isinstance(value, _TYPES[form]) and (form is Form.BOOLEAN) == (type(value) is bool))
 
 
 def _types(schema: Json, root: Mapping[str, Json], depth: int = _DEEPEST) -> set[str]:

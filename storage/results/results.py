@@ -355,6 +355,11 @@ def _steps(database: Database, job_id: int) -> tuple[OpenStep, ...]:
         return of_job(transaction, job_id)
 
 
+def has_several_steps(database: Database, job_id: int) -> bool:
+    """Return True if a job has several steps, so that results of no named step are those of all."""
+    return len(_steps(database, job_id)) > 1
+
+
 def keeps_first(database: Database, job_id: int) -> bool:
     """Return True if a step of a job reads only the first of near duplicates."""
     return any(step.keep_first for step in _steps(database, job_id))

@@ -114,9 +114,9 @@ class Job:
         Vectors are lists of fixed size, labels and spans lists of structs. Raises Error.
         """
         tables.require_arrow()
-        rows = list(self.results(step=step, partial=partial))
+        self._require_end(partial)
         with explained():
-            return tables.of_job(self._database, self.id, rows, step)
+            return tables.of_job(self._database, self.id, step)
 
     def to_pandas(self, *, step: str | None = None, partial: bool = False) -> pandas.DataFrame:
         """Return the results as a pandas frame. Raises Error."""

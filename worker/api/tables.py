@@ -10,7 +10,7 @@ from storage.core.database import Database
 from storage.core.installation import install
 from storage.outputs.columns import Column, Form, OutputColumn
 from storage.readers.registry import PARQUET
-from storage.results.results import columns, failures, keeps_first, results
+from storage.results.results import columns, failures, has_several_steps, keeps_first, results
 from worker.api.documents import Read
 from worker.api.errors import Error
 
@@ -48,11 +48,15 @@ def by_row(database: Database, job_id: int, read: Sequence[Read]) -> Table:
     return arrow.table(_columns(columns(database, job_id), _ABOUT), rows)
 
 
-def of_job(database: Database, job_id: int, rows: Sequence[Mapping[str, Any]], step: str | None) -> Table:
-    """Return a table of results of a job or of one of its steps."""
+def of_job(database: Database, job_id: int, step: str | None) -> Table:
+    """Return a table of the results of a job or of one of its steps."""
+    from storage.results.columnar import read_table
     from storage.writers import arrow
 
-    return arrow.table(_columns(columns(database, job_id, step)), rows)
+    wanted = _columns(columns(database, job_id, step))
+    if step is None and has_several_steps(database, job_id):
+        return arrow.table(wanted, list(results(database, job_id)))
+    return read_table(database, job_id, wanted, step)
 
 
 def _found(database: Database, job_id: int, read: Sequence[Read]) -> Found:

@@ -24,6 +24,7 @@ from storage.pipelines.pipelines import Run
 from storage.results import (
     appearances,
     backlog,
+    columnar,
     corpora,
     fingerprint,
     flag_counts,
@@ -95,7 +96,7 @@ MODULES = (
         maintenance,
         recount,
     ),
-    *(pairs, replaced, replacements, switching),
+    *(columnar, pairs, replaced, replacements, switching),
 )
 READS: dict[str, Callable[[Database], Any]] = {
     "appearances.find_documents": partial(appearances.find_documents, key="k0"),
@@ -140,11 +141,13 @@ READS: dict[str, Callable[[Database], Any]] = {
     "removal.missing": partial(removal.missing, name="books", keys=["k0"]),
     "results.samples": partial(results.samples, job_id=1),
     "results.count_doubtful": partial(results.count_doubtful, job_id=1),
+    "columnar.read_table": partial(columnar.read_table, job_id=1, columns=()),
     "results.columns": partial(results.columns, job_id=1),
     "flag_counts.count_flags": partial(flag_counts.count_flags, job_id=1),
     "fingerprint.marks": partial(fingerprint.marks, job_id=1),
     "results.placed_results": lambda database: list(results.placed_results(database, 1)),
     "results.failures": lambda database: list(results.failures(database, 1)),
+    "results.has_several_steps": partial(results.has_several_steps, job_id=1),
     "results.keeps_first": partial(results.keeps_first, job_id=1),
     "results.results": lambda database: list(results.results(database, 1)),
     "marked.flagged_page": partial(marked.flagged_page, job_id=1),

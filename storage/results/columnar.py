@@ -1,0 +1,75 @@
+"""The results of a step as an Arrow table, read at a stroke."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Result, Select, Text, cast, select
+
+from storage.core.database import Database
+from storage.core.schema import Document, Job
+from storage.outputs.base import CONFIDENCE
+from storage.outputs.columns import Column
+from storage.steps import lineage
+from storage.steps.flag_conditions import as_text
+from storage.steps.jobs import require
+from storage.steps.steps import OpenStep, of_job, way_to_named
+from storage.writers import stored
+from storage.writers.stored import Page
+
+if TYPE_CHECKING:
+    from pyarrow import Table
+
+PAGE_ROWS = 5_000  # in a page
+FETCHED_ROWS = 300  # rows at a time: so few that Python sees no need to collect garbage
+_OUTCOME = ("text", "vector", "tokens_in", "tokens_out", *CONFIDENCE)
+
+
+def read_table(database: Database, job_id: int, columns: Sequence[Column], step: str | None = None) -> Table:
+    """Return the done documents of a step of a job, or of its only one, as a table with columns of `results.columns`.
+
+    It has the same rows and values as `results.results`, in the same order. Needs pyarrow. Raises NoSuchJob,
+    NoSuchStep and UnknownKind.
+    """
+    job = require(database, job_id)
+    with database.read() as transaction:
+        way = way_to_named(of_job(transaction, job_id), step)
+        output = transaction.kind_of(way[-1].lane).output
+        query = query_of(job, way)
+        names = list(query.selected_columns.keys())
+        transaction.walk()
+        found = transaction.execute(query, execution_options={"stream_results": True, "yield_per": FETCHED_ROWS})
+        pages = (Page(way[-1].lane, output, values) for values in _by_column(found, names))
+        return stored.joined([page.table(columns) for page in pages], columns)
+
+
+def _by_column(found: Result[*tuple[object, ...]], names: Sequence[str]) -> Iterator[dict[str, list[object]]]:
+    """Yield the values of many rows, by their columns."""
+    values: dict[str, list[object]] = {name: [] for name in names}
+    for rows in found.partitions():
+        for column, more in zip(values.values(), zip(*rows, strict=True), strict=True):
+            column.extend(more)
+        if len(values[names[0]]) >= PAGE_ROWS:
+            yield values
+            values = {name: [] for name in names}
+    if values[names[0]]:
+        yield values
+
+
+def query_of(job: Job, way: Sequence[OpenStep]) -> Select[*tuple[object, ...]]:
+    """Return the query for the documents with a result at the last step of a path. JSON comes as text."""
+    of_document = (
+        Document.key,
+        cast(Document.meta, Text).label("meta"),
+        as_text(Document.flags).label("document_flags"),
+    )
+    query, outcomes = lineage.joined(select(*of_document).select_from(Document), way)
+    outcome = outcomes[way[-1].seq].c
+    of_outcome = (
+        *(outcome[name] for name in _OUTCOME),
+        cast(outcome.data, Text).label("data"),
+        as_text(outcome.flags).label("flags"),
+    )
+    query = query.add_columns(*of_outcome).where(lineage.visible(job), outcome.status == "done")
+    return query.order_by(Document.seq, Document.id)

@@ -1,0 +1,218 @@
+"""A table read at a stroke equals the table of the results row by row, for every type of output."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage.core.database import Database
+from storage.core.flags import Flagged
+from storage.core.kinds import WRITING_SIZE, StoredKind
+from storage.core.outcomes import Outcome, Reason, Status
+from storage.core.specs import Spec
+from storage.errors import NoSuchStep
+from storage.ingest import ingest
+from storage.outputs.base import Output, OutputType
+from storage.outputs.output_types import (
+    LABELS,
+    OUTPUT_TYPES,
+    RANKING,
+    RECORD,
+    REDACTED,
+    SPANS,
+    TEXT,
+    VECTOR,
+    WEIGHTS,
+)
+from storage.results import columnar
+from storage.results.columnar import read_table
+from storage.results.results import columns, results
+from storage.steps import jobs
+from storage.steps.jobs import JobRequest
+from storage.steps.steps import StepRequest
+from storage.writers import arrow
+from storage.writers.stored import Page
+from tests.storage.builders import COPY, gathered, numbered, read, records, work
+
+ODD = 'a "b"\\\n\tµ 𝔸 \x7f\u2028{}'
+PROPERTIES = {"title": {"type": "string"}, "pages": {"type": "integer"}, "price": {"type": "number"}, "tags": {}}
+SCHEMA = {"json_schema": json.dumps({"properties": PROPERTIES})}
+Case = tuple[OutputType, Mapping[str, Any], Sequence[Output]]
+
+
+def vector(*numbers: float) -> Output:
+    return Output(vector=np.array(numbers, "<f4").tobytes())
+
+
+CASES: dict[str, Case] = {
+    "text": (TEXT, {}, [Output(text=ODD), Output(text=""), Output(text="a")]),
+    "several texts": (TEXT, {"n": 2}, [TEXT.stored([ODD, ""]), TEXT.stored(["a", "b"], [0]), Output(text="one")]),
+    "sentences": (
+        TEXT,
+        {RANKING: "centrality"},
+        [TEXT.cited(ODD, [(0, 3, 0.5), (5, 9, 1 / 3)]), TEXT.cited(ODD, [])],
+    ),
+    "vector": (VECTOR, {}, [vector(1.5, -2.0), vector(0.0, 1e-40)]),
+    "vectors of several lengths": (VECTOR, {}, [vector(1.5, -2.0), vector(3.0)]),
+    "windows": (
+        VECTOR,
+        {"windows": "all"},
+        [replace(vector(1, 2, 3, 4), data={"windows": [[0, 3], [3, 9]], "dim": 2})],
+    ),
+    "weights": (WEIGHTS, {}, [WEIGHTS.stored([(ODD, 3, 0.1), ("b", 7, 2.0)]), WEIGHTS.stored([])]),
+    "labels": (LABELS, {}, [LABELS.stored([("bad", 1 / 3), (ODD, 2 / 3)]), LABELS.stored([])]),
+    "spans": (SPANS, {}, [SPANS.stored(ODD, [("PER", 0, 5, 1.0), ("LOC", 5, 9, 0.25)]), SPANS.stored(ODD, [])]),
+    "record": (
+        RECORD,
+        SCHEMA,
+        [
+            RECORD.stored({"title": ODD, "pages": 3, "price": 2, "tags": ["a"]}),
+            RECORD.stored({"title": None, "pages": 1.5, "price": "dear", "other": {}}),
+        ],
+    ),
+    "record without a schema": (RECORD, {"cite": True}, [RECORD.stored({"b": 1, "a": ODD}, {"/a": [0, 1]})]),
+    "redacted": (
+        REDACTED,
+        {},
+        [
+            Output(
+                text="[PER]!",
+                data={
+                    "spans": [
+                        {"label": "PER", "text": "[PER]", "start": 0, "end": 5}
+                        | {"source_start": 0, "source_end": 3, "score": 1.0}
+                    ]
+                },
+            ),
+            Output(text=ODD, data={"spans": []}),
+        ],
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def _a_kind_of_each_type(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {one.name: StoredKind(one.name, one, WRITING_SIZE) for one in OUTPUT_TYPES}
+    monkeypatch.setattr(database, "kinds", {**database.kinds, **kinds})
+    monkeypatch.setattr(columnar, "PAGE_ROWS", 3)  # so that there are several pages
+    monkeypatch.setattr(columnar, "FETCHED_ROWS", 2)
+
+
+def finished(database: Database, case: Case) -> int:
+    """Return a job of documents whose results are the outputs in turn, with flags and confidences on some."""
+    output, params, stored = case
+    spec = Spec(output.name, "null", "sha256:1", params=params)
+    job = jobs.open_job(database, JobRequest("books", "a.jsonl", (StepRequest("step", spec),)))
+    metas: list[dict[str, Any]] = [{}, {"b": [ODD, 1.0, None], "a": {"long key": 2**53, "é": True}}]
+    flags = [(), ("invalid_utf8",)]
+    documents = [(f"k{n} {ODD}", f"text {n}", metas[n % 2], flags[n // 2 % 2], n) for n in range(8)]
+    counts = ingest.add(database, job, gathered(*documents, ("k9", "fails", {}, (), 9)))
+    counts += ingest.add(database, job, gathered(("k10", "text 1", {}, (), 10)))  # a text twice
+    ingest.end(database, job, counts)
+    some: list[dict[str, Any]] = [{}, {"confidence": 0.25, "mean_logprob": -1 / 3, "flags": ("windowed",)}]
+    outputs, sure = cycle(stored), cycle(some)
+
+    def computed(content_id: int, text: str) -> Outcome:
+        if text == "fails":
+            return Outcome(content_id, Status.FAILED, reason="no", reason_class=Reason.DOCUMENT)
+        return replace(Outcome.done(content_id, next(outputs), tokens_in=len(text)), **next(sure))
+
+    work(database, lambda claim: [computed(*one) for one in claim.texts])
+    return job.id
+
+
+def require_equal(database: Database, job_id: int, step: str | None = None) -> pa.Table:
+    """Compare the table of a job with that of its rows. Return it."""
+    wanted = columns(database, job_id, step)
+    found = read_table(database, job_id, wanted, step).combine_chunks()
+    expected = arrow.table(wanted, list(results(database, job_id, step=step))).combine_chunks()
+    assert found.schema == expected.schema
+    for name in expected.column_names:
+        assert found[name].equals(expected[name]), name
+    return found
+
+
+def test_there_is_a_case_of_every_type() -> None:
+    assert {output for output, _, _ in CASES.values()} == {*OUTPUT_TYPES}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_every_column_of_every_type_is_that_of_the_rows(database: Database, case: Case) -> None:
+    found = require_equal(database, finished(database, case))
+    assert found.num_rows == 9
+    assert found["flags"].to_pylist()[3] == ["invalid_utf8", "windowed"]
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_job_without_results_has_a_table_without_rows(database: Database, case: Case) -> None:
+    output, params, _ = case
+    step = StepRequest("step", Spec(output.name, "null", "sha256:1", params=params))
+    job = read(database, JobRequest("books", "a.jsonl", (step,)), numbered(2))
+    assert require_equal(database, job.id).num_rows == 0
+
+
+def test_a_named_step_has_the_documents_that_it_read(database: Database) -> None:
+    steps = (
+        StepRequest("first", COPY),
+        StepRequest("second", replace(COPY, model="other"), "first", Flagged(frozenset({"repetition"}))),
+    )
+    job = read(database, JobRequest("books", "a.jsonl", steps), numbered(9))
+    ids = iter(range(99))
+
+    def computed(claim: Any) -> list[Outcome]:
+        return [
+            replace(Outcome.done(one, Output(text=f"{text}!")), flags=("repetition",) if next(ids) % 3 else ())
+            for one, text in claim.texts
+        ]
+
+    work(database, computed)
+    assert require_equal(database, job.id, "first").num_rows == 9
+    assert require_equal(database, job.id, "second").num_rows == 6
+    with pytest.raises(NoSuchStep):
+        read_table(database, job.id, (), "third")
+
+
+def test_a_table_has_the_versions_that_its_job_saw(database: Database) -> None:
+    request = JobRequest("books", "a.jsonl", (StepRequest("step", COPY),))
+    job = read(database, request, numbered(4))
+    work(database)
+    later = jobs.open_job(database, replace(request, source="b.jsonl"))
+    ingest.end(database, later, ingest.add(database, later, records([("k1", "changed"), ("k9", "new")])))
+    work(database)
+    assert require_equal(database, job.id)["id"].to_pylist() == ["k0", "k1", "k2", "k3"]
+    assert require_equal(database, later.id).num_rows == 5
+
+
+TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=9)
+SCORES = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@settings(max_examples=60)
+@given(labels=st.lists(st.lists(st.tuples(TEXTS, SCORES), max_size=3), min_size=1, max_size=5))
+def test_any_labels_and_scores_are_those_of_the_rows(labels: list[list[tuple[str, float]]]) -> None:
+    stored = [LABELS.stored(one) for one in labels]
+    n = len(stored)
+    values: dict[str, list[Any]] = {"vector": [None] * n, "key": ["k"] * n, "text": [one.text for one in stored]}
+    values["data"] = [json.dumps(one.data) for one in stored]
+    page = Page("classify", LABELS, values)
+    wanted = LABELS.columns({})
+    assert page.table(wanted).equals(arrow.table(wanted, [LABELS.result(one) for one in stored]))
+
+
+def test_json_of_another_form_is_read_row_by_row() -> None:
+    data = ['{"labels": [{"label": "a", "score": 1}]}', '{"labels": [{"label": "b", "score": 0.5, "more": {}}]}']
+    values: dict[str, list[Any]] = {"text": ["a", "b"], "vector": [None] * 2, "data": data, "key": ["k"] * 2}
+    page = Page("classify", LABELS, values)
+    assert page.table(LABELS.columns({}))["score"].to_pylist() == [1.0, 0.5]
+    odd = Page("classify", LABELS, {"text": ["5"], "vector": [None], "data": ['{"labels": 5}'], "key": ["k"]})
+    with pytest.raises(TypeError):  # as the rows do
+        odd.table(LABELS.columns({}))
