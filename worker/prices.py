@@ -22,6 +22,7 @@ from tasks.models import served
 from worker.errors import PricesInvalid
 
 if TYPE_CHECKING:
+    from storage.core.database import Database
     from storage.results.status import JobStatus
     from worker.settings import Settings
 
@@ -87,6 +88,18 @@ class Prices:
     def cost_of(self, status: JobStatus) -> Cost | None:
         """Return the cost of the tokens that a job read and wrote; None if none of its models has a price."""
         return self.cost((one.spec.model, one.tokens_in, one.tokens_out) for one in status.computing)
+
+
+def costs(database: Database, prices: Prices, job_ids: Iterable[int | None]) -> dict[int, Cost]:
+    """Return the costs of jobs by their ids, without those whose models have no price. None stands for no job."""
+    from storage.core.schema import Job
+    from storage.results.status import list_statuses
+
+    wanted = {one for one in job_ids if one is not None}
+    if not wanted or not prices.models:
+        return {}
+    found = {one.id: prices.cost_of(one) for one in list_statuses(database, len(wanted), Job.id.in_(wanted))}
+    return {job_id: cost for job_id, cost in found.items() if cost is not None}
 
 
 def read_prices(settings: Settings) -> Prices:

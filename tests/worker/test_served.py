@@ -133,10 +133,31 @@ def test_a_key_that_the_server_refuses_stops_the_run_with_the_variable_to_set(
     status = docmill.json("status", "1")
     assert status["done"] == len(TEXTS)
     assert status["cost"] == costs | {"currency": "EUR"}
+    assert docmill.json("wait", "1")["cost"] == status["cost"]
+    assert f"Its tokens cost {len(TEXTS) * 37e-6:.4g} EUR." in " ".join(docmill("wait", "1").stderr.split())
     # Another URL of the same model is the same spec: nothing is paid again.
     with ApiServer().running() as moved:
         docmill(*COMMAND, "--endpoint", moved.endpoint)
         assert not moved.requests
+
+
+def test_the_runs_of_a_pipeline_have_their_costs(docmill: Docmill) -> None:
+    (docmill.folder / "prices.toml").write_text(f'["openai:{MODEL}"]\ninput = 1\noutput = 10\n')
+    (docmill.folder / "nightly.toml").write_text(
+        'name = "nightly"\n[corpus]\nsource = "corpus.jsonl"\n[[step]]\nname = "said"\ntask = "generate"\n'
+        f'prompt = "{{text}}"\nmodel = "openai:{MODEL}"\n'
+    )
+    docmill("pipeline", "add", "nightly.toml")
+    assert docmill.json("pipeline", "run", "nightly.toml")["cost"] is None
+    assert [run["cost"] for run in docmill.json("pipeline", "history", "nightly")] == [None]
+    docmill.environment["DOCMILL_PRICES"] = "prices.toml"
+    docmill("pipeline", "run", "nightly.toml")
+    runs = docmill.json("pipeline", "history", "nightly")
+    assert [run["cost"]["amount"] for run in runs] == [0.0, pytest.approx(len(TEXTS) * 37e-6)], "paid once"
+    assert docmill.json("pipeline", "list")[0]["last_run"] == runs[0]
+    shown = docmill("pipeline", "history", "nightly").stdout
+    assert "cost" in shown
+    assert f"{len(TEXTS) * 37e-6:.4g}" in shown
 
 
 def test_what_a_server_cannot_do_is_refused_before_anything_is_stored(docmill: Docmill) -> None:

@@ -70,6 +70,7 @@ class Job:
     @explained()
     def _wait(self, timeout: float | None, progress: bool, stop: threading.Event) -> JobStatus:
         deadline = None if timeout is None else time.monotonic() + timeout
+        prices = read_prices(self._settings)
 
         def watch(status: JobStatus) -> None:
             if stop.is_set() or (deadline is not None and time.monotonic() >= deadline):
@@ -78,7 +79,7 @@ class Job:
 
         with hushed(not progress):
             status = follow(self._database, self.id, watch=watch)
-            say(summary(status))
+            say(summary(status, prices.cost_of(status)))
         return status
 
     def results(

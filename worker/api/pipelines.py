@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from storage.core.database import Database
-from storage.pipelines import pipelines as of_store
 from worker.api.errors import explained
 from worker.api.job import Job
 from worker.api.turns import one_run_at_a_time
 from worker.cli.formatting import summary
-from worker.cli.pipeline_files import computed, listed, run_of, stored
+from worker.cli.pipeline_files import all_listed, computed, history, stored
 from worker.cli.printing import hushed, say
 from worker.engines.devices import choose_devices
+from worker.prices import read_prices
 from worker.settings import Settings
 
 Rows: TypeAlias = list[dict[str, Any]]
@@ -30,7 +30,7 @@ class Pipelines:
     @explained()
     def list(self) -> Rows:
         """Return the stored pipelines with their last and next runs, as `docmill pipeline list --json` does."""
-        return [listed(row, run) for row, run in of_store.every(self._database)]
+        return all_listed(self._database, read_prices(self._settings))
 
     @explained()
     def add(self, file: str | os.PathLike[str]) -> str:
@@ -40,13 +40,13 @@ class Pipelines:
     @explained()
     def run(self, file: str | os.PathLike[str], *, progress: bool = True) -> Job:
         """Run the pipeline in a file on this machine, write its output file, and return its job. Raises Error."""
-        devices = choose_devices(self._settings.device)
+        devices, prices = choose_devices(self._settings.device), read_prices(self._settings)
         with hushed(not progress), one_run_at_a_time:
             _, status, _ = computed(self._settings, self._database, Path(file), devices)
-            say(summary(status))
+            say(summary(status, prices.cost_of(status)))
         return Job(self._settings, self._database, status.id)
 
     @explained()
     def history(self, name: str, limit: int = 20) -> Rows:
         """Return the runs of a stored pipeline, newest first, as `docmill pipeline history --json` does."""
-        return [run_of(row) for row in of_store.history(self._database, name, limit)]
+        return history(self._database, name, limit, read_prices(self._settings))

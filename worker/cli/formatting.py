@@ -151,8 +151,8 @@ def no_records(source: str) -> str:
     return f"{'Standard input' if source == '-' else source} has no records."
 
 
-def summary(status: JobStatus) -> str:
-    """A job in one line."""
+def summary(status: JobStatus, cost: Cost | None = None) -> str:
+    """Return a job in one line, with the cost of its tokens if it is known."""
     line = (
         f"Job {status.id} {status.state}: {documents(status.documents)}, {counted(status.texts, 'unique text')}: "
         f"{status.done:,} done, {status.failed:,} failed, {status.skipped:,} skipped (blank)"
@@ -167,7 +167,8 @@ def summary(status: JobStatus) -> str:
     if status.ended and status.tokens_in:
         rate = f"{status.tokens_in:,} tokens read, {status.tokens_per_s:,.0f} a second at work"
         took = f"It took {duration(status.elapsed_s)}: {rate}"
-    sentences = [line, *filter(None, [took, status.not_pruned, status.reason])]
+    paid = "" if cost is None else f"Its tokens cost {cost}"
+    sentences = [line, *filter(None, [took, paid, status.not_pruned, status.reason])]
     return ". ".join(sentence.removesuffix(".") for sentence in sentences) + "."
 
 

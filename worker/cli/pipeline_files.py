@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from worker.cli.context import open_broker
+from worker.cli.formatting import cost_as_json
 from worker.cli.output_files import check_out_is_no_input
 from worker.cli.printing import say
 from worker.cli.requests import say_conversions
+from worker.prices import costs
 
 if TYPE_CHECKING:
     from storage.core.database import Database
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from storage.results.status import JobStatus
     from worker.concurrency.renewal import Held
     from worker.pipelines.file import Pipeline
+    from worker.prices import Cost, Prices
     from worker.settings import Settings
     from worker.submit.request import Prepared
 
@@ -165,22 +168,38 @@ def _in_history(settings: Settings, database: Database, name: str) -> Iterator[t
             raise
 
 
-def listed(row: PipelineRow, run: PipelineRun | None) -> dict[str, Any]:
-    """Return a stored pipeline with its last and next runs, for machines."""
+def all_listed(database: Database, prices: Prices) -> list[dict[str, Any]]:
+    """Return the stored pipelines with their last and next runs, for machines."""
+    from storage.pipelines import pipelines
+
+    found = pipelines.every(database)
+    known = costs(database, prices, [None if run is None else run.job_id for _, run in found])
+    return [_listed(row, run, known) for row, run in found]
+
+
+def history(database: Database, name: str, limit: int, prices: Prices) -> list[dict[str, Any]]:
+    """Return the latest runs of a stored pipeline, newest first, for machines. Raises NoSuchPipeline."""
+    from storage.pipelines import pipelines
+
+    rows = pipelines.history(database, name, limit)
+    known = costs(database, prices, [row.job_id for row in rows])
+    return [_run_of(row, known) for row in rows]
+
+
+def _listed(row: PipelineRow, run: PipelineRun | None, known: Mapping[int, Cost]) -> dict[str, Any]:
     from worker.pipelines.schedule import Schedule, next_after
 
     next_run = next_after(Schedule(**row.schedule), row.looked_at) if row.schedule else None
     return {
         "name": row.name,
         "schedule": row.schedule,
-        "last_run": run_of(run) if run is not None else None,
+        "last_run": _run_of(run, known) if run is not None else None,
         "next_run": next_run,
         "path": row.path,
     }
 
 
-def run_of(row: PipelineRun) -> dict[str, Any]:
-    """Return a run of a pipeline, for machines."""
+def _run_of(row: PipelineRun, known: Mapping[int, Cost]) -> dict[str, Any]:
     return {
         "id": row.id,
         "due": row.due_at,
@@ -189,4 +208,5 @@ def run_of(row: PipelineRun) -> dict[str, Any]:
         "state": row.state,
         "job": row.job_id,
         "reason": row.reason,
+        **cost_as_json(None if row.job_id is None else known.get(row.job_id)),
     }

@@ -13,8 +13,9 @@ from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import OK
 from worker.cli.interrupts import stop_as_interrupt
 from worker.cli.options import BACKEND, DEVICE, JSON
-from worker.cli.pipeline_files import check_stored, computed, listed, prepared, run_of, stored
+from worker.cli.pipeline_files import all_listed, check_stored, computed, history, prepared, stored
 from worker.cli.printing import answer, print_json, say
+from worker.prices import Cost, read_prices
 
 if TYPE_CHECKING:
     from worker.pipelines.file import Pipeline
@@ -89,16 +90,18 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
     from worker.engines.devices import choose_devices
 
     settings = settings_from(device=device, backend=backend)
+    prices = read_prices(settings)
     devices = choose_devices(settings.device)
     stop_as_interrupt()
     with open_store(settings) as database:
         pipeline, status, written = computed(settings, database, file, devices, log_level=settings.log_level)
-        flags = count_flags(database, status.id)
+        flags, cost = count_flags(database, status.id), prices.cost_of(status)
         if as_json:
-            print_json(formatting.as_json(status) | formatting.flags_as_json(flags))
+            counts = formatting.flags_as_json(flags) | formatting.cost_as_json(cost)
+            print_json(formatting.as_json(status) | counts)
         else:
             show.paper.print(show.steps_table(status, flags))
-        say(formatting.summary(status))
+        say(formatting.summary(status, cost))
         if written is not None:
             say(f"Wrote {written:,} results to {pipeline.output.file}.")
         else:
@@ -133,12 +136,13 @@ def add_command(file: Path, as_json: bool) -> int:
 @JSON
 def list_command(as_json: bool) -> int:
     """List the stored pipelines, with their last and next runs."""
-    from storage.pipelines import pipelines
     from worker.cli import show
     from worker.cli.tables import Name, table
 
-    with open_store(settings_from()) as database:
-        found = [listed(row, run) for row, run in pipelines.every(database)]
+    settings = settings_from()
+    prices = read_prices(settings)
+    with open_store(settings) as database:
+        found = all_listed(database, prices)
     if as_json:
         print_json(found)
         return OK
@@ -188,24 +192,27 @@ def rm_command(name: str) -> int:
 @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="List the latest N runs.")
 @JSON
 def history_command(name: str, limit: int, as_json: bool) -> int:
-    """List the runs of the pipeline NAME, newest first."""
+    """List the runs of the pipeline NAME, newest first, with the cost of their tokens if DOCMILL_PRICES is set."""
     from rich.text import Text
 
-    from storage.pipelines import pipelines
     from worker.cli import show
     from worker.cli.formatting import printable
     from worker.cli.tables import table
 
-    with open_store(settings_from()) as database:
-        runs = [run_of(row) for row in pipelines.history(database, name, limit)]
+    settings = settings_from()
+    prices = read_prices(settings)
+    with open_store(settings) as database:
+        runs = history(database, name, limit, prices)
     if as_json:
         print_json(runs)
         return OK
-    made = table("run", "due", "began", "ended", "state", "job")
+    paid = any(run["cost"] for run in runs)
+    made = table("run", "due", "began", "ended", "state", "job", *(["cost"] if paid else []))
     for run in runs:
         times = [formatting.local_time(run[key]) for key in ("due", "at", "ended")]
         job = "" if run["job"] is None else str(run["job"])
-        made.add_row(str(run["id"]), times[0] or "by hand", *times[1:], run["state"], job)
+        cost = [str(Cost(**run["cost"])) if run["cost"] else ""] if paid else []
+        made.add_row(str(run["id"]), times[0] or "by hand", *times[1:], run["state"], job, *cost)
     show.paper.print(made)
     for run in runs:
         if run["reason"]:

@@ -176,10 +176,8 @@ def _conclude(
         which = "the text was" if status.texts == 1 else f"all {status.texts:,} texts were"
         say(f"Nothing to compute: {which} computed, failed or skipped before.")
     (say if status.state == "done" and not status.failed and not status.rejected else warn)(
-        formatting.summary(status)
+        formatting.summary(status, cost)
     )
-    if cost is not None:
-        say(f"Its tokens cost {cost}.")
     if shown and "text" in shown[0]:
         n_doubtful, by_flag = count_doubtful(database, status.id)
         say(formatting.doubtful(status.done, n_doubtful, by_flag))

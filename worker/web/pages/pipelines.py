@@ -12,6 +12,7 @@ from storage.core.schema import PipelineRow, PipelineRun
 from storage.errors import NoSuchPipeline
 from storage.pipelines import pipelines
 from worker.pipelines.schedule import BadSchedule, Schedule, next_after
+from worker.prices import costs, read_prices
 from worker.web.page import Asked, NotFound, Page, Values
 
 TONES: Mapping[str, str] = {"done": "good", "failed": "bad", "running": "active", "reading": "active", "due": "warn"}
@@ -71,7 +72,10 @@ def read_one(asked: Asked) -> Values:
         raise NotFound(str(error)) from error
     now = time.time()
     one = planned(row, runs[0] if runs else None, COMING, now)
-    return {"pipeline": one, "file": row.text, "runs": runs, "tones": TONES, "late_s": LATE_S, "now": now}
+    known = costs(asked.database, read_prices(asked.settings), [run.job_id for run in runs])
+    paid = {job_id: str(cost) for job_id, cost in known.items() if cost.amount}
+    shown = {"pipeline": one, "file": row.text, "runs": runs, "costs": paid}
+    return shown | {"tones": TONES, "late_s": LATE_S, "now": now}
 
 
 PAGE = Page("/pipelines", "pipelines.html.j2", read, name="Pipelines", parts={"rows": read})

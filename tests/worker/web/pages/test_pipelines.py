@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import re
 import time
+from pathlib import Path
 
 import pytest
 from sqlalchemy import update
+from starlette.testclient import TestClient
 
 from storage.core.database import Database
 from storage.core.schema import PipelineRow
 from storage.pipelines import pipelines
-from tests.storage.builders import numbered, read, request
+from tests.storage.builders import numbered, read, request, work
 from tests.worker.web.conftest import Browse
 from tests.worker.web.pages.test_jobs import HOSTILE
+from worker.settings import Settings
+from worker.web.app import make_app
 from worker.web.pages.pipelines import planned
+from worker.web.site import Site
 
 NIGHTLY = {"cron": "30 2 * * *", "timezone": "UTC", "overlap": "skip"}
 
@@ -44,6 +49,23 @@ def test_a_pipeline_stands_with_its_last_and_next_runs(browse: Browse, database:
     assert "\u202e" not in page
     assert "It has not run yet" in browser.get("/pipelines/by-hand").text
     assert browser.get("/pipelines/nothing").status_code == 404
+
+
+def test_the_runs_of_a_pipeline_have_the_cost_of_their_tokens_where_prices_are_known(
+    browse: Browse, database: Database, settings: Settings, tmp_path: Path
+) -> None:
+    job = read(database, request(), numbered(4))
+    work(database)
+    pipelines.put(database, "nightly", "/data", "", NIGHTLY)
+    pipelines.note(database, pipelines.begin(database, "nightly", "w1", 60), "done", job_id=job.id)
+    pipelines.note(database, pipelines.begin(database, "nightly", "w1", 60), "failed", reason="no source")
+    assert ">Cost<" not in browse().get("/pipelines/nightly").text
+    prices = tmp_path / "prices.toml"
+    prices.write_text('currency = "EUR"\n[copier]\ninput = 1e6\noutput = 1e6\n')
+    site = Site(database, settings.model_copy(update={"prices": prices}))
+    page = TestClient(make_app(site), base_url="http://localhost").get("/pipelines/nightly").text
+    assert ">Cost<" in page
+    assert re.findall(r"<td>([^<]*)</td></tr>", page) == ["–", "20.00 EUR"]
 
 
 def test_a_run_that_began_late_and_one_that_nobody_has_made_say_so(browse: Browse, database: Database) -> None:
