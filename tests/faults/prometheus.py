@@ -72,6 +72,10 @@ class Prometheus(Server):
         """Return the names of the alerts that fire now."""
         return {one["labels"]["alertname"] for one in self._asked("alerts")["alerts"] if one["state"] == "firing"}
 
+    def knows(self, query: str) -> bool:
+        """Return True if a query has an answer now."""
+        return bool(self._asked(f"query?{urllib.parse.urlencode({'query': query})}")["result"])
+
     def _asked(self, what: str) -> Any:
         with urllib.request.urlopen(f"http://{HOST}:{self.port}/api/v1/{what}", timeout=10) as answer:
             return json.loads(answer.read())["data"]

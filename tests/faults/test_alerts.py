@@ -55,6 +55,9 @@ class Watched:
     def clears(self, alert: str) -> None:
         until(lambda: alert not in self.prometheus.firing(), f"{alert} clears", WITHIN_S, 0.5)
 
+    def sees(self, query: str) -> None:
+        until(lambda: self.prometheus.knows(query), f"Prometheus sees {query}", WITHIN_S, 0.5)
+
     def export(self) -> None:
         """Start the exporter, at the same port each time."""
         self.exporter = self.fleet.start("metrics", "--port", self.exporter_port)
@@ -80,7 +83,7 @@ def watched(
             fleet, own_redis, own_postgres, prometheus, *ports, fleet.start("metrics", "--port", ports[0])
         )
         try:
-            found.clears("DocmillMetricsMissing")
+            found.sees("docmill_build_info")
             yield found
         finally:
             kill_group(found.exporter)
@@ -118,6 +121,10 @@ def metrics_missing(watched: Watched) -> None:
 def database_away(watched: Watched) -> None:
     watched.cluster.interrupt()
     try:
+        watched.fires("DocmillDatabaseAway")
+        kill_group(watched.exporter)
+        watched.clears("DocmillDatabaseAway")
+        watched.export()  # an exporter that starts meanwhile says it, too
         watched.fires("DocmillDatabaseAway")
     finally:
         watched.cluster.start()
@@ -290,6 +297,7 @@ def kill_device(fleet: Fleet, process: Running) -> None:
 @trial
 def device_process_dies(watched: Watched) -> None:
     with watched.worker() as process:
+        watched.sees('docmill_worker_deaths_total{device="cpu"} == 0')  # Prometheus counts what it sees grow
         for _ in range(6):
             kill_device(watched.fleet, process)
         watched.fires("DocmillDeviceProcessDies")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sqlite3
+import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 from sqlalchemy import select, update
@@ -131,3 +133,21 @@ def compute_once_more(fleet: Fleet, n: int) -> None:
 
 def _may_go_on(transaction: Transaction) -> None:
     transaction.execute(update(Shard).where(Shard.state == "planned").values(not_before=0.0))
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_an_exporter_that_starts_without_a_database_says_so_until_there_is_one(fleet: Fleet, proxy: Proxy) -> None:
+    def metrics() -> str:
+        told = re.search(r"Metrics: (\S+)", fleet.log("metrics"))
+        if told is None:
+            return ""
+        with urllib.request.urlopen(told[1], timeout=60) as answer:
+            return str(answer.read().decode())
+
+    with ExitStack() as stack:
+        with proxy.refusing():
+            exporter = fleet.start("metrics", "--port", 0)
+            stack.callback(kill_group, exporter)
+            until(lambda: "docmill_database_up 0.0" in metrics(), "the exporter says that there is no database")
+        until(lambda: "docmill_database_up 1.0" in metrics(), "the exporter says that the database is there")
+        assert "docmill_documents 0.0" in metrics()

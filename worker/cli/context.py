@@ -28,8 +28,12 @@ def settings_from(**options: str | float | Path | None) -> Settings:
 
 
 @contextmanager
-def open_store(settings: Settings) -> Iterator[Database]:
-    """The store, with its schema up to date: the embedded one is made and upgraded here, a fleet's never."""
+def open_store(settings: Settings, *, may_be_away: bool = False) -> Iterator[Database]:
+    """The store, with its schema up to date: the embedded one is made and upgraded here, a fleet's never.
+
+    With `may_be_away` a server that does not answer is only warned of, and its schema is the caller's to check.
+    """
+    from storage.errors import DatabaseBusy, DatabaseUnreachable
     from storage.migrations import require_current, upgrade
     from worker.stores import store_of
 
@@ -38,7 +42,12 @@ def open_store(settings: Settings) -> Iterator[Database]:
             upgrade(database)
         else:
             _require_file(database)
-        require_current(database)
+        try:
+            require_current(database)
+        except (DatabaseBusy, DatabaseUnreachable) as error:
+            if not may_be_away:
+                raise
+            warn(f"{error}; docmill asks it again and again.")
         yield database
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +13,10 @@ from worker.cli.context import open_store, queue_of, settings_from
 from worker.cli.exit_codes import OK
 from worker.cli.interrupts import stop_as_interrupt
 from worker.cli.printing import answer, say
+
+if TYPE_CHECKING:
+    from storage.core.database import Database
+    from storage.results.backlog import Backlog
 
 
 @click.command("metrics", epilog="Example: docmill metrics --port 9464")
@@ -24,7 +30,6 @@ def metrics_command(host: str, port: int, once: bool) -> int:
     is enough for a fleet. Metrics have names of pipelines and models in them, and no text of a document. The spend
     needs DOCMILL_PRICES. Workers count their own work: see DOCMILL_METRICS_PORT.
     """
-    from storage.results.backlog import read_backlog
     from worker.metrics.fleet import FleetCollector
     from worker.metrics.server import exposition, serving
     from worker.prices import read_prices
@@ -34,9 +39,9 @@ def metrics_command(host: str, port: int, once: bool) -> int:
     settings = settings_from()
     prices = read_prices(settings)
     stop_as_interrupt()
-    with open_store(settings) as database, queue_of(settings) as broker:
+    with open_store(settings, may_be_away=not once) as database, queue_of(settings) as broker:
         depths = None if broker is None else lambda: {lane: broker.depth(lane) for lane in (*LANES, ENQUEUE_LANE)}
-        collector = FleetCollector(lambda: read_backlog(database, LANES), depths, prices)
+        collector = FleetCollector(_reader(database), depths, prices)
         if once:
             answer(exposition(collector), nl=False)
             return OK
@@ -44,3 +49,21 @@ def metrics_command(host: str, port: int, once: bool) -> int:
             say(f"Metrics: {url} (Ctrl-C ends it)")
             threading.Event().wait()
     return OK
+
+
+def _reader(database: Database) -> Callable[[], Backlog]:
+    """Return a function that reads the fleet's state, and checks the schema before the first reading."""
+    from storage.migrations import require_current
+    from storage.results.backlog import read_backlog
+    from worker.settings import LANES
+
+    checked = False
+
+    def read() -> Backlog:
+        nonlocal checked
+        if not checked:
+            require_current(database)
+            checked = True
+        return read_backlog(database, LANES)
+
+    return read
