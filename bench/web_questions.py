@@ -197,7 +197,7 @@ def make_jobs(docmill: Docmill, browser: Browser, url: str, model: Path) -> Jobs
     until(lambda: {one["state"] for one in docmill.json("jobs")} == {"done"}, "the first jobs are done")
     browser.open(f"{url}/pipelines/nightly")
     browser.click("Run now")
-    assert "is due now. A live worker begins it." in browser.text()
+    until(lambda: "is due now. A live worker begins it." in browser.text(), "the run is made")
     until(lambda: docmill.json("pipeline", "history", "nightly")[0]["state"] == "done", "the run is done")
     run = int(docmill.json("pipeline", "history", "nightly")[0]["job"])
     cancelled = docmill.enqueue("few.jsonl", "--task", "generate", "--prompt", "Say: {text}", "--model", "null")
