@@ -190,7 +190,7 @@ def look_at_models(settings: Settings) -> Iterator[Finding]:
     for kind, name in pinning.DEFAULTS.items():
         try:
             pinned, _ = adapters.pin(name, None, models_dir=settings.models_dir, cache_dir=settings.cache_dir)
-            revision = pinned.adapter.get(adapters.REVISION, pinned.revision)
+            revision = pinned.beside.get(adapters.REVISION, pinned.revision)
             yield Finding("models", True, f"{kind}: {name} {revision[:19]}")
         except OSError as error:
             said = f"{kind}: {name} cannot be looked at: {error.strerror} ({error.filename})"

@@ -22,7 +22,7 @@ from tasks.models import families, null, served, weightless
 from tasks.models.encoders import Description
 from tasks.models.families import Family
 from tasks.models.served import Server
-from tasks.specs import adapters, per_language, pinning
+from tasks.specs import adapters, per_language, pinning, tokenizers
 
 log = logging.getLogger("docmill.backends")
 
@@ -65,7 +65,8 @@ def open_backend(
 
             return NullBackend(spec, device=device)
         if served.is_served(spec.model):
-            return _on_server(spec, cache_dir, server)
+            tokenizer = tokenizers.locate(spec, models_dir=models_dir, cache_dir=cache_dir)
+            return _on_server(spec, cache_dir, server, tokenizer)
         if weightless.is_weightless(spec.model):
             from tasks.backends.patterns import PatternsBackend
 
@@ -95,7 +96,7 @@ def open_backend(
         raise CannotServe(f"{spec.model} cannot be loaded: {type(error).__name__}: {reason}") from error
 
 
-def _on_server(spec: Spec, cache_dir: Path, server: Server | None) -> Backend:
+def _on_server(spec: Spec, cache_dir: Path, server: Server | None, tokenizer: Path | None) -> Backend:
     head = kinds.kind(spec.kind).head(Family.DECODER)
     (name,) = selection.require_present(
         spec.kind,
@@ -108,7 +109,7 @@ def _on_server(spec: Spec, cache_dir: Path, server: Server | None) -> Backend:
     found = registry.row(name).offer(head, Family.DECODER, spec.quality, registry.REMOTE)
     assert found is not None
     assert head is not None
-    assignment = Assignment(spec, cache_dir, registry.REMOTE, cache_dir, head, server=server)
+    assignment = Assignment(spec, cache_dir, registry.REMOTE, cache_dir, head, server=server, tokenizer=tokenizer)
     opened: Backend = pkgutil.resolve_name(found.implementation)(assignment)
     return opened
 

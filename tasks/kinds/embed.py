@@ -16,7 +16,7 @@ from storage.outputs.output_types import VECTOR
 from tasks.errors import BadOption
 from tasks.heads import Head
 from tasks.kinds.base import Again, Computed, Plan, TaskKind, Traits, windowed
-from tasks.kinds.options import Embedding
+from tasks.kinds.options import Embedding, Tokenizer
 from tasks.models.families import Family
 from tasks.outputs import Vector
 from tasks.prompts import prompts
@@ -76,6 +76,7 @@ def _recipe(spec: Spec, traits: Traits) -> Embed:
 class EmbedOptions(Embedding):
     """Options of `embed`."""
 
+    tokenizer: Tokenizer = None
     pooling: Annotated[Literal["cls", "mean", "last"] | None, Field(description="Replace the model's pooling.")] = (
         None
     )

@@ -127,9 +127,18 @@ Beams = Annotated[
 ]
 
 
+# An option of kinds that a server's models can do.
+Tokenizer = Annotated[
+    str | None,
+    Field(min_length=1, description="Tokenizer of a model on a server, for windows and --dry-run."),
+    Option(metavar="FOLDER|HUB_ID"),
+]
+
+
 class Sampling(Windowed):
     """Options of kinds whose models write, whoever says what."""
 
+    tokenizer: Tokenizer = None
     max_new_tokens: Annotated[
         int | None, Field(ge=1, le=MOST, description="Longest output of a window, in tokens.")
     ] = None

@@ -138,6 +138,22 @@ def small_files(model: str, commit: str, names: Sequence[str]) -> Path:
     return folder
 
 
+def some_files(model: str, commit: str, names: Sequence[str], notes: Path) -> Path:
+    """Return the folder in the client's cache with those of these files that the model has.
+
+    A note in the folder ``notes`` says that they were downloaded. Raises ModelNotFound, HubUnreachable.
+    """
+    from huggingface_hub import snapshot_download
+
+    note = notes / _file_name(model, commit)
+    if note.is_file() and (known := Path(note.read_text())).is_dir():
+        return known
+    with _asked(model):
+        folder = Path(snapshot_download(model, revision=commit, allow_patterns=list(names)))
+    _write(note, str(folder))
+    return folder
+
+
 def beginning(model: str, commit: str, name: str, n_bytes: int) -> bytes:
     """Return the first bytes of a file, also from a hub that ignores ranges. Raises ModelNotFound, HubUnreachable.
 

@@ -29,7 +29,7 @@ def require_whole(folder: Path) -> None:
     Raises ModelNotFound for a folder without a model.
     """
     require_files(folder, folder_files(folder))
-    _require_tokenizer(folder)
+    require_tokenizer(folder)
 
 
 def require_files(folder: Path, names: Iterable[str]) -> None:
@@ -100,8 +100,8 @@ def _require_shards(index: Path) -> None:
         raise ModelCorrupt(f"{index.parent} lacks {', '.join(missing)}, which hold weights: {_AGAIN}.")
 
 
-def _require_tokenizer(folder: Path) -> None:
-    """Require the files of AutoTokenizer, unless the model's first module is no transformer."""
+def require_tokenizer(folder: Path) -> None:
+    """Raise ModelCorrupt without the files of AutoTokenizer, unless the model's first module is no transformer."""
     modules = parsed(content(folder / "modules.json"))
     if isinstance(modules, list):
         first = modules[0] if modules and isinstance(modules[0], dict) else {}

@@ -73,7 +73,7 @@ def with_adapter(
     name, revision = _pinned(adapter, models_dir, cache_dir)
     read = Adapter.of_folder(name, _folder(name, revision, models_dir, cache_dir))
     read.require_base(pinned.model, is_local=pinned.revision.startswith(_LOCAL))
-    return replace(pinned, adapter={NAME: name, REVISION: revision}), read.completed(config)
+    return replace(pinned, beside={NAME: name, REVISION: revision}), read.completed(config)
 
 
 def here(spec: Spec, *, cache_dir: Path) -> bool:

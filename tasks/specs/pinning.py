@@ -83,13 +83,14 @@ class Pinned:
 
     ``model`` is an alias of ours, ``package:PKG/folder``, a name in the models directory, an absolute folder,
     or a hub id: the shortest that another machine can follow too. ``direction`` is what it is known to translate,
-    and is no part of what a model is. ``adapter`` has the parameters of specs that pin an adapter beside it.
+    and is no part of what a model is. ``beside`` has the parameters of specs that pin an adapter or a tokenizer
+    beside it.
     """
 
     model: str
     revision: str
     direction: Direction = field(default=language_pairs.UNKNOWN, compare=False)
-    adapter: Mapping[str, str] = field(default_factory=dict, compare=False)
+    beside: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,11 @@ def build_spec(
     plan = Plan(options.given(), pinned.model, pinned.direction, config, stated)
     _check_options(found, plan)
     _check_search(plan.given)
-    if "adapter" in plan.given and not pinned.adapter:
+    if "adapter" in plan.given and "adapter" not in pinned.beside:
         raise BadOption("--adapter is of one model; merge it into its base, and name the merged folder.")
-    params = {**plan.given, **found.params(plan), **_built_in(found, plan), **pinned.adapter}
+    if "tokenizer" in plan.given and "tokenizer" not in pinned.beside:
+        raise BadOption("--tokenizer is for one model on a server: leave it out.")
+    params = {**plan.given, **found.params(plan), **_built_in(found, plan), **pinned.beside}
     if served.is_served(pinned.model):
         _check_served(plan, options.quality)
     elif config:

@@ -15,7 +15,7 @@ from tasks.kinds.options import option
 from tasks.models.families import Family
 
 # Options that name something of the model itself, or of its files.
-OF_MODEL = frozenset({"adapter", "prompt_name"})
+OF_MODEL = frozenset({"adapter", "prompt_name", "tokenizer"})
 LENGTH, LIMITS = "length", frozenset({"max_new_tokens", "min_new_tokens"})  # the first sets the others
 
 

@@ -68,7 +68,7 @@ def test_an_adapter_of_ours_is_small_has_a_card_and_is_one_spec_by_both_its_name
     base = pinning.ADAPTED[name]
     pinned, config = adapters.pin(name, None, models_dir=None, cache_dir=tmp_path)
     assert (pinned, config) == adapters.pin(base, name, models_dir=None, cache_dir=tmp_path)
-    assert pinned.adapter[adapters.REVISION] in pinning.SHIPPED
+    assert pinned.beside[adapters.REVISION] in pinning.SHIPPED
     with pytest.raises(ModelUnsuitable, match=f"{name} is an adapter of {base}, and takes no other"):
         adapters.pin(name, "another", models_dir=None, cache_dir=tmp_path)
     monkeypatch.setattr(adapters, "SHIPPED_FOLDER", tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import threading
@@ -14,7 +15,9 @@ from typing import Any
 
 import pytest
 
+from tasks.backends.remote.counting import counter
 from tests.tasks.backends.remote.api_server import MODEL, Answer, ApiServer
+from tests.tasks.specs.test_tokenizers import copied
 from tests.worker.harness import Docmill, Running, device_pids, kill_group, until
 
 KEY = "sk-that-nobody-may-see"
@@ -139,6 +142,32 @@ def test_a_key_that_the_server_refuses_stops_the_run_with_the_variable_to_set(
     with ApiServer().running() as moved:
         docmill(*COMMAND, "--endpoint", moved.endpoint)
         assert not moved.requests
+
+
+def test_a_tokenizer_counts_all_texts_before_any_is_paid_and_is_part_of_the_spec(
+    docmill: Docmill, server: ApiServer
+) -> None:
+    folder = copied(docmill.folder / "tokenizer")
+    by_tokenizer = counter(folder, "tokenizer")
+    tokens = sum(by_tokenizer.of_messages([{"role": "user", "content": text}]) for text in TEXTS)
+    named = (*COMMAND, "--tokenizer", "tokenizer")
+    found = docmill.json(*named, "--dry-run", "--price", "1,0")
+    assert found["tokens_to_do"] == tokens
+    assert found["cost"]["amount"] == pytest.approx(tokens * 1e-6)
+    assert found["sampled"] < len(server.requests) < len(TEXTS)
+    docmill(*named)
+    assert {row["text"] for row in docmill.results(1)} == {text.upper() for text in TEXTS}
+    spec = docmill.json("status", "1")["spec"]
+    assert spec["params"]["tokenizer"] == str(folder)
+    assert docmill.json(*named, "--dry-run")["done_already"] == len(TEXTS)
+    assert docmill.json(*COMMAND, "--dry-run")["done_already"] == 0
+    shown = " ".join(docmill("explain", "1", "0").stdout.split())
+    assert "tokenizer_revision: sha256:" in shown
+    shutil.rmtree(folder)
+    folder.mkdir()
+    assert "has no tokenizer" in " ".join(docmill(*named, code=2).stderr.split())
+    minilm = ("run", "corpus.jsonl", "--task", "embed", "--model", "minilm", "--tokenizer", "tokenizer")
+    assert "minilm has its own" in " ".join(docmill(*minilm, code=2).stderr.split())
 
 
 def test_the_runs_of_a_pipeline_have_their_costs(docmill: Docmill) -> None:

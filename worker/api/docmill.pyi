@@ -52,6 +52,7 @@ class _Options(TypedDict, total=False):
     min_p: float | None
     seed: int | None
     repetition_penalty: float | None
+    tokenizer: str | None
     prompt: str | None
     top_k: int | None
     window_tokens: int | None

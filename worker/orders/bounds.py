@@ -36,7 +36,8 @@ def check(settings: Settings, request: Request) -> None:
             f"{name}: orders may not read it here; to let them, name its folder in DOCMILL_ORDER_ROOTS of the "
             f"workers that take orders ({_listed(settings.order_roots)} now)"
         )
-    for model in (request.model, request.escalate, request.options.adapter):
+    given = request.options.given()
+    for model in (request.model, request.escalate, given.get("adapter"), given.get("tokenizer")):
         if model is not None:
             _check_model(settings, model)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 from sqlalchemy import and_, select
@@ -18,6 +18,7 @@ from storage.readers import Record
 from storage.steps import fitted_risks, templates
 from tasks import kinds
 from worker.engines.throughput import measure
+from worker.engines.token_counts import Count, counting
 from worker.settings import Settings
 from worker.submit.progress import Progress
 from worker.submit.request import Prepared
@@ -28,9 +29,9 @@ PAGE = 1_000
 
 @dataclass(frozen=True)
 class Forecast:
-    """The forecast of a run. Tokens read and seconds are extrapolated by characters from a measured sample.
+    """The forecast of a run. Seconds are extrapolated by characters from a measured sample, tokens written by texts.
 
-    Tokens written are extrapolated by texts.
+    Tokens read are extrapolated by characters, or counted by the tokenizer that the spec names for a served model.
 
     `escalated_s` is the time to escalate all texts that are to do; None without an escalation.
     """
@@ -58,14 +59,50 @@ def forecast(
 ) -> Forecast:
     """Read the source, compare with the store, compute a small sample. Stores nothing.
 
-    Raises NoRisk if an escalation has a bound of a risk that nobody has fitted.
+    Raises NoRisk if an escalation has a bound of a risk that nobody has fitted, SampleFailed, and ServerUnreachable.
     """
     fitted_risks.require(database, prepared.steps)
+    with counting(settings, device, prepared.spec) as count:
+        found = _surveyed(database, prepared, progress, count)
+    sample = found.sample
+    measured = measure(settings, device, prepared.spec, sample) if sample else None
+    factor = found.chars / measured.chars if measured and measured.chars else 0.0
+    tokens_in = measured.tokens_in if measured else 0
+    return Forecast(
+        documents=found.documents,
+        rejected=found.rejected,
+        texts=found.texts,
+        done_already=found.done,
+        chars_to_do=found.chars,
+        tokens_to_do=round(tokens_in * factor) if count is None else found.tokens,
+        seconds=(measured.seconds * factor + measured.load_s) if measured else 0.0,
+        load_s=measured.load_s if measured else 0.0,
+        sampled=len(sample),
+        tokens_per_s=tokens_in / measured.seconds if measured else 0.0,
+        tokens_out_to_do=round(measured.tokens_out / len(sample) * found.missing) if measured else 0,
+        escalated_s=_escalated_s(settings, device, prepared, sample, factor),
+    )
+
+
+@dataclass
+class _Survey:
+    """The counts of a source. ``chars``, ``tokens`` and ``sample`` are of the texts that have no result."""
+
+    documents: int = 0
+    rejected: int = 0
+    texts: int = 0
+    done: int = 0
+    missing: int = 0
+    chars: int = 0
+    tokens: int = 0
+    sample: list[str] = field(default_factory=list)
+
+
+def _surveyed(database: Database, prepared: Prepared, progress: Progress, count: Count | None) -> _Survey:
+    """Return the counts of a source, with its tokens if ``count`` is given, and a sample of its texts."""
     source = prepared.source.records()
     wanted = kinds.kind(prepared.spec.kind).sample_texts
-    documents = rejected = done = chars = n_missing = 0
-    seen: set[bytes] = set()
-    sample: list[str] = []
+    found, seen = _Survey(), set[bytes]()
     template = templates.over_metadata(prepared.spec.params)
     chance = random.Random(0)  # noqa: S311 - a sample that can be repeated
     while page := list(islice(source, PAGE)):
@@ -73,8 +110,8 @@ def forecast(
         for record in page:
             if not isinstance(record, Record):
                 progress.rejected(Rejected(record.where, record.reason, record.fatal))
-        rejected += len(page) - len(records)
-        documents += len(records)
+        found.rejected += len(page) - len(records)
+        found.documents += len(records)
         fresh: dict[bytes, str] = {}
         for record in records:
             text = record.text if template is None else template.render(record.text, record.meta)
@@ -83,32 +120,18 @@ def forecast(
                 seen.add(digest[:8])
                 fresh[digest] = text
         missing = list(_missing(database, prepared, fresh))
-        done += len(fresh) - len(missing)
+        found.done += len(fresh) - len(missing)
+        found.tokens += 0 if count is None else count([text for text in missing if text.strip()])
         for text in missing:
-            chars += len(text)
-            n_missing += 1
-            if len(sample) < wanted:
-                sample.append(text[:SAMPLE_CHARS])
-            elif (place := chance.randrange(n_missing)) < wanted:
-                sample[place] = text[:SAMPLE_CHARS]
-        progress.advanced(Counts(records=documents, rejected=rejected))
-    measured = measure(settings, device, prepared.spec, sample) if sample else None
-    factor = chars / measured.chars if measured and measured.chars else 0.0
-    tokens_in = measured.tokens_in if measured else 0
-    return Forecast(
-        documents=documents,
-        rejected=rejected,
-        texts=len(seen),
-        done_already=done,
-        chars_to_do=chars,
-        tokens_to_do=round(tokens_in * factor),
-        seconds=(measured.seconds * factor + measured.load_s) if measured else 0.0,
-        load_s=measured.load_s if measured else 0.0,
-        sampled=len(sample),
-        tokens_per_s=tokens_in / measured.seconds if measured else 0.0,
-        tokens_out_to_do=round(measured.tokens_out / len(sample) * n_missing) if measured else 0,
-        escalated_s=_escalated_s(settings, device, prepared, sample, factor),
-    )
+            found.chars += len(text)
+            found.missing += 1
+            if len(found.sample) < wanted:
+                found.sample.append(text[:SAMPLE_CHARS])
+            elif (place := chance.randrange(found.missing)) < wanted:
+                found.sample[place] = text[:SAMPLE_CHARS]
+        progress.advanced(Counts(records=found.documents, rejected=found.rejected))
+    found.texts = len(seen)
+    return found
 
 
 def _escalated_s(

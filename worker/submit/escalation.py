@@ -21,11 +21,14 @@ if TYPE_CHECKING:
 # Options about how a model works. Other options define the task itself, which escalation does not change.
 OPTIONS = frozenset(
     {
-        *("dtype", "adapter", "window_tokens", "unit", "prefix", "prompt", "system"),
+        *("dtype", "adapter", "tokenizer", "window_tokens", "unit", "prefix", "prompt", "system"),
         *("beams", "length_penalty", "early_stopping", "max_new_tokens", "min_new_tokens", "no_repeat_ngram_size"),
         *("temperature", "top_p", "min_p", "seed", "repetition_penalty", "stop"),
     }
 )
+
+
+_OF_MODEL = frozenset({"adapter", "tokenizer"})
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,12 @@ class Escalation:
     def options_from(self, first: KindOptions, family: Family | None) -> KindOptions:
         """Return the options of the escalation: its own, and else those of the step.
 
-        Another model has an adapter of its own, and takes no options of another family of models.
+        Another model has an adapter and a tokenizer of its own, and takes no options of another family of models.
         """
         left_out = {
             name: None
             for name, field in type(first).model_fields.items()
-            if self.model is not None and (name == "adapter" or option(field).only not in {None, family})
+            if self.model is not None and (name in _OF_MODEL or option(field).only not in {None, family})
         }
         return first.replaced(**left_out | dict(self.options))
 

@@ -90,7 +90,7 @@ def lacking(settings: Settings, pinned: pinning.Pinned, kinds: Sequence[str]) ->
 
     The second value says why the weights were not looked at; None if they were.
     """
-    specs = [Spec(kind, pinned.model, pinned.revision, params=pinned.adapter) for kind in kinds]
+    specs = [Spec(kind, pinned.model, pinned.revision, params=pinned.beside) for kind in kinds]
     if weightless.is_weightless(pinned.model) or not specs:
         return {}, None
     found = dict(zip(kinds, rehearsed(settings, specs, weights_only=True), strict=True))

@@ -18,7 +18,7 @@ from tasks.errors import BadOption
 from tasks.kinds import KindOptions
 from tasks.kinds.generate import MESSAGES_FLAG
 from tasks.models import families
-from tasks.specs import adapters, per_language, pinning
+from tasks.specs import adapters, per_language, pinning, tokenizers
 from tasks.specs.plan import build_spec
 from worker.errors import WorkerError
 from worker.settings import Settings, without_settings
@@ -132,6 +132,12 @@ def spec_of(settings: Settings, task: str, model: str | None, revision: str | No
     by_language = per_language.parse(name)
     if by_language is None:
         pinned, config = _found(settings, name, revision, options.adapter)
+        pinned = tokenizers.with_tokenizer(
+            pinned,
+            options.given().get("tokenizer"),
+            models_dir=settings.models_dir,
+            cache_dir=settings.cache_dir,
+        )
         pinning.require(task, pinned, models_dir=settings.models_dir, asked=options.given(), config=config)
         wanted = kinds.kind(task)
         prompted = wanted.pools(families.family(config)) or "prompt_name" in wanted.options.model_fields

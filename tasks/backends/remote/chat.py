@@ -12,7 +12,7 @@ import orjson
 from storage.core.outcomes import Reason
 from tasks.backends import Assignment, Source
 from tasks.backends.decoding import decoding
-from tasks.backends.remote import answers, opening, requests
+from tasks.backends.remote import answers, counting, opening, requests
 from tasks.backends.remote.client import Client
 from tasks.backends.remote.flight import Flight, Items
 from tasks.backends.remote.journal import Journal
@@ -41,8 +41,9 @@ class ChatBackend:
             how = decoding(spec, {}, holds, requests.stop_of(spec))
             limit = holds - how.max_new_tokens
             self.limit_tokens = min(limit, spec.params.get("window_tokens") or limit)
-            self._coder = requests.coder(spec, self.limit_tokens)
-            self.traits = requests.traits(spec, self.limit_tokens)
+            counter = counting.counter(assignment.tokenizer, spec.params.get("tokenizer"))
+            self._coder = requests.coder(spec, self.limit_tokens, counter)
+            self.traits = requests.traits(spec, self.limit_tokens, counter)
             self._body = requests.body(spec, name, how)
         except BaseException:
             self._client.close()

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 
 from tasks.backends import Assignment, Source
-from tasks.backends.remote import answers, opening
+from tasks.backends.remote import answers, counting, opening
 from tasks.backends.remote.client import Client
 from tasks.backends.remote.flight import Flight, Items
 from tasks.backends.remote.journal import Journal
-from tasks.backends.remote.requests import estimated_tokens
 from tasks.kinds.base import Traits
 from tasks.models import named_prompts, served
 from tasks.outputs import Output, Vector
@@ -23,7 +22,6 @@ _PATH = "/embeddings"
 _UNBOUNDED = 2**31 - 1
 # Texts in a request: enough to make its overhead small, few enough to keep its latency low.
 _TEXTS = 32
-_SPECIAL_TOKENS = 2
 _TOLERANCE = 1e-3
 
 
@@ -38,6 +36,7 @@ class EmbeddingsBackend:
         self._server = opening.require_server(assignment)
         self._name = served.name_of(spec.model)
         self._prefix = named_prompts.prompt(spec, {}, None)
+        self._counter = counting.counter(assignment.tokenizer, spec.params.get("tokenizer"))
         self._client = Client(self._server, spec)
         try:
             self._model = opening.stated(self._client, self._server, self._name)
@@ -53,7 +52,7 @@ class EmbeddingsBackend:
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         given = [self._prefix + text for text in texts]
-        return [Encoded(_SPECIAL_TOKENS + estimated_tokens(text), text) for text in given]
+        return [Encoded(self._counter.of_text(text), text) for text in given]
 
     def run(self, source: Source) -> Iterator[tuple[int, Output]]:
         return Flight(self._client, self._journal, self._begin, _TEXTS).run(source)

@@ -1,4 +1,4 @@
-"""The messages that a served model reads for a text, counted by an estimate: the server has the tokenizer."""
+"""The messages that a served model reads for a text, and requests for them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from storage.steps import templates
 from storage.steps.templates import keeps_white_space
 from tasks.backends.decoding import Decoding
 from tasks.backends.remote import answers
+from tasks.backends.remote.counting import Counter
 from tasks.errors import CannotServe
 from tasks.kinds.answer import require_room
 from tasks.kinds.answer_prompts import asking
@@ -26,18 +27,9 @@ from tasks.languages import language_codes
 from tasks.windows.windows import Encoded, LanguageCoders
 
 Message = dict[str, Any]
-# Bytes of UTF-8 for each token. In English and most other languages, tokens of current models are longer, so a window
-# that fits by this estimate fits the model.
-BYTES_PER_TOKEN = 3
-_MESSAGE_TOKENS = 8  # in a chat template around each message
 _REMEMBERED = 256
 _ANY = "en"  # an example language, for prompts that are only measured
 _LEAST_TEXT_TOKENS = 8
-
-
-def estimated_tokens(text: str) -> int:
-    """Return the tokens of a text, by its bytes."""
-    return -(-len(text.encode()) // BYTES_PER_TOKEN)
 
 
 @dataclass(frozen=True)
@@ -46,13 +38,13 @@ class ChatCoder:
 
     framed: Callable[[str], list[Message]]
     limit_tokens: int
+    counter: Counter
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         found = []
         for text in texts:
             messages = self.framed(text)
-            tokens = sum(_MESSAGE_TOKENS + estimated_tokens(str(one["content"])) for one in messages)
-            found.append(Encoded(tokens, orjson.dumps(messages).decode()))
+            found.append(Encoded(self.counter.of_messages(messages), orjson.dumps(messages).decode()))
         return found
 
 
@@ -61,9 +53,9 @@ def stop_of(spec: Spec) -> tuple[str, ...]:
     return tuple(spec.params.get("stop") or ())
 
 
-def coder(spec: Spec, limit_tokens: int) -> ChatCoder:
+def coder(spec: Spec, limit_tokens: int, counter: Counter) -> ChatCoder:
     """Return the coder of a spec's messages. Raises CannotServe where they leave no room for a text."""
-    found = ChatCoder(_framed(_example(spec)), limit_tokens)
+    found = ChatCoder(_framed(_example(spec)), limit_tokens, counter)
     taken = found.encode([""])[0].tokens
     if taken + _LEAST_TEXT_TOKENS > limit_tokens:
         raise CannotServe(
@@ -73,16 +65,16 @@ def coder(spec: Spec, limit_tokens: int) -> ChatCoder:
     return found
 
 
-def traits(spec: Spec, limit_tokens: int) -> Traits:
+def traits(spec: Spec, limit_tokens: int, counter: Counter) -> Traits:
     """Return the coders for texts of a detected language, and for questions. Raises CannotServe."""
 
     @cache
     def in_language(language: str) -> ChatCoder:
-        return ChatCoder(_framed(_from(spec, language)), limit_tokens)
+        return ChatCoder(_framed(_from(spec, language)), limit_tokens, counter)
 
     @lru_cache(_REMEMBERED)
     def beside(question: str) -> ChatCoder:
-        return ChatCoder(_framed(asking(spec, question)), limit_tokens)
+        return ChatCoder(_framed(asking(spec, question)), limit_tokens, counter)
 
     asks = templates.questions(spec.params) is not None
     if asks:

@@ -25,10 +25,10 @@ for name in ("org/adapter", "org/base"):
     try:
         base = Pinned("org/base", "0" * 40)
         pinned, config = adapters.with_adapter(base, {"model_type": "bert"}, name, models_dir=None, cache_dir=cache)
-        spec = Spec("classify", base.model, base.revision, params=pinned.adapter)
+        spec = Spec("classify", base.model, base.revision, params=pinned.beside)
         folder = adapters.locate(spec, models_dir=None, cache_dir=cache)
         files = sorted(path.name for path in folder.iterdir())
-        answers.append([dict(pinned.adapter), dict(config["id2label"]), files])
+        answers.append([dict(pinned.beside), dict(config["id2label"]), files])
     except TaskError as error:
         answers.append([type(error).__name__, str(error)])
 print(json.dumps(answers))

@@ -15,6 +15,7 @@ from sqlalchemy import select
 from storage.core.database import Database
 from storage.core.schema import Base
 from storage.pipelines import orders
+from tasks import kinds
 from tests.faults.fleet import Fleet, numbered
 from tests.kinds import KINDS
 from tests.worker.harness import Docmill
@@ -146,6 +147,10 @@ def test_a_model_is_a_name_or_a_folder_that_the_settings_name(root: Path, monkey
     ):
         with pytest.raises(OrderRefused, match="may not use this folder as a model here"):
             bounds.check(settings, asked(root, model=model))
+    for named in ("adapter", "tokenizer"):
+        bounds.check(settings, asked(root, options=kinds.options("embed", **{named: "mine"})))
+        with pytest.raises(OrderRefused, match="may not use this folder as a model here"):
+            bounds.check(settings, asked(root, options=kinds.options("embed", **{named: "/etc"})))
 
 
 @pytest.mark.parametrize(

@@ -66,13 +66,14 @@ def test_the_options_that_escalation_may_set_are_options_of_kinds() -> None:
 
 def test_another_model_gets_the_options_of_the_step_that_suit_its_family() -> None:
     first = kinds.options("translate", source_lang="fr", target_lang="en", beams=2, adapter="a", max_new_tokens=50)
+    first = first.replaced(tokenizer="t")
     same = Escalation(options={"beams": 4}).options_from(first, None)
-    assert (same.given()["beams"], same.given()["adapter"]) == (4, "a")
+    assert (same.given()["beams"], same.given()["adapter"], same.given()["tokenizer"]) == (4, "a", "t")
     decoder = Escalation("large").options_from(first, Family.DECODER).given()
     assert decoder == {"source_lang": "fr", "target_lang": "en", "max_new_tokens": 50}
     encoder = Escalation("large").options_from(first, Family.SEQ2SEQ).given()
     assert encoder["beams"] == 2
-    assert "adapter" not in encoder
+    assert not {"adapter", "tokenizer"} & encoder.keys()
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ def test_the_models_that_come_with_docmill_lack_nothing_and_are_not_looked_at(
     (kind,) = (kind for kind, default in pinning.DEFAULTS.items() if default == name)
     assert rehearsal.lacking(settings, pinned, [kind]) == ({}, None)
     monkeypatch.setattr(rehearsal, "run_child", _never)
-    rehearsal.require_possible(settings, Spec(kind, pinned.model, pinned.revision, params=pinned.adapter))
+    rehearsal.require_possible(settings, Spec(kind, pinned.model, pinned.revision, params=pinned.beside))
 
 
 def _never(*_: Any, **__: Any) -> None:

@@ -71,7 +71,7 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
         return OK
     elsewhere = "on a server" if served.is_served(found.pinned.model) else "not on this machine yet"
     size = f"{found.size_bytes / 1e6:,.0f} MB" if found.size_bytes is not None else elsewhere
-    adapter = found.pinned.adapter.get(NAME)
+    adapter = found.pinned.beside.get(NAME)
     answer(f"model      {found.pinned.model}{f' with the adapter {adapter}' if adapter else ''}")
     answer(f"revision   {found.pinned.revision}")
     answer(f"is         {found.architecture} ({found.family}), {size}")

