@@ -154,7 +154,7 @@ def test_later_searches_find_the_same_by_the_model_that_the_first_one_left(
     [other] = processes(home)
     assert docmill.log("search").count(own.stdout) == 2
 
-    docmill.environment["OMP_NUM_THREADS"] = "1"
+    docmill.environment["OMP_NUM_THREADS"] = "3"
     said = docmill(*SEARCH)
     until(lambda: other not in processes(home), "the one with other variables leaves")
     docmill.environment[IDLE] = "0.01"
