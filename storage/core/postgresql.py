@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 import psycopg
+from psycopg.pq import Format
 from psycopg.types.array import ListBinaryDumper
 from sqlalchemy import (
     JSON,
@@ -35,7 +36,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, ExecutionContext
 from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.types import TypeEngine
 
@@ -48,6 +49,7 @@ from storage.core.transaction import Columns, K, Transaction, Ts, V, columns_of
 from storage.core.watched_connection import WatchedConnection
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+_IN_BINARY = "docmill_in_binary"  # an option of a statement's execution
 SERVER_PID = "SELECT pg_backend_pid()"
 # A job may have three shards or a million: a plan that is made for the average of them suits neither. And
 # `look_up` makes a small table look dear to read, for which JIT would compile its query, 0.2 s each time.
@@ -64,6 +66,7 @@ def engine_for(url: URL, patience: Patience, **options: Any) -> Engine:
     watch(engine, patience)
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", partial(_begin, patience=patience))
+    event.listen(engine, "before_cursor_execute", _choose_format)
     return engine
 
 
@@ -93,6 +96,18 @@ def _connect(
     connection.patience = patience
     connection.how = (arguments, options)
     return connection
+
+
+def _choose_format(
+    _connection: Connection,
+    cursor: psycopg.Cursor[Any],
+    _statement: str,
+    _parameters: object,
+    context: ExecutionContext | None,
+    _many: bool,
+) -> None:
+    if context is not None and context.execution_options.get(_IN_BINARY):
+        cursor.format = Format.BINARY
 
 
 def _prepare(connection: WatchedConnection, _record: object) -> None:
@@ -184,6 +199,9 @@ class PostgresqlTransaction(Transaction):
         """
         self.look_up()
         self.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
+
+    def execute_in_binary(self, query: Select[*Ts]) -> Sequence[Row[*Ts]]:
+        return self.execute(query, execution_options={_IN_BINARY: True}).all()
 
     def probe(self, query: Select[*Ts], column: ColumnElement[V], values: Collection[V]) -> Sequence[Row[*Ts]]:
         """PostgreSQL knows nothing yet of a table that is being filled at a stroke, and would read all of it for an

@@ -87,6 +87,10 @@ class Transaction(ABC):
 
     # Rows by many keys, and many rows.
 
+    def execute_in_binary(self, query: Select[*Ts]) -> Sequence[Row[*Ts]]:
+        """Return the rows of a query with many bytes in them. A server sends these as they are, and not as text."""
+        return self.execute(query).all()
+
     @abstractmethod
     def probe(self, query: Select[*Ts], column: ColumnElement[V], values: Collection[V]) -> Sequence[Row[*Ts]]:
         """Return the rows of `query` whose `column` is one of `values`, by one look into an index for each value."""

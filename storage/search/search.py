@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from sqlalchemy import Row, select, tuple_
+from sqlalchemy import Row, case, select, tuple_
 
 from storage.core.corpus import is_current_document
 from storage.core.database import Database
@@ -209,17 +209,12 @@ def search(
         size = max(1, size // WINDOWS)
     n_seen = n_embedded = 0
     proposed = None if exact else ann.propose(database, searched, queries, top)
-    pages = _pages(database, searched, size)
-    if proposed is not None:
-        pages = _pages_of(database, searched, proposed, size)
-    for documents, vectors in pages:
-        place = {content_id: column for column, content_id in enumerate(vectors)}
-        embedded = {document.id: place[document.content_id] for document in documents if document.content_id in place}
-        if embedded:
-            scores = _scores(queries, list(vectors.values()))
-            best.offer(np.array([*embedded], np.int64), scores[:, [*embedded.values()]])
-        n_seen += len(documents)
-        n_embedded += len(embedded)
+    pages = _pages(database, searched, size) if proposed is None else _pages_of(database, searched, proposed, size)
+    for page in pages:
+        if page.ids:
+            best.offer(np.array(page.ids, np.int64), _scores(queries, page.vectors))
+        n_seen += page.n_documents
+        n_embedded += len(page.ids)
         advanced(n_seen, n_embedded)
     return best
 
@@ -247,45 +242,48 @@ def hits(
     return found
 
 
-def _pages(database: Database, searched: Searched, size: int) -> Iterator[tuple[list[Placed], dict[int, bytes]]]:
-    """Yield current documents in the order of the source, with the vectors of their embedded contents.
+class _Page(NamedTuple):
+    """Some documents: how many, and the ids and the vectors of those that have one."""
+
+    n_documents: int
+    ids: list[int]
+    vectors: list[bytes]
+
+
+def _pages(database: Database, searched: Searched, size: int) -> Iterator[_Page]:
+    """Yield the current documents in the order of the source, `size` a page.
 
     No transaction stays open while they are compared. The walk goes through the corpus and not through the spec's
     outcomes, which may belong to a hundred corpora.
     """
-    query = (
-        select(Document.id, Document.seq, Document.content_id)
-        .where(Document.corpus_id == searched.corpus_id, is_current_document())
-        .order_by(Document.seq, Document.id)
-        .limit(size)
-    )
-    position: tuple[int, int] | None = None
+    documents = select(Document.seq, Document.id).select_from(Document)
+    query, outcomes = lineage.joined(documents, searched.way, outer=True)
+    outcome = outcomes[searched.way[-1].seq].c
+    vector = case((outcome.status == "done", outcome.vector)).label("vector")
+    query = query.add_columns(vector).where(Document.corpus_id == searched.corpus_id, is_current_document())
+    query = query.order_by(Document.seq, Document.id).limit(size)
+    position = lineage.START
     while True:
-        after = query if position is None else query.where(tuple_(Document.seq, Document.id) > position)
         with database.read() as transaction:
             transaction.walk()
-            page = transaction.execute(after).all()
-            own = {document.id: document.content_id for document in page}
-            read = lineage.read(transaction, searched.way, own)
-            found = _outcomes(transaction, searched, {*read.values()})
-        yield (
-            [Placed(document.id, read.get(document.id, 0)) for document in page],
-            {row.content_id: row.vector for row in found},
-        )
+            after = query.where(tuple_(Document.seq, Document.id) > position)
+            page = transaction.execute_in_binary(after)
+        found = [row for row in page if row.vector is not None]
+        yield _Page(len(page), [row.id for row in found], [row.vector for row in found])
         if len(page) < size:
             return
         position = (page[-1].seq, page[-1].id)
 
 
-def _pages_of(
-    database: Database, searched: Searched, documents: Sequence[Placed], size: int
-) -> Iterator[tuple[list[Placed], dict[int, bytes]]]:
-    """Yield these documents as such pages."""
+def _pages_of(database: Database, searched: Searched, documents: Sequence[Placed], size: int) -> Iterator[_Page]:
+    """Yield these documents, `size` a page."""
     for first in range(0, len(documents), size):
-        page = [*documents[first : first + size]]
+        page = documents[first : first + size]
         with database.read() as transaction:
             found = _outcomes(transaction, searched, {document.content_id for document in page})
-        yield page, {row.content_id: row.vector for row in found}
+        vectors = {row.content_id: row.vector for row in found}
+        embedded = [document for document in page if document.content_id in vectors]
+        yield _Page(len(page), [one.id for one in embedded], [vectors[one.content_id] for one in embedded])
 
 
 def _scores(queries: Matrix, vectors: Sequence[bytes]) -> Matrix:

@@ -44,6 +44,16 @@ def test_texts_and_hashes_come_back_as_they_were_given(database: Database) -> No
     assert stored(database) == list(zip(*columns.values(), strict=True))
 
 
+def test_rows_in_binary_are_the_rows_as_text(database: Database) -> None:
+    columns = of_texts(TEXTS)
+    load(database, Content, columns)
+    query = select(Content.id, Content.sha256, Content.text, Content.n_chars).order_by(Content.id)
+    with database.read() as transaction:
+        found = [tuple(row) for row in transaction.execute_in_binary(query)]
+        assert [tuple(row) for row in transaction.execute(query)] == found, "the next statement, too"
+    assert found == list(zip(*columns.values(), strict=True))
+
+
 def test_json_numbers_and_nothing_come_back_as_they_were_given(database: Database) -> None:
     arguments = [{"a": ['"', "\\", "é🐋", None, 1.5, True]}, {}, {"long": "x" * 10_000}]
     columns: Columns = {
