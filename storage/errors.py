@@ -97,6 +97,10 @@ class FlagUnknown(StorageError):
     """There is no flag of this name."""
 
 
+class BoundInvalid(StorageError):
+    """The condition on a number of results is not like confidence<0.4."""
+
+
 class DoubtInvalid(StorageError):
     """The condition names a flag that does not exist, or a bound that is not like confidence<0.4."""
 

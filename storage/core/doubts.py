@@ -6,31 +6,18 @@ SQL). The risk is such a number, too: a fitted model computes it from the outcom
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Any, Protocol
 
 from storage.core.flags import DOUBTS, Flagged, doubtful_ones, named
+from storage.core.number_bounds import RISK, Bound, is_bound
 from storage.core.outcomes import DOUBTFUL, Status
 from storage.core.risk import COLUMNS as RISK_COLUMNS
-from storage.core.risk import FittedRisk, log_odds
-from storage.errors import DoubtInvalid, FlagUnknown
+from storage.core.risk import FittedRisk
+from storage.errors import BoundInvalid, DoubtInvalid, FlagUnknown
 
 FAILED = "failed"  # stands for texts on which the first model failed
-RISK = "risk"
-# The numbers that may have a bound, with their least and greatest value. Each but the risk is a column of outcomes.
-NUMBERS: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {
-        "confidence": (0.0, 1.0),
-        "mean_logprob": (-math.inf, 0.0),
-        "least_logprob": (-math.inf, 0.0),
-        RISK: (0.0, 1.0),
-    }
-)
-_BOUND = re.compile(r"\s*([a-z_]+)\s*([<>])\s*(\S+)\s*")
 
 
 class Judged(Protocol):
@@ -40,27 +27,6 @@ class Judged(Protocol):
     def status(self) -> str: ...
     @property
     def flags(self) -> Sequence[str]: ...
-
-
-@dataclass(frozen=True, order=True)
-class Bound:
-    """A number of a result is below a value, or above it. A result without the number does not meet it."""
-
-    number: str
-    is_below: bool
-    value: float
-
-    def __str__(self) -> str:
-        return f"{self.number}{'<' if self.is_below else '>'}{self.value:g}"
-
-    @property
-    def limit(self) -> float:
-        """The value in the scale that is compared: that of a risk in log-odds, as SQL compares them, too."""
-        return log_odds(self.value) if self.number == RISK else self.value
-
-    def holds(self, given: float | None) -> bool:
-        """Return True if a result with this number, or with these log-odds of the risk, meets the bound."""
-        return given is not None and (given < self.limit if self.is_below else given > self.limit)
 
 
 @dataclass(frozen=True)
@@ -87,13 +53,13 @@ class Doubt:
         bounds: set[Bound] = set()
         failed = False
         for part in (one.strip() for one in parts):
-            if "<" in part or ">" in part:
-                bounds.add(_bound(part))
-            elif part == FAILED:
+            if part == FAILED:
                 failed = True
-            elif part in NUMBERS:
-                example = "risk>0.3" if part == RISK else "confidence<0.4"
-                raise DoubtInvalid(f"{part!r} has no bound; write for example {example}")
+            elif is_bound(part):
+                try:
+                    bounds.add(Bound.parse(part))
+                except BoundInvalid as error:
+                    raise DoubtInvalid(str(error)) from error
             else:
                 flags.append(part)
         try:
@@ -146,7 +112,7 @@ class Doubt:
         """Return True if a row with the status, flags and numbers of an outcome is doubted."""
         if row.status != Status.DONE:
             return self.failed and row.status == Status.FAILED
-        if self.flags and self.flagged.holds(row.flags):
+        if self.flags and self.flagged.carried(row.flags):
             return True
         return any(bound.holds(self._number(bound.number, row)) for bound in self.bounds)
 
@@ -167,20 +133,3 @@ def is_better(second: Judged, first: Judged) -> bool:
     if second.status != Status.DONE:
         return False
     return first.status == Status.FAILED or doubtful_ones(second.flags) <= doubtful_ones(first.flags)
-
-
-def _bound(part: str) -> Bound:
-    found = _BOUND.fullmatch(part)
-    if found is None or found[1] not in NUMBERS:
-        raise DoubtInvalid(f"{part!r} is no bound of {', '.join(NUMBERS)}; write for example confidence<0.4")
-    least, most = NUMBERS[found[1]]
-    try:
-        value = float(found[3])
-    except ValueError as error:
-        raise DoubtInvalid(f"{part!r} has no number; write for example confidence<0.4") from error
-    if not (math.isfinite(value) and least <= value <= most):
-        within = f"at most {most:g}" if least == -math.inf else f"from {least:g} to {most:g}"
-        raise DoubtInvalid(f"{part!r}: {found[1]} is {within}")
-    if (found[1], found[2]) == (RISK, "<"):
-        raise DoubtInvalid(f"{part!r} asks for the outputs that are least at risk; write for example risk>0.3")
-    return Bound(found[1], found[2] == "<", value)

@@ -175,7 +175,7 @@ class Step(Base):
 
     `n_prior_*` are the contents that had an outcome before (`n_prior_truncated` of the done ones were cut at the
     model's limit); `n_retried` those whose failure is being tried again by a later shard of this step. `flagged` is
-    {"names", "lacking"}: it reads only outputs with these flags, or without them (`storage.core.flags.Flagged`).
+    {"names", "lacking"}: it reads only outputs with these flags or bounds, or without (`storage.core.flags.Flagged`).
     With `escalates` it computes again what that step (its `seq`) computed, where its results are `doubted`
     (`storage.core.doubts.Doubt`). These steps come after all others. `n_rescued` of the texts on which that step
     failed are done by this one. `keep_first`: it reads no near duplicates.

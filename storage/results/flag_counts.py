@@ -14,7 +14,7 @@ from storage.core.schema import Document, Job
 from storage.core.transaction import Transaction
 from storage.steps import lineage
 from storage.steps.first_conditions import is_first
-from storage.steps.flag_conditions import as_text, condition
+from storage.steps.flag_conditions import as_text, selects
 from storage.steps.jobs import require
 from storage.steps.lineage import visible
 from storage.steps.steps import OpenStep, of_job, way_to
@@ -26,7 +26,7 @@ _NONE = "[]"
 class FlagCounts:
     """Numbers of a step's results: how many are `doubtful`, and how many carry each flag.
 
-    `not_selected` documents have an output of the step before that the step's condition on flags leaves out. If the
+    `not_selected` documents have an output of the step before that the step's condition on results leaves out. If the
     step keeps only first documents, they are near duplicates of these.
     """
 
@@ -80,6 +80,6 @@ def _not_selected(transaction: Transaction, job: Job, way: list[OpenStep]) -> in
     if flagged is None:
         return 0
     query, outcomes = lineage.joined(select(func.count()).select_from(Document), way[:-1])
-    before = outcomes[way[-2].seq].c
-    left_out = not_(condition(flagged, as_text(before.flags)))
-    return transaction.scalar(query.where(visible(job), before.status == "done", left_out)) or 0
+    before = outcomes[way[-2].seq]
+    left_out = not_(selects(flagged, before))
+    return transaction.scalar(query.where(visible(job), before.c.status == "done", left_out)) or 0

@@ -53,7 +53,7 @@ def results(
     any step is done: {"id", "steps", "flags", "meta"}, and "steps" has of each step that is done, by its name, what
     else has a line of its own. A vector is a float32 array (dim,), or (windows, dim) where every window was kept:
     then "windows" has their offsets in characters. `with_input` adds the text as "input". `flagged` is a condition on
-    the flags: of several steps the document has those of all. Raises NoSuchJob, NoSuchStep and UnknownKind.
+    flags and numbers: of several steps the document has those of all. Raises NoSuchJob, NoSuchStep and UnknownKind.
     """
     first = PAGE if limit is None else max(1, min(limit, PAGE))
     found = placed_results(database, job_id, step=step, with_input=with_input, flagged=flagged, first=first)
@@ -311,11 +311,11 @@ class _Wanted:
             return query
         # Joined loosely, so that the database reads the documents in their order and stops at the page's end.
         query, outcomes = lineage.joined(query.select_from(Document), self.steps, outer=True)
-        tables = [outcomes[step.seq].c for step in self.flagged_at]
-        written = [case((table.status == "done", as_text(table.flags)), else_="") for table in tables]
+        tables = [outcomes[step.seq] for step in self.flagged_at]
+        written = [case((table.c.status == "done", as_text(table.c.flags)), else_="") for table in tables]
         return query.where(
-            condition(self.flagged, as_text(Document.flags), *written),
-            or_(*(_is_done(table.status) for table in tables)),
+            condition(self.flagged, as_text(Document.flags), *written, outcomes=tables),
+            or_(*(_is_done(table.c.status) for table in tables)),
         )
 
 

@@ -22,7 +22,7 @@ from storage.search.knn import Matrix
 from storage.search.scope import Placed, Searched
 from storage.steps import choosing, doubt_conditions
 from storage.steps.first_conditions import is_first
-from storage.steps.flag_conditions import as_text, condition
+from storage.steps.flag_conditions import compared_by, selects
 from storage.steps.steps import OpenStep
 
 SPARE = 2  # candidates for each wanted document
@@ -134,14 +134,15 @@ def _that_read(searched: Searched, contents: FromClause) -> Select[int, int]:
             way = prompt if way is None else way.join(prompt, true())
             contents, content = prompt, prompt.c.text_id
         if place:
-            columns = (OutcomeRow.content_id, OutcomeRow.spec_id, OutcomeRow.flags)
+            compared = () if step.flagged is None else compared_by(step.flagged)
+            columns = (OutcomeRow.content_id, OutcomeRow.spec_id, *compared)
             put_out = select(*columns).where(OutcomeRow.output_id == content)
             before = put_out.correlate(contents).offset(0).lateral()
             way = before if way is None else way.join(before, true())
             way, is_result = _that_is_result(way, before, searched.way[place - 1])
             conditions.append(is_result)
             if step.flagged is not None:
-                conditions.append(condition(step.flagged, as_text(before.c.flags)))
+                conditions.append(selects(step.flagged, before))
             contents, content = before, before.c.content_id
     having_it = select(*_DOCUMENT).where(Document.content_id == content)
     if prompts:

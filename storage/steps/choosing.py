@@ -9,7 +9,8 @@ from typing import Any, TypeVarTuple
 from sqlalchemy import ColumnElement, FromClause, Select, and_, case, false, select
 
 from storage.core import doubts
-from storage.core.doubts import RISK, Doubt
+from storage.core.doubts import Doubt
+from storage.core.number_bounds import RISK
 from storage.core.outcomes import StoredOutcome
 from storage.core.risk import COLUMNS as RISK_COLUMNS
 from storage.core.schema import OutcomeRow

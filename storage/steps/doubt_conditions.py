@@ -10,10 +10,11 @@ from types import MappingProxyType
 
 from sqlalchemy import ColumnElement, Double, FromClause, and_, case, cast, false, func, literal, or_, true
 
-from storage.core.doubts import FAILED, RISK, Bound, Doubt
+from storage.core.doubts import FAILED, Doubt
+from storage.core.number_bounds import RISK, Bound
 from storage.core.outcomes import DOUBTFUL
 from storage.core.risk import FLAG, MOST_RATIO, MOST_TOKENS, RiskModel
-from storage.steps.flag_conditions import as_text, condition
+from storage.steps.flag_conditions import as_text, condition, is_beyond
 
 
 def doubted(doubt: Doubt, outcome: FromClause) -> ColumnElement[bool]:
@@ -39,7 +40,7 @@ def _beyond(bound: Bound, doubt: Doubt, outcome: FromClause) -> ColumnElement[bo
     if math.isinf(bound.limit):  # a risk below 1 or above 0: all have one
         return true() if bound.is_below is (bound.limit > 0) else false()
     number = outcome.c[bound.number] if bound.number != RISK else _log_odds(doubt, outcome)
-    return and_(number.is_not(None), number < bound.limit if bound.is_below else number > bound.limit)
+    return is_beyond(bound, number)
 
 
 def _log_odds(doubt: Doubt, outcome: FromClause) -> ColumnElement[float]:

@@ -14,7 +14,7 @@ from storage.core.transaction import Transaction
 from storage.steps import choosing, prompts
 from storage.steps.choosing import Columns
 from storage.steps.first_conditions import firsts, is_first
-from storage.steps.flag_conditions import as_text, condition
+from storage.steps.flag_conditions import compared_by, selects
 from storage.steps.steps import OpenStep
 
 Ts = TypeVarTuple("Ts")
@@ -64,8 +64,9 @@ def outcomes(
     the outcome, `content_id` and `output_id`; it is looked up by itself (see `Transaction.probe`).
     """
     found: dict[int, dict[int, Any]] = {}
-    if any(step.flagged is not None for step in steps):
-        columns = choosing.with_columns(columns, (OutcomeRow.flags,))
+    for step in steps:
+        if step.flagged is not None:
+            columns = choosing.with_columns(columns, compared_by(step.flagged))
     for step in steps:
         computed = prompts.of(transaction, step, _given(transaction, step, own, found))
         wanted: Columns = (OutcomeRow.content_id, OutcomeRow.output_id, *columns)
@@ -87,7 +88,7 @@ def _given(
     return {
         document_id: row.output_id
         for document_id, row in before.items()
-        if row.output_id is not None and (flagged is None or flagged.holds(row.flags))
+        if row.output_id is not None and (flagged is None or flagged.holds(row))
     }
 
 
@@ -96,7 +97,7 @@ def given(transaction: Transaction, way: Sequence[OpenStep], own: Mapping[int, i
 
     `own` has the documents' contents. Documents without an input yet are left out.
     """
-    columns = () if way[-1].flagged is None else (OutcomeRow.flags,)
+    columns = () if way[-1].flagged is None else compared_by(way[-1].flagged)
     return _given(transaction, way[-1], own, outcomes(transaction, way[:-1], own, columns))
 
 
@@ -130,7 +131,7 @@ def read_of(step: OpenStep, before: FromClause) -> ColumnElement[Any]:
     """Return the column of the step before that a step reads: its output, NULL where the condition does not hold."""
     if step.flagged is None:
         return before.c.output_id
-    return case((condition(step.flagged, as_text(before.c.flags)), before.c.output_id))
+    return case((selects(step.flagged, before), before.c.output_id))
 
 
 def documents(

@@ -11,7 +11,7 @@ from storage.core.schema import Document, Job, Prompt, SpecRow
 from storage.core.transaction import Transaction
 from storage.steps import choosing, lineage
 from storage.steps.first_conditions import is_first
-from storage.steps.flag_conditions import as_text, condition
+from storage.steps.flag_conditions import selects
 from storage.steps.lineage import visible
 from storage.steps.steps import OpenStep
 
@@ -51,6 +51,6 @@ def count_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) ->
         outcomes[step.seq] = found.result
         had = (is_first() if step.keep_first else true()) if before is None else before.c.status == "done"
         if before is not None and step.flagged is not None:
-            had = and_(had, condition(step.flagged, as_text(before.c.flags)))
+            had = and_(had, selects(step.flagged, before))
         lost.append(and_(or_(found.result.c.status.is_(None), found.waits), had))
     return transaction.scalar(query.where(visible(job), or_(*lost))) or 0

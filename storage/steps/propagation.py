@@ -29,6 +29,7 @@ from storage.core.transaction import Columns, Transaction, columns_of
 from storage.steps import choosing, lineage, prompts, steps
 from storage.steps.choosing import Pair
 from storage.steps.first_conditions import firsts
+from storage.steps.flag_conditions import compared_by
 from storage.steps.sharding import cut, pack
 from storage.steps.steps import OpenStep
 
@@ -249,14 +250,15 @@ def _is_done(outcome: Judged | None) -> bool:
 def _outputs(
     transaction: Transaction, step: OpenStep, content_ids: Sequence[ContentId], flagged: Flagged | None
 ) -> Inputs:
-    """Return the outputs of contents at a step that meet a condition on their flags, or all.
+    """Return the outputs of contents at a step that meet a condition on results, or all.
 
     Outputs that are not contents yet are stored as contents.
     """
     text = case((OutcomeRow.output_id.is_(None), OutcomeRow.text)).label("text")  # of the others it is stored already
-    columns = (OutcomeRow.spec_id, OutcomeRow.status, text, OutcomeRow.output_id, OutcomeRow.flags)
+    compared = () if flagged is None else compared_by(flagged)
+    columns = (OutcomeRow.spec_id, OutcomeRow.status, text, OutcomeRow.output_id, *compared)
     results = choosing.chosen(transaction, step, content_ids, columns).values()
-    found = [row for row in results if row.status == Status.DONE and (flagged is None or flagged.holds(row.flags))]
+    found = [row for row in results if row.status == Status.DONE and (flagged is None or flagged.holds(row))]
     stored = {row.content_id: row.output_id for row in found if row.output_id is not None}
     unstored = {
         row.content_id: hashlib.sha256(row.text.encode()).digest() for row in found if row.content_id not in stored

@@ -344,8 +344,8 @@ class Job:
         """Yield the results, in the order of the source, as dictionaries with the keys of `docmill results`.
 
         It reads them page by page. A vector is a float32 array. `flagged` and `unflagged` are True for all doubtful
-        flags, a flag's name, or several names. `partial` yields the results so far of a job that has not ended;
-        without it, such a job raises Error.
+        flags, or a condition such as "empty" or "confidence<0.4", or several. `partial` yields the results so far of
+        a job that has not ended; without it, such a job raises Error.
         """
         ...
 

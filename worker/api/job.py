@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from storage.core.database import Database
-from storage.core.flags import Flagged, named
+from storage.core.flags import Flagged
 from storage.core.installation import install
 from storage.results import results as of_store
 from storage.results.provenance import provenance
@@ -94,8 +94,8 @@ class Job:
         """Yield the results, in the order of the source, as dictionaries with the keys of `docmill results`.
 
         It reads them page by page. A vector is a float32 array. `flagged` and `unflagged` are True for all doubtful
-        flags, a flag's name, or several names. `partial` yields the results so far of a job that has not ended;
-        without it, such a job raises Error.
+        flags, or a condition such as "empty" or "confidence<0.4", or several. `partial` yields the results so far of
+        a job that has not ended; without it, such a job raises Error.
         """
         rows = explained_each(
             of_store.results(
@@ -198,4 +198,4 @@ class Job:
         lacking = bool(unflagged)
         if wanted is True:
             return Flagged(lacking=lacking)
-        return Flagged(named([wanted] if isinstance(wanted, str) else wanted), lacking)
+        return Flagged.parse([wanted] if isinstance(wanted, str) else wanted, lacking=lacking)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from storage.core.doubts import FAILED, RISK
+from storage.core.doubts import FAILED
 from storage.core.flags import doubtful_ones
+from storage.core.number_bounds import RISK
 
 if TYPE_CHECKING:
-    from storage.core.doubts import Bound
+    from storage.core.number_bounds import Bound
     from storage.core.specs import Spec
     from storage.results.provenance import EscalationRecord, Recorded
 
@@ -17,7 +18,7 @@ def doubted_for(found: EscalationRecord) -> list[str]:
     """Return the flags and bounds for which the first result was doubted; for a failure that it failed."""
     if found.first.status == FAILED:
         return [FAILED]
-    flags = [flag for flag in found.first.flags if found.doubt.flags and found.doubt.flagged.holds([flag])]
+    flags = [flag for flag in found.first.flags if found.doubt.flags and found.doubt.flagged.carried([flag])]
     return [*flags, *(said for bound in found.doubt.bounds if (said := _met(bound, found)) is not None)]
 
 

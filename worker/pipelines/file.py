@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from storage import writers
-from storage.core.flags import Flagged, named
-from storage.core.outcomes import DOUBTFUL
+from storage.core.flags import DOUBTS, Flagged
 from storage.readers import credentials
 from tasks import kinds
 from tasks.errors import BadOption
@@ -41,8 +40,8 @@ class PipelineInvalid(WorkerError):
 class Step:
     """One task over what ``input`` gives: ``document``, or an earlier step by its name.
 
-    ``flagged`` is a condition on the flags of that output, ``keep_first`` on the documents. ``escalation`` computes
-    doubted results again.
+    ``flagged`` is a condition on the flags and numbers of that output, ``keep_first`` on the documents.
+    ``escalation`` computes doubted results again.
 
     ``model`` is None for the task's own. Where the file names no precision, the options say ``auto``.
     """
@@ -229,6 +228,7 @@ def _input_problem(wanted: str, earlier: Mapping[str, str | None], all_names: se
 
 def _check_conditions(steps: Sequence[Mapping[str, Any]], inputs: Sequence[str], notes: Notes) -> None:
     """Note conditions on the flags of documents, which are no outputs, and others that go with nothing."""
+    tasks = {step.get("name"): step.get("task") for step in steps}
     for place, (step, input_) in enumerate(zip(steps, inputs, strict=True)):
         if step.get("keep-first") and input_ != DOCUMENT:
             problem = f'keep-first is about documents; write it in the step that reads them, or input = "{DOCUMENT}"'
@@ -237,6 +237,13 @@ def _check_conditions(steps: Sequence[Mapping[str, Any]], inputs: Sequence[str],
             if name in step and input_ == DOCUMENT:
                 problem = f"{name} is about the output of an earlier step; name it: input"
                 notes.add(("step", place, name), problem)
+            elif isinstance(parts := step.get(name), list) and (task := tasks.get(input_)) is not None:
+                output = kinds.kind(task).output
+                for bound in Flagged.parse(parts).bounds:
+                    if bound.number not in output.confidence:
+                        known = ", ".join(output.confidence)
+                        problem = f"{name}: {output.plural} have no {bound.number}, only {known}"
+                        notes.add(("step", place, name), problem)
         if "flagged" in step and "unflagged" in step:
             notes.add(("step", place, "unflagged"), "flagged and unflagged exclude each other; leave one out")
 
@@ -313,4 +320,4 @@ def _condition(table: StepTable) -> Flagged | None:
     names = table.flagged if table.unflagged is None else table.unflagged
     if names is None:
         return None
-    return Flagged(DOUBTFUL if names is True else named(names), lacking=table.unflagged is not None)
+    return Flagged.parse([DOUBTS] if names is True else names, lacking=table.unflagged is not None)

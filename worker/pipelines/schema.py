@@ -12,8 +12,8 @@ from pydantic.fields import FieldInfo
 
 from storage import writers
 from storage.core.doubts import Doubt
-from storage.core.flags import named
-from storage.errors import DoubtInvalid, FlagUnknown
+from storage.core.flags import Flagged
+from storage.errors import BoundInvalid, DoubtInvalid, FlagUnknown
 from storage.json_values import Json
 from tasks import kinds
 from tasks.kinds.options import key
@@ -68,15 +68,15 @@ def _model(value: object) -> object:
 
 
 def _flags(value: object) -> object:
-    """Check a condition on flags, which is `true` or a list of names."""
+    """Check a condition on results, which is `true` or a list of flags and bounds."""
     if value is True:
         return value
     if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
         given = "an empty list" if value == [] else shown(value)
-        raise wrong(f'must be true, or a list of flags such as ["empty"], not {given}')
+        raise wrong(f'must be true, or a list such as ["empty", "confidence<0.4"], not {given}')
     try:
-        named(value)
-    except FlagUnknown as error:
+        Flagged.parse(value)
+    except (FlagUnknown, BoundInvalid) as error:
         raise wrong(f"is refused: {error}") from error
     return value
 
@@ -115,10 +115,12 @@ class StepTable(DocumentOptions, Table):
     task: Annotated[Task, Field(description="What to do with every document.")]
     input: Annotated[str | None, Field(description="document, or the name of an earlier step.")] = None
     flagged: Annotated[
-        Flags, Field(description="Read only outputs with a doubtful flag (true), or with one of these flags.")
+        Flags,
+        Field(description="Read only outputs with a doubtful flag (true), or with one of these flags or bounds."),
     ] = None
     unflagged: Annotated[
-        Flags, Field(description="Read only outputs without any doubtful flag (true), or without these flags.")
+        Flags,
+        Field(description="Read only outputs without any doubtful flag (true), or without these flags and bounds."),
     ] = None
     model: Annotated[
         str | dict[str, str] | None,

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from storage.core.doubts import RISK, Doubt
+from storage.core.doubts import Doubt
+from storage.core.number_bounds import RISK
 from storage.core.specs import Spec
 from storage.steps import templates
 from tasks import kinds

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from storage.core.doubts import Bound, Doubt, is_better
+from storage.core.doubts import Doubt, is_better
+from storage.core.number_bounds import Bound
 from storage.core.outcomes import DOUBTFUL
 from storage.core.risk import Feature, FittedRisk, RiskModel
 from storage.errors import DoubtInvalid

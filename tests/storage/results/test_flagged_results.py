@@ -112,6 +112,39 @@ def test_of_several_steps_a_flag_of_any_counts_and_with_a_step_only_its_own(data
     assert counts["copy"].by_flag == {"empty": 1}
 
 
+def test_results_may_be_those_below_a_bound_of_a_number_and_of_several_steps_any_counts(database: Database) -> None:
+    steps = (StepRequest("english", TRANSLATE), StepRequest("copy", COPY, "english"))
+    job = read(database, pipeline(steps=steps), numbered(4)).id
+    sure = {"translate": {0: 0.2, 1: 0.9, 2: 0.9}, "copy": {0: 0.9, 1: 0.9, 2: 0.1}}
+
+    def work_both(claim: Claim) -> list[Outcome]:
+        known = sure[str(shard(database, claim.shard_id).lane)]
+        return [
+            Outcome(
+                key,
+                Status.DONE,
+                text=f"out of {text}",
+                flags=("empty",) if text[-1] == "1" else (),
+                confidence=known.get(int(text[-1])),
+            )
+            for key, text in claim.texts
+        ]
+
+    work(database, work_both)
+    jobs.finish(database)
+
+    def ids(*parts: str, lacking: bool = False, step: str | None = None) -> set[str]:
+        flagged = Flagged.parse(parts, lacking=lacking)
+        return {one["id"] for one in results.results(database, job, flagged=flagged, step=step)}
+
+    assert ids("confidence<0.5") == {"k0", "k2"}
+    assert ids("confidence<0.5", step="english") == {"k0"}
+    assert ids("confidence<0.5", step="copy") == {"k2"}
+    assert ids("confidence<0.5", "empty", step="copy") == {"k1", "k2"}
+    assert ids("confidence>0.5", step="copy") == {"k0", "k1"}
+    assert ids("confidence<0.5", "empty", lacking=True) == {"k3"}  # whose confidence is not known
+
+
 def test_results_with_each_flag_are_counted_by_document(database: Database) -> None:
     job = read(database, request(), [("a", "text 0"), ("b", "text 0"), ("c", "text 1"), ("d", "text 2")])
     assert count_flags(database, job.id)["copy"].by_flag == {}

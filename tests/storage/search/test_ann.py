@@ -190,16 +190,23 @@ def test_a_step_that_embeds_escalated_results_is_searched_by_the_better_ones(dat
     assert "first text 7" not in {hit.text for hit in agrees(database, searched, vector_of("first text 7"), 4)}
 
 
-def test_a_document_whose_output_a_condition_leaves_out_is_not_found(database: Database) -> None:
+@pytest.mark.parametrize("unselected", [Flagged(lacking=True), Flagged.parse(["confidence>0.5"])], ids=str)
+def test_a_document_whose_output_a_condition_leaves_out_is_not_found(database: Database, unselected: Flagged) -> None:
     def outcomes(claim: Claim) -> list[Outcome]:
         if shard(database, claim.shard_id).lane == "embed":
             return embedded(claim)
         return [
-            Outcome(content_id, Status.DONE, text=text[-2:], flags=("empty",) if text == "another 7" else ())
+            Outcome(
+                content_id,
+                Status.DONE,
+                text=text[-2:],
+                flags=("empty",) if text == "another 7" else (),
+                confidence=0.1 if text == "another 7" else 0.9,
+            )
             for content_id, text in claim.texts
         ]
 
-    for condition in (None, Flagged(lacking=True)):  # the first job stores the output that the second leaves out
+    for condition in (None, unselected):  # the first job stores the output that the second leaves out
         steps = (StepRequest("english", TRANSLATE), StepRequest("meaning", EMBED, "english", condition))
         read(database, JobRequest("books", "a.jsonl", steps), [("doubted", "another 7"), *numbered(60)])
         work(database, outcomes)

@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import select
 
 from storage.core.database import Database
-from storage.core.doubts import Bound, Doubt
+from storage.core.doubts import Doubt
+from storage.core.number_bounds import Bound
 from storage.core.outcomes import Outcome, Status
 from storage.core.risk import NUMBERS, Feature, FittedRisk, RiskModel
 from storage.core.schema import OutcomeRow

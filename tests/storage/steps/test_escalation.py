@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import text as sql
 
 from storage.core.database import Database
-from storage.core.doubts import Bound, Doubt
+from storage.core.doubts import Doubt
+from storage.core.number_bounds import Bound
 from storage.core.outcomes import Outcome, Reason, Status
 from storage.core.specs import Spec
 from storage.deletion import gc

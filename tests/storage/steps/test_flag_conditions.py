@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 from sqlalchemy import text as sql
@@ -41,6 +41,7 @@ class Flagger:
     def __init__(self, database: Database, doubtful: str = "02") -> None:
         self.database = database
         self.doubtful = doubtful
+        self.confidence: dict[str, float] = {}
         self.written = "translate({})"
         self.computed: list[tuple[str, str]] = []
 
@@ -55,7 +56,8 @@ class Flagger:
         if kind == "summarize":
             return Outcome(content_id, Status.DONE, text=f"summarize({text})")
         flags = ("windowed", "empty_window") if text[-1] in self.doubtful else ("windowed",)
-        return Outcome(content_id, Status.DONE, text=self.written.format(text), flags=flags)
+        confidence = self.confidence.get(text[-1])
+        return Outcome(content_id, Status.DONE, text=self.written.format(text), flags=flags, confidence=confidence)
 
     def done(self, texts: list[Text] = TEXTS, steps: tuple[StepRequest, ...] = STEPS, source: str = "a") -> OpenJob:
         job = read(self.database, pipeline(source, steps), texts)
@@ -183,6 +185,40 @@ def test_a_view_has_nothing_in_the_columns_of_what_is_not_selected(database: Dat
     assert rows[1] == ("k1", None, None, "done")
 
 
+@dataclass(frozen=True)
+class Row:
+    flags: list[str]
+
+
+def test_a_step_reads_outputs_below_a_bound_and_another_all_the_rest(database: Database) -> None:
+    below = Flagged.parse(["confidence<0.5"])
+    steps = (
+        StepRequest("english", TRANSLATE),
+        StepRequest("again", SUMMARIZE, "english", below),
+        StepRequest("good", EMBED, "english", replace(below, lacking=True)),
+        StepRequest("vector", EMBED, "again"),
+    )
+    flagger = Flagger(database)
+    flagger.confidence = {"0": 0.2, "1": 0.5, "2": 0.9}  # of the others none is known
+    job = flagger.done(steps=steps)
+    assert flagger.of("summarize") == {"translate(text 0)"}
+    found = having(database, job)
+    assert {key for key, steps in found.items() if "vector" in steps} == {"k0"}
+    assert {key for key, steps in found.items() if "good" in steps} == {"k1", "k2", "k3", "k4", "k5"}
+    assert read_status(database, job.id).lost == 0
+    assert {name: one.not_selected for name, one in count_flags(database, job.id).items()} == {
+        "english": 0,
+        "again": 5,
+        "good": 1,
+        "vector": 0,
+    }
+    n = len(flagger.computed)
+    flagger.done(steps=steps)
+    assert len(flagger.computed) == n
+    gc.drop(database, spec_ids=gc.specs(database, "summarize/synopsis"))
+    assert read_status(database, job.id).lost == 1
+
+
 @pytest.mark.parametrize(
     "flags", [[], ["windowed"], ["empty_window"], ["empty"], ["language:fr"], ["invalid_utf8@7", "windowed"]]
 )
@@ -197,4 +233,4 @@ def test_the_condition_is_the_same_in_sql(database: Database, flags: list[str]) 
             assert Flagged.stored(flagged.to_json()) == flagged
             column = as_text(bindparam("flags", flags, type_=Json))
             with database.read() as transaction:
-                assert bool(transaction.scalar(select(condition(flagged, column)))) is flagged.holds(flags)
+                assert bool(transaction.scalar(select(condition(flagged, column)))) is flagged.holds(Row(flags))

@@ -104,6 +104,8 @@ def test_results_can_be_asked_for_by_their_flags(done: docmill.Job) -> None:
     assert [one["id"] for one in done.results(unflagged=True)] == ["0", "2"]
     assert list(done.results(flagged=["repetition"])) == []
     assert list(done.results(flagged="repetition")) == []
+    assert list(done.results(flagged="confidence<0.5")) == []
+    assert [one["id"] for one in done.results(unflagged=["empty", "confidence<0.5"])] == ["0", "2"]
     with pytest.raises(docmill.Error, match="do not go together"):
         done.results(flagged=True, unflagged=True)
     with pytest.raises(docmill.Error, match="no flag is called 'strange'"):

@@ -10,7 +10,6 @@ import pytest
 
 from storage.core.database import Database
 from storage.core.flags import Flagged
-from storage.core.outcomes import DOUBTFUL
 from storage.results.status import JobStatus, read_status
 from tests.storage.builders import numbered, read, request
 from tests.worker.harness import Docmill
@@ -30,7 +29,7 @@ def status(database: Database) -> JobStatus:
     [
         (Export(7, OUT, part_documents=10, partial=True), "--partial is for one file"),
         (Export(7, OUT, overwrite=True), "--overwrite is for parts"),
-        (Export(7, OUT, flagged=DOUBTFUL, unflagged=DOUBTFUL), "--flagged and --unflagged exclude each other"),
+        (Export(7, OUT, flagged=Flagged(), unflagged=Flagged()), "--flagged and --unflagged exclude each other"),
         (Export(7, Path(__file__).parent), "--part-documents N writes parts into it"),
         (Export(7, Path("-"), part_documents=10), "parts need a folder"),
         (Export(7, Path("-"), "parquet"), "parquet needs a file"),
@@ -44,8 +43,8 @@ def test_options_that_exclude_each_other_are_refused(wanted: Export, says: str) 
 
 def test_the_condition_on_flags_is_that_of_either_option() -> None:
     assert Export(7, OUT).condition is None
-    assert Export(7, OUT, flagged=frozenset({"empty"})).condition == Flagged(frozenset({"empty"}))
-    assert Export(7, OUT, unflagged=DOUBTFUL).condition == Flagged(lacking=True)
+    assert Export(7, OUT, flagged=Flagged(frozenset({"empty"}))).condition == Flagged(frozenset({"empty"}))
+    assert Export(7, OUT, unflagged=Flagged()).condition == Flagged(lacking=True)
 
 
 def test_results_are_written_and_counted_by_their_flags(embedded: Docmill) -> None:
@@ -60,6 +59,16 @@ def test_results_are_written_and_counted_by_their_flags(embedded: Docmill) -> No
         "",
         "No result of job 1 carries such flags; `docmill status 1` counts them.\n",
     )
+    unsure = embedded("results", 1, "--flagged", "confidence<0.5")
+    assert (unsure.stdout, unsure.stderr) == (
+        "",
+        "No result of job 1 is flagged confidence<0.5; `docmill results 1` writes all, with the numbers that the "
+        "model gave.\n",
+    )
+    assert [one["id"] for one in embedded.results(1, "--unflagged", "confidence<0.5,invalid_utf8")] == ["b"]
+    refused = embedded("results", 1, "--flagged", "risk>0.3", code=2).stderr
+    assert "docmill results JOB --risk-above 0.3 does" in " ".join(refused.split())
+    assert "'confidence' has no bound" in embedded("results", 1, "--flagged", "confidence", code=2).stderr
     assert "no flag is called 'loop'; there are " in embedded("results", 1, "--flagged", "loop", code=2).stderr
     assert "docmill results 1 --flagged" in embedded("results", "--flagged", 1, code=2).stderr
     status = embedded.json("status", 1)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from storage.core.flags import Flagged
+from storage.core.number_bounds import Bound
 from tasks import kinds
 from tasks.kinds.options import key
 from tests.worker.harness import ROOT
@@ -103,9 +104,14 @@ def errors(text: str, path: Path = PATH) -> list[str]:
         ("unflagged = true", Flagged(lacking=True)),
         ("flagged = ['empty', 'language:fr']", Flagged(frozenset({"empty", "language:fr"}))),
         ("unflagged = ['windowed']", Flagged(frozenset({"windowed"}), lacking=True)),
+        ("flagged = ['confidence<0.5']", Flagged(frozenset(), False, (Bound("confidence", True, 0.5),))),
+        (
+            "unflagged = ['doubtful', 'mean_logprob<-1']",
+            Flagged(lacking=True, bounds=(Bound("mean_logprob", True, -1.0),)),
+        ),
     ],
 )
-def test_a_step_may_have_a_condition_on_the_flags_of_its_input(written: str, condition: Flagged | None) -> None:
+def test_a_step_may_have_a_condition_on_what_it_reads(written: str, condition: Flagged | None) -> None:
     step = f"[[step]]\nname = 'again'\ntask = 'summarize'\n{written}\n"
     assert parse(LEAST + step, PATH).steps[1].flagged == condition
 
@@ -120,9 +126,15 @@ def test_a_step_that_reads_documents_may_leave_near_duplicates_out() -> None:
     [
         ("keep-first = true", "keep-first is about documents; write it in the step that reads them"),
         ("keep-first = 1", "keep-first must be true or false"),
-        ("flagged = false", 'flagged must be true, or a list of flags such as ["empty"], not false'),
-        ("flagged = []", 'flagged must be true, or a list of flags such as ["empty"], not an empty list'),
+        ("flagged = false", 'flagged must be true, or a list such as ["empty", "confidence<0.4"], not false'),
+        ("flagged = []", 'flagged must be true, or a list such as ["empty", "confidence<0.4"], not an empty list'),
         ("unflagged = ['loop']", "unflagged is refused: no flag is called 'loop'; there are "),
+        (
+            "flagged = ['confidence']",
+            "flagged is refused: 'confidence' has no bound; write for example",
+        ),
+        ("flagged = ['confidence<2']", "flagged is refused: 'confidence<2': confidence is from 0 to 1"),
+        ("flagged = ['risk>0.3']", "flagged is refused: 'risk>0.3': a risk is not stored with results"),
         ("flagged = true\nunflagged = true", "flagged and unflagged exclude each other; leave one out"),
         ("flagged = true\ninput = 'document'", "flagged is about the output of an earlier step; name it: input"),
     ],
@@ -130,6 +142,14 @@ def test_a_step_that_reads_documents_may_leave_near_duplicates_out() -> None:
 def test_a_wrong_condition_is_refused(written: str, said: str) -> None:
     [error] = errors(f"{LEAST}[[step]]\nname = 'again'\ntask = 'summarize'\n{written}\n")
     assert said in error
+
+
+def test_a_bound_of_a_number_that_the_outputs_before_do_not_have_is_refused() -> None:
+    steps = (
+        "[[step]]\nname = 'people'\ntask = 'redact'\ninput = 'document'\n"
+        "[[step]]\nname = 'again'\ntask = 'summarize'\nflagged = ['least_logprob<-4']\n"
+    )
+    assert any("have no least_logprob, only confidence" in error for error in errors(LEAST + steps))
 
 
 def test_every_key_becomes_a_value() -> None:

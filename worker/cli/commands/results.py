@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from storage.core.flags import DOUBTS, Flagged, named
-from storage.errors import FlagUnknown
+from storage.core.flags import DOUBTS, Flagged
+from storage.errors import BoundInvalid, FlagUnknown
 from worker.cli import formatting
 from worker.cli.context import open_store, settings_from
 from worker.cli.declared_options import declared
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
     from storage.results.status import JobStatus
 
 
-class FlagsType(click.ParamType[frozenset[str]]):
-    """Names of flags with commas between them."""
+class FlagsType(click.ParamType[Flagged]):
+    """Flags and bounds of numbers with commas between them."""
 
-    name = "FLAG,…"
+    name = "CONDITION,…"
 
-    def convert(
-        self, value: str | frozenset[str], param: click.Parameter | None, ctx: click.Context | None
-    ) -> frozenset[str]:
-        if not isinstance(value, str):
+    def convert(self, value: str | Flagged, param: click.Parameter | None, ctx: click.Context | None) -> Flagged:
+        if isinstance(value, Flagged):
             return value
         try:
-            return named(name.strip() for name in value.split(","))
+            return Flagged.parse(value.split(","))
+        except BoundInvalid as error:
+            self.fail(str(error), param, ctx)
         except FlagUnknown as error:
             if value.isdecimal():
                 self.fail(f"{value} is no flag; write JOB before it: docmill results {value} --flagged", param, ctx)
@@ -66,14 +66,14 @@ class FlagsType(click.ParamType[frozenset[str]]):
     type=FlagsType(),
     is_flag=False,
     flag_value=DOUBTS,
-    help="Write only results with a doubtful flag, or with one of these flags: FLAG,FLAG.",
+    help="Write only results with a doubtful flag, or with one of these: FLAG,FLAG,confidence<0.4.",
 )
 @click.option(
     "--unflagged",
     type=FlagsType(),
     is_flag=False,
     flag_value=DOUBTS,
-    help="Write only results without any doubtful flag, or without these flags.",
+    help="Write only results without any doubtful flag, or without these flags and bounds.",
 )
 @click.option("--risk", is_flag=True, help="Write the risk that each output is bad, by docmill review JOB --fit.")
 @click.option(
@@ -87,8 +87,8 @@ def results_command(
     part_documents: int | None,
     overwrite: bool,
     step: str | None,
-    flagged: frozenset[str] | None,
-    unflagged: frozenset[str] | None,
+    flagged: Flagged | None,
+    unflagged: Flagged | None,
     risk: bool,
     risk_above: float | None,
     partial: bool,
@@ -106,6 +106,7 @@ def results_command(
     writes one step as above. A file appears under its name only when it is complete.
 
     --flagged writes the results to be doubted, --unflagged the others; both leave out documents without a result.
+    A bound such as confidence<0.4 takes results with this number; a result without the number does not meet it.
     For a job with several steps, a flag of any step counts; with --step only that step's. docmill status JOB says
     how many results have each flag. --risk and --risk-above need docmill review JOB --fit first.
 
@@ -150,8 +151,8 @@ class Export:
     overwrite: bool = False
     step: str | None = None
     partial: bool = False
-    flagged: frozenset[str] | None = None
-    unflagged: frozenset[str] | None = None
+    flagged: Flagged | None = None
+    unflagged: Flagged | None = None
     risk: bool = False
     risk_above: float | None = None
 
@@ -161,10 +162,10 @@ class Export:
 
     @property
     def condition(self) -> Flagged | None:
-        """The condition on the results' flags; None for all results."""
+        """The condition on the results; None for all results."""
         if self.flagged is not None:
-            return Flagged(self.flagged)
-        return None if self.unflagged is None else Flagged(self.unflagged, lacking=True)
+            return self.flagged
+        return None if self.unflagged is None else replace(self.unflagged, lacking=True)
 
     def check(self) -> None:
         """Refuse options that exclude each other, and a file or a folder that could not be written."""
@@ -217,6 +218,15 @@ def remarks(status: JobStatus) -> list[str]:
     return said
 
 
+def none_said(job: int, condition: Flagged) -> str:
+    """Return the message that no result of a job meets a condition."""
+    if not condition.bounds:
+        does = "lacks" if condition.lacking else "carries"
+        return f"No result of job {job} {does} such flags; `docmill status {job}` counts them."
+    advice = f"`docmill results {job}` writes all, with the numbers that the model gave"
+    return f"No result of job {job} is {condition}; {advice}."
+
+
 def _write(database: Database, status: JobStatus, wanted: Export) -> None:
     from storage.results.results import columns, results
 
@@ -240,8 +250,7 @@ def _write(database: Database, status: JobStatus, wanted: Export) -> None:
     if wanted.condition is not None:
         rows, is_none = _peeked(rows)
         if is_none:
-            does = "lacks" if wanted.condition.lacking else "carries"
-            say(f"No result of job {status.id} {does} such flags; `docmill status {status.id}` counts them.")
+            say(none_said(status.id, wanted.condition))
     write_out(wanted.out, rows, wanted.file_format, status.documents, table)
 
 
