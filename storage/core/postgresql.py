@@ -45,11 +45,10 @@ from storage.core.postgres_urls import POSTGRESQL
 from storage.core.schema import OUTCOME_VALUES, OutcomeRow
 from storage.core.tables import Base
 from storage.core.time_limits import Patience
-from storage.core.transaction import Columns, K, Transaction, Ts, V, columns_of
+from storage.core.transaction import IN_BINARY, Columns, K, Transaction, Ts, V, columns_of
 from storage.core.watched_connection import WatchedConnection
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
-_IN_BINARY = "docmill_in_binary"  # an option of a statement's execution
 SERVER_PID = "SELECT pg_backend_pid()"
 # A job may have three shards or a million: a plan that is made for the average of them suits neither. And
 # `look_up` makes a small table look dear to read, for which JIT would compile its query, 0.2 s each time.
@@ -106,7 +105,7 @@ def _choose_format(
     context: ExecutionContext | None,
     _many: bool,
 ) -> None:
-    if context is not None and context.execution_options.get(_IN_BINARY):
+    if context is not None and context.execution_options.get(IN_BINARY):
         cursor.format = Format.BINARY
 
 
@@ -199,9 +198,6 @@ class PostgresqlTransaction(Transaction):
         """
         self.look_up()
         self.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
-
-    def execute_in_binary(self, query: Select[*Ts]) -> Sequence[Row[*Ts]]:
-        return self.execute(query, execution_options={_IN_BINARY: True}).all()
 
     def probe(self, query: Select[*Ts], column: ColumnElement[V], values: Collection[V]) -> Sequence[Row[*Ts]]:
         """PostgreSQL knows nothing yet of a table that is being filled at a stroke, and would read all of it for an

@@ -21,6 +21,8 @@ V = TypeVar("V")
 Ts = TypeVarTuple("Ts")
 
 Columns: TypeAlias = Mapping[str, Sequence[Any]]  # the values of many rows, column by column
+# An option of a query's execution: a server sends its values, of which many are bytes, as they are and not as text.
+IN_BINARY = "docmill_in_binary"
 Insert: TypeAlias = sqlite.Insert | postgresql.Insert
 
 
@@ -86,10 +88,6 @@ class Transaction(ABC):
         """Have the look-up behind a foreign key planned once for a session and not for every row."""
 
     # Rows by many keys, and many rows.
-
-    def execute_in_binary(self, query: Select[*Ts]) -> Sequence[Row[*Ts]]:
-        """Return the rows of a query with many bytes in them. A server sends these as they are, and not as text."""
-        return self.execute(query).all()
 
     @abstractmethod
     def probe(self, query: Select[*Ts], column: ColumnElement[V], values: Collection[V]) -> Sequence[Row[*Ts]]:

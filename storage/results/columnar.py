@@ -9,6 +9,7 @@ from sqlalchemy import Result, Select, Text, cast, select
 
 from storage.core.database import Database
 from storage.core.schema import Document, Job
+from storage.core.transaction import IN_BINARY
 from storage.outputs.base import CONFIDENCE
 from storage.outputs.columns import Column
 from storage.steps import lineage
@@ -39,7 +40,8 @@ def read_table(database: Database, job_id: int, columns: Sequence[Column], step:
         query = query_of(job, way)
         names = list(query.selected_columns.keys())
         transaction.walk()
-        found = transaction.execute(query, execution_options={"stream_results": True, "yield_per": FETCHED_ROWS})
+        options = {"stream_results": True, "yield_per": FETCHED_ROWS, IN_BINARY: True}
+        found = transaction.execute(query, execution_options=options)
         pages = (Page(way[-1].lane, output, values) for values in _by_column(found, names))
         return stored.joined([page.table(columns) for page in pages], columns)
 

@@ -17,7 +17,7 @@ from storage.core.database import Database
 from storage.core.get_or_create import SPEC, spec_of
 from storage.core.schema import Content, Corpus, Document, Job, OutcomeRow, SpecRow, Step
 from storage.core.specs import Spec
-from storage.core.transaction import Transaction
+from storage.core.transaction import IN_BINARY, Transaction
 from storage.errors import NoSuchCorpus, NothingEmbedded
 from storage.outputs.output_types import VECTOR
 from storage.search import ann
@@ -267,7 +267,7 @@ def _pages(database: Database, searched: Searched, size: int) -> Iterator[_Page]
         with database.read() as transaction:
             transaction.walk()
             after = query.where(tuple_(Document.seq, Document.id) > position)
-            page = transaction.execute_in_binary(after)
+            page = transaction.execute(after, execution_options={IN_BINARY: True}).all()
         found = [row for row in page if row.vector is not None]
         yield _Page(len(page), [row.id for row in found], [row.vector for row in found])
         if len(page) < size:

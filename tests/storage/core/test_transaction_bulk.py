@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from storage.core.database import Database
 from storage.core.schema import Content, EnqueueOrder
 from storage.core.sqlite import ROWS
-from storage.core.transaction import Columns, Transaction
+from storage.core.transaction import IN_BINARY, Columns, Transaction
 from storage.errors import UnexpectedDatabaseError, ValueRefused
 
 TEXTS = ["plain", "", "\\N", "a\tb\nc\r\\.\n", '"quoted", \\"', "Größe 中文 🐋", "NULL", "\x01\x7f", "x" * 100_000]
@@ -49,7 +49,7 @@ def test_rows_in_binary_are_the_rows_as_text(database: Database) -> None:
     load(database, Content, columns)
     query = select(Content.id, Content.sha256, Content.text, Content.n_chars).order_by(Content.id)
     with database.read() as transaction:
-        found = [tuple(row) for row in transaction.execute_in_binary(query)]
+        found = [tuple(row) for row in transaction.execute(query, execution_options={IN_BINARY: True})]
         assert [tuple(row) for row in transaction.execute(query)] == found, "the next statement, too"
     assert found == list(zip(*columns.values(), strict=True))
 
