@@ -51,12 +51,13 @@ def on_its_own(settings: Settings, detached: tuple[int, str] | None) -> Iterator
 
     A job of which another process is a detached run is refused. If this process is one, its record is kept.
     """
-    from worker.process.detached import Reporter, refuse_second
+    from worker.process.detached import Reporter, Runs
 
+    runs = Runs.of(settings)
     if detached is None:
-        yield lambda job: refuse_second(settings.home, job), lambda code: code
+        yield runs.refuse_second, lambda code: code
         return
-    reporter = Reporter(settings.home, *detached)
+    reporter = Reporter(runs, *detached)
 
     def ended(code: int) -> int:
         reporter.ended(code)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from storage.core.database import Database
 from storage.deletion import retention
@@ -18,7 +17,7 @@ from worker.cli.follow import IngestBar, follow, say_ingested
 from worker.cli.formatting import printable
 from worker.cli.printing import say
 from worker.errors import WorkerError
-from worker.process.detached import refuse_second
+from worker.process.detached import Runs
 from worker.process.device_start import StartedDevices
 from worker.process.supervisor import Supervisor
 from worker.queue.broker import Broker
@@ -74,7 +73,7 @@ def run_here(
         supervisor.start(only_job=job_id)
 
     try:
-        bar = IngestBar(prepared.source, start, on_opened, partial(refuse_second, settings.home))
+        bar = IngestBar(prepared.source, start, on_opened, Runs.of(settings).refuse_second)
         with bar as progress:
             done = enqueue(database, lambda: broker, prepared, progress, offer_others=False)
         say_ingested(prepared.source, done)

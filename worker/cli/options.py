@@ -24,7 +24,17 @@ class _PriceType(click.ParamType[Price]):
             self.fail(f"{value!r} is no price; write the prices of a million tokens as 0.25,2", param, ctx)
 
 
-JOB_ID = click.IntRange(1, 2**63 - 1)
+class _JobId(click.IntRange):
+    """A job's number."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is no number of a job; `docmill jobs` lists the jobs", param, ctx)
+
+
+JOB_ID = _JobId(1, 2**63 - 1)
 JOB = click.argument("job", type=JOB_ID)
 
 

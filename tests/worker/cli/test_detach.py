@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.worker.harness import DOCMILL, Docmill, Running, device_children, kill_group, until
-from worker.process.detached import lives
+from worker.process.detached import Runs
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +27,8 @@ RUN = ("--task", "embed", "--model", "null")
 def _no_run_outlives_its_test(tmp_path: Path) -> Iterator[None]:
     yield
     for file in (tmp_path / "home").glob("runs/*.json"):
-        if lives(tmp_path / "home", int(file.stem)):
+        job, _, store = file.stem.partition("-")
+        if Runs(file.parent, store).lives(int(job)):
             os.killpg(json.loads(file.read_text())["pid"], signal.SIGKILL)
 
 
@@ -37,7 +38,8 @@ def corpus(write_corpus: WriteCorpus) -> Path:
 
 
 def _record(docmill: Docmill, job: int = 1) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((docmill.folder / f"home/runs/{job}.json").read_text())
+    [record] = (docmill.folder / "home/runs").glob(f"{job}-*.json")
+    found: dict[str, Any] = json.loads(record.read_text())
     return found
 
 
@@ -131,8 +133,29 @@ def test_a_crash_is_said_with_the_log_and_the_same_command_continues(embedded: D
     said = embedded("attach", 1, code=1).stderr
     assert "the detached run of job 1 crashed" in said
     assert run["log"] in said
+    assert "Run the same command again" in said
     assert embedded.json("run", corpus, *RUN, "--detach")["job"] == 1
     embedded("attach", 1)
+
+
+def test_a_job_of_the_same_number_in_another_store_has_nothing_to_do_with_the_run(
+    embedded: Docmill, corpus: Path
+) -> None:
+    run = _hung(embedded, corpus)
+    embedded.environment["DOCMILL_DATABASE_URL"] = f"sqlite:///{embedded.folder / 'other.db'}"
+    embedded("db", "upgrade")
+    embedded("run", corpus, *RUN, "--limit", "3")
+    assert embedded.json("attach", 1)["documents"] == 3
+    del embedded.environment["DOCMILL_DATABASE_URL"]
+    _go_on(run)
+    assert embedded.json("attach", 1)["documents"] == 600
+
+
+def test_a_job_that_is_not_there_is_said_with_the_command_that_lists_jobs(embedded: Docmill) -> None:
+    for wrong in ("x", "0", "1.5"):
+        refused = " ".join(embedded("attach", wrong, code=2).stderr.split())
+        assert f"'{wrong}' is no number of a job; `docmill jobs` lists the jobs" in refused
+    assert "there is no job 7; `docmill jobs` lists them" in embedded("attach", 7, code=2).stderr
 
 
 def test_a_stopped_run_says_its_exit_code(embedded: Docmill, corpus: Path) -> None:

@@ -27,7 +27,7 @@ def attach_command(job: int, as_json: bool) -> int:
         try:
             status, code = attach(settings, database, job)
         except RunEnded as error:
-            warn(f"docmill: {error}.")
+            warn(f"docmill: {error}")
             return SOME_FAILED
         except KeyboardInterrupt:
             say(f"Left job {job} as it is. Follow it again: docmill attach {job}")
