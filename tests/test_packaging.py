@@ -20,7 +20,10 @@ PACKAGES = ("worker", "tasks", "storage")
 LARGEST_WHEEL_BYTES = 2_000_000
 STUB, STUB_IN_TREE = "docmill-stubs/__init__.pyi", "worker/api/docmill.pyi"
 PROGRAM = """\
-from typing import assert_type
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, assert_type
 
 import docmill
 
@@ -34,7 +37,39 @@ with docmill.connect("postgresql://db/docmill", "redis://queue") as mill:
     assert_type(job.id, int)
     assert_type(job.wait(timeout=3.0), docmill.Status)
     assert_type(job.status().waiting_for, str | None)
-    mill.pipelines.run("nightly.toml")
+    job.wait()
+    for result in job.results(flagged=["repetition", "confidence<0.4"], with_input=True):
+        assert_type(result, dict[str, Any])
+    assert_type(job.results(unflagged=True, step="english", partial=True), Iterator[dict[str, Any]])
+    assert_type([failure["reason"] for failure in job.failures()], list[Any])
+    print(job.to_arrow(step="english").num_rows, job.to_pandas(partial=True).columns)
+    assert_type(job.retry("transient"), int)
+    assert_type([job.cancel(), job.pause(), job.resume(), job.priority(3)], list[bool])
+    job.report(Path("report.html"), with_text=False)
+    assert_type([status.state for status in mill.jobs(limit=5)], list[str])
+    assert_type(mill.job(7).explain("doc-1"), dict[str, Any])
+    found = mill.search("notes", "a query", top=3, exact=True)
+    assert_type(found[0].meta.get("author"), Any | None)
+    assert_type(mill.dedup("notes", shingle=("words", 3)).repeats, int)
+    mill.run(iter(["A text."]), "embed", progress=False)
+    assert_type(mill.pipelines.run("nightly.toml"), docmill.Job)
+    assert_type(mill.pipelines.add(Path("nightly.toml")), str)
+    assert_type(mill.pipelines.list(), list[dict[str, Any]])
+    assert_type(mill.pipelines.history("nightly", limit=3), list[dict[str, Any]])
+
+
+async def later(number: int) -> docmill.Status:
+    with docmill.connect() as mill:
+        first, second = await asyncio.gather(*(mill.job(one).wait_async(60.0) for one in (number, number + 1)))
+        return first if second.ended else second
+
+
+try:
+    assert_type(asyncio.run(later(3)), docmill.Status)
+except docmill.TimedOut as late:
+    print(late)
+except (docmill.Unreachable, docmill.Error) as error:
+    raise SystemExit(str(error)) from error
 """
 WRONG = {
     'docmill.run(["A text."], "embed", windw_tokens=9)': "windw_tokens",
@@ -42,6 +77,15 @@ WRONG = {
     'docmill.run(3, "embed")': '"int"',
     'docmill.search("notes", "a query", tpo=3)': "tpo",
     "docmill.connect().job(3).results().text": '"text"',
+    'docmill.connect().job("3")': '"str"',
+    'docmill.connect().job(3).wait("60")': '"str"',
+    "docmill.connect().job(3).results(flagged=3)": '"flagged"',
+    'docmill.connect().job(3).to_arrow(stp="english")': "stp",
+    'docmill.connect().job(3).retry("all")': "Literal['all']",
+    'docmill.connect().enqueue(["A text."], "embed", priority="high")': '"priority"',
+    'docmill.connect().search("notes", ["a query"])': '"list[str]"',
+    "docmill.connect().pipelines.run(3)": '"int"',
+    "asyncio.run(docmill.connect().job(3).wait())": '"Status"',
     "docmill.Strange": "Strange",
 }
 
