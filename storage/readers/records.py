@@ -22,6 +22,7 @@ _SHOWN_FIELDS = 20
 _OPTIONS = {
     "encoding": "says itself how its texts are encoded",
     "sheet": "has no sheets",
+    "header_row": "has no sheets",
     "ocr": "has no scanned pages",
 }
 
@@ -32,7 +33,7 @@ class SourceOptions:
 
     `meta_fields` are the fields that a prompt reads beside the text. `encoding` is Python's name for the encoding of
     texts without a byte order mark; None is UTF-8. `sheet` is the name of a workbook's sheet,
-    and `ocr` has the languages of scanned pages.
+    `header_row` the number of its row with the names of the columns, and `ocr` has the languages of scanned pages.
     """
 
     text_field: str = "text"
@@ -42,6 +43,7 @@ class SourceOptions:
     max_record_bytes: int = 256 * 2**20
     encoding: str | None = None
     sheet: str | None = None
+    header_row: int | None = None
     ocr: str | None = None
     one_of_many: bool = False  # one of a source's files: its ids are unique within it only
 
@@ -188,7 +190,7 @@ def refuse_options(source: str, options: SourceOptions, *taken: str) -> None:
         return
     for name, why in _OPTIONS.items():
         if name not in taken and getattr(options, name) is not None:
-            raise SourceUnsupported(f"{source} {why}: leave out --{name}")
+            raise SourceUnsupported(f"{source} {why}: leave out --{name.replace('_', '-')}")
 
 
 def check_columns(columns: Sequence[str], name: str, options: SourceOptions) -> None:

@@ -62,7 +62,7 @@ class Records:
     @property
     def options(self) -> tuple[str, ...]:
         """The options of reading that may be given for the file."""
-        return (*(["encoding"] if self.is_text else []), *(["sheet"] if self.has_sheets else []))
+        return (*(["encoding"] if self.is_text else []), *(["sheet", "header_row"] if self.has_sheets else []))
 
     def rows(self, stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
         """Return the file's rows. Raises SourceUnsupported, with the command to install a library that is missing."""

@@ -35,10 +35,11 @@ _EXACT = 2.0**53  # Excel has no whole numbers; below this a float is one exactl
 class Unfit(Exception):
     """The workbook has no sheet to read. `problem` is a word for `storage.readers.sheets`."""
 
-    def __init__(self, problem: str, sheets: Sequence[str] = ()) -> None:
+    def __init__(self, problem: str, sheets: Sequence[str] = (), n_rows: int = 0) -> None:
         super().__init__(problem)
         self.problem = problem
         self.sheets = sheets
+        self.n_rows = n_rows
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,16 @@ def main() -> None:
     asked = receive(sys.stdin.buffer)
     assert asked is not None
     head, _ = asked
-    serve(AskedFor(head["bytes"]), head["sheet"], SourceOptions(**head["options"]), sys.stdout.buffer)
+    options = SourceOptions(**head["options"], sheet=head["sheet"], header_row=head["header_row"])
+    serve(AskedFor(head["bytes"]), options, sys.stdout.buffer)
 
 
-def serve(source: BinaryIO | AskedFor, wanted: str | None, options: SourceOptions, out: BinaryIO) -> None:
+def serve(source: BinaryIO | AskedFor, options: SourceOptions, out: BinaryIO) -> None:
     """Send the rows of a sheet, or the reason why there are none."""
     try:
-        sheet = opened(source, wanted)
+        sheet = opened(source, options.sheet, options.header_row)
     except Unfit as error:
-        send(out, {"error": error.problem, "sheets": error.sheets})
+        send(out, {"error": error.problem, "sheets": error.sheets, "rows": error.n_rows})
         return
     send(out, {"columns": [name for name in sheet.columns if name]})
     for frame in framed(_lines(sheet, options)):
@@ -73,8 +75,11 @@ def serve(source: BinaryIO | AskedFor, wanted: str | None, options: SourceOption
     send(out, {"end": True})
 
 
-def opened(source: BinaryIO | AskedFor, wanted: str | None) -> Sheet:
-    """Return the wanted sheet of a workbook, or the only visible one with rows. Raises Unfit."""
+def opened(source: BinaryIO | AskedFor, wanted: str | None, header_row: int | None = None) -> Sheet:
+    """Return the wanted sheet of a workbook, or the only visible one with rows. Raises Unfit.
+
+    Rows above the header are left out. Without `header_row` the header is the first row that is not empty.
+    """
     from python_calamine import CalamineError, CalamineWorkbook, PasswordError, SheetTypeEnum, SheetVisibleEnum
 
     try:
@@ -92,10 +97,14 @@ def opened(source: BinaryIO | AskedFor, wanted: str | None) -> Sheet:
     except (CalamineError, ValueError, OSError) as error:
         raise Unfit("password" if _is_encrypted(source) else "damaged") from error
     rows = enumerate(sheet.iter_rows(), 1)
-    for _, values in rows:
-        if any(value != "" for value in values):
-            return Sheet([_name(value) for value in values], rows)
-    raise Unfit("empty", [sheet.name])
+    number = 0
+    for number, values in rows:
+        if any(value != "" for value in values) if header_row is None else number == header_row:
+            columns = [_name(value) for value in values]
+            if header_row is not None and not any(columns):
+                raise Unfit("blank", [sheet.name])
+            return Sheet(columns, rows)
+    raise Unfit("empty" if header_row is None else "beyond", [sheet.name], number)
 
 
 def _is_encrypted(source: BinaryIO | AskedFor) -> bool:

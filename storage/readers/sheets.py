@@ -11,14 +11,15 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from storage.readers import table
-from storage.readers.errors import SourceEmpty, SourceError, SourceUnreadable, SourceUnsupported
+from storage.readers.errors import FieldUnknown, SourceEmpty, SourceError, SourceUnreadable, SourceUnsupported
 from storage.readers.records import Rows, SourceOptions, listed
 
 
 def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
     """Yield the rows of one sheet, each with the number that the sheet gives it.
 
-    The sheet is the one that the options name, else the only visible one with rows.
+    The sheet is the one that the options name, else the only visible one with rows. So is the row of the header, else
+    it is the first row that is not empty.
 
     Raises SourceUnsupported, SourceUnreadable, SourceEmpty and FieldUnknown, and BrokenStream if the process ends
     early.
@@ -26,17 +27,22 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
     if not stream.seekable():
         raise SourceUnsupported(f"{name}: a workbook is compressed already; take off the compression around it")
     size = stream.seek(0, os.SEEK_END)
-    asked = {"bytes": size, "sheet": options.sheet}
+    asked = {"bytes": size, "sheet": options.sheet, "header_row": options.header_row}
     program = table.Program(
         "storage.readers.sheet_process",
-        partial(_refused, name),
+        partial(_refused, name, options.header_row),
         asked,
         advice="a large sheet can be read once it is saved as CSV",
     )
-    return table.rows(program, stream, name, options)
+    try:
+        yield from table.rows(program, stream, name, options)
+    except FieldUnknown as error:
+        if options.header_row is not None:
+            raise
+        raise FieldUnknown(f"{error}, or the row of the header with --header-row") from error
 
 
-def _refused(name: str, answer: dict[str, Any]) -> SourceError:
+def _refused(name: str, header_row: int | None, answer: dict[str, Any]) -> SourceError:
     """Return the error for an answer that has no columns."""
     problem, sheets = answer["error"], listed(answer.get("sheets", ()))
     if problem == "password":
@@ -45,6 +51,16 @@ def _refused(name: str, answer: dict[str, Any]) -> SourceError:
         return SourceUnsupported(f"{name} has several sheets with rows: name one with --sheet; there are {sheets}")
     if problem == "unknown":
         return SourceUnsupported(f"{name} has no such sheet: name one with --sheet; there are {sheets}")
+    if problem == "beyond":
+        rows = f"{answer['rows']:,} row{'' if answer['rows'] == 1 else 's'}"
+        return SourceUnsupported(
+            f"{name}: --header-row {header_row} is beyond the sheet {sheets}, which has {rows}: give a smaller number"
+        )
+    if problem == "blank":
+        return SourceUnsupported(
+            f"{name}: row {header_row} of the sheet {sheets} is empty: give --header-row the row with the names of "
+            "the columns"
+        )
     if problem == "empty":
         return SourceEmpty(f"{name} has no rows in its sheets ({sheets})")
     return SourceUnreadable(f"{name} is damaged, or no workbook of Excel or OpenDocument")

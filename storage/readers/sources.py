@@ -129,7 +129,8 @@ def reader_of(file_name: str, of_packages: Callable[[str], RowReader | None]) ->
     if kind is not None and is_readable(kind) and (decompress is None or kind.may_be_compressed):
         return partial(_documents, kind, decompress)
     read_rows = of_packages(suffix) if suffix else None
-    return None if read_rows is None else partial(_records, read_rows, decompress, ("encoding", "sheet"))
+    taken = ("encoding", "sheet", "header_row")
+    return None if read_rows is None else partial(_records, read_rows, decompress, taken)
 
 
 def _records(

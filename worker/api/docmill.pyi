@@ -69,6 +69,7 @@ class _Options(TypedDict, total=False):
     id_field: str | None
     encoding: str | None
     sheet: str | None
+    header_row: int | None
     ocr: str | None
     limit: int | None
     prune: bool | None

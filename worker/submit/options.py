@@ -61,6 +61,15 @@ class ReadingOptions(Options):
         Field(min_length=1, description="Sheet of a workbook.  [default: the only visible one with rows]"),
         Option(metavar="NAME"),
     ] = None
+    header_row: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=MOST,
+            description="Row of a sheet with the names of the columns.  [default: the first that is not empty]",
+        ),
+        Option(metavar="N"),
+    ] = None
     ocr: Annotated[
         str | None,
         Field(
@@ -91,7 +100,7 @@ class ReadingOptions(Options):
     @property
     def remembered(self) -> dict[str, Any]:
         """The options that an ingest remembers."""
-        later = self.model_dump(include={"encoding", "sheet", "ocr"}, exclude_none=True)
+        later = self.model_dump(include={"encoding", "sheet", "header_row", "ocr"}, exclude_none=True)
         return self.model_dump(include={"text_field", "id_field", "limit"}) | later
 
 

@@ -109,7 +109,14 @@ def source_options(read: ReadingOptions, steps: Iterable[KindOptions]) -> Source
     encoding = None if read.encoding is None else recoding.known(read.encoding)
     languages = None if read.ocr is None else ocr.known(read.ocr, without_settings().get(ocr.VARIABLE))
     return SourceOptions(
-        read.text_field, read.id_field, expected, read.limit, encoding=encoding, sheet=read.sheet, ocr=languages
+        read.text_field,
+        read.id_field,
+        expected,
+        read.limit,
+        encoding=encoding,
+        sheet=read.sheet,
+        header_row=read.header_row,
+        ocr=languages,
     )
 
 

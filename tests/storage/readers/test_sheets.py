@@ -108,6 +108,65 @@ def test_the_only_visible_sheet_with_rows_is_read_or_the_one_that_is_named(tmp_p
     assert [item.where for item in found] == ["a.csv:2", place]
 
 
+TITLED: Sheet = [["Report of 2026"], [], ["id", "text"], [1, "x"], [], [2, "y"]]
+
+
+def test_the_row_of_the_header_may_be_named_and_rows_above_it_are_left_out(tmp_path: Path) -> None:
+    path = saved(tmp_path / "book.xlsx", Data=TITLED, More=[["text"], ["z"]])
+    options = {"sheet": "Data", "header_row": 3}
+    assert read(path, **options) == [
+        Record("1", "x", {}, (), "book.xlsx[Data]:4"),
+        Record("2", "y", {}, (), "book.xlsx[Data]:6"),
+    ]
+    with pytest.raises(FieldUnknown, match=r'it has "Report of 2026": .* or the row of the header with --header-row'):
+        read(path, sheet="Data")
+    with pytest.raises(FieldUnknown, match=r'it has "1", "x": name one with --text-field$'):
+        read(path, sheet="Data", header_row=4)
+
+
+def test_a_row_of_the_header_that_is_empty_or_beyond_the_sheet_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path / "book.xlsx", Data=TITLED)
+    with pytest.raises(
+        SourceUnsupported, match=r'row 2 of the sheet "Data" is empty: give --header-row the row with'
+    ):
+        read(path, header_row=2)
+    with pytest.raises(SourceUnsupported, match=r'--header-row 7 is beyond the sheet "Data", which has 6 rows: give'):
+        read(path, header_row=7)
+    (tmp_path / "a.csv").write_text("id,text\n1,one\n")
+    with pytest.raises(SourceUnsupported, match="has no sheets: leave out --header-row"):
+        read(tmp_path / "a.csv", header_row=2)
+
+
+def test_the_header_of_a_workbook_of_an_earlier_excel_may_stand_further_down(tmp_path: Path) -> None:
+    path = tmp_path / "table.xls"
+    path.write_bytes(gzip.decompress((DATA / "table.xls.gz").read_bytes()))
+    with pytest.raises(FieldUnknown, match='it has "1", "Hello Größe"'):
+        read(path, header_row=2)
+
+
+def test_the_header_of_an_opendocument_sheet_may_stand_further_down(tmp_path: Path) -> None:
+    names = {one: f"urn:oasis:names:tc:opendocument:xmlns:{one}:1.0" for one in ("office", "table", "text")}
+    cells = [["Report"], [], ["id", "text"], ["a", "One."]]
+    written = "".join(
+        "<table:table-row>"
+        + "".join(
+            f'<table:table-cell office:value-type="string"><text:p>{cell}</text:p></table:table-cell>' for cell in row
+        )
+        + "</table:table-row>"
+        for row in cells
+    )
+    content = (
+        f"<office:document-content {' '.join(f'xmlns:{name}={urn!r}' for name, urn in names.items())}><office:body>"
+        f"<office:spreadsheet><table:table table:name='Data'>{written}</table:table></office:spreadsheet>"
+        "</office:body></office:document-content>"
+    )
+    with zipfile.ZipFile(tmp_path / "book.ods", "w") as file:
+        file.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        file.writestr("META-INF/manifest.xml", "<manifest/>")
+        file.writestr("content.xml", content)
+    assert read(tmp_path / "book.ods", header_row=3) == [Record("a", "One.", {}, (), "book.ods:4")]
+
+
 def test_workbooks_of_other_programs_are_read(tmp_path: Path) -> None:
     path = tmp_path / "table.xls"
     path.write_bytes(gzip.decompress((DATA / "table.xls.gz").read_bytes()))

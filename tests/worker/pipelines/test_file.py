@@ -29,6 +29,7 @@ text-field = "body"
 id-field = "key"
 encoding = "cp1252"
 sheet = "Open"
+header-row = 3
 prune-max = 30
 prune-rejected = "keep"
 prune = true
@@ -163,6 +164,7 @@ def test_every_key_becomes_a_value() -> None:
         "id_field": "key",
         "encoding": "cp1252",
         "sheet": "Open",
+        "header_row": 3,
         "ocr": None,
         "limit": None,
         "prune": True,

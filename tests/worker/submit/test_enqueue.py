@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from storage.ingest.chunk_builder import FIRST_CHUNK_RECORDS, chunks
 from storage.ingest.ingest import CHUNK_RECORDS
 from storage.readers import SourceOptions, SourceUnsupported, open_source
+from worker.errors import BadMessage
 from worker.orders.message import parse_enqueue
 from worker.submit.options import Request
+from worker.submit.repeats import key_of
 from worker.submit.request import source_options
 
 
@@ -34,6 +37,21 @@ def test_an_encoding_is_checked_and_remembered_only_where_one_is_named() -> None
     # An unfinished job is still found by the options that earlier releases noted.
     assert Request(source="a.csv", task="embed").remembered == {"text_field": "text", "id_field": "id", "limit": None}
     assert Request(source="a.csv", task="embed", encoding="cp1252").remembered["encoding"] == "cp1252"
+
+
+def test_the_row_of_the_header_is_remembered_and_part_of_an_order_only_where_it_is_given() -> None:
+    plain: dict[str, Any] = {"source": "a.xlsx", "task": "embed"}
+    asked = parse_enqueue({**plain, "header_row": 3})
+    assert source_options(asked, []).header_row == 3
+    assert asked.remembered == {"text_field": "text", "id_field": "id", "limit": None, "header_row": 3}
+    assert "header_row" not in parse_enqueue(plain).remembered
+    keyed = key_of(Request(**plain, idempotency_key="k", header_row=3))
+    earlier = key_of(Request(**plain, idempotency_key="k"))
+    assert keyed is not None
+    assert earlier is not None
+    assert keyed.arguments.keys() - earlier.arguments.keys() == {"--header-row"}
+    with pytest.raises(BadMessage, match="header_row"):
+        parse_enqueue({**plain, "header_row": 0})
 
 
 def test_a_sheet_and_the_languages_of_scanned_pages_come_from_messages_too(
