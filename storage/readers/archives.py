@@ -14,13 +14,23 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
+from io import BufferedReader, BytesIO
 from pathlib import PurePosixPath
 
 from storage.readers.documents import NO_SUFFIX, DocumentReader
-from storage.readers.errors import BrokenStream, BrokenTransfer, SourceEmpty, SourceUnreadable, finding_bugs
-from storage.readers.files import Content, Opened, up_to
+from storage.readers.errors import (
+    BrokenStream,
+    BrokenTransfer,
+    SourceEmpty,
+    SourceError,
+    SourceUnreadable,
+    finding_bugs,
+)
+from storage.readers.files import Content, Opened, Source, source_of_records, up_to
+from storage.readers.many_files import LEFT_OUT, with_file, without_results
 from storage.readers.records import Found, LeftOut, Record, Rejection, SourceOptions, too_long
-from storage.readers.registry import document_suffixes
+from storage.readers.registry import document_suffixes, records_in
 from storage.readers.streams import (
     Counted,
     Decompress,
@@ -40,7 +50,11 @@ _UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # other methods may need
 
 
 class ArchiveSource:
-    """The documents of one archive. Hidden members are skipped; those of other kinds are counted in `ignored`."""
+    """The documents of one archive, and the records of its files.
+
+    Hidden members are skipped. `ignored` counts members of other kinds and records without the text; `reasons` has
+    the reasons.
+    """
 
     def __init__(self, content: Content, options: SourceOptions, members: Members) -> None:
         self._content = content
@@ -50,16 +64,31 @@ class ArchiveSource:
         self.name = content.name
         self.bytes_read = 0
         self.ignored: Counter[str] = Counter()
+        self.reasons: dict[str, str] = {}
         with content.open() as file, finding_bugs(content.place):
             try:
-                found = members(file, options)
-                first = next((one for one in found if not isinstance(one, LeftOut)), None)
+                self._check(members(file, options))
             except BrokenTransfer as error:
                 raise SourceUnreadable(f"{self.name}: {error}") from error
             except _DAMAGES as error:
                 raise SourceUnreadable(f"{self.name} is damaged, or no archive of that kind") from error
-        if first is None:
-            raise SourceEmpty(f"no {', '.join(document_suffixes())} members in {self.name}")
+
+    def _check(self, found: Iterator[Found]) -> None:
+        """Look for a member that can be read, and raise the reason if there is none."""
+        refused: SourceError | None = None
+        for one in found:
+            if isinstance(one, LeftOut):
+                continue
+            if isinstance(one, Rejection) or records_in(one[0]) is None:
+                return
+            try:
+                self._source_of(*one)
+            except SourceError as error:
+                refused = refused or with_file(self._prefix + one[0], error)
+            else:
+                return
+        suffixes = ", ".join(document_suffixes())
+        raise refused or SourceEmpty(f"no {suffixes}, .jsonl, .csv or other members in {self.name} that are read")
 
     def size_bytes(self) -> int | None:
         """Return None: the bytes read of members say little about the progress in the archive."""
@@ -68,6 +97,7 @@ class ArchiveSource:
     def records(self) -> Iterator[Record | Rejection]:
         self.bytes_read = 0
         self.ignored.clear()
+        self.reasons.clear()
         return up_to(self._options.limit, self._items())
 
     def _items(self) -> Iterator[Record | Rejection]:
@@ -83,12 +113,44 @@ class ArchiveSource:
                     else:
                         path, raw = found
                         self.bytes_read += len(raw)
-                        item = reader.document(self._prefix + path, raw)
-                        last = f"after {item.where}"
-                        yield item
+                        if records_in(path) is None:
+                            yield reader.document(self._prefix + path, raw)
+                        else:
+                            yield from self._records_of(path, raw)
+                        last = f"after {self._prefix}{path}"
             except _DAMAGES as error:
                 reason = str(error) if isinstance(error, BrokenStream) else "it is damaged, or ends too early"
                 yield Rejection(place, f"{reason}, {last}; nothing more was read", fatal=True)
+
+    def _records_of(self, path: str, raw: bytes) -> Iterator[Record | Rejection]:
+        """Yield the records of a member, or count it if it has none that can be read."""
+        where = self._prefix + path
+        try:
+            for item in self._source_of(path, raw).records():
+                if isinstance(item, Rejection) and not item.keys and item.below is None:
+                    yield replace(item, below=where)
+                else:
+                    yield item
+        except LEFT_OUT as error:
+            suffix = PurePosixPath(path).suffix
+            self.ignored[suffix] += 1
+            self.reasons.setdefault(suffix, str(with_file(where, error)))
+        except SourceError as error:
+            yield Rejection(where, str(error), fatal=True, below=where)
+
+    def _source_of(self, path: str, raw: bytes) -> Source:
+        """Return the source of a member with records. Raises SourceError."""
+        found = records_in(path)
+        assert found is not None
+        kind, decompress = found
+        opened = partial(_opened, raw)
+        content = Content(f"{self.name}/{path}", self._prefix + path, len(raw), opened)
+        options = replace(self._options, one_of_many=True)
+        return without_results(source_of_records(kind.rows, decompress, kind.options, content, options))
+
+
+def _opened(raw: bytes) -> BufferedReader:
+    return BufferedReader(BytesIO(raw))
 
 
 def zipped(file: Opened, options: SourceOptions, _: Decompress | None = None) -> Iterator[Found]:
@@ -123,7 +185,13 @@ def _zipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> Fo
         return Rejection(where, "it is packed in a way that is not read, or damaged")
     except (zipfile.BadZipFile, EOFError, zlib.error):
         return Rejection(where, "it is damaged")
-    return (where, raw) if len(raw) <= limit else Rejection(where, too_long(limit))
+    return (where, raw) if len(raw) <= limit else Rejection(where, _too_long(where, limit))
+
+
+def _too_long(path: str, limit: int) -> str:
+    if records_in(path) is None:
+        return too_long(limit)
+    return f"larger than {limit:,} bytes, the limit for a file in an archive: unpack the archive into a folder"
 
 
 def _directory_bytes(file: Opened) -> int:
@@ -175,7 +243,7 @@ def tarred(file: Opened, options: SourceOptions, decompress: Decompress | None =
 def _tarred(archive: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> Found:
     where = printable(member.name)
     if member.size > limit:
-        return Rejection(where, too_long(limit))
+        return Rejection(where, _too_long(where, limit))
     content = archive.extractfile(member)
     assert content is not None
     raw = content.read()
@@ -215,7 +283,7 @@ def _is_hidden(name: str) -> bool:
 def _by_name(name: str, wanted: tuple[str, ...]) -> LeftOut | Rejection | None:
     """Return what becomes of a member of another kind or with a path that leads out of the archive; else None."""
     path = PurePosixPath(name)
-    if path.suffix.lower() not in wanted:
+    if path.suffix.lower() not in wanted and records_in(path.name) is None:
         return LeftOut(path.suffix or NO_SUFFIX)
     if path.is_absolute() or ".." in path.parts:
         return Rejection(printable(name), "its name leads out of the archive")

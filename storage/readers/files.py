@@ -7,7 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedReader, FileIO
 from itertools import chain, islice
 from pathlib import Path
@@ -25,6 +25,7 @@ from storage.readers.records import (
     SourceOptions,
     document,
     misnamed,
+    refuse_options,
 )
 from storage.readers.streams import Counted, Decompress, buffered, open_regular, printable
 
@@ -139,6 +140,22 @@ class FileSource(RowSource):
             self._counted = counted = Counted(file)
             rows = self._read_rows(buffered(counted, self._decompress), self._place, self._options)
             yield from until_broken(rows, lambda: f"{self._place}@{counted.bytes_read}")
+
+
+def source_of_records(
+    read_rows: RowReader,
+    decompress: Decompress | None,
+    taken: tuple[str, ...],
+    content: Content,
+    options: SourceOptions,
+) -> FileSource:
+    """Return the source of a file of records; `taken` are the options of reading that it may have."""
+    refuse_options(content.place, options, *taken)
+    if options.sheet is not None and "sheet" in taken:
+        # Records without an id are named for their places, and two sheets are two corpora.
+        of_sheet = f"[{options.sheet}]"
+        content = replace(content, name=content.name + of_sheet, place=content.place + of_sheet)
+    return FileSource(content, read_rows, decompress, options)
 
 
 class StreamSource:

@@ -10,16 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from storage.readers.documents import NO_SUFFIX, DocumentReader
-from storage.readers.errors import FieldUnknown, SourceEmpty, SourceError, SourceUnreadable, SourceUnsupported
-from storage.readers.files import Content, FileSource, Source
-from storage.readers.many_files import FilesSource, Walk, within
+from storage.readers.errors import FieldUnknown, SourceEmpty, SourceError, SourceUnreadable
+from storage.readers.files import Content, Source
+from storage.readers.many_files import LEFT_OUT, FilesSource, Walk, with_file, within, without_results
 from storage.readers.records import Record, Rejection, SourceOptions, without_metadata
 from storage.readers.registry import document_suffixes, missing
 from storage.readers.streams import open_regular, printable
-
-_LEFT_OUT = (FieldUnknown, SourceEmpty, SourceUnsupported)  # such a file is left out, and is no rejection
-# Written by docmill beside a folder's documents; the next run must not read them as documents.
-_OF_RESULTS = frozenset(("task", "tokens_in", "tokens_out", "flags"))
 
 Open = Callable[[Content, SourceOptions], Source]
 
@@ -56,7 +52,7 @@ class FolderSource(FilesSource):
             except SourceError as error:
                 if isinstance(error, FieldUnknown) and self._options.meta_fields:
                     raise
-                refused = refused or _of(path, error)
+                refused = refused or with_file(path, error)
             else:
                 return
         others = ", ".join(f"{n} {suffix}" for suffix, n in self.ignored.most_common(5))
@@ -82,10 +78,10 @@ class FolderSource(FilesSource):
 
     def _refused(self, path: str, error: SourceError) -> Iterator[Rejection]:
         # A prompt that reads metadata gets every field of it, or the file is rejected.
-        if isinstance(error, _LEFT_OUT) and not (isinstance(error, FieldUnknown) and self._options.meta_fields):
+        if isinstance(error, LEFT_OUT) and not (isinstance(error, FieldUnknown) and self._options.meta_fields):
             suffix = Path(path).suffix
             self.ignored[suffix] += 1
-            self.reasons.setdefault(suffix, str(_of(path, error)))
+            self.reasons.setdefault(suffix, str(with_file(path, error)))
         else:
             yield self._within(path, Rejection(printable(path), str(error), fatal=True))
 
@@ -100,9 +96,7 @@ class FolderSource(FilesSource):
         assert reader is not None
         content = Content(printable(file), printable(path), size, opened)
         source = reader(content, options)
-        if isinstance(source, FileSource) and source.fields >= _OF_RESULTS:
-            raise SourceUnsupported("it holds results that docmill wrote; to read them name the file")
-        return source
+        return without_results(source)
 
     def _found(self) -> Walk:
         """Yield each document's path below the root and the file to open, in the order of the paths."""
@@ -146,9 +140,3 @@ class FolderSource(FilesSource):
             return entry.name
         self.ignored[Path(entry.name).suffix or NO_SUFFIX] += 1
         return None
-
-
-def _of(path: str, error: SourceError) -> SourceError:
-    """Return the error with the name of its file."""
-    said = str(error)
-    return error if Path(path).name in said else type(error)(f"{printable(path)}: {said}")

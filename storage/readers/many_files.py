@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import TypeAlias
 
 from storage.readers.documents import NO_SUFFIX
-from storage.readers.errors import FieldUnknown, KindUnknown, SourceEmpty, SourceError
-from storage.readers.files import Source, left_out, up_to
+from storage.readers.errors import FieldUnknown, KindUnknown, SourceEmpty, SourceError, SourceUnsupported
+from storage.readers.files import FileSource, Source, left_out, up_to, why_left_out
 from storage.readers.records import Record, Rejection, SourceOptions
 from storage.readers.streams import kind, printable
 
 OpenFile: TypeAlias = Callable[[Path, SourceOptions, str], Source]
 Walk: TypeAlias = Iterator[tuple[str, Path] | Rejection]  # names in keys and messages, and the paths to open
+LEFT_OUT = (FieldUnknown, SourceEmpty, SourceUnsupported)  # such a file is left out, and is no rejection
+# Written by docmill beside documents; the next run must not read them as documents.
+_OF_RESULTS = frozenset(("task", "tokens_in", "tokens_out", "flags"))
 
 
 class FilesSource:
@@ -74,6 +77,7 @@ class FilesSource:
                 yield self._within(path, item) if isinstance(item, Rejection) else item
         finally:  # also if the limit is reached within this file
             self.ignored.update(left_out(source))
+            self.reasons = {**why_left_out(source), **self.reasons}
 
     def _refused(self, path: str, error: SourceError) -> Iterator[Rejection]:
         """Yield the rejection of a file that cannot be opened, or count it."""
@@ -103,6 +107,19 @@ class FilesSource:
             else:
                 return
         raise refused or SourceEmpty(f"no file matches {self.name}")
+
+
+def without_results(source: Source) -> Source:
+    """Return the source of one of many files. Raises SourceUnsupported for results that docmill wrote."""
+    if isinstance(source, FileSource) and source.fields >= _OF_RESULTS:
+        raise SourceUnsupported("it holds results that docmill wrote; to read them name the file")
+    return source
+
+
+def with_file(path: str, error: SourceError) -> SourceError:
+    """Return the error with the name of its file."""
+    said = str(error)
+    return error if Path(path).name in said else type(error)(f"{printable(path)}: {said}")
 
 
 def within(root: Path, path: str) -> tuple[str, Path] | Rejection:

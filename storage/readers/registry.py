@@ -97,13 +97,25 @@ class Document:
 
 @dataclass(frozen=True)
 class Archive:
-    """A file whose members are documents, read by `(file, options, decompress) -> members`. `seeks` as above."""
+    """A file whose members are documents, read by `(file, options, decompress) -> members`. `seeks` as above.
+
+    With `has_files` its members are files of any kind; those with records are read, too.
+    """
 
     reader: str
     extra: Extra | None = None
     may_be_compressed: bool = True
     seeks: bool = False
-    holds: ClassVar = "documents, one in each member"
+    has_files: bool = True
+
+    @property
+    def holds(self) -> str:
+        return "files of documents and records" if self.has_files else "documents, one in each member"
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options of reading that may be given for the file."""
+        return ("encoding", "ocr", *(["sheet", "header_row"] if self.has_files else []))
 
     def members(self, decompress: Decompress | None, file: Opened, options: SourceOptions) -> Iterator[Found]:
         """Return the file's members."""
@@ -176,7 +188,7 @@ FILES: dict[str, Records | Document | Archive] = {
     ".vtt": Document(VTT, SUBTITLES, is_text=True),
     ".zip": Archive("storage.readers.archives:zipped", may_be_compressed=False, seeks=True),
     ".tar": Archive("storage.readers.archives:tarred"),
-    ".mbox": Archive("storage.readers.archives:messages", FORMATS),
+    ".mbox": Archive("storage.readers.archives:messages", FORMATS, has_files=False),
 }
 COMPRESSIONS: dict[str, Decompress] = {".gz": gunzip, ".zst": unzstd}
 SHORTHANDS = {".tgz": (".tar", ".gz")}
@@ -218,6 +230,15 @@ def kind_of(file_name: str) -> tuple[str, Decompress | None]:
     return last, None
 
 
+def records_in(file_name: str) -> tuple[Records, Decompress | None] | None:
+    """Return how a file of records of this name is read, and its compression's function; None for other files."""
+    suffix, decompress = kind_of(file_name)
+    kind = FILES.get(suffix)
+    if isinstance(kind, Records) and (decompress is None or kind.may_be_compressed):
+        return kind, decompress
+    return None
+
+
 def read_in_parts(file_name: str) -> bool:
     """Return whether a file of this name is read here and there, and not from its beginning to its end."""
     kind = FILES.get(kind_of(file_name)[0])
@@ -253,7 +274,7 @@ def described() -> str:
     parts = [
         f"a {_listed(_plain(compressed=True))} file (also {' or '.join(COMPRESSIONS)})",
         f"a {_listed(_plain(compressed=False))} file",
-        f"a {_listed(_archives())} of documents",
+        f"a {_listed(_archives())} of such files",
         *PLACES,
     ]
     for what in dict.fromkeys(scheme.what for scheme in SCHEMES.values()):

@@ -13,8 +13,8 @@ from urllib.parse import unquote
 from storage.readers import plain, plugins, remote
 from storage.readers.archives import ArchiveSource
 from storage.readers.documents import DocumentSource
-from storage.readers.errors import KindUnknown, SourceMissing
-from storage.readers.files import Content, FileSource, Source, StreamSource, on_disk
+from storage.readers.errors import FieldUnknown, KindUnknown, SourceMissing
+from storage.readers.files import Content, FileSource, Source, StreamSource, on_disk, source_of_records
 from storage.readers.folder import FolderSource, Open
 from storage.readers.many_files import FilesSource, within
 from storage.readers.parts import parts_in
@@ -125,35 +125,22 @@ def reader_of(file_name: str, of_packages: Callable[[str], RowReader | None]) ->
     suffix, decompress = kind_of(file_name)
     kind = FILES.get(suffix)
     if isinstance(kind, Records):
-        return partial(_records, kind.rows, decompress, kind.options)
+        return partial(source_of_records, kind.rows, decompress, kind.options)
     if kind is not None and is_readable(kind) and (decompress is None or kind.may_be_compressed):
         return partial(_documents, kind, decompress)
     read_rows = of_packages(suffix) if suffix else None
     taken = ("encoding", "sheet", "header_row")
-    return None if read_rows is None else partial(_records, read_rows, decompress, taken)
-
-
-def _records(
-    read_rows: RowReader,
-    decompress: Decompress | None,
-    taken: tuple[str, ...],
-    content: Content,
-    options: SourceOptions,
-) -> Source:
-    refuse_options(content.place, options, *taken)
-    if options.sheet is not None and "sheet" in taken:
-        # Records without an id are named for their places, and two sheets are two corpora.
-        of_sheet = f"[{options.sheet}]"
-        content = replace(content, name=content.name + of_sheet, place=content.place + of_sheet)
-    return FileSource(content, read_rows, decompress, options)
+    return None if read_rows is None else partial(source_of_records, read_rows, decompress, taken)
 
 
 def _documents(
     kind: Document | Archive, decompress: Decompress | None, content: Content, options: SourceOptions
 ) -> Source:
+    if isinstance(kind, Archive) and kind.has_files and options.meta_fields:
+        field = f"{{meta.{options.meta_fields[0]}}}"
+        raise FieldUnknown(f"{content.place}: a prompt with {field} reads no archives; unpack it into a folder")
     without_metadata(content.place, options)
-    if isinstance(kind, Archive):
-        refuse_options(content.place, options, "encoding", "ocr")
-        return ArchiveSource(content, options, partial(kind.members, decompress))
     refuse_options(content.place, options, *kind.options)
+    if isinstance(kind, Archive):
+        return ArchiveSource(content, options, partial(kind.members, decompress))
     return DocumentSource(content, options, decompress)

@@ -144,6 +144,7 @@ def test_texts_without_metadata_are_refused_for_a_prompt_that_wants_some(embedde
     (folder / "a.txt").write_text("It rained.")
     with zipfile.ZipFile(embedded.folder / "notes.zip", "w") as archive:
         archive.writestr("a.txt", "It rained.")
-    for source in ("notes", "notes.zip", "notes/a.txt", "notes/*.txt"):
+    for source in ("notes", "notes/a.txt", "notes/*.txt"):
         refused = embedded("run", source, *TELL, code=2)
         assert "has texts alone and no metadata" in refused.stderr
+    assert "reads no archives; unpack it into a folder" in embedded("run", "notes.zip", *TELL, code=2).stderr

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from dataclasses import replace
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 import zstandard
 
 from storage.readers import (
+    FieldUnknown,
     Record,
     Rejection,
     SourceEmpty,
@@ -25,6 +27,8 @@ from storage.readers import (
     open_source,
 )
 from storage.readers.archives import MOST_LISTED
+from storage.readers.files import left_out, why_left_out
+from tests.storage.readers.test_sheets import Sheet, saved
 
 OPTIONS = SourceOptions()
 MEMBERS = {
@@ -110,6 +114,88 @@ def test_an_archive_without_documents_or_of_another_kind_is_refused(name: str, t
     path.write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
     with pytest.raises(SourceEmpty, match=r"no \.txt, \.md, .* members in"):
         open_source(str(path), OPTIONS)
+
+
+BOOK: Sheet = [["Report of 2026"], ["id", "text", "n"], [1, "One.", 3], [None, "Two.", 4]]
+OWN_RESULT = b'{"id": "1", "task": "embed", "text": "x", "tokens_in": 1, "tokens_out": 0, "flags": []}\n'
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> dict[str, bytes]:
+    """Members of an archive with records."""
+    return {
+        "b/book.xlsx": saved(tmp_path / "book.xlsx", Data=BOOK, More=[["text"], ["x"]]).read_bytes(),
+        "c.csv": b"id,text\n7,seven\n,eight\n",
+        "d.jsonl.gz": gzip.compress(b'{"id": "a", "text": "nine"}\nnonsense\n'),
+        "e.txt": b"ten",
+        "f.csv": b"name,size\nx,1\n",
+        "g.jsonl": OWN_RESULT,
+        "h.zip": zipped({"i.txt": b"not read"}),
+    }
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
+def test_workbooks_and_other_files_of_records_in_an_archive_are_read_as_in_a_folder(
+    name: str, tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(zipped(files) if name == "a.zip" else gzip.compress(tarred(files)))
+    (tmp_path / "book.xlsx").unlink()
+    expected = [
+        Record("b/book.xlsx[Data]#1", "One.", {"n": 3}, (), "b/book.xlsx[Data]:3"),
+        Record("b/book.xlsx[Data]:4", "Two.", {"n": 4}, (), "b/book.xlsx[Data]:4"),
+        Record("c.csv#7", "seven", {}, (), "c.csv:2"),
+        Record("c.csv:2", "eight", {}, (), "c.csv:3"),
+        Record("d.jsonl.gz#a", "nine", {}, (), "d.jsonl.gz:1"),
+        Record("e.txt", "ten", {}, (), "e.txt"),
+    ]
+    options = SourceOptions(sheet="Data", header_row=2)
+    source = open_source(str(path), options)
+    found = list(source.records())
+    assert [one for one in found if isinstance(one, Record)] == expected
+    [refused] = [one for one in found if isinstance(one, Rejection)]
+    assert (refused.where, refused.below) == ("d.jsonl.gz:2", "d.jsonl.gz")
+    assert left_out(source) == {".csv": 1, ".jsonl": 1, ".zip": 1}
+    assert why_left_out(source) == {
+        ".csv": 'f.csv: no record has a field "text"; it has "name", "size": name one with --text-field',
+        ".jsonl": "g.jsonl: it holds results that docmill wrote; to read them name the file",
+    }
+    assert list(source.records()) == found
+    assert [one.where for one in open_source(str(path), replace(options, limit=2)).records()] == [
+        "b/book.xlsx[Data]:3",
+        "b/book.xlsx[Data]:4",
+    ]
+    folder = open_source(str(tmp_path), options)
+    keys = [one.key for one in folder.records() if isinstance(one, Record)]
+    assert keys == [f"{name}/{one.key}" for one in expected]
+    assert why_left_out(folder) == {
+        ".csv": f'{name}/f.csv: no record has a field "text"; it has "name", "size": name one with --text-field',
+        ".jsonl": f"{name}/g.jsonl: it holds results that docmill wrote; to read them name the file",
+    }
+
+
+def test_an_archive_of_records_alone_that_cannot_be_read_is_refused_with_the_reason(
+    tmp_path: Path, files: dict[str, bytes]
+) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(zipped({"b.csv": b"name\nx\n"}))
+    with pytest.raises(FieldUnknown, match=r'b\.csv: no record has a field "text"'):
+        open_source(str(path), OPTIONS)
+    path.write_bytes(zipped({"book.xlsx": files["b/book.xlsx"]}))
+    with pytest.raises(SourceUnsupported, match=r"book\.xlsx has several sheets with rows: name one with --sheet"):
+        open_source(str(path), OPTIONS)
+    path.write_bytes(zipped({"bad.xlsx": b"PK\3\4", "a.txt": b"one"}))
+    assert rejections(path) == {"bad.xlsx": "bad.xlsx is damaged, or no workbook of Excel or OpenDocument"}
+    assert texts(path) == {"a.txt": "one"}
+    path.write_bytes(zipped({"b.csv": b"text\n" + b"x" * 100, "a.txt": b"one"}))
+    said = rejections(path, SourceOptions(max_record_bytes=50))["b.csv"]
+    assert said == "larger than 50 bytes, the limit for a file in an archive: unpack the archive into a folder"
+
+
+def test_a_mailbox_has_no_sheets(tmp_path: Path) -> None:
+    (tmp_path / "a.mbox").write_bytes(b"From a\n\nx\n")
+    with pytest.raises(SourceUnsupported, match="has no sheets: leave out --sheet"):
+        open_source(str(tmp_path / "a.mbox"), SourceOptions(sheet="Open"))
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz"])
