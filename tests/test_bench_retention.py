@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from bench.retention import Plan, growth, simulate
 from storage.core.database import Database
 from tests.kinds import KINDS
@@ -14,6 +16,7 @@ def weeks(age_days: float | None) -> Plan:
     return Plan(nights=20, documents=6, changing=2, age_days=age_days, a_new_model_each=5, measured_each=1)
 
 
+@pytest.mark.long_on("postgresql")
 def test_with_rules_no_table_grows_and_nothing_is_computed_again(database: Database) -> None:
     with_rules = simulate(database, weeks(age_days=3.0))
     grew = {*growth(with_rules, since=SETTLED)}
@@ -30,6 +33,7 @@ def test_with_rules_no_table_grows_and_nothing_is_computed_again(database: Datab
     assert with_rules.computed == 2 * plan.documents + new + trials
 
 
+@pytest.mark.long
 def test_without_rules_the_tables_grow(sqlite_url: str) -> None:
     grown = simulate(Database(sqlite_url, kinds=KINDS), weeks(age_days=None))
     assert growth(grown, since=SETTLED).keys() >= GROWING

@@ -73,6 +73,7 @@ def test_variables_are_read_as_compose_reads_them() -> None:
         interpolated("${EMPTY:-${B:?set it}}", given)
 
 
+@pytest.mark.long
 def test_a_job_goes_through_the_fleet_while_each_worker_is_replaced_after_an_upgrade(
     host: Host, one_before: str, workers: list[subprocess.Popen[bytes]]
 ) -> None:

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from subprocess import PIPE, STDOUT, run
 
+import pytest
+
 from tests.fast import is_fast
 from tests.faults.fleet import Fleet
 
@@ -73,6 +75,7 @@ def test_the_fast_subset_holds_tests_of_files_and_sqlite_alone() -> None:
     assert not any("postgresql" in line for line in found)
 
 
+@pytest.mark.long
 def test_a_test_of_the_fast_subset_that_starts_something_fails(tmp_path: Path) -> None:
     (tmp_path / "test_planted.py").write_text(PLANTED)
     code, said = fast("-p", "tests.conftest", tmp_path, "--rootdir", tmp_path, "-c", os.devnull)

@@ -141,6 +141,7 @@ def _tree(*folders: str) -> set[str]:
     return {name for name in listed.stdout.splitlines() if (ROOT / name).is_file()}
 
 
+@pytest.mark.long
 def test_the_wheel_holds_the_three_packages_and_what_starts_them_and_nothing_else(dist: Path) -> None:
     with zipfile.ZipFile(_wheel(dist)) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}

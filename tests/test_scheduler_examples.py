@@ -46,6 +46,7 @@ def test_every_command_of_an_example_exists_with_its_options(name: str) -> None:
         assert {word for word in words if word.startswith("--")} <= known, words
 
 
+@pytest.mark.long
 def test_the_script_for_cron_runs_and_has_the_jobs_exit_code(tmp_path: Path) -> None:
     docmill = Docmill(tmp_path, {})
     source, out = tmp_path / "articles.jsonl", tmp_path / "out.jsonl"

@@ -76,6 +76,7 @@ def flower(redis_url: str, folder: Path) -> Iterator[Flower]:
         process.wait()
 
 
+@pytest.mark.long
 def test_flower_shows_workers_shards_and_queues_and_steers_no_worker(
     sqlite_url: str, redis_url: str, tmp_path: Path
 ) -> None:

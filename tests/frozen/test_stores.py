@@ -28,7 +28,10 @@ HERE = Path(__file__).parent
 QUICK = {"DOCMILL_LEASE_S": "3", "DOCMILL_UPKEEP_S": "0.5"}
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+STORES = ("sqlite", "postgresql")
+
+
+@pytest.fixture(params=STORES)
 def old(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Docmill]:
     """docmill with a store of that release, not upgraded yet, beside the sources that it was made of."""
     shutil.copytree(HERE / "sources", tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("before"))
@@ -60,7 +63,15 @@ def test_an_upgrade_keeps_everything_that_users_see(upgraded: Docmill, expected:
     assert lacking(expected, found) == []
 
 
-@pytest.mark.parametrize("ran", DONE, ids=lambda ran: ran.arguments)
+@pytest.mark.parametrize(
+    ("old", "ran"),
+    [
+        pytest.param(store, ran, id=f"{store}-{ran.arguments}", marks=[] if n % 2 == of_store else pytest.mark.long)
+        for n, ran in enumerate(DONE)
+        for of_store, store in enumerate(STORES)
+    ],
+    indirect=["old"],
+)
 def test_a_command_whose_job_was_done_computes_nothing_when_it_is_given_again(upgraded: Docmill, ran: Ran) -> None:
     before = _outcomes(upgraded)
     done = upgraded(*ran.arguments.split(), code=ran.code)
@@ -70,6 +81,7 @@ def test_a_command_whose_job_was_done_computes_nothing_when_it_is_given_again(up
     assert again["prior"] == again["texts"], done.stderr
 
 
+@pytest.mark.long_on("sqlite")
 def test_a_job_whose_worker_was_killed_is_carried_on_and_what_was_done_stays(upgraded: Docmill) -> None:
     job = _unfinished(upgraded, "many")
     before = _outcomes(upgraded)

@@ -28,6 +28,7 @@ def compete(database: Database, n_moves: int) -> None:
     let_everything_finish(database)
 
 
+@pytest.mark.long_on("sqlite")
 def test_rivals_break_no_law(database: Database) -> None:
     compete(database, 150)
 

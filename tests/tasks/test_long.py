@@ -52,7 +52,7 @@ def long_text(texts: list[str], words: int) -> str:
     ("kind", "model", "options"),
     [
         ("embed", "minilm", {}),
-        ("summarize", "synopsis-ddtp", {"beams": 1}),
+        pytest.param("summarize", "synopsis-ddtp", {"beams": 1}, marks=pytest.mark.long),
         ("translate", "marian-ddtp", {"beams": 1, "max_new_tokens": 12}),
     ],
 )

@@ -102,6 +102,7 @@ class Housekeeper:
             jobs.cancel(self.database, self.chance.choice(known))
 
 
+@pytest.mark.long_on("sqlite")
 @pytest.mark.parametrize("_", [0, *(pytest.param(n, marks=pytest.mark.soak) for n in range(1, 10))])
 def test_rivals_leave_nothing_dangling_and_nothing_loose(database: Database, _: int) -> None:
     seed = random.SystemRandom().randrange(2**32)

@@ -16,7 +16,7 @@ from tests.kinds import KINDS
 from tests.storage.builders import claim_next, claim_shard, numbered, read, request
 from tests.storage.leases.test_dispatch import sign_on
 
-SMALL, HUGE = 100, 40_000
+SMALL, HUGE = 100, 10_000
 
 
 def backlog(database: Database, corpus: str, n: int) -> OpenJob:

@@ -148,6 +148,7 @@ def test_pickled_and_unknown_types_are_not_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "harmed").exists()
 
 
+@pytest.mark.long
 def test_damage_anywhere_is_found_by_the_reading_process_and_does_not_end_it(tmp_path: Path) -> None:
     whole = saved(tmp_path / "c.arrow", WHOLE.slice(0, 100)).read_bytes()
     path = tmp_path / "d.arrow"

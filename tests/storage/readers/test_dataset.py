@@ -87,6 +87,7 @@ def test_of_several_splits_one_has_to_be_named(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.long
 def test_pictures_are_left_out_and_never_decoded(tmp_path: Path) -> None:
     picture = pa.array([{"bytes": b"\x89PNG, no picture", "path": "a.png"}])
     features = datasets.Features({"text": datasets.Value("string"), "image": datasets.Image()})
@@ -245,6 +246,7 @@ def test_offline_only_what_is_kept_here_is_read(tmp_path: Path) -> None:
         open_source("datasets://nobody/nothing?split=train", OPTIONS)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_hub_that_does_not_answer_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")

@@ -198,6 +198,7 @@ def test_a_damaged_group_of_rows_costs_only_itself(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.long
 def test_a_text_that_is_repeated_at_no_cost_is_refused_in_bounded_memory(tmp_path: Path) -> None:
     path = tmp_path / "c.parquet"
     many = pa.DictionaryArray.from_arrays(pa.array([0] * 1_000, pa.int32()), pa.array(["a" * 20_000_000]))
@@ -255,6 +256,7 @@ def test_columns_nested_without_end_are_left_out_or_refused(tmp_path: Path) -> N
     assert isinstance(found, Record)
 
 
+@pytest.mark.long
 def test_damage_anywhere_is_found_by_the_reading_process_and_does_not_end_it(tmp_path: Path) -> None:
     whole = saved(
         tmp_path / "c.parquet", {"text": [f"text {i}" for i in range(100)], "n": list(range(100))}

@@ -152,6 +152,7 @@ def test_every_column_of_every_type_is_that_of_the_rows(database: Database, case
     assert found["flags"].to_pylist()[3] == ["invalid_utf8", "windowed"]
 
 
+@pytest.mark.long_on("sqlite")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_job_without_results_has_a_table_without_rows(database: Database, case: Case) -> None:
     output, params, _ = case

@@ -110,6 +110,7 @@ def test_a_corpus_that_is_a_small_part_of_a_spec_is_searched_as_well(database: D
         agrees(database, searched, vector_of(asked))
 
 
+@pytest.mark.long
 def test_where_the_index_ends_before_enough_was_found_everything_is_compared(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

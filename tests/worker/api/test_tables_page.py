@@ -81,6 +81,7 @@ def test_the_programs_of_the_page_run(
     assert '"' not in capsys.readouterr().out, "a label of a view has quotes"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("fresh_duckdb")
 def test_duckdb_reads_the_views_of_a_postgresql_store(tmp_path: Path, postgres_url: str) -> None:
     docmill = Docmill(tmp_path, {"DOCMILL_DATABASE_URL": postgres_url})

@@ -127,6 +127,7 @@ def test_whoever_attaches_may_leave_and_no_second_run_takes_the_job(embedded: Do
     assert "Job 1 done" in embedded("attach", 1).stderr
 
 
+@pytest.mark.long
 def test_a_crash_is_said_with_the_log_and_the_same_command_continues(embedded: Docmill, corpus: Path) -> None:
     run = _hung(embedded, corpus)
     os.kill(run["pid"], signal.SIGKILL)
@@ -158,6 +159,7 @@ def test_a_job_that_is_not_there_is_said_with_the_command_that_lists_jobs(embedd
     assert "there is no job 7; `docmill jobs` lists them" in embedded("attach", 7, code=2).stderr
 
 
+@pytest.mark.long
 def test_a_stopped_run_says_its_exit_code(embedded: Docmill, corpus: Path) -> None:
     embedded.environment["DOCMILL_DRAIN_S"] = "0.1"  # the shard that hangs is given back then
     run = _hung(embedded, corpus)

@@ -117,7 +117,7 @@ def test_texts_that_join_while_others_are_written_change_nothing(
     require_equal(run_trickled(opened(bench, spec), sentences), reference)
 
 
-@pytest.mark.parametrize("own", [{}, {"repetition_penalty": 1.3}])
+@pytest.mark.parametrize("own", [{}, pytest.param({"repetition_penalty": 1.3}, marks=pytest.mark.long)])
 def test_samples_depend_on_the_text_and_the_seed_and_on_nothing_else(
     bench: Bench, tmp_path: Path, sentences: list[str], own: dict[str, Any]
 ) -> None:

@@ -140,7 +140,9 @@ def are_near(found: object, wanted: object) -> bool:
     return found == wanted
 
 
-@pytest.mark.parametrize("name", KEPT)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[pytest.mark.long] * (n % 2)) for n, one in enumerate(KEPT)]
+)
 def test_a_model_that_is_opened_again_gives_the_same(
     name: str, descriptions: list[str], tmp_path: Path, no_library: Callable[[], None]
 ) -> None:

@@ -102,6 +102,7 @@ def test_a_loader_that_gets_a_model_wrong_is_found_out(
     assert [path.suffix for path in (tmp_path / "ctranslate2").iterdir()] == [".lock"]
 
 
+@pytest.mark.long
 def test_int8_says_nearly_the_same_as_float32(ct2: Bench, french: list[str]) -> None:
     texts = one_paragraph(french, 60)
     answers = {

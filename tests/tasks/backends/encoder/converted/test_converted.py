@@ -210,6 +210,7 @@ def test_a_tracer_that_fails_leaves_the_model_to_others(
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="openvino")
 
 
+@pytest.mark.long
 def test_nothing_is_reported_to_the_makers_of_the_converter(mpnet: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()

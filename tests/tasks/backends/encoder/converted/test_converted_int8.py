@@ -67,6 +67,7 @@ def no_nncf(*_: Any) -> None:
     raise PackageNotFoundError("nncf")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_vectors_are_near_those_in_float32(
     benches: Callable[[str], Bench], descriptions: list[str], french: list[str]
@@ -88,6 +89,7 @@ def test_vectors_are_near_those_in_float32(
     assert {"openvino", "nncf"} <= runtime["versions"].keys()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_batch_of_32_tokens_is_as_near(
     benches: Callable[[str], Bench], descriptions: list[str], french: list[str]
