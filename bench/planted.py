@@ -17,12 +17,13 @@ _LEAST_SENTENCE, _LEAST_CUT = 20, 80
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """An input with a good output; ``source`` and ``target`` are codes of languages."""
+    """An input with a good output; ``source`` and ``target`` are codes of languages, ``key`` names its line."""
 
     given: str
     output: str
     source: str | None = None
     target: str | None = None
+    key: str = ""
 
 
 @dataclass(frozen=True)

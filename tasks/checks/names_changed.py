@@ -1,259 +1,282 @@
-"""`names_changed`: names, addresses, code and placeholders that were lost, invented or replaced.
-
-A name is compared by its letters and digits alone, so that CD-ROM is CDROM, and may stand inside a longer word.
-"""
+"""`names_changed`: names, addresses, code and placeholders that were lost, invented or replaced."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from difflib import SequenceMatcher
-from functools import cached_property, partial
+from functools import cached_property
 
-from tasks.checks import names_by_language
+from tasks.checks import english, names, names_by_language
 from tasks.checks.base import Check, Context, Finding, quoted
-from tasks.checks.words import folded, words
+from tasks.checks.names import Form, Name, Text
 
 FLAG = "names_changed"
-# Names that no translation changes.
-_EXACT = re.compile(
-    r"(?:https?|ftp|git|ssh)://[^\s<>\"'()\[\]{}«»]+|www\.[^\s<>\"'()\[\]{}«»]+"  # web addresses
-    r"|[\w.+-]+@[\w-]+(?:\.[\w-]+)+"  # mail addresses
-    r"|\{\{?\w*\}?\}|%(?:\(\w+\))?[sd]\b|\$\{?\w+\}?"  # placeholders
-    r"|(?<![\w-])--[a-z][\w-]*"  # options
-    r"|(?<![\w/.:+-])~?/(?:[\w.+-]+/)+[\w.+-]*\w"  # paths
-    r"|\b[a-zA-Z]\w*_\w+\b"  # identifiers
-)
-# Every exact name has one of these signs, and no white space.
-_SIGNS = ("/", "@", "{", "%", "$", "_", "www", "--")
-_SIGNED = re.compile(r"(?<!\S)(?=\S*?(?:[/@{%$_]|www|--))\S++")
-# Names by their form: an inner capital letter, or letters before digits; no versions and units.
-_FORMED = r"(?!v\d+\b|\d*[kKMGT]i?(?:Hz|[BbWVF])\b|\d+[a-zµ]{0,2}[A-Z][a-z]?\b)(?:\w*[a-z][A-Z]\w*|[A-Za-z]+\d\w*)\b"
-# Words that may be names: capital letters, or one that begins no sentence. French has d'Alembert.
-_CAPITAL = re.compile(
-    r"(?<![A-Z] )\b[A-Z]{3,}\b(?! [A-Z]{2})|(?:(?<=[\w,;] )|(?<=\w['’])|(?<=[(/-]))[A-Z][a-z]{3,}\b"
-)
-_NAMED = re.compile(rf"(?P<formed>{_FORMED})|{_CAPITAL.pattern}")
-# Both have a capital letter or a digit; this is the rest of such a word.
-_MARKED = re.compile(r"[A-Z\d]\w*+")
-_SCHEME = re.compile(r"(?:\w+://)?(?:www\.)?")
-_NOT_LETTERS = re.compile(r"[\W_]+")
+_ENGLISH = "en"
 _CAPITALISED_NOUNS = frozenset({"de", "lb"})
-_ALIKE = 0.65
-_BEGINNING = 5
-# Names change their places a little from language to language.
-_NEAR = 0.12
-_LONG = 4
-# More capitalised words than this part of all words are nouns.
-_MOST_CAPITALS = 0.15
+_MUCH_ALIKE, _NEARLY_SAME = 0.8, 0.9
+_LONGEST_SHUFFLED, _LEAST_PART = 5, 4
+# Names change their places a little from language to language: by a part of the text's length, within characters.
+_NEAR, _NEAR_LEAST, _NEAR_MOST = 0.12, 60, 400
+_NEAR_BEGINNING = 40
+# Words that begin a sentence and are names: they have no article before a verb.
+_COPULA = re.compile(r"(?:\W{1,3}[A-Z]\w*)?\W{1,3}(?:is|are|est|sont|es|son|é|è|ist)\b")
+_SENTENCE_BEFORE = re.compile(r"(?:\A|[^\w,;] ?|\n)\Z")
 _WORD_BEFORE = re.compile(r"(?<!\S)\W*(\w)\S*[ -]\Z")
 _WORD_AFTER = re.compile(r"[ -]\W*(\w)")
 _LONGEST_BESIDE = 40  # characters
 
 
 @dataclass(frozen=True)
-class _Name:
-    """A name as it is written, with its offset in its text; ``place`` is the same as a part of the text's length."""
+class _Side:
+    """A text beside the other one, with the names that it alone has."""
 
-    written: str
-    start: int
-    place: float
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.written)
+    text: Text
+    other: Text
+    language: str | None
+    others_language: str | None
 
     @property
-    def stem(self) -> str:
-        """The letters without a version at their end, which is a number: GTK2."""
-        return self.letters.rstrip("0123456789") or self.letters
-
-    @property
-    def has_digit(self) -> bool:
-        return any(map(str.isdigit, self.written))
+    def is_english(self) -> bool:
+        return self.language == _ENGLISH
 
     @cached_property
-    def letters(self) -> str:
-        return _letters(_SCHEME.sub("", self.written, count=1))
-
-
-@dataclass(frozen=True)
-class _Text:
-    """A text for looking names up, by its letters and digits, and by its words."""
-
-    text: str
+    def changed(self) -> list[Name]:
+        """Names that the other text does not write so. Of the words that may begin a sentence, English ones alone."""
+        return list(names.named(self.text.text, self.other.written, _is_rare if self.is_english else _never))
 
     @cached_property
-    def folded(self) -> str:
-        return self.text.casefold()
+    def initial(self) -> list[Name]:
+        """Words that the other text does not write so, and that may begin a sentence, ordinary ones too."""
+        found = names.named(self.text.text, self.other.written, _always)
+        return [name for name in found if name.form is Form.INITIAL]
 
     @cached_property
-    def letters(self) -> str:
-        return _letters(self.text)
+    def all_exact(self) -> list[Name]:
+        return list(names.exact(self.text.text))
 
     @cached_property
-    def words(self) -> frozenset[str]:
-        return frozenset(folded(self.text))
+    def exact(self) -> list[Name]:
+        """Exact names that the other text lacks."""
+        return [
+            name
+            for name in self.all_exact
+            if name.letters
+            and not self.other.has(name.letters)
+            and name.written not in self.other.text
+            and not self._has_words_for(name)
+        ]
 
     @cached_property
-    def letters_of_words(self) -> frozenset[str]:
-        return frozenset(map(_letters, self.words))
+    def named(self) -> list[Name]:
+        """Names of other forms that the other text lacks with any version."""
+        return list(filter(self.is_alone, self.changed))
 
     @cached_property
-    def written(self) -> frozenset[str]:
-        return frozenset(words(self.text))
+    def formed(self) -> list[Name]:
+        """Names of a form that the other language does not put in words."""
+        return [name for name in self.named if name.form is Form.FORMED and not self._has_words_for(name)]
 
-    @cached_property
-    def has_capitalised_nouns(self) -> bool:
-        """True if so many words inside of sentences are capitalised that nouns seem to be, as in German."""
-        return len(_CAPITAL.findall(self.text)) > _MOST_CAPITALS * len(words(self.text))
+    def is_alone(self, name: Name) -> bool:
+        return not self.other.has(name.letters) and not self.other.has(name.stem)
 
-    def has_small(self, name: _Name) -> bool:
-        """Return True for a capitalised word that stands in the text in small letters, too: it is no name."""
-        return name.written.lower() in self.written
+    def is_known(self, name: Name) -> bool:
+        """Return True if the other text has the name in a form, or its language has another name for it."""
+        if self._has_own(name.letters):
+            return True
+        if name.form is Form.ACRONYM:
+            return self.other.has_longer(name.letters) or self.other.has_anagram(name.letters)
+        if name.form is Form.FORMED:
+            return self.other.has_form(name.letters, _NEARLY_SAME)
+        return self.other.has_form(name.letters, _MUCH_ALIKE) or (not self.is_english and self.text.has_small(name))
 
-    def has(self, name: str) -> bool:
-        """Return True if a name stands in the text. A long one may be part of a word, or several words."""
-        singular = name.removesuffix("s")
-        if len(name) >= _LONG:
-            return singular in self.folded or singular in self.letters
-        return not self.words.isdisjoint({name, singular, f"{singular}s"}) or name in self.letters_of_words
+    def begins_sentence(self, name: Name) -> bool:
+        return _SENTENCE_BEFORE.search(self.text.text, max(0, name.start - 3), name.start) is not None
 
-    def has_own(self, name: str) -> bool:
-        """Return True if the text has the name, in a form or as its own language spells it."""
-        return self.has_form(name) or not self.words.isdisjoint(names_by_language.spellings(name))
+    def names_a_subject(self, name: Name) -> bool:
+        """Return False for a word at the beginning of a sentence that may be any, for want of a verb behind it."""
+        return not name.is_capitalised or _COPULA.match(self.text.text, name.end) is not None
 
-    def has_form(self, name: str) -> bool:
-        """Return True if a word of the text is a form of the name."""
-        if len(name) < _BEGINNING:
-            return any(_alike(name, word) for word in self.words if len(word) == len(name))
-        near = name[:2]
-        return any(
-            _alike(name, word)
-            for word in self.words
-            if len(word) >= _BEGINNING and (word[0] in near or name[0] in word[:2] or len(word) == len(name))
+    def _has_words_for(self, name: Name) -> bool:
+        """Return True if the other text has words for the name, or for each part of it."""
+        if self._has_own(name.letters) or (
+            len(name.letters) <= _LONGEST_SHUFFLED and self.other.has_anagram(name.letters)
+        ):
+            return True
+        return len(name.parts) > 1 and all(
+            len(part) >= _LEAST_PART and (self._has_own(part) or self.other.has_form(part)) for part in name.parts
         )
+
+    def _has_own(self, name: str) -> bool:
+        """Return True if the other text has the name as its language spells it."""
+        others = names_by_language.counterparts(self.language, self.others_language).get(name, frozenset())
+        return self.other.has_spelling(name) or not self.other.words.isdisjoint(others)
 
 
 def find(given: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield names that only one text has. Of a text that may be shorter only those count that it adds.
 
-    A capitalised word counts in a translation if it stands in the place of another.
+    A capitalised word counts in a translation if it stands in the place of another, and in a summary if English does
+    not have it as an ordinary word.
     """
-    before, after = _Text(given), _Text(output)
-    exact, formed, capital = _absent(output, before)
-    yield from map(_invented, _first(exact))
+    before, after = Text(given), Text(output)
+    lost = _Side(before, after, context.source, context.target)
+    added = _Side(after, before, context.target, context.source)
+    has_nouns = not _CAPITALISED_NOUNS.isdisjoint({context.source, context.target})
     if context.shortened:
-        own = _CAPITALISED_NOUNS.isdisjoint({context.source, context.target}) and not before.has_capitalised_nouns
-        alone = [name for name in capital if own and _stands_alone(name, output) and not before.has_own(name.letters)]
-        yield from map(_invented, _first((*formed, *(name for name in capital if name.written.isupper()), *alone)))
+        yield from map(_invented, _first((*added.exact, *_added_by_summary(added, has_nouns))))
         return
-    yield from map(_invented, _first(name for name in formed if name.has_digit and not before.has_form(name.letters)))
-    lost_exact, lost, lost_capital = _absent(given, after)
-    for name in _first((*lost_exact, *lost)):
+    invented = [
+        name for name in (*added.exact, *added.formed) if name.form is Form.EXACT or _is_invented(name, before)
+    ]
+    yield from map(_invented, _first(invented))
+    gone = [
+        name for name in lost.formed if not after.has_longer(name.letters) and not after.has_shorter(name.letters)
+    ]
+    for name in _first((*lost.exact, *gone)):
         said = f"{quoted(name.written)} of the input is not in the output."
         yield Finding(FLAG, said, lost=(name.start, name.end))
-    if _CAPITALISED_NOUNS.isdisjoint({context.source, context.target}):
-        lost += lost_capital
-        formed += capital
-    yield from _replaced(lost, formed, before, after, context)
+    for name, old in _replaced(lost, added, has_nouns):
+        if not any(one.start <= name.start < one.end for one in invented):
+            said = f"{quoted(name.written)} is not in the input, which has {quoted(old.written)} there."
+            yield Finding(FLAG, said, name.start, name.end, lost=(old.start, old.end))
 
 
-def _absent(text: str, other: _Text) -> tuple[list[_Name], list[_Name], list[_Name]]:
-    """Return the names that only this text has: exact ones, those of a form, and capitalised words."""
-    exact = [name for name in _exact(text) if name.letters and not other.has(name.letters)]
-    formed: list[_Name] = []
-    capital: list[_Name] = []
-    for start in map(partial(_beginning, text), _MARKED.finditer(text)):
-        match = _NAMED.match(text, start)
-        if match is None or match.group() in names_by_language.EMPHASIS:
-            continue
-        name = _name(match)
-        if not other.has(name.letters) and not other.has(name.stem):
-            (formed if match["formed"] else capital).append(name)
-    return exact, formed, capital
+def _is_invented(name: Name, given: Text) -> bool:
+    """Return True for a name with a digit of which the input has no part."""
+    return name.has_digit and not given.has_form(name.letters) and not given.has_shorter(name.letters)
 
 
-def _beginning(text: str, marked: re.Match[str]) -> int:
-    """Return where a word begins that has such a rest."""
-    start = marked.start()
-    while start and (text[start - 1].isalnum() or text[start - 1] == "_"):
-        start -= 1
-    return start
+def _added_by_summary(added: _Side, has_nouns: bool) -> Iterator[Name]:
+    """Yield names that the input lacks. A capitalised word counts if English does not have it, or it stands alone."""
+    given = added.other
+    rare = _is_rare if given.is_english else _never
+    for name in filter(added.is_alone, names.named(added.text.text, given.written, rare)):
+        if name.form in (Form.FORMED, Form.ACRONYM):
+            known = given.has_longer(name.letters) or given.has_ending(name.letters)
+        elif given.has_form(name.letters) or given.has_spelling(name.letters):
+            known = True
+        elif given.is_english:
+            known = name.is_ordinary
+        else:
+            known = has_nouns or given.has_capitalised_nouns or not _stands_alone(name, added.text.text)
+        if not known:
+            yield name
 
 
-def _exact(text: str) -> Iterator[_Name]:
-    for stretch in _SIGNED.finditer(text) if any(sign in text for sign in _SIGNS) else ():
-        yield from map(_name, _EXACT.finditer(text, *stretch.span()))
+def _replaced(lost: _Side, added: _Side, has_nouns: bool) -> Iterator[tuple[Name, Name]]:
+    """Yield the added names with lost ones in their places, unless they are forms of words of the other text."""
+    gone = [*lost.changed, *(name for name in lost.all_exact if _is_changed(name, added.text))]
+    new = list(added.named)
+    if gone and lost.is_english:
+        new += added.initial
+    elif new and added.is_english:
+        gone += lost.initial
+    if has_nouns:
+        new = [name for name in new if name.form is Form.FORMED]
+        gone = [name for name in gone if name.form in (Form.FORMED, Form.EXACT)]
+    pairs: dict[Name, list[Name]] = {}
+    for name in new:
+        if (places := [old for old in gone if _is_there(old, name, lost, added)]) and _is_new(name, lost, added):
+            pairs[name] = [old for old in places if _is_gone(old, name, lost, added)]
+    if not added.is_english:  # several in a row are a title, translated
+        pairs = {name: found for name, found in pairs.items() if not any(_adjoin(name, other) for other in pairs)}
+    yield from ((name, pairs[name][-1]) for name in _first(name for name, found in pairs.items() if found))
 
 
-def _name(match: re.Match[str]) -> _Name:
-    return _Name(match.group().rstrip(".,;:!?"), match.start(), match.start() / len(match.string))
+def _is_changed(name: Name, other: Text) -> bool:
+    return name.written.casefold() not in other.folded
 
 
-def _first(names: Iterable[_Name]) -> list[_Name]:
+def _is_there(old: Name, new: Name, lost: _Side, added: _Side) -> bool:
+    """Return True if one name stands in the place of the other, and not for words of a sentence or a title."""
+    length = max(len(lost.text.text), len(added.text.text))
+    distance = abs(old.place - new.place) * length
+    if distance > min(max(_NEAR * length, _NEAR_LEAST), _NEAR_MOST):
+        return False
+    if not lost.is_english and not added.is_english:
+        return True
+    (own, its), (foreign, others) = ((old, lost), (new, added)) if lost.is_english else ((new, added), (old, lost))
+    if own.is_ordinary and not _stands_as_name(old, new, lost, added):
+        return False
+    if foreign.form is not Form.INITIAL or own.form is Form.EXACT:
+        return foreign.form is not Form.INITIAL or distance <= _NEAR_BEGINNING
+    return (
+        distance <= _NEAR_BEGINNING
+        and its.begins_sentence(own)
+        and its.names_a_subject(own)
+        and others.names_a_subject(foreign)
+    )
+
+
+def _stands_as_name(old: Name, new: Name, lost: _Side, added: _Side) -> bool:
+    """Return True if two names, one of which is an ordinary English word, do not seem to be of titles or acronyms."""
+    foreign = new if lost.is_english else old
+    if foreign.is_capitalised and not (
+        foreign.form is Form.CAPITAL and _stands_alone(old, lost.text.text) and _stands_alone(new, added.text.text)
+    ):
+        return False
+    return lost.is_english or (lost.is_alone(old) and not added.text.spells_out(old.letters))
+
+
+def _is_new(name: Name, lost: _Side, added: _Side) -> bool:
+    """Return True if the input has no form of the name, and does not spell it out."""
+    if not added.is_alone(name) or added.is_known(name):
+        return False
+    return name.form is not Form.ACRONYM or not lost.text.spells_out(name.letters)
+
+
+def _is_gone(old: Name, new: Name, lost: _Side, added: _Side) -> bool:
+    """Return True if the output has the old name in no form. One that is left elsewhere has to stand very near."""
+    if old.form is not Form.EXACT:
+        if lost.is_known(old):
+            return False
+        length = max(len(lost.text.text), len(added.text.text))
+        kept = not lost.is_alone(old)
+        if kept and (Form.INITIAL in (old.form, new.form) or abs(old.place - new.place) * length > _NEAR_LEAST):
+            return False
+    if old.letters in new.letters or new.letters in old.letters or names.are_alike(old.letters, new.letters):
+        return False
+    return not _are_places(old, new, lost, added)
+
+
+def _are_places(old: Name, new: Name, lost: _Side, added: _Side) -> bool:
+    known = names_by_language.places(lost.language) | names_by_language.places(added.language)
+    return {old.letters, new.letters} <= known
+
+
+def _is_rare(word: str) -> bool:
+    return not english.is_ordinary(word.lower())
+
+
+def _always(_word: str) -> bool:
+    return True
+
+
+def _never(_word: str) -> bool:
+    return False
+
+
+def _first(found: Iterable[Name]) -> list[Name]:
     """Return the first of the names that are written in one way."""
-    return list({name.written: name for name in reversed(list(names))}.values())[::-1]
+    return list({name.written: name for name in reversed(list(found))}.values())[::-1]
 
 
-def _replaced(
-    lost: Sequence[_Name], added: Sequence[_Name], before: _Text, after: _Text, context: Context
-) -> Iterator[Finding]:
-    """Yield the added names that stand where a name was lost, unless they are forms of words of the other text."""
-    if not lost or not added:
-        return
-    gone = [name for name in lost if not after.has_own(name.letters) and not before.has_small(name)]
-    new = [name for name in added if not before.has_own(name.letters) and not after.has_small(name)] if gone else []
-    if not gone or not new:
-        return
-    places = names_by_language.places(context.source) | names_by_language.places(context.target)
-    alone = [name for name in new if not any(_adjoin(name, other) for other in new)]  # others are a title, translated
-    pairs = {
-        name: old
-        for name in alone
-        for old in gone
-        if abs(old.place - name.place) <= _NEAR and not {name.letters, old.letters} <= places
-    }
-    for name in _first(pairs):
-        old = pairs[name]
-        said = f"{quoted(name.written)} is not in the input, which has {quoted(old.written)} there."
-        yield Finding(FLAG, said, name.start, name.end, lost=(old.start, old.end))
-
-
-def _stands_alone(name: _Name, text: str) -> bool:
-    """Return True for a capitalised word beside no other one: several are often a title, in words of its own."""
+def _stands_alone(name: Name, text: str) -> bool:
+    """Return True for a capitalised word in a sentence, beside no other one: several are often a title."""
     beside = (
         _WORD_BEFORE.search(text, max(0, name.start - _LONGEST_BESIDE), name.start),
         _WORD_AFTER.match(text, name.end),
     )
-    return not any(match is not None and match[1].isupper() for match in beside)
+    return name.form is Form.CAPITAL and not any(match is not None and match[1].isupper() for match in beside)
 
 
-def _adjoin(one: _Name, other: _Name) -> bool:
+def _adjoin(one: Name, other: Name) -> bool:
     return other.start - one.end == 1 or one.start - other.end == 1
 
 
-def _alike(one: str, other: str) -> bool:
-    """Return True for forms of one name: other order (DNA, ADN), the same beginning, or most of the letters."""
-    lengths = sorted((len(one), len(other)))
-    if lengths[0] < _BEGINNING:
-        return len(one) == len(other) and sorted(one) == sorted(other)
-    if one[:_BEGINNING] == other[:_BEGINNING] or (len(one) == len(other) and sorted(one) == sorted(other)):
-        return True
-    if (one[0] not in other[:2] and other[0] not in one[:2]) or lengths[0] <= _ALIKE * lengths[1]:
-        return False
-    if 2 * sum(min(one.count(each), other.count(each)) for each in set(one)) < _ALIKE * (len(one) + len(other)):
-        return False  # whatever their order
-    return SequenceMatcher(None, one, other, autojunk=False).ratio() >= _ALIKE
-
-
-def _invented(name: _Name) -> Finding:
+def _invented(name: Name) -> Finding:
     return Finding(FLAG, f"{quoted(name.written)} is not in the input.", name.start, name.end)
-
-
-def _letters(text: str) -> str:
-    return text.casefold() if text.isalnum() else _NOT_LETTERS.sub("", text).casefold()
 
 
 NAMES_CHANGED = Check(FLAG, "names, addresses, code or placeholders were lost, invented or replaced", find)

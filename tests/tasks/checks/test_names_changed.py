@@ -75,6 +75,7 @@ def test_a_summary_may_leave_names_out_and_add_none() -> None:
 
 
 GIVEN = "A reader for pages of manuals. It shows them in colours and runs in a window, as Firefox does."
+FRENCH = "Un lecteur de pages de manuels. Il les montre en couleurs dans une fenêtre, comme le fait Firefox."
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,12 @@ GIVEN = "A reader for pages of manuals. It shows them in colours and runs in a w
         (GIVEN, "reader for manuals beside Firefox", []),
         (GIVEN, "Coloured reader for manuals", []),  # the beginning of a sentence
         (GIVEN, "reader for the Coloured Manual Collection", []),  # a title, in words of its own
-        (GIVEN, "reader of Linux-Manuals", []),
+        (GIVEN, "Gnumeric Collection for manuals", ["Gnumeric"]),
+        (GIVEN, "reader of Linux-Manuals", ["Linux"]),
+        (GIVEN, "KDE reader for the XFCE Desktop", ["KDE", "XFCE"]),
+        (FRENCH, "lecteur de manuels en Python", ["Python"]),
+        (FRENCH, "Visionneur de manuels", []),  # no list says that this is an ordinary word
+        (FRENCH, "lecteur pour la Grande Collection", []),
         (  # German nouns
             "Ein Programm, das die Seiten von Handbüchern in Farben und in einem Fenster zeigt, wie Leser es mögen.",
             "Programm für Handbücher in der Anzeige",
@@ -92,9 +98,82 @@ GIVEN = "A reader for pages of manuals. It shows them in colours and runs in a w
         ),
     ],
 )
-def test_a_summary_adds_no_capitalised_word_that_stands_alone(given: str, output: str, invented: list[str]) -> None:
+def test_a_summary_adds_no_name(given: str, output: str, invented: list[str]) -> None:
     flagged = found(given, output, Context(shortened=True, same_language=True))
     assert [output[one.start : one.end] for one in flagged] == invented
+
+
+@pytest.mark.parametrize(
+    ("given", "output", "other"),
+    [
+        # Both names begin their sentences.
+        (
+            "Xdelta est une application pour tous.",
+            "Xdelta is an application for all.",
+            "Joannou is an application for all.",
+        ),
+        # The old name is left elsewhere without its number.
+        (
+            "Le lecteur XMMS pour XMMS2 sert à tous.",
+            "The XMMS player for XMMS2 is for all.",
+            "The XMMS player for Wipeout is for all.",
+        ),
+        # The place of a name changes in a short text.
+        (
+            "Correcteur orthographique Aspell de GNU.",
+            "The GNU Aspell spell checker.",
+            "The DACT Aspell spell checker.",
+        ),
+        # An address that is a name in the text, too.
+        (
+            "X.Org est sur <URL:http://www.X.org> ici.",
+            "X.Org is at <URL:http://www.X.org> here.",
+            "X.Org is at <URL:Richard> here.",
+        ),
+    ],
+)
+def test_a_name_is_replaced_wherever_it_stands(given: str, output: str, other: str) -> None:
+    assert found(given, output) == []
+    (finding,) = found(given, other)
+    assert finding.lost is not None
+    assert other[finding.start : finding.end] not in output
+
+
+def test_a_name_at_the_beginning_of_a_translated_sentence_is_found() -> None:
+    spanish = Context("en", "es")
+    assert found("Xdelta is an application.", "Xdelta es una herramienta.", spanish) == []
+    assert found("Xdelta is an application.", "Joannou es una herramienta.", spanish) != []
+    assert found("Xdelta is an application.", "Esta herramienta es para todos.", spanish) == []
+    assert found("X.Org is at <URL:http://www.X.org> here.", "X.Org está en <URL:Richard> hoy.", spanish) != []
+
+
+def test_ordinary_english_words_are_no_names() -> None:
+    for given, output in [
+        (
+            "Cette bibliothèque est libre. Dans Debian, elle sert à tous.",
+            "Library for all. There is a License of Debian.",
+        ),
+        ("Il lit les données du Système d'Information.", "It reads the data of the Large Information Directory."),
+        ("L'interface graphique est simple.", "The GUI is simple."),
+        ("Il lit les données du Grand Annuaire.", "It reads the data of the Name Service Switch."),
+    ]:
+        assert found(given, output) == []
+        assert found(output, given, Context("en", "fr")) == []
+
+
+def test_a_compound_may_be_translated_by_its_parts() -> None:
+    english = Context("en", "fr")
+    assert found("It is a MediaServer for all.", "C'est un serveur de médias pour tous.", english) == []
+    assert found("It is a MediaServer for all.", "C'est un programme pour tous.", english) != []
+    assert found("The Norwegian_nynorsk words.", "Les mots norvégiens (nynorsk).", english) == []
+    assert found("It reads cDNA and mRNA here.", "Il lit ADNc et ARNm ici.", english) == []
+
+
+def test_a_name_may_be_a_part_of_its_translation() -> None:
+    assert found("Les sommes md5 sont lues.", "The md5sums are read.") == []
+    assert found("Il utilise GTK2 ici.", "It uses GTK here.") == []
+    assert found("Il utilise LDAP ici.", "It uses OpenLDAP here.") == []
+    assert found("Les images de CDROM sont lues.", "The images of CD-ROM are read.") == []
 
 
 def test_months_and_days_are_no_names() -> None:
