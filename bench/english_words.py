@@ -1,4 +1,4 @@
-"""Write the ordinary English words that `names_changed` reads: no name is among them.
+"""Write the ordinary English words by which `names_changed` tells names from capitalised words.
 
 A word is ordinary if at least five texts of the train split have it in small letters, and at most half as many have
 it with a capital letter inside of a sentence.
