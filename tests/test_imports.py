@@ -61,6 +61,7 @@ def test_a_search_that_cannot_be_loads_neither_models_nor_the_queue(database_url
     assert not loaded & {"torch", "transformers", "sentence_transformers", "celery", "kombu", "rich"}
 
 
+@pytest.mark.long_on("sqlite")
 @pytest.mark.parametrize("arguments", [["status", "1"], ["jobs"], ["pause", "1"]])
 def test_looking_at_a_job_loads_neither_models_nor_the_queue_nor_migrations(
     database_url: str, arguments: list[str]

@@ -75,7 +75,7 @@ DIFFERENT = {("transformers", 1): 1, ("transformers", 4): 1, ("ctranslate2", 1):
 
 
 @some_and_more(16, 100)
-@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("beams", [pytest.param(1, marks=pytest.mark.long), 4])
 def test_summaries_are_those_of_generate(writer: Bench, descriptions: list[str], beams: int, count: int) -> None:
     texts = one_paragraph(descriptions, count)
     spec = writer.spec("summarize", "synopsis-ddtp", beams=beams)
@@ -87,7 +87,7 @@ def test_summaries_are_those_of_generate(writer: Bench, descriptions: list[str],
 
 @pytest.mark.slow
 @some_and_more(16, 100)
-@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("beams", [1, pytest.param(4, marks=pytest.mark.long)])
 def test_translations_are_those_of_generate(writer: Bench, french: list[str], beams: int, count: int) -> None:
     texts = one_paragraph(french, count)
     spec = writer.spec("translate", "marian-ddtp", beams=beams)

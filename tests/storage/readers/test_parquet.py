@@ -213,6 +213,7 @@ def test_a_text_that_is_repeated_at_no_cost_is_refused_in_bounded_memory(tmp_pat
     assert "rows 2 to 1,001 cannot be read" in cut.reason or "more memory than a document may" in cut.reason
 
 
+@pytest.mark.long
 def test_a_page_of_one_character_is_refused_in_bounded_memory(tmp_path: Path) -> None:
     path = saved(tmp_path / "c.parquet", {"text": ["a" * 200_000_000]}, compression="zstd", use_dictionary=False)
     assert path.stat().st_size < 2**20

@@ -46,7 +46,7 @@ def noise(n: int) -> bytes:
     return random.Random(n).randbytes(n // 2).hex().encode()
 
 
-@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("ranges", [True, pytest.param(False, marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", KINDS)
 def test_archives_and_mailboxes_are_read_from_a_server_as_from_a_disk(
     name: str, ranges: bool, site: Site, tmp_path: Path
@@ -110,6 +110,7 @@ def test_a_stream_that_is_cut_gives_what_came_before(name: str, site: Site) -> N
     assert "; nothing more was read" in last.reason
 
 
+@pytest.mark.long
 def test_bombs_from_a_server_are_refused_in_bounded_memory(site: Site) -> None:
     big = b"\0" * 300_000_000
     site.files["/a.zip"] = zipped({"a.txt": big})

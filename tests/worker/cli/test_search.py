@@ -137,6 +137,7 @@ def test_of_long_documents_whose_windows_are_kept_the_best_one_is_named(
     assert "--job takes others: job 1, embed with minilm@" in latest.stderr
 
 
+@pytest.mark.long
 def test_of_long_documents_with_one_vector_the_nearest_sentences_are_shown(
     embedded: Docmill, write_corpus: WriteCorpus
 ) -> None:

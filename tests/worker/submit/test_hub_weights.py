@@ -64,7 +64,11 @@ COMMANDS = [
 LACKS = "The files of org/model lack 1 weights that generate computes with, such as lm_head.weight"
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=["enqueue", "run", "dry-run", "check", "pipeline", "add"])
+@pytest.mark.parametrize(
+    "command",
+    [*COMMANDS[:1], *(pytest.param(one, marks=pytest.mark.long) for one in COMMANDS[1:-1]), *COMMANDS[-1:]],
+    ids=["enqueue", "run", "dry-run", "check", "pipeline", "add"],
+)
 def test_a_model_without_its_head_is_refused_before_anything_is_stored_or_downloaded(
     embedded: Docmill, headless: Path, command: tuple[object, ...]
 ) -> None:
@@ -78,6 +82,7 @@ def test_a_model_without_its_head_is_refused_before_anything_is_stored_or_downlo
     assert not list((embedded.folder / "hf").rglob(WEIGHTS))
 
 
+@pytest.mark.long
 def test_models_check_reads_the_headers(embedded: Docmill, headless: Path) -> None:
     with using(embedded, headless) as one:
         assert f"not        generate: {LACKS}" in embedded("models", "check", "org/model").stdout
@@ -108,6 +113,7 @@ def shards(embedded: Docmill, whole: Path) -> list[Path]:
     return found
 
 
+@pytest.mark.long
 def test_the_headers_of_all_shards_are_read(embedded: Docmill, shards: list[Path]) -> None:
     with using(embedded, shards[0].parent) as one:
         assert "weights" not in embedded("enqueue", SOURCE, *GENERATE).stderr
@@ -139,6 +145,7 @@ def test_weights_in_pickles_are_not_looked_at_and_the_user_learns_it(embedded: D
     assert len(embedded.json("jobs")) == 1
 
 
+@pytest.mark.long
 def test_weights_in_pickles_are_looked_at_once_run_has_downloaded_them(embedded: Docmill, pickled: Path) -> None:
     with using(embedded, pickled):
         said = embedded("run", SOURCE, *GENERATE, code=2).stderr
@@ -147,7 +154,7 @@ def test_weights_in_pickles_are_looked_at_once_run_has_downloaded_them(embedded:
     assert embedded.json("jobs") == []
 
 
-@pytest.mark.parametrize("status", [500, SILENT], ids=["error", "silent"])
+@pytest.mark.parametrize("status", [500, pytest.param(SILENT, marks=pytest.mark.long)], ids=["error", "silent"])
 def test_a_hub_that_fails_after_it_named_the_commit_refuses_nothing(
     embedded: Docmill, headless: Path, status: int
 ) -> None:

@@ -116,7 +116,9 @@ def test_a_device_computes_without_padding_in_what_its_kernels_know(monkeypatch:
     assert kernels_for("cuda:0", torch.float32) is None
 
 
-@pytest.mark.parametrize(("dtype", "least"), [("float32", 0.9999999), ("auto", 0.999)])
+@pytest.mark.parametrize(
+    ("dtype", "least"), [("float32", 0.9999999), pytest.param("auto", 0.999, marks=pytest.mark.long)]
+)
 def test_vectors_are_those_of_sentence_transformers_in_float32(
     bench: Bench, descriptions: list[str], dtype: str, least: float
 ) -> None:

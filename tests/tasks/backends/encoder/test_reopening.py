@@ -42,6 +42,7 @@ from tasks.windows.windows import Encoded
 from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.test_weighting import splade
 from tests.tasks.conftest import Bench
+from tests.tasks.real_lines import half_and_more
 
 Make = Callable[[Path, list[str]], Path]
 OPEN = """
@@ -140,9 +141,7 @@ def are_near(found: object, wanted: object) -> bool:
     return found == wanted
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=[pytest.mark.long] * (n % 2)) for n, one in enumerate(KEPT)]
-)
+@half_and_more(KEPT)
 def test_a_model_that_is_opened_again_gives_the_same(
     name: str, descriptions: list[str], tmp_path: Path, no_library: Callable[[], None]
 ) -> None:

@@ -20,7 +20,7 @@ from tests.tasks import architectures
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
-from tests.tasks.real_lines import some_and_more
+from tests.tasks.real_lines import half_and_more, some_and_more
 
 UNSEEN = Path(__file__).parents[2] / "texts"
 NO_FORCED_END = {"bad_words_ids": None, "forced_eos_token_id": None}
@@ -112,7 +112,7 @@ def outputs(bench: Bench, folder: Path, kind: str, texts: list[str], **asked: An
 
 
 @some_and_more(4, 24)
-@pytest.mark.parametrize("name", SEARCHES)
+@half_and_more(SEARCHES)
 def test_each_search_is_that_of_generate_by_the_backend_that_does_it_equally(
     bench: Bench, tmp_path: Path, name: str, count: int
 ) -> None:
@@ -126,7 +126,7 @@ def test_each_search_is_that_of_generate_by_the_backend_that_does_it_equally(
 
 
 @some_and_more(4, 16)
-@pytest.mark.parametrize("name", ["greedy", "early", "open, no length penalty", "open", "early, no pair twice"])
+@half_and_more(["greedy", "early", "open, no length penalty", "open", "early, no pair twice"])
 def test_translations_are_those_of_generate_too(bench: Bench, tmp_path: Path, name: str, count: int) -> None:
     settings, equal = SEARCHES[name]
     shipped = bench.folder(bench.spec("translate", "marian-ddtp"))
@@ -173,7 +173,7 @@ def test_the_backend_that_is_named_and_the_only_one_of_a_precision_search_as_nea
 SAMPLED = {"do_sample": True, "num_beams": 1, "top_k": 20, "temperature": 0.9}
 
 
-@pytest.mark.parametrize("own", [SAMPLED, {**SAMPLED, "num_beams": 2}])
+@pytest.mark.parametrize("own", [SAMPLED, pytest.param({**SAMPLED, "num_beams": 2}, marks=pytest.mark.long)])
 def test_samples_of_an_encoder_decoder_follow_from_the_seed_and_the_text(
     bench: Bench, tmp_path: Path, own: dict[str, Any]
 ) -> None:

@@ -102,7 +102,7 @@ def test_a_batch_of_32_tokens_is_as_near(
     assert found @ vectors(exact)[of_32] >= 0.99
 
 
-@pytest.mark.parametrize("kind", ["classify", "entities"])
+@pytest.mark.parametrize("kind", [pytest.param("classify", marks=pytest.mark.long), "entities"])
 def test_scores_are_near_those_in_float32(
     kind: str, benches: Callable[[str], Bench], descriptions: list[str], tmp_path: Path
 ) -> None:
