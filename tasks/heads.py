@@ -9,6 +9,7 @@ class Head(StrEnum):
     POOLING = "pooling"  # one vector for each window
     CLASSIFICATION = "sequence classification"  # a score for each label of each window
     TAGGING = "token classification"  # a score for each label of each token
+    MATCHING = "label matching"  # a score for each part of a window and each label that is given by name
     ANSWERING = "question answering"  # a start and an end score for each token
     VOCABULARY = "masked language model"  # a weight for each token of the vocabulary, for each window
     SEQ2SEQ_TEXT = "encoder-decoder text"

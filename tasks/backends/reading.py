@@ -42,6 +42,11 @@ def reading_of(assignment: Assignment, config: Mapping[str, Any]) -> Reading:
     """Return the reading of a spec's model. Raises CannotServe for a model whose files do not tell it."""
     if assignment.head in heads.LOADERS:
         return _of_encoder(assignment)
+    if assignment.head is Head.MATCHING:
+        from tasks.backends.label_matching.gliner_backend import reading_of as reading_of_words
+
+        coder_of_words, traits = reading_of_words(assignment)
+        return Reading(coder_of_words, traits, as_given)
     from tasks.backends.generation_files import Opening, generation_settings
 
     opening = Opening.of(assignment.spec, assignment.folder, assignment.cache_dir)

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from storage.core.installation import Extra
 from tasks.errors import BadOption
 from tasks.heads import Head
+from tasks.models import gliner
 from tasks.models.families import Family
 
 CPU, CUDA = "cpu", "cuda"
@@ -161,6 +162,19 @@ BACKENDS: tuple[Row, ...] = (
             Offer("tasks.backends.encoder_decoder.seq2seq:Seq2SeqBackend", Head.SEQ2SEQ_TEXT, _ENCODER_DECODERS),
             Offer("tasks.backends.decoder_only.causal:CausalBackend", Head.CAUSAL_TEXT, _DECODERS | {None}),
             Offer("tasks.backends.decoder_only.likelihood:LikelihoodBackend", Head.LIKELIHOOD, _DECODERS),
+        ),
+    ),
+    Row(
+        "gliner",
+        "gliner",
+        (
+            Offer(
+                "tasks.backends.label_matching.gliner_backend:GlinerBackend",
+                Head.MATCHING,
+                {Family.GLINER},
+                _FLOATS - {"float16"},
+                extra=gliner.EXTRA,
+            ),
         ),
     ),
     Row(

@@ -20,12 +20,15 @@ from tasks.backends.encoder import heads
 from tasks.backends.generation_files import Opening, generation_settings, require_keys_and_values
 from tasks.backends.loading import NotTold, hollow
 from tasks.heads import Head
-from tasks.models import families
+from tasks.models import families, gliner
 from tasks.models.families import Family
 
 
 def require_weights(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> None:
     """Raise WeightsMissing or ModelUnsuitable where the model of a folder cannot do the spec's kind of task."""
+    if families.family(config) is Family.GLINER:  # its library tells nothing without the weights
+        gliner.of_folder(folder, spec.model)
+        return
     if (head := _encoder_head(spec, config)) is not None:
         _read_only(Assignment(spec, folder, "cpu", cache_dir, head))
         return
@@ -39,7 +42,7 @@ def require_weights(spec: Spec, folder: Path, config: Mapping[str, Any], cache_d
 def rehearse(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> None:
     """Raise the errors of opening the spec, except those that depend on a device or on the weights' values."""
     require_weights(spec, folder, config, cache_dir)
-    if _encoder_head(spec, config) is not None:
+    if _encoder_head(spec, config) is not None or families.family(config) is Family.GLINER:
         return
     opening = Opening.of(spec, folder, cache_dir)
     if families.family(config) is Family.DECODER:

@@ -81,6 +81,9 @@ def require_present(
         return found
     extra = extra_for(kind, family, quality=quality, device=device, asked=asked)
     hint = f"; {install(extra)}" if extra is not None else ""
+    native = [offer for _, offer in _offers(kind, family, quality="native", device=device)]
+    if asked == AUTO and native and all(offer.extra is not None for offer in native):
+        raise CannotServe(f"{kind} with {model} needs a backend that is not installed on this worker{hint}.")
     if asked == AUTO:
         raise CannotServe(f"This worker's backend has no {quality} precision{hint}.")
     if extra is not None:

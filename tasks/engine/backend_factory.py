@@ -119,7 +119,9 @@ def _head(spec: Spec, config: Mapping[str, Any]) -> Head:
     if (head := kinds.kind(spec.kind).head(families.family(config))) is None:
         suitability.require(spec.kind, config, spec.model)
         raise AssertionError(spec.kind)
-    if (mark := kinds.kind(spec.kind).marks.get(head)) is not None and mark not in spec.params:
+    marks = kinds.kind(spec.kind).marks
+    mark = marks.get(head)
+    if {mark} - {None} != spec.params.keys() & {*marks.values()}:
         raise CannotServe(f"The config.json of {spec.model} was not known when this job was made: make it again.")
     return head
 

@@ -47,6 +47,7 @@ from tasks.models.named_prompts import Prompts
 from tasks.outputs import Output
 from tasks.prompts.prompts import Template
 from tasks.windows.windows import Coder, LanguageCoders, Window
+from tasks.windows.word_windows import WordReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +57,14 @@ class Traits:
     ``normalizes``: its vectors have length 1. ``language_coders``: how the model is told the language of a text,
     where the languages of texts are to be found. ``direction``: the languages that a translation model is made for.
     ``pairs``: from a sentence to the coder that puts it after every text, for a model that reads pairs of texts.
+    ``words``: the words of texts, for a model that reads words and finds labels that are given by name.
     """
 
     normalizes: bool = False
     language_coders: LanguageCoders | None = None
     direction: Direction = UNKNOWN
     pairs: Callable[[str], Coder] | None = None
+    words: WordReader | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from storage.core.kinds import READING_SIZE
@@ -20,7 +20,7 @@ from tasks.kinds import label_prompts
 from tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits
 from tasks.kinds.entailment import Entailment
 from tasks.kinds.label_scores import Combination
-from tasks.kinds.labels import words_by_label
+from tasks.kinds.labels import GivenLabels
 from tasks.kinds.options import MOST, TOP_K, KindOptions, Option, Windowed
 from tasks.models.families import Family, classifier, entailment
 from tasks.outputs import Labels, Scale
@@ -31,10 +31,6 @@ HYPOTHESIS = "This example is {}."
 _DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {"multi_label": False, "aggregate": "mean", "top_k": 0, "hypothesis": HYPOTHESIS}
 )
-_TEXT = {"type": "string"}
-_LABELS_SCHEMA = {
-    "anyOf": [_TEXT, {"type": "array", "items": _TEXT}, {"type": "object", "additionalProperties": _TEXT}]
-}
 
 
 @dataclass(frozen=True)
@@ -82,17 +78,7 @@ class ClassifyOptions(Windowed):
     """Options of `classify`."""
 
     defaults = _DEFAULTS
-    labels: Annotated[
-        dict[str, str] | None,
-        BeforeValidator(words_by_label),
-        Field(
-            description="Labels to choose among, with commas between them, or a .txt, .json or .toml file of them; "
-            "for an NLI, embedding or decoder-only model.",
-            examples=[{"sports": "sports", "the economy": "money, trade and prices"}],
-        ),
-        WithJsonSchema(_LABELS_SCHEMA),
-        Option(metavar="LABELS|FILE"),
-    ] = None
+    labels: GivenLabels = None
     hypothesis: Annotated[
         str | None,
         AfterValidator(_with_place),

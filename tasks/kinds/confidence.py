@@ -34,6 +34,7 @@ MEASURES: Mapping[Head, Measure] = MappingProxyType(
         Head.CLASSIFICATION: Measure.MARGIN,
         Head.LIKELIHOOD: Measure.MARGIN,
         Head.TAGGING: Measure.LEAST_SPAN_SCORE,
+        Head.MATCHING: Measure.LEAST_SPAN_SCORE,
         Head.ANSWERING: Measure.LEAST_ANSWER_PROBABILITY,
     }
 )

@@ -6,11 +6,13 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from tasks.errors import BadOption
+from tasks.kinds.options import Option
 from tasks.kinds.validation import shown
 
 FILES = (".txt", ".json", ".toml")
@@ -45,7 +47,7 @@ def words_by_label(given: object) -> dict[str, str]:
     elif isinstance(given, Mapping):
         pairs = given.items()
     elif isinstance(given, list | tuple):
-        pairs = [(label, label) for label in given]
+        pairs = [pair if _is_pair(pair) else (pair, pair) for pair in given]
     else:
         raise _wrong(f"{_EXPECTED}, not {shown(given)}")
     found: dict[str, str] = {}
@@ -67,3 +69,32 @@ def words_by_label(given: object) -> dict[str, str]:
 
 def _wrong(sentence: str) -> PydanticCustomError:
     return PydanticCustomError("value", "{sentence}", {"sentence": sentence})
+
+
+def _is_pair(given: object) -> bool:
+    return isinstance(given, list) and len(given) == 2
+
+
+def in_order(labels: Mapping[str, str]) -> list[str | list[str]]:
+    """Return labels as a list, which `words_by_label` reads again: each by itself, or with other words than its own.
+
+    A database does not keep the order of a table.
+    """
+    return [label if label == words else [label, words] for label, words in labels.items()]
+
+
+_TEXT = {"type": "string"}
+_SCHEMA = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT}, {"type": "object", "additionalProperties": _TEXT}]}
+
+# The option of several kinds that not all of one base class have.
+GivenLabels = Annotated[
+    dict[str, str] | None,
+    BeforeValidator(words_by_label),
+    Field(
+        description="Labels to choose among or to find, with commas between them, or a .txt, .json or .toml file of "
+        "them; for an NLI, embedding, decoder-only or GLiNER model.",
+        examples=[{"sports": "sports", "the economy": "money, trade and prices"}],
+    ),
+    WithJsonSchema(_SCHEMA),
+    Option(metavar="LABELS|FILE"),
+]

@@ -12,7 +12,9 @@ from tasks.heads import TRAINED, Head
 from tasks.kinds.base import TaskKind
 from tasks.models.families import PREFIXED, Family, classifier, family, stateful
 
-_ARTICLED: Mapping[Family, str] = {family: f"an {family}" for family in Family} | {Family.DECODER: "a decoder-only"}
+_ARTICLED: Mapping[Family, str] = {family: f"an {family}" for family in Family} | {
+    family: f"a {family}" for family in (Family.DECODER, Family.GLINER)
+}
 
 
 def suits(kind: str, config: Mapping[str, Any]) -> bool:

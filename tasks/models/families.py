@@ -12,6 +12,7 @@ class Family(StrEnum):
     ENCODER = "encoder-only"
     SEQ2SEQ = "encoder-decoder"
     DECODER = "decoder-only"
+    GLINER = "GLiNER"
 
 
 # Models that read and write several languages, and must be told which.
@@ -49,6 +50,8 @@ _DECODER_TYPES = ("gpt", "llama", "mistral", "qwen", "gemma", "phi", "opt", "blo
 
 def family(config: Mapping[str, Any]) -> Family | None:
     """The family of a model, or None where its config says nothing."""
+    if Family.GLINER in (config.get("architectures") or ()):
+        return Family.GLINER
     if config.get("is_encoder_decoder") or any(
         word in architecture
         for architecture in config.get("architectures") or ()

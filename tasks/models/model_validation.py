@@ -10,12 +10,14 @@ import orjson
 
 from tasks.errors import ModelCorrupt
 from tasks.models.json_files import content, parsed, table
-from tasks.models.weights import folder_files
+from tasks.models.weights import GLINER_CONFIG, folder_files
 
 _AGAIN = "copy or download the model again"
 _MOST_HEADER_BYTES = 100_000_000  # as safetensors itself has it
 _PARSED_BYTES = 1_000_000  # of a longer JSON file only the end is looked at
-_READ = frozenset({"config.json", "modules.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"})
+_READ = frozenset(
+    {"config.json", GLINER_CONFIG, "modules.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"}
+)
 _INDEX = ".index.json"
 # Tokenizers that read bytes or characters have no files.
 _WITHOUT_FILES = frozenset({"ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer"})

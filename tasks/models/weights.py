@@ -17,6 +17,7 @@ from tasks.models.json_files import table
 # Copies of the weights in formats that are not read here, and what training left behind.
 _OTHER_FOLDERS = frozenset({"onnx", "openvino", "coreml", "flax", "tf", "runs", "original", "gguf"})
 ADAPTER = "adapter_config.json"
+GLINER_CONFIG = "gliner_config.json"
 _SMALL = (".json", ".txt", ".model", ".spm", ".bpe", ".tiktoken", ".jinja")
 _NOT_READ = re.compile(r"(training_args|optimizer|scheduler|rng_state|trainer_state|all_results|data_config)\b.*")
 
@@ -63,7 +64,7 @@ def folder_files(folder: Path) -> list[str]:
     """The files that matter in a local folder; raises ModelNotFound if it holds no model."""
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     wanted = files_that_matter(names)
-    if not (folder / "config.json").is_file() and not (folder / "modules.json").is_file():
+    if not any((folder / name).is_file() for name in ("config.json", "modules.json", GLINER_CONFIG)):
         if ADAPTER in names:
             raise ModelNotFound(adapter_of(str(folder), (folder / ADAPTER).read_bytes()))
         raise ModelNotFound(f"{folder} holds no model: it has no config.json.")

@@ -19,10 +19,12 @@ from tasks.backends import selection
 from tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable
 from tasks.heads import Head
 from tasks.kinds import suitability
-from tasks.models import encoders, families, gguf, hub, language_pairs, model_validation, null, weightless, weights
+from tasks.models import encoders, families, gguf, gliner, hub, language_pairs, null, weightless, weights
 from tasks.models.encoders import Description
+from tasks.models.families import Family
 from tasks.models.json_files import content, parsed, table
 from tasks.models.language_pairs import Direction
+from tasks.models.model_validation import require_whole
 from tasks.models.named_prompts import Prompts
 from tasks.near_misses import nearly
 
@@ -135,7 +137,7 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
                 raise type(error)(f"{error} Did you mean {near}?") from error
             raise
         return Pinned(model, commit, language_pairs.of_name(model))
-    model_validation.require_whole(folder)
+    require_whole(folder)
     actual = weights.fingerprint(folder, cache_dir)
     return _of_revision(Pinned(_reference(model), actual, language_pairs.of_folder(folder)), revision)
 
@@ -196,6 +198,8 @@ def require_libraries(pinned: Pinned, *, models_dir: Path | None) -> None:
     """Raise NotInstalled where this machine lacks the libraries that read the model's files."""
     if pinned.revision.startswith(_LOCAL) and (file := _gguf(pinned.model, models_dir)) is not None:
         gguf.require_extra(file)
+    if families.family(read_config(pinned, models_dir=models_dir)) is Family.GLINER:
+        gliner.require_extra(pinned.model)
 
 
 def here(pinned: Pinned, *, cache_dir: Path) -> bool:
@@ -210,8 +214,13 @@ def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
     if pinned.revision.startswith(_LOCAL) and (file := _gguf(pinned.model, models_dir)) is not None:
         return gguf.config(file)
     folder = _pinned_folder(pinned, models_dir)
-    if folder is None or (folder / "config.json").is_file():
+    if folder is None:
+        found = _small_file(pinned, "config.json", models_dir)
+        return table(found) if found is not None else gliner.read(_small_file(pinned, gliner.CONFIG, models_dir))
+    if (folder / "config.json").is_file():
         return table(_small_file(pinned, "config.json", models_dir))
+    if (own := content(folder / gliner.CONFIG)) is not None:
+        return gliner.read(own)
     # Older sentence-transformers keep it with their first module.
     return next((table(content(path)) for path in sorted(folder.glob("0*/config.json"))), {})
 
@@ -274,6 +283,7 @@ def checked(model: str, pinned: Pinned, config: Mapping[str, Any], *, models_dir
     file = _gguf(pinned.model, models_dir)
     folder = _local_folder(pinned.model, models_dir) if file is None else None
     size = None if folder is None else weights.size_bytes(folder)
+    limit_of = gliner.limit_tokens if family is Family.GLINER else families.window_limit
     unfit: dict[str, str] = {}
     with_options: dict[str, str] = {}
     for kind in kinds.KINDS:
@@ -290,7 +300,7 @@ def checked(model: str, pinned: Pinned, config: Mapping[str, Any], *, models_dir
         architecture=", ".join(config.get("architectures") or [str(config.get("model_type"))]),
         family=family.value,
         kinds=tuple(kind for kind in kinds.NAMES if kind not in unfit),
-        window_limit=families.window_limit(config, *_stated_limits(folder)),
+        window_limit=limit_of(config, *_stated_limits(folder)),
         size_bytes=size if file is None else file.stat().st_size,
         unfit={kind: reason for kind, reason in unfit.items() if suitability.suits_family(kind, config)},
         head=families.classifier(config),

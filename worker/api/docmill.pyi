@@ -21,10 +21,10 @@ class _Options(TypedDict, total=False):
     n: int | None
     raw: bool | None
     fill_context: bool | None
-    labels: str | Sequence[str] | Mapping[str, str] | None
     hypothesis: str | None
     multi_label: bool | None
     aggregate: Literal['mean', 'max'] | None
+    threshold: float | None
     pattern: Sequence[str] | None
     region: Sequence[str] | None
     entity: Sequence[str] | None
@@ -38,6 +38,7 @@ class _Options(TypedDict, total=False):
     prefix: str | None
     prompt_name: str | None
     schema: str | Mapping[str, Any] | None
+    labels: str | Sequence[str] | Mapping[str, str] | None
     aggregation: Literal['simple', 'first', 'average', 'max'] | None
     min_new_tokens: int | None
     no_repeat_ngram_size: int | None

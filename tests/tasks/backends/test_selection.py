@@ -17,7 +17,7 @@ KINDS: dict[str, tuple[Family | None, ...]] = {
     "embed": (Family.ENCODER, Family.SEQ2SEQ, Family.DECODER, None),
     "generate": (Family.DECODER,),
     "classify": (Family.ENCODER, Family.SEQ2SEQ, None),
-    "entities": (Family.ENCODER, None),
+    "entities": (Family.ENCODER, None, Family.GLINER),
     "answer": (Family.ENCODER, None, Family.SEQ2SEQ, Family.DECODER),
 }
 HALVES = ("native", "float32", "bfloat16", "float16")
@@ -25,6 +25,8 @@ HALVES = ("native", "float32", "bfloat16", "float16")
 
 def candidates(kind: str, family: Family | None, quality: str, device: str) -> tuple[str, ...]:
     """Return the choice as it was before the registry, without ONNX Runtime, which was removed since."""
+    if family is Family.GLINER:
+        return ("gliner",) if quality in {"native", "float32", "bfloat16"} else ()
     writes = kind == "answer" and family in {Family.SEQ2SEQ, Family.DECODER}
     if writes or kind not in {"embed", "classify", "entities", "answer"}:
         if family is Family.DECODER:
@@ -49,6 +51,7 @@ EXTRAS = {
     "ctranslate2": {(quality, device): "ctranslate2" for quality in QUALITIES for device in (CPU, GPU)},
     "openvino": {("int8", CPU): "openvino-int8"} | {(quality, CPU): "openvino" for quality in HALVES},
     "vllm": {(quality, CPU): "vllm-cpu" for quality in HALVES} | {(quality, GPU): "vllm" for quality in HALVES},
+    "gliner": {(quality, device): "gliner" for quality in HALVES[:3] for device in (CPU, GPU)},
     "transformers": {},
 }
 

@@ -1,0 +1,1 @@
+"""Models that hold labels against the parts of a text."""

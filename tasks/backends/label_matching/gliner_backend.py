@@ -1,0 +1,166 @@
+"""GLiNER models by their own library: entities of any labels that are given by name."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+
+from storage.core.outcomes import Reason
+from tasks.backends import Assignment, Source, accelerator
+from tasks.backends.convert import safe_folder
+from tasks.backends.encoder.batch_tuning import BUDGETS
+from tasks.backends.label_matching.gliner_words import GlinerCoder, coder_of, labels_of
+from tasks.backends.loading import Report
+from tasks.backends.static import Items, StaticLoop
+from tasks.errors import CannotServe
+from tasks.kinds.base import Traits
+from tasks.kinds.entities import THRESHOLD
+from tasks.kinds.tagging import NOT_FINITE
+from tasks.models import gliner
+from tasks.outputs import Failure, Output, Span, Spans
+from tasks.windows.windows import Encoded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_LIBRARY = "gliner"
+
+
+class GlinerBackend:
+    """One GLiNER model with the labels of a spec. The library splits, tokenizes and decodes each window."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        spec, self._device = assignment.spec, assignment.device
+        self._dtype = accelerator.dtype_for(spec.quality, self._device)
+        self._labels, self._threshold = labels_of(spec), float(spec.params.get("threshold", THRESHOLD))
+        folder, config = _folder(assignment)
+        self._model = _loaded(folder, spec.model, spec.kind, self._dtype, self._device)
+        processor = self._model.data_processor
+        self._coder = coder_of(processor.transformer_tokenizer, processor.words_splitter, config, spec)
+        # The library cuts off tokens beyond this, as of one word that is longer than a window.
+        processor.transformer_tokenizer.model_max_length = self._coder.limit_tokens
+        self._collator = self._model.create_collator()
+        self.limit_tokens = self._coder.limit_tokens
+        self.traits = Traits(words=self._coder.reader)
+        self._loop = StaticLoop(self._compute, BUDGETS[self._device.partition(":")[0]])
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return self._coder.encode(texts)
+
+    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+        return self._loop.run(source)
+
+    def runtime(self) -> dict[str, Any]:
+        found = accelerator.runtime(_LIBRARY, self._device, self._dtype)
+        found["versions"][_LIBRARY] = version(_LIBRARY)
+        return found
+
+    def close(self) -> None:
+        del self._model, self._collator
+        accelerator.release(self._device)
+
+    def _compute(self, items: Items) -> Sequence[Output]:
+        with torch.inference_mode(), accelerator.memory_errors(self._device), _silent():
+            return self._outputs([str(item.encoded.features) for item in items])
+
+    def _outputs(self, texts: Sequence[str]) -> Sequence[Output]:
+        """Return the spans of each window's text, by the steps of the library's `inference`."""
+        model = self._model
+        given = model.prepare_batch(list(texts), self._labels)
+        if not given["valid_texts"]:
+            return [Spans(())] * len(texts)
+        batch = model.collate_batch(given["input_x"], given["entity_types"], self._collator, given["label_names"])
+        computed = model.run_batch(batch, threshold=self._threshold)
+        decoded = model.decode_batch(computed, batch, threshold=self._threshold, flat_ner=True)
+        entities = model.map_entities_to_text(
+            decoded,
+            given["valid_texts"],
+            given["valid_to_orig_idx"],
+            given["start_token_map"],
+            given["end_token_map"],
+            given["num_original"],
+        )
+        finite = dict(zip(given["valid_to_orig_idx"], _finite(computed.logits), strict=True))
+        return [
+            _spans(found) if finite.get(number, True) else Failure(NOT_FINITE, Reason.MODEL)
+            for number, found in enumerate(entities)
+        ]
+
+
+def reading_of(assignment: Assignment) -> tuple[GlinerCoder, Traits]:
+    """Return what reads texts as the model of a spec does, without its weights. Raises CannotServe."""
+    from transformers import AutoTokenizer
+
+    try:
+        from gliner.data_processing import WordsSplitter
+        from gliner.model import BaseGLiNER
+    except ImportError as error:
+        raise CannotServe(
+            f"{assignment.spec.model} is read by the library gliner, which is not installed."
+        ) from error
+    folder, config = _folder(assignment)
+    with accelerator.quiet():
+        tokenizer = BaseGLiNER._set_tokenizer_spec_tokens(AutoTokenizer.from_pretrained(folder))
+    coder = coder_of(tokenizer, WordsSplitter("whitespace"), config, assignment.spec)
+    return coder, Traits(words=coder.reader)
+
+
+def _folder(assignment: Assignment) -> tuple[Path, Mapping[str, Any]]:
+    """Return the model's folder with safetensors, and its config. Raises ModelUnsuitable and CannotServe."""
+    folder, spec = assignment.folder, assignment.spec
+    config = gliner.of_folder(folder, spec.model)
+    return safe_folder(folder, spec.revision, assignment.cache_dir), config
+
+
+def _loaded(folder: Path, model: str, kind: str, dtype: torch.dtype, device: str) -> Any:
+    """Load a model. Raises WeightsMissing for weights that the library would make up at random."""
+    from gliner import GLiNER
+
+    with accelerator.quiet(), _silent():
+        loaded = GLiNER.from_pretrained(str(folder), local_files_only=True, map_location=device, dtype=dtype)
+    _require_fast(loaded.data_processor.transformer_tokenizer, model)
+    own = loaded.model
+    computed = {name for name, _ in own.named_buffers()}
+    missing = {*own.state_dict()} - _names(folder) - computed
+    Report([*missing]).require(model, kind)
+    return loaded
+
+
+def _require_fast(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
+    if not tokenizer.is_fast:
+        raise CannotServe(
+            f"GLiNER needs a fast tokenizer; {type(tokenizer).__name__} of {model} is a slow one. Use a model with a "
+            "tokenizer.json."
+        )
+
+
+def _names(folder: Path) -> set[str]:
+    """Return the names of the weights in a folder, those that share another's tensor included."""
+    with safe_open(str(folder / "model.safetensors"), framework="pt") as file:
+        return {*file.keys(), *(file.metadata() or {})}
+
+
+def _finite(logits: Any) -> list[bool]:
+    """Return for each row of a batch if all of its logits are finite."""
+    found: list[bool] = torch.isfinite(torch.as_tensor(logits)).flatten(1).all(1).tolist()
+    return found
+
+
+def _spans(entities: Sequence[Mapping[str, Any]]) -> Spans:
+    found = [Span(str(one["label"]), one["start"], one["end"], float(one["score"])) for one in entities]
+    return Spans(tuple(sorted(found, key=lambda span: span.start)))
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Ignore the library's warnings, which are for people who train models."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

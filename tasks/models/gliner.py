@@ -1,0 +1,127 @@
+"""GLiNER models, which find labels that are given by name: their config, and the designs that docmill computes.
+
+Their config stands in gliner_config.json. It has that of an encoder in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from storage.core.installation import Extra, install
+from tasks.errors import ModelUnsuitable, NotInstalled
+from tasks.models.families import Family, window_limit
+from tasks.models.json_files import content, table
+from tasks.models.weights import GLINER_CONFIG
+
+CONFIG = GLINER_CONFIG
+TOKENIZER = "tokenizer_config.json"
+EXTRA = Extra("gliner", ("gliner",), "entities of any labels by name, with GLiNER models")
+# The library's own defaults, for configs that leave them out.
+_MAX_WORDS, _MAX_WIDTH = 384, 12
+ENTITY_TOKEN, SEPARATOR = "<<ENT>>", "<<SEP>>"
+# Encoders that read texts of any length. A window has so many tokens for each word that the model reads at most.
+_TOKENS_PER_WORD = 4
+_RELATIVE = frozenset({"deberta", "deberta-v2"})
+_OTHER_DESIGNS = {
+    "labels_encoder": "an encoder of its own for labels",
+    "labels_decoder": "a decoder that writes labels",
+    "relations_layer": "a layer for relations",
+    "precomputed_prompts_mode": "labels of its own, which were computed before",
+}
+
+
+def read(data: bytes | None) -> dict[str, Any]:
+    """Return the config in a gliner_config.json, with the family as its architecture; {} if there is none."""
+    found = table(data)
+    named = {"model_type": found.get("model_type") or "gliner", "architectures": [Family.GLINER.value]}
+    return {**found, **named} if found else {}
+
+
+def max_words(config: Mapping[str, Any]) -> int:
+    """Return the most words of one window."""
+    return int(config.get("max_len") or _MAX_WORDS)
+
+
+def max_width(config: Mapping[str, Any]) -> int:
+    """Return the most words of an entity that the model considers."""
+    return int(config.get("max_width") or _MAX_WIDTH)
+
+
+def limit_tokens(config: Mapping[str, Any], *stated: int, prompt_tokens: int = 0) -> int:
+    """Return the most tokens of one window, the prompt included.
+
+    ``stated`` are limits of the tokenizer. The library has no other for encoders with relative positions; for these
+    there is one here, since a word may have any number of tokens.
+    """
+    encoder: Mapping[str, Any] = config.get("encoder_config") or {}
+    if encoder.get("model_type") in _RELATIVE and not encoder.get("position_biased_input", True):
+        return window_limit({}, *stated, _TOKENS_PER_WORD * max_words(config) + prompt_tokens)
+    return window_limit(encoder, *stated)
+
+
+def prompt(config: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
+    """Return the words that the model reads before those of a text; ``labels`` has the words for each label."""
+    entity = config.get("ent_token") or ENTITY_TOKEN
+    return [part for words in labels.values() for part in (entity, words)] + [config.get("sep_token") or SEPARATOR]
+
+
+def require(config: Mapping[str, Any], model: str) -> None:
+    """Raise ModelUnsuitable for a model of another design, for code in its config, and for one that is not whole."""
+    for name, design in _OTHER_DESIGNS.items():
+        if config.get(name):
+            raise ModelUnsuitable(
+                f"{model} is a GLiNER model with {design}; docmill computes those with one encoder, which reads "
+                "labels and text together. Name such a model with --model."
+            )
+    if "streaming" in str(config.get("model_type")):
+        raise ModelUnsuitable(f"{model} is a GLiNER model that reads streams; name one with an encoder with --model.")
+    if (splitter := config.get("words_splitter_type", "whitespace")) != "whitespace":
+        raise ModelUnsuitable(
+            f"{model} is a GLiNER model whose words are split by {splitter}; docmill computes those with the "
+            "splitter whitespace. Name such a model with --model."
+        )
+    _require_no_code(config, CONFIG, model)
+    if not config.get("encoder_config"):
+        raise _not_whole(model, "its encoder's config")
+
+
+def of_folder(folder: Path, model: str) -> dict[str, Any]:
+    """Return the config of a model in a folder, whose tokenizer must be there, too. Raises ModelUnsuitable.
+
+    The library would take a tokenizer that is missing from the hub, and ask people whether it may run code.
+    """
+    config = read(content(folder / CONFIG))
+    require(config, model)
+    if (tokenizer := content(folder / TOKENIZER)) is None:
+        raise _not_whole(model, "its tokenizer")
+    _require_no_code(table(tokenizer), TOKENIZER, model)
+    return config
+
+
+def _not_whole(model: str, lacking: str) -> ModelUnsuitable:
+    return ModelUnsuitable(
+        f"{model} keeps {lacking} in another model on the hub. Save it whole, and name the folder: "
+        f'GLiNER.from_pretrained("{model}").save_pretrained("FOLDER").'
+    )
+
+
+def _require_no_code(config: Mapping[str, Any], name: str, model: str) -> None:
+    """Raise ModelUnsuitable for a config that names code, which the library trusts wherever it is."""
+    if _has_key(config, "auto_map"):
+        raise ModelUnsuitable(
+            f"{model} brings code of its own (auto_map in {name}), and docmill runs no code from model files."
+        )
+
+
+def require_extra(model: str) -> None:
+    """Raise NotInstalled where the library is not installed."""
+    if not EXTRA.is_installed:
+        raise NotInstalled(f"{model} is a GLiNER model, which needs the extra gliner: {install(EXTRA.name)}.")
+
+
+def _has_key(value: object, key: str) -> bool:
+    if isinstance(value, Mapping):
+        return key in value or any(_has_key(one, key) for one in value.values())
+    return isinstance(value, list) and any(_has_key(one, key) for one in value)

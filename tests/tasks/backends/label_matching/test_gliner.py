@@ -1,0 +1,249 @@
+"""Entities of a GLiNER model are those of the library's `predict_entities` in float32, one text at a time.
+
+The library has an environment of its own (`make test-vllm`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from storage.core.outcomes import Outcome, Reason, Status
+from storage.core.specs import Spec
+from tasks.backends import Assignment
+from tasks.backends.accelerator import quiet
+from tasks.backends.reading import reading_of
+from tasks.engine.backend_factory import open_backend
+from tasks.errors import CannotServe
+from tasks.heads import Head
+from tasks.models import gliner
+from tasks.windows.word_windows import cut_at_words
+from tests.conftest import missing
+from tests.tasks.backends.label_matching.gliner_models import DESIGNS, LABELS, gliner_model
+from tests.tasks.conftest import Bench
+from tests.tasks.deciding import require_equal
+from tests.tasks.real_lines import real_lines
+
+# The library warns of its own parts.
+pytestmark = [pytest.mark.gliner, pytest.mark.filterwarnings("ignore")]
+
+Entity = tuple[str, int, int, float]
+OTHERS = [
+    "漢字の文書を読む,Python と C の道具。",
+    "Пакет для работы с файлами TIFF, написан на языке Perl.",
+    "حزمة لقراءة ملفات الصور",
+    "हिन्दी पाठ के लिए एक पैकेज",
+    "😀 emoji 👩‍👩‍👧 and a\u0301ccents: e\u0301; \u200bzero\u200b widths \u200b",
+]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _library() -> None:
+    if not gliner.EXTRA.is_installed:
+        missing("the library gliner is not installed here (make test-vllm)")
+
+
+@pytest.fixture(scope="session")
+def lines(descriptions: list[str], french: list[str]) -> list[str]:
+    """Real texts that fit the window of a small model."""
+    return real_lines([*descriptions, *french], 40, shorter_than=90)
+
+
+def opened(folder: Path) -> Any:
+    from gliner import GLiNER
+
+    with quiet():
+        return GLiNER.from_pretrained(str(folder), local_files_only=True)
+
+
+def alone(
+    folder: Path, texts: Sequence[str], labels: Mapping[str, str] = LABELS, threshold: float = 0.5
+) -> list[list[Entity]]:
+    """Return each text's entities from the library, in the order of the text."""
+    model = opened(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = [model.predict_entities(text, dict(labels), threshold=threshold) for text in texts]
+    return [
+        sorted(((one["label"], one["start"], one["end"], one["score"]) for one in of_text), key=lambda one: one[1])
+        for of_text in found
+    ]
+
+
+def entities(outcome: Outcome) -> list[Entity]:
+    assert outcome.status is Status.DONE, outcome.reason
+    assert outcome.data is not None
+    return [(one["label"], one["start"], one["end"], one["score"]) for one in outcome.data["spans"]]
+
+
+def same_entities(found: Sequence[Entity], own: Sequence[Entity]) -> bool:
+    spans = [one[:3] for one in found] == [one[:3] for one in own]
+    return spans and [one[3] for one in found] == pytest.approx([one[3] for one in own], abs=1e-4)
+
+
+@pytest.mark.parametrize(("encoder", "span_mode"), DESIGNS)
+def test_entities_are_those_of_the_library_for_every_encoder_and_both_kinds_of_spans(
+    encoder: str, span_mode: str, lines: list[str], bench: Bench, tmp_path: Path
+) -> None:
+    folder = gliner_model(tmp_path / "model", lines, encoder, span_mode)
+    texts = [*lines, *OTHERS]
+    for threshold in (0.5, 0.3):
+        spec = bench.spec("entities", str(folder), labels=LABELS, threshold=threshold)
+        outcomes = bench.run(spec, texts)
+        reference = partial(alone, folder, texts, threshold=threshold)
+        require_equal([*map(entities, outcomes)], reference, same=same_entities)
+        found = [entity for outcome in outcomes for entity in entities(outcome)]
+        assert len(found) > 10
+        assert min(score for *_, score in found) > threshold
+        for outcome, text in zip(outcomes, texts, strict=True):
+            assert outcome.data is not None
+            assert all(text[one["start"] : one["end"]] == one["text"] for one in outcome.data["spans"])
+    assert len({label for label, *_ in found}) > 1
+    runtime = bench.engine.runtime(spec)
+    assert runtime["backend"] == "gliner"
+    assert runtime["versions"]["gliner"]
+
+
+@pytest.fixture(scope="session")
+def folder(lines: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return gliner_model(tmp_path_factory.mktemp("models") / "gliner", lines, "deberta-v2", "markerV0")
+
+
+def test_labels_keep_their_order_which_the_model_reads_them_in(lines: list[str], folder: Path, bench: Bench) -> None:
+    names = ["programming language", "package", "file format"]
+    for labels in (names, names[::-1]):
+        spec = Spec.from_json(bench.spec("entities", str(folder), labels=",".join(labels)).to_json())
+        found = [*map(entities, bench.run(spec, lines))]
+        require_equal(found, partial(alone, folder, lines, {name: name for name in labels}), same=same_entities)
+    assert bench.spec("entities", str(folder), labels=names) != bench.spec(
+        "entities", str(folder), labels=names[::-1]
+    )
+
+
+def long_texts(descriptions: Sequence[str]) -> list[str]:
+    """Real texts with several windows of 60 words, and one of a single word that is longer than a window."""
+    texts = ["\n\n".join(descriptions[first : first + 4]) for first in (0, 4, 8)]
+    return [*texts, "漢" * 700 + " and other words.", "  \n" + texts[0] + "\n "]
+
+
+def test_a_long_document_has_each_entity_from_the_window_with_the_better_context(
+    descriptions: list[str], folder: Path, bench: Bench
+) -> None:
+    texts = long_texts(descriptions)
+    spec = bench.spec("entities", str(folder), labels=LABELS)
+    reading = reading_of(Assignment(spec, folder, "cpu", bench.cache_dir, Head.MATCHING), {})
+    assert reading.traits.words is not None
+    outcomes = bench.run(spec, texts)
+    of_several_windows = 0
+    for text, outcome in zip(texts[:3], outcomes, strict=False):
+        assert "windowed" in outcome.flags
+        (windows,) = cut_at_words([text], reading.traits.words)
+        assert len(windows) > 1
+        own = alone(folder, [text[window.start : window.end] for window in windows])
+        found = entities(outcome)
+        assert all(first[2] <= second[1] for first, second in pairwise(found))
+        assert len(found) > 10
+        for label, start, end, score in found:
+            contexts = {
+                number: min(
+                    10**9 if number == 0 else start - window.start,
+                    10**9 if window is windows[-1] else window.end - end,
+                )
+                for number, window in enumerate(windows)
+                if window.start <= start and end <= window.end
+            }
+            of_several_windows += len(contexts) > 1
+            best = max(contexts, key=lambda number: contexts[number])
+            at = windows[best].start
+            assert any(same_entities([(label, start - at, end - at, score)], [one]) for one in own[best])
+    assert of_several_windows
+    shifted = [(label, start - 3, end - 3, score) for label, start, end, score in entities(outcomes[4])]
+    assert same_entities(shifted, entities(outcomes[0]))
+    assert outcomes[3].status is Status.DONE
+
+
+def test_windows_are_narrower_if_asked_and_count_the_labels(
+    descriptions: list[str], folder: Path, bench: Bench
+) -> None:
+    text = long_texts(descriptions)[0]
+    wide, narrow = (
+        bench.spec("entities", str(folder), labels=LABELS, **options) for options in ({}, {"window_tokens": 40})
+    )
+    assert bench.run(narrow, [text])[0].tokens_in > bench.run(wide, [text])[0].tokens_in > 0
+    with pytest.raises(CannotServe, match=r"leaves no room for text.*Give fewer or shorter labels"):
+        open_backend(
+            bench.spec("entities", str(folder), labels=LABELS, window_tokens=20),
+            device="cpu",
+            models_dir=None,
+            cache_dir=bench.cache_dir,
+        )
+
+
+def test_a_text_in_which_nothing_is_found_has_no_entities(folder: Path, bench: Bench) -> None:
+    spec = bench.spec("entities", str(folder), labels=LABELS, threshold=1.0)
+    outcomes = bench.run(spec, ["A package without any entity.", "\u200b", "."])
+    assert [entities(outcome) for outcome in outcomes] == [[], [], []]
+
+
+def test_explanations_read_the_windows_without_the_weights(
+    descriptions: list[str], folder: Path, bench: Bench
+) -> None:
+    text = long_texts(descriptions)[0]
+    spec = bench.spec("entities", str(folder), labels=LABELS)
+    reading = reading_of(Assignment(spec, folder, "cpu", bench.cache_dir, Head.MATCHING), {})
+    backend = open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir)
+    assert reading.traits.words is not None
+    assert backend.traits.words is not None
+    assert reading.traits.words.words(text) == backend.traits.words.words(text)
+    assert reading.coder.limit_tokens == backend.limit_tokens
+    backend.close()
+
+
+def test_a_model_with_only_a_pickle_of_tensors_is_converted(
+    lines: list[str], folder: Path, bench: Bench, tmp_path: Path
+) -> None:
+    pickled = Path(shutil.copytree(folder, tmp_path / "pickled"))
+    torch.save(load_file(folder / "model.safetensors"), pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    own, other = (bench.run(bench.spec("entities", str(one), labels=LABELS), lines[:8]) for one in (folder, pickled))
+    assert [*map(entities, own)] == [*map(entities, other)]
+
+
+def changed(folder: Path, copy: Path, **config: Any) -> Path:
+    shutil.copytree(folder, copy)
+    file = copy / gliner.CONFIG
+    file.write_text(json.dumps(json.loads(file.read_text()) | config))
+    return copy
+
+
+def test_a_model_that_lacks_weights_is_refused_and_makes_up_none(folder: Path, bench: Bench, tmp_path: Path) -> None:
+    copy = changed(folder, tmp_path / "lacking")
+    weights = load_file(copy / "model.safetensors")
+    name = next(name for name in weights if name.startswith("rnn"))
+    save_file({key: value for key, value in weights.items() if key != name}, copy / "model.safetensors")
+    spec = bench.spec("entities", str(copy), labels=LABELS)
+    with pytest.raises(CannotServe, match=f"lack 1 weights that entities computes with, such as {name}"):
+        open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir)
+
+
+def test_scores_that_are_not_finite_fail_the_document_as_the_models_fault(
+    folder: Path, bench: Bench, tmp_path: Path
+) -> None:
+    copy = changed(folder, tmp_path / "broken")
+    weights = load_file(copy / "model.safetensors")
+    name = next(name for name in weights if name.startswith("prompt_rep_layer"))
+    weights[name] = torch.full_like(weights[name], float("nan"))
+    save_file(weights, copy / "model.safetensors")
+    (outcome,) = bench.run(bench.spec("entities", str(copy), labels=LABELS), ["A package."])
+    assert (outcome.status, outcome.reason_class) == (Status.FAILED, Reason.MODEL)
+    assert "not finite" in (outcome.reason or "")
