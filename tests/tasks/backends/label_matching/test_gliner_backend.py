@@ -1,6 +1,6 @@
 """Entities of a GLiNER model are those of the library's `predict_entities` in float32, one text at a time.
 
-The library has an environment of its own (`make test-vllm`).
+The library has an environment of its own (`make test-gliner`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ OTHERS = [
 @pytest.fixture(scope="session", autouse=True)
 def _library() -> None:
     if not gliner.EXTRA.is_installed:
-        missing("the library gliner is not installed here (make test-vllm)")
+        missing("the library gliner is not installed here (make test-gliner)")
 
 
 @pytest.fixture(scope="session")
