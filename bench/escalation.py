@@ -3,7 +3,8 @@
 Each pair computes every text by both. A row is a doubt (``--when``): the share of texts that it escalates, the score
 of the better results by docmill's rule, the part of the better model's gain that this is, and the cost as a share of
 the better model alone, the first pass included. Costs are CPU seconds of this process. Those of the escalated texts
-are the better model's, by tokens; for some doubts they were computed once more, by themselves.
+are the better model's, by tokens; for some doubts they were computed once more, by themselves. Some rows take the
+bound for each half of the texts from the other half.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -77,32 +78,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder with references, as bench.quality has")
     parser.add_argument("--texts", type=int, default=300, help="of each task")
-    parser.add_argument("--large", metavar="MODEL", help="a decoder-only model, to which Spanish texts escalate")
+    parser.add_argument("--large", metavar="MODEL", help="a decoder-only model, for Spanish and French texts only")
     asked = parser.parse_args()
     rows = []
+    name = "escalation" if asked.large is None else "escalation_large"
     with tempfile.TemporaryDirectory() as cache:
-        for pair in _pairs(asked.data, asked.texts, asked.large):
+        pairs = (
+            _pairs(asked.data, asked.texts) if asked.large is None else _large(asked.data, asked.texts, asked.large)
+        )
+        for pair in pairs:
             rows.append(measured(pair, Path(cache)))
             facts = {"machine": machine(), "load": os.getloadavg()[0], "gain": GAIN, "cost": COST, "pairs": rows}
             RESULTS.mkdir(exist_ok=True)
-            (RESULTS / "escalation.json").write_text(json.dumps(facts, indent=1) + "\n")
-            (RESULTS / "escalation.md").write_text(table(facts))
+            (RESULTS / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
+            (RESULTS / f"{name}.md").write_text(table(facts))
     sys.stdout.write(table(facts))
 
 
-def _pairs(data: Path, texts: int, large: str | None) -> Iterator[Pair]:
-    """Yield pairs of one model with more beams, and at last the shipped translator with another model."""
+def _pairs(data: Path, texts: int) -> Iterator[Pair]:
+    """Yield pairs of one model with more beams."""
     for question, further in zip(_questions(data, texts), ({"unit": "sentence"}, {}), strict=True):
         asked = _ASKED[question.kind]
         sides = (Side(question.model, {**asked, "beams": beams}) for beams in (1, 4))
         yield Pair(question, *sides)
         greedy = Side(question.model, {**asked, "beams": 1, "dtype": "int8"})
         yield Pair(question, greedy, Side(question.model, {**asked, **further, "beams": 8}))
-    if large is not None:
-        spanish = _translated(data, "es", texts)
-        asked = {"source_lang": "es", "target_lang": "en"}
-        greedy = Side(spanish.model, {**asked, "beams": 1, "dtype": "int8"})
-        yield Pair(spanish, greedy, Side(large, {**asked, "max_new_tokens": LARGE_TOKENS}))
+
+
+def _large(data: Path, texts: int, model: str) -> Iterator[Pair]:
+    """Yield the shipped translator with another model: on Spanish texts, and on these with as many French ones."""
+    spanish = _translated(data, "es", texts)
+    french = _translated(data, "fr", len(spanish.texts))
+    both = [
+        [one for pair in zip(*columns, strict=True) for one in pair]
+        for columns in ((spanish.texts, french.texts), (spanish.references, french.references))
+    ]
+    mixed = Question(spanish.kind, spanish.model, *both)
+    for question, language in ((spanish, "es"), (mixed, "auto")):
+        asked = {"source_lang": language, "target_lang": "en"}
+        greedy = Side(question.model, {**asked, "beams": 1, "dtype": "int8"})
+        yield Pair(question, greedy, Side(model, {**asked, "max_new_tokens": LARGE_TOKENS}))
 
 
 def _questions(data: Path, count: int) -> Iterator[Question]:
@@ -124,11 +139,13 @@ def measured(pair: Pair, cache: Path) -> dict[str, Any]:
     first, second = (computed(kind, side, texts, cache) for side in (pair.first, pair.second))
     rows = []
     for doubt, exact in doubts(first.outcomes):
-        rows.append(_row(pair, first, second, doubt))
+        doubted = _doubted(first.outcomes, doubt)
+        rows.append(_row(pair, first, second, str(doubt), doubted))
         if exact:
-            some = [texts[number] for number in _doubted(first.outcomes, doubt)]
+            some = [texts[number] for number in doubted]
             again = computed(kind, pair.second, some, cache).seconds if some else 0.0
             rows[-1]["measured_cost"] = _percent(first.seconds + again, second.seconds)
+    rows += [_row(pair, first, second, *one) for one in by_other_half(first.outcomes)]
     name = SCORES[kind]
     return {
         "kind": kind,
@@ -173,12 +190,28 @@ def doubts(outcomes: Sequence[Outcome]) -> Iterator[tuple[Doubt, bool]]:
             yield Doubt.parse(["repetition", bound]), False
 
 
+def by_other_half(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, list[int]]]:
+    """Yield shares of the least confident texts, with the texts that are under the bound of the other half."""
+    halves = [range(start, len(outcomes), 2) for start in (0, 1)]
+    sure = [
+        [one.confidence for number in half if (one := outcomes[number]).confidence is not None] for half in halves
+    ]
+    for share in SHARES if all(sure) else ():
+        bounds = [Doubt.parse([f"confidence<{np.quantile(of_half, share):.3f}"]) for of_half in sure]
+        doubted = [
+            number
+            for half, bound in zip(halves, reversed(bounds), strict=True)
+            for number in _doubted(outcomes, bound)
+            if number in half
+        ]
+        yield f"the least confident {share:.0%}, by bounds of the other half", doubted
+
+
 def _doubted(outcomes: Sequence[Outcome], doubt: Doubt) -> list[int]:
     return [number for number, one in enumerate(outcomes) if one.status == "done" and doubt.holds(one)]
 
 
-def _row(pair: Pair, first: Computed, second: Computed, doubt: Doubt) -> dict[str, Any]:
-    doubted = set(_doubted(first.outcomes, doubt))
+def _row(pair: Pair, first: Computed, second: Computed, when: str, doubted: Collection[int]) -> dict[str, Any]:
     both = list(zip(first.outcomes, second.outcomes, strict=True))
     better = [two if number in doubted and is_better(two, one) else one for number, (one, two) in enumerate(both)]
     always = [two if number in doubted else one for number, (one, two) in enumerate(both)]
@@ -189,7 +222,7 @@ def _row(pair: Pair, first: Computed, second: Computed, doubt: Doubt) -> dict[st
     tokens = [two.tokens_in + two.tokens_out for two in second.outcomes]
     again = second.seconds * sum(tokens[number] for number in doubted) / sum(tokens)
     return {
-        "when": str(doubt),
+        "when": when,
         "share": _percent(len(doubted), len(both)),
         "won": _percent(sum(one is two for one, (_, two) in zip(better, both, strict=True)), len(both)),
         "score": round(mixed, 2),
