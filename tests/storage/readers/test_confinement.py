@@ -29,6 +29,7 @@ ASKED: dict[str, Any] = {
     "path": "a/b",
     "local": False,
     "sheet": None,
+    "header_row": None,
 }
 FILES, SYSTEM = "restrict_files", "restrict_system"
 SCOPES = 6  # the version of Landlock that knows of signals; TCP and emptying files are older
