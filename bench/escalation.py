@@ -138,14 +138,13 @@ def measured(pair: Pair, cache: Path) -> dict[str, Any]:
     kind, texts = pair.question.kind, list(pair.question.texts)
     first, second = (computed(kind, side, texts, cache) for side in (pair.first, pair.second))
     rows = []
-    for doubt, exact in doubts(first.outcomes):
-        doubted = _doubted(first.outcomes, doubt)
-        rows.append(_row(pair, first, second, str(doubt), doubted))
+    own = [(str(doubt), _doubted(first.outcomes, doubt), exact) for doubt, exact in doubts(first.outcomes)]
+    for when, doubted, exact in [*own, *by_other_half(first.outcomes)]:
+        rows.append(_row(pair, first, second, when, doubted))
         if exact:
             some = [texts[number] for number in doubted]
             again = computed(kind, pair.second, some, cache).seconds if some else 0.0
             rows[-1]["measured_cost"] = _percent(first.seconds + again, second.seconds)
-    rows += [_row(pair, first, second, *one) for one in by_other_half(first.outcomes)]
     name = SCORES[kind]
     return {
         "kind": kind,
@@ -190,8 +189,11 @@ def doubts(outcomes: Sequence[Outcome]) -> Iterator[tuple[Doubt, bool]]:
             yield Doubt.parse(["repetition", bound]), False
 
 
-def by_other_half(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, list[int]]]:
-    """Yield shares of the least confident texts, with the texts that are under the bound of the other half."""
+def by_other_half(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, list[int], bool]]:
+    """Yield shares of the least confident texts, with the texts that are under the bound of the other half.
+
+    The last value says whether their cost is measured by itself.
+    """
     halves = [range(start, len(outcomes), 2) for start in (0, 1)]
     sure = [
         [one.confidence for number in half if (one := outcomes[number]).confidence is not None] for half in halves
@@ -204,7 +206,7 @@ def by_other_half(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, list[int]]
             for number in _doubted(outcomes, bound)
             if number in half
         ]
-        yield f"the least confident {share:.0%}, by bounds of the other half", doubted
+        yield f"the least confident {share:.0%}, by bounds of the other half", doubted, share in {0.2, 0.3}
 
 
 def _doubted(outcomes: Sequence[Outcome], doubt: Doubt) -> list[int]:
