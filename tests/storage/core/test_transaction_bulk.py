@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from psycopg.pq import Format
 from sqlalchemy import func, select
 
 from storage.core.database import Database
@@ -49,7 +50,11 @@ def test_rows_in_binary_are_the_rows_as_text(database: Database) -> None:
     load(database, Content, columns)
     query = select(Content.id, Content.sha256, Content.text, Content.n_chars).order_by(Content.id)
     with database.read() as transaction:
-        found = [tuple(row) for row in transaction.execute(query, execution_options={IN_BINARY: True})]
+        result = transaction.execute(query, execution_options={IN_BINARY: True})
+        if database.server:
+            assert result.cursor is not None
+            assert result.cursor.format == Format.BINARY
+        found = [tuple(row) for row in result]
         assert [tuple(row) for row in transaction.execute(query)] == found, "the next statement, too"
     assert found == list(zip(*columns.values(), strict=True))
 
