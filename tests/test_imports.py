@@ -72,3 +72,12 @@ def test_looking_at_a_job_loads_neither_models_nor_the_queue_nor_migrations(
     loaded = loaded_after(_command(*arguments), DOCMILL_DATABASE_URL=database_url)
     assert "storage.migrations" in loaded  # it came as far as the store
     assert not loaded & {"torch", "transformers", "numpy", "celery", "kombu", "redis", "alembic", "huggingface_hub"}
+
+
+def test_storing_a_job_without_a_redis_loads_no_queue(tmp_path: Path) -> None:
+    source = tmp_path / "texts.jsonl"
+    source.write_text('{"id": "1", "text": "A text."}\n')
+    command = _command("enqueue", str(source), "--task", "embed", "--model", "null")
+    loaded = loaded_after(command, DOCMILL_HOME=str(tmp_path))
+    assert "storage.ingest.ingest" in loaded  # it came as far as the store
+    assert not loaded & {"torch", "transformers", "celery", "kombu", "redis", "storage.duplicates.clusters"}

@@ -54,7 +54,7 @@ class KindOptions(BaseModel):
     ``defaults`` has values that stand for an option that was not given, so that both make the same spec.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
     defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     dtype: Annotated[

@@ -78,6 +78,8 @@ def open_broker(settings: Settings) -> Iterator[Broker]:
 
 def queue_of(settings: Settings) -> AbstractContextManager[Broker | None]:
     """The fleet's queue, without asking whether it is up; None where there is none."""
+    if settings.redis_url is None:
+        return nullcontext()  # without loading the libraries of a queue
     from worker.queue.broker import Broker
 
-    return nullcontext() if settings.redis_url is None else closing(Broker(settings.redis_url))
+    return closing(Broker(settings.redis_url))

@@ -53,11 +53,11 @@ def on_its_own(settings: Settings, detached: tuple[int, str] | None) -> Iterator
     """
     from worker.process.detached import Reporter, Runs
 
-    runs = Runs.of(settings)
     if detached is None:
-        yield runs.refuse_second, lambda code: code
+        # Until there is a job the libraries of the store are not needed, and device processes start before them.
+        yield lambda job: Runs.of(settings).refuse_second(job), lambda code: code
         return
-    reporter = Reporter(runs, *detached)
+    reporter = Reporter(Runs.of(settings), *detached)
 
     def ended(code: int) -> int:
         reporter.ended(code)

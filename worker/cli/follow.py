@@ -111,11 +111,14 @@ def follow(
     in_flight: Callable[[], float] = lambda: 0.0,
     watch: Callable[[JobStatus], None] = lambda _: None,
     own_worker: bool = False,
+    wait: Callable[[float], None] = time.sleep,
 ) -> JobStatus:
     """Show a job's progress until it ends. It moves with each window: `in_flight` says how many texts our own worker
     has computed and not yet committed, and the status what all workers have.
 
     Ends, too, where every worker has refused the job for more than a minute.
+
+    `wait` waits between two looks, for the seconds given or until there is news.
 
     `watch` sees every status and may raise to stop watching. With a worker of our own it also raises for a job that
     is blocked.
@@ -154,4 +157,4 @@ def follow(
             if blocked_since is not None and time.monotonic() - blocked_since >= BLOCKED_PATIENCE_S:
                 return status
             watch(status)
-            time.sleep(POLL_S)
+            wait(POLL_S)

@@ -90,6 +90,7 @@ def run_here(
             in_flight=lambda: supervisor.finished_in_flight,
             watch=Watch(supervisor),
             own_worker=True,
+            wait=supervisor.wait_for_news,
         )
     except KeyboardInterrupt:
         if prepared.source.name == "-":

@@ -34,9 +34,7 @@ from tasks.backends import devices
 from worker import fault_points, logs, traces
 from worker.engines.engines import opener, settled
 from worker.metrics.work import of_memory
-from worker.orders.desk import Desk
 from worker.pids import pid_space
-from worker.pipelines.running import advance
 from worker.process.batch_spans import BatchSpans
 from worker.process.device_config import DeviceConfig, Expected, parse
 from worker.process.shard import Process
@@ -53,7 +51,7 @@ from worker.queue.messages import (
     parse_shard,
     queue,
 )
-from worker.queue.thread_pool import WakingThreadPool
+from worker.queue.thread_pool import WakingThreadPool, wake
 from worker.queue.transport import ear
 from worker.settings import ORDERS, Settings
 from worker.stores import store_of
@@ -61,11 +59,13 @@ from worker.stores import store_of
 if TYPE_CHECKING:
     from storage.core.specs import Spec
     from tasks.backends import Backend
+    from worker.orders.desk import Desk
 
 log = logging.getLogger("docmill.device")
 
 BEAT_S = 0.5
 SIGN_ON_S = 60.0
+ASK_EVERY_S = 0.1  # for messages, in a process that ends with its job: it ends between two requests
 # A thread that computes needs the interpreter for a moment between two products, hundreds of times in a batch; with
 # Python's own 5 ms it would wait as long each time while another thread cuts texts or writes results.
 SWITCH_S = 0.0005
@@ -105,11 +105,11 @@ def main() -> None:
     # What it cannot acknowledge comes again and does nothing; Celery calls that critical, with a traceback.
     logging.getLogger("celery.worker.request").addFilter(_without_traceback)
     assert settings.redis_url is not None
-    broker = Broker(settings.redis_url)
+    broker = Broker(settings.redis_url, None if order.only_job is None else ASK_EVERY_S)
     process = _make_process(order, settings, broker, voice)
     # Reading a source and writing results take statements that may last.
     lasting = store_of(settings, pool_size=5)
-    desk = Desk(settings, lasting, broker, order.owner, process.draining) if settings.takes_orders else None
+    desk = _desk(settings, lasting, broker, order, process)
     _register(broker.app, process, settings, lasting, desk)
     controller = WorkController(
         app=broker.app,
@@ -137,6 +137,16 @@ def main() -> None:
     voice.say("ended")
     sys.stdout.flush()
     os._exit(code)  # threads of libraries must not keep a drained process alive
+
+
+def _desk(
+    settings: Settings, database: Database, broker: Broker, order: DeviceConfig, process: Process
+) -> Desk | None:
+    if not settings.takes_orders:
+        return None
+    from worker.orders.desk import Desk
+
+    return Desk(settings, database, broker, order.owner, process.draining)
 
 
 def _order() -> DeviceConfig | None:
@@ -212,6 +222,8 @@ def _register(app: Celery, process: Process, settings: Settings, database: Datab
 
     @app.task(name=RUN_TASK)  # type: ignore[untyped-decorator]
     def pipeline(**arguments: Plain) -> None:
+        from worker.pipelines.running import advance
+
         stop = process.draining
         advance(settings, database, process.broker, parse_run(arguments), owner=process.owner, stop=stop)
 
@@ -281,6 +293,7 @@ def _obey(process: Process, desk: Desk | None) -> None:
 def _drain(process: Process) -> None:
     process.drain()
     state.should_stop = 0
+    wake()
 
 
 def _beat(

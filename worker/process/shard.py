@@ -213,6 +213,8 @@ class Process:
             self._patiently(lambda: maintenance.failed_attempt(self.database, claim, reason), ours)
         finally:
             self.in_flight.leave(ours)
+            if not self.in_flight:
+                self._say("idle")
 
     def _computed(self, ticket: Submission) -> bool:
         """Wait a moment for the device. Return True once no further outcome will come."""

@@ -32,6 +32,8 @@ from worker.settings import Settings
 log = logging.getLogger("docmill.supervisor")
 
 TICK_S = 0.1
+NEWS = frozenset({"ready", "refused", "idle"})  # events of a child after which a job may have ended
+LEAST_NEWS_S = 0.05  # between two looks at the store, however often a child runs out of work
 FROZEN_S = 2.0  # a tick that is late by so much says that this process did not run
 LONGEST_RESTART_S = 30.0
 
@@ -99,6 +101,7 @@ class Supervisor:
         self._at_once = False
         # A signal may come while we hold an event's lock, which its handler would wait for; a put waits for none.
         self._woken: SimpleQueue[None] = SimpleQueue()
+        self._news = threading.Event()
         self._watchdogs = {device: Watchdog(settings.hang_s, settings.batch_limit_s) for device in devices}
         self._maintenance = MaintenanceThread(
             database,
@@ -128,6 +131,13 @@ class Supervisor:
     def join(self) -> None:
         if self._thread is not None:
             self._thread.join()
+
+    def wait_for_news(self, seconds: float) -> None:
+        """Return once a child has started, ran out of work or refused some, after `seconds` at the latest."""
+        asked_at = time.monotonic()
+        if self._news.wait(seconds):
+            time.sleep(max(0.0, LEAST_NEWS_S - (time.monotonic() - asked_at)))
+        self._news.clear()
 
     @property
     def finished_in_flight(self) -> float:
@@ -199,6 +209,8 @@ class Supervisor:
         assert child.process.stdout is not None
         for line in child.process.stdout:
             event = json.loads(line)
+            if event["event"] in NEWS:
+                self._news.set()
             if event["event"] == "ready":
                 child.ready = True
             elif event["event"] == "refused":

@@ -62,8 +62,13 @@ CONFIG: dict[str, Any] = {
 }
 
 
-def make_app(redis_url: str) -> Celery:
-    """A Celery app on that Redis. Makes no connection, and no global state."""
+def make_app(redis_url: str, ask_every_s: float | None = None) -> Celery:
+    """A Celery app on that Redis. Makes no connection, and no global state.
+
+    A worker asks for messages every second, or every `ask_every_s`, and ends between two requests.
+    """
     app = Celery("docmill", broker=redis_urls.for_celery(redis_url), set_as_current=False)
     app.conf.update(CONFIG)
+    if ask_every_s is not None:
+        app.conf.broker_transport_options = CONFIG["broker_transport_options"] | {"polling_interval": ask_every_s}
     return app

@@ -19,11 +19,14 @@ from worker.settings import mask
 
 
 class Broker:
-    """A Redis through Celery. Connects at the first use; safe to share by threads."""
+    """A Redis through Celery. Connects at the first use; safe to share by threads.
 
-    def __init__(self, redis_url: str) -> None:
+    A worker asks for messages every second, or every `ask_every_s`.
+    """
+
+    def __init__(self, redis_url: str, ask_every_s: float | None = None) -> None:
         self.url = redis_url
-        self.app = make_app(redis_url)
+        self.app = make_app(redis_url, ask_every_s)
         self._redis = redis.Redis.from_url(
             redis_urls.for_redis(redis_url), socket_timeout=5, socket_connect_timeout=5
         )

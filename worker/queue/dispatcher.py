@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from storage.core.database import Database
 from storage.leases import dispatch, grace, maintenance
@@ -12,7 +13,9 @@ from storage.leases.dispatch import Lane
 from storage.steps import jobs
 from worker import fault_points
 from worker.errors import BrokerUnreachable
-from worker.queue.broker import Broker
+
+if TYPE_CHECKING:
+    from worker.queue.broker import Broker
 
 log = logging.getLogger("docmill.maintenance")
 

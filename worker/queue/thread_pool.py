@@ -19,10 +19,15 @@ class WakingThreadPool(TaskPool):  # type: ignore[misc]
         return result
 
 
-def _wake(_: Future[Any]) -> None:
+def wake() -> None:
+    """Have Celery's loop take another turn at once, in which it sees that it is to stop. Any thread may call it."""
     loop = get_event_loop()
     if loop is not None:  # none any more at the end
         loop.call_soon(_look)
+
+
+def _wake(_: Future[Any]) -> None:
+    wake()
 
 
 def _look() -> None:

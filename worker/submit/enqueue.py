@@ -7,9 +7,9 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from storage.core.database import Database
-from storage.duplicates import clusters
 from storage.duplicates.methods import ByText
 from storage.errors import NothingEmbedded, TooManyVanished
 from storage.ingest import ingest
@@ -29,11 +29,13 @@ from tasks.tracing import Span
 from worker import fault_points, logs
 from worker.concurrency.prefetch import ahead
 from worker.errors import BrokerUnreachable, WorkerError
-from worker.queue.broker import Broker
 from worker.queue.dispatcher import top_up
 from worker.submit import repeats
 from worker.submit.progress import Progress
 from worker.submit.request import Prepared, limits_of
+
+if TYPE_CHECKING:
+    from worker.queue.broker import Broker
 
 log = logging.getLogger("docmill.enqueue")
 
@@ -223,6 +225,8 @@ class _Ingest:
 
     def deduplicate(self) -> None:
         """Find near duplicates in the corpus, by the method of the last search or by the default one."""
+        from storage.duplicates import clusters  # with its libraries, for the few who ask
+
         corpus_id = self._job.corpus_id
         method = clusters.method_of(self._database, corpus_id) or ByText()
         try:

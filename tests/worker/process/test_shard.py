@@ -144,8 +144,17 @@ def test_no_attempt_is_spent_on_a_shard_whose_server_goes_away_after_its_claim(d
             taking.draining.set()  # it takes no other shard
             raise CannotServe("the server does not answer")
 
-    taking = Process(owner="me", database=database, broker=cast(Any, None), engine=cast(Any, Away()), lease_s=60)
+    said: list[str] = []
+    taking = Process(
+        owner="me",
+        database=database,
+        broker=cast(Any, None),
+        engine=cast(Any, Away()),
+        lease_s=60,
+        say=lambda event, **_: said.append(event),
+    )
     taking.run_shard(shard_id)
+    assert said == ["refused", "idle"]
     with database.read() as transaction:
         assert transaction.execute(select(Shard.state, Shard.attempt)).one() == ("planned", 0)
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pytest
+
 from storage.core.database import Database
+from worker.process.supervisor import Child, Supervisor
+from worker.process.watchdog import Watchdog
+from worker.queue.broker import Broker
+from worker.settings import load_settings
 
 LINES = 40  # more than a turn of its loop has, those of the standard library included
 SIGNALS_AT_EACH_LINE = f"""
@@ -53,3 +61,27 @@ def test_a_signal_ends_a_worker_wherever_it_interrupts_it(tmp_path: Path, databa
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 5
+
+
+@pytest.mark.parametrize("event", [{"event": "ready"}, {"event": "refused", "server_away": False}, {"event": "idle"}])
+def test_a_watcher_hears_of_what_may_have_ended_its_job(
+    tmp_path: Path, database: Database, redis_url: str, event: dict[str, object]
+) -> None:
+    supervisor = Supervisor(load_settings(home=tmp_path), database, Broker(redis_url), devices=[])
+    _hear(supervisor, event)
+    supervisor.wait_for_news(3600)  # for ever, if it did not hear
+
+
+def test_a_watcher_is_not_woken_while_a_process_computes(tmp_path: Path, database: Database, redis_url: str) -> None:
+    supervisor = Supervisor(load_settings(home=tmp_path), database, Broker(redis_url), devices=[])
+    _hear(supervisor, {"event": "beat", "finished": 1.0})
+    _hear(supervisor, {"event": "begin", "name": "batch", "kind": "batch", "size": 1})
+    began = time.monotonic()
+    supervisor.wait_for_news(0.2)
+    assert time.monotonic() - began >= 0.2
+
+
+def _hear(supervisor: Supervisor, event: dict[str, object]) -> None:
+    """Have a supervisor read what a device process says."""
+    with subprocess.Popen(["echo", json.dumps(event)], stdout=subprocess.PIPE) as process:
+        supervisor._listen(Child("cpu", "me", process, time.monotonic(), Watchdog(60, 60)))

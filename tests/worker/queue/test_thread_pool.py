@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from kombu.asynchronous import Hub, get_event_loop, set_event_loop
 
-from worker.queue.thread_pool import WakingThreadPool
+from worker.queue.thread_pool import WakingThreadPool, wake
 
 
 @pytest.fixture
@@ -54,6 +54,12 @@ def test_a_thread_that_is_free_again_wakes_the_loop(waits: threading.Semaphore) 
     may_end.set()
     assert waits.acquire(timeout=10), "the loop still waits"
     hands.stop()
+
+
+def test_a_loop_that_is_woken_takes_another_turn(waits: threading.Semaphore) -> None:
+    assert waits.acquire(timeout=10)
+    wake()
+    assert waits.acquire(timeout=10), "the loop still waits"
 
 
 def test_a_thread_that_ends_after_the_loop_wakes_nobody(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,13 @@
+"""A worker of one job ends soon after it, since it asks for messages often."""
+
+from __future__ import annotations
+
+from worker.queue.app import CONFIG, make_app
+
+
+def test_the_time_for_which_a_request_for_messages_waits_is_the_brokers() -> None:
+    with make_app("redis://127.0.0.1:1").connection() as usual:
+        assert usual.transport.brpop_timeout == 1
+    with make_app("redis://127.0.0.1:1", 0.1).connection() as often:
+        assert often.transport.brpop_timeout == 0.1
+        assert CONFIG["broker_transport_options"].items() <= often.transport_options.items()
