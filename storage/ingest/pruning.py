@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-import numpy as np
 import orjson
 from sqlalchemy import and_, bindparam, func, or_, select, update
 
@@ -35,15 +34,15 @@ class Seen:
     """The documents that a reading has seen: a bit for each document of the store up to the last one."""
 
     def __init__(self) -> None:
-        self._bits = np.zeros(1 << 13, np.uint8)
+        self._bits = bytearray()
 
     def add(self, document_ids: Iterable[int]) -> None:
-        ids = np.fromiter(document_ids, np.int64)
-        if not len(ids):
-            return
-        if (needed := int(ids.max()) // 8 + 1) > len(self._bits):
-            self._bits = np.concatenate([self._bits, np.zeros(max(needed, 2 * len(self._bits)), np.uint8)])
-        np.bitwise_or.at(self._bits, ids >> 3, np.left_shift(1, ids & 7).astype(np.uint8))
+        bits = self._bits
+        for document_id in document_ids:
+            place = document_id >> 3
+            if place >= len(bits):
+                bits.extend(bytes(max(place + 1 - len(bits), len(bits))))  # at least double, so that few are copied
+            bits[place] |= 1 << (document_id & 7)
 
     def __contains__(self, document_id: int) -> bool:
         place = document_id >> 3

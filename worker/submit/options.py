@@ -40,7 +40,7 @@ Revision = Annotated[str | None, Field(description="A hub model's branch, tag or
 class Options(BaseModel):
     """A model of options. None stands for an option that was not given."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
 
 
 Model = TypeVar("Model", bound=Options)
