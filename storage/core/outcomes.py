@@ -109,15 +109,17 @@ def storable(outcome: Outcome) -> Outcome:
 
     An outcome whose data has no JSON form fails. Numbers about its confidence that are not finite are left out.
     """
-    data, in_data = _as_json(outcome.data)
+    data, in_data = (None, ()) if outcome.data is None else _as_json(outcome.data)
     if outcome.data is not None and data is None:
         return storable(outcome.refused(NO_JSON))
     text, in_text = (None, ()) if outcome.text is None else normalize(outcome.text)
     flags = [normalize(flag)[0] for flag in outcome.flags]
     flags += [flag for flag in map(_of_output, sorted({*in_text, *in_data})) if flag not in flags]
     reason = None if outcome.reason is None else normalize(outcome.reason)[0]
-    kept: dict[str, Any] = {name: _finite(getattr(outcome, name)) for name in CONFIDENCE}
-    return replace(outcome, text=text, data=data, reason=reason, flags=tuple(flags), **kept)
+    mended: dict[str, Any] = {name: _finite(getattr(outcome, name)) for name in CONFIDENCE}
+    mended |= {"text": text, "data": data, "reason": reason, "flags": tuple(flags)}
+    changed = {name: value for name, value in mended.items() if value != getattr(outcome, name)}
+    return replace(outcome, **changed) if changed else outcome
 
 
 def _of_output(flag: str) -> str:

@@ -17,6 +17,7 @@ import orjson
 import psycopg
 from psycopg.pq import Format
 from psycopg.types.array import ListBinaryDumper
+from psycopg.types.string import BytesBinaryDumper
 from sqlalchemy import (
     JSON,
     Connection,
@@ -341,7 +342,10 @@ def _copying(connection: Connection, into: str) -> Iterator[psycopg.Copy]:
     driver: object = connection.connection.driver_connection
     assert isinstance(driver, psycopg.Connection)
     try:
-        with driver.cursor() as cursor, cursor.copy(statement.encode()) as copy:
-            yield copy
+        with driver.cursor() as cursor:
+            # psycopg's own choice for bytes looks for a wrapper around each, which takes half of a COPY's time.
+            cursor.adapters.register_dumper(bytes, BytesBinaryDumper)
+            with cursor.copy(statement.encode()) as copy:
+                yield copy
     except psycopg.Error as error:
         raise sa_exc.DBAPIError.instance(statement, None, error, psycopg.Error) from error

@@ -107,7 +107,8 @@ class Document:
             self.flags = _union(self.flags, joined.flags)
             return joined
         flags = _union(self.flags, joined.flags)
-        return replace(joined, flags=_union(flags, _raised(checks, self.given, joined, flags)))
+        flags = _union(flags, _raised(checks, self.given, joined, flags))
+        return joined if flags == joined.flags else replace(joined, flags=flags)
 
 
 def _raised(checks: Checks, given: str, outcome: Outcome, flags: Sequence[str]) -> tuple[str, ...]:
@@ -120,7 +121,7 @@ def _raised(checks: Checks, given: str, outcome: Outcome, flags: Sequence[str]) 
 
 
 def _union(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*one, *other)))
+    return tuple(dict.fromkeys((*one, *other))) if one or other else ()
 
 
 def cut_each(recipe: Recipe, coder: Coder, texts: Sequence[str]) -> list[list[Window] | Exception]:

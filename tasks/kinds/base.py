@@ -27,7 +27,7 @@ Those that the checks of outputs raise stand in ``tasks.checks``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from storage.core.kinds import WRITING_SIZE, ShardSize, StoredKind
@@ -95,9 +95,20 @@ class Computed:
 
         Without a ``confidence`` it is that of what a model wrote, if one did.
         """
-        found = Outcome(self.content_id, Status.DONE, text=text, vector=vector, data=data, flags=tuple(flags))
         sure = written(self.outputs) if confidence is None else confidence
-        return replace(found, tokens_in=self.tokens_in, tokens_out=self.tokens_out, **asdict(sure))
+        return Outcome(
+            self.content_id,
+            Status.DONE,
+            text=text,
+            vector=vector,
+            data=data,
+            flags=tuple(flags),
+            tokens_in=self.tokens_in,
+            tokens_out=self.tokens_out,
+            confidence=sure.confidence,
+            mean_logprob=sure.mean_logprob,
+            least_logprob=sure.least_logprob,
+        )
 
     def failed(self, reason: str) -> Outcome:
         """Return a failure of the model at this text."""

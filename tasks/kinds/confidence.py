@@ -49,6 +49,9 @@ class Confidence:
     least_logprob: float | None = None
 
 
+UNKNOWN = Confidence()
+
+
 def written(outputs: Sequence[Output | None]) -> Confidence:
     """Return the confidence of the text that the outputs of windows make, by all their tokens alike.
 
@@ -59,7 +62,7 @@ def written(outputs: Sequence[Output | None]) -> Confidence:
     known = [one for one in found if one is not None]
     tokens = sum(one.tokens for one in known)
     if not tokens or len(known) < len(found):
-        return Confidence()
+        return UNKNOWN
     mean = min(0.0, math.fsum(one.total for one in known) / tokens)
     return Confidence(math.exp(mean), mean, _least(known))
 

@@ -61,7 +61,7 @@ class Embed:
             rows.append(output.values)
             weights.append(window.encoded.tokens)
             spans.append([window.start, window.end])
-        vectors = np.stack(rows)
+        vectors = rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
         if not np.isfinite(vectors).all():
             return computed.failed("The model's vector for this text is not finite.")
         kept = vectors if self.keep_all else mean_vector(vectors, weights, self.normalize)

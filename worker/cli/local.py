@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Callable, Sequence
 
@@ -84,6 +85,7 @@ def run_here(
             retention.sweep(database, settings.ages)  # else the worker's maintenance does it
             return status
         start(done.id)
+        importlib.import_module("storage.results.results")  # for the end, while the device process starts
         return follow(
             database,
             done.id,
