@@ -16,6 +16,7 @@ def weeks(age_days: float | None) -> Plan:
     return Plan(nights=20, documents=6, changing=2, age_days=age_days, a_new_model_each=5, measured_each=1)
 
 
+@pytest.mark.slow
 @pytest.mark.long_on("postgresql")
 def test_with_rules_no_table_grows_and_nothing_is_computed_again(database: Database) -> None:
     with_rules = simulate(database, weeks(age_days=3.0))

@@ -71,6 +71,7 @@ def lock(tmp_path: Path) -> str:
     return str(file)
 
 
+@pytest.mark.slow
 def test_every_package_is_asked_about_without_the_name_of_its_build(
     service: Service, lock: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +80,7 @@ def test_every_package_is_asked_about_without_the_name_of_its_build(
     assert "requirements-cpu.lock: 2 packages, 0 known vulnerabilities" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_known_vulnerability_fails_and_is_named_with_the_version_that_lacks_it(
     service: Service, lock: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,6 +54,7 @@ def test_changed_files_a_missing_tag_and_a_changelog_that_lacks_changes_are_refu
     assert problems(Tree(None, ("a.py",), ("+gc.new.md",)), Allowed(dirty=True, untagged=True)) == []
 
 
+@pytest.mark.slow
 def test_a_release_has_packages_lists_and_checksums_and_says_which_images_it_skipped(
     tree: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

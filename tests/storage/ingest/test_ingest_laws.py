@@ -42,6 +42,7 @@ READINGS = st.builds(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.long_on("postgresql")
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(readings=st.lists(READINGS, min_size=1, max_size=6))

@@ -254,6 +254,7 @@ def test_a_truncated_document_is_rejected_and_its_neighbours_are_read(name: str,
     assert "cannot be read" in bad.reason
 
 
+@pytest.mark.slow
 def test_a_bomb_is_refused_in_bounded_memory(extractor: Extractor) -> None:
     with pytest.raises(NotExtracted):
         extractor.text(bomb(), DOCX)

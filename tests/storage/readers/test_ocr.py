@@ -33,6 +33,7 @@ def scanned(folder: Path, *, cover: str = "") -> bytes:
     return bytes(made.output())
 
 
+@pytest.mark.slow
 def test_pages_without_text_are_recognised(tmp_path: Path) -> None:
     if "eng" not in ocr.installed(ocr.FOLDERS):
         missing("Tesseract's data for English are not installed")

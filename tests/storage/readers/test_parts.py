@@ -44,6 +44,7 @@ def read(folder: Path, options: SourceOptions = OPTIONS) -> list[Any]:
     return list(open_source(str(folder), options).records())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
 def test_parts_are_one_source_with_the_ids_and_texts_that_they_had(tmp_path: Path, form: str) -> None:
     folder = exported(tmp_path / "out", 10, form)

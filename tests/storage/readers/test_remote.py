@@ -74,6 +74,7 @@ def test_every_kind_of_file_is_read_by_its_url(site: Site, tmp_path: Path) -> No
         assert (found.text, found.key) == ("x", path[1:] if "." + path.split(".")[1] in {".txt", ".md"} else "a")
 
 
+@pytest.mark.slow
 def test_parts_of_a_parquet_file_are_asked_for_and_where_there_are_none_it_is_copied(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

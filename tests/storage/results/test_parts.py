@@ -142,6 +142,7 @@ def test_a_finished_export_is_not_touched_by_the_same_command(database: Database
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
 
 
+@pytest.mark.slow
 @pytest.mark.long_on("postgresql")
 def test_an_export_that_goes_on_seeks_its_place_and_reads_nothing_before_it(
     database: Database, tmp_path: Path

@@ -252,6 +252,7 @@ MOVES: st.SearchStrategy[Any] = st.one_of(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.long_on("postgresql")
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(moves=st.lists(MOVES, max_size=14))

@@ -335,6 +335,7 @@ def test_a_step_that_nobody_can_serve_holds_no_other_one_back(database: Database
     assert (status.waiting_cause, status.steps[1].done) == (Cause.BLOCKED, 100)
 
 
+@pytest.mark.slow
 @pytest.mark.long_on("postgresql")
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())

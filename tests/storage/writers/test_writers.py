@@ -70,6 +70,7 @@ def test_parquet_gives_the_same_rows_back(rows: list[Row], tmp_path_factory: pyt
     assert [row | {"meta": json.loads(row["meta"])} for row in found] == rows
 
 
+@pytest.mark.slow
 @given(rows=ROWS)
 def test_csv_gives_the_same_rows_back_but_for_the_apostrophes(
     rows: list[Row], tmp_path_factory: pytest.TempPathFactory

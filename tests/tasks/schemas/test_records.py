@@ -46,6 +46,7 @@ leaves = st.none() | st.booleans() | st.integers() | st.text(max_size=3)
 values = st.recursive(leaves, lambda one: st.lists(one, max_size=3) | st.dictionaries(st.text(max_size=2), one))
 
 
+@pytest.mark.slow
 @given(st.lists(st.dictionaries(st.text(max_size=2), values), min_size=1, max_size=4))
 def test_merging_loses_no_property_and_invents_none(records: list[dict[str, Any]]) -> None:
     assert {*merged(records, {})} == {name for record in records for name in record}

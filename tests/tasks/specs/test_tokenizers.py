@@ -107,6 +107,7 @@ print(json.dumps(answers))
 """
 
 
+@pytest.mark.slow
 def test_a_tokenizer_of_the_hub_is_pinned_by_its_commit_and_fetched_once_without_weights(tmp_path: Path) -> None:
     model, weights = copied(tmp_path / "model"), tmp_path / "weights"
     weights.mkdir()

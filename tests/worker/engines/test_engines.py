@@ -37,6 +37,7 @@ def test_a_model_that_is_loaded_is_not_looked_through_again() -> None:
     assert not any(one is opened for one in gc.get_objects())
 
 
+@pytest.mark.slow
 def test_a_model_that_was_closed_is_gone_before_the_next_is_loaded() -> None:
     seen: list[bool] = []
     gone: list[weakref.ref[Big]] = []

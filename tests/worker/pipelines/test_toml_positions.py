@@ -219,6 +219,7 @@ def files(draw: st.DrawFn) -> tuple[str, dict[Place, int]]:
     return writer.text, writer.expected
 
 
+@pytest.mark.slow
 @given(files())
 def test_the_line_that_is_found_is_the_line_that_was_written(file: tuple[str, dict[Place, int]]) -> None:
     text, expected = file
