@@ -4,6 +4,9 @@ docmill runs through Redis into PostgreSQL with a warm worker: from the file wit
 Beside it are transformers' pipelines, called directly on texts in the order of their lengths. transformers has no
 pipeline for question answering any more: its model is called on padded batches, and each text's best start and end
 are taken. The models have MiniLM's size and random weights. A text is another one in each run.
+
+The arithmetic limit is the time of the products of the peer's inputs alone, without padding, at the rate of this
+machine's fastest product in the peer's precision. It has no head, no tokenizer and no store.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from typing import Any
 import torch
 import transformers
 
-from bench import random_models
+from bench import limits, random_models
 from bench.fleet import fleet
 from bench.manpages import paragraphs
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
@@ -28,7 +31,11 @@ from tasks.backends.accelerator import quiet
 
 QUESTION = "What does the option do?"
 LABELS = ("files", "networks", "graphics", "games", "text", "sound", "programming", "mathematics", "mail", "system")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+LIMIT = "arithmetic limit"
+MOST_TOKENS = 512  # of an input of the models
+FLOAT32 = {"float32": torch.float32}
+# A processor without instructions for bfloat16 takes many times as long with it.
+DTYPES = FLOAT32 | ({"bfloat16": torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else {})
 BATCHES = (8, 32, 128)
 PROBED = 256  # texts on which the peer's batch sizes and precisions are tried
 
@@ -38,7 +45,10 @@ Peer = Callable[[Sequence[str], int], int]
 
 @dataclass(frozen=True)
 class Question:
-    """A kind of task to be measured. ``share`` of the texts are enough, where one takes long."""
+    """A kind of task to be measured. ``share`` of the texts are enough, where one takes long.
+
+    ``beside`` has the texts that the model reads together with each document, in an input of its own.
+    """
 
     task: str
     head: Head
@@ -47,6 +57,7 @@ class Question:
     options: dict[str, Any] = field(default_factory=dict)
     share: int = 1
     name: str = ""
+    beside: Sequence[str] = ("",)
 
 
 def by_pipeline(task: str, folder: Path, dtype: torch.dtype, **options: Any) -> Peer:
@@ -85,7 +96,7 @@ def by_model(folder: Path, dtype: torch.dtype) -> Peer:
 QUESTIONS = (
     Question("classify", Head.LABELS, 2.0, partial(by_pipeline, "text-classification", top_k=None)),
     Question("entities", Head.TAGS, 2.0, partial(by_pipeline, "token-classification", aggregation_strategy="simple")),
-    Question("answer", Head.ANSWERS, 2.0, by_model, {"question": {"answer": QUESTION}}),
+    Question("answer", Head.ANSWERS, 2.0, by_model, {"question": {"answer": QUESTION}}, beside=[QUESTION]),
     Question(
         "classify",
         Head.LABELS,
@@ -94,6 +105,7 @@ QUESTIONS = (
         {"labels": {label: label for label in LABELS}},
         share=10,
         name="zero-shot, ten labels",
+        beside=[f"This example is {label}." for label in LABELS],  # the pipeline's own sentence
     ),
 )
 
@@ -108,6 +120,16 @@ def best(question: Question, folder: Path, texts: Sequence[str]) -> tuple[Peer, 
         tried += [(timed(partial(peer, some, batch)).rate, name, batch) for batch in BATCHES]
     _, name, batch = max(tried)
     return peers[name], name, batch
+
+
+def limit(question: Question, folder: Path, texts: Sequence[str], dtype: str) -> Run:
+    """Return a run that takes the time of the arithmetic alone."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    alone = [len(ids) for ids in tokenizer([*texts], truncation=True, max_length=MOST_TOKENS)["input_ids"]]
+    more = [len(tokenizer(text)["input_ids"]) - 1 if text else 0 for text in question.beside]
+    lengths = [min(MOST_TOKENS, one + other) for one in alone for other in more]
+    config = transformers.AutoConfig.from_pretrained(folder).to_dict()
+    return Run(len(texts), limits.Encoder.of(config).operations(lengths) / limits.peak(DTYPES[dtype]))
 
 
 def measured(question: Question, texts: Sequence[str], pairs: int, work: Path) -> tuple[Comparison, list[Claim]]:
@@ -131,10 +153,16 @@ def measured(question: Question, texts: Sequence[str], pairs: int, work: Path) -
             seconds, _ = through.run(these, question.task, str(folder), **question.options)
             return Run(len(these), seconds)
 
-        found = interleave(
-            title, "texts", {"docmill": ours, library: lambda: timed(lambda: peer(fresh(), batch))}, pairs=pairs
-        )
-    return found, [Claim("docmill ÷ transformers", "docmill", library, question.wanted)]
+        sides: dict[str, Callable[[], Run]] = {
+            "docmill": ours,
+            library: lambda: timed(lambda: peer(fresh(), batch)),
+            LIMIT: lambda: limit(question, folder, fresh(), dtype),
+        }
+        found = interleave(title, "texts", sides, pairs=pairs)
+    return found, [
+        Claim("docmill ÷ transformers", "docmill", library, question.wanted),
+        Claim(f"{LIMIT} ÷ transformers", LIMIT, library, question.wanted),
+    ]
 
 
 def main() -> None:

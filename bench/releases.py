@@ -113,9 +113,9 @@ def _ingested(sides: Mapping[str, Checkout], folder: Path, count: int, pairs: in
         def work(side: Checkout) -> Run:
             source = _written(folder, texts, count, next(numbers[side.home]))
             command = ("enqueue", str(source), "--task", "embed", "--model", "null", "--corpus", source.stem)
-            seconds, cpu_s, _ = side.run(*command, database_url=urls[side.home])
+            seconds, cpu_s, peak = side.run(*command, database_url=urls[side.home])
             source.unlink()
-            return Run(count, seconds, {"cpu_s": round(cpu_s, 2)})
+            return Run(count, seconds, {"cpu_s": round(cpu_s, 2), "peak_mb": round(peak)})
 
         return interleave("ingest into PostgreSQL", "docs", _works(sides, work), pairs=pairs)
 
