@@ -116,7 +116,7 @@ def test_scores_are_near_those_in_float32(
     distances = [
         abs(one.get(key, 0.0) - score) for one, own in zip(found, exact, strict=True) for key, score in own.items()
     ]
-    assert 0 < np.median(distances) < 0.02
+    assert 0 < np.median(distances) < (0.02 if multiplies_int8_exactly() else 0.05)
     assert bench.engine.runtime(spec)["precision"].startswith("int8_")
 
 
