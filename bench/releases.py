@@ -62,7 +62,7 @@ class Checkout:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("commit", help="the commit to compare with")
+    parser.add_argument("commit", help="the commit to compare with; a work of 0 texts is left out")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--embeddings", type=int, default=3_000)
     parser.add_argument("--translations", type=int, default=400)
@@ -77,12 +77,17 @@ def main() -> None:
         }
         embed = ("run", "--task", "embed")
         translate = ("run", "--task", "translate", "--from", "fr", "--to", "en")
-        compared = [
-            _compared("embedding", embed, sides, folder, asked.embeddings, asked.pairs),
-            _compared("translation", translate, sides, folder, asked.translations, asked.pairs),
-            _compared("null model", (*embed, "--model", "null"), sides, folder, asked.carried, asked.pairs),
+        works = [
+            ("embedding", embed, asked.embeddings),
+            ("translation", translate, asked.translations),
+            ("null model", (*embed, "--model", "null"), asked.carried),
         ]
-        if POSTGRES_URL:
+        compared = [
+            _compared(question, command, sides, folder, count, asked.pairs)
+            for question, command, count in works
+            if count
+        ]
+        if POSTGRES_URL and asked.ingested:
             compared.append(_ingested(sides, folder, asked.ingested, asked.pairs))
     claims = [[Claim(f"this tree ÷ {asked.commit}", HERE, asked.commit, 0.97)] for _ in compared]
     write("releases", compared, claims, commit=asked.commit)
