@@ -343,7 +343,7 @@ def _copying(connection: Connection, into: str) -> Iterator[psycopg.Copy]:
     assert isinstance(driver, psycopg.Connection)
     try:
         with driver.cursor() as cursor:
-            # psycopg's own choice for bytes looks for a wrapper around each, which takes half of a COPY's time.
+            # psycopg's own choice for bytes looks for a wrapper around each: half of the time that rows take here.
             cursor.adapters.register_dumper(bytes, BytesBinaryDumper)
             with cursor.copy(statement.encode()) as copy:
                 yield copy

@@ -222,7 +222,7 @@ def _register(app: Celery, process: Process, settings: Settings, database: Datab
 
     @app.task(name=RUN_TASK)  # type: ignore[untyped-decorator]
     def pipeline(**arguments: Plain) -> None:
-        from worker.pipelines.running import advance
+        from worker.pipelines.running import advance  # with its libraries, which `docmill run` does not need
 
         stop = process.draining
         advance(settings, database, process.broker, parse_run(arguments), owner=process.owner, stop=stop)

@@ -133,7 +133,7 @@ class Supervisor:
             self._thread.join()
 
     def wait_for_news(self, seconds: float) -> None:
-        """Return once a child has started, ran out of work or refused some, after `seconds` at the latest."""
+        """Return once a child has started, run out of work or refused some, or after `seconds`."""
         asked_at = time.monotonic()
         if self._news.wait(seconds):
             time.sleep(max(0.0, LEAST_NEWS_S - (time.monotonic() - asked_at)))
