@@ -1,9 +1,10 @@
 """Labels, entities, answers and zero-shot labels end to end, beside transformers at its best batch and precision.
 
-docmill runs through Redis into PostgreSQL with a warm worker: from the file with the texts to the end of the job.
-Beside it are transformers' pipelines, called directly on texts in the order of their lengths. transformers has no
-pipeline for question answering any more: its model is called on padded batches, and each text's best start and end
-are taken. The models have MiniLM's size and random weights. A text is another one in each run.
+docmill runs through Redis into PostgreSQL with a warm worker: from the file with the texts to the end of the job, in
+the processor's own precision and in int8. Beside it are transformers' pipelines, called directly on texts in order of
+length. transformers has no pipeline for question answering any more: its model is called on padded batches, and each
+text's best start and end are taken. The models have MiniLM's size and random weights. A text is another one in each
+run.
 
 The arithmetic limit is the time of the products of the peer's inputs alone, without padding, at the rate of this
 machine's fastest product in the peer's precision. It has no head, no tokenizer and no store.
@@ -31,6 +32,7 @@ from tasks.backends.accelerator import quiet
 
 QUESTION = "What does the option do?"
 LABELS = ("files", "networks", "graphics", "games", "text", "sound", "programming", "mathematics", "mail", "system")
+OURS, IN_INT8 = "docmill", "docmill in int8"
 LIMIT = "arithmetic limit"
 MOST_TOKENS = 512  # of an input of the models
 FLOAT32 = {"float32": torch.float32}
@@ -148,19 +150,20 @@ def measured(question: Question, texts: Sequence[str], pairs: int, work: Path) -
 
     with fleet(work / title, lane=question.task) as through:
 
-        def ours() -> Run:
+        def ours(precision: str) -> Run:
             these = fresh()
-            seconds, _ = through.run(these, question.task, str(folder), **question.options)
+            seconds, _ = through.run(these, question.task, str(folder), dtype=precision, **question.options)
             return Run(len(these), seconds)
 
         sides: dict[str, Callable[[], Run]] = {
-            "docmill": ours,
+            OURS: partial(ours, "auto"),
+            IN_INT8: partial(ours, "int8"),
             library: lambda: timed(lambda: peer(fresh(), batch)),
             LIMIT: lambda: limit(question, folder, fresh(), dtype),
         }
         found = interleave(title, "texts", sides, pairs=pairs)
     return found, [
-        Claim("docmill ÷ transformers", "docmill", library, question.wanted),
+        *(Claim(f"{side} ÷ transformers", side, library, question.wanted) for side in (OURS, IN_INT8)),
         Claim(f"{LIMIT} ÷ transformers", LIMIT, library, question.wanted),
     ]
 
@@ -169,12 +172,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--texts", type=int, default=4_000)
     parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--name", default="heads", help="of the results' files")
     asked = parser.parse_args()
     texts = paragraphs(asked.texts)
     random_models.seeded()
     with tempfile.TemporaryDirectory() as name, quiet():
         found = [measured(question, texts, asked.pairs, Path(name)) for question in QUESTIONS]
-    write("heads", [one for one, _ in found], [claims for _, claims in found], texts=len(texts))
+    write(asked.name, [one for one, _ in found], [claims for _, claims in found], texts=len(texts))
 
 
 if __name__ == "__main__":

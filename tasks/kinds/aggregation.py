@@ -6,7 +6,7 @@ prefix. ``O`` is no entity.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from tasks.windows.windows import trimmed
@@ -73,6 +73,11 @@ def _of_words(
         reached = np.flatnonzero(peaks == highest)
         return scores[reached[np.searchsorted(reached, firsts)]]
     return scores[firsts]
+
+
+def names(labels: Iterable[str]) -> frozenset[str]:
+    """Return the names of the entities that a model with these labels of tokens finds."""
+    return frozenset(_tag(label)[1] for label in labels) - {OUTSIDE}
 
 
 def _tag(label: str) -> tuple[bool, str]:

@@ -105,7 +105,7 @@ class _Block:
         n_real, taken = int((logits > -np.inf).sum()), count
         while n_real:
             taken = min(taken, n_real)
-            least = np.partition(logits, -taken)[-taken]
+            least = logits.max() if taken == 1 else np.partition(logits, -taken)[-taken]
             places = np.flatnonzero(logits >= least)  # of equals all, so that their order does not depend on chance
             rows, lengths = np.divmod(places, self.logits.shape[1])
             chars = self.starts[rows].tolist(), self.ends[rows + lengths].tolist()
@@ -182,11 +182,12 @@ def _logits(
     from numpy.lib.stride_tricks import sliding_window_view
 
     last = np.concatenate([window.scores.ends, np.full(longest - 1, -np.inf, np.float32)])
-    ends_at = np.concatenate([ends, np.full(longest - 1, -1, np.int64)])
     if not len(starts):
         return np.empty((0, longest), np.float32)
     logits = window.scores.starts[:, None] + sliding_window_view(last, longest)
-    logits[sliding_window_view(ends_at, longest) <= starts[:, None]] = -np.inf
+    if (ends <= starts).any() or (ends[1:] < ends[:-1]).any():  # else each answer ends behind its start
+        ends_at = np.concatenate([ends, np.full(longest - 1, -1, np.int64)])
+        logits[sliding_window_view(ends_at, longest) <= starts[:, None]] = -np.inf
     return np.asarray(logits, np.float32)
 
 

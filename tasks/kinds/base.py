@@ -3,7 +3,7 @@
 The flags of an outcome, beside those that the document itself brings from its reading:
 
 ``windowed``
-    translate, embed, sparse, generate, classify, entities, extract, answer: something that the task computes as one
+    translate, embed, sparse, generate, classify, entities, redact, extract, answer: something that the task computes as one
     (a paragraph; for tasks other than translate the whole text) was longer than the model's window, and was computed
     in several. summarize by sentences: a sentence was.
 ``reduced``
@@ -11,7 +11,7 @@ The flags of an outcome, beside those that the document itself brings from its r
 ``not_reduced``
     summarize: those summaries together were hardly shorter than the text, and stand one after the other.
 ``output_truncated``
-    summarize, translate, generate: an output stopped at the model's limit, and may lack its end.
+    summarize, translate, generate, written answers: an output stopped at the model's limit, and may lack its end.
 ``empty_window``
     translate, generate: of some window the model made nothing.
 ``language:fr``, ``language_uncertain``

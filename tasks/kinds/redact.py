@@ -18,7 +18,7 @@ from storage.outputs.output_types import REDACTED
 from tasks import patterns
 from tasks.errors import BadOption
 from tasks.heads import Head
-from tasks.kinds.aggregation import Strategy
+from tasks.kinds.aggregation import Strategy, names
 from tasks.kinds.base import Again, Computed, Plan, TaskKind, Traits, windowed
 from tasks.kinds.confidence import Confidence, least
 from tasks.kinds.options import Option
@@ -179,7 +179,25 @@ def _params(plan: Plan) -> dict[str, Any]:
                 raise BadOption(f"--{name} is for the labels of a model: name a token classifier with --model.")
     if "region" in given and "phone" not in given.get("pattern", patterns.PATTERNS):
         raise BadOption("--region is for telephone numbers: add --pattern phone.")
-    return {"patterns_version": patterns.VERSION}
+    return {"patterns_version": patterns.VERSION, **_entity(plan)}
+
+
+def _entity(plan: Plan) -> dict[str, Any]:
+    """Return --entity as the model writes its labels. Raises BadOption for a label that the model does not have."""
+    labels = names(map(str, (plan.config.get("id2label") or {}).values()))
+    if "entity" not in plan.given or not labels:
+        return {}
+    found = []
+    for name in plan.given["entity"]:
+        alike = [label for label in sorted(labels) if label == name] or [
+            label for label in sorted(labels) if label.lower() == name.lower()
+        ]
+        if not alike:
+            raise BadOption(
+                f"{plan.model} has no label {name!r}: --entity must be one of {', '.join(sorted(labels))}."
+            )
+        found += alike
+    return {"entity": tuple(dict.fromkeys(found))}
 
 
 REDACT = TaskKind(

@@ -15,7 +15,9 @@ from tests.tasks.decoders import CHAT, END
 WIDTH, LAYERS, HEADS, KEYS, POSITIONS = 64, 2, 4, 2, 256
 
 
-def llama(file: Path, texts: list[str], *, architecture: str = "llama", without: Collection[str] = ()) -> Path:
+def llama(
+    file: Path, texts: list[str], *, architecture: str = "llama", without: Collection[str] = (), heads: int = HEADS
+) -> Path:
     """Write a Llama whose weights are quantized to 4 and 8 bits; ``without`` names weights that are left out."""
     gguf = pytest.importorskip("gguf", reason="an environment from before the extra gguf")
     q8, q4 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.Q4_0
@@ -30,7 +32,7 @@ def llama(file: Path, texts: list[str], *, architecture: str = "llama", without:
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)
     writer.add_feed_forward_length(2 * WIDTH)
-    writer.add_head_count(HEADS)
+    writer.add_head_count(heads)
     writer.add_head_count_kv(KEYS)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10_000.0)
@@ -46,8 +48,8 @@ def llama(file: Path, texts: list[str], *, architecture: str = "llama", without:
     for layer in range(LAYERS):
         shapes |= {
             f"blk.{layer}.attn_q.weight": (WIDTH, WIDTH),
-            f"blk.{layer}.attn_k.weight": (WIDTH // HEADS * KEYS, WIDTH),
-            f"blk.{layer}.attn_v.weight": (WIDTH // HEADS * KEYS, WIDTH),
+            f"blk.{layer}.attn_k.weight": (WIDTH // heads * KEYS, WIDTH),
+            f"blk.{layer}.attn_v.weight": (WIDTH // heads * KEYS, WIDTH),
             f"blk.{layer}.attn_output.weight": (WIDTH, WIDTH),
             f"blk.{layer}.ffn_gate.weight": (2 * WIDTH, WIDTH),
             f"blk.{layer}.ffn_up.weight": (2 * WIDTH, WIDTH),

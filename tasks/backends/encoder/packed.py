@@ -46,6 +46,7 @@ class Names:
     mixed: str
     attention_norm: str
     inner: str
+    activation: str
     outer: str
     output_norm: str
 
@@ -56,6 +57,7 @@ _PLAIN = Names(
     "attention.output.dense",
     "attention.output.LayerNorm",
     "intermediate.dense",
+    "intermediate.intermediate_act_fn",
     "output.dense",
     "output.LayerNorm",
 )
@@ -65,6 +67,7 @@ _DISTILLED = Names(
     "attention.out_lin",
     "sa_layer_norm",
     "ffn.lin1",
+    "ffn.activation",
     "ffn.lin2",
     "output_layer_norm",
 )

@@ -29,10 +29,14 @@ MAIL = "ana@example.org"
 
 
 def redacted(
-    text: str, outputs: list[Output] | None = None, windows: list[Window] | None = None, **given: Any
+    text: str,
+    outputs: list[Output] | None = None,
+    windows: list[Window] | None = None,
+    config: dict[str, Any] | None = None,
+    **given: Any,
 ) -> Outcome:
     """Return the outcome of a text whose windows have these outputs; one window, and nothing found, by default."""
-    spec = build_spec("redact", MODEL if outputs else PATTERNS, kinds.options("redact", **given), {})
+    spec = build_spec("redact", MODEL if outputs else PATTERNS, kinds.options("redact", **given), config or {})
     recipe = kinds.recipe(spec, Traits())
     windows = windows or [Window(0, len(text), None)]
     joined = recipe.join(Computed(7, text, windows, outputs or [Spans(())], 1, 9, 0))
@@ -126,6 +130,22 @@ def test_a_model_whose_scores_are_not_finite_fails_the_document() -> None:
 def test_options_that_do_not_fit_are_refused(pinned: Pinned, given: dict[str, Any], message: str) -> None:
     with pytest.raises(BadOption, match=message):
         build_spec("redact", pinned, kinds.options("redact", **given), {})
+
+
+LABELLED = {"model_type": "bert", "id2label": {"0": "O", "1": "B-package", "2": "I-package", "3": "B-LOC"}}
+
+
+@pytest.mark.parametrize("written", ["package", "PACKAGE", "Package"])
+def test_a_label_is_found_whatever_its_capitals(written: str) -> None:
+    spec = build_spec("redact", MODEL, kinds.options("redact", entity=(written, "loc", "LOC")), LABELLED)
+    assert spec.params["entity"] == ("package", "LOC")
+    spans = Spans((Span("PER", 0, 3, 1.0), Span("package", 9, 12, 1.0)))
+    assert redacted("Ana uses vim.", [spans], config=LABELLED, entity=(written,)).text == "Ana uses [PACKAGE]."
+
+
+def test_a_label_that_the_model_does_not_have_is_refused() -> None:
+    with pytest.raises(BadOption, match=r"has no label 'PER': --entity must be one of LOC, package\."):
+        build_spec("redact", MODEL, kinds.options("redact", entity=("package", "PER")), LABELLED)
 
 
 def test_defaults_that_are_written_out_make_the_same_spec() -> None:

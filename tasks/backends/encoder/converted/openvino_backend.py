@@ -13,6 +13,7 @@ from tasks.backends import Assignment
 from tasks.backends.encoder.comparison import Proven
 from tasks.backends.encoder.converted.openvino_encoder import OpenVinoEncoder, converted, converted_before, tracing
 from tasks.backends.encoder.converted.openvino_int8 import quantization
+from tasks.backends.encoder.converted.outlier_channels import splits
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.heads import EncoderModel, StatesOf
 from tasks.backends.encoder.packed import has_berts_design
@@ -60,8 +61,14 @@ class OpenVinoBackend(EncoderBackend):
         first_only = model.reads_first and has_berts_design(encoder)
         if self._int8:
             # Vectors in int8 stay what the same spec gave before.
-            first_only = first_only and assignment.head is not Head.POOLING
-            conversion = quantization(encoder, tokens, model.limit_tokens, first_only=first_only)
+            may_change = assignment.head is not Head.POOLING
+            conversion = quantization(
+                encoder,
+                tokens,
+                model.limit_tokens,
+                first_only=first_only and may_change,
+                split=may_change and splits(encoder),
+            )
         else:
             conversion = tracing(encoder, tokens, self._dtype, first_only=first_only)
         return converted(spec, assignment.cache_dir, conversion, tokens, self._dtype)

@@ -25,6 +25,7 @@ from storage.core.installation import install
 from tasks.backends.encoder.comparison import Comparison, Measure, compared_lengths, local_span
 from tasks.backends.encoder.converted.compiled import by_name
 from tasks.backends.encoder.converted.openvino_encoder import Conversion, form, traced
+from tasks.backends.encoder.converted.outlier_channels import N_CHANNELS, split_first_layer
 from tasks.backends.tokens import Tokens, padded, padded_arrays
 from tasks.errors import Unsuited
 from tasks.windows.windows import Encoded
@@ -38,7 +39,7 @@ _FORMAT = 1
 _TEXTS = Path(__file__).with_name("calibration.txt")
 # How much of the outliers goes to the weights. NNCF's own is 0.95; on MiniLM 0.7 to 0.8 lost least, 0.5 most.
 _SMOOTHING = 0.75
-# Of these the products behind the activation function lose most: in MiniLM the first as much as all others together.
+# Of the products behind an activation function the first loses most: in MiniLM as much as all others together.
 _LEFT_ALONE = 1
 _COMPARED_TEXTS = 8
 # How far the mean state of a text may turn, as 1 - cosine. Measured: 0.002 for MiniLM, at most 0.0001 for small
@@ -47,11 +48,12 @@ _TOLERANCE = 0.03
 
 
 def quantization(
-    model: PreTrainedModel, tokens: Tokens, limit_tokens: int, *, first_only: bool = False
+    model: PreTrainedModel, tokens: Tokens, limit_tokens: int, *, first_only: bool = False, split: bool = False
 ) -> Conversion:
     """The float32 transformers encoder in int8. ``first_only`` is as in ``openvino_encoder.tracing``.
 
-    Raises Unsuited where NNCF is not installed.
+    The product behind the first activation function stays in floating point. With ``split`` only its outlier channels
+    do, which is faster and as near to float32. Raises Unsuited where NNCF is not installed.
     """
     try:
         nncf = version("nncf")
@@ -62,6 +64,8 @@ def quantization(
         numbers += f"-{form(model)}"
     if first_only:
         numbers += "-first"
+    if split:
+        numbers += "-split"
     texts = [
         one for one in tokens.encode(_TEXTS.read_text(encoding="utf-8").splitlines()) if one.tokens <= limit_tokens
     ]
@@ -69,7 +73,7 @@ def quantization(
         raise Unsuited("The model's windows are too short to measure its activations.")
     return Conversion(
         f"int8-{numbers}",
-        lambda: _quantized(traced(model, tokens, first_only=first_only), tokens, texts),
+        lambda: _converted(model, tokens, texts, first_only=first_only, split=split),
         lambda: _measured(model, tokens, [*texts[:_COMPARED_TEXTS], _long(model.config, texts)], first_only),
     )
 
@@ -93,7 +97,21 @@ def _long(config: PretrainedConfig, texts: list[Encoded]) -> Encoded:
     return Encoded(longest, {name: numbers[:longest] for name, numbers in joined.items()})
 
 
-def _quantized(made: openvino.Model, tokens: Tokens, texts: list[Encoded]) -> openvino.Model:
+def _converted(
+    model: PreTrainedModel, tokens: Tokens, texts: list[Encoded], *, first_only: bool, split: bool
+) -> openvino.Model:
+    if not split:
+        made = traced(model, tokens, first_only=first_only)
+        return _quantized(made, tokens, texts, _contracting(made)[:_LEFT_ALONE])
+    with split_first_layer(model, texts):
+        made = traced(model, tokens, first_only=first_only)
+    return _quantized(made, tokens, texts, [name for name, inputs, _ in _products(made) if inputs == N_CHANNELS])
+
+
+def _quantized(
+    made: openvino.Model, tokens: Tokens, texts: list[Encoded], left_alone: Sequence[str]
+) -> openvino.Model:
+    """Return the model with all its products in int8 but those of these names."""
     names = [port.any_name for port in made.inputs]
 
     def given(text: Encoded) -> dict[str, npt.NDArray[np.int64]]:
@@ -105,7 +123,7 @@ def _quantized(made: openvino.Model, tokens: Tokens, texts: list[Encoded]) -> op
             nncf.Dataset(texts, given),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(texts),
-            ignored_scope=nncf.IgnoredScope(names=_contracting(made)[:_LEFT_ALONE], validate=False),
+            ignored_scope=nncf.IgnoredScope(names=[*left_alone], validate=False),
             advanced_parameters=nncf.AdvancedQuantizationParameters(
                 smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=_SMOOTHING)
             ),
@@ -114,14 +132,16 @@ def _quantized(made: openvino.Model, tokens: Tokens, texts: list[Encoded]) -> op
 
 def _contracting(made: openvino.Model) -> list[str]:
     """The linear layers that have more inputs than outputs, from the first on."""
-    names = []
+    return [name for name, inputs, outputs in _products(made) if inputs > outputs]
+
+
+def _products(made: openvino.Model) -> Iterator[tuple[str, int, int]]:
+    """Yield the name of each linear layer with the numbers of its inputs and outputs, from the first on."""
     for node in made.get_ordered_ops():
         if node.get_type_name() == "MatMul" and node.input_value(1).get_node().get_type_name() == "Constant":
             shape = list(node.input_value(1).get_shape())
             outputs, inputs = shape[-2:] if node.get_attributes()["transpose_b"] else reversed(shape[-2:])
-            if inputs > outputs:
-                names.append(node.get_friendly_name())
-    return names
+            yield node.get_friendly_name(), inputs, outputs
 
 
 @contextmanager

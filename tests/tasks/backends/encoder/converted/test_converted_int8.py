@@ -19,15 +19,20 @@ from transformers import (
     AutoModel,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    AutoTokenizer,
 )
 
 from storage.core.outcomes import Outcome
-from tasks.backends import selection
+from storage.core.specs import Spec
+from tasks.backends import Assignment, selection
 from tasks.backends.encoder.converted import openvino_int8
 from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
 from tasks.backends.encoder.converted.openvino_encoder import traced
+from tasks.backends.encoder.converted.outlier_channels import N_CHANNELS
+from tasks.backends.tokens import Tokens
 from tasks.engine.backend_factory import open_backend
 from tasks.errors import CannotServe, Unsuited
+from tasks.heads import Head
 from tasks.models.families import Family
 from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.converted.test_converted import assigned, lines, of_folder
@@ -127,6 +132,26 @@ def scores(outcome: Outcome) -> dict[Any, float]:
     return spans or {one["label"]: one["score"] for one in data["labels"]}
 
 
+@pytest.mark.parametrize("split", [False, True], ids=["vectors", "heads"])
+def test_one_product_is_left_in_floating_point_or_its_outlier_channels_are(small: Path, split: bool) -> None:
+    model = AutoModel.from_pretrained(small).eval()
+    conversion = openvino_int8.quantization(model, Tokens(AutoTokenizer.from_pretrained(small)), 100, split=split)
+    left = [(inputs, outputs) for _, inputs, outputs in openvino_int8._products(conversion.make())]
+    assert left == [(N_CHANNELS if split else model.config.intermediate_size, model.config.hidden_size)]
+
+
+def test_vectors_have_the_conversion_that_they_had_and_heads_one_of_their_own(
+    cache: Path, descriptions: list[str], tmp_path: Path
+) -> None:
+    (vectors_in,) = [folder.name for folder in (cache / "openvino").glob("*-int8-*") if folder.is_dir()]
+    assert not vectors_in.endswith("-split")
+    folder = classifiers.classifier(tmp_path / "classes", descriptions[:12], "bert")
+    spec = Spec(kind="classify", model=str(folder), revision="sha256:00", quality="int8")
+    OpenVinoBackend(Assignment(spec, folder, "cpu", tmp_path, Head.CLASSIFICATION)).close()
+    (made,) = [one.name for one in (tmp_path / "openvino").glob("*-int8-*") if one.is_dir()]
+    assert made.endswith("-split")
+
+
 def test_a_conversion_is_made_once_and_apart_from_that_in_native_precision(
     small: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,7 +193,7 @@ def test_without_nncf_the_extra_is_named(
 
 
 def test_a_model_that_loses_too_much_is_refused(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def another(_: Any, tokens: Any, texts: Any) -> Any:
+    def another(_: Any, tokens: Any, *_more: Any) -> Any:
         torch.manual_seed(8)
         return traced(AutoModel.from_config(AutoConfig.from_pretrained(small)).eval(), tokens)
 
