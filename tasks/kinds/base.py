@@ -3,9 +3,9 @@
 The flags of an outcome, beside those that the document itself brings from its reading:
 
 ``windowed``
-    translate, embed, sparse, generate, classify, entities, redact, extract, answer: something that the task computes as one
-    (a paragraph; for tasks other than translate the whole text) was longer than the model's window, and was computed
-    in several. summarize by sentences: a sentence was.
+    translate, embed, sparse, generate, classify, entities, redact, extract, answer: something that the task computes
+    as one (a paragraph; for tasks other than translate the whole text) was longer than the model's window, and was
+    computed in several. summarize by sentences: a sentence was.
 ``reduced``
     summarize: the text was longer than the window; the summaries of its windows were summarised again.
 ``not_reduced``
