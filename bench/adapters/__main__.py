@@ -40,7 +40,7 @@ class Data:
         return cls(rows, distinct((row for row in rows if row.split == "train"), dev), dev)
 
 
-def tagger(data: Data, base: Path, out: Path, steps: int, start: Path | None) -> dict[str, Any]:
+def tagger(data: Data, base: Path, out: Path, steps: int, start: Path | None, dtype: str) -> dict[str, Any]:
     """Train the tagger unless ``steps`` is 0, and return its scores."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     catalogue = Catalogue([row.id for row in data.rows], {word for word in tokenizer.get_vocab() if word.isalpha()})
@@ -52,33 +52,33 @@ def tagger(data: Data, base: Path, out: Path, steps: int, start: Path | None) ->
         train(Recipe("TOKEN_CLS", entities.TAGS, steps, start=start), base, entities.examples(some, tokenizer), out)
     rare = [one for one in unseen[DEV:] if any(label == "licence" for label, _ in one.names)]
     known = frozenset(name for one in some for name in one.names)
-    return {way: scores.of_entities(out, [*unseen[:DEV], *rare], known, way) for way in ("simple", "average")}
+    return {way: scores.of_entities(out, [*unseen[:DEV], *rare], known, way, dtype) for way in ("simple", "average")}
 
 
-def answerer(data: Data, base: Path, out: Path, steps: int, start: Path | None) -> dict[str, Any]:
+def answerer(data: Data, base: Path, out: Path, steps: int, start: Path | None, dtype: str) -> dict[str, Any]:
     """Train the answerer unless ``steps`` is 0, and return its scores."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     if steps:
         asked = answers.asked_of(data.train, seed=7)
         train(Recipe("QUESTION_ANS", (), steps, start=start), base, answers.examples(asked, tokenizer), out)
-    return scores.of_answers(out, answers.asked_of(data.dev, seed=8, most=100))
+    return scores.of_answers(out, answers.asked_of(data.dev, seed=8, most=100), dtype)
 
 
-def classifier(data: Data, base: Path, out: Path, steps: int, start: Path | None) -> dict[str, Any]:
+def classifier(data: Data, base: Path, out: Path, steps: int, start: Path | None, dtype: str) -> dict[str, Any]:
     """Train the classifier unless ``steps`` is 0, and return its scores."""
     tokenizer = AutoTokenizer.from_pretrained(base)
     some, tried, unseen = classes.parts(data.train, data.dev)
     if steps:
         recipe = Recipe("SEQ_CLS", classes.LABELS, steps, peak_rate=1e-3, start=start, quality="native")
         train(recipe, base, classes.examples(some, tokenizer), out)
-    return {"tried": scores.of_classes(out, some, tried), "dev": scores.of_classes(out, some, unseen)}
+    return {"tried": scores.of_classes(out, some, tried, dtype), "dev": scores.of_classes(out, some, unseen, dtype)}
 
 
 @dataclass(frozen=True)
 class Trained:
     """An adapter of the quick start: how it is made and scored, and in how many steps."""
 
-    make: Callable[[Data, Path, Path, int, Path | None], dict[str, Any]]
+    make: Callable[[Data, Path, Path, int, Path | None, str], dict[str, Any]]
     steps: int
 
 
@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="0 only scores the adapter that is there")
     parser.add_argument("--start", type=Path, help="the folder of an adapter to go on from")
     parser.add_argument("--out", type=Path, help="the adapter's folder [default: that in examples/models]")
+    parser.add_argument("--dtype", choices=("float32", "int8"), default="float32", help="of the scored outputs")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as cache:
@@ -99,9 +100,11 @@ def main() -> None:
         base = pinning.locate(pinned, models_dir=None, cache_dir=Path(cache))
     made = ALL[asked.name]
     steps = made.steps if asked.steps is None else asked.steps
-    found = made.make(Data.read(asked.data), base, asked.out or MODELS / f"{asked.name}-ddtp", steps, asked.start)
+    out = asked.out or MODELS / f"{asked.name}-ddtp"
+    found = made.make(Data.read(asked.data), base, out, steps, asked.start, asked.dtype)
     if asked.out is None:
-        (RESULTS / f"adapter-{asked.name}.json").write_text(json.dumps(found, indent=1) + "\n")
+        name = f"adapter-{asked.name}" if asked.dtype == "float32" else f"adapter-{asked.name}-{asked.dtype}"
+        (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
     sys.stdout.write(json.dumps(found, indent=1) + "\n")
 
 

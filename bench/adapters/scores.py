@@ -26,15 +26,16 @@ WAIT_S = 1_200.0
 _OWN = {"a": "{meta.question}"}
 
 
-def computed(kind: str, adapter: Path, texts: Sequence[str], **options: Any) -> list[Outcome]:
-    """Return the outcomes of MiniLM with an adapter, in float32."""
+def computed(kind: str, adapter: Path, texts: Sequence[str], *, dtype: str, **options: Any) -> list[Outcome]:
+    """Return the outcomes of MiniLM with an adapter: by transformers in float32, by OpenVINO in int8."""
+    backend = "transformers" if dtype == "float32" else "openvino"
     with tempfile.TemporaryDirectory() as name:
         cache = Path(name)
-        engine = Engine(partial(open_backend, device="cpu", models_dir=None, cache_dir=cache, backend="transformers"))
+        engine = Engine(partial(open_backend, device="cpu", models_dir=None, cache_dir=cache, backend=backend))
         engine.start()
         try:
             pinned, config = adapters.pin("minilm", str(adapter), models_dir=None, cache_dir=cache)
-            spec = build_spec(kind, pinned, kinds.options(kind, dtype="float32", **options), config)
+            spec = build_spec(kind, pinned, kinds.options(kind, dtype=dtype, **options), config)
             ticket = engine.submit(spec, list(enumerate(texts)))
             assert ticket.wait(WAIT_S)
             return ticket.finished()
@@ -43,7 +44,7 @@ def computed(kind: str, adapter: Path, texts: Sequence[str], **options: Any) -> 
 
 
 def of_entities(
-    adapter: Path, texts: Sequence[Labelled], known: frozenset[tuple[str, str]], aggregation: str
+    adapter: Path, texts: Sequence[Labelled], known: frozenset[tuple[str, str]], aggregation: str, dtype: str
 ) -> dict[str, Any]:
     """Return precision and recall of whole entities in percent, also of names that no training text has.
 
@@ -52,9 +53,9 @@ def of_entities(
     right: Counter[str] = Counter()
     found: Counter[str] = Counter()
     wanted: Counter[str] = Counter()
-    for text, outcome in zip(
-        texts, computed("entities", adapter, [one.row.text for one in texts], aggregation=aggregation), strict=True
-    ):
+    each = [one.row.text for one in texts]
+    outcomes = computed("entities", adapter, each, dtype=dtype, aggregation=aggregation)
+    for text, outcome in zip(texts, outcomes, strict=True):
         assert outcome.data is not None
         unsure = [one for one in text.entities if one.label == UNSURE]
         sure = {
@@ -75,12 +76,13 @@ def of_entities(
     return {"texts": len(texts), "all": _rates(*whole), "labels": rows, "names": recalls}
 
 
-def of_answers(adapter: Path, asked: Sequence[Asked]) -> dict[str, Any]:
+def of_answers(adapter: Path, asked: Sequence[Asked], dtype: str) -> dict[str, Any]:
     """Return exact answers and the F1 of their words in percent, by kind and by answered or not."""
     results: dict[tuple[str, bool], list[tuple[float, float]]] = {}
     # A document with a question of its own is stored as both.
     contents = [f"{one.question}\n{one.text}" for one in asked]
-    for one, outcome in zip(asked, computed("answer", adapter, contents, question=_OWN), strict=True):
+    outcomes = computed("answer", adapter, contents, dtype=dtype, question=_OWN)
+    for one, outcome in zip(asked, outcomes, strict=True):
         assert outcome.data is not None
         wanted = one.text[one.start : one.end] if one.start is not None else ""
         results.setdefault((one.kind, bool(wanted)), []).append(_closeness(outcome.data["data"]["a"] or "", wanted))
@@ -95,10 +97,12 @@ def of_answers(adapter: Path, asked: Sequence[Asked]) -> dict[str, Any]:
     }
 
 
-def of_classes(adapter: Path, train: Sequence[Description], texts: Sequence[Description]) -> dict[str, Any]:
+def of_classes(
+    adapter: Path, train: Sequence[Description], texts: Sequence[Description], dtype: str
+) -> dict[str, Any]:
     """Return the accuracy in percent, beside that of TF-IDF with a linear SVM trained on the same descriptions."""
     wanted = [classes.label(row) for row in texts]
-    outcomes = computed("classify", adapter, [row.text for row in texts])
+    outcomes = computed("classify", adapter, [row.text for row in texts], dtype=dtype)
     given = [(one.data or {})["labels"][0]["label"] for one in outcomes]
     right = [label == true for label, true in zip(given, wanted, strict=True)]
     other = [label == true for label, true in zip(classes.linear(train, texts), wanted, strict=True)]

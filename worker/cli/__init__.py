@@ -113,11 +113,12 @@ def main() -> None:
     # tenths of a short command's time.
     gc.set_threshold(200_000, 1, 1)
     atexit.register(gc.freeze)
-    from worker.cli.interrupts import repeat_dropped_interrupts
+    from worker.cli.interrupts import leave_interrupts_unlogged, repeat_dropped_interrupts
     from worker.cli.printing import leave, open_closed_streams
 
     open_closed_streams()
     repeat_dropped_interrupts()
+    leave_interrupts_unlogged()
     leave(_run())
 
 

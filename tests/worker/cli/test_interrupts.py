@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -45,5 +46,40 @@ def test_an_interrupt_that_python_drops_is_raised_again(number: str) -> None:
 def test_other_exceptions_that_python_drops_are_printed() -> None:
     program = PROGRAM.replace("signal.raise_signal(number)", "raise ValueError('as ever')").replace(".wait(60)", "")
     called = [sys.executable, "-c", program, "SIGINT"]
+    done = subprocess.run(called, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "ValueError: as ever" in done.stderr
+
+
+POOL = """
+import sys
+from sqlalchemy import NullPool, QueuePool, create_engine, event, text
+from worker.cli.interrupts import leave_interrupts_unlogged
+
+kind, raised = {"NullPool": NullPool, "QueuePool": QueuePool}[sys.argv[1]], sys.argv[2]
+engine = create_engine("sqlite:///" + sys.argv[3], poolclass=kind)
+
+@event.listens_for(engine, "reset")
+def reset(*_):
+    raise KeyboardInterrupt if raised == "interrupt" else ValueError("as ever")
+
+leave_interrupts_unlogged()
+try:
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("pool", ["QueuePool", "NullPool"])
+def test_an_interrupt_as_a_connection_goes_back_is_raised_and_not_logged(pool: str, tmp_path: Path) -> None:
+    called = [sys.executable, "-c", POOL, pool, "interrupt", str(tmp_path / "a.db")]
+    done = subprocess.run(called, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "interrupted\n"
+    assert done.stderr == ""
+
+
+def test_other_exceptions_as_a_connection_goes_back_are_logged(tmp_path: Path) -> None:
+    called = [sys.executable, "-c", POOL, "QueuePool", "another", str(tmp_path / "a.db")]
     done = subprocess.run(called, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "ValueError: as ever" in done.stderr
