@@ -172,3 +172,9 @@ def test_of_answers_with_the_same_score_the_first_in_the_text_comes_first(logits
     window = ScoredWindow(0, [*places], [place + 1 for place in places], SpanScores(scores, scores, 0.0))
     found = best_answers("a" * len(logits), [window], longest=1, count=count)
     assert [one.start for one in found.spans] == sorted(places, key=lambda place: -logits[place])[:count]
+
+
+def test_no_answer_ends_before_its_start_where_tokens_stand_out_of_order() -> None:
+    scores = SpanScores(np.array([9, 0], np.float32), np.array([0, 9], np.float32), 0.0)
+    found = best_answers("one two", [ScoredWindow(0, [4, 0], [7, 3], scores)], longest=2, count=3)
+    assert [(span.start, span.end) for span in found.spans] == [(0, 3), (4, 7)]
