@@ -60,7 +60,8 @@ class Guard:
 
 def _refusal(site: Site, request: Request) -> Response | None:
     """Return the answer to a request that the pages do not get."""
-    if request.url.path == HEALTH:
+    path = str(request.scope["path"])  # what the router serves; in `request.url` the Host header can change it
+    if path == HEALTH:
         return None
     if not _is_known_host(site, request):
         # A name that leads here and is not ours: a page of another site may have rebound it (DNS rebinding).
@@ -70,11 +71,11 @@ def _refusal(site: Site, request: Request) -> Response | None:
         return PlainTextResponse("This method is not allowed.", HTTPStatus.METHOD_NOT_ALLOWED)
     if request.method == "POST" and (refused := _refused_form(request)):
         return refused
-    if request.url.path == SIGN_IN or request.url.path.startswith(STATIC) or is_signed_in(site, request):
+    if path == SIGN_IN or path.startswith(STATIC) or is_signed_in(site, request):
         return None
     if "hx-request" in request.headers or request.method == "POST":
         return PlainTextResponse("Sign in first.", HTTPStatus.UNAUTHORIZED, {"HX-Refresh": "true"})
-    return RedirectResponse(f"{SIGN_IN}?next={quote(_path(request))}", HTTPStatus.SEE_OTHER)
+    return RedirectResponse(f"{SIGN_IN}?next={quote(_with_query(request))}", HTTPStatus.SEE_OTHER)
 
 
 def is_signed_in(site: Site, request: Request) -> bool:
@@ -101,5 +102,6 @@ def _refused_form(request: Request) -> Response | None:
     return None
 
 
-def _path(request: Request) -> str:
-    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+def _with_query(request: Request) -> str:
+    query = request.scope["query_string"].decode("latin-1")
+    return str(request.scope["path"]) + (f"?{query}" if query else "")

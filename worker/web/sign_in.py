@@ -25,7 +25,7 @@ def signed_in(site: Site, request: Request, following: str) -> Response:
     """Lead to a path, with the cookie of a browser that has signed in."""
     answer = RedirectResponse(following, HTTPStatus.SEE_OTHER)
     if site.token is not None:
-        is_secure = request.url.scheme == "https"
+        is_secure = request.scope["scheme"] == "https"
         answer.set_cookie(COOKIE, session_of(site.token), httponly=True, samesite="strict", secure=is_secure)
     return answer
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from starlette.datastructures import URL
+from starlette.requests import HTTPConnection
 
 from tests.worker.web.conftest import Browse
 from worker.web.guard import COOKIE
+from worker.web.registry import CHANGES, PAGES
 from worker.web.site import allowed_hosts, is_loopback
 
 TOKEN = "a token that nobody guesses"
@@ -43,6 +48,21 @@ def test_a_name_that_was_rebound_to_this_machine_gets_nothing(empty: Browse, hos
     answer = empty().get("/jobs", headers={"host": host})
     assert answer.status_code == 421
     assert "Jobs" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "host", ["x/health?a=", "x/static/?", "x/sign-in#", "x/health\\", "[::1]/health?", "x@/health?"]
+)
+def test_no_host_header_leads_around_the_sign_in(empty: Browse, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Releases of starlette before 1.0.1 made a request's URL in this way.
+    monkeypatch.setattr(HTTPConnection, "url", property(lambda self: URL(f"http://{host}{self.scope['path']}")))
+    browser = empty(token=TOKEN, hosts=None, allows_changes=True)
+    for route in (*PAGES, *CHANGES):
+        path = re.sub(r"\{\w+(:int)?\}", "1", route.path)
+        answer = browser.get(path, headers={"host": host})
+        assert (answer.status_code, answer.headers["location"]) == (303, f"/sign-in?next={path}")
+        assert browser.post(path, headers={"host": host}).status_code == 401
+    assert browser.post("/sign-out", headers={"host": host}).status_code == 401
 
 
 @pytest.mark.parametrize("host", ["localhost:8321", "127.0.0.1", "[::1]:8321", "LOCALHOST"])
