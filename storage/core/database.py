@@ -6,6 +6,7 @@ at the start, and never fails half-way when a read lock cannot be upgraded.
 
 from __future__ import annotations
 
+import os
 import random
 import sqlite3
 import time
@@ -14,9 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import orjson
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, Pool, event
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine import URL, make_url
 
@@ -47,6 +49,7 @@ def shown(url: URL) -> str:
 
 class Database:
     """A store's engine. Cheap to make: nothing connects before the first transaction. Safe to share by threads.
+    After `os.fork()` the child connects anew.
 
     A write that meets a passing fault is tried `retries` times in all; in SQLite each of them waits
     `busy_timeout_s` for another writer. `patience` is for a PostgreSQL that goes silent. `kinds` are the kinds of
@@ -77,6 +80,8 @@ class Database:
             ) from None
         self._retries = retries
         self._was_reached = False
+        self._of_parents: list[Pool] = []
+        _DATABASES.add(self)
         event.listen(self.engine, "connect", self._reached)
 
     def __str__(self) -> str:
@@ -188,9 +193,28 @@ class Database:
     def close(self) -> None:
         self.engine.dispose()
 
+    def leave_connections_to_parent(self) -> None:
+        """Give a forked process connections of its own.
+
+        The parent's are kept, since to close them would end transactions of the parent.
+        """
+        self._of_parents.append(self.engine.pool)
+        self.engine.dispose(close=False)
+
     def wrap(self, error: sa_exc.DBAPIError) -> StorageError:
         """Return a driver's error as one of ours (see `storage.core.driver_errors`)."""
         return driver_errors.wrapped(error, str(self))
+
+
+_DATABASES: WeakSet[Database] = WeakSet()
+
+
+def _after_fork() -> None:
+    for database in list(_DATABASES):
+        database.leave_connections_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _json(value: object) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import socket
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -245,6 +247,29 @@ def test_a_connection_that_the_server_cut_is_made_anew(postgres_url: str) -> Non
 
     assert database.write(cut_off_once) == 2
     database.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_process_has_connections_of_its_own(postgres_url: str) -> None:
+    database = Database(postgres_url, kinds=KINDS)
+    before = server_process(database)
+    ours, childs = os.pipe()
+    if (child := os.fork()) == 0:
+        with suppress(BaseException):
+            os.write(childs, str(server_process(database)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(childs)
+    assert int(os.read(ours, 20)) != before
+    assert server_process(database) == before
+    os.close(ours)
+    database.close()
+
+
+def server_process(database: Database) -> int:
+    with database.read() as transaction:
+        pid: int = transaction.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+    return pid
 
 
 def test_two_transactions_that_wait_for_each_other_both_come_through(postgres_url: str) -> None:
