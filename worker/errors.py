@@ -6,7 +6,6 @@ WorkerError
 ├── EmbeddedServerError  the embedded Redis-protocol server does not start here
 ├── MetricsNotServed     an address that metrics cannot be served on
 ├── WebNotServed         an address that the web page cannot be served on
-├── RunsDetached         a job that a detached run computes already
 ├── PricesInvalid        a file of prices that cannot be taken
 ├── ReviewRefused        a judged file that cannot be taken
 └── BadMessage           a message that is not of this protocol
@@ -40,10 +39,6 @@ class MetricsNotServed(WorkerError):
 
 class WebNotServed(WorkerError):
     """The web page cannot be served on this address."""
-
-
-class RunsDetached(WorkerError):
-    """The job has a detached run already."""
 
 
 class PricesInvalid(WorkerError):

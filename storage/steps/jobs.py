@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -81,13 +80,11 @@ class OpenJob:
         return sorted({step.lane for step in self.steps})
 
 
-def open_job(
-    database: Database, request: JobRequest, adopting: Callable[[int], None] = lambda _job_id: None
-) -> OpenJob:
+def open_job(database: Database, request: JobRequest) -> OpenJob:
     """The unfinished job of the same corpus, source, options and steps, or a new one, ready for its ingest.
 
-    With a key it is the job of this key, even if that has ended. A new job keeps the latest fitted risks. `adopting`
-    gets the number of an existing job, and nothing changes if it raises. Raises KeyReused, and NoRisk without a risk.
+    With a key it is the job of this key, even if that has ended. A new job keeps the latest fitted risks.
+    Raises KeyReused, and NoRisk without a risk.
     """
 
     def work(transaction: Transaction) -> OpenJob:
@@ -96,11 +93,9 @@ def open_job(
         lock_corpus(transaction, corpus)
         last = transaction.scalar(select(func.max(Document.id)).where(Document.corpus_id == corpus)) or 0
         if keyed:
-            adopting(keyed.id)
             return _adopt(transaction, keyed.id, keyed.ingest.id, corpus, last)
         found = None if request.key else _unfinished(transaction, request, corpus)
         if found is not None:
-            adopting(found[0])
             return _adopt(transaction, *found, corpus, last)
         ingest_id = get_or_create.insert(
             transaction,

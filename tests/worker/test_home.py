@@ -75,6 +75,19 @@ def test_a_home_that_an_earlier_release_left_open_is_closed_by_the_next_command(
     assert {mode(home / name) for name in ("docmill.db", "docmill.db-wal", "docmill.db-shm")} == {0o600}
 
 
+def test_logs_of_runs_that_an_earlier_release_left_are_deleted_and_nothing_else_is(tmp_path: Path) -> None:
+    runs = tmp_path / "home/runs"
+    runs.mkdir(parents=True)
+    old = ("20260101-101010-77.log", "1-0123456789ab.json", "1-0123456789ab.lock", "1-0123456789ab.new", "1.json")
+    for name in (*old, "mine.log"):
+        (runs / name).write_text("a text of a document")
+    load_settings(home=runs.parent)
+    assert [path.name for path in runs.iterdir()] == ["mine.log"]
+    (runs / "mine.log").rename(runs / old[0])
+    load_settings(home=runs.parent)
+    assert not runs.exists()
+
+
 def test_a_folder_that_others_use_too_is_not_taken_from_them(tmp_path: Path) -> None:
     theirs, sticky = tmp_path / "theirs", tmp_path / "sticky"
     for home in (theirs, sticky):

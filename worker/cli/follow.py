@@ -38,10 +38,8 @@ class IngestBar(Progress):
         source: Source,
         on_planned: Callable[[int], None] = lambda _: None,
         on_opened: Callable[[int], None] = lambda _: None,
-        on_adopting: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._source = source
-        self._on_adopting = on_adopting
         self._on_planned = on_planned
         self._on_opened = on_opened
         self._n_rejected = 0
@@ -56,9 +54,6 @@ class IngestBar(Progress):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._context.__exit__(kind, error, trace)
-
-    def adopting(self, job_id: int) -> None:
-        self._on_adopting(job_id)
 
     def opened(self, job: OpenJob) -> None:
         self.job_id = job.id

@@ -18,7 +18,6 @@ from worker.cli.follow import IngestBar, follow, say_ingested
 from worker.cli.formatting import printable
 from worker.cli.printing import say
 from worker.errors import WorkerError
-from worker.process.detached import Runs
 from worker.process.device_start import StartedDevices
 from worker.process.supervisor import Supervisor
 from worker.queue.broker import Broker
@@ -74,7 +73,7 @@ def run_here(
         supervisor.start(only_job=job_id)
 
     try:
-        bar = IngestBar(prepared.source, start, on_opened, Runs.of(settings).refuse_second)
+        bar = IngestBar(prepared.source, start, on_opened)
         with bar as progress:
             done = enqueue(database, lambda: broker, prepared, progress, offer_others=False)
         say_ingested(prepared.source, done)

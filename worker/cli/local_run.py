@@ -29,13 +29,11 @@ def computed(
     opened: Opened | None = None,
     store: OpenStore = open_store,
     log_level: str | None = None,
-    on_opened: Callable[[int], None] = lambda _job_id: None,
 ) -> Iterator[tuple[Database, JobStatus]]:
     """Compute a request on this machine. Yield the open store and the job's final status.
 
     ``opened`` opens the source in place of its name. With a ``log_level`` docmill's log goes to stderr.
-    ``on_opened`` is told the job's number. Raises what `worker.cli.local.run_here` and
-    `worker.cli.requests.prepare_request` do.
+    Raises what `worker.cli.local.run_here` and `worker.cli.requests.prepare_request` do.
     """
     from worker.cli.terminal import lines_above_the_bar
     from worker.process.device_config import Expected
@@ -57,5 +55,5 @@ def computed(
             database = until_shown.enter_context(store(settings))
             say_replaced(database, prepared)
             with open_broker(settings) as broker:
-                status = run_here(settings, database, broker, devices, prepared, started, on_opened)
+                status = run_here(settings, database, broker, devices, prepared, started)
         yield database, status

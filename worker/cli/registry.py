@@ -26,7 +26,6 @@ COMMANDS = {
     "jobs": Command(WORK, "List the latest jobs."),
     "status": Command(WORK, "Show a job's progress, and the reason if it makes none."),
     "wait": Command(WORK, "Wait for a job to end."),
-    "attach": Command(WORK, "Follow a job, such as that of a detached run."),
     "retry": Command(WORK, "Try a job's failed documents again."),
     "pause": Command(WORK, "Pause a job until it is resumed."),
     "resume": Command(WORK, "Resume a paused job."),

@@ -117,7 +117,7 @@ def _enqueue(
         request_id=prepared.request_id or span.trace_id or uuid.uuid4().hex,
         traceparent=span.traceparent,
     )
-    job = jobs.open_job(database, request, progress.adopting)
+    job = jobs.open_job(database, request)
     span.set({"docmill.job": job.id, "docmill.request_id": job.request_id or ""})
     with logs.working_on(job=job.id, request_id=job.request_id):
         return _read_in(database, broker, prepared, progress, job, offer_others=offer_others)

@@ -15,9 +15,6 @@ from worker.concurrency.renewal import Held
 class Progress:
     """A listener to an ingest; this one does nothing. Counts are totals so far."""
 
-    def adopting(self, job_id: int) -> None:
-        """The ingest is about to carry on this job. If the method raises, the job stays as it is."""
-
     def opened(self, job: OpenJob) -> None:
         """The job has its number."""
 

@@ -294,18 +294,6 @@ def test_what_a_drain_gave_back_half_done_leads_on(database: Database, fleet: Fl
     assert [step.done for step in finished(database, job).steps] == [10, 10]
 
 
-def test_a_refused_adoption_leaves_the_counts_of_the_command_that_reads_now(database: Database) -> None:
-    first = read(database, request(), numbered(4), chunk=2, stop_after=1)
-
-    def refuse(job_id: int) -> None:
-        raise LookupError(job_id)
-
-    with pytest.raises(LookupError, match=str(first.id)):
-        jobs.open_job(database, request(), refuse)
-    assert read_status(database, first.id).records == 2
-    assert jobs.open_job(database, request()).adopted
-
-
 def test_the_same_run_again_adopts_the_unfinished_job_by_all_its_steps(database: Database) -> None:
     first = jobs.open_job(database, pipeline())
     again, shorter = jobs.open_job(database, pipeline()), jobs.open_job(database, pipeline(steps=STEPS[:2]))

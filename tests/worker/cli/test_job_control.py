@@ -40,3 +40,10 @@ def test_run_does_not_wait_for_a_job_that_is_paused(docmill: Docmill) -> None:
     docmill("resume", job)
     docmill("run", DESCRIPTIONS, "--task", "embed", "--model", "null")
     assert docmill.json("status", job)["done"] == 260
+
+
+def test_a_job_that_is_not_there_is_said_with_the_command_that_lists_jobs(docmill: Docmill) -> None:
+    for wrong in ("x", "0", "1.5"):
+        refused = " ".join(docmill("wait", wrong, code=2).stderr.split())
+        assert f"'{wrong}' is no number of a job; `docmill jobs` lists the jobs" in refused
+    assert "there is no job 7; `docmill jobs` lists them" in docmill("wait", 7, code=2).stderr

@@ -11,7 +11,6 @@ from storage.writers import openai_batch
 from worker.cli import formatting
 from worker.cli.context import open_store, settings_from
 from worker.cli.declared_options import declared
-from worker.cli.detaching import detach_run, on_its_own
 from worker.cli.exit_codes import OK, SOME_REJECTED, exit_code_of
 from worker.cli.interrupts import stop_as_interrupt
 from worker.cli.local_run import computed
@@ -49,10 +48,6 @@ if TYPE_CHECKING:
 )
 @FORMAT
 @click.option("--json", "as_json", is_flag=True, help="Print the job's final status as JSON.")
-@click.option(
-    "--detach", is_flag=True, help="Go on after the terminal ends. Print the job; `docmill attach JOB` follows it."
-)
-@click.option("--detached", type=(int, str), hidden=True, help="Names the process that --detach starts.")
 @click.option("--web", is_flag=True, help="Show the job in a browser meanwhile, and after it until Ctrl-C.")
 def run_command(
     dry_run: bool,
@@ -63,8 +58,6 @@ def run_command(
     out: Path | None,
     file_format: str | None,
     as_json: bool,
-    detach: bool,
-    detached: tuple[int, str] | None,
     web: bool,
     **given: Any,
 ) -> int:
@@ -73,8 +66,7 @@ def run_command(
     SOURCE is {sources}.
 
     Every text is computed once. A text that has a result already is not computed again, and the same command
-    continues an interrupted run. With --detach the run goes on when the terminal ends, and writes what it says to a
-    log in the home folder. No server is needed; if DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL are set, the
+    continues an interrupted run. No server is needed; if DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL are set, the
     command uses the fleet's queue and database.
     """
     from worker.engines.devices import devices_for
@@ -94,15 +86,10 @@ def run_command(
             prepared = prepare_request(settings, request, devices)
             prices = prices.of_model(prepared.spec.model, price)
             return _dry_run(settings, database, prepared, devices[0], prices, as_json)
-    if detach and detached is None:
-        if web:
-            raise click.UsageError("--web shows a run that has a terminal; beside --detach start `docmill web`")
-        return detach_run(settings, request.source, out, as_json)
     stop_as_interrupt()
     with (
         page_beside(settings, web),
-        on_its_own(settings, detached) as (opened, ended),
-        computed(settings, request, devices, log_level=settings.log_level, on_opened=opened) as (database, status),
+        computed(settings, request, devices, log_level=settings.log_level) as (database, status),
     ):
         if out is not None:
             from storage.results.results import columns, results
@@ -110,7 +97,7 @@ def run_command(
             table = columns(database, status.id)
             write_out(out, results(database, status.id), file_format, status.documents, table)
         cost = prices.of_model(status.spec.model, price).cost_of(status)
-        return ended(_conclude(database, status, out, request.max_failures, cost, as_json))
+        return _conclude(database, status, out, request.max_failures, cost, as_json)
 
 
 def _dry_run(
