@@ -7,10 +7,15 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from worker.reports.filters import clock
+from worker.reports.timeline import timeline
+
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
     from pygal.graph.graph import Graph
+
+    from storage.results.work import FinishedShard
 
 SIZE: Mapping[str, int] = MappingProxyType({"width": 560, "height": 220})
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -22,6 +27,15 @@ def bars(counts: Sequence[tuple[str, int]], label: str) -> str:
     chart = _library().Bar(**_options([name for name, _ in counts]), order_min=0, formatter="{:,.0f}".format)
     chart.add(label, [n for _, n in counts])
     return _as_svg(chart, label)
+
+
+def throughput(shards: Sequence[FinishedShard], size: Mapping[str, int] = SIZE) -> str | None:
+    """Return the chart of a job's tokens per second over time; None if it would have a single point."""
+    times = timeline(shards)
+    if times is None or len(times.rates) < 2:
+        return None
+    points = [(clock(times.start + n * times.width_s), rate) for n, rate in enumerate(times.rates)]
+    return line(points, "Tokens per second over time, UTC", size)
 
 
 def line(points: Sequence[tuple[str, float]], label: str, size: Mapping[str, int] = SIZE) -> str:

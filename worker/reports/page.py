@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from storage.writers.files import whole_file
 from worker.reports import charts
 from worker.reports.facts import Facts, Pair, StepFacts
-from worker.reports.filters import FILTERS, clock
+from worker.reports.filters import FILTERS
 from worker.reports.marks import Part, excerpt, found, marked
-from worker.reports.timeline import device_seconds, timeline
+from worker.reports.timeline import device_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ def page(facts: Facts, made_at: float, release: str, cost: str | None = None) ->
         status=facts.status,
         made_at=made_at,
         version=release,
-        throughput=_throughput(facts),
+        throughput=charts.throughput(facts.shards),
         device_s=sum(at_work.values()),
         workers=len(at_work),
         saved=_saved(facts, sum(at_work.values())),
@@ -62,14 +62,6 @@ def _compared(pair: Pair) -> tuple[Sequence[Part], Sequence[Part]]:
     """Return both texts with marks where the checks found something; where they name no place, on what differs."""
     before, after = found(pair.input, pair.output, pair.findings) or marked(pair.input, pair.output)
     return excerpt(before, LONGEST), excerpt(after, LONGEST)
-
-
-def _throughput(facts: Facts) -> str | None:
-    found = timeline(facts.shards)
-    if found is None or len(found.rates) < 2:
-        return None
-    points = [(clock(found.start + n * found.width_s), rate) for n, rate in enumerate(found.rates)]
-    return charts.line(points, "Tokens per second over time, UTC")
 
 
 def _distributions(step: StepFacts) -> list[tuple[str, str]]:

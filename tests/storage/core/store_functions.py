@@ -36,7 +36,6 @@ from storage.results import (
     recount,
     results,
     status,
-    throughput,
     worker_list,
 )
 from storage.results.pairs import Side
@@ -76,7 +75,7 @@ MODULES = (
     overview,
     backlog,
     appearances,
-    *(marked, queue, searchable, throughput, worker_list),
+    *(marked, queue, searchable, worker_list),
     *(clusters, job_lists, report),
     *(gc, corpora, corpus, cost, dispatch, grace, health, ingest, jobs, fingerprint, migrations, pipelines, pruning),
     *(
@@ -155,7 +154,6 @@ READS: dict[str, Callable[[Database], Any]] = {
     "queue.read_queue": partial(queue.read_queue, lanes=["copy"]),
     "searchable.list_searchable": searchable.list_searchable,
     "worker_list.list_workers": worker_list.list_workers,
-    "throughput.read_throughput": partial(throughput.read_throughput, job_id=1),
     "shards.look": partial(shards.look, shard_id=1),
     "job_lists.list_jobs": partial(job_lists.list_jobs, state="open", before=9),
     "status.list_statuses": status.list_statuses,

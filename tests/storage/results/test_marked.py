@@ -10,14 +10,12 @@ from sqlalchemy import event
 from storage.core.database import Database
 from storage.core.outcomes import Outcome, Reason, Status
 from storage.errors import NoSuchJob, NoSuchStep
-from storage.leases import shards
 from storage.leases.shards import Claim
 from storage.results import marked
 from storage.results.marked import flagged_page, group_reasons
 from storage.results.results import results
-from storage.results.throughput import read_throughput
 from storage.steps import jobs
-from tests.storage.builders import TRANSLATE, Text, claim_next, done, numbered, read, request, set_shard, work
+from tests.storage.builders import TRANSLATE, Text, numbered, read, request, work
 from tests.storage.steps.test_escalation import Models
 from tests.storage.steps.test_steps import Fleet, pipeline
 
@@ -142,21 +140,3 @@ def test_they_are_found_by_an_index_that_holds_only_them(database: Database, rea
                 plan = transaction.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
             assert index in str(plan)
             assert "ix_document_content_id_corpus_id" in str(plan)
-
-
-def test_a_jobs_work_is_summed_by_intervals(database: Database) -> None:
-    job = read(database, request(), [(f"k{n:04}", f"text {n:04}") for n in range(900)])
-    assert read_throughput(database, job.id).intervals == ()
-    ends = []
-    for n in range(4):
-        claim = claim_next(database)
-        shards.commit(database, claim, done(claim), None)
-        set_shard(database, claim.shard_id, started_at=900.0 + 10 * n, finished_at=1_000.0 + 10 * n)
-        ends.append((1_000.0 + 10 * n, len(claim.texts)))
-    found = read_throughput(database, job.id, intervals=3)
-    assert found.width_s == pytest.approx(10.0)
-    assert [one.at for one in found.intervals] == pytest.approx([1_000.0, 1_010.0, 1_020.0])
-    assert [one.texts for one in found.intervals] == [ends[0][1], ends[1][1], ends[2][1] + ends[3][1]]
-    assert sum(one.tokens for one in found.intervals) == 5 * 900
-    with pytest.raises(NoSuchJob):
-        read_throughput(database, 99)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import html
 import re
+from pathlib import Path
 
 import pytest
 
 from storage.core.database import Database
 from storage.core.outcomes import Outcome, Status
+from storage.leases import shards
 from storage.leases.shards import Claim
-from tests.storage.builders import numbered, read, request, work
+from storage.results.status import read_status
+from storage.steps import jobs
+from tests.storage.builders import claim_next, done, numbered, read, request, set_shard, work
 from tests.worker.web.conftest import Browse
 from tests.worker.web.pages.marked import SUMMARIZE, marked_job
-from worker.web.pages.job import smoothed
+from worker.reports.facts import gather
+from worker.reports.page import write
 from worker.web.pages.outputs import ROWS
 
 
@@ -142,9 +147,27 @@ def test_a_document_that_is_not_there_is_not_found(browse: Browse, database: Dat
         assert browse().get(f"/jobs/{job}/document?{query}").status_code == 404
 
 
-def test_few_sums_of_a_chart_are_empty() -> None:
-    assert smoothed([5, 5, 5, 5]) == [5, 5, 5, 5]
-    assert smoothed([5, 0, 5, 0, 5, 0]) == [5, 5, 5]
-    assert smoothed([0, 0, 0]) == []
-    assert smoothed([]) == []
-    assert smoothed([1, 0, 0, 0, 0, 0]) == [1, 0, 0]
+def scale(page: str) -> list[int]:
+    """Return the numbers at the axis of a page's chart of tokens per second."""
+    chart = page.partition('aria-label="Tokens per second')[2].partition("</svg>")[0]
+    return [int(label.replace(",", "")) for label in re.findall(r">([\d,]+)</text>", chart)]
+
+
+def test_a_jobs_chart_has_the_rates_of_its_shards_like_that_of_its_report(
+    browse: Browse, database: Database, tmp_path: Path
+) -> None:
+    job = read(database, request(), [(f"k{n:04}", f"text {n:04}") for n in range(900)])
+    for n in range(4):  # a worker held each for 100 s, and they ended at nearly the same moment
+        claim = claim_next(database)
+        shards.commit(database, claim, done(claim), None)
+        set_shard(database, claim.shard_id, started_at=1_000.0, finished_at=1_100.0 + n / 10, tokens_in=10_000)
+    jobs.finish(database)
+    page = browse().get(f"/jobs/{job.id}?part=chart").text
+    assert 350 < max(scale(page)) < 500  # 400 tokens/s
+    status = read_status(database, job.id)
+    write(tmp_path / "report.html", gather(database, status, with_text=False), None)
+    assert scale((tmp_path / "report.html").read_text()) == scale(page)
+
+
+def test_the_chart_of_a_job_that_is_gone_is_not_found(browse: Browse) -> None:
+    assert browse().get("/jobs/9?part=chart").status_code == 404
