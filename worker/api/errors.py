@@ -7,13 +7,14 @@ Error
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 from storage.readers.errors import ProgramFailed
 from worker.cli.exit_codes import UNREACHABLE, exit_code, sentence
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -29,25 +30,45 @@ class TimedOut(Error, TimeoutError):
     """A job did not end in time. The workers continue it."""
 
 
-@contextmanager
-def explained() -> Iterator[None]:
-    """Raise docmill's own errors as an Error. Bugs propagate, and so do errors of an iterator of documents."""
-    try:
-        yield
-    except Error:
-        raise
-    except ProgramFailed as error:
-        raised = error.__cause__
-        assert raised is not None
+def explained(function: Callable[P, T]) -> Callable[P, T]:
+    """Return the function, raising docmill's own errors as an Error without the frames that led there.
+
+    Bugs propagate with their traceback, and so do errors of an iterator of documents.
+    """
+
+    @wraps(function)
+    def explaining(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            raised = _for_users(error)
+            if raised is None:
+                raise
         raise raised from raised.__cause__
-    except Exception as error:
-        code = exit_code(error)
-        if code is None:
-            raise
-        raise (Unreachable if code == UNREACHABLE else Error)(sentence(error)) from error
+
+    return explaining
 
 
 def explained_each(values: Iterable[T]) -> Iterator[T]:
     """Yield the values. Raise docmill's own errors as an Error."""
-    with explained():
-        yield from values
+    following = explained(iter(values).__next__)
+    while True:
+        try:
+            value = following()
+        except StopIteration:
+            return
+        yield value
+
+
+def _for_users(error: Exception) -> Exception | None:
+    """Return the exception to raise in place of one of ours, None for a bug."""
+    if isinstance(error, ProgramFailed):
+        assert isinstance(error.__cause__, Exception)
+        return error.__cause__
+    if isinstance(error, Error):
+        error.__cause__ = None
+        return error.with_traceback(None)
+    code = exit_code(error)
+    if code is None:
+        return None
+    return (Unreachable if code == UNREACHABLE else Error)(sentence(error))

@@ -46,11 +46,12 @@ class Job:
     def __repr__(self) -> str:
         return f"Job({self.id})"
 
-    @explained()
+    @explained
     def status(self) -> JobStatus:
         """Return the job's state and counts, with the names of `docmill status --json`."""
         return read_status(self._database, self.id)
 
+    @explained
     def wait(self, timeout: float | None = None, *, progress: bool = True) -> JobStatus:
         """Wait for the end of the job, and return its final status.
 
@@ -67,7 +68,7 @@ class Job:
         finally:
             stop.set()  # where this coroutine was cancelled, the thread ends too
 
-    @explained()
+    @explained
     def _wait(self, timeout: float | None, progress: bool, stop: threading.Event) -> JobStatus:
         deadline = None if timeout is None else time.monotonic() + timeout
         prices = read_prices(self._settings)
@@ -82,6 +83,7 @@ class Job:
             say(summary(status, prices.cost_of(status)))
         return status
 
+    @explained
     def results(
         self,
         *,
@@ -109,6 +111,7 @@ class Job:
         self._require_end(partial)
         return rows
 
+    @explained
     def to_arrow(self, *, step: str | None = None, partial: bool = False) -> pyarrow.Table:
         """Return the results as an Arrow table, with the columns of Parquet files of results.
 
@@ -116,49 +119,50 @@ class Job:
         """
         tables.require_arrow()
         self._require_end(partial)
-        with explained():
-            return tables.of_job(self._database, self.id, step)
+        return tables.of_job(self._database, self.id, step)
 
     def to_pandas(self, *, step: str | None = None, partial: bool = False) -> pandas.DataFrame:
         """Return the results as a pandas frame. Raises Error."""
         return self.to_arrow(step=step, partial=partial).to_pandas()
 
+    @explained
     def failures(self) -> Iterator[dict[str, Any]]:
         """Yield the documents and records without a result: {"id", "status", "class", "reason"}."""
         return explained_each(of_store.failures(self._database, self.id))
 
-    @explained()
+    @explained
     def retry(self, only: Literal["transient", "document", "model"] | None = None) -> int:
         """Make the workers try all failed texts again, or those of a class. Return their number."""
         return jobs.retry(self._database, self.id, only)
 
-    @explained()
+    @explained
     def cancel(self) -> bool:
         """Stop the job; finished results stay. Return False if it had ended already."""
         return jobs.cancel(self._database, self.id)
 
-    @explained()
+    @explained
     def pause(self) -> bool:
         """Hold the job until `resume`; work under way is dropped. Return False if it had ended already."""
         return jobs.pause(self._database, self.id)
 
-    @explained()
+    @explained
     def resume(self) -> bool:
         """Resume a paused job. Return False if it had ended already."""
         return jobs.resume(self._database, self.id)
 
-    @explained()
+    @explained
     def priority(self, priority: int) -> bool:
         """Change the priority; a higher one goes first. Return False if the job had ended already. Raises Error."""
         wanted = valid(JobOptions, {"priority": priority})
         return jobs.prioritise(self._database, self.id, wanted.priority)
 
-    @explained()
+    @explained
     def explain(self, document: str, *, step: str | None = None) -> dict[str, Any]:
         """Return how the result of a document came to be, as `docmill explain --json` does. Raises Error."""
         found = provenance(self._database, self.id, str(document), step)
         return as_json(explain(found, cutter(self._settings.models_dir, self._settings.cache_dir)))
 
+    @explained
     def report(self, path: str | os.PathLike[str], *, with_text: bool = True) -> None:
         """Write the page of HTML that `docmill report` writes, with the job's cost if DOCMILL_PRICES is set.
 
@@ -166,8 +170,7 @@ class Job:
         """
         if not EXTRAS["report"].is_installed:
             raise Error(f"reports need other libraries: {install('report')}")
-        with explained():
-            self._report(Path(path), with_text)
+        self._report(Path(path), with_text)
 
     def _report(self, path: Path, with_text: bool) -> None:
         from worker.reports.evidence import checks_of
@@ -188,7 +191,6 @@ class Job:
             )
 
     @staticmethod
-    @explained()
     def _condition(flagged: bool | Collection[str], unflagged: bool | Collection[str]) -> Flagged | None:
         if flagged and unflagged:
             raise Error("flagged and unflagged do not go together: give one of them")

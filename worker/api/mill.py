@@ -40,6 +40,7 @@ _OF_WORKERS = (
 )
 
 
+@explained
 def run(
     documents: Documents,
     task: str,
@@ -65,13 +66,13 @@ def run(
 
     A document that fails is a row: its "status" is not `done`, and "reason" says why. Raises Error.
     """
-    with explained():
-        settings = _settings(store=store, device=device, backend=backend, endpoint=endpoint)
-        return _computed(
-            settings, documents, task, {"model": model, "corpus": corpus, **options}, open_store, progress=progress
-        )
+    settings = _settings(store=store, device=device, backend=backend, endpoint=endpoint)
+    return _computed(
+        settings, documents, task, {"model": model, "corpus": corpus, **options}, open_store, progress=progress
+    )
 
 
+@explained
 def search(
     corpus: str,
     text: str,
@@ -87,7 +88,7 @@ def search(
         return mill.search(corpus, text, top=top, **options)
 
 
-@explained()
+@explained
 def connect(
     database_url: str | None = None,
     redis_url: str | None = None,
@@ -132,6 +133,7 @@ class Mill:
         """Close the connections to the database."""
         self._until_closed.close()
 
+    @explained
     def run(
         self,
         documents: Documents,
@@ -149,17 +151,17 @@ class Mill:
         those of `docmill.run`; `endpoint` is for this machine, since workers have their own. Raises Error.
         """
         given = {"model": model, "corpus": corpus, **options}
-        with explained():
-            if self._settings.redis_url is None:
-                return _computed(self._asking(endpoint), documents, task, given, self._store, progress=progress)
-            if endpoint is not None:
-                raise Error(_OF_WORKERS)
-            tables.require_arrow()
-            reading = Reading(documents)
-            job = self._enqueue(reading, task, given, progress)
-            status = job.wait(progress=progress)
-            return _table(self._database, status, reading)
+        if self._settings.redis_url is None:
+            return _computed(self._asking(endpoint), documents, task, given, self._store, progress=progress)
+        if endpoint is not None:
+            raise Error(_OF_WORKERS)
+        tables.require_arrow()
+        reading = Reading(documents)
+        job = self._enqueue(reading, task, given, progress)
+        status = job.wait(progress=progress)
+        return _table(self._database, status, reading)
 
+    @explained
     def enqueue(
         self,
         documents: Documents,
@@ -179,24 +181,23 @@ class Mill:
         Error.
         """
         given = {"model": model, "corpus": corpus, "priority": priority, **options}
-        with explained():
-            if "endpoint" in options:
-                raise Error(_OF_WORKERS)
-            return self._enqueue(Reading(documents), task, given, progress, idempotency_key)
+        if "endpoint" in options:
+            raise Error(_OF_WORKERS)
+        return self._enqueue(Reading(documents), task, given, progress, idempotency_key)
 
-    @explained()
+    @explained
     def job(self, job_id: int) -> Job:
         """Return the job of this number. Raises Error if there is none."""
         job = Job(self._settings, self._database, job_id)
         job.status()
         return job
 
-    @explained()
+    @explained
     def jobs(self, limit: int = 20) -> list[JobStatus]:
         """Return the status of the latest jobs, newest first."""
         return list_statuses(self._database, limit)
 
-    @explained()
+    @explained
     def search(
         self,
         corpus: str,
@@ -221,7 +222,7 @@ class Mill:
         with hushed(not progress):
             return search_in(self._settings, self._database, corpus, text, wanted)
 
-    @explained()
+    @explained
     def dedup(
         self,
         corpus: str,

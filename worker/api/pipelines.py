@@ -27,17 +27,17 @@ class Pipelines:
         self._settings = settings
         self._database = database
 
-    @explained()
+    @explained
     def list(self) -> Rows:
         """Return the stored pipelines with their last and next runs, as `docmill pipeline list --json` does."""
         return all_listed(self._database, read_prices(self._settings))
 
-    @explained()
+    @explained
     def add(self, file: str | os.PathLike[str]) -> str:
         """Store the pipeline in a file, or a new version of it, and return its name. Raises Error."""
         return stored(self._settings, self._database, Path(file)).name
 
-    @explained()
+    @explained
     def run(self, file: str | os.PathLike[str], *, progress: bool = True) -> Job:
         """Run the pipeline in a file on this machine, write its output file, and return its job. Raises Error."""
         devices, prices = choose_devices(self._settings.device), read_prices(self._settings)
@@ -46,7 +46,7 @@ class Pipelines:
             say(summary(status, prices.cost_of(status)))
         return Job(self._settings, self._database, status.id)
 
-    @explained()
+    @explained
     def history(self, name: str, limit: int = 20) -> Rows:
         """Return the runs of a stored pipeline, newest first, as `docmill pipeline history --json` does."""
         return history(self._database, name, limit, read_prices(self._settings))

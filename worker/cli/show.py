@@ -38,6 +38,11 @@ class _Console(Console):
         # In a notebook rich wants another library for a bar; as for a file, the bar's last state is written there.
         super().__init__(stderr=stderr, quiet=quiet, highlight=False, markup=False, emoji=False, force_jupyter=False)
 
+    @property
+    def is_terminal(self) -> bool:
+        """Return True if the stream is a terminal. Notebooks set FORCE_COLOR, and rich would move a bar there."""
+        return not self.file.closed and self.file.isatty()
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):
             yield segment if segment.control else Segment(printable(segment.text), segment.style)
