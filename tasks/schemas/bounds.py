@@ -15,7 +15,7 @@ ITEMS = 32  # of a list, and properties of an object whose names are open
 DECIMALS = 6
 LARGEST_NUMBER = 10**15
 _FLOAT_DIGITS = 15
-_BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
 LARGEST_INTEGER = 2**53 - 1  # the largest that every reader of JSON keeps exact (RFC 8259, section 6)
 
 
@@ -51,7 +51,7 @@ def _close(schema: dict[str, Any]) -> None:
 
 
 def _bound_number(schema: dict[str, Any], largest: int) -> None:
-    given = [schema[key] for key in _BOUNDS if key in schema]
+    given = [schema[key] for key in BOUNDS if key in schema]
     most = max([largest, *(2 * abs(bound) for bound in given)])
     if "minimum" not in schema and "exclusiveMinimum" not in schema:
         schema["minimum"] = -most
@@ -61,7 +61,7 @@ def _bound_number(schema: dict[str, Any], largest: int) -> None:
 
 def _step(schema: Schema) -> float:
     """Return the distance of numbers: 6 decimals, or as many as a bound has, as far as floats tell them apart."""
-    bounds = [Decimal(str(schema.get(key, 0))) for key in _BOUNDS]
+    bounds = [Decimal(str(schema.get(key, 0))) for key in BOUNDS]
     decimals = max([DECIMALS, *(-int(bound.as_tuple().exponent) for bound in bounds)])
     whole_digits = max(bound.adjusted() + 1 for bound in bounds if abs(bound) < LARGEST_NUMBER)
     return float(10.0 ** -max(0, min(decimals, _FLOAT_DIGITS - whole_digits)))

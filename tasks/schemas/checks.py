@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
@@ -10,10 +12,12 @@ from typing import Any
 from storage.core.normalize import normalize_json
 from tasks.near_misses import nearly
 from tasks.schemas import grammar
+from tasks.schemas.bounds import BOUNDS
 from tasks.schemas.records import RecordChecks, draft, parsed
-from tasks.schemas.walk import NAMED, ONE, SEVERAL, Place, Schema, at, pointer, types, walk
+from tasks.schemas.walk import NAMED, ONE, SEVERAL, Place, Schema, at, mapped, pointer, types, walk
 
 MOST_CHARS = 100_000
+_LARGEST_BOUND = 2**62  # llguidance counts in 64 bits, and a bound of ours may be twice the schema's
 MOST_NAME_BYTES = 40  # of a property of the top level: PostgreSQL's 63, with a step's name in front
 _EXAMPLE = '{"type": "object", "properties": {"title": {"type": "string"}}}'
 # Keywords that a grammar cannot keep, each with advice.
@@ -37,12 +41,12 @@ _REFUSED: Mapping[str, str] = {
     "x-guidance": "leave it out",
     "nullable": 'write "type": ["string", "null"]',
 }
-_KNOWN = frozenset(
+# Keywords that say something of a record, so that a slip in their name would lose what they say.
+_BINDING = frozenset(
     {
-        *ONE, *SEVERAL, *NAMED, *_REFUSED, "$schema", "$id", "$ref", "$comment", "$anchor", "type", "enum", "const",
-        "title", "description", "default", "examples", "example", "deprecated", "readOnly", "writeOnly", "format",
-        "pattern", "minLength", "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum",
-        "multipleOf", "minItems", "maxItems", "uniqueItems", "required", "minProperties", "maxProperties",
+        *ONE, *SEVERAL, *NAMED, *_REFUSED, "$ref", "type", "enum", "const", "format", "pattern", "minLength",
+        "maxLength", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minItems",
+        "maxItems", "uniqueItems", "required", "minProperties", "maxProperties",
     }
 )  # fmt: skip
 _TYPES = ("string", "number", "integer", "boolean", "object", "array", "null")
@@ -109,9 +113,12 @@ def _check(schema: Schema) -> None:
     if schema.get("type") != "object" or not schema.get("properties"):
         raise BadSchema(f"must describe an object with properties, such as {_EXAMPLE}")
     for place, inner in walk(schema):
-        found = next(chain(_problems_of_keywords(inner, place), _problems_of_values(inner, place, schema)), None)
-        if found is not None:
-            keys, words = found
+        problems = chain(
+            _problems_of_keywords(inner, place),
+            _problems_of_patterns(inner, place),
+            _problems_of_values(inner, place, schema),
+        )
+        for keys, words in problems:
             raise BadSchema(f"cannot be kept at {pointer(keys)}: {words}")
     _check_grammar(schema)
 
@@ -134,13 +141,38 @@ def _problems_of_keywords(schema: Schema, place: Place) -> Iterator[tuple[Place,
     for key in schema:
         if key in _REFUSED:
             yield (*place, key), f"a model cannot be held to {key}; {_REFUSED[key]}"
-        elif key not in _KNOWN and (near := nearly(key, _KNOWN)):
-            yield (*place, key), f"there is no keyword {key}; did you mean {near[0]}?"
+        elif key not in _BINDING and (near := _slip_of(key)):
+            yield (*place, key), f"there is no keyword {key}; did you mean {near}?"
     for key in ("exclusiveMinimum", "exclusiveMaximum"):
         if isinstance(schema.get(key), bool):
             yield (*place, key), "it is true or false, as in draft 4; write the bound itself"
+    for key in BOUNDS:
+        if abs(schema.get(key, 0)) > _LARGEST_BOUND:
+            yield (*place, key), f"no model can be held to a bound beyond {_LARGEST_BOUND:.1e}; leave it out"
     if isinstance(items := schema.get("items"), list):
         yield (*place, "items"), f"it has {len(items)} schemas; use prefixItems of draft 2020-12"
+
+
+def _slip_of(key: str) -> str | None:
+    """Return the binding keyword that an unknown one is a slip of; other unknown keywords are annotations."""
+    near = (name for name in nearly(key, _BINDING - {"not"}) if abs(len(name) - len(key)) <= 1)
+    return next(near, None)
+
+
+def _problems_of_patterns(schema: Schema, place: Place) -> Iterator[tuple[Place, str]]:
+    """Yield patterns that records cannot be held against: Python's `re` does that, and llguidance reads them, too."""
+    named = {(*place, "patternProperties", name): name for name in schema.get("patternProperties", ())}
+    if "pattern" in schema:
+        named[*place, "pattern"] = schema["pattern"]
+    for keys, pattern in named.items():
+        try:
+            with warnings.catch_warnings():
+                # A class inside a class, as in [[:alpha:]], is one for llguidance, and characters for Python.
+                warnings.simplefilter("error", FutureWarning)
+                re.compile(pattern)
+        except (re.error, OverflowError, FutureWarning) as error:
+            advice = "write it as Python's re and Rust's regex both read it, such as [A-Z], (?P<name>…) or $"
+            yield keys, f"Python cannot read the pattern: {error}; {advice}"
 
 
 def _problems_of_values(schema: Schema, place: Place, root: Schema) -> Iterator[tuple[Place, str]]:
@@ -187,7 +219,9 @@ def _check_grammar(schema: Schema) -> None:
     text = grammar.shortest(schema)
     if text is None:
         raise BadSchema("allows no record that ends: does a required property contain itself?")
-    if (broken := RecordChecks(schema).problem(parsed(text))) is not None:
+    # Repetitions are removed when a model has written a record, and its minItems count then.
+    repeating = mapped(schema, lambda inner, _: {key: inner[key] for key in inner if key != "uniqueItems"})
+    if (broken := RecordChecks(repeating).problem(parsed(text))) is not None:
         raise BadSchema(f"cannot be kept: a record that the grammar allows is not valid; {broken}")
 
 
@@ -197,6 +231,8 @@ def _in_our_words(said: str) -> str:
         return "its alternatives overlap; use anyOf in place of oneOf"
     if said.startswith("Unknown format"):
         return f"docmill knows no such format{said.removeprefix('Unknown format')}; use pattern, or leave it out"
+    if " range" in said or "multipleOf" in said:
+        return f"{said}; use bounds nearer to 0, or with fewer digits"
     if "regex" in said:
         return f"{said}; use a simpler pattern"
     return said

@@ -38,6 +38,8 @@ def test_the_form_keeps_the_order_of_properties_and_of_nothing_else() -> None:
         of(a={"type": "number", "minimum": 0.00000025, "maximum": 0.0000004}),
         of(a={"type": "array", "items": {"type": "number"}, "minItems": 40}),
         of(a={"type": "array", "items": TEXT, "uniqueItems": True}),
+        of(a={"type": "array", "items": TEXT, "uniqueItems": True, "minItems": 1}),
+        of(a={"type": "number", "minimum": 1e18}, b={"type": "integer", "maximum": -(10**18)}),
         of(a={"type": "object", "additionalProperties": TEXT}),
         of(a={"allOf": [TEXT, {"maxLength": 3}]}),
         of(a={"allOf": [of(b=TEXT), of(c=TEXT)]}),
@@ -52,6 +54,30 @@ def test_the_shortest_record_of_a_schema_is_valid(schema: dict[str, Any]) -> Non
     found = grammar.shortest(json.loads(checks.read(schema)))
     assert found is not None
     assert [*Draft202012Validator(schema).iter_errors(json.loads(found))] == []
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        of(a={"type": "array", "items": TEXT, "uniqueItems": True, "minItems": 3}),
+        {"$schema": "http://json-schema.org/draft-04/schema#", "id": "http://example.org/x", **of(a=TEXT)},
+        of(a={**TEXT, "id": "a", "note": "n", "comment": "c", "titles": {}, "enumDescriptions": [], "tsType": "x"}),
+        of(a={**TEXT, "pattern": r"^(?P<year>[0-9]{4})-\d\d$"}),
+    ],
+)
+def test_a_schema_that_asks_for_nothing_impossible_is_taken(schema: dict[str, Any]) -> None:
+    assert json.loads(checks.read(schema)) == schema
+
+
+@pytest.mark.parametrize("pattern", [r"\p{Letter}", "(?<y>a)", r"a\z", "[[:alpha:]]", "a{99999999999}", "("])
+@pytest.mark.parametrize("required", [["a"], ["b"]])
+def test_a_pattern_that_python_cannot_read_is_refused_with_its_place(pattern: str, required: list[str]) -> None:
+    schema = {**of(a={**TEXT, "pattern": pattern}, b=TEXT), "required": required}
+    with pytest.raises(checks.BadSchema, match="cannot be kept at #/properties/a/pattern: Python cannot read the"):
+        checks.read(schema)
+    named = of(a={"type": "object", "patternProperties": {pattern: TEXT}})
+    with pytest.raises(checks.BadSchema, match=r"at #/properties/a/patternProperties/.*: Python cannot read the"):
+        checks.read(named)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +108,12 @@ def test_the_shortest_record_of_a_schema_is_valid(schema: dict[str, Any]) -> Non
         (of(b=of(a={**TEXT, "pattern": "(?=x)"})), "at #/properties/b/properties/a: regex .*; use a simpler pattern"),
         (of(a={"oneOf": [TEXT, {**TEXT, "maxLength": 3}]}), "at #/properties/a: its alternatives overlap; use anyOf"),
         (of(a={**TEXT, "minLength": 3, "maxLength": 2}), "cannot be kept at #/properties/a: "),
+        (of(a={"type": "integer", "maximum": -1e19}), "at #/properties/a/maximum: no model .* beyond 4.6e.18; leave"),
+        (
+            of(a={"type": "number", "minimum": 1e30}),
+            "at #/properties/a/minimum: no model .* beyond 4.6e.18; leave it",
+        ),
+        (of(a={"type": "number", "multipleOf": 1e-12}), "at #/properties/a: .* too many digits.*; use bounds nearer"),
         ({**of(a={"$ref": "#/$defs/x"}), "$defs": {"x": of(x={"$ref": "#/$defs/x"})}}, "allows no record that ends"),
         (of(**{"a\n": TEXT}), r"cannot be kept at #/properties: .* cannot be printed: 'a\\n'"),
         (of(**{"é" * 21: TEXT}), "at #/properties/é{21}: the name is too long for a column: it may have 40 bytes"),
