@@ -38,7 +38,7 @@ class NullBackend:
     """A token is a word. A text is written as it is read, or its first words; a vector is the hash of the text.
 
     Labels and weights follow from the hash, a span or an answer is the first word. A record is the shortest that its
-    schema allows, or counts the words.
+    schema allows.
 
     The other options are taken and change nothing. ``sleep`` is called with the seconds that a batch would take
     at the pace of the model's name.
@@ -49,7 +49,7 @@ class NullBackend:
             raise CannotServe(f"This release has {null.NAME} as {null.REVISION}, not as {spec.revision}.")
         self._kind = kinds.kind(spec.kind)
         self._labels: Collection[str] = spec.params.get("labels") or ()
-        self._record = _shortest(spec)
+        self._record = grammar.shortest(json.loads(spec.params[SCHEMA])) if SCHEMA in spec.params else None
         self._device = device
         self._n: int = spec.params.get(N, 1)
         self._tokens_per_s = null.tokens_per_s(spec.model)
@@ -87,18 +87,13 @@ class NullBackend:
         if self._kind.output in (SPANS, REDACTED) or Head.ANSWERING in self._kind.families.values():
             return first_word(text, words)
         if self._kind.output is RECORD:
-            return Record(self._record or {"words": len(words)})
+            assert self._record is not None, "a schema that allows no record makes no spec"
+            return Record(json.loads(self._record))
         if (most := self._kind.null_words) is not None:
             words = words[:most]
             return Generated(" ".join(words), len(words))
         written = Generated(text, len(words))
         return written if self._n == 1 else Several((written,) * self._n)
-
-
-def _shortest(spec: Spec) -> dict[str, Any] | None:
-    """Return the shortest record of a spec's schema; None without a schema."""
-    found = grammar.shortest(json.loads(spec.params[SCHEMA])) if SCHEMA in spec.params else None
-    return None if found is None else json.loads(found)
 
 
 def labels(text: str, names: Collection[str] = ()) -> Labels:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ print(json.dumps([ticket.finished()[0].status, sorted(sys.modules)]))
 """
 
 
-def spec_of(kind: str, model: str = "null", **options: int | str) -> Spec:
+def spec_of(kind: str, model: str = "null", **options: Any) -> Spec:
     pinned = pinning.pin(model, models_dir=None, cache_dir=Path("none"))
     return build_spec(kind, pinned, kinds.options(kind, **options), pinning.read_config(pinned, models_dir=None))
 
@@ -77,6 +78,20 @@ def test_a_summary_is_the_first_words(engine_of: EngineOf) -> None:
     assert (short.text, short.tokens_out) == ("One two three.", 3)
     assert long.text == " ".join(PARAGRAPH.split()[:16])
     assert long.flags == ("reduced",)
+
+
+@pytest.mark.parametrize(
+    ("schema", "record"),
+    [
+        ({"type": "object", "properties": {"title": {"type": "string"}}, "additionalProperties": False}, {}),
+        ({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}, {"n": 0}),
+    ],
+)
+def test_a_record_is_valid_by_its_schema_also_where_that_allows_an_empty_one(
+    engine_of: EngineOf, schema: dict[str, Any], record: object
+) -> None:
+    (outcome,) = run(engine_of, spec_of("extract", json_schema=schema), ["Some words of a text."])
+    assert (outcome.status, outcome.data) == (Status.DONE, {"data": record})
 
 
 def test_a_vector_has_length_one_and_belongs_to_its_text(engine_of: EngineOf) -> None:
