@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -22,7 +23,7 @@ from tasks.kinds.embed import EMBED
 from tasks.kinds.entities import ENTITIES
 from tasks.kinds.extract import EXTRACT
 from tasks.kinds.generate import GENERATE, Generate
-from tasks.kinds.options import KindOptions, parsed
+from tasks.kinds.options import KindOptions, declaration_of, key, parsed
 from tasks.kinds.prerendered import Prerendered
 from tasks.kinds.redact import REDACT
 from tasks.kinds.sparse import SPARSE
@@ -53,17 +54,33 @@ def with_option(name: str) -> tuple[str, ...]:
     return tuple(one.name for one in KINDS if name in one.options.model_fields)
 
 
-def _all_options() -> dict[str, FieldInfo]:
-    found = {name: field for one in KINDS for name, field in one.options.model_fields.items()}
+def shared_options(task_kinds: Sequence[TaskKind]) -> dict[str, FieldInfo]:
+    """Return the options of kinds by the names of their fields, those of the fewest kinds first.
+
+    A command has each option once. Raises ValueError for two kinds that declare an option of one name differently.
+    """
+    fields: dict[str, FieldInfo] = {}
+    declared: dict[str, tuple[str, object]] = {}
+    n_kinds: Counter[str] = Counter()
+    for one in task_kinds:
+        for name, field in one.options.model_fields.items():
+            declaration = name, declaration_of(field)
+            for word in (name, key(name, field)):
+                first, same = declared.setdefault(word, (one.name, declaration))
+                if same != declaration:
+                    raise ValueError(
+                        f"{one.name} declares its option {word} differently from {first}: kinds share their options. "
+                        "Declare it as that kind does, or give it another name."
+                    )
+            fields[name] = field
+            n_kinds[name] += 1
     return {
-        name: found[name]
-        for name in sorted(found, key=lambda name: (name in KindOptions.model_fields, len(with_option(name))))
+        name: fields[name]
+        for name in sorted(fields, key=lambda name: (name in KindOptions.model_fields, n_kinds[name]))
     }
 
 
-# The options of all kinds by the names of their fields, those of the fewest kinds first. Kinds that share an option
-# agree on its type and its help.
-OPTIONS: Mapping[str, FieldInfo] = MappingProxyType(_all_options())
+OPTIONS: Mapping[str, FieldInfo] = MappingProxyType(shared_options(KINDS))
 
 
 def kind(name: str) -> TaskKind:
@@ -121,5 +138,6 @@ __all__ = [
     "kind",
     "options",
     "recipe",
+    "shared_options",
     "with_option",
 ]

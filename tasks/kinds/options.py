@@ -7,7 +7,7 @@ stand in a model that theirs inherit.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
@@ -220,6 +220,13 @@ class Prefixed(Searching):
 def option(field: FieldInfo) -> Option:
     """Return what a field's declaration says beyond pydantic."""
     return next((note for note in field.metadata if isinstance(note, Option)), Option())
+
+
+def declaration_of(field: FieldInfo) -> object:
+    """Return an option's declaration for comparison, without the family of models that takes it in one kind."""
+    bounds = [note for note in field.metadata if not isinstance(note, Option)]
+    alike = replace(option(field), only=None, any_takes=None, instead="")
+    return field.annotation, field.default, field.description, field.examples, bounds, alike
 
 
 def key(name: str, field: FieldInfo) -> str:

@@ -7,11 +7,12 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import click
 import pytest
 from annotated_types import Ge
+from pydantic import Field
 from pydantic.fields import FieldInfo
 
 from storage.core.outcomes import Status
@@ -20,7 +21,7 @@ from tasks import kinds
 from tasks.engine.backend_factory import open_backend
 from tasks.errors import BadOption, CannotServe, TaskError, UnknownKind
 from tasks.kinds import suitability
-from tasks.kinds.options import flag, is_list, key, option, value_type
+from tasks.kinds.options import MOST, TOP_K, KindOptions, Option, Sampling, flag, is_list, key, option, value_type
 from tasks.specs import pinning
 from tasks.specs.plan import build_spec
 from tests.tasks.conftest import EngineOf
@@ -102,12 +103,35 @@ def test_options_come_back_from_the_parameters_of_a_spec(kind: kinds.TaskKind) -
     assert kinds.options(kind.name, dtype=asked.dtype, **again.params) == asked
 
 
-def test_kinds_that_share_an_option_declare_it_alike() -> None:
-    for name, field in kinds.OPTIONS.items():
-        for kind in map(kinds.kind, kinds.with_option(name)):
-            own = kind.options.model_fields[name]
-            assert (own.annotation, own.description) == (field.annotation, field.description)
-            assert key(name, own) == key(name, field)
+SEED = Field(ge=0, le=MOST, description=Sampling.model_fields["seed"].description)
+
+
+class OtherTopK(KindOptions):
+    top_k: Annotated[int | None, Field(ge=0, le=10, description=TOP_K)] = None
+
+
+class OtherType(KindOptions):
+    seed: Annotated[float | None, SEED] = None
+
+
+class OtherField(KindOptions):
+    language: Annotated[str | None, Option(spelling="from")] = None
+
+
+class OtherSpelling(KindOptions):
+    seed: Annotated[int | None, SEED, Option(spelling="start")] = None
+
+
+@pytest.mark.parametrize(
+    ("declared", "word"),
+    [(OtherTopK, "top_k"), (OtherType, "seed"), (OtherField, "from"), (OtherSpelling, "seed")],
+)
+def test_a_kind_that_declares_an_option_of_another_kind_differently_is_refused(
+    declared: type[KindOptions], word: str
+) -> None:
+    new = replace(kinds.kind("generate"), name="new", options=declared)
+    with pytest.raises(ValueError, match=f"new declares its option {word} differently from "):
+        kinds.shared_options([*kinds.KINDS, new])
 
 
 @pytest.mark.parametrize("kind", KINDS)
