@@ -34,6 +34,7 @@ from tasks.windows.windows import Coder, LanguageCoders, Section, Window, cut
 PARAGRAPH, SENTENCE = "paragraph", "sentence"
 # Of the shipped model's greedy outputs a tenth have less, and half of these are bad (docs/checking.md).
 _LEAST_CONFIDENCE = 0.3
+_PAIR = ("source_lang", "target_lang")
 _BAR = re.compile(r"(?<!\\)\|")
 
 
@@ -200,13 +201,21 @@ def _params(plan: Plan) -> dict[str, Any]:
     if tells and (source is None or target is None):
         raise BadOption(f"{plan.model} translates between several languages: give --from and --to.")
     language_pairs.require(plan.direction, None if auto else source, target, plan.model)
-    found = _to_detect(plan) if auto else {}
+    found = _to_detect(plan) if auto else _of_model(plan)
     if "prefix" in given:
         if plan.config and plan.model_type not in families.PREFIXED:
             raise BadOption(f"--prefix is for a T5 or summaries; {plan.model} takes --from and --to only.")
         if auto:
             raise BadOption("--prefix is the same for every language: give --from with it.")
     return found
+
+
+def _of_model(plan: Plan) -> dict[str, str]:
+    """Return the languages of a model that translates one pair only, so that naming them makes no other spec."""
+    pair = plan.direction.sources, plan.direction.targets
+    if any(len(codes) != 1 for codes in pair):
+        return {}
+    return {name: code for name, (code,) in zip(_PAIR, pair, strict=True) if name not in plan.given}
 
 
 def _to_detect(plan: Plan) -> dict[str, Any]:

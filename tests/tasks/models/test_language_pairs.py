@@ -8,19 +8,22 @@ from typing import Any
 
 import pytest
 
+from storage.core.specs import Spec
 from tasks import kinds
 from tasks.errors import BadOption
 from tasks.models import language_pairs
 from tasks.models.language_pairs import UNKNOWN, Direction
 from tasks.specs import pinning
 from tasks.specs.pinning import Pinned
-from tasks.specs.plan import build_spec
+from tasks.specs.plan import ALGORITHM, build_spec
 
 SPANISH = Direction(("es",), ("en",))
 
 
-def spec_with(direction: Direction, **options: str) -> None:
-    build_spec("translate", Pinned("some/model", "0" * 40, direction), kinds.options("translate", **options), {})
+def spec_with(direction: Direction, **options: str) -> Spec:
+    return build_spec(
+        "translate", Pinned("some/model", "0" * 40, direction), kinds.options("translate", **options), {}
+    )
 
 
 def marian(folder: Path, vocabulary: tuple[str, ...] = (), **tokenizer: Any) -> Path:
@@ -80,6 +83,26 @@ def test_where_nothing_is_known_nothing_is_refused() -> None:
     spec_with(Direction((), ("en",)), source_lang="de")
     spec_with(SPANISH)
     spec_with(Direction(("en",), ("no",)), source_lang="en", target_lang="nb")
+
+
+@pytest.mark.parametrize(
+    "named", [{}, {"source_lang": "es"}, {"target_lang": "en"}, {"source_lang": "es", "target_lang": "en"}], ids=str
+)
+def test_naming_the_only_pair_of_a_model_makes_the_same_spec(named: dict[str, str]) -> None:
+    spec = Spec(
+        "translate",
+        "some/model",
+        "0" * 40,
+        "native",
+        {"source_lang": "es", "target_lang": "en", "algorithm": ALGORITHM},
+    )
+    assert spec_with(SPANISH, **named).sha256 == spec.sha256
+
+
+def test_a_language_is_left_open_where_the_model_has_several_or_nothing_is_known() -> None:
+    for direction in (Direction(("ca", "es"), ("en",)), Direction((), ("en",)), Direction(("en",), ()), UNKNOWN):
+        assert spec_with(direction).params == {"algorithm": ALGORITHM}
+    assert spec_with(SPANISH, source_lang="auto").params["source_lang"] == "auto"
 
 
 def test_target_tokens_are_matched_and_one_must_be_chosen() -> None:
