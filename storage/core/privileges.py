@@ -41,7 +41,7 @@ WORK: Rights = MappingProxyType(
         "document": _READ,
         "duplicate": _READ,
         "prompt": _ADD,
-        "pipeline": _update("looked_at"),
+        "pipeline": (*(f"SELECT ({c})" for c in ("id", "name", "schedule", "looked_at")), "UPDATE (looked_at)"),
         "pipeline_run": _KEEP,
         "job": _update("state", "paused", "reason", "finished_at", "forgotten_at"),
         "shard": _CHANGE,

@@ -398,3 +398,14 @@ class PipelineRun(Base):
         Index("ix_pipeline_run_pipeline_id_id", "pipeline_id", "id"),
         partial_index("ix_pipeline_run_open", "state", where="finished_at IS NULL"),
     )
+
+
+class PipelineRunFile(Base):
+    """The path and the text that a pipeline had when a worker began a run of it. A worker that only computes has no
+    right to read them.
+    """
+
+    __tablename__ = "pipeline_run_file"
+    run_id = column(int, ForeignKey("pipeline_run.id", ondelete="CASCADE"), primary_key=True)
+    path = column(str)
+    text = column(str)

@@ -5,32 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import ColumnElement, and_, case, delete, func, not_, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select, update
 
 from storage.core import row_lease
 from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.get_or_create import insert
-from storage.core.schema import Ingest, Job, PipelineRow, PipelineRun
+from storage.core.schema import Job, PipelineRow, PipelineRun, PipelineRunFile
 from storage.core.transaction import Transaction
-from storage.errors import NoSuchPipeline
+from storage.errors import LeaseLost, NoSuchPipeline
 from storage.steps.jobs import UNFINISHED
 
 HAND_AGAIN_S = 60.0  # how long a worker that was asked is believed to have heard
-READER_SILENT_S = 120.0  # a reading without a lease (by the release before) is free when it was silent for so long
 CUT_OFF = "it was cut off"
 JOB_REMOVED = "its job was removed with its corpus"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run whose lease its holder has: the pipeline's file, how far the run is, and the fence of the lease."""
+    """A run whose lease its holder has: its pipeline, how far the run is, and the fence of the lease."""
 
     id: int
     fence: int
     name: str
-    path: str
-    text: str
     due_at: float | None
     state: str
     job_id: int | None
@@ -181,7 +178,7 @@ def begin(database: Database, name: str, owner: str, lease_s: float) -> Run:
         first = {"owner": owner, "lease_until": db_now() + lease_s, "fence": 1}
         columns = {"state": "reading", "created_at": db_now(), **first}
         run_id = insert(transaction, PipelineRun, pipeline_id=row.id, **columns)
-        return Run(run_id, 1, row.name, row.path, row.text, None, "reading", None)
+        return Run(run_id, 1, row.name, None, "reading", None)
 
     return database.write(work)
 
@@ -220,7 +217,7 @@ def hand_out(database: Database, *, again: bool = True) -> list[int]:
     )
     wanted = or_(
         and_(PipelineRun.state == "due", first),
-        PipelineRun.state == "reading",  # its next worker looks if a reader without a lease is silent
+        PipelineRun.state == "reading",
         and_(PipelineRun.state == "running", _job_ended()),
     )
     waits: ColumnElement[bool] = PipelineRun.handed_at.is_(None)
@@ -248,14 +245,6 @@ def holds_job() -> ColumnElement[bool]:
     return run.correlate(Job).exists()
 
 
-def _is_free() -> ColumnElement[bool]:
-    """The condition for nobody to take a run further now. A reader of the release before has no lease."""
-    heard = select(Ingest.seen_at).join(Job, Job.ingest_id == Ingest.id).where(Job.id == PipelineRun.job_id)
-    last = func.coalesce(heard.scalar_subquery(), PipelineRun.handed_at, PipelineRun.created_at)
-    without_lease = and_(PipelineRun.state == "reading", PipelineRun.lease_until.is_(None))
-    return and_(row_lease.is_free(PipelineRun), or_(not_(without_lease), last < db_now() - READER_SILENT_S))
-
-
 def take(database: Database, run_id: int, owner: str, lease_s: float) -> Run | None:
     """Take a run further under a lease; None for one that is over, that another holds, or whose job goes on.
 
@@ -268,23 +257,44 @@ def take(database: Database, run_id: int, owner: str, lease_s: float) -> Run | N
         run_id,
         owner,
         lease_s,
-        where=and_(PipelineRun.finished_at.is_(None), may, _is_free()),
+        where=and_(PipelineRun.finished_at.is_(None), may),
         state=case((PipelineRun.state == "running", "running"), else_="reading"),
         handed_at=db_now(),
     )
     if fence is None:
         return None
-    pipeline = (PipelineRow.name, PipelineRow.path, PipelineRow.text)
+    columns = (PipelineRun.id, PipelineRun.fence, PipelineRow.name)
     query = (
-        select(
-            PipelineRun.id, PipelineRun.fence, *pipeline, PipelineRun.due_at, PipelineRun.state, PipelineRun.job_id
-        )
+        select(*columns, PipelineRun.due_at, PipelineRun.state, PipelineRun.job_id)
         .join(PipelineRow, PipelineRow.id == PipelineRun.pipeline_id)
         .where(row_lease.is_held(PipelineRun, run_id, fence))
     )
     with database.read() as transaction:
         row = transaction.execute(query).one_or_none()
     return None if row is None else Run(*row)
+
+
+def file_of(database: Database, run: Run) -> tuple[str, str]:
+    """Return the path and the text of the file that a run was started with: the stored one when this is first called.
+
+    Raises LeaseLost if the run was removed with its pipeline.
+    """
+    latest = (
+        select(PipelineRun.id, PipelineRow.path, PipelineRow.text)
+        .join(PipelineRow, PipelineRow.id == PipelineRun.pipeline_id)
+        .where(PipelineRun.id == run.id)
+    )
+    own = select(PipelineRunFile.path, PipelineRunFile.text).where(PipelineRunFile.run_id == run.id)
+
+    def work(transaction: Transaction) -> tuple[str, str]:
+        start = transaction.insert(PipelineRunFile).from_select(["run_id", "path", "text"], latest)
+        transaction.execute(start.on_conflict_do_nothing())
+        row = transaction.execute(own).one_or_none()
+        if row is None:
+            raise LeaseLost(f"run {run.id} was removed with its pipeline {run.name}")
+        return row.path, row.text
+
+    return database.write(work)
 
 
 def renew(database: Database, run: Run, lease_s: float) -> bool:

@@ -42,8 +42,10 @@ from tests.kinds import KINDS
 from tests.storage import builders
 from tests.storage.builders import claim_next, done, failed, numbered, read, records, request, set_shard
 from tests.worker.harness import Docmill, until
+from worker.pipelines.running import advance
 from worker.queue.broker import Broker
 from worker.queue.messages import ENQUEUE_LANE, ENQUEUE_TASK, queue
+from worker.settings import load_settings
 
 OWNER, WORKER, ADMIN, TAKER = "docmill_owner", "docmill_worker", "docmill_admin", "docmill_orders"
 ROLES = (TAKER, WORKER, ADMIN, OWNER)
@@ -219,6 +221,32 @@ def test_the_page_grants_a_worker_what_the_code_asks_for_and_nothing_else(store:
 
 
 @pytest.mark.parametrize(
+    "query", ["SELECT text FROM pipeline", "SELECT path FROM pipeline", "SELECT text FROM pipeline_run_file"]
+)
+def test_a_worker_cannot_read_the_file_of_a_pipeline(store: Store, query: str) -> None:
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        store.run(store.url(WORKER), query)
+
+
+def test_a_run_that_a_worker_has_no_right_to_carry_out_fails_with_that_reason(
+    store: Store, tmp_path: Path, redis_url: str
+) -> None:
+    admin, worker = store.open(ADMIN), store.open(WORKER)
+    pipelines.put(admin, "p", "/x.toml", "", {"cron": "* * * * *", "timezone": "UTC", "overlap": "queue"})
+    run_id = pipelines.fire(worker, pipelines.scheduled(worker)[0], 1.0)
+    assert run_id is not None
+    broker = Broker(redis_url)
+    advance(load_settings(home=tmp_path), worker, broker, run_id, owner="me")
+    broker.close()
+    [run] = pipelines.history(admin, "p")
+    assert run.state == "failed"
+    assert run.reason is not None
+    assert "permission denied for table pipeline" in run.reason
+    admin.close()
+    worker.close()
+
+
+@pytest.mark.parametrize(
     "change",
     [
         "UPDATE pipeline SET text = 'source = \"/etc/passwd\"'",
@@ -235,10 +263,10 @@ def test_a_worker_cannot_change_what_a_pipeline_reads_or_what_a_job_computes(sto
 
 
 def test_a_worker_starts_with_the_wider_rights_of_the_release_before_until_they_are_revoked(store: Store) -> None:
-    store.as_owner(f"GRANT UPDATE ON job, step, pipeline TO {WORKER}")
+    store.as_owner(f"GRANT UPDATE ON job, step TO {WORKER}", f"GRANT SELECT, UPDATE ON pipeline TO {WORKER}")
     database = store.open(WORKER)
     privileges.require(database, privileges.WORK)
-    store.as_owner(f"REVOKE UPDATE ON job, step, pipeline FROM {WORKER}")
+    store.as_owner(f"REVOKE UPDATE ON job, step FROM {WORKER}", f"REVOKE SELECT, UPDATE ON pipeline FROM {WORKER}")
     with pytest.raises(RightMissing, match=r"lacks .*UPDATE \(looked_at\) on pipeline"):
         privileges.require(database, privileges.WORK)
     store.as_owner(*security.sql(1))
@@ -301,7 +329,9 @@ def steer(owner: Database, admin: Database) -> None:
     read(admin, request("a.jsonl", corpus=f"computed {n}", spec=prompted), numbered(3))
     for text in ("", "again"):
         pipelines.put(admin, f"p{n}", "/x.toml", text, None)
-    pipelines.note(admin, pipelines.begin(admin, f"p{n}", "me", 60.0), "done")
+    by_hand = pipelines.begin(admin, f"p{n}", "me", 60.0)
+    assert pipelines.file_of(admin, by_hand) == ("/x.toml", "again")
+    pipelines.note(admin, by_hand, "done")
     pipelines.remove(admin, f"p{n}")
     give_order(admin, n)
     keyed = request(f"{n}.jsonl", corpus=f"corpus {n}", spec=spec(), key=IdempotencyKey(f"run {n}", {}))

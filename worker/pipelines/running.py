@@ -204,7 +204,8 @@ def _let_go(database: Database, run: Run, *, at_once: bool) -> None:
 
 
 def _take_further(settings: Settings, database: Database, broker: Broker, run: Run, held: Held) -> None:
-    pipeline = parse(run.text, Path(run.path))
+    path, text = pipelines.file_of(database, run)
+    pipeline = parse(text, Path(path))
     if run.state == "reading":
         _read(settings, database, lambda: broker, run, pipeline, held)
     elif run.job_id is not None:

@@ -52,7 +52,7 @@ RUNTIME = {"device": "cpu", "precision": "float32", "backend": "stub", "versions
 OTHER = replace(COPY, model="copier-2")
 CHANGE = Replacement(1, 1, "books", 1, 2, COPY, OTHER, 1, None, "filling", 1.0, None)
 DUE = pipelines.Scheduled(id=1, name="nightly", schedule={"overlap": "queue"}, looked_at=0.0, now=2.0)
-RUN = Run(1, 1, "nightly", "/x", "", 1.0, "reading", None)
+RUN = Run(1, 1, "nightly", 1.0, "reading", None)
 JOB = OpenJob(
     id=1, ingest_id=1, corpus_id=1, steps=(OpenStep(0, "copy", 1, "copy", None),), adopted=False, last_before=9
 )
@@ -203,6 +203,7 @@ WRITES: dict[str, Callable[[Database], Any]] = {
     "pipelines.hand_out": pipelines.hand_out,
     "pipelines.renew": partial(pipelines.renew, run=RUN, lease_s=1.0),
     "pipelines.let_go": partial(pipelines.let_go, run=RUN, at_once=True),
+    "pipelines.file_of": partial(pipelines.file_of, run=RUN),
     "pipelines.take": partial(pipelines.take, run_id=1, owner="w1", lease_s=1.0),
     "pipelines.note": partial(pipelines.note, run=RUN, state="done"),
     "ingest.end": partial(ingest.end, job=JOB),

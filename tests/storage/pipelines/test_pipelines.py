@@ -11,9 +11,9 @@ from sqlalchemy import select, update
 
 from storage.core.clock import db_now
 from storage.core.database import Database
-from storage.core.schema import Ingest, Job, PipelineRow, PipelineRun
+from storage.core.schema import Job, PipelineRow, PipelineRun
 from storage.deletion import gc, removal
-from storage.errors import NoSuchPipeline
+from storage.errors import LeaseLost, NoSuchPipeline
 from storage.outputs.base import CONFIDENCE
 from storage.pipelines import pipelines, views
 from storage.pipelines.pipelines import Run
@@ -143,7 +143,28 @@ def test_one_worker_takes_a_run_up_however_often_it_is_handed_out(database: Data
     assert run_id is not None
     taken = at_once(*[lambda: take(database, run_id)] * 4)
     [run] = [run for run in taken if run is not None]
-    assert (run.name, run.path, run.due_at, run.state) == ("nightly", "/x/nightly.toml", 100.0, "reading")
+    assert (run.name, run.due_at, run.state) == ("nightly", 100.0, "reading")
+
+
+def test_a_run_owns_the_file_that_it_was_started_with(database: Database) -> None:
+    run_id = fired(database)
+    first = take(database, run_id)
+    assert first is not None
+    assert pipelines.file_of(database, first) == ("/x/nightly.toml", "name = 'nightly'")
+    pipelines.put(database, "nightly", "/y/nightly.toml", "name = 'other'", QUEUED)
+    move(database, lease_until=db_now() - 1.0)
+    second = take(database, run_id, "w2")
+    assert second is not None
+    assert pipelines.file_of(database, second) == ("/x/nightly.toml", "name = 'nightly'")
+    later = pipelines.fire(database, pipelines.scheduled(database)[0], 200.0)
+    assert later is not None
+    pipelines.note(database, second, "done")
+    third = take(database, later)
+    assert third is not None
+    assert pipelines.file_of(database, third) == ("/y/nightly.toml", "name = 'other'")
+    pipelines.remove(database, "nightly")
+    with pytest.raises(LeaseLost):
+        pipelines.file_of(database, third)
 
 
 def test_a_reading_whose_lease_lapsed_is_taken_up_by_another(database: Database) -> None:
@@ -163,17 +184,6 @@ def test_a_reading_whose_lease_lapsed_is_taken_up_by_another(database: Database)
     pipelines.let_go(database, first, at_once=True)
     assert pipelines.hand_out(database) == []
     assert pipelines.note(database, second, "done")
-
-
-def test_a_reader_of_the_release_before_is_left_alone_while_it_gives_signs_of_life(database: Database) -> None:
-    run_id = fired(database)
-    job = jobs.open_job(database, pipeline())
-    long_ago = db_now() - 2 * pipelines.READER_SILENT_S
-    move(database, state="reading", handed_at=long_ago, job_id=job.id)
-    assert take(database, run_id) is None
-    database.write(lambda transaction: transaction.execute(update(Ingest).values(seen_at=long_ago)))
-    assert pipelines.hand_out(database) == [run_id]
-    assert take(database, run_id) is not None
 
 
 def test_a_run_is_handed_out_once_more_when_its_job_has_ended(database: Database) -> None:

@@ -20,6 +20,7 @@ from storage.core.schema import PipelineRow
 from storage.outputs.base import CONFIDENCE
 from storage.pipelines import pipelines
 from storage.steps import jobs
+from tests.kinds import KINDS
 from tests.storage.builders import TRANSLATE, numbered, read, request, work
 from tests.worker.harness import EXAMPLES, Docmill, until
 from worker.pipelines.running import advance
@@ -272,6 +273,25 @@ def test_a_run_whose_parts_another_worker_still_writes_waits_and_does_not_fail(
     broker.close()
     assert pipelines.history(database, "nightly")[0].state == "done"
     assert sorted(path.name for path in (tmp_path / "out").glob("part-*")) == ["part-00000.jsonl", "part-00001.jsonl"]
+
+
+def test_a_run_that_has_begun_is_written_as_the_file_said_when_it_began(
+    sqlite_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    database, broker = Database(sqlite_url, kinds=KINDS), Broker(redis_url)
+    (tmp_path / "corpus.jsonl").write_text('{"id": "a", "text": "one"}\n')
+    keep(database, tmp_path, NULL.replace("out.jsonl", "old.jsonl"))
+    run = due_run(database)
+    settings = load_settings(home=tmp_path / "home")
+    advance(settings, database, broker, run.id, owner="w1")
+    keep(database, tmp_path, NULL.replace("out.jsonl", "new.jsonl"))
+    work(database)
+    jobs.finish(database)
+    advance(settings, database, broker, run.id, owner="w1")
+    broker.close()
+    assert pipelines.history(database, "nightly")[0].state == "done"
+    database.close()
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["corpus.jsonl", "old.jsonl"]
 
 
 def test_a_scheduled_run_that_cannot_begin_is_in_the_history_with_its_reason(
