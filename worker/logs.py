@@ -11,12 +11,12 @@ import logging
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, TextIO, cast
 
 import orjson
 
@@ -52,6 +52,34 @@ def start(level: str, form: str, **constant: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(form, **constant))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+class _Lossy:
+    """A text stream that drops what cannot be written, as on a full disk or after its reader went away."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._stream.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def lossy(stream: TextIO) -> TextIO:
+    """Return the stream as one whose writes never fail: nothing that is written for people may end the work."""
+    return stream if isinstance(stream, _Lossy) else cast(TextIO, _Lossy(stream))
 
 
 class JsonFormatter(logging.Formatter):

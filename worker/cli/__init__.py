@@ -10,6 +10,7 @@ import atexit
 import gc
 import importlib
 import io
+import sys
 from typing import Any
 
 import click
@@ -78,7 +79,7 @@ class LazyGroup(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            nobody_reads(1)
+            nobody_reads()
             return 0
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -115,8 +116,10 @@ def main() -> None:
     atexit.register(gc.freeze)
     from worker.cli.interrupts import leave_interrupts_unlogged, repeat_dropped_interrupts
     from worker.cli.printing import leave, open_closed_streams
+    from worker.logs import lossy
 
     open_closed_streams()
+    sys.stderr = lossy(sys.stderr)
     repeat_dropped_interrupts()
     leave_interrupts_unlogged()
     leave(_run())

@@ -14,7 +14,7 @@ import click
 
 from worker.cli.formatting import aligned, printable
 
-STDERR = 2
+STDOUT, STDERR = 1, 2
 QUIET = "docmill.quiet"
 _hushed = ContextVar("hushed", default=False)
 
@@ -65,11 +65,9 @@ stdout_aside = _Aside()  # for whatever a library prints
 
 
 def warn(message: str, *, nl: bool = True) -> None:
-    """Print a warning or an error to stderr. Where nobody listens any more, the work goes on."""
-    try:
+    """Print a warning or an error to stderr. If that fails, the work goes on."""
+    with suppress(OSError):
         click.echo(printable(message), nl=nl, err=True)
-    except BrokenPipeError:
-        nobody_reads(STDERR)
 
 
 def answer(message: object, *, nl: bool = True) -> None:
@@ -82,10 +80,10 @@ def answer_values(values: Mapping[str, str]) -> None:
     click.echo(aligned({name: printable(value) for name, value in values.items()}))
 
 
-def nobody_reads(number: int) -> None:
-    """Let what goes to stdout (1) or stderr (2) from now on go nowhere, after its reader went away."""
+def nobody_reads() -> None:
+    """Let what goes to stdout from now on go nowhere, after its reader went away."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, number)
+    os.dup2(nowhere, STDOUT)
     os.close(nowhere)
 
 

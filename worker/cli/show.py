@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Self, TextIO, TypeVar, cast
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.segment import Segment
@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from worker.cli.formatting import printable, shorten
-from worker.cli.printing import STDERR, is_hushed, nobody_reads
+from worker.cli.printing import is_hushed
 from worker.cli.tables import Name, table
+from worker.logs import lossy
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -49,9 +50,10 @@ class _Console(Console):
 
 
 class _Talk(_Console):
-    def on_broken_pipe(self) -> None:
-        """Nobody listens any more; the work goes on."""
-        nobody_reads(STDERR)
+    @property  # type: ignore[misc]  # nobody sets it
+    def file(self) -> IO[str]:
+        """The stream of talk, on which no write fails."""
+        return lossy(cast(TextIO, super().file))
 
 
 class _Paper(_Console):

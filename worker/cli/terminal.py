@@ -46,18 +46,19 @@ def _through_a_pipe(log_level: str | None, log_format: str) -> Iterator[None]:
     ours, terminal = sys.stderr, os.dup(STDERR)
     reading, writing = os.pipe()
     printing = threading.Thread(target=_print_lines, args=(reading,), name="lines", daemon=True)
-    with open(terminal, "w", buffering=1, encoding=ours.encoding, errors=ours.errors) as screen:  # noqa: PTH123
-        os.dup2(writing, STDERR)
-        os.close(writing)
-        printing.start()
-        try:
-            with _logging(log_level, log_format):
-                sys.stderr = screen
-                yield
-        finally:
-            os.dup2(terminal, STDERR)
-            printing.join(LAST_LINES_S)
-            sys.stderr = ours
+    screen = logs.lossy(os.fdopen(terminal, "w", 1, ours.encoding, ours.errors))
+    os.dup2(writing, STDERR)
+    os.close(writing)
+    printing.start()
+    try:
+        with _logging(log_level, log_format):
+            sys.stderr = screen
+            yield
+    finally:
+        os.dup2(terminal, STDERR)
+        printing.join(LAST_LINES_S)
+        sys.stderr = ours
+        screen.close()
 
 
 @contextmanager

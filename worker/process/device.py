@@ -90,6 +90,7 @@ class SupervisorChannel:
 def main() -> None:
     """Run until told otherwise."""
     sys.setswitchinterval(SWITCH_S)
+    sys.stderr = logs.lossy(sys.stderr)
     voice = SupervisorChannel()
     order = _order()
     if order is None:  # whoever started this process ended without an order for it

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import subprocess
 import sys
 from collections.abc import Callable
@@ -272,6 +274,23 @@ def test_a_reader_that_closes_the_pipe_is_no_error(embedded: Docmill) -> None:
     assert embedded.json("status", 1)["done"] == 8
     piped = _shell(embedded, f"{DOCMILL} results 1 | head -c 10")
     assert (len(piped.stdout), piped.stderr, piped.returncode) == (10, b"", 0)
+
+
+def test_a_full_disk_below_stderr_ends_no_run(embedded: Docmill) -> None:
+    embedded.environment["DOCMILL_LOG_LEVEL"] = "debug"  # device processes write there, too
+    run = f"{DOCMILL} run {DESCRIPTIONS} --task embed --model null --limit 8"
+    assert _shell(embedded, f"{run} 2>/dev/full").returncode == 0
+    assert embedded.json("status", 1)["done"] == 8
+
+
+def test_a_terminal_that_goes_away_ends_no_run(embedded: Docmill) -> None:
+    ours, theirs = pty.openpty()
+    embedded.environment["TERM"], embedded.from_anew = "xterm", True  # a fork has asked for the terminal already
+    with os.fdopen(theirs, "wb") as terminal:
+        process = embedded.launch(["run", DESCRIPTIONS, "--task", "embed", "--model", "null"], terminal, terminal)
+    os.read(ours, 1)
+    os.close(ours)  # each write fails from now on
+    assert process.wait(60) == 0
 
 
 def test_closed_streams_are_empty_ones(embedded: Docmill) -> None:

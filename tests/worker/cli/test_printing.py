@@ -15,7 +15,7 @@ from rich.text import Text
 
 from tests.worker.harness import Docmill
 from worker.cli import show
-from worker.cli.printing import stdout_aside
+from worker.cli.printing import stdout_aside, warn
 from worker.cli.stdout import Harmless, escaped
 
 HOSTILE = "\x1b[31mred\x9b2J\x7f"
@@ -102,3 +102,12 @@ def test_stdout_comes_back_after_threads_that_leave_in_the_order_in_which_they_c
     leave.set()
     thread.join()
     assert sys.stdout is before
+
+
+def test_neither_a_sentence_nor_a_bar_fails_on_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    with io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        warn("a warning")
+        with show.bar("embed", total=2) as bar:
+            bar.update(1, total=2, note="a note")
+            bar.say("a line")
