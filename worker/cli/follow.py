@@ -11,6 +11,7 @@ from storage.duplicates.progress import PHASES, Phase
 from storage.errors import PASSING
 from storage.ingest.chunks import Rejected
 from storage.ingest.ingest import Counts
+from storage.leases.stall_diagnosis import Cause
 from storage.readers import Source
 from storage.readers.stored import NoSource
 from storage.results.status import JobStatus, read_status
@@ -27,6 +28,9 @@ POLL_S = 0.5
 PATIENCE_S = 60.0  # how long a watcher bears a database that is away
 # After this time a watcher leaves a job that every worker refuses. Each worker tries it twice meanwhile.
 BLOCKED_PATIENCE_S = 75.0
+# Causes that a watcher with a worker of its own does not tell: the worker is not up yet, its refusal ends the
+# command, or it is too busy to send a heartbeat.
+_OF_OWN_WORKER = frozenset({Cause.NO_WORKER, Cause.BLOCKED, Cause.LEASE})
 
 
 class IngestBar(Progress):
@@ -121,7 +125,7 @@ def follow(
     status = read_status(database, job_id)
     if status.ended:
         return status
-    told: str | None = None
+    told: Cause | None = None
     away_since: float | None = None
     blocked_since: float | None = None
     with bar(status.spec.kind, total=status.texts) as progress:
@@ -141,11 +145,11 @@ def follow(
             note = pace(status) or ("loading the model" if own_worker and settled == status.prior else "")
             notes = "\n".join(filter(None, [note, where_time_goes(status)]))
             progress.update(min(settled, status.texts), total=status.texts, note=notes)
-            # A worker of our own is not up yet, or its refusal ends the command, which says it then.
-            if status.waiting_for != told and not (own_worker and (status.no_worker or status.blocked)):
-                told = status.waiting_for
-                if told:
-                    progress.say(told)
+            cause = status.waiting_cause
+            if cause is not told and not (own_worker and cause in _OF_OWN_WORKER):  # its sentence may count down
+                told = cause
+                if status.waiting_for:
+                    progress.say(status.waiting_for)
             if status.ended:
                 return status
             blocked_since = (blocked_since or time.monotonic()) if status.blocked and not own_worker else None

@@ -8,7 +8,9 @@ import pytest
 
 from storage.core.database import Database
 from storage.leases import dispatch
-from tests.storage.builders import numbered, read, request, shards_of
+from storage.leases.stall_diagnosis import Cause
+from storage.results.status import JobStatus
+from tests.storage.builders import claim_next, numbered, read, request, shards_of
 from tests.storage.leases.test_dispatch import sign_on
 from tests.worker.harness import Docmill
 from worker.cli import follow
@@ -58,3 +60,28 @@ def test_status_and_jobs_say_that_it_is_blocked_and_what_to_do(fleet: Docmill, d
     for said in (" ".join(fleet(*command).stdout.split()) for command in (("status", job), ("jobs",))):
         assert "blocked: cannot serve it: no vLLM. Every worker refuses it" in said
         assert "`docmill cancel` drops it" in said
+
+
+@pytest.mark.parametrize(("own_worker", "told"), [(True, 0), (False, 1)])
+def test_a_silent_worker_is_told_of_once_and_a_run_says_nothing_about_its_own(
+    database: Database, capsys: pytest.CaptureFixture[str], own_worker: bool, told: int
+) -> None:
+    job = read(database, request(), numbered(3))
+    sign_on(database, "w1")
+    claim_next(database, "w1")
+    looks: list[JobStatus] = []
+
+    def grow_older(status: JobStatus) -> None:
+        """Let 20 seconds pass since the worker's last heartbeat, and then a second between two looks."""
+        looks.append(status)
+        if len(looks) == 5:
+            raise KeyboardInterrupt
+        query = f"UPDATE worker SET seen_at = seen_at - {20 if len(looks) == 1 else 1}"
+        database.write(lambda transaction: transaction.exec_driver_sql(query))
+        query = "UPDATE shard SET lease_until = lease_until - 1"
+        database.write(lambda transaction: transaction.exec_driver_sql(query))
+
+    with pytest.raises(KeyboardInterrupt):
+        follow.follow(database, job.id, watch=grow_older, own_worker=own_worker, wait=lambda _: None)
+    assert len({status.waiting_for for status in looks if status.waiting_cause is Cause.LEASE}) > 1
+    assert capsys.readouterr().err.count("gives no sign of life") == told
