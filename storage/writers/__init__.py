@@ -25,11 +25,6 @@ WRITERS: tuple[Writer, ...] = (
     vectors.WRITER,
     openai_batch.WRITER,
 )
-# Formats that are not written here; a file of such a name that held JSON lines would open nowhere.
-_NOT_WRITTEN = frozenset(
-    {".arrow", ".docx", ".feather", ".html", ".npz", ".ods", ".orc", ".pdf", ".pkl", ".tsv"}
-    | {".xls", ".xml", ".yaml", ".yml", ".zip", ".tar", ".bz2", ".xz", ".7z"}
-)
 COMPRESSIONS = (".gz", ".zst")
 
 
@@ -66,8 +61,8 @@ class Target:
 
     @classmethod
     def of(cls, path: Path, asked: str | None = None) -> Target:
-        """By the file's name, JSON lines where that says nothing, unless a format was asked for. Raises FormatUnfit
-        for one that is not written here or does its own compression, and for a library that is not there."""
+        """By the file's ending, JSON lines for a name without one, unless a format was asked for. Raises FormatUnfit
+        for any other ending, for a format that does its own compression, and for a library that is not there."""
         endings = [suffix.lower() for suffix in path.suffixes]
         compression = endings.pop() if endings and endings[-1] in COMPRESSIONS else ""
         ending = endings[-1] if endings else ""
@@ -75,7 +70,7 @@ class Target:
         writer = named or WRITERS[0] if asked is None else writer_of(asked)
         if named is not None and writer.suffix != named.suffix:
             raise FormatUnfit(f"{path.name} has the name of another format than {asked}; change one of them")
-        if asked is None and named is None and ending in _NOT_WRITTEN:
+        if asked is None and named is None and ending:
             *first, last = suffixes()
             known = f"{', '.join(first)} or {last}"
             raise FormatUnfit(f"docmill writes no {ending} files: name one that ends in {known}, or say --format")
