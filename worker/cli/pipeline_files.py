@@ -35,27 +35,24 @@ def prepared(
     settings: Settings, file: Path, *, is_stored: bool = False, devices: Sequence[str] = ()
 ) -> tuple[Pipeline, Prepared]:
     """Return the pipeline in a file, checked, with its models found and its source open. Raises PipelineInvalid."""
-    from worker.pipelines.file import PipelineInvalid, read, refuse_secrets
+    from worker.pipelines.file import read, refuse_secrets
     from worker.pipelines.running import prepare
 
     pipeline = read(file)
     if is_stored:
-        refuse_secrets(pipeline, file)
+        refuse_secrets(pipeline)
     say_conversions(settings, [step.model for step in pipeline.steps])
-    try:
-        prepared = prepare(settings, pipeline, devices)
-    except PipelineInvalid as error:
-        raise PipelineInvalid(f"{file}: {error}") from error
+    prepared = prepare(settings, pipeline, devices)
     for sentence in prepared.not_read:
         say(sentence)
-    _check_output(pipeline, file)
+    _check_output(pipeline)
     return pipeline, prepared
 
 
-def _check_output(pipeline: Pipeline, file: Path) -> None:
+def _check_output(pipeline: Pipeline) -> None:
     """Refuse an output file that could not be written, with the line of the pipeline file that names it."""
     from worker.cli.output_files import check_folder, check_out
-    from worker.pipelines.file import PipelineInvalid, line_of
+    from worker.pipelines.file import PipelineInvalid, place_of
 
     output = pipeline.output
     if output.file is None:
@@ -65,23 +62,23 @@ def _check_output(pipeline: Pipeline, file: Path) -> None:
         (check_folder if parts else check_out)(Path(output.file), output.format)
         check_out_is_no_input(Path(output.file), output.format, pipeline.corpus.source, parts=parts)
     except click.BadParameter as error:
-        line = line_of(pipeline, ("output", "file"))
-        raise PipelineInvalid(f"{file}:{line}: file in [output]: {error.message}") from error
+        place = place_of(pipeline, ("output", "file"))
+        raise PipelineInvalid(f"{place}: file in [output]: {error.message}") from error
 
 
-def check_stored(pipeline: Pipeline, prepared: Prepared, file: Path) -> None:
+def check_stored(pipeline: Pipeline, prepared: Prepared) -> None:
     """Refuse a pipeline that cannot be stored: a password in the source, or two columns of one name in the view."""
     from storage.pipelines import views
     from tasks import kinds
-    from worker.pipelines.file import PipelineInvalid, line_of, refuse_secrets
+    from worker.pipelines.file import PipelineInvalid, place_of, refuse_secrets
 
-    refuse_secrets(pipeline, file)
+    refuse_secrets(pipeline)
     outputs = [(step, kinds.kind(step.spec.kind).output) for step in prepared.steps]
     if pipeline.output.view and (found := views.clash(outputs)) is not None:
         first, second, column = found
         place = [step.name for step in prepared.steps].index(second)
         raise PipelineInvalid(
-            f"{file}:{line_of(pipeline, ('step', place, 'name'))}: {second} and {first} would both have the column "
+            f"{place_of(pipeline, ('step', place, 'name'))}: {second} and {first} would both have the column "
             f'"{column}" in the view; choose another name for the step, or say view = false in [output]'
         )
 
@@ -119,7 +116,7 @@ def stored(settings: Settings, database: Database, file: Path) -> Pipeline:
     from storage.pipelines import pipelines, views
 
     pipeline, found = prepared(settings, file, is_stored=True)
-    check_stored(pipeline, found, file)
+    check_stored(pipeline, found)
     found = _migrated(database, found)
     schedule = asdict(pipeline.schedule) if pipeline.schedule else None
     pipelines.put(database, pipeline.name, str(file.absolute()), pipeline.text, schedule)

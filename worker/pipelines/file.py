@@ -60,7 +60,7 @@ class Step:
 @dataclass(frozen=True)
 class Pipeline:
     """A file's content, its paths absolute; ``text`` is the file as written, with what its steps
-    name in other files."""
+    name in other files. ``path`` names the file in errors."""
 
     name: str
     corpus: CorpusTable
@@ -69,6 +69,7 @@ class Pipeline:
     schedule: Schedule | None
     output: OutputTable
     text: str
+    path: Path
 
 
 def read(path: Path) -> Pipeline:
@@ -127,18 +128,19 @@ def parse(text: str, path: Path) -> Pipeline:
         schedule=Schedule(**parts["schedule"]) if "schedule" in given else None,
         output=OutputTable.model_validate(output),
         text=text,
+        path=path,
     )
 
 
-def refuse_secrets(pipeline: Pipeline, path: Path) -> None:
+def refuse_secrets(pipeline: Pipeline) -> None:
     """Raise PipelineInvalid for a file that is not to be kept, since there is a password or token in its source."""
     if (problem := credentials.problem(pipeline.corpus.source)) is not None:
-        raise PipelineInvalid(f"{path}:{line_of(pipeline, ('corpus', 'source'))}: source {problem}")
+        raise PipelineInvalid(f"{place_of(pipeline, ('corpus', 'source'))}: source {problem}")
 
 
-def line_of(pipeline: Pipeline, place: Place) -> int:
-    """Return the line of the pipeline's file on which a key stands, or the table that should hold it."""
-    return Notes(lines(pipeline.text)).line(place)
+def place_of(pipeline: Pipeline, place: Place) -> str:
+    """Return FILE:LINE of a key in the pipeline's file, or of the table that should hold it."""
+    return f"{pipeline.path}:{Notes(lines(pipeline.text)).line(place)}"
 
 
 def _no_toml(error: Exception, text: str, path: Path) -> str:

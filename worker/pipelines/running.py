@@ -27,7 +27,7 @@ from storage.writers import Target
 from tasks.errors import HubUnreachable, TaskError
 from worker.concurrency.renewal import Held, renewed
 from worker.errors import WorkerError
-from worker.pipelines.file import Pipeline, PipelineInvalid, line_of, parse
+from worker.pipelines.file import Pipeline, PipelineInvalid, parse, place_of
 from worker.pipelines.schema import DOCUMENT
 from worker.queue.broker import Broker
 from worker.settings import Settings
@@ -105,10 +105,10 @@ def _placed(pipeline: Pipeline, number: int) -> Iterator[None]:
         raise
     except TaskError as error:
         named = _OPTION.findall(str(error))
-        line = line_of(pipeline, ("step", number, *named[:1]))
+        place = place_of(pipeline, ("step", number, *named[:1]))
         # A key of the file is the option of the command line without its dashes.
         said = _OPTION.sub(r"\1", str(error))
-        raise PipelineInvalid(f"line {line}, step {step.name}: {said}") from error
+        raise PipelineInvalid(f"{place}: step {step.name}: {said}") from error
 
 
 def migrated(database: Database, prepared: Prepared) -> Prepared:

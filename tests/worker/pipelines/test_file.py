@@ -266,7 +266,7 @@ priority = 1.5
         '2: a corpus needs a source: source = "articles.jsonl"',
         "3: there is no sorce in [corpus]; did you mean source?",
         "4: limit must be a whole number, not '10'",
-        f"7: task must be {TASKS}, not 'translat'",
+        f"7: task must be {TASKS}, not 'translat' (did you mean translate?)",
         "8: beams must be a whole number, not true",
         '9: a step needs a task: task = "translate"',
         "10: the step on line 6 is called english too; choose another name",

@@ -166,8 +166,9 @@ def test_the_results_of_one_step_or_all_are_written_in_every_format(
 def test_what_is_wrong_with_a_file_is_said_with_its_line_and_nothing_is_stored(embedded: Docmill) -> None:
     (embedded.folder / "bad.toml").write_text(NULL.replace('task = "summarize"', 'task = "sumarize"\nbeam = 2'))
     said = embedded("pipeline", "check", "bad.toml", code=2).stderr
-    assert "bad.toml:11: " in said
-    assert "bad.toml:12: " in said
+    assert [line.partition(" ")[0] for line in said.splitlines()] == ["docmill:", "docmill:"]
+    assert "docmill: bad.toml:11: " in said
+    assert "docmill: bad.toml:12: " in said
     (embedded.folder / "lost.toml").write_text(NULL)
     assert "corpus.jsonl" in embedded("pipeline", "run", "lost.toml", code=2).stderr
     (embedded.folder / "corpus.jsonl").write_text('{"id": "a", "text": "one"}\n')
@@ -180,7 +181,7 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line_and_nothing_is_stored(e
         NULL.replace('task = "translate"', 'task = "translate"\nto = "frnch"')
     )
     said = embedded("pipeline", "check", "tongue.toml", code=2).stderr
-    assert "line 8, step english: to frnch: no such language (near: french," in said
+    assert "docmill: tongue.toml:8: step english: to frnch: no such language (near: french," in said
     (embedded.folder / "out.toml").write_text(NULL.partition("[output]")[0] + '[output]\nfile = "no/such/x.jsonl"\n')
     said = embedded("pipeline", "check", "out.toml", code=2).stderr
     assert re.search(r"out\.toml:\d+: file in \[output\]: there is no folder", said)
@@ -213,7 +214,9 @@ def test_a_pipeline_is_added_shown_listed_and_removed(embedded: Docmill) -> None
             ("a", "one", "one"),
             ("b", "two", "two"),
         ]
-    embedded("pipeline", "rm", "nightly")
+    assert "--yes says that it is meant" in embedded("pipeline", "rm", "nightly", code=2).stderr
+    assert [one["name"] for one in embedded.json("pipeline", "list")] == ["nightly"]
+    embedded("pipeline", "rm", "nightly", "--yes")
     assert embedded.json("pipeline", "list") == []
     assert "no pipeline nightly" in embedded("pipeline", "history", "nightly", code=2).stderr
     assert len(embedded.results(1)) == 2

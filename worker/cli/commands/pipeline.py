@@ -10,11 +10,11 @@ import click
 
 from worker.cli import formatting
 from worker.cli.context import open_store, settings_from
-from worker.cli.exit_codes import OK
+from worker.cli.exit_codes import BAD_INPUT, OK
 from worker.cli.interrupts import stop_as_interrupt
-from worker.cli.options import BACKEND, DEVICE, JSON
+from worker.cli.options import BACKEND, DEVICE, JSON, WholeNumber
 from worker.cli.pipeline_files import all_listed, check_stored, computed, history, prepared, stored
-from worker.cli.printing import answer, print_json, say
+from worker.cli.printing import answer, confirmed, print_json, say
 from worker.prices import Cost, read_prices
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def check_command(file: Path, as_json: bool) -> int:
 
     pipeline, found = prepared(settings_from(), file)
     try:
-        check_stored(pipeline, found, file)
+        check_stored(pipeline, found)
     except PipelineInvalid as error:
         say(f"`docmill pipeline add` refuses this file, `docmill pipeline run` does not: {error}")
     if as_json:
@@ -174,13 +174,18 @@ def show_command(name: str, as_json: bool) -> int:
     return OK
 
 
-@pipeline_command.command("rm", epilog="Example: docmill pipeline rm nightly")
+@pipeline_command.command("rm", epilog="Example: docmill pipeline rm nightly --yes")
 @NAME
-def rm_command(name: str) -> int:
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def rm_command(name: str, yes: bool) -> int:
     """Remove the pipeline NAME, its history and its view. Its corpus, jobs and results stay."""
     from storage.pipelines import pipelines, views
 
     with open_store(settings_from()) as database:
+        pipelines.get(database, name)
+        question = f"This removes the pipeline {name}, its history and its view. Its corpus, jobs and results stay."
+        if not yes and not confirmed(question):
+            return BAD_INPUT
         pipelines.remove(database, name)
         views.drop(database, name)
     say(f"Pipeline {name} was removed. Its corpus, jobs and results stay.")
@@ -189,7 +194,7 @@ def rm_command(name: str) -> int:
 
 @pipeline_command.command("history", epilog="Example: docmill pipeline history nightly")
 @NAME
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="List the latest N runs.")
+@click.option("--limit", type=WholeNumber(1), default=20, show_default=True, help="List the latest N runs.")
 @JSON
 def history_command(name: str, limit: int, as_json: bool) -> int:
     """List the runs of the pipeline NAME, newest first, with the cost of their tokens if DOCMILL_PRICES is set."""
