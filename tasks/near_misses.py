@@ -12,3 +12,9 @@ _NEAR = 0.8
 def nearly(written: str, known: Iterable[str]) -> list[str]:
     """Return the known names that differ from a written name by a typing slip, the nearest first."""
     return difflib.get_close_matches(written.lower(), list(known), cutoff=_NEAR)
+
+
+def hint(written: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return the question if one of the known names was meant, or `otherwise` if none is near."""
+    near = nearly(written, known)
+    return f"Did you mean {' or '.join(near)}?" if near else otherwise

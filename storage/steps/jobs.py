@@ -302,6 +302,15 @@ def missing(transaction: Transaction, job_id: int) -> NoSuchJob:
     return NoSuchJob(f"there is no job {job_id}; `docmill jobs` lists them")
 
 
+def latest(database: Database) -> int:
+    """Return the number of the newest job. Raises NoSuchJob."""
+    with database.read() as transaction:
+        job_id: int | None = transaction.scalar(select(func.max(Job.id)))
+    if job_id is None:
+        raise NoSuchJob("there are no jobs yet; `docmill run SOURCE --task summarize` makes one")
+    return job_id
+
+
 def retry(database: Database, job_id: int, only: str | None = None) -> int:
     """Plan the job's failed texts again, those of one reason's class or all. Returns how many.
 

@@ -30,6 +30,7 @@ from tasks.kinds.sparse import SPARSE
 from tasks.kinds.summarize import SUMMARIZE
 from tasks.kinds.translate import TRANSLATE
 from tasks.models import null
+from tasks.near_misses import hint
 from tasks.prompts import prompts
 
 KINDS: tuple[TaskKind, ...] = (
@@ -86,7 +87,7 @@ OPTIONS: Mapping[str, FieldInfo] = MappingProxyType(shared_options(KINDS))
 def kind(name: str) -> TaskKind:
     """Return the kind of this name. Raises UnknownKind."""
     if name not in _BY_NAME:
-        raise UnknownKind(f"No such task: {name}; there are {', '.join(NAMES)}.")
+        raise UnknownKind(f"No such task: {name}; there are {', '.join(NAMES)}. {hint(name, NAMES)}".rstrip())
     return _BY_NAME[name]
 
 

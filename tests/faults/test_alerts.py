@@ -266,7 +266,7 @@ def pipeline_late(watched: Watched) -> None:
     watched.fires("DocmillPipelineLate")
     with watched.worker():
         watched.clears("DocmillPipelineLate")
-        watched.fleet("pipeline", "rm", "nightly")
+        watched.fleet("pipeline", "rm", "nightly", "--yes")
 
 
 @trial

@@ -9,7 +9,7 @@ from typing import Any
 from tasks import kinds
 from tasks.errors import BadOption
 from tasks.kinds.options import key
-from tasks.near_misses import nearly
+from tasks.near_misses import hint
 from worker.settings import Settings
 from worker.submit.options import Request, Work, checked
 
@@ -33,8 +33,7 @@ def request_of(
     """
     for name in given:
         if name not in NAMES:
-            near = nearly(name, NAMES)
-            advice = f"Did you mean {' or '.join(near)}?" if near else "`docmill run --help` lists the options."
+            advice = hint(name, NAMES, "`docmill run --help` lists the options.")
             raise BadOption(f"There is no option {name}. {advice}")
     values = {name: value for name, value in given.items() if value is not None}
     of_kind = {_OF_KINDS[name]: values.pop(name) for name in [*values] if name in _OF_KINDS}

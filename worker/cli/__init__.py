@@ -16,7 +16,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from tasks.near_misses import nearly
+from tasks.near_misses import hint, nearly
 from worker.cli.registry import COMMANDS, HEADINGS
 
 
@@ -61,9 +61,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a command by its name; an unknown name is refused with the commands that were nearly written."""
         if args[0] not in COMMANDS and not args[0].startswith("-"):
-            near = nearly(args[0], COMMANDS)
-            hint = f"Did you mean {' or '.join(near)}?" if near else "`docmill --help` lists them."
-            raise click.UsageError(f"There is no command {args[0]!r}. {hint}", ctx)
+            advice = hint(args[0], COMMANDS, "`docmill --help` lists them.")
+            raise click.UsageError(f"There is no command {args[0]!r}. {advice}", ctx)
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
@@ -155,5 +154,5 @@ def _run() -> int:
         code = exit_code(error)
         if code is None:
             raise
-        warn(f"docmill: {sentence(error)}")
+        warn("\n".join(f"docmill: {line}" for line in sentence(error).splitlines()))
         return code

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from tasks import kinds
 from tasks.kinds import labels
 from tasks.kinds.options import flag, is_repeated, option, value_type
+from worker.cli.options import Choice, Number, WholeNumber
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
@@ -100,14 +101,14 @@ def click_type(field: FieldInfo) -> click.ParamType[Any]:
     if get_origin(kind) is dict:
         return LabelsType()
     if get_origin(kind) is Literal:
-        return click.Choice(get_args(kind))
+        return Choice(get_args(kind))
     if kind not in {int, float}:
         return click.STRING
-    least = next((note.ge for note in field.metadata if isinstance(note, Ge)), None)
-    above = next((note.gt for note in field.metadata if isinstance(note, Gt)), None)
-    most = next((note.le for note in field.metadata if isinstance(note, Le)), None)
-    range_: Callable[..., click.ParamType[Any]] = click.IntRange if kind is int else click.FloatRange
-    return range_(least if above is None else above, most, min_open=above is not None)
+    least: Any = next((note.ge for note in field.metadata if isinstance(note, Ge)), None)
+    above: Any = next((note.gt for note in field.metadata if isinstance(note, Gt)), None)
+    most: Any = next((note.le for note in field.metadata if isinstance(note, Le)), None)
+    type_: type[WholeNumber | Number] = WholeNumber if kind is int else Number
+    return type_(least if above is None else above, most, min_open=above is not None)
 
 
 def _decorator(name: str, field: FieldInfo, completed: Completion | None = None) -> Callable[[Command], Command]:

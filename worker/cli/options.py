@@ -9,6 +9,7 @@ import click
 
 from storage import writers
 from tasks.backends import registry
+from tasks.near_misses import hint
 from worker.prices import Price
 
 
@@ -22,6 +23,44 @@ class _PriceType(click.ParamType[Price]):
             return value if isinstance(value, Price) else Price.parse(value)
         except ValueError:
             self.fail(f"{value!r} is no price; write the prices of a million tokens as 0.25,2", param, ctx)
+
+
+class Choice(click.Choice[str]):
+    """One of some names. A refusal asks if a near one was meant."""
+
+    def get_invalid_choice_message(self, value: str, ctx: click.Context | None) -> str:
+        said = super().get_invalid_choice_message(value, ctx)
+        return f"{said} {hint(value, self.choices)}".rstrip()
+
+
+class WholeNumber(click.IntRange):
+    """A whole number within bounds, which a refusal says in words."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is not a whole number{_bounds(self)}", param, ctx)
+
+
+class Number(click.FloatRange):
+    """A number within bounds, which a refusal says in words."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"{value!r} is not a number{_bounds(self)}", param, ctx)
+
+
+def _bounds(of: WholeNumber | Number) -> str:
+    """Return the bounds of a number as the end of a sentence that names it."""
+    if of.min is None:
+        return ""
+    least = f" above {of.min:,}" if of.min_open else f" of at least {of.min:,}"
+    if of.max is None:
+        return least
+    return f"{least} and at most {of.max:,}" if of.min_open else f" from {of.min:,} to {of.max:,}"
 
 
 class _JobId(click.IntRange):
@@ -50,7 +89,7 @@ class JobOrCorpus(click.ParamType[int | str]):
 
 
 LATEST = click.option(
-    "--limit", type=click.IntRange(1, 2**31 - 1), default=20, show_default=True, help="List only the latest N."
+    "--limit", type=WholeNumber(1, 2**31 - 1), default=20, show_default=True, help="List only the latest N."
 )
 DEVICE = click.option("--device", help="auto, cpu, cuda, remote, or a list such as cuda:0,cuda:1.")
 PRICE = click.option(
@@ -67,7 +106,7 @@ OUT = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
 FORMAT = click.option(
     "--format",
     "file_format",
-    type=click.Choice(writers.names()),
+    type=Choice(writers.names()),
     help=f"Format of the results, if the file's name does not say it ({', '.join(writers.suffixes()[1:])}; "
     f"{' and '.join(writers.COMPRESSIONS)} compress lines). "
     + " ".join(f"{writer.name} {writer.note}." for writer in writers.WRITERS if writer.note),

@@ -12,7 +12,7 @@ import click
 from tasks import kinds
 from worker.cli import shell_completion
 from worker.cli.declared_options import Command, declared, kind_options
-from worker.cli.options import check_filled
+from worker.cli.options import Choice, check_filled
 from worker.cli.printing import say
 from worker.submit.options import (
     DocumentOptions,
@@ -34,7 +34,7 @@ def work_options(command: Command) -> Command:
     """Add the options that every command with a source has: what to do with it, and how to read it."""
     options = [
         click.argument("source", shell_complete=shell_completion.files),
-        click.option("--task", type=click.Choice(kinds.NAMES), required=True, help="Task for every document."),
+        click.option("--task", type=Choice(kinds.NAMES), required=True, help="Task for every document."),
         declared(Work, "model", completed=shell_completion.models),
         declared(Work, "revision"),
         kind_options,

@@ -18,6 +18,7 @@ from tasks.errors import BadOption
 from tasks.kinds import KindOptions
 from tasks.kinds.options import MOST, Option, flag
 from tasks.kinds.validation import sentence, shown
+from tasks.near_misses import hint
 from worker.queue.messages import is_id
 from worker.submit.escalation import Escalation
 
@@ -29,7 +30,9 @@ def wrong(sentence: str) -> PydanticCustomError:
 
 def _known_task(value: str) -> str:
     if value not in kinds.NAMES:
-        raise wrong(f"must be {', '.join(kinds.NAMES[:-1])} or {kinds.NAMES[-1]}, not {shown(value)}")
+        said = f"must be {', '.join(kinds.NAMES[:-1])} or {kinds.NAMES[-1]}, not {shown(value)}"
+        meant = hint(value, kinds.NAMES)
+        raise wrong(f"{said} ({meant[0].lower()}{meant[1:]})" if meant else said)
     return value
 
 

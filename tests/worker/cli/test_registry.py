@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 
 from tests.worker.harness import ROOT
-from worker.cli import commands
+from worker.cli import commands, docmill
 from worker.cli.registry import COMMANDS, HEADINGS
 
 GREET = '''
@@ -68,6 +71,32 @@ def test_a_command_is_one_module_and_one_line(tmp_path: Path) -> None:
     assert "  greet       Say hello to somebody.\n" in shown
     assert "greet" in _sections(shown)["Fleet"]
     assert "--quiet" in _docmill(tmp_path, "greet", "--help")
+
+
+def _parameters(group: click.Group) -> Iterator[click.Parameter]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield from _parameters(command) if isinstance(command, click.Group) else command.params
+
+
+def test_every_number_and_every_name_of_a_list_is_refused_in_words_and_with_the_near_name() -> None:
+    refused = 0
+    for parameter in _parameters(docmill):
+        type_ = parameter.type
+        for one in type_.types if isinstance(type_, click.Tuple) else [type_]:
+            if isinstance(one, click.IntRange | click.FloatRange):
+                written, expected = "high", r"^'high' is (not a (whole )?number( (from|of at least|above) |$)|no )"
+            elif isinstance(one, click.Choice):
+                written, expected = f"{one.choices[0]}x", f"Did you mean {one.choices[0]}"
+            else:
+                continue
+            convert: Any = one.convert  # which says that a number is a number already
+            with pytest.raises(click.BadParameter, match=expected):
+                convert(written, parameter, None)
+            refused += 1
+    assert refused > 50
 
 
 def test_help_has_every_command_below_one_heading_at_80_columns(tmp_path: Path) -> None:

@@ -173,6 +173,7 @@ def test_results_that_were_removed_are_not_exported_as_none(call: Call, store: D
 
 def test_a_job_is_named_by_its_id_in_every_json(call: Call) -> None:
     call("enqueue", DESCRIPTIONS, "--task", "embed")
+    assert json.loads(call("status", "--json").out)["id"] == 1
     for command in (("jobs",), ("status", 1), ("retry", 1), ("pause", 1), ("resume", 1), ("cancel", 1)):
         said = json.loads(call(*command, "--json").out)
         assert (said[0] if isinstance(said, list) else said)["id"] == 1
@@ -258,7 +259,7 @@ def test_an_option_given_as_nothing_is_a_slip(call: Call, option: str) -> None:
 
 @pytest.mark.parametrize("option", ["--limit", "--priority", "--window-tokens", "--max-new-tokens"])
 def test_a_number_that_no_database_holds_is_a_slip(call: Call, option: str) -> None:
-    assert "range" in call("enqueue", DESCRIPTIONS, "--task", "summarize", option, 10**20, code=2).err
+    assert "to 2,147,483,647" in call("enqueue", DESCRIPTIONS, "--task", "summarize", option, 10**20, code=2).err
 
 
 @pytest.mark.parametrize("corpus", ["x" * 2_001, "\udcff"])

@@ -7,7 +7,7 @@ import click
 from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import BAD_INPUT, OK
 from worker.cli.formatting import documents
-from worker.cli.options import JOB_ID, JSON, corpus_names
+from worker.cli.options import JOB_ID, JSON, WholeNumber, corpus_names
 from worker.cli.printing import print_json, say
 
 MOST_SAMPLES = 1_000
@@ -18,9 +18,9 @@ MOST_SAMPLES = 1_000
 @click.option("--job", "jobs", type=JOB_ID, multiple=True, required=True, help="A job to compare; give it twice.")
 @click.option("--step", help="Step to compare, of jobs with several steps.")
 @click.option(
-    "--samples", type=click.IntRange(0, MOST_SAMPLES), default=3, show_default=True, help="Number of documents shown."
+    "--samples", type=WholeNumber(0, MOST_SAMPLES), default=3, show_default=True, help="Number of documents shown."
 )
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the sample.")
+@click.option("--seed", type=WholeNumber(0, 2**31 - 1), default=0, show_default=True, help="Seed of the sample.")
 @JSON
 def compare_command(
     corpus: str, jobs: tuple[int, ...], step: str | None, samples: int, seed: int, as_json: bool

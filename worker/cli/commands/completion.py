@@ -6,6 +6,7 @@ import click
 from click.shell_completion import get_completion_class
 
 from worker.cli.exit_codes import OK
+from worker.cli.options import Choice
 
 VARIABLE = "_DOCMILL_COMPLETE"
 
@@ -14,7 +15,7 @@ VARIABLE = "_DOCMILL_COMPLETE"
     "completion",
     epilog="Example: source <(docmill completion bash)   # in ~/.bashrc; docs/tutorial.md has zsh and fish",
 )
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=Choice(["bash", "zsh", "fish"]))
 def completion_command(shell: str) -> int:
     """Print the script that lets SHELL complete docmill's commands, options, choices and files."""
     context = click.get_current_context().find_root()

@@ -12,7 +12,7 @@ from worker.cli import formatting
 from worker.cli.context import open_store, settings_from
 from worker.cli.deduplicating import Wanted, deduplicated
 from worker.cli.exit_codes import OK
-from worker.cli.options import FORMAT, JOB_ID, JSON, OUT, corpus_names
+from worker.cli.options import FORMAT, JOB_ID, JSON, OUT, Choice, Number, WholeNumber, corpus_names
 from worker.cli.output_files import STDOUT, check_out, write_out
 from worker.cli.printing import answer, print_json, say
 
@@ -30,16 +30,16 @@ MEMBERS = 4  # documents printed of a cluster
 @click.argument("corpus")
 @click.option(
     "--threshold",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Number(0, 1, min_open=True),
     help="Least similarity of near duplicates.  [default: 0.8; for embeddings 0.95]",
 )
 @click.option(
     "--shingle",
-    type=(click.Choice(["words", "characters"]), click.IntRange(1, 100)),
+    type=(Choice(["words", "characters"]), WholeNumber(1, 100)),
     metavar="UNIT N",
     help="Compare texts by their runs of N words, or of N characters.  [default: words 3]",
 )
-@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="Seed of the MinHash signatures.  [default: 1]")
+@click.option("--seed", type=WholeNumber(0, 2**31 - 1), help="Seed of the MinHash signatures.  [default: 1]")
 @click.option("--embeddings", is_flag=True, help="Compare the vectors of the corpus's latest embed job.")
 @click.option("--job", type=JOB_ID, help="Compare the vectors of this job.")
 @click.option("--show", is_flag=True, help="Show the clusters of the last search; compare nothing.")

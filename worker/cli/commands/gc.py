@@ -12,7 +12,7 @@ import click
 from worker.cli import formatting
 from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import BAD_INPUT, OK
-from worker.cli.options import JSON
+from worker.cli.options import JSON, Number, WholeNumber
 from worker.cli.printing import confirmed, print_json, say
 from worker.cli.retaining import Seconds, retain
 from worker.reports.filters import counted
@@ -33,7 +33,7 @@ RECOMPUTED = "Whoever asks for them again has them computed anew."
 @click.option(
     "--older-than",
     "days",
-    type=click.FloatRange(0),
+    type=Number(0),
     help="Drop results that are older than this number of days, and versions that were superseded before then.",
 )
 @click.option("--spec", help="Drop results of this spec only: its number in `corpus show`, or KIND/MODEL.")
@@ -46,7 +46,7 @@ RECOMPUTED = "Whoever asks for them again has them computed anew."
 @click.option("--dry-run", is_flag=True, help="Only report what would be removed, and how long it took to compute.")
 @click.option("--yes", is_flag=True, help="Drop results and versions without asking.")
 @click.option("--retention", is_flag=True, help="Apply the rules of retention in the settings, without asking.")
-@click.option("--limit", type=click.IntRange(1), help="With --retention: remove about this number of rows at most.")
+@click.option("--limit", type=WholeNumber(1), help="With --retention: remove about this number of rows at most.")
 @click.option("--for", "seconds", type=Seconds(), help="With --retention: end after this time, such as 10m or 1h.")
 @JSON
 def gc_command(

@@ -8,7 +8,7 @@ import click
 
 from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import OK, SOME_FAILED
-from worker.cli.options import JSON
+from worker.cli.options import JSON, Number
 from worker.cli.printing import print_json, say
 
 
@@ -16,7 +16,7 @@ from worker.cli.printing import print_json, say
 @click.option(
     "--within",
     "within_s",
-    type=click.FloatRange(1),
+    type=Number(1),
     default=60.0,
     show_default=True,
     metavar="SECONDS",

@@ -12,6 +12,7 @@ import click
 from worker.cli.context import open_store, queue_of, settings_from
 from worker.cli.exit_codes import OK
 from worker.cli.interrupts import stop_as_interrupt
+from worker.cli.options import WholeNumber
 from worker.cli.printing import answer, say
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.command("metrics", epilog="Example: docmill metrics --port 9464")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on; 0.0.0.0 for all.")
-@click.option("--port", type=click.IntRange(0, 65535), default=9464, show_default=True, help="Port; 0 for any free.")
+@click.option("--port", type=WholeNumber(0, 65535), default=9464, show_default=True, help="Port; 0 for any free.")
 @click.option("--once", is_flag=True, help="Print the metrics and end.")
 def metrics_command(host: str, port: int, once: bool) -> int:
     """Serve the fleet's metrics to Prometheus, until Ctrl-C.

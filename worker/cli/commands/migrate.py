@@ -13,7 +13,7 @@ from worker.cli.exit_codes import BAD_INPUT, OK, SOME_FAILED
 from worker.cli.interrupts import stop_as_interrupt
 from worker.cli.migrating import as_json as as_json_of
 from worker.cli.migrating import cost_lines, forecast, print_migrations, switched
-from worker.cli.options import BACKEND, DEVICE, JOB_ID, JSON, check_filled, corpus_names
+from worker.cli.options import BACKEND, DEVICE, JOB_ID, JSON, Number, check_filled, corpus_names
 from worker.cli.printing import answer, confirmed, print_json, say
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ NOT_SWITCHED = "Nothing was changed"
 @click.option(
     "--max-failures",
     "most_lost",
-    type=click.FloatRange(0, 100),
+    type=Number(0, 100),
     default=0.0,
     show_default="0",
     metavar="PERCENT",

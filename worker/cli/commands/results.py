@@ -16,7 +16,7 @@ from worker.cli import formatting
 from worker.cli.context import open_store, settings_from
 from worker.cli.declared_options import declared
 from worker.cli.exit_codes import BAD_INPUT, OK
-from worker.cli.options import FORMAT, JobOrCorpus, corpus_names
+from worker.cli.options import FORMAT, JobOrCorpus, Number, corpus_names
 from worker.cli.output_files import STDOUT, check_folder, check_out, target_of, write_out
 from worker.cli.printing import say
 from worker.reports.filters import counted
@@ -76,9 +76,7 @@ class FlagsType(click.ParamType[Flagged]):
     help="Write only results without any doubtful flag, or without these flags and bounds.",
 )
 @click.option("--risk", is_flag=True, help="Write the risk that each output is bad, by docmill review JOB --fit.")
-@click.option(
-    "--risk-above", type=click.FloatRange(0, 1), help="Write only results with a higher risk, with the risk."
-)
+@click.option("--risk-above", type=Number(0, 1), help="Write only results with a higher risk, with the risk.")
 @click.option("--partial", is_flag=True, help="Write the finished results of a job that has not ended.")
 def results_command(
     job: int | str,

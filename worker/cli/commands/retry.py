@@ -6,16 +6,14 @@ import click
 
 from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import OK
-from worker.cli.options import JOB, JSON
+from worker.cli.options import JOB, JSON, Choice
 from worker.cli.printing import print_json, say
 from worker.reports.filters import counted
 
 
 @click.command("retry", epilog="Example: docmill retry 7 --only transient && docmill wait 7")
 @JOB
-@click.option(
-    "--only", type=click.Choice(["transient", "document", "model"]), help="Retry only failures of this class."
-)
+@click.option("--only", type=Choice(["transient", "document", "model"]), help="Retry only failures of this class.")
 @JSON
 def retry_command(job: int, only: str | None, as_json: bool) -> int:
     """Try JOB's failed documents again, and continue a stopped job.

@@ -10,7 +10,7 @@ import click
 
 from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import OK
-from worker.cli.options import JOB, JSON
+from worker.cli.options import JOB, JSON, WholeNumber
 from worker.cli.output_files import check_out
 from worker.cli.printing import print_json, say
 
@@ -27,10 +27,10 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @JOB
 @click.option("--step", help="Review this step of a job with several steps; the last one if not given.")
-@click.option("--size", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="Size of the sample.")
+@click.option("--size", type=WholeNumber(1, 1_000_000), default=100, show_default=True, help="Size of the sample.")
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**31 - 1),
+    type=WholeNumber(0, 2**31 - 1),
     help="Draw another sample.  [default: that of earlier judgements, else 0]",
 )
 @click.option("--by", help="Name of the person who judges.  [default: the user's name]")

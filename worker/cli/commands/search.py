@@ -11,7 +11,7 @@ import click
 from worker.cli.context import open_store, settings_from
 from worker.cli.declared_options import PromptType
 from worker.cli.exit_codes import OK, SOME_FAILED
-from worker.cli.options import BACKEND, JOB_ID, check_filled
+from worker.cli.options import BACKEND, JOB_ID, WholeNumber, check_filled
 from worker.cli.output_files import STDOUT, write_out
 from worker.cli.printing import say
 from worker.cli.searching import BATCH_QUERIES, Wanted, opened
@@ -32,7 +32,7 @@ BEGINNING = 300  # characters shown of a hit without a passage
     help="Search for many texts: a .txt file with a text on each line, or JSON lines, CSV or TSV with a text and "
     "optionally an id; - reads JSON lines from standard input.",
 )
-@click.option("--top", type=click.IntRange(1, 1_000), default=10, show_default=True, help="Number of documents.")
+@click.option("--top", type=WholeNumber(1, 1_000), default=10, show_default=True, help="Number of documents.")
 @click.option(
     "--job",
     type=JOB_ID,

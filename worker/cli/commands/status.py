@@ -7,17 +7,19 @@ import click
 from worker.cli import formatting
 from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import OK
-from worker.cli.options import JOB, JSON
+from worker.cli.options import JOB_ID, JSON
 from worker.cli.printing import answer_values, print_json
 from worker.prices import read_prices
 
 
-@click.command("status", epilog="Example: docmill status 7 --watch")
-@JOB
+@click.command("status", epilog="Examples: docmill status, or docmill status 7 --watch")
+@click.argument("job", type=JOB_ID, required=False)
 @click.option("--watch", is_flag=True, help="Keep showing progress until the job ends.")
 @JSON
-def status_command(job: int, watch: bool, as_json: bool) -> int:
+def status_command(job: int | None, watch: bool, as_json: bool) -> int:
     """Show JOB's progress: counts, tokens per second, time left, and the reason if it makes none.
+
+    Without JOB it shows the latest job; docmill jobs lists all.
 
     "flags" says how many results carry each flag: first those that make an output doubtful, then other remarks.
     "escalated" says how many texts --escalate computed again, how many of these results were kept, and the time
@@ -27,11 +29,13 @@ def status_command(job: int, watch: bool, as_json: bool) -> int:
     from storage.results.escalations import count_escalated
     from storage.results.flag_counts import count_flags
     from storage.results.status import read_status
+    from storage.steps import jobs
     from storage.steps.replacements import remark
 
     settings = settings_from()
     prices = read_prices(settings)
     with open_store(settings) as database:
+        job = job or jobs.latest(database)
         if watch:
             from worker.cli.follow import follow  # brings Celery along, which takes a while
 

@@ -10,6 +10,7 @@ import click
 from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import OK
 from worker.cli.interrupts import stop_as_interrupt
+from worker.cli.options import WholeNumber
 from worker.cli.printing import say
 from worker.cli.web_page import until_interrupted
 
@@ -21,7 +22,7 @@ PORT = 8321
 
 @click.command("web", epilog="Example: docmill web --port 8321")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on; 0.0.0.0 for all.")
-@click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="Port; 0 for any free.")
+@click.option("--port", type=WholeNumber(0, 65535), default=PORT, show_default=True, help="Port; 0 for any free.")
 @click.option(
     "--host-name", "names", multiple=True, metavar="NAME", help="Host name that a proxy uses for it; repeatable."
 )

@@ -14,7 +14,7 @@ from tasks import tracing
 from worker import logs, traces
 from worker.cli.context import open_broker, open_store, settings_from
 from worker.cli.exit_codes import OK
-from worker.cli.options import BACKEND, ENDPOINT
+from worker.cli.options import BACKEND, ENDPOINT, Choice, WholeNumber
 from worker.cli.printing import say
 
 if TYPE_CHECKING:
@@ -30,10 +30,8 @@ if TYPE_CHECKING:
     "--lanes",
     help="Task kinds to serve, separated by commas; with enqueue also orders.  [default: all but enqueue]",
 )
-@click.option("--threads", type=click.IntRange(1, 64), help="Shards in flight in each process.")
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help="Level of the log on stderr."
-)
+@click.option("--threads", type=WholeNumber(1, 64), help="Shards in flight in each process.")
+@click.option("--log-level", type=Choice(["debug", "info", "warning", "error"]), help="Level of the log on stderr.")
 def worker_command(
     device: str | None,
     backend: str | None,
