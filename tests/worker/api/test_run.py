@@ -112,7 +112,7 @@ def test_a_wrong_option_raises_what_the_command_line_prints(
     with pytest.raises(docmill.Error) as raised:
         run([{"text": "a text"}], store, **call)
     assert message in str(raised.value)
-    assert raised.value.__cause__ is not None
+    assert raised.value.__suppress_context__
     assert capsys.readouterr() == ("", "")
 
 
