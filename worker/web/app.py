@@ -8,7 +8,7 @@ from http import HTTPStatus
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, sleep, to_thread
 from sqlalchemy import text
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -154,14 +154,18 @@ class _Application:
         following = sign_in.own_path(form.get("next", ""))
         if not self._has_token(form):
             return self._sign_in_form(following, STALE)
-        if self._site.token is not None and not same(form.get("token", ""), self._site.token):
-            return self._sign_in_form(following, "This is not the token that docmill printed at its start.")
+        if self._site.token is not None:
+            address = "" if request.client is None else request.client.host
+            await sleep(self._site.attempts.begin(address))  # first, so that a client that leaves learns nothing
+            if not same(form.get("token", ""), self._site.token):
+                return self._sign_in_form(following, "This is not the token that docmill printed at its start.")
+            self._site.attempts.forgive(address)
         return sign_in.signed_in(self._site, request, following)
 
     async def _sign_out(self, request: Request) -> Response:
         form = await _form_of(request)
         return (
-            sign_in.signed_out()
+            sign_in.signed_out(self._site, request)
             if self._has_token(form)
             else await self._refused(request, Refused(STALE, HTTPStatus.FORBIDDEN))
         )

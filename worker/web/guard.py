@@ -10,7 +10,6 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from worker.web.signing import same, session_of
 from worker.web.site import Site
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 HEALTH, SIGN_IN, STATIC = "/health", "/sign-in", "/static/"
 COOKIE = "docmill-session"
 MOST_FORM = 64 * 1024  # bytes
-DIGITS = 9  # of a length that are looked at; more of them are too many in any case
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -80,7 +78,7 @@ def _refusal(site: Site, request: Request) -> Response | None:
 
 def is_signed_in(site: Site, request: Request) -> bool:
     """Return True if the browser has signed in, or need not."""
-    return site.token is None or same(request.cookies.get(COOKIE, ""), session_of(site.token))
+    return site.token is None or site.sessions.has(request.cookies.get(COOKIE, ""))
 
 
 def _is_known_host(site: Site, request: Request) -> bool:
@@ -97,9 +95,14 @@ def _refused_form(request: Request) -> Response | None:
         return PlainTextResponse("This form comes from another site.", HTTPStatus.FORBIDDEN)
     length = request.headers.get("content-length", "")
     # A body that comes in chunks has no length, whatever a header says of it.
-    if "transfer-encoding" in request.headers or not length.isdecimal() or int(length[:DIGITS]) > MOST_FORM:
+    if "transfer-encoding" in request.headers or not _is_at_most(length, MOST_FORM):
         return PlainTextResponse("This form is too long.", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     return None
+
+
+def _is_at_most(number: str, most: int) -> bool:
+    digits = number.lstrip("0")  # int() would take long over very many
+    return number.isdecimal() and len(digits) <= len(str(most)) and int(digits or "0") <= most
 
 
 def _with_query(request: Request) -> str:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from worker.web.guard import COOKIE, SIGN_IN
-from worker.web.signing import session_of
+from worker.web.signing import SESSION_S
 from worker.web.site import Site
 
 SIGN_OUT = "/sign-out"
@@ -22,16 +22,17 @@ def own_path(given: str) -> str:
 
 
 def signed_in(site: Site, request: Request, following: str) -> Response:
-    """Lead to a path, with the cookie of a browser that has signed in."""
+    """Lead to a path, with the cookie of a new session."""
     answer = RedirectResponse(following, HTTPStatus.SEE_OTHER)
     if site.token is not None:
-        is_secure = request.scope["scheme"] == "https"
-        answer.set_cookie(COOKIE, session_of(site.token), httponly=True, samesite="strict", secure=is_secure)
+        is_secure, cookie = request.scope["scheme"] == "https", site.sessions.begin()
+        answer.set_cookie(COOKIE, cookie, SESSION_S, httponly=True, samesite="strict", secure=is_secure)
     return answer
 
 
-def signed_out() -> Response:
-    """Lead to the form of the token, and take the cookie away."""
+def signed_out(site: Site, request: Request) -> Response:
+    """End the browser's session, lead to the form of the token, and take the cookie away."""
+    site.sessions.end(request.cookies.get(COOKIE, ""))
     answer = RedirectResponse(SIGN_IN, HTTPStatus.SEE_OTHER)
     answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
     return answer

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from worker.web.signing import Signer
+from worker.web.signing import Attempts, Sessions, Signer
 
 if TYPE_CHECKING:
     from storage.core.database import Database
@@ -30,6 +30,8 @@ class Site:
     token: str | None = None
     hosts: frozenset[str] | None = LOOPBACK
     signer: Signer = field(default_factory=Signer)
+    sessions: Sessions = field(default_factory=Sessions)
+    attempts: Attempts = field(default_factory=Attempts)
 
 
 def is_loopback(host: str) -> bool:

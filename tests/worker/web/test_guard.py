@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 
 import pytest
+from httpx2 import Response
 from starlette.datastructures import URL
 from starlette.requests import HTTPConnection
+from starlette.testclient import TestClient
 
 from tests.worker.web.conftest import Browse
 from worker.web.guard import COOKIE
 from worker.web.registry import CHANGES, PAGES
+from worker.web.signing import LONGEST_WAIT_S, SESSION_S, Attempts, Sessions
 from worker.web.site import allowed_hosts, is_loopback
 
 TOKEN = "a token that nobody guesses"
@@ -100,6 +103,41 @@ def test_the_token_is_exchanged_for_a_cookie_that_no_script_and_no_other_site_ge
     assert browser.get("/jobs").status_code == 303
 
 
+def sign_in(browser: TestClient, token: str = TOKEN) -> Response:
+    form_token = signed_in_form(browser.get("/sign-in").text)
+    return browser.post("/sign-in", data={"form_token": form_token, "token": token})
+
+
+def test_a_cookie_opens_nothing_after_its_sign_out_nor_after_its_time(empty: Browse) -> None:
+    now = 0.0
+    browser = empty(token=TOKEN, sessions=Sessions(lambda: now))
+    cookie = sign_in(browser).cookies[COOKIE]
+    browser.post("/sign-out", data={"form_token": signed_in_form(browser.get("/jobs").text)})
+    browser.cookies.set(COOKIE, cookie)
+    assert browser.get("/jobs").status_code == 303
+    browser.cookies.clear()
+    assert f"Max-Age={SESSION_S}" in sign_in(browser).headers["set-cookie"]
+    assert browser.get("/jobs").status_code == 200
+    now += SESSION_S
+    assert browser.get("/jobs").status_code == 303
+
+
+def test_wrong_tokens_wait_and_the_right_one_is_taken_among_them(
+    empty: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr("worker.web.app.sleep", wait)
+    browser = empty(token=TOKEN, attempts=Attempts(lambda: 0.0))
+    for _ in range(100):
+        assert sign_in(browser, "a wrong token of some length").status_code == 403
+    assert (waits[0], waits[-1]) == (0.0, LONGEST_WAIT_S)
+    assert sign_in(browser).status_code == 303
+
+
 def test_over_https_the_cookie_is_sent_over_https_alone(empty: Browse) -> None:
     browser = empty("https://127.0.0.1", token=TOKEN)
     form = {"form_token": signed_in_form(browser.get("/sign-in").text), "token": TOKEN}
@@ -145,6 +183,9 @@ def test_a_long_form_is_not_read(empty: Browse) -> None:
     assert browser.post("/sign-in", content=iter([b"token=", b"x"])).status_code == 413  # of unknown length
     assert browser.post("/sign-in", data={"token": "x"}, headers={"transfer-encoding": "chunked"}).status_code == 413
     assert browser.post("/sign-in", content=b"x", headers={"content-length": "9" * 5_000}).status_code == 413
+    for length in ("0" * 9 + "100000", "65537", "1" + "0" * 20, "", "-1", "1_0"):
+        assert browser.post("/sign-in", content=b"x", headers={"content-length": length}).status_code == 413
+    assert browser.post("/sign-in", content=b"x", headers={"content-length": "000000000001"}).status_code == 403
 
 
 def test_other_methods_are_refused(empty: Browse) -> None:
