@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from io import BufferedReader, BytesIO
+from io import BufferedReader, BytesIO, RawIOBase
 from pathlib import PurePosixPath
+from typing import Any
 
 from storage.readers.documents import NO_SUFFIX, DocumentReader
 from storage.readers.errors import (
@@ -34,6 +35,7 @@ from storage.readers.registry import document_suffixes, records_in
 from storage.readers.streams import (
     Counted,
     Decompress,
+    Expansion,
     buffered,
     lines,
     printable,
@@ -43,6 +45,9 @@ Members = Callable[[Opened, SourceOptions], Iterator[Found]]
 
 MOST_LISTED = 8 * 2**20
 _MOST_HEADER = 2**20  # a member's long name and attributes in a tar file
+_MOST_ATTRIBUTES = 1_000  # of a whole tar file, which are set for each of its members
+_SKIPPED_BYTES = 2**20
+_UNPACK = "unpack the archive first"
 _END = struct.Struct("<4s4H2LH")  # end of central directory: signature, …, its size, its offset, comment
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _DAMAGES = (BrokenStream, zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error)
@@ -61,6 +66,7 @@ class ArchiveSource:
         self._options = options
         self._members = members
         self._prefix = f"{content.place}/" if options.one_of_many else ""
+        self._inner = Expansion(_UNPACK)  # of compressed members, which may be compressed again around them
         self.name = content.name
         self.bytes_read = 0
         self.ignored: Counter[str] = Counter()
@@ -71,7 +77,8 @@ class ArchiveSource:
             except BrokenTransfer as error:
                 raise SourceUnreadable(f"{self.name}: {error}") from error
             except _DAMAGES as error:
-                raise SourceUnreadable(f"{self.name} is damaged, or no archive of that kind") from error
+                why = f": {error}" if isinstance(error, BrokenStream) else ""
+                raise SourceUnreadable(f"{self.name} is damaged, or no archive of that kind{why}") from error
 
     def _check(self, found: Iterator[Found]) -> None:
         """Look for a member that can be read, and raise the reason if there is none."""
@@ -98,6 +105,7 @@ class ArchiveSource:
         self.bytes_read = 0
         self.ignored.clear()
         self.reasons.clear()
+        self._inner = Expansion(_UNPACK)
         return up_to(self._options.limit, self._items())
 
     def _items(self) -> Iterator[Record | Rejection]:
@@ -146,7 +154,16 @@ class ArchiveSource:
         opened = partial(_opened, raw)
         content = Content(f"{self.name}/{path}", self._prefix + path, len(raw), opened)
         options = replace(self._options, one_of_many=True)
-        return without_results(source_of_records(kind.rows, decompress, kind.options, content, options))
+        bounded = None if decompress is None else partial(self._decompressed, decompress)
+        return without_results(source_of_records(kind.rows, bounded, kind.options, content, options))
+
+    def _decompressed(self, decompress: Decompress, file: RawIOBase) -> Iterator[bytes]:
+        """Yield a member's content within the limits of the archive, where many members may be one small file."""
+        size = self._content.size_bytes
+        for piece in decompress(file):
+            if size is not None:
+                self._inner.add(size, len(piece), piece.count(b"\n"))
+            yield piece
 
 
 def _opened(raw: bytes) -> BufferedReader:
@@ -161,6 +178,7 @@ def zipped(file: Opened, options: SourceOptions, _: Decompress | None = None) ->
             f"the zip file lists more members than are read ({listed:,} bytes of names): unpack it into a folder"
         )
     wanted = document_suffixes()
+    size, whole = file.seek(0, 2), Expansion(_UNPACK)
     with zipfile.ZipFile(file) as archive:
         for member in archive.infolist():
             if member.is_dir() or _is_hidden(member.filename):
@@ -173,19 +191,30 @@ def zipped(file: Opened, options: SourceOptions, _: Decompress | None = None) ->
             elif member.compress_type not in _UNPACKED:
                 yield Rejection(where, "it is compressed in a way that is not read; deflate is")
             else:
-                yield _zipped(archive, member, options.max_record_bytes)
+                # Counted by its claim, which ends the reading of it: members may lie over one another.
+                whole.add(size, min(member.file_size, options.max_record_bytes), 0)
+                unpacked = _zipped(archive, member, options.max_record_bytes)
+                if isinstance(unpacked, tuple):
+                    whole.add(size, 0, unpacked[1].count(b"\n"))
+                yield unpacked
 
 
 def _zipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> Found:
     where = printable(member.filename)
+    if member.file_size > limit:
+        return Rejection(where, _too_long(where, limit))
+    try:
+        Expansion(_UNPACK).add(member.compress_size, member.file_size, 0)
+    except BrokenStream as error:
+        return Rejection(where, str(error))
     try:
         with archive.open(member) as stream:
-            raw = stream.read(limit + 1)
+            raw = stream.read()
     except NotImplementedError:  # raised for patches, and for encryption without a password flag
         return Rejection(where, "it is packed in a way that is not read, or damaged")
     except (zipfile.BadZipFile, EOFError, zlib.error):
         return Rejection(where, "it is damaged")
-    return (where, raw) if len(raw) <= limit else Rejection(where, _too_long(where, limit))
+    return where, raw
 
 
 def _too_long(path: str, limit: int) -> str:
@@ -219,15 +248,57 @@ class _Member(tarfile.TarInfo):
         heads = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
         if self.type in (*heads, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK) and self.size > _MOST_HEADER:
             raise tarfile.ReadError("a member's attributes are too long")
-        made: tarfile.TarInfo = super()._proc_member(tarfile_)  # type: ignore[misc]
+        if self.size < 0 or len(tarfile_.pax_headers) > _MOST_ATTRIBUTES:
+            raise tarfile.ReadError("a member has less than no bytes, or there are too many attributes")
+        try:
+            made: tarfile.TarInfo = super()._proc_member(tarfile_)  # type: ignore[misc]
+        except (ValueError, IndexError, RecursionError) as error:  # of attributes that make no sense
+            raise tarfile.ReadError("a member's attributes are damaged") from error
         return made
+
+
+class _Forwards:
+    """A tar file as `tarfile` reads it, from start to end. It ends where the file ends, whatever a member claims."""
+
+    def __init__(self, stream: BufferedReader, size: int | None) -> None:
+        self._stream = stream
+        self._at = 0
+        self._size = size
+
+    def seekable(self) -> bool:
+        return False
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, n: int) -> bytes:
+        raw = self._stream.read(n)
+        self._at += len(raw)
+        return raw
+
+    def seek(self, offset: int) -> None:
+        """Go on to an offset. Raises ReadError for one before here or beyond the end."""
+        if offset < self._at:
+            raise tarfile.ReadError("a member lies before its name")
+        if self._size is not None:
+            if offset > self._size:
+                raise tarfile.ReadError("unexpected end of data")
+            self._at = self._stream.seek(offset)
+        while self._at < offset:
+            if not self.read(min(_SKIPPED_BYTES, offset - self._at)):
+                raise tarfile.ReadError("unexpected end of data")
 
 
 def tarred(file: Opened, options: SourceOptions, decompress: Decompress | None = None) -> Iterator[Found]:
     """Yield the members of a tar file."""
     stream = buffered(Counted(file), decompress)
+    size = None
+    if stream.seekable():
+        size = stream.seek(0, 2)
+        stream.seek(0)
     wanted = document_suffixes()
-    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
+    source: Any = _Forwards(stream, size)
+    with tarfile.open(fileobj=source, mode="r:", tarinfo=_Member) as archive:
         for member in archive:
             archive.members = []  # type: ignore[attr-defined]  # it would keep every one of them
             if _is_hidden(member.name) or not (member.isfile() or member.islnk() or member.issym()):
@@ -236,6 +307,12 @@ def tarred(file: Opened, options: SourceOptions, decompress: Decompress | None =
                 yield unread
             elif not member.isfile():
                 yield Rejection(printable(member.name), "a link within an archive is not followed")
+            elif member.issparse():
+                yield Rejection(printable(member.name), "it is stored with holes: pack it without --sparse")
+            elif size is not None and member.offset_data + member.size > size:
+                raise BrokenStream(
+                    f"{printable(member.name)} claims {member.size:,} bytes, and the archive has {size:,}"
+                )
             else:
                 yield _tarred(archive, member, options.max_record_bytes)
 

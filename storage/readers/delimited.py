@@ -7,13 +7,13 @@ semicolons, which spreadsheets use in much of Europe, tabs and bars.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
 from itertools import chain
 from typing import BinaryIO
 
 from storage.core.normalize import bom_length, decode, normalize
 from storage.readers.errors import SourceUnreadable
 from storage.readers.records import (
+    MAX_FIELDS,
     MAX_ID_BYTES,
     Rejection,
     Row,
@@ -74,9 +74,9 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions, *, delimiter: str 
     csv.field_size_limit(MAX_CSV_RECORD_BYTES)  # for the process; the default is 128 kB
     source = _Lines(stream, limit)
     try:
-        ahead = _up_to_the_header(source)
-        delimiter = _delimiter(ahead[-1], delimiter, options) if ahead else delimiter
-        reader = csv.reader(chain(ahead, source), delimiter=delimiter, strict=True)
+        n_blank, line = _up_to_the_header(source)
+        delimiter = _delimiter(line, delimiter, options) if line else delimiter
+        reader = csv.reader(chain([line], source), delimiter=delimiter, strict=True)
         header = next(filter(None, reader), None)
     except (csv.Error, _TooLong) as error:
         raise SourceUnreadable(f"{name}: the header line cannot be read") from error
@@ -86,7 +86,7 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions, *, delimiter: str 
     number = 0
     while True:
         source.begin_record()
-        where = f"{name}:{reader.line_num + 1}"
+        where = f"{name}:{n_blank + reader.line_num + 1}"
         try:
             values = next(reader)
         except StopIteration:
@@ -118,18 +118,22 @@ def tab_separated_rows(stream: BinaryIO, name: str, options: SourceOptions) -> R
 
 def _keys(values: list[str], header: list[str], name: str, number: int, options: SourceOptions) -> tuple[str, ...]:
     """Return the possible keys of a record with a field too many or too few: any of its values may be its id."""
+    if len(values) > MAX_FIELDS:
+        return ()
     ids = [normalize(value)[0] for value in values if len(value) <= MAX_ID_BYTES]
     ids = [*ids, ""] if options.id_field in header else [""]
     return tuple(key for one in ids for key in keys_of({options.id_field: one}, name, number, options))
 
 
-def _up_to_the_header(source: Iterable[str]) -> list[str]:
-    ahead: list[str] = []
+def _up_to_the_header(source: _Lines) -> tuple[int, str]:
+    """Return the number of blank lines before the header, and its first line; an empty one at the end."""
+    n_blank = 0
     for line in source:
-        ahead.append(line)
         if line.strip("\r\n"):
-            break
-    return ahead
+            return n_blank, line
+        n_blank += 1
+        source.begin_record()
+    return n_blank, ""
 
 
 def _delimiter(line: str, default: str, options: SourceOptions) -> str:

@@ -16,6 +16,7 @@ from storage.readers.records import MAX_DEPTH, Rejection, Row, Rows, SourceOptio
 from storage.readers.streams import lines
 
 _NESTED = (dict, list)
+_MOST_VALUES = 10_000_000  # of a record: each takes a hundred bytes of memory, and may take two of a line
 _MARK = re.compile(r"\s*[{,]\s*")  # before a field's name
 _COLON = re.compile(r"\s*:\s*")
 
@@ -34,6 +35,10 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
             continue
         flags: tuple[str, ...] = ()
         offset += len(raw)
+        if len(raw) > _MOST_VALUES and raw.count(b",") > _MOST_VALUES:
+            number += 1
+            yield Rejection(f"{name}:{line_number}", f"more than {_MOST_VALUES:,} values in one record")
+            continue
         line = raw[bom_length(raw) :] if line_number == 1 else raw
         # orjson refuses lone surrogates and control characters; only an escaped NUL passes.
         clean = b"\\" not in line or b"\\u0000" not in line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -16,6 +17,7 @@ from storage.readers.errors import FieldUnknown, SourceUnsupported
 
 MAX_ID_BYTES = 2_000  # PostgreSQL's limit for one entry of an index is 2,704 bytes
 MAX_FLOAT_ID = 2.0**53  # larger integers collide as 64-bit floats, and one document would replace another
+MAX_FIELDS = 100_000
 MAX_DEPTH = 100  # of nesting: far below the limits of Python and the databases
 HEAD_ROWS = 100
 _SHOWN_FIELDS = 20
@@ -194,9 +196,11 @@ def refuse_options(source: str, options: SourceOptions, *taken: str) -> None:
 
 
 def check_columns(columns: Sequence[str], name: str, options: SourceOptions) -> None:
-    """Raise FieldUnknown if a table lacks the text's column, or two columns have one name."""
+    """Raise FieldUnknown if a table lacks the text's column, has too many, or two of one name."""
+    if len(columns) > MAX_FIELDS:
+        raise FieldUnknown(f"{name}: it has {len(columns):,} columns; up to {MAX_FIELDS:,} are read")
     if len(set(columns)) != len(columns):
-        twice = {column for column in columns if columns.count(column) > 1}
+        twice = [column for column, n in Counter(columns).items() if n > 1]
         raise FieldUnknown(f"{name}: more than one column is named {listed(sorted(twice))}")
     wrong = misnamed([columns], options)
     if wrong is not None:

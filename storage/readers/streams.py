@@ -28,6 +28,9 @@ _PIECE_BYTES = 64 * 1024
 # Half a kilobyte of zstd can become 17 MB (a 1 GB run of zeros takes 32 kB), so it is fed in small slices.
 _ZSTD_SLICE_BYTES = 512
 _ZSTD_WINDOW_BYTES = 128 * 2**20
+# Real texts shrink to about a hundredth at most. Lines are counted too, since each takes a microsecond or more.
+_MOST_RATIO, _FREE_BYTES = 200, 64 * 2**20
+_MOST_LINES_A_BYTE, _FREE_LINES = 2, 100_000
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a pipe"),
@@ -105,6 +108,28 @@ def unzstd(file: RawIOBase) -> Iterator[bytes]:
         raise BrokenStream("the zstd data ends before its end mark")
 
 
+class Expansion:
+    """The bytes and lines (or rows) that came of compressed data, and their limits. `advice` is what to do else."""
+
+    def __init__(self, advice: str = "decompress it first") -> None:
+        self._advice = advice
+        self._bytes = self._lines = 0
+
+    def add(self, n_compressed: int, n_bytes: int, n_lines: int) -> None:
+        """Count more bytes and lines, of `n_compressed` bytes so far. Raises BrokenStream for too many."""
+        self._bytes += n_bytes
+        self._lines += n_lines
+        for name, n, ratio, free in (
+            ("bytes", self._bytes, _MOST_RATIO, _FREE_BYTES),
+            ("lines", self._lines, _MOST_LINES_A_BYTE, _FREE_LINES),
+        ):
+            if n > free + ratio * n_compressed:
+                raise BrokenStream(
+                    f"its first {n_compressed:,} bytes expand to more than {free + ratio * n_compressed:,} {name}, "
+                    f"far more than texts do (if it is no attack: {self._advice})"
+                )
+
+
 class Pieces(RawIOBase):
     """A stream of the bytes that an iterator yields, which raises what the iterator raises."""
 
@@ -155,8 +180,15 @@ class Counted(RawIOBase):
 
 
 def buffered(file: Counted, decompress: Decompress | None = None) -> BufferedReader:
-    """Return the file's content, decompressed if it is compressed."""
-    return BufferedReader(file if decompress is None else Pieces(decompress(file)), BUFFER_BYTES)
+    """Return the file's content, decompressed within the limits of `Expansion` if it is compressed."""
+    return BufferedReader(file if decompress is None else Pieces(_decompressed(file, decompress)), BUFFER_BYTES)
+
+
+def _decompressed(file: Counted, decompress: Decompress) -> Iterator[bytes]:
+    expansion = Expansion()
+    for piece in decompress(file):
+        expansion.add(file.bytes_read, len(piece), piece.count(b"\n"))
+        yield piece
 
 
 def lines(stream: BinaryIO, limit: int) -> Iterator[bytes | None]:

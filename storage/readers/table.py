@@ -16,6 +16,7 @@ import orjson
 from storage.readers.errors import BrokenStream, SourceError, SourceUnreadable
 from storage.readers.records import Rejection, Row, Rows, SourceOptions, check_columns
 from storage.readers.sandbox import Confined, Ended
+from storage.readers.streams import Expansion
 
 FRAME_BYTES = 2**20  # of rows; a longer row has a frame of its own
 
@@ -85,14 +86,19 @@ def _answers(
         "max_record_bytes": options.max_record_bytes,
     }
     process.send(asked | {"options": wanted})
+    n_read, expansion = 0, Expansion("save it as JSON lines")
     while True:
         head, body = process.receive(options.max_record_bytes + FRAME_BYTES)
+        if stream is not None:
+            expansion.add(n_read, len(body), body.count(b"\n"))
         if (place := head.get("read")) is not None:
             assert stream is not None
             offset, n = place
             if offset is not None:
                 stream.seek(offset)
-            process.send({}, stream.read(n))
+            raw = stream.read(n)
+            n_read += len(raw)
+            process.send({}, raw)
         elif "end" in head:
             return
         else:

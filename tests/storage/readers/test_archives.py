@@ -309,3 +309,58 @@ def test_a_mailbox_without_the_library_says_what_to_install(tmp_path: Path, monk
     (tmp_path / "a.mbox").write_bytes(b"From a\n\nx\n")
     with pytest.raises(SourceUnsupported, match=r"install .*\[formats\]"):
         open_source(str(tmp_path / "a.mbox"), OPTIONS)
+
+
+def header(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    member = tarfile.TarInfo("a.txt")
+    member.size, member.type = size, kind
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize("size", [2**60, 2**30, 600])
+def test_a_member_that_claims_more_than_its_tar_holds_ends_the_reading_at_once(size: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(tarred({"b.txt": b"before"})[:1024] + header(size) + b"x" * 512)
+    assert texts(path) == {"b.txt": "before"}
+    (reason,) = rejections(path).values()
+    assert reason == (f"a.txt claims {size:,} bytes, and the archive has 2,048, after b.txt; nothing more was read")
+    for packed in (tmp_path / "a.tar.gz", tmp_path / "a.tar.zst"):
+        pack = gzip.compress if packed.suffix == ".gz" else zstandard.compress
+        packed.write_bytes(pack(path.read_bytes()))
+        assert texts(packed) == {"b.txt": "before"}
+        assert "it is damaged, or ends too early" in [*rejections(packed).values()][-1]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        header(-1024),
+        header(1, tarfile.XHDTYPE) * 5000,
+        header(0, tarfile.GNUTYPE_SPARSE)[:482] + b"\1" + header(0)[483:],
+    ],
+)
+def test_a_tar_with_hostile_headers_is_refused_and_no_bug(raw: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(raw)
+    with pytest.raises((SourceUnreadable, SourceEmpty)):
+        open_source(str(path), OPTIONS)
+
+
+def test_a_member_of_a_zip_that_expands_too_far_is_rejected_and_many_end_the_reading(tmp_path: Path) -> None:
+    bomb, path = b"\0" * 100 * 2**20, tmp_path / "a.zip"
+    path.write_bytes(zipped({"a.txt": b"first", "b.txt": bomb, "c.txt": b"third", "d.png": random.randbytes(2**20)}))
+    assert texts(path) == {"a.txt": "first", "c.txt": "third"}
+    assert "far more than texts do (if it is no attack: unpack the archive first)" in rejections(path)["b.txt"]
+    path.write_bytes(zipped({"a.txt": b"first", "b.txt": bomb, "c.txt": b"third"}))
+    assert texts(path) == {"a.txt": "first"}
+    assert "far more than texts do" in rejections(path)["a.zip"]
+
+
+def test_compressed_members_may_expand_as_far_as_the_whole_archive_may(tmp_path: Path) -> None:
+    inner = gzip.compress(b'{"text": "x"}\n' * 90_000)
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(tarred({f"{n}.jsonl.gz": inner for n in range(3)})))
+    refused = rejections(path)
+    assert all("unpack the archive first" in reason for reason in refused.values())
+    assert len(refused) == 2
+    assert 90_000 <= len(texts(path)) < 180_000
