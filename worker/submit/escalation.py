@@ -14,6 +14,7 @@ from tasks import kinds
 from tasks.errors import BadOption
 from tasks.kinds import KindOptions
 from tasks.kinds.options import option
+from tasks.models import served
 from tasks.models.families import Family
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def request(first: Spec, second: Spec, doubt: Doubt) -> EscalationRequest:
         raise BadOption(
             f"--escalate has no meaning for {first.kind}: {output.plural} of two models are not comparable."
         )
-    if first == replace(second, model=first.model):  # a folder and a name may be the same weights
+    # A folder and a name may be the same weights. Models of servers have one revision, and differ by their names.
+    if first == (second if served.is_served(second.model) else replace(second, model=first.model)):
         raise BadOption(
             "--escalate: the same model with the same options gives the same results; name another model, or give "
             "another number of beams."

@@ -29,6 +29,12 @@ from worker.submit.progress import Progress
 from worker.submit.request import Computed, escalation_of, prepare, spec_of
 
 SMALL = Spec("translate", "small", "sha256:1", params={"algorithm": 2})
+
+
+def served(name: str) -> Spec:
+    return Spec("generate", f"openai:{name}", "served", params={"prompt": "{text}"})
+
+
 STEP = """
 name = "p"
 corpus.source = "a.jsonl"
@@ -81,6 +87,7 @@ def test_another_model_gets_the_options_of_the_step_that_suit_its_family() -> No
     [
         (SMALL, SMALL, Doubt(), "the same model with the same options"),
         (SMALL, replace(SMALL, model="/models/small"), Doubt(), "the same model with the same options"),
+        (served("a"), served("a"), Doubt(), "the same model with the same options"),
         (Spec("embed", "a", "1"), Spec("embed", "b", "1"), Doubt(), "vectors of two models are not comparable"),
         (
             Spec("generate", "a", "1", params={"prompt": "{meta.title}: {text}"}),
@@ -99,6 +106,10 @@ def test_another_model_gets_the_options_of_the_step_that_suit_its_family() -> No
 def test_what_does_not_go_together_is_refused(first: Spec, second: Spec, doubt: Doubt, said: str) -> None:
     with pytest.raises(BadOption, match=said):
         escalation.request(first, second, doubt)
+
+
+def test_models_of_one_server_differ_by_their_names() -> None:
+    assert escalation.request(served("a"), served("b"), Doubt()).spec == served("b")
 
 
 def test_the_shipped_translator_escalates_to_itself_with_beams(settings: Settings) -> None:
