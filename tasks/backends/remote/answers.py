@@ -1,8 +1,9 @@
-"""A server's error answers by type: about one text, passing, or about all requests."""
+"""A server's answers: their parts, and their errors by type: about one text, passing, or about all requests."""
 
 from __future__ import annotations
 
 import email.utils
+import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -17,24 +18,29 @@ KEY_VARIABLE = "DOCMILL_OPENAI_API_KEY"
 LOGPROBS, MAX_TOKENS, MIN_TOKENS = "logprobs", "max_tokens", "min_tokens"
 _NEW_NAME = "max_completion_tokens"
 _OF_TEXTS = frozenset({400, 413, 422})
-_OF_ALL = frozenset({401, 402, 403, 404, 405, 410})
+# Errors below 500 that may pass: a time limit, a request in progress, one that came too early, and too many.
+_PASS = frozenset({408, 409, 425, 429})
 _OVERLOADED = frozenset({429, 503, 529})
 _NO_MONEY = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
-_MOST_CHARS = 300
+_SERVER_ERROR = 500
+_MOST_CHARS, _READ_CHARS = 300, 4_000  # of a message: those that are shown, and those that are searched for a key
 _QUOTED_CHARS = 12
+_KEY_CHARS = 8  # the shortest part of a key that is hidden
+_HIDDEN = "***"
+# A server that asks for a longer pause is not believed: the usual pauses hold.
+_MOST_WAIT_S = 3_600.0
+_MOST_TOKENS = 2**31 - 1
 
 
 class Passing(TaskError):
-    """A failure that may pass: an error of the server, no answer, or half an answer.
+    """A failure that may pass, or be about this text alone: an error, no answer, or one without meaning.
 
-    ``wait_s`` is the pause that the server asks for. ``throttles`` is True if the server is overloaded,
-    ``fails`` if it answered with an error of its own, ``slow`` if it took the request and did not answer in time.
-    ``tries`` is the number of requests about the same text. ``silence_s`` is set if the server answered nothing for
-    longer than the patience.
+    ``wait_s`` is the pause that the server asks for. ``throttles`` is True if the server is overloaded, and ``paid``
+    if it answered with status 200. ``advice`` is set if the server is likely to refuse every request: it says what to
+    do then. ``tries`` is the number of requests about the same text.
     """
 
     tries = 1
-    silence_s: float | None = None
 
     def __init__(
         self,
@@ -42,14 +48,14 @@ class Passing(TaskError):
         wait_s: float | None = None,
         *,
         throttles: bool = False,
-        fails: bool = False,
-        slow: bool = False,
+        paid: bool = False,
+        advice: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.fails = fails
-        self.slow = slow
         self.wait_s = wait_s
         self.throttles = throttles
+        self.paid = paid
+        self.advice = advice
 
 
 class Refused(TaskError):
@@ -64,17 +70,80 @@ def error_of(
     status: int, headers: Mapping[str, str], raw: bytes, body: Mapping[str, Any], server: Server
 ) -> Passing | Refused | ServerAway:
     """Return the error of an answer with this status. Its sentence has neither the key nor words of a text."""
-    message, code = _message(raw)
-    secret = _quotes(message, _texts(body)) or (server.api_key is not None and server.api_key in message)
-    shown = f"HTTP {status}" if secret or not message else f"HTTP {status} ({message})"
+    said, code = _message(raw)
+    words = words_of(raw, body, server)
+    shown = f"HTTP {status} ({words})" if words else f"HTTP {status}"
     if status in _OF_TEXTS:
-        return Refused(shown, message)
+        return Refused(shown, said)
+    if code in _NO_MONEY or status == 402:  # a shorter request may still be affordable, which proves nothing
+        return ServerAway(f"{server.endpoint} refuses requests: {shown}. Check the balance of the account.")
+    if status >= _SERVER_ERROR or status in _PASS:
+        return Passing(shown, _wait_s(headers), throttles=status in _OVERLOADED)
+    advice = "Correct --endpoint, or check the server."
     if status == 401 or (status == 403 and server.api_key is None):
-        told = "wants an API key" if server.api_key is None else "refuses the API key"
-        return ServerAway(f"{server.endpoint} {told} (HTTP {status}): set {KEY_VARIABLE}.")
-    if code in _NO_MONEY or status in _OF_ALL or status < 400:
-        return ServerAway(f"{server.endpoint} refuses requests: {shown}. Correct --endpoint, or check the server.")
-    return Passing(shown, _wait_s(headers), throttles=status in _OVERLOADED, fails=status == 500)
+        verb = "Set" if server.api_key is None else "Correct"
+        advice = f"{verb} the API key ({KEY_VARIABLE})."
+    return Passing(shown, advice=advice)
+
+
+def away(error: TaskError, server: Server, silence_s: float | None = None) -> ServerAway:
+    """Return the error of a server that answers no request. ``silence_s`` is the time since it last answered."""
+    if isinstance(error, ServerAway):
+        return error
+    if not isinstance(error, Passing) or (silence_s is None and error.advice is None):
+        return ServerAway(f"{server.endpoint}: {error}")
+    if error.advice is not None:
+        return ServerAway(f"{server.endpoint} refuses requests: {error}. {error.advice}")
+    if (error.wait_s or 0.0) > server.patience_s:
+        return ServerAway(f"{server.endpoint} asks for a pause of {error.wait_s:,.0f} s: {error}.")
+    silence = f"has answered nothing for {silence_s:,.0f} s, and now: {error}."
+    return ServerAway(f"{server.endpoint} {silence}", silent=not error.throttles)
+
+
+def words_of(raw: bytes, body: Mapping[str, Any], server: Server) -> str:
+    """Return a server's own words in an answer, without parts of the key, and "" if they quote a text."""
+    asked = " ".join(_texts(body).split())
+    for words in _message(raw):
+        line = masked(words, server.api_key)
+        if line and not _quotes(line[: _MOST_CHARS + _QUOTED_CHARS], asked):
+            return (line if len(line) <= _MOST_CHARS else f"{line[:_MOST_CHARS]}…").rstrip(".")
+    return ""
+
+
+def masked(text: str, key: str | None) -> str:
+    """Return a text with stars for each part of a key that has eight characters or more."""
+    if not key:
+        return text
+    size = min(_KEY_CHARS, len(key))
+    parts = {key[start : start + size] for start in range(len(key) - size + 1)}
+    kept: list[str] = []
+    hidden_to = 0
+    for place, character in enumerate(text):
+        if text[place : place + size] in parts:
+            if place >= hidden_to:
+                kept.append(_HIDDEN)
+            hidden_to = place + size
+        if place >= hidden_to:
+            kept.append(character)
+    return "".join(kept)
+
+
+def parse(raw: bytes) -> Any:
+    """Return the value of an answer, also with a number that is too large. Raises ValueError."""
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(raw)
+        except RecursionError:
+            raise ValueError("too many levels") from None
+
+
+def token_count(usage: object, name: str) -> int | None:
+    """Return a number of tokens that a server states; None if it states none, or one that cannot be."""
+    value = usage.get(name) if isinstance(usage, Mapping) else None
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_TOKENS
+    return value if is_count else None
 
 
 def lacking(refused: Refused, body: Mapping[str, Any], hints: frozenset[str] = frozenset()) -> frozenset[str]:
@@ -102,23 +171,23 @@ def named(error: BaseException) -> str:
     return "no answer in time" if isinstance(error, TimeoutError) else type(error).__name__
 
 
-def _message(raw: bytes) -> tuple[str, str | None]:
+def _message(raw: bytes) -> tuple[str, str]:
     """Return the message and the code of an error, in any of the forms that servers give them."""
     try:
-        found = orjson.loads(raw)
+        value = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        return "", None
-    if isinstance(found, dict):
-        found = found.get("error", found)
-    if not isinstance(found, dict):
-        return _line(found), None
-    code = found.get("code") or found.get("type")
-    return _line(found.get("message") or found.get("detail") or code), None if code is None else str(code)
+        text = raw[: 4 * _READ_CHARS].decode(errors="replace").strip()
+        return ("", "") if text.startswith(("<", "{", "[")) else (_line(text), "")
+    if isinstance(value, dict):
+        value = value.get("error", value)
+    if not isinstance(value, dict):
+        return (_line(value), "") if isinstance(value, str) else ("", "")
+    code = value.get("code") or value.get("type")
+    return _line(value.get("message") or value.get("detail") or code), _line(code)
 
 
 def _line(value: object) -> str:
-    text = " ".join(str(value or "").split())
-    return (text if len(text) <= _MOST_CHARS else f"{text[:_MOST_CHARS]}…").rstrip(".")
+    return " ".join(str(value or "")[:_READ_CHARS].split())
 
 
 def _texts(body: Mapping[str, Any]) -> str:
@@ -135,16 +204,16 @@ def _quotes(message: str, given: str) -> bool:
 
 
 def _wait_s(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds of a Retry-After header (RFC 9110, section 10.2.3); None without one."""
-    given = headers.get("retry-after-ms")
-    if given is not None and given.strip().isdigit():
-        return int(given) / 1000
-    given = (headers.get("Retry-After") or "").strip()
-    try:
-        return max(0.0, float(given))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(given).timestamp() - time.time())
-    except ValueError:
-        return None
+    """Return the seconds of a Retry-After header (RFC 9110, section 10.2.3); None without one that can be meant."""
+    for name, unit_s in (("retry-after-ms", 1e-3), ("Retry-After", 1.0)):
+        value = headers.get(name, "").strip()
+        try:
+            wait_s = float(value) * unit_s
+        except ValueError:
+            try:
+                wait_s = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+            except (ValueError, OverflowError):
+                continue
+        if wait_s <= _MOST_WAIT_S:  # which a number that is none is not
+            return max(0.0, wait_s)
+    return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from math import fsum
+from math import fsum, isfinite
 from typing import Any
 
 import orjson
@@ -13,7 +13,7 @@ from storage.core.outcomes import Reason
 from tasks.backends import Assignment, Source
 from tasks.backends.decoding import decoding
 from tasks.backends.remote import answers, counting, opening, requests
-from tasks.backends.remote.client import Client
+from tasks.backends.remote.client import Client, Question
 from tasks.backends.remote.flight import Flight, Items
 from tasks.backends.remote.journal import Journal
 from tasks.models import served
@@ -25,6 +25,7 @@ _UNBOUNDED = 2**31 - 1
 # Ends of outputs that are not whole: Mistral names the second so where the context is full.
 _CUT = frozenset({"length", "model_length"})
 _BROKEN_OFF = frozenset({None, "error", "abort", "insufficient_system_resource"})
+_OF_TOOLS = frozenset({"tool_calls", "function_call"})
 
 
 class ChatBackend:
@@ -34,7 +35,7 @@ class ChatBackend:
         spec = assignment.spec
         self._server = opening.require_server(assignment)
         name = served.name_of(spec.model)
-        self._client = Client(self._server, spec, hints=requests.hints(spec))
+        self._client = Client(self._server, spec, _control(name), hints=requests.hints(spec))
         try:
             self._model = opening.stated(self._client, self._server, name)
             holds = opening.context_tokens(self._model) or _UNBOUNDED
@@ -86,10 +87,10 @@ class ChatBackend:
             if len(choices) == 1:  # it would write one again, and be paid again
                 return [Failure(f"The server writes 1 output where {wanted} are asked for.", Reason.MODEL)]
             raise ValueError("another number of choices than was asked for")
-        usage = answer.get("usage") or {}
+        usage = answer.get("usage")
         self._fingerprint = answer.get("system_fingerprint") or self._fingerprint
-        written, given = int(usage.get("completion_tokens") or 0), usage.get("prompt_tokens")
-        read = None if given is None else int(given)
+        written = answers.token_count(usage, "completion_tokens") or 0
+        read = answers.token_count(usage, "prompt_tokens")
         outputs = []
         for place, choice in enumerate(choices):
             message, reason = choice["message"], choice["finish_reason"]
@@ -100,6 +101,8 @@ class ChatBackend:
             text = message.get("content") or ""
             if not isinstance(text, str):
                 raise TypeError("the content is no text")
+            if not text and (message.get("tool_calls") or reason in _OF_TOOLS):
+                return [Failure(f"The model calls a tool and writes no text (finish_reason {reason}).", Reason.MODEL)]
             share = written // wanted + (written % wanted if place == 0 else 0)
             outputs.append(
                 Generated(
@@ -117,6 +120,13 @@ def likelihood(choice: Mapping[str, Any]) -> Likelihood | None:
     """Return the log-probabilities of a choice's tokens; None where the server does not give them for all."""
     try:
         each = [float(one["logprob"]) for one in (choice.get("logprobs") or {}).get("content") or ()]
+        return Likelihood(fsum(each), min(each), len(each)) if each and all(map(isfinite, each)) else None
     except (ValueError, LookupError, TypeError, AttributeError):  # the text is whole, and paid
         return None
-    return Likelihood(fsum(each), min(each), len(each)) if each else None
+
+
+def _control(name: str) -> Question:
+    """Return a short request to a model, and the reader of its answer."""
+    messages = [{"role": "user", "content": "Hello"}]
+    body = {"model": name, "messages": messages, answers.MAX_TOKENS: 1}
+    return _PATH, partial(answers.without, body), lambda answer: answer["choices"][0]["message"]

@@ -7,14 +7,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
 from importlib.metadata import version
 from itertools import count
 from typing import Any, TypeVar
 
 import aiohttp
 import orjson
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
 from storage.core.outcomes import Reason
 from storage.core.specs import Spec
@@ -29,14 +28,14 @@ from tasks.outputs import Failure
 
 T = TypeVar("T")
 Body = Callable[[frozenset[str]], Mapping[str, Any]]  # the body of a request, without parts that the server refuses
+Question = tuple[str, Body, Callable[[Any], Any]]  # a path, the body, and the reader of the answer
 
 _CONNECT_S = 10.0
 _LOOK_S = 30.0  # for a look at the server's models
-# Tries of a request, while the server answers others, until its document fails.
-_MOST_TRIES = 8
-# Requests that may fail together, after others were answered, without the server counting as away.
-_FEW = 8
-_OK, _IN_PROGRESS, _ERROR = 200, 409, 500
+# Tries of a request, while the server answers others, until its document fails. Answers without meaning are paid.
+_MOST_TRIES, _MOST_PAID = 8, 3
+_MOST_BYTES = 32 * 2**20  # of an answer; sixteen long outputs with their log-probabilities take seven million
+_OK, _IN_PROGRESS = 200, 409
 
 
 class Dropped:
@@ -48,12 +47,16 @@ class Client:
 
     A client is used from one other thread. ``hints`` are parts of requests that a server may refuse. The requests are
     for ``spec``.
+
+    When patience with a text ends, the client asks the ``control`` question, which is short and has an answer. If the
+    server answers it, the failure is the text's. If not, the server is away.
     """
 
     def __init__(
         self,
         server: Server,
         spec: Spec,
+        control: Question,
         *,
         hints: frozenset[str] = frozenset(),
         clock: Callable[[], float] = time.monotonic,
@@ -62,6 +65,8 @@ class Client:
         self.numbers = count()  # of requests
         self._server = server
         self._spec = spec
+        self._control = control
+        self._controlling: asyncio.Task[bool] | None = None
         self._clock = clock
         self._hints = hints
         self._usual_wait = wait_random_exponential(multiplier=server.first_wait_s, max=60)
@@ -87,11 +92,11 @@ class Client:
         return self._wait_for(self._get(path))
 
     def post(self, path: str, body: Body, read: Callable[[Any], T]) -> T:
-        """Return the answer to one request. Raises CannotServe."""
+        """Return the answer to one request, which is not sent again. Raises CannotServe."""
         try:
-            return self._wait_for(self._answer(path, body, read, once=True))
+            return self._wait_for(self._attempt(path, body, read, None))
         except (ServerAway, Refused, Passing) as error:
-            raise CannotServe(f"{self._server.endpoint}: {error}") from error
+            raise CannotServe(str(answers.away(error, self._server))) from error
 
     def begin(self, number: int, path: str, body: Body, read: Callable[[Any], Any]) -> None:
         """Begin a request. ``finished`` returns its ``number`` with the result of ``read`` on its answer."""
@@ -145,7 +150,7 @@ class Client:
         )
 
     async def _end(self) -> None:
-        tasks = [*self._tasks]
+        tasks = [*self._tasks, *([] if self._controlling is None else [self._controlling])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -160,7 +165,9 @@ class Client:
         url, timeout = self._server.endpoint + path, aiohttp.ClientTimeout(total=_LOOK_S, sock_connect=_CONNECT_S)
         try:
             async with self._session.get(url, allow_redirects=False, timeout=timeout) as response:
-                return response.status, await response.read()
+                return response.status, await _read(response)
+        except Passing as error:
+            raise CannotServe(f"{self._server.endpoint}: {error}: correct --endpoint or DOCMILL_ENDPOINT.") from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise ServerUnreachable(
                 f"The server {self._server.endpoint} does not answer ({answers.named(error)}): start it, or correct "
@@ -196,53 +203,61 @@ class Client:
             self._finished.put((number, answer))
 
     def _failure(self, error: Refused | Passing) -> Failure:
-        if isinstance(error, Passing):
-            return Failure(f"The server failed {error.tries} times at this text: {error}.", Reason.TRANSIENT)
+        if isinstance(error, Passing) and error.advice is None:
+            times = "once" if error.tries == 1 else f"{error.tries} times"
+            return Failure(f"The server failed {times} at this text: {error}.", Reason.TRANSIENT)
         return Failure(f"The server refuses this text: {error}.", Reason.DOCUMENT if self._answered else Reason.MODEL)
 
-    async def _answer(self, path: str, body: Body, read: Callable[[Any], T], *, once: bool = False) -> T:
-        begun, heard = self._clock(), self._answered
+    async def _answer(self, path: str, body: Body, read: Callable[[Any], T]) -> T:
+        begun, paid = self._clock(), 0
         key = None if self._server.journal is None else RequestKey(self._spec)
+        doubted: Passing | None = None  # the failure at which patience ended, while the server answers others
 
-        def stops(state: RetryCallState) -> bool:
+        async def goes_on(state: RetryCallState) -> bool:
+            nonlocal doubted, paid
             error = state.outcome.exception() if state.outcome is not None else None
-            assert isinstance(error, Passing)
-            silence_s = self._clock() - max(begun, self._heard)
+            if not isinstance(error, Passing):
+                return False
             error.tries = state.attempt_number
-            if once or silence_s + (error.wait_s or 0) > self._server.patience_s:
-                error.silence_s = silence_s
+            paid += error.paid
+            if self._ending or paid >= _MOST_PAID:
+                return False
+            if doubted is not None and error.throttles <= doubted.throttles:
+                return False
+            doubted = None
+            silence_s, patience_s = self._clock() - max(begun, self._heard), self._server.patience_s
+            waits = (error.wait_s or 0.0) > patience_s
+            ends = error.advice is not None or waits or silence_s > patience_s
+            # An overload is no text's failure before patience ends. One more try follows the control question, since
+            # the server may have come back in between.
+            if not ends and (error.throttles or error.tries < _MOST_TRIES - 1):
                 return True
-            if self._ending:
-                return True
-            # Throttling is never a text's failure.
-            return not error.throttles and error.tries >= _MOST_TRIES and self._answered > heard
+            if not waits and await self._is_serving():
+                doubted = error
+            elif ends:
+                raise answers.away(error, self._server, silence_s) from error
+            return True
 
-        try:
-            async for attempt in AsyncRetrying(
-                retry=retry_if_exception_type(Passing), wait=self._pause_s, stop=stops, reraise=True
-            ):
-                with attempt:
-                    return await self._attempt(path, body, read, key)
-        except Passing as error:
-            if error.silence_s is None or (not once and await self._is_of_its_text(error)):
-                raise
-            raise ServerAway(
-                f"{self._server.endpoint} has answered nothing for {error.silence_s:,.0f} s, and now: {error}.",
-                silent=not error.throttles,
-            ) from error
+        async for attempt in AsyncRetrying(retry=goes_on, wait=self._pause_s):
+            with attempt:
+                return await self._attempt(path, body, read, key)
         raise AssertionError
 
-    async def _is_of_its_text(self, error: Passing) -> bool:
-        """Return True if the server, which answered before, fails or is too slow only at the last few texts."""
-        if not self._answered or len(self._tasks) > _FEW:
-            return False
-        return error.fails or (error.slow and await self._is_there())
+    async def _is_serving(self) -> bool:
+        """Return True if the server answers the control question, which is asked for all texts together."""
+        if self._controlling is None or self._controlling.done():
+            self._controlling = self._loop.create_task(self._answers_control())
+        return await asyncio.shield(self._controlling)
 
-    async def _is_there(self) -> bool:
-        with suppress(CannotServe):
-            status, _ = await self._get("/models")
-            return status < _ERROR
-        return False
+    async def _answers_control(self) -> bool:
+        try:
+            async with asyncio.timeout(max(_LOOK_S, self._server.patience_s)):
+                await self._attempt(*self._control, None)
+        except Refused:  # as too short a limit, say: it was read
+            return True
+        except (Passing, ServerAway, TimeoutError):
+            return False
+        return True
 
     def _pause_s(self, state: RetryCallState) -> float:
         error = state.outcome.exception() if state.outcome is not None else None
@@ -267,26 +282,30 @@ class Client:
         async with self.limiter.place() as changes:
             with request_span(path, body, self._server.endpoint) as span:
                 try:
-                    status, said, raw = await self._posted(path, sent, headers)
+                    status, answer_headers, raw = await self._posted(path, sent, headers)
                 except (aiohttp.ClientError, OSError) as error:
                     slow = isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ServerTimeoutError)
                     if isinstance(error, TimeoutError):
                         self.limiter.overloaded(changes)
                     limit = f"no answer within {self._server.answer_s:g} s (DOCMILL_ENDPOINT_ANSWER_S)"
-                    raise Passing(limit if slow else answers.named(error), slow=slow) from error
+                    raise Passing(limit if slow else answers.named(error)) from error
                 if status == _OK:
+                    parsed, is_parsed = None, False
                     try:
-                        parsed = orjson.loads(raw)
+                        parsed, is_parsed = answers.parse(raw), True
                         answer = read(parsed)
                         span.set(usage_of(parsed))
                     except (ValueError, LookupError, TypeError, AttributeError) as error:
                         if key is not None:
                             key.renew()
-                        raise Passing("half an answer, or one of another form") from error
+                        is_error = isinstance(parsed, dict) and "error" in parsed
+                        words = answers.words_of(raw, body, self._server) if is_error else ""
+                        form = "half an answer, or one of another form" + (f" ({words})" if words else "")
+                        raise Passing(form, paid=is_parsed) from error
                     self._heard, self._answered = self._clock(), self._answered + 1
                     self.limiter.answered()
                     return answer
-                failed = answers.error_of(status, said, raw, body, self._server)
+                failed = answers.error_of(status, answer_headers, raw, body, self._server)
                 if (
                     key is not None
                     and isinstance(failed, Passing)
@@ -308,6 +327,16 @@ class Client:
         try:
             url = self._server.endpoint + path
             async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
-                return response.status, response.headers, await response.read()
+                return response.status, response.headers, await _read(response)
         finally:
             self._sent_tasks.discard(task)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """Return the body of an answer. Raises Passing for one that is too large, before it is in memory."""
+    raw = bytearray()
+    async for piece in response.content.iter_any():
+        raw += piece
+        if len(raw) > _MOST_BYTES:
+            raise Passing(f"an answer of more than {_MOST_BYTES // 2**20} MiB", paid=True)
+    return bytes(raw)

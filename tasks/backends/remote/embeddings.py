@@ -37,12 +37,14 @@ class EmbeddingsBackend:
         self._name = served.name_of(spec.model)
         self._prefix = named_prompts.prompt(spec, {}, None)
         self._counter = counting.counter(assignment.tokenizer, spec.params.get("tokenizer"))
-        self._client = Client(self._server, spec)
+        # The text of the control question is that of the opening.
+        control = (_PATH, self._body(["text"]), partial(self._read, [1]))
+        self._client = Client(self._server, spec, control)
         try:
             self._model = opening.stated(self._client, self._server, self._name)
             holds = opening.context_tokens(self._model) or _UNBOUNDED
             self.limit_tokens = min(holds, spec.params.get("window_tokens") or holds)
-            (probe,) = self._client.post(_PATH, self._body(["text"]), partial(self._read, [1]))
+            (probe,) = self._client.post(*control)
         except BaseException:
             self._client.close()
             raise
@@ -89,8 +91,10 @@ class EmbeddingsBackend:
         vectors = [np.asarray(row["embedding"], dtype=np.float32) for row in rows]
         if any(vector.ndim != 1 or vector.shape != vectors[0].shape or not len(vector) for vector in vectors):
             raise ValueError("vectors of several lengths")
-        read = (answer.get("usage") or {}).get("prompt_tokens")
-        shares = [None] * len(tokens) if not read else _shares(int(read), tokens)
+        if not all(np.isfinite(vector).all() for vector in vectors):
+            raise ValueError("numbers that are none")
+        read = answers.token_count(answer.get("usage"), "prompt_tokens")
+        shares = [None] * len(tokens) if not read else _shares(read, tokens)
         return [Vector(vector, share) for vector, share in zip(vectors, shares, strict=True)]
 
 

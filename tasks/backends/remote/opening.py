@@ -39,7 +39,7 @@ def stated(client: Client, server: Server, name: str) -> Mapping[str, Any]:
     if status in {404, 405}:
         return {}
     if status != _OK:
-        raise CannotServe(str(answers.error_of(status, {}, raw, {}, server)))
+        raise CannotServe(str(answers.away(answers.error_of(status, {}, raw, {}, server), server)))
     try:
         listed = [model for model in orjson.loads(raw)["data"] if isinstance(model, dict)]
     except (orjson.JSONDecodeError, LookupError, TypeError) as error:
@@ -47,7 +47,7 @@ def stated(client: Client, server: Server, name: str) -> Mapping[str, Any]:
     by_name = {str(model.get("id")): model for model in listed}
     found = by_name.get(name) or by_name.get(f"{name}:latest")  # as Ollama names them
     if found is None:
-        names = sorted(by_name)
+        names = [answers.masked(one, server.api_key) for one in sorted(by_name)]
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         raise CannotServe(
             f"{server.endpoint} serves no model {name}, but {', '.join(names[:_SHOWN]) or 'none'}{more}: name one of "
@@ -66,6 +66,7 @@ def context_tokens(model: Mapping[str, Any]) -> int | None:
 def runtime(server: Server, model: Mapping[str, Any], fingerprint: str | None) -> dict[str, Any]:
     """Return the facts about the server and the model that compute a spec. The URL has no key in it."""
     facts = {name: str(model[name]) for name in _KEPT if isinstance(model.get(name), str | int)}
-    facts |= {"server": server.endpoint} | ({} if fingerprint is None else {"system_fingerprint": fingerprint})
-    versions = {"aiohttp": version("aiohttp"), **facts}
+    facts |= {} if fingerprint is None else {"system_fingerprint": str(fingerprint)}
+    facts = {name: answers.masked(value, server.api_key) for name, value in facts.items()}
+    versions = {"aiohttp": version("aiohttp"), **facts, "server": server.endpoint}
     return {"device": "remote", "precision": "the server's", "backend": "remote", "versions": versions}

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tasks import tracing
+from tasks.backends.remote import answers
 from tasks.tracing import Attributes, Span, Value
 
 _OPERATIONS = {"/chat/completions": "chat", "/completions": "text_completion", "/embeddings": "embeddings"}
@@ -37,7 +38,6 @@ def request_span(path: str, body: Mapping[str, Any], endpoint: str) -> Iterator[
 def usage_of(answer: Mapping[str, Any]) -> Attributes:
     """Return the tokens that a server says it read and wrote."""
     usage = answer.get("usage")
-    if not isinstance(usage, Mapping):
-        return {}
     names = {"prompt_tokens": "gen_ai.usage.input_tokens", "completion_tokens": "gen_ai.usage.output_tokens"}
-    return {name: usage[given] for given, name in names.items() if isinstance(usage.get(given), int)}
+    counts = {name: answers.token_count(usage, stated) for stated, name in names.items()}
+    return {name: count for name, count in counts.items() if count is not None}

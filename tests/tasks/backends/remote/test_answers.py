@@ -10,7 +10,7 @@ import pytest
 
 from storage.core.outcomes import Reason
 from storage.core.specs import Spec
-from tasks.backends.remote import answers
+from tasks.backends.remote import answers, opening
 from tasks.backends.remote.chat import ChatBackend, likelihood
 from tasks.backends.remote.client import Client, Dropped
 from tasks.backends.remote.flight import Flight, Items
@@ -29,7 +29,7 @@ SPEC = Spec("generate", "openai:small", "served")
 
 @pytest.fixture
 def client() -> Iterator[Client]:
-    client = Client(SERVER, SPEC)
+    client = Client(SERVER, SPEC, ("/models", lambda _lacks: {}, lambda answer: answer))
     yield client
     client.close()
 
@@ -76,6 +76,42 @@ def test_no_error_has_the_key_or_words_of_a_text(status: int, secret: str) -> No
     assert secret not in str(error)
     assert str(status) in str(error)
     assert "for you" in str(answers.error_of(status, {}, b'{"error": "not for you"}', asked, SERVER))
+
+
+@pytest.mark.parametrize("before", range(280, 310))
+def test_no_part_of_a_key_stays_where_a_message_is_cut(before: int) -> None:
+    key = "sk-0123456789abcdef"
+    server = Server("http://127.0.0.1:9/v1", key)
+    raw = b'{"error": {"message": "%s%s and more"}}' % (b"x" * before, key.encode())
+    said = str(answers.error_of(400, {}, raw, {}, server))
+    assert not any(key[start : start + 8] in said for start in range(len(key)))
+    assert "xxx" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Incorrect key: sk-01234****cdef.", "Incorrect key: *******cdef."),
+        ("sk-0123456789abcdefsk-0123456789abcdef", "******"),
+        ("456789ab and 456789a", "*** and 456789a"),
+        ("", ""),
+    ],
+)
+def test_parts_of_a_key_are_hidden(text: str, expected: str) -> None:
+    assert answers.masked(text, "sk-0123456789abcdef") == expected
+    assert answers.masked(text, None) == text
+
+
+def test_a_message_that_quotes_a_text_is_told_by_its_code() -> None:
+    asked = {"messages": [{"role": "user", "content": "words of a\nprivate document"}]}
+    raw = b'{"error": {"message": "blocked: words of a private document", "code": "content_policy"}}'
+    assert str(answers.error_of(403, {}, raw, asked, SERVER)) == "HTTP 403 (content_policy)"
+
+
+def test_nothing_that_is_stored_about_a_server_has_the_key() -> None:
+    facts = opening.runtime(SERVER, {"id": "small", "owned_by": "team of sk-secret-key"}, "fp sk-secret-key")
+    assert "sk-secret" not in str(facts)
+    assert facts["versions"]["id"] == "small"
 
 
 def test_answers_that_came_before_the_server_went_away_are_kept(client: Client) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +20,7 @@ from storage.core.outcomes import Outcome, Reason, Status
 from storage.core.specs import Spec
 from storage.outputs.output_types import SCHEMA
 from tasks import kinds
-from tasks.backends.remote import answers
+from tasks.backends.remote import answers, counting
 from tasks.engine.backend_factory import open_backend
 from tasks.engine.engine import Engine
 from tasks.engine.submission import Submission
@@ -157,7 +159,8 @@ def test_nothing_is_sent_before_retry_after_is_over(api: Callable[[Script], ApiS
         ({"Retry-After": "7"}, 7, 7),
         ({"retry-after-ms": "250"}, 0.25, 0.25),
         ({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0, 0),
-        ({"Retry-After": "Fri, 21 Oct 2095 07:28:00 GMT"}, 1e8, 1e11),
+        ({"Retry-After": "3600"}, 3600, 3600),
+        ({"Retry-After": "-1"}, 0, 0),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(header: dict[str, str], least: float, most: float) -> None:
@@ -165,6 +168,20 @@ def test_retry_after_is_seconds_or_a_date(header: dict[str, str], least: float, 
     assert isinstance(found, answers.Passing)
     assert found.wait_s is not None
     assert least <= found.wait_s <= most
+
+
+@pytest.mark.parametrize("absurd", ["1e12", "inf", "nan", "Fri, 21 Oct 2095 07:28:00 GMT", "9" * 400, "soon"])
+def test_a_pause_that_cannot_be_meant_is_the_usual_one(api: Callable[[Script], ApiServer], absurd: str) -> None:
+    server = api(on("a text", error(429, "slow down", Retry_After=absurd)))
+    assert computed(server, GENERATE, ["a text"])[0].status is Status.DONE
+
+
+def test_a_pause_longer_than_the_patience_is_told(api: Callable[[Script], ApiServer]) -> None:
+    server = api(lambda request, _: error(429, "daily limit", Retry_After="600"))
+    with engine_on(server) as engine:
+        away = submitted(engine, GENERATE, ["a text"]).away
+    assert "asks for a pause of 600 s: HTTP 429 (daily limit)" in str(away)
+    assert len(server.requests) == 1
 
 
 def test_an_answer_that_takes_too_long_is_asked_for_again(api: Callable[[Script], ApiServer]) -> None:
@@ -243,11 +260,95 @@ def test_a_last_text_slower_than_the_patience_fails_alone_while_the_server_is_th
         (failed,) = ticket.finished()
         assert (failed.status, failed.reason_class) == (Status.FAILED, Reason.TRANSIENT)
         assert "no answer within 0.3 s (DOCMILL_ENDPOINT_ANSWER_S)" in (failed.reason or "")
-        server.models = 502  # a gateway without the server behind it
+        server.script = lambda request, times: script(request, times) or error(502)  # a gateway alone
         away = submitted(engine, GENERATE, TEXTS[3:4]).away
         assert away is not None
         assert away.silent
     never.set()
+
+
+GUARDED = error(403, f"our guardrail blocks this, {KEY}", "blocked")
+CUT = written("cut")
+CUT.cut = True
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "reason"),
+    [
+        (GUARDED, "HTTP 403 (our guardrail blocks this, ***)", Reason.DOCUMENT),
+        (error(404, "no such page"), "HTTP 404 (no such page)", Reason.DOCUMENT),
+        (Answer(418, b"I am a teapot.", {"Content-Type": "text/plain"}), "HTTP 418 (I am a teapot)", Reason.DOCUMENT),
+        (error(500, "a bug"), "HTTP 500 (a bug)", Reason.TRANSIENT),
+        (error(503, "too long for us"), "HTTP 503 (too long for us)", Reason.TRANSIENT),
+        (Answer(200, b"<html>a proxy</html>"), "half an answer", Reason.TRANSIENT),
+        (Answer(200, {"error": {"message": "upstream is gone"}}), "upstream is gone", Reason.TRANSIENT),
+        (CUT, "ClientPayloadError", Reason.TRANSIENT),
+    ],
+)
+def test_a_text_that_a_server_always_answers_badly_fails_alone_in_whatever_form(
+    api: Callable[[Script], ApiServer], answer: Answer, said: str, reason: Reason
+) -> None:
+    server = api(lambda request, _: answer if "number 3." in text_of(request) else None)
+    with engine_on(server, patience_s=0.05) as engine:  # as after `docmill retry`: nothing was answered before
+        ticket = submitted(engine, GENERATE, TEXTS[3:4])
+        assert ticket.away is None
+        (failed,) = ticket.finished()
+        assert (failed.status, failed.reason_class) == (Status.FAILED, reason)
+        assert said in (failed.reason or "")
+        assert answers.KEY_VARIABLE not in (failed.reason or "")
+        assert server.of(TEXTS[3]) <= 8
+        server.script = lambda request, _: answer
+        away = submitted(engine, GENERATE, TEXTS[4:5]).away
+        if answer.status != 200 or not isinstance(answer.body, dict) or answer.cut:  # else each text is paid for
+            assert said in str(away)
+
+
+@pytest.mark.parametrize("body", [{"choices": []}, {"object": "nothing of this kind"}, ["a list"], None])
+def test_an_answer_without_meaning_is_paid_three_times_and_then_its_text_fails(
+    api: Callable[[Script], ApiServer], body: Any
+) -> None:
+    server = api(lambda request, _: Answer(200, body))
+    outcomes = computed(server, GENERATE, TEXTS)
+    assert {outcome.status for outcome in outcomes} == {Status.FAILED}
+    assert {server.of(text) for text in TEXTS} == {3}
+    assert "3 times" in (outcomes[0].reason or "")
+
+
+def test_an_answer_is_not_read_beyond_its_limit_however_small_it_is_on_the_wire(
+    api: Callable[[Script], ApiServer],
+) -> None:
+    blanks = gzip.compress(b" " * 2**26, 1)
+    bomb = Answer(200, blanks, {"Content-Encoding": "gzip"})
+    server = api(lambda request, _: bomb if "number 3." in text_of(request) else None)
+    outcomes = computed(server, GENERATE, TEXTS)
+    assert [one.content_id for one in outcomes if one.status is Status.FAILED] == [3]
+    assert "an answer of more than 32 MiB" in (outcomes[3].reason or "")
+
+
+@pytest.mark.parametrize("number", [b"-5", b"1099511627776", b"1e400", b'"abc"', b"1.5", b"true", b"null", b"[]"])
+def test_a_usage_that_cannot_be_is_none(api: Callable[[Script], ApiServer], number: bytes) -> None:
+    def answer(request: dict[str, Any], times: int) -> Answer | None:
+        if request.get("input") == ["text"]:
+            return None
+        raw = json.dumps((vectors(request) if "input" in request else written("two words")).body).encode()
+        return Answer(200, re.sub(rb'("(prompt|completion)_tokens": )\d+', rb"\g<1>" + number, raw))
+
+    server = api(answer)
+    (outcome,) = computed(server, GENERATE, ["a text"])
+    expected = counting.Estimate().of_messages([{"content": "a text"}])
+    assert (outcome.text, outcome.tokens_in, outcome.tokens_out) == ("two words", expected, 0)
+    (outcome,) = computed(server, spec_of("embed"), ["a text"])
+    assert (outcome.status, outcome.tokens_in) == (Status.DONE, counting.Estimate().of_text("a text"))
+    assert len(server.requests) == 3
+
+
+def test_a_call_of_a_tool_is_no_empty_text(api: Callable[[Script], ApiServer]) -> None:
+    tool: dict[str, Any] = {"message": {"content": None, "tool_calls": [{"function": {"name": "search"}}]}}
+    server = api(lambda request, _: written("", "tool_calls", **tool))
+    (outcome,) = computed(server, GENERATE, ["a text"])
+    assert (outcome.status, outcome.reason_class) == (Status.FAILED, Reason.MODEL)
+    assert "calls a tool and writes no text (finish_reason tool_calls)" in (outcome.reason or "")
+    assert len(server.requests) == 1
 
 
 def test_a_drain_takes_the_answers_under_way_and_sends_nothing_again(api: Callable[[Script], ApiServer]) -> None:
