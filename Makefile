@@ -62,6 +62,10 @@ setup-gliner: .venv-gliner/.installed ## another environment, with the library o
 test-gliner: setup-gliner ## only the tests on the library of GLiNER models, in its own environment
 	.venv-gliner/bin/python -m pytest -m gliner tests/tasks/backends/label_matching
 
+.PHONY: test-wheel
+test-wheel: setup ## the wheel in an empty environment: the page about Python runs with what it says to install
+	$(BIN)/python -m pytest -m wheel tests/test_packaging.py
+
 .PHONY: setup-schedulers test-schedulers bench-arrow
 
 # Each pins many libraries. A worker of docmill's own environment does the work.

@@ -75,7 +75,7 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect tests that take minutes or need another environment, unless -m names them."""
-    for name in {"alerts", "gliner", "long", "soak", "vllm", "schedulers"}:
+    for name in {"alerts", "gliner", "long", "soak", "vllm", "schedulers", "wheel"}:
         if name not in config.option.markexpr:
             unasked = [item for item in items if item.get_closest_marker(name)]
             config.hook.pytest_deselected(items=unasked)

@@ -10,7 +10,7 @@ from tests.faults.servers import Server
 from tests.worker.harness import Docmill
 
 MARKER = "fast"
-_SLOW_MARKERS = ("slow", "faults", "long", "gliner", "vllm", "soak", "schedulers")
+_SLOW_MARKERS = ("slow", "faults", "long", "gliner", "vllm", "soak", "schedulers", "wheel")
 # These fixtures start a server or load a model.
 _SLOW_FIXTURES = frozenset(
     {"_postgres_or_reason", "_pgvector_or_reason", "_redis_or_reason", "bench", "benches", "writer"}

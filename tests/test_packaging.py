@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_docs import NEEDS, fences
 from tests.worker.harness import ROOT, Docmill
 
 PACKAGES = ("worker", "tasks", "storage")
@@ -204,6 +207,28 @@ def test_the_wheel_alone_answers_and_does_a_job(installed: Docmill, unpacked: Pa
         text=True,
     )
     assert all(path.startswith(str(unpacked)) for path in told.stdout.split())
+
+
+@pytest.mark.wheel
+@pytest.mark.timeout(1200)  # it downloads torch
+def test_the_page_about_python_runs_in_an_empty_environment_with_what_it_says_to_install(
+    dist: Path, tmp_path: Path
+) -> None:
+    page = fences(ROOT / "docs" / "python.md")
+    [arguments] = [fence.text.partition("pip install ")[2] for fence in page if "pip install" in fence.text]
+    wanted = [name.replace("docmill", str(_wheel(dist))) for name in shlex.split(arguments)]
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = str(tmp_path / "venv" / "bin" / "python")
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-compile", *wanted], check=True)
+    programs = [f.text for f in page if f.language == "python" and not f.title.startswith(NEEDS)]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "page.py").write_text("\n".join(programs))
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "DOCMILL_DEVICE": "cpu"}
+    printed = subprocess.run(
+        [python, "-I", "page.py"], cwd=tmp_path / "empty", env=environment, capture_output=True, text=True
+    )
+    assert printed.returncode == 0, printed.stderr
+    assert len(printed.stdout.splitlines()) == 4  # three hits and a job
 
 
 @pytest.mark.long

@@ -73,4 +73,4 @@ def test_the_programs_of_the_page_about_python_run(folder: Path, capsys: pytest.
         if fence.language == "python" and not fence.title.startswith(NEEDS):
             exec(compile(fence.text, "python.md", "exec"), names)
     assert len(capsys.readouterr().out.splitlines()) == 4  # three hits and a job
-    assert names["frame"]["purpose"].notna().all()
+    assert {len(vector) for vector in names["frame"]["vector"]} == {384}
