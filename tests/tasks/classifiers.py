@@ -38,11 +38,14 @@ CONFIGS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "modernbert": (transformers.ModernBertConfig, {**SIZES, **MODERN, "local_attention": 8}),
     "modernbert-mean": (transformers.ModernBertConfig, {**SIZES, **MODERN, "classifier_pooling": "mean"}),
     "bart": (transformers.BartConfig, BOTH),
+    "squeezebert": (transformers.SqueezeBertConfig, {**SIZES, "embedding_size": 32}),
+    "layoutlm": (transformers.LayoutLMConfig, SIZES),
+    "longformer": (transformers.LongformerConfig, {**SIZES, "attention_window": 16, "sep_token_id": 2}),
 }
 # Those that are read with RoBERTa's tokenizer, without types of tokens.
-BYTES = frozenset({"roberta", "xlm-roberta", "bart"})
-# Those whose head wants more than the encoder's last hidden states.
-WHOLE = frozenset({"bart"})
+BYTES = frozenset({"roberta", "xlm-roberta", "bart", "longformer"})
+# Those whose head wants more than the encoder's last hidden states, or that tell the encoder more than its tokens.
+WHOLE = frozenset({"bart", "longformer"})
 NAMES = tuple(CONFIGS)
 
 
@@ -96,7 +99,11 @@ def classifier(
 ) -> Path:
     """Save a classifier of an architecture, with four labels unless ``config`` says otherwise."""
     if tokenizer is None:
-        tokenizer = byte_pairs(texts) if name in BYTES else words(texts, typed=name in {"bert", "electra"})
+        tokenizer = (
+            byte_pairs(texts)
+            if name in BYTES
+            else words(texts, typed=name in {"bert", "electra", "squeezebert", "layoutlm"})
+        )
     of, sizes = CONFIGS[name]
     settings: dict[str, Any] = {
         "vocab_size": len(tokenizer),

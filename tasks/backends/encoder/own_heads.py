@@ -75,9 +75,9 @@ def _encoder(model: PreTrainedModel, tokens: Tokens, device: str, tolerance: flo
     encoder, dtype = model.base_model, model.dtype
     pooler = getattr(encoder, "pooler", None)
     try:
-        states = own_states(encoder, tokens, device)(batch)
         if pooler is not None:
-            encoder.pooler = None
+            encoder.pooler = nn.Identity()  # some encoders call it without asking for it
+        states = own_states(encoder, tokens, device)(batch)
         setattr(model, model.base_model_prefix, GivenStates(pooler))
         model.float()
         found = _head_logits(model)(states)

@@ -21,6 +21,8 @@ from tasks.models import families
 from tasks.outputs import Output
 from tasks.windows.windows import Encoded
 
+_QUESTION = "Which words?"
+
 
 def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     """Load a model for question answering. Raises WeightsMissing, ModelUnsuitable and CannotServe."""
@@ -41,7 +43,8 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
 
     beside = pairs(tokens, limit, first=first)
     require_room(spec.params, beside)
-    parts = taken_apart(model, tokens, device, dtype)
+    # Some models take questions alone: Longformer looks for the tokens that separate one from its text.
+    parts = taken_apart(model, tokens.paired(_QUESTION, first=first), device, dtype)
     null_token = tokens.tokenizer.cls_token_id
 
     def outputs(batch: Sequence[Encoded], states: dict[str, Tensor]) -> Sequence[Output]:
