@@ -19,7 +19,7 @@ from tasks.kinds import suitability
 from tasks.models.encoders import Description
 
 # Raised with every change of what `tasks.backends.merging` writes.
-_FORMAT = 1
+_FORMAT = 2
 
 
 def merged(spec: Spec, folder: Path, adapter_folder: Path, cache_dir: Path) -> tuple[Spec, Path]:

@@ -73,6 +73,7 @@ def merge(spec: Spec, folder: Path, adapter_folder: Path, head: Head, target: Pa
             )
         _require_places(adapter, base, spec.model)
         report.require(spec.model, spec.kind, unused=[*adapter.saved, "pooler."])
+        _untie(adapter, base)
         whole = PeftModel.from_pretrained(base, str(adapter_folder), torch_device="cpu")
         model = whole.merge_and_unload(safe_merge=True)
         model.save_pretrained(target)
@@ -95,6 +96,19 @@ def _config(folder: Path, adapter: Adapter, head: Head) -> PretrainedConfig:
         config.id2label = {int(number): str(label) for number, label in given["id2label"].items()}
         config.label2id = {label: number for number, label in config.id2label.items()}
     return config
+
+
+def _untie(adapter: Adapter, model: PreTrainedModel) -> None:
+    """Give each of two tied layers its own weights if the adapter changes one: PEFT would merge it into both."""
+    table, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or head.weight is not table.weight:
+        return
+    tied = {name for name, module in model.named_modules() if module in (table, head)}
+    if tied.isdisjoint(weight.partition(".lora_")[0].removesuffix(".weight") for weight in adapter.shapes):
+        return
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    if not model.config.is_encoder_decoder:  # a T5 computes otherwise without this
+        model.config.tie_word_embeddings = False
 
 
 def _require_places(adapter: Adapter, model: PreTrainedModel, name: str) -> None:

@@ -19,6 +19,7 @@ FILES = (CONFIG, WEIGHTS)
 _LENGTH_BYTES = 8
 _PREFIX = "base_model.model."
 _LORA = ".lora_"
+_BASE_LAYER = ".base_layer."  # PEFT saves the embeddings that it adapts, too
 # Heads that adapters bring, by PEFT's name of the task.
 _HEADS = {
     "SEQ_CLS": "SequenceClassification",
@@ -98,7 +99,9 @@ def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
         header = orjson.loads(file.read(int.from_bytes(file.read(_LENGTH_BYTES), "little")))
     try:
         return {
-            name.removeprefix(_PREFIX): tuple(one["shape"]) for name, one in header.items() if name != "__metadata__"
+            name.removeprefix(_PREFIX).replace(_BASE_LAYER, "."): tuple(one["shape"])
+            for name, one in header.items()
+            if name != "__metadata__"
         }
     except (LookupError, TypeError) as error:
         raise ModelCorrupt(f"{path} is no safetensors file.") from error
