@@ -268,7 +268,7 @@ def _names(folder: Path) -> list[str]:
 def _held(folder: Path) -> Iterator[None]:
     """The folder, made if it is not there, for this process alone. Raises PartsRefused, FolderBusy."""
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
     except FileExistsError as error:
         raise PartsRefused(f"{folder} is a file, and parts go into a folder; name another") from error
     path = folder / LOCK

@@ -17,9 +17,16 @@ from storage.outputs.columns import Column
 from storage.writers.base import Row, Writer
 from storage.writers.jsonl import dumped
 
-# What spreadsheets take for a formula; an apostrophe before it makes it text again. One that was there gets another,
-# so that what was put before can be told from what was there.
-_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+# What spreadsheets take for a formula, also after white space, quotes and marks that nobody sees, which some of them
+# take away. An apostrophe counts too: what `escape_formula` put before a text can be told from what was there.
+_FORMULA = re.compile(
+    r"""[\s\x00-\x1f"'\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]*[=+@＝＋－＠﹦﹢﹣﹫-]|'*[\t\r\n]"""
+)
+
+
+def escape_formula(text: str) -> str:
+    """Return a text that no spreadsheet computes: an apostrophe before a formula makes it text."""
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def write_for_excel(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> int:
@@ -37,7 +44,7 @@ def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> int
         n = 0
         for row in rows:
             if not n:
-                writer.writerow([column.name for column in columns])
+                writer.writerow([_cell(column.name) for column in columns])
             writer.writerow([_cell(column.value(row)) for column in columns])
             n += 1
         return n
@@ -50,8 +57,7 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, int | float):
         return dumped(value).decode()
-    text = value if isinstance(value, str) else dumped(value).decode()
-    return f"'{text}" if _FORMULA.match(text) else text
+    return escape_formula(value if isinstance(value, str) else dumped(value).decode())
 
 
 CSV = Writer("csv", ".csv", write, title="CSV", lines=True)

@@ -15,28 +15,23 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A new file beside the target, which takes its name when the block has ended well.
 
     A link is followed to what it names; a pipe or a device is written to, never replaced. A file that is replaced
-    passes its mode on.
+    passes its mode on; a new one is its user's alone.
     """
     if path.exists() and not path.is_file():
         with path.open("wb") as file:
             yield file
         return
     path = path.resolve()
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask()
+    mode = path.stat().st_mode & 0o777 if path.exists() else None
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
         with open(handle, "w+b") as file:  # noqa: PTH123 - a descriptor, not a path
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).chmod(mode)
+        if mode is not None:
+            Path(temporary).chmod(mode)
         Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

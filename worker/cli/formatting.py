@@ -6,9 +6,7 @@ Without rich, which takes long to load: `worker.cli.show` has tables and bars.
 from __future__ import annotations
 
 import os
-import re
 import textwrap
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -19,7 +17,7 @@ import click
 
 from storage.core.flags import ordered
 from storage.core.outcomes import DOUBTFUL
-from worker.reports.filters import counted
+from worker.reports.filters import UNSEEN, counted
 
 if TYPE_CHECKING:
     from storage.core.doubts import Doubt
@@ -34,7 +32,6 @@ if TYPE_CHECKING:
 
 _WIDE = 64  # so that a terminal of 80 columns has room for them
 _SHOWN_KINDS = 10  # of files that were left out
-FORMULA = re.compile(r'[\s"]*[=+@＝＋－＠-]')  # after blanks and quotes too, which spreadsheets take away
 
 
 def duration(seconds: float) -> str:
@@ -362,10 +359,8 @@ def shorten(text: str, width: int = 300) -> str:
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
-    """The text without control characters, which a terminal would obey: they are shown as U+FFFD."""
-    return "".join("\ufffd" if unicodedata.category(c) == "Cc" and c not in keep else c for c in text)
+    """The text without characters that a terminal would obey, or that steer how the text around them is shown.
 
-
-def cell(text: str) -> str:
-    """The text for a table that may be pasted into a spreadsheet: an apostrophe keeps a formula from being one."""
-    return printable(f"'{text}" if FORMULA.match(text) else text, keep="")
+    They are shown as U+FFFD.
+    """
+    return UNSEEN.sub(lambda match: match[0] if match[0] in keep else "\ufffd", text)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import io
-import re
+import json
 from typing import BinaryIO
 
 from worker.cli.formatting import printable
-
-# JSON escapes the characters below U+0020 by itself. Terminals obey some of these as well, and JSON allows them.
-_CONTROLS = re.compile("[\x7f-\x9f]")
+from worker.reports.filters import UNSEEN
 
 
-def escaped(json: str) -> str:
-    """Return the same JSON value with every control character written as an escape."""
-    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", json)
+def escaped(text: str) -> str:
+    """Return the same value in JSON with the characters that a terminal would obey, or not show, as escapes.
+
+    JSON has none below U+0020 but its own line ends and tabs.
+    """
+    return UNSEEN.sub(lambda match: match[0] if match[0] in "\r\n\t" else json.dumps(match[0])[1:-1], text)
 
 
 class Harmless(io.RawIOBase):

