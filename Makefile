@@ -196,12 +196,7 @@ reference: setup ## the pages of docs/ that follow from the code
 lock: setup      ## pin what is in the images, with hashes (Python 3.11 on Linux; the index or folder of torch for CPUs as pip knows it)
 	$(BIN)/python docker/lock.py build cpu cuda
 
-.PHONY: changelog release check-security
-
-changelog: setup ## move changes/ into CHANGELOG.md, for the commit that is tagged: VERSION=0.2.0
-	@test -n "$(VERSION)" || { echo "say which version: make changelog VERSION=0.2.0" >&2; exit 2; }
-	$(BIN)/towncrier build --yes --version $(VERSION)
-	sed -i '/^## $(VERSION) (unreleased)$$/,+1d' CHANGELOG.md
+.PHONY: release check-security
 
 release: setup   ## everything of a release, in dist/VERSION: RELEASE="--allow-dirty --allow-untagged" for a trial
 	@$(BIN)/python -m release.build $(RELEASE)

@@ -30,11 +30,10 @@ TAG = "v[0-9]*"
 
 @dataclass(frozen=True)
 class Tree:
-    """The state of a source tree: the release tag of its commit, changed files, and fragments of the changelog."""
+    """The state of a source tree: the release tag of its commit and changed files."""
 
     tag: str | None
     changed: tuple[str, ...] = ()
-    fragments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,7 @@ def look_at(root: Path) -> Tree:
         raise CannotRelease(f"{root} is no clone of a git repository with a commit; clone one, and release from it")
     changed = (_git(root, "status", "--porcelain") or "").splitlines()
     tag = _git(root, "describe", "--exact-match", "--tags", "--match", TAG, "HEAD")
-    fragments = sorted(file.name for file in (root / "changes").glob("*.md") if file.name != "README.md")
-    return Tree(tag, tuple(line[3:] for line in changed), tuple(fragments))
+    return Tree(tag, tuple(line[3:] for line in changed))
 
 
 def problems(tree: Tree, allowed: Allowed) -> list[str]:
@@ -71,11 +69,6 @@ def problems(tree: Tree, allowed: Allowed) -> list[str]:
         found.append(f"the tag {tree.tag} is no version as packages write it: name it {named}")
     if tree.tag is not None and _numbers(tree.tag) > chart.NUMBERS:
         found.append(f"the tag {tree.tag} has more than {chart.NUMBERS} numbers, which Helm takes for no version")
-    if tree.tag is not None and tree.fragments and not allowed.untagged:
-        found.append(
-            f"the changelog lacks {', '.join(tree.fragments[:3])}: run `make changelog VERSION={tree.tag[1:]}`, "
-            "commit, and move the tag"
-        )
     return found
 
 

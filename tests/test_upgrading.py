@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from storage import migrations
 from storage.core.database import Database
-from tasks.backends import registry
 from tests.worker.harness import ROOT, Docmill
 from worker.cli.exit_codes import UNREACHABLE
 
@@ -48,10 +45,3 @@ def test_an_older_program_works_with_a_newer_schema_that_names_it_and_leaves_it_
     assert fleet.json("db", "upgrade") == {"before": "9999", "after": "9999"}
     set_revision(fleet, "9999", oldest="9999")
     assert "install the newer release" in fleet("jobs", code=UNREACHABLE).stderr
-
-
-def test_the_page_lists_every_name_that_is_deprecated() -> None:
-    listed = re.findall(r"^\| (backend|extra) `([\w-]+)` \|", PAGE, re.MULTILINE)
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    retired = {("backend", name) for name in registry.RETIRED}
-    assert {*listed} == retired | {("extra", name) for name in registry.RETIRED if name in extras}

@@ -257,7 +257,7 @@ class Settings(RetentionSettings, BaseSettings):
     @field_validator("backend")
     @classmethod
     def _known_backend(cls, value: str) -> str:
-        if selection.current(value) not in selection.names():
+        if value not in selection.names():
             raise ValueError(f"unknown backend {value!r}; there are {', '.join(selection.names())}")
         return value
 

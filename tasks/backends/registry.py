@@ -7,10 +7,9 @@ also has ``tokens_per_s()``: where several backends can compute an encoder, the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from importlib.util import find_spec
-from types import MappingProxyType
 
 from storage.core.installation import Extra
 from tasks.errors import BadOption
@@ -188,15 +187,6 @@ BACKENDS: tuple[Row, ...] = (
             )
         ),
     ),
-)
-
-
-# Names that settings and scripts may still ask for, each with what people are told.
-RETIRED: Mapping[str, str] = MappingProxyType(
-    {
-        "onnxruntime": "The backend onnxruntime was removed: OpenVINO or transformers computes instead, whichever is "
-        "faster. Use --backend openvino or none, and leave it out of DOCMILL_BACKEND."
-    }
 )
 
 

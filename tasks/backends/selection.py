@@ -20,11 +20,6 @@ def names() -> tuple[str, ...]:
     return (AUTO, *registry.names())
 
 
-def current(asked: str) -> str:
-    """Return the name to choose by: AUTO for a backend that was removed, else the name that was asked for."""
-    return AUTO if asked in registry.RETIRED else asked
-
-
 def installed() -> frozenset[str]:
     """Return the backends whose libraries are on this machine."""
     return frozenset(row.name for row in registry.BACKENDS if row.is_installed)
@@ -76,7 +71,6 @@ def require_present(
     kind: str, family: Family | None, *, quality: str, device: str, asked: str = AUTO, model: str
 ) -> tuple[str, ...]:
     """Return the candidates that are installed. Raises CannotServe, with what to install, if there is none."""
-    asked = current(asked)
     if found := candidates(kind, family, quality=quality, device=device, asked=asked, present=installed()):
         return found
     extra = extra_for(kind, family, quality=quality, device=device, asked=asked)
@@ -101,7 +95,7 @@ def extra_for(kind: str, family: Family | None, *, quality: str, device: str, as
 def _offers(
     kind: str, family: Family | None, *, quality: str, device: str, asked: str = AUTO
 ) -> Iterator[tuple[str, Offer]]:
-    head, asked = kinds.kind(kind).head(family), current(asked)
+    head = kinds.kind(kind).head(family)
     for row in registry.BACKENDS if asked == AUTO else (registry.row(asked),):
         if (offer := row.offer(head, family, quality, device)) is not None:
             yield row.name, offer

