@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from storage.results.provenance import EscalationRecord, StepRecord
     from tasks.engine.reader import ReadWindow
     from worker.explaining.explanation import Explanation
-    from worker.explaining.recomputing import Recomputed
 
 Rows = Sequence[tuple[str, str]]
 
@@ -56,12 +55,7 @@ class Page:
         if self._found.flags:
             yield section("Flags", self._flags())
         yield section("How", self._how())
-        if (again := self._found.recomputed) is not None:
-            yield section("Windows, computed again", self._window_outputs(again))
-            yield section("Computed again", self._recomputed(again))
-        else:
-            lost = ", ".join(self._found.not_kept)
-            yield section("Not kept", [("", f"{lost}; --recompute computes them anew")])
+        yield section("Not kept", [("", ", ".join(self._found.not_kept))])
 
     @property
     def _several(self) -> bool:
@@ -200,39 +194,6 @@ class Page:
             rows.append(("computed", f"{local_time(batch.started_at)}{_together(batch)}"))
         return rows
 
-    def _window_outputs(self, again: Recomputed) -> Rows:
-        from worker.explaining.window_outputs import shown as output_shown
-
-        windows = again.computation.windows
-        rounds = max((one.round for one in windows), default=1)
-        some = windows if self._full else windows[:SHOWN_WINDOWS]
-        rows = []
-        for number, one in enumerate(some, 1):
-            round_ = f", round {one.round}" if rounds > 1 else ""
-            rows.append((str(number), f"characters {one.window.start:,} to {one.window.end:,}{round_}"))
-            gives = "copied as they are" if one.output is None else self._text(output_shown(one.output))
-            rows.append(("  reads", self._text(one.text)))
-            rows.append(("  gives", gives))
-        more = len(windows) - len(some)
-        return [*rows, *([("", f"… {more:,} more windows; --full shows all")] if more else [])] or [("", "none")]
-
-    def _recomputed(self, again: Recomputed) -> Rows:
-        found, outcome = again.difference, again.computation.outcome
-        rows: list[tuple[str, str]] = []
-        if found is None:
-            shown = self._outputs[self._found.step.name].shown
-            output = shown(again.output) if again.output else outcome.reason or ""
-            rows.append(("output", self._text(output)))
-        else:
-            what = "the same" if found.same else "another output"
-            rows.append(("result", what if found.summary == what else f"{what}: {found.summary}"))
-            rows += [("", self._text(line)) for line in found.lines]
-        rows += [(cause.what, f"{cause.then} then, {cause.now} now") for cause in again.causes]
-        rows.append(("reason", reason(again)))
-        now = again.computation.runtime
-        how = f"{now['precision']} by {now['backend']} on {now['device']}, {again.computation.seconds:.1f} s"
-        return [*rows, ("now", f"{how} without loading")]
-
     def _shown(self, step: StepRecord) -> str:
         outcome = step.outcome
         assert outcome is not None
@@ -263,21 +224,6 @@ def of_runtime(runtime: Mapping[str, Any]) -> Rows:
     """Return the rows about what computed a result."""
     versions = ", ".join(f"{name} {version}" for name, version in runtime["versions"].items())
     return [*((name, runtime[name]) for name in ("precision", "backend", "device")), ("versions", versions)]
-
-
-def reason(again: Recomputed) -> str:
-    """Return a sentence on why a result that was computed again is the same, or another."""
-    differing = ", ".join(cause.what for cause in again.causes)
-    if again.same is None:
-        return "there was no result to compare with"
-    if again.same:
-        return f"nothing came of what differs: {differing}" if differing else "nothing that is on record differs"
-    if differing:
-        return f"probably what differs in how the two were computed: {differing}"
-    return (
-        "nothing that is on record differs. The release of docmill is not kept, and a text that was computed beside "
-        "others may have other last bits."
-    )
 
 
 def pinned(revision: str) -> tuple[str, str]:

@@ -1,1 +1,1 @@
-"""Explain one result: how it came to be, and what it is when it is computed again."""
+"""Explain one result: how it came to be."""

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from storage.core.specs import Spec
     from storage.results.provenance import Provenance, Recorded, StepRecord
     from tasks.engine.reader import ReadWindow
-    from worker.explaining.recomputing import Recomputed
 
 NOT_KEPT = ("the output of each window", "the time of this document alone")
 CLASSES: Mapping[str, str] = {
@@ -40,7 +39,7 @@ class Explanation:
 
     `state` is the outcome's status, or `blocked` (an earlier step gave nothing), `removed`, `left out` or `to do`,
     and `said` a sentence about one that is not done. `note` tells of other steps with a result for the document.
-    `recomputed` is the result as it is when it is computed again. `not_kept` lists what no table has.
+    `not_kept` lists what no table has.
     """
 
     provenance: Provenance
@@ -50,7 +49,6 @@ class Explanation:
     flags: tuple[Flag, ...]
     weights: Mapping[str, str]
     note: str | None = None
-    recomputed: Recomputed | None = None
     not_kept: tuple[str, ...] = NOT_KEPT
 
     @property

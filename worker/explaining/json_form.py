@@ -7,12 +7,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from worker.explaining.escalated import why
-from worker.explaining.window_outputs import of_window
 
 if TYPE_CHECKING:
     from storage.results.provenance import EscalationRecord, Recorded, StepRecord
     from worker.explaining.explanation import Explanation
-    from worker.explaining.recomputing import Recomputed
 
 
 def as_json(found: Explanation) -> dict[str, Any]:
@@ -41,36 +39,6 @@ def as_json(found: Explanation) -> dict[str, Any]:
         "windows_unknown": found.cut.problem,
         "flags": [asdict(flag) for flag in found.flags],
         "not_kept": found.not_kept,
-        **({} if found.recomputed is None else {"recomputed": of_recomputed(found.recomputed)}),
-    }
-
-
-def of_recomputed(found: Recomputed) -> dict[str, Any]:
-    """Return a result that was computed again as JSON values; `same` is None where there was none before."""
-    outcome, computed = found.computation.outcome, found.computation
-    return {
-        "same": found.same,
-        "difference": None if found.difference is None else asdict(found.difference),
-        "differs_in": [asdict(cause) for cause in found.causes],
-        "status": outcome.status,
-        "reason": outcome.reason,
-        "output": plain(found.output),
-        "flags": outcome.flags,
-        "tokens_in": outcome.tokens_in,
-        "tokens_out": outcome.tokens_out,
-        "spec": asdict(found.spec),
-        "runtime": computed.runtime,
-        "seconds": computed.seconds,
-        "windows": [
-            {
-                "round": one.round,
-                "start": one.window.start,
-                "end": one.window.end,
-                "text": one.text,
-                "output": None if one.output is None else of_window(one.output),
-            }
-            for one in computed.windows
-        ],
     }
 
 

@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 from worker.cli.context import open_store, settings_from
-from worker.cli.exit_codes import OK, SOME_FAILED
-from worker.cli.options import BACKEND, DEVICE, JOB, JSON
+from worker.cli.exit_codes import OK
+from worker.cli.options import JOB, JSON
 from worker.cli.printing import print_json, say
 
 if TYPE_CHECKING:
     from storage.core.database import Database
     from worker.explaining.explanation import Explanation
-    from worker.settings import Settings
 
 
-@click.command(
-    "explain", epilog="Example: docmill explain 7 a17 --recompute, or docmill explain 7 a17 --json | jq .windows"
-)
+@click.command("explain", epilog="Example: docmill explain 7 a17 --json | jq .windows")
 @JOB
 @click.argument("document", metavar="ID")
 @click.option("--step", help="Explain this step of a job with several steps.")
 @click.option("--full", is_flag=True, help="Show long texts, and all windows.")
-@click.option("--recompute", is_flag=True, help="Compute the result again here in float32, and show the difference.")
-@DEVICE
-@BACKEND
 @JSON
-def explain_command(
-    job: int,
-    document: str,
-    step: str | None,
-    full: bool,
-    recompute: bool,
-    device: str | None,
-    backend: str | None,
-    as_json: bool,
-) -> int:
+def explain_command(job: int, document: str, step: str | None, full: bool, as_json: bool) -> int:
     """Show how the result of the document ID in JOB came to be.
 
     The command shows the document with its metadata, the windows that the text was cut into and the prompt of each as
@@ -47,38 +31,20 @@ def explain_command(
 
     The windows are not stored. They are cut again by the model's tokenizer, without its weights; where the model is
     not on this machine, the command says so. Of a job with several steps the last one with a result is explained.
-
-    With --recompute the weights are loaded here in float32, and the text is computed again with the options and the
-    seed of the stored result: the command shows the output of each window, the difference between the two results,
-    and what differs in how they were computed. --backend and --device are for this. Nothing is stored. Exit code 0:
-    the results are the same (numbers within 0.0001), or there was none; 1: they differ.
     """
     from storage.results.provenance import provenance
     from worker.explaining.explanation import cutter, explain
 
-    if not recompute and (device or backend):
-        raise click.UsageError("--device and --backend are for --recompute")
-    settings = settings_from(device=device, backend=backend)
+    settings = settings_from()
     with open_store(settings) as database:
         found = explain(provenance(database, job, document, step), cutter(settings.models_dir, settings.cache_dir))
-        if recompute:
-            found = _recomputed(database, settings, found)
         if as_json:
             from worker.explaining.json_form import as_json as in_json
 
             print_json(in_json(found))
         else:
             _show(database, found, full=full)
-    return SOME_FAILED if found.recomputed is not None and found.recomputed.same is False else OK
-
-
-def _recomputed(database: Database, settings: Settings, found: Explanation) -> Explanation:
-    from worker.engines.devices import choose_devices
-    from worker.explaining.recomputing import opener, recompute
-
-    output = database.kind_of(found.step.spec.kind).output
-    (device, *_) = choose_devices(settings.device)
-    return replace(found, recomputed=recompute(found.step, output, opener(found.step, settings, device)))
+    return OK
 
 
 def _show(database: Database, found: Explanation, *, full: bool) -> None:
