@@ -20,7 +20,7 @@ from storage.errors import NoSuchJob, StorageError
 from worker.errors import WorkerError
 from worker.web import sign_in
 from worker.web.assets import assets
-from worker.web.guard import HEALTH, SIGN_IN, Guard
+from worker.web.guard import HEALTH, SIGN_IN, Guard, is_from_another_site
 from worker.web.page import Asked, Change, NotFound, Page, Refused
 from worker.web.registry import CHANGES, FIRST, PAGES
 from worker.web.rendering import Renderer, merged
@@ -128,7 +128,9 @@ class _Application:
         site = self._site
         path = {name: _storable(str(value)) for name, value in request.path_params.items()}
         query = {name: _storable(value) for name, value in request.query_params.items()}
-        return Asked(site.database, site.settings, site.allows_changes, path, query, form or {})
+        return Asked(
+            site.database, site.settings, site.allows_changes, path, query, form or {}, is_from_another_site(request)
+        )
 
     async def _health(self, _: Request) -> Response:
         def ask() -> Response:

@@ -67,8 +67,12 @@ def _refusal(site: Site, request: Request) -> Response | None:
         return PlainTextResponse(said, HTTPStatus.MISDIRECTED_REQUEST)
     if request.method not in {"GET", "HEAD", "POST"}:
         return PlainTextResponse("This method is not allowed.", HTTPStatus.METHOD_NOT_ALLOWED)
-    if request.method == "POST" and (refused := _refused_form(request)):
-        return refused
+    # A link of another site may lead here. Its forms, pictures, frames and scripts may not.
+    is_link = request.method != "POST" and request.headers.get("sec-fetch-dest") == "document"
+    if is_from_another_site(request) and not is_link:
+        return PlainTextResponse("This request comes from another site.", HTTPStatus.FORBIDDEN)
+    if request.method == "POST" and _is_too_long(request):
+        return PlainTextResponse("This form is too long.", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     if path == SIGN_IN or path.startswith(STATIC) or is_signed_in(site, request):
         return None
     if "hx-request" in request.headers or request.method == "POST":
@@ -89,20 +93,22 @@ def _is_known_host(site: Site, request: Request) -> bool:
     return (name if colon and port.isdecimal() else given) in site.hosts
 
 
-def _refused_form(request: Request) -> Response | None:
-    """Refuse what another site's page sends, before the form's own token is looked at, and what is too long."""
-    if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
-        return PlainTextResponse("This form comes from another site.", HTTPStatus.FORBIDDEN)
+def is_from_another_site(request: Request) -> bool:
+    """Return True if a browser says that a page of another site, or of another port, made the request."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in {"same-origin", "none"}
+    _, known, host = request.headers.get("origin", "").partition("://")  # of an old browser; it may be `null`
+    return bool(known) and host.lower() != request.headers.get("host", "").lower()
+
+
+def _is_too_long(request: Request) -> bool:
     length = request.headers.get("content-length", "")
+    digits = length.lstrip("0")  # int() would take long over very many
     # A body that comes in chunks has no length, whatever a header says of it.
-    if "transfer-encoding" in request.headers or not _is_at_most(length, MOST_FORM):
-        return PlainTextResponse("This form is too long.", HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-    return None
-
-
-def _is_at_most(number: str, most: int) -> bool:
-    digits = number.lstrip("0")  # int() would take long over very many
-    return number.isdecimal() and len(digits) <= len(str(most)) and int(digits or "0") <= most
+    if "transfer-encoding" in request.headers or not length.isdecimal() or len(digits) > len(str(MOST_FORM)):
+        return True
+    return int(digits or "0") > MOST_FORM
 
 
 def _with_query(request: Request) -> str:

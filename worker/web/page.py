@@ -41,7 +41,10 @@ class BadRequest(Refused):
 
 @dataclass(frozen=True)
 class Asked:
-    """A request: the store, and the values in the path, the query and the form."""
+    """A request: the store, and the values in the path, the query and the form.
+
+    `from_another_site` is True for a link that another site's page led to: such a request must cost little.
+    """
 
     database: Database
     settings: Settings
@@ -49,6 +52,7 @@ class Asked:
     path: Mapping[str, str]
     query: Mapping[str, str] = field(default_factory=dict)
     form: Mapping[str, str] = field(default_factory=dict)
+    from_another_site: bool = False
 
     def id(self, name: str) -> int:
         """Return a number in the path. Raises NotFound if no row can have it."""

@@ -177,6 +177,35 @@ def test_a_form_of_another_site_is_refused(empty: Browse) -> None:
     assert browser.post("/sign-in", data=form, headers={"sec-fetch-site": "same-origin"}).status_code == 303
 
 
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site", "sec-fetch-dest": "image"},
+        {"sec-fetch-site": "same-site", "sec-fetch-dest": "empty"},
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"},
+        {"origin": "https://evil.example"},  # of a browser that sends no other header
+        {"origin": "http://127.0.0.1:8000"},
+    ],
+)
+def test_what_a_page_of_another_site_embeds_gets_nothing(empty: Browse, headers: dict[str, str]) -> None:
+    for path in ("/jobs", "/search?text=x", "/sign-in"):
+        assert empty().get(path, headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site", "sec-fetch-dest": "document"},
+        {"sec-fetch-site": "none", "sec-fetch-dest": "document"},
+        {"sec-fetch-site": "same-origin", "sec-fetch-dest": "empty"},
+        {"origin": "http://127.0.0.1:8321"},
+        {"origin": "null"},
+    ],
+)
+def test_links_of_others_and_the_page_itself_are_answered(empty: Browse, headers: dict[str, str]) -> None:
+    assert empty().get("/jobs", headers=headers).status_code == 200
+
+
 def test_a_long_form_is_not_read(empty: Browse) -> None:
     browser = empty(token=TOKEN)
     assert browser.post("/sign-in", data={"token": "x" * 100_000}).status_code == 413

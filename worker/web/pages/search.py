@@ -47,7 +47,9 @@ def read(asked: Asked) -> Values:
         raise BadRequest(f"The id has {len(key):,} characters; the page looks up at most {MOST_CHARS:,}.")
     values: dict[str, object] = {"corpora": corpora, "corpus": corpus, "text": text, "found": None, "problem": None}
     values |= {"key": key, "documents": find_documents(asked.database, key) if key else []}
-    if text and corpora:
+    if text and corpora and asked.from_another_site:
+        values["problem"] = "This search is a link of another site. Press Search to load the model and to search."
+    elif text and corpora:
         try:
             values["found"] = search(asked, corpus or corpora[0], text)
         except (NoSuchCorpus, NothingEmbedded, TaskError, WorkerError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import pytest
 
 from storage.core.database import Database
 from storage.core.outcomes import Outcome, Status
@@ -55,6 +56,24 @@ def test_hits_link_to_their_documents(browse: Browse, database: Database, settin
     assert "\u202e" not in page
     assert "There is no corpus books" in browser.get("/search?corpus=books&text=x").text
     assert browser.get("/search", params={"text": "x" * 2_001}).status_code == 400
+
+
+def test_a_link_of_another_site_fills_the_form_and_loads_no_model(
+    browse: Browse, database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embed(database, settings)
+    searched: list[str] = []
+    monkeypatch.setattr("worker.web.pages.search.search", lambda asked, corpus, text: searched.append(text))
+    browser = browse()
+    for site in ("cross-site", "same-site"):
+        headers = {"sec-fetch-site": site, "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+        page = browser.get("/search?text=near", headers=headers).text
+        assert 'value="near"' in page
+        assert "Press Search" in page
+    assert not searched
+    for site in ("none", "same-origin"):
+        browser.get("/search?text=near", headers={"sec-fetch-site": site})
+    assert searched == ["near", "near"]
 
 
 def test_a_document_is_found_by_its_id_with_its_source_and_jobs(browse: Browse, database: Database) -> None:
