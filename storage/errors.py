@@ -20,7 +20,7 @@ StorageError
 ├── NoSuchOrder              an order's id that the store does not know
 ├── NoSuchCorpus             a corpus's name that the store does not know
 ├── CorpusInUse              an unfinished job works on what is to be removed
-├── NothingEmbedded          a corpus without vectors to search
+├── NothingEmbedded          a corpus without vectors to search, or with vectors that cannot be compared
 ├── CannotCompare            two jobs whose results cannot be compared
 ├── CannotMigrate            a corpus cannot get results of another model in place of those it has
 ├── TooManyLost              a migration would lose more results than it may
@@ -138,7 +138,7 @@ class CorpusInUse(StorageError):
 
 
 class NothingEmbedded(StorageError):
-    """The corpus has no vectors; run a task over it that makes some."""
+    """The corpus has no vectors, or none that can be compared; run a task over it that makes some."""
 
 
 class CannotCompare(StorageError):

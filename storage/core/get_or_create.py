@@ -12,7 +12,7 @@ from sqlalchemy import Row, select
 from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.outcomes import Known
-from storage.core.schema import Base, Content, Corpus, OutcomeRow, Runtime, SpecRow
+from storage.core.schema import Base, Content, Corpus, OutcomeRow, Runtime, SpecRow, VectorLength
 from storage.core.specs import Spec
 from storage.core.transaction import Transaction
 
@@ -41,6 +41,22 @@ def runtime_id(database: Database, runtime: Mapping[str, Any]) -> int:
     return database.write(
         lambda transaction: _find_or_make(transaction, Runtime, "sha256", {"sha256": digest, **runtime})
     )
+
+
+def vector_length(transaction: Transaction, spec_id: int) -> int | None:
+    """Return the numbers in each vector of a spec; None before its first one."""
+    return transaction.scalar(select(VectorLength.numbers).where(VectorLength.spec_id == spec_id))
+
+
+def make_vector_length(transaction: Transaction, spec_id: int, numbers: int) -> int:
+    """Return the numbers in each vector of a spec, kept now if there was none."""
+    length = vector_length(transaction, spec_id)
+    if length is None:
+        made = transaction.insert(VectorLength).values(spec_id=spec_id, numbers=numbers)
+        transaction.execute(made.on_conflict_do_nothing())
+        length = vector_length(transaction, spec_id)
+    assert length is not None
+    return length
 
 
 SPEC = (SpecRow.kind, SpecRow.model, SpecRow.revision, SpecRow.quality, SpecRow.params)

@@ -47,6 +47,7 @@ WORK: Rights = MappingProxyType(
         "shard": _CHANGE,
         "outcome": _CHANGE,
         "runtime": _ADD,
+        "vector_length": _ADD,
         "worker": _KEEP,
         "refusal": _KEEP,
         "lease": _KEEP,

@@ -124,6 +124,14 @@ class SpecRow(Base):
     dropped_by = column(str, nullable=True)  # the rule of retention that did; NULL for a command
 
 
+class VectorLength(Base):
+    """The numbers in each vector of a spec, as in its first one. A row never changes: other vectors are refused."""
+
+    __tablename__ = "vector_length"
+    spec_id = column(int, ForeignKey("spec.id"), primary_key=True)
+    numbers = column(int)
+
+
 class Runtime(Base):
     """The device, precision, backend and library versions that carried out a spec."""
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 from sqlalchemy import select
 
 from storage.core.database import Database
+from storage.core.get_or_create import vector_length
 from storage.core.schema import OutcomeRow
 from storage.duplicates.components import Components, Ids
 from storage.duplicates.methods import ByVectors
 from storage.duplicates.progress import Advanced
 from storage.errors import NothingEmbedded
 from storage.search.ann import keeps_windows
+from storage.search.knn import matrix_of
 from storage.search.search import choose
 
 Matrix = npt.NDArray[np.float32]
@@ -50,27 +50,29 @@ def connect(
     """Join the places of near duplicates among contents with vectors; at least one of each pair is `fresh`.
 
     Return the number of compared pairs. A float32 product proposes pairs, and a cosine in float64 decides, so that
-    it does not depend on a vector's place in a block.
+    it does not depend on a vector's place in a block. Raises NothingEmbedded if vectors differ in length.
     """
     n, new = len(content_ids), np.flatnonzero(fresh)
     if not len(new):
         return 0
-    dimension = _load(database, method, content_ids[new[:1]]).shape[1]
-    n_kept = max(BLOCK, KEPT_NUMBERS // dimension) if dimension else BLOCK  # its vector may have been removed
+    with database.read() as transaction:
+        dim = vector_length(transaction, method.spec_id)
+    if dim is None:
+        return 0
+    n_kept = max(BLOCK, KEPT_NUMBERS // dim)
     compared = done = 0
     total = -(-len(new) // n_kept) * n
     for first in range(0, len(new), n_kept):
         places = new[first : first + n_kept]
-        kept = _load(database, method, content_ids[places])
+        kept = _load(database, method, content_ids[places], dim)
         for start in range(0, n, BLOCK):
             advanced("compare", done, total)
             theirs = np.arange(start, min(start + BLOCK, n))
             done += len(theirs)
             # Pairs of two new ones are compared once: with those that come later.
             theirs = theirs[~fresh[theirs] | (theirs > places[0])]
-            vectors = _load(database, method, content_ids[theirs])
-            if len(vectors) and vectors.shape[1] == kept.shape[1]:
-                compared += _compare(kept, places, vectors, theirs, fresh, method.threshold, components)
+            vectors = _load(database, method, content_ids[theirs], dim)
+            compared += _compare(kept, places, vectors, theirs, fresh, method.threshold, components)
     advanced("compare", total, total)
     return compared
 
@@ -102,21 +104,16 @@ def _compare(
     return compared
 
 
-def _load(database: Database, method: ByVectors, content_ids: Ids) -> Matrix:
-    """Return the vectors of contents, each of length 1 or 0. A vector that was removed meanwhile is 0."""
+def _load(database: Database, method: ByVectors, content_ids: Ids, dim: int) -> Matrix:
+    """Return the vectors of contents (contents, dim), each of length 1 or 0. One that was removed meanwhile is 0."""
     query = select(OutcomeRow.content_id, OutcomeRow.vector).where(
         OutcomeRow.spec_id == method.spec_id, OutcomeRow.status == "done"
     )
-    found: dict[int, Matrix] = {}
-    wanted: Sequence[int] = content_ids.tolist()
+    places = {content_id: place for place, content_id in enumerate(content_ids.tolist())}
+    matrix: Matrix = np.zeros((len(places), dim), np.float32)
     with database.read() as transaction:
-        for row in transaction.probe(query, OutcomeRow.content_id, wanted):
-            vector = np.frombuffer(row.vector, "<f4")
+        for row in transaction.probe(query, OutcomeRow.content_id, list(places)):
+            (vector,) = matrix_of([row.vector], dim)
             length = float(np.linalg.norm(vector.astype(np.float64)))
-            found[row.content_id] = (vector / (length or 1.0)).astype(np.float32)
-    dim = len(next(iter(found.values()))) if found else 0
-    matrix: Matrix = np.zeros((len(wanted), dim), np.float32)
-    for place, content_id in enumerate(wanted):
-        if content_id in found:
-            matrix[place] = found[content_id]
+            matrix[places[row.content_id]] = vector / (length or 1.0)
     return matrix

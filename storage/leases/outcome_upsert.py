@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from sqlalchemy import exc as sa_exc
 
 from storage.core import advisory_locks, driver_errors
 from storage.core.database import Database
+from storage.core.get_or_create import make_vector_length
 from storage.core.outcomes import REFUSED, Known, Outcome, storable
 from storage.core.transaction import Transaction
 from storage.errors import ValueRefused
@@ -49,12 +50,35 @@ def put_outcomes(
     advisory_locks.refer(transaction)
     # One order everywhere, so that two shards with the same contents cannot deadlock.
     ordered = [storable(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.content_id)]
+    ordered = _of_one_length(transaction, spec_id, ordered)
     if not one_by_one:
         return _put(transaction, spec_id, ordered, runtime_id, redo=redo)
     known: dict[int, Known] = {}
     for outcome in ordered:
         known |= _put_one(transaction, spec_id, outcome, runtime_id, redo=redo)
     return known
+
+
+def _of_one_length(transaction: Transaction, spec_id: int, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return the outcomes, with a failure in place of each vector that is not as long as the spec's first one."""
+    numbers = {o.content_id: _numbers(o.vector, o.data) for o in outcomes if o.vector is not None}
+    if not numbers:
+        return list(outcomes)
+    length = make_vector_length(transaction, spec_id, next(iter(numbers.values())))
+    others = {content_id for content_id, n in numbers.items() if n != length}
+    return [_refused(o, numbers[o.content_id], length) if o.content_id in others else o for o in outcomes]
+
+
+def _numbers(vector: bytes, data: Mapping[str, Any] | None) -> int:
+    """Return the numbers in a vector, or in each of several, for the windows of a text."""
+    return int((data or {}).get("dim") or len(vector) // 4)
+
+
+def _refused(outcome: Outcome, numbers: int, length: int) -> Outcome:
+    return outcome.refused(
+        f"its vector has {numbers:,} numbers, and earlier ones of this model have {length:,}: the server has another "
+        "model under this name. Give it a name with --revision, and embed the corpus again"
+    )
 
 
 def _put_one(

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
+from storage.errors import NothingEmbedded
+
 Matrix = npt.NDArray[np.float32]
+
+LENGTHS_DIFFER = (
+    "vectors of this model have {:,} numbers, and others {:,}: the server has another model under the same name. "
+    "Give it a name of its own with --revision, and embed the corpus again"
+)
+
+
+def matrix_of(vectors: Sequence[bytes], dim: int, *, windows: bool = False) -> Matrix:
+    """Return stored vectors as the rows of a matrix (vectors, dim). With `windows` each may have several rows.
+
+    Raises NothingEmbedded for a vector of another length.
+    """
+    for vector in vectors:
+        if len(vector) % (4 * dim) or not (windows or len(vector) == 4 * dim):
+            raise NothingEmbedded(LENGTHS_DIFFER.format(dim, len(vector) // 4))
+    return np.frombuffer(b"".join(vectors), "<f4").reshape(-1, dim)
 
 
 def cosines(queries: Matrix, vectors: Matrix) -> Matrix:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Row, Select, and_, column, func, select, table
+from sqlalchemy import Row, Select, and_, column, select, table
 
 from storage.core import advisory_locks
 from storage.core.database import Database
-from storage.core.get_or_create import SPEC, spec_of
+from storage.core.get_or_create import SPEC, spec_of, vector_length
 from storage.core.schema import OutcomeRow, SpecRow
 from storage.core.specs import Spec
 from storage.core.transaction import Transaction
@@ -203,15 +203,10 @@ def _require_pgvector(database: Database) -> None:
 
 
 def _dim(database: Database, spec_id: int) -> int:
-    numbers = func.octet_length(OutcomeRow.vector) / 4
-    query = select(OutcomeRow.data, numbers.label("numbers")).where(
-        OutcomeRow.spec_id == spec_id, OutcomeRow.status == "done"
-    )
     with database.read() as transaction:
-        row = transaction.execute(query.limit(1)).first()
-    if row is None:
+        dim = vector_length(transaction, spec_id)
+    if dim is None:
         raise NothingEmbedded(f"nothing has a vector under spec {spec_id}")
-    dim = int((row.data or {}).get("dim") or row.numbers)
     if dim > MOST_NUMBERS:
         raise CannotIndex(f"its vectors have {dim:,} numbers, and an index takes at most {MOST_NUMBERS:,}")
     return dim

@@ -14,7 +14,7 @@ from sqlalchemy import Row, case, select, tuple_
 
 from storage.core.corpus import is_current_document
 from storage.core.database import Database
-from storage.core.get_or_create import SPEC, spec_of
+from storage.core.get_or_create import SPEC, spec_of, vector_length
 from storage.core.schema import Content, Corpus, Document, Job, OutcomeRow, SpecRow, Step
 from storage.core.specs import Spec
 from storage.core.transaction import IN_BINARY, Transaction
@@ -22,7 +22,7 @@ from storage.errors import NoSuchCorpus, NothingEmbedded
 from storage.outputs.output_types import VECTOR
 from storage.search import ann
 from storage.search.ann import keeps_windows
-from storage.search.knn import Matrix, Nearest, cosines
+from storage.search.knn import LENGTHS_DIFFER, Matrix, Nearest, cosines, matrix_of
 from storage.search.scope import Placed, Searched
 from storage.steps import lineage, replacements
 from storage.steps.replacements import Replacement
@@ -201,18 +201,24 @@ def search(
     """Return the ids of the `top` documents nearest to each query, (queries, dim); ties in the order of the source.
 
     `advanced` is told the number of documents compared, and of those with a vector. A document with a vector for
-    every window is as near as its best one. `exact` compares all documents even if there is an index.
+    every window is as near as its best one. `exact` compares all documents even if there is an index. Raises
+    NothingEmbedded if the vectors are not as long as those of the queries.
     """
     best = Nearest(len(queries), top)
+    windows = keeps_windows(searched.spec)
     size = max(1, min(BLOCK, PAGE_NUMBERS // queries.shape[1]))
-    if keeps_windows(searched.spec):
+    if windows:
         size = max(1, size // WINDOWS)
+    with database.read() as transaction:
+        length = vector_length(transaction, searched.spec_id)
+    if length not in (None, queries.shape[1]):
+        raise NothingEmbedded(LENGTHS_DIFFER.format(length, queries.shape[1]))
     n_seen = n_embedded = 0
     proposed = None if exact else ann.propose(database, searched, queries, top)
     pages = _pages(database, searched, size) if proposed is None else _pages_of(database, searched, proposed, size)
     for page in pages:
         if page.ids:
-            best.offer(np.array(page.ids, np.int64), _scores(queries, page.vectors))
+            best.offer(np.array(page.ids, np.int64), _scores(queries, page.vectors, windows=windows))
         n_seen += page.n_documents
         n_embedded += len(page.ids)
         advanced(n_seen, n_embedded)
@@ -286,7 +292,7 @@ def _pages_of(database: Database, searched: Searched, documents: Sequence[Placed
         yield _Page(len(page), [one.id for one in embedded], [vectors[one.content_id] for one in embedded])
 
 
-def _scores(queries: Matrix, vectors: Sequence[bytes]) -> Matrix:
+def _scores(queries: Matrix, vectors: Sequence[bytes], *, windows: bool) -> Matrix:
     """Return the best cosine of each query with the windows of each content: (queries, contents)."""
     dim = queries.shape[1]
     scores, block, n_rows = [], [], 0
@@ -294,14 +300,14 @@ def _scores(queries: Matrix, vectors: Sequence[bytes]) -> Matrix:
         block.append(vector)
         n_rows += len(vector) // (4 * dim)
         if n_rows >= BLOCK or number == len(vectors):
-            scores.append(_best_of_each(queries, block))
+            scores.append(_best_of_each(queries, block, windows=windows))
             block, n_rows = [], 0
     return np.concatenate(scores, axis=1)
 
 
-def _best_of_each(queries: Matrix, contents: Sequence[bytes]) -> Matrix:
+def _best_of_each(queries: Matrix, contents: Sequence[bytes], *, windows: bool) -> Matrix:
     dim = queries.shape[1]
-    found = cosines(queries, np.frombuffer(b"".join(contents), "<f4").reshape(-1, dim))
+    found = cosines(queries, matrix_of(contents, dim, windows=windows))
     if found.shape[1] == len(contents):
         return found
     ends = np.cumsum([len(vector) // (4 * dim) for vector in contents])
@@ -314,7 +320,7 @@ def _best_windows(
 ) -> dict[int, tuple[int, int]]:
     windows = {}
     for row in _outcomes(transaction, searched, content_ids):
-        found = cosines(query[None], np.frombuffer(row.vector, "<f4").reshape(-1, len(query)))
+        found = cosines(query[None], matrix_of([row.vector], len(query), windows=True))
         start, end = row.data["windows"][int(found[0].argmax())]
         windows[row.content_id] = (start, end)
     return windows

@@ -323,6 +323,8 @@ def steer(owner: Database, admin: Database) -> None:
     builders.work(owner)
     review(admin, reviewed.id)
     assert runtimes(admin, reviewed.id) == []
+    with admin.read() as transaction:
+        get_or_create.vector_length(transaction, 1)
     owner.write(lambda transaction: transaction.execute(update(Job).values(state="done")))
     read(admin, after(computed, corpus=f"computed {n}"), numbered(3))
     prompted = replace(spec(), params={"prompt": "{meta.n}: {text}"})
@@ -407,6 +409,7 @@ def work(owner: Database, worker: Database) -> None:
     runtime = get_or_create.runtime_id(worker, {"device": str(n), "precision": "-", "backend": "-", "versions": {}})
     claim = claim_next(worker, "me")
     shards.heartbeat(worker, "me")
+    assert worker.write(lambda transaction: get_or_create.make_vector_length(transaction, claim.spec_id, n)) == n
     shards.release(worker, claim, done(claim)[:1], runtime)
     set_shard(owner, claim_next(worker, "me").shard_id, suspect=1)
     maintenance.reclaim(worker, "me")  # splits it

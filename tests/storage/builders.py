@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from typing import Any, TypeVar
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import and_, func, select, update
 
 from storage.core.clock import db_now
 from storage.core.database import Database
@@ -104,6 +105,13 @@ def done(claim: Claim, text: str = "out") -> list[Outcome]:
 def embedded(claim: Claim) -> list[Outcome]:
     """A vector for everything that the claim lacks."""
     return [Outcome(content_id, Status.DONE, vector=b"\0\0\x80?", tokens_in=3) for content_id, _ in claim.texts]
+
+
+def store_short_vector(database: Database) -> None:
+    """Put a vector of two numbers in place of the first one, as an earlier docmill stored it from another model."""
+    first = select(func.min(OutcomeRow.content_id)).where(OutcomeRow.vector.is_not(None)).scalar_subquery()
+    short = update(OutcomeRow).where(OutcomeRow.content_id == first).values(vector=struct.pack("<2f", 1, 0))
+    database.write(lambda transaction: transaction.execute(short))
 
 
 def failed(claim: Claim, reason_class: Reason = Reason.DOCUMENT) -> list[Outcome]:

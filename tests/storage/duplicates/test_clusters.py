@@ -21,14 +21,12 @@ from storage.core.outcomes import Outcome, Reason, Status
 from storage.deletion import gc, removal
 from storage.duplicates import clusters, report, vectors
 from storage.duplicates.clusters import Found
-from storage.duplicates.components import Components, Ids
-from storage.duplicates.methods import ByText, ByVectors, Method, stored
-from storage.duplicates.progress import unheard
+from storage.duplicates.methods import ByText, Method, stored
 from storage.duplicates.shingles import Shingling
 from storage.errors import NeverDeduplicated, NothingEmbedded
 from storage.leases.shards import Claim
 from storage.steps import jobs
-from tests.storage.builders import COPY, EMBED, Text, read, request, work
+from tests.storage.builders import COPY, EMBED, Text, read, request, store_short_vector, work
 from tests.storage.duplicates import planted
 from tests.worker.harness import ROOT
 
@@ -283,23 +281,13 @@ def test_a_vector_that_came_by_a_retry_is_compared(database: Database) -> None:
     assert clusters.find(database, 1, method).new == 0
 
 
-def test_a_vector_that_was_removed_meanwhile_does_not_enlarge_the_blocks(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("storage.duplicates.vectors.BLOCK", 2)
-    embed(database, 4)
-    read_at_a_time: list[int] = []
-    load = vectors._load
-
-    def loaded(database: Database, method: ByVectors, content_ids: Ids) -> vectors.Matrix:
-        read_at_a_time.append(len(content_ids))
-        return load(database, method, content_ids)
-
-    monkeypatch.setattr(vectors, "_load", loaded)
-    ids = np.array([10**6, 1, 2, 3], np.int64)
+def test_vectors_of_two_lengths_are_not_compared(database: Database) -> None:
+    embed(database, 3)
     method = vectors.method_for(database, "books", None, 0.98)
-    vectors.connect(database, method, ids, np.ones(4, bool), Components(4), unheard)
-    assert max(read_at_a_time) == 2
+    store_short_vector(database)
+    with pytest.raises(NothingEmbedded, match=r"have 3 numbers, and others 2: .* --revision"):
+        clusters.find(database, 1, method)
+    assert firsts(database) == {}
 
 
 def test_vectors_of_windows_and_corpora_without_vectors_are_refused(database: Database) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from threading import Event
 
 import pytest
@@ -23,6 +25,7 @@ from storage.steps import bounds, jobs
 from storage.steps.sharding import unpack
 from tests.kinds import KINDS
 from tests.storage.builders import (
+    EMBED,
     TRANSLATE,
     at_once,
     claim_next,
@@ -631,6 +634,44 @@ def test_the_first_write_of_an_outcome_wins(database: Database) -> None:
     shards.commit(database, right, done(right, "second"), None)
     for job in (first, second):
         assert [row["text"] for row in results(database, job.id)] == ["first"] * 3
+
+
+def test_a_vector_of_another_length_than_the_specs_first_one_is_refused(database: Database) -> None:
+    spec = replace(EMBED, params={"windows": "all"})
+    job = read(database, request(spec=spec), THREE)
+    windows = [[0, 1], [1, 2]]
+
+    def vectors(claim: Claim, dims: Sequence[int]) -> list[Outcome]:
+        return [
+            Outcome(content_id, Status.DONE, vector=bytes(4 * dim * 2), data={"dim": dim, "windows": windows})
+            for (content_id, _), dim in zip(claim.texts, dims, strict=True)
+        ]
+
+    claim = claim_next(database)
+    shards.keep(database, claim, vectors(claim, (3, 3, 3))[:1], None)
+    shards.commit(database, claim, vectors(claim, (3, 4, 3)), None)
+    [failure] = failures(database, job.id)
+    assert "its vector has 4 numbers, and earlier ones of this model have 3" in failure["reason"]
+    assert "--revision" in failure["reason"]
+    other = read(database, request("b.jsonl", spec=replace(spec, revision="sha256:9")), THREE)
+    claim = claim_next(database)
+    shards.commit(database, claim, vectors(claim, (4, 4, 4)), None)
+    assert read_status(database, other.id).done == 3
+
+
+def test_workers_with_two_models_of_one_name_store_the_vectors_of_one(database: Database) -> None:
+    jobs_ = [read(database, request(corpus=name, spec=EMBED), [(name, name)]) for name in "abcd"]
+    claims = [claim_next(database, f"w{n}") for n in range(4)]
+
+    def commit(n: int) -> None:
+        vector = [
+            Outcome(content_id, Status.DONE, vector=bytes(4 * (1 + n % 2))) for content_id, _ in claims[n].texts
+        ]
+        shards.commit(database, claims[n], vector, None)
+
+    at_once(*[partial(commit, n) for n in range(4)])
+    done_ones = [read_status(database, job.id).done for job in jobs_]
+    assert done_ones in ([1, 0, 1, 0], [0, 1, 0, 1])
 
 
 def test_done_takes_the_place_of_failed_and_nothing_takes_the_place_of_done(database: Database) -> None:

@@ -62,7 +62,6 @@ CASES: dict[str, Case] = {
         [TEXT.cited(ODD, [(0, 3, 0.5), (5, 9, 1 / 3)]), TEXT.cited(ODD, [])],
     ),
     "vector": (VECTOR, {}, [vector(1.5, -2.0), vector(0.0, 1e-40)]),
-    "vectors of several lengths": (VECTOR, {}, [vector(1.5, -2.0), vector(3.0)]),
     "windows": (
         VECTOR,
         {"windows": "all"},

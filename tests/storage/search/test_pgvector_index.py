@@ -144,7 +144,7 @@ def test_whoever_may_read_documents_may_search_by_the_index(database: Database, 
         owner.execute('CREATE ROLE "the reader" LOGIN')
         owner.execute("CREATE ROLE worker LOGIN")
         try:
-            tables = "corpus, document, content, job, step, spec, outcome"
+            tables = "corpus, document, content, job, step, spec, vector_length, outcome"
             owner.execute(f'GRANT SELECT ON {tables} TO "the reader"')
             owner.execute("GRANT SELECT ON outcome TO worker")
             searched = index(database)

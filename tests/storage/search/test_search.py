@@ -19,7 +19,18 @@ from storage.search.search import Hit, choose, hits, search
 from storage.steps import jobs
 from storage.steps.jobs import JobRequest
 from storage.steps.steps import StepRequest
-from tests.storage.builders import EMBED, TRANSLATE, Text, failed, numbered, read, request, shard, work
+from tests.storage.builders import (
+    EMBED,
+    TRANSLATE,
+    Text,
+    failed,
+    numbered,
+    read,
+    request,
+    shard,
+    store_short_vector,
+    work,
+)
 
 ALL_WINDOWS = replace(EMBED, params={"windows": "all"})
 DIM = 6
@@ -109,6 +120,19 @@ def test_documents_without_a_vector_are_counted_and_not_found(database: Database
     )
     assert told == [(10, 8)]
     assert best.ids.shape == (1, 8)
+
+
+def test_a_query_whose_vector_has_another_length_is_refused(database: Database) -> None:
+    embed(database, numbered(3))
+    with pytest.raises(NothingEmbedded, match=r"have 6 numbers, and others 4: .* --revision"):
+        search(database, choose(database, ["books"]), np.ones((1, 4), "<f4"), 10)
+
+
+def test_a_stored_vector_of_another_length_is_no_garbage_among_the_hits(database: Database) -> None:
+    embed(database, numbered(3))
+    store_short_vector(database)
+    with pytest.raises(NothingEmbedded, match=r"have 6 numbers, and others 2: .* --revision"):
+        search(database, choose(database, ["books"]), np.ones((1, DIM), "<f4"), 10)
 
 
 @pytest.mark.parametrize("block", [2, 4_096])
