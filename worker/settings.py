@@ -135,7 +135,10 @@ class Settings(RetentionSettings, BaseSettings):
     order_schemes: Annotated[
         tuple[str, ...],
         NoDecode,
-        Field(description="Kinds of URL that orders may read, such as `https,s3,postgresql`."),
+        Field(
+            description="Kinds of URL that orders may read, such as `https,s3`, or one host of a kind, such as "
+            "`postgresql://db.example`."
+        ),
         Shown(default="none"),
     ] = ()
     threads: Annotated[int, Field(ge=1, le=64, description="Shards in flight in each device process.")] = 8
@@ -219,10 +222,11 @@ class Settings(RetentionSettings, BaseSettings):
     @classmethod
     def _split_schemes(cls, value: str | Sequence[str]) -> tuple[str, ...]:
         schemes = tuple(name.lower() for name in _parts(value))
-        if wrong := [name for name in schemes if not re.fullmatch(r"[a-z][a-z0-9+._-]*", name) or name == "file"]:
+        form = re.compile(r"(?!file(:|$))[a-z][a-z0-9+._-]*(://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:\d+)?)?")
+        if wrong := [name for name in schemes if not form.fullmatch(name)]:
             raise ValueError(
-                f"{', '.join(map(repr, wrong))} is no kind of URL; write the part before ://, such as https or s3 "
-                "(files are allowed by DOCMILL_ORDER_ROOTS)"
+                f"{', '.join(map(repr, wrong))} is no kind of URL; write the part before ://, such as https or s3, "
+                "or this part and a host, such as https://example.org (files are allowed by DOCMILL_ORDER_ROOTS)"
             )
         return schemes
 

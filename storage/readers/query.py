@@ -21,7 +21,7 @@ from storage.readers.streams import open_regular, printable
 from storage.readers.values import as_row
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import Connection, CursorResult, Engine
+    from sqlalchemy.engine import URL, Connection, CursorResult, Engine
 
 SQLITE = "sqlite"
 _HOW = "write sqlite:///FILE?SELECT … or postgresql://USER:PASSWORD@HOST/NAME?SELECT … (an @ in a password is %40)"
@@ -47,7 +47,7 @@ class QuerySource(RowSource):
             shown, place = f"{SQLITE}:///{printable(path)}", printable(path.name)
             self._engine = _sqlite(path, options.max_record_bytes)
         else:
-            shown, place, self._engine = _postgresql(url)
+            shown, place, self._engine = _postgresql(database_url(source))
         self._shown = shown
         super().__init__(f"{shown}?{normalize(self._query)[0]}", place, options)
 
@@ -106,6 +106,18 @@ def _split(source: str) -> tuple[str, str]:
     return parts["url"], parts["query"].strip()
 
 
+def database_url(source: str) -> URL:
+    """Return the URL of the database in a `postgresql://…?SELECT …`. Raises SourceUnsupported if it is none."""
+    from sqlalchemy import exc, make_url
+
+    address, _ = _split(source)
+    try:
+        return make_url(address)
+    except (exc.ArgumentError, ValueError):
+        # Not `from error`: its message may contain a part of the password.
+        raise SourceUnsupported(f"the source is not the URL of a database: {_HOW}") from None
+
+
 def _sqlite(path: Path, most: int) -> Engine:
     from sqlalchemy import NullPool, create_engine
 
@@ -125,16 +137,16 @@ def _authorized(action: int, argument: str | None, *_: object) -> int:
     return sqlite3.SQLITE_OK if harmless else sqlite3.SQLITE_DENY
 
 
-def _postgresql(address: str) -> tuple[str, str, Engine]:
+def _postgresql(url: URL) -> tuple[str, str, Engine]:
     """Return the database's URL for messages, its name, and its engine, which has no connection yet."""
-    from sqlalchemy import NullPool, create_engine, event, exc, make_url
+    from sqlalchemy import NullPool, create_engine, event, exc
 
     from storage.core import postgresql
     from storage.core.database import shown
     from storage.core.time_limits import Patience
 
+    defaults = postgresql.connect_options(Patience())
     try:
-        url = make_url(address)
         if "@" in (url.host or ""):
             raise ValueError("the rest of a password, not a host")
         engine = create_engine(
@@ -143,7 +155,8 @@ def _postgresql(address: str) -> tuple[str, str, Engine]:
             hide_parameters=True,
             execution_options={"postgresql_readonly": True},
             connect_args={
-                name: value for name, value in postgresql.connect_options(Patience()).items() if name not in url.query
+                **{name: value for name, value in defaults.items() if name not in url.query},
+                "require_auth": _authentication(url),
             },
         )
         postgresql.watch(engine, Patience())
@@ -152,6 +165,23 @@ def _postgresql(address: str) -> tuple[str, str, Engine]:
         # Not `from error`: its message may contain a part of the password.
         raise SourceUnsupported(f"the source is not the URL of a database: {_HOW}") from None
     return shown(url.set(drivername="postgresql")), url.database or url.username or "postgresql", engine
+
+
+def _authentication(url: URL) -> str:
+    """Return how libpq may prove a password to the host that a source names, as its parameter `require_auth`.
+
+    Without a password in the URL, libpq takes that of PGPASSWORD, perhaps another host's. SCRAM proves a password
+    without telling it. Raises SourceUnsupported if the URL asks for one in plain text without verified TLS.
+    """
+    methods = str(url.query.get("require_auth") or "")
+    is_verified = url.query.get("sslmode") == "verify-full"
+    has_own = url.password is not None or "password" in url.query
+    if not methods:
+        return "" if has_own and is_verified else "!password" if has_own else "!password,!md5"
+    names = {name.strip() for name in methods.split(",")}
+    if not is_verified and ("password" in names or (methods.startswith("!") and "!password" not in names)):
+        raise SourceUnsupported("a password is sent in plain text only with sslmode=verify-full in the source's URL")
+    return methods
 
 
 def _fits(text: object, options: SourceOptions) -> bool:

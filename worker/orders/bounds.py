@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from storage.core.postgres_urls import POSTGRESQL
 from storage.readers import credentials
 from storage.readers.patterns import Pattern, is_pattern
+from storage.readers.query import database_url
 from storage.readers.sources import path_of, scheme_of
 from tasks.specs import per_language, pinning
 from worker.errors import WorkerError
 from worker.settings import Settings
 from worker.submit.options import Request
+
+# Of a connection: no files of the worker's, no other host, and no weaker authentication.
+_PARAMETERS = frozenset({"application_name", "connect_timeout", "sslmode", "target_session_attrs"})
+_HOST = re.compile(r"[^:]*://(?:[^/?#\\]*@)?([^/?#\\@]*).*", re.DOTALL)  # and the port
+_PORT = re.compile(r":\d+$")
 
 
 class OrderRefused(WorkerError):
@@ -25,10 +33,15 @@ def check(settings: Settings, request: Request) -> None:
     if (problem := credentials.problem(source)) is not None:
         raise OrderRefused(f"the source {problem}")
     scheme = scheme_of(source)
-    if scheme not in {None, "file"} and not allowed(str(scheme), settings.order_schemes):
+    if scheme not in {None, "file"} and not allowed(source, settings.order_schemes):
         raise OrderRefused(
             f"{name}: orders may not read {scheme}:// here; to let them, name it in DOCMILL_ORDER_SCHEMES of the "
             f"workers that take orders ({_listed(settings.order_schemes)} now)"
+        )
+    if scheme in POSTGRESQL and (names := {*database_url(source).query} - _PARAMETERS):
+        raise OrderRefused(
+            f"{name}: orders may not set {_listed(sorted(names))} of a connection; leave it out. They may set "
+            f"{_listed(sorted(_PARAMETERS))}"
         )
     path = path_of(source)
     if path is not None and not within(_root(path), settings.order_roots):
@@ -42,9 +55,22 @@ def check(settings: Settings, request: Request) -> None:
             _check_model(settings, model)
 
 
-def allowed(scheme: str, schemes: Iterable[str]) -> bool:
-    """Return whether a kind of URL is among those that are allowed; a driver after a + makes no other kind."""
-    return scheme in schemes or scheme.partition("+")[0] in schemes
+def allowed(source: str, schemes: Iterable[str]) -> bool:
+    """Return True if the kind of a URL is allowed, or its host; a driver after a + makes no other kind."""
+    scheme = str(scheme_of(source))
+    kinds = {scheme, scheme.partition("+")[0]}
+    host = _host(source, scheme).lower()
+    places = {f"{kind}://{place}" for kind in kinds for place in (host, _PORT.sub("", host))}
+    return not (kinds | places).isdisjoint(schemes)
+
+
+def _host(source: str, scheme: str) -> str:
+    """Return the host of a URL as its reader reads it, with the port."""
+    if scheme not in POSTGRESQL:
+        return _HOST.sub(r"\1", source)
+    url = database_url(source)
+    host = f"[{url.host}]" if ":" in (url.host or "") else url.host or ""
+    return host if url.port is None else f"{host}:{url.port}"
 
 
 def within(path: Path, roots: Iterable[Path]) -> bool:

@@ -48,6 +48,7 @@ WITHOUT = [
     "https://[::1]:8080/c@d.jsonl",
     "postgresql://me@host/db?SELECT key, token AS text FROM t WHERE password='x' AND k=1",
     "postgresql://me@host/db?sslmode=verify-full?SELECT id, text FROM t WHERE token='x'",
+    "postgresql://me@host/db?require_auth=md5?SELECT id, text FROM t",
     "sqlite:///x.db?SELECT id, text FROM t WHERE auth='x'",
     "sftp://me@host/c.jsonl",
     "abfs://container@account.dfs.core.windows.net/c.jsonl",

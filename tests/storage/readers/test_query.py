@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import socketserver
 import sqlite3
+import struct
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +256,59 @@ def test_a_hostile_database_does_no_harm(tmp_path: Path) -> None:
     assert (two.text, two.flags) == ("nul\ufffd", ("nul_replaced",))
     [whale] = read(f"sqlite:///{path}?SELECT text FROM found WHERE found MATCH 'whales'")
     assert isinstance(whale, Record)
+
+
+PLAIN, MD5, SCRAM = 3, 5, 10
+CANARY = "kanarienvogel"
+
+
+@contextmanager
+def database_that_asks_for(method: int) -> Iterator[tuple[str, list[bytes]]]:
+    """Yield the address of a server that wants a password in this way, and the messages that it gets then."""
+    told: list[bytes] = []
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            while struct.unpack("!i", self.request.recv(8)[4:])[0] != 3 << 16:  # asks for TLS or Kerberos first
+                self.request.sendall(b"N")
+            self.request.recv(4096)
+            more = {MD5: b"salt", SCRAM: b"SCRAM-SHA-256\0\0"}.get(method, b"")
+            self.request.sendall(b"R" + struct.pack("!ii", 8 + len(more), method) + more)
+            told.append(self.request.recv(4096))
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}", told
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("method", "user", "parameters", "is_told"),
+    [
+        (PLAIN, "me", "", False),
+        (MD5, "me", "", False),
+        (SCRAM, "me", "", True),
+        (MD5, "me", "?require_auth=md5", True),
+        (PLAIN, f"me:{CANARY}", "", False),
+        (MD5, f"me:{CANARY}", "", True),
+    ],
+)
+def test_a_password_is_proved_to_the_host_that_a_source_names_and_not_told(
+    method: int, user: str, parameters: str, is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", CANARY)
+    with database_that_asks_for(method) as (address, told):
+        refused(f"postgresql://{user}@{address}/db{parameters}?SELECT 'a' AS text")
+    assert bool(told[0]) is is_told
+    assert CANARY.encode() not in told[0]
+
+
+@pytest.mark.parametrize("methods", ["password", "scram-sha-256,password", "!md5"])
+def test_no_url_asks_for_a_password_in_plain_text_without_verified_tls(methods: str) -> None:
+    url = f"postgresql://me@127.0.0.1:1/db?require_auth={methods}"
+    assert "only with sslmode=verify-full" in refused(f"{url}?SELECT 'a' AS text")
+    assert "connection" in refused(f"{url}&sslmode=verify-full&sslrootcert=system?SELECT 'a' AS text")

@@ -111,6 +111,36 @@ def test_a_kind_of_url_that_is_not_named_is_refused(root: Path, source: str) -> 
         bounds.check(allowing(root, order_schemes="https"), asked(source.format(root=root)))
 
 
+@pytest.mark.parametrize(
+    ("source", "is_allowed"),
+    [
+        ("postgresql://me@db.example/x?SELECT 'a' AS text", True),
+        ("postgresql+psycopg://me@DB.example:5433/x?SELECT 'a' AS text", True),
+        ("https://files.example:8443/c.jsonl?page=2", True),
+        ("postgresql://me@evil.example/x?SELECT 'a' AS text", False),
+        ("postgresql://db.example,evil.example/x?SELECT 'a' AS text", False),
+        ("postgresql://db.example?sslmode=@evil.example/x?SELECT 'a' AS text", False),
+        ("postgresql:///x?SELECT 'a' AS text", False),
+        ("https://files.example/c.jsonl", False),
+        ("https://files.example:8443.evil.example/c.jsonl", False),
+        ("https://evil.example/https://files.example:8443/c.jsonl", False),
+        ("https://evil.example\\@files.example:8443/c.jsonl", False),
+        ("https://evil.example?@files.example:8443/c.jsonl", False),
+    ],
+)
+def test_orders_may_read_one_host_of_a_kind_of_url(root: Path, source: str, is_allowed: bool) -> None:
+    settings = allowing(root, order_schemes="postgresql://db.example,https://files.example:8443")
+    assert bounds.allowed(source, settings.order_schemes) is is_allowed
+
+
+@pytest.mark.parametrize("name", ["sslkey", "passfile", "service", "host", "hostaddr", "require_auth", "sslrootcert"])
+def test_an_order_names_no_file_of_the_worker_and_no_other_host_to_a_database(root: Path, name: str) -> None:
+    settings = allowing(root, order_schemes="postgresql")
+    with pytest.raises(OrderRefused, match=f"orders may not set {name} of a connection"):
+        bounds.check(settings, asked(f"postgresql://me@host/db?{name}=x&sslmode=require?SELECT 'a' AS text"))
+    bounds.check(settings, asked("postgresql://me@host/db?sslmode=verify-full?SELECT 'a' AS text"))
+
+
 def test_without_settings_no_order_may_read_anything(root: Path) -> None:
     settings = load_settings(home=root / "home")
     for source in (root, "https://example.org/c.jsonl"):
@@ -158,7 +188,9 @@ def test_a_model_is_a_name_or_a_folder_that_the_settings_name(root: Path, monkey
     [
         ("order_roots", "documents", "each is an absolute path"),
         ("order_schemes", "https://", "is no kind of URL; write the part before ://"),
+        ("order_schemes", "https://me@example.org", "is no kind of URL"),
         ("order_schemes", "file", "files are allowed by DOCMILL_ORDER_ROOTS"),
+        ("order_schemes", "file://host", "files are allowed by DOCMILL_ORDER_ROOTS"),
     ],
 )
 def test_settings_that_would_allow_nothing_are_refused(name: str, value: str, says: str) -> None:
