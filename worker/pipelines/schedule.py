@@ -1,18 +1,11 @@
-"""Compute the times at which a pipeline is due.
-
-cronsim parses the expression and steps through local times. This module converts them to instants by the rules of
-Debian's cron (cron(8), "daylight saving time"). cronsim has these rules too, but its answer depends on the start:
-from the second 2:10 of a night with two, it gives the first 2:30, which is past. It also misses half an hour where
-clocks go back by half an hour (Australia/Lord_Howe), and a run where clocks skip midnight.
-"""
+"""Compute the times at which a pipeline is due. cronsim follows Debian's cron when clocks change (cron(8))."""
 
 from __future__ import annotations
 
 import math
 import zoneinfo
-from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -20,7 +13,6 @@ from cronsim import CronSim, CronSimError
 from tasks.kinds.validation import shown
 from tasks.near_misses import nearly
 from worker.errors import WorkerError
-from worker.pipelines import dst
 
 _FIELDS = (
     ("minute", "0 to 59"),
@@ -30,9 +22,7 @@ _FIELDS = (
     ("day of the week", "0 (Sunday) to 7 or SUN to SAT"),
 )
 _ALL = ("*",) * len(_FIELDS)
-# The calendar and the rules of a zone's clocks repeat sooner: what does not come in so long never comes.
-_HORIZON_S = 50 * 366 * 86_400
-_CHECKED_FROM = 1_767_225_600  # 2026-01-01; what is refused must not depend on when it is asked
+_CHECKED_FROM = datetime(2026, 1, 1, tzinfo=UTC)  # what is refused must not depend on when it is asked
 _MOST_CHARS = 500
 
 
@@ -54,7 +44,7 @@ class Schedule:
 
 def check(cron: str, timezone: str) -> None:
     """Raise BadSchedule where one of them is wrong, or where the expression never comes (30 February)."""
-    next_after(Schedule(cron, timezone), _CHECKED_FROM)
+    next_after(Schedule(cron, timezone), _CHECKED_FROM.timestamp())
 
 
 def cron_problem(cron: str) -> str | None:
@@ -75,7 +65,7 @@ def cron_problem(cron: str) -> str | None:
 
 def _reads(cron: str) -> bool:
     try:
-        CronSim(cron, dst.to_local(_CHECKED_FROM, 0))
+        CronSim(cron, _CHECKED_FROM)
     except CronSimError:
         return False
     return True
@@ -98,28 +88,29 @@ def _nearest_zones(name: str) -> str:
 
 
 def next_after(schedule: Schedule, after: float) -> float:
-    """The first time at which the schedule is due strictly after an instant, both in seconds since 1970.
+    """Return the first time at which the schedule is due strictly after an instant, both in seconds since 1970.
 
     Raises BadSchedule for what `check` refuses.
     """
     cron, zone = _read(schedule)
-    find = _next_fixed if _is_fixed(cron) else _next_elapsing
-    found = find(cron, zone, math.floor(after))
-    if found is None:
-        raise BadSchedule(f"{_never(cron)} in {schedule.timezone}")
-    return float(found)
+    for local in CronSim(cron, datetime.fromtimestamp(math.floor(after), zone)):
+        if local.timestamp() > after:  # where clocks were just put back, cronsim begins with the first of two hours
+            return local.timestamp()
+    raise BadSchedule(f"{_never(cron)} in {schedule.timezone}")
 
 
 def due(schedule: Schedule, since: float, now: float) -> float | None:
-    """The latest time in (since, now] at which the schedule is due, or None.
+    """Return the latest time in (since, now] at which the schedule is due, or None.
 
-    Times that were missed collapse into the latest of them, and the work does not grow with their number. Raises
+    Times that were missed collapse into the latest of them, and the work does not grow with their number. In the hour
+    that clocks repeat, cronsim may give a time of the first hour only when the second has come to it. Raises
     BadSchedule for what `check` refuses, but for expressions that only a zone's clocks always skip: None.
     """
     cron, zone = _read(schedule)
-    start, end = math.floor(since), math.floor(now)
-    found = _last_fixed(cron, zone, end) if _is_fixed(cron) else _last_elapsing(cron, zone, start, end)
-    return float(found) if found is not None and start < found else None
+    for local in CronSim(cron, datetime.fromtimestamp(math.floor(now) + 1, zone), reverse=True):
+        if local.timestamp() <= now:
+            return local.timestamp() if local.timestamp() > math.floor(since) else None
+    return None
 
 
 def _read(schedule: Schedule) -> tuple[str, ZoneInfo]:
@@ -128,7 +119,7 @@ def _read(schedule: Schedule) -> tuple[str, ZoneInfo]:
     if problems := [f"{name} {problem}" for name, problem in found.items() if problem]:
         raise BadSchedule("; ".join(problems))
     try:
-        CronSim(schedule.cron, dst.to_local(_CHECKED_FROM, 0))
+        CronSim(schedule.cron, _CHECKED_FROM)
     except CronSimError as error:  # each of its fields is right
         raise BadSchedule(_never(schedule.cron)) from error
     return schedule.cron, ZoneInfo(schedule.timezone)
@@ -136,61 +127,3 @@ def _read(schedule: Schedule) -> tuple[str, ZoneInfo]:
 
 def _never(cron: str) -> str:
     return f"cron {shown(cron)} is a time that never comes"
-
-
-def _is_fixed(cron: str) -> bool:
-    """Return True if an expression names times of the day: neither its minute nor its hour begins with a star.
-
-    Such a time is due once a day, whatever the clocks do. Other expressions follow elapsed time: times that the
-    clocks skip are not due, and times that they repeat are due twice.
-    """
-    return not any(field.startswith("*") for field in cron.split()[:2])
-
-
-def _next_fixed(cron: str, zone: ZoneInfo, after: int) -> int | None:
-    for local in CronSim(cron, dst.to_local(after, dst.offset_s(zone, after))):
-        instant = dst.first_instant(zone, local)
-        if instant > after:  # it is not where clocks were just put back: the first of two is past
-            return instant
-    return None
-
-
-def _last_fixed(cron: str, zone: ZoneInfo, until: int) -> int | None:
-    for local in _backwards(cron, dst.furthest_local(zone, until)):
-        instant = dst.first_instant(zone, local)
-        if instant <= until:
-            return instant
-    return None
-
-
-def _next_elapsing(cron: str, zone: ZoneInfo, after: int) -> int | None:
-    """From one change of the clocks to the next, where local time is an offset away."""
-    start = after + 1
-    while start - after < _HORIZON_S:
-        offset = dst.offset_s(zone, start)
-        local = next(CronSim(cron, dst.to_local(start - 1, offset)), None)
-        if local is None:
-            return None
-        found = dst.to_instant(local, offset)
-        changed = dst.first_change(zone, start, found)
-        if changed is None:
-            return found
-        start = changed
-    return None
-
-
-def _last_elapsing(cron: str, zone: ZoneInfo, since: int, until: int) -> int | None:
-    while since < until:
-        offset = dst.offset_s(zone, until)
-        local = next(_backwards(cron, dst.to_local(until, offset)), None)
-        found = since if local is None else max(since, dst.to_instant(local, offset))
-        changed = dst.last_change(zone, found, until)
-        if changed is None:
-            return found
-        until = changed - 1
-    return None
-
-
-def _backwards(cron: str, local: datetime) -> Iterator[datetime]:
-    """The local times that match, from the latest that is not after ``local``."""
-    return CronSim(cron, local + timedelta(seconds=1), reverse=True)
