@@ -6,9 +6,9 @@ A call looks at a bounded number of outcomes, however many the job, its corpus a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Text, and_, cast, literal, select
@@ -17,13 +17,14 @@ from storage.core.database import Database
 from storage.core.flags import name_of
 from storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, StepText
 from storage.core.transaction import Transaction
-from storage.results.results import one_step
+from storage.results.results import one_step, rejections
 from storage.steps import choosing, lineage
 from storage.steps.jobs import require
 from storage.steps.lineage import visible
 from storage.steps.steps import OpenStep, of_job, way_to, way_to_named
 
 LOOKED_AT = 1_000  # outcomes in a call
+RECORDS = ""  # in place of a step's name, which is never empty
 _PAGE = 500
 _EXAMPLES = 3
 _NUMBER = re.compile(r"\d+")
@@ -80,7 +81,10 @@ class _Found:
 
 
 def group_reasons(database: Database, job_id: int) -> list[Reasons]:
-    """Return the texts of each step without a result, by reason, most frequent reasons first. Raises NoSuchJob."""
+    """Return the texts of each step without a result, by reason, most frequent reasons first.
+
+    The last entry, `RECORDS`, has the rejected records, if there are any. Raises NoSuchJob.
+    """
     job = require(database, job_id)
     found = []
     with database.read() as transaction:
@@ -89,24 +93,28 @@ def group_reasons(database: Database, job_id: int) -> list[Reasons]:
         for step in steps:
             pages = _Pages(transaction, job, way_to(steps, step), NOT_DONE)
             failed = [one for one in pages.read(LOOKED_AT, _PAGE) if one.outcome.status != "done"]
-            found.append(Reasons(step.name, grouped(failed), pages.after is None))
+            of_step = [
+                {"id": one.document.key, "status": one.outcome.status, "class": one.outcome.reason_class,
+                 "reason": one.outcome.reason} for one in failed
+            ]  # fmt: skip
+            found.append(Reasons(step.name, grouped(of_step), pages.after is None))
+    if rejected := list(islice(rejections(database, job.ingest_id), LOOKED_AT + 1)):
+        found.append(Reasons(RECORDS, grouped(rejected[:LOOKED_AT]), len(rejected) <= LOOKED_AT))
     return found
 
 
-def grouped(failed: Iterable[Any]) -> tuple[ReasonGroup, ...]:
-    """Return failures, each with a `document` and an `outcome`, by reason: most frequent reasons first."""
-    groups: dict[tuple[str, str | None, str], list[Any]] = {}
-    for one in failed:
-        outcome = one.outcome
-        key = (outcome.status, outcome.reason_class, _NUMBER.sub("0", outcome.reason or ""))
+def grouped(failures: Iterable[Mapping[str, Any]]) -> tuple[ReasonGroup, ...]:
+    """Return failures, as `storage.results.results.failures` has them, by reason: most frequent reasons first."""
+    groups: dict[tuple[str, str | None, str], list[Mapping[str, Any]]] = {}
+    for one in failures:
+        key = (one["status"], one["class"], _NUMBER.sub("0", one["reason"] or ""))
         groups.setdefault(key, []).append(one)
     made = [
         ReasonGroup(
-            status, reason_class, ones[0].outcome.reason or "", len(ones),
-            tuple(one.document.key for one in ones[:_EXAMPLES]),
+            status, reason_class, ones[0]["reason"] or "", len(ones), tuple(one["id"] for one in ones[:_EXAMPLES])
         )
         for (status, reason_class, _), ones in groups.items()
-    ]  # fmt: skip
+    ]
     return tuple(sorted(made, key=lambda group: (-group.texts, group.reason)))
 
 

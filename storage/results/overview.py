@@ -10,7 +10,7 @@ from sqlalchemy import and_, func, select
 
 from storage.core.clock import db_now
 from storage.core.database import Database
-from storage.core.schema import Document, Job, OutcomeRow, Refusal, Shard, Worker
+from storage.core.schema import Document, Ingest, Job, OutcomeRow, Refusal, Rejection, Shard, Worker
 from storage.core.transaction import Transaction
 from storage.leases.dispatch import LIVE_S, REFUSAL_S
 from storage.steps.jobs import OPEN_SHARDS, RUNS
@@ -18,6 +18,7 @@ from storage.steps.sharding import unpack
 
 FAILURES_S = 86_400.0  # how far back
 _SHARDS_WITH_FAILURES = 10  # how many are looked through
+_JOBS = 50  # whose rejected records are looked for
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class WorkerState:
 
 @dataclass(frozen=True)
 class RecentFailure:
-    """A document without a result; `at` are seconds since 1970."""
+    """A document that failed, or a rejected record by its place; `at` are seconds since 1970."""
 
     job: int
     document: str
@@ -68,16 +69,13 @@ class Overview:
 def read_overview(database: Database, lanes: Collection[str], failures: int = 20) -> Overview:
     """Return the fleet as it is now; `lanes` are all kinds of tasks.
 
-    The work is bounded by the open shards, and by the latest shards with failures.
+    The work is bounded by the open shards, by the latest shards with failures, and by the latest jobs.
     """
     with database.read() as transaction:
         now = transaction.scalar(select(db_now())) or 0.0
-        return Overview(
-            now,
-            _lanes(transaction, now),
-            _workers(transaction, now),
-            _failures(transaction, lanes, now, failures),
-        )
+        failed = [*_failures(transaction, lanes, now, failures), *_rejected(transaction, now, failures)]
+        latest = sorted(failed, key=lambda one: -one.at)[:failures]
+        return Overview(now, _lanes(transaction, now), _workers(transaction, now), tuple(latest))
 
 
 def _lanes(transaction: Transaction, now: float) -> tuple[LaneState, ...]:
@@ -158,3 +156,24 @@ def _failures(transaction: Transaction, lanes: Collection[str], now: float, most
             RecentFailure(shard.job_id, row.key or "", row.reason or "", shard.finished_at or now) for row in rows
         ]
     return tuple(found)
+
+
+def _rejected(transaction: Transaction, now: float, most: int) -> list[RecentFailure]:
+    """Return the rejected records of the latest jobs, those of the newest job first."""
+    latest = select(Job.id, Job.ingest_id).order_by(Job.id.desc()).limit(_JOBS).subquery()
+    read = transaction.execute(
+        select(latest.c.id, latest.c.ingest_id, Ingest.seen_at)
+        .join(Ingest, Ingest.id == latest.c.ingest_id)
+        .where(Ingest.n_rejected > 0, Ingest.seen_at > now - FAILURES_S)
+        .order_by(latest.c.id.desc())
+    ).all()
+    found: list[RecentFailure] = []
+    for job in read:
+        if len(found) >= most:
+            break
+        query = select(Rejection.place, Rejection.reason)
+        rows = transaction.execute(
+            query.where(Rejection.ingest_id == job.ingest_id).order_by(Rejection.place).limit(most - len(found))
+        )
+        found += [RecentFailure(job.id, row.place, f"rejected: {row.reason}", job.seen_at) for row in rows]
+    return found

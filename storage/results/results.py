@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
 from typing import Any, TypeVarTuple
@@ -24,7 +24,7 @@ from storage.outputs.base import CONFIDENCE, OutputType
 from storage.outputs.columns import Column, Form, Result, unclashing
 from storage.steps import lineage
 from storage.steps.flag_conditions import as_text, condition
-from storage.steps.jobs import require
+from storage.steps.jobs import UNFINISHED, require
 from storage.steps.lineage import visible
 from storage.steps.steps import OpenStep, of_job, way_to_named
 
@@ -157,6 +157,18 @@ def _confidence(outcome: StoredOutcome) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def input_columns(database: Database, job_id: int, step: str | None = None) -> tuple[Column, ...]:
+    """Return the columns of a table of `inputs`: those of `results`, then the outcome and its reason.
+
+    An underscore stands before the name if an output has a column of this name. Raises as `columns` does.
+    """
+    table = columns(database, job_id, step)
+    taken = {column.name for column in table}
+    added = [Column.of(name, Form.TEXT) for name in ("outcome", "reason")]
+    renamed = [replace(column, name=f"_{column.name}") if column.name in taken else column for column in added]
+    return (*table, *renamed)
+
+
 def columns(database: Database, job_id: int, step: str | None = None) -> tuple[Column, ...]:
     """Return the columns of a table of `results`; of several steps each has those of its output.
 
@@ -209,36 +221,71 @@ def failures(database: Database, job_id: int) -> Iterator[dict[str, Any]]:
     """
     job = require(database, job_id)
     steps = _steps(database, job_id)
-    if len(steps) > 1:
-        yield from _failures_by_step(database, job, steps)
-    elif (few := _few_failures(database, job, steps[0])) is not None:
+    if len(steps) == 1 and (few := _few_failures(database, job, steps[0])) is not None:
         yield from (_failure(row.key, row) for row in few)
     else:
         for document, outcomes, _ in _documents(database, job, _Wanted(steps)):
-            if 0 in outcomes and outcomes[0].status != "done":
-                yield _failure(document.key, outcomes[0])
-    for row in _rejected(database, job.ingest_id):
-        yield {"id": row.place, "status": "rejected", "class": "document", "reason": row.reason}
+            for step, failure in _failures_of(document.key, steps, outcomes).items():
+                named = {"step": step} if len(steps) > 1 else {}
+                yield {"id": failure["id"], **named, **failure}
+    yield from _rejected(database, job.ingest_id)
+
+
+def inputs(database: Database, job_id: int, *, step: str | None = None) -> Iterator[dict[str, Any]]:
+    """Yield every input of a job: each document as `results` has it, and each rejected record, in that order.
+
+    A row also has "outcome" and "reason". The outcome is `done`, `failed`, `skipped`, `blocked`, `rejected`,
+    `pending` in a job that goes on, or `not computed`. In a job with several steps, where none is named, it is that
+    of the first step that has no result. Raises NoSuchJob, NoSuchStep and UnknownKind.
+    """
+    job = require(database, job_id)
+    steps = _steps(database, job_id)
+    several = step is None and len(steps) > 1
+    way = steps if several else way_to_named(steps, step)
+    last = way[-1]
+    of_one = partial(one_step, database.kind_of(last.lane).output, last)
+    rows = partial(_all_steps, database, way) if several else of_one
+    lacking: dict[str, Any] = {"steps": {}} if several else {"task": last.lane}
+    ended: tuple[str, str | None]
+    open_ = ("pending", None) if job.state in UNFINISHED else ("not computed", _WHY_NOT.get(job.state))
+    for document, outcomes, text in _documents(database, job, _Wanted(way)):
+        failures = _failures_of(document.key, way, outcomes)
+        done = next(rows(iter([(document, outcomes, text)])), None)
+        row = {"id": document.key, **lacking, "flags": document.flags, "meta": document.meta}
+        if several and failures:
+            name, failure = next(iter(failures.items()))
+            ended = failure["status"], f"{name}: {failure['reason']}" if failure["reason"] else name
+        elif not several and last.name in failures:
+            ended = failures[last.name]["status"], failures[last.name]["reason"]
+        else:
+            ended = open_ if done is None else ("done", None)
+        yield (row if done is None else done[1]) | {"outcome": ended[0], "reason": ended[1]}
+    for failure in _rejected(database, job.ingest_id):
+        told = {"outcome": failure["status"], "reason": failure["reason"]}
+        yield {"id": failure["id"], **lacking, "flags": [], "meta": {}, **told}
+
+
+_WHY_NOT = {"cancelled": "the job was cancelled", "stopped": "the job was stopped"}
 
 
 def _failure(key: str, outcome: StoredOutcome) -> dict[str, Any]:
     return {"id": key, "status": outcome.status, "class": outcome.reason_class, "reason": outcome.reason}
 
 
-def _failures_by_step(database: Database, job: Job, steps: Sequence[OpenStep]) -> Iterator[dict[str, Any]]:
-    for document, outcomes, _ in _documents(database, job, _Wanted(steps)):
-        causes: dict[int, dict[str, Any]] = {}
-        for step in steps:
-            if step.input_step in causes:
-                cause = causes[step.input_step]
-                reason = cause["reason"]
-                if cause["status"] != "blocked":
-                    reason = f"{steps[step.input_step].name} {cause['status']}: {reason}"
-                causes[step.seq] = cause | {"step": step.name, "status": "blocked", "reason": reason}
-            elif step.seq in outcomes and outcomes[step.seq].status != "done":
-                failure = _failure(document.key, outcomes[step.seq])
-                causes[step.seq] = {"id": failure.pop("id"), "step": step.name, **failure}
-        yield from causes.values()
+def _failures_of(key: str, steps: Sequence[OpenStep], outcomes: Mapping[int, Any]) -> dict[str, dict[str, Any]]:
+    """Return the failures of a document by the steps' names; what follows a failed step is blocked."""
+    names = {step.seq: step.name for step in steps}
+    causes: dict[int, dict[str, Any]] = {}
+    for step in steps:
+        if step.input_step in causes:
+            cause = causes[step.input_step]
+            reason = cause["reason"]
+            if cause["status"] != "blocked":
+                reason = f"{names[step.input_step]} {cause['status']}: {reason}"
+            causes[step.seq] = cause | {"status": "blocked", "reason": reason}
+        elif step.seq in outcomes and outcomes[step.seq].status != "done":
+            causes[step.seq] = _failure(key, outcomes[step.seq])
+    return {names[seq]: cause for seq, cause in causes.items()}
 
 
 def _few_failures(database: Database, job: Job, step: OpenStep) -> list[Any] | None:
@@ -258,7 +305,7 @@ def _few_failures(database: Database, job: Job, step: OpenStep) -> list[Any] | N
     return sorted(found, key=lambda row: (row.seq, row.id))
 
 
-def _rejected(database: Database, ingest_id: int) -> Iterator[Any]:
+def _rejected(database: Database, ingest_id: int) -> Iterator[dict[str, Any]]:
     """The rejected records of an ingest in the order of its source.
 
     Places in one file differ in a number (`corpus.csv:17`), and numbers are not in the order of text: they are
@@ -266,8 +313,8 @@ def _rejected(database: Database, ingest_id: int) -> Iterator[Any]:
     paths in a folder.
     """
     lines: dict[str, array[int]] = {}
-    for row in _rejections(database, ingest_id):
-        if found := LINE.fullmatch(row.place):
+    for record in rejections(database, ingest_id):
+        if found := LINE.fullmatch(record["id"]):
             lines.setdefault(found[1], array("q")).append(int(found[2]))
     query = select(Rejection.place, Rejection.reason).where(Rejection.ingest_id == ingest_id)
     for file, numbers in lines.items():
@@ -276,15 +323,19 @@ def _rejected(database: Database, ingest_id: int) -> Iterator[Any]:
             page = [f"{file}{number}" for number in ordered[first : first + PAGE]]
             with database.read() as transaction:
                 rows = transaction.probe(query, Rejection.place, page)
-            by_place = {row.place: row for row in rows}
+            by_place = {row.place: _rejection(row) for row in rows}
             yield from (by_place[place] for place in page if place in by_place)  # a new reading notes them anew
-    yield from (row for row in _rejections(database, ingest_id) if not LINE.fullmatch(row.place))
+    yield from (record for record in rejections(database, ingest_id) if not LINE.fullmatch(record["id"]))
 
 
-def _rejections(database: Database, ingest_id: int) -> Iterator[Any]:
-    """The rejections of an ingest in the order of text, page by page."""
+def rejections(database: Database, ingest_id: int) -> Iterator[dict[str, Any]]:
+    """Yield the rejected records of a reading as `failures` has them, in the order of text, page by page."""
     query = select(Rejection.place, Rejection.reason).where(Rejection.ingest_id == ingest_id)
-    return chain.from_iterable(pages(database, query, Rejection.place, PAGE, after=""))
+    return map(_rejection, chain.from_iterable(pages(database, query, Rejection.place, PAGE, after="")))
+
+
+def _rejection(row: Any) -> dict[str, Any]:
+    return {"id": row.place, "status": "rejected", "class": "document", "reason": row.reason}
 
 
 _WithOutcomes = tuple[Any, dict[int, Any], str | None]  # a document, its outcomes by step, its text if asked for

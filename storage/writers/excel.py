@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 MOST_ROWS = 1_048_576  # of a sheet, the header included
 MOST_COLUMNS = 16_384
 MOST_CHARS = 32_767  # of a cell, in UTF-16
+_NOT_PROCESSED = (
+    *(Column.of(name, Form.TEXT) for name in ("id", "outcome", "reason")),
+    Column.of("meta", Form.JSON),
+)
 _EXACT = 2**53  # a larger whole number would lose digits
 _CREATED = datetime(1980, 1, 1)  # noqa: DTZ001 - the format has no time zone; the same results are the same bytes
 
@@ -29,8 +33,9 @@ _CREATED = datetime(1980, 1, 1)  # noqa: DTZ001 - the format has no time zone; t
 def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> Written:
     """Write the results, on further sheets if one has no room for them.
 
-    Longer texts than a cell can hold are cut, with a note at their end. Of a vector the cell has the number of its
-    numbers. The remark says so. Raises FormatUnfit for too many columns, and OSError.
+    Inputs without a result (see `storage.results.results.inputs`) are on a sheet of their own. Longer texts than a
+    cell can hold are cut, with a note at their end. Of a vector the cell has the number of its numbers. The remark
+    says so. Raises FormatUnfit for too many columns, and OSError.
     """
     from xlsxwriter import Workbook
     from xlsxwriter.exceptions import FileCreateError, FileSizeError
@@ -40,9 +45,14 @@ def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> Wri
     workbook = Workbook(file, {"constant_memory": True})
     workbook.set_properties({"created": _CREATED})
     table = _Table(workbook, columns)
+    lacking: _Table | None = None
     try:
         for row in rows:
-            table.add(row)
+            if row.get("outcome", "done") == "done" or row.get("steps"):
+                table.add(row)
+            else:
+                lacking = lacking or _Table(workbook, _NOT_PROCESSED, "Not processed")
+                lacking.add(row)
     finally:
         try:
             workbook.close()
@@ -50,14 +60,16 @@ def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> Wri
             raise OSError(str(error)) from error
         except FileSizeError as error:
             raise FormatUnfit("the workbook has more than 4 GiB; write parts, or .csv.gz") from error
-    return Written(table.n_rows, table.remark())
+    tables = [table] if lacking is None else [table, lacking]
+    return Written(sum(one.n_rows for one in tables), " ".join(filter(None, (one.remark() for one in tables))))
 
 
 class _Table:
     """Sheets of a workbook with the same columns, and the counts of what they do not hold."""
 
-    def __init__(self, workbook: Workbook, columns: Sequence[Column]) -> None:
+    def __init__(self, workbook: Workbook, columns: Sequence[Column], name: str = "Results") -> None:
         self.n_rows = 0
+        self._name = name
         self._workbook = workbook
         self._columns = columns
         self._n_sheets = self._n_cut = self._n_vectors = 0
@@ -87,7 +99,7 @@ class _Table:
 
     def _next_sheet(self) -> Worksheet:
         self._n_sheets += 1
-        sheet = self._workbook.add_worksheet("Results" if self._n_sheets == 1 else f"Results {self._n_sheets}")
+        sheet = self._workbook.add_worksheet(self._name if self._n_sheets == 1 else f"{self._name} {self._n_sheets}")
         sheet.freeze_panes(1, 0)
         for place, column in enumerate(self._columns):
             sheet.write_string(0, place, column.name)

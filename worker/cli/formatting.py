@@ -169,6 +169,18 @@ def summary(status: JobStatus, cost: Cost | None = None) -> str:
     return ". ".join(sentence.removesuffix(".") for sentence in sentences) + "."
 
 
+def not_written(status: JobStatus, written: int) -> str | None:
+    """Return a sentence on the inputs of a job that an export leaves out; None if it has them all."""
+    lacking = status.documents + status.rejected - written
+    if lacking <= 0:
+        return None
+    verb = "has no result and is" if lacking == 1 else "have no result and are"
+    return (
+        f"{counted(lacking, 'input')} {verb} left out; `docmill results {status.id} --all` writes every input, "
+        "with its outcome and the reason."
+    )
+
+
 def doubtful(outputs: int, n: int, by_flag: Counter[str]) -> str:
     """Say how many outputs carry a flag that makes them doubtful."""
     flags = ", ".join(f"{flag}: {count:,}" for flag, count in by_flag.most_common())

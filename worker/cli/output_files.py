@@ -122,10 +122,11 @@ def write_out(
     file_format: str | None = None,
     documents: int | None = None,
     columns: Sequence[Column] = (),
-) -> None:
-    """Write rows to a file, and say how many, or to stdout: as JSON lines, or in the given format.
+    what: str = "results",
+) -> int:
+    """Write rows to a file, and say how many, or to stdout: as JSON lines, or in the given format. Return the number.
 
-    ``documents`` is the most rows that there may be, for the progress of a file.
+    ``documents`` is the most rows that there may be, for the progress of a file. ``what`` is what they are called.
     """
     from storage.writers import write_stream
     from storage.writers.base import FormatUnfit
@@ -138,14 +139,15 @@ def write_out(
         from worker.cli.stdout import Harmless
 
         harmless = Harmless(sys.stdout.buffer, file_format or "jsonl", sys.stdout.isatty())
-        write_stream(rows, cast(BinaryIO, harmless), file_format, columns)
+        n = write_stream(rows, cast(BinaryIO, harmless), file_format, columns)
         sys.stdout.buffer.flush()
-        return
+        return n
     try:
         with WritingBar() as shown:
             written = target.write(rows if documents is None else shown.along(rows, documents), columns)
-        say(f"Wrote {written:,} results to {target}.")
+        say(f"Wrote {written:,} {what} to {target}.")
         if written.remark:
             say(written.remark)
+        return int(written)
     except FormatUnfit as error:
         raise click.BadParameter(str(error), param_hint="--out") from error

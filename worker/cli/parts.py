@@ -15,6 +15,7 @@ from storage.results.status import JobStatus
 from storage.writers import Target
 from storage.writers.base import FormatUnfit
 from worker import fault_points
+from worker.cli.formatting import not_written
 from worker.cli.printing import say
 from worker.cli.show import WritingBar
 
@@ -73,6 +74,8 @@ def write_parts(
         say(f"Wrote {_parts(written.new)} to {target}, which is complete: {results} in {parts}.")
     else:
         say(f"Wrote {results} to {target}, in {parts}.")
+    if flagged is None and (left := not_written(status, written.documents)) is not None:
+        say(left)
 
 
 def _parts(n: int) -> str:

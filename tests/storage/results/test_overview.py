@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from storage.core.database import Database
+from storage.ingest import ingest
+from storage.ingest.chunks import Rejected
 from storage.leases import dispatch
 from storage.results.overview import read_overview
 from storage.steps import jobs
-from tests.storage.builders import claim_next, dispatched, failed, numbered, read, request, work
+from tests.storage.builders import claim_next, dispatched, failed, numbered, read, records, request, work
 from tests.storage.leases.test_dispatch import sign_on
 
 LANES = ("copy", "embed")
@@ -49,3 +51,17 @@ def test_the_latest_failures_name_their_documents(database: Database) -> None:
     found = read_overview(database, LANES, failures=2).failures
     assert [(one.job, one.document) for one in found] == [(1, "k0"), (1, "k1")]
     assert all(one.reason for one in found)
+
+
+def test_rejected_records_of_the_last_day_are_failures_too(database: Database) -> None:
+    job = jobs.open_job(database, request())
+    ingest.add(database, job, records(numbered(1)), [Rejected(f"a.jsonl:{n}", "not JSON") for n in (2, 3)])
+    ingest.end(database, job)
+    work(database)
+    found = read_overview(database, LANES).failures
+    assert [(one.job, one.document, one.reason) for one in found] == [
+        (job.id, f"a.jsonl:{n}", "rejected: not JSON") for n in (2, 3)
+    ]
+    assert len(read_overview(database, LANES, failures=1).failures) == 1
+    database.write(lambda transaction: transaction.exec_driver_sql("UPDATE ingest SET seen_at = seen_at - 90000"))
+    assert read_overview(database, LANES).failures == ()

@@ -13,9 +13,24 @@ from storage.ingest import ingest
 from storage.ingest.chunks import Rejected
 from storage.leases import shards
 from storage.leases.shards import Claim
-from storage.results.results import count_doubtful, failures, results, samples
+from storage.results.results import count_doubtful, failures, input_columns, inputs, results, samples
 from storage.steps import jobs
-from tests.storage.builders import EMBED, claim_next, done, failed, gathered, numbered, read, records, request, work
+from storage.steps.jobs import JobRequest
+from storage.steps.steps import StepRequest
+from tests.storage.builders import (
+    COPY,
+    EMBED,
+    TRANSLATE,
+    claim_next,
+    done,
+    failed,
+    gathered,
+    numbered,
+    read,
+    records,
+    request,
+    work,
+)
 
 
 def echo(claim: Claim) -> list[Outcome]:
@@ -138,6 +153,63 @@ def test_failures_are_failed_and_skipped_documents_then_rejected_records(databas
         {"id": "c", "status": "skipped", "class": None, "reason": "empty"},
     ]
     assert [row["id"] for row in found[2:]] == [one.place for one in rejected]
+
+
+def test_every_input_has_a_row_with_its_outcome_and_the_reason(database: Database) -> None:
+    job = jobs.open_job(database, request("a.jsonl"))
+    rejected = [Rejected("a.jsonl:10", "not JSON"), Rejected("a.jsonl:9", "not JSON")]
+    ingest.add(database, job, records([("a", "one"), ("b", "two"), ("c", ""), ("d", "one")]), rejected)
+    ingest.end(database, job)
+    assert [row["outcome"] for row in inputs(database, job.id)] == ["pending"] * 4 + ["rejected"] * 2
+    claim = claim_next(database)
+    (one, _), (two, _), (empty, _) = claim.texts
+    outcomes = [
+        Outcome(one, Status.DONE, text="out"),
+        Outcome(two, Status.FAILED, reason="too long", reason_class=Reason.DOCUMENT),
+        Outcome(empty, Status.SKIPPED, reason="empty"),
+    ]
+    shards.commit(database, claim, outcomes, None)
+    rows = list(inputs(database, job.id))
+    assert [(row["id"], row["outcome"], row["reason"], row.get("text")) for row in rows] == [
+        ("a", "done", None, "out"),
+        ("b", "failed", "too long", None),
+        ("c", "skipped", "empty", None),
+        ("d", "done", None, "out"),
+        ("a.jsonl:9", "rejected", "not JSON", None),
+        ("a.jsonl:10", "rejected", "not JSON", None),
+    ]
+    without = [{key: row[key] for key in row if key not in {"outcome", "reason"}} for row in rows]
+    assert [row for row in without if "text" in row] == list(results(database, job.id))
+    cells = [[column.value(row) for column in input_columns(database, job.id)] for row in rows]
+    assert [row[-2:] for row in cells] == [[row["outcome"], row["reason"]] for row in rows]
+
+
+def test_inputs_of_several_steps_have_the_outcome_of_the_first_step_without_a_result(database: Database) -> None:
+    several = (StepRequest("first", COPY), StepRequest("second", TRANSLATE, input="first"))
+    job = read(database, JobRequest(corpus="books", source="a.jsonl", steps=several), [("a", "one"), ("b", "two")])
+    work(
+        database,
+        lambda claim: [
+            Outcome(content_id, Status.DONE, text=f"{text} more")
+            if text != "two" and text != "one more"
+            else Outcome(content_id, Status.FAILED, reason="too long", reason_class=Reason.DOCUMENT)
+            for content_id, text in claim.texts
+        ],
+    )
+    assert [(row["outcome"], row["reason"], [*row["steps"]]) for row in inputs(database, job.id)] == [
+        ("failed", "second: too long", ["first"]),
+        ("failed", "first: too long", []),
+    ]
+    named = [(row["outcome"], row["reason"]) for row in inputs(database, job.id, step="second")]
+    assert named == [("failed", "too long"), ("blocked", "first failed: too long")]
+
+
+def test_a_cancelled_jobs_inputs_were_not_computed(database: Database) -> None:
+    job = read(database, request(), numbered(1))
+    jobs.cancel(database, job.id)
+    assert [(row["outcome"], row["reason"]) for row in inputs(database, job.id)] == [
+        ("not computed", "the job was cancelled")
+    ]
 
 
 def test_rejections_in_a_folder_come_in_the_order_of_their_paths(database: Database) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
+from pyarrow import parquet
 
 from storage.core.database import Database
 from storage.core.flags import Flagged
@@ -31,6 +33,10 @@ def status(database: Database) -> JobStatus:
         (Export(7, OUT, overwrite=True), "--overwrite is for parts"),
         (Export(7, OUT, flagged=Flagged(), unflagged=Flagged()), "--flagged and --unflagged exclude each other"),
         (Export(7, Path(__file__).parent), "--part-documents N writes parts into it"),
+        (Export(7, OUT, every=True, unflagged=Flagged()), "--all writes every input, into one file"),
+        (Export(7, OUT, every=True, part_documents=10), "--all writes every input, into one file"),
+        (Export(7, OUT, every=True, risk=True), "--all writes every input, into one file"),
+        (Export(7, Path("out.npy"), every=True), "npy has no place for inputs without a result; --all takes jsonl"),
         (Export(7, Path("-"), part_documents=10), "parts need a folder"),
         (Export(7, Path("-"), "parquet"), "parquet needs a file"),
     ],
@@ -75,6 +81,26 @@ def test_results_are_written_and_counted_by_their_flags(embedded: Docmill) -> No
     assert (status["doubtful"], status["flags"]) == (0, {"invalid_utf8": 1})
     assert status["flags_by_step"] == {"translate": {"doubtful": 0, "flags": {"invalid_utf8": 1}, "not_selected": 0}}
     assert "remarks: invalid_utf8 1" in embedded("status", 1).stdout
+
+
+def test_an_export_says_what_it_leaves_out_and_all_writes_it(embedded: Docmill) -> None:
+    source = embedded.folder / "letters.jsonl"
+    source.write_text('{"id": "a", "text": "one"}\nbad\n{"id": "b", "text": " "}\n{"id": "c", "text": "two"}\n')
+    said = "2 inputs have no result and are left out; `docmill results 1 --all` writes every input"
+    run = embedded("run", source, "--task", "translate", "--model", "null", "--out", "out.jsonl", code=4)
+    assert said in run.stderr
+    for options in ((), ("--out", "out.csv"), ("--out", "parts", "--part-documents", 1)):
+        assert said in embedded("results", 1, *options).stderr
+    whole = embedded("results", 1, "--all")
+    assert "left out" not in whole.stderr
+    assert [(row["id"], row["outcome"]) for row in map(json.loads, whole.stdout.splitlines())] == [
+        ("a", "done"),
+        ("b", "skipped"),
+        ("c", "done"),
+        ("letters.jsonl:2", "rejected"),
+    ]
+    assert "Wrote 4 inputs to all.parquet." in embedded("results", 1, "--all", "--out", "all.parquet").stderr
+    assert parquet.read_table(embedded.folder / "all.parquet")["outcome"].to_pylist()[-1] == "rejected"
 
 
 def test_only_vectors_are_written_as_npy() -> None:

@@ -104,6 +104,8 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
         say(formatting.summary(status, cost))
         if written is not None:
             say(f"Wrote {written:,} results to {pipeline.output.file}.")
+            if (left := formatting.not_written(status, written)) is not None:
+                say(left)
         else:
             say(f"All results: docmill results {status.id} --out FILE")
         return exit_code_of(status, pipeline.job.max_failures)

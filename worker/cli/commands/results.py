@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from storage import writers
 from storage.core.flags import DOUBTS, Flagged
 from storage.errors import BoundInvalid, FlagUnknown
 from worker.cli import formatting
@@ -77,6 +78,12 @@ class FlagsType(click.ParamType[Flagged]):
 )
 @click.option("--risk", is_flag=True, help="Write the risk that each output is bad, by docmill review JOB --fit.")
 @click.option("--risk-above", type=Number(0, 1), help="Write only results with a higher risk, with the risk.")
+@click.option(
+    "--all",
+    "every",
+    is_flag=True,
+    help="Write every input, also failed, skipped and rejected ones, with its outcome and the reason.",
+)
 @click.option("--partial", is_flag=True, help="Write the finished results of a job that has not ended.")
 def results_command(
     job: int | str,
@@ -89,6 +96,7 @@ def results_command(
     unflagged: Flagged | None,
     risk: bool,
     risk_above: float | None,
+    every: bool,
     partial: bool,
 ) -> int:
     """Write JOB's results, in the order of the source.
@@ -102,6 +110,10 @@ def results_command(
     are left out of it. vectors.npy is one float32 array, with the ids in vectors.ids.jsonl. For a job with several
     steps, a line has "id", "steps" (by name), "flags" and "meta", and a table has the columns of every step; --step
     writes one step as above. A file appears under its name only when it is complete.
+
+    Documents without a result are left out. With --all they are written, too, and so are rejected records: each line
+    has an "outcome" (done, failed, skipped, blocked, rejected, pending or not computed) and a "reason". A workbook of
+    Excel has them on the sheet "Not processed".
 
     --flagged writes the results to be doubted, --unflagged the others; both leave out documents without a result.
     A bound such as confidence<0.4 takes results with this number; a result without the number does not meet it.
@@ -118,14 +130,14 @@ def results_command(
     from storage.steps.replacements import answering_job
 
     wanted = Export(
-        0, out, file_format, part_documents, overwrite, step, partial, flagged, unflagged, risk, risk_above
+        0, out, file_format, part_documents, overwrite, step, partial, flagged, unflagged, risk, risk_above, every
     )
     wanted.check()
     with open_store(settings_from()) as database:
         number = job if isinstance(job, int) else answering_job(database, corpus_names(job))
         wanted = replace(wanted, job=number)
         status = read_status(database, number)
-        refused = why_not(wanted, status, lambda: any(results(database, number, step=step, limit=1)))
+        refused = why_not(wanted, status, lambda: every or any(results(database, number, step=step, limit=1)))
         if refused is not None:
             say(refused)
             return BAD_INPUT
@@ -153,6 +165,7 @@ class Export:
     unflagged: Flagged | None = None
     risk: bool = False
     risk_above: float | None = None
+    every: bool = False
 
     @property
     def with_risk(self) -> bool:
@@ -169,6 +182,11 @@ class Export:
         """Refuse options that exclude each other, and a file or a folder that could not be written."""
         if self.flagged is not None and self.unflagged is not None:
             raise click.UsageError("--flagged and --unflagged exclude each other; leave one out")
+        if self.every and (self.condition is not None or self.with_risk or self.part_documents is not None):
+            raise click.UsageError(
+                "--all writes every input, into one file; leave out --flagged, --unflagged, --risk, --risk-above and "
+                "--part-documents"
+            )
         if self.part_documents is not None and self.partial:
             raise click.UsageError("--partial is for one file: what comes later would be missing in earlier parts")
         if self.part_documents is not None and self.with_risk:
@@ -184,6 +202,11 @@ class Export:
         """Refuse a file, or a folder of parts, that could not be written, or not with results of these kinds."""
         check = check_out if self.part_documents is None else check_folder
         check(self.out, self.file_format, kinds)
+        target = target_of(self.out, self.file_format)
+        if self.every and target is not None and target.writer.takes is not None:
+            names = ", ".join(writers.names_for_any_output())
+            advice = f"{target.format} has no place for inputs without a result; --all takes {names}"
+            raise click.BadParameter(advice, param_hint="--out")
 
 
 def kinds_of(status: JobStatus, step: str | None) -> list[str]:
@@ -226,7 +249,7 @@ def none_said(job: int, condition: Flagged) -> str:
 
 
 def _write(database: Database, status: JobStatus, wanted: Export) -> None:
-    from storage.results.results import columns, results
+    from storage.results.results import columns, input_columns, inputs, results
 
     target = target_of(wanted.out, wanted.file_format)
     if target is not None and wanted.part_documents is not None:
@@ -235,6 +258,11 @@ def _write(database: Database, status: JobStatus, wanted: Export) -> None:
         n = wanted.part_documents
         of = wanted.condition
         write_parts(database, status, target, n, step=wanted.step, replaced=wanted.overwrite, flagged=of)
+        return
+    if wanted.every:
+        table = input_columns(database, status.id, wanted.step)
+        rows = inputs(database, status.id, step=wanted.step)
+        write_out(wanted.out, rows, wanted.file_format, status.documents + status.rejected, table, "inputs")
         return
     rows = iter(results(database, status.id, step=wanted.step, flagged=wanted.condition))
     table = columns(database, status.id, wanted.step)
@@ -249,7 +277,10 @@ def _write(database: Database, status: JobStatus, wanted: Export) -> None:
         rows, is_none = _peeked(rows)
         if is_none:
             say(none_said(status.id, wanted.condition))
-    write_out(wanted.out, rows, wanted.file_format, status.documents, table)
+    written = write_out(wanted.out, rows, wanted.file_format, status.documents, table)
+    left = formatting.not_written(status, written)
+    if left is not None and wanted.condition is None and wanted.risk_above is None:
+        say(left)
 
 
 def _peeked(rows: Iterator[dict[str, Any]]) -> tuple[Iterator[dict[str, Any]], bool]:

@@ -95,7 +95,9 @@ def run_command(
             from storage.results.results import columns, results
 
             table = columns(database, status.id)
-            write_out(out, results(database, status.id), file_format, status.documents, table)
+            written = write_out(out, results(database, status.id), file_format, status.documents, table)
+            if (left := formatting.not_written(status, written)) is not None:
+                say(left)
         cost = prices.of_model(status.spec.model, price).cost_of(status)
         return _conclude(database, status, out, request.max_failures, cost, as_json)
 

@@ -99,11 +99,11 @@ def plain_frame(view: View, width: int) -> str:
         ("jobs", JOB_COLUMNS, [job_row(job) for job in view.jobs]),
         ("lanes", LANE_COLUMNS, lane_rows(view)),
         ("workers", WORKER_COLUMNS, worker_rows(view)),
-        ("failures", FAILURE_COLUMNS, failure_rows(view)),
+        ("failures in the last 24 hours", FAILURE_COLUMNS, failure_rows(view)),
     ]
     lines = [headline(view)]
-    for name, columns, rows in parts:
-        lines += ["", *(_table(columns, rows) if rows else [f"no {name}"])]
+    for none, columns, rows in parts:
+        lines += ["", *(_table(columns, rows) if rows else [f"no {none}"])]
     return "\n".join(_short(line, width) for line in lines)
 
 

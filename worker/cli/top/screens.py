@@ -138,7 +138,9 @@ class TopApp(App[None]):
         for name, rows in (("lanes", lane_rows(view)), ("workers", worker_rows(view))):
             _fill(main.query_one(f"#{name}", DataTable), rows)
         failures = view.overview.failures
-        last = f"Last failure: job {failures[0].job}, {failures[0].reason}" if failures else "No failures."
+        last = "No failures in the last 24 hours."
+        if failures:
+            last = f"Last failure: job {failures[0].job}, {failures[0].reason}"
         main.query_one("#failure", Static).update(printable(last, keep=""))
         if isinstance(self.screen, JobScreen):
             self.screen.show(view)

@@ -169,6 +169,6 @@ def test_without_a_terminal_one_frame_is_printed(tmp_path: Path) -> None:
         "",
         "no workers",
         "",
-        "no failures",
+        "no failures in the last 24 hours",
     ]
     assert docmill.json("top")["jobs"] == []

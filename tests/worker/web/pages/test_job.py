@@ -10,13 +10,15 @@ import pytest
 
 from storage.core.database import Database
 from storage.core.outcomes import Outcome, Status
+from storage.ingest import ingest
+from storage.ingest.chunks import Rejected
 from storage.leases import shards
 from storage.leases.shards import Claim
 from storage.results.status import read_status
 from storage.steps import jobs
-from tests.storage.builders import claim_next, done, numbered, read, request, set_shard, work
+from tests.storage.builders import claim_next, done, gathered, numbered, read, records, request, set_shard, work
 from tests.worker.web.conftest import Browse
-from tests.worker.web.pages.marked import SUMMARIZE, marked_job
+from tests.worker.web.pages.marked import HOSTILE, SUMMARIZE, marked_job
 from worker.reports.facts import gather
 from worker.reports.page import write
 from worker.web.pages.outputs import ROWS
@@ -73,6 +75,24 @@ def test_failures_stand_by_reason_with_their_documents(browse: Browse, database:
     assert "503" in rows[1][0]
     assert f"docmill retry {job}" in page
     assert "<form" not in page  # changes are not allowed
+
+
+def test_rejected_records_are_failures_and_nothing_says_that_all_have_a_result(
+    browse: Browse, database: Database
+) -> None:
+    everything = "Every text that was computed has a result"
+    job = jobs.open_job(database, request(spec=SUMMARIZE))
+    ingest.add(database, job, records(numbered(1)))
+    browser = browse()
+    assert everything in browser.get(f"/jobs/{job.id}/failures").text
+    ingest.add(database, job, gathered(), [Rejected(f"a.jsonl:{n}", f"{HOSTILE} not JSON") for n in (2, 3)])
+    ingest.end(database, job)
+    page = browser.get(f"/jobs/{job.id}/failures").text
+    assert harmless(page)
+    assert everything not in page
+    assert "a.jsonl:2" in page
+    assert re.findall(r"class=\"count\">(\d+)</td></tr>", page) == ["2"]
+    assert f"docmill results {job.id} --all" in page
 
 
 def test_flagged_outputs_stand_beside_their_inputs(browse: Browse, database: Database) -> None:
