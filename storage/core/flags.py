@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from storage.core.normalize import ASSUMED_CP1252
 from storage.core.number_bounds import RISK, Bound, is_bound
 from storage.core.outcomes import DOUBTFUL
 from storage.errors import BoundInvalid, FlagUnknown
@@ -18,6 +19,7 @@ REMARKS = frozenset(
     {
         *("reduced", "windowed", "already_in_target", "attachments_left_out", "value_left_out", "recognised"),
         *("nul_replaced", "surrogate_replaced", "output_nul_replaced", "output_surrogate_replaced"),
+        ASSUMED_CP1252,  # `assumed_cp1252@17`: the offset of the first byte
     }
 )
 LANGUAGE = "language"  # `language:fr`: a value follows

@@ -14,7 +14,8 @@ REPLACEMENT = "\ufffd"
 NUL_REPLACED = "nul_replaced"
 SURROGATE_REPLACED = "surrogate_replaced"
 INVALID_UTF8 = "invalid_utf8"
-MENDED = (NUL_REPLACED, SURROGATE_REPLACED, INVALID_UTF8)
+ASSUMED_CP1252 = "assumed_cp1252"
+MENDED = (NUL_REPLACED, SURROGATE_REPLACED, INVALID_UTF8, ASSUMED_CP1252)
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _BOM = b"\xef\xbb\xbf"
@@ -55,14 +56,31 @@ def normalize_json(value: T) -> tuple[T, tuple[str, ...]]:
 
 
 def decode(raw: bytes, offset: int = 0) -> tuple[str, tuple[str, ...]]:
-    """The bytes as text, invalid UTF-8 replaced and flagged with where in the file the first bad byte stands.
+    """Return bytes as text, with a flag that names the place in the file of the first byte that is not UTF-8.
 
+    Such bytes are read as Windows-1252 where they can only be that: letters among ASCII. Else they are replaced.
     `offset` is where `raw` begins in its file, in bytes. NUL characters are left to `normalize`.
     """
     try:
         return raw.decode(), ()
     except UnicodeDecodeError as error:
-        return raw.decode(errors="replace"), (f"{INVALID_UTF8}@{offset + error.start}",)
+        place = offset + error.start
+    if (text := _as_western(raw)) is not None:
+        return text, (f"{ASSUMED_CP1252}@{place}",)
+    return raw.decode(errors="replace"), (f"{INVALID_UTF8}@{place}",)
+
+
+def _as_western(raw: bytes) -> str | None:
+    """Return a text of Windows-1252; None if it has characters of UTF-8, or more other letters than ASCII ones."""
+    plain = raw.decode(errors="ignore")
+    n_other = len(raw) - len(plain)
+    # 0xFF is ÿ there, which stands in few words and in much binary data.
+    if not plain.isascii() or b"\0" in raw or b"\xff" in raw or n_other > sum(map(str.isalnum, plain)):
+        return None
+    try:
+        return raw.decode("cp1252")
+    except UnicodeDecodeError:  # it has no character for five bytes
+        return None
 
 
 def bom_length(raw: bytes) -> int:

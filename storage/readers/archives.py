@@ -29,7 +29,7 @@ from storage.readers.errors import (
     finding_bugs,
 )
 from storage.readers.files import Content, Opened, Source, source_of_records, up_to
-from storage.readers.many_files import LEFT_OUT, with_file, without_results
+from storage.readers.many_files import LEFT_OUT, is_hidden, with_file, without_results
 from storage.readers.records import Found, LeftOut, Record, Rejection, SourceOptions, too_long
 from storage.readers.registry import document_suffixes, records_in
 from storage.readers.streams import (
@@ -354,7 +354,7 @@ def _message(number: int, message: bytearray, too_much: bool, limit: int) -> Fou
 
 
 def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") and part not in {".", ".."} for part in PurePosixPath(name).parts)
+    return any(map(is_hidden, PurePosixPath(name).parts))
 
 
 def _by_name(name: str, wanted: tuple[str, ...]) -> LeftOut | Rejection | None:

@@ -6,12 +6,13 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from tempfile import gettempdir
+from typing import Any
 
 from storage.core.normalize import bom_length, decode, is_utf16, normalize
 from storage.readers.errors import BrokenStream, SourceError, finding_bugs
 from storage.readers.files import Content, Opened
 from storage.readers.ocr import VARIABLE
-from storage.readers.recoding import decoded, python_name
+from storage.readers.recoding import decoded, python_name, why_no_text
 from storage.readers.records import MAX_ID_BYTES, Record, Rejection, SourceOptions, id_too_long, too_long
 from storage.readers.registry import FILES, HTML, MAIL, PDF, Document, kind_of
 from storage.readers.sandbox import TIME_S, Confined, Ended
@@ -22,6 +23,15 @@ ATTACHMENTS_LEFT_OUT = "attachments_left_out"
 RECOGNISED = "recognised"
 OCR_TIME_S = 1_800.0  # a page takes about a second
 _PRESCANNED = 1024
+_COMPOUND = b"\xd0\xcf\x11\xe0"
+_MARKS = {  # the bytes that begin documents of a kind; those of Office's newer kinds are zip files
+    PDF: b"%PDF-",
+    "application/msword": _COMPOUND,
+    "application/vnd.ms-powerpoint": _COMPOUND,
+    "application/vnd.oasis.opendocument.text": b"PK",
+    "application/epub+zip": b"PK",
+    "application/rtf": b"{\\rtf",
+}
 _META = re.compile(rb"<meta\b[^>]*\bcharset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 # The standard's meaning of these labels. A page whose label can be read as ASCII is in none of UTF-16 and UTF-32.
 _MEANT = {"iso8859-1": "cp1252", "ascii": "cp1252"} | dict.fromkeys(
@@ -62,7 +72,7 @@ class Extractor:
                 "on a disk whose programs may be run (a tmpfs of a container takes `exec`)"
             )
         if "error" in head:
-            raise NotExtracted(f"its text cannot be read ({head['error']}): it is broken, or protected by a password")
+            raise NotExtracted(_why_not_read(raw, kind, head))
         return text.decode(), (RECOGNISED,) if head.get("recognised") else ()
 
     def close(self) -> None:
@@ -101,6 +111,10 @@ class DocumentReader:
         """Return the document of a file's content, by the suffix of its name."""
         where = printable(path)
         kind = FILES.get(kind_of(path)[0])
+        media_type = kind.media_type if isinstance(kind, Document) else None
+        is_text = media_type in {None, HTML, MAIL} or (isinstance(kind, Document) and kind.is_text)
+        if is_text and (reason := why_no_text(raw)) is not None:
+            return _rejected(where, reason)
         with finding_bugs(where):
             if isinstance(kind, Document) and kind.media_type is not None:
                 return self._extracted(where, raw, kind)
@@ -158,6 +172,18 @@ class DocumentSource:
             item = reader.read(self._content.place, self._content.open, self._decompress)
             self.bytes_read = reader.bytes_read
             yield item
+
+
+def _why_not_read(raw: bytes, media_type: str, answer: dict[str, Any]) -> str:
+    """Return why a library did not read a document, from its bytes and the extraction process's answer."""
+    if not raw:
+        return "it is empty: its file has no bytes"
+    if answer.get("protected"):
+        return "it is protected by a password: save a copy without it"
+    mark = _MARKS.get(media_type, b"PK" if "openxmlformats" in media_type else b"")
+    if mark not in raw[:_PRESCANNED]:
+        return why_no_text(raw) or "it is no file of its kind, whatever its name says: save it again, or rename it"
+    return f"it is damaged or cut short ({answer['error']}): fetch or save it again"
 
 
 def _rejected(where: str, reason: str) -> Rejection:

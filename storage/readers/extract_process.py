@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+import zipfile
 from contextlib import suppress
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, BinaryIO
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     import kreuzberg
 
 _BLANK = b"P5 64 64 255\n" + b"\xff" * 64 * 64, "image/x-portable-graymap"
+_ENCRYPTED = "EncryptedPackage".encode("utf-16-le")  # in an Office file ([MS-OFFCRYPTO])
+_MOST_MANIFEST = 2**20
 _SUBTITLES = {SRT: "srt", VTT: "vtt"}
 
 # Tags that only style their content: the text stays, without Markdown around it.
@@ -57,7 +61,9 @@ def serve(extractor: Extractor, requests: BinaryIO, answers: BinaryIO) -> None:
             text = extractor.recognised(raw, plain) if head["kind"] == PDF else plain
             body = text.encode("utf-8", "replace")
         except Exception as error:  # whatever the library raises on a file that it cannot read
-            send(answers, {"error": type(error).__name__, "unloaded": "LoadLibraryError" in str(error)})
+            unloaded = "LoadLibraryError" in str(error)
+            protected = _is_protected(raw, str(error))
+            send(answers, {"error": type(error).__name__, "unloaded": unloaded, "protected": protected})
         else:
             send(answers, {"recognised": text != plain}, body)
 
@@ -101,6 +107,18 @@ class Extractor:
 
         tesseract = kreuzberg.TesseractConfig(language=self._languages, use_cache=False, output_format="text")
         return kreuzberg.OcrConfig(backend="tesseract", language=self._languages, tesseract_config=tesseract)
+
+
+def _is_protected(raw: bytes, said: str) -> bool:
+    """Return True for a document with a password, by the library's words or the document's own."""
+    if any(word in said.lower() for word in ("password", "encrypt")) or _ENCRYPTED in raw:
+        return True
+    with suppress(Exception), zipfile.ZipFile(BytesIO(raw)) as members:  # whatever a damaged one raises
+        if any(member.flag_bits & 1 for member in members.infolist()):
+            return True
+        with members.open("META-INF/manifest.xml") as manifest:  # of OpenDocument
+            return b"encryption-data" in manifest.read(_MOST_MANIFEST)
+    return False
 
 
 def _stripped(text: str) -> str:

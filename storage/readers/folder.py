@@ -12,7 +12,7 @@ from pathlib import Path
 from storage.readers.documents import NO_SUFFIX, DocumentReader
 from storage.readers.errors import FieldUnknown, SourceEmpty, SourceError, SourceUnreadable
 from storage.readers.files import Content, Source
-from storage.readers.many_files import LEFT_OUT, FilesSource, Walk, with_file, within, without_results
+from storage.readers.many_files import LEFT_OUT, FilesSource, Walk, is_hidden, with_file, within, without_results
 from storage.readers.records import Record, Rejection, SourceOptions, without_metadata
 from storage.readers.registry import document_suffixes, missing
 from storage.readers.streams import open_regular, printable
@@ -26,9 +26,9 @@ class FolderSource(FilesSource):
     `reader_of` returns the reader for a file's name, if there is one.
 
     Raises SourceEmpty if there is no document, and FieldUnknown if there are only records that lack a field. Hidden
-    files and folders are skipped. `ignored` counts files of other kinds, of records without the text, archives
-    without documents, and files whose library is missing; `reasons` has the reasons. A link that leads out of the
-    root, a link to a folder, a pipe, a socket and a device are rejected and never opened.
+    files and folders are skipped, and Office's locks. `ignored` counts files of other kinds, of records without the
+    text, archives without documents, and files whose library is missing; `reasons` has the reasons. A link that leads
+    out of the root, a link to a folder, a pipe, a socket and a device are rejected and never opened.
     """
 
     def __init__(self, root: Path, options: SourceOptions, reader_of: Callable[[str], Open | None]) -> None:
@@ -131,7 +131,7 @@ class FolderSource(FilesSource):
             yield (path, self._root / path) if plain else path
 
     def _candidate(self, entry: os.DirEntry[str]) -> str | None:
-        if entry.name.startswith("."):
+        if is_hidden(entry.name):
             return None
         if entry.is_dir(follow_symlinks=False):
             return entry.name + "/"  # so that a folder sorts as its documents' paths do

@@ -109,6 +109,11 @@ class FilesSource:
         raise refused or SourceEmpty(f"no file matches {self.name}")
 
 
+def is_hidden(name: str) -> bool:
+    """Return True for a file or folder that no source reads: a hidden one, or the lock of an open Office file."""
+    return name.startswith((".", "~$")) and name not in {".", ".."}
+
+
 def without_results(source: Source) -> Source:
     """Return the source of one of many files. Raises SourceUnsupported for results that docmill wrote."""
     if isinstance(source, FileSource) and source.fields >= _OF_RESULTS:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from storage.readers.many_files import Walk, within
+from storage.readers.many_files import Walk, is_hidden, within
 from storage.readers.records import Rejection
 from storage.readers.streams import printable
 
@@ -79,7 +79,7 @@ class Pattern:
             if state == len(self._parts):
                 continue
             part = self._parts[state]
-            if name.startswith(".") and not part.startswith("."):
+            if is_hidden(name) and not part.startswith(name[0]):
                 continue
             if part == _ANY_DEPTH:
                 after.add(state)

@@ -1,4 +1,6 @@
-"""Convert texts in other encodings to UTF-8, by their byte order mark or the option --encoding."""
+"""Convert texts in other encodings to UTF-8, by their byte order mark or the option --encoding, and refuse files
+that are no text, whatever their name says.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from io import BufferedReader
 from typing import BinaryIO
 
 from storage.core.normalize import bom_length, decode
-from storage.readers.errors import EncodingUnnamed, SourceUnsupported
+from storage.readers.errors import EncodingUnnamed, SourceUnreadable, SourceUnsupported
 from storage.readers.records import RowReader, Rows, SourceOptions
 from storage.readers.streams import BUFFER_BYTES, Pieces
 
@@ -32,6 +34,43 @@ _PATTERNS: dict[tuple[bool, ...], str] = {  # of bytes that are not NUL
 # Python's codecs that are not encodings of text, and `undefined`, which always fails.
 _NOTATIONS = frozenset(("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined"))
 _MISFIT = "docmill.misfit"
+_HEAD_BYTES = 64 * 1024
+_LEAVE_OUT = "leave it out"
+_UNPACK = "unpack it first"
+_SIGNATURES = (  # the first bytes of files that are no text, their kind, and what to do with such a file
+    (b"%PDF-", "a PDF file", "end its name in .pdf"),
+    (
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+        "an Office file (.doc, .xls, .ppt, or a newer one with a password)",
+        "give it its own suffix, and save it without the password",
+    ),
+    (b"\x1f\x8b\x08", "compressed by gzip", "end its name in .gz"),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "end its name in .zst"),
+    (b"\xfd7zXZ\0", "compressed by xz", _UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
+    (b"Rar!\x1a\x07", "a RAR archive", _UNPACK),
+    (b"\x89PNG\r\n\x1a\n", "a PNG picture", _LEAVE_OUT),
+    (b"\xff\xd8\xff", "a JPEG picture", _LEAVE_OUT),
+    (b"GIF87a", "a GIF picture", _LEAVE_OUT),
+    (b"GIF89a", "a GIF picture", _LEAVE_OUT),
+    (b"II*\0", "a TIFF picture", _LEAVE_OUT),
+    (b"MM\0*", "a TIFF picture", _LEAVE_OUT),
+    (b"\x7fELF", "a program (ELF)", _LEAVE_OUT),
+    (b"\xcf\xfa\xed\xfe", "a program (Mach-O)", _LEAVE_OUT),
+    (b"MZ\x90\0", "a program of Windows", _LEAVE_OUT),
+    (b"PAR1\x15", "a Parquet file", "end its name in .parquet"),
+    (b"ARROW1\0\0", "an Arrow file", "end its name in .arrow"),
+    (b"SQLite format 3\0", "a SQLite database", "read it by a query, as in sqlite:///FILE?SELECT ..."),
+)
+_ZIP = (b"PK\3\4", b"PK\5\6")
+_IN_ZIP = (  # names of members and kinds, which stand uncompressed in such a file
+    (b"word/", ".docx"),
+    (b"xl/", ".xlsx"),
+    (b"ppt/", ".pptx"),
+    (b"application/epub+zip", ".epub"),
+    (b"opendocument.text", ".odt"),
+    (b"opendocument.spreadsheet", ".ods"),
+)
 
 
 def _as_invalid_utf8(error: UnicodeError) -> tuple[str, int]:
@@ -63,11 +102,22 @@ def python_name(encoding: str) -> str | None:
     return found.name if found._is_text_encoding and found.name not in _NOTATIONS else None
 
 
+def why_no_text(raw: bytes) -> str | None:
+    """Return the kind of a file that is no text, and what to do with it, by its bytes; None for a text."""
+    if raw.startswith(_ZIP):
+        suffix = next((suffix for mark, suffix in _IN_ZIP if mark in raw), ".zip")
+        return f"it is a {suffix} file under another name: end its name in {suffix}"
+    what, advice = next(((what, advice) for mark, what, advice in _SIGNATURES if raw.startswith(mark)), (None, ""))
+    return what and f"it is {what} under another name: {advice}"
+
+
 def of_text(read_rows: RowReader) -> RowReader:
     """Return the reader of a text format for files in any encoding."""
 
     def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
-        head = stream.peek(_MARK_BYTES) if isinstance(stream, BufferedReader) else b""
+        head = stream.peek(_HEAD_BYTES) if isinstance(stream, BufferedReader) else b""
+        if (reason := why_no_text(head)) is not None:
+            raise SourceUnreadable(f"{name} is no text: {reason}")
         encoding = _of(head, options.encoding)
         if options.encoding is None and (likely := _unmarked(head)) is not None:
             raise EncodingUnnamed(name, likely)

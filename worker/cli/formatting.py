@@ -104,10 +104,11 @@ def ingested(source: str, counts: Counts, *, adopted: bool, takes_encoding: bool
     if not counts.records and not counts.rejected:
         return no_records(source)
     vanished = f", {counts.vanished:,} vanished" if counts.vanished else ""
+    advice = "name it, such as --encoding windows-1252" if takes_encoding else "save it as UTF-8"
     mended = (
         f" In {counts.mended:,} of them bytes that are not in the encoding, or characters that cannot be stored, "
-        f'were replaced, first in {counts.mended_place} ("flags" in the results marks them). If the file has another '
-        f"encoding, {'name it, such as --encoding windows-1252' if takes_encoding else 'save it as UTF-8'}."
+        f'were read as Windows-1252 or replaced, first in {counts.mended_place} ("flags" in the results marks them). '
+        f"If the file has another encoding, {advice}."
     )
     return (
         f"{counted(counts.records, 'record')}: {counted(counts.new, 'new document')}, {counts.changed:,} changed, "

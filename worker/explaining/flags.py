@@ -34,6 +34,7 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "nul_replaced": "the reader replaced NUL characters by U+FFFD",
         "surrogate_replaced": "the reader replaced halves of characters by U+FFFD",
         "invalid_utf8": "the reader replaced bytes that are no UTF-8 by U+FFFD",
+        "assumed_cp1252": "the reader read bytes that are no UTF-8 as Windows-1252",
         "output_nul_replaced": "the model wrote NUL characters; U+FFFD stands in their place",
         "output_surrogate_replaced": "the model wrote halves of characters; U+FFFD stands in their place",
     }

@@ -147,7 +147,7 @@ def test_files_of_old_office_programs_are_read(tmp_path: Path) -> None:
     assert isinstance(slides, Record)
     assert slides.text == "Plan for the spring\n\nGröße der Halle: 300 m²\n\nSecond slide"
     assert isinstance(cut, Rejection)
-    assert "it is broken, or protected by a password" in cut.reason
+    assert cut.reason == "it is damaged or cut short (ParsingError): fetch or save it again"
 
 
 def test_what_dresses_a_word_in_a_page_leaves_no_mark_in_the_text(extractor: Extractor) -> None:
@@ -204,8 +204,8 @@ def test_what_a_pages_encoding_does_not_have_is_replaced_and_flagged(tmp_path: P
     assert isinstance(one, Record)
     assert isinstance(two, Record)
     assert three == Record("c.html", "a\ufffdb", {}, ("invalid_utf16@10",), "c.html")
-    assert one.flags == ("invalid_utf8@3",)
-    assert one.text.startswith("\ufffda va tr\ufffds bien")
+    assert one.flags == ("assumed_cp1252@3",)
+    assert one.text == FRENCH
     assert two.flags == ("invalid_shift_jis@27",)
     assert "日本" in two.text
 
@@ -251,7 +251,7 @@ def test_a_truncated_document_is_rejected_and_its_neighbours_are_read(name: str,
     assert isinstance(two, Record)
     assert isinstance(bad, Rejection)
     assert (bad.where, bad.fatal) == (name, False)
-    assert "cannot be read" in bad.reason
+    assert "it is damaged or cut short" in bad.reason
 
 
 @pytest.mark.slow
@@ -345,3 +345,81 @@ def test_without_the_library_its_kinds_are_passed_over_and_it_is_named(
         open_source(str(tmp_path / "a.pdf"), OPTIONS)
     (tmp_path / "a.txt").write_text("text")
     assert [item.where for item in open_source(str(tmp_path), OPTIONS).records()] == ["a.txt"]
+
+
+OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+
+
+def packed(members: dict[str, str]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as made:
+        for name, content in members.items():
+            made.writestr(name, content)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("raw", "kind"),
+    [
+        (packed({"word/document.xml": "x"}), "it is a .docx file under another name: end its name in .docx"),
+        (packed({"xl/workbook.xml": "x"}), "it is a .xlsx file under another name: end its name in .xlsx"),
+        (packed({"a.txt": "x"}), "it is a .zip file under another name: end its name in .zip"),
+        (b"%PDF-1.7\n", "it is a PDF file under another name: end its name in .pdf"),
+        (OLE + b"\0" * 512, "it is an Office file (.doc, .xls, .ppt, or a newer one with a password) under another"),
+        (gzip.compress(b"x"), "it is compressed by gzip under another name: end its name in .gz"),
+        (b"\x89PNG\r\n\x1a\n\0", "it is a PNG picture under another name: leave it out"),
+        (b"\xff\xd8\xff\xe0\0", "it is a JPEG picture under another name: leave it out"),
+        (b"\x7fELF\2\1\1\0", "it is a program (ELF) under another name: leave it out"),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.html", "a.eml", "a.srt", "a.csv", "a.jsonl"])
+def test_a_file_that_is_no_text_is_rejected_under_the_name_of_one_with_its_real_kind(
+    name: str, raw: bytes, kind: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(raw)
+    (tmp_path / "b.txt").write_text("PK is a name of a column.")
+    rejection, record = open_source(str(tmp_path), OPTIONS).records()
+    assert isinstance(rejection, Rejection)
+    assert kind in rejection.reason
+    assert (rejection.where, rejection.below) == (name, name)
+    assert isinstance(record, Record)
+
+
+@pytest.mark.parametrize(
+    ("name", "raw", "reason"),
+    [
+        ("a.pdf", b"", "it is empty: its file has no bytes"),
+        ("a.docx", b"", "it is empty: its file has no bytes"),
+        ("a.docx", OLE + b"\0" * 504 + "EncryptedPackage".encode("utf-16-le"), "it is protected by a password: save"),
+        ("a.odt", packed({"META-INF/manifest.xml": "<manifest:encryption-data>", "content.xml": "\1"}), "a password"),
+        ("a.pdf", packed({"word/document.xml": ""}), "it is a .docx file under another name: end its name in .docx"),
+        ("a.docx", b"%PDF-1.7\n", "it is a PDF file under another name"),
+        ("a.doc", packed({"word/document.xml": ""}), "it is a .docx file under another name"),
+        ("a.docx", b"Dear reader", "it is no file of its kind, whatever its name says"),
+        (
+            "a.docx",
+            packed({"word/styles.xml": ""})[:60],
+            "it is damaged or cut short (ParsingError): fetch or save it",
+        ),
+        ("a.pdf", b"%PDF-1.7\n1 0 obj<<", "it is damaged or cut short (ParsingError)"),
+    ],
+)
+def test_a_document_without_text_is_rejected_with_the_reason_of_it(
+    name: str, raw: bytes, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(raw)
+    (rejection,) = open_source(str(tmp_path / name), OPTIONS).records()
+    assert isinstance(rejection, Rejection)
+    assert reason in rejection.reason
+
+
+def test_a_pdf_file_with_a_password_says_so(tmp_path: Path) -> None:
+    page = FPDF()
+    page.add_page()
+    page.set_font("helvetica", size=12)
+    page.cell(text="Secret")
+    page.set_encryption(owner_password="owner", user_password="user")
+    page.output(str(tmp_path / "a.pdf"))
+    (rejection,) = open_source(str(tmp_path / "a.pdf"), OPTIONS).records()
+    assert isinstance(rejection, Rejection)
+    assert rejection.reason == "it is protected by a password: save a copy without it"

@@ -368,3 +368,28 @@ def test_a_package_that_reads_a_kind_of_file_is_asked_once_for_each_kind(
     source = FolderSource(tmp_path, OPTIONS, kinds())
     assert keys(source) == ["a.txt"]
     assert asked == [".png"]
+
+
+def test_the_locks_of_open_office_files_are_passed_over(tmp_path: Path) -> None:
+    for name in ("~$letter.docx", "~$notes.txt", "letter.txt"):
+        (tmp_path / name).write_bytes(b"\x05owner\0")
+    for source in (tmp_path, tmp_path / "*"):
+        found = open_source(str(source), OPTIONS)
+        assert [item.key for item in found.records() if isinstance(item, Record)] == ["letter.txt"]
+        assert not found.ignored  # type: ignore[attr-defined]
+
+
+def test_a_file_of_windows_among_others_is_read_as_such_and_flagged(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("caf\u00e9")
+    (tmp_path / "b.txt").write_text("Das Caf\u00e9 \u2013 ein Ort", "cp1252")
+    (tmp_path / "c.txt").write_bytes("caf\u00e9 ".encode() + b"caf\xe9")  # of UTF-8, with a wrong byte
+    (tmp_path / "d.txt").write_text("\u0441\u043b\u043e\u0432\u043e", "cp1251")
+    (tmp_path / "e.csv").write_bytes("id,text\n1,\u00e9t\u00e9\n2,\u00fc\n".encode("cp1252"))
+    items = list(open_source(str(tmp_path), OPTIONS).records())
+    found = {item.key: (item.text, item.flags) for item in items if isinstance(item, Record)}
+    assert found["a.txt"] == ("caf\u00e9", ())
+    assert found["b.txt"] == ("Das Caf\u00e9 \u2013 ein Ort", ("assumed_cp1252@7",))
+    assert found["c.txt"] == ("caf\u00e9 caf\ufffd", ("invalid_utf8@9",))
+    assert found["d.txt"] == ("\ufffd" * 5, ("invalid_utf8@0",))
+    assert found["e.csv#1"] == ("\u00e9t\u00e9", ("assumed_cp1252@10",))
+    assert found["e.csv#2"][1] == ("assumed_cp1252@16",)

@@ -83,4 +83,4 @@ def test_subtitles_are_documents_in_any_encoding_compressed_or_not(tmp_path: Pat
     ]
     [wrong] = open_source(str(tmp_path / "a.srt"), SourceOptions()).records()
     assert isinstance(wrong, Record)
-    assert wrong.flags == ("invalid_utf8@60",)
+    assert wrong.flags == ("assumed_cp1252@60",)

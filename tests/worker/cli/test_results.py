@@ -55,7 +55,7 @@ def test_the_condition_on_flags_is_that_of_either_option() -> None:
 
 def test_results_are_written_and_counted_by_their_flags(embedded: Docmill) -> None:
     source = embedded.folder / "letters.jsonl"
-    source.write_bytes(b'{"id": "a", "text": "caf\xe9"}\n{"id": "b", "text": "good"}\n')
+    source.write_bytes(b'{"id": "a", "text": "caf\xff"}\n{"id": "b", "text": "good"}\n')
     embedded("run", source, "--task", "translate", "--model", "null", "--out", "out.jsonl")
     assert [one["id"] for one in embedded.results(1, "--flagged", "invalid_utf8")] == ["a"]
     assert [one["id"] for one in embedded.results(1, "--unflagged", "invalid_utf8,empty")] == ["b"]
