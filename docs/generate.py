@@ -20,6 +20,7 @@ from tasks.kinds import KINDS, OPTIONS
 from tasks.kinds.options import flag, value_type
 from worker.cli import docmill
 from worker.cli.registry import COMMANDS, HEADINGS
+from worker.inventory import PLACES as PLACES_OF_TEXTS
 from worker.pipelines.schema import json_schema
 from worker.settings import PREFIX, Settings
 from worker.shown import Shown
@@ -35,11 +36,21 @@ def pages() -> dict[str, str]:
         "command-line.md": command_line(),
         "options.md": options(),
         "pipeline.schema.json": json.dumps(json_schema(), indent=2) + "\n",
+        "removing.md": removing(),
         "settings.md": settings(),
         "source-kinds.md": source_kinds(),
         "sql-schema.md": sql_schema(),
         "../worker/api/docmill.pyi": stub(),
     }
+
+
+def removing() -> str:
+    """Return the page about removing with the table of the places where something of a document may lie."""
+    before, mark, rest = (FOLDER / "removing.md").read_text(encoding="utf-8").partition(_from("worker/inventory.py"))
+    _, heading, after = rest.partition("\n## ")
+    parts = ["", "| place | left after `rm` and `gc` |", "| --- | --- |"]
+    parts += [_row(place.name, place.left) for place in PLACES_OF_TEXTS]
+    return before + mark + "\n".join([*parts, heading]) + after
 
 
 def source_kinds() -> str:

@@ -39,6 +39,7 @@ from storage.steps import job_keys
 from storage.steps.jobs import UNFINISHED, lock_corpus
 
 PAGE = 500
+SHOWN = 100  # documents named at most
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,25 @@ def missing(database: Database, name: str, keys: Collection[str]) -> list[str]:
     with database.read() as transaction:
         found = {row.key for row in _versions(transaction, corpus_id, sorted({*keys}))}
     return [key for key in dict.fromkeys(keys) if key not in found]
+
+
+def same_texts(database: Database, name: str, keys: Collection[str]) -> list[tuple[str, str]]:
+    """Return (corpus, id) of the first other documents that have a text of these documents, in any version.
+
+    Raises NoSuchCorpus.
+    """
+    corpus_id, wanted = corpus_named(database, name), sorted({*keys})
+    columns = Corpus.name, Document.key, Document.corpus_id
+    query = select(*columns).join(Corpus, Corpus.id == Document.corpus_id).distinct()
+    others = set[tuple[str, str]]()
+    with database.read() as transaction:
+        for first in range(0, len(wanted), PAGE):
+            versions = _versions(transaction, corpus_id, wanted[first : first + PAGE])
+            rows = transaction.probe(query, Document.content_id, sorted({row.content_id for row in versions}))
+            others |= {(row.name, row.key) for row in rows if row.corpus_id != corpus_id or row.key not in {*wanted}}
+            if len(others) >= SHOWN:
+                break
+    return sorted(others)[:SHOWN]
 
 
 def _begin(transaction: Transaction, corpus_id: int) -> bool:

@@ -22,7 +22,7 @@ from storage.core.schema import (
     StepText,
 )
 from storage.core.transaction import Transaction
-from storage.deletion import aged_results, folding, gc, removal, retention, versions
+from storage.deletion import aged_results, folding, gc, retention, versions
 from storage.deletion.ages import Ages
 from storage.deletion.budget import Budget
 
@@ -58,7 +58,6 @@ def apply(database: Database, ages: Ages, budget: Budget | None = None) -> Swept
     if not budget.is_spent():
         collected = gc.collect(database, budget)
         removed["texts"] = collected.contents + collected.outcomes
-    removal.settle(database)
     return Swept(removed, complete=not budget.is_spent())
 
 

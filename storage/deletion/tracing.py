@@ -1,12 +1,13 @@
-"""Trace a text in the store, to prove that it is gone: by its hash, and by its bytes in SQLite's files."""
+"""Trace a text in the store, to prove that it is gone: by its hash, and by its bytes in files."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
 from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
 
 from storage.core.corpus import is_current_document
@@ -27,7 +28,7 @@ class Trace:
     `documents` are (corpus, id) of the first documents, in any version, whose text or prompt it is. Of these
     `vanished` are no longer in their source, and `superseded` have another text now. `outcomes` counts results
     computed from the text, `output_of` results whose output it is, and `indexed` its vectors in indexes. `remnants`
-    are files of a SQLite store that hold its bytes.
+    are files that hold its bytes.
     """
 
     sha256: str
@@ -45,10 +46,13 @@ class Trace:
         return not self.stored and not self.remnants
 
 
-def trace(database: Database, text: str) -> Trace:
-    """Return the places of a text, normalized as when it is stored (see `storage.core.normalize`)."""
+def trace(database: Database, text: str, files: Sequence[Path] = ()) -> Trace:
+    """Return the places of a text, normalized as when it is stored (see `storage.core.normalize`).
+
+    The bytes of these files are searched, too.
+    """
     sha256 = hashlib.sha256(text.encode()).digest()
-    remnants = _remnants(database, text.encode())
+    remnants = _remnants(files, text)
     with database.read() as transaction:
         content_id = transaction.scalar(select(Content.id).where(Content.sha256 == sha256))
         if content_id is None:
@@ -93,14 +97,15 @@ def _indexed(transaction: Transaction, content_id: int) -> int:
     return sum(transaction.scalar(count) or 0 for count in counts)
 
 
-def _remnants(database: Database, text: bytes) -> tuple[str, ...]:
-    """Return the files of a SQLite store that hold the text's beginning, middle or end, perhaps in a free page."""
-    if database.file is None or not text:
+def _remnants(files: Sequence[Path], text: str) -> tuple[str, ...]:
+    """Return the files that hold the text's beginning, middle or end, perhaps in a free page, perhaps as JSON."""
+    if not text:
         return ()
-    places = (0, max(0, (len(text) - PIECE) // 2), max(0, len(text) - PIECE))
-    pieces = {text[place : place + PIECE] for place in places}
-    found = [f"{database.file}{suffix}" for suffix in ("", "-wal")]
-    return tuple(file for file in found if Path(file).is_file() and _holds(Path(file), pieces))
+    pieces = set[bytes]()
+    for form in (text.encode(), orjson.dumps(text)[1:-1]):
+        places = (0, max(0, (len(form) - PIECE) // 2), max(0, len(form) - PIECE))
+        pieces |= {form[place : place + PIECE] for place in places}
+    return tuple(str(file) for file in files if _holds(file, pieces))
 
 
 def _holds(file: Path, pieces: set[bytes]) -> bool:

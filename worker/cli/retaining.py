@@ -40,12 +40,16 @@ def retain(settings: Settings, rows: int | None, seconds: float | None, dry_run:
     """Apply the rules of retention, or count the rows that they would remove."""
     from storage.deletion import rounds
     from storage.deletion.budget import Budget
+    from worker import inventory
 
     ages = settings.ages
     with open_store(settings) as database:
         if dry_run:
             return _say_counts(rounds.count(database, ages), ages, as_json)
-        return _say_swept(rounds.apply(database, ages, Budget.of(rows, seconds)), ages, as_json)
+        swept = rounds.apply(database, ages, Budget.of(rows, seconds))
+        for sentence in inventory.clear(settings, database):
+            say(sentence)
+    return _say_swept(swept, ages, as_json)
 
 
 def _age(ages: Ages, rule: str) -> str:

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -130,6 +130,21 @@ class Journal:
                 return None
 
 
+def empty(file: Path) -> bool:
+    """Delete every answer in a file with its bytes, in free pages and in the WAL, too. Return False if it is in use.
+
+    A run that was killed asks for its answers again then.
+    """
+    if not file.exists():
+        return True
+    with suppress(sqlite3.Error), closing(_opened(file)) as connection:
+        connection.execute("DELETE FROM answer")
+        connection.execute("VACUUM")  # an earlier release did not overwrite what it deleted
+        is_busy: int = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        return not is_busy
+    return False
+
+
 def _each(connection: sqlite3.Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
     """Carry a statement out for each row, in a transaction. Each call lets other threads run, so one row has one."""
     if len(rows) == 1:
@@ -149,6 +164,7 @@ def _opened(file: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode=WAL")
         # Against a killed process, the cache of the operating system is enough.
         connection.execute("PRAGMA synchronous=OFF")
+        connection.execute("PRAGMA secure_delete=ON")
         connection.execute(_SCHEMA)
     except BaseException:
         connection.close()

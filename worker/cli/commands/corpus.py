@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 NAME = click.argument("name")
 MENTIONED = 5
+BESIDE = "names of documents, texts that only contain this one, and"
 
 
 @click.group("corpus", epilog="Example: docmill corpus list && docmill corpus show articles.jsonl")
@@ -125,36 +129,40 @@ def rm_command(
 
     The command removes the documents in all versions, their texts, and all results that were computed from them,
     directly or through later steps. With a whole corpus it also removes its readings and jobs. It refuses while a
-    job works on the corpus. Exit code 1: an ID does not exist, or no document matches --where. docmill cannot remove
-    backups and exported files: see docs/security.md.
+    job works on the corpus. A text that other documents have, too, stays with them; the command names them. Exit
+    code 1: an ID does not exist, or no document matches --where. docmill cannot remove backups and exported files:
+    see docs/removing.md.
     """
     from storage.core.corpus import first_existing
     from storage.deletion import removal
     from storage.deletion.selection import Condition
+    from worker import inventory
     from worker.cli.options import corpus_names
 
     if ids and (wheres or vanished):
         raise click.UsageError("--document names the documents; leave it out to choose them by --where or --vanished")
     conditions = [Condition.parse(where) for where in wheres]
-    with open_store(settings_from()) as database:
+    settings = settings_from()
+    with open_store(settings) as database:
         name = first_existing(database, corpus_names(name))
         missing = removal.missing(database, name, ids)
         chosen = _chosen(database, name, ids, conditions, vanished)
         if chosen.keys != [] and not yes and not confirmed(f"This removes {chosen.what}, and every result {_LEFT}"):
             return BAD_INPUT
+        same = [] if chosen.keys is None else removal.same_texts(database, name, chosen.keys)
         if chosen.keys is None:
             removed = removal.remove_corpus(database, name)
         else:
             removed = removal.remove_documents(database, name, chosen.keys, only_vanished=vanished)
-        emptied = removal.settle(database)
+        uncleared = inventory.clear(settings, database)
     if as_json:
-        print_json({**asdict(removed), "missing": missing})
+        print_json({**asdict(removed), "missing": missing, "same_text": same})
     elif chosen.keys != []:
         _say_removed(removed)
     if chosen.keys == []:
         say(f"Nothing was removed: {chosen.what}.")
-    if not emptied:
-        say("Another process reads the database; its journal (-wal) holds removed texts until that has ended.")
+    for sentence in (*_said_of_same(same), *uncleared):
+        say(sentence)
     if missing:
         shown = ", ".join(missing[:MENTIONED]) + (" …" if len(missing) > MENTIONED else "")
         say(f"{len(missing):,} of the {len(ids):,} documents are not in {name}: {shown}")
@@ -162,6 +170,19 @@ def rm_command(
 
 
 _LEFT = "that nothing else needs."
+
+
+def _said_of_same(documents: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Yield a sentence for each corpus in which documents keep a removed text, with the command that removes them."""
+    for corpus, grouped in groupby(documents, key=lambda document: document[0]):
+        keys = [key for _, key in grouped]
+        options = " ".join(f"--document {shlex.quote(key)}" for key in keys[:MENTIONED])
+        more = f" and {formatting.documents(len(keys) - MENTIONED)} more" if len(keys) > MENTIONED else ""
+        named = f"{', '.join(keys[:MENTIONED])}{more}"
+        yield (
+            f"The same text stays in the corpus {corpus}, in {named}. This removes it there, too: "
+            f"docmill corpus rm {shlex.quote(corpus)} {options}"
+        )
 
 
 @dataclass(frozen=True)
@@ -211,30 +232,44 @@ def _say_removed(removed: Removed) -> None:
 def trace_command(file: Path, as_json: bool) -> int:
     """Report where the text in FILE still is in the store. FILE may be -, standard input.
 
-    The command looks for the whole text as it was stored, with or without white space at its ends. In a SQLite store
-    it also looks for the text's bytes in the database files, where another text that contains the same passage shows
-    too. Exit code 0: the text is nowhere in the store; 1: it was found.
+    The command looks for the whole text as it was stored, with or without white space at its ends. It also looks for
+    the text's bytes in this machine's files, where another text that contains the same passage shows too. It finds
+    no name of a document, and says which places it did not search. Exit code 0: the text is nowhere in the store; 1:
+    it was found.
     """
     from storage.core.normalize import bom_length, decode, normalize
     from storage.deletion.tracing import trace
+    from worker import inventory
 
     with click.open_file(str(file), "rb") as stream:
         raw = stream.read()
     text, _ = normalize(decode(raw[bom_length(raw) :])[0])
-    with open_store(settings_from()) as database:
-        traces = [trace(database, variant) for variant in dict.fromkeys((text, text.strip()))]
+    settings = settings_from()
+    with open_store(settings) as database:
+        files = inventory.files(settings, database)
+        traces = [trace(database, variant, files) for variant in dict.fromkeys((text, text.strip()))]
+        places = [*inventory.places(database)]
     found = next((one for one in traces if one.stored), traces[-1])
+    searched = [place.name for place in places if place.traced]
+    left_out = [place.name for place in places if not place.traced]
     if as_json:
-        print_json(asdict(found) | {"nowhere": found.is_nowhere})
+        print_json(asdict(found) | {"nowhere": found.is_nowhere, "searched": searched, "not_searched": left_out})
     else:
-        for line in _said(found):
+        for line in (*_said(found), *_listed("Searched for the whole text:", searched)):
+            answer(line)
+        for line in _listed(f"Not searched: {BESIDE}", left_out):
             answer(line)
     return OK if found.is_nowhere else SOME_FAILED
 
 
+def _listed(heading: str, names: Sequence[str]) -> list[str]:
+    wrapped = [fill(name.replace("`", ""), 78, initial_indent="- ", subsequent_indent="  ") for name in names]
+    return [heading, *wrapped]
+
+
 def _said(found: Trace) -> list[str]:
     if found.is_nowhere:
-        return [f"{found.sha256} is nowhere in the store."]
+        return [f"{found.sha256} is nowhere in the store as a whole text."]
     lines = [f"document {key} of {corpus}{_state_of((corpus, key), found)}" for corpus, key in found.documents]
     if found.stored:
         lines += [f"{found.outcomes:,} results were computed of it", f"{found.output_of:,} results have it as output"]
@@ -244,7 +279,7 @@ def _said(found: Trace) -> list[str]:
         lines.append("nothing refers to it; `docmill gc` removes it")
     lines += [f"its bytes, or the same ones of another text, are in {file}" for file in found.remnants]
     if not found.stored:
-        lines.append("no row has it; `sqlite3 FILE VACUUM` rewrites the file without what is free")
+        lines.append("no row has it as its whole text. If no text contains it, `sqlite3 FILE VACUUM` removes it")
     return lines
 
 

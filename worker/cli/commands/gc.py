@@ -77,6 +77,7 @@ def gc_command(
     table.
     """
     from storage.deletion import cost, selection, versions
+    from worker import inventory
 
     if retention:
         if days is not None or spec is not None or superseded or migrated:
@@ -88,7 +89,8 @@ def gc_command(
         raise click.UsageError("--superseded removes versions with results of every spec; leave out --spec")
     if migrated and (superseded or spec is not None):
         raise click.UsageError("--migrated drops results that migrations replaced; leave out --superseded and --spec")
-    with open_store(settings_from()) as database:
+    settings = settings_from()
+    with open_store(settings) as database:
         drops = _drops_replaced(database, days) if migrated else _drops(database, days, spec, superseded)
         old = versions.count(database, drops.older_than_s) if drops.superseded else versions.Superseded()
         costs = cost.of_dropping(database, **vars(drops))
@@ -100,6 +102,8 @@ def gc_command(
         if migrated:
             drops = _note_dropped(database, drops, days)
         removed = _remove(database, drops)
+        for sentence in inventory.clear(settings, database):
+            say(sentence)
         vanished = selection.count_vanished(database)
     if as_json:
         counts = {"superseded": removed.documents, "readings": removed.ingests}
@@ -158,7 +162,6 @@ def _remove(database: Database, drops: Drops) -> Removed:
     removed = versions.remove(database, drops.older_than_s) if drops.superseded else removal.Removed()
     collected = gc.drop(database, older_than_s=drops.older_than_s, spec_ids=drops.spec_ids)
     collected += gc.collect(database)
-    removal.settle(database)
     return removed + removal.Removed(contents=collected.contents, outcomes=collected.outcomes)
 
 

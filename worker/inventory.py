@@ -1,0 +1,131 @@
+"""Every place where a text, an output or a name of a document may lie, declared once.
+
+`docmill corpus rm` and `docmill gc` clear these places, `docmill corpus trace` searches them and names those that it
+cannot search, and docs/removing.md lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from worker.home import ANSWERS
+
+if TYPE_CHECKING:
+    from storage.core.database import Database
+    from worker.settings import Settings
+
+SQLITE, POSTGRESQL = "sqlite", "postgresql"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place, and what is `left` there after a removal.
+
+    `files` are searched for the bytes of a text. `clear` empties the place, and returns a sentence if it cannot.
+    """
+
+    name: str
+    left: str
+    traced: bool = False
+    store: str | None = None  # only with a store of this sort
+    files: Callable[[Settings, Database], list[Path]] | None = None
+    clear: Callable[[Settings, Database], str | None] | None = None
+
+
+def _store_files(_: Settings, database: Database) -> list[Path]:
+    return [] if database.file is None else _with_journal(database.file)
+
+
+def _answer_files(settings: Settings, _: Database) -> list[Path]:
+    return _with_journal(settings.home / ANSWERS)
+
+
+def _with_journal(file: Path) -> list[Path]:
+    return [path for end in ("", "-wal") if (path := file.with_name(file.name + end)).is_file()]
+
+
+def _settle(_: Settings, database: Database) -> str | None:
+    from storage.deletion import removal
+
+    if removal.settle(database):
+        return None
+    return "Another process reads the database; its journal (-wal) holds removed texts until that has ended."
+
+
+def _empty_answers(settings: Settings, _: Database) -> str | None:
+    from tasks.backends.remote import journal
+
+    if journal.empty(file := settings.home / ANSWERS):
+        return None
+    return f"Another process uses {file}, which may hold outputs about removed texts; `docmill gc` empties it later."
+
+
+PLACES = (
+    Place(
+        "tables, views and vector indexes of the store, with signatures of near duplicates and judgements",
+        "nothing of what was removed. Rejected records keep their place and reason, which may name a document, until "
+        "their corpus is removed",
+        traced=True,
+    ),
+    Place(
+        "files of a SQLite store (`docmill.db` and its `-wal`), free pages included",
+        "nothing: `secure_delete` overwrites, and the journal is emptied. `rm` says so if another process prevents "
+        "that. An earlier release, or a page that was rearranged, may leave copies in free places: `sqlite3 FILE "
+        "VACUUM` rewrites the file",
+        traced=True,
+        store=SQLITE,
+        files=_store_files,
+        clear=_settle,
+    ),
+    Place(
+        "files of a PostgreSQL server",
+        "dead rows, and vectors in the graph of an index, until VACUUM; the write-ahead log as long as the server "
+        "keeps or archives it",
+        store=POSTGRESQL,
+    ),
+    Place(
+        "`answers.db` in this home (and its `-wal`): answers of model servers whose results are not stored yet",
+        "nothing: `rm` and `gc` empty it. Answers that a killed run left are asked for again. `trace` finds a text "
+        "there, and cannot tell which texts the answers are about",
+        traced=True,
+        files=_answer_files,
+        clear=_empty_answers,
+    ),
+    Place(
+        "`answers.db` in homes of other machines",
+        "answers that a killed worker left, until `docmill gc` runs there, or for a week",
+    ),
+    Place("caches in the home (`cache/`)", "they never held a text, an output or a name"),
+    Place("Redis, traces and logs of workers", "they never held a text or an output"),
+    Place("the query process of `docmill search`", "it holds texts of searches, in memory, while it answers"),
+    Place(
+        "what a command printed, for instance into `nohup.out`",
+        "samples of results, which `run` prints (not with `--quiet`): outside of docmill",
+    ),
+    Place("files written by `results`, `report`, `review`, `search`, a pipeline's output", "outside of docmill"),
+    Place(
+        "the source of the corpus, and copies that libraries keep (the cache of Hugging Face's `datasets`)",
+        "outside of docmill. If the source still has the document, the next reading brings it back",
+    ),
+    Place("backups, replicas, blocks of the disk that the file system freed", "outside of docmill"),
+)
+
+
+def places(database: Database) -> Iterator[Place]:
+    """Yield the places of this store."""
+    sort = SQLITE if database.server is None else POSTGRESQL
+    return (place for place in PLACES if place.store in {None, sort})
+
+
+def files(settings: Settings, database: Database) -> list[Path]:
+    """Return the files that may hold a text."""
+    return [file for place in places(database) if place.files for file in place.files(settings, database)]
+
+
+def clear(settings: Settings, database: Database) -> list[str]:
+    """Empty the places beside the store's tables. Return a sentence about each that could not be emptied."""
+    said = [place.clear(settings, database) for place in places(database) if place.clear]
+    return [sentence for sentence in said if sentence]
