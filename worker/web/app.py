@@ -8,7 +8,7 @@ from http import HTTPStatus
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from anyio import CapacityLimiter, sleep, to_thread
+from anyio import CapacityLimiter, fail_after, move_on_after, to_thread
 from sqlalchemy import text
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 AT_ONCE = 8  # requests that read the store, which has as many connections
+LONGEST_FORM_S = 10.0  # until all of a form has come
 NOTICE = "docmill-notice"  # a cookie: what was done, shown once
 FOREVER = "public, max-age=31536000, immutable"
 UNREADABLE = "The store does not answer. Try again; `docmill doctor` says what is wrong."
@@ -158,7 +159,8 @@ class _Application:
             return self._sign_in_form(following, STALE)
         if self._site.token is not None:
             address = "" if request.client is None else request.client.host
-            await sleep(self._site.attempts.begin(address))  # first, so that a client that leaves learns nothing
+            with move_on_after(self._site.attempts.begin(address)):  # first, so that who leaves learns nothing
+                await request.receive()  # returns when the client has left
             if not same(form.get("token", ""), self._site.token):
                 return self._sign_in_form(following, "This is not the token that docmill printed at its start.")
             self._site.attempts.forgive(address)
@@ -198,8 +200,12 @@ def _storable(given: str) -> str:
 
 
 async def _form_of(request: Request) -> dict[str, str]:
-    async with request.form(max_files=0, max_fields=50) as form:
-        return {name: value for name, value in form.items() if isinstance(value, str)}
+    try:
+        with fail_after(LONGEST_FORM_S):
+            async with request.form(max_files=0, max_fields=50) as form:
+                return {name: value for name, value in form.items() if isinstance(value, str)}
+    except TimeoutError as error:
+        raise HTTPException(HTTPStatus.REQUEST_TIMEOUT) from error
 
 
 async def _asset(request: Request) -> Response:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from uvicorn import Config, Server
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from worker.errors import WebNotServed
 
@@ -17,6 +21,9 @@ if TYPE_CHECKING:
 
 LONGEST_STOP_S = 3.0  # until requests under way are cut off
 POLL_S = 0.01
+MOST_CONNECTIONS = 200
+BACKLOG = 64  # connections that are accepted at once, above the limit
+LONGEST_HEAD_S = 10.0
 
 
 @contextmanager
@@ -25,16 +32,17 @@ def serving(site: Site, host: str, port: int) -> Iterator[str]:
 
     Nothing is logged of a request: its address may name documents. Raises WebNotServed, if the address cannot be had.
     """
-    from uvicorn import Config, Server
-
     from worker.web.app import make_app
 
     listening = _listen(host, port)
     config = Config(
         make_app(site),
+        http=_Connection,
         lifespan="off",
         ws="none",
+        backlog=BACKLOG,
         log_config=None,
+        log_level=logging.ERROR,  # a warning is about a client's mistake, and clients could fill the log
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=round(LONGEST_STOP_S),
@@ -53,6 +61,39 @@ def serving(site: Site, host: str, port: int) -> Iterator[str]:
         listening.close()
 
 
+class _Connection(H11Protocol):
+    """A connection that is given up if its next request is late, or if it waits longest where there are too many.
+
+    uvicorn has no limit for the time of a request's head, and its `limit_concurrency` counts connections that wait:
+    those who send nothing would keep all others out.
+    """
+
+    _since = 0.0  # when it began to wait for its next request
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+        held = [one for one in self.connections if isinstance(one, _Connection) and not one.transport.is_closing()]
+        if len(held) > MOST_CONNECTIONS:
+            min((one for one in held if one.waits), key=lambda one: one._since).transport.abort()
+
+    @property
+    def waits(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def on_response_complete(self) -> None:
+        self._wait()
+        super().on_response_complete()
+
+    def _wait(self) -> None:
+        self._since = self.loop.time()
+        self.loop.call_later(LONGEST_HEAD_S, self._end_if_late, self._since)
+
+    def _end_if_late(self, since: float) -> None:
+        if self.waits and self._since == since:
+            self.transport.abort()
+
+
 def _listen(host: str, port: int) -> socket.socket:
     try:
         (family, kind, protocol, _, address), *_ = socket.getaddrinfo(
@@ -64,7 +105,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-        listening.listen(128)
+        listening.listen(BACKLOG)
     except OSError as error:
         listening.close()
         raise _not_served(host, port, error) from error

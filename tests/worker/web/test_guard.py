@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from anyio import CancelScope, move_on_after
 from httpx2 import Response
 from starlette.datastructures import URL
 from starlette.requests import HTTPConnection
@@ -127,10 +128,11 @@ def test_wrong_tokens_wait_and_the_right_one_is_taken_among_them(
 ) -> None:
     waits: list[float] = []
 
-    async def wait(seconds: float) -> None:
+    def note(seconds: float) -> CancelScope:
         waits.append(seconds)
+        return move_on_after(0.0)
 
-    monkeypatch.setattr("worker.web.app.sleep", wait)
+    monkeypatch.setattr("worker.web.app.move_on_after", note)
     browser = empty(token=TOKEN, attempts=Attempts(lambda: 0.0))
     for _ in range(100):
         assert sign_in(browser, "a wrong token of some length").status_code == 403

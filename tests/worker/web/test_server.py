@@ -1,0 +1,97 @@
+"""Clients that hold connections: those that send half of a request, or nothing."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+import pytest
+
+from storage.core.database import Database
+from worker.settings import Settings
+from worker.web import app, server
+from worker.web.server import serving
+from worker.web.site import Site
+
+HALF = b"GET /jobs HTTP/1.1\r\nHost: localhost\r\nX-More: "
+LONGEST_S = 60.0  # for a condition that holds at once but for a busy machine
+
+
+@pytest.fixture
+def url(sqlite_url: str, tmp_path: Path) -> Iterator[str]:
+    database = Database(sqlite_url)
+    with serving(Site(database, Settings(home=tmp_path)), "127.0.0.1", 0) as address:
+        yield address
+    database.close()
+
+
+def connect(url: str, sent: bytes) -> socket.socket:
+    at = urlsplit(url)
+    assert at.hostname
+    assert at.port
+    opened = socket.create_connection((at.hostname, at.port), LONGEST_S)
+    opened.sendall(sent)
+    return opened
+
+
+def is_ended(connection: socket.socket) -> bool:
+    """Wait until the server ends a connection; the time limit of the socket fails the test if it does not."""
+    try:
+        while connection.recv(4_096):
+            pass
+    except ConnectionResetError:
+        pass
+    return True
+
+
+def status(url: str) -> int:
+    with urlopen(f"{url}jobs", timeout=LONGEST_S) as answer:
+        return int(answer.status)
+
+
+@pytest.mark.parametrize("sent", [b"", HALF])
+def test_half_sent_requests_keep_nobody_out_and_the_oldest_are_ended(
+    url: str, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 8)
+    with ExitStack() as stack:
+        held = [stack.enter_context(connect(url, sent)) for _ in range(20)]
+        assert status(url) == 200
+        assert all(is_ended(connection) for connection in held[:12])
+
+
+def test_a_request_whose_head_is_late_is_ended(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "LONGEST_HEAD_S", 0.05)
+    with connect(url, HALF) as first, connect(url, b"") as second:
+        assert is_ended(first)
+        assert is_ended(second)
+
+
+def test_a_second_request_on_a_connection_that_is_late_is_ended(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connect(url, health) as connection:
+        assert connection.recv(4_096)
+        monkeypatch.setattr(server, "LONGEST_HEAD_S", 0.05)
+        with suppress(ConnectionError):  # on a busy machine it may be late already
+            connection.sendall(health)
+            assert connection.recv(4_096)
+            connection.sendall(HALF)
+        assert is_ended(connection)
+
+
+def test_a_form_that_is_late_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "LONGEST_FORM_S", 0.05)
+    head = b"POST /sign-in HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n"
+    with connect(url, head + b"Content-Type: application/x-www-form-urlencoded\r\n\r\ntok") as connection:
+        assert connection.recv(4_096).startswith(b"HTTP/1.1 408")
+
+
+def test_a_client_cannot_write_to_the_log(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        with connect(url, b"no HTTP\r\n\r\n") as connection:
+            assert connection.recv(4_096).startswith(b"HTTP/1.1 400")
+    assert not caplog.records
