@@ -14,7 +14,7 @@ import pytest
 
 from storage.core.outcomes import Reason
 from storage.core.specs import Spec
-from tasks.backends.remote.journal import KEPT_S, Journal
+from tasks.backends.remote.journal import KEPT_S, Journal, empty
 from tasks.engine.engine import Engine, Submission
 from tasks.outputs import Failure, Generated, Likelihood, Output, Several, Vector
 from tasks.windows.windows import Encoded
@@ -91,6 +91,27 @@ def test_answers_that_a_killed_process_left_go_after_a_week(file: Path) -> None:
         assert journal.find(WINDOWS[:1]) == OUTPUTS[:1]
     with closing(Journal(file, GENERATE, clock=lambda: 1001.0 + KEPT_S)) as journal:
         assert journal.find(WINDOWS[:1]) == [None]
+
+
+def test_what_was_forgotten_leaves_no_byte_in_the_file(file: Path) -> None:
+    answer = Generated("the answer of a server about a person", 3)
+    with closing(Journal(file, GENERATE)) as journal:
+        journal.keep(WINDOWS, [answer] * len(WINDOWS))
+        journal.forget(WINDOWS)
+    assert answer.text.encode() not in file.read_bytes()
+
+
+def test_a_journal_is_emptied_beside_its_processes_unless_one_writes(file: Path) -> None:
+    assert empty(file), "there is none"
+    with closing(Journal(file, GENERATE)) as journal, closing(sqlite3.connect(file)) as other:
+        journal.keep(WINDOWS[:1], OUTPUTS[:1])
+        other.execute("BEGIN IMMEDIATE")
+        assert not empty(file)
+        other.execute("COMMIT")
+        assert empty(file)
+        assert journal.find(WINDOWS[:1]) == [None]
+        journal.keep(WINDOWS[:1], OUTPUTS[:1])
+        assert journal.find(WINDOWS[:1]) == OUTPUTS[:1]
 
 
 def stored(file: Path) -> int:
