@@ -5,7 +5,7 @@ Constraint names are fixed, so that a migration can name what it changes on ever
 
 from __future__ import annotations
 
-from sqlalchemy import ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, false
+from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, false
 
 from storage.core import duplicate_tables as duplicate_tables
 from storage.core.bookkeeping_tables import Compatibility as Compatibility
@@ -29,6 +29,10 @@ class Content(Base):
     sha256 = column(bytes, unique=True)
     text = column(str)
     n_chars = column(int)
+
+    __table_args__ = (
+        CheckConstraint("sha256 = sha256(convert_to(text, 'UTF8'))", name="ck_content_sha256").ddl_if("postgresql"),
+    )
 
 
 class Corpus(Base):

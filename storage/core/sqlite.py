@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -33,6 +34,7 @@ from storage.core.private_files import make_file, make_folder
 from storage.core.schema import OUTCOME_VALUES, Content, OutcomeRow
 from storage.core.tables import Base
 from storage.core.transaction import Columns, K, Transaction, Ts, V
+from storage.errors import UnexpectedDatabaseError
 
 BUSY_TIMEOUT_S = 10.0
 ROWS = 500  # in a statement, of 20 columns at the most: SQLite takes 32,766 values in one
@@ -125,8 +127,16 @@ class SqliteTransaction(Transaction):
     def content_ids(self, hashes: Sequence[bytes]) -> dict[bytes, int]:
         # Said to the driver: thousands of parameters cost more than the look-ups.
         places = ", ".join("?" * len(hashes))
-        query = f"SELECT sha256, id FROM content WHERE sha256 IN ({places})"  # noqa: S608
-        return {sha256: content_id for sha256, content_id in self.exec_driver_sql(query, tuple(hashes))}  # noqa: C416
+        query = f"SELECT sha256, id, text FROM content WHERE sha256 IN ({places})"  # noqa: S608
+        ids: dict[bytes, int] = {}
+        for sha256, content_id, text in self.exec_driver_sql(query, tuple(hashes)):
+            if hashlib.sha256(text.encode()).digest() != sha256:  # SQLite itself cannot check it
+                raise UnexpectedDatabaseError(
+                    f"the text {content_id} in the table content is not the text of its hash: another program wrote "
+                    "it. Restore the store from a backup"
+                )
+            ids[sha256] = content_id
+        return ids
 
     def insert(self, table: type[Base]) -> sqlite.Insert:
         return sqlite.insert(table.__table__)

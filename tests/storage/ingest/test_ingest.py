@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -9,8 +10,8 @@ from sqlalchemy import select, update
 
 from storage.core.database import Database
 from storage.core.outcomes import Outcome, Status
-from storage.core.schema import Document, Ingest
-from storage.errors import JobStopped
+from storage.core.schema import Content, Document, Ingest
+from storage.errors import JobStopped, StorageError
 from storage.ingest import ingest, planning
 from storage.ingest.chunks import Rejected
 from storage.ingest.ingest import Counts
@@ -18,6 +19,7 @@ from storage.leases.shards import Claim
 from storage.results.results import failures
 from storage.results.status import read_status
 from storage.steps import jobs
+from tests.kinds import KINDS
 from tests.storage.builders import (
     COPY,
     TRANSLATE,
@@ -462,3 +464,25 @@ def test_what_others_brought_is_found_when_the_source_of_a_job_is_read_again(dat
     work(database)
     jobs.finish(database)
     assert read_status(database, first.id).done == 3
+
+
+def put_false_text(database: Database) -> None:
+    """Store another text under the hash of one that will come."""
+    false = {"id": 10**6, "sha256": hashlib.sha256(b"text 1").digest(), "text": "another", "n_chars": 7}
+    database.write(lambda transaction: transaction.execute(transaction.insert(Content).values(**false)))
+
+
+def test_postgresql_refuses_a_text_under_the_hash_of_another(postgres_url: str) -> None:
+    database = Database(postgres_url, kinds=KINDS)
+    with pytest.raises(StorageError, match="ck_content_sha256"):
+        put_false_text(database)
+    assert documents(database, read(database, request(), numbered(3))) == dict(numbered(3))
+    database.close()
+
+
+def test_a_false_text_in_a_sqlite_file_becomes_no_document(sqlite_url: str) -> None:
+    database = Database(sqlite_url, kinds=KINDS)
+    put_false_text(database)
+    with pytest.raises(StorageError, match="the text 1000000 in the table content is not the text of its hash"):
+        read(database, request(), numbered(3))
+    database.close()
