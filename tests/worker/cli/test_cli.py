@@ -14,7 +14,7 @@ import click
 import pytest
 
 from tasks import kinds
-from tests.worker.harness import DOCMILL, EXAMPLES, ROOT, Docmill
+from tests.worker.harness import DEADLINE_S, DOCMILL, EXAMPLES, ROOT, Docmill
 from worker.cli import docmill
 from worker.cli.commands.run import run_command
 from worker.cli.formatting import aligned
@@ -296,10 +296,11 @@ def test_a_terminal_that_goes_away_ends_no_run(embedded: Docmill) -> None:
     ours, theirs = pty.openpty()
     embedded.environment["TERM"], embedded.from_anew = "xterm", True  # a fork has asked for the terminal already
     with os.fdopen(theirs, "wb") as terminal:
-        process = embedded.launch(["run", DESCRIPTIONS, "--task", "embed", "--model", "null"], terminal, terminal)
+        options = ("--task", "embed", "--model", "null", "--limit", 8)
+        process = embedded.launch(["run", DESCRIPTIONS, *options], terminal, terminal)
     os.read(ours, 1)
     os.close(ours)  # each write fails from now on
-    assert process.wait(60) == 0
+    assert process.wait(DEADLINE_S) == 0
 
 
 def test_closed_streams_are_empty_ones(embedded: Docmill) -> None:
