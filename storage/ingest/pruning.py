@@ -28,6 +28,7 @@ from storage.readers.registry import missing as what_reads
 from storage.steps.jobs import UNFINISHED, OpenJob, lock_corpus
 
 PAGE = 5_000
+_MOST_NAMES = 3
 
 
 class Seen:
@@ -72,6 +73,7 @@ class Missing:
     vanished: Sequence[int]
     n_rejected: int
     n_left_out: Mapping[str, int]
+    names: Sequence[str] = ()  # of the first vanished ones
 
     @property
     def total(self) -> int:
@@ -108,6 +110,23 @@ def prune(
         page = missing.vanished[first : first + PAGE]
         n += database.write(lambda transaction, page=page: _page(transaction, job, page))  # type: ignore[misc]
     return Pruned(n)
+
+
+def note_missing(database: Database, job: OpenJob, seen: Seen, unread: Unread) -> str | None:
+    """Note the documents that a source has lost and that stay, and return a sentence about them; None without any."""
+    missing = _look(database, job, seen, unread)
+    n, reason = len(missing.vanished), None
+    if n:
+        stay, them = ("stays", "it") if n == 1 else ("stay", "them")
+        more = f" and {n - len(missing.names):,} more" if n > len(missing.names) else ""
+        reason = (
+            f"{_documents(n)} that the source no longer has {stay} in the corpus "
+            f"({', '.join(missing.names)}{more}): read it with --prune to mark {them} as vanished"
+        )
+    if reason is not None or job.reread_at is not None:
+        note = update(Ingest).where(Ingest.id == job.ingest_id).values(not_pruned=reason)
+        database.write(lambda transaction: transaction.execute(note))
+    return reason
 
 
 def why_not(missing: Missing, unread: Unread, limits: Limits) -> str | None:
@@ -151,6 +170,7 @@ def _documents(n: int) -> str:
 def _look(database: Database, job: OpenJob, seen: Seen, unread: Unread) -> Missing:
     """Return the documents that the job's source had when its reading began, and that the reading did not see."""
     vanished, n_rejected, left_out = array("q"), 0, Counter[str]()
+    names: list[str] = []
     documents = select(Document.id, Document.key).join(Ingest, Ingest.id == Document.ingest_id)
     there = documents.where(*_of_source(job), _CURRENT)
     for document in chain.from_iterable(pages(database, there, Document.id, PAGE)):
@@ -162,13 +182,15 @@ def _look(database: Database, job: OpenJob, seen: Seen, unread: Unread) -> Missi
             left_out[suffix] += 1
         else:
             vanished.append(document.id)
+            if len(names) < _MOST_NAMES:
+                names.append(document.key)
     if not vanished and not n_rejected and not left_out:
         return Missing(0, vanished, 0, left_out)
     with database.read() as transaction:
         before = and_(*_of_source(job), or_(_CURRENT, Document.superseded_by > job.last_before))
         query = select(func.count()).select_from(Document).join(Ingest, Ingest.id == Document.ingest_id)
         n_before = transaction.scalar(query.where(before)) or 0
-    return Missing(n_before, vanished, n_rejected, left_out)
+    return Missing(n_before, vanished, n_rejected, left_out, names)
 
 
 _CURRENT = Document.superseded_by.is_(None)

@@ -17,10 +17,11 @@ from storage.ingest.chunk_builder import chunks
 from storage.ingest.chunks import ChunkBuilder, Rejected
 from storage.ingest.ingest import Counts
 from storage.ingest.key_kinds import KeyKinds
-from storage.ingest.pruning import Seen, prune
+from storage.ingest.pruning import Seen, note_missing, prune
 from storage.ingest.unread import Unread
-from storage.readers import left_out
+from storage.readers import left_out, memory
 from storage.readers.errors import ProgramFailed
+from storage.readers.files import StreamSource
 from storage.steps import jobs
 from storage.steps.job_keys import IdempotencyKey
 from storage.steps.jobs import JobRequest, OpenJob
@@ -192,7 +193,10 @@ class _Ingest:
         self._strict = prepared.reading.strict
         self._limits = limits_of(prepared.reading)
         self._progress = progress
-        self._seen = Seen() if self._limits else None
+        # Programs and pipes may give other documents each time; any other source is whole.
+        is_whole = not prepared.source.name.startswith((StreamSource.name, memory.NAME))
+        is_read_again = is_whole and prepared.reading.limit is None and job.last_before > 0
+        self._seen = Seen() if self._limits or is_read_again else None
         self._unread = Unread()
         self.total = Counts()
         self.near_duplicates: int | None = None
@@ -240,11 +244,13 @@ class _Ingest:
     def prune(self) -> str | None:
         """Mark vanished documents, unless they may only have been unreadable; return the reason for marking none.
 
-        Raises TooManyVanished, which stops the job.
+        Without --prune they are only named. Raises TooManyVanished, which stops the job.
         """
-        if self._limits is None or self._seen is None:
+        if self._seen is None:
             return None
         self._unread.left_out, self._unread.is_empty = left_out(self._source), not self.total.records
+        if self._limits is None:
+            return note_missing(self._database, self._job, self._seen, self._unread)
         try:
             pruned = prune(self._database, self._job, self._seen, self._unread, self._limits)
         except TooManyVanished as error:
@@ -259,7 +265,7 @@ class _Ingest:
         """Tell of rejected records, and note them for pruning. Under --strict the first one stops the job."""
         for one in rejected[:1] if self._strict else rejected:
             self._progress.rejected(one)
-            if self._limits is not None:
+            if self._seen is not None:
                 self._unread.reject(one.place, one.keys, one.below)
         if rejected and self._strict:
             first = rejected[0]

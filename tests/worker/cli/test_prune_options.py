@@ -54,6 +54,25 @@ def test_the_place_of_a_rejected_record_that_stops_pruning_is_said_at_the_end_an
     assert "not pruned" not in embedded("status", 3).stdout
 
 
+def test_files_that_left_their_folder_are_counted_and_named_with_what_to_do(embedded: Docmill) -> None:
+    folder = embedded.folder / "letters"
+    folder.mkdir()
+    for n in range(6):
+        (folder / f"{n}.txt").write_text(f"letter {n}")
+    assert "no longer has" not in embedded("run", folder, *TRANSLATE).stderr
+    (folder / "1.txt").unlink()
+    (folder / "2.txt").write_text("another letter")
+    one = "1 document that the source no longer has stays in the corpus (1.txt): read it with --prune to mark it"
+    assert one in embedded("run", folder, *TRANSLATE).stderr
+    for n in (2, 3, 4):
+        (folder / f"{n}.txt").unlink()
+    said = embedded("run", folder, *TRANSLATE).stderr
+    assert "4 documents that the source no longer has stay in the corpus (1.txt, 3.txt, 4.txt and 1 more)" in said
+    assert embedded.json("status", 3)["not_pruned"].startswith("4 documents that the source no longer has")
+    assert "4 vanished" in embedded("run", folder, *TRANSLATE, "--prune", "--prune-max", "90").stderr
+    assert "no longer has" not in embedded("run", folder, *TRANSLATE).stderr
+
+
 def test_a_reading_that_would_mark_too_much_stops_with_a_way_out(embedded: Docmill, write_corpus: Write) -> None:
     write_corpus(rows(*"abcdefgh"))
     embedded("run", "corpus.jsonl", *TRANSLATE)
