@@ -7,8 +7,8 @@ import re
 import signal
 import sqlite3
 import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 
 import pytest
 from sqlalchemy import select, update
@@ -65,13 +65,21 @@ def check_books(fleet: Fleet, job: int) -> None:
     assert again <= OUTAGES * THREADS, "nothing is computed again but what was in flight"
 
 
+def let_lapse(fleet: Fleet, fault: Callable[[], AbstractContextManager[None]]) -> None:
+    """Hold a fault until a lease lapses in it. Where the shards in flight ended as it began, try it again."""
+    while not fleet.lapsed():
+        until(lambda: fleet.states()["running"], "a shard is in flight before the fault")
+        with fault():
+            until(lambda: fleet.lapsed() or not fleet.states()["running"], "its lease lapses, or it has ended")
+            if fleet.lapsed():
+                return
+
+
 def test_outages_of_the_store_longer_than_a_lease_fail_nobody(fleet: Fleet, proxy: Proxy | None) -> None:
     job = fleet.give(numbered(N_SHARDS * SHARD_TEXTS), model="null@600")
     with fleet.worker():
         for n in range(OUTAGES):
-            until(lambda: fleet.states()["running"], f"a shard is in flight before outage {n}")
-            with outage(fleet, proxy):
-                until(fleet.lapsed, f"its lease lapses in outage {n}")
+            let_lapse(fleet, lambda: outage(fleet, proxy))
             until(lambda: not fleet.lapsed(), f"nobody's lease is over after outage {n}")
         check_books(fleet, job)
 
@@ -80,22 +88,17 @@ def test_suspended_machines_fail_nobody(fleet: Fleet) -> None:
     job = fleet.give(numbered(N_SHARDS * SHARD_TEXTS), model="null@600")
     with fleet.worker() as worker:
         for n in range(OUTAGES):
-            suspend_in_flight(fleet, worker, n)
-            until(fleet.lapsed, f"its lease lapses in suspend {n}")
-            signal_all(worker, signal.SIGCONT)  # not while we write: one may hold the file
+            let_lapse(fleet, lambda: suspended(fleet, worker))
             until(lambda: not fleet.lapsed(), f"nobody's lease is over after suspend {n}")
         check_books(fleet, job)
 
 
-def suspend_in_flight(fleet: Fleet, worker: Running, n: int) -> None:
-    """Stop a worker while it holds a shard. Where that shard ended before the stop, wait for another."""
-    while True:
-        until(lambda: fleet.states()["running"], f"a shard is in flight before suspend {n}")
-        # While we write, so that hardly any of them holds a SQLite file meanwhile.
-        fleet.database.write(lambda _: signal_all(worker, signal.SIGSTOP))
-        if fleet.states()["running"]:
-            return
-        signal_all(worker, signal.SIGCONT)
+@contextmanager
+def suspended(fleet: Fleet, worker: Running) -> Iterator[None]:
+    """Stop a worker while we write, so that hardly any of its threads holds a SQLite file meanwhile."""
+    fleet.database.write(lambda _: signal_all(worker, signal.SIGSTOP))
+    yield
+    signal_all(worker, signal.SIGCONT)
 
 
 def signal_all(worker: Running, number: signal.Signals) -> None:
