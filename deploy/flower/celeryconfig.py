@@ -10,7 +10,7 @@ LANES = (
     *("pipelines", "enqueue"),
 )
 
-broker_transport_options = {"global_keyprefix": "docmill:"}
-task_default_queue = "v1:enqueue"
-task_queues = [Queue(f"v1:{lane}") for lane in LANES]
+broker_transport_options = {"fanout_prefix": "docmill:/{db}."}
+task_default_queue = "docmill:v1:enqueue"
+task_queues = [Queue(f"docmill:v1:{lane}") for lane in LANES]
 accept_content = ["json"]

@@ -14,7 +14,7 @@ from tests.faults.fleet import Fleet, numbered
 from tests.worker.harness import device_pids, until
 from tests.worker.hostile import hostile
 from worker.orders.desk import Desk
-from worker.queue.messages import ENQUEUE_LANE, redis_key
+from worker.queue.messages import ENQUEUE_LANE, queue
 from worker.settings import load_settings
 
 LANES = ("translate", ENQUEUE_LANE)
@@ -29,10 +29,10 @@ def test_a_worker_that_finds_hostile_messages_finishes_a_job_as_if_there_were_no
         until(fleet.live, "the worker is there")
         [before] = device_pids(worker)
         for lane in LANES:
-            client.lpush(redis_key(lane), *bad.values())
+            client.lpush(queue(lane), *bad.values())
         job = fleet.give(numbered(200))
         assert fleet.finish(job).done == 200
-        until(lambda: not any(client.llen(redis_key(lane)) for lane in LANES), "all are taken")
+        until(lambda: not any(client.llen(queue(lane)) for lane in LANES), "all are taken")
         until(lambda: fleet.log("worker").count("message_refused") == len(LANES) * len(bad), "each is refused")
         assert device_pids(worker) == [before]
         until(lambda: client.hlen("docmill:unacked") == 0, "none comes again later")

@@ -27,7 +27,7 @@ from tests.faults.servers import PostgresCluster, free_port
 from tests.kinds import KINDS
 from tests.tasks.hub_server import Hub, environment, hub, serving
 from tests.worker.harness import EXAMPLES, Running, device_pids, kill_group, until
-from worker.queue.messages import ENQUEUE_LANE, queue, redis_key
+from worker.queue.messages import ENQUEUE_LANE, queue
 
 N = CHUNK_RECORDS + 1000  # three chunks, the first of which is small
 
@@ -36,7 +36,7 @@ def send(fleet: Fleet, **arguments: Any) -> str:
     """Give an order as any Celery app does; the id that its sender has for it."""
     asked = {"source": str(fleet.folder / "corpus.jsonl"), "task": "translate", "model": "null", **arguments}
     app = Celery(broker=fleet.redis_url, set_as_current=False)
-    sent: str = app.send_task("docmill.enqueue", queue=f"docmill:{queue(ENQUEUE_LANE)}", kwargs=asked).id
+    sent: str = app.send_task("docmill.enqueue", queue=queue(ENQUEUE_LANE), kwargs=asked).id
     app.close()
     return str(arguments.get("order_id", sent))
 
@@ -50,7 +50,7 @@ def waiting(fleet: Fleet) -> int:
     """Return the number of orders that no worker has taken out of the queue."""
     assert fleet.redis_url is not None
     with redis.Redis.from_url(fleet.redis_url) as client:
-        depth = client.llen(redis_key(ENQUEUE_LANE))
+        depth = client.llen(queue(ENQUEUE_LANE))
         assert isinstance(depth, int)
         return depth
 

@@ -18,7 +18,7 @@ from tests.kinds import KINDS
 from tests.worker.harness import until
 from worker.errors import BrokerUnreachable
 from worker.queue.broker import Broker
-from worker.queue.messages import ENQUEUE_LANE, queue, redis_key
+from worker.queue.messages import ENQUEUE_LANE, queue
 from worker.queue.redis_errors import PROBES
 
 WORKER, ADMIN, PRODUCER = "docmill-worker", "docmill-admin", "docmill-producer"
@@ -48,7 +48,7 @@ def keeper(server: RedisServer) -> redis.Redis:
 def send(server: RedisServer, **arguments: str) -> None:
     """Send `docmill.enqueue` as another Celery app does."""
     app = Celery(broker=security.redis_url(server, PRODUCER), set_as_current=False)
-    app.send_task("docmill.enqueue", queue=f"docmill:{queue(ENQUEUE_LANE)}", kwargs=arguments)
+    app.send_task("docmill.enqueue", queue=queue(ENQUEUE_LANE), kwargs=arguments)
     app.close()
 
 
@@ -72,7 +72,7 @@ def test_a_message_that_a_dead_worker_had_not_acknowledged_is_taken_up_with_thes
 ) -> None:
     send(protected, source=str(worker.corpus(numbered(3))), task="translate", model="null")
     with keeper(protected) as client:  # what a worker of seven hours ago left behind
-        taken = json.loads(client.rpop(redis_key(ENQUEUE_LANE)) or b"")
+        taken = json.loads(client.rpop(queue(ENQUEUE_LANE)) or b"")
         client.hset("docmill:unacked", "tag", json.dumps([taken, "", queue(ENQUEUE_LANE)]))
         client.zadd("docmill:unacked_index", {"tag": time.time() - 7 * 3600})
         with worker.worker():

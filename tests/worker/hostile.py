@@ -44,7 +44,7 @@ def message(
         "properties": {
             "body_encoding": "base64",
             "delivery_tag": "1",
-            "delivery_info": {"exchange": "", "routing_key": "v1:translate"},
+            "delivery_info": {"exchange": "", "routing_key": "docmill:v1:translate"},
         },
     }
     return json.dumps(whole | parts).encode()

@@ -186,7 +186,7 @@ def test_orders_for_new_kinds_come_through_a_queue(docmill: Docmill, redis_url: 
     asked = {"source": str(docmill.folder / "corpus.jsonl"), "model": "null"}
     for name in NAMES.values():
         order = {**asked, "task": name, f"{name}_level": 4}
-        app.send_task("docmill.enqueue", queue=f"docmill:{queue_of(ENQUEUE_LANE)}", kwargs=order)
+        app.send_task("docmill.enqueue", queue=queue_of(ENQUEUE_LANE), kwargs=order)
     app.close()
     with docmill.worker("--lanes", ",".join([*NAMES.values(), ENQUEUE_LANE])):
         until(lambda: [job["state"] for job in docmill.json("jobs")] == ["done"] * len(TYPES), "all orders are done")

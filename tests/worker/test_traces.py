@@ -39,7 +39,7 @@ def test_one_trace_joins_the_command_to_the_commits_of_a_worker(
     # The device process has ended: what it had recorded was sent when it drained.
     (enqueued,) = collector.named("enqueue")
     (ingest,) = collector.named("ingest")
-    processed = collector.named("process v1:translate")
+    processed = collector.named("process docmill:v1:translate")
     commits, claims = collector.named("commit"), collector.named("claim")
     batches = collector.named("text_completion null@50000")
     assert (enqueued.parent, ingest.parent) == ("", enqueued.id)
@@ -49,7 +49,7 @@ def test_one_trace_joins_the_command_to_the_commits_of_a_worker(
     assert {span.parent for span in commits} == {span.id for span in processed}
     assert batches
     assert {span.parent for span in batches} <= {span.id for span in processed}
-    sent = {span.id for span in collector.named("send v1:translate")}
+    sent = {span.id for span in collector.named("send docmill:v1:translate")}
     linked = [span for span in processed if span.links]
     assert linked
     assert all(set(span.links) <= sent for span in linked)
@@ -57,7 +57,7 @@ def test_one_trace_joins_the_command_to_the_commits_of_a_worker(
     assert sum(span.attributes["docmill.outcomes"] for span in commits) == 200
     assert sum(span.attributes["gen_ai.usage.input_tokens"] for span in batches) > 0
     assert batches[0].attributes["gen_ai.operation.name"] == "text_completion"
-    assert processed[0].attributes["messaging.destination.name"] == "v1:translate"
+    assert processed[0].attributes["messaging.destination.name"] == "docmill:v1:translate"
     assert processed[0].resource["service.name"] == "docmill"
     assert not any(SECRET.encode() in body for body in collector.raw)
     assert fleet.json("status", job)["request_id"] == "night/7"

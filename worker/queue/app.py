@@ -47,7 +47,10 @@ CONFIG: dict[str, Any] = {
     "task_create_missing_queues": False,
     "broker_transport_options": {
         # Everything of ours in a shared Redis begins alike, so that an ACL can name it.
-        "global_keyprefix": KEY_PREFIX,
+        "unacked_key": f"{KEY_PREFIX}unacked",
+        "unacked_index_key": f"{KEY_PREFIX}unacked_index",
+        "unacked_mutex_key": f"{KEY_PREFIX}unacked_mutex",
+        "fanout_prefix": f"{KEY_PREFIX}/{{db}}.",
         # A half-open socket is noticed instead of waited on for ever: the one that waits for messages after twice the
         # health check, and then one or two others, each after its timeout.
         "socket_timeout": 10,

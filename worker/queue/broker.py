@@ -14,7 +14,7 @@ from worker import redis_urls
 from worker.errors import BrokerUnreachable
 from worker.queue import redis_errors
 from worker.queue.app import make_app
-from worker.queue.messages import RUN_LANE, RUN_TASK, SHARD_TASK, queue, redis_key, run_message, shard_message
+from worker.queue.messages import RUN_LANE, RUN_TASK, SHARD_TASK, queue, run_message, shard_message
 from worker.settings import mask
 
 
@@ -54,7 +54,7 @@ class Broker:
     def depth(self, lane: str) -> int:
         """Return the number of messages in a lane's queue. Raises BrokerUnreachable."""
         try:
-            depth = self._redis.llen(redis_key(lane))
+            depth = self._redis.llen(queue(lane))
         except redis.RedisError as error:
             raise self._unreachable(error) from error
         assert isinstance(depth, int)

@@ -32,16 +32,12 @@ MAX_BYTES = 65_536  # ours have about 1,500; a long path and every option fit
 
 
 def queue(lane: str) -> str:
-    """The queue of a lane as Celery names it; in Redis its key is `docmill:v1:<lane>`.
+    """Return the queue of a lane, which is also its key in Redis.
 
     The protocol's version is part of the name, so that workers of two releases share one Redis without reading
     each other's messages.
     """
-    return f"v{VERSION}:{lane}"
-
-
-def redis_key(lane: str) -> str:
-    return f"{KEY_PREFIX}{queue(lane)}"
+    return f"{KEY_PREFIX}v{VERSION}:{lane}"
 
 
 def shard_message(shard_id: int) -> dict[str, int]:

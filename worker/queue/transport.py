@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
-from functools import partial
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
+from redis import Redis
 from redis.connection import Connection
 
 from worker.errors import BadMessage
@@ -36,10 +36,10 @@ class LastHeard:
 ear = LastHeard()
 
 
-class Client(kombu_redis.PrefixedStrictRedis):  # type: ignore[misc]
+class Client(Redis):
     def parse_response(self, connection: Connection, command_name: str, **options: Any) -> Any:
         """A reply; one that brings a message which is not ours is as if nothing had come."""
-        reply = super().parse_response(connection, command_name, **options)
+        reply = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
         if command_name != "BRPOP":
             return reply
         ear.hear()
@@ -56,8 +56,7 @@ class Client(kombu_redis.PrefixedStrictRedis):  # type: ignore[misc]
 
 class Channel(kombu_redis.Channel):  # type: ignore[misc]
     def _get_client(self) -> Any:
-        theirs = super()._get_client()
-        return partial(Client, *theirs.args, **theirs.keywords)
+        return Client
 
     def _queue_bind(self, *_: object) -> None:
         """Nothing: every message of ours names its queue, and no exchange is looked up in Redis."""

@@ -14,7 +14,7 @@ from tests.kinds import sized
 from tests.storage.builders import EMBED, claim_next, embedded, numbered, read, request
 from worker.queue.broker import Broker
 from worker.queue.dispatcher import Refill
-from worker.queue.messages import redis_key
+from worker.queue.messages import queue
 
 LANE = "embed"
 
@@ -39,7 +39,7 @@ def test_a_lane_is_filled_again_at_half_of_its_window(
     with redis.Redis.from_url(redis_url) as client:
         for _ in range(window - window // 2 + 1):
             claim = claim_next(database)
-            assert client.rpop(redis_key(LANE)) is not None
+            assert client.rpop(queue(LANE)) is not None
             shards.commit(database, claim, embedded(claim), runtime_id=None)
             refill.after_shard(LANE)
             depths.append(broker.depth(LANE))

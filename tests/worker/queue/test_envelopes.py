@@ -41,7 +41,7 @@ def opened(raw: bytes) -> tuple[str, dict[str, Any]]:
 
 def test_a_message_of_celerys_keeps_its_task_its_arguments_its_id_and_its_times() -> None:
     arguments = {"source": "/données/x.jsonl", "task": "embed", "limit": 3, "strict": True, "model": None}
-    raw = rewrite(celerys(ENQUEUE_TASK, arguments, expires=60, countdown=5), "v1:enqueue")
+    raw = rewrite(celerys(ENQUEUE_TASK, arguments, expires=60, countdown=5), "docmill:v1:enqueue")
     assert opened(raw) == (ENQUEUE_TASK, arguments)
     headers = json.loads(raw)["headers"]
     assert headers["id"] == "an id"
@@ -49,29 +49,29 @@ def test_a_message_of_celerys_keeps_its_task_its_arguments_its_id_and_its_times(
 
 
 def test_what_is_rewritten_twice_is_the_same_but_for_its_tag() -> None:
-    once = json.loads(rewrite(celerys(SHARD_TASK, shard_message(7)), "v1:embed"))
-    twice = json.loads(rewrite(json.dumps(once).encode(), "v1:embed"))
+    once = json.loads(rewrite(celerys(SHARD_TASK, shard_message(7)), "docmill:v1:embed"))
+    twice = json.loads(rewrite(json.dumps(once).encode(), "docmill:v1:embed"))
     assert once["properties"].pop("delivery_tag") != twice["properties"].pop("delivery_tag")
     assert once == twice
 
 
 def test_a_message_goes_back_to_the_queue_that_it_came_from_whatever_it_says() -> None:
     sent = message(properties={"body_encoding": "base64", "delivery_info": {"exchange": "x", "routing_key": "y"}})
-    info = json.loads(rewrite(sent, "v1:embed"))["properties"]["delivery_info"]
-    assert info == {"exchange": "", "routing_key": "v1:embed"}
+    info = json.loads(rewrite(sent, "docmill:v1:embed"))["properties"]["delivery_info"]
+    assert info == {"exchange": "", "routing_key": "docmill:v1:embed"}
 
 
 @pytest.mark.parametrize(("what", "raw"), hostile(HERE).items(), ids=hostile(HERE))
 def test_a_hostile_message_is_refused_and_nothing_of_it_is_done(what: str, raw: bytes) -> None:
     with pytest.raises(BadMessage):
-        rewrite(raw, "v1:translate")
+        rewrite(raw, "docmill:v1:translate")
     assert not HERE.exists()
 
 
 @given(st.binary() | VALUES.map(lambda value: json.dumps(value).encode()))
 def test_anything_at_all_is_read_or_refused(raw: bytes) -> None:
     with pytest.raises(BadMessage):
-        rewrite(raw, "v1:embed")
+        rewrite(raw, "docmill:v1:embed")
 
 
 @given(TASKS, st.dictionaries(st.text(max_size=20), VALUES, max_size=4), st.dictionaries(st.text(), VALUES))
@@ -80,7 +80,7 @@ def test_what_is_not_refused_holds_plain_values_and_is_small(
 ) -> None:
     raw = message(arguments, headers={**headers, "task": task, "id": "1"})
     try:
-        rewritten = rewrite(raw, "v1:embed")
+        rewritten = rewrite(raw, "docmill:v1:embed")
     except BadMessage:
         return
     assert len(rewritten) < MAX_BYTES + 2_000

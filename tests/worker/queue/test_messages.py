@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tasks import kinds
 from worker.errors import BadMessage
 from worker.orders.message import parse_enqueue
-from worker.queue.messages import VERSION, parse_shard, queue, redis_key, shard_message
+from worker.queue.messages import VERSION, parse_shard, queue, shard_message
 
 
 @given(st.integers(min_value=1, max_value=2**62))
@@ -38,8 +38,7 @@ def test_anything_else_is_refused(arguments: dict[str, Any]) -> None:
 
 
 def test_the_protocols_version_is_in_the_queues_name() -> None:
-    assert queue("embed") == f"v{VERSION}:embed"
-    assert redis_key("embed") == f"docmill:v{VERSION}:embed"
+    assert queue("embed") == f"docmill:v{VERSION}:embed"
 
 
 def test_an_enqueue_message_is_named_as_the_commands_options() -> None:
