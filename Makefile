@@ -6,7 +6,7 @@ COMPILE = -m compileall -q -j 0 lib >/dev/null 2>&1 || true
 # Else every process would compile our own modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup setup-vllm run test test-fast test-vllm test-faults test-alerts soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-gpu bench-heads bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-remote bench-extract bench-batch bench-checks bench-escalation bench-dedup bench-metrics bench-releases bench-web check format docs reference lock dist clean help
+.PHONY: setup setup-vllm run test test-fast test-vllm test-faults test-alerts soak bench-carry bench-ingest bench-embed bench-backends bench-inference bench-gpu bench-heads bench-memory bench-whole bench-translate bench-summarize bench-quality bench-generate bench-remote bench-extract bench-batch bench-checks bench-escalation bench-dedup bench-metrics bench-redact bench-releases bench-web check format docs reference lock dist clean help
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/'
@@ -171,6 +171,10 @@ bench-web: setup ## every view of the web page over 10,000 jobs and 10 million d
 
 bench-releases: setup ## embedding, translation, a null model and ingest, beside another commit: BENCH=COMMIT
 	$(BIN)/python -m bench.releases $(BENCH)
+
+bench-redact: setup ## what the patterns of redact find, in which surroundings (needs a package registry)
+	$(BIN)/pip download --quiet --disable-pip-version-check --no-deps --dest bench/cache/packages presidio-evaluator linkify-it-py
+	$(BIN)/python -m bench.redact --packages bench/cache/packages $(BENCH)
 
 bench-quality: setup ## chrF and ROUGE of the shipped models' outputs in each precision
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'

@@ -18,7 +18,7 @@ from tasks.outputs import Output, Spans
 from tasks.windows.windows import Encoded
 
 _BUDGET = Budget(tokens=1_000_000, rows=64)
-_LIBRARIES = ("linkify-it-py", "phonenumberslite", "python-stdnum")
+_LIBRARIES = ("phonenumberslite", "python-stdnum")
 
 
 class PatternsBackend:

@@ -84,7 +84,7 @@ def test_a_worker_with_other_patterns_does_not_open_the_spec() -> None:
     spec = build_spec("redact", PATTERNS, kinds.options("redact"), {})
     other = replace(spec, params={**spec.params, "patterns_version": 99})
     for one in (other, replace(other, model="null", revision="null:1")):
-        with pytest.raises(CannotServe, match="by patterns 2, not by 99"):
+        with pytest.raises(CannotServe, match="by patterns 3, not by 99"):
             open_backend(one, device="cpu", models_dir=None, cache_dir=Path("none"))
 
 
