@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 
-from sqlalchemy import and_, delete, func, or_, select, update
+from sqlalchemy import and_, delete, func, or_, select, true, update
 
 from storage.core.clock import db_now
 from storage.core.database import Database
@@ -166,19 +166,21 @@ def lost_hints(
     """Mark queued shards whose message was lost as dispatched now. Return their ids, for the caller to publish again.
 
     A message counts as lost if its shard is still queued after `grace_s` although the lane's queue is empty, or
-    although a shard that was dispatched later has been claimed.
+    although a shard that was dispatched later has been claimed. So does one that was dispatched in the future: the
+    clock went back.
     """
 
     def work(transaction: Transaction) -> list[int]:
-        horizon = db_now() if queue_is_empty else _last_dispatched(transaction, lane)
+        passed_by = true() if queue_is_empty else Shard.dispatched_at < _last_dispatched(transaction, lane)
+        is_overdue = or_(Shard.dispatched_at < db_now() - grace_s, Shard.dispatched_at > db_now())
         lost = (
             select(Shard.id)
             .join(Job, Job.id == Shard.job_id)
             .where(
                 Shard.lane == lane,
                 Shard.state == "queued",
-                Shard.dispatched_at < db_now() - grace_s,
-                Shard.dispatched_at < horizon,
+                is_overdue,
+                passed_by,
                 RUNS,
             )
             .order_by(Shard.dispatched_at)

@@ -281,6 +281,15 @@ def test_a_hint_is_lost_when_its_lane_is_empty_after_the_grace_period(database: 
     assert queued(database) == shard_ids
 
 
+def test_a_hint_that_was_sent_in_the_future_is_lost_since_the_clock_went_back(database: Database) -> None:
+    many_shards(database, "a")
+    shard_ids = dispatched(database)
+    for shard_id in shard_ids:
+        set_shard(database, shard_id, dispatched_at=db_now() + 3_600.0)
+    assert lost(database, queue_is_empty=True) == shard_ids
+    assert lost(database, queue_is_empty=True) == []
+
+
 @pytest.mark.parametrize("ends", [False, True])
 def test_a_hint_is_lost_when_a_later_one_was_claimed(database: Database, ends: bool) -> None:
     many_shards(database, "a")
