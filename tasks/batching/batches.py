@@ -23,7 +23,8 @@ class Budget:
 
     No window joins a batch whose longest is more than ``spread`` times as long (``SLACK_TOKENS`` of difference
     are always allowed): a short window beside long ones is computed faster with other short ones. A batch ends where
-    about a part ``padding`` of ``tokens`` is padding in it: another batch costs less than more of that.
+    about a part ``padding`` of ``tokens`` is padding in it: another batch costs less than more of that. With a
+    ``padding`` of 0 all windows of a batch have one length.
     A backend that computes no padding says ``packed``. One that has enough to do for now takes nothing while all that
     waits is one batch of fewer than ``least`` windows; one that has nothing to do and gains by full batches waits up
     to ``patience_s`` seconds while windows are being cut, for some batches of them.

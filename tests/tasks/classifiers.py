@@ -28,6 +28,14 @@ DISTILLED: dict[str, Any] = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim
 BOTH: dict[str, Any] = {**architectures.SIZES, **architectures.HEADS, "max_position_embeddings": 130}
 MODERN: dict[str, Any] = {"cls_token_id": 2, "bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}
 DISENTANGLED: dict[str, Any] = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 16}
+FUNNEL: dict[str, Any] = {
+    "block_sizes": [1, 1],
+    "d_model": 32,
+    "n_head": 4,
+    "d_head": 8,
+    "d_inner": 64,
+    "initializer_std": SPREAD,
+}
 CONFIGS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "bert": (transformers.BertConfig, SIZES),
     "roberta": (transformers.RobertaConfig, {**SIZES, "type_vocab_size": 1}),
@@ -40,12 +48,19 @@ CONFIGS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "bart": (transformers.BartConfig, BOTH),
     "squeezebert": (transformers.SqueezeBertConfig, {**SIZES, "embedding_size": 32}),
     "layoutlm": (transformers.LayoutLMConfig, SIZES),
+    "convbert": (transformers.ConvBertConfig, {**SIZES, "embedding_size": 32}),
+    "fnet": (transformers.FNetConfig, SIZES),
+    "nystromformer": (transformers.NystromformerConfig, SIZES),
+    "yoso": (transformers.YosoConfig, SIZES),
+    "funnel": (transformers.FunnelConfig, FUNNEL),
     "longformer": (transformers.LongformerConfig, {**SIZES, "attention_window": 16, "sep_token_id": 2}),
 }
 # Those that are read with RoBERTa's tokenizer, without types of tokens.
 BYTES = frozenset({"roberta", "xlm-roberta", "bart", "longformer"})
+# Those that give a text other numbers beside a longer one, which brings padding.
+READ_PADDING = frozenset({"convbert", "fnet", "nystromformer", "yoso", "funnel"})
 # Those whose head wants more than the encoder's last hidden states, or that tell the encoder more than its tokens.
-WHOLE = frozenset({"bart", "longformer"})
+WHOLE = READ_PADDING | {"bart", "longformer"}
 NAMES = tuple(CONFIGS)
 
 
@@ -102,7 +117,9 @@ def classifier(
         tokenizer = (
             byte_pairs(texts)
             if name in BYTES
-            else words(texts, typed=name in {"bert", "electra", "squeezebert", "layoutlm"})
+            else words(
+                texts, typed=name in {"bert", "electra", "squeezebert", "layoutlm", "convbert", "fnet", "funnel"}
+            )
         )
     of, sizes = CONFIGS[name]
     settings: dict[str, Any] = {

@@ -112,7 +112,7 @@ def by_vectors(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
             f"The longest label has {longest} tokens, and a window {model.limit_tokens}: shorten its description."
         )
     with torch.inference_mode():
-        of_labels = stacked(model.outputs(encoded, model.own_states(encoded)))
+        of_labels = stacked([model.outputs([one], model.own_states([one]))[0] for one in encoded])
 
     def outputs(batch: Sequence[Encoded], states: dict[str, Tensor]) -> Sequence[Output]:
         return near([*labels], of_labels, model.outputs(batch, states))

@@ -1,4 +1,4 @@
-"""Comparisons of a fast encoder with the model's own code, on texts of made-up tokens."""
+"""Comparisons of a fast encoder with the model's own code, and of a text alone with the same text beside another."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tasks.backends.encoder.batch_tuning import short_window
 from tasks.models import families
+from tasks.outputs import Vector
 from tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from tasks.backends.encoder.heads import StatesOf
+    from tasks.backends.encoder.heads import EncoderModel, StatesOf
 
 # Lengths in tokens of the texts that are compared; two of them go through attention together. One more text is so
 # long that the others' padding lies further from their tokens than any layer of local attention sees.
@@ -97,6 +99,42 @@ def local_span(config: PretrainedConfig) -> int:
     """Return the most tokens that a layer of local attention sees; 0 where all layers see everything."""
     spans = [getattr(config, name, None) for name in _SPANS]
     return max((max(span) if isinstance(span, list) else span for span in spans if span), default=0)
+
+
+def reads_padding(model: EncoderModel, tolerance: float) -> bool:
+    """Return True if a text gets other numbers from the model's own code beside a longer text, which pads it.
+
+    Convolutions, Fourier transforms and pooling over tokens take padding for a part of the text.
+    """
+    coder = model.coder
+    (short,), long = coder.encode(["Some words."]), short_window(coder)
+    if short.tokens >= long.tokens:
+        return False
+    with torch.inference_mode():
+        alone, beside = _numbers(model, [short]), _numbers(model, [short, long])
+    return not all(_near(one, other, tolerance) for one, other in zip(beside, alone, strict=True))
+
+
+def _near(found: Tensor, own: Tensor, tolerance: float) -> bool:
+    """Return True for rows that differ by less than a part ``tolerance`` of the longest row."""
+    if found.shape != own.shape:  # states that were pooled together with padding
+        return False
+    return bool((found - own).norm(dim=-1).max() <= tolerance * own.norm(dim=-1).max())
+
+
+def _numbers(model: EncoderModel, batch: Sequence[Encoded]) -> list[Tensor]:
+    """Return the states of a batch's first text without padding, and the vector that a head makes of them."""
+    states = model.own_states(batch)
+    mask = states.get("attention_mask")
+    found = []
+    for values in states.values():
+        if isinstance(values, Tensor) and values.is_floating_point():
+            row = values[0]
+            if mask is not None and values.shape[:2] == mask.shape:
+                row = row[mask[0].bool()]
+            found.append(row.float())
+    output = model.outputs(batch, states)[0]
+    return [*found, torch.from_numpy(output.values)] if isinstance(output, Vector) else found
 
 
 def _of_states(found: Tensor, own: Tensor) -> Tensor:

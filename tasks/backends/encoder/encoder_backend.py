@@ -14,7 +14,7 @@ import torch
 from tasks.backends import Assignment, Source, accelerator
 from tasks.backends.encoder import heads, reopening
 from tasks.backends.encoder.batch_tuning import BUDGETS, SIZES, WarmUp, short_window
-from tasks.backends.encoder.comparison import Proven
+from tasks.backends.encoder.comparison import TOLERANCES, Proven, reads_padding
 from tasks.backends.encoder.heads import EncoderModel, StatesOf
 from tasks.backends.encoder.kernels import kernels_for
 from tasks.backends.encoder.packed import Design, PackedEncoder, proven_encoder, take_over
@@ -52,12 +52,15 @@ class EncoderBackend:
         budget = BUDGETS[kind]
         if isinstance(self._encoder, PackedEncoder):
             budget = replace(budget, packed=True, padding=1.0)
+        elif self._model.reads_padding:
+            # Words, which stand for the tokens of a model that tokenises on its own, do not tell equal lengths.
+            budget = replace(budget, padding=0.0, rows=1 if self._model.tokens is None else budget.rows)
         self._loop = StaticLoop(self._compute, budget)
         # Models that tokenise on their own are not known to be safe for several threads.
         side_by_side = device == "cpu" and self._model.tokens is not None
         self._streams = Streams(self._loop, self._compute) if side_by_side else None
         self._warm_up = WarmUp(
-            self._loop, self.run, short_window(self._model), at_once=self._streams.count if self._streams else 1
+            self._loop, self.run, short_window(self._model.coder), at_once=self._streams.count if self._streams else 1
         )
         if self._model.tokens is not None:
             here = f"{type(self).__name__} {accelerator.device_name(device)} {torch.get_num_threads()}"
@@ -112,6 +115,9 @@ class EncoderBackend:
         model = heads.load(assignment, self._loading_dtype())
         proven = self._fast_encoder(model, assignment)
         if proven is None:
+            if reads_padding(model, TOLERANCES[self._loading_dtype()]):
+                log.info("batches_of_one_length spec=%s", assignment.spec)
+                model = replace(model, encoder=None, reads_padding=True)
             return model, None
         own = model.encoder
         assert own is not None

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from tasks.heads import Head
-from tasks.windows.windows import Encoded
+from tasks.windows.windows import Coder, Encoded
 
 if TYPE_CHECKING:
     import torch
@@ -59,7 +59,8 @@ class EncoderModel:
     library, or None.
 
     With ``reads_first`` the head reads the state of a window's first token and no other: a fast encoder may give that
-    state alone, as a window of one token.
+    state alone, as a window of one token. With ``reads_padding`` a window's output depends on the padding beside it:
+    such a model has no ``encoder``, and its batches hold windows of one length.
     """
 
     tokens: Tokens | None
@@ -71,6 +72,12 @@ class EncoderModel:
     library: str
     kept: KeptHead | None = None
     reads_first: bool = False
+    reads_padding: bool = False
+
+    @property
+    def coder(self) -> Coder:
+        """The model as it reads texts: beside a sentence if it reads pairs."""
+        return self if self.traits.pairs is None else self.traits.pairs("Is this a sentence?")
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Return what the model will read for each text."""

@@ -72,6 +72,12 @@ def test_a_batch_has_no_more_padding_than_twice_what_is_asked_for(lengths: list[
         assert budget.computed(tokens) - sum(tokens) <= 2 * budget.padding * budget.tokens
 
 
+@given(LENGTHS, BUDGETS)
+def test_without_padding_a_batch_has_windows_of_one_length(lengths: list[int], budget: Budget) -> None:
+    for batch in batches_of(pool_of(lengths), replace(budget, padding=0.0)):
+        assert len({item.tokens for item in batch}) == 1
+
+
 def padding_of(lengths: list[int], budget: Budget) -> tuple[float, int]:
     """The part of what is computed that is padding, and how many batches there are, with eight shards of 256 windows
     at hand: the next one comes as one is done."""

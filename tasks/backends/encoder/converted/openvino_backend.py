@@ -10,7 +10,7 @@ import openvino
 import torch
 
 from tasks.backends import Assignment
-from tasks.backends.encoder.comparison import Proven
+from tasks.backends.encoder.comparison import TOLERANCES, Proven, reads_padding
 from tasks.backends.encoder.converted.openvino_encoder import OpenVinoEncoder, converted, converted_before, tracing
 from tasks.backends.encoder.converted.openvino_int8 import quantization
 from tasks.backends.encoder.converted.outlier_channels import splits
@@ -58,6 +58,8 @@ class OpenVinoBackend(EncoderBackend):
         spec, encoder, tokens = assignment.spec, model.encoder, model.tokens
         if encoder is None or tokens is None:
             raise Unsuited(f"{spec.model} has modules that want more of the first than its last hidden states.")
+        if reads_padding(model, TOLERANCES[self._loading_dtype()]):
+            raise Unsuited(f"{spec.model} gives a text other numbers beside a longer one: its own code computes it.")
         first_only = model.reads_first and has_berts_design(encoder)
         if self._int8:
             # Vectors in int8 stay what the same spec gave before.

@@ -86,6 +86,7 @@ def test_a_classifier_is_computed_by_the_fast_encoder_where_there_is_one(
     opened = EncoderBackend(assignment)
     assert isinstance(opened._encoder, PackedEncoder) is (name in PACKED)
     assert (opened._model.encoder is None) is (name in classifiers.WHOLE)
+    assert (opened._loop.budget.padding == 0) is (name in classifiers.READ_PADDING)
     opened.close()
 
 

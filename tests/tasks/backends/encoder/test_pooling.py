@@ -16,6 +16,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
+from transformers import AutoModel, AutoTokenizer
 
 from storage.core.specs import Spec
 from tasks.backends import Assignment
@@ -27,6 +28,8 @@ from tasks.heads import Head
 from tasks.models import sentence_modules
 from tasks.outputs import Vector
 from tests.tasks import architectures, classifiers
+from tests.tasks.conftest import Bench
+from tests.tasks.real_lines import real_lines
 
 TEXTS = ["A short text.", "", "Several words of different lengths, such as these. " * 2, "émigré 東京 [SEP]"]
 Changed = Callable[[Path], None]
@@ -163,6 +166,21 @@ def test_other_encoders_are_read_too(name: str, descriptions: list[str], tmp_pat
     assert np.allclose(
         vectors(loaded(folder, tmp_path), texts), own.encode(texts, show_progress_bar=False), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("name", sorted(classifiers.READ_PADDING))
+def test_a_vector_does_not_depend_on_longer_texts_beside_it(
+    name: str, descriptions: list[str], bench: Bench, tmp_path: Path
+) -> None:
+    lines = real_lines(descriptions, 12, shorter_than=90)
+    of_funnel = ["FunnelModel"]  # which has two classes without a head
+    folder = classifiers.classifier(tmp_path / "model", lines, name, head=AutoModel, architectures=of_funnel)
+    outcomes = bench.run(bench.spec("embed", str(folder), pooling="mean"), lines)
+    with quiet(), torch.inference_mode():
+        model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+        own = [model(**tokenizer(line, return_tensors="pt")).last_hidden_state[0].mean(0).numpy() for line in lines]
+    for outcome, vector in zip(outcomes, own, strict=True):
+        assert np.allclose(np.frombuffer(outcome.vector or b"", "<f4"), vector, atol=1e-4)
 
 
 @pytest.mark.usefixtures("no_library")
