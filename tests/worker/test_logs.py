@@ -86,6 +86,12 @@ def test_text_is_the_form_unless_json_is_asked_for() -> None:
     assert logs.formatter(logs.TEXT, worker="w").format(record).endswith(" INFO docmill.x job_ended job=3")
 
 
+def test_a_line_of_text_has_no_character_that_a_terminal_obeys() -> None:
+    name = "a\x1b[31m\u202e"
+    record = logging.getLogger("docmill.x").makeRecord("docmill.x", 20, "f.py", 1, "read path=%s", (name,), None)
+    assert logs.formatter(logs.TEXT).format(record).endswith("read path=a[U+001B][31m[U+202E]")
+
+
 def test_a_name_that_is_no_utf_8_and_a_large_number_are_written() -> None:
     assert line("source_read path=%s n=%d", "a\udcff", 2**70) == {
         "event": "source_read",

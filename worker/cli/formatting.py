@@ -17,7 +17,8 @@ import click
 
 from storage.core.flags import ordered
 from storage.core.outcomes import DOUBTFUL
-from worker.reports.filters import UNSEEN, counted
+from worker.logs import UNSEEN
+from worker.reports.filters import counted
 
 if TYPE_CHECKING:
     from storage.core.doubts import Doubt

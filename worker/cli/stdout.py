@@ -7,7 +7,7 @@ import json
 from typing import BinaryIO
 
 from worker.cli.formatting import printable
-from worker.reports.filters import UNSEEN
+from worker.logs import UNSEEN
 
 
 def escaped(text: str) -> str:

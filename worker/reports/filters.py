@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-# Controls, and characters that nobody sees and that change how the text around them is shown. The joiners U+200C and
-# U+200D are not among them: Persian and Hindi words and some emoji need them.
-UNSEEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
-)
-
-
-def seen(text: str) -> str:
-    """Return a text in which such characters are written as their code, such as [U+202E]; tabs and line ends stay."""
-    return UNSEEN.sub(lambda match: match[0] if match[0] in "\t\n" else f"[U+{ord(match[0]):04X}]", text)
+from worker.logs import seen
 
 
 def counted(n: int, name: str) -> str:

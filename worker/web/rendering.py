@@ -7,7 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worker.reports.filters import FILTERS, seen
+from worker.logs import seen
+from worker.reports.filters import FILTERS
 from worker.web import assets
 from worker.web.page import Page, Values
 from worker.web.words import ago, iso, period, sentence

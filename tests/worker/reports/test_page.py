@@ -16,8 +16,8 @@ from storage.steps.jobs import JobRequest
 from storage.steps.steps import StepRequest
 from tasks.checks import NONE, Checks
 from tests.storage.builders import COPY, read, request, work
+from worker.logs import seen
 from worker.reports.facts import gather
-from worker.reports.filters import seen
 from worker.reports.page import page
 
 HOSTILE = {
