@@ -140,3 +140,15 @@ def test_a_redis_of_default_settings_would_be_noticed_in_time() -> None:
     # As kombu says of a half-open BRPOP; what it brings is noted over other connections, which are as silent.
     brpop_s = 1 + 2 * options["health_check_interval"]
     assert brpop_s + 2 * options["socket_timeout"] <= NOTICED_S
+
+
+def test_device_processes_outlive_a_redis_that_takes_no_writes(fleet: Fleet, own_redis: RedisServer) -> None:
+    with own_redis.client() as client, fleet.worker():
+        until(fleet.live, "the worker is ready")
+        before = fleet.live()
+        client.replicaof("127.0.0.1", 1)  # of a server that is not there
+        refused = "can't write against a read only replica"
+        until(lambda: fleet.log("worker").count(refused) > 1, "the device process has reconnected, and asks again")
+        client.replicaof("NO", "ONE")
+        fleet.finish(fleet.give(numbered(SHARD_TEXTS)))
+        assert fleet.live() == before

@@ -38,6 +38,8 @@ CONFIG: dict[str, Any] = {
     # Redis may come later than we do, and may go away for as long as it likes.
     "broker_connection_retry_on_startup": True,
     "broker_connection_max_retries": None,
+    # Nor does a Redis that takes no writes, or has no room, end a process: Celery takes its refusal for a channel's.
+    "broker_channel_error_retry": True,
     # A shard under way has its lease; losing the broker is no reason to stop computing it.
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "worker_hijack_root_logger": False,

@@ -11,13 +11,16 @@ import time
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
-from redis import Redis
+from redis import Redis, ResponseError
 from redis.connection import Connection
 
 from worker.errors import BadMessage
 from worker.queue.messages import rewrite
 
 log = logging.getLogger("docmill.transport")
+
+
+REFUSED_S = 2.0  # between two requests for messages to a Redis that refuses them
 
 
 class LastHeard:
@@ -57,6 +60,13 @@ class Client(Redis):
 class Channel(kombu_redis.Channel):  # type: ignore[misc]
     def _get_client(self) -> Any:
         return Client
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)
+        except ResponseError:  # Celery reconnects at once, and Redis goes on refusing for as long as it is read-only
+            time.sleep(REFUSED_S)
+            raise
 
     def _queue_bind(self, *_: object) -> None:
         """Nothing: every message of ours names its queue, and no exchange is looked up in Redis."""
