@@ -11,7 +11,7 @@ from storage.readers.streams import printable
 
 _HTTP = ("http", "https")
 _DATABASES = ("postgresql", "postgres", "sqlite")
-_NO_SECRET = "require_auth"  # libpq's parameter for how a password may be proved
+_AUTH_METHODS = "require_auth"  # libpq's parameter for how a password may be proved
 _NAMES_NO_USER = ("github", "gist", "git")  # of which `a:b@` is a repository
 # The words of a parameter's name that make its value a secret, such as X-Amz-Signature, apiKey and sslpassword.
 _WORDS = re.compile(
@@ -148,6 +148,6 @@ def _secret_parameter(query: str) -> str | None:
         name, _, value = parameter.partition("=")
         name = unquote_plus(unquote(name))
         words = [word.lower() for word in _WORD.findall(name)]
-        if value and name != _NO_SECRET and any(_WORDS.fullmatch(word) for word in words):
+        if value and name != _AUTH_METHODS and any(_WORDS.fullmatch(word) for word in words):
             return name
     return None

@@ -70,7 +70,7 @@ class Target:
         writer = named or WRITERS[0] if asked is None else writer_of(asked)
         if named is not None and writer.suffix != named.suffix:
             raise FormatUnfit(f"{path.name} has the name of another format than {asked}; change one of them")
-        if asked is None and named is None and ending:
+        if asked is None and named is None and ending and not path.is_dir():
             *first, last = suffixes()
             known = f"{', '.join(first)} or {last}"
             raise FormatUnfit(f"docmill writes no {ending} files: name one that ends in {known}, or say --format")

@@ -313,7 +313,7 @@ def test_a_folder_with_other_files_in_it_is_refused_and_left_alone(database: Dat
             export(database, job, folder, replaced=True)
         assert contents(folder) == {name: text.encode()}
     with pytest.raises(PartsRefused, match="is a file"):
-        export(database, job, tmp_path / "notes.txt-4" / "notes.txt")
+        export(database, job, tmp_path / "notes.txt-4" / "notes.txt", asked="jsonl")
 
 
 def test_what_a_killed_export_left_is_cleared_away(database: Database, tmp_path: Path) -> None:

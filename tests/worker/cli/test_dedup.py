@@ -98,7 +98,7 @@ def test_clusters_are_printed_written_and_forgotten(enqueued: Command, tmp_path:
     ("options", "said"),
     [
         (("nothing",), "there is no corpus nothing"),
-        (("letters", "--threshold", "1.5"), "0<x<=1"),
+        (("letters", "--threshold", "1.5"), "a number above 0 and at most 1"),
         (("letters", "--shingle", "lines", "3"), "'words', 'characters'"),
         (("letters", "--show", "--forget"), "exclude each other"),
         (("letters", "--show", "--threshold", "0.5"), "--threshold is for a search, and --show makes none"),
