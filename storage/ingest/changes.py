@@ -31,8 +31,8 @@ class Changes:
     places in the chunk. `contenders` has the ids of superseded versions that the reading brings again, by their keys.
 
     Each incoming and each unchanged record is counted once as new, changed, unchanged or repeated. A repeated record
-    has the key of another record of its source. `n_again` of the unchanged records were stored by this reading when
-    it was cut off.
+    has the key of another record of its source; `repeated` has their places in the chunk. `n_again` of the unchanged
+    records were stored by this reading when it was cut off.
     """
 
     incoming: Versions
@@ -41,8 +41,12 @@ class Changes:
     n_new: int
     n_changed: int
     n_unchanged: int
-    n_repeated: int
+    repeated: Sequence[int]
     n_again: int
+
+    @property
+    def n_repeated(self) -> int:
+        return len(self.repeated)
 
 
 def compare(chunk: Versions, current: Mapping[str, StoredVersion]) -> tuple[list[int], list[int]]:
@@ -88,6 +92,6 @@ def diff_chunk(
         n_new=len(incoming) - len(replacing),
         n_changed=len(replacing - repeated),
         n_unchanged=len(unchanged - repeated),
-        n_repeated=len(repeated),
+        repeated=sorted(repeated),
         n_again=len((mine & unchanged) - repeated),
     )

@@ -76,7 +76,7 @@ class Chunk:
     """Records that are stored together: the last one of each key, out of `n_records`.
 
     `kinds` are those of the keys (`KeyKind`), `places` are for messages, and `refused` are records whose key was
-    taken by a record of another kind.
+    taken by a record of another kind. `superseded` are records whose key comes again in the chunk.
     """
 
     n_records: int
@@ -89,6 +89,7 @@ class Chunk:
     kinds: Sequence[int]
     places: Sequence[str]
     refused: Sequence[Rejected] = ()
+    superseded: Sequence[Rejected] = ()
 
     @property
     def mended(self) -> list[str]:
@@ -153,16 +154,24 @@ class ChunkBuilder:
         if len(last) == len(self):
             return whole
         last.clear()
-        refused = []
+        refused, superseded = [], []
         for n, key in enumerate(self._keys):
             kind, before = KeyKind(self._kinds[n]), KeyKind(self._kinds[last.get(key, n)])
             if kind == before:
+                if key in last:
+                    superseded.append(reject_earlier(key, self._places[last[key]], self._places[n]))
                 last[key] = n
             else:
                 refused.append(clash(key, self._places[n], kind, before))
         kept = list(last.values())
         columns_kept = {name: _at(kept, getattr(whole, name)) for name in _COLUMNS}
-        return replace(whole, n_records=len(self) - len(refused), refused=refused, **columns_kept)
+        n_records = len(self) - len(refused)
+        return replace(whole, n_records=n_records, refused=refused, superseded=superseded, **columns_kept)
+
+
+def reject_earlier(key: str, place: str, later: str) -> Rejected:
+    """Return the rejection of a record that a later one of the same id replaced."""
+    return Rejected(place, f'its id "{key}" comes again at {later}, and the last record counts: give one another id')
 
 
 def clash(key: str, place: str, kind: KeyKind, before: KeyKind) -> Rejected:

@@ -27,7 +27,7 @@ from storage.core.transaction import Columns, Transaction
 from storage.errors import JobStopped
 from storage.ingest import planning
 from storage.ingest.changes import Changes, StoredVersion, compare, diff_chunk
-from storage.ingest.chunks import Chunk, Rejected, Versions
+from storage.ingest.chunks import Chunk, Rejected, Versions, reject_earlier
 from storage.ingest.key_kinds import KeyKinds
 from storage.ingest.planning import Place, plan_new, sweep_page
 from storage.ingest.pruning import Seen
@@ -111,18 +111,29 @@ def _add(
     stored = _store_documents(transaction, job, changes.incoming, current)
     planned += _plan_prompts(transaction, job, stored, changes.incoming)
     outdone = _note_contenders(transaction, job, chunk.keys, changes.contenders)
+    earlier = {chunk.keys[n]: current[chunk.keys[n]].seq for n in changes.repeated} | outdone
+    superseded = [
+        reject_earlier(key, f"record {earlier[key] + 1:,} of the source", place)
+        for key, place in zip(chunk.keys, chunk.places, strict=True)
+        if key in earlier
+    ]
     counts = Counts(
         records=chunk.n_records,
         new=changes.n_new,
         changed=changes.n_changed,
         unchanged=changes.n_unchanged,
-        repeated=changes.n_repeated + outdone + chunk.n_records - len(chunk.keys),
+        repeated=changes.n_repeated + len(outdone) + chunk.n_records - len(chunk.keys),
         rejected=len(rejected),
         mended=len(chunk.mended),
         mended_place=next(iter(chunk.mended), ""),
     )
     # Records that an interrupted reading stored are counted as new on the ingest already.
-    _note(transaction, job, replace(counts, unchanged=counts.unchanged - changes.n_again), rejected)
+    _note(
+        transaction,
+        job,
+        replace(counts, unchanged=counts.unchanged - changes.n_again),
+        [*rejected, *chunk.superseded, *superseded],
+    )
     documents = [(document_id, chunk.kinds[n]) for n, document_id in changes.kept.items()]
     return counts + planned, chunk, documents, refused
 
@@ -239,12 +250,15 @@ def _count_in(transaction: Transaction, job: OpenJob, n_new: int) -> None:
 
 def _note_contenders(
     transaction: Transaction, job: OpenJob, keys: Sequence[str], contending: Mapping[str, int]
-) -> int:
-    """Remove the contenders of these keys and add new ones. Return the number removed."""
+) -> dict[str, int]:
+    """Remove the contenders of these keys and add new ones. Return the places of those removed, by their keys."""
     mine = Contender.ingest_id == job.ingest_id
-    forgotten = 0
+    forgotten: dict[str, int] = {}
     if transaction.scalar(select(Contender.key).where(mine).limit(1)) is not None:
-        forgotten = transaction.execute(delete(Contender).where(mine, Contender.key.in_(keys))).rowcount
+        these = and_(mine, Contender.key.in_(keys))
+        places = select(Contender.key, Document.seq).join(Document, Document.id == Contender.document_id).where(these)
+        forgotten = {row.key: row.seq for row in transaction.execute(places)}
+        transaction.execute(delete(Contender).where(these))
     columns: Columns = {
         "ingest_id": [job.ingest_id] * len(contending),
         "key": [*contending],

@@ -97,6 +97,9 @@ def test_of_two_ids_of_one_kind_the_last_still_wins(read: Read, database: Databa
     done = read([{"id": 1, "text": "a"}, {"id": "x", "text": "b"}, *filler(apart), {"id": 1, "text": "c"}])
     assert texts(database) == {"1": "c", "x": "b"}
     assert (done.counts.rejected, done.counts.repeated) == (0, 1)
+    first = "record 1 of the source" if apart else "c.jsonl:1"
+    said = f'its id "1" comes again at c.jsonl:{apart + 3}, and the last record counts: give one another id'
+    assert rejections(database) == {first: said}
 
 
 def test_ids_that_became_strings_from_one_reading_to_the_next_go_on(read: Read, database: Database) -> None:

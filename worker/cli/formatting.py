@@ -111,12 +111,13 @@ def ingested(source: str, counts: Counts, *, adopted: bool, takes_encoding: bool
         f'were read as Windows-1252 or replaced, first in {counts.mended_place} ("flags" in the results marks them). '
         f"If the file has another encoding, {advice}."
     )
+    superseded = " `docmill failures` names the superseded records."
     return (
         f"{counted(counts.records, 'record')}: {counted(counts.new, 'new document')}, {counts.changed:,} changed, "
         f"{counts.unchanged:,} unchanged, {counts.repeated:,} superseded by a later record of the same id, "
         f"{counts.rejected:,} rejected{vanished}. {counted(counts.planned, 'text')} to compute"
         f"{', beside those of before' if adopted else ''}."
-    ) + (mended if counts.mended else "")
+    ) + "".join([mended if counts.mended else "", superseded if counts.repeated else ""])
 
 
 def near_duplicates(n: int) -> str:

@@ -76,7 +76,8 @@ def test_what_a_source_held_is_said_in_one_line(call: Call, tmp_path: Path) -> N
     assert "Dispatch deferred: DOCMILL_REDIS_URL is not set. The job is stored; `docmill worker` picks" in said.err
     assert said.out == "1\n"
     again = call("enqueue", "m.jsonl", "--task", "embed").err
-    assert "0 texts to compute, beside those of before.\nJob 1 was unfinished and is carried on." in again
+    assert "0 texts to compute, beside those of before. `docmill failures` names the superseded records." in again
+    assert "\nJob 1 was unfinished and is carried on." in again
 
 
 def test_a_deferred_dispatch_says_why_in_json_too(call: Call) -> None:
