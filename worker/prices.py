@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from tasks.models import served
 from worker.errors import PricesInvalid
+from worker.toml_places import Fault, describe_bad_syntax, put_place
 
 if TYPE_CHECKING:
     from storage.core.database import Database
@@ -108,37 +109,34 @@ def read_prices(settings: Settings) -> Prices:
 
 
 def parse(path: Path) -> Prices:
-    """Return the prices in a file. Raises PricesInvalid, with the line of each fault."""
-    from worker.pipelines.toml_positions import lines
-
+    """Return the prices in a file. Raises PricesInvalid, with the place of each fault."""
     try:
-        text = path.read_text(encoding="utf-8")
-        given = tomllib.loads(text)
+        content = path.read_bytes()
     except OSError as error:
         raise PricesInvalid(f"cannot read {path}: {error.strerror}; correct DOCMILL_PRICES") from error
-    except ValueError as error:
-        raise PricesInvalid(f"{path}: this is not TOML: {error}") from error
-    currency, places = given.pop("currency", ""), lines(text)
-    faults: list[tuple[tuple[str, ...], str]] = []
+    try:
+        given = tomllib.loads(content.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise PricesInvalid(describe_bad_syntax(error, content, path)) from error
+    currency = given.pop("currency", "")
+    faults = [fault for name, table in given.items() for fault in _faults(name, table)]
     if not isinstance(currency, str):
-        faults.append((("currency",), 'currency must be a text, such as "USD"'))
-    for name, table in given.items():
-        faults += [((name, *place), said) for place, said in _faults(name, table)]
+        faults.insert(0, (("currency",), 'currency must be a text, such as "USD"'))
     if faults:
-        raise PricesInvalid("\n".join(f"{path}:{places[place]}: {said}" for place, said in faults))
+        raise PricesInvalid("\n".join(f"{path}: {put_place(place, said)}" for place, said in faults))
     return Prices({name: Price(**table) for name, table in given.items()}, currency)
 
 
-def _faults(name: str, table: object) -> Iterable[tuple[tuple[str, ...], str]]:
-    """Yield the faults of a model's table: the key, and a sentence."""
+def _faults(name: str, table: object) -> Iterable[Fault]:
+    """Yield the faults of a model's table."""
     if not isinstance(table, dict):
-        yield (), f"{name} is no table; {_EXAMPLE}"
+        yield (name,), f"{name} is no table; {_EXAMPLE}"
         return
     if "input" not in table:
-        yield (), f'["{name}"] has no input, the price of a million tokens; {_EXAMPLE}'
+        yield (name,), f"{name} has no input, the price of a million tokens; {_EXAMPLE}"
     for key, value in table.items():
         if key not in _KEYS:
             # A name with a dot and without quotes is a table in a table.
-            yield (key,), f'["{name}"] takes no key {key}, only input and output; put a model\'s name in quotes'
+            yield (name, key), f"{key} is no price, only input and output are; put a model's name in quotes"
         elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            yield (key,), f"{key} must be a number, 0 or more"
+            yield (name, key), f"{key} must be a number, 0 or more"

@@ -279,5 +279,5 @@ def test_a_sample_is_never_pruned_by_option_nor_in_a_pipeline(read: Read, tmp_pa
     with pytest.raises(BadOption, match="--prune and --limit do not go together"):
         read(lines(tmp_path / "corpus.jsonl", *record("a")), limit=1)
     text = 'name = "n"\ncorpus.source = "a.jsonl"\ncorpus.limit = 3\ncorpus.prune = true\n'
-    with pytest.raises(PipelineInvalid, match=r"n\.toml:4: prune and limit do not go together"):
+    with pytest.raises(PipelineInvalid, match=r"n\.toml: corpus\.prune and limit do not go together"):
         parse(text + '[[step]]\nname = "s"\ntask = "embed"\n', Path("n.toml"))

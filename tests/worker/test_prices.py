@@ -1,4 +1,4 @@
-"""Prices of models: the file, its faults by line, and the costs of tokens."""
+"""Prices of models: the file, its faults by place, and the costs of tokens."""
 
 from __future__ import annotations
 
@@ -51,16 +51,37 @@ def test_a_price_is_one_or_two_numbers(text: str) -> None:
         Price.parse(text)
 
 
-def test_faults_of_a_file_are_named_with_their_lines(file: Path) -> None:
-    file.write_text('currency = 3\n[gpt-4.1]\ninput = 1\n["a"]\noutput = -1\n["b"]\ninput = true\n')
+def test_faults_of_a_file_are_named_with_their_places(file: Path) -> None:
+    file.write_text('c = 1\ncurrency = 3\n[gpt-4.1]\ninput = 1\n["a:b"]\noutput = -1\n["b"]\ninput = true\n')
     with pytest.raises(PricesInvalid) as raised:
         prices.parse(file)
-    said = str(raised.value).replace(f"{file}:", "").splitlines()
-    assert [line.partition(":")[0] for line in said] == ["1", "2", "2", "4", "5", "7"]
-    assert "put a model's name in quotes" in said[2]
-    file.write_text("[half\n")
-    with pytest.raises(PricesInvalid, match="this is not TOML"):
+    example = 'write a table for each model: ["openai:NAME"], input = 0.25, output = 2.00'
+    assert str(raised.value).replace(f"{file}: ", "").splitlines() == [
+        'currency must be a text, such as "USD"',
+        f"c is no table; {example}",
+        f"gpt-4 has no input, the price of a million tokens; {example}",
+        "gpt-4.1 is no price, only input and output are; put a model's name in quotes",
+        f'"a:b" has no input, the price of a million tokens; {example}',
+        '"a:b".output must be a number, 0 or more',
+        "b.input must be a number, 0 or more",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"a = 1\n[half\n", ":2: this is not TOML: Expected ']'"),
+        (b"# prices\n# \xe9\n", ":2: this is not UTF-8 text; save the file as UTF-8"),
+        (b"a = " + b"[" * 100_000, ":1: the brackets in this file are nested too deep"),
+    ],
+)
+def test_a_file_that_is_no_toml_is_told_with_its_line(file: Path, content: bytes, said: str) -> None:
+    file.write_bytes(content)
+    with pytest.raises(PricesInvalid) as raised:
         prices.parse(file)
-    file.unlink()
+    assert str(raised.value).startswith(f"{file}{said}")
+
+
+def test_a_file_of_prices_that_is_not_there_is_an_error_of_the_setting(file: Path) -> None:
     with pytest.raises(PricesInvalid, match="DOCMILL_PRICES"):
         prices.parse(file)

@@ -50,7 +50,7 @@ def prepared(
 
 
 def _check_output(pipeline: Pipeline) -> None:
-    """Refuse an output file that could not be written, with the line of the pipeline file that names it."""
+    """Refuse an output file that could not be written, with the place in the pipeline file that names it."""
     from worker.cli.output_files import check_folder, check_out
     from worker.pipelines.file import PipelineInvalid, place_of
 
@@ -63,7 +63,7 @@ def _check_output(pipeline: Pipeline) -> None:
         check_out_is_no_input(Path(output.file), output.format, pipeline.corpus.source, parts=parts)
     except click.BadParameter as error:
         place = place_of(pipeline, ("output", "file"))
-        raise PipelineInvalid(f"{place}: file in [output]: {error.message}") from error
+        raise PipelineInvalid(f"{place}: {error.message}") from error
 
 
 def check_stored(pipeline: Pipeline, prepared: Prepared) -> None:

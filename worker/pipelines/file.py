@@ -1,4 +1,4 @@
-"""A pipeline as a TOML file: its text becomes values, or every error in it with its line. Pure, but for `read`.
+"""A pipeline as a TOML file: its text becomes values, or every error in it with its place. Pure, but for `read`.
 
 Of a step's options only the names and types are checked here: what suits a model is known when the model is
 (``tasks.specs.plan.build_spec``). docs/pipeline-file.md is the reference for those who write such a file.
@@ -6,12 +6,15 @@ Of a step's options only the names and types are checked here: what suits a mode
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from storage import writers
 from storage.core.flags import DOUBTS, Flagged
@@ -19,21 +22,34 @@ from storage.readers import credentials
 from tasks import kinds
 from tasks.errors import BadOption
 from tasks.kinds.options import key, option
-from tasks.kinds.validation import shown
+from tasks.kinds.validation import EMPTY, sentence, shown
+from tasks.near_misses import nearly
 from tasks.prompts import prompts
 from tasks.specs import per_language
 from worker.errors import WorkerError
 from worker.pipelines import schedule
-from worker.pipelines.files_in_steps import CannotRead, with_files
 from worker.pipelines.schedule import BadSchedule, Schedule
-from worker.pipelines.schema import DOCUMENT, TABLES, CorpusTable, JobTable, OutputTable, StepTable, Top, step_table
-from worker.pipelines.toml_positions import Place, lines
-from worker.pipelines.toml_schema import Notes, nearest, read_table
+from worker.pipelines.schema import (
+    DOCUMENT,
+    TABLES,
+    CorpusTable,
+    JobTable,
+    OutputTable,
+    StepTable,
+    Table,
+    Top,
+    step_table,
+)
 from worker.submit.escalation import Escalation
+from worker.toml_places import Fault, Place, describe_bad_syntax, put_place, write_place
+
+_ORDER = ("corpus", "step", "job", "schedule", "output")  # in which errors are listed, after those at the top
+_OPTION_KEYS = frozenset(key(name, field) for name, field in kinds.OPTIONS.items())
+_KEYS_OF_FILES = tuple(key(name, field) for name, field in kinds.OPTIONS.items() if option(field).in_file)
 
 
 class PipelineInvalid(WorkerError):
-    """The pipeline file has errors: one on each line of the message, as FILE:LINE: what is wrong and what to do."""
+    """The pipeline file has errors: one on each line of the message, as FILE: PLACE: what is wrong and what to do."""
 
 
 @dataclass(frozen=True)
@@ -75,46 +91,44 @@ class Pipeline:
 def read(path: Path) -> Pipeline:
     """The pipeline in a file. Raises PipelineInvalid, also for a file that cannot be read."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
     except OSError as error:
         raise PipelineInvalid(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise PipelineInvalid(f"{path}:{line}: this is not UTF-8 text; save the file as UTF-8") from error
-    try:
-        return parse(with_files(text, path.absolute().parent), path)
-    except CannotRead as error:
-        raise PipelineInvalid(f"{path}:{error.line}: {error}") from error
+        raise PipelineInvalid(describe_bad_syntax(error, content, path)) from error
+    return parse(_with_files(text, path), path)
 
 
 def parse(text: str, path: Path) -> Pipeline:
     """The pipeline in a file's text; ``path`` says where relative paths start, and names the file in errors.
 
-    Raises PipelineInvalid with all the errors, in the order of their lines.
+    Raises PipelineInvalid with all the errors, in the order of their tables.
     """
     try:
         given = tomllib.loads(text)
-        notes = Notes(lines(text))
     except (ValueError, RecursionError) as error:  # beside its own errors: a number of a million digits
-        raise PipelineInvalid(_no_toml(error, text, path)) from error
-    written = _tables(given, notes)
+        raise PipelineInvalid(describe_bad_syntax(error, text.encode(), path)) from error
+    faults: list[Fault] = []
+    written = _tables(given, faults)
     values = {name: value for name, value in given.items() if name not in (*TABLES, "step")}
-    top = read_table(values, (), Top, notes, beside=(*TABLES, "step"))
-    parts = {name: read_table(written.get(name, {}), (name,), table, notes) for name, table in TABLES.items()}
+    top = _read_table(values, (), Top, faults, beside=(*TABLES, "step"))
+    parts = {name: _read_table(written.get(name, {}), (name,), table, faults) for name, table in TABLES.items()}
     steps = [
-        read_table(step, ("step", place), step_table(str(step.get("task"))), notes)
+        _read_table(step, ("step", place), step_table(str(step.get("task"))), faults)
         for place, step in enumerate(written.get("step", []))
     ]
-    _check_required(given, notes)
-    _check_names(steps, notes)
-    inputs = _inputs(steps, notes)
-    _check_conditions(steps, inputs, notes)
-    _check_prompts(steps, notes)
-    _check_pruning(parts["corpus"], notes)
-    _check_schedule(parts["schedule"], notes)
-    _check_output(parts["output"], notes)
-    if notes.found:
-        raise PipelineInvalid("\n".join(f"{path}:{line}: {sentence}" for line, sentence in sorted(notes.found)))
+    inputs = _inputs(steps, faults)
+    faults += _check_required(given)
+    faults += _check_names(steps)
+    faults += _check_conditions(steps, inputs)
+    faults += _check_prompts(steps)
+    faults += _check_pruning(parts["corpus"])
+    faults += _check_schedule(parts["schedule"])
+    faults += _check_output(parts["output"])
+    if faults:
+        sentences = (put_place(place, said) for place, said in sorted(faults, key=_rank))
+        raise PipelineInvalid("\n".join(f"{path}: {said}" for said in sentences))
     folder, corpus, output = path.absolute().parent, parts["corpus"], parts["output"]
     if "://" not in corpus["source"]:
         corpus["source"] = str(folder / corpus["source"])
@@ -135,69 +149,157 @@ def parse(text: str, path: Path) -> Pipeline:
 def refuse_secrets(pipeline: Pipeline) -> None:
     """Raise PipelineInvalid for a file that is not to be kept, since there is a password or token in its source."""
     if (problem := credentials.problem(pipeline.corpus.source)) is not None:
-        raise PipelineInvalid(f"{place_of(pipeline, ('corpus', 'source'))}: source {problem}")
+        raise PipelineInvalid(f"{place_of(pipeline, ('corpus', 'source'))} {problem}")
 
 
 def place_of(pipeline: Pipeline, place: Place) -> str:
-    """Return FILE:LINE of a key in the pipeline's file, or of the table that should hold it."""
-    return f"{pipeline.path}:{Notes(lines(pipeline.text)).line(place)}"
+    """Return FILE: PLACE of a key or a table in the pipeline's file."""
+    return f"{pipeline.path}: {write_place(place)}"
 
 
-def _no_toml(error: Exception, text: str, path: Path) -> str:
-    if isinstance(error, RecursionError):
-        return f"{path}:1: the brackets in this file are nested too deep"
-    said = str(error)
-    place = re.search(r" \(at line (\d+), column \d+\)$", said)
-    line = int(place[1]) if place else text.count("\n") + 1  # it says "at end of document", or no place at all
-    return f"{path}:{line}: this is not TOML: {said.removesuffix(place[0]) if place else said}"
+def _with_files(text: str, path: Path) -> str:
+    """Return a pipeline's text with the JSON in place of the names of files that its steps take it from.
+
+    A stored pipeline thus needs no file beside it. Text that is no pipeline is returned as it is.
+    Raises PipelineInvalid.
+    """
+    values = _values(text)
+    for number, name in _files_of_steps(values):
+        file = path.absolute().parent / values["step"][number][name]
+        where = f"{path}: {write_place(('step', number, name))}"
+        try:
+            content = file.read_text(encoding="utf-8-sig")
+        except OSError as error:
+            raise PipelineInvalid(f"{where}: cannot read {file}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise PipelineInvalid(f"{where}: {file} is not UTF-8 text") from error
+        values["step"][number][name] = content
+        quoted = json.dumps(content, ensure_ascii=False).replace("\x7f", "\\u007f")  # a TOML string on one line
+        names = re.finditer(rf"""\b{re.escape(name)}["']?\s*=\s*("[^"\n]+"|'[^'\n]+')""", text)
+        texts = (text[: match.start(1)] + quoted + text[match.end(1) :] for match in names)
+        # Compared as texts, since nan is not equal to itself. Only the right occurrence gives these values.
+        text = next((changed for changed in texts if repr(_values(changed)) == repr(values)), "")
+        if not text:
+            raise PipelineInvalid(f"{where}: write the file's name in quotes, on the line of the key")
+    return text
 
 
-def _tables(given: Mapping[str, Any], notes: Notes) -> dict[str, Any]:
-    """Return the tables of a file that are written as such; note the others."""
-    found: dict[str, Any] = {}
+def _values(text: str) -> dict[str, Any]:
+    """Return the values of a TOML text, and none if it is no TOML."""
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+
+
+def _files_of_steps(values: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """Return the positions of steps, and their keys whose values are names of files."""
+    steps = values.get("step")
+    return [
+        (number, name)
+        for number, step in enumerate(steps if isinstance(steps, list) else [])
+        for name in (_KEYS_OF_FILES if isinstance(step, dict) else ())
+        if isinstance(value := step.get(name), str) and value.strip() and not value.lstrip().startswith("{")
+    ]
+
+
+def _tables(given: Mapping[str, Any], faults: list[Fault]) -> dict[str, Any]:
+    """Return the tables of a file that are written as such; add the others to the faults."""
+    tables: dict[str, Any] = {}
     for name, value in given.items():
         if name == "step":
-            if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
-                found[name] = value
+            if isinstance(value, list) and value and all(isinstance(step, dict) for step in value):
+                tables[name] = value
             else:
-                notes.add((name,), "step must be tables, each written [[step]], with two brackets")
+                faults.append(((name,), "step must be tables, each written [[step]], with two brackets"))
         elif name in TABLES:
             if isinstance(value, dict):
-                found[name] = value
+                tables[name] = value
             else:
-                notes.add((name,), f"{name} must be a table, written [{name}], not {shown(value)}")
-    return found
+                faults.append(((name,), f"{name} must be a table, written [{name}], not {shown(value)}"))
+    return tables
 
 
-def _check_required(given: Mapping[str, Any], notes: Notes) -> None:
-    """Note what has to be there and is not."""
+def _read_table(
+    values: Mapping[str, Any], place: Place, model: type[Table], faults: list[Fault], *, beside: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return a table's values that are known and right; add the others to the faults, but not the missing keys.
+
+    ``beside`` are names that stand where the table's keys do.
+    """
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    good = dict(values)
+    for name, value in values.items():
+        if name in fields and isinstance(value, str) and not value.strip() and not option(fields[name]).may_be_empty:
+            faults.append(((*place, name), f"{name} {EMPTY}"))
+            del good[name]
+    try:
+        model.model_validate(good)
+    except ValidationError as error:
+        for problem in error.errors():
+            name = str(problem["loc"][0])
+            if problem["type"] == "missing" or good.pop(name, None) is None:
+                continue
+            if problem["type"] != "extra_forbidden":
+                said = f"{name} {sentence(problem, fields[name])}"
+            elif name in _OPTION_KEYS and "task" in good:
+                said = f"{name} has no meaning for {good['task']}"
+            else:
+                said = f"there is no {name} {_within(place)}; {_nearest(name, (*fields, *beside))}"
+            faults.append(((*place, name), said))
+    return good
+
+
+def _within(place: Place) -> str:
+    if not place:
+        return "at the top of a pipeline"
+    return f"in [[{place[0]}]]" if len(place) > 1 else f"in [{place[0]}]"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint at the name that was meant: the nearest of the known names, or all of them."""
+    names = list(known)
+    close = nearly(name, names)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
+
+
+def _rank(fault: Fault) -> tuple[Any, ...]:
+    """Return the key by which errors are sorted: their tables, then the steps, then the names of keys."""
+    place, _ = fault
+    table = place[0] if place else None
+    return (_ORDER.index(table), *place[1:]) if table in _ORDER else (-1,)
+
+
+def _check_required(given: Mapping[str, Any]) -> Iterator[Fault]:
+    """Yield the keys and tables that have to be there and are not."""
     for name, example in (("name", 'name = "nightly"'), ("corpus", "[corpus]"), ("step", "[[step]]")):
         if name not in given:
-            notes.add((), f"a pipeline needs a {name}: {example}")
+            yield (), f"a pipeline needs a {name}: {example}"
     if isinstance(corpus := given.get("corpus"), dict) and "source" not in corpus:
-        notes.add(("corpus",), 'a corpus needs a source: source = "articles.jsonl"')
+        yield ("corpus",), 'a corpus needs a source: source = "articles.jsonl"'
     if isinstance(schedule := given.get("schedule"), dict) and "cron" not in schedule:
-        notes.add(("schedule",), 'a schedule needs a cron expression: cron = "30 3 * * *"')
+        yield ("schedule",), 'a schedule needs a cron expression: cron = "30 3 * * *"'
     steps = given.get("step")
     for place, step in enumerate(steps if isinstance(steps, list) else []):
         for name, example in (("name", 'name = "english"'), ("task", 'task = "translate"')):
             if isinstance(step, dict) and name not in step:
-                notes.add(("step", place), f"a step needs a {name}: {example}")
+                yield ("step", place), f"a step needs a {name}: {example}"
 
 
-def _check_names(steps: Sequence[Mapping[str, Any]], notes: Notes) -> None:
+def _check_names(steps: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
+    """Yield the names that an earlier step has, too."""
     first: dict[str, int] = {}
     for place, step in enumerate(steps):
         name = step.get("name")
         if name is None:
             continue
         if name in first:
-            line = notes.line(("step", first[name], "name"))
-            notes.add(("step", place, "name"), f"the step on line {line} is called {name} too; choose another name")
+            earlier = write_place(("step", first[name]))
+            yield ("step", place, "name"), f"{earlier} is called {name} too; choose another name"
         first.setdefault(name, place)
 
 
-def _inputs(steps: Sequence[Mapping[str, Any]], notes: Notes) -> list[str]:
+def _inputs(steps: Sequence[Mapping[str, Any]], faults: list[Fault]) -> list[str]:
     """Return the input of each step: the document or an earlier step, so that there are no cycles."""
     inputs = []
     tasks: dict[str, str | None] = {}
@@ -206,7 +308,7 @@ def _inputs(steps: Sequence[Mapping[str, Any]], notes: Notes) -> list[str]:
     for place, step in enumerate(steps):
         wanted = step.get("input", before)
         if wanted is not None and (problem := _input_problem(wanted, tasks, later, given="input" in step)):
-            notes.add(("step", place, "input"), problem)
+            faults.append((("step", place, "input"), problem))
         inputs.append(wanted or DOCUMENT)
         before = step.get("name")
         if before is not None:
@@ -225,33 +327,33 @@ def _input_problem(wanted: str, earlier: Mapping[str, str | None], all_names: se
         return f'{which} {output.plural}, which no step can read; choose another input, such as input = "{DOCUMENT}"'
     if wanted in all_names:
         return f"input must be an earlier step, and {wanted} is not; put it before this one, or choose another"
-    return f"input names no step: {shown(wanted)}; {nearest(wanted, [DOCUMENT, *earlier])}"
+    return f"input names no step: {shown(wanted)}; {_nearest(wanted, [DOCUMENT, *earlier])}"
 
 
-def _check_conditions(steps: Sequence[Mapping[str, Any]], inputs: Sequence[str], notes: Notes) -> None:
-    """Note conditions on the flags of documents, which are no outputs, and others that go with nothing."""
+def _check_conditions(steps: Sequence[Mapping[str, Any]], inputs: Sequence[str]) -> Iterator[Fault]:
+    """Yield conditions on the flags of documents, which are no outputs, and others that go with nothing."""
     tasks = {step.get("name"): step.get("task") for step in steps}
     for place, (step, input_) in enumerate(zip(steps, inputs, strict=True)):
         if step.get("keep-first") and input_ != DOCUMENT:
             problem = f'keep-first is about documents; write it in the step that reads them, or input = "{DOCUMENT}"'
-            notes.add(("step", place, "keep-first"), problem)
+            yield ("step", place, "keep-first"), problem
         for name in ("flagged", "unflagged"):
             if name in step and input_ == DOCUMENT:
                 problem = f"{name} is about the output of an earlier step; name it: input"
-                notes.add(("step", place, name), problem)
+                yield ("step", place, name), problem
             elif isinstance(parts := step.get(name), list) and (task := tasks.get(input_)) is not None:
                 output = kinds.kind(task).output
                 for bound in Flagged.parse(parts).bounds:
                     if bound.number not in output.confidence:
                         known = ", ".join(output.confidence)
                         problem = f"{name}: {output.plural} have no {bound.number}, only {known}"
-                        notes.add(("step", place, name), problem)
+                        yield ("step", place, name), problem
         if "flagged" in step and "unflagged" in step:
-            notes.add(("step", place, "unflagged"), "flagged and unflagged exclude each other; leave one out")
+            yield ("step", place, "unflagged"), "flagged and unflagged exclude each other; leave one out"
 
 
-def _check_prompts(steps: Sequence[Mapping[str, Any]], notes: Notes) -> None:
-    """Note the names of files in place of templates, and the templates that are none."""
+def _check_prompts(steps: Sequence[Mapping[str, Any]]) -> Iterator[Fault]:
+    """Yield the names of files in place of templates, and the templates that are none."""
     templates = {key(name, field) for name, field in kinds.OPTIONS.items() if option(field).is_template}
     for place, step in enumerate(steps):
         for name in templates & step.keys():
@@ -259,41 +361,42 @@ def _check_prompts(steps: Sequence[Mapping[str, Any]], notes: Notes) -> None:
             if value.startswith("@") and "{text}" not in value:
                 advice = "put the text between ''' and '''"
                 problem = f"{name} is the template itself in a pipeline, not a file's name; {advice}"
-                notes.add(("step", place, name), problem)
+                yield ("step", place, name), problem
                 continue
             try:
                 prompts.check(value)
             except BadOption as error:
-                notes.add(("step", place, name), str(error).removeprefix("--"))
+                yield ("step", place, name), str(error).removeprefix("--")
 
 
-def _check_pruning(corpus: Mapping[str, Any], notes: Notes) -> None:
-    """Note a sample that is to be pruned, and options of pruning without it."""
+def _check_pruning(corpus: Mapping[str, Any]) -> Iterator[Fault]:
+    """Yield a sample that is to be pruned, and options of pruning without it."""
     if corpus.get("prune") and "limit" in corpus:
         problem = "prune and limit do not go together: what lies behind the limit has not vanished; leave one out"
-        notes.add(("corpus", "prune"), problem)
+        yield ("corpus", "prune"), problem
     for name in ("prune-max", "prune-rejected"):
         if name in corpus and not corpus.get("prune"):
-            notes.add(("corpus", name), f"{name} says how prune works; write prune = true, too")
+            yield ("corpus", name), f"{name} says how prune works; write prune = true, too"
 
 
-def _check_schedule(given: Mapping[str, Any], notes: Notes) -> None:
-    """Note an expression that never comes, which depends on the time zone."""
+def _check_schedule(given: Mapping[str, Any]) -> Iterator[Fault]:
+    """Yield the fault of an expression that never comes, which depends on the time zone."""
     if "cron" in given:
         try:
             schedule.check(given["cron"], given.get("timezone", "UTC"))
         except BadSchedule as error:
-            notes.add(("schedule", "cron"), str(error))
+            yield ("schedule", "cron"), str(error)
 
 
-def _check_output(output: Mapping[str, Any], notes: Notes) -> None:
+def _check_output(output: Mapping[str, Any]) -> Iterator[Fault]:
+    """Yield a file that cannot have the results of several steps, and parts without a folder."""
     ending = Path(str(output.get("file", ""))).suffix.lower()
     if "format" not in output and ending in {*writers.suffixes()} - {*writers.suffixes(any_output=True)}:
         *first, last = writers.suffixes(any_output=True)
         endings = f"{', '.join(first)} or {last}"
-        notes.add(("output", "file"), f"a {ending} file has no place for several steps; choose {endings}")
+        yield ("output", "file"), f"a {ending} file has no place for several steps; choose {endings}"
     if "part-documents" in output and "file" not in output:
-        notes.add(("output", "part-documents"), 'parts need a folder; name it: file = "out"')
+        yield ("output", "part-documents"), 'parts need a folder; name it: file = "out"'
 
 
 def _step(given: Mapping[str, Any], input_: str) -> Step:

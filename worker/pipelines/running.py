@@ -27,8 +27,8 @@ from storage.writers import Target
 from tasks.errors import HubUnreachable, TaskError
 from worker.concurrency.renewal import Held, renewed
 from worker.errors import WorkerError
-from worker.pipelines.file import Pipeline, PipelineInvalid, parse, place_of
-from worker.pipelines.schema import DOCUMENT
+from worker.pipelines.file import Pipeline, PipelineInvalid, parse
+from worker.pipelines.schema import DOCUMENT, step_table
 from worker.queue.broker import Broker
 from worker.settings import Settings
 from worker.submit.enqueue import enqueue
@@ -42,6 +42,7 @@ from worker.submit.request import (
     spec_of,
     storable,
 )
+from worker.toml_places import put_place
 
 log = logging.getLogger("docmill.pipelines")
 
@@ -97,18 +98,18 @@ def _request(settings: Settings, pipeline: Pipeline, number: int) -> StepRequest
 
 @contextmanager
 def _placed(pipeline: Pipeline, number: int) -> Iterator[None]:
-    """Give an error of a step its line in the pipeline's file."""
+    """Give an error of a step its place in the pipeline's file."""
     step = pipeline.steps[number]
     try:
         yield
     except HubUnreachable:
         raise
     except TaskError as error:
-        named = _OPTION.findall(str(error))
-        place = place_of(pipeline, ("step", number, *named[:1]))
+        keys = {field.alias for field in step_table(step.task).model_fields.values()}
+        named = [name for name in _OPTION.findall(str(error)) if name in keys]
         # A key of the file is the option of the command line without its dashes.
         said = _OPTION.sub(r"\1", str(error))
-        raise PipelineInvalid(f"{place}: step {step.name}: {said}") from error
+        raise PipelineInvalid(f"{pipeline.path}: {put_place(('step', number, *named[:1]), said)}") from error
 
 
 def migrated(database: Database, prepared: Prepared) -> Prepared:

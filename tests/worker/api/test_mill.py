@@ -168,7 +168,7 @@ def test_a_pipeline_is_run_stored_and_listed(mill: docmill.Mill, tmp_path: Path)
     with pytest.raises(docmill.Error, match="no pipeline"):
         mill.pipelines.history("other")
     file.write_text(file.read_text().replace("embed", "embd"))
-    with pytest.raises(docmill.Error, match=r"notes\.toml:6: "):
+    with pytest.raises(docmill.Error, match=r"notes\.toml: step\[1\]\.task must be "):
         mill.pipelines.run(file)
 
 

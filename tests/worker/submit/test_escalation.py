@@ -164,21 +164,27 @@ def test_a_step_of_a_pipeline_may_escalate(written: str, expected: Escalation) -
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ("escalate = 3", '10: escalate must be a model\'s name or a table such as { model = "MODEL" }, not 3'),
-        ('escalate = ""', "10: escalate is empty; fill it in or leave it out"),
-        ("escalate = {}", '10: escalate names no model and no option; write for example { model = "MODEL" }'),
-        ('escalate = { when = "empty" }', "10: escalate names no model and no option"),
-        ("escalate = { beam = 4 }", "10: escalate has no beam; there are model, revision, when, "),
-        ("escalate = { beams = 0 }", "10: escalate is wrong: beams must be at least 1"),
-        ('escalate = { model = "m", to = "de" }', "10: escalate has no to; there are model, "),
-        ('escalate = { model = "m", when = [] }', "10: escalate is wrong: when must be a list such as"),
+        (
+            "escalate = 3",
+            'p.toml: step[1].escalate must be a model\'s name or a table such as { model = "MODEL" }, not 3',
+        ),
+        ('escalate = ""', "p.toml: step[1].escalate is empty; fill it in or leave it out"),
+        (
+            "escalate = {}",
+            'p.toml: step[1].escalate names no model and no option; write for example { model = "MODEL" }',
+        ),
+        ('escalate = { when = "empty" }', "p.toml: step[1].escalate names no model and no option"),
+        ("escalate = { beam = 4 }", "p.toml: step[1].escalate has no beam; there are model, revision, when, "),
+        ("escalate = { beams = 0 }", "p.toml: step[1].escalate is wrong: beams must be at least 1"),
+        ('escalate = { model = "m", to = "de" }', "p.toml: step[1].escalate has no to; there are model, "),
+        ('escalate = { model = "m", when = [] }', "p.toml: step[1].escalate is wrong: when must be a list such as"),
         (
             'escalate = { model = "m", when = ["sure<1"] }',
-            "10: escalate is wrong: when is refused: 'sure<1' is no bound",
+            "p.toml: step[1].escalate is wrong: when is refused: 'sure<1' is no bound",
         ),
     ],
 )
-def test_a_wrong_escalation_is_told_with_its_line(written: str, said: str) -> None:
+def test_a_wrong_escalation_is_told_with_its_place(written: str, said: str) -> None:
     with pytest.raises(PipelineInvalid) as caught:
         parse(STEP + written, Path("p.toml"))
     assert said in str(caught.value)
