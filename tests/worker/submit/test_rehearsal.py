@@ -69,7 +69,7 @@ def test_a_pipeline_names_the_step_whose_model_is_not_whole(embedded: Docmill) -
     )
     for command in ("check", "run"):
         said = embedded("pipeline", command, "p.toml", code=2).stderr
-        assert "step english: The files of" in said
+        assert "p.toml: step[1]: The files of" in said
     assert embedded.json("jobs") == []
 
 
