@@ -2,7 +2,8 @@
 
 `DOCMILL_FAULT=point:action[@n]`: at the n-th time (the first, where none is given) that a process comes to the point,
 it does the action. A point strikes once for a home folder, so that whoever takes over does not fail the same way; the
-points of texts strike whenever their text comes up again. Each strike is a line in `fault.struck` in the home.
+points of texts strike whenever their text comes up again. Each strike is a line in `fault.struck` in the home. A
+process that hangs goes on once that file is empty.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ ACTIONS = ("kill", "hang", "error")
 OF_OUTPUTS = ("oom", "nan")  # for `text`: out of memory above n tokens a batch; a vector that is not a number
 MARKER = "⟦fault⟧"
 STRUCK = "fault.struck"
-HANG_S = 3600.0
+LOOK_S = 0.05  # at the file, by a process that hangs
 
 
 class InjectedFault(Exception):
@@ -113,7 +114,9 @@ class Armed:
         if self.fault.action == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fault.action == "hang":
-            time.sleep(HANG_S)
+            while self._struck.exists() and self._struck.stat().st_size:
+                time.sleep(LOOK_S)
+            return
         raise InjectedFault
 
 

@@ -127,6 +127,10 @@ class Fleet(Docmill):
         struck = self.folder / "home" / STRUCK
         return struck.read_text().splitlines() if struck.exists() else []
 
+    def release(self) -> None:
+        """Let the process go on that a fault of the action `hang` holds."""
+        (self.folder / "home" / STRUCK).write_text("")
+
     def shards(self, *columns: Any) -> list[Any]:
         with self.database.read() as transaction:
             return list(transaction.execute(select(*(columns or (Shard,))).select_from(Shard).order_by(Shard.id)))

@@ -8,27 +8,27 @@ import time
 import pytest
 
 from storage.core.schema import Shard
-from tests.faults.fleet import LEASE_S, SHARD_TEXTS, Fleet, numbered
-from tests.worker.harness import device_pids, kill_group, until
+from tests.faults.fleet import LEASE_S, SHARD_TEXTS, THREADS, Fleet, numbered
+from tests.worker.harness import kill_group, until
 
 
 @pytest.mark.parametrize("elsewhere", [True, False], ids=["another machine's", "this machine's"])
 def test_what_a_killed_worker_held_is_claimable_within_a_lease_and_done_by_its_neighbour(
     fleet: Fleet, elsewhere: bool
 ) -> None:
-    with fleet.worker():
-        first = fleet.start_worker()
-        until(lambda: len(fleet.live()) == 2, "both are ready")
-        [lost] = [owner for owner, pid in fleet.live().items() if pid in device_pids(first)]
-        job = fleet.give(numbered(7 * SHARD_TEXTS), model="null@700")
-        until(lambda: lost in fleet.owners(), "it holds shards")
-        if elsewhere:
-            fleet.move_to_another_machine()
-        kill_group(first)
-        killed_at = time.monotonic()
-        until(lambda: lost not in fleet.owners(), "what it held is taken from it")
-        assert not elsewhere or time.monotonic() - killed_at > LEASE_S / 2, "a lease that holds protects"
-        assert fleet.finish(job).done == 7 * SHARD_TEXTS
+    job = fleet.give(numbered(7 * SHARD_TEXTS), model="null@4000")
+    with fleet.worker(fault="batch:hang") as first:
+        until(lambda: fleet.states()["running"] == THREADS, "it holds shards")
+        [lost] = fleet.live()
+        with fleet.worker():
+            until(lambda: len(fleet.live()) == 2, "its neighbour is ready")
+            if elsewhere:
+                fleet.move_to_another_machine()
+            kill_group(first)
+            killed_at = time.monotonic()
+            until(lambda: lost not in fleet.owners(), "what it held is taken from it")
+            assert not elsewhere or time.monotonic() - killed_at > LEASE_S / 2, "a lease that holds protects"
+            assert fleet.finish(job).done == 7 * SHARD_TEXTS
 
 
 @pytest.mark.parametrize("point", ["batch", "committed"])

@@ -12,7 +12,7 @@ import pytest
 from storage.core.schema import Document, Shard
 from storage.ingest.ingest import CHUNK_RECORDS
 from tests.faults.checker import read_books
-from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
+from tests.faults.fleet import SHARD_TEXTS, THREADS, Fleet, numbered
 from tests.storage.builders import at_once
 from tests.worker.harness import until
 
@@ -20,16 +20,18 @@ STOPS_S = 15.0
 
 
 def test_a_cancelled_job_stops_in_time_keeps_what_is_done_and_takes_no_late_result(fleet: Fleet) -> None:
-    job = fleet.give(numbered(8 * SHARD_TEXTS), model="null@200")  # three shards at once take nine seconds
+    job = fleet.give(numbered(8 * SHARD_TEXTS), model="null@200")
     other = fleet.give(numbered(SHARD_TEXTS), priority=-1)
-    with fleet.worker():
-        until(lambda: fleet.states()["running"] == 3, "every thread has a shard")
+    with fleet.worker(fault="batch:hang@2"):
+        until(fleet.strikes, "one batch is finished, and the next waits")
+        until(lambda: fleet.states()["running"] == THREADS, "every thread has a shard")
         assert fleet.json("cancel", job)["cancelled"]
         cancelled_at = time.monotonic()
         states = {row.state for row in fleet.shards(Shard.job_id, Shard.state) if row.job_id == job}
         # A top-up that was under way may still put some into the queue, where nobody claims them.
         assert states <= {"planned", "queued", "done"}
         kept = read_books(fleet.database, job).statuses
+        fleet.release()
         fleet.finish(other)
         assert time.monotonic() - cancelled_at < STOPS_S, "the threads are free again"
         assert not fleet.json("cancel", job)["cancelled"]

@@ -41,11 +41,12 @@ def test_a_database_that_is_restarted_hard_delays_the_work_and_loses_none(
 ) -> None:
     n = 10 * SHARD_TEXTS
     job = fleet.give(numbered(n), model="null@1500")
-    with fleet.worker():
-        until(lambda: fleet.states()["done"] >= 2, "some of it is done")
+    with fleet.worker(fault="computed:hang@3"):
+        until(fleet.strikes, "one shard is computed, and not committed before both restarts")
         own_postgres.restart_hard()
         until(lambda: fleet.states()["done"] >= 5, "it goes on")
         own_postgres.restart_hard()
+        fleet.release()
         assert fleet.finish(job).done == n
     assert "Traceback" not in fleet.log("worker")
 
@@ -104,11 +105,12 @@ def test_half_open_connections_are_noticed_by_workers_and_heartbeats_and_leases_
         leases = fleet.shards(Shard.state, Shard.lease_until)
         return max((row.lease_until for row in leases if row.state == "running"), default=0.0)
 
-    with fleet.worker():
-        until(lambda: fleet.states()["done"] >= 2, "some of it is done")
+    with fleet.worker(fault="computed:hang@3"):
+        until(fleet.strikes, "one shard is computed, and not committed")
         proxy.lose_all()
         before = renewed_until()
         until(lambda: renewed_until() > before, "leases are renewed or shards claimed over new connections")
+        fleet.release()
         fleet.finish(job, 120)
     shards = fleet.shards(Shard.attempt, Shard.lapses)
     assert {(row.attempt, row.lapses) for row in shards} == {(1, 0)}, "no lease lapsed"
@@ -117,11 +119,12 @@ def test_half_open_connections_are_noticed_by_workers_and_heartbeats_and_leases_
 def test_a_postgresql_that_is_silent_for_a_while_is_said_and_waited_for(fleet: Fleet, proxy: Proxy) -> None:
     fleet.environment["DOCMILL_DATABASE_ANSWER_S"] = "1"
     job = fleet.give(numbered(6 * SHARD_TEXTS), model="null@1500")
-    with fleet.worker():
-        until(lambda: fleet.states()["done"], "some of it is done")
+    with fleet.worker(fault="computed:hang@2"):
+        until(fleet.strikes, "one shard is computed, and not committed")
         proxy.blackhole()
         for event in ("heartbeat_failed", "maintenance_waits"):
             until(lambda event=event: event in fleet.log("worker"), f"the worker says {event}")  # type: ignore[misc]
+        fleet.release()
         proxy.heal()
         fleet.finish(job, 120)
 

@@ -71,14 +71,13 @@ def test_workers_of_the_release_before_go_on_when_the_schema_is_upgraded_under_t
     fleet: Fleet, next_release: Path
 ) -> None:
     n = 24 * SHARD_TEXTS
-    with fleet.worker() as old:
-        until(fleet.live, "the old worker is ready")
-        job = fleet.give(numbered(n), model="null@700")
+    job = fleet.give(numbered(n), model="null@700")
+    with fleet.worker(fault="computed:hang@2") as old:
         until(lambda: fleet.states()["done"], "it has finished a shard")
-        until(lambda: fleet.states()["running"], "it is at work")
+        until(fleet.strikes, "it holds a shard that it has computed")
         with using(fleet, next_release):
             assert fleet.json("db", "upgrade") == {"before": migrations.head(), "after": NEXT}
-            assert fleet.states()["done"] < 24, "the upgrade was in the middle of the work"
+            fleet.release()
             new_one = fleet.start_worker()
         try:
             with fleet.worker():  # of the old release, started after the upgrade

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.worker.harness import until
 from worker import fault_points
 from worker.errors import SettingsError
 from worker.fault_points import STRUCK, Fault, InjectedFault, parse
@@ -39,6 +41,17 @@ def test_a_fault_strikes_at_the_nth_time_and_once_for_a_home(tmp_path: Path) -> 
     assert (tmp_path / STRUCK).read_text().endswith(" claimed:error\n")
     fault_points.arm("claimed:error", tmp_path)  # the process that takes over
     fault_points.reach("claimed")
+
+
+def test_a_process_that_hangs_goes_on_once_the_file_of_strikes_is_empty(tmp_path: Path) -> None:
+    fault_points.arm("claimed:hang", tmp_path)
+    hanging = threading.Thread(target=fault_points.reach, args=("claimed",))
+    hanging.start()
+    until(lambda: (tmp_path / STRUCK).exists() and (tmp_path / STRUCK).read_text(), "it hangs")
+    assert hanging.is_alive()
+    (tmp_path / STRUCK).write_text("")
+    hanging.join()
+    fault_points.reach("claimed")  # once for a home
 
 
 def test_an_output_is_cut_short_after_some_lines(tmp_path: Path) -> None:
