@@ -82,8 +82,8 @@ STATEMENTS: tuple[str, ...] = (
       CASE WHEN j % 500 = 0 THEN {archive} ELSE {other} END AS n,
       extract(epoch FROM now()) - ({jobs} - j) * 3600.0 AS at FROM generate_series(1, {jobs}) j) jobs""",
     """INSERT INTO content (id, sha256, text, n_chars)
-    SELECT d, sha256(int8send(d)), 'Document ' || d || ' of the archive, and some words more, for it has a text.', 80
-    FROM generate_series(1, {documents}) d""",
+    SELECT d, sha256(convert_to(t, 'UTF8')), t, 80 FROM (SELECT d, 'Document ' || d || ' of the archive, and some '
+      || 'words more, for it has a text.' AS t FROM generate_series(1, {documents}) d) texts""",
     """INSERT INTO document (id, corpus_id, key, content_id, meta, flags, seq, ingest_id, gone)
     SELECT d, c, 'document-' || d, d, '{{}}', '[]', d, CASE c WHEN 1 THEN 500 ELSE 1 + (c + 197) % {corpora} END,
       false FROM (SELECT d, CASE WHEN d <= {archive} THEN 1 ELSE 2 + (d - {archive} - 1) / {other} END AS c
