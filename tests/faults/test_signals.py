@@ -9,7 +9,7 @@ import time
 import pytest
 
 from storage.core.schema import Shard
-from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
+from tests.faults.fleet import SHARD_TEXTS, THREADS, Fleet, numbered
 from tests.worker.harness import Running, device_pids, kill_group, until
 
 DRAIN_S = 30.0  # what a service manager may count on
@@ -30,9 +30,11 @@ def ended(process: Running, within_s: float) -> float:
 
 def test_a_worker_that_is_asked_to_go_finishes_its_batch_and_gives_the_rest_back(fleet: Fleet) -> None:
     job = fleet.give(numbered(8 * SHARD_TEXTS), model="null@900")
-    worker = fleet.start_worker()
-    until(lambda: fleet.states()["running"] == 3, "every thread has a shard")
+    worker = fleet.start_worker(fault="batch:hang")
+    until(lambda: fleet.states()["running"] == THREADS, "every thread has a shard")
     worker.send_signal(signal.SIGTERM)
+    until(lambda: "draining" in fleet.log("worker"), "it drains")
+    fleet.release()
     assert ended(worker, DRAIN_S) < DRAIN_S
     assert fleet.states()["running"] == 0
     # A busy machine has cut only a part of the first shard by then, and the batch is that part.
@@ -69,14 +71,15 @@ def test_a_worker_that_is_told_to_go_gives_everything_back_at_once_with_what_is_
 
 def test_a_worker_that_was_frozen_past_its_lease_commits_nothing_that_was_taken_from_it(fleet: Fleet) -> None:
     job = fleet.give(numbered(6 * SHARD_TEXTS), model="null@1000")
-    first = fleet.start_worker()
-    until(lambda: fleet.states()["running"] == 3, "every thread has a shard")
+    first = fleet.start_worker(fault="batch:hang")
+    until(lambda: fleet.states()["running"] == THREADS, "every thread has a shard")
     frozen = fleet.owners()
     pids = [first.pid, *device_pids(first)]
     fleet.database.write(lambda _: send(pids, signal.SIGSTOP))  # while we write, so that they hold no SQLite file
     held = {row.id for row in fleet.shards(Shard.id, Shard.owner) if row.owner in frozen}
     with fleet.worker():
         until(lambda: not fleet.owners() & frozen, "what it held is taken from it")
+        fleet.release()
         send(pids, signal.SIGCONT)
         status = fleet.finish(job)
     assert status.done == 6 * SHARD_TEXTS
@@ -90,11 +93,12 @@ def test_a_worker_that_was_frozen_past_its_lease_commits_nothing_that_was_taken_
 
 def test_a_worker_that_was_frozen_past_its_lease_commits_what_nobody_took(fleet: Fleet) -> None:
     job = fleet.give(numbered(3 * SHARD_TEXTS), model="null@1000")
-    with fleet.worker(lease_s=1, upkeep_s=600) as worker:
-        until(lambda: fleet.states()["running"] == 3, "every thread has a shard")
+    with fleet.worker(fault="batch:hang", lease_s=1, upkeep_s=600) as worker:
+        until(lambda: fleet.states()["running"] == THREADS, "every thread has a shard")
         pids = device_pids(worker)
         fleet.database.write(lambda _: send(pids, signal.SIGSTOP))
-        until(lambda: fleet.lapsed() == 3, "their leases lapsed")
+        until(lambda: fleet.lapsed() == THREADS, "their leases lapsed")
+        fleet.release()
         send(pids, signal.SIGCONT)
         fleet.finish(job)
     assert {(row.attempt, row.fence) for row in fleet.shards(Shard.attempt, Shard.fence)} == {(1, 1)}

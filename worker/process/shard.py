@@ -360,6 +360,7 @@ class Process:
     def drain(self) -> None:
         """Take no more shards, finish the batch on the device, commit the finished texts and give the rest back."""
         self.draining.set()
+        log.info("draining shards=%d", len(self.in_flight.held()))
         self.engine.drain()
 
     def give_back(self) -> None:
