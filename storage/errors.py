@@ -10,6 +10,7 @@ StorageError
 ├── ValueRefused             a value that this database cannot store
 ├── UnexpectedDatabaseError  an error of the database that nobody classified
 ├── SchemaOutOfDate          `docmill db upgrade` has not run
+│   └── OtherRelease         the schema of another docmill, which this one neither works with nor upgrades
 ├── UnknownKind              a kind of task that this docmill does not have
 ├── NoSuchJob                a job's number that the store does not know
 ├── NoSuchStep               a step's name that the job does not have
@@ -83,6 +84,10 @@ class UnexpectedDatabaseError(StorageError):
 
 class SchemaOutOfDate(StorageError):
     """The database's schema is not this version's; run `docmill db upgrade`."""
+
+
+class OtherRelease(SchemaOutOfDate):
+    """The database's schema is another docmill's, which this one neither works with nor upgrades."""
 
 
 class UnknownKind(StorageError):

@@ -22,9 +22,9 @@ from storage.core.clock import db_now
 from storage.core.installation import install
 from storage.core.poolers import Pooling, pooling
 from storage.core.schema import Worker
-from storage.errors import DatabaseUnreachable, RightMissing, SchemaOutOfDate, StorageError
+from storage.errors import DatabaseUnreachable, OtherRelease, RightMissing, SchemaOutOfDate, StorageError
 from storage.leases.dispatch import LIVE_S
-from storage.migrations import current, head, require_current
+from storage.migrations import current, is_behind, require_current
 from storage.readers.confinement import has_seccomp, landlock_abi
 from tasks.errors import ModelError
 from tasks.specs import adapters, pinning
@@ -74,7 +74,7 @@ def look_at_database(settings: Settings) -> Iterator[Finding]:
             advice = "" if embedded else "correct DOCMILL_DATABASE_URL, or make it with `docmill db upgrade`"
             yield Finding("database", embedded, f"{database}: {missing}", advice)
             return
-        if embedded and (current(database) or "") < head():
+        if embedded and is_behind(current(database)):
             yield Finding("database", True, f"{database}: the next run brings its schema up to date")
             return
         require_current(database)
@@ -123,6 +123,8 @@ def pooler(found: Pooling) -> Iterator[Finding]:
 
 
 def _database_advice(error: StorageError) -> str:
+    if isinstance(error, OtherRelease):
+        return ""  # its sentence says what to do
     if isinstance(error, SchemaOutOfDate):
         return "the schema is made and brought up to date by `docmill db upgrade`, as the tables' owner"
     if isinstance(error, RightMissing):

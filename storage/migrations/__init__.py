@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from storage.core.database import Database
 from storage.core.schema import Compatibility
 from storage.core.transaction import Transaction
-from storage.errors import DatabaseBusy, SchemaOutOfDate
+from storage.errors import DatabaseBusy, OtherRelease, SchemaOutOfDate
 
 T = TypeVar("T")
 
@@ -49,18 +49,23 @@ def upgrade(database: Database) -> tuple[str | None, str]:
     """Bring the schema up to date; safe to run twice, by two at once, and while workers of the release before work.
 
     Returns the revisions before and after. A database of a newer release that this one can work with is left as
-    it is. Raises SchemaOutOfDate for one that it cannot work with, DatabaseBusy when its tables were in use
+    it is. Raises OtherRelease for one that it cannot work with, DatabaseBusy when its tables were in use
     throughout: a change that waits for a long read makes every other transaction wait behind it, so it gives up soon
     and is tried again.
     """
     before, after = _patiently(lambda: current(database)), head()
     if before == after:
         return before, after
-    if before is not None and before not in _known():
+    if before is not None and not is_behind(before):
         require_current(database)
         return before, before
     _patiently(lambda: _upgrade(database))
     return before, after
+
+
+def is_behind(revision: str | None) -> bool:
+    """Return True if `upgrade` would change a schema: docmill never was there, or an earlier release was."""
+    return revision is None or revision in _known()[:-1]
 
 
 def _patiently(act: Callable[[], T]) -> T:
@@ -72,7 +77,7 @@ def _patiently(act: Callable[[], T]) -> T:
     return act()
 
 
-def _upgrade(database: Database, revision: str = "head") -> None:
+def _upgrade(database: Database) -> None:
     from alembic import command
     from alembic.config import Config
 
@@ -82,29 +87,35 @@ def _upgrade(database: Database, revision: str = "head") -> None:
     try:
         with _one_at_a_time, database.engine.connect().execution_options(docmill_write=True) as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, revision)
+            command.upgrade(config, "head")
     except DBAPIError as error:
         raise database.wrap(error) from error
 
 
 def require_current(database: Database) -> None:
     """Raise SchemaOutOfDate unless this version can work with the database's schema: its own, or a newer one that
-    names this version's among those it is compatible with."""
+    names this version's among those it is compatible with. The error is OtherRelease where no upgrade helps."""
     with database.read() as transaction:
         found = _revision(transaction)
         if found is None:
             raise SchemaOutOfDate(f"the database {database} has no docmill schema yet; run `docmill db upgrade`")
+        if found < _known()[0]:
+            raise OtherRelease(
+                f"the database {database} was made by a docmill before its first release (revision {found}), and "
+                "cannot be upgraded; export its results with that docmill, then start a new store: set "
+                "DOCMILL_DATABASE_URL or DOCMILL_HOME to another"
+            )
         if found in _known() and found != head():
             raise SchemaOutOfDate(f"the database {database} is at revision {found}; run `docmill db upgrade`")
         # Read whatever the revision is: who lacks the right to shall learn it now, and not on the day of an upgrade.
         oldest = transaction.scalar(select(Compatibility.oldest))
     if oldest not in _known():
-        raise SchemaOutOfDate(
+        raise OtherRelease(
             f"the database {database} belongs to a newer docmill (revision {found}), which this one is too old for; "
             "install the newer release"
         )
 
 
 def _known() -> list[str]:
-    """All revisions up to this version's, by the names of their files: `0001_what_it_does.py`."""
+    """All revisions up to this version's, by the names of their files: `0100_what_it_does.py`."""
     return sorted(file.name.partition("_")[0] for file in (_FOLDER / "versions").glob("[0-9]*_*.py"))

@@ -23,6 +23,7 @@ from storage.core.schema import Shard
 from storage.core.schema import Worker as WorkerRow
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.worker.harness import ROOT, device_pids, until
+from worker.cli.exit_codes import UNREACHABLE
 
 NEXT = "9999"
 MIGRATION = f'''"""What a next release might add."""
@@ -76,6 +77,7 @@ def test_workers_of_the_release_before_go_on_when_the_schema_is_upgraded_under_t
         until(lambda: fleet.states()["done"], "it has finished a shard")
         until(fleet.strikes, "it holds a shard that it has computed")
         with using(fleet, next_release):
+            assert "run `docmill db upgrade`" in fleet("jobs", code=UNREACHABLE).stderr
             assert fleet.json("db", "upgrade") == {"before": migrations.head(), "after": NEXT}
             fleet.release()
             new_one = fleet.start_worker()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -15,11 +14,8 @@ from storage import migrations
 from storage.core.database import Database
 from storage.core.schema import Base
 from storage.core.transaction import Transaction
-from storage.errors import SchemaOutOfDate
-from tests.kinds import KINDS
-from tests.postgres import PostgresServer
+from storage.errors import OtherRelease, SchemaOutOfDate
 from tests.storage.builders import at_once
-from tests.worker.harness import until
 
 
 def test_the_migrated_schema_equals_the_declared_one(database: Database) -> None:
@@ -43,6 +39,23 @@ def test_upgrading_twice_changes_nothing(bare_database: Database) -> None:
     assert migrations.upgrade(bare_database) == (None, migrations.head())
     assert migrations.upgrade(bare_database) == (migrations.head(), migrations.head())
     migrations.require_current(bare_database)
+
+
+@pytest.mark.parametrize("revision", ["0001", "0037"])
+def test_a_database_of_a_docmill_before_the_first_release_is_refused_and_left_as_it_is(
+    bare_database: Database, revision: str
+) -> None:
+    def make(transaction: Transaction) -> None:
+        transaction.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
+        transaction.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": revision})
+
+    bare_database.write(make)  # the first revisions had no table of compatible releases
+    assert not migrations.is_behind(migrations.current(bare_database))
+    for act in (migrations.require_current, migrations.upgrade):
+        with pytest.raises(OtherRelease, match=rf"before its first release \(revision {revision}\)"):
+            act(bare_database)
+    assert inspect(bare_database.engine).get_table_names() == ["alembic_version"]
+    assert migrations.current(bare_database) == revision
 
 
 def test_an_upgrade_is_one_transaction(bare_database: Database) -> None:
@@ -94,7 +107,7 @@ def newer(database: Database, oldest: str) -> None:
 def test_a_database_of_a_newer_docmill_that_can_do_without_this_one_is_refused(database: Database) -> None:
     newer(database, "9998")
     for act in (migrations.require_current, migrations.upgrade):
-        with pytest.raises(SchemaOutOfDate, match="belongs to a newer docmill"):
+        with pytest.raises(OtherRelease, match="belongs to a newer docmill"):
             act(database)
 
 
@@ -114,22 +127,3 @@ def test_a_database_of_an_older_docmill_is_refused(database: Database, monkeypat
     monkeypatch.setattr(migrations, "head", lambda: "9999")
     with pytest.raises(SchemaOutOfDate, match="docmill db upgrade"):
         migrations.require_current(database)
-
-
-def test_an_upgrade_beside_workers_locks_tables_in_the_order_of_a_commit(postgres_server: PostgresServer) -> None:
-    # A commit writes outcomes, then its shard. While an upgrade waits for the outcomes, leases are renewed, too.
-    name = postgres_server.create()
-    database = Database(postgres_server.url(name), kinds=KINDS)
-    migrations._upgrade(database, "0029")
-    waits = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'outcome'::regclass")
-    with database.engine.connect() as worker:
-        worker.execute(text("LOCK TABLE outcome IN ROW EXCLUSIVE MODE"))
-        upgrade = threading.Thread(target=migrations.upgrade, args=(database,))
-        upgrade.start()
-        until(lambda: worker.scalar(waits), "the upgrade waits for the outcomes")
-        worker.execute(text("LOCK TABLE shard IN ROW EXCLUSIVE MODE NOWAIT"))
-        worker.rollback()
-    upgrade.join()
-    assert migrations.current(database) == migrations.head()
-    database.close()
-    postgres_server.drop(name)

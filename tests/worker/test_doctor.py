@@ -7,6 +7,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,7 @@ from sqlalchemy import text
 from storage.core.database import Database
 from storage.core.installation import install
 from storage.leases import dispatch, shards
-from storage.migrations import head
+from storage.migrations import head, upgrade
 from tests.conftest import missing
 from tests.faults.servers import Missing, RedisServer, tmpfs
 from tests.postgres import PostgresServer
@@ -28,6 +29,7 @@ from worker import doctor
 from worker.doctor import Finding
 from worker.extras import EXTRAS
 from worker.settings import Settings, load_settings
+from worker.stores import store_of
 
 
 @pytest.fixture(scope="module")
@@ -122,20 +124,28 @@ def test_a_fleet_without_a_live_worker_and_one_whose_devices_compute_nothing_are
     assert of(doctor.look_at_database(alone), "workers").ok, "without a queue of its own nobody waits for a fleet"
 
 
-def test_a_database_without_a_schema_or_with_an_old_one_names_the_command(
-    settings: Callable[..., Settings], postgres_server: PostgresServer, postgres_url: str
+def test_a_database_without_a_schema_names_the_command(
+    settings: Callable[..., Settings], postgres_server: PostgresServer
 ) -> None:
     bare = postgres_server.create()
     [without] = doctor.look_at_database(settings(database_url=postgres_server.url(bare)))
     postgres_server.drop(bare)
-    database = Database(postgres_url)
-    database.write(lambda transaction: transaction.execute(text("UPDATE alembic_version SET version_num = '0001'")))
-    database.close()
-    [old] = doctor.look_at_database(settings(database_url=postgres_url))
-    for finding in (without, old):
-        assert not finding.ok
-        assert "`docmill db upgrade`" in finding.advice
-    assert "revision 0001" in old.detail
+    assert not without.ok
+    assert "`docmill db upgrade`" in without.advice
+
+
+def test_a_store_of_a_docmill_before_the_first_release_is_not_said_to_be_upgraded(
+    settings: Callable[..., Settings],
+) -> None:
+    embedded = settings()
+    embedded.home.mkdir()
+    with closing(store_of(embedded)) as database:
+        upgrade(database)
+        of_before = text("UPDATE alembic_version SET version_num = '0001'")
+        database.write(lambda transaction: transaction.execute(of_before))
+    [old] = doctor.look_at_database(embedded)
+    assert (old.ok, old.advice) == (False, "")
+    assert "(revision 0001), and cannot be upgraded; export its results" in old.detail
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import replace
 
 from sqlalchemy import delete, text, update
@@ -11,7 +10,6 @@ from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.outcomes import Outcome
 from storage.core.schema import Job, OutcomeRow, Shard
-from storage.core.transaction import Transaction
 from storage.deletion import gc, removal
 from storage.leases import maintenance, shards
 from storage.leases.shards import Claim
@@ -35,7 +33,6 @@ from tests.storage.builders import (
 from tests.storage.ledger import assert_exported, assert_kept, kept
 
 LANES = ("copy",)
-MIGRATION = importlib.import_module("storage.migrations.versions.0030_kept_counts")
 
 
 def flagged(claim: Claim) -> list[Outcome]:
@@ -145,25 +142,6 @@ def test_a_count_that_nothing_changes_is_not_written_again_by_a_merge(postgres_u
 def _ids(database: Database) -> list[int]:
     with database.read() as transaction:
         return [row.id for row in transaction.execute(text("SELECT id FROM shard ORDER BY id"))]
-
-
-def test_an_upgrade_counts_what_is_there(database: Database) -> None:
-    read(database, request(), numbered(6), chunk=2)
-    claim = claim_next(database)
-    shards.commit(database, claim, flagged(claim), None)
-    other = claim_next(database)
-    shards.commit(database, other, failed(other), None)
-
-    def count_anew(transaction: Transaction) -> None:
-        for table in ("shard_count", "work_count"):
-            transaction.execute(text(f"DELETE FROM {table}"))
-        for statement in (*MIGRATION._outcomes_so_far(database.server is None), *MIGRATION._so_far()):
-            transaction.exec_driver_sql(statement)
-
-    database.write(count_anew)
-    assert_exported(database, LANES)
-    work(database)
-    assert_exported(database, LANES)
 
 
 def test_the_pace_counts_a_shard_that_was_computed_for_hours(database: Database) -> None:
