@@ -25,6 +25,7 @@ from storage.readers.records import (
     too_long,
 )
 from storage.readers.streams import lines
+from storage.writers.delimited import unescape_formula
 
 # Python's csv module holds four bytes for each character of a field, and grows by doubling.
 MAX_CSV_RECORD_BYTES = 64 * 2**20
@@ -65,8 +66,12 @@ class _Lines:
         return text
 
 
-def rows(stream: BinaryIO, name: str, options: SourceOptions, *, delimiter: str = ",") -> Rows:
+def rows(
+    stream: BinaryIO, name: str, options: SourceOptions, *, delimiter: str = ",", own_export: bool = False
+) -> Rows:
     """Yield the file's records by column name. A record without an end ends the reading.
+
+    `own_export` says that docmill wrote the file: an apostrophe before a formula is then no part of the text.
 
     Raises FieldUnknown and SourceUnreadable for an unusable header.
     """
@@ -75,13 +80,16 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions, *, delimiter: str 
     source = _Lines(stream, limit)
     try:
         n_blank, line = _up_to_the_header(source)
-        delimiter = _delimiter(line, delimiter, options) if line else delimiter
+        if line and not own_export:
+            delimiter = _delimiter(line, delimiter, options)
         reader = csv.reader(chain([line], source), delimiter=delimiter, strict=True)
         header = next(filter(None, reader), None)
     except (csv.Error, _TooLong) as error:
         raise SourceUnreadable(f"{name}: the header line cannot be read") from error
     if header is None:
         return
+    if own_export:
+        header = [unescape_formula(cell) for cell in header]
     check_columns(header, name, options)
     number = 0
     while True:
@@ -104,11 +112,18 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions, *, delimiter: str 
         if not values:
             continue  # a blank line
         number += 1
+        if own_export:
+            values = [unescape_formula(cell) for cell in values]
         if len(values) != len(header):
             reason = f"{len(values)} fields where the header has {len(header)}"
             yield Rejection(where, reason, keys=_keys(values, header, name, number, options))
             continue
         yield Row(dict(zip(header, values, strict=True)), number, where, source.flags, source.clean)
+
+
+def exported_rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
+    """Yield the records of a CSV file that docmill wrote, as `rows` does, with the texts as they were."""
+    return rows(stream, name, options, own_export=True)
 
 
 def tab_separated_rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:

@@ -34,6 +34,7 @@ from storage.readers.registry import (
     missing,
 )
 from storage.readers.streams import Decompress, is_folder, printable
+from storage.writers.delimited import CSV
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")  # a protocol of fsspec has an underscore
 
@@ -60,7 +61,7 @@ def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None =
     if is_folder(path):
         if (parts := parts_in(path)) is not None:
             root = path.resolve()
-            return FilesSource(printable(root), options, lambda: (within(root, part) for part in parts), open_file)
+            return FilesSource(printable(root), options, lambda: (within(root, part) for part in parts), _open_part)
         return FolderSource(path, options, kinds())
     if is_pattern(source):
         pattern = Pattern(source)
@@ -103,6 +104,15 @@ def path_of(source: str) -> Path | None:
 def open_file(path: Path, options: SourceOptions, place: str | None = None) -> Source:
     """Return the source of one file on a disk; keys and messages use `place`, else its name."""
     return open_content(on_disk(path, place), path.name, options)
+
+
+def _open_part(path: Path, options: SourceOptions, place: str) -> Source:
+    """Return the source of a part of an export, with the texts as they were before the export."""
+    suffix, decompress = kind_of(path.name)
+    if suffix != CSV.suffix:
+        return open_file(path, options, place)
+    kind = Records("storage.readers.delimited:exported_rows")
+    return source_of_records(kind.rows, decompress, kind.options, on_disk(path, place), options)
 
 
 def open_content(content: Content, file_name: str, options: SourceOptions) -> Source:

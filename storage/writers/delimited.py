@@ -29,6 +29,11 @@ def escape_formula(text: str) -> str:
     return f"'{text}" if _FORMULA.match(text) else text
 
 
+def unescape_formula(cell: str) -> str:
+    """Return the text that `escape_formula` made this cell of."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell[1:]) else cell
+
+
 def write_for_excel(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> int:
     """Write what `write` does, with a byte order mark before it."""
     file.write(codecs.BOM_UTF8)
