@@ -61,7 +61,7 @@ class Plan:
     def ages(self) -> Ages | None:
         if self.age_days is None:
             return None
-        names = ("runs", "step_texts", "rejections", "orders", "refusals", "shards", "versions", "results")
+        names = ("runs", "step_texts", "rejections", "refusals", "shards", "versions", "results")
         return Ages(dict.fromkeys(names, self.age_days * DAY_S))
 
 

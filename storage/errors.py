@@ -18,7 +18,6 @@ StorageError
 ├── NotReviewable            outputs that a person cannot judge
 ├── NoRisk                   no risk was fitted to these outputs
 ├── NoSuchPipeline           a pipeline's name that the store does not know
-├── NoSuchOrder              an order's id that the store does not know
 ├── NoSuchCorpus             a corpus's name that the store does not know
 ├── CorpusInUse              an unfinished job works on what is to be removed
 ├── NothingEmbedded          a corpus without vectors to search, or with vectors that cannot be compared
@@ -128,10 +127,6 @@ class NoRisk(StorageError):
 
 class NoSuchPipeline(StorageError):
     """There is no such pipeline; `docmill pipeline list` names them."""
-
-
-class NoSuchOrder(StorageError):
-    """There is no such order; `docmill orders` lists them."""
 
 
 class NoSuchCorpus(StorageError):

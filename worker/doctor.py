@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -29,12 +29,12 @@ from storage.readers.confinement import has_seccomp, landlock_abi
 from tasks.errors import ModelError
 from tasks.specs import adapters, pinning
 from worker.engines.devices import choose_devices, cuda_devices
-from worker.errors import SettingsError, WorkerError
+from worker.errors import BrokerUnreachable, SettingsError, WorkerError
 from worker.extras import EXTRAS
-from worker.orders import outlook
 from worker.queue.broker import Broker
 from worker.queue.embedded import EmbeddedRedis
-from worker.settings import Settings
+from worker.queue.messages import ENQUEUE_LANE
+from worker.settings import ORDERS, Settings
 from worker.stores import store_of
 
 LEAST_ROOM_BYTES = 1_000_000_000
@@ -296,15 +296,25 @@ def look_at_extras(_: Settings) -> Iterator[Finding]:
 
 
 def look_at_orders(settings: Settings) -> Iterator[Finding]:
-    """Yield a finding about the orders of other programs; none if the store does not answer."""
-    if settings.database_url is None and settings.redis_url is None:
+    """Yield a finding about the orders of other programs; none if the store or the queue does not answer."""
+    if settings.redis_url is None:
         return
-    queue = nullcontext() if settings.redis_url is None else closing(Broker(settings.redis_url))
-    with suppress(StorageError), closing(store_of(settings)) as database, queue as broker:
-        file = database.file
-        if file is None or file.exists():
-            found = outlook.look(database, broker)
-            yield Finding("orders", not found.is_stuck, str(found), outlook.ADVICE if found.is_stuck else "")
+    live = select(Worker.lanes).where(Worker.seen_at > db_now() - LIVE_S)
+    queue, store = closing(Broker(settings.redis_url)), closing(store_of(settings))
+    with suppress(StorageError, BrokerUnreachable), queue as broker, store as database:
+        if database.file is None or database.file.exists():
+            with database.read() as transaction:
+                takers = sum(ORDERS in lanes for lanes in transaction.scalars(live))
+            yield orders(broker.depth(ENQUEUE_LANE), takers)
+
+
+def orders(waiting: int, takers: int) -> Finding:
+    """Return the finding for orders in the queue, and live workers that take orders."""
+    advice = f"docmill worker --lanes …,{ORDERS}, with DOCMILL_ORDER_ROOTS or DOCMILL_ORDER_SCHEMES"
+    is_stuck = waiting > 0 and not takers
+    taking = f"{takers:,} live workers take orders" if takers else "no live worker takes orders"
+    shown = f"{waiting:,} in the queue; {taking}"
+    return Finding("orders", not is_stuck, shown, f"start one that does: {advice}" if is_stuck else "")
 
 
 LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (

@@ -55,6 +55,11 @@ def for_celery(url: str) -> str:
     return f"{SCHEME}+socket://{socket}" + (f"?virtual_host={database}" if database else "")
 
 
+def for_results(url: str) -> str:
+    """Return the URL of Celery's own Redis backend for results."""
+    return for_celery(url).replace(SCHEME, "redis", 1) if url.startswith("unix://") else _with_defaults(url)
+
+
 def _with_defaults(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme != "rediss":

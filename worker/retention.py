@@ -74,7 +74,7 @@ class RetentionSettings(BaseModel):
         Field(
             gt=0,
             description="Days for which what has ended is kept, where no rule of retention has another age: runs of "
-            "pipelines with their jobs, orders, rejected records, and what `docmill retry` needs.",
+            "pipelines with their jobs, rejected records, and what `docmill retry` needs.",
         ),
     ] = 90.0
     retention: Annotated[
@@ -89,9 +89,6 @@ class RetentionSettings(BaseModel):
     ] = None
     retention_rejections: Annotated[
         str | None, Field(description="Age from which rejected records go."), _OF_UPKEEP
-    ] = None
-    retention_orders: Annotated[
-        str | None, Field(description="Age from which orders of other programs go."), _OF_UPKEEP
     ] = None
     retention_refusals: Annotated[
         str | None,

@@ -61,15 +61,15 @@ WORK: Rights = MappingProxyType(
 # More rights, for a worker that takes orders (`docmill.enqueue`): it reads sources into corpora.
 ORDERS: Rights = MappingProxyType(
     {
-        "enqueue_order": _KEEP,
         "replacement": _READ,
+        "job_key": _ADD,
         **dict.fromkeys(("corpus", "ingest", "document", "job", "step", "shard"), _CHANGE),
         **dict.fromkeys(("content", "spec", "step_text", "prompt", "signature"), _ADD),
         **dict.fromkeys(("rejection", "contender", "duplicate"), ("SELECT", "INSERT", "DELETE")),
         "deduplication": _CHANGE,
         **dict.fromkeys(
             (
-                *("enqueue_order_id_seq", "corpus_id_seq", "ingest_id_seq", "document_id_seq", "job_id_seq"),
+                *("corpus_id_seq", "ingest_id_seq", "document_id_seq", "job_id_seq"),
                 *("shard_id_seq", "content_id_seq", "spec_id_seq"),
             ),
             ("USAGE",),

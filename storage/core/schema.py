@@ -13,7 +13,6 @@ from storage.core.bookkeeping_tables import LastId as LastId
 from storage.core.count_tables import ShardCount as ShardCount
 from storage.core.count_tables import WorkCount as WorkCount
 from storage.core.key_table import JobKey as JobKey
-from storage.core.order_table import EnqueueOrder as EnqueueOrder
 from storage.core.replacement_table import ReplacementRow as ReplacementRow
 from storage.core.review_tables import Judgement as Judgement
 from storage.core.review_tables import RiskVersion as RiskVersion

@@ -20,7 +20,6 @@ RULES = (
     Rule("runs", "ended runs of pipelines with their jobs; each pipeline keeps its last run of each state"),
     Rule("step_texts", "the texts that steps of ended jobs met, which `docmill retry` needs"),
     Rule("rejections", "the rejected records of ended jobs; their number stays"),
-    Rule("orders", "ended orders of other programs"),
     Rule("refusals", "the reasons why workers refused a spec", is_kept=True),
     Rule("shards", "finished shards of ended jobs: one row for each step keeps their sums", is_kept=True),
     Rule("versions", "superseded versions of documents, with their results", is_kept=True),

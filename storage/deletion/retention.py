@@ -18,7 +18,6 @@ from storage.core.pages import delete_page
 from storage.core.schema import (
     Contender,
     Document,
-    EnqueueOrder,
     Ingest,
     Job,
     PipelineRun,
@@ -176,12 +175,6 @@ def forget_rejections(database: Database, older_than_s: float, budget: Budget | 
     return total
 
 
-def forget_orders(database: Database, older_than_s: float, budget: Budget | None = None) -> int:
-    """Delete orders that ended longer ago. Return their number."""
-    old = EnqueueOrder.finished_at < db_now() - older_than_s
-    return _in_pages(database, partial(delete_page, table=EnqueueOrder, condition=old), budget or Budget())
-
-
 def forget_refusals(database: Database, older_than_s: float, budget: Budget | None = None) -> int:
     """Delete the reasons why workers refused a spec that are older. Return their number."""
     old = Refusal.refused_at < db_now() - older_than_s
@@ -211,6 +204,5 @@ SWEPT: tuple[tuple[str, Callable[..., int]], ...] = (
     ("runs", forget_runs),
     ("runs", forget_jobs),
     ("rejections", forget_rejections),
-    ("orders", forget_orders),
     ("refusals", forget_refusals),
 )

@@ -12,7 +12,6 @@ from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import (
     Contender,
-    EnqueueOrder,
     Job,
     OutcomeRow,
     PipelineRun,
@@ -111,8 +110,6 @@ def _queries(transaction: Transaction, rule: str, age_s: float) -> Iterator[tupl
     elif rule == "rejections":
         for table in (Rejection, Contender):
             yield table.__tablename__, _n(table).where(table.ingest_id.in_(select(Job.ingest_id).where(ended)))
-    elif rule == "orders":
-        yield "enqueue_order", _n(EnqueueOrder).where(EnqueueOrder.finished_at < db_now() - age_s)
     elif rule == "refusals":
         yield "refusal", _n(Refusal).where(Refusal.refused_at < db_now() - age_s)
     elif rule == "shards":

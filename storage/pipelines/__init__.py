@@ -1,1 +1,1 @@
-"""Stored pipelines with their runs and SQL views, and the orders of other programs."""
+"""Stored pipelines with their runs and SQL views."""

@@ -1,4 +1,4 @@
-"""The state of a fleet in numbers: jobs, waiting work, pace, workers, pipelines and orders, as the store has them."""
+"""The state of a fleet in numbers: jobs, waiting work, pace, workers and pipelines, as the store has them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 
 from storage.core.clock import db_now
 from storage.core.database import Database
-from storage.core.schema import Corpus, EnqueueOrder, Ingest, Job, PipelineRow, PipelineRun, Refusal, Shard, Worker
+from storage.core.schema import Corpus, Ingest, Job, PipelineRow, PipelineRun, Refusal, Shard, Worker
 from storage.core.transaction import Transaction
 from storage.leases.dispatch import LIVE_S, REFUSAL_S
 from storage.leases.stall_diagnosis import STALE_INGEST_S
@@ -71,7 +71,6 @@ class Backlog:
     workers: tuple[LiveWorker, ...]
     refusals: int  # pairs of a live worker and a spec that it cannot serve
     readings: Mapping[str, int]  # sources that are read now, and readings that were cut off
-    orders: Mapping[str, int]  # by state
     pipelines: tuple[PipelineState, ...]
 
 
@@ -96,7 +95,6 @@ def read_backlog(database: Database, lanes: Collection[str]) -> Backlog:
             workers=_workers(transaction, now),
             refusals=_refusals(transaction, now),
             readings=_readings(transaction, now),
-            orders=_orders(transaction),
             pipelines=_pipelines(transaction, now),
         )
 
@@ -197,15 +195,6 @@ def _readings(transaction: Transaction, now: float) -> dict[str, int]:
     ).all()
     stopped = sum(at < now - STALE_INGEST_S for at in seen)
     return {"reading": len(seen) - stopped, "stopped": stopped}
-
-
-def _orders(transaction: Transaction) -> dict[str, int]:
-    counted = transaction.execute(
-        select(EnqueueOrder.state, func.count().label("n"))
-        .where(EnqueueOrder.finished_at.is_(None))
-        .group_by(EnqueueOrder.state)
-    )
-    return {row.state: row.n for row in counted}
 
 
 def _pipelines(transaction: Transaction, now: float) -> tuple[PipelineState, ...]:

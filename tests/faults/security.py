@@ -33,7 +33,7 @@ def password(user: str) -> str:
 def protect(server: RedisServer) -> None:
     """Give a Redis the page's users, and no other."""
     with server.client() as client:
-        for user in ("docmill-worker", "docmill-admin", "docmill-producer"):
+        for user in ("docmill-worker", "docmill-admin", "docmill-producer", "docmill-orders"):
             client.execute_command("ACL", "SETUSER", *acl(user))
         client.execute_command("ACL", "SETUSER", "keeper", "on", ">keeper", "~*", "+@all")
         client.execute_command("ACL", "SETUSER", "default", "off")

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from pathlib import Path
 
-import pytest
 import redis
 
-from storage.pipelines import orders
 from tests.faults.fleet import Fleet, numbered
 from tests.worker.harness import device_pids, until
-from tests.worker.hostile import hostile
-from worker.orders.desk import Desk
+from tests.worker.hostile import hostile, hostile_orders, order
 from worker.queue.messages import ENQUEUE_LANE, queue
-from worker.settings import load_settings
 
 LANES = ("translate", ENQUEUE_LANE)
 
@@ -24,50 +18,29 @@ def test_a_worker_that_finds_hostile_messages_finishes_a_job_as_if_there_were_no
     fleet: Fleet, redis_url: str, tmp_path: Path
 ) -> None:
     trap = tmp_path / "trap"
-    bad = hostile(trap)
+    bad, orders = hostile(trap), {**hostile(trap), **hostile_orders(trap)}
     with fleet.worker(lanes="translate,enqueue") as worker, redis.Redis.from_url(redis_url) as client:
         until(fleet.live, "the worker is there")
         [before] = device_pids(worker)
-        for lane in LANES:
-            client.lpush(queue(lane), *bad.values())
+        n = client.lpush(queue("translate"), *bad.values()) + client.lpush(queue(ENQUEUE_LANE), *orders.values())
+        client.lpush(queue(ENQUEUE_LANE), *called_in_place(trap))
         job = fleet.give(numbered(200))
         assert fleet.finish(job).done == 200
         until(lambda: not any(client.llen(queue(lane)) for lane in LANES), "all are taken")
-        until(lambda: fleet.log("worker").count("message_refused") == len(LANES) * len(bad), "each is refused")
+        until(lambda: fleet.log("worker").count("message_refused") == n, "each is refused")
         assert device_pids(worker) == [before]
         until(lambda: client.hlen("docmill:unacked") == 0, "none comes again later")
     assert not trap.exists()
     assert "Traceback" not in fleet.log("worker")
+    assert fleet.log("worker").count("order_refused") == 2
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        ({"source": "/nowhere/x.jsonl", "task": "embed"}, "DOCMILL_ORDER_ROOTS"),
-        ({"source": "/dev/zero", "task": "embed"}, "DOCMILL_ORDER_ROOTS"),
-        ({"source": "x.jsonl", "task": "embed", "model": "../../../etc"}, "DOCMILL_MODELS_DIR"),
-        ({"source": "x.jsonl", "task": "embed", "priority": 2**62}, "priority must be between"),
-        ({"source": "x.jsonl", "task": "embed", "trust_remote_code": True}, "no argument trust_remote_code"),
-        ({"source": "x.jsonl", "task": "embed", "order_id": 7}, "order_id is a text"),
-    ],
-)
-def test_an_order_that_cannot_be_carried_out_is_one_line_in_the_log_and_its_sender_sees_why(
-    fleet: Fleet,
-    arguments: dict[str, object],
-    reason: str,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.chdir(fleet.folder)
-    fleet.corpus(numbered(1), "x.jsonl")
-    settings = load_settings(home=fleet.folder / "home", order_roots=str(fleet.folder))
-    broker = fleet.broker()
-    with caplog.at_level(logging.ERROR):
-        assert Desk(settings, fleet.database, broker, "me", threading.Event()).store("the id", dict(arguments))
-    broker.close()
-    [record] = caplog.records
-    assert record.getMessage().startswith("order_refused order=the id")
-    assert fleet.outcomes() == {}
-    order = orders.get(fleet.database, "the id")
-    assert order.state == "refused"
-    assert reason in (order.reason or "")
+def called_in_place(trap: Path) -> list[bytes]:
+    """Return orders that are refused, and whose tasks for errors Celery would call in the worker if it had them."""
+    shard = {"task": "docmill.shard", "args": [], "kwargs": {"v": 1, "shard_id": 1}, "options": {}}
+    options = {"queue": "elsewhere"}
+    errors = [
+        {"task": "celery.map", "args": [shard, [{}]], "kwargs": {}, "options": options, "immutable": True},
+        {"task": "celery.accumulate", "args": [], "kwargs": {}, "options": options},
+    ]
+    return [order([[], {"source": str(trap)}, {"errbacks": [error]}]) for error in errors]

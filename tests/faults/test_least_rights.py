@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from celery import Celery
+from celery.result import AsyncResult
 from sqlalchemy import update
 
 from storage import migrations
@@ -26,7 +28,7 @@ from storage.ingest import ingest
 from storage.ingest.chunks import Rejected
 from storage.leases import dispatch, maintenance, shards
 from storage.leases.shards import Claim
-from storage.pipelines import orders, pipelines
+from storage.pipelines import pipelines
 from storage.results.backlog import read_backlog
 from storage.results.results import failures, results
 from storage.results.status import list_statuses, read_status
@@ -131,13 +133,11 @@ def test_with_the_rights_of_the_page_a_job_is_enqueued_by_one_user_and_done_by_a
     admin("db", "upgrade")  # where there is nothing to do it takes no right
 
 
-def send(redis_url: str, corpus: Path) -> str:
-    """Give an order; its id."""
-    broker = Broker(redis_url)
+def send(redis_url: str, corpus: Path) -> AsyncResult:
+    """Give an order; its result."""
+    app = Celery(broker=redis_url, backend=redis_url, set_as_current=False)
     arguments = {"source": str(corpus), "task": "translate", "model": "null"}
-    sent: str = broker.app.send_task(ENQUEUE_TASK, queue=queue(ENQUEUE_LANE), kwargs=arguments).id
-    broker.close()
-    return sent
+    return app.AsyncResult(app.send_task(ENQUEUE_TASK, queue=queue(ENQUEUE_LANE), kwargs=arguments).id)
 
 
 def take_orders(store: Store, tmp_path: Path, redis_url: str) -> Docmill:
@@ -154,9 +154,10 @@ def test_a_worker_without_the_rights_takes_no_order_says_so_and_does_its_other_w
     with worker.worker("--device", "cpu"):
         job = admin.enqueue(corpus, "--task", "translate", "--model", "null")
         admin("wait", job, code=4)
-        assert "takes no orders: the database's user lacks SELECT on enqueue_order" in worker.log("worker")
-        assert admin.json("orders") == {"orders": [], "in_queue": 1, "workers": 0}
-        assert "no live worker takes orders" in admin("orders", sent, code=2).stderr
+        assert "takes no orders: the database's user lacks SELECT on replacement" in worker.log("worker")
+        [finding] = [each for each in admin.json("doctor", code=1) if each["what"] == "orders"]
+        assert finding["detail"] == "1 in the queue; no live worker takes orders"
+        assert sent.state == "PENDING"
     told = worker("worker", "--device", "cpu", "--lanes", "enqueue", code=3).stderr
     assert "may take no orders, and has no other lane" in told
 
@@ -169,19 +170,16 @@ def test_with_the_rights_that_orders_take_or_as_the_pages_user_for_them_a_worker
         kind = "SEQUENCE " if several == ("USAGE",) else ""
         store.as_owner(f"GRANT {', '.join(several)} ON {kind}{name} TO {WORKER}")
     with worker.worker("--device", "cpu"):
-        sent = send(redis_url, corpus)
+        assert send(redis_url, corpus).get(60) == 1
         until(lambda: [job["done"] for job in admin.json("jobs")] == [1], "the order is carried out")
-        until(lambda: admin.json("orders", sent)["state"] == "done", "the sender sees it")
-        store.as_owner(f"REVOKE ALL ON enqueue_order FROM {WORKER}")
+        store.as_owner(f"REVOKE INSERT ON ingest FROM {WORKER}")
         late = send(redis_url, corpus)
-        until(lambda: "orders_not_taken" in worker.log("worker"), "it notices that it may not")
-        until(lambda: admin.json("orders")["in_queue"] == 1, "the message is for others")
+        until(lambda: late.state == "RETRY", "it waits for a worker that may")
+        assert "permission denied" in str(late.info)
     store.as_superuser(*security.sql(2))
     worker.environment["DOCMILL_DATABASE_URL"] = store.url(TAKER)
     with worker.worker("--device", "cpu"):
-        until(lambda: admin.json("orders")["in_queue"] == 0, "the page's user for orders takes it")
-        until(lambda: late in {order["id"] for order in admin.json("orders")["orders"]}, "and stored")
-        until(lambda: admin.json("orders", late)["state"] == "done", "and carried out")
+        assert late.get(60) == 2, "the page's user for orders carries it out"
 
 
 def test_only_the_owner_changes_the_schema(store: Store, tmp_path: Path, redis_url: str) -> None:
@@ -335,7 +333,6 @@ def steer(owner: Database, admin: Database) -> None:
     assert pipelines.file_of(admin, by_hand) == ("/x.toml", "again")
     pipelines.note(admin, by_hand, "done")
     pipelines.remove(admin, f"p{n}")
-    give_order(admin, n)
     keyed = request(f"{n}.jsonl", corpus=f"corpus {n}", spec=spec(), key=IdempotencyKey(f"run {n}", {}))
     assert jobs.open_job(admin, keyed).id == jobs.open_job(admin, keyed).id
     asked = request(f"{n}.jsonl", corpus=f"corpus {n}", spec=spec())
@@ -375,17 +372,6 @@ def end_long_ago(owner: Database) -> None:
     for table in (Job, PipelineRun):
         ended = update(table).where(table.finished_at.is_not(None)).values(finished_at=1.0)
         owner.write(lambda transaction, ended=ended: transaction.execute(ended))  # type: ignore[misc]
-
-
-def give_order(admin: Database, n: int) -> None:
-    """Do with an order all that a worker with an admin's rights does, and ask for it."""
-    orders.place(admin, f"order {n}", {"source": "a.jsonl"}, kept_s=86_400.0)
-    order = orders.take(admin, f"w{n}", 60)
-    assert order is not None
-    assert orders.renew(admin, order, 60)
-    orders.let_go_all(admin, f"w{n}", died=True)
-    orders.cancel(admin, f"order {n}")
-    assert orders.latest(admin, 1)
 
 
 def work(owner: Database, worker: Database) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 from celery import Celery
+from celery.result import AsyncResult
 
 from storage.core.database import Database
 from tests.faults import security
@@ -19,9 +21,9 @@ from tests.worker.harness import until
 from worker.errors import BrokerUnreachable
 from worker.queue.broker import Broker
 from worker.queue.messages import ENQUEUE_LANE, queue
-from worker.queue.redis_errors import PROBES
+from worker.queue.redis_errors import ORDER_PROBES, PROBES
 
-WORKER, ADMIN, PRODUCER = "docmill-worker", "docmill-admin", "docmill-producer"
+WORKER, ADMIN, PRODUCER, TAKER = "docmill-worker", "docmill-admin", "docmill-producer", "docmill-orders"
 
 
 @pytest.fixture
@@ -37,53 +39,75 @@ def admin(tmp_path: Path, sqlite_url: str, protected: RedisServer) -> Fleet:
 
 @pytest.fixture
 def worker(tmp_path: Path, sqlite_url: str, protected: RedisServer) -> Fleet:
+    return Fleet(tmp_path, Database(sqlite_url, kinds=KINDS), security.redis_url(protected, WORKER))
+
+
+@pytest.fixture
+def taker(tmp_path: Path, sqlite_url: str, protected: RedisServer) -> Fleet:
+    """A worker that takes orders."""
     lanes = {"lanes": "summarize,translate,enqueue", "order_roots": tmp_path}
-    return Fleet(tmp_path, Database(sqlite_url, kinds=KINDS), security.redis_url(protected, WORKER), **lanes)
+    return Fleet(tmp_path, Database(sqlite_url, kinds=KINDS), security.redis_url(protected, TAKER), **lanes)
 
 
 def keeper(server: RedisServer) -> redis.Redis:
     return redis.Redis.from_url(security.redis_url(server, "keeper", "keeper"))
 
 
-def send(server: RedisServer, **arguments: str) -> None:
+def send(server: RedisServer, **arguments: str) -> AsyncResult:
     """Send `docmill.enqueue` as another Celery app does."""
-    app = Celery(broker=security.redis_url(server, PRODUCER), set_as_current=False)
-    app.send_task("docmill.enqueue", queue=queue(ENQUEUE_LANE), kwargs=arguments)
-    app.close()
+    url = security.redis_url(server, PRODUCER)
+    app = Celery(broker=url, backend=url, set_as_current=False)
+    return app.AsyncResult(app.send_task("docmill.enqueue", queue=queue(ENQUEUE_LANE), kwargs=arguments).id)
 
 
 def test_with_the_rights_of_the_page_jobs_are_enqueued_by_two_users_and_done_by_a_third(
-    protected: RedisServer, admin: Fleet, worker: Fleet
+    protected: RedisServer, admin: Fleet, taker: Fleet
 ) -> None:
     source = admin.corpus(numbered(3))
     enqueued = json.loads(admin("enqueue", source, "--task", "translate", "--model", "null", "--json").stdout)
     assert enqueued["deferred"] is None
-    send(protected, source=str(source), task="summarize", model="null")
-    with worker.worker():
+    sent = send(protected, source=str(source), task="summarize", model="null")
+    with taker.worker():
         admin.finish(enqueued["id"])
-        until(lambda: worker.outcomes()["done"] == 6, "what was sent is done")
-    assert admin.json("orders")["in_queue"] == 0, "an admin may look at the queue of orders"
+        assert sent.get(60) == 2
+        with pytest.raises(ValueError, match="task must be summarize"):
+            send(protected, source=str(source), task="sing").get(60)
+        until(lambda: taker.outcomes()["done"] == 6, "what was sent is done")
+    admin_broker = admin.broker()
+    assert admin_broker.depth(ENQUEUE_LANE) == 0, "an admin may look at the queue of orders"
+    admin_broker.close()
     refused = [entry["object"] for entry in keeper(protected).acl_log()]
     assert set(refused) <= {"client|setinfo"}
 
 
 def test_a_message_that_a_dead_worker_had_not_acknowledged_is_taken_up_with_these_rights(
-    protected: RedisServer, worker: Fleet
+    protected: RedisServer, taker: Fleet
 ) -> None:
-    send(protected, source=str(worker.corpus(numbered(3))), task="translate", model="null")
+    send(protected, source=str(taker.corpus(numbered(3))), task="translate", model="null")
     with keeper(protected) as client:  # what a worker of seven hours ago left behind
         taken = json.loads(client.rpop(queue(ENQUEUE_LANE)) or b"")
         client.hset("docmill:unacked", "tag", json.dumps([taken, "", queue(ENQUEUE_LANE)]))
         client.zadd("docmill:unacked_index", {"tag": time.time() - 7 * 3600})
-        with worker.worker():
-            until(lambda: worker.outcomes()["done"] == 3, "the message is carried out")
+        with taker.worker():
+            until(lambda: taker.outcomes()["done"] == 3, "the message is carried out")
             until(lambda: client.hlen("docmill:unacked") == 0, "it is acknowledged")
         assert {entry["object"] for entry in client.acl_log()} <= {"client|setinfo"}
 
 
-def test_the_page_permits_a_worker_what_it_probes_for_and_nothing_else() -> None:
-    permitted = {word[1:] for word in security.acl(WORKER) if word.startswith("+")}
-    assert permitted == {name.lower().replace(" ", "|") for name, *_ in PROBES}
+@pytest.mark.parametrize(("user", "probes"), [(WORKER, PROBES), (TAKER, PROBES + ORDER_PROBES)])
+def test_the_page_permits_a_worker_what_it_probes_for_and_nothing_else(
+    user: str, probes: tuple[tuple[Any, ...], ...]
+) -> None:
+    permitted = {word[1:] for word in security.acl(user) if word.startswith("+")}
+    assert permitted == {name.lower().replace(" ", "|") for name, *_ in probes}
+
+
+def test_a_worker_that_may_keep_no_results_takes_no_orders_and_says_which_rights_it_lacks(worker: Fleet) -> None:
+    broker = worker.broker()
+    broker.require_rights(takes_orders=False)
+    with pytest.raises(BrokerUnreachable, match=r"lacks \+setex \+publish; docs/security.md"):
+        broker.require_rights(takes_orders=True)
+    broker.close()
 
 
 def test_a_worker_that_lacks_a_command_names_it_before_it_starts(protected: RedisServer, worker: Fleet) -> None:
@@ -92,9 +116,9 @@ def test_a_worker_that_lacks_a_command_names_it_before_it_starts(protected: Redi
             if word.startswith("+"):
                 client.execute_command("ACL", "SETUSER", WORKER, f"-{word[1:]}")
                 with pytest.raises(BrokerUnreachable, match=rf"lacks ([^ ]* )*?\+{word[1:]}".replace("|", r"\|")):
-                    worker.broker().require_rights()
+                    worker.broker().require_rights(takes_orders=False)
                 client.execute_command("ACL", "SETUSER", WORKER, word)
-        worker.broker().require_rights()
+        worker.broker().require_rights(takes_orders=False)
         client.execute_command("ACL", "SETUSER", WORKER, "-brpop", "-zadd")
         assert "lacks +brpop +zadd; docs/security.md" in worker("worker", "--device", "cpu", code=3).stderr
 

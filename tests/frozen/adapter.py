@@ -13,7 +13,7 @@ from tasks.models.named_prompts import Prompts
 from tasks.specs import per_language
 from tasks.specs.pinning import Pinned
 from tasks.specs.plan import build_spec
-from worker.orders.message import parse_enqueue
+from worker.orders import parse_enqueue
 
 Models = Mapping[str, Mapping[str, Any]]
 

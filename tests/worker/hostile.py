@@ -6,10 +6,11 @@ import base64
 import gzip
 import json
 import pickle
+import zlib
 from pathlib import Path
 from typing import Any
 
-from worker.queue.messages import ENQUEUE_TASK, SHARD_TASK, shard_message
+from worker.queue.messages import ENQUEUE_LANE, ENQUEUE_TASK, SHARD_TASK, queue, shard_message
 
 
 class Touch:
@@ -79,8 +80,7 @@ def hostile(trap: Path) -> dict[str, bytes]:
         "an id beyond every table": message({"v": 1, "shard_id": 2**63}),
         "an id beyond every number": message({"v": 1, "shard_id": 10**400}),
         "an object for an id": message({"v": 1, "shard_id": {"__type__": "uuid", "__value__": "x"}}),
-        "a path with a zero": message({"source": "a\0b", "task": "embed"}, headers={"task": ENQUEUE_TASK}),
-        "half a letter": message({"source": "\ud800", "task": "embed"}, headers={"task": ENQUEUE_TASK}),
+        "half a letter": message({"v": 1, "shard_id": "\ud800"}),
         "arguments without names": message(body=encoded([[1], {}, {}])),
         "arguments that are a list": message(body=encoded([[], [], {}])),
         "a list": b"[1, 2]",
@@ -94,4 +94,35 @@ def hostile(trap: Path) -> dict[str, bytes]:
         "a time that is a list": message(headers={"expires": [1]}),
         "an id that is an object": message(headers={"id": {}}),
         "a very long id": message(headers={"id": "1" * 10_000}),
+    }
+
+
+def order(body: Any = None, headers: dict[str, Any] | None = None, **following: Any) -> bytes:
+    """A `docmill.enqueue` message, with another body, other headers, or tasks that follow."""
+    content = encoded([[], {"source": "a", "task": "embed"}, following]) if body is None else encoded(body)
+    about = {"exchange": "", "routing_key": queue(ENQUEUE_LANE)}
+    properties = {"body_encoding": "base64", "delivery_tag": "1", "delivery_info": about}
+    return message(body=content, headers={"task": ENQUEUE_TASK, **(headers or {})}, properties=properties)
+
+
+def hostile_orders(trap: Path) -> dict[str, bytes]:
+    """Messages that may not pass the queue of orders."""
+    bomb = zlib.compress(b"[" + b" " * 20_000_000 + b"]")
+    return {
+        "a shard": message(),
+        "a task of Celery's": order(headers={"task": "celery.map"}),
+        "a pickled body": order(pickle.dumps(Touch(trap))),
+        "a body that explodes": order(bomb, {"compression": "application/x-gzip"}),
+        "a body that is not compressed": order(b"[]", {"compression": "application/x-bz2"}),
+        "an unknown compression": order(b"[]", {"compression": ["application/x-gzip"]}),
+        "a body nested too deep": order(b"[[], {}, {}, " + b"[" * 40_000),
+        "arguments that are no list": order([{}, {}, {}]),
+        "named arguments that are a list": order([[], [], {}]),
+        "a callback that is a text": order(callbacks="celery.map"),
+        "a callback without a task": order(callbacks=[{"args": []}]),
+        "a chain of texts": order(chain=["celery.map"]),
+        "a chord that is a list": order(chord=[]),
+        "half a letter": order(b'[["\\ud800"], {}, {}]'),
+        "an invalid time": order(headers={"eta": "soon"}),
+        "a very long id": order(headers={"id": "1" * 10_000}),
     }

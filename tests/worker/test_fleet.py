@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from celery import Celery
 from sqlalchemy import func, select
 
 from storage.core.database import Database
@@ -112,31 +111,6 @@ def test_two_jobs_over_overlapping_corpora_both_end_and_store_nothing_twice(
     assert check(database, few).texts <= check(database, more).texts
     with database.read() as transaction:
         assert transaction.scalar(select(func.count()).select_from(OutcomeRow)) == fleet.json("status", more)["texts"]
-
-
-def test_a_celery_task_enqueues_as_the_command_does(database: Database, fleet: Docmill, redis_url: str) -> None:
-    scheduler = Celery(broker=redis_url, set_as_current=False)  # anybody's, with no settings of ours
-    ours = "docmill:v1:enqueue"
-    fleet.environment["DOCMILL_ORDER_ROOTS"] = str(DESCRIPTIONS.parent)
-    with fleet.worker("--lanes", "embed,enqueue"):
-        good = {"source": str(DESCRIPTIONS), "task": "embed", "model": "null", "limit": 8}
-        sent = scheduler.send_task("docmill.enqueue", kwargs=good, queue=ours)
-        scheduler.send_task("docmill.enqueue", kwargs={**good, "trust_remote_code": True}, queue=ours)
-        scheduler.send_task("docmill.enqueue", kwargs={**good, "task": "sing"}, queue=ours)
-        until(lambda: fleet.json("jobs"), "the message became a job")
-        fleet("wait", 1)
-        until(lambda: len(fleet.json("orders")["orders"]) == 3, "every order is stored")
-        until(lambda: fleet.json("orders", sent.id)["state"] == "done", "the sender sees its job")
-    assert fleet.json("orders", sent.id)["job"] == 1
-    refused = {order["reason"] for order in fleet.json("orders")["orders"] if order["state"] == "refused"}
-    assert {reason.split(":")[-1].strip()[:40] for reason in refused} == {
-        "docmill.enqueue takes no argument trust_remote_code"[:40],
-        "task must be summarize, translate, embed, generate"[:40],
-    }
-    assert "Traceback" not in fleet.log("worker")
-    scheduler.close()
-    assert len(fleet.json("jobs")) == 1
-    assert len(fleet.results(1)) == 8
 
 
 def test_a_thread_that_is_free_takes_its_next_shard_without_a_pause(

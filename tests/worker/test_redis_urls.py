@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import redis
+from celery import Celery
 from kombu import Connection
 
 from worker import redis_urls
@@ -28,6 +29,12 @@ def of_celery(url: str) -> dict[str, Any]:
     return {name: getattr(made, name) for name in names}
 
 
+def of_results(url: str) -> dict[str, Any]:
+    made = Celery(backend=redis_urls.for_results(url), set_as_current=False).backend.client
+    connection = made.connection_pool.make_connection()
+    return {name: getattr(connection, name) for name in of_redis(url)}
+
+
 @pytest.mark.parametrize(
     ("url", "wanted"),
     [
@@ -47,7 +54,7 @@ def of_celery(url: str) -> dict[str, Any]:
 def test_both_clients_read_the_same_out_of_a_url(url: str, wanted: dict[str, Any]) -> None:
     assert redis_urls.problem(url) is None
     assert of_redis(url).items() >= wanted.items()
-    assert of_celery(url) == of_redis(url)
+    assert of_celery(url) == of_results(url) == of_redis(url)
 
 
 @pytest.mark.parametrize(

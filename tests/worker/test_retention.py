@@ -55,7 +55,7 @@ def test_each_rule_has_a_setting() -> None:
 
 def test_without_settings_upkeep_has_its_days_and_nothing_else_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCMILL_RETENTION_DAYS", "10")
-    assert load_settings().ages.of == dict.fromkeys(("runs", "step_texts", "rejections", "orders"), 10 * DAY_S)
+    assert load_settings().ages.of == dict.fromkeys(("runs", "step_texts", "rejections"), 10 * DAY_S)
 
 
 def test_a_variable_goes_before_the_file_and_never_takes_a_rule_away(
@@ -64,8 +64,8 @@ def test_a_variable_goes_before_the_file_and_never_takes_a_rule_away(
     (tmp_path / "docmill.toml").write_text('[retention]\nresults = "1y"\nshards = "30d"\nrejections = "never"\n')
     monkeypatch.setenv("DOCMILL_RETENTION", "docmill.toml")
     monkeypatch.setenv("DOCMILL_RETENTION_SHARDS", "2w")
-    monkeypatch.setenv("DOCMILL_RETENTION_ORDERS", "never")
-    upkeep = {"runs": 90 * DAY_S, "step_texts": 90 * DAY_S}
+    monkeypatch.setenv("DOCMILL_RETENTION_STEP_TEXTS", "never")
+    upkeep = {"runs": 90 * DAY_S}
     assert load_settings().ages.of == upkeep | {"results": 365 * DAY_S, "shards": 14 * DAY_S}
 
 

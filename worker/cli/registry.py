@@ -45,7 +45,6 @@ COMMANDS = {
     "gc": Command(CORPORA, "Remove unreferenced texts, old results and old versions."),
     "pipeline": Command(PIPELINES, "Run several steps over a corpus, by hand or on a schedule."),
     "worker": Command(FLEET, "Start a worker."),
-    "orders": Command(FLEET, "List the orders of other programs, with their jobs or refusals."),
     "health": Command(FLEET, "Check that this machine's workers live and take work."),
     "web": Command(FLEET, "Show jobs and results in a browser."),
     "top": Command(FLEET, "Watch jobs, lanes, workers and failures in the terminal."),

@@ -99,7 +99,6 @@ def of_backlog(backlog: Backlog) -> Iterator[Metric]:
     )
     yield from _of_workers(backlog)
     yield _gauge("docmill_readings", "Sources that are read, by state.", ["state"], _by_name(backlog.readings))
-    yield _gauge("docmill_orders", "Orders that are not finished.", ["state"], _by_name(backlog.orders))
     yield from _of_pipelines(backlog)
 
 

@@ -16,17 +16,16 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, NoReturn
 
 from celery import Celery, Task
 from celery.exceptions import Reject
 from celery.worker import WorkController, state
 
 from storage.core.database import Database
-from storage.errors import StorageError
+from storage.errors import LeaseLost, StorageError
 from storage.json_values import GivenJson
 from storage.leases import dispatch
 from tasks import tracing
@@ -41,7 +40,6 @@ from worker.process.shard import Process
 from worker.process.utilization import Reading, Report, due
 from worker.queue.broker import Broker
 from worker.queue.messages import (
-    ENQUEUE_LANE,
     ENQUEUE_TASK,
     RUN_LANE,
     RUN_TASK,
@@ -53,18 +51,18 @@ from worker.queue.messages import (
 )
 from worker.queue.thread_pool import WakingThreadPool, wake
 from worker.queue.transport import ear
-from worker.settings import ORDERS, Settings
+from worker.settings import Settings
 from worker.stores import store_of
 
 if TYPE_CHECKING:
     from storage.core.specs import Spec
     from tasks.backends import Backend
-    from worker.orders.desk import Desk
 
 log = logging.getLogger("docmill.device")
 
 BEAT_S = 0.5
 SIGN_ON_S = 60.0
+LEAST_DELAY_S, LONGEST_DELAY_S = 2.0, 60.0  # until an order is tried again, while the store or the hub is away
 ASK_EVERY_S = 0.1  # for messages, in a process that ends with its job: it ends between two requests
 # A thread that computes needs the interpreter for a moment between two products, hundreds of times in a batch; with
 # Python's own 5 ms it would wait as long each time while another thread cuts texts or writes results.
@@ -110,8 +108,7 @@ def main() -> None:
     process = _make_process(order, settings, broker, voice)
     # Reading a source and writing results take statements that may last.
     lasting = store_of(settings, pool_size=5)
-    desk = _desk(settings, lasting, broker, order, process)
-    _register(broker.app, process, settings, lasting, desk)
+    _register(broker.app, process, settings, lasting)
     controller = WorkController(
         app=broker.app,
         pool_cls=WakingThreadPool,
@@ -124,30 +121,18 @@ def main() -> None:
         task_events=settings.celery_events,
         optimization="fair",
     )
-    threading.Thread(target=_obey, args=(process, desk), name="obey", daemon=True).start()
+    threading.Thread(target=_obey, args=(process,), name="obey", daemon=True).start()
     _sign_on_at_last(order, settings, process)
-    if desk is not None:
-        desk.start(partial(_stop_taking_orders, controller))
-    beat = (order, process, settings, voice, desk)
+    beat = (order, process, settings, voice)
     threading.Thread(target=_beat, args=beat, name="heartbeat", daemon=True).start()
     voice.say("ready")
     controller.start()
     process.engine.close()
-    code = 0 if _sign_off(process, desk) else 1
+    code = 0 if _sign_off(process) else 1
     tracing.stop()
     voice.say("ended")
     sys.stdout.flush()
     os._exit(code)  # threads of libraries must not keep a drained process alive
-
-
-def _desk(
-    settings: Settings, database: Database, broker: Broker, order: DeviceConfig, process: Process
-) -> Desk | None:
-    if not settings.takes_orders:
-        return None
-    from worker.orders.desk import Desk
-
-    return Desk(settings, database, broker, order.owner, process.draining)
 
 
 def _order() -> DeviceConfig | None:
@@ -211,15 +196,12 @@ def _faulty(sound: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
     return lambda spec: FaultyBackend(sound(spec), armed)
 
 
-def _register(app: Celery, process: Process, settings: Settings, database: Database, desk: Desk | None) -> None:
+def _register(app: Celery, process: Process, settings: Settings, database: Database) -> None:
+    app.set_default()  # Celery's threads would make another app, without settings
+
     @app.task(name=SHARD_TASK, bind=True)  # type: ignore[untyped-decorator]
     def shard(this: Task, /, **arguments: Plain) -> None:
         process.run_shard(parse_shard(arguments), tracing.valid(this.request.get("traceparent")))
-
-    @app.task(name=ENQUEUE_TASK, acks_late=True, bind=True)  # type: ignore[untyped-decorator]
-    def enqueue(this: Task, /, **arguments: Plain) -> None:
-        if desk is None or not desk.store(this.request.id, arguments):
-            raise Reject(requeue=True)  # for a worker that can
 
     @app.task(name=RUN_TASK)  # type: ignore[untyped-decorator]
     def pipeline(**arguments: Plain) -> None:
@@ -228,22 +210,47 @@ def _register(app: Celery, process: Process, settings: Settings, database: Datab
         stop = process.draining
         advance(settings, database, process.broker, parse_run(arguments), owner=process.owner, stop=stop)
 
-
-def _stop_taking_orders(controller: WorkController) -> None:
-    """Read the lane of orders no more; the messages in it are for others."""
-    consumer = controller.consumer
-    consumer.call_soon(consumer.cancel_task_queue, queue(ENQUEUE_LANE))
+    if settings.takes_orders:
+        _register_orders(app, process, settings, database)
 
 
-def _sign_on(order: DeviceConfig, settings: Settings, database: Database, desk: Desk | None = None) -> None:
-    takes_orders = desk is None or desk.is_open
+def _register_orders(app: Celery, process: Process, settings: Settings, database: Database) -> None:
+    from worker.orders import AWAY, carry_out  # with the libraries of readers, which `docmill run` does not need
+
+    @app.task(  # type: ignore[untyped-decorator]
+        name=ENQUEUE_TASK, bind=True, acks_late=True, ignore_result=False, max_retries=None, throws=(ValueError,)
+    )
+    def enqueue(this: Task, source: Plain = None, /, **arguments: Plain) -> int:
+        given = arguments if source is None else {**arguments, "source": source}
+        try:
+            return carry_out(settings, database, process.broker, this.request.id, given, process.draining)
+        except LeaseLost as error:
+            raise Reject(error, requeue=True) from error
+        except AWAY as error:
+            _try_later(this, error)
+
+    # Celery calls some tasks that follow an error in place; those of its own are none of an order's.
+    app.finalize()
+    for name in [name for name in app.tasks if name.startswith("celery.")]:
+        del app.tasks[name]
+
+
+def _try_later(this: Task, error: Exception) -> NoReturn:
+    """Send an order again, to be carried out later, or put it back if Redis takes no new message."""
+    try:
+        raise this.retry(exc=error, countdown=min(LONGEST_DELAY_S, LEAST_DELAY_S * 2 ** min(this.request.retries, 9)))
+    except Reject as unsent:
+        raise Reject(error, requeue=True) from unsent
+
+
+def _sign_on(order: DeviceConfig, settings: Settings, database: Database) -> None:
     dispatch.sign_on(
         database,
         order.owner,
         host=platform.node(),
         pid=os.getpid(),
         device=order.device,
-        lanes=[lane for lane in settings.lanes if takes_orders or lane != ORDERS],
+        lanes=list(settings.lanes),
         slots=settings.threads,
         version=version("docmill"),
         pid_space=pid_space(),
@@ -261,13 +268,11 @@ def _sign_on_at_last(order: DeviceConfig, settings: Settings, process: Process) 
             return None
 
 
-def _sign_off(process: Process, desk: Desk | None, *, giving_back: bool = False) -> bool:
+def _sign_off(process: Process, *, giving_back: bool = False) -> bool:
     """Leave the list, and first all shards where asked to; False when the database is away: others will see to it."""
     try:
         if giving_back:
             process.give_back()
-        if desk is not None:
-            desk.give_back()
         dispatch.sign_off(process.database, process.owner)
     except StorageError as error:
         log.warning("sign_off_failed error=%s", error)
@@ -275,7 +280,7 @@ def _sign_off(process: Process, desk: Desk | None, *, giving_back: bool = False)
     return True
 
 
-def _obey(process: Process, desk: Desk | None) -> None:
+def _obey(process: Process) -> None:
     """Follow the supervisor's word; at the end of it, end."""
     for line in sys.stdin.buffer:
         if line.strip() == b"drain":
@@ -284,7 +289,7 @@ def _obey(process: Process, desk: Desk | None) -> None:
         elif line.strip() == b"stop":
             code = 1  # then the supervisor frees what we hold
             try:
-                code = 0 if _sign_off(process, desk, giving_back=True) else 1
+                code = 0 if _sign_off(process, giving_back=True) else 1
                 tracing.stop()
             finally:
                 os._exit(code)
@@ -297,9 +302,7 @@ def _drain(process: Process) -> None:
     wake()
 
 
-def _beat(
-    order: DeviceConfig, process: Process, settings: Settings, voice: SupervisorChannel, desk: Desk | None
-) -> None:
+def _beat(order: DeviceConfig, process: Process, settings: Settings, voice: SupervisorChannel) -> None:
     """Renew leases well within their time, say how far the texts in flight are, and log how busy the device is."""
     every = min(5.0, settings.lease_s / 6)
     reported = process.reading()
@@ -310,7 +313,7 @@ def _beat(
             due = now + every
             try:
                 if now >= sign_on_due:  # one that was away for long may have been struck off
-                    _sign_on(order, settings, process.heartbeat_database, desk)
+                    _sign_on(order, settings, process.heartbeat_database)
                     sign_on_due = now + SIGN_ON_S
                 process.heartbeat(hears=ear.heard_within(2 * every), time_use=process.lately())
             except StorageError as error:

@@ -16,7 +16,7 @@ from storage.errors import StorageError
 from storage.leases import dispatch, grace, maintenance
 from storage.leases.grace import PARTS
 from storage.leases.shards import LEASE_S
-from storage.pipelines import orders, pipelines
+from storage.pipelines import pipelines
 from worker.errors import BrokerUnreachable
 from worker.pids import is_gone, pid_space
 from worker.pipelines.due import round_of_schedules
@@ -42,9 +42,9 @@ class DeadProcess:
 class MaintenanceThread:
     """Reaps dead device processes, and does maintenance while this supervisor holds its lease.
 
-    Reaping frees shards and runs, and orders if the worker `takes_orders`. With `fires`, maintenance starts scheduled
-    runs. With `ages`, it deletes rows of work that ended longer ago. With `only_job`, it offers no other job's
-    shards while no other worker lives. `lease_s` is the duration of all workers' leases.
+    Reaping frees shards and runs. With `fires`, maintenance starts scheduled runs. With `ages`, it deletes rows of
+    work that ended longer ago. With `only_job`, it offers no other job's shards while no other worker lives.
+    `lease_s` is the duration of all workers' leases.
     """
 
     database: Database
@@ -53,7 +53,6 @@ class MaintenanceThread:
     every_s: float
     lease_s: float = LEASE_S
     fires: bool = True
-    takes_orders: bool = False
     ages: Ages | None = None
     only_job: int | None = None
     _sweep_due: float = 0.0
@@ -118,8 +117,6 @@ class MaintenanceThread:
         free(self.database, process.owner)
         pipelines.let_go_all(self.database, process.owner)
         dispatch.sign_off(self.database, process.owner)
-        if self.takes_orders:
-            orders.let_go_all(self.database, process.owner, died=not process.on_purpose)
         send_again(self.database, self.broker)
 
     def _maintain(self) -> None:

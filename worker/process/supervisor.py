@@ -110,7 +110,6 @@ class Supervisor:
             settings.upkeep_s,
             settings.lease_s,
             fires=fires,
-            takes_orders=settings.takes_orders,
             ages=settings.ages,
         )
         self._thread: threading.Thread | None = None

@@ -21,8 +21,11 @@ CONFIG: dict[str, Any] = {
     # only what `worker.queue.transport` made of it.
     "task_serializer": "json",
     "accept_content": ["json"],
-    # Results live in SQL; a second place for them could only disagree.
+    # Results live in SQL; a second place for them could only disagree. Only `docmill.enqueue` has one in Redis, for
+    # a day: the number of its job.
     "task_ignore_result": True,
+    "redis_socket_timeout": 10,
+    "redis_socket_connect_timeout": 5,
     # A hint may be lost: the shard's lease, not the message, says whether its work was done.
     "task_acks_late": False,
     # A prefetched hint would wait behind a long shard while another worker idles.
@@ -44,9 +47,8 @@ CONFIG: dict[str, Any] = {
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "worker_hijack_root_logger": False,
     "worker_redirect_stdouts": False,
-    "task_default_queue": queue(ENQUEUE_LANE),
+    # Tasks that follow an order go to the queue that they name, or else to Celery's own default, `celery`.
     "task_queues": [Queue(queue(lane)) for lane in (*LANES, RUN_LANE, ENQUEUE_LANE)],
-    "task_create_missing_queues": False,
     "broker_transport_options": {
         # Everything of ours in a shared Redis begins alike, so that an ACL can name it.
         "unacked_key": f"{KEY_PREFIX}unacked",
@@ -59,8 +61,8 @@ CONFIG: dict[str, Any] = {
         "socket_connect_timeout": 5,
         "socket_keepalive": True,
         "health_check_interval": 10,
-        # Only `docmill.enqueue` is acknowledged late, once it is stored. It comes again if its worker died with it,
-        # and, to be stored once, if its worker waits for the database.
+        # Only `docmill.enqueue` is acknowledged late, once its source is read. It comes again if its worker died; a
+        # worker that lives keeps it (`worker.queue.transport`).
         "visibility_timeout": VISIBILITY_S,
         "unacked_restore_throttle": 1,
     },
@@ -73,6 +75,7 @@ def make_app(redis_url: str, ask_every_s: float | None = None) -> Celery:
     A worker asks for messages every second, or every `ask_every_s`, and ends between two requests.
     """
     app = Celery("docmill", broker=redis_urls.for_celery(redis_url), set_as_current=False)
+    app.conf.result_backend = redis_urls.for_results(redis_url)
     app.conf.update(CONFIG)
     if ask_every_s is not None:
         app.conf.broker_transport_options = CONFIG["broker_transport_options"] | {"polling_interval": ask_every_s}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import redis
@@ -14,8 +15,10 @@ from worker import redis_urls
 from worker.errors import BrokerUnreachable
 from worker.queue import redis_errors
 from worker.queue.app import make_app
-from worker.queue.messages import RUN_LANE, RUN_TASK, SHARD_TASK, queue, run_message, shard_message
+from worker.queue.messages import KEY_PREFIX, RUN_LANE, RUN_TASK, SHARD_TASK, queue, run_message, shard_message
 from worker.settings import mask
+
+_DAY_S = 86_400
 
 
 class Broker:
@@ -41,10 +44,11 @@ class Broker:
         except redis.RedisError as error:
             raise self._unreachable(error) from error
 
-    def require_rights(self) -> None:
+    def require_rights(self, *, takes_orders: bool) -> None:
         """Raise BrokerUnreachable unless Redis answers and lets its user do all that a worker does."""
+        probes = redis_errors.PROBES + (redis_errors.ORDER_PROBES if takes_orders else ())
         try:
-            missing = redis_errors.not_permitted(self._redis)
+            missing = redis_errors.not_permitted(self._redis, probes)
         except redis.RedisError as error:
             raise self._unreachable(error) from error
         if missing:
@@ -59,6 +63,21 @@ class Broker:
             raise self._unreachable(error) from error
         assert isinstance(depth, int)
         return depth
+
+    @contextmanager
+    def attempt(self, order_id: str) -> Iterator[int]:
+        """Yield how many processes died in this block with an order within the last day. Raises BrokerUnreachable."""
+        key = f"{KEY_PREFIX}attempts:{order_id}"
+        try:
+            deaths = int(self._redis.get(key) or 0)
+            self._redis.set(key, deaths + 1, ex=_DAY_S)
+        except redis.RedisError as error:
+            raise self._unreachable(error) from error
+        try:
+            yield deaths
+        finally:
+            with suppress(redis.RedisError):
+                self._redis.delete(key)
 
     def publish(self, lane: str, shard_ids: Iterable[int]) -> None:
         """Send a hint for each shard. Raises BrokerUnreachable; then some may have been sent."""

@@ -1,16 +1,21 @@
 """Messages of the queue: the names of the queues, the strict form of a message, and its envelope.
 
 Any program that reaches Redis may put anything into a queue. Celery sees only messages from `rewrite`, which makes a
-new envelope around the few values of the old one that docmill reads.
+new envelope around the few values of the old one that docmill reads. An order (`docmill.enqueue`) keeps its
+arguments, and the tasks that follow it.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import bz2
+import lzma
 import uuid
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import orjson
@@ -25,10 +30,18 @@ KEY_PREFIX = "docmill:"
 SHARD_TASK = "docmill.shard"
 ENQUEUE_TASK = "docmill.enqueue"
 RUN_TASK = "docmill.pipeline"  # takes a pipeline's run further
-TASKS = (SHARD_TASK, ENQUEUE_TASK, RUN_TASK)
+TASKS = (SHARD_TASK, RUN_TASK)
 ENQUEUE_LANE = "enqueue"  # of orders; only those workers read it that are told to
 RUN_LANE = "pipelines"
 MAX_BYTES = 65_536  # ours have about 1,500; a long path and every option fit
+_NOTHING_FOLLOWS = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+_DECOMPRESSORS: Mapping[str, Callable[[], Any]] = MappingProxyType(
+    {
+        "application/x-gzip": zlib.decompressobj,  # Celery's name for zlib
+        "application/x-bz2": bz2.BZ2Decompressor,
+        "application/x-lzma": lzma.LZMADecompressor,
+    }
+)
 
 
 def queue(lane: str) -> str:
@@ -75,51 +88,83 @@ def is_id(value: str) -> bool:
 def rewrite(raw: bytes, origin: str) -> bytes:
     """A message of the queue `origin` in an envelope of our own: its task, id, times, span and arguments, no more.
 
-    Raises BadMessage for one that asks for anything but a task of ours with plain arguments.
+    Raises BadMessage for one that asks for anything but the lane's task, with the arguments that it takes.
     """
     envelope = _object(_json(raw), "a message")
     headers = _object(envelope.get("headers"), "its headers")
-    if headers.get("task") not in TASKS:
-        raise BadMessage(f"a message is for one of {', '.join(TASKS)}")
+    task, tasks = headers.get("task"), (ENQUEUE_TASK,) if origin == queue(ENQUEUE_LANE) else TASKS
+    if task not in tasks:
+        raise BadMessage(f"a message of this queue is for {' or '.join(tasks)}")
     if envelope.get("content-type") != "application/json" or envelope.get("content-encoding") != "utf-8":
         raise BadMessage("a message's body is JSON in UTF-8")
-    if headers.get("compression"):
-        raise BadMessage("a message's body is not compressed")
-    arguments = _arguments(envelope)
-    if headers["task"] == SHARD_TASK:
-        arguments = shard_message(parse_shard(arguments))
-    elif headers["task"] == RUN_TASK:
-        arguments = run_message(parse_run(arguments))
     task_id = headers.get("id")
     if not isinstance(task_id, str) or not is_id(task_id):
         raise BadMessage("a message's id is a short text")
-    more = {name: _time(headers.get(name)) for name in ("eta", "expires")}
+    more: dict[str, Any] = {name: _time(headers.get(name)) for name in ("eta", "expires")}
     if (span := tracing.valid(headers.get("traceparent"))) is not None:
         more["traceparent"] = span
-    return _envelope(headers["task"], task_id, more, arguments, origin)
+    content = _body(envelope, headers.get("compression"))
+    if task == ENQUEUE_TASK:
+        return _envelope(ENQUEUE_TASK, task_id, more | _kept(headers), _order(content), origin)
+    arguments = _arguments(content)
+    arguments = run_message(parse_run(arguments)) if task == RUN_TASK else shard_message(parse_shard(arguments))
+    return _envelope(headers["task"], task_id, more, [[], arguments, _NOTHING_FOLLOWS], origin)
 
 
-def _arguments(envelope: dict[str, Any]) -> dict[str, Any]:
-    """The named arguments, each a plain value: no list or object that Celery could take for something else."""
+def _body(envelope: dict[str, Any], compression: object) -> list[Any]:
+    """Return the body of a message: arguments by their place, those with names, and what follows the task."""
     body = envelope.get("body")
     if _object(envelope.get("properties"), "its properties").get("body_encoding") != "base64":
         raise BadMessage("a message's body is in base64")
     try:
-        content = _json(base64.b64decode(body or "", validate=True))
+        content = base64.b64decode(body or "", validate=True)
     except (binascii.Error, ValueError, TypeError) as error:
         raise BadMessage("a message's body is in base64") from error
-    if not isinstance(content, list) or len(content) != 3 or content[0]:
-        raise BadMessage("a message's body is its arguments, which all have names")
+    parts = _json(content if compression is None else _decompressed(content, compression))
+    if not isinstance(parts, list) or len(parts) != 3:
+        raise BadMessage("a message's body is two kinds of arguments, and what follows the task")
+    return parts
+
+
+def _decompressed(content: bytes, compression: object) -> bytes:
+    make = _DECOMPRESSORS.get(str(compression))
+    if make is None:
+        raise BadMessage(f"a body is compressed by gzip, bzip2 or lzma, if at all, not by {compression!r}")
+    try:
+        plain: bytes = make().decompress(content, MAX_BYTES + 1)
+    except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError) as error:
+        raise BadMessage("a message's body cannot be decompressed") from error
+    return plain
+
+
+def _order(content: list[Any]) -> list[Any]:
+    """Return the body of an order. Celery takes each argument, and each task that follows, as it is."""
+    by_place, named, following = content
+    following = _object(following, "what follows an order")
+    if not isinstance(by_place, list):
+        raise BadMessage("an order's arguments are a list and an object")
+    for name in ("callbacks", "errbacks", "chain"):
+        tasks = following.get(name) or []
+        if not isinstance(tasks, list) or not all(isinstance(task, dict) and "task" in task for task in tasks):
+            raise BadMessage(f"{name}: a list of tasks was expected")
+    if not isinstance(following.get("chord"), dict | None):
+        raise BadMessage("chord: a task was expected")
+    return [by_place, _object(named, "its arguments"), {name: following.get(name) for name in _NOTHING_FOLLOWS}]
+
+
+def _kept(headers: dict[str, Any]) -> dict[str, Any]:
+    """Return the headers of an order by which Celery joins it to other tasks, and counts how often it waited."""
+    kinds = {**dict.fromkeys(("root_id", "parent_id", "group"), str), "group_index": int, "retries": int}
+    kinds["ignore_result"] = bool
+    return {name: headers[name] for name, kind in kinds.items() if type(headers.get(name)) is kind}
+
+
+def _arguments(content: list[Any]) -> dict[str, Any]:
+    if content[0]:
+        raise BadMessage("the arguments of this task have names")
     if any(_object(content[2], "what follows a task").values()):
-        raise BadMessage("nothing is called after a task of docmill's")
-    arguments = _object(content[1], "its arguments")
-    if not all(_is_plain(value) for value in arguments.values()):
-        raise BadMessage("an argument is a text without zeros, a number, true, false or null")
-    return arguments
-
-
-def _is_plain(value: object) -> bool:
-    return "\0" not in value if isinstance(value, str) else not isinstance(value, dict | list)
+        raise BadMessage("nothing is called after this task")
+    return _object(content[1], "its arguments")
 
 
 def _json(raw: bytes) -> Any:
@@ -144,9 +189,9 @@ def _time(value: object) -> str | None:
         raise BadMessage("a message's times are ISO 8601") from error
 
 
-def _envelope(task: str, task_id: str, more: dict[str, str | None], arguments: dict[str, Any], origin: str) -> bytes:
+def _envelope(task: str, task_id: str, more: dict[str, Any], content: list[Any], origin: str) -> bytes:
     """A message as Celery's protocol 2 has it."""
-    body = orjson.dumps([[], arguments, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}])
+    body = orjson.dumps(content)
     return orjson.dumps(
         {
             "body": base64.b64encode(body).decode(),

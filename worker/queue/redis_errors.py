@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import redis
@@ -12,6 +12,7 @@ DOCS = "docs/security.md has the rights that it takes"
 
 _NOT_PERMITTED = (redis.exceptions.NoPermissionError, redis.exceptions.ExecAbortError)
 _LIST, _HASH, _SET, _LOCK = (f"docmill:probe:{kind}" for kind in ("list", "hash", "set", "lock"))
+_RESULT = "celery-task-meta-docmill-probe"
 
 # Every command that a worker sends, on keys of its own, so that nothing is left. What a worker's user needs is this
 # and nothing else (docs/security.md; a test holds them together).
@@ -38,12 +39,18 @@ PROBES: tuple[tuple[Any, ...], ...] = (
     ("EXEC",),
 )
 
+# Those of a worker that takes orders: it keeps their results where Celery looks for them.
+ORDER_PROBES: tuple[tuple[Any, ...], ...] = (
+    ("SETEX", _RESULT, 1, ""),
+    ("PUBLISH", _RESULT, ""),
+)
 
-def not_permitted(client: redis.Redis) -> list[str]:
-    """The commands that a worker sends and that this user may not. Raises RedisError where Redis does not answer."""
+
+def not_permitted(client: redis.Redis, probes: Iterable[tuple[Any, ...]]) -> list[str]:
+    """Return the commands, or their keys, that this user may not use. Raises RedisError if Redis does not answer."""
     missing = []
     with client.client() as one_connection:  # type: ignore[no-untyped-call]
-        for name, *arguments in PROBES:
+        for name, *arguments in probes:
             try:
                 one_connection.execute_command(name, *arguments)
             except _NOT_PERMITTED:

@@ -57,7 +57,19 @@ class Client(Redis):
             return None
 
 
+class QoS(kombu_redis.QoS):  # type: ignore[misc]
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """Keep what this process holds from being sent again, then send again what dead processes held."""
+        if self._delivered:
+            held = dict.fromkeys(self._delivered, time.time())
+            with self.channel.conn_or_acquire() as client:
+                client.zadd(self.unacked_index_key, held, xx=True)
+        super().restore_visible(*args, **kwargs)
+
+
 class Channel(kombu_redis.Channel):  # type: ignore[misc]
+    QoS = QoS
+
     def _get_client(self) -> Any:
         return Client
 

@@ -364,30 +364,6 @@ CREATE TABLE pipeline_run_file (
 );
 """
 
-ORDERS = """
-CREATE TABLE enqueue_order (
-    id BIGSERIAL NOT NULL,
-    sender_id TEXT NOT NULL,
-    arguments JSONB NOT NULL,
-    state TEXT NOT NULL,
-    reason TEXT,
-    job_id BIGINT,
-    opened_at DOUBLE PRECISION,
-    not_before DOUBLE PRECISION NOT NULL,
-    tries BIGINT NOT NULL,
-    failures BIGINT NOT NULL,
-    owner TEXT,
-    lease_until DOUBLE PRECISION,
-    fence BIGINT NOT NULL,
-    created_at DOUBLE PRECISION NOT NULL,
-    finished_at DOUBLE PRECISION,
-    CONSTRAINT pk_enqueue_order PRIMARY KEY (id),
-    CONSTRAINT uq_enqueue_order_sender_id UNIQUE (sender_id)
-);
-CREATE INDEX ix_enqueue_order_finished_at ON enqueue_order (finished_at);
-CREATE INDEX ix_enqueue_order_open ON enqueue_order (id) WHERE finished_at IS NULL;
-"""
-
 REVIEWS = """
 CREATE TABLE judgement (
     spec_id BIGINT NOT NULL,
@@ -524,7 +500,7 @@ SHARDS = "INSERT INTO shard_count (job_id, lane, state, n, n_suspect)"
 
 def upgrade() -> None:
     bind = op.get_bind()
-    schema = BOOKKEEPING + DOCUMENTS + RESULTS + JOBS + PIPELINES + ORDERS + REVIEWS + DUPLICATES + COUNTS + VIEWS
+    schema = BOOKKEEPING + DOCUMENTS + RESULTS + JOBS + PIPELINES + REVIEWS + DUPLICATES + COUNTS + VIEWS
     if bind.dialect.name == "sqlite":
         for word, of_sqlite in OF_SQLITE.items():
             schema = schema.replace(word, of_sqlite)

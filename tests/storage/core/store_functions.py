@@ -180,7 +180,6 @@ READS: dict[str, Callable[[Database], Any]] = {
     "tracing.trace": partial(tracing.trace, text="text 0"),
 }
 WRITES: dict[str, Callable[[Database], Any]] = {
-    "retention.forget_orders": partial(retention.forget_orders, older_than_s=1e9),
     "retention.forget_refusals": partial(retention.forget_refusals, older_than_s=1e9),
     "retention.sweep": partial(retention.sweep, ages=Ages.upkeep(1e9)),
     "gc.collect": gc.collect,

@@ -12,7 +12,7 @@ from psycopg.pq import Format
 from sqlalchemy import func, select
 
 from storage.core.database import Database
-from storage.core.schema import Content, EnqueueOrder
+from storage.core.schema import Content, JobKey
 from storage.core.sqlite import ROWS
 from storage.core.transaction import IN_BINARY, Columns, Transaction
 from storage.errors import UnexpectedDatabaseError, ValueRefused
@@ -62,26 +62,20 @@ def test_rows_in_binary_are_the_rows_as_text(database: Database) -> None:
 def test_json_numbers_and_nothing_come_back_as_they_were_given(database: Database) -> None:
     arguments = [{"a": ['"', "\\", "é🐋", None, 1.5, True]}, {}, {"long": "x" * 10_000}]
     columns: Columns = {
-        "id": [1, 2, 2**40],
-        "sender_id": ["a", "b", "c"],
-        "arguments": [orjson.dumps(value).decode() for value in arguments],
-        "state": ["waiting"] * 3,
-        "reason": [None, "", "why"],
-        "not_before": [0.1, -1e300, 1.7e9],
-        "tries": [0, 1, 2**31 - 1],
-        "failures": [0, 0, 0],
-        "fence": [0, 0, 0],
-        "created_at": [1.0, 2.0, 3.0],
+        "key": ["a", "b", "c", "d"],
+        "job_id": [0, 2**31 - 1, 2**40, 1],
+        "arguments": [*(orjson.dumps(value).decode() for value in arguments), None],
+        "created_at": [0.1, -1e300, 1.7e9, 1.0],
     }
-    load(database, EnqueueOrder, columns)
-    of = EnqueueOrder
-    query = select(of.id, of.arguments, of.reason, of.not_before, of.tries, of.job_id).order_by(of.id)
+    load(database, JobKey, columns)
+    query = select(JobKey.key, JobKey.job_id, JobKey.arguments, JobKey.created_at).order_by(JobKey.key)
     with database.read() as transaction:
         rows = [tuple(row) for row in transaction.execute(query)]
     assert rows == [
-        (1, arguments[0], None, 0.1, 0, None),
-        (2, arguments[1], "", -1e300, 1, None),
-        (2**40, arguments[2], "why", 1.7e9, 2**31 - 1, None),
+        ("a", 0, arguments[0], 0.1),
+        ("b", 2**31 - 1, arguments[1], -1e300),
+        ("c", 2**40, arguments[2], 1.7e9),
+        ("d", 1, None, 1.0),
     ]
 
 

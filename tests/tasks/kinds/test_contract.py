@@ -28,7 +28,7 @@ from tests.tasks.conftest import EngineOf
 from tests.worker.harness import ROOT
 from worker.cli.commands.run import run_command
 from worker.cli.requests import given_options
-from worker.orders.message import parse_enqueue
+from worker.orders import parse_enqueue
 from worker.pipelines.file import parse
 
 KINDS = [pytest.param(kind, id=kind.name) for kind in kinds.KINDS]

@@ -10,7 +10,7 @@ import pytest
 from tasks.errors import BadOption
 from tests.worker.harness import Docmill
 from worker.errors import BadMessage
-from worker.orders.message import parse_enqueue
+from worker.orders import parse_enqueue
 from worker.settings import Settings
 from worker.submit.options import Request
 from worker.submit.request import limits_of, prepare

@@ -50,7 +50,6 @@ BACKLOG = Backlog(
     ),
     refusals=3,
     readings={"reading": 1, "stopped": 0},
-    orders={"waiting": 4},
     pipelines=(PipelineState('"nightly"', 1_700_000_000.0, failed=True, late_s=30.0),),
 )
 # Dashboards and alerts name these: a name or a label that changes here breaks them.
@@ -69,7 +68,6 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "docmill_worker_slots": ("lane",),
     "docmill_refusals": (),
     "docmill_readings": ("state",),
-    "docmill_orders": ("state",),
     "docmill_pipeline_last_success_timestamp_seconds": ("pipeline",),
     "docmill_pipeline_failed": ("pipeline",),
     "docmill_pipeline_late_seconds": ("pipeline",),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import json
+import lzma
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,22 @@ from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.worker.hostile import hostile, message
+from tests.worker.hostile import hostile, hostile_orders, message, order
 from worker.errors import BadMessage
-from worker.queue.messages import ENQUEUE_TASK, MAX_BYTES, SHARD_TASK, rewrite, shard_message
+from worker.queue.messages import (
+    ENQUEUE_LANE,
+    ENQUEUE_TASK,
+    MAX_BYTES,
+    RUN_TASK,
+    SHARD_TASK,
+    queue,
+    rewrite,
+    shard_message,
+)
 
 HERE = Path("trap")
-TASKS = st.sampled_from([SHARD_TASK, ENQUEUE_TASK])
+TASKS = st.sampled_from([SHARD_TASK, RUN_TASK])
+ORDERS = queue(ENQUEUE_LANE)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -41,7 +54,7 @@ def opened(raw: bytes) -> tuple[str, dict[str, Any]]:
 
 def test_a_message_of_celerys_keeps_its_task_its_arguments_its_id_and_its_times() -> None:
     arguments = {"source": "/données/x.jsonl", "task": "embed", "limit": 3, "strict": True, "model": None}
-    raw = rewrite(celerys(ENQUEUE_TASK, arguments, expires=60, countdown=5), "docmill:v1:enqueue")
+    raw = rewrite(celerys(ENQUEUE_TASK, arguments, expires=60, countdown=5), ORDERS)
     assert opened(raw) == (ENQUEUE_TASK, arguments)
     headers = json.loads(raw)["headers"]
     assert headers["id"] == "an id"
@@ -68,10 +81,42 @@ def test_a_hostile_message_is_refused_and_nothing_of_it_is_done(what: str, raw: 
     assert not HERE.exists()
 
 
+@pytest.mark.parametrize(("what", "raw"), hostile_orders(HERE).items(), ids=hostile_orders(HERE))
+def test_a_hostile_order_is_refused_and_nothing_of_it_is_done(what: str, raw: bytes) -> None:
+    with pytest.raises(BadMessage):
+        rewrite(raw, ORDERS)
+    assert not HERE.exists()
+
+
+def test_an_order_keeps_its_arguments_and_the_tasks_that_follow_but_goes_back_to_its_own_queue() -> None:
+    body = [["a.csv"], {"task": "embed"}, {"chain": [{"task": "sender.follow"}], "errbacks": None}]
+    headers = {"group": "g", "retries": 2, "timelimit": [1, 1], "argsrepr": "x", "parent_id": 7}
+    for raw in (
+        order(body, headers),
+        order(zlib.compress(json.dumps(body).encode()), {**headers, "compression": "application/x-gzip"}),
+        order(bz2.compress(json.dumps(body).encode()), {**headers, "compression": "application/x-bz2"}),
+        order(lzma.compress(json.dumps(body).encode()), {**headers, "compression": "application/x-lzma"}),
+    ):
+        envelope = json.loads(rewrite(raw, ORDERS))
+        by_place, named, following = json.loads(base64.b64decode(envelope["body"]))
+        assert (by_place, named, following["chain"]) == (["a.csv"], {"task": "embed"}, [{"task": "sender.follow"}])
+        kept = envelope["headers"]
+        assert (kept["group"], kept["retries"]) == ("g", 2)
+        assert not {"compression", "timelimit", "argsrepr", "parent_id"} & kept.keys()
+        assert envelope["properties"]["delivery_info"] == {"exchange": "", "routing_key": ORDERS}
+
+
+@pytest.mark.parametrize("raw", [order(), celerys(ENQUEUE_TASK, {"source": "a", "task": "embed"})])
+def test_an_order_among_shards_is_refused(raw: bytes) -> None:
+    with pytest.raises(BadMessage, match=r"is for docmill\.shard or docmill\.pipeline"):
+        rewrite(raw, "docmill:v1:embed")
+
+
 @given(st.binary() | VALUES.map(lambda value: json.dumps(value).encode()))
 def test_anything_at_all_is_read_or_refused(raw: bytes) -> None:
-    with pytest.raises(BadMessage):
-        rewrite(raw, "docmill:v1:embed")
+    for name in ("docmill:v1:embed", ORDERS):
+        with pytest.raises(BadMessage):
+            rewrite(raw, name)
 
 
 @given(TASKS, st.dictionaries(st.text(max_size=20), VALUES, max_size=4), st.dictionaries(st.text(), VALUES))

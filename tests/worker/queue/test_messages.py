@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tasks import kinds
 from worker.errors import BadMessage
-from worker.orders.message import parse_enqueue
+from worker.orders import parse_enqueue
 from worker.queue.messages import VERSION, parse_shard, queue, shard_message
 
 

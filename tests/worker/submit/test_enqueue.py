@@ -12,7 +12,7 @@ from storage.ingest.chunk_builder import FIRST_CHUNK_RECORDS, chunks
 from storage.ingest.ingest import CHUNK_RECORDS
 from storage.readers import SourceOptions, SourceUnsupported, open_source
 from worker.errors import BadMessage
-from worker.orders.message import parse_enqueue
+from worker.orders import parse_enqueue
 from worker.submit.options import Request
 from worker.submit.repeats import key_of
 from worker.submit.request import source_options

@@ -19,7 +19,7 @@ from tasks.errors import BadOption, ModelCorrupt
 from tasks.models.families import Family
 from worker.engines.throughput import Sample
 from worker.errors import BadMessage
-from worker.orders.message import parse_enqueue
+from worker.orders import parse_enqueue
 from worker.pipelines.file import PipelineInvalid, parse
 from worker.settings import Settings, load_settings
 from worker.submit import dry_run, escalation

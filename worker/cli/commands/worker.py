@@ -61,8 +61,8 @@ def worker_command(
     devices = choose_devices(settings.device)
     with open_store(settings) as database, open_broker(settings) as broker:
         privileges.require(database, privileges.WORK)
-        broker.require_rights()
         settings = _without_orders(settings, privileges.missing(database, privileges.ORDERS))
+        broker.require_rights(takes_orders=settings.takes_orders)
         say(f"Worker on {', '.join(devices)}: lanes {', '.join(settings.lanes)}; store {database}; queue {broker}.")
         supervisor = Supervisor(settings, database, broker, devices)
         with _metrics(settings, supervisor):

@@ -1,28 +1,25 @@
-"""Orders as their senders give and see them: what may be read, what is stored, what is shown."""
+"""Orders of other programs: the bounds of what they may read, their refusals, and their jobs."""
 
 from __future__ import annotations
 
-import json
+import re
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from storage.core.database import Database
-from storage.core.schema import Base
-from storage.pipelines import orders
+from storage.core.schema import Job
+from storage.errors import LeaseLost
 from tasks import kinds
-from tests.faults.fleet import Fleet, numbered
-from tests.kinds import KINDS
-from tests.worker.harness import Docmill
+from worker import doctor, orders
 from worker.errors import SettingsError
-from worker.orders import bounds, message
-from worker.orders.bounds import OrderRefused
-from worker.orders.desk import Desk
+from worker.orders import OrderRefused
 from worker.queue.broker import Broker
 from worker.settings import Settings, load_settings
 from worker.submit.options import Request
@@ -68,7 +65,7 @@ def asked(source: object, **more: Any) -> Request:
 )
 def test_what_the_settings_name_may_be_read(root: Path, source: str) -> None:
     settings = allowing(root, order_schemes="HTTPS, postgresql,sqlite")
-    bounds.check(settings, asked(source.format(root=root), model="null"))
+    orders.check(settings, asked(source.format(root=root), model="null"))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +89,7 @@ def test_what_the_settings_name_may_be_read(root: Path, source: str) -> None:
 def test_a_path_that_leads_elsewhere_is_refused(root: Path, source: str) -> None:
     settings = allowing(root, order_schemes="sqlite,datasets")
     with pytest.raises(OrderRefused, match=r"DOCMILL_ORDER_ROOTS of the workers that take orders \(.*root now\)"):
-        bounds.check(settings, asked(source.format(root=root)))
+        orders.check(settings, asked(source.format(root=root)))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +105,7 @@ def test_a_path_that_leads_elsewhere_is_refused(root: Path, source: str) -> None
 )
 def test_a_kind_of_url_that_is_not_named_is_refused(root: Path, source: str) -> None:
     with pytest.raises(OrderRefused, match=r"name it in DOCMILL_ORDER_SCHEMES .*\(https now\)"):
-        bounds.check(allowing(root, order_schemes="https"), asked(source.format(root=root)))
+        orders.check(allowing(root, order_schemes="https"), asked(source.format(root=root)))
 
 
 @pytest.mark.parametrize(
@@ -130,22 +127,22 @@ def test_a_kind_of_url_that_is_not_named_is_refused(root: Path, source: str) -> 
 )
 def test_orders_may_read_one_host_of_a_kind_of_url(root: Path, source: str, is_allowed: bool) -> None:
     settings = allowing(root, order_schemes="postgresql://db.example,https://files.example:8443")
-    assert bounds.allowed(source, settings.order_schemes) is is_allowed
+    assert orders.allowed(source, settings.order_schemes) is is_allowed
 
 
 @pytest.mark.parametrize("name", ["sslkey", "passfile", "service", "host", "hostaddr", "require_auth", "sslrootcert"])
 def test_an_order_names_no_file_of_the_worker_and_no_other_host_to_a_database(root: Path, name: str) -> None:
     settings = allowing(root, order_schemes="postgresql")
     with pytest.raises(OrderRefused, match=f"orders may not set {name} of a connection"):
-        bounds.check(settings, asked(f"postgresql://me@host/db?{name}=x&sslmode=require?SELECT 'a' AS text"))
-    bounds.check(settings, asked("postgresql://me@host/db?sslmode=verify-full?SELECT 'a' AS text"))
+        orders.check(settings, asked(f"postgresql://me@host/db?{name}=x&sslmode=require?SELECT 'a' AS text"))
+    orders.check(settings, asked("postgresql://me@host/db?sslmode=verify-full?SELECT 'a' AS text"))
 
 
 def test_without_settings_no_order_may_read_anything(root: Path) -> None:
     settings = load_settings(home=root / "home")
     for source in (root, "https://example.org/c.jsonl"):
         with pytest.raises(OrderRefused, match="none now"):
-            bounds.check(settings, asked(source))
+            orders.check(settings, asked(source))
 
 
 def test_a_model_is_a_name_or_a_folder_that_the_settings_name(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,8 +159,8 @@ def test_a_model_is_a_name_or_a_folder_that_the_settings_name(root: Path, monkey
         str(models_dir / "mine"),
         str(root / "below"),
     ):
-        bounds.check(settings, asked(root, model=model))
-    bounds.check(settings, asked(root, model="fr=mine,de=org/model"))
+        orders.check(settings, asked(root, model=model))
+    orders.check(settings, asked(root, model="fr=mine,de=org/model"))
     monkeypatch.chdir(root.parent)
     (root.parent / "elsewhere.gguf").touch()
     for model in (
@@ -176,11 +173,11 @@ def test_a_model_is_a_name_or_a_folder_that_the_settings_name(root: Path, monkey
         f"fr=mine,de={root.parent}",
     ):
         with pytest.raises(OrderRefused, match="may not use this folder as a model here"):
-            bounds.check(settings, asked(root, model=model))
+            orders.check(settings, asked(root, model=model))
     for named in ("adapter", "tokenizer"):
-        bounds.check(settings, asked(root, options=kinds.options("embed", **{named: "mine"})))
+        orders.check(settings, asked(root, options=kinds.options("embed", **{named: "mine"})))
         with pytest.raises(OrderRefused, match="may not use this folder as a model here"):
-            bounds.check(settings, asked(root, options=kinds.options("embed", **{named: "/etc"})))
+            orders.check(settings, asked(root, options=kinds.options("embed", **{named: "/etc"})))
 
 
 @pytest.mark.parametrize(
@@ -203,30 +200,74 @@ def test_the_lane_of_orders_is_served_only_where_it_is_named() -> None:
     assert load_settings(lanes="embed,enqueue").takes_orders
 
 
-def test_a_senders_id_is_the_one_in_the_message_else_the_messages_own() -> None:
-    assert message.sender_id("celery's", {"order_id": "mine"}) == "mine"
-    assert message.sender_id("celery's", {}) == "celery's"
-    for unfit in ("", "a\nb", "x" * 256, 7, None):
-        assert message.sender_id("celery's", {"order_id": unfit}) == "celery's"
-
-
 @pytest.fixture
-def store(root: Path, database: Database) -> Callable[..., Any]:
-    """Stores an order as a worker does, and returns its row."""
+def give(root: Path, database: Database) -> Callable[..., int]:
+    """Carries an order out as a worker does, without a queue to count its attempts in."""
 
-    def store(**arguments: Any) -> Any:
+    class NoQueue(Broker):
+        @contextmanager
+        def attempt(self, order_id: str) -> Iterator[int]:
+            yield 0
+
+    def give(*, message_id: str = "one", stop: threading.Event | None = None, **arguments: Any) -> int:
         settings = allowing(root, order_schemes="https,postgresql")
-        desk = Desk(settings, database, Broker("redis://127.0.0.1:1"), "me", threading.Event())
-        assert desk.store("one", arguments)
-        return orders.get(database, "one")
+        broker = NoQueue("redis://127.0.0.1:1")
+        return orders.carry_out(settings, database, broker, message_id, arguments, stop or threading.Event())
 
-    return store
+    return give
 
 
-def test_an_order_is_stored_as_it_was_given_and_waits(root: Path, store: Callable[..., Any]) -> None:
-    given = {"source": str(root / "c.jsonl"), "task": "translate", "from": "fr", "v": 1, "strict": True}
-    row = store(**given)
-    assert (row.state, row.arguments, row.reason, row.job_id) == ("waiting", given, None, None)
+def n_jobs(database: Database) -> int:
+    with database.read() as transaction:
+        return transaction.scalar(select(func.count()).select_from(Job)) or 0
+
+
+def test_the_same_id_is_the_same_job_and_takes_no_other_arguments(
+    root: Path, database: Database, give: Callable[..., int]
+) -> None:
+    order = {"source": str(root / "c.jsonl"), "task": "embed", "model": "null"}
+    assert [give(**order), give(**order), give(message_id="two", order_id="one", **order)] == [1, 1, 1]
+    with pytest.raises(ValueError, match="the idempotency key one is that of job 1, which has other arguments"):
+        give(**order, limit=1)
+    assert give(message_id="two", **order) == 2
+    assert n_jobs(database) == 2
+
+
+def test_an_order_whose_worker_stops_is_given_back_and_carried_on(
+    root: Path, database: Database, give: Callable[..., int]
+) -> None:
+    order = {"source": str(root / "c.jsonl"), "task": "embed", "model": "null"}
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(LeaseLost):
+        give(**order, stop=stop)
+    assert give(**order) == 1
+    assert n_jobs(database) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"corpus": "a\0b"}, "corpus has a NUL or half a character"),
+        ({"prompt": "\ud800"}, "prompt has a NUL or half a character"),
+        ({"no\0name": 1}, "takes no argument no\ufffdname"),
+        ({"source": "{root}/loop"}, "RuntimeError in the worker"),
+        ({"model": "x" * 5_000}, "File name too long"),
+        ({"source": "x.jsonl", "model": "../../../etc"}, "DOCMILL_ORDER_ROOTS"),
+        ({"priority": 2**62}, "priority must be between"),
+        ({"order_id": "a\nb"}, "order_id is a text of at most 255 printable characters"),
+    ],
+    ids=str,
+)
+def test_a_wrong_order_is_refused_with_the_reason(
+    root: Path, database: Database, give: Callable[..., int], wrong: dict[str, Any], says: str
+) -> None:
+    (root / "loop").symlink_to(root / "loop")
+    given = {"source": "{root}/c.jsonl", "task": "embed", "model": "null"} | wrong
+    given["source"] = given["source"].replace("{root}", str(root))
+    with pytest.raises(ValueError, match=re.escape(says)):
+        give(**given)
+    assert n_jobs(database) == 0
 
 
 @pytest.mark.parametrize(
@@ -239,52 +280,18 @@ def test_an_order_is_stored_as_it_was_given_and_waits(root: Path, store: Callabl
         {"source": "c.jsonl", "task": "embed", "password": SECRET},
     ],
 )
-def test_no_secret_of_an_order_is_stored_or_said(
-    store: Callable[..., Any], database: Database, arguments: dict[str, Any], caplog: pytest.LogCaptureFixture
+def test_no_secret_of_an_order_is_said_or_stored(
+    give: Callable[..., int], database: Database, arguments: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert store(**arguments).state == "refused"
-    with database.read() as transaction:
-        tables = repr([transaction.execute(select(table)).all() for table in Base.metadata.sorted_tables])
-    assert SECRET not in tables
-    assert SECRET not in caplog.text
+    with pytest.raises(ValueError) as refused:  # noqa: PT011
+        give(**arguments)
+    assert SECRET not in f"{refused.value}{caplog.text}"
+    assert n_jobs(database) == 0
 
 
-def test_a_secret_in_a_source_is_refused_with_where_to_put_it(store: Callable[..., Any]) -> None:
-    row = store(source=f"https://me:{SECRET}@example.org/c.jsonl", task="embed")
-    assert "has a password, which would be stored; leave it out, and put it into the file ~/.netrc" in row.reason
-    assert row.arguments == {"source": "https://me:***@example.org/c.jsonl", "task": "embed"}
-
-
-def test_orders_are_listed_and_shown_with_their_jobs_and_refusals(tmp_path: Path, database: Database) -> None:
-    fleet = Fleet(tmp_path, database, None)
-    path = fleet.corpus(numbered(3))
-    settings = load_settings(home=tmp_path / "home", order_roots=str(tmp_path))
-    desk = Desk(settings, database, Broker("redis://127.0.0.1:1"), "me", threading.Event())
-    desk.store("good", {"source": str(path), "task": "translate", "model": "null"})
-    desk.store("bad [/b]\u009b", {"source": "/etc/passwd", "task": "embed"})
-    desk.store("two", {"source": "/etc/passwd", "task": "embed", "order_id": "bad [/b]"})
-    order = orders.take(database, "me", 60.0)
-    assert order is not None
-    orders.end(database, order, "done", job_id=7)
-    shown = fleet.json("orders", "good")
-    assert (shown["id"], shown["state"], shown["job"], shown["task"]) == ("good", "done", 7, "translate")
-    listed = fleet.json("orders")
-    assert (listed["in_queue"], listed["workers"]) == (None, 0)
-    assert [order["state"] for order in listed["orders"]] == ["refused", "refused", "done"]
-    said = fleet("orders")
-    assert "\u009b" not in said.stdout
-    assert "Order bad [/b]: /etc/passwd: orders may not read it here" in said.stdout
-    assert "0 stored and not over, an unknown number in the queue; no live worker takes orders" in said.stderr
-    assert "order" in fleet("orders", "good").stdout
-    assert len(fleet.json("orders", "--limit", 1)["orders"]) == 1
-    assert "there is no order nobody's" in fleet("orders", "nobody's", code=2).stderr
-    assert "--cancel takes the id" in fleet("orders", "--cancel", code=2).stderr
-    assert "was over before: done" in fleet("orders", "good", "--cancel").stderr
-
-
-def test_an_order_without_a_job_is_cancelled(embedded: Docmill) -> None:
-    embedded("jobs")  # makes the store
-    database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}", kinds=KINDS)
-    orders.place(database, "waits", {"source": "a.jsonl", "task": "embed"})
-    database.close()
-    assert json.loads(embedded("orders", "waits", "--cancel", "--json").stdout)["state"] == "cancelled"
+def test_doctor_says_that_nobody_takes_the_orders_that_wait() -> None:
+    stuck = doctor.orders(1, 0)
+    assert (stuck.ok, stuck.detail) == (False, "1 in the queue; no live worker takes orders")
+    assert "docmill worker --lanes" in stuck.advice
+    assert doctor.orders(0, 0).ok
+    assert doctor.orders(1, 2).detail == "1 in the queue; 2 live workers take orders"
