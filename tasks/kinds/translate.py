@@ -211,11 +211,9 @@ def _params(plan: Plan) -> dict[str, Any]:
 
 
 def _of_model(plan: Plan) -> dict[str, str]:
-    """Return the languages of a model that translates one pair only, so that naming them makes no other spec."""
-    pair = plan.direction.sources, plan.direction.targets
-    if any(len(codes) != 1 for codes in pair):
-        return {}
-    return {name: code for name, (code,) in zip(_PAIR, pair, strict=True) if name not in plan.given}
+    """Return each language that is the only one of its side, so that naming it makes no other spec."""
+    sides = zip(_PAIR, (plan.direction.sources, plan.direction.targets), strict=True)
+    return {name: codes[0] for name, codes in sides if len(codes) == 1 and name not in plan.given}
 
 
 def _to_detect(plan: Plan) -> dict[str, Any]:

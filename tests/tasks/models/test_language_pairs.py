@@ -99,9 +99,25 @@ def test_naming_the_only_pair_of_a_model_makes_the_same_spec(named: dict[str, st
     assert spec_with(SPANISH, **named).sha256 == spec.sha256
 
 
+@pytest.mark.parametrize(
+    ("direction", "only"),
+    [
+        (Direction(("fr", "es"), ("en",)), {"target_lang": "en"}),
+        (Direction((), ("en",)), {"target_lang": "en"}),
+        (Direction(("en",), ("fr", "es")), {"source_lang": "en"}),
+        (Direction(("en",), (), ("fra", "spa")), {"source_lang": "en"}),
+    ],
+)
+def test_naming_the_only_language_of_a_side_makes_the_same_spec(direction: Direction, only: dict[str, str]) -> None:
+    other = {name: "fr" for name in ("source_lang", "target_lang") if name not in only}
+    assert spec_with(direction, **other) == spec_with(direction, **other, **only)
+    assert spec_with(direction, **other).params == {**other, **only, "algorithm": ALGORITHM}
+
+
 def test_a_language_is_left_open_where_the_model_has_several_or_nothing_is_known() -> None:
-    for direction in (Direction(("ca", "es"), ("en",)), Direction((), ("en",)), Direction(("en",), ()), UNKNOWN):
-        assert spec_with(direction).params == {"algorithm": ALGORITHM}
+    assert spec_with(Direction(("ca", "es"), ("en",))).params == {"target_lang": "en", "algorithm": ALGORITHM}
+    assert spec_with(Direction(("en",), ())).params == {"source_lang": "en", "algorithm": ALGORITHM}
+    assert spec_with(UNKNOWN).params == {"algorithm": ALGORITHM}
     assert spec_with(SPANISH, source_lang="auto").params["source_lang"] == "auto"
 
 
