@@ -16,6 +16,7 @@ from storage.deletion import aged_results, cost, folding, gc, removal, replaced,
 from storage.deletion.ages import Ages
 from storage.duplicates import clusters, methods, report
 from storage.ingest import ingest, pruning
+from storage.ingest.unread import Unread
 from storage.leases import dispatch, grace, health, maintenance, shards
 from storage.leases.shards import Claim, Head
 from storage.outputs.output_types import TEXT
@@ -139,6 +140,7 @@ READS: dict[str, Callable[[Database], Any]] = {
     "switching.survey": partial(switching.survey, found=CHANGE),
     "switching.survey_back": partial(switching.survey_back, found=CHANGE),
     "removal.missing": partial(removal.missing, name="books", keys=["k0"]),
+    "removal.same_texts": partial(removal.same_texts, name="books", keys=["k0"]),
     "results.samples": partial(results.samples, job_id=1),
     "results.count_doubtful": partial(results.count_doubtful, job_id=1),
     "columnar.read_table": partial(columnar.read_table, job_id=1, columns=()),
@@ -198,6 +200,7 @@ WRITES: dict[str, Callable[[Database], Any]] = {
     "dispatch.withdraw": partial(dispatch.withdraw, lanes=["copy"]),
     "grace.contact": partial(grace.contact, lease_s=60.0),
     "ingest.add": partial(ingest.add, job=JOB, chunk=records(numbered(1))),
+    "pruning.note_missing": partial(pruning.note_missing, job=JOB, seen=pruning.Seen(), unread=Unread()),
     "pruning.prune": partial(pruning.prune, job=JOB, seen=pruning.Seen(), limits=pruning.Limits(most_percent=100)),
     "pipelines.put": partial(pipelines.put, name="nightly", path="/x", text="", schedule=None),
     "pipelines.remove": partial(pipelines.remove, name="nightly"),
