@@ -30,7 +30,7 @@ def sentence(error: ErrorDetails, field: FieldInfo) -> str:
     if kind in _EXPECTED:
         return f"must be {_EXPECTED[kind]}, not {shown(value)}"
     if kind in {"string_too_short", "too_short"}:
-        return EMPTY
+        return f"must have at least {error['ctx']['min_length']} characters" if value else EMPTY
     if kind == "literal_error":
         return f"must be {error['ctx']['expected'].replace(chr(39), '')}, not {shown(value)}"
     if kind in {"greater_than", "greater_than_equal", "less_than_equal"}:
