@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +15,7 @@ from storage.core.specs import Spec
 from storage.outputs.output_types import TEXT
 from storage.steps import templates
 from tasks.checks import AS_WRITTEN, NONE, Checks
-from tasks.errors import UnknownKind
+from tasks.errors import BadOption, UnknownKind
 from tasks.kinds.answer import ANSWER
 from tasks.kinds.base import Recipe, TaskKind, Traits
 from tasks.kinds.classify import CLASSIFY
@@ -93,7 +93,19 @@ def kind(name: str) -> TaskKind:
 
 def options(name: str, **given: Any) -> KindOptions:
     """Return the options of the kind of this name, from values by field. Raises UnknownKind and BadOption."""
-    return parsed(kind(name).options, name, given)
+    require_options(name, given)
+    return parsed(kind(name).options, given)
+
+
+def require_options(name: str, fields: Iterable[str], prefix: str = "--") -> None:
+    """Raise BadOption for fields that are no options of the kind of this name, as the command line spells them."""
+    for field in sorted(set(fields) - kind(name).options.model_fields.keys()):
+        raise BadOption(f"{prefix}{spelling(field)} has no meaning for {name}.")
+
+
+def spelling(field: str) -> str:
+    """Return an option's name in pipelines and, after dashes, on the command line; another name with hyphens."""
+    return key(field, OPTIONS[field]) if field in OPTIONS else field.replace("_", "-")
 
 
 def any_options() -> type[KindOptions]:
@@ -139,6 +151,8 @@ __all__ = [
     "kind",
     "options",
     "recipe",
+    "require_options",
     "shared_options",
+    "spelling",
     "with_option",
 ]

@@ -257,14 +257,12 @@ def flag(name: str, field: FieldInfo) -> str:
     return f"--{key(name, field)}"
 
 
-def parsed(model: type[KindOptions], kind: str, given: dict[str, Any]) -> KindOptions:
-    """Return the options of a kind with these values. Raises BadOption for a wrong name or value."""
+def parsed(model: type[KindOptions], given: dict[str, Any]) -> KindOptions:
+    """Return the options of a kind with these values. Raises BadOption for a wrong value."""
     try:
         return model(**given)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
-        if name not in model.model_fields:
-            raise BadOption(f"--{name.replace('_', '-')} has no meaning for {kind}.") from error
         field = model.model_fields[name]
         raise BadOption(f"{flag(name, field)} {sentence(first, field)}.") from error

@@ -60,9 +60,8 @@ def build_spec(
 def _check_options(kind: TaskKind, plan: Plan) -> None:
     """Raise BadOption for options of another kind, those of another family, and a template that is none."""
     fields = kind.options.model_fields
+    kinds.require_options(kind.name, plan.given)
     for name in sorted(plan.given):
-        if name not in fields:
-            raise BadOption(f"--{name.replace('_', '-')} has no meaning for {kind.name}.")
         said, value = option(fields[name]), plan.given[name]
         if said.is_template:
             prompts.check(value)

@@ -17,7 +17,6 @@ from storage.steps import replacements, steps
 from storage.steps.replacements import CANCELLED, FILLING, IN_FORCE, UNDONE, Candidate, Replacement
 from storage.steps.steps import StepRequest
 from tasks import kinds
-from tasks.errors import BadOption
 from tasks.models import families
 from tasks.specs import pinning
 from tasks.specs.restored import options_of
@@ -123,8 +122,7 @@ def _new_spec(settings: Settings, old: Spec, wanted: Wanted) -> tuple[Spec, tupl
     )
     family = families.family(pinning.read_config(pinned, models_dir=settings.models_dir))
     options, left_out = options_of(old, family)
-    if unknown := sorted(wanted.options.keys() - type(options).model_fields.keys()):
-        raise BadOption(f"--{unknown[0].replace('_', '-')} has no meaning for {old.kind}.")
+    kinds.require_options(old.kind, wanted.options)
     if wanted.options:
         options = options.replaced(**dict.fromkeys(PROMPTS & type(options).model_fields.keys()) | wanted.options)
         left_out = tuple(name for name in left_out if name not in PROMPTS)

@@ -16,18 +16,12 @@ from storage.core.flags import Flagged
 from storage.errors import BoundInvalid, DoubtInvalid, FlagUnknown
 from storage.json_values import Json
 from tasks import kinds
-from tasks.kinds.options import key
 from tasks.kinds.validation import sentence, shown
 from worker.pipelines import schedule
 from worker.submit.escalation import OPTIONS, Escalation
 from worker.submit.options import DocumentOptions, JobOptions, PartsOptions, ReadingOptions, Revision, Task, wrong
 
 DOCUMENT = "document"  # as a step's input: the document itself
-
-
-def _key(name: str) -> str:
-    """Return the key of a field: an option's name on the command line, else the field's with hyphens."""
-    return key(name, kinds.OPTIONS[name]) if name in kinds.OPTIONS else name.replace("_", "-")
 
 
 def _check(problem: Callable[[str], str | None]) -> AfterValidator:
@@ -87,7 +81,7 @@ Flags = Annotated[Literal[True] | list[str] | None, BeforeValidator(_flags)]
 class Table(BaseModel):
     """A table of a pipeline file. A value of None stands for a key that is left out."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", alias_generator=_key)
+    model_config = ConfigDict(strict=True, extra="forbid", alias_generator=kinds.spelling)
 
 
 class Place(Table):

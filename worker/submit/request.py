@@ -175,9 +175,7 @@ def escalation_of(settings: Settings, first: Computed, asked: Escalation) -> Esc
     family = None
     if asked.model is not None and per_language.parse(asked.model) is None:
         family = families.family(_found(settings, asked.model, revision)[1])
-    unknown = sorted(asked.options.keys() - type(options).model_fields.keys())
-    if unknown:
-        raise BadOption(f"--escalate-{unknown[0].replace('_', '-')} has no meaning for {task}.")
+    kinds.require_options(task, asked.options, "--escalate-")
     try:
         second = spec_of(settings, task, model, revision, asked.options_from(options, family))
     except BadOption as error:

@@ -90,6 +90,8 @@ def test_a_length_is_a_number_of_words_that_limits_the_tokens_and_tells_the_mode
         ),
         ("summarize", {"beams": 4}, GPT2, "--beams is for encoder-decoder models"),
         ("translate", {"target_lang": "fr"}, GPT2, "give --from and --to"),
+        ("redact", {"source_lang": "fr"}, {}, "--from has no meaning for redact."),
+        ("embed", {"target_lang": "fr"}, {}, "--to has no meaning for embed."),
         ("embed", {"seed": 1}, {}, "--seed has no meaning for embed"),
         ("embed", {"prompt": "passage: "}, {}, "{text} does not stand in it"),
         ("embed", {"prompt": "{text} !"}, {}, "{text} stands at the end"),
