@@ -26,6 +26,7 @@ from storage.readers.errors import (
     SourceEmpty,
     SourceError,
     SourceUnreadable,
+    TooExpanded,
     finding_bugs,
 )
 from storage.readers.files import Content, Opened, Source, source_of_records, up_to
@@ -74,7 +75,7 @@ class ArchiveSource:
         with content.open() as file, finding_bugs(content.place):
             try:
                 self._check(members(file, options))
-            except BrokenTransfer as error:
+            except (BrokenTransfer, TooExpanded) as error:
                 raise SourceUnreadable(f"{self.name}: {error}") from error
             except _DAMAGES as error:
                 why = f": {error}" if isinstance(error, BrokenStream) else ""
@@ -205,7 +206,7 @@ def _zipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> Fo
         return Rejection(where, _too_long(where, limit))
     try:
         Expansion(_UNPACK).add(member.compress_size, member.file_size, 0)
-    except BrokenStream as error:
+    except TooExpanded as error:
         return Rejection(where, str(error))
     try:
         with archive.open(member) as stream:

@@ -63,6 +63,10 @@ class BrokenStream(Exception):
     """The compressed data ends early or is damaged; the bytes before that were returned."""
 
 
+class TooExpanded(BrokenStream):
+    """The compressed data expands much further than texts do."""
+
+
 class BrokenTransfer(BrokenStream):
     """The transfer of a remote file broke off."""
 

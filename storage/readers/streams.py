@@ -18,7 +18,7 @@ from typing import BinaryIO, TypeAlias
 import zstandard
 
 from storage.core.normalize import bom_length, decode
-from storage.readers.errors import BrokenStream, SourceMissing, SourceUnreadable
+from storage.readers.errors import BrokenStream, SourceMissing, SourceUnreadable, TooExpanded
 
 Decompress: TypeAlias = Callable[[RawIOBase], Iterator[bytes]]  # in pieces of bounded size
 
@@ -116,7 +116,7 @@ class Expansion:
         self._bytes = self._lines = 0
 
     def add(self, n_compressed: int, n_bytes: int, n_lines: int) -> None:
-        """Count more bytes and lines, of `n_compressed` bytes so far. Raises BrokenStream for too many."""
+        """Count more bytes and lines, of `n_compressed` bytes so far. Raises TooExpanded for too many."""
         self._bytes += n_bytes
         self._lines += n_lines
         for name, n, ratio, free in (
@@ -124,7 +124,7 @@ class Expansion:
             ("lines", self._lines, _MOST_LINES_A_BYTE, _FREE_LINES),
         ):
             if n > free + ratio * n_compressed:
-                raise BrokenStream(
+                raise TooExpanded(
                     f"its first {n_compressed:,} bytes expand to more than {free + ratio * n_compressed:,} {name}, "
                     f"far more than texts do (if it is no attack: {self._advice})"
                 )

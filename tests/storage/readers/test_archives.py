@@ -356,6 +356,15 @@ def test_a_member_of_a_zip_that_expands_too_far_is_rejected_and_many_end_the_rea
     assert "far more than texts do" in rejections(path)["a.zip"]
 
 
+@pytest.mark.parametrize("name", ["b.tar.gz", "b.zip"])
+def test_an_archive_that_expands_too_far_at_its_beginning_is_not_called_damaged(name: str, tmp_path: Path) -> None:
+    bomb, path = {"a.txt": b"\0" * 100 * 2**20}, tmp_path / name
+    path.write_bytes(zipped(bomb) if name == "b.zip" else gzip.compress(tarred(bomb)))
+    with pytest.raises(SourceUnreadable, match=rf"{name}: its first [\d,]+ bytes expand to more than") as refused:
+        open_source(str(path), OPTIONS)
+    assert "damaged" not in str(refused.value)
+
+
 def test_compressed_members_may_expand_as_far_as_the_whole_archive_may(tmp_path: Path) -> None:
     inner = gzip.compress(b'{"text": "x"}\n' * 90_000)
     path = tmp_path / "a.tar.gz"
