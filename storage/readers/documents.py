@@ -12,9 +12,9 @@ from storage.core.normalize import bom_length, decode, is_utf16, normalize
 from storage.readers.errors import BrokenStream, SourceError, finding_bugs
 from storage.readers.files import Content, Opened
 from storage.readers.ocr import VARIABLE
-from storage.readers.recoding import decoded, python_name, why_no_text
+from storage.readers.recoding import decoded, python_name, suffix_of_zip, why_no_text
 from storage.readers.records import MAX_ID_BYTES, Record, Rejection, SourceOptions, id_too_long, too_long
-from storage.readers.registry import FILES, HTML, MAIL, PDF, Document, kind_of
+from storage.readers.registry import FILES, HTML, MAIL, PDF, Document, Records, kind_of
 from storage.readers.sandbox import TIME_S, Confined, Ended
 from storage.readers.streams import Counted, Decompress, buffered, printable
 
@@ -32,6 +32,9 @@ _MARKS = {  # the bytes that begin documents of a kind; those of Office's newer 
     "application/epub+zip": b"PK",
     "application/rtf": b"{\\rtf",
 }
+_ZIP_END = b"PK\5\6"
+_RTF = re.compile(rb"\{\\rtf")
+_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html)\b", re.IGNORECASE)
 _META = re.compile(rb"<meta\b[^>]*\bcharset\s*=\s*[\"']?\s*([\w.:-]+)", re.IGNORECASE)
 # The standard's meaning of these labels. A page whose label can be read as ASCII is in none of UTF-16 and UTF-32.
 _MEANT = {"iso8859-1": "cp1252", "ascii": "cp1252"} | dict.fromkeys(
@@ -181,9 +184,25 @@ def _why_not_read(raw: bytes, media_type: str, answer: dict[str, Any]) -> str:
     if answer.get("protected"):
         return "it is protected by a password: save a copy without it"
     mark = _MARKS.get(media_type, b"PK" if "openxmlformats" in media_type else b"")
+    own = next(kind for kind in FILES.values() if isinstance(kind, Document) and kind.media_type == media_type)
+    if raw.startswith(b"PK") and (reason := why_other_kind(raw, own)) is not None:
+        return reason
     if mark not in raw[:_PRESCANNED]:
-        return why_no_text(raw) or "it is no file of its kind, whatever its name says: save it again, or rename it"
+        other = "it is no file of its kind, whatever its name says: save it again, or rename it"
+        return why_other_kind(raw, own) or why_no_text(raw) or other
     return f"it is damaged or cut short ({answer['error']}): fetch or save it again"
+
+
+def why_other_kind(raw: bytes, kind: Document | Records) -> str | None:
+    """Return the kind of a file that bears the name of a document or workbook of this kind; None if it is unknown."""
+    for begins, what, suffix in ((_RTF, "an RTF file", ".rtf"), (_PAGE, "a web page", ".html")):
+        if begins.match(raw):
+            return f"it is {what} under another name: end its name in {suffix}"
+    if (packed_as := suffix_of_zip(raw)) is None:
+        return None if raw.startswith(_COMPOUND) else why_no_text(raw)
+    # A zip file without an end is cut short, perhaps before the names that tell its kind.
+    is_cut = packed_as == ".zip" and _ZIP_END not in raw
+    return None if is_cut or FILES[packed_as] == kind else why_no_text(raw)
 
 
 def _rejected(where: str, reason: str) -> Rejection:

@@ -35,8 +35,10 @@ _PATTERNS: dict[tuple[bool, ...], str] = {  # of bytes that are not NUL
 _NOTATIONS = frozenset(("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined"))
 _MISFIT = "docmill.misfit"
 _HEAD_BYTES = 64 * 1024
+_GIF_HEAD_BYTES = 13
 _LEAVE_OUT = "leave it out"
 _UNPACK = "unpack it first"
+_COMPRESSED = "decompress it, or add {0} to the name of a text, as in letter.txt{0}"
 _SIGNATURES = (  # the first bytes of files that are no text, their kind, and what to do with such a file
     (b"%PDF-", "a PDF file", "end its name in .pdf"),
     (
@@ -44,8 +46,8 @@ _SIGNATURES = (  # the first bytes of files that are no text, their kind, and wh
         "an Office file (.doc, .xls, .ppt, or a newer one with a password)",
         "give it its own suffix, and save it without the password",
     ),
-    (b"\x1f\x8b\x08", "compressed by gzip", "end its name in .gz"),
-    (b"\x28\xb5\x2f\xfd", "compressed by zstd", "end its name in .zst"),
+    (b"\x1f\x8b\x08", "compressed by gzip", _COMPRESSED.format(".gz")),
+    (b"\x28\xb5\x2f\xfd", "compressed by zstd", _COMPRESSED.format(".zst")),
     (b"\xfd7zXZ\0", "compressed by xz", _UNPACK),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
     (b"Rar!\x1a\x07", "a RAR archive", _UNPACK),
@@ -102,13 +104,20 @@ def python_name(encoding: str) -> str | None:
     return found.name if found._is_text_encoding and found.name not in _NOTATIONS else None
 
 
+def suffix_of_zip(raw: bytes) -> str | None:
+    """Return the suffix of a zip file or of a kind of document that is one, by its bytes; None for other files."""
+    return next((suffix for mark, suffix in _IN_ZIP if mark in raw), ".zip") if raw.startswith(_ZIP) else None
+
+
 def why_no_text(raw: bytes) -> str | None:
     """Return the kind of a file that is no text, and what to do with it, by its bytes; None for a text."""
-    if raw.startswith(_ZIP):
-        suffix = next((suffix for mark, suffix in _IN_ZIP if mark in raw), ".zip")
+    if (suffix := suffix_of_zip(raw)) is not None:
         return f"it is a {suffix} file under another name: end its name in {suffix}"
-    what, advice = next(((what, advice) for mark, what, advice in _SIGNATURES if raw.startswith(mark)), (None, ""))
-    return what and f"it is {what} under another name: {advice}"
+    for mark, what, advice in _SIGNATURES:
+        # A text may begin with a mark of letters and digits; in a file a NUL follows soon.
+        if raw.startswith(mark) and (not mark.isalnum() or b"\0" in raw[:_GIF_HEAD_BYTES]):
+            return f"it is {what} under another name: {advice}"
+    return None
 
 
 def of_text(read_rows: RowReader) -> RowReader:

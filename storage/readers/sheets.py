@@ -11,8 +11,12 @@ from functools import partial
 from typing import Any, BinaryIO
 
 from storage.readers import table
+from storage.readers.documents import why_other_kind
 from storage.readers.errors import FieldUnknown, SourceEmpty, SourceError, SourceUnreadable, SourceUnsupported
 from storage.readers.records import Rows, SourceOptions, listed
+from storage.readers.registry import WORKBOOK
+
+_END_BYTES = 64 * 1024
 
 
 def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
@@ -30,7 +34,7 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
     asked = {"bytes": size, "sheet": options.sheet, "header_row": options.header_row}
     program = table.Program(
         "storage.readers.sheet_process",
-        partial(_refused, name, options.header_row),
+        partial(_refused, name, options.header_row, stream),
         asked,
         advice="a large sheet can be read once it is saved as CSV",
     )
@@ -42,7 +46,7 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
         raise FieldUnknown(f"{error}, or the row of the header with --header-row") from error
 
 
-def _refused(name: str, header_row: int | None, answer: dict[str, Any]) -> SourceError:
+def _refused(name: str, header_row: int | None, stream: BinaryIO, answer: dict[str, Any]) -> SourceError:
     """Return the error for an answer that has no columns."""
     problem, sheets = answer["error"], listed(answer.get("sheets", ()))
     if problem == "password":
@@ -63,4 +67,16 @@ def _refused(name: str, header_row: int | None, answer: dict[str, Any]) -> Sourc
         )
     if problem == "empty":
         return SourceEmpty(f"{name} has no rows in its sheets ({sheets})")
-    return SourceUnreadable(f"{name} is damaged, or no workbook of Excel or OpenDocument")
+    return SourceUnreadable(_why_no_workbook(name, stream))
+
+
+def _why_no_workbook(name: str, stream: BinaryIO) -> str:
+    """Return why a file is no workbook, by its first and last bytes; a zip file has the names of its members last."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    raw = stream.read(_END_BYTES)
+    stream.seek(max(0, size - _END_BYTES))
+    raw += stream.read(_END_BYTES)
+    if (reason := why_other_kind(raw, WORKBOOK)) is not None:
+        return f"{name}: {reason}"
+    return f"{name} is damaged, or no workbook of Excel or OpenDocument"

@@ -366,7 +366,12 @@ def packed(members: dict[str, str]) -> bytes:
         (packed({"a.txt": "x"}), "it is a .zip file under another name: end its name in .zip"),
         (b"%PDF-1.7\n", "it is a PDF file under another name: end its name in .pdf"),
         (OLE + b"\0" * 512, "it is an Office file (.doc, .xls, .ppt, or a newer one with a password) under another"),
-        (gzip.compress(b"x"), "it is compressed by gzip under another name: end its name in .gz"),
+        (
+            gzip.compress(b"x"),
+            "it is compressed by gzip under another name: decompress it, or add .gz to the name of a text, as in "
+            "letter.txt.gz",
+        ),
+        (b"GIF89a\1\0\1\0\x80\0\0", "it is a GIF picture under another name: leave it out"),
         (b"\x89PNG\r\n\x1a\n\0", "it is a PNG picture under another name: leave it out"),
         (b"\xff\xd8\xff\xe0\0", "it is a JPEG picture under another name: leave it out"),
         (b"\x7fELF\2\1\1\0", "it is a program (ELF) under another name: leave it out"),
@@ -385,6 +390,12 @@ def test_a_file_that_is_no_text_is_rejected_under_the_name_of_one_with_its_real_
     assert isinstance(record, Record)
 
 
+def test_a_text_that_begins_as_a_picture_does_is_a_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("GIF89a is a format I like.")
+    (record,) = open_source(str(tmp_path), OPTIONS).records()
+    assert isinstance(record, Record)
+
+
 @pytest.mark.parametrize(
     ("name", "raw", "reason"),
     [
@@ -395,6 +406,10 @@ def test_a_file_that_is_no_text_is_rejected_under_the_name_of_one_with_its_real_
         ("a.pdf", packed({"word/document.xml": ""}), "it is a .docx file under another name: end its name in .docx"),
         ("a.docx", b"%PDF-1.7\n", "it is a PDF file under another name"),
         ("a.doc", packed({"word/document.xml": ""}), "it is a .docx file under another name"),
+        ("a.docx", packed({"xl/workbook.xml": ""}), "it is a .xlsx file under another name: end its name in .xlsx"),
+        ("a.docx", packed({"a.txt": ""}), "it is a .zip file under another name: end its name in .zip"),
+        ("a.doc", b"{\\rtf1 Dear reader}", "it is an RTF file under another name: end its name in .rtf"),
+        ("a.pdf", b"\n<!doctype html><p>Dear reader", "it is a web page under another name: end its name in .html"),
         ("a.docx", b"Dear reader", "it is no file of its kind, whatever its name says"),
         (
             "a.docx",

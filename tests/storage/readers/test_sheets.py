@@ -191,6 +191,13 @@ def test_what_is_no_workbook_is_refused_in_a_sentence(tmp_path: Path) -> None:
         (tmp_path / "bad.xlsx").write_bytes(raw)
         with pytest.raises(SourceUnreadable, match=r"bad\.xlsx is damaged, or no workbook"):
             read(tmp_path / "bad.xlsx")
+    letter = io.BytesIO()
+    with zipfile.ZipFile(letter, "w") as made:
+        made.writestr("word/document.xml", "x")
+    for raw, kind in ((letter.getvalue(), ".docx"), (b"<!DOCTYPE html><p>", ".html"), (b"%PDF-1.7\n", ".pdf")):
+        (tmp_path / "bad.xlsx").write_bytes(raw)
+        with pytest.raises(SourceUnreadable, match=rf"bad\.xlsx: .* under another name: end its name in {kind}"):
+            read(tmp_path / "bad.xlsx")
     sealed = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 504 + "EncryptedPackage".encode("utf-16-le")
     (tmp_path / "bad.xlsx").write_bytes(sealed)
     with pytest.raises(SourceUnreadable, match=r"bad\.xlsx is protected by a password: save a copy"):
