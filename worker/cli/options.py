@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,21 @@ ENDPOINT = click.option(
     "--endpoint", metavar="URL", help="Server of models named openai:NAME, such as http://localhost:8000/v1."
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-OUT = click.Path(dir_okay=False, allow_dash=True, path_type=Path)
+
+
+class FilledPath(click.Path):
+    """A path that is not empty. An empty one would stand for the working folder."""
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        if not os.fspath(value).strip():
+            instead = ", or leave it out" if isinstance(param, click.Option) else ""
+            self.fail(f"it is empty; name a file{instead}", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+OUT = FilledPath(dir_okay=False, allow_dash=True, path_type=Path)
 FORMAT = click.option(
     "--format",
     "file_format",

@@ -15,7 +15,7 @@ import click
 from worker.cli import formatting
 from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import BAD_INPUT, OK, SOME_FAILED
-from worker.cli.options import JSON
+from worker.cli.options import JSON, FilledPath
 from worker.cli.printing import answer, confirmed, print_json, say
 from worker.reports.filters import counted
 
@@ -227,7 +227,7 @@ def _say_removed(removed: Removed) -> None:
 
 
 @corpus_command.command("trace", epilog="Example: docmill corpus trace letter.txt")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
+@click.argument("file", type=FilledPath(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 @JSON
 def trace_command(file: Path, as_json: bool) -> int:
     """Report where the text in FILE still is in the store. FILE may be -, standard input.

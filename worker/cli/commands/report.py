@@ -9,7 +9,7 @@ import click
 
 from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import OK
-from worker.cli.options import JOB
+from worker.cli.options import JOB, FilledPath
 from worker.cli.output_files import check_out
 from worker.cli.printing import say
 from worker.prices import read_prices
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @JOB
 @click.option(
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FilledPath(dir_okay=False, path_type=Path),
     default=None,
     help="Write the page to this file; report-JOB.html in this folder if not given.",
 )

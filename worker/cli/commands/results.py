@@ -17,7 +17,7 @@ from worker.cli import formatting
 from worker.cli.context import open_store, settings_from
 from worker.cli.declared_options import declared
 from worker.cli.exit_codes import BAD_INPUT, OK
-from worker.cli.options import FORMAT, JobOrCorpus, Number, corpus_names
+from worker.cli.options import FORMAT, FilledPath, JobOrCorpus, Number, corpus_names
 from worker.cli.output_files import STDOUT, check_folder, check_out, target_of, write_out
 from worker.cli.printing import say
 from worker.reports.filters import counted
@@ -54,7 +54,7 @@ class FlagsType(click.ParamType[Flagged]):
 @click.argument("job", type=JobOrCorpus(), metavar="JOB|CORPUS")
 @click.option(
     "--out",
-    type=click.Path(allow_dash=True, path_type=Path),
+    type=FilledPath(allow_dash=True, path_type=Path),
     default=STDOUT,
     help="Write to this file instead of stdout; with --part-documents, to this folder.",
 )

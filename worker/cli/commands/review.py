@@ -10,7 +10,7 @@ import click
 
 from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import OK
-from worker.cli.options import JOB, JSON, WholeNumber
+from worker.cli.options import JOB, JSON, FilledPath, WholeNumber
 from worker.cli.output_files import check_out
 from worker.cli.printing import print_json, say
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from storage.core.database import Database
     from worker.reviewing.session import Review
 
-FILE = click.Path(dir_okay=False, path_type=Path)
+FILE = FilledPath(dir_okay=False, path_type=Path)
 
 
 @click.command(
