@@ -73,7 +73,7 @@ class Target:
         if asked is None and named is None and ending and not path.is_dir():
             *first, last = suffixes()
             known = f"{', '.join(first)} or {last}"
-            raise FormatUnfit(f"docmill writes no {ending} files: name one that ends in {known}, or say --format")
+            raise FormatUnfit(f"docmill writes no {ending} files: name one that ends in {known}, or set the format")
         if compression and not writer.lines:
             advice = f"leave {compression} out"
             raise FormatUnfit(f"{path.name}: {writer.name} files are not compressed once more; {advice}")

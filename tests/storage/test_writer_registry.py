@@ -114,7 +114,7 @@ def test_options_and_pipelines_take_it(tmp_path: Path) -> None:
     assert about.endswith("tsv has tabs.")
     assert found[:2] == ["None", "tsv"]
     assert found[2].endswith(
-        "a .npy file has no place for several steps; choose .jsonl, .csv, .parquet, .xlsx or .tsv"
+        "only vectors are written as .npy, of one step; choose .jsonl, .csv, .parquet, .xlsx or .tsv"
     )
     assert found[3].endswith("format must be jsonl, csv, csv-excel, parquet, xlsx or tsv, not 'npy'")
 

@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from storage import writers
 from storage.core.flags import DOUBTS, Flagged
 from storage.readers import credentials
+from storage.writers.base import FormatUnfit
 from tasks import kinds
 from tasks.errors import BadOption
 from tasks.kinds.options import key, option
@@ -125,7 +126,7 @@ def parse(text: str, path: Path) -> Pipeline:
     faults += _check_prompts(steps)
     faults += _check_pruning(parts["corpus"])
     faults += _check_schedule(parts["schedule"])
-    faults += _check_output(parts["output"])
+    faults += _check_output(parts["output"], [step.get("task") for step in steps])
     if faults:
         sentences = (put_place(place, said) for place, said in sorted(faults, key=_rank))
         raise PipelineInvalid("\n".join(f"{path}: {said}" for said in sentences))
@@ -388,13 +389,19 @@ def _check_schedule(given: Mapping[str, Any]) -> Iterator[Fault]:
             yield ("schedule", "cron"), str(error)
 
 
-def _check_output(output: Mapping[str, Any]) -> Iterator[Fault]:
-    """Yield a file that cannot have the results of several steps, and parts without a folder."""
+def _check_output(output: Mapping[str, Any], tasks: Sequence[str | None]) -> Iterator[Fault]:
+    """Yield a file that cannot have the results of steps of these tasks, and parts without a folder.
+
+    The task of a step that is wrong itself is None.
+    """
     ending = Path(str(output.get("file", ""))).suffix.lower()
-    if "format" not in output and ending in {*writers.suffixes()} - {*writers.suffixes(any_output=True)}:
-        *first, last = writers.suffixes(any_output=True)
-        endings = f"{', '.join(first)} or {last}"
-        yield ("output", "file"), f"a {ending} file has no place for several steps; choose {endings}"
+    writer = next((writer for writer in writers.WRITERS if writer.suffix == ending), None)
+    if "format" not in output and writer is not None and None not in tasks:
+        try:
+            writer.check_takes([kinds.kind(task).output for task in tasks if task is not None])
+        except FormatUnfit as error:
+            *first, last = writers.suffixes(any_output=True)
+            yield ("output", "file"), f"{error}; choose {', '.join(first)} or {last}"
     if "part-documents" in output and "file" not in output:
         yield ("output", "part-documents"), 'parts need a folder; name it: file = "out"'
 

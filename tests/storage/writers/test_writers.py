@@ -296,7 +296,9 @@ def test_a_file_that_is_replaced_passes_its_mode_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["out.ods", "OUT.TSV", "out.tsv.gz", "x.duckdb", "out.json"])
 def test_any_ending_of_no_format_is_refused_with_the_known_ones_unless_a_format_is_named(name: str) -> None:
     known = re.escape(".jsonl, .csv, .parquet, .xlsx or .npy")
-    with pytest.raises(FormatUnfit, match=rf"writes no \.\w+ files: name one that ends in {known}, or say --format"):
+    with pytest.raises(
+        FormatUnfit, match=rf"writes no \.\w+ files: name one that ends in {known}, or set the format"
+    ):
         Target.of(Path(name))
     assert Target.of(Path(name), "csv").format == "csv"
 

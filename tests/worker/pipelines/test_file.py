@@ -392,7 +392,7 @@ def test_a_wrong_value_in_a_step_is_named_with_what_is_expected(added: str, said
         ("[output]\nfile = '-'", "output.file cannot be standard output; name a file"),
         (
             "[output]\nfile = 'out.npy'",
-            "output.file: a .npy file has no place for several steps; choose .jsonl, .csv, .parquet or .xlsx",
+            "output.file: only vectors are written as .npy, of one step; choose .jsonl, .csv, .parquet or .xlsx",
         ),
         ("[output]\nformat = 'npy'", "output.format must be jsonl, csv, csv-excel, parquet or xlsx, not 'npy'"),
         ("[output]\nfile = 'out'\npart-documents = 0", "output.part-documents must be at least 1"),
@@ -403,6 +403,14 @@ def test_a_wrong_value_in_a_step_is_named_with_what_is_expected(added: str, said
 )
 def test_a_wrong_value_in_another_table_is_named_with_what_is_expected(added: str, said: str) -> None:
     assert errors(LEAST + added) == [said]
+
+
+def test_vectors_of_a_single_step_may_go_to_a_file_of_vectors_and_no_other_results() -> None:
+    output = "[output]\nfile = 'out.npy'\n"
+    assert parse(chain(("v", "embed", None)) + output, PATH).output.file == str(PATH.parent / "out.npy")
+    said = "output.file: only vectors are written as .npy, of one step; choose .jsonl, .csv, .parquet or .xlsx"
+    assert errors(chain(("v", "embed", None), ("w", "embed", "document")) + output) == [said]
+    assert errors(chain(("t", "translate", None)) + output) == [said]
 
 
 @pytest.mark.parametrize("step", ["[step]\nname = 'a'", "step = []", "step = ['a']", "step = 1"])
