@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
 
 import click
 
@@ -55,6 +56,11 @@ def documents(n: int) -> str:
 def local_time(seconds: float | None) -> str:
     """Return a moment in this machine's time zone, or an empty text for None."""
     return "" if seconds is None else f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M}"
+
+
+def zone_time(seconds: float | None, timezone: str) -> str:
+    """Return a moment in a time zone (an IANA name), with its abbreviation or offset; an empty text for None."""
+    return "" if seconds is None else f"{datetime.fromtimestamp(seconds, ZoneInfo(timezone)):%Y-%m-%d %H:%M %Z}"
 
 
 def pace(status: JobStatus) -> str:

@@ -10,7 +10,14 @@ from typing import Any
 
 from storage.results.flag_counts import FlagCounts
 from tests.worker.harness import Docmill
-from worker.cli.formatting import flags, flags_as_json
+from worker.cli.formatting import flags, flags_as_json, zone_time
+
+
+def test_a_moment_in_a_time_zone_carries_the_zone_and_follows_its_clocks() -> None:
+    assert zone_time(1_796_005_800, "Europe/Paris") == "2026-11-30 03:30 CET"
+    assert zone_time(1_782_696_600, "Europe/Paris") == "2026-06-29 03:30 CEST"
+    assert zone_time(1_796_005_800, "America/Sao_Paulo") == "2026-11-29 23:30 -03"
+    assert zone_time(None, "UTC") == ""
 
 
 def test_the_table_of_failures_holds_no_formula_and_the_lines_for_machines_hold_the_ids_themselves(

@@ -202,6 +202,7 @@ def test_a_pipeline_is_added_shown_listed_and_removed(embedded: Docmill) -> None
     assert embedded.json("pipeline", "list") == []
     assert "view pipeline_nightly" in embedded("pipeline", "add", "nightly.toml").stderr
     assert embedded("pipeline", "show", "nightly").stdout == NULL + YEARLY
+    assert "00:00 UTC" in embedded("pipeline", "list").stdout
     [listed] = embedded.json("pipeline", "list")
     assert (listed["name"], listed["last_run"]) == ("nightly", None)
     assert listed["next_run"] > 1_767_225_600

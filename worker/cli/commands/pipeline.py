@@ -12,7 +12,7 @@ from worker.cli import formatting
 from worker.cli.context import open_store, settings_from
 from worker.cli.exit_codes import BAD_INPUT, OK
 from worker.cli.interrupts import stop_as_interrupt
-from worker.cli.options import BACKEND, DEVICE, JSON, WholeNumber
+from worker.cli.options import BACKEND, DEVICE, JSON, FilledPath, WholeNumber
 from worker.cli.pipeline_files import all_listed, check_stored, computed, history, prepared, stored
 from worker.cli.printing import answer, confirmed, print_json, say
 from worker.prices import Cost, read_prices
@@ -20,7 +20,7 @@ from worker.prices import Cost, read_prices
 if TYPE_CHECKING:
     from worker.pipelines.file import Pipeline
 
-FILE = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+FILE = click.argument("file", type=FilledPath(dir_okay=False, path_type=Path))
 NAME = click.argument("name")
 
 
@@ -153,8 +153,8 @@ def list_command(as_json: bool) -> int:
         last = one["last_run"] or {}
         schedule = one["schedule"]
         said = f"{schedule['cron']} ({schedule['timezone']})" if schedule else "none"
-        times = (formatting.local_time(last.get("at")), last.get("state", ""), formatting.local_time(one["next_run"]))
-        made.add_row(Name(one["name"]), Name(said), *times)
+        due = formatting.zone_time(one["next_run"], schedule["timezone"]) if schedule else ""
+        made.add_row(Name(one["name"]), Name(said), formatting.local_time(last.get("at")), last.get("state", ""), due)
     show.paper.print(made)
     return OK
 
@@ -235,7 +235,7 @@ def _when(pipeline: Pipeline) -> str:
     schedule = pipeline.schedule
     if schedule is None:
         return "it has no schedule; run it with: docmill pipeline run FILE"
-    due = formatting.local_time(next_after(schedule, time.time()))
+    due = formatting.zone_time(next_after(schedule, time.time()), schedule.timezone)
     return f"{schedule.cron} ({schedule.timezone}), next run {due}"
 
 
