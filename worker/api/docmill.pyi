@@ -367,7 +367,7 @@ class Job:
         ...
 
     def retry(self, only: Literal['transient', 'document', 'model'] | None=None) -> int:
-        """Make the workers try all failed texts again, or those of a class. Return their number."""
+        """Make the workers try all failed texts again, or those of a class. Return their number. Raises Error."""
         ...
 
     def cancel(self) -> bool:
@@ -393,7 +393,7 @@ class Job:
     def report(self, path: str | os.PathLike[str], *, with_text: bool=True) -> None:
         """Write the page of HTML that `docmill report` writes, with the job's cost if DOCMILL_PRICES is set.
 
-        Without `with_text` it has no texts, ids of documents and reasons of failures. Raises Error and OSError.
+        Without `with_text` it has no texts, ids of documents and reasons of failures. Raises Error.
         """
         ...
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from storage.core.database import Database
 from storage.core.flags import Flagged
 from storage.core.installation import install
+from storage.core.outcomes import Reason
 from storage.results import results as of_store
 from storage.results.provenance import provenance
 from storage.results.status import JobStatus, read_status
@@ -132,7 +133,9 @@ class Job:
 
     @explained
     def retry(self, only: Literal["transient", "document", "model"] | None = None) -> int:
-        """Make the workers try all failed texts again, or those of a class. Return their number."""
+        """Make the workers try all failed texts again, or those of a class. Return their number. Raises Error."""
+        if only is not None and only not in [*Reason]:
+            raise Error(f"There is no class of failures {only!r}; there are {', '.join(Reason)}.")
         return jobs.retry(self._database, self.id, only)
 
     @explained
@@ -166,11 +169,14 @@ class Job:
     def report(self, path: str | os.PathLike[str], *, with_text: bool = True) -> None:
         """Write the page of HTML that `docmill report` writes, with the job's cost if DOCMILL_PRICES is set.
 
-        Without `with_text` it has no texts, ids of documents and reasons of failures. Raises Error and OSError.
+        Without `with_text` it has no texts, ids of documents and reasons of failures. Raises Error.
         """
         if not EXTRAS["report"].is_installed:
             raise Error(f"reports need other libraries: {install('report')}")
-        self._report(Path(path), with_text)
+        try:
+            self._report(Path(path), with_text)
+        except OSError as error:
+            raise Error(f"cannot write {os.fspath(path)}: {error.strerror}") from error
 
     def _report(self, path: Path, with_text: bool) -> None:
         from worker.reports.evidence import checks_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from storage.core.doubts import Doubt
@@ -16,8 +16,8 @@ from storage.errors import DoubtInvalid
 from tasks import kinds
 from tasks.errors import BadOption
 from tasks.kinds import KindOptions
-from tasks.kinds.options import MOST, Option, flag
-from tasks.kinds.validation import sentence, shown
+from tasks.kinds.options import MOST, Option, flag, option
+from tasks.kinds.validation import EMPTY, sentence, shown
 from tasks.near_misses import hint
 from worker.queue.messages import is_id
 from worker.submit.escalation import Escalation
@@ -44,6 +44,15 @@ class Options(BaseModel):
     """A model of options. None stands for an option that was not given."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
+
+    @field_validator("*")
+    @classmethod
+    def _require_filled(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse an empty text: it is a variable that was not set, or a slip."""
+        is_blank = isinstance(value, str) and not value.strip()
+        if is_blank and not option(cls.model_fields[str(info.field_name)]).may_be_empty:
+            raise wrong(EMPTY)
+        return value
 
 
 Model = TypeVar("Model", bound=Options)

@@ -96,8 +96,14 @@ def test_a_report_is_the_page_of_the_command_line(done: docmill.Job, tmp_path: P
     assert page.startswith("<!doctype html>")
     assert f"job {done.id}" in page.lower()
     assert "numbers" in page
-    with pytest.raises(OSError, match="nowhere"):
+    with pytest.raises(docmill.Error, match=r"cannot write .*nowhere/report\.html: No such file"):
         done.report(tmp_path / "nowhere" / "report.html")
+
+
+def test_failures_of_a_class_that_does_not_exist_are_not_tried_again(done: docmill.Job) -> None:
+    with pytest.raises(docmill.Error, match="no class of failures 'x'; there are transient, document, model"):
+        done.retry(only="x")  # type: ignore[arg-type]
+    assert done.retry(only="model") == 0
 
 
 def test_results_can_be_asked_for_by_their_flags(done: docmill.Job) -> None:

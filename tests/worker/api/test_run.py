@@ -99,11 +99,14 @@ def test_a_row_whose_id_is_a_number_elsewhere_is_rejected_at_its_place(store: Pa
     [
         ({"windw_tokens": 9}, "There is no option windw_tokens. Did you mean window_tokens?"),
         ({"labels": "a,b"}, "--labels has no meaning for embed."),
+        ({"from_": "fr"}, "--from has no meaning for embed."),
         ({"window_tokens": 1}, "--window-tokens must be at least 8."),
         ({"text_field": "body"}, 'no record has a field "body"; it has "text", "id": name one with --text-field'),
         ({"encoding": "cp1252"}, "texts of a program are decoded already: leave out --encoding"),
         ({"model": "no-such-model"}, "no-such-model"),
         ({"device": "tpu"}, "--device tpu"),
+        ({"model": ""}, "--model is empty; fill it in or leave it out."),
+        ({"text_field": " "}, "--text-field is empty; fill it in or leave it out."),
     ],
 )
 def test_a_wrong_option_raises_what_the_command_line_prints(
