@@ -4,6 +4,7 @@ StorageError
 ├── DatabaseUrlUnknown       no URL, or one of a database that docmill does not know
 ├── DatabaseUnreachable      no server, no such file
 │   └── DatabaseSilent       the server, or the network to it, does not answer
+├── DatabaseClosed           this program closed it
 ├── RightMissing             the database's user may not do that
 ├── DatabaseBusy             locked by another writer, or restarted, for longer than the bounded retry
 ├── DatabaseReadOnly         the file or the server takes no writes
@@ -59,6 +60,10 @@ class DatabaseUnreachable(StorageError):
 
 class DatabaseSilent(DatabaseUnreachable):
     """The database does not answer."""
+
+
+class DatabaseClosed(StorageError):
+    """The database was closed by this program."""
 
 
 class RightMissing(StorageError):

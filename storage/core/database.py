@@ -29,6 +29,7 @@ from storage.core.time_limits import Patience
 from storage.core.transaction import Transaction
 from storage.errors import (
     DatabaseBusy,
+    DatabaseClosed,
     DatabaseSilent,
     DatabaseUnreachable,
     DatabaseUrlUnknown,
@@ -80,6 +81,7 @@ class Database:
             ) from None
         self._retries = retries
         self._was_reached = False
+        self._is_closed = False
         self._of_parents: list[Pool] = []
         _DATABASES.add(self)
         event.listen(self.engine, "connect", self._reached)
@@ -159,6 +161,8 @@ class Database:
     @contextmanager
     def _errors(self) -> Iterator[None]:
         """The driver's errors and the pool's, as ours."""
+        if self._is_closed:
+            raise DatabaseClosed(f"the connection to the database {self} is closed; open another")
         try:
             yield
         except sa_exc.TimeoutError as error:
@@ -191,6 +195,8 @@ class Database:
         return self.kinds[name]
 
     def close(self) -> None:
+        """Close the connections. Reads and writes raise DatabaseClosed from then on."""
+        self._is_closed = True
         self.engine.dispose()
 
     def leave_connections_to_parent(self) -> None:

@@ -434,7 +434,7 @@ class Mill:
         ...
 
     def close(self) -> None:
-        """Close the connections to the database."""
+        """Close the connections to the database. The Mill, its jobs and its pipelines raise Error from then on."""
         ...
 
     def run(self, documents: _Documents, task: str, *, model: str | None=None, corpus: str | None=None, endpoint: str | None=None, progress: bool=True, **options: Unpack[_Options]) -> pyarrow.Table:

@@ -130,7 +130,7 @@ class Mill:
         self.close()
 
     def close(self) -> None:
-        """Close the connections to the database."""
+        """Close the connections to the database. The Mill, its jobs and its pipelines raise Error from then on."""
         self._until_closed.close()
 
     @explained

@@ -106,6 +106,14 @@ def test_failures_of_a_class_that_does_not_exist_are_not_tried_again(done: docmi
     assert done.retry(only="model") == 0
 
 
+def test_a_closed_mill_answers_nothing_and_neither_do_its_jobs(tmp_path: Path) -> None:
+    with docmill.connect(store=tmp_path, device="cpu") as mill:
+        job = mill.enqueue(["a text"], "embed", **NULL)
+    for use in (mill.jobs, job.status, job.cancel):
+        with pytest.raises(docmill.Error, match="is closed; open another"):
+            use()
+
+
 def test_results_can_be_asked_for_by_their_flags(done: docmill.Job) -> None:
     assert [one["id"] for one in done.results(unflagged=True)] == ["0", "2"]
     assert list(done.results(flagged=["repetition"])) == []
