@@ -65,13 +65,17 @@ class Ingest(Base):
 
 
 class Rejection(Base):
-    """A record that could not be read, with its place in the source. `noted_at` is when it was met last."""
+    """A record that is no document, with its place in the source. `noted_at` is when it was met last.
+
+    It could not be read, or it is `superseded` by a later record of the same id.
+    """
 
     __tablename__ = "rejection"
     ingest_id = column(int, ForeignKey("ingest.id"), primary_key=True)
     place = column(str, primary_key=True)
     reason = column(str)
     noted_at = column(float, nullable=True)
+    superseded = column(bool, default=False, server_default=false())
 
 
 class Document(Base):

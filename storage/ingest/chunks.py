@@ -20,8 +20,9 @@ from storage.readers.records import KeyKind
 
 @dataclass(frozen=True)
 class Rejected:
-    """A record that could not be read. After a `fatal` rejection the rest of its file was not read.
+    """A record that is no document. After a `fatal` rejection the rest of its file was not read.
 
+    It could not be read, or it is `superseded` by a later record of the same id.
     `keys` and `below` tell which documents it may be, as in `storage.readers.records.Rejection`.
     """
 
@@ -30,6 +31,7 @@ class Rejected:
     fatal: bool = False
     keys: tuple[str, ...] = ()
     below: str | None = None
+    superseded: bool = False
 
 
 class StoredDocument(Protocol):
@@ -171,7 +173,8 @@ class ChunkBuilder:
 
 def reject_earlier(key: str, place: str, later: str) -> Rejected:
     """Return the rejection of a record that a later one of the same id replaced."""
-    return Rejected(place, f'its id "{key}" comes again at {later}, and the last record counts: give one another id')
+    reason = f'its id "{key}" comes again at {later}, and the last record counts: give one another id'
+    return Rejected(place, reason, superseded=True)
 
 
 def clash(key: str, place: str, kind: KeyKind, before: KeyKind) -> Rejected:

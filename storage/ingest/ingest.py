@@ -274,7 +274,10 @@ def _note(transaction: Transaction, job: OpenJob, counts: Counts, rejected: Sequ
         met_before = and_(Rejection.ingest_id == job.ingest_id, Rejection.place.in_(places))
         if job.reread_at is not None:
             transaction.execute(delete(Rejection).where(met_before))
-        rows = [{"ingest_id": job.ingest_id, "place": r.place, "reason": r.reason} for r in rejected]
+        rows = [
+            {"ingest_id": job.ingest_id, "place": r.place, "reason": r.reason, "superseded": r.superseded}
+            for r in rejected
+        ]
         transaction.execute(transaction.insert(Rejection).values(noted_at=db_now()).on_conflict_do_nothing(), rows)
     noted: dict[str, Any] = {
         "seen_at": db_now(),

@@ -98,7 +98,8 @@ def group_reasons(database: Database, job_id: int) -> list[Reasons]:
                  "reason": one.outcome.reason} for one in failed
             ]  # fmt: skip
             found.append(Reasons(step.name, grouped(of_step), pages.after is None))
-    if rejected := list(islice(rejections(database, job.ingest_id), LOOKED_AT + 1)):
+    records = (one for one in rejections(database, job.ingest_id) if one["status"] == "rejected")
+    if rejected := list(islice(records, LOOKED_AT + 1)):
         found.append(Reasons(RECORDS, grouped(rejected[:LOOKED_AT]), len(rejected) <= LOOKED_AT))
     return found
 

@@ -171,9 +171,8 @@ def _rejected(transaction: Transaction, now: float, most: int) -> list[RecentFai
     for job in read:
         if len(found) >= most:
             break
-        query = select(Rejection.place, Rejection.reason)
-        rows = transaction.execute(
-            query.where(Rejection.ingest_id == job.ingest_id).order_by(Rejection.place).limit(most - len(found))
-        )
+        of_job = and_(Rejection.ingest_id == job.ingest_id, ~Rejection.superseded)
+        query = select(Rejection.place, Rejection.reason).where(of_job).order_by(Rejection.place)
+        rows = transaction.execute(query.limit(most - len(found)))
         found += [RecentFailure(job.id, row.place, f"rejected: {row.reason}", job.seen_at) for row in rows]
     return found

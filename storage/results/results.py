@@ -213,7 +213,7 @@ def _flags_of(steps: Sequence[str], result: Result) -> list[str]:
 
 
 def failures(database: Database, job_id: int) -> Iterator[dict[str, Any]]:
-    """Yield what has no result: {"id", "status", "class", "reason"} of documents, then of rejected records.
+    """Yield what has no result: {"id", "status", "class", "reason"} of documents, then of records that are none.
 
     Documents come in the order of the source. In a job with several steps there is a line for each step, whose name
     is "step". If an earlier step gave no output, "status" is `blocked`, and "reason" is the earlier step's. Raises
@@ -235,8 +235,9 @@ def inputs(database: Database, job_id: int, *, step: str | None = None) -> Itera
     """Yield every input of a job: each document as `results` has it, and each rejected record, in that order.
 
     A row also has "outcome" and "reason". The outcome is `done`, `failed`, `skipped`, `blocked`, `rejected`,
-    `pending` in a job that goes on, or `not computed`. In a job with several steps, where none is named, it is that
-    of the first step that has no result. Raises NoSuchJob, NoSuchStep and UnknownKind.
+    `superseded` (by a later record of the same id), `pending` in a job that goes on, or `not computed`. In a job with
+    several steps, where none is named, it is that of the first step that has no result. Raises NoSuchJob, NoSuchStep
+    and UnknownKind.
     """
     job = require(database, job_id)
     steps = _steps(database, job_id)
@@ -316,7 +317,7 @@ def _rejected(database: Database, ingest_id: int) -> Iterator[dict[str, Any]]:
     for record in rejections(database, ingest_id):
         if found := LINE.fullmatch(record["id"]):
             lines.setdefault(found[1], array("q")).append(int(found[2]))
-    query = select(Rejection.place, Rejection.reason).where(Rejection.ingest_id == ingest_id)
+    query = select(Rejection.place, Rejection.reason, Rejection.superseded).where(Rejection.ingest_id == ingest_id)
     for file, numbers in lines.items():
         ordered = np.sort(np.array(numbers))
         for first in range(0, len(ordered), PAGE):
@@ -329,13 +330,14 @@ def _rejected(database: Database, ingest_id: int) -> Iterator[dict[str, Any]]:
 
 
 def rejections(database: Database, ingest_id: int) -> Iterator[dict[str, Any]]:
-    """Yield the rejected records of a reading as `failures` has them, in the order of text, page by page."""
-    query = select(Rejection.place, Rejection.reason).where(Rejection.ingest_id == ingest_id)
+    """Yield the rejected and superseded records of a reading as `failures` has them, in the order of text."""
+    query = select(Rejection.place, Rejection.reason, Rejection.superseded).where(Rejection.ingest_id == ingest_id)
     return map(_rejection, chain.from_iterable(pages(database, query, Rejection.place, PAGE, after="")))
 
 
 def _rejection(row: Any) -> dict[str, Any]:
-    return {"id": row.place, "status": "rejected", "class": "document", "reason": row.reason}
+    status = "superseded" if row.superseded else "rejected"
+    return {"id": row.place, "status": status, "class": "document", "reason": row.reason}
 
 
 _WithOutcomes = tuple[Any, dict[int, Any], str | None]  # a document, its outcomes by step, its text if asked for

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import and_, select
 
 from storage.core.schema import Ingest, Job, Rejection, SpecRow
 from storage.core.transaction import Transaction
@@ -45,7 +45,8 @@ def _lacks_rejections(transaction: Transaction, job: Job) -> bool:
     counted = transaction.scalar(select(Ingest.n_rejected).where(Ingest.id == job.ingest_id))
     if not counted:
         return False
-    return transaction.scalar(select(Rejection.place).where(Rejection.ingest_id == job.ingest_id).limit(1)) is None
+    rejected = and_(Rejection.ingest_id == job.ingest_id, ~Rejection.superseded)
+    return transaction.scalar(select(Rejection.place).where(rejected).limit(1)) is None
 
 
 def _dropped_by_rule(transaction: Transaction, steps: Sequence[OpenStep]) -> bool:

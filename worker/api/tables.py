@@ -64,7 +64,8 @@ def _found(database: Database, job_id: int, read: Sequence[Read]) -> Found:
     wanted = {(_KEY, one.key) for one in read} | {(_PLACE, one.where) for one in read}
     found = {}
     for failure in failures(database, job_id):
-        found[_PLACE if failure["status"] == "rejected" else _KEY, failure["id"]] = failure
+        if failure["status"] != "superseded":  # a row that a later one equals has that one's result
+            found[_PLACE if failure["status"] == "rejected" else _KEY, failure["id"]] = failure
     for result in results(database, job_id):
         if (place := (_KEY, result["id"])) in wanted:
             found[place] = {**result, "status": "done"}

@@ -102,6 +102,7 @@ CREATE TABLE rejection (
     place TEXT NOT NULL,
     reason TEXT NOT NULL,
     noted_at DOUBLE PRECISION,
+    superseded BOOLEAN DEFAULT false NOT NULL,
     CONSTRAINT pk_rejection PRIMARY KEY (ingest_id, place),
     CONSTRAINT fk_rejection_ingest_id FOREIGN KEY (ingest_id) REFERENCES ingest (id)
 );

@@ -171,6 +171,7 @@ READS: dict[str, Callable[[Database], Any]] = {
     "retention.forget_rejections": partial(retention.forget_rejections, older_than_s=1e9),
     "retention.forget_runs": partial(retention.forget_runs, older_than_s=1e9),
     "retention.forget_step_texts": partial(retention.forget_step_texts, older_than_s=1e9),
+    "retention.sweep": partial(retention.sweep, ages=Ages.upkeep(1e9)),
     "rounds.count": partial(rounds.count, ages=Ages.upkeep(1e9, results=1e9, shards=1e9, versions=1e9, refusals=1e9)),
     "folding.fold_shards": partial(folding.fold_shards, older_than_s=1e9),
     "aged_results.drop_unneeded": partial(aged_results.drop_unneeded, older_than_s=1e9),
@@ -183,7 +184,6 @@ READS: dict[str, Callable[[Database], Any]] = {
 }
 WRITES: dict[str, Callable[[Database], Any]] = {
     "retention.forget_refusals": partial(retention.forget_refusals, older_than_s=1e9),
-    "retention.sweep": partial(retention.sweep, ages=Ages.upkeep(1e9)),
     "gc.collect": gc.collect,
     "rounds.apply": partial(rounds.apply, ages=Ages.upkeep(1e9)),
     "gc.drop": gc.drop,
