@@ -1,4 +1,4 @@
-"""Whatever way a corpus was computed, a removed document leaves no byte of its text, outputs and name in the home."""
+"""A removed document leaves no byte of its text, outputs and name in the home, however its corpus was computed."""
 
 from __future__ import annotations
 
