@@ -367,7 +367,7 @@ def packed(members: dict[str, str]) -> bytes:
         (b"%PDF-1.7\n", "it is a PDF file under another name: end its name in .pdf"),
         (OLE + b"\0" * 512, "it is an Office file (.doc, .xls, .ppt, or a newer one with a password) under another"),
         (
-            gzip.compress(b"x"),
+            gzip.compress(b"x", mtime=0),
             "it is compressed by gzip under another name: decompress it, or add .gz to the name of a text, as in "
             "letter.txt.gz",
         ),
