@@ -91,11 +91,11 @@ def test_tasks_that_follow_an_order_run_in_their_own_app(fleet: Fleet, sender: C
     fleet.corpus(numbered(5))
     heard = []
 
-    @sender.task(name="sender.follow")  # type: ignore[untyped-decorator]
+    @sender.task(name="sender.follow", shared=False)  # type: ignore[untyped-decorator]
     def follow(job: int, word: str) -> str:
         return f"{word} {job}"
 
-    @sender.task(name="sender.complain")  # type: ignore[untyped-decorator]
+    @sender.task(name="sender.complain", shared=False)  # type: ignore[untyped-decorator]
     def complain(order_id: str) -> None:
         heard.append(order_id)
 
