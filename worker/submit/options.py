@@ -48,8 +48,8 @@ class Options(BaseModel):
     @field_validator("*")
     @classmethod
     def _require_filled(cls, value: object, info: ValidationInfo) -> object:
-        """Refuse an empty text: it is a variable that was not set, or a slip."""
-        is_blank = isinstance(value, str) and not value.strip()
+        """Refuse an empty text: it is a variable that was not set, or a slip. Of a source its reader says it."""
+        is_blank = isinstance(value, str) and not value.strip() and info.field_name != "source"
         if is_blank and not option(cls.model_fields[str(info.field_name)]).may_be_empty:
             raise wrong(EMPTY)
         return value
