@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from pathlib import Path
 
 from sqlalchemy import delete, select
@@ -16,7 +17,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def contents(transaction: Transaction, *texts: str) -> Columns:
-    hashes = [text.encode().ljust(32) for text in texts]
+    hashes = [sha256(text.encode()).digest() for text in texts]
     ids = transaction.next_ids(Content, len(texts))
     return {"id": ids, "sha256": hashes, "text": [*texts], "n_chars": [len(text) for text in texts]}
 
@@ -45,7 +46,7 @@ def test_rows_are_probed_by_texts_and_by_bytes(database: Database) -> None:
     query = select(Content.text, Content.n_chars)
     with database.read() as transaction:
         by_text = transaction.probe(query, Content.text, ["a", "c", "unknown"])
-        by_hash = transaction.probe(query, Content.sha256, [b"b".ljust(32)])
+        by_hash = transaction.probe(query, Content.sha256, [sha256(b"b").digest()])
         assert transaction.probe(query, Content.text, []) == []
     assert sorted(map(tuple, by_text)) == [("a", 1), ("c", 1)]
     assert [tuple(row) for row in by_hash] == [("b", 1)]
