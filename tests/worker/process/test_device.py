@@ -23,15 +23,14 @@ def test_no_thread_of_a_device_process_can_take_the_connection_of_its_heartbeats
     channel = cast(Any, SimpleNamespace(say=lambda *_, **__: None))
     process = device._make_process(config, settings, Broker("redis://127.0.0.1:1"), channel)
     pool: Any = process.database.engine.pool
-    with ExitStack() as held:
+    with ExitStack() as until_closed:
         for part in (process.engine, process.heartbeat_database, process.database):
-            held.callback(part.close)
-        for _ in range(2 * pool.size()):  # those beyond its size, too
-            held.enter_context(process.database.read())
-        process.heartbeat(hears=True)
-    if database.server is not None:
-        for used in (process.database, process.heartbeat_database):
+            until_closed.callback(part.close)
+        with ExitStack() as held:
+            for _ in range(2 * pool.size()):  # those beyond its size, too
+                held.enter_context(process.database.read())
+            process.heartbeat(hears=True)
+        for used in (process.database, process.heartbeat_database) if database.server is not None else ():
             with used.read() as transaction:
                 limit = transaction.exec_driver_sql("SHOW statement_timeout").scalar_one()
             assert limit == "32s", "its statements are short by nature"
-            used.close()
