@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -39,6 +39,9 @@ os.environ["DOCMILL_SEARCH_IDLE_S"] = "0"  # no query process outlives the tests
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# The tests of these packages run on both stores, where others run on one: what they test is written for each.
+BOTH_STORES = frozenset({"core", "leases", "migrations", "search", "steps"})
+
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("docmill", deadline=None)
 hypothesis.settings.load_profile("docmill")
@@ -64,13 +67,28 @@ def pytest_collection_finish() -> None:
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark the tests of the fast subset, and the forms of a test that only `make test-long` runs."""
     assert isinstance(item, pytest.Function)
-    params = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    params = item.callspec.params if hasattr(item, "callspec") else {}
     names = vars(item.module)
     markers = {marker.name for marker in item.iter_markers()}
-    if is_fast(item.path, markers=markers, fixtures=item.fixturenames, params=params, names=names):
+    if is_fast(item.path, markers=markers, fixtures=item.fixturenames, params=params.values(), names=names):
         item.add_marker(MARKER)
-    if any(str(param) in marker.args for marker in item.iter_markers("long_on") for param in params):
+    if _is_long_form(item, params):
         item.add_marker("long")
+
+
+def _is_long_form(item: pytest.Function, params: Mapping[str, object]) -> bool:
+    """Return True for a form of a test whose other forms show mostly the same.
+
+    A test that uses a store runs on PostgreSQL if it needs a Redis, as a fleet does, else on SQLite. Its other form
+    is long. `long_on` names other forms, and `both_stores` makes none long, as do the packages of BOTH_STORES.
+    """
+    if markers := list(item.iter_markers("long_on")):
+        return any(str(param) in marker.args for marker in markers for param in params.values())
+    names_stores = any("database_url" in marker.args[0] for marker in item.iter_markers("parametrize"))
+    if names_stores or item.get_closest_marker("both_stores") or item.path.parent.name in BOTH_STORES:
+        return False
+    usual = "sqlite" if {"redis_url", "own_redis"}.isdisjoint(item.fixturenames) else "postgresql"
+    return params.get("database_url", usual) != usual
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -182,7 +200,8 @@ def sqlite_url(_sqlite_template: Path, tmp_path: Path) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """A store with the schema: the test runs once on SQLite and once on PostgreSQL."""
+    """A store with the schema. A test has a form on SQLite and one on PostgreSQL; `make test-long` runs what
+    `make test` leaves out."""
     url: str = request.getfixturevalue({"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param])
     return url
 

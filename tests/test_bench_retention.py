@@ -17,7 +17,6 @@ def weeks(age_days: float | None) -> Plan:
 
 
 @pytest.mark.slow
-@pytest.mark.long_on("postgresql")
 def test_with_rules_no_table_grows_and_nothing_is_computed_again(database: Database) -> None:
     with_rules = simulate(database, weeks(age_days=3.0))
     grew = {*growth(with_rules, since=SETTLED)}

@@ -25,7 +25,6 @@ def life(database: Database, monkeypatch: pytest.MonkeyPatch) -> type[ShardLife]
     return type("ShardLifeHere", (ShardLife,), {"database": database})
 
 
-@pytest.mark.long_on("postgresql")
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # a failure is made small before it is shown
 def test_a_shards_life_is_as_its_model_in_any_order(life: type[ShardLife]) -> None:

@@ -148,7 +148,6 @@ def test_a_new_kind_runs_and_every_writer_takes_it(docmill: Docmill, type_: str)
     assert "Nothing to compute" in docmill(*work, f"--{name}-level", "3").stderr
 
 
-@pytest.mark.long_on("sqlite")
 def test_new_kinds_are_steps_of_a_pipeline_with_a_view(docmill: Docmill, database_url: str) -> None:
     steps = ""
     for number, type_ in enumerate(TYPES):
@@ -180,7 +179,6 @@ def test_a_step_reads_texts_only(docmill: Docmill, type_: str) -> None:
     assert f"the step before, one, gives {plural}, which no step can read" in said
 
 
-@pytest.mark.long_on("sqlite")
 def test_orders_for_new_kinds_come_through_a_queue(docmill: Docmill, redis_url: str) -> None:
     app = Celery(broker=redis_url, set_as_current=False)
     asked = {"source": str(docmill.folder / "corpus.jsonl"), "model": "null"}

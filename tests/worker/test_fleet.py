@@ -41,7 +41,6 @@ def of_embedded_runs(tmp_path_factory: pytest.TempPathFactory) -> list[list[dict
     return [embedded.results(job) for job in (1, 2, 3)]
 
 
-@pytest.mark.long_on("sqlite")
 def test_a_fleet_gives_what_the_embedded_run_gives(
     fleet: Docmill, of_embedded_runs: list[list[dict[str, Any]]]
 ) -> None:

@@ -7,7 +7,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, select
@@ -298,7 +297,6 @@ class Model:
             del self.born[row]
 
 
-@pytest.mark.long_on("postgresql")
 @settings(
     max_examples=8,
     deadline=None,

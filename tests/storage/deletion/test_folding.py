@@ -46,7 +46,6 @@ def per_step(database: Database, job_id: int) -> list[tuple[int, int]]:
         return sorted((row.step, len(row.contents)) for row in rows)
 
 
-@pytest.mark.long_on("postgresql")
 def test_every_count_of_a_job_stays_and_its_results_do(database: Database, fleet: Fleet) -> None:
     fleet.fails = lambda kind, text: kind == "summarize" and text.endswith("7)")
     job_id = done(database, fleet)
@@ -67,7 +66,6 @@ def test_every_count_of_a_job_stays_and_its_results_do(database: Database, fleet
     assert folding.fold_shards(database, AGE_S) == 0, "twice is once"
 
 
-@pytest.mark.long_on("postgresql")
 def test_a_folded_job_can_be_retried_and_is_folded_again(database: Database, fleet: Fleet) -> None:
     fleet.fails = lambda kind, text: kind == "embed" and text.endswith("3")
     job_id = done(database, fleet, 20)
@@ -88,7 +86,6 @@ def test_a_folded_job_can_be_retried_and_is_folded_again(database: Database, fle
     assert len(per_step(database, job_id)) == 4
 
 
-@pytest.mark.long_on("postgresql")
 def test_a_budget_ends_it_between_two_pages_and_the_next_call_goes_on(
     database: Database, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

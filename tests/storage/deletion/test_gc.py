@@ -81,7 +81,6 @@ def _shards(database: Database) -> Sequence[Any]:
         return transaction.execute(select(Shard)).all()
 
 
-@pytest.mark.long_on("postgresql")
 def test_a_large_corpus_leaves_page_by_page(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(removal, "PAGE", 7)
     monkeypatch.setattr(gc, "PAGE", 3)

@@ -264,7 +264,6 @@ NIGHTS = st.lists(
 
 
 @pytest.mark.slow
-@pytest.mark.long_on("postgresql")
 def test_a_corpus_without_its_superseded_versions_reads_on_as_one_with_them(database: Database) -> None:
     @settings(max_examples=10 if database.server is None else 5)  # PostgreSQL takes twice as long
     @given(nights=NIGHTS)

@@ -43,7 +43,6 @@ READINGS = st.builds(
 
 
 @pytest.mark.slow
-@pytest.mark.long_on("postgresql")
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(readings=st.lists(READINGS, min_size=1, max_size=6))
 def test_a_corpus_is_what_a_dictionary_would_be_and_every_text_is_planned_once(

@@ -143,7 +143,6 @@ def test_a_finished_export_is_not_touched_by_the_same_command(database: Database
 
 
 @pytest.mark.slow
-@pytest.mark.long_on("postgresql")
 def test_an_export_that_goes_on_seeks_its_place_and_reads_nothing_before_it(
     database: Database, tmp_path: Path
 ) -> None:

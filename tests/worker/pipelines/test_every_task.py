@@ -62,7 +62,6 @@ N = 4
 
 
 @pytest.mark.slow
-@pytest.mark.long_on("sqlite")
 @pytest.mark.timeout(600)
 def test_a_scheduled_pipeline_redacts_translates_classifies_and_extracts(database: Database, fleet: Docmill) -> None:
     with (EXAMPLES / "french.jsonl").open() as lines:
