@@ -21,7 +21,7 @@ from bench.models import SMOLLM2, endless, fetched
 from bench.pairs import Claim, Comparison, Run, interleave, write
 from tasks.backends import Assignment
 from tasks.backends.decoder_only.causal import CausalBackend
-from tasks.heads import Head
+from tasks.outputs import Head
 
 # Of each kind of value one, so that masks are as varied as those of users.
 ITEM = {

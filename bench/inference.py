@@ -27,8 +27,8 @@ from tasks.backends.encoder import encoder_backend, packed
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.kernels import FLASH, ONEDNN
 from tasks.backends.encoder_decoder.seq2seq import Seq2SeqBackend
-from tasks.batching.pool import Item, Pool
-from tasks.heads import Head
+from tasks.batching import Item, Pool
+from tasks.outputs import Head
 from tasks.specs import pinning
 from tasks.specs.plan import build_spec
 

@@ -28,7 +28,7 @@ from storage.core.outcomes import Outcome, Status
 from storage.core.specs import Spec
 from tasks.engine.backend_factory import open_backend
 from tasks.engine.engine import Engine
-from tasks.heads import Head
+from tasks.outputs import Head
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "descriptions.jsonl"
 # Some values have bounds, others have none.

@@ -269,7 +269,7 @@ def measure(
                     around = written[(number + len(counts[kind][group]) * texts) % len(written)]
                     before, after = map(corpus.filled, around)
                     value = make(corpus)
-                    places = {(one.start, one.end) for one in patterns.found(f"{before}{value}{after}", [kind])}
+                    places = {(start, end) for _, start, end in patterns.find(f"{before}{value}{after}", [kind])}
                     wanted = range(len(before), len(before) + len(value))
                     hidden = {at for start, end in places for at in range(start, end)}
                     counted[0] += 1
@@ -283,7 +283,7 @@ def false_alarms(corpus: Corpus, texts: int) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {kind: {} for kind in ("texts", *patterns.PATTERNS)}
     for sort, text in _others(corpus, texts):
         counts["texts"][sort] = counts["texts"].get(sort, 0) + 1
-        for kind in {one.label.lower() for one in patterns.found(text, patterns.PATTERNS)}:
+        for kind in {label.lower() for label, _, _ in patterns.find(text, patterns.PATTERNS)}:
             counts[kind][sort] = counts[kind].get(sort, 0) + 1
     return counts
 

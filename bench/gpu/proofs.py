@@ -15,8 +15,7 @@ from tasks.backends.accelerator import native_bfloat16
 from tasks.backends.decoder_only.causal import CausalBackend
 from tasks.backends.encoder import comparison, packed
 from tasks.backends.encoder.kernels import kernels_for
-from tasks.heads import Head
-from tasks.outputs import Generated
+from tasks.outputs import Generated, Head
 from tasks.windows.windows import Encoded
 
 _DESIGNS = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert")

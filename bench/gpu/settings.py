@@ -16,9 +16,8 @@ from bench.pairs import Run
 from bench.random_models import BERT_BASE, LLAMA_1B, MINILM, SMOLLM_135M, TINY, Size
 from tasks import kinds
 from tasks.backends import Assignment
-from tasks.batching.pool import Item, Pool
-from tasks.heads import Head
-from tasks.outputs import Output
+from tasks.batching import Item, Pool
+from tasks.outputs import Head, Output
 from tasks.specs import pinning
 from tasks.specs.plan import build_spec
 from tasks.windows.windows import Encoded

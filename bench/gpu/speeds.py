@@ -20,8 +20,7 @@ from tasks.backends import accelerator
 from tasks.backends.decoder_only.causal import CausalBackend
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder_decoder.seq2seq import Seq2SeqBackend
-from tasks.heads import Head
-from tasks.outputs import Generated
+from tasks.outputs import Generated, Head
 
 OURS = "docmill"
 

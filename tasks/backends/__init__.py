@@ -16,12 +16,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from storage.core.specs import Spec
-    from tasks.batching.batches import Budget
-    from tasks.batching.pool import Item
-    from tasks.heads import Head
+    from tasks.batching import Budget, Item
     from tasks.kinds.base import Traits
     from tasks.models.served import Server
-    from tasks.outputs import Output
+    from tasks.outputs import Head, Output
     from tasks.windows.windows import Encoded
 
 

@@ -18,11 +18,11 @@ from storage.core.specs import Spec
 from tasks.backends import accelerator
 from tasks.backends.loading import reported
 from tasks.errors import ModelUnsuitable
-from tasks.heads import TRAINED, Head
 from tasks.kinds import suitability
 from tasks.models.adapters import Adapter
 from tasks.models.encoders import Description
 from tasks.models.weights import folder_files
+from tasks.outputs import TRAINED, Head
 
 if TYPE_CHECKING:
     from torch import nn

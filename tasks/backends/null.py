@@ -20,14 +20,13 @@ from storage.outputs.output_types import LABELS, RECORD, REDACTED, SCHEMA, SPANS
 from tasks import kinds
 from tasks.backends import Source
 from tasks.backends.static import Items, StaticLoop
-from tasks.batching.batches import Budget
+from tasks.batching import Budget
 from tasks.errors import CannotServe
-from tasks.heads import Head
 from tasks.kinds.base import Traits
 from tasks.models import null
 from tasks.models.families import OUR_LIMIT_TOKENS
 from tasks.models.null import NAME
-from tasks.outputs import Generated, Labels, Output, Record, Several, Span, Spans, Vector, Vocabulary, Weights
+from tasks.outputs import Generated, Head, Labels, Output, Record, Several, Span, Spans, Vector, Vocabulary, Weights
 from tasks.schemas import grammar
 from tasks.windows.windows import Encoded
 

@@ -10,7 +10,7 @@ from typing import Any
 from storage.core.specs import Spec
 from tasks.backends import Source
 from tasks.backends.static import StaticLoop
-from tasks.batching.batches import Budget
+from tasks.batching import Budget
 from tasks.errors import CannotServe
 from tasks.kinds.base import Traits
 from tasks.models import weightless

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from storage.core.specs import Spec
+from tasks import languages
 from tasks.backends import Backend, Source
-from tasks.batching.batches import Budget
-from tasks.batching.pool import Item, Pool
+from tasks.batching import Budget, Item, Pool
 from tasks.kinds.base import Traits
-from tasks.languages import language_codes
 from tasks.outputs import Output
 from tasks.windows.windows import Coder, Encoded, LanguageCoders
 
@@ -51,7 +50,7 @@ class PolyglotBackend:
             raise
         coders = {language: LanguageCoder(language, backend) for language, backend in self._backends.items()}
         self.traits = Traits(
-            language_coders=LanguageCoders(lambda language: coders[language_codes.plain(language)], frozenset(coders))
+            language_coders=LanguageCoders(lambda language: coders[languages.plain(language)], frozenset(coders))
         )
 
     @property

@@ -10,10 +10,10 @@ from tasks import kinds
 from tasks.backends import Assignment
 from tasks.backends.encoder import heads
 from tasks.errors import CannotServe
-from tasks.heads import Head
 from tasks.kinds.base import Traits
 from tasks.models import families
 from tasks.models.families import Family
+from tasks.outputs import Head
 from tasks.windows.windows import Coder, Encoded
 
 if TYPE_CHECKING:

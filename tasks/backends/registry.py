@@ -13,9 +13,9 @@ from importlib.util import find_spec
 
 from storage.core.installation import Extra
 from tasks.errors import BadOption
-from tasks.heads import Head
 from tasks.models import gliner
 from tasks.models.families import Family
+from tasks.outputs import Head
 
 CPU, CUDA = "cpu", "cuda"
 REMOTE = "remote"  # no device of this machine: a server computes

@@ -19,9 +19,9 @@ from tasks.backends import Assignment
 from tasks.backends.encoder import heads
 from tasks.backends.generation_files import Opening, generation_settings, require_keys_and_values
 from tasks.backends.loading import NotTold, hollow
-from tasks.heads import Head
 from tasks.models import families, gliner
 from tasks.models.families import Family
+from tasks.outputs import Head
 
 
 def require_weights(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 
 from storage.core.outcomes import Reason
 from tasks.backends import Source
-from tasks.batching.batches import Budget
-from tasks.batching.pool import Item
+from tasks.batching import Budget, Item
 from tasks.errors import DeviceLost, OutOfMemory
 from tasks.outputs import Failure, Output
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from tasks import languages
 from tasks.checks.base import Check, Context, Finding, quoted
-from tasks.languages import detection, language_codes
-from tasks.languages.detection import Guess
+from tasks.languages import Guess
 
 FLAG = "wrong_language"
 # A guess is believed of ordinary words only: names, numbers and code are the same in every language.
@@ -28,10 +28,10 @@ _EXCLUDED = 0.05
 
 def find(given: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield one finding if the output is surely in a language that it should not be in."""
-    if not detection.installed() or (context.target is None and not context.same_language):
+    if not languages.detector_installed() or (context.target is None and not context.same_language):
         return
     sampled = _sampled(output)
-    if sampled is not None and language_codes.same_language(sampled, context.target or _sampled(given) or ""):
+    if sampled is not None and languages.same_language(sampled, context.target or _sampled(given) or ""):
         return
     guesses = _guesses(output)
     if not guesses or guesses[0].probability < _SURE:
@@ -39,8 +39,8 @@ def find(given: str, output: str, context: Context) -> Iterator[Finding]:
     wanted = context.target or _language(_guesses(given))
     if wanted is None or not _excluded(wanted, guesses):
         return
-    found = language_codes.NAMES.get(guesses[0].language, guesses[0].language)
-    name = language_codes.NAMES.get(wanted, wanted)
+    found = languages.NAMES.get(guesses[0].language, guesses[0].language)
+    name = languages.NAMES.get(wanted, wanted)
     yield Finding(FLAG, f"The output looks {found} ({guesses[0].probability:.0%}), not {name}: {quoted(output)}")
 
 
@@ -55,12 +55,12 @@ def _guesses(text: str) -> list[Guess]:
     return _guesses_of(text[:_READ_CHARS].split())
 
 
-def _guesses_of(words: list[str], most: int = detection.MOST_GUESSES) -> list[Guess]:
+def _guesses_of(words: list[str], most: int = languages.MOST_GUESSES) -> list[Guess]:
     ordinary = " ".join(words)
     if _CODE.search(ordinary):  # no sign of code has a space in it
         ordinary = " ".join(word for word in words if not _CODE.search(word))
     least = _LEAST_LETTERS if ordinary.isascii() or " " in ordinary else _LEAST_LETTERS_UNSPACED
-    return detection.guesses(ordinary, most) if _has_letters(ordinary, least) else []
+    return languages.guesses(ordinary, most) if _has_letters(ordinary, least) else []
 
 
 def _has_letters(text: str, least: int) -> bool:
@@ -73,7 +73,7 @@ def _language(guesses: list[Guess]) -> str | None:
 
 
 def _excluded(wanted: str, guesses: list[Guess]) -> bool:
-    return all(one.probability < _EXCLUDED for one in guesses if language_codes.same_language(one.language, wanted))
+    return all(one.probability < _EXCLUDED for one in guesses if languages.same_language(one.language, wanted))
 
 
 WRONG_LANGUAGE = Check(FLAG, "the output is in another language than was asked for", find)

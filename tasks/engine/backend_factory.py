@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from storage.core.specs import Spec
-from tasks import kinds, patterns
+from tasks import kinds, languages, patterns
 from tasks.backends import Assignment, Backend, devices, registry, selection
 from tasks.backends.encoder import heads
 from tasks.errors import BadOption, CannotServe, DeviceUnusable, ModelError, Unsuited
-from tasks.heads import Head
 from tasks.kinds import suitability
-from tasks.languages import detection
 from tasks.models import families, null, served, weightless
 from tasks.models.encoders import Description
 from tasks.models.families import Family
 from tasks.models.served import Server
+from tasks.outputs import Head
 from tasks.specs import adapters, per_language, pinning, tokenizers
 
 log = logging.getLogger("docmill.backends")
@@ -43,7 +42,7 @@ def open_backend(
     backend. Unless it may be ``provisional``, an encoder is measured on its backends at once, and not after the first
     texts.
     """
-    detection.require_for(spec)
+    languages.require_detector_for(spec)
     patterns.require_for(spec)
     if specs := per_language.specs_of(spec):
         from tasks.backends.polyglot import PolyglotBackend

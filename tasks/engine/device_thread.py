@@ -13,8 +13,7 @@ from storage.core.specs import Spec
 from tasks import tracing
 from tasks.backends import Waiting
 from tasks.backends.static import failure
-from tasks.batching.batches import Budget
-from tasks.batching.pool import Item
+from tasks.batching import Budget, Item
 from tasks.engine.model_cache import LoadedModel, ModelCache, Owner
 from tasks.errors import DeviceLost, EngineStopped, ServerAway
 from tasks.outputs import Generated, Output, Several

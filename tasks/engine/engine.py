@@ -15,7 +15,7 @@ from typing import Any
 from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
 from tasks.backends import Backend, Journaled
-from tasks.batching.pool import Item
+from tasks.batching import Item
 from tasks.engine.device_thread import TURN_S, BatchDone, BatchStarted, Counters, Device
 from tasks.engine.documents import Document, cut_each
 from tasks.engine.model_cache import LoadedModel, ModelCache, Owner

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from storage.core.specs import Spec
 from tasks import kinds
 from tasks.backends import Backend, Journaled
-from tasks.batching.pool import Pool
+from tasks.batching import Pool
 from tasks.checks import Checks
 from tasks.engine.documents import Document
 from tasks.engine.submission import Submission

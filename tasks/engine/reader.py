@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storage.core.specs import Spec
-from tasks import kinds, patterns
+from tasks import kinds, languages, patterns
 from tasks.backends import Assignment
 from tasks.engine.documents import cut_each
 from tasks.errors import BadOption, CannotServe, ModelError
 from tasks.kinds import suitability
 from tasks.kinds.base import Traits
-from tasks.languages import detection, language_codes
 from tasks.models import families, null, served, weightless
 from tasks.models.families import Family
 from tasks.specs import adapters, per_language, pinning
@@ -62,7 +61,7 @@ def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Rea
     from tasks.backends.reading import reading_of
 
     try:
-        detection.require_for(spec)
+        languages.require_detector_for(spec)
         patterns.require_for(spec)
         if specs := per_language.specs_of(spec):
             return _of_languages(specs, partial(open_reading, models_dir=models_dir, cache_dir=cache_dir))
@@ -109,7 +108,7 @@ def _of_languages(specs: Mapping[str, Spec], open_one: Callable[[Spec], Reading]
         assert encoded.language is not None
         return readings[encoded.language].shown(encoded)
 
-    told = LanguageCoders(lambda language: coders[language_codes.plain(language)], frozenset(coders))
+    told = LanguageCoders(lambda language: coders[languages.plain(language)], frozenset(coders))
     return Reading(next(iter(coders.values())), Traits(language_coders=told), shown)
 
 

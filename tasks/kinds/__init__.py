@@ -14,8 +14,9 @@ from storage.core.kinds import StoredKind
 from storage.core.specs import Spec
 from storage.outputs.output_types import TEXT
 from storage.steps import templates
+from tasks import prompts
 from tasks.checks import AS_WRITTEN, NONE, Checks
-from tasks.errors import BadOption, UnknownKind
+from tasks.errors import BadOption, UnknownKind, hint
 from tasks.kinds.answer import ANSWER
 from tasks.kinds.base import Recipe, TaskKind, Traits
 from tasks.kinds.classify import CLASSIFY
@@ -30,8 +31,6 @@ from tasks.kinds.sparse import SPARSE
 from tasks.kinds.summarize import SUMMARIZE
 from tasks.kinds.translate import TRANSLATE
 from tasks.models import null
-from tasks.near_misses import hint
-from tasks.prompts import prompts
 
 KINDS: tuple[TaskKind, ...] = (
     SUMMARIZE,

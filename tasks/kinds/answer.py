@@ -17,7 +17,6 @@ from storage.outputs.output_types import PROPERTIES, RECORD
 from storage.steps import templates
 from tasks.checks import AS_WRITTEN, NONE
 from tasks.errors import BadOption, CannotServe, PromptTooLong
-from tasks.heads import Head
 from tasks.kinds import answer_prompts
 from tasks.kinds.answer_prompts import answer_in
 from tasks.kinds.answer_spans import Answers, ScoredWindow, Span, best_answers
@@ -26,7 +25,7 @@ from tasks.kinds.confidence import Confidence, least
 from tasks.kinds.options import MOST, Beams, Option, Sampling, Windowed
 from tasks.kinds.questions import NO_ANSWER, SCORE, SPANS, questions_by_name
 from tasks.models.families import Family
-from tasks.outputs import Generated, Output, Spans, SpanScores
+from tasks.outputs import Generated, Head, Output, Spans, SpanScores
 from tasks.windows.overlapping import cut_overlapping
 from tasks.windows.windows import Coder, Window, cut
 

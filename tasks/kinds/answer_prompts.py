@@ -7,7 +7,7 @@ from dataclasses import replace
 from storage.core.specs import Spec
 from storage.steps import templates
 from tasks.kinds.base import pattern
-from tasks.prompts.prompts import Template
+from tasks.prompts import Template
 
 # What a model is to write, and what models write that were trained otherwise, where a text has no answer.
 UNANSWERABLE = "unanswerable"

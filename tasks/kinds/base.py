@@ -37,15 +37,14 @@ from storage.outputs.base import OutputType
 from tasks import checks
 from tasks.checks import Checks
 from tasks.errors import TaskError
-from tasks.heads import Head
 from tasks.kinds.confidence import Confidence, written
 from tasks.kinds.options import KindOptions
 from tasks.models import null
 from tasks.models.families import Family, family
 from tasks.models.language_pairs import UNKNOWN, Direction
 from tasks.models.named_prompts import Prompts
-from tasks.outputs import Output
-from tasks.prompts.prompts import Template
+from tasks.outputs import Head, Output
+from tasks.prompts import Template
 from tasks.windows.windows import Coder, LanguageCoders, Window
 from tasks.windows.word_windows import WordReader
 

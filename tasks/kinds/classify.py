@@ -15,7 +15,6 @@ from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
 from storage.outputs.output_types import LABELS
 from tasks.errors import BadOption
-from tasks.heads import Head
 from tasks.kinds import label_prompts
 from tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits
 from tasks.kinds.entailment import Entailment
@@ -23,7 +22,7 @@ from tasks.kinds.label_scores import Combination
 from tasks.kinds.labels import GivenLabels
 from tasks.kinds.options import MOST, TOP_K, KindOptions, Option, Windowed
 from tasks.models.families import Family, classifier, entailment
-from tasks.outputs import Labels, Scale
+from tasks.outputs import Head, Labels, Scale
 from tasks.windows.windows import Coder, Window, cut
 
 PLACE = "{}"

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from tasks.heads import Head
-from tasks.outputs import Generated, Likelihood, Output, Scale, Several
+from tasks.outputs import Generated, Head, Likelihood, Output, Scale, Several
 
 
 class Measure(StrEnum):

@@ -13,13 +13,12 @@ from storage.core.kinds import READING_SIZE
 from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
 from storage.outputs.output_types import VECTOR
+from tasks import prompts
 from tasks.errors import BadOption
-from tasks.heads import Head
 from tasks.kinds.base import Again, Computed, Plan, TaskKind, Traits, windowed
 from tasks.kinds.options import Embedding, Tokenizer
 from tasks.models.families import Family
-from tasks.outputs import Vector
-from tasks.prompts import prompts
+from tasks.outputs import Head, Vector
 from tasks.windows.windows import Coder, Window, cut
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
 from storage.outputs.output_types import SPANS
 from tasks.errors import BadOption
-from tasks.heads import Head
 from tasks.kinds.aggregation import Strategy
 from tasks.kinds.base import Again, Computed, Plan, Recipe, TaskKind, Traits, windowed
 from tasks.kinds.confidence import Confidence, least
@@ -23,6 +22,7 @@ from tasks.kinds.matching import Matching
 from tasks.kinds.tagging import AGGREGATION, NOT_FINITE, Tagging, tagged
 from tasks.models import gliner
 from tasks.models.families import Family
+from tasks.outputs import Head
 from tasks.windows.overlapping import cut_overlapping
 from tasks.windows.windows import Coder, Window
 

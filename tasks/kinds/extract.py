@@ -15,13 +15,12 @@ from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
 from storage.outputs.output_types import RECORD, SCHEMA
 from tasks.errors import BadOption
-from tasks.heads import Head
 from tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits, windowed
 from tasks.kinds.options import Generating
 from tasks.kinds.schema_option import JsonSchema
 from tasks.models.families import Family
-from tasks.outputs import Generated, Record
-from tasks.prompts.prompts import Template, is_rendered
+from tasks.outputs import Generated, Head, Record
+from tasks.prompts import Template, is_rendered
 from tasks.schemas import records
 from tasks.schemas.citations import citations
 from tasks.schemas.described import described

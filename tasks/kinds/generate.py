@@ -15,12 +15,11 @@ from storage.outputs.output_types import SCHEMA, TEXT, N
 from storage.steps import templates
 from tasks.checks import AS_WRITTEN
 from tasks.errors import BadOption, PromptTooLong
-from tasks.heads import Head
 from tasks.kinds.base import Again, Computed, Plan, Recipe, TaskKind, Traits, windowed
 from tasks.kinds.options import PROMPT, Option, Searching
 from tasks.kinds.schema_option import JsonSchema
 from tasks.models.families import Family
-from tasks.outputs import Generated, Output, Several
+from tasks.outputs import Generated, Head, Output, Several
 from tasks.schemas.grammar import GRAMMAR
 from tasks.windows.windows import Coder, Window, cut
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from storage.core.specs import Spec
 from tasks import kinds
 from tasks.errors import CannotServe
-from tasks.prompts.prompts import Template, around, is_rendered
+from tasks.prompts import Template, around, is_rendered
 
 # Version of the built-in instructions, and part of the specs that use them.
 INSTRUCTIONS = 2

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from storage.core.specs import Spec
 from tasks.kinds.base import pattern
-from tasks.prompts.prompts import Template
+from tasks.prompts import Template
 
 
 def chat(spec: Spec) -> Template:

@@ -15,10 +15,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 
 from storage.steps.templates import Template, parse_question
+from tasks import prompts
 from tasks.errors import BadOption
 from tasks.kinds.validation import sentence
 from tasks.models.families import Family
-from tasks.prompts import prompts
 
 MOST = 2**31 - 1  # far more than makes sense, far less than a database holds
 MIN_WINDOW_TOKENS = 8

@@ -16,8 +16,7 @@ from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
 from storage.outputs.output_types import REDACTED
 from tasks import patterns
-from tasks.errors import BadOption
-from tasks.heads import Head
+from tasks.errors import BadOption, nearly
 from tasks.kinds.aggregation import Strategy, names
 from tasks.kinds.base import Again, Computed, Plan, TaskKind, Traits, windowed
 from tasks.kinds.confidence import Confidence, least
@@ -26,7 +25,7 @@ from tasks.kinds.replacements import Finding, Method, replaced, replacing, whole
 from tasks.kinds.tagging import AGGREGATION, NOT_FINITE, Tagging, tagged
 from tasks.models import weightless
 from tasks.models.families import Family
-from tasks.near_misses import nearly
+from tasks.outputs import Head
 from tasks.windows.overlapping import cut_overlapping
 from tasks.windows.windows import Coder, Window
 
@@ -56,9 +55,7 @@ class Redact:
         named = tagged(computed, self.aggregation)
         if named is None:
             return computed.failed(NOT_FINITE)
-        findings = [
-            Finding(one.label, one.start, one.end, 1.0) for one in patterns.found(text, self.patterns, self.regions)
-        ]
+        findings = [Finding(*place, 1.0) for place in patterns.find(text, self.patterns, self.regions)]
         of_model = [
             Finding(label.upper(), *whole_words(text, start, end), score)
             for label, start, end, score in named
@@ -99,7 +96,7 @@ def _region_names(given: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return None
     upper = tuple(sorted({region.upper() for region in given}))
     for region in upper:
-        if not _REGION.fullmatch(region) or not patterns.telephones.is_region(region):
+        if not _REGION.fullmatch(region) or not patterns.is_region(region):
             sentence = f"must be the two letters of a country, such as DE or US, not {region!r}"
             raise PydanticCustomError("value", "{sentence}", {"sentence": sentence})
     return upper

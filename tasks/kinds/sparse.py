@@ -13,12 +13,11 @@ from storage.core.kinds import READING_SIZE
 from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
 from storage.outputs.output_types import WEIGHTS
-from tasks.heads import Head
 from tasks.kinds.base import Again, Computed, TaskKind, Traits, windowed
 from tasks.kinds.embed import own_prompt
 from tasks.kinds.options import MOST, TOP_K, Embedding
 from tasks.models.families import Family
-from tasks.outputs import Weights
+from tasks.outputs import Head, Weights
 from tasks.windows.windows import Coder, Window, cut
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Any
 from storage.core.specs import Spec
 from tasks import kinds
 from tasks.errors import ModelUnsuitable
-from tasks.heads import TRAINED, Head
 from tasks.kinds.base import TaskKind
 from tasks.models.families import PREFIXED, Family, classifier, family, stateful
+from tasks.outputs import TRAINED, Head
 
 _ARTICLED: Mapping[Family, str] = {family: f"an {family}" for family in Family} | {
     family: f"a {family}" for family in (Family.DECODER, Family.GLINER)

@@ -15,11 +15,10 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
 from storage.outputs.output_types import RANKING, TEXT
-from tasks import checks
+from tasks import checks, prompts
 from tasks.checks import CHECKS, Checks, Context
 from tasks.checks.missing_sentences import MISSING_SENTENCES
 from tasks.errors import BadOption
-from tasks.heads import Head
 from tasks.kinds import extracts
 from tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits, pattern
 from tasks.kinds.embed import prompt_of_documents
@@ -27,9 +26,8 @@ from tasks.kinds.lengths import LENGTH_SCHEMA, LENGTHS, token_limits, words_of_l
 from tasks.kinds.options import MOST, Option, Prefixed, Windowed
 from tasks.models.families import Family
 from tasks.models.language_pairs import Direction
-from tasks.outputs import Generated
-from tasks.prompts import few_shot
-from tasks.prompts.prompts import Template
+from tasks.outputs import Generated, Head
+from tasks.prompts import Template
 from tasks.windows.windows import Coder, Window, cut
 
 # A round that leaves more than this share of the text's characters would go on for long and gain nothing.
@@ -63,7 +61,7 @@ def _chat(spec: Spec) -> Template:
 
 
 def _pattern(_spec: Spec, shown: bool) -> Template:
-    return pattern("Text", "Summary", (few_shot.SUMMARIZED,) if shown else ())
+    return pattern("Text", "Summary", (prompts.SUMMARIZED,) if shown else ())
 
 
 class SummarizeOptions(Prefixed):

@@ -14,19 +14,17 @@ from pydantic import Field
 from storage.core.outcomes import Outcome, Reason, Status
 from storage.core.specs import Spec
 from storage.outputs.output_types import TEXT
+from tasks import languages, prompts
 from tasks.checks import CHECKS, Checks, Context
 from tasks.errors import BadOption, CannotServe
-from tasks.heads import Head
 from tasks.kinds.base import BuiltIn, Computed, Plan, TaskKind, Traits, pattern, windowed
 from tasks.kinds.options import KindOptions, Option, Prefixed
-from tasks.languages import detection, language_codes
-from tasks.languages.router import Action, LanguageRouter, Route
+from tasks.languages import Action, LanguageRouter, Route
 from tasks.models import families, language_pairs
 from tasks.models.families import Family
 from tasks.models.language_pairs import Direction
-from tasks.outputs import Generated
-from tasks.prompts import few_shot, prompts
-from tasks.prompts.prompts import Template
+from tasks.outputs import Generated, Head
+from tasks.prompts import Template
 from tasks.windows.paragraphs import NEWLINE, cells, paragraphs, unwrapped
 from tasks.windows.sentences import between_sentences, translated_sentences
 from tasks.windows.windows import Coder, LanguageCoders, Section, Window, cut
@@ -101,7 +99,7 @@ class FromAny:
         known = spec.params.get("sources")
         if known is None and coders is not None:
             known = coders.languages
-        sources = None if known is None else frozenset(map(language_codes.plain, known))
+        sources = None if known is None else frozenset(map(languages.plain, known))
         router = LanguageRouter(spec.model, spec.params["target_lang"], sources, told=coders is not None)
         return cls(router, coders, Translate.of(spec))
 
@@ -134,11 +132,11 @@ class FromAny:
         return replace(joined, flags=(*route.flags, *joined.flags))
 
     def _route(self, text: str) -> Route:
-        return self.router.route(detection.guesses(text))
+        return self.router.route(languages.guesses(text))
 
 
 def _recipe(spec: Spec, traits: Traits) -> Translate | FromAny:
-    found = spec.params.get("source_lang") == language_codes.AUTO
+    found = spec.params.get("source_lang") == languages.AUTO
     return FromAny.of(spec, traits.language_coders) if found else Translate.of(spec)
 
 
@@ -153,14 +151,14 @@ def _chat(spec: Spec) -> Template:
 
 def _pattern(spec: Spec, shown: bool) -> Template:
     source, target = _languages(spec)
-    return pattern(source, target, few_shot.translated(source, target) if shown else ())
+    return pattern(source, target, prompts.translated(source, target) if shown else ())
 
 
 def _languages(spec: Spec) -> tuple[str, str]:
     source, target = spec.params.get("source_lang"), spec.params.get("target_lang")
     if source is None or target is None:
         raise CannotServe(f"{spec.model} translates between several languages: give --from and --to.")
-    return language_codes.name(source), language_codes.name(target)
+    return languages.name(source), languages.name(target)
 
 
 class TranslateOptions(Prefixed):
@@ -187,14 +185,14 @@ def _params(plan: Plan) -> dict[str, Any]:
     """Hold the languages against the model; return what a spec says besides where languages are to be found."""
     given = plan.given
     source, target = given.get("source_lang"), given.get("target_lang")
-    auto = source == language_codes.AUTO
+    auto = source == languages.AUTO
     if auto and "prompt" in given and prompts.check(given["prompt"]).fields:
         raise BadOption("--from auto reads a document as it is, and not what --prompt makes of its metadata.")
     if "unit" in given and "prompt" in given and prompts.check(given["prompt"]).fields:
         raise BadOption("--unit sentence splits a document, which a prompt with {meta.FIELD} keeps whole.")
     for flag, language in (("--from", None if auto else source), ("--to", target)):
         if language is not None:
-            language_codes.known(language, flag)
+            languages.known(language, flag)
     tells = plan.model_type in families.MULTILINGUAL | (families.PREFIXED if "prefix" not in given else set()) or (
         plan.family is Family.DECODER and "prompt" not in given
     )
@@ -218,12 +216,12 @@ def _of_model(plan: Plan) -> dict[str, str]:
 
 def _to_detect(plan: Plan) -> dict[str, Any]:
     """Return what a spec says where languages are to be found: by what, and what the model is known to read."""
-    detection.require()
+    languages.require_detector()
     target, direction = plan.given.get("target_lang"), plan.direction
     if target is None and len(direction.targets) != 1:
         raise BadOption("--from auto needs --to, since a text that is in that language already is kept as it is.")
     limited = {"sources": sorted(direction.sources)} if direction.sources else {}
-    return {"target_lang": target or direction.targets[0], "detector": detection.DETECTOR, **limited}
+    return {"target_lang": target or direction.targets[0], "detector": languages.DETECTOR, **limited}
 
 
 def _checks(spec: Spec, direction: Direction) -> Checks:
@@ -234,15 +232,15 @@ def _checks(spec: Spec, direction: Direction) -> Checks:
 
 def _only(asked: str | None, known: Sequence[str]) -> str | None:
     """Return the plain code of the language that was asked for, or of the only one that is known."""
-    if asked not in {None, language_codes.AUTO}:
-        return language_codes.short_code(asked)
+    if asked not in {None, languages.AUTO}:
+        return languages.short_code(asked)
     return known[0] if len(known) == 1 else None
 
 
 def _other_models(options: KindOptions) -> tuple[str, ...]:
     given = options.given()
-    read = given.get("source_lang", language_codes.AUTO)
-    source = "mul" if read == language_codes.AUTO else read
+    read = given.get("source_lang", languages.AUTO)
+    source = "mul" if read == languages.AUTO else read
     return (f"Helsinki-NLP/opus-mt-{source}-{given.get('target_lang', 'en')}", "facebook/m2m100_418M")
 
 

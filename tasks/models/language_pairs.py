@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage.json_values import Json
+from tasks import languages
 from tasks.errors import BadOption
-from tasks.languages import language_codes
 from tasks.models.json_files import content, table
 
 # opus-mt-es-en, opus-mt-tc-big-cat_oci_spa-en; a language's code there is never longer than three letters.
@@ -29,7 +29,7 @@ class Direction:
 
     def __str__(self) -> str:
         sides = (("from", self.sources), ("into", self.targets))
-        return " ".join(f"{word} {language_codes.listed(codes)}" for word, codes in sides if codes)
+        return " ".join(f"{word} {languages.listed(codes)}" for word, codes in sides if codes)
 
 
 UNKNOWN = Direction()
@@ -58,10 +58,10 @@ def of_folder(folder: Path) -> Direction:
 def require(direction: Direction, source: str | None, target: str | None, model: str) -> None:
     """Raise BadOption for languages that contradict what is known of the model, or for one that it must be told."""
     for option, asked, codes in (("--from", source, direction.sources), ("--to", target, direction.targets)):
-        if asked is not None and codes and not any(language_codes.same_language(asked, code) for code in codes):
+        if asked is not None and codes and not any(languages.same_language(asked, code) for code in codes):
             raise BadOption(f"{option} {asked}: {model} translates {direction}.")
     if direction.tokens and target is not None:
-        language_codes.match(target, direction.tokens)
+        languages.match(target, direction.tokens)
     elif len(direction.tokens) > 1:
         some = ", ".join(direction.tokens[:12])
         raise BadOption(f"{model} translates into several languages: give --to, one of {some}.")
@@ -74,6 +74,6 @@ def _codes(stated: Json) -> tuple[str, ...]:
     """
     if not isinstance(stated, str):
         return ()
-    parts = [stated] if language_codes.short_code(stated) else re.split(r"[+_,\s]+", stated)
-    codes = [language_codes.short_code(part) for part in parts]
+    parts = [stated] if languages.short_code(stated) else re.split(r"[+_,\s]+", stated)
+    codes = [languages.short_code(part) for part in parts]
     return tuple(code for code in codes if code is not None) if all(codes) else ()

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from storage.core.specs import Spec
 from storage.json_values import Json
+from tasks import prompts
 from tasks.errors import CannotServe
-from tasks.prompts import prompts
 
 QUERY = "query"
 DOCUMENT = "document"

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from storage.core.normalize import normalize_json
-from tasks.near_misses import nearly
+from tasks.errors import nearly
 from tasks.schemas import grammar
 from tasks.schemas.bounds import BOUNDS
 from tasks.schemas.records import RecordChecks, draft, parsed

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from storage.core.specs import Spec
-from tasks import kinds
+from tasks import kinds, languages
 from tasks.errors import BadOption
 from tasks.kinds import KindOptions, TaskKind, suitability
-from tasks.languages import detection, language_codes
 from tasks.specs import plan
 
 if TYPE_CHECKING:
@@ -31,16 +30,16 @@ _CODE = re.compile(r"[A-Za-z]{2,3}(?:[_-][A-Za-z]+)?")
 def parse(model: str) -> dict[str, str] | None:
     """The models by language in ``fr=MODEL,de=MODEL``; None for the name of one model. Raises BadOption."""
     first = _PART.fullmatch(model)
-    if first is None or not (_CODE.fullmatch(first[1]) or language_codes.short_code(first[1])):
+    if first is None or not (_CODE.fullmatch(first[1]) or languages.short_code(first[1])):
         return None  # a folder may have = in its name
     found: dict[str, str] = {}
     for part in model.split(","):
         match = _PART.fullmatch(part.strip())
         if match is None or not match[2].strip():
             raise BadOption(f"--model {model}: {part!r} is not LANGUAGE=MODEL, such as fr=opus-mt-fr-en.")
-        code = language_codes.plain(language_codes.known(match[1], "--model"))
+        code = languages.plain(languages.known(match[1], "--model"))
         if code in found:
-            raise BadOption(f"--model {model}: {language_codes.listed([code])} stands in it twice.")
+            raise BadOption(f"--model {model}: {languages.listed([code])} stands in it twice.")
         found[code] = match[2].strip()
     return found
 
@@ -56,13 +55,13 @@ def build_spec(kind: str, parts: Mapping[str, tuple[Pinned, Mapping[str, Any]]],
         those = ", ".join(one.name for one in kinds.KINDS if _translates(one))
         raise BadOption(f"--model LANGUAGE=MODEL is for {those}; {kind} takes one model.")
     given = options.given()
-    if given.get("source_lang") != language_codes.AUTO:
+    if given.get("source_lang") != languages.AUTO:
         raise BadOption("--model LANGUAGE=MODEL goes with --from auto, which finds each document's language.")
     if "prefix" in given:
         raise BadOption("--prefix is the same for every language: give one --model and its --from with it.")
     if "adapter" in given:
         raise BadOption("--adapter is of one model: merge it into that model, and name the merged folder.")
-    detection.require()
+    languages.require_detector()
     for pinned, config in parts.values():
         suitability.require(kind, config, pinned.model)
     target = given.get("target_lang") or _only_target(parts)
@@ -79,7 +78,7 @@ def build_spec(kind: str, parts: Mapping[str, tuple[Pinned, Mapping[str, Any]]],
     params = {
         **given,
         "target_lang": target,
-        "detector": detection.DETECTOR,
+        "detector": languages.DETECTOR,
         "sources": ordered,
         "models": models,
         **built_in,
@@ -109,9 +108,6 @@ def _translates(kind: TaskKind) -> bool:
 
 def _only_target(parts: Mapping[str, tuple[Pinned, Mapping[str, Any]]]) -> str:
     stated = [pinned.direction.targets for pinned, _ in parts.values()]
-    if (
-        any(len(targets) != 1 for targets in stated)
-        or len({language_codes.plain(*targets) for targets in stated}) != 1
-    ):
+    if any(len(targets) != 1 for targets in stated) or len({languages.plain(*targets) for targets in stated}) != 1:
         raise BadOption("--from auto needs --to, since a text that is in that language already is kept as it is.")
     return stated[0][0]

@@ -16,8 +16,7 @@ from typing import Any
 
 from tasks import kinds
 from tasks.backends import selection
-from tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable
-from tasks.heads import Head
+from tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable, nearly
 from tasks.kinds import suitability
 from tasks.models import encoders, families, gguf, gliner, hub, language_pairs, null, weightless, weights
 from tasks.models.encoders import Description
@@ -26,7 +25,7 @@ from tasks.models.json_files import content, parsed, table
 from tasks.models.language_pairs import Direction
 from tasks.models.model_validation import require_whole
 from tasks.models.named_prompts import Prompts
-from tasks.near_misses import nearly
+from tasks.outputs import Head
 
 SHIPPED_FOLDER = Path(__file__).resolve().parents[2] / "examples" / "models"
 _PACKAGE = "package:"

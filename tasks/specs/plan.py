@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from storage.core.specs import Spec
-from tasks import kinds
+from tasks import kinds, prompts
 from tasks.backends import selection
 from tasks.errors import BadOption
 from tasks.kinds import instructions, suitability
@@ -15,7 +15,6 @@ from tasks.kinds.options import MIN_WINDOW_TOKENS, KindOptions, flag, option
 from tasks.models import families, served
 from tasks.models.families import Family
 from tasks.models.named_prompts import Prompts
-from tasks.prompts import prompts
 
 if TYPE_CHECKING:
     from tasks.specs.pinning import Pinned

@@ -11,7 +11,7 @@ import numpy as np
 from storage.core.specs import Spec
 from tasks.backends import Source
 from tasks.backends.static import Items, StaticLoop
-from tasks.batching.batches import Budget
+from tasks.batching import Budget
 from tasks.errors import OutOfMemory
 from tasks.kinds.base import Traits
 from tasks.outputs import Output, Vector

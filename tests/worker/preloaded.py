@@ -37,7 +37,7 @@ WITH_MODELS = (
     *("tasks.backends.encoder.pooling", "tasks.backends.encoder.autotune", "tasks.backends.encoder.fallback"),
     *("tasks.backends.encoder.converted.openvino_backend", "openvino.frontend.pytorch", "tasks.backends.rehearsal"),
     *("tasks.backends.encoder_decoder.seq2seq", "tasks.backends.encoder_decoder.ctranslate"),
-    *("tasks.backends.polyglot", "tasks.backends.decoder_only.causal", "tasks.languages.detection"),
+    *("tasks.backends.polyglot", "tasks.backends.decoder_only.causal", "tasks.languages"),
     *("worker.engines.throughput", "sacremoses"),
 )
 # Libraries that torch and the model libraries import, and that know of no model hub.

@@ -29,7 +29,7 @@ from storage.core.kinds import READING_SIZE
 from storage.core.outcomes import Outcome, Status
 from storage.outputs.output_types import {type}
 from tasks.models.families import Family
-from tasks.heads import Head
+from tasks.outputs import Head
 from tasks.kinds.base import Computed, TaskKind
 from tasks.kinds.options import Windowed
 from tasks.windows.windows import Coder, Window, cut

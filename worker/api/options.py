@@ -7,9 +7,8 @@ from keyword import iskeyword
 from typing import Any
 
 from tasks import kinds
-from tasks.errors import BadOption
+from tasks.errors import BadOption, hint
 from tasks.kinds.options import key
-from tasks.near_misses import hint
 from worker.settings import Settings
 from worker.submit.options import Request, Work, checked
 

@@ -16,7 +16,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from tasks.near_misses import hint, nearly
+from tasks.errors import hint, nearly
 from worker.cli.registry import COMMANDS, HEADINGS
 
 

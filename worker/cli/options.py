@@ -10,7 +10,7 @@ import click
 
 from storage import writers
 from tasks.backends import registry
-from tasks.near_misses import hint
+from tasks.errors import hint
 from worker.prices import Price
 
 

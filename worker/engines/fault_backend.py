@@ -10,8 +10,7 @@ import numpy as np
 
 from tasks.backends import Backend, Source
 from tasks.backends.static import StaticLoop
-from tasks.batching.batches import Budget
-from tasks.batching.pool import Item
+from tasks.batching import Budget, Item
 from tasks.errors import OutOfMemory
 from tasks.kinds.base import Traits
 from tasks.outputs import Output, Vector

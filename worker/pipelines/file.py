@@ -20,12 +20,10 @@ from storage import writers
 from storage.core.flags import DOUBTS, Flagged
 from storage.readers import credentials
 from storage.writers.base import FormatUnfit
-from tasks import kinds
-from tasks.errors import BadOption
+from tasks import kinds, prompts
+from tasks.errors import BadOption, nearly
 from tasks.kinds.options import key, option
 from tasks.kinds.validation import EMPTY, sentence, shown
-from tasks.near_misses import nearly
-from tasks.prompts import prompts
 from tasks.specs import per_language
 from worker.errors import WorkerError
 from worker.pipelines import schedule

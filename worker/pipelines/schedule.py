@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
+from tasks.errors import nearly
 from tasks.kinds.validation import shown
-from tasks.near_misses import nearly
 from worker.errors import WorkerError
 
 _FIELDS = (

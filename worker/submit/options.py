@@ -14,11 +14,10 @@ from pydantic_core import PydanticCustomError
 from storage.core.doubts import Doubt
 from storage.errors import DoubtInvalid
 from tasks import kinds
-from tasks.errors import BadOption
+from tasks.errors import BadOption, hint
 from tasks.kinds import KindOptions
 from tasks.kinds.options import MOST, Option, flag, option
 from tasks.kinds.validation import EMPTY, sentence, shown
-from tasks.near_misses import hint
 from worker.queue.messages import is_id
 from worker.submit.escalation import Escalation
 

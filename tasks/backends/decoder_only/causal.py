@@ -27,8 +27,7 @@ from tasks.backends.decoder_only.rowcache import RowCache
 from tasks.backends.generation_files import Opening, require_keys_and_values
 from tasks.backends.log_probabilities import Tally, of_chosen
 from tasks.backends.static import Computed, Items, StaticLoop
-from tasks.batching.batches import Budget
-from tasks.batching.pool import Item
+from tasks.batching import Budget, Item
 from tasks.errors import DeviceLost
 from tasks.outputs import Failure, Generated, Output, Several
 from tasks.windows.windows import Encoded

@@ -14,6 +14,7 @@ from storage.core.chat import as_messages
 from storage.core.specs import Spec
 from storage.steps import templates
 from storage.steps.templates import keeps_white_space
+from tasks import languages
 from tasks.backends.decoding import cut_at, decoding
 from tasks.backends.generation_files import Opening, stated_settings
 from tasks.backends.tokens import TokenCoder, Tokens
@@ -23,7 +24,6 @@ from tasks.kinds.answer_prompts import asking
 from tasks.kinds.base import Traits
 from tasks.kinds.generate import RAW
 from tasks.kinds.instructions import Instruction, instruction
-from tasks.languages import language_codes
 from tasks.models import families
 from tasks.outputs import Generated, Likelihood
 from tasks.windows.windows import LanguageCoders
@@ -174,7 +174,7 @@ def pairs(spec: Spec, tokens: Tokens, limit_tokens: int) -> Callable[[str], Toke
 
 
 def _tells(spec: Spec) -> bool:
-    return spec.params.get("source_lang") == language_codes.AUTO and "prompt" not in spec.params
+    return spec.params.get("source_lang") == languages.AUTO and "prompt" not in spec.params
 
 
 def _from(spec: Spec, language: str) -> Spec:

@@ -38,8 +38,7 @@ from tasks.backends.decoder_only.vllm_settings import Accelerator, scheduling
 from tasks.backends.decoding import Decoding
 from tasks.backends.generation_files import Opening
 from tasks.backends.static import Computed, failure
-from tasks.batching.batches import Budget
-from tasks.batching.pool import Item
+from tasks.batching import Budget, Item
 from tasks.errors import DeviceLost, Unsuited
 from tasks.outputs import Likelihood
 from tasks.schemas import grammar

@@ -15,8 +15,7 @@ from typing import Any, Protocol
 from tasks.backends import Source
 from tasks.backends.measurement_cache import remember, remembered
 from tasks.backends.static import Computed, StaticLoop
-from tasks.batching.batches import Budget
-from tasks.batching.pool import Item
+from tasks.batching import Budget, Item
 from tasks.windows.windows import Encoded
 
 # Of each full batch may be padding: with more the next batch is cheaper, with less there are too many small ones

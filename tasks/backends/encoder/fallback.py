@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from tasks.backends import Backend, Source
-from tasks.batching.batches import Budget
-from tasks.batching.pool import Item, Pool
+from tasks.batching import Budget, Item, Pool
 from tasks.errors import CannotServe, ModelError
 from tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector, Weights
 from tasks.windows.windows import Encoded

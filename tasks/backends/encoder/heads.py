@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from tasks.heads import Head
+from tasks.outputs import Head
 from tasks.windows.windows import Coder, Encoded
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tasks.backends import Backend, Source
-from tasks.batching.batches import Budget
-from tasks.batching.pool import Item
+from tasks.batching import Budget, Item
 from tasks.outputs import Output
 from tasks.windows.windows import Encoded
 

@@ -22,7 +22,7 @@ from tasks.backends.encoder_decoder.ctranslate_options import inexact, options
 from tasks.backends.encoder_decoder.generation import Generation
 from tasks.backends.generation_files import Opening, generation_settings
 from tasks.backends.static import Computed, Items, StaticLoop
-from tasks.batching.batches import Budget
+from tasks.batching import Budget
 from tasks.errors import DeviceLost, OutOfMemory, Unsuited
 from tasks.outputs import Output
 from tasks.windows.windows import Encoded

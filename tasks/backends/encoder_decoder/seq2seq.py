@@ -18,8 +18,7 @@ from tasks.backends.generation_files import Opening
 from tasks.backends.log_probabilities import Written
 from tasks.backends.static import Items, StaticLoop
 from tasks.backends.tokens import padded
-from tasks.batching.batches import Budget
-from tasks.batching.pool import Item
+from tasks.batching import Budget, Item
 from tasks.outputs import Output, grouped
 from tasks.windows.windows import Encoded
 

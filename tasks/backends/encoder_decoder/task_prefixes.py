@@ -12,10 +12,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from storage.core.specs import Spec
-from tasks import kinds
+from tasks import kinds, languages
 from tasks.backends.tokens import TokenCoder, Tokens
 from tasks.errors import BadOption, CannotServe
-from tasks.languages import language_codes
 from tasks.models import families
 from tasks.windows.windows import LanguageCoders
 
@@ -52,9 +51,9 @@ def dialect(spec: Spec, config: Mapping[str, Any], tokenizer: PreTrainedTokenize
         usual = settings.get("prefix", built_in.prefix if model_type in families.PREFIXED else "")
         return Dialect(str(spec.params.get("prefix", usual) or ""), parameters=settings)
     source, target = spec.params.get("source_lang"), spec.params.get("target_lang")
-    if source == language_codes.AUTO and model_type in families.PREFIXED:
+    if source == languages.AUTO and model_type in families.PREFIXED:
         return Dialect(parameters=_agreed(spec, worded_pairs(config, str(target))))
-    if source == language_codes.AUTO and model_type in families.MULTILINGUAL:
+    if source == languages.AUTO and model_type in families.MULTILINGUAL:
         source = min(known_languages(tokenizer))  # each text has its own in place of this one
     if model_type in families.PREFIXED and "prefix" in spec.params:
         return _prefixed(spec, config, source, target)
@@ -93,15 +92,13 @@ def _prefixed(spec: Spec, config: Mapping[str, Any], source: str | None, target:
 
 
 def _short(source: str, target: str) -> tuple[str, str]:
-    return language_codes.short_code(source) or source, language_codes.short_code(target) or target
+    return languages.short_code(source) or source, languages.short_code(target) or target
 
 
 def wording(config: Mapping[str, Any], source: str, target: str) -> str:
     """The words that a T5 is told a pair of languages with."""
     settings = families.task_settings(config, _TRANSLATION, _short(source, target))
-    return str(
-        settings.get("prefix") or f"translate {language_codes.name(source)} to {language_codes.name(target)}: "
-    )
+    return str(settings.get("prefix") or f"translate {languages.name(source)} to {languages.name(target)}: ")
 
 
 def worded_pairs(config: Mapping[str, Any], target: str) -> dict[str, Mapping[str, Any]]:
@@ -109,7 +106,7 @@ def worded_pairs(config: Mapping[str, Any], target: str) -> dict[str, Mapping[st
     found: dict[str, Mapping[str, Any]] = {}
     for name, settings in (config.get("task_specific_params") or {}).items():
         match = _PAIR.fullmatch(name)
-        if match and language_codes.same_language(match.group(2), target):
+        if match and languages.same_language(match.group(2), target):
             found[match.group(1)] = {key: value for key, value in settings.items() if key != "prefix"}
     return found
 
@@ -130,8 +127,8 @@ def known_languages(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 def _tokened(tokenizer: PreTrainedTokenizerBase, source: str, target: str) -> Dialect:
     known = known_languages(tokenizer)
-    tokenizer.src_lang = language_codes.match(source, known)
-    return Dialect(forced_bos_token_id=known[language_codes.match(target, known)])
+    tokenizer.src_lang = languages.match(source, known)
+    return Dialect(forced_bos_token_id=known[languages.match(target, known)])
 
 
 def _marian(spec: Spec, tokenizer: PreTrainedTokenizerBase, target: str | None) -> Dialect:
@@ -141,9 +138,9 @@ def _marian(spec: Spec, tokenizer: PreTrainedTokenizerBase, target: str | None) 
         some = ", ".join(sorted(tokens)[:12])
         raise CannotServe(f"{spec.model} translates into several languages: give --to, one of {some}.")
     if tokens and target is not None:
-        return Dialect(prefix=f"{tokens[language_codes.match(target, tokens)]} ")
+        return Dialect(prefix=f"{tokens[languages.match(target, tokens)]} ")
     own = getattr(tokenizer, "target_lang", None)
-    if target is not None and own and not language_codes.same_language(target, str(own)):
+    if target is not None and own and not languages.same_language(target, str(own)):
         raise BadOption(f"{spec.model} translates into {own}, not into {target}.")
     return Dialect()
 
@@ -152,7 +149,7 @@ def language_coders(
     spec: Spec, config: Mapping[str, Any], tokens: Tokens, limit_tokens: int
 ) -> LanguageCoders | None:
     """Return coders of texts by their language; None for a model of one direction, which is told none."""
-    if spec.params.get("source_lang") != language_codes.AUTO:
+    if spec.params.get("source_lang") != languages.AUTO:
         return None
     model_type = str(config.get("model_type", ""))
     if model_type in families.PREFIXED:
@@ -169,7 +166,7 @@ def _worded_coders(spec: Spec, config: Mapping[str, Any], tokens: Tokens, limit_
     def coder(language: str) -> TokenCoder:
         return TokenCoder(tokens.framed(wording(config, language, target)), limit_tokens)
 
-    stated = frozenset(map(language_codes.plain, worded_pairs(config, target)))
+    stated = frozenset(map(languages.plain, worded_pairs(config, target)))
     return LanguageCoders(coder, stated or None)
 
 
@@ -179,9 +176,9 @@ def _tokened_coders(spec: Spec, tokens: Tokens, limit_tokens: int) -> LanguageCo
 
     @cache
     def coder(language: str) -> TokenCoder:
-        return TokenCoder(tokens.labelled(place, known[language_codes.match(language, known)]), limit_tokens)
+        return TokenCoder(tokens.labelled(place, known[languages.match(language, known)]), limit_tokens)
 
-    plain = (language_codes.plain(code) for code in known if language_codes.short_code(code))
+    plain = (languages.plain(code) for code in known if languages.short_code(code))
     return LanguageCoders(coder, frozenset(plain))
 
 

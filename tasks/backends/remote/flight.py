@@ -8,8 +8,7 @@ from typing import Any
 from tasks.backends import Source
 from tasks.backends.remote.client import Client, Dropped
 from tasks.backends.remote.journal import Journal
-from tasks.batching.batches import Budget
-from tasks.batching.pool import Item
+from tasks.batching import Budget, Item
 from tasks.errors import EngineStopped
 from tasks.outputs import Failure, Output
 

@@ -14,6 +14,7 @@ from storage.core.specs import Spec
 from storage.outputs.output_types import SCHEMA
 from storage.steps import templates
 from storage.steps.templates import keeps_white_space
+from tasks import languages
 from tasks.backends.decoding import Decoding
 from tasks.backends.remote import answers
 from tasks.backends.remote.counting import Counter
@@ -23,7 +24,6 @@ from tasks.kinds.answer_prompts import asking
 from tasks.kinds.base import Traits
 from tasks.kinds.generate import FILL_CONTEXT
 from tasks.kinds.instructions import instruction
-from tasks.languages import language_codes
 from tasks.windows.windows import Encoded, LanguageCoders
 
 Message = dict[str, Any]
@@ -158,7 +158,7 @@ def _example(spec: Spec) -> Spec:
 
 
 def _tells(spec: Spec) -> bool:
-    return spec.params.get("source_lang") == language_codes.AUTO and "prompt" not in spec.params
+    return spec.params.get("source_lang") == languages.AUTO and "prompt" not in spec.params
 
 
 def _from(spec: Spec, language: str) -> Spec:

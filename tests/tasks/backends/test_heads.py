@@ -19,9 +19,8 @@ from tasks.backends.encoder.comparison import Comparison
 from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.packed import PackedEncoder
-from tasks.batching.pool import Item, Pool
-from tasks.heads import Head
-from tasks.outputs import Vector
+from tasks.batching import Item, Pool
+from tasks.outputs import Head, Vector
 from tests.tasks import architectures
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}

@@ -25,7 +25,7 @@ from tests.worker.harness import ROOT
 
 MODULE = '''
 from tasks.backends.static import StaticLoop
-from tasks.batching.batches import Budget
+from tasks.batching import Budget
 from tasks.kinds.base import Traits
 from tasks.outputs import Generated
 from tasks.windows.windows import Encoded

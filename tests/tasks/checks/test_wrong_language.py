@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from tasks import languages
 from tasks.checks import Checks, Context, Finding, wrong_language
-from tasks.languages import detection
 
 TEXTS = {
     "en": "This package provides the shared libraries of an editor that reads and writes many kinds of files.",
@@ -41,7 +41,7 @@ def test_nothing_is_found_where_it_cannot_be_known(monkeypatch: pytest.MonkeyPat
     assert found("", TEXTS["fr"], Context()) == []
     assert found("", "LibreOffice Impress", german) == []
     assert found("", "libfoo2 src/main.c --help ISO9660 https://example.org/ls {a} x_y GnuPG OpenSSL", german) == []
-    monkeypatch.setattr(detection, "installed", lambda: False)
+    monkeypatch.setattr(languages, "detector_installed", lambda: False)
     assert found("", TEXTS["fr"], german) == []
 
 

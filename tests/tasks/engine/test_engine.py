@@ -12,7 +12,7 @@ import pytest
 from storage.core.outcomes import Reason, Status
 from storage.core.specs import Spec
 from tasks.backends import Source
-from tasks.batching.batches import Budget
+from tasks.batching import Budget
 from tasks.engine.engine import PORTION_TEXTS, BatchDone, BatchStarted, Engine, Submission
 from tasks.errors import CannotServe, DeviceLost, EngineStopped
 from tasks.outputs import Output

@@ -10,7 +10,6 @@ import pytest
 
 from storage.core.outcomes import Outcome
 from tasks import kinds
-from tasks.heads import Head
 from tasks.kinds import KINDS
 from tasks.kinds.base import Computed, Traits
 from tasks.kinds.classify import Classify
@@ -20,7 +19,7 @@ from tasks.kinds.generate import Generate
 from tasks.kinds.label_scores import Combination
 from tasks.kinds.summarize import Summarize
 from tasks.kinds.translate import Translate
-from tasks.outputs import Generated, Labels, Likelihood, Output, Scale, Several, Span, Spans
+from tasks.outputs import Generated, Head, Labels, Likelihood, Output, Scale, Several, Span, Spans
 from tasks.specs.plan import build_spec
 from tasks.windows.windows import Encoded, Window
 from tests.tasks.kinds import test_answer, test_entailment, test_redact

@@ -15,15 +15,14 @@ from storage.core.outcomes import Status
 from storage.core.specs import Spec
 from tasks import kinds
 from tasks.backends.polyglot import PolyglotBackend
-from tasks.batching.batches import Budget
-from tasks.batching.pool import Item, Pool
+from tasks.batching import Budget, Item, Pool
 from tasks.errors import BadOption, CannotServe, ModelUnsuitable
 from tasks.specs import per_language, pinning
 from tasks.windows.windows import Encoded
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
 from tests.tasks.fakes import FakeBackend
-from tests.tasks.languages.test_detection import GERMAN, SPANISH
+from tests.tasks.test_languages import GERMAN, SPANISH
 
 
 def spec_of(cache_dir: Path, model: str, **options: Any) -> Spec:

@@ -8,10 +8,9 @@ import pytest
 
 from storage.core.specs import Spec
 from storage.json_values import Json
-from tasks import kinds
+from tasks import kinds, languages
 from tasks.errors import BadOption, ModelUnsuitable
 from tasks.kinds.instructions import instruction
-from tasks.languages import language_codes
 from tasks.models import families
 from tasks.models.named_prompts import Prompts
 from tasks.specs.pinning import Pinned
@@ -234,12 +233,12 @@ def test_a_model_of_the_wrong_family_is_refused(kind: str, config: dict[str, Any
     ],
 )
 def test_a_plain_code_finds_each_familys_own(asked: str, codes: list[str], expected: str) -> None:
-    assert language_codes.match(asked, codes) == expected
+    assert languages.match(asked, codes) == expected
 
 
 def test_an_unknown_language_is_refused_with_near_ones() -> None:
     with pytest.raises(BadOption, match="fr_XX"):
-        language_codes.match("fy", ["fr_XX", "en_XX"])
+        languages.match("fy", ["fr_XX", "en_XX"])
 
 
 @pytest.mark.parametrize(

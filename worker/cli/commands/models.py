@@ -51,9 +51,9 @@ def list_command(as_json: bool) -> int:
 @JSON
 def check_command(model: str, revision: str | None, as_json: bool) -> int:
     """Show the family of MODEL, the tasks that it suits, and its window."""
-    from tasks.heads import Head
     from tasks.kinds import kind
     from tasks.models import served
+    from tasks.outputs import Head
     from tasks.specs.adapters import NAME, check
     from worker.submit.rehearsal import lacking
 

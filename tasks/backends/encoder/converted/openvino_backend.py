@@ -19,7 +19,7 @@ from tasks.backends.encoder.heads import EncoderModel, StatesOf
 from tasks.backends.encoder.packed import has_berts_design
 from tasks.backends.tokens import Tokens
 from tasks.errors import Unsuited
-from tasks.heads import Head
+from tasks.outputs import Head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

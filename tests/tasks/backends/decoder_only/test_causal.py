@@ -21,8 +21,7 @@ from storage.steps.templates import over_metadata
 from tasks.backends.accelerator import quiet
 from tasks.backends.decoder_only.causal import CausalBackend
 from tasks.backends.decoder_only.instructed import instructed, language_coders
-from tasks.batching.batches import Budget
-from tasks.batching.pool import Item
+from tasks.batching import Budget, Item
 from tasks.engine.backend_factory import open_backend
 from tasks.errors import CannotServe
 from tasks.outputs import Generated

@@ -21,8 +21,7 @@ from jsonschema import Draft202012Validator
 from bench import models
 from storage.core.specs import Spec
 from tasks.backends import Backend, selection
-from tasks.batching.batches import Budget
-from tasks.batching.pool import Item
+from tasks.batching import Budget, Item
 from tasks.engine.backend_factory import open_backend
 from tasks.errors import CannotServe
 from tasks.outputs import Generated

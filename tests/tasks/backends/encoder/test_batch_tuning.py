@@ -11,7 +11,7 @@ import pytest
 
 from tasks.backends.encoder.batch_tuning import WarmUp, best
 from tasks.backends.static import Items, StaticLoop
-from tasks.batching.batches import Budget
+from tasks.batching import Budget
 from tasks.errors import OutOfMemory
 from tasks.outputs import Output, Vector
 from tasks.windows.windows import Encoded

@@ -20,7 +20,7 @@ from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.packed import PackedEncoder
 from tasks.errors import CannotServe, WeightsMissing
-from tasks.heads import Head
+from tasks.outputs import Head
 from tasks.windows.windows import Encoded
 from tests.tasks import classifiers
 from tests.tasks.conftest import Bench

@@ -22,7 +22,7 @@ from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.kernels import FLASH, ONEDNN, Kernels, OneDnnLinear, kernels_for
 from tasks.backends.encoder.packed import packed, packs
 from tasks.engine.engine import Engine
-from tasks.heads import Head
+from tasks.outputs import Head
 from tasks.windows.windows import Encoded
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench

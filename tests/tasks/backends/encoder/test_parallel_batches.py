@@ -12,8 +12,7 @@ import torch
 
 from tasks.backends.encoder.parallel_batches import Streams
 from tasks.backends.static import Items, StaticLoop
-from tasks.batching.batches import Budget
-from tasks.batching.pool import Item, Pool
+from tasks.batching import Budget, Item, Pool
 from tasks.errors import OutOfMemory
 from tasks.outputs import Output, Vector
 from tasks.windows.windows import Encoded

@@ -24,9 +24,8 @@ from tasks.backends.accelerator import quiet
 from tasks.backends.encoder import pooling
 from tasks.backends.encoder.heads import EncoderModel
 from tasks.errors import CannotServe
-from tasks.heads import Head
 from tasks.models import sentence_modules
-from tasks.outputs import Vector
+from tasks.outputs import Head, Vector
 from tests.tasks import architectures, classifiers
 from tests.tasks.conftest import Bench
 from tests.tasks.real_lines import real_lines

@@ -22,8 +22,8 @@ from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.packed import PackedEncoder
 from tasks.backends.rehearsal import require_weights
 from tasks.errors import CannotServe, ModelUnsuitable, WeightsMissing
-from tasks.heads import Head
 from tasks.kinds import suitability
+from tasks.outputs import Head
 from tasks.windows.overlapping import stretches
 from tests.tasks import classifiers
 from tests.tasks.backends.encoder.test_token_classification import PACKED, TEXTS, sentence_pieces

@@ -32,11 +32,10 @@ from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.kept_heads import KeptHead, pooled
 from tasks.backends.encoder.kernels import OneDnnLinear
 from tasks.backends.tokens import Tokens
-from tasks.batching.pool import Item, Pool
+from tasks.batching import Item, Pool
 from tasks.engine.library_imports import Place, modules
-from tasks.heads import Head
 from tasks.models.sentence_modules import POOLINGS
-from tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector, Weights
+from tasks.outputs import Head, Labels, Output, SpanScores, TokenScores, Vector, Weights
 from tasks.specs import adapters
 from tasks.windows.windows import Encoded
 from tests.tasks import architectures, classifiers

@@ -24,7 +24,7 @@ from tasks.backends.encoder import own_heads, token_classification
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.packed import PackedEncoder
 from tasks.errors import CannotServe, ModelUnsuitable
-from tasks.heads import Head
+from tasks.outputs import Head
 from tasks.windows.overlapping import stretches
 from tasks.windows.windows import trimmed
 from tests.tasks import classifiers

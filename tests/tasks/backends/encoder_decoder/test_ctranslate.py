@@ -19,8 +19,7 @@ from tasks.backends import allocator
 from tasks.backends.encoder_decoder import ctranslate, ctranslate_models
 from tasks.backends.encoder_decoder.ctranslate import CTranslateBackend, compute_type
 from tasks.backends.static import Items
-from tasks.batching.batches import Budget
-from tasks.batching.pool import Item
+from tasks.batching import Budget, Item
 from tasks.engine.backend_factory import open_backend
 from tasks.engine.engine import BatchDone, BatchStarted, Engine
 from tasks.errors import CannotServe, EngineStopped, Unsuited

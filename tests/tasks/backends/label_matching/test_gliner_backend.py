@@ -25,8 +25,8 @@ from tasks.backends.accelerator import quiet
 from tasks.backends.reading import reading_of
 from tasks.engine.backend_factory import open_backend
 from tasks.errors import CannotServe
-from tasks.heads import Head
 from tasks.models import gliner
+from tasks.outputs import Head
 from tasks.windows.word_windows import cut_at_words
 from tests.conftest import missing
 from tests.tasks.backends.label_matching.gliner_models import DESIGNS, LABELS, gliner_model

@@ -15,8 +15,7 @@ from tasks.backends.remote.chat import ChatBackend, likelihood
 from tasks.backends.remote.client import Client, Dropped
 from tasks.backends.remote.flight import Flight, Items
 from tasks.backends.remote.journal import Journal
-from tasks.batching.batches import Budget
-from tasks.batching.pool import Item
+from tasks.batching import Budget, Item
 from tasks.errors import ServerAway
 from tasks.models.served import Server
 from tasks.outputs import Failure, Generated

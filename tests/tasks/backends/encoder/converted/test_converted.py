@@ -32,7 +32,7 @@ from tasks.backends.measurement_cache import remembered
 from tasks.backends.tokens import Tokens
 from tasks.engine.backend_factory import open_backend
 from tasks.errors import CannotServe, Unsuited
-from tasks.heads import Head
+from tasks.outputs import Head
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench, EngineOf
 from tests.tasks.test_architectures import vectors
@@ -42,7 +42,7 @@ OPEN = (
     "import pkgutil, sys; from pathlib import Path; from storage.core.specs import Spec; "
     "folder, cache = map(Path, sys.argv[2:]); "
     "spec = Spec(kind='embed', model=str(folder), revision='sha256:00', quality='float32'); "
-    "from tasks.backends import Assignment; from tasks.heads import Head; "
+    "from tasks.backends import Assignment; from tasks.outputs import Head; "
     "opened = pkgutil.resolve_name(sys.argv[1])(Assignment(spec, folder, 'cpu', cache, Head.POOLING)); "
     "print(opened.runtime()['backend'])"
 )

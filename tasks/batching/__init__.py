@@ -1,1 +1,0 @@
-"""The pool of windows that wait for the device, and the choice of batches from it."""

@@ -1,1 +1,0 @@
-"""Language codes, language detection, and routing of texts by language."""

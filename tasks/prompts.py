@@ -1,0 +1,72 @@
+"""Prompt templates: the text before and after a document; and demonstrations for base models.
+
+A model that only continues a text often writes nothing after a pattern that it sees once (Brown et al. 2020, section
+2). So it sees a few demonstrations first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from storage.steps import templates
+from storage.steps.templates import BadTemplate
+from tasks import languages
+from tasks.errors import BadOption
+
+
+@dataclass(frozen=True)
+class Template:
+    """The text before a document and the text after it."""
+
+    before: str
+    after: str
+
+    def fill(self, text: str) -> str:
+        return self.before + text + self.after
+
+
+def check(template: str) -> templates.Template:
+    """Return a parsed template. Raises BadOption if it is malformed."""
+    try:
+        return templates.parse(template)
+    except BadTemplate as error:
+        raise BadOption(f"--prompt: {error}") from error
+
+
+def is_rendered(params: Mapping[str, Any]) -> bool:
+    """Return True if a spec's contents are rendered prompts, which are neither wrapped in a template nor cut."""
+    return isinstance(templates.over_metadata(params), templates.Template | templates.Messages)
+
+
+def around(template: str) -> Template:
+    """Return the text around the document in a template without metadata. Raises BadOption."""
+    found = check(template)
+    assert not found.fields
+    return Template(*found.pieces)
+
+
+# The same three sentences in each language: short, with a condition, and as texts that inform are. A line has the
+# language's code and its sentences.
+_SENTENCES = Path(__file__).with_name("demonstrations.tsv")
+SUMMARIZED = (
+    "The museum was founded in 1912 by two brothers who collected clocks. It has more than four hundred of them, the "
+    "oldest from 1640, and is open every day except Mondays.",
+    "A museum with more than four hundred old clocks, open every day except Mondays.",
+)
+
+
+def translated(source: str, target: str) -> tuple[tuple[str, str], ...]:
+    """Return sentences in both languages (by any of their codes); none where there are none in one of them."""
+    sides = [_sentences().get(languages.short_code(language) or "", ()) for language in (source, target)]
+    return tuple(zip(*sides, strict=True)) if all(sides) else ()
+
+
+@cache
+def _sentences() -> dict[str, tuple[str, ...]]:
+    rows = [line.split("\t") for line in _SENTENCES.read_text(encoding="utf-8").splitlines()]
+    found = {code: tuple(sentences) for code, *sentences in rows}
+    return {**found, "no": found["nb"]}
