@@ -25,8 +25,7 @@ from storage.readers.query import database_url
 from storage.readers.sources import path_of, scheme_of
 from tasks import kinds
 from tasks.errors import HubUnreachable, TaskError
-from tasks.kinds.options import is_list, option
-from tasks.kinds.validation import WRONG_TYPE, sentence
+from tasks.kinds.options import WRONG_TYPE, is_list, option, sentence
 from tasks.specs import per_language, pinning
 from worker.concurrency.renewal import Held
 from worker.errors import BadMessage, BrokerUnreachable, WorkerError

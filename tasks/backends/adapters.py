@@ -13,9 +13,9 @@ from pathlib import Path
 
 from storage.core.installation import install
 from storage.core.specs import Spec
+from tasks import kinds
 from tasks.backends.convert import is_whole, made_once, safe_folder
 from tasks.errors import NotInstalled
-from tasks.kinds import suitability
 from tasks.models.encoders import Description
 
 # Raised with every change of what `tasks.backends.merging` writes.
@@ -33,7 +33,7 @@ def merged(spec: Spec, folder: Path, adapter_folder: Path, cache_dir: Path) -> t
         raise NotInstalled(f"--adapter needs PEFT; {install('adapters')}.")
     from tasks.backends.merging import merge
 
-    head = suitability.adapted_head(spec, Description.of_folder(folder).config)
+    head = kinds.kind(spec.kind).adapted_head(spec, Description.of_folder(folder).config)
     made, ready = _place(spec, folder, cache_dir)
 
     def build(target: Path) -> None:
@@ -49,7 +49,7 @@ def kept(spec: Spec, folder: Path, cache_dir: Path) -> tuple[Spec, Path] | None:
 
 
 def _place(spec: Spec, folder: Path, cache_dir: Path) -> tuple[Spec, Path]:
-    head = suitability.adapted_head(spec, Description.of_folder(folder).config)
+    head = kinds.kind(spec.kind).adapted_head(spec, Description.of_folder(folder).config)
     whole = f"{spec.revision} {spec.params['adapter_revision']} {head} {_FORMAT}"
     name = hashlib.sha256(whole.encode()).hexdigest()
     return replace(spec, revision=f"sha256:{name}"), cache_dir / "adapters" / name

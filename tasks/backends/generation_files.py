@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from storage.core.specs import Spec
+from tasks import kinds
 from tasks.backends import accelerator
 from tasks.backends.convert import safe_folder
 from tasks.backends.decoding import own_settings
 from tasks.backends.loading import NotTold, hollow, reported
 from tasks.errors import ModelUnsuitable
-from tasks.kinds import suitability
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,7 @@ class Opening:
         folder = safe_folder(folder, spec.revision, cache_dir)
         with accelerator.quiet():
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-            suitability.require(spec.kind, config.to_dict(), spec.model, spec.params)
+            kinds.kind(spec.kind).require(config.to_dict(), spec.model, spec.params)
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         return cls(spec, folder, config, tokenizer)
 

@@ -15,10 +15,10 @@ import transformers
 from transformers import AutoConfig
 
 from storage.core.specs import Spec
+from tasks import kinds
 from tasks.backends import accelerator
 from tasks.backends.loading import reported
 from tasks.errors import ModelUnsuitable
-from tasks.kinds import suitability
 from tasks.models.adapters import Adapter
 from tasks.models.encoders import Description
 from tasks.models.weights import folder_files
@@ -52,7 +52,7 @@ def require_fits(spec: Spec, folder: Path, adapter_folder: Path) -> bool:
     """
     adapter = Adapter.of_folder(spec.params["adapter"], adapter_folder)
     config = Description.of_folder(folder).config
-    head = suitability.adapted_head(spec, config)
+    head = kinds.kind(spec.kind).adapted_head(spec, config)
     with accelerator.quiet(), torch.device("meta"):
         model = _class(head).from_config(_config(folder, adapter, head))
     _require_places(adapter, model, spec.model)

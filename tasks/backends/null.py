@@ -17,7 +17,7 @@ import numpy as np
 
 from storage.core.specs import Spec
 from storage.outputs.output_types import LABELS, RECORD, REDACTED, SCHEMA, SPANS, VECTOR, WEIGHTS, N
-from tasks import kinds
+from tasks import kinds, schemas
 from tasks.backends import Source
 from tasks.backends.static import Items, StaticLoop
 from tasks.batching import Budget
@@ -27,7 +27,6 @@ from tasks.models import null
 from tasks.models.families import OUR_LIMIT_TOKENS
 from tasks.models.null import NAME
 from tasks.outputs import Generated, Head, Labels, Output, Record, Several, Span, Spans, Vector, Vocabulary, Weights
-from tasks.schemas import grammar
 from tasks.windows.windows import Encoded
 
 _BUDGET = Budget(tokens=4096, rows=64)
@@ -48,7 +47,7 @@ class NullBackend:
             raise CannotServe(f"This release has {null.NAME} as {null.REVISION}, not as {spec.revision}.")
         self._kind = kinds.kind(spec.kind)
         self._labels: Collection[str] = spec.params.get("labels") or ()
-        self._record = grammar.shortest(json.loads(spec.params[SCHEMA])) if SCHEMA in spec.params else None
+        self._record = schemas.shortest(json.loads(spec.params[SCHEMA])) if SCHEMA in spec.params else None
         self._device = device
         self._n: int = spec.params.get(N, 1)
         self._tokens_per_s = null.tokens_per_s(spec.model)

@@ -9,7 +9,7 @@ from tasks.checks.base import Finding
 def find(confidence: float | None, least: float | None) -> Finding | None:
     """Return a finding for a confidence below the least; None if one of the two is not known.
 
-    Both are mean probabilities of a text's tokens, from 0 to 1 (`tasks.kinds.confidence`).
+    Both are mean probabilities of a text's tokens, from 0 to 1 (`tasks.kinds.base`).
     """
     if confidence is None or least is None or confidence >= least:
         return None

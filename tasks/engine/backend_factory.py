@@ -15,7 +15,6 @@ from tasks import kinds, languages, patterns
 from tasks.backends import Assignment, Backend, devices, registry, selection
 from tasks.backends.encoder import heads
 from tasks.errors import BadOption, CannotServe, DeviceUnusable, ModelError, Unsuited
-from tasks.kinds import suitability
 from tasks.models import families, null, served, weightless
 from tasks.models.encoders import Description
 from tasks.models.families import Family
@@ -116,7 +115,7 @@ def _on_server(spec: Spec, cache_dir: Path, server: Server | None, tokenizer: Pa
 def _head(spec: Spec, config: Mapping[str, Any]) -> Head:
     """Return the head with which a model of this config does the spec. Raises CannotServe and ModelUnsuitable."""
     if (head := kinds.kind(spec.kind).head(families.family(config))) is None:
-        suitability.require(spec.kind, config, spec.model)
+        kinds.kind(spec.kind).require(config, spec.model)
         raise AssertionError(spec.kind)
     marks = kinds.kind(spec.kind).marks
     mark = marks.get(head)

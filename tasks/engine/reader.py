@@ -13,7 +13,6 @@ from tasks import kinds, languages, patterns
 from tasks.backends import Assignment
 from tasks.engine.documents import cut_each
 from tasks.errors import BadOption, CannotServe, ModelError
-from tasks.kinds import suitability
 from tasks.kinds.base import Traits
 from tasks.models import families, null, served, weightless
 from tasks.models.families import Family
@@ -85,7 +84,7 @@ def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Rea
             config = Description.of_folder(folder).config
         head = kinds.kind(spec.kind).head(families.family(config))
         if head is None:
-            suitability.require(spec.kind, config, spec.model)
+            kinds.kind(spec.kind).require(config, spec.model)
             raise AssertionError(spec.kind)
         return reading_of(Assignment(spec, folder, "cpu", cache_dir, head), config)
     except CannotServe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -16,21 +17,21 @@ from storage.outputs.output_types import TEXT
 from storage.steps import templates
 from tasks import prompts
 from tasks.checks import AS_WRITTEN, NONE, Checks
-from tasks.errors import BadOption, UnknownKind, hint
+from tasks.errors import BadOption, CannotServe, UnknownKind, hint
 from tasks.kinds.answer import ANSWER
 from tasks.kinds.base import Recipe, TaskKind, Traits
 from tasks.kinds.classify import CLASSIFY
 from tasks.kinds.embed import EMBED
 from tasks.kinds.entities import ENTITIES
 from tasks.kinds.extract import EXTRACT
-from tasks.kinds.generate import GENERATE, Generate
+from tasks.kinds.generate import GENERATE, Generate, Uncut
 from tasks.kinds.options import KindOptions, declaration_of, key, parsed
-from tasks.kinds.prerendered import Prerendered
 from tasks.kinds.redact import REDACT
 from tasks.kinds.sparse import SPARSE
 from tasks.kinds.summarize import SUMMARIZE
 from tasks.kinds.translate import TRANSLATE
 from tasks.models import null
+from tasks.prompts import Template, around, is_rendered
 
 KINDS: tuple[TaskKind, ...] = (
     SUMMARIZE,
@@ -47,6 +48,10 @@ KINDS: tuple[TaskKind, ...] = (
 NAMES: tuple[str, ...] = tuple(one.name for one in KINDS)
 STORED_KINDS: Mapping[str, StoredKind] = MappingProxyType({one.name: one.stored for one in KINDS})
 _BY_NAME = {one.name: one for one in KINDS}
+# Version of the built-in instructions, and part of the specs that use them.
+INSTRUCTIONS = 2
+# A base model goes on with the next line of the pattern unless it is stopped at the end of this one.
+LINE_END = "\n"
 
 
 def with_option(name: str) -> tuple[str, ...]:
@@ -121,7 +126,7 @@ def recipe(spec: Spec, traits: Traits) -> Recipe:
         return own
     joined = own if found.output is not TEXT or isinstance(own, Generate) else Generate()
     is_chat = templates.MESSAGES in spec.params
-    return Prerendered(joined, "No conversation is read in parts.") if is_chat else Prerendered(joined)
+    return Uncut(joined, "No conversation is read in parts.") if is_chat else Uncut(joined)
 
 
 def checks(spec: Spec, traits: Traits) -> Checks:
@@ -136,17 +141,51 @@ def checks(spec: Spec, traits: Traits) -> Checks:
     return AS_WRITTEN if found.flags and prompts.is_rendered(spec.params) else found
 
 
+@dataclass(frozen=True)
+class Instruction:
+    """A template, a system prompt if there is one, and texts that end the output."""
+
+    template: Template
+    system: str | None = None
+    stop: tuple[str, ...] = ()
+
+
+def instruction(spec: Spec, *, chat: bool, shown: bool = True) -> Instruction:
+    """Return the instruction of a spec for a model that follows instructions (``chat``), or for a base model.
+
+    A base model sees demonstrations first, unless they are not to be ``shown``.
+
+    Raises CannotServe for a translation without languages, and for a kind without built-in words.
+    """
+    stop = tuple(spec.params.get("stop") or ())
+    system = spec.params.get("system")
+    asked = spec.params.get("prompt")
+    if asked is not None:
+        template = Template("", "") if is_rendered(spec.params) else around(asked)
+        return Instruction(template, system, stop)
+    built_in = kind(spec.kind).built_in
+    if built_in is None:
+        raise CannotServe(f"{spec.kind} has no built-in instructions: give --prompt.")
+    if chat:
+        return Instruction(built_in.chat(spec), system, stop)
+    return Instruction(built_in.pattern(spec, shown), system, stop or (LINE_END,))
+
+
 __all__ = [
+    "INSTRUCTIONS",
     "KINDS",
+    "LINE_END",
     "NAMES",
     "OPTIONS",
     "STORED_KINDS",
+    "Instruction",
     "KindOptions",
     "Recipe",
     "TaskKind",
     "Traits",
     "any_options",
     "checks",
+    "instruction",
     "kind",
     "options",
     "recipe",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import groupby
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -15,17 +16,15 @@ from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
 from storage.outputs.output_types import PROPERTIES, RECORD
 from storage.steps import templates
+from storage.steps.templates import BadTemplate, parse_question
 from tasks.checks import AS_WRITTEN, NONE
 from tasks.errors import BadOption, CannotServe, PromptTooLong
-from tasks.kinds import answer_prompts
-from tasks.kinds.answer_prompts import answer_in
 from tasks.kinds.answer_spans import Answers, ScoredWindow, Span, best_answers
-from tasks.kinds.base import Again, BuiltIn, Computed, Plan, TaskKind, Traits, windowed
-from tasks.kinds.confidence import Confidence, least
-from tasks.kinds.options import MOST, Beams, Option, Sampling, Windowed
-from tasks.kinds.questions import NO_ANSWER, SCORE, SPANS, questions_by_name
+from tasks.kinds.base import Again, BuiltIn, Computed, Confidence, Plan, TaskKind, Traits, least, pattern, windowed
+from tasks.kinds.options import MOST, Beams, Option, Sampling, Windowed, shown, wrong_value
 from tasks.models.families import Family
 from tasks.outputs import Generated, Head, Output, Spans, SpanScores
+from tasks.prompts import Template
 from tasks.windows.overlapping import cut_overlapping
 from tasks.windows.windows import Coder, Window, cut
 
@@ -41,6 +40,49 @@ _TEXT = {"type": "string"}
 _QUESTIONS_SCHEMA = {
     "anyOf": [_TEXT, {"type": "array", "items": _TEXT}, {"type": "object", "additionalProperties": _TEXT}]
 }
+
+
+_UNNAMED = "answer"  # the name of a question that is given without a name
+
+
+# Endings of the columns beside an answer.
+SCORE, NO_ANSWER, SPANS = "_score", "_no_answer", "_spans"
+
+
+_NAMED = re.compile(r"(\w+)=(.*)", re.DOTALL)
+
+
+# Step and question together make the names of columns, of which PostgreSQL takes 63 bytes.
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,29}", re.ASCII)
+
+
+_EXPECTED = 'must be a question, a list of questions, or a table such as { author = "Who wrote it?" }'
+
+
+# What a model is to write, and what models write that were trained otherwise, where a text has no answer.
+UNANSWERABLE = "unanswerable"
+
+
+_NO_ANSWER = frozenset({UNANSWERABLE, "no answer", "not answerable"})
+
+
+_ENDS = " \t\n.\"'<>"
+
+
+_TOLD = (
+    "Answer the question about the text below with a short part of the text, and with nothing else. If the text does "
+    f"not answer the question, write only: {UNANSWERABLE}\n\nText:\n"
+)
+
+
+_SHOWN = "The museum was founded in 1912 by two brothers who collected clocks. It is open every day except Mondays."
+
+
+_DEMONSTRATIONS = (
+    (f"{_SHOWN}\nQuestion: When was the museum founded?", "in 1912"),
+    (f"{_SHOWN}\nQuestion: What does a ticket cost?", UNANSWERABLE),
+    (f"{_SHOWN}\nQuestion: Who founded the museum?", "two brothers who collected clocks"),
+)
 
 
 @dataclass(frozen=True)
@@ -246,6 +288,105 @@ def _found_by_backend(computations: Sequence[Computation]) -> Answers:
     return Answers(tuple(spans[:1]), None, 0.0)
 
 
+def questions_by_name(given: object) -> dict[str, str]:
+    """Return the questions by their names. A text may begin with the name: ``author=Who wrote it?``.
+
+    Raises PydanticCustomError, whose message continues a sentence that begins with the option's name.
+    """
+    pairs = [*_pairs(given)]
+    found: dict[str, str] = {}
+    for place, (name, question) in enumerate(pairs, 1):
+        if not isinstance(question, str):
+            raise wrong_value(f"{_EXPECTED}; {shown(question)} is none of these")
+        named = name or (_UNNAMED if len(pairs) == 1 else f"{_UNNAMED}_{place}")
+        read = " ".join(question.split())
+        if not _NAME.fullmatch(named):
+            raise wrong_value(
+                f"has the name {shown(named)}; a name has up to 30 small letters, digits and _, as in "
+                "'author=Who wrote it?'"
+            )
+        if not read:
+            raise wrong_value(f"has no words for {named}")
+        if not read.isprintable():
+            raise wrong_value(f"has a character that cannot be printed: {shown(ascii(read))}")
+        if named in found:
+            raise wrong_value(f"names {named} twice")
+        try:
+            parse_question(read)
+        except BadTemplate as error:
+            raise wrong_value(f"{shown(read)}: {error}".removesuffix(".")) from error
+        found[named] = read
+    if not found:
+        raise wrong_value("holds no question")
+    _check_columns(found)
+    return found
+
+
+def columns(name: str) -> tuple[str, ...]:
+    """Return the columns that the answer to a question has."""
+    return (name, *(name + ending for ending in (SCORE, NO_ANSWER, SPANS)))
+
+
+def _pairs(given: object) -> Iterable[tuple[str | None, object]]:
+    if isinstance(given, Mapping):
+        return [(str(name), question) for name, question in given.items()]
+    if not isinstance(given, str | list | tuple):
+        raise wrong_value(f"{_EXPECTED}, not {shown(given)}")
+    texts = [given] if isinstance(given, str) else given
+    return [(None, one) if (match := _named(one)) is None else (match[1], match[2]) for one in texts]
+
+
+def _named(text: object) -> re.Match[str] | None:
+    return _NAMED.match(text) if isinstance(text, str) else None
+
+
+def _check_columns(found: Iterable[str]) -> None:
+    """Raise PydanticCustomError if the answers to two questions would have a column of the same name."""
+    taken: dict[str, str] = {}
+    for name in found:
+        for column in columns(name):
+            if (other := taken.setdefault(column, name)) != name:
+                raise wrong_value(f"names {other} and {name}, which both have a column {column}; choose another name")
+
+
+def asking(spec: Spec, question: str) -> Spec:
+    """Return a spec that asks this question of every text."""
+    escaped = question.replace("{", "{{").replace("}", "}}")
+    return replace(spec, params={**spec.params, templates.QUESTION: {"": escaped}})
+
+
+def chat(spec: Spec) -> Template:
+    """Return the question of a spec that asks only one, for a model that follows instructions.
+
+    The text comes first, so that several questions about a text begin alike.
+    """
+    return Template(_TOLD, f"\n\nQuestion: {_question(spec)}")
+
+
+def completed(spec: Spec, shown: bool) -> Template:
+    """Return the question of a spec that asks only one, as a pattern that a base model completes."""
+    before = pattern("Text", "Answer", _DEMONSTRATIONS if shown else ())
+    return Template(before.before, f"\nQuestion: {_question(spec)}{before.after}")
+
+
+def prefix(question: str) -> str:
+    """Return the words before a text for an encoder-decoder, as T5 was trained (Raffel et al. 2020, appendix D)."""
+    return f"question: {question} context: "
+
+
+def answer_in(written: str) -> str | None:
+    """Return the answer in a model's output; None if it says that there is none."""
+    answer = written.strip()
+    return None if not answer or answer.strip(_ENDS).lower() in _NO_ANSWER else answer
+
+
+def _question(spec: Spec) -> str:
+    asked = templates.questions(spec.params)
+    assert asked is not None
+    (question,) = asked.filled({})
+    return question
+
+
 class AnswerOptions(Sampling):
     """Options of `answer`."""
 
@@ -332,7 +473,7 @@ ANSWER = TaskKind(
     params=_params,
     default_model="answers-ddtp",
     other_models=lambda _options: ("deepset/roberta-base-squad2", "deepset/tinyroberta-squad2"),
-    built_in=BuiltIn(answer_prompts.chat, answer_prompts.completed, settings="question-answering"),
+    built_in=BuiltIn(chat, completed, settings="question-answering"),
     checks=lambda spec, _direction: AS_WRITTEN if _writes(spec) else NONE,
     shard=ShardSize(contents=128, chars=150_000),  # between those of kinds that read and of kinds that write
     sample_texts=64,

@@ -26,8 +26,11 @@ Those that the checks of outputs raise stand in ``tasks.checks``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from storage.core.kinds import WRITING_SIZE, ShardSize, StoredKind
@@ -36,17 +39,91 @@ from storage.core.specs import Spec
 from storage.outputs.base import OutputType
 from tasks import checks
 from tasks.checks import Checks
-from tasks.errors import TaskError
-from tasks.kinds.confidence import Confidence, written
+from tasks.errors import ModelUnsuitable, TaskError
 from tasks.kinds.options import KindOptions
 from tasks.models import null
-from tasks.models.families import Family, family
+from tasks.models.families import PREFIXED, Family, classifier, family, stateful
 from tasks.models.language_pairs import UNKNOWN, Direction
 from tasks.models.named_prompts import Prompts
-from tasks.outputs import Head, Output
+from tasks.outputs import TRAINED, Generated, Head, Likelihood, Output, Scale, Several
 from tasks.prompts import Template
 from tasks.windows.windows import Coder, LanguageCoders, Window
 from tasks.windows.word_windows import WordReader
+
+
+class Measure(StrEnum):
+    """The name of a measure."""
+
+    MEAN_TOKEN_PROBABILITY = "mean_token_probability"  # noqa: S105 - no password
+    MARGIN = "margin"  # between the scores of the best label and of the second
+    LEAST_SPAN_SCORE = "least_span_score"
+    LEAST_ANSWER_PROBABILITY = "least_answer_probability"  # of all questions; of "no answer" where that was said
+
+
+# Vectors and weights have none.
+MEASURES: Mapping[Head, Measure] = MappingProxyType(
+    {
+        Head.SEQ2SEQ_TEXT: Measure.MEAN_TOKEN_PROBABILITY,
+        Head.CAUSAL_TEXT: Measure.MEAN_TOKEN_PROBABILITY,
+        Head.CLASSIFICATION: Measure.MARGIN,
+        Head.LIKELIHOOD: Measure.MARGIN,
+        Head.TAGGING: Measure.LEAST_SPAN_SCORE,
+        Head.MATCHING: Measure.LEAST_SPAN_SCORE,
+        Head.ANSWERING: Measure.LEAST_ANSWER_PROBABILITY,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """The numbers of an outcome about its confidence, as `storage.core.outcomes.Outcome` has them."""
+
+    confidence: float | None = None
+    mean_logprob: float | None = None
+    least_logprob: float | None = None
+
+
+def written(outputs: Sequence[Output | None]) -> Confidence:
+    """Return the confidence of the text that the outputs of windows make, by all their tokens alike.
+
+    Of several outputs for a window it is that of the first. It is not known if that of any window is not.
+    """
+    first = [output.outputs[0] if isinstance(output, Several) else output for output in outputs]
+    found = [output.likelihood for output in first if isinstance(output, Generated)]
+    known = [one for one in found if one is not None]
+    tokens = sum(one.tokens for one in known)
+    if not tokens or len(known) < len(found):
+        return Confidence()
+    mean = min(0.0, math.fsum(one.total for one in known) / tokens)
+    return Confidence(math.exp(mean), mean, _least(known))
+
+
+def _least(known: Sequence[Likelihood]) -> float | None:
+    each = [one.least for one in known if one.least is not None]
+    return min(0.0, *each) if len(each) == len(known) else None
+
+
+def least(scores: Iterable[float | None]) -> float | None:
+    """Return the least of the scores that are known, as a confidence; None if there is none."""
+    known = [score for score in scores if score is not None]
+    return _bounded(min(known)) if known else None
+
+
+def margin(scores: Sequence[float], scale: Scale) -> float | None:
+    """Return the margin of labels' scores: from the best label to the second, or of the label that is decided least.
+
+    Labels that are scored each by itself have a margin between yes and no. None if the scores measure something else.
+    """
+    if scale is Scale.FREE or not scores:
+        return None
+    if scale is Scale.EACH or len(scores) == 1:
+        return _bounded(min(abs(2 * score - 1) for score in scores))
+    best, second, *_ = sorted(scores, reverse=True)
+    return _bounded(best - second)
+
+
+def _bounded(value: float) -> float | None:
+    return min(1.0, max(0.0, value)) if math.isfinite(value) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +321,95 @@ class TaskKind:
     def pools(self, family: Family | None) -> bool:
         """Return True for a kind that gets vectors from models of this family."""
         return self.head(family) is Head.POOLING
+
+    def suits(self, config: Mapping[str, Any]) -> bool:
+        """Return True if a model can do this kind of task. A model with recurrent layers writes no text here."""
+        head = self._usable_head(config)
+        return head is not None and not (head is Head.CAUSAL_TEXT and stateful(config))
+
+    def suits_family(self, config: Mapping[str, Any]) -> bool:
+        """Return True if a model's family can do this kind of task."""
+        return self._usable_head(config) is not None
+
+    def is_headless(self, config: Mapping[str, Any], asked: Collection[str]) -> bool:
+        """Return True if an encoder does the task without a trained head, by its vectors, with these options."""
+        lacks = family(config) is Family.ENCODER and self._usable_head(config) is None
+        return lacks and self.headless_with in asked
+
+    def adapted_head(self, spec: Spec, config: Mapping[str, Any]) -> Head:
+        """Return the head that a model does a spec's task with; classifying by vectors has that of embeddings.
+
+        Raises ModelUnsuitable.
+        """
+        if self.is_headless(config, spec.params):
+            return Head.POOLING
+        head = self.head(family(config))
+        if head is None:
+            self.require(config, spec.model)
+            raise AssertionError(spec.kind)
+        return head
+
+    def require(self, config: Mapping[str, Any], model: str, asked: Collection[str] = ()) -> None:
+        """Raise ModelUnsuitable unless the model can do this kind of task with the options ``asked``.
+
+        An empty config passes.
+        """
+        known = family(config)
+        if known is None or self.suits(config) or self.is_headless(config, asked) or self._scores(config, asked):
+            return
+        model_type = config.get("model_type")
+        if self.suits_family(config):
+            raise ModelUnsuitable(
+                f"{self.name} needs a decoder-only model that keeps keys and values; {model} is a state space or "
+                f"recurrent model ({model_type}), which keeps a state in their place."
+            )
+        if self._scores(config, {self.headless_with}):
+            raise ModelUnsuitable(
+                f"{self.name} needs --{self.headless_with} with {model}, which is decoder-only ({model_type})."
+            )
+        architecture = ", ".join(config.get("architectures") or [str(model_type)])
+        if (head := self.families.get(known)) in TRAINED:
+            option = self.headless_with
+            instead = f", or --{option}" if option is not None and option not in asked else ""
+            raise ModelUnsuitable(
+                f"{self.name} needs a model with a head for {head}{instead}; {model} ({architecture}) has none."
+            )
+        if known is not Family.ENCODER and self._has_trained_head(config):
+            raise ModelUnsuitable(
+                f"{self.name} reads a head for {classifier(config)} from encoder-only models; {model} "
+                f"({architecture}) is {known} and has such a head in place of the one that writes."
+            )
+        only_t5 = self.families.get(Family.SEQ2SEQ) is Head.POOLING
+        named = [_with_article(one) for one in self.families if not (only_t5 and one is Family.SEQ2SEQ)]
+        wanted = f"{' or '.join(named)} model{', or a T5' if only_t5 else ''}"
+        raise ModelUnsuitable(f"{self.name} needs {wanted}; {model} is {known} ({model_type}).")
+
+    def _scores(self, config: Mapping[str, Any], asked: Collection[str | None]) -> bool:
+        """Return True if a decoder-only model does the task by the likelihood of labels, with these options."""
+        writes = family(config) is Family.DECODER and not stateful(config) and not self._has_trained_head(config)
+        return self.families.get(Family.DECODER) is Head.LIKELIHOOD and writes and self.headless_with in asked
+
+    def _usable_head(self, config: Mapping[str, Any]) -> Head | None:
+        """Return the head that a model does this kind of task with. Of encoder-decoders only T5's encoder pools."""
+        known = family(config)
+        head = None if known is None else self.families.get(known)
+        if known is Family.SEQ2SEQ and head is Head.POOLING and str(config.get("model_type")) not in PREFIXED:
+            return None
+        if head is Head.LIKELIHOOD:  # of a model without labels of its own
+            return None
+        if head in TRAINED and config.get("architectures") and classifier(config) != head:
+            return None
+        if head not in TRAINED and self._has_trained_head(config):
+            return None
+        return head
+
+    def _has_trained_head(self, config: Mapping[str, Any]) -> bool:
+        """Return True if a model has the trained head of this kind of task, in whatever family."""
+        return any(classifier(config) == head for head in self.families.values() if head in TRAINED)
+
+
+def _with_article(family: Family) -> str:
+    return f"{'a' if family in {Family.DECODER, Family.GLINER} else 'an'} {family}"
 
 
 def pattern(given: str, wanted: str, shown: Iterable[tuple[str, str]]) -> Template:

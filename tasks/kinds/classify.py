@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
 
 from storage.core.kinds import READING_SIZE
 from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
 from storage.outputs.output_types import LABELS
 from tasks.errors import BadOption
-from tasks.kinds import label_prompts
-from tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits
-from tasks.kinds.entailment import Entailment
-from tasks.kinds.label_scores import Combination
-from tasks.kinds.labels import GivenLabels
-from tasks.kinds.options import MOST, TOP_K, KindOptions, Option, Windowed
+from tasks.kinds.base import (
+    Again,
+    BuiltIn,
+    Computed,
+    Confidence,
+    Plan,
+    Recipe,
+    TaskKind,
+    Traits,
+    margin,
+    pattern,
+    windowed,
+)
+from tasks.kinds.options import MOST, TOP_K, GivenLabels, KindOptions, Option, Windowed, wrong_value
 from tasks.models.families import Family, classifier, entailment
 from tasks.outputs import Head, Labels, Scale
+from tasks.prompts import Template
 from tasks.windows.windows import Coder, Window, cut
 
 PLACE = "{}"
@@ -30,6 +39,27 @@ HYPOTHESIS = "This example is {}."
 _DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {"multi_label": False, "aggregate": "mean", "top_k": 0, "hypothesis": HYPOTHESIS}
 )
+
+
+Scores = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Combination:
+    """``take_max``: a label's score is the highest of its windows', else their mean. ``top_k`` of 0 keeps all."""
+
+    take_max: bool = False
+    top_k: int = 0
+
+    def outcome(self, computed: Computed, windows: Sequence[Scores], weights: Sequence[int], scale: Scale) -> Outcome:
+        """Return the outcome of a text from the scores of its windows, and how many tokens each has."""
+        if not all(math.isfinite(score) for scores in windows for score in scores.values()):
+            return computed.failed("The model's scores for this text are not finite.")
+        scores = max_scores(windows) if self.take_max else mean_scores(windows, weights)
+        best = sorted(scores.items(), key=lambda one: -one[1])
+        kept = LABELS.stored(best[: self.top_k or None])
+        sure = Confidence(margin([*scores.values()], scale))
+        return computed.done(kept.text, data=dict(kept.data or {}), flags=windowed(computed.windows), confidence=sure)
 
 
 @dataclass(frozen=True)
@@ -53,10 +83,60 @@ class Classify:
         return self.combination.outcome(computed, windows, weights, scale)
 
 
-def hypotheses(params: Mapping[str, Any]) -> dict[str, str]:
-    """Return the sentence about each label in a spec's parameters."""
-    hypothesis: str = params.get("hypothesis", HYPOTHESIS)
-    return {label: hypothesis.replace(PLACE, words) for label, words in params["labels"].items()}
+@dataclass(frozen=True)
+class Entailment:
+    """``sentences`` has the hypothesis of each label. ``pairs`` gives the coder that puts one after every text.
+
+    With ``multi_label`` each label is scored by itself, by entailment against contradiction; else all labels by
+    entailment, against each other. A single label is always scored by itself.
+    """
+
+    sentences: Mapping[str, str]
+    pairs: Callable[[str], Coder]
+    multi_label: bool
+    combination: Combination
+
+    def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
+        """Windows fit with the longest sentence. Each is there once for each label, one after the other."""
+        coders = [self.pairs(sentence) for sentence in self.sentences.values()]
+        windows = cut(texts, max(coders, key=lambda one: one.encode([""])[0].tokens))
+        pieces = [
+            text[window.start : window.end]
+            for text, found in zip(texts, windows, strict=True)
+            for window in found
+            if window.encoded is not None
+        ]
+        pairs = iter(zip(*(one.encode(pieces) for one in coders), strict=True))
+        return [
+            [
+                replace(window, encoded=encoded)
+                for window in found
+                for encoded in ((None,) if window.encoded is None else next(pairs))
+            ]
+            for found in windows
+        ]
+
+    def join(self, computed: Computed) -> Outcome | Again:
+        logits, tokens = [], []
+        for window, output in zip(computed.windows, computed.outputs, strict=True):
+            if window.encoded is None:  # only white space
+                continue
+            assert isinstance(output, Labels)
+            logits.append(output.scores)
+            tokens.append(window.encoded.tokens)
+        each = len(self.sentences)
+        starts = range(0, len(logits), each)
+        windows = [self._scores(logits[start : start + each]) for start in starts]
+        weights = [sum(tokens[start : start + each]) for start in starts]
+        return self.combination.outcome(computed, windows, weights, Scale.EACH if self.multi_label else Scale.ONE)
+
+    def _scores(self, logits: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """Return a window's score for each label, from the logits of its pairs."""
+        if self.multi_label or len(logits) == 1:
+            shares = [softmax([one[CONTRADICTION], one[ENTAILMENT]])[1] for one in logits]
+        else:
+            shares = softmax([one[ENTAILMENT] for one in logits])
+        return dict(zip(self.sentences, shares, strict=True))
 
 
 def _recipe(spec: Spec, traits: Traits) -> Recipe:
@@ -69,7 +149,7 @@ def _recipe(spec: Spec, traits: Traits) -> Recipe:
 
 def _with_place(value: str | None) -> str | None:
     if value is not None and value.count(PLACE) != 1:
-        raise PydanticCustomError("value", "{sentence}", {"sentence": f"must have {PLACE} once, where a label goes"})
+        raise wrong_value(f"must have {PLACE} once, where a label goes")
     return value
 
 
@@ -140,6 +220,59 @@ def _other_models(options: KindOptions) -> tuple[str, ...]:
     return "distilbert/distilbert-base-uncased-finetuned-sst-2-english", "SamLowe/roberta-base-go_emotions"
 
 
+def _chat(spec: Spec) -> Template:
+    """Return the request for a label of a text, for a model that follows instructions."""
+    told = "Choose the label that fits the text below best. Answer with the label only.\n\nLabels:"
+    return Template(f"{told}\n{_listed(_labels(spec))}\n\nText:\n", "")
+
+
+def _pattern(spec: Spec, _shown: bool) -> Template:
+    """Return the request as a pattern that a base model completes with a label."""
+    before = pattern("Text", "Label", ())
+    return Template(f"Labels:\n{_listed(_labels(spec))}\n\n{before.before}", before.after)
+
+
+def _labels(spec: Spec) -> Mapping[str, str]:
+    labels: Mapping[str, str] = spec.params["labels"]
+    return labels
+
+
+def _listed(labels: Mapping[str, str]) -> str:
+    return "\n".join(f"- {label}" if words == label else f"- {label}: {words}" for label, words in labels.items())
+
+
+def hypotheses(params: Mapping[str, Any]) -> dict[str, str]:
+    """Return the sentence about each label in a spec's parameters."""
+    hypothesis: str = params.get("hypothesis", HYPOTHESIS)
+    return {label: hypothesis.replace(PLACE, words) for label, words in params["labels"].items()}
+
+
+def mean_scores(windows: Sequence[Scores], weights: Sequence[int]) -> dict[str, float]:
+    """Return the mean of each label's scores, weighted by the windows' tokens; of one window its own."""
+    if len(windows) == 1:
+        return dict(windows[0])
+    total = sum(weights)
+    return {
+        label: math.fsum(scores[label] * weight for scores, weight in zip(windows, weights, strict=True)) / total
+        for label in windows[0]
+    }
+
+
+def max_scores(windows: Sequence[Scores]) -> dict[str, float]:
+    """Return the highest of each label's scores."""
+    return {label: max(scores[label] for scores in windows) for label in windows[0]}
+
+
+def softmax(logits: Sequence[float]) -> list[float]:
+    """Return the probabilities of these logits; NaN for each if one of them is not finite."""
+    if not all(math.isfinite(one) for one in logits):
+        return [math.nan] * len(logits)
+    most = max(logits)
+    powers = [math.exp(one - most) for one in logits]
+    total = math.fsum(powers)
+    return [one / total for one in powers]
+
+
 CLASSIFY = TaskKind(
     name="classify",
     summary="Score labels for each document: a classifier's own, or those of --labels.",
@@ -156,9 +289,13 @@ CLASSIFY = TaskKind(
     params=_params,
     default_model="classes-ddtp",
     other_models=_other_models,
-    built_in=BuiltIn(label_prompts.chat, label_prompts.completed, settings="text-classification"),
+    built_in=BuiltIn(_chat, _pattern, settings="text-classification"),
     shard=READING_SIZE,
     sample_texts=64,
     headless_with="labels",
     headless_model="minilm",
 )
+
+
+# The two logits of a pair, by their names in a backend's output.
+ENTAILMENT, CONTRADICTION = "entailment", "contradiction"

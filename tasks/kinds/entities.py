@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -14,17 +14,32 @@ from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
 from storage.outputs.output_types import SPANS
 from tasks.errors import BadOption
-from tasks.kinds.aggregation import Strategy
-from tasks.kinds.base import Again, Computed, Plan, Recipe, TaskKind, Traits, windowed
-from tasks.kinds.confidence import Confidence, least
-from tasks.kinds.labels import GivenLabels, in_order
-from tasks.kinds.matching import Matching
-from tasks.kinds.tagging import AGGREGATION, NOT_FINITE, Tagging, tagged
+from tasks.kinds.base import Again, Computed, Confidence, Plan, Recipe, TaskKind, Traits, least, windowed
+from tasks.kinds.options import GivenLabels, Windowed, list_labels
 from tasks.models import gliner
 from tasks.models.families import Family
-from tasks.outputs import Head
-from tasks.windows.overlapping import cut_overlapping
-from tasks.windows.windows import Coder, Window
+from tasks.outputs import Head, Spans, TokenScores
+from tasks.windows.overlapping import cut_overlapping, deciding
+from tasks.windows.places import Places
+from tasks.windows.windows import Coder, Window, trimmed
+from tasks.windows.word_windows import WordReader, cut_at_words, decided
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+Strategy = Literal["simple", "first", "average", "max"]
+
+
+OUTSIDE = "O"
+
+
+AGGREGATION: Strategy = "simple"
+
+
+NOT_FINITE = "The model's scores for this text are not finite."
+
 
 THRESHOLD = 0.5
 
@@ -47,10 +62,43 @@ class Entities:
         return computed.done(data=dict(stored.data or {}), flags=windowed(computed.windows), confidence=sure)
 
 
+@dataclass(frozen=True)
+class Matching:
+    """Cuts texts at words into windows that overlap, and takes each entity from the window that knows it best."""
+
+    reader: WordReader
+
+    def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
+        return cut_at_words(texts, self.reader)
+
+    def join(self, computed: Computed) -> Outcome | Again:
+        found = [
+            [(one.label, window.start + one.start, window.start + one.end, one.score) for one in output.spans]
+            for window, output in zip(computed.windows, computed.outputs, strict=True)
+            if isinstance(output, Spans)
+        ]
+        spans = decided(computed.windows, found)
+        stored = SPANS.stored(computed.text, spans)
+        sure = Confidence(least(score for *_, score in spans))
+        return computed.done(data=dict(stored.data or {}), flags=windowed(computed.windows), confidence=sure)
+
+
 def _recipe(spec: Spec, traits: Traits) -> Recipe:
     if "labels" in spec.params and traits.words is not None:
         return Matching(traits.words)
     return Entities(spec.params.get("aggregation", AGGREGATION))
+
+
+class Tagging(Windowed):
+    """Options of kinds that label parts of a text."""
+
+    aggregation: Annotated[
+        Strategy | None,
+        Field(
+            description="Label of a word whose tokens have several: each its own, the first token's, that of their "
+            f"mean, or the best token's.  [default: {AGGREGATION}]"
+        ),
+    ] = None
 
 
 class EntitiesOptions(Tagging):
@@ -104,7 +152,118 @@ def _params(plan: Plan) -> dict[str, Any]:
             raise BadOption(
                 f"--threshold is for GLiNER models; {plan.model} scores tokens for labels of its own: leave it out."
             )
-    return {"labels": in_order(labels)} if labels else {}
+    return {"labels": list_labels(labels)} if labels else {}
+
+
+def tagged(computed: Computed, aggregation: Strategy) -> list[tuple[str, int, int, float]] | None:
+    """Return the labelled parts of a text, each (label, start, end, score); None if a score is not finite."""
+    outputs = zip(computed.windows, computed.outputs, strict=True)
+    pairs = [(window, one) for window, one in outputs if one is not None]
+    scored = [
+        (window.encoded.places, one)
+        for window, one in pairs
+        if isinstance(one, TokenScores) and window.encoded is not None and window.encoded.places is not None
+    ]
+    if len(scored) == len(pairs):
+        return _of_tokens(computed.text, scored, aggregation)
+    # A backend that finds spans itself; their places are those in the window.
+    return [
+        (span.label, window.start + span.start, window.start + span.end, span.score)
+        for window, one in pairs
+        if isinstance(one, Spans)
+        for span in one.spans
+    ]
+
+
+def _of_tokens(
+    text: str, scored: Sequence[tuple[Places, TokenScores]], aggregation: Strategy
+) -> list[tuple[str, int, int, float]] | None:
+    import numpy as np
+
+    if not scored:
+        return []
+    kept = deciding([(places.first, places.first + len(places)) for places, _ in scored])
+    scores = np.concatenate([one.scores[keep] for (_, one), keep in zip(scored, kept, strict=True)])
+    if not np.isfinite(scores).all():
+        return None
+    starts, ends, inside = (
+        np.concatenate([np.asarray(part)[keep] for part, keep in zip(parts, kept, strict=True)]).tolist()
+        for parts in zip(*((places.starts, places.ends, places.inside) for places, _ in scored), strict=True)
+    )
+    return entities(text, scored[0][1].labels, scores, starts, ends, inside, aggregation)
+
+
+def entities(
+    text: str,
+    labels: Sequence[str],
+    scores: npt.NDArray[np.float32],
+    starts: Sequence[int],
+    ends: Sequence[int],
+    inside: Sequence[int],
+    strategy: Strategy,
+) -> list[tuple[str, int, int, float]]:
+    """Return the entities of a text, each (label, start, end, score).
+
+    ``scores`` has shape (tokens, labels), float32. A token stands at ``[start, end)`` in the text and is ``inside``
+    if it goes on with the word of the token before. With ``simple`` each token has its best label. Otherwise all
+    tokens of a word have one: that of the first token, of the token with the highest score, or of the mean of their
+    scores. An entity's score is the mean of its tokens' or words' scores. White space at its ends is left out, and an
+    entity of nothing else.
+    """
+    import numpy as np
+
+    if not len(scores):
+        return []
+    begins = np.ones(len(scores), dtype=bool)
+    if strategy != "simple":
+        begins = np.asarray(inside) == 0
+        begins[0] = True
+    firsts = np.flatnonzero(begins)
+    lasts = np.append(firsts[1:], len(scores)) - 1
+    words = _of_words(scores, firsts, lasts, strategy)
+    places, best = words.argmax(axis=1), words.max(axis=1)
+    tags = [_tag(label) for label in labels]
+    found = []
+    for begin, end in _runs([tags[place] for place in places]):
+        label = labels[places[begin]].split("-", 1)[-1]
+        start, stop = trimmed(text, starts[firsts[begin]], ends[lasts[end - 1]])
+        if label != OUTSIDE and start < stop:
+            found.append((label, start, stop, float(best[begin:end].mean())))
+    return found
+
+
+def _of_words(
+    scores: npt.NDArray[np.float32], firsts: npt.NDArray[np.int64], lasts: npt.NDArray[np.int64], strategy: Strategy
+) -> npt.NDArray[np.float32]:
+    """Return the scores of each word's labels."""
+    import numpy as np
+
+    if strategy == "average":
+        counts = (lasts - firsts + 1).astype(np.float32)
+        return np.divide(np.add.reduceat(scores, firsts, axis=0), counts[:, None], dtype=np.float32)
+    if strategy == "max":
+        peaks = scores.max(axis=1)
+        highest = np.repeat(np.maximum.reduceat(peaks, firsts), lasts - firsts + 1)
+        reached = np.flatnonzero(peaks == highest)
+        return scores[reached[np.searchsorted(reached, firsts)]]
+    return scores[firsts]
+
+
+def names(labels: Iterable[str]) -> frozenset[str]:
+    """Return the names of the entities that a model with these labels of tokens finds."""
+    return frozenset(_tag(label)[1] for label in labels) - {OUTSIDE}
+
+
+def _tag(label: str) -> tuple[bool, str]:
+    """Return True for a label that begins an entity, and the entity's name."""
+    prefixed = label.startswith(("B-", "I-"))
+    return label.startswith("B-"), label[2:] if prefixed else label
+
+
+def _runs(tags: Sequence[tuple[bool, str]]) -> list[tuple[int, int]]:
+    """Return the stretches ``[begin, end)`` of neighbours that are one entity."""
+    cuts = [n for n, (begins, name) in enumerate(tags) if n == 0 or begins or name != tags[n - 1][1]]
+    return list(zip(cuts, [*cuts[1:], len(tags)], strict=True))
 
 
 ENTITIES = TaskKind(

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field
 
 from storage.core.normalize import normalize_json
 from storage.core.outcomes import Outcome
 from storage.core.specs import Spec
+from storage.json_values import GivenJson
 from storage.outputs.output_types import RECORD, SCHEMA
+from tasks import schemas
 from tasks.errors import BadOption
 from tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits, windowed
-from tasks.kinds.options import Generating
-from tasks.kinds.schema_option import JsonSchema
+from tasks.kinds.options import Generating, JsonSchema
 from tasks.models.families import Family
 from tasks.outputs import Generated, Head, Record
 from tasks.prompts import Template, is_rendered
-from tasks.schemas import records
-from tasks.schemas.citations import citations
-from tasks.schemas.described import described
-from tasks.schemas.grammar import GRAMMAR
-from tasks.schemas.walk import Schema
+from tasks.schemas import GRAMMAR, Schema, described
 from tasks.windows.windows import Coder, Window, cut
 
 
@@ -34,7 +34,7 @@ class Extract:
     """Reads the windows of a text one by one, and merges their records."""
 
     schema: Schema
-    checks: records.RecordChecks
+    checks: schemas.RecordChecks
     cites: bool = False
 
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
@@ -53,12 +53,12 @@ class Extract:
                         "or bound its texts with maxLength and its lists with maxItems."
                     )
                 try:
-                    found.append(records.parsed(output.text))
+                    found.append(schemas.parsed(output.text))
                 except ValueError:
                     return computed.failed("The output is no JSON.")
         # A NUL that the model wrote would be replaced when it is stored, after the validation.
-        record, mended = normalize_json(records.merged(found, self.schema))
-        record = records.distinct(record, self.schema, self.schema)
+        record, mended = normalize_json(schemas.merged(found, self.schema))
+        record = schemas.distinct(record, self.schema, self.schema)
         if (broken := self.checks.problem(record)) is not None:
             return computed.failed(f"The output is not valid by the schema: {broken}.")
         cited = citations(record, computed.text) if self.cites else None
@@ -74,7 +74,7 @@ def _schema(spec: Spec) -> Schema:
 
 def _recipe(spec: Spec, _traits: Traits) -> Recipe:
     schema = _schema(spec)
-    return Extract(schema, records.RecordChecks(schema), bool(spec.params.get("cite")))
+    return Extract(schema, schemas.RecordChecks(schema), bool(spec.params.get("cite")))
 
 
 def _chat(spec: Spec) -> Template:
@@ -108,6 +108,103 @@ def _params(plan: Plan) -> dict[str, Any]:
     if "cite" in plan.given and is_rendered(plan.given):
         raise BadOption("--cite gives places in the document; it does not go with {meta.…} in --prompt.")
     return {"grammar": GRAMMAR}
+
+
+Range: TypeAlias = tuple[int, int]  # [start, end) in characters
+
+
+_NUMBER = re.compile(r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?")
+
+
+_MINUS = "-−"
+
+
+_LONGEST_NUMBER = 60  # characters; no record has one so long
+
+
+def normalized(text: str) -> str:
+    """Return a text without upper case, and with one space for each run of white space inside it."""
+    return " ".join(text.split()).casefold()
+
+
+def citations(record: Mapping[str, GivenJson], text: str) -> dict[str, list[int] | None]:
+    """Return the place of each string and number of a record, by its JSON Pointer; None where it stands nowhere."""
+    places = Places(text)
+    return {pointer: [*found] if (found := places.of(value)) else None for pointer, value in _leaves(record, "")}
+
+
+def _leaves(value: GivenJson, pointer: str) -> Iterator[tuple[str, str | int | float]]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{pointer}/{name.replace('~', '~0').replace('/', '~1')}")
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _leaves(inner, f"{pointer}/{number}")
+    elif isinstance(value, str | int | float) and not isinstance(value, bool):
+        yield pointer, value
+
+
+class Places:
+    """The places of values in one text, which is prepared once."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def of(self, value: str | int | float) -> Range | None:
+        """Return the place of a value; None where it stands nowhere."""
+        if not isinstance(value, str):
+            return self._numbers.get(Decimal(str(value)))
+        if not value.strip():
+            return None
+        return _found(value, self._text) or self._loosely(value)
+
+    @cached_property
+    def _numbers(self) -> Mapping[Decimal, Range]:
+        """The first place of each number in the text."""
+        found: dict[Decimal, Range] = {}
+        for match in _NUMBER.finditer(self._text):
+            if len(match[0]) > _LONGEST_NUMBER:
+                continue
+            start, end = match.span()
+            value = Decimal(match[0].replace(",", ""))
+            found.setdefault(value, (start, end))
+            if start and self._text[start - 1] in _MINUS:
+                found.setdefault(-value, (start - 1, end))
+        return found
+
+    @cached_property
+    def _folded(self) -> tuple[str, list[Range]]:
+        """The normalised text, and for each character of it the place of what it stands for."""
+        characters: list[str] = []
+        places: list[Range] = []
+        for word in re.finditer(r"\S+", self._text):
+            if characters:
+                characters.append(" ")
+                places.append((places[-1][1], word.start()))
+            for at, character in enumerate(word[0], word.start()):
+                folded = character.casefold()
+                characters.append(folded)
+                places += [(at, at + 1)] * len(folded)
+        return "".join(characters), places
+
+    def _loosely(self, value: str) -> Range | None:
+        folded, places = self._folded
+        wanted = normalized(value)
+        found = _found(wanted, folded)
+        if found is None:
+            return None
+        start, end = places[found[0]][0], places[found[1] - 1][1]
+        # A character such as ß stands for several, of which the value may have only the last or the first.
+        return (start, end) if normalized(self._text[start:end]) == wanted else None
+
+
+def _found(value: str, text: str) -> Range | None:
+    """Return the first place of a value that cuts no word, or else the first."""
+    at_start = r"(?<!\w)" if value[0].isalnum() else ""
+    at_end = r"(?!\w)" if value[-1].isalnum() else ""
+    match = re.search(f"{at_start}{re.escape(value)}{at_end}", text)
+    start = match.start() if match is not None else text.find(value)
+    return (start, start + len(value)) if start >= 0 else None
 
 
 EXTRACT = TaskKind(

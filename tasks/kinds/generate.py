@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -16,11 +16,10 @@ from storage.steps import templates
 from tasks.checks import AS_WRITTEN
 from tasks.errors import BadOption, PromptTooLong
 from tasks.kinds.base import Again, Computed, Plan, Recipe, TaskKind, Traits, windowed
-from tasks.kinds.options import PROMPT, Option, Searching
-from tasks.kinds.schema_option import JsonSchema
+from tasks.kinds.options import PROMPT, JsonSchema, Option, Searching
 from tasks.models.families import Family
 from tasks.outputs import Generated, Head, Output, Several
-from tasks.schemas.grammar import GRAMMAR
+from tasks.schemas import GRAMMAR
 from tasks.windows.windows import Coder, Window, cut
 
 BETWEEN = "\n\n"
@@ -65,24 +64,28 @@ class Generate:
 
 
 @dataclass(frozen=True)
-class Raw(Generate):
-    """The recipe for documents that are whole prompts: a window each."""
+class Uncut:
+    """Reads a document, or a prompt that was rendered from it, as one window: half of a prompt makes no sense.
+
+    The outputs are joined by the recipe ``joining``. ``advice`` ends the refusal of a prompt that is too long.
+    """
+
+    joining: Recipe = field(default_factory=Generate)
+    advice: str = "Without {meta.…} in it a long document is read in parts."
 
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
-        """Raises PromptTooLong."""
-        return uncut(texts, coder, "A raw document is not read in parts.")
+        """Return one window for each text. Raises PromptTooLong."""
+        encoded = coder.encode(texts)
+        longest = max((one.tokens for one in encoded), default=0)
+        if longest > coder.limit_tokens:
+            raise PromptTooLong(
+                f"The prompt has {longest:,} tokens with this document, the model's window {coder.limit_tokens:,}. "
+                f"{self.advice}"
+            )
+        return [[Window(0, len(text), one)] for text, one in zip(texts, encoded, strict=True)]
 
-
-def uncut(texts: Sequence[str], coder: Coder, advice: str) -> list[list[Window]]:
-    """Return one window for each text. Raises PromptTooLong, whose message ends with the advice."""
-    encoded = coder.encode(texts)
-    longest = max((one.tokens for one in encoded), default=0)
-    if longest > coder.limit_tokens:
-        raise PromptTooLong(
-            f"The prompt has {longest:,} tokens with this document, the model's window {coder.limit_tokens:,}. "
-            f"{advice}"
-        )
-    return [[Window(0, len(text), one)] for text, one in zip(texts, encoded, strict=True)]
+    def join(self, computed: Computed) -> Outcome | Again:
+        return self.joining.join(computed)
 
 
 def _outputs(output: Output | None) -> Sequence[Generated]:
@@ -147,8 +150,8 @@ def _params(plan: Plan) -> dict[str, Any]:
 
 
 def _recipe(spec: Spec, _traits: Traits) -> Recipe:
-    n = spec.params.get(N, 1)
-    return Raw(n) if spec.params.get(RAW) else Generate(n)
+    generate = Generate(spec.params.get(N, 1))
+    return Uncut(generate, "A raw document is not read in parts.") if spec.params.get(RAW) else generate
 
 
 GENERATE = TaskKind(

@@ -6,18 +6,22 @@ stand in a model that theirs inherit.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from annotated_types import Ge, Gt, Le
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from storage.steps.templates import Template, parse_question
 from tasks import prompts
 from tasks.errors import BadOption
-from tasks.kinds.validation import sentence
 from tasks.models.families import Family
 
 MOST = 2**31 - 1  # far more than makes sense, far less than a database holds
@@ -266,3 +270,174 @@ def parsed(model: type[KindOptions], given: dict[str, Any]) -> KindOptions:
         name = str(first["loc"][0])
         field = model.model_fields[name]
         raise BadOption(f"{flag(name, field)} {sentence(first, field)}.") from error
+
+
+_SCHEMA_EXAMPLE = {
+    "type": "object",
+    "properties": {"title": {"type": "string", "description": "the title"}, "price": {"type": "number"}},
+    "required": ["title"],
+}
+
+
+def _canonical_schema(given: object) -> str:
+    from tasks import schemas
+
+    try:
+        return schemas.read(given)
+    except schemas.BadSchema as error:
+        raise wrong_value(str(error)) from error
+
+
+# Fields of this type are named json_schema, since "schema" is a method of pydantic's models.
+JsonSchema = Annotated[
+    str | None,
+    BeforeValidator(_canonical_schema),
+    Field(description="JSON Schema of the records, in a file.", examples=[_SCHEMA_EXAMPLE]),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}]}),
+    Option(spelling="schema", metavar="FILE", in_file=True),
+]
+
+
+_SHOWN_CHARS = 40
+_EXPECTED = {
+    "string_type": "a text in quotes",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "tuple_type": 'a list of texts, such as ["a", "b"]',
+}
+EMPTY = "is empty; fill it in or leave it out"
+WRONG_TYPE = frozenset(_EXPECTED)
+
+
+def sentence(error: ErrorDetails, field: FieldInfo) -> str:
+    """Return the error of one field as the end of a sentence that begins with the field's name."""
+    kind, value = error["type"], error["input"]
+    if len(error["loc"]) > 1 and kind == "string_type":  # an element of a list
+        kind, value = "tuple_type", [value]
+    if kind == "int_type" and isinstance(value, float) and abs(value) >= 2**63 and _is_bounded(field):
+        return _bounds(value, field)  # a whole number that JSON readers hold as a float
+    if kind in _EXPECTED:
+        return f"must be {_EXPECTED[kind]}, not {shown(value)}"
+    if kind in {"string_too_short", "too_short"}:
+        return f"must have at least {error['ctx']['min_length']} characters" if value else EMPTY
+    if kind == "literal_error":
+        return f"must be {error['ctx']['expected'].replace(chr(39), '')}, not {shown(value)}"
+    if kind in {"greater_than", "greater_than_equal", "less_than_equal"}:
+        return _bounds(value, field)
+    return error["msg"]
+
+
+def shown(value: object) -> str:
+    """Return a value as a sentence may show it: short, and on one line."""
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str):
+        return str(value)
+    return repr(value if len(value) <= _SHOWN_CHARS else value[:_SHOWN_CHARS] + "…")
+
+
+def _is_bounded(field: FieldInfo) -> bool:
+    return any(isinstance(note, Le) for note in field.metadata)
+
+
+def _bounds(value: float, field: FieldInfo) -> str:
+    least: Any = next((note.ge for note in field.metadata if isinstance(note, Ge)), None)
+    above: Any = next((note.gt for note in field.metadata if isinstance(note, Gt)), None)
+    most: Any = next((note.le for note in field.metadata if isinstance(note, Le)), None)
+    if above is not None:
+        return f"must be above {above:g} and at most {most:g}"
+    return f"must be at least {least:g}" if value < least != -most else f"must be between {least:,} and {most:,}"
+
+
+LABEL_FILES = (".txt", ".json", ".toml")
+_EXPECTED_LABELS = 'must be labels, such as "sports, politics", a list of them, or a table with a description of each'
+
+
+def is_label_file(given: str) -> bool:
+    """Return True for a text that names a file of labels, and is not a list of labels."""
+    return "," not in given and PurePath(given).suffix.lower() in LABEL_FILES
+
+
+def parse_label_file(name: str, text: str) -> Any:
+    """Return the list or table of labels in a file's text: a label on each line, JSON or TOML. Raises BadOption."""
+    kind = PurePath(name).suffix.lower()
+    if kind == ".txt":
+        return [line for line in text.splitlines() if line.strip()]
+    try:
+        return json.loads(text) if kind == ".json" else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadOption(f"{name} is not {kind.removeprefix('.').upper()}: {error}") from error
+
+
+def words_by_label(given: object) -> dict[str, str]:
+    """Return the words that a model reads for each label: the label's description, or else the label itself.
+
+    Raises PydanticCustomError, whose message continues a sentence that begins with the option's name.
+    """
+    if isinstance(given, str):
+        if is_label_file(given):
+            raise wrong_value(f"is the name of a file, {shown(given)}; write the labels themselves here")
+        pairs: Iterable[tuple[object, object]] = [(label, label) for label in given.split(",") if label.strip()]
+    elif isinstance(given, Mapping):
+        pairs = given.items()
+    elif isinstance(given, list | tuple):
+        pairs = [pair if _is_pair(pair) else (pair, pair) for pair in given]
+    else:
+        raise wrong_value(f"{_EXPECTED_LABELS}, not {shown(given)}")
+    found: dict[str, str] = {}
+    for label, words in pairs:
+        if not isinstance(label, str) or not isinstance(words, str):
+            wrong = words if isinstance(label, str) else label
+            raise wrong_value(f"{_EXPECTED_LABELS}; {shown(wrong)} is none of these")
+        name, read = (" ".join(one.split()) for one in (label, words))
+        if not name:
+            raise wrong_value("holds a label without a name")
+        if not name.isprintable() or not read.isprintable():
+            raise wrong_value(f"has a label with a character that cannot be printed: {shown(ascii(name))}")
+        if name in found:
+            raise wrong_value(f"names {shown(name)} twice")
+        found[name] = read or name
+    if not found:
+        raise wrong_value("holds no label")
+    return found
+
+
+def wrong_value(sentence: str) -> PydanticCustomError:
+    """Return the error of a value; the sentence begins with the option's name, which is put before it."""
+    return PydanticCustomError("value", "{sentence}", {"sentence": sentence})
+
+
+def _is_pair(given: object) -> bool:
+    return isinstance(given, list) and len(given) == 2
+
+
+def list_labels(labels: Mapping[str, str]) -> list[str | list[str]]:
+    """Return labels as a list, which `words_by_label` reads again: each by itself, or with other words than its own.
+
+    A database does not keep the order of a table.
+    """
+    return [label if label == words else [label, words] for label, words in labels.items()]
+
+
+_TEXT = {"type": "string"}
+_LABELS_SCHEMA = {
+    "anyOf": [_TEXT, {"type": "array", "items": _TEXT}, {"type": "object", "additionalProperties": _TEXT}]
+}
+
+# The option of several kinds that not all of one base class have.
+GivenLabels = Annotated[
+    dict[str, str] | None,
+    BeforeValidator(words_by_label),
+    Field(
+        description="Labels to choose among or to find, with commas between them, or a .txt, .json or .toml file of "
+        "them; for an NLI, embedding, decoder-only or GLiNER model.",
+        examples=[{"sports": "sports", "the economy": "money, trade and prices"}],
+    ),
+    WithJsonSchema(_LABELS_SCHEMA),
+    Option(metavar="LABELS|FILE"),
+]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import re
-from collections.abc import Callable, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
 
 from storage.core.kinds import READING_SIZE
 from storage.core.outcomes import Outcome
@@ -17,21 +19,52 @@ from storage.core.specs import Spec
 from storage.outputs.output_types import REDACTED
 from tasks import patterns
 from tasks.errors import BadOption, nearly
-from tasks.kinds.aggregation import Strategy, names
-from tasks.kinds.base import Again, Computed, Plan, TaskKind, Traits, windowed
-from tasks.kinds.confidence import Confidence, least
-from tasks.kinds.options import Option
-from tasks.kinds.replacements import Finding, Method, replaced, replacing, whole_words
-from tasks.kinds.tagging import AGGREGATION, NOT_FINITE, Tagging, tagged
+from tasks.kinds.base import Again, Computed, Confidence, Plan, TaskKind, Traits, least, windowed
+from tasks.kinds.entities import AGGREGATION, NOT_FINITE, Strategy, Tagging, names, tagged
+from tasks.kinds.options import Option, wrong_value
 from tasks.models import weightless
 from tasks.models.families import Family
-from tasks.outputs import Head
+from tasks.outputs import Head, Span
 from tasks.windows.overlapping import cut_overlapping
 from tasks.windows.windows import Coder, Window
 
 _REGION = re.compile("[A-Z]{2}")
 _MIN_SALT_CHARS = 8
 _DEFAULTS: Mapping[str, Any] = MappingProxyType({"aggregation": AGGREGATION, "replace": "tag"})
+
+
+Method = Literal["tag", "hash", "mask"]
+
+
+# 40 bits: among 100,000 names two share a pseudonym with a probability of half a percent.
+_PSEUDONYM_CHARS = 10
+
+
+_WRITTEN_IN_GROUPS = frozenset({"IBAN", "CARD", "PHONE"})
+
+
+# Scripts without spaces between words: Thai, Lao, Burmese, Khmer, kana and Han.
+_UNSPACED = (
+    (0x0E00, 0x0EFF),
+    (0x1000, 0x109F),
+    (0x1780, 0x17FF),
+    (0x3040, 0x30FF),
+    (0x3400, 0x9FFF),
+    (0x20000, 0x3FFFF),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """A replacement: ``text`` stands at ``[start, end)`` of the new text for ``[source_start, source_end)``."""
+
+    label: str
+    text: str
+    start: int
+    end: int
+    source_start: int
+    source_end: int
+    score: float
 
 
 @dataclass(frozen=True)
@@ -55,9 +88,9 @@ class Redact:
         named = tagged(computed, self.aggregation)
         if named is None:
             return computed.failed(NOT_FINITE)
-        findings = [Finding(*place, 1.0) for place in patterns.find(text, self.patterns, self.regions)]
+        findings = [Span(*place, 1.0) for place in patterns.find(text, self.patterns, self.regions)]
         of_model = [
-            Finding(label.upper(), *whole_words(text, start, end), score)
+            Span(label.upper(), *whole_words(text, start, end), score)
             for label, start, end, score in named
             if not self.entities or label in self.entities
         ]
@@ -86,8 +119,7 @@ def _pattern_names(given: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if name not in patterns.PATTERNS:
             near = next(iter(nearly(name, patterns.PATTERNS)), None)
             meant = f"; did you mean {near}?" if near else ""
-            sentence = f"must be {', '.join(patterns.PATTERNS)}, not {name!r}{meant}"
-            raise PydanticCustomError("value", "{sentence}", {"sentence": sentence})
+            raise wrong_value(f"must be {', '.join(patterns.PATTERNS)}, not {name!r}{meant}")
     return given if given is None else tuple(name for name in patterns.PATTERNS if name in given)
 
 
@@ -97,8 +129,7 @@ def _region_names(given: tuple[str, ...] | None) -> tuple[str, ...] | None:
     upper = tuple(sorted({region.upper() for region in given}))
     for region in upper:
         if not _REGION.fullmatch(region) or not patterns.is_region(region):
-            sentence = f"must be the two letters of a country, such as DE or US, not {region!r}"
-            raise PydanticCustomError("value", "{sentence}", {"sentence": sentence})
+            raise wrong_value(f"must be the two letters of a country, such as DE or US, not {region!r}")
     return upper
 
 
@@ -195,6 +226,79 @@ def _entity(plan: Plan) -> dict[str, Any]:
             )
         found += alike
     return {"entity": tuple(dict.fromkeys(found))}
+
+
+def joined(findings: Iterable[Span]) -> list[Span]:
+    """Return findings of which no two overlap, in the order of the text.
+
+    Findings that overlap become one, with the label and score of the longest of them, and of the first of those.
+    """
+    found: list[Span] = []
+    longest = 0
+    for one in sorted(findings, key=lambda one: (one.start, one.start - one.end)):
+        if one.start >= one.end:
+            continue
+        if not found or one.start >= found[-1].end:
+            found.append(one)
+            longest = one.end - one.start
+            continue
+        before = found[-1]
+        named = one if one.end - one.start > longest else before
+        longest = max(longest, one.end - one.start)
+        found[-1] = Span(named.label, before.start, max(before.end, one.end), named.score)
+    return found
+
+
+def replaced(
+    text: str, findings: Iterable[Span], replacement: Callable[[str, str], str]
+) -> tuple[str, list[Replaced]]:
+    """Return the text with ``replacement(label, part)`` for each finding, and the replacements in its order."""
+    pieces: list[str] = []
+    done: list[Replaced] = []
+    length = at = 0
+    for one in joined(findings):
+        kept, new = text[at : one.start], replacement(one.label, text[one.start : one.end])
+        pieces += [kept, new]
+        start = length + len(kept)
+        length = start + len(new)
+        at = one.end
+        done.append(Replaced(one.label, new, start, length, one.start, one.end, one.score))
+    return "".join([*pieces, text[at:]]), done
+
+
+def replacing(method: Method, salt: str = "") -> Callable[[str, str], str]:
+    """Return the function that replaces a part of a text, given its label."""
+    if method == "mask":
+        return lambda _label, part: "".join(character if character.isspace() else "*" for character in part)
+    if method == "tag":
+        return lambda label, _part: f"[{label}]"
+    key = salt.encode()
+    return lambda label, part: f"[{label}-{_pseudonym(key, label, part)}]"
+
+
+def _pseudonym(key: bytes, label: str, part: str) -> str:
+    """Return digits that are the same for the same name or number, however it is spaced or capitalised."""
+    plain = " ".join(unicodedata.normalize("NFKC", part).casefold().split())
+    if label in _WRITTEN_IN_GROUPS:
+        plain = "".join(character for character in plain if character.isalnum() or character == "+")
+    return hmac.new(key, f"{label}\0{plain}".encode(), hashlib.sha256).hexdigest()[:_PSEUDONYM_CHARS]
+
+
+def whole_words(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return ``[start, end)`` widened to the ends of the words that it cuts. Scripts without spaces are left."""
+    while start > 0 and _in_word(text[start - 1]) and _in_word(text[start]):
+        start -= 1
+    while 0 < end < len(text) and _in_word(text[end - 1]) and _in_word(text[end]):
+        end += 1
+    return start, end
+
+
+def _in_word(character: str) -> bool:
+    if character.isascii():
+        return character.isalnum()
+    code = ord(character)
+    letters = character.isalnum() or unicodedata.category(character).startswith("M")
+    return letters and not any(first <= code <= last for first, last in _UNSPACED)
 
 
 REDACT = TaskKind(

@@ -1,14 +1,15 @@
-"""Summarising: by a model that writes, or by the sentences that an embedding model finds (`tasks.kinds.extracts`).
+"""Summarising: by a model that writes, or by the sentences that an embedding model finds (`tasks.kinds.summarize`).
 
 Of a model that writes the windows' summaries are summarised again, until one window holds them all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
@@ -19,22 +20,63 @@ from tasks import checks, prompts
 from tasks.checks import CHECKS, Checks, Context
 from tasks.checks.missing_sentences import MISSING_SENTENCES
 from tasks.errors import BadOption
-from tasks.kinds import extracts
-from tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits, pattern
-from tasks.kinds.embed import prompt_of_documents
-from tasks.kinds.lengths import LENGTH_SCHEMA, LENGTHS, token_limits, words_of_length
-from tasks.kinds.options import MOST, Option, Prefixed, Windowed
+from tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits, pattern, windowed
+from tasks.kinds.embed import mean_vector, prompt_of_documents
+from tasks.kinds.options import MOST, Option, Prefixed, Windowed, shown, wrong_value
 from tasks.models.families import Family
 from tasks.models.language_pairs import Direction
-from tasks.outputs import Generated, Head
+from tasks.outputs import Generated, Head, Vector
 from tasks.prompts import Template
-from tasks.windows.windows import Coder, Window, cut
+from tasks.windows.paragraphs import unwrapped
+from tasks.windows.sentences import holding, sentences
+from tasks.windows.windows import Coder, Section, Window, cut
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Vectors = npt.NDArray[np.float32]
+
 
 # A round that leaves more than this share of the text's characters would go on for long and gain nothing.
 ENOUGH = 0.9
 # Of the shipped model's greedy outputs an eighth have less, and three in four of these are bad (docs/checking.md).
 _LEAST_CONFIDENCE = 0.25
 _OF_WRITERS = {*Prefixed.model_fields} - {*Windowed.model_fields}
+
+
+# The name and version of the rule in specs.
+RULE = "centroid-mmr-1"
+
+
+RELEVANCE = 0.7
+
+
+SENTENCES = 3
+
+
+# Headings, cells and other stretches with fewer words are chosen after all others.
+_LEAST_WORDS = 4
+
+
+LENGTHS: Mapping[str, int] = MappingProxyType({"short": 30, "medium": 75, "long": 150})
+
+
+LENGTH_SCHEMA = {"anyOf": [{"enum": [*LENGTHS]}, {"type": "integer", "minimum": 1}]}
+
+
+# An English word has about 1.3 tokens: the limits leave room for other languages, and for shorter outputs.
+_MOST_TOKENS_PER_WORD = 2
+
+
+_WORDS_PER_LEAST_TOKEN = 2
+
+
+# Characters of scripts without spaces: of Thai, Lao, Myanmar and Khmer, of kana and of Han.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+
+
+_PAIR = re.compile(f"[{_UNSPACED}]{{1,2}}")
 
 
 @dataclass(frozen=True)
@@ -55,6 +97,89 @@ class Summarize:
         return computed.done(text, flags=flags)
 
 
+@dataclass(frozen=True)
+class Excerpt:
+    """Cuts texts into sentences, and joins the best of them, verbatim and in the order of the text.
+
+    The summary has at most so many ``words``, if any sentence is so short; None are as many as `SENTENCES` have.
+    """
+
+    words: int | None = None
+
+    def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
+        return cut(texts, coder, sections=sentences, clean=unwrapped, trim=True)
+
+    def join(self, computed: Computed) -> Outcome | Again:
+        import numpy as np
+
+        text = computed.text
+        found, rows = [], []
+        for section in sentences(text):
+            vectors, weights = _vectors(computed, section)
+            if vectors:
+                found.append(section)
+                rows.append(mean_vector(np.stack(vectors), weights, normalize=True))
+        if not all(np.isfinite(row).all() for row in rows):
+            return computed.failed("The model's vectors for this text are not finite.")
+        flags = windowed(computed.windows) if rows else ("empty",)
+        chosen: Sequence[tuple[int, float]] = []
+        if rows:
+            words = [count_words(text[one.start : one.end]) for one in found]
+            late = [one < _LEAST_WORDS for one in words]
+            sizes, room = ([1] * len(words), SENTENCES) if self.words is None else (words, self.words)
+            chosen = best(np.stack(rows), late, sizes, room)
+        kept = TEXT.cited(text, [(found[place].start, found[place].end, score) for place, score in chosen])
+        return computed.done(kept.text, data=dict(kept.data or {}), flags=flags)
+
+
+def best(vectors: Vectors, late: Sequence[bool], sizes: Sequence[int], room: int) -> list[tuple[int, float]]:
+    """Return the place and the score of each sentence of a summary, the best first; the ``late`` ones come last.
+
+    ``vectors`` has shape (sentences, dim). The centroid is that of the sentences that are not late, if there are any.
+    The sizes of the sentences add up to ``room`` at most: a sentence that does not fit is passed over. If none fits,
+    the best is taken. Of sentences that are equally good the first comes first.
+    """
+    import numpy as np
+
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    units = vectors.astype(np.float64) / np.where(lengths > 0, lengths, 1)
+    last, size = np.asarray(late), np.asarray(sizes)
+    first = np.ones(len(units), dtype=bool) if last.all() else ~last
+    centroid = units[first].mean(axis=0)
+    length = np.linalg.norm(centroid)
+    scores = units @ (centroid / length if length > 0 else centroid)
+    nearest = np.zeros(len(units))
+    chosen: list[tuple[int, float]] = []
+    fits = size <= room if (size <= room).any() else np.ones(len(units), dtype=bool)
+    left, later = first & fits, ~first & fits
+    if not left.any():
+        left, later = later, left
+    while left.any():
+        worth = np.where(left, RELEVANCE * scores - (1 - RELEVANCE) * nearest, -np.inf)
+        place = int(worth.argmax())
+        similar = units @ units[place]
+        nearest = np.maximum(nearest, similar) if chosen else similar
+        chosen.append((place, float(scores[place])))
+        room -= sizes[place]
+        left[place] = False
+        left, later = left & (size <= room), later & (size <= room)
+        if not left.any():
+            left, later = later, left
+    return chosen
+
+
+def _vectors(computed: Computed, section: Section) -> tuple[list[Vectors], list[int]]:
+    """Return the vectors of the windows of a sentence, and how many tokens each has."""
+    inside = holding(computed.windows, section)
+    vectors, weights = [], []
+    for window, output in zip(computed.windows[inside], computed.outputs[inside], strict=True):
+        if window.encoded is not None:
+            assert isinstance(output, Vector)
+            vectors.append(output.values)
+            weights.append(window.encoded.tokens)
+    return vectors, weights
+
+
 def _chat(spec: Spec) -> Template:
     length = f"about {spec.params['length']} words" if "length" in spec.params else "one to three sentences"
     return Template(f"Summarize the following text in {length}. Answer with the summary only.\n\n", "")
@@ -62,6 +187,33 @@ def _chat(spec: Spec) -> Template:
 
 def _pattern(_spec: Spec, shown: bool) -> Template:
     return pattern("Text", "Summary", (prompts.SUMMARIZED,) if shown else ())
+
+
+def words_of_length(value: object) -> int | None:
+    """Return the words that a length stands for. Raises PydanticCustomError, which continues a sentence."""
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    if isinstance(value, str) and value in LENGTHS:
+        return LENGTHS[value]
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value):
+        return int(value)
+    sentence = f"must be {', '.join(LENGTHS)} or a number of words, not {shown(value)}"
+    raise wrong_value(sentence)
+
+
+def token_limits(words: int) -> dict[str, int]:
+    """Return the parameters of specs that limit an output of so many words."""
+    return {
+        "min_new_tokens": words // _WORDS_PER_LEAST_TOKEN,
+        "max_new_tokens": words * _MOST_TOKENS_PER_WORD,
+    }
+
+
+def count_words(text: str) -> int:
+    """Return the number of words in a text. Two characters of a script without spaces count as a word."""
+    pairs = len(_PAIR.findall(text))
+    others = _PAIR.sub(" ", text).split()
+    return pairs + sum(any(character.isalnum() for character in one) for one in others)
 
 
 class SummarizeOptions(Prefixed):
@@ -94,11 +246,11 @@ def _params(plan: Plan) -> dict[str, Any]:
     if of_writers := plan.given.keys() & _OF_WRITERS:
         flag = f"--{min(of_writers).replace('_', '-')}"
         raise BadOption(f"{flag} is for models that write; {plan.model} chooses sentences of the document.")
-    return {RANKING: extracts.RULE, **prompt_of_documents(plan)}
+    return {RANKING: RULE, **prompt_of_documents(plan)}
 
 
 def _recipe(spec: Spec, _traits: Traits) -> Recipe:
-    return extracts.Extract(spec.params.get("length")) if RANKING in spec.params else Summarize()
+    return Excerpt(spec.params.get("length")) if RANKING in spec.params else Summarize()
 
 
 def _checks(spec: Spec, _direction: Direction) -> Checks:

@@ -17,7 +17,7 @@ import orjson
 from storage.core.specs import Spec
 from tasks import kinds, languages
 from tasks.errors import BadOption
-from tasks.kinds import KindOptions, TaskKind, suitability
+from tasks.kinds import KindOptions, TaskKind
 from tasks.specs import plan
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def build_spec(kind: str, parts: Mapping[str, tuple[Pinned, Mapping[str, Any]]],
         raise BadOption("--adapter is of one model: merge it into that model, and name the merged folder.")
     languages.require_detector()
     for pinned, config in parts.values():
-        suitability.require(kind, config, pinned.model)
+        kinds.kind(kind).require(config, pinned.model)
     target = given.get("target_lang") or _only_target(parts)
     alone = []
     for language, (pinned, config) in parts.items():

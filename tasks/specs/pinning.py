@@ -17,7 +17,6 @@ from typing import Any
 from tasks import kinds
 from tasks.backends import selection
 from tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable, nearly
-from tasks.kinds import suitability
 from tasks.models import encoders, families, gguf, gliner, hub, language_pairs, null, weightless, weights
 from tasks.models.encoders import Description
 from tasks.models.families import Family
@@ -237,12 +236,12 @@ def require(
     ``asked`` are the options that were given, by their fields, ``config`` what an adapter makes of the model's.
     """
     config = read_config(pinned, models_dir=models_dir) if config is None else config
-    suitability.require(kind, config, pinned.model, asked)
+    kinds.kind(kind).require(config, pinned.model, asked)
     if selection.is_served(kind, pinned.model):
         return
     if pinned.model == weightless.PATTERNS and kind not in _BY_PATTERNS:
         raise ModelUnsuitable(f"{kind} needs a trained model; {pinned.model} is only for {', '.join(_BY_PATTERNS)}.")
-    if kinds.kind(kind).pools(families.family(config)) or suitability.headless(kind, config, asked):
+    if kinds.kind(kind).pools(families.family(config)) or kinds.kind(kind).is_headless(config, asked):
         encoders.require_dense(describe(pinned, models_dir=models_dir), pinned.model, kind)
     if kinds.kind(kind).head(families.family(config)) is Head.VOCABULARY:
         encoders.require_sparse(describe(pinned, models_dir=models_dir), pinned.model, kind)
@@ -301,7 +300,7 @@ def checked(model: str, pinned: Pinned, config: Mapping[str, Any], *, models_dir
         kinds=tuple(kind for kind in kinds.NAMES if kind not in unfit),
         window_limit=limit_of(config, *_stated_limits(folder)),
         size_bytes=size if file is None else file.stat().st_size,
-        unfit={kind: reason for kind, reason in unfit.items() if suitability.suits_family(kind, config)},
+        unfit={kind: reason for kind, reason in unfit.items() if kinds.kind(kind).suits_family(config)},
         head=families.classifier(config),
         with_options=with_options,
     )

@@ -9,7 +9,6 @@ from storage.core.specs import Spec
 from tasks import kinds, prompts
 from tasks.backends import selection
 from tasks.errors import BadOption
-from tasks.kinds import instructions, suitability
 from tasks.kinds.base import Plan, TaskKind
 from tasks.kinds.options import MIN_WINDOW_TOKENS, KindOptions, flag, option
 from tasks.models import families, served
@@ -33,7 +32,7 @@ def build_spec(
     Raises UnknownKind, BadOption for an option that does not fit, ModelUnsuitable for a model of the wrong family.
     """
     found = kinds.kind(kind)
-    suitability.require(kind, config, pinned.model, options.given())
+    kinds.kind(kind).require(config, pinned.model, options.given())
     plan = Plan(options.given(), pinned.model, pinned.direction, config, stated)
     _check_options(found, plan)
     _check_search(plan.given)
@@ -98,7 +97,7 @@ def _built_in(kind: TaskKind, plan: Plan) -> dict[str, Any]:
     if kind.built_in is None:
         return {}
     if plan.family is Family.DECODER:
-        return {} if "prompt" in plan.given else {"instructions": instructions.INSTRUCTIONS}
+        return {} if "prompt" in plan.given else {"instructions": kinds.INSTRUCTIONS}
     unknown = plan.model_type in families.PREFIXED and not families.knows_prefix(plan.config, kind.built_in.settings)
     return {"prefix": ""} if kind.built_in.prefix and unknown and "prefix" not in plan.given else {}
 

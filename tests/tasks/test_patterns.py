@@ -20,7 +20,8 @@ from bench import redact
 from storage.core.specs import Spec
 from tasks import patterns
 from tasks.errors import CannotServe
-from tasks.kinds.replacements import Finding, replaced
+from tasks.kinds.redact import replaced
+from tasks.outputs import Span
 
 LOCALES = ("en_GB", "de_DE", "fr_FR", "es_ES", "it_IT")
 SENTENCES = {
@@ -182,7 +183,7 @@ def test_findings_end_where_the_thing_ends(name: str, text: str, found: list[str
     ],
 )
 def test_personal_data_is_found_in_any_surroundings(text: str, redacted: str) -> None:
-    findings = [Finding(*place, 1.0) for place in patterns.find(text, patterns.PATTERNS)]
+    findings = [Span(*place, 1.0) for place in patterns.find(text, patterns.PATTERNS)]
     assert replaced(text, findings, lambda label, _text: f"[{label}]")[0] == redacted
 
 

@@ -15,7 +15,7 @@ from tasks import prompts
 from tasks.backends import decoding as decoding_module
 from tasks.backends.decoding import Decoding, cut_at, decoding, own_settings
 from tasks.errors import BadOption, CannotServe
-from tasks.kinds.instructions import instruction
+from tasks.kinds import instruction
 from tasks.prompts import Template
 
 

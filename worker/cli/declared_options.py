@@ -13,8 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from tasks import kinds
-from tasks.kinds import labels
-from tasks.kinds.options import flag, is_repeated, option, value_type
+from tasks.kinds.options import flag, is_label_file, is_repeated, option, parse_label_file, value_type
 from worker.cli.options import Choice, Number, WholeNumber
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -57,10 +56,10 @@ class LabelsType(click.ParamType[Any]):
     name = "LABELS|FILE"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not labels.is_file(value):
+        if not is_label_file(value):
             return value
         try:
-            return labels.in_file(value, Path(value).read_text(encoding="utf-8-sig"))
+            return parse_label_file(value, Path(value).read_text(encoding="utf-8-sig"))
         except OSError as error:
             self.fail(f"cannot read {value}: {error.strerror}", param, ctx)
         except UnicodeDecodeError:

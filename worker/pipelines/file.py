@@ -22,8 +22,7 @@ from storage.readers import credentials
 from storage.writers.base import FormatUnfit
 from tasks import kinds, prompts
 from tasks.errors import BadOption, nearly
-from tasks.kinds.options import key, option
-from tasks.kinds.validation import EMPTY, sentence, shown
+from tasks.kinds.options import EMPTY, key, option, sentence, shown
 from tasks.specs import per_language
 from worker.errors import WorkerError
 from worker.pipelines import schedule

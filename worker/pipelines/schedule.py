@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 
 from tasks.errors import nearly
-from tasks.kinds.validation import shown
+from tasks.kinds.options import shown
 from worker.errors import WorkerError
 
 _FIELDS = (

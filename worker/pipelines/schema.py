@@ -16,7 +16,7 @@ from storage.core.flags import Flagged
 from storage.errors import BoundInvalid, DoubtInvalid, FlagUnknown
 from storage.json_values import Json
 from tasks import kinds
-from tasks.kinds.validation import sentence, shown
+from tasks.kinds.options import sentence, shown
 from worker.pipelines import schedule
 from worker.submit.escalation import OPTIONS, Escalation
 from worker.submit.options import DocumentOptions, JobOptions, PartsOptions, ReadingOptions, Revision, Task, wrong

@@ -16,8 +16,7 @@ from storage.errors import DoubtInvalid
 from tasks import kinds
 from tasks.errors import BadOption, hint
 from tasks.kinds import KindOptions
-from tasks.kinds.options import MOST, Option, flag, option
-from tasks.kinds.validation import EMPTY, sentence, shown
+from tasks.kinds.options import EMPTY, MOST, Option, flag, option, sentence, shown
 from worker.queue.messages import is_id
 from worker.submit.escalation import Escalation
 

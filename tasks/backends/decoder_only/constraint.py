@@ -12,10 +12,10 @@ import torch
 
 from storage.core.outcomes import Reason
 from storage.outputs.output_types import SCHEMA
+from tasks import schemas
 from tasks.backends.generation_files import Opening
 from tasks.errors import CannotServe
 from tasks.outputs import Failure, Generated, Likelihood
-from tasks.schemas import grammar
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -31,7 +31,7 @@ class Constraint:
 
         self._tokenizer = tokenizer
         self._vocabulary = tokenizer.vocab_size
-        self._start = LLMatcher(tokenizer, grammar.grammar(json.loads(schema)), log_level=0)
+        self._start = LLMatcher(tokenizer, schemas.grammar(json.loads(schema)), log_level=0)
         if self._start.is_error():
             raise CannotServe(f"The schema makes no grammar: {_first_line(self._start.get_error())}")
         self._executor = LLExecutor()

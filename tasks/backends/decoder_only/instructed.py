@@ -19,11 +19,10 @@ from tasks.backends.decoding import cut_at, decoding
 from tasks.backends.generation_files import Opening, stated_settings
 from tasks.backends.tokens import TokenCoder, Tokens
 from tasks.errors import CannotServe
-from tasks.kinds.answer import require_room
-from tasks.kinds.answer_prompts import asking
+from tasks.kinds import Instruction, instruction
+from tasks.kinds.answer import asking, require_room
 from tasks.kinds.base import Traits
 from tasks.kinds.generate import RAW
-from tasks.kinds.instructions import Instruction, instruction
 from tasks.models import families
 from tasks.outputs import Generated, Likelihood
 from tasks.windows.windows import LanguageCoders

@@ -22,7 +22,7 @@ from tasks.backends.decoder_only.instructed import Completion
 from tasks.backends.generation_files import Opening
 from tasks.backends.static import Computed, Items, StaticLoop
 from tasks.batching import Budget
-from tasks.kinds.instructions import LINE_END
+from tasks.kinds import LINE_END
 from tasks.outputs import Labels, Output
 
 if TYPE_CHECKING:

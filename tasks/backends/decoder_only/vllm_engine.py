@@ -31,6 +31,7 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from storage.core.outcomes import Reason
 from storage.core.specs import Spec
 from storage.outputs.output_types import SCHEMA
+from tasks import schemas
 from tasks.backends import Assignment, Source, accelerator
 from tasks.backends.decoder_only.constraint import constraint_tokenizer, record
 from tasks.backends.decoder_only.instructed import Completion
@@ -41,7 +42,6 @@ from tasks.backends.static import Computed, failure
 from tasks.batching import Budget, Item
 from tasks.errors import DeviceLost, Unsuited
 from tasks.outputs import Likelihood
-from tasks.schemas import grammar
 from tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class VllmBackend:
             if end is None:
                 raise Unsuited(f"vLLM ends a record with the tokenizer's end token, and {spec.model} has none.")
             self._decoding = replace(self._decoding, ends=frozenset({end}))
-            self._schema = grammar.guided(json.loads(spec.params[SCHEMA]))
+            self._schema = schemas.guided(json.loads(spec.params[SCHEMA]))
             self._record_tokens = constraint_tokenizer(opening, (end,))
         self._thread = ThreadPoolExecutor(1, "vllm")
         self._engine: LLMEngine = self._thread.submit(self._start, opening.folder, spec).result()

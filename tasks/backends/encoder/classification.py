@@ -12,16 +12,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from tasks import kinds
 from tasks.backends import Assignment
 from tasks.backends.encoder.array_heads import near, stacked
 from tasks.backends.encoder.heads import EncoderModel
 from tasks.backends.encoder.kept_heads import KeptHead, Scoring, linears
 from tasks.backends.tokens import Tokens, pairs
 from tasks.errors import CannotServe
-from tasks.kinds import suitability
 from tasks.kinds.base import Traits
-from tasks.kinds.classify import hypotheses
-from tasks.kinds.entailment import CONTRADICTION, ENTAILMENT
+from tasks.kinds.classify import CONTRADICTION, ENTAILMENT, hypotheses
 from tasks.models import families
 from tasks.models.encoders import Description
 from tasks.outputs import Output
@@ -48,7 +47,7 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     spec, device = assignment.spec, assignment.device
     config = Description.of_folder(assignment.folder).config
     # Older embedding models keep their config.json with their first module.
-    if suitability.headless(spec.kind, config, spec.params) or ("labels" in spec.params and not config):
+    if kinds.kind(spec.kind).is_headless(config, spec.params) or ("labels" in spec.params and not config):
         return by_vectors(assignment, dtype)
     from transformers import AutoModelForSequenceClassification
 

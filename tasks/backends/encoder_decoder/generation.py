@@ -15,10 +15,9 @@ from tasks.backends.generation_files import Opening
 from tasks.backends.log_probabilities import Written
 from tasks.backends.tokens import TokenCoder, Tokens
 from tasks.errors import CannotServe
-from tasks.kinds import answer_prompts
+from tasks.kinds import answer, instruction
 from tasks.kinds.answer import require_room
 from tasks.kinds.base import Traits
-from tasks.kinds.instructions import instruction
 from tasks.models import families, language_pairs
 from tasks.outputs import Generated, Likelihood
 
@@ -85,7 +84,7 @@ class Generation:
             return None
 
         def pairs(question: str) -> TokenCoder:
-            return TokenCoder(self.tokens.framed(answer_prompts.prefix(question)), self.limit_tokens)
+            return TokenCoder(self.tokens.framed(answer.prefix(question)), self.limit_tokens)
 
         require_room(spec.params, pairs)
         return pairs

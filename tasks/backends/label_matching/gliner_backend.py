@@ -21,8 +21,7 @@ from tasks.backends.loading import Report
 from tasks.backends.static import Items, StaticLoop
 from tasks.errors import CannotServe
 from tasks.kinds.base import Traits
-from tasks.kinds.entities import THRESHOLD
-from tasks.kinds.tagging import NOT_FINITE
+from tasks.kinds.entities import NOT_FINITE, THRESHOLD
 from tasks.models import gliner
 from tasks.outputs import Failure, Output, Span, Spans
 from tasks.windows.windows import Encoded

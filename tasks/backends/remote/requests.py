@@ -19,11 +19,10 @@ from tasks.backends.decoding import Decoding
 from tasks.backends.remote import answers
 from tasks.backends.remote.counting import Counter
 from tasks.errors import CannotServe
-from tasks.kinds.answer import require_room
-from tasks.kinds.answer_prompts import asking
+from tasks.kinds import instruction
+from tasks.kinds.answer import asking, require_room
 from tasks.kinds.base import Traits
 from tasks.kinds.generate import FILL_CONTEXT
-from tasks.kinds.instructions import instruction
 from tasks.windows.windows import Encoded, LanguageCoders
 
 Message = dict[str, Any]

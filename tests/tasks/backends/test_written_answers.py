@@ -12,8 +12,8 @@ import torch
 
 from storage.core.outcomes import Outcome, Status
 from tasks.errors import BadOption, CannotServe
-from tasks.kinds import answer_prompts
-from tasks.kinds.answer_prompts import answer_in, asking
+from tasks.kinds import answer
+from tasks.kinds.answer import answer_in, asking
 from tests.tasks import architectures, decoders
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
@@ -71,7 +71,7 @@ def test_a_decoder_is_asked_in_its_chat_template_or_by_a_pattern(
     asked = [("Who?", line) for line in lines[:6]] + [("What is {it}?", line) for line in lines[6:]]
     found = answers(bench.run(spec, [f"{question}\n{line}" for question, line in asked]))
     told = [asking(spec, question) for question, _ in asked]
-    templates = [answer_prompts.chat(one) if chat else answer_prompts.completed(one, False) for one in told]
+    templates = [answer.chat(one) if chat else answer.completed(one, False) for one in told]
     inputs = [template.fill(line) for template, (_, line) in zip(templates, asked, strict=True)]
     stop = None if chat else "\n"
     wanted = partial(written, made[name], inputs, chat=chat, stop=stop, stripped=True, max_new_tokens=NEW_TOKENS)

@@ -16,6 +16,8 @@ from storage.core.specs import Spec
 from storage.outputs.output_types import RECORD
 from tasks import kinds
 from tasks.errors import BadOption, PromptTooLong
+from tasks.kinds import answer
+from tasks.kinds.answer import answer_in, asking
 from tasks.kinds.base import Computed, Recipe, Traits
 from tasks.outputs import Output, Span, Spans, SpanScores
 from tasks.specs.pinning import Pinned
@@ -201,3 +203,75 @@ def test_options_that_are_missing_or_contradict_are_refused() -> None:
     for count in (0, 1_001):
         with pytest.raises(BadOption, match="--top-k must be between 1 and 1,000 for answers in the text"):
             spec("Who?", top_k=count)
+
+
+SPEC = Spec("answer", "model", "0" * 40, params={"question": {"a": "Who {{x}}?", "b": "{meta.q}"}})
+
+
+@pytest.mark.parametrize(
+    ("written", "answer"),
+    [
+        (" Ada \n", "Ada"),
+        ("", None),
+        (" \n", None),
+        ("unanswerable", None),
+        ('"Unanswerable."', None),
+        ("<no answer>", None),
+        ("The question is unanswerable because", "The question is unanswerable because"),
+    ],
+)
+def test_the_words_for_no_answer_are_no_answer(written: str, answer: str | None) -> None:
+    assert answer_in(written) == answer
+
+
+@pytest.mark.parametrize("question", ["Who wrote {it}?", "What is {meta.q}?", "Why?"])
+def test_a_question_stands_in_the_words_for_each_sort_of_model_as_it_is(question: str) -> None:
+    spec = asking(SPEC, question)
+    chat = answer.chat(spec).fill("The text.")
+    assert chat.endswith(f"Text:\nThe text.\n\nQuestion: {question}")
+    assert answer.completed(spec, False).fill("The text.") == f"Text: The text.\nQuestion: {question}\nAnswer:"
+    shown = answer.completed(spec, True).fill("The text.")
+    assert shown.endswith(f"\n\nText: The text.\nQuestion: {question}\nAnswer:")
+    assert answer_in(shown.split("Answer:")[2].splitlines()[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("Who  wrote\nit?", {"answer": "Who wrote it?"}),
+        ("author=Who wrote it?", {"author": "Who wrote it?"}),
+        (["Who?", "year=When?", "Where?"], {"answer_1": "Who?", "year": "When?", "answer_3": "Where?"}),
+        (("e=Who found E=mc2?",), {"e": "Who found E=mc2?"}),
+        ({"author": "Who?", "year": "When?"}, {"author": "Who?", "year": "When?"}),
+        ("Is x = y?", {"answer": "Is x = y?"}),
+        ("{meta.question}", {"answer": "{meta.question}"}),
+    ],
+)
+def test_a_text_a_list_and_a_table_give_questions_by_name(given: Any, read: dict[str, str]) -> None:
+    assert kinds.options("answer", question=given).given() == {"question": read}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (7, 'must be a question, a list of questions, or a table such as { author = "Who wrote it?" }, not 7'),
+        (["Who?", 7], "7 is none of these"),
+        ("", "has no words for answer"),
+        ([], "holds no question"),
+        ("author=", "has no words for author"),
+        ("Author=Who?", "has the name 'Author'; a name has up to 30 small letters"),
+        ({"a b": "Who?"}, "has the name 'a b'"),
+        (["a=Who?", "a=When?"], "names a twice"),
+        (["a=Who?", "a_score=When?"], "names a and a_score, which both have a column a_score"),
+        ("Who\0?", "has a character that cannot be printed"),
+        ("Who \ud800?", "has a character that cannot be printed"),
+        ("Who wrote {text}?", "{text} has no place in a question"),
+        ("Who wrote {title}?", "there is no placeholder {title}, only {text} and {meta.FIELD}"),
+        ("Who wrote {meta.title?", "a single { stands in it"),
+    ],
+)
+def test_a_wrong_question_is_refused_with_the_reason(given: Any, said: str) -> None:
+    with pytest.raises(BadOption) as refused:
+        kinds.options("answer", question=given)
+    assert str(refused.value).startswith("--question ")
+    assert said in str(refused.value)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pytest
 from hypothesis import given
@@ -12,12 +14,11 @@ from storage.core.outcomes import Outcome, Reason, Status
 from storage.outputs.output_types import LABELS
 from tasks import kinds
 from tasks.kinds.base import Computed
-from tasks.kinds.classify import Classify
-from tasks.kinds.label_scores import Combination
+from tasks.kinds.classify import CONTRADICTION, ENTAILMENT, Classify, Combination, Entailment
 from tasks.outputs import Labels
 from tasks.specs.pinning import Pinned
 from tasks.specs.plan import build_spec
-from tasks.windows.windows import Encoded, Window
+from tasks.windows.windows import Coder, Encoded, Window
 
 PINNED = Pinned("model", "0" * 40)
 
@@ -93,3 +94,79 @@ def test_a_default_that_is_written_out_makes_the_same_spec() -> None:
     assert plain.params == {"algorithm": 2}
     other = build_spec("classify", PINNED, kinds.options("classify", aggregate="max", multi_label=True, top_k=3), {})
     assert other.params == {"algorithm": 2, "aggregate": "max", "multi_label": True, "top_k": 3}
+
+
+SENTENCES = {"sports": "It is about sports.", "the economy": "It is about money and trade in all of the world."}
+LIMIT_TOKENS = 20
+
+
+@dataclass(frozen=True)
+class Words:
+    """A coder for which a token is a word, of the text and of the sentence after it."""
+
+    sentence: str = ""
+    limit_tokens: int = LIMIT_TOKENS
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return [Encoded(len(text.split()) + len(self.sentence.split()), f"{text}|{self.sentence}") for text in texts]
+
+
+def recipe(sentences: dict[str, str], *, multi_label: bool = False, take_max: bool = False) -> Entailment:
+    pairs: Callable[[str], Coder] = Words
+    return Entailment(sentences, pairs, multi_label, Combination(take_max))
+
+
+def join_pairs(one: Entailment, logits: Sequence[tuple[float, float]], tokens: Sequence[int]) -> Outcome:
+    """Join windows of these tokens; the logits are of entailment and contradiction, of each pair."""
+    windows = [Window(0, 1, Encoded(count, "x")) for count in tokens for _ in one.sentences]
+    outputs = [Labels({ENTAILMENT: yes, CONTRADICTION: no}) for yes, no in logits]
+    joined = one.join(Computed(7, "x", windows, outputs, 1, sum(tokens), 0))
+    assert isinstance(joined, Outcome)
+    return joined
+
+
+TEXTS = st.lists(st.sampled_from(["a", "bb", "ccc.", "\n\n"]), max_size=60).map(" ".join)
+
+
+@given(st.lists(TEXTS, min_size=1, max_size=4))
+def test_every_window_is_there_once_for_each_label_and_fits_with_its_sentence(texts: list[str]) -> None:
+    for text, windows in zip(texts, recipe(SENTENCES).cut(texts, Words()), strict=True):
+        pairs = [window for window in windows if window.encoded is not None]
+        for first, second in zip(pairs[::2], pairs[1::2], strict=True):
+            assert (first.start, first.end, first.part) == (second.start, second.end, second.part)
+            for window, sentence in zip((first, second), SENTENCES.values(), strict=True):
+                assert window.encoded is not None
+                assert window.encoded.features == f"{text[window.start : window.end]}|{sentence}"
+                assert window.encoded.tokens <= LIMIT_TOKENS
+        once = [window for window in windows if window.encoded is None] + pairs[::2]
+        assert "".join(text[one.start : one.end] for one in sorted(once, key=lambda one: one.start)) == text
+
+
+def test_labels_are_scored_against_each_other_by_entailment() -> None:
+    outcome = join_pairs(recipe(SENTENCES), [(2.0, 9.0), (1.0, -9.0)], [10])
+    share = math.exp(2) / (math.exp(2) + math.exp(1))
+    assert scores(outcome) == pytest.approx({"sports": share, "the economy": 1 - share})
+    assert outcome.text == "sports"
+
+
+def test_several_labels_are_scored_by_themselves_against_contradiction() -> None:
+    outcome = join_pairs(recipe(SENTENCES, multi_label=True), [(0.0, 0.0), (1.0, -1.0)], [10])
+    assert scores(outcome) == pytest.approx({"sports": 0.5, "the economy": 1 / (1 + math.exp(-2))})
+
+
+def test_a_single_label_is_scored_by_itself() -> None:
+    outcome = join_pairs(recipe({"sports": SENTENCES["sports"]}), [(1.0, 0.0)], [10])
+    assert scores(outcome) == pytest.approx({"sports": 1 / (1 + math.exp(-1))})
+
+
+@pytest.mark.parametrize(("take_max", "expected"), [(False, 0.5 * 0.25 + 0.75 / (1 + math.e)), (True, 0.5)])
+def test_windows_are_combined_as_those_of_a_classifier(take_max: bool, expected: float) -> None:
+    logits = [(3.0, 0.0), (3.0, 0.0), (0.0, 0.0), (1.0, 0.0)]
+    outcome = join_pairs(recipe(SENTENCES, take_max=take_max), logits, [10, 30])
+    assert scores(outcome)["sports"] == pytest.approx(expected)
+
+
+def test_large_logits_do_not_overflow_and_those_that_are_not_finite_fail_the_document() -> None:
+    assert scores(join_pairs(recipe(SENTENCES), [(5000.0, 0.0), (4999.0, 0.0)], [10])).keys() == SENTENCES.keys()
+    assert join_pairs(recipe(SENTENCES), [(math.nan, 0.0), (1.0, 0.0)], [10]).status is Status.FAILED
+    assert join_pairs(recipe(SENTENCES), [(math.inf, 0.0), (1.0, 0.0)], [10]).status is Status.FAILED

@@ -20,7 +20,6 @@ from storage.core.specs import Spec
 from tasks import kinds
 from tasks.engine.backend_factory import open_backend
 from tasks.errors import BadOption, CannotServe, TaskError, UnknownKind
-from tasks.kinds import suitability
 from tasks.kinds.options import MOST, TOP_K, KindOptions, Option, Sampling, flag, is_list, key, option, value_type
 from tasks.specs import pinning
 from tasks.specs.plan import build_spec
@@ -169,8 +168,6 @@ def test_the_null_model_serves_the_kind(kind: kinds.TaskKind, engine_of: EngineO
     [
         lambda: kinds.kind("sing"),
         lambda: kinds.options("sing"),
-        lambda: suitability.suits("sing", {}),
-        lambda: suitability.require("sing", {}, "model"),
         lambda: build_spec("sing", pinning.Pinned("model", "0" * 40), kinds.KindOptions(), {}),
         lambda: kinds.recipe(Spec("sing", "model", "0" * 40), kinds.Traits()),
         lambda: open_backend(Spec("sing", "null", "null:1"), device="cpu", models_dir=None, cache_dir=Path("none")),

@@ -9,7 +9,6 @@ from pathlib import Path
 from storage.core.specs import Spec
 from tasks import kinds
 from tasks.errors import TaskError
-from tasks.kinds import suitability
 from tasks.models import hub_outline
 
 
@@ -20,7 +19,7 @@ def main() -> None:
     answers = {}
     for model, folder in order["models"].items():
         config = json.loads((Path(folder) / "config.json").read_bytes())
-        suiting = [kind for kind in kinds.NAMES if suitability.suits_family(kind, config)]
+        suiting = [kind for kind in kinds.NAMES if kinds.kind(kind).suits_family(config)]
         for kind in suiting if model in order["of_every_kind"] else suiting[:1]:
             spec = Spec(kind, model, commit, "float32", {"prompt": "{text}"} if kind == "generate" else {})
             with hub_outline.outline(model, commit, 120) as outline:

@@ -16,10 +16,10 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
 
 from storage.core.specs import Spec
+from tasks import kinds
 from tasks.backends.accelerator import quiet
 from tasks.engine.backend_factory import open_backend
 from tasks.errors import CannotServe, ModelUnsuitable
-from tasks.kinds import suitability
 from tasks.models import families
 from tasks.models.encoders import Description, Sort, sort
 from tasks.specs import pinning
@@ -136,10 +136,10 @@ def test_the_models_that_keep_a_state_are_those_of_transformers(name: str) -> No
 
 def test_hybrids_are_told_by_their_layers() -> None:
     hybrid = {"architectures": ["NewForCausalLM"], "model_type": "new", "layer_types": ["conv", "full_attention"]}
-    assert not suitability.suits("generate", hybrid)
-    assert not suitability.suits("generate", {"architectures": ["NewForCausalLM"], "text_config": hybrid})
+    assert not kinds.kind("generate").suits(hybrid)
+    assert not kinds.kind("generate").suits({"architectures": ["NewForCausalLM"], "text_config": hybrid})
     gemma = {**hybrid, "layer_types": ["sliding_attention", "full_attention"]}
-    assert suitability.suits("generate", gemma)
+    assert kinds.kind("generate").suits(gemma)
 
 
 def test_a_copy_without_its_config_of_modules_is_still_no_dense_model(bert: Path, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from storage.core.installation import Extra, install
 from tasks import kinds
 from tasks.backends import selection
 from tasks.errors import BadOption, CannotServe, ModelCorrupt, ModelUnsuitable, NotInstalled
-from tasks.kinds import suitability
 from tasks.models import families, gliner
 from tasks.models.families import Family
 from tasks.specs import pinning
@@ -102,7 +101,7 @@ def test_a_threshold_is_a_probability(threshold: float) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in kinds.NAMES if kind != "entities"])
 def test_other_kinds_of_tasks_refuse_gliner_models(kind: str) -> None:
     with pytest.raises(ModelUnsuitable, match=f"{kind} needs"):
-        suitability.require(kind, config(), "gliner-small")
+        kinds.kind(kind).require(config(), "gliner-small")
 
 
 @pytest.mark.parametrize(

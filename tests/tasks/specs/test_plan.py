@@ -10,7 +10,7 @@ from storage.core.specs import Spec
 from storage.json_values import Json
 from tasks import kinds, languages
 from tasks.errors import BadOption, ModelUnsuitable
-from tasks.kinds.instructions import instruction
+from tasks.kinds import instruction
 from tasks.models import families
 from tasks.models.named_prompts import Prompts
 from tasks.specs.pinning import Pinned

@@ -20,13 +20,12 @@ from llguidance.hf import from_tokenizer
 from transformers import AutoTokenizer, LogitsProcessor
 
 from storage.core.outcomes import Outcome, Reason, Status
-from tasks import kinds
+from tasks import kinds, schemas
 from tasks.backends.decoder_only.constraint import Constraint, unpacked_here, unpacked_on_device
 from tasks.engine.backend_factory import open_backend
 from tasks.errors import CannotServe
 from tasks.kinds.base import Computed
 from tasks.outputs import Failure, Generated, Output
-from tasks.schemas import checks, grammar
 from tasks.specs.pinning import Pinned
 from tasks.specs.plan import build_spec
 from tests.tasks.backends.decoder_only.test_causal import run_trickled
@@ -90,7 +89,7 @@ class Masked(LogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if input_ids.shape[1] != self._length + 1:  # another text
-            self._matcher = LLMatcher(self._tokenizer, grammar.grammar(self._schema))
+            self._matcher = LLMatcher(self._tokenizer, schemas.grammar(self._schema))
         else:
             assert self._matcher.consume_token(int(input_ids[0, -1]))
         self._length = input_ids.shape[1]
@@ -159,7 +158,7 @@ def test_stop_strings_of_the_models_own_may_stand_in_a_record(
 def test_the_built_in_instruction_shows_the_properties(
     bench: Bench, made: dict[str, Path], tmp_path: Path, descriptions: list[str]
 ) -> None:
-    from tasks.kinds.instructions import instruction
+    from tasks.kinds import instruction
 
     spec = bench.spec("extract", str(made["llama"]), json_schema=SCHEMA)
     assert spec.params["instructions"]
@@ -190,7 +189,7 @@ def test_bits_are_unpacked_alike_on_the_cpu_and_on_a_device() -> None:
 
 
 def test_places_of_the_output_layer_that_no_token_has_are_never_chosen(tokens: LLTokenizer) -> None:
-    constraint = Constraint(checks.read(SHORT), tokens)
+    constraint = Constraint(schemas.read(SHORT), tokens)
     logits = constraint.masked(torch.ones((1, tokens.vocab_size + 7)), [constraint.begin()])
     allowed = [token for token, value in enumerate(logits[0].tolist()) if value == 1]
     assert {tokens.decode_str([token])[0] for token in allowed} == {"{"}
@@ -254,7 +253,7 @@ def tokens(made: dict[str, Path]) -> LLTokenizer:
 def test_random_logits_give_a_valid_record_of_any_schema_or_a_reason(
     tokens: LLTokenizer, schema: dict[str, Any], seed: int
 ) -> None:
-    read = checks.read(schema)
+    read = schemas.read(schema)
     spec = build_spec("extract", Pinned("model", "0" * 40), kinds.options("extract", json_schema=schema), {})
     constraint, outputs = Constraint(read, tokens), []
     matchers = [constraint.begin() for _ in range(3)]

@@ -16,13 +16,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer
 
 from storage.core.outcomes import Outcome, Status
+from tasks import kinds
 from tasks.backends import Assignment
 from tasks.backends.accelerator import quiet
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.packed import PackedEncoder
 from tasks.backends.rehearsal import require_weights
 from tasks.errors import CannotServe, ModelUnsuitable, WeightsMissing
-from tasks.kinds import suitability
 from tasks.outputs import Head
 from tasks.windows.overlapping import stretches
 from tests.tasks import classifiers
@@ -249,9 +249,9 @@ def test_a_model_is_looked_at_without_a_question(lines: list[str], bench: Bench,
 def test_an_encoder_decoder_with_a_head_for_answers_is_refused(bench: Bench, tmp_path: Path) -> None:
     config = {"model_type": "bart", "architectures": ["BartForQuestionAnswering"], "is_encoder_decoder": True}
     with pytest.raises(ModelUnsuitable, match=r"answer reads a head for question answering from encoder-only models"):
-        suitability.require("answer", config, "a-bart")
-    suitability.require("answer", {**config, "architectures": ["BartForConditionalGeneration"]}, "a-bart")
-    suitability.require("summarize", {**config, "architectures": ["BartForConditionalGeneration"]}, "a-bart")
+        kinds.kind("answer").require(config, "a-bart")
+    kinds.kind("answer").require({**config, "architectures": ["BartForConditionalGeneration"]}, "a-bart")
+    kinds.kind("summarize").require({**config, "architectures": ["BartForConditionalGeneration"]}, "a-bart")
 
 
 def test_a_model_without_a_head_for_answers_is_refused(bench: Bench) -> None:

@@ -11,18 +11,15 @@ import pytest
 from storage.core.outcomes import Outcome
 from tasks import kinds
 from tasks.kinds import KINDS
-from tasks.kinds.base import Computed, Traits
-from tasks.kinds.classify import Classify
-from tasks.kinds.confidence import MEASURES, Measure
-from tasks.kinds.entailment import Entailment
+from tasks.kinds.base import MEASURES, Computed, Measure, Traits
+from tasks.kinds.classify import Classify, Combination, Entailment
 from tasks.kinds.generate import Generate
-from tasks.kinds.label_scores import Combination
 from tasks.kinds.summarize import Summarize
 from tasks.kinds.translate import Translate
 from tasks.outputs import Generated, Head, Labels, Likelihood, Output, Scale, Several, Span, Spans
 from tasks.specs.plan import build_spec
 from tasks.windows.windows import Encoded, Window
-from tests.tasks.kinds import test_answer, test_entailment, test_redact
+from tests.tasks.kinds import test_answer, test_classify, test_redact
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "results.md"
 
@@ -77,9 +74,9 @@ def test_labels_that_are_scored_each_by_itself_have_the_margin_of_the_least_deci
     assert joined(Classify(Combination()), [Labels(both, Scale.EACH)]).confidence == pytest.approx(0.6)
     logits = [(0.0, math.log(4)), (9.0, -9.0)]
     for multi_label, expected in ((True, 0.6), (False, 1.0)):
-        recipe = test_entailment.recipe(test_entailment.SENTENCES, multi_label=multi_label)
+        recipe = test_classify.recipe(test_classify.SENTENCES, multi_label=multi_label)
         assert isinstance(recipe, Entailment)
-        assert test_entailment.join(recipe, logits, [9]).confidence == pytest.approx(expected, abs=1e-3)
+        assert test_classify.join_pairs(recipe, logits, [9]).confidence == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_regression_has_no_confidence() -> None:

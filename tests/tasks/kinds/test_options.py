@@ -8,7 +8,7 @@ import pytest
 
 from tasks import kinds
 from tasks.errors import BadOption
-from tasks.kinds import labels
+from tasks.kinds.options import is_label_file, parse_label_file, words_by_label
 from tasks.specs.pinning import Pinned
 from tasks.specs.plan import build_spec
 
@@ -27,11 +27,11 @@ ENCODER = {"model_type": "bert", "architectures": ["BertModel"]}
     ["sports,politics", " sports , politics ,", ["politics", "sports"], {"sports": "", "politics": "politics"}],
 )
 def test_labels_without_descriptions_stand_for_themselves(given: Any) -> None:
-    assert labels.words_by_label(given) == {"sports": "sports", "politics": "politics"}
+    assert words_by_label(given) == {"sports": "sports", "politics": "politics"}
 
 
 def test_a_description_is_what_the_model_reads() -> None:
-    assert labels.words_by_label({"economy": "money,\n trade and prices"}) == {"economy": "money, trade and prices"}
+    assert words_by_label({"economy": "money,\n trade and prices"}) == {"economy": "money, trade and prices"}
 
 
 @pytest.mark.parametrize(
@@ -63,14 +63,14 @@ def test_labels_that_are_none_are_refused_with_the_reason(given: Any, said: str)
     ],
 )
 def test_a_file_has_labels_by_lines_or_as_json_or_toml(name: str, text: str, expected: dict[str, str]) -> None:
-    assert labels.is_file(name)
-    assert labels.words_by_label(labels.in_file(name, text)) == expected
+    assert is_label_file(name)
+    assert words_by_label(parse_label_file(name, text)) == expected
 
 
 @pytest.mark.parametrize("name", ["topics.json", "topics.toml"])
 def test_a_file_that_is_not_of_its_format_is_refused(name: str) -> None:
     with pytest.raises(BadOption, match=f"{name} is not {name[-4:].upper()}"):
-        labels.in_file(name, "red\nblue")
+        parse_label_file(name, "red\nblue")
 
 
 def test_the_order_of_labels_and_a_default_hypothesis_change_no_spec() -> None:

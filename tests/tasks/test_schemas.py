@@ -6,9 +6,13 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from tasks.schemas import checks, grammar
+from storage.json_values import Json
+from tasks import schemas
+from tasks.schemas import RecordChecks, described, distinct, merged, parsed
 
 TEXT = {"type": "string"}
 
@@ -20,11 +24,11 @@ def of(**properties: Any) -> dict[str, Any]:
 def test_the_form_keeps_the_order_of_properties_and_of_nothing_else() -> None:
     one = {"type": "object", "properties": {"b": {"type": "string", "maxLength": 3}, "a": TEXT}, "required": ["a"]}
     same = ' {"required": ["a"],\n"properties": {"b": {"maxLength": 3, "type": "string"}, "a": {"type":"string"}}, '
-    assert checks.read(one) == checks.read(same + '"type": "object"}')
+    assert schemas.read(one) == schemas.read(same + '"type": "object"}')
     other = {**one, "properties": dict(reversed(one["properties"].items()))}  # type: ignore[attr-defined]
-    assert checks.read(one) != checks.read(other)
-    assert checks.read(checks.read(one)) == checks.read(one)
-    assert " " not in checks.read(one)
+    assert schemas.read(one) != schemas.read(other)
+    assert schemas.read(schemas.read(one)) == schemas.read(one)
+    assert " " not in schemas.read(one)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +55,7 @@ def test_the_form_keeps_the_order_of_properties_and_of_nothing_else() -> None:
     ],
 )
 def test_the_shortest_record_of_a_schema_is_valid(schema: dict[str, Any]) -> None:
-    found = grammar.shortest(json.loads(checks.read(schema)))
+    found = schemas.shortest(json.loads(schemas.read(schema)))
     assert found is not None
     assert [*Draft202012Validator(schema).iter_errors(json.loads(found))] == []
 
@@ -66,18 +70,18 @@ def test_the_shortest_record_of_a_schema_is_valid(schema: dict[str, Any]) -> Non
     ],
 )
 def test_a_schema_that_asks_for_nothing_impossible_is_taken(schema: dict[str, Any]) -> None:
-    assert json.loads(checks.read(schema)) == schema
+    assert json.loads(schemas.read(schema)) == schema
 
 
 @pytest.mark.parametrize("pattern", [r"\p{Letter}", "(?<y>a)", r"a\z", "[[:alpha:]]", "a{99999999999}", "("])
 @pytest.mark.parametrize("required", [["a"], ["b"]])
 def test_a_pattern_that_python_cannot_read_is_refused_with_its_place(pattern: str, required: list[str]) -> None:
     schema = {**of(a={**TEXT, "pattern": pattern}, b=TEXT), "required": required}
-    with pytest.raises(checks.BadSchema, match="cannot be kept at #/properties/a/pattern: Python cannot read the"):
-        checks.read(schema)
+    with pytest.raises(schemas.BadSchema, match="cannot be kept at #/properties/a/pattern: Python cannot read the"):
+        schemas.read(schema)
     named = of(a={"type": "object", "patternProperties": {pattern: TEXT}})
-    with pytest.raises(checks.BadSchema, match=r"at #/properties/a/patternProperties/.*: Python cannot read the"):
-        checks.read(named)
+    with pytest.raises(schemas.BadSchema, match=r"at #/properties/a/patternProperties/.*: Python cannot read the"):
+        schemas.read(named)
 
 
 @pytest.mark.parametrize(
@@ -124,5 +128,126 @@ def test_a_pattern_that_python_cannot_read_is_refused_with_its_place(pattern: st
     ],
 )
 def test_a_schema_that_no_model_can_be_held_to_is_refused_with_its_place(schema: Any, said: str) -> None:
-    with pytest.raises(checks.BadSchema, match=said):
-        checks.read(schema)
+    with pytest.raises(schemas.BadSchema, match=said):
+        schemas.read(schema)
+
+
+def test_each_property_is_a_line_with_its_type_and_its_description() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "title": {"type": "string", "description": "the title,\n as it stands"},
+            "kind": {"enum": ["book", "film"]},
+            "year": {"anyOf": [{"type": "integer"}, {"type": "null"}], "title": "Year"},
+            "day": {"type": "string", "format": "date"},
+            "makers": {"type": "array", "items": {"$ref": "#/$defs/maker"}, "description": "all makers"},
+        },
+        "$defs": {
+            "maker": {
+                "type": "object",
+                "properties": {
+                    "name": {"type": "string"},
+                    "friends": {"type": "array", "items": {"$ref": "#/$defs/maker"}},
+                },
+            },
+        },
+    }
+    assert described(schema) == (
+        "- title (string): the title, as it stands\n"
+        '- kind ("book" or "film")\n'
+        "- year (integer or null): Year\n"
+        "- day (string, date)\n"
+        "- makers (list of object): all makers\n"
+        "  - name (string)\n"
+        "  - friends (list of object)"
+    )
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "title": {"type": ["string", "null"]},
+        "price": {"type": "number", "multipleOf": 0.01},
+        "tags": {"type": "array", "items": {"type": "string"}, "maxItems": 3},
+        "maker": {"type": "object", "properties": {"name": {"type": ["string", "null"]}, "town": {"type": "string"}}},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [
+        ([{"title": "a"}], {"title": "a"}),
+        ([{"title": None}, {"title": "b"}, {"title": "c"}], {"title": "b"}),
+        ([{"title": ""}, {"title": "b"}], {"title": "b"}),
+        ([{"price": 0}, {"price": 2.5}], {"price": 0}),
+        ([{}, {"price": 2.5}], {"price": 2.5}),
+        ([{"tags": ["a", "b"]}, {"tags": ["b", "c", "c"]}], {"tags": ["a", "b", "c"]}),
+        ([{"tags": ["a", "b"]}, {"tags": ["c", "d"]}], {"tags": ["a", "b", "c"]}),
+        (
+            [{"maker": {"name": None}}, {"maker": {"name": "x", "town": "y"}}],
+            {"maker": {"name": "x", "town": "y"}},
+        ),
+    ],
+)
+def test_the_records_of_windows_are_merged_by_property(records: list[Any], expected: Any) -> None:
+    assert merged(records, SCHEMA) == expected
+
+
+leaves = st.none() | st.booleans() | st.integers() | st.text(max_size=3)
+values = st.recursive(leaves, lambda one: st.lists(one, max_size=3) | st.dictionaries(st.text(max_size=2), one))
+
+
+@pytest.mark.slow
+@given(st.lists(st.dictionaries(st.text(max_size=2), values), min_size=1, max_size=4))
+def test_merging_loses_no_property_and_invents_none(records: list[dict[str, Any]]) -> None:
+    assert {*merged(records, {})} == {name for record in records for name in record}
+
+
+@given(st.lists(st.lists(st.integers(0, 5), unique=True), min_size=1, max_size=4))
+def test_merged_lists_have_every_item_once_in_the_order_of_the_windows(lists: list[list[int]]) -> None:
+    found = merged([{"a": items} for items in lists], {})["a"]
+    assert found == [*dict.fromkeys(item for items in lists for item in items)]
+
+
+@pytest.mark.parametrize("value", [[1, 2, 1.0, True, 2], [1, 2, True]])
+def test_lists_of_unique_items_lose_their_repetitions(value: list[Json]) -> None:
+    unique = {"type": "array", "items": {"type": ["number", "boolean"]}, "uniqueItems": True}
+    free = {"type": "array", "items": unique}
+    schema = {
+        "type": "object",
+        "properties": {"a": unique, "b": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/x"}]}, "c": free},
+        "additionalProperties": unique,
+        "$defs": {"x": {"type": "object", "properties": {"d": unique}}},
+    }
+    record: dict[str, Json] = {"a": value, "b": {"d": value}, "c": [value, value], "e": value}
+    once = [1, 2, True]
+    assert distinct(record, schema, schema) == {"a": once, "b": {"d": once}, "c": [once, once], "e": once}
+    assert RecordChecks(schema).problem(distinct(record, schema, schema)) is None
+    assert (RecordChecks(schema).problem(record) is None) == (value == once)
+
+
+@given(values)
+def test_merging_a_record_with_itself_changes_nothing(value: Any) -> None:
+    assert merged([{"a": value}, {"a": value}], {}) == {"a": value}
+
+
+def test_a_broken_record_is_told_by_place_and_keyword_without_its_text() -> None:
+    checks = RecordChecks(SCHEMA)
+    assert checks.problem({"price": 19.99, "tags": ["a"]}) is None  # as floats, 19.99 is no multiple of 0.01
+    assert checks.problem({"tags": ["secret", 7]}) == "#/tags/1 breaks #/properties/tags/items/type"
+    assert checks.problem([]) == "# breaks #/type"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "Expecting value"),
+        ("NaN", "NaN is no JSON number"),
+        ('{"a": Infinity}', "Infinity is no JSON number"),
+        ('{"a": 1} x', "Extra data"),
+    ],
+)
+def test_text_that_is_no_json_is_an_error(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        parsed(text)

@@ -13,8 +13,7 @@ from sentence_transformers import SentenceTransformer
 from storage.outputs.output_types import RANKING, TEXT
 from tasks.backends.accelerator import quiet
 from tasks.errors import BadOption, CannotServe
-from tasks.kinds.extracts import RELEVANCE, SENTENCES, best
-from tasks.kinds.lengths import count_words
+from tasks.kinds.summarize import RELEVANCE, SENTENCES, best, count_words
 from tasks.windows.paragraphs import unwrapped
 from tasks.windows.sentences import sentences
 from tests.tasks.conftest import Bench
