@@ -1,9 +1,8 @@
 """Inference code of docmill's own beside the library's, in the same backend and under the same batching.
 
-Encoders without padding beside the model's own code on padded batches, and searches whose batch shrinks beside
-transformers' `generate`. The models are those that come with docmill, which are trained, so outputs end at different
-lengths. Sides are compared by this process's CPU time on one thread, which says more than the clock on a machine that
-is shared: several threads would count the time in which they wait for each other.
+An encoder without padding beside the model's own code on padded batches. Sides are compared by this process's CPU
+time on one thread, which says more than the clock on a machine that is shared: several threads would count the time
+in which they wait for each other.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from tasks.backends import Assignment
 from tasks.backends.encoder import encoder_backend, packed
 from tasks.backends.encoder.encoder_backend import EncoderBackend
 from tasks.backends.encoder.kernels import FLASH, ONEDNN
-from tasks.backends.encoder_decoder.seq2seq import Seq2SeqBackend
 from tasks.batching import Item, Pool
 from tasks.outputs import Head
 from tasks.specs import pinning
@@ -97,33 +95,21 @@ def encoders(dtype: str, cache_dir: Path, texts: list[str], pairs: int) -> Compa
     return compared(f"MiniLM in {dtype}", sides, texts, pairs)
 
 
-def searches(beams: int, cache_dir: Path, texts: list[str], pairs: int) -> Comparison:
-    """A search whose batch shrinks, and that of `generate`, in what the processor does natively."""
-    asked = assignment(
-        "translate", "marian-ddtp", cache_dir, Head.SEQ2SEQ_TEXT, beams=beams, source_lang="fr", target_lang="en"
-    )
-    own, library = Seq2SeqBackend(asked), Seq2SeqBackend(asked)
-    library._search = {}
-    title = "translate, greedy" if beams == 1 else f"translate, {beams} beams"
-    return compared(title, {f"{OURS}: the batch shrinks": own, f"{LIBRARY} search": library}, texts, pairs)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--texts", type=int, default=400, help="to embed; an eighth as many are translated")
+    parser.add_argument("--texts", type=int, default=400, help="to embed")
     parser.add_argument("--pairs", type=int, default=5)
     asked = parser.parse_args()
-    english, french = lines("descriptions.jsonl", asked.texts), lines("french.jsonl", asked.texts // 8)
+    english = lines("descriptions.jsonl", asked.texts)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as work:
         cache = Path(work)
         found = [encoders(dtype, cache, english, asked.pairs) for dtype in ("float32", "auto")]
-        found += [searches(beams, cache, french, asked.pairs) for beams in (1, 4)]
     claims = []
     for one in found:
         library = list(one.sides)[-1]
         claims.append([Claim(f"{side} ÷ {library}", side, library, 1.0) for side in one.sides if side != library])
-    write("inference", found, claims, seconds="of CPU time", texts=len(english), translated=len(french))
+    write("inference", found, claims, seconds="of CPU time", texts=len(english))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
-from math import isfinite
+from math import fsum, isfinite
 from typing import TYPE_CHECKING, Any
 
 from storage.core.outcomes import Reason
@@ -74,6 +74,13 @@ class Likelihood:
     total: float
     least: float | None
     tokens: int
+
+    @classmethod
+    def of(cls, log_probabilities: Sequence[float]) -> Likelihood | None:
+        """Return the likelihood of an output by its tokens; None for an output without any."""
+        if not log_probabilities:
+            return None
+        return cls(fsum(log_probabilities), min(log_probabilities), len(log_probabilities))
 
 
 @dataclass(frozen=True, slots=True)

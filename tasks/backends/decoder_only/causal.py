@@ -25,11 +25,10 @@ from tasks.backends.decoder_only.next_tokens import (
 )
 from tasks.backends.decoder_only.rowcache import RowCache
 from tasks.backends.generation_files import Opening, require_keys_and_values
-from tasks.backends.log_probabilities import Tally, of_chosen
 from tasks.backends.static import Computed, Items, StaticLoop
 from tasks.batching import Budget, Item
 from tasks.errors import DeviceLost
-from tasks.outputs import Failure, Generated, Output, Several
+from tasks.outputs import Failure, Generated, Likelihood, Output, Several
 from tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class Row:
     number: int = 0
     written: list[int] = field(default_factory=list)
     matcher: LLMatcher | None = None
-    tally: Tally = field(default_factory=Tally)
+    log_probabilities: list[float] = field(default_factory=list)
 
     @property
     def tokens(self) -> int:
@@ -275,10 +274,11 @@ class CausalBackend:
             scores = self._constraint.masked(scores, [row.matcher for row in rows if row.matcher is not None])
             logits = logits.masked_fill(scores.isneginf(), float("-inf")) if scores is not logits else logits
         tokens = next_tokens(scores, rows, self._of_batch)
-        chosen = zip(rows, tokens.tolist(), of_chosen(logits, tokens).tolist(), strict=True)
-        for row, token, log_probability in chosen:
+        # In one pass over the logits, which logsumexp makes several of.
+        chosen = logits.log_softmax(dim=-1).gather(-1, tokens[:, None])[:, 0]
+        for row, token, log_probability in zip(rows, tokens.tolist(), chosen.tolist(), strict=True):
             row.written.append(token)
-            row.tally.add(log_probability)
+            row.log_probabilities.append(log_probability)
             if row.matcher is not None:
                 row.matcher.consume_token(token)
 
@@ -300,11 +300,13 @@ class CausalBackend:
         written, how = row.written, self._decoding
         if row.matcher is not None and row.matcher.is_stopped():
             assert self._constraint is not None
-            return self._constraint.output(row.matcher, written, row.tally.likelihood)
+            return self._constraint.output(row.matcher, written, Likelihood.of(row.log_probabilities))
         at_end = written[-1] in how.ends
         stopped = bool(how.stop) and self._completion.stops(written[-self._seen_stop :])
         closed = bool(how.closing) and self._completion.closes(written[-self._seen_stop :])
         full = len(written) >= how.most_new_tokens(len(row.ids))
         if not (at_end or stopped or closed or full):
             return None
-        return self._completion.generated(written, at_end=at_end or closed, likelihood=row.tally.likelihood)
+        return self._completion.generated(
+            written, at_end=at_end or closed, likelihood=Likelihood.of(row.log_probabilities)
+        )

@@ -25,7 +25,6 @@ from transformers import (
 )
 
 from tasks.backends.decoding import Decoding
-from tasks.backends.draws import drawn
 
 
 class Choosing(Protocol):
@@ -101,4 +100,10 @@ def next_tokens(logits: torch.Tensor, rows: Sequence[Choosing], of_batch: Logits
     generators = [row.generator for row in rows]
     if all(generator is None for generator in generators):
         return scores.argmax(dim=-1)
-    return drawn(scores, generators)
+    # Each row has a generator of its own, so that no row depends on the rest of its batch: this is the sample of
+    # transformers' generate with the row alone and torch's generator in the same state.
+    draws = [
+        torch.multinomial(line[None], 1, generator=generator)[0]
+        for line, generator in zip(scores.softmax(dim=-1), generators, strict=True)
+    ]
+    return torch.cat(draws)

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from math import fsum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,7 +180,7 @@ def likelihood(written: CompletionOutput) -> Likelihood | None:
     They are those after the mask of a schema. None if vLLM does not say them of every token.
     """
     each = [found[token].logprob for token, found in zip(written.token_ids, written.logprobs or (), strict=False)]
-    return Likelihood(fsum(each), min(each), len(each)) if each and len(each) == len(written.token_ids) else None
+    return Likelihood.of(each) if len(each) == len(written.token_ids) else None
 
 
 def inexact(how: Decoding) -> str | None:

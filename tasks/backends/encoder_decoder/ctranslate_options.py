@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.backends.encoder_decoder.generation import Generation, as_ids
-from tasks.backends.log_probabilities import Written
+from tasks.backends.encoder_decoder.generation import Generation, Written, as_ids
 from tasks.errors import Unsuited
 from tasks.outputs import Likelihood
 

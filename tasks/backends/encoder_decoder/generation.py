@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from storage.core.specs import Spec
@@ -12,7 +13,6 @@ from storage.steps.templates import keeps_white_space
 from tasks.backends.decoding import NEUTRAL_AT_ONE, SAME, SHAPES, cut_at, require_least, sampled
 from tasks.backends.encoder_decoder import task_prefixes
 from tasks.backends.generation_files import Opening
-from tasks.backends.log_probabilities import Written
 from tasks.backends.tokens import TokenCoder, Tokens
 from tasks.errors import CannotServe
 from tasks.kinds import answer, instruction
@@ -36,8 +36,17 @@ _PLAIN = frozenset(
         "renormalize_logits", "do_sample", *SHAPES, "use_cache", "transformers_version",
     }
 )  # fmt: skip
-# Settings beyond these whose processors and criteria look at one row at a time, wherever it stands in a batch.
-_OF_ROWS = frozenset({"repetition_penalty", "stop_strings", "typical_p", "epsilon_cutoff", "num_return_sequences"})
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The token ids of an output up to its end, and the log-probabilities of those that the model chose.
+
+    A token that the settings force is not chosen.
+    """
+
+    ids: Sequence[int]
+    likelihood: Likelihood | None
 
 
 class Generation:
@@ -90,35 +99,33 @@ class Generation:
         return pairs
 
     @property
-    def of_rows(self) -> bool:
-        """True if the rows of a batch can be searched by themselves, so that they may leave it when they are done.
-
-        Samples of beams are drawn for all rows at once.
-        """
-        drawn = self.settings.do_sample and self.beams > 1
-        return bool(self.ends) and not drawn and not {*self.unusual} - _OF_ROWS - {"do_sample"}
-
-    @property
     def unusual(self) -> list[str]:
         """The settings that are more than a plain search by beams or without: sampling, say, and other penalties."""
         asked = self.settings.to_diff_dict().items()
         names = sorted(name for name, value in asked if not _plain(name, value))
         return ["do_sample", *names] if self.settings.do_sample else names
 
-    def outputs(self, written: Sequence[Written]) -> list[Generated]:
-        """The texts of token ids without the start token; what follows an end token or is negative is padding."""
-        kept = [[token for token in one.ids if token >= 0] for one in written]
-        texts = self.tokens.tokenizer.batch_decode(kept, skip_special_tokens=True)
-        likelihoods = [one.likelihood for one in written]
-        return [self._generated(*each) for each in zip(texts, kept, likelihoods, strict=True)]
+    def written(self, ids: Sequence[int], log_probabilities: Sequence[float]) -> Written:
+        """Return an output from ids without the start token, which may have padding at their end."""
+        end = next((place + 1 for place, token in enumerate(ids) if token in self.ends), None)
+        if end is None:  # at the limit, or at a text that ends it
+            pad = self.settings.pad_token_id
+            end = next((place for place in range(len(ids), 0, -1) if ids[place - 1] != pad), 0)
+        is_forced = end == self.most_new_tokens and self.settings.forced_eos_token_id is not None
+        first = 0 if self.settings.forced_bos_token_id is None else 1
+        return Written(ids[:end], Likelihood.of(log_probabilities[first : end - is_forced]))
 
-    def _generated(self, text: str, ids: Sequence[int], likelihood: Likelihood | None) -> Generated:
-        tokens = next((place + 1 for place, token in enumerate(ids) if token in self.ends), len(ids))
-        cut = cut_at(text, self._stop)
+    def outputs(self, written: Sequence[Written]) -> list[Generated]:
+        """Return the texts of outputs without their start tokens."""
+        texts = self.tokens.tokenizer.batch_decode([one.ids for one in written], skip_special_tokens=True)
+        return [self._generated(*each) for each in zip(texts, written, strict=True)]
+
+    def _generated(self, text: str, written: Written) -> Generated:
+        tokens, cut = len(written.ids), cut_at(text, self._stop)
         # At the limit, a forced end looks like an end of the model's own.
         truncated = cut is None and tokens >= self.most_new_tokens
         kept = text if cut is None else cut
-        return Generated(kept.strip() if self._stripped else kept, tokens, truncated, likelihood)
+        return Generated(kept.strip() if self._stripped else kept, tokens, truncated, written.likelihood)
 
 
 def _plain(name: str, value: object) -> bool:

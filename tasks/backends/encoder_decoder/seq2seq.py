@@ -1,29 +1,28 @@
-"""Encoder-decoder models: summaries and translations by transformers' generate."""
+"""Encoder-decoder models on transformers' own ``generate``, batch by batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import AutoModelForSeq2SeqLM, StoppingCriteriaList, StopStringCriteria
+from transformers import AutoModelForSeq2SeqLM
 
 from tasks.backends import Assignment, Source, accelerator
 from tasks.backends.decoding import seed_of
-from tasks.backends.encoder_decoder.generation import Generation
-from tasks.backends.encoder_decoder.searches import shrinking_beams, shrinking_rows
+from tasks.backends.encoder_decoder.generation import Generation, Written
 from tasks.backends.generation_files import Opening
-from tasks.backends.log_probabilities import Written
 from tasks.backends.static import Items, StaticLoop
 from tasks.backends.tokens import padded
-from tasks.batching import Budget, Item
+from tasks.batching import Budget
 from tasks.outputs import Output, grouped
 from tasks.windows.windows import Encoded
 
 # Rows and input tokens of one batch before beams, each of which is one more row for the decoder.
 _BUDGETS = {"cpu": Budget(tokens=8192, rows=128), "cuda": Budget(tokens=65_536, rows=1024)}
+# Logits that are in memory at once while outputs are scored.
+_MOST_LOGITS = 1 << 26
 
 
 class Seq2SeqBackend:
@@ -38,23 +37,14 @@ class Seq2SeqBackend:
         self._generation = Generation(opening, self._model.generation_config)
         self.limit_tokens = self._generation.limit_tokens
         beams = self._generation.beams
-        settings, self._of_rows = self._generation.settings, self._generation.of_rows
-        self._search: dict[str, Any] = {}
-        if self._of_rows:
-            self._search["custom_generate"] = shrinking_rows if beams == 1 else shrinking_beams
-        if stop := settings.stop_strings:
-            # Given so, since generate makes none for searches that are not its own.
-            self._search["stopping_criteria"] = StoppingCriteriaList([StopStringCriteria(opening.tokenizer, stop)])
-            settings.stop_strings = None
-        self._samples = bool(settings.do_sample)
+        self._samples = bool(self._generation.settings.do_sample)
         self._seed: int = spec.params.get("seed", 0)
+        # A search by beams returns several outputs by itself, samples are drawn one after the other.
+        self._draws = self._generation.n if self._samples and beams == 1 else 1
         budget = _BUDGETS[device.partition(":")[0]]
-        # In generate's own searches samples depend on all rows, and the end of a text that is stopped is padded.
-        alone = not self._of_rows and (self._samples or stop)
-        self._repeats = self._samples and beams == 1
-        each = self._generation.n if self._repeats else beams
-        rows = 1 if alone else max(1, budget.rows // each)
-        self._loop = StaticLoop(self._compute, Budget(tokens=max(1, budget.tokens // each), rows=rows))
+        # The samples of generate depend on all rows of a batch.
+        rows = 1 if self._samples else max(1, budget.rows // beams)
+        self._loop = StaticLoop(self._compute, Budget(tokens=max(1, budget.tokens // beams), rows=rows))
         self.traits = self._generation.traits
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
@@ -71,46 +61,47 @@ class Seq2SeqBackend:
         accelerator.release(self._device)
 
     def _compute(self, items: Items) -> Sequence[Output]:
-        n = self._generation.n
-        # Each sample of a window is a row of its own; a search by beams returns several outputs by itself.
-        windows = [(item, number) for item in items for number in range(n if self._repeats else 1)]
         with torch.inference_mode(), accelerator.memory_errors(self._device):
-            # Samples of generate's own search depend on all rows of a batch.
-            batches = [windows] if self._of_rows or not self._repeats else [[one] for one in windows]
-            written = [one for batch in batches for one in self._written(batch)]
-        return grouped(self._generation.outputs(written), n)
+            written = [output for number in range(self._draws) for output in self._write(items, number)]
+        return grouped(self._generation.outputs(written), self._generation.n)
 
-    def _written(self, windows: Sequence[tuple[Item[Any], int]]) -> list[Written]:
-        """Return the outputs for windows, each with its number, without the token that they begin with.
+    def _write(self, items: Items, number: int) -> list[Written]:
+        """Return the outputs for windows; ``number`` counts the samples of a window from 0."""
+        tokens = self._generation.tokens
+        batch = padded([item.encoded for item in items], tokens)
+        read = {name: batch[name].to(self._device) for name in ("input_ids", "attention_mask")}
+        with self._seeded(items, number):
+            ids = self._model.generate(**read, tokenizer=tokens.tokenizer)
+        scores = self._scores(read, ids).tolist()
+        return [self._generation.written(*row) for row in zip(ids[:, 1:].tolist(), scores, strict=True)]
 
-        Generate's own search keeps nothing of the probabilities: all logits of all steps would be gigabytes.
+    def _scores(self, read: dict[str, torch.Tensor], ids: torch.Tensor) -> torch.Tensor:
+        """Return the log-probabilities of outputs without their start tokens, (outputs, tokens), in float32.
+
+        They are those of transformers' ``compute_transition_scores`` from ``output_logits`` with
+        ``normalize_logits``: before any processor changed them. The model reads what it has written once more, since
+        the logits of all beams and steps would take gigabytes.
         """
-        batch = padded([item.encoded for item, _ in windows], self._generation.tokens)
-        with self._drawing(windows) as drawing:
-            found = self._model.generate(
-                input_ids=batch["input_ids"].to(self._device),
-                attention_mask=batch["attention_mask"].to(self._device),
-                **self._search,
-                **drawing,
-            )
-        outputs = found if self._of_rows else [Written(ids) for ids in found.tolist()]
-        return [replace(one, ids=one.ids[1:]) for one in outputs]
+        vocabulary = self._model.get_output_embeddings().weight.shape[0]
+        each = len(ids) // len(read["input_ids"])
+        windows = torch.arange(len(ids), device=ids.device) // each
+        most = max(1, _MOST_LOGITS // (vocabulary * ids.shape[1]))
+        scores = []
+        for start in range(0, len(ids), most):
+            outputs = ids[start : start + most]
+            own = {name: rows[windows[start : start + most]] for name, rows in read.items()}
+            logits = self._model(**own, decoder_input_ids=outputs[:, :-1], use_cache=False).logits
+            scores.append(logits.float().log_softmax(dim=-1).gather(-1, outputs[:, 1:, None])[..., 0])
+        return torch.cat(scores)
 
     @contextmanager
-    def _drawing(self, windows: Sequence[tuple[Item[Any], int]]) -> Iterator[dict[str, Any]]:
-        """Draw the samples of each window by the spec's seed and by what the model reads.
-
-        Yields the arguments of generate that this takes.
-        """
+    def _seeded(self, items: Items, number: int) -> Iterator[None]:
+        """Draw the samples of a window by the spec's seed and by what the model reads."""
         if not self._samples:
-            yield {}
+            yield
             return
-        seeds = [seed_of(self._seed, item.encoded.ids, number) for item, number in windows]
-        if self._of_rows:
-            yield {"generators": [torch.Generator(self._device).manual_seed(seed) for seed in seeds]}
-            return
-        (seed,) = seeds
+        (item,) = items
         devices = [self._device] if self._device.startswith("cuda") else []
         with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
-            yield {}
+            torch.manual_seed(seed_of(self._seed, item.encoded.ids, number))
+            yield

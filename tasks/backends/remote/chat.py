@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from math import fsum, isfinite
+from math import isfinite
 from typing import Any
 
 import orjson
@@ -120,7 +120,7 @@ def likelihood(choice: Mapping[str, Any]) -> Likelihood | None:
     """Return the log-probabilities of a choice's tokens; None where the server does not give them for all."""
     try:
         each = [float(one["logprob"]) for one in (choice.get("logprobs") or {}).get("content") or ()]
-        return Likelihood(fsum(each), min(each), len(each)) if each and all(map(isfinite, each)) else None
+        return Likelihood.of(each) if all(map(isfinite, each)) else None
     except (ValueError, LookupError, TypeError, AttributeError):  # the text is whole, and paid
         return None
 

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 import torch
 from llguidance.hf import from_tokenizer
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from storage.core.outcomes import Outcome
+from tasks.backends import Assignment
 from tasks.backends.accelerator import quiet
 from tasks.backends.decoding import seed_of
-from tasks.backends.encoder_decoder.searches import shrinking_beams, shrinking_rows
-from tasks.backends.log_probabilities import Written
+from tasks.backends.encoder_decoder.seq2seq import Seq2SeqBackend
+from tasks.batching import Item, Pool
+from tasks.outputs import Generated, Head, Several
 from tests.tasks.backends.decoder_only.test_constraint import SHORT, Masked
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
 from tests.tasks.backends.encoder_decoder.test_searches import written as generated
@@ -39,44 +41,39 @@ SEARCHES: dict[str, dict[str, Any]] = {
 LIMIT = 14
 
 
-@pytest.fixture(scope="module")
-def batch(descriptions: list[str]) -> tuple[Any, dict[str, torch.Tensor]]:
-    """A model, and texts of different lengths as it reads them."""
-    with quiet():
-        tokenizer = AutoTokenizer.from_pretrained(MODEL)
-        model = AutoModelForSeq2SeqLM.from_pretrained(MODEL, dtype=torch.float32).eval()
-    model.generation_config.update(bad_words_ids=None, forced_eos_token_id=None)
-    texts = [" ".join(text.split()[: 6 + 2 * number]) for number, text in enumerate(descriptions[:12])]
-    return model, dict(tokenizer(texts, return_tensors="pt", padding=True))
-
-
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_of_an_encoder_decoder_has_the_log_probabilities_of_transformers(
-    batch: tuple[Any, dict[str, torch.Tensor]], name: str
+    bench: Bench, tmp_path: Path, descriptions: list[str], name: str
 ) -> None:
-    model, inputs = batch
-    settings = {**SEARCHES[name], "max_length": LIMIT}
-    search = shrinking_rows if settings["num_beams"] == 1 else shrinking_beams
-    forced = "forced_bos_token_id" in settings
+    own = {"max_length": LIMIT, "bad_words_ids": None, "forced_eos_token_id": None, **SEARCHES[name]}
+    n = own.pop("num_return_sequences", 1)
+    folder = edited(MODEL, tmp_path / "model", **own)
+    spec = bench.spec("generate", str(folder), n=n)
+    backend = Seq2SeqBackend(Assignment(spec, folder, "cpu", tmp_path, Head.SEQ2SEQ_TEXT))
+    texts = [" ".join(text.split()[: 6 + 2 * number]) for number, text in enumerate(descriptions[:12])]
+    waiting: Pool[Any] = Pool()
+    waiting.add(Item(number, one, None) for number, one in enumerate(backend.encode(texts)))
+    outputs = [output for _, output in sorted(backend.run(waiting))]
+    written = [one for output in outputs for one in (output.outputs if isinstance(output, Several) else [output])]
+    found: list[Figures] = [
+        (one.likelihood.tokens, one.likelihood.total / one.likelihood.tokens, one.likelihood.least)
+        for one in written
+        if isinstance(one, Generated) and one.likelihood is not None
+    ]
 
     def expected() -> list[Figures]:
+        inputs = backend._generation.tokens.tokenizer(texts, return_tensors="pt", padding=True)
         with torch.inference_mode():
-            own = model.generate(**inputs, **settings, return_dict_in_generate=True, output_logits=True)
+            own = backend._model.generate(**inputs, return_dict_in_generate=True, output_logits=True)
         beams = getattr(own, "beam_indices", None)
-        scores = model.compute_transition_scores(own.sequences, own.logits, beams, normalize_logits=True)
-        rows = []
+        scores = backend._model.compute_transition_scores(own.sequences, own.logits, beams, normalize_logits=True)
+        forced, rows = "forced_bos_token_id" in SEARCHES[name], []
         for ids, row in zip(own.sequences.tolist(), scores.tolist(), strict=True):
             length = ids.index(0, 1) if 0 in ids[1:] else len(ids) - 1
             rows.append(row[forced : length - (forced and length == LIMIT - 1)])
         return figures(rows)
 
-    with torch.inference_mode():
-        written: Sequence[Written] = model.generate(**inputs, **settings, custom_generate=search)
-    found: list[Figures] = [
-        (one.likelihood.tokens, one.likelihood.total / one.likelihood.tokens, one.likelihood.least)
-        for one in written
-        if one.likelihood is not None
-    ]
+    assert len(found) == n * len(texts)
     assert len({tokens for tokens, _, _ in require_equal(found, expected, same=near)}) > 1
 
 
