@@ -26,10 +26,10 @@ from sqlalchemy import func, select, text
 from bench.pairs import Claim, Run, interleave, write
 from bench.plots import Axes, draw
 from bench.stores import fresh_postgres, own_redis
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import Shard, Worker
 from storage.core.specs import Spec
+from storage.core.tables import db_now
 from storage.core.transaction import columns_of
 from storage.steps import jobs
 from storage.steps.jobs import JobRequest, OpenJob

@@ -25,8 +25,8 @@ from bench.pairs import RESULTS
 from bench.stores import fresh_postgres, fresh_sqlite
 from storage.core.database import Database
 from storage.core.outcomes import Outcome, Status
-from storage.core.schema import Base
 from storage.core.specs import Spec
+from storage.core.tables import Base
 from storage.core.transaction import Transaction
 from storage.deletion import rounds
 from storage.deletion.ages import Ages

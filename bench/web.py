@@ -28,9 +28,9 @@ from bench.stores import fresh_postgres
 from bench.web_sqlite import copy
 from bench.web_store import UNCOMPUTED, Size, fill
 from storage import migrations
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import Worker
+from storage.core.tables import db_now
 from tasks.kinds import STORED_KINDS as KINDS
 from worker.settings import Settings
 from worker.web.app import make_app

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from docs.chart import chart_values
 from docs.stub import stub
-from storage.core.schema import Base
+from storage.core.tables import Base
 from storage.readers.registry import COMPRESSIONS, FILES, PLACES, SCHEMES, SHORTHANDS, STDIN
 from tasks.kinds import KINDS, OPTIONS
 from tasks.kinds.options import flag, value_type

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from storage.core.kinds import READING_SIZE, WRITING_SIZE, ShardSize, StoredKind
+from storage.core.specs import READING_SIZE, WRITING_SIZE, ShardSize, StoredKind
 from storage.outputs.output_types import RECORD, TEXT
 from tasks.kinds import STORED_KINDS
 

@@ -18,10 +18,10 @@ from typing import Any
 
 from sqlalchemy import select
 
-from storage.core.clock import db_now
+from storage.core.database import Pooling, pooling
 from storage.core.installation import install
-from storage.core.poolers import Pooling, pooling
 from storage.core.schema import Worker
+from storage.core.tables import db_now
 from storage.errors import DatabaseUnreachable, OtherRelease, RightMissing, SchemaOutOfDate, StorageError
 from storage.leases.dispatch import LIVE_S
 from storage.migrations import current, is_behind, require_current

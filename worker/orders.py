@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from storage.core.database import Database
 from storage.core.normalize import normalize
-from storage.core.postgres_urls import POSTGRESQL
+from storage.core.server import POSTGRESQL
 from storage.errors import PASSING, DatabaseReadOnly, LeaseLost, RightMissing, SchemaOutOfDate, StorageError
 from storage.readers import credentials
 from storage.readers.patterns import Pattern, is_pattern

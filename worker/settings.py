@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from storage.core.time_limits import ANSWER_S, Patience
+from storage.core.server import ANSWER_S, Patience
 from storage.deletion.ages import Ages
 from tasks import kinds
 from tasks.backends import selection

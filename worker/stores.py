@@ -8,7 +8,7 @@ from worker.settings import Settings
 
 if TYPE_CHECKING:
     from storage.core.database import Database
-    from storage.core.time_limits import Patience
+    from storage.core.server import Patience
 
 
 def store_of(settings: Settings, *, pool_size: int = 8, patience: Patience | None = None) -> Database:

@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -23,9 +24,9 @@ from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine import URL, make_url
 
 from storage.core import driver_errors, sqlite
-from storage.core.kinds import StoredKind
+from storage.core.server import Patience
+from storage.core.specs import StoredKind
 from storage.core.sqlite import BUSY_TIMEOUT_S
-from storage.core.time_limits import Patience
 from storage.core.transaction import Transaction
 from storage.errors import (
     DatabaseBusy,
@@ -40,6 +41,7 @@ from storage.errors import (
 T = TypeVar("T")
 
 RETRIES = 6
+_ROUNDS = 8  # in which two connections take turns to recognise a pooler
 
 
 def shown(url: URL) -> str:
@@ -210,6 +212,35 @@ class Database:
     def wrap(self, error: sa_exc.DBAPIError) -> StorageError:
         """Return a driver's error as one of ours (see `storage.core.driver_errors`)."""
         return driver_errors.wrapped(error, str(self))
+
+
+class Pooling(Enum):
+    """Modes in which a pooler, such as PgBouncer, hands sessions of the server to its clients."""
+
+    NONE = "there is no pooler"
+    SESSIONS = "a connection keeps its session of the server"
+    TRANSACTIONS = "each transaction may get another session of the server"
+
+
+def pooling(database: Database) -> Pooling:
+    """Return how the server's sessions are pooled, as far as two connections that take turns can tell."""
+    if database.server is None:
+        return Pooling.NONE
+    with (
+        database.outside_transactions() as (one, is_pooled),
+        database.outside_transactions() as (other, _),
+    ):
+        if not is_pooled:
+            return Pooling.NONE
+        seen = [(_process(one), _process(other)) for _ in range(_ROUNDS)]
+    first, second = ({*processes} for processes in zip(*seen, strict=True))
+    alternate = len(first) > 1 or len(second) > 1 or first & second
+    return Pooling.TRANSACTIONS if alternate else Pooling.SESSIONS
+
+
+def _process(transaction: Transaction) -> int:
+    pid: int = transaction.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+    return pid
 
 
 _DATABASES: WeakSet[Database] = WeakSet()

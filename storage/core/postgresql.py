@@ -41,11 +41,9 @@ from sqlalchemy.engine import URL, ExecutionContext
 from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from storage.core.clock import db_now
-from storage.core.postgres_urls import POSTGRESQL
 from storage.core.schema import OUTCOME_VALUES, OutcomeRow
-from storage.core.tables import Base
-from storage.core.time_limits import Patience
+from storage.core.server import POSTGRESQL, Patience
+from storage.core.tables import Base, db_now
 from storage.core.transaction import IN_BINARY, Columns, K, Transaction, Ts, V, columns_of
 from storage.core.watched_connection import WatchedConnection
 

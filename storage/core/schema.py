@@ -7,15 +7,6 @@ from __future__ import annotations
 
 from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, false
 
-from storage.core import duplicate_tables as duplicate_tables
-from storage.core.bookkeeping_tables import Compatibility as Compatibility
-from storage.core.bookkeeping_tables import LastId as LastId
-from storage.core.count_tables import ShardCount as ShardCount
-from storage.core.count_tables import WorkCount as WorkCount
-from storage.core.key_table import JobKey as JobKey
-from storage.core.replacement_table import ReplacementRow as ReplacementRow
-from storage.core.review_tables import Judgement as Judgement
-from storage.core.review_tables import RiskVersion as RiskVersion
 from storage.core.tables import Base as Base
 from storage.core.tables import Json, column, partial_index
 
@@ -424,3 +415,182 @@ class PipelineRunFile(Base):
     run_id = column(int, ForeignKey("pipeline_run.id", ondelete="CASCADE"), primary_key=True)
     path = column(str)
     text = column(str)
+
+
+class JobKey(Base):
+    """The idempotency key of a job, with the arguments that the command had.
+
+    `job_id` is no foreign key, so that the number is still known after the job was removed; the arguments are deleted
+    with the job.
+    """
+
+    __tablename__ = "job_key"
+    key = column(str, primary_key=True)
+    job_id = column(int, index=True)
+    arguments = column(Json, nullable=True)
+    created_at = column(float)
+
+
+class LastId(Base):
+    """The largest id that a table had when rows of it were deleted; in SQLite only (`storage.core.sqlite`)."""
+
+    __tablename__ = "last_id"
+    name = column(str, primary_key=True)
+    id = column(int)
+
+
+class Compatibility(Base):
+    """One row: the `oldest` revision of the schema whose release can still work with this database.
+
+    A migration that only adds leaves it; one that takes away what an earlier release uses sets it to its own.
+    """
+
+    __tablename__ = "compatibility"
+    oldest = column(str, primary_key=True)
+
+
+class ShardCount(Base):
+    """Shards of a job by lane and state. `n_suspect` of the `n` are suspects.
+
+    Counts are kept so that metrics cost the same however many shards and results there are. Triggers keep this table
+    and `WorkCount`, so they hold for every writer: workers of the release before, and SQL by hand. On PostgreSQL a
+    trigger adds rows and never waits for another writer: the count of a key is the sum of its rows, which are merged
+    from time to time. On SQLite a key has one row.
+    """
+
+    __tablename__ = "shard_count"
+    id = column(int, primary_key=True)
+    job_id = column(int)  # no foreign key: a count is no reason to keep a job
+    lane = column(str)
+    state = column(str)
+    n = column(int)
+    n_suspect = column(int)
+
+    __table_args__ = (Index("ix_shard_count_job_id_lane_state", "job_id", "lane", "state"),)
+
+
+class WorkCount(Base):
+    """Work by lane.
+
+    `name` says which: texts (`label` is a status), tokens_in and tokens_out (a model), commits, lapses, failures (a
+    class of reason), flags (a flag), and records (the result of reading a record; without a lane). Failures and flags
+    are those of the stored outcomes. The others only grow: they stay when their shards are deleted.
+    """
+
+    __tablename__ = "work_count"
+    id = column(int, primary_key=True)
+    name = column(str)
+    lane = column(str)
+    label = column(str)
+    n = column(int)
+
+    __table_args__ = (Index("ix_work_count_name_lane_label", "name", "lane", "label"),)
+
+
+class ReplacementRow(Base):
+    """A spec that takes the place of another in a corpus: `docmill migrate`.
+
+    `state` is filling (the old spec answers, a job computes the new one), switched (the new one answers), dropped
+    (switched, and the old results may be gone), cancelled, or undone (the old one answers again). `old_job_id` is the
+    job whose steps the backfill copies, and `job_id` the latest job of the backfill. `ended_at` is the time of the
+    last change of `state`.
+    """
+
+    __tablename__ = "replacement"
+    id = column(int, primary_key=True)
+    corpus_id = column(int, ForeignKey("corpus.id", ondelete="CASCADE"), index=True)
+    old_spec_id = column(int, ForeignKey("spec.id"))
+    new_spec_id = column(int, ForeignKey("spec.id"))
+    old_job_id = column(int)  # no foreign keys: jobs may be deleted
+    job_id = column(int, nullable=True)
+    state = column(str)
+    created_at = column(float)
+    ended_at = column(float, nullable=True)
+
+    __table_args__ = (partial_index("uq_replacement_filling", "corpus_id", where="state = 'filling'", unique=True),)
+
+
+class Judgement(Base):
+    """A person's verdict on the output of a content under a spec. It is deleted with the outcome.
+
+    `verdict` is good, bad or skipped. `seed` is the seed of the draw in which the output was judged. The seed and the
+    text's SHA-256 give the output's place in the draw (`storage.reviews.population`).
+    """
+
+    __tablename__ = "judgement"
+    spec_id = column(int, primary_key=True)
+    content_id = column(int, primary_key=True)
+    verdict = column(str)
+    note = column(str, nullable=True)
+    judged_by = column(str)
+    judged_at = column(float)
+    seed = column(int)
+
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["spec_id", "content_id"],
+            ["outcome.spec_id", "outcome.content_id"],
+            name="fk_judgement_outcome",
+            ondelete="CASCADE",
+        ),
+    )
+
+
+class RiskVersion(Base):
+    """A model of the risk that outputs of a spec are bad, fitted to judgements. Versions of a spec count from 1.
+
+    `model` is {"intercept", "features"} (see `storage.steps.conditions.RiskModel`), and `quality` has its measures.
+    """
+
+    __tablename__ = "risk_version"
+    spec_id = column(int, ForeignKey("spec.id"), primary_key=True)
+    version = column(int, primary_key=True)
+    n_good = column(int)
+    n_bad = column(int)
+    model = column(Json)
+    quality = column(Json)
+    fitted_at = column(float)
+
+
+class Deduplication(Base):
+    """The last search for near duplicates in a corpus.
+
+    `method` has its options (see `storage.duplicates.methods`). Documents up to `compared_to` that are in the corpus
+    are compared with each other.
+    """
+
+    __tablename__ = "deduplication"
+    corpus_id = column(int, ForeignKey("corpus.id", ondelete="CASCADE"), primary_key=True)
+    method = column(Json)
+    compared_to = column(int)
+    n_documents = column(int)
+    finished_at = column(float)
+
+
+class Duplicate(Base):
+    """A document of a cluster of near duplicates. `first_id` is the cluster's first document, which may be this one.
+
+    `n_documents` is the number of documents in the cluster at the last search. A document without near duplicates has
+    no row. The view `near_duplicates` has the documents that are in their corpus now, by their ids.
+    """
+
+    __tablename__ = "duplicate"
+    document_id = column(int, ForeignKey("document.id", ondelete="CASCADE"), primary_key=True)
+    corpus_id = column(int, ForeignKey("corpus.id", ondelete="CASCADE"))
+    first_id = column(int)  # no foreign key: `storage.duplicates.promotion` keeps it up to date
+    n_documents = column(int)
+
+    __table_args__ = (Index("ix_duplicate_corpus_id_first_id", "corpus_id", "first_id"),)
+
+
+class Signature(Base):
+    """The MinHash signature of a text: a hash of each band, little-endian uint32.
+
+    `recipe` is a hash of the options that it depends on. `n_shingles` is the size of the text's set of shingles.
+    """
+
+    __tablename__ = "signature"
+    content_id = column(int, ForeignKey("content.id", ondelete="CASCADE"), primary_key=True)
+    recipe = column(int, primary_key=True)
+    bands = column(bytes)
+    n_shingles = column(int)

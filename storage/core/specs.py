@@ -1,4 +1,4 @@
-"""A spec: everything that can change an output, and the identity that follows from it."""
+"""Specs, which are everything that can change an output, and the kinds of task that they name."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
+
+from storage.outputs.base import OutputType
 
 
 @dataclass(frozen=True)
@@ -55,3 +57,25 @@ class Spec:
         adapter = f" + {self.params['adapter']}" if "adapter" in self.params else ""
         model = f"{self.model}@{self.revision.removeprefix('sha256:')[:12]}{adapter}"
         return f"{self.kind} with {model} ({self.quality})"
+
+
+@dataclass(frozen=True)
+class ShardSize:
+    """The bounds of a shard: whichever is reached first. Aimed at 10 to 60 s of work."""
+
+    contents: int
+    chars: int
+
+
+# A device writes text about a hundred times slower than it reads it.
+READING_SIZE = ShardSize(256, 400_000)
+WRITING_SIZE = ShardSize(64, 60_000)
+
+
+@dataclass(frozen=True)
+class StoredKind:
+    """A kind of task, as the store knows it. A spec names it, and so does the lane of its shards."""
+
+    name: str
+    output: OutputType
+    shard: ShardSize

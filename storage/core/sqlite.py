@@ -29,10 +29,9 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.sql.expression import ColumnElement
 
-from storage.core.clock import db_now
 from storage.core.private_files import make_file, make_folder
 from storage.core.schema import OUTCOME_VALUES, Content, OutcomeRow
-from storage.core.tables import Base
+from storage.core.tables import Base, db_now
 from storage.core.transaction import Columns, K, Transaction, Ts, V
 from storage.errors import UnexpectedDatabaseError
 

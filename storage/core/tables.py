@@ -1,7 +1,7 @@
-"""Tables as classes with typed columns. A class stands for its table in any statement, an instance is a row.
+"""Tables as classes with typed columns, and the database's clock.
 
-Of SQLAlchemy only its Core: a row is a value that nothing writes back, and the ORM would be loaded whenever a command
-starts.
+A class stands for its table in any statement, an instance is a row. Of SQLAlchemy only its Core: a row is a value
+that nothing writes back, and the ORM would be loaded whenever a command starts.
 """
 
 from __future__ import annotations
@@ -25,8 +25,10 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import SchemaItem
-from sqlalchemy.sql.expression import ColumnClause
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.expression import ColumnClause, ColumnElement
 from sqlalchemy.types import TypeEngine
 
 T = TypeVar("T")
@@ -104,3 +106,23 @@ def column(kind: Any, reference: Reference = None, *, nullable: bool = False, **
 def partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
     """Return an index over the rows of a table that meet a condition."""
     return Index(name, *columns, unique=unique, sqlite_where=text(where), postgresql_where=text(where))
+
+
+class db_now(ColumnElement[float]):  # noqa: N801 - reads as the SQL function that it is
+    """The database's own clock, in seconds since 1970: leases must not depend on the workers' clocks."""
+
+    type = Double()
+    inherit_cache = True
+    # It has no parts. Unsaid, each statement with it would be compiled every time anew.
+    _traverse_internals = []  # noqa: RUF012
+
+
+@compiles(db_now, "postgresql")
+def _now_postgresql(_now: db_now, _compiler: SQLCompiler, **_options: object) -> str:
+    # clock_timestamp() moves within a transaction, now() does not.
+    return "extract(epoch from clock_timestamp())::double precision"
+
+
+@compiles(db_now, "sqlite")
+def _now_sqlite(_now: db_now, _compiler: SQLCompiler, **_options: object) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, FromClause, Row, Select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.expression import ColumnElement
 
-from storage.core.kinds import StoredKind
+from storage.core.specs import StoredKind
 from storage.core.tables import Base
 
 K = TypeVar("K", bytes, str, int)

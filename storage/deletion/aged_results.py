@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, and_, select
 
 from storage.core.database import Database
-from storage.core.pages import pages
+from storage.core.lookups import pages
 from storage.core.schema import OutcomeRow, SpecRow
 from storage.core.transaction import Transaction
 from storage.deletion import gc

@@ -9,8 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, func, not_, select
 
 from storage.core.database import Database
-from storage.core.get_or_create import SPEC, spec_of
-from storage.core.pages import pages
+from storage.core.lookups import SPEC, pages, spec_of
 from storage.core.schema import Content, OutcomeRow, Prompt, Shard, SpecRow, Step
 from storage.deletion import gc, versions
 from storage.deletion.gc import LOOK, NOTHING, Collected, Going

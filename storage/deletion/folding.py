@@ -10,9 +10,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, func, select, update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import Job, Shard
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction, columns_of
 from storage.deletion.budget import Budget
 from storage.deletion.retention import ended_before

@@ -16,10 +16,10 @@ from itertools import islice
 from sqlalchemy import ColumnElement, and_, delete, exists, false, not_, or_, select, update
 
 from storage.core import advisory_locks
-from storage.core.clock import db_now
 from storage.core.database import Database
-from storage.core.pages import pages
+from storage.core.lookups import pages
 from storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, SpecRow, Step, StepText
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.deletion.budget import Budget
 from storage.pipelines import pipelines

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from sqlalchemy import delete
 
-from storage.core.count_tables import ShardCount
+from storage.core.schema import ShardCount
 from storage.core.transaction import Transaction
 
 

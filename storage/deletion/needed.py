@@ -21,9 +21,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, func, or_, select
 
-from storage.core.clock import db_now
-from storage.core.duplicate_tables import Deduplication
-from storage.core.schema import Job, Judgement, PipelineRun, ReplacementRow, RiskVersion, SpecRow, Step
+from storage.core.schema import Deduplication, Job, Judgement, PipelineRun, ReplacementRow, RiskVersion, SpecRow, Step
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.duplicates import methods
 from storage.pipelines import pipelines

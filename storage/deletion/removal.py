@@ -12,14 +12,14 @@ from typing import Any
 
 from sqlalchemy import delete, select, update
 
-from storage.core.corpus import corpus_named
 from storage.core.database import Database
-from storage.core.duplicate_tables import Deduplication, Duplicate
-from storage.core.pages import delete_page
+from storage.core.lookups import delete_page, find_corpus
 from storage.core.schema import (
     Contender,
     Corpus,
+    Deduplication,
     Document,
+    Duplicate,
     Ingest,
     Job,
     PipelineRun,
@@ -58,7 +58,7 @@ class Removed:
 
 def remove_corpus(database: Database, name: str) -> Removed:
     """Remove a corpus, its documents, ingests and jobs. Raises NoSuchCorpus, and CorpusInUse while a job runs."""
-    corpus_id = corpus_named(database, name)
+    corpus_id = find_corpus(database, name)
     total, more = Removed(), True
     while more:
         removed, more = database.write(lambda transaction: _page(transaction, corpus_id))
@@ -72,7 +72,7 @@ def remove_documents(database: Database, name: str, keys: Collection[str], *, on
     With `only_vanished` documents that are in their source again stay. Raises NoSuchCorpus, and CorpusInUse while a
     job runs.
     """
-    corpus_id, wanted = corpus_named(database, name), sorted({*keys})
+    corpus_id, wanted = find_corpus(database, name), sorted({*keys})
 
     def work(transaction: Transaction, page: Sequence[str]) -> Removed:
         if not _begin(transaction, corpus_id):
@@ -92,7 +92,7 @@ def remove_documents(database: Database, name: str, keys: Collection[str], *, on
 
 def missing(database: Database, name: str, keys: Collection[str]) -> list[str]:
     """Return the ids that no document of the corpus has in any version. Raises NoSuchCorpus."""
-    corpus_id = corpus_named(database, name)
+    corpus_id = find_corpus(database, name)
     with database.read() as transaction:
         found = {row.key for row in _versions(transaction, corpus_id, sorted({*keys}))}
     return [key for key in dict.fromkeys(keys) if key not in found]
@@ -103,7 +103,7 @@ def same_texts(database: Database, name: str, keys: Collection[str]) -> list[tup
 
     Raises NoSuchCorpus.
     """
-    corpus_id, wanted = corpus_named(database, name), sorted({*keys})
+    corpus_id, wanted = find_corpus(database, name), sorted({*keys})
     columns = Corpus.name, Document.key, Document.corpus_id
     query = select(*columns).join(Corpus, Corpus.id == Document.corpus_id).distinct()
     others = set[tuple[str, str]]()

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import select, update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
-from storage.core.get_or_create import SPEC, spec_of
+from storage.core.lookups import SPEC, spec_of
 from storage.core.schema import Corpus, Job, ReplacementRow, SpecRow, Step
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.steps import replacements
 from storage.steps.replacements import DROPPED, FILLING, IN_FORCE, SWITCHED

@@ -12,9 +12,8 @@ from typing import Protocol
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
-from storage.core.pages import delete_page
+from storage.core.lookups import delete_page
 from storage.core.schema import (
     Contender,
     Document,
@@ -27,6 +26,7 @@ from storage.core.schema import (
     Step,
     StepText,
 )
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.deletion.ages import Ages
 from storage.deletion.budget import Budget

@@ -8,7 +8,6 @@ from typing import Any
 
 from sqlalchemy import Select, and_, func, or_, select
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import (
     Contender,
@@ -20,6 +19,7 @@ from storage.core.schema import (
     Shard,
     StepText,
 )
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.deletion import aged_results, folding, gc, retention, versions
 from storage.deletion.ages import Ages

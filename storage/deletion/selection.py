@@ -9,10 +9,9 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from storage.core.corpus import corpus_named
 from storage.core.database import Database
+from storage.core.lookups import find_corpus, pages
 from storage.core.normalize import normalize
-from storage.core.pages import pages
 from storage.core.schema import Corpus, Document
 from storage.errors import StorageError
 from storage.steps.templates import written
@@ -57,7 +56,7 @@ def select_keys(
 
     With `only_vanished` only documents that vanished from their source. Raises NoSuchCorpus.
     """
-    corpus_id = corpus_named(database, name)
+    corpus_id = find_corpus(database, name)
     chosen = set[str]()
     vanished = set[str]()
     for row in _versions(database, corpus_id, only_gone=only_vanished and not conditions):

@@ -10,8 +10,8 @@ from pathlib import Path
 import orjson
 from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
 
-from storage.core.corpus import is_current_document
 from storage.core.database import Database
+from storage.core.lookups import is_current_document
 from storage.core.schema import Content, Corpus, Document, OutcomeRow, Prompt
 from storage.core.transaction import Transaction
 from storage.search import pgvector_index

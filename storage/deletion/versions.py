@@ -18,10 +18,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, not_, or_, select
 
-from storage.core.clock import db_now
 from storage.core.database import Database
-from storage.core.pages import pages
+from storage.core.lookups import pages
 from storage.core.schema import Contender, Document, Ingest, Job, Rejection
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.deletion import gc, removal
 from storage.deletion.budget import Budget

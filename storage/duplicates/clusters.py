@@ -19,12 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from sqlalchemy import ColumnElement, delete, select
 
-from storage.core.clock import db_now
-from storage.core.corpus import is_current_document
 from storage.core.database import Database
-from storage.core.duplicate_tables import Deduplication, Duplicate
-from storage.core.pages import pages
-from storage.core.schema import Corpus, Document, OutcomeRow
+from storage.core.lookups import is_current_document, pages
+from storage.core.schema import Corpus, Deduplication, Document, Duplicate, OutcomeRow
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.duplicates import texts, vectors
 from storage.duplicates.components import Components, Ids

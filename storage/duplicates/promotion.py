@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 from sqlalchemy import and_, bindparam, delete, func, select, update
 
-from storage.core.corpus import is_current_document
-from storage.core.duplicate_tables import Duplicate
-from storage.core.schema import Document
+from storage.core.lookups import is_current_document
+from storage.core.schema import Document, Duplicate
 from storage.core.transaction import Transaction
 
 

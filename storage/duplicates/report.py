@@ -8,11 +8,9 @@ from typing import Any
 
 from sqlalchemy import and_, case, func, select
 
-from storage.core.corpus import is_current_document
 from storage.core.database import Database
-from storage.core.duplicate_tables import Deduplication, Duplicate
-from storage.core.pages import pages
-from storage.core.schema import Content, Document
+from storage.core.lookups import is_current_document, pages
+from storage.core.schema import Content, Deduplication, Document, Duplicate
 from storage.duplicates.methods import Method, stored
 from storage.errors import NeverDeduplicated
 from storage.steps.first_conditions import is_first

@@ -12,8 +12,7 @@ from sqlalchemy import select
 
 from storage.core import advisory_locks
 from storage.core.database import Database
-from storage.core.duplicate_tables import Signature
-from storage.core.schema import Content
+from storage.core.schema import Content, Signature
 from storage.core.transaction import Columns, Transaction
 from storage.duplicates.candidates import Signed, candidates
 from storage.duplicates.components import Components, Ids

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from sqlalchemy import select
 
 from storage.core.database import Database
-from storage.core.get_or_create import vector_length
+from storage.core.lookups import vector_length
 from storage.core.schema import OutcomeRow
 from storage.duplicates.components import Components, Ids
 from storage.duplicates.methods import ByVectors

@@ -19,10 +19,10 @@ from typing import Any
 import orjson
 from sqlalchemy import and_, bindparam, delete, func, or_, select, update
 
-from storage.core import contents
-from storage.core.clock import db_now
+from storage.core import lookups
 from storage.core.database import Database
 from storage.core.schema import Contender, Corpus, Document, Ingest, Job, Rejection
+from storage.core.tables import db_now
 from storage.core.transaction import Columns, Transaction
 from storage.errors import JobStopped
 from storage.ingest import planning
@@ -101,7 +101,7 @@ def _add(
     current = _current(transaction, job.corpus_id, chunk.keys)
     chunk, refused = kinds.refuse(chunk, current, job.ingest_id)
     rejected = [*rejected, *refused]
-    content_ids, fresh = contents.store(transaction, dict(zip(chunk.hashes, chunk.texts, strict=True)))
+    content_ids, fresh = lookups.store_contents(transaction, dict(zip(chunk.hashes, chunk.texts, strict=True)))
     changes = _changes(transaction, job, chunk.versions(content_ids), current)
     if seen is not None:
         seen.add(changes.kept.values())

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import and_, func, or_, select, update
 
 from storage.core import advisory_locks
-from storage.core.corpus import is_current_document
+from storage.core.lookups import is_current_document
 from storage.core.schema import Content, Document, Job
 from storage.core.transaction import Transaction
 from storage.steps.jobs import OpenJob

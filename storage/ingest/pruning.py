@@ -16,11 +16,10 @@ from typing import Any
 import orjson
 from sqlalchemy import and_, bindparam, func, or_, select, update
 
-from storage.core.clock import db_now
-from storage.core.corpus import is_current_document
 from storage.core.database import Database
-from storage.core.pages import pages
+from storage.core.lookups import is_current_document, pages
 from storage.core.schema import Corpus, Document, Ingest, Job
+from storage.core.tables import db_now
 from storage.core.transaction import Columns, Transaction
 from storage.errors import JobStopped, TooManyVanished
 from storage.ingest.unread import Unread

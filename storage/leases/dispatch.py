@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Select, delete, func, select, true, update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.normalize import normalize
 from storage.core.schema import Ingest, Job, Refusal, Shard, SpecRow, Step, Worker
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.leases.policy import Claimant, share
 from storage.steps.jobs import FREE, OPEN_SHARDS, RUNS

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from sqlalchemy import select, update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import Lease, Shard
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 
 NOTE = "store answers"  # the row of `lease` with the time of the last note

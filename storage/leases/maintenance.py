@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import and_, delete, func, or_, select, true, update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
-from storage.core.get_or_create import n_chars
+from storage.core.lookups import n_chars
 from storage.core.outcomes import Outcome, Reason, Status
 from storage.core.schema import Job, Lease, Refusal, Shard, Worker
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction, columns_of
 from storage.leases.outcome_upsert import put_outcomes
 from storage.leases.policy import Again, GiveUp, Split, after_death, after_error, after_lapse

@@ -9,7 +9,7 @@ from sqlalchemy import exc as sa_exc
 
 from storage.core import advisory_locks, driver_errors
 from storage.core.database import Database
-from storage.core.get_or_create import make_vector_length
+from storage.core.lookups import make_vector_length
 from storage.core.outcomes import REFUSED, Known, Outcome, storable
 from storage.core.transaction import Transaction
 from storage.errors import ValueRefused

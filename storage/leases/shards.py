@@ -12,12 +12,12 @@ from typing import Any
 
 from sqlalchemy import select, true, update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
-from storage.core.get_or_create import SPEC, insert, known_outcomes, n_chars, spec_of
+from storage.core.lookups import SPEC, insert, known_outcomes, n_chars, spec_of
 from storage.core.outcomes import Known, Outcome, Tally, checked
 from storage.core.schema import Content, Job, OutcomeRow, Shard, SpecRow, Worker
 from storage.core.specs import Spec
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.errors import LeaseLost
 from storage.leases.outcome_upsert import put_outcomes, settle

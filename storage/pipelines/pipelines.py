@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, Protocol
 from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select, update
 
 from storage.core import row_lease
-from storage.core.clock import db_now
 from storage.core.database import Database
-from storage.core.get_or_create import insert
+from storage.core.lookups import insert
 from storage.core.schema import Job, PipelineRow, PipelineRun, PipelineRunFile
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.errors import LeaseLost, NoSuchPipeline
 from storage.steps.jobs import UNFINISHED

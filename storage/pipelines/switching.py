@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields
 
 from sqlalchemy import select
 
-from storage.core import get_or_create
-from storage.core.corpus import is_current_document
+from storage.core import lookups
 from storage.core.database import Database
+from storage.core.lookups import is_current_document
 from storage.core.schema import Document, OutcomeRow
 from storage.core.transaction import Transaction
 from storage.errors import CannotMigrate, TooManyLost
@@ -190,7 +190,7 @@ def _requested(transaction: Transaction, found: Replacement) -> tuple[StepReques
 def _ways(transaction: Transaction, found: Replacement) -> _Ways:
     requests = _requested(transaction, found)
     old, new = (
-        steps.opened(replacements.with_specs(requests, specs), lambda spec: get_or_create.spec_id(transaction, spec))
+        steps.opened(replacements.with_specs(requests, specs), lambda spec: lookups.spec_id(transaction, spec))
         for specs in ({}, {found.old: found.new})
     )
     affected = set[int]()

@@ -26,9 +26,9 @@ from sqlalchemy import (
     type_coerce,
 )
 
-from storage.core import get_or_create
-from storage.core.corpus import is_current_document
+from storage.core import lookups
 from storage.core.database import Database
+from storage.core.lookups import is_current_document
 from storage.core.schema import Content, Corpus, Document
 from storage.core.tables import Json
 from storage.core.transaction import Transaction
@@ -91,7 +91,7 @@ def _queries(
     transaction: Transaction, pipeline: str, corpus: str, requests: Sequence[StepRequest]
 ) -> list[tuple[str, Any]]:
     """Return the names of the views of a pipeline, with their queries."""
-    opened = steps.opened(requests, lambda spec: get_or_create.spec_id(transaction, spec))
+    opened = steps.opened(requests, lambda spec: lookups.spec_id(transaction, spec))
     found = [(name_of(pipeline), _of_documents(transaction, corpus, opened))]
     for step in opened:
         if (items := transaction.kind_of(step.lane).output.items(step.params)) is not None:

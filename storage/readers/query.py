@@ -143,7 +143,7 @@ def _postgresql(url: URL) -> tuple[str, str, Engine]:
 
     from storage.core import postgresql
     from storage.core.database import shown
-    from storage.core.time_limits import Patience
+    from storage.core.server import Patience
 
     defaults = postgresql.connect_options(Patience())
     try:

@@ -15,7 +15,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 from storage.core.installation import install
-from storage.core.postgres_urls import POSTGRESQL
+from storage.core.server import POSTGRESQL
 from storage.readers.errors import SourceUnsupported
 from storage.readers.recoding import of_text
 from storage.readers.records import Found, RowReader, Rows, SourceOptions

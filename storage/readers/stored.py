@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from storage.core.corpus import is_current_document
 from storage.core.database import Database
+from storage.core.lookups import is_current_document
 from storage.core.schema import Content, Document
 from storage.readers.records import Record, Rejection
 from storage.steps import lineage

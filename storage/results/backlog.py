@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import Corpus, Ingest, Job, PipelineRow, PipelineRun, Refusal, Shard, Worker
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.leases.dispatch import LIVE_S, REFUSAL_S
 from storage.leases.stall_diagnosis import STALE_INGEST_S

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
-from storage.core.corpus import corpus_named
 from storage.core.database import Database
+from storage.core.lookups import find_corpus
 from storage.core.schema import Corpus, Ingest, Job, Step
 from storage.core.transaction import Transaction
 from storage.results.status import JobStatus, StepStatus, read_status
@@ -72,7 +72,7 @@ def show(database: Database, name: str) -> CorpusState:
 
 
 def _state(database: Database, name: str, *, ingests: int, jobs: int) -> CorpusState:
-    corpus_id = corpus_named(database, name)
+    corpus_id = find_corpus(database, name)
     with database.read() as transaction:
         corpus = transaction.execute(select(Corpus).where(Corpus.id == corpus_id)).one()
         readings = _readings(transaction, corpus_id, ingests)

@@ -1,4 +1,4 @@
-"""Kept counts of shards and of work (`storage.core.count_tables`). Reading them costs the same for any backlog."""
+"""Kept counts of shards and of work (`storage.core.schema`). Reading them costs the same for any backlog."""
 
 from __future__ import annotations
 

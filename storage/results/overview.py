@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import and_, func, select
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import Document, Ingest, Job, OutcomeRow, Refusal, Rejection, Shard, Worker
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.leases.dispatch import LIVE_S, REFUSAL_S
 from storage.steps.jobs import OPEN_SHARDS, RUNS

@@ -8,10 +8,9 @@ from typing import Any
 
 from sqlalchemy import select, tuple_
 
-from storage.core.corpus import is_current_document
 from storage.core.database import Database
 from storage.core.doubts import Doubt
-from storage.core.get_or_create import SPEC, spec_of
+from storage.core.lookups import SPEC, is_current_document, spec_of
 from storage.core.outcomes import StoredOutcome
 from storage.core.schema import (
     OUTCOME_VALUES,

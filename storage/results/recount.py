@@ -1,4 +1,4 @@
-"""Count shards, failures and flags anew, and correct the kept counts (`storage.core.count_tables`).
+"""Count shards, failures and flags anew, and correct the kept counts (`storage.core.schema`).
 
 Triggers keep these counts right. They are wrong after a restore that copied rows into a schema whose triggers
 counted them again, or after rows changed while triggers were off. Counts of work that was done cannot be rebuilt:

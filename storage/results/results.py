@@ -16,8 +16,8 @@ from sqlalchemy import ColumnElement, Select, case, func, or_, select, tuple_
 
 from storage.core.database import Database
 from storage.core.flags import Flagged, doubtful
+from storage.core.lookups import pages
 from storage.core.outcomes import DOUBTFUL, StoredOutcome
-from storage.core.pages import pages
 from storage.core.schema import Content, Document, Job, Rejection
 from storage.core.transaction import Transaction
 from storage.outputs.base import CONFIDENCE, OutputType

@@ -8,12 +8,12 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import ColumnElement, Row, Select, select
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.doubts import Doubt
-from storage.core.get_or_create import SPEC, spec_of
+from storage.core.lookups import SPEC, spec_of
 from storage.core.schema import Corpus, Ingest, Job, SpecRow, Step
 from storage.core.specs import Spec
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.leases.stall_diagnosis import Cause, JobSnapshot, Wait, waiting_for
 from storage.results.fleet_facts import FleetFacts, Holders, read_fleet

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from storage.core.database import Database
-from storage.core.pages import pages
+from storage.core.lookups import pages
 from storage.core.schema import Document, Runtime, Shard
 from storage.steps import lineage
 from storage.steps.jobs import require

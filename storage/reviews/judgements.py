@@ -8,10 +8,10 @@ from enum import StrEnum
 
 from sqlalchemy import select
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.normalize import normalize
 from storage.core.schema import Content, Judgement, OutcomeRow
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 
 

@@ -13,7 +13,7 @@ import orjson
 from sqlalchemy import select
 
 from storage.core.database import Database
-from storage.core.pages import pages
+from storage.core.lookups import pages
 from storage.core.schema import Content, Document, SpecRow
 from storage.errors import NotReviewable
 from storage.steps import lineage

@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.risk import Result, RiskModel
 from storage.core.schema import Judgement, OutcomeRow, RiskVersion
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.errors import NoRisk, NotReviewable
 from storage.outputs.base import CONFIDENCE

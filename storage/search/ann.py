@@ -12,8 +12,8 @@ import numpy as np
 from sqlalchemy import ColumnElement, FromClause, Select, and_, case, func, literal, select, text, true
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from storage.core.corpus import is_current_document
 from storage.core.database import Database
+from storage.core.lookups import is_current_document
 from storage.core.schema import Document, OutcomeRow, Prompt
 from storage.core.specs import Spec
 from storage.core.transaction import Transaction

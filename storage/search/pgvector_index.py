@@ -16,7 +16,7 @@ from sqlalchemy import Row, Select, and_, column, select, table
 
 from storage.core import advisory_locks
 from storage.core.database import Database
-from storage.core.get_or_create import SPEC, spec_of, vector_length
+from storage.core.lookups import SPEC, spec_of, vector_length
 from storage.core.schema import OutcomeRow, SpecRow
 from storage.core.specs import Spec
 from storage.core.transaction import Transaction

@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from sqlalchemy import Row, case, select, tuple_
 
-from storage.core.corpus import is_current_document
 from storage.core.database import Database
-from storage.core.get_or_create import SPEC, spec_of, vector_length
+from storage.core.lookups import SPEC, is_current_document, spec_of, vector_length
 from storage.core.schema import Content, Corpus, Document, Job, OutcomeRow, SpecRow, Step
 from storage.core.specs import Spec
 from storage.core.transaction import IN_BINARY, Transaction

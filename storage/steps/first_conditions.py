@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 from sqlalchemy import ColumnElement, FromClause, and_, select
 
-from storage.core.duplicate_tables import Duplicate
-from storage.core.schema import Document
+from storage.core.schema import Document, Duplicate
 from storage.core.transaction import Transaction
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqlalchemy import select, update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import Ingest, Job, JobKey
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.errors import DatabaseBusy, KeyReused
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, true, update
 
-from storage.core import get_or_create
-from storage.core.clock import db_now
+from storage.core import lookups
 from storage.core.database import Database
 from storage.core.schema import (
     Contender,
@@ -23,6 +22,7 @@ from storage.core.schema import (
     Step,
     StepText,
 )
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction, Ts
 from storage.errors import JobStopped, NoSuchJob
 from storage.steps import bounds, fitted_risks, job_keys, propagation, steps
@@ -89,7 +89,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
 
     def work(transaction: Transaction) -> OpenJob:
         keyed = None if request.key is None else job_keys.job_of(transaction, request.key)
-        corpus = keyed.corpus_id if keyed else get_or_create.corpus_id(transaction, request.corpus)
+        corpus = keyed.corpus_id if keyed else lookups.corpus_id(transaction, request.corpus)
         lock_corpus(transaction, corpus)
         last = transaction.scalar(select(func.max(Document.id)).where(Document.corpus_id == corpus)) or 0
         if keyed:
@@ -97,7 +97,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
         found = None if request.key else _unfinished(transaction, request, corpus)
         if found is not None:
             return _adopt(transaction, *found, corpus, last)
-        ingest_id = get_or_create.insert(
+        ingest_id = lookups.insert(
             transaction,
             Ingest,
             corpus_id=corpus,
@@ -107,7 +107,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
             started_at=db_now(),
             seen_at=db_now(),
         )
-        job_id = get_or_create.insert(
+        job_id = lookups.insert(
             transaction,
             Job,
             corpus_id=corpus,

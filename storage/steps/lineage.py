@@ -8,7 +8,7 @@ from typing import Any, TypeVarTuple
 
 from sqlalchemy import ColumnElement, FromClause, Select, and_, case, or_, select
 
-from storage.core.corpus import is_current_document
+from storage.core.lookups import is_current_document
 from storage.core.schema import Document, Job, OutcomeRow, Prompt
 from storage.core.transaction import Transaction
 from storage.steps import choosing, prompts

@@ -12,7 +12,7 @@ from typing import TypeVarTuple
 
 from sqlalchemy import ColumnElement, Select, and_, select
 
-from storage.core import contents
+from storage.core import lookups
 from storage.core.schema import Content, Document, Prompt
 from storage.core.transaction import Columns, Transaction
 from storage.steps.steps import OpenStep
@@ -63,7 +63,7 @@ def render(transaction: Transaction, step: OpenStep, given: Mapping[int, int]) -
         texts[hashes[row.id]] = prompt
     if not texts:
         return sorted({*known.values()}), {}
-    stored, fresh = contents.store(transaction, texts)
+    stored, fresh = lookups.store_contents(transaction, texts)
     made = {document_id: stored[sha256] for document_id, sha256 in sorted(hashes.items())}
     columns: Columns = {
         "spec_id": [step.spec_id] * len(made),

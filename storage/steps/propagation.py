@@ -20,7 +20,7 @@ from typing import TypeAlias
 
 from sqlalchemy import and_, bindparam, case, update
 
-from storage.core import advisory_locks, contents, get_or_create
+from storage.core import advisory_locks, lookups
 from storage.core.doubts import Judged
 from storage.core.flags import Flagged, doubtful
 from storage.core.outcomes import Known, Status, Tally
@@ -201,10 +201,8 @@ class Traversal:
         """Plan the inputs that lack an outcome. Also return the others, with their status."""
         sizes = dict(inputs.new_chars)
         known = [content_id for content_id in inputs.content_ids if content_id not in sizes]
-        prior = get_or_create.known_outcomes(self.transaction, step.spec_id, known)
-        sizes |= get_or_create.n_chars(
-            self.transaction, [content_id for content_id in known if content_id not in prior]
-        )
+        prior = lookups.known_outcomes(self.transaction, step.spec_id, known)
+        sizes |= lookups.n_chars(self.transaction, [content_id for content_id in known if content_id not in prior])
         lacking = [(content_id, sizes[content_id]) for content_id in inputs.content_ids if content_id not in prior]
         plan(self.transaction, self.job_id, step, lacking)
         found = Tally.of(prior.values())
@@ -264,7 +262,7 @@ def _outputs(
         row.content_id: hashlib.sha256(row.text.encode()).digest() for row in found if row.content_id not in stored
     }
     texts = {unstored[row.content_id]: row.text for row in found if row.content_id in unstored}
-    ids, fresh = contents.store(transaction, texts) if texts else ({}, {})
+    ids, fresh = lookups.store_contents(transaction, texts) if texts else ({}, {})
     made = {content_id: ids[sha256] for content_id, sha256 in unstored.items()}
     if made:
         spec_of = {row.content_id: row.spec_id for row in found}

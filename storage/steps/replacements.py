@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import select, true, update
 
-from storage.core import get_or_create
-from storage.core.clock import db_now
-from storage.core.corpus import corpus_named, first_existing
+from storage.core import lookups
 from storage.core.database import Database
-from storage.core.get_or_create import SPEC, insert, spec_of
+from storage.core.lookups import SPEC, find_corpus, first_existing, insert, spec_of
 from storage.core.schema import Corpus, Job, ReplacementRow, SpecRow, Step
 from storage.core.specs import Spec
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.errors import CannotMigrate, NoSuchJob
 from storage.steps.jobs import UNFINISHED, lock_corpus
@@ -30,7 +29,7 @@ IN_FORCE = frozenset({SWITCHED, DROPPED})
 
 @dataclass(frozen=True)
 class Replacement:
-    """A row of `storage.core.replacement_table`, with both specs and the name of the corpus."""
+    """A row of `storage.core.schema`, with both specs and the name of the corpus."""
 
     id: int
     corpus_id: int
@@ -197,7 +196,7 @@ def begin(database: Database, corpus_id: int, old: Candidate, new: Spec) -> Repl
 
     def work(transaction: Transaction) -> Replacement:
         lock_corpus(transaction, corpus_id)
-        new_id = get_or_create.spec_id(transaction, new)
+        new_id = lookups.spec_id(transaction, new)
         under_way = [one for one in of_corpus(transaction, corpus_id) if one.state == FILLING]
         for one in under_way:
             if (one.old_spec_id, one.new_spec_id) != (old.spec_id, new_id):
@@ -241,7 +240,7 @@ def answering_job(database: Database, names: Sequence[str]) -> int:
 
     That one has the specs that answer in place of those of the latest. Raises NoSuchCorpus and NoSuchJob.
     """
-    corpus_id = corpus_named(database, first_existing(database, names))
+    corpus_id = find_corpus(database, first_existing(database, names))
     query = select(Job.id, Job.created_at, Step.spec_id).join(Step, Step.job_id == Job.id)
     with database.read() as transaction:
         found = of_corpus(transaction, corpus_id)

@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Row, insert, select
 
-from storage.core import get_or_create
+from storage.core import lookups
 from storage.core.doubts import Doubt
 from storage.core.flags import Flagged
 from storage.core.schema import SpecRow, Step
@@ -209,17 +209,17 @@ def computed_by(steps: Sequence[OpenStep], seq: int) -> OpenStep:
 def requested(transaction: Transaction, job_id: int) -> tuple[StepRequest, ...]:
     """A job's steps as they were asked for."""
     columns = (Step.seq, Step.name, Step.input_step, Step.flagged, Step.escalates, Step.doubted, Step.keep_first)
-    query = select(*columns, *get_or_create.SPEC).join(SpecRow, SpecRow.id == Step.spec_id)
+    query = select(*columns, *lookups.SPEC).join(SpecRow, SpecRow.id == Step.spec_id)
     found = transaction.execute(query.where(Step.job_id == job_id).order_by(Step.seq)).all()
     escalations = {
-        row.escalates: EscalationRequest(get_or_create.spec_of(row), Doubt.stored(row.doubted))
+        row.escalates: EscalationRequest(lookups.spec_of(row), Doubt.stored(row.doubted))
         for row in found
         if row.escalates is not None
     }
     return tuple(
         StepRequest(
             row.name,
-            get_or_create.spec_of(row),
+            lookups.spec_of(row),
             None if row.input_step is None else found[row.input_step].name,
             Flagged.stored(row.flagged),
             escalations.get(row.seq),
@@ -259,7 +259,7 @@ def add(transaction: Transaction, job_id: int, requests: Sequence[StepRequest]) 
             assert input_step < seq, "a step reads an earlier one"
             output = transaction.kind_of(requests[input_step].spec.kind).output
             assert output.feeds_steps, f"no step can read {output.plural}"
-    made = opened(requests, lambda spec: get_or_create.spec_id(transaction, spec))
+    made = opened(requests, lambda spec: lookups.spec_id(transaction, spec))
     escalated = [step for step in made if step.escalation is not None]
     for step in made:
         transaction.execute(insert(Step).values(**_row(job_id, step)))

@@ -11,8 +11,7 @@ from typing import Any
 from pydantic import create_model
 from pydantic.fields import FieldInfo
 
-from storage.core.kinds import StoredKind
-from storage.core.specs import Spec
+from storage.core.specs import Spec, StoredKind
 from storage.outputs.output_types import TEXT
 from storage.steps import templates
 from tasks import prompts

@@ -11,9 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from storage.core.kinds import ShardSize
 from storage.core.outcomes import Outcome
-from storage.core.specs import Spec
+from storage.core.specs import ShardSize, Spec
 from storage.outputs.output_types import PROPERTIES, RECORD
 from storage.steps import templates
 from storage.steps.templates import BadTemplate, parse_question

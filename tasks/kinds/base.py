@@ -33,9 +33,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from storage.core.kinds import WRITING_SIZE, ShardSize, StoredKind
 from storage.core.outcomes import Outcome, Reason, Status
-from storage.core.specs import Spec
+from storage.core.specs import WRITING_SIZE, ShardSize, Spec, StoredKind
 from storage.outputs.base import OutputType
 from tasks import checks
 from tasks.checks import Checks

@@ -10,9 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from storage.core.kinds import READING_SIZE
 from storage.core.outcomes import Outcome
-from storage.core.specs import Spec
+from storage.core.specs import READING_SIZE, Spec
 from storage.outputs.output_types import LABELS
 from tasks.errors import BadOption
 from tasks.kinds.base import (

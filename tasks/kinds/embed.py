@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from storage.core.kinds import READING_SIZE
 from storage.core.outcomes import Outcome
-from storage.core.specs import Spec
+from storage.core.specs import READING_SIZE, Spec
 from storage.outputs.output_types import VECTOR
 from tasks import prompts
 from tasks.errors import BadOption

@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from storage.core.kinds import READING_SIZE
 from storage.core.outcomes import Outcome
-from storage.core.specs import Spec
+from storage.core.specs import READING_SIZE, Spec
 from storage.outputs.output_types import REDACTED
 from tasks import patterns
 from tasks.errors import BadOption, nearly

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from storage.core.kinds import READING_SIZE
 from storage.core.outcomes import Outcome
-from storage.core.specs import Spec
+from storage.core.specs import READING_SIZE, Spec
 from storage.outputs.output_types import WEIGHTS
 from tasks.kinds.base import Again, Computed, TaskKind, Traits, windowed
 from tasks.kinds.embed import own_prompt

@@ -9,9 +9,9 @@ from typing import Any
 
 from sqlalchemy import and_, func, select
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import Document, Job, OutcomeRow, Shard, Step
+from storage.core.tables import db_now
 from storage.results.results import failures, results
 from storage.results.status import JobStatus, read_status
 from storage.steps import lineage

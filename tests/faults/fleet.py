@@ -14,10 +14,10 @@ from typing import Any
 
 from sqlalchemy import func, select, update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import Job, OutcomeRow, Shard
 from storage.core.schema import Worker as WorkerRow
+from storage.core.tables import db_now
 from storage.results.status import JobStatus
 from storage.steps import jobs
 from tests.faults.checker import check

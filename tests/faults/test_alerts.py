@@ -19,9 +19,9 @@ import yaml
 from celery import Celery
 from sqlalchemy import update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import Ingest, PipelineRow, Refusal
+from storage.core.tables import db_now
 from tests.conftest import missing
 from tests.faults.fleet import Fleet, numbered
 from tests.faults.prometheus import RULES, Prometheus

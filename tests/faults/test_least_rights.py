@@ -14,7 +14,7 @@ from celery.result import AsyncResult
 from sqlalchemy import update
 
 from storage import migrations
-from storage.core import get_or_create, privileges
+from storage.core import lookups, privileges
 from storage.core.database import Database
 from storage.core.outcomes import Outcome
 from storage.core.schema import Job, PipelineRun, Shard
@@ -322,7 +322,7 @@ def steer(owner: Database, admin: Database) -> None:
     review(admin, reviewed.id)
     assert runtimes(admin, reviewed.id) == []
     with admin.read() as transaction:
-        get_or_create.vector_length(transaction, 1)
+        lookups.vector_length(transaction, 1)
     owner.write(lambda transaction: transaction.execute(update(Job).values(state="done")))
     read(admin, after(computed, corpus=f"computed {n}"), numbered(3))
     prompted = replace(spec(), params={"prompt": "{meta.n}: {text}"})
@@ -392,10 +392,10 @@ def work(owner: Database, worker: Database) -> None:
     dispatch.sign_on(worker, "me", host="here", pid=1, device="cpu", lanes=["translate"], slots=1, version="0")
     dispatch.refuse(worker, "me", 1, "no such model")
     dispatch.accept(worker, "me", 1)
-    runtime = get_or_create.runtime_id(worker, {"device": str(n), "precision": "-", "backend": "-", "versions": {}})
+    runtime = lookups.runtime_id(worker, {"device": str(n), "precision": "-", "backend": "-", "versions": {}})
     claim = claim_next(worker, "me")
     shards.heartbeat(worker, "me")
-    assert worker.write(lambda transaction: get_or_create.make_vector_length(transaction, claim.spec_id, n)) == n
+    assert worker.write(lambda transaction: lookups.make_vector_length(transaction, claim.spec_id, n)) == n
     shards.release(worker, claim, done(claim)[:1], runtime)
     set_shard(owner, claim_next(worker, "me").shard_id, suspect=1)
     maintenance.reclaim(worker, "me")  # splits it
@@ -416,7 +416,7 @@ def fail(owner: Database, worker: Database, n: int) -> None:
     asked = replace(request(f"failing {n}.jsonl", corpus=f"failing {n}", spec=spec()), max_failures=0.0)
     job = read(owner, asked, numbered(1, first=10**6 * n))
     claim = claim_next(worker, "me")
-    runtime = get_or_create.runtime_id(worker, {"device": f"{n}", "precision": "-", "backend": "-", "versions": {}})
+    runtime = lookups.runtime_id(worker, {"device": f"{n}", "precision": "-", "backend": "-", "versions": {}})
     shards.commit(worker, claim, failed(claim), runtime)
     jobs.finish(worker)
     assert read_status(owner, job.id).state == "stopped"

@@ -11,10 +11,9 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from storage.core.database import Database
-from storage.core.poolers import Pooling, pooling
+from storage.core.database import Database, Pooling, pooling
 from storage.core.schema import Shard
-from storage.core.time_limits import Patience
+from storage.core.server import Patience
 from storage.core.transaction import Transaction
 from tests.conftest import missing
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered

@@ -14,9 +14,9 @@ import pytest
 import redis
 from sqlalchemy import func, select, update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import Ingest, Job, PipelineRun
+from storage.core.tables import db_now
 from storage.deletion import gc, removal
 from storage.pipelines import pipelines
 from storage.results import results

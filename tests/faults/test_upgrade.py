@@ -17,10 +17,10 @@ import pytest
 from sqlalchemy import insert, select, text, update
 
 from storage import migrations
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import Shard
 from storage.core.schema import Worker as WorkerRow
+from storage.core.tables import db_now
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.worker.harness import ROOT, device_pids, until
 from worker.cli.exit_codes import UNREACHABLE

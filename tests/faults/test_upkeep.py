@@ -10,9 +10,9 @@ from threading import Event
 import pytest
 from sqlalchemy import func, select
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import Shard
+from storage.core.tables import db_now
 from tests.faults.fleet import LEASE_S, SHARD_TEXTS, Fleet, numbered
 from tests.kinds import KINDS
 from tests.worker.harness import until

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Double, func, select, update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import Base, Content, OutcomeRow, PipelineRun
+from storage.core.tables import db_now
 from storage.deletion import gc, versions
 from storage.pipelines import pipelines
 from tests.faults.test_runs import HOURLY, Crew, fire

@@ -9,10 +9,10 @@ from functools import partial
 import pytest
 from sqlalchemy import delete, update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.outcomes import Outcome, Reason, Status
 from storage.core.schema import Base, Shard
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.errors import JobStopped, LeaseLost
 from storage.ingest import ingest

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 from sqlalchemy import and_, func, select, update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.outcomes import Outcome, Reason, Status
 from storage.core.schema import Content, Document, OutcomeRow, Shard
 from storage.core.specs import Spec
+from storage.core.tables import db_now
 from storage.ingest import ingest
 from storage.ingest.chunks import Chunk, ChunkBuilder
 from storage.ingest.ingest import Counts

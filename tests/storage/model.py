@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from storage.core.database import Database
-from storage.core.kinds import ShardSize
 from storage.core.outcomes import Outcome
+from storage.core.specs import ShardSize
 from storage.leases.shards import Claim
 from tests.kinds import sized
 from tests.storage.laws import TALLY, Picture

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, insert, text
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.outcomes import Outcome, Status
 from storage.core.schema import Corpus
+from storage.core.tables import db_now
 from storage.leases import shards
 from storage.leases.shards import Claim
 from storage.migrations import require_current

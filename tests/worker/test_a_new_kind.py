@@ -25,7 +25,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from storage.core.kinds import READING_SIZE
+from storage.core.specs import READING_SIZE
 from storage.core.outcomes import Outcome, Status
 from storage.outputs.output_types import {type}
 from tasks.models.families import Family

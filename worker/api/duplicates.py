@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from storage.core.corpus import corpus_named, first_existing
 from storage.core.database import Database
+from storage.core.lookups import find_corpus, first_existing
 from storage.duplicates.report import summarize
 from storage.duplicates.shingles import UNITS
 from worker.api.errors import Error
@@ -41,5 +41,5 @@ def dedup(database: Database, corpus: str, wanted: Wanted) -> Duplicates:
         raise Error(f"{wanted.about_words[0]} is about words, and vectors are compared by their cosine")
     name = first_existing(database, corpus_names(corpus))
     deduplicated(database, name, wanted)
-    found = summarize(database, corpus_named(database, name), name)
+    found = summarize(database, find_corpus(database, name), name)
     return Duplicates(**{field: getattr(found, field) for field in Duplicates.__dataclass_fields__})

@@ -40,12 +40,12 @@ def deduplicated(database: Database, corpus: str, wanted: Wanted) -> Found:
 
     Raises NoSuchCorpus, NothingEmbedded, LibraryMissing.
     """
-    from storage.core.corpus import corpus_named
+    from storage.core.lookups import find_corpus
     from storage.duplicates import clusters
     from storage.duplicates.progress import PHASES
     from worker.cli.show import bar
 
-    corpus_id = corpus_named(database, corpus)
+    corpus_id = find_corpus(database, corpus)
     method = _method(database, corpus, corpus_id, wanted)
     with bar("dedup", total=1) as progress:
 

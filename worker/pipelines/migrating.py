@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from storage.core import get_or_create
+from storage.core import lookups
 from storage.core.database import Database
 from storage.core.specs import Spec
 from storage.errors import CannotMigrate
@@ -141,7 +141,7 @@ def texts_of(database: Database, planned: Planned) -> StoredTexts:
     """Return the texts that a migration computes, as a source to forecast from."""
     with database.read() as transaction:
         requests = steps.requested(transaction, planned.old.job_id)
-        opened = steps.opened(requests, lambda spec: get_or_create.spec_id(transaction, spec))
+        opened = steps.opened(requests, lambda spec: lookups.spec_id(transaction, spec))
     last = next(step for step in opened if step.spec_id == planned.old.spec_id)
     return StoredTexts(planned.corpus, database, planned.corpus_id, tuple(steps.way_to(opened, last)))
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import orjson
 
-from storage.core import get_or_create
+from storage.core import lookups
 from storage.core.database import Database
 from storage.errors import LeaseLost, StorageError
 from storage.leases import dispatch, maintenance, shards
@@ -299,7 +299,7 @@ class Process:
     def _runtime_id(self, ours: InFlight) -> int:
         key = orjson.dumps(dict(ours.runtime), option=orjson.OPT_SORT_KEYS)
         if key not in self._runtimes:
-            self._runtimes[key] = get_or_create.runtime_id(self.database, ours.runtime)
+            self._runtimes[key] = lookups.runtime_id(self.database, ours.runtime)
         return self._runtimes[key]
 
     def _top_up(self, lane: str) -> None:

@@ -1,4 +1,4 @@
-"""Every function of the store against a database that is locked, unreachable or read-only."""
+"""A store that is unreachable, without a schema or interrupted; its transactions, its clock and its errors."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from sqlalchemy import event, select, text
 from sqlalchemy.exc import IntegrityError
 
 from storage import errors, migrations
-from storage.core.clock import db_now
 from storage.core.database import Database
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.errors import (
     DatabaseUnreachable,
@@ -29,7 +29,7 @@ from storage.errors import (
     UnexpectedDatabaseError,
     ValueRefused,
 )
-from storage.leases import maintenance
+from storage.leases import dispatch, maintenance
 from storage.results import status
 from tests.kinds import KINDS
 from tests.postgres import PostgresServer
@@ -40,23 +40,22 @@ from tests.storage.builders import (
     read,
     request,
 )
-from tests.storage.core.store_functions import MODULES, READS, WRITES, chain
 
 PASSWORD = "kanarienvogel"
-everything = pytest.mark.parametrize("act", (READS | WRITES).values(), ids=READS | WRITES)
+read_and_write = pytest.mark.parametrize(
+    "act",
+    [status.list_statuses, lambda database: maintenance.hold(database, "upkeep", "w1", 1.0)],
+    ids=["read", "write"],
+)
 
 
-def test_every_function_that_takes_a_database_is_in_these_tests() -> None:
-    found = {
-        f"{module.__name__.rpartition('.')[2]}.{name}"
-        for module in MODULES
-        for name, value in vars(module).items()
-        if callable(value)
-        and getattr(value, "__module__", "") == module.__name__
-        and not name.startswith("_")
-        and list(getattr(value, "__annotations__", {}))[:1] == ["database"]
-    }
-    assert found - {"migrations.upgrade", "removal.settle"} == (READS | WRITES).keys()
+def chain(error: BaseException | None) -> str:
+    """Return an error and its causes as a traceback prints them."""
+    said = ""
+    while error is not None:
+        said += f"{error!r} {error} "
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return said
 
 
 def test_a_write_waits_for_its_turn(sqlite_url: str) -> None:
@@ -74,7 +73,7 @@ def closed_port() -> int:
     return port
 
 
-@everything
+@read_and_write
 def test_an_unreachable_server_is_named_without_its_password(
     closed_port: int, act: Callable[[Database], Any]
 ) -> None:
@@ -126,12 +125,11 @@ def test_a_wrong_password_or_name_is_said_without_the_password(postgres_server: 
     database.close()
 
 
-@everything
+@read_and_write
 def test_a_store_without_a_schema_says_what_to_do(tmp_path: Path, act: Callable[[Database], Any]) -> None:
     database = Database(f"sqlite:///{tmp_path / 'new' / 'docmill.db'}")
-    if act is not migrations.current:
-        with pytest.raises(SchemaOutOfDate, match="docmill db upgrade"):
-            act(database)
+    with pytest.raises(SchemaOutOfDate, match="docmill db upgrade"):
+        act(database)
     database.close()
 
 
@@ -321,7 +319,7 @@ def test_a_statement_with_the_clock_is_compiled_once(database: Database) -> None
 
 def test_postgresql_compiles_no_query_that_is_over_sooner(postgres_url: str) -> None:
     database = Database(postgres_url, kinds=KINDS)
-    WRITES["dispatch.sign_on"](database)
+    dispatch.sign_on(database, worker_id="w1", host="h", pid=1, device="cpu", lanes=["copy"], slots=1, version="0")
     with database.read() as transaction:
         transaction.look_up()
         plan = transaction.execute(text("EXPLAIN SELECT id FROM worker WHERE seen_at > 0"))

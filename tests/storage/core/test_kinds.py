@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from storage.core.database import Database
-from storage.core.kinds import READING_SIZE, StoredKind
 from storage.core.schema import Shard
-from storage.core.specs import Spec
+from storage.core.specs import READING_SIZE, Spec, StoredKind
 from storage.errors import UnknownKind
 from storage.outputs.output_types import VECTOR
 from tests.storage.builders import numbered, read, request

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import insert, select
 
 from storage.core.database import Database
-from storage.core.pages import delete_page, pages
+from storage.core.lookups import delete_page, pages
 from storage.core.schema import Document, Rejection
 from tests.storage.builders import documents, numbered, read, request
 

@@ -1,4 +1,4 @@
-"""Every function on a store that takes no writes, now or at all: it can be read, and says why it is not written."""
+"""A store that takes no writes, now or at all: it can be read, and says why it is not written."""
 
 from __future__ import annotations
 
@@ -6,25 +6,58 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from storage.core.database import Database
+from storage.deletion import folding, gc, retention
+from storage.deletion.ages import Ages
 from storage.errors import DatabaseBusy, DatabaseReadOnly
+from storage.ingest import ingest
+from storage.leases import dispatch, grace, maintenance, shards
+from storage.leases.shards import Claim, Head
+from storage.pipelines import pipelines
+from storage.results import results, status
+from storage.steps import jobs
+from storage.steps.jobs import OpenJob
+from storage.steps.steps import OpenStep
 from tests.kinds import KINDS
 from tests.postgres import PostgresServer
-from tests.storage.core.store_functions import READS, WRITES, prepare
+from tests.storage.builders import COPY, claim_next, done, failed, lapse, numbered, read, records, request
 
+CLAIM = Claim(1, 1, 1, "w1", 1, 0, False, 1, contents=(1,), texts=((1, "text 0"),))
+JOB = OpenJob(1, 1, 1, steps=(OpenStep(0, "copy", 1, "copy", None),), adopted=False, last_before=9)
+READS: dict[str, Callable[[Database], Any]] = {
+    "list_statuses": status.list_statuses,
+    "results": lambda database: list(results.results(database, 1)),
+    "lanes": dispatch.lanes,
+    "let_go_all": partial(pipelines.let_go_all, owner="w1"),  # there is nothing to let go
+    "forget_runs": partial(retention.forget_runs, older_than_s=1e9),  # there is nothing to forget
+    "fold_shards": partial(folding.fold_shards, older_than_s=1e9),
+    "sweep": partial(retention.sweep, ages=Ages.upkeep(1e9)),
+}
+WRITES: dict[str, Callable[[Database], Any]] = {
+    "open_job": partial(jobs.open_job, request=request()),
+    "add": partial(ingest.add, job=JOB, chunk=records(numbered(1))),
+    "claim": partial(shards.claim, head=Head(1, 0, "copy", False, 1, COPY), owner="w1"),
+    "commit": partial(shards.commit, claim=CLAIM, outcomes=done(CLAIM), runtime_id=None),
+    "reclaim": maintenance.reclaim,
+    "contact": partial(grace.contact, lease_s=60.0),
+    "cancel": partial(jobs.cancel, job_id=1),
+    "collect": gc.collect,
+}
 every_read = pytest.mark.parametrize("act", READS.values(), ids=READS)
 every_write = pytest.mark.parametrize("act", WRITES.values(), ids=WRITES)
 
 
 @pytest.fixture(scope="module")
 def sqlite_store(_sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> URL:
-    """A SQLite store with something to do for every function. None of these tests can write to it."""
+    """A SQLite store with something to do for these functions. None of these tests can write to it."""
     path = tmp_path_factory.mktemp("prepared") / "docmill.db"
     shutil.copy(_sqlite_template, path)
     return prepared(f"sqlite:///{path}")
@@ -39,8 +72,20 @@ def postgres_store(postgres_server: PostgresServer) -> Iterator[URL]:
 
 
 def prepared(url: str) -> URL:
+    """A job with a shard whose lease has lapsed (`CLAIM`), one that failed and one that is planned, and a worker.
+
+    A text of a cancelled job belongs to no document.
+    """
     database = Database(url, kinds=KINDS)
-    prepare(database)
+    dispatch.sign_on(database, worker_id="w1", host="h", pid=1, device="cpu", lanes=["copy"], slots=1, version="0")
+    read(database, request(), numbered(600))
+    lapse(database, claim_next(database).shard_id)
+    claim = claim_next(database)
+    shards.commit(database, claim, failed(claim), None)
+    read(database, request("b.jsonl", corpus="loose"), [("k", "loose")])
+    jobs.cancel(database, 2)
+    loose = text("DELETE FROM document WHERE corpus_id = 2")
+    database.write(lambda transaction: transaction.execute(loose))
     database.close()
     return database.url
 

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import select, update
 
 from storage.core import row_lease
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import PipelineRun
+from storage.core.tables import db_now
 from storage.pipelines import pipelines
 from tests.storage.builders import at_once
 

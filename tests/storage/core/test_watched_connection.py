@@ -16,7 +16,7 @@ from storage.core import watched_connection
 from storage.core.database import Database
 from storage.core.postgresql import connect_options
 from storage.core.schema import Lease
-from storage.core.time_limits import Patience
+from storage.core.server import Patience
 from storage.core.transaction import Transaction
 from storage.core.watched_connection import Verdict, judged
 from storage.errors import DatabaseBusy, DatabaseSilent, DatabaseUnreachable

@@ -11,13 +11,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, select
 
-from storage.core.clock import db_now
 from storage.core.database import Database
-from storage.core.duplicate_tables import Deduplication
-from storage.core.get_or_create import SPEC, spec_of
+from storage.core.lookups import SPEC, spec_of
 from storage.core.outcomes import Outcome, Status
-from storage.core.schema import Content, Corpus, Job, Judgement, OutcomeRow, ReplacementRow, SpecRow
+from storage.core.schema import Content, Corpus, Deduplication, Job, Judgement, OutcomeRow, ReplacementRow, SpecRow
 from storage.core.specs import Spec
+from storage.core.tables import db_now
 from storage.deletion import aged_results, gc, removal, rounds
 from storage.deletion.ages import Ages
 from storage.deletion.budget import Budget

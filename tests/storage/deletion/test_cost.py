@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import OutcomeRow, Shard
+from storage.core.tables import db_now
 from storage.deletion import cost, gc, removal
 from storage.deletion.cost import Cost, busy_s
 from storage.deletion.gc import Collected

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.outcomes import Outcome, Status
 from storage.core.schema import Base, Content, Corpus, Document, Ingest, Job, OutcomeRow, Shard
+from storage.core.tables import db_now
 from storage.deletion import gc, removal
 from storage.deletion.gc import Collected
 from storage.errors import CorpusInUse, JobStopped, LeaseLost, NoSuchCorpus, NoSuchJob

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import (
     Content,
@@ -22,6 +21,7 @@ from storage.core.schema import (
     Step,
     StepText,
 )
+from storage.core.tables import db_now
 from storage.deletion import retention
 from storage.deletion.ages import Ages
 from storage.errors import JobStopped, NoSuchJob

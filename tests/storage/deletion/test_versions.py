@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.outcomes import Outcome, Status
 from storage.core.schema import Document, Ingest, OutcomeRow, PipelineRun, Prompt
 from storage.core.specs import Spec
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.deletion import cost, gc, removal, versions
 from storage.deletion.removal import Removed

@@ -16,8 +16,8 @@ from sqlalchemy import func, select
 from sqlalchemy import text as sql
 
 from storage.core.database import Database
-from storage.core.duplicate_tables import Signature
 from storage.core.outcomes import Outcome, Reason, Status
+from storage.core.schema import Signature
 from storage.deletion import gc, removal
 from storage.duplicates import clusters, report, vectors
 from storage.duplicates.clusters import Found

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select, text
 
 from storage.core.database import Database
-from storage.core.duplicate_tables import Deduplication, Duplicate
+from storage.core.schema import Deduplication, Duplicate
 from storage.deletion import removal, versions
 from storage.duplicates import clusters, report
 from storage.results.provenance import provenance

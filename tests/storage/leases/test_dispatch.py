@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.specs import Spec
+from storage.core.tables import db_now
 from storage.leases import dispatch, maintenance, shards
 from storage.leases.dispatch import LEAST_WINDOW, WINDOW_PER_SLOT
 from storage.leases.stall_diagnosis import Cause

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import select, update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import Lease
+from storage.core.tables import db_now
 from storage.leases import grace, maintenance, shards
 from tests.storage.builders import at_once, claim_next, done, lapse, numbered, read, request, shard
 

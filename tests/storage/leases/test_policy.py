@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.core.kinds import ShardSize
+from storage.core.specs import ShardSize
 from storage.leases.policy import (
     LAPSES_TOGETHER,
     MAX_ATTEMPTS,

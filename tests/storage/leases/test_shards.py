@@ -10,10 +10,10 @@ from threading import Event
 import pytest
 from sqlalchemy import text
 
-from storage.core import get_or_create
-from storage.core.clock import db_now
+from storage.core import lookups
 from storage.core.database import Database
 from storage.core.outcomes import TRUNCATED, Outcome, Reason, Status
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.errors import JobStopped, LeaseLost, NoSuchJob
 from storage.leases import dispatch, maintenance, shards
@@ -60,7 +60,7 @@ def test_a_claim_is_won_by_one_of_many_threads(database: Database) -> None:
 def test_a_commit_under_the_fence_writes_the_outcomes_and_ends_the_shard(database: Database) -> None:
     job = read(database, request(), numbered(3))
     claim = claim_next(database)
-    runtime = get_or_create.runtime_id(
+    runtime = lookups.runtime_id(
         database, {"device": "cpu", "precision": "float32", "backend": "stub", "versions": {}}
     )
     shards.commit(database, claim, done(claim), runtime)

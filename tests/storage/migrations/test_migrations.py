@@ -12,7 +12,7 @@ from sqlalchemy import Connection, event, inspect, text
 
 from storage import migrations
 from storage.core.database import Database
-from storage.core.schema import Base
+from storage.core.tables import Base
 from storage.core.transaction import Transaction
 from storage.errors import OtherRelease, SchemaOutOfDate
 from tests.storage.builders import at_once

@@ -15,9 +15,8 @@ from pyarrow import parquet
 from python_calamine import CalamineWorkbook
 
 from storage.core.database import Database
-from storage.core.kinds import WRITING_SIZE, StoredKind
 from storage.core.outcomes import Outcome, Status, checked
-from storage.core.specs import Spec
+from storage.core.specs import WRITING_SIZE, Spec, StoredKind
 from storage.errors import SchemaOutOfDate
 from storage.outputs.base import Output, OutputType
 from storage.outputs.columns import Form

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import Job, PipelineRow, PipelineRun
+from storage.core.tables import db_now
 from storage.deletion import gc, removal
 from storage.errors import LeaseLost, NoSuchPipeline
 from storage.outputs.base import CONFIDENCE

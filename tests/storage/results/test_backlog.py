@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
-from storage.core.get_or_create import insert
+from storage.core.lookups import insert
 from storage.core.schema import Ingest, Job, PipelineRow, PipelineRun, Shard, Worker
+from storage.core.tables import db_now
 from storage.core.transaction import Transaction
 from storage.leases import dispatch
 from storage.results.backlog import PACE_S, read_backlog

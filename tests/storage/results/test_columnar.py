@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 
 from storage.core.database import Database
 from storage.core.flags import Flagged
-from storage.core.kinds import WRITING_SIZE, StoredKind
 from storage.core.outcomes import Outcome, Reason, Status
-from storage.core.specs import Spec
+from storage.core.specs import WRITING_SIZE, Spec, StoredKind
 from storage.errors import NoSuchStep
 from storage.ingest import ingest
 from storage.outputs.base import Output, OutputType

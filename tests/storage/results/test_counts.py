@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from sqlalchemy import delete, text, update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.outcomes import Outcome
 from storage.core.schema import Job, OutcomeRow, Shard
+from storage.core.tables import db_now
 from storage.deletion import gc, removal
 from storage.leases import maintenance, shards
 from storage.leases.shards import Claim

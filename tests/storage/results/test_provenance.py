@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import delete
 
-from storage.core import get_or_create
+from storage.core import lookups
 from storage.core.database import Database
 from storage.core.outcomes import Outcome, Status
 from storage.core.schema import OutcomeRow
@@ -31,7 +31,7 @@ def test_a_result_has_its_document_spec_runtime_and_shard(database: Database) ->
     claim = claim_next(database, "host:cpu:1")
     [(content_id, _)] = claim.texts
     outcome = Outcome(content_id, Status.DONE, text="out", flags=("windowed",), tokens_in=4, tokens_out=3)
-    shards.commit(database, claim, [outcome], get_or_create.runtime_id(database, RUNTIME))
+    shards.commit(database, claim, [outcome], lookups.runtime_id(database, RUNTIME))
     found = provenance(database, job.id, "k")
     assert (found.corpus, found.source, found.document, found.text) == ("books", "a.jsonl", "k", "a text")
     assert (found.meta, found.flags, found.changed, found.gone) == ({"year": 1900}, ("nul_replaced",), False, False)

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 
 from storage.core import advisory_locks
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.outcomes import Outcome
 from storage.core.schema import OutcomeRow
+from storage.core.tables import db_now
 from storage.deletion import gc, removal
 from storage.deletion.tracing import trace
 from storage.errors import CannotIndex, DatabaseBusy

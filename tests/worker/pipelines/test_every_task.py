@@ -7,9 +7,9 @@ import json
 import pytest
 from sqlalchemy import text, update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import PipelineRow
+from storage.core.tables import db_now
 from tests.tasks import decoders
 from tests.worker.harness import EXAMPLES, Docmill, until
 

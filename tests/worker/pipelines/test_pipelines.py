@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.schema import PipelineRow
+from storage.core.tables import db_now
 from storage.outputs.base import CONFIDENCE
 from storage.pipelines import pipelines
 from storage.steps import jobs

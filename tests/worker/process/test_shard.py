@@ -11,11 +11,11 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import select
 
-from storage.core.clock import db_now
 from storage.core.database import Database
 from storage.core.outcomes import Outcome, Status
 from storage.core.schema import OutcomeRow, Shard
 from storage.core.specs import Spec
+from storage.core.tables import db_now
 from storage.errors import DatabaseUnreachable
 from storage.ingest import ingest
 from storage.leases import dispatch, shards

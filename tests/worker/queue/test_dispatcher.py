@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from storage.core.database import Database
-from storage.core.kinds import ShardSize
+from storage.core.specs import ShardSize
 from storage.leases import shards
 from tests.kinds import sized
 from tests.storage.builders import EMBED, claim_next, embedded, numbered, read, request

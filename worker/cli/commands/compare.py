@@ -35,7 +35,7 @@ def compare_command(
     Samples are drawn from the documents whose results differ. Words that only A has stand in [-…-], words that only B
     has in {+…+}.
     """
-    from storage.core.corpus import corpus_named, first_existing
+    from storage.core.lookups import find_corpus, first_existing
     from storage.results.pairs import side
     from worker.cli.compared import as_json as as_json_of
     from worker.cli.compared import print_comparison
@@ -46,7 +46,7 @@ def compare_command(
         raise click.UsageError("give --job twice: docmill compare CORPUS --job A --job B")
     with open_store(settings_from()) as database:
         name = first_existing(database, corpus_names(corpus))
-        corpus_id = corpus_named(database, name)
+        corpus_id = find_corpus(database, name)
         a, b = (side(database, corpus_id, job, step) for job in jobs)
         with bar("compare") as progress:
 

@@ -73,7 +73,7 @@ def list_command(as_json: bool) -> int:
 @JSON
 def show_command(name: str, as_json: bool) -> int:
     """Show the corpus NAME: latest readings, jobs and results."""
-    from storage.core.corpus import first_existing
+    from storage.core.lookups import first_existing
     from storage.results import corpora
     from worker.cli import show
     from worker.cli.options import corpus_names
@@ -133,7 +133,7 @@ def rm_command(
     code 1: an ID does not exist, or no document matches --where. docmill cannot remove backups and exported files:
     see docs/removing.md.
     """
-    from storage.core.corpus import first_existing
+    from storage.core.lookups import first_existing
     from storage.deletion import removal
     from storage.deletion.selection import Condition
     from worker import inventory

@@ -72,7 +72,7 @@ def dedup_command(
     The same command again compares only new documents. Without options it takes those of the last search. The view
     `near_duplicates` has the clusters in SQL.
     """
-    from storage.core.corpus import corpus_named, first_existing
+    from storage.core.lookups import find_corpus, first_existing
     from storage.duplicates import clusters, report
 
     wanted = Wanted(threshold, shingle, seed, embeddings, job)
@@ -82,7 +82,7 @@ def dedup_command(
     check_out(out, file_format)
     with open_store(settings_from()) as database:
         name = first_existing(database, corpus_names(corpus))
-        corpus_id = corpus_named(database, name)
+        corpus_id = find_corpus(database, name)
         if forget:
             answer(f"Removed the clusters of {formatting.documents(clusters.forget(database, corpus_id))}.")
             return OK

@@ -126,10 +126,10 @@ def migrate_command(
 
 def _corpus(database: Database, given: str) -> tuple[int, str]:
     """Return the id and the name of a corpus, named as `run --corpus` or by its source. Raises NoSuchCorpus."""
-    from storage.core.corpus import corpus_named, first_existing
+    from storage.core.lookups import find_corpus, first_existing
 
     name = first_existing(database, corpus_names(given))
-    return corpus_named(database, name), name
+    return find_corpus(database, name), name
 
 
 def _say_cost(planned: Planned, cost: Forecast, device: str, as_json: bool) -> int:

@@ -1,10 +1,14 @@
-"""Time limits for a PostgreSQL server that does not answer. The other limits derive from `answer_s`."""
+"""The schemes of a PostgreSQL server's URLs, and time limits for one that does not answer. It loads no driver."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-ANSWER_S = 8.0
+# Including the schemes of hosting companies and other libraries. The driver is always psycopg.
+POSTGRESQL = frozenset(
+    {"postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg", "postgresql+pg8000"}
+)
+ANSWER_S = 8.0  # the other limits derive from it
 
 
 @dataclass(frozen=True)

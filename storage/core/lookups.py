@@ -1,0 +1,181 @@
+"""Get or create rows by their natural keys, look rows up, and read many in pages."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVarTuple
+
+import orjson
+from sqlalchemy import ColumnElement, FromClause, Row, Select, and_, delete, select, tuple_
+
+from storage.core import advisory_locks
+from storage.core.database import Database
+from storage.core.outcomes import Known
+from storage.core.schema import Content, Corpus, Document, OutcomeRow, Runtime, SpecRow, VectorLength
+from storage.core.specs import Spec
+from storage.core.tables import Base, db_now
+from storage.core.transaction import Columns, Transaction
+from storage.errors import NoSuchCorpus
+
+Ts = TypeVarTuple("Ts")
+Key: TypeAlias = ColumnElement[int] | ColumnElement[str]
+SPEC = (SpecRow.kind, SpecRow.model, SpecRow.revision, SpecRow.quality, SpecRow.params)
+
+
+def corpus_id(transaction: Transaction, name: str) -> int:
+    """Return the id of the corpus of that name, made if there is none."""
+    return _find_or_make(transaction, Corpus, "name", {"name": name, "created_at": db_now()})
+
+
+def spec_id(transaction: Transaction, spec: Spec) -> int:
+    """Return the id of a spec, made if there is none."""
+    row = {
+        "sha256": spec.sha256,
+        "kind": spec.kind,
+        "model": spec.model,
+        "revision": spec.revision,
+        "quality": spec.quality,
+        "params": dict(spec.params),
+    }
+    return _find_or_make(transaction, SpecRow, "sha256", row)
+
+
+def runtime_id(database: Database, runtime: Mapping[str, Any]) -> int:
+    """Return the id of a runtime, {"device", "precision", "backend", "versions"}, made if there is none."""
+    digest = hashlib.sha256(orjson.dumps(dict(runtime), option=orjson.OPT_SORT_KEYS)).digest()
+    return database.write(
+        lambda transaction: _find_or_make(transaction, Runtime, "sha256", {"sha256": digest, **runtime})
+    )
+
+
+def vector_length(transaction: Transaction, spec_id: int) -> int | None:
+    """Return the numbers in each vector of a spec; None before its first one."""
+    return transaction.scalar(select(VectorLength.numbers).where(VectorLength.spec_id == spec_id))
+
+
+def make_vector_length(transaction: Transaction, spec_id: int, numbers: int) -> int:
+    """Return the numbers in each vector of a spec, kept now if there was none."""
+    length = vector_length(transaction, spec_id)
+    if length is None:
+        made = transaction.insert(VectorLength).values(spec_id=spec_id, numbers=numbers)
+        transaction.execute(made.on_conflict_do_nothing())
+        length = vector_length(transaction, spec_id)
+    assert length is not None
+    return length
+
+
+def spec_of(row: Row[*tuple[Any, ...]]) -> Spec:
+    """Return the spec in a row with the columns `SPEC`."""
+    return Spec(kind=row.kind, model=row.model, revision=row.revision, quality=row.quality, params=row.params or {})
+
+
+def known_outcomes(transaction: Transaction, spec_id: int, content_ids: Sequence[int]) -> dict[int, Known]:
+    """Return the status, by content, of those that have an outcome under the spec."""
+    query = select(OutcomeRow.content_id, OutcomeRow.status, OutcomeRow.flags).where(OutcomeRow.spec_id == spec_id)
+    rows = transaction.probe(query, OutcomeRow.content_id, content_ids)
+    return {row.content_id: Known.of(row.status, row.flags) for row in rows}
+
+
+def n_chars(transaction: Transaction, content_ids: Sequence[int]) -> dict[int, int]:
+    """Return the length of each content in characters."""
+    if not content_ids:
+        return {}
+    rows = transaction.execute(select(Content.id, Content.n_chars).where(Content.id.in_(content_ids)))
+    return {row.id: row.n_chars for row in rows}
+
+
+def insert(transaction: Transaction, table: type[Base], **values: Any) -> int:
+    """Insert a row. Return its id."""
+    values = transaction.own_id(table) | values
+    key = transaction.execute(table.__table__.insert().values(**values)).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def store_contents(transaction: Transaction, texts: Mapping[bytes, str]) -> tuple[dict[bytes, int], dict[int, int]]:
+    """Get or create contents: unique texts by the hash of their UTF-8 bytes.
+
+    Return the id of every text by its hash, and {id: characters} of the texts that were not stored before.
+    """
+    advisory_locks.refer(transaction)
+    known = transaction.content_ids(list(texts))
+    new = [sha256 for sha256 in texts if sha256 not in known] if known else list(texts)
+    if not new:
+        return known, {}
+    ids = dict(zip(new, transaction.next_ids(Content, len(new)), strict=True))
+    new = transaction.in_lock_order(new)
+    columns: Columns = {
+        "id": [ids[sha256] for sha256 in new],
+        "sha256": new,
+        "text": [texts[sha256] for sha256 in new],
+        "n_chars": [len(texts[sha256]) for sha256 in new],
+    }
+    if transaction.try_load(Content, columns):
+        return known | ids, dict(zip(columns["id"], columns["n_chars"], strict=True))
+    made = transaction.insert_missing(Content, columns, Content.id, Content.sha256, Content.n_chars, key="sha256")
+    known |= {row.sha256: row.id for row in made}
+    # Stored by another writer since we looked.
+    known |= transaction.content_ids([sha256 for sha256 in new if sha256 not in known])
+    return known, {row.id: row.n_chars for row in made}
+
+
+def find_corpus(database: Database, name: str) -> int:
+    """Return the id of the corpus with this name. Raises NoSuchCorpus."""
+    with database.read() as transaction:
+        corpus_id = transaction.scalar(select(Corpus.id).where(Corpus.name == name))
+    if corpus_id is None:
+        raise NoSuchCorpus(f"there is no corpus {name}; `docmill corpus list` names them")
+    return corpus_id
+
+
+def first_existing(database: Database, names: Sequence[str]) -> str:
+    """Return the first of several names that a corpus has; the first name if none has."""
+    with database.read() as transaction:
+        existing = {*transaction.scalars(select(Corpus.name).where(Corpus.name.in_(names)))}
+    return next((name for name in names if name in existing), names[0])
+
+
+def is_current_document(documents: FromClause = Document.__table__) -> ColumnElement[bool]:
+    """Return the condition for a document to be in its corpus now: the latest of its key, and in its source still.
+
+    `documents` has the columns of `Document`, perhaps under another name.
+    """
+    return and_(documents.c.superseded_by.is_(None), ~documents.c.gone)
+
+
+def pages(
+    database: Database, query: Select[*Ts], by: Key, size: int, after: int | str = 0
+) -> Iterator[Sequence[Row[*Ts]]]:
+    """Yield the rows of a query in the order of one of its columns, a unique one, from the value behind `after` on.
+
+    No transaction is open while the caller works. The last page has fewer than `size` rows, perhaps none.
+    """
+    query = query.order_by(by).limit(size)
+    while True:
+        with database.read() as transaction:
+            page = transaction.execute(query.where(by > after)).all()
+        yield page
+        if len(page) < size:
+            return
+        after = page[-1]._mapping[by]
+
+
+def delete_page(transaction: Transaction, table: type[Base], condition: ColumnElement[bool], size: int) -> int:
+    """Delete up to `size` of the rows that meet a condition. Return their number; 0 when none is left."""
+    key = [*table.__table__.primary_key]
+    page = select(*key).where(condition).limit(size)
+    wanted = key[0] if len(key) == 1 else tuple_(*key)
+    return transaction.execute(delete(table).where(wanted.in_(page))).rowcount
+
+
+def _find_or_make(transaction: Transaction, table: type[Base], natural_key: str, row: Mapping[str, Any]) -> int:
+    columns = table.__table__.c
+    query = select(columns.id).where(columns[natural_key] == row[natural_key])
+    row_id = transaction.scalar(query)
+    if row_id is None:
+        made = transaction.insert(table).values(**transaction.own_id(table), **row)
+        transaction.execute(made.on_conflict_do_nothing(index_elements=[natural_key]))
+        row_id = transaction.scalar(query)
+    assert isinstance(row_id, int)
+    return row_id
