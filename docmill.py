@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from worker.api import Error, Hit, Job, Mill, Status, TimedOut, Unreachable, connect, run, search
+    from docmill.worker.api import Error, Hit, Job, Mill, Status, TimedOut, Unreachable, connect, run, search
 
 __all__ = ["Error", "Hit", "Job", "Mill", "Status", "TimedOut", "Unreachable", "connect", "run", "search"]
 
@@ -29,7 +29,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     _load_own_packages()
-    from worker import api
+    from docmill.worker import api
 
     return getattr(api, name)
 
@@ -41,7 +41,7 @@ def __dir__() -> list[str]:
 def main() -> None:
     """Run the `docmill` command."""
     _load_own_packages()
-    from worker.cli import main as command
+    from docmill.worker.cli import main as command
 
     command()
 

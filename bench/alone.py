@@ -14,15 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from storage.core.outcomes import Outcome
-from tasks import kinds
-from tasks.backends import selection
-from tasks.engine.backend_factory import open_backend
-from tasks.engine.engine import Engine
-from tasks.specs import pinning
-from tasks.specs.plan import build_spec
-from worker.engines.engines import settled
-from worker.process.device import SWITCH_S
+from docmill.storage.core.outcomes import Outcome
+from docmill.tasks import kinds
+from docmill.tasks.backends import selection
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.engine.engine import Engine
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.plan import build_spec
+from docmill.worker.engines.engines import settled
+from docmill.worker.process.device import SWITCH_S
 
 WAIT_S = 600.0
 

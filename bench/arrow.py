@@ -24,24 +24,24 @@ from pyarrow import json as arrow_json
 
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
 from bench.stores import fresh_postgres, fresh_sqlite
-from storage.core.database import Database
-from storage.core.outcomes import Outcome
-from storage.core.specs import Spec
-from storage.ingest import ingest
-from storage.ingest.chunks import ChunkBuilder
-from storage.leases import dispatch, shards
-from storage.outputs.base import CONFIDENCE, Output
-from storage.outputs.columns import Form
-from storage.outputs.output_types import LABELS
-from storage.results.columnar import query_of
-from storage.results.results import columns, results
-from storage.steps import jobs
-from storage.steps.jobs import JobRequest
-from storage.steps.steps import StepRequest, of_job
-from storage.writers import arrow
-from tasks.kinds import STORED_KINDS as KINDS
-from worker.api.job import Job
-from worker.settings import load_settings
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import Spec
+from docmill.storage.ingest import ingest
+from docmill.storage.ingest.chunks import ChunkBuilder
+from docmill.storage.leases import dispatch, shards
+from docmill.storage.outputs.base import CONFIDENCE, Output
+from docmill.storage.outputs.columns import Form
+from docmill.storage.outputs.output_types import LABELS
+from docmill.storage.results.columnar import query_of
+from docmill.storage.results.results import columns, results
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.steps import StepRequest, of_job
+from docmill.storage.writers import arrow
+from docmill.tasks.kinds import STORED_KINDS as KINDS
+from docmill.worker.api.job import Job
+from docmill.worker.settings import load_settings
 
 DIM, CHUNK = 384, 8_000
 PREDICTED = {"embed": 1.4, "classify": 1.3, "summarize": 1.2}

@@ -20,10 +20,10 @@ from bench.alone import Alone
 from bench.embed import cosines, of_run, vectors
 from bench.manpages import paragraphs
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
-from tasks.backends import selection
-from tasks.backends.accelerator import quiet
-from tasks.models.families import Family
-from tasks.specs import pinning
+from docmill.tasks.backends import selection
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.models.families import Family
+from docmill.tasks.specs import pinning
 
 TRAINED = "minilm"
 QUALITIES = ("float32", "native")

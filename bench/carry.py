@@ -26,18 +26,18 @@ from sqlalchemy import func, select, text
 from bench.pairs import Claim, Run, interleave, write
 from bench.plots import Axes, draw
 from bench.stores import fresh_postgres, own_redis
-from storage.core.database import Database
-from storage.core.schema import Shard, Worker
-from storage.core.specs import Spec
-from storage.core.tables import db_now
-from storage.core.transaction import columns_of
-from storage.steps import jobs
-from storage.steps.jobs import JobRequest, OpenJob
-from storage.steps.propagation import UNTOUCHED
-from storage.steps.sharding import pack
-from storage.steps.steps import StepRequest
-from tasks.kinds import STORED_KINDS as KINDS
-from tasks.models import null
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Shard, Worker
+from docmill.storage.core.specs import Spec
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import columns_of
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import JobRequest, OpenJob
+from docmill.storage.steps.propagation import UNTOUCHED
+from docmill.storage.steps.sharding import pack
+from docmill.storage.steps.steps import StepRequest
+from docmill.tasks.kinds import STORED_KINDS as KINDS
+from docmill.tasks.models import null
 
 DOCMILL = str(Path(sys.executable).with_name("docmill"))
 SHARD_TEXTS = KINDS["embed"].shard.contents

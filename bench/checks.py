@@ -29,14 +29,14 @@ from typing import Any
 from bench import planted
 from bench.pairs import RESULTS, described, machine
 from bench.planted import Pair, Plant, Pool
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.checks import AS_WRITTEN, CHECKS, Checks, Context
-from tasks.checks.names_changed import NAMES_CHANGED
-from tasks.engine.backend_factory import open_backend
-from tasks.engine.engine import Engine
-from tasks.specs import pinning
-from tasks.specs.plan import build_spec
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.checks import AS_WRITTEN, CHECKS, Checks, Context
+from docmill.tasks.checks.names_changed import NAMES_CHANGED
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.engine.engine import Engine
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.plan import build_spec
 
 ONE_IN = 5
 FEWER = 6

@@ -28,18 +28,18 @@ from scipy.sparse.csgraph import connected_components
 
 from bench.pairs import RESULTS, described, machine, peak_mb
 from bench.stores import fresh_postgres, fresh_sqlite
-from storage.core.database import Database
-from storage.core.specs import Spec
-from storage.duplicates import clusters, report
-from storage.duplicates.components import Components
-from storage.duplicates.methods import ByText
-from storage.duplicates.shingles import Shingling
-from storage.ingest import ingest
-from storage.ingest.chunks import ChunkBuilder
-from storage.steps import jobs
-from storage.steps.jobs import JobRequest
-from storage.steps.steps import StepRequest
-from tasks.kinds import STORED_KINDS as KINDS
+from docmill.storage.core.database import Database
+from docmill.storage.core.specs import Spec
+from docmill.storage.duplicates import clusters, report
+from docmill.storage.duplicates.components import Components
+from docmill.storage.duplicates.methods import ByText
+from docmill.storage.duplicates.shingles import Shingling
+from docmill.storage.ingest import ingest
+from docmill.storage.ingest.chunks import ChunkBuilder
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.steps import StepRequest
+from docmill.tasks.kinds import STORED_KINDS as KINDS
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "descriptions.jsonl"
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2)

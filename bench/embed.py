@@ -24,7 +24,7 @@ from bench.fleet import fleet
 from bench.manpages import paragraphs
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
 from bench.plots import Axes, draw
-from tasks.backends.accelerator import dtype_for, quiet
+from docmill.tasks.backends.accelerator import dtype_for, quiet
 
 MODEL = "minilm"
 BATCH_SIZES = (8, 16, 32, 64)

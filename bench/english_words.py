@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from bench.checks import lines
-from tasks.checks import english
+from docmill.tasks.checks import english
 
 _LEAST_TEXTS = 5
 _WIDTH = 120

@@ -27,13 +27,13 @@ import sacrebleu
 
 from bench.pairs import RESULTS, described, machine
 from bench.quality import Question, lines, score
-from storage.core.doubts import Doubt, is_better
-from storage.core.outcomes import Outcome
-from tasks import kinds
-from tasks.engine.backend_factory import open_backend
-from tasks.engine.engine import Engine
-from tasks.specs import pinning
-from tasks.specs.plan import build_spec
+from docmill.storage.core.doubts import Doubt, is_better
+from docmill.storage.core.outcomes import Outcome
+from docmill.tasks import kinds
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.engine.engine import Engine
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.plan import build_spec
 
 WAIT_S = 3600.0
 LARGE_TOKENS = 400  # that a decoder-only model may write

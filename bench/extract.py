@@ -19,9 +19,9 @@ from bench.generate import texts
 from bench.inference import assignment, computing
 from bench.models import SMOLLM2, endless, fetched
 from bench.pairs import Claim, Comparison, Run, interleave, write
-from tasks.backends import Assignment
-from tasks.backends.decoder_only.causal import CausalBackend
-from tasks.outputs import Head
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.decoder_only.causal import CausalBackend
+from docmill.tasks.outputs import Head
 
 # Of each kind of value one, so that masks are as varied as those of users.
 ITEM = {

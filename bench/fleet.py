@@ -18,16 +18,16 @@ from sqlalchemy import func, select
 
 from bench.pairs import peak_mb
 from bench.stores import fresh_postgres, own_redis
-from storage.core.database import Database
-from storage.core.schema import Job, Shard
-from storage.steps.jobs import OPEN_SHARDS
-from tasks import kinds
-from tasks.kinds import STORED_KINDS as KINDS
-from worker.queue.broker import Broker
-from worker.settings import load_settings
-from worker.submit.enqueue import enqueue
-from worker.submit.options import Request
-from worker.submit.request import prepare
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Job, Shard
+from docmill.storage.steps.jobs import OPEN_SHARDS
+from docmill.tasks import kinds
+from docmill.tasks.kinds import STORED_KINDS as KINDS
+from docmill.worker.queue.broker import Broker
+from docmill.worker.settings import load_settings
+from docmill.worker.submit.enqueue import enqueue
+from docmill.worker.submit.options import Request
+from docmill.worker.submit.request import prepare
 
 LOOK_S = 0.5  # whoever waits must not be in the way: each look costs two processes a millisecond
 LONGEST_S = 600.0

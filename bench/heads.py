@@ -28,7 +28,7 @@ from bench.fleet import fleet
 from bench.manpages import paragraphs
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
 from bench.random_models import MINILM, Head
-from tasks.backends.accelerator import quiet
+from docmill.tasks.backends.accelerator import quiet
 
 QUESTION = "What does the option do?"
 LABELS = ("files", "networks", "graphics", "games", "text", "sound", "programming", "mathematics", "mail", "system")

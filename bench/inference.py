@@ -20,15 +20,15 @@ from typing import Any
 import torch
 
 from bench.pairs import Claim, Comparison, Run, interleave, write
-from tasks import kinds
-from tasks.backends import Assignment
-from tasks.backends.encoder import encoder_backend, packed
-from tasks.backends.encoder.encoder_backend import EncoderBackend
-from tasks.backends.encoder.kernels import FLASH, ONEDNN
-from tasks.batching import Item, Pool
-from tasks.outputs import Head
-from tasks.specs import pinning
-from tasks.specs.plan import build_spec
+from docmill.tasks import kinds
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.encoder import encoder_backend, packed
+from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
+from docmill.tasks.backends.encoder.kernels import FLASH, ONEDNN
+from docmill.tasks.batching import Item, Pool
+from docmill.tasks.outputs import Head
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.plan import build_spec
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PLAIN = replace(FLASH, attention=ONEDNN.attention)

@@ -30,14 +30,14 @@ from sqlalchemy import text
 
 from bench.pairs import Claim, Comparison, Run, interleave, peak_mb, timed, write
 from bench.stores import fresh_postgres, fresh_sqlite
-from storage.core.database import Database
-from storage.core.transaction import Transaction
-from storage.results.status import read_status
-from tasks.kinds import STORED_KINDS as KINDS
-from worker.settings import Settings
-from worker.submit.enqueue import enqueue
-from worker.submit.options import Request
-from worker.submit.request import prepare
+from docmill.storage.core.database import Database
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.results.status import read_status
+from docmill.tasks.kinds import STORED_KINDS as KINDS
+from docmill.worker.settings import Settings
+from docmill.worker.submit.enqueue import enqueue
+from docmill.worker.submit.options import Request
+from docmill.worker.submit.request import prepare
 
 DOCMILL = str(Path(sys.executable).with_name("docmill"))
 TABLES = ("corpus", "spec", "ingest", "job", "step", "content", "document", "shard")  # in an order that keys allow

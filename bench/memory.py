@@ -26,8 +26,8 @@ from bench import peers, translate
 from bench.fleet import fleet
 from bench.manpages import paragraphs
 from bench.pairs import RESULTS, described, machine, peak_mb
-from tasks.backends.accelerator import quiet
-from tasks.specs import pinning
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.specs import pinning
 
 MODEL = "minilm"
 FIRST, LATER = "docmill's first worker", "docmill's later workers"

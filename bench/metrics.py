@@ -24,13 +24,13 @@ import psycopg
 from sqlalchemy import text
 
 from bench.stores import fresh_postgres, fresh_sqlite
-from storage.core.database import Database
-from storage.core.transaction import Transaction
-from storage.results.backlog import read_backlog
-from tasks.kinds import STORED_KINDS as KINDS
-from worker.metrics.fleet import FleetCollector
-from worker.metrics.server import exposition
-from worker.settings import LANES
+from docmill.storage.core.database import Database
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.results.backlog import read_backlog
+from docmill.tasks.kinds import STORED_KINDS as KINDS
+from docmill.worker.metrics.fleet import FleetCollector
+from docmill.worker.metrics.server import exposition
+from docmill.worker.settings import LANES
 
 JOBS = 100
 INTERVAL_S = 15.0

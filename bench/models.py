@@ -12,7 +12,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tasks.specs import pinning
+from docmill.tasks.specs import pinning
 
 # Where it is kept, since the conversion takes up to a minute.
 CACHE = Path(os.environ.get("DOCMILL_TEST_MODELS", Path.home() / ".cache" / "docmill-models"))

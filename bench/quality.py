@@ -22,11 +22,11 @@ import rouge_score.rouge_scorer
 import sacrebleu
 
 from bench.pairs import RESULTS, machine
-from tasks import kinds
-from tasks.engine.backend_factory import open_backend
-from tasks.engine.engine import Engine
-from tasks.specs import pinning
-from tasks.specs.plan import build_spec
+from docmill.tasks import kinds
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.engine.engine import Engine
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.plan import build_spec
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 # The backend and the precision; the first is what the others are compared with.

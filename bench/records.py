@@ -24,11 +24,11 @@ from jsonschema import Draft202012Validator
 from bench.inference import assignment
 from bench.models import SMOLLM2, fetched
 from bench.pairs import RESULTS, described, machine
-from storage.core.outcomes import Outcome, Status
-from storage.core.specs import Spec
-from tasks.engine.backend_factory import open_backend
-from tasks.engine.engine import Engine
-from tasks.outputs import Head
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.specs import Spec
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.engine.engine import Engine
+from docmill.tasks.outputs import Head
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples" / "descriptions.jsonl"
 # Some values have bounds, others have none.

@@ -31,7 +31,7 @@ from faker import Faker
 from phonenumbers import PhoneNumberFormat
 from stdnum import iban
 
-from tasks import patterns
+from docmill.tasks import patterns
 
 RESULTS = Path(__file__).parent / "results"
 LOCALES = (

@@ -23,22 +23,22 @@ from sqlalchemy import Double, func, select, update
 
 from bench.pairs import RESULTS
 from bench.stores import fresh_postgres, fresh_sqlite
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Status
-from storage.core.specs import Spec
-from storage.core.tables import Base
-from storage.core.transaction import Transaction
-from storage.deletion import rounds
-from storage.deletion.ages import Ages
-from storage.deletion.budget import Budget
-from storage.ingest import ingest
-from storage.ingest.chunks import Chunk, ChunkBuilder, Rejected
-from storage.leases import dispatch, shards
-from storage.pipelines import pipelines
-from storage.steps import jobs
-from storage.steps.jobs import JobRequest
-from storage.steps.steps import StepRequest
-from tasks.kinds import STORED_KINDS as KINDS
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.specs import Spec
+from docmill.storage.core.tables import Base
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.deletion import rounds
+from docmill.storage.deletion.ages import Ages
+from docmill.storage.deletion.budget import Budget
+from docmill.storage.ingest import ingest
+from docmill.storage.ingest.chunks import Chunk, ChunkBuilder, Rejected
+from docmill.storage.leases import dispatch, shards
+from docmill.storage.pipelines import pipelines
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.steps import StepRequest
+from docmill.tasks.kinds import STORED_KINDS as KINDS
 
 DAY_S = 86_400.0
 _NO_TIMES = frozenset({"max_failures", "max_flagged", "confidence", "mean_logprob", "least_logprob", "due_at"})

@@ -16,9 +16,9 @@ import redis
 from psycopg import sql
 from sqlalchemy.engine import make_url
 
-from storage import migrations
-from storage.core.database import Database
-from tasks.kinds import STORED_KINDS as KINDS
+from docmill.storage import migrations
+from docmill.storage.core.database import Database
+from docmill.tasks.kinds import STORED_KINDS as KINDS
 
 # Its user may make databases.
 POSTGRES_URL = os.environ.get("DOCMILL_BENCH_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/postgres")

@@ -28,14 +28,14 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, MarianConfig, Mar
 from bench.fleet import Fleet, fleet
 from bench.manpages import paragraphs
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.backends.accelerator import quiet
-from tasks.backends.encoder_decoder.ctranslate_models import converted
-from tasks.engine.backend_factory import open_backend
-from tasks.engine.engine import Engine
-from tasks.specs import pinning
-from tasks.specs.plan import build_spec
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.encoder_decoder.ctranslate_models import converted
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.engine.engine import Engine
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.plan import build_spec
 
 SHIPPED = Path(__file__).resolve().parent.parent / "examples" / "models"
 TOKENIZERS = {"translate": SHIPPED / "marian-ddtp", "summarize": SHIPPED / "synopsis-ddtp"}

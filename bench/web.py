@@ -27,15 +27,15 @@ from bench.pairs import RESULTS, described, machine
 from bench.stores import fresh_postgres
 from bench.web_sqlite import copy
 from bench.web_store import UNCOMPUTED, Size, fill
-from storage import migrations
-from storage.core.database import Database
-from storage.core.schema import Worker
-from storage.core.tables import db_now
-from tasks.kinds import STORED_KINDS as KINDS
-from worker.settings import Settings
-from worker.web.app import make_app
-from worker.web.registry import PAGES
-from worker.web.site import Site
+from docmill.storage import migrations
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Worker
+from docmill.storage.core.tables import db_now
+from docmill.tasks.kinds import STORED_KINDS as KINDS
+from docmill.worker.settings import Settings
+from docmill.worker.web.app import make_app
+from docmill.worker.web.registry import PAGES
+from docmill.worker.web.site import Site
 
 AIM_MS = 200.0
 REPEATS = 20

@@ -26,9 +26,9 @@ from selenium.webdriver.common.by import By
 
 from bench.pairs import RESULTS, machine
 from bench.stores import fresh_postgres, own_redis
+from docmill.worker.fault_points import MARKER
 from tests.worker.harness import Docmill, device_pids, until
 from tests.worker.web.chromium import WIDTHS, Browser, chromium, programs
-from worker.fault_points import MARKER
 
 ROUNDS = 5
 LOADED = "return document.readyState === 'complete' && performance.getEntriesByType('navigation')[0].loadEventEnd > 0"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import psycopg
 
-from storage.outputs.output_types import TEXT
-from tasks.kinds import STORED_KINDS as KINDS
+from docmill.storage.outputs.output_types import TEXT
+from docmill.tasks.kinds import STORED_KINDS as KINDS
 
 CORPORA = 200
 SHARD = 256  # contents

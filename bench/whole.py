@@ -22,7 +22,7 @@ from bench.embed import MODEL
 from bench.fleet import fleet
 from bench.manpages import paragraphs
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
-from tasks.backends.accelerator import quiet
+from docmill.tasks.backends.accelerator import quiet
 
 LONG = 10_000  # texts
 WHOLE, ENGINE = "docmill, Redis and PostgreSQL", "its engine alone"

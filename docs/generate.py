@@ -12,18 +12,18 @@ import click
 from annotated_types import Ge, Gt, Le
 from pydantic.fields import FieldInfo
 
+from docmill.storage.core.tables import Base
+from docmill.storage.readers.registry import COMPRESSIONS, FILES, PLACES, SCHEMES, SHORTHANDS, STDIN
+from docmill.tasks.kinds import KINDS, OPTIONS
+from docmill.tasks.kinds.options import flag, value_type
+from docmill.worker.cli import docmill
+from docmill.worker.cli.registry import COMMANDS, HEADINGS
+from docmill.worker.inventory import PLACES as PLACES_OF_TEXTS
+from docmill.worker.pipelines.schema import json_schema
+from docmill.worker.settings import PREFIX, Settings
+from docmill.worker.shown import Shown
 from docs.chart import chart_values
 from docs.stub import stub
-from storage.core.tables import Base
-from storage.readers.registry import COMPRESSIONS, FILES, PLACES, SCHEMES, SHORTHANDS, STDIN
-from tasks.kinds import KINDS, OPTIONS
-from tasks.kinds.options import flag, value_type
-from worker.cli import docmill
-from worker.cli.registry import COMMANDS, HEADINGS
-from worker.inventory import PLACES as PLACES_OF_TEXTS
-from worker.pipelines.schema import json_schema
-from worker.settings import PREFIX, Settings
-from worker.shown import Shown
 
 FOLDER = Path(__file__).parent
 WIDTH = 80

@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import create_model
 from pydantic.fields import FieldInfo
 
-from tasks import kinds
-from tasks.kinds.options import key as option_key
-from worker.api import options
-from worker.submit.options import Work
+from docmill.tasks import kinds
+from docmill.tasks.kinds.options import key as option_key
+from docmill.worker.api import options
+from docmill.worker.submit.options import Work
 
 ROOT = Path(__file__).parent.parent
 # The parts of the stub in its order, by their files.

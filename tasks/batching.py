@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from tasks.windows.windows import Encoded
+from docmill.tasks.windows.windows import Encoded
 
 SLACK_TOKENS = 16
 # How far above the oldest window what waits is cut, in full batches and in cuts: enough for what a job leaves at its

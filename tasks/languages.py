@@ -16,9 +16,9 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
-from storage.core.installation import install
-from storage.core.specs import Spec
-from tasks.errors import BadOption, CannotServe
+from docmill.storage.core.installation import install
+from docmill.storage.core.specs import Spec
+from docmill.tasks.errors import BadOption, CannotServe
 
 # Instead of a source language: each text's own is to be detected.
 AUTO = "auto"

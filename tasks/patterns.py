@@ -13,8 +13,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Collection, Iterator, Mapping
 from types import MappingProxyType
 
-from storage.core.specs import Spec
-from tasks.errors import CannotServe
+from docmill.storage.core.specs import Spec
+from docmill.tasks.errors import CannotServe
 
 # Letters of scripts that combine characters, which `\w` leaves out, and the marks that join them.
 _MARKS = "\u00ad\u0300-\u036f\u0591-\u05bd\u064b-\u065f\u0900-\u0963\u0966-\u0dff\u0e31-\u0e4e\u200c\u200d"

@@ -12,10 +12,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from storage.steps import templates
-from storage.steps.templates import BadTemplate
-from tasks import languages
-from tasks.errors import BadOption
+from docmill.storage.steps import templates
+from docmill.storage.steps.templates import BadTemplate
+from docmill.tasks import languages
+from docmill.tasks.errors import BadOption
 
 
 @dataclass(frozen=True)

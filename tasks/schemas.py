@@ -10,9 +10,9 @@ from decimal import Decimal
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from storage.core.normalize import normalize_json
-from storage.json_values import Json
-from tasks.errors import nearly
+from docmill.storage.core.normalize import normalize_json
+from docmill.storage.json_values import Json
+from docmill.tasks.errors import nearly
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator

@@ -21,8 +21,8 @@ import pytest
 import redis
 from sqlalchemy.engine import make_url
 
-from storage import migrations
-from storage.core.database import Database
+from docmill.storage import migrations
+from docmill.storage.core.database import Database
 from tests.fast import MARKER, is_fast
 from tests.faults.servers import Missing, PostgresCluster, RedisServer, open_folder
 from tests.kinds import KINDS

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from storage.core.specs import READING_SIZE, WRITING_SIZE, ShardSize, StoredKind
-from storage.outputs.output_types import RECORD, TEXT
-from tasks.kinds import STORED_KINDS
+from docmill.storage.core.specs import READING_SIZE, WRITING_SIZE, ShardSize, StoredKind
+from docmill.storage.outputs.output_types import RECORD, TEXT
+from docmill.tasks.kinds import STORED_KINDS
 
 # "copy" stands for any kind that puts out text and reads as fast as an embedding model, "fields" for one of records.
 KINDS = {

@@ -13,8 +13,8 @@ import torch
 from bench.gpu import proofs
 from bench.gpu.__main__ import main
 from bench.gpu.settings import SIZES, Bench, Report
-from tasks.backends.accelerator import native_bfloat16
-from tasks.backends.encoder.kernels import ONEDNN
+from docmill.tasks.backends.accelerator import native_bfloat16
+from docmill.tasks.backends.encoder.kernels import ONEDNN
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.retention import Plan, growth, simulate
-from storage.core.database import Database
+from docmill.storage.core.database import Database
 from tests.kinds import KINDS
 
 GROWING = {"job", "pipeline_run", "ingest", "rejection", "shard", "document", "content", "outcome"}

@@ -79,7 +79,7 @@ def test_every_variable_is_explained_in_the_example() -> None:
 
 
 def test_every_setting_is_one_that_docmill_knows() -> None:
-    from worker.settings import Settings
+    from docmill.worker.settings import Settings
 
     known = {f"DOCMILL_{name.upper()}" for name in Settings.model_fields}
     for file in ("docker-compose.yml", ".env.example", "Dockerfile"):
@@ -89,7 +89,7 @@ def test_every_setting_is_one_that_docmill_knows() -> None:
 
 
 def test_the_example_explains_every_setting_with_its_default() -> None:
-    from worker.settings import Settings
+    from docmill.worker.settings import Settings
 
     example = dict(re.findall(r"^#DOCMILL_(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
     settings = {name.upper(): field.default for name, field in Settings.model_fields.items() if name != "fault"}
@@ -102,7 +102,7 @@ def test_the_example_explains_every_setting_with_its_default() -> None:
 
 
 def test_a_filled_example_is_a_valid_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from worker.settings import load_settings
+    from docmill.worker.settings import load_settings
 
     for line in (ROOT / ".env.example").read_text().splitlines():
         if match := re.fullmatch(r"#(DOCMILL_\w+)=(.*)", line):
@@ -127,7 +127,7 @@ def test_workers_start_after_the_schema_is_there_and_the_queue_answers() -> None
 
 
 def test_a_stopping_worker_gets_more_time_than_it_takes() -> None:
-    from worker.settings import Settings
+    from docmill.worker.settings import Settings
 
     for name in ("worker", "worker-gpu"):
         grace_s = int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
@@ -229,7 +229,7 @@ def test_make_lock_asks_for_a_torch_that_has_builds_for_cpus() -> None:
 
 
 def test_the_page_says_of_every_extra_if_the_images_have_it() -> None:
-    from worker.extras import EXTRAS
+    from docmill.worker.extras import EXTRAS
 
     text = (ROOT / "docs" / "deploy.md").read_text()
     [said] = re.findall(r"^- \*\*Extras\.\*\* (The images have .*?)\.$", text, re.MULTILINE | re.DOTALL)

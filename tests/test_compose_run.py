@@ -11,8 +11,8 @@ from contextlib import ExitStack
 import pytest
 from sqlalchemy import text as sql
 
-from storage import migrations
-from storage.core.database import Database
+from docmill.storage import migrations
+from docmill.storage.core.database import Database
 from tests.containers import Host, interpolated
 from tests.faults.servers import Missing, open_folder
 from tests.kinds import KINDS

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from docmill.storage.core.flags import known
+from docmill.storage.core.outcomes import DOUBTFUL
+from docmill.worker.pipelines.schema import json_schema
 from docs import generate
-from storage.core.flags import known
-from storage.core.outcomes import DOUBTFUL
 from tests.worker.harness import EXAMPLES, ROOT, Docmill
-from worker.pipelines.schema import json_schema
 
 DOCS = ROOT / "docs"
 WRITTEN = [
@@ -117,11 +117,11 @@ def run(docmill: Docmill, command: str, code: int) -> list[str]:
 
 LINES = {  # what is added to each registry, after a line that is there
     "tasks/kinds/__init__.py": {
-        "from tasks.kinds.redact import REDACT\n": "from tasks.kinds.sentences import SENTENCES\n",
+        "from docmill.tasks.kinds.redact import REDACT\n": "from docmill.tasks.kinds.sentences import SENTENCES\n",
         "    SUMMARIZE,\n": "    SENTENCES,\n",
     },
     "storage/readers/registry.py": {
-        "FILES: dict[str, Records | Document | Archive] = {\n": '    ".bars": Records("storage.readers.bars:rows"),\n'
+        "FILES: dict[str, Records | Document | Archive] = {\n": '    ".bars": Records("docmill.storage.readers.bars:rows"),\n'
     },
     "storage/writers/__init__.py": {
         "jsonl, openai_batch, parquet, ": "tsv, ",

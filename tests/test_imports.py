@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.database import Database
+from docmill.storage.core.database import Database
 from tests.kinds import KINDS
 from tests.storage.builders import numbered, read, request
 
@@ -32,7 +32,13 @@ def loaded_after(code: str, **environment: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["worker.process.supervisor", "worker.process.device", "worker.cli.commands.run", "worker.cli.local"]
+    "module",
+    [
+        "docmill.worker.process.supervisor",
+        "docmill.worker.process.device",
+        "docmill.worker.cli.commands.run",
+        "docmill.worker.cli.local",
+    ],
 )
 def test_what_supervises_and_enqueues_never_loads_a_model_library(module: str) -> None:
     loaded = loaded_after(f"import {module}")
@@ -42,12 +48,12 @@ def test_what_supervises_and_enqueues_never_loads_a_model_library(module: str) -
 
 def _command(*arguments: str) -> str:
     call = f"docmill({list(arguments)})"
-    return f"from worker.cli import docmill\ntry:\n    {call}\nexcept SystemExit:\n    print('ended')"
+    return f"from docmill.worker.cli import docmill\ntry:\n    {call}\nexcept SystemExit:\n    print('ended')"
 
 
 def test_help_loads_neither_models_nor_the_store() -> None:
     loaded = loaded_after(_command("--help"))
-    assert "worker.cli" in loaded
+    assert "docmill.worker.cli" in loaded
     assert not loaded & {"torch", "transformers", "sqlalchemy", "celery", "pydantic", "rich"}
 
 
@@ -56,8 +62,10 @@ def test_a_search_that_cannot_be_loads_neither_models_nor_the_queue(database_url
     read(database, request(), numbered(2))
     database.close()
     failing = _command("search", "books", "a text").replace("except SystemExit", "except StorageError")
-    loaded = loaded_after(f"from storage.errors import StorageError\n{failing}", DOCMILL_DATABASE_URL=database_url)
-    assert "storage.search.search" in loaded
+    loaded = loaded_after(
+        f"from docmill.storage.errors import StorageError\n{failing}", DOCMILL_DATABASE_URL=database_url
+    )
+    assert "docmill.storage.search.search" in loaded
     assert not loaded & {"torch", "transformers", "sentence_transformers", "celery", "kombu", "rich"}
 
 
@@ -70,7 +78,7 @@ def test_looking_at_a_job_loads_neither_models_nor_the_queue_nor_migrations(
     read(database, request(), numbered(2))
     database.close()
     loaded = loaded_after(_command(*arguments), DOCMILL_DATABASE_URL=database_url)
-    assert "storage.migrations" in loaded  # it came as far as the store
+    assert "docmill.storage.migrations" in loaded  # it came as far as the store
     assert not loaded & {"torch", "transformers", "numpy", "celery", "kombu", "redis", "alembic", "huggingface_hub"}
 
 
@@ -79,5 +87,5 @@ def test_storing_a_job_without_a_redis_loads_no_queue(tmp_path: Path) -> None:
     source.write_text('{"id": "1", "text": "A text."}\n')
     command = _command("enqueue", str(source), "--task", "embed", "--model", "null")
     loaded = loaded_after(command, DOCMILL_HOME=str(tmp_path))
-    assert "storage.ingest.ingest" in loaded  # it came as far as the store
-    assert not loaded & {"torch", "transformers", "celery", "kombu", "redis", "storage.duplicates.clusters"}
+    assert "docmill.storage.ingest.ingest" in loaded  # it came as far as the store
+    assert not loaded & {"torch", "transformers", "celery", "kombu", "redis", "docmill.storage.duplicates.clusters"}

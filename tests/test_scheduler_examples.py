@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 import pytest
 
+from docmill.worker.cli import docmill as group
 from tests.test_docs import DOCS, fences
 from tests.worker.harness import DOCMILL, EXAMPLES, ROOT, Docmill
-from worker.cli import docmill as group
 
 FOLDER = EXAMPLES / "schedulers"
 FILES = sorted(path.name for path in FOLDER.iterdir() if path.is_file())

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from docmill.worker.fault_points import STRUCK
 from tests.conftest import missing
 from tests.worker.harness import DOCMILL, EXAMPLES, ROOT, Docmill
-from worker.fault_points import STRUCK
 
 pytestmark = [pytest.mark.schedulers, pytest.mark.timeout(600)]
 

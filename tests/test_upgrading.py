@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from storage import migrations
-from storage.core.database import Database
+from docmill.storage import migrations
+from docmill.storage.core.database import Database
+from docmill.worker.cli.exit_codes import UNREACHABLE
 from tests.worker.harness import ROOT, Docmill
-from worker.cli.exit_codes import UNREACHABLE
 
 PAGE = (ROOT / "docs" / "upgrading.md").read_text()
 

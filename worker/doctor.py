@@ -18,24 +18,24 @@ from typing import Any
 
 from sqlalchemy import select
 
-from storage.core.database import Pooling, pooling
-from storage.core.installation import install
-from storage.core.schema import Worker
-from storage.core.tables import db_now
-from storage.errors import DatabaseUnreachable, OtherRelease, RightMissing, SchemaOutOfDate, StorageError
-from storage.leases.dispatch import LIVE_S
-from storage.migrations import current, is_behind, require_current
-from storage.readers.confinement import has_seccomp, landlock_abi
-from tasks.errors import ModelError
-from tasks.specs import adapters, pinning
-from worker.engines.devices import choose_devices, cuda_devices
-from worker.errors import BrokerUnreachable, SettingsError, WorkerError
-from worker.extras import EXTRAS
-from worker.queue.broker import Broker
-from worker.queue.embedded import EmbeddedRedis
-from worker.queue.messages import ENQUEUE_LANE
-from worker.settings import ORDERS, Settings
-from worker.stores import store_of
+from docmill.storage.core.database import Pooling, pooling
+from docmill.storage.core.installation import install
+from docmill.storage.core.schema import Worker
+from docmill.storage.core.tables import db_now
+from docmill.storage.errors import DatabaseUnreachable, OtherRelease, RightMissing, SchemaOutOfDate, StorageError
+from docmill.storage.leases.dispatch import LIVE_S
+from docmill.storage.migrations import current, is_behind, require_current
+from docmill.storage.readers.confinement import has_seccomp, landlock_abi
+from docmill.tasks.errors import ModelError
+from docmill.tasks.specs import adapters, pinning
+from docmill.worker.engines.devices import choose_devices, cuda_devices
+from docmill.worker.errors import BrokerUnreachable, SettingsError, WorkerError
+from docmill.worker.extras import EXTRAS
+from docmill.worker.queue.broker import Broker
+from docmill.worker.queue.embedded import EmbeddedRedis
+from docmill.worker.queue.messages import ENQUEUE_LANE
+from docmill.worker.settings import ORDERS, Settings
+from docmill.worker.stores import store_of
 
 LEAST_ROOM_BYTES = 1_000_000_000
 CLOCKS_APART_S = 3.0

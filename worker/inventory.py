@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worker.home import ANSWERS
+from docmill.worker.home import ANSWERS
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from worker.settings import Settings
+    from docmill.storage.core.database import Database
+    from docmill.worker.settings import Settings
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 
@@ -48,7 +48,7 @@ def _with_journal(file: Path) -> list[Path]:
 
 
 def _settle(_: Settings, database: Database) -> str | None:
-    from storage.deletion import removal
+    from docmill.storage.deletion import removal
 
     if removal.settle(database):
         return None
@@ -56,7 +56,7 @@ def _settle(_: Settings, database: Database) -> str | None:
 
 
 def _empty_answers(settings: Settings, _: Database) -> str | None:
-    from tasks.backends.remote import journal
+    from docmill.tasks.backends.remote import journal
 
     if journal.empty(file := settings.home / ANSWERS):
         return None

@@ -15,28 +15,28 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from storage.core.database import Database
-from storage.core.normalize import normalize
-from storage.core.server import POSTGRESQL
-from storage.errors import PASSING, DatabaseReadOnly, LeaseLost, RightMissing, SchemaOutOfDate, StorageError
-from storage.readers import credentials
-from storage.readers.patterns import Pattern, is_pattern
-from storage.readers.query import database_url
-from storage.readers.sources import path_of, scheme_of
-from tasks import kinds
-from tasks.errors import HubUnreachable, TaskError
-from tasks.kinds.options import WRONG_TYPE, is_list, option, sentence
-from tasks.specs import per_language, pinning
-from worker.concurrency.renewal import Held
-from worker.errors import BadMessage, BrokerUnreachable, WorkerError
-from worker.queue.broker import Broker
-from worker.queue.messages import VERSION, is_id
-from worker.settings import Settings
-from worker.submit.enqueue import enqueue, repeated
-from worker.submit.options import Request, Work
-from worker.submit.progress import UnderLease
-from worker.submit.repeats import key_of
-from worker.submit.request import prepare
+from docmill.storage.core.database import Database
+from docmill.storage.core.normalize import normalize
+from docmill.storage.core.server import POSTGRESQL
+from docmill.storage.errors import PASSING, DatabaseReadOnly, LeaseLost, RightMissing, SchemaOutOfDate, StorageError
+from docmill.storage.readers import credentials
+from docmill.storage.readers.patterns import Pattern, is_pattern
+from docmill.storage.readers.query import database_url
+from docmill.storage.readers.sources import path_of, scheme_of
+from docmill.tasks import kinds
+from docmill.tasks.errors import HubUnreachable, TaskError
+from docmill.tasks.kinds.options import WRONG_TYPE, is_list, option, sentence
+from docmill.tasks.specs import per_language, pinning
+from docmill.worker.concurrency.renewal import Held
+from docmill.worker.errors import BadMessage, BrokerUnreachable, WorkerError
+from docmill.worker.queue.broker import Broker
+from docmill.worker.queue.messages import VERSION, is_id
+from docmill.worker.settings import Settings
+from docmill.worker.submit.enqueue import enqueue, repeated
+from docmill.worker.submit.options import Request, Work
+from docmill.worker.submit.progress import UnderLease
+from docmill.worker.submit.repeats import key_of
+from docmill.worker.submit.request import prepare
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -18,14 +18,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.models import served
-from worker.errors import PricesInvalid
-from worker.toml_places import Fault, describe_bad_syntax, put_place
+from docmill.tasks.models import served
+from docmill.worker.errors import PricesInvalid
+from docmill.worker.toml_places import Fault, describe_bad_syntax, put_place
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from storage.results.status import JobStatus
-    from worker.settings import Settings
+    from docmill.storage.core.database import Database
+    from docmill.storage.results.status import JobStatus
+    from docmill.worker.settings import Settings
 
 _TOKENS = 1_000_000
 _KEYS = ("input", "output")
@@ -93,8 +93,8 @@ class Prices:
 
 def costs(database: Database, prices: Prices, job_ids: Iterable[int | None]) -> dict[int, Cost]:
     """Return the costs of jobs by their ids, without those whose models have no price. None stands for no job."""
-    from storage.core.schema import Job
-    from storage.results.status import list_statuses
+    from docmill.storage.core.schema import Job
+    from docmill.storage.results.status import list_statuses
 
     wanted = {one for one in job_ids if one is not None}
     if not wanted or not prices.models:

@@ -18,8 +18,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, field_validator
 
-from storage.deletion.ages import DAY_S, NAMES, Ages
-from worker.shown import Shown
+from docmill.storage.deletion.ages import DAY_S, NAMES, Ages
+from docmill.worker.shown import Shown
 
 _UNITS_S = {"h": 3_600.0, "d": 86_400.0, "w": 7 * 86_400.0, "y": 365 * 86_400.0}
 NEVER = "never"

@@ -15,17 +15,17 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from storage.core.server import ANSWER_S, Patience
-from storage.deletion.ages import Ages
-from tasks import kinds
-from tasks.backends import selection
-from tasks.models import served
-from worker import fault_points, redis_urls
-from worker.errors import SettingsError
-from worker.home import CACHE, STORE, close_home
-from worker.masked_urls import mask as mask
-from worker.retention import RetentionSettings, ages
-from worker.shown import Shown
+from docmill.storage.core.server import ANSWER_S, Patience
+from docmill.storage.deletion.ages import Ages
+from docmill.tasks import kinds
+from docmill.tasks.backends import selection
+from docmill.tasks.models import served
+from docmill.worker import fault_points, redis_urls
+from docmill.worker.errors import SettingsError
+from docmill.worker.home import CACHE, STORE, close_home
+from docmill.worker.masked_urls import mask as mask
+from docmill.worker.retention import RetentionSettings, ages
+from docmill.worker.shown import Shown
 
 PREFIX = "DOCMILL_"
 _COLLECTOR, _OFF = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SDK_DISABLED"
@@ -199,7 +199,7 @@ class Settings(RetentionSettings, BaseSettings):
     ] = False
     fault: Annotated[
         str | None,
-        Field(description="For docmill's own tests: where a process fails, and how (worker.fault_points)."),
+        Field(description="For docmill's own tests: where a process fails, and how (docmill.worker.fault_points)."),
     ] = None
 
     @field_validator("lanes", mode="before")

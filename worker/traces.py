@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from importlib.metadata import version
 
-from tasks import tracing
-from worker.settings import Settings
+from docmill.tasks import tracing
+from docmill.worker.settings import Settings
 
 log = logging.getLogger("docmill.traces")
 

@@ -19,7 +19,7 @@ from bench.adapters.corpus import Description, descriptions, distinct
 from bench.adapters.silver_entities import Catalogue
 from bench.adapters.training import Recipe, train
 from bench.pairs import RESULTS
-from tasks.specs import pinning
+from docmill.tasks.specs import pinning
 
 MODELS = Path(__file__).resolve().parents[2] / "examples" / "models"
 DEV = 500

@@ -15,12 +15,12 @@ from bench.adapters.corpus import Description
 from bench.adapters.entities import Labelled
 from bench.adapters.silver_answers import Asked
 from bench.adapters.silver_entities import LABELS, UNSURE
-from storage.core.outcomes import Outcome
-from tasks import kinds
-from tasks.engine.backend_factory import open_backend
-from tasks.engine.engine import Engine
-from tasks.specs import adapters
-from tasks.specs.plan import build_spec
+from docmill.storage.core.outcomes import Outcome
+from docmill.tasks import kinds
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.engine.engine import Engine
+from docmill.tasks.specs import adapters
+from docmill.tasks.specs.plan import build_spec
 
 WAIT_S = 1_200.0
 _OWN = {"a": "{meta.question}"}

@@ -16,8 +16,8 @@ import transformers
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
-from tasks.backends import accelerator
-from tasks.models.adapters import CONFIG, WEIGHTS
+from docmill.tasks.backends import accelerator
+from docmill.tasks.models.adapters import CONFIG, WEIGHTS
 
 BASE = "sentence-transformers/all-MiniLM-L6-v2"
 CLASSES = {

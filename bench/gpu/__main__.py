@@ -20,7 +20,7 @@ from bench.gpu.settings import DTYPES, SIZES, Bench, Proof, Report
 from bench.gpu.speeds import classification, embedding, generation, translation
 from bench.limits import peak
 from bench.pairs import RESULTS, machine
-from tasks.backends import accelerator
+from docmill.tasks.backends import accelerator
 
 
 def facts(bench: Bench) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from bench import random_models
 from bench.gpu.settings import DTYPES, Bench, Proof, Report, computed, texts_for
-from tasks.backends.accelerator import native_bfloat16
-from tasks.backends.decoder_only.causal import CausalBackend
-from tasks.backends.encoder import comparison, packed
-from tasks.backends.encoder.kernels import kernels_for
-from tasks.outputs import Generated, Head
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends.accelerator import native_bfloat16
+from docmill.tasks.backends.decoder_only.causal import CausalBackend
+from docmill.tasks.backends.encoder import comparison, packed
+from docmill.tasks.backends.encoder.kernels import kernels_for
+from docmill.tasks.outputs import Generated, Head
+from docmill.tasks.windows.windows import Encoded
 
 _DESIGNS = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert")
 

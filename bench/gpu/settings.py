@@ -14,13 +14,13 @@ import torch
 from bench import random_models
 from bench.pairs import Run
 from bench.random_models import BERT_BASE, LLAMA_1B, MINILM, SMOLLM_135M, TINY, Size
-from tasks import kinds
-from tasks.backends import Assignment
-from tasks.batching import Item, Pool
-from tasks.outputs import Head, Output
-from tasks.specs import pinning
-from tasks.specs.plan import build_spec
-from tasks.windows.windows import Encoded
+from docmill.tasks import kinds
+from docmill.tasks.backends import Assignment
+from docmill.tasks.batching import Item, Pool
+from docmill.tasks.outputs import Head, Output
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.plan import build_spec
+from docmill.tasks.windows.windows import Encoded
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _BATCHES = (32, 64, 128, 256, 512)

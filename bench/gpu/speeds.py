@@ -16,11 +16,11 @@ from bench.gpu.settings import Bench, Report, computed, texts_for
 from bench.limits import Encoder
 from bench.pairs import Comparison, interleave
 from bench.random_models import Size
-from tasks.backends import accelerator
-from tasks.backends.decoder_only.causal import CausalBackend
-from tasks.backends.encoder.encoder_backend import EncoderBackend
-from tasks.backends.encoder_decoder.seq2seq import Seq2SeqBackend
-from tasks.outputs import Generated, Head
+from docmill.tasks.backends import accelerator
+from docmill.tasks.backends.decoder_only.causal import CausalBackend
+from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
+from docmill.tasks.backends.encoder_decoder.seq2seq import Seq2SeqBackend
+from docmill.tasks.outputs import Generated, Head
 
 OURS = "docmill"
 

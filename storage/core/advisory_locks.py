@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from storage.core.database import Database
-from storage.core.transaction import Transaction
+from docmill.storage.core.database import Database
+from docmill.storage.core.transaction import Transaction
 
 _NUMBER = 0x646F636D696C6C  # "docmill"
 _COUNTS = 0x636F756E7473  # "counts"

@@ -23,12 +23,12 @@ from sqlalchemy import Engine, Pool, event
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine import URL, make_url
 
-from storage.core import driver_errors, sqlite
-from storage.core.server import Patience
-from storage.core.specs import StoredKind
-from storage.core.sqlite import BUSY_TIMEOUT_S
-from storage.core.transaction import Transaction
-from storage.errors import (
+from docmill.storage.core import driver_errors, sqlite
+from docmill.storage.core.server import Patience
+from docmill.storage.core.specs import StoredKind
+from docmill.storage.core.sqlite import BUSY_TIMEOUT_S
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import (
     DatabaseBusy,
     DatabaseClosed,
     DatabaseSilent,
@@ -147,7 +147,7 @@ class Database:
 
         A pooler may give each statement another session. PostgreSQL only.
         """
-        from storage.core import postgresql
+        from docmill.storage.core import postgresql
 
         with self._errors(), self.engine.connect().execution_options(docmill_autocommit=True) as connection:
             connection.detach()  # it is closed, and not used again, with what is set in it
@@ -269,6 +269,6 @@ def _opened(url: URL, pool_size: int, busy_timeout_s: float, patience: Patience)
     }
     if url.get_backend_name() == "sqlite":
         return sqlite.SqliteTransaction, sqlite.engine_for(url, busy_timeout_s, **common)
-    from storage.core import postgresql  # loads the driver
+    from docmill.storage.core import postgresql  # loads the driver
 
     return postgresql.PostgresqlTransaction, postgresql.engine_for(url, patience, **common)

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from storage.core.flags import DOUBTS, Flagged, doubtful_ones, named
-from storage.core.number_bounds import RISK, Bound, is_bound
-from storage.core.outcomes import DOUBTFUL, Status
-from storage.core.risk import COLUMNS as RISK_COLUMNS
-from storage.core.risk import FittedRisk
-from storage.errors import BoundInvalid, DoubtInvalid, FlagUnknown
+from docmill.storage.core.flags import DOUBTS, Flagged, doubtful_ones, named
+from docmill.storage.core.number_bounds import RISK, Bound, is_bound
+from docmill.storage.core.outcomes import DOUBTFUL, Status
+from docmill.storage.core.risk import COLUMNS as RISK_COLUMNS
+from docmill.storage.core.risk import FittedRisk
+from docmill.storage.errors import BoundInvalid, DoubtInvalid, FlagUnknown
 
 FAILED = "failed"  # stands for texts on which the first model failed
 

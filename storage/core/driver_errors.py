@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import exc as sa_exc
 
-from storage.errors import (
+from docmill.storage.errors import (
     GRANTS_DOCS,
     DatabaseBusy,
     DatabaseReadOnly,

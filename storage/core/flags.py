@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from storage.core.normalize import ASSUMED_CP1252
-from storage.core.number_bounds import RISK, Bound, is_bound
-from storage.core.outcomes import DOUBTFUL
-from storage.errors import BoundInvalid, FlagUnknown
+from docmill.storage.core.normalize import ASSUMED_CP1252
+from docmill.storage.core.number_bounds import RISK, Bound, is_bound
+from docmill.storage.core.outcomes import DOUBTFUL
+from docmill.storage.errors import BoundInvalid, FlagUnknown
 
 REMARKS = frozenset(
     {

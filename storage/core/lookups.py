@@ -9,14 +9,14 @@ from typing import Any, TypeAlias, TypeVarTuple
 import orjson
 from sqlalchemy import ColumnElement, FromClause, Row, Select, and_, delete, select, tuple_
 
-from storage.core import advisory_locks
-from storage.core.database import Database
-from storage.core.outcomes import Known
-from storage.core.schema import Content, Corpus, Document, OutcomeRow, Runtime, SpecRow, VectorLength
-from storage.core.specs import Spec
-from storage.core.tables import Base, db_now
-from storage.core.transaction import Columns, Transaction
-from storage.errors import NoSuchCorpus
+from docmill.storage.core import advisory_locks
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Known
+from docmill.storage.core.schema import Content, Corpus, Document, OutcomeRow, Runtime, SpecRow, VectorLength
+from docmill.storage.core.specs import Spec
+from docmill.storage.core.tables import Base, db_now
+from docmill.storage.core.transaction import Columns, Transaction
+from docmill.storage.errors import NoSuchCorpus
 
 Ts = TypeVarTuple("Ts")
 Key: TypeAlias = ColumnElement[int] | ColumnElement[str]

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from storage.core.risk import log_odds
-from storage.errors import BoundInvalid
+from docmill.storage.core.risk import log_odds
+from docmill.storage.errors import BoundInvalid
 
 RISK = "risk"
 # The numbers that may have a bound, with their least and greatest value. Each but the risk is a column of outcomes.

@@ -41,11 +41,11 @@ from sqlalchemy.engine import URL, ExecutionContext
 from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from storage.core.schema import OUTCOME_VALUES, OutcomeRow
-from storage.core.server import POSTGRESQL, Patience
-from storage.core.tables import Base, db_now
-from storage.core.transaction import IN_BINARY, Columns, K, Transaction, Ts, V, columns_of
-from storage.core.watched_connection import WatchedConnection
+from docmill.storage.core.schema import OUTCOME_VALUES, OutcomeRow
+from docmill.storage.core.server import POSTGRESQL, Patience
+from docmill.storage.core.tables import Base, db_now
+from docmill.storage.core.transaction import IN_BINARY, Columns, K, Transaction, Ts, V, columns_of
+from docmill.storage.core.watched_connection import WatchedConnection
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 SERVER_PID = "SELECT pg_backend_pid()"

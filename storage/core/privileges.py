@@ -10,8 +10,8 @@ from types import MappingProxyType
 
 from sqlalchemy import ColumnElement, func, select
 
-from storage.core.database import Database
-from storage.errors import GRANTS_DOCS, RightMissing
+from docmill.storage.core.database import Database
+from docmill.storage.errors import GRANTS_DOCS, RightMissing
 
 Rights = Mapping[str, tuple[str, ...]]  # by table or sequence; "UPDATE (COLUMN)" is the right to one column
 

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from sqlalchemy import ColumnElement, Table, and_, or_, select, true, update
 
-from storage.core.database import Database
-from storage.core.tables import db_now
+from docmill.storage.core.database import Database
+from docmill.storage.core.tables import db_now
 
 
 class Leased(Protocol):

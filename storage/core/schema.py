@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, false
 
-from storage.core.tables import Base as Base
-from storage.core.tables import Json, column, partial_index
+from docmill.storage.core.tables import Base as Base
+from docmill.storage.core.tables import Json, column, partial_index
 
 
 class Content(Base):

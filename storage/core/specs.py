@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from storage.outputs.base import OutputType
+from docmill.storage.outputs.base import OutputType
 
 
 @dataclass(frozen=True)

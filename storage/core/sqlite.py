@@ -29,11 +29,11 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.sql.expression import ColumnElement
 
-from storage.core.private_files import make_file, make_folder
-from storage.core.schema import OUTCOME_VALUES, Content, OutcomeRow
-from storage.core.tables import Base, db_now
-from storage.core.transaction import Columns, K, Transaction, Ts, V
-from storage.errors import UnexpectedDatabaseError
+from docmill.storage.core.private_files import make_file, make_folder
+from docmill.storage.core.schema import OUTCOME_VALUES, Content, OutcomeRow
+from docmill.storage.core.tables import Base, db_now
+from docmill.storage.core.transaction import Columns, K, Transaction, Ts, V
+from docmill.storage.errors import UnexpectedDatabaseError
 
 BUSY_TIMEOUT_S = 10.0
 ROWS = 500  # in a statement, of 20 columns at the most: SQLite takes 32,766 values in one

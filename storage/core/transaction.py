@@ -13,8 +13,8 @@ from sqlalchemy import Connection, FromClause, Row, Select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.expression import ColumnElement
 
-from storage.core.specs import StoredKind
-from storage.core.tables import Base
+from docmill.storage.core.specs import StoredKind
+from docmill.storage.core.tables import Base
 
 K = TypeVar("K", bytes, str, int)
 V = TypeVar("V")

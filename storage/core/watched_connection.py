@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 from psycopg.errors import ConnectionTimeout
 
-from storage.core.server import Patience
+from docmill.storage.core.server import Patience
 
 _BUSY = {"active", "fastpath function call"}
 _OF_A_PROCESS = "SELECT state, wait_event_type FROM pg_stat_activity WHERE pid = %s"

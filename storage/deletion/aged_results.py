@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, and_, select
 
-from storage.core.database import Database
-from storage.core.lookups import pages
-from storage.core.schema import OutcomeRow, SpecRow
-from storage.core.transaction import Transaction
-from storage.deletion import gc
-from storage.deletion.ages import RESULTS
-from storage.deletion.budget import Budget
-from storage.deletion.gc import LOOK, PAGE, Collected
-from storage.deletion.needed import needed_specs
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import pages
+from docmill.storage.core.schema import OutcomeRow, SpecRow
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.deletion import gc
+from docmill.storage.deletion.ages import RESULTS
+from docmill.storage.deletion.budget import Budget
+from docmill.storage.deletion.gc import LOOK, PAGE, Collected
+from docmill.storage.deletion.needed import needed_specs
 
 
 def drop_unneeded(database: Database, older_than_s: float, budget: Budget | None = None) -> Collected:

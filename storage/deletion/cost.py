@@ -8,12 +8,12 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, func, not_, select
 
-from storage.core.database import Database
-from storage.core.lookups import SPEC, pages, spec_of
-from storage.core.schema import Content, OutcomeRow, Prompt, Shard, SpecRow, Step
-from storage.deletion import gc, versions
-from storage.deletion.gc import LOOK, NOTHING, Collected, Going
-from storage.ingest.pruning import Seen
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import SPEC, pages, spec_of
+from docmill.storage.core.schema import Content, OutcomeRow, Prompt, Shard, SpecRow, Step
+from docmill.storage.deletion import gc, versions
+from docmill.storage.deletion.gc import LOOK, NOTHING, Collected, Going
+from docmill.storage.ingest.pruning import Seen
 
 SHARDS = 1_000  # a spec's pace is taken from its latest shards
 

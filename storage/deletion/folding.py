@@ -10,14 +10,14 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, func, select, update
 
-from storage.core.database import Database
-from storage.core.schema import Job, Shard
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction, columns_of
-from storage.deletion.budget import Budget
-from storage.deletion.retention import ended_before
-from storage.steps.jobs import UNFINISHED
-from storage.steps.propagation import UNTOUCHED
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Job, Shard
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction, columns_of
+from docmill.storage.deletion.budget import Budget
+from docmill.storage.deletion.retention import ended_before
+from docmill.storage.steps.jobs import UNFINISHED
+from docmill.storage.steps.propagation import UNTOUCHED
 
 PAGE = 1_000  # shards folded in one transaction
 _SUMS = (

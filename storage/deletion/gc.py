@@ -15,15 +15,15 @@ from itertools import islice
 
 from sqlalchemy import ColumnElement, and_, delete, exists, false, not_, or_, select, update
 
-from storage.core import advisory_locks
-from storage.core.database import Database
-from storage.core.lookups import pages
-from storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, SpecRow, Step, StepText
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.deletion.budget import Budget
-from storage.pipelines import pipelines
-from storage.steps.jobs import UNFINISHED
+from docmill.storage.core import advisory_locks
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import pages
+from docmill.storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, SpecRow, Step, StepText
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.deletion.budget import Budget
+from docmill.storage.pipelines import pipelines
+from docmill.storage.steps.jobs import UNFINISHED
 
 PAGE = 500  # contents removed in one transaction, with all that follows
 LOOK = 5_000  # contents or outcomes examined in one transaction

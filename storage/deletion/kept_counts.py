@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 from sqlalchemy import delete
 
-from storage.core.schema import ShardCount
-from storage.core.transaction import Transaction
+from docmill.storage.core.schema import ShardCount
+from docmill.storage.core.transaction import Transaction
 
 
 def forget_counts(transaction: Transaction, job_ids: Collection[int]) -> None:

@@ -21,14 +21,23 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, func, or_, select
 
-from storage.core.schema import Deduplication, Job, Judgement, PipelineRun, ReplacementRow, RiskVersion, SpecRow, Step
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.duplicates import methods
-from storage.pipelines import pipelines
-from storage.search import pgvector_index
-from storage.steps.jobs import UNFINISHED
-from storage.steps.replacements import CANCELLED, DROPPED, FILLING, SWITCHED, UNDONE
+from docmill.storage.core.schema import (
+    Deduplication,
+    Job,
+    Judgement,
+    PipelineRun,
+    ReplacementRow,
+    RiskVersion,
+    SpecRow,
+    Step,
+)
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.duplicates import methods
+from docmill.storage.pipelines import pipelines
+from docmill.storage.search import pgvector_index
+from docmill.storage.steps.jobs import UNFINISHED
+from docmill.storage.steps.replacements import CANCELLED, DROPPED, FILLING, SWITCHED, UNDONE
 
 
 @dataclass(frozen=True)

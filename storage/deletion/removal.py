@@ -12,9 +12,9 @@ from typing import Any
 
 from sqlalchemy import delete, select, update
 
-from storage.core.database import Database
-from storage.core.lookups import delete_page, find_corpus
-from storage.core.schema import (
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import delete_page, find_corpus
+from docmill.storage.core.schema import (
     Contender,
     Corpus,
     Deduplication,
@@ -29,14 +29,14 @@ from storage.core.schema import (
     Step,
     StepText,
 )
-from storage.core.transaction import Transaction
-from storage.deletion import gc
-from storage.deletion.kept_counts import forget_counts
-from storage.duplicates import promotion
-from storage.errors import CorpusInUse
-from storage.pipelines import pipelines
-from storage.steps import job_keys
-from storage.steps.jobs import UNFINISHED, lock_corpus
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.deletion import gc
+from docmill.storage.deletion.kept_counts import forget_counts
+from docmill.storage.duplicates import promotion
+from docmill.storage.errors import CorpusInUse
+from docmill.storage.pipelines import pipelines
+from docmill.storage.steps import job_keys
+from docmill.storage.steps.jobs import UNFINISHED, lock_corpus
 
 PAGE = 500
 SHOWN = 100  # documents named at most

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import select, update
 
-from storage.core.database import Database
-from storage.core.lookups import SPEC, spec_of
-from storage.core.schema import Corpus, Job, ReplacementRow, SpecRow, Step
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.steps import replacements
-from storage.steps.replacements import DROPPED, FILLING, IN_FORCE, SWITCHED
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import SPEC, spec_of
+from docmill.storage.core.schema import Corpus, Job, ReplacementRow, SpecRow, Step
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.steps import replacements
+from docmill.storage.steps.replacements import DROPPED, FILLING, IN_FORCE, SWITCHED
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Protocol
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, update
 
-from storage.core.database import Database
-from storage.core.lookups import delete_page
-from storage.core.schema import (
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import delete_page
+from docmill.storage.core.schema import (
     Contender,
     Document,
     Ingest,
@@ -26,13 +26,13 @@ from storage.core.schema import (
     Step,
     StepText,
 )
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.deletion.ages import Ages
-from storage.deletion.budget import Budget
-from storage.deletion.kept_counts import forget_counts
-from storage.errors import RightMissing
-from storage.steps.jobs import UNFINISHED
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.deletion.ages import Ages
+from docmill.storage.deletion.budget import Budget
+from docmill.storage.deletion.kept_counts import forget_counts
+from docmill.storage.errors import RightMissing
+from docmill.storage.steps.jobs import UNFINISHED
 
 PAGE = 5_000  # rows deleted in one transaction
 SETTLED_S = 3_600.0  # a reading may still add documents to a job that has just ended

@@ -8,8 +8,8 @@ from typing import Any
 
 from sqlalchemy import Select, and_, func, or_, select
 
-from storage.core.database import Database
-from storage.core.schema import (
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import (
     Contender,
     Job,
     OutcomeRow,
@@ -19,11 +19,11 @@ from storage.core.schema import (
     Shard,
     StepText,
 )
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.deletion import aged_results, folding, gc, retention, versions
-from storage.deletion.ages import Ages
-from storage.deletion.budget import Budget
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.deletion import aged_results, folding, gc, retention, versions
+from docmill.storage.deletion.ages import Ages
+from docmill.storage.deletion.budget import Budget
 
 
 @dataclass(frozen=True)

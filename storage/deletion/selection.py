@@ -9,12 +9,12 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from storage.core.database import Database
-from storage.core.lookups import find_corpus, pages
-from storage.core.normalize import normalize
-from storage.core.schema import Corpus, Document
-from storage.errors import StorageError
-from storage.steps.templates import written
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import find_corpus, pages
+from docmill.storage.core.normalize import normalize
+from docmill.storage.core.schema import Corpus, Document
+from docmill.storage.errors import StorageError
+from docmill.storage.steps.templates import written
 
 PAGE = 5_000
 _PREFIX = "meta."

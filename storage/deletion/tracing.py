@@ -10,11 +10,11 @@ from pathlib import Path
 import orjson
 from sqlalchemy import ColumnElement, and_, func, or_, select, tuple_
 
-from storage.core.database import Database
-from storage.core.lookups import is_current_document
-from storage.core.schema import Content, Corpus, Document, OutcomeRow, Prompt
-from storage.core.transaction import Transaction
-from storage.search import pgvector_index
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import is_current_document
+from docmill.storage.core.schema import Content, Corpus, Document, OutcomeRow, Prompt
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.search import pgvector_index
 
 SHOWN = 100  # documents named at most
 PIECE = 64  # bytes of a text to search for in a file, since a page may end within the text

@@ -18,16 +18,16 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, not_, or_, select
 
-from storage.core.database import Database
-from storage.core.lookups import pages
-from storage.core.schema import Contender, Document, Ingest, Job, Rejection
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.deletion import gc, removal
-from storage.deletion.budget import Budget
-from storage.deletion.removal import Removed
-from storage.pipelines import pipelines
-from storage.steps.jobs import UNFINISHED
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import pages
+from docmill.storage.core.schema import Contender, Document, Ingest, Job, Rejection
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.deletion import gc, removal
+from docmill.storage.deletion.budget import Budget
+from docmill.storage.deletion.removal import Removed
+from docmill.storage.pipelines import pipelines
+from docmill.storage.steps.jobs import UNFINISHED
 
 LOOK = 5_000  # superseded versions examined in one transaction
 PAGE = 500  # versions removed in one transaction, with all that follows

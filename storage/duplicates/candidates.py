@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from storage.duplicates.components import Components, Ids
-from storage.duplicates.signatures import Bands
+from docmill.storage.duplicates.components import Components, Ids
+from docmill.storage.duplicates.signatures import Bands
 
 NEIGHBOURS = 100  # texts that a text is compared with in one band: those nearest in size
 

@@ -19,18 +19,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from sqlalchemy import ColumnElement, delete, select
 
-from storage.core.database import Database
-from storage.core.lookups import is_current_document, pages
-from storage.core.schema import Corpus, Deduplication, Document, Duplicate, OutcomeRow
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.duplicates import texts, vectors
-from storage.duplicates.components import Components, Ids
-from storage.duplicates.methods import ByText, ByVectors, Method, stored
-from storage.duplicates.progress import Advanced, unheard
-from storage.search.search import embedding_of
-from storage.steps import lineage
-from storage.steps.jobs import lock_corpus
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import is_current_document, pages
+from docmill.storage.core.schema import Corpus, Deduplication, Document, Duplicate, OutcomeRow
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.duplicates import texts, vectors
+from docmill.storage.duplicates.components import Components, Ids
+from docmill.storage.duplicates.methods import ByText, ByVectors, Method, stored
+from docmill.storage.duplicates.progress import Advanced, unheard
+from docmill.storage.search.search import embedding_of
+from docmill.storage.steps import lineage
+from docmill.storage.steps.jobs import lock_corpus
 
 PAGE = 10_000
 

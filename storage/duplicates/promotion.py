@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 from sqlalchemy import and_, bindparam, delete, func, select, update
 
-from storage.core.lookups import is_current_document
-from storage.core.schema import Document, Duplicate
-from storage.core.transaction import Transaction
+from docmill.storage.core.lookups import is_current_document
+from docmill.storage.core.schema import Document, Duplicate
+from docmill.storage.core.transaction import Transaction
 
 
 class Cluster(NamedTuple):

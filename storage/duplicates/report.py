@@ -8,12 +8,12 @@ from typing import Any
 
 from sqlalchemy import and_, case, func, select
 
-from storage.core.database import Database
-from storage.core.lookups import is_current_document, pages
-from storage.core.schema import Content, Deduplication, Document, Duplicate
-from storage.duplicates.methods import Method, stored
-from storage.errors import NeverDeduplicated
-from storage.steps.first_conditions import is_first
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import is_current_document, pages
+from docmill.storage.core.schema import Content, Deduplication, Document, Duplicate
+from docmill.storage.duplicates.methods import Method, stored
+from docmill.storage.errors import NeverDeduplicated
+from docmill.storage.steps.first_conditions import is_first
 
 PAGE = 5_000
 SHOWN_CHARS = 1_000

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from storage.duplicates.methods import ByText
+from docmill.storage.duplicates.methods import ByText
 
 Bands = npt.NDArray[np.uint32]  # (texts, bands)
 

@@ -10,16 +10,16 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import select
 
-from storage.core import advisory_locks
-from storage.core.database import Database
-from storage.core.schema import Content, Signature
-from storage.core.transaction import Columns, Transaction
-from storage.duplicates.candidates import Signed, candidates
-from storage.duplicates.components import Components, Ids
-from storage.duplicates.methods import ByText, require_library
-from storage.duplicates.progress import Advanced
-from storage.duplicates.shingles import Shingling, jaccard
-from storage.duplicates.signatures import Bands, bands_of, layout_for, recipe_of
+from docmill.storage.core import advisory_locks
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Content, Signature
+from docmill.storage.core.transaction import Columns, Transaction
+from docmill.storage.duplicates.candidates import Signed, candidates
+from docmill.storage.duplicates.components import Components, Ids
+from docmill.storage.duplicates.methods import ByText, require_library
+from docmill.storage.duplicates.progress import Advanced
+from docmill.storage.duplicates.shingles import Shingling, jaccard
+from docmill.storage.duplicates.signatures import Bands, bands_of, layout_for, recipe_of
 
 LOOK = 5_000  # texts whose signatures are looked for at a time
 PAGE_CHARS = 4_000_000  # characters of the texts that are signed in one transaction

@@ -6,16 +6,16 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import select
 
-from storage.core.database import Database
-from storage.core.lookups import vector_length
-from storage.core.schema import OutcomeRow
-from storage.duplicates.components import Components, Ids
-from storage.duplicates.methods import ByVectors
-from storage.duplicates.progress import Advanced
-from storage.errors import NothingEmbedded
-from storage.search.ann import keeps_windows
-from storage.search.knn import matrix_of
-from storage.search.search import choose
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import vector_length
+from docmill.storage.core.schema import OutcomeRow
+from docmill.storage.duplicates.components import Components, Ids
+from docmill.storage.duplicates.methods import ByVectors
+from docmill.storage.duplicates.progress import Advanced
+from docmill.storage.errors import NothingEmbedded
+from docmill.storage.search.ann import keeps_windows
+from docmill.storage.search.knn import matrix_of
+from docmill.storage.search.search import choose
 
 Matrix = npt.NDArray[np.float32]
 

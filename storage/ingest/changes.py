@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from storage.ingest.chunks import Versions
-from storage.json_values import Json
+from docmill.storage.ingest.chunks import Versions
+from docmill.storage.json_values import Json
 
 
 class StoredVersion(NamedTuple):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from storage.ingest.chunks import Chunk, ChunkBuilder, Rejected
-from storage.ingest.ingest import CHUNK_RECORDS
-from storage.readers import Record, Source
+from docmill.storage.ingest.chunks import Chunk, ChunkBuilder, Rejected
+from docmill.storage.ingest.ingest import CHUNK_RECORDS
+from docmill.storage.readers import Record, Source
 
 FIRST_CHUNK_RECORDS = 256  # as many as a shard has, so that a device can start while the rest is read
 CHUNK_CHARS = 8_000_000  # keeps the transaction short and the memory small for long documents

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 import orjson
 
-from storage.core.normalize import MENDED
-from storage.json_values import Json
-from storage.readers.records import KeyKind
+from docmill.storage.core.normalize import MENDED
+from docmill.storage.json_values import Json
+from docmill.storage.readers.records import KeyKind
 
 
 @dataclass(frozen=True)

@@ -19,20 +19,20 @@ from typing import Any
 import orjson
 from sqlalchemy import and_, bindparam, delete, func, or_, select, update
 
-from storage.core import lookups
-from storage.core.database import Database
-from storage.core.schema import Contender, Corpus, Document, Ingest, Job, Rejection
-from storage.core.tables import db_now
-from storage.core.transaction import Columns, Transaction
-from storage.errors import JobStopped
-from storage.ingest import planning
-from storage.ingest.changes import Changes, StoredVersion, compare, diff_chunk
-from storage.ingest.chunks import Chunk, Rejected, Versions, reject_earlier
-from storage.ingest.key_kinds import KeyKinds
-from storage.ingest.planning import Place, plan_new, sweep_page
-from storage.ingest.pruning import Seen
-from storage.steps.jobs import UNFINISHED, OpenJob, lock_corpus
-from storage.steps.propagation import Planned, Traversal, has_prompts
+from docmill.storage.core import lookups
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Contender, Corpus, Document, Ingest, Job, Rejection
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Columns, Transaction
+from docmill.storage.errors import JobStopped
+from docmill.storage.ingest import planning
+from docmill.storage.ingest.changes import Changes, StoredVersion, compare, diff_chunk
+from docmill.storage.ingest.chunks import Chunk, Rejected, Versions, reject_earlier
+from docmill.storage.ingest.key_kinds import KeyKinds
+from docmill.storage.ingest.planning import Place, plan_new, sweep_page
+from docmill.storage.ingest.pruning import Seen
+from docmill.storage.steps.jobs import UNFINISHED, OpenJob, lock_corpus
+from docmill.storage.steps.propagation import Planned, Traversal, has_prompts
 
 CHUNK_RECORDS = 8_000
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from storage.ingest.changes import StoredVersion
-from storage.ingest.chunks import Chunk, Rejected, clash
-from storage.ingest.pruning import Seen
-from storage.readers.records import KeyKind
+from docmill.storage.ingest.changes import StoredVersion
+from docmill.storage.ingest.chunks import Chunk, Rejected, clash
+from docmill.storage.ingest.pruning import Seen
+from docmill.storage.readers.records import KeyKind
 
 
 class KeyKinds:

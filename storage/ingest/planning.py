@@ -13,12 +13,12 @@ from typing import Any
 
 from sqlalchemy import and_, func, or_, select, update
 
-from storage.core import advisory_locks
-from storage.core.lookups import is_current_document
-from storage.core.schema import Content, Document, Job
-from storage.core.transaction import Transaction
-from storage.steps.jobs import OpenJob
-from storage.steps.propagation import Inputs, Planned, Traversal, has_prompts
+from docmill.storage.core import advisory_locks
+from docmill.storage.core.lookups import is_current_document
+from docmill.storage.core.schema import Content, Document, Job
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.steps.jobs import OpenJob
+from docmill.storage.steps.propagation import Inputs, Planned, Traversal, has_prompts
 
 SWEEP_DOCUMENTS = 5_000  # planned in one transaction
 NEAR_DOCUMENTS = 50_000  # examined in one transaction

@@ -16,15 +16,15 @@ from typing import Any
 import orjson
 from sqlalchemy import and_, bindparam, func, or_, select, update
 
-from storage.core.database import Database
-from storage.core.lookups import is_current_document, pages
-from storage.core.schema import Corpus, Document, Ingest, Job
-from storage.core.tables import db_now
-from storage.core.transaction import Columns, Transaction
-from storage.errors import JobStopped, TooManyVanished
-from storage.ingest.unread import Unread
-from storage.readers.registry import missing as what_reads
-from storage.steps.jobs import UNFINISHED, OpenJob, lock_corpus
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import is_current_document, pages
+from docmill.storage.core.schema import Corpus, Document, Ingest, Job
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Columns, Transaction
+from docmill.storage.errors import JobStopped, TooManyVanished
+from docmill.storage.ingest.unread import Unread
+from docmill.storage.readers.registry import missing as what_reads
+from docmill.storage.steps.jobs import UNFINISHED, OpenJob, lock_corpus
 
 PAGE = 5_000
 _MOST_NAMES = 3

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Select, delete, func, select, true, update
 
-from storage.core.database import Database
-from storage.core.normalize import normalize
-from storage.core.schema import Ingest, Job, Refusal, Shard, SpecRow, Step, Worker
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.leases.policy import Claimant, share
-from storage.steps.jobs import FREE, OPEN_SHARDS, RUNS
+from docmill.storage.core.database import Database
+from docmill.storage.core.normalize import normalize
+from docmill.storage.core.schema import Ingest, Job, Refusal, Shard, SpecRow, Step, Worker
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.leases.policy import Claimant, share
+from docmill.storage.steps.jobs import FREE, OPEN_SHARDS, RUNS
 
 LIVE_S = 30.0  # a worker that was silent for longer is not counted
 REFUSAL_S = 30.0  # how long a refusal holds before the worker is asked again

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from sqlalchemy import select, update
 
-from storage.core.database import Database
-from storage.core.schema import Lease, Shard
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Lease, Shard
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
 
 NOTE = "store answers"  # the row of `lease` with the time of the last note
 PARTS = 8  # notes are written at most this often during a lease

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from storage.core.database import Database
-from storage.core.schema import Worker
-from storage.core.tables import db_now
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Worker
+from docmill.storage.core.tables import db_now
 
 SILENT_S = 60.0  # a worker that was silent for longer is not counted
 

@@ -7,18 +7,18 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy import and_, delete, func, or_, select, true, update
 
-from storage.core.database import Database
-from storage.core.lookups import n_chars
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.core.schema import Job, Lease, Refusal, Shard, Worker
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction, columns_of
-from storage.leases.outcome_upsert import put_outcomes
-from storage.leases.policy import Again, GiveUp, Split, after_death, after_error, after_lapse
-from storage.leases.shards import Claim, end_shard, give_back, given_back
-from storage.steps.jobs import RUNS
-from storage.steps.propagation import UNTOUCHED
-from storage.steps.sharding import pack, split, unpack
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import n_chars
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.schema import Job, Lease, Refusal, Shard, Worker
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction, columns_of
+from docmill.storage.leases.outcome_upsert import put_outcomes
+from docmill.storage.leases.policy import Again, GiveUp, Split, after_death, after_error, after_lapse
+from docmill.storage.leases.shards import Claim, end_shard, give_back, given_back
+from docmill.storage.steps.jobs import RUNS
+from docmill.storage.steps.propagation import UNTOUCHED
+from docmill.storage.steps.sharding import pack, split, unpack
 
 PAGE = 200
 

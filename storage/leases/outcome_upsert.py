@@ -7,13 +7,13 @@ from typing import Any, TypeVar
 
 from sqlalchemy import exc as sa_exc
 
-from storage.core import advisory_locks, driver_errors
-from storage.core.database import Database
-from storage.core.lookups import make_vector_length
-from storage.core.outcomes import REFUSED, Known, Outcome, storable
-from storage.core.transaction import Transaction
-from storage.errors import ValueRefused
-from storage.outputs.base import CONFIDENCE
+from docmill.storage.core import advisory_locks, driver_errors
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import make_vector_length
+from docmill.storage.core.outcomes import REFUSED, Known, Outcome, storable
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import ValueRefused
+from docmill.storage.outputs.base import CONFIDENCE
 
 T = TypeVar("T")
 

@@ -12,19 +12,19 @@ from typing import Any
 
 from sqlalchemy import select, true, update
 
-from storage.core.database import Database
-from storage.core.lookups import SPEC, insert, known_outcomes, n_chars, spec_of
-from storage.core.outcomes import Known, Outcome, Tally, checked
-from storage.core.schema import Content, Job, OutcomeRow, Shard, SpecRow, Worker
-from storage.core.specs import Spec
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.errors import LeaseLost
-from storage.leases.outcome_upsert import put_outcomes, settle
-from storage.leases.policy import runs_alone
-from storage.steps.jobs import FREE, RUNS
-from storage.steps.propagation import UNTOUCHED, Traversal
-from storage.steps.sharding import pack, unpack
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import SPEC, insert, known_outcomes, n_chars, spec_of
+from docmill.storage.core.outcomes import Known, Outcome, Tally, checked
+from docmill.storage.core.schema import Content, Job, OutcomeRow, Shard, SpecRow, Worker
+from docmill.storage.core.specs import Spec
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import LeaseLost
+from docmill.storage.leases.outcome_upsert import put_outcomes, settle
+from docmill.storage.leases.policy import runs_alone
+from docmill.storage.steps.jobs import FREE, RUNS
+from docmill.storage.steps.propagation import UNTOUCHED, Traversal
+from docmill.storage.steps.sharding import pack, unpack
 
 LEASE_S = 60.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from storage.steps.jobs import UNFINISHED
+from docmill.storage.steps.jobs import UNFINISHED
 
 STALE_INGEST_S = 30.0
 UNBLOCKING = (

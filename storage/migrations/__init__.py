@@ -13,10 +13,10 @@ from typing import TypeVar
 from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
-from storage.core.database import Database
-from storage.core.schema import Compatibility
-from storage.core.transaction import Transaction
-from storage.errors import DatabaseBusy, OtherRelease, SchemaOutOfDate
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Compatibility
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import DatabaseBusy, OtherRelease, SchemaOutOfDate
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from storage.outputs.columns import Form, OutputColumn, Result
+from docmill.storage.outputs.columns import Form, OutputColumn, Result
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, FromClause
@@ -107,7 +107,7 @@ def in_data(form: Form, *keys: str | int) -> Callable[[FromClause], ColumnElemen
     """Return the function that selects what is under these keys of an outcome's data."""
 
     def sql(outcome: FromClause) -> ColumnElement[Any]:
-        from storage.outputs.json_columns import selected  # SQLAlchemy takes long to import
+        from docmill.storage.outputs.json_columns import selected  # SQLAlchemy takes long to import
 
         return selected(outcome.c.data, form, *keys)
 

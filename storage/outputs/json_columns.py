@@ -10,7 +10,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import TypeEngine
 
-from storage.outputs.columns import Form
+from docmill.storage.outputs.columns import Form
 
 _TYPES: dict[Form, TypeEngine[Any]] = {Form.INTEGER: Numeric(), Form.NUMBER: Double(), Form.BOOLEAN: Boolean()}
 

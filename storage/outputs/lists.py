@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from storage.outputs.base import Stored
-from storage.outputs.columns import Form
+from docmill.storage.outputs.base import Stored
+from docmill.storage.outputs.columns import Form
 
 SHOWN = 20  # labels, spans or properties in a line
 _FIELD_FORMS: Mapping[type, Form] = {str: Form.TEXT, int: Form.INTEGER, float: Form.NUMBER}

@@ -11,11 +11,11 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-from storage.json_values import Json
-from storage.outputs.base import CONFIDENCE, Output, OutputType, Params, Stored, column, in_data
-from storage.outputs.columns import Form, OutputColumn, Result
-from storage.outputs.lists import forms_of, in_order, items_of, line_of
-from storage.outputs.property_forms import fits, form_of
+from docmill.storage.json_values import Json
+from docmill.storage.outputs.base import CONFIDENCE, Output, OutputType, Params, Stored, column, in_data
+from docmill.storage.outputs.columns import Form, OutputColumn, Result
+from docmill.storage.outputs.lists import forms_of, in_order, items_of, line_of
+from docmill.storage.outputs.property_forms import fits, form_of
 
 SCHEMA = "json_schema"  # the parameter of a spec with the JSON Schema of its records, as JSON text
 # The parameter of a spec with the schema of each property, where no model writes the record.

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple, Protocol
 
 from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select, update
 
-from storage.core import row_lease
-from storage.core.database import Database
-from storage.core.lookups import insert
-from storage.core.schema import Job, PipelineRow, PipelineRun, PipelineRunFile
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.errors import LeaseLost, NoSuchPipeline
-from storage.steps.jobs import UNFINISHED
+from docmill.storage.core import row_lease
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import insert
+from docmill.storage.core.schema import Job, PipelineRow, PipelineRun, PipelineRunFile
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import LeaseLost, NoSuchPipeline
+from docmill.storage.steps.jobs import UNFINISHED
 
 HAND_AGAIN_S = 60.0  # how long a worker that was asked is believed to have heard
 CUT_OFF = "it was cut off"

@@ -11,17 +11,17 @@ from dataclasses import dataclass, fields
 
 from sqlalchemy import select
 
-from storage.core import lookups
-from storage.core.database import Database
-from storage.core.lookups import is_current_document
-from storage.core.schema import Document, OutcomeRow
-from storage.core.transaction import Transaction
-from storage.errors import CannotMigrate, TooManyLost
-from storage.pipelines import views
-from storage.steps import lineage, replacements, steps
-from storage.steps.jobs import lock_corpus
-from storage.steps.replacements import FILLING, SWITCHED, UNDONE, Replacement
-from storage.steps.steps import OpenStep, StepRequest
+from docmill.storage.core import lookups
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import is_current_document
+from docmill.storage.core.schema import Document, OutcomeRow
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import CannotMigrate, TooManyLost
+from docmill.storage.pipelines import views
+from docmill.storage.steps import lineage, replacements, steps
+from docmill.storage.steps.jobs import lock_corpus
+from docmill.storage.steps.replacements import FILLING, SWITCHED, UNDONE, Replacement
+from docmill.storage.steps.steps import OpenStep, StepRequest
 
 PAGE = 2_000  # documents looked at in one transaction
 

@@ -26,17 +26,17 @@ from sqlalchemy import (
     type_coerce,
 )
 
-from storage.core import lookups
-from storage.core.database import Database
-from storage.core.lookups import is_current_document
-from storage.core.schema import Content, Corpus, Document
-from storage.core.tables import Json
-from storage.core.transaction import Transaction
-from storage.outputs.base import OutputType
-from storage.outputs.columns import Form
-from storage.outputs.json_columns import selected
-from storage.steps import lineage, steps
-from storage.steps.steps import OpenStep, StepRequest
+from docmill.storage.core import lookups
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import is_current_document
+from docmill.storage.core.schema import Content, Corpus, Document
+from docmill.storage.core.tables import Json
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.outputs.base import OutputType
+from docmill.storage.outputs.columns import Form
+from docmill.storage.outputs.json_columns import selected
+from docmill.storage.steps import lineage, steps
+from docmill.storage.steps.steps import OpenStep, StepRequest
 
 _OF_DOCUMENTS = ("id", "meta", "flags", "document")
 

@@ -1,6 +1,6 @@
 """Readers turn sources into documents, lazily and in constant memory, with a reason for every rejected record."""
 
-from storage.readers.errors import (
+from docmill.storage.readers.errors import (
     FieldUnknown,
     ReaderFailed,
     SourceEmpty,
@@ -9,9 +9,9 @@ from storage.readers.errors import (
     SourceUnreadable,
     SourceUnsupported,
 )
-from storage.readers.files import Source, left_out, why_left_out
-from storage.readers.records import Record, Rejection, Row, SourceOptions
-from storage.readers.sources import open_queries, open_source
+from docmill.storage.readers.files import Source, left_out, why_left_out
+from docmill.storage.readers.records import Record, Rejection, Row, SourceOptions
+from docmill.storage.readers.sources import open_queries, open_source
 
 __all__ = [
     "FieldUnknown",

@@ -19,8 +19,8 @@ from io import BufferedReader, BytesIO, RawIOBase
 from pathlib import PurePosixPath
 from typing import Any
 
-from storage.readers.documents import NO_SUFFIX, DocumentReader
-from storage.readers.errors import (
+from docmill.storage.readers.documents import NO_SUFFIX, DocumentReader
+from docmill.storage.readers.errors import (
     BrokenStream,
     BrokenTransfer,
     SourceEmpty,
@@ -29,11 +29,11 @@ from storage.readers.errors import (
     TooExpanded,
     finding_bugs,
 )
-from storage.readers.files import Content, Opened, Source, source_of_records, up_to
-from storage.readers.many_files import LEFT_OUT, is_hidden, with_file, without_results
-from storage.readers.records import Found, LeftOut, Record, Rejection, SourceOptions, too_long
-from storage.readers.registry import document_suffixes, records_in
-from storage.readers.streams import (
+from docmill.storage.readers.files import Content, Opened, Source, source_of_records, up_to
+from docmill.storage.readers.many_files import LEFT_OUT, is_hidden, with_file, without_results
+from docmill.storage.readers.records import Found, LeftOut, Record, Rejection, SourceOptions, too_long
+from docmill.storage.readers.registry import document_suffixes, records_in
+from docmill.storage.readers.streams import (
     Counted,
     Decompress,
     Expansion,

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 from typing import BinaryIO
 
-from storage.readers import table
-from storage.readers.errors import SourceUnreadable, SourceUnsupported
-from storage.readers.records import Rows, SourceOptions
+from docmill.storage.readers import table
+from docmill.storage.readers.errors import SourceUnreadable, SourceUnsupported
+from docmill.storage.readers.records import Rows, SourceOptions
 
 
 def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
@@ -36,4 +36,6 @@ def parquet_rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
 
 
 def _program(problem: str, size: int | None) -> table.Program:
-    return table.Program("storage.readers.arrow_process", lambda _: SourceUnreadable(problem), {"bytes": size})
+    return table.Program(
+        "docmill.storage.readers.arrow_process", lambda _: SourceUnreadable(problem), {"bytes": size}
+    )

@@ -11,17 +11,17 @@ from functools import partial
 from io import RawIOBase
 from typing import TYPE_CHECKING, BinaryIO
 
-from storage.readers import confinement
-from storage.readers.confinement import Needs
-from storage.readers.records import SourceOptions
-from storage.readers.sandbox import confine, receive
-from storage.readers.table_process import AskedFor, CutShort, Table, batch_rows, load, serve, slices
+from docmill.storage.readers import confinement
+from docmill.storage.readers.confinement import Needs
+from docmill.storage.readers.records import SourceOptions
+from docmill.storage.readers.sandbox import confine, receive
+from docmill.storage.readers.table_process import AskedFor, CutShort, Table, batch_rows, load, serve, slices
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, ipc
     from pyarrow.parquet import ParquetFile
 
-    from storage.readers.table_process import Part
+    from docmill.storage.readers.table_process import Part
 
 _MAGIC = b"ARROW1\0\0"  # before the stream in a file with a footer
 _PAGE_BUFFER = 2**20  # for each column, so that a row group is never in memory as a whole

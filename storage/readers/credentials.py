@@ -6,8 +6,8 @@ import re
 from netrc import NetrcParseError, netrc
 from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
-from storage.readers.errors import SourceUnreadable
-from storage.readers.streams import printable
+from docmill.storage.readers.errors import SourceUnreadable
+from docmill.storage.readers.streams import printable
 
 _HTTP = ("http", "https")
 _DATABASES = ("postgresql", "postgres", "sqlite")

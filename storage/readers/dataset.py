@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from storage.core.installation import install
-from storage.readers import registry, table
-from storage.readers.errors import (
+from docmill.storage.core.installation import install
+from docmill.storage.readers import registry, table
+from docmill.storage.readers.errors import (
     SourceEmpty,
     SourceError,
     SourceMissing,
     SourceUnreadable,
     SourceUnsupported,
 )
-from storage.readers.files import FileSource, RowSource, Source, on_disk, until_broken
-from storage.readers.many_files import FilesSource, within
-from storage.readers.records import Rejection, Rows, SourceOptions, listed
-from storage.readers.streams import is_folder, open_regular, printable
+from docmill.storage.readers.files import FileSource, RowSource, Source, on_disk, until_broken
+from docmill.storage.readers.many_files import FilesSource, within
+from docmill.storage.readers.records import Rejection, Rows, SourceOptions, listed
+from docmill.storage.readers.streams import is_folder, open_regular, printable
 
 SCHEME = "datasets"
 _HOW = "write datasets://OWNER/NAME?split=train (and &config=…, &revision=…) or datasets:///FOLDER?split=train"
@@ -135,7 +135,7 @@ class DatasetSource(RowSource):
             **{name: getattr(asked, name) for name in _ASKED},
         }
         self._program = table.Program(
-            "storage.readers.dataset_process",
+            "docmill.storage.readers.dataset_process",
             lambda head: refusal(head, name),
             told,
             _HUB if asked.folder is None else _LOCAL,

@@ -17,17 +17,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from storage.readers import confinement
-from storage.readers.confinement import Needs
-from storage.readers.records import SourceOptions
-from storage.readers.sandbox import confine, receive, send
-from storage.readers.table_process import CutShort, Table, load, serve, slices
+from docmill.storage.readers import confinement
+from docmill.storage.readers.confinement import Needs
+from docmill.storage.readers.records import SourceOptions
+from docmill.storage.readers.sandbox import confine, receive, send
+from docmill.storage.readers.table_process import CutShort, Table, load, serve, slices
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder, IterableDataset
     from pyarrow import RecordBatch
 
-    from storage.readers.table_process import Part
+    from docmill.storage.readers.table_process import Part
 
 # Files of texts and tables. Decoders of other kinds would have to be trusted, or the files hold no text.
 _KINDS = frozenset(("arrow", "cache", "csv", "json", "parquet", "text"))

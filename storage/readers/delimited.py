@@ -10,9 +10,9 @@ import csv
 from itertools import chain
 from typing import BinaryIO
 
-from storage.core.normalize import bom_length, decode, normalize
-from storage.readers.errors import SourceUnreadable
-from storage.readers.records import (
+from docmill.storage.core.normalize import bom_length, decode, normalize
+from docmill.storage.readers.errors import SourceUnreadable
+from docmill.storage.readers.records import (
     MAX_FIELDS,
     MAX_ID_BYTES,
     Rejection,
@@ -24,8 +24,8 @@ from storage.readers.records import (
     misnamed,
     too_long,
 )
-from storage.readers.streams import lines
-from storage.writers.delimited import unescape_formula
+from docmill.storage.readers.streams import lines
+from docmill.storage.writers.delimited import unescape_formula
 
 # Python's csv module holds four bytes for each character of a field, and grows by doubling.
 MAX_CSV_RECORD_BYTES = 64 * 2**20

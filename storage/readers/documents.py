@@ -8,15 +8,15 @@ from contextlib import closing
 from tempfile import gettempdir
 from typing import Any
 
-from storage.core.normalize import bom_length, decode, is_utf16, normalize
-from storage.readers.errors import BrokenStream, SourceError, finding_bugs
-from storage.readers.files import Content, Opened
-from storage.readers.ocr import VARIABLE
-from storage.readers.recoding import decoded, python_name, suffix_of_zip, why_no_text
-from storage.readers.records import MAX_ID_BYTES, Record, Rejection, SourceOptions, id_too_long, too_long
-from storage.readers.registry import FILES, HTML, MAIL, PDF, Document, Records, kind_of
-from storage.readers.sandbox import TIME_S, Confined, Ended
-from storage.readers.streams import Counted, Decompress, buffered, printable
+from docmill.storage.core.normalize import bom_length, decode, is_utf16, normalize
+from docmill.storage.readers.errors import BrokenStream, SourceError, finding_bugs
+from docmill.storage.readers.files import Content, Opened
+from docmill.storage.readers.ocr import VARIABLE
+from docmill.storage.readers.recoding import decoded, python_name, suffix_of_zip, why_no_text
+from docmill.storage.readers.records import MAX_ID_BYTES, Record, Rejection, SourceOptions, id_too_long, too_long
+from docmill.storage.readers.registry import FILES, HTML, MAIL, PDF, Document, Records, kind_of
+from docmill.storage.readers.sandbox import TIME_S, Confined, Ended
+from docmill.storage.readers.streams import Counted, Decompress, buffered, printable
 
 NO_SUFFIX = "without a suffix"
 ATTACHMENTS_LEFT_OUT = "attachments_left_out"
@@ -53,7 +53,7 @@ class Extractor:
     def __init__(self, max_bytes: int, time_s: float = TIME_S, ocr: str | None = None) -> None:
         self._max_bytes = max_bytes
         languages = () if ocr is None else (ocr,)
-        self._process = Confined("storage.readers.extract_process", time_s, frozenset({VARIABLE}), languages)
+        self._process = Confined("docmill.storage.readers.extract_process", time_s, frozenset({VARIABLE}), languages)
 
     def text(self, raw: bytes, kind: str) -> str:
         """Return the text of a document of a kind (a MIME type), as `extracted` does without its flags."""

@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from storage.errors import StorageError
+from docmill.storage.errors import StorageError
 
 
 class SourceError(StorageError):

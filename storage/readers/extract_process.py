@@ -16,11 +16,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, BinaryIO
 
-from storage.readers import confinement, subtitles
-from storage.readers.confinement import Needs
-from storage.readers.ocr import VARIABLE
-from storage.readers.registry import PDF, SRT, VTT
-from storage.readers.sandbox import confine, receive, send
+from docmill.storage.readers import confinement, subtitles
+from docmill.storage.readers.confinement import Needs
+from docmill.storage.readers.ocr import VARIABLE
+from docmill.storage.readers.registry import PDF, SRT, VTT
+from docmill.storage.readers.sandbox import confine, receive, send
 
 if TYPE_CHECKING:
     import kreuzberg

@@ -13,9 +13,9 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from storage.readers import jsonl, recoding
-from storage.readers.errors import BrokenStream, finding_bugs
-from storage.readers.records import (
+from docmill.storage.readers import jsonl, recoding
+from docmill.storage.readers.errors import BrokenStream, finding_bugs
+from docmill.storage.readers.records import (
     HEAD_ROWS,
     Record,
     Rejection,
@@ -27,7 +27,7 @@ from storage.readers.records import (
     misnamed,
     refuse_options,
 )
-from storage.readers.streams import Counted, Decompress, buffered, open_regular, printable
+from docmill.storage.readers.streams import Counted, Decompress, buffered, open_regular, printable
 
 
 class Source(Protocol):

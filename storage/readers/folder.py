@@ -9,13 +9,21 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from storage.readers.documents import NO_SUFFIX, DocumentReader
-from storage.readers.errors import FieldUnknown, SourceEmpty, SourceError, SourceUnreadable
-from storage.readers.files import Content, Source
-from storage.readers.many_files import LEFT_OUT, FilesSource, Walk, is_hidden, with_file, within, without_results
-from storage.readers.records import Record, Rejection, SourceOptions, without_metadata
-from storage.readers.registry import document_suffixes, missing
-from storage.readers.streams import open_regular, printable
+from docmill.storage.readers.documents import NO_SUFFIX, DocumentReader
+from docmill.storage.readers.errors import FieldUnknown, SourceEmpty, SourceError, SourceUnreadable
+from docmill.storage.readers.files import Content, Source
+from docmill.storage.readers.many_files import (
+    LEFT_OUT,
+    FilesSource,
+    Walk,
+    is_hidden,
+    with_file,
+    within,
+    without_results,
+)
+from docmill.storage.readers.records import Record, Rejection, SourceOptions, without_metadata
+from docmill.storage.readers.registry import document_suffixes, missing
+from docmill.storage.readers.streams import open_regular, printable
 
 Open = Callable[[Content, SourceOptions], Source]
 

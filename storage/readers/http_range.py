@@ -10,7 +10,7 @@ from io import FileIO, RawIOBase
 from tempfile import TemporaryFile
 from typing import Protocol
 
-from storage.readers.errors import BrokenTransfer
+from docmill.storage.readers.errors import BrokenTransfer
 
 BLOCK_BYTES = 2 * 2**20
 COPIED_BYTES = 2**30

@@ -10,10 +10,10 @@ from typing import BinaryIO, NoReturn
 
 import orjson
 
-from storage.core.normalize import bom_length, decode, normalize_json
-from storage.json_values import Json
-from storage.readers.records import MAX_DEPTH, Rejection, Row, Rows, SourceOptions, keys_of, too_long
-from storage.readers.streams import lines
+from docmill.storage.core.normalize import bom_length, decode, normalize_json
+from docmill.storage.json_values import Json
+from docmill.storage.readers.records import MAX_DEPTH, Rejection, Row, Rows, SourceOptions, keys_of, too_long
+from docmill.storage.readers.streams import lines
 
 _NESTED = (dict, list)
 _MOST_VALUES = 10_000_000  # of a record: each takes a hundred bytes of memory, and may take two of a line

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from storage.readers.documents import NO_SUFFIX
-from storage.readers.errors import FieldUnknown, KindUnknown, SourceEmpty, SourceError, SourceUnsupported
-from storage.readers.files import FileSource, Source, left_out, up_to, why_left_out
-from storage.readers.records import Record, Rejection, SourceOptions
-from storage.readers.streams import kind, printable
+from docmill.storage.readers.documents import NO_SUFFIX
+from docmill.storage.readers.errors import FieldUnknown, KindUnknown, SourceEmpty, SourceError, SourceUnsupported
+from docmill.storage.readers.files import FileSource, Source, left_out, up_to, why_left_out
+from docmill.storage.readers.records import Record, Rejection, SourceOptions
+from docmill.storage.readers.streams import kind, printable
 
 OpenFile: TypeAlias = Callable[[Path, SourceOptions, str], Source]
 Walk: TypeAlias = Iterator[tuple[str, Path] | Rejection]  # names in keys and messages, and the paths to open

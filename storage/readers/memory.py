@@ -14,14 +14,14 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from storage.core.installation import install
-from storage.readers.errors import ProgramFailed, SourceUnreadable, SourceUnsupported
-from storage.readers.files import check_names, documents
-from storage.readers.records import Record, Rejection, Row, Rows, SourceOptions, check_columns, refuse_options
-from storage.readers.registry import PARQUET
-from storage.readers.table import said
-from storage.readers.table_process import frames, slices
-from storage.readers.values import as_row
+from docmill.storage.core.installation import install
+from docmill.storage.readers.errors import ProgramFailed, SourceUnreadable, SourceUnsupported
+from docmill.storage.readers.files import check_names, documents
+from docmill.storage.readers.records import Record, Rejection, Row, Rows, SourceOptions, check_columns, refuse_options
+from docmill.storage.readers.registry import PARQUET
+from docmill.storage.readers.table import said
+from docmill.storage.readers.table_process import frames, slices
+from docmill.storage.readers.values import as_row
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, RecordBatchReader

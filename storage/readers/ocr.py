@@ -10,10 +10,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from storage.core.installation import install
-from storage.readers.errors import SourceUnsupported
-from storage.readers.records import listed
-from storage.readers.registry import FORMATS
+from docmill.storage.core.installation import install
+from docmill.storage.readers.errors import SourceUnsupported
+from docmill.storage.readers.records import listed
+from docmill.storage.readers.registry import FORMATS
 
 VARIABLE = "TESSDATA_PREFIX"
 SUFFIX = ".traineddata"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from storage.readers.errors import SourceEmpty, SourceError, SourceUnreadable
-from storage.readers.streams import open_regular, printable
-from storage.writers.parts_manifest import NAME, from_json
+from docmill.storage.readers.errors import SourceEmpty, SourceError, SourceUnreadable
+from docmill.storage.readers.streams import open_regular, printable
+from docmill.storage.writers.parts_manifest import NAME, from_json
 
 _GOES_ON = "the `docmill results` command that began them writes what is missing"
 _MOST_BYTES = 64 * 2**20  # more than a manifest with the most parts

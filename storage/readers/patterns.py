@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from storage.readers.many_files import Walk, is_hidden, within
-from storage.readers.records import Rejection
-from storage.readers.streams import printable
+from docmill.storage.readers.many_files import Walk, is_hidden, within
+from docmill.storage.readers.records import Rejection
+from docmill.storage.readers.streams import printable
 
 _ANY_DEPTH = "**"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from storage.readers.records import Rejection, Row, Rows, SourceOptions, keys_of, too_long
-from storage.readers.streams import text_lines
+from docmill.storage.readers.records import Rejection, Row, Rows, SourceOptions, keys_of, too_long
+from docmill.storage.readers.streams import text_lines
 
 
 def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:

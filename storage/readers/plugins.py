@@ -10,9 +10,9 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, BinaryIO
 
-from storage.readers.errors import BrokenStream, SourceError, SourceUnreadable, SourceUnsupported
-from storage.readers.files import Source
-from storage.readers.records import Rejection, Row, RowReader, Rows, SourceOptions
+from docmill.storage.readers.errors import BrokenStream, SourceError, SourceUnreadable, SourceUnsupported
+from docmill.storage.readers.files import Source
+from docmill.storage.readers.records import Rejection, Row, RowReader, Rows, SourceOptions
 
 GROUP = "docmill.readers"
 

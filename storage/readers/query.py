@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from storage.core.normalize import normalize
-from storage.readers.errors import SourceUnreadable, SourceUnsupported
-from storage.readers.files import RowSource
-from storage.readers.records import Rejection, Row, Rows, SourceOptions, check_columns, keys_of, too_long
-from storage.readers.streams import open_regular, printable
-from storage.readers.values import as_row
+from docmill.storage.core.normalize import normalize
+from docmill.storage.readers.errors import SourceUnreadable, SourceUnsupported
+from docmill.storage.readers.files import RowSource
+from docmill.storage.readers.records import Rejection, Row, Rows, SourceOptions, check_columns, keys_of, too_long
+from docmill.storage.readers.streams import open_regular, printable
+from docmill.storage.readers.values import as_row
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Connection, CursorResult, Engine
@@ -141,9 +141,9 @@ def _postgresql(url: URL) -> tuple[str, str, Engine]:
     """Return the database's URL for messages, its name, and its engine, which has no connection yet."""
     from sqlalchemy import NullPool, create_engine, event, exc
 
-    from storage.core import postgresql
-    from storage.core.database import shown
-    from storage.core.server import Patience
+    from docmill.storage.core import postgresql
+    from docmill.storage.core.database import shown
+    from docmill.storage.core.server import Patience
 
     defaults = postgresql.connect_options(Patience())
     try:

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from io import BufferedReader
 from typing import BinaryIO
 
-from storage.core.normalize import bom_length, decode
-from storage.readers.errors import EncodingUnnamed, SourceUnreadable, SourceUnsupported
-from storage.readers.records import RowReader, Rows, SourceOptions
-from storage.readers.streams import BUFFER_BYTES, Pieces
+from docmill.storage.core.normalize import bom_length, decode
+from docmill.storage.readers.errors import EncodingUnnamed, SourceUnreadable, SourceUnsupported
+from docmill.storage.readers.records import RowReader, Rows, SourceOptions
+from docmill.storage.readers.streams import BUFFER_BYTES, Pieces
 
 _BLOCK_BYTES = 64 * 1024
 _MARKS = (  # UTF-32 first: its mark begins with that of UTF-16

@@ -14,15 +14,15 @@ from pathlib import Path, PurePosixPath
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
-from storage.core.installation import install
-from storage.core.server import POSTGRESQL
-from storage.readers.errors import SourceUnsupported
-from storage.readers.recoding import of_text
-from storage.readers.records import Found, RowReader, Rows, SourceOptions
-from storage.readers.streams import Decompress, gunzip, unzstd
+from docmill.storage.core.installation import install
+from docmill.storage.core.server import POSTGRESQL
+from docmill.storage.readers.errors import SourceUnsupported
+from docmill.storage.readers.recoding import of_text
+from docmill.storage.readers.records import Found, RowReader, Rows, SourceOptions
+from docmill.storage.readers.streams import Decompress, gunzip, unzstd
 
 if TYPE_CHECKING:
-    from storage.readers.files import Opened, Source
+    from docmill.storage.readers.files import Opened, Source
 
 
 @dataclass(frozen=True)
@@ -155,16 +155,18 @@ SRT, VTT = "application/x-subrip", "text/vtt"
 _OFFICE = "application/vnd.openxmlformats-officedocument"
 
 WORKBOOK = Records(
-    "storage.readers.sheets:rows", EXCEL, is_text=False, seeks=True, called="a workbook", has_sheets=True
+    "docmill.storage.readers.sheets:rows", EXCEL, is_text=False, seeks=True, called="a workbook", has_sheets=True
 )
-ARROW = Records("storage.readers.arrow:rows", PARQUET, is_text=False, called="Arrow")
+ARROW = Records("docmill.storage.readers.arrow:rows", PARQUET, is_text=False, called="Arrow")
 
 FILES: dict[str, Records | Document | Archive] = {
-    ".jsonl": Records("storage.readers.jsonl:rows"),
-    ".ndjson": Records("storage.readers.jsonl:rows"),
-    ".csv": Records("storage.readers.delimited:rows"),
-    ".tsv": Records("storage.readers.delimited:tab_separated_rows"),
-    ".parquet": Records("storage.readers.arrow:parquet_rows", PARQUET, is_text=False, seeks=True, called="Parquet"),
+    ".jsonl": Records("docmill.storage.readers.jsonl:rows"),
+    ".ndjson": Records("docmill.storage.readers.jsonl:rows"),
+    ".csv": Records("docmill.storage.readers.delimited:rows"),
+    ".tsv": Records("docmill.storage.readers.delimited:tab_separated_rows"),
+    ".parquet": Records(
+        "docmill.storage.readers.arrow:parquet_rows", PARQUET, is_text=False, seeks=True, called="Parquet"
+    ),
     ".arrow": ARROW,
     ".feather": ARROW,
     ".xlsx": WORKBOOK,
@@ -186,14 +188,14 @@ FILES: dict[str, Records | Document | Archive] = {
     ".eml": Document(MAIL, FORMATS),
     ".srt": Document(SRT, SUBTITLES, is_text=True),
     ".vtt": Document(VTT, SUBTITLES, is_text=True),
-    ".zip": Archive("storage.readers.archives:zipped", may_be_compressed=False, seeks=True),
-    ".tar": Archive("storage.readers.archives:tarred"),
-    ".mbox": Archive("storage.readers.archives:messages", FORMATS, has_files=False),
+    ".zip": Archive("docmill.storage.readers.archives:zipped", may_be_compressed=False, seeks=True),
+    ".tar": Archive("docmill.storage.readers.archives:tarred"),
+    ".mbox": Archive("docmill.storage.readers.archives:messages", FORMATS, has_files=False),
 }
 COMPRESSIONS: dict[str, Decompress] = {".gz": gunzip, ".zst": unzstd}
 SHORTHANDS = {".tgz": (".tar", ".gz")}
 
-_DATASET, _QUERY = "storage.readers.dataset", "storage.readers.query"
+_DATASET, _QUERY = "docmill.storage.readers.dataset", "docmill.storage.readers.query"
 SCHEMES: dict[str, Scheme] = {
     "datasets": Scheme(
         f"{_DATASET}:open_dataset",

@@ -13,11 +13,17 @@ from io import BufferedReader, RawIOBase
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from storage.core.installation import install
-from storage.readers import credentials
-from storage.readers.errors import BrokenTransfer, SourceError, SourceMissing, SourceUnreadable, SourceUnsupported
-from storage.readers.files import Content, Opened
-from storage.readers.http_range import (
+from docmill.storage.core.installation import install
+from docmill.storage.readers import credentials
+from docmill.storage.readers.errors import (
+    BrokenTransfer,
+    SourceError,
+    SourceMissing,
+    SourceUnreadable,
+    SourceUnsupported,
+)
+from docmill.storage.readers.files import Content, Opened
+from docmill.storage.readers.http_range import (
     BLOCK_BYTES,
     COPIED_BYTES,
     Answer,
@@ -28,8 +34,8 @@ from storage.readers.http_range import (
     connected,
     copied,
 )
-from storage.readers.registry import read_in_parts
-from storage.readers.streams import BUFFER_BYTES, printable
+from docmill.storage.readers.registry import read_in_parts
+from docmill.storage.readers.streams import BUFFER_BYTES, printable
 
 if TYPE_CHECKING:
     from fsspec.spec import AbstractBufferedFile, AbstractFileSystem

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from storage.readers import confinement
+from docmill.storage.readers import confinement
 
 TIME_S = 60.0
 MEMORY = 2 * 2**30

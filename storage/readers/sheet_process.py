@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import orjson
 
-from storage.json_values import Json
-from storage.readers import confinement
-from storage.readers.confinement import Needs
-from storage.readers.records import Rejection, SourceOptions
-from storage.readers.sandbox import confine, receive, send
-from storage.readers.table_process import AskedFor, framed, row_line
-from storage.readers.values import VALUE_LEFT_OUT, as_row
+from docmill.storage.json_values import Json
+from docmill.storage.readers import confinement
+from docmill.storage.readers.confinement import Needs
+from docmill.storage.readers.records import Rejection, SourceOptions
+from docmill.storage.readers.sandbox import confine, receive, send
+from docmill.storage.readers.table_process import AskedFor, framed, row_line
+from docmill.storage.readers.values import VALUE_LEFT_OUT, as_row
 
 if TYPE_CHECKING:
     from python_calamine import CalamineSheet, CalamineWorkbook

@@ -10,11 +10,11 @@ import os
 from functools import partial
 from typing import Any, BinaryIO
 
-from storage.readers import table
-from storage.readers.documents import why_other_kind
-from storage.readers.errors import FieldUnknown, SourceEmpty, SourceError, SourceUnreadable, SourceUnsupported
-from storage.readers.records import Rows, SourceOptions, listed
-from storage.readers.registry import WORKBOOK
+from docmill.storage.readers import table
+from docmill.storage.readers.documents import why_other_kind
+from docmill.storage.readers.errors import FieldUnknown, SourceEmpty, SourceError, SourceUnreadable, SourceUnsupported
+from docmill.storage.readers.records import Rows, SourceOptions, listed
+from docmill.storage.readers.registry import WORKBOOK
 
 _END_BYTES = 64 * 1024
 
@@ -33,7 +33,7 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
     size = stream.seek(0, os.SEEK_END)
     asked = {"bytes": size, "sheet": options.sheet, "header_row": options.header_row}
     program = table.Program(
-        "storage.readers.sheet_process",
+        "docmill.storage.readers.sheet_process",
         partial(_refused, name, options.header_row, stream),
         asked,
         advice="a large sheet can be read once it is saved as CSV",

@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote
 
-from storage.readers import plain, plugins, remote
-from storage.readers.archives import ArchiveSource
-from storage.readers.documents import DocumentSource
-from storage.readers.errors import FieldUnknown, KindUnknown, SourceMissing
-from storage.readers.files import Content, FileSource, Source, StreamSource, on_disk, source_of_records
-from storage.readers.folder import FolderSource, Open
-from storage.readers.many_files import FilesSource, within
-from storage.readers.parts import parts_in
-from storage.readers.patterns import Pattern, is_pattern
-from storage.readers.recoding import of_text
-from storage.readers.records import RowReader, SourceOptions, refuse_options, without_metadata
-from storage.readers.registry import (
+from docmill.storage.readers import plain, plugins, remote
+from docmill.storage.readers.archives import ArchiveSource
+from docmill.storage.readers.documents import DocumentSource
+from docmill.storage.readers.errors import FieldUnknown, KindUnknown, SourceMissing
+from docmill.storage.readers.files import Content, FileSource, Source, StreamSource, on_disk, source_of_records
+from docmill.storage.readers.folder import FolderSource, Open
+from docmill.storage.readers.many_files import FilesSource, within
+from docmill.storage.readers.parts import parts_in
+from docmill.storage.readers.patterns import Pattern, is_pattern
+from docmill.storage.readers.recoding import of_text
+from docmill.storage.readers.records import RowReader, SourceOptions, refuse_options, without_metadata
+from docmill.storage.readers.registry import (
     COMPRESSIONS,
     FILES,
     SCHEMES,
@@ -33,8 +33,8 @@ from storage.readers.registry import (
     kind_of,
     missing,
 )
-from storage.readers.streams import Decompress, is_folder, printable
-from storage.writers.delimited import CSV
+from docmill.storage.readers.streams import Decompress, is_folder, printable
+from docmill.storage.writers.delimited import CSV
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")  # a protocol of fsspec has an underscore
 
@@ -111,7 +111,7 @@ def _open_part(path: Path, options: SourceOptions, place: str) -> Source:
     suffix, decompress = kind_of(path.name)
     if suffix != CSV.suffix:
         return open_file(path, options, place)
-    kind = Records("storage.readers.delimited:exported_rows")
+    kind = Records("docmill.storage.readers.delimited:exported_rows")
     return source_of_records(kind.rows, decompress, kind.options, on_disk(path, place), options)
 
 

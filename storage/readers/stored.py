@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from storage.core.database import Database
-from storage.core.lookups import is_current_document
-from storage.core.schema import Content, Document
-from storage.readers.records import Record, Rejection
-from storage.steps import lineage
-from storage.steps.steps import OpenStep
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import is_current_document
+from docmill.storage.core.schema import Content, Document
+from docmill.storage.readers.records import Record, Rejection
+from docmill.storage.steps import lineage
+from docmill.storage.steps.steps import OpenStep
 
 PAGE = 1_000
 

@@ -17,8 +17,8 @@ from typing import BinaryIO, TypeAlias
 
 import zstandard
 
-from storage.core.normalize import bom_length, decode
-from storage.readers.errors import BrokenStream, SourceMissing, SourceUnreadable, TooExpanded
+from docmill.storage.core.normalize import bom_length, decode
+from docmill.storage.readers.errors import BrokenStream, SourceMissing, SourceUnreadable, TooExpanded
 
 Decompress: TypeAlias = Callable[[RawIOBase], Iterator[bytes]]  # in pieces of bounded size
 

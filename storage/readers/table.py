@@ -13,10 +13,10 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from storage.readers.errors import BrokenStream, SourceError, SourceUnreadable
-from storage.readers.records import Rejection, Row, Rows, SourceOptions, check_columns
-from storage.readers.sandbox import Confined, Ended
-from storage.readers.streams import Expansion
+from docmill.storage.readers.errors import BrokenStream, SourceError, SourceUnreadable
+from docmill.storage.readers.records import Rejection, Row, Rows, SourceOptions, check_columns
+from docmill.storage.readers.sandbox import Confined, Ended
+from docmill.storage.readers.streams import Expansion
 
 FRAME_BYTES = 2**20  # of rows; a longer row has a frame of its own
 

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import orjson
 
-from storage.core.normalize import decode
-from storage.json_values import Json
-from storage.readers.records import Rejection, SourceOptions, too_long
-from storage.readers.sandbox import receive, send
-from storage.readers.table import FRAME_BYTES
-from storage.readers.values import as_row
+from docmill.storage.core.normalize import decode
+from docmill.storage.json_values import Json
+from docmill.storage.readers.records import Rejection, SourceOptions, too_long
+from docmill.storage.readers.sandbox import receive, send
+from docmill.storage.readers.table import FRAME_BYTES
+from docmill.storage.readers.values import as_row
 
 if TYPE_CHECKING:
     from pyarrow import Array, RecordBatch, Scalar

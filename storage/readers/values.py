@@ -10,8 +10,8 @@ from math import isfinite
 from typing import Any
 from uuid import UUID
 
-from storage.json_values import Json
-from storage.readers.records import MAX_DEPTH, Rejection, Row, SourceOptions
+from docmill.storage.json_values import Json
+from docmill.storage.readers.records import MAX_DEPTH, Rejection, Row, SourceOptions
 
 VALUE_LEFT_OUT = "value_left_out"
 _NUMPY_KINDS = frozenset("biufU")  # truth values, numbers, texts

@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import Row, select
 
-from storage.core.database import Database
-from storage.core.schema import Corpus, Document, Ingest, Job
-from storage.core.transaction import Transaction
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Corpus, Document, Ingest, Job
+from docmill.storage.core.transaction import Transaction
 
 CORPORA = 20
 JOBS = 20  # of a corpus, the latest

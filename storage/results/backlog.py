@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
-from storage.core.database import Database
-from storage.core.schema import Corpus, Ingest, Job, PipelineRow, PipelineRun, Refusal, Shard, Worker
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.leases.dispatch import LIVE_S, REFUSAL_S
-from storage.leases.stall_diagnosis import STALE_INGEST_S
-from storage.results import counts
-from storage.results.counts import OpenShards, Work
-from storage.steps.jobs import OPEN_SHARDS, RUNS, UNFINISHED
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Corpus, Ingest, Job, PipelineRow, PipelineRun, Refusal, Shard, Worker
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.leases.dispatch import LIVE_S, REFUSAL_S
+from docmill.storage.leases.stall_diagnosis import STALE_INGEST_S
+from docmill.storage.results import counts
+from docmill.storage.results.counts import OpenShards, Work
+from docmill.storage.steps.jobs import OPEN_SHARDS, RUNS, UNFINISHED
 
 PACE_S = 120.0  # over how long the pace is taken
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, literal, or_, select, true
 
-from storage.core.schema import Job, Shard, Step, Worker
-from storage.core.transaction import Transaction
-from storage.steps.sharding import pack
-from storage.steps.steps import OpenStep
+from docmill.storage.core.schema import Job, Shard, Step, Worker
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.steps.sharding import pack
+from docmill.storage.steps.steps import OpenStep
 
 JOBS = 20  # earlier jobs that are looked through
 COMMIT_S = 60.0  # the transaction that writes an outcome also ends its shard

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Result, Select, Text, cast, select
 
-from storage.core.database import Database
-from storage.core.schema import Document, Job
-from storage.core.transaction import IN_BINARY
-from storage.outputs.base import CONFIDENCE
-from storage.outputs.columns import Column
-from storage.steps import lineage
-from storage.steps.flag_conditions import as_text
-from storage.steps.jobs import require
-from storage.steps.steps import OpenStep, of_job, way_to_named
-from storage.writers import stored
-from storage.writers.stored import Page
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Document, Job
+from docmill.storage.core.transaction import IN_BINARY
+from docmill.storage.outputs.base import CONFIDENCE
+from docmill.storage.outputs.columns import Column
+from docmill.storage.steps import lineage
+from docmill.storage.steps.flag_conditions import as_text
+from docmill.storage.steps.jobs import require
+from docmill.storage.steps.steps import OpenStep, of_job, way_to_named
+from docmill.storage.writers import stored
+from docmill.storage.writers.stored import Page
 
 if TYPE_CHECKING:
     from pyarrow import Table

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
-from storage.core.database import Database
-from storage.core.lookups import find_corpus
-from storage.core.schema import Corpus, Ingest, Job, Step
-from storage.core.transaction import Transaction
-from storage.results.status import JobStatus, StepStatus, read_status
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import find_corpus
+from docmill.storage.core.schema import Corpus, Ingest, Job, Step
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.results.status import JobStatus, StepStatus, read_status
 
 LATEST = 20  # ingests and jobs that are shown
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
-from storage.core.schema import Job, ShardCount, WorkCount
-from storage.core.transaction import Transaction
-from storage.steps.jobs import OPEN_SHARDS, RUNS
+from docmill.storage.core.schema import Job, ShardCount, WorkCount
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.steps.jobs import OPEN_SHARDS, RUNS
 
 LaneLabel = tuple[str, str]  # a lane, and a status, model, reason or flag
 

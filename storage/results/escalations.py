@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
-from storage.core.database import Database
-from storage.core.doubts import Doubt
-from storage.core.schema import Document, Job, Shard
-from storage.core.specs import Spec
-from storage.core.transaction import Transaction
-from storage.results.status import StepStatus, read_status
-from storage.steps import lineage
-from storage.steps.jobs import require
-from storage.steps.lineage import visible
-from storage.steps.steps import OpenStep, of_job, way_to
+from docmill.storage.core.database import Database
+from docmill.storage.core.doubts import Doubt
+from docmill.storage.core.schema import Document, Job, Shard
+from docmill.storage.core.specs import Spec
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.results.status import StepStatus, read_status
+from docmill.storage.steps import lineage
+from docmill.storage.steps.jobs import require
+from docmill.storage.steps.lineage import visible
+from docmill.storage.steps.steps import OpenStep, of_job, way_to
 
 SHARDS = 10_000  # the latest ones, from which seconds are estimated
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
-from storage.core.database import Database
-from storage.core.schema import Document, Job
-from storage.core.transaction import Transaction
-from storage.steps import lineage
-from storage.steps.jobs import require
-from storage.steps.lineage import visible
-from storage.steps.steps import OpenStep, of_job, way_to, way_to_named
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Document, Job
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.steps import lineage
+from docmill.storage.steps.jobs import require
+from docmill.storage.steps.lineage import visible
+from docmill.storage.steps.steps import OpenStep, of_job, way_to, way_to_named
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 import orjson
 from sqlalchemy import func, not_, or_, select
 
-from storage.core.database import Database
-from storage.core.flags import doubtful, name_of
-from storage.core.schema import Document, Job
-from storage.core.transaction import Transaction
-from storage.steps import lineage
-from storage.steps.first_conditions import is_first
-from storage.steps.flag_conditions import as_text, selects
-from storage.steps.jobs import require
-from storage.steps.lineage import visible
-from storage.steps.steps import OpenStep, of_job, way_to
+from docmill.storage.core.database import Database
+from docmill.storage.core.flags import doubtful, name_of
+from docmill.storage.core.schema import Document, Job
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.steps import lineage
+from docmill.storage.steps.first_conditions import is_first
+from docmill.storage.steps.flag_conditions import as_text, selects
+from docmill.storage.steps.jobs import require
+from docmill.storage.steps.lineage import visible
+from docmill.storage.steps.steps import OpenStep, of_job, way_to
 
 _NONE = "[]"
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from sqlalchemy import Row, select
 
-from storage.core.schema import Refusal, Shard, Worker
-from storage.core.transaction import Transaction
-from storage.leases.dispatch import LIVE_S
-from storage.results.time_use import TimeUse, time_use
+from docmill.storage.core.schema import Refusal, Shard, Worker
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.leases.dispatch import LIVE_S
+from docmill.storage.results.time_use import TimeUse, time_use
 
 SILENT_S = 15.0  # three times as long as a worker needs for a sign of life
 _REFUSALS = 10_000

@@ -6,9 +6,9 @@ from collections.abc import Collection
 
 from sqlalchemy import and_, func, or_, select
 
-from storage.core.schema import Shard
-from storage.core.transaction import Transaction
-from storage.results.time_left import HeldShard
+from docmill.storage.core.schema import Shard
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.results.time_left import HeldShard
 
 HISTORY_S = 3_600.0  # how far back
 MOST_SHARDS = 300  # of a job

@@ -7,10 +7,10 @@ from types import MappingProxyType
 
 from sqlalchemy import ColumnElement, and_, true
 
-from storage.core.database import Database
-from storage.core.schema import Job
-from storage.results.status import JobStatus, list_statuses
-from storage.steps.jobs import RUNS, UNFINISHED
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Job
+from docmill.storage.results.status import JobStatus, list_statuses
+from docmill.storage.steps.jobs import RUNS, UNFINISHED
 
 STATES: Mapping[str, ColumnElement[bool]] = MappingProxyType(
     {

@@ -13,15 +13,15 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Text, and_, cast, literal, select
 
-from storage.core.database import Database
-from storage.core.flags import name_of
-from storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, StepText
-from storage.core.transaction import Transaction
-from storage.results.results import one_step, rejections
-from storage.steps import choosing, lineage
-from storage.steps.jobs import require
-from storage.steps.lineage import visible
-from storage.steps.steps import OpenStep, of_job, way_to, way_to_named
+from docmill.storage.core.database import Database
+from docmill.storage.core.flags import name_of
+from docmill.storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, StepText
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.results.results import one_step, rejections
+from docmill.storage.steps import choosing, lineage
+from docmill.storage.steps.jobs import require
+from docmill.storage.steps.lineage import visible
+from docmill.storage.steps.steps import OpenStep, of_job, way_to, way_to_named
 
 LOOKED_AT = 1_000  # outcomes in a call
 RECORDS = ""  # in place of a step's name, which is never empty

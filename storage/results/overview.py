@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import and_, func, select
 
-from storage.core.database import Database
-from storage.core.schema import Document, Ingest, Job, OutcomeRow, Refusal, Rejection, Shard, Worker
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.leases.dispatch import LIVE_S, REFUSAL_S
-from storage.steps.jobs import OPEN_SHARDS, RUNS
-from storage.steps.sharding import unpack
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Document, Ingest, Job, OutcomeRow, Refusal, Rejection, Shard, Worker
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.leases.dispatch import LIVE_S, REFUSAL_S
+from docmill.storage.steps.jobs import OPEN_SHARDS, RUNS
+from docmill.storage.steps.sharding import unpack
 
 FAILURES_S = 86_400.0  # how far back
 _SHARDS_WITH_FAILURES = 10  # how many are looked through

@@ -8,16 +8,16 @@ from typing import Any
 
 from sqlalchemy import select
 
-from storage.core.database import Database
-from storage.core.lookups import SPEC, is_current_document, spec_of
-from storage.core.outcomes import StoredOutcome
-from storage.core.schema import Content, Document, SpecRow
-from storage.core.specs import Spec
-from storage.errors import CannotCompare
-from storage.outputs.base import CONFIDENCE, OutputType
-from storage.steps import lineage
-from storage.steps.jobs import require
-from storage.steps.steps import OpenStep, of_job, way_to_named
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import SPEC, is_current_document, spec_of
+from docmill.storage.core.outcomes import StoredOutcome
+from docmill.storage.core.schema import Content, Document, SpecRow
+from docmill.storage.core.specs import Spec
+from docmill.storage.errors import CannotCompare
+from docmill.storage.outputs.base import CONFIDENCE, OutputType
+from docmill.storage.steps import lineage
+from docmill.storage.steps.jobs import require
+from docmill.storage.steps.steps import OpenStep, of_job, way_to_named
 
 PAGE = 1_000
 Result = dict[str, Any]  # the output in its JSON form, with "flags", and with those of `CONFIDENCE` that are known

@@ -18,16 +18,16 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from storage.core.database import Database
-from storage.core.flags import Flagged
-from storage.errors import FolderBusy, JobUnfinished, PartsRefused, ResultsChanged
-from storage.outputs.columns import Column
-from storage.results.fingerprint import marks
-from storage.results.results import Place, Placed, columns, placed_results
-from storage.results.status import JobStatus, read_status
-from storage.writers import Target
-from storage.writers.files import whole_file
-from storage.writers.parts_manifest import (
+from docmill.storage.core.database import Database
+from docmill.storage.core.flags import Flagged
+from docmill.storage.errors import FolderBusy, JobUnfinished, PartsRefused, ResultsChanged
+from docmill.storage.outputs.columns import Column
+from docmill.storage.results.fingerprint import marks
+from docmill.storage.results.results import Place, Placed, columns, placed_results
+from docmill.storage.results.status import JobStatus, read_status
+from docmill.storage.writers import Target
+from docmill.storage.writers.files import whole_file
+from docmill.storage.writers.parts_manifest import (
     MOST_PARTS,
     NAME,
     Manifest,

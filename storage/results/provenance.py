@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy import select, tuple_
 
-from storage.core.database import Database
-from storage.core.doubts import Doubt
-from storage.core.lookups import SPEC, is_current_document, spec_of
-from storage.core.outcomes import StoredOutcome
-from storage.core.schema import (
+from docmill.storage.core.database import Database
+from docmill.storage.core.doubts import Doubt
+from docmill.storage.core.lookups import SPEC, is_current_document, spec_of
+from docmill.storage.core.outcomes import StoredOutcome
+from docmill.storage.core.schema import (
     OUTCOME_VALUES,
     Content,
     Corpus,
@@ -24,17 +24,17 @@ from storage.core.schema import (
     Runtime,
     SpecRow,
 )
-from storage.core.specs import Spec
-from storage.core.transaction import Transaction
-from storage.errors import NoSuchDocument
-from storage.outputs.base import CONFIDENCE
-from storage.results import batches
-from storage.results.batches import Batch
-from storage.steps import choosing, lineage, prompts
-from storage.steps.first_conditions import first_of, firsts
-from storage.steps.jobs import require
-from storage.steps.lineage import visible
-from storage.steps.steps import OpenStep, of_job, way_to, way_to_named
+from docmill.storage.core.specs import Spec
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import NoSuchDocument
+from docmill.storage.outputs.base import CONFIDENCE
+from docmill.storage.results import batches
+from docmill.storage.results.batches import Batch
+from docmill.storage.steps import choosing, lineage, prompts
+from docmill.storage.steps.first_conditions import first_of, firsts
+from docmill.storage.steps.jobs import require
+from docmill.storage.steps.lineage import visible
+from docmill.storage.steps.steps import OpenStep, of_job, way_to, way_to_named
 
 NEAR = 5  # ids that are suggested
 COMPARED = 5_000  # ids in which an unknown one is looked for

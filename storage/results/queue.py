@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from storage.core.database import Database
-from storage.core.schema import Job
-from storage.results.backlog import Backlog, read_backlog
-from storage.results.status import JobStatus, list_statuses
-from storage.steps.jobs import UNFINISHED
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Job
+from docmill.storage.results.backlog import Backlog, read_backlog
+from docmill.storage.results.status import JobStatus, list_statuses
+from docmill.storage.steps.jobs import UNFINISHED
 
 MOST = 50  # jobs
 

@@ -19,12 +19,12 @@ from typing import Any
 import orjson
 from sqlalchemy import Text, and_, case, func, insert, literal, or_, select, union, union_all, update
 
-from storage.core import advisory_locks
-from storage.core.database import Database
-from storage.core.schema import Job, OutcomeRow, Shard, ShardCount, SpecRow, WorkCount
-from storage.core.transaction import Transaction
-from storage.results.marked import FLAGGED, NOT_DONE
-from storage.steps.flag_conditions import as_text
+from docmill.storage.core import advisory_locks
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Job, OutcomeRow, Shard, ShardCount, SpecRow, WorkCount
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.results.marked import FLAGGED, NOT_DONE
+from docmill.storage.steps.flag_conditions import as_text
 
 PAGE = 500  # jobs whose shards are counted in one transaction
 _OF_OUTCOMES = ("failures", "flags")

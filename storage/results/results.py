@@ -14,19 +14,19 @@ from typing import Any, TypeVarTuple
 import numpy as np
 from sqlalchemy import ColumnElement, Select, case, func, or_, select, tuple_
 
-from storage.core.database import Database
-from storage.core.flags import Flagged, doubtful
-from storage.core.lookups import pages
-from storage.core.outcomes import DOUBTFUL, StoredOutcome
-from storage.core.schema import Content, Document, Job, Rejection
-from storage.core.transaction import Transaction
-from storage.outputs.base import CONFIDENCE, OutputType
-from storage.outputs.columns import Column, Form, Result, unclashing
-from storage.steps import lineage
-from storage.steps.flag_conditions import as_text, condition
-from storage.steps.jobs import UNFINISHED, require
-from storage.steps.lineage import visible
-from storage.steps.steps import OpenStep, of_job, way_to_named
+from docmill.storage.core.database import Database
+from docmill.storage.core.flags import Flagged, doubtful
+from docmill.storage.core.lookups import pages
+from docmill.storage.core.outcomes import DOUBTFUL, StoredOutcome
+from docmill.storage.core.schema import Content, Document, Job, Rejection
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.outputs.base import CONFIDENCE, OutputType
+from docmill.storage.outputs.columns import Column, Form, Result, unclashing
+from docmill.storage.steps import lineage
+from docmill.storage.steps.flag_conditions import as_text, condition
+from docmill.storage.steps.jobs import UNFINISHED, require
+from docmill.storage.steps.lineage import visible
+from docmill.storage.steps.steps import OpenStep, of_job, way_to_named
 
 Place = tuple[int, int]  # of a document in its corpus, in whose order results come: (seq, id)
 Placed = tuple[Place, dict[str, Any]]

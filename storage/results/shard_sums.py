@@ -7,10 +7,10 @@ from typing import Any
 
 from sqlalchemy import Row, func, select
 
-from storage.core.schema import Shard
-from storage.core.transaction import Transaction
-from storage.results.time_left import TimeLeft, Unknown
-from storage.steps.jobs import OPEN_SHARDS
+from docmill.storage.core.schema import Shard
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.results.time_left import TimeLeft, Unknown
+from docmill.storage.steps.jobs import OPEN_SHARDS
 
 _SUMMED = (
     *(Shard.n_contents, Shard.n_chars, Shard.n_done, Shard.n_failed, Shard.n_skipped, Shard.n_truncated),

@@ -8,25 +8,25 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import ColumnElement, Row, Select, select
 
-from storage.core.database import Database
-from storage.core.doubts import Doubt
-from storage.core.lookups import SPEC, spec_of
-from storage.core.schema import Corpus, Ingest, Job, SpecRow, Step
-from storage.core.specs import Spec
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.leases.stall_diagnosis import Cause, JobSnapshot, Wait, waiting_for
-from storage.results.fleet_facts import FleetFacts, Holders, read_fleet
-from storage.results.history import held_lately
-from storage.results.shard_sums import ShardSums, shard_sums
-from storage.results.step_status import StepStatus as StepStatus
-from storage.results.step_status import with_escalation
-from storage.results.swept import removed_since
-from storage.results.time_left import HeldShard, StepWork, TimeLeft, Unknown, estimate
-from storage.results.time_use import TimeUse
-from storage.steps import replacements
-from storage.steps.jobs import OPEN_SHARDS, UNFINISHED, missing
-from storage.steps.steps import of_job
+from docmill.storage.core.database import Database
+from docmill.storage.core.doubts import Doubt
+from docmill.storage.core.lookups import SPEC, spec_of
+from docmill.storage.core.schema import Corpus, Ingest, Job, SpecRow, Step
+from docmill.storage.core.specs import Spec
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.leases.stall_diagnosis import Cause, JobSnapshot, Wait, waiting_for
+from docmill.storage.results.fleet_facts import FleetFacts, Holders, read_fleet
+from docmill.storage.results.history import held_lately
+from docmill.storage.results.shard_sums import ShardSums, shard_sums
+from docmill.storage.results.step_status import StepStatus as StepStatus
+from docmill.storage.results.step_status import with_escalation
+from docmill.storage.results.swept import removed_since
+from docmill.storage.results.time_left import HeldShard, StepWork, TimeLeft, Unknown, estimate
+from docmill.storage.results.time_use import TimeUse
+from docmill.storage.steps import replacements
+from docmill.storage.steps.jobs import OPEN_SHARDS, UNFINISHED, missing
+from docmill.storage.steps.steps import of_job
 
 BLOCKED = "blocked"
 _StepRow: TypeAlias = Row[*tuple[Any, ...]]  # of `_steps`

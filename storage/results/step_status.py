@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from storage.core.specs import Spec
-from storage.steps.steps import Failures
+from docmill.storage.core.specs import Spec
+from docmill.storage.steps.steps import Failures
 
 
 @dataclass(frozen=True)

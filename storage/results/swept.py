@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from sqlalchemy import and_, select
 
-from storage.core.schema import Ingest, Job, Rejection, SpecRow
-from storage.core.transaction import Transaction
-from storage.deletion.ages import RESULTS
-from storage.steps.lost_results import count_lost, count_removed, may_be_lost
-from storage.steps.steps import OpenStep
+from docmill.storage.core.schema import Ingest, Job, Rejection, SpecRow
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.deletion.ages import RESULTS
+from docmill.storage.steps.lost_results import count_lost, count_removed, may_be_lost
+from docmill.storage.steps.steps import OpenStep
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from storage.core.database import Database
-from storage.core.lookups import pages
-from storage.core.schema import Document, Runtime, Shard
-from storage.steps import lineage
-from storage.steps.jobs import require
-from storage.steps.lineage import visible
-from storage.steps.steps import of_job, way_to
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import pages
+from docmill.storage.core.schema import Document, Runtime, Shard
+from docmill.storage.steps import lineage
+from docmill.storage.steps.jobs import require
+from docmill.storage.steps.lineage import visible
+from docmill.storage.steps.steps import of_job, way_to
 
 PAGE = 5_000
 

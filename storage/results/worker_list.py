@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, select
 
-from storage.core.database import Database
-from storage.core.schema import Refusal, Shard, SpecRow, Worker
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.leases.dispatch import LIVE_S, REFUSAL_S
-from storage.results.time_use import TimeUse, time_use
-from storage.results.worker_pace import Pace, slowness, total
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Refusal, Shard, SpecRow, Worker
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.leases.dispatch import LIVE_S, REFUSAL_S
+from docmill.storage.results.time_use import TimeUse, time_use
+from docmill.storage.results.worker_pace import Pace, slowness, total
 
 MOST = 200  # workers, those that were seen last
 PACE_S = 600.0  # over how long a pace is taken, since some shards are long

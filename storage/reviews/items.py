@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from sqlalchemy import select
 
-from storage.core.database import Database
-from storage.core.outcomes import Status
-from storage.core.schema import Content, Document, OutcomeRow
-from storage.outputs.base import Stored
-from storage.reviews.population import ReviewedStep
-from storage.steps import choosing
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Status
+from docmill.storage.core.schema import Content, Document, OutcomeRow
+from docmill.storage.outputs.base import Stored
+from docmill.storage.reviews.population import ReviewedStep
+from docmill.storage.steps import choosing
 
 
 @dataclass(frozen=True)

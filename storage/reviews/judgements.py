@@ -8,11 +8,11 @@ from enum import StrEnum
 
 from sqlalchemy import select
 
-from storage.core.database import Database
-from storage.core.normalize import normalize
-from storage.core.schema import Content, Judgement, OutcomeRow
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
+from docmill.storage.core.database import Database
+from docmill.storage.core.normalize import normalize
+from docmill.storage.core.schema import Content, Judgement, OutcomeRow
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
 
 
 class Verdict(StrEnum):

@@ -12,15 +12,15 @@ import numpy.typing as npt
 import orjson
 from sqlalchemy import select
 
-from storage.core.database import Database
-from storage.core.lookups import pages
-from storage.core.schema import Content, Document, SpecRow
-from storage.errors import NotReviewable
-from storage.steps import lineage
-from storage.steps.flag_conditions import as_text
-from storage.steps.jobs import require
-from storage.steps.lineage import visible
-from storage.steps.steps import OpenStep, of_job, way_to_named
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import pages
+from docmill.storage.core.schema import Content, Document, SpecRow
+from docmill.storage.errors import NotReviewable
+from docmill.storage.steps import lineage
+from docmill.storage.steps.flag_conditions import as_text
+from docmill.storage.steps.jobs import require
+from docmill.storage.steps.lineage import visible
+from docmill.storage.steps.steps import OpenStep, of_job, way_to_named
 
 PAGE = 20_000
 UNREADABLE = frozenset({"vector", "weights"})  # types of outputs that a person cannot judge

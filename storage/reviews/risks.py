@@ -8,15 +8,15 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from storage.core.database import Database
-from storage.core.risk import Result, RiskModel
-from storage.core.schema import Judgement, OutcomeRow, RiskVersion
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.errors import NoRisk, NotReviewable
-from storage.outputs.base import CONFIDENCE
-from storage.reviews.judgements import Verdict
-from storage.reviews.population import reviewed_step
+from docmill.storage.core.database import Database
+from docmill.storage.core.risk import Result, RiskModel
+from docmill.storage.core.schema import Judgement, OutcomeRow, RiskVersion
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import NoRisk, NotReviewable
+from docmill.storage.outputs.base import CONFIDENCE
+from docmill.storage.reviews.judgements import Verdict
+from docmill.storage.reviews.population import reviewed_step
 
 
 @dataclass(frozen=True)

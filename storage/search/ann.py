@@ -12,18 +12,18 @@ import numpy as np
 from sqlalchemy import ColumnElement, FromClause, Select, and_, case, func, literal, select, text, true
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from storage.core.database import Database
-from storage.core.lookups import is_current_document
-from storage.core.schema import Document, OutcomeRow, Prompt
-from storage.core.specs import Spec
-from storage.core.transaction import Transaction
-from storage.search import pgvector_index
-from storage.search.knn import Matrix
-from storage.search.scope import Placed, Searched
-from storage.steps import choosing, doubt_conditions
-from storage.steps.first_conditions import is_first
-from storage.steps.flag_conditions import compared_by, selects
-from storage.steps.steps import OpenStep
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import is_current_document
+from docmill.storage.core.schema import Document, OutcomeRow, Prompt
+from docmill.storage.core.specs import Spec
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.search import pgvector_index
+from docmill.storage.search.knn import Matrix
+from docmill.storage.search.scope import Placed, Searched
+from docmill.storage.steps import choosing, doubt_conditions
+from docmill.storage.steps.first_conditions import is_first
+from docmill.storage.steps.flag_conditions import compared_by, selects
+from docmill.storage.steps.steps import OpenStep
 
 SPARE = 2  # candidates for each wanted document
 WINDOWS = 4  # vectors for each content, if every window of a text has one

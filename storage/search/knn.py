@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from storage.errors import NothingEmbedded
+from docmill.storage.errors import NothingEmbedded
 
 Matrix = npt.NDArray[np.float32]
 

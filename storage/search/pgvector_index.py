@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Row, Select, and_, column, select, table
 
-from storage.core import advisory_locks
-from storage.core.database import Database
-from storage.core.lookups import SPEC, spec_of, vector_length
-from storage.core.schema import OutcomeRow, SpecRow
-from storage.core.specs import Spec
-from storage.core.transaction import Transaction
-from storage.errors import CannotIndex, DatabaseBusy, NothingEmbedded, RightMissing
-from storage.search.knn import Matrix
+from docmill.storage.core import advisory_locks
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import SPEC, spec_of, vector_length
+from docmill.storage.core.schema import OutcomeRow, SpecRow
+from docmill.storage.core.specs import Spec
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import CannotIndex, DatabaseBusy, NothingEmbedded, RightMissing
+from docmill.storage.search.knn import Matrix
 
 PAGE = 512  # contents added in one transaction; each takes 1 to 2 ms once the index exists
 PAGE_NUMBERS = 2**20  # numbers in the vectors of a page, about
@@ -238,7 +238,7 @@ def _do_not_wait_long(transaction: Transaction) -> None:
 
 def _add_page(database: Database, spec_id: int, dim: int, last: int) -> tuple[int, int] | None:
     """Add the next lacking contents. Return their number and the last one; None if there are no more."""
-    from storage.core import postgresql  # loads the driver
+    from docmill.storage.core import postgresql  # loads the driver
 
     n_contents = max(1, min(PAGE, PAGE_NUMBERS // dim))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from storage.core.specs import Spec
-from storage.steps.steps import OpenStep
+from docmill.storage.core.specs import Spec
+from docmill.storage.steps.steps import OpenStep
 
 
 @dataclass(frozen=True)

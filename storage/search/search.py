@@ -12,20 +12,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from sqlalchemy import Row, case, select, tuple_
 
-from storage.core.database import Database
-from storage.core.lookups import SPEC, is_current_document, spec_of, vector_length
-from storage.core.schema import Content, Corpus, Document, Job, OutcomeRow, SpecRow, Step
-from storage.core.specs import Spec
-from storage.core.transaction import IN_BINARY, Transaction
-from storage.errors import NoSuchCorpus, NothingEmbedded
-from storage.outputs.output_types import VECTOR
-from storage.search import ann
-from storage.search.ann import keeps_windows
-from storage.search.knn import LENGTHS_DIFFER, Matrix, Nearest, cosines, matrix_of
-from storage.search.scope import Placed, Searched
-from storage.steps import lineage, replacements
-from storage.steps.replacements import Replacement
-from storage.steps.steps import OpenStep, of_job, way_to
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import SPEC, is_current_document, spec_of, vector_length
+from docmill.storage.core.schema import Content, Corpus, Document, Job, OutcomeRow, SpecRow, Step
+from docmill.storage.core.specs import Spec
+from docmill.storage.core.transaction import IN_BINARY, Transaction
+from docmill.storage.errors import NoSuchCorpus, NothingEmbedded
+from docmill.storage.outputs.output_types import VECTOR
+from docmill.storage.search import ann
+from docmill.storage.search.ann import keeps_windows
+from docmill.storage.search.knn import LENGTHS_DIFFER, Matrix, Nearest, cosines, matrix_of
+from docmill.storage.search.scope import Placed, Searched
+from docmill.storage.steps import lineage, replacements
+from docmill.storage.steps.replacements import Replacement
+from docmill.storage.steps.steps import OpenStep, of_job, way_to
 
 BLOCK = 4_096  # vectors compared at a time, and the most documents of a page
 PAGE_NUMBERS = 2**21  # numbers in the vectors of a page; large models have smaller pages

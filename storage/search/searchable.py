@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from storage.core.database import Database
-from storage.core.schema import Corpus, Job, SpecRow, Step
-from storage.outputs.output_types import VECTOR
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Corpus, Job, SpecRow, Step
+from docmill.storage.outputs.output_types import VECTOR
 
 MOST = 200
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy import case, func, select
 
-from storage.core.doubts import Doubt
-from storage.core.schema import Shard, Step
-from storage.core.transaction import Transaction
-from storage.steps.sharding import OPEN_SHARDS
-from storage.steps.steps import Failures
+from docmill.storage.core.doubts import Doubt
+from docmill.storage.core.schema import Shard, Step
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.steps.sharding import OPEN_SHARDS
+from docmill.storage.steps.steps import Failures
 
 
 def shares(transaction: Transaction, job_id: int) -> tuple[tuple[int, int], tuple[int, int]]:

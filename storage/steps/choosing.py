@@ -8,15 +8,15 @@ from typing import Any, TypeVarTuple
 
 from sqlalchemy import ColumnElement, FromClause, Select, and_, case, false, select
 
-from storage.core import doubts
-from storage.core.doubts import Doubt
-from storage.core.number_bounds import RISK
-from storage.core.outcomes import StoredOutcome
-from storage.core.risk import COLUMNS as RISK_COLUMNS
-from storage.core.schema import OutcomeRow
-from storage.core.transaction import Transaction
-from storage.steps import doubt_conditions
-from storage.steps.steps import OpenStep
+from docmill.storage.core import doubts
+from docmill.storage.core.doubts import Doubt
+from docmill.storage.core.number_bounds import RISK
+from docmill.storage.core.outcomes import StoredOutcome
+from docmill.storage.core.risk import COLUMNS as RISK_COLUMNS
+from docmill.storage.core.schema import OutcomeRow
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.steps import doubt_conditions
+from docmill.storage.steps.steps import OpenStep
 
 Ts = TypeVarTuple("Ts")
 Columns = Sequence[ColumnElement[Any]]

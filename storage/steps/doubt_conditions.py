@@ -10,11 +10,11 @@ from types import MappingProxyType
 
 from sqlalchemy import ColumnElement, Double, FromClause, and_, case, cast, false, func, literal, or_, true
 
-from storage.core.doubts import FAILED, Doubt
-from storage.core.number_bounds import RISK, Bound
-from storage.core.outcomes import DOUBTFUL
-from storage.core.risk import FLAG, MOST_RATIO, MOST_TOKENS, RiskModel
-from storage.steps.flag_conditions import as_text, condition, is_beyond
+from docmill.storage.core.doubts import FAILED, Doubt
+from docmill.storage.core.number_bounds import RISK, Bound
+from docmill.storage.core.outcomes import DOUBTFUL
+from docmill.storage.core.risk import FLAG, MOST_RATIO, MOST_TOKENS, RiskModel
+from docmill.storage.steps.flag_conditions import as_text, condition, is_beyond
 
 
 def doubted(doubt: Doubt, outcome: FromClause) -> ColumnElement[bool]:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from sqlalchemy import ColumnElement, FromClause, and_, select
 
-from storage.core.schema import Document, Duplicate
-from storage.core.transaction import Transaction
+from docmill.storage.core.schema import Document, Duplicate
+from docmill.storage.core.transaction import Transaction
 
 
 def is_first(documents: FromClause = Document.__table__) -> ColumnElement[bool]:

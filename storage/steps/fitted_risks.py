@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from sqlalchemy import select
 
-from storage.core.database import Database
-from storage.core.risk import FittedRisk, RiskModel
-from storage.core.schema import RiskVersion, SpecRow
-from storage.core.specs import Spec
-from storage.core.transaction import Transaction
-from storage.errors import NoRisk
-from storage.steps.steps import StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.core.risk import FittedRisk, RiskModel
+from docmill.storage.core.schema import RiskVersion, SpecRow
+from docmill.storage.core.specs import Spec
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import NoRisk
+from docmill.storage.steps.steps import StepRequest
 
 
 def resolved(transaction: Transaction, requests: Sequence[StepRequest]) -> tuple[StepRequest, ...]:

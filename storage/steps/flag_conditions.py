@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, FromClause, Text, and_, cast, false, not_, or_
 
-from storage.core.flags import Flagged
-from storage.core.number_bounds import Bound
-from storage.core.schema import OutcomeRow
+from docmill.storage.core.flags import Flagged
+from docmill.storage.core.number_bounds import Bound
+from docmill.storage.core.schema import OutcomeRow
 
 
 def as_text(flags: ColumnElement[Any]) -> ColumnElement[str]:

@@ -8,11 +8,11 @@ from typing import Any
 
 from sqlalchemy import select, update
 
-from storage.core.database import Database
-from storage.core.schema import Ingest, Job, JobKey
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.errors import DatabaseBusy, KeyReused
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Ingest, Job, JobKey
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import DatabaseBusy, KeyReused
 
 _SHOWN_CHARS = 60  # of a value in a message
 _NOT_GIVEN = "not given"

@@ -7,9 +7,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, true, update
 
-from storage.core import lookups
-from storage.core.database import Database
-from storage.core.schema import (
+from docmill.storage.core import lookups
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import (
     Contender,
     Content,
     Corpus,
@@ -22,15 +22,15 @@ from storage.core.schema import (
     Step,
     StepText,
 )
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction, Ts
-from storage.errors import JobStopped, NoSuchJob
-from storage.steps import bounds, fitted_risks, job_keys, propagation, steps
-from storage.steps.job_keys import IdempotencyKey
-from storage.steps.lineage import visible
-from storage.steps.sharding import OPEN_SHARDS as OPEN_SHARDS
-from storage.steps.sharding import unpack
-from storage.steps.steps import OpenStep, StepRequest
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction, Ts
+from docmill.storage.errors import JobStopped, NoSuchJob
+from docmill.storage.steps import bounds, fitted_risks, job_keys, propagation, steps
+from docmill.storage.steps.job_keys import IdempotencyKey
+from docmill.storage.steps.lineage import visible
+from docmill.storage.steps.sharding import OPEN_SHARDS as OPEN_SHARDS
+from docmill.storage.steps.sharding import unpack
+from docmill.storage.steps.steps import OpenStep, StepRequest
 
 UNFINISHED = ("ingesting", "running")
 RUNS = and_(Job.state.in_(UNFINISHED), ~Job.paused)  # its shards may be dispatched, claimed and committed

@@ -8,14 +8,14 @@ from typing import Any, TypeVarTuple
 
 from sqlalchemy import ColumnElement, FromClause, Select, and_, case, or_, select
 
-from storage.core.lookups import is_current_document
-from storage.core.schema import Document, Job, OutcomeRow, Prompt
-from storage.core.transaction import Transaction
-from storage.steps import choosing, prompts
-from storage.steps.choosing import Columns
-from storage.steps.first_conditions import firsts, is_first
-from storage.steps.flag_conditions import compared_by, selects
-from storage.steps.steps import OpenStep
+from docmill.storage.core.lookups import is_current_document
+from docmill.storage.core.schema import Document, Job, OutcomeRow, Prompt
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.steps import choosing, prompts
+from docmill.storage.steps.choosing import Columns
+from docmill.storage.steps.first_conditions import firsts, is_first
+from docmill.storage.steps.flag_conditions import compared_by, selects
+from docmill.storage.steps.steps import OpenStep
 
 Ts = TypeVarTuple("Ts")
 # The place (seq and id) before the first document of a corpus. Pages seek even their first document behind a place:

@@ -7,13 +7,13 @@ from typing import Any
 
 from sqlalchemy import and_, func, or_, select, true
 
-from storage.core.schema import Document, Job, Prompt, SpecRow
-from storage.core.transaction import Transaction
-from storage.steps import choosing, lineage
-from storage.steps.first_conditions import is_first
-from storage.steps.flag_conditions import selects
-from storage.steps.lineage import visible
-from storage.steps.steps import OpenStep
+from docmill.storage.core.schema import Document, Job, Prompt, SpecRow
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.steps import choosing, lineage
+from docmill.storage.steps.first_conditions import is_first
+from docmill.storage.steps.flag_conditions import selects
+from docmill.storage.steps.lineage import visible
+from docmill.storage.steps.steps import OpenStep
 
 
 def may_be_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) -> bool:

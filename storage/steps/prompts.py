@@ -12,10 +12,10 @@ from typing import TypeVarTuple
 
 from sqlalchemy import ColumnElement, Select, and_, select
 
-from storage.core import lookups
-from storage.core.schema import Content, Document, Prompt
-from storage.core.transaction import Columns, Transaction
-from storage.steps.steps import OpenStep
+from docmill.storage.core import lookups
+from docmill.storage.core.schema import Content, Document, Prompt
+from docmill.storage.core.transaction import Columns, Transaction
+from docmill.storage.steps.steps import OpenStep
 
 Ts = TypeVarTuple("Ts")
 

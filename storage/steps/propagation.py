@@ -20,18 +20,18 @@ from typing import TypeAlias
 
 from sqlalchemy import and_, bindparam, case, update
 
-from storage.core import advisory_locks, lookups
-from storage.core.doubts import Judged
-from storage.core.flags import Flagged, doubtful
-from storage.core.outcomes import Known, Status, Tally
-from storage.core.schema import OutcomeRow, Shard, Step, StepText
-from storage.core.transaction import Columns, Transaction, columns_of
-from storage.steps import choosing, lineage, prompts, steps
-from storage.steps.choosing import Pair
-from storage.steps.first_conditions import firsts
-from storage.steps.flag_conditions import compared_by
-from storage.steps.sharding import cut, pack
-from storage.steps.steps import OpenStep
+from docmill.storage.core import advisory_locks, lookups
+from docmill.storage.core.doubts import Judged
+from docmill.storage.core.flags import Flagged, doubtful
+from docmill.storage.core.outcomes import Known, Status, Tally
+from docmill.storage.core.schema import OutcomeRow, Shard, Step, StepText
+from docmill.storage.core.transaction import Columns, Transaction, columns_of
+from docmill.storage.steps import choosing, lineage, prompts, steps
+from docmill.storage.steps.choosing import Pair
+from docmill.storage.steps.first_conditions import firsts
+from docmill.storage.steps.flag_conditions import compared_by
+from docmill.storage.steps.sharding import cut, pack
+from docmill.storage.steps.steps import OpenStep
 
 ContentId: TypeAlias = int
 DocumentId: TypeAlias = int

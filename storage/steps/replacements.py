@@ -11,16 +11,16 @@ from dataclasses import dataclass, replace
 
 from sqlalchemy import select, true, update
 
-from storage.core import lookups
-from storage.core.database import Database
-from storage.core.lookups import SPEC, find_corpus, first_existing, insert, spec_of
-from storage.core.schema import Corpus, Job, ReplacementRow, SpecRow, Step
-from storage.core.specs import Spec
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.errors import CannotMigrate, NoSuchJob
-from storage.steps.jobs import UNFINISHED, lock_corpus
-from storage.steps.steps import StepRequest
+from docmill.storage.core import lookups
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import SPEC, find_corpus, first_existing, insert, spec_of
+from docmill.storage.core.schema import Corpus, Job, ReplacementRow, SpecRow, Step
+from docmill.storage.core.specs import Spec
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import CannotMigrate, NoSuchJob
+from docmill.storage.steps.jobs import UNFINISHED, lock_corpus
+from docmill.storage.steps.steps import StepRequest
 
 FILLING, SWITCHED, DROPPED, CANCELLED, UNDONE = "filling", "switched", "dropped", "cancelled", "undone"
 _BACKFILL = "migration "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Sequence
 
-from storage.core.specs import ShardSize
+from docmill.storage.core.specs import ShardSize
 
 SPLIT_INTO = 16
 OPEN_SHARDS = ("planned", "queued", "running")

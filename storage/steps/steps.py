@@ -9,15 +9,15 @@ from typing import Any
 
 from sqlalchemy import Row, insert, select
 
-from storage.core import lookups
-from storage.core.doubts import Doubt
-from storage.core.flags import Flagged
-from storage.core.schema import SpecRow, Step
-from storage.core.specs import Spec
-from storage.core.transaction import Transaction
-from storage.errors import NoSuchStep
-from storage.steps import templates
-from storage.steps.templates import Messages, Questions, Template
+from docmill.storage.core import lookups
+from docmill.storage.core.doubts import Doubt
+from docmill.storage.core.flags import Flagged
+from docmill.storage.core.schema import SpecRow, Step
+from docmill.storage.core.specs import Spec
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import NoSuchStep
+from docmill.storage.steps import templates
+from docmill.storage.steps.templates import Messages, Questions, Template
 
 
 @dataclass(frozen=True)

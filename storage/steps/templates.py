@@ -13,10 +13,10 @@ from typing import Any
 
 import orjson
 
-from storage.core.chat import as_messages, is_messages
-from storage.core.normalize import normalize
-from storage.errors import StorageError
-from storage.json_values import Json
+from docmill.storage.core.chat import as_messages, is_messages
+from docmill.storage.core.normalize import normalize
+from docmill.storage.errors import StorageError
+from docmill.storage.json_values import Json
 
 TEXT = "text"
 PROMPT, QUESTION, MESSAGES = "prompt", "question", "messages"  # parameters of specs

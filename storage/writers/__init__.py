@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from storage.outputs.columns import Column
-from storage.writers import delimited, excel, jsonl, openai_batch, parquet, vectors
-from storage.writers.base import FormatUnfit, Row, Writer, Written
-from storage.writers.files import whole_file
+from docmill.storage.outputs.columns import Column
+from docmill.storage.writers import delimited, excel, jsonl, openai_batch, parquet, vectors
+from docmill.storage.writers.base import FormatUnfit, Row, Writer, Written
+from docmill.storage.writers.files import whole_file
 
 # Each format is a module and a line here. The first one is written where nothing says which; of those with one ending
 # the first has files of that ending.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from storage.outputs.columns import Column, Form
-from storage.writers.base import Row
-from storage.writers.jsonl import dumped
+from docmill.storage.outputs.columns import Column, Form
+from docmill.storage.writers.base import Row
+from docmill.storage.writers.jsonl import dumped
 
 if TYPE_CHECKING:
     import numpy as np

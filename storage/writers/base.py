@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from storage.core.installation import install
-from storage.errors import StorageError
-from storage.outputs.base import OutputType
+from docmill.storage.core.installation import install
+from docmill.storage.errors import StorageError
+from docmill.storage.outputs.base import OutputType
 
 Row: TypeAlias = Mapping[str, Any]  # a result as `storage.results.results` gives it
 

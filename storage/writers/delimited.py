@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import BinaryIO
 
-from storage.outputs.columns import Column
-from storage.writers.base import Row, Writer
-from storage.writers.jsonl import dumped
+from docmill.storage.outputs.columns import Column
+from docmill.storage.writers.base import Row, Writer
+from docmill.storage.writers.jsonl import dumped
 
 # What spreadsheets take for a formula, also after white space, quotes and marks that nobody sees, which some of them
 # take away. An apostrophe counts too: what `escape_formula` put before a text can be told from what was there.

@@ -11,9 +11,9 @@ from datetime import datetime
 from math import isfinite
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from storage.outputs.columns import Column, Form
-from storage.writers.base import FormatUnfit, Row, Writer, Written
-from storage.writers.jsonl import dumped
+from docmill.storage.outputs.columns import Column, Form
+from docmill.storage.writers.base import FormatUnfit, Row, Writer, Written
+from docmill.storage.writers.jsonl import dumped
 
 if TYPE_CHECKING:
     from xlsxwriter import Workbook

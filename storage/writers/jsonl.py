@@ -7,8 +7,8 @@ from typing import BinaryIO
 
 import orjson
 
-from storage.outputs.columns import Column
-from storage.writers.base import Row, Writer
+from docmill.storage.outputs.columns import Column
+from docmill.storage.writers.base import Row, Writer
 
 
 def lines(rows: Iterable[Row]) -> Iterator[bytes]:

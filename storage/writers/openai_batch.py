@@ -14,10 +14,10 @@ from http import HTTPStatus
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
-from storage.outputs.columns import Column
-from storage.outputs.output_types import TEXT, TRUNCATED, VECTOR
-from storage.writers.base import FormatUnfit, Row, Writer
-from storage.writers.jsonl import dumped
+from docmill.storage.outputs.columns import Column
+from docmill.storage.outputs.output_types import TEXT, TRUNCATED, VECTOR
+from docmill.storage.writers.base import FormatUnfit, Row, Writer
+from docmill.storage.writers.jsonl import dumped
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import BinaryIO
 
-from storage.outputs.columns import Column
-from storage.writers.arrow import array, type_of
-from storage.writers.base import Row, Writer
+from docmill.storage.outputs.columns import Column
+from docmill.storage.writers.arrow import array, type_of
+from docmill.storage.writers.base import Row, Writer
 
 _GROUP_ROWS = 10_000
 

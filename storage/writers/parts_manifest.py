@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
-from storage import writers
-from storage.errors import PartsRefused
+from docmill.storage import writers
+from docmill.storage.errors import PartsRefused
 
 NAME = "manifest.json"
 MOST_PARTS = 10_000  # the manifest is written anew after each; hubs of datasets take no more files in a folder

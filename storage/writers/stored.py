@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from storage.outputs.base import OutputType
-from storage.outputs.columns import Column, Form, OutputColumn
-from storage.writers import arrow
+from docmill.storage.outputs.base import OutputType
+from docmill.storage.outputs.columns import Column, Form, OutputColumn
+from docmill.storage.writers import arrow
 
 if TYPE_CHECKING:
     from pyarrow import Array, DataType, Table

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from storage.outputs.columns import Column
-from storage.outputs.output_types import VECTOR
-from storage.writers.base import FormatUnfit, Row, Writer
-from storage.writers.jsonl import dumped
+from docmill.storage.outputs.columns import Column
+from docmill.storage.outputs.output_types import VECTOR
+from docmill.storage.writers.base import FormatUnfit, Row, Writer
+from docmill.storage.writers.jsonl import dumped
 
 
 def ids_path(path: Path) -> Path:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from storage.core.specs import Spec
-    from tasks.batching import Budget, Item
-    from tasks.kinds.base import Traits
-    from tasks.models.served import Server
-    from tasks.outputs import Head, Output
-    from tasks.windows.windows import Encoded
+    from docmill.storage.core.specs import Spec
+    from docmill.tasks.batching import Budget, Item
+    from docmill.tasks.kinds.base import Traits
+    from docmill.tasks.models.served import Server
+    from docmill.tasks.outputs import Head, Output
+    from docmill.tasks.windows.windows import Encoded
 
 
 @dataclass(frozen=True)

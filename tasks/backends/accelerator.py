@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from tasks.backends import allocator
-from tasks.errors import CannotServe, DeviceLost, OutOfMemory
+from docmill.tasks.backends import allocator
+from docmill.tasks.errors import CannotServe, DeviceLost, OutOfMemory
 
 _NAMED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

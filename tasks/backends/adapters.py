@@ -11,12 +11,12 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from storage.core.installation import install
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.backends.convert import is_whole, made_once, safe_folder
-from tasks.errors import NotInstalled
-from tasks.models.encoders import Description
+from docmill.storage.core.installation import install
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.backends.convert import is_whole, made_once, safe_folder
+from docmill.tasks.errors import NotInstalled
+from docmill.tasks.models.encoders import Description
 
 # Raised with every change of what `tasks.backends.merging` writes.
 _FORMAT = 2
@@ -31,7 +31,7 @@ def merged(spec: Spec, folder: Path, adapter_folder: Path, cache_dir: Path) -> t
         return found
     if find_spec("peft") is None:
         raise NotInstalled(f"--adapter needs PEFT; {install('adapters')}.")
-    from tasks.backends.merging import merge
+    from docmill.tasks.backends.merging import merge
 
     head = kinds.kind(spec.kind).adapted_head(spec, Description.of_folder(folder).config)
     made, ready = _place(spec, folder, cache_dir)

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from storage.core.private_files import make_folder
-from tasks.errors import CannotServe
-from tasks.models.weights import folder_files, hash_of
+from docmill.storage.core.private_files import make_folder
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.models.weights import folder_files, hash_of
 
 log = logging.getLogger("docmill.backends")
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from storage.core.specs import Spec
-from storage.outputs.output_types import SCHEMA, N
-from storage.steps.templates import keeps_white_space
-from tasks.errors import CannotServe
-from tasks.kinds.generate import FILL_CONTEXT
+from docmill.storage.core.specs import Spec
+from docmill.storage.outputs.output_types import SCHEMA, N
+from docmill.storage.steps.templates import keeps_white_space
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.kinds.generate import FILL_CONTEXT
 
 One = TypeVar("One", int, str)
 Number = TypeVar("Number", int, float)

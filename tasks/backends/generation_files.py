@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.backends import accelerator
-from tasks.backends.convert import safe_folder
-from tasks.backends.decoding import own_settings
-from tasks.backends.loading import NotTold, hollow, reported
-from tasks.errors import ModelUnsuitable
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.backends import accelerator
+from docmill.tasks.backends.convert import safe_folder
+from docmill.tasks.backends.decoding import own_settings
+from docmill.tasks.backends.loading import NotTold, hollow, reported
+from docmill.tasks.errors import ModelUnsuitable
 
 if TYPE_CHECKING:
     import torch

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 
-from tasks.backends import accelerator
-from tasks.backends.convert import made_once
-from tasks.backends.loading import reported
-from tasks.errors import ModelCorrupt, ModelUnsuitable, TaskError
-from tasks.models import gguf
+from docmill.tasks.backends import accelerator
+from docmill.tasks.backends.convert import made_once
+from docmill.tasks.backends.loading import reported
+from docmill.tasks.errors import ModelCorrupt, ModelUnsuitable, TaskError
+from docmill.tasks.models import gguf
 
 log = logging.getLogger("docmill.backends")
 

@@ -18,8 +18,8 @@ import torch
 from safetensors import safe_open
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from tasks.backends.convert import index_files
-from tasks.errors import WeightsMissing
+from docmill.tasks.backends.convert import index_files
+from docmill.tasks.errors import WeightsMissing
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from storage.core.private_files import make_folder
+from docmill.storage.core.private_files import make_folder
 
 log = logging.getLogger("docmill.backends")
 

@@ -14,15 +14,15 @@ import torch
 import transformers
 from transformers import AutoConfig
 
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.backends import accelerator
-from tasks.backends.loading import reported
-from tasks.errors import ModelUnsuitable
-from tasks.models.adapters import Adapter
-from tasks.models.encoders import Description
-from tasks.models.weights import folder_files
-from tasks.outputs import TRAINED, Head
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.backends import accelerator
+from docmill.tasks.backends.loading import reported
+from docmill.tasks.errors import ModelUnsuitable
+from docmill.tasks.models.adapters import Adapter
+from docmill.tasks.models.encoders import Description
+from docmill.tasks.models.weights import folder_files
+from docmill.tasks.outputs import TRAINED, Head
 
 if TYPE_CHECKING:
     from torch import nn

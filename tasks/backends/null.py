@@ -15,19 +15,31 @@ from typing import Any
 
 import numpy as np
 
-from storage.core.specs import Spec
-from storage.outputs.output_types import LABELS, RECORD, REDACTED, SCHEMA, SPANS, VECTOR, WEIGHTS, N
-from tasks import kinds, schemas
-from tasks.backends import Source
-from tasks.backends.static import Items, StaticLoop
-from tasks.batching import Budget
-from tasks.errors import CannotServe
-from tasks.kinds.base import Traits
-from tasks.models import null
-from tasks.models.families import OUR_LIMIT_TOKENS
-from tasks.models.null import NAME
-from tasks.outputs import Generated, Head, Labels, Output, Record, Several, Span, Spans, Vector, Vocabulary, Weights
-from tasks.windows.windows import Encoded
+from docmill.storage.core.specs import Spec
+from docmill.storage.outputs.output_types import LABELS, RECORD, REDACTED, SCHEMA, SPANS, VECTOR, WEIGHTS, N
+from docmill.tasks import kinds, schemas
+from docmill.tasks.backends import Source
+from docmill.tasks.backends.static import Items, StaticLoop
+from docmill.tasks.batching import Budget
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.models import null
+from docmill.tasks.models.families import OUR_LIMIT_TOKENS
+from docmill.tasks.models.null import NAME
+from docmill.tasks.outputs import (
+    Generated,
+    Head,
+    Labels,
+    Output,
+    Record,
+    Several,
+    Span,
+    Spans,
+    Vector,
+    Vocabulary,
+    Weights,
+)
+from docmill.tasks.windows.windows import Encoded
 
 _BUDGET = Budget(tokens=4096, rows=64)
 

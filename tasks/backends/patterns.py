@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import Any
 
-from storage.core.specs import Spec
-from tasks.backends import Source
-from tasks.backends.static import StaticLoop
-from tasks.batching import Budget
-from tasks.errors import CannotServe
-from tasks.kinds.base import Traits
-from tasks.models import weightless
-from tasks.outputs import Output, Spans
-from tasks.windows.windows import Encoded
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends import Source
+from docmill.tasks.backends.static import StaticLoop
+from docmill.tasks.batching import Budget
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.models import weightless
+from docmill.tasks.outputs import Output, Spans
+from docmill.tasks.windows.windows import Encoded
 
 _BUDGET = Budget(tokens=1_000_000, rows=64)
 _LIBRARIES = ("phonenumberslite", "python-stdnum")

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from storage.core.specs import Spec
-from tasks import languages
-from tasks.backends import Backend, Source
-from tasks.batching import Budget, Item, Pool
-from tasks.kinds.base import Traits
-from tasks.outputs import Output
-from tasks.windows.windows import Coder, Encoded, LanguageCoders
+from docmill.storage.core.specs import Spec
+from docmill.tasks import languages
+from docmill.tasks.backends import Backend, Source
+from docmill.tasks.batching import Budget, Item, Pool
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.outputs import Output
+from docmill.tasks.windows.windows import Coder, Encoded, LanguageCoders
 
 # How many batches of other languages may wait here while one language is computed.
 _MOST_WAITING = 4

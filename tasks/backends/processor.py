@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from tasks.backends.measurement_cache import remember, remembered
+from docmill.tasks.backends.measurement_cache import remember, remembered
 
 _FOLDER = "processors"
 # Variables that say how many threads torch takes, and which instructions.
@@ -42,7 +42,7 @@ def of(cache_dir: Path) -> Processor:
         return Processor(**kept)
     import torch
 
-    from tasks.backends import accelerator
+    from docmill.tasks.backends import accelerator
 
     native = str(accelerator.dtype_for("native", "cpu")).removeprefix("torch.")
     found = Processor(accelerator.device_name("cpu"), torch.get_num_threads(), native, torch.__version__)
@@ -58,7 +58,7 @@ def device(asked: str, cache_dir: Path) -> tuple[str, int]:
         return here.name, here.threads
     import torch
 
-    from tasks.backends import accelerator
+    from docmill.tasks.backends import accelerator
 
     return accelerator.device_name(asked), torch.get_num_threads()
 

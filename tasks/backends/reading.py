@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tasks import kinds
-from tasks.backends import Assignment
-from tasks.backends.encoder import heads
-from tasks.errors import CannotServe
-from tasks.kinds.base import Traits
-from tasks.models import families
-from tasks.models.families import Family
-from tasks.outputs import Head
-from tasks.windows.windows import Coder, Encoded
+from docmill.tasks import kinds
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.encoder import heads
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.models import families
+from docmill.tasks.models.families import Family
+from docmill.tasks.outputs import Head
+from docmill.tasks.windows.windows import Coder, Encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,22 +43,22 @@ def reading_of(assignment: Assignment, config: Mapping[str, Any]) -> Reading:
     if assignment.head in heads.LOADERS:
         return _of_encoder(assignment)
     if assignment.head is Head.MATCHING:
-        from tasks.backends.label_matching.gliner_backend import reading_of as reading_of_words
+        from docmill.tasks.backends.label_matching.gliner_backend import reading_of as reading_of_words
 
         coder_of_words, traits = reading_of_words(assignment)
         return Reading(coder_of_words, traits, as_given)
-    from tasks.backends.generation_files import Opening, generation_settings
+    from docmill.tasks.backends.generation_files import Opening, generation_settings
 
     opening = Opening.of(assignment.spec, assignment.folder, assignment.cache_dir)
     if families.family(config) is Family.DECODER:
-        from tasks.backends.decoder_only.instructed import Completion
-        from tasks.backends.decoder_only.likelihood import label_completion
+        from docmill.tasks.backends.decoder_only.instructed import Completion
+        from docmill.tasks.backends.decoder_only.likelihood import label_completion
 
         scores = kinds.kind(assignment.spec.kind).head(Family.DECODER) is Head.LIKELIHOOD
         completion = (label_completion if scores else Completion)(opening)
         coder = _Coder(completion.limit_tokens, completion.tokens.encode)
         return Reading(coder, completion.traits, _by(opening.tokenizer))
-    from tasks.backends.encoder_decoder.generation import Generation
+    from docmill.tasks.backends.encoder_decoder.generation import Generation
 
     generation = Generation(opening, generation_settings(opening.folder))
     coder = _Coder(generation.limit_tokens, generation.tokens.encode)
@@ -78,7 +78,7 @@ class _Coder:
 def _of_encoder(assignment: Assignment) -> Reading:
     import torch
 
-    from tasks.backends.loading import NotTold, hollow
+    from docmill.tasks.backends.loading import NotTold, hollow
 
     try:
         with hollow():

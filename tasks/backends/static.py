@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from storage.core.outcomes import Reason
-from tasks.backends import Source
-from tasks.batching import Budget, Item
-from tasks.errors import DeviceLost, OutOfMemory
-from tasks.outputs import Failure, Output
+from docmill.storage.core.outcomes import Reason
+from docmill.tasks.backends import Source
+from docmill.tasks.batching import Budget, Item
+from docmill.tasks.errors import DeviceLost, OutOfMemory
+from docmill.tasks.outputs import Failure, Output
 
 Items = Sequence[Item[Any]]
 Computed = tuple[int, Output]

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.errors import CannotServe
-from tasks.windows.windows import Encoded
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-    from tasks.windows.places import Places
+    from docmill.tasks.windows.places import Places
 
 _MOST_USED = 8
 _PORTION_CHARS = 500_000

@@ -10,16 +10,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from storage.core.outcomes import Outcome
-from storage.outputs.output_types import TEXTS
-from tasks.checks.base import Check, Context, Finding
-from tasks.checks.copied_input import COPIED_INPUT
-from tasks.checks.length_ratio import LENGTH_RATIO
-from tasks.checks.missing_sentences import MISSING_SENTENCES
-from tasks.checks.names_changed import NAMES_CHANGED
-from tasks.checks.numbers_changed import NUMBERS_CHANGED
-from tasks.checks.repetition import REPETITION
-from tasks.checks.wrong_language import WRONG_LANGUAGE
+from docmill.storage.core.outcomes import Outcome
+from docmill.storage.outputs.output_types import TEXTS
+from docmill.tasks.checks.base import Check, Context, Finding
+from docmill.tasks.checks.copied_input import COPIED_INPUT
+from docmill.tasks.checks.length_ratio import LENGTH_RATIO
+from docmill.tasks.checks.missing_sentences import MISSING_SENTENCES
+from docmill.tasks.checks.names_changed import NAMES_CHANGED
+from docmill.tasks.checks.numbers_changed import NUMBERS_CHANGED
+from docmill.tasks.checks.repetition import REPETITION
+from docmill.tasks.checks.wrong_language import WRONG_LANGUAGE
 
 log = logging.getLogger("docmill.checks")
 

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tasks.checks.base import Check, Context, Finding, quoted
-from tasks.checks.words import folded, span, words
+from docmill.tasks.checks.base import Check, Context, Finding, quoted
+from docmill.tasks.checks.words import folded, span, words
 
 FLAG = "copied_input"
 _RUN_WORDS = 4

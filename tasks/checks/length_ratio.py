@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tasks.checks.base import Check, Context, Finding
-from tasks.checks.lengths import expected_ratio
-from tasks.checks.words import letters
+from docmill.tasks.checks.base import Check, Context, Finding
+from docmill.tasks.checks.lengths import expected_ratio
+from docmill.tasks.checks.words import letters
 
 FLAG = "length_ratio"
 # The shortest texts vary most: the bounds of the ratio widen with the inverse of the length.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tasks.checks.base import Context
+from docmill.tasks.checks.base import Context
 
 # Letters of a text in each language, as multiples of its English ones.
 _LENGTHS = {"en": 1.0, "fr": 1.15, "es": 1.12, "it": 1.12, "de": 1.12, "pt": 1.1, "nl": 1.08, "ru": 1.08, "pl": 1.08}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from storage.core.outcomes import LOW_CONFIDENCE
-from tasks.checks.base import Finding
+from docmill.storage.core.outcomes import LOW_CONFIDENCE
+from docmill.tasks.checks.base import Finding
 
 
 def find(confidence: float | None, least: float | None) -> Finding | None:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
-from tasks.checks.base import Check, Context, Finding, quoted
-from tasks.checks.lengths import expected_ratio
-from tasks.checks.words import has_words, letters, letters_of, split
-from tasks.windows.sentences import sentences
+from docmill.tasks.checks.base import Check, Context, Finding, quoted
+from docmill.tasks.checks.lengths import expected_ratio
+from docmill.tasks.checks.words import has_words, letters, letters_of, split
+from docmill.tasks.windows.sentences import sentences
 
 FLAG = "missing_sentences"
 # Costs are negative logarithms of probabilities; the variance of lengths per letter is that of Gale and Church.

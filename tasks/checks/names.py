@@ -12,8 +12,8 @@ from difflib import SequenceMatcher
 from enum import Enum, auto
 from functools import cached_property
 
-from tasks.checks import english, names_by_language
-from tasks.checks.words import folded, words
+from docmill.tasks.checks import english, names_by_language
+from docmill.tasks.checks.words import folded, words
 
 # Names that no translation changes.
 _EXACT = re.compile(

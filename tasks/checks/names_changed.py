@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from tasks.checks import english, names, names_by_language
-from tasks.checks.base import Check, Context, Finding, quoted
-from tasks.checks.names import Form, Name, Text
+from docmill.tasks.checks import english, names, names_by_language
+from docmill.tasks.checks.base import Check, Context, Finding, quoted
+from docmill.tasks.checks.names import Form, Name, Text
 
 FLAG = "names_changed"
 _ENGLISH = "en"

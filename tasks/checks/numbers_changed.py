@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from tasks.checks.base import Check, Context, Finding
+from docmill.tasks.checks.base import Check, Context, Finding
 
 FLAG = "numbers_changed"
 _SEPARATOR = r"[.,'’\u00a0\u202f ]"

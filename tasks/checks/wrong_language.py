@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tasks import languages
-from tasks.checks.base import Check, Context, Finding, quoted
-from tasks.languages import Guess
+from docmill.tasks import languages
+from docmill.tasks.checks.base import Check, Context, Finding, quoted
+from docmill.tasks.languages import Guess
 
 FLAG = "wrong_language"
 # A guess is believed of ordinary words only: names, numbers and code are the same in every language.

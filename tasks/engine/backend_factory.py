@@ -10,17 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from storage.core.specs import Spec
-from tasks import kinds, languages, patterns
-from tasks.backends import Assignment, Backend, devices, registry, selection
-from tasks.backends.encoder import heads
-from tasks.errors import BadOption, CannotServe, DeviceUnusable, ModelError, Unsuited
-from tasks.models import families, null, served, weightless
-from tasks.models.encoders import Description
-from tasks.models.families import Family
-from tasks.models.served import Server
-from tasks.outputs import Head
-from tasks.specs import adapters, per_language, pinning, tokenizers
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds, languages, patterns
+from docmill.tasks.backends import Assignment, Backend, devices, registry, selection
+from docmill.tasks.backends.encoder import heads
+from docmill.tasks.errors import BadOption, CannotServe, DeviceUnusable, ModelError, Unsuited
+from docmill.tasks.models import families, null, served, weightless
+from docmill.tasks.models.encoders import Description
+from docmill.tasks.models.families import Family
+from docmill.tasks.models.served import Server
+from docmill.tasks.outputs import Head
+from docmill.tasks.specs import adapters, per_language, pinning, tokenizers
 
 log = logging.getLogger("docmill.backends")
 
@@ -44,7 +44,7 @@ def open_backend(
     languages.require_detector_for(spec)
     patterns.require_for(spec)
     if specs := per_language.specs_of(spec):
-        from tasks.backends.polyglot import PolyglotBackend
+        from docmill.tasks.backends.polyglot import PolyglotBackend
 
         one = partial(
             open_backend,
@@ -59,14 +59,14 @@ def open_backend(
     pinned = pinning.Pinned(spec.model, spec.revision)
     try:
         if null.is_null(spec.model):
-            from tasks.backends.null import NullBackend
+            from docmill.tasks.backends.null import NullBackend
 
             return NullBackend(spec, device=device)
         if served.is_served(spec.model):
             tokenizer = tokenizers.locate(spec, models_dir=models_dir, cache_dir=cache_dir)
             return _on_server(spec, cache_dir, server, tokenizer)
         if weightless.is_weightless(spec.model):
-            from tasks.backends.patterns import PatternsBackend
+            from docmill.tasks.backends.patterns import PatternsBackend
 
             return PatternsBackend(spec, device=device)
         if device == registry.REMOTE:
@@ -77,7 +77,7 @@ def open_backend(
         config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=models_dir)
         adapter = adapters.locate(spec, models_dir=models_dir, cache_dir=cache_dir)
         if adapter is not None:
-            from tasks.backends.adapters import merged
+            from docmill.tasks.backends.adapters import merged
 
             spec, folder = merged(spec, folder, adapter, cache_dir)
             config = Description.of_folder(folder).config
@@ -155,7 +155,7 @@ def _first_suited(assignment: Assignment, family: Family | None, asked: str, *, 
             if head not in heads.LOADERS or name == registry.OWN_CODE or offer(registry.OWN_CODE) is None:
                 return suited
             # It was asked for by name. The model's own code takes over once an output is not finite.
-            from tasks.backends.encoder.fallback import FallbackBackend
+            from docmill.tasks.backends.encoder.fallback import FallbackBackend
 
             return FallbackBackend(suited, partial(opened, registry.OWN_CODE))
     assert reason is not None
@@ -166,7 +166,7 @@ class _Contest:
     """The backends that can compute a spec. The fastest one does, once there is enough work to measure them."""
 
     def __init__(self, names: Sequence[str], open_one: Callable[..., Any], assignment: Assignment) -> None:
-        from tasks.backends.encoder import autotune
+        from docmill.tasks.backends.encoder import autotune
 
         self._open_one = open_one
         self._assignment = assignment
@@ -177,7 +177,7 @@ class _Contest:
 
     def opened(self, *, provisional: bool) -> Backend:
         """Return the fastest backend if it is known; else a provisional one, or measure all backends now."""
-        from tasks.backends.encoder.provisional import ProvisionalBackend
+        from docmill.tasks.backends.encoder.provisional import ProvisionalBackend
 
         on_cpu = self._assignment.device == registry.CPU
         if self._measured or len(self._names) == 1 or not (provisional and on_cpu):
@@ -196,7 +196,7 @@ class _Contest:
         return self._guarded(self._open_one(name, replace(self._assignment, tuned=False)), name)
 
     def _fastest(self) -> Backend:
-        from tasks.backends.encoder.autotune import fastest
+        from docmill.tasks.backends.encoder.autotune import fastest
 
         last = ""
 
@@ -210,8 +210,8 @@ class _Contest:
 
     def _guarded(self, backend: Backend, name: str) -> Backend:
         """Return a backend that changes to the model's own code once an output is not finite."""
-        from tasks.backends.encoder.autotune import leave_out
-        from tasks.backends.encoder.fallback import FallbackBackend
+        from docmill.tasks.backends.encoder.autotune import leave_out
+        from docmill.tasks.backends.encoder.fallback import FallbackBackend
 
         if name == registry.OWN_CODE or registry.OWN_CODE not in self._names:
             return backend

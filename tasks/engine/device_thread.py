@@ -8,15 +8,15 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from storage.core.outcomes import Reason
-from storage.core.specs import Spec
-from tasks import tracing
-from tasks.backends import Waiting
-from tasks.backends.static import failure
-from tasks.batching import Budget, Item
-from tasks.engine.model_cache import LoadedModel, ModelCache, Owner
-from tasks.errors import DeviceLost, EngineStopped, ServerAway
-from tasks.outputs import Generated, Output, Several
+from docmill.storage.core.outcomes import Reason
+from docmill.storage.core.specs import Spec
+from docmill.tasks import tracing
+from docmill.tasks.backends import Waiting
+from docmill.tasks.backends.static import failure
+from docmill.tasks.batching import Budget, Item
+from docmill.tasks.engine.model_cache import LoadedModel, ModelCache, Owner
+from docmill.tasks.errors import DeviceLost, EngineStopped, ServerAway
+from docmill.tasks.outputs import Generated, Output, Several
 
 log = logging.getLogger("docmill.engine")
 

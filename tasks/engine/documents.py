@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from storage.core.outcomes import Outcome, Reason, Status
-from tasks.checks import NONE, Checks, low_confidence, written
-from tasks.engine.submission import Submission
-from tasks.errors import PromptTooLong
-from tasks.kinds.base import Again, Computed, Recipe
-from tasks.outputs import Failure, Generated, Output, Several, Vector
-from tasks.windows.windows import Coder, Window
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.tasks.checks import NONE, Checks, low_confidence, written
+from docmill.tasks.engine.submission import Submission
+from docmill.tasks.errors import PromptTooLong
+from docmill.tasks.kinds.base import Again, Computed, Recipe
+from docmill.tasks.outputs import Failure, Generated, Output, Several, Vector
+from docmill.tasks.windows.windows import Coder, Window
 
 
 @dataclass(slots=True)

@@ -12,17 +12,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from storage.core.outcomes import Outcome
-from storage.core.specs import Spec
-from tasks.backends import Backend, Journaled
-from tasks.batching import Item
-from tasks.engine.device_thread import TURN_S, BatchDone, BatchStarted, Counters, Device
-from tasks.engine.documents import Document, cut_each
-from tasks.engine.model_cache import LoadedModel, ModelCache, Owner
-from tasks.engine.submission import Submission
-from tasks.errors import EngineStopped
-from tasks.kinds.base import Again
-from tasks.outputs import Output
+from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends import Backend, Journaled
+from docmill.tasks.batching import Item
+from docmill.tasks.engine.device_thread import TURN_S, BatchDone, BatchStarted, Counters, Device
+from docmill.tasks.engine.documents import Document, cut_each
+from docmill.tasks.engine.model_cache import LoadedModel, ModelCache, Owner
+from docmill.tasks.engine.submission import Submission
+from docmill.tasks.errors import EngineStopped
+from docmill.tasks.kinds.base import Again
+from docmill.tasks.outputs import Output
 
 __all__ = ["BatchDone", "BatchStarted", "Counters", "Engine", "Submission"]
 

@@ -10,15 +10,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.backends import Assignment, registry, selection
-from tasks.backends.adapters import kept
-from tasks.backends.encoder import heads
-from tasks.backends.registry import Offer
-from tasks.models import families, weightless
-from tasks.models.encoders import Description
-from tasks.specs import adapters, per_language, pinning
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.backends import Assignment, registry, selection
+from docmill.tasks.backends.adapters import kept
+from docmill.tasks.backends.encoder import heads
+from docmill.tasks.backends.registry import Offer
+from docmill.tasks.models import families, weightless
+from docmill.tasks.models.encoders import Description
+from docmill.tasks.specs import adapters, per_language, pinning
 
 log = logging.getLogger("docmill.backends")
 
@@ -56,7 +56,7 @@ def modules(spec: Spec, place: Place) -> list[str]:
     config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=place.models_dir)
     if adapters.NAME in spec.params:
         if (merged := kept(spec, folder, place.cache_dir)) is None:
-            return ["tasks.backends.merging", "peft"]
+            return ["docmill.tasks.backends.merging", "peft"]
         spec, folder = merged
         config = Description.of_folder(folder).config
     family = families.family(config)
@@ -76,7 +76,7 @@ def _first(names: tuple[str, ...], assignment: Assignment) -> str:
     """Return the backend that is opened first: the fastest if it is known."""
     if assignment.head not in heads.LOADERS or assignment.alone:
         return names[0]
-    from tasks.backends.encoder import autotune
+    from docmill.tasks.backends.encoder import autotune
 
     subject = autotune.subject(assignment.spec, assignment.device, names, assignment.cache_dir)
     return autotune.first(names, assignment.cache_dir / "backends", subject)
@@ -90,7 +90,7 @@ def _of_offer(offer: Offer, assignment: Assignment) -> list[str]:
         module = offer.again.partition(":")[0]
         if pkgutil.resolve_name(f"{module}:kept_folder")(assignment) is not None:
             return [module]
-    from tasks.backends.encoder import reopening
+    from docmill.tasks.backends.encoder import reopening
 
     kept = offer.again is None and reopening.is_kept(assignment, offer.implementation.partition(":")[2])
     return [implementation] if kept else [implementation, *heads.libraries(assignment.head)]

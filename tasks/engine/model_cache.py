@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.backends import Backend, Journaled
-from tasks.batching import Pool
-from tasks.checks import Checks
-from tasks.engine.documents import Document
-from tasks.engine.submission import Submission
-from tasks.errors import CannotServe, EngineStopped, ServerAway
-from tasks.kinds import Recipe
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.backends import Backend, Journaled
+from docmill.tasks.batching import Pool
+from docmill.tasks.checks import Checks
+from docmill.tasks.engine.documents import Document
+from docmill.tasks.engine.submission import Submission
+from docmill.tasks.errors import CannotServe, EngineStopped, ServerAway
+from docmill.tasks.kinds import Recipe
 
 log = logging.getLogger("docmill.engine")
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from storage.search.knn import cosines
-from tasks.outputs import Vector
-from tasks.windows.windows import split, trimmed
+from docmill.storage.search.knn import cosines
+from docmill.tasks.outputs import Vector
+from docmill.tasks.windows.windows import split, trimmed
 
 if TYPE_CHECKING:
-    from storage.core.specs import Spec
-    from tasks.engine.queries import Embed
+    from docmill.storage.core.specs import Spec
+    from docmill.tasks.engine.queries import Embed
 
 PASSAGE_CHARS = 200  # a sentence or two
 COMPARED = 24  # passages of a document that are embedded: all of one of about 800 words

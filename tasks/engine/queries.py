@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from storage.core.outcomes import Reason, Status
-from storage.core.specs import Spec
-from tasks.errors import EngineStopped
-from tasks.kinds.embed import check_prompt
-from tasks.models.named_prompts import QUERY
-from tasks.outputs import Failure, Vector
+from docmill.storage.core.outcomes import Reason, Status
+from docmill.storage.core.specs import Spec
+from docmill.tasks.errors import EngineStopped
+from docmill.tasks.kinds.embed import check_prompt
+from docmill.tasks.models.named_prompts import QUERY
+from docmill.tasks.outputs import Failure, Vector
 
 if TYPE_CHECKING:
-    from tasks.engine.engine import Engine
+    from docmill.tasks.engine.engine import Engine
 
 Embed = Callable[[Spec, Sequence[str]], list[Vector | Failure]]  # `embed` by an engine, wherever that is
 

@@ -8,19 +8,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.core.specs import Spec
-from tasks import kinds, languages, patterns
-from tasks.backends import Assignment
-from tasks.engine.documents import cut_each
-from tasks.errors import BadOption, CannotServe, ModelError
-from tasks.kinds.base import Traits
-from tasks.models import families, null, served, weightless
-from tasks.models.families import Family
-from tasks.specs import adapters, per_language, pinning
-from tasks.windows.windows import Encoded, LanguageCoders, Window
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds, languages, patterns
+from docmill.tasks.backends import Assignment
+from docmill.tasks.engine.documents import cut_each
+from docmill.tasks.errors import BadOption, CannotServe, ModelError
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.models import families, null, served, weightless
+from docmill.tasks.models.families import Family
+from docmill.tasks.specs import adapters, per_language, pinning
+from docmill.tasks.windows.windows import Encoded, LanguageCoders, Window
 
 if TYPE_CHECKING:
-    from tasks.backends.reading import Reading
+    from docmill.tasks.backends.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def described(reading: Reading, window: Window, number: int = 1) -> ReadWindow:
 
 def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Reading:
     """Return what reads texts as the model of a spec does. Raises CannotServe with the reason."""
-    from tasks.backends.reading import reading_of
+    from docmill.tasks.backends.reading import reading_of
 
     try:
         languages.require_detector_for(spec)
@@ -77,8 +77,8 @@ def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Rea
         config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=models_dir)
         adapter = adapters.locate(spec, models_dir=models_dir, cache_dir=cache_dir)
         if adapter is not None and families.family(config) is Family.ENCODER:  # it may bring the head
-            from tasks.backends.adapters import merged
-            from tasks.models.encoders import Description
+            from docmill.tasks.backends.adapters import merged
+            from docmill.tasks.models.encoders import Description
 
             spec, folder = merged(spec, folder, adapter, cache_dir)
             config = Description.of_folder(folder).config
@@ -97,8 +97,8 @@ def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Rea
 
 
 def _of_languages(specs: Mapping[str, Spec], open_one: Callable[[Spec], Reading]) -> Reading:
-    from tasks.backends.polyglot import LanguageCoder
-    from tasks.backends.reading import Reading
+    from docmill.tasks.backends.polyglot import LanguageCoder
+    from docmill.tasks.backends.reading import Reading
 
     readings = {language: open_one(spec) for language, spec in specs.items()}
     coders = {language: LanguageCoder(language, one.coder) for language, one in readings.items()}
@@ -112,9 +112,9 @@ def _of_languages(specs: Mapping[str, Spec], open_one: Callable[[Spec], Reading]
 
 
 def _weightless(spec: Spec) -> Reading:
-    from tasks.backends.null import NullBackend
-    from tasks.backends.patterns import PatternsBackend
-    from tasks.backends.reading import Reading, as_given
+    from docmill.tasks.backends.null import NullBackend
+    from docmill.tasks.backends.patterns import PatternsBackend
+    from docmill.tasks.backends.reading import Reading, as_given
 
     backend = (NullBackend if null.is_null(spec.model) else PatternsBackend)(spec, device="cpu")
     return Reading(backend, backend.traits, as_given)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
-from storage.core.outcomes import Outcome
-from tasks.errors import ServerAway
-from tasks.windows.windows import Encoded
+from docmill.storage.core.outcomes import Outcome
+from docmill.tasks.errors import ServerAway
+from docmill.tasks.windows.windows import Encoded
 
 
 class Submission:

@@ -11,26 +11,26 @@ from typing import Any
 from pydantic import create_model
 from pydantic.fields import FieldInfo
 
-from storage.core.specs import Spec, StoredKind
-from storage.outputs.output_types import TEXT
-from storage.steps import templates
-from tasks import prompts
-from tasks.checks import AS_WRITTEN, NONE, Checks
-from tasks.errors import BadOption, CannotServe, UnknownKind, hint
-from tasks.kinds.answer import ANSWER
-from tasks.kinds.base import Recipe, TaskKind, Traits
-from tasks.kinds.classify import CLASSIFY
-from tasks.kinds.embed import EMBED
-from tasks.kinds.entities import ENTITIES
-from tasks.kinds.extract import EXTRACT
-from tasks.kinds.generate import GENERATE, Generate, Uncut
-from tasks.kinds.options import KindOptions, declaration_of, key, parsed
-from tasks.kinds.redact import REDACT
-from tasks.kinds.sparse import SPARSE
-from tasks.kinds.summarize import SUMMARIZE
-from tasks.kinds.translate import TRANSLATE
-from tasks.models import null
-from tasks.prompts import Template, around, is_rendered
+from docmill.storage.core.specs import Spec, StoredKind
+from docmill.storage.outputs.output_types import TEXT
+from docmill.storage.steps import templates
+from docmill.tasks import prompts
+from docmill.tasks.checks import AS_WRITTEN, NONE, Checks
+from docmill.tasks.errors import BadOption, CannotServe, UnknownKind, hint
+from docmill.tasks.kinds.answer import ANSWER
+from docmill.tasks.kinds.base import Recipe, TaskKind, Traits
+from docmill.tasks.kinds.classify import CLASSIFY
+from docmill.tasks.kinds.embed import EMBED
+from docmill.tasks.kinds.entities import ENTITIES
+from docmill.tasks.kinds.extract import EXTRACT
+from docmill.tasks.kinds.generate import GENERATE, Generate, Uncut
+from docmill.tasks.kinds.options import KindOptions, declaration_of, key, parsed
+from docmill.tasks.kinds.redact import REDACT
+from docmill.tasks.kinds.sparse import SPARSE
+from docmill.tasks.kinds.summarize import SUMMARIZE
+from docmill.tasks.kinds.translate import TRANSLATE
+from docmill.tasks.models import null
+from docmill.tasks.prompts import Template, around, is_rendered
 
 KINDS: tuple[TaskKind, ...] = (
     SUMMARIZE,

@@ -11,21 +11,32 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from storage.core.outcomes import Outcome
-from storage.core.specs import ShardSize, Spec
-from storage.outputs.output_types import PROPERTIES, RECORD
-from storage.steps import templates
-from storage.steps.templates import BadTemplate, parse_question
-from tasks.checks import AS_WRITTEN, NONE
-from tasks.errors import BadOption, CannotServe, PromptTooLong
-from tasks.kinds.answer_spans import Answers, ScoredWindow, Span, best_answers
-from tasks.kinds.base import Again, BuiltIn, Computed, Confidence, Plan, TaskKind, Traits, least, pattern, windowed
-from tasks.kinds.options import MOST, Beams, Option, Sampling, Windowed, shown, wrong_value
-from tasks.models.families import Family
-from tasks.outputs import Generated, Head, Output, Spans, SpanScores
-from tasks.prompts import Template
-from tasks.windows.overlapping import cut_overlapping
-from tasks.windows.windows import Coder, Window, cut
+from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import ShardSize, Spec
+from docmill.storage.outputs.output_types import PROPERTIES, RECORD
+from docmill.storage.steps import templates
+from docmill.storage.steps.templates import BadTemplate, parse_question
+from docmill.tasks.checks import AS_WRITTEN, NONE
+from docmill.tasks.errors import BadOption, CannotServe, PromptTooLong
+from docmill.tasks.kinds.answer_spans import Answers, ScoredWindow, Span, best_answers
+from docmill.tasks.kinds.base import (
+    Again,
+    BuiltIn,
+    Computed,
+    Confidence,
+    Plan,
+    TaskKind,
+    Traits,
+    least,
+    pattern,
+    windowed,
+)
+from docmill.tasks.kinds.options import MOST, Beams, Option, Sampling, Windowed, shown, wrong_value
+from docmill.tasks.models.families import Family
+from docmill.tasks.outputs import Generated, Head, Output, Spans, SpanScores
+from docmill.tasks.prompts import Template
+from docmill.tasks.windows.overlapping import cut_overlapping
+from docmill.tasks.windows.windows import Coder, Window, cut
 
 LONGEST_TOKENS = 30
 LEAST_TEXT_TOKENS = 8

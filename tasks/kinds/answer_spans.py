@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from tasks.outputs import SpanScores
+    from docmill.tasks.outputs import SpanScores
 
 
 @dataclass(frozen=True, slots=True)

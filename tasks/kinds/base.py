@@ -33,21 +33,21 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.core.specs import WRITING_SIZE, ShardSize, Spec, StoredKind
-from storage.outputs.base import OutputType
-from tasks import checks
-from tasks.checks import Checks
-from tasks.errors import ModelUnsuitable, TaskError
-from tasks.kinds.options import KindOptions
-from tasks.models import null
-from tasks.models.families import PREFIXED, Family, classifier, family, stateful
-from tasks.models.language_pairs import UNKNOWN, Direction
-from tasks.models.named_prompts import Prompts
-from tasks.outputs import TRAINED, Generated, Head, Likelihood, Output, Scale, Several
-from tasks.prompts import Template
-from tasks.windows.windows import Coder, LanguageCoders, Window
-from tasks.windows.word_windows import WordReader
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import WRITING_SIZE, ShardSize, Spec, StoredKind
+from docmill.storage.outputs.base import OutputType
+from docmill.tasks import checks
+from docmill.tasks.checks import Checks
+from docmill.tasks.errors import ModelUnsuitable, TaskError
+from docmill.tasks.kinds.options import KindOptions
+from docmill.tasks.models import null
+from docmill.tasks.models.families import PREFIXED, Family, classifier, family, stateful
+from docmill.tasks.models.language_pairs import UNKNOWN, Direction
+from docmill.tasks.models.named_prompts import Prompts
+from docmill.tasks.outputs import TRAINED, Generated, Head, Likelihood, Output, Scale, Several
+from docmill.tasks.prompts import Template
+from docmill.tasks.windows.windows import Coder, LanguageCoders, Window
+from docmill.tasks.windows.word_windows import WordReader
 
 
 class Measure(StrEnum):

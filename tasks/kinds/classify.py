@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from storage.core.outcomes import Outcome
-from storage.core.specs import READING_SIZE, Spec
-from storage.outputs.output_types import LABELS
-from tasks.errors import BadOption
-from tasks.kinds.base import (
+from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import READING_SIZE, Spec
+from docmill.storage.outputs.output_types import LABELS
+from docmill.tasks.errors import BadOption
+from docmill.tasks.kinds.base import (
     Again,
     BuiltIn,
     Computed,
@@ -27,11 +27,11 @@ from tasks.kinds.base import (
     pattern,
     windowed,
 )
-from tasks.kinds.options import MOST, TOP_K, GivenLabels, KindOptions, Option, Windowed, wrong_value
-from tasks.models.families import Family, classifier, entailment
-from tasks.outputs import Head, Labels, Scale
-from tasks.prompts import Template
-from tasks.windows.windows import Coder, Window, cut
+from docmill.tasks.kinds.options import MOST, TOP_K, GivenLabels, KindOptions, Option, Windowed, wrong_value
+from docmill.tasks.models.families import Family, classifier, entailment
+from docmill.tasks.outputs import Head, Labels, Scale
+from docmill.tasks.prompts import Template
+from docmill.tasks.windows.windows import Coder, Window, cut
 
 PLACE = "{}"
 HYPOTHESIS = "This example is {}."

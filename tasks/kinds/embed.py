@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from storage.core.outcomes import Outcome
-from storage.core.specs import READING_SIZE, Spec
-from storage.outputs.output_types import VECTOR
-from tasks import prompts
-from tasks.errors import BadOption
-from tasks.kinds.base import Again, Computed, Plan, TaskKind, Traits, windowed
-from tasks.kinds.options import Embedding, Tokenizer
-from tasks.models.families import Family
-from tasks.outputs import Head, Vector
-from tasks.windows.windows import Coder, Window, cut
+from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import READING_SIZE, Spec
+from docmill.storage.outputs.output_types import VECTOR
+from docmill.tasks import prompts
+from docmill.tasks.errors import BadOption
+from docmill.tasks.kinds.base import Again, Computed, Plan, TaskKind, Traits, windowed
+from docmill.tasks.kinds.options import Embedding, Tokenizer
+from docmill.tasks.models.families import Family
+from docmill.tasks.outputs import Head, Vector
+from docmill.tasks.windows.windows import Coder, Window, cut
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from storage.core.outcomes import Outcome
-from storage.core.specs import READING_SIZE, Spec
-from storage.outputs.output_types import SPANS
-from tasks.errors import BadOption
-from tasks.kinds.base import Again, Computed, Confidence, Plan, Recipe, TaskKind, Traits, least, windowed
-from tasks.kinds.options import GivenLabels, Windowed, list_labels
-from tasks.models import gliner
-from tasks.models.families import Family
-from tasks.outputs import Head, Spans, TokenScores
-from tasks.windows.overlapping import cut_overlapping, deciding
-from tasks.windows.places import Places
-from tasks.windows.windows import Coder, Window, trimmed
-from tasks.windows.word_windows import WordReader, cut_at_words, decided
+from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import READING_SIZE, Spec
+from docmill.storage.outputs.output_types import SPANS
+from docmill.tasks.errors import BadOption
+from docmill.tasks.kinds.base import Again, Computed, Confidence, Plan, Recipe, TaskKind, Traits, least, windowed
+from docmill.tasks.kinds.options import GivenLabels, Windowed, list_labels
+from docmill.tasks.models import gliner
+from docmill.tasks.models.families import Family
+from docmill.tasks.outputs import Head, Spans, TokenScores
+from docmill.tasks.windows.overlapping import cut_overlapping, deciding
+from docmill.tasks.windows.places import Places
+from docmill.tasks.windows.windows import Coder, Window, trimmed
+from docmill.tasks.windows.word_windows import WordReader, cut_at_words, decided
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,20 +13,20 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import Field
 
-from storage.core.normalize import normalize_json
-from storage.core.outcomes import Outcome
-from storage.core.specs import Spec
-from storage.json_values import GivenJson
-from storage.outputs.output_types import RECORD, SCHEMA
-from tasks import schemas
-from tasks.errors import BadOption
-from tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits, windowed
-from tasks.kinds.options import Generating, JsonSchema
-from tasks.models.families import Family
-from tasks.outputs import Generated, Head, Record
-from tasks.prompts import Template, is_rendered
-from tasks.schemas import GRAMMAR, Schema, described
-from tasks.windows.windows import Coder, Window, cut
+from docmill.storage.core.normalize import normalize_json
+from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import Spec
+from docmill.storage.json_values import GivenJson
+from docmill.storage.outputs.output_types import RECORD, SCHEMA
+from docmill.tasks import schemas
+from docmill.tasks.errors import BadOption
+from docmill.tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits, windowed
+from docmill.tasks.kinds.options import Generating, JsonSchema
+from docmill.tasks.models.families import Family
+from docmill.tasks.outputs import Generated, Head, Record
+from docmill.tasks.prompts import Template, is_rendered
+from docmill.tasks.schemas import GRAMMAR, Schema, described
+from docmill.tasks.windows.windows import Coder, Window, cut
 
 
 @dataclass(frozen=True)

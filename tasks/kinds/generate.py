@@ -9,18 +9,18 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from storage.core.outcomes import Outcome
-from storage.core.specs import Spec
-from storage.outputs.output_types import SCHEMA, TEXT, N
-from storage.steps import templates
-from tasks.checks import AS_WRITTEN
-from tasks.errors import BadOption, PromptTooLong
-from tasks.kinds.base import Again, Computed, Plan, Recipe, TaskKind, Traits, windowed
-from tasks.kinds.options import PROMPT, JsonSchema, Option, Searching
-from tasks.models.families import Family
-from tasks.outputs import Generated, Head, Output, Several
-from tasks.schemas import GRAMMAR
-from tasks.windows.windows import Coder, Window, cut
+from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import Spec
+from docmill.storage.outputs.output_types import SCHEMA, TEXT, N
+from docmill.storage.steps import templates
+from docmill.tasks.checks import AS_WRITTEN
+from docmill.tasks.errors import BadOption, PromptTooLong
+from docmill.tasks.kinds.base import Again, Computed, Plan, Recipe, TaskKind, Traits, windowed
+from docmill.tasks.kinds.options import PROMPT, JsonSchema, Option, Searching
+from docmill.tasks.models.families import Family
+from docmill.tasks.outputs import Generated, Head, Output, Several
+from docmill.tasks.schemas import GRAMMAR
+from docmill.tasks.windows.windows import Coder, Window, cut
 
 BETWEEN = "\n\n"
 MOST_OUTPUTS = 1000

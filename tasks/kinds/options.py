@@ -19,10 +19,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from storage.steps.templates import Template, parse_question
-from tasks import prompts
-from tasks.errors import BadOption
-from tasks.models.families import Family
+from docmill.storage.steps.templates import Template, parse_question
+from docmill.tasks import prompts
+from docmill.tasks.errors import BadOption
+from docmill.tasks.models.families import Family
 
 MOST = 2**31 - 1  # far more than makes sense, far less than a database holds
 MIN_WINDOW_TOKENS = 8
@@ -280,7 +280,7 @@ _SCHEMA_EXAMPLE = {
 
 
 def _canonical_schema(given: object) -> str:
-    from tasks import schemas
+    from docmill.tasks import schemas
 
     try:
         return schemas.read(given)

@@ -13,19 +13,19 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from storage.core.outcomes import Outcome
-from storage.core.specs import READING_SIZE, Spec
-from storage.outputs.output_types import REDACTED
-from tasks import patterns
-from tasks.errors import BadOption, nearly
-from tasks.kinds.base import Again, Computed, Confidence, Plan, TaskKind, Traits, least, windowed
-from tasks.kinds.entities import AGGREGATION, NOT_FINITE, Strategy, Tagging, names, tagged
-from tasks.kinds.options import Option, wrong_value
-from tasks.models import weightless
-from tasks.models.families import Family
-from tasks.outputs import Head, Span
-from tasks.windows.overlapping import cut_overlapping
-from tasks.windows.windows import Coder, Window
+from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import READING_SIZE, Spec
+from docmill.storage.outputs.output_types import REDACTED
+from docmill.tasks import patterns
+from docmill.tasks.errors import BadOption, nearly
+from docmill.tasks.kinds.base import Again, Computed, Confidence, Plan, TaskKind, Traits, least, windowed
+from docmill.tasks.kinds.entities import AGGREGATION, NOT_FINITE, Strategy, Tagging, names, tagged
+from docmill.tasks.kinds.options import Option, wrong_value
+from docmill.tasks.models import weightless
+from docmill.tasks.models.families import Family
+from docmill.tasks.outputs import Head, Span
+from docmill.tasks.windows.overlapping import cut_overlapping
+from docmill.tasks.windows.windows import Coder, Window
 
 _REGION = re.compile("[A-Z]{2}")
 _MIN_SALT_CHARS = 8

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from storage.core.outcomes import Outcome
-from storage.core.specs import READING_SIZE, Spec
-from storage.outputs.output_types import WEIGHTS
-from tasks.kinds.base import Again, Computed, TaskKind, Traits, windowed
-from tasks.kinds.embed import own_prompt
-from tasks.kinds.options import MOST, TOP_K, Embedding
-from tasks.models.families import Family
-from tasks.outputs import Head, Weights
-from tasks.windows.windows import Coder, Window, cut
+from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import READING_SIZE, Spec
+from docmill.storage.outputs.output_types import WEIGHTS
+from docmill.tasks.kinds.base import Again, Computed, TaskKind, Traits, windowed
+from docmill.tasks.kinds.embed import own_prompt
+from docmill.tasks.kinds.options import MOST, TOP_K, Embedding
+from docmill.tasks.models.families import Family
+from docmill.tasks.outputs import Head, Weights
+from docmill.tasks.windows.windows import Coder, Window, cut
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,23 +11,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.core.specs import Spec
-from storage.outputs.output_types import TEXT
-from tasks import languages, prompts
-from tasks.checks import CHECKS, Checks, Context
-from tasks.errors import BadOption, CannotServe
-from tasks.kinds.base import BuiltIn, Computed, Plan, TaskKind, Traits, pattern, windowed
-from tasks.kinds.options import KindOptions, Option, Prefixed
-from tasks.languages import Action, LanguageRouter, Route
-from tasks.models import families, language_pairs
-from tasks.models.families import Family
-from tasks.models.language_pairs import Direction
-from tasks.outputs import Generated, Head
-from tasks.prompts import Template
-from tasks.windows.paragraphs import NEWLINE, cells, paragraphs, unwrapped
-from tasks.windows.sentences import between_sentences, translated_sentences
-from tasks.windows.windows import Coder, LanguageCoders, Section, Window, cut
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import Spec
+from docmill.storage.outputs.output_types import TEXT
+from docmill.tasks import languages, prompts
+from docmill.tasks.checks import CHECKS, Checks, Context
+from docmill.tasks.errors import BadOption, CannotServe
+from docmill.tasks.kinds.base import BuiltIn, Computed, Plan, TaskKind, Traits, pattern, windowed
+from docmill.tasks.kinds.options import KindOptions, Option, Prefixed
+from docmill.tasks.languages import Action, LanguageRouter, Route
+from docmill.tasks.models import families, language_pairs
+from docmill.tasks.models.families import Family
+from docmill.tasks.models.language_pairs import Direction
+from docmill.tasks.outputs import Generated, Head
+from docmill.tasks.prompts import Template
+from docmill.tasks.windows.paragraphs import NEWLINE, cells, paragraphs, unwrapped
+from docmill.tasks.windows.sentences import between_sentences, translated_sentences
+from docmill.tasks.windows.windows import Coder, LanguageCoders, Section, Window, cut
 
 PARAGRAPH, SENTENCE = "paragraph", "sentence"
 # Of the shipped model's greedy outputs a tenth have less, and half of these are bad (docs/checking.md).

@@ -10,9 +10,9 @@ from typing import Any
 
 import orjson
 
-from tasks.errors import ModelCorrupt, ModelNotFound, ModelUnsuitable
-from tasks.models import families, hub, model_validation
-from tasks.models.json_files import content, table
+from docmill.tasks.errors import ModelCorrupt, ModelNotFound, ModelUnsuitable
+from docmill.tasks.models import families, hub, model_validation
+from docmill.tasks.models.json_files import content, table
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 FILES = (CONFIG, WEIGHTS)

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tasks.errors import ModelUnsuitable
-from tasks.models.json_files import content, parsed, table
+from docmill.tasks.errors import ModelUnsuitable
+from docmill.tasks.models.json_files import content, parsed, table
 
 # Beside config.json, the files that tell.
 FILES = ("modules.json", "config_sentence_transformers.json")

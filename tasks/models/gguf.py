@@ -16,8 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from storage.core.installation import install
-from tasks.errors import ModelCorrupt, ModelNotFound, ModelUnsuitable, NotInstalled
+from docmill.storage.core.installation import install
+from docmill.tasks.errors import ModelCorrupt, ModelNotFound, ModelUnsuitable, NotInstalled
 
 SUFFIX = ".gguf"
 LIBRARIES = ("gguf", "accelerate")

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from storage.core.installation import Extra, install
-from tasks.errors import ModelUnsuitable, NotInstalled
-from tasks.models.families import Family, window_limit
-from tasks.models.json_files import content, table
-from tasks.models.weights import GLINER_CONFIG
+from docmill.storage.core.installation import Extra, install
+from docmill.tasks.errors import ModelUnsuitable, NotInstalled
+from docmill.tasks.models.families import Family, window_limit
+from docmill.tasks.models.json_files import content, table
+from docmill.tasks.models.weights import GLINER_CONFIG
 
 CONFIG = GLINER_CONFIG
 TOKENIZER = "tokenizer_config.json"

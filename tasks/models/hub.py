@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from storage.core.private_files import make_folder
-from tasks.errors import HubUnreachable, ModelCorrupt, ModelError, ModelNotFound
-from tasks.models.weights import ADAPTER, adapter_of, files_that_matter, has_weights
+from docmill.storage.core.private_files import make_folder
+from docmill.tasks.errors import HubUnreachable, ModelCorrupt, ModelError, ModelNotFound
+from docmill.tasks.models.weights import ADAPTER, adapter_of, files_that_matter, has_weights
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")

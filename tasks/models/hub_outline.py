@@ -18,8 +18,8 @@ from typing import TypeVar
 
 import orjson
 
-from tasks.errors import HubUnreachable, ModelCorrupt, ModelError, WeightsNotRead
-from tasks.models import hub
+from docmill.tasks.errors import HubUnreachable, ModelCorrupt, ModelError, WeightsNotRead
+from docmill.tasks.models import hub
 
 LONGEST_S = 30.0  # one that fails says so sooner
 _AT_ONCE = 8

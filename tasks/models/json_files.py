@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from storage.json_values import Json
+from docmill.storage.json_values import Json
 
 
 def parsed(data: bytes | None) -> Json:

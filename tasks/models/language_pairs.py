@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.json_values import Json
-from tasks import languages
-from tasks.errors import BadOption
-from tasks.models.json_files import content, table
+from docmill.storage.json_values import Json
+from docmill.tasks import languages
+from docmill.tasks.errors import BadOption
+from docmill.tasks.models.json_files import content, table
 
 # opus-mt-es-en, opus-mt-tc-big-cat_oci_spa-en; a language's code there is never longer than three letters.
 _OPUS = re.compile(r"opus-mt-(?:tc-(?:big|base|bible-big)-)?([a-z_]+)-([a-z_]+)", re.IGNORECASE)

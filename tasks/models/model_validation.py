@@ -8,9 +8,9 @@ from pathlib import Path
 
 import orjson
 
-from tasks.errors import ModelCorrupt
-from tasks.models.json_files import content, parsed, table
-from tasks.models.weights import GLINER_CONFIG, folder_files
+from docmill.tasks.errors import ModelCorrupt
+from docmill.tasks.models.json_files import content, parsed, table
+from docmill.tasks.models.weights import GLINER_CONFIG, folder_files
 
 _AGAIN = "copy or download the model again"
 _MOST_HEADER_BYTES = 100_000_000  # as safetensors itself has it

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from storage.core.specs import Spec
-from storage.json_values import Json
-from tasks import prompts
-from tasks.errors import CannotServe
+from docmill.storage.core.specs import Spec
+from docmill.storage.json_values import Json
+from docmill.tasks import prompts
+from docmill.tasks.errors import CannotServe
 
 QUERY = "query"
 DOCUMENT = "document"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from tasks.errors import ModelNotFound
+from docmill.tasks.errors import ModelNotFound
 
 NAME = "null"
 # Its files, so to speak: another number when its outputs change.

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from storage.json_values import Json
-from tasks.errors import CannotServe
-from tasks.models.json_files import content, parsed, table
+from docmill.storage.json_values import Json
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.models.json_files import content, parsed, table
 
 POOLINGS = frozenset({"cls", "max", "mean", "lasttoken"})
 MODES: Mapping[str, str] = MappingProxyType({"cls": "cls", "mean": "mean", "last": "lasttoken"})  # by --pooling

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from tasks.errors import ModelNotFound
+from docmill.tasks.errors import ModelNotFound
 
 PREFIX = "openai:"
 _REVISION = "served"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.errors import ModelCorrupt
-from tasks.models import null, served
+from docmill.tasks.errors import ModelCorrupt
+from docmill.tasks.models import null, served
 
 PATTERNS = "patterns"
 PATTERNS_REVISION = "patterns:1"

@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 
 import orjson
 
-from storage.core.private_files import make_folder
-from tasks.errors import ModelNotFound
-from tasks.models.json_files import table
+from docmill.storage.core.private_files import make_folder
+from docmill.tasks.errors import ModelNotFound
+from docmill.tasks.models.json_files import table
 
 # Copies of the weights in formats that are not read here, and what training left behind.
 _OTHER_FOLDERS = frozenset({"onnx", "openvino", "coreml", "flax", "tf", "runs", "original", "gguf"})

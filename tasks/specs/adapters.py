@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.backends import selection
-from tasks.errors import ModelCorrupt, ModelNotFound, ModelUnsuitable
-from tasks.models import hub, served, weightless, weights
-from tasks.models.adapters import FILES, Adapter, require_whole
-from tasks.specs import pinning
-from tasks.specs.pinning import ADAPTED, SHIPPED_FOLDER, Checked, Pinned
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.backends import selection
+from docmill.tasks.errors import ModelCorrupt, ModelNotFound, ModelUnsuitable
+from docmill.tasks.models import hub, served, weightless, weights
+from docmill.tasks.models.adapters import FILES, Adapter, require_whole
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.pinning import ADAPTED, SHIPPED_FOLDER, Checked, Pinned
 
 # The parameters of specs with an adapter: its name, and its hub commit or the hash of its files.
 NAME, REVISION = "adapter", "adapter_revision"

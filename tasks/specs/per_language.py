@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from storage.core.specs import Spec
-from tasks import kinds, languages
-from tasks.errors import BadOption
-from tasks.kinds import KindOptions, TaskKind
-from tasks.specs import plan
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds, languages
+from docmill.tasks.errors import BadOption
+from docmill.tasks.kinds import KindOptions, TaskKind
+from docmill.tasks.specs import plan
 
 if TYPE_CHECKING:
-    from tasks.specs.pinning import Pinned
+    from docmill.tasks.specs.pinning import Pinned
 
 _PART = re.compile(r"\s*([A-Za-z]+(?:[_-][A-Za-z]+)?)\s*=(.*)", re.DOTALL)
 _CODE = re.compile(r"[A-Za-z]{2,3}(?:[_-][A-Za-z]+)?")

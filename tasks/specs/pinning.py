@@ -14,17 +14,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tasks import kinds
-from tasks.backends import selection
-from tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable, nearly
-from tasks.models import encoders, families, gguf, gliner, hub, language_pairs, null, weightless, weights
-from tasks.models.encoders import Description
-from tasks.models.families import Family
-from tasks.models.json_files import content, parsed, table
-from tasks.models.language_pairs import Direction
-from tasks.models.model_validation import require_whole
-from tasks.models.named_prompts import Prompts
-from tasks.outputs import Head
+from docmill.tasks import kinds
+from docmill.tasks.backends import selection
+from docmill.tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable, nearly
+from docmill.tasks.models import encoders, families, gguf, gliner, hub, language_pairs, null, weightless, weights
+from docmill.tasks.models.encoders import Description
+from docmill.tasks.models.families import Family
+from docmill.tasks.models.json_files import content, parsed, table
+from docmill.tasks.models.language_pairs import Direction
+from docmill.tasks.models.model_validation import require_whole
+from docmill.tasks.models.named_prompts import Prompts
+from docmill.tasks.outputs import Head
 
 SHIPPED_FOLDER = Path(__file__).resolve().parents[2] / "examples" / "models"
 _PACKAGE = "package:"
@@ -179,7 +179,7 @@ def locate(pinned: Pinned, *, models_dir: Path | None, cache_dir: Path) -> Path:
         )
     if file is None:
         return folder
-    from tasks.backends.gguf import converted  # which imports torch
+    from docmill.tasks.backends.gguf import converted  # which imports torch
 
     return converted(file, actual, cache_dir)
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from storage.core.specs import Spec
-from tasks import kinds, prompts
-from tasks.backends import selection
-from tasks.errors import BadOption
-from tasks.kinds.base import Plan, TaskKind
-from tasks.kinds.options import MIN_WINDOW_TOKENS, KindOptions, flag, option
-from tasks.models import families, served
-from tasks.models.families import Family
-from tasks.models.named_prompts import Prompts
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds, prompts
+from docmill.tasks.backends import selection
+from docmill.tasks.errors import BadOption
+from docmill.tasks.kinds.base import Plan, TaskKind
+from docmill.tasks.kinds.options import MIN_WINDOW_TOKENS, KindOptions, flag, option
+from docmill.tasks.models import families, served
+from docmill.tasks.models.families import Family
+from docmill.tasks.models.named_prompts import Prompts
 
 if TYPE_CHECKING:
-    from tasks.specs.pinning import Pinned
+    from docmill.tasks.specs.pinning import Pinned
 
 # Version of our windowing and joining: a change that changes outputs makes new specs.
 ALGORITHM = 2

@@ -7,12 +7,12 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.errors import BadOption
-from tasks.kinds import KindOptions
-from tasks.kinds.options import option
-from tasks.models.families import Family
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.errors import BadOption
+from docmill.tasks.kinds import KindOptions
+from docmill.tasks.kinds.options import option
+from docmill.tasks.models.families import Family
 
 # Options that name something of the model itself, or of its files.
 OF_MODEL = frozenset({"adapter", "prompt_name", "tokenizer"})

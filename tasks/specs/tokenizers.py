@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from storage.core.specs import Spec
-from tasks.errors import BadOption, ModelCorrupt, ModelNotFound
-from tasks.models import hub, served, weights
-from tasks.models.model_validation import require_files, require_tokenizer
-from tasks.specs.pinning import Pinned
+from docmill.storage.core.specs import Spec
+from docmill.tasks.errors import BadOption, ModelCorrupt, ModelNotFound
+from docmill.tasks.models import hub, served, weights
+from docmill.tasks.models.model_validation import require_files, require_tokenizer
+from docmill.tasks.specs.pinning import Pinned
 
 # The parameters of specs with a tokenizer: its name, and its hub commit or the hash of its files.
 NAME, REVISION = "tokenizer", "tokenizer_revision"

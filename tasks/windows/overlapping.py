@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from tasks.windows.places import Places
-from tasks.windows.windows import Coder, Encoded, Window, cut
+from docmill.tasks.windows.places import Places
+from docmill.tasks.windows.windows import Coder, Encoded, Window, cut
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,9 +12,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tasks.windows import markdown
-from tasks.windows.markdown import Line, Role
-from tasks.windows.windows import Section, trimmed
+from docmill.tasks.windows import markdown
+from docmill.tasks.windows.markdown import Line, Role
+from docmill.tasks.windows.windows import Section, trimmed
 
 # The separators include no-break spaces, which French typography puts after a dash, and the dot operator,
 # which catalogues of translations use to make such a space visible.

@@ -15,8 +15,8 @@ from itertools import starmap
 from operator import itemgetter
 from typing import Protocol
 
-from tasks.windows.paragraphs import has_words, not_prose, paragraphs
-from tasks.windows.windows import Section, trimmed
+from docmill.tasks.windows.paragraphs import has_words, not_prose, paragraphs
+from docmill.tasks.windows.windows import Section, trimmed
 
 _CLOSING = r"[\"'”’»›)\]}）】」』》〉*_`]*"
 # The marks of scripts without spaces end a sentence by themselves, the others before white space.

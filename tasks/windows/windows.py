@@ -13,7 +13,7 @@ from typing import Protocol
 
 from semantic_text_splitter import TextSplitter
 
-from tasks.windows.places import Places
+from docmill.tasks.windows.places import Places
 
 # A text with this many characters for each token of the limit is not tokenised to learn that it must be cut.
 LONG_CHARS_PER_TOKEN = 64

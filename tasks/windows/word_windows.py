@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
 
-from tasks.windows.windows import Encoded, Window
+from docmill.tasks.windows.windows import Encoded, Window
 
 # Windows overlap by this part of their words.
 _OVERLAP = 4

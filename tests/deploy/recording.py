@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sqlalchemy import text as sql
 
-from storage.core.database import Database
+from docmill.storage.core.database import Database
 from tests.kinds import KINDS
 from tests.worker.harness import DOCMILL
 

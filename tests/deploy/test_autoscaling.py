@@ -14,8 +14,8 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from storage.core.database import Database
-from storage.core.specs import Spec
+from docmill.storage.core.database import Database
+from docmill.storage.core.specs import Spec
 from tests.deploy.autoscaler import Fleet, Rule, replicas
 from tests.deploy.chart import Manifest, cases
 from tests.deploy.test_chart import needs_helm

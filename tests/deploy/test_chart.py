@@ -12,13 +12,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from docmill.worker.cli import docmill
+from docmill.worker.cli.commands.gc import gc_command
+from docmill.worker.cli.registry import COMMANDS
+from docmill.worker.settings import LANES, ORDERS, Settings
 from tests.deploy import chart
 from tests.deploy.chart import CASES, URLS, Manifest, cases, pod_specs, render
 from tests.test_compose import DOCKERFILE, SERVICES
-from worker.cli import docmill
-from worker.cli.commands.gc import gc_command
-from worker.cli.registry import COMMANDS
-from worker.settings import LANES, ORDERS, Settings
 
 VERSIONS = ("1.27", "1.37")  # of Kubernetes: the oldest that Chart.yaml allows, and the newest whose schemas are here
 KNOWN = {f"DOCMILL_{name.upper()}" for name in Settings.model_fields}
@@ -116,7 +116,7 @@ def test_no_service_of_the_namespace_becomes_a_setting(case: str) -> None:
 
 @every_case
 def test_every_setting_is_one_that_docmill_knows_and_takes(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from worker.settings import load_settings
+    from docmill.worker.settings import load_settings
 
     for name, container in containers(case):
         given = environment(container)
@@ -205,7 +205,7 @@ def test_collection_without_retention_and_with_other_arguments_is_a_choice() -> 
 
 
 def test_an_age_among_the_settings_reaches_the_rules_of_retention(monkeypatch: pytest.MonkeyPatch) -> None:
-    from worker.settings import load_settings
+    from docmill.worker.settings import load_settings
 
     [rendered] = render({**URLS, "settings": {"DOCMILL_RETENTION_RESULTS": "1y"}})
     [pod] = [pod for name, pod in pod_specs(rendered.manifests) if name == "docmill-gc"]

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text as sql
 from sqlalchemy.engine import make_url
 
-from storage.core.database import Database
+from docmill.storage.core.database import Database
 from tests.deploy.chart import render
 from tests.deploy.cluster import Cluster, Pod
 from tests.deploy.test_chart import needs_helm

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from docmill.worker.queue.messages import ENQUEUE_LANE, RUN_LANE, SHARD_TASK, queue
+from docmill.worker.settings import LANES, Settings
 from tests.faults.servers import free_port
 from tests.test_compose import SERVICES
 from tests.worker.harness import ROOT, Docmill, until
-from worker.queue.messages import ENQUEUE_LANE, RUN_LANE, SHARD_TASK, queue
-from worker.settings import LANES, Settings
 
 pytestmark = pytest.mark.slow
 

@@ -14,12 +14,12 @@ import promql_parser
 import pytest
 import yaml
 
+from docmill.worker.cli.commands.metrics import metrics_command
+from docmill.worker.settings import Settings
 from tests.conftest import missing
 from tests.test_alerts import FOLDER, RULES
 from tests.test_compose import SERVICES
 from tests.worker.harness import ROOT
-from worker.cli.commands.metrics import metrics_command
-from worker.settings import Settings
 
 GRAFANA = ROOT / "deploy" / "grafana"
 BOARD = json.loads((GRAFANA / "docmill.json").read_text())

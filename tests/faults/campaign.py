@@ -18,9 +18,12 @@ import psycopg
 import redis
 from sqlalchemy import select, update
 
-from storage.core.schema import Shard
-from storage.core.schema import Worker as WorkerRow
-from storage.errors import StorageError
+from docmill.storage.core.schema import Shard
+from docmill.storage.core.schema import Worker as WorkerRow
+from docmill.storage.errors import StorageError
+from docmill.worker.errors import BrokerUnreachable
+from docmill.worker.queue.broker import Broker
+from docmill.worker.settings import LANES
 from tests.faults.background_commands import Errands
 from tests.faults.crew import Place, own_numbers
 from tests.faults.fleet import Fleet
@@ -28,9 +31,6 @@ from tests.faults.nemesis import Fault, Storm, Strike, plan
 from tests.faults.servers import PostgresCluster, RedisServer
 from tests.faults.workload import Workload
 from tests.storage.ledger import assert_exported
-from worker.errors import BrokerUnreachable
-from worker.queue.broker import Broker
-from worker.settings import LANES
 
 TICK_S = 0.05
 STARTS_S = 60.0

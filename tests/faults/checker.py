@@ -9,13 +9,13 @@ from typing import Any
 
 from sqlalchemy import and_, func, select
 
-from storage.core.database import Database
-from storage.core.schema import Document, Job, OutcomeRow, Shard, Step
-from storage.core.tables import db_now
-from storage.results.results import failures, results
-from storage.results.status import JobStatus, read_status
-from storage.steps import lineage
-from storage.steps.sharding import unpack
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Document, Job, OutcomeRow, Shard, Step
+from docmill.storage.core.tables import db_now
+from docmill.storage.results.results import failures, results
+from docmill.storage.results.status import JobStatus, read_status
+from docmill.storage.steps import lineage
+from docmill.storage.steps.sharding import unpack
 
 OPEN = ("planned", "queued", "running")
 

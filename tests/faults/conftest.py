@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from storage import migrations
-from storage.core.database import Database
+from docmill.storage import migrations
+from docmill.storage.core.database import Database
 from tests.conftest import missing
 from tests.faults.fleet import Fleet
 from tests.faults.servers import Missing, PostgresCluster, RedisServer, open_folder

@@ -108,7 +108,9 @@ class Place:
     def thaw(self) -> None:
         """Let everybody go on."""
         for pid in self._thaw_at:
-            if any(ours in command_of(pid) for ours in (b"docmill", b"worker.process.device", b"forkserver.py")):
+            if any(
+                ours in command_of(pid) for ours in (b"docmill", b"docmill.worker.process.device", b"forkserver.py")
+            ):
                 send(pid, signal.SIGCONT)
         self._thaw_at.clear()
 

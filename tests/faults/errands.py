@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from storage.core.database import Database
-from storage.core.risk import RiskModel
-from storage.reviews import judgements, risks
-from storage.reviews.judgements import Judged, Verdict
-from storage.reviews.population import population, reviewed_step
-from storage.reviews.risks import Risk
+from docmill.storage.core.database import Database
+from docmill.storage.core.risk import RiskModel
+from docmill.storage.reviews import judgements, risks
+from docmill.storage.reviews.judgements import Judged, Verdict
+from docmill.storage.reviews.population import population, reviewed_step
+from docmill.storage.reviews.risks import Risk
 
 
 def review(admin: Database, job: int) -> None:

@@ -14,22 +14,22 @@ from typing import Any
 
 from sqlalchemy import func, select, update
 
-from storage.core.database import Database
-from storage.core.schema import Job, OutcomeRow, Shard
-from storage.core.schema import Worker as WorkerRow
-from storage.core.tables import db_now
-from storage.results.status import JobStatus
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Job, OutcomeRow, Shard
+from docmill.storage.core.schema import Worker as WorkerRow
+from docmill.storage.core.tables import db_now
+from docmill.storage.results.status import JobStatus
+from docmill.storage.steps import jobs
+from docmill.worker.fault_points import STRUCK
+from docmill.worker.pipelines import running
+from docmill.worker.pipelines.file import parse
+from docmill.worker.queue.broker import Broker
+from docmill.worker.settings import load_settings
+from docmill.worker.submit.enqueue import Enqueued, enqueue
+from docmill.worker.submit.options import Request
+from docmill.worker.submit.request import Prepared, prepare
 from tests.faults.checker import check
 from tests.worker.harness import Docmill, Running, kill_group, until
-from worker.fault_points import STRUCK
-from worker.pipelines import running
-from worker.pipelines.file import parse
-from worker.queue.broker import Broker
-from worker.settings import load_settings
-from worker.submit.enqueue import Enqueued, enqueue
-from worker.submit.options import Request
-from worker.submit.request import Prepared, prepare
 
 LEASE_S = 3.0
 THREADS = 3  # so that little work keeps all of them busy

@@ -19,16 +19,16 @@ import yaml
 from celery import Celery
 from sqlalchemy import update
 
-from storage.core.database import Database
-from storage.core.schema import Ingest, PipelineRow, Refusal
-from storage.core.tables import db_now
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Ingest, PipelineRow, Refusal
+from docmill.storage.core.tables import db_now
+from docmill.worker.fault_points import MARKER
 from tests.conftest import missing
 from tests.faults.fleet import Fleet, numbered
 from tests.faults.prometheus import RULES, Prometheus
 from tests.faults.servers import Missing, PostgresCluster, RedisServer, free_port
 from tests.faults.test_unexpected_errors import close, reopen
 from tests.worker.harness import EXAMPLES, Running, device_pids, kill_group, until
-from worker.fault_points import MARKER
 
 pytestmark = [pytest.mark.alerts, pytest.mark.timeout(400)]
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from storage.core.schema import Shard
+from docmill.storage.core.schema import Shard
 from tests.faults.fleet import LEASE_S, SHARD_TEXTS, THREADS, Fleet, numbered
 from tests.worker.harness import kill_group, until
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from storage import migrations
-from storage.core.database import Database
-from storage.steps import jobs
+from docmill.storage import migrations
+from docmill.storage.core.database import Database
+from docmill.storage.steps import jobs
 from tests.conftest import missing
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.servers import Missing, PostgresCluster, open_folder, tmpfs
@@ -23,7 +23,7 @@ from tests.worker.harness import until
 MB = 1_000_000
 LONG = " ".join(["word"] * 400)  # 2 kB a text, and as much for its translation
 IMPATIENT = """
-from storage.core.database import Database
+from docmill.storage.core.database import Database
 Database.__init__.__kwdefaults__.update(retries=2, busy_timeout_s=0.2)
 """
 

@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from storage.core.database import Database
-from storage.core.schema import Shard
-from storage.core.schema import Worker as WorkerRow
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Shard
+from docmill.storage.core.schema import Worker as WorkerRow
+from docmill.storage.steps import jobs
+from docmill.worker.fault_points import MARKER
+from docmill.worker.settings import Settings
 from tests.faults.crew import Place, own_numbers
 from tests.faults.figures import Figures, time_until
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
@@ -24,8 +26,6 @@ from tests.faults.proxy import Proxy
 from tests.faults.servers import Missing, PostgresCluster, RedisServer
 from tests.kinds import KINDS
 from tests.worker.harness import EXAMPLES, until
-from worker.fault_points import MARKER
-from worker.settings import Settings
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 

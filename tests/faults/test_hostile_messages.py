@@ -6,10 +6,10 @@ from pathlib import Path
 
 import redis
 
+from docmill.worker.queue.messages import ENQUEUE_LANE, queue
 from tests.faults.fleet import Fleet, numbered
 from tests.worker.harness import device_pids, until
 from tests.worker.hostile import hostile, hostile_orders, order
-from worker.queue.messages import ENQUEUE_LANE, queue
 
 LANES = ("translate", ENQUEUE_LANE)
 

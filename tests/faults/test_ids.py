@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from storage.core.database import Database
-from storage.core.schema import Content, Document, Rejection
-from storage.ingest import ingest
-from storage.ingest.chunk_builder import FIRST_CHUNK_RECORDS
-from storage.ingest.chunks import Rejected
-from storage.ingest.ingest import Counts
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Content, Document, Rejection
+from docmill.storage.ingest import ingest
+from docmill.storage.ingest.chunk_builder import FIRST_CHUNK_RECORDS
+from docmill.storage.ingest.chunks import Rejected
+from docmill.storage.ingest.ingest import Counts
+from docmill.storage.steps import jobs
+from docmill.worker.settings import Settings
+from docmill.worker.submit.enqueue import Enqueued, RecordRejected, enqueue
+from docmill.worker.submit.options import Request
+from docmill.worker.submit.progress import Progress
+from docmill.worker.submit.request import prepare
 from tests.storage.builders import gathered, request
-from worker.settings import Settings
-from worker.submit.enqueue import Enqueued, RecordRejected, enqueue
-from worker.submit.options import Request
-from worker.submit.progress import Progress
-from worker.submit.request import prepare
 
 Read = Callable[..., Enqueued]
 FAR = FIRST_CHUNK_RECORDS + 10  # so that two records are not of one chunk

@@ -13,30 +13,34 @@ from celery import Celery
 from celery.result import AsyncResult
 from sqlalchemy import update
 
-from storage import migrations
-from storage.core import lookups, privileges
-from storage.core.database import Database
-from storage.core.outcomes import Outcome
-from storage.core.schema import Job, PipelineRun, Shard
-from storage.core.specs import Spec
-from storage.deletion import retention
-from storage.duplicates import clusters
-from storage.duplicates.methods import ByText
-from storage.duplicates.shingles import Shingling
-from storage.errors import RightMissing
-from storage.ingest import ingest
-from storage.ingest.chunks import Rejected
-from storage.leases import dispatch, maintenance, shards
-from storage.leases.shards import Claim
-from storage.pipelines import pipelines
-from storage.results.backlog import read_backlog
-from storage.results.results import failures, results
-from storage.results.status import list_statuses, read_status
-from storage.results.work import runtimes
-from storage.steps import jobs, replacements
-from storage.steps.job_keys import IdempotencyKey
-from storage.steps.jobs import JobRequest
-from storage.steps.steps import StepRequest
+from docmill.storage import migrations
+from docmill.storage.core import lookups, privileges
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.schema import Job, PipelineRun, Shard
+from docmill.storage.core.specs import Spec
+from docmill.storage.deletion import retention
+from docmill.storage.duplicates import clusters
+from docmill.storage.duplicates.methods import ByText
+from docmill.storage.duplicates.shingles import Shingling
+from docmill.storage.errors import RightMissing
+from docmill.storage.ingest import ingest
+from docmill.storage.ingest.chunks import Rejected
+from docmill.storage.leases import dispatch, maintenance, shards
+from docmill.storage.leases.shards import Claim
+from docmill.storage.pipelines import pipelines
+from docmill.storage.results.backlog import read_backlog
+from docmill.storage.results.results import failures, results
+from docmill.storage.results.status import list_statuses, read_status
+from docmill.storage.results.work import runtimes
+from docmill.storage.steps import jobs, replacements
+from docmill.storage.steps.job_keys import IdempotencyKey
+from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.steps import StepRequest
+from docmill.worker.pipelines.running import advance
+from docmill.worker.queue.broker import Broker
+from docmill.worker.queue.messages import ENQUEUE_LANE, ENQUEUE_TASK, queue
+from docmill.worker.settings import load_settings
 from tests.faults import security
 from tests.faults.errands import review
 from tests.faults.servers import PostgresCluster
@@ -44,10 +48,6 @@ from tests.kinds import KINDS
 from tests.storage import builders
 from tests.storage.builders import claim_next, done, failed, numbered, read, records, request, set_shard
 from tests.worker.harness import Docmill, until
-from worker.pipelines.running import advance
-from worker.queue.broker import Broker
-from worker.queue.messages import ENQUEUE_LANE, ENQUEUE_TASK, queue
-from worker.settings import load_settings
 
 OWNER, WORKER, ADMIN, TAKER = "docmill_owner", "docmill_worker", "docmill_admin", "docmill_orders"
 ROLES = (TAKER, WORKER, ADMIN, OWNER)

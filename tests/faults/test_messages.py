@@ -8,16 +8,16 @@ from typing import Any
 
 import redis
 
-from storage.core.schema import Shard
-from storage.steps import jobs
+from docmill.storage.core.schema import Shard
+from docmill.storage.steps import jobs
+from docmill.worker.queue.messages import SHARD_TASK, queue
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.worker.harness import until
-from worker.queue.messages import SHARD_TASK, queue
 
 LANE = "translate"
 NEXT_RELEASE = """
-import worker.queue.messages
-worker.queue.messages.VERSION = 2
+import docmill.worker.queue.messages
+docmill.worker.queue.messages.VERSION = 2
 """
 
 

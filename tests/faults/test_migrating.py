@@ -6,16 +6,16 @@ from collections import Counter
 
 from sqlalchemy import select, text
 
-from storage.core.database import Database
-from storage.core.schema import OutcomeRow, Shard, SpecRow
-from storage.pipelines import pipelines, views
-from storage.search.search import choose
-from storage.steps.sharding import unpack
-from storage.steps.steps import StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import OutcomeRow, Shard, SpecRow
+from docmill.storage.pipelines import pipelines, views
+from docmill.storage.search.search import choose
+from docmill.storage.steps.sharding import unpack
+from docmill.storage.steps.steps import StepRequest
+from docmill.worker.fault_points import STRUCK
+from docmill.worker.submit.options import Request
 from tests.faults.fleet import Fleet, numbered
 from tests.worker.harness import kill_group, until
-from worker.fault_points import STRUCK
-from worker.submit.options import Request
 
 OLD, NEW = "null@90000", "null@3000"
 N = 600  # three shards

@@ -12,10 +12,10 @@ import pytest
 from safetensors.torch import load_file, save_file
 from sqlalchemy import select, update
 
-from storage.core.schema import Refusal, Runtime, Shard
+from docmill.storage.core.schema import Refusal, Runtime, Shard
+from docmill.worker.submit.options import Request
 from tests.faults.fleet import Fleet
 from tests.worker.harness import EXAMPLES, until
-from worker.submit.options import Request
 
 FRENCH = EXAMPLES / "french.jsonl"
 
@@ -95,9 +95,9 @@ def test_a_worker_refuses_a_checkpoint_without_some_of_its_weights_that_was_enqu
 
 # One text of every batch, with whatever library computes in the place of the model's own code.
 PLANTED_NAN = """
-from tasks.backends.encoder import autotune
-from tasks.backends.encoder.converted.kept_backend import KeptBackend
-from tasks.backends.encoder.encoder_backend import EncoderBackend
+from docmill.tasks.backends.encoder import autotune
+from docmill.tasks.backends.encoder.converted.kept_backend import KeptBackend
+from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
 
 def planting(own):
     def planted(self, items):

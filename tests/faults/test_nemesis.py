@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.database import Database
+from docmill.storage.core.database import Database
 from tests.faults.campaign import Campaign, seed_of_this_run
 from tests.faults.fleet import Fleet
 from tests.faults.nemesis import AT_DEFAULTS, Fault, Storm, plan

@@ -14,14 +14,14 @@ from celery.contrib.testing.worker import start_worker
 from celery.result import AsyncResult
 from sqlalchemy import func, select
 
-from storage.core.database import Database
-from storage.core.schema import Document, Job
-from storage.ingest.ingest import CHUNK_RECORDS
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Document, Job
+from docmill.storage.ingest.ingest import CHUNK_RECORDS
+from docmill.worker.queue.messages import ENQUEUE_LANE, queue
 from tests.faults.fleet import Fleet, numbered
 from tests.faults.servers import PostgresCluster, free_port
 from tests.tasks.hub_server import hub
 from tests.worker.harness import EXAMPLES, Running, device_pids, kill_group, until
-from worker.queue.messages import ENQUEUE_LANE, queue
 
 N = CHUNK_RECORDS + 1000  # three chunks, the first of which is small
 QUEUE = "docmill:v1:enqueue"
@@ -160,9 +160,9 @@ def test_an_order_that_kills_whoever_reads_it_is_refused_and_the_work_beside_it_
     fleet.corpus(numbered(5))
     fleet.patch(
         "import os, signal, sys\n"
-        "if 'worker.process.device' in ' '.join(sys.orig_argv):\n"
-        "    import worker.orders\n"
-        "    worker.orders.prepare = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if 'docmill.worker.process.device' in ' '.join(sys.orig_argv):\n"
+        "    import docmill.worker.orders\n"
+        "    docmill.worker.orders.prepare = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     with taking(fleet) as worker:
         sent = send(sender, fleet)

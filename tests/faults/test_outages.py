@@ -14,9 +14,9 @@ import pytest
 from sqlalchemy import select, update
 from sqlalchemy.engine import make_url
 
-from storage.core.schema import OutcomeRow, Shard
-from storage.core.transaction import Transaction
-from storage.leases.policy import MAX_LAPSES, VANISHED
+from docmill.storage.core.schema import OutcomeRow, Shard
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.leases.policy import MAX_LAPSES, VANISHED
 from tests.faults.fleet import SHARD_TEXTS, THREADS, Fleet, numbered
 from tests.faults.proxy import Proxy
 from tests.faults.test_poison import POISON

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from storage.core.schema import Shard
+from docmill.storage.core.schema import Shard
 from tests.faults.fleet import Fleet, numbered
 from tests.tasks import decoders
 

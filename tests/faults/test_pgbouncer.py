@@ -11,18 +11,18 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from storage.core.database import Database, Pooling, pooling
-from storage.core.schema import Shard
-from storage.core.server import Patience
-from storage.core.transaction import Transaction
+from docmill.storage.core.database import Database, Pooling, pooling
+from docmill.storage.core.schema import Shard
+from docmill.storage.core.server import Patience
+from docmill.storage.core.transaction import Transaction
+from docmill.worker import doctor
+from docmill.worker.doctor import Finding
+from docmill.worker.settings import load_settings
 from tests.conftest import missing
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.servers import Missing, PgBouncer, PostgresCluster, open_folder
 from tests.kinds import KINDS
 from tests.worker.harness import Docmill, kill_group, until
-from worker import doctor
-from worker.doctor import Finding
-from worker.settings import load_settings
 
 STEPS = """
 [[step]]

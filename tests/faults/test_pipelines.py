@@ -7,13 +7,13 @@ from functools import partial
 
 from sqlalchemy import select
 
-from storage.core.schema import Shard
-from storage.results import results
-from storage.results.status import read_status
-from storage.steps.sharding import unpack
+from docmill.storage.core.schema import Shard
+from docmill.storage.results import results
+from docmill.storage.results.status import read_status
+from docmill.storage.steps.sharding import unpack
+from docmill.worker.fault_points import MARKER
 from tests.faults.fleet import Fleet, numbered
 from tests.worker.harness import kill_group, until
-from worker.fault_points import MARKER
 
 STEPS = """
 [[step]]

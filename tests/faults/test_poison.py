@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import select
 
-from storage.core.schema import Content, OutcomeRow, Shard
-from storage.results.results import failures
-from storage.results.status import JobStatus
+from docmill.storage.core.schema import Content, OutcomeRow, Shard
+from docmill.storage.results.results import failures
+from docmill.storage.results.status import JobStatus
+from docmill.worker.fault_points import MARKER
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.worker.harness import until
-from worker.fault_points import MARKER
 
 POISON = f"{MARKER} this one breaks what computes it"
 

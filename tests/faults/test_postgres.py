@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from storage.core.database import Database
-from storage.core.schema import Shard
-from storage.steps.sharding import unpack
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Shard
+from docmill.storage.steps.sharding import unpack
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.proxy import Cut, Proxy
 from tests.faults.servers import PostgresCluster

@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from storage.core.database import Database
-from storage.core.schema import Ingest
-from storage.errors import TooManyVanished
-from storage.results.status import read_status
-from storage.steps import jobs
-from tasks.errors import BadOption
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Ingest
+from docmill.storage.errors import TooManyVanished
+from docmill.storage.results.status import read_status
+from docmill.storage.steps import jobs
+from docmill.tasks.errors import BadOption
+from docmill.worker.pipelines.file import PipelineInvalid, parse
+from docmill.worker.settings import Settings
+from docmill.worker.submit.enqueue import Enqueued, enqueue
+from docmill.worker.submit.options import Request
+from docmill.worker.submit.request import prepare
 from tests.storage.builders import documents as present
 from tests.storage.builders import work
-from worker.pipelines.file import PipelineInvalid, parse
-from worker.settings import Settings
-from worker.submit.enqueue import Enqueued, enqueue
-from worker.submit.options import Request
-from worker.submit.request import prepare
 
 Read = Callable[..., Enqueued]
 
@@ -63,7 +63,7 @@ def write(root: Path, *names: str) -> Path:
 
 
 def without_formats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.readers.registry.find_spec", lambda _: None)
+    monkeypatch.setattr("docmill.storage.readers.registry.find_spec", lambda _: None)
 
 
 def break_off(monkeypatch: pytest.MonkeyPatch, mount: str) -> None:

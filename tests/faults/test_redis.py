@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.database import Database
-from storage.core.schema import Shard
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Shard
 from tests.faults.fleet import SHARD_TEXTS, THREADS, Fleet, numbered
 from tests.faults.proxy import Proxy
 from tests.faults.servers import RedisServer
@@ -17,8 +17,8 @@ from tests.worker.harness import until
 
 NOTICED_S = 60.0
 QUICK_TO_NOTICE = """
-import worker.queue.app
-worker.queue.app.CONFIG["broker_transport_options"] |= {"socket_timeout": 2, "health_check_interval": 1}
+import docmill.worker.queue.app
+docmill.worker.queue.app.CONFIG["broker_transport_options"] |= {"socket_timeout": 2, "health_check_interval": 1}
 """
 
 
@@ -141,7 +141,7 @@ def test_a_connection_that_is_cut_is_made_again(fleet: Fleet, proxy: Proxy) -> N
 
 
 def test_a_redis_of_default_settings_would_be_noticed_in_time() -> None:
-    from worker.queue.app import CONFIG
+    from docmill.worker.queue.app import CONFIG
 
     options = CONFIG["broker_transport_options"]
     # As kombu says of a half-open BRPOP; what it brings is noted over other connections, which are as silent.

@@ -12,16 +12,16 @@ import redis
 from celery import Celery
 from celery.result import AsyncResult
 
-from storage.core.database import Database
+from docmill.storage.core.database import Database
+from docmill.worker.errors import BrokerUnreachable
+from docmill.worker.queue.broker import Broker
+from docmill.worker.queue.messages import ENQUEUE_LANE, queue
+from docmill.worker.queue.redis_errors import ORDER_PROBES, PROBES
 from tests.faults import security
 from tests.faults.fleet import Fleet, numbered
 from tests.faults.servers import RedisServer
 from tests.kinds import KINDS
 from tests.worker.harness import until
-from worker.errors import BrokerUnreachable
-from worker.queue.broker import Broker
-from worker.queue.messages import ENQUEUE_LANE, queue
-from worker.queue.redis_errors import ORDER_PROBES, PROBES
 
 WORKER, ADMIN, PRODUCER, TAKER = "docmill-worker", "docmill-admin", "docmill-producer", "docmill-orders"
 

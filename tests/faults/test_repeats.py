@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 
-from storage.results.status import read_status
+from docmill.storage.results.status import read_status
 from tests.faults.fleet import Fleet
 from tests.storage.readers.site import serving
 from tests.worker.harness import kill_group, until

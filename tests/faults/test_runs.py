@@ -14,23 +14,23 @@ import pytest
 import redis
 from sqlalchemy import func, select, update
 
-from storage.core.database import Database
-from storage.core.schema import Ingest, Job, PipelineRun
-from storage.core.tables import db_now
-from storage.deletion import gc, removal
-from storage.pipelines import pipelines
-from storage.results import results
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Ingest, Job, PipelineRun
+from docmill.storage.core.tables import db_now
+from docmill.storage.deletion import gc, removal
+from docmill.storage.pipelines import pipelines
+from docmill.storage.results import results
+from docmill.storage.steps import jobs
+from docmill.worker.pipelines import running
+from docmill.worker.pipelines.due import round_of_schedules
+from docmill.worker.pipelines.running import advance
+from docmill.worker.queue.broker import Broker
+from docmill.worker.settings import load_settings
 from tests.faults.fleet import Fleet
 from tests.faults.servers import RedisServer
 from tests.storage.builders import work
 from tests.storage.readers.site import Site, serving
 from tests.worker.harness import kill_group, until
-from worker.pipelines import running
-from worker.pipelines.due import round_of_schedules
-from worker.pipelines.running import advance
-from worker.queue.broker import Broker
-from worker.settings import load_settings
 
 N = 600  # more than one chunk
 LINES = b"".join(json.dumps({"id": f"{n}", "text": f"text {n} " * 40}).encode() + b"\n" for n in range(N))
@@ -48,7 +48,7 @@ file = "out.jsonl"
 """
 SLOW_EXPORT = """
 import os, time
-from storage.results import results
+from docmill.storage.results import results
 rows = results.results
 def slow(*given, **more):
     yield from rows(*given, **more)

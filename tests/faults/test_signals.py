@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from storage.core.schema import Shard
+from docmill.storage.core.schema import Shard
 from tests.faults.fleet import SHARD_TEXTS, THREADS, Fleet, numbered
 from tests.worker.harness import Running, device_pids, kill_group, until
 

@@ -6,8 +6,8 @@ import os
 import signal
 from pathlib import Path
 
-from storage.core.database import Database
-from storage.core.schema import Shard
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Shard
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.servers import PostgresCluster
 from tests.worker.harness import device_pids, kill_group, until

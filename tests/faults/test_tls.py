@@ -14,15 +14,15 @@ import kombu.pools
 import pytest
 import redis
 
-from storage import migrations
-from storage.core.database import Database
-from storage.errors import DatabaseUnreachable
+from docmill.storage import migrations
+from docmill.storage.core.database import Database
+from docmill.storage.errors import DatabaseUnreachable
+from docmill.worker.errors import BrokerUnreachable
+from docmill.worker.queue.broker import Broker
 from tests.conftest import missing
 from tests.faults.fleet import Fleet, numbered
 from tests.faults.servers import HOST, POSTGRES_USER, Missing, PostgresCluster, RedisServer, open_folder
 from tests.kinds import KINDS
-from worker.errors import BrokerUnreachable
-from worker.queue.broker import Broker
 
 KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
 

@@ -6,16 +6,16 @@ import platform
 
 import pytest
 
-from storage.core.database import Database
-from storage.core.schema import Shard
-from storage.leases.health import health
-from storage.pipelines import pipelines
-from storage.results.status import read_status
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Shard
+from docmill.storage.leases.health import health
+from docmill.storage.pipelines import pipelines
+from docmill.storage.results.status import read_status
+from docmill.worker.pipelines import running
+from docmill.worker.settings import load_settings
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.test_runs import LINES, N, fire, hand_out_period_passes, keep, run_of
 from tests.worker.harness import until
-from worker.pipelines import running
-from worker.settings import load_settings
 
 WORDS = "the archive is closed"
 # Writes of a device process: its results, the claim of a shard, and the documents of a scheduled run.

@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, select, text, update
 
-from storage import migrations
-from storage.core.database import Database
-from storage.core.schema import Shard
-from storage.core.schema import Worker as WorkerRow
-from storage.core.tables import db_now
+from docmill.storage import migrations
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Shard
+from docmill.storage.core.schema import Worker as WorkerRow
+from docmill.storage.core.tables import db_now
+from docmill.worker.cli.exit_codes import UNREACHABLE
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.worker.harness import ROOT, device_pids, until
-from worker.cli.exit_codes import UNREACHABLE
 
 NEXT = "9999"
 MIGRATION = f'''"""What a next release might add."""

@@ -10,13 +10,13 @@ from threading import Event
 import pytest
 from sqlalchemy import func, select
 
-from storage.core.database import Database
-from storage.core.schema import Shard
-from storage.core.tables import db_now
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Shard
+from docmill.storage.core.tables import db_now
+from docmill.worker.queue.dispatcher import round_of_maintenance
 from tests.faults.fleet import LEASE_S, SHARD_TEXTS, Fleet, numbered
 from tests.kinds import KINDS
 from tests.worker.harness import until
-from worker.queue.dispatcher import round_of_maintenance
 
 CLOCK = """
 import time

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Double, func, select, update
 
-from storage.core.database import Database
-from storage.core.schema import Base, Content, OutcomeRow, PipelineRun
-from storage.core.tables import db_now
-from storage.deletion import gc, versions
-from storage.pipelines import pipelines
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Base, Content, OutcomeRow, PipelineRun
+from docmill.storage.core.tables import db_now
+from docmill.storage.deletion import gc, versions
+from docmill.storage.pipelines import pipelines
 from tests.faults.test_runs import HOURLY, Crew, fire
 from tests.faults.test_runs import crew as crew  # a fixture
 from tests.storage.builders import documents

@@ -9,15 +9,15 @@ from typing import Any
 
 from sqlalchemy import select
 
-from storage.core.schema import Job
-from storage.leases.policy import POISON
-from storage.results.results import failures, results
-from tasks.backends.null import vector
+from docmill.storage.core.schema import Job
+from docmill.storage.leases.policy import POISON
+from docmill.storage.results.results import failures, results
+from docmill.tasks.backends.null import vector
+from docmill.worker.fault_points import MARKER
 from tests.faults.background_commands import Errands
 from tests.faults.checker import check, read_books, some
 from tests.faults.fleet import Fleet
 from tests.faults.nemesis import Storm
-from worker.fault_points import MARKER
 
 TASKS = ("translate", "summarize", "embed")
 ENDED = ("done", "cancelled", "stopped")

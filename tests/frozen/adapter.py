@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.kinds import KindOptions
-from tasks.models.language_pairs import Direction
-from tasks.models.named_prompts import Prompts
-from tasks.specs import per_language
-from tasks.specs.pinning import Pinned
-from tasks.specs.plan import build_spec
-from worker.orders import parse_enqueue
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.kinds import KindOptions
+from docmill.tasks.models.language_pairs import Direction
+from docmill.tasks.models.named_prompts import Prompts
+from docmill.tasks.specs import per_language
+from docmill.tasks.specs.pinning import Pinned
+from docmill.tasks.specs.plan import build_spec
+from docmill.worker.orders import parse_enqueue
 
 Models = Mapping[str, Mapping[str, Any]]
 

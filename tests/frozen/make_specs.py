@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tasks.errors import TaskError
+from docmill.tasks.errors import TaskError
 from tests.frozen import adapter, matrix
 
 

@@ -9,19 +9,19 @@ from functools import partial
 import pytest
 from sqlalchemy import delete, update
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.core.schema import Base, Shard
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.errors import JobStopped, LeaseLost
-from storage.ingest import ingest
-from storage.leases import dispatch, maintenance, shards
-from storage.leases.dispatch import Lane
-from storage.leases.shards import Claim, Head
-from storage.results.status import read_status
-from storage.steps import jobs
-from storage.steps.jobs import JobRequest, OpenJob
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.schema import Base, Shard
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import JobStopped, LeaseLost
+from docmill.storage.ingest import ingest
+from docmill.storage.leases import dispatch, maintenance, shards
+from docmill.storage.leases.dispatch import Lane
+from docmill.storage.leases.shards import Claim, Head
+from docmill.storage.results.status import read_status
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import JobRequest, OpenJob
 from tests.storage import laws
 from tests.storage.builders import Text, chunks, lapse, set_shard
 from tests.storage.endings import let_everything_finish

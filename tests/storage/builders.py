@@ -11,20 +11,20 @@ from typing import Any, TypeVar
 
 from sqlalchemy import and_, func, select, update
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.core.schema import Content, Document, OutcomeRow, Shard
-from storage.core.specs import Spec
-from storage.core.tables import db_now
-from storage.ingest import ingest
-from storage.ingest.chunks import Chunk, ChunkBuilder
-from storage.ingest.ingest import Counts
-from storage.leases import dispatch, shards
-from storage.leases.shards import Claim
-from storage.steps import jobs, lineage
-from storage.steps.jobs import JobRequest, OpenJob
-from storage.steps.sharding import unpack
-from storage.steps.steps import StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.schema import Content, Document, OutcomeRow, Shard
+from docmill.storage.core.specs import Spec
+from docmill.storage.core.tables import db_now
+from docmill.storage.ingest import ingest
+from docmill.storage.ingest.chunks import Chunk, ChunkBuilder
+from docmill.storage.ingest.ingest import Counts
+from docmill.storage.leases import dispatch, shards
+from docmill.storage.leases.shards import Claim
+from docmill.storage.steps import jobs, lineage
+from docmill.storage.steps.jobs import JobRequest, OpenJob
+from docmill.storage.steps.sharding import unpack
+from docmill.storage.steps.steps import StepRequest
 
 T = TypeVar("T")
 Text = tuple[str, str]  # a key and its text

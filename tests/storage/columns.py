@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from storage.outputs.columns import Column, Form
+from docmill.storage.outputs.columns import Column, Form
 
 _FORMS = {
     "tokens_in": Form.INTEGER,

@@ -8,16 +8,16 @@ from contextlib import suppress
 
 from sqlalchemy import update
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.core.schema import Shard
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.errors import JobStopped, LeaseLost
-from storage.ingest import ingest
-from storage.leases import dispatch, maintenance, shards
-from storage.leases.shards import Claim
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.schema import Shard
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import JobStopped, LeaseLost
+from docmill.storage.ingest import ingest
+from docmill.storage.leases import dispatch, maintenance, shards
+from docmill.storage.leases.shards import Claim
+from docmill.storage.steps import jobs
 from tests.storage import laws
 from tests.storage.builders import COPY, TRANSLATE, chunks, claim_shard, dispatched, queued, request
 from tests.storage.laws import Picture

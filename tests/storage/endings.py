@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from sqlalchemy import delete, update
 
-from storage.core.database import Database
-from storage.core.schema import Refusal, Shard
-from storage.core.transaction import Transaction
-from storage.leases import dispatch, maintenance
-from storage.results.status import list_statuses, read_status
-from storage.steps import jobs
-from storage.steps.jobs import UNFINISHED
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Refusal, Shard
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.leases import dispatch, maintenance
+from docmill.storage.results.status import list_statuses, read_status
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import UNFINISHED
 from tests.storage import laws
 from tests.storage.builders import queued, read, request, work
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from storage.core.database import Database
-from storage.search import ann, pgvector_index
-from storage.search.knn import Matrix
-from storage.search.scope import Searched
-from storage.search.search import Hit, choose, hits, search
+from docmill.storage.core.database import Database
+from docmill.storage.search import ann, pgvector_index
+from docmill.storage.search.knn import Matrix
+from docmill.storage.search.scope import Searched
+from docmill.storage.search.search import Hit, choose, hits, search
 from tests.kinds import KINDS
 
 

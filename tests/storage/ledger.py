@@ -8,11 +8,11 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
-from storage.core.database import Database
-from storage.core.transaction import Transaction
-from storage.results.backlog import read_backlog
-from worker.metrics.fleet import FleetCollector
-from worker.metrics.server import exposition
+from docmill.storage.core.database import Database
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.results.backlog import read_backlog
+from docmill.worker.metrics.fleet import FleetCollector
+from docmill.worker.metrics.server import exposition
 
 Figures = Counter[tuple[str, ...]]  # by the name of the metric and its label values
 

@@ -19,9 +19,9 @@ from hypothesis.stateful import (
     rule,
 )
 
-from storage.core.database import Database
-from storage.leases.shards import Claim, Head
-from storage.steps.jobs import JobRequest
+from docmill.storage.core.database import Database
+from docmill.storage.leases.shards import Claim, Head
+from docmill.storage.steps.jobs import JobRequest
 from tests.storage.bench import Bench, Reading
 from tests.storage.builders import COPY, TRANSLATE, Text, request
 from tests.storage.model import LANES

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome
-from storage.core.specs import ShardSize
-from storage.leases.shards import Claim
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import ShardSize
+from docmill.storage.leases.shards import Claim
 from tests.kinds import sized
 from tests.storage.laws import TALLY, Picture
 
@@ -30,9 +30,9 @@ Fate = tuple[str, str | None, str | None]  # status, text, class of the reason
 def make_small(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards of one text or two, which give up soon."""
     monkeypatch.setattr(database, "kinds", SMALL)
-    monkeypatch.setattr("storage.leases.policy.MAX_ATTEMPTS", MAX_ATTEMPTS)
-    monkeypatch.setattr("storage.leases.policy.LAPSES_TOGETHER", LAPSES_TOGETHER)
-    monkeypatch.setattr("storage.leases.policy.MAX_LAPSES", MAX_LAPSES)
+    monkeypatch.setattr("docmill.storage.leases.policy.MAX_ATTEMPTS", MAX_ATTEMPTS)
+    monkeypatch.setattr("docmill.storage.leases.policy.LAPSES_TOGETHER", LAPSES_TOGETHER)
+    monkeypatch.setattr("docmill.storage.leases.policy.MAX_LAPSES", MAX_LAPSES)
 
 
 @dataclass

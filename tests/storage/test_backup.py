@@ -13,18 +13,18 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, insert, text
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Status
-from storage.core.schema import Corpus
-from storage.core.tables import db_now
-from storage.leases import shards
-from storage.leases.shards import Claim
-from storage.migrations import require_current
-from storage.results.recount import recount
-from storage.results.results import columns, results
-from storage.results.status import list_statuses
-from storage.steps import jobs
-from storage.writers import Target
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.schema import Corpus
+from docmill.storage.core.tables import db_now
+from docmill.storage.leases import shards
+from docmill.storage.leases.shards import Claim
+from docmill.storage.migrations import require_current
+from docmill.storage.results.recount import recount
+from docmill.storage.results.results import columns, results
+from docmill.storage.results.status import list_statuses
+from docmill.storage.steps import jobs
+from docmill.storage.writers import Target
 from tests.conftest import missing
 from tests.kinds import KINDS
 from tests.postgres import PostgresServer

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from storage.core.database import Database
+from docmill.storage.core.database import Database
 from tests.storage.builders import at_once
 from tests.storage.concurrency import Rival
 from tests.storage.endings import let_everything_finish

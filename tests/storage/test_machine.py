@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from storage.core.database import Database
+from docmill.storage.core.database import Database
 from tests.storage.machine import ShardLife
 from tests.storage.model import make_small
 

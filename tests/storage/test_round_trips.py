@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.core.normalize import normalize
-from storage.readers import Record, Rejection, SourceOptions, open_source
-from storage.results import parts
-from storage.writers import Target
-from storage.writers.delimited import unescape_formula
-from storage.writers.parts_manifest import Manifest
+from docmill.storage.core.normalize import normalize
+from docmill.storage.readers import Record, Rejection, SourceOptions, open_source
+from docmill.storage.results import parts
+from docmill.storage.writers import Target
+from docmill.storage.writers.delimited import unescape_formula
+from docmill.storage.writers.parts_manifest import Manifest
 from tests.storage.columns import table_of
 from tests.storage.readers.test_parquet import in_this_process
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from storage import writers
-from storage.outputs.columns import Column, Form
-from storage.outputs.output_types import TEXT, VECTOR
-from storage.writers import Target, write_stream
-from storage.writers.base import FormatUnfit
-from storage.writers.parts_manifest import is_begun, is_part
+from docmill.storage import writers
+from docmill.storage.outputs.columns import Column, Form
+from docmill.storage.outputs.output_types import TEXT, VECTOR
+from docmill.storage.writers import Target, write_stream
+from docmill.storage.writers.base import FormatUnfit
+from docmill.storage.writers.parts_manifest import is_begun, is_part
 
 TABLE = [Column.of("id", Form.TEXT), Column.of("text", Form.TEXT)]
 PIPELINE = 'name = "p"\n[corpus]\nsource = "a.jsonl"\n[[step]]\nname = "s"\ntask = "summarize"\n[output]\n'
@@ -26,8 +26,8 @@ TSV = '''
 from collections.abc import Iterable, Sequence
 from typing import BinaryIO
 
-from storage.outputs.columns import Column
-from storage.writers.base import Row, Writer
+from docmill.storage.outputs.columns import Column
+from docmill.storage.writers.base import Row, Writer
 
 
 def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> int:
@@ -41,7 +41,7 @@ def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> int
 
 WRITER = Writer("tsv", ".tsv", write, title="tab-separated values", lines=True, note="has tabs")
 '''
-IMPORT = "from storage.writers import tsv"
+IMPORT = "from docmill.storage.writers import tsv"
 LINE = "tsv.WRITER"
 
 
@@ -49,7 +49,7 @@ def _with_the_line(folder: Path) -> str:
     """Return a program that adds the module, from this folder, and its line to the writers of docmill."""
     (folder / "tsv.py").write_text(TSV.lstrip(), encoding="utf-8")
     added = f"writers.__path__.append({str(folder)!r})\n{IMPORT}\nwriters.WRITERS += ({LINE},)\n"
-    return f"from storage import writers\n{added}"
+    return f"from docmill.storage import writers\n{added}"
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def _tsv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(writers, "WRITERS", writers.WRITERS)
     exec(_with_the_line(tmp_path))
     yield
-    sys.modules.pop("storage.writers.tsv")
+    sys.modules.pop("docmill.storage.writers.tsv")
     del writers.tsv  # type: ignore[attr-defined]
 
 
@@ -93,8 +93,8 @@ def test_messages_name_it() -> None:
 # What a process says that starts with the module and the line.
 SAID = f"""
 from pathlib import Path
-from worker.cli.options import FORMAT
-from worker.pipelines.file import PipelineInvalid, parse
+from docmill.worker.cli.options import FORMAT
+from docmill.worker.pipelines.file import PipelineInvalid, parse
 print(*FORMAT(lambda: None).__click_params__[0].type.choices)
 print(FORMAT(lambda: None).__click_params__[0].help)
 for output in ('file = "out.tsv"', 'format = "tsv"', 'file = "out.npy"', 'format = "npy"'):

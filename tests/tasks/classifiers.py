@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors, train
 from tokenizers.models import WordPiece
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-from tasks.backends.accelerator import quiet
+from docmill.tasks.backends.accelerator import quiet
 from tests.tasks import architectures
 
 # Weights are larger than before training, so that the labels' scores lie apart.

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
-from storage.core.outcomes import Outcome
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.backends import Backend, selection
-from tasks.engine.backend_factory import open_backend
-from tasks.engine.engine import Engine
-from tasks.specs import adapters, pinning
-from tasks.specs.plan import build_spec
+from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.backends import Backend, selection
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.engine.engine import Engine
+from docmill.tasks.specs import adapters, pinning
+from docmill.tasks.specs.plan import build_spec
 from tests.worker.harness import share_conversions
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

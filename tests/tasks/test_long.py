@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from storage.core.outcomes import Status
+from docmill.storage.core.outcomes import Status
 from tests.tasks.conftest import Bench
 
 WORDS = (12_000, 100_000)
 FIFTY_MEGABYTES = r"""
 import json, re, sys
 from pathlib import Path
-from tasks import kinds
-from tasks.engine.backend_factory import open_backend
-from tasks.engine.engine import Engine
-from tasks.specs import pinning
-from tasks.specs.plan import build_spec
+from docmill.tasks import kinds
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.engine.engine import Engine
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.plan import build_spec
 
 kind, word = sys.argv[1:]
 text = word * (50_000_000 // len(word))

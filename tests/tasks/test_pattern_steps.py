@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tasks import patterns
+from docmill.tasks import patterns
 
 EXPRESSIONS = {name: value for name, value in vars(patterns).items() if isinstance(value, re.Pattern)}
 ONCE = ("_BEFORE_LOCAL", "_BEFORE_SIX", "_EXTENSION", "_GROUP", "_USUAL_CARD")  # tried at one place, not at each

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from phonenumbers import NumberParseException
 
 from bench import redact
-from storage.core.specs import Spec
-from tasks import patterns
-from tasks.errors import CannotServe
-from tasks.kinds.redact import replaced
-from tasks.outputs import Span
+from docmill.storage.core.specs import Spec
+from docmill.tasks import patterns
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.kinds.redact import replaced
+from docmill.tasks.outputs import Span
 
 LOCALES = ("en_GB", "de_DE", "fr_FR", "es_ES", "it_IT")
 SENTENCES = {

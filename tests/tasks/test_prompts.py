@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 
-from storage.core.specs import Spec
-from tasks import prompts
-from tasks.backends import decoding as decoding_module
-from tasks.backends.decoding import Decoding, cut_at, decoding, own_settings
-from tasks.errors import BadOption, CannotServe
-from tasks.kinds import instruction
-from tasks.prompts import Template
+from docmill.storage.core.specs import Spec
+from docmill.tasks import prompts
+from docmill.tasks.backends import decoding as decoding_module
+from docmill.tasks.backends.decoding import Decoding, cut_at, decoding, own_settings
+from docmill.tasks.errors import BadOption, CannotServe
+from docmill.tasks.kinds import instruction
+from docmill.tasks.prompts import Template
 
 
 def escaped(text: str) -> str:

@@ -12,8 +12,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from storage.core.outcomes import Status
-from tasks.backends.accelerator import quiet
+from docmill.storage.core.outcomes import Status
+from docmill.tasks.backends.accelerator import quiet
 from tests.tasks.conftest import Bench
 from tests.tasks.real_lines import some_and_more
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from storage.json_values import Json
-from tasks import schemas
-from tasks.schemas import RecordChecks, described, distinct, merged, parsed
+from docmill.storage.json_values import Json
+from docmill.tasks import schemas
+from docmill.tasks.schemas import RecordChecks, described, distinct, merged, parsed
 
 TEXT = {"type": "string"}
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import ModelNotFound, ModelUnsuitable
-from tasks.models import adapters as files
-from tasks.specs import adapters, pinning
+from docmill.tasks.errors import ModelNotFound, ModelUnsuitable
+from docmill.tasks.models import adapters as files
+from docmill.tasks.specs import adapters, pinning
 from tests.tasks.conftest import EXAMPLES, Bench
 
 MODELS = EXAMPLES / "models"

@@ -16,17 +16,17 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from storage.core.outcomes import Outcome
-from tasks.backends.accelerator import quiet
-from tasks.backends.decoding import seed_of
-from tasks.engine.backend_factory import open_backend
+from docmill.storage.core.outcomes import Outcome
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.decoding import seed_of
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.worker.cli.commands.run import run_command
+from docmill.worker.cli.requests import given_options
+from docmill.worker.settings import load_settings
+from docmill.worker.submit.request import spec_of
 from tests.tasks import architectures, decoders
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
 from tests.tasks.conftest import EngineOf, example_rows
-from worker.cli.commands.run import run_command
-from worker.cli.requests import given_options
-from worker.settings import load_settings
-from worker.submit.request import spec_of
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "from-transformers.md"
 PAIR = re.compile(

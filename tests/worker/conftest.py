@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from storage.core.database import Database
+from docmill.storage.core.database import Database
 from tests.worker.harness import Docmill
 
 QUICK = {"DOCMILL_LEASE_S": "3", "DOCMILL_UPKEEP_S": "0.5"}

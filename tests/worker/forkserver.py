@@ -292,15 +292,15 @@ def become(asked: Mapping[str, Any]) -> None:
 
 def fork_children(address: str, kind: str) -> None:
     """Have this process fork the processes that it would start from the server of a kind."""
-    from worker.engines import throughput
-    from worker.process import device_start
-    from worker.submit import rehearsal
+    from docmill.worker.engines import throughput
+    from docmill.worker.process import device_start
+    from docmill.worker.submit import rehearsal
 
     where = partial(address_of, kind, address)
     device_start.start_device = partial(start_device, where)  # type: ignore[assignment]
     if kind != COMMANDS:
-        throughput.run_child = partial(run_child, where, "worker.engines.throughput")
-        rehearsal.run_child = partial(run_child, where, "worker.submit.rehearsal")
+        throughput.run_child = partial(run_child, where, "docmill.worker.engines.throughput")
+        rehearsal.run_child = partial(run_child, where, "docmill.worker.submit.rehearsal")
 
 
 def child_of(module: str, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
@@ -312,7 +312,7 @@ def start_device(where: Callable[[], str]) -> Fork:
     theirs_in, ours_in = os.pipe()
     ours_out, theirs_out = os.pipe()
     # It ends by itself when its supervisor is gone, or not: that is tested.
-    asked = {**child_of("worker.process.device"), "group": True, "kills": False, "supervisor": os.getpid()}
+    asked = {**child_of("docmill.worker.process.device"), "group": True, "kills": False, "supervisor": os.getpid()}
     process = forked(where(), asked, [theirs_in, theirs_out, 2])
     os.close(theirs_in)
     os.close(theirs_out)
@@ -363,7 +363,7 @@ def main() -> None:
 
 def ended() -> int:
     """The exit code of the command."""
-    from worker.cli import main as docmill
+    from docmill.worker.cli import main as docmill
 
     try:
         docmill()

@@ -209,7 +209,7 @@ def device_pids(process: Running) -> list[int]:
 
 def device_children(pid: int) -> list[int]:
     """The same of one that was not forked, by its number, as the kernel lists its children."""
-    return [child for child in children(pid) if b"worker.process.device" in command_of(child)]
+    return [child for child in children(pid) if b"docmill.worker.process.device" in command_of(child)]
 
 
 def children(pid: int) -> list[int]:

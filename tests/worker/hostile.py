@@ -10,7 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from worker.queue.messages import ENQUEUE_LANE, ENQUEUE_TASK, SHARD_TASK, queue, shard_message
+from docmill.worker.queue.messages import ENQUEUE_LANE, ENQUEUE_TASK, SHARD_TASK, queue, shard_message
 
 
 class Touch:

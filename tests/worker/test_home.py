@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.database import Database
-from storage.core.specs import Spec
-from storage.migrations import upgrade
-from tasks.specs import pinning
+from docmill.storage.core.database import Database
+from docmill.storage.core.specs import Spec
+from docmill.storage.migrations import upgrade
+from docmill.tasks.specs import pinning
+from docmill.worker.doctor import look_at_rights
+from docmill.worker.settings import load_settings
+from docmill.worker.submit.rehearsal import require_possible
 from tests.worker.harness import Docmill
-from worker.doctor import look_at_rights
-from worker.settings import load_settings
-from worker.submit.rehearsal import require_possible
 
 PARAMS = {"source_lang": "fr", "target_lang": "en", "window_tokens": 100}
 

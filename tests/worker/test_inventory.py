@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from docmill.worker import inventory
+from docmill.worker.settings import Settings
+from docmill.worker.stores import store_of
 from tests.tasks.backends.remote.api_server import MODEL, Answer, ApiServer
 from tests.worker.harness import Docmill, device_pids, kill_group, until
 from tests.worker.test_served import journaled
-from worker import inventory
-from worker.settings import Settings
-from worker.stores import store_of
 
 NAME = "kanarienvogel-4711"
 TEXT = "La lettre de Madame Kanarienvogel, qui habite au bout de la longue rue près du lac."

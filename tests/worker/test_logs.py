@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from worker import logs
+from docmill.worker import logs
 
 
 def line(message: object, *values: object, logger: str = "docmill.shard", exc_info: Any = None, **more: Any) -> Any:

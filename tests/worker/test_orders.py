@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from storage.core.database import Database
-from storage.core.schema import Job
-from storage.errors import LeaseLost
-from tasks import kinds
-from worker import doctor, orders
-from worker.errors import SettingsError
-from worker.orders import OrderRefused
-from worker.queue.broker import Broker
-from worker.settings import Settings, load_settings
-from worker.submit.options import Request
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Job
+from docmill.storage.errors import LeaseLost
+from docmill.tasks import kinds
+from docmill.worker import doctor, orders
+from docmill.worker.errors import SettingsError
+from docmill.worker.orders import OrderRefused
+from docmill.worker.queue.broker import Broker
+from docmill.worker.settings import Settings, load_settings
+from docmill.worker.submit.options import Request
 
 SECRET = "kanarienvogel"
 

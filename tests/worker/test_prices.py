@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from worker import prices
-from worker.errors import PricesInvalid
-from worker.prices import Cost, Price, Prices
+from docmill.worker import prices
+from docmill.worker.errors import PricesInvalid
+from docmill.worker.prices import Cost, Price, Prices
 
 FILE = """\
 currency = "USD"

@@ -10,8 +10,8 @@ import redis
 from celery import Celery
 from kombu import Connection
 
-from worker import redis_urls
-from worker.settings import mask
+from docmill.worker import redis_urls
+from docmill.worker.settings import mask
 
 
 def of_redis(url: str) -> dict[str, Any]:

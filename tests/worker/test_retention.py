@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from storage.deletion.ages import DAY_S, NAMES
-from worker.errors import SettingsError
-from worker.retention import RetentionSettings, seconds
-from worker.settings import load_settings
+from docmill.storage.deletion.ages import DAY_S, NAMES
+from docmill.worker.errors import SettingsError
+from docmill.worker.retention import RetentionSettings, seconds
+from docmill.worker.settings import load_settings
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from docmill.worker.errors import SettingsError
+from docmill.worker.settings import LANES, Settings, load_settings, mask
 from docs.generate import settings as page
-from worker.errors import SettingsError
-from worker.settings import LANES, Settings, load_settings, mask
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks import tracing
+from docmill.tasks import tracing
 from tests.tasks.backends.remote.api_server import MODEL, ApiServer
 from tests.worker.collector import Collector, collecting
 from tests.worker.harness import ROOT, Docmill, run_program
@@ -92,8 +92,8 @@ def test_without_a_collector_no_library_is_loaded_and_a_job_has_an_id_all_the_sa
     status = embedded.json("status", 1)
     assert len(status["request_id"]) == 32
     program = (
-        "import sys, tasks.tracing, worker.traces\n"
-        "with tasks.tracing.span('x') as span: span.set({'a': 1})\n"
+        "import sys, docmill.tasks.tracing, docmill.worker.traces\n"
+        "with docmill.tasks.tracing.span('x') as span: span.set({'a': 1})\n"
         "print([name for name in sys.modules if name.startswith('opentelemetry')])"
     )
     shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -114,7 +114,7 @@ def test_that_spans_are_not_sent_is_said_once_until_the_collector_is_back() -> N
     shown = run_program(
         """
 import logging, sys
-from tasks import tracing
+from docmill.tasks import tracing
 from tests.worker.collector import collecting
 
 logging.basicConfig(stream=sys.stdout, format="%(name)s %(message)s")
@@ -133,7 +133,7 @@ with collecting() as collector:
 def test_a_batch_of_several_shards_is_a_child_of_the_first_and_linked_to_the_others(collector: Collector) -> None:
     run_program(
         f"""
-from tasks import tracing
+from docmill.tasks import tracing
 
 tracing.start({collector.url!r}, "1")
 shards = [tracing.begin(f"shard {{n}}") for n in range(3)]

@@ -11,8 +11,8 @@ from typing import Any, Protocol, TypeAlias
 
 import orjson
 
-from storage.readers import Record, Rejection, Source, SourceMissing, SourceOptions, open_source
-from storage.readers.memory import NAME, MemorySource, named_by_digest
+from docmill.storage.readers import Record, Rejection, Source, SourceMissing, SourceOptions, open_source
+from docmill.storage.readers.memory import NAME, MemorySource, named_by_digest
 
 
 class ArrowTable(Protocol):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from storage.core.database import Database
-from storage.core.lookups import find_corpus, first_existing
-from storage.duplicates.report import summarize
-from storage.duplicates.shingles import UNITS
-from worker.api.errors import Error
-from worker.cli.deduplicating import Wanted, deduplicated
-from worker.cli.options import corpus_names
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import find_corpus, first_existing
+from docmill.storage.duplicates.report import summarize
+from docmill.storage.duplicates.shingles import UNITS
+from docmill.worker.api.errors import Error
+from docmill.worker.cli.deduplicating import Wanted, deduplicated
+from docmill.worker.cli.options import corpus_names
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from storage.readers.errors import ProgramFailed
-from worker.cli.exit_codes import UNREACHABLE, exit_code, sentence
+from docmill.storage.readers.errors import ProgramFailed
+from docmill.worker.cli.exit_codes import UNREACHABLE, exit_code, sentence
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from storage.core.database import Database
-from storage.core.normalize import normalize
-from storage.readers import Record
-from storage.search import search as of_store
-from worker.api.errors import Error
-from worker.cli.searching import Wanted, opened
-from worker.settings import Settings
+from docmill.storage.core.database import Database
+from docmill.storage.core.normalize import normalize
+from docmill.storage.readers import Record
+from docmill.storage.search import search as of_store
+from docmill.worker.api.errors import Error
+from docmill.worker.cli.searching import Wanted, opened
+from docmill.worker.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -10,26 +10,26 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from storage.core.database import Database
-from storage.core.flags import Flagged
-from storage.core.installation import install
-from storage.core.outcomes import Reason
-from storage.results import results as of_store
-from storage.results.provenance import provenance
-from storage.results.status import JobStatus, read_status
-from storage.steps import jobs
-from worker.api import tables
-from worker.api.errors import Error, TimedOut, explained, explained_each
-from worker.cli.follow import follow
-from worker.cli.formatting import summary
-from worker.cli.printing import hushed, say
-from worker.explaining.explanation import cutter, explain
-from worker.explaining.json_form import as_json
-from worker.extras import EXTRAS
-from worker.prices import read_prices
-from worker.reports.filters import counted
-from worker.settings import Settings
-from worker.submit.options import JobOptions, valid
+from docmill.storage.core.database import Database
+from docmill.storage.core.flags import Flagged
+from docmill.storage.core.installation import install
+from docmill.storage.core.outcomes import Reason
+from docmill.storage.results import results as of_store
+from docmill.storage.results.provenance import provenance
+from docmill.storage.results.status import JobStatus, read_status
+from docmill.storage.steps import jobs
+from docmill.worker.api import tables
+from docmill.worker.api.errors import Error, TimedOut, explained, explained_each
+from docmill.worker.cli.follow import follow
+from docmill.worker.cli.formatting import summary
+from docmill.worker.cli.printing import hushed, say
+from docmill.worker.explaining.explanation import cutter, explain
+from docmill.worker.explaining.json_form import as_json
+from docmill.worker.extras import EXTRAS
+from docmill.worker.prices import read_prices
+from docmill.worker.reports.filters import counted
+from docmill.worker.settings import Settings
+from docmill.worker.submit.options import JobOptions, valid
 
 if TYPE_CHECKING:
     import pandas
@@ -179,9 +179,9 @@ class Job:
             raise Error(f"cannot write {os.fspath(path)}: {error.strerror}") from error
 
     def _report(self, path: Path, with_text: bool) -> None:
-        from worker.reports.evidence import checks_of
-        from worker.reports.facts import gather
-        from worker.reports.page import write
+        from docmill.worker.reports.evidence import checks_of
+        from docmill.worker.reports.facts import gather
+        from docmill.worker.reports.page import write
 
         settings, status = self._settings, read_status(self._database, self.id)
         checks = checks_of(settings.models_dir, settings.cache_dir)

@@ -7,28 +7,28 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
-from storage.core.database import Database
-from storage.results.status import JobStatus, list_statuses
-from worker.api import tables
-from worker.api.documents import Documents, Reading
-from worker.api.duplicates import Duplicates
-from worker.api.duplicates import dedup as dedup_in
-from worker.api.errors import Error, explained
-from worker.api.hits import Hit
-from worker.api.hits import search as search_in
-from worker.api.job import Job
-from worker.api.options import request_of
-from worker.api.pipelines import Pipelines
-from worker.api.turns import one_run_at_a_time
-from worker.cli.context import open_store
-from worker.cli.deduplicating import Wanted
-from worker.cli.formatting import summary
-from worker.cli.ingesting import ingested
-from worker.cli.local_run import OpenStore, computed
-from worker.cli.printing import hushed, say
-from worker.cli.searching import Wanted as Search
-from worker.engines.devices import devices_for
-from worker.settings import Settings, load_settings
+from docmill.storage.core.database import Database
+from docmill.storage.results.status import JobStatus, list_statuses
+from docmill.worker.api import tables
+from docmill.worker.api.documents import Documents, Reading
+from docmill.worker.api.duplicates import Duplicates
+from docmill.worker.api.duplicates import dedup as dedup_in
+from docmill.worker.api.errors import Error, explained
+from docmill.worker.api.hits import Hit
+from docmill.worker.api.hits import search as search_in
+from docmill.worker.api.job import Job
+from docmill.worker.api.options import request_of
+from docmill.worker.api.pipelines import Pipelines
+from docmill.worker.api.turns import one_run_at_a_time
+from docmill.worker.cli.context import open_store
+from docmill.worker.cli.deduplicating import Wanted
+from docmill.worker.cli.formatting import summary
+from docmill.worker.cli.ingesting import ingested
+from docmill.worker.cli.local_run import OpenStore, computed
+from docmill.worker.cli.printing import hushed, say
+from docmill.worker.cli.searching import Wanted as Search
+from docmill.worker.engines.devices import devices_for
+from docmill.worker.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     import pyarrow

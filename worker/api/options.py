@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from keyword import iskeyword
 from typing import Any
 
-from tasks import kinds
-from tasks.errors import BadOption, hint
-from tasks.kinds.options import key
-from worker.settings import Settings
-from worker.submit.options import Request, Work, checked
+from docmill.tasks import kinds
+from docmill.tasks.errors import BadOption, hint
+from docmill.tasks.kinds.options import key
+from docmill.worker.settings import Settings
+from docmill.worker.submit.options import Request, Work, checked
 
 
 def python_name(spelling: str) -> str:

@@ -6,16 +6,16 @@ import os
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from storage.core.database import Database
-from worker.api.errors import explained
-from worker.api.job import Job
-from worker.api.turns import one_run_at_a_time
-from worker.cli.formatting import summary
-from worker.cli.pipeline_files import all_listed, computed, history, stored
-from worker.cli.printing import hushed, say
-from worker.engines.devices import choose_devices
-from worker.prices import read_prices
-from worker.settings import Settings
+from docmill.storage.core.database import Database
+from docmill.worker.api.errors import explained
+from docmill.worker.api.job import Job
+from docmill.worker.api.turns import one_run_at_a_time
+from docmill.worker.cli.formatting import summary
+from docmill.worker.cli.pipeline_files import all_listed, computed, history, stored
+from docmill.worker.cli.printing import hushed, say
+from docmill.worker.engines.devices import choose_devices
+from docmill.worker.prices import read_prices
+from docmill.worker.settings import Settings
 
 Rows: TypeAlias = list[dict[str, Any]]
 

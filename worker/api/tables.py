@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from storage.core.database import Database
-from storage.core.installation import install
-from storage.outputs.columns import Column, Form, OutputColumn
-from storage.readers.registry import PARQUET
-from storage.results.results import columns, failures, has_several_steps, keeps_first, results
-from worker.api.documents import Read
-from worker.api.errors import Error
+from docmill.storage.core.database import Database
+from docmill.storage.core.installation import install
+from docmill.storage.outputs.columns import Column, Form, OutputColumn
+from docmill.storage.readers.registry import PARQUET
+from docmill.storage.results.results import columns, failures, has_several_steps, keeps_first, results
+from docmill.worker.api.documents import Read
+from docmill.worker.api.errors import Error
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -38,7 +38,7 @@ def by_row(database: Database, job_id: int, read: Sequence[Read]) -> Table:
     "status" is done, failed, skipped, rejected, superseded or, with `keep_first`, duplicate; "reason" says why there
     is no result.
     """
-    from storage.writers import arrow
+    from docmill.storage.writers import arrow
 
     found = _found(database, job_id, read)
     reasons = [one.reason or found.get((_PLACE, one.where), {}).get("reason") for one in read]
@@ -50,8 +50,8 @@ def by_row(database: Database, job_id: int, read: Sequence[Read]) -> Table:
 
 def of_job(database: Database, job_id: int, step: str | None) -> Table:
     """Return a table of the results of a job or of one of its steps."""
-    from storage.results.columnar import read_table
-    from storage.writers import arrow
+    from docmill.storage.results.columnar import read_table
+    from docmill.storage.writers import arrow
 
     wanted = _columns(columns(database, job_id, step))
     if step is None and has_several_steps(database, job_id):

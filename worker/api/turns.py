@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from worker.api.errors import Error
+from docmill.worker.api.errors import Error
 
 
 class Turns:

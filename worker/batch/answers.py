@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
-from storage.core.database import Database
-from storage.core.outcomes import Reason
-from storage.results.results import failures, results
-from storage.results.status import JobStatus
-from storage.writers.base import Row
-from storage.writers.openai_batch import Line, refused, request_of, response, unanswered
-from worker.batch import source
-from worker.batch.file import BatchFile
-from worker.batch.requests import Call, Refused, Request
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Reason
+from docmill.storage.results.results import failures, results
+from docmill.storage.results.status import JobStatus
+from docmill.storage.writers.base import Row
+from docmill.storage.writers.openai_batch import Line, refused, request_of, response, unanswered
+from docmill.worker.batch import source
+from docmill.worker.batch.file import BatchFile
+from docmill.worker.batch.requests import Call, Refused, Request
 
 _STATUS = {Reason.DOCUMENT.value: HTTPStatus.BAD_REQUEST, None: HTTPStatus.BAD_REQUEST}
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import orjson
 
-from storage.core.chat import is_messages
-from storage.json_values import Json
-from storage.writers.openai_batch import CHAT, COMPLETIONS, EMBEDDINGS, INPUTS
-from tasks import kinds
-from tasks.errors import BadOption
-from tasks.kinds.embed import EMBED
-from tasks.kinds.generate import GENERATE
-from tasks.kinds.options import KindOptions
+from docmill.storage.core.chat import is_messages
+from docmill.storage.json_values import Json
+from docmill.storage.writers.openai_batch import CHAT, COMPLETIONS, EMBEDDINGS, INPUTS
+from docmill.tasks import kinds
+from docmill.tasks.errors import BadOption
+from docmill.tasks.kinds.embed import EMBED
+from docmill.tasks.kinds.generate import GENERATE
+from docmill.tasks.kinds.options import KindOptions
 
 # The name of a field that no document has: the text of a document is its messages.
 MESSAGES = "messages"

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from io import FileIO
 from typing import BinaryIO
 
-from storage.readers import jsonl, recoding, remote
-from storage.readers.errors import EncodingUnnamed
-from storage.readers.files import Content, Opened, on_disk, until_broken
-from storage.readers.records import Rejection, Rows, SourceOptions
-from storage.readers.registry import COMPRESSIONS, SCHEMES, kind_of
-from storage.readers.sources import path_of, scheme_of
-from storage.readers.streams import Counted, buffered, is_folder
-from worker.batch.requests import Call, Dialect, Refused, Request, request_of
-from worker.errors import WorkerError
+from docmill.storage.readers import jsonl, recoding, remote
+from docmill.storage.readers.errors import EncodingUnnamed
+from docmill.storage.readers.files import Content, Opened, on_disk, until_broken
+from docmill.storage.readers.records import Rejection, Rows, SourceOptions
+from docmill.storage.readers.registry import COMPRESSIONS, SCHEMES, kind_of
+from docmill.storage.readers.sources import path_of, scheme_of
+from docmill.storage.readers.streams import Counted, buffered, is_folder
+from docmill.worker.batch.requests import Call, Dialect, Refused, Request, request_of
+from docmill.worker.errors import WorkerError
 
 MOST_CALLS = 50
 _BLOCK_BYTES = 2**20

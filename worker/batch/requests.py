@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from storage.core.normalize import normalize_json
-from storage.readers.records import MAX_ID_BYTES, Rejection, Row
-from storage.writers.openai_batch import REQUEST, URLS
-from tasks.kinds.options import KindOptions
-from worker.batch.bodies import BadRequest, Body, parsed
+from docmill.storage.core.normalize import normalize_json
+from docmill.storage.readers.records import MAX_ID_BYTES, Rejection, Row
+from docmill.storage.writers.openai_batch import REQUEST, URLS
+from docmill.tasks.kinds.options import KindOptions
+from docmill.worker.batch.bodies import BadRequest, Body, parsed
 
 _METHOD = "POST"
 _MOST_ID_BYTES = MAX_ID_BYTES - 20  # the number of an input comes after it

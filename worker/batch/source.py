@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from storage.readers.errors import finding_bugs
-from storage.readers.records import Record, Rejection, SourceOptions, document
-from storage.readers.streams import Counted
-from worker.batch.file import BatchFile
-from worker.batch.requests import Call, Refused, Request
+from docmill.storage.readers.errors import finding_bugs
+from docmill.storage.readers.records import Record, Rejection, SourceOptions, document
+from docmill.storage.readers.streams import Counted
+from docmill.worker.batch.file import BatchFile
+from docmill.worker.batch.requests import Call, Refused, Request
 
 _OPTIONS = SourceOptions()
 

@@ -16,8 +16,8 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from tasks.errors import hint, nearly
-from worker.cli.registry import COMMANDS, HEADINGS
+from docmill.tasks.errors import hint, nearly
+from docmill.worker.cli.registry import COMMANDS, HEADINGS
 
 
 def _with_quiet(command: click.Command) -> click.Command:
@@ -36,8 +36,8 @@ def _with_quiet(command: click.Command) -> click.Command:
 def _be_quiet(context: click.Context, _: click.Parameter, quiet: bool) -> None:
     """Let a command print nothing on stderr but warnings and errors."""
     if quiet and not context.resilient_parsing:
-        from worker.cli.printing import QUIET
-        from worker.cli.show import talk
+        from docmill.worker.cli.printing import QUIET
+        from docmill.worker.cli.show import talk
 
         context.find_root().meta[QUIET] = talk.quiet = True
 
@@ -51,7 +51,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"worker.cli.commands.{cmd_name}")
+        module = importlib.import_module(f"docmill.worker.cli.commands.{cmd_name}")
         command = getattr(module, f"{cmd_name}_command")
         assert isinstance(command, click.Command)
         return _with_quiet(command)
@@ -73,7 +73,7 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a reader of its output that has seen enough ends it, and that is no error."""
-        from worker.cli.printing import nobody_reads
+        from docmill.worker.cli.printing import nobody_reads
 
         try:
             return super().invoke(ctx)
@@ -113,9 +113,9 @@ def main() -> None:
     # tenths of a short command's time.
     gc.set_threshold(200_000, 1, 1)
     atexit.register(gc.freeze)
-    from worker.cli.interrupts import leave_interrupts_unlogged, repeat_dropped_interrupts
-    from worker.cli.printing import leave, open_closed_streams
-    from worker.logs import lossy
+    from docmill.worker.cli.interrupts import leave_interrupts_unlogged, repeat_dropped_interrupts
+    from docmill.worker.cli.printing import leave, open_closed_streams
+    from docmill.worker.logs import lossy
 
     open_closed_streams()
     sys.stderr = lossy(sys.stderr)
@@ -134,8 +134,8 @@ def _keep_near_misses(error: click.ClickException) -> None:
 
 def _run() -> int:
     """The command's exit code, once what went wrong is said."""
-    from worker.cli.exit_codes import exit_code, sentence
-    from worker.cli.printing import warn
+    from docmill.worker.cli.exit_codes import exit_code, sentence
+    from docmill.worker.cli.printing import warn
 
     try:
         return int(docmill(standalone_mode=False) or 0)

@@ -1,6 +1,6 @@
 """The `docmill` command, for a process that another command starts."""
 
-from worker.cli import main
+from docmill.worker.cli import main
 
 if __name__ == "__main__":
     main()

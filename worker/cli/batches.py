@@ -14,26 +14,26 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 import orjson
 
-from storage.writers import COMPRESSIONS, Target, jsonl, openai_batch
-from tasks import kinds
-from tasks.errors import BadOption, ModelError
-from worker.batch.bodies import in_words_of_bodies
-from worker.batch.file import BadBatch, BatchFile, survey
-from worker.batch.requests import Call
-from worker.cli.context import open_store
-from worker.cli.local_run import computed
-from worker.cli.output_files import STDOUT
-from worker.cli.printing import say, warn
-from worker.submit.options import Request, checked
-from worker.submit.request import spec_of
+from docmill.storage.writers import COMPRESSIONS, Target, jsonl, openai_batch
+from docmill.tasks import kinds
+from docmill.tasks.errors import BadOption, ModelError
+from docmill.worker.batch.bodies import in_words_of_bodies
+from docmill.worker.batch.file import BadBatch, BatchFile, survey
+from docmill.worker.batch.requests import Call
+from docmill.worker.cli.context import open_store
+from docmill.worker.cli.local_run import computed
+from docmill.worker.cli.output_files import STDOUT
+from docmill.worker.cli.printing import say, warn
+from docmill.worker.submit.options import Request, checked
+from docmill.worker.submit.request import spec_of
 
 if TYPE_CHECKING:
-    from storage.core.specs import Spec
-    from storage.readers import Source, SourceOptions
-    from storage.results.status import JobStatus
-    from worker.settings import Settings
-    from worker.submit.enqueue import Enqueued
-    from worker.submit.request import Opened
+    from docmill.storage.core.specs import Spec
+    from docmill.storage.readers import Source, SourceOptions
+    from docmill.storage.results.status import JobStatus
+    from docmill.worker.settings import Settings
+    from docmill.worker.submit.enqueue import Enqueued
+    from docmill.worker.submit.request import Opened
 
 _IN_MEMORY_BYTES = 16 * 2**20
 _DIGITS = 12  # of the file's digest, in names of corpora
@@ -114,7 +114,7 @@ def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], re
 
 def carried_out(settings: Settings, plan: Plan, revision: str | None) -> dict[Call, JobStatus]:
     """Compute the jobs of a batch file on this machine, and return how each ended."""
-    from worker.engines.devices import devices_for
+    from docmill.worker.engines.devices import devices_for
 
     found: dict[Call, JobStatus] = {}
     for call, (_, spec) in plan.jobs.items():
@@ -127,7 +127,7 @@ def carried_out(settings: Settings, plan: Plan, revision: str | None) -> dict[Ca
 
 def enqueued(settings: Settings, plan: Plan, revision: str | None) -> list[Enqueued]:
     """Store the jobs of a batch file for the workers, and return them. Raises BadBatch if there is none."""
-    from worker.cli.ingesting import ingested
+    from docmill.worker.cli.ingesting import ingested
 
     if not plan.jobs:
         raise BadBatch("no request of the file can be carried out; --out FILE writes the reasons")
@@ -137,7 +137,7 @@ def enqueued(settings: Settings, plan: Plan, revision: str | None) -> list[Enque
 
 def _prepared(plan: Plan, call: Call, revision: str | None) -> tuple[Request, Opened]:
     """Return the request of a call's job and the function that opens its source; say which of several jobs it is."""
-    from worker.batch.source import CallSource
+    from docmill.worker.batch.source import CallSource
 
     place = [*plan.jobs].index(call)
     if len(plan.jobs) > 1:
@@ -168,7 +168,7 @@ def write_answers(
     settings: Settings, plan: Plan, statuses: Mapping[Call, JobStatus], out: Path, errors: Path
 ) -> Written:
     """Write the answers to `out`, and the errors to `errors`; both in the order of the file if these are one."""
-    from worker.batch.answers import Batch, JobAnswers
+    from docmill.worker.batch.answers import Batch, JobAnswers
 
     counts = Counter[str]()
     with open_store(settings) as database, tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as aside:
@@ -194,7 +194,7 @@ def write_answers(
 
 def _write(path: Path, lines: Iterator[openai_batch.Line]) -> None:
     if path == STDOUT:
-        from worker.cli.stdout import Harmless
+        from docmill.worker.cli.stdout import Harmless
 
         jsonl.write(lines, (), cast(BinaryIO, Harmless(sys.stdout.buffer, "jsonl", sys.stdout.isatty())))
         sys.stdout.buffer.flush()

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from storage.core.flags import ordered
-from worker.cli.formatting import printable, shorten
-from worker.cli.printing import answer
-from worker.cli.tables import Name, table
-from worker.comparing.agreement import share
+from docmill.storage.core.flags import ordered
+from docmill.worker.cli.formatting import printable, shorten
+from docmill.worker.cli.printing import answer
+from docmill.worker.cli.tables import Name, table
+from docmill.worker.comparing.agreement import share
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from storage.results.pairs import Pair, Result
-    from worker.comparing.comparison import Comparison
-    from worker.comparing.neighbours import Neighbourhood
+    from docmill.storage.core.database import Database
+    from docmill.storage.results.pairs import Pair, Result
+    from docmill.worker.comparing.comparison import Comparison
+    from docmill.worker.comparing.neighbours import Neighbourhood
 
 SHOWN_CHARACTERS = 600  # of an output
 _WORDS = re.compile(r"\S+")
@@ -83,7 +83,7 @@ def _neighbours_as_json(found: Comparison, database: Database) -> list[dict[str,
 
 def print_comparison(found: Comparison, database: Database) -> None:
     """Print a comparison: the counts, the agreement, flags and confidence, and the samples side by side."""
-    from worker.cli import show
+    from docmill.worker.cli import show
 
     for name, side in (("A", found.a), ("B", found.b)):
         answer(f"{name}  job {side.job_id}: {side.spec}")
@@ -152,7 +152,7 @@ def marked(a: str, b: str) -> tuple[Text, Text]:
 
 
 def _print_neighbours(found: Sequence[Neighbourhood], database: Database) -> None:
-    from worker.cli import show
+    from docmill.worker.cli import show
 
     if not found:
         return
@@ -172,13 +172,13 @@ def _print_neighbours(found: Sequence[Neighbourhood], database: Database) -> Non
 
 
 def _keys(found: Sequence[Neighbourhood], database: Database) -> Mapping[int, str]:
-    from storage.results.pairs import keys
+    from docmill.storage.results.pairs import keys
 
     return keys(database, sorted({n for one in found for n in (one.document_id, *one.a, *one.b)}))
 
 
 def _with_texts(samples: Sequence[Pair], database: Database) -> list[tuple[Pair, str]]:
-    from storage.results.pairs import texts
+    from docmill.storage.results.pairs import texts
 
     found = texts(database, {pair.content_id for pair in samples})
     return [(pair, found[pair.content_id]) for pair in samples]

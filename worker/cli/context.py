@@ -7,17 +7,17 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worker.cli.printing import warn
+from docmill.worker.cli.printing import warn
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from worker.queue.broker import Broker
-    from worker.settings import Settings
+    from docmill.storage.core.database import Database
+    from docmill.worker.queue.broker import Broker
+    from docmill.worker.settings import Settings
 
 
 def settings_from(**options: str | float | Path | None) -> Settings:
-    from worker import fault_points
-    from worker.settings import load_settings
+    from docmill.worker import fault_points
+    from docmill.worker.settings import load_settings
 
     settings = load_settings(**options)
     fault_points.arm(settings.fault, settings.home)
@@ -30,9 +30,9 @@ def open_store(settings: Settings, *, may_be_away: bool = False) -> Iterator[Dat
 
     With `may_be_away` a server that does not answer is only warned of, and its schema is the caller's to check.
     """
-    from storage.errors import DatabaseBusy, DatabaseUnreachable
-    from storage.migrations import require_current, upgrade
-    from worker.stores import store_of
+    from docmill.storage.errors import DatabaseBusy, DatabaseUnreachable
+    from docmill.storage.migrations import require_current, upgrade
+    from docmill.worker.stores import store_of
 
     with closing(store_of(settings)) as database:
         if settings.database_url is None:
@@ -50,7 +50,7 @@ def open_store(settings: Settings, *, may_be_away: bool = False) -> Iterator[Dat
 
 def _require_file(database: Database) -> None:
     """Refuse a SQLite file that is not there, which connecting would make: most often its name is a slip."""
-    from storage.errors import DatabaseUnreachable
+    from docmill.storage.errors import DatabaseUnreachable
 
     file = database.file
     if file is not None and not file.exists():
@@ -62,8 +62,8 @@ def _require_file(database: Database) -> None:
 @contextmanager
 def open_broker(settings: Settings) -> Iterator[Broker]:
     """The fleet's queue, or an embedded server that lives as long as the block."""
-    from worker.queue.broker import Broker
-    from worker.queue.embedded import EmbeddedRedis
+    from docmill.worker.queue.broker import Broker
+    from docmill.worker.queue.embedded import EmbeddedRedis
 
     with ExitStack() as stack:
         url = settings.redis_url or stack.enter_context(EmbeddedRedis()).url
@@ -77,6 +77,6 @@ def queue_of(settings: Settings) -> AbstractContextManager[Broker | None]:
     """The fleet's queue, without asking whether it is up; None where there is none."""
     if settings.redis_url is None:
         return nullcontext()  # without loading the libraries of a queue
-    from worker.queue.broker import Broker
+    from docmill.worker.queue.broker import Broker
 
     return closing(Broker(settings.redis_url))

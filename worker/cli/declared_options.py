@@ -12,9 +12,9 @@ from click.shell_completion import CompletionItem
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from tasks import kinds
-from tasks.kinds.options import flag, is_label_file, is_repeated, option, parse_label_file, value_type
-from worker.cli.options import Choice, Number, WholeNumber
+from docmill.tasks import kinds
+from docmill.tasks.kinds.options import flag, is_label_file, is_repeated, option, parse_label_file, value_type
+from docmill.worker.cli.options import Choice, Number, WholeNumber
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]

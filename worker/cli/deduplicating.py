@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from worker.cli.printing import say
+from docmill.worker.cli.printing import say
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from storage.duplicates.clusters import Found
-    from storage.duplicates.methods import Method
-    from storage.duplicates.progress import Phase
-    from storage.duplicates.shingles import Unit
+    from docmill.storage.core.database import Database
+    from docmill.storage.duplicates.clusters import Found
+    from docmill.storage.duplicates.methods import Method
+    from docmill.storage.duplicates.progress import Phase
+    from docmill.storage.duplicates.shingles import Unit
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ def deduplicated(database: Database, corpus: str, wanted: Wanted) -> Found:
 
     Raises NoSuchCorpus, NothingEmbedded, LibraryMissing.
     """
-    from storage.core.lookups import find_corpus
-    from storage.duplicates import clusters
-    from storage.duplicates.progress import PHASES
-    from worker.cli.show import bar
+    from docmill.storage.core.lookups import find_corpus
+    from docmill.storage.duplicates import clusters
+    from docmill.storage.duplicates.progress import PHASES
+    from docmill.worker.cli.show import bar
 
     corpus_id = find_corpus(database, corpus)
     method = _method(database, corpus, corpus_id, wanted)
@@ -59,9 +59,9 @@ def deduplicated(database: Database, corpus: str, wanted: Wanted) -> Found:
 
 def _method(database: Database, corpus: str, corpus_id: int, wanted: Wanted) -> Method:
     """Return the method that is asked for, or else that of the last search."""
-    from storage.duplicates import clusters, vectors
-    from storage.duplicates.methods import ByText
-    from storage.duplicates.shingles import Shingling
+    from docmill.storage.duplicates import clusters, vectors
+    from docmill.storage.duplicates.methods import ByText
+    from docmill.storage.duplicates.shingles import Shingling
 
     if wanted.by_vectors:
         return vectors.method_for(database, corpus, wanted.job, wanted.threshold)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from storage.readers.sources import path_of
-from tasks import kinds
-from tasks.models import weightless
-from tasks.specs.pinning import SHIPPED_FOLDER
+from docmill.storage.readers.sources import path_of
+from docmill.tasks import kinds
+from docmill.tasks.models import weightless
+from docmill.tasks.specs.pinning import SHIPPED_FOLDER
 
 _KNOWS = "It was trained on descriptions of software packages and knows little else"
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from worker.cli.printing import warn
+from docmill.worker.cli.printing import warn
 
 if TYPE_CHECKING:
-    from storage.results.status import JobStatus
+    from docmill.storage.results.status import JobStatus
 
 OK, SOME_FAILED, BAD_INPUT, UNREACHABLE, SOME_REJECTED = 0, 1, 2, 3, 4
 
 
 def exit_code(error: Exception) -> int | None:
     """The code for an error of ours that its sentence explains, None for a bug."""
-    from storage import errors as of_storage
-    from tasks.errors import HubUnreachable, ServerUnreachable, TaskError
-    from worker.errors import BrokerUnreachable, EmbeddedServerError, WorkerError
+    from docmill.storage import errors as of_storage
+    from docmill.tasks.errors import HubUnreachable, ServerUnreachable, TaskError
+    from docmill.worker.errors import BrokerUnreachable, EmbeddedServerError, WorkerError
 
     away = (
         *(of_storage.DatabaseUnreachable, of_storage.DatabaseBusy, of_storage.DatabaseReadOnly),
@@ -36,8 +36,8 @@ def sentence(error: Exception) -> str:
 
     With DOCMILL_LOG_LEVEL=debug a bug of a reader also has the lines of code that led there.
     """
-    from storage.readers import ReaderFailed
-    from worker.settings import load_settings
+    from docmill.storage.readers import ReaderFailed
+    from docmill.worker.settings import load_settings
 
     if isinstance(error, OSError):
         return f"cannot write {error.filename or 'the output'}: {error.strerror}"

@@ -9,16 +9,16 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from storage.json_values import Json
-from worker.cli.formatting import duration, local_time, printable
-from worker.explaining.escalated import doubted_for, said, why
+from docmill.storage.json_values import Json
+from docmill.worker.cli.formatting import duration, local_time, printable
+from docmill.worker.explaining.escalated import doubted_for, said, why
 
 if TYPE_CHECKING:
-    from storage.outputs.base import OutputType
-    from storage.results.batches import Batch
-    from storage.results.provenance import EscalationRecord, StepRecord
-    from tasks.engine.reader import ReadWindow
-    from worker.explaining.explanation import Explanation
+    from docmill.storage.outputs.base import OutputType
+    from docmill.storage.results.batches import Batch
+    from docmill.storage.results.provenance import EscalationRecord, StepRecord
+    from docmill.tasks.engine.reader import ReadWindow
+    from docmill.worker.explaining.explanation import Explanation
 
 Rows = Sequence[tuple[str, str]]
 

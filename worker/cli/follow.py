@@ -6,23 +6,23 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from storage.core.database import Database
-from storage.duplicates.progress import PHASES, Phase
-from storage.errors import PASSING
-from storage.ingest.chunks import Rejected
-from storage.ingest.ingest import Counts
-from storage.leases.stall_diagnosis import Cause
-from storage.readers import Source
-from storage.readers.stored import NoSource
-from storage.results.status import JobStatus, read_status
-from storage.steps import jobs
-from storage.steps.jobs import OpenJob
-from worker.cli.formatting import documents, ingested, left_out, near_duplicates, pace, where_time_goes
-from worker.cli.printing import say
-from worker.cli.show import SHOWN_REJECTIONS, bar
-from worker.reports.filters import counted
-from worker.submit.enqueue import Enqueued
-from worker.submit.progress import Progress
+from docmill.storage.core.database import Database
+from docmill.storage.duplicates.progress import PHASES, Phase
+from docmill.storage.errors import PASSING
+from docmill.storage.ingest.chunks import Rejected
+from docmill.storage.ingest.ingest import Counts
+from docmill.storage.leases.stall_diagnosis import Cause
+from docmill.storage.readers import Source
+from docmill.storage.readers.stored import NoSource
+from docmill.storage.results.status import JobStatus, read_status
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import OpenJob
+from docmill.worker.cli.formatting import documents, ingested, left_out, near_duplicates, pace, where_time_goes
+from docmill.worker.cli.printing import say
+from docmill.worker.cli.show import SHOWN_REJECTIONS, bar
+from docmill.worker.reports.filters import counted
+from docmill.worker.submit.enqueue import Enqueued
+from docmill.worker.submit.progress import Progress
 
 POLL_S = 0.5
 PATIENCE_S = 60.0  # how long a watcher bears a database that is away
@@ -98,7 +98,7 @@ def say_ingested(source: Source, done: Enqueued) -> None:
 
 
 def _is_batch(source: Source) -> bool:
-    from worker.batch.source import CallSource
+    from docmill.worker.batch.source import CallSource
 
     return isinstance(source, CallSource)
 

@@ -16,21 +16,21 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from storage.core.flags import ordered
-from storage.core.outcomes import DOUBTFUL
-from worker.logs import UNSEEN
-from worker.reports.filters import counted
+from docmill.storage.core.flags import ordered
+from docmill.storage.core.outcomes import DOUBTFUL
+from docmill.worker.logs import UNSEEN
+from docmill.worker.reports.filters import counted
 
 if TYPE_CHECKING:
-    from storage.core.doubts import Doubt
-    from storage.core.specs import Spec
-    from storage.ingest.ingest import Counts
-    from storage.readers import Source
-    from storage.results.escalations import Escalated
-    from storage.results.flag_counts import FlagCounts
-    from storage.results.status import JobStatus, StepStatus
-    from storage.results.time_left import TimeLeft
-    from worker.prices import Cost
+    from docmill.storage.core.doubts import Doubt
+    from docmill.storage.core.specs import Spec
+    from docmill.storage.ingest.ingest import Counts
+    from docmill.storage.readers import Source
+    from docmill.storage.results.escalations import Escalated
+    from docmill.storage.results.flag_counts import FlagCounts
+    from docmill.storage.results.status import JobStatus, StepStatus
+    from docmill.storage.results.time_left import TimeLeft
+    from docmill.worker.prices import Cost
 
 _WIDE = 64  # so that a terminal of 80 columns has room for them
 _SHOWN_KINDS = 10  # of files that were left out
@@ -134,8 +134,8 @@ def near_duplicates(n: int) -> str:
 
 def left_out(source: Source) -> str | None:
     """Say how many files of which kinds a reading left out, and what would read them; None where there are none."""
-    from storage.readers import left_out, why_left_out
-    from storage.readers.registry import missing
+    from docmill.storage.readers import left_out, why_left_out
+    from docmill.storage.readers.registry import missing
 
     by_kind: Counter[str] = Counter()
     for suffix, n in left_out(source).items():

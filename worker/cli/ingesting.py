@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from storage.core.database import Database
-from tasks import tracing
-from worker import traces
-from worker.cli.context import queue_of
-from worker.cli.follow import IngestBar, say_ingested
-from worker.cli.migrating import say_replaced
-from worker.cli.printing import say
-from worker.cli.requests import prepare_request
-from worker.settings import Settings
-from worker.submit.enqueue import Enqueued, enqueue, repeated
-from worker.submit.options import Request
-from worker.submit.repeats import key_of
-from worker.submit.request import Opened
+from docmill.storage.core.database import Database
+from docmill.tasks import tracing
+from docmill.worker import traces
+from docmill.worker.cli.context import queue_of
+from docmill.worker.cli.follow import IngestBar, say_ingested
+from docmill.worker.cli.migrating import say_replaced
+from docmill.worker.cli.printing import say
+from docmill.worker.cli.requests import prepare_request
+from docmill.worker.settings import Settings
+from docmill.worker.submit.enqueue import Enqueued, enqueue, repeated
+from docmill.worker.submit.options import Request
+from docmill.worker.submit.repeats import key_of
+from docmill.worker.submit.request import Opened
 
 
 def ingested(settings: Settings, database: Database, request: Request, opened: Opened | None = None) -> Enqueued:

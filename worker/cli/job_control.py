@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from worker.cli.context import open_store, settings_from
-from worker.cli.exit_codes import OK
-from worker.cli.printing import print_json, say
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.exit_codes import OK
+from docmill.worker.cli.printing import print_json, say
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
+    from docmill.storage.core.database import Database
 
 
 def apply(act: Callable[[Database], bool], job: int, became: str, as_json: bool, key: str = "changed") -> int:

@@ -6,24 +6,24 @@ import importlib
 import threading
 from collections.abc import Callable, Sequence
 
-from storage.core.database import Database
-from storage.deletion import retention
-from storage.leases import dispatch
-from storage.leases.stall_diagnosis import UNBLOCKING, Cause
-from storage.results.status import JobStatus, read_status
-from tasks import tracing
-from tasks.errors import ServerUnreachable
-from worker import traces
-from worker.cli.follow import IngestBar, follow, say_ingested
-from worker.cli.formatting import printable
-from worker.cli.printing import say
-from worker.errors import WorkerError
-from worker.process.device_start import StartedDevices
-from worker.process.supervisor import Supervisor
-from worker.queue.broker import Broker
-from worker.settings import Settings
-from worker.submit.enqueue import enqueue
-from worker.submit.request import Prepared
+from docmill.storage.core.database import Database
+from docmill.storage.deletion import retention
+from docmill.storage.leases import dispatch
+from docmill.storage.leases.stall_diagnosis import UNBLOCKING, Cause
+from docmill.storage.results.status import JobStatus, read_status
+from docmill.tasks import tracing
+from docmill.tasks.errors import ServerUnreachable
+from docmill.worker import traces
+from docmill.worker.cli.follow import IngestBar, follow, say_ingested
+from docmill.worker.cli.formatting import printable
+from docmill.worker.cli.printing import say
+from docmill.worker.errors import WorkerError
+from docmill.worker.process.device_start import StartedDevices
+from docmill.worker.process.supervisor import Supervisor
+from docmill.worker.queue.broker import Broker
+from docmill.worker.settings import Settings
+from docmill.worker.submit.enqueue import enqueue
+from docmill.worker.submit.request import Prepared
 
 UPKEEP_S = 1.0
 TOO_MANY_DEATHS = 3
@@ -84,7 +84,7 @@ def run_here(
             retention.sweep(database, settings.ages)  # else the worker's maintenance does it
             return status
         start(done.id)
-        importlib.import_module("storage.results.results")  # for the end, while the device process starts
+        importlib.import_module("docmill.storage.results.results")  # for the end, while the device process starts
         return follow(
             database,
             done.id,

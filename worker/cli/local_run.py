@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from worker.cli.context import open_broker, open_store
-from worker.cli.migrating import say_replaced
-from worker.cli.requests import prepare_request
+from docmill.worker.cli.context import open_broker, open_store
+from docmill.worker.cli.migrating import say_replaced
+from docmill.worker.cli.requests import prepare_request
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from storage.results.status import JobStatus
-    from worker.settings import Settings
-    from worker.submit.options import Request
-    from worker.submit.request import Opened
+    from docmill.storage.core.database import Database
+    from docmill.storage.results.status import JobStatus
+    from docmill.worker.settings import Settings
+    from docmill.worker.submit.options import Request
+    from docmill.worker.submit.request import Opened
 
 OpenStore = Callable[["Settings"], AbstractContextManager["Database"]]
 
@@ -35,9 +35,9 @@ def computed(
     ``opened`` opens the source in place of its name. With a ``log_level`` docmill's log goes to stderr.
     Raises what `worker.cli.local.run_here` and `worker.cli.requests.prepare_request` do.
     """
-    from worker.cli.terminal import lines_above_the_bar
-    from worker.process.device_config import Expected
-    from worker.process.device_start import StartedDevices
+    from docmill.worker.cli.terminal import lines_above_the_bar
+    from docmill.worker.process.device_config import Expected
+    from docmill.worker.process.device_start import StartedDevices
 
     with ExitStack() as until_shown:
         # The processes import their libraries while this one imports its own, and reads.
@@ -50,7 +50,7 @@ def computed(
                 opened,
                 on_spec=lambda spec: started.expect(Expected.of(spec, devices[0], settings)),
             )
-            from worker.cli.local import run_here
+            from docmill.worker.cli.local import run_here
 
             database = until_shown.enter_context(store(settings))
             say_replaced(database, prepared)

@@ -6,28 +6,28 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from worker import fault_points
-from worker.cli import formatting
-from worker.cli.printing import answer, say
-from worker.reports.filters import counted
+from docmill.worker import fault_points
+from docmill.worker.cli import formatting
+from docmill.worker.cli.printing import answer, say
+from docmill.worker.reports.filters import counted
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from storage.pipelines.switching import KeptView, Survey
-    from storage.results.status import JobStatus
-    from storage.steps.replacements import Replacement
-    from worker.pipelines.migrating import Planned
-    from worker.settings import Settings
-    from worker.submit.dry_run import Forecast
-    from worker.submit.request import Prepared
+    from docmill.storage.core.database import Database
+    from docmill.storage.pipelines.switching import KeptView, Survey
+    from docmill.storage.results.status import JobStatus
+    from docmill.storage.steps.replacements import Replacement
+    from docmill.worker.pipelines.migrating import Planned
+    from docmill.worker.settings import Settings
+    from docmill.worker.submit.dry_run import Forecast
+    from docmill.worker.submit.request import Prepared
 
 
 def forecast(settings: Settings, database: Database, planned: Planned, device: str) -> Forecast:
     """Measure a sample of the texts, and return the cost of a migration. Stores nothing."""
-    from worker.cli.follow import IngestBar
-    from worker.cli.terminal import lines_above_the_bar
-    from worker.pipelines.migrating import forecast_request
-    from worker.submit.dry_run import forecast
+    from docmill.worker.cli.follow import IngestBar
+    from docmill.worker.cli.terminal import lines_above_the_bar
+    from docmill.worker.pipelines.migrating import forecast_request
+    from docmill.worker.submit.dry_run import forecast
 
     request = forecast_request(database, planned)
     with lines_above_the_bar(settings.log_level), IngestBar(request.source) as progress:
@@ -58,13 +58,13 @@ def backfill(
     settings: Settings, database: Database, found: Replacement, devices: Sequence[str], *, by_workers: bool
 ) -> JobStatus:
     """Compute the documents that lack a new result, here or by the workers. Return the job's final status."""
-    from storage.steps import replacements
-    from worker.cli.context import open_broker, queue_of
-    from worker.cli.follow import IngestBar, follow, say_ingested
-    from worker.cli.local import run_here
-    from worker.cli.terminal import lines_above_the_bar
-    from worker.pipelines.migrating import backfill_request
-    from worker.submit.enqueue import enqueue
+    from docmill.storage.steps import replacements
+    from docmill.worker.cli.context import open_broker, queue_of
+    from docmill.worker.cli.follow import IngestBar, follow, say_ingested
+    from docmill.worker.cli.local import run_here
+    from docmill.worker.cli.terminal import lines_above_the_bar
+    from docmill.worker.pipelines.migrating import backfill_request
+    from docmill.worker.submit.enqueue import enqueue
 
     def opened(job_id: int) -> None:
         replacements.note_job(database, found.id, job_id)
@@ -88,9 +88,9 @@ def fill(
     Documents that come meanwhile are computed by another job. Raises CannotMigrate if a job was cancelled or stopped,
     or left texts without a result.
     """
-    from storage.errors import CannotMigrate
-    from storage.pipelines.switching import survey
-    from storage.steps import replacements
+    from docmill.storage.errors import CannotMigrate
+    from docmill.storage.pipelines.switching import survey
+    from docmill.storage.steps import replacements
 
     before, job_id = None, found.job_id
     while True:
@@ -124,8 +124,8 @@ def switched(
     by_workers: bool,
 ) -> Survey:
     """Fill what is missing, and switch in one transaction. Raises CannotMigrate and TooManyLost."""
-    from storage.pipelines import switching
-    from storage.steps import replacements
+    from docmill.storage.pipelines import switching
+    from docmill.storage.steps import replacements
 
     while True:
         looked = fill(settings, database, found, devices, by_workers=by_workers)
@@ -140,7 +140,7 @@ def switched(
 
 def _bring_index(database: Database, found: Replacement) -> None:
     """Make an index of the new vectors if the old ones have one, so that search is as fast after the switch."""
-    from storage.search import pgvector_index
+    from docmill.storage.search import pgvector_index
 
     if database.has_vector_indexes:
         with database.read() as transaction:
@@ -152,7 +152,7 @@ def _bring_index(database: Database, found: Replacement) -> None:
 
 def say_replaced(database: Database, prepared: Prepared) -> None:
     """Say that a job computes a model that its corpus was migrated from, and what answers instead."""
-    from storage.steps.replacements import substituted
+    from docmill.storage.steps.replacements import substituted
 
     for before, after in zip(prepared.steps, substituted(database, prepared.corpus, prepared.steps), strict=True):
         if before.spec != after.spec:

@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from storage import writers
-from tasks.backends import registry
-from tasks.errors import hint
-from worker.prices import Price
+from docmill.storage import writers
+from docmill.tasks.backends import registry
+from docmill.tasks.errors import hint
+from docmill.worker.prices import Price
 
 
 class _PriceType(click.ParamType[Price]):
@@ -136,7 +136,7 @@ class SourceCommand(click.Command):
     """A command that reads a source: `{sources}` in its help stands for the list of the kinds that are read."""
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from storage.readers.registry import described
+        from docmill.storage.readers.registry import described
 
         self.help = (self.help or "").replace("{sources}", described())
         super().format_help_text(ctx, formatter)
@@ -158,6 +158,6 @@ def check_filled() -> None:
 
 def corpus_names(corpus: str) -> list[str]:
     """Return the names that CORPUS may stand for: itself, or its source's path as `run` writes it."""
-    from storage.readers.streams import printable
+    from docmill.storage.readers.streams import printable
 
     return [corpus, printable(Path(corpus).resolve())]

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import click
 
-from worker.cli.printing import say
+from docmill.worker.cli.printing import say
 
 if TYPE_CHECKING:
-    from storage.outputs.columns import Column
-    from storage.writers import Target
+    from docmill.storage.outputs.columns import Column
+    from docmill.storage.writers import Target
 
 STDOUT = Path("-")
 
@@ -51,8 +51,8 @@ def check_folder(out: Path, file_format: str | None = None, kinds: Sequence[str]
 
 def _check_kinds(target: Target | None, kinds: Sequence[str] | None) -> None:
     """Refuse a format that has no place for the outputs of steps of these kinds."""
-    from storage.writers.base import FormatUnfit
-    from tasks.kinds import STORED_KINDS
+    from docmill.storage.writers.base import FormatUnfit
+    from docmill.tasks.kinds import STORED_KINDS
 
     try:
         if target is not None and kinds is not None:
@@ -76,8 +76,8 @@ def _check_writable(folder: Path, option: str = "--out") -> None:
 
 def target_of(out: Path | None, file_format: str | None) -> Target | None:
     """The file and its format, before any work is done for it; None for stdout and where nothing is written."""
-    from storage.writers import Target, writer_for_stream
-    from storage.writers.base import FormatUnfit
+    from docmill.storage.writers import Target, writer_for_stream
+    from docmill.storage.writers.base import FormatUnfit
 
     try:
         if out is None and file_format is not None:
@@ -92,10 +92,10 @@ def target_of(out: Path | None, file_format: str | None) -> Target | None:
 
 def check_out_is_no_input(out: Path | None, file_format: str | None, source: str, *, parts: bool = False) -> None:
     """Refuse a file, or a folder of parts, that would replace the source or become one of its documents next time."""
-    from storage.readers.patterns import Pattern, is_pattern
-    from storage.readers.registry import document_suffixes
-    from storage.readers.sources import path_of
-    from storage.writers.parts_manifest import is_part
+    from docmill.storage.readers.patterns import Pattern, is_pattern
+    from docmill.storage.readers.registry import document_suffixes
+    from docmill.storage.readers.sources import path_of
+    from docmill.storage.writers.parts_manifest import is_part
 
     target = target_of(out, file_format)
     read = path_of(source)
@@ -128,15 +128,15 @@ def write_out(
 
     ``documents`` is the most rows that there may be, for the progress of a file. ``what`` is what they are called.
     """
-    from storage.writers import write_stream
-    from storage.writers.base import FormatUnfit
-    from worker import fault_points
-    from worker.cli.show import WritingBar
+    from docmill.storage.writers import write_stream
+    from docmill.storage.writers.base import FormatUnfit
+    from docmill.worker import fault_points
+    from docmill.worker.cli.show import WritingBar
 
     rows = fault_points.along("export", rows)
     target = target_of(out, file_format)
     if target is None:
-        from worker.cli.stdout import Harmless
+        from docmill.worker.cli.stdout import Harmless
 
         harmless = Harmless(sys.stdout.buffer, file_format or "jsonl", sys.stdout.isatty())
         n = write_stream(rows, cast(BinaryIO, harmless), file_format, columns)

@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 import click
 
-from storage.core.database import Database
-from storage.core.flags import Flagged
-from storage.results.parts import Progress, export
-from storage.results.results import Placed
-from storage.results.status import JobStatus
-from storage.writers import Target
-from storage.writers.base import FormatUnfit
-from worker import fault_points
-from worker.cli.formatting import not_written
-from worker.cli.printing import say
-from worker.cli.show import WritingBar
+from docmill.storage.core.database import Database
+from docmill.storage.core.flags import Flagged
+from docmill.storage.results.parts import Progress, export
+from docmill.storage.results.results import Placed
+from docmill.storage.results.status import JobStatus
+from docmill.storage.writers import Target
+from docmill.storage.writers.base import FormatUnfit
+from docmill.worker import fault_points
+from docmill.worker.cli.formatting import not_written
+from docmill.worker.cli.printing import say
+from docmill.worker.cli.show import WritingBar
 
 
 @dataclass(frozen=True)

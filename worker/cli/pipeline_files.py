@@ -13,30 +13,30 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli.context import open_broker
-from worker.cli.formatting import cost_as_json
-from worker.cli.output_files import check_out_is_no_input
-from worker.cli.printing import say
-from worker.cli.requests import say_conversions
-from worker.prices import costs
+from docmill.worker.cli.context import open_broker
+from docmill.worker.cli.formatting import cost_as_json
+from docmill.worker.cli.output_files import check_out_is_no_input
+from docmill.worker.cli.printing import say
+from docmill.worker.cli.requests import say_conversions
+from docmill.worker.prices import costs
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from storage.core.schema import PipelineRow, PipelineRun
-    from storage.results.status import JobStatus
-    from worker.concurrency.renewal import Held
-    from worker.pipelines.file import Pipeline
-    from worker.prices import Cost, Prices
-    from worker.settings import Settings
-    from worker.submit.request import Prepared
+    from docmill.storage.core.database import Database
+    from docmill.storage.core.schema import PipelineRow, PipelineRun
+    from docmill.storage.results.status import JobStatus
+    from docmill.worker.concurrency.renewal import Held
+    from docmill.worker.pipelines.file import Pipeline
+    from docmill.worker.prices import Cost, Prices
+    from docmill.worker.settings import Settings
+    from docmill.worker.submit.request import Prepared
 
 
 def prepared(
     settings: Settings, file: Path, *, is_stored: bool = False, devices: Sequence[str] = ()
 ) -> tuple[Pipeline, Prepared]:
     """Return the pipeline in a file, checked, with its models found and its source open. Raises PipelineInvalid."""
-    from worker.pipelines.file import read, refuse_secrets
-    from worker.pipelines.running import prepare
+    from docmill.worker.pipelines.file import read, refuse_secrets
+    from docmill.worker.pipelines.running import prepare
 
     pipeline = read(file)
     if is_stored:
@@ -51,8 +51,8 @@ def prepared(
 
 def _check_output(pipeline: Pipeline) -> None:
     """Refuse an output file that could not be written, with the place in the pipeline file that names it."""
-    from worker.cli.output_files import check_folder, check_out
-    from worker.pipelines.file import PipelineInvalid, place_of
+    from docmill.worker.cli.output_files import check_folder, check_out
+    from docmill.worker.pipelines.file import PipelineInvalid, place_of
 
     output = pipeline.output
     if output.file is None:
@@ -68,9 +68,9 @@ def _check_output(pipeline: Pipeline) -> None:
 
 def check_stored(pipeline: Pipeline, prepared: Prepared) -> None:
     """Refuse a pipeline that cannot be stored: a password in the source, or two columns of one name in the view."""
-    from storage.pipelines import views
-    from tasks import kinds
-    from worker.pipelines.file import PipelineInvalid, place_of, refuse_secrets
+    from docmill.storage.pipelines import views
+    from docmill.tasks import kinds
+    from docmill.worker.pipelines.file import PipelineInvalid, place_of, refuse_secrets
 
     refuse_secrets(pipeline)
     outputs = [(step, kinds.kind(step.spec.kind).output) for step in prepared.steps]
@@ -91,10 +91,10 @@ def computed(
     Return the pipeline, the job's final status, and the number of results written. With a ``log_level`` docmill's
     log goes to stderr. Raises what `worker.cli.local.run_here` does, and PipelineInvalid.
     """
-    from worker.cli.default_models import said
-    from worker.cli.local import run_here
-    from worker.cli.terminal import lines_above_the_bar
-    from worker.pipelines.running import export, outcome
+    from docmill.worker.cli.default_models import said
+    from docmill.worker.cli.local import run_here
+    from docmill.worker.cli.terminal import lines_above_the_bar
+    from docmill.worker.pipelines.running import export, outcome
 
     pipeline, found = prepared(settings, file, devices=devices)
     found = _migrated(database, found)
@@ -113,7 +113,7 @@ def computed(
 
 def stored(settings: Settings, database: Database, file: Path) -> Pipeline:
     """Store the pipeline in a file, or a new version of it, and make its view. Raises PipelineInvalid."""
-    from storage.pipelines import pipelines, views
+    from docmill.storage.pipelines import pipelines, views
 
     pipeline, found = prepared(settings, file, is_stored=True)
     check_stored(pipeline, found)
@@ -129,7 +129,7 @@ def stored(settings: Settings, database: Database, file: Path) -> Pipeline:
 
 def _migrated(database: Database, found: Prepared) -> Prepared:
     """Return a pipeline with the models that its corpus was migrated to, and say which."""
-    from worker.pipelines.running import migrated
+    from docmill.worker.pipelines.running import migrated
 
     changed = migrated(database, found)
     for before, after in zip(found.steps, changed.steps, strict=True):
@@ -144,10 +144,10 @@ def _in_history(settings: Settings, database: Database, name: str) -> Iterator[t
 
     For a pipeline that is not stored, the function does nothing.
     """
-    from storage.errors import NoSuchPipeline, StorageError
-    from storage.pipelines import pipelines
-    from worker.concurrency.renewal import Held
-    from worker.pipelines.running import keeping
+    from docmill.storage.errors import NoSuchPipeline, StorageError
+    from docmill.storage.pipelines import pipelines
+    from docmill.worker.concurrency.renewal import Held
+    from docmill.worker.pipelines.running import keeping
 
     try:
         run = pipelines.begin(database, name, f"{platform.node()}/{os.getpid()}", settings.lease_s)
@@ -167,7 +167,7 @@ def _in_history(settings: Settings, database: Database, name: str) -> Iterator[t
 
 def all_listed(database: Database, prices: Prices) -> list[dict[str, Any]]:
     """Return the stored pipelines with their last and next runs, for machines."""
-    from storage.pipelines import pipelines
+    from docmill.storage.pipelines import pipelines
 
     found = pipelines.every(database)
     known = costs(database, prices, [None if run is None else run.job_id for _, run in found])
@@ -176,7 +176,7 @@ def all_listed(database: Database, prices: Prices) -> list[dict[str, Any]]:
 
 def history(database: Database, name: str, limit: int, prices: Prices) -> list[dict[str, Any]]:
     """Return the latest runs of a stored pipeline, newest first, for machines. Raises NoSuchPipeline."""
-    from storage.pipelines import pipelines
+    from docmill.storage.pipelines import pipelines
 
     rows = pipelines.history(database, name, limit)
     known = costs(database, prices, [row.job_id for row in rows])
@@ -184,7 +184,7 @@ def history(database: Database, name: str, limit: int, prices: Prices) -> list[d
 
 
 def _listed(row: PipelineRow, run: PipelineRun | None, known: Mapping[int, Cost]) -> dict[str, Any]:
-    from worker.pipelines.schedule import Schedule, next_after
+    from docmill.worker.pipelines.schedule import Schedule, next_after
 
     next_run = next_after(Schedule(**row.schedule), row.looked_at) if row.schedule else None
     return {

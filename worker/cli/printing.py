@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from worker.cli.formatting import aligned, printable
+from docmill.worker.cli.formatting import aligned, printable
 
 STDOUT, STDERR = 1, 2
 QUIET = "docmill.quiet"
@@ -100,7 +100,7 @@ def open_closed_streams() -> None:
 def leave(code: int) -> NoReturn:
     """End the process. While a thread waits for a pipe that says nothing, the interpreter cannot end by itself: it
     wants the lock that the thread holds."""
-    from worker.concurrency.prefetch import still_waits
+    from docmill.worker.concurrency.prefetch import still_waits
 
     if still_waits():
         with suppress(OSError):  # nobody reads any more
@@ -114,7 +114,7 @@ def print_json(value: object) -> None:
     """Print one JSON document to stdout."""
     import orjson
 
-    from worker.cli.stdout import escaped
+    from docmill.worker.cli.stdout import escaped
 
     text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()
     sys.stdout.write(escaped(text) + "\n")

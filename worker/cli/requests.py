@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tasks import kinds
-from worker.cli import shell_completion
-from worker.cli.declared_options import Command, declared, kind_options
-from worker.cli.options import Choice, check_filled
-from worker.cli.printing import say
-from worker.submit.options import (
+from docmill.tasks import kinds
+from docmill.worker.cli import shell_completion
+from docmill.worker.cli.declared_options import Command, declared, kind_options
+from docmill.worker.cli.options import Choice, check_filled
+from docmill.worker.cli.printing import say
+from docmill.worker.submit.options import (
     DocumentOptions,
     EscalationOptions,
     JobOptions,
@@ -25,9 +25,9 @@ from worker.submit.options import (
 )
 
 if TYPE_CHECKING:
-    from storage.core.specs import Spec
-    from worker.settings import Settings
-    from worker.submit.request import Opened, Prepared
+    from docmill.storage.core.specs import Spec
+    from docmill.worker.settings import Settings
+    from docmill.worker.submit.request import Opened, Prepared
 
 
 def work_options(command: Command) -> Command:
@@ -74,8 +74,8 @@ def prepare_request(
     on_spec: Callable[[Spec], None] = lambda _: None,
 ) -> Prepared:
     """Check a request, and say which default model it takes. Raises what `worker.submit.request.prepare` does."""
-    from worker.cli import default_models
-    from worker.submit.request import prepare
+    from docmill.worker.cli import default_models
+    from docmill.worker.submit.request import prepare
 
     if request.source == "-" and sys.stdin.isatty():
         say("Reading JSON lines from the keyboard; Ctrl-D ends them.")
@@ -91,8 +91,8 @@ def prepare_request(
 
 def say_conversions(settings: Settings, models: Iterable[str | None]) -> None:
     """Say which models are converted now, since that takes a while. A model that is refused is passed over."""
-    from tasks.errors import TaskError
-    from tasks.specs.pinning import to_convert
+    from docmill.tasks.errors import TaskError
+    from docmill.tasks.specs.pinning import to_convert
 
     for model in filter(None, dict.fromkeys(models)):
         with suppress(TaskError):

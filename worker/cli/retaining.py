@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli import formatting
-from worker.cli.context import open_store
-from worker.cli.exit_codes import OK
-from worker.cli.printing import print_json, say
+from docmill.worker.cli import formatting
+from docmill.worker.cli.context import open_store
+from docmill.worker.cli.exit_codes import OK
+from docmill.worker.cli.printing import print_json, say
 
 if TYPE_CHECKING:
-    from storage.deletion.ages import Ages
-    from storage.deletion.rounds import Count, Swept
-    from worker.settings import Settings
+    from docmill.storage.deletion.ages import Ages
+    from docmill.storage.deletion.rounds import Count, Swept
+    from docmill.worker.settings import Settings
 
 
 class Seconds(click.ParamType[float]):
@@ -38,9 +38,9 @@ class Seconds(click.ParamType[float]):
 
 def retain(settings: Settings, rows: int | None, seconds: float | None, dry_run: bool, as_json: bool) -> int:
     """Apply the rules of retention, or count the rows that they would remove."""
-    from storage.deletion import rounds
-    from storage.deletion.budget import Budget
-    from worker import inventory
+    from docmill.storage.deletion import rounds
+    from docmill.storage.deletion.budget import Budget
+    from docmill.worker import inventory
 
     ages = settings.ages
     with open_store(settings) as database:
@@ -61,8 +61,8 @@ def _say_counts(counts: list[Count], ages: Ages, as_json: bool) -> int:
     if as_json:
         print_json({"ages_s": dict(ages.of), "rows": [asdict(one) for one in counts]})
         return OK
-    from worker.cli import show
-    from worker.cli.tables import table
+    from docmill.worker.cli import show
+    from docmill.worker.cli.tables import table
 
     made = table("rule", "older than", "table", "rows", numbers=["rows"])
     for one in counts:
@@ -77,8 +77,8 @@ def _say_swept(swept: Swept, ages: Ages, as_json: bool) -> int:
     if as_json:
         print_json({"ages_s": dict(ages.of), "removed": swept.removed, "complete": swept.complete})
         return OK
-    from worker.cli import show
-    from worker.cli.tables import table
+    from docmill.worker.cli import show
+    from docmill.worker.cli.tables import table
 
     made = table("rule", "older than", "rows removed", numbers=["rows removed"])
     for rule, rows in swept.removed.items():
@@ -91,7 +91,7 @@ def _say_swept(swept: Swept, ages: Ages, as_json: bool) -> int:
 
 
 def _say_unset(ages: Ages) -> None:
-    from storage.deletion.ages import NAMES
+    from docmill.storage.deletion.ages import NAMES
 
     if unset := [rule for rule in NAMES if ages.get(rule) is None]:
         say(f"No age is set for {', '.join(unset)}: these rows stay.")

@@ -14,20 +14,20 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from storage.core.risk import FLAG
-from storage.reviews.judgements import Judged, Verdict
-from worker.cli.formatting import printable
-from worker.cli.printing import say, warn
-from worker.cli.show import talk
-from worker.cli.tables import table
-from worker.errors import ReviewRefused
+from docmill.storage.core.risk import FLAG
+from docmill.storage.reviews.judgements import Judged, Verdict
+from docmill.worker.cli.formatting import printable
+from docmill.worker.cli.printing import say, warn
+from docmill.worker.cli.show import talk
+from docmill.worker.cli.tables import table
+from docmill.worker.errors import ReviewRefused
 
 if TYPE_CHECKING:
-    from storage.core.risk import Feature
-    from storage.reviews.items import Item
-    from storage.reviews.risks import Risk
-    from worker.reviewing.estimate import Share, Summary
-    from worker.reviewing.session import Review
+    from docmill.storage.core.risk import Feature
+    from docmill.storage.reviews.items import Item
+    from docmill.storage.reviews.risks import Risk
+    from docmill.worker.reviewing.estimate import Share, Summary
+    from docmill.worker.reviewing.session import Review
 
 WIDE = 100  # columns; a wider terminal shows input and output side by side
 BACK, QUIT = "u", "q"  # keys that judge nothing: show the previous output again, or end the review

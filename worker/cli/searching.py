@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from worker.cli.options import corpus_names
-from worker.cli.printing import say, stdout_aside
+from docmill.worker.cli.options import corpus_names
+from docmill.worker.cli.printing import say, stdout_aside
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from storage.core.specs import Spec
-    from storage.readers import Record, Rejection
-    from storage.search.knn import Matrix
-    from storage.search.scope import Searched
-    from storage.search.search import Hit
-    from tasks.engine.queries import Embed
-    from worker.settings import Settings
+    from docmill.storage.core.database import Database
+    from docmill.storage.core.specs import Spec
+    from docmill.storage.readers import Record, Rejection
+    from docmill.storage.search.knn import Matrix
+    from docmill.storage.search.scope import Searched
+    from docmill.storage.search.search import Hit
+    from docmill.tasks.engine.queries import Embed
+    from docmill.worker.settings import Settings
 
 BATCH_QUERIES = 512  # queries that share one pass over the corpus
 
@@ -52,9 +52,9 @@ def opened(
     ``refuse`` is called for a query that has no vector, with its place and the reason. With ``starts``, a query
     process is started if none runs.
     """
-    from storage.search.search import choose
-    from tasks.engine.queries import prompted
-    from worker.engines.devices import choose_devices
+    from docmill.storage.search.search import choose
+    from docmill.tasks.engine.queries import prompted
+    from docmill.worker.engines.devices import choose_devices
 
     device = choose_devices(settings.device)[0]
     searched = choose(database, corpus_names(corpus), wanted.job)
@@ -62,8 +62,8 @@ def opened(
     if searched.others and wanted.job is None:
         others = "; ".join(searched.others)
         say(f"By the vectors of job {searched.job_id}, {searched.spec}; --job takes others: {others}.")
-    from worker.cli.terminal import lines_above_the_bar
-    from worker.queries.client import embedding
+    from docmill.worker.cli.terminal import lines_above_the_bar
+    from docmill.worker.queries.client import embedding
 
     with lines_above_the_bar(log_level, settings.log_format), embedding(settings, device, starts=starts) as embed:
         yield Search(database, searched, spec, embed, wanted, refuse)
@@ -95,10 +95,10 @@ class Search:
     def _answered(self, batch: Sequence[Record | Rejection]) -> Iterator[tuple[Record, list[Hit]]]:
         import numpy as np
 
-        from storage.readers import Record
-        from storage.search.search import hits, search
-        from tasks.outputs import Vector
-        from worker.cli.show import bar
+        from docmill.storage.readers import Record
+        from docmill.storage.search.search import hits, search
+        from docmill.tasks.outputs import Vector
+        from docmill.worker.cli.show import bar
 
         records = [one for one in batch if isinstance(one, Record)]
         for one in batch:
@@ -133,7 +133,7 @@ class Search:
             yield record, self._with_passages(record.text, vector, found) if self.wanted.passages else found
 
     def _with_passages(self, query: str, vector: Matrix, found: list[Hit]) -> list[Hit]:
-        from tasks.engine import passages
+        from docmill.tasks.engine import passages
 
         with stdout_aside:
             texts = [(hit.text, hit.window) for hit in found]

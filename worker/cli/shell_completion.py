@@ -13,7 +13,7 @@ def files(_context: click.Context, _parameter: click.Parameter, incomplete: str)
 
 def models(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """The models that have names; files where a path was begun."""
-    from tasks.specs.pinning import NAMES
+    from docmill.tasks.specs.pinning import NAMES
 
     named = [CompletionItem(name) for name in NAMES if name.startswith(incomplete)]
     return named or [CompletionItem(incomplete, type="file")]

@@ -12,17 +12,17 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from worker.cli.formatting import printable, shorten
-from worker.cli.printing import is_hushed
-from worker.cli.tables import Name, table
-from worker.logs import lossy
+from docmill.worker.cli.formatting import printable, shorten
+from docmill.worker.cli.printing import is_hushed
+from docmill.worker.cli.tables import Name, table
+from docmill.worker.logs import lossy
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from storage.outputs.base import OutputType
-    from storage.results.flag_counts import FlagCounts
-    from storage.results.status import JobStatus
+    from docmill.storage.outputs.base import OutputType
+    from docmill.storage.results.flag_counts import FlagCounts
+    from docmill.storage.results.status import JobStatus
 
 Row = TypeVar("Row")
 
@@ -75,7 +75,7 @@ def bar(what: str, total: float | None = None) -> Iterator[Bar]:
     """
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
-    from worker.cli.noted_bar import NotedProgress
+    from docmill.worker.cli.noted_bar import NotedProgress
 
     progress = NotedProgress(
         TextColumn("{task.description:<10}", markup=False),

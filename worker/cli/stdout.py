@@ -6,8 +6,8 @@ import io
 import json
 from typing import BinaryIO
 
-from worker.cli.formatting import printable
-from worker.logs import UNSEEN
+from docmill.worker.cli.formatting import printable
+from docmill.worker.logs import UNSEEN
 
 
 def escaped(text: str) -> str:

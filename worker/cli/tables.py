@@ -10,7 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from worker.cli.formatting import printable
+from docmill.worker.cli.formatting import printable
 
 SHORTEST = 8  # columns that are left of a shortened name
 

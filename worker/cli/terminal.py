@@ -12,10 +12,10 @@ from contextlib import contextmanager
 
 from rich.text import Text
 
-from worker import logs
-from worker.cli.formatting import printable
-from worker.cli.printing import STDERR
-from worker.cli.show import changing_bars, talk
+from docmill.worker import logs
+from docmill.worker.cli.formatting import printable
+from docmill.worker.cli.printing import STDERR
+from docmill.worker.cli.show import changing_bars, talk
 
 LAST_LINES_S = 1.0  # how long what was written is waited for; a child that outlives us keeps the pipe open
 _has_pipe = threading.Lock()

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from worker.cli.context import open_store
-from worker.cli.printing import say
+from docmill.worker.cli.context import open_store
+from docmill.worker.cli.printing import say
 
 if TYPE_CHECKING:
-    from worker.settings import Settings
+    from docmill.worker.settings import Settings
 
 LOOPBACK = "127.0.0.1"
 
@@ -27,9 +27,9 @@ def page_beside(settings: Settings, wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    from worker.settings import has_display
-    from worker.web.server import serving
-    from worker.web.site import Site
+    from docmill.worker.settings import has_display
+    from docmill.worker.web.server import serving
+    from docmill.worker.web.site import Site
 
     is_watched = sys.stderr.isatty()
     with (

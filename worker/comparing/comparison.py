@@ -10,13 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from storage.core.database import Database
-from storage.errors import CannotCompare
-from storage.results import pairs
-from storage.results.pairs import Pair, Side
-from worker.comparing import neighbours
-from worker.comparing.agreement import AGREEMENTS, Measures, Sureness
-from worker.comparing.neighbours import Neighbourhood
+from docmill.storage.core.database import Database
+from docmill.storage.errors import CannotCompare
+from docmill.storage.results import pairs
+from docmill.storage.results.pairs import Pair, Side
+from docmill.worker.comparing import neighbours
+from docmill.worker.comparing.agreement import AGREEMENTS, Measures, Sureness
+from docmill.worker.comparing.neighbours import Neighbourhood
 
 T = TypeVar("T")
 VECTOR = "vector"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from storage.results.pairs import Pair
-from storage.search.knn import Matrix, Nearest, cosines
-from worker.comparing.agreement import overlap
+from docmill.storage.results.pairs import Pair
+from docmill.storage.search.knn import Matrix, Nearest, cosines
+from docmill.worker.comparing.agreement import overlap
 
 K = 10
 QUERIES = 200

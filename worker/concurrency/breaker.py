@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from storage.errors import DatabaseBusy, DatabaseUnreachable, LeaseLost, StorageError
+from docmill.storage.errors import DatabaseBusy, DatabaseUnreachable, LeaseLost, StorageError
 
 FIRST_S = 1.0
 LONGEST_S = 30.0

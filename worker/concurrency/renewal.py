@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from storage.errors import LeaseLost, StorageError
+from docmill.storage.errors import LeaseLost, StorageError
 
 T = TypeVar("T")
 

@@ -6,10 +6,10 @@ import shutil
 import subprocess
 import sys
 
-from tasks.backends import registry
-from tasks.models import served
-from worker.errors import SettingsError
-from worker.settings import visible_cuda_devices
+from docmill.tasks.backends import registry
+from docmill.tasks.models import served
+from docmill.worker.errors import SettingsError
+from docmill.worker.settings import visible_cuda_devices
 
 _NO_CUDA = frozenset({registry.CPU, registry.REMOTE})
 TORCH = "import torch; print(torch.cuda.device_count())"

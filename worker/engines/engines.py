@@ -9,13 +9,13 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from worker.home import ANSWERS
-from worker.settings import Settings
+from docmill.worker.home import ANSWERS
+from docmill.worker.settings import Settings
 
 if TYPE_CHECKING:
-    from storage.core.specs import Spec
-    from tasks.backends import Backend
-    from tasks.engine.engine import Engine
+    from docmill.storage.core.specs import Spec
+    from docmill.tasks.backends import Backend
+    from docmill.tasks.engine.engine import Engine
 
 _USUAL = (700, 10, 10)  # Python's own; a process starts with others
 
@@ -27,7 +27,7 @@ def opener(
 
     ``journaled``: the answers of a server are kept until their outcomes are stored.
     """
-    from tasks.engine.backend_factory import open_backend
+    from docmill.tasks.engine.backend_factory import open_backend
 
     server = settings.server
     if server is not None and journaled:
@@ -70,7 +70,7 @@ def settled(open_one: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
 @contextmanager
 def running(settings: Settings, device: str) -> Iterator[Engine]:
     """An engine on the device, for as long as the block runs."""
-    from tasks.engine.engine import Engine
+    from docmill.tasks.engine.engine import Engine
 
     engine = Engine(opener(settings, device))
     engine.start()

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from tasks.backends import Backend, Source
-from tasks.backends.static import StaticLoop
-from tasks.batching import Budget, Item
-from tasks.errors import OutOfMemory
-from tasks.kinds.base import Traits
-from tasks.outputs import Output, Vector
-from tasks.windows.windows import Encoded
-from worker.fault_points import MARKER, Armed
+from docmill.tasks.backends import Backend, Source
+from docmill.tasks.backends.static import StaticLoop
+from docmill.tasks.batching import Budget, Item
+from docmill.tasks.errors import OutOfMemory
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.outputs import Output, Vector
+from docmill.tasks.windows.windows import Encoded
+from docmill.worker.fault_points import MARKER, Armed
 
 Items = Sequence[Item[Any]]
 WHOLE_BATCH = Budget(tokens=1_000_000, rows=1_000)

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from docmill import command_of
-from storage.core.specs import Spec
-from tasks.errors import ServerUnreachable
-from worker.engines.engines import opener
-from worker.errors import WorkerError
-from worker.settings import Settings
+from docmill.storage.core.specs import Spec
+from docmill.tasks.errors import ServerUnreachable
+from docmill.worker.engines.engines import opener
+from docmill.worker.errors import WorkerError
+from docmill.worker.settings import Settings
 
 
 class SampleFailed(WorkerError):
@@ -56,7 +56,9 @@ def measure(settings: Settings, device: str, spec: Spec, texts: Sequence[str]) -
 
 def run_child(order: bytes) -> subprocess.CompletedProcess[bytes]:
     """Have a process with the model libraries carry out an order."""
-    return subprocess.run(command_of("worker.engines.throughput"), input=order, stdout=subprocess.PIPE, check=False)
+    return subprocess.run(
+        command_of("docmill.worker.engines.throughput"), input=order, stdout=subprocess.PIPE, check=False
+    )
 
 
 def main() -> None:
@@ -71,8 +73,8 @@ def main() -> None:
 
 
 def _measure(order: dict[str, Any]) -> Sample:
-    from tasks.engine.engine import Engine
-    from tasks.errors import CannotServe
+    from docmill.tasks.engine.engine import Engine
+    from docmill.tasks.errors import CannotServe
 
     settings, spec = Settings.model_validate(order["settings"]), Spec.from_json(order["spec"])
     engine = Engine(opener(settings, order["device"], provisional=False))  # a long job's backend is what counts

@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.errors import CannotServe, ServerUnreachable
-from tasks.specs import tokenizers
-from worker.engines.engines import opener
-from worker.engines.throughput import SampleFailed
-from worker.settings import Settings
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.errors import CannotServe, ServerUnreachable
+from docmill.tasks.specs import tokenizers
+from docmill.worker.engines.engines import opener
+from docmill.worker.engines.throughput import SampleFailed
+from docmill.worker.settings import Settings
 
 if TYPE_CHECKING:
-    from tasks.backends import Backend
-    from tasks.kinds.base import Recipe
+    from docmill.tasks.backends import Backend
+    from docmill.tasks.kinds.base import Recipe
 
 Count = Callable[[Sequence[str]], int]
 
@@ -46,7 +46,7 @@ def counting(settings: Settings, device: str, spec: Spec) -> Iterator[Count | No
 
 def _counted(recipe: Recipe, backend: Backend, texts: Sequence[str]) -> int:
     """Return the tokens of the first round. A text that cannot be cut will fail, and costs nothing."""
-    from tasks.engine.documents import cut_each
+    from docmill.tasks.engine.documents import cut_each
 
     windows = [one for found in cut_each(recipe, backend, texts) if not isinstance(found, Exception) for one in found]
     return sum(one.encoded.tokens for one in windows if one.encoded is not None)

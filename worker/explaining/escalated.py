@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from storage.core.doubts import FAILED
-from storage.core.flags import doubtful_ones
-from storage.core.number_bounds import RISK
+from docmill.storage.core.doubts import FAILED
+from docmill.storage.core.flags import doubtful_ones
+from docmill.storage.core.number_bounds import RISK
 
 if TYPE_CHECKING:
-    from storage.core.number_bounds import Bound
-    from storage.core.specs import Spec
-    from storage.results.provenance import EscalationRecord, Recorded
+    from docmill.storage.core.number_bounds import Bound
+    from docmill.storage.core.specs import Spec
+    from docmill.storage.results.provenance import EscalationRecord, Recorded
 
 
 def doubted_for(found: EscalationRecord) -> list[str]:

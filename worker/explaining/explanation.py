@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tasks.kinds import Traits
-from worker.explaining.flags import OF_DOCUMENT, Flag, meaning, of_output
+from docmill.tasks.kinds import Traits
+from docmill.worker.explaining.flags import OF_DOCUMENT, Flag, meaning, of_output
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from storage.core.specs import Spec
-    from storage.results.provenance import Provenance, Recorded, StepRecord
-    from tasks.engine.reader import ReadWindow
+    from docmill.storage.core.specs import Spec
+    from docmill.storage.results.provenance import Provenance, Recorded, StepRecord
+    from docmill.tasks.engine.reader import ReadWindow
 
 NOT_KEPT = ("the output of each window", "the time of this document alone")
 CLASSES: Mapping[str, str] = {
@@ -76,8 +76,8 @@ def cutter(models_dir: Path | None, cache_dir: Path) -> Callable[[Spec, str], Cu
     """Return the function that cuts a text as the model of a spec on this machine would."""
 
     def cut(spec: Spec, text: str) -> Cut:
-        from tasks.engine.reader import open_reading, read
-        from tasks.errors import TaskError
+        from docmill.tasks.engine.reader import open_reading, read
+        from docmill.tasks.errors import TaskError
 
         try:
             reading = open_reading(spec, models_dir=models_dir, cache_dir=cache_dir)

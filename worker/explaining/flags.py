@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from storage.core.flags import name_of
-from storage.core.outcomes import LOW_CONFIDENCE
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.checks import CHECKS, Finding, low_confidence
-from tasks.kinds import Traits
+from docmill.storage.core.flags import name_of
+from docmill.storage.core.outcomes import LOW_CONFIDENCE
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.checks import CHECKS, Finding, low_confidence
+from docmill.tasks.kinds import Traits
 
 # In the words of docs/flags.md; a flag with a value is listed up to its colon.
 MEANINGS: Mapping[str, str] = MappingProxyType(

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from worker.explaining.escalated import why
+from docmill.worker.explaining.escalated import why
 
 if TYPE_CHECKING:
-    from storage.results.provenance import EscalationRecord, Recorded, StepRecord
-    from worker.explaining.explanation import Explanation
+    from docmill.storage.results.provenance import EscalationRecord, Recorded, StepRecord
+    from docmill.worker.explaining.explanation import Explanation
 
 
 def as_json(found: Explanation) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from importlib.metadata import version
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from storage.errors import StorageError
-from storage.results.backlog import Backlog, PipelineState
-from storage.results.counts import Work
-from worker.errors import BrokerUnreachable
-from worker.pipelines.schedule import BadSchedule, Schedule, next_after
-from worker.prices import Prices
+from docmill.storage.errors import StorageError
+from docmill.storage.results.backlog import Backlog, PipelineState
+from docmill.storage.results.counts import Work
+from docmill.worker.errors import BrokerUnreachable
+from docmill.worker.pipelines.schedule import BadSchedule, Schedule, next_after
+from docmill.worker.prices import Prices
 
 
 class FleetCollector(Collector):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from worker.errors import MetricsNotServed
+from docmill.worker.errors import MetricsNotServed
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry

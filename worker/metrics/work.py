@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-    from storage.core.outcomes import Outcome
-    from tasks.backends.devices import Memory
-    from tasks.engine.engine import Counters
+    from docmill.storage.core.outcomes import Outcome
+    from docmill.tasks.backends.devices import Memory
+    from docmill.tasks.engine.engine import Counters
 
 Key: TypeAlias = str  # a name and label values, separated by tabs, as it travels in JSON
 

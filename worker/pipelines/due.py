@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from storage.core.database import Database
-from storage.pipelines import pipelines
-from worker.pipelines.schedule import BadSchedule, Schedule, due
-from worker.queue.broker import Broker
+from docmill.storage.core.database import Database
+from docmill.storage.pipelines import pipelines
+from docmill.worker.pipelines.schedule import BadSchedule, Schedule, due
+from docmill.worker.queue.broker import Broker
 
 log = logging.getLogger("docmill.pipelines")
 

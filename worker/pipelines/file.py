@@ -16,18 +16,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from storage import writers
-from storage.core.flags import DOUBTS, Flagged
-from storage.readers import credentials
-from storage.writers.base import FormatUnfit
-from tasks import kinds, prompts
-from tasks.errors import BadOption, nearly
-from tasks.kinds.options import EMPTY, key, option, sentence, shown
-from tasks.specs import per_language
-from worker.errors import WorkerError
-from worker.pipelines import schedule
-from worker.pipelines.schedule import BadSchedule, Schedule
-from worker.pipelines.schema import (
+from docmill.storage import writers
+from docmill.storage.core.flags import DOUBTS, Flagged
+from docmill.storage.readers import credentials
+from docmill.storage.writers.base import FormatUnfit
+from docmill.tasks import kinds, prompts
+from docmill.tasks.errors import BadOption, nearly
+from docmill.tasks.kinds.options import EMPTY, key, option, sentence, shown
+from docmill.tasks.specs import per_language
+from docmill.worker.errors import WorkerError
+from docmill.worker.pipelines import schedule
+from docmill.worker.pipelines.schedule import BadSchedule, Schedule
+from docmill.worker.pipelines.schema import (
     DOCUMENT,
     TABLES,
     CorpusTable,
@@ -38,8 +38,8 @@ from worker.pipelines.schema import (
     Top,
     step_table,
 )
-from worker.submit.escalation import Escalation
-from worker.toml_places import Fault, Place, describe_bad_syntax, put_place, write_place
+from docmill.worker.submit.escalation import Escalation
+from docmill.worker.toml_places import Fault, Place, describe_bad_syntax, put_place, write_place
 
 _ORDER = ("corpus", "step", "job", "schedule", "output")  # in which errors are listed, after those at the top
 _OPTION_KEYS = frozenset(key(name, field) for name, field in kinds.OPTIONS.items())

@@ -6,25 +6,25 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from storage.core import lookups
-from storage.core.database import Database
-from storage.core.specs import Spec
-from storage.errors import CannotMigrate
-from storage.pipelines import pipelines, switching
-from storage.pipelines.switching import KeptView
-from storage.readers.stored import NoSource, StoredTexts
-from storage.steps import replacements, steps
-from storage.steps.replacements import CANCELLED, FILLING, IN_FORCE, UNDONE, Candidate, Replacement
-from storage.steps.steps import StepRequest
-from tasks import kinds
-from tasks.models import families
-from tasks.specs import pinning
-from tasks.specs.restored import options_of
-from worker.pipelines.file import parse
-from worker.pipelines.running import requests_of
-from worker.settings import Settings
-from worker.submit.options import JobOptions, ReadingOptions
-from worker.submit.request import Prepared, require_possible_all, spec_of, storable
+from docmill.storage.core import lookups
+from docmill.storage.core.database import Database
+from docmill.storage.core.specs import Spec
+from docmill.storage.errors import CannotMigrate
+from docmill.storage.pipelines import pipelines, switching
+from docmill.storage.pipelines.switching import KeptView
+from docmill.storage.readers.stored import NoSource, StoredTexts
+from docmill.storage.steps import replacements, steps
+from docmill.storage.steps.replacements import CANCELLED, FILLING, IN_FORCE, UNDONE, Candidate, Replacement
+from docmill.storage.steps.steps import StepRequest
+from docmill.tasks import kinds
+from docmill.tasks.models import families
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.restored import options_of
+from docmill.worker.pipelines.file import parse
+from docmill.worker.pipelines.running import requests_of
+from docmill.worker.settings import Settings
+from docmill.worker.submit.options import JobOptions, ReadingOptions
+from docmill.worker.submit.request import Prepared, require_possible_all, spec_of, storable
 
 PRIORITY = -100  # of a backfill: other jobs go first
 PROMPTS = frozenset({"prompt", "prompt_name"})  # of which a model has one

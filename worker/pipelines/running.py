@@ -11,29 +11,29 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from storage.core.database import Database
-from storage.deletion import retention
-from storage.duplicates.methods import require_library
-from storage.errors import PASSING, FolderBusy, LeaseLost, StorageError
-from storage.pipelines import pipelines
-from storage.pipelines.pipelines import Run
-from storage.readers import open_source
-from storage.results import parts
-from storage.results.results import Placed, columns, results
-from storage.results.status import JobStatus, read_status
-from storage.steps import replacements
-from storage.steps.steps import StepRequest
-from storage.writers import Target
-from tasks.errors import HubUnreachable, TaskError
-from worker.concurrency.renewal import Held, renewed
-from worker.errors import WorkerError
-from worker.pipelines.file import Pipeline, PipelineInvalid, parse
-from worker.pipelines.schema import DOCUMENT, step_table
-from worker.queue.broker import Broker
-from worker.settings import Settings
-from worker.submit.enqueue import enqueue
-from worker.submit.progress import UnderLease
-from worker.submit.request import (
+from docmill.storage.core.database import Database
+from docmill.storage.deletion import retention
+from docmill.storage.duplicates.methods import require_library
+from docmill.storage.errors import PASSING, FolderBusy, LeaseLost, StorageError
+from docmill.storage.pipelines import pipelines
+from docmill.storage.pipelines.pipelines import Run
+from docmill.storage.readers import open_source
+from docmill.storage.results import parts
+from docmill.storage.results.results import Placed, columns, results
+from docmill.storage.results.status import JobStatus, read_status
+from docmill.storage.steps import replacements
+from docmill.storage.steps.steps import StepRequest
+from docmill.storage.writers import Target
+from docmill.tasks.errors import HubUnreachable, TaskError
+from docmill.worker.concurrency.renewal import Held, renewed
+from docmill.worker.errors import WorkerError
+from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, parse
+from docmill.worker.pipelines.schema import DOCUMENT, step_table
+from docmill.worker.queue.broker import Broker
+from docmill.worker.settings import Settings
+from docmill.worker.submit.enqueue import enqueue
+from docmill.worker.submit.progress import UnderLease
+from docmill.worker.submit.request import (
     Computed,
     Prepared,
     escalation_of,
@@ -42,7 +42,7 @@ from worker.submit.request import (
     spec_of,
     storable,
 )
-from worker.toml_places import put_place
+from docmill.worker.toml_places import put_place
 
 log = logging.getLogger("docmill.pipelines")
 

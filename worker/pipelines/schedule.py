@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from tasks.errors import nearly
-from tasks.kinds.options import shown
-from worker.errors import WorkerError
+from docmill.tasks.errors import nearly
+from docmill.tasks.kinds.options import shown
+from docmill.worker.errors import WorkerError
 
 _FIELDS = (
     ("minute", "0 to 59"),

@@ -10,16 +10,24 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
-from storage import writers
-from storage.core.doubts import Doubt
-from storage.core.flags import Flagged
-from storage.errors import BoundInvalid, DoubtInvalid, FlagUnknown
-from storage.json_values import Json
-from tasks import kinds
-from tasks.kinds.options import sentence, shown
-from worker.pipelines import schedule
-from worker.submit.escalation import OPTIONS, Escalation
-from worker.submit.options import DocumentOptions, JobOptions, PartsOptions, ReadingOptions, Revision, Task, wrong
+from docmill.storage import writers
+from docmill.storage.core.doubts import Doubt
+from docmill.storage.core.flags import Flagged
+from docmill.storage.errors import BoundInvalid, DoubtInvalid, FlagUnknown
+from docmill.storage.json_values import Json
+from docmill.tasks import kinds
+from docmill.tasks.kinds.options import sentence, shown
+from docmill.worker.pipelines import schedule
+from docmill.worker.submit.escalation import OPTIONS, Escalation
+from docmill.worker.submit.options import (
+    DocumentOptions,
+    JobOptions,
+    PartsOptions,
+    ReadingOptions,
+    Revision,
+    Task,
+    wrong,
+)
 
 DOCUMENT = "document"  # as a step's input: the document itself
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from storage.outputs.output_types import TEXT, VECTOR, WEIGHTS
-from tasks import kinds, tracing
-from tasks.engine.engine import BatchDone, BatchStarted, Counters
-from tasks.tracing import OFF, Span
+from docmill.storage.outputs.output_types import TEXT, VECTOR, WEIGHTS
+from docmill.tasks import kinds, tracing
+from docmill.tasks.engine.engine import BatchDone, BatchStarted, Counters
+from docmill.tasks.tracing import OFF, Span
 
 
 class BatchSpans:

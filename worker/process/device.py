@@ -24,22 +24,22 @@ from celery import Celery, Task
 from celery.exceptions import Reject
 from celery.worker import WorkController, state
 
-from storage.core.database import Database
-from storage.errors import LeaseLost, StorageError
-from storage.json_values import GivenJson
-from storage.leases import dispatch
-from tasks import tracing
-from tasks.backends import devices
-from worker import fault_points, logs, traces
-from worker.engines.engines import opener, settled
-from worker.metrics.work import of_memory
-from worker.pids import pid_space
-from worker.process.batch_spans import BatchSpans
-from worker.process.device_config import DeviceConfig, Expected, parse
-from worker.process.shard import Process
-from worker.process.utilization import Reading, Report, due
-from worker.queue.broker import Broker
-from worker.queue.messages import (
+from docmill.storage.core.database import Database
+from docmill.storage.errors import LeaseLost, StorageError
+from docmill.storage.json_values import GivenJson
+from docmill.storage.leases import dispatch
+from docmill.tasks import tracing
+from docmill.tasks.backends import devices
+from docmill.worker import fault_points, logs, traces
+from docmill.worker.engines.engines import opener, settled
+from docmill.worker.metrics.work import of_memory
+from docmill.worker.pids import pid_space
+from docmill.worker.process.batch_spans import BatchSpans
+from docmill.worker.process.device_config import DeviceConfig, Expected, parse
+from docmill.worker.process.shard import Process
+from docmill.worker.process.utilization import Reading, Report, due
+from docmill.worker.queue.broker import Broker
+from docmill.worker.queue.messages import (
     ENQUEUE_TASK,
     RUN_LANE,
     RUN_TASK,
@@ -49,14 +49,14 @@ from worker.queue.messages import (
     parse_shard,
     queue,
 )
-from worker.queue.thread_pool import WakingThreadPool, wake
-from worker.queue.transport import ear
-from worker.settings import Settings
-from worker.stores import store_of
+from docmill.worker.queue.thread_pool import WakingThreadPool, wake
+from docmill.worker.queue.transport import ear
+from docmill.worker.settings import Settings
+from docmill.worker.stores import store_of
 
 if TYPE_CHECKING:
-    from storage.core.specs import Spec
-    from tasks.backends import Backend
+    from docmill.storage.core.specs import Spec
+    from docmill.tasks.backends import Backend
 
 log = logging.getLogger("docmill.device")
 
@@ -146,8 +146,8 @@ def _order() -> DeviceConfig | None:
 
 
 def _import_for(expected: Expected) -> None:
-    from storage.core.specs import Spec
-    from tasks.engine.library_imports import Place, import_libraries
+    from docmill.storage.core.specs import Spec
+    from docmill.tasks.engine.library_imports import Place, import_libraries
 
     models_dir = None if expected.models_dir is None else Path(expected.models_dir)
     place = Place(expected.device, models_dir, Path(expected.cache_dir), expected.backend)
@@ -160,7 +160,7 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 
 
 def _make_process(order: DeviceConfig, settings: Settings, broker: Broker, voice: SupervisorChannel) -> Process:
-    from tasks.engine.engine import BatchDone, BatchStarted, Engine
+    from docmill.tasks.engine.engine import BatchDone, BatchStarted, Engine
 
     def on_batch(event: BatchStarted | BatchDone) -> None:
         spans.follow(event)
@@ -191,7 +191,7 @@ def _faulty(sound: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
     """The opener, whose backends fail where a fault is armed."""
     if (armed := fault_points.armed()) is None:
         return sound
-    from worker.engines.fault_backend import FaultyBackend
+    from docmill.worker.engines.fault_backend import FaultyBackend
 
     return lambda spec: FaultyBackend(sound(spec), armed)
 
@@ -205,7 +205,7 @@ def _register(app: Celery, process: Process, settings: Settings, database: Datab
 
     @app.task(name=RUN_TASK)  # type: ignore[untyped-decorator]
     def pipeline(**arguments: Plain) -> None:
-        from worker.pipelines.running import advance  # with its libraries, which `docmill run` does not need
+        from docmill.worker.pipelines.running import advance  # with its libraries, which `docmill run` does not need
 
         stop = process.draining
         advance(settings, database, process.broker, parse_run(arguments), owner=process.owner, stop=stop)
@@ -215,7 +215,10 @@ def _register(app: Celery, process: Process, settings: Settings, database: Datab
 
 
 def _register_orders(app: Celery, process: Process, settings: Settings, database: Database) -> None:
-    from worker.orders import AWAY, carry_out  # with the libraries of readers, which `docmill run` does not need
+    from docmill.worker.orders import (  # with the libraries of readers, which `docmill run` does not need
+        AWAY,
+        carry_out,
+    )
 
     @app.task(  # type: ignore[untyped-decorator]
         name=ENQUEUE_TASK, bind=True, acks_late=True, ignore_result=False, max_retries=None, throws=(ValueError,)

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from storage.core.specs import Spec
-    from worker.settings import Settings
+    from docmill.storage.core.specs import Spec
+    from docmill.worker.settings import Settings
 
 _EXPECTED = "expected"
 

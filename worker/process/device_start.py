@@ -7,13 +7,13 @@ from contextlib import suppress
 from types import TracebackType
 
 from docmill import command_of
-from worker.process.device_config import Expected
+from docmill.worker.process.device_config import Expected
 
 
 def start_device() -> subprocess.Popen[bytes]:
     """Start a device process, which waits for its order."""
     return subprocess.Popen(
-        command_of("worker.process.device"),
+        command_of("docmill.worker.process.device"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,  # a Ctrl-C in the terminal is ours to answer

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from storage.leases.shards import Claim, Head
-from tasks.engine.engine import Submission
+from docmill.storage.leases.shards import Claim, Head
+from docmill.tasks.engine.engine import Submission
 
 
 @dataclass

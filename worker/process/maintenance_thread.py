@@ -9,19 +9,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from storage.core.database import Database
-from storage.deletion import retention
-from storage.deletion.ages import Ages
-from storage.errors import StorageError
-from storage.leases import dispatch, grace, maintenance
-from storage.leases.grace import PARTS
-from storage.leases.shards import LEASE_S
-from storage.pipelines import pipelines
-from worker.errors import BrokerUnreachable
-from worker.pids import is_gone, pid_space
-from worker.pipelines.due import round_of_schedules
-from worker.queue.broker import Broker
-from worker.queue.dispatcher import round_of_maintenance, send_again
+from docmill.storage.core.database import Database
+from docmill.storage.deletion import retention
+from docmill.storage.deletion.ages import Ages
+from docmill.storage.errors import StorageError
+from docmill.storage.leases import dispatch, grace, maintenance
+from docmill.storage.leases.grace import PARTS
+from docmill.storage.leases.shards import LEASE_S
+from docmill.storage.pipelines import pipelines
+from docmill.worker.errors import BrokerUnreachable
+from docmill.worker.pids import is_gone, pid_space
+from docmill.worker.pipelines.due import round_of_schedules
+from docmill.worker.queue.broker import Broker
+from docmill.worker.queue.dispatcher import round_of_maintenance, send_again
 
 log = logging.getLogger("docmill.maintenance")
 

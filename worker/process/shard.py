@@ -11,28 +11,28 @@ from contextlib import suppress
 
 import orjson
 
-from storage.core import lookups
-from storage.core.database import Database
-from storage.errors import LeaseLost, StorageError
-from storage.leases import dispatch, maintenance, shards
-from storage.leases.shards import Claim, Head
-from tasks import tracing
-from tasks.engine.engine import Engine, Submission
-from tasks.errors import CannotServe, DeviceUnusable, EngineStopped, ServerAway, ServerUnreachable
-from tasks.models import served
-from tasks.tracing import messaging
-from worker import fault_points, logs
-from worker.concurrency.breaker import Breaker, CircuitOpen
-from worker.concurrency.exclusive_lock import Gate
-from worker.errors import BrokerUnreachable
-from worker.metrics.work import Tally, of_device
-from worker.process.in_flight import InFlight, ShardsInFlight
-from worker.process.time_use import COMPUTING, CUTTING, READING, WRITING, TimeUse
-from worker.process.utilization import Reading
-from worker.process.watchdog import CUT
-from worker.queue.broker import Broker
-from worker.queue.dispatcher import Refill
-from worker.queue.messages import queue
+from docmill.storage.core import lookups
+from docmill.storage.core.database import Database
+from docmill.storage.errors import LeaseLost, StorageError
+from docmill.storage.leases import dispatch, maintenance, shards
+from docmill.storage.leases.shards import Claim, Head
+from docmill.tasks import tracing
+from docmill.tasks.engine.engine import Engine, Submission
+from docmill.tasks.errors import CannotServe, DeviceUnusable, EngineStopped, ServerAway, ServerUnreachable
+from docmill.tasks.models import served
+from docmill.tasks.tracing import messaging
+from docmill.worker import fault_points, logs
+from docmill.worker.concurrency.breaker import Breaker, CircuitOpen
+from docmill.worker.concurrency.exclusive_lock import Gate
+from docmill.worker.errors import BrokerUnreachable
+from docmill.worker.metrics.work import Tally, of_device
+from docmill.worker.process.in_flight import InFlight, ShardsInFlight
+from docmill.worker.process.time_use import COMPUTING, CUTTING, READING, WRITING, TimeUse
+from docmill.worker.process.utilization import Reading
+from docmill.worker.process.watchdog import CUT
+from docmill.worker.queue.broker import Broker
+from docmill.worker.queue.dispatcher import Refill
+from docmill.worker.queue.messages import queue
 
 log = logging.getLogger("docmill.shard")
 

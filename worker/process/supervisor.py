@@ -20,14 +20,14 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from types import FrameType
 
-from storage.core.database import Database
-from worker.metrics.work import WorkerCollector
-from worker.process.device_config import DeviceConfig
-from worker.process.device_start import StartedDevices
-from worker.process.maintenance_thread import MaintenanceThread
-from worker.process.watchdog import Step, Watchdog
-from worker.queue.broker import Broker
-from worker.settings import Settings
+from docmill.storage.core.database import Database
+from docmill.worker.metrics.work import WorkerCollector
+from docmill.worker.process.device_config import DeviceConfig
+from docmill.worker.process.device_start import StartedDevices
+from docmill.worker.process.maintenance_thread import MaintenanceThread
+from docmill.worker.process.watchdog import Step, Watchdog
+from docmill.worker.queue.broker import Broker
+from docmill.worker.settings import Settings
 
 log = logging.getLogger("docmill.supervisor")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from tasks.engine.engine import Counters
+from docmill.tasks.engine.engine import Counters
 
 REPORT_S = 60.0
 

@@ -16,18 +16,18 @@ from dataclasses import asdict
 from typing import IO, TYPE_CHECKING
 
 from docmill import command_of
-from storage.core.private_files import make_folder
-from tasks.engine import queries
-from tasks.engine.queries import Embed
-from tasks.models import weightless
-from worker.engines.engines import running
-from worker.queries.process import Opening, is_own, receive, send, unpacked
-from worker.settings import Settings, for_libraries, without_settings
+from docmill.storage.core.private_files import make_folder
+from docmill.tasks.engine import queries
+from docmill.tasks.engine.queries import Embed
+from docmill.tasks.models import weightless
+from docmill.worker.engines.engines import running
+from docmill.worker.queries.process import Opening, is_own, receive, send, unpacked
+from docmill.worker.settings import Settings, for_libraries, without_settings
 
 if TYPE_CHECKING:
-    from storage.core.specs import Spec
-    from tasks.engine.engine import Engine
-    from tasks.outputs import Failure, Vector
+    from docmill.storage.core.specs import Spec
+    from docmill.tasks.engine.engine import Engine
+    from docmill.tasks.outputs import Failure, Vector
 
 log = logging.getLogger("docmill.search")
 
@@ -139,7 +139,7 @@ class QueryProcess:
             listener.listen()
             handed = (listener.fileno(), lock.fileno())
             with subprocess.Popen(
-                [*command_of("worker.queries.process"), *map(str, handed), told],
+                [*command_of("docmill.worker.queries.process"), *map(str, handed), told],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

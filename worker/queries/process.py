@@ -28,9 +28,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from storage.core.specs import Spec
-    from tasks.backends import Backend
-    from tasks.outputs import Failure, Vector
+    from docmill.storage.core.specs import Spec
+    from docmill.tasks.backends import Backend
+    from docmill.tasks.outputs import Failure, Vector
 
 MOST_BYTES = 1 << 28  # of a message
 READ_S = 10.0  # a client sends its request at once
@@ -102,8 +102,8 @@ class Server:
     """Answers one client after another, until it is idle, fails, or makes room for a process with another key."""
 
     def __init__(self, listener: socket.socket, key: str, opening: Opening) -> None:
-        from tasks.engine.engine import Engine
-        from worker.engines.engines import settled
+        from docmill.tasks.engine.engine import Engine
+        from docmill.worker.engines.engines import settled
 
         self._listener = listener
         self._key = key
@@ -137,7 +137,7 @@ class Server:
 
     def _answer(self, line: socket.socket) -> bool:
         """Answer a request; False if the process has to end."""
-        from storage.core.specs import Spec
+        from docmill.storage.core.specs import Spec
 
         request = json.loads(receive(line))
         if request["key"] != self._key:
@@ -159,14 +159,14 @@ class Server:
         return True
 
     def _embed(self, spec: Spec, texts: Sequence[str]) -> list[Vector | Failure]:
-        from tasks.engine import queries
+        from docmill.tasks.engine import queries
 
         return queries.embed(self._engine, spec, texts)
 
     def _open(self, spec: Spec) -> Backend:
-        from tasks.engine.backend_factory import open_backend
-        from tasks.errors import CannotServe
-        from tasks.specs import pinning
+        from docmill.tasks.engine.backend_factory import open_backend
+        from docmill.tasks.errors import CannotServe
+        from docmill.tasks.specs import pinning
 
         cache_dir = Path(self._opening.cache_dir)
         if not pinning.here(pinning.Pinned(spec.model, spec.revision), cache_dir=cache_dir):
@@ -204,7 +204,7 @@ def _beating(line: socket.socket) -> Iterator[None]:
 
 def packed(outputs: Sequence[Vector | Failure]) -> tuple[dict[str, Any], bytes]:
     """Return outputs as the two messages of an answer: what is JSON, and the vectors."""
-    from tasks.outputs import Vector
+    from docmill.tasks.outputs import Vector
 
     reasons = [None if isinstance(one, Vector) else [one.reason, one.reason_class] for one in outputs]
     vectors = [one.values for one in outputs if isinstance(one, Vector)]
@@ -216,8 +216,8 @@ def unpacked(head: Mapping[str, Any], raw: bytes) -> list[Vector | Failure]:
     """Return the outputs of an answer. Raises ValueError if the two messages do not fit."""
     import numpy as np
 
-    from storage.core.outcomes import Reason
-    from tasks.outputs import Failure, Vector
+    from docmill.storage.core.outcomes import Reason
+    from docmill.tasks.outputs import Failure, Vector
 
     reasons, dim = head["reasons"], head["dim"]
     vectors = iter(np.frombuffer(raw, "<f4").reshape(reasons.count(None), dim))

@@ -8,11 +8,11 @@ from celery import Celery
 from kombu import Queue
 from kombu.transport import TRANSPORT_ALIASES
 
-from worker import redis_urls
-from worker.queue.messages import ENQUEUE_LANE, KEY_PREFIX, RUN_LANE, queue
-from worker.settings import LANES
+from docmill.worker import redis_urls
+from docmill.worker.queue.messages import ENQUEUE_LANE, KEY_PREFIX, RUN_LANE, queue
+from docmill.worker.settings import LANES
 
-TRANSPORT_ALIASES[redis_urls.SCHEME] = "worker.queue.transport:Transport"
+TRANSPORT_ALIASES[redis_urls.SCHEME] = "docmill.worker.queue.transport:Transport"
 
 VISIBILITY_S = 120
 

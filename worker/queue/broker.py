@@ -9,14 +9,22 @@ from typing import Any
 import redis
 from kombu.exceptions import OperationalError
 
-from tasks import tracing
-from tasks.tracing import messaging
-from worker import redis_urls
-from worker.errors import BrokerUnreachable
-from worker.queue import redis_errors
-from worker.queue.app import make_app
-from worker.queue.messages import KEY_PREFIX, RUN_LANE, RUN_TASK, SHARD_TASK, queue, run_message, shard_message
-from worker.settings import mask
+from docmill.tasks import tracing
+from docmill.tasks.tracing import messaging
+from docmill.worker import redis_urls
+from docmill.worker.errors import BrokerUnreachable
+from docmill.worker.queue import redis_errors
+from docmill.worker.queue.app import make_app
+from docmill.worker.queue.messages import (
+    KEY_PREFIX,
+    RUN_LANE,
+    RUN_TASK,
+    SHARD_TASK,
+    queue,
+    run_message,
+    shard_message,
+)
+from docmill.worker.settings import mask
 
 _DAY_S = 86_400
 

@@ -7,15 +7,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from storage.core.database import Database
-from storage.leases import dispatch, grace, maintenance
-from storage.leases.dispatch import Lane
-from storage.steps import jobs
-from worker import fault_points
-from worker.errors import BrokerUnreachable
+from docmill.storage.core.database import Database
+from docmill.storage.leases import dispatch, grace, maintenance
+from docmill.storage.leases.dispatch import Lane
+from docmill.storage.steps import jobs
+from docmill.worker import fault_points
+from docmill.worker.errors import BrokerUnreachable
 
 if TYPE_CHECKING:
-    from worker.queue.broker import Broker
+    from docmill.worker.queue.broker import Broker
 
 log = logging.getLogger("docmill.maintenance")
 

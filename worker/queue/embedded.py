@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from types import TracebackType
 
-from worker.errors import EmbeddedServerError
+from docmill.worker.errors import EmbeddedServerError
 
 
 class EmbeddedRedis:

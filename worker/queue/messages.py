@@ -20,8 +20,8 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from tasks import tracing
-from worker.errors import BadMessage
+from docmill.tasks import tracing
+from docmill.worker.errors import BadMessage
 
 Plain: TypeAlias = str | int | float | bool | None  # an argument of a message
 

@@ -14,8 +14,8 @@ from kombu.transport import redis as kombu_redis
 from redis import Redis, ResponseError
 from redis.connection import Connection
 
-from worker.errors import BadMessage
-from worker.queue.messages import rewrite
+from docmill.worker.errors import BadMessage
+from docmill.worker.queue.messages import rewrite
 
 log = logging.getLogger("docmill.transport")
 

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from worker.reports.filters import clock
-from worker.reports.timeline import timeline
+from docmill.worker.reports.filters import clock
+from docmill.worker.reports.timeline import timeline
 
 if TYPE_CHECKING:
     from xml.etree.ElementTree import Element
 
     from pygal.graph.graph import Graph
 
-    from storage.results.work import FinishedShard
+    from docmill.storage.results.work import FinishedShard
 
 SIZE: Mapping[str, int] = MappingProxyType({"width": 560, "height": 220})
 _SVG = "{http://www.w3.org/2000/svg}"

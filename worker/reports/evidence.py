@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.checks import Checks, Finding
+from docmill.tasks.checks import Checks, Finding
 
 if TYPE_CHECKING:
-    from storage.core.specs import Spec
-    from tasks.models.language_pairs import Direction
+    from docmill.storage.core.specs import Spec
+    from docmill.tasks.models.language_pairs import Direction
 
 ChecksOf = Callable[["Spec"], Checks]
 
@@ -22,7 +22,7 @@ def checks_of(models_dir: Path | None, cache_dir: Path) -> ChecksOf:
     """
 
     def checks(spec: Spec) -> Checks:
-        from tasks import kinds
+        from docmill.tasks import kinds
 
         return kinds.checks(spec, kinds.Traits(direction=_direction(spec, models_dir, cache_dir)))
 
@@ -35,9 +35,9 @@ def findings(checks: Checks, given: str, output: str, flags: Collection[str]) ->
 
 
 def _direction(spec: Spec, models_dir: Path | None, cache_dir: Path) -> Direction:
-    from tasks.errors import TaskError
-    from tasks.models import gguf, language_pairs
-    from tasks.specs import pinning
+    from docmill.tasks.errors import TaskError
+    from docmill.tasks.models import gguf, language_pairs
+    from docmill.tasks.specs import pinning
 
     pinned = pinning.Pinned(spec.model, spec.revision)
     if Path(spec.model).suffix.lower() == gguf.SUFFIX or not pinning.here(pinned, cache_dir=cache_dir):

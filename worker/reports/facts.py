@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from storage.core.database import Database
-from storage.core.outcomes import DOUBTFUL
-from storage.results.results import failures, results
-from storage.results.status import JobStatus, StepStatus
-from storage.results.work import FinishedShard, RuntimeUse, finished_shards, runtimes
-from tasks.checks import NONE, Checks, Finding
-from worker.reports.distributions import Lengths, Sample, Shares
-from worker.reports.evidence import ChecksOf, findings
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import DOUBTFUL
+from docmill.storage.results.results import failures, results
+from docmill.storage.results.status import JobStatus, StepStatus
+from docmill.storage.results.work import FinishedShard, RuntimeUse, finished_shards, runtimes
+from docmill.tasks.checks import NONE, Checks, Finding
+from docmill.worker.reports.distributions import Lengths, Sample, Shares
+from docmill.worker.reports.evidence import ChecksOf, findings
 
 EXAMPLES = 3  # of each flag, and of results without one
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
-from worker.logs import seen
+from docmill.worker.logs import seen
 
 
 def counted(n: int, name: str) -> str:

@@ -7,17 +7,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.writers.files import whole_file
-from worker.reports import charts
-from worker.reports.facts import Facts, Pair, StepFacts
-from worker.reports.filters import FILTERS
-from worker.reports.marks import Part, excerpt, found, marked
-from worker.reports.timeline import device_seconds
+from docmill.storage.writers.files import whole_file
+from docmill.worker.reports import charts
+from docmill.worker.reports.facts import Facts, Pair, StepFacts
+from docmill.worker.reports.filters import FILTERS
+from docmill.worker.reports.marks import Part, excerpt, found, marked
+from docmill.worker.reports.timeline import device_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from worker.prices import Cost
+    from docmill.worker.prices import Cost
 
 FOLDER = Path(__file__).parent
 LONGEST = 2_000  # characters of an example

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from storage.core.flags import doubtful, name_of, ordered
-from storage.reviews.judgements import Judged, Verdict
-from storage.reviews.population import Population
-from worker.reviewing.strata import Rows, Stratum, seen
+from docmill.storage.core.flags import doubtful, name_of, ordered
+from docmill.storage.reviews.judgements import Judged, Verdict
+from docmill.storage.reviews.population import Population
+from docmill.worker.reviewing.strata import Rows, Stratum, seen
 
 LEVEL = 0.95  # of the intervals
 

@@ -14,11 +14,11 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from storage.json_values import Json
-from storage.outputs.columns import Column, Form
-from storage.reviews.items import Item
-from storage.reviews.judgements import Verdict
-from worker.errors import ReviewRefused
+from docmill.storage.json_values import Json
+from docmill.storage.outputs.columns import Column, Form
+from docmill.storage.reviews.items import Item
+from docmill.storage.reviews.judgements import Verdict
+from docmill.worker.errors import ReviewRefused
 
 FIELDS = ("verdict", "note", "document", "input", "output", "seed", "spec", "text_sha256")
 KEYS = ("verdict", "seed", "spec", "text_sha256")  # fields that a judged file must have
@@ -45,7 +45,7 @@ class Entry:
 
 def write_csv(rows: Iterable[Mapping[str, str | int]], file: BinaryIO) -> int:
     """Write outputs to be judged as CSV, with the byte order mark that Excel needs. Return their number."""
-    from storage.writers import delimited
+    from docmill.storage.writers import delimited
 
     return delimited.write_for_excel(rows, [Column.of(name, Form.TEXT) for name in FIELDS], file)
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from storage.core.risk import FLAG, NUMBERS, Feature, Result, RiskModel, value_of
-from storage.reviews.risks import Risk
-from worker.errors import ReviewRefused
+from docmill.storage.core.risk import FLAG, NUMBERS, Feature, Result, RiskModel, value_of
+from docmill.storage.reviews.risks import Risk
+from docmill.worker.errors import ReviewRefused
 
 FEWEST = 200  # judgements that a risk is fitted to
 FEWEST_OF_EACH = 20  # good ones, and bad ones

@@ -6,15 +6,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from storage.core.database import Database
-from storage.reviews import judgements
-from storage.reviews.items import Item, items
-from storage.reviews.judgements import Judged, Verdict
-from storage.reviews.population import Population, ReviewedStep, population, reviewed_step
-from worker.errors import ReviewRefused
-from worker.reviewing.estimate import Summary, summary
-from worker.reviewing.files import Entry
-from worker.reviewing.strata import Stratum, sample, strata_of
+from docmill.storage.core.database import Database
+from docmill.storage.reviews import judgements
+from docmill.storage.reviews.items import Item, items
+from docmill.storage.reviews.judgements import Judged, Verdict
+from docmill.storage.reviews.population import Population, ReviewedStep, population, reviewed_step
+from docmill.worker.errors import ReviewRefused
+from docmill.worker.reviewing.estimate import Summary, summary
+from docmill.worker.reviewing.files import Entry
+from docmill.worker.reviewing.strata import Stratum, sample, strata_of
 
 AHEAD = 50  # outputs that are read at once
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from storage.core.flags import doubtful
-from storage.reviews.population import Population
+from docmill.storage.core.flags import doubtful
+from docmill.storage.reviews.population import Population
 
 Rows = npt.NDArray[np.int64]
 

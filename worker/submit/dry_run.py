@@ -10,18 +10,18 @@ from itertools import islice
 
 from sqlalchemy import and_, select
 
-from storage.core.database import Database
-from storage.core.schema import Content, OutcomeRow, SpecRow
-from storage.ingest.chunks import Rejected
-from storage.ingest.ingest import Counts
-from storage.readers import Record
-from storage.steps import fitted_risks, templates
-from tasks import kinds
-from worker.engines.throughput import measure
-from worker.engines.token_counts import Count, counting
-from worker.settings import Settings
-from worker.submit.progress import Progress
-from worker.submit.request import Prepared
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Content, OutcomeRow, SpecRow
+from docmill.storage.ingest.chunks import Rejected
+from docmill.storage.ingest.ingest import Counts
+from docmill.storage.readers import Record
+from docmill.storage.steps import fitted_risks, templates
+from docmill.tasks import kinds
+from docmill.worker.engines.throughput import measure
+from docmill.worker.engines.token_counts import Count, counting
+from docmill.worker.settings import Settings
+from docmill.worker.submit.progress import Progress
+from docmill.worker.submit.request import Prepared
 
 SAMPLE_CHARS = 2_000  # of each text: the sample stays short where documents are long
 PAGE = 1_000

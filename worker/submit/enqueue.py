@@ -9,34 +9,34 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from storage.core.database import Database
-from storage.duplicates.methods import ByText
-from storage.errors import NothingEmbedded, TooManyVanished
-from storage.ingest import ingest
-from storage.ingest.chunk_builder import chunks
-from storage.ingest.chunks import ChunkBuilder, Rejected
-from storage.ingest.ingest import Counts
-from storage.ingest.key_kinds import KeyKinds
-from storage.ingest.pruning import Seen, note_missing, prune
-from storage.ingest.unread import Unread
-from storage.readers import left_out, memory
-from storage.readers.errors import ProgramFailed
-from storage.readers.files import StreamSource
-from storage.steps import jobs
-from storage.steps.job_keys import IdempotencyKey
-from storage.steps.jobs import JobRequest, OpenJob
-from tasks import tracing
-from tasks.tracing import Span
-from worker import fault_points, logs
-from worker.concurrency.prefetch import ahead
-from worker.errors import BrokerUnreachable, WorkerError
-from worker.queue.dispatcher import top_up
-from worker.submit import repeats
-from worker.submit.progress import Progress
-from worker.submit.request import Prepared, limits_of
+from docmill.storage.core.database import Database
+from docmill.storage.duplicates.methods import ByText
+from docmill.storage.errors import NothingEmbedded, TooManyVanished
+from docmill.storage.ingest import ingest
+from docmill.storage.ingest.chunk_builder import chunks
+from docmill.storage.ingest.chunks import ChunkBuilder, Rejected
+from docmill.storage.ingest.ingest import Counts
+from docmill.storage.ingest.key_kinds import KeyKinds
+from docmill.storage.ingest.pruning import Seen, note_missing, prune
+from docmill.storage.ingest.unread import Unread
+from docmill.storage.readers import left_out, memory
+from docmill.storage.readers.errors import ProgramFailed
+from docmill.storage.readers.files import StreamSource
+from docmill.storage.steps import jobs
+from docmill.storage.steps.job_keys import IdempotencyKey
+from docmill.storage.steps.jobs import JobRequest, OpenJob
+from docmill.tasks import tracing
+from docmill.tasks.tracing import Span
+from docmill.worker import fault_points, logs
+from docmill.worker.concurrency.prefetch import ahead
+from docmill.worker.errors import BrokerUnreachable, WorkerError
+from docmill.worker.queue.dispatcher import top_up
+from docmill.worker.submit import repeats
+from docmill.worker.submit.progress import Progress
+from docmill.worker.submit.request import Prepared, limits_of
 
 if TYPE_CHECKING:
-    from worker.queue.broker import Broker
+    from docmill.worker.queue.broker import Broker
 
 log = logging.getLogger("docmill.enqueue")
 
@@ -229,7 +229,7 @@ class _Ingest:
 
     def deduplicate(self) -> None:
         """Find near duplicates in the corpus, by the method of the last search or by the default one."""
-        from storage.duplicates import clusters  # with its libraries, for the few who ask
+        from docmill.storage.duplicates import clusters  # with its libraries, for the few who ask
 
         corpus_id = self._job.corpus_id
         method = clusters.method_of(self._database, corpus_id) or ByText()

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from storage.core.doubts import Doubt
-from storage.core.number_bounds import RISK
-from storage.core.specs import Spec
-from storage.steps import templates
-from tasks import kinds
-from tasks.errors import BadOption
-from tasks.kinds import KindOptions
-from tasks.kinds.options import option
-from tasks.models import served
-from tasks.models.families import Family
+from docmill.storage.core.doubts import Doubt
+from docmill.storage.core.number_bounds import RISK
+from docmill.storage.core.specs import Spec
+from docmill.storage.steps import templates
+from docmill.tasks import kinds
+from docmill.tasks.errors import BadOption
+from docmill.tasks.kinds import KindOptions
+from docmill.tasks.kinds.options import option
+from docmill.tasks.models import served
+from docmill.tasks.models.families import Family
 
 if TYPE_CHECKING:
-    from storage.steps.steps import EscalationRequest
+    from docmill.storage.steps.steps import EscalationRequest
 
 # Options about how a model works. Other options define the task itself, which escalation does not change.
 OPTIONS = frozenset(
@@ -61,7 +61,7 @@ class Escalation:
 
 def request(first: Spec, second: Spec, doubt: Doubt) -> EscalationRequest:
     """Return the escalation of a spec to another. Raises BadOption if the two do not go together."""
-    from storage.steps.steps import EscalationRequest  # which brings SQLAlchemy along
+    from docmill.storage.steps.steps import EscalationRequest  # which brings SQLAlchemy along
 
     output = kinds.kind(first.kind).output
     if not output.is_comparable:

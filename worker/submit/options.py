@@ -11,14 +11,14 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from storage.core.doubts import Doubt
-from storage.errors import DoubtInvalid
-from tasks import kinds
-from tasks.errors import BadOption, hint
-from tasks.kinds import KindOptions
-from tasks.kinds.options import EMPTY, MOST, Option, flag, option, sentence, shown
-from worker.queue.messages import is_id
-from worker.submit.escalation import Escalation
+from docmill.storage.core.doubts import Doubt
+from docmill.storage.errors import DoubtInvalid
+from docmill.tasks import kinds
+from docmill.tasks.errors import BadOption, hint
+from docmill.tasks.kinds import KindOptions
+from docmill.tasks.kinds.options import EMPTY, MOST, Option, flag, option, sentence, shown
+from docmill.worker.queue.messages import is_id
+from docmill.worker.submit.escalation import Escalation
 
 
 def wrong(sentence: str) -> PydanticCustomError:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from storage.duplicates.progress import Phase
-from storage.ingest.chunks import Rejected
-from storage.ingest.ingest import Counts
-from storage.steps.jobs import OpenJob
-from worker.concurrency.renewal import Held
+from docmill.storage.duplicates.progress import Phase
+from docmill.storage.ingest.chunks import Rejected
+from docmill.storage.ingest.ingest import Counts
+from docmill.storage.steps.jobs import OpenJob
+from docmill.worker.concurrency.renewal import Held
 
 
 class Progress:

@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from docmill import command_of
-from storage.core.private_files import make_folder
-from storage.core.specs import Spec
-from tasks import errors
-from tasks.backends import registry, selection
-from tasks.errors import CannotServe, HubUnreachable, ModelError, NotInstalled, TaskError, WeightsNotRead
-from tasks.models import families, hub, hub_outline, served, weightless
-from tasks.models.families import Family
-from tasks.specs import adapters, per_language, pinning
-from worker.settings import Settings
+from docmill.storage.core.private_files import make_folder
+from docmill.storage.core.specs import Spec
+from docmill.tasks import errors
+from docmill.tasks.backends import registry, selection
+from docmill.tasks.errors import CannotServe, HubUnreachable, ModelError, NotInstalled, TaskError, WeightsNotRead
+from docmill.tasks.models import families, hub, hub_outline, served, weightless
+from docmill.tasks.models.families import Family
+from docmill.tasks.specs import adapters, per_language, pinning
+from docmill.worker.settings import Settings
 
 log = logging.getLogger("docmill.rehearsal")
 
@@ -150,7 +150,9 @@ def _rehearsed(settings: Settings, specs: Sequence[Spec], *, weights_only: bool)
 
 def run_child(order: bytes) -> subprocess.CompletedProcess[bytes]:
     """Have a process with the model libraries carry out an order."""
-    return subprocess.run(command_of("worker.submit.rehearsal"), input=order, capture_output=True, check=False)
+    return subprocess.run(
+        command_of("docmill.worker.submit.rehearsal"), input=order, capture_output=True, check=False
+    )
 
 
 def _require_backend(settings: Settings, spec: Spec, devices: Sequence[str]) -> None:
@@ -238,8 +240,8 @@ def main() -> None:
 
 
 def _rehearse(spec: Spec, order: Mapping[str, Any]) -> dict[str, str] | None:
-    from tasks.backends import rehearsal
-    from tasks.backends.merging import require_fits
+    from docmill.tasks.backends import rehearsal
+    from docmill.tasks.backends.merging import require_fits
 
     look = rehearsal.require_weights if order["weights_only"] else rehearsal.rehearse
     models_dir = None if order["models_dir"] is None else Path(order["models_dir"])

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from storage.core.database import Database
-from storage.core.normalize import normalize
-from storage.ingest.ingest import Counts
-from storage.readers import credentials
-from storage.readers.memory import NAME
-from storage.readers.sources import path_of
-from storage.steps import job_keys
-from storage.steps.job_keys import IdempotencyKey, KeyedJob
-from tasks.kinds.options import flag
-from worker.submit.options import Request, Work
+from docmill.storage.core.database import Database
+from docmill.storage.core.normalize import normalize
+from docmill.storage.ingest.ingest import Counts
+from docmill.storage.readers import credentials
+from docmill.storage.readers.memory import NAME
+from docmill.storage.readers.sources import path_of
+from docmill.storage.steps import job_keys
+from docmill.storage.steps.job_keys import IdempotencyKey, KeyedJob
+from docmill.tasks.kinds.options import flag
+from docmill.worker.submit.options import Request, Work
 
 
 def key_of(request: Request) -> IdempotencyKey | None:

@@ -7,26 +7,26 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
-from storage.core.specs import Spec
-from storage.duplicates.methods import require_library
-from storage.ingest.pruning import Limits
-from storage.readers import Source, SourceOptions, ocr, open_source, recoding
-from storage.steps.job_keys import IdempotencyKey
-from storage.steps.steps import EscalationRequest, StepRequest
-from tasks import kinds
-from tasks.errors import BadOption
-from tasks.kinds import KindOptions
-from tasks.kinds.generate import MESSAGES_FLAG
-from tasks.models import families
-from tasks.specs import adapters, per_language, pinning, tokenizers
-from tasks.specs.plan import build_spec
-from worker.errors import WorkerError
-from worker.settings import Settings, without_settings
-from worker.submit import escalation
-from worker.submit.escalation import Escalation
-from worker.submit.options import JobOptions, ReadingOptions, Request
-from worker.submit.rehearsal import require_possible
-from worker.submit.repeats import key_of
+from docmill.storage.core.specs import Spec
+from docmill.storage.duplicates.methods import require_library
+from docmill.storage.ingest.pruning import Limits
+from docmill.storage.readers import Source, SourceOptions, ocr, open_source, recoding
+from docmill.storage.steps.job_keys import IdempotencyKey
+from docmill.storage.steps.steps import EscalationRequest, StepRequest
+from docmill.tasks import kinds
+from docmill.tasks.errors import BadOption
+from docmill.tasks.kinds import KindOptions
+from docmill.tasks.kinds.generate import MESSAGES_FLAG
+from docmill.tasks.models import families
+from docmill.tasks.specs import adapters, per_language, pinning, tokenizers
+from docmill.tasks.specs.plan import build_spec
+from docmill.worker.errors import WorkerError
+from docmill.worker.settings import Settings, without_settings
+from docmill.worker.submit import escalation
+from docmill.worker.submit.escalation import Escalation
+from docmill.worker.submit.options import JobOptions, ReadingOptions, Request
+from docmill.worker.submit.rehearsal import require_possible
+from docmill.worker.submit.repeats import key_of
 
 Opened = Callable[[SourceOptions], Source]
 

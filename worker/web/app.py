@@ -16,16 +16,16 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from storage.errors import NoSuchJob, StorageError
-from worker.errors import WorkerError
-from worker.web import sign_in
-from worker.web.assets import assets
-from worker.web.guard import HEALTH, SIGN_IN, Guard, is_from_another_site
-from worker.web.page import Asked, Change, NotFound, Page, Refused
-from worker.web.registry import CHANGES, FIRST, PAGES
-from worker.web.rendering import Renderer, merged
-from worker.web.signing import same
-from worker.web.site import Site
+from docmill.storage.errors import NoSuchJob, StorageError
+from docmill.worker.errors import WorkerError
+from docmill.worker.web import sign_in
+from docmill.worker.web.assets import assets
+from docmill.worker.web.guard import HEALTH, SIGN_IN, Guard, is_from_another_site
+from docmill.worker.web.page import Asked, Change, NotFound, Page, Refused
+from docmill.worker.web.registry import CHANGES, FIRST, PAGES
+from docmill.worker.web.rendering import Renderer, merged
+from docmill.worker.web.signing import same
+from docmill.worker.web.site import Site
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp

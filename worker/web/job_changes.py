@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from storage.errors import JobStopped
-from storage.steps import jobs
-from worker.explaining.explanation import CLASSES
-from worker.reports.filters import counted
-from worker.web.page import Asked, BadRequest, Change, Changed
+from docmill.storage.errors import JobStopped
+from docmill.storage.steps import jobs
+from docmill.worker.explaining.explanation import CLASSES
+from docmill.worker.reports.filters import counted
+from docmill.worker.web.page import Asked, BadRequest, Change, Changed
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
+    from docmill.storage.core.database import Database
 
 LARGEST_PRIORITY = 1_000_000
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeAlias
 
-from worker.errors import WorkerError
+from docmill.worker.errors import WorkerError
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from worker.settings import Settings
+    from docmill.storage.core.database import Database
+    from docmill.worker.settings import Settings
 
 Values: TypeAlias = Mapping[str, object]  # what a template shows, by name
 LARGEST = 2**63 - 1  # a number that every table can have

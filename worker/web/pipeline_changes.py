@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-from storage.errors import NoSuchPipeline
-from storage.pipelines import pipelines
-from worker.web.page import Asked, Change, Changed, NotFound
+from docmill.storage.errors import NoSuchPipeline
+from docmill.storage.pipelines import pipelines
+from docmill.worker.web.page import Asked, Change, Changed, NotFound
 
 
 def run_now(asked: Asked) -> Changed:

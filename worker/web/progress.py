@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from storage.results.status import JobStatus
-from worker.web.words import period
+from docmill.storage.results.status import JobStatus
+from docmill.worker.web.words import period
 
 TONES = {  # by state: the tone of its badge
     "ingesting": "active",

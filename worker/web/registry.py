@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from worker.web import job_changes, pipeline_changes
-from worker.web.page import Change, Page
-from worker.web.pages import document, failures, job, jobs, outputs, pipelines, queue, search, workers
+from docmill.worker.web import job_changes, pipeline_changes
+from docmill.worker.web.page import Change, Page
+from docmill.worker.web.pages import document, failures, job, jobs, outputs, pipelines, queue, search, workers
 
 PAGES: tuple[Page, ...] = (
     jobs.PAGE,

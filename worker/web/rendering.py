@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worker.logs import seen
-from worker.reports.filters import FILTERS
-from worker.web import assets
-from worker.web.page import Page, Values
-from worker.web.words import ago, iso, period, sentence
+from docmill.worker.logs import seen
+from docmill.worker.reports.filters import FILTERS
+from docmill.worker.web import assets
+from docmill.worker.web.page import Page, Values
+from docmill.worker.web.words import ago, iso, period, sentence
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from worker.errors import WebNotServed
+from docmill.worker.errors import WebNotServed
 
 if TYPE_CHECKING:
-    from worker.web.site import Site
+    from docmill.worker.web.site import Site
 
 LONGEST_STOP_S = 3.0  # until requests under way are cut off
 POLL_S = 0.01
@@ -32,7 +32,7 @@ def serving(site: Site, host: str, port: int) -> Iterator[str]:
 
     Nothing is logged of a request: its address may name documents. Raises WebNotServed, if the address cannot be had.
     """
-    from worker.web.app import make_app
+    from docmill.worker.web.app import make_app
 
     listening = _listen(host, port)
     config = Config(

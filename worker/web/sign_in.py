@@ -8,9 +8,9 @@ from http import HTTPStatus
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from worker.web.guard import COOKIE, SIGN_IN
-from worker.web.signing import SESSION_S
-from worker.web.site import Site
+from docmill.worker.web.guard import COOKIE, SIGN_IN
+from docmill.worker.web.signing import SESSION_S
+from docmill.worker.web.site import Site
 
 SIGN_OUT = "/sign-out"
 _OWN_PATH = re.compile(r"/(?![/\\])[!-~]*")

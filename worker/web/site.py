@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from worker.web.signing import Attempts, Sessions, Signer
+from docmill.worker.web.signing import Attempts, Sessions, Signer
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from worker.settings import Settings
+    from docmill.storage.core.database import Database
+    from docmill.worker.settings import Settings
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 

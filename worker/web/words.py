@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from worker.logs import seen
+from docmill.worker.logs import seen
 
 if TYPE_CHECKING:
     from markupsafe import Markup

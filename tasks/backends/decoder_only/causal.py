@@ -13,23 +13,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoModelForCausalLM, LogitsProcessorList
 
-from tasks.backends import Assignment, Source, accelerator
-from tasks.backends.decoder_only.constraint import Constraint
-from tasks.backends.decoder_only.instructed import Completion
-from tasks.backends.decoder_only.next_tokens import (
+from docmill.tasks.backends import Assignment, Source, accelerator
+from docmill.tasks.backends.decoder_only.constraint import Constraint
+from docmill.tasks.backends.decoder_only.instructed import Completion
+from docmill.tasks.backends.decoder_only.next_tokens import (
     batch_processors,
     next_tokens,
     of_rows,
     row_generator,
     row_processors,
 )
-from tasks.backends.decoder_only.rowcache import RowCache
-from tasks.backends.generation_files import Opening, require_keys_and_values
-from tasks.backends.static import Computed, Items, StaticLoop
-from tasks.batching import Budget, Item
-from tasks.errors import DeviceLost
-from tasks.outputs import Failure, Generated, Likelihood, Output, Several
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends.decoder_only.rowcache import RowCache
+from docmill.tasks.backends.generation_files import Opening, require_keys_and_values
+from docmill.tasks.backends.static import Computed, Items, StaticLoop
+from docmill.tasks.batching import Budget, Item
+from docmill.tasks.errors import DeviceLost
+from docmill.tasks.outputs import Failure, Generated, Likelihood, Output, Several
+from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher

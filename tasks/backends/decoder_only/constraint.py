@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from storage.core.outcomes import Reason
-from storage.outputs.output_types import SCHEMA
-from tasks import schemas
-from tasks.backends.generation_files import Opening
-from tasks.errors import CannotServe
-from tasks.outputs import Failure, Generated, Likelihood
+from docmill.storage.core.outcomes import Reason
+from docmill.storage.outputs.output_types import SCHEMA
+from docmill.tasks import schemas
+from docmill.tasks.backends.generation_files import Opening
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.outputs import Failure, Generated, Likelihood
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer

@@ -10,22 +10,22 @@ from dataclasses import replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from storage.core.chat import as_messages
-from storage.core.specs import Spec
-from storage.steps import templates
-from storage.steps.templates import keeps_white_space
-from tasks import languages
-from tasks.backends.decoding import cut_at, decoding
-from tasks.backends.generation_files import Opening, stated_settings
-from tasks.backends.tokens import TokenCoder, Tokens
-from tasks.errors import CannotServe
-from tasks.kinds import Instruction, instruction
-from tasks.kinds.answer import asking, require_room
-from tasks.kinds.base import Traits
-from tasks.kinds.generate import RAW
-from tasks.models import families
-from tasks.outputs import Generated, Likelihood
-from tasks.windows.windows import LanguageCoders
+from docmill.storage.core.chat import as_messages
+from docmill.storage.core.specs import Spec
+from docmill.storage.steps import templates
+from docmill.storage.steps.templates import keeps_white_space
+from docmill.tasks import languages
+from docmill.tasks.backends.decoding import cut_at, decoding
+from docmill.tasks.backends.generation_files import Opening, stated_settings
+from docmill.tasks.backends.tokens import TokenCoder, Tokens
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.kinds import Instruction, instruction
+from docmill.tasks.kinds.answer import asking, require_room
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.kinds.generate import RAW
+from docmill.tasks.models import families
+from docmill.tasks.outputs import Generated, Likelihood
+from docmill.tasks.windows.windows import LanguageCoders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

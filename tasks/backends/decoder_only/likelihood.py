@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from tasks.backends import Assignment, Source, accelerator
-from tasks.backends.decoder_only.causal import CausalBackend, Flight
-from tasks.backends.decoder_only.instructed import Completion
-from tasks.backends.generation_files import Opening
-from tasks.backends.static import Computed, Items, StaticLoop
-from tasks.batching import Budget
-from tasks.kinds import LINE_END
-from tasks.outputs import Labels, Output
+from docmill.tasks.backends import Assignment, Source, accelerator
+from docmill.tasks.backends.decoder_only.causal import CausalBackend, Flight
+from docmill.tasks.backends.decoder_only.instructed import Completion
+from docmill.tasks.backends.generation_files import Opening
+from docmill.tasks.backends.static import Computed, Items, StaticLoop
+from docmill.tasks.batching import Budget
+from docmill.tasks.kinds import LINE_END
+from docmill.tasks.outputs import Labels, Output
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -24,7 +24,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from tasks.backends.decoding import Decoding
+from docmill.tasks.backends.decoding import Decoding
 
 
 class Choosing(Protocol):

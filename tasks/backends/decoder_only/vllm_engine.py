@@ -27,21 +27,21 @@ from vllm import EngineArgs, LLMEngine, SamplingParams
 from vllm.config import StructuredOutputsConfig
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-from storage.core.outcomes import Reason
-from storage.core.specs import Spec
-from storage.outputs.output_types import SCHEMA
-from tasks import schemas
-from tasks.backends import Assignment, Source, accelerator
-from tasks.backends.decoder_only.constraint import constraint_tokenizer, record
-from tasks.backends.decoder_only.instructed import Completion
-from tasks.backends.decoder_only.vllm_settings import Accelerator, scheduling
-from tasks.backends.decoding import Decoding
-from tasks.backends.generation_files import Opening
-from tasks.backends.static import Computed, failure
-from tasks.batching import Budget, Item
-from tasks.errors import DeviceLost, Unsuited
-from tasks.outputs import Likelihood
-from tasks.windows.windows import Encoded
+from docmill.storage.core.outcomes import Reason
+from docmill.storage.core.specs import Spec
+from docmill.storage.outputs.output_types import SCHEMA
+from docmill.tasks import schemas
+from docmill.tasks.backends import Assignment, Source, accelerator
+from docmill.tasks.backends.decoder_only.constraint import constraint_tokenizer, record
+from docmill.tasks.backends.decoder_only.instructed import Completion
+from docmill.tasks.backends.decoder_only.vllm_settings import Accelerator, scheduling
+from docmill.tasks.backends.decoding import Decoding
+from docmill.tasks.backends.generation_files import Opening
+from docmill.tasks.backends.static import Computed, failure
+from docmill.tasks.batching import Budget, Item
+from docmill.tasks.errors import DeviceLost, Unsuited
+from docmill.tasks.outputs import Likelihood
+from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from storage.search.knn import cosines
-from tasks.outputs import Labels, Output, Scale, SpanScores, TokenScores, Vector
-from tasks.windows.windows import Encoded
+from docmill.storage.search.knn import cosines
+from docmill.tasks.outputs import Labels, Output, Scale, SpanScores, TokenScores, Vector
+from docmill.tasks.windows.windows import Encoded
 
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]

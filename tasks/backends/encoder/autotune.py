@@ -11,10 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from storage.core.specs import Spec
-from tasks.backends import processor, registry
-from tasks.backends.measurement_cache import remember, remembered
-from tasks.errors import Unsuited
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends import processor, registry
+from docmill.tasks.backends.measurement_cache import remember, remembered
+from docmill.tasks.errors import Unsuited
 
 log = logging.getLogger("docmill.backends")
 

@@ -12,11 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from tasks.backends import Source
-from tasks.backends.measurement_cache import remember, remembered
-from tasks.backends.static import Computed, StaticLoop
-from tasks.batching import Budget, Item
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends import Source
+from docmill.tasks.backends.measurement_cache import remember, remembered
+from docmill.tasks.backends.static import Computed, StaticLoop
+from docmill.tasks.batching import Budget, Item
+from docmill.tasks.windows.windows import Encoded
 
 # Of each full batch may be padding: with more the next batch is cheaper, with less there are too many small ones
 # (lengths of paragraphs, eight shards of them at hand: 1.5 to 2.5 % of all, 2.4 to 5.2 % without this bound).

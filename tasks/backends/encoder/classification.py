@@ -12,19 +12,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from tasks import kinds
-from tasks.backends import Assignment
-from tasks.backends.encoder.array_heads import near, stacked
-from tasks.backends.encoder.heads import EncoderModel
-from tasks.backends.encoder.kept_heads import KeptHead, Scoring, linears
-from tasks.backends.tokens import Tokens, pairs
-from tasks.errors import CannotServe
-from tasks.kinds.base import Traits
-from tasks.kinds.classify import CONTRADICTION, ENTAILMENT, hypotheses
-from tasks.models import families
-from tasks.models.encoders import Description
-from tasks.outputs import Output
-from tasks.windows.windows import Encoded
+from docmill.tasks import kinds
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.encoder.array_heads import near, stacked
+from docmill.tasks.backends.encoder.heads import EncoderModel
+from docmill.tasks.backends.encoder.kept_heads import KeptHead, Scoring, linears
+from docmill.tasks.backends.tokens import Tokens, pairs
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.kinds.classify import CONTRADICTION, ENTAILMENT, hypotheses
+from docmill.tasks.models import families
+from docmill.tasks.models.encoders import Description
+from docmill.tasks.outputs import Output
+from docmill.tasks.windows.windows import Encoded
 
 
 class Labelled(Protocol):
@@ -51,8 +51,8 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
         return by_vectors(assignment, dtype)
     from transformers import AutoModelForSequenceClassification
 
-    from tasks.backends.encoder.own_heads import taken_apart
-    from tasks.backends.generation_files import Opening
+    from docmill.tasks.backends.encoder.own_heads import taken_apart
+    from docmill.tasks.backends.generation_files import Opening
 
     opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
     model = opening.model(AutoModelForSequenceClassification, dtype).to(device)
@@ -100,7 +100,7 @@ def of_pairs(config: Labelled, model: str) -> Scoring:
 
 def by_vectors(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     """Load an embedding model whose scores are the cosines of a window's vector with those of the labels."""
-    from tasks.backends.encoder import pooling
+    from docmill.tasks.backends.encoder import pooling
 
     labels: Mapping[str, str] = assignment.spec.params["labels"]
     model = pooling.load(assignment, dtype)

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tasks.backends.encoder.batch_tuning import short_window
-from tasks.models import families
-from tasks.outputs import Vector
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends.encoder.batch_tuning import short_window
+from docmill.tasks.models import families
+from docmill.tasks.outputs import Vector
+from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
-    from tasks.backends.encoder.heads import EncoderModel, StatesOf
+    from docmill.tasks.backends.encoder.heads import EncoderModel, StatesOf
 
 # Lengths in tokens of the texts that are compared; two of them go through attention together. One more text is so
 # long that the others' padding lies further from their tokens than any layer of local attention sees.

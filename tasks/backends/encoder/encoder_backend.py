@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tasks.backends import Assignment, Source, accelerator
-from tasks.backends.encoder import heads, reopening
-from tasks.backends.encoder.batch_tuning import BUDGETS, SIZES, WarmUp, short_window
-from tasks.backends.encoder.comparison import TOLERANCES, Proven, reads_padding
-from tasks.backends.encoder.heads import EncoderModel, StatesOf
-from tasks.backends.encoder.kernels import kernels_for
-from tasks.backends.encoder.packed import Design, PackedEncoder, proven_encoder, take_over
-from tasks.backends.encoder.parallel_batches import Streams
-from tasks.backends.encoder.reopening import Unkept
-from tasks.backends.static import Items, StaticLoop
-from tasks.backends.tokens import Tokens
-from tasks.outputs import Output
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends import Assignment, Source, accelerator
+from docmill.tasks.backends.encoder import heads, reopening
+from docmill.tasks.backends.encoder.batch_tuning import BUDGETS, SIZES, WarmUp, short_window
+from docmill.tasks.backends.encoder.comparison import TOLERANCES, Proven, reads_padding
+from docmill.tasks.backends.encoder.heads import EncoderModel, StatesOf
+from docmill.tasks.backends.encoder.kernels import kernels_for
+from docmill.tasks.backends.encoder.packed import Design, PackedEncoder, proven_encoder, take_over
+from docmill.tasks.backends.encoder.parallel_batches import Streams
+from docmill.tasks.backends.encoder.reopening import Unkept
+from docmill.tasks.backends.static import Items, StaticLoop
+from docmill.tasks.backends.tokens import Tokens
+from docmill.tasks.outputs import Output
+from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

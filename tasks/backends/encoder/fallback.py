@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from tasks.backends import Backend, Source
-from tasks.batching import Budget, Item, Pool
-from tasks.errors import CannotServe, ModelError
-from tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector, Weights
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends import Backend, Source
+from docmill.tasks.batching import Budget, Item, Pool
+from docmill.tasks.errors import CannotServe, ModelError
+from docmill.tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector, Weights
+from docmill.tasks.windows.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
 

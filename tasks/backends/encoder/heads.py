@@ -14,27 +14,27 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from tasks.outputs import Head
-from tasks.windows.windows import Coder, Encoded
+from docmill.tasks.outputs import Head
+from docmill.tasks.windows.windows import Coder, Encoded
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from tasks.backends import Assignment
-    from tasks.backends.encoder.kept_heads import KeptHead
-    from tasks.backends.tokens import Tokens
-    from tasks.kinds.base import Traits
-    from tasks.outputs import Output
+    from docmill.tasks.backends import Assignment
+    from docmill.tasks.backends.encoder.kept_heads import KeptHead
+    from docmill.tasks.backends.tokens import Tokens
+    from docmill.tasks.kinds.base import Traits
+    from docmill.tasks.outputs import Output
 
 # By the function's name: ``load(assignment, dtype)`` gives the model of a head.
 LOADERS: Mapping[Head, str] = MappingProxyType(
     {
-        Head.POOLING: "tasks.backends.encoder.pooling:load",
-        Head.CLASSIFICATION: "tasks.backends.encoder.classification:load",
-        Head.TAGGING: "tasks.backends.encoder.token_classification:load",
-        Head.ANSWERING: "tasks.backends.encoder.question_answering:load",
-        Head.VOCABULARY: "tasks.backends.encoder.weighting:load",
+        Head.POOLING: "docmill.tasks.backends.encoder.pooling:load",
+        Head.CLASSIFICATION: "docmill.tasks.backends.encoder.classification:load",
+        Head.TAGGING: "docmill.tasks.backends.encoder.token_classification:load",
+        Head.ANSWERING: "docmill.tasks.backends.encoder.question_answering:load",
+        Head.VOCABULARY: "docmill.tasks.backends.encoder.weighting:load",
     }
 )
 
@@ -95,12 +95,12 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
 
 def libraries(head: Head) -> list[str]:
     """Return the modules that the first opening of a model with this head imports."""
-    return ["tasks.backends.encoder.library", LOADERS[head].partition(":")[0]]
+    return ["docmill.tasks.backends.encoder.library", LOADERS[head].partition(":")[0]]
 
 
 def own_states(encoder: PreTrainedModel, tokens: Tokens, device: str) -> StatesOf:
     """Return a function that computes the last hidden states by the encoder's own code, on padded batches."""
-    from tasks.backends.tokens import padded
+    from docmill.tasks.backends.tokens import padded
 
     def states_of(batch: Sequence[Encoded]) -> dict[str, torch.Tensor]:
         features = {name: value.to(device) for name, value in padded(batch, tokens).items()}

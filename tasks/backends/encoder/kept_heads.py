@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tasks.backends.encoder import array_heads, kept_weights
-from tasks.backends.encoder.array_heads import SCALES, near
-from tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends.encoder import array_heads, kept_weights
+from docmill.tasks.backends.encoder.array_heads import SCALES, near
+from docmill.tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
+from docmill.tasks.windows.windows import Encoded
 
 Outputs = Callable[[Sequence[Encoded], dict[str, Tensor]], Sequence[Output]]
 # Functions by the names under which they are kept.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.nn import functional
 
-from tasks.outputs import Output, Vocabulary, Weights
-from tasks.windows.windows import Encoded
+from docmill.tasks.outputs import Output, Vocabulary, Weights
+from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

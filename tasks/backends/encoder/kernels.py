@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tasks.backends import accelerator
+from docmill.tasks.backends import accelerator
 
 # From the lengths of a batch's texts, the number of heads and the device to the attention of a layer.
 Attention = Callable[[Sequence[int], int, str], Callable[[Tensor], Tensor]]

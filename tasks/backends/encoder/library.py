@@ -3,7 +3,7 @@
 The library loads its parts when they are first named, so `import transformers` alone imports next to nothing.
 """
 
-from tasks.backends import accelerator
+from docmill.tasks.backends import accelerator
 
 with accelerator.quiet():  # which does without SciPy
     from transformers import AutoConfig, AutoModel, AutoTokenizer

@@ -8,8 +8,8 @@ from typing import TypeVar
 import torch
 from sentence_transformers import SentenceTransformer, SparseEncoder
 
-from tasks.backends import accelerator
-from tasks.backends.loading import Report, reported
+from docmill.tasks.backends import accelerator
+from docmill.tasks.backends.loading import Report, reported
 
 Model = TypeVar("Model", SentenceTransformer, SparseEncoder)
 

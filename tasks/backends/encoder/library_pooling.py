@@ -16,17 +16,17 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 
-from tasks.backends import Assignment
-from tasks.backends.encoder.heads import EncoderModel, StatesOf
-from tasks.backends.encoder.kept_heads import KeptHead
-from tasks.backends.encoder.library_models import opened
-from tasks.backends.tokens import Tokens, padded
-from tasks.errors import CannotServe
-from tasks.kinds.base import Traits
-from tasks.models import families, named_prompts
-from tasks.models.sentence_modules import MODES, POOLERS, POOLINGS, require_single
-from tasks.outputs import Output, Vector
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.encoder.heads import EncoderModel, StatesOf
+from docmill.tasks.backends.encoder.kept_heads import KeptHead
+from docmill.tasks.backends.encoder.library_models import opened
+from docmill.tasks.backends.tokens import Tokens, padded
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.models import families, named_prompts
+from docmill.tasks.models.sentence_modules import MODES, POOLERS, POOLINGS, require_single
+from docmill.tasks.outputs import Output, Vector
+from docmill.tasks.windows.windows import Encoded
 
 _ACTIVATIONS: dict[type, str] = {nn.Identity: "none", nn.Tanh: "tanh", nn.ReLU: "relu"}
 _NO_LIMIT = 1_000_000_000

@@ -9,10 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from tasks.backends import Assignment
-from tasks.backends.encoder import fast_tokenizer
-from tasks.backends.tokens import Tokens, pairs
-from tasks.kinds.base import Traits
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.encoder import fast_tokenizer
+from docmill.tasks.backends.tokens import Tokens, pairs
+from docmill.tasks.kinds.base import Traits
 
 FACTS, TOKENIZER, TENSORS = "facts.json", "tokenizer.json", "tensors.safetensors"
 # Raise this number with every change of what is kept, or of how it is read.

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from tasks.backends.encoder.comparison import TOLERANCES
-from tasks.backends.encoder.heads import StatesOf, own_states
-from tasks.backends.tokens import Tokens, padded
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends.encoder.comparison import TOLERANCES
+from docmill.tasks.backends.encoder.heads import StatesOf, own_states
+from docmill.tasks.backends.tokens import Tokens, padded
+from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

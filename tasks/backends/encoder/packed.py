@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from tasks.backends.encoder.comparison import TOLERANCES, Proven, compared
-from tasks.backends.encoder.kernels import Kernels, Linear, kernels_for
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends.encoder.comparison import TOLERANCES, Proven, compared
+from docmill.tasks.backends.encoder.kernels import Kernels, Linear, kernels_for
+from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

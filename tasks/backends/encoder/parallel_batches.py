@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from threading import Barrier
 
-from tasks.backends import Source
-from tasks.backends.static import Computed, Items, StaticLoop
-from tasks.outputs import Output
+from docmill.tasks.backends import Source
+from docmill.tasks.backends.static import Computed, Items, StaticLoop
+from docmill.tasks.outputs import Output
 
 # Batches for each stream, so that none waits for us between two of them.
 _AHEAD = 2

@@ -5,14 +5,14 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING, Self
 
-from tasks.backends.tokens import Tokens
-from tasks.errors import CannotServe
-from tasks.windows.places import Places
+from docmill.tasks.backends.tokens import Tokens
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.windows.places import Places
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-    from tasks.backends.generation_files import Opening
+    from docmill.tasks.backends.generation_files import Opening
 
 
 class PlacedTokens(Tokens):

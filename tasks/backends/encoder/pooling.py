@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from tasks.backends import Assignment, accelerator
-from tasks.backends.convert import safe_folder
-from tasks.backends.encoder.heads import EncoderModel, own_states
-from tasks.backends.encoder.kept_heads import KeptHead
-from tasks.backends.loading import reported
-from tasks.backends.tokens import Tokens
-from tasks.kinds.base import Traits
-from tasks.models import encoders, families, named_prompts, sentence_modules
-from tasks.models.sentence_modules import Linear, SentenceModules
+from docmill.tasks.backends import Assignment, accelerator
+from docmill.tasks.backends.convert import safe_folder
+from docmill.tasks.backends.encoder.heads import EncoderModel, own_states
+from docmill.tasks.backends.encoder.kept_heads import KeptHead
+from docmill.tasks.backends.loading import reported
+from docmill.tasks.backends.tokens import Tokens
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.models import encoders, families, named_prompts, sentence_modules
+from docmill.tasks.models.sentence_modules import Linear, SentenceModules
 
 
 def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
@@ -31,7 +31,7 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     prompt = named_prompts.prompt(spec, modules.prompts, modules.default_prompt) if modules is not None else ""
     head = _head(modules) if modules is not None and (modules.include_prompt or not prompt) else None
     if modules is None or head is None:
-        from tasks.backends.encoder import library_pooling
+        from docmill.tasks.backends.encoder import library_pooling
 
         return library_pooling.load(assignment, folder, dtype)
     if (pooling := spec.params.get("pooling")) is not None:

@@ -11,10 +11,10 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from tasks.backends import Backend, Source
-from tasks.batching import Budget, Item
-from tasks.outputs import Output
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends import Backend, Source
+from docmill.tasks.batching import Budget, Item
+from docmill.tasks.outputs import Output
+from docmill.tasks.windows.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
 

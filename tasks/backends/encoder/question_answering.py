@@ -11,15 +11,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tasks.backends import Assignment
-from tasks.backends.encoder.heads import EncoderModel
-from tasks.backends.encoder.kept_heads import KeptHead, linears, span_scores
-from tasks.backends.tokens import pairs
-from tasks.kinds.answer import require_room
-from tasks.kinds.base import Traits
-from tasks.models import families
-from tasks.outputs import Output
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.encoder.heads import EncoderModel
+from docmill.tasks.backends.encoder.kept_heads import KeptHead, linears, span_scores
+from docmill.tasks.backends.tokens import pairs
+from docmill.tasks.kinds.answer import require_room
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.models import families
+from docmill.tasks.outputs import Output
+from docmill.tasks.windows.windows import Encoded
 
 _QUESTION = "Which words?"
 
@@ -28,9 +28,9 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     """Load a model for question answering. Raises WeightsMissing, ModelUnsuitable and CannotServe."""
     from transformers import AutoModelForQuestionAnswering
 
-    from tasks.backends.encoder.own_heads import taken_apart
-    from tasks.backends.encoder.placed_tokens import PlacedTokens
-    from tasks.backends.generation_files import Opening
+    from docmill.tasks.backends.encoder.own_heads import taken_apart
+    from docmill.tasks.backends.encoder.placed_tokens import PlacedTokens
+    from docmill.tasks.backends.generation_files import Opening
 
     spec, device = assignment.spec, assignment.device
     opening = Opening.of(spec, assignment.folder, assignment.cache_dir)

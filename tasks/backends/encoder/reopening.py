@@ -23,16 +23,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tasks.backends import Assignment, accelerator
-from tasks.backends.convert import index_files, is_whole, made_once, safe_folder
-from tasks.backends.encoder import fast_tokenizer, openings
-from tasks.backends.encoder.comparison import Comparison, Measure
-from tasks.backends.encoder.heads import EncoderModel, StatesOf
-from tasks.backends.encoder.kept_heads import KeptHead
-from tasks.backends.encoder.openings import FACTS, TENSORS, TOKENIZER
-from tasks.backends.tokens import Tokens
-from tasks.outputs import Output, SpanScores, TokenScores, Vector, Weights
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends import Assignment, accelerator
+from docmill.tasks.backends.convert import index_files, is_whole, made_once, safe_folder
+from docmill.tasks.backends.encoder import fast_tokenizer, openings
+from docmill.tasks.backends.encoder.comparison import Comparison, Measure
+from docmill.tasks.backends.encoder.heads import EncoderModel, StatesOf
+from docmill.tasks.backends.encoder.kept_heads import KeptHead
+from docmill.tasks.backends.encoder.openings import FACTS, TENSORS, TOKENIZER
+from docmill.tasks.backends.tokens import Tokens
+from docmill.tasks.outputs import Output, SpanScores, TokenScores, Vector, Weights
+from docmill.tasks.windows.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
 

@@ -10,22 +10,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tasks.backends import Assignment
-from tasks.backends.encoder.heads import EncoderModel
-from tasks.backends.encoder.kept_heads import KeptHead, linears, token_scores
-from tasks.kinds.base import Traits
-from tasks.models import families
-from tasks.outputs import Output
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.encoder.heads import EncoderModel
+from docmill.tasks.backends.encoder.kept_heads import KeptHead, linears, token_scores
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.models import families
+from docmill.tasks.outputs import Output
+from docmill.tasks.windows.windows import Encoded
 
 
 def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     """Load a token classifier. Raises WeightsMissing, ModelUnsuitable and CannotServe."""
     from transformers import AutoModelForTokenClassification
 
-    from tasks.backends.encoder.own_heads import taken_apart
-    from tasks.backends.encoder.placed_tokens import PlacedTokens
-    from tasks.backends.generation_files import Opening
+    from docmill.tasks.backends.encoder.own_heads import taken_apart
+    from docmill.tasks.backends.encoder.placed_tokens import PlacedTokens
+    from docmill.tasks.backends.generation_files import Opening
 
     spec, device = assignment.spec, assignment.device
     opening = Opening.of(spec, assignment.folder, assignment.cache_dir)

@@ -15,19 +15,19 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
 from torch import Tensor, nn
 
-from tasks.backends import Assignment
-from tasks.backends.convert import safe_folder
-from tasks.backends.encoder.heads import EncoderModel
-from tasks.backends.encoder.kept_heads import KeptHead
-from tasks.backends.encoder.kept_weights import parts_of, weights
-from tasks.backends.encoder.library_models import opened
-from tasks.backends.encoder.own_heads import Parts, taken_apart
-from tasks.backends.tokens import Tokens
-from tasks.errors import ModelUnsuitable
-from tasks.kinds.base import Traits
-from tasks.models import encoders, families, named_prompts
-from tasks.outputs import Output, Vocabulary
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.convert import safe_folder
+from docmill.tasks.backends.encoder.heads import EncoderModel
+from docmill.tasks.backends.encoder.kept_heads import KeptHead
+from docmill.tasks.backends.encoder.kept_weights import parts_of, weights
+from docmill.tasks.backends.encoder.library_models import opened
+from docmill.tasks.backends.encoder.own_heads import Parts, taken_apart
+from docmill.tasks.backends.tokens import Tokens
+from docmill.tasks.errors import ModelUnsuitable
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.models import encoders, families, named_prompts
+from docmill.tasks.outputs import Output, Vocabulary
+from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -16,16 +16,16 @@ from typing import Any
 import ctranslate2
 import transformers
 
-from tasks.backends import Assignment, Source, accelerator, allocator
-from tasks.backends.encoder_decoder.ctranslate_models import converted, require_known
-from tasks.backends.encoder_decoder.ctranslate_options import inexact, options
-from tasks.backends.encoder_decoder.generation import Generation
-from tasks.backends.generation_files import Opening, generation_settings
-from tasks.backends.static import Computed, Items, StaticLoop
-from tasks.batching import Budget
-from tasks.errors import DeviceLost, OutOfMemory, Unsuited
-from tasks.outputs import Output
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends import Assignment, Source, accelerator, allocator
+from docmill.tasks.backends.encoder_decoder.ctranslate_models import converted, require_known
+from docmill.tasks.backends.encoder_decoder.ctranslate_options import inexact, options
+from docmill.tasks.backends.encoder_decoder.generation import Generation
+from docmill.tasks.backends.generation_files import Opening, generation_settings
+from docmill.tasks.backends.static import Computed, Items, StaticLoop
+from docmill.tasks.batching import Budget
+from docmill.tasks.errors import DeviceLost, OutOfMemory, Unsuited
+from docmill.tasks.outputs import Output
+from docmill.tasks.windows.windows import Encoded
 
 # Windows and input tokens of one worker's batch. A step reads all weights, whatever the rows, and of each row what
 # the input left behind, which all its beams share: the rows that are fastest fall with the root of the length. Marian

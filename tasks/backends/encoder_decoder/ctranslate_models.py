@@ -13,10 +13,10 @@ from ctranslate2.converters import transformers as loaders
 from ctranslate2.specs.model_spec import OPTIONAL, SequenceToSequenceModelSpec
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-from tasks.backends import accelerator
-from tasks.backends.convert import made_once, safe_folder
-from tasks.backends.generation_files import generation_settings
-from tasks.errors import Unsuited
+from docmill.tasks.backends import accelerator
+from docmill.tasks.backends.convert import made_once, safe_folder
+from docmill.tasks.backends.generation_files import generation_settings
+from docmill.tasks.errors import Unsuited
 
 if TYPE_CHECKING:
     from ctranslate2.specs.transformer_spec import TransformerDecoderSpec

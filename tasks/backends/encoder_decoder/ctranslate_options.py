@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.backends.encoder_decoder.generation import Generation, Written, as_ids
-from tasks.errors import Unsuited
-from tasks.outputs import Likelihood
+from docmill.tasks.backends.encoder_decoder.generation import Generation, Written, as_ids
+from docmill.tasks.errors import Unsuited
+from docmill.tasks.outputs import Likelihood
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig

@@ -6,20 +6,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from storage.core.specs import Spec
-from storage.outputs.output_types import N
-from storage.steps import templates
-from storage.steps.templates import keeps_white_space
-from tasks.backends.decoding import NEUTRAL_AT_ONE, SAME, SHAPES, cut_at, require_least, sampled
-from tasks.backends.encoder_decoder import task_prefixes
-from tasks.backends.generation_files import Opening
-from tasks.backends.tokens import TokenCoder, Tokens
-from tasks.errors import CannotServe
-from tasks.kinds import answer, instruction
-from tasks.kinds.answer import require_room
-from tasks.kinds.base import Traits
-from tasks.models import families, language_pairs
-from tasks.outputs import Generated, Likelihood
+from docmill.storage.core.specs import Spec
+from docmill.storage.outputs.output_types import N
+from docmill.storage.steps import templates
+from docmill.storage.steps.templates import keeps_white_space
+from docmill.tasks.backends.decoding import NEUTRAL_AT_ONE, SAME, SHAPES, cut_at, require_least, sampled
+from docmill.tasks.backends.encoder_decoder import task_prefixes
+from docmill.tasks.backends.generation_files import Opening
+from docmill.tasks.backends.tokens import TokenCoder, Tokens
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.kinds import answer, instruction
+from docmill.tasks.kinds.answer import require_room
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.models import families, language_pairs
+from docmill.tasks.outputs import Generated, Likelihood
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from transformers import AutoModelForSeq2SeqLM
 
-from tasks.backends import Assignment, Source, accelerator
-from tasks.backends.decoding import seed_of
-from tasks.backends.encoder_decoder.generation import Generation, Written
-from tasks.backends.generation_files import Opening
-from tasks.backends.static import Items, StaticLoop
-from tasks.backends.tokens import padded
-from tasks.batching import Budget
-from tasks.outputs import Output, grouped
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends import Assignment, Source, accelerator
+from docmill.tasks.backends.decoding import seed_of
+from docmill.tasks.backends.encoder_decoder.generation import Generation, Written
+from docmill.tasks.backends.generation_files import Opening
+from docmill.tasks.backends.static import Items, StaticLoop
+from docmill.tasks.backends.tokens import padded
+from docmill.tasks.batching import Budget
+from docmill.tasks.outputs import Output, grouped
+from docmill.tasks.windows.windows import Encoded
 
 # Rows and input tokens of one batch before beams, each of which is one more row for the decoder.
 _BUDGETS = {"cpu": Budget(tokens=8192, rows=128), "cuda": Budget(tokens=65_536, rows=1024)}

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from storage.core.specs import Spec
-from tasks import kinds, languages
-from tasks.backends.tokens import TokenCoder, Tokens
-from tasks.errors import BadOption, CannotServe
-from tasks.models import families
-from tasks.windows.windows import LanguageCoders
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds, languages
+from docmill.tasks.backends.tokens import TokenCoder, Tokens
+from docmill.tasks.errors import BadOption, CannotServe
+from docmill.tasks.models import families
+from docmill.tasks.windows.windows import LanguageCoders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

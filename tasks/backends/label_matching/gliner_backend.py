@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 
-from storage.core.outcomes import Reason
-from tasks.backends import Assignment, Source, accelerator
-from tasks.backends.convert import safe_folder
-from tasks.backends.encoder.batch_tuning import BUDGETS
-from tasks.backends.label_matching.gliner_words import GlinerCoder, coder_of, labels_of
-from tasks.backends.loading import Report
-from tasks.backends.static import Items, StaticLoop
-from tasks.errors import CannotServe
-from tasks.kinds.base import Traits
-from tasks.kinds.entities import NOT_FINITE, THRESHOLD
-from tasks.models import gliner
-from tasks.outputs import Failure, Output, Span, Spans
-from tasks.windows.windows import Encoded
+from docmill.storage.core.outcomes import Reason
+from docmill.tasks.backends import Assignment, Source, accelerator
+from docmill.tasks.backends.convert import safe_folder
+from docmill.tasks.backends.encoder.batch_tuning import BUDGETS
+from docmill.tasks.backends.label_matching.gliner_words import GlinerCoder, coder_of, labels_of
+from docmill.tasks.backends.loading import Report
+from docmill.tasks.backends.static import Items, StaticLoop
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.kinds.entities import NOT_FINITE, THRESHOLD
+from docmill.tasks.models import gliner
+from docmill.tasks.outputs import Failure, Output, Span, Spans
+from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
-from tasks.errors import CannotServe
-from tasks.models import gliner
-from tasks.windows.windows import Encoded
-from tasks.windows.word_windows import WordReader, Words
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.models import gliner
+from docmill.tasks.windows.windows import Encoded
+from docmill.tasks.windows.word_windows import WordReader, Words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from storage.core.specs import Spec
+    from docmill.storage.core.specs import Spec
 
 # Words that are tokenised at once: a tokenizer takes a hundred times their room.
 _PORTION_WORDS = 20_000

@@ -10,8 +10,8 @@ from typing import Any
 
 import orjson
 
-from tasks.errors import ServerAway, TaskError
-from tasks.models.served import Server
+from docmill.tasks.errors import ServerAway, TaskError
+from docmill.tasks.models.served import Server
 
 KEY_VARIABLE = "DOCMILL_OPENAI_API_KEY"
 # Parts of a request that some servers refuse, with what their messages say of them.

@@ -9,16 +9,16 @@ from typing import Any
 
 import orjson
 
-from storage.core.outcomes import Reason
-from tasks.backends import Assignment, Source
-from tasks.backends.decoding import decoding
-from tasks.backends.remote import answers, counting, opening, requests
-from tasks.backends.remote.client import Client, Question
-from tasks.backends.remote.flight import Flight, Items
-from tasks.backends.remote.journal import Journal
-from tasks.models import served
-from tasks.outputs import Failure, Generated, Likelihood, Output, Several
-from tasks.windows.windows import Encoded
+from docmill.storage.core.outcomes import Reason
+from docmill.tasks.backends import Assignment, Source
+from docmill.tasks.backends.decoding import decoding
+from docmill.tasks.backends.remote import answers, counting, opening, requests
+from docmill.tasks.backends.remote.client import Client, Question
+from docmill.tasks.backends.remote.flight import Flight, Items
+from docmill.tasks.backends.remote.journal import Journal
+from docmill.tasks.models import served
+from docmill.tasks.outputs import Failure, Generated, Likelihood, Output, Several
+from docmill.tasks.windows.windows import Encoded
 
 _PATH = "/chat/completions"
 _UNBOUNDED = 2**31 - 1

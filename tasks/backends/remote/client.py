@@ -15,16 +15,16 @@ import aiohttp
 import orjson
 from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
-from storage.core.outcomes import Reason
-from storage.core.specs import Spec
-from tasks.backends.remote import answers
-from tasks.backends.remote.answers import Passing, Refused
-from tasks.backends.remote.idempotency import RequestKey
-from tasks.backends.remote.limiter import Limiter
-from tasks.backends.remote.request_spans import request_span, usage_of
-from tasks.errors import CannotServe, ServerAway, ServerUnreachable
-from tasks.models.served import Server
-from tasks.outputs import Failure
+from docmill.storage.core.outcomes import Reason
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends.remote import answers
+from docmill.tasks.backends.remote.answers import Passing, Refused
+from docmill.tasks.backends.remote.idempotency import RequestKey
+from docmill.tasks.backends.remote.limiter import Limiter
+from docmill.tasks.backends.remote.request_spans import request_span, usage_of
+from docmill.tasks.errors import CannotServe, ServerAway, ServerUnreachable
+from docmill.tasks.models.served import Server
+from docmill.tasks.outputs import Failure
 
 T = TypeVar("T")
 Body = Callable[[frozenset[str]], Mapping[str, Any]]  # the body of a request, without parts that the server refuses

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tasks.errors import CannotServe
+from docmill.tasks.errors import CannotServe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,7 +42,7 @@ class Tokenizer:
     """Counts by a tokenizer. Without a chat template, or if it fails, the tokens around messages are estimated."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        from tasks.backends.tokens import Tokens
+        from docmill.tasks.backends.tokens import Tokens
 
         self._template = tokenizer if tokenizer.chat_template is not None else None
         self._whole, self._bare = Tokens(tokenizer), Tokens(tokenizer, special_tokens=False)
@@ -75,7 +75,7 @@ def counter(folder: Path | None, name: str | None) -> Counter:
         return Estimate()
     from transformers import AutoTokenizer
 
-    from tasks.backends import accelerator
+    from docmill.tasks.backends import accelerator
 
     try:
         with accelerator.quiet():

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from tasks.backends import Assignment, Source
-from tasks.backends.remote import answers, counting, opening
-from tasks.backends.remote.client import Client
-from tasks.backends.remote.flight import Flight, Items
-from tasks.backends.remote.journal import Journal
-from tasks.kinds.base import Traits
-from tasks.models import named_prompts, served
-from tasks.outputs import Output, Vector
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends import Assignment, Source
+from docmill.tasks.backends.remote import answers, counting, opening
+from docmill.tasks.backends.remote.client import Client
+from docmill.tasks.backends.remote.flight import Flight, Items
+from docmill.tasks.backends.remote.journal import Journal
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.models import named_prompts, served
+from docmill.tasks.outputs import Output, Vector
+from docmill.tasks.windows.windows import Encoded
 
 _PATH = "/embeddings"
 _UNBOUNDED = 2**31 - 1

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from tasks.backends import Source
-from tasks.backends.remote.client import Client, Dropped
-from tasks.backends.remote.journal import Journal
-from tasks.batching import Budget, Item
-from tasks.errors import EngineStopped
-from tasks.outputs import Failure, Output
+from docmill.tasks.backends import Source
+from docmill.tasks.backends.remote.client import Client, Dropped
+from docmill.tasks.backends.remote.journal import Journal
+from docmill.tasks.batching import Budget, Item
+from docmill.tasks.errors import EngineStopped
+from docmill.tasks.outputs import Failure, Output
 
 Items = Sequence[Item[Any]]
 _ANY = 1 << 30

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 
-from storage.core.specs import Spec
+from docmill.storage.core.specs import Spec
 
 HEADER = "Idempotency-Key"
 

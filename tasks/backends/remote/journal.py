@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 import numpy as np
 import orjson
 
-from storage.core.outcomes import Reason
-from storage.core.private_files import make_file
-from storage.core.specs import Spec
-from tasks.outputs import Failure, Generated, Likelihood, Output, Several, Vector
-from tasks.windows.windows import Encoded
+from docmill.storage.core.outcomes import Reason
+from docmill.storage.core.private_files import make_file
+from docmill.storage.core.specs import Spec
+from docmill.tasks.outputs import Failure, Generated, Likelihood, Output, Several, Vector
+from docmill.tasks.windows.windows import Encoded
 
 T = TypeVar("T", bound=Sequence[Output])
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import orjson
 
-from tasks.backends import Assignment
-from tasks.backends.remote import answers
-from tasks.backends.remote.client import Client
-from tasks.errors import CannotServe
-from tasks.models import served
-from tasks.models.served import Server
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.remote import answers
+from docmill.tasks.backends.remote.client import Client
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.models import served
+from docmill.tasks.models.served import Server
 
 # Facts of `/models` that say what computes: the rest is about accounts.
 _KEPT = ("id", "root", "owned_by", "max_model_len")

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from tasks import tracing
-from tasks.backends.remote import answers
-from tasks.tracing import Attributes, Span, Value
+from docmill.tasks import tracing
+from docmill.tasks.backends.remote import answers
+from docmill.tasks.tracing import Attributes, Span, Value
 
 _OPERATIONS = {"/chat/completions": "chat", "/completions": "text_completion", "/embeddings": "embeddings"}
 

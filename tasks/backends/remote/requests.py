@@ -9,21 +9,21 @@ from typing import Any
 
 import orjson
 
-from storage.core.chat import as_messages
-from storage.core.specs import Spec
-from storage.outputs.output_types import SCHEMA
-from storage.steps import templates
-from storage.steps.templates import keeps_white_space
-from tasks import languages
-from tasks.backends.decoding import Decoding
-from tasks.backends.remote import answers
-from tasks.backends.remote.counting import Counter
-from tasks.errors import CannotServe
-from tasks.kinds import instruction
-from tasks.kinds.answer import asking, require_room
-from tasks.kinds.base import Traits
-from tasks.kinds.generate import FILL_CONTEXT
-from tasks.windows.windows import Encoded, LanguageCoders
+from docmill.storage.core.chat import as_messages
+from docmill.storage.core.specs import Spec
+from docmill.storage.outputs.output_types import SCHEMA
+from docmill.storage.steps import templates
+from docmill.storage.steps.templates import keeps_white_space
+from docmill.tasks import languages
+from docmill.tasks.backends.decoding import Decoding
+from docmill.tasks.backends.remote import answers
+from docmill.tasks.backends.remote.counting import Counter
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.kinds import instruction
+from docmill.tasks.kinds.answer import asking, require_room
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.kinds.generate import FILL_CONTEXT
+from docmill.tasks.windows.windows import Encoded, LanguageCoders
 
 Message = dict[str, Any]
 _REMEMBERED = 256

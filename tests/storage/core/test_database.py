@@ -17,11 +17,11 @@ import pytest
 from sqlalchemy import event, select, text
 from sqlalchemy.exc import IntegrityError
 
-from storage import errors, migrations
-from storage.core.database import Database
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.errors import (
+from docmill.storage import errors, migrations
+from docmill.storage.core.database import Database
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import (
     DatabaseUnreachable,
     DatabaseUrlUnknown,
     SchemaOutOfDate,
@@ -29,8 +29,8 @@ from storage.errors import (
     UnexpectedDatabaseError,
     ValueRefused,
 )
-from storage.leases import dispatch, maintenance
-from storage.results import status
+from docmill.storage.leases import dispatch, maintenance
+from docmill.storage.results import status
 from tests.kinds import KINDS
 from tests.postgres import PostgresServer
 from tests.storage.builders import (

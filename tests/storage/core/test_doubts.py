@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from storage.core.doubts import Doubt, is_better
-from storage.core.number_bounds import Bound
-from storage.core.outcomes import DOUBTFUL
-from storage.core.risk import Feature, FittedRisk, RiskModel
-from storage.errors import DoubtInvalid
+from docmill.storage.core.doubts import Doubt, is_better
+from docmill.storage.core.number_bounds import Bound
+from docmill.storage.core.outcomes import DOUBTFUL
+from docmill.storage.core.risk import Feature, FittedRisk, RiskModel
+from docmill.storage.errors import DoubtInvalid
 
 
 def result(*flags: str, status: str = "done", **numbers: float | None) -> Any:

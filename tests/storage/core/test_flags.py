@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from storage.core.flags import DOUBTS, Flagged, known, name_of, named, ordered
-from storage.core.outcomes import DOUBTFUL
-from storage.errors import BoundInvalid, FlagUnknown
+from docmill.storage.core.flags import DOUBTS, Flagged, known, name_of, named, ordered
+from docmill.storage.core.outcomes import DOUBTFUL
+from docmill.storage.errors import BoundInvalid, FlagUnknown
 
 
 def test_every_known_flag_can_be_named_and_one_word_stands_for_all_doubtful_ones() -> None:

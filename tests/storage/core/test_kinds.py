@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from storage.core.database import Database
-from storage.core.schema import Shard
-from storage.core.specs import READING_SIZE, Spec, StoredKind
-from storage.errors import UnknownKind
-from storage.outputs.output_types import VECTOR
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Shard
+from docmill.storage.core.specs import READING_SIZE, Spec, StoredKind
+from docmill.storage.errors import UnknownKind
+from docmill.storage.outputs.output_types import VECTOR
 from tests.storage.builders import numbered, read, request
 
 

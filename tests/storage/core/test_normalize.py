@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.core.normalize import NUL_REPLACED, SURROGATE_REPLACED, decode, normalize, normalize_json
+from docmill.storage.core.normalize import NUL_REPLACED, SURROGATE_REPLACED, decode, normalize, normalize_json
 
 ANY_TEXT = st.text(st.characters(codec=None), max_size=60)
 ANY_JSON = st.recursive(

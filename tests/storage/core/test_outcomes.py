@@ -11,18 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import event, select
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Reason, Status, storable
-from storage.core.schema import Content, OutcomeRow
-from storage.leases import maintenance, shards
-from storage.leases.policy import MAX_ATTEMPTS
-from storage.leases.shards import Claim
-from storage.outputs.output_types import RECORD
-from storage.results.results import failures, results
-from storage.results.status import read_status
-from storage.steps import jobs
-from storage.steps.jobs import JobRequest
-from storage.steps.steps import StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Reason, Status, storable
+from docmill.storage.core.schema import Content, OutcomeRow
+from docmill.storage.leases import maintenance, shards
+from docmill.storage.leases.policy import MAX_ATTEMPTS
+from docmill.storage.leases.shards import Claim
+from docmill.storage.outputs.output_types import RECORD
+from docmill.storage.results.results import failures, results
+from docmill.storage.results.status import read_status
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
     COPY,
     FIELDS,

@@ -7,9 +7,9 @@ from functools import partial
 import pytest
 from sqlalchemy import insert, select
 
-from storage.core.database import Database
-from storage.core.lookups import delete_page, pages
-from storage.core.schema import Document, Rejection
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import delete_page, pages
+from docmill.storage.core.schema import Document, Rejection
 from tests.storage.builders import documents, numbered, read, request
 
 

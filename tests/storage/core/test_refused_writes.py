@@ -14,18 +14,18 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
 
-from storage.core.database import Database
-from storage.deletion import folding, gc, retention
-from storage.deletion.ages import Ages
-from storage.errors import DatabaseBusy, DatabaseReadOnly
-from storage.ingest import ingest
-from storage.leases import dispatch, grace, maintenance, shards
-from storage.leases.shards import Claim, Head
-from storage.pipelines import pipelines
-from storage.results import results, status
-from storage.steps import jobs
-from storage.steps.jobs import OpenJob
-from storage.steps.steps import OpenStep
+from docmill.storage.core.database import Database
+from docmill.storage.deletion import folding, gc, retention
+from docmill.storage.deletion.ages import Ages
+from docmill.storage.errors import DatabaseBusy, DatabaseReadOnly
+from docmill.storage.ingest import ingest
+from docmill.storage.leases import dispatch, grace, maintenance, shards
+from docmill.storage.leases.shards import Claim, Head
+from docmill.storage.pipelines import pipelines
+from docmill.storage.results import results, status
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import OpenJob
+from docmill.storage.steps.steps import OpenStep
 from tests.kinds import KINDS
 from tests.postgres import PostgresServer
 from tests.storage.builders import COPY, claim_next, done, failed, lapse, numbered, read, records, request

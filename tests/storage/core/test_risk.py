@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from storage.core.risk import Feature, RiskModel
+from docmill.storage.core.risk import Feature, RiskModel
 
 MODEL = RiskModel(
     -1.0,

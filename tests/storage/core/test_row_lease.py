@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from storage.core import row_lease
-from storage.core.database import Database
-from storage.core.schema import PipelineRun
-from storage.core.tables import db_now
-from storage.pipelines import pipelines
+from docmill.storage.core import row_lease
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import PipelineRun
+from docmill.storage.core.tables import db_now
+from docmill.storage.pipelines import pipelines
 from tests.storage.builders import at_once
 
 LEASE_S = 60.0

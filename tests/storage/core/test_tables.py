@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import func, insert, select
 
-from storage.core.database import Database
-from storage.core.schema import Corpus
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Corpus
 
 
 def test_a_row_of_a_table_has_its_values_and_those_of_further_columns_leave_them(database: Database) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from sqlalchemy import delete, select
 
-from storage.core.database import Database
-from storage.core.schema import Content, Corpus
-from storage.core.transaction import Columns, Transaction
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Content, Corpus
+from docmill.storage.core.transaction import Columns, Transaction
 from tests.kinds import KINDS
 
 ROOT = Path(__file__).parents[3]

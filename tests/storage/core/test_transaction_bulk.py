@@ -11,11 +11,11 @@ import pytest
 from psycopg.pq import Format
 from sqlalchemy import func, select
 
-from storage.core.database import Database
-from storage.core.schema import Content, JobKey
-from storage.core.sqlite import ROWS
-from storage.core.transaction import IN_BINARY, Columns, Transaction
-from storage.errors import UnexpectedDatabaseError, ValueRefused
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Content, JobKey
+from docmill.storage.core.sqlite import ROWS
+from docmill.storage.core.transaction import IN_BINARY, Columns, Transaction
+from docmill.storage.errors import UnexpectedDatabaseError, ValueRefused
 
 TEXTS = ["plain", "", "\\N", "a\tb\nc\r\\.\n", '"quoted", \\"', "Größe 中文 🐋", "NULL", "\x01\x7f", "x" * 100_000]
 

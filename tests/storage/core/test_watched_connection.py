@@ -12,14 +12,14 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from storage.core import watched_connection
-from storage.core.database import Database
-from storage.core.postgresql import connect_options
-from storage.core.schema import Lease
-from storage.core.server import Patience
-from storage.core.transaction import Transaction
-from storage.core.watched_connection import Verdict, judged
-from storage.errors import DatabaseBusy, DatabaseSilent, DatabaseUnreachable
+from docmill.storage.core import watched_connection
+from docmill.storage.core.database import Database
+from docmill.storage.core.postgresql import connect_options
+from docmill.storage.core.schema import Lease
+from docmill.storage.core.server import Patience
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.core.watched_connection import Verdict, judged
+from docmill.storage.errors import DatabaseBusy, DatabaseSilent, DatabaseUnreachable
 from tests.faults.proxy import Proxy
 from tests.worker.harness import until
 

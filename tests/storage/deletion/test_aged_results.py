@@ -11,24 +11,33 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, select
 
-from storage.core.database import Database
-from storage.core.lookups import SPEC, spec_of
-from storage.core.outcomes import Outcome, Status
-from storage.core.schema import Content, Corpus, Deduplication, Job, Judgement, OutcomeRow, ReplacementRow, SpecRow
-from storage.core.specs import Spec
-from storage.core.tables import db_now
-from storage.deletion import aged_results, gc, removal, rounds
-from storage.deletion.ages import Ages
-from storage.deletion.budget import Budget
-from storage.deletion.needed import Standing, latest, needed_by_migrations
-from storage.duplicates.methods import ByVectors
-from storage.leases.shards import Claim
-from storage.pipelines import pipelines
-from storage.results.results import results
-from storage.results.status import read_status
-from storage.steps import jobs
-from storage.steps.jobs import JobRequest
-from storage.steps.steps import StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import SPEC, spec_of
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.schema import (
+    Content,
+    Corpus,
+    Deduplication,
+    Job,
+    Judgement,
+    OutcomeRow,
+    ReplacementRow,
+    SpecRow,
+)
+from docmill.storage.core.specs import Spec
+from docmill.storage.core.tables import db_now
+from docmill.storage.deletion import aged_results, gc, removal, rounds
+from docmill.storage.deletion.ages import Ages
+from docmill.storage.deletion.budget import Budget
+from docmill.storage.deletion.needed import Standing, latest, needed_by_migrations
+from docmill.storage.duplicates.methods import ByVectors
+from docmill.storage.leases.shards import Claim
+from docmill.storage.pipelines import pipelines
+from docmill.storage.results.results import results
+from docmill.storage.results.status import read_status
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.steps import StepRequest
 from tests.storage.aging import DAY_S, days_pass
 from tests.storage.builders import Text, numbered, read, work
 

@@ -7,16 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import update
 
-from storage.core.database import Database
-from storage.core.schema import OutcomeRow, Shard
-from storage.core.tables import db_now
-from storage.deletion import cost, gc, removal
-from storage.deletion.cost import Cost, busy_s
-from storage.deletion.gc import Collected
-from storage.ingest import ingest
-from storage.leases import shards
-from storage.results.status import read_status
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import OutcomeRow, Shard
+from docmill.storage.core.tables import db_now
+from docmill.storage.deletion import cost, gc, removal
+from docmill.storage.deletion.cost import Cost, busy_s
+from docmill.storage.deletion.gc import Collected
+from docmill.storage.ingest import ingest
+from docmill.storage.leases import shards
+from docmill.storage.results.status import read_status
+from docmill.storage.steps import jobs
 from tests.storage.builders import COPY, TRANSLATE, chunks, claim_next, done, failed, numbered, read, request, work
 from tests.storage.steps.test_steps import Fleet, fleet, pipeline
 

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import select
 
-from storage.core.database import Database
-from storage.core.schema import Shard
-from storage.deletion import folding
-from storage.deletion.budget import Budget
-from storage.results.results import results
-from storage.results.status import JobStatus, read_status
-from storage.results.work import finished_shards
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Shard
+from docmill.storage.deletion import folding
+from docmill.storage.deletion.budget import Budget
+from docmill.storage.results.results import results
+from docmill.storage.results.status import JobStatus, read_status
+from docmill.storage.results.work import finished_shards
+from docmill.storage.steps import jobs
 from tests.storage.builders import numbered, read
 from tests.storage.deletion.test_retention import DAY_S, days_pass, n
 from tests.storage.steps.test_steps import Fleet, finished, pipeline

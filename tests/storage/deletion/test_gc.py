@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Status
-from storage.core.schema import Base, Content, Corpus, Document, Ingest, Job, OutcomeRow, Shard
-from storage.core.tables import db_now
-from storage.deletion import gc, removal
-from storage.deletion.gc import Collected
-from storage.errors import CorpusInUse, JobStopped, LeaseLost, NoSuchCorpus, NoSuchJob
-from storage.ingest import ingest
-from storage.leases import shards
-from storage.leases.shards import Claim
-from storage.results.results import failures, results
-from storage.results.status import read_status
-from storage.steps import jobs
-from storage.steps.steps import StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.schema import Base, Content, Corpus, Document, Ingest, Job, OutcomeRow, Shard
+from docmill.storage.core.tables import db_now
+from docmill.storage.deletion import gc, removal
+from docmill.storage.deletion.gc import Collected
+from docmill.storage.errors import CorpusInUse, JobStopped, LeaseLost, NoSuchCorpus, NoSuchJob
+from docmill.storage.ingest import ingest
+from docmill.storage.leases import shards
+from docmill.storage.leases.shards import Claim
+from docmill.storage.results.results import failures, results
+from docmill.storage.results.status import read_status
+from docmill.storage.steps import jobs
+from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
     TRANSLATE,
     claim_next,
@@ -278,7 +278,7 @@ def test_records_read_again_after_a_removal_are_new(database: Database) -> None:
 
 
 def test_a_failed_attempt_of_a_removed_shard_is_nobodys(database: Database) -> None:
-    from storage.leases import maintenance
+    from docmill.storage.leases import maintenance
 
     job = read(database, request(), numbered(1))
     claim = claim_next(database)

@@ -9,19 +9,19 @@ from contextlib import suppress
 import pytest
 from sqlalchemy import Table, func, insert, select, text
 
-from storage.core import advisory_locks
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Status
-from storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, Shard, StepText
-from storage.core.specs import Spec
-from storage.core.transaction import Transaction
-from storage.deletion import gc, removal, versions
-from storage.deletion.gc import Collected
-from storage.errors import CorpusInUse, JobStopped, LeaseLost, NoSuchCorpus, NoSuchJob
-from storage.leases import dispatch, maintenance, shards
-from storage.steps import jobs
-from storage.steps.jobs import JobRequest
-from storage.steps.steps import StepRequest
+from docmill.storage.core import advisory_locks
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, Shard, StepText
+from docmill.storage.core.specs import Spec
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.deletion import gc, removal, versions
+from docmill.storage.deletion.gc import Collected
+from docmill.storage.errors import CorpusInUse, JobStopped, LeaseLost, NoSuchCorpus, NoSuchJob
+from docmill.storage.leases import dispatch, maintenance, shards
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.steps import StepRequest
 from tests.kinds import KINDS
 from tests.storage.builders import (
     COPY,

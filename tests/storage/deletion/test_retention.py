@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
-from storage.core.database import Database
-from storage.core.schema import (
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import (
     Content,
     Document,
     Ingest,
@@ -21,16 +21,16 @@ from storage.core.schema import (
     Step,
     StepText,
 )
-from storage.core.tables import db_now
-from storage.deletion import retention
-from storage.deletion.ages import Ages
-from storage.errors import JobStopped, NoSuchJob
-from storage.ingest import ingest
-from storage.ingest.chunks import Rejected
-from storage.pipelines import pipelines
-from storage.results.results import failures, results
-from storage.results.status import read_status
-from storage.steps import jobs
+from docmill.storage.core.tables import db_now
+from docmill.storage.deletion import retention
+from docmill.storage.deletion.ages import Ages
+from docmill.storage.errors import JobStopped, NoSuchJob
+from docmill.storage.ingest import ingest
+from docmill.storage.ingest.chunks import Rejected
+from docmill.storage.pipelines import pipelines
+from docmill.storage.results.results import failures, results
+from docmill.storage.results.status import read_status
+from docmill.storage.steps import jobs
 from tests.storage.builders import numbered, read, records
 from tests.storage.steps.test_steps import Fleet, finished, pipeline
 

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from storage.core.database import Database
-from storage.core.schema import Corpus
-from storage.deletion import removal, selection
-from storage.deletion.selection import Condition, ConditionInvalid
-from storage.deletion.tracing import trace
-from storage.ingest import ingest
-from storage.ingest.pruning import Limits, Seen, prune
-from storage.steps import jobs
-from storage.steps.jobs import OpenJob
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Corpus
+from docmill.storage.deletion import removal, selection
+from docmill.storage.deletion.selection import Condition, ConditionInvalid
+from docmill.storage.deletion.tracing import trace
+from docmill.storage.ingest import ingest
+from docmill.storage.ingest.pruning import Limits, Seen, prune
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import OpenJob
 from tests.storage.builders import documents, gathered, numbered, read, records, request, work
 
 

@@ -11,22 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, update
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Status
-from storage.core.schema import Document, Ingest, OutcomeRow, PipelineRun, Prompt
-from storage.core.specs import Spec
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.deletion import cost, gc, removal, versions
-from storage.deletion.removal import Removed
-from storage.deletion.versions import Superseded
-from storage.ingest import ingest
-from storage.ingest.ingest import Counts
-from storage.leases import shards
-from storage.pipelines import pipelines
-from storage.results.results import failures, results
-from storage.results.status import read_status
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.schema import Document, Ingest, OutcomeRow, PipelineRun, Prompt
+from docmill.storage.core.specs import Spec
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.deletion import cost, gc, removal, versions
+from docmill.storage.deletion.removal import Removed
+from docmill.storage.deletion.versions import Superseded
+from docmill.storage.ingest import ingest
+from docmill.storage.ingest.ingest import Counts
+from docmill.storage.leases import shards
+from docmill.storage.pipelines import pipelines
+from docmill.storage.results.results import failures, results
+from docmill.storage.results.status import read_status
+from docmill.storage.steps import jobs
 from tests.storage.builders import (
     TRANSLATE,
     Text,

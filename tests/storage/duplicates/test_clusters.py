@@ -15,17 +15,17 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy import text as sql
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.core.schema import Signature
-from storage.deletion import gc, removal
-from storage.duplicates import clusters, report, vectors
-from storage.duplicates.clusters import Found
-from storage.duplicates.methods import ByText, Method, stored
-from storage.duplicates.shingles import Shingling
-from storage.errors import NeverDeduplicated, NothingEmbedded
-from storage.leases.shards import Claim
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.schema import Signature
+from docmill.storage.deletion import gc, removal
+from docmill.storage.duplicates import clusters, report, vectors
+from docmill.storage.duplicates.clusters import Found
+from docmill.storage.duplicates.methods import ByText, Method, stored
+from docmill.storage.duplicates.shingles import Shingling
+from docmill.storage.errors import NeverDeduplicated, NothingEmbedded
+from docmill.storage.leases.shards import Claim
+from docmill.storage.steps import jobs
 from tests.storage.builders import COPY, EMBED, Text, read, request, store_short_vector, work
 from tests.storage.duplicates import planted
 from tests.worker.harness import ROOT
@@ -164,9 +164,9 @@ def test_signatures_are_made_once_and_go_with_their_texts(database: Database) ->
 
 KILLED = """
 import os, signal, sys
-from storage.core.database import Database
-from storage.duplicates import clusters
-from storage.duplicates.methods import ByText
+from docmill.storage.core.database import Database
+from docmill.storage.duplicates import clusters
+from docmill.storage.duplicates.methods import ByText
 
 def advanced(phase, done, total):
     if phase == sys.argv[2] and done:
@@ -241,8 +241,8 @@ def embed(database: Database, n: int, windows: str = "mean") -> None:
 
 
 def test_vectors_are_compared_by_their_cosines(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.duplicates.vectors.BLOCK", 2)
-    monkeypatch.setattr("storage.duplicates.vectors.KEPT_NUMBERS", 6)
+    monkeypatch.setattr("docmill.storage.duplicates.vectors.BLOCK", 2)
+    monkeypatch.setattr("docmill.storage.duplicates.vectors.KEPT_NUMBERS", 6)
     embed(database, 3)
     method = vectors.method_for(database, "books", None, 0.98)
     found = clusters.find(database, 1, method)

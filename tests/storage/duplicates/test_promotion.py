@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import func, select, text
 
-from storage.core.database import Database
-from storage.core.schema import Deduplication, Duplicate
-from storage.deletion import removal, versions
-from storage.duplicates import clusters, report
-from storage.results.provenance import provenance
-from storage.results.results import results
-from storage.steps.steps import StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Deduplication, Duplicate
+from docmill.storage.deletion import removal, versions
+from docmill.storage.duplicates import clusters, report
+from docmill.storage.results.provenance import provenance
+from docmill.storage.results.results import results
+from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import COPY, Text, read, request
 from tests.storage.duplicates.test_clusters import WORDS, find, finish, firsts, run_of
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.duplicates.candidates import Signed, candidates
-from storage.duplicates.components import Components
-from storage.duplicates.shingles import Shingling, jaccard
-from storage.duplicates.signatures import bands_of, layout_for
+from docmill.storage.duplicates.candidates import Signed, candidates
+from docmill.storage.duplicates.components import Components
+from docmill.storage.duplicates.shingles import Shingling, jaccard
+from docmill.storage.duplicates.signatures import bands_of, layout_for
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Status
-from storage.core.schema import Content, Document, Ingest
-from storage.errors import JobStopped, StorageError
-from storage.ingest import ingest, planning
-from storage.ingest.chunks import Rejected
-from storage.ingest.ingest import Counts
-from storage.leases.shards import Claim
-from storage.results.results import failures
-from storage.results.status import read_status
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.schema import Content, Document, Ingest
+from docmill.storage.errors import JobStopped, StorageError
+from docmill.storage.ingest import ingest, planning
+from docmill.storage.ingest.chunks import Rejected
+from docmill.storage.ingest.ingest import Counts
+from docmill.storage.leases.shards import Claim
+from docmill.storage.results.results import failures
+from docmill.storage.results.status import read_status
+from docmill.storage.steps import jobs
 from tests.kinds import KINDS
 from tests.storage.builders import (
     COPY,
@@ -200,7 +200,7 @@ def test_a_corpus_that_grew_computes_only_what_is_new_under_the_same_spec(databa
 
 
 def test_the_sweep_goes_on_where_a_crash_left_it(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.ingest.planning.SWEEP_DOCUMENTS", 4)
+    monkeypatch.setattr("docmill.storage.ingest.planning.SWEEP_DOCUMENTS", 4)
     texts = [(f"k{i}", f"text {i % 6}") for i in range(10)]
     read(database, request("a.jsonl"), texts)
     pages = 0
@@ -212,12 +212,12 @@ def test_the_sweep_goes_on_where_a_crash_left_it(database: Database, monkeypatch
             raise Killed
         return planning.sweep_page(*arguments)
 
-    monkeypatch.setattr("storage.ingest.ingest.sweep_page", killed_on_the_second)
+    monkeypatch.setattr("docmill.storage.ingest.ingest.sweep_page", killed_on_the_second)
     cut_off = jobs.open_job(database, request("b.jsonl", spec=TRANSLATE))
     with pytest.raises(Killed):
         ingest.end(database, cut_off)
     assert planned(database, cut_off) == {f"text {i}": 1 for i in range(4)}
-    monkeypatch.setattr("storage.ingest.ingest.sweep_page", planning.sweep_page)
+    monkeypatch.setattr("docmill.storage.ingest.ingest.sweep_page", planning.sweep_page)
     job = read(database, request("b.jsonl", spec=TRANSLATE), [("x", "text 5"), ("y", "new")])
     assert job.id == cut_off.id
     assert planned(database, job) == {f"text {i}": 1 for i in range(6)} | {"new": 1}
@@ -227,8 +227,8 @@ def test_the_sweep_goes_on_where_a_crash_left_it(database: Database, monkeypatch
 def test_the_sweep_passes_over_the_documents_of_its_own_source(
     database: Database, monkeypatch: pytest.MonkeyPatch, near: int, page: int
 ) -> None:
-    monkeypatch.setattr("storage.ingest.planning.NEAR_DOCUMENTS", near)
-    monkeypatch.setattr("storage.ingest.planning.SWEEP_DOCUMENTS", page)
+    monkeypatch.setattr("docmill.storage.ingest.planning.NEAR_DOCUMENTS", near)
+    monkeypatch.setattr("docmill.storage.ingest.planning.SWEEP_DOCUMENTS", page)
     read(database, request("a.jsonl"), numbered(6))
     job = jobs.open_job(database, request("b.jsonl", spec=TRANSLATE))
     ingest.add(database, job, records([(f"own{i}", f"own {i}") for i in range(9)]))
@@ -428,7 +428,7 @@ def test_a_job_that_ends_while_its_source_is_read_again_is_done_with_all_of_it(d
 def test_a_done_job_stays_done_while_it_sweeps_documents_that_it_need_not_compute(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.ingest.planning.SWEEP_DOCUMENTS", 2)
+    monkeypatch.setattr("docmill.storage.ingest.planning.SWEEP_DOCUMENTS", 2)
     job = jobs.open_job(database, request())
     ingest.end(database, job, ingest.add(database, job, records(numbered(3))))
     again = jobs.open_job(database, request())

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage.core.database import Database
-from storage.core.specs import Spec
-from storage.steps import jobs
-from storage.steps.jobs import OpenJob
+from docmill.storage.core.database import Database
+from docmill.storage.core.specs import Spec
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import OpenJob
 from tests.storage.builders import Text, documents, outcomes, planned, read, request, work
 
 KEYS = st.sampled_from(["a", "b", "c", "d"])

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.core.database import Database
-from storage.errors import JobStopped, TooManyVanished
-from storage.ingest import ingest
-from storage.ingest.ingest import Counts
-from storage.ingest.pruning import Limits, Pruned, Seen, prune
-from storage.ingest.unread import Unread
-from storage.results.results import results
-from storage.results.status import read_status
-from storage.steps import jobs
-from storage.steps.jobs import OpenJob
+from docmill.storage.core.database import Database
+from docmill.storage.errors import JobStopped, TooManyVanished
+from docmill.storage.ingest import ingest
+from docmill.storage.ingest.ingest import Counts
+from docmill.storage.ingest.pruning import Limits, Pruned, Seen, prune
+from docmill.storage.ingest.unread import Unread
+from docmill.storage.results.results import results
+from docmill.storage.results.status import read_status
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import OpenJob
 from tests.storage.builders import TRANSLATE, Text, chunks, documents, numbered, planned, read, request, work
 
 ALL = Limits(most_percent=100)
@@ -97,7 +97,7 @@ def test_pruning_twice_changes_nothing(database: Database) -> None:
 
 
 def test_pages_are_pruned_one_after_the_other(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.ingest.pruning.PAGE", 3)
+    monkeypatch.setattr("docmill.storage.ingest.pruning.PAGE", 3)
     read(database, request(), numbered(10))
     _, n = read_and_prune(database, [text for text in numbered(10) if text[0] in {"k0", "k4", "k8"}])
     assert n == 7

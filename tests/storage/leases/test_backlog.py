@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import insert, select, text
 
-from storage.core.database import Database
-from storage.core.schema import Shard
-from storage.leases import dispatch, maintenance
-from storage.steps import jobs
-from storage.steps.jobs import OpenJob
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Shard
+from docmill.storage.leases import dispatch, maintenance
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import OpenJob
 from tests.kinds import KINDS
 from tests.storage.builders import claim_next, claim_shard, numbered, read, request
 from tests.storage.leases.test_dispatch import sign_on

@@ -6,15 +6,15 @@ from collections import Counter
 
 import pytest
 
-from storage.core.database import Database
-from storage.core.specs import Spec
-from storage.core.tables import db_now
-from storage.leases import dispatch, maintenance, shards
-from storage.leases.dispatch import LEAST_WINDOW, WINDOW_PER_SLOT
-from storage.leases.stall_diagnosis import Cause
-from storage.results.status import read_status
-from storage.steps import jobs
-from storage.steps.jobs import OpenJob
+from docmill.storage.core.database import Database
+from docmill.storage.core.specs import Spec
+from docmill.storage.core.tables import db_now
+from docmill.storage.leases import dispatch, maintenance, shards
+from docmill.storage.leases.dispatch import LEAST_WINDOW, WINDOW_PER_SLOT
+from docmill.storage.leases.stall_diagnosis import Cause
+from docmill.storage.results.status import read_status
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import OpenJob
 from tests.storage.builders import (
     TRANSLATE,
     at_once,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import select, update
 
-from storage.core.database import Database
-from storage.core.schema import Lease
-from storage.core.tables import db_now
-from storage.leases import grace, maintenance, shards
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Lease
+from docmill.storage.core.tables import db_now
+from docmill.storage.leases import grace, maintenance, shards
 from tests.storage.builders import at_once, claim_next, done, lapse, numbered, read, request, shard
 
 LEASE_S = 60.0

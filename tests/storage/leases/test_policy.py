@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.core.specs import ShardSize
-from storage.leases.policy import (
+from docmill.storage.core.specs import ShardSize
+from docmill.storage.leases.policy import (
     LAPSES_TOGETHER,
     MAX_ATTEMPTS,
     MAX_LAPSES,
@@ -22,7 +22,7 @@ from storage.leases.policy import (
     runs_alone,
     share,
 )
-from storage.steps.sharding import cut, pack, split, unpack
+from docmill.storage.steps.sharding import cut, pack, split, unpack
 
 CLAIMANTS = st.lists(
     st.builds(

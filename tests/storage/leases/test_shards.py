@@ -10,19 +10,19 @@ from threading import Event
 import pytest
 from sqlalchemy import text
 
-from storage.core import lookups
-from storage.core.database import Database
-from storage.core.outcomes import TRUNCATED, Outcome, Reason, Status
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.errors import JobStopped, LeaseLost, NoSuchJob
-from storage.leases import dispatch, maintenance, shards
-from storage.leases.policy import LAPSES_TOGETHER, MAX_ATTEMPTS, MAX_LAPSES, POISON, VANISHED
-from storage.leases.shards import Claim
-from storage.results.results import failures, results
-from storage.results.status import read_status
-from storage.steps import bounds, jobs
-from storage.steps.sharding import unpack
+from docmill.storage.core import lookups
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import TRUNCATED, Outcome, Reason, Status
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import JobStopped, LeaseLost, NoSuchJob
+from docmill.storage.leases import dispatch, maintenance, shards
+from docmill.storage.leases.policy import LAPSES_TOGETHER, MAX_ATTEMPTS, MAX_LAPSES, POISON, VANISHED
+from docmill.storage.leases.shards import Claim
+from docmill.storage.results.results import failures, results
+from docmill.storage.results.status import read_status
+from docmill.storage.steps import bounds, jobs
+from docmill.storage.steps.sharding import unpack
 from tests.kinds import KINDS
 from tests.storage.builders import (
     EMBED,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import update
 
-from storage.core.database import Database
-from storage.core.schema import Shard
-from storage.leases import dispatch, shards
-from storage.leases.policy import LAPSES_TOGETHER
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Shard
+from docmill.storage.leases import dispatch, shards
+from docmill.storage.leases.policy import LAPSES_TOGETHER
 from tests.storage.builders import numbered, read, request
 from tests.storage.leases.test_dispatch import sign_on
 

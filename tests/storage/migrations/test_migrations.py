@@ -10,11 +10,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, event, inspect, text
 
-from storage import migrations
-from storage.core.database import Database
-from storage.core.tables import Base
-from storage.core.transaction import Transaction
-from storage.errors import OtherRelease, SchemaOutOfDate
+from docmill.storage import migrations
+from docmill.storage.core.database import Database
+from docmill.storage.core.tables import Base
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.errors import OtherRelease, SchemaOutOfDate
 from tests.storage.builders import at_once
 
 
@@ -74,8 +74,8 @@ def test_two_upgrades_at_once_take_turns(bare_database: Database) -> None:
 def test_upgrades_of_two_processes_at_once_take_turns(bare_database: Database) -> None:
     script = """
 import sys
-from storage import migrations
-from storage.core.database import Database
+from docmill.storage import migrations
+from docmill.storage.core.database import Database
 database = Database(sys.argv[1])
 sys.stdin.read()
 migrations.upgrade(database)

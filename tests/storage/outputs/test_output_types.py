@@ -14,20 +14,30 @@ import pytest
 from pyarrow import parquet
 from python_calamine import CalamineWorkbook
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Status, checked
-from storage.core.specs import WRITING_SIZE, Spec, StoredKind
-from storage.errors import SchemaOutOfDate
-from storage.outputs.base import Output, OutputType
-from storage.outputs.columns import Form
-from storage.outputs.output_types import LABELS, OUTPUT_TYPES, RANKING, RECORD, REDACTED, SPANS, TEXT, VECTOR, WEIGHTS
-from storage.pipelines import views
-from storage.results.results import columns, failures, results
-from storage.steps.jobs import JobRequest
-from storage.steps.steps import StepRequest
-from storage.writers import WRITERS, Target
-from storage.writers.base import FormatUnfit
-from storage.writers.openai_batch import NAME
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Status, checked
+from docmill.storage.core.specs import WRITING_SIZE, Spec, StoredKind
+from docmill.storage.errors import SchemaOutOfDate
+from docmill.storage.outputs.base import Output, OutputType
+from docmill.storage.outputs.columns import Form
+from docmill.storage.outputs.output_types import (
+    LABELS,
+    OUTPUT_TYPES,
+    RANKING,
+    RECORD,
+    REDACTED,
+    SPANS,
+    TEXT,
+    VECTOR,
+    WEIGHTS,
+)
+from docmill.storage.pipelines import views
+from docmill.storage.results.results import columns, failures, results
+from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.steps import StepRequest
+from docmill.storage.writers import WRITERS, Target
+from docmill.storage.writers.base import FormatUnfit
+from docmill.storage.writers.openai_batch import NAME
 from tests.storage.builders import read, work
 
 DOCUMENT = "Ada met Bob."

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from storage.core.database import Database
-from storage.core.schema import Job, PipelineRow, PipelineRun
-from storage.core.tables import db_now
-from storage.deletion import gc, removal
-from storage.errors import LeaseLost, NoSuchPipeline
-from storage.outputs.base import CONFIDENCE
-from storage.pipelines import pipelines, views
-from storage.pipelines.pipelines import Run
-from storage.results.results import failures, results
-from storage.steps import jobs
-from storage.steps.jobs import JobRequest
-from storage.steps.steps import StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Job, PipelineRow, PipelineRun
+from docmill.storage.core.tables import db_now
+from docmill.storage.deletion import gc, removal
+from docmill.storage.errors import LeaseLost, NoSuchPipeline
+from docmill.storage.outputs.base import CONFIDENCE
+from docmill.storage.pipelines import pipelines, views
+from docmill.storage.pipelines.pipelines import Run
+from docmill.storage.results.results import failures, results
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import at_once, numbered, read
 from tests.storage.steps.test_steps import STEPS, Fleet, finished, pipeline
 
@@ -322,7 +322,7 @@ def test_a_run_by_hand_that_merely_slept_says_itself_how_it_ended(database: Data
 @pytest.mark.parametrize("seed", range(3))
 def test_two_schedulers_fire_every_time_once_while_clocks_are_moved(database: Database, seed: int) -> None:
     """Both look at random moments of three days in which clocks go forward in Paris, and of three in which back."""
-    from worker.pipelines.schedule import Schedule, due, next_after
+    from docmill.worker.pipelines.schedule import Schedule, due, next_after
 
     chance = random.Random(seed)
     schedule = Schedule("*/30 1-3 * * *", "Europe/Paris", "queue")

@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, text
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome
-from storage.core.schema import Step
-from storage.core.specs import Spec
-from storage.deletion import gc, removal, replaced
-from storage.errors import CannotMigrate, NothingEmbedded, TooManyLost
-from storage.leases.shards import Claim
-from storage.pipelines import switching, views
-from storage.pipelines.switching import KeptView, Survey
-from storage.search.search import choose
-from storage.steps import jobs, replacements
-from storage.steps.jobs import JobRequest
-from storage.steps.replacements import Replacement
-from storage.steps.steps import StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.schema import Step
+from docmill.storage.core.specs import Spec
+from docmill.storage.deletion import gc, removal, replaced
+from docmill.storage.errors import CannotMigrate, NothingEmbedded, TooManyLost
+from docmill.storage.leases.shards import Claim
+from docmill.storage.pipelines import switching, views
+from docmill.storage.pipelines.switching import KeptView, Survey
+from docmill.storage.search.search import choose
+from docmill.storage.steps import jobs, replacements
+from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.replacements import Replacement
+from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import COPY, EMBED, done, embedded, failed, numbered, read, request, work
 
 NEW = Spec("embed", "e5", "sha256:9")

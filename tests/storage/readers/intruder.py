@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from storage.readers import confinement
-from storage.readers.sandbox import send
+from docmill.storage.readers import confinement
+from docmill.storage.readers.sandbox import send
 
 TOLD = json.loads(os.environ.get("DOCMILL_TEST_INTRUDER", "{}"))
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -33,7 +33,7 @@ FIOASYNC, FIOSETOWN, SIOCSPGRP = 0x5452, 0x8901, 0x8902
 
 
 def main() -> None:
-    program: Any = importlib.import_module(f"storage.readers.{TOLD['program']}")
+    program: Any = importlib.import_module(f"docmill.storage.readers.{TOLD['program']}")
     program.serve = intrude
     for lacking in TOLD["without"]:
         setattr(confinement, lacking, lambda *_: False)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from storage.readers import (
+from docmill.storage.readers import (
     FieldUnknown,
     Record,
     Rejection,
@@ -26,8 +26,8 @@ from storage.readers import (
     SourceUnsupported,
     open_source,
 )
-from storage.readers.archives import MOST_LISTED
-from storage.readers.files import left_out, why_left_out
+from docmill.storage.readers.archives import MOST_LISTED
+from docmill.storage.readers.files import left_out, why_left_out
 from tests.storage.readers.test_sheets import Sheet, saved
 
 OPTIONS = SourceOptions()
@@ -255,7 +255,7 @@ def test_passwords_and_rare_compressions_are_refused(tmp_path: Path) -> None:
 
 PEAK = """
 import resource, sys
-from storage.readers import Rejection, SourceError, SourceOptions, open_source
+from docmill.storage.readers import Rejection, SourceError, SourceOptions, open_source
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:
     found = [i.reason for i in open_source(sys.argv[1], SourceOptions(max_record_bytes=1_000_000)).records()]
@@ -305,7 +305,7 @@ def _entry(number: int) -> bytes:
 
 
 def test_a_mailbox_without_the_library_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.readers.registry.find_spec", lambda _: None)
+    monkeypatch.setattr("docmill.storage.readers.registry.find_spec", lambda _: None)
     (tmp_path / "a.mbox").write_bytes(b"From a\n\nx\n")
     with pytest.raises(SourceUnsupported, match=r"install .*\[formats\]"):
         open_source(str(tmp_path / "a.mbox"), OPTIONS)

@@ -17,8 +17,8 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from storage.readers import confinement
-from storage.readers.sandbox import Confined
+from docmill.storage.readers import confinement
+from docmill.storage.readers.sandbox import Confined
 from tests.conftest import missing
 from tests.storage.readers.intruder import ATTEMPTS, BY_FILES, NETWORK, READING
 
@@ -145,10 +145,10 @@ def test_a_reader_that_was_taken_over_does_not_reach_postgresql(
 def test_whoever_starts_a_confined_process_lets_no_process_of_its_user_look_into_it() -> None:
     code = """
 import ctypes
-from storage.readers.sandbox import Confined
+from docmill.storage.readers.sandbox import Confined
 libc = ctypes.CDLL(None)
 before = libc.prctl(3, 0, 0, 0, 0)
-process = Confined("storage.readers.arrow_process")
+process = Confined("docmill.storage.readers.arrow_process")
 process.send({"options": {}})
 process.close()
 print(before, libc.prctl(3, 0, 0, 0, 0))  # PR_GET_DUMPABLE

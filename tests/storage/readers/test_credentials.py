@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.readers import SourceOptions, SourceUnreadable, open_source
-from storage.readers.credentials import problem, shown
+from docmill.storage.readers import SourceOptions, SourceUnreadable, open_source
+from docmill.storage.readers.credentials import problem, shown
 from tests.storage.readers.site import Site, serving
 
 SECRET = "kanarienvogel"

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage.readers import FieldUnknown, Record, Rejection, SourceOptions, SourceUnreadable, open_source
-from storage.readers.delimited import MAX_CSV_RECORD_BYTES
+from docmill.storage.readers import FieldUnknown, Record, Rejection, SourceOptions, SourceUnreadable, open_source
+from docmill.storage.readers.delimited import MAX_CSV_RECORD_BYTES
 
 OPTIONS = SourceOptions()
 

@@ -18,9 +18,9 @@ import docx
 import pytest
 from fpdf import FPDF
 
-from storage.readers import Record, Rejection, SourceEmpty, SourceOptions, SourceUnsupported, open_source
-from storage.readers.documents import Extractor, NotExtracted
-from storage.readers.registry import HTML
+from docmill.storage.readers import Record, Rejection, SourceEmpty, SourceOptions, SourceUnsupported, open_source
+from docmill.storage.readers.documents import Extractor, NotExtracted
+from docmill.storage.readers.registry import HTML
 from tests.faults.servers import Missing, tmpfs
 
 DATA = Path(__file__).parent / "data"
@@ -337,7 +337,7 @@ def test_the_reader_knows_none_of_our_settings(extractor: Extractor, monkeypatch
 def test_without_the_library_its_kinds_are_passed_over_and_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.readers.registry.find_spec", lambda _: None)
+    monkeypatch.setattr("docmill.storage.readers.registry.find_spec", lambda _: None)
     (tmp_path / "a.pdf").write_bytes(REAL["b.PDF"])
     with pytest.raises(SourceEmpty, match=r"it has 1 \.pdf.*install .*\[formats\]"):
         open_source(str(tmp_path), OPTIONS)

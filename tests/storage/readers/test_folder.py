@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.installation import install
-from storage.outputs.columns import Column, Form
-from storage.readers import (
+from docmill.storage.core.installation import install
+from docmill.storage.outputs.columns import Column, Form
+from docmill.storage.readers import (
     FieldUnknown,
     Record,
     Rejection,
@@ -28,11 +28,11 @@ from storage.readers import (
     open_source,
     why_left_out,
 )
-from storage.readers.folder import FolderSource
-from storage.readers.registry import document_suffixes
-from storage.readers.sources import kinds
-from storage.writers import Target
-from worker.cli import formatting
+from docmill.storage.readers.folder import FolderSource
+from docmill.storage.readers.registry import document_suffixes
+from docmill.storage.readers.sources import kinds
+from docmill.storage.writers import Target
+from docmill.worker.cli import formatting
 
 OPTIONS = SourceOptions()
 
@@ -312,7 +312,7 @@ def test_files_whose_library_is_missing_are_left_out_with_what_reads_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, {"a.txt": "A", "b.parquet": "PAR1", "c.pdf": "", "d.mbox": MAIL, "e.PNG": "", "f.png": ""})
-    monkeypatch.setattr("storage.readers.registry.find_spec", lambda name: None)
+    monkeypatch.setattr("docmill.storage.readers.registry.find_spec", lambda name: None)
     source = open_source(str(tmp_path), OPTIONS)
     assert keys(source) == ["a.txt"]
     assert left_out(source) == {".PNG": 1, ".png": 1, ".parquet": 1, ".pdf": 1, ".mbox": 1}
@@ -364,7 +364,7 @@ def test_a_package_that_reads_a_kind_of_file_is_asked_once_for_each_kind(
 ) -> None:
     write(tmp_path, {"a.txt": "A", **{f"{n}.png": "" for n in range(20)}})
     asked: list[str] = []
-    monkeypatch.setattr("storage.readers.plugins.row_reader", asked.append)
+    monkeypatch.setattr("docmill.storage.readers.plugins.row_reader", asked.append)
     source = FolderSource(tmp_path, OPTIONS, kinds())
     assert keys(source) == ["a.txt"]
     assert asked == [".png"]

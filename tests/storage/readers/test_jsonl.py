@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.core.normalize import normalize
-from storage.readers import FieldUnknown, Record, Rejection, SourceOptions, open_source
+from docmill.storage.core.normalize import normalize
+from docmill.storage.readers import FieldUnknown, Record, Rejection, SourceOptions, open_source
 
 OPTIONS = SourceOptions()
 

@@ -9,7 +9,7 @@ import kreuzberg
 import pytest
 from fpdf import FPDF
 
-from storage.readers import Record, SourceOptions, SourceUnsupported, ocr, open_source
+from docmill.storage.readers import Record, SourceOptions, SourceUnsupported, ocr, open_source
 from tests.conftest import missing
 
 SAID = "The printer on the second floor has no paper."

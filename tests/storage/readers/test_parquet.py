@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from pyarrow import parquet
 
-from storage.readers import (
+from docmill.storage.readers import (
     FieldUnknown,
     Record,
     Rejection,
@@ -28,12 +28,12 @@ from storage.readers import (
     SourceUnsupported,
     open_source,
 )
-from storage.readers.arrow_process import parquet as opened
-from storage.readers.records import Row, document
-from storage.readers.sandbox import Ended, receive
-from storage.readers.table import said
-from storage.readers.table_process import serve
-from storage.writers import Target
+from docmill.storage.readers.arrow_process import parquet as opened
+from docmill.storage.readers.records import Row, document
+from docmill.storage.readers.sandbox import Ended, receive
+from docmill.storage.readers.table import said
+from docmill.storage.readers.table_process import serve
+from docmill.storage.writers import Target
 from tests.storage.columns import table_of
 from tests.storage.writers.test_writers import ROWS
 
@@ -279,7 +279,7 @@ def test_without_the_library_it_is_named_and_a_compression_around_it_is_refused(
     (tmp_path / "c.parquet.gz").write_bytes(gzip.compress(path.read_bytes()))
     with pytest.raises(SourceUnsupported, match="take off a compression"):
         open_source(str(tmp_path / "c.parquet.gz"), OPTIONS)
-    monkeypatch.setattr("storage.readers.registry.find_spec", lambda name: None)
+    monkeypatch.setattr("docmill.storage.readers.registry.find_spec", lambda name: None)
     with pytest.raises(SourceUnsupported, match=r"install .*\[parquet\]"):
         open_source(str(path), OPTIONS)
 
@@ -287,7 +287,7 @@ def test_without_the_library_it_is_named_and_a_compression_around_it_is_refused(
 def test_the_library_is_in_the_other_process_only(tmp_path: Path) -> None:
     path = saved(tmp_path / "c.parquet", {"text": ["a"]})
     program = (
-        "import sys; from storage.readers import SourceOptions, open_source;"
+        "import sys; from docmill.storage.readers import SourceOptions, open_source;"
         "n = len(list(open_source(sys.argv[1], SourceOptions()).records())); print(n, 'pyarrow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
@@ -301,9 +301,9 @@ def test_the_library_reads_a_large_group_of_rows_page_by_page(tmp_path: Path) ->
     program = """
 import re, sys
 from pathlib import Path
-from storage.readers.arrow_process import parquet
-from storage.readers.table_process import serve
-from storage.readers import SourceOptions
+from docmill.storage.readers.arrow_process import parquet
+from docmill.storage.readers.table_process import serve
+from docmill.storage.readers import SourceOptions
 with open(sys.argv[1], "rb") as file, open("/dev/null", "wb") as out:
     serve(lambda: parquet(file, SourceOptions()), SourceOptions(), out)
 print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from storage.readers import (
+from docmill.storage.readers import (
     FieldUnknown,
     Record,
     SourceEmpty,
@@ -17,10 +17,10 @@ from storage.readers import (
     SourceUnsupported,
     open_source,
 )
-from storage.results import parts
-from storage.results.results import Placed
-from storage.writers import Target
-from storage.writers.parts_manifest import Manifest
+from docmill.storage.results import parts
+from docmill.storage.results.results import Placed
+from docmill.storage.writers import Target
+from docmill.storage.writers.parts_manifest import Manifest
 from tests.storage.columns import table_of
 
 OPTIONS = SourceOptions()

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.core.installation import install
-from storage.readers import (
+from docmill.storage.core.installation import install
+from docmill.storage.readers import (
     FieldUnknown,
     Record,
     Rejection,
@@ -22,8 +22,8 @@ from storage.readers import (
     SourceUnsupported,
     open_source,
 )
-from storage.readers.many_files import FilesSource
-from storage.readers.patterns import Pattern
+from docmill.storage.readers.many_files import FilesSource
+from docmill.storage.readers.patterns import Pattern
 
 OPTIONS = SourceOptions()
 
@@ -186,7 +186,7 @@ def test_a_file_whose_library_is_missing_is_rejected_and_not_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, {"a.jsonl": '{"text": "x"}\n', "b.parquet": "PAR1", "c.png": ""})
-    monkeypatch.setattr("storage.readers.registry.find_spec", lambda name: None)
+    monkeypatch.setattr("docmill.storage.readers.registry.find_spec", lambda name: None)
     pattern = str(tmp_path / "*")
     assert install("parquet") in rejections(pattern)["b.parquet"]
     assert keys(pattern) == ["a.jsonl:1"]

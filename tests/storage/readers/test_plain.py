@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.readers import Record, Rejection, SourceUnsupported, open_queries
+from docmill.storage.readers import Record, Rejection, SourceUnsupported, open_queries
 
 
 def read(folder: Path, raw: bytes, name: str = "q.txt") -> list[Record | Rejection]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.readers import (
+from docmill.storage.readers import (
     FieldUnknown,
     Record,
     Rejection,
@@ -21,7 +21,7 @@ from storage.readers import (
 
 OPTIONS = SourceOptions()
 READER = """
-from storage.readers import Record, Rejection, Row
+from docmill.storage.readers import Record, Rejection, Row
 
 def rows(stream, name, options):
     for number, line in enumerate(stream, 1):

@@ -16,7 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from storage.readers import (
+from docmill.storage.readers import (
     FieldUnknown,
     Record,
     Rejection,

@@ -28,7 +28,7 @@ import zstandard
 from fpdf import FPDF
 from pyarrow import feather, parquet
 
-from storage.readers import Record, Rejection, SourceError, SourceOptions, open_source
+from docmill.storage.readers import Record, Rejection, SourceError, SourceOptions, open_source
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "descriptions.jsonl"
 LINES = [json.loads(line) for line in EXAMPLES.read_text().splitlines()]

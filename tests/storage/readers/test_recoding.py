@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.readers import Record, Rejection, SourceOptions, SourceUnreadable, SourceUnsupported, open_source
-from storage.readers.recoding import decoded, known
+from docmill.storage.readers import Record, Rejection, SourceOptions, SourceUnreadable, SourceUnsupported, open_source
+from docmill.storage.readers.recoding import decoded, known
 
 TEXT = "Größe – naïve 中文 🐋"
 LINES = "".join(json.dumps({"id": f"k{n}", "text": f"{TEXT} {n}"}, ensure_ascii=False) + "\n" for n in range(3))

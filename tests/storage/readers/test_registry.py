@@ -13,12 +13,12 @@ from typing import NoReturn
 import click
 import pytest
 
-from storage.core.installation import install
-from storage.readers import ReaderFailed, Record, SourceOptions, documents, jsonl, open_source, registry
-from storage.readers.registry import FILES, SCHEMES, Archive, Document, Records, described, kind_of, missing
-from storage.readers.streams import gunzip, unzstd
+from docmill.storage.core.installation import install
+from docmill.storage.readers import ReaderFailed, Record, SourceOptions, documents, jsonl, open_source, registry
+from docmill.storage.readers.registry import FILES, SCHEMES, Archive, Document, Records, described, kind_of, missing
+from docmill.storage.readers.streams import gunzip, unzstd
+from docmill.worker.cli import docmill
 from tests.worker.harness import ROOT
-from worker.cli import docmill
 
 BARS = '''
 """Lines of `id|text`."""
@@ -26,7 +26,7 @@ BARS = '''
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from storage.readers.records import Rejection, Row, Rows, SourceOptions
+from docmill.storage.readers.records import Rejection, Row, Rows, SourceOptions
 
 
 def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
@@ -39,7 +39,7 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
         else:
             yield Rejection(where, "the line has no bar")
 '''
-LINE = 'registry.FILES[".bars"] = registry.Records("storage.readers.bars:rows")'
+LINE = 'registry.FILES[".bars"] = registry.Records("docmill.storage.readers.bars:rows")'
 
 
 def _docmill(
@@ -48,11 +48,11 @@ def _docmill(
     """Call docmill with the module and the line of another reader, both in this folder."""
     (folder / "bars.py").write_text(bars.lstrip(), encoding="utf-8")
     program = f"""
-import storage.readers
-from storage.readers import ReaderFailed, Record, SourceOptions, documents, jsonl, open_source, registry
-from worker.cli import main
+import docmill.storage.readers
+from docmill.storage.readers import ReaderFailed, Record, SourceOptions, documents, jsonl, open_source, registry
+from docmill.worker.cli import main
 
-storage.readers.__path__.append({str(folder)!r})
+docmill.storage.readers.__path__.append({str(folder)!r})
 {LINE}
 main()
 """
@@ -91,7 +91,7 @@ def test_a_bug_in_a_reader_is_named_with_the_file_and_what_to_do_and_without_the
     command = ("enqueue", "a.bars", "--task", "summarize", "--model", "null")
     done = _docmill(tmp_path, *command, code=2, bars=broken)
     said = " ".join(done.stderr.split())
-    assert "docmill: a.bars: the reader storage.readers.bars:rows failed (AssertionError in line " in said
+    assert "docmill: a.bars: the reader docmill.storage.readers.bars:rows failed (AssertionError in line " in said
     assert "This is a bug of docmill, not of the file. Please report it with this message;" in said
     assert "geheim" not in said
     assert "Traceback" not in said

@@ -16,7 +16,7 @@ import zstandard
 from fsspec.registry import _registry, known_implementations
 from pyarrow import parquet
 
-from storage.readers import (
+from docmill.storage.readers import (
     FieldUnknown,
     Record,
     Rejection,
@@ -26,8 +26,8 @@ from storage.readers import (
     SourceUnsupported,
     open_source,
 )
-from storage.readers.errors import BrokenStream
-from storage.readers.remote import REFUSED, content, protocols_of
+from docmill.storage.readers.errors import BrokenStream
+from docmill.storage.readers.remote import REFUSED, content, protocols_of
 from tests.storage.readers.site import Site, serving
 
 OPTIONS = SourceOptions()
@@ -89,7 +89,7 @@ def test_parts_of_a_parquet_file_are_asked_for_and_where_there_are_none_it_is_co
     assert read(f"{site.url}/c.parquet") == found
     site.sizes = False
     assert read(f"{site.url}/c.parquet") == found
-    monkeypatch.setattr("storage.readers.http_range.COPIED_BYTES", 2**20)
+    monkeypatch.setattr("docmill.storage.readers.http_range.COPIED_BYTES", 2**20)
     for site.sizes in (True, False):
         with pytest.raises(SourceUnsupported, match=r"c\.parquet: its server gives no parts of a file, and"):
             open_source(f"{site.url}/c.parquet", OPTIONS)
@@ -253,7 +253,7 @@ def test_a_file_that_is_shorter_than_its_size_ends_the_reading() -> None:
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.readers.remote.find_spec", lambda name: None)
+    monkeypatch.setattr("docmill.storage.readers.remote.find_spec", lambda name: None)
     with pytest.raises(SourceUnsupported, match=r"install .*\[remote\]"):
         open_source("https://example.org/c.jsonl", OPTIONS)
     monkeypatch.undo()

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from storage.readers import (
+from docmill.storage.readers import (
     Record,
     Rejection,
     SourceError,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import xlsxwriter
 
-from storage.readers import (
+from docmill.storage.readers import (
     FieldUnknown,
     Record,
     Rejection,
@@ -22,7 +22,7 @@ from storage.readers import (
     SourceUnsupported,
     open_source,
 )
-from storage.readers.records import KeyKind
+from docmill.storage.readers.records import KeyKind
 
 DATA = Path(__file__).parent / "data"
 NOON = datetime.datetime.fromisoformat("2026-02-03T12:30")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from storage.readers import (
+from docmill.storage.readers import (
     Record,
     Rejection,
     SourceError,
@@ -176,7 +176,7 @@ def test_memory_does_not_grow_with_the_length_of_the_file(tmp_path: Path, compre
 READ_AND_MEASURE = """
 import re, sys
 from pathlib import Path
-from storage.readers import SourceOptions, open_source
+from docmill.storage.readers import SourceOptions, open_source
 def peak_kb():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 before = peak_kb()

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from storage.readers import FieldUnknown, Record, Rejection, SourceOptions, open_source
-from storage.readers.errors import BrokenStream
-from storage.readers.streams import Expansion
+from docmill.storage.readers import FieldUnknown, Record, Rejection, SourceOptions, open_source
+from docmill.storage.readers.errors import BrokenStream
+from docmill.storage.readers.streams import Expansion
 
 MIB = 2**20
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from storage.readers import Record, Rejection, SourceOptions, open_source
-from storage.readers.subtitles import text
+from docmill.storage.readers import Record, Rejection, SourceOptions, open_source
+from docmill.storage.readers.subtitles import text
 
 VTT = """WEBVTT - A title
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import select
 
-from storage.core.database import Database
-from storage.core.schema import Document, Job
-from storage.results import appearances
-from storage.results.appearances import SeenBy, find_documents, sees
-from storage.steps import jobs
-from storage.steps.lineage import visible
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Document, Job
+from docmill.storage.results import appearances
+from docmill.storage.results.appearances import SeenBy, find_documents, sees
+from docmill.storage.steps import jobs
+from docmill.storage.steps.lineage import visible
 from tests.storage.builders import numbered, read, request, work
 from tests.storage.ingest.test_pruning import read_and_prune
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import update
 
-from storage.core.database import Database
-from storage.core.lookups import insert
-from storage.core.schema import Ingest, Job, PipelineRow, PipelineRun, Shard, Worker
-from storage.core.tables import db_now
-from storage.core.transaction import Transaction
-from storage.leases import dispatch
-from storage.results.backlog import PACE_S, read_backlog
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import insert
+from docmill.storage.core.schema import Ingest, Job, PipelineRow, PipelineRun, Shard, Worker
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.leases import dispatch
+from docmill.storage.results.backlog import PACE_S, read_backlog
+from docmill.storage.steps import jobs
 from tests.storage.builders import dispatched, failed, numbered, read, request, work
 from tests.storage.leases.test_dispatch import sign_on
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import insert, select
 
-from storage.core.database import Database
-from storage.core.schema import Shard
-from storage.core.transaction import Transaction
-from storage.results import batches
-from storage.results.batches import holds
-from storage.results.provenance import provenance
-from storage.steps.sharding import pack
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Shard
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.results import batches
+from docmill.storage.results.batches import holds
+from docmill.storage.results.provenance import provenance
+from docmill.storage.steps.sharding import pack
 from tests.storage.builders import numbered, read, request, set_shard, shards_of, work
 
 

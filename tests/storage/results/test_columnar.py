@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.core.database import Database
-from storage.core.flags import Flagged
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.core.specs import WRITING_SIZE, Spec, StoredKind
-from storage.errors import NoSuchStep
-from storage.ingest import ingest
-from storage.outputs.base import Output, OutputType
-from storage.outputs.output_types import (
+from docmill.storage.core.database import Database
+from docmill.storage.core.flags import Flagged
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import WRITING_SIZE, Spec, StoredKind
+from docmill.storage.errors import NoSuchStep
+from docmill.storage.ingest import ingest
+from docmill.storage.outputs.base import Output, OutputType
+from docmill.storage.outputs.output_types import (
     LABELS,
     OUTPUT_TYPES,
     RANKING,
@@ -32,14 +32,14 @@ from storage.outputs.output_types import (
     VECTOR,
     WEIGHTS,
 )
-from storage.results import columnar
-from storage.results.columnar import read_table
-from storage.results.results import columns, results
-from storage.steps import jobs
-from storage.steps.jobs import JobRequest
-from storage.steps.steps import StepRequest
-from storage.writers import arrow
-from storage.writers.stored import Page
+from docmill.storage.results import columnar
+from docmill.storage.results.columnar import read_table
+from docmill.storage.results.results import columns, results
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.steps import StepRequest
+from docmill.storage.writers import arrow
+from docmill.storage.writers.stored import Page
 from tests.storage.builders import COPY, gathered, numbered, read, records, work
 
 ODD = 'a "b"\\\n\tµ 𝔸 \x7f\u2028{}'

@@ -6,16 +6,16 @@ from dataclasses import replace
 
 from sqlalchemy import delete, text, update
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome
-from storage.core.schema import Job, OutcomeRow, Shard
-from storage.core.tables import db_now
-from storage.deletion import gc, removal
-from storage.leases import maintenance, shards
-from storage.leases.shards import Claim
-from storage.results.backlog import read_backlog
-from storage.results.counts import read_work
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.schema import Job, OutcomeRow, Shard
+from docmill.storage.core.tables import db_now
+from docmill.storage.deletion import gc, removal
+from docmill.storage.leases import maintenance, shards
+from docmill.storage.leases.shards import Claim
+from docmill.storage.results.backlog import read_backlog
+from docmill.storage.results.counts import read_work
+from docmill.storage.steps import jobs
 from tests.kinds import KINDS
 from tests.storage.builders import (
     COPY,

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from storage.core.database import Database
-from storage.errors import NoSuchDocument
-from storage.results.appearances import find_documents
-from storage.results.provenance import provenance
-from storage.results.results import samples
+from docmill.storage.core.database import Database
+from docmill.storage.errors import NoSuchDocument
+from docmill.storage.results.appearances import find_documents
+from docmill.storage.results.provenance import provenance
+from docmill.storage.results.results import samples
 from tests.kinds import KINDS
 from tests.storage.builders import numbered, read, request, work
 

@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from storage.core.database import Database
-from storage.results.escalations import count_escalated, shared_seconds
-from storage.results.provenance import provenance
-from storage.results.status import read_status
-from storage.steps.steps import EscalationRequest, StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.results.escalations import count_escalated, shared_seconds
+from docmill.storage.results.provenance import provenance
+from docmill.storage.results.status import read_status
+from docmill.storage.steps.steps import EscalationRequest, StepRequest
+from docmill.worker.cli.formatting import escalated, of_status
+from docmill.worker.cli.show import steps_table
 from tests.storage.builders import TRANSLATE, set_shard, shards_of
 from tests.storage.steps.test_escalation import ALONE, BEFORE_ANOTHER, LARGE, Models
-from worker.cli.formatting import escalated, of_status
-from worker.cli.show import steps_table
 
 
 @pytest.mark.parametrize(

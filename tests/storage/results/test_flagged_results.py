@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.database import Database
-from storage.core.flags import Flagged, named
-from storage.core.outcomes import Outcome, Status
-from storage.errors import NoSuchJob, PartsRefused
-from storage.ingest import ingest
-from storage.leases.shards import Claim
-from storage.results import parts, results
-from storage.results.flag_counts import count_flags
-from storage.steps import jobs
-from storage.steps.steps import StepRequest
-from storage.writers import Target
+from docmill.storage.core.database import Database
+from docmill.storage.core.flags import Flagged, named
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.errors import NoSuchJob, PartsRefused
+from docmill.storage.ingest import ingest
+from docmill.storage.leases.shards import Claim
+from docmill.storage.results import parts, results
+from docmill.storage.results.flag_counts import count_flags
+from docmill.storage.steps import jobs
+from docmill.storage.steps.steps import StepRequest
+from docmill.storage.writers import Target
 from tests.storage.builders import COPY, TRANSLATE, Record, gathered, numbered, read, request, shard, work
 from tests.storage.steps.test_steps import pipeline
 

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.errors import NoSuchJob, NoSuchStep
-from storage.leases.shards import Claim
-from storage.results import marked
-from storage.results.marked import flagged_page, group_reasons
-from storage.results.results import results
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.errors import NoSuchJob, NoSuchStep
+from docmill.storage.leases.shards import Claim
+from docmill.storage.results import marked
+from docmill.storage.results.marked import flagged_page, group_reasons
+from docmill.storage.results.results import results
+from docmill.storage.steps import jobs
 from tests.storage.builders import TRANSLATE, Text, numbered, read, request, work
 from tests.storage.steps.test_escalation import Models
 from tests.storage.steps.test_steps import Fleet, pipeline

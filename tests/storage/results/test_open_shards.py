@@ -6,9 +6,9 @@ from collections import Counter
 
 from sqlalchemy import text as sql
 
-from storage.core.database import Database
-from storage.results.backlog import read_backlog
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.results.backlog import read_backlog
+from docmill.storage.steps import jobs
 from tests.storage.builders import EMBED, claim_next, dispatched, numbered, read, request, work
 
 

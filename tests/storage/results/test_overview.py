@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from storage.core.database import Database
-from storage.ingest import ingest
-from storage.ingest.chunks import Rejected
-from storage.leases import dispatch
-from storage.results.overview import read_overview
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.ingest import ingest
+from docmill.storage.ingest.chunks import Rejected
+from docmill.storage.leases import dispatch
+from docmill.storage.results.overview import read_overview
+from docmill.storage.steps import jobs
 from tests.storage.builders import claim_next, dispatched, failed, numbered, read, records, request, work
 from tests.storage.leases.test_dispatch import sign_on
 

@@ -13,18 +13,18 @@ import pytest
 from pyarrow import parquet
 from sqlalchemy import event
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.deletion import gc, removal
-from storage.errors import FolderBusy, JobUnfinished, NoSuchStep, PartsRefused, ResultsChanged
-from storage.leases.shards import Claim
-from storage.readers import Record, SourceOptions, open_source
-from storage.results import parts
-from storage.results.parts import Progress, Written
-from storage.results.results import Placed, columns, results
-from storage.steps import jobs
-from storage.writers import Target
-from storage.writers.parts_manifest import Manifest, from_json
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.deletion import gc, removal
+from docmill.storage.errors import FolderBusy, JobUnfinished, NoSuchStep, PartsRefused, ResultsChanged
+from docmill.storage.leases.shards import Claim
+from docmill.storage.readers import Record, SourceOptions, open_source
+from docmill.storage.results import parts
+from docmill.storage.results.parts import Progress, Written
+from docmill.storage.results.results import Placed, columns, results
+from docmill.storage.steps import jobs
+from docmill.storage.writers import Target
+from docmill.storage.writers.parts_manifest import Manifest, from_json
 from tests.storage.builders import EMBED, TRANSLATE, done, failed, numbered, read, request, work
 from tests.storage.steps.test_steps import Fleet, fleet, pipeline
 
@@ -345,7 +345,7 @@ def test_two_commands_do_not_write_one_folder_at_once(database: Database, tmp_pa
 def test_parts_without_number_are_refused_before_anything_is_written(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.results.parts.MOST_PARTS", 4)
+    monkeypatch.setattr("docmill.storage.results.parts.MOST_PARTS", 4)
     job = worked(database, 25)
     with pytest.raises(PartsRefused, match="25 parts, more than 4; put at least 7 documents"):
         export(database, job, tmp_path / "out", 1)
@@ -357,7 +357,7 @@ def test_a_release_does_not_go_on_with_the_parts_of_another(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = worked(database, 25)
-    monkeypatch.setattr("storage.results.parts.version", lambda name: "0.0.9")
+    monkeypatch.setattr("docmill.storage.results.parts.version", lambda name: "0.0.9")
     export(database, job, tmp_path / "done")
     with pytest.raises(KeyboardInterrupt):
         export(database, job, tmp_path / "begun", progress=Cut(17))

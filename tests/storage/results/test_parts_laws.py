@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.results import parts
-from storage.results.parts import Progress
-from storage.results.results import Place, Placed
-from storage.writers import Target
-from storage.writers.parts_manifest import Manifest, Part, PartFile, from_json, left
+from docmill.storage.results import parts
+from docmill.storage.results.parts import Progress
+from docmill.storage.results.results import Place, Placed
+from docmill.storage.writers import Target
+from docmill.storage.writers.parts_manifest import Manifest, Part, PartFile, from_json, left
 from tests.storage.writers.test_writers import ROWS, TEXTS
 
 
@@ -58,7 +58,7 @@ class Folder:
 def unsynced() -> Iterator[None]:
     """No file of this module has to outlast a power cut, and there are thousands of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("storage.writers.files.os.fsync", lambda handle: None)
+        patch.setattr("docmill.storage.writers.files.os.fsync", lambda handle: None)
         yield
 
 

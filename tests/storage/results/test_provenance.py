@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import delete
 
-from storage.core import lookups
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Status
-from storage.core.schema import OutcomeRow
-from storage.core.specs import Spec
-from storage.errors import NoSuchDocument, NoSuchJob, NoSuchStep
-from storage.ingest import ingest
-from storage.ingest.chunks import Rejected
-from storage.leases import shards
-from storage.results.provenance import provenance
-from storage.steps import jobs
-from storage.steps.jobs import JobRequest
-from storage.steps.steps import StepRequest
+from docmill.storage.core import lookups
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.schema import OutcomeRow
+from docmill.storage.core.specs import Spec
+from docmill.storage.errors import NoSuchDocument, NoSuchJob, NoSuchStep
+from docmill.storage.ingest import ingest
+from docmill.storage.ingest.chunks import Rejected
+from docmill.storage.leases import shards
+from docmill.storage.results.provenance import provenance
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import EMBED, claim_next, failed, gathered, numbered, read, records, request, work
 
 COPIED = Spec("copy", "copier", "sha256:1")
@@ -123,7 +123,7 @@ def test_an_unknown_document_is_refused_with_ids_that_are_near(database: Databas
 def test_ids_are_suggested_from_a_bounded_number_and_by_their_beginning(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.results.provenance.COMPARED", 1)
+    monkeypatch.setattr("docmill.storage.results.provenance.COMPARED", 1)
     job = read(database, request(), [("first", "a"), ("letters/1916.txt", "b")])
     with pytest.raises(NoSuchDocument, match=r"Did you mean letters/1916\.txt\?"):
         provenance(database, job.id, "letters/19")

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, insert, text
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome
-from storage.core.schema import ShardCount, WorkCount
-from storage.core.transaction import Transaction
-from storage.leases import shards
-from storage.leases.shards import Claim
-from storage.results import recount
-from storage.results.counts import read_work
-from storage.results.recount import Corrected
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.schema import ShardCount, WorkCount
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.leases import shards
+from docmill.storage.leases.shards import Claim
+from docmill.storage.results import recount
+from docmill.storage.results.counts import read_work
+from docmill.storage.results.recount import Corrected
 from tests.storage.builders import at_once, claim_next, done, failed, numbered, read, request, set_shard, work
 from tests.storage.ledger import assert_exported, assert_kept
 

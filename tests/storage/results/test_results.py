@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 from sqlalchemy import event
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.errors import NoSuchJob
-from storage.ingest import ingest
-from storage.ingest.chunks import Rejected
-from storage.leases import shards
-from storage.leases.shards import Claim
-from storage.results.results import count_doubtful, failures, input_columns, inputs, results, samples
-from storage.steps import jobs
-from storage.steps.jobs import JobRequest
-from storage.steps.steps import StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.errors import NoSuchJob
+from docmill.storage.ingest import ingest
+from docmill.storage.ingest.chunks import Rejected
+from docmill.storage.leases import shards
+from docmill.storage.leases.shards import Claim
+from docmill.storage.results.results import count_doubtful, failures, input_columns, inputs, results, samples
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
     COPY,
     EMBED,
@@ -224,7 +224,7 @@ def test_rejections_in_a_folder_come_in_the_order_of_their_paths(database: Datab
 def test_failures_come_in_the_order_of_the_source_be_they_few_or_many(
     database: Database, monkeypatch: pytest.MonkeyPatch, n_failed: int
 ) -> None:
-    monkeypatch.setattr("storage.results.results.FEW", 20)
+    monkeypatch.setattr("docmill.storage.results.results.FEW", 20)
     texts = numbered(60)
     read(database, request(corpus="other"), texts[::-1])  # so that the order of the contents is another one
     job = read(database, request(), texts)

@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import event
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Status
-from storage.leases import dispatch, shards
-from storage.leases.stall_diagnosis import UNBLOCKING, Cause, JobSnapshot, waiting_for
-from storage.results.status import JobStatus, list_statuses, read_status
-from storage.results.time_left import TimeLeft, Unknown
-from storage.steps import jobs
-from storage.steps.steps import StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.leases import dispatch, shards
+from docmill.storage.leases.stall_diagnosis import UNBLOCKING, Cause, JobSnapshot, waiting_for
+from docmill.storage.results.status import JobStatus, list_statuses, read_status
+from docmill.storage.results.time_left import TimeLeft, Unknown
+from docmill.storage.steps import jobs
+from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import COPY, claim_next, done, numbered, read, request, set_shard, shards_of, work
 from tests.storage.leases.test_dispatch import sign_on
 

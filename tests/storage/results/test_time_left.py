@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.results.time_left import HeldShard, StepWork, TimeLeft, Unknown, estimate
+from docmill.storage.results.time_left import HeldShard, StepWork, TimeLeft, Unknown, estimate
 
 CHARS, TEXTS, TOKENS = 1_000, 10, 250  # of each shard
 NOW = 1e9

@@ -6,10 +6,10 @@ from dataclasses import astuple
 
 import pytest
 
-from storage.core.database import Database
-from storage.leases import shards
-from storage.results.status import read_status
-from storage.results.time_use import TimeUse, time_use
+from docmill.storage.core.database import Database
+from docmill.storage.leases import shards
+from docmill.storage.results.status import read_status
+from docmill.storage.results.time_use import TimeUse, time_use
 from tests.storage.builders import claim_next, done, numbered, read, request
 from tests.storage.leases.test_dispatch import sign_on
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from storage.results.worker_pace import LEAST_SHARDS, Pace, slowness, total
+from docmill.storage.results.worker_pace import LEAST_SHARDS, Pace, slowness, total
 
 
 def pace(tokens: int, held_s: float, shards: int = LEAST_SHARDS, texts: int = 10) -> Pace:

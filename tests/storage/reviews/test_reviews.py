@@ -8,24 +8,24 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Status
-from storage.core.risk import Feature, RiskModel
-from storage.core.schema import Judgement
-from storage.deletion import gc, removal, versions
-from storage.errors import NoRisk, NoSuchStep, NotReviewable
-from storage.leases.shards import Claim
-from storage.results.results import results
-from storage.reviews import judgements, risks
-from storage.reviews.items import items
-from storage.reviews.judgements import Judged, Verdict
-from storage.reviews.population import Population, population, rank, reviewed_step
-from storage.reviews.risks import Risk
-from storage.steps import jobs
-from storage.steps.steps import EscalationRequest, StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.risk import Feature, RiskModel
+from docmill.storage.core.schema import Judgement
+from docmill.storage.deletion import gc, removal, versions
+from docmill.storage.errors import NoRisk, NoSuchStep, NotReviewable
+from docmill.storage.leases.shards import Claim
+from docmill.storage.results.results import results
+from docmill.storage.reviews import judgements, risks
+from docmill.storage.reviews.items import items
+from docmill.storage.reviews.judgements import Judged, Verdict
+from docmill.storage.reviews.population import Population, population, rank, reviewed_step
+from docmill.storage.reviews.risks import Risk
+from docmill.storage.steps import jobs
+from docmill.storage.steps.steps import EscalationRequest, StepRequest
+from docmill.worker.reviewing.files import Entry, rows_of
+from docmill.worker.reviewing.session import Review
 from tests.storage.builders import COPY, EMBED, embedded, numbered, read, request, work
-from worker.reviewing.files import Entry, rows_of
-from worker.reviewing.session import Review
 
 
 def judging(claim: Claim) -> list[Outcome]:

@@ -7,17 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from storage.core.database import Database
-from storage.core.flags import Flagged
-from storage.core.outcomes import Outcome, Status
-from storage.core.specs import Spec
-from storage.leases.shards import Claim
-from storage.search import ann, pgvector_index
-from storage.search.ann import is_worth_it
-from storage.search.search import search
-from storage.steps import jobs
-from storage.steps.jobs import JobRequest
-from storage.steps.steps import EscalationRequest, StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.core.flags import Flagged
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.specs import Spec
+from docmill.storage.leases.shards import Claim
+from docmill.storage.search import ann, pgvector_index
+from docmill.storage.search.ann import is_worth_it
+from docmill.storage.search.search import search
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from tests.storage.builders import EMBED, TRANSLATE, numbered, read, request, shard, work
 from tests.storage.indexes import agrees, database, found, index, proposed, rows, whatever_it_costs
 from tests.storage.search.test_search import ALL_WINDOWS, DIM, embed, embedded, vector_of, windowed

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.search.knn import Matrix, Nearest, cosines
+from docmill.storage.search.knn import Matrix, Nearest, cosines
 
 # Few values, so that many are equal.
 ROWS = st.integers(1, 4).flatmap(

@@ -13,18 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import update
 
-from storage.core import advisory_locks
-from storage.core.database import Database
-from storage.core.outcomes import Outcome
-from storage.core.schema import OutcomeRow
-from storage.core.tables import db_now
-from storage.deletion import gc, removal
-from storage.deletion.tracing import trace
-from storage.errors import CannotIndex, DatabaseBusy
-from storage.leases.shards import Claim
-from storage.search import pgvector_index
-from storage.search.search import choose
-from storage.steps import jobs
+from docmill.storage.core import advisory_locks
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.schema import OutcomeRow
+from docmill.storage.core.tables import db_now
+from docmill.storage.deletion import gc, removal
+from docmill.storage.deletion.tracing import trace
+from docmill.storage.errors import CannotIndex, DatabaseBusy
+from docmill.storage.leases.shards import Claim
+from docmill.storage.search import pgvector_index
+from docmill.storage.search.search import choose
+from docmill.storage.steps import jobs
 from tests.kinds import KINDS
 from tests.storage.builders import EMBED, at_once, numbered, read, request, work
 from tests.storage.indexes import agrees, database, index, proposed, rows, whatever_it_costs

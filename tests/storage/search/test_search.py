@@ -8,17 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Status
-from storage.errors import NoSuchCorpus, NothingEmbedded
-from storage.leases.shards import Claim
-from storage.search import search as searching
-from storage.search.knn import Matrix
-from storage.search.scope import Searched
-from storage.search.search import Hit, choose, hits, search
-from storage.steps import jobs
-from storage.steps.jobs import JobRequest
-from storage.steps.steps import StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.errors import NoSuchCorpus, NothingEmbedded
+from docmill.storage.leases.shards import Claim
+from docmill.storage.search import search as searching
+from docmill.storage.search.knn import Matrix
+from docmill.storage.search.scope import Searched
+from docmill.storage.search.search import Hit, choose, hits, search
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
     EMBED,
     TRANSLATE,

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from storage.core.database import Database
-from storage.core.doubts import Doubt
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.leases import shards
-from storage.leases.shards import Claim
-from storage.results.provenance import provenance
-from storage.results.results import failures, results
-from storage.results.status import JobStatus, read_status
-from storage.steps import jobs
-from storage.steps.jobs import OpenJob
-from storage.steps.steps import EscalationRequest, Failures, StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.core.doubts import Doubt
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.leases import shards
+from docmill.storage.leases.shards import Claim
+from docmill.storage.results.provenance import provenance
+from docmill.storage.results.results import failures, results
+from docmill.storage.results.status import JobStatus, read_status
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import OpenJob
+from docmill.storage.steps.steps import EscalationRequest, Failures, StepRequest
 from tests.storage.builders import TRANSLATE, claim_next, numbered, read, work
 from tests.storage.steps.test_escalation import BEFORE_ANOTHER, LARGE, Models
 from tests.storage.steps.test_steps import pipeline

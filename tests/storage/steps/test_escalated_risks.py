@@ -8,20 +8,20 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import select
 
-from storage.core.database import Database
-from storage.core.doubts import Doubt
-from storage.core.number_bounds import Bound
-from storage.core.outcomes import Outcome, Status
-from storage.core.risk import NUMBERS, Feature, FittedRisk, RiskModel
-from storage.core.schema import OutcomeRow
-from storage.errors import NoRisk
-from storage.leases.shards import Claim
-from storage.reviews import risks
-from storage.reviews.population import reviewed_step
-from storage.reviews.risks import Risk
-from storage.steps import fitted_risks, jobs
-from storage.steps.doubt_conditions import doubted
-from storage.steps.steps import EscalationRequest, StepRequest, of_job
+from docmill.storage.core.database import Database
+from docmill.storage.core.doubts import Doubt
+from docmill.storage.core.number_bounds import Bound
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.risk import NUMBERS, Feature, FittedRisk, RiskModel
+from docmill.storage.core.schema import OutcomeRow
+from docmill.storage.errors import NoRisk
+from docmill.storage.leases.shards import Claim
+from docmill.storage.reviews import risks
+from docmill.storage.reviews.population import reviewed_step
+from docmill.storage.reviews.risks import Risk
+from docmill.storage.steps import fitted_risks, jobs
+from docmill.storage.steps.doubt_conditions import doubted
+from docmill.storage.steps.steps import EscalationRequest, StepRequest, of_job
 from tests.storage.builders import TRANSLATE, numbered, read, request, work
 from tests.storage.steps.test_escalation import LARGE, Models, won
 from tests.storage.steps.test_steps import pipeline

@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 from sqlalchemy import text as sql
 
-from storage.core.database import Database
-from storage.core.doubts import Doubt
-from storage.core.number_bounds import Bound
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.core.specs import Spec
-from storage.deletion import gc
-from storage.leases import shards
-from storage.leases.shards import Claim
-from storage.pipelines import views
-from storage.results.fingerprint import marks
-from storage.results.flag_counts import count_flags
-from storage.results.results import failures, results
-from storage.results.status import read_status
-from storage.steps import jobs
-from storage.steps.jobs import OpenJob
-from storage.steps.steps import EscalationRequest, StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.core.doubts import Doubt
+from docmill.storage.core.number_bounds import Bound
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import Spec
+from docmill.storage.deletion import gc
+from docmill.storage.leases import shards
+from docmill.storage.leases.shards import Claim
+from docmill.storage.pipelines import views
+from docmill.storage.results.fingerprint import marks
+from docmill.storage.results.flag_counts import count_flags
+from docmill.storage.results.results import failures, results
+from docmill.storage.results.status import read_status
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import OpenJob
+from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from tests.storage.builders import TRANSLATE, Text, claim_next, numbered, read, shard, shards_of, work
 from tests.storage.steps.test_steps import EMBED, pipeline
 

@@ -7,21 +7,21 @@ from dataclasses import dataclass, replace
 import pytest
 from sqlalchemy import text as sql
 
-from storage.core.database import Database
-from storage.core.flags import Flagged, named
-from storage.core.outcomes import Outcome, Status
-from storage.core.specs import Spec
-from storage.deletion import gc
-from storage.leases.shards import Claim
-from storage.pipelines import views
-from storage.results.fingerprint import marks
-from storage.results.flag_counts import count_flags
-from storage.results.results import failures, results
-from storage.results.status import read_status
-from storage.steps import jobs
-from storage.steps.flag_conditions import as_text, condition
-from storage.steps.jobs import OpenJob
-from storage.steps.steps import StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.core.flags import Flagged, named
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.specs import Spec
+from docmill.storage.deletion import gc
+from docmill.storage.leases.shards import Claim
+from docmill.storage.pipelines import views
+from docmill.storage.results.fingerprint import marks
+from docmill.storage.results.flag_counts import count_flags
+from docmill.storage.results.results import failures, results
+from docmill.storage.results.status import read_status
+from docmill.storage.steps import jobs
+from docmill.storage.steps.flag_conditions import as_text, condition
+from docmill.storage.steps.jobs import OpenJob
+from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import TRANSLATE, Text, numbered, read, shard, work
 from tests.storage.steps.test_steps import EMBED, SUMMARIZE, pipeline
 
@@ -225,7 +225,7 @@ def test_a_step_reads_outputs_below_a_bound_and_another_all_the_rest(database: D
 def test_the_condition_is_the_same_in_sql(database: Database, flags: list[str]) -> None:
     from sqlalchemy import bindparam, select
 
-    from storage.core.tables import Json
+    from docmill.storage.core.tables import Json
 
     for names in (["doubtful"], ["empty"], ["language"], ["language:fr"], ["invalid_utf8"], ["windowed", "empty"]):
         for lacking in (False, True):

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from storage.core.database import Database
-from storage.core.schema import Job, JobKey
-from storage.deletion import gc, removal
-from storage.errors import KeyReused
-from storage.steps import job_keys, jobs
-from storage.steps.job_keys import IdempotencyKey
-from storage.steps.jobs import JobRequest, OpenJob
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Job, JobKey
+from docmill.storage.deletion import gc, removal
+from docmill.storage.errors import KeyReused
+from docmill.storage.steps import job_keys, jobs
+from docmill.storage.steps.job_keys import IdempotencyKey
+from docmill.storage.steps.jobs import JobRequest, OpenJob
 from tests.storage.builders import at_once, numbered, read, request
 
 KEY = IdempotencyKey("nightly 2026-11-28", {"--task": "embed", "--top-k": 3})

@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 from sqlalchemy import text as sql
 
-from storage.core.database import Database
-from storage.core.flags import Flagged
-from storage.core.specs import Spec
-from storage.deletion import gc
-from storage.duplicates import clusters
-from storage.duplicates.methods import ByText
-from storage.ingest import ingest
-from storage.pipelines import views
-from storage.results.flag_counts import count_flags
-from storage.results.provenance import provenance
-from storage.results.results import failures, results
-from storage.results.status import read_status
-from storage.search.search import choose, search
-from storage.steps import jobs
-from storage.steps.job_keys import IdempotencyKey
-from storage.steps.jobs import JobRequest, OpenJob
-from storage.steps.steps import StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.core.flags import Flagged
+from docmill.storage.core.specs import Spec
+from docmill.storage.deletion import gc
+from docmill.storage.duplicates import clusters
+from docmill.storage.duplicates.methods import ByText
+from docmill.storage.ingest import ingest
+from docmill.storage.pipelines import views
+from docmill.storage.results.flag_counts import count_flags
+from docmill.storage.results.provenance import provenance
+from docmill.storage.results.results import failures, results
+from docmill.storage.results.status import read_status
+from docmill.storage.search.search import choose, search
+from docmill.storage.steps import jobs
+from docmill.storage.steps.job_keys import IdempotencyKey
+from docmill.storage.steps.jobs import JobRequest, OpenJob
+from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import COPY, TRANSLATE, Text, chunks, embedded, failed, read, request, work
 from tests.storage.steps.test_flag_conditions import Flagger
 from tests.storage.steps.test_steps import EMBED, SUMMARIZE, pipeline

@@ -12,19 +12,19 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from storage.core.database import Database
-from storage.core.schema import Content, Document, Prompt, Step
-from storage.core.specs import Spec
-from storage.deletion import gc, removal, tracing
-from storage.ingest import ingest
-from storage.pipelines import views
-from storage.results.fingerprint import marks
-from storage.results.results import failures, results
-from storage.search.search import choose, search
-from storage.steps import jobs, lineage
-from storage.steps.jobs import JobRequest, OpenJob
-from storage.steps.propagation import Traversal
-from storage.steps.steps import StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Content, Document, Prompt, Step
+from docmill.storage.core.specs import Spec
+from docmill.storage.deletion import gc, removal, tracing
+from docmill.storage.ingest import ingest
+from docmill.storage.pipelines import views
+from docmill.storage.results.fingerprint import marks
+from docmill.storage.results.results import failures, results
+from docmill.storage.search.search import choose, search
+from docmill.storage.steps import jobs, lineage
+from docmill.storage.steps.jobs import JobRequest, OpenJob
+from docmill.storage.steps.propagation import Traversal
+from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import EMBED, TRANSLATE, at_once, gathered
 from tests.storage.steps.test_prompts import NEWS, News, count, take
 from tests.storage.steps.test_steps import SUMMARIZE, Fleet, finished

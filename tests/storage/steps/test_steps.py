@@ -12,20 +12,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.core.schema import Content, OutcomeRow, Shard, StepText
-from storage.core.specs import Spec
-from storage.errors import LeaseLost, NoSuchStep
-from storage.leases import dispatch, shards
-from storage.leases.shards import Claim
-from storage.leases.stall_diagnosis import Cause
-from storage.results.results import failures, results
-from storage.results.status import read_status
-from storage.steps import jobs
-from storage.steps.jobs import JobRequest, OpenJob
-from storage.steps.sharding import unpack
-from storage.steps.steps import StepRequest
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.schema import Content, OutcomeRow, Shard, StepText
+from docmill.storage.core.specs import Spec
+from docmill.storage.errors import LeaseLost, NoSuchStep
+from docmill.storage.leases import dispatch, shards
+from docmill.storage.leases.shards import Claim
+from docmill.storage.leases.stall_diagnosis import Cause
+from docmill.storage.results.results import failures, results
+from docmill.storage.results.status import read_status
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import JobRequest, OpenJob
+from docmill.storage.steps.sharding import unpack
+from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
     TRANSLATE,
     Text,

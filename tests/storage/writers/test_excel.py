@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from python_calamine import CalamineWorkbook
 
-from storage.outputs.columns import Column, Form
-from storage.readers import Record, SourceOptions, open_source
-from storage.writers import Target, excel, write_stream
-from storage.writers.base import FormatUnfit, Written
+from docmill.storage.outputs.columns import Column, Form
+from docmill.storage.readers import Record, SourceOptions, open_source
+from docmill.storage.writers import Target, excel, write_stream
+from docmill.storage.writers.base import FormatUnfit, Written
 from tests.storage.columns import table_of
 from tests.storage.writers.test_writers import TEXTS
 

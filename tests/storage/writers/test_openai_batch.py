@@ -12,9 +12,9 @@ import pytest
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 
-from storage.writers import Target
-from storage.writers.base import FormatUnfit
-from storage.writers.openai_batch import (
+from docmill.storage.writers import Target
+from docmill.storage.writers.base import FormatUnfit
+from docmill.storage.writers.openai_batch import (
     CHAT,
     COMPLETIONS,
     EMBEDDINGS,

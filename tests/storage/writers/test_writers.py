@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pyarrow import parquet
 
-from storage.readers import Record, SourceOptions, open_source
-from storage.writers import Target, jsonl, vectors, write_stream
-from storage.writers.base import FormatUnfit
-from storage.writers.delimited import escape_formula, unescape_formula
+from docmill.storage.readers import Record, SourceOptions, open_source
+from docmill.storage.writers import Target, jsonl, vectors, write_stream
+from docmill.storage.writers.base import FormatUnfit
+from docmill.storage.writers.delimited import escape_formula, unescape_formula
 from tests.storage.columns import table_of
 
 Row = dict[str, Any]
@@ -201,7 +201,7 @@ def test_the_name_says_the_format_unless_one_is_asked_for() -> None:
 
 
 def test_parquet_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.writers.base.find_spec", lambda name: None)
+    monkeypatch.setattr("docmill.storage.writers.base.find_spec", lambda name: None)
     with pytest.raises(FormatUnfit, match=r"install .*\[parquet\]"):
         Target.of(Path("a.parquet"))
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tasks.backends.accelerator import memory_errors
-from tasks.errors import DeviceLost, OutOfMemory
+from docmill.tasks.backends.accelerator import memory_errors
+from docmill.tasks.errors import DeviceLost, OutOfMemory
 
 
 def test_more_memory_than_there_is_is_told_apart_from_other_errors() -> None:

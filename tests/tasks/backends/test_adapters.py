@@ -17,14 +17,14 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoTokenizer
 
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.backends.accelerator import quiet
-from tasks.backends.merging import require_fits
-from tasks.engine.backend_factory import open_backend
-from tasks.errors import BadOption, CannotServe, ModelCorrupt, ModelNotFound, ModelUnsuitable
-from tasks.specs import adapters, pinning
-from tasks.specs.plan import build_spec
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.merging import require_fits
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import BadOption, CannotServe, ModelCorrupt, ModelNotFound, ModelUnsuitable
+from docmill.tasks.specs import adapters, pinning
+from docmill.tasks.specs.plan import build_spec
 from tests.tasks import architectures, decoders
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal

@@ -15,7 +15,7 @@ import pytest
 BLOCK = 64 << 20
 PROGRAM = f"""
 import ctypes, json, resource, sys
-from tasks.backends import allocator
+from docmill.tasks.backends import allocator
 
 def pages() -> int:
     return int(open("/proc/self/statm").read().split()[1])

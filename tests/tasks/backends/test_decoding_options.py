@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
-from storage.core.specs import Spec
-from tasks.backends.accelerator import quiet
-from tasks.backends.decoding import seed_of
-from tasks.engine.backend_factory import open_backend
-from tasks.errors import BadOption, CannotServe
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.decoding import seed_of
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import BadOption, CannotServe
 from tests.tasks import decoders, reference
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
 from tests.tasks.conftest import Bench

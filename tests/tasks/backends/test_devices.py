@@ -8,7 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from tasks.backends.devices import memory
+from docmill.tasks.backends.devices import memory
 
 BLOCK = 64 << 20
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="resident memory is known on Linux only")

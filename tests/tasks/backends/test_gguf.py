@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tasks.backends import gguf as conversion
-from tasks.backends.accelerator import quiet
-from tasks.errors import ModelCorrupt, ModelError, ModelNotFound, ModelUnsuitable, NotInstalled
-from tasks.models import gguf
-from tasks.specs import pinning
+from docmill.tasks.backends import gguf as conversion
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.errors import ModelCorrupt, ModelError, ModelNotFound, ModelUnsuitable, NotInstalled
+from docmill.tasks.models import gguf
+from docmill.tasks.specs import pinning
 from tests.tasks import gguf_files
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal

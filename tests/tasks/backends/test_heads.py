@@ -11,16 +11,16 @@ import torch
 import transformers
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from storage.core.specs import Spec
-from tasks.backends import Assignment
-from tasks.backends.accelerator import quiet
-from tasks.backends.encoder import heads
-from tasks.backends.encoder.comparison import Comparison
-from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
-from tasks.backends.encoder.encoder_backend import EncoderBackend
-from tasks.backends.encoder.packed import PackedEncoder
-from tasks.batching import Item, Pool
-from tasks.outputs import Head, Vector
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.encoder import heads
+from docmill.tasks.backends.encoder.comparison import Comparison
+from docmill.tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
+from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
+from docmill.tasks.backends.encoder.packed import PackedEncoder
+from docmill.tasks.batching import Item, Pool
+from docmill.tasks.outputs import Head, Vector
 from tests.tasks import architectures
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}

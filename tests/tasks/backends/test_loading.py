@@ -16,12 +16,12 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from storage.core.specs import Spec
-from tasks.backends.convert import safe_folder
-from tasks.backends.generation_files import Opening
-from tasks.backends.loading import hollow, reported
-from tasks.engine.backend_factory import open_backend
-from tasks.errors import CannotServe
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends.convert import safe_folder
+from docmill.tasks.backends.generation_files import Opening
+from docmill.tasks.backends.loading import hollow, reported
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import CannotServe
 from tests.tasks import architectures, decoders
 from tests.tasks.conftest import EXAMPLES, Bench
 
@@ -79,7 +79,7 @@ def test_a_conversion_of_an_earlier_release_does_not_hide_what_its_model_lacks(
 ) -> None:
     folder = drop(Path(shutil.copytree(MARIAN, tmp_path / "cut")), "encoder.layers.0.fc1")
     with monkeypatch.context() as earlier:
-        earlier.setattr("tasks.backends.loading.Report.require", lambda *_, **__: None)
+        earlier.setattr("docmill.tasks.backends.loading.Report.require", lambda *_, **__: None)
         open_one(bench, "translate", folder, backend, source_lang="fr", target_lang="en")
     with pytest.raises(CannotServe, match="lack 2 weights"):
         open_one(bench, "translate", folder, backend, source_lang="fr", target_lang="en")
@@ -203,5 +203,5 @@ def test_experts_that_would_fill_the_memory_are_left_to_loading(
     spec = Spec("generate", str(folder), "sha256:00", "float32", {"prompt": "{text}"})
     opening = Opening.of(spec, folder, bench.cache_dir)
     assert opening.require_weights(transformers.AutoModelForCausalLM) is not None
-    monkeypatch.setattr("tasks.backends.loading._MOST_JOINED_BYTES", 100)
+    monkeypatch.setattr("docmill.tasks.backends.loading._MOST_JOINED_BYTES", 100)
     assert opening.require_weights(transformers.AutoModelForCausalLM) is None

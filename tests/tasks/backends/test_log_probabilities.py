@@ -13,13 +13,13 @@ import torch
 from llguidance.hf import from_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from storage.core.outcomes import Outcome
-from tasks.backends import Assignment
-from tasks.backends.accelerator import quiet
-from tasks.backends.decoding import seed_of
-from tasks.backends.encoder_decoder.seq2seq import Seq2SeqBackend
-from tasks.batching import Item, Pool
-from tasks.outputs import Generated, Head, Several
+from docmill.storage.core.outcomes import Outcome
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.decoding import seed_of
+from docmill.tasks.backends.encoder_decoder.seq2seq import Seq2SeqBackend
+from docmill.tasks.batching import Item, Pool
+from docmill.tasks.outputs import Generated, Head, Several
 from tests.tasks.backends.decoder_only.test_constraint import SHORT, Masked
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
 from tests.tasks.backends.encoder_decoder.test_searches import written as generated

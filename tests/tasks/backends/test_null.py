@@ -11,26 +11,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.core.outcomes import Outcome, Status
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.backends.null import NullBackend
-from tasks.engine.backend_factory import open_backend
-from tasks.errors import CannotServe, ModelCorrupt, ModelNotFound
-from tasks.models import null
-from tasks.specs import pinning
-from tasks.specs.plan import build_spec
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.backends.null import NullBackend
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import CannotServe, ModelCorrupt, ModelNotFound
+from docmill.tasks.models import null
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.plan import build_spec
 from tests.tasks.conftest import EngineOf
 
 PARAGRAPH = "Every word of this paragraph is a token, and the whole is longer than a window. " * 90
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from tasks import kinds
-from tasks.engine.backend_factory import open_backend
-from tasks.engine.engine import Engine
-from tasks.specs import pinning
-from tasks.specs.plan import build_spec
+from docmill.tasks import kinds
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.engine.engine import Engine
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.plan import build_spec
 
 pinned = pinning.pin("null", models_dir=None, cache_dir=Path("none"))
 spec = build_spec("embed", pinned, kinds.options("embed"), pinning.read_config(pinned, models_dir=None))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.backends import accelerator, processor
+from docmill.tasks.backends import accelerator, processor
 
 
 def test_facts_are_those_of_torch_and_known_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,21 +14,21 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.specs import Spec
-from tasks.backends import registry, selection
-from tasks.engine.backend_factory import open_backend
-from tasks.errors import BadOption, CannotServe
-from tasks.models.families import Family
-from tasks.specs import pinning
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends import registry, selection
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import BadOption, CannotServe
+from docmill.tasks.models.families import Family
+from docmill.tasks.specs import pinning
 from tests.tasks.backends.test_selection import QUALITIES
 from tests.worker.harness import ROOT
 
 MODULE = '''
-from tasks.backends.static import StaticLoop
-from tasks.batching import Budget
-from tasks.kinds.base import Traits
-from tasks.outputs import Generated
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends.static import StaticLoop
+from docmill.tasks.batching import Budget
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.outputs import Generated
+from docmill.tasks.windows.windows import Encoded
 
 
 class CapitalsBackend:
@@ -56,7 +56,7 @@ class CapitalsBackend:
         return [Generated(item.encoded.features.upper(), item.tokens) for item in items]
 '''
 ROW = (
-    'Row("capitals", "json", (Offer("tasks.backends.capitals:CapitalsBackend", Head.SEQ2SEQ_TEXT, _ENCODER_DECODERS, '
+    'Row("capitals", "json", (Offer("docmill.tasks.backends.capitals:CapitalsBackend", Head.SEQ2SEQ_TEXT, _ENCODER_DECODERS, '
     'extra=Extra("capitals", ("nothing_of_this_name",), "capital letters")),)),'
 )
 

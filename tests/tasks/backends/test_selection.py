@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from tasks.backends import selection
-from tasks.models.families import Family
+from docmill.tasks.backends import selection
+from docmill.tasks.models.families import Family
 
 CPU, GPU = "cpu", "cuda:0"
 QUALITIES = ("native", "float32", "bfloat16", "float16", "int8")

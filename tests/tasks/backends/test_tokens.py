@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from tasks.backends import tokens
-from tasks.backends.accelerator import quiet
-from tasks.backends.tokens import Tokens, padded
+from docmill.tasks.backends import tokens
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.tokens import Tokens, padded
 from tests.tasks.conftest import EXAMPLES
 
 

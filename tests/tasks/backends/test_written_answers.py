@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from storage.core.outcomes import Outcome, Status
-from tasks.errors import BadOption, CannotServe
-from tasks.kinds import answer
-from tasks.kinds.answer import answer_in, asking
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.tasks.errors import BadOption, CannotServe
+from docmill.tasks.kinds import answer
+from docmill.tasks.kinds.answer import answer_in, asking
 from tests.tasks import architectures, decoders
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal

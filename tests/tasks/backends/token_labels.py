@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from tasks.backends import Assignment, accelerator
-from tasks.backends.encoder.heads import EncoderModel, own_states
-from tasks.backends.tokens import Tokens
-from tasks.kinds.base import Traits
-from tasks.models import families
-from tasks.outputs import Output, Vector
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends import Assignment, accelerator
+from docmill.tasks.backends.encoder.heads import EncoderModel, own_states
+from docmill.tasks.backends.tokens import Tokens
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.models import families
+from docmill.tasks.outputs import Output, Vector
+from docmill.tasks.windows.windows import Encoded
 
 
 def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.checks import Checks, Context, Finding
+from docmill.tasks.checks import Checks, Context, Finding
 
 TEXTS = Path(__file__).parents[1] / "texts"
 COPIES = [

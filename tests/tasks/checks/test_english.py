@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.checks import english
-from tasks.checks.words import words
+from docmill.tasks.checks import english
+from docmill.tasks.checks.words import words
 
 
 @pytest.mark.parametrize("word", ["library", "libraries", "coloured", "reading", "windows", "tools"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.checks import Checks, Context, Finding
+from docmill.tasks.checks import Checks, Context, Finding
 
 FRENCH = "Ce paquet fournit une bibliothèque pour analyser des fichiers, et un programme pour les écrire."
 PAIRS = [

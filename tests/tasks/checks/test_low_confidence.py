@@ -7,16 +7,16 @@ from typing import cast
 
 import pytest
 
-from storage.core.flags import known
-from storage.core.outcomes import DOUBTFUL, LOW_CONFIDENCE, Outcome, Status
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.checks import NONE, Checks, low_confidence
-from tasks.engine.documents import Document
-from tasks.engine.submission import Submission
-from tasks.kinds import Traits
-from tasks.kinds.base import Computed, Recipe
-from tasks.windows.windows import Coder, Window
+from docmill.storage.core.flags import known
+from docmill.storage.core.outcomes import DOUBTFUL, LOW_CONFIDENCE, Outcome, Status
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.checks import NONE, Checks, low_confidence
+from docmill.tasks.engine.documents import Document
+from docmill.tasks.engine.submission import Submission
+from docmill.tasks.kinds import Traits
+from docmill.tasks.kinds.base import Computed, Recipe
+from docmill.tasks.windows.windows import Coder, Window
 
 
 class Wrote(Recipe):

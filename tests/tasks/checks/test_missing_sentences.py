@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.checks import Checks, Context, Finding
+from docmill.tasks.checks import Checks, Context, Finding
 
 # The same five sentences in six languages, of lengths as different as sentences have.
 ENGLISH = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.checks.names import Form, Text, are_alike, exact, named
+from docmill.tasks.checks.names import Form, Text, are_alike, exact, named
 
 
 def read(text: str, besides: frozenset[str] = frozenset()) -> dict[str, Form]:

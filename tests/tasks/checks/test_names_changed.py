@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.checks import Checks, Context, Finding
+from docmill.tasks.checks import Checks, Context, Finding
 
 
 def found(given: str, output: str, context: Context | None = None) -> list[Finding]:

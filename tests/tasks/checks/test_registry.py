@@ -6,12 +6,12 @@ import logging
 
 import pytest
 
-from storage.core.outcomes import CHECKED, DOUBTFUL, Outcome, Status
-from storage.core.specs import Spec
-from tasks import checks, kinds
-from tasks.checks import CHECKS, Check, Checks, Context
-from tasks.kinds import Traits
-from tasks.models.language_pairs import Direction
+from docmill.storage.core.outcomes import CHECKED, DOUBTFUL, Outcome, Status
+from docmill.storage.core.specs import Spec
+from docmill.tasks import checks, kinds
+from docmill.tasks.checks import CHECKS, Check, Checks, Context
+from docmill.tasks.kinds import Traits
+from docmill.tasks.models.language_pairs import Direction
 
 LOOP = "again and again and again and again"
 

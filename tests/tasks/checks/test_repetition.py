@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.checks import Checks, Context, Finding
-from tasks.checks.words import span, words
+from docmill.tasks.checks import Checks, Context, Finding
+from docmill.tasks.checks.words import span, words
 
 # A sentence each in Latin, Cyrillic, Devanagari, Arabic, Han with kana, and Thai letters.
 LINES = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tasks.checks import CHECKS
+from docmill.tasks.checks import CHECKS
 from tests.tasks.checks import verdicts
 
 

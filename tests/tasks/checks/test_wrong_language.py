@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tasks import languages
-from tasks.checks import Checks, Context, Finding, wrong_language
+from docmill.tasks import languages
+from docmill.tasks.checks import Checks, Context, Finding, wrong_language
 
 TEXTS = {
     "en": "This package provides the shared libraries of an editor that reads and writes many kinds of files.",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench import planted
 from bench.planted import Pair
-from tasks.checks import CHECKS, Checks, Context
+from docmill.tasks.checks import CHECKS, Checks, Context
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "french.jsonl"
 KEPT = Path(__file__).with_name("verdicts.json")

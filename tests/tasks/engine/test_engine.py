@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 
-from storage.core.outcomes import Reason, Status
-from storage.core.specs import Spec
-from tasks.backends import Source
-from tasks.batching import Budget
-from tasks.engine.engine import PORTION_TEXTS, BatchDone, BatchStarted, Engine, Submission
-from tasks.errors import CannotServe, DeviceLost, EngineStopped
-from tasks.outputs import Output
-from tasks.windows.windows import Encoded
+from docmill.storage.core.outcomes import Reason, Status
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends import Source
+from docmill.tasks.batching import Budget
+from docmill.tasks.engine.engine import PORTION_TEXTS, BatchDone, BatchStarted, Engine, Submission
+from docmill.tasks.errors import CannotServe, DeviceLost, EngineStopped
+from docmill.tasks.outputs import Output
+from docmill.tasks.windows.windows import Encoded
 from tests.tasks.conftest import EngineOf
 from tests.tasks.fakes import FakeBackend, spec_of
 

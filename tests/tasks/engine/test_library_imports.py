@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tasks.backends import measurement_cache, selection
-from tasks.backends.encoder import autotune
-from tasks.engine import library_imports
-from tasks.engine.backend_factory import open_backend
-from tasks.engine.library_imports import Place, import_libraries, modules
+from docmill.tasks.backends import measurement_cache, selection
+from docmill.tasks.backends.encoder import autotune
+from docmill.tasks.engine import library_imports
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.engine.library_imports import Place, import_libraries, modules
 from tests.tasks.conftest import Bench
 
-KEPT = ["tasks.backends.encoder.converted.kept_backend"]
-ON_TORCH = "tasks.backends.encoder.encoder_backend"
-OF_HEAD = ["tasks.backends.encoder.library", "tasks.backends.encoder.pooling"]
+KEPT = ["docmill.tasks.backends.encoder.converted.kept_backend"]
+ON_TORCH = "docmill.tasks.backends.encoder.encoder_backend"
+OF_HEAD = ["docmill.tasks.backends.encoder.library", "docmill.tasks.backends.encoder.pooling"]
 
 
 def test_a_model_that_was_opened_before_needs_fewer_libraries(
@@ -26,7 +26,7 @@ def test_a_model_that_was_opened_before_needs_fewer_libraries(
     monkeypatch.setattr(selection, "installed", lambda: frozenset({"transformers", "openvino"}))
     spec = bench.spec("embed", "minilm")
     new = Place("cpu", None, tmp_path_factory.mktemp("cache"))
-    assert modules(spec, new) == ["tasks.backends.encoder.converted.openvino_backend", *OF_HEAD]
+    assert modules(spec, new) == ["docmill.tasks.backends.encoder.converted.openvino_backend", *OF_HEAD]
     assert modules(spec, replace(new, backend="transformers")) == [ON_TORCH, *OF_HEAD]
     here = Place("cpu", None, unmeasured)
     open_backend(spec, device="cpu", models_dir=None, cache_dir=unmeasured).close()
@@ -43,7 +43,7 @@ def test_models_without_weights_import_nothing_before_they_are_opened(bench: Ben
 
 def test_a_model_that_an_adapter_is_still_to_be_merged_into_imports_what_merges(bench: Bench, tmp_path: Path) -> None:
     here = Place("cpu", None, tmp_path)
-    assert modules(bench.spec("classify", "classes-ddtp"), here) == ["tasks.backends.merging", "peft"]
+    assert modules(bench.spec("classify", "classes-ddtp"), here) == ["docmill.tasks.backends.merging", "peft"]
 
 
 def test_a_library_that_cannot_be_imported_is_left_to_the_opening(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from tasks.engine.model_cache import ModelCache
-from tasks.engine.submission import Submission
-from tasks.errors import ServerAway
+from docmill.tasks.engine.model_cache import ModelCache
+from docmill.tasks.engine.submission import Submission
+from docmill.tasks.errors import ServerAway
 from tests.tasks.fakes import FakeBackend, spec_of
 from tests.worker.harness import until
 

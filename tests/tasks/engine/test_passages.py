@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import numpy as np
 
-from storage.core.outcomes import Reason
-from tasks.engine.passages import COMPARED, PASSAGE_CHARS, cut, nearest, proposed
-from tasks.outputs import Failure, Vector
+from docmill.storage.core.outcomes import Reason
+from docmill.tasks.engine.passages import COMPARED, PASSAGE_CHARS, cut, nearest, proposed
+from docmill.tasks.outputs import Failure, Vector
 
 FOREST = "The forest is full of old trees. "
 ENGINE = "A steam engine drives the wheels of the locomotive. "

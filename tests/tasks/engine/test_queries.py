@@ -11,14 +11,14 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from storage.core.outcomes import Reason
-from storage.core.specs import Spec
-from tasks.backends.accelerator import quiet
-from tasks.engine.engine import Engine
-from tasks.engine.queries import embed, prompted, query_spec
-from tasks.errors import BadOption, CannotServe, DeviceLost, EngineStopped
-from tasks.models.named_prompts import prompt
-from tasks.outputs import Failure, Vector
+from docmill.storage.core.outcomes import Reason
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.engine.engine import Engine
+from docmill.tasks.engine.queries import embed, prompted, query_spec
+from docmill.tasks.errors import BadOption, CannotServe, DeviceLost, EngineStopped
+from docmill.tasks.models.named_prompts import prompt
+from docmill.tasks.outputs import Failure, Vector
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench, EngineOf
 from tests.tasks.fakes import FakeBackend

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from storage.core.specs import Spec
-from tasks.engine.reader import ReadWindow, open_reading, read
-from tasks.errors import CannotServe
+from docmill.storage.core.specs import Spec
+from docmill.tasks.engine.reader import ReadWindow, open_reading, read
+from docmill.tasks.errors import CannotServe
 from tests.tasks.conftest import Bench
 
 FRENCH = "Le paquet fournit une bibliothèque graphique.\n\n...\n\nIl contient <ses> en-têtes."

@@ -11,19 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.core.specs import Spec
-from storage.outputs.output_types import RECORD
-from tasks import kinds
-from tasks.errors import BadOption, PromptTooLong
-from tasks.kinds import answer
-from tasks.kinds.answer import answer_in, asking
-from tasks.kinds.base import Computed, Recipe, Traits
-from tasks.outputs import Output, Span, Spans, SpanScores
-from tasks.specs.pinning import Pinned
-from tasks.specs.plan import build_spec
-from tasks.windows.places import Places
-from tasks.windows.windows import Encoded, Window
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import Spec
+from docmill.storage.outputs.output_types import RECORD
+from docmill.tasks import kinds
+from docmill.tasks.errors import BadOption, PromptTooLong
+from docmill.tasks.kinds import answer
+from docmill.tasks.kinds.answer import answer_in, asking
+from docmill.tasks.kinds.base import Computed, Recipe, Traits
+from docmill.tasks.outputs import Output, Span, Spans, SpanScores
+from docmill.tasks.specs.pinning import Pinned
+from docmill.tasks.specs.plan import build_spec
+from docmill.tasks.windows.places import Places
+from docmill.tasks.windows.windows import Encoded, Window
 
 PINNED = Pinned("model", "0" * 40)
 

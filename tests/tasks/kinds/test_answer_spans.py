@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.kinds.answer_spans import Answers, ScoredWindow, best_answers
-from tasks.outputs import SpanScores
-from tasks.windows.overlapping import stretches
+from docmill.tasks.kinds.answer_spans import Answers, ScoredWindow, best_answers
+from docmill.tasks.outputs import SpanScores
+from docmill.tasks.windows.overlapping import stretches
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from storage.core.outcomes import Outcome
-from tasks import kinds
-from tasks.kinds import KINDS
-from tasks.kinds.base import MEASURES, Computed, Measure, Traits
-from tasks.kinds.classify import Classify, Combination, Entailment
-from tasks.kinds.generate import Generate
-from tasks.kinds.summarize import Summarize
-from tasks.kinds.translate import Translate
-from tasks.outputs import Generated, Head, Labels, Likelihood, Output, Scale, Several, Span, Spans
-from tasks.specs.plan import build_spec
-from tasks.windows.windows import Encoded, Window
+from docmill.storage.core.outcomes import Outcome
+from docmill.tasks import kinds
+from docmill.tasks.kinds import KINDS
+from docmill.tasks.kinds.base import MEASURES, Computed, Measure, Traits
+from docmill.tasks.kinds.classify import Classify, Combination, Entailment
+from docmill.tasks.kinds.generate import Generate
+from docmill.tasks.kinds.summarize import Summarize
+from docmill.tasks.kinds.translate import Translate
+from docmill.tasks.outputs import Generated, Head, Labels, Likelihood, Output, Scale, Several, Span, Spans
+from docmill.tasks.specs.plan import build_spec
+from docmill.tasks.windows.windows import Encoded, Window
 from tests.tasks.kinds import test_answer, test_classify, test_redact
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "results.md"

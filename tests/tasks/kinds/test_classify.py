@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.outputs.output_types import LABELS
-from tasks import kinds
-from tasks.kinds.base import Computed
-from tasks.kinds.classify import CONTRADICTION, ENTAILMENT, Classify, Combination, Entailment
-from tasks.outputs import Labels
-from tasks.specs.pinning import Pinned
-from tasks.specs.plan import build_spec
-from tasks.windows.windows import Coder, Encoded, Window
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.outputs.output_types import LABELS
+from docmill.tasks import kinds
+from docmill.tasks.kinds.base import Computed
+from docmill.tasks.kinds.classify import CONTRADICTION, ENTAILMENT, Classify, Combination, Entailment
+from docmill.tasks.outputs import Labels
+from docmill.tasks.specs.pinning import Pinned
+from docmill.tasks.specs.plan import build_spec
+from docmill.tasks.windows.windows import Coder, Encoded, Window
 
 PINNED = Pinned("model", "0" * 40)
 

@@ -15,20 +15,31 @@ from annotated_types import Ge
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
-from storage.core.outcomes import Status
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.engine.backend_factory import open_backend
-from tasks.errors import BadOption, CannotServe, TaskError, UnknownKind
-from tasks.kinds.options import MOST, TOP_K, KindOptions, Option, Sampling, flag, is_list, key, option, value_type
-from tasks.specs import pinning
-from tasks.specs.plan import build_spec
+from docmill.storage.core.outcomes import Status
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import BadOption, CannotServe, TaskError, UnknownKind
+from docmill.tasks.kinds.options import (
+    MOST,
+    TOP_K,
+    KindOptions,
+    Option,
+    Sampling,
+    flag,
+    is_list,
+    key,
+    option,
+    value_type,
+)
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.plan import build_spec
+from docmill.worker.cli.commands.run import run_command
+from docmill.worker.cli.requests import given_options
+from docmill.worker.orders import parse_enqueue
+from docmill.worker.pipelines.file import parse
 from tests.tasks.conftest import EngineOf
 from tests.worker.harness import ROOT
-from worker.cli.commands.run import run_command
-from worker.cli.requests import given_options
-from worker.orders import parse_enqueue
-from worker.pipelines.file import parse
 
 KINDS = [pytest.param(kind, id=kind.name) for kind in kinds.KINDS]
 SAMPLES: dict[type, Any] = {int: 9, float: 0.5, str: "fr", bool: True}

@@ -10,11 +10,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
-from storage.core.outcomes import Outcome, Reason, Status
-from tasks.kinds.base import Computed
-from tasks.kinds.embed import Embed
-from tasks.outputs import Vector
-from tasks.windows.windows import Encoded, Window
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.tasks.kinds.base import Computed
+from docmill.tasks.kinds.embed import Embed
+from docmill.tasks.outputs import Vector
+from docmill.tasks.windows.windows import Encoded, Window
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
 

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from transformers import TokenClassificationPipeline
 from transformers.pipelines.token_classification import AggregationStrategy
 
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.outputs.output_types import SPANS
-from tasks import kinds
-from tasks.kinds.base import Computed
-from tasks.kinds.entities import Entities, entities
-from tasks.outputs import Output, Span, Spans, TokenScores
-from tasks.specs.pinning import Pinned
-from tasks.specs.plan import build_spec
-from tasks.windows.overlapping import cut_overlapping
-from tasks.windows.places import Places
-from tasks.windows.windows import Encoded, Window
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.outputs.output_types import SPANS
+from docmill.tasks import kinds
+from docmill.tasks.kinds.base import Computed
+from docmill.tasks.kinds.entities import Entities, entities
+from docmill.tasks.outputs import Output, Span, Spans, TokenScores
+from docmill.tasks.specs.pinning import Pinned
+from docmill.tasks.specs.plan import build_spec
+from docmill.tasks.windows.overlapping import cut_overlapping
+from docmill.tasks.windows.places import Places
+from docmill.tasks.windows.windows import Encoded, Window
 from tests.tasks.windows.test_overlapping import Letters
 
 PINNED = Pinned("model", "0" * 40)

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.core.specs import Spec
-from storage.json_values import Json
-from tasks import kinds
-from tasks.errors import BadOption, ModelUnsuitable
-from tasks.kinds.base import Computed
-from tasks.kinds.extract import Places, citations, normalized
-from tasks.outputs import Generated, Output
-from tasks.specs.pinning import Pinned
-from tasks.specs.plan import build_spec
-from tasks.windows.windows import Encoded, Window
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import Spec
+from docmill.storage.json_values import Json
+from docmill.tasks import kinds
+from docmill.tasks.errors import BadOption, ModelUnsuitable
+from docmill.tasks.kinds.base import Computed
+from docmill.tasks.kinds.extract import Places, citations, normalized
+from docmill.tasks.outputs import Generated, Output
+from docmill.tasks.specs.pinning import Pinned
+from docmill.tasks.specs.plan import build_spec
+from docmill.tasks.windows.windows import Encoded, Window
 
 PINNED = Pinned("model", "0" * 40)
 SCHEMA = {

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.steps.templates import parse
-from tasks import kinds
-from tasks.errors import BadOption
-from tasks.kinds.base import Computed, Plan
-from tasks.kinds.generate import GENERATE, Generate
-from tasks.models.language_pairs import UNKNOWN
-from tasks.outputs import Generated, Several
-from tasks.schemas import GRAMMAR
-from tasks.windows.windows import Encoded, Window
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.steps.templates import parse
+from docmill.tasks import kinds
+from docmill.tasks.errors import BadOption
+from docmill.tasks.kinds.base import Computed, Plan
+from docmill.tasks.kinds.generate import GENERATE, Generate
+from docmill.tasks.models.language_pairs import UNKNOWN
+from docmill.tasks.outputs import Generated, Several
+from docmill.tasks.schemas import GRAMMAR
+from docmill.tasks.windows.windows import Encoded, Window
 from tests.tasks import decoders
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal

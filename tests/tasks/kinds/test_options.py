@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from tasks import kinds
-from tasks.errors import BadOption
-from tasks.kinds.options import is_label_file, parse_label_file, words_by_label
-from tasks.specs.pinning import Pinned
-from tasks.specs.plan import build_spec
+from docmill.tasks import kinds
+from docmill.tasks.errors import BadOption
+from docmill.tasks.kinds.options import is_label_file, parse_label_file, words_by_label
+from docmill.tasks.specs.pinning import Pinned
+from docmill.tasks.specs.plan import build_spec
 
 PINNED = Pinned("model", "0" * 40)
 NLI = {

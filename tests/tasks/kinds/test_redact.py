@@ -11,19 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.outputs.output_types import REDACTED
-from tasks import kinds
-from tasks.engine.backend_factory import open_backend
-from tasks.errors import BadOption, CannotServe, ModelUnsuitable
-from tasks.kinds.base import Computed, Traits
-from tasks.kinds.redact import joined, replaced, replacing, whole_words
-from tasks.models import weightless
-from tasks.outputs import Output, Span, Spans
-from tasks.specs import pinning
-from tasks.specs.pinning import Pinned
-from tasks.specs.plan import build_spec
-from tasks.windows.windows import Window
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.outputs.output_types import REDACTED
+from docmill.tasks import kinds
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
+from docmill.tasks.kinds.base import Computed, Traits
+from docmill.tasks.kinds.redact import joined, replaced, replacing, whole_words
+from docmill.tasks.models import weightless
+from docmill.tasks.outputs import Output, Span, Spans
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.pinning import Pinned
+from docmill.tasks.specs.plan import build_spec
+from docmill.tasks.windows.windows import Window
 from tests.tasks.kinds.test_entities import LABELS, scores
 from tests.tasks.windows.test_overlapping import Letters
 

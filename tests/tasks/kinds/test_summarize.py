@@ -10,12 +10,12 @@ import numpy.typing as npt
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from storage.outputs.output_types import RANKING, TEXT
-from tasks.backends.accelerator import quiet
-from tasks.errors import BadOption, CannotServe
-from tasks.kinds.summarize import RELEVANCE, SENTENCES, best, count_words
-from tasks.windows.paragraphs import unwrapped
-from tasks.windows.sentences import sentences
+from docmill.storage.outputs.output_types import RANKING, TEXT
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.errors import BadOption, CannotServe
+from docmill.tasks.kinds.summarize import RELEVANCE, SENTENCES, best, count_words
+from docmill.tasks.windows.paragraphs import unwrapped
+from docmill.tasks.windows.sentences import sentences
 from tests.tasks.conftest import Bench
 
 OTHER_SCRIPTS = (

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from storage.core.outcomes import Outcome
-from tasks import kinds
-from tasks.errors import BadOption
-from tasks.kinds.base import Computed, Traits
-from tasks.kinds.translate import Translate
-from tasks.outputs import Generated
-from tasks.specs.pinning import Pinned
-from tasks.specs.plan import build_spec
+from docmill.storage.core.outcomes import Outcome
+from docmill.tasks import kinds
+from docmill.tasks.errors import BadOption
+from docmill.tasks.kinds.base import Computed, Traits
+from docmill.tasks.kinds.translate import Translate
+from docmill.tasks.outputs import Generated
+from docmill.tasks.specs.pinning import Pinned
+from docmill.tasks.specs.plan import build_spec
 from tests.tasks.conftest import Bench
 from tests.tasks.windows.test_markdown import Whole
 

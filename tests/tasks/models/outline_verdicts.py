@@ -6,10 +6,10 @@ import json
 import sys
 from pathlib import Path
 
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.errors import TaskError
-from tasks.models import hub_outline
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.errors import TaskError
+from docmill.tasks.models import hub_outline
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
 
 
 def _verdict(spec: Spec, folder: Path, cache: Path) -> str | None:
-    from tasks.backends import rehearsal
+    from docmill.tasks.backends import rehearsal
 
     config = json.loads((folder / "config.json").read_bytes())
     try:

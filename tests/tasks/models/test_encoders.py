@@ -15,14 +15,14 @@ from sentence_transformers.multi_vector_encoder import MultiVectorEncoder
 from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
 
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.backends.accelerator import quiet
-from tasks.engine.backend_factory import open_backend
-from tasks.errors import CannotServe, ModelUnsuitable
-from tasks.models import families
-from tasks.models.encoders import Description, Sort, sort
-from tasks.specs import pinning
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import CannotServe, ModelUnsuitable
+from docmill.tasks.models import families
+from docmill.tasks.models.encoders import Description, Sort, sort
+from docmill.tasks.specs import pinning
 from tests.tasks import architectures, decoders
 from tests.tasks.conftest import Bench
 

@@ -11,16 +11,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from storage.core.installation import Extra, install
-from tasks import kinds
-from tasks.backends import selection
-from tasks.errors import BadOption, CannotServe, ModelCorrupt, ModelUnsuitable, NotInstalled
-from tasks.models import families, gliner
-from tasks.models.families import Family
-from tasks.specs import pinning
-from tasks.specs.pinning import Pinned
-from tasks.specs.plan import build_spec
-from tasks.specs.restored import options_of
+from docmill.storage.core.installation import Extra, install
+from docmill.tasks import kinds
+from docmill.tasks.backends import selection
+from docmill.tasks.errors import BadOption, CannotServe, ModelCorrupt, ModelUnsuitable, NotInstalled
+from docmill.tasks.models import families, gliner
+from docmill.tasks.models.families import Family
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.pinning import Pinned
+from docmill.tasks.specs.plan import build_spec
+from docmill.tasks.specs.restored import options_of
 
 PINNED = Pinned("gliner-small", "0" * 40)
 ENCODER: dict[str, Any] = {"model_type": "bert", "max_position_embeddings": 512}

@@ -17,12 +17,12 @@ from tests.worker.harness import run_program
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from tasks import kinds
-from tasks.engine.backend_factory import open_backend
-from tasks.engine.engine import Engine
-from tasks.errors import TaskError
-from tasks.specs import pinning
-from tasks.specs.plan import build_spec
+from docmill.tasks import kinds
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.engine.engine import Engine
+from docmill.tasks.errors import TaskError
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.plan import build_spec
 
 model, cache = sys.argv[1], Path(sys.argv[2])
 try:

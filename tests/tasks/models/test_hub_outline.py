@@ -19,7 +19,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from tasks.backends.convert import safe_folder
+from docmill.tasks.backends.convert import safe_folder
 from tests.tasks import architectures, decoders
 from tests.tasks.hub_server import COMMIT, Hub, environment, serving
 from tests.worker.harness import run_child

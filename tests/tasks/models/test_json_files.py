@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.models.json_files import content, parsed, table
+from docmill.tasks.models.json_files import content, parsed, table
 
 
 def test_a_configuration_with_infinity_is_read() -> None:

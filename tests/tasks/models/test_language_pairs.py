@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.errors import BadOption
-from tasks.models import language_pairs
-from tasks.models.language_pairs import UNKNOWN, Direction
-from tasks.specs import pinning
-from tasks.specs.pinning import Pinned
-from tasks.specs.plan import ALGORITHM, build_spec
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.errors import BadOption
+from docmill.tasks.models import language_pairs
+from docmill.tasks.models.language_pairs import UNKNOWN, Direction
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.pinning import Pinned
+from docmill.tasks.specs.plan import ALGORITHM, build_spec
 
 SPANISH = Direction(("es",), ("en",))
 

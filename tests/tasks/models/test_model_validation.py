@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tasks.errors import ModelCorrupt
-from tasks.models.model_validation import require_whole
-from tasks.specs import pinning
+from docmill.tasks.errors import ModelCorrupt
+from docmill.tasks.models.model_validation import require_whole
+from docmill.tasks.specs import pinning
 from tests.tasks import architectures
 from tests.tasks.conftest import EXAMPLES
 

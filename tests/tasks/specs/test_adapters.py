@@ -15,10 +15,10 @@ from tests.worker.harness import run_program
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from storage.core.specs import Spec
-from tasks.errors import TaskError
-from tasks.specs import adapters
-from tasks.specs.pinning import Pinned
+from docmill.storage.core.specs import Spec
+from docmill.tasks.errors import TaskError
+from docmill.tasks.specs import adapters
+from docmill.tasks.specs.pinning import Pinned
 
 answers, cache = [], Path(sys.argv[1])
 for name in ("org/adapter", "org/base"):

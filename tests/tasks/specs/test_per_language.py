@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from storage.core.outcomes import Status
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.backends.polyglot import PolyglotBackend
-from tasks.batching import Budget, Item, Pool
-from tasks.errors import BadOption, CannotServe, ModelUnsuitable
-from tasks.specs import per_language, pinning
-from tasks.windows.windows import Encoded
+from docmill.storage.core.outcomes import Status
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.backends.polyglot import PolyglotBackend
+from docmill.tasks.batching import Budget, Item, Pool
+from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
+from docmill.tasks.specs import per_language, pinning
+from docmill.tasks.windows.windows import Encoded
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
 from tests.tasks.fakes import FakeBackend

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from transformers import BertConfig, BertForSequenceClassification
 
-from tasks import errors
-from tasks.errors import ModelNotFound
-from tasks.models import weights
-from tasks.specs import pinning
+from docmill.tasks import errors
+from docmill.tasks.errors import ModelNotFound
+from docmill.tasks.models import weights
+from docmill.tasks.specs import pinning
 from tests.tasks.conftest import EXAMPLES
 
 SYNOPSIS = EXAMPLES / "models" / "synopsis-ddtp"

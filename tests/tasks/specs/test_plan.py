@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from storage.core.specs import Spec
-from storage.json_values import Json
-from tasks import kinds, languages
-from tasks.errors import BadOption, ModelUnsuitable
-from tasks.kinds import instruction
-from tasks.models import families
-from tasks.models.named_prompts import Prompts
-from tasks.specs.pinning import Pinned
-from tasks.specs.plan import ALGORITHM, build_spec
+from docmill.storage.core.specs import Spec
+from docmill.storage.json_values import Json
+from docmill.tasks import kinds, languages
+from docmill.tasks.errors import BadOption, ModelUnsuitable
+from docmill.tasks.kinds import instruction
+from docmill.tasks.models import families
+from docmill.tasks.models.named_prompts import Prompts
+from docmill.tasks.specs.pinning import Pinned
+from docmill.tasks.specs.plan import ALGORITHM, build_spec
 
 PINNED = Pinned("some/model", "0" * 40)
 T5 = {"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True}

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.errors import BadOption, ModelCorrupt, ModelNotFound
-from tasks.specs import tokenizers
-from tasks.specs.pinning import Pinned
-from tasks.specs.plan import build_spec
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.errors import BadOption, ModelCorrupt, ModelNotFound
+from docmill.tasks.specs import tokenizers
+from docmill.tasks.specs.pinning import Pinned
+from docmill.tasks.specs.plan import build_spec
 from tests.tasks.backends.remote.test_counting import MINILM
 from tests.tasks.hub_server import COMMIT, Hub, serving
 from tests.worker.harness import run_program
@@ -90,10 +90,10 @@ def test_a_spec_without_a_tokenizer_is_what_it_was(tmp_path: Path) -> None:
 PROGRAM = """
 import json, os, sys
 from pathlib import Path
-from storage.core.specs import Spec
-from tasks.errors import TaskError
-from tasks.specs import tokenizers
-from tasks.specs.pinning import Pinned
+from docmill.storage.core.specs import Spec
+from docmill.tasks.errors import TaskError
+from docmill.tasks.specs import tokenizers
+from docmill.tasks.specs.pinning import Pinned
 
 answers, cache = [], Path(sys.argv[1])
 for name in ("org/model", "org/weights", "org/nothing"):

@@ -10,12 +10,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from storage.core.outcomes import Status
-from tasks.kinds.base import Computed
-from tasks.kinds.translate import Translate
-from tasks.outputs import Generated
-from tasks.windows.paragraphs import paragraphs
-from tasks.windows.windows import Encoded
+from docmill.storage.core.outcomes import Status
+from docmill.tasks.kinds.base import Computed
+from docmill.tasks.kinds.translate import Translate
+from docmill.tasks.outputs import Generated
+from docmill.tasks.windows.paragraphs import paragraphs
+from docmill.tasks.windows.windows import Encoded
 from tests.tasks.conftest import Bench
 
 WORD = re.compile(r"[a-z]+")

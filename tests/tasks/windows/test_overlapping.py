@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.windows import overlapping
-from tasks.windows.overlapping import cut_overlapping, deciding, stretches
-from tasks.windows.places import Places
-from tasks.windows.windows import Encoded, Window
+from docmill.tasks.windows import overlapping
+from docmill.tasks.windows.overlapping import cut_overlapping, deciding, stretches
+from docmill.tasks.windows.places import Places
+from docmill.tasks.windows.windows import Encoded, Window
 
 FIRST, LAST = -1, -2
 

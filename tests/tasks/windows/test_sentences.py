@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.windows.paragraphs import paragraphs
-from tasks.windows.sentences import between_sentences, holding, sentences, translated_sentences
+from docmill.tasks.windows.paragraphs import paragraphs
+from docmill.tasks.windows.sentences import between_sentences, holding, sentences, translated_sentences
 
 PIECES = [
     "Dr. ",

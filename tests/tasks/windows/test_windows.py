@@ -10,9 +10,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from semantic_text_splitter import TextSplitter
 
-from tasks.windows.markdown import has_signs
-from tasks.windows.paragraphs import paragraphs, unwrapped
-from tasks.windows.windows import LONG_CHARS_PER_TOKEN, Encoded, Window, cut, split
+from docmill.tasks.windows.markdown import has_signs
+from docmill.tasks.windows.paragraphs import paragraphs, unwrapped
+from docmill.tasks.windows.windows import LONG_CHARS_PER_TOKEN, Encoded, Window, cut, split
 
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
 WORDS = ["word", "a", "naïve", "東京は", "e\u0301", "👩\u200d👩\u200d👧", "x" * 90]

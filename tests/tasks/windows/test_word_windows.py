@@ -9,8 +9,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.windows.windows import Encoded, Window
-from tasks.windows.word_windows import WordReader, Words, cut_at_words, decided, stretches_of_words
+from docmill.tasks.windows.windows import Encoded, Window
+from docmill.tasks.windows.word_windows import WordReader, Words, cut_at_words, decided, stretches_of_words
 
 OVERHEAD = 3
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from docmill.worker.process import device_start
 from tests.worker.harness import forked_device
-from worker.process import device_start
 
 
 @pytest.fixture(scope="module")

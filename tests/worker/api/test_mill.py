@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 import docmill
-from storage.core.database import Database
+from docmill.storage.core.database import Database
 from tests.worker.harness import Docmill
 
 NULL: dict[str, Any] = {"model": "null", "progress": False}

@@ -13,9 +13,9 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from docmill.worker.process import device_start
 from tests.test_docs import NEEDS, fences
 from tests.worker.harness import EXAMPLES, ROOT, forked_device_with_models, share_conversions
-from worker.process import device_start
 
 pytestmark = pytest.mark.slow
 

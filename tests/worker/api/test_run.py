@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 import docmill
-from storage.readers import registry
+from docmill.storage.readers import registry
 from tests.tasks.backends.remote.api_server import MODEL, ApiServer
 
 TEXTS = ["A first text.", "A second one.", "Ein dritter."]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from storage.writers.openai_batch import CHAT, COMPLETIONS, EMBEDDINGS
-from worker.batch.bodies import BadRequest, Body, in_words_of_bodies, parsed
+from docmill.storage.writers.openai_batch import CHAT, COMPLETIONS, EMBEDDINGS
+from docmill.worker.batch.bodies import BadRequest, Body, in_words_of_bodies, parsed
 
 HELLO = [{"role": "user", "content": "Hello"}]
 INPUTS: dict[str, dict[str, Any]] = {

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from storage.readers.records import Record, Rejection
-from storage.writers.openai_batch import CHAT, COMPLETIONS, EMBEDDINGS, REQUEST
-from worker.batch.file import MOST_CALLS, BadBatch, BatchFile, open_batch, survey
-from worker.batch.requests import Dialect, Refused, Request
-from worker.batch.source import CallSource
+from docmill.storage.readers.records import Record, Rejection
+from docmill.storage.writers.openai_batch import CHAT, COMPLETIONS, EMBEDDINGS, REQUEST
+from docmill.worker.batch.file import MOST_CALLS, BadBatch, BatchFile, open_batch, survey
+from docmill.worker.batch.requests import Dialect, Refused, Request
+from docmill.worker.batch.source import CallSource
 
 DIALECT = Dialect("float32")
 

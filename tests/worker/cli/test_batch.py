@@ -10,12 +10,12 @@ from typing import Any
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 
-from storage.writers.openai_batch import CHAT, COMPLETIONS
+from docmill.storage.writers.openai_batch import CHAT, COMPLETIONS
+from docmill.worker.batch.file import open_batch, survey
+from docmill.worker.batch.requests import Dialect
+from docmill.worker.cli.batches import Plan
 from tests.storage.builders import COPY
 from tests.worker.harness import Docmill
-from worker.batch.file import open_batch, survey
-from worker.batch.requests import Dialect
-from worker.cli.batches import Plan
 
 TYPES: dict[str, Any] = {
     "chat/completions": ChatCompletion,

@@ -13,12 +13,12 @@ from typing import Any
 import click
 import pytest
 
-from tasks import kinds
+from docmill.tasks import kinds
+from docmill.worker.cli import docmill
+from docmill.worker.cli.commands.run import run_command
+from docmill.worker.cli.formatting import aligned
+from docmill.worker.cli.registry import COMMANDS
 from tests.worker.harness import DEADLINE_S, DOCMILL, EXAMPLES, ROOT, Docmill
-from worker.cli import docmill
-from worker.cli.commands.run import run_command
-from worker.cli.formatting import aligned
-from worker.cli.registry import COMMANDS
 
 DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"
 
@@ -233,7 +233,7 @@ def test_status_loads_no_more_than_it_needs(tmp_path: Path, write_corpus: Callab
     away = Docmill(tmp_path, {"DOCMILL_REDIS_URL": "redis://127.0.0.1:1/0"})
     write_corpus([{"text": "A shell."}])
     away("enqueue", "corpus.jsonl", "--task", "embed")
-    program = "import sys; from worker.cli import main\ntry: main()\nfinally: print(*sys.modules)"
+    program = "import sys; from docmill.worker.cli import main\ntry: main()\nfinally: print(*sys.modules)"
     command = [sys.executable, "-c", program, "status", "1"]
     done = subprocess.run(command, env=away.environment, cwd=ROOT, capture_output=True, text=True, check=True)
     shown, _, loaded = done.stdout.rstrip().rpartition("\n")

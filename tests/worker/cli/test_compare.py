@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from docmill.worker.cli.compared import marked
 from tests.worker.harness import Docmill
-from worker.cli.compared import marked
 
 WriteCorpus = Callable[..., Path]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from docmill.worker.cli.registry import COMMANDS
 from tests.test_imports import loaded_after
 from tests.worker.harness import DOCMILL, Docmill, kill_group
-from worker.cli.registry import COMMANDS
 
 WITHIN_S = 30.0
 ERASE_LINE = "\x15"
@@ -90,7 +90,7 @@ def test_a_shell_that_is_unknown_is_refused(embedded: Docmill) -> None:
 @pytest.mark.parametrize("words", ["docmill ", "docmill run --", "docmill run --model ", "docmill corpus "])
 def test_completing_loads_neither_models_nor_the_store_nor_the_queue(words: str) -> None:
     asks = {"_DOCMILL_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-    code = "from worker.cli import docmill\ntry:\n    docmill([], 'docmill')\nexcept SystemExit:\n    pass"
+    code = "from docmill.worker.cli import docmill\ntry:\n    docmill([], 'docmill')\nexcept SystemExit:\n    pass"
     loaded = loaded_after(code, **asks)
     assert "click.shell_completion" in loaded
     # pydantic's models declare the options of `run`; nothing that is slower to import is needed for them.

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete
 
-from storage.core.database import Database
-from storage.core.schema import Base, Document
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Base, Document
 from tests.kinds import KINDS
 from tests.worker.harness import Docmill
 

@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 import docmill as api
-from storage.core.installation import Extra
-from storage.duplicates import methods
-from storage.errors import StorageError
-from worker.cli import docmill
-from worker.cli.exit_codes import exit_code
+from docmill.storage.core.installation import Extra
+from docmill.storage.duplicates import methods
+from docmill.storage.errors import StorageError
+from docmill.worker.cli import docmill
+from docmill.worker.cli.exit_codes import exit_code
 
 Write = Callable[..., Path]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tasks import kinds
+from docmill.tasks import kinds
+from docmill.worker.cli.default_models import said
 from tests.worker.harness import EXAMPLES
-from worker.cli.default_models import said
 
 
 @pytest.mark.parametrize(

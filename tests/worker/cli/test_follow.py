@@ -6,15 +6,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from storage.core.database import Database
-from storage.leases import dispatch
-from storage.leases.stall_diagnosis import Cause
-from storage.results.status import JobStatus
+from docmill.storage.core.database import Database
+from docmill.storage.leases import dispatch
+from docmill.storage.leases.stall_diagnosis import Cause
+from docmill.storage.results.status import JobStatus
+from docmill.worker.cli import follow
+from docmill.worker.cli.exit_codes import exit_code_of
 from tests.storage.builders import claim_next, numbered, read, request, shards_of
 from tests.storage.leases.test_dispatch import sign_on
 from tests.worker.harness import Docmill
-from worker.cli import follow
-from worker.cli.exit_codes import exit_code_of
 
 
 def _refused(database: Database) -> int:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from storage.results.flag_counts import FlagCounts
+from docmill.storage.results.flag_counts import FlagCounts
+from docmill.worker.cli.formatting import flags, flags_as_json, zone_time
 from tests.worker.harness import Docmill
-from worker.cli.formatting import flags, flags_as_json, zone_time
 
 
 def test_a_moment_in_a_time_zone_carries_the_zone_and_follows_its_clocks() -> None:

@@ -11,12 +11,12 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Status
-from storage.leases.shards import Claim
-from storage.search import ann, pgvector_index
-from storage.search.search import choose, search
-from tasks.specs import pinning
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.leases.shards import Claim
+from docmill.storage.search import ann, pgvector_index
+from docmill.storage.search.search import choose, search
+from docmill.tasks.specs import pinning
 from tests.kinds import KINDS
 from tests.storage.builders import EMBED, read, request, work
 from tests.worker.harness import EXAMPLES, Docmill

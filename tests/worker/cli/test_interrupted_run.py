@@ -15,8 +15,8 @@ from typing import IO
 import pytest
 from sqlalchemy import select
 
-from storage.core.database import Database
-from storage.core.schema import Shard
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Shard
 from tests.kinds import KINDS
 from tests.worker.harness import DOCMILL, EXAMPLES, Docmill, Running, kill_group, until
 

@@ -13,11 +13,11 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
+from docmill.worker.cli import show
+from docmill.worker.cli.formatting import printable
+from docmill.worker.cli.printing import stdout_aside, warn
+from docmill.worker.cli.stdout import Harmless, escaped
 from tests.worker.harness import Docmill
-from worker.cli import show
-from worker.cli.formatting import printable
-from worker.cli.printing import stdout_aside, warn
-from worker.cli.stdout import Harmless, escaped
 
 HOSTILE = "\x1b[31mred\x9b2J\x7f \u202e\u2066\u200f\u2028\u200b\U000e0041"
 MARKS = {*HOSTILE} - {*"[31mred2J "}

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import BadOption
+from docmill.tasks.errors import BadOption
+from docmill.worker.errors import BadMessage
+from docmill.worker.orders import parse_enqueue
+from docmill.worker.settings import Settings
+from docmill.worker.submit.options import Request
+from docmill.worker.submit.request import limits_of, prepare
 from tests.worker.harness import Docmill
-from worker.errors import BadMessage
-from worker.orders import parse_enqueue
-from worker.settings import Settings
-from worker.submit.options import Request
-from worker.submit.request import limits_of, prepare
 
 Write = Callable[..., Path]
 TRANSLATE = ("--task", "translate", "--model", "null")

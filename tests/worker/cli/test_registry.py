@@ -12,17 +12,17 @@ from typing import Any
 import click
 import pytest
 
+from docmill.worker.cli import commands, docmill
+from docmill.worker.cli.registry import COMMANDS, HEADINGS
 from tests.worker.harness import ROOT
-from worker.cli import commands, docmill
-from worker.cli.registry import COMMANDS, HEADINGS
 
 GREET = '''
 """`docmill greet`: say hello."""
 
 import click
 
-from worker.cli.exit_codes import OK
-from worker.cli.printing import answer
+from docmill.worker.cli.exit_codes import OK
+from docmill.worker.cli.printing import answer
 
 
 @click.command("greet", epilog="Example: docmill greet Ada")
@@ -39,7 +39,7 @@ def _docmill(folder: Path, *arguments: str) -> str:
     """Call docmill with the module and the line of another command."""
     program = "\n".join(
         [
-            "from worker.cli import commands, main, registry",
+            "from docmill.worker.cli import commands, main, registry",
             f"commands.__path__.append({str(folder)!r})",
             LINE,
             "main()",

@@ -10,12 +10,12 @@ import click
 import pytest
 from pyarrow import parquet
 
-from storage.core.database import Database
-from storage.core.flags import Flagged
-from storage.results.status import JobStatus, read_status
+from docmill.storage.core.database import Database
+from docmill.storage.core.flags import Flagged
+from docmill.storage.results.status import JobStatus, read_status
+from docmill.worker.cli.commands.results import Export, kinds_of, remarks, why_not
 from tests.storage.builders import numbered, read, request
 from tests.worker.harness import Docmill
-from worker.cli.commands.results import Export, kinds_of, remarks, why_not
 
 OUT = Path("results.jsonl")
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.database import Database
-from storage.deletion.ages import NAMES
+from docmill.storage.core.database import Database
+from docmill.storage.deletion.ages import NAMES
+from docmill.worker.cli.exit_codes import BAD_INPUT
 from tests.storage.aging import days_pass
 from tests.worker.harness import ROOT, Docmill
-from worker.cli.exit_codes import BAD_INPUT
 
 AGES = {"RESULTS": "30d", "SHARDS": "10d", "REJECTIONS": "10d"}
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from storage.core.database import Database
-from storage.core.risk import Feature, RiskModel
-from storage.reviews import risks
-from storage.reviews.items import Item
-from storage.reviews.population import reviewed_step
-from storage.reviews.risks import Risk
+from docmill.storage.core.database import Database
+from docmill.storage.core.risk import Feature, RiskModel
+from docmill.storage.reviews import risks
+from docmill.storage.reviews.items import Item
+from docmill.storage.reviews.population import reviewed_step
+from docmill.storage.reviews.risks import Risk
+from docmill.worker.cli.reviewed import risk_table, shown
 from tests.kinds import KINDS
 from tests.worker.harness import Docmill
-from worker.cli.reviewed import risk_table, shown
 
 
 def test_a_sample_is_judged_by_lines_and_by_a_file(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.core.database import Database
-from storage.leases import dispatch
+from docmill.storage.core.database import Database
+from docmill.storage.leases import dispatch
 from tests.kinds import KINDS
 from tests.worker.harness import EXAMPLES, Docmill
 
@@ -202,8 +202,8 @@ def test_a_dry_run_counts_and_times_and_stores_nothing(embedded: Docmill) -> Non
 def test_failures_that_stand_are_not_computed_again_until_they_are_retried(
     embedded: Docmill, write_corpus: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from storage.core.database import Database
-    from storage.core.schema import OutcomeRow
+    from docmill.storage.core.database import Database
+    from docmill.storage.core.schema import OutcomeRow
 
     write_corpus([{"id": i, "text": f"A driver for printer number {i}."} for i in range(3)])
     embedded("run", "corpus.jsonl", "--task", "embed")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer, util
 
-from tasks.specs import pinning
+from docmill.tasks.specs import pinning
 from tests.worker.harness import DEADLINE_S, DOCMILL, EXAMPLES, Docmill
 
 WriteCorpus = Callable[..., Path]

@@ -10,9 +10,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from storage.outputs.base import OutputType
-from storage.outputs.output_types import LABELS, OUTPUT_TYPES, RECORD, REDACTED, SPANS, TEXT, VECTOR, WEIGHTS
-from worker.cli.show import samples_table
+from docmill.storage.outputs.base import OutputType
+from docmill.storage.outputs.output_types import LABELS, OUTPUT_TYPES, RECORD, REDACTED, SPANS, TEXT, VECTOR, WEIGHTS
+from docmill.worker.cli.show import samples_table
 
 LONG = "a long word and another " * 40
 OUTPUTS: dict[OutputType, tuple[dict[str, Any], str]] = {

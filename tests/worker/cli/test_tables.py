@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from storage.core.database import Database
-from storage.results.flag_counts import count_flags
-from storage.results.status import read_status
+from docmill.storage.core.database import Database
+from docmill.storage.results.flag_counts import count_flags
+from docmill.storage.results.status import read_status
+from docmill.worker.cli.show import steps_table
+from docmill.worker.cli.tables import Name, shortened, table
 from tests.storage.steps.test_flag_conditions import Flagger
 from tests.worker.harness import Docmill
-from worker.cli.show import steps_table
-from worker.cli.tables import Name, shortened, table
 
 LONG = "/srv/archive/newsroom/2026/november/" + "regional-editions-of-the-week/" * 3 + "articles.jsonl.zst"
 

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Status
-from storage.leases import shards
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.leases import shards
+from docmill.storage.steps import jobs
+from docmill.worker.cli import main
 from tests.kinds import KINDS
 from tests.storage.builders import claim_next, embedded, work
 from tests.worker.harness import EXAMPLES
-from worker.cli import main
 
 DESCRIPTIONS = str(EXAMPLES / "descriptions.jsonl")
 MIXED = '{"id": 5.0, "text": "one"}\n' + "bad\n" * 7 + '{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n'

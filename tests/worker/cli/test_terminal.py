@@ -10,14 +10,14 @@ import sys
 
 import pytest
 
+from docmill.worker.cli.terminal import for_a_person
 from tests.worker.harness import ROOT
-from worker.cli.terminal import for_a_person
 
 RUN = """
 import logging, subprocess, sys
-from worker.cli.show import bar
-from worker.cli.terminal import lines_above_the_bar
-from worker import logs
+from docmill.worker.cli.show import bar
+from docmill.worker.cli.terminal import lines_above_the_bar
+from docmill.worker import logs
 CHILD = f'''
 import logging, sys
 logging.basicConfig(format={logs.LINE!r})

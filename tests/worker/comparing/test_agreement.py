@@ -9,11 +9,20 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from storage.outputs.output_types import OUTPUT_TYPES
-from storage.results.pairs import Pair
-from worker.comparing.agreement import AGREEMENTS, Labels, Records, Spans, Sureness, Texts, Weights, word_overlap
-from worker.comparing.comparison import Reservoir
-from worker.comparing.neighbours import neighbourhoods
+from docmill.storage.outputs.output_types import OUTPUT_TYPES
+from docmill.storage.results.pairs import Pair
+from docmill.worker.comparing.agreement import (
+    AGREEMENTS,
+    Labels,
+    Records,
+    Spans,
+    Sureness,
+    Texts,
+    Weights,
+    word_overlap,
+)
+from docmill.worker.comparing.comparison import Reservoir
+from docmill.worker.comparing.neighbours import neighbourhoods
 
 
 def labelled(label: str) -> dict[str, Any]:

@@ -6,10 +6,10 @@ from threading import Event
 
 import pytest
 
-from storage.errors import DatabaseUnreachable, LeaseLost, StorageError, UnexpectedDatabaseError
+from docmill.storage.errors import DatabaseUnreachable, LeaseLost, StorageError, UnexpectedDatabaseError
+from docmill.worker.concurrency.breaker import FIRST_S, LONGEST_S, Breaker, CircuitOpen
 from tests.storage.builders import at_once
 from tests.worker.harness import until
-from worker.concurrency.breaker import FIRST_S, LONGEST_S, Breaker, CircuitOpen
 
 
 class Clock:

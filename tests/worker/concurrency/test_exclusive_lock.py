@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from worker.concurrency.exclusive_lock import Gate
+from docmill.worker.concurrency.exclusive_lock import Gate
 
 SOON_S = 10.0
 

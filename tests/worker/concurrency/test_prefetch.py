@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from worker.concurrency.prefetch import ahead
+from docmill.worker.concurrency.prefetch import ahead
 
 
 def test_values_come_in_their_order() -> None:

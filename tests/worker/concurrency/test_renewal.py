@@ -7,9 +7,9 @@ from queue import Queue
 
 import pytest
 
-from storage.errors import DatabaseUnreachable, LeaseLost
+from docmill.storage.errors import DatabaseUnreachable, LeaseLost
+from docmill.worker.concurrency.renewal import renewed
 from tests.worker.harness import until
-from worker.concurrency.renewal import renewed
 
 WITHIN_S = 60.0
 

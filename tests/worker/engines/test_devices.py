@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from docmill.worker.engines import devices
+from docmill.worker.engines.devices import choose_devices
+from docmill.worker.errors import SettingsError
 from tests.worker.harness import Docmill
-from worker.engines import devices
-from worker.engines.devices import choose_devices
-from worker.errors import SettingsError
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from storage.core.specs import Spec
-from tasks.backends.null import NullBackend
-from tasks.models import null
-from worker.engines.engines import settled
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends.null import NullBackend
+from docmill.tasks.models import null
+from docmill.worker.engines.engines import settled
 
 SPEC = Spec("embed", null.NAME, null.REVISION)
 

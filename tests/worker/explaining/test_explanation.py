@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from storage.core.specs import Spec
-from storage.results.batches import Batch
-from storage.results.provenance import Provenance, Recorded, StepRecord
-from worker.explaining.explanation import Cut, Explanation, explain, weights_of
-from worker.explaining.flags import Flag
+from docmill.storage.core.specs import Spec
+from docmill.storage.results.batches import Batch
+from docmill.storage.results.provenance import Provenance, Recorded, StepRecord
+from docmill.worker.explaining.explanation import Cut, Explanation, explain, weights_of
+from docmill.worker.explaining.flags import Flag
 
 SPEC = Spec("summarize", "synopsis", "sha256:1")
 DONE = Recorded("done", {"text": "out"}, None, None, ("reduced",), 4, 3, 1.0, None)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from storage.core.flags import known
-from storage.core.specs import Spec
-from tasks.checks import CHECKS
-from tasks.kinds import Traits
-from worker.explaining.flags import MEANINGS, meaning, of_output
+from docmill.storage.core.flags import known
+from docmill.storage.core.specs import Spec
+from docmill.tasks.checks import CHECKS
+from docmill.tasks.kinds import Traits
+from docmill.worker.explaining.flags import MEANINGS, meaning, of_output
 
 
 def test_only_flags_that_there_are_have_a_meaning() -> None:

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from storage.errors import DatabaseUnreachable
-from storage.results.backlog import Backlog, LiveWorker, Pace, PipelineState
-from storage.results.counts import Work
+from docmill.storage.errors import DatabaseUnreachable
+from docmill.storage.results.backlog import Backlog, LiveWorker, Pace, PipelineState
+from docmill.storage.results.counts import Work
+from docmill.worker.errors import BrokerUnreachable, MetricsNotServed
+from docmill.worker.metrics.fleet import FleetCollector
+from docmill.worker.metrics.server import exposition, serving
+from docmill.worker.prices import Price, Prices
 from tests.worker.harness import DOCMILL, ROOT
-from worker.errors import BrokerUnreachable, MetricsNotServed
-from worker.metrics.fleet import FleetCollector
-from worker.metrics.server import exposition, serving
-from worker.prices import Price, Prices
 
 WORK = Work(
     texts={("embed", "done"): 900, ("embed", "failed"): 3},

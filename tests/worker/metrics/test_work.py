@@ -7,12 +7,12 @@ import re
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from storage.core.outcomes import Outcome, Reason, Status
-from tasks.backends.devices import Memory
-from tasks.engine.engine import Counters
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.tasks.backends.devices import Memory
+from docmill.tasks.engine.engine import Counters
+from docmill.worker.metrics.server import exposition
+from docmill.worker.metrics.work import COUNTERS, GAUGES, Tally, WorkerCollector, of_device, of_memory
 from tests.worker.harness import ROOT
-from worker.metrics.server import exposition
-from worker.metrics.work import COUNTERS, GAUGES, Tally, WorkerCollector, of_device, of_memory
 
 PAGE = ROOT / "docs" / "monitoring.md"
 ORDER = ("device", "kind", "status", "reason", "flag", "end", "direction")

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.flags import Flagged
-from storage.core.number_bounds import Bound
-from tasks import kinds
-from tasks.kinds.options import key
+from docmill.storage.core.flags import Flagged
+from docmill.storage.core.number_bounds import Bound
+from docmill.tasks import kinds
+from docmill.tasks.kinds.options import key
+from docmill.worker.pipelines.file import PipelineInvalid, Step, parse, read
+from docmill.worker.pipelines.schedule import Schedule
+from docmill.worker.pipelines.schema import CorpusTable, JobTable, OutputTable, step_table
 from tests.worker.harness import ROOT
-from worker.pipelines.file import PipelineInvalid, Step, parse, read
-from worker.pipelines.schedule import Schedule
-from worker.pipelines.schema import CorpusTable, JobTable, OutputTable, step_table
 
 PATH = Path("/data/pipelines/nightly.toml")
 FULL = '''
@@ -565,7 +565,7 @@ def test_reading_a_pipeline_loads_neither_models_nor_the_store(tmp_path: Path) -
     path = tmp_path / "nightly.toml"
     path.write_text(FULL)
     program = (
-        "import sys; from pathlib import Path; from worker.pipelines.file import read\n"
+        "import sys; from pathlib import Path; from docmill.worker.pipelines.file import read\n"
         f"assert read(Path({str(path)!r})).name == 'nightly'\nprint(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)

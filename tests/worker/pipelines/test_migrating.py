@@ -9,24 +9,24 @@ from typing import Any
 
 import pytest
 
-from storage.core.database import Database
-from storage.errors import TooManyLost
-from storage.pipelines import pipelines, switching, views
-from storage.results.status import read_status
-from storage.search import pgvector_index
-from storage.search.search import choose
-from storage.steps import jobs, replacements
-from storage.steps.jobs import JobRequest
-from storage.steps.replacements import Replacement
-from tasks.errors import BadOption
+from docmill.storage.core.database import Database
+from docmill.storage.errors import TooManyLost
+from docmill.storage.pipelines import pipelines, switching, views
+from docmill.storage.results.status import read_status
+from docmill.storage.search import pgvector_index
+from docmill.storage.search.search import choose
+from docmill.storage.steps import jobs, replacements
+from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.replacements import Replacement
+from docmill.tasks.errors import BadOption
+from docmill.worker.cli.migrating import switched
+from docmill.worker.pipelines.file import parse
+from docmill.worker.pipelines.migrating import Wanted, kept_views, plan
+from docmill.worker.pipelines.running import advance, requests_of
+from docmill.worker.queue.broker import Broker
+from docmill.worker.settings import Settings, load_settings
 from tests.kinds import KINDS
 from tests.storage.builders import embedded, failed, numbered, read, work
-from worker.cli.migrating import switched
-from worker.pipelines.file import parse
-from worker.pipelines.migrating import Wanted, kept_views, plan
-from worker.pipelines.running import advance, requests_of
-from worker.queue.broker import Broker
-from worker.settings import Settings, load_settings
 
 HOURLY = {"cron": "0 * * * *", "timezone": "UTC", "overlap": "queue"}
 PIPELINE = """

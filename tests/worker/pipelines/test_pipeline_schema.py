@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
-from tasks import kinds
+from docmill.tasks import kinds
+from docmill.worker.pipelines.file import PipelineInvalid, parse
+from docmill.worker.pipelines.schema import json_schema
 from tests.worker.harness import EXAMPLES, ROOT, Docmill
 from tests.worker.pipelines.test_file import FULL, LEAST
-from worker.pipelines.file import PipelineInvalid, parse
-from worker.pipelines.schema import json_schema
 
 VALIDATOR = Draft202012Validator(json_schema())
 STEP = "name = 'x'\ncorpus.source = 'a'\n[[step]]\nname = 'a'\n"

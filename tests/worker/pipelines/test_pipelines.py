@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 from sqlalchemy import update
 
-from storage.core.database import Database
-from storage.core.schema import PipelineRow
-from storage.core.tables import db_now
-from storage.outputs.base import CONFIDENCE
-from storage.pipelines import pipelines
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import PipelineRow
+from docmill.storage.core.tables import db_now
+from docmill.storage.outputs.base import CONFIDENCE
+from docmill.storage.pipelines import pipelines
+from docmill.storage.steps import jobs
+from docmill.worker.pipelines.running import advance
+from docmill.worker.queue.broker import Broker
+from docmill.worker.settings import load_settings
 from tests.kinds import KINDS
 from tests.storage.builders import TRANSLATE, numbered, read, request, work
 from tests.worker.harness import EXAMPLES, Docmill, until
-from worker.pipelines.running import advance
-from worker.queue.broker import Broker
-from worker.settings import load_settings
 
 REAL = """
 name = "nightly"

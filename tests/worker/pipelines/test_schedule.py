@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from docmill.worker.pipelines.schedule import BadSchedule, Schedule, check, due, next_after
 from tests.worker.harness import ROOT
-from worker.pipelines.schedule import BadSchedule, Schedule, check, due, next_after
 
 DAY_S = 86_400
 PARIS, NEW_YORK, LORD_HOWE = "Europe/Paris", "America/New_York", "Australia/Lord_Howe"
@@ -161,7 +161,9 @@ def test_any_text_is_a_schedule_or_is_refused(fields: list[str]) -> None:
 
 
 def test_time_zones_are_known_on_a_machine_that_has_none() -> None:
-    program = "from worker.pipelines.schedule import check; check('0 3 * * *', 'Europe/Paris'); print('known')"
+    program = (
+        "from docmill.worker.pipelines.schedule import check; check('0 3 * * *', 'Europe/Paris'); print('known')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env={"PYTHONTZPATH": ""}, capture_output=True, text=True
     )

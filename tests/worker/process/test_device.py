@@ -7,11 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from storage.core.database import Database
-from worker.process import device
-from worker.process.device_config import DeviceConfig
-from worker.queue.broker import Broker
-from worker.settings import load_settings
+from docmill.storage.core.database import Database
+from docmill.worker.process import device
+from docmill.worker.process.device_config import DeviceConfig
+from docmill.worker.queue.broker import Broker
+from docmill.worker.settings import load_settings
 
 
 def test_no_thread_of_a_device_process_can_take_the_connection_of_its_heartbeats(

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from worker.process import device
-from worker.process.device_config import DeviceConfig, Expected, parse
-from worker.process.device_start import StartedDevices
+from docmill.worker.process import device
+from docmill.worker.process.device_config import DeviceConfig, Expected, parse
+from docmill.worker.process.device_start import StartedDevices
 
 
 def test_processes_without_an_order_end_with_the_block_and_the_others_with_their_input() -> None:
@@ -25,14 +25,14 @@ def test_processes_without_an_order_end_with_the_block_and_the_others_with_their
 
 
 def test_a_process_is_started_when_none_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.process.device_start.start_device", iter("ab").__next__)
+    monkeypatch.setattr("docmill.worker.process.device_start.start_device", iter("ab").__next__)
     started = StartedDevices(1)
     assert [str(started.take()) for _ in range(2)] == ["a", "b"]
 
 
 def test_processes_hear_of_a_spec_before_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     process = SimpleNamespace(stdin=io.BytesIO())
-    monkeypatch.setattr("worker.process.device_start.start_device", lambda: process)
+    monkeypatch.setattr("docmill.worker.process.device_start.start_device", lambda: process)
     expected = Expected("{}", "cpu", None, "cache", "auto")
     config = DeviceConfig("me", "cpu", {}, only_job=7)
     StartedDevices(1).expect(expected)
@@ -48,7 +48,7 @@ def test_a_process_that_died_before_it_heard_of_a_spec_is_no_error_of_the_comman
     os.close(reading)
     stdin = os.fdopen(writing, "wb")
     process = SimpleNamespace(stdin=stdin, stdout=None, kill=lambda: None, wait=lambda: None)
-    monkeypatch.setattr("worker.process.device_start.start_device", lambda: process)
+    monkeypatch.setattr("docmill.worker.process.device_start.start_device", lambda: process)
     with StartedDevices(1) as started:
         started.expect(Expected("{}", "cpu", None, "cache", "auto"))
     assert stdin.closed

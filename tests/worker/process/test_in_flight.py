@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from storage.core.specs import Spec
-from storage.leases.shards import Claim, Head
-from worker.process.in_flight import InFlight, ShardsInFlight
+from docmill.storage.core.specs import Spec
+from docmill.storage.leases.shards import Claim, Head
+from docmill.worker.process.in_flight import InFlight, ShardsInFlight
 
 
 def _claim(shard_id: int, fence: int = 1) -> InFlight:
@@ -22,7 +22,7 @@ def _claim(shard_id: int, fence: int = 1) -> InFlight:
 
 def test_time_with_a_shard_in_flight_is_counted_once_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("worker.process.in_flight.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("docmill.worker.process.in_flight.time.monotonic", lambda: now[0])
     shards, one, two = ShardsInFlight(), _claim(1), _claim(2)
     shards.enter(one)
     now[0] = 101.0

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from storage.core.database import Database
-from storage.errors import DatabaseUnreachable
-from storage.leases import dispatch
+from docmill.storage.core.database import Database
+from docmill.storage.errors import DatabaseUnreachable
+from docmill.storage.leases import dispatch
+from docmill.worker.pids import is_gone, pid_space
+from docmill.worker.process.maintenance_thread import MaintenanceThread
+from docmill.worker.queue.broker import Broker
 from tests.storage.builders import EMBED, claim_next, numbered, read, request, shard
 from tests.worker.harness import until
-from worker.pids import is_gone, pid_space
-from worker.process.maintenance_thread import MaintenanceThread
-from worker.queue.broker import Broker
 
 
 @pytest.fixture
@@ -94,7 +94,9 @@ def test_how_a_child_came_to_its_end_is_for_its_supervisor_to_say(
     database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rounds: list[int] = []
-    monkeypatch.setattr("worker.process.maintenance_thread.round_of_maintenance", lambda *_, **__: rounds.append(1))
+    monkeypatch.setattr(
+        "docmill.worker.process.maintenance_thread.round_of_maintenance", lambda *_, **__: rounds.append(1)
+    )
     read(database, request(spec=EMBED), numbered(3))
     sign_on(database, "child", dead_pid())
     held = claim_next(database, "child")
@@ -140,7 +142,7 @@ def test_a_maintenance_thread_outlives_an_error_that_nobody_foresaw(
         if len(rounds) == 1:
             raise ValueError
 
-    monkeypatch.setattr("worker.process.maintenance_thread.round_of_maintenance", upset)
+    monkeypatch.setattr("docmill.worker.process.maintenance_thread.round_of_maintenance", upset)
     thread = MaintenanceThread(database, broker, "me", every_s=0.05)
     thread.start()
     until(lambda: len(rounds) > 2, "there are more rounds")
@@ -153,7 +155,7 @@ def test_one_job_alone_is_offered_as_long_as_nobody_else_works(
 ) -> None:
     offered: list[tuple[int | None, int]] = []
     monkeypatch.setattr(
-        "worker.process.maintenance_thread.round_of_maintenance",
+        "docmill.worker.process.maintenance_thread.round_of_maintenance",
         lambda *_, only_job, lost_level: offered.append((only_job, lost_level)),
     )
     thread = MaintenanceThread(database, broker, "me", every_s=0.05)

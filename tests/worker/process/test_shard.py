@@ -11,29 +11,29 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import select
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Status
-from storage.core.schema import OutcomeRow, Shard
-from storage.core.specs import Spec
-from storage.core.tables import db_now
-from storage.errors import DatabaseUnreachable
-from storage.ingest import ingest
-from storage.leases import dispatch, shards
-from storage.leases.health import health
-from storage.steps import jobs
-from storage.steps.jobs import JobRequest
-from storage.steps.steps import StepRequest
-from tasks.backends import Backend
-from tasks.engine.engine import Engine
-from tasks.errors import CannotServe
-from tasks.specs import pinning
-from tasks.windows.windows import Encoded
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.schema import OutcomeRow, Shard
+from docmill.storage.core.specs import Spec
+from docmill.storage.core.tables import db_now
+from docmill.storage.errors import DatabaseUnreachable
+from docmill.storage.ingest import ingest
+from docmill.storage.leases import dispatch, shards
+from docmill.storage.leases.health import health
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.steps import StepRequest
+from docmill.tasks.backends import Backend
+from docmill.tasks.engine.engine import Engine
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.specs import pinning
+from docmill.tasks.windows.windows import Encoded
+from docmill.worker.engines.engines import opener
+from docmill.worker.process.in_flight import InFlight
+from docmill.worker.process.shard import Process
+from docmill.worker.settings import load_settings
 from tests.kinds import KINDS
 from tests.storage.builders import gathered
-from worker.engines.engines import opener
-from worker.process.in_flight import InFlight
-from worker.process.shard import Process
-from worker.settings import load_settings
 
 RUNTIME = {"device": "cpu", "precision": "float32", "backend": "none", "versions": {}}
 

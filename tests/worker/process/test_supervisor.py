@@ -10,22 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.database import Database
-from worker.process.supervisor import Child, Supervisor
-from worker.process.watchdog import Watchdog
-from worker.queue.broker import Broker
-from worker.settings import load_settings
+from docmill.storage.core.database import Database
+from docmill.worker.process.supervisor import Child, Supervisor
+from docmill.worker.process.watchdog import Watchdog
+from docmill.worker.queue.broker import Broker
+from docmill.worker.settings import load_settings
 
 LINES = 40  # more than a turn of its loop has, those of the standard library included
 SIGNALS_AT_EACH_LINE = f"""
 import faulthandler, signal, sys
 from pathlib import Path
-from storage.core.database import Database
+from docmill.storage.core.database import Database
 from tests.kinds import KINDS
-from worker.queue.broker import Broker
-from worker.settings import load_settings
-from worker.process import supervisor as module
-from worker.process.supervisor import Supervisor
+from docmill.worker.queue.broker import Broker
+from docmill.worker.settings import load_settings
+from docmill.worker.process import supervisor as module
+from docmill.worker.process.supervisor import Supervisor
 
 module.TICK_S = 0.01
 faulthandler.dump_traceback_later(100, exit=True)

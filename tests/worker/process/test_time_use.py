@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from worker.process.time_use import COMPUTING, READING, WINDOW_S, TimeUse
+from docmill.worker.process.time_use import COMPUTING, READING, WINDOW_S, TimeUse
 
 
 class _Clock:

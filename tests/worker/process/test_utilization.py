@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.engine.engine import Counters
-from worker.process.device import _report
-from worker.process.utilization import REPORT_S, Reading, Report, due
+from docmill.tasks.engine.engine import Counters
+from docmill.worker.process.device import _report
+from docmill.worker.process.utilization import REPORT_S, Reading, Report, due
 
 BEFORE = Reading(100.0, 10.0, Counters(busy_s=9.0, batches=3, tokens_in=1000, padded_tokens=1100, tokens_out=10))
 COUNTERS = Counters(busy_s=18.0, batches=5, tokens_in=2500, padded_tokens=3100, tokens_out=110)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worker.process.watchdog import SLACK, Step, Watchdog
+from docmill.worker.process.watchdog import SLACK, Step, Watchdog
 
 
 def watchdog() -> Watchdog:

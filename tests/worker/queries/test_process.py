@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage.core.outcomes import Reason
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.models import null
-from tasks.outputs import Failure, Vector
-from tasks.specs import pinning
-from tasks.specs.plan import build_spec
+from docmill.storage.core.outcomes import Reason
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.models import null
+from docmill.tasks.outputs import Failure, Vector
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.plan import build_spec
+from docmill.worker.queries import client
+from docmill.worker.queries.client import QueryProcess, embedding
+from docmill.worker.queries.process import Opening, Server, code_in, packed, receive, send, unpacked
+from docmill.worker.settings import Settings, for_libraries, load_settings
 from tests.worker.harness import Docmill, command_of, share_conversions, until
-from worker.queries import client
-from worker.queries.client import QueryProcess, embedding
-from worker.queries.process import Opening, Server, code_in, packed, receive, send, unpacked
-from worker.settings import Settings, for_libraries, load_settings
 
 IDLE = "DOCMILL_SEARCH_IDLE_S"
 LONG_S = "600"  # nothing here takes so long
@@ -63,7 +63,11 @@ def processes(folder: Path) -> list[int]:
     """The query processes with this folder."""
     numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
     told = {pid: command_of(pid) for pid in numbers}
-    return [pid for pid, command in told.items() if b"worker.queries.process" in command and bytes(folder) in command]
+    return [
+        pid
+        for pid, command in told.items()
+        if b"docmill.worker.queries.process" in command and bytes(folder) in command
+    ]
 
 
 def opening_of(settings: Settings) -> Opening:

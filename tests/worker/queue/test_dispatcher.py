@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from storage.core.database import Database
-from storage.core.specs import ShardSize
-from storage.leases import shards
+from docmill.storage.core.database import Database
+from docmill.storage.core.specs import ShardSize
+from docmill.storage.leases import shards
+from docmill.worker.queue.broker import Broker
+from docmill.worker.queue.dispatcher import Refill
+from docmill.worker.queue.messages import queue
 from tests.kinds import sized
 from tests.storage.builders import EMBED, claim_next, embedded, numbered, read, request
-from worker.queue.broker import Broker
-from worker.queue.dispatcher import Refill
-from worker.queue.messages import queue
 
 LANE = "embed"
 

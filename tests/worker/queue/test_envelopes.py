@@ -15,9 +15,8 @@ from celery import Celery
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.worker.hostile import hostile, hostile_orders, message, order
-from worker.errors import BadMessage
-from worker.queue.messages import (
+from docmill.worker.errors import BadMessage
+from docmill.worker.queue.messages import (
     ENQUEUE_LANE,
     ENQUEUE_TASK,
     MAX_BYTES,
@@ -27,6 +26,7 @@ from worker.queue.messages import (
     rewrite,
     shard_message,
 )
+from tests.worker.hostile import hostile, hostile_orders, message, order
 
 HERE = Path("trap")
 TASKS = st.sampled_from([SHARD_TASK, RUN_TASK])

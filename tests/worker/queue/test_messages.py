@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks import kinds
-from worker.errors import BadMessage
-from worker.orders import parse_enqueue
-from worker.queue.messages import VERSION, parse_shard, queue, shard_message
+from docmill.tasks import kinds
+from docmill.worker.errors import BadMessage
+from docmill.worker.orders import parse_enqueue
+from docmill.worker.queue.messages import VERSION, parse_shard, queue, shard_message
 
 
 @given(st.integers(min_value=1, max_value=2**62))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from kombu.asynchronous import Hub, get_event_loop, set_event_loop
 
-from worker.queue.thread_pool import WakingThreadPool, wake
+from docmill.worker.queue.thread_pool import WakingThreadPool, wake
 
 
 @pytest.fixture

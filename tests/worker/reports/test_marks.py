@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.checks import Finding
-from worker.reports.marks import Part, excerpt, found, marked
+from docmill.tasks.checks import Finding
+from docmill.worker.reports.marks import Part, excerpt, found, marked
 
 
 def _marks(source: str, output: str) -> tuple[list[str], list[str]]:

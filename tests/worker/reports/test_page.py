@@ -8,17 +8,17 @@ from string import ascii_lowercase
 
 import pytest
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.leases.shards import Claim
-from storage.results.status import read_status
-from storage.steps.jobs import JobRequest
-from storage.steps.steps import StepRequest
-from tasks.checks import NONE, Checks
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.leases.shards import Claim
+from docmill.storage.results.status import read_status
+from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.steps import StepRequest
+from docmill.tasks.checks import NONE, Checks
+from docmill.worker.logs import seen
+from docmill.worker.reports.facts import gather
+from docmill.worker.reports.page import page
 from tests.storage.builders import COPY, read, request, work
-from worker.logs import seen
-from worker.reports.facts import gather
-from worker.reports.page import page
 
 HOSTILE = {
     "<script>alert(1)</script>": "<script>document.title='x'</script><img src=x onerror=f()></style></bdi></body>",

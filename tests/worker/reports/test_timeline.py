@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.results.work import FinishedShard
-from worker.reports.timeline import device_seconds, timeline
+from docmill.storage.results.work import FinishedShard
+from docmill.worker.reports.timeline import device_seconds, timeline
 
 
 def _shard(start: float, end: float, tokens: int = 0, owner: str = "w1") -> FinishedShard:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from storage.reviews.judgements import Judged, Verdict
+from docmill.storage.reviews.judgements import Judged, Verdict
+from docmill.worker.reviewing.estimate import Cell, Share, share_good, summary
+from docmill.worker.reviewing.strata import sample, strata_of
 from tests.worker.reviewing.populations import population
-from worker.reviewing.estimate import Cell, Share, share_good, summary
-from worker.reviewing.strata import sample, strata_of
 
 DRAWS = 300
 

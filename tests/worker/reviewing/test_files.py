@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from storage.reviews.items import Item
-from storage.reviews.judgements import Verdict
-from worker.errors import ReviewRefused
-from worker.reviewing.files import read, rows_of, write_csv, write_json
+from docmill.storage.reviews.items import Item
+from docmill.storage.reviews.judgements import Verdict
+from docmill.worker.errors import ReviewRefused
+from docmill.worker.reviewing.files import read, rows_of, write_csv, write_json
 
 ITEMS = [Item(n, bytes([n]) * 32, f"d{n}", "ligne\nune", f"=out,{n}", "aa") for n in (1, 2, 3, 4)]
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worker.errors import ReviewRefused
-from worker.reviewing.risk import features, fit
+from docmill.worker.errors import ReviewRefused
+from docmill.worker.reviewing.risk import features, fit
 
 
 def judged(n: int) -> list[tuple[dict[str, Any], bool]]:

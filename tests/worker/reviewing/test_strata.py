@@ -6,8 +6,8 @@ from collections import Counter
 
 import numpy as np
 
+from docmill.worker.reviewing.strata import allocation, sample, seen, strata_of
 from tests.worker.reviewing.populations import population
-from worker.reviewing.strata import allocation, sample, seen, strata_of
 
 
 def test_strata_are_doubtful_or_not_by_thirds_of_the_confidence() -> None:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from storage.ingest.chunk_builder import FIRST_CHUNK_RECORDS, chunks
-from storage.ingest.ingest import CHUNK_RECORDS
-from storage.readers import SourceOptions, SourceUnsupported, open_source
-from worker.errors import BadMessage
-from worker.orders import parse_enqueue
-from worker.submit.options import Request
-from worker.submit.repeats import key_of
-from worker.submit.request import source_options
+from docmill.storage.ingest.chunk_builder import FIRST_CHUNK_RECORDS, chunks
+from docmill.storage.ingest.ingest import CHUNK_RECORDS
+from docmill.storage.readers import SourceOptions, SourceUnsupported, open_source
+from docmill.worker.errors import BadMessage
+from docmill.worker.orders import parse_enqueue
+from docmill.worker.submit.options import Request
+from docmill.worker.submit.repeats import key_of
+from docmill.worker.submit.request import source_options
 
 
 def test_the_first_chunk_is_small_and_the_others_are_large(tmp_path: Path) -> None:

@@ -10,23 +10,23 @@ from typing import Any
 
 import pytest
 
-from storage.core.database import Database
-from storage.core.doubts import Doubt
-from storage.core.specs import Spec
-from storage.errors import NoRisk
-from tasks import kinds
-from tasks.errors import BadOption, ModelCorrupt
-from tasks.models.families import Family
-from worker.engines.throughput import Sample
-from worker.errors import BadMessage
-from worker.orders import parse_enqueue
-from worker.pipelines.file import PipelineInvalid, parse
-from worker.settings import Settings, load_settings
-from worker.submit import dry_run, escalation
-from worker.submit.escalation import OPTIONS, Escalation
-from worker.submit.options import EscalationOptions, Request
-from worker.submit.progress import Progress
-from worker.submit.request import Computed, escalation_of, prepare, spec_of
+from docmill.storage.core.database import Database
+from docmill.storage.core.doubts import Doubt
+from docmill.storage.core.specs import Spec
+from docmill.storage.errors import NoRisk
+from docmill.tasks import kinds
+from docmill.tasks.errors import BadOption, ModelCorrupt
+from docmill.tasks.models.families import Family
+from docmill.worker.engines.throughput import Sample
+from docmill.worker.errors import BadMessage
+from docmill.worker.orders import parse_enqueue
+from docmill.worker.pipelines.file import PipelineInvalid, parse
+from docmill.worker.settings import Settings, load_settings
+from docmill.worker.submit import dry_run, escalation
+from docmill.worker.submit.escalation import OPTIONS, Escalation
+from docmill.worker.submit.options import EscalationOptions, Request
+from docmill.worker.submit.progress import Progress
+from docmill.worker.submit.request import Computed, escalation_of, prepare, spec_of
 
 SMALL = Spec("translate", "small", "sha256:1", params={"algorithm": 2})
 

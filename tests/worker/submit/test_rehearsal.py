@@ -14,16 +14,16 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from storage.core.specs import Spec
-from tasks import kinds
-from tasks.errors import TaskError
-from tasks.specs import adapters, pinning
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.errors import TaskError
+from docmill.tasks.specs import adapters, pinning
+from docmill.worker.settings import Settings, load_settings
+from docmill.worker.submit import rehearsal
+from docmill.worker.submit.options import Request
+from docmill.worker.submit.request import prepare
 from tests.tasks import architectures, decoders, gguf_files
 from tests.worker.harness import EXAMPLES, Docmill, run_child
-from worker.settings import Settings, load_settings
-from worker.submit import rehearsal
-from worker.submit.options import Request
-from worker.submit.request import prepare
 
 FRENCH = EXAMPLES / "french.jsonl"
 TRANSLATE = ("--task", "translate", "--from", "fr", "--to", "en", "--limit", 2)
@@ -47,7 +47,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 def forked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let rehearsals be forks of a process that has the model libraries."""
-    monkeypatch.setattr(rehearsal, "run_child", partial(run_child, "worker.submit.rehearsal"))
+    monkeypatch.setattr(rehearsal, "run_child", partial(run_child, "docmill.worker.submit.rehearsal"))
 
 
 @pytest.mark.parametrize("command", ["run", "enqueue"])
@@ -223,7 +223,7 @@ def test_a_gguf_file_is_converted_or_refused_before_the_source_is_read(
     gguf_files.llama(file, TEXTS)
     assert prepare(settings, request).spec.model == str(file)
     assert not pinning.to_convert(str(file), models_dir=None, cache_dir=settings.cache_dir)
-    monkeypatch.setattr("tasks.models.gguf.LIBRARIES", ("no_such_library",))
+    monkeypatch.setattr("docmill.tasks.models.gguf.LIBRARIES", ("no_such_library",))
     with pytest.raises(TaskError, match="needs the extra gguf"):
         prepare(settings, request, devices=["cpu"])
 
@@ -259,7 +259,7 @@ def test_a_backend_that_this_machine_lacks_is_missed_before_anything_is_stored(
 def test_offline_no_process_is_started_for_a_model_that_is_elsewhere(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.models.hub.is_offline", lambda: True)
+    monkeypatch.setattr("docmill.tasks.models.hub.is_offline", lambda: True)
     monkeypatch.setattr(rehearsal, "run_child", lambda _: pytest.fail("a process was started"))
     [refused] = rehearsal.rehearsed(settings, [Spec("embed", "owner/model", "a" * 40)])
     assert refused is not None
@@ -275,7 +275,7 @@ def test_a_spec_is_told_before_the_seconds_in_which_its_files_are_looked_at(
         return ["looked at"]
 
     told: list[Spec] = []
-    monkeypatch.setattr("worker.submit.request.require_possible", looked_at)
+    monkeypatch.setattr("docmill.worker.submit.request.require_possible", looked_at)
     options = kinds.options("translate", source_lang="fr", target_lang="en")
     request = Request(source=str(FRENCH), task="translate", options=options)
     assert prepare(settings, request, on_spec=told.append).not_read == ("looked at",)

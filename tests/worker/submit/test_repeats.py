@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tasks import kinds
-from tasks.errors import BadOption
-from worker.submit.options import Request, checked
-from worker.submit.repeats import key_of
+from docmill.tasks import kinds
+from docmill.tasks.errors import BadOption
+from docmill.worker.submit.options import Request, checked
+from docmill.worker.submit.repeats import key_of
 
 
 def arguments(options: dict[str, Any] | None = None, **given: Any) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from storage.core.database import Database
-from worker.settings import Settings
-from worker.web.app import make_app
-from worker.web.site import Site
+from docmill.storage.core.database import Database
+from docmill.worker.settings import Settings
+from docmill.worker.web.app import make_app
+from docmill.worker.web.site import Site
 
 Browse = Callable[..., TestClient]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from storage.core.database import Database
+from docmill.storage.core.database import Database
+from docmill.worker.settings import Settings
+from docmill.worker.web import assets
+from docmill.worker.web.app import make_app
+from docmill.worker.web.registry import FIRST, PAGES
+from docmill.worker.web.site import Site
 from tests.worker.web.conftest import Browse
-from worker.settings import Settings
-from worker.web import assets
-from worker.web.app import make_app
-from worker.web.registry import FIRST, PAGES
-from worker.web.site import Site
 
 
 def test_the_first_page_is_that_of_jobs(empty: Browse) -> None:

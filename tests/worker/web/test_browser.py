@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.database import Database
-from storage.leases import dispatch
-from storage.pipelines import pipelines
+from docmill.storage.core.database import Database
+from docmill.storage.leases import dispatch
+from docmill.storage.pipelines import pipelines
+from docmill.worker.fault_points import MARKER
+from docmill.worker.settings import Settings
+from docmill.worker.web.server import serving
+from docmill.worker.web.site import Site
 from tests.conftest import missing
 from tests.kinds import KINDS
 from tests.storage.builders import numbered, read, request
 from tests.worker.harness import Docmill
 from tests.worker.web.chromium import COLOURS, WIDTHS, Browser, chromium, programs
-from worker.fault_points import MARKER
-from worker.settings import Settings
-from worker.web.server import serving
-from worker.web.site import Site
 
 pytestmark = pytest.mark.slow
 

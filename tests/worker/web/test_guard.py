@@ -11,11 +11,11 @@ from starlette.datastructures import URL
 from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
+from docmill.worker.web.guard import COOKIE
+from docmill.worker.web.registry import CHANGES, PAGES
+from docmill.worker.web.signing import LONGEST_WAIT_S, SESSION_S, Attempts, Sessions
+from docmill.worker.web.site import allowed_hosts, is_loopback
 from tests.worker.web.conftest import Browse
-from worker.web.guard import COOKIE
-from worker.web.registry import CHANGES, PAGES
-from worker.web.signing import LONGEST_WAIT_S, SESSION_S, Attempts, Sessions
-from worker.web.site import allowed_hosts, is_loopback
 
 TOKEN = "a token that nobody guesses"
 
@@ -132,7 +132,7 @@ def test_wrong_tokens_wait_and_the_right_one_is_taken_among_them(
         waits.append(seconds)
         return move_on_after(0.0)
 
-    monkeypatch.setattr("worker.web.app.move_on_after", note)
+    monkeypatch.setattr("docmill.worker.web.app.move_on_after", note)
     browser = empty(token=TOKEN, attempts=Attempts(lambda: 0.0))
     for _ in range(100):
         assert sign_in(browser, "a wrong token of some length").status_code == 403

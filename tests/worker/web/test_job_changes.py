@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from starlette.testclient import TestClient
 
-from storage.core.database import Database
-from storage.results.status import read_status
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.results.status import read_status
+from docmill.storage.steps import jobs
 from tests.storage.builders import numbered, read, request
 from tests.worker.web.conftest import Browse
 from tests.worker.web.pages.marked import marked_job

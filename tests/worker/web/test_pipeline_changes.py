@@ -7,8 +7,8 @@ import re
 import pytest
 from starlette.testclient import TestClient
 
-from storage.core.database import Database
-from storage.pipelines import pipelines
+from docmill.storage.core.database import Database
+from docmill.storage.pipelines import pipelines
 from tests.worker.web.conftest import Browse
 from tests.worker.web.test_guard import signed_in_form
 

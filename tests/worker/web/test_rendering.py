@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from worker.web.rendering import percents
-from worker.web.words import ago, period, sentence
+from docmill.worker.web.rendering import percents
+from docmill.worker.web.words import ago, period, sentence
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from urllib.request import urlopen
 
 import pytest
 
-from storage.core.database import Database
-from worker.settings import Settings
-from worker.web import app, server
-from worker.web.server import serving
-from worker.web.site import Site
+from docmill.storage.core.database import Database
+from docmill.worker.settings import Settings
+from docmill.worker.web import app, server
+from docmill.worker.web.server import serving
+from docmill.worker.web.site import Site
 
 HALF = b"GET /jobs HTTP/1.1\r\nHost: localhost\r\nX-More: "
 LONGEST_S = 60.0  # for a condition that holds at once but for a busy machine

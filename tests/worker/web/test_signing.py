@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from worker.web.signing import (
+from docmill.worker.web.signing import (
     LEAST_TOKEN,
     LONGEST_WAIT_S,
     MOST_ADDRESSES,

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from storage.writers import openai_batch
-from tasks.kinds import KindOptions
-from worker.cli import formatting, shell_completion
-from worker.cli.context import settings_from
-from worker.cli.declared_options import declared
-from worker.cli.exit_codes import OK, SOME_FAILED, SOME_REJECTED
-from worker.cli.interrupts import stop_as_interrupt
-from worker.cli.options import BACKEND, DEVICE, ENDPOINT, OUT
-from worker.cli.output_files import STDOUT, check_out, check_out_is_no_input
-from worker.cli.printing import answer, print_json
-from worker.submit.options import Work
+from docmill.storage.writers import openai_batch
+from docmill.tasks.kinds import KindOptions
+from docmill.worker.cli import formatting, shell_completion
+from docmill.worker.cli.context import settings_from
+from docmill.worker.cli.declared_options import declared
+from docmill.worker.cli.exit_codes import OK, SOME_FAILED, SOME_REJECTED
+from docmill.worker.cli.interrupts import stop_as_interrupt
+from docmill.worker.cli.options import BACKEND, DEVICE, ENDPOINT, OUT
+from docmill.worker.cli.output_files import STDOUT, check_out, check_out_is_no_input
+from docmill.worker.cli.printing import answer, print_json
+from docmill.worker.submit.options import Work
 
 if TYPE_CHECKING:
-    from storage.results.status import JobStatus
-    from worker.cli.batches import Written
+    from docmill.storage.results.status import JobStatus
+    from docmill.worker.cli.batches import Written
 
 
 @click.command(
@@ -81,9 +81,9 @@ def batch_command(
     Requests with the same url, model and parameters make a job. Every text is computed once, and the same command
     continues an interrupted one. A request that cannot be carried out becomes an error with its line.
     """
-    from worker.batch.file import open_batch
-    from worker.batch.requests import Dialect
-    from worker.cli import batches
+    from docmill.worker.batch.file import open_batch
+    from docmill.worker.batch.requests import Dialect
+    from docmill.worker.cli import batches
 
     if enqueue == (out is not None):
         raise click.UsageError("give --out FILE for the answers, or --enqueue to leave the work to a fleet")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from worker.cli import job_control
-from worker.cli.options import JOB, JSON
+from docmill.worker.cli import job_control
+from docmill.worker.cli.options import JOB, JSON
 
 
 @click.command("cancel", epilog="Example: docmill cancel 7")
@@ -13,6 +13,6 @@ from worker.cli.options import JOB, JSON
 @JSON
 def cancel_command(job: int, as_json: bool) -> int:
     """Stop JOB. Finished results stay; work in progress is dropped."""
-    from storage.steps import jobs
+    from docmill.storage.steps import jobs
 
     return job_control.apply(lambda database: jobs.cancel(database, job), job, "cancelled", as_json, key="cancelled")

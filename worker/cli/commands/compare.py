@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from worker.cli.context import open_store, settings_from
-from worker.cli.exit_codes import BAD_INPUT, OK
-from worker.cli.formatting import documents
-from worker.cli.options import JOB_ID, JSON, WholeNumber, corpus_names
-from worker.cli.printing import print_json, say
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.exit_codes import BAD_INPUT, OK
+from docmill.worker.cli.formatting import documents
+from docmill.worker.cli.options import JOB_ID, JSON, WholeNumber, corpus_names
+from docmill.worker.cli.printing import print_json, say
 
 MOST_SAMPLES = 1_000
 
@@ -35,12 +35,12 @@ def compare_command(
     Samples are drawn from the documents whose results differ. Words that only A has stand in [-…-], words that only B
     has in {+…+}.
     """
-    from storage.core.lookups import find_corpus, first_existing
-    from storage.results.pairs import side
-    from worker.cli.compared import as_json as as_json_of
-    from worker.cli.compared import print_comparison
-    from worker.cli.show import bar
-    from worker.comparing.comparison import compare
+    from docmill.storage.core.lookups import find_corpus, first_existing
+    from docmill.storage.results.pairs import side
+    from docmill.worker.cli.compared import as_json as as_json_of
+    from docmill.worker.cli.compared import print_comparison
+    from docmill.worker.cli.show import bar
+    from docmill.worker.comparing.comparison import compare
 
     if len(jobs) != 2:
         raise click.UsageError("give --job twice: docmill compare CORPUS --job A --job B")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
-from worker.cli.exit_codes import OK
-from worker.cli.options import Choice
+from docmill.worker.cli.exit_codes import OK
+from docmill.worker.cli.options import Choice
 
 VARIABLE = "_DOCMILL_COMPLETE"
 

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli import formatting
-from worker.cli.context import open_store, settings_from
-from worker.cli.exit_codes import BAD_INPUT, OK, SOME_FAILED
-from worker.cli.options import JSON, FilledPath
-from worker.cli.printing import answer, confirmed, print_json, say
-from worker.reports.filters import counted
+from docmill.worker.cli import formatting
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.exit_codes import BAD_INPUT, OK, SOME_FAILED
+from docmill.worker.cli.options import JSON, FilledPath
+from docmill.worker.cli.printing import answer, confirmed, print_json, say
+from docmill.worker.reports.filters import counted
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from storage.deletion.removal import Removed
-    from storage.deletion.selection import Condition
-    from storage.deletion.tracing import Trace
-    from storage.results.corpora import CorpusState
+    from docmill.storage.core.database import Database
+    from docmill.storage.deletion.removal import Removed
+    from docmill.storage.deletion.selection import Condition
+    from docmill.storage.deletion.tracing import Trace
+    from docmill.storage.results.corpora import CorpusState
 
 NAME = click.argument("name")
 MENTIONED = 5
@@ -40,9 +40,9 @@ def corpus_command() -> None:
 @JSON
 def list_command(as_json: bool) -> int:
     """List the corpora, with their documents and results by spec."""
-    from storage.results import corpora
-    from worker.cli import show
-    from worker.cli.tables import Name, table
+    from docmill.storage.results import corpora
+    from docmill.worker.cli import show
+    from docmill.worker.cli.tables import Name, table
 
     with open_store(settings_from()) as database:
         found = corpora.every(database)
@@ -73,11 +73,11 @@ def list_command(as_json: bool) -> int:
 @JSON
 def show_command(name: str, as_json: bool) -> int:
     """Show the corpus NAME: latest readings, jobs and results."""
-    from storage.core.lookups import first_existing
-    from storage.results import corpora
-    from worker.cli import show
-    from worker.cli.options import corpus_names
-    from worker.cli.tables import Name, table
+    from docmill.storage.core.lookups import first_existing
+    from docmill.storage.results import corpora
+    from docmill.worker.cli import show
+    from docmill.worker.cli.options import corpus_names
+    from docmill.worker.cli.tables import Name, table
 
     with open_store(settings_from()) as database:
         corpus = corpora.show(database, first_existing(database, corpus_names(name)))
@@ -133,11 +133,11 @@ def rm_command(
     code 1: an ID does not exist, or no document matches --where. docmill cannot remove backups and exported files:
     see docs/removing.md.
     """
-    from storage.core.lookups import first_existing
-    from storage.deletion import removal
-    from storage.deletion.selection import Condition
-    from worker import inventory
-    from worker.cli.options import corpus_names
+    from docmill.storage.core.lookups import first_existing
+    from docmill.storage.deletion import removal
+    from docmill.storage.deletion.selection import Condition
+    from docmill.worker import inventory
+    from docmill.worker.cli.options import corpus_names
 
     if ids and (wheres or vanished):
         raise click.UsageError("--document names the documents; leave it out to choose them by --where or --vanished")
@@ -196,8 +196,8 @@ class Chosen:
 def _chosen(
     database: Database, name: str, ids: tuple[str, ...], conditions: list[Condition], vanished: bool
 ) -> Chosen:
-    from storage.deletion.selection import select_keys
-    from storage.results import corpora
+    from docmill.storage.deletion.selection import select_keys
+    from docmill.storage.results import corpora
 
     if conditions or vanished:
         keys = select_keys(database, name, conditions, only_vanished=vanished)
@@ -237,9 +237,9 @@ def trace_command(file: Path, as_json: bool) -> int:
     no name of a document, and says which places it did not search. Exit code 0: the text is nowhere in the store; 1:
     it was found.
     """
-    from storage.core.normalize import bom_length, decode, normalize
-    from storage.deletion.tracing import trace
-    from worker import inventory
+    from docmill.storage.core.normalize import bom_length, decode, normalize
+    from docmill.storage.deletion.tracing import trace
+    from docmill.worker import inventory
 
     with click.open_file(str(file), "rb") as stream:
         raw = stream.read()

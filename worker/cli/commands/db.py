@@ -7,11 +7,11 @@ from dataclasses import asdict
 
 import click
 
-from worker.cli.context import open_store, settings_from
-from worker.cli.exit_codes import OK
-from worker.cli.options import JSON
-from worker.cli.printing import print_json, say
-from worker.reports.filters import counted
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.exit_codes import OK
+from docmill.worker.cli.options import JSON
+from docmill.worker.cli.printing import print_json, say
+from docmill.worker.reports.filters import counted
 
 
 @click.group("db")
@@ -25,8 +25,8 @@ def db_command() -> None:
 @JSON
 def upgrade_command(as_json: bool) -> int:
     """Upgrade the store's schema to this version. Safe to run twice, and while workers run."""
-    from storage.migrations import upgrade
-    from worker.stores import store_of
+    from docmill.storage.migrations import upgrade
+    from docmill.worker.stores import store_of
 
     with closing(store_of(settings_from())) as database:
         before, after = upgrade(database)
@@ -48,7 +48,7 @@ def recount_command(as_json: bool) -> int:
     into a schema that was there before (`pg_restore --data-only`). The command counts the rows anew. Run it as the
     owner of the tables; workers may go on meanwhile.
     """
-    from storage.results.recount import recount
+    from docmill.storage.results.recount import recount
 
     with open_store(settings_from()) as database:
         corrected = recount(database)

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli import formatting
-from worker.cli.context import open_store, settings_from
-from worker.cli.deduplicating import Wanted, deduplicated
-from worker.cli.exit_codes import OK
-from worker.cli.options import FORMAT, JOB_ID, JSON, OUT, Choice, Number, WholeNumber, corpus_names
-from worker.cli.output_files import STDOUT, check_out, write_out
-from worker.cli.printing import answer, print_json, say
+from docmill.worker.cli import formatting
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.deduplicating import Wanted, deduplicated
+from docmill.worker.cli.exit_codes import OK
+from docmill.worker.cli.options import FORMAT, JOB_ID, JSON, OUT, Choice, Number, WholeNumber, corpus_names
+from docmill.worker.cli.output_files import STDOUT, check_out, write_out
+from docmill.worker.cli.printing import answer, print_json, say
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from storage.duplicates.clusters import Found
-    from storage.duplicates.report import Sample, Summary
-    from storage.duplicates.shingles import Unit
+    from docmill.storage.core.database import Database
+    from docmill.storage.duplicates.clusters import Found
+    from docmill.storage.duplicates.report import Sample, Summary
+    from docmill.storage.duplicates.shingles import Unit
 
 SAMPLES, SAMPLES_SHOWN = 3, 20  # clusters that are printed, without and with --show
 MEMBERS = 4  # documents printed of a cluster
@@ -72,8 +72,8 @@ def dedup_command(
     The same command again compares only new documents. Without options it takes those of the last search. The view
     `near_duplicates` has the clusters in SQL.
     """
-    from storage.core.lookups import find_corpus, first_existing
-    from storage.duplicates import clusters, report
+    from docmill.storage.core.lookups import find_corpus, first_existing
+    from docmill.storage.duplicates import clusters, report
 
     wanted = Wanted(threshold, shingle, seed, embeddings, job)
     _check(wanted, show=show, forget=forget)
@@ -113,8 +113,8 @@ def _check(wanted: Wanted, *, show: bool, forget: bool) -> None:
 
 
 def _write(database: Database, corpus_id: int, out: Path, file_format: str | None, n: int) -> None:
-    from storage.duplicates import report
-    from storage.outputs.columns import Column, Form
+    from docmill.storage.duplicates import report
+    from docmill.storage.outputs.columns import Column, Form
 
     forms = {"id": Form.TEXT, "first": Form.TEXT, "is_first": Form.BOOLEAN, "documents": Form.INTEGER}
     columns = [Column.of(name, form) for name, form in forms.items()]
@@ -122,7 +122,7 @@ def _write(database: Database, corpus_id: int, out: Path, file_format: str | Non
 
 
 def _print(corpus: str, summary: Summary, found: Found | None, samples: list[Sample]) -> None:
-    from worker.cli.tables import Name, table
+    from docmill.worker.cli.tables import Name, table
 
     if summary.clusters:
         clusters = f"{summary.clusters:,} cluster{'s' * (summary.clusters != 1)}"
@@ -143,7 +143,7 @@ def _print(corpus: str, summary: Summary, found: Found | None, samples: list[Sam
         made = table("", "document", "text", names={"document", "text"})
         for rank, (key, text) in enumerate((sample.first, *sample.others)):
             made.add_row("" if rank else "first", Name(key), Name(text))
-        from worker.cli import show
+        from docmill.worker.cli import show
 
         show.paper.print()
         show.paper.print(made)

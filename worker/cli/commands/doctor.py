@@ -6,10 +6,10 @@ from dataclasses import asdict
 
 import click
 
-from worker.cli.context import settings_from
-from worker.cli.exit_codes import OK, SOME_FAILED
-from worker.cli.options import JSON
-from worker.cli.printing import answer, print_json
+from docmill.worker.cli.context import settings_from
+from docmill.worker.cli.exit_codes import OK, SOME_FAILED
+from docmill.worker.cli.options import JSON
+from docmill.worker.cli.printing import answer, print_json
 
 
 @click.command("doctor", epilog="Example: docmill doctor --json")
@@ -20,7 +20,7 @@ def doctor_command(as_json: bool) -> int:
     Checks the database and its schema, Redis, their clocks, models, device, disk and extras. Changes nothing. Exit
     code 0: every check passed; 1: a check failed.
     """
-    from worker.doctor import examine
+    from docmill.worker.doctor import examine
 
     findings = examine(settings_from())
     if as_json:

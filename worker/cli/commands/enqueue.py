@@ -6,14 +6,14 @@ from typing import Any
 
 import click
 
-from worker.cli import formatting
-from worker.cli.context import open_store, settings_from
-from worker.cli.declared_options import declared
-from worker.cli.exit_codes import OK, exit_code_of
-from worker.cli.options import SourceCommand
-from worker.cli.printing import answer, print_json, say
-from worker.cli.requests import request_of, work_options
-from worker.submit.options import JobOptions, KeyOptions
+from docmill.worker.cli import formatting
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.declared_options import declared
+from docmill.worker.cli.exit_codes import OK, exit_code_of
+from docmill.worker.cli.options import SourceCommand
+from docmill.worker.cli.printing import answer, print_json, say
+from docmill.worker.cli.requests import request_of, work_options
+from docmill.worker.submit.options import JobOptions, KeyOptions
 
 
 @click.command(
@@ -37,8 +37,8 @@ def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
     """
     from dataclasses import asdict
 
-    from worker.cli.follow import follow
-    from worker.cli.ingesting import ingested
+    from docmill.worker.cli.follow import follow
+    from docmill.worker.cli.ingesting import ingested
 
     settings = settings_from()
     request = request_of(settings, given)

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli.context import open_store, settings_from
-from worker.cli.exit_codes import OK
-from worker.cli.options import JOB, JSON
-from worker.cli.printing import print_json, say
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.exit_codes import OK
+from docmill.worker.cli.options import JOB, JSON
+from docmill.worker.cli.printing import print_json, say
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from worker.explaining.explanation import Explanation
+    from docmill.storage.core.database import Database
+    from docmill.worker.explaining.explanation import Explanation
 
 
 @click.command("explain", epilog="Example: docmill explain 7 a17 --json | jq .windows")
@@ -32,14 +32,14 @@ def explain_command(job: int, document: str, step: str | None, full: bool, as_js
     The windows are not stored. They are cut again by the model's tokenizer, without its weights; where the model is
     not on this machine, the command says so. Of a job with several steps the last one with a result is explained.
     """
-    from storage.results.provenance import provenance
-    from worker.explaining.explanation import cutter, explain
+    from docmill.storage.results.provenance import provenance
+    from docmill.worker.explaining.explanation import cutter, explain
 
     settings = settings_from()
     with open_store(settings) as database:
         found = explain(provenance(database, job, document, step), cutter(settings.models_dir, settings.cache_dir))
         if as_json:
-            from worker.explaining.json_form import as_json as in_json
+            from docmill.worker.explaining.json_form import as_json as in_json
 
             print_json(in_json(found))
         else:
@@ -48,8 +48,8 @@ def explain_command(job: int, document: str, step: str | None, full: bool, as_js
 
 
 def _show(database: Database, found: Explanation, *, full: bool) -> None:
-    from worker.cli.explained import Page
-    from worker.cli.show import paper
+    from docmill.worker.cli.explained import Page
+    from docmill.worker.cli.show import paper
 
     outputs = {one.name: database.kind_of(one.spec.kind).output for one in found.provenance.way}
     for part in Page(found, outputs, full=full).sections():

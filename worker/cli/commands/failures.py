@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from worker.cli.context import open_store, settings_from
-from worker.cli.exit_codes import OK
-from worker.cli.formatting import printable
-from worker.cli.options import JOB
-from worker.cli.output_files import STDOUT, write_out
-from worker.cli.printing import answer, say
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.exit_codes import OK
+from docmill.worker.cli.formatting import printable
+from docmill.worker.cli.options import JOB
+from docmill.worker.cli.output_files import STDOUT, write_out
+from docmill.worker.cli.printing import answer, say
 
 
 @click.command("failures", epilog="Example: docmill failures 7 --json | jq .reason")
@@ -17,8 +17,8 @@ from worker.cli.printing import answer, say
 @click.option("--json", "as_json", is_flag=True, help="JSON lines.")
 def failures_command(job: int, as_json: bool) -> int:
     """List failed documents, blank documents and rejected records of JOB, with the reasons."""
-    from storage.results.results import failures
-    from storage.writers.delimited import escape_formula
+    from docmill.storage.results.results import failures
+    from docmill.storage.writers.delimited import escape_formula
 
     with open_store(settings_from()) as database:
         found = failures(database, job)

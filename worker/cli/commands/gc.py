@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli import formatting
-from worker.cli.context import open_store, settings_from
-from worker.cli.exit_codes import BAD_INPUT, OK
-from worker.cli.options import JSON, Number, WholeNumber
-from worker.cli.printing import confirmed, print_json, say
-from worker.cli.retaining import Seconds, retain
-from worker.reports.filters import counted
+from docmill.worker.cli import formatting
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.exit_codes import BAD_INPUT, OK
+from docmill.worker.cli.options import JSON, Number, WholeNumber
+from docmill.worker.cli.printing import confirmed, print_json, say
+from docmill.worker.cli.retaining import Seconds, retain
+from docmill.worker.reports.filters import counted
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from storage.deletion.cost import Cost
-    from storage.deletion.gc import Collected
-    from storage.deletion.removal import Removed
-    from storage.deletion.versions import Superseded
+    from docmill.storage.core.database import Database
+    from docmill.storage.deletion.cost import Cost
+    from docmill.storage.deletion.gc import Collected
+    from docmill.storage.deletion.removal import Removed
+    from docmill.storage.deletion.versions import Superseded
 
 DAY_S = 86_400.0
 LACKING = "The results of jobs that had these versions lack them then."
@@ -76,8 +76,8 @@ def gc_command(
     and the like that nothing needs. It does not ask, so it suits a schedule. With --dry-run it counts the rows by
     table.
     """
-    from storage.deletion import cost, selection, versions
-    from worker import inventory
+    from docmill.storage.deletion import cost, selection, versions
+    from docmill.worker import inventory
 
     if retention:
         if days is not None or spec is not None or superseded or migrated:
@@ -123,7 +123,7 @@ class Drops:
 
 
 def _drops(database: Database, days: float | None, spec: str | None, superseded: bool) -> Drops:
-    from storage.deletion import gc
+    from docmill.storage.deletion import gc
 
     older_than_s = (days or 0.0) * DAY_S
     if spec is None:
@@ -137,7 +137,7 @@ def _drops(database: Database, days: float | None, spec: str | None, superseded:
 
 
 def _drops_replaced(database: Database, days: float | None) -> Drops:
-    from storage.deletion import replaced
+    from docmill.storage.deletion import replaced
 
     found = replaced.replaced_specs(database, (days or 0.0) * DAY_S)
     for sentence in found.staying:
@@ -147,8 +147,8 @@ def _drops_replaced(database: Database, days: float | None) -> Drops:
 
 def _note_dropped(database: Database, drops: Drops, days: float | None) -> Drops:
     """Return what still may be dropped: a migration may have been undone while the command asked."""
-    from storage.deletion import replaced
-    from storage.search import pgvector_index
+    from docmill.storage.deletion import replaced
+    from docmill.storage.search import pgvector_index
 
     spec_ids = replaced.note_dropped(database, drops.spec_ids or (), (days or 0.0) * DAY_S)
     for spec_id in spec_ids:
@@ -157,7 +157,7 @@ def _note_dropped(database: Database, drops: Drops, days: float | None) -> Drops
 
 
 def _remove(database: Database, drops: Drops) -> Removed:
-    from storage.deletion import gc, removal, versions
+    from docmill.storage.deletion import gc, removal, versions
 
     removed = versions.remove(database, drops.older_than_s) if drops.superseded else removal.Removed()
     collected = gc.drop(database, older_than_s=drops.older_than_s, spec_ids=drops.spec_ids)

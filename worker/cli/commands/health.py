@@ -6,10 +6,10 @@ from dataclasses import asdict
 
 import click
 
-from worker.cli.context import open_store, settings_from
-from worker.cli.exit_codes import OK, SOME_FAILED
-from worker.cli.options import JSON, Number
-from worker.cli.printing import print_json, say
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.exit_codes import OK, SOME_FAILED
+from docmill.worker.cli.options import JSON, Number
+from docmill.worker.cli.printing import print_json, say
 
 
 @click.command("health", epilog="Example, for a container: HEALTHCHECK CMD docmill health")
@@ -32,7 +32,7 @@ def health_command(within_s: float, host: str | None, as_json: bool) -> int:
     """
     import platform
 
-    from storage.leases.health import health
+    from docmill.storage.leases.health import health
 
     with open_store(settings_from()) as database:
         found = health(database, host or platform.node(), within_s)

@@ -6,11 +6,11 @@ from dataclasses import asdict
 
 import click
 
-from worker.cli.context import open_store, settings_from
-from worker.cli.exit_codes import BAD_INPUT, OK
-from worker.cli.options import JOB_ID, JSON
-from worker.cli.printing import print_json, say
-from worker.reports.filters import counted
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.exit_codes import BAD_INPUT, OK
+from docmill.worker.cli.options import JOB_ID, JSON
+from docmill.worker.cli.printing import print_json, say
+from docmill.worker.reports.filters import counted
 
 
 @click.group("index", epilog="Example: docmill index add articles.jsonl && docmill index list")
@@ -38,10 +38,10 @@ def add_command(corpus: str, job: int | None, as_json: bool) -> int:
     `docmill index list` shows that many vectors are missing from the index. You may interrupt it, and run it beside
     any other command.
     """
-    from storage.search import pgvector_index
-    from storage.search.search import choose
-    from worker.cli.options import corpus_names
-    from worker.cli.show import bar
+    from docmill.storage.search import pgvector_index
+    from docmill.storage.search.search import choose
+    from docmill.worker.cli.options import corpus_names
+    from docmill.worker.cli.show import bar
 
     with open_store(settings_from()) as database:
         searched = choose(database, corpus_names(corpus), job)
@@ -63,9 +63,9 @@ def add_command(corpus: str, job: int | None, as_json: bool) -> int:
 @JSON
 def list_command(as_json: bool) -> int:
     """List the indexes, with their vectors, missing texts and size."""
-    from storage.search import pgvector_index
-    from worker.cli import show
-    from worker.cli.tables import Name, table
+    from docmill.storage.search import pgvector_index
+    from docmill.worker.cli import show
+    from docmill.worker.cli.tables import Name, table
 
     with open_store(settings_from()) as database:
         found = pgvector_index.every(database)
@@ -90,8 +90,8 @@ def rm_command(spec: str, as_json: bool) -> int:
 
     SPEC is its number in `docmill index list`, or KIND/MODEL.
     """
-    from storage.deletion import gc
-    from storage.search import pgvector_index
+    from docmill.storage.deletion import gc
+    from docmill.storage.search import pgvector_index
 
     with open_store(settings_from()) as database:
         dropped = [spec_id for spec_id in gc.specs(database, spec) if pgvector_index.drop(database, spec_id)]

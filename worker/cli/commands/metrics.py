@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli.context import open_store, queue_of, settings_from
-from worker.cli.exit_codes import OK
-from worker.cli.interrupts import stop_as_interrupt
-from worker.cli.options import WholeNumber
-from worker.cli.printing import answer, say
+from docmill.worker.cli.context import open_store, queue_of, settings_from
+from docmill.worker.cli.exit_codes import OK
+from docmill.worker.cli.interrupts import stop_as_interrupt
+from docmill.worker.cli.options import WholeNumber
+from docmill.worker.cli.printing import answer, say
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from storage.results.backlog import Backlog
+    from docmill.storage.core.database import Database
+    from docmill.storage.results.backlog import Backlog
 
 
 @click.command("metrics", epilog="Example: docmill metrics --port 9464")
@@ -31,11 +31,11 @@ def metrics_command(host: str, port: int, once: bool) -> int:
     is enough for a fleet. Metrics have names of pipelines and models in them, and no text of a document. The spend
     needs DOCMILL_PRICES. Workers count their own work: see DOCMILL_METRICS_PORT.
     """
-    from worker.metrics.fleet import FleetCollector
-    from worker.metrics.server import exposition, serving
-    from worker.prices import read_prices
-    from worker.queue.messages import ENQUEUE_LANE
-    from worker.settings import LANES
+    from docmill.worker.metrics.fleet import FleetCollector
+    from docmill.worker.metrics.server import exposition, serving
+    from docmill.worker.prices import read_prices
+    from docmill.worker.queue.messages import ENQUEUE_LANE
+    from docmill.worker.settings import LANES
 
     settings = settings_from()
     prices = read_prices(settings)
@@ -54,9 +54,9 @@ def metrics_command(host: str, port: int, once: bool) -> int:
 
 def _reader(database: Database) -> Callable[[], Backlog]:
     """Return a function that reads the fleet's state, and checks the schema before the first reading."""
-    from storage.migrations import require_current
-    from storage.results.backlog import read_backlog
-    from worker.settings import LANES
+    from docmill.storage.migrations import require_current
+    from docmill.storage.results.backlog import read_backlog
+    from docmill.worker.settings import LANES
 
     checked = False
 

@@ -6,25 +6,25 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli import shell_completion
-from worker.cli.context import open_store, settings_from
-from worker.cli.declared_options import PromptType
-from worker.cli.exit_codes import BAD_INPUT, OK, SOME_FAILED
-from worker.cli.interrupts import stop_as_interrupt
-from worker.cli.migrating import as_json as as_json_of
-from worker.cli.migrating import cost_lines, forecast, print_migrations, switched
-from worker.cli.options import BACKEND, DEVICE, JOB_ID, JSON, Number, check_filled, corpus_names
-from worker.cli.printing import answer, confirmed, print_json, say
+from docmill.worker.cli import shell_completion
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.declared_options import PromptType
+from docmill.worker.cli.exit_codes import BAD_INPUT, OK, SOME_FAILED
+from docmill.worker.cli.interrupts import stop_as_interrupt
+from docmill.worker.cli.migrating import as_json as as_json_of
+from docmill.worker.cli.migrating import cost_lines, forecast, print_migrations, switched
+from docmill.worker.cli.options import BACKEND, DEVICE, JOB_ID, JSON, Number, check_filled, corpus_names
+from docmill.worker.cli.printing import answer, confirmed, print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from storage.core.database import Database
-    from storage.pipelines.switching import Survey
-    from storage.steps.replacements import Replacement
-    from worker.pipelines.migrating import Planned
-    from worker.settings import Settings
-    from worker.submit.dry_run import Forecast
+    from docmill.storage.core.database import Database
+    from docmill.storage.pipelines.switching import Survey
+    from docmill.storage.steps.replacements import Replacement
+    from docmill.worker.pipelines.migrating import Planned
+    from docmill.worker.settings import Settings
+    from docmill.worker.submit.dry_run import Forecast
 
 NOT_SWITCHED = "Nothing was changed"
 
@@ -103,8 +103,8 @@ def migrate_command(
             return _ASKED[asked[0]](settings, database, corpus, yes, as_json)
     if old is None or new is None:
         raise click.UsageError("give --from MODEL and --to MODEL, or --status, --cancel or --back")
-    from worker.engines.devices import choose_devices
-    from worker.pipelines.migrating import Wanted, plan
+    from docmill.worker.engines.devices import choose_devices
+    from docmill.worker.pipelines.migrating import Wanted, plan
 
     options = {name: value for name, value in (("prompt", prompt), ("prompt_name", prompt_name)) if value is not None}
     wanted = Wanted(old, new, revision, job, step, options)
@@ -126,7 +126,7 @@ def migrate_command(
 
 def _corpus(database: Database, given: str) -> tuple[int, str]:
     """Return the id and the name of a corpus, named as `run --corpus` or by its source. Raises NoSuchCorpus."""
-    from storage.core.lookups import find_corpus, first_existing
+    from docmill.storage.core.lookups import find_corpus, first_existing
 
     name = first_existing(database, corpus_names(given))
     return find_corpus(database, name), name
@@ -155,11 +155,11 @@ def _migrate(
     by_workers: bool,
     as_json: bool,
 ) -> int:
-    from storage.errors import TooManyLost
-    from storage.steps import replacements
-    from worker import fault_points
-    from worker.cli.migrating import fill
-    from worker.pipelines.migrating import kept_views, specs_of
+    from docmill.storage.errors import TooManyLost
+    from docmill.storage.steps import replacements
+    from docmill.worker import fault_points
+    from docmill.worker.cli.migrating import fill
+    from docmill.worker.pipelines.migrating import kept_views, specs_of
 
     if planned.is_switched and planned.stored is not None:
         found, counted = planned.stored, fill(settings, database, planned.stored, devices, by_workers=by_workers)
@@ -179,8 +179,8 @@ def _migrate(
 
 
 def _say_switched(found: Replacement, counted: Survey, as_json: bool) -> None:
-    from storage.outputs.output_types import VECTOR
-    from tasks import kinds
+    from docmill.storage.outputs.output_types import VECTOR
+    from docmill.tasks import kinds
 
     if as_json:
         print_json(as_json_of(found) | {"documents": counted.documents, "lost": counted.lost})
@@ -198,7 +198,7 @@ def _say_switched(found: Replacement, counted: Survey, as_json: bool) -> None:
 
 
 def _status(_settings: Settings, database: Database, corpus: str, _yes: bool, as_json: bool) -> int:
-    from storage.steps import replacements
+    from docmill.storage.steps import replacements
 
     corpus_id, name = _corpus(database, corpus)
     found = replacements.every(database, corpus_id)
@@ -214,8 +214,8 @@ def _status(_settings: Settings, database: Database, corpus: str, _yes: bool, as
 def _cancel(_settings: Settings, database: Database, corpus: str, _yes: bool, as_json: bool) -> int:
     from contextlib import suppress
 
-    from storage.errors import NoSuchJob
-    from storage.steps import jobs, replacements
+    from docmill.storage.errors import NoSuchJob
+    from docmill.storage.steps import jobs, replacements
 
     corpus_id, name = _corpus(database, corpus)
     open_ones = [one for one in replacements.every(database, corpus_id) if one.state == replacements.FILLING]
@@ -231,9 +231,9 @@ def _cancel(_settings: Settings, database: Database, corpus: str, _yes: bool, as
 
 
 def _back(settings: Settings, database: Database, corpus: str, yes: bool, as_json: bool) -> int:
-    from storage.pipelines import switching
-    from storage.steps import replacements
-    from worker.pipelines.migrating import kept_views, specs_of
+    from docmill.storage.pipelines import switching
+    from docmill.storage.steps import replacements
+    from docmill.worker.pipelines.migrating import kept_views, specs_of
 
     corpus_id, name = _corpus(database, corpus)
     last = switching.last_switched(replacements.every(database, corpus_id), name)
@@ -256,7 +256,7 @@ def _back(settings: Settings, database: Database, corpus: str, yes: bool, as_jso
 
 
 def _say_state(database: Database, found: Replacement, sentence: str, as_json: bool) -> int:
-    from storage.steps import replacements
+    from docmill.storage.steps import replacements
 
     if as_json:
         print_json(as_json_of(replacements.reread(database, found)))

@@ -6,12 +6,12 @@ from dataclasses import asdict, replace
 
 import click
 
-from worker.cli import shell_completion
-from worker.cli.context import settings_from
-from worker.cli.exit_codes import BAD_INPUT, OK
-from worker.cli.options import JSON
-from worker.cli.printing import answer, print_json, say
-from worker.cli.requests import say_conversions
+from docmill.worker.cli import shell_completion
+from docmill.worker.cli.context import settings_from
+from docmill.worker.cli.exit_codes import BAD_INPUT, OK
+from docmill.worker.cli.options import JSON
+from docmill.worker.cli.printing import answer, print_json, say
+from docmill.worker.cli.requests import say_conversions
 
 
 @click.group("models")
@@ -23,7 +23,7 @@ def models_command() -> None:
 @JSON
 def list_command(as_json: bool) -> int:
     """List the names that --model accepts besides folders and hub ids."""
-    from tasks.specs.pinning import DEFAULTS, DESCRIPTIONS, NAMES
+    from docmill.tasks.specs.pinning import DEFAULTS, DESCRIPTIONS, NAMES
 
     defaults = {model: kind for kind, model in DEFAULTS.items()}
     found = [{"name": name, "default_for": defaults.get(name), "about": DESCRIPTIONS[name]} for name in NAMES]
@@ -51,11 +51,11 @@ def list_command(as_json: bool) -> int:
 @JSON
 def check_command(model: str, revision: str | None, as_json: bool) -> int:
     """Show the family of MODEL, the tasks that it suits, and its window."""
-    from tasks.kinds import kind
-    from tasks.models import served
-    from tasks.outputs import Head
-    from tasks.specs.adapters import NAME, check
-    from worker.submit.rehearsal import lacking
+    from docmill.tasks.kinds import kind
+    from docmill.tasks.models import served
+    from docmill.tasks.outputs import Head
+    from docmill.tasks.specs.adapters import NAME, check
+    from docmill.worker.submit.rehearsal import lacking
 
     settings = settings_from()
     say_conversions(settings, [model])

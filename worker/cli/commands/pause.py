@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from worker.cli import job_control
-from worker.cli.options import JOB, JSON
+from docmill.worker.cli import job_control
+from docmill.worker.cli.options import JOB, JSON
 
 
 @click.command("pause", epilog="Example: docmill pause 7")
@@ -16,6 +16,6 @@ def pause_command(job: int, as_json: bool) -> int:
 
     Workers notice within seconds and turn to other jobs.
     """
-    from storage.steps import jobs
+    from docmill.storage.steps import jobs
 
     return job_control.apply(lambda database: jobs.pause(database, job), job, "paused", as_json)

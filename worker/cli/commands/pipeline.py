@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli import formatting
-from worker.cli.context import open_store, settings_from
-from worker.cli.exit_codes import BAD_INPUT, OK
-from worker.cli.interrupts import stop_as_interrupt
-from worker.cli.options import BACKEND, DEVICE, JSON, FilledPath, WholeNumber
-from worker.cli.pipeline_files import all_listed, check_stored, computed, history, prepared, stored
-from worker.cli.printing import answer, confirmed, print_json, say
-from worker.prices import Cost, read_prices
+from docmill.worker.cli import formatting
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.exit_codes import BAD_INPUT, OK
+from docmill.worker.cli.interrupts import stop_as_interrupt
+from docmill.worker.cli.options import BACKEND, DEVICE, JSON, FilledPath, WholeNumber
+from docmill.worker.cli.pipeline_files import all_listed, check_stored, computed, history, prepared, stored
+from docmill.worker.cli.printing import answer, confirmed, print_json, say
+from docmill.worker.prices import Cost, read_prices
 
 if TYPE_CHECKING:
-    from worker.pipelines.file import Pipeline
+    from docmill.worker.pipelines.file import Pipeline
 
 FILE = click.argument("file", type=FilledPath(dir_okay=False, path_type=Path))
 NAME = click.argument("name")
@@ -37,7 +37,7 @@ def pipeline_command() -> None:
 @JSON
 def check_command(file: Path, as_json: bool) -> int:
     """Check the keys, source and models of FILE. Stores nothing."""
-    from worker.pipelines.file import PipelineInvalid
+    from docmill.worker.pipelines.file import PipelineInvalid
 
     pipeline, found = prepared(settings_from(), file)
     try:
@@ -67,7 +67,7 @@ def schema_command() -> int:
 
     An editor uses the schema if the first line of a pipeline file names it: #:schema pipeline.schema.json
     """
-    from worker.pipelines.schema import json_schema
+    from docmill.worker.pipelines.schema import json_schema
 
     print_json(json_schema())
     return OK
@@ -84,10 +84,10 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
     No step computes a text that has a result already. The same command continues an interrupted run. If the pipeline
     was added, its history lists the run.
     """
-    from storage.results.flag_counts import count_flags
-    from worker.cli import show
-    from worker.cli.exit_codes import exit_code_of
-    from worker.engines.devices import choose_devices
+    from docmill.storage.results.flag_counts import count_flags
+    from docmill.worker.cli import show
+    from docmill.worker.cli.exit_codes import exit_code_of
+    from docmill.worker.engines.devices import choose_devices
 
     settings = settings_from(device=device, backend=backend)
     prices = read_prices(settings)
@@ -120,7 +120,7 @@ def add_command(file: Path, as_json: bool) -> int:
     A stored pipeline has a schedule, a history and a view. Workers start it when it is due, so its source must exist
     on the workers too. The command creates the view, so it needs an administrator's privileges.
     """
-    from storage.pipelines import views
+    from docmill.storage.pipelines import views
 
     settings = settings_from()
     with open_store(settings) as database:
@@ -138,8 +138,8 @@ def add_command(file: Path, as_json: bool) -> int:
 @JSON
 def list_command(as_json: bool) -> int:
     """List the stored pipelines, with their last and next runs."""
-    from worker.cli import show
-    from worker.cli.tables import Name, table
+    from docmill.worker.cli import show
+    from docmill.worker.cli.tables import Name, table
 
     settings = settings_from()
     prices = read_prices(settings)
@@ -164,8 +164,8 @@ def list_command(as_json: bool) -> int:
 @JSON
 def show_command(name: str, as_json: bool) -> int:
     """Print the stored file of the pipeline NAME."""
-    from storage.pipelines import pipelines
-    from worker.pipelines.file import parse
+    from docmill.storage.pipelines import pipelines
+    from docmill.worker.pipelines.file import parse
 
     with open_store(settings_from()) as database:
         row = pipelines.get(database, name)
@@ -181,7 +181,7 @@ def show_command(name: str, as_json: bool) -> int:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def rm_command(name: str, yes: bool) -> int:
     """Remove the pipeline NAME, its history and its view. Its corpus, jobs and results stay."""
-    from storage.pipelines import pipelines, views
+    from docmill.storage.pipelines import pipelines, views
 
     with open_store(settings_from()) as database:
         pipelines.get(database, name)
@@ -202,9 +202,9 @@ def history_command(name: str, limit: int, as_json: bool) -> int:
     """List the runs of the pipeline NAME, newest first, with the cost of their tokens if DOCMILL_PRICES is set."""
     from rich.text import Text
 
-    from worker.cli import show
-    from worker.cli.formatting import printable
-    from worker.cli.tables import table
+    from docmill.worker.cli import show
+    from docmill.worker.cli.formatting import printable
+    from docmill.worker.cli.tables import table
 
     settings = settings_from()
     prices = read_prices(settings)
@@ -230,7 +230,7 @@ def history_command(name: str, limit: int, as_json: bool) -> int:
 def _when(pipeline: Pipeline) -> str:
     import time
 
-    from worker.pipelines.schedule import next_after
+    from docmill.worker.pipelines.schedule import next_after
 
     schedule = pipeline.schedule
     if schedule is None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from worker.cli import job_control
-from worker.cli.declared_options import click_type
-from worker.cli.options import JOB, JSON
-from worker.submit.options import JobOptions
+from docmill.worker.cli import job_control
+from docmill.worker.cli.declared_options import click_type
+from docmill.worker.cli.options import JOB, JSON
+from docmill.worker.submit.options import JobOptions
 
 
 @click.command("priority", epilog="Example: docmill priority 7 10")
@@ -19,7 +19,7 @@ def priority_command(job: int, priority: int, as_json: bool) -> int:
 
     Put two dashes before a negative priority: docmill priority -- 7 -5.
     """
-    from storage.steps import jobs
+    from docmill.storage.steps import jobs
 
     return job_control.apply(
         lambda database: jobs.prioritise(database, job, priority), job, f"at priority {priority}", as_json

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli.context import open_store, settings_from
-from worker.cli.exit_codes import OK
-from worker.cli.options import JOB, FilledPath
-from worker.cli.output_files import check_out
-from worker.cli.printing import say
-from worker.prices import read_prices
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.exit_codes import OK
+from docmill.worker.cli.options import JOB, FilledPath
+from docmill.worker.cli.output_files import check_out
+from docmill.worker.cli.printing import say
+from docmill.worker.prices import read_prices
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from storage.results.status import JobStatus
-    from worker.reports.evidence import ChecksOf
-    from worker.reports.facts import Facts
+    from docmill.storage.core.database import Database
+    from docmill.storage.results.status import JobStatus
+    from docmill.worker.reports.evidence import ChecksOf
+    from docmill.worker.reports.facts import Facts
 
 
 @click.command("report", epilog="Example: docmill report 7 --out report.html")
@@ -38,9 +38,9 @@ def report_command(job: int, out: Path | None, no_text: bool) -> int:
     is one file, needs no network, runs no script and prints well. It has texts of documents on it, unless you give
     --no-text.
     """
-    from storage.results.status import read_status
-    from worker.reports.evidence import checks_of
-    from worker.reports.page import write
+    from docmill.storage.results.status import read_status
+    from docmill.worker.reports.evidence import checks_of
+    from docmill.worker.reports.page import write
 
     target = Path(f"report-{job}.html") if out is None else out
     check_out(target, "jsonl")
@@ -56,16 +56,16 @@ def report_command(job: int, out: Path | None, no_text: bool) -> int:
 
 
 def _check_installed() -> None:
-    from storage.core.installation import install
-    from worker.extras import EXTRAS
+    from docmill.storage.core.installation import install
+    from docmill.worker.extras import EXTRAS
 
     if not EXTRAS["report"].is_installed:
         raise click.UsageError(f"reports need other libraries: {install('report')}")
 
 
 def _gather(database: Database, status: JobStatus, checks_of: ChecksOf, *, with_text: bool) -> Facts:
-    from worker.cli.show import SHOWN_EVERY, WritingBar
-    from worker.reports.facts import gather
+    from docmill.worker.cli.show import SHOWN_EVERY, WritingBar
+    from docmill.worker.reports.facts import gather
 
     with WritingBar() as shown:
 

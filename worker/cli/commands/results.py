@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from storage import writers
-from storage.core.flags import DOUBTS, Flagged
-from storage.errors import BoundInvalid, FlagUnknown
-from worker.cli import formatting
-from worker.cli.context import open_store, settings_from
-from worker.cli.declared_options import declared
-from worker.cli.exit_codes import BAD_INPUT, OK
-from worker.cli.options import FORMAT, FilledPath, JobOrCorpus, Number, corpus_names
-from worker.cli.output_files import STDOUT, check_folder, check_out, target_of, write_out
-from worker.cli.printing import say
-from worker.reports.filters import counted
-from worker.submit.options import PartsOptions
+from docmill.storage import writers
+from docmill.storage.core.flags import DOUBTS, Flagged
+from docmill.storage.errors import BoundInvalid, FlagUnknown
+from docmill.worker.cli import formatting
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.declared_options import declared
+from docmill.worker.cli.exit_codes import BAD_INPUT, OK
+from docmill.worker.cli.options import FORMAT, FilledPath, JobOrCorpus, Number, corpus_names
+from docmill.worker.cli.output_files import STDOUT, check_folder, check_out, target_of, write_out
+from docmill.worker.cli.printing import say
+from docmill.worker.reports.filters import counted
+from docmill.worker.submit.options import PartsOptions
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from storage.results.status import JobStatus
+    from docmill.storage.core.database import Database
+    from docmill.storage.results.status import JobStatus
 
 
 class FlagsType(click.ParamType[Flagged]):
@@ -125,9 +125,9 @@ def results_command(
     again keeps the finished parts and writes the missing ones. If the results have changed since, it writes all
     parts again.
     """
-    from storage.results.results import results
-    from storage.results.status import read_status
-    from storage.steps.replacements import answering_job
+    from docmill.storage.results.results import results
+    from docmill.storage.results.status import read_status
+    from docmill.storage.steps.replacements import answering_job
 
     wanted = Export(
         0, out, file_format, part_documents, overwrite, step, partial, flagged, unflagged, risk, risk_above, every
@@ -249,11 +249,11 @@ def none_said(job: int, condition: Flagged) -> str:
 
 
 def _write(database: Database, status: JobStatus, wanted: Export) -> None:
-    from storage.results.results import columns, input_columns, inputs, results
+    from docmill.storage.results.results import columns, input_columns, inputs, results
 
     target = target_of(wanted.out, wanted.file_format)
     if target is not None and wanted.part_documents is not None:
-        from worker.cli.parts import write_parts
+        from docmill.worker.cli.parts import write_parts
 
         n = wanted.part_documents
         of = wanted.condition
@@ -267,8 +267,8 @@ def _write(database: Database, status: JobStatus, wanted: Export) -> None:
     rows = iter(results(database, status.id, step=wanted.step, flagged=wanted.condition))
     table = columns(database, status.id, wanted.step)
     if wanted.with_risk:
-        from storage.outputs.columns import Column, Form
-        from storage.reviews import risks
+        from docmill.storage.outputs.columns import Column, Form
+        from docmill.storage.reviews import risks
 
         found = risks.latest(database, status.id, wanted.step)
         rows = risks.with_risk(rows, found.model, wanted.risk_above)

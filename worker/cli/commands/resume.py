@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from worker.cli import job_control
-from worker.cli.options import JOB, JSON
+from docmill.worker.cli import job_control
+from docmill.worker.cli.options import JOB, JSON
 
 
 @click.command("resume", epilog="Example: docmill resume 7")
@@ -13,6 +13,6 @@ from worker.cli.options import JOB, JSON
 @JSON
 def resume_command(job: int, as_json: bool) -> int:
     """Resume a paused JOB."""
-    from storage.steps import jobs
+    from docmill.storage.steps import jobs
 
     return job_control.apply(lambda database: jobs.resume(database, job), job, "resumed", as_json)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from worker.cli.context import open_store, settings_from
-from worker.cli.exit_codes import OK
-from worker.cli.options import JOB, JSON, Choice
-from worker.cli.printing import print_json, say
-from worker.reports.filters import counted
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.exit_codes import OK
+from docmill.worker.cli.options import JOB, JSON, Choice
+from docmill.worker.cli.printing import print_json, say
+from docmill.worker.reports.filters import counted
 
 
 @click.command("retry", epilog="Example: docmill retry 7 --only transient && docmill wait 7")
@@ -25,7 +25,7 @@ def retry_command(job: int, only: str | None, as_json: bool) -> int:
     model caused it). A failure stays on record until a new attempt succeeds. Workers do the work; if none is running,
     the next `docmill run` or `docmill worker` does.
     """
-    from storage.steps import jobs
+    from docmill.storage.steps import jobs
 
     with open_store(settings_from()) as database:
         was_stopped = jobs.require(database, job).state == "stopped"

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli.context import open_store, settings_from
-from worker.cli.exit_codes import OK
-from worker.cli.options import JOB, JSON, FilledPath, WholeNumber
-from worker.cli.output_files import check_out
-from worker.cli.printing import print_json, say
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.exit_codes import OK
+from docmill.worker.cli.options import JOB, JSON, FilledPath, WholeNumber
+from docmill.worker.cli.output_files import check_out
+from docmill.worker.cli.printing import print_json, say
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from worker.reviewing.session import Review
+    from docmill.storage.core.database import Database
+    from docmill.worker.reviewing.session import Review
 
 FILE = FilledPath(dir_okay=False, path_type=Path)
 
@@ -67,7 +67,7 @@ def review_command(
     --fit fits a logistic regression to all judgements of the step's spec. It gives the risk that an output is bad, by
     its flags, confidence and lengths. docmill results JOB --risk writes it, and --risk-above 0.2 selects by it.
     """
-    from worker.reviewing.session import Review
+    from docmill.worker.reviewing.session import Review
 
     modes = {"--summary": summary, "--export": export is not None, "--import": imported is not None, "--fit": fitted}
     given = [name for name, is_given in modes.items() if is_given]
@@ -87,12 +87,12 @@ def review_command(
             _export(review, export, size)
             return OK
         if imported is not None:
-            from worker.reviewing.files import read
+            from docmill.worker.reviewing.files import read
 
             n = review.take(read(imported), by or _user())
             say(f"Stored {n:,} judgement{'s' * (n != 1)} from {imported}.")
         elif not summary:
-            from worker.cli.reviewed import judge
+            from docmill.worker.cli.reviewed import judge
 
             judge(review, size, by or _user())
         _print(review, as_json=as_json)
@@ -100,14 +100,14 @@ def review_command(
 
 
 def _check_suffix(file: Path | None, option: str) -> None:
-    from worker.reviewing.files import SUFFIXES
+    from docmill.worker.reviewing.files import SUFFIXES
 
     if file is not None and file.suffix.lower() not in SUFFIXES:
         raise click.BadParameter(f"{file} is neither .csv nor .json, which Label Studio reads", param_hint=option)
 
 
 def _say_if_unfinished(database: Database, job: int) -> None:
-    from storage.results.status import read_status
+    from docmill.storage.results.status import read_status
 
     status = read_status(database, job)
     if not status.ended:
@@ -122,8 +122,8 @@ def _user() -> str:
 
 
 def _export(review: Review, file: Path, size: int) -> None:
-    from storage.writers.files import whole_file
-    from worker.reviewing.files import rows_of, write_csv, write_json
+    from docmill.storage.writers.files import whole_file
+    from docmill.worker.reviewing.files import rows_of, write_csv, write_json
 
     write = write_csv if file.suffix.lower() == ".csv" else write_json
     rows = rows_of(review.items(review.waiting(size)), review.seed)
@@ -141,8 +141,8 @@ def _print(review: Review, *, as_json: bool) -> None:
             {"job": review.reviewed.job, "step": review.reviewed.step.name, "seed": review.seed, **asdict(found)}
         )
         return
-    from worker.cli.reviewed import shares_table
-    from worker.cli.show import paper
+    from docmill.worker.cli.reviewed import shares_table
+    from docmill.worker.cli.show import paper
 
     paper.print(shares_table(found))
     if (more := found.judged - found.counted) > 0:
@@ -153,8 +153,8 @@ def _print(review: Review, *, as_json: bool) -> None:
 
 
 def _fit(database: Database, job: int, step: str | None, *, as_json: bool) -> None:
-    from storage.reviews import risks
-    from worker.reviewing.risk import fit
+    from docmill.storage.reviews import risks
+    from docmill.worker.reviewing.risk import fit
 
     spec_id = risks.spec_to_fit(database, job, step)
     risk = risks.store(database, spec_id, fit(risks.judged_results(database, spec_id)))
@@ -163,8 +163,8 @@ def _fit(database: Database, job: int, step: str | None, *, as_json: bool) -> No
 
         print_json({"job": job, **asdict(risk)})
         return
-    from worker.cli.reviewed import risk_table
-    from worker.cli.show import paper
+    from docmill.worker.cli.reviewed import risk_table
+    from docmill.worker.cli.show import paper
 
     paper.print(risk_table(risk))
     say(f"`docmill results {job} --risk` writes the risk of each output.")

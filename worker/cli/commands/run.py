@@ -7,28 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from storage.writers import openai_batch
-from worker.cli import formatting
-from worker.cli.context import open_store, settings_from
-from worker.cli.declared_options import declared
-from worker.cli.exit_codes import OK, SOME_REJECTED, exit_code_of
-from worker.cli.interrupts import stop_as_interrupt
-from worker.cli.local_run import computed
-from worker.cli.options import BACKEND, DEVICE, ENDPOINT, FORMAT, OUT, PRICE, SourceCommand
-from worker.cli.output_files import STDOUT, check_out, check_out_is_no_input, write_out
-from worker.cli.printing import answer, print_json, say, warn
-from worker.cli.requests import prepare_request, request_of, work_options
-from worker.cli.web_page import page_beside
-from worker.prices import read_prices
-from worker.reports.filters import counted
-from worker.submit.options import KeyOptions
+from docmill.storage.writers import openai_batch
+from docmill.worker.cli import formatting
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.declared_options import declared
+from docmill.worker.cli.exit_codes import OK, SOME_REJECTED, exit_code_of
+from docmill.worker.cli.interrupts import stop_as_interrupt
+from docmill.worker.cli.local_run import computed
+from docmill.worker.cli.options import BACKEND, DEVICE, ENDPOINT, FORMAT, OUT, PRICE, SourceCommand
+from docmill.worker.cli.output_files import STDOUT, check_out, check_out_is_no_input, write_out
+from docmill.worker.cli.printing import answer, print_json, say, warn
+from docmill.worker.cli.requests import prepare_request, request_of, work_options
+from docmill.worker.cli.web_page import page_beside
+from docmill.worker.prices import read_prices
+from docmill.worker.reports.filters import counted
+from docmill.worker.submit.options import KeyOptions
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from storage.results.status import JobStatus
-    from worker.prices import Cost, Price, Prices
-    from worker.settings import Settings
-    from worker.submit.request import Prepared
+    from docmill.storage.core.database import Database
+    from docmill.storage.results.status import JobStatus
+    from docmill.worker.prices import Cost, Price, Prices
+    from docmill.worker.settings import Settings
+    from docmill.worker.submit.request import Prepared
 
 
 @click.command(
@@ -69,7 +69,7 @@ def run_command(
     continues an interrupted run. No server is needed; if DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL are set, the
     command uses the fleet's queue and database.
     """
-    from worker.engines.devices import devices_for
+    from docmill.worker.engines.devices import devices_for
 
     settings = settings_from(device=device, backend=backend, endpoint=endpoint)
     devices = devices_for(settings.device, given.get("model"))
@@ -92,7 +92,7 @@ def run_command(
         computed(settings, request, devices, log_level=settings.log_level) as (database, status),
     ):
         if out is not None:
-            from storage.results.results import columns, results
+            from docmill.storage.results.results import columns, results
 
             table = columns(database, status.id)
             written = write_out(out, results(database, status.id), file_format, status.documents, table)
@@ -107,9 +107,9 @@ def _dry_run(
 ) -> int:
     from dataclasses import asdict
 
-    from worker.cli.follow import IngestBar
-    from worker.cli.terminal import lines_above_the_bar
-    from worker.submit.dry_run import forecast
+    from docmill.worker.cli.follow import IngestBar
+    from docmill.worker.cli.terminal import lines_above_the_bar
+    from docmill.worker.submit.dry_run import forecast
 
     with lines_above_the_bar(settings.log_level, settings.log_format), IngestBar(prepared.source) as progress:
         found = forecast(settings, database, prepared, device, progress)
@@ -153,8 +153,8 @@ def _conclude(
     as_json: bool,
 ) -> int:
     """Say what came of a job: a summary, a few results; and the exit code."""
-    from storage.results.results import count_doubtful, samples
-    from worker.cli import show
+    from docmill.storage.results.results import count_doubtful, samples
+    from docmill.worker.cli import show
 
     shown = samples(database, status.id) if out is None and not as_json else []
     if as_json:

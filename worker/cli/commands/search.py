@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from worker.cli.context import open_store, settings_from
-from worker.cli.declared_options import PromptType
-from worker.cli.exit_codes import OK, SOME_FAILED
-from worker.cli.options import BACKEND, JOB_ID, WholeNumber, check_filled
-from worker.cli.output_files import STDOUT, write_out
-from worker.cli.printing import say
-from worker.cli.searching import BATCH_QUERIES, Wanted, opened
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.declared_options import PromptType
+from docmill.worker.cli.exit_codes import OK, SOME_FAILED
+from docmill.worker.cli.options import BACKEND, JOB_ID, WholeNumber, check_filled
+from docmill.worker.cli.output_files import STDOUT, write_out
+from docmill.worker.cli.printing import say
+from docmill.worker.cli.searching import BATCH_QUERIES, Wanted, opened
 
 if TYPE_CHECKING:
-    from storage.readers import Record, Rejection
-    from storage.search.search import Hit
+    from docmill.storage.readers import Record, Rejection
+    from docmill.storage.search.search import Hit
 
 BEGINNING = 300  # characters shown of a hit without a passage
 
@@ -122,8 +122,8 @@ def search_command(
 
 
 def _queries(text: str | None, file: str | None) -> Iterable[Record | Rejection]:
-    from storage.core.normalize import normalize
-    from storage.readers import Record, open_queries
+    from docmill.storage.core.normalize import normalize
+    from docmill.storage.readers import Record, open_queries
 
     if (text is None) == (file is None):
         raise click.UsageError("give a TEXT, or a file of them with --queries")
@@ -136,8 +136,8 @@ def _queries(text: str | None, file: str | None) -> Iterable[Record | Rejection]
 
 def _typed() -> Iterator[Record]:
     """Yield the texts that a person types, until an empty line or the end of input."""
-    from storage.core.normalize import normalize
-    from storage.readers import Record
+    from docmill.storage.core.normalize import normalize
+    from docmill.storage.readers import Record
 
     say("Type a text and press Enter; an empty line ends the search.")
     while True:
@@ -162,7 +162,7 @@ def _hit_as_json(hit: Hit) -> dict[str, Any]:
 def _print(answers: Iterable[tuple[Record, list[Hit]]], *, headed: bool) -> None:
     from rich.text import Text
 
-    from worker.cli import show
+    from docmill.worker.cli import show
 
     for record, found in answers:
         if headed:
@@ -175,6 +175,6 @@ def _of_hit(hit: Hit) -> str:
 
 
 def _line(text: str) -> str:
-    from worker.cli.formatting import printable
+    from docmill.worker.cli.formatting import printable
 
     return printable(" ".join(text[:BEGINNING].split()), keep="")

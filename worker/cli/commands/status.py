@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from worker.cli import formatting
-from worker.cli.context import open_store, settings_from
-from worker.cli.exit_codes import OK
-from worker.cli.options import JOB_ID, JSON
-from worker.cli.printing import answer_values, print_json
-from worker.prices import read_prices
+from docmill.worker.cli import formatting
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.exit_codes import OK
+from docmill.worker.cli.options import JOB_ID, JSON
+from docmill.worker.cli.printing import answer_values, print_json
+from docmill.worker.prices import read_prices
 
 
 @click.command("status", epilog="Examples: docmill status, or docmill status 7 --watch")
@@ -26,18 +26,18 @@ def status_command(job: int | None, watch: bool, as_json: bool) -> int:
     that both models took beside the better model alone. "cost" is the price of the job's tokens, if DOCMILL_PRICES
     names a file with prices.
     """
-    from storage.results.escalations import count_escalated
-    from storage.results.flag_counts import count_flags
-    from storage.results.status import read_status
-    from storage.steps import jobs
-    from storage.steps.replacements import remark
+    from docmill.storage.results.escalations import count_escalated
+    from docmill.storage.results.flag_counts import count_flags
+    from docmill.storage.results.status import read_status
+    from docmill.storage.steps import jobs
+    from docmill.storage.steps.replacements import remark
 
     settings = settings_from()
     prices = read_prices(settings)
     with open_store(settings) as database:
         job = job or jobs.latest(database)
         if watch:
-            from worker.cli.follow import follow  # brings Celery along, which takes a while
+            from docmill.worker.cli.follow import follow  # brings Celery along, which takes a while
 
             status = follow(database, job)
         else:

@@ -7,10 +7,10 @@ import sys
 
 import click
 
-from worker.cli.context import open_store, settings_from
-from worker.cli.exit_codes import OK
-from worker.cli.options import JSON
-from worker.cli.printing import answer, print_json
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.exit_codes import OK
+from docmill.worker.cli.options import JSON
+from docmill.worker.cli.printing import answer, print_json
 
 
 @click.command("top", epilog="Example: docmill top --once")
@@ -22,7 +22,7 @@ def top_command(once: bool, as_json: bool) -> int:
     Arrow keys choose a job and Enter shows it; f lists the latest failures; q quits. Without a terminal, the command
     prints one frame. NO_COLOR turns colours off.
     """
-    from worker.cli.top.frame import plain_frame, read_view, view_as_json
+    from docmill.worker.cli.top.frame import plain_frame, read_view, view_as_json
 
     with open_store(settings_from()) as database:
         if as_json:
@@ -31,7 +31,7 @@ def top_command(once: bool, as_json: bool) -> int:
             answer(plain_frame(read_view(database), shutil.get_terminal_size().columns))
         else:
             _require_textual()
-            from worker.cli.top.screens import TopApp
+            from docmill.worker.cli.top.screens import TopApp
 
             TopApp(lambda: read_view(database)).run()
     return OK

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from worker.cli import formatting
-from worker.cli.context import open_store, settings_from
-from worker.cli.options import JOB, JSON
-from worker.cli.printing import print_json, say
-from worker.prices import read_prices
+from docmill.worker.cli import formatting
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.options import JOB, JSON
+from docmill.worker.cli.printing import print_json, say
+from docmill.worker.prices import read_prices
 
 
 @click.command("wait", epilog="Example: docmill wait 7 && docmill results 7 --out results.jsonl")
@@ -22,8 +22,8 @@ def wait_command(job: int, as_json: bool) -> int:
 
     "cost" is the price of the job's tokens, if DOCMILL_PRICES names a file with prices.
     """
-    from worker.cli.exit_codes import exit_code_of
-    from worker.cli.follow import follow
+    from docmill.worker.cli.exit_codes import exit_code_of
+    from docmill.worker.cli.follow import follow
 
     settings = settings_from()
     prices = read_prices(settings)

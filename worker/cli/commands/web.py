@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from worker.cli.context import open_store, settings_from
-from worker.cli.exit_codes import OK
-from worker.cli.interrupts import stop_as_interrupt
-from worker.cli.options import WholeNumber
-from worker.cli.printing import say
-from worker.cli.web_page import until_interrupted
+from docmill.worker.cli.context import open_store, settings_from
+from docmill.worker.cli.exit_codes import OK
+from docmill.worker.cli.interrupts import stop_as_interrupt
+from docmill.worker.cli.options import WholeNumber
+from docmill.worker.cli.printing import say
+from docmill.worker.cli.web_page import until_interrupted
 
 if TYPE_CHECKING:
-    from worker.settings import Settings
+    from docmill.worker.settings import Settings
 
 PORT = 8321
 
@@ -37,8 +37,8 @@ def web_command(host: str, port: int, names: tuple[str, ...], allow_changes: boo
     --host-name, it asks for a token: that of DOCMILL_WEB_TOKEN, or a new one that is printed once. It speaks HTTP; a
     proxy in front of it has to add TLS.
     """
-    from worker.web.server import serving
-    from worker.web.site import Site, allowed_hosts
+    from docmill.worker.web.server import serving
+    from docmill.worker.web.site import Site, allowed_hosts
 
     settings = settings_from()
     guarded = _guard(settings, host, names)
@@ -62,8 +62,8 @@ class _Guarded:
 
 
 def _guard(settings: Settings, host: str, names: tuple[str, ...]) -> _Guarded:
-    from worker.web.signing import generated_token
-    from worker.web.site import is_loopback
+    from docmill.worker.web.signing import generated_token
+    from docmill.worker.web.site import is_loopback
 
     if settings.web_token is not None:
         return _Guarded(settings.web_token)

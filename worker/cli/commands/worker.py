@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tasks import tracing
-from worker import logs, traces
-from worker.cli.context import open_broker, open_store, settings_from
-from worker.cli.exit_codes import OK
-from worker.cli.options import BACKEND, ENDPOINT, Choice, WholeNumber
-from worker.cli.printing import say
+from docmill.tasks import tracing
+from docmill.worker import logs, traces
+from docmill.worker.cli.context import open_broker, open_store, settings_from
+from docmill.worker.cli.exit_codes import OK
+from docmill.worker.cli.options import BACKEND, ENDPOINT, Choice, WholeNumber
+from docmill.worker.cli.printing import say
 
 if TYPE_CHECKING:
-    from worker.process.supervisor import Supervisor
-    from worker.settings import Settings
+    from docmill.worker.process.supervisor import Supervisor
+    from docmill.worker.settings import Settings
 
 
 @click.command("worker", epilog="Example: docmill worker --device cuda:0,cuda:1 --lanes embed,translate")
@@ -48,9 +48,9 @@ def worker_command(
     Orders are `docmill.enqueue` messages of other programs. A worker takes them only with the lane enqueue, and reads
     only what DOCMILL_ORDER_ROOTS and DOCMILL_ORDER_SCHEMES allow.
     """
-    from storage.core import privileges
-    from worker.engines.devices import choose_devices
-    from worker.process.supervisor import Supervisor
+    from docmill.storage.core import privileges
+    from docmill.worker.engines.devices import choose_devices
+    from docmill.worker.process.supervisor import Supervisor
 
     settings = settings_from(
         device=device, backend=backend, endpoint=endpoint, lanes=lanes, threads=threads, log_level=log_level
@@ -78,7 +78,7 @@ def _metrics(settings: Settings, supervisor: Supervisor) -> Iterator[None]:
     if settings.metrics_port is None:
         yield
         return
-    from worker.metrics.server import serving
+    from docmill.worker.metrics.server import serving
 
     with serving(supervisor.work, settings.metrics_host, settings.metrics_port) as url:
         say(f"Metrics: {url}")
@@ -89,8 +89,8 @@ def _without_orders(settings: Settings, lacking: Sequence[str]) -> Settings:
     """The settings of a worker that takes no orders, where it lacks rights for them; it does its other work."""
     if not settings.takes_orders or not lacking:
         return settings
-    from storage.errors import GRANTS_DOCS, RightMissing
-    from worker.settings import ORDERS
+    from docmill.storage.errors import GRANTS_DOCS, RightMissing
+    from docmill.worker.settings import ORDERS
 
     told = f"the database's user lacks {', '.join(lacking)}; {GRANTS_DOCS}"
     others = tuple(lane for lane in settings.lanes if lane != ORDERS)

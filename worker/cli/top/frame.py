@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from storage.core.database import Database
-from storage.results.overview import Overview, read_overview
-from storage.results.status import JobStatus, list_statuses
-from tasks import kinds
-from worker.cli.formatting import as_json, duration, local_time, printable, rate, time_left
+from docmill.storage.core.database import Database
+from docmill.storage.results.overview import Overview, read_overview
+from docmill.storage.results.status import JobStatus, list_statuses
+from docmill.tasks import kinds
+from docmill.worker.cli.formatting import as_json, duration, local_time, printable, rate, time_left
 
 JOBS = 50
 BAR = 10  # characters

@@ -15,10 +15,10 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import DataTable, Footer, Static
 
-from storage.errors import StorageError
-from storage.results.status import JobStatus
-from worker.cli.formatting import duration, of_status, printable
-from worker.cli.top.frame import (
+from docmill.storage.errors import StorageError
+from docmill.storage.results.status import JobStatus
+from docmill.worker.cli.formatting import duration, of_status, printable
+from docmill.worker.cli.top.frame import (
     FAILURE_COLUMNS,
     JOB_COLUMNS,
     LANE_COLUMNS,

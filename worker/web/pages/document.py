@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from storage.core.outcomes import DOUBTFUL
-from storage.errors import NoSuchDocument, NoSuchStep
-from storage.results.appearances import find_documents
-from storage.results.provenance import provenance
-from storage.results.status import read_status
-from worker.explaining.explanation import Cut, explain
-from worker.reports.marks import Part, excerpt
-from worker.web.page import Asked, NotFound, Page, Values
-from worker.web.pages.job import shared
+from docmill.storage.core.outcomes import DOUBTFUL
+from docmill.storage.errors import NoSuchDocument, NoSuchStep
+from docmill.storage.results.appearances import find_documents
+from docmill.storage.results.provenance import provenance
+from docmill.storage.results.status import read_status
+from docmill.worker.explaining.explanation import Cut, explain
+from docmill.worker.reports.marks import Part, excerpt
+from docmill.worker.web.page import Asked, NotFound, Page, Values
+from docmill.worker.web.pages.job import shared
 
 LONGEST = 20_000  # characters of a text
 NOT_CUT = "the page does not load tokenizers; `docmill explain` shows the windows"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from storage.results.marked import group_reasons
-from storage.results.status import read_status
-from worker.explaining.explanation import CLASSES
-from worker.web.page import Asked, Page, Values
-from worker.web.pages.job import shared
+from docmill.storage.results.marked import group_reasons
+from docmill.storage.results.status import read_status
+from docmill.worker.explaining.explanation import CLASSES
+from docmill.worker.web.page import Asked, Page, Values
+from docmill.worker.web.pages.job import shared
 
 
 def read(asked: Asked) -> Values:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from storage.results.status import read_status
-from storage.results.work import finished_shards
-from storage.steps.jobs import require
-from worker.extras import EXTRAS
-from worker.prices import read_prices
-from worker.reports import charts
-from worker.web.page import Asked, Page, Values
-from worker.web.progress import Progress
+from docmill.storage.results.status import read_status
+from docmill.storage.results.work import finished_shards
+from docmill.storage.steps.jobs import require
+from docmill.worker.extras import EXTRAS
+from docmill.worker.prices import read_prices
+from docmill.worker.reports import charts
+from docmill.worker.web.page import Asked, Page, Values
+from docmill.worker.web.progress import Progress
 
 if TYPE_CHECKING:
-    from storage.results.status import JobStatus
+    from docmill.storage.results.status import JobStatus
 
 SIZE = {"width": 880, "height": 240, "margin_left": 24}
 

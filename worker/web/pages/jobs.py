@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from storage.results.job_lists import STATES, list_jobs
-from worker.prices import Cost, Prices, read_prices
-from worker.web.page import Asked, Page, Values
-from worker.web.progress import Progress
-from worker.web.words import DAY_S
+from docmill.storage.results.job_lists import STATES, list_jobs
+from docmill.worker.prices import Cost, Prices, read_prices
+from docmill.worker.web.page import Asked, Page, Values
+from docmill.worker.web.progress import Progress
+from docmill.worker.web.words import DAY_S
 
 if TYPE_CHECKING:
-    from storage.results.status import JobStatus
+    from docmill.storage.results.status import JobStatus
 
 ROWS = 25
 

@@ -6,22 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from storage.core.flags import known, ordered
-from storage.core.outcomes import DOUBTFUL
-from storage.results.flag_counts import count_flags
-from storage.results.marked import Cursor, flagged_page
-from storage.results.results import samples
-from storage.results.status import read_status
-from worker.explaining.flags import meaning
-from worker.reports.evidence import checks_of, findings
-from worker.reports.marks import Part, excerpt, found, marked
-from worker.web.page import Asked, BadRequest, Page, Values
-from worker.web.pages.job import shared
+from docmill.storage.core.flags import known, ordered
+from docmill.storage.core.outcomes import DOUBTFUL
+from docmill.storage.results.flag_counts import count_flags
+from docmill.storage.results.marked import Cursor, flagged_page
+from docmill.storage.results.results import samples
+from docmill.storage.results.status import read_status
+from docmill.worker.explaining.flags import meaning
+from docmill.worker.reports.evidence import checks_of, findings
+from docmill.worker.reports.marks import Part, excerpt, found, marked
+from docmill.worker.web.page import Asked, BadRequest, Page, Values
+from docmill.worker.web.pages.job import shared
 
 if TYPE_CHECKING:
-    from storage.core.database import Database
-    from storage.results.status import JobStatus, StepStatus
-    from tasks.checks import Checks
+    from docmill.storage.core.database import Database
+    from docmill.storage.results.status import JobStatus, StepStatus
+    from docmill.tasks.checks import Checks
 
 ROWS = 10
 MOST_COUNTED = 20_000  # documents of a job

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from storage.core.schema import PipelineRow, PipelineRun
-from storage.errors import NoSuchPipeline
-from storage.pipelines import pipelines
-from worker.pipelines.schedule import BadSchedule, Schedule, next_after
-from worker.prices import costs, read_prices
-from worker.web.page import Asked, NotFound, Page, Values
+from docmill.storage.core.schema import PipelineRow, PipelineRun
+from docmill.storage.errors import NoSuchPipeline
+from docmill.storage.pipelines import pipelines
+from docmill.worker.pipelines.schedule import BadSchedule, Schedule, next_after
+from docmill.worker.prices import costs, read_prices
+from docmill.worker.web.page import Asked, NotFound, Page, Values
 
 TONES: Mapping[str, str] = {"done": "good", "failed": "bad", "running": "active", "reading": "active", "due": "warn"}
 COMING = 5

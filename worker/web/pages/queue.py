@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from storage.results.queue import read_queue
-from worker.web.page import Asked, Page, Values
-from worker.web.progress import Progress
+from docmill.storage.results.queue import read_queue
+from docmill.worker.web.page import Asked, Page, Values
+from docmill.worker.web.progress import Progress
 
 
 def read(asked: Asked) -> Values:

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from storage.errors import NoSuchCorpus, NothingEmbedded
-from storage.results.appearances import find_documents
-from storage.search.searchable import list_searchable
-from tasks.errors import TaskError
-from worker.errors import WorkerError
-from worker.web.page import Asked, BadRequest, Page, Values
+from docmill.storage.errors import NoSuchCorpus, NothingEmbedded
+from docmill.storage.results.appearances import find_documents
+from docmill.storage.search.searchable import list_searchable
+from docmill.tasks.errors import TaskError
+from docmill.worker.errors import WorkerError
+from docmill.worker.web.page import Asked, BadRequest, Page, Values
 
 if TYPE_CHECKING:
-    from storage.search.scope import Searched
-    from storage.search.search import Hit
+    from docmill.storage.search.scope import Searched
+    from docmill.storage.search.search import Hit
 
 TOP = 20
 MOST_CHARS = 2_000  # of a text, or of an id
@@ -64,12 +64,12 @@ def search(asked: Asked, corpus: str, text: str) -> Found:
     """
     import numpy as np
 
-    from storage.core.normalize import normalize
-    from storage.search import search as of_store
-    from tasks.engine.queries import prompted
-    from tasks.outputs import Failure
-    from worker.engines.devices import choose_devices
-    from worker.queries.client import embedding
+    from docmill.storage.core.normalize import normalize
+    from docmill.storage.search import search as of_store
+    from docmill.tasks.engine.queries import prompted
+    from docmill.tasks.outputs import Failure
+    from docmill.worker.engines.devices import choose_devices
+    from docmill.worker.queries.client import embedding
 
     searched: Searched = of_store.choose(asked.database, [corpus])
     spec = prompted(searched.spec, None, None)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from storage.results.worker_list import list_workers
-from worker.web.page import Asked, Page, Values
+from docmill.storage.results.worker_list import list_workers
+from docmill.worker.web.page import Asked, Page, Values
 
 SLOW = 2.0  # times as long as other workers
 

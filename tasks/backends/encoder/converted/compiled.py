@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import openvino
 
-from tasks.backends.tokens import Tokens, padded_arrays
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends.tokens import Tokens, padded_arrays
+from docmill.tasks.windows.windows import Encoded
 
 FOLDER = "openvino"  # of the cache
 FILE = "model.xml"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
-from tasks.backends.encoder.packed import Design, activation
+from docmill.tasks.backends.encoder.packed import Design, activation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -16,19 +16,19 @@ import numpy as np
 import openvino
 from safetensors.numpy import load_file
 
-from tasks.backends import Assignment, Source, allocator, processor
-from tasks.backends.convert import is_whole
-from tasks.backends.encoder import openings
-from tasks.backends.encoder.array_heads import Array, Arrays, outputs_of
-from tasks.backends.encoder.batch_tuning import BUDGETS, SIZES, WarmUp, short_window
-from tasks.backends.encoder.converted.compiled import FOLDER, CompiledEncoder
-from tasks.backends.encoder.parallel_batches import Streams
-from tasks.backends.processor import Processor
-from tasks.backends.static import Items, StaticLoop
-from tasks.errors import OutOfMemory
-from tasks.kinds.base import Traits
-from tasks.outputs import Output
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends import Assignment, Source, allocator, processor
+from docmill.tasks.backends.convert import is_whole
+from docmill.tasks.backends.encoder import openings
+from docmill.tasks.backends.encoder.array_heads import Array, Arrays, outputs_of
+from docmill.tasks.backends.encoder.batch_tuning import BUDGETS, SIZES, WarmUp, short_window
+from docmill.tasks.backends.encoder.converted.compiled import FOLDER, CompiledEncoder
+from docmill.tasks.backends.encoder.parallel_batches import Streams
+from docmill.tasks.backends.processor import Processor
+from docmill.tasks.backends.static import Items, StaticLoop
+from docmill.tasks.errors import OutOfMemory
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.outputs import Output
+from docmill.tasks.windows.windows import Encoded
 
 log = logging.getLogger("docmill.backends")
 

@@ -9,17 +9,22 @@ from typing import TYPE_CHECKING, Any
 import openvino
 import torch
 
-from tasks.backends import Assignment
-from tasks.backends.encoder.comparison import TOLERANCES, Proven, reads_padding
-from tasks.backends.encoder.converted.openvino_encoder import OpenVinoEncoder, converted, converted_before, tracing
-from tasks.backends.encoder.converted.openvino_int8 import quantization
-from tasks.backends.encoder.converted.outlier_channels import splits
-from tasks.backends.encoder.encoder_backend import EncoderBackend
-from tasks.backends.encoder.heads import EncoderModel, StatesOf
-from tasks.backends.encoder.packed import has_berts_design
-from tasks.backends.tokens import Tokens
-from tasks.errors import Unsuited
-from tasks.outputs import Head
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.encoder.comparison import TOLERANCES, Proven, reads_padding
+from docmill.tasks.backends.encoder.converted.openvino_encoder import (
+    OpenVinoEncoder,
+    converted,
+    converted_before,
+    tracing,
+)
+from docmill.tasks.backends.encoder.converted.openvino_int8 import quantization
+from docmill.tasks.backends.encoder.converted.outlier_channels import splits
+from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
+from docmill.tasks.backends.encoder.heads import EncoderModel, StatesOf
+from docmill.tasks.backends.encoder.packed import has_berts_design
+from docmill.tasks.backends.tokens import Tokens
+from docmill.tasks.errors import Unsuited
+from docmill.tasks.outputs import Head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -16,16 +16,16 @@ import torch
 from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import Tensor, nn
 
-from storage.core.specs import Spec
-from tasks.backends import accelerator
-from tasks.backends.convert import is_whole, made_once
-from tasks.backends.encoder.comparison import TOLERANCES, Comparison, Proven, compared, local_span
-from tasks.backends.encoder.converted.compiled import FILE, FOLDER, STATES, CompiledEncoder
-from tasks.backends.encoder.converted.first_states import FirstStates
-from tasks.backends.encoder.reopening import Unkept
-from tasks.backends.tokens import Tokens, padded
-from tasks.errors import Unsuited
-from tasks.windows.windows import Encoded
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends import accelerator
+from docmill.tasks.backends.convert import is_whole, made_once
+from docmill.tasks.backends.encoder.comparison import TOLERANCES, Comparison, Proven, compared, local_span
+from docmill.tasks.backends.encoder.converted.compiled import FILE, FOLDER, STATES, CompiledEncoder
+from docmill.tasks.backends.encoder.converted.first_states import FirstStates
+from docmill.tasks.backends.encoder.reopening import Unkept
+from docmill.tasks.backends.tokens import Tokens, padded
+from docmill.tasks.errors import Unsuited
+from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -21,14 +21,14 @@ import openvino
 import rich
 import torch
 
-from storage.core.installation import install
-from tasks.backends.encoder.comparison import Comparison, Measure, compared_lengths, local_span
-from tasks.backends.encoder.converted.compiled import by_name
-from tasks.backends.encoder.converted.openvino_encoder import Conversion, form, traced
-from tasks.backends.encoder.converted.outlier_channels import N_CHANNELS, split_first_layer
-from tasks.backends.tokens import Tokens, padded, padded_arrays
-from tasks.errors import Unsuited
-from tasks.windows.windows import Encoded
+from docmill.storage.core.installation import install
+from docmill.tasks.backends.encoder.comparison import Comparison, Measure, compared_lengths, local_span
+from docmill.tasks.backends.encoder.converted.compiled import by_name
+from docmill.tasks.backends.encoder.converted.openvino_encoder import Conversion, form, traced
+from docmill.tasks.backends.encoder.converted.outlier_channels import N_CHANNELS, split_first_layer
+from docmill.tasks.backends.tokens import Tokens, padded, padded_arrays
+from docmill.tasks.errors import Unsuited
+from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

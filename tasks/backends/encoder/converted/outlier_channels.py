@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from tasks.backends.encoder.packed import Design, activation, has_berts_design
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends.encoder.packed import Design, activation, has_berts_design
+from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,16 +15,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
-from storage.core.outcomes import Outcome
-from storage.core.specs import Spec
-from storage.steps.templates import over_metadata
-from tasks.backends.accelerator import quiet
-from tasks.backends.decoder_only.causal import CausalBackend
-from tasks.backends.decoder_only.instructed import instructed, language_coders
-from tasks.batching import Budget, Item
-from tasks.engine.backend_factory import open_backend
-from tasks.errors import CannotServe
-from tasks.outputs import Generated
+from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import Spec
+from docmill.storage.steps.templates import over_metadata
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.decoder_only.causal import CausalBackend
+from docmill.tasks.backends.decoder_only.instructed import instructed, language_coders
+from docmill.tasks.batching import Budget, Item
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.outputs import Generated
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
 from tests.tasks.decoders import DECODERS

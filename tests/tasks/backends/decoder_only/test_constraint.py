@@ -19,15 +19,15 @@ from llguidance import LLMatcher, LLTokenizer
 from llguidance.hf import from_tokenizer
 from transformers import AutoTokenizer, LogitsProcessor
 
-from storage.core.outcomes import Outcome, Reason, Status
-from tasks import kinds, schemas
-from tasks.backends.decoder_only.constraint import Constraint, unpacked_here, unpacked_on_device
-from tasks.engine.backend_factory import open_backend
-from tasks.errors import CannotServe
-from tasks.kinds.base import Computed
-from tasks.outputs import Failure, Generated, Output
-from tasks.specs.pinning import Pinned
-from tasks.specs.plan import build_spec
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.tasks import kinds, schemas
+from docmill.tasks.backends.decoder_only.constraint import Constraint, unpacked_here, unpacked_on_device
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.kinds.base import Computed
+from docmill.tasks.outputs import Failure, Generated, Output
+from docmill.tasks.specs.pinning import Pinned
+from docmill.tasks.specs.plan import build_spec
 from tests.tasks.backends.decoder_only.test_causal import run_trickled
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
@@ -158,7 +158,7 @@ def test_stop_strings_of_the_models_own_may_stand_in_a_record(
 def test_the_built_in_instruction_shows_the_properties(
     bench: Bench, made: dict[str, Path], tmp_path: Path, descriptions: list[str]
 ) -> None:
-    from tasks.kinds import instruction
+    from docmill.tasks.kinds import instruction
 
     spec = bench.spec("extract", str(made["llama"]), json_schema=SCHEMA)
     assert spec.params["instructions"]

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tasks.backends.accelerator import quiet
-from tasks.errors import BadOption, CannotServe, ModelUnsuitable
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
 from tests.tasks import decoders
 from tests.tasks.backends.encoder.test_classification import Benches, scores
 from tests.tasks.conftest import Bench

@@ -19,12 +19,12 @@ import torch
 from jsonschema import Draft202012Validator
 
 from bench import models
-from storage.core.specs import Spec
-from tasks.backends import Backend, selection
-from tasks.batching import Budget, Item
-from tasks.engine.backend_factory import open_backend
-from tasks.errors import CannotServe
-from tasks.outputs import Generated
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends import Backend, selection
+from docmill.tasks.batching import Budget, Item
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.outputs import Generated
 from tests.conftest import missing
 from tests.tasks import gguf_files
 from tests.tasks.conftest import Bench, EngineOf

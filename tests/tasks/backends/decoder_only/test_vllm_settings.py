@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.backends.decoder_only.vllm_settings import Accelerator, Scheduling, scheduling
+from docmill.tasks.backends.decoder_only.vllm_settings import Accelerator, Scheduling, scheduling
 
 GIB = 1 << 30
 H100 = Accelerator("NVIDIA H100 80GB HBM3", 79 * GIB)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.backends.encoder.autotune import best, fastest
-from tasks.engine.backend_factory import open_backend
-from tasks.errors import Unsuited
+from docmill.tasks.backends.encoder.autotune import best, fastest
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import Unsuited
 from tests.tasks.conftest import Bench
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.backends.encoder.batch_tuning import WarmUp, best
-from tasks.backends.static import Items, StaticLoop
-from tasks.batching import Budget
-from tasks.errors import OutOfMemory
-from tasks.outputs import Output, Vector
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends.encoder.batch_tuning import WarmUp, best
+from docmill.tasks.backends.static import Items, StaticLoop
+from docmill.tasks.batching import Budget
+from docmill.tasks.errors import OutOfMemory
+from docmill.tasks.outputs import Output, Vector
+from docmill.tasks.windows.windows import Encoded
 from tests.tasks.conftest import Bench
 
 SIZES = (100, 200, 400, 800)

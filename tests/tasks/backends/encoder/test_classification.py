@@ -12,16 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
-from storage.core.outcomes import Outcome, Status
-from tasks.backends import Assignment
-from tasks.backends.accelerator import quiet
-from tasks.backends.encoder import own_heads
-from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
-from tasks.backends.encoder.encoder_backend import EncoderBackend
-from tasks.backends.encoder.packed import PackedEncoder
-from tasks.errors import CannotServe, WeightsMissing
-from tasks.outputs import Head
-from tasks.windows.windows import Encoded
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.encoder import own_heads
+from docmill.tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
+from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
+from docmill.tasks.backends.encoder.packed import PackedEncoder
+from docmill.tasks.errors import CannotServe, WeightsMissing
+from docmill.tasks.outputs import Head
+from docmill.tasks.windows.windows import Encoded
 from tests.tasks import classifiers
 from tests.tasks.conftest import Bench
 from tests.tasks.real_lines import real_lines, some_and_more

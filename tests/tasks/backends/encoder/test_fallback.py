@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.core.outcomes import Reason, Status
-from storage.core.specs import Spec
-from tasks.backends import selection
-from tasks.backends.encoder.autotune import fastest, leave_out, subject
-from tasks.backends.encoder.converted.kept_backend import KeptBackend
-from tasks.backends.encoder.encoder_backend import EncoderBackend
-from tasks.backends.encoder.fallback import FallbackBackend, finite
-from tasks.backends.measurement_cache import remember
-from tasks.engine.backend_factory import open_backend
-from tasks.errors import CannotServe
-from tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
+from docmill.storage.core.outcomes import Reason, Status
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends import selection
+from docmill.tasks.backends.encoder.autotune import fastest, leave_out, subject
+from docmill.tasks.backends.encoder.converted.kept_backend import KeptBackend
+from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
+from docmill.tasks.backends.encoder.fallback import FallbackBackend, finite
+from docmill.tasks.backends.measurement_cache import remember
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
 from tests.tasks.backends.encoder.test_autotune import Shop
 from tests.tasks.conftest import Bench, EngineOf
 from tests.tasks.fakes import FakeBackend, spec_of

@@ -15,15 +15,15 @@ import transformers
 from sentence_transformers import SentenceTransformer
 from torch.nn import functional
 
-from storage.core.specs import Spec
-from tasks.backends import Assignment, accelerator
-from tasks.backends.accelerator import native_bfloat16, quiet
-from tasks.backends.encoder.encoder_backend import EncoderBackend
-from tasks.backends.encoder.kernels import FLASH, ONEDNN, Kernels, OneDnnLinear, kernels_for
-from tasks.backends.encoder.packed import packed, packs
-from tasks.engine.engine import Engine
-from tasks.outputs import Head
-from tasks.windows.windows import Encoded
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends import Assignment, accelerator
+from docmill.tasks.backends.accelerator import native_bfloat16, quiet
+from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
+from docmill.tasks.backends.encoder.kernels import FLASH, ONEDNN, Kernels, OneDnnLinear, kernels_for
+from docmill.tasks.backends.encoder.packed import packed, packs
+from docmill.tasks.engine.engine import Engine
+from docmill.tasks.outputs import Head
+from docmill.tasks.windows.windows import Encoded
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
 from tests.tasks.test_architectures import vectors

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.backends.encoder.parallel_batches import Streams
-from tasks.backends.static import Items, StaticLoop
-from tasks.batching import Budget, Item, Pool
-from tasks.errors import OutOfMemory
-from tasks.outputs import Output, Vector
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends.encoder.parallel_batches import Streams
+from docmill.tasks.backends.static import Items, StaticLoop
+from docmill.tasks.batching import Budget, Item, Pool
+from docmill.tasks.errors import OutOfMemory
+from docmill.tasks.outputs import Output, Vector
+from docmill.tasks.windows.windows import Encoded
 
 STREAMS = 3
 

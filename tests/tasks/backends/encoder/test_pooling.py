@@ -18,14 +18,14 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
-from storage.core.specs import Spec
-from tasks.backends import Assignment
-from tasks.backends.accelerator import quiet
-from tasks.backends.encoder import pooling
-from tasks.backends.encoder.heads import EncoderModel
-from tasks.errors import CannotServe
-from tasks.models import sentence_modules
-from tasks.outputs import Head, Vector
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.encoder import pooling
+from docmill.tasks.backends.encoder.heads import EncoderModel
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.models import sentence_modules
+from docmill.tasks.outputs import Head, Vector
 from tests.tasks import architectures, classifiers
 from tests.tasks.conftest import Bench
 from tests.tasks.real_lines import real_lines
@@ -123,7 +123,7 @@ def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise AssertionError("sentence-transformers opens the model")
 
-    monkeypatch.setattr("tasks.backends.encoder.library_pooling.load", refused)
+    monkeypatch.setattr("docmill.tasks.backends.encoder.library_pooling.load", refused)
 
 
 @pytest.mark.usefixtures("no_library")

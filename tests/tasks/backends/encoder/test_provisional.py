@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from storage.core.outcomes import Status
-from tasks.backends.encoder.provisional import ProvisionalBackend
+from docmill.storage.core.outcomes import Status
+from docmill.tasks.backends.encoder.provisional import ProvisionalBackend
 from tests.tasks.conftest import EngineOf
 from tests.tasks.fakes import FakeBackend, spec_of
 

@@ -15,16 +15,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer
 
-from storage.core.outcomes import Outcome, Status
-from tasks import kinds
-from tasks.backends import Assignment
-from tasks.backends.accelerator import quiet
-from tasks.backends.encoder.encoder_backend import EncoderBackend
-from tasks.backends.encoder.packed import PackedEncoder
-from tasks.backends.rehearsal import require_weights
-from tasks.errors import CannotServe, ModelUnsuitable, WeightsMissing
-from tasks.outputs import Head
-from tasks.windows.overlapping import stretches
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.tasks import kinds
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
+from docmill.tasks.backends.encoder.packed import PackedEncoder
+from docmill.tasks.backends.rehearsal import require_weights
+from docmill.tasks.errors import CannotServe, ModelUnsuitable, WeightsMissing
+from docmill.tasks.outputs import Head
+from docmill.tasks.windows.overlapping import stretches
 from tests.tasks import classifiers
 from tests.tasks.backends.encoder.test_token_classification import PACKED, TEXTS, sentence_pieces
 from tests.tasks.conftest import Bench

@@ -20,24 +20,24 @@ from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoTokenizer
 
-from storage.core.specs import Spec
-from tasks.backends import Assignment
-from tasks.backends.accelerator import quiet
-from tasks.backends.encoder import fast_tokenizer, heads, reopening
-from tasks.backends.encoder.array_heads import outputs_of
-from tasks.backends.encoder.converted.compiled import CompiledEncoder
-from tasks.backends.encoder.converted.kept_backend import KeptBackend, reopened
-from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
-from tasks.backends.encoder.encoder_backend import EncoderBackend
-from tasks.backends.encoder.kept_heads import KeptHead, pooled
-from tasks.backends.encoder.kernels import OneDnnLinear
-from tasks.backends.tokens import Tokens
-from tasks.batching import Item, Pool
-from tasks.engine.library_imports import Place, modules
-from tasks.models.sentence_modules import POOLINGS
-from tasks.outputs import Head, Labels, Output, SpanScores, TokenScores, Vector, Weights
-from tasks.specs import adapters
-from tasks.windows.windows import Encoded
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.encoder import fast_tokenizer, heads, reopening
+from docmill.tasks.backends.encoder.array_heads import outputs_of
+from docmill.tasks.backends.encoder.converted.compiled import CompiledEncoder
+from docmill.tasks.backends.encoder.converted.kept_backend import KeptBackend, reopened
+from docmill.tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
+from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
+from docmill.tasks.backends.encoder.kept_heads import KeptHead, pooled
+from docmill.tasks.backends.encoder.kernels import OneDnnLinear
+from docmill.tasks.backends.tokens import Tokens
+from docmill.tasks.batching import Item, Pool
+from docmill.tasks.engine.library_imports import Place, modules
+from docmill.tasks.models.sentence_modules import POOLINGS
+from docmill.tasks.outputs import Head, Labels, Output, SpanScores, TokenScores, Vector, Weights
+from docmill.tasks.specs import adapters
+from docmill.tasks.windows.windows import Encoded
 from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.test_weighting import splade
 from tests.tasks.conftest import Bench
@@ -47,8 +47,8 @@ Make = Callable[[Path, list[str]], Path]
 OPEN = """
 import sys
 from pathlib import Path
-from storage.core.specs import Spec
-from tasks.engine.backend_factory import open_backend
+from docmill.storage.core.specs import Spec
+from docmill.tasks.engine.backend_factory import open_backend
 
 spec = Spec.from_json(sys.argv[1])
 open_backend(spec, device="cpu", models_dir=None, cache_dir=Path(sys.argv[2]), backend=sys.argv[3])

@@ -17,16 +17,16 @@ from tokenizers.models import Unigram
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFast, pipeline
 from transformers.pipelines.token_classification import AggregationStrategy
 
-from storage.core.outcomes import Outcome, Status
-from tasks.backends import Assignment
-from tasks.backends.accelerator import quiet
-from tasks.backends.encoder import own_heads, token_classification
-from tasks.backends.encoder.encoder_backend import EncoderBackend
-from tasks.backends.encoder.packed import PackedEncoder
-from tasks.errors import CannotServe, ModelUnsuitable
-from tasks.outputs import Head
-from tasks.windows.overlapping import stretches
-from tasks.windows.windows import trimmed
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.encoder import own_heads, token_classification
+from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
+from docmill.tasks.backends.encoder.packed import PackedEncoder
+from docmill.tasks.errors import CannotServe, ModelUnsuitable
+from docmill.tasks.outputs import Head
+from docmill.tasks.windows.overlapping import stretches
+from docmill.tasks.windows.windows import trimmed
 from tests.tasks import classifiers
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal

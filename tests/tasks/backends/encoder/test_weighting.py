@@ -14,11 +14,11 @@ from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from storage.core.outcomes import Outcome, Status
-from tasks.backends.accelerator import quiet
-from tasks.engine.backend_factory import open_backend
-from tasks.errors import CannotServe, ModelUnsuitable
-from tasks.specs import pinning
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import CannotServe, ModelUnsuitable
+from docmill.tasks.specs import pinning
 from tests.tasks import classifiers
 from tests.tasks.backends.test_adapters import peft_model, spec_of, trained
 from tests.tasks.conftest import Bench

@@ -12,9 +12,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import pipeline
 
-from tasks.backends.accelerator import quiet
-from tasks.errors import CannotServe, ModelUnsuitable
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.errors import CannotServe, ModelUnsuitable
+from docmill.tasks.windows.windows import Encoded
 from tests.tasks import classifiers
 from tests.tasks.backends.encoder.test_classification import Benches, assert_same, scores
 from tests.tasks.conftest import Bench

@@ -14,16 +14,16 @@ from typing import Any
 import ctranslate2
 import pytest
 
-from storage.core.specs import Spec
-from tasks.backends import allocator
-from tasks.backends.encoder_decoder import ctranslate, ctranslate_models
-from tasks.backends.encoder_decoder.ctranslate import CTranslateBackend, compute_type
-from tasks.backends.static import Items
-from tasks.batching import Budget, Item
-from tasks.engine.backend_factory import open_backend
-from tasks.engine.engine import BatchDone, BatchStarted, Engine
-from tasks.errors import CannotServe, EngineStopped, Unsuited
-from tasks.windows.windows import Encoded
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends import allocator
+from docmill.tasks.backends.encoder_decoder import ctranslate, ctranslate_models
+from docmill.tasks.backends.encoder_decoder.ctranslate import CTranslateBackend, compute_type
+from docmill.tasks.backends.static import Items
+from docmill.tasks.batching import Budget, Item
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.engine.engine import BatchDone, BatchStarted, Engine
+from docmill.tasks.errors import CannotServe, EngineStopped, Unsuited
+from docmill.tasks.windows.windows import Encoded
 from tests.tasks.conftest import Bench, EngineOf, multiplies_int8_exactly
 from tests.tasks.test_reference import one_paragraph
 from tests.worker.harness import run_program
@@ -32,7 +32,7 @@ WAIT_S = 60.0
 CONVERT = """
 import sys
 from pathlib import Path
-from tasks.backends.encoder_decoder.ctranslate_models import converted
+from docmill.tasks.backends.encoder_decoder.ctranslate_models import converted
 print(converted(Path(sys.argv[1]), "a model", "sha256:00", Path(sys.argv[2])))
 """
 

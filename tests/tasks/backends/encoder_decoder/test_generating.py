@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
-from tasks.backends.accelerator import quiet
+from docmill.tasks.backends.accelerator import quiet
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal

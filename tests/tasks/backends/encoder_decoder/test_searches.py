@@ -12,13 +12,13 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
-from tasks.backends.accelerator import quiet
-from tasks.backends.decoding import seed_of
-from tasks.backends.encoder_decoder.ctranslate_options import inexact, options
-from tasks.backends.encoder_decoder.generation import Generation
-from tasks.backends.generation_files import Opening, generation_settings
-from tasks.engine.backend_factory import open_backend
-from tasks.errors import CannotServe
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.decoding import seed_of
+from docmill.tasks.backends.encoder_decoder.ctranslate_options import inexact, options
+from docmill.tasks.backends.encoder_decoder.generation import Generation
+from docmill.tasks.backends.generation_files import Opening, generation_settings
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import CannotServe
 from tests.tasks import architectures
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
 from tests.tasks.conftest import Bench

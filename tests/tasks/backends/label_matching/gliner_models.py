@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tasks.backends.accelerator import quiet
+from docmill.tasks.backends.accelerator import quiet
 from tests.tasks import classifiers
 from tests.tasks.backends.encoder.test_token_classification import sentence_pieces
 

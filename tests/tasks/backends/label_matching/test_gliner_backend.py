@@ -18,16 +18,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.core.specs import Spec
-from tasks.backends import Assignment
-from tasks.backends.accelerator import quiet
-from tasks.backends.reading import reading_of
-from tasks.engine.backend_factory import open_backend
-from tasks.errors import CannotServe
-from tasks.models import gliner
-from tasks.outputs import Head
-from tasks.windows.word_windows import cut_at_words
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.reading import reading_of
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.models import gliner
+from docmill.tasks.outputs import Head
+from docmill.tasks.windows.word_windows import cut_at_words
 from tests.conftest import missing
 from tests.tasks.backends.label_matching.gliner_models import DESIGNS, LABELS, gliner_model
 from tests.tasks.conftest import Bench

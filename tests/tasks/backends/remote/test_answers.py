@@ -8,18 +8,18 @@ from typing import Any, cast
 
 import pytest
 
-from storage.core.outcomes import Reason
-from storage.core.specs import Spec
-from tasks.backends.remote import answers, opening
-from tasks.backends.remote.chat import ChatBackend, likelihood
-from tasks.backends.remote.client import Client, Dropped
-from tasks.backends.remote.flight import Flight, Items
-from tasks.backends.remote.journal import Journal
-from tasks.batching import Budget, Item
-from tasks.errors import ServerAway
-from tasks.models.served import Server
-from tasks.outputs import Failure, Generated
-from tasks.windows.windows import Encoded
+from docmill.storage.core.outcomes import Reason
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends.remote import answers, opening
+from docmill.tasks.backends.remote.chat import ChatBackend, likelihood
+from docmill.tasks.backends.remote.client import Client, Dropped
+from docmill.tasks.backends.remote.flight import Flight, Items
+from docmill.tasks.backends.remote.journal import Journal
+from docmill.tasks.batching import Budget, Item
+from docmill.tasks.errors import ServerAway
+from docmill.tasks.models.served import Server
+from docmill.tasks.outputs import Failure, Generated
+from docmill.tasks.windows.windows import Encoded
 from tests.tasks.backends.remote.api_server import written
 
 SERVER = Server("http://127.0.0.1:9/v1", "sk-secret-key")

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from storage.core.outcomes import Status
-from storage.core.specs import Spec
-from tasks.backends.remote.counting import Estimate, counter
-from tasks.errors import CannotServe
-from tasks.specs import tokenizers
-from tasks.specs.pinning import Pinned
+from docmill.storage.core.outcomes import Status
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends.remote.counting import Estimate, counter
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.specs import tokenizers
+from docmill.tasks.specs.pinning import Pinned
 from tests.tasks.backends.remote.api_server import MODEL, Answer, ApiServer, Script, error, text_of, vectors, written
 from tests.tasks.backends.remote.test_served_models import computed, spec_of
 

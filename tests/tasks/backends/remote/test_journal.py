@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.core.outcomes import Reason
-from storage.core.specs import Spec
-from tasks.backends.remote.journal import KEPT_S, Journal, empty
-from tasks.engine.engine import Engine, Submission
-from tasks.outputs import Failure, Generated, Likelihood, Output, Several, Vector
-from tasks.windows.windows import Encoded
+from docmill.storage.core.outcomes import Reason
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends.remote.journal import KEPT_S, Journal, empty
+from docmill.tasks.engine.engine import Engine, Submission
+from docmill.tasks.outputs import Failure, Generated, Likelihood, Output, Several, Vector
+from docmill.tasks.windows.windows import Encoded
 from tests.tasks.backends.remote.api_server import Answer, ApiServer, error, text_of
 from tests.tasks.backends.remote.test_served_models import GENERATE, engine_on, spec_of
 from tests.worker.harness import until

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tasks.backends.remote.limiter import START, Limiter
+from docmill.tasks.backends.remote.limiter import START, Limiter
 
 MOST = 256
 

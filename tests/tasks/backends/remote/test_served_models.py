@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.core.specs import Spec
-from storage.outputs.output_types import SCHEMA
-from tasks import kinds
-from tasks.backends.remote import answers, counting
-from tasks.engine.backend_factory import open_backend
-from tasks.engine.engine import Engine
-from tasks.engine.submission import Submission
-from tasks.errors import CannotServe, EngineStopped
-from tasks.models.served import Server
-from tasks.specs import pinning
-from tasks.specs.plan import build_spec
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import Spec
+from docmill.storage.outputs.output_types import SCHEMA
+from docmill.tasks import kinds
+from docmill.tasks.backends.remote import answers, counting
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.engine.engine import Engine
+from docmill.tasks.engine.submission import Submission
+from docmill.tasks.errors import CannotServe, EngineStopped
+from docmill.tasks.models.served import Server
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.plan import build_spec
 from tests.tasks.backends.remote.api_server import MODEL, Answer, ApiServer, Script, error, text_of, vectors, written
 from tests.worker.harness import until
 

@@ -21,12 +21,12 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 
-from storage.core.outcomes import Status
-from storage.core.specs import Spec
-from tasks.engine.backend_factory import open_backend
-from tasks.engine.engine import Engine
-from tasks.errors import CannotServe
-from tasks.models.served import Server
+from docmill.storage.core.outcomes import Status
+from docmill.storage.core.specs import Spec
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.engine.engine import Engine
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.models.served import Server
 from tests.tasks.backends.remote.test_served_models import spec_of
 from tests.tasks.decoders import DECODERS
 

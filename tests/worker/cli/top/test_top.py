@@ -12,14 +12,14 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
 
-from storage.core.database import Database
-from storage.errors import DatabaseUnreachable
-from storage.leases import dispatch
+from docmill.storage.core.database import Database
+from docmill.storage.errors import DatabaseUnreachable
+from docmill.storage.leases import dispatch
+from docmill.worker.cli.top.frame import View, plain_frame, read_view
+from docmill.worker.cli.top.screens import FailuresScreen, JobScreen, TopApp
 from tests.storage.builders import claim_next, failed, numbered, read, request, work
 from tests.storage.leases.test_dispatch import sign_on
 from tests.worker.harness import Docmill
-from worker.cli.top.frame import View, plain_frame, read_view
-from worker.cli.top.screens import FailuresScreen, JobScreen, TopApp
 
 SIZES = [(80, 24), (200, 50)]
 LANES = ("copy", "embed")
@@ -31,7 +31,7 @@ def busy(database: Database) -> Database:
     """A store with a job that failed, one at work, and two workers of which one refuses."""
     read(database, request(HOSTILE, corpus="old"), numbered(3))
     work(database, failed)
-    from storage.steps import jobs
+    from docmill.storage.steps import jobs
 
     jobs.finish(database)
     read(database, request(), numbered(40, first=10), chunk=10)

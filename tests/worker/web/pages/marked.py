@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Reason, Status
-from storage.core.specs import Spec
-from storage.leases.shards import Claim
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import Spec
+from docmill.storage.leases.shards import Claim
+from docmill.storage.steps import jobs
 from tests.storage.builders import read, request, work
 
 SUMMARIZE = Spec("summarize", "bart", "sha256:1")

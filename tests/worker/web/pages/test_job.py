@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Status
-from storage.ingest import ingest
-from storage.ingest.chunks import Rejected
-from storage.leases import shards
-from storage.leases.shards import Claim
-from storage.results.status import read_status
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.ingest import ingest
+from docmill.storage.ingest.chunks import Rejected
+from docmill.storage.leases import shards
+from docmill.storage.leases.shards import Claim
+from docmill.storage.results.status import read_status
+from docmill.storage.steps import jobs
+from docmill.worker.reports.facts import gather
+from docmill.worker.reports.page import write
+from docmill.worker.web.pages.outputs import ROWS
 from tests.storage.builders import claim_next, done, gathered, numbered, read, records, request, set_shard, work
 from tests.worker.web.conftest import Browse
 from tests.worker.web.pages.marked import HOSTILE, SUMMARIZE, marked_job
-from worker.reports.facts import gather
-from worker.reports.page import write
-from worker.web.pages.outputs import ROWS
 
 
 def harmless(page: str) -> bool:

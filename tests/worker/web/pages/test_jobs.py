@@ -10,15 +10,15 @@ import pytest
 from sqlalchemy import update
 from starlette.testclient import TestClient
 
-from storage.core.database import Database
-from storage.core.schema import Job
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Job
+from docmill.storage.steps import jobs
+from docmill.worker.settings import Settings
+from docmill.worker.web.app import make_app
+from docmill.worker.web.pages.jobs import ROWS
+from docmill.worker.web.site import Site
 from tests.storage.builders import failed, numbered, read, request, set_shard, shards_of, work
 from tests.worker.web.conftest import Browse
-from worker.settings import Settings
-from worker.web.app import make_app
-from worker.web.pages.jobs import ROWS
-from worker.web.site import Site
 
 HOSTILE = '<script>alert(1)</script> \u202e"onload=x \x1b[31m'
 
@@ -46,7 +46,7 @@ def test_jobs_stand_newest_first_with_their_counts(browse: Browse, database: Dat
 def test_the_last_day_stands_with_its_tokens_on_the_first_page_of_all_jobs(
     browse: Browse, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("worker.web.pages.jobs.ROWS", 2)
+    monkeypatch.setattr("docmill.worker.web.pages.jobs.ROWS", 2)
     found = [read(database, request(corpus=name), numbered(1)).id for name in ("a", "b")]
     browser = browse()
     page = browser.get("/jobs").text

@@ -10,16 +10,16 @@ import pytest
 from sqlalchemy import update
 from starlette.testclient import TestClient
 
-from storage.core.database import Database
-from storage.core.schema import PipelineRow
-from storage.pipelines import pipelines
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import PipelineRow
+from docmill.storage.pipelines import pipelines
+from docmill.worker.settings import Settings
+from docmill.worker.web.app import make_app
+from docmill.worker.web.pages.pipelines import planned
+from docmill.worker.web.site import Site
 from tests.storage.builders import numbered, read, request, work
 from tests.worker.web.conftest import Browse
 from tests.worker.web.pages.test_jobs import HOSTILE
-from worker.settings import Settings
-from worker.web.app import make_app
-from worker.web.pages.pipelines import planned
-from worker.web.site import Site
 
 NIGHTLY = {"cron": "30 2 * * *", "timezone": "UTC", "overlap": "skip"}
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from storage.core.database import Database
-from storage.leases import shards
-from storage.steps import jobs
+from docmill.storage.core.database import Database
+from docmill.storage.leases import shards
+from docmill.storage.steps import jobs
 from tests.storage.builders import claim_next, done, numbered, read, request, work
 from tests.storage.leases.test_dispatch import sign_on
 from tests.worker.web.conftest import Browse

@@ -7,18 +7,18 @@ import re
 import numpy as np
 import pytest
 
-from storage.core.database import Database
-from storage.core.outcomes import Outcome, Status
-from storage.core.specs import Spec
-from storage.leases.shards import Claim
-from storage.steps import jobs
-from tasks.kinds import STORED_KINDS
-from tasks.models.null import NAME, REVISION
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.specs import Spec
+from docmill.storage.leases.shards import Claim
+from docmill.storage.steps import jobs
+from docmill.tasks.kinds import STORED_KINDS
+from docmill.tasks.models.null import NAME, REVISION
+from docmill.worker.queries.client import embedding
+from docmill.worker.settings import Settings
 from tests.storage.builders import numbered, read, request, work
 from tests.worker.web.conftest import Browse
 from tests.worker.web.pages.test_jobs import HOSTILE
-from worker.queries.client import embedding
-from worker.settings import Settings
 
 NULL = Spec("embed", NAME, REVISION)
 
@@ -63,7 +63,7 @@ def test_a_link_of_another_site_fills_the_form_and_loads_no_model(
 ) -> None:
     embed(database, settings)
     searched: list[str] = []
-    monkeypatch.setattr("worker.web.pages.search.search", lambda asked, corpus, text: searched.append(text))
+    monkeypatch.setattr("docmill.worker.web.pages.search.search", lambda asked, corpus, text: searched.append(text))
     browser = browse()
     for site in ("cross-site", "same-site"):
         headers = {"sec-fetch-site": site, "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from sqlalchemy import update
 
-from storage.core.database import Database
-from storage.core.schema import Worker
-from storage.core.tables import db_now
-from storage.leases import dispatch
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Worker
+from docmill.storage.core.tables import db_now
+from docmill.storage.leases import dispatch
 from tests.storage.builders import claim_next, numbered, read, request, set_shard, shards_of, work
 from tests.storage.leases.test_dispatch import sign_on
 from tests.worker.web.conftest import Browse

@@ -21,28 +21,28 @@ import torch
 import transformers
 from transformers import AutoModel, AutoTokenizer
 
-from storage.core.specs import Spec
-from tasks.backends import Assignment, selection
-from tasks.backends.accelerator import native_bfloat16, quiet
-from tasks.backends.encoder.autotune import subject
-from tasks.backends.encoder.comparison import compared_lengths, local_span
-from tasks.backends.encoder.converted import openvino_encoder
-from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
-from tasks.backends.measurement_cache import remembered
-from tasks.backends.tokens import Tokens
-from tasks.engine.backend_factory import open_backend
-from tasks.errors import CannotServe, Unsuited
-from tasks.outputs import Head
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends import Assignment, selection
+from docmill.tasks.backends.accelerator import native_bfloat16, quiet
+from docmill.tasks.backends.encoder.autotune import subject
+from docmill.tasks.backends.encoder.comparison import compared_lengths, local_span
+from docmill.tasks.backends.encoder.converted import openvino_encoder
+from docmill.tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
+from docmill.tasks.backends.measurement_cache import remembered
+from docmill.tasks.backends.tokens import Tokens
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import CannotServe, Unsuited
+from docmill.tasks.outputs import Head
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench, EngineOf
 from tests.tasks.test_architectures import vectors
 from tests.worker.harness import run_program
 
 OPEN = (
-    "import pkgutil, sys; from pathlib import Path; from storage.core.specs import Spec; "
+    "import pkgutil, sys; from pathlib import Path; from docmill.storage.core.specs import Spec; "
     "folder, cache = map(Path, sys.argv[2:]); "
     "spec = Spec(kind='embed', model=str(folder), revision='sha256:00', quality='float32'); "
-    "from tasks.backends import Assignment; from tasks.outputs import Head; "
+    "from docmill.tasks.backends import Assignment; from docmill.tasks.outputs import Head; "
     "opened = pkgutil.resolve_name(sys.argv[1])(Assignment(spec, folder, 'cpu', cache, Head.POOLING)); "
     "print(opened.runtime()['backend'])"
 )

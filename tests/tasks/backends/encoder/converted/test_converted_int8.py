@@ -22,18 +22,18 @@ from transformers import (
     AutoTokenizer,
 )
 
-from storage.core.outcomes import Outcome
-from storage.core.specs import Spec
-from tasks.backends import Assignment, selection
-from tasks.backends.encoder.converted import openvino_int8
-from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
-from tasks.backends.encoder.converted.openvino_encoder import traced
-from tasks.backends.encoder.converted.outlier_channels import N_CHANNELS
-from tasks.backends.tokens import Tokens
-from tasks.engine.backend_factory import open_backend
-from tasks.errors import CannotServe, Unsuited
-from tasks.models.families import Family
-from tasks.outputs import Head
+from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends import Assignment, selection
+from docmill.tasks.backends.encoder.converted import openvino_int8
+from docmill.tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
+from docmill.tasks.backends.encoder.converted.openvino_encoder import traced
+from docmill.tasks.backends.encoder.converted.outlier_channels import N_CHANNELS
+from docmill.tasks.backends.tokens import Tokens
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import CannotServe, Unsuited
+from docmill.tasks.models.families import Family
+from docmill.tasks.outputs import Head
 from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.converted.test_converted import assigned, lines, of_folder
 from tests.tasks.conftest import Bench, multiplies_int8_exactly
@@ -41,9 +41,9 @@ from tests.tasks.test_architectures import vectors
 
 # Says whether the conversion was made, and what was left in the home folder.
 OPEN = (
-    "import sys; from pathlib import Path; from storage.core.specs import Spec; "
-    "from tasks.backends import Assignment; from tasks.outputs import Head; "
-    "from tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend; "
+    "import sys; from pathlib import Path; from docmill.storage.core.specs import Spec; "
+    "from docmill.tasks.backends import Assignment; from docmill.tasks.outputs import Head; "
+    "from docmill.tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend; "
     "folder, cache = map(Path, sys.argv[1:]); "
     "spec = Spec(kind='embed', model=str(folder), revision='sha256:00', quality='int8'); "
     "OpenVinoBackend(Assignment(spec, folder, 'cpu', cache, Head.POOLING)).close(); "

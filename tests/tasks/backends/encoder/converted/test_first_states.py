@@ -6,8 +6,8 @@ import pytest
 import torch
 import transformers
 
-from tasks.backends.accelerator import quiet
-from tasks.backends.encoder.converted.first_states import FirstStates
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.encoder.converted.first_states import FirstStates
 from tests.tasks.backends.encoder.test_packed import CONFIGS, TEXTS
 
 

@@ -9,15 +9,15 @@ import torch
 import transformers
 from torch import nn
 
-from tasks.backends.accelerator import quiet
-from tasks.backends.encoder.converted.outlier_channels import (
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.encoder.converted.outlier_channels import (
     N_CHANNELS,
     SplitFeedForward,
     split_first_layer,
     splits,
 )
-from tasks.backends.encoder.packed import Design
-from tasks.windows.windows import Encoded
+from docmill.tasks.backends.encoder.packed import Design
+from docmill.tasks.windows.windows import Encoded
 from tests.tasks.backends.encoder.test_packed import CONFIGS, DISTILLED, SIZES, TEXTS
 
 ENCODED = [Encoded(len(ids), {"input_ids": ids}) for ids in TEXTS]
