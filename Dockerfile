@@ -28,7 +28,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --require-hashes --no-deps --root-user-action ignore --requirement /tmp/requirements-build.lock
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
-COPY docmill.py ./
+COPY docmill docmill
 COPY worker worker
 COPY tasks tasks
 COPY storage storage

@@ -23,14 +23,13 @@ from docmill.worker.pipelines.schema import json_schema
 from docmill.worker.settings import PREFIX, Settings
 from docmill.worker.shown import Shown
 from docs.chart import chart_values
-from docs.stub import stub
 
 FOLDER = Path(__file__).parent
 WIDTH = 80
 
 
 def pages() -> dict[str, str]:
-    """Return the pages, and the types of the Python API, by the names of their files."""
+    """Return the pages by the names of their files."""
     return {
         "chart-values.md": chart_values(),
         "command-line.md": command_line(),
@@ -40,7 +39,6 @@ def pages() -> dict[str, str]:
         "settings.md": settings(),
         "source-kinds.md": source_kinds(),
         "sql-schema.md": sql_schema(),
-        "../worker/api/docmill.pyi": stub(),
     }
 
 

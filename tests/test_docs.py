@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from docmill.storage.core.flags import known
 from docmill.storage.core.outcomes import DOUBTFUL
 from docmill.worker.pipelines.schema import json_schema
 from docs import generate
-from tests.worker.harness import EXAMPLES, ROOT, Docmill
+from tests.worker.harness import EXAMPLES, ROOT, Docmill, copy_packages
 
 DOCS = ROOT / "docs"
 WRITTEN = [
@@ -121,7 +120,9 @@ LINES = {  # what is added to each registry, after a line that is there
         "    SUMMARIZE,\n": "    SENTENCES,\n",
     },
     "storage/readers/registry.py": {
-        "FILES: dict[str, Records | Document | Archive] = {\n": '    ".bars": Records("docmill.storage.readers.bars:rows"),\n'
+        "FILES: dict[str, Records | Document | Archive] = {\n": (
+            '    ".bars": Records("docmill.storage.readers.bars:rows"),\n'
+        )
     },
     "storage/writers/__init__.py": {
         "jsonl, openai_batch, parquet, ": "tsv, ",
@@ -133,9 +134,7 @@ LINES = {  # what is added to each registry, after a line that is there
 
 def test_what_a_page_adds_works_with_one_module_and_one_line_each(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
-    for package in ("worker", "tasks", "storage"):
-        shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "docmill.py", tree)
+    copy_packages(tree)
     for module in fences(DOCS / "extending.md"):
         if module.title.endswith(".py"):
             (tree / module.title).write_text(module.text)

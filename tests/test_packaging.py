@@ -17,11 +17,9 @@ from pathlib import Path
 import pytest
 
 from tests.test_docs import NEEDS, fences
-from tests.worker.harness import ROOT, Docmill
+from tests.worker.harness import PACKAGES, ROOT, Docmill
 
-PACKAGES = ("worker", "tasks", "storage")
 LARGEST_WHEEL_BYTES = 2_000_000
-STUB, STUB_IN_TREE = "docmill-stubs/__init__.pyi", "worker/api/docmill.pyi"
 PROGRAM = """\
 import asyncio
 from collections.abc import Iterator
@@ -145,13 +143,14 @@ def _tree(*folders: str) -> set[str]:
 
 
 @pytest.mark.long
-def test_the_wheel_holds_the_three_packages_and_what_starts_them_and_nothing_else(dist: Path) -> None:
+def test_the_wheel_holds_one_package_and_nothing_else(dist: Path) -> None:
     with zipfile.ZipFile(_wheel(dist)) as wheel:
         names = {name for name in wheel.namelist() if ".dist-info/" not in name}
         assert any(name.endswith("/licenses/LICENSE") for name in wheel.namelist())
-    assert "storage/migrations/script.py.mako" in names
-    assert any(name.startswith("storage/migrations/versions/0100_") for name in names)
-    assert names == {"docmill.py", STUB, *_tree(*PACKAGES)} - {STUB_IN_TREE}
+    assert "docmill/storage/migrations/script.py.mako" in names
+    assert any(name.startswith("docmill/storage/migrations/versions/0100_") for name in names)
+    own = {name for name in _tree("docmill") if not (ROOT / name).is_symlink()}
+    assert names == own | {f"docmill/{name}" for name in _tree(*PACKAGES)}
     assert _wheel(dist).stat().st_size < LARGEST_WHEEL_BYTES
 
 
@@ -198,7 +197,7 @@ def test_the_wheel_alone_answers_and_does_a_job(installed: Docmill, unpacked: Pa
     (installed.folder / "corpus.jsonl").write_text(lines)
     installed("run", "corpus.jsonl", "--task", "embed", "--model", "null", "--out", "out.jsonl")
     assert len((installed.folder / "out.jsonl").read_text().splitlines()) == 3
-    where = "import worker, tasks, storage; print(worker.__file__, tasks.__file__, storage.__file__)"
+    where = "import docmill.worker, docmill.storage; print(docmill.worker.__file__, docmill.storage.__file__)"
     told = subprocess.run(
         [sys.executable, "-c", where],
         cwd=installed.folder,

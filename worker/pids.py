@@ -1,9 +1,15 @@
-"""Check if a process lives, by its number. It must be in the same PID namespace."""
+"""Processes of this machine: the command that starts one of ours, and a check if one lives, by its number."""
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+
+
+def command_of(module: str) -> list[str]:
+    """Return the command that runs one of docmill's modules in a new process, whatever its folder."""
+    return [sys.executable, "-P", "-m", "docmill", module]
 
 
 def pid_space() -> str | None:

@@ -144,8 +144,8 @@ def restrict_system(network: bool) -> bool:
 
 def _libraries() -> Iterator[Path]:
     """Yield the folders of Python and its libraries, and the files that programs of the system look up."""
-    package = Path(__file__).resolve().parents[1]
-    yield package
+    yield Path(__file__).parents[2]  # `docmill`, which may have a link to the next
+    yield Path(__file__).resolve().parents[1]
     paths = sysconfig.get_paths()
     yield from (Path(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
     yield from (Path(prefix, lib) for prefix in (sys.prefix, sys.base_prefix) for lib in ("lib", "lib64"))

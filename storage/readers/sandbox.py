@@ -106,7 +106,7 @@ class Confined:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=kept,
-                cwd=Path(__file__).resolve().parents[2],
+                cwd=Path(__file__).parents[3],  # the folder in which `docmill` lies
                 start_new_session=True,  # so that Ctrl-C reaches the parent alone
             )
         return self._process

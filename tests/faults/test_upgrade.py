@@ -6,7 +6,6 @@ The next release is a copy of this one with one more migration and a table that 
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from docmill.storage.core.schema import Worker as WorkerRow
 from docmill.storage.core.tables import db_now
 from docmill.worker.cli.exit_codes import UNREACHABLE
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
-from tests.worker.harness import ROOT, device_pids, until
+from tests.worker.harness import copy_packages, device_pids, until
 
 NEXT = "9999"
 MIGRATION = f'''"""What a next release might add."""
@@ -48,9 +47,7 @@ LAST_COLUMN = "    n_truncated = column(int, default=0)  # of the done ones\n"
 def next_release(tmp_path: Path) -> Path:
     """The folder of the next release's code."""
     folder = tmp_path / "next"
-    for package in ("worker", "tasks", "storage"):
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "docmill.py", folder)  # it starts the packages beside it
+    copy_packages(folder)
     (folder / "storage/migrations/versions/9999_novelty.py").write_text(MIGRATION)
     schema = folder / "storage/core/schema.py"
     declared = schema.read_text()

@@ -29,11 +29,8 @@ def tree(tmp_path: Path) -> Path:
     (folder / "docker").mkdir(parents=True)
     for name in BUILT_OF:
         shutil.copy(ROOT / name, folder)
-    for package in ("worker", "tasks", "storage"):
-        (folder / package).mkdir()
-        (folder / package / "__init__.py").touch()
-    (folder / "worker" / "api").mkdir()
-    (folder / "worker" / "api" / "docmill.pyi").touch()
+    (folder / "docmill").mkdir()
+    (folder / "docmill" / "__init__.py").touch()
     (folder / ".gitignore").write_text("dist/\n")
     shutil.copytree(ROOT / chart.FOLDER, folder / chart.FOLDER)
     for variant, torch in (("cpu", "2.13.0+cpu"), ("cuda", "2.15.0")):

@@ -12,7 +12,7 @@ import pytest
 
 from tests.worker.harness import ROOT
 
-BUILT_OF = ("pyproject.toml", "README.md", "LICENSE", "docmill.py")
+BUILT_OF = ("pyproject.toml", "README.md", "LICENSE")
 
 
 @pytest.fixture

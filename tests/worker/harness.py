@@ -23,6 +23,7 @@ from tests.worker.forkserver import Fork, Forks, How, start_device
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLES = ROOT / "examples"
+PACKAGES = ("worker", "tasks", "storage")
 DOCMILL = str(Path(sys.executable).with_name("docmill"))
 DEADLINE_S = 120.0
 Running = subprocess.Popen[bytes] | Fork
@@ -33,6 +34,12 @@ if SHARED_BY not in os.environ:  # else another process of this session made it
     atexit.register(shutil.rmtree, os.environ[SHARED_BY], ignore_errors=True)
 SHARED = Path(os.environ[SHARED_BY])
 ONLY_FAST = "DOCMILL_TEST_FAST"  # set in a run of the fast subset
+
+
+def copy_packages(folder: Path) -> None:
+    """Copy docmill's code into a folder, which PYTHONPATH can then name."""
+    for name in ("docmill", *PACKAGES):
+        shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
 
 
 @cache

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from sqlalchemy import create_engine, text
 
 from docmill.worker.queue.messages import ENQUEUE_LANE
 from docmill.worker.queue.messages import queue as queue_of
-from tests.worker.harness import ROOT, Docmill, until
+from tests.worker.harness import Docmill, copy_packages, until
 
 MODULE = '''
 from collections.abc import Sequence
@@ -90,9 +89,7 @@ COLUMNS = {
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """docmill with a kind of task for each type of output, each a module and a line of the registry."""
     tree = tmp_path_factory.mktemp("docmill")
-    for package in ("worker", "tasks", "storage"):
-        shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "docmill.py", tree)
+    copy_packages(tree)
     registry = tree / "tasks" / "kinds" / "__init__.py"
     lines = registry.read_text()
     for type_, name in NAMES.items():

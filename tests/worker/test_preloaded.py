@@ -8,7 +8,7 @@ import pytest
 
 from tests.worker.preloaded import WITH_MODELS
 
-OURS = sorted(name for name in WITH_MODELS if name.startswith(("worker.", "tasks.", "storage.")))
+OURS = sorted(name for name in WITH_MODELS if name.startswith("docmill."))
 
 
 @pytest.mark.parametrize("module", OURS)

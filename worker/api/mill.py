@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, Unpack
 
 from docmill.storage.core.database import Database
 from docmill.storage.results.status import JobStatus, list_statuses
@@ -17,7 +17,7 @@ from docmill.worker.api.errors import Error, explained
 from docmill.worker.api.hits import Hit
 from docmill.worker.api.hits import search as search_in
 from docmill.worker.api.job import Job
-from docmill.worker.api.options import request_of
+from docmill.worker.api.options import Options, request_of
 from docmill.worker.api.pipelines import Pipelines
 from docmill.worker.api.turns import one_run_at_a_time
 from docmill.worker.cli.context import open_store
@@ -52,7 +52,7 @@ def run(
     endpoint: str | None = None,
     store: Folder | None = None,
     progress: bool = True,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> pyarrow.Table:
     """Run a task over documents on this machine, and return an Arrow table with a row for each, in their order.
 
@@ -78,14 +78,29 @@ def search(
     text: str,
     *,
     top: int = 10,
+    job: int | None = None,
+    exact: bool = False,
+    passages: bool = True,
+    prompt: str | None = None,
+    prompt_name: str | None = None,
+    progress: bool = False,
     device: str | None = None,
     backend: str | None = None,
     store: Folder | None = None,
-    **options: Any,
 ) -> list[Hit]:
     """Return the documents of a corpus that are nearest to a text, as `Mill.search` does. Raises Error."""
     with connect(device=device, backend=backend, store=store) as mill:
-        return mill.search(corpus, text, top=top, **options)
+        return mill.search(
+            corpus,
+            text,
+            top=top,
+            job=job,
+            exact=exact,
+            passages=passages,
+            prompt=prompt,
+            prompt_name=prompt_name,
+            progress=progress,
+        )
 
 
 @explained
@@ -143,7 +158,7 @@ class Mill:
         corpus: str | None = None,
         endpoint: str | None = None,
         progress: bool = True,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> pyarrow.Table:
         """Run a task over documents, and return an Arrow table with a row for each, in their order.
 
@@ -169,10 +184,9 @@ class Mill:
         *,
         model: str | None = None,
         corpus: str | None = None,
-        priority: int = 0,
         idempotency_key: str | None = None,
         progress: bool = True,
-        **options: Any,
+        **options: Unpack[Options],
     ) -> Job:
         """Store documents as a job for the workers, and return it. Documents and options are those of `docmill.run`.
 
@@ -180,7 +194,7 @@ class Mill:
         `idempotency_key` again returns the same job, also one that has ended; other arguments are refused. Raises
         Error.
         """
-        given = {"model": model, "corpus": corpus, "priority": priority, **options}
+        given = {"model": model, "corpus": corpus, **options}
         if "endpoint" in options:
             raise Error(_OF_WORKERS)
         return self._enqueue(Reading(documents), task, given, progress, idempotency_key)

@@ -2,15 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from keyword import iskeyword
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, hint
 from docmill.tasks.kinds.options import key
 from docmill.worker.settings import Settings
 from docmill.worker.submit.options import Request, Work, checked
+
+
+class Options(TypedDict, total=False):
+    """Options of a job by their names in Python. docs/options.md describes them."""
+
+    length: Literal["short", "medium", "long"] | int | None
+    from_: str | None
+    to: str | None
+    unit: Literal["paragraph", "sentence"] | None
+    pooling: Literal["cls", "mean", "last"] | None
+    windows: Literal["mean", "all"] | None
+    messages: str | None
+    n: int | None
+    raw: bool | None
+    fill_context: bool | None
+    hypothesis: str | None
+    multi_label: bool | None
+    aggregate: Literal["mean", "max"] | None
+    threshold: float | None
+    pattern: Sequence[str] | None
+    region: Sequence[str] | None
+    entity: Sequence[str] | None
+    replace: Literal["tag", "hash", "mask"] | None
+    salt: str | None
+    cite: bool | None
+    question: str | Sequence[str] | Mapping[str, str] | None
+    max_answer_tokens: int | None
+    no_answer_threshold: float | None
+    always_answer: bool | None
+    prefix: str | None
+    prompt_name: str | None
+    schema: str | Mapping[str, Any] | None
+    labels: str | Sequence[str] | Mapping[str, str] | None
+    aggregation: Literal["simple", "first", "average", "max"] | None
+    min_new_tokens: int | None
+    no_repeat_ngram_size: int | None
+    stop: Sequence[str] | None
+    length_penalty: float | None
+    early_stopping: bool | None
+    beams: int | None
+    max_new_tokens: int | None
+    system: str | None
+    temperature: float | None
+    top_p: float | None
+    min_p: float | None
+    seed: int | None
+    repetition_penalty: float | None
+    tokenizer: str | None
+    prompt: str | None
+    top_k: int | None
+    window_tokens: int | None
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] | None
+    adapter: str | None
+    keep_first: bool | None
+    escalate: str | None
+    escalate_beams: int | None
+    when: str | None
+    max_failures: float | None
+    max_flagged: float | None
+    priority: int | None
+    text_field: str | None
+    id_field: str | None
+    encoding: str | None
+    sheet: str | None
+    header_row: int | None
+    ocr: str | None
+    limit: int | None
+    prune: bool | None
+    prune_max: float | None
+    prune_rejected: Literal["stop", "keep"] | None
+    strict: bool | None
+    revision: str | None
 
 
 def python_name(spelling: str) -> str:

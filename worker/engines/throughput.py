@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from docmill import command_of
 from docmill.storage.core.specs import Spec
 from docmill.tasks.errors import ServerUnreachable
 from docmill.worker.engines.engines import opener
 from docmill.worker.errors import WorkerError
+from docmill.worker.pids import command_of
 from docmill.worker.settings import Settings
 
 

@@ -6,7 +6,7 @@ import subprocess
 from contextlib import suppress
 from types import TracebackType
 
-from docmill import command_of
+from docmill.worker.pids import command_of
 from docmill.worker.process.device_config import Expected
 
 

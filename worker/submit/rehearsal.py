@@ -20,7 +20,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from docmill import command_of
 from docmill.storage.core.private_files import make_folder
 from docmill.storage.core.specs import Spec
 from docmill.tasks import errors
@@ -29,6 +28,7 @@ from docmill.tasks.errors import CannotServe, HubUnreachable, ModelError, NotIns
 from docmill.tasks.models import families, hub, hub_outline, served, weightless
 from docmill.tasks.models.families import Family
 from docmill.tasks.specs import adapters, per_language, pinning
+from docmill.worker.pids import command_of
 from docmill.worker.settings import Settings
 
 log = logging.getLogger("docmill.rehearsal")

@@ -21,7 +21,7 @@ from docmill.tasks.errors import BadOption, CannotServe
 from docmill.tasks.models.families import Family
 from docmill.tasks.specs import pinning
 from tests.tasks.backends.test_selection import QUALITIES
-from tests.worker.harness import ROOT
+from tests.worker.harness import ROOT, copy_packages
 
 MODULE = '''
 from docmill.tasks.backends.static import StaticLoop
@@ -56,8 +56,8 @@ class CapitalsBackend:
         return [Generated(item.encoded.features.upper(), item.tokens) for item in items]
 '''
 ROW = (
-    'Row("capitals", "json", (Offer("docmill.tasks.backends.capitals:CapitalsBackend", Head.SEQ2SEQ_TEXT, _ENCODER_DECODERS, '
-    'extra=Extra("capitals", ("nothing_of_this_name",), "capital letters")),)),'
+    'Row("capitals", "json", (Offer("docmill.tasks.backends.capitals:CapitalsBackend", Head.SEQ2SEQ_TEXT, '
+    '_ENCODER_DECODERS, extra=Extra("capitals", ("nothing_of_this_name",), "capital letters")),)),'
 )
 
 
@@ -65,9 +65,8 @@ ROW = (
 def command(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
     """The command of a copy of docmill to which one module and one row were added."""
     copy = tmp_path_factory.mktemp("copy")
-    for name in ("storage", "tasks", "worker", "examples"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "docmill.py", copy)
+    copy_packages(copy)
+    shutil.copytree(ROOT / "examples", copy / "examples")
     (copy / "tasks" / "backends" / "capitals.py").write_text(MODULE)
     file = copy / "tasks" / "backends" / "registry.py"
     first = "BACKENDS: tuple[Row, ...] = (\n"
@@ -77,7 +76,7 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subproces
 
     def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-c", "import docmill; docmill.main()", *arguments],
+            [sys.executable, "-P", "-m", "docmill", *arguments],
             cwd=copy,
             env={**kept, "PYTHONPATH": str(copy), "DOCMILL_HOME": str(copy / "home"), "COLUMNS": "200"},
             capture_output=True,

@@ -235,6 +235,6 @@ def test_a_source_is_named_as_on_the_command_line(store: Path, tmp_path: Path) -
 
 
 def test_the_import_loads_the_standard_library_alone() -> None:
-    heavy = "{'worker', 'tasks', 'storage', 'pyarrow', 'numpy', 'click', 'sqlalchemy'}"
+    heavy = "{'docmill.worker', 'docmill.tasks', 'docmill.storage', 'pyarrow', 'numpy', 'click', 'sqlalchemy'}"
     code = f"import sys, docmill; dir(docmill); assert not {heavy} & sys.modules.keys(); docmill.Error; docmill.run"
     subprocess.run([sys.executable, "-c", code], check=True)

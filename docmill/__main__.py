@@ -1,0 +1,15 @@
+"""`python -m docmill` is the `docmill` command. With the name of a module of docmill it runs that module."""
+
+import gc
+import runpy
+import sys
+
+if sys.argv[1:] and sys.argv[1].startswith("docmill."):
+    # Importing libraries makes some hundred thousand objects and no garbage.
+    gc.set_threshold(200_000, 1, 1)
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+else:
+    from docmill.worker.cli import main
+
+    main()
