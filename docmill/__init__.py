@@ -8,19 +8,19 @@ The folders `worker`, `tasks` and `storage` of the repository are the packages `
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from docmill.worker.api import Error, Hit, Job, Mill, Status, TimedOut, Unreachable, connect, run, search
-
 __all__ = ["Error", "Hit", "Job", "Mill", "Status", "TimedOut", "Unreachable", "connect", "run", "search"]
 
+if TYPE_CHECKING:
+    from docmill.worker.api import Error, Hit, Job, Mill, Status, TimedOut, Unreachable, connect, run, search
+else:
 
-def __getattr__(name: str) -> Any:
-    """Return a part of the Python API, which is loaded when it is first used."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from docmill.worker import api
+    def __getattr__(name: str) -> Any:
+        """Return a part of the Python API, which is loaded when it is first used."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from docmill.worker import api
 
-    return getattr(api, name)
+        return getattr(api, name)
 
 
 def __dir__() -> list[str]:

@@ -18,6 +18,7 @@ import pytest
 
 from tests.test_docs import NEEDS, fences
 from tests.worker.harness import PACKAGES, ROOT, Docmill
+from tests.worker.test_own_packages import OURS, THEIRS, run_users_program, write_namesakes
 
 LARGEST_WHEEL_BYTES = 2_000_000
 PROGRAM = """\
@@ -86,7 +87,7 @@ WRONG = {
     'docmill.connect().enqueue(["A text."], "embed", priority="high")': '"priority"',
     'docmill.connect().search("notes", ["a query"])': '"list[str]"',
     "docmill.connect().pipelines.run(3)": '"int"',
-    "asyncio.run(docmill.connect().job(3).wait())": '"Status"',
+    "asyncio.run(docmill.connect().job(3).wait())": '"JobStatus"',
     "docmill.Strange": "Strange",
 }
 
@@ -110,7 +111,8 @@ def unpacked(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     scripts = ConfigParser()
     scripts.read(folder / f"docmill-{_version(dist)}.dist-info" / "entry_points.txt")
     module, function = scripts["console_scripts"]["docmill"].split(":")
-    command = folder / "docmill"
+    command = folder / "bin" / "docmill"
+    command.parent.mkdir()
     command.write_text(f"#!{sys.executable}\nfrom {module} import {function}\n{function}()\n")
     command.chmod(0o755)
     return folder
@@ -119,7 +121,7 @@ def unpacked(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def installed(unpacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Docmill:
     """docmill of the wheel, beside this environment's other packages, in an empty folder."""
-    monkeypatch.setattr("tests.worker.harness.DOCMILL", str(unpacked / "docmill"))
+    monkeypatch.setattr("tests.worker.harness.DOCMILL", str(unpacked / "bin" / "docmill"))
     return Docmill(tmp_path, {"PYTHONPATH": str(unpacked)})
 
 
@@ -173,10 +175,12 @@ def test_a_type_checker_knows_the_python_api_of_an_installed_docmill(dist: Path,
         assert said in found[number]
 
 
-def test_the_source_distribution_is_the_repository(dist: Path) -> None:
+def test_the_source_distribution_is_the_package_and_what_a_build_reads(dist: Path) -> None:
     with tarfile.open(dist / f"docmill-{_version(dist)}.tar.gz") as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert names - {"PKG-INFO"} == _tree()
+    with zipfile.ZipFile(_wheel(dist)) as wheel:
+        package = {name for name in wheel.namelist() if name.startswith("docmill/")}
+    assert names == package | {"PKG-INFO", "pyproject.toml", "README.md", "LICENSE", ".gitignore"}
 
 
 def test_the_version_stands_in_one_place(dist: Path) -> None:
@@ -206,6 +210,12 @@ def test_the_wheel_alone_answers_and_does_a_job(installed: Docmill, unpacked: Pa
         text=True,
     )
     assert all(path.startswith(str(unpacked)) for path in told.stdout.split())
+
+
+@pytest.mark.parametrize("imports", [(THEIRS, OURS), (OURS, THEIRS)])
+def test_a_users_own_modules_and_the_wheels_work_in_one_process(installed: Docmill, imports: tuple[str, str]) -> None:
+    write_namesakes(installed.folder)
+    run_users_program(installed.folder, imports, installed.environment)
 
 
 @pytest.mark.wheel

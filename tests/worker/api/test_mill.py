@@ -158,7 +158,7 @@ def test_a_result_is_explained_as_by_the_command(done: docmill.Job) -> None:
 
 def test_an_endpoint_is_for_this_machine_since_workers_have_their_own(mill: docmill.Mill) -> None:
     with pytest.raises(docmill.Error, match="docmill worker --endpoint URL"):
-        mill.enqueue(["a text"], "embed", endpoint="http://localhost/v1", **NULL)
+        mill.enqueue(["a text"], "embed", endpoint="http://localhost/v1", **NULL)  # type: ignore[call-arg]
     with pytest.raises(docmill.Error, match="--endpoint: it is no URL"):
         mill.run(["a text"], "embed", endpoint="nowhere", **NULL)
 
