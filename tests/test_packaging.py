@@ -158,6 +158,7 @@ def test_the_wheel_holds_one_package_and_nothing_else(dist: Path) -> None:
 
 def test_a_type_checker_knows_the_python_api_of_an_installed_docmill(dist: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=False)
+    (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "standard"}')
     python = tmp_path / "venv" / "bin" / "python"
     (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
     with zipfile.ZipFile(_wheel(dist)) as wheel:
@@ -173,6 +174,24 @@ def test_a_type_checker_knows_the_python_api_of_an_installed_docmill(dist: Path,
     assert {*found} == {*range(len(lines) + 1, len(lines) + 1 + len(WRONG))}, checked.stdout + checked.stderr
     for number, said in enumerate(WRONG.values(), len(lines) + 1):
         assert said in found[number]
+    checked = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "basedpyright",
+            "--level",
+            "error",
+            "--pythonpath",
+            str(python),
+            "--outputjson",
+            "program.py",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    marked = {error["range"]["start"]["line"] for error in json.loads(checked.stdout)["generalDiagnostics"]}
+    assert marked == {*range(len(lines), len(lines) + len(WRONG))}, checked.stdout
 
 
 def test_the_source_distribution_is_the_package_and_what_a_build_reads(dist: Path) -> None:
