@@ -2,34 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from sqlalchemy import ColumnElement, Row, Select, select
+from sqlalchemy import ColumnElement, Row, Select, and_, select, true
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.doubts import Doubt
 from docmill.storage.core.lookups import SPEC, spec_of
-from docmill.storage.core.schema import Corpus, Ingest, Job, SpecRow, Step
+from docmill.storage.core.schema import Corpus, Ingest, Job, Rejection, SpecRow, Step
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
+from docmill.storage.deletion.ages import RESULTS
 from docmill.storage.leases.stall_diagnosis import Cause, JobSnapshot, Wait, waiting_for
 from docmill.storage.results.fleet_facts import FleetFacts, Holders, read_fleet
-from docmill.storage.results.history import held_lately
-from docmill.storage.results.shard_sums import ShardSums, shard_sums
-from docmill.storage.results.step_status import StepStatus as StepStatus
-from docmill.storage.results.step_status import with_escalation
-from docmill.storage.results.swept import removed_since
-from docmill.storage.results.time_left import HeldShard, StepWork, TimeLeft, Unknown, estimate
+from docmill.storage.results.time_left import (
+    HeldShard,
+    ShardSums,
+    StepWork,
+    TimeLeft,
+    Unknown,
+    estimate,
+    held_lately,
+    shard_sums,
+)
 from docmill.storage.results.time_use import TimeUse
 from docmill.storage.steps import replacements
-from docmill.storage.steps.jobs import OPEN_SHARDS, UNFINISHED, missing
-from docmill.storage.steps.steps import of_job
+from docmill.storage.steps.jobs import OPEN_SHARDS, RUNS, UNFINISHED, missing
+from docmill.storage.steps.lost_results import count_lost, count_removed, may_be_lost
+from docmill.storage.steps.steps import Failures, OpenStep, of_job
 
 BLOCKED = "blocked"
+STATES: Mapping[str, ColumnElement[bool]] = MappingProxyType(
+    {
+        "open": RUNS,
+        "paused": and_(Job.state.in_(UNFINISHED), Job.paused),
+        "done": Job.state == "done",
+        "stopped": Job.state == "stopped",
+        "cancelled": Job.state == "cancelled",
+    }
+)
 _StepRow: TypeAlias = Row[*tuple[Any, ...]]  # of `_steps`
+
+
+@dataclass(frozen=True)
+class StepStatus:
+    """A step of a job at one moment, in unique texts.
+
+    `blocked` counts texts of the step before that have no output for this step: they failed, or were skipped or
+    blocked. `escalated` counts the texts of the escalation. A text that waits for its escalation is `pending`, not
+    `done`.
+    """
+
+    name: str
+    input: str | None  # another step's name; None reads the documents
+    spec: Spec
+    done: int
+    failed: int
+    skipped: int
+    blocked: int
+    truncated: int
+    pending: int
+    prior: int
+    tokens_in: int
+    tokens_out: int
+    escalated: StepStatus | None = None
+
+    @property
+    def texts(self) -> int:
+        return self.done + self.failed + self.skipped + self.pending
 
 
 @dataclass(frozen=True)
@@ -50,8 +94,9 @@ class JobStatus:
     `time_use` says where the time of its workers goes, while they hold shards of it.
 
     `waiting_for` says why nothing moves, when nothing does, and `waiting_cause` says it in one word. `not_pruned`
-    says why documents that are missing from the source were not marked as vanished. `swept`, `lost` and `removed` say
-    what was removed of a job since it ended (see `storage.results.swept`); `list_statuses` does not look for them.
+    says why documents that are missing from the source were not marked as vanished. `list_statuses`
+    does not look for what was removed since the job ended: `lost` counts documents whose results were removed,
+    `removed` those that were removed with results, and `swept` names the rules of retention that removed rows.
     """
 
     id: int
@@ -131,9 +176,7 @@ def read_status(database: Database, job_id: int) -> JobStatus:
         if row is None:
             raise missing(transaction, job_id)
         found = _Found.of(row)
-        status = _statuses(transaction, [found])[0]
-        gone = removed_since(transaction, found.job, of_job(transaction, job_id))
-        return replace(status, lost=gone.lost, removed=gone.documents, swept=gone.rules)
+        return _with_losses(transaction, _statuses(transaction, [found])[0], found.job)
 
 
 def list_statuses(database: Database, limit: int = 50, wanted: ColumnElement[bool] | None = None) -> list[JobStatus]:
@@ -141,6 +184,15 @@ def list_statuses(database: Database, limit: int = 50, wanted: ColumnElement[boo
     query = (_JOBS if wanted is None else _JOBS.where(wanted)).order_by(Job.id.desc()).limit(limit)
     with database.read() as transaction:
         return _statuses(transaction, [_Found.of(row) for row in transaction.execute(query)])
+
+
+def list_jobs(
+    database: Database, *, state: str | None = None, before: int | None = None, limit: int = 50
+) -> list[JobStatus]:
+    """Return jobs that are older than the job `before`, newest first. `state` is one of `STATES`; None is all."""
+    wanted = true() if state is None else STATES[state]
+    older = true() if before is None else Job.id < before
+    return list_statuses(database, limit, and_(wanted, older))
 
 
 @dataclass(frozen=True)
@@ -308,8 +360,27 @@ def _counted(rows: Sequence[_StepRow], sums: ShardSums) -> tuple[StepStatus, ...
             steps.append(found)
         else:
             rescued = row.n_rescued if Doubt.stored(row.doubted).failed else None
-            steps[row.escalates] = with_escalation(steps[row.escalates], found, rescued)
+            steps[row.escalates] = _with_escalation(steps[row.escalates], found, rescued)
     return _with_blocked(steps)
+
+
+def _with_escalation(step: StepStatus, escalated: StepStatus, rescued: int | None = None) -> StepStatus:
+    """Return a step with its escalation. Texts that the escalation still has to compute count as pending.
+
+    Of the texts that were escalated anew, only those beyond the number of new texts had a result before. `rescued`
+    of the texts on which the step failed were done by the escalation; None if it does not compute these.
+    """
+    waiting, new = escalated.pending, escalated.texts - escalated.prior
+    anew = max(0, new - (step.texts - step.prior))
+    failures = Failures(step.failed) if rescued is None else Failures.of(step.failed, rescued, waiting)
+    return replace(
+        step,
+        done=step.done + failures.rescued - (waiting - failures.waiting),
+        failed=failures.final,
+        pending=step.pending + waiting,
+        prior=step.prior - anew,
+        escalated=replace(escalated, blocked=0),
+    )
 
 
 def _with_blocked(steps: Sequence[StepStatus]) -> tuple[StepStatus, ...]:
@@ -349,3 +420,32 @@ def _standing(found: _Found, step: _StepRow, sums: ShardSums, fleet: FleetFacts)
         trouble=troubles[0] if holders.troubles or (troubles and len(troubles) == len(serving)) else None,
         is_backfill=replacements.is_backfill(found.source),
     )
+
+
+def _with_losses(transaction: Transaction, status: JobStatus, job: Job) -> JobStatus:
+    """Return a status with what was removed of the job, and the rules of retention that removed it."""
+    steps = of_job(transaction, job.id)
+    lost = removed = 0
+    if may_be_lost(transaction, job, steps):
+        lost, removed = count_lost(transaction, job, steps), count_removed(transaction, job)
+    by_rule = {
+        "step_texts": job.forgotten_at is not None,
+        "shards": job.folded_at is not None,
+        "rejections": _lacks_rejections(transaction, job),
+        RESULTS: lost > 0 and _dropped_by_rule(transaction, steps),
+    }
+    return replace(status, lost=lost, removed=removed, swept=tuple(rule for rule, did in by_rule.items() if did))
+
+
+def _lacks_rejections(transaction: Transaction, job: Job) -> bool:
+    counted = transaction.scalar(select(Ingest.n_rejected).where(Ingest.id == job.ingest_id))
+    if not counted:
+        return False
+    rejected = and_(Rejection.ingest_id == job.ingest_id, ~Rejection.superseded)
+    return transaction.scalar(select(Rejection.place).where(rejected).limit(1)) is None
+
+
+def _dropped_by_rule(transaction: Transaction, steps: Sequence[OpenStep]) -> bool:
+    ids = {spec_id for step in steps for spec_id in step.spec_ids}
+    by_rule = select(SpecRow.id).where(SpecRow.id.in_(ids), SpecRow.dropped_by == RESULTS).limit(1)
+    return transaction.scalar(by_rule) is not None

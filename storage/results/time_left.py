@@ -1,12 +1,19 @@
-"""Estimate the time that a job still takes, as an interval, from the shards that it finished lately."""
+"""Estimate the time that a job still takes, as an interval, from the sums of its shards and the latest ones."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from statistics import fmean, stdev
+from typing import Any
+
+from sqlalchemy import Row, and_, func, or_, select
+
+from docmill.storage.core.schema import Shard
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.steps.jobs import OPEN_SHARDS
 
 WINDOW_S = 300.0  # over how long the pace is taken, if shards are short
 SHARDS_LONG = 12  # over how many lengths of a shard, if they are long
@@ -207,3 +214,104 @@ def _spread(rates: Sequence[float], costs: Sequence[float], n_left: float, perio
 
 def _t(n: int) -> float:
     return T_95[min(n - 3, len(T_95) - 1)]
+
+
+_SUMMED = (
+    *(Shard.n_contents, Shard.n_chars, Shard.n_done, Shard.n_failed, Shard.n_skipped, Shard.n_truncated),
+    *(Shard.tokens_in, Shard.tokens_out),
+)
+
+
+class ShardSums:
+    """A job's shards in numbers, by step and state."""
+
+    def __init__(self, groups: Sequence[Row[*tuple[Any, ...]]] = ()) -> None:
+        self._groups = groups
+
+    def total(self, name: str, *states: str, step: int | None = None) -> int:
+        """The sum of a column over the shards in any of these states, or in any at all."""
+        return sum(
+            int(getattr(group, name) or 0)
+            for group in self._groups
+            if (not states or group.state in states) and (step is None or group.step == step)
+        )
+
+    def shards(self, step: int | None = None) -> dict[str, int]:
+        """Return the number of shards by state."""
+        found = {group.state for group in self._groups if step is None or group.step == step}
+        return {state: self.total("shards", state, step=step) for state in sorted(found)}
+
+    def open_steps(self) -> list[int]:
+        """Return the steps that have open shards."""
+        return sorted({group.step for group in self._groups if group.state in OPEN_SHARDS})
+
+    def next_try_at(self, step: int) -> float | None:
+        """Return when the first planned shard of a step may be computed, if all its open shards are planned."""
+        if self.shards(step).keys() & {*OPEN_SHARDS} != {"planned"}:
+            return None
+        waiting = [group for group in self._groups if group.step == step and group.state == "planned"]
+        return min(float(group.not_before) for group in waiting)
+
+    def held_s(self, step: int) -> float:
+        """Return the seconds in which a step's finished shards were held."""
+        found = [group.held_s for group in self._groups if group.step == step and group.state == "done"]
+        return float(found[0] or 0.0) if found else 0.0
+
+    def rate(self) -> TimeLeft:
+        """Return the mean pace, from the first finished shard to the last."""
+        ended = [group for group in self._groups if group.state == "done"]
+        begun = [group.started_at for group in ended if group.started_at is not None]
+        done = [group.finished_at for group in ended if group.finished_at is not None]
+        if not begun or not done:
+            return TimeLeft(unknown=Unknown.ENDED)
+        seconds = max(max(done) - min(begun), 0.001)
+        texts, tokens = self.total("n_contents", "done"), self.total("tokens_in", "done")
+        return TimeLeft(texts / seconds, tokens / seconds, unknown=Unknown.ENDED)
+
+
+def shard_sums(transaction: Transaction, job_ids: Collection[int]) -> dict[int, ShardSums]:
+    """Return the sums over the shards of each of these jobs."""
+    groups = transaction.execute(
+        select(
+            *(Shard.job_id, Shard.step, Shard.state, func.count().label("shards")),
+            *(func.sum(column).label(column.key) for column in _SUMMED),
+            func.sum(Shard.finished_at - Shard.started_at).label("held_s"),
+            func.min(Shard.started_at).label("started_at"),
+            func.max(Shard.finished_at).label("finished_at"),
+            func.min(Shard.not_before).label("not_before"),
+        )
+        .where(Shard.job_id.in_(job_ids))
+        .group_by(Shard.job_id, Shard.step, Shard.state)
+    ).all()
+    by_job: dict[int, list[Row[*tuple[Any, ...]]]] = {job_id: [] for job_id in job_ids}
+    for group in groups:
+        by_job[group.job_id].append(group)
+    return {job_id: ShardSums(found) for job_id, found in by_job.items()}
+
+
+HISTORY_S = 3_600.0  # how far back
+MOST_SHARDS = 300  # of a job
+
+
+def held_lately(transaction: Transaction, job_ids: Collection[int], now: float) -> dict[int, list[HeldShard]]:
+    """Return the shards of the last hour of each job, at most 300 finished ones, and those that workers hold.
+
+    They come from the store alone, so that a pace is the same after a restart of anything.
+    """
+    latest = func.row_number().over(
+        partition_by=(Shard.job_id, Shard.state), order_by=(Shard.finished_at.desc(), Shard.id.desc())
+    )
+    finished = and_(Shard.state == "done", Shard.finished_at > now - HISTORY_S)
+    columns = (Shard.job_id, Shard.step, Shard.state, Shard.started_at, Shard.finished_at)
+    found = (
+        select(*columns, Shard.n_chars, Shard.n_contents, Shard.tokens_in, latest.label("place"))
+        .where(Shard.job_id.in_(job_ids), or_(finished, Shard.state == "running"), Shard.started_at.is_not(None))
+        .subquery()
+    )
+    by_job: dict[int, list[HeldShard]] = {job_id: [] for job_id in job_ids}
+    for row in transaction.execute(select(found).where(found.c.place <= MOST_SHARDS)):
+        finished_at = row.finished_at if row.state == "done" else None
+        by_job[row.job_id].append(
+            HeldShard(row.step, row.started_at, finished_at, row.n_chars, row.n_contents, row.tokens_in)
+        )
+    return by_job

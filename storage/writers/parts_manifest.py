@@ -39,7 +39,7 @@ class Part:
 class Manifest:
     """A folder's parts and what they are of. `format` is with its compression: `jsonl.zst`.
 
-    `results` are the marks (`storage.results.fingerprint`) of the results as they were when the first part was begun.
+    `results` are the marks (`storage.results.parts`) of the results as they were when the first part was begun.
     """
 
     job: int

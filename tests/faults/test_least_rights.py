@@ -30,9 +30,9 @@ from docmill.storage.leases import dispatch, maintenance, shards
 from docmill.storage.leases.shards import Claim
 from docmill.storage.pipelines import pipelines
 from docmill.storage.results.backlog import read_backlog
+from docmill.storage.results.job_counts import runtimes
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import list_statuses, read_status
-from docmill.storage.results.work import runtimes
 from docmill.storage.steps import jobs, replacements
 from docmill.storage.steps.job_keys import IdempotencyKey
 from docmill.storage.steps.jobs import JobRequest

@@ -20,7 +20,7 @@ from docmill.storage.core.tables import db_now
 from docmill.storage.leases import shards
 from docmill.storage.leases.shards import Claim
 from docmill.storage.migrations import require_current
-from docmill.storage.results.recount import recount
+from docmill.storage.results.counts import recount
 from docmill.storage.results.results import columns, results
 from docmill.storage.results.status import list_statuses
 from docmill.storage.steps import jobs

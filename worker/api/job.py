@@ -15,7 +15,7 @@ from docmill.storage.core.flags import Flagged
 from docmill.storage.core.installation import install
 from docmill.storage.core.outcomes import Reason
 from docmill.storage.results import results as of_store
-from docmill.storage.results.provenance import provenance
+from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import jobs
 from docmill.worker.api import tables
@@ -162,7 +162,7 @@ class Job:
     @explained
     def explain(self, document: str, *, step: str | None = None) -> dict[str, Any]:
         """Return how the result of a document came to be, as `docmill explain --json` does. Raises Error."""
-        found = provenance(self._database, self.id, str(document), step)
+        found = read_provenance(self._database, self.id, str(document), step)
         return as_json(explain(found, cutter(self._settings.models_dir, self._settings.cache_dir)))
 
     @explained

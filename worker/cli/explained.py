@@ -15,8 +15,7 @@ from docmill.worker.explaining.escalated import doubted_for, said, why
 
 if TYPE_CHECKING:
     from docmill.storage.outputs.base import OutputType
-    from docmill.storage.results.batches import Batch
-    from docmill.storage.results.provenance import EscalationRecord, StepRecord
+    from docmill.storage.results.provenance import Batch, EscalationRecord, StepRecord
     from docmill.tasks.engine.reader import ReadWindow
     from docmill.worker.explaining.explanation import Explanation
 

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from docmill.storage.core.specs import Spec
     from docmill.storage.ingest.ingest import Counts
     from docmill.storage.readers import Source
-    from docmill.storage.results.escalations import Escalated
-    from docmill.storage.results.flag_counts import FlagCounts
+    from docmill.storage.results.job_counts import Escalated, FlagCounts
     from docmill.storage.results.status import JobStatus, StepStatus
     from docmill.storage.results.time_left import TimeLeft
     from docmill.worker.prices import Cost

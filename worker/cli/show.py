@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from docmill.storage.outputs.base import OutputType
-    from docmill.storage.results.flag_counts import FlagCounts
+    from docmill.storage.results.job_counts import FlagCounts
     from docmill.storage.results.status import JobStatus
 
 Row = TypeVar("Row")

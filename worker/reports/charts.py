@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pygal.graph.graph import Graph
 
-    from docmill.storage.results.work import FinishedShard
+    from docmill.storage.results.job_counts import FinishedShard
 
 SIZE: Mapping[str, int] = MappingProxyType({"width": 560, "height": 220})
 _SVG = "{http://www.w3.org/2000/svg}"

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.outcomes import DOUBTFUL
+from docmill.storage.results.job_counts import FinishedShard, RuntimeUse, finished_shards, runtimes
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import JobStatus, StepStatus
-from docmill.storage.results.work import FinishedShard, RuntimeUse, finished_shards, runtimes
 from docmill.tasks.checks import NONE, Checks, Finding
 from docmill.worker.reports.distributions import Lengths, Sample, Shares
 from docmill.worker.reports.evidence import ChecksOf, findings

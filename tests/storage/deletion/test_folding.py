@@ -11,9 +11,9 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Shard
 from docmill.storage.deletion import folding
 from docmill.storage.deletion.budget import Budget
+from docmill.storage.results.job_counts import finished_shards
 from docmill.storage.results.results import results
 from docmill.storage.results.status import JobStatus, read_status
-from docmill.storage.results.work import finished_shards
 from docmill.storage.steps import jobs
 from tests.storage.builders import numbered, read
 from tests.storage.deletion.test_retention import DAY_S, days_pass, n

@@ -12,7 +12,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Deduplication, Duplicate
 from docmill.storage.deletion import removal, versions
 from docmill.storage.duplicates import clusters, report
-from docmill.storage.results.provenance import provenance
+from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.results import results
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import COPY, Text, read, request
@@ -100,8 +100,8 @@ def test_a_result_says_which_document_is_first_in_place_of_a_removed_one(databas
     clusters.find(database, job.corpus_id, WORDS)
     finish(database)
     removal.remove_documents(database, "books", ["a"])
-    assert provenance(database, job.id, "c").repeats == "b"
-    assert provenance(database, job.id, "b").repeats is None
+    assert read_provenance(database, job.id, "c").repeats == "b"
+    assert read_provenance(database, job.id, "b").repeats is None
     assert [row["id"] for row in results(database, job.id)] == ["x", "b"]
 
 

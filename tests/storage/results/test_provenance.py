@@ -3,22 +3,37 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, insert, select
 
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.outcomes import Outcome, Status
-from docmill.storage.core.schema import OutcomeRow
+from docmill.storage.core.schema import OutcomeRow, Shard
 from docmill.storage.core.specs import Spec
+from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import NoSuchDocument, NoSuchJob, NoSuchStep
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.leases import shards
-from docmill.storage.results.provenance import provenance
+from docmill.storage.results import provenance
+from docmill.storage.results.provenance import holds, read_provenance
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.sharding import pack
 from docmill.storage.steps.steps import StepRequest
-from tests.storage.builders import EMBED, claim_next, failed, gathered, numbered, read, records, request, work
+from tests.storage.builders import (
+    EMBED,
+    claim_next,
+    failed,
+    gathered,
+    numbered,
+    read,
+    records,
+    request,
+    set_shard,
+    shards_of,
+    work,
+)
 
 COPIED = Spec("copy", "copier", "sha256:1")
 RUNTIME = {"device": "cpu", "precision": "float32", "backend": "copier", "versions": {"python": "3"}}
@@ -32,7 +47,7 @@ def test_a_result_has_its_document_spec_runtime_and_shard(database: Database) ->
     [(content_id, _)] = claim.texts
     outcome = Outcome(content_id, Status.DONE, text="out", flags=("windowed",), tokens_in=4, tokens_out=3)
     shards.commit(database, claim, [outcome], lookups.runtime_id(database, RUNTIME))
-    found = provenance(database, job.id, "k")
+    found = read_provenance(database, job.id, "k")
     assert (found.corpus, found.source, found.document, found.text) == ("books", "a.jsonl", "k", "a text")
     assert (found.meta, found.flags, found.changed, found.gone) == ({"year": 1900}, ("nul_replaced",), False, False)
     (step,) = found.way
@@ -53,7 +68,7 @@ def test_a_result_of_an_earlier_job_names_that_job(database: Database) -> None:
     work(database)
     again = read(database, request("b.jsonl", corpus="two"), numbered(2))
     work(database)
-    batch = provenance(database, again.id, "k1").step.batch
+    batch = read_provenance(database, again.id, "k1").step.batch
     assert batch is not None
     assert batch.job == first.id
 
@@ -78,46 +93,46 @@ def test_without_a_step_the_last_one_with_a_result_is_explained_and_the_others_a
         return [Outcome(content, Status.DONE, text=f"{text} {claim.spec_id}") for content, text in claim.texts]
 
     work(database, some)
-    found = provenance(database, job.id, "k")
+    found = read_provenance(database, job.id, "k")
     assert [step.name for step in found.way] == ["aside"]
     assert found.others == ("one", "two", "last")
-    two = provenance(database, job.id, "k", "two")
+    two = read_provenance(database, job.id, "k", "two")
     assert [(step.name, step.reads, step.given) for step in two.way] == [
         ("one", None, "a text"),
         ("two", "one", "a text 1"),
     ]
-    last = provenance(database, job.id, "k", "last").step
+    last = read_provenance(database, job.id, "k", "last").step
     assert last.outcome is not None
     assert (last.outcome.status, last.outcome.reason, last.outcome.output) == ("failed", "it would not", {})
     with pytest.raises(NoSuchStep, match="the job has one, two, aside, last"):
-        provenance(database, job.id, "k", "third")
+        read_provenance(database, job.id, "k", "third")
 
 
 def test_what_is_not_computed_yet_has_no_outcome_and_what_was_removed_says_so(database: Database) -> None:
     job = read(database, request(), numbered(2))
-    step = provenance(database, job.id, "k1").step
+    step = read_provenance(database, job.id, "k1").step
     assert (step.outcome, step.removed) == (None, False)
     assert step.batch is not None
     assert step.batch.state == "planned"
     work(database)
     jobs.finish(database)
     database.write(lambda transaction: transaction.execute(delete(OutcomeRow)))
-    step = provenance(database, job.id, "k1").step
+    step = read_provenance(database, job.id, "k1").step
     assert (step.outcome, step.removed) == (None, True)
 
 
 def test_an_unknown_document_is_refused_with_ids_that_are_near(database: Database) -> None:
     job = read(database, request(), [("letters/1916.txt", "a"), ("letters/1917.txt", "b"), ("notes", "c")])
     with pytest.raises(NoSuchJob):
-        provenance(database, 77, "k")
+        read_provenance(database, 77, "k")
     with pytest.raises(NoSuchDocument, match=r"Did you mean letters/1917\.txt or letters/1916\.txt\?"):
-        provenance(database, job.id, "letter/1917.txt")
+        read_provenance(database, job.id, "letter/1917.txt")
     with pytest.raises(NoSuchDocument, match=r"Did you mean notes\?"):
-        provenance(database, job.id, "note")
+        read_provenance(database, job.id, "note")
     with pytest.raises(NoSuchDocument, match="docmill failures"):
-        provenance(database, job.id, "zzz")
+        read_provenance(database, job.id, "zzz")
     with pytest.raises(NoSuchDocument, match=r"Did you mean letters/1916\.txt or letters/1917\.txt\?"):
-        provenance(database, job.id, "LETTERS")
+        read_provenance(database, job.id, "LETTERS")
 
 
 def test_ids_are_suggested_from_a_bounded_number_and_by_their_beginning(
@@ -126,9 +141,9 @@ def test_ids_are_suggested_from_a_bounded_number_and_by_their_beginning(
     monkeypatch.setattr("docmill.storage.results.provenance.COMPARED", 1)
     job = read(database, request(), [("first", "a"), ("letters/1916.txt", "b")])
     with pytest.raises(NoSuchDocument, match=r"Did you mean letters/1916\.txt\?"):
-        provenance(database, job.id, "letters/19")
+        read_provenance(database, job.id, "letters/19")
     with pytest.raises(NoSuchDocument, match=r"it was removed\. `docmill results"):
-        provenance(database, job.id, "1916")
+        read_provenance(database, job.id, "1916")
 
 
 def test_a_rejected_record_and_a_document_of_another_time_are_refused_with_the_reason(database: Database) -> None:
@@ -139,10 +154,82 @@ def test_a_rejected_record_and_a_document_of_another_time_are_refused_with_the_r
     jobs.finish(database)
     later = read(database, request("b.jsonl"), [("late", "another")])
     with pytest.raises(NoSuchDocument, match="rejected as job 1 read its source: it is no JSON"):
-        provenance(database, job.id, "a.jsonl:2")
+        read_provenance(database, job.id, "a.jsonl:2")
     with pytest.raises(NoSuchDocument, match="came or changed after the job"):
-        provenance(database, job.id, "late")
+        read_provenance(database, job.id, "late")
     read(database, request("c.jsonl"), [("k", "a newer text")])
-    found = provenance(database, job.id, "k")
+    found = read_provenance(database, job.id, "k")
     assert (found.text, found.changed) == ("a text", True)
-    assert provenance(database, later.id, "late").document == "late"
+    assert read_provenance(database, later.id, "late").document == "late"
+
+
+def test_an_id_is_found_at_its_place_and_not_across_two_others() -> None:
+    assert holds(pack([7, 300, 1]), pack([300]))
+    assert not holds(pack([256, 0]), pack([1]))  # whose bytes stand there one byte further
+    assert holds(pack([256, 0, 1]), pack([1]))
+    assert not holds(b"", pack([1]))
+
+
+def test_contents_are_read_only_of_shards_that_ran_when_the_outcome_was_written(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = read(database, request(), numbered(1))
+    work(database)
+    [computed] = shards_of(database, job)
+
+    def add_others(transaction: Transaction) -> None:
+        """Ended long before, and begun long after."""
+        columns = [column for column in Shard.__table__.columns if column.name != "id"]
+        row = transaction.execute(select(*columns).where(Shard.id == computed.id)).one()._asdict()
+        for aside_s in (-100.0, 100.0):
+            times = {name: row[name] + aside_s for name in ("started_at", "finished_at")}
+            transaction.execute(insert(Shard).values(row | times))
+
+    database.write(add_others)
+    looked_at: list[bytes] = []
+
+    def holds(contents: bytes, _wanted: object) -> bool:
+        looked_at.append(contents)
+        return True
+
+    monkeypatch.setattr(provenance, "holds", holds)
+    for finished_at in (computed.finished_at, None):  # ended, and still at work
+        set_shard(database, computed.id, finished_at=finished_at)
+        batch = read_provenance(database, job.id, "k0").step.batch
+        assert batch is not None
+        assert batch.shard == computed.id
+    assert len(looked_at) == 2
+
+
+def test_a_text_that_is_still_planned_is_found_without_reading_other_shards(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = read(database, request(), numbered(3_000))
+    shards = shards_of(database, job)
+    looked_at: list[bytes] = []
+
+    def noted(contents: bytes, wanted: bytes) -> bool:
+        looked_at.append(contents)
+        return holds(contents, wanted)
+
+    monkeypatch.setattr(provenance, "holds", noted)
+    step = read_provenance(database, job.id, "k1700").step
+    assert step.batch is not None
+    assert step.content_id is not None
+    [holding] = [shard.id for shard in shards if holds(shard.contents, pack([step.content_id]))]
+    assert (step.batch.shard, step.batch.state) == (holding, "planned")
+    assert holding != shards[-1].id
+    assert len(looked_at) == 1
+
+
+def test_the_job_that_was_at_work_when_the_outcome_was_written_is_found_behind_many_later_ones(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provenance, "JOBS", 2)
+    monkeypatch.setattr(provenance, "CLOCK_S", 0.0)
+    first = read(database, request("a.jsonl", corpus="first"), numbered(1))
+    work(database)
+    later = [read(database, request(f"{n}.jsonl", corpus=f"later {n}"), numbered(1)).id for n in range(4)]
+    batch = read_provenance(database, later[-1], "k0").step.batch
+    assert batch is not None
+    assert batch.job == first.id

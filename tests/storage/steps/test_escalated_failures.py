@@ -12,7 +12,7 @@ from docmill.storage.core.doubts import Doubt
 from docmill.storage.core.outcomes import Outcome, Reason, Status
 from docmill.storage.leases import shards
 from docmill.storage.leases.shards import Claim
-from docmill.storage.results.provenance import provenance
+from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import jobs
@@ -61,7 +61,7 @@ def test_texts_on_which_the_first_model_failed_have_the_result_of_the_better_one
     again = models.done(ALONE)
     assert len(models.computed) == 10
     assert counts(read_status(database, again.id)) == (6, 0, 0, 0)
-    record = provenance(database, job.id, "k1").step.escalation
+    record = read_provenance(database, job.id, "k1").step.escalation
     assert record is not None
     assert (record.first.status, record.second_won) == ("failed", True)
 

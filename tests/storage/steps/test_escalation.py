@@ -17,8 +17,8 @@ from docmill.storage.deletion import gc
 from docmill.storage.leases import shards
 from docmill.storage.leases.shards import Claim
 from docmill.storage.pipelines import views
-from docmill.storage.results.fingerprint import marks
-from docmill.storage.results.flag_counts import count_flags
+from docmill.storage.results.job_counts import count_flags
+from docmill.storage.results.parts import marks
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs

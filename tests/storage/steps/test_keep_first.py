@@ -17,8 +17,8 @@ from docmill.storage.duplicates import clusters
 from docmill.storage.duplicates.methods import ByText
 from docmill.storage.ingest import ingest
 from docmill.storage.pipelines import views
-from docmill.storage.results.flag_counts import count_flags
-from docmill.storage.results.provenance import provenance
+from docmill.storage.results.job_counts import count_flags
+from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
 from docmill.storage.search.search import choose, search
@@ -198,9 +198,9 @@ def test_documents_of_other_readings_are_read_too_and_a_reading_that_was_cut_off
 def test_a_document_that_was_left_out_is_explained_by_the_first_one(database: Database) -> None:
     job = into(database, pipeline(steps=STEPS), TEXTS)
     work(database)
-    found = provenance(database, job.id, "c", "vector")
+    found = read_provenance(database, job.id, "c", "vector")
     assert (found.repeats, found.step.content, found.step.removed) == ("a", None, False)
-    assert [provenance(database, job.id, key, "english").repeats for key in "ab"] == [None, None]
+    assert [read_provenance(database, job.id, key, "english").repeats for key in "ab"] == [None, None]
 
 
 def test_a_failure_of_a_first_document_can_be_tried_again(database: Database) -> None:

@@ -15,7 +15,7 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.deletion import gc, removal, tracing
 from docmill.storage.ingest import ingest
 from docmill.storage.pipelines import views
-from docmill.storage.results.fingerprint import marks
+from docmill.storage.results.parts import marks
 from docmill.storage.results.results import failures, results
 from docmill.storage.search.search import choose, search
 from docmill.storage.steps import jobs

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from docmill.storage.results.flag_counts import FlagCounts
+from docmill.storage.results.job_counts import FlagCounts
 from docmill.worker.cli.formatting import flags, flags_as_json, zone_time
 from tests.worker.harness import Docmill
 

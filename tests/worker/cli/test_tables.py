@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from docmill.storage.core.database import Database
-from docmill.storage.results.flag_counts import count_flags
+from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.status import read_status
 from docmill.worker.cli.show import steps_table
 from docmill.worker.cli.tables import Name, shortened, table

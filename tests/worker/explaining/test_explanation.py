@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from docmill.storage.core.specs import Spec
-from docmill.storage.results.batches import Batch
-from docmill.storage.results.provenance import Provenance, Recorded, StepRecord
+from docmill.storage.results.provenance import Batch, Provenance, Recorded, StepRecord
 from docmill.worker.explaining.explanation import Cut, Explanation, explain, weights_of
 from docmill.worker.explaining.flags import Flag
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docmill.storage.results.work import FinishedShard
+from docmill.storage.results.job_counts import FinishedShard
 from docmill.worker.reports.timeline import device_seconds, timeline
 
 

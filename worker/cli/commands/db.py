@@ -48,7 +48,7 @@ def recount_command(as_json: bool) -> int:
     into a schema that was there before (`pg_restore --data-only`). The command counts the rows anew. Run it as the
     owner of the tables; workers may go on meanwhile.
     """
-    from docmill.storage.results.recount import recount
+    from docmill.storage.results.counts import recount
 
     with open_store(settings_from()) as database:
         corrected = recount(database)

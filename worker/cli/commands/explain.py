@@ -32,12 +32,14 @@ def explain_command(job: int, document: str, step: str | None, full: bool, as_js
     The windows are not stored. They are cut again by the model's tokenizer, without its weights; where the model is
     not on this machine, the command says so. Of a job with several steps the last one with a result is explained.
     """
-    from docmill.storage.results.provenance import provenance
+    from docmill.storage.results.provenance import read_provenance
     from docmill.worker.explaining.explanation import cutter, explain
 
     settings = settings_from()
     with open_store(settings) as database:
-        found = explain(provenance(database, job, document, step), cutter(settings.models_dir, settings.cache_dir))
+        found = explain(
+            read_provenance(database, job, document, step), cutter(settings.models_dir, settings.cache_dir)
+        )
         if as_json:
             from docmill.worker.explaining.json_form import as_json as in_json
 

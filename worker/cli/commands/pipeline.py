@@ -84,7 +84,7 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
     No step computes a text that has a result already. The same command continues an interrupted run. If the pipeline
     was added, its history lists the run.
     """
-    from docmill.storage.results.flag_counts import count_flags
+    from docmill.storage.results.job_counts import count_flags
     from docmill.worker.cli import show
     from docmill.worker.cli.exit_codes import exit_code_of
     from docmill.worker.engines.devices import choose_devices

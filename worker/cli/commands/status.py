@@ -26,8 +26,7 @@ def status_command(job: int | None, watch: bool, as_json: bool) -> int:
     that both models took beside the better model alone. "cost" is the price of the job's tokens, if DOCMILL_PRICES
     names a file with prices.
     """
-    from docmill.storage.results.escalations import count_escalated
-    from docmill.storage.results.flag_counts import count_flags
+    from docmill.storage.results.job_counts import count_escalated, count_flags
     from docmill.storage.results.status import read_status
     from docmill.storage.steps import jobs
     from docmill.storage.steps.replacements import remark

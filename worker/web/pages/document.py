@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from docmill.storage.core.outcomes import DOUBTFUL
 from docmill.storage.errors import NoSuchDocument, NoSuchStep
-from docmill.storage.results.appearances import find_documents
-from docmill.storage.results.provenance import provenance
+from docmill.storage.results.corpora import find_documents
+from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.status import read_status
 from docmill.worker.explaining.explanation import Cut, explain
 from docmill.worker.reports.marks import Part, excerpt
@@ -21,7 +21,9 @@ def read(asked: Asked) -> Values:
     key, step = asked.query.get("id", ""), asked.query.get("step") or None
     status = read_status(asked.database, asked.id("job"))
     try:
-        found = explain(provenance(asked.database, status.id, key, step), lambda _spec, _text: Cut(problem=NOT_CUT))
+        found = explain(
+            read_provenance(asked.database, status.id, key, step), lambda _spec, _text: Cut(problem=NOT_CUT)
+        )
     except (NoSuchDocument, NoSuchStep) as error:
         raise NotFound(str(error)) from error
     outcome = found.step.outcome

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from docmill.storage.results.job_counts import finished_shards
 from docmill.storage.results.status import read_status
-from docmill.storage.results.work import finished_shards
 from docmill.storage.steps.jobs import require
 from docmill.worker.extras import EXTRAS
 from docmill.worker.prices import read_prices

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from docmill.storage.results.job_lists import STATES, list_jobs
+from docmill.storage.results.status import STATES, list_jobs
 from docmill.worker.prices import Cost, Prices, read_prices
 from docmill.worker.web.page import Asked, Page, Values
 from docmill.worker.web.progress import Progress

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from docmill.storage.core.flags import known, ordered
 from docmill.storage.core.outcomes import DOUBTFUL
-from docmill.storage.results.flag_counts import count_flags
+from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.marked import Cursor, flagged_page
 from docmill.storage.results.results import samples
 from docmill.storage.results.status import read_status

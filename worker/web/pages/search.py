@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from docmill.storage.errors import NoSuchCorpus, NothingEmbedded
-from docmill.storage.results.appearances import find_documents
+from docmill.storage.results.corpora import find_documents
 from docmill.storage.search.searchable import list_searchable
 from docmill.tasks.errors import TaskError
 from docmill.worker.errors import WorkerError

@@ -7,8 +7,8 @@ from sqlalchemy import select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Document, Job
-from docmill.storage.results import appearances
-from docmill.storage.results.appearances import SeenBy, find_documents, sees
+from docmill.storage.results import corpora
+from docmill.storage.results.corpora import SeenBy, find_documents, sees
 from docmill.storage.steps import jobs
 from docmill.storage.steps.lineage import visible
 from tests.storage.builders import numbered, read, request, work
@@ -43,7 +43,7 @@ def test_a_document_that_changed_is_seen_by_jobs_of_both_versions(database: Data
 def test_only_the_latest_jobs_of_a_corpus_are_looked_through(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(appearances, "JOBS", 2)
+    monkeypatch.setattr(corpora, "JOBS", 2)
     made = [read(database, request(f"{name}.jsonl"), numbered(1)).id for name in "abc"]
     [found] = find_documents(database, "k0")
     assert [one.job for one in found.jobs] == [made[2], made[1]]

@@ -1,0 +1,285 @@
+"""Count the results of a job: by flag, by escalation, and by what computed them."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+from sqlalchemy import func, not_, or_, select
+
+from docmill.storage.core.database import Database
+from docmill.storage.core.doubts import Doubt
+from docmill.storage.core.flags import doubtful, name_of
+from docmill.storage.core.lookups import pages
+from docmill.storage.core.schema import Document, Job, Runtime, Shard
+from docmill.storage.core.specs import Spec
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.results.status import StepStatus, read_status
+from docmill.storage.steps import lineage
+from docmill.storage.steps.first_conditions import is_first
+from docmill.storage.steps.flag_conditions import as_text, selects
+from docmill.storage.steps.jobs import require
+from docmill.storage.steps.lineage import visible
+from docmill.storage.steps.steps import OpenStep, of_job, way_to
+
+PAGE = 5_000
+
+
+@dataclass(frozen=True)
+class RuntimeUse:
+    """The number of `documents` whose result of a step one device, precision and backend computed."""
+
+    step: str
+    device: str
+    precision: str
+    backend: str
+    versions: Mapping[str, Any]
+    documents: int
+
+
+@dataclass(frozen=True)
+class FinishedShard:
+    """A finished shard of a job: who held it when (seconds since 1970), and what came of it."""
+
+    owner: str
+    started_at: float
+    finished_at: float
+    texts: int
+    tokens: int
+
+
+def runtimes(database: Database, job_id: int) -> list[RuntimeUse]:
+    """Return what computed the results of each step, most documents first. Raises NoSuchJob."""
+    job = require(database, job_id)
+    found: list[RuntimeUse] = []
+    with database.read() as transaction:
+        steps = of_job(transaction, job_id)
+        for step in steps:
+            query, outcomes = lineage.joined(select().select_from(Document), way_to(steps, step))
+            outcome = outcomes[step.seq].c
+            counted = (
+                query.add_columns(outcome.runtime_id, func.count().label("documents"))
+                .where(visible(job), outcome.status == "done", outcome.runtime_id.is_not(None))
+                .group_by(outcome.runtime_id)
+            ).subquery()
+            rows = transaction.execute(
+                select(Runtime.device, Runtime.precision, Runtime.backend, Runtime.versions, counted.c.documents)
+                .join(counted, counted.c.runtime_id == Runtime.id)
+                .order_by(counted.c.documents.desc(), Runtime.id)
+            )
+            found += [RuntimeUse(step.name, *row) for row in rows]
+    return found
+
+
+def finished_shards(database: Database, job_id: int) -> Iterator[FinishedShard]:
+    """Yield the finished shards of a job, page by page, in the order of their numbers."""
+    query = select(
+        Shard.id,
+        Shard.owner,
+        Shard.started_at,
+        Shard.finished_at,
+        (Shard.n_done + Shard.n_failed + Shard.n_skipped).label("texts"),
+        (Shard.tokens_in + Shard.tokens_out).label("tokens"),
+    ).where(
+        Shard.job_id == job_id,
+        Shard.state == "done",
+        Shard.started_at.is_not(None),
+        Shard.finished_at.is_not(None),
+        Shard.contents != b"",  # else it has the sums of shards that were folded
+    )
+    for page in pages(database, query, Shard.id, PAGE, after=0):
+        for row in page:
+            yield FinishedShard(row.owner or "", row.started_at, row.finished_at, row.texts, row.tokens)
+
+
+_NONE = "[]"
+
+
+@dataclass(frozen=True)
+class FlagCounts:
+    """Numbers of a step's results: how many are `doubtful`, and how many carry each flag.
+
+    `not_selected` documents have an output of the step before that the step's condition on results leaves out. If the
+    step keeps only first documents, they are near duplicates of these.
+    """
+
+    doubtful: int
+    by_flag: Counter[str]
+    not_selected: int = 0
+
+    def __add__(self, other: FlagCounts) -> FlagCounts:
+        doubtful, by_flag = self.doubtful + other.doubtful, self.by_flag + other.by_flag
+        return FlagCounts(doubtful, by_flag, self.not_selected + other.not_selected)
+
+
+NO_FLAGS = FlagCounts(0, Counter())
+
+
+def count_flags(database: Database, job_id: int) -> dict[str, FlagCounts]:
+    """Return the counts of each step of a job, by its name. Raises NoSuchJob.
+
+    Each step is one aggregate without texts.
+    """
+    job = require(database, job_id)
+    with database.read() as transaction:
+        steps = of_job(transaction, job_id)
+        return {step.name: _counts(transaction, job, way_to(steps, step)) for step in steps}
+
+
+def _counts(transaction: Transaction, job: Job, way: list[OpenStep]) -> FlagCounts:
+    query, outcomes = lineage.joined(select().select_from(Document), way)
+    outcome = outcomes[way[-1].seq].c
+    flags = as_text(Document.flags), as_text(outcome.flags)
+    groups = transaction.execute(
+        query.add_columns(flags[0].label("of_document"), flags[1].label("of_output"), func.count().label("n"))
+        .where(visible(job), outcome.status == "done", or_(*(one != _NONE for one in flags)))
+        .group_by(*flags)
+    )
+    total = NO_FLAGS
+    for group in groups:
+        carried = {
+            name_of(flag) for written in (group.of_document, group.of_output) for flag in orjson.loads(written)
+        }
+        by_flag = Counter(dict.fromkeys(carried, group.n))
+        total += FlagCounts(group.n if doubtful(carried) else 0, by_flag)
+    return replace(total, not_selected=_not_selected(transaction, job, way))
+
+
+def _not_selected(transaction: Transaction, job: Job, way: list[OpenStep]) -> int:
+    flagged = way[-1].flagged
+    if way[-1].keep_first:
+        repeats = select(func.count()).select_from(Document).where(visible(job), not_(is_first()))
+        return transaction.scalar(repeats) or 0
+    if flagged is None:
+        return 0
+    query, outcomes = lineage.joined(select(func.count()).select_from(Document), way[:-1])
+    before = outcomes[way[-2].seq]
+    left_out = not_(selects(flagged, before))
+    return transaction.scalar(query.where(visible(job), before.c.status == "done", left_out)) or 0
+
+
+SHARDS = 10_000  # the latest ones, from which seconds are estimated
+
+
+@dataclass(frozen=True)
+class Escalated:
+    """The escalation of a step from the spec `first` to `spec`.
+
+    `texts` of the step's texts were doubted, and the better model failed on `failed` of these. `documents` have a
+    result, and `won` of these have the better model's. The job's shards took `seconds` of their processes. `alone_s`
+    is an estimate for the better model alone. Both are None if they are not known.
+    """
+
+    first: Spec
+    spec: Spec
+    doubt: Doubt
+    texts: int
+    of: int
+    failed: int
+    pending: int
+    documents: int
+    won: int
+    seconds: float | None
+    alone_s: float | None
+
+    @property
+    def share(self) -> float:
+        """The share of the texts that were doubted."""
+        return self.texts / self.of if self.of else 0.0
+
+
+def count_escalated(database: Database, job_id: int) -> dict[str, Escalated]:
+    """Return the escalations of a job by the names of their steps. Raises NoSuchJob."""
+    job = require(database, job_id)
+    with database.read() as transaction:
+        steps = of_job(transaction, job_id)
+        if all(step.escalation is None for step in steps):
+            return {}
+        won = {step.seq: _won(transaction, job, way_to(steps, step)) for step in steps if step.escalation}
+        times = {step.seq: _times(transaction, job_id, step) for step in steps if step.escalation}
+    statuses = read_status(database, job_id).steps
+    return {
+        step.name: _escalated(step, statuses[step.seq], won[step.seq], times[step.seq])
+        for step in steps
+        if step.escalation is not None
+    }
+
+
+def _escalated(
+    step: OpenStep, status: StepStatus, won: tuple[int, int], times: tuple[float | None, float | None]
+) -> Escalated:
+    again = status.escalated
+    assert again is not None
+    assert step.escalation is not None
+    return Escalated(
+        first=status.spec,
+        spec=again.spec,
+        doubt=step.escalation.doubt,
+        texts=again.texts,
+        of=status.texts,
+        failed=again.failed,
+        pending=again.pending,
+        documents=won[0],
+        won=won[1],
+        seconds=times[0],
+        alone_s=times[1],
+    )
+
+
+def _won(transaction: Transaction, job: Job, way: list[OpenStep]) -> tuple[int, int]:
+    """Return the number of documents with a result, and the number whose result is the escalation's."""
+    query, outcomes = lineage.joined(select().select_from(Document), way)
+    result = outcomes[way[-1].seq].c
+    groups = transaction.execute(
+        query.add_columns(result.spec_id, func.count().label("n"))
+        .where(visible(job), result.status == "done")
+        .group_by(result.spec_id)
+    ).all()
+    assert way[-1].escalation is not None
+    return sum(one.n for one in groups), sum(one.n for one in groups if one.spec_id == way[-1].escalation.spec_id)
+
+
+def _times(transaction: Transaction, job_id: int, step: OpenStep) -> tuple[float | None, float | None]:
+    """Return the seconds that a step and its escalation took, and an estimate for the better model alone.
+
+    The estimate is None if one of the two computed nothing, and both are None if neither computed anything.
+    """
+    assert step.escalation is not None
+    again = step.escalation.seq
+    shards = transaction.execute(
+        select(Shard.step, Shard.owner, Shard.started_at, Shard.finished_at, Shard.n_chars)
+        .where(Shard.job_id == job_id, Shard.step.in_([step.seq, again]), Shard.state == "done")
+        .where(Shard.started_at.is_not(None), Shard.finished_at.is_not(None), Shard.contents != b"")
+        .order_by(Shard.id.desc())
+        .limit(SHARDS)
+    ).all()
+    seconds = shared_seconds((str(one.owner), one.step, one.started_at, one.finished_at) for one in shards)
+    chars = {seq: sum(one.n_chars for one in shards if one.step == seq) for seq in (step.seq, again)}
+    if not any(chars.values()):
+        return None, None
+    alone_s = seconds[again] / chars[again] * chars[step.seq] if all(chars.values()) else None
+    return sum(seconds.values()), alone_s
+
+
+def shared_seconds(spans: Iterable[tuple[str, int, float, float]]) -> dict[int, float]:
+    """Return the seconds of each step, from spans of (process, step, start, end).
+
+    Spans of one process overlap, since it has several shards in flight: they share each moment equally.
+    """
+    of_process: dict[str, list[tuple[float, int, int]]] = defaultdict(list)
+    for process, step, start, end in spans:
+        of_process[process] += [(start, 1, step), (end, -1, step)]
+    total: dict[int, float] = defaultdict(float)
+    for events in of_process.values():
+        at_work: dict[int, int] = defaultdict(int)
+        before = 0.0
+        for moment, change, step in sorted(events):
+            if n := sum(at_work.values()):
+                for one, shards in at_work.items():
+                    total[one] += (moment - before) * shards / n
+            at_work[step] += change
+            before = moment
+    return dict(total)
