@@ -33,8 +33,7 @@ from docmill.storage.core.schema import Worker
 from docmill.storage.core.tables import db_now
 from docmill.tasks.kinds import STORED_KINDS as KINDS
 from docmill.worker.settings import Settings
-from docmill.worker.web.app import make_app
-from docmill.worker.web.registry import PAGES
+from docmill.worker.web.app import PAGES, make_app
 from docmill.worker.web.site import Site
 
 AIM_MS = 200.0

@@ -20,8 +20,8 @@ from docmill.worker.cli import docmill
 from docmill.worker.cli.registry import COMMANDS, HEADINGS
 from docmill.worker.inventory import PLACES as PLACES_OF_TEXTS
 from docmill.worker.pipelines.schema import json_schema
+from docmill.worker.retention import Shown
 from docmill.worker.settings import PREFIX, Settings
-from docmill.worker.shown import Shown
 from docs.chart import chart_values
 
 FOLDER = Path(__file__).parent

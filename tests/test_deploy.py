@@ -55,7 +55,7 @@ def test_a_stopping_worker_is_told_by_sigterm_and_gets_as_much_time_as_with_comp
 
 
 def test_a_worker_comes_back_unless_a_setting_is_wrong() -> None:
-    from docmill.worker.cli.exit_codes import BAD_INPUT
+    from docmill.worker.jobs.errors import BAD_INPUT
 
     worker = _settings("docmill-worker")
     assert worker["Restart"] == "on-failure"

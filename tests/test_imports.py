@@ -37,7 +37,7 @@ def loaded_after(code: str, **environment: str) -> set[str]:
         "docmill.worker.process.supervisor",
         "docmill.worker.process.device",
         "docmill.worker.cli.commands.run",
-        "docmill.worker.cli.local",
+        "docmill.worker.jobs.local_run",
     ],
 )
 def test_what_supervises_and_enqueues_never_loads_a_model_library(module: str) -> None:

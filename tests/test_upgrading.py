@@ -9,7 +9,7 @@ import pytest
 
 from docmill.storage import migrations
 from docmill.storage.core.database import Database
-from docmill.worker.cli.exit_codes import UNREACHABLE
+from docmill.worker.jobs.errors import UNREACHABLE
 from tests.worker.harness import ROOT, Docmill
 
 PAGE = (ROOT / "docs" / "upgrading.md").read_text()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from docmill.worker.home import ANSWERS
+from docmill.worker.settings import ANSWERS
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database

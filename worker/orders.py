@@ -32,11 +32,9 @@ from docmill.worker.errors import BadMessage, BrokerUnreachable, WorkerError
 from docmill.worker.queue.broker import Broker
 from docmill.worker.queue.messages import VERSION, is_id
 from docmill.worker.settings import Settings
-from docmill.worker.submit.enqueue import enqueue, repeated
+from docmill.worker.submit.enqueue import UnderLease, enqueue, repeated
 from docmill.worker.submit.options import Request, Work
-from docmill.worker.submit.progress import UnderLease
-from docmill.worker.submit.repeats import key_of
-from docmill.worker.submit.request import prepare
+from docmill.worker.submit.request import key_of, prepare
 
 Model = TypeVar("Model", bound=BaseModel)
 

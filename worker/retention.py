@@ -13,13 +13,23 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, field_validator
 
 from docmill.storage.deletion.ages import DAY_S, NAMES, Ages
-from docmill.worker.shown import Shown
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The text of docs/settings.md on a setting, in place of its type or default."""
+
+    default: str = ""
+    choices: tuple[str, ...] = ()
+    values: str = ""
+
 
 _UNITS_S = {"h": 3_600.0, "d": 86_400.0, "w": 7 * 86_400.0, "y": 365 * 86_400.0}
 NEVER = "never"

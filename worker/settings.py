@@ -22,12 +22,12 @@ from docmill.tasks.backends import selection
 from docmill.tasks.models import served
 from docmill.worker import fault_points, redis_urls
 from docmill.worker.errors import SettingsError
-from docmill.worker.home import CACHE, STORE, close_home
 from docmill.worker.masked_urls import mask as mask
-from docmill.worker.retention import RetentionSettings, ages
-from docmill.worker.shown import Shown
+from docmill.worker.retention import RetentionSettings, Shown, ages
 
 PREFIX = "DOCMILL_"
+STORE, CACHE = "docmill.db", "cache"  # in the home
+ANSWERS = "answers.db"  # of served models, until their outcomes are stored
 _COLLECTOR, _OFF = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SDK_DISABLED"
 LANES = kinds.NAMES
 ORDERS = "enqueue"  # the lane of `docmill.enqueue` messages, which a worker serves only if it is named
@@ -340,7 +340,6 @@ def load_settings(**options: str | float | Path | None) -> Settings:
         problems += [_problem(detail, given) for detail in error.errors()]
     if problems:
         raise SettingsError("; ".join(problems))
-    close_home(settings.home)
     return settings
 
 

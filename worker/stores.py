@@ -1,14 +1,17 @@
-"""The store that the settings name, with the kinds of tasks that it keeps results of."""
+"""The store and the queue that the settings name, opened for the length of a block."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
-
-from docmill.worker.settings import Settings
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
     from docmill.storage.core.server import Patience
+    from docmill.worker.queue.broker import Broker
+    from docmill.worker.settings import Settings
 
 
 def store_of(settings: Settings, *, pool_size: int = 8, patience: Patience | None = None) -> Database:
@@ -19,3 +22,67 @@ def store_of(settings: Settings, *, pool_size: int = 8, patience: Patience | Non
     return Database(
         settings.store_url, pool_size=pool_size, patience=patience or settings.patience, kinds=STORED_KINDS
     )
+
+
+@contextmanager
+def open_store(settings: Settings, *, on_away: Callable[[Exception], None] | None = None) -> Iterator[Database]:
+    """Open the store with its schema up to date: the embedded one is made and upgraded here, a fleet's never.
+
+    If `on_away` is given, it gets the error of a server that does not answer, whose schema the caller then checks.
+    """
+    from docmill.storage.errors import DatabaseBusy, DatabaseUnreachable
+    from docmill.storage.migrations import require_current, upgrade
+
+    with closing(store_of(settings)) as database:
+        if settings.database_url is None:
+            upgrade(database)
+        else:
+            _require_file(database)
+        try:
+            require_current(database)
+        except (DatabaseBusy, DatabaseUnreachable) as error:
+            if on_away is None:
+                raise
+            on_away(error)
+        yield database
+
+
+def _require_file(database: Database) -> None:
+    """Refuse a SQLite file that is not there, which connecting would make: most often its name is a slip."""
+    from docmill.storage.errors import DatabaseUnreachable
+
+    file = database.file
+    if file is not None and not file.exists():
+        raise DatabaseUnreachable(
+            f"there is no file {file}; correct DOCMILL_DATABASE_URL, or make the file with `docmill db upgrade`"
+        )
+
+
+@contextmanager
+def open_broker(settings: Settings) -> Iterator[Broker]:
+    """Open the fleet's queue, or an embedded server that lives as long as the block."""
+    from docmill.worker.queue.broker import Broker
+    from docmill.worker.queue.embedded import EmbeddedRedis
+
+    with ExitStack() as stack:
+        url = settings.redis_url or stack.enter_context(EmbeddedRedis()).url
+        broker = stack.enter_context(closing(Broker(url)))
+        if settings.redis_url is not None:
+            broker.ping()
+        yield broker
+
+
+def queue_of(settings: Settings) -> AbstractContextManager[Broker | None]:
+    """Open the fleet's queue, without asking whether it is up; None where there is none."""
+    if settings.redis_url is None:
+        return nullcontext()  # without loading the libraries of a queue
+    from docmill.worker.queue.broker import Broker
+
+    return closing(Broker(settings.redis_url))
+
+
+def corpus_names(corpus: str) -> list[str]:
+    """Return the names that CORPUS may stand for: itself, or its source's path as `run` writes it."""
+    from docmill.storage.readers.streams import printable
+
+    return [corpus, printable(Path(corpus).resolve())]

@@ -18,9 +18,8 @@ from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.steps import jobs
 from docmill.worker.settings import Settings
-from docmill.worker.submit.enqueue import Enqueued, RecordRejected, enqueue
+from docmill.worker.submit.enqueue import Enqueued, Progress, RecordRejected, enqueue
 from docmill.worker.submit.options import Request
-from docmill.worker.submit.progress import Progress
 from docmill.worker.submit.request import prepare
 from tests.storage.builders import gathered, request
 

@@ -10,12 +10,12 @@ CLI = Path(__file__).resolve().parents[2] / "worker" / "cli"
 COMMANDS = (
     *sorted(f"docmill.worker.cli.commands.{file.stem}" for file in (CLI / "commands").glob("*.py")),
     *(
-        "docmill.worker.cli.local",
-        "docmill.worker.cli.show",
-        "docmill.worker.cli.default_models",
+        "docmill.worker.jobs.local_run",
+        "docmill.worker.jobs.run",
+        "docmill.worker.jobs.submission",
         "docmill.worker.cli.interrupts",
     ),
-    *("docmill.worker.cli.terminal", "docmill.worker.engines.devices", "docmill.worker.engines.fault_backend"),
+    *("docmill.worker.consoles", "docmill.worker.engines.devices", "docmill.worker.engines.fault_backend"),
     *(
         "docmill.worker.queue.broker",
         "docmill.worker.process.device",

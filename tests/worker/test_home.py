@@ -1,4 +1,4 @@
-"""The home: nobody but its user looks into it, whatever command made it, and whichever release."""
+"""The home: nobody but its user looks into it, whatever command made it."""
 
 from __future__ import annotations
 
@@ -63,42 +63,6 @@ def test_a_store_and_its_journals_are_read_by_their_user_alone(tmp_path: Path) -
     database.close()
     assert found == {"docmill.db": 0o600, "docmill.db-wal": 0o600, "docmill.db-shm": 0o600}
     assert mode(file.parent) == 0o700
-
-
-def test_a_home_that_an_earlier_release_left_open_is_closed_by_the_next_command(tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    (home / "cache").mkdir(parents=True)
-    for name in ("docmill.db", "docmill.db-wal", "docmill.db-shm"):
-        (home / name).touch()
-    load_settings(home=home)
-    assert mode(home) == 0o700
-    assert {mode(home / name) for name in ("docmill.db", "docmill.db-wal", "docmill.db-shm")} == {0o600}
-
-
-def test_logs_of_runs_that_an_earlier_release_left_are_deleted_and_nothing_else_is(tmp_path: Path) -> None:
-    runs = tmp_path / "home/runs"
-    runs.mkdir(parents=True)
-    old = ("20260101-101010-77.log", "1-0123456789ab.json", "1-0123456789ab.lock", "1-0123456789ab.new", "1.json")
-    for name in (*old, "mine.log"):
-        (runs / name).write_text("a text of a document")
-    load_settings(home=runs.parent)
-    assert [path.name for path in runs.iterdir()] == ["mine.log"]
-    (runs / "mine.log").rename(runs / old[0])
-    load_settings(home=runs.parent)
-    assert not runs.exists()
-
-
-def test_a_folder_that_others_use_too_is_not_taken_from_them(tmp_path: Path) -> None:
-    theirs, sticky = tmp_path / "theirs", tmp_path / "sticky"
-    for home in (theirs, sticky):
-        home.mkdir()
-        (home / "docmill.db").touch()
-    (theirs / "photos").mkdir()
-    sticky.chmod(0o1777)
-    for home, left in ((theirs, 0o777), (sticky, 0o1777)):
-        load_settings(home=home)
-        assert mode(home) == left
-        assert mode(home / "docmill.db") == 0o600  # but the documents are nobody else's
 
 
 def test_doctor_names_a_store_elsewhere_that_others_can_read(tmp_path: Path) -> None:

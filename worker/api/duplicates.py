@@ -9,8 +9,9 @@ from docmill.storage.core.lookups import find_corpus, first_existing
 from docmill.storage.duplicates.report import summarize
 from docmill.storage.duplicates.shingles import UNITS
 from docmill.worker.api.errors import Error
-from docmill.worker.cli.deduplicating import Wanted, deduplicated
-from docmill.worker.cli.options import corpus_names
+from docmill.worker.jobs.dedup import Wanted, deduplicate
+from docmill.worker.jobs.listener import Listener
+from docmill.worker.stores import corpus_names
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Duplicates:
     repeated_chars: int
 
 
-def dedup(database: Database, corpus: str, wanted: Wanted) -> Duplicates:
+def dedup(database: Database, corpus: str, wanted: Wanted, listener: Listener) -> Duplicates:
     """Find the near duplicates of a corpus. Raises Error."""
     if wanted.threshold is not None and not 0 < wanted.threshold <= 1:
         raise Error(f"threshold is above 0, and at most 1, not {wanted.threshold}")
@@ -40,6 +41,6 @@ def dedup(database: Database, corpus: str, wanted: Wanted) -> Duplicates:
     if wanted.by_vectors and wanted.about_words:
         raise Error(f"{wanted.about_words[0]} is about words, and vectors are compared by their cosine")
     name = first_existing(database, corpus_names(corpus))
-    deduplicated(database, name, wanted)
+    deduplicate(database, name, wanted, listener)
     found = summarize(database, find_corpus(database, name), name)
     return Duplicates(**{field: getattr(found, field) for field in Duplicates.__dataclass_fields__})

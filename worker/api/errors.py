@@ -12,7 +12,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from docmill.storage.readers.errors import ProgramFailed
-from docmill.worker.cli.exit_codes import UNREACHABLE, exit_code, sentence
+from docmill.worker.jobs.errors import UNREACHABLE, exit_code, sentence
 
 P = ParamSpec("P")
 T = TypeVar("T")

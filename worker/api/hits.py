@@ -11,7 +11,8 @@ from docmill.storage.core.normalize import normalize
 from docmill.storage.readers import Record
 from docmill.storage.search import search as of_store
 from docmill.worker.api.errors import Error
-from docmill.worker.cli.searching import Wanted, opened
+from docmill.worker.jobs.listener import Listener
+from docmill.worker.jobs.search import Wanted, open_search
 from docmill.worker.settings import Settings
 
 
@@ -30,12 +31,14 @@ class Hit:
     meta: Mapping[str, Any]
 
 
-def search(settings: Settings, database: Database, corpus: str, text: str, wanted: Wanted) -> list[Hit]:
+def search(
+    settings: Settings, database: Database, corpus: str, text: str, wanted: Wanted, listener: Listener
+) -> list[Hit]:
     """Return the documents of a corpus that are nearest to a text. Raises Error."""
     if not text.strip():
         raise Error("the text of a search is empty")
     query = Record("", normalize(text)[0], {}, (), "the text")
-    with opened(settings, database, corpus, wanted, _refuse, starts=True) as searched:
+    with open_search(settings, database, corpus, wanted, _refuse, listener, starts=True) as searched:
         [(_, hits)] = searched.answers([query])
     return [_hit(hit) for hit in hits]
 

@@ -20,14 +20,13 @@ from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import jobs
 from docmill.worker.api import tables
 from docmill.worker.api.errors import Error, TimedOut, explained, explained_each
-from docmill.worker.cli.follow import follow
-from docmill.worker.cli.formatting import summary
-from docmill.worker.cli.printing import hushed, say
+from docmill.worker.api.progress import listen
 from docmill.worker.explaining.explanation import cutter, explain
 from docmill.worker.explaining.json_form import as_json
 from docmill.worker.extras import EXTRAS
+from docmill.worker.formatting import counted, summary
+from docmill.worker.jobs.follow import follow
 from docmill.worker.prices import read_prices
-from docmill.worker.reports.filters import counted
 from docmill.worker.settings import Settings
 from docmill.worker.submit.options import JobOptions, valid
 
@@ -79,9 +78,9 @@ class Job:
                 reason = f"; {status.waiting_for}" if status.waiting_for else ""
                 raise TimedOut(f"job {self.id} is not finished: {counted(status.pending, 'text')} to do{reason}")
 
-        with hushed(not progress):
-            status = follow(self._database, self.id, watch=watch)
-            say(summary(status, prices.cost_of(status)))
+        listener = listen(progress)
+        status = follow(self._database, self.id, listener, watch=watch)
+        listener.say(summary(status, prices.cost_of(status)))
         return status
 
     @explained

@@ -19,16 +19,16 @@ from docmill.worker.api.hits import search as search_in
 from docmill.worker.api.job import Job
 from docmill.worker.api.options import Options, request_of
 from docmill.worker.api.pipelines import Pipelines
+from docmill.worker.api.progress import listen
 from docmill.worker.api.turns import one_run_at_a_time
-from docmill.worker.cli.context import open_store
-from docmill.worker.cli.deduplicating import Wanted
-from docmill.worker.cli.formatting import summary
-from docmill.worker.cli.ingesting import ingested
-from docmill.worker.cli.local_run import OpenStore, computed
-from docmill.worker.cli.printing import hushed, say
-from docmill.worker.cli.searching import Wanted as Search
 from docmill.worker.engines.devices import devices_for
+from docmill.worker.formatting import summary
+from docmill.worker.jobs.dedup import Wanted
+from docmill.worker.jobs.run import OpenStore, run_request
+from docmill.worker.jobs.search import Wanted as Search
+from docmill.worker.jobs.submission import submit
 from docmill.worker.settings import Settings, load_settings
+from docmill.worker.stores import open_store
 
 if TYPE_CHECKING:
     import pyarrow
@@ -233,8 +233,7 @@ class Mill:
         if prompt is not None and prompt_name is not None:
             raise Error("prompt_name and prompt do not go together: give one of them")
         wanted = Search(top, job, exact, passages, prompt, prompt_name)
-        with hushed(not progress):
-            return search_in(self._settings, self._database, corpus, text, wanted)
+        return search_in(self._settings, self._database, corpus, text, wanted, listen(progress))
 
     @explained
     def dedup(
@@ -255,8 +254,7 @@ class Mill:
         document of each cluster. Raises Error.
         """
         wanted = Wanted(threshold, shingle, seed, embeddings, job)
-        with hushed(not progress):
-            return dedup_in(self._database, corpus, wanted)
+        return dedup_in(self._database, corpus, wanted, listen(progress))
 
     def _enqueue(
         self, reading: Reading, task: str, given: dict[str, Any], progress: bool, key: str | None = None
@@ -264,8 +262,7 @@ class Mill:
         source = reading.name if key is None else reading.digested
         request = request_of(self._settings, source, task, given, key)
         opened = partial(reading.open, has_corpus=request.corpus is not None)
-        with hushed(not progress):
-            done = ingested(self._settings, self._database, request, opened)
+        done = submit(self._settings, self._database, request, listen(progress), opened)
         return Job(self._settings, self._database, done.id)
 
     def _asking(self, endpoint: str | None) -> Settings:
@@ -310,12 +307,12 @@ def _computed(
     request = request_of(settings, reading.name, task, given)
     devices = devices_for(settings.device, request.model)
     opened = partial(reading.open, has_corpus=request.corpus is not None)
+    listener = listen(progress)
     with (
-        hushed(not progress),
         one_run_at_a_time,
-        computed(settings, request, devices, opened=opened, store=store) as (database, status),
+        run_request(settings, request, devices, listener, opened=opened, store=store) as (database, status),
     ):
-        say(summary(status))
+        listener.say(summary(status))
         return _table(database, status, reading)
 
 

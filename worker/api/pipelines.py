@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 from docmill.storage.core.database import Database
 from docmill.worker.api.errors import explained
 from docmill.worker.api.job import Job
+from docmill.worker.api.progress import listen
 from docmill.worker.api.turns import one_run_at_a_time
-from docmill.worker.cli.formatting import summary
-from docmill.worker.cli.pipeline_files import all_listed, computed, history, stored
-from docmill.worker.cli.printing import hushed, say
 from docmill.worker.engines.devices import choose_devices
+from docmill.worker.formatting import summary
+from docmill.worker.jobs.pipelines import list_pipelines, list_runs, run_file, store_file
 from docmill.worker.prices import read_prices
 from docmill.worker.settings import Settings
 
@@ -30,23 +30,24 @@ class Pipelines:
     @explained
     def list(self) -> Rows:
         """Return the stored pipelines with their last and next runs, as `docmill pipeline list --json` does."""
-        return all_listed(self._database, read_prices(self._settings))
+        return list_pipelines(self._database, read_prices(self._settings))
 
     @explained
     def add(self, file: str | os.PathLike[str]) -> str:
         """Store the pipeline in a file, or a new version of it, and return its name. Raises Error."""
-        return stored(self._settings, self._database, Path(file)).name
+        return store_file(self._settings, self._database, Path(file), listen(True)).name
 
     @explained
     def run(self, file: str | os.PathLike[str], *, progress: bool = True) -> Job:
         """Run the pipeline in a file on this machine, write its output file, and return its job. Raises Error."""
         devices, prices = choose_devices(self._settings.device), read_prices(self._settings)
-        with hushed(not progress), one_run_at_a_time:
-            _, status, _ = computed(self._settings, self._database, Path(file), devices)
-            say(summary(status, prices.cost_of(status)))
+        listener = listen(progress)
+        with one_run_at_a_time:
+            _, status, _ = run_file(self._settings, self._database, Path(file), devices, listener)
+        listener.say(summary(status, prices.cost_of(status)))
         return Job(self._settings, self._database, status.id)
 
     @explained
     def history(self, name: str, limit: int = 20) -> Rows:
         """Return the runs of a stored pipeline, newest first, as `docmill pipeline history --json` does."""
-        return history(self._database, name, limit, read_prices(self._settings))
+        return list_runs(self._database, name, limit, read_prices(self._settings))

@@ -20,6 +20,8 @@ class CallSource:
     calls, which have the reason.
     """
 
+    takes_encoding = False
+
     def __init__(
         self, file: BatchFile, call: Call, model: str, *, refused: bool, unfit: Mapping[Call, str] | None = None
     ) -> None:

@@ -37,9 +37,8 @@ def _be_quiet(context: click.Context, _: click.Parameter, quiet: bool) -> None:
     """Let a command print nothing on stderr but warnings and errors."""
     if quiet and not context.resilient_parsing:
         from docmill.worker.cli.printing import QUIET
-        from docmill.worker.cli.show import talk
 
-        context.find_root().meta[QUIET] = talk.quiet = True
+        context.find_root().meta[QUIET] = True
 
 
 class LazyGroup(click.Group):
@@ -51,7 +50,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"docmill.worker.cli.commands.{cmd_name}")
+        module = importlib.import_module(f"docmill.worker.cli.commands.{COMMANDS[cmd_name].module or cmd_name}")
         command = getattr(module, f"{cmd_name}_command")
         assert isinstance(command, click.Command)
         return _with_quiet(command)
@@ -67,7 +66,7 @@ class LazyGroup(click.Group):
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
         """Complete a command's name without loading any command."""
-        named = [CompletionItem(name, help=about) for name, (_, about) in COMMANDS.items()]
+        named = [CompletionItem(name, help=about) for name, (_, about, _) in COMMANDS.items()]
         options = click.Command.shell_complete(self, ctx, incomplete)
         return [item for item in named if item.value.startswith(incomplete)] + options
 
@@ -134,8 +133,8 @@ def _keep_near_misses(error: click.ClickException) -> None:
 
 def _run() -> int:
     """The command's exit code, once what went wrong is said."""
-    from docmill.worker.cli.exit_codes import exit_code, sentence
-    from docmill.worker.cli.printing import warn
+    from docmill.worker.jobs.errors import exit_code, sentence
+    from docmill.worker.terminal import warn
 
     try:
         return int(docmill(standalone_mode=False) or 0)

@@ -20,12 +20,13 @@ from docmill.tasks.errors import BadOption, ModelError
 from docmill.worker.batch.bodies import in_words_of_bodies
 from docmill.worker.batch.file import BadBatch, BatchFile, survey
 from docmill.worker.batch.requests import Call
-from docmill.worker.cli.context import open_store
-from docmill.worker.cli.local_run import computed
-from docmill.worker.cli.output_files import STDOUT
-from docmill.worker.cli.printing import say, warn
+from docmill.worker.cli.printing import listen, say
+from docmill.worker.jobs.outputs import STDOUT
+from docmill.worker.jobs.run import run_request
+from docmill.worker.stores import open_store
 from docmill.worker.submit.options import Request, checked
 from docmill.worker.submit.request import spec_of
+from docmill.worker.terminal import warn
 
 if TYPE_CHECKING:
     from docmill.storage.core.specs import Spec
@@ -120,19 +121,23 @@ def carried_out(settings: Settings, plan: Plan, revision: str | None) -> dict[Ca
     for call, (_, spec) in plan.jobs.items():
         request, opened = _prepared(plan, call, revision)
         devices = devices_for(settings.device, spec.model)
-        with computed(settings, request, devices, opened=opened, log_level=settings.log_level) as (_, status):
+        with run_request(settings, request, devices, listen(settings), opened=opened) as (_, status):
             found[call] = status
     return found
 
 
 def enqueued(settings: Settings, plan: Plan, revision: str | None) -> list[Enqueued]:
     """Store the jobs of a batch file for the workers, and return them. Raises BadBatch if there is none."""
-    from docmill.worker.cli.ingesting import ingested
+    from docmill.worker.jobs.submission import submit
 
     if not plan.jobs:
         raise BadBatch("no request of the file can be carried out; --out FILE writes the reasons")
     with open_store(settings) as database:
-        return [ingested(settings, database, *_prepared(plan, call, revision)) for call in plan.jobs]
+        listener, submitted = listen(), []
+        for call in plan.jobs:
+            request, opened = _prepared(plan, call, revision)
+            submitted.append(submit(settings, database, request, listener, opened))
+        return submitted
 
 
 def _prepared(plan: Plan, call: Call, revision: str | None) -> tuple[Request, Opened]:
@@ -194,7 +199,7 @@ def write_answers(
 
 def _write(path: Path, lines: Iterator[openai_batch.Line]) -> None:
     if path == STDOUT:
-        from docmill.worker.cli.stdout import Harmless
+        from docmill.worker.cli.printing import Harmless
 
         jsonl.write(lines, (), cast(BinaryIO, Harmless(sys.stdout.buffer, "jsonl", sys.stdout.isatty())))
         sys.stdout.buffer.flush()

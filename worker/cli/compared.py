@@ -11,10 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from docmill.storage.core.flags import ordered
-from docmill.worker.cli.formatting import printable, shorten
-from docmill.worker.cli.printing import answer
+from docmill.worker.cli.printing import answer, print_rich
 from docmill.worker.cli.tables import Name, table
 from docmill.worker.comparing.agreement import share
+from docmill.worker.formatting import printable, shorten
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
@@ -83,7 +83,6 @@ def _neighbours_as_json(found: Comparison, database: Database) -> list[dict[str,
 
 def print_comparison(found: Comparison, database: Database) -> None:
     """Print a comparison: the counts, the agreement, flags and confidence, and the samples side by side."""
-    from docmill.worker.cli import show
 
     for name, side in (("A", found.a), ("B", found.b)):
         answer(f"{name}  job {side.job_id}: {side.spec}")
@@ -96,9 +95,9 @@ def print_comparison(found: Comparison, database: Database) -> None:
     agreement = table("agreement", "", numbers={""})
     for name, value in found.measures.items():
         agreement.add_row(Name(MEANING.get(name, name)), "none" if value is None else f"{value:.3f}")
-    show.paper.print(agreement)
+    print_rich(agreement)
     if (both := _sureness(found)) is not None:
-        show.paper.print(both)
+        print_rich(both)
     if found.neighbourhoods:
         _print_neighbours([one for one in found.neighbourhoods if one.recall < 1], database)
         return
@@ -106,8 +105,8 @@ def print_comparison(found: Comparison, database: Database) -> None:
     answer(f"\n{found.differing:,} results differ" + (f"; {shown:,} of them:" if shown else "."))
     for pair, text in _with_texts(found.samples, database):
         beginning = printable(f"{pair.key}: {' '.join(text.split())}", keep="")
-        show.paper.print(Text(beginning, style="bold", overflow="ellipsis", no_wrap=True))
-        show.paper.print(_side_by_side(found, pair))
+        print_rich(Text(beginning, style="bold", overflow="ellipsis", no_wrap=True))
+        print_rich(_side_by_side(found, pair))
 
 
 def _sureness(found: Comparison) -> Table | None:
@@ -152,7 +151,6 @@ def marked(a: str, b: str) -> tuple[Text, Text]:
 
 
 def _print_neighbours(found: Sequence[Neighbourhood], database: Database) -> None:
-    from docmill.worker.cli import show
 
     if not found:
         return
@@ -168,7 +166,7 @@ def _print_neighbours(found: Sequence[Neighbourhood], database: Database) -> Non
             for near, beside, mark in sides
         ]
         made.add_row(Name(keys[one.document_id]), f"{one.recall:.2f}", *lists)
-    show.paper.print(made)
+    print_rich(made)
 
 
 def _keys(found: Sequence[Neighbourhood], database: Database) -> Mapping[int, str]:

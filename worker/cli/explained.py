@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from docmill.storage.json_values import Json
-from docmill.worker.cli.formatting import duration, local_time, printable
 from docmill.worker.explaining.escalated import doubted_for, said, why
+from docmill.worker.formatting import duration, local_time, printable
 
 if TYPE_CHECKING:
     from docmill.storage.outputs.base import OutputType

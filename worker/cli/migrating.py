@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from docmill.worker import fault_points
-from docmill.worker.cli import formatting
-from docmill.worker.cli.printing import answer, say
-from docmill.worker.reports.filters import counted
+from docmill.worker import fault_points, formatting
+from docmill.worker.cli.printing import answer, listen, say
+from docmill.worker.formatting import counted
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
@@ -19,18 +18,17 @@ if TYPE_CHECKING:
     from docmill.worker.pipelines.migrating import Planned
     from docmill.worker.settings import Settings
     from docmill.worker.submit.dry_run import Forecast
-    from docmill.worker.submit.request import Prepared
 
 
 def forecast(settings: Settings, database: Database, planned: Planned, device: str) -> Forecast:
     """Measure a sample of the texts, and return the cost of a migration. Stores nothing."""
-    from docmill.worker.cli.follow import IngestBar
-    from docmill.worker.cli.terminal import lines_above_the_bar
+    from docmill.worker.jobs.follow import IngestBar
     from docmill.worker.pipelines.migrating import forecast_request
     from docmill.worker.submit.dry_run import forecast
 
     request = forecast_request(database, planned)
-    with lines_above_the_bar(settings.log_level), IngestBar(request.source) as progress:
+    listener = listen(settings)
+    with listener.computing(), IngestBar(listener, request.source) as progress:
         return forecast(settings, database, request, device, progress)
 
 
@@ -59,25 +57,24 @@ def backfill(
 ) -> JobStatus:
     """Compute the documents that lack a new result, here or by the workers. Return the job's final status."""
     from docmill.storage.steps import replacements
-    from docmill.worker.cli.context import open_broker, queue_of
-    from docmill.worker.cli.follow import IngestBar, follow, say_ingested
-    from docmill.worker.cli.local import run_here
-    from docmill.worker.cli.terminal import lines_above_the_bar
+    from docmill.worker.jobs.follow import IngestBar, follow, say_ingested
+    from docmill.worker.jobs.local_run import run_here
     from docmill.worker.pipelines.migrating import backfill_request
+    from docmill.worker.stores import open_broker, queue_of
     from docmill.worker.submit.enqueue import enqueue
 
     def opened(job_id: int) -> None:
         replacements.note_job(database, found.id, job_id)
         fault_points.reach("backfill")
 
-    request = backfill_request(database, found)
+    request, listener = backfill_request(database, found), listen(settings)
     if not by_workers:
-        with open_broker(settings) as broker, lines_above_the_bar(settings.log_level):
-            return run_here(settings, database, broker, devices, request, on_opened=opened)
-    with queue_of(settings) as broker_or_none, IngestBar(request.source, on_opened=opened) as progress:
+        with open_broker(settings) as broker, listener.computing():
+            return run_here(settings, database, broker, devices, request, listener, on_opened=opened)
+    with queue_of(settings) as broker_or_none, IngestBar(listener, request.source, on_opened=opened) as progress:
         done = enqueue(database, lambda: broker_or_none, request, progress)
-    say_ingested(request.source, done)
-    return follow(database, done.id)
+    say_ingested(listener, request.source, done)
+    return follow(database, done.id, listener)
 
 
 def fill(
@@ -148,19 +145,6 @@ def _bring_index(database: Database, found: Replacement) -> None:
         if indexed:
             say("Making the index of the new vectors, as the old ones have one.")
             pgvector_index.add(database, found.new_spec_id)
-
-
-def say_replaced(database: Database, prepared: Prepared) -> None:
-    """Say that a job computes a model that its corpus was migrated from, and what answers instead."""
-    from docmill.storage.steps.replacements import substituted
-
-    for before, after in zip(prepared.steps, substituted(database, prepared.corpus, prepared.steps), strict=True):
-        if before.spec != after.spec:
-            old, new = before.spec.model, after.spec.model
-            say(
-                f"The corpus {prepared.corpus} was migrated from {old} to {new}, which answers searches. This job "
-                f"computes {old}; `docmill migrate {prepared.corpus} --from {old} --to {new}` computes new documents."
-            )
 
 
 def as_json(found: Replacement) -> dict[str, Any]:

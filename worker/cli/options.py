@@ -1,17 +1,46 @@
-"""Options and arguments that several commands share."""
+"""Options and arguments of commands: shared ones, and those that pydantic models of kinds and jobs declare."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 import click
+from annotated_types import Ge, Gt, Le
+from click.shell_completion import CompletionItem
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from docmill.storage import writers
+from docmill.tasks import kinds
 from docmill.tasks.backends import registry
 from docmill.tasks.errors import hint
+from docmill.tasks.kinds.options import flag, is_label_file, is_repeated, option, parse_label_file, value_type
 from docmill.worker.prices import Price
+from docmill.worker.submit.options import (
+    DocumentOptions,
+    EscalationOptions,
+    JobOptions,
+    ReadingOptions,
+    Request,
+    Work,
+    checked,
+)
+
+if TYPE_CHECKING:
+    from docmill.worker.settings import Settings
+
+
+def settings_from(**options: str | float | Path | None) -> Settings:
+    """Return the settings with a command's options in place of those that the environment gives."""
+    from docmill.worker import fault_points
+    from docmill.worker.settings import load_settings
+
+    settings = load_settings(**options)
+    fault_points.arm(settings.fault, settings.home)
+    return settings
 
 
 class _PriceType(click.ParamType[Price]):
@@ -145,19 +174,179 @@ class SourceCommand(click.Command):
 def check_filled() -> None:
     """Refuse an option of the command that was given as nothing: it is a variable that was not set, or a slip."""
     context = click.get_current_context()
-    for option in context.command.params:
-        value = context.params.get(option.name or "")
-        if isinstance(option, click.Option) and isinstance(value, str) and not value.strip():
-            instead = (
-                "leave it out to have the default"
-                if "[default: " in (option.help or "")
-                else "give a value, or leave it out"
-            )
-            raise click.BadParameter(f"it is empty; {instead}", ctx=context, param=option)
+    for parameter in context.command.params:
+        value = context.params.get(parameter.name or "")
+        if isinstance(parameter, click.Option) and isinstance(value, str) and not value.strip():
+            has_default = "[default: " in (parameter.help or "")
+            instead = "leave it out to have the default" if has_default else "give a value, or leave it out"
+            raise click.BadParameter(f"it is empty; {instead}", ctx=context, param=parameter)
 
 
-def corpus_names(corpus: str) -> list[str]:
-    """Return the names that CORPUS may stand for: itself, or its source's path as `run` writes it."""
-    from docmill.storage.readers.streams import printable
+def complete_files(
+    _context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """Complete files and folders, for what may be a file and may be something else."""
+    return [CompletionItem(incomplete, type="file")]
 
-    return [corpus, printable(Path(corpus).resolve())]
+
+def complete_models(
+    _context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem[str]]:
+    """Complete the models that have names; files where a path was begun."""
+    from docmill.tasks.specs.pinning import NAMES
+
+    named = [CompletionItem(name) for name in NAMES if name.startswith(incomplete)]
+    return named or [CompletionItem(incomplete, type="file")]
+
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
+
+
+class _TextOfFile(click.ParamType[Any]):
+    """A value that may be the text of a file."""
+
+    encoding = "utf-8-sig"
+
+    def read(self, file: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text of a file."""
+        try:
+            return Path(file).read_text(encoding=self.encoding)
+        except OSError as error:
+            self.fail(f"cannot read {file}: {error.strerror}", param, ctx)
+        except UnicodeDecodeError:
+            self.fail(f"{file} is not UTF-8 text", param, ctx)
+
+
+class PromptType(_TextOfFile):
+    """A template, or the text of a file as @FILE."""
+
+    name = "TEMPLATE|@FILE"
+    encoding = "utf-8"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return self.read(value[1:], param, ctx) if value.startswith("@") else value
+
+
+class JsonFileType(_TextOfFile):
+    """The text of a file with JSON."""
+
+    name = "FILE"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return self.read(value, param, ctx)
+
+
+class LabelsType(_TextOfFile):
+    """Labels with commas between them, or those of a file."""
+
+    name = "LABELS|FILE"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return parse_label_file(value, self.read(value, param, ctx)) if is_label_file(value) else value
+
+
+def declared(
+    model: type[BaseModel], *names: str, completed: Completion | None = None
+) -> Callable[[Command], Command]:
+    """Return a decorator that adds options of a model: all, or those of these fields."""
+
+    def add(command: Command) -> Command:
+        for name in reversed(names or [*model.model_fields]):
+            command = _decorator(name, model.model_fields[name], completed)(command)
+        return command
+
+    return add
+
+
+def kind_options(command: Command) -> Command:
+    """Add the options of all kinds; the help names the kinds of an option that not all have."""
+    for name, field in reversed([*kinds.OPTIONS.items()]):
+        command = _decorator(name, field)(command)
+    return command
+
+
+def click_type(field: FieldInfo) -> click.ParamType[Any]:
+    """Return the type of a field's values on the command line, with its bounds and choices."""
+    kind = value_type(field)
+    if option(field).is_template:
+        return PromptType()
+    if option(field).in_file:
+        return JsonFileType()
+    if kind is bool:
+        return click.BOOL
+    if option(field).asks or option(field).has_names:
+        return click.STRING
+    if get_origin(kind) is dict:
+        return LabelsType()
+    if get_origin(kind) is Literal:
+        return Choice(get_args(kind))
+    if kind not in {int, float}:
+        return click.STRING
+    least: Any = next((note.ge for note in field.metadata if isinstance(note, Ge)), None)
+    above: Any = next((note.gt for note in field.metadata if isinstance(note, Gt)), None)
+    most: Any = next((note.le for note in field.metadata if isinstance(note, Le)), None)
+    type_: type[WholeNumber | Number] = WholeNumber if kind is int else Number
+    return type_(least if above is None else above, most, min_open=above is not None)
+
+
+def _decorator(name: str, field: FieldInfo, completed: Completion | None = None) -> Callable[[Command], Command]:
+    # An option of a kind that is left out has the model's own default, or that of a setting.
+    default = None if name in kinds.OPTIONS else field.default
+    return click.option(
+        flag(name, field),
+        name,
+        type=click_type(field),
+        multiple=is_repeated(field),
+        is_flag=value_type(field) is bool and not field.default,
+        default=default,
+        show_default=default is not None and default is not False,
+        metavar=option(field).metavar,
+        help=_help(name, field),
+        shell_complete=completed,
+    )
+
+
+def _help(name: str, field: FieldInfo) -> str:
+    assert field.description is not None, name
+    names = kinds.with_option(name)
+    if names in {kinds.NAMES, ()}:
+        return field.description
+    text, default, more = field.description.partition("  [default")
+    return f"{text} ({', '.join(names)}){default}{more}"
+
+
+def work_options(command: Command) -> Command:
+    """Add the options that every command with a source has: what to do with it, and how to read it."""
+    options = [
+        click.argument("source", shell_complete=complete_files),
+        click.option("--task", type=Choice(kinds.NAMES), required=True, help="Task for every document."),
+        declared(Work, "model", completed=complete_models),
+        declared(Work, "revision"),
+        kind_options,
+        declared(EscalationOptions),
+        declared(Work, "corpus"),
+        declared(ReadingOptions),
+        declared(DocumentOptions),
+        declared(JobOptions, "max_failures", "max_flagged"),
+    ]
+    for add in reversed(options):
+        command = add(command)
+    return command
+
+
+def request_of(settings: Settings, given: dict[str, Any]) -> Request:
+    """Return the request in a command's options. Raises BadOption."""
+    check_filled()
+    options = given_options(given["task"], given, dtype=settings.dtype)
+    return checked(options, given)  # Click's ranges let nan pass
+
+
+def given_options(task: str, given: dict[str, Any], *, dtype: str) -> kinds.KindOptions:
+    """Take the options of kinds out of a command's, and return those of the task.
+
+    ``dtype`` is the precision if none was given. Raises BadOption.
+    """
+    values = {name: given.pop(name) for name in kinds.OPTIONS}
+    chosen = {name: value for name, value in values.items() if value not in (None, ())}
+    return kinds.options(task, **{"dtype": dtype, **chosen})

@@ -1,73 +1,73 @@
-"""Printing: data to stdout, messages to stderr, neither with characters that a terminal would obey."""
+"""Answers of commands: data on stdout, messages on stderr, and exit codes.
+
+Nothing is printed with characters that a terminal would obey.
+"""
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import sys
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
-from typing import NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
 
 import click
 
-from docmill.worker.cli.formatting import aligned, printable
+from docmill.worker.formatting import aligned, printable
+from docmill.worker.jobs.outputs import target_of
+from docmill.worker.logs import UNSEEN
+from docmill.worker.terminal import Terminal, warn
 
-STDOUT, STDERR = 1, 2
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rich.console import RenderableType
+
+    from docmill.storage.outputs.columns import Column
+    from docmill.storage.results.status import JobStatus
+    from docmill.worker.jobs.listener import Listener
+    from docmill.worker.settings import Settings
+
+
+OK, SOME_FAILED, SOME_REJECTED = 0, 1, 4
+STDOUT = 1  # the number of its file
 QUIET = "docmill.quiet"
-_hushed = ContextVar("hushed", default=False)
+
+
+def is_quiet() -> bool:
+    """Return True if the command was called with --quiet."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.find_root().meta.get(QUIET))
 
 
 def say(message: str, *, nl: bool = True) -> None:
     """Print talk to stderr, so that stdout stays data; nothing with --quiet."""
-    context = click.get_current_context(silent=True)
-    if not is_hushed() and (context is None or not context.find_root().meta.get(QUIET)):
+    if not is_quiet():
         warn(message, nl=nl)
 
 
-@contextmanager
-def hushed(hush: bool = True) -> Iterator[None]:
-    """If `hush` is True, let this thread print only warnings and errors on stderr, and no bar."""
-    before = _hushed.set(hush)
-    try:
-        yield
-    finally:
-        _hushed.reset(before)
+def say_rich(renderable: RenderableType) -> None:
+    """Print a table or a styled text to stderr; nothing with --quiet."""
+    from docmill.worker.consoles import talk
+
+    if not is_quiet():
+        talk.print(renderable)
 
 
-def is_hushed() -> bool:
-    return _hushed.get()
+def print_rich(renderable: RenderableType) -> None:
+    """Print a table or a styled text to stdout."""
+    from docmill.worker.consoles import paper
+
+    paper.print(renderable)
 
 
-class _Aside:
-    """A block in which stdout is stderr. Threads may leave it in another order than they entered it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._stdout = sys.stdout
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._inside:
-                self._stdout, sys.stdout = sys.stdout, sys.stderr
-            self._inside += 1
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                sys.stdout = self._stdout
-
-
-stdout_aside = _Aside()  # for whatever a library prints
-
-
-def warn(message: str, *, nl: bool = True) -> None:
-    """Print a warning or an error to stderr. If that fails, the work goes on."""
-    with suppress(OSError):
-        click.echo(printable(message), nl=nl, err=True)
+def listen(settings: Settings | None = None) -> Listener:
+    """Return the listener that shows bars and sentences on stderr; with settings, docmill's own log as well."""
+    if settings is None:
+        return Terminal(quiet=is_quiet())
+    return Terminal(settings.log_level, settings.log_format, quiet=is_quiet())
 
 
 def answer(message: object, *, nl: bool = True) -> None:
@@ -114,8 +114,6 @@ def print_json(value: object) -> None:
     """Print one JSON document to stdout."""
     import orjson
 
-    from docmill.worker.cli.stdout import escaped
-
     text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()
     sys.stdout.write(escaped(text) + "\n")
 
@@ -127,3 +125,78 @@ def confirmed(question: str, verb: str = "Remove", undone: str = "Nothing was re
         say(f"{undone}: --yes says that it is meant.")
         return False
     return click.confirm(f"{verb}?", err=True)
+
+
+def escaped(text: str) -> str:
+    """Return the same value in JSON with the characters that a terminal would obey, or not show, as escapes.
+
+    JSON has none below U+0020 but its own line ends and tabs.
+    """
+    return UNSEEN.sub(lambda match: match[0] if match[0] in "\r\n\t" else json.dumps(match[0])[1:-1], text)
+
+
+class Harmless(io.RawIOBase):
+    """A stream for whole lines of JSON or CSV.
+
+    JSON is escaped wherever it goes, since its value stays. CSV has no escapes, so it is changed only for a terminal.
+    """
+
+    def __init__(self, stream: BinaryIO, form: str, is_terminal: bool) -> None:
+        self._stream = stream
+        self._form = form
+        self._is_terminal = is_terminal
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        if not self._form.startswith("csv"):
+            return self._stream.write(escaped(data.decode()).encode())
+        if self._is_terminal:
+            return self._stream.write(printable(data.decode(), keep="\r\n\t").encode())
+        return self._stream.write(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+def write_out(
+    out: Path,
+    rows: Iterable[dict[str, Any]],
+    file_format: str | None = None,
+    documents: int | None = None,
+    columns: Sequence[Column] = (),
+    noun: str = "results",
+) -> int:
+    """Write rows to a file, and say how many, or to stdout: as JSON lines, or in the given format. Return the number.
+
+    ``documents`` is the most rows that there may be, for the progress of a file. ``noun`` is what they are called.
+    """
+    from docmill.storage.writers import write_stream
+    from docmill.worker import fault_points
+
+    rows = fault_points.along("export", rows)
+    target = target_of(out, file_format)
+    if target is None:
+        harmless = Harmless(sys.stdout.buffer, file_format or "jsonl", sys.stdout.isatty())
+        n = write_stream(rows, cast(BinaryIO, harmless), file_format, columns)
+        sys.stdout.buffer.flush()
+        return n
+    from docmill.worker.jobs.results import write_file
+
+    return write_file(target, rows, listen(), documents, columns, noun)
+
+
+def exit_code_of(status: JobStatus, max_failures: float | None = None) -> int:
+    """Return 0 when every document has its result, and say what to do where not.
+
+    1 says that documents failed, or that the job was stopped; 4 that all is well but for records that were rejected.
+    """
+    if status.failed or status.rejected:
+        listed = f"docmill failures {status.id}"
+        retried = f"; to try the failed again: docmill retry {status.id}" if status.failed else ""
+        warn(f"What failed, and why: {listed}{retried}")
+    bearable = max_failures is not None and status.texts and 100 * status.failed / status.texts <= max_failures
+    if status.state != "done" or (status.failed and not bearable):
+        return SOME_FAILED
+    return SOME_REJECTED if status.rejected else OK

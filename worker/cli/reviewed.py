@@ -16,11 +16,12 @@ from rich.text import Text
 
 from docmill.storage.core.risk import FLAG
 from docmill.storage.reviews.judgements import Judged, Verdict
-from docmill.worker.cli.formatting import printable
-from docmill.worker.cli.printing import say, warn
-from docmill.worker.cli.show import talk
+from docmill.worker import consoles
+from docmill.worker.cli.printing import say, say_rich
 from docmill.worker.cli.tables import table
 from docmill.worker.errors import ReviewRefused
+from docmill.worker.formatting import printable
+from docmill.worker.terminal import warn
 
 if TYPE_CHECKING:
     from docmill.storage.core.risk import Feature
@@ -57,7 +58,7 @@ def judge(review: Review, size: int, judged_by: str) -> None:
         if at == len(met):
             assert item is not None
             met.append(item)
-        talk.print(shown(met[at], f"{at + 1:,} of {len(waiting):,}", talk.width))
+        say_rich(shown(met[at], f"{at + 1:,} of {len(waiting):,}", consoles.talk.width))
         answer = ask()
         if answer is QUIT:
             break

@@ -9,8 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from docmill.worker.home import ANSWERS
-from docmill.worker.settings import Settings
+from docmill.worker.settings import ANSWERS, Settings
 
 if TYPE_CHECKING:
     from docmill.storage.core.specs import Spec

@@ -38,7 +38,7 @@ from docmill.worker.pipelines.schema import (
     Top,
     step_table,
 )
-from docmill.worker.submit.escalation import Escalation
+from docmill.worker.submit.options import Escalation
 from docmill.worker.toml_places import Fault, Place, describe_bad_syntax, put_place, write_place
 
 _ORDER = ("corpus", "step", "job", "schedule", "output")  # in which errors are listed, after those at the top

@@ -31,8 +31,7 @@ from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, parse
 from docmill.worker.pipelines.schema import DOCUMENT, step_table
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import Settings
-from docmill.worker.submit.enqueue import enqueue
-from docmill.worker.submit.progress import UnderLease
+from docmill.worker.submit.enqueue import UnderLease, enqueue
 from docmill.worker.submit.request import (
     Computed,
     Prepared,

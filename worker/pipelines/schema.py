@@ -18,9 +18,10 @@ from docmill.storage.json_values import Json
 from docmill.tasks import kinds
 from docmill.tasks.kinds.options import sentence, shown
 from docmill.worker.pipelines import schedule
-from docmill.worker.submit.escalation import OPTIONS, Escalation
 from docmill.worker.submit.options import (
+    ESCALATION_OPTIONS,
     DocumentOptions,
+    Escalation,
     JobOptions,
     PartsOptions,
     ReadingOptions,
@@ -160,7 +161,7 @@ class EscalationTable(Table):
     @property
     def escalation(self) -> Escalation:
         """The escalation that the table asks for."""
-        given = self.model_dump(include={*OPTIONS}, exclude_none=True)
+        given = self.model_dump(include={*ESCALATION_OPTIONS}, exclude_none=True)
         doubt = Doubt() if self.when is None else Doubt.parse(self.when)
         return Escalation(self.model, self.revision, given, doubt)
 
@@ -232,7 +233,9 @@ def _step(name: str, options: type[kinds.KindOptions], **fields: Any) -> type[St
 
 def _escalate(step: str, options: type[kinds.KindOptions]) -> Any:
     """Return the field of a step with the name of a model, or a table with options of the step's kind."""
-    chosen: Any = {name: (field.annotation, field) for name, field in options.model_fields.items() if name in OPTIONS}
+    chosen: Any = {
+        name: (field.annotation, field) for name, field in options.model_fields.items() if name in ESCALATION_OPTIONS
+    }
     if "dtype" in chosen:  # whose default is no choice here
         chosen["dtype"] = (chosen["dtype"][0] | None, FieldInfo.merge_field_infos(chosen["dtype"][1], default=None))
     table: type[EscalationTable] = create_model(f"{step}_escalation", __base__=EscalationTable, **chosen)

@@ -19,7 +19,7 @@ from docmill.storage.leases.shards import LEASE_S
 from docmill.storage.pipelines import pipelines
 from docmill.worker.errors import BrokerUnreachable
 from docmill.worker.pids import is_gone, pid_space
-from docmill.worker.pipelines.due import round_of_schedules
+from docmill.worker.pipelines.schedule import round_of_schedules
 from docmill.worker.queue.broker import Broker
 from docmill.worker.queue.dispatcher import round_of_maintenance, send_again
 

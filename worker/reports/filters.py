@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
+from docmill.worker.formatting import counted, duration
 from docmill.worker.logs import seen
-
-
-def counted(n: int, name: str) -> str:
-    """Return a number with its noun: `1 text`, `2 texts`."""
-    return f"{n:,} {name}{'' if n == 1 else 's'}"
 
 
 def moment(seconds: float | None) -> str:
@@ -21,15 +17,6 @@ def moment(seconds: float | None) -> str:
 def clock(seconds: float) -> str:
     """Return the time of day in UTC."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%S")
-
-
-def duration(seconds: float) -> str:
-    """Return a duration: `41.0 s`, `12 min 5 s`, `3 h 5 min`."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def percent(part: int, whole: int) -> str:

@@ -20,7 +20,7 @@ from docmill.tasks import kinds
 from docmill.worker.engines.throughput import measure
 from docmill.worker.engines.token_counts import Count, counting
 from docmill.worker.settings import Settings
-from docmill.worker.submit.progress import Progress
+from docmill.worker.submit.enqueue import Progress
 from docmill.worker.submit.request import Prepared
 
 SAMPLE_CHARS = 2_000  # of each text: the sample stays short where documents are long

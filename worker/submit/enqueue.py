@@ -6,11 +6,12 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 from docmill.storage.core.database import Database
 from docmill.storage.duplicates.methods import ByText
+from docmill.storage.duplicates.progress import Phase
 from docmill.storage.errors import NothingEmbedded, TooManyVanished
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunk_builder import chunks
@@ -22,21 +23,21 @@ from docmill.storage.ingest.unread import Unread
 from docmill.storage.readers import left_out, memory
 from docmill.storage.readers.errors import ProgramFailed
 from docmill.storage.readers.files import StreamSource
-from docmill.storage.steps import jobs
+from docmill.storage.steps import job_keys, jobs
 from docmill.storage.steps.job_keys import IdempotencyKey
 from docmill.storage.steps.jobs import JobRequest, OpenJob
 from docmill.tasks import tracing
 from docmill.tasks.tracing import Span
 from docmill.worker import fault_points, logs
 from docmill.worker.concurrency.prefetch import ahead
+from docmill.worker.concurrency.renewal import Held
 from docmill.worker.errors import BrokerUnreachable, WorkerError
 from docmill.worker.queue.dispatcher import top_up
-from docmill.worker.submit import repeats
-from docmill.worker.submit.progress import Progress
 from docmill.worker.submit.request import Prepared, limits_of
 
 if TYPE_CHECKING:
     from docmill.worker.queue.broker import Broker
+
 
 log = logging.getLogger("docmill.enqueue")
 
@@ -46,6 +47,43 @@ TOP_UP_EVERY_S = 2.0
 
 class RecordRejected(WorkerError):
     """A record was rejected, and --strict stops at the first."""
+
+
+class Progress:
+    """A listener to an ingest; this one does nothing. Counts are totals so far."""
+
+    def opened(self, job: OpenJob) -> None:
+        """The job has its number."""
+
+    def advanced(self, counts: Counts) -> None:
+        """Another chunk is stored."""
+
+    def rejected(self, rejected: Rejected) -> None:
+        """A record could not be read."""
+
+    def deduplicating(self, phase: Phase, done: int, total: int) -> None:
+        """The search for near duplicates came further; `done` of `total` steps of a phase are done."""
+
+
+@dataclass(frozen=True)
+class UnderLease(Progress):
+    """Notes the job of an ingest as soon as it has a number, and stops the ingest once the lease is lost.
+
+    ``note`` stores the number and returns False if the lease may be lost.
+    """
+
+    held: Held
+    note: Callable[[OpenJob], bool]
+
+    def opened(self, job: OpenJob) -> None:
+        if not self.note(job):
+            self.held.confirm()
+
+    def advanced(self, counts: Counts) -> None:
+        self.held.check()
+
+    def deduplicating(self, phase: Phase, done: int, total: int) -> None:
+        self.held.check()
 
 
 @dataclass(frozen=True)
@@ -73,10 +111,12 @@ def repeated(database: Database, key: IdempotencyKey | None) -> Enqueued | None:
 
     Raises KeyReused for a key that came with other arguments, or whose job was removed.
     """
-    job = repeats.job_of(database, key)
-    if job is None:
+    job = None if key is None else job_keys.find(database, key)
+    if job is None or not job.is_read:
         return None
-    return Enqueued(job.id, False, job.documents, repeats.counts(job), None, repeated=True, state=job.state)
+    names = {field.name for field in fields(Counts) if hasattr(job.ingest, f"n_{field.name}")}
+    of_reading: dict[str, Any] = {name: getattr(job.ingest, f"n_{name}") for name in names}
+    return Enqueued(job.id, False, job.documents, Counts(**of_reading), None, repeated=True, state=job.state)
 
 
 def enqueue(

@@ -7,26 +7,27 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
+from docmill.storage.core.normalize import normalize
 from docmill.storage.core.specs import Spec
 from docmill.storage.duplicates.methods import require_library
 from docmill.storage.ingest.pruning import Limits
-from docmill.storage.readers import Source, SourceOptions, ocr, open_source, recoding
+from docmill.storage.readers import Source, SourceOptions, credentials, ocr, open_source, recoding
+from docmill.storage.readers.memory import NAME
+from docmill.storage.readers.sources import path_of
 from docmill.storage.steps.job_keys import IdempotencyKey
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds import KindOptions
 from docmill.tasks.kinds.generate import MESSAGES_FLAG
+from docmill.tasks.kinds.options import flag
 from docmill.tasks.models import families
 from docmill.tasks.specs import adapters, per_language, pinning, tokenizers
 from docmill.tasks.specs.plan import build_spec
 from docmill.worker.errors import WorkerError
 from docmill.worker.settings import Settings, without_settings
-from docmill.worker.submit import escalation
-from docmill.worker.submit.escalation import Escalation
-from docmill.worker.submit.options import JobOptions, ReadingOptions, Request
+from docmill.worker.submit.options import Escalation, JobOptions, ReadingOptions, Request, Work, request_escalation
 from docmill.worker.submit.rehearsal import require_possible
-from docmill.worker.submit.repeats import key_of
 
 Opened = Callable[[SourceOptions], Source]
 
@@ -99,12 +100,12 @@ def source_options(read: ReadingOptions, steps: Iterable[KindOptions]) -> Source
 
     Raises BadOption for a bad template, and SourceUnsupported for an unknown encoding or language of scanned pages.
     """
-    templates = [one for options in steps for one in options.templates]
-    for flag, template in templates:
+    templates = [template for options in steps for template in options.templates]
+    for option, template in templates:
         for name, what in ((read.text_field, "text: write {text}"), (read.id_field, "id, which is no metadata")):
             # The text may be the messages.
-            if name in template.fields and (flag, name) != (MESSAGES_FLAG, read.text_field):
-                raise BadOption(f"{flag}: {{meta.{name}}} is the document's {what}.")
+            if name in template.fields and (option, name) != (MESSAGES_FLAG, read.text_field):
+                raise BadOption(f"{option}: {{meta.{name}}} is the document's {what}.")
     expected = tuple(dict.fromkeys(name for _, template in templates for name in template.expected))
     encoding = None if read.encoding is None else recoding.known(read.encoding)
     languages = None if read.ocr is None else ocr.known(read.ocr, without_settings().get(ocr.VARIABLE))
@@ -180,7 +181,7 @@ def escalation_of(settings: Settings, first: Computed, asked: Escalation) -> Esc
         second = spec_of(settings, task, model, revision, asked.options_from(options, family))
     except BadOption as error:
         raise BadOption(f"--escalate: {error}") from error
-    return escalation.request(first.spec, second, asked.doubt)
+    return request_escalation(first.spec, second, asked.doubt)
 
 
 def require_possible_all(settings: Settings, specs: Iterable[Spec], devices: Sequence[str]) -> tuple[str, ...]:
@@ -212,3 +213,32 @@ def storable(corpus: str) -> str:
     except UnicodeEncodeError as error:
         raise BadCorpusName from error
     return corpus
+
+
+def key_of(request: Request) -> IdempotencyKey | None:
+    """Return the key of a request, with the arguments that were given; None for a request without a key."""
+    if request.idempotency_key is None:
+        return None
+    given = request.model_dump(mode="json", include=set(Work.model_fields) - {"source"}, exclude_defaults=True)
+    named = {flag(name, Work.model_fields[name]): value for name, value in given.items()}
+    options = type(request.options).model_fields
+    of_kind = {flag(name, options[name]): value for name, value in request.options.given().items()}
+    precision = {} if request.options.dtype == "auto" else {"--dtype": request.options.dtype}
+    arguments = {"the source": _source(request.source)} | named | of_kind | precision
+    return IdempotencyKey(request.idempotency_key, {name: _storable(value) for name, value in arguments.items()})
+
+
+def _storable(value: Any) -> Any:
+    """Return an argument as the store can hold it: without NUL and halves of characters."""
+    if isinstance(value, str):
+        return normalize(value)[0]
+    if isinstance(value, dict):
+        return {_storable(key): _storable(one) for key, one in value.items()}
+    return [_storable(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _source(source: str) -> str:
+    """Return a source as it is compared: a path from the root, a URL without secrets."""
+    if source.startswith(NAME) or (path := path_of(source)) is None:
+        return credentials.shown(source)
+    return credentials.shown(str(path.absolute()))

@@ -1,4 +1,4 @@
-"""The application: each page and each change of the registry at its path."""
+"""The application: each page and each change at its path. Pages with a name are the navigation."""
 
 from __future__ import annotations
 
@@ -18,18 +18,28 @@ from starlette.routing import Route
 
 from docmill.storage.errors import NoSuchJob, StorageError
 from docmill.worker.errors import WorkerError
-from docmill.worker.web import sign_in
-from docmill.worker.web.assets import assets
-from docmill.worker.web.guard import HEALTH, SIGN_IN, Guard, is_from_another_site
+from docmill.worker.web.guard import (
+    HEALTH,
+    SIGN_IN,
+    SIGN_OUT,
+    Guard,
+    is_from_another_site,
+    own_path,
+    sign_in,
+    sign_out,
+)
 from docmill.worker.web.page import Asked, Change, NotFound, Page, Refused
-from docmill.worker.web.registry import CHANGES, FIRST, PAGES
-from docmill.worker.web.rendering import Renderer, merged
-from docmill.worker.web.signing import same
-from docmill.worker.web.site import Site
+from docmill.worker.web.pages import fleet, jobs, outputs, pipelines, search
+from docmill.worker.web.rendering import Renderer, assets, merged
+from docmill.worker.web.site import Site, same
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+
+PAGES: tuple[Page, ...] = (*jobs.PAGES, *outputs.PAGES, *pipelines.PAGES, *fleet.PAGES, *search.PAGES)
+CHANGES: tuple[Change, ...] = (*jobs.CHANGES, *pipelines.CHANGES)
+FIRST = PAGES[0]  # the page at `/`
 AT_ONCE = 8  # requests that read the store, which has as many connections
 LONGEST_FORM_S = 10.0  # until all of a form has come
 NOTICE = "docmill-notice"  # a cookie: what was done, shown once
@@ -66,7 +76,7 @@ class _Application:
             Route("/static/{mark}/{name}", _asset, methods=["GET"]),
             Route(SIGN_IN, self._sign_in_page, methods=["GET"]),
             Route(SIGN_IN, self._sign_in, methods=["POST"]),
-            Route(sign_in.SIGN_OUT, self._sign_out, methods=["POST"]),
+            Route(SIGN_OUT, self._sign_out, methods=["POST"]),
             *(Route(page.path, partial(self._show, page), methods=["GET"]) for page in PAGES),
             *(Route(change.path, partial(self._change, change), methods=["POST"]) for change in CHANGES),
         ]
@@ -148,13 +158,13 @@ class _Application:
         return self._sign_in_form(request.query_params.get("next", ""))
 
     def _sign_in_form(self, following: str, problem: str | None = None) -> Response:
-        values = {"here": SIGN_IN, "notice": None, "following": sign_in.own_path(following), "problem": problem}
+        values = {"here": SIGN_IN, "notice": None, "following": own_path(following), "problem": problem}
         status = HTTPStatus.OK if problem is None else HTTPStatus.FORBIDDEN
         return HTMLResponse(self._renderer.whole("sign_in.html.j2", values), status)
 
     async def _sign_in(self, request: Request) -> Response:
         form = await _form_of(request)
-        following = sign_in.own_path(form.get("next", ""))
+        following = own_path(form.get("next", ""))
         if not self._has_token(form):
             return self._sign_in_form(following, STALE)
         if self._site.token is not None:
@@ -164,12 +174,12 @@ class _Application:
             if not same(form.get("token", ""), self._site.token):
                 return self._sign_in_form(following, "This is not the token that docmill printed at its start.")
             self._site.attempts.forgive(address)
-        return sign_in.signed_in(self._site, request, following)
+        return sign_in(self._site, request, following)
 
     async def _sign_out(self, request: Request) -> Response:
         form = await _form_of(request)
         return (
-            sign_in.signed_out(self._site, request)
+            sign_out(self._site, request)
             if self._has_token(form)
             else await self._refused(request, Refused(STALE, HTTPStatus.FORBIDDEN))
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -10,12 +11,14 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from docmill.worker.web.site import Site
+from docmill.worker.web.site import SESSION_S, Site
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-HEALTH, SIGN_IN, STATIC = "/health", "/sign-in", "/static/"
+
+HEALTH, SIGN_IN, SIGN_OUT, STATIC = "/health", "/sign-in", "/sign-out", "/static/"
+_OWN_PATH = re.compile(r"/(?![/\\])[!-~]*")
 COOKIE = "docmill-session"
 MOST_FORM = 64 * 1024  # bytes
 HEADERS = {
@@ -114,3 +117,25 @@ def _is_too_long(request: Request) -> bool:
 def _with_query(request: Request) -> str:
     query = request.scope["query_string"].decode("latin-1")
     return str(request.scope["path"]) + (f"?{query}" if query else "")
+
+
+def own_path(given: str) -> str:
+    """Return a path of this site; `/` in place of an address that leads to another one."""
+    return given if _OWN_PATH.fullmatch(given) and "\\" not in given else "/"
+
+
+def sign_in(site: Site, request: Request, following: str) -> Response:
+    """Exchange the token for the cookie of a new session, and lead to a path."""
+    answer = RedirectResponse(following, HTTPStatus.SEE_OTHER)
+    if site.token is not None:
+        is_secure, cookie = request.scope["scheme"] == "https", site.sessions.begin()
+        answer.set_cookie(COOKIE, cookie, SESSION_S, httponly=True, samesite="strict", secure=is_secure)
+    return answer
+
+
+def sign_out(site: Site, request: Request) -> Response:
+    """End the browser's session, lead to the form of the token, and take the cookie away."""
+    site.sessions.end(request.cookies.get(COOKIE, ""))
+    answer = RedirectResponse(SIGN_IN, HTTPStatus.SEE_OTHER)
+    answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    return answer

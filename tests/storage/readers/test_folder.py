@@ -32,7 +32,7 @@ from docmill.storage.readers.folder import FolderSource
 from docmill.storage.readers.registry import document_suffixes
 from docmill.storage.readers.sources import kinds
 from docmill.storage.writers import Target
-from docmill.worker.cli import formatting
+from docmill.worker import formatting
 
 OPTIONS = SourceOptions()
 

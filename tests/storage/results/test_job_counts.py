@@ -22,8 +22,8 @@ from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from docmill.storage.writers import Target
-from docmill.worker.cli.formatting import escalated, of_status
-from docmill.worker.cli.show import steps_table
+from docmill.worker.cli.tables import steps_table
+from docmill.worker.formatting import escalated, of_status
 from tests.storage.builders import (
     COPY,
     TRANSLATE,

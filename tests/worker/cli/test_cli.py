@@ -16,8 +16,8 @@ import pytest
 from docmill.tasks import kinds
 from docmill.worker.cli import docmill
 from docmill.worker.cli.commands.run import run_command
-from docmill.worker.cli.formatting import aligned
 from docmill.worker.cli.registry import COMMANDS
+from docmill.worker.formatting import aligned
 from tests.worker.harness import DEADLINE_S, DOCMILL, EXAMPLES, ROOT, Docmill
 
 DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"
@@ -51,7 +51,7 @@ def test_every_option_of_a_model_is_one_of_the_commands() -> None:
 
 
 def test_the_list_of_commands_is_the_commands() -> None:
-    for name, (_, about) in COMMANDS.items():
+    for name, (_, about, _) in COMMANDS.items():
         command = docmill.get_command(click.Context(docmill), name)
         assert command is not None
         assert command.name == name

@@ -78,7 +78,7 @@ def test_the_script_of_another_shell_asks_what_is_answered(embedded: Docmill, sh
     asks = {"_DOCMILL_COMPLETE": f"{shell}_complete", "COMP_WORDS": "docmill ", "COMP_CWORD": "1"}
     embedded.environment |= asks if shell == "zsh" else {**asks, "COMP_CWORD": ""}
     answer = embedded()
-    for name, (_, about) in COMMANDS.items():
+    for name, (_, about, _) in COMMANDS.items():
         assert name in answer.stdout
         assert about in answer.stdout
 

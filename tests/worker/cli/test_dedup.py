@@ -16,7 +16,7 @@ from docmill.storage.core.installation import Extra
 from docmill.storage.duplicates import methods
 from docmill.storage.errors import StorageError
 from docmill.worker.cli import docmill
-from docmill.worker.cli.exit_codes import exit_code
+from docmill.worker.jobs.errors import exit_code
 
 Write = Callable[..., Path]
 

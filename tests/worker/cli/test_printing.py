@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +12,10 @@ import pytest
 from rich.table import Table
 from rich.text import Text
 
-from docmill.worker.cli import show
-from docmill.worker.cli.formatting import printable
-from docmill.worker.cli.printing import stdout_aside, warn
-from docmill.worker.cli.stdout import Harmless, escaped
+from docmill.worker import consoles
+from docmill.worker.cli.printing import Harmless, escaped
+from docmill.worker.formatting import printable
+from docmill.worker.terminal import warn
 from tests.worker.harness import Docmill
 
 HOSTILE = "\x1b[31mred\x9b2J\x7f \u202e\u2066\u200f\u2028\u200b\U000e0041"
@@ -24,19 +23,19 @@ MARKS = {*HOSTILE} - {*"[31mred2J "}
 
 
 @pytest.fixture
-def paper(monkeypatch: pytest.MonkeyPatch) -> show._Paper:
-    console = show._Paper()
+def paper(monkeypatch: pytest.MonkeyPatch) -> consoles._Paper:
+    console = consoles._Paper()
     monkeypatch.setattr(console, "file", io.StringIO())
     return console
 
 
-def printed(console: show._Paper) -> str:
+def printed(console: consoles._Paper) -> str:
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
 @pytest.mark.parametrize("name", ["[/b]", "[vllm-cpu]", "[red]x", ":smile:"])
-def test_no_string_is_markup(paper: show._Paper, name: str) -> None:
+def test_no_string_is_markup(paper: consoles._Paper, name: str) -> None:
     table = Table("corpus")
     table.add_row(name)
     paper.print(table)
@@ -44,7 +43,7 @@ def test_no_string_is_markup(paper: show._Paper, name: str) -> None:
     assert printed(paper).count(name) == 2
 
 
-def test_a_console_prints_no_character_that_a_terminal_obeys(paper: show._Paper) -> None:
+def test_a_console_prints_no_character_that_a_terminal_obeys(paper: consoles._Paper) -> None:
     table = Table(HOSTILE)
     table.add_row(HOSTILE)
     table.add_row(Text(HOSTILE))
@@ -91,29 +90,10 @@ def test_a_hostile_field_name_in_an_error_is_shown_as_text(tmp_path: Path, write
     assert not {*said} & MARKS
 
 
-def test_stdout_comes_back_after_threads_that_leave_in_the_order_in_which_they_came() -> None:
-    before, inside, leave = sys.stdout, threading.Event(), threading.Event()
-
-    def search() -> None:
-        with stdout_aside:
-            inside.set()
-            leave.wait(20)
-
-    thread = threading.Thread(target=search)
-    with stdout_aside:
-        assert sys.stdout is sys.stderr
-        thread.start()
-        assert inside.wait(20)
-    assert sys.stdout is sys.stderr
-    leave.set()
-    thread.join()
-    assert sys.stdout is before
-
-
 def test_neither_a_sentence_nor_a_bar_fails_on_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     with io.TextIOWrapper(io.FileIO("/dev/full", "w"), write_through=True) as full:
         monkeypatch.setattr(sys, "stderr", full)
         warn("a warning")
-        with show.bar("embed", total=2) as bar:
+        with consoles.bar("embed", total=2) as bar:
             bar.update(1, total=2, note="a note")
             bar.say("a line")

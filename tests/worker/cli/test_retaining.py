@@ -10,7 +10,7 @@ import pytest
 
 from docmill.storage.core.database import Database
 from docmill.storage.deletion.ages import NAMES
-from docmill.worker.cli.exit_codes import BAD_INPUT
+from docmill.worker.jobs.errors import BAD_INPUT
 from tests.storage.aging import days_pass
 from tests.worker.harness import ROOT, Docmill
 

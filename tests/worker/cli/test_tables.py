@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,10 +15,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from docmill.storage.core.database import Database
+from docmill.storage.outputs.base import OutputType
+from docmill.storage.outputs.output_types import LABELS, OUTPUT_TYPES, RECORD, REDACTED, SPANS, TEXT, VECTOR, WEIGHTS
 from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.status import read_status
-from docmill.worker.cli.show import steps_table
-from docmill.worker.cli.tables import Name, shortened, table
+from docmill.worker.cli.tables import Name, samples_table, shortened, steps_table, table
 from tests.storage.steps.test_flag_conditions import Flagger
 from tests.worker.harness import Docmill
 
@@ -76,3 +79,34 @@ def test_lists_have_a_line_for_each_row_at_80_columns(
     if command == ("jobs",):
         assert [line.split()[0] for line in lines[:3]] == ["job", "2", "1"]
         assert any(line.startswith("Job 2: ") for line in lines[3:])
+
+
+WORDS = "a long word and another " * 40
+OUTPUTS: dict[OutputType, tuple[dict[str, Any], str]] = {
+    TEXT: ({"text": WORDS}, "a long word and another"),
+    VECTOR: ({"vector": np.ones((3, 768), np.float32)}, "3 windows × 768 numbers: +1.000"),
+    LABELS: ({"labels": [{"label": f"label {n}", "score": 0.5} for n in range(50)]}, "label 0 0.500, label 1 0.500"),
+    WEIGHTS: (
+        {"weights": [{"token": "##ing", "token_id": n, "weight": 1.5} for n in range(50)]},
+        "##ing 1.50, ##ing 1.50",
+    ),
+    SPANS: (
+        {"spans": [{"label": "PER", "text": "Ada \x1b[31m", "start": 0, "end": 3, "score": 1.0}] * 50},
+        "Ada \ufffd[31m (PER)",
+    ),
+    RECORD: ({"data": {"title": WORDS, "price": 3}}, "title: a long word"),
+    REDACTED: ({"text": WORDS, "spans": []}, "a long word"),
+}
+
+
+@pytest.mark.parametrize("output", OUTPUT_TYPES, ids=repr)
+def test_a_sample_of_every_type_of_output_fits_80_columns(output: OutputType) -> None:
+    found, begins = OUTPUTS[output]
+    console = Console(file=io.StringIO(), width=80)
+    sample = {"id": "k" * 200, "task": "some-kind", "input": WORDS, **found}
+    console.print(samples_table([sample], 1_000, output))
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    assert len(lines) <= 12
+    assert any(begins in line for line in lines)

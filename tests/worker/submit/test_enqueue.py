@@ -14,8 +14,7 @@ from docmill.storage.readers import SourceOptions, SourceUnsupported, open_sourc
 from docmill.worker.errors import BadMessage
 from docmill.worker.orders import parse_enqueue
 from docmill.worker.submit.options import Request
-from docmill.worker.submit.repeats import key_of
-from docmill.worker.submit.request import source_options
+from docmill.worker.submit.request import key_of, source_options
 
 
 def test_the_first_chunk_is_small_and_the_others_are_large(tmp_path: Path) -> None:

@@ -22,10 +22,15 @@ from docmill.worker.errors import BadMessage
 from docmill.worker.orders import parse_enqueue
 from docmill.worker.pipelines.file import PipelineInvalid, parse
 from docmill.worker.settings import Settings, load_settings
-from docmill.worker.submit import dry_run, escalation
-from docmill.worker.submit.escalation import OPTIONS, Escalation
-from docmill.worker.submit.options import EscalationOptions, Request
-from docmill.worker.submit.progress import Progress
+from docmill.worker.submit import dry_run
+from docmill.worker.submit.enqueue import Progress
+from docmill.worker.submit.options import (
+    ESCALATION_OPTIONS,
+    Escalation,
+    EscalationOptions,
+    Request,
+    request_escalation,
+)
 from docmill.worker.submit.request import Computed, escalation_of, prepare, spec_of
 
 SMALL = Spec("translate", "small", "sha256:1", params={"algorithm": 2})
@@ -67,7 +72,7 @@ def test_a_model_or_a_number_of_beams_asks_for_an_escalation() -> None:
 
 
 def test_the_options_that_escalation_may_set_are_options_of_kinds() -> None:
-    assert kinds.OPTIONS.keys() >= OPTIONS
+    assert kinds.OPTIONS.keys() >= ESCALATION_OPTIONS
 
 
 def test_another_model_gets_the_options_of_the_step_that_suit_its_family() -> None:
@@ -105,11 +110,11 @@ def test_another_model_gets_the_options_of_the_step_that_suit_its_family() -> No
 )
 def test_what_does_not_go_together_is_refused(first: Spec, second: Spec, doubt: Doubt, said: str) -> None:
     with pytest.raises(BadOption, match=said):
-        escalation.request(first, second, doubt)
+        request_escalation(first, second, doubt)
 
 
 def test_models_of_one_server_differ_by_their_names() -> None:
-    assert escalation.request(served("a"), served("b"), Doubt()).spec == served("b")
+    assert request_escalation(served("a"), served("b"), Doubt()).spec == served("b")
 
 
 def test_the_shipped_translator_escalates_to_itself_with_beams(settings: Settings) -> None:
@@ -209,7 +214,7 @@ def test_a_bound_of_the_risk_goes_with_any_output_and_needs_a_fitted_one_in_a_dr
     settings: Settings, database: Database, tmp_path: Path
 ) -> None:
     classify = Spec("classify", "a", "1")
-    asked_for = escalation.request(classify, replace(classify, model="b", revision="2"), Doubt.parse(["risk>0.3"]))
+    asked_for = request_escalation(classify, replace(classify, model="b", revision="2"), Doubt.parse(["risk>0.3"]))
     assert asked_for.doubt.needs_risk
     source = tmp_path / "a.jsonl"
     source.write_text('{"id": 1, "text": "text"}')

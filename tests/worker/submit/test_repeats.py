@@ -10,7 +10,7 @@ import pytest
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption
 from docmill.worker.submit.options import Request, checked
-from docmill.worker.submit.repeats import key_of
+from docmill.worker.submit.request import key_of
 
 
 def arguments(options: dict[str, Any] | None = None, **given: Any) -> dict[str, Any]:

@@ -11,10 +11,9 @@ from starlette.datastructures import URL
 from starlette.requests import HTTPConnection
 from starlette.testclient import TestClient
 
+from docmill.worker.web.app import CHANGES, PAGES
 from docmill.worker.web.guard import COOKIE
-from docmill.worker.web.registry import CHANGES, PAGES
-from docmill.worker.web.signing import LONGEST_WAIT_S, SESSION_S, Attempts, Sessions
-from docmill.worker.web.site import allowed_hosts, is_loopback
+from docmill.worker.web.site import LONGEST_WAIT_S, SESSION_S, Attempts, Sessions, allowed_hosts, is_loopback
 from tests.worker.web.conftest import Browse
 
 TOKEN = "a token that nobody guesses"

@@ -11,14 +11,11 @@ import click
 
 from docmill.storage.writers import openai_batch
 from docmill.tasks.kinds import KindOptions
-from docmill.worker.cli import formatting, shell_completion
-from docmill.worker.cli.context import settings_from
-from docmill.worker.cli.declared_options import declared
-from docmill.worker.cli.exit_codes import OK, SOME_FAILED, SOME_REJECTED
+from docmill.worker import formatting
 from docmill.worker.cli.interrupts import stop_as_interrupt
-from docmill.worker.cli.options import BACKEND, DEVICE, ENDPOINT, OUT
-from docmill.worker.cli.output_files import STDOUT, check_out, check_out_is_no_input
-from docmill.worker.cli.printing import answer, print_json
+from docmill.worker.cli.options import BACKEND, DEVICE, ENDPOINT, OUT, complete_files, declared, settings_from
+from docmill.worker.cli.printing import OK, SOME_FAILED, SOME_REJECTED, answer, print_json
+from docmill.worker.jobs.outputs import STDOUT, check_out, check_out_is_no_input
 from docmill.worker.submit.options import Work
 
 if TYPE_CHECKING:
@@ -30,7 +27,7 @@ if TYPE_CHECKING:
     "batch",
     epilog="Example: docmill batch requests.jsonl --model HuggingFaceTB/SmolLM2-135M-Instruct --out results.jsonl",
 )
-@click.argument("requests", metavar="FILE", shell_complete=shell_completion.files)
+@click.argument("requests", metavar="FILE", shell_complete=complete_files)
 @click.option("--out", type=OUT, help="File for the answers, or - for stdout.")
 @click.option(
     "--errors",
@@ -115,7 +112,7 @@ def _check_files(requests: str, out: Path, errors: Path, as_json: bool) -> None:
     if as_json and out == STDOUT:
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
     for path, option in ((out, "--out"), (errors, "--errors")):
-        check_out(path, openai_batch.NAME, option=option)
+        check_out(path, openai_batch.NAME, name=option)
         check_out_is_no_input(path, openai_batch.NAME, requests)
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from docmill.worker.cli.context import open_store, settings_from
-from docmill.worker.cli.exit_codes import BAD_INPUT, OK
-from docmill.worker.cli.formatting import documents
-from docmill.worker.cli.options import JOB_ID, JSON, WholeNumber, corpus_names
-from docmill.worker.cli.printing import print_json, say
+from docmill.worker.cli.options import JOB_ID, JSON, WholeNumber, settings_from
+from docmill.worker.cli.printing import OK, listen, print_json, say
+from docmill.worker.formatting import documents
+from docmill.worker.jobs.errors import BAD_INPUT
+from docmill.worker.stores import corpus_names, open_store
 
 MOST_SAMPLES = 1_000
 
@@ -39,7 +39,6 @@ def compare_command(
     from docmill.storage.results.pairs import side
     from docmill.worker.cli.compared import as_json as as_json_of
     from docmill.worker.cli.compared import print_comparison
-    from docmill.worker.cli.show import bar
     from docmill.worker.comparing.comparison import compare
 
     if len(jobs) != 2:
@@ -48,7 +47,7 @@ def compare_command(
         name = first_existing(database, corpus_names(corpus))
         corpus_id = find_corpus(database, name)
         a, b = (side(database, corpus_id, job, step) for job in jobs)
-        with bar("compare") as progress:
+        with listen().bar("compare") as progress:
 
             def advanced(n: int) -> None:
                 progress.update(n, count=documents(n))

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from docmill.worker.cli import formatting
-from docmill.worker.cli.context import open_store, settings_from
-from docmill.worker.cli.exit_codes import BAD_INPUT, OK, SOME_FAILED
-from docmill.worker.cli.options import JSON, FilledPath
-from docmill.worker.cli.printing import answer, confirmed, print_json, say
-from docmill.worker.reports.filters import counted
+from docmill.worker import formatting
+from docmill.worker.cli.options import JSON, FilledPath, settings_from
+from docmill.worker.cli.printing import OK, SOME_FAILED, answer, confirmed, print_json, print_rich, say
+from docmill.worker.formatting import counted
+from docmill.worker.jobs.errors import BAD_INPUT
+from docmill.worker.stores import open_store
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
@@ -41,7 +41,6 @@ def corpus_command() -> None:
 def list_command(as_json: bool) -> int:
     """List the corpora, with their documents and results by spec."""
     from docmill.storage.results import corpora
-    from docmill.worker.cli import show
     from docmill.worker.cli.tables import Name, table
 
     with open_store(settings_from()) as database:
@@ -64,7 +63,7 @@ def list_command(as_json: bool) -> int:
         made.add_row(Name(one.name), f"{one.documents:,}", *results[0], last)
         for more in results[1:]:
             made.add_row("", "", *more, "")
-    show.paper.print(made)
+    print_rich(made)
     return OK
 
 
@@ -75,9 +74,8 @@ def show_command(name: str, as_json: bool) -> int:
     """Show the corpus NAME: latest readings, jobs and results."""
     from docmill.storage.core.lookups import first_existing
     from docmill.storage.results import corpora
-    from docmill.worker.cli import show
-    from docmill.worker.cli.options import corpus_names
-    from docmill.worker.cli.tables import Name, table
+    from docmill.worker.cli.tables import Name, jobs, table
+    from docmill.worker.stores import corpus_names
 
     with open_store(settings_from()) as database:
         corpus = corpora.show(database, first_existing(database, corpus_names(name)))
@@ -100,9 +98,9 @@ def show_command(name: str, as_json: bool) -> int:
     sources = table("reading", "vanished", "source", names={"source"}, numbers={"vanished"})
     for one in corpus.ingests:
         sources.add_row(str(one.id), f"{one.vanished:,}", Name(one.source))
-    for part in (specs, readings, sources, show.jobs(corpus.jobs)):
+    for part in (specs, readings, sources, jobs(corpus.jobs)):
         answer("")
-        show.paper.print(part)
+        print_rich(part)
     return OK
 
 
@@ -137,7 +135,7 @@ def rm_command(
     from docmill.storage.deletion import removal
     from docmill.storage.deletion.selection import Condition
     from docmill.worker import inventory
-    from docmill.worker.cli.options import corpus_names
+    from docmill.worker.stores import corpus_names
 
     if ids and (wheres or vanished):
         raise click.UsageError("--document names the documents; leave it out to choose them by --where or --vanished")

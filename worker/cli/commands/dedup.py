@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from docmill.worker.cli import formatting
-from docmill.worker.cli.context import open_store, settings_from
-from docmill.worker.cli.deduplicating import Wanted, deduplicated
-from docmill.worker.cli.exit_codes import OK
-from docmill.worker.cli.options import FORMAT, JOB_ID, JSON, OUT, Choice, Number, WholeNumber, corpus_names
-from docmill.worker.cli.output_files import STDOUT, check_out, write_out
-from docmill.worker.cli.printing import answer, print_json, say
+from docmill.worker import formatting
+from docmill.worker.cli.options import FORMAT, JOB_ID, JSON, OUT, Choice, Number, WholeNumber, settings_from
+from docmill.worker.cli.printing import OK, answer, listen, print_json, print_rich, say, write_out
+from docmill.worker.jobs.dedup import Wanted, deduplicate
+from docmill.worker.jobs.outputs import STDOUT, check_out
+from docmill.worker.stores import corpus_names, open_store
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
@@ -86,7 +85,7 @@ def dedup_command(
         if forget:
             answer(f"Removed the clusters of {formatting.documents(clusters.forget(database, corpus_id))}.")
             return OK
-        found = None if show else deduplicated(database, name, wanted)
+        found = None if show else deduplicate(database, name, wanted, listen())
         summary = report.summarize(database, corpus_id, name)
         if out is not None:
             _write(database, corpus_id, out, file_format, summary.in_clusters)
@@ -143,10 +142,9 @@ def _print(corpus: str, summary: Summary, found: Found | None, samples: list[Sam
         made = table("", "document", "text", names={"document", "text"})
         for rank, (key, text) in enumerate((sample.first, *sample.others)):
             made.add_row("" if rank else "first", Name(key), Name(text))
-        from docmill.worker.cli import show
 
-        show.paper.print()
-        show.paper.print(made)
+        answer("")
+        print_rich(made)
         if (more := sample.documents - 1 - len(sample.others)) > 0:
             answer(f"      and {more:,} more document{'s' * (more != 1)}")
     if len(samples) < summary.clusters:

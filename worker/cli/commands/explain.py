@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from docmill.worker.cli.context import open_store, settings_from
-from docmill.worker.cli.exit_codes import OK
-from docmill.worker.cli.options import JOB, JSON
-from docmill.worker.cli.printing import print_json, say
+from docmill.worker.cli.options import JOB, JSON, settings_from
+from docmill.worker.cli.printing import OK, print_json, print_rich, say
+from docmill.worker.stores import open_store
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
@@ -51,10 +50,9 @@ def explain_command(job: int, document: str, step: str | None, full: bool, as_js
 
 def _show(database: Database, found: Explanation, *, full: bool) -> None:
     from docmill.worker.cli.explained import Page
-    from docmill.worker.cli.show import paper
 
     outputs = {one.name: database.kind_of(one.spec.kind).output for one in found.provenance.way}
     for part in Page(found, outputs, full=full).sections():
-        paper.print(part)
+        print_rich(part)
     if found.note is not None:
         say(found.note)

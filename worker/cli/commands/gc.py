@@ -9,24 +9,45 @@ from typing import TYPE_CHECKING
 
 import click
 
-from docmill.worker.cli import formatting
-from docmill.worker.cli.context import open_store, settings_from
-from docmill.worker.cli.exit_codes import BAD_INPUT, OK
-from docmill.worker.cli.options import JSON, Number, WholeNumber
-from docmill.worker.cli.printing import confirmed, print_json, say
-from docmill.worker.cli.retaining import Seconds, retain
-from docmill.worker.reports.filters import counted
+from docmill.worker import formatting
+from docmill.worker.cli.options import JSON, Number, WholeNumber, settings_from
+from docmill.worker.cli.printing import OK, confirmed, print_json, print_rich, say
+from docmill.worker.formatting import counted
+from docmill.worker.jobs.errors import BAD_INPUT
+from docmill.worker.stores import open_store
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
+    from docmill.storage.deletion.ages import Ages
     from docmill.storage.deletion.cost import Cost
     from docmill.storage.deletion.gc import Collected
     from docmill.storage.deletion.removal import Removed
+    from docmill.storage.deletion.rounds import Count, Swept
     from docmill.storage.deletion.versions import Superseded
+    from docmill.worker.settings import Settings
+
 
 DAY_S = 86_400.0
 LACKING = "The results of jobs that had these versions lack them then."
 RECOMPUTED = "Whoever asks for them again has them computed anew."
+
+
+class Seconds(click.ParamType[float]):
+    """A duration such as 90s, 10m or 1h, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        unit = {"s": 1, "m": 60, "h": 3600}.get(value[-1:].lower())
+        try:
+            found = float(value[:-1]) * (unit or 0)
+        except ValueError:
+            found = 0.0
+        if not 0 < found < float("inf"):
+            self.fail(f"{value!r} is no duration; write 90s, 10m or 1h", param, ctx)
+        return found
 
 
 @click.command("gc", epilog="Example: docmill gc --superseded --older-than 90 --dry-run")
@@ -218,3 +239,62 @@ def _say_removed(removed: Removed, vanished: dict[str, int]) -> None:
         advice = f"`docmill corpus rm {shlex.quote(name)} --vanished` removes them"
         which = f"{formatting.documents(n)} that vanished from its sources"
         say(f"The corpus {name} keeps {which}, with their texts; {advice}.")
+
+
+def retain(settings: Settings, rows: int | None, seconds: float | None, dry_run: bool, as_json: bool) -> int:
+    """Apply the rules of retention, or count the rows that they would remove."""
+    from docmill.storage.deletion import rounds
+    from docmill.storage.deletion.budget import Budget
+    from docmill.worker import inventory
+
+    ages = settings.ages
+    with open_store(settings) as database:
+        if dry_run:
+            return _say_counts(rounds.count(database, ages), ages, as_json)
+        swept = rounds.apply(database, ages, Budget.of(rows, seconds))
+        for sentence in inventory.clear(settings, database):
+            say(sentence)
+    return _say_swept(swept, ages, as_json)
+
+
+def _age(ages: Ages, rule: str) -> str:
+    age_s = ages.get(rule)
+    return "" if age_s is None else formatting.duration(age_s)
+
+
+def _say_counts(counts: list[Count], ages: Ages, as_json: bool) -> int:
+    if as_json:
+        print_json({"ages_s": dict(ages.of), "rows": [asdict(one) for one in counts]})
+        return OK
+    from docmill.worker.cli.tables import table
+
+    made = table("rule", "older than", "table", "rows", numbers=["rows"])
+    for one in counts:
+        made.add_row(one.rule, _age(ages, one.rule), one.table, f"{one.rows:,}")
+    print_rich(made)
+    _say_unset(ages)
+    say("Nothing was removed: this was a dry run.")
+    return OK
+
+
+def _say_swept(swept: Swept, ages: Ages, as_json: bool) -> int:
+    if as_json:
+        print_json({"ages_s": dict(ages.of), "removed": swept.removed, "complete": swept.complete})
+        return OK
+    from docmill.worker.cli.tables import table
+
+    made = table("rule", "older than", "rows removed", numbers=["rows removed"])
+    for rule, rows in swept.removed.items():
+        made.add_row(rule, _age(ages, rule), f"{rows:,}")
+    print_rich(made)
+    _say_unset(ages)
+    if not swept.complete:
+        say("More may be left: the limit was reached. The same command goes on.")
+    return OK
+
+
+def _say_unset(ages: Ages) -> None:
+    from docmill.storage.deletion.ages import NAMES
+
+    if unset := [rule for rule in NAMES if ages.get(rule) is None]:
+        say(f"No age is set for {', '.join(unset)}: these rows stay.")

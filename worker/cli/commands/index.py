@@ -6,11 +6,11 @@ from dataclasses import asdict
 
 import click
 
-from docmill.worker.cli.context import open_store, settings_from
-from docmill.worker.cli.exit_codes import BAD_INPUT, OK
-from docmill.worker.cli.options import JOB_ID, JSON
-from docmill.worker.cli.printing import print_json, say
-from docmill.worker.reports.filters import counted
+from docmill.worker.cli.options import JOB_ID, JSON, settings_from
+from docmill.worker.cli.printing import OK, listen, print_json, print_rich, say
+from docmill.worker.formatting import counted
+from docmill.worker.jobs.errors import BAD_INPUT
+from docmill.worker.stores import open_store
 
 
 @click.group("index", epilog="Example: docmill index add articles.jsonl && docmill index list")
@@ -40,12 +40,11 @@ def add_command(corpus: str, job: int | None, as_json: bool) -> int:
     """
     from docmill.storage.search import pgvector_index
     from docmill.storage.search.search import choose
-    from docmill.worker.cli.options import corpus_names
-    from docmill.worker.cli.show import bar
+    from docmill.worker.stores import corpus_names
 
     with open_store(settings_from()) as database:
         searched = choose(database, corpus_names(corpus), job)
-        with bar("index") as progress:
+        with listen().bar("index") as progress:
 
             def advanced(n_added: int) -> None:
                 progress.update(n_added, count=counted(n_added, "text"), remark="and then the graph")
@@ -64,7 +63,6 @@ def add_command(corpus: str, job: int | None, as_json: bool) -> int:
 def list_command(as_json: bool) -> int:
     """List the indexes, with their vectors, missing texts and size."""
     from docmill.storage.search import pgvector_index
-    from docmill.worker.cli import show
     from docmill.worker.cli.tables import Name, table
 
     with open_store(settings_from()) as database:
@@ -78,7 +76,7 @@ def list_command(as_json: bool) -> int:
         size = f"{one.size_bytes / 1e6:,.0f} MB"
         state = "ready" if one.ready else "unfinished: docmill index add"
         made.add_row(str(one.spec_id), Name(str(one.spec)), f"{one.vectors:,}", f"{one.lacking:,}", size, state)
-    show.paper.print(made)
+    print_rich(made)
     return OK
 
 

@@ -1,14 +1,37 @@
-"""`docmill jobs`: list the latest jobs."""
+"""Commands about jobs: `docmill jobs`, `status`, `wait`, `failures`, and those that change a job."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import click
 
-from docmill.worker.cli import formatting
-from docmill.worker.cli.context import open_store, settings_from
-from docmill.worker.cli.exit_codes import OK
-from docmill.worker.cli.options import JSON, LATEST
-from docmill.worker.cli.printing import print_json, say
+from docmill.storage.results.job_counts import count_escalated, count_flags
+from docmill.storage.results.status import list_statuses, read_status
+from docmill.storage.steps import jobs
+from docmill.storage.steps.replacements import remark
+from docmill.worker import formatting
+from docmill.worker.cli.options import JOB, JOB_ID, JSON, LATEST, Choice, click_type, settings_from
+from docmill.worker.cli.printing import (
+    OK,
+    answer,
+    answer_values,
+    exit_code_of,
+    listen,
+    print_json,
+    print_rich,
+    say,
+    write_out,
+)
+from docmill.worker.formatting import counted, printable
+from docmill.worker.jobs.outputs import STDOUT
+from docmill.worker.prices import read_prices
+from docmill.worker.stores import open_store
+from docmill.worker.submit.options import JobOptions
+
+if TYPE_CHECKING:
+    from docmill.storage.core.database import Database
 
 
 @click.command("jobs", epilog="Example: docmill jobs --json")
@@ -16,16 +39,180 @@ from docmill.worker.cli.printing import print_json, say
 @JSON
 def jobs_command(limit: int, as_json: bool) -> int:
     """List the latest jobs, newest first."""
-    from docmill.storage.results.status import list_statuses
-
     with open_store(settings_from()) as database:
         statuses = list_statuses(database, limit)
     if as_json:
         print_json([formatting.as_json(status) for status in statuses])
     elif statuses:
-        from docmill.worker.cli import show
+        from docmill.worker.cli import tables
 
-        show.paper.print(show.jobs(statuses))
+        print_rich(tables.jobs(statuses))
     else:
         say("No jobs yet; `docmill run SOURCE --task summarize` makes one.")
+    return OK
+
+
+@click.command("status", epilog="Examples: docmill status, or docmill status 7 --watch")
+@click.argument("job", type=JOB_ID, required=False)
+@click.option("--watch", is_flag=True, help="Keep showing progress until the job ends.")
+@JSON
+def status_command(job: int | None, watch: bool, as_json: bool) -> int:
+    """Show JOB's progress: counts, tokens per second, time left, and the reason if it makes none.
+
+    Without JOB it shows the latest job; docmill jobs lists all.
+
+    "flags" says how many results carry each flag: first those that make an output doubtful, then other remarks.
+    "escalated" says how many texts --escalate computed again, how many of these results were kept, and the time
+    that both models took beside the better model alone. "cost" is the price of the job's tokens, if DOCMILL_PRICES
+    names a file with prices.
+    """
+    settings = settings_from()
+    prices = read_prices(settings)
+    with open_store(settings) as database:
+        job = job or jobs.latest(database)
+        if watch:
+            from docmill.worker.jobs.follow import follow  # brings Celery along, which takes a while
+
+            status = follow(database, job, listen())
+        else:
+            status = read_status(database, job)
+        flags, escalated = count_flags(database, job), count_escalated(database, job)
+        migration = remark(database, job)
+    cost = prices.cost_of(status)
+    if as_json:
+        counts = formatting.flags_as_json(flags) | formatting.escalated_as_json(escalated)
+        counts |= formatting.cost_as_json(cost) | ({"migration": migration} if migration else {})
+        print_json(formatting.as_json(status) | counts)
+    else:
+        shown = formatting.of_status(status, flags, escalated, cost)
+        answer_values(shown | ({"migration": formatting.printable(migration)} if migration else {}))
+    return OK
+
+
+@click.command("wait", epilog="Example: docmill wait 7 && docmill results 7 --out results.jsonl")
+@JOB
+@JSON
+def wait_command(job: int, as_json: bool) -> int:
+    """Wait for JOB to end.
+
+    Exit code 0: every document has its result; 1: some documents failed; 4: some records were rejected and nothing
+    failed. If every worker refuses the job for more than a minute, it is blocked: the command ends with exit code 1.
+
+    "cost" is the price of the job's tokens, if DOCMILL_PRICES names a file with prices.
+    """
+    from docmill.worker.jobs.follow import follow
+
+    settings = settings_from()
+    prices = read_prices(settings)
+    with open_store(settings) as database:
+        status = follow(database, job, listen())
+    cost = prices.cost_of(status)
+    if as_json:
+        print_json(formatting.as_json(status) | formatting.cost_as_json(cost))
+    else:
+        say(formatting.summary(status, cost))
+    return exit_code_of(status)
+
+
+@click.command("retry", epilog="Example: docmill retry 7 --only transient && docmill wait 7")
+@JOB
+@click.option("--only", type=Choice(["transient", "document", "model"]), help="Retry only failures of this class.")
+@JSON
+def retry_command(job: int, only: str | None, as_json: bool) -> int:
+    """Try JOB's failed documents again, and continue a stopped job.
+
+    The limits of --max-failures and --max-flagged stay. Failures that are tried again no longer count against
+    --max-failures. If --max-flagged stopped the job, its doubtful results so far no longer count.
+
+    Classes of failures: transient (something around the work failed), document (the document caused it), model (the
+    model caused it). A failure stays on record until a new attempt succeeds. Workers do the work; if none is running,
+    the next `docmill run` or `docmill worker` does.
+    """
+    with open_store(settings_from()) as database:
+        was_stopped = jobs.require(database, job).state == "stopped"
+        n = jobs.retry(database, job, only)
+        goes_on = was_stopped and jobs.require(database, job).state != "stopped"
+    if as_json:
+        print_json({"id": job, "retried": n, "goes_on": goes_on})
+    elif n:
+        say(f"{counted(n, 'text')} of job {job} will be tried again.")
+    elif goes_on:
+        say(f"Job {job} goes on. Its doubtful results so far no longer count against --max-flagged.")
+    else:
+        say(f"Job {job} has nothing to try again.")
+    return OK
+
+
+def _apply(act: Callable[[Database, int], bool], job: int, became: str, as_json: bool, key: str = "changed") -> int:
+    """Apply a change to a job and print its new state; a job that had ended is left as it is."""
+    with open_store(settings_from()) as database:
+        changed = act(database, job)
+    if as_json:
+        print_json({"id": job, key: changed})
+    else:
+        say(f"Job {job} is {became}." if changed else f"Job {job} had ended already.")
+    return OK
+
+
+@click.command("cancel", epilog="Example: docmill cancel 7")
+@JOB
+@JSON
+def cancel_command(job: int, as_json: bool) -> int:
+    """Stop JOB. Finished results stay; work in progress is dropped."""
+    return _apply(jobs.cancel, job, "cancelled", as_json, key="cancelled")
+
+
+@click.command("pause", epilog="Example: docmill pause 7")
+@JOB
+@JSON
+def pause_command(job: int, as_json: bool) -> int:
+    """Pause JOB until `docmill resume JOB`. Finished results stay; work in progress is dropped.
+
+    Workers notice within seconds and turn to other jobs.
+    """
+    return _apply(jobs.pause, job, "paused", as_json)
+
+
+@click.command("resume", epilog="Example: docmill resume 7")
+@JOB
+@JSON
+def resume_command(job: int, as_json: bool) -> int:
+    """Resume a paused JOB."""
+    return _apply(jobs.resume, job, "resumed", as_json)
+
+
+@click.command("priority", epilog="Example: docmill priority 7 10")
+@JOB
+@click.argument("priority", type=click_type(JobOptions.model_fields["priority"]))
+@JSON
+def priority_command(job: int, priority: int, as_json: bool) -> int:
+    """Change the priority of JOB. A higher PRIORITY goes first; jobs of equal priority share the workers evenly.
+
+    Put two dashes before a negative priority: docmill priority -- 7 -5.
+    """
+    return _apply(
+        lambda database, job: jobs.prioritise(database, job, priority), job, f"at priority {priority}", as_json
+    )
+
+
+@click.command("failures", epilog="Example: docmill failures 7 --json | jq .reason")
+@JOB
+@click.option("--json", "as_json", is_flag=True, help="JSON lines.")
+def failures_command(job: int, as_json: bool) -> int:
+    """List failed documents, blank documents and rejected records of JOB, with the reasons."""
+    from docmill.storage.results.results import failures
+    from docmill.storage.writers.delimited import escape_formula
+
+    with open_store(settings_from()) as database:
+        found = failures(database, job)
+        if as_json:
+            write_out(STDOUT, found)
+            return OK
+        none = True
+        for row in found:
+            none = False
+            fields = (row["id"], row["status"], row["class"], row["reason"])
+            answer("\t".join(printable(escape_formula(field), keep="") if field else "-" for field in fields))
+        if none:
+            say(f"Job {job} has no failures.")
     return OK

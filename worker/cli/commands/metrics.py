@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from docmill.worker.cli.context import open_store, queue_of, settings_from
-from docmill.worker.cli.exit_codes import OK
 from docmill.worker.cli.interrupts import stop_as_interrupt
-from docmill.worker.cli.options import WholeNumber
-from docmill.worker.cli.printing import answer, say
+from docmill.worker.cli.options import WholeNumber, settings_from
+from docmill.worker.cli.printing import OK, answer, say
+from docmill.worker.stores import open_store, queue_of
+from docmill.worker.terminal import warn
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
@@ -40,7 +40,7 @@ def metrics_command(host: str, port: int, once: bool) -> int:
     settings = settings_from()
     prices = read_prices(settings)
     stop_as_interrupt()
-    with open_store(settings, may_be_away=not once) as database, queue_of(settings) as broker:
+    with open_store(settings, on_away=None if once else _warn_away) as database, queue_of(settings) as broker:
         depths = None if broker is None else lambda: {lane: broker.depth(lane) for lane in (*LANES, ENQUEUE_LANE)}
         collector = FleetCollector(_reader(database), depths, prices)
         if once:
@@ -50,6 +50,10 @@ def metrics_command(host: str, port: int, once: bool) -> int:
             say(f"Metrics: {url} (Ctrl-C ends it)")
             threading.Event().wait()
     return OK
+
+
+def _warn_away(error: Exception) -> None:
+    warn(f"{error}; docmill asks it again and again.")
 
 
 def _reader(database: Database) -> Callable[[], Backlog]:

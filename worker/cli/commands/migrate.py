@@ -6,15 +6,23 @@ from typing import TYPE_CHECKING
 
 import click
 
-from docmill.worker.cli import shell_completion
-from docmill.worker.cli.context import open_store, settings_from
-from docmill.worker.cli.declared_options import PromptType
-from docmill.worker.cli.exit_codes import BAD_INPUT, OK, SOME_FAILED
 from docmill.worker.cli.interrupts import stop_as_interrupt
 from docmill.worker.cli.migrating import as_json as as_json_of
 from docmill.worker.cli.migrating import cost_lines, forecast, print_migrations, switched
-from docmill.worker.cli.options import BACKEND, DEVICE, JOB_ID, JSON, Number, check_filled, corpus_names
-from docmill.worker.cli.printing import answer, confirmed, print_json, say
+from docmill.worker.cli.options import (
+    BACKEND,
+    DEVICE,
+    JOB_ID,
+    JSON,
+    Number,
+    PromptType,
+    check_filled,
+    complete_models,
+    settings_from,
+)
+from docmill.worker.cli.printing import OK, SOME_FAILED, answer, confirmed, print_json, say
+from docmill.worker.jobs.errors import BAD_INPUT
+from docmill.worker.stores import corpus_names, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,9 +40,7 @@ NOT_SWITCHED = "Nothing was changed"
 @click.command("migrate", epilog="Example: docmill migrate tickets --from minilm --to intfloat/e5-small-v2")
 @click.argument("corpus")
 @click.option("--from", "old", metavar="MODEL", help="Model whose results the corpus has.")
-@click.option(
-    "--to", "new", metavar="MODEL", help="Model that takes its place.", shell_complete=shell_completion.models
-)
+@click.option("--to", "new", metavar="MODEL", help="Model that takes its place.", shell_complete=complete_models)
 @click.option("--revision", help="Branch, tag or commit of the new model on the hub.  [default: main]")
 @click.option("--prompt", type=PromptType(), help="Prompt of the new model, in place of the old one's.")
 @click.option("--prompt-name", metavar="NAME", help="One of the new model's own prompts.")

@@ -6,12 +6,9 @@ from dataclasses import asdict, replace
 
 import click
 
-from docmill.worker.cli import shell_completion
-from docmill.worker.cli.context import settings_from
-from docmill.worker.cli.exit_codes import BAD_INPUT, OK
-from docmill.worker.cli.options import JSON
-from docmill.worker.cli.printing import answer, print_json, say
-from docmill.worker.cli.requests import say_conversions
+from docmill.worker.cli.options import JSON, complete_models, settings_from
+from docmill.worker.cli.printing import OK, answer, listen, print_json, say
+from docmill.worker.jobs.errors import BAD_INPUT
 
 
 @click.group("models")
@@ -46,7 +43,7 @@ def list_command(as_json: bool) -> int:
 
 
 @models_command.command("check", epilog="Example: docmill models check Helsinki-NLP/opus-mt-es-en")
-@click.argument("model", shell_complete=shell_completion.models)
+@click.argument("model", shell_complete=complete_models)
 @click.option("--revision", help="A hub model's branch, tag or commit.")
 @JSON
 def check_command(model: str, revision: str | None, as_json: bool) -> int:
@@ -55,10 +52,11 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
     from docmill.tasks.models import served
     from docmill.tasks.outputs import Head
     from docmill.tasks.specs.adapters import NAME, check
+    from docmill.worker.jobs.submission import say_conversions
     from docmill.worker.submit.rehearsal import lacking
 
     settings = settings_from()
-    say_conversions(settings, [model])
+    say_conversions(settings, [model], listen())
     found = check(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision)
     lacks, not_read = lacking(settings, found.pinned, found.kinds)
     if not_read is not None:

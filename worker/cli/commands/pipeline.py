@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from docmill.worker.cli import formatting
-from docmill.worker.cli.context import open_store, settings_from
-from docmill.worker.cli.exit_codes import BAD_INPUT, OK
+from docmill.worker import formatting
 from docmill.worker.cli.interrupts import stop_as_interrupt
-from docmill.worker.cli.options import BACKEND, DEVICE, JSON, FilledPath, WholeNumber
-from docmill.worker.cli.pipeline_files import all_listed, check_stored, computed, history, prepared, stored
-from docmill.worker.cli.printing import answer, confirmed, print_json, say
+from docmill.worker.cli.options import BACKEND, DEVICE, JSON, FilledPath, WholeNumber, settings_from
+from docmill.worker.cli.printing import OK, answer, confirmed, listen, print_json, print_rich, say
+from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.prices import Cost, read_prices
+from docmill.worker.stores import open_store
 
 if TYPE_CHECKING:
     from docmill.worker.pipelines.file import Pipeline
@@ -37,9 +36,10 @@ def pipeline_command() -> None:
 @JSON
 def check_command(file: Path, as_json: bool) -> int:
     """Check the keys, source and models of FILE. Stores nothing."""
+    from docmill.worker.jobs.pipelines import check_stored, prepare_file
     from docmill.worker.pipelines.file import PipelineInvalid
 
-    pipeline, found = prepared(settings_from(), file)
+    pipeline, found = prepare_file(settings_from(), file, listen())
     try:
         check_stored(pipeline, found)
     except PipelineInvalid as error:
@@ -85,22 +85,23 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
     was added, its history lists the run.
     """
     from docmill.storage.results.job_counts import count_flags
-    from docmill.worker.cli import show
-    from docmill.worker.cli.exit_codes import exit_code_of
+    from docmill.worker.cli.printing import exit_code_of
+    from docmill.worker.cli.tables import steps_table
     from docmill.worker.engines.devices import choose_devices
+    from docmill.worker.jobs.pipelines import run_file
 
     settings = settings_from(device=device, backend=backend)
     prices = read_prices(settings)
     devices = choose_devices(settings.device)
     stop_as_interrupt()
     with open_store(settings) as database:
-        pipeline, status, written = computed(settings, database, file, devices, log_level=settings.log_level)
+        pipeline, status, written = run_file(settings, database, file, devices, listen(settings))
         flags, cost = count_flags(database, status.id), prices.cost_of(status)
         if as_json:
             counts = formatting.flags_as_json(flags) | formatting.cost_as_json(cost)
             print_json(formatting.as_json(status) | counts)
         else:
-            show.paper.print(show.steps_table(status, flags))
+            print_rich(steps_table(status, flags))
         say(formatting.summary(status, cost))
         if written is not None:
             say(f"Wrote {written:,} results to {pipeline.output.file}.")
@@ -121,10 +122,11 @@ def add_command(file: Path, as_json: bool) -> int:
     on the workers too. The command creates the view, so it needs an administrator's privileges.
     """
     from docmill.storage.pipelines import views
+    from docmill.worker.jobs.pipelines import store_file
 
     settings = settings_from()
     with open_store(settings) as database:
-        pipeline = stored(settings, database, file)
+        pipeline = store_file(settings, database, file, listen())
     if as_json:
         print_json(_as_json(pipeline))
         return OK
@@ -138,13 +140,13 @@ def add_command(file: Path, as_json: bool) -> int:
 @JSON
 def list_command(as_json: bool) -> int:
     """List the stored pipelines, with their last and next runs."""
-    from docmill.worker.cli import show
     from docmill.worker.cli.tables import Name, table
+    from docmill.worker.jobs.pipelines import list_pipelines
 
     settings = settings_from()
     prices = read_prices(settings)
     with open_store(settings) as database:
-        found = all_listed(database, prices)
+        found = list_pipelines(database, prices)
     if as_json:
         print_json(found)
         return OK
@@ -155,7 +157,7 @@ def list_command(as_json: bool) -> int:
         said = f"{schedule['cron']} ({schedule['timezone']})" if schedule else "none"
         due = formatting.zone_time(one["next_run"], schedule["timezone"]) if schedule else ""
         made.add_row(Name(one["name"]), Name(said), formatting.local_time(last.get("at")), last.get("state", ""), due)
-    show.paper.print(made)
+    print_rich(made)
     return OK
 
 
@@ -202,14 +204,14 @@ def history_command(name: str, limit: int, as_json: bool) -> int:
     """List the runs of the pipeline NAME, newest first, with the cost of their tokens if DOCMILL_PRICES is set."""
     from rich.text import Text
 
-    from docmill.worker.cli import show
-    from docmill.worker.cli.formatting import printable
     from docmill.worker.cli.tables import table
+    from docmill.worker.formatting import printable
+    from docmill.worker.jobs.pipelines import list_runs
 
     settings = settings_from()
     prices = read_prices(settings)
     with open_store(settings) as database:
-        runs = history(database, name, limit, prices)
+        runs = list_runs(database, name, limit, prices)
     if as_json:
         print_json(runs)
         return OK
@@ -220,10 +222,10 @@ def history_command(name: str, limit: int, as_json: bool) -> int:
         job = "" if run["job"] is None else str(run["job"])
         cost = [str(Cost(**run["cost"])) if run["cost"] else ""] if paid else []
         made.add_row(str(run["id"]), times[0] or "by hand", *times[1:], run["state"], job, *cost)
-    show.paper.print(made)
+    print_rich(made)
     for run in runs:
         if run["reason"]:
-            show.paper.print(Text(printable(f"Run {run['id']}: {run['reason']}")))
+            print_rich(Text(printable(f"Run {run['id']}: {run['reason']}")))
     return OK
 
 

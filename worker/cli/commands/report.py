@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from docmill.worker.cli.context import open_store, settings_from
-from docmill.worker.cli.exit_codes import OK
-from docmill.worker.cli.options import JOB, FilledPath
-from docmill.worker.cli.output_files import check_out
-from docmill.worker.cli.printing import say
+from docmill.worker.cli.options import JOB, FilledPath, settings_from
+from docmill.worker.cli.printing import OK, listen, say
+from docmill.worker.jobs.outputs import check_out
 from docmill.worker.prices import read_prices
+from docmill.worker.stores import open_store
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
@@ -64,10 +63,10 @@ def _check_installed() -> None:
 
 
 def _gather(database: Database, status: JobStatus, checks_of: ChecksOf, *, with_text: bool) -> Facts:
-    from docmill.worker.cli.show import SHOWN_EVERY, WritingBar
+    from docmill.worker.jobs.results import SHOWN_EVERY, WritingBar
     from docmill.worker.reports.facts import gather
 
-    with WritingBar() as shown:
+    with WritingBar(listen()) as shown:
 
         def seen(n: int) -> None:
             if n % SHOWN_EVERY == 0:

@@ -13,14 +13,13 @@ import click
 from docmill.storage import writers
 from docmill.storage.core.flags import DOUBTS, Flagged
 from docmill.storage.errors import BoundInvalid, FlagUnknown
-from docmill.worker.cli import formatting
-from docmill.worker.cli.context import open_store, settings_from
-from docmill.worker.cli.declared_options import declared
-from docmill.worker.cli.exit_codes import BAD_INPUT, OK
-from docmill.worker.cli.options import FORMAT, FilledPath, JobOrCorpus, Number, corpus_names
-from docmill.worker.cli.output_files import STDOUT, check_folder, check_out, target_of, write_out
-from docmill.worker.cli.printing import say
-from docmill.worker.reports.filters import counted
+from docmill.worker import formatting
+from docmill.worker.cli.options import FORMAT, FilledPath, JobOrCorpus, Number, declared, settings_from
+from docmill.worker.cli.printing import OK, listen, say, write_out
+from docmill.worker.formatting import counted
+from docmill.worker.jobs.errors import BAD_INPUT
+from docmill.worker.jobs.outputs import STDOUT, check_folder, check_out, target_of
+from docmill.worker.stores import corpus_names, open_store
 from docmill.worker.submit.options import PartsOptions
 
 if TYPE_CHECKING:
@@ -253,11 +252,11 @@ def _write(database: Database, status: JobStatus, wanted: Export) -> None:
 
     target = target_of(wanted.out, wanted.file_format)
     if target is not None and wanted.part_documents is not None:
-        from docmill.worker.cli.parts import write_parts
+        from docmill.worker.jobs.results import write_parts
 
         n = wanted.part_documents
         of = wanted.condition
-        write_parts(database, status, target, n, step=wanted.step, replaced=wanted.overwrite, flagged=of)
+        write_parts(database, status, target, n, listen(), step=wanted.step, replaced=wanted.overwrite, flagged=of)
         return
     if wanted.every:
         table = input_columns(database, status.id, wanted.step)

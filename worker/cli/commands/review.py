@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from docmill.worker.cli.context import open_store, settings_from
-from docmill.worker.cli.exit_codes import OK
-from docmill.worker.cli.options import JOB, JSON, FilledPath, WholeNumber
-from docmill.worker.cli.output_files import check_out
-from docmill.worker.cli.printing import print_json, say
+from docmill.worker.cli.options import JOB, JSON, FilledPath, WholeNumber, settings_from
+from docmill.worker.cli.printing import OK, print_json, print_rich, say
+from docmill.worker.jobs.outputs import check_out
+from docmill.worker.stores import open_store
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
@@ -76,7 +75,7 @@ def review_command(
     for file, option in ((export, "--export"), (imported, "--import")):
         _check_suffix(file, option)
     if export is not None:
-        check_out(export, "csv" if export.suffix.lower() == ".csv" else "jsonl", option="--export")
+        check_out(export, "csv" if export.suffix.lower() == ".csv" else "jsonl", name="--export")
     with open_store(settings_from()) as database:
         if fitted:
             _fit(database, job, step, as_json=as_json)
@@ -142,9 +141,8 @@ def _print(review: Review, *, as_json: bool) -> None:
         )
         return
     from docmill.worker.cli.reviewed import shares_table
-    from docmill.worker.cli.show import paper
 
-    paper.print(shares_table(found))
+    print_rich(shares_table(found))
     if (more := found.judged - found.counted) > 0:
         say(
             f"{more:,} judgements do not count yet: the sample has outputs before them that nobody has seen. "
@@ -164,7 +162,6 @@ def _fit(database: Database, job: int, step: str | None, *, as_json: bool) -> No
         print_json({"job": job, **asdict(risk)})
         return
     from docmill.worker.cli.reviewed import risk_table
-    from docmill.worker.cli.show import paper
 
-    paper.print(risk_table(risk))
+    print_rich(risk_table(risk))
     say(f"`docmill results {job} --risk` writes the risk of each output.")

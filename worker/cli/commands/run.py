@@ -1,27 +1,48 @@
-"""`docmill run`: store a source as a job and compute it here and now."""
+"""`docmill run` and `docmill enqueue`: store a source as a job, and compute it here or leave it to workers."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from docmill.storage.writers import openai_batch
-from docmill.worker.cli import formatting
-from docmill.worker.cli.context import open_store, settings_from
-from docmill.worker.cli.declared_options import declared
-from docmill.worker.cli.exit_codes import OK, SOME_REJECTED, exit_code_of
+from docmill.worker import formatting
+from docmill.worker.cli.commands.web import page_beside
 from docmill.worker.cli.interrupts import stop_as_interrupt
-from docmill.worker.cli.local_run import computed
-from docmill.worker.cli.options import BACKEND, DEVICE, ENDPOINT, FORMAT, OUT, PRICE, SourceCommand
-from docmill.worker.cli.output_files import STDOUT, check_out, check_out_is_no_input, write_out
-from docmill.worker.cli.printing import answer, print_json, say, warn
-from docmill.worker.cli.requests import prepare_request, request_of, work_options
-from docmill.worker.cli.web_page import page_beside
+from docmill.worker.cli.options import (
+    BACKEND,
+    DEVICE,
+    ENDPOINT,
+    FORMAT,
+    OUT,
+    PRICE,
+    SourceCommand,
+    declared,
+    request_of,
+    settings_from,
+    work_options,
+)
+from docmill.worker.cli.printing import (
+    OK,
+    SOME_REJECTED,
+    answer,
+    exit_code_of,
+    listen,
+    print_json,
+    say,
+    say_rich,
+    write_out,
+)
+from docmill.worker.formatting import counted
+from docmill.worker.jobs.outputs import STDOUT, check_out, check_out_is_no_input
+from docmill.worker.jobs.run import run_request
 from docmill.worker.prices import read_prices
-from docmill.worker.reports.filters import counted
-from docmill.worker.submit.options import KeyOptions
+from docmill.worker.stores import open_store
+from docmill.worker.submit.options import JobOptions, KeyOptions
+from docmill.worker.terminal import warn
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
@@ -82,14 +103,16 @@ def run_command(
     check_out(out, file_format, [request.task])
     check_out_is_no_input(out, file_format, request.source)
     if dry_run:
+        from docmill.worker.jobs.submission import prepare_request
+
         with open_store(settings) as database:
-            prepared = prepare_request(settings, request, devices)
+            prepared = prepare_request(settings, request, listen(), devices)
             prices = prices.of_model(prepared.spec.model, price)
             return _dry_run(settings, database, prepared, devices[0], prices, as_json)
     stop_as_interrupt()
     with (
         page_beside(settings, web),
-        computed(settings, request, devices, log_level=settings.log_level) as (database, status),
+        run_request(settings, request, devices, listen(settings)) as (database, status),
     ):
         if out is not None:
             from docmill.storage.results.results import columns, results
@@ -105,13 +128,11 @@ def run_command(
 def _dry_run(
     settings: Settings, database: Database, prepared: Prepared, device: str, prices: Prices, as_json: bool
 ) -> int:
-    from dataclasses import asdict
-
-    from docmill.worker.cli.follow import IngestBar
-    from docmill.worker.cli.terminal import lines_above_the_bar
+    from docmill.worker.jobs.follow import IngestBar
     from docmill.worker.submit.dry_run import forecast
 
-    with lines_above_the_bar(settings.log_level, settings.log_format), IngestBar(prepared.source) as progress:
+    listener = listen(settings)
+    with listener.computing(), IngestBar(listener, prepared.source) as progress:
         found = forecast(settings, database, prepared, device, progress)
     if not found.documents and not found.rejected:
         say(formatting.no_records(prepared.source.name))
@@ -154,13 +175,13 @@ def _conclude(
 ) -> int:
     """Say what came of a job: a summary, a few results; and the exit code."""
     from docmill.storage.results.results import count_doubtful, samples
-    from docmill.worker.cli import show
+    from docmill.worker.cli.tables import samples_table
 
     shown = samples(database, status.id) if out is None and not as_json else []
     if as_json:
         print_json(formatting.as_json(status) | formatting.cost_as_json(cost))
     elif shown:
-        show.talk.print(show.samples_table(shown, status.done, database.kind_of(status.spec.kind).output))
+        say_rich(samples_table(shown, status.done, database.kind_of(status.spec.kind).output))
     if status.prior and status.prior == status.texts:
         which = "the text was" if status.texts == 1 else f"all {status.texts:,} texts were"
         say(f"Nothing to compute: {which} computed, failed or skipped before.")
@@ -175,3 +196,45 @@ def _conclude(
     if out is None and status.done:
         say(f"All results: docmill results {status.id} --out FILE")
     return exit_code_of(status, max_failures)
+
+
+@click.command(
+    "enqueue",
+    cls=SourceCommand,
+    epilog="Example: docmill enqueue corpus.csv.gz --task embed --text-field body --wait",
+)
+@work_options
+@declared(JobOptions, "priority")
+@declared(KeyOptions)
+@click.option("--wait", is_flag=True, help="Wait for the job to end, as `docmill wait` does.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was enqueued as JSON.")
+def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
+    """Store SOURCE as a job for the workers, and print the job's number.
+
+    SOURCE is {sources}.
+
+    Exit code 0 means that the documents are durable in SQL, even if Redis is down. The same command again continues
+    an unfinished job and adds nothing twice. With --idempotency-key it returns the same job also when the job has
+    ended.
+    """
+    from docmill.worker.jobs.follow import follow
+    from docmill.worker.jobs.submission import submit
+
+    settings = settings_from()
+    request, listener = request_of(settings, given), listen()
+    with open_store(settings) as database:
+        done = submit(settings, database, request, listener)
+        if not wait:
+            if as_json:
+                print_json(asdict(done))
+            else:
+                answer(done.id)
+            return OK
+        if not as_json:
+            answer(done.id)
+        status = follow(database, done.id, listener)
+        if as_json:
+            print_json(formatting.as_json(status))
+        else:
+            say(formatting.summary(status))
+        return exit_code_of(status, request.max_failures)

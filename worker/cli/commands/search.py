@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from docmill.worker.cli.context import open_store, settings_from
-from docmill.worker.cli.declared_options import PromptType
-from docmill.worker.cli.exit_codes import OK, SOME_FAILED
-from docmill.worker.cli.options import BACKEND, JOB_ID, WholeNumber, check_filled
-from docmill.worker.cli.output_files import STDOUT, write_out
-from docmill.worker.cli.printing import say
-from docmill.worker.cli.searching import BATCH_QUERIES, Wanted, opened
+from docmill.worker.cli.options import BACKEND, JOB_ID, PromptType, WholeNumber, check_filled, settings_from
+from docmill.worker.cli.printing import OK, SOME_FAILED, listen, print_rich, say, write_out
+from docmill.worker.jobs.outputs import STDOUT
+from docmill.worker.jobs.search import BATCH_QUERIES, Wanted, open_search
+from docmill.worker.stores import open_store
 
 if TYPE_CHECKING:
     from docmill.storage.readers import Record, Rejection
@@ -106,8 +105,15 @@ def search_command(
     records = _typed() if typed else _queries(text, queries)
     with (
         open_store(settings) as database,
-        opened(
-            settings, database, corpus, wanted, refuse, starts=queries is None, log_level=settings.log_level
+        open_search(
+            settings,
+            database,
+            corpus,
+            wanted,
+            refuse,
+            listen(settings),
+            starts=queries is None,
+            printing=lambda: redirect_stdout(sys.stderr),
         ) as search,
     ):
         answers = search.answers(records, at_a_time=1 if typed else BATCH_QUERIES)
@@ -162,12 +168,12 @@ def _hit_as_json(hit: Hit) -> dict[str, Any]:
 def _print(answers: Iterable[tuple[Record, list[Hit]]], *, headed: bool) -> None:
     from rich.text import Text
 
-    from docmill.worker.cli import show
+    from docmill.worker.cli.tables import hits_table
 
     for record, found in answers:
         if headed:
-            show.paper.print(Text(_line(record.text), style="bold", overflow="ellipsis", no_wrap=True))
-        show.paper.print(show.hits_table([(hit.score, hit.id, _line(_of_hit(hit))) for hit in found]))
+            print_rich(Text(_line(record.text), style="bold", overflow="ellipsis", no_wrap=True))
+        print_rich(hits_table([(hit.score, hit.id, _line(_of_hit(hit))) for hit in found]))
 
 
 def _of_hit(hit: Hit) -> str:
@@ -175,6 +181,6 @@ def _of_hit(hit: Hit) -> str:
 
 
 def _line(text: str) -> str:
-    from docmill.worker.cli.formatting import printable
+    from docmill.worker.formatting import printable
 
     return printable(" ".join(text[:BEGINNING].split()), keep="")

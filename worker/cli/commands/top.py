@@ -7,10 +7,9 @@ import sys
 
 import click
 
-from docmill.worker.cli.context import open_store, settings_from
-from docmill.worker.cli.exit_codes import OK
-from docmill.worker.cli.options import JSON
-from docmill.worker.cli.printing import answer, print_json
+from docmill.worker.cli.options import JSON, settings_from
+from docmill.worker.cli.printing import OK, answer, print_json
+from docmill.worker.stores import open_store
 
 
 @click.command("top", epilog="Example: docmill top --once")

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+import threading
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
 
-from docmill.worker.cli.context import open_store, settings_from
-from docmill.worker.cli.exit_codes import OK
 from docmill.worker.cli.interrupts import stop_as_interrupt
-from docmill.worker.cli.options import WholeNumber
-from docmill.worker.cli.printing import say
-from docmill.worker.cli.web_page import until_interrupted
+from docmill.worker.cli.options import WholeNumber, settings_from
+from docmill.worker.cli.printing import OK, say
+from docmill.worker.stores import open_store
 
 if TYPE_CHECKING:
     from docmill.worker.settings import Settings
 
-PORT = 8321
+
+LOOPBACK, PORT = "127.0.0.1", 8321
 
 
 @click.command("web", epilog="Example: docmill web --port 8321")
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve on; 0.0.0.0 for all.")
+@click.option("--host", default=LOOPBACK, show_default=True, help="Address to serve on; 0.0.0.0 for all.")
 @click.option("--port", type=WholeNumber(0, 65535), default=PORT, show_default=True, help="Port; 0 for any free.")
 @click.option(
     "--host-name", "names", multiple=True, metavar="NAME", help="Host name that a proxy uses for it; repeatable."
@@ -41,30 +44,57 @@ def web_command(host: str, port: int, names: tuple[str, ...], allow_changes: boo
     from docmill.worker.web.site import Site, allowed_hosts
 
     settings = settings_from()
-    guarded = _guard(settings, host, names)
+    token, is_new = _choose_token(settings, host, names)
     stop_as_interrupt()
     with open_store(settings) as database:
-        site = Site(database, settings, allow_changes, guarded.token, allowed_hosts(host, names))
+        site = Site(database, settings, allow_changes, token, allowed_hosts(host, names))
         with serving(site, host, port) as url:
             say(f"Web page: {url} (Ctrl-C ends it)")
-            if guarded.is_new:
-                say(f"Token: {guarded.token}")
+            if is_new:
+                say(f"Token: {token}")
             until_interrupted()
     return OK
 
 
-@dataclass(frozen=True)
-class _Guarded:
-    """The token of a page, None if it needs none. A new one has to be printed."""
-
-    token: str | None
-    is_new: bool = False
-
-
-def _guard(settings: Settings, host: str, names: tuple[str, ...]) -> _Guarded:
-    from docmill.worker.web.signing import generated_token
-    from docmill.worker.web.site import is_loopback
+def _choose_token(settings: Settings, host: str, names: tuple[str, ...]) -> tuple[str | None, bool]:
+    """Return the token of a page, None if it needs none, and True for a new one, which has to be printed."""
+    from docmill.worker.web.site import generated_token, is_loopback
 
     if settings.web_token is not None:
-        return _Guarded(settings.web_token)
-    return _Guarded(None) if is_loopback(host) and not names else _Guarded(generated_token(), is_new=True)
+        return settings.web_token, False
+    return (None, False) if is_loopback(host) and not names else (generated_token(), True)
+
+
+@contextmanager
+def page_beside(settings: Settings, wanted: bool) -> Iterator[None]:
+    """Serve the store's page on a free port for the length of the block, if it is wanted, and open a browser on it.
+
+    In a terminal the page stays after the block until Ctrl-C.
+    """
+    if not wanted:
+        yield
+        return
+    from docmill.worker.settings import has_display
+    from docmill.worker.web.server import serving
+    from docmill.worker.web.site import Site
+
+    is_watched = sys.stderr.isatty()
+    with (
+        open_store(settings) as database,
+        serving(Site(database, settings, token=settings.web_token), LOOPBACK, 0) as url,
+    ):
+        say(f"Web page: {url}")
+        if is_watched and has_display():
+            webbrowser.open(url)
+        yield
+        if is_watched:
+            say(f"The web page stays at {url} until Ctrl-C.")
+            until_interrupted()
+
+
+def until_interrupted() -> None:
+    """Wait for Ctrl-C."""
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        return

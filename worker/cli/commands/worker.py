@@ -12,10 +12,9 @@ import click
 
 from docmill.tasks import tracing
 from docmill.worker import logs, traces
-from docmill.worker.cli.context import open_broker, open_store, settings_from
-from docmill.worker.cli.exit_codes import OK
-from docmill.worker.cli.options import BACKEND, ENDPOINT, Choice, WholeNumber
-from docmill.worker.cli.printing import say
+from docmill.worker.cli.options import BACKEND, ENDPOINT, Choice, WholeNumber, settings_from
+from docmill.worker.cli.printing import OK, say
+from docmill.worker.stores import open_broker, open_store
 
 if TYPE_CHECKING:
     from docmill.worker.process.supervisor import Supervisor

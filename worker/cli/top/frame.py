@@ -10,7 +10,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.results.overview import Overview, read_overview
 from docmill.storage.results.status import JobStatus, list_statuses
 from docmill.tasks import kinds
-from docmill.worker.cli.formatting import as_json, duration, local_time, printable, rate, time_left
+from docmill.worker.formatting import as_json, duration, local_time, printable, rate, time_left
 
 JOBS = 50
 BAR = 10  # characters

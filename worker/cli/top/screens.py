@@ -17,7 +17,6 @@ from textual.widgets import DataTable, Footer, Static
 
 from docmill.storage.errors import StorageError
 from docmill.storage.results.status import JobStatus
-from docmill.worker.cli.formatting import duration, of_status, printable
 from docmill.worker.cli.top.frame import (
     FAILURE_COLUMNS,
     JOB_COLUMNS,
@@ -30,6 +29,7 @@ from docmill.worker.cli.top.frame import (
     lane_rows,
     worker_rows,
 )
+from docmill.worker.formatting import duration, of_status, printable
 
 REFRESH_S = 2.0
 Table = DataTable[Text]

@@ -1,1 +1,1 @@
-"""The pages: each is one module with a `PAGE`, and one line in `worker.web.registry`."""
+"""The pages: each module has `PAGES`, and `CHANGES` if its pages have forms; `worker.web.app` lists them."""

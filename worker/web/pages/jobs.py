@@ -1,22 +1,42 @@
-"""The page of jobs, newest first."""
+"""The pages of jobs, of one job and of its failures, and the changes of jobs that their forms post."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from docmill.storage.results.status import STATES, list_jobs
+from docmill.storage.errors import JobStopped
+from docmill.storage.results.job_counts import finished_shards
+from docmill.storage.results.marked import group_reasons
+from docmill.storage.results.status import STATES, JobStatus, list_jobs, read_status
+from docmill.storage.steps import jobs
+from docmill.worker.explaining.explanation import CLASSES
+from docmill.worker.extras import EXTRAS
+from docmill.worker.formatting import counted, time_left
 from docmill.worker.prices import Cost, Prices, read_prices
-from docmill.worker.web.page import Asked, Page, Values
-from docmill.worker.web.progress import Progress
-from docmill.worker.web.words import DAY_S
+from docmill.worker.reports import charts
+from docmill.worker.web.page import Asked, BadRequest, Change, Changed, Page, Values
+from docmill.worker.web.rendering import DAY_S
 
 if TYPE_CHECKING:
-    from docmill.storage.results.status import JobStatus
+    from docmill.storage.core.database import Database
+
 
 ROWS = 25
+SIZE = {"width": 880, "height": 240, "margin_left": 24}
+LARGEST_PRIORITY = 1_000_000
+TENTH = 10
+TONES = {  # by state: the tone of its badge
+    "ingesting": "active",
+    "running": "active",
+    "paused": "quiet",
+    "blocked": "bad",
+    "done": "good",
+    "stopped": "bad",
+    "cancelled": "quiet",
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +64,7 @@ def last_day(statuses: Sequence[JobStatus], is_all: bool, prices: Prices, now: f
     )
 
 
-def read(asked: Asked) -> Values:
+def read_jobs(asked: Asked) -> Values:
     """Return a page of jobs, in one state or in all."""
     state, before = asked.choice("state", STATES), asked.number("before")
     found = list_jobs(asked.database, state=state, before=before, limit=ROWS + 1)
@@ -63,4 +83,139 @@ def read(asked: Asked) -> Values:
     }
 
 
-PAGE = Page("/jobs", "jobs.html.j2", read, name="Jobs", parts={"rows": read})
+@dataclass(frozen=True)
+class Progress:
+    """A job at one moment, with the words and shares that its bar shows."""
+
+    status: JobStatus
+
+    @property
+    def state(self) -> str:
+        """The state in a word: `waiting` for a job that no worker works on."""
+        return "waiting" if self.status.no_worker else self.status.state
+
+    @property
+    def tone(self) -> str:
+        return "warn" if self.status.no_worker else TONES.get(self.status.state, "quiet")
+
+    @property
+    def tasks(self) -> str:
+        """The kinds of its steps, and the model if they have the same."""
+        steps = self.status.steps
+        models = {step.spec.model for step in steps}
+        kinds = " → ".join(dict.fromkeys(step.spec.kind for step in steps))
+        return f"{kinds} · {models.pop()}" if len(models) == 1 else kinds
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """Texts done, skipped, failed and to do."""
+        status = self.status
+        return status.done, status.skipped, status.failed, status.pending
+
+    @property
+    def percent(self) -> int:
+        """Return the percentage of texts that are finished, rounded down: 100 if all are."""
+        status = self.status
+        return 100 * (status.texts - status.pending) // status.texts if status.texts else 0
+
+    @property
+    def tenths(self) -> int:
+        """The percents rounded down to tens, for what is read out: it should not speak every second."""
+        return self.percent // TENTH * TENTH
+
+    @property
+    def left(self) -> str | None:
+        """The time left in words, with both its ends; None while it is not known."""
+        return time_left(self.status.time_left) or None if self.status.pending else None
+
+    @property
+    def wait(self) -> str | None:
+        """The reason why the job makes no progress, or why it was stopped."""
+        reason = self.status.waiting_for or self.status.reason
+        return None if reason is None else reason.removesuffix(".")
+
+
+def read_job(asked: Asked) -> Values:
+    """Return the job's progress."""
+    status = read_status(asked.database, asked.id("job"))
+    cost = read_prices(asked.settings).cost_of(status)
+    return {**shared(status), "cost": None if cost is None else str(cost), "now": time.time()}
+
+
+def read_chart(asked: Asked) -> Values:
+    """Return the job's throughput as a chart; None if there is too little of it."""
+    job_id = asked.id("job")
+    jobs.require(asked.database, job_id)
+    drawn = EXTRAS["report"].is_installed
+    return {"chart": charts.throughput([*finished_shards(asked.database, job_id)], SIZE) if drawn else None}
+
+
+def shared(status: JobStatus) -> dict[str, object]:
+    """Return what every page of a job shows at its top."""
+    return {"job": Progress(status), "status": status}
+
+
+def read_failures(asked: Asked) -> Values:
+    """Return the failures of each step by reason, most frequent ones first."""
+    status = read_status(asked.database, asked.id("job"))
+    found = group_reasons(asked.database, status.id)
+    classes = {group.reason_class for one in found for group in one.groups if group.status == "failed"}
+    return {
+        **shared(status),
+        "reasons": [one for one in found if one.groups],
+        "classes": [name for name in CLASSES if name in classes],
+        "advice": CLASSES,
+    }
+
+
+def _state(act: Callable[[Database, int], bool], became: str) -> Callable[[Asked], Changed]:
+    def change(asked: Asked) -> Changed:
+        job = asked.id("job")
+        changed = act(asked.database, job)
+        return Changed(f"/jobs/{job}", f"Job {job} is {became}." if changed else f"Job {job} had ended already.")
+
+    return change
+
+
+def prioritise(asked: Asked) -> Changed:
+    """Give a job another priority."""
+    job, given = asked.id("job"), asked.form.get("priority", "")
+    try:
+        priority = int(given)
+    except ValueError:
+        raise BadRequest(f"The priority {given!r} is no whole number.") from None
+    if abs(priority) > LARGEST_PRIORITY:
+        raise BadRequest(f"The priority {priority} is too large; the largest is {LARGEST_PRIORITY:,}.")
+    changed = jobs.prioritise(asked.database, job, priority)
+    said = f"Job {job} has the priority {priority}." if changed else f"Job {job} had ended already."
+    return Changed(f"/jobs/{job}", said)
+
+
+def retry(asked: Asked) -> Changed:
+    """Try the failed documents of a job again: all, or those of one class."""
+    job, only = asked.id("job"), asked.form.get("only") or None
+    if only is not None and only not in CLASSES:
+        raise BadRequest(f"There is no class of failures {only!r}; there are {', '.join(CLASSES)}.")
+    was_stopped = jobs.require(asked.database, job).state == "stopped"
+    try:
+        n = jobs.retry(asked.database, job, only)
+    except JobStopped as error:
+        return Changed(f"/jobs/{job}", f"Nothing was changed: {error}.")
+    if n:
+        return Changed(f"/jobs/{job}", f"{counted(n, 'text')} of job {job} will be tried again.")
+    goes_on = was_stopped and jobs.require(asked.database, job).state != "stopped"
+    return Changed(f"/jobs/{job}", f"Job {job} goes on." if goes_on else f"Job {job} has nothing to try again.")
+
+
+PAGES = (
+    Page("/jobs", "jobs.html.j2", read_jobs, name="Jobs", parts={"rows": read_jobs}),
+    Page("/jobs/{job:int}", "job.html.j2", read_job, parts={"progress": read_job, "chart": read_chart}),
+    Page("/jobs/{job:int}/failures", "failures.html.j2", read_failures),
+)
+CHANGES: tuple[Change, ...] = (
+    Change("/jobs/{job:int}/pause", _state(jobs.pause, "paused")),
+    Change("/jobs/{job:int}/resume", _state(jobs.resume, "resumed")),
+    Change("/jobs/{job:int}/cancel", _state(jobs.cancel, "cancelled")),
+    Change("/jobs/{job:int}/priority", prioritise),
+    Change("/jobs/{job:int}/retry", retry),
+)

@@ -1,4 +1,4 @@
-"""The pages of a job's flagged outputs and of its samples: inputs beside outputs."""
+"""The pages of a job's outputs: the flagged ones, samples, and how the output of one document came to be."""
 
 from __future__ import annotations
 
@@ -8,26 +8,33 @@ from typing import TYPE_CHECKING, Any
 
 from docmill.storage.core.flags import known, ordered
 from docmill.storage.core.outcomes import DOUBTFUL
+from docmill.storage.errors import NoSuchDocument, NoSuchStep
+from docmill.storage.results.corpora import find_documents
 from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.marked import Cursor, flagged_page
+from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.results import samples
 from docmill.storage.results.status import read_status
+from docmill.worker.explaining.explanation import Cut, explain
 from docmill.worker.explaining.flags import meaning
 from docmill.worker.reports.evidence import checks_of, findings
 from docmill.worker.reports.marks import Part, excerpt, found, marked
-from docmill.worker.web.page import Asked, BadRequest, Page, Values
-from docmill.worker.web.pages.job import shared
+from docmill.worker.web.page import Asked, BadRequest, NotFound, Page, Values
+from docmill.worker.web.pages.jobs import shared
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
     from docmill.storage.results.status import JobStatus, StepStatus
     from docmill.tasks.checks import Checks
 
+
 ROWS = 10
 MOST_COUNTED = 20_000  # documents of a job
 SAMPLES = 12
 LOOKED_AT = 200  # results from which samples are chosen
-LONGEST = 2_000  # characters of a text
+LONGEST = 2_000  # characters of a text in a list
+LONGEST_ALONE = 20_000
+NOT_CUT = "the page does not load tokenizers; `docmill explain` shows the windows"
 
 
 @dataclass(frozen=True)
@@ -121,5 +128,34 @@ def _cursor(asked: Asked, step: StepStatus) -> Cursor | None:
     return place, lap, content
 
 
-FLAGGED = Page("/jobs/{job:int}/flagged", "flagged.html.j2", read_flagged)
-SAMPLED = Page("/jobs/{job:int}/samples", "samples.html.j2", read_samples)
+def read_document(asked: Asked) -> Values:
+    """Return the explanation of a document's result, without its windows."""
+    key, step = asked.query.get("id", ""), asked.query.get("step") or None
+    status = read_status(asked.database, asked.id("job"))
+    try:
+        found = explain(
+            read_provenance(asked.database, status.id, key, step), lambda _spec, _text: Cut(problem=NOT_CUT)
+        )
+    except (NoSuchDocument, NoSuchStep) as error:
+        raise NotFound(str(error)) from error
+    outcome = found.step.outcome
+    kind = asked.database.kind_of(found.step.spec.kind)
+    output = "" if outcome is None or outcome.status != "done" else kind.output.shown(outcome.output)
+    return {
+        **shared(status),
+        "found": found,
+        "of": found.provenance,
+        "outcome": outcome,
+        "batch": found.step.batch,
+        "given": excerpt([Part(found.step.given or "", False)], LONGEST_ALONE),
+        "output": excerpt([Part(output, False)], LONGEST_ALONE),
+        "doubtful": DOUBTFUL,
+        "appearances": find_documents(asked.database, key, found.provenance.corpus),
+    }
+
+
+PAGES = (
+    Page("/jobs/{job:int}/flagged", "flagged.html.j2", read_flagged),
+    Page("/jobs/{job:int}/samples", "samples.html.j2", read_samples),
+    Page("/jobs/{job:int}/document", "document.html.j2", read_document),
+)

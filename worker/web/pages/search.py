@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from docmill.storage.core.normalize import normalize
 from docmill.storage.errors import NoSuchCorpus, NothingEmbedded
+from docmill.storage.readers import Record
 from docmill.storage.results.corpora import find_documents
 from docmill.storage.search.searchable import list_searchable
 from docmill.tasks.errors import TaskError
 from docmill.worker.errors import WorkerError
+from docmill.worker.jobs.listener import Listener
+from docmill.worker.jobs.search import Wanted, open_search
 from docmill.worker.web.page import Asked, BadRequest, Page, Values
 
 if TYPE_CHECKING:
-    from docmill.storage.search.scope import Searched
     from docmill.storage.search.search import Hit
+
 
 TOP = 20
 MOST_CHARS = 2_000  # of a text, or of an id
@@ -62,25 +66,15 @@ def search(asked: Asked, corpus: str, text: str) -> Found:
 
     Raises NoSuchCorpus, NothingEmbedded, TaskError and WorkerError.
     """
-    import numpy as np
-
-    from docmill.storage.core.normalize import normalize
-    from docmill.storage.search import search as of_store
-    from docmill.tasks.engine.queries import prompted
-    from docmill.tasks.outputs import Failure
-    from docmill.worker.engines.devices import choose_devices
-    from docmill.worker.queries.client import embedding
-
-    searched: Searched = of_store.choose(asked.database, [corpus])
-    spec = prompted(searched.spec, None, None)
-    device = choose_devices(asked.settings.device)[0]
-    with embedding(asked.settings, device, starts=True) as embed:
-        (output,) = embed(spec, [normalize(text)[0]])
-    if isinstance(output, Failure):
-        raise WorkerError(f"The text was not embedded: {output.reason}")
-    best = of_store.search(asked.database, searched, np.stack([output.values]), TOP)
-    hits = of_store.hits(asked.database, searched, output.values, best.ids[0].tolist(), best.scores[0].tolist())
-    return Found(searched.job_id, searched.way[-1].name, hits)
+    query = Record("", normalize(text)[0], {}, (), "The text")
+    wanted = Wanted(top=TOP, passages=False)
+    with open_search(asked.settings, asked.database, corpus, wanted, _refuse, Listener(), starts=True) as opened:
+        [(_, hits)] = opened.answers([query])
+    return Found(opened.searched.job_id, opened.searched.way[-1].name, hits)
 
 
-PAGE = Page("/search", "search.html.j2", read, name="Search")
+def _refuse(where: str, reason: str) -> NoReturn:
+    raise WorkerError(f"{where} was not embedded: {reason}")
+
+
+PAGES = (Page("/search", "search.html.j2", read, name="Search"),)

@@ -12,6 +12,7 @@ from docmill.storage.steps import jobs
 from tests.storage.builders import read, request, work
 
 SUMMARIZE = Spec("summarize", "bart", "sha256:1")
+SCRIPT = '<script>alert(1)</script> \u202e"onload=x \x1b[31m'
 HOSTILE = '<img src=x onerror=alert(1)> \u202eabc\x1b[31m "'
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import time
 from pathlib import Path
@@ -11,16 +12,37 @@ from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Outcome, Status
 from docmill.storage.core.schema import Job
+from docmill.storage.ingest import ingest
+from docmill.storage.ingest.chunks import Rejected
+from docmill.storage.leases import shards
+from docmill.storage.leases.shards import Claim
+from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
+from docmill.worker.reports.facts import gather
+from docmill.worker.reports.page import write
 from docmill.worker.settings import Settings
 from docmill.worker.web.app import make_app
+from docmill.worker.web.pages import outputs
 from docmill.worker.web.pages.jobs import ROWS
 from docmill.worker.web.site import Site
-from tests.storage.builders import failed, numbered, read, request, set_shard, shards_of, work
+from tests.storage.builders import (
+    claim_next,
+    done,
+    failed,
+    gathered,
+    numbered,
+    read,
+    records,
+    request,
+    set_shard,
+    shards_of,
+    work,
+)
 from tests.worker.web.conftest import Browse
-
-HOSTILE = '<script>alert(1)</script> \u202e"onload=x \x1b[31m'
+from tests.worker.web.pages.marked import HOSTILE, SCRIPT, SUMMARIZE, marked_job
+from tests.worker.web.test_guard import signed_in_form
 
 
 def numbers(page: str) -> list[int]:
@@ -123,9 +145,271 @@ def test_a_part_of_the_page_is_its_rows_alone(browse: Browse, database: Database
 
 
 def test_a_hostile_name_is_text_and_steers_nothing(browse: Browse, database: Database) -> None:
-    read(database, request(corpus=HOSTILE), numbered(1))
+    read(database, request(corpus=SCRIPT), numbered(1))
     page = browse().get("/jobs").text
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt; [U+202E]&#34;onload=x [U+001B][31m" in page
     assert "\u202e" not in page
     assert "\x1b" not in page
+
+
+def harmless(page: str) -> bool:
+    """Return True if nothing of the hostile text is a tag, or steers how text is shown."""
+    return "<img src=x" not in page and "\u202e" not in page and "\x1b" not in page
+
+
+def test_an_unknown_job_is_not_found(browse: Browse) -> None:
+    for path in ("", "/failures", "/flagged", "/samples", "/document?id=x"):
+        answer = browse().get(f"/jobs/7{path}")
+        assert answer.status_code == 404
+        assert "There is no job 7" in answer.text
+
+
+def test_the_page_has_progress_pace_and_steps(browse: Browse, database: Database) -> None:
+    job = marked_job(database)
+    page = browse().get(f"/jobs/{job}").text
+    assert "100 %" in page
+    assert re.search(r'<b class="number">4</b> done', page)
+    assert re.search(r'<b class="number">3</b> failed', page)
+    assert "hx-get" not in page  # it has ended: nothing changes any more
+    assert "Operate" not in page
+
+
+def test_a_job_that_goes_on_is_asked_for_again_in_parts(browse: Browse, database: Database) -> None:
+    job = read(database, request(), numbered(4))
+    browser = browse()
+    page = browser.get(f"/jobs/{job.id}").text
+    assert f'hx-get="/jobs/{job.id}?part=progress"' in page
+    assert "No live worker serves lane" in page
+    part = browser.get(f"/jobs/{job.id}?part=progress").text
+    assert "<html" not in part
+    assert "0 %" in part
+    work(database)
+    assert "100 %" in browser.get(f"/jobs/{job.id}?part=progress").text
+
+
+def test_a_part_of_a_job_that_is_gone_replaces_nothing(browse: Browse) -> None:
+    answer = browse().get("/jobs/9?part=progress", headers={"hx-request": "true"})
+    assert answer.status_code == 404
+    assert "<" not in answer.text
+
+
+def test_failures_stand_by_reason_with_their_documents(browse: Browse, database: Database) -> None:
+    job = marked_job(database)
+    page = browse().get(f"/jobs/{job}/failures").text
+    assert harmless(page)
+    rows = re.findall(r"<tr><td>(.*?)</td>.*?class=\"count\">(\d+)</td></tr>", page, re.DOTALL)
+    assert [n for _, n in rows] == ["2", "1"]
+    assert re.findall(r"document\?id=(\w+)", rows[0][0]) == ["f1", "f2"]
+    assert "503" in rows[1][0]
+    assert f"docmill retry {job}" in page
+    assert "<form" not in page  # changes are not allowed
+
+
+def test_rejected_records_are_failures_and_nothing_says_that_all_have_a_result(
+    browse: Browse, database: Database
+) -> None:
+    everything = "Every text that was computed has a result"
+    job = jobs.open_job(database, request(spec=SUMMARIZE))
+    ingest.add(database, job, records(numbered(1)))
+    browser = browse()
+    assert everything in browser.get(f"/jobs/{job.id}/failures").text
+    ingest.add(database, job, gathered(), [Rejected(f"a.jsonl:{n}", f"{HOSTILE} not JSON") for n in (2, 3)])
+    ingest.end(database, job)
+    page = browser.get(f"/jobs/{job.id}/failures").text
+    assert harmless(page)
+    assert everything not in page
+    assert "a.jsonl:2" in page
+    assert re.findall(r"class=\"count\">(\d+)</td></tr>", page) == ["2"]
+    assert f"docmill results {job.id} --all" in page
+
+
+def test_flagged_outputs_stand_beside_their_inputs(browse: Browse, database: Database) -> None:
+    job = marked_job(database)
+    browser = browse()
+    page = browser.get(f"/jobs/{job}/flagged").text
+    assert harmless(page)
+    assert re.findall(r"document\?id=(\w+)", page) == ["d0", "d1", "w1"]
+    assert "<mark>99</mark>" in page
+    assert "numbers_changed&nbsp;" in page
+    page = browser.get(f"/jobs/{job}/flagged?flag=windowed").text
+    assert re.findall(r"document\?id=(\w+)", page) == ["w1"]
+    assert "<mark>" not in page
+
+
+def test_a_doubtful_flag_without_evidence_stands_with_its_meaning(browse: Browse, database: Database) -> None:
+    def unsure(claim: Claim) -> list[Outcome]:
+        flags = ("low_confidence", "windowed")
+        return [Outcome(content_id, Status.DONE, text="out", flags=flags) for content_id, _ in claim.texts]
+
+    job = read(database, request(spec=SUMMARIZE), numbered(1))
+    work(database, unsure)
+    page = browse().get(f"/jobs/{job.id}/flagged").text
+    assert "low_confidence: the model found its own words improbable" in page
+    assert "windowed: " not in page  # it casts no doubt
+
+
+def test_flagged_outputs_come_in_pages(browse: Browse, database: Database) -> None:
+    job = marked_job(database, doubtful=outputs.ROWS + 3)
+    browser = browse()
+    path, found = f"/jobs/{job}/flagged?flag=numbers_changed", []
+    while path:
+        page = browser.get(path).text
+        found.append(len(re.findall(r"document\?id=d\d+", page)))
+        following = re.search(r'rel="next" href="([^"]+)"', page)
+        path = html.unescape(following[1]) if following else ""
+    assert sum(found) == outputs.ROWS + 3
+    assert max(found) == outputs.ROWS
+
+
+@pytest.mark.parametrize("query", ["flag=<b>", "step=none", "after=1", "after=0-0-x", "after=9-9-9", "after=1-0-5"])
+def test_a_wrong_place_is_refused(browse: Browse, database: Database, query: str) -> None:
+    job = marked_job(database)
+    assert browse().get(f"/jobs/{job}/flagged?{query}").status_code == 400
+
+
+def test_samples_are_results_without_flags_first(browse: Browse, database: Database) -> None:
+    job = marked_job(database)
+    page = browse().get(f"/jobs/{job}/samples").text
+    assert harmless(page)
+    assert len(re.findall(r"<article", page)) == 4
+    assert page.index(">plain<") < page.index("id=w1") < page.index("id=d0")
+    empty = read(database, request("b.jsonl", corpus="new", spec=SUMMARIZE), [])
+    assert "no results yet" in browse().get(f"/jobs/{empty.id}/samples").text
+
+
+@pytest.mark.parametrize(("key", "said"), [("d0", "numbers_changed"), ("f1", "a retry gives the same"), ("w1", "99")])
+def test_a_document_is_explained(browse: Browse, database: Database, key: str, said: str) -> None:
+    job = marked_job(database)
+    page = browse().get(f"/jobs/{job}/document?id={key}").text
+    assert harmless(page)
+    assert said in page
+    assert "sha256:1" in page
+    assert "<dt>Source</dt><dd><bdi>a.jsonl</bdi>, read " in page
+    assert "by worker <bdi>w1</bdi>" in page
+    assert f'In job <a href="/jobs/{job}/document?id={key}">{job}</a> (' in page
+
+
+def test_a_document_that_is_not_there_is_not_found(browse: Browse, database: Database) -> None:
+    job = marked_job(database)
+    for query in ("id=none", "id=d0&step=none", "", "id=%00", "id=%ED%A0%80"):
+        assert browse().get(f"/jobs/{job}/document?{query}").status_code == 404
+
+
+def scale(page: str) -> list[int]:
+    """Return the numbers at the axis of a page's chart of tokens per second."""
+    chart = page.partition('aria-label="Tokens per second')[2].partition("</svg>")[0]
+    return [int(label.replace(",", "")) for label in re.findall(r">([\d,]+)</text>", chart)]
+
+
+def test_a_jobs_chart_has_the_rates_of_its_shards_like_that_of_its_report(
+    browse: Browse, database: Database, tmp_path: Path
+) -> None:
+    job = read(database, request(), [(f"k{n:04}", f"text {n:04}") for n in range(900)])
+    for n in range(4):  # a worker held each for 100 s, and they ended at nearly the same moment
+        claim = claim_next(database)
+        shards.commit(database, claim, done(claim), None)
+        set_shard(database, claim.shard_id, started_at=1_000.0, finished_at=1_100.0 + n / 10, tokens_in=10_000)
+    jobs.finish(database)
+    page = browse().get(f"/jobs/{job.id}?part=chart").text
+    assert 350 < max(scale(page)) < 500  # 400 tokens/s
+    status = read_status(database, job.id)
+    write(tmp_path / "report.html", gather(database, status, with_text=False), None)
+    assert scale((tmp_path / "report.html").read_text()) == scale(page)
+
+
+def test_the_chart_of_a_job_that_is_gone_is_not_found(browse: Browse) -> None:
+    assert browse().get("/jobs/9?part=chart").status_code == 404
+
+
+def post(browser: TestClient, job: int, change: str, **form: str) -> str:
+    """Post a form of a job's page, and return what the next page says was done."""
+    token = signed_in_form(browser.get(f"/jobs/{job}").text) or signed_in_form(browser.get("/sign-in").text)
+    answer = browser.post(f"/jobs/{job}/{change}", data={"form_token": token, **form})
+    assert answer.status_code == 303
+    page = browser.get(answer.headers["location"]).text
+    said = page.partition('role="status">')[2].partition("<")[0]
+    assert said not in browser.get(answer.headers["location"]).text  # once
+    return said
+
+
+def test_a_job_is_paused_resumed_ordered_and_cancelled(browse: Browse, database: Database) -> None:
+    job = read(database, request(), numbered(2)).id
+    browser = browse(allows_changes=True)
+    assert post(browser, job, "pause") == f"Job {job} is paused."
+    assert read_status(database, job).state == "paused"
+    assert post(browser, job, "resume") == f"Job {job} is resumed."
+    assert read_status(database, job).state == "running"
+    assert post(browser, job, "priority", priority="-3") == f"Job {job} has the priority -3."
+    assert read_status(database, job).priority == -3
+    assert post(browser, job, "cancel") == f"Job {job} is cancelled."
+    assert post(browser, job, "cancel") == f"Job {job} had ended already."
+    assert read_status(database, job).state == "cancelled"
+    assert "was cancelled" in post(browser, job, "retry")
+
+
+def test_failures_are_tried_again_by_class(browse: Browse, database: Database) -> None:
+    job = marked_job(database)
+    browser = browse(allows_changes=True)
+    page = browser.get(f"/jobs/{job}/failures").text
+    assert "Retry all 3" in page
+    assert post(browser, job, "retry", only="transient") == f"1 text of job {job} will be tried again."
+    assert read_status(database, job).pending == 1
+    assert post(browser, job, "retry") == f"2 texts of job {job} will be tried again."
+    assert post(browser, job, "retry") == f"Job {job} has nothing to try again."
+
+
+def test_a_page_that_only_reads_changes_nothing(browse: Browse, database: Database) -> None:
+    job = read(database, request(), numbered(2)).id
+    browser = browse()
+    token = signed_in_form(browser.get("/sign-in").text)
+    answer = browser.post(f"/jobs/{job}/cancel", data={"form_token": token})
+    assert answer.status_code == 403
+    assert "read-only" in answer.text
+    assert read_status(database, job).state == "running"
+    assert "Operate" not in browser.get(f"/jobs/{job}").text
+
+
+@pytest.mark.parametrize("token", [None, "", "0" * 64])
+def test_a_change_without_the_secret_of_the_form_is_refused(
+    browse: Browse, database: Database, token: str | None
+) -> None:
+    job = read(database, request(), numbered(2)).id
+    form = {} if token is None else {"form_token": token}
+    answer = browse(allows_changes=True).post(f"/jobs/{job}/cancel", data={"x": "y", **form})
+    assert answer.status_code == 403
+    assert jobs.require(database, job).state == "running"
+
+
+def test_a_change_by_another_site_or_without_signing_in_is_refused(browse: Browse, database: Database) -> None:
+    job = read(database, request(), numbered(2)).id
+    browser = browse(allows_changes=True)
+    form = {"form_token": signed_in_form(browser.get(f"/jobs/{job}").text)}
+    for site in ("cross-site", "same-site"):
+        answer = browser.post(f"/jobs/{job}/cancel", data=form, headers={"sec-fetch-site": site})
+        assert answer.status_code == 403
+    locked = browse(allows_changes=True, token="a token that nobody guesses")
+    assert locked.post(f"/jobs/{job}/cancel", data=form).status_code == 401
+    assert browser.get(f"/jobs/{job}/cancel").status_code == 405
+    assert jobs.require(database, job).state == "running"
+
+
+@pytest.mark.parametrize(
+    ("change", "form"),
+    [("priority", {"priority": "high"}), ("priority", {"priority": "9" * 12}), ("retry", {"only": "<b>"})],
+)
+def test_a_wrong_value_of_a_form_is_named(
+    browse: Browse, database: Database, change: str, form: dict[str, str]
+) -> None:
+    job = read(database, request(), numbered(2)).id
+    browser = browse(allows_changes=True)
+    token = signed_in_form(browser.get(f"/jobs/{job}").text)
+    answer = browser.post(f"/jobs/{job}/{change}", data={"form_token": token, **form})
+    assert answer.status_code == 400
+    assert next(iter(form.values()))[:4] in answer.text or "&lt;b&gt;" in answer.text
+
+
+def test_a_change_of_an_unknown_job_is_not_found(browse: Browse) -> None:
+    browser = browse(allows_changes=True)
+    token = signed_in_form(browser.get("/sign-in").text)
+    assert browser.post("/jobs/9/pause", data={"form_token": token}).status_code == 404

@@ -18,7 +18,7 @@ from docmill.worker.queries.client import embedding
 from docmill.worker.settings import Settings
 from tests.storage.builders import numbered, read, request, work
 from tests.worker.web.conftest import Browse
-from tests.worker.web.pages.test_jobs import HOSTILE
+from tests.worker.web.pages.marked import SCRIPT
 
 NULL = Spec("embed", NAME, REVISION)
 
@@ -33,7 +33,7 @@ def embed(database: Database, settings: Settings) -> None:
             for (content_id, _), vector in zip(claim.texts, packed, strict=True)
         ]
 
-    read(database, request(corpus=HOSTILE, spec=NULL), [*numbered(3), (HOSTILE, "a hostile <b>text</b>")])
+    read(database, request(corpus=SCRIPT, spec=NULL), [*numbered(3), (SCRIPT, "a hostile <b>text</b>")])
     work(database, vectors)
     jobs.finish(database)
 
@@ -48,7 +48,7 @@ def test_hits_link_to_their_documents(browse: Browse, database: Database, settin
     browser = browse()
     page = browser.get("/search").text
     assert page.count("<option") == 1
-    page = browser.get("/search", params={"text": "text 1", "corpus": HOSTILE}).text
+    page = browser.get("/search", params={"text": "text 1", "corpus": SCRIPT}).text
     links = re.findall(r'<a href="(/jobs/1/document\?id=[^"]+)"', page)
     assert len(links) == 4
     assert "<script>alert" not in page
@@ -77,10 +77,10 @@ def test_a_link_of_another_site_fills_the_form_and_loads_no_model(
 
 
 def test_a_document_is_found_by_its_id_with_its_source_and_jobs(browse: Browse, database: Database) -> None:
-    job = read(database, request(corpus=HOSTILE), [(HOSTILE, "a text"), ("k", "another")])
+    job = read(database, request(corpus=SCRIPT), [(SCRIPT, "a text"), ("k", "another")])
     browser = browse()
     assert "A document by its id" in browser.get("/search").text
-    page = browser.get("/search", params={"id": HOSTILE}).text
+    page = browser.get("/search", params={"id": SCRIPT}).text
     assert "From <bdi>a.jsonl</bdi>, read " in page
     [link] = re.findall(rf'In job <a href="(/jobs/{job.id}/document\?id=[^"]+)">{job.id}</a> \(running\)', page)
     assert browser.get(link).status_code == 200

@@ -1,0 +1,78 @@
+"""A bar on a terminal, and other processes that write to it too."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+
+import pytest
+
+from docmill.worker.terminal import for_a_person
+from tests.worker.harness import ROOT
+
+RUN = """
+import logging, subprocess, sys
+from docmill.worker.consoles import bar
+from docmill.worker.terminal import lines_above_the_bar
+from docmill.worker import logs
+CHILD = f'''
+import logging, sys
+logging.basicConfig(format={logs.LINE!r})
+logging.getLogger("docmill.shard").warning("lease_lost shard=%d", 3)
+print("Loading: 10%\\\\rLoading: 100%", file=sys.stderr)
+'''
+with lines_above_the_bar("warning"), bar("translate", total=10) as progress:
+    progress.update(5, total=10)
+    subprocess.run([sys.executable, "-c", CHILD], check=True)
+    logging.getLogger("docmill.supervisor").error("device_died status=%d", -9)
+    logging.getLogger("docmill.supervisor").info("of no interest")
+    progress.update(10, total=10)
+one, other = lines_above_the_bar(None), lines_above_the_bar(None)  # of two threads, in any order
+one.__enter__()
+other.__enter__()
+one.__exit__(None, None, None)
+other.__exit__(None, None, None)
+print("after", file=sys.stderr)
+"""
+
+
+def _on_a_terminal(script: str) -> str:
+    """Run a script with a terminal as its stderr. Return the bytes that the terminal got."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=theirs)
+    os.close(theirs)
+    said = b""
+    try:
+        while piece := os.read(ours, 65_536):
+            said += piece
+    except OSError:  # how Linux says that nobody has the other end any more
+        pass
+    os.close(ours)
+    assert process.wait() == 0, said
+    return said.decode()
+
+
+def test_what_children_and_the_log_say_stands_in_lines_of_its_own_above_the_bar() -> None:
+    said = _on_a_terminal(RUN)
+    lines = [re.split(r"\r|\x1b\[2K|\x1b\[\?25h", line)[-1] for line in said.split("\r\n")]
+    for line in ("warning: lease_lost shard=3", "Loading: 100%", "error: device_died status=-9"):
+        assert line in lines, said
+    assert any("10/10" in line for line in lines)
+    assert lines[-2:] == ["after", ""]
+    assert "of no interest" not in said
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("2026-03-04 05:06:07,089 WARNING docmill.shard lease_lost shard=3\n", "warning: lease_lost shard=3"),
+        ("Traceback (most recent call last):\r\n", "Traceback (most recent call last):"),
+        ("  0%|  |\r 50%|# |\r100%|##|\n", "100%|##|"),
+        ("\x1b[31mred\n", "\ufffd[31mred"),
+    ],
+)
+def test_a_log_line_keeps_its_level_and_its_message(line: str, shown: str) -> None:
+    assert for_a_person(line) == shown

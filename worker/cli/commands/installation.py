@@ -1,0 +1,132 @@
+"""Commands about an installation: `docmill db`, `health`, `doctor` and `completion`."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import closing
+from dataclasses import asdict
+
+import click
+from click.shell_completion import get_completion_class
+
+from docmill.worker.cli.options import JSON, Choice, Number, settings_from
+from docmill.worker.cli.printing import OK, SOME_FAILED, answer, print_json, say
+from docmill.worker.formatting import counted
+from docmill.worker.stores import open_store, store_of
+
+
+@click.group("db")
+def db_command() -> None:
+    """Upgrade the store's schema, and correct its counts."""
+
+
+@db_command.command(
+    "upgrade", epilog="Example: DOCMILL_DATABASE_URL=postgresql://docmill@db/docmill docmill db upgrade"
+)
+@JSON
+def upgrade_command(as_json: bool) -> int:
+    """Upgrade the store's schema to this version. Safe to run twice, and while workers run."""
+    from docmill.storage.migrations import upgrade
+
+    with closing(store_of(settings_from())) as database:
+        before, after = upgrade(database)
+    if as_json:
+        print_json({"before": before, "after": after})
+    elif before == after:
+        say(f"The schema of {database} is up to date ({after}).")
+    else:
+        say(f"The schema of {database} went from {before or 'nothing'} to {after}.")
+    return OK
+
+
+@db_command.command("recount", epilog="Example: docmill db recount")
+@JSON
+def recount_command(as_json: bool) -> int:
+    """Correct the kept counts of shards, failures and flags.
+
+    Metrics and pages read these counts, and triggers of the schema keep them. They are wrong after rows were restored
+    into a schema that was there before (`pg_restore --data-only`). The command counts the rows anew. Run it as the
+    owner of the tables; workers may go on meanwhile.
+    """
+    from docmill.storage.results.counts import recount
+
+    with open_store(settings_from()) as database:
+        corrected = recount(database)
+        name = str(database)
+    if as_json:
+        print_json({"corrected": asdict(corrected)})
+    elif corrected.shards or corrected.outcomes:
+        said = f"{counted(corrected.shards, 'count')} of shards, {corrected.outcomes:,} of failures and flags"
+        say(f"Corrected in {name}: {said}.")
+    else:
+        say(f"The counts of {name} are right.")
+    return OK
+
+
+@click.command("doctor", epilog="Example: docmill doctor --json")
+@JSON
+def doctor_command(as_json: bool) -> int:
+    """Check this installation, and say how to repair it.
+
+    Checks the database and its schema, Redis, their clocks, models, device, disk and extras. Changes nothing. Exit
+    code 0: every check passed; 1: a check failed.
+    """
+    from docmill.worker.doctor import examine
+
+    findings = examine(settings_from())
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            answer(f"{'ok ' if finding.ok else 'BAD'} {finding.what:<11} {finding.detail}")
+            if finding.advice:
+                answer(f"    {'':<11} {finding.advice}")
+    return OK if all(finding.ok for finding in findings) else SOME_FAILED
+
+
+@click.command("health", epilog="Example, for a container: HEALTHCHECK CMD docmill health")
+@click.option(
+    "--within",
+    "within_s",
+    type=Number(1),
+    default=60.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest time without a sign of life from a worker.",
+)
+@click.option("--host", help="Machine to check.  [default: this machine]")
+@JSON
+def health_command(within_s: float, host: str | None, as_json: bool) -> int:
+    """Check that this machine's workers live and take work from the queue.
+
+    Each device process must have a working device, and must hold work or have heard from the queue lately. Exit code
+    0: every process passes; 1: a process fails, or there is none; 3: the database does not answer.
+    """
+    from docmill.storage.leases.health import health
+
+    with open_store(settings_from()) as database:
+        found = health(database, host or platform.node(), within_s)
+    if as_json:
+        print_json(asdict(found))
+    elif found.problem is not None:
+        say(f"Unhealthy: {found.problem}.")
+    else:
+        say(f"Healthy: {found.workers} {'worker' if found.workers == 1 else 'workers'}.")
+    return OK if found.problem is None else SOME_FAILED
+
+
+VARIABLE = "_DOCMILL_COMPLETE"
+
+
+@click.command(
+    "completion",
+    epilog="Example: source <(docmill completion bash)   # in ~/.bashrc; docs/tutorial.md has zsh and fish",
+)
+@click.argument("shell", type=Choice(["bash", "zsh", "fish"]))
+def completion_command(shell: str) -> int:
+    """Print the script that lets SHELL complete docmill's commands, options, choices and files."""
+    context = click.get_current_context().find_root()
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(context.command, {}, "docmill", VARIABLE).source())
+    return OK

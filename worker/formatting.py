@@ -1,0 +1,391 @@
+"""Numbers, times, a job's status and texts as plain text that is safe to print.
+
+Without rich, which takes long to load: `worker.terminal` has tables and bars.
+"""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+import click
+
+from docmill.storage.core.flags import ordered
+from docmill.storage.core.outcomes import DOUBTFUL
+from docmill.worker.logs import UNSEEN
+
+if TYPE_CHECKING:
+    from docmill.storage.core.doubts import Doubt
+    from docmill.storage.core.specs import Spec
+    from docmill.storage.ingest.ingest import Counts
+    from docmill.storage.readers import Source
+    from docmill.storage.results.job_counts import Escalated, FlagCounts
+    from docmill.storage.results.status import JobStatus, StepStatus
+    from docmill.storage.results.time_left import TimeLeft
+    from docmill.worker.prices import Cost
+
+
+_WIDE = 64  # so that a terminal of 80 columns has room for them
+_SHOWN_KINDS = 10  # of files that were left out
+
+
+def duration(seconds: float) -> str:
+    """Return a period as a person says it: 41 s, 12 min, 3 h 05 min, 4 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes / 1440:.0f} days"
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number with its noun: `1 text`, `2 texts`."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def documents(n: int) -> str:
+    """Return a number of documents with its noun."""
+    return counted(n, "document")
+
+
+def local_time(seconds: float | None) -> str:
+    """Return a moment in this machine's time zone, or an empty text for None."""
+    return "" if seconds is None else f"{datetime.fromtimestamp(seconds).astimezone():%Y-%m-%d %H:%M}"
+
+
+def zone_time(seconds: float | None, timezone: str) -> str:
+    """Return a moment in a time zone (an IANA name), with its abbreviation or offset; an empty text for None."""
+    return "" if seconds is None else f"{datetime.fromtimestamp(seconds, ZoneInfo(timezone)):%Y-%m-%d %H:%M %Z}"
+
+
+def pace(status: JobStatus) -> str:
+    """Texts and tokens per second and the time left, as far as they are known."""
+    left = status.time_left
+    parts = []
+    if left.texts_per_s:
+        parts = [f"{rate(left.texts_per_s)} texts/s", f"{rate(left.tokens_per_s)} tokens/s"]
+    if status.pending and (said := time_left(left)):
+        parts.append(said)
+    return ", ".join(parts)
+
+
+def where_time_goes(status: JobStatus) -> str:
+    """Say where the time of the job's workers goes; nothing while it is not known."""
+    use = status.time_use
+    if use is None:
+        return ""
+    phases = {"reading": use.reading, "cutting": use.cutting, "computing": use.computing, "writing": use.writing}
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in phases.items())
+    return f"device busy {use.device_busy:.0%}; shards: {shares}"
+
+
+def rate(per_s: float) -> str:
+    """Return a number per second with two digits at least."""
+    return f"{per_s:,.0f}" if per_s >= 10 else f"{per_s:.1f}" if per_s >= 1 else f"{per_s:.2g}"
+
+
+def time_left(left: TimeLeft) -> str:
+    """Say the ends of the time left; nothing while it is not known."""
+    if left.low_s is None:
+        return ""
+    low = duration(left.low_s)
+    if left.high_s is None:
+        return f"at least {low} left"
+    high = duration(left.high_s)
+    if low == high:
+        return f"{low} left"
+    number, _, unit = low.partition(" ")
+    return f"{number if high.endswith(f' {unit}') else low} to {high} left"
+
+
+def ingested(source: str, counts: Counts, *, adopted: bool, takes_encoding: bool = True) -> str:
+    """Return the counts of a reading in one line. Some texts of an adopted job may have been planned before.
+
+    Without `takes_encoding` the command has no option --encoding.
+    """
+    if not counts.records and not counts.rejected:
+        return no_records(source)
+    vanished = f", {counts.vanished:,} vanished" if counts.vanished else ""
+    advice = "name it, such as --encoding windows-1252" if takes_encoding else "save it as UTF-8"
+    mended = (
+        f" In {counts.mended:,} of them bytes that are not in the encoding, or characters that cannot be stored, "
+        f'were read as Windows-1252 or replaced, first in {counts.mended_place} ("flags" in the results marks them). '
+        f"If the file has another encoding, {advice}."
+    )
+    superseded = " `docmill failures` names the superseded records."
+    return (
+        f"{counted(counts.records, 'record')}: {counted(counts.new, 'new document')}, {counts.changed:,} changed, "
+        f"{counts.unchanged:,} unchanged, {counts.repeated:,} superseded by a later record of the same id, "
+        f"{counts.rejected:,} rejected{vanished}. {counted(counts.planned, 'text')} to compute"
+        f"{', beside those of before' if adopted else ''}."
+    ) + "".join([mended if counts.mended else "", superseded if counts.repeated else ""])
+
+
+def near_duplicates(n: int) -> str:
+    """Say how many documents a step with --keep-first leaves out."""
+    are = "is a near duplicate of an earlier one" if n == 1 else "are near duplicates of earlier ones"
+    return f"{documents(n)} {are}; --keep-first leaves {'it' if n == 1 else 'them'} out."
+
+
+def left_out(source: Source) -> str | None:
+    """Say how many files of which kinds a reading left out, and what would read them; None where there are none."""
+    from docmill.storage.readers import left_out, why_left_out
+    from docmill.storage.readers.registry import missing
+
+    by_kind: Counter[str] = Counter()
+    for suffix, n in left_out(source).items():
+        by_kind[suffix.lower()] += n
+    if not by_kind:
+        return None
+    kinds = sorted(by_kind.items(), key=lambda kind: (-kind[1], kind[0]))
+    shown = ", ".join(f"{n:,} {suffix}" for suffix, n in kinds[:_SHOWN_KINDS])
+    more = f" and {sum(n for _, n in kinds[_SHOWN_KINDS:]):,} of other kinds" if len(kinds) > _SHOWN_KINDS else ""
+    n_files = by_kind.total()
+    said = [f"{n_files:,} {'file was' if n_files == 1 else 'files were'} left out: {shown}{more}"]
+    said += list(why_left_out(source).values())[:_SHOWN_KINDS]
+    if install := missing(by_kind).removeprefix("; "):
+        said.append(install)
+    return ". ".join(said) + "."
+
+
+def no_records(source: str) -> str:
+    return f"{'Standard input' if source == '-' else source} has no records."
+
+
+def summary(status: JobStatus, cost: Cost | None = None) -> str:
+    """Return a job in one line, with the cost of its tokens if it is known."""
+    line = (
+        f"Job {status.id} {status.state}: {documents(status.documents)}, {counted(status.texts, 'unique text')}: "
+        f"{status.done:,} done, {status.failed:,} failed, {status.skipped:,} skipped (blank)"
+    )
+    if status.pending:
+        line += f", {status.pending:,} to do"
+    if status.truncated:
+        line += f"; {counted(status.truncated, 'output')} stopped at the model's limit (flag output_truncated)"
+    if status.rejected:
+        line += f"; {counted(status.rejected, 'record')} rejected"
+    took = ""
+    if status.ended and status.tokens_in:
+        rate = f"{status.tokens_in:,} tokens read, {status.tokens_per_s:,.0f} a second at work"
+        took = f"It took {duration(status.elapsed_s)}: {rate}"
+    paid = "" if cost is None else f"Its tokens cost {cost}"
+    sentences = [line, *filter(None, [took, paid, status.not_pruned, status.reason])]
+    return ". ".join(sentence.removesuffix(".") for sentence in sentences) + "."
+
+
+def not_written(status: JobStatus, written: int) -> str | None:
+    """Return a sentence on the inputs of a job that an export leaves out; None if it has them all."""
+    lacking = status.documents + status.rejected - written
+    if lacking <= 0:
+        return None
+    verb = "has no result and is" if lacking == 1 else "have no result and are"
+    return (
+        f"{counted(lacking, 'input')} {verb} left out; `docmill results {status.id} --all` writes every input, "
+        "with its outcome and the reason."
+    )
+
+
+def doubtful(outputs: int, n: int, by_flag: Counter[str]) -> str:
+    """Say how many outputs carry a flag that makes them doubtful."""
+    flags = ", ".join(f"{flag}: {count:,}" for flag, count in by_flag.most_common())
+    return f"{n:,} of {outputs:,} outputs are flagged as doubtful{f' ({flags})' if flags else ''}."
+
+
+def flags(job: int, counts: Mapping[str, FlagCounts]) -> str:
+    """Return the numbers of results with each flag, of each step, and the command that writes the doubtful ones."""
+    lines: list[str] = []
+    for step, found in counts.items():
+        of_step = f"{step}, " if len(counts) > 1 else ""
+        for name, is_doubtful in (("doubtful", True), ("remarks", False)):
+            numbers = [
+                f"{flag} {n:,}" for flag, n in ordered(found.by_flag).items() if (flag in DOUBTFUL) is is_doubtful
+            ]
+            said = f"{of_step}{name}: {', '.join(numbers)}"
+            lines += wrapped(said) if numbers else []
+    if any(found.doubtful for found in counts.values()):
+        lines.append(f"`docmill results {job} --flagged` writes the doubtful ones")
+    return "\n".join(lines)
+
+
+def escalated(counts: Mapping[str, Escalated]) -> str:
+    """Return the numbers of escalated texts and of the better model's results, and the time that it took."""
+    lines: list[str] = []
+    for step, found in counts.items():
+        of_step = f"{step}, " if len(counts) > 1 else ""
+        failed = f", {found.failed:,} failed" if found.failed else ""
+        pending = f", {found.pending:,} to do" if found.pending else ""
+        model = f"{found.spec.model}{unlike(found.first, found.spec)}"
+        said = f"{of_step}{found.texts:,} of {found.of:,} texts ({found.share:.0%}) to {model}{failed}{pending}; "
+        said += f"{found.won:,} of {found.documents:,} results are that model's"
+        lines += wrapped(said)
+        if found.seconds is not None:
+            lines.append(_took(found.seconds, found.alone_s))
+        elif not found.pending:
+            lines.append("took no time: all of its results were there before")
+    return "\n".join(lines)
+
+
+def _took(seconds: float, alone_s: float | None) -> str:
+    alone = "" if alone_s is None else f"; the better model alone: about {duration(alone_s)}"
+    return f"took about {duration(seconds)}{alone}"
+
+
+def wrapped(said: str, indent: str = "", width: int = _WIDE) -> list[str]:
+    """Return a sentence in lines, those after the first indented. Names are not broken at their hyphens."""
+    return textwrap.wrap(said, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def unlike(first: Spec, second: Spec) -> str:
+    """Return the options in which `second` differs from `first`, since both may name the same model."""
+    chosen = {name: value for name, value in second.params.items() if first.params.get(name, value) != value}
+    chosen |= {name: value for name, value in second.params.items() if name not in first.params}
+    said = ", ".join(f"{name.replace('_', '-')} {shorten(str(value), 40)}" for name, value in sorted(chosen.items()))
+    return f" ({said})" if said else ""
+
+
+def escalated_as_json(counts: Mapping[str, Escalated]) -> dict[str, Any]:
+    """Return the same for machines, by step."""
+    found = {
+        step: asdict(one) | _of_doubt(one.doubt) | {"share": round(one.share, 4)} for step, one in counts.items()
+    }
+    return {"escalated": found}
+
+
+def _of_doubt(doubt: Doubt) -> dict[str, Any]:
+    return {"doubt": str(doubt), "risk_version": None if doubt.risk is None else doubt.risk.version}
+
+
+def flags_as_json(counts: Mapping[str, FlagCounts]) -> dict[str, Any]:
+    """Return the same for machines: the sums over all steps, as for other counts, and each step's."""
+    doubtful = sum(found.doubtful for found in counts.values())
+    total = sum((found.by_flag for found in counts.values()), Counter[str]())
+    of_steps = {
+        step: {"doubtful": found.doubtful, "flags": ordered(found.by_flag), "not_selected": found.not_selected}
+        for step, found in counts.items()
+    }
+    return {"doubtful": doubtful, "flags": ordered(total), "flags_by_step": of_steps}
+
+
+def cost_as_json(cost: Cost | None) -> dict[str, Any]:
+    """Return what a job cost for machines; null without a price."""
+    return {"cost": None if cost is None else asdict(cost)}
+
+
+def as_json(status: JobStatus) -> dict[str, Any]:
+    """A status for machines; the spec as its parts."""
+    steps = [asdict(step) | {"spec": asdict(step.spec)} for step in status.steps]
+    derived = {"ended": status.ended, "texts": status.texts, "spec": asdict(status.spec)}
+    return asdict(status) | derived | {"steps": steps}
+
+
+def lost(status: JobStatus) -> str | None:
+    """Return a remark on results and documents that were removed since the job was done; None if there are none."""
+    said = []
+    if status.lost:
+        advice = "run its source again to compute them anew"
+        how = "retention, rule results" if "results" in status.swept else "docmill gc"
+        said.append(f"results of {status.lost:,} of its documents were removed since ({how}); {advice}")
+    if status.removed:
+        were = "was" if status.removed == 1 else "were"
+        how = "gc --superseded removes older versions, corpus rm documents"
+        said.append(f"{status.removed:,} of its documents {were} removed since, with results ({how})")
+    return "; ".join(said) or None
+
+
+REMOVED = {
+    "step_texts": "what `docmill retry` needs",
+    "shards": "single shards; the counts stay",
+    "rejections": "rejected records; their number stays",
+    "results": "results",
+}
+
+
+def swept(rules: Sequence[str]) -> str:
+    """Return a remark on what rules of retention removed of a job; empty if they removed nothing."""
+    return "\n".join(f"{REMOVED[rule]} (retention, rule {rule})" for rule in rules)
+
+
+def of_status(
+    status: JobStatus,
+    counts: Mapping[str, FlagCounts] | None = None,
+    escalations: Mapping[str, Escalated] | None = None,
+    cost: Cost | None = None,
+) -> dict[str, str]:
+    """Return the lines of a job's status by their names; with its flags and escalations, if they were counted.
+
+    The cost is shown if the models have prices.
+    """
+    known = {
+        "job": f"{status.id} ({status.state})",
+        "task" if len(status.steps) == 1 else "steps": "\n".join(
+            line for step in status.steps for line in _step(step, counts or {})
+        ),
+        "priority": str(status.priority) if status.priority else "",
+        "corpus": status.corpus,
+        "source": status.source,
+        "documents": f"{status.documents:,}"
+        if status.documents
+        else f"{counted(status.records, 'record')} read so far",
+        "texts": f"{status.done:,} done, {status.failed:,} failed, {status.skipped:,} skipped, "
+        f"{status.pending:,} to do" + (f" ({status.prior:,} had a result before)" if status.prior else ""),
+        "truncated": f"{counted(status.truncated, 'output')} stopped at the model's limit"
+        if status.truncated
+        else "",
+        "flags": flags(status.id, counts or {}),
+        "escalated": escalated(escalations or {}),
+        "shards": ", ".join(f"{n} {state}" for state, n in sorted(status.shards.items())) or "none",
+        "tokens": f"{status.tokens_in:,} read, {status.tokens_out:,} written",
+        "cost": "" if cost is None else str(cost),
+        "pace": pace(status),
+        "time use": where_time_goes(status),
+        "rejected": counted(status.rejected, "record") if status.rejected else "",
+        "results": lost(status) or "",
+        "removed": swept(status.swept),
+        "not pruned": status.not_pruned or "",
+        "time": duration(status.elapsed_s),
+        "reason": status.reason or "",
+        "waits for": status.waiting_for or "",
+    }
+    return {name: printable(value) for name, value in known.items() if value}
+
+
+def _step(step: StepStatus, found: Mapping[str, FlagCounts]) -> list[str]:
+    if step.input is None and step.name == step.spec.kind:
+        left_out = found[step.name].not_selected if step.name in found else 0
+        return [f"{step.spec}; {documents(left_out)} not selected" if left_out else str(step.spec)]
+    counts = f"{step.done:,} done, {step.failed:,} failed, {step.blocked:,} blocked, {step.pending:,} to do"
+    if step.name in found and found[step.name].not_selected:
+        counts += f", {documents(found[step.name].not_selected)} not selected"
+    return wrapped(f"{step.name}: {step.spec} over {step.input or 'the documents'}: {counts}", indent="  ")
+
+
+def aligned(values: Mapping[str, str]) -> str:
+    """Names in bold and their values beside them, one below the other."""
+    width = max(map(len, values), default=0) + 1
+    knows_bold = os.environ.get("TERM") != "dumb"
+    names = {name: click.style(name.ljust(width), bold=knows_bold or None, reset=knows_bold) for name in values}
+    lines = [names[name] + value.replace("\n", "\n" + " " * width) for name, value in values.items()]
+    return "\n".join(lines)
+
+
+def shorten(text: str, width: int = 300) -> str:
+    """The text's beginning, with an ellipsis where something follows."""
+    text = printable(text)
+    return text if len(text) <= width else f"{text[:width].rstrip()} …"
+
+
+def printable(text: str, keep: str = "\n\t") -> str:
+    """The text without characters that a terminal would obey, or that steer how the text around them is shown.
+
+    They are shown as U+FFFD.
+    """
+    return UNSEEN.sub(lambda match: match[0] if match[0] in keep else "\ufffd", text)

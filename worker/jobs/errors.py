@@ -1,0 +1,45 @@
+"""Errors of docmill, told apart from bugs. A bug shows its traceback, except for a bug of a reader."""
+
+from __future__ import annotations
+
+import errno
+
+BAD_INPUT, UNREACHABLE = 2, 3
+
+
+def exit_code(error: Exception) -> int | None:
+    """Return the exit code for an error of ours that its sentence explains, None for a bug."""
+    from docmill.storage import errors as of_storage
+    from docmill.tasks.errors import HubUnreachable, ServerUnreachable, TaskError
+    from docmill.worker.errors import BrokerUnreachable, EmbeddedServerError, WorkerError
+
+    away = (
+        *(of_storage.DatabaseUnreachable, of_storage.DatabaseBusy, of_storage.DatabaseReadOnly),
+        *(of_storage.RightMissing, of_storage.SchemaOutOfDate, of_storage.UnexpectedDatabaseError),
+        *(BrokerUnreachable, EmbeddedServerError, HubUnreachable, ServerUnreachable),
+    )
+    if isinstance(error, away):
+        return UNREACHABLE
+    if isinstance(error, of_storage.StorageError | TaskError | WorkerError) or _cannot_write(error):
+        return BAD_INPUT
+    return None
+
+
+def sentence(error: Exception) -> str:
+    """Return the sentence for a user about an error that has an exit code.
+
+    With DOCMILL_LOG_LEVEL=debug a bug of a reader also has the lines of code that led there.
+    """
+    from docmill.storage.readers import ReaderFailed
+    from docmill.worker.settings import load_settings
+
+    if isinstance(error, OSError):
+        return f"cannot write {error.filename or 'the output'}: {error.strerror}"
+    if isinstance(error, ReaderFailed) and load_settings().log_level == "debug":
+        return f"{error}\n{error.trace}"
+    return str(error)
+
+
+def _cannot_write(error: Exception) -> bool:
+    """Return True if the disk is full or takes no writes. The system's own message says enough then."""
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT}

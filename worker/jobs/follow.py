@@ -1,0 +1,160 @@
+"""Watch a source that is read, and a job that is worked on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from docmill.storage.core.database import Database
+from docmill.storage.duplicates.progress import PHASES, Phase
+from docmill.storage.errors import PASSING
+from docmill.storage.ingest.chunks import Rejected
+from docmill.storage.ingest.ingest import Counts
+from docmill.storage.leases.stall_diagnosis import Cause
+from docmill.storage.readers import Source
+from docmill.storage.readers.stored import NoSource
+from docmill.storage.results.status import JobStatus, read_status
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import OpenJob
+from docmill.worker.formatting import counted, documents, ingested, left_out, near_duplicates, pace, where_time_goes
+from docmill.worker.jobs.listener import Listener
+from docmill.worker.submit.enqueue import Enqueued, Progress
+
+POLL_S = 0.5
+SHOWN_REJECTIONS = 5
+PATIENCE_S = 60.0  # how long a watcher bears a database that is away
+# After this time a watcher leaves a job that every worker refuses. Each worker tries it twice meanwhile.
+BLOCKED_PATIENCE_S = 75.0
+# Causes that a watcher with a worker of its own does not tell: the worker is not up yet, its refusal ends the
+# command, or it is too busy to send a heartbeat.
+_OF_OWN_WORKER = frozenset({Cause.NO_WORKER, Cause.BLOCKED, Cause.LEASE})
+
+
+class IngestBar(Progress):
+    """A progress bar over the bytes of a source, where its size is known; shows the first rejected records, and any
+    that ends its file."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        source: Source,
+        on_planned: Callable[[int], None] = lambda _: None,
+        on_opened: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._listener = listener
+        self._source = source
+        self._on_planned = on_planned
+        self._on_opened = on_opened
+        self._n_rejected = 0
+        self.job_id: int | None = None
+
+    def __enter__(self) -> IngestBar:
+        self._context = self._listener.bar("reading")
+        self._bar = self._context.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._context.__exit__(kind, error, trace)
+
+    def opened(self, job: OpenJob) -> None:
+        self.job_id = job.id
+        self._on_opened(job.id)
+
+    def advanced(self, counts: Counts) -> None:
+        self._bar.update(self._source.bytes_read, total=self._source.size_bytes(), count=documents(counts.records))
+        if counts.planned and self.job_id is not None:
+            self._on_planned(self.job_id)
+
+    def deduplicating(self, phase: Phase, done: int, total: int) -> None:
+        note = f"near duplicates: {PHASES[phase]} {100 * done // max(1, total)} %"
+        self._bar.update(self._source.bytes_read, total=self._source.size_bytes(), note=note)
+
+    def rejected(self, rejected: Rejected) -> None:
+        self._n_rejected += 1
+        if self._n_rejected <= SHOWN_REJECTIONS or rejected.fatal:
+            self._bar.say(f"rejected {rejected.place}: {rejected.reason}")
+        elif self._n_rejected == SHOWN_REJECTIONS + 1:
+            listed = f"; `docmill failures {self.job_id}` lists them all" if self.job_id else ""
+            self._bar.say(f"more were rejected{listed}")
+
+
+def say_ingested(listener: Listener, source: Source, done: Enqueued) -> None:
+    """Say what was read, and whether an earlier job goes on with it."""
+    if isinstance(source, NoSource):
+        listener.say(
+            f"Job {done.id}: {documents(done.documents)}, {counted(done.counts.planned, 'text')} to compute."
+        )
+    else:
+        listener.say(
+            ingested(
+                source.name, done.counts, adopted=done.adopted, takes_encoding=getattr(source, "takes_encoding", True)
+            )
+        )
+    if (others := left_out(source)) is not None:
+        listener.say(others)
+    if done.near_duplicates is not None:
+        listener.say(near_duplicates(done.near_duplicates))
+    if done.not_pruned:
+        listener.say(f"{done.not_pruned}.")
+    if done.adopted:
+        listener.say(f"Job {done.id} was unfinished and is carried on.")
+
+
+def follow(
+    database: Database,
+    job_id: int,
+    listener: Listener | None = None,
+    *,
+    in_flight: Callable[[], float] = lambda: 0.0,
+    watch: Callable[[JobStatus], None] = lambda _: None,
+    own_worker: bool = False,
+    wait: Callable[[float], None] = time.sleep,
+) -> JobStatus:
+    """Show a job's progress until it ends. It moves with each window: `in_flight` says how many texts our own worker
+    has computed and not yet committed, and the status what all workers have.
+
+    Ends, too, where every worker has refused the job for more than a minute.
+
+    `wait` waits between two looks, for the seconds given or until there is news.
+
+    `watch` sees every status and may raise to stop watching. With a worker of our own it also raises for a job that
+    is blocked.
+    """
+    status = read_status(database, job_id)
+    if status.ended:
+        return status
+    told: Cause | None = None
+    away_since: float | None = None
+    blocked_since: float | None = None
+    with (listener or Listener()).bar(status.spec.kind, total=status.texts) as progress:
+        while True:
+            try:
+                jobs.finish(database, job_id)
+                status = read_status(database, job_id)
+                away_since = None
+            except PASSING as error:
+                if away_since is None:
+                    away_since = time.monotonic()
+                    progress.say(f"Waiting for the database, {PATIENCE_S:.0f} s at most: {error}.")
+                if time.monotonic() - away_since > PATIENCE_S:
+                    raise
+            computed = 0.0 if status.ended else max(in_flight(), status.computed)
+            settled = status.texts - status.pending + computed
+            note = pace(status) or ("loading the model" if own_worker and settled == status.prior else "")
+            notes = "\n".join(filter(None, [note, where_time_goes(status)]))
+            progress.update(min(settled, status.texts), total=status.texts, note=notes)
+            cause = status.waiting_cause
+            if cause is not told and not (own_worker and cause in _OF_OWN_WORKER):  # its sentence may count down
+                told = cause
+                if status.waiting_for:
+                    progress.say(status.waiting_for)
+            if status.ended:
+                return status
+            blocked_since = (blocked_since or time.monotonic()) if status.blocked and not own_worker else None
+            if blocked_since is not None and time.monotonic() - blocked_since >= BLOCKED_PATIENCE_S:
+                return status
+            watch(status)
+            wait(POLL_S)

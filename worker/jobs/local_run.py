@@ -1,0 +1,148 @@
+"""Compute a job here: an ingest, a worker of our own and a watcher, in one process. The same paths as the fleet's."""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable, Sequence
+
+from docmill.storage.core.database import Database
+from docmill.storage.deletion import retention
+from docmill.storage.leases import dispatch
+from docmill.storage.leases.stall_diagnosis import UNBLOCKING, Cause
+from docmill.storage.results.status import JobStatus, read_status
+from docmill.tasks import tracing
+from docmill.tasks.errors import ServerUnreachable
+from docmill.worker import traces
+from docmill.worker.errors import WorkerError
+from docmill.worker.formatting import printable
+from docmill.worker.jobs.follow import IngestBar, follow, say_ingested
+from docmill.worker.jobs.listener import Listener
+from docmill.worker.process.device_start import StartedDevices
+from docmill.worker.process.supervisor import Supervisor
+from docmill.worker.queue.broker import Broker
+from docmill.worker.settings import Settings
+from docmill.worker.submit.enqueue import enqueue
+from docmill.worker.submit.request import Prepared
+
+UPKEEP_S = 1.0
+TOO_MANY_DEATHS = 3
+MOST_SAID = 3  # other jobs
+
+
+class Blocked(WorkerError):
+    """The job cannot go on here."""
+
+
+def run_here(
+    settings: Settings,
+    database: Database,
+    broker: Broker,
+    devices: Sequence[str],
+    prepared: Prepared,
+    listener: Listener,
+    started: StartedDevices | None = None,
+    on_opened: Callable[[int], None] = lambda _job_id: None,
+) -> JobStatus:
+    """Ingest, compute and return the job's final status. The worker starts with the first text that needs it.
+
+    It uses the device processes that are ``started`` already. ``on_opened`` is told the job's number before the job
+    has documents.
+
+    Where nobody else works, it computes this job alone: other jobs wait, as long as they did before.
+
+    Raises Blocked when this machine cannot serve the job, ServerUnreachable when the server of its model does not
+    answer. What was interrupted is carried on by the next run.
+    """
+    local = settings.model_copy(
+        update={
+            "lanes": tuple(sorted({step.spec.kind for step in prepared.steps})),
+            "upkeep_s": min(settings.upkeep_s, UPKEEP_S),
+        }
+    )
+    traces.start(settings)
+    supervisor = Supervisor(local, database, broker, devices, fires=False, started=started)
+    alone = not dispatch.live_workers(database)
+    if alone:  # other jobs' shards are not ours to compute, and those of an earlier run's queue may be lost with it
+        dispatch.withdraw(database, local.lanes)
+    begun = threading.Event()
+
+    def start(job_id: int) -> None:
+        if begun.is_set():
+            return
+        begun.set()
+        supervisor.start(only_job=job_id)
+
+    try:
+        with IngestBar(listener, prepared.source, start, on_opened) as progress:
+            done = enqueue(database, lambda: broker, prepared, progress, offer_others=False)
+        say_ingested(listener, prepared.source, done)
+        if alone:
+            _say_waiting(listener, database, done.id, local.lanes)
+        status = read_status(database, done.id)  # a short job may have ended while it was read
+        if status.ended:
+            retention.sweep(database, settings.ages)  # else the worker's maintenance does it
+            return status
+        start(done.id)
+        importlib.import_module("docmill.storage.results.results")  # for the end, while the device process starts
+        return follow(
+            database,
+            done.id,
+            listener,
+            in_flight=lambda: supervisor.finished_in_flight,
+            watch=Watch(supervisor),
+            own_worker=True,
+            wait=supervisor.wait_for_news,
+        )
+    except KeyboardInterrupt:
+        if prepared.source.name == "-":
+            listener.say("Interrupted: what was read and computed until now is kept.")
+        else:
+            listener.say("Interrupted: the batch under way is finished; the same command carries the job on.")
+        raise
+    finally:
+        if begun.is_set():
+            _drain(supervisor)
+        tracing.flush()
+
+
+class Watch:
+    """Sees each status of the job; raises Blocked when it cannot go on here.
+
+    Other workers' refusals do not count: this worker tries the job too, once it is ready.
+    """
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._was_ready = False
+
+    def __call__(self, status: JobStatus) -> None:
+        if status.blocked and self._was_ready:
+            refused = (status.waiting_for or "").removesuffix(UNBLOCKING).strip()
+            reason = f"job {status.id} is {refused} The same command continues it"
+            raise ServerUnreachable(reason) if self._supervisor.server_away else Blocked(reason)
+        if status.waiting_cause is Cause.PAUSED:
+            raise Blocked(f"job {status.id} is paused; let it go on with: docmill resume {status.id}")
+        if self._supervisor.deaths >= TOO_MANY_DEATHS and not self._supervisor.ready:
+            raise Blocked("the device process dies as it starts; what it printed above says why")
+        self._was_ready = self._supervisor.ready  # for a status that is read after it
+
+
+def _say_waiting(listener: Listener, database: Database, job_id: int, lanes: Sequence[str]) -> None:
+    """Say which other jobs this worker leaves as they are, since their users may wait for them."""
+    found = dispatch.unfinished_beside(database, job_id, lanes, MOST_SAID + 1)
+    named = ", ".join(f"{other} ({printable(source)})" for other, source in found[:MOST_SAID])
+    more = " and others" if len(found) > MOST_SAID else ""
+    if found:
+        advice = "`docmill worker` computes them, `docmill cancel` drops one."
+        listener.say(f"Unfinished jobs wait for a worker: {named}{more}. {advice}")
+
+
+def _drain(supervisor: Supervisor) -> None:
+    """Let the batches under way end; another Ctrl-C gives everything back at once."""
+    try:
+        supervisor.drain()
+        supervisor.join()
+    except KeyboardInterrupt:
+        supervisor.drain(now=True)
+        supervisor.join()

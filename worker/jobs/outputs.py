@@ -1,0 +1,120 @@
+"""Check the files and folders that results go to, before any work is done for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from docmill.worker.errors import WorkerError
+
+if TYPE_CHECKING:
+    from docmill.storage.writers import Target
+
+STDOUT = Path("-")
+
+
+class OutputRefused(WorkerError):
+    """The results cannot be written there."""
+
+
+def check_out(
+    out: Path | None, file_format: str | None = None, kinds: Sequence[str] | None = None, name: str = "--out"
+) -> None:
+    """Refuse a file that could not be written, before any work is done for it.
+
+    ``kinds`` are those of the steps whose results it gets; None if they are not known yet. Messages begin with
+    ``name``.
+    """
+    _check_kinds(target_of(out, file_format, name), kinds, name)
+    if out is None or out == STDOUT:
+        return
+    folder = out.absolute().parent
+    if not out.name:
+        raise OutputRefused(f"{name}: name a file")
+    if out.is_dir():
+        raise OutputRefused(f"{name}: {out} is a folder; name a file")
+    if out.exists() and not out.is_file():
+        return  # a pipe or a device: whether it takes anything shows when it is written
+    _check_writable(folder, name)
+
+
+def check_folder(
+    out: Path, file_format: str | None = None, kinds: Sequence[str] | None = None, name: str = "--out"
+) -> None:
+    """Refuse a folder that could take no parts, before any work is done for it. What is in it is looked at later."""
+    target = target_of(out, file_format, name)
+    if target is None:
+        raise OutputRefused(f"{name}: parts need a folder; name one")
+    _check_kinds(target, kinds, name)
+    if out.exists() and not out.is_dir():
+        raise OutputRefused(f"{name}: {out} is a file, and parts go into a folder")
+    _check_writable(out if out.exists() else out.absolute().parent, name)
+
+
+def _check_kinds(target: Target | None, kinds: Sequence[str] | None, name: str) -> None:
+    """Refuse a format that has no place for the outputs of steps of these kinds."""
+    from docmill.storage.writers.base import FormatUnfit
+    from docmill.tasks.kinds import STORED_KINDS
+
+    try:
+        if target is not None and kinds is not None:
+            target.writer.check_takes([STORED_KINDS[kind].output for kind in kinds])
+    except FormatUnfit as error:
+        raise OutputRefused(f"{name}: {error}") from error
+
+
+def _check_writable(folder: Path, name: str) -> None:
+    """Refuse a folder that takes no new file."""
+    if not folder.is_dir():
+        raise OutputRefused(f"{name}: there is no folder {folder}")
+    import tempfile
+
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return
+    except OSError as error:
+        raise OutputRefused(f"{name}: cannot write in {folder}: {error.strerror}") from error
+
+
+def target_of(out: Path | None, file_format: str | None, name: str = "--out") -> Target | None:
+    """Return the file and its format; None for stdout and where nothing is written. Raises OutputRefused."""
+    from docmill.storage.writers import Target, writer_for_stream
+    from docmill.storage.writers.base import FormatUnfit
+
+    try:
+        if out is None and file_format is not None:
+            raise FormatUnfit("--format is that of a file: name it with --out (- is stdout)")
+        if out is None or out == STDOUT:
+            writer_for_stream(file_format)
+            return None
+        return Target.of(out, file_format)
+    except FormatUnfit as error:
+        raise OutputRefused(f"{name}: {error}") from error
+
+
+def check_out_is_no_input(
+    out: Path | None, file_format: str | None, source: str, *, parts: bool = False, name: str = "--out"
+) -> None:
+    """Refuse a file, or a folder of parts, that would replace the source or become one of its documents next time."""
+    from docmill.storage.readers.patterns import Pattern, is_pattern
+    from docmill.storage.readers.registry import document_suffixes
+    from docmill.storage.readers.sources import path_of
+    from docmill.storage.writers.parts_manifest import is_part
+
+    target = target_of(out, file_format, name)
+    read = path_of(source)
+    if target is None or read is None:
+        return
+    pattern = Pattern(source) if is_pattern(source) else None
+    read = read.resolve()
+    written_paths = (target.part(0) if parts else target).paths
+    for path in (written.resolve() for written in written_paths):
+        if path == read:
+            raise OutputRefused(f"{name}: {path} is the source, which would be lost")
+        within = path.is_relative_to(read) and path.suffix.lower() in document_suffixes()
+        within = within or (path.parent == read and is_part(path.name))
+        if within or (pattern is not None and pattern.matches(path)):
+            raise OutputRefused(
+                f"{name}: {path} would be one of the source's documents the next time; name a file elsewhere"
+            )

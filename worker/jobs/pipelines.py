@@ -1,0 +1,187 @@
+"""Pipeline files and stored pipelines: check, run here, store and list."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from docmill.storage.errors import NoSuchPipeline, StorageError
+from docmill.storage.pipelines import pipelines, views
+from docmill.tasks import kinds
+from docmill.worker.concurrency.renewal import Held
+from docmill.worker.formatting import cost_as_json
+from docmill.worker.jobs.listener import Listener
+from docmill.worker.jobs.outputs import check_folder, check_out, check_out_is_no_input
+from docmill.worker.jobs.submission import describe_default_model, say_conversions
+from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, place_of, read, refuse_secrets
+from docmill.worker.pipelines.running import export, keeping, migrated, outcome, prepare
+from docmill.worker.pipelines.schedule import Schedule, next_after
+from docmill.worker.prices import Cost, Prices, costs
+from docmill.worker.settings import Settings
+from docmill.worker.stores import open_broker
+from docmill.worker.submit.request import Prepared
+
+if TYPE_CHECKING:
+    from docmill.storage.core.database import Database
+    from docmill.storage.core.schema import PipelineRow, PipelineRun
+    from docmill.storage.results.status import JobStatus
+
+
+def prepare_file(
+    settings: Settings, file: Path, listener: Listener, *, is_stored: bool = False, devices: Sequence[str] = ()
+) -> tuple[Pipeline, Prepared]:
+    """Return the pipeline in a file, checked, with its models found and its source open. Raises PipelineInvalid."""
+    pipeline = read(file)
+    if is_stored:
+        refuse_secrets(pipeline)
+    say_conversions(settings, [step.model for step in pipeline.steps], listener)
+    prepared = prepare(settings, pipeline, devices)
+    for sentence in prepared.not_read:
+        listener.say(sentence)
+    _check_output(pipeline)
+    return pipeline, prepared
+
+
+def _check_output(pipeline: Pipeline) -> None:
+    """Refuse an output file that could not be written, with the place in the pipeline file that names it."""
+    output = pipeline.output
+    if output.file is None:
+        return
+    parts = output.part_documents is not None
+    file, place = Path(output.file), place_of(pipeline, ("output", "file"))
+    (check_folder if parts else check_out)(file, output.format, name=place)
+    check_out_is_no_input(file, output.format, pipeline.corpus.source, parts=parts, name=place)
+
+
+def check_stored(pipeline: Pipeline, prepared: Prepared) -> None:
+    """Refuse a pipeline that cannot be stored: a password in the source, or two columns of one name in the view."""
+    refuse_secrets(pipeline)
+    outputs = [(step, kinds.kind(step.spec.kind).output) for step in prepared.steps]
+    if pipeline.output.view and (found := views.clash(outputs)) is not None:
+        first, second, column = found
+        place = [step.name for step in prepared.steps].index(second)
+        raise PipelineInvalid(
+            f"{place_of(pipeline, ('step', place, 'name'))}: {second} and {first} would both have the column "
+            f'"{column}" in the view; choose another name for the step, or say view = false in [output]'
+        )
+
+
+def run_file(
+    settings: Settings, database: Database, file: Path, devices: Sequence[str], listener: Listener
+) -> tuple[Pipeline, JobStatus, int | None]:
+    """Run the pipeline in a file on this machine, and write its output file.
+
+    Return the pipeline, the job's final status, and the number of results written. Raises PipelineInvalid, and what
+    `worker.jobs.local_run.run_here` does.
+    """
+    from docmill.worker.jobs.local_run import run_here  # with the libraries of a worker
+
+    pipeline, prepared = prepare_file(settings, file, listener, devices=devices)
+    prepared = _replace_migrated(database, prepared, listener)
+    for step in pipeline.steps:
+        if step.model is None:
+            listener.say(
+                f"Step {step.name}: {describe_default_model(step.task, pipeline.corpus.source, step.options)}"
+            )
+    with _in_history(settings, database, pipeline.name, listener) as (held, note):
+        with open_broker(settings) as broker, listener.computing():
+            status = run_here(settings, database, broker, devices, prepared, listener)
+        note("running", job_id=status.id)
+        written = export(database, pipeline, status.id, held)
+        state, reason = outcome(status)
+        note(state, job_id=status.id, reason=reason)
+    return pipeline, status, written
+
+
+def store_file(settings: Settings, database: Database, file: Path, listener: Listener) -> Pipeline:
+    """Store the pipeline in a file, or a new version of it, and make its view. Raises PipelineInvalid."""
+    pipeline, prepared = prepare_file(settings, file, listener, is_stored=True)
+    check_stored(pipeline, prepared)
+    prepared = _replace_migrated(database, prepared, listener)
+    schedule = asdict(pipeline.schedule) if pipeline.schedule else None
+    pipelines.put(database, pipeline.name, str(file.absolute()), pipeline.text, schedule)
+    if pipeline.output.view:
+        views.make(database, pipeline.name, prepared.corpus, prepared.steps)
+    else:
+        views.drop(database, pipeline.name)
+    return pipeline
+
+
+def _replace_migrated(database: Database, prepared: Prepared, listener: Listener) -> Prepared:
+    """Return a pipeline with the models that its corpus was migrated to, and say which."""
+    changed = migrated(database, prepared)
+    for before, after in zip(prepared.steps, changed.steps, strict=True):
+        if before.spec != after.spec:
+            listener.say(
+                f"Step {before.name}: the corpus was migrated; {after.spec.model} replaces {before.spec.model}."
+            )
+    return changed
+
+
+@contextmanager
+def _in_history(
+    settings: Settings, database: Database, name: str, listener: Listener
+) -> Iterator[tuple[Held, Callable[..., object]]]:
+    """Enter a run by hand into the history of a stored pipeline. Yield its lease and a function for its state.
+
+    For a pipeline that is not stored, the function does nothing.
+    """
+    try:
+        run = pipelines.begin(database, name, f"{platform.node()}/{os.getpid()}", settings.lease_s)
+    except NoSuchPipeline:
+        yield Held(f"the run of {name}", lambda: True, None), lambda *_, **__: None
+        return
+    with keeping(database, run, settings.lease_s) as held:
+        try:
+            yield held, partial(pipelines.note, database, run)
+        except BaseException as error:
+            try:
+                pipelines.note(database, run, "failed", reason=str(error) or "it was interrupted")
+            except StorageError:
+                listener.say("The run's end could not be noted in the history.")
+            raise
+
+
+def list_pipelines(database: Database, prices: Prices) -> list[dict[str, Any]]:
+    """Return the stored pipelines with their last and next runs, for machines."""
+    found = pipelines.every(database)
+    known = costs(database, prices, [None if run is None else run.job_id for _, run in found])
+    return [_row_of(row, run, known) for row, run in found]
+
+
+def list_runs(database: Database, name: str, limit: int, prices: Prices) -> list[dict[str, Any]]:
+    """Return the latest runs of a stored pipeline, newest first, for machines. Raises NoSuchPipeline."""
+    rows = pipelines.history(database, name, limit)
+    known = costs(database, prices, [row.job_id for row in rows])
+    return [_run_of(row, known) for row in rows]
+
+
+def _row_of(row: PipelineRow, run: PipelineRun | None, known: Mapping[int, Cost]) -> dict[str, Any]:
+
+    next_run = next_after(Schedule(**row.schedule), row.looked_at) if row.schedule else None
+    return {
+        "name": row.name,
+        "schedule": row.schedule,
+        "last_run": _run_of(run, known) if run is not None else None,
+        "next_run": next_run,
+        "path": row.path,
+    }
+
+
+def _run_of(row: PipelineRun, known: Mapping[int, Cost]) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "due": row.due_at,
+        "at": row.created_at,
+        "ended": row.finished_at,
+        "state": row.state,
+        "job": row.job_id,
+        "reason": row.reason,
+        **cost_as_json(None if row.job_id is None else known.get(row.job_id)),
+    }

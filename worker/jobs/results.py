@@ -1,0 +1,134 @@
+"""Write results to a file or a folder of parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+from docmill.storage.core.database import Database
+from docmill.storage.core.flags import Flagged
+from docmill.storage.outputs.columns import Column
+from docmill.storage.results.parts import Progress, export
+from docmill.storage.results.results import Placed
+from docmill.storage.results.status import JobStatus
+from docmill.storage.writers import Target
+from docmill.worker import fault_points
+from docmill.worker.formatting import not_written
+from docmill.worker.jobs.listener import Bar, Listener
+
+Row = TypeVar("Row")
+
+SHOWN_EVERY = 1_000  # documents
+
+
+class WritingBar:
+    """A progress bar over what is written, which is there once there is something to show."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._stack = ExitStack()
+        self._bar: Bar | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def along(self, rows: Iterable[Row], total: int, before: int = 0) -> Iterator[Row]:
+        """The rows, one for each of ``total`` documents, of which some were written ``before``."""
+        n = before
+        for n, row in enumerate(rows, before + 1):
+            if n % SHOWN_EVERY == 0:
+                self.update(n, total, "documents")
+            yield row
+        if self._bar is not None:
+            self.update(n, total, "documents")
+
+    def update(self, completed: int, total: int, what: str) -> None:
+        if self._bar is None:
+            self._bar = self._stack.enter_context(self._listener.bar("writing", total=total))
+        self._bar.update(completed, total=total, remark=what)
+
+
+def write_file(
+    target: Target,
+    rows: Iterable[dict[str, Any]],
+    listener: Listener,
+    documents: int | None = None,
+    columns: Sequence[Column] = (),
+    noun: str = "results",
+) -> int:
+    """Write rows to a file and say how many they are. Return their number. Raises FormatUnfit.
+
+    ``documents`` is the most rows that there may be, for the progress. ``noun`` is what they are called.
+    """
+    with WritingBar(listener) as bar:
+        written = target.write(rows if documents is None else bar.along(rows, documents), columns)
+    listener.say(f"Wrote {written:,} {noun} to {target}.")
+    if written.remark:
+        listener.say(written.remark)
+    return int(written)
+
+
+@dataclass(frozen=True)
+class PartsBar(Progress):
+    """A progress bar over the documents of an export in parts."""
+
+    documents: int
+    bar: WritingBar
+    listener: Listener
+
+    def anew(self, why: str) -> None:
+        self.listener.say(f"All parts are written anew: {why}.")
+
+    def remarked(self, said: str) -> None:
+        self.listener.say(said)
+
+    def checked(self, parts: int, of: int) -> None:
+        self.bar.update(parts, of, "parts checked")
+
+    def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
+        return self.bar.along(fault_points.along("export", rows), self.documents, before)
+
+
+def write_parts(
+    database: Database,
+    status: JobStatus,
+    target: Target,
+    part_documents: int,
+    listener: Listener,
+    *,
+    step: str | None = None,
+    replaced: bool = False,
+    flagged: Flagged | None = None,
+) -> None:
+    """Write a job's results as parts (see `storage.results.parts.export`), with a bar, and say what came of it."""
+    with WritingBar(listener) as bar:
+        progress = PartsBar(status.documents, bar, listener)
+        written = export(
+            database,
+            status.id,
+            target,
+            part_documents,
+            step=step,
+            replaced=replaced,
+            progress=progress,
+            flagged=flagged,
+        )
+    results = f"{written.documents:,} results"
+    parts = _parts(written.parts)
+    if not written.new:
+        listener.say(f"{target} is complete: {results} in {parts}. Nothing was written.")
+    elif written.new < written.parts:
+        listener.say(f"Wrote {_parts(written.new)} to {target}, which is complete: {results} in {parts}.")
+    else:
+        listener.say(f"Wrote {results} to {target}, in {parts}.")
+    if flagged is None and (left := not_written(status, written.documents)) is not None:
+        listener.say(left)
+
+
+def _parts(n: int) -> str:
+    return "1 part" if n == 1 else f"{n:,} parts"

@@ -1,0 +1,123 @@
+"""Check a request, and store its source as a job for the workers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from docmill.storage.core.database import Database
+from docmill.storage.core.specs import Spec
+from docmill.storage.readers.sources import path_of
+from docmill.storage.steps.replacements import substituted
+from docmill.tasks import kinds, tracing
+from docmill.tasks.errors import TaskError
+from docmill.tasks.models import weightless
+from docmill.tasks.specs.pinning import SHIPPED_FOLDER, to_convert
+from docmill.worker import traces
+from docmill.worker.jobs.follow import IngestBar, say_ingested
+from docmill.worker.jobs.listener import Listener
+from docmill.worker.settings import Settings
+from docmill.worker.stores import queue_of
+from docmill.worker.submit.enqueue import Enqueued, enqueue, repeated
+from docmill.worker.submit.options import Request
+from docmill.worker.submit.request import Opened, Prepared, key_of, prepare
+
+
+def submit(
+    settings: Settings, database: Database, request: Request, listener: Listener, opened: Opened | None = None
+) -> Enqueued:
+    """Check a request, store its source and offer it to the queue. ``opened`` opens the source in place of its name.
+
+    A request whose idempotency key has a job already only says so. Raises what `worker.submit.enqueue.enqueue` and
+    `worker.submit.request.prepare` do.
+    """
+    if (known := repeated(database, key_of(request))) is not None:
+        _say_repeated(listener, request, known)
+        return known
+    traces.start(settings)
+    prepared = prepare_request(settings, request, listener, opened=opened)
+    say_replaced(database, prepared, listener)
+    try:
+        with queue_of(settings) as broker, IngestBar(listener, prepared.source) as progress:
+            done = enqueue(database, lambda: broker, prepared, progress)
+    finally:
+        tracing.flush()
+    if done.repeated:
+        _say_repeated(listener, request, done)
+        return done
+    say_ingested(listener, prepared.source, done)
+    if done.deferred:
+        listener.say(f"Dispatch deferred: {done.deferred}")
+    return done
+
+
+def _say_repeated(listener: Listener, request: Request, job: Enqueued) -> None:
+    listener.say(f"Job {job.id} ({job.state}) has the key {request.idempotency_key} already. Nothing was read.")
+
+
+def prepare_request(
+    settings: Settings,
+    request: Request,
+    listener: Listener,
+    devices: Sequence[str] = (),
+    opened: Opened | None = None,
+    on_spec: Callable[[Spec], None] = lambda _: None,
+) -> Prepared:
+    """Check a request, and say which default model it takes. Raises what `worker.submit.request.prepare` does."""
+    if request.source == "-" and sys.stdin.isatty():
+        listener.say("Reading JSON lines from the keyboard; Ctrl-D ends them.")
+    say_conversions(settings, [request.model, request.escalate], listener)
+    stdin = sys.stdin.buffer if request.source == "-" else None  # a notebook has none
+    prepared = prepare(settings, request, stdin, devices, opened, on_spec)
+    for sentence in prepared.not_read:
+        listener.say(sentence)
+    if request.model is None:
+        listener.say(describe_default_model(request.task, request.source, request.options))
+    return prepared
+
+
+def say_conversions(settings: Settings, models: Iterable[str | None], listener: Listener) -> None:
+    """Say which models are converted now, since that takes a while. A model that is refused is passed over."""
+    for model in filter(None, dict.fromkeys(models)):
+        with suppress(TaskError):
+            if to_convert(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir):
+                listener.say(f"Converting {model} (once; a minute for a small model) ...")
+
+
+def say_replaced(database: Database, prepared: Prepared, listener: Listener) -> None:
+    """Say that a job computes a model that its corpus was migrated from, and what answers instead."""
+    for before, after in zip(prepared.steps, substituted(database, prepared.corpus, prepared.steps), strict=True):
+        if before.spec != after.spec:
+            old, new = before.spec.model, after.spec.model
+            listener.say(
+                f"The corpus {prepared.corpus} was migrated from {old} to {new}, which answers searches. This job "
+                f"computes {old}; `docmill migrate {prepared.corpus} --from {old} --to {new}` computes new documents."
+            )
+
+
+_KNOWS = "It was trained on descriptions of software packages and knows little else"
+
+_BY_FORM = (
+    f"{weightless.PATTERNS}, which finds numbers and addresses by their form, and no names. For names, too: --model "
+    "with a token classifier, such as --model dslim/bert-base-NER"
+)
+
+
+def describe_default_model(task: str, source: str, options: kinds.KindOptions) -> str:
+    """Return a remark on a task's default model, with two models of the hub that fit other texts."""
+    model = kinds.kind(task).model_for(options)
+    if model == weightless.PATTERNS:
+        return f"Model: {_BY_FORM}"
+    line = f"Model: {model}, the quick start's; --model takes any other."
+    fitting = kinds.kind(task).other_models(options)
+    if not fitting or _is_example(source):
+        return line
+    return f"{line} {_KNOWS}. For other texts: --model {fitting[0]} or --model {fitting[1]}"
+
+
+def _is_example(source: str) -> bool:
+    """Return whether the source is one of the examples, which the quick start's models are for."""
+    path = path_of(source)
+    return path is not None and path.resolve().is_relative_to(Path(SHIPPED_FOLDER).parent)

@@ -1,0 +1,126 @@
+"""Progress on stderr, for commands and notebooks: bars, and above them the lines that other processes write."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+
+import click
+
+from docmill.worker import logs
+from docmill.worker.formatting import printable
+from docmill.worker.jobs.listener import Bar, Listener
+
+STDERR = 2
+LAST_LINES_S = 1.0  # how long what was written is waited for; a child that outlives us keeps the pipe open
+_has_pipe = threading.Lock()
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} ([A-Z]+) \S+ (.*)")
+
+
+def warn(message: str, *, nl: bool = True) -> None:
+    """Print a warning or an error to stderr. If that fails, the work goes on."""
+    with suppress(OSError):
+        click.echo(printable(message), nl=nl, err=True)
+
+
+class Terminal(Listener):
+    """A listener that shows sentences and bars on stderr. With a log level, docmill's own log stands there, too.
+
+    A quiet one shows only the log, and lines of other processes.
+    """
+
+    def __init__(self, log_level: str | None = None, log_format: str = logs.TEXT, *, quiet: bool = False) -> None:
+        self._log = log_level, log_format
+        self._quiet = quiet
+
+    def say(self, message: str) -> None:
+        if not self._quiet:
+            warn(message)
+
+    def bar(self, name: str, total: float | None = None) -> AbstractContextManager[Bar]:
+        from docmill.worker.consoles import bar
+
+        return bar(name, total, quiet=self._quiet)
+
+    def computing(self) -> AbstractContextManager[None]:
+        return lines_above_the_bar(*self._log)
+
+
+@contextmanager
+def lines_above_the_bar(log_level: str | None, log_format: str = logs.TEXT) -> Iterator[None]:
+    """Our log, and everything that children started meanwhile write to stderr, appears above a bar in whole lines.
+
+    They are given a pipe for a stderr, and a thread prints what comes out of it. Where stderr is no terminal, lines
+    are written as they come: no bar moves there. Nor is there a second pipe while another thread has one. Without a
+    level, our log is left to the program.
+    """
+    if not sys.stderr.isatty() or not _has_pipe.acquire(blocking=False):
+        with _logging(log_level, log_format):
+            yield
+        return
+    try:
+        with _through_a_pipe(log_level, log_format):
+            yield
+    finally:
+        _has_pipe.release()
+
+
+@contextmanager
+def _through_a_pipe(log_level: str | None, log_format: str) -> Iterator[None]:
+    ours, terminal = sys.stderr, os.dup(STDERR)
+    reading, writing = os.pipe()
+    printing = threading.Thread(target=_print_lines, args=(reading,), name="lines", daemon=True)
+    screen = logs.lossy(os.fdopen(terminal, "w", 1, ours.encoding, ours.errors))
+    os.dup2(writing, STDERR)
+    os.close(writing)
+    printing.start()
+    try:
+        with _logging(log_level, log_format):
+            sys.stderr = screen
+            yield
+    finally:
+        os.dup2(terminal, STDERR)
+        printing.join(LAST_LINES_S)
+        sys.stderr = ours
+        screen.close()
+
+
+@contextmanager
+def _logging(level: str | None, form: str) -> Iterator[None]:
+    if level is None:
+        yield
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logs.formatter(form))
+    root = logging.getLogger()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(before)
+
+
+def _print_lines(reading: int) -> None:
+    from rich.text import Text
+
+    from docmill.worker.consoles import changing_bars, talk
+
+    with open(reading, encoding="utf-8", errors="replace", newline="\n") as lines:
+        for line in lines:
+            with changing_bars:
+                talk.print(Text(for_a_person(line)), soft_wrap=True)
+
+
+def for_a_person(line: str) -> str:
+    """A line as a terminal shows it: of a log line its level and its message, of a bar that moves its last state."""
+    line = line.rstrip("\r\n").rpartition("\r")[2]
+    found = LOG_LINE.fullmatch(line)
+    return printable(f"{found[1].lower()}: {found[2]}" if found else line)
