@@ -1,18 +1,28 @@
-"""The documents of a call, and the records that were read from them."""
+"""The documents of a call, the records that were read from them, and tables of their results."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import orjson
 
+from docmill.storage.core.database import Database
+from docmill.storage.core.installation import install
+from docmill.storage.outputs.columns import Column, Form, OutputColumn
 from docmill.storage.readers import Record, Rejection, Source, SourceMissing, SourceOptions, open_source
 from docmill.storage.readers.memory import NAME, MemorySource, named_by_digest
+from docmill.storage.readers.registry import PARQUET
+from docmill.storage.results.results import columns, failures, has_several_steps, keeps_first, results
+from docmill.worker.api.errors import Error
+
+if TYPE_CHECKING:
+    from pyarrow import Table
 
 
 class ArrowTable(Protocol):
@@ -91,3 +101,118 @@ def _noted(one: Record | Rejection) -> Read:
         key = one.keys[0] if len(one.keys) == 1 else None
         return Read(one.where, key, reason=one.reason)
     return Read(one.where, one.key, sha256(one.text.encode() + orjson.dumps(one.meta)).digest())
+
+
+class Turns:
+    """A lock that refuses a run whose own documents ask for it: it would wait for itself."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside: set[int] = set()  # threads that run, or read the documents of a run
+
+    def __enter__(self) -> None:
+        if threading.get_ident() in self._inside:
+            raise Error("documents cannot run docmill while a run reads them: compute them first, as a list")
+        self._lock.acquire()
+        self._inside.add(threading.get_ident())
+
+    def __exit__(self, *error: object) -> None:
+        self._inside.remove(threading.get_ident())
+        self._lock.release()
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Count this thread to the run whose documents it reads."""
+        mine = threading.get_ident()
+        if mine in self._inside:
+            yield
+            return
+        self._inside.add(mine)
+        try:
+            yield
+        finally:
+            self._inside.discard(mine)
+
+
+one_run_at_a_time = Turns()
+
+
+Found: TypeAlias = Mapping[tuple[str, str | None], Mapping[str, Any]]
+
+_KEY, _PLACE = "key", "place"
+_SUPERSEDED = "a later row has the same id and other contents"
+_REMOVED = {"status": "removed"}
+_DUPLICATE = {"status": "duplicate", "reason": "an earlier document is a near duplicate of it"}
+_ABOUT = (Column.of("status", Form.TEXT), Column.of("reason", Form.TEXT))
+
+
+def require_arrow() -> None:
+    """Raise Error if pyarrow is not installed."""
+    if not PARQUET.is_installed:
+        raise Error(f"a table of results needs another library: {install(PARQUET.name)}")
+
+
+def make_table_by_row(database: Database, job_id: int, read: Sequence[Read]) -> Table:
+    """Return a table with a row for each record that was read, in their order.
+
+    "status" is done, failed, skipped, rejected, superseded or, with `keep_first`, duplicate; "reason" says why there
+    is no result.
+    """
+    from docmill.storage.writers import arrow
+
+    found = _found(database, job_id, read)
+    reasons = [one.reason or found.get((_PLACE, one.where), {}).get("reason") for one in read]
+    last = {one.key: one.digest for one, reason in zip(read, reasons, strict=True) if reason is None}
+    missing = _DUPLICATE if keeps_first(database, job_id) else _REMOVED
+    rows = [_row(one, reason, last, found, missing) for one, reason in zip(read, reasons, strict=True)]
+    return arrow.table(_columns(columns(database, job_id), _ABOUT), rows)
+
+
+def make_table_of_job(database: Database, job_id: int, step: str | None) -> Table:
+    """Return a table of the results of a job or of one of its steps."""
+    from docmill.storage.results.columnar import read_table
+    from docmill.storage.writers import arrow
+
+    wanted = _columns(columns(database, job_id, step))
+    if step is None and has_several_steps(database, job_id):
+        return arrow.table(wanted, list(results(database, job_id)))
+    return read_table(database, job_id, wanted, step)
+
+
+def _found(database: Database, job_id: int, read: Sequence[Read]) -> Found:
+    """Return results and failures by the key of their document, and rejections by the place of their record."""
+    wanted = {(_KEY, one.key) for one in read} | {(_PLACE, one.where) for one in read}
+    found = {}
+    for failure in failures(database, job_id):
+        if failure["status"] != "superseded":  # a row that a later one equals has that one's result
+            found[_PLACE if failure["status"] == "rejected" else _KEY, failure["id"]] = failure
+    for result in results(database, job_id):
+        if (place := (_KEY, result["id"])) in wanted:
+            found[place] = {**result, "status": "done"}
+    return found
+
+
+def _row(
+    one: Read,
+    rejected: str | None,
+    last: Mapping[str | None, bytes],
+    found: Found,
+    missing: Mapping[str, Any],
+) -> Mapping[str, Any]:
+    if rejected is not None:
+        return {"id": one.key, "status": "rejected", "reason": rejected}
+    if last[one.key] != one.digest:
+        return {"id": one.key, "status": "superseded", "reason": _SUPERSEDED}
+    return found.get((_KEY, one.key), {"id": one.key, **missing})
+
+
+def _columns(of_results: Sequence[Column], about: Sequence[Column] = ()) -> list[Column]:
+    """Return the columns of a table. A record's property whose name is taken is called `record_NAME`."""
+    taken = {column.name for column in (*of_results, *about) if not isinstance(column, OutputColumn)}
+    first, *rest = [
+        replace(column, name=f"record_{column.name}")
+        if isinstance(column, OutputColumn) and column.name in taken
+        else column
+        for column in of_results
+    ]
+    return [first, *about, *rest]

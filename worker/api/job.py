@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.flags import Flagged
@@ -18,14 +18,16 @@ from docmill.storage.results import results as of_store
 from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import jobs
-from docmill.worker.api import tables
+from docmill.worker.api.documents import make_table_of_job, one_run_at_a_time, require_arrow
 from docmill.worker.api.errors import Error, TimedOut, explained, explained_each
-from docmill.worker.api.progress import listen
+from docmill.worker.engines.devices import choose_devices
 from docmill.worker.explaining.explanation import cutter, explain
 from docmill.worker.explaining.json_form import as_json
 from docmill.worker.extras import EXTRAS
 from docmill.worker.formatting import counted, summary
 from docmill.worker.jobs.follow import follow
+from docmill.worker.jobs.listener import Listener
+from docmill.worker.jobs.pipelines import list_pipelines, list_runs, run_file, store_file
 from docmill.worker.prices import read_prices
 from docmill.worker.settings import Settings
 from docmill.worker.submit.options import JobOptions, valid
@@ -117,9 +119,9 @@ class Job:
 
         Vectors are lists of fixed size, labels and spans lists of structs. Raises Error.
         """
-        tables.require_arrow()
+        require_arrow()
         self._require_end(partial)
-        return tables.of_job(self._database, self.id, step)
+        return make_table_of_job(self._database, self.id, step)
 
     def to_pandas(self, *, step: str | None = None, partial: bool = False) -> pandas.DataFrame:
         """Return the results as a pandas frame. Raises Error."""
@@ -206,3 +208,48 @@ class Job:
         if wanted is True:
             return Flagged(lacking=lacking)
         return Flagged.parse([wanted] if isinstance(wanted, str) else wanted, lacking=lacking)
+
+
+def listen(progress: bool) -> Listener:
+    """Return a listener that shows bars and sentences on stderr, or one that shows nothing."""
+    if not progress:
+        return Listener()
+    from docmill.worker.terminal import Terminal
+
+    return Terminal()
+
+
+Rows: TypeAlias = list[dict[str, Any]]
+
+
+class Pipelines:
+    """The pipelines of a store: files with several steps over a corpus, run by hand or on a schedule."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+
+    @explained
+    def list(self) -> Rows:
+        """Return the stored pipelines with their last and next runs, as `docmill pipeline list --json` does."""
+        return list_pipelines(self._database, read_prices(self._settings))
+
+    @explained
+    def add(self, file: str | os.PathLike[str]) -> str:
+        """Store the pipeline in a file, or a new version of it, and return its name. Raises Error."""
+        return store_file(self._settings, self._database, Path(file), listen(True)).name
+
+    @explained
+    def run(self, file: str | os.PathLike[str], *, progress: bool = True) -> Job:
+        """Run the pipeline in a file on this machine, write its output file, and return its job. Raises Error."""
+        devices, prices = choose_devices(self._settings.device), read_prices(self._settings)
+        listener = listen(progress)
+        with one_run_at_a_time:
+            _, status, _ = run_file(self._settings, self._database, Path(file), devices, listener)
+        listener.say(summary(status, prices.cost_of(status)))
+        return Job(self._settings, self._database, status.id)
+
+    @explained
+    def history(self, name: str, limit: int = 20) -> Rows:
+        """Return the runs of a stored pipeline, newest first, as `docmill pipeline history --json` does."""
+        return list_runs(self._database, name, limit, read_prices(self._settings))

@@ -9,29 +9,23 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, Unpack
 
 from docmill.storage.core.database import Database
 from docmill.storage.results.status import JobStatus, list_statuses
-from docmill.worker.api import tables
-from docmill.worker.api.documents import Documents, Reading
-from docmill.worker.api.duplicates import Duplicates
-from docmill.worker.api.duplicates import dedup as dedup_in
+from docmill.worker.api.corpora import Duplicates, Hit, count_duplicates, find_hits
+from docmill.worker.api.documents import Documents, Reading, make_table_by_row, one_run_at_a_time, require_arrow
 from docmill.worker.api.errors import Error, explained
-from docmill.worker.api.hits import Hit
-from docmill.worker.api.hits import search as search_in
-from docmill.worker.api.job import Job
+from docmill.worker.api.job import Job, Pipelines, listen
 from docmill.worker.api.options import Options, request_of
-from docmill.worker.api.pipelines import Pipelines
-from docmill.worker.api.progress import listen
-from docmill.worker.api.turns import one_run_at_a_time
 from docmill.worker.engines.devices import devices_for
 from docmill.worker.formatting import summary
-from docmill.worker.jobs.dedup import Wanted
+from docmill.worker.jobs import dedup as of_dedup
+from docmill.worker.jobs import search as of_search
 from docmill.worker.jobs.run import OpenStore, run_request
-from docmill.worker.jobs.search import Wanted as Search
 from docmill.worker.jobs.submission import submit
 from docmill.worker.settings import Settings, load_settings
 from docmill.worker.stores import open_store
 
 if TYPE_CHECKING:
     import pyarrow
+
 
 Folder: TypeAlias = str | os.PathLike[str]
 _OF_WORKERS = (
@@ -170,7 +164,7 @@ class Mill:
             return _computed(self._asking(endpoint), documents, task, given, self._store, progress=progress)
         if endpoint is not None:
             raise Error(_OF_WORKERS)
-        tables.require_arrow()
+        require_arrow()
         reading = Reading(documents)
         job = self._enqueue(reading, task, given, progress)
         status = job.wait(progress=progress)
@@ -232,8 +226,8 @@ class Mill:
         """
         if prompt is not None and prompt_name is not None:
             raise Error("prompt_name and prompt do not go together: give one of them")
-        wanted = Search(top, job, exact, passages, prompt, prompt_name)
-        return search_in(self._settings, self._database, corpus, text, wanted, listen(progress))
+        wanted = of_search.Wanted(top, job, exact, passages, prompt, prompt_name)
+        return find_hits(self._settings, self._database, corpus, text, wanted, listen(progress))
 
     @explained
     def dedup(
@@ -253,8 +247,8 @@ class Mill:
         The options are those of `docmill dedup`. With `keep_first=True`, `run` and `enqueue` read only the first
         document of each cluster. Raises Error.
         """
-        wanted = Wanted(threshold, shingle, seed, embeddings, job)
-        return dedup_in(self._database, corpus, wanted, listen(progress))
+        wanted = of_dedup.Wanted(threshold, shingle, seed, embeddings, job)
+        return count_duplicates(self._database, corpus, wanted, listen(progress))
 
     def _enqueue(
         self, reading: Reading, task: str, given: dict[str, Any], progress: bool, key: str | None = None
@@ -302,7 +296,7 @@ def _computed(
     progress: bool,
 ) -> pyarrow.Table:
     """Compute on this machine, and return the table."""
-    tables.require_arrow()
+    require_arrow()
     reading = Reading(documents, one_run_at_a_time.reading)
     request = request_of(settings, reading.name, task, given)
     devices = devices_for(settings.device, request.model)
@@ -320,4 +314,4 @@ def _table(database: Database, status: JobStatus, reading: Reading) -> pyarrow.T
     """Return the table of a job that has come to its end. Raises Error for one that has not."""
     if status.state != "done":
         raise Error(f"job {status.id} is {status.waiting_for}" if status.blocked else summary(status))
-    return tables.by_row(database, status.id, reading.read)
+    return make_table_by_row(database, status.id, reading.read)
