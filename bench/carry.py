@@ -37,7 +37,7 @@ from docmill.storage.steps.propagation import UNTOUCHED
 from docmill.storage.steps.sharding import pack
 from docmill.storage.steps.steps import StepRequest
 from docmill.tasks.kinds import STORED_KINDS as KINDS
-from docmill.tasks.models import null
+from docmill.tasks.models import weightless
 
 DOCMILL = str(Path(sys.executable).with_name("docmill"))
 SHARD_TEXTS = KINDS["embed"].shard.contents
@@ -67,7 +67,7 @@ class Backlog:
         self._next = 1
         self._n_shards = 0
         # Each run has a spec of its own, under which nothing is known yet.
-        spec = Spec("embed", null.NAME, null.REVISION, params={"window_tokens": 512, "run": name})
+        spec = Spec("embed", weightless.NULL, weightless.NULL_REVISION, params={"window_tokens": 512, "run": name})
         self.job = jobs.open_job(
             fleet.database, JobRequest(corpus=name, source=name, steps=(StepRequest(spec.kind, spec),))
         )

@@ -32,7 +32,7 @@ from bench.planted import Pair, Plant, Pool
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
 from docmill.tasks.checks import AS_WRITTEN, CHECKS, Checks, Context
-from docmill.tasks.checks.names_changed import NAMES_CHANGED
+from docmill.tasks.checks.names import NAMES_CHANGED
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.specs import pinning

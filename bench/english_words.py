@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from bench.checks import lines
-from docmill.tasks.checks import english
+from docmill.tasks.checks import names
 
 _LEAST_TEXTS = 5
 _WIDTH = 120
@@ -40,7 +40,7 @@ def main() -> None:
         if len(written[-1]) + len(word) >= _WIDTH:
             written.append("")
         written[-1] = f"{written[-1]} {word}".lstrip()
-    english.WORDS.write_text("\n".join(written) + "\n")
+    names.WORDS.write_text("\n".join(written) + "\n")
 
 
 def _is_inside(text: str, word: re.Match[str]) -> bool:

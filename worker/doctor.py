@@ -27,7 +27,7 @@ from docmill.storage.leases.dispatch import LIVE_S
 from docmill.storage.migrations import current, is_behind, require_current
 from docmill.storage.readers.confinement import has_seccomp, landlock_abi
 from docmill.tasks.errors import ModelError
-from docmill.tasks.specs import adapters, pinning
+from docmill.tasks.specs import pinning
 from docmill.worker.engines.devices import choose_devices, cuda_devices
 from docmill.worker.errors import BrokerUnreachable, SettingsError, WorkerError
 from docmill.worker.extras import EXTRAS
@@ -197,8 +197,10 @@ def look_at_models(settings: Settings) -> Iterator[Finding]:
     """Check that the default models are on this machine."""
     for kind, name in pinning.DEFAULTS.items():
         try:
-            pinned, _ = adapters.pin(name, None, models_dir=settings.models_dir, cache_dir=settings.cache_dir)
-            revision = pinned.beside.get(adapters.REVISION, pinned.revision)
+            pinned, _ = pinning.pin_with_adapter(
+                name, None, models_dir=settings.models_dir, cache_dir=settings.cache_dir
+            )
+            revision = pinned.beside.get(pinning.ADAPTER_REVISION, pinned.revision)
             yield Finding("models", True, f"{kind}: {name} {revision[:19]}")
         except OSError as error:
             said = f"{kind}: {name} cannot be looked at: {error.strerror} ({error.filename})"

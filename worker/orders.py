@@ -26,7 +26,7 @@ from docmill.storage.readers.sources import path_of, scheme_of
 from docmill.tasks import kinds
 from docmill.tasks.errors import HubUnreachable, TaskError
 from docmill.tasks.kinds.options import WRONG_TYPE, is_list, option, sentence
-from docmill.tasks.specs import per_language, pinning
+from docmill.tasks.specs import pinning, plan
 from docmill.worker.concurrency.renewal import Held
 from docmill.worker.errors import BadMessage, BrokerUnreachable, WorkerError
 from docmill.worker.queue.broker import Broker
@@ -208,7 +208,7 @@ def _root(path: Path) -> Path:
 
 def _check_model(settings: Settings, model: str) -> None:
     """A local model lies in the models directory or below a root. Names of ours and of the hub are free."""
-    by_language = per_language.parse(model)
+    by_language = plan.parse_models(model)
     places = (*settings.order_roots, *((settings.models_dir,) if settings.models_dir is not None else ()))
     for name in [model] if by_language is None else by_language.values():
         folder = Path(name).expanduser()

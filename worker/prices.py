@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from docmill.tasks.models import served
+from docmill.tasks.models import weightless
 from docmill.worker.errors import PricesInvalid
 from docmill.worker.toml_places import Fault, describe_bad_syntax, put_place
 
@@ -82,7 +82,7 @@ class Prices:
         used = list(uses)
         priced = [self.models[name].of(read, written) for name, read, written in used if name in self.models]
         lacking = dict.fromkeys(
-            name for name, read, _ in used if name not in self.models and read and served.is_served(name)
+            name for name, read, _ in used if name not in self.models and read and weightless.is_served(name)
         )
         return Cost(math.fsum(priced), self.currency, tuple(lacking)) if priced else None
 

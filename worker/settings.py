@@ -19,7 +19,7 @@ from docmill.storage.core.server import ANSWER_S, Patience
 from docmill.storage.deletion.ages import Ages
 from docmill.tasks import kinds
 from docmill.tasks.backends import selection
-from docmill.tasks.models import served
+from docmill.tasks.models import weightless
 from docmill.worker import fault_points, redis_urls
 from docmill.worker.errors import SettingsError
 from docmill.worker.masked_urls import mask as mask
@@ -249,7 +249,7 @@ class Settings(RetentionSettings, BaseSettings):
     @field_validator("endpoint")
     @classmethod
     def _api(cls, value: str | None) -> str | None:
-        return None if value is None else served.endpoint(value)
+        return None if value is None else weightless.endpoint(value)
 
     @field_validator("redis_url")
     @classmethod
@@ -285,10 +285,10 @@ class Settings(RetentionSettings, BaseSettings):
         return value
 
     @property
-    def server(self) -> served.Server | None:
+    def server(self) -> weightless.Server | None:
         """The server of models named `openai:NAME`; None where none is known."""
         bounds = (self.endpoint_answer_s, self.endpoint_patience_s, self.endpoint_requests)
-        return None if self.endpoint is None else served.Server(self.endpoint, self.openai_api_key, *bounds)
+        return None if self.endpoint is None else weightless.Server(self.endpoint, self.openai_api_key, *bounds)
 
     @property
     def store_url(self) -> str:

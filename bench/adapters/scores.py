@@ -19,7 +19,7 @@ from docmill.storage.core.outcomes import Outcome
 from docmill.tasks import kinds
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
-from docmill.tasks.specs import adapters
+from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 
 WAIT_S = 1_200.0
@@ -34,7 +34,7 @@ def computed(kind: str, adapter: Path, texts: Sequence[str], *, dtype: str, **op
         engine = Engine(partial(open_backend, device="cpu", models_dir=None, cache_dir=cache, backend=backend))
         engine.start()
         try:
-            pinned, config = adapters.pin("minilm", str(adapter), models_dir=None, cache_dir=cache)
+            pinned, config = pinning.pin_with_adapter("minilm", str(adapter), models_dir=None, cache_dir=cache)
             spec = build_spec(kind, pinned, kinds.options(kind, dtype=dtype, **options), config)
             ticket = engine.submit(spec, list(enumerate(texts)))
             assert ticket.wait(WAIT_S)

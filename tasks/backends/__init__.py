@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from docmill.storage.core.specs import Spec
     from docmill.tasks.batching import Budget, Item
     from docmill.tasks.kinds.base import Traits
-    from docmill.tasks.models.served import Server
+    from docmill.tasks.models.weightless import Server
     from docmill.tasks.outputs import Head, Output
     from docmill.tasks.windows.windows import Encoded
 

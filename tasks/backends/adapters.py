@@ -16,7 +16,7 @@ from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
 from docmill.tasks.backends.convert import is_whole, made_once, safe_folder
 from docmill.tasks.errors import NotInstalled
-from docmill.tasks.models.encoders import Description
+from docmill.tasks.models.families import Description
 
 # Raised with every change of what `tasks.backends.merging` writes.
 _FORMAT = 2

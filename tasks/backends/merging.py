@@ -20,7 +20,7 @@ from docmill.tasks.backends import accelerator
 from docmill.tasks.backends.loading import reported
 from docmill.tasks.errors import ModelUnsuitable
 from docmill.tasks.models.adapters import Adapter
-from docmill.tasks.models.encoders import Description
+from docmill.tasks.models.families import Description
 from docmill.tasks.models.weights import folder_files
 from docmill.tasks.outputs import TRAINED, Head
 

@@ -23,9 +23,8 @@ from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.batching import Budget
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds.base import Traits
-from docmill.tasks.models import null
+from docmill.tasks.models import weightless
 from docmill.tasks.models.families import OUR_LIMIT_TOKENS
-from docmill.tasks.models.null import NAME
 from docmill.tasks.outputs import (
     Generated,
     Head,
@@ -55,14 +54,16 @@ class NullBackend:
     """
 
     def __init__(self, spec: Spec, *, device: str, sleep: Callable[[float], None] = time.sleep) -> None:
-        if spec.revision != null.REVISION:
-            raise CannotServe(f"This release has {null.NAME} as {null.REVISION}, not as {spec.revision}.")
+        if spec.revision != weightless.NULL_REVISION:
+            raise CannotServe(
+                f"This release has {weightless.NULL} as {weightless.NULL_REVISION}, not as {spec.revision}."
+            )
         self._kind = kinds.kind(spec.kind)
         self._labels: Collection[str] = spec.params.get("labels") or ()
         self._record = schemas.shortest(json.loads(spec.params[SCHEMA])) if SCHEMA in spec.params else None
         self._device = device
         self._n: int = spec.params.get(N, 1)
-        self._tokens_per_s = null.tokens_per_s(spec.model)
+        self._tokens_per_s = weightless.null_pace(spec.model)
         self._sleep = sleep
         self._loop = StaticLoop(self._compute, _BUDGET)
         self.limit_tokens: int = min(OUR_LIMIT_TOKENS, spec.params.get("window_tokens") or OUR_LIMIT_TOKENS)
@@ -76,7 +77,12 @@ class NullBackend:
 
     def runtime(self) -> dict[str, Any]:
         versions = {"python": platform.python_version()}
-        return {"device": self._device, "precision": "none", "backend": null.REVISION, "versions": versions}
+        return {
+            "device": self._device,
+            "precision": "none",
+            "backend": weightless.NULL_REVISION,
+            "versions": versions,
+        }
 
     def close(self) -> None:
         """There is nothing to give back."""
@@ -122,7 +128,7 @@ def weights(text: str) -> Weights:
 def first_word(text: str, words: Sequence[str]) -> Spans:
     """Return the first word of a text as a span."""
     start = text.index(words[0]) if words else 0
-    return Spans((Span(NAME, start, start + len(words[0]), 1.0),) if words else ())
+    return Spans((Span(weightless.NULL, start, start + len(words[0]), 1.0),) if words else ())
 
 
 def vector(text: str) -> Vector:

@@ -1,4 +1,4 @@
-"""Several models as one backend, each for the windows of one language (``tasks.specs.per_language``)."""
+"""Several models as one backend, each for the windows of one language (``tasks.specs.plan``)."""
 
 from __future__ import annotations
 

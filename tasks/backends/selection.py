@@ -9,7 +9,7 @@ from docmill.tasks import kinds
 from docmill.tasks.backends import registry
 from docmill.tasks.backends.registry import CPU, CUDA, REMOTE, Offer
 from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
-from docmill.tasks.models import served
+from docmill.tasks.models import weightless
 from docmill.tasks.models.families import Family
 
 AUTO = "auto"
@@ -57,7 +57,7 @@ def served_kinds() -> tuple[str, ...]:
 
 def is_served(kind: str, model: str) -> bool:
     """Return True for the model of a server. Raises ModelUnsuitable for a kind of task that no such model does."""
-    if not served.is_served(model):
+    if not weightless.is_served(model):
         return False
     if kind not in served_kinds():
         raise ModelUnsuitable(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-    from docmill.tasks.windows.places import Places
+    from docmill.tasks.windows.windows import Places
 
 _MOST_USED = 8
 _PORTION_CHARS = 500_000

@@ -12,11 +12,9 @@ from types import MappingProxyType
 
 from docmill.storage.core.outcomes import Outcome
 from docmill.storage.outputs.output_types import TEXTS
-from docmill.tasks.checks.base import Check, Context, Finding
-from docmill.tasks.checks.copied_input import COPIED_INPUT
-from docmill.tasks.checks.length_ratio import LENGTH_RATIO
-from docmill.tasks.checks.missing_sentences import MISSING_SENTENCES
-from docmill.tasks.checks.names_changed import NAMES_CHANGED
+from docmill.tasks.checks.base import Check, Context, Finding, doubt_confidence
+from docmill.tasks.checks.coverage import COPIED_INPUT, LENGTH_RATIO, MISSING_SENTENCES
+from docmill.tasks.checks.names import NAMES_CHANGED
 from docmill.tasks.checks.numbers_changed import NUMBERS_CHANGED
 from docmill.tasks.checks.repetition import REPETITION
 from docmill.tasks.checks.wrong_language import WRONG_LANGUAGE
@@ -83,4 +81,4 @@ def _found(check: Check, given: str, output: str, context: Context) -> list[Find
         return []
 
 
-__all__ = ["AS_WRITTEN", "CHECKS", "NONE", "Check", "Checks", "Context", "Finding", "written"]
+__all__ = ["AS_WRITTEN", "CHECKS", "NONE", "Check", "Checks", "Context", "Finding", "doubt_confidence", "written"]

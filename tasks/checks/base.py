@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+
+from docmill.storage.core.outcomes import LOW_CONFIDENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +62,76 @@ def quoted(text: str) -> str:
     line = " ".join(text.split())
     half = _MOST_QUOTED // 2
     return f"“{line}”" if len(line) <= _MOST_QUOTED else f"“{line[:half]} … {line[-half:]}”"
+
+
+# Kana, Han, Thai, Lao, Burmese, Khmer and the like.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_PUNCTUATION = (
+    r"!-/:-@\[-`{-\u00a9\u00ab-\u00b1\u00b4\u00b6-\u00b8\u00bb\u00bf\u060c\u061b\u061f\u0964\u0965"
+    r"\u2010-\u206f\u2190-\u2bff\u3000-\u303f\uff00-\uff0f\uff1a-\uff20"
+)
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_PUNCTUATION}{_UNSPACED}]+")
+# Texts of ASCII alone, which are read faster so.
+_SPACES = {code: " " for code in range(128) if re.match(f"[{_PUNCTUATION}]", chr(code))}
+_UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
+_HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+_LETTERS_OF_HAN = 2.8
+# The texts of a document pass through several checks one after the other.
+_KEPT = 8
+
+
+@lru_cache(maxsize=_KEPT)
+def words(text: str) -> tuple[str, ...]:
+    """Return the words of a text as they are written."""
+    return tuple(split(text))
+
+
+def split(text: str) -> list[str]:
+    """Return what ``words`` does, for parts of texts, which are not kept for the next check."""
+    return text.translate(_SPACES).split() if text.isascii() else _WORD.findall(text)
+
+
+@lru_cache(maxsize=_KEPT)
+def folded(text: str) -> tuple[str, ...]:
+    """Return the words of a text without the difference between capital and small letters."""
+    return words(text) if text.islower() else tuple(map(str.casefold, words(text)))
+
+
+def has_words(text: str) -> bool:
+    """Return False for a text of white space and punctuation alone."""
+    return _WORD.search(text) is not None
+
+
+def span(text: str, first: int, last: int) -> tuple[int, int]:
+    """Return the offsets in characters of the words from number ``first`` to ``last``, both included."""
+    places = list(islice(_WORD.finditer(text), first, last + 1))
+    return places[0].start(), places[-1].end()
+
+
+def is_unspaced(word: str) -> bool:
+    """Return True for a word that is a character of a script without spaces."""
+    return _UNSPACED_CHARACTER.fullmatch(word) is not None
+
+
+def letters(text: str) -> float:
+    """Return the length of a text in letters, without white space and punctuation.
+
+    A Chinese character says as much as several letters.
+    """
+    return letters_of(text, words(text))
+
+
+def letters_of(text: str, written: Sequence[str]) -> float:
+    """Return what ``letters`` does for a text with these words."""
+    count = sum(map(len, written))
+    return count if text.isascii() else count + (_LETTERS_OF_HAN - 1) * len(_HAN.findall(text))
+
+
+def doubt_confidence(confidence: float | None, least: float | None) -> Finding | None:
+    """Return a finding for a confidence below the least; None if one of the two is not known.
+
+    Both are mean probabilities of a text's tokens, from 0 to 1 (`tasks.kinds.base`).
+    """
+    if confidence is None or least is None or confidence >= least:
+        return None
+    return Finding(LOW_CONFIDENCE, f"its tokens have a mean probability of {confidence:.2f}, less than {least:g}")

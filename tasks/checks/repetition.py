@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import eq
 
-from docmill.tasks.checks.base import Check, Context, Finding, quoted
-from docmill.tasks.checks.words import folded, is_unspaced, span
+from docmill.tasks.checks.base import Check, Context, Finding, folded, is_unspaced, quoted, span
 
 FLAG = "repetition"
 # The same words so often one after the other are a loop; longer phrases and sentences need two times.

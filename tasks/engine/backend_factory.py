@@ -1,26 +1,38 @@
-"""Open the backend of a spec: the requested one, or the best installed backend that supports the model."""
+"""Open the backend of a spec: the requested one, or the best installed backend that supports the model.
+
+Beside it: import the libraries that opening will need, and open what cuts texts as a backend would, without weights.
+"""
 
 from __future__ import annotations
 
 import logging
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds, languages, patterns
 from docmill.tasks.backends import Assignment, Backend, devices, registry, selection
+from docmill.tasks.backends.adapters import kept
 from docmill.tasks.backends.encoder import heads
+from docmill.tasks.backends.registry import Offer
+from docmill.tasks.engine.documents import cut_each
 from docmill.tasks.errors import BadOption, CannotServe, DeviceUnusable, ModelError, Unsuited
-from docmill.tasks.models import families, null, served, weightless
-from docmill.tasks.models.encoders import Description
-from docmill.tasks.models.families import Family
-from docmill.tasks.models.served import Server
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.models import families, weightless
+from docmill.tasks.models.families import Description, Family
+from docmill.tasks.models.weightless import Server
 from docmill.tasks.outputs import Head
-from docmill.tasks.specs import adapters, per_language, pinning, tokenizers
+from docmill.tasks.specs import pinning, plan
+from docmill.tasks.windows.windows import Encoded, LanguageCoders, Window
+
+if TYPE_CHECKING:
+    from docmill.tasks.backends.reading import Reading
+
 
 log = logging.getLogger("docmill.backends")
 
@@ -43,7 +55,7 @@ def open_backend(
     """
     languages.require_detector_for(spec)
     patterns.require_for(spec)
-    if specs := per_language.specs_of(spec):
+    if specs := plan.specs_of(spec):
         from docmill.tasks.backends.polyglot import PolyglotBackend
 
         one = partial(
@@ -58,12 +70,12 @@ def open_backend(
         return PolyglotBackend(specs, one)
     pinned = pinning.Pinned(spec.model, spec.revision)
     try:
-        if null.is_null(spec.model):
+        if weightless.is_null(spec.model):
             from docmill.tasks.backends.null import NullBackend
 
             return NullBackend(spec, device=device)
-        if served.is_served(spec.model):
-            tokenizer = tokenizers.locate(spec, models_dir=models_dir, cache_dir=cache_dir)
+        if weightless.is_served(spec.model):
+            tokenizer = pinning.locate_tokenizer(spec, models_dir=models_dir, cache_dir=cache_dir)
             return _on_server(spec, cache_dir, server, tokenizer)
         if weightless.is_weightless(spec.model):
             from docmill.tasks.backends.patterns import PatternsBackend
@@ -75,7 +87,7 @@ def open_backend(
             )
         folder = pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir)
         config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=models_dir)
-        adapter = adapters.locate(spec, models_dir=models_dir, cache_dir=cache_dir)
+        adapter = pinning.locate_adapter(spec, models_dir=models_dir, cache_dir=cache_dir)
         if adapter is not None:
             from docmill.tasks.backends.adapters import merged
 
@@ -114,9 +126,7 @@ def _on_server(spec: Spec, cache_dir: Path, server: Server | None, tokenizer: Pa
 
 def _head(spec: Spec, config: Mapping[str, Any]) -> Head:
     """Return the head with which a model of this config does the spec. Raises CannotServe and ModelUnsuitable."""
-    if (head := kinds.kind(spec.kind).head(families.family(config))) is None:
-        kinds.kind(spec.kind).require(config, spec.model)
-        raise AssertionError(spec.kind)
+    head = kinds.kind(spec.kind).require_head(config, spec.model)
     marks = kinds.kind(spec.kind).marks
     mark = marks.get(head)
     if {mark} - {None} != spec.params.keys() & {*marks.values()}:
@@ -217,3 +227,173 @@ class _Contest:
             return backend
         taken_out = partial(leave_out, self._notes, self._subject, name)
         return FallbackBackend(backend, partial(self._open_one, registry.OWN_CODE), taken_out)
+
+
+log = logging.getLogger("docmill.backends")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device, with the folders and the requested backend for opening specs on it."""
+
+    device: str
+    models_dir: Path | None
+    cache_dir: Path
+    backend: str = selection.AUTO
+
+
+def import_libraries(spec: Spec, place: Place) -> None:
+    """Import what opening the spec will import. Opening reports what is wrong with a spec, so this raises nothing."""
+    for one in plan.specs_of(spec).values() or [spec]:
+        try:
+            for module in modules(one, place):
+                import_module(module)
+        except Exception as error:  # whatever model libraries raise, and the errors of models
+            log.info("libraries_not_imported spec=%s error=%r", one, error)
+
+
+def modules(spec: Spec, place: Place) -> list[str]:
+    """Return the modules that opening a spec imports; none for a model that is not on this machine.
+
+    A model that an adapter is still to be merged into is another one, of which only the merging is known.
+    """
+    pinned = pinning.Pinned(spec.model, spec.revision)
+    away = weightless.is_weightless(spec.model) or not pinning.here(pinned, cache_dir=place.cache_dir)
+    if away:
+        return []
+    folder = pinning.locate(pinned, models_dir=place.models_dir, cache_dir=place.cache_dir)
+    config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=place.models_dir)
+    if pinning.ADAPTER in spec.params:
+        if (merged := kept(spec, folder, place.cache_dir)) is None:
+            return ["docmill.tasks.backends.merging", "peft"]
+        spec, folder = merged
+        config = Description.of_folder(folder).config
+    family = families.family(config)
+    head, present = kinds.kind(spec.kind).head(family), selection.installed()
+    names = selection.candidates(
+        spec.kind, family, quality=spec.quality, device=place.device, present=present, asked=place.backend
+    )
+    if head is None or not names:
+        return []
+    assignment = Assignment(spec, folder, place.device, place.cache_dir, head, alone=len(names) == 1)
+    offer = registry.row(_first_name(names, assignment)).offer(head, family, spec.quality, place.device)
+    assert offer is not None
+    return _of_offer(offer, assignment)
+
+
+def _first_name(names: tuple[str, ...], assignment: Assignment) -> str:
+    """Return the backend that is opened first: the fastest if it is known."""
+    if assignment.head not in heads.LOADERS or assignment.alone:
+        return names[0]
+    from docmill.tasks.backends.encoder import autotune
+
+    subject = autotune.subject(assignment.spec, assignment.device, names, assignment.cache_dir)
+    return autotune.first(names, assignment.cache_dir / "backends", subject)
+
+
+def _of_offer(offer: Offer, assignment: Assignment) -> list[str]:
+    implementation = offer.implementation.partition(":")[0]
+    if assignment.head not in heads.LOADERS:
+        return [implementation]
+    if offer.again is not None:
+        module = offer.again.partition(":")[0]
+        if pkgutil.resolve_name(f"{module}:kept_folder")(assignment) is not None:
+            return [module]
+    from docmill.tasks.backends.encoder import reopening
+
+    kept = offer.again is None and reopening.is_kept(assignment, offer.implementation.partition(":")[2])
+    return [implementation] if kept else [implementation, *heads.libraries(assignment.head)]
+
+
+@dataclass(frozen=True)
+class ReadWindow:
+    """A window of a text: ``[start, end)`` in characters, and what the model read for it.
+
+    ``tokens`` includes special tokens and the prompt; ``prompt`` is the string that these tokens are. Both are None
+    for a window that was copied. ``part`` says that it is one of several that a section had to be cut into. ``round``
+    counts from 1; the windows of a later round are of the outputs of the one before.
+    """
+
+    start: int
+    end: int
+    tokens: int | None
+    prompt: str | None
+    part: bool = False
+    round: int = 1
+
+
+def read(reading: Reading, spec: Spec, text: str) -> list[ReadWindow]:
+    """Return the windows of a text's first round. Raises CannotServe for a text that cannot be cut."""
+    (windows,) = cut_each(kinds.recipe(spec, reading.traits), reading.coder, [text])
+    if isinstance(windows, Exception):
+        raise CannotServe(f"The text cannot be cut: {windows}")
+    return [described(reading, window) for window in windows]
+
+
+def described(reading: Reading, window: Window, number: int = 1) -> ReadWindow:
+    """Return a window of a round with the prompt that the model read for it."""
+    encoded = window.encoded
+    tokens, prompt = (None, None) if encoded is None else (encoded.tokens, reading.shown(encoded))
+    return ReadWindow(window.start, window.end, tokens, prompt, window.part, number)
+
+
+def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Reading:
+    """Return what reads texts as the model of a spec does. Raises CannotServe with the reason."""
+    from docmill.tasks.backends.reading import reading_of
+
+    try:
+        languages.require_detector_for(spec)
+        patterns.require_for(spec)
+        if specs := plan.specs_of(spec):
+            return _of_languages(specs, partial(open_reading, models_dir=models_dir, cache_dir=cache_dir))
+        if weightless.is_served(spec.model):
+            raise CannotServe(f"the server of {spec.model} has the tokenizer.")
+        if weightless.is_null(spec.model) or weightless.is_weightless(spec.model):
+            return _weightless(spec)
+        pinned = pinning.Pinned(spec.model, spec.revision)
+        if not pinning.here(pinned, cache_dir=cache_dir):
+            raise CannotServe(f"{spec.model} is not on this machine.")
+        if not pinning.has_adapter(spec, cache_dir=cache_dir):
+            raise CannotServe(f"The adapter {spec.params[pinning.ADAPTER]} is not on this machine.")
+        folder = pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir)
+        config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=models_dir)
+        adapter = pinning.locate_adapter(spec, models_dir=models_dir, cache_dir=cache_dir)
+        if adapter is not None and families.family(config) is Family.ENCODER:  # it may bring the head
+            from docmill.tasks.backends.adapters import merged
+            from docmill.tasks.models.families import Description
+
+            spec, folder = merged(spec, folder, adapter, cache_dir)
+            config = Description.of_folder(folder).config
+        head = kinds.kind(spec.kind).require_head(config, spec.model)
+        return reading_of(Assignment(spec, folder, "cpu", cache_dir, head), config)
+    except CannotServe:
+        raise
+    except (ModelError, BadOption) as error:
+        raise CannotServe(str(error)) from error
+    except (OSError, ValueError, ImportError) as error:  # of files that the model libraries cannot read
+        reason = " ".join(str(error).split())[:300]
+        raise CannotServe(f"{spec.model} cannot be read: {type(error).__name__}: {reason}") from error
+
+
+def _of_languages(specs: Mapping[str, Spec], open_one: Callable[[Spec], Reading]) -> Reading:
+    from docmill.tasks.backends.polyglot import LanguageCoder
+    from docmill.tasks.backends.reading import Reading
+
+    readings = {language: open_one(spec) for language, spec in specs.items()}
+    coders = {language: LanguageCoder(language, one.coder) for language, one in readings.items()}
+
+    def shown(encoded: Encoded) -> str:
+        assert encoded.language is not None
+        return readings[encoded.language].shown(encoded)
+
+    told = LanguageCoders(lambda language: coders[languages.plain(language)], frozenset(coders))
+    return Reading(next(iter(coders.values())), Traits(language_coders=told), shown)
+
+
+def _weightless(spec: Spec) -> Reading:
+    from docmill.tasks.backends.null import NullBackend
+    from docmill.tasks.backends.patterns import PatternsBackend
+    from docmill.tasks.backends.reading import Reading, as_given
+
+    backend = (NullBackend if weightless.is_null(spec.model) else PatternsBackend)(spec, device="cpu")
+    return Reading(backend, backend.traits, as_given)

@@ -16,10 +16,17 @@ from docmill.storage.core.outcomes import Outcome
 from docmill.storage.core.specs import Spec
 from docmill.tasks.backends import Backend, Journaled
 from docmill.tasks.batching import Item
-from docmill.tasks.engine.device_thread import TURN_S, BatchDone, BatchStarted, Counters, Device
-from docmill.tasks.engine.documents import Document, cut_each
-from docmill.tasks.engine.model_cache import LoadedModel, ModelCache, Owner
-from docmill.tasks.engine.submission import Submission
+from docmill.tasks.engine.device import (
+    TURN_S,
+    BatchDone,
+    BatchStarted,
+    Counters,
+    Device,
+    LoadedModel,
+    ModelCache,
+    Owner,
+)
+from docmill.tasks.engine.documents import Document, Submission, cut_each
 from docmill.tasks.errors import EngineStopped
 from docmill.tasks.kinds.base import Again
 from docmill.tasks.outputs import Output

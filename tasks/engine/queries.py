@@ -5,21 +5,29 @@ A query is not a document: no job has its spec, and its vector is not stored.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from docmill.storage.core.outcomes import Reason, Status
 from docmill.storage.core.specs import Spec
+from docmill.storage.search.knn import cosines
 from docmill.tasks.errors import EngineStopped
 from docmill.tasks.kinds.embed import check_prompt
-from docmill.tasks.models.named_prompts import QUERY
+from docmill.tasks.models.sentence_modules import QUERY
 from docmill.tasks.outputs import Failure, Vector
+from docmill.tasks.windows.windows import split, trimmed
 
 if TYPE_CHECKING:
     from docmill.tasks.engine.engine import Engine
+if TYPE_CHECKING:
+    from docmill.storage.core.specs import Spec
+
 
 Embed = Callable[[Spec, Sequence[str]], list[Vector | Failure]]  # `embed` by an engine, wherever that is
 
@@ -60,3 +68,80 @@ def embed(engine: Engine, spec: Spec, queries: Sequence[str]) -> list[Vector | F
         else:
             embedded.append(Failure(outcome.reason or "", outcome.reason_class or Reason.DOCUMENT))
     return embedded
+
+
+PASSAGE_CHARS = 200  # a sentence or two
+COMPARED = 24  # passages of a document that are embedded: all of one of about 800 words
+
+Span = tuple[int, int]
+
+
+def cut(text: str, within: Span | None = None) -> list[Span]:
+    """Return the passages of a text, or of one of its stretches, as [start, end) in characters.
+
+    They end where paragraphs and sentences do, and have no white space at their ends.
+    """
+    start, end = within or (0, len(text))
+    pieces = split(text[start:end], len, PASSAGE_CHARS)
+    spans = [trimmed(text, start + first, start + last) for first, last in pieces]
+    return [span for span in spans if span[0] < span[1]]
+
+
+def proposed(text: str, spans: Sequence[Span], query: str, most: int = COMPARED) -> list[Span]:
+    """Return at most so many passages, in their order: those with words of the query, then some spread evenly.
+
+    A word counts for more where fewer passages have it.
+    """
+    if len(spans) <= most:
+        return [*spans]
+    asked = _words(query)
+    shared = [asked & _words(text[start:end]) for start, end in spans]
+    n_having = Counter(word for words in shared for word in words)
+    weights = [sum(1 / n_having[word] for word in words) for words in shared]
+    by_weight = sorted((place for place, weight in enumerate(weights) if weight), key=lambda place: -weights[place])
+    chosen = {*by_weight[: most // 2]}
+    others = [place for place in range(len(spans)) if place not in chosen]
+    room = most - len(chosen)
+    chosen |= {others[number * (len(others) - 1) // (room - 1)] for number in range(room)}
+    return [spans[place] for place in sorted(chosen)]
+
+
+def nearest(
+    embed: Embed,
+    spec: Spec,
+    query: str,
+    vector: npt.NDArray[np.float32],
+    texts: Sequence[tuple[str, Span | None]],
+) -> list[Span | None]:
+    """Return of each (text, stretch) the passage nearest to the query, whose vector is (dim,).
+
+    Passages are embedded as queries are: documents may have another prompt, with which the model would have to be
+    opened again. None where no passage could be embedded.
+    """
+    choices = [proposed(text, cut(text, within), query) for text, within in texts]
+    asked = [
+        text[slice(*span)]
+        for (text, _), spans in zip(texts, choices, strict=True)
+        if len(spans) > 1
+        for span in spans
+    ]
+    outputs = iter(embed(spec, asked) if asked else ())
+    found: list[Span | None] = []
+    for spans in choices:
+        if len(spans) > 1:
+            embedded = [(span, output.values) for span in spans if isinstance(output := next(outputs), Vector)]
+            found.append(_best(vector, embedded))
+        else:
+            found.append(spans[0] if spans else None)
+    return found
+
+
+def _best(query: npt.NDArray[np.float32], embedded: Sequence[tuple[Span, npt.NDArray[np.float32]]]) -> Span | None:
+    if not embedded:
+        return None
+    scores = cosines(query[None], np.stack([vector for _, vector in embedded]))
+    return embedded[int(scores[0].argmax())][0]
+
+
+def _words(text: str) -> set[str]:
+    return {*re.findall(r"\w+", text.casefold())}

@@ -29,7 +29,7 @@ from docmill.tasks.kinds.redact import REDACT
 from docmill.tasks.kinds.sparse import SPARSE
 from docmill.tasks.kinds.summarize import SUMMARIZE
 from docmill.tasks.kinds.translate import TRANSLATE
-from docmill.tasks.models import null
+from docmill.tasks.models import weightless
 from docmill.tasks.prompts import Template, around, is_rendered
 
 KINDS: tuple[TaskKind, ...] = (
@@ -135,7 +135,7 @@ def checks(spec: Spec, traits: Traits) -> Checks:
     of its own.
     """
     found = kind(spec.kind).checks(spec, traits.direction)
-    if null.is_null(spec.model):
+    if weightless.is_null(spec.model):
         return NONE
     return AS_WRITTEN if found.flags and prompts.is_rendered(spec.params) else found
 

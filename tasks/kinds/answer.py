@@ -35,8 +35,7 @@ from docmill.tasks.kinds.options import MOST, Beams, Option, Sampling, Windowed,
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Generated, Head, Output, Spans, SpanScores
 from docmill.tasks.prompts import Template
-from docmill.tasks.windows.overlapping import cut_overlapping
-from docmill.tasks.windows.windows import Coder, Window, cut
+from docmill.tasks.windows.windows import Coder, Window, cut, cut_overlapping
 
 LONGEST_TOKENS = 30
 LEAST_TEXT_TOKENS = 8

@@ -40,14 +40,12 @@ from docmill.tasks import checks
 from docmill.tasks.checks import Checks
 from docmill.tasks.errors import ModelUnsuitable, TaskError
 from docmill.tasks.kinds.options import KindOptions
-from docmill.tasks.models import null
-from docmill.tasks.models.families import PREFIXED, Family, classifier, family, stateful
-from docmill.tasks.models.language_pairs import UNKNOWN, Direction
-from docmill.tasks.models.named_prompts import Prompts
+from docmill.tasks.models import weightless
+from docmill.tasks.models.families import PREFIXED, UNKNOWN, Direction, Family, classifier, family, stateful
+from docmill.tasks.models.sentence_modules import Prompts
 from docmill.tasks.outputs import TRAINED, Generated, Head, Likelihood, Output, Scale, Several
 from docmill.tasks.prompts import Template
-from docmill.tasks.windows.windows import Coder, LanguageCoders, Window
-from docmill.tasks.windows.word_windows import WordReader
+from docmill.tasks.windows.windows import Coder, LanguageCoders, Window, WordReader
 
 
 class Measure(StrEnum):
@@ -295,7 +293,7 @@ class TaskKind:
     checks: Callable[[Spec, Direction], Checks] = no_checks
 
     def __post_init__(self) -> None:
-        if self.default_model is not None and null.is_null(self.default_model):
+        if self.default_model is not None and weightless.is_null(self.default_model):
             raise TaskError(
                 f"The default model of {self.name} may not be {self.default_model}, which computes nothing: name "
                 "another model, or none."
@@ -342,10 +340,14 @@ class TaskKind:
         """
         if self.is_headless(config, spec.params):
             return Head.POOLING
+        return self.require_head(config, spec.model)
+
+    def require_head(self, config: Mapping[str, Any], model: str) -> Head:
+        """Return the head that a model does the task with. Raises ModelUnsuitable if its family cannot do it."""
         head = self.head(family(config))
         if head is None:
-            self.require(config, spec.model)
-            raise AssertionError(spec.kind)
+            self.require(config, model)
+            raise AssertionError(self.name)
         return head
 
     def require(self, config: Mapping[str, Any], model: str, asked: Collection[str] = ()) -> None:

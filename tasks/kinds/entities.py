@@ -18,10 +18,17 @@ from docmill.tasks.kinds.options import GivenLabels, Windowed, list_labels
 from docmill.tasks.models import gliner
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Head, Spans, TokenScores
-from docmill.tasks.windows.overlapping import cut_overlapping, deciding
-from docmill.tasks.windows.places import Places
-from docmill.tasks.windows.windows import Coder, Window, trimmed
-from docmill.tasks.windows.word_windows import WordReader, cut_at_words, decided
+from docmill.tasks.windows.windows import (
+    Coder,
+    Places,
+    Window,
+    WordReader,
+    cut_at_words,
+    cut_overlapping,
+    decided,
+    deciding,
+    trimmed,
+)
 
 if TYPE_CHECKING:
     import numpy as np

@@ -24,8 +24,7 @@ from docmill.tasks.kinds.options import Option, wrong_value
 from docmill.tasks.models import weightless
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Head, Span
-from docmill.tasks.windows.overlapping import cut_overlapping
-from docmill.tasks.windows.windows import Coder, Window
+from docmill.tasks.windows.windows import Coder, Window, cut_overlapping
 
 _REGION = re.compile("[A-Z]{2}")
 _MIN_SALT_CHARS = 8

@@ -18,17 +18,15 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.outputs.output_types import RANKING, TEXT
 from docmill.tasks import checks, prompts
 from docmill.tasks.checks import CHECKS, Checks, Context
-from docmill.tasks.checks.missing_sentences import MISSING_SENTENCES
+from docmill.tasks.checks.coverage import MISSING_SENTENCES
 from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits, pattern, windowed
 from docmill.tasks.kinds.embed import mean_vector, prompt_of_documents
 from docmill.tasks.kinds.options import MOST, Option, Prefixed, Windowed, shown, wrong_value
-from docmill.tasks.models.families import Family
-from docmill.tasks.models.language_pairs import Direction
+from docmill.tasks.models.families import Direction, Family
 from docmill.tasks.outputs import Generated, Head, Vector
 from docmill.tasks.prompts import Template
-from docmill.tasks.windows.paragraphs import unwrapped
-from docmill.tasks.windows.sentences import holding, sentences
+from docmill.tasks.windows.paragraphs import holding, sentences, unwrapped
 from docmill.tasks.windows.windows import Coder, Section, Window, cut
 
 if TYPE_CHECKING:

@@ -20,13 +20,18 @@ from docmill.tasks.errors import BadOption, CannotServe
 from docmill.tasks.kinds.base import BuiltIn, Computed, Plan, TaskKind, Traits, pattern, windowed
 from docmill.tasks.kinds.options import KindOptions, Option, Prefixed
 from docmill.tasks.languages import Action, LanguageRouter, Route
-from docmill.tasks.models import families, language_pairs
-from docmill.tasks.models.families import Family
-from docmill.tasks.models.language_pairs import Direction
+from docmill.tasks.models import families
+from docmill.tasks.models.families import Direction, Family
 from docmill.tasks.outputs import Generated, Head
 from docmill.tasks.prompts import Template
-from docmill.tasks.windows.paragraphs import NEWLINE, cells, paragraphs, unwrapped
-from docmill.tasks.windows.sentences import between_sentences, translated_sentences
+from docmill.tasks.windows.paragraphs import (
+    NEWLINE,
+    between_sentences,
+    cells,
+    paragraphs,
+    translated_sentences,
+    unwrapped,
+)
 from docmill.tasks.windows.windows import Coder, LanguageCoders, Section, Window, cut
 
 PARAGRAPH, SENTENCE = "paragraph", "sentence"
@@ -198,7 +203,7 @@ def _params(plan: Plan) -> dict[str, Any]:
     )
     if tells and (source is None or target is None):
         raise BadOption(f"{plan.model} translates between several languages: give --from and --to.")
-    language_pairs.require(plan.direction, None if auto else source, target, plan.model)
+    families.require_direction(plan.direction, None if auto else source, target, plan.model)
     found = _to_detect(plan) if auto else _of_model(plan)
     if "prefix" in given:
         if plan.config and plan.model_type not in families.PREFIXED:

@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 
 from docmill.tasks.errors import ModelCorrupt, ModelNotFound, ModelUnsuitable
-from docmill.tasks.models import families, hub, model_validation
-from docmill.tasks.models.json_files import content, table
+from docmill.tasks.models import families, hub, weights
+from docmill.tasks.models.families import content, table
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 FILES = (CONFIG, WEIGHTS)
@@ -90,7 +90,7 @@ def require_whole(name: str, folder: Path) -> None:
             f"{name} is no adapter that docmill reads: it has no {' and no '.join(lacking)}. An adapter is a folder "
             "that PEFT's save_pretrained writes."
         )
-    model_validation.require_files(folder, FILES)
+    weights.require_files(folder, FILES)
 
 
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+from docmill.storage.json_values import Json
+from docmill.tasks import languages
+from docmill.tasks.errors import BadOption, ModelUnsuitable
 
 
 class Family(StrEnum):
@@ -134,3 +142,195 @@ def knows_prefix(config: Mapping[str, Any], task: str) -> bool:
     if "prefix" in task_settings(config, task):
         return True
     return config.get("model_type") == "t5" and config.get("feed_forward_proj", "relu") == "relu"
+
+
+def parsed(data: bytes | None) -> Json:
+    """Return the value of a JSON text; None for no text, and for one that is not JSON."""
+    try:
+        found: Json = json.loads(data or b"")  # not orjson: configurations of some models hold Infinity
+    except ValueError:
+        return None
+    return found
+
+
+def table(data: bytes | None) -> dict[str, Json]:
+    """Return the object of a JSON text; an empty one if there is none."""
+    found = parsed(data)
+    return found if isinstance(found, dict) else {}
+
+
+def content(path: Path) -> bytes | None:
+    """Return the bytes of a file; None if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+# Beside config.json, the files that tell.
+DESCRIPTION_FILES = ("modules.json", "config_sentence_transformers.json")
+
+
+class Sort(StrEnum):
+    """A sort of encoder that does not give one vector for a text."""
+
+    SPARSE = "a sparse encoder such as SPLADE, which gives a weight for each word of its vocabulary"
+    TOKENS = "a multi-vector encoder such as ColBERT, which gives a vector for each token"
+    PAIRS = "a cross-encoder (reranker), which gives a score for a pair of texts"
+
+
+# As sentence-transformers and PyLate name them in config_sentence_transformers.json.
+_BY_TYPE: Mapping[str, Sort] = MappingProxyType(
+    {
+        "SparseEncoder": Sort.SPARSE,
+        "MultiVectorEncoder": Sort.TOKENS,
+        "ColBERT": Sort.TOKENS,
+        "CrossEncoder": Sort.PAIRS,
+    }
+)
+# Parts of a module's class, for files that were written before they had a type.
+_BY_MODULE: Mapping[str, Sort] = MappingProxyType(
+    {
+        ".sparse_encoder.": Sort.SPARSE,
+        "SpladePooling": Sort.SPARSE,
+        ".multi_vector_encoder.": Sort.TOKENS,
+        "pylate.": Sort.TOKENS,
+        ".cross_encoder.": Sort.PAIRS,
+    }
+)
+# In config.json, where a cross-encoder's settings were written.
+_OF_PAIRS = ("sbert_ce_default_activation_function",)
+
+
+@dataclass(frozen=True)
+class Description:
+    """A model as its files describe it: config.json, the type of sentence-transformers, its modules' classes."""
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    sentence_type: str | None = None
+    modules: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], files: Mapping[str, bytes | None]) -> Description:
+        """Return the description in ``files``, the model's own. Unreadable files are passed over."""
+        modules, sentence = parsed(files.get(DESCRIPTION_FILES[0])), table(files.get(DESCRIPTION_FILES[1]))
+        listed = modules if isinstance(modules, list) else []
+        return cls(
+            config,
+            str(sentence["model_type"]) if sentence.get("model_type") else None,
+            tuple(str(module.get("type", "")) for module in listed if isinstance(module, dict)),
+        )
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Description:
+        return cls.of(
+            table(content(folder / "config.json")), {name: content(folder / name) for name in DESCRIPTION_FILES}
+        )
+
+
+def sort(described: Description) -> Sort | None:
+    """Return the sort of a model that does not give one vector for a text; None for a model that does, or may."""
+    if (found := _BY_TYPE.get(described.sentence_type or "")) is not None:
+        return found
+    for part, found in _BY_MODULE.items():
+        if any(part in module for module in described.modules):
+            return found
+    config, architectures = described.config, described.config.get("architectures") or ()
+    if any("ColBERT" in str(name) for name in architectures):
+        return Sort.TOKENS
+    pools = any("Pooling" in module for module in described.modules)
+    if any(name in config for name in _OF_PAIRS) or (not pools and _scores(config)):
+        return Sort.PAIRS
+    return None
+
+
+def require_dense(described: Description, model: str, kind: str) -> None:
+    """Raise ModelUnsuitable, with what the model is, unless it gives one vector for a text."""
+    if (found := sort(described)) is not None:
+        instead = ": use the task `sparse` with it" if found is Sort.SPARSE else ""
+        raise ModelUnsuitable(f"{kind} needs a model that gives one vector for a text; {model} is {found}{instead}.")
+
+
+def require_sparse(described: Description, model: str, kind: str) -> None:
+    """Raise ModelUnsuitable unless the model's files say that it is a sparse encoder, or are not within reach."""
+    if described.config and sort(described) is not Sort.SPARSE:
+        raise ModelUnsuitable(
+            f"{kind} needs a sparse encoder such as SPLADE, as sentence-transformers saves it; the files of {model} "
+            "name no such module."
+        )
+
+
+def _scores(config: Mapping[str, Any]) -> bool:
+    """Return True if the model's head gives a single number."""
+    heads = any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or ())
+    labels = config.get("id2label")
+    n_labels = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)
+    return heads and n_labels == 1
+
+
+# opus-mt-es-en, opus-mt-tc-big-cat_oci_spa-en; a language's code there is never longer than three letters.
+_OPUS = re.compile(r"opus-mt-(?:tc-(?:big|base|bible-big)-)?([a-z_]+)-([a-z_]+)", re.IGNORECASE)
+_TOKEN = re.compile(r">>(.+)<<")
+
+
+@dataclass(frozen=True)
+class Direction:
+    """The languages of either side, by codes; a side that nothing is known of is empty.
+
+    ``tokens`` are those that the model has target tokens for, such as ``>>fra<<``, by its own codes.
+    """
+
+    sources: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        sides = (("from", self.sources), ("into", self.targets))
+        return " ".join(f"{word} {languages.listed(codes)}" for word, codes in sides if codes)
+
+
+UNKNOWN = Direction()
+
+
+def direction_of_name(model: str) -> Direction:
+    """Return the languages in the name of an OPUS model such as `Helsinki-NLP/opus-mt-es-en`."""
+    match = _OPUS.fullmatch(model.rstrip("/").rpartition("/")[2])
+    return Direction(_codes(match.group(1)), _codes(match.group(2))) if match else UNKNOWN
+
+
+def direction_of_folder(folder: Path) -> Direction:
+    """Return the languages of a Marian model from its files, else from its folder's name; UNKNOWN for others."""
+    if table(content(folder / "config.json")).get("model_type") != "marian":
+        return UNKNOWN
+    named, tokenizer = direction_of_name(folder.name), table(content(folder / "tokenizer_config.json"))
+    matches = [_TOKEN.fullmatch(token) for token in table(content(folder / "vocab.json"))]
+    tokens = tuple(sorted(match.group(1) for match in matches if match))
+    return Direction(
+        _codes(tokenizer.get("source_lang")) or named.sources,
+        () if tokens else _codes(tokenizer.get("target_lang")) or named.targets,
+        tokens,
+    )
+
+
+def require_direction(direction: Direction, source: str | None, target: str | None, model: str) -> None:
+    """Raise BadOption for languages that contradict what is known of the model, or for one that it must be told."""
+    for option, asked, codes in (("--from", source, direction.sources), ("--to", target, direction.targets)):
+        if asked is not None and codes and not any(languages.same_language(asked, code) for code in codes):
+            raise BadOption(f"{option} {asked}: {model} translates {direction}.")
+    if direction.tokens and target is not None:
+        languages.match(target, direction.tokens)
+    elif len(direction.tokens) > 1:
+        some = ", ".join(direction.tokens[:12])
+        raise BadOption(f"{model} translates into several languages: give --to, one of {some}.")
+
+
+def _codes(stated: Json) -> tuple[str, ...]:
+    """The languages of a side such as ``en``, ``fra_Latn`` or ``cat+oci+spa``, if every one is known.
+
+    Groups of languages (``ROMANCE``, ``gem``, ``mul``) are not: what belongs to them is not written down anywhere.
+    """
+    if not isinstance(stated, str):
+        return ()
+    parts = [stated] if languages.short_code(stated) else re.split(r"[+_,\s]+", stated)
+    codes = [languages.short_code(part) for part in parts]
+    return tuple(code for code in codes if code is not None) if all(codes) else ()

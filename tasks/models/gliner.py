@@ -11,8 +11,7 @@ from typing import Any
 
 from docmill.storage.core.installation import Extra, install
 from docmill.tasks.errors import ModelUnsuitable, NotInstalled
-from docmill.tasks.models.families import Family, window_limit
-from docmill.tasks.models.json_files import content, table
+from docmill.tasks.models.families import Family, content, table, window_limit
 from docmill.tasks.models.weights import GLINER_CONFIG
 
 CONFIG = GLINER_CONFIG

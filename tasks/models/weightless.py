@@ -5,10 +5,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
-from docmill.tasks.errors import ModelCorrupt
-from docmill.tasks.models import null, served
+from docmill.tasks.errors import ModelCorrupt, ModelNotFound
 
 PATTERNS = "patterns"
 PATTERNS_REVISION = "patterns:1"
@@ -16,23 +21,106 @@ PATTERNS_REVISION = "patterns:1"
 
 def is_weightless(model: str) -> bool:
     """Return True if a name means such a model, even if the pace of a null model is malformed."""
-    return model == PATTERNS or null.is_null(model) or served.is_served(model)
+    return model == PATTERNS or is_null(model) or is_served(model)
 
 
 def config(model: str) -> dict[str, Any]:
     """Return what stands for the config.json of such a model."""
-    return dict(served.CONFIG) if served.is_served(model) else {}
+    return dict(SERVED_CONFIG) if is_served(model) else {}
 
 
 def revision(model: str, wanted: str | None = None) -> str:
     """Return the revision of such a model. Raises ModelCorrupt if it is not ``wanted``, and ModelNotFound."""
-    if served.is_served(model):
-        return served.revision(model, wanted)
+    if is_served(model):
+        return served_revision(model, wanted)
     if model == PATTERNS:
         found = PATTERNS_REVISION
     else:
-        null.tokens_per_s(model)
-        found = null.REVISION
+        null_pace(model)
+        found = NULL_REVISION
     if wanted not in (None, found):
         raise ModelCorrupt(f"{model} is {found}, not {wanted}.")
     return found
+
+
+NULL = "null"
+# Its files, so to speak: another number when its outputs change.
+NULL_REVISION = "null:1"
+
+_PACED = re.compile(rf"{NULL}@([1-9][0-9]{{0,11}})")
+
+
+def is_null(model: str) -> bool:
+    """Return True if a model's name means this model, even if its pace is malformed."""
+    return model == NULL or model.startswith(f"{NULL}@")
+
+
+def null_pace(model: str) -> int | None:
+    """The pace that the name asks for, or None for as fast as can be; raises ModelNotFound."""
+    if model == NULL:
+        return None
+    match = _PACED.fullmatch(model)
+    if match is None:
+        raise ModelNotFound(
+            f"There is no model {model}: null@N pretends to compute N tokens a second, a whole number such as "
+            "null@2000, and null alone is as fast as it can be."
+        )
+    return int(match.group(1))
+
+
+SERVED_PREFIX = "openai:"
+_REVISION = "served"
+# A served model counts as a decoder-only model: it follows instructions, or gives vectors.
+SERVED_CONFIG: Mapping[str, Any] = MappingProxyType({"model_type": "served", "architectures": ["ServedForCausalLM"]})
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server with OpenAI's API, with its key and its limits.
+
+    ``endpoint`` is the URL before ``/chat/completions``. An answer may take ``answer_s``. Without an answer for
+    ``patience_s``, the server counts as away. ``requests`` bounds the requests at a time. A failed request is sent
+    again after ``first_wait_s`` at most, and then after twice as long each time. With a ``journal``, each answer is
+    kept in that file until its outcome is stored, and requests have an ``Idempotency-Key``.
+    """
+
+    endpoint: str
+    api_key: str | None = field(default=None, repr=False)
+    answer_s: float = 600.0
+    patience_s: float = 300.0
+    requests: int = 256
+    first_wait_s: float = 1.0
+    journal: Path | None = None
+
+
+def endpoint(url: str) -> str:
+    """Return the URL before ``/chat/completions``: ``/v1`` where it has no path. Raises ValueError."""
+    parts = urlsplit(url.strip())
+    if "@" in parts.netloc:
+        raise ValueError("a key does not belong in the URL: set DOCMILL_OPENAI_API_KEY")
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("it is no URL such as http://localhost:8000/v1")
+    path = parts.path.rstrip("/").removesuffix("/chat/completions").removesuffix("/embeddings")
+    return urlunsplit(parts._replace(path=path or "/v1"))
+
+
+def is_served(model: str) -> bool:
+    """Return True if a name is that of a served model."""
+    return model.startswith(SERVED_PREFIX)
+
+
+def served_name(model: str) -> str:
+    """Return the name by which the server knows a model. Raises ModelNotFound for an empty one."""
+    name = model.removeprefix(SERVED_PREFIX)
+    if not name.strip():
+        raise ModelNotFound(f"{SERVED_PREFIX} names no model: write {SERVED_PREFIX}NAME, as the server calls it.")
+    return name
+
+
+def served_revision(model: str, wanted: str | None = None) -> str:
+    """Return the revision of a served model as the user states it, since a server states none.
+
+    Raises ModelNotFound.
+    """
+    served_name(model)
+    return _REVISION if wanted is None else f"{_REVISION}:{wanted}"

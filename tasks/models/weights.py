@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 import orjson
 
 from docmill.storage.core.private_files import make_folder
-from docmill.tasks.errors import ModelNotFound
-from docmill.tasks.models.json_files import table
+from docmill.tasks.errors import ModelCorrupt, ModelNotFound
+from docmill.tasks.models.families import content, parsed, table
 
 # Copies of the weights in formats that are not read here, and what training left behind.
 _OTHER_FOLDERS = frozenset({"onnx", "openvino", "coreml", "flax", "tf", "runs", "original", "gguf"})
@@ -114,3 +115,114 @@ def _file_sha256(path: Path, cache_dir: Path) -> bytes:
     partial.write_text(digest.hex())
     partial.replace(remembered)
     return digest
+
+
+_AGAIN = "copy or download the model again"
+_MOST_HEADER_BYTES = 100_000_000  # as safetensors itself has it
+_PARSED_BYTES = 1_000_000  # of a longer JSON file only the end is looked at
+_READ = frozenset(
+    {"config.json", GLINER_CONFIG, "modules.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"}
+)
+_INDEX = ".index.json"
+# Tokenizers that read bytes or characters have no files.
+_WITHOUT_FILES = frozenset({"ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer"})
+_VOCABULARIES = (".model", ".spm", ".tiktoken", ".bpe")
+_MARIAN = ("source.spm", "target.spm", "vocab.json")
+
+
+def require_whole(folder: Path) -> None:
+    """Raise ModelCorrupt where weights are cut short or a shard is missing, or where there is no tokenizer.
+
+    Raises ModelNotFound for a folder without a model.
+    """
+    require_files(folder, folder_files(folder))
+    require_tokenizer(folder)
+
+
+def require_files(folder: Path, names: Iterable[str]) -> None:
+    """Raise ModelCorrupt where one of these files is cut short, or a shard that it names is missing."""
+    for name in names:
+        path = folder / name
+        _require_content(path)
+        if path.suffix == ".safetensors":
+            _require_safetensors(path)
+        elif path.suffix == ".bin":
+            _require_archive(path)
+        elif path.name in _READ or name.endswith(_INDEX):
+            _require_json(path)
+        if name.endswith(_INDEX):
+            _require_shards(path)
+
+
+def _require_content(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(24).startswith(b"version https://git-lfs"):
+            raise ModelCorrupt(f"{path} only points to the file's content: run `git lfs pull` where it was cloned.")
+
+
+def _require_safetensors(path: Path) -> None:
+    """The format's own rule: 8 bytes with the header's length, the header, and as many bytes as its offsets say."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        if size < 8 or header_bytes > min(_MOST_HEADER_BYTES, size - 8):
+            raise ModelCorrupt(f"{path} is no whole safetensors file: {_AGAIN}.")
+        header = file.read(header_bytes)
+    try:
+        tensors = orjson.loads(header)
+        data_bytes = max(
+            (one["data_offsets"][1] for name, one in tensors.items() if name != "__metadata__"), default=0
+        )
+        expected = 8 + header_bytes + int(data_bytes)
+    except (orjson.JSONDecodeError, AttributeError, LookupError, TypeError) as error:
+        raise ModelCorrupt(f"{path} is no safetensors file: {_AGAIN}.") from error
+    if size != expected:
+        raise ModelCorrupt(f"{path} has {size:,} bytes instead of {expected:,}: {_AGAIN}.")
+
+
+def _require_archive(path: Path) -> None:
+    """torch's archives end with their table; what torch wrote before it had archives cannot be told."""
+    with path.open("rb") as file:
+        archive = file.read(4) == b"PK\x03\x04"
+    if path.stat().st_size == 0 or (archive and not zipfile.is_zipfile(path)):
+        raise ModelCorrupt(f"{path} is cut short: {_AGAIN}.")
+
+
+def _require_json(path: Path) -> None:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - _PARSED_BYTES))
+        end = file.read()
+    closed = end.rstrip().endswith((b"}", b"]"))
+    if not closed or (size <= _PARSED_BYTES and parsed(end) is None):
+        raise ModelCorrupt(f"{path} is not whole: {_AGAIN}.")
+
+
+def _require_shards(index: Path) -> None:
+    files = table(index.read_bytes()).get("weight_map")
+    if not isinstance(files, dict):
+        raise ModelCorrupt(f"{index} has no table of weights: {_AGAIN}.")
+    missing = sorted({str(file) for file in files.values() if not (index.parent / str(file)).is_file()})
+    if missing:
+        raise ModelCorrupt(f"{index.parent} lacks {', '.join(missing)}, which hold weights: {_AGAIN}.")
+
+
+def require_tokenizer(folder: Path) -> None:
+    """Raise ModelCorrupt without the files of AutoTokenizer, unless the model's first module is no transformer."""
+    modules = parsed(content(folder / "modules.json"))
+    if isinstance(modules, list):
+        first = modules[0] if modules and isinstance(modules[0], dict) else {}
+        if str(first.get("type", "")).rpartition(".")[2] != "Transformer":
+            return
+        folder = folder / str(first.get("path", ""))
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if "tokenizer.json" in names:
+        return
+    config, tokenizer = (table(content(folder / name)) for name in ("config.json", "tokenizer_config.json"))
+    if tokenizer.get("tokenizer_class") in _WITHOUT_FILES:
+        return
+    if config.get("model_type") == "marian":
+        if missing := [name for name in _MARIAN if name not in names]:
+            raise ModelCorrupt(f"{folder} lacks {', '.join(missing)} of its tokenizer: {_AGAIN}.")
+    elif not any(name.startswith("vocab.") or name.endswith(_VOCABULARIES) for name in names):
+        raise ModelCorrupt(f"{folder} has no tokenizer: put the model's tokenizer.json there, or {_AGAIN}.")

@@ -1,4 +1,4 @@
-"""Resolve a model's name to exact weights, and these to files on this machine.
+"""Resolve a model's name to exact weights, with an adapter or a tokenizer beside them, and these to local files.
 
 No model library is imported here, so that a machine that only enqueues needs none.
 """
@@ -9,21 +9,22 @@ import importlib.util
 import math
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
 from docmill.tasks.backends import selection
-from docmill.tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable, nearly
-from docmill.tasks.models import encoders, families, gguf, gliner, hub, language_pairs, null, weightless, weights
-from docmill.tasks.models.encoders import Description
-from docmill.tasks.models.families import Family
-from docmill.tasks.models.json_files import content, parsed, table
-from docmill.tasks.models.language_pairs import Direction
-from docmill.tasks.models.model_validation import require_whole
-from docmill.tasks.models.named_prompts import Prompts
+from docmill.tasks.errors import BadOption, HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable, nearly
+from docmill.tasks.models import families, gguf, gliner, hub, weightless, weights
+from docmill.tasks.models.adapters import FILES as ADAPTER_FILES
+from docmill.tasks.models.adapters import Adapter
+from docmill.tasks.models.adapters import require_whole as require_adapter
+from docmill.tasks.models.families import Description, Direction, Family, content, parsed, table
+from docmill.tasks.models.sentence_modules import Prompts
+from docmill.tasks.models.weights import require_files, require_tokenizer, require_whole
 from docmill.tasks.outputs import Head
 
 SHIPPED_FOLDER = Path(__file__).resolve().parents[2] / "examples" / "models"
@@ -37,7 +38,7 @@ ALIASES: Mapping[str, str] = MappingProxyType(
         "marian-ddtp": str(SHIPPED_FOLDER / "marian-ddtp"),
         "synopsis-ddtp": str(SHIPPED_FOLDER / "synopsis-ddtp"),
         weightless.PATTERNS: "patterns:",
-        null.NAME: "null:",
+        weightless.NULL: "null:",
     }
 )
 # Adapters that come with docmill, as models: the names of their folders, and the models that they change.
@@ -53,7 +54,7 @@ DESCRIPTIONS: Mapping[str, str] = MappingProxyType(
         "answers-ddtp": "MiniLM with an adapter: answers to simple questions about software descriptions",
         "classes-ddtp": "MiniLM with an adapter: the field of use of a software package, from its description",
         weightless.PATTERNS: "no weights: finds personal data by its form, for redact",
-        null.NAME: "computes nothing, at N tokens/s as null@N: to measure what the queue and the store carry",
+        weightless.NULL: "computes nothing, at N tokens/s as null@N: to measure what the queue and the store carry",
     }
 )
 NAMES = tuple(DESCRIPTIONS)
@@ -89,7 +90,7 @@ class Pinned:
 
     model: str
     revision: str
-    direction: Direction = field(default=language_pairs.UNKNOWN, compare=False)
+    direction: Direction = field(default=families.UNKNOWN, compare=False)
     beside: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
@@ -134,10 +135,10 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
             if (near := _nearest(model)) is not None:
                 raise type(error)(f"{error} Did you mean {near}?") from error
             raise
-        return Pinned(model, commit, language_pairs.of_name(model))
+        return Pinned(model, commit, families.direction_of_name(model))
     require_whole(folder)
     actual = weights.fingerprint(folder, cache_dir)
-    return _of_revision(Pinned(_reference(model), actual, language_pairs.of_folder(folder)), revision)
+    return _of_revision(Pinned(_reference(model), actual, families.direction_of_folder(folder)), revision)
 
 
 def _of_revision(pinned: Pinned, revision: str | None) -> Pinned:
@@ -150,7 +151,7 @@ def _of_revision(pinned: Pinned, revision: str | None) -> Pinned:
 def _nearest(model: str) -> str | None:
     """Return the known name that was probably meant: a similar name, or a part of the given name."""
     written = model.lower()
-    named = [name for name in NAMES if name in written and name != null.NAME]
+    named = [name for name in NAMES if name in written and name != weightless.NULL]
     return next(iter(named or nearly(written, NAMES)), None)
 
 
@@ -242,14 +243,14 @@ def require(
     if pinned.model == weightless.PATTERNS and kind not in _BY_PATTERNS:
         raise ModelUnsuitable(f"{kind} needs a trained model; {pinned.model} is only for {', '.join(_BY_PATTERNS)}.")
     if kinds.kind(kind).pools(families.family(config)) or kinds.kind(kind).is_headless(config, asked):
-        encoders.require_dense(describe(pinned, models_dir=models_dir), pinned.model, kind)
+        families.require_dense(describe(pinned, models_dir=models_dir), pinned.model, kind)
     if kinds.kind(kind).head(families.family(config)) is Head.VOCABULARY:
-        encoders.require_sparse(describe(pinned, models_dir=models_dir), pinned.model, kind)
+        families.require_sparse(describe(pinned, models_dir=models_dir), pinned.model, kind)
 
 
 def describe(pinned: Pinned, *, models_dir: Path | None) -> Description:
     """Return the model's description in its small files; an empty one if they are not within reach."""
-    files = {name: _small_file(pinned, name, models_dir) for name in encoders.FILES}
+    files = {name: _small_file(pinned, name, models_dir) for name in families.DESCRIPTION_FILES}
     return Description.of(read_config(pinned, models_dir=models_dir), files)
 
 
@@ -261,16 +262,6 @@ def read_prompts(pinned: Pinned, *, models_dir: Path | None) -> Prompts | None:
         return Prompts()
     has_none = _pinned_folder(pinned, models_dir) is not None
     return Prompts() if has_none else None
-
-
-def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None) -> Checked:
-    """Return a model's description and the kinds of tasks that it can do. Raises as ``pin``, and ModelUnsuitable."""
-    pinned = pin(model, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
-    if null.is_null(model):
-        return Checked(pinned, null.NAME, "computes nothing", kinds.NAMES, families.OUR_LIMIT_TOKENS, 0)
-    if weightless.is_weightless(model):
-        return Checked(pinned, model, "no weights", _BY_PATTERNS, families.OUR_LIMIT_TOKENS, 0)
-    return checked(model, pinned, read_config(pinned, models_dir=models_dir), models_dir=models_dir)
 
 
 def checked(model: str, pinned: Pinned, config: Mapping[str, Any], *, models_dir: Path | None) -> Checked:
@@ -395,3 +386,203 @@ def _stated_limits(folder: Path | None) -> list[int]:
     """Return the longest inputs that the files of the tokenizer and of sentence-transformers state."""
     found = [table(content(folder / file)).get(name) for file, name in _LIMITS] if folder is not None else []
     return [int(stated) for stated in found if isinstance(stated, int | float) and math.isfinite(stated)]
+
+
+# The parameters of specs with an adapter: its name, and its hub commit or the hash of its files.
+ADAPTER, ADAPTER_REVISION = "adapter", "adapter_revision"
+
+
+def pin_with_adapter(
+    model: str, adapter: str | None, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None
+) -> tuple[Pinned, Mapping[str, Any]]:
+    """Return the exact weights of a model and of its adapter, and the config that the two have together.
+
+    An adapter that comes with docmill is named as a model, too. Raises as ``pinning.pin`` and ``with_adapter``.
+    """
+    if model in ADAPTED:
+        if adapter is not None:
+            raise ModelUnsuitable(
+                f"{model} is an adapter of {ADAPTED[model]}, and takes no other: leave --adapter out, or name the "
+                "base with --model."
+            )
+        model, adapter = ADAPTED[model], model
+    pinned = pin(model, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
+    config = read_config(pinned, models_dir=models_dir)
+    return with_adapter(pinned, config, adapter, models_dir=models_dir, cache_dir=cache_dir)
+
+
+def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None) -> Checked:
+    """Return a model's description and the kinds of tasks that it can do; of an adapter of ours with its base.
+
+    Raises as ``pin``, and ModelUnsuitable.
+    """
+    if model in ADAPTED:
+        pinned, config = pin_with_adapter(model, None, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
+        found = checked(model, pinned, config, models_dir=models_dir)
+        # An adapter with a head is for that alone.
+        return replace(
+            found, kinds=tuple(one for one in found.kinds if found.head in kinds.kind(one).families.values())
+        )
+    pinned = pin(model, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
+    limit = families.OUR_LIMIT_TOKENS
+    if weightless.is_served(model):
+        return Checked(pinned, "a model of a server", "served", selection.served_kinds(), 0, None)
+    if weightless.is_null(model):
+        return Checked(pinned, weightless.NULL, "computes nothing", kinds.NAMES, limit, 0)
+    if weightless.is_weightless(model):
+        return Checked(pinned, model, "no weights", _BY_PATTERNS, limit, 0)
+    return checked(model, pinned, read_config(pinned, models_dir=models_dir), models_dir=models_dir)
+
+
+def with_adapter(
+    pinned: Pinned, config: Mapping[str, Any], adapter: str | None, *, models_dir: Path | None, cache_dir: Path
+) -> tuple[Pinned, Mapping[str, Any]]:
+    """Return a pinned model with an adapter pinned beside it, and the config that the two have together.
+
+    Raises ModelNotFound, HubUnreachable, ModelCorrupt, and ModelUnsuitable for an adapter of another base.
+    """
+    if adapter is None:
+        return pinned, config
+    if weightless.is_weightless(pinned.model):
+        raise ModelUnsuitable(f"{pinned.model} has no weights that an adapter could change.")
+    name, revision = _pinned_adapter(adapter, models_dir, cache_dir)
+    read = Adapter.of_folder(name, _adapter_folder(name, revision, models_dir, cache_dir))
+    read.require_base(pinned.model, is_local=pinned.revision.startswith(_LOCAL))
+    return replace(pinned, beside={ADAPTER: name, ADAPTER_REVISION: revision}), read.completed(config)
+
+
+def has_adapter(spec: Spec, *, cache_dir: Path) -> bool:
+    """Return False if a spec has an adapter of the hub that was not downloaded."""
+    if ADAPTER not in spec.params or spec.params[ADAPTER_REVISION].startswith(_LOCAL):
+        return True
+    return hub.downloaded(spec.params[ADAPTER], spec.params[ADAPTER_REVISION], cache_dir) is not None
+
+
+def locate_adapter(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Path | None:
+    """Return the folder of a spec's adapter, downloaded if need be; None for a spec without one.
+
+    Raises ModelNotFound, ModelCorrupt, HubUnreachable.
+    """
+    if ADAPTER not in spec.params:
+        return None
+    name, revision = spec.params[ADAPTER], spec.params[ADAPTER_REVISION]
+    folder = _adapter_folder(name, revision, models_dir, cache_dir)
+    if revision.startswith(_LOCAL) and (actual := weights.hash_of(folder, ADAPTER_FILES, cache_dir)) != revision:
+        raise ModelCorrupt(
+            f"The files of the adapter in {folder} are not those that the job was made with ({actual[7:19]} instead "
+            f"of {revision[7:19]}): copy the adapter again, or make a new job."
+        )
+    return folder
+
+
+def _pinned_adapter(adapter: str, models_dir: Path | None, cache_dir: Path) -> tuple[str, str]:
+    folder = _folder_beside(adapter, models_dir)
+    if folder is None:
+        if adapter in ADAPTED:
+            raise not_shipped(adapter)
+        if not hub.HUB_ID.fullmatch(adapter):
+            raise ModelNotFound(f"{adapter} is neither a folder here nor a hub id: --adapter takes one of them.")
+        return adapter, hub.commit_of(adapter, None, cache_dir)
+    require_adapter(adapter, folder)
+    path = Path(adapter).expanduser()
+    named = str(path.resolve()) if adapter not in ADAPTED and path.is_dir() else adapter
+    return named, weights.hash_of(folder, ADAPTER_FILES, cache_dir)
+
+
+def _folder_beside(name: str, models_dir: Path | None) -> Path | None:
+    """Return the folder of an adapter or a tokenizer on this machine; None if the name can only be a hub id."""
+    first = SHIPPED_FOLDER / name if name in ADAPTED else Path(name).expanduser()
+    places = [first, *([models_dir / name] if models_dir is not None else [])]
+    return next((place for place in places if place.is_dir()), None)
+
+
+def _adapter_folder(name: str, revision: str, models_dir: Path | None, cache_dir: Path) -> Path:
+    if not revision.startswith(_LOCAL):
+        if (known := hub.downloaded(name, revision, cache_dir)) is not None:
+            return known
+        there = hub.file_names(name, revision)
+        if lacking := [file for file in ADAPTER_FILES if file not in there]:
+            raise ModelNotFound(f"{name} on the hub is no adapter that docmill reads: it has no {lacking[0]}.")
+        return hub.fetched(name, revision, ADAPTER_FILES, cache_dir)
+    folder = _folder_beside(name, models_dir)
+    if folder is None:
+        raise ModelNotFound(
+            f"The adapter {name} was a folder where the job was made and is not on this machine: copy it to the same "
+            "path here, or into the models directory under the same name."
+        )
+    return folder
+
+
+# The parameters of specs with a tokenizer: its name, and its hub commit or the hash of its files.
+TOKENIZER, TOKENIZER_REVISION = "tokenizer", "tokenizer_revision"
+# Files of tokenizers, and of the chat templates beside them. config.json may name the tokenizer's class.
+TOKENIZER_FILES = (
+    *("added_tokens.json", "chat_template.jinja", "chat_template.json", "config.json", "merges.txt"),
+    *("sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer.model"),
+    *("tokenizer_config.json", "vocab.json", "vocab.txt"),
+)
+
+
+def with_tokenizer(pinned: Pinned, tokenizer: str | None, *, models_dir: Path | None, cache_dir: Path) -> Pinned:
+    """Return a served model with a tokenizer pinned beside it.
+
+    Raises BadOption for another model, ModelNotFound, HubUnreachable and ModelCorrupt.
+    """
+    if tokenizer is None:
+        return pinned
+    if not weightless.is_served(pinned.model):
+        raise BadOption(f"--tokenizer is for models on a server: {pinned.model} has its own; leave it out.")
+    folder = _folder_beside(tokenizer, models_dir)
+    if folder is not None:
+        path = Path(tokenizer).expanduser()
+        name = str(path.resolve()) if path.is_dir() else tokenizer
+        require_tokenizer(folder)
+        return _beside(pinned, name, _tokenizer_hash(folder, cache_dir))
+    if not hub.HUB_ID.fullmatch(tokenizer):
+        raise ModelNotFound(f"{tokenizer} is neither a folder here nor a hub id: --tokenizer takes one of them.")
+    commit = hub.commit_of(tokenizer, None, cache_dir)
+    _hub_tokenizer(tokenizer, commit, cache_dir)
+    return _beside(pinned, tokenizer, commit)
+
+
+def locate_tokenizer(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Path | None:
+    """Return the folder of a spec's tokenizer, downloaded if need be; None for a spec without one.
+
+    Raises ModelNotFound, ModelCorrupt, HubUnreachable.
+    """
+    if TOKENIZER not in spec.params:
+        return None
+    name, revision = spec.params[TOKENIZER], spec.params[TOKENIZER_REVISION]
+    if not revision.startswith(_LOCAL):
+        return _hub_tokenizer(name, revision, cache_dir)
+    folder = _folder_beside(name, models_dir)
+    if folder is None:
+        raise ModelNotFound(
+            f"The tokenizer {name} was a folder where the job was made and is not on this machine: copy it to the "
+            "same path here, or into the models directory under the same name."
+        )
+    if (actual := _tokenizer_hash(folder, cache_dir)) != revision:
+        raise ModelCorrupt(
+            f"The files of the tokenizer in {folder} are not those that the job was made with ({actual[7:19]} "
+            f"instead of {revision[7:19]}): copy the tokenizer again, or make a new job."
+        )
+    return folder
+
+
+def _beside(pinned: Pinned, name: str, revision: str) -> Pinned:
+    return replace(pinned, beside={**pinned.beside, TOKENIZER: name, TOKENIZER_REVISION: revision})
+
+
+def _tokenizer_hash(folder: Path, cache_dir: Path) -> str:
+    names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    require_files(folder, names)
+    return weights.hash_of(folder, names, cache_dir)
+
+
+def _hub_tokenizer(name: str, commit: str, cache_dir: Path) -> Path:
+    folder = hub.some_files(name, commit, TOKENIZER_FILES, cache_dir / "tokenizers")
+    try:
+        require_tokenizer(folder)
+    except ModelCorrupt as error:
+        raise ModelNotFound(f"{name} on the hub has no tokenizer that docmill reads.") from error
+    return folder

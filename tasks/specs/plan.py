@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import orjson
+from pydantic import ValidationError
+
 from docmill.storage.core.specs import Spec
-from docmill.tasks import kinds, prompts
+from docmill.tasks import kinds, languages, prompts
 from docmill.tasks.backends import selection
 from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.base import Plan, TaskKind
 from docmill.tasks.kinds.options import MIN_WINDOW_TOKENS, KindOptions, flag, option
-from docmill.tasks.models import families, served
+from docmill.tasks.models import families, weightless
 from docmill.tasks.models.families import Family
-from docmill.tasks.models.named_prompts import Prompts
+from docmill.tasks.models.sentence_modules import Prompts
 
 if TYPE_CHECKING:
     from docmill.tasks.specs.pinning import Pinned
+
 
 # Version of our windowing and joining: a change that changes outputs makes new specs.
 ALGORITHM = 2
@@ -41,7 +48,7 @@ def build_spec(
     if "tokenizer" in plan.given and "tokenizer" not in pinned.beside:
         raise BadOption("--tokenizer is for one model on a server: leave it out.")
     params = {**plan.given, **found.params(plan), **_built_in(found, plan), **pinned.beside}
-    if served.is_served(pinned.model):
+    if weightless.is_served(pinned.model):
         _check_served(plan, options.quality)
     elif config:
         selection.require_possible(kind, plan.family, options.quality, pinned.model)
@@ -112,3 +119,124 @@ def _check_room(plan: Plan, wanted: int | None) -> None:
         beside = ", its prompt and a text among them" if plan.family is Family.DECODER else ""
         said = f"--max-new-tokens {wanted:,}" if "max_new_tokens" in plan.given else f"An output of {wanted:,} tokens"
         raise BadOption(f"{said} is more than {plan.model} can write: it holds {holds:,} tokens{beside}.")
+
+
+# Options that name something of the model itself, or of its files.
+OF_MODEL = frozenset({"adapter", "prompt_name", "tokenizer"})
+LENGTH, LIMITS = "length", frozenset({"max_new_tokens", "min_new_tokens"})  # the first sets the others
+
+
+def options_of(spec: Spec, family: Family | None) -> tuple[KindOptions, tuple[str, ...]]:
+    """Return the options of a spec that a model of this family takes, and the names of those that it does not.
+
+    Raises BadOption for a spec whose options this release does not know.
+    """
+    model = kinds.kind(spec.kind).options
+    kept: dict[str, Any] = {"dtype": "auto" if spec.quality == "native" else spec.quality}
+    left_out = []
+    for name, value in spec.params.items():
+        field = model.model_fields.get(name)
+        if field is None or (name in LIMITS and LENGTH in spec.params) or (name, value) == ("prefix", ""):
+            continue  # what the spec says besides its options
+        only = option(field).only
+        if name in OF_MODEL or (only not in {None, family} and value != option(field).any_takes):
+            left_out.append(name)
+        else:
+            kept[name] = value
+    try:
+        return model.model_validate_json(orjson.dumps(kept)), tuple(left_out)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadOption(f"This release cannot read the option {first['loc'][0]} of {spec}.") from error
+
+
+_PART = re.compile(r"\s*([A-Za-z]+(?:[_-][A-Za-z]+)?)\s*=(.*)", re.DOTALL)
+_CODE = re.compile(r"[A-Za-z]{2,3}(?:[_-][A-Za-z]+)?")
+
+
+def parse_models(model: str) -> dict[str, str] | None:
+    """The models by language in ``fr=MODEL,de=MODEL``; None for the name of one model. Raises BadOption."""
+    first = _PART.fullmatch(model)
+    if first is None or not (_CODE.fullmatch(first[1]) or languages.short_code(first[1])):
+        return None  # a folder may have = in its name
+    found: dict[str, str] = {}
+    for part in model.split(","):
+        match = _PART.fullmatch(part.strip())
+        if match is None or not match[2].strip():
+            raise BadOption(f"--model {model}: {part!r} is not LANGUAGE=MODEL, such as fr=opus-mt-fr-en.")
+        code = languages.plain(languages.known(match[1], "--model"))
+        if code in found:
+            raise BadOption(f"--model {model}: {languages.listed([code])} stands in it twice.")
+        found[code] = match[2].strip()
+    return found
+
+
+def write_models(models: Mapping[str, str]) -> str:
+    """Models by language as ``parse_models`` reads them."""
+    return ",".join(f"{language}={model}" for language, model in models.items())
+
+
+def build_spec_per_language(
+    kind: str, parts: Mapping[str, tuple[Pinned, Mapping[str, Any]]], options: KindOptions
+) -> Spec:
+    """The spec of a translation by these models, each with its config.json or {}; raises as `build_spec`."""
+    if not _translates(kinds.kind(kind)):
+        those = ", ".join(one.name for one in kinds.KINDS if _translates(one))
+        raise BadOption(f"--model LANGUAGE=MODEL is for {those}; {kind} takes one model.")
+    given = options.given()
+    if given.get("source_lang") != languages.AUTO:
+        raise BadOption("--model LANGUAGE=MODEL goes with --from auto, which finds each document's language.")
+    if "prefix" in given:
+        raise BadOption("--prefix is the same for every language: give one --model and its --from with it.")
+    if "adapter" in given:
+        raise BadOption("--adapter is of one model: merge it into that model, and name the merged folder.")
+    languages.require_detector()
+    for pinned, config in parts.values():
+        kinds.kind(kind).require(config, pinned.model)
+    target = given.get("target_lang") or _only_target(parts)
+    alone = []
+    for language, (pinned, config) in parts.items():
+        one = options.replaced(source_lang=language, target_lang=target)
+        try:
+            alone.append(build_spec(kind, pinned, one, config))
+        except BadOption as error:
+            raise BadOption(f"--model {language}={pinned.model}: {error}") from error
+    built_in = {name: spec.params[name] for spec in alone for name in ("instructions",) if name in spec.params}
+    ordered = sorted(parts)
+    models = {language: [parts[language][0].model, parts[language][0].revision] for language in ordered}
+    params = {
+        **given,
+        "target_lang": target,
+        "detector": languages.DETECTOR,
+        "sources": ordered,
+        "models": models,
+        **built_in,
+        "algorithm": ALGORITHM,
+    }
+    return Spec(
+        kind=kind,
+        model=write_models({language: model for language, (model, _) in models.items()}),
+        revision=f"sha256:{hashlib.sha256(orjson.dumps(models)).hexdigest()}",
+        quality=options.quality,
+        params=params,
+    )
+
+
+def specs_of(spec: Spec) -> dict[str, Spec]:
+    """By language the spec of the model that reads it; empty for a spec of one model."""
+    common = {name: value for name, value in spec.params.items() if name not in {"detector", "sources", "models"}}
+    return {
+        language: replace(spec, model=model, revision=revision, params={**common, "source_lang": language})
+        for language, (model, revision) in spec.params.get("models", {}).items()
+    }
+
+
+def _translates(kind: TaskKind) -> bool:
+    return kind.built_in is not None and kind.built_in.languages
+
+
+def _only_target(parts: Mapping[str, tuple[Pinned, Mapping[str, Any]]]) -> str:
+    stated = [pinned.direction.targets for pinned, _ in parts.values()]
+    if any(len(targets) != 1 for targets in stated) or len({languages.plain(*targets) for targets in stated}) != 1:
+        raise BadOption("--from auto needs --to, since a text that is in that language already is kept as it is.")
+    return stated[0][0]

@@ -3,18 +3,28 @@
 Plain text has no markup, so its rules are the habits of people who write it: a blank line ends a paragraph; a line
 that starts with a bullet or a number is an item; lines of the form `Name: value` stand alone; an indented line stands
 alone unless it continues an item; any other newline is only where a line was full. In Markdown
-(`tasks.windows.markdown`) code, rules and link definitions are copied, and headings and the cells of tables are
+(`tasks.windows.paragraphs`) code, rules and link definitions are copied, and headings and the cells of tables are
 translated by themselves.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from functools import cache, partial
+from itertools import starmap
+from operator import itemgetter
+from typing import TYPE_CHECKING, Protocol
 
-from docmill.tasks.windows import markdown
-from docmill.tasks.windows.markdown import Line, Role
 from docmill.tasks.windows.windows import Section, trimmed
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+
 
 # The separators include no-break spaces, which French typography puts after a dash, and the dot operator,
 # which catalogues of translations use to make such a space visible.
@@ -68,7 +78,7 @@ def paragraphs(text: str) -> list[Section]:
 def cells(text: str) -> list[Section]:
     """Return the cells of the tables in ``text``, in order."""
     scanner = _Scanner(text)
-    return [cell for line in markdown.lines(text) if line.role is Role.ROW for cell in scanner.cells(line)]
+    return [cell for line in read_lines(text) if line.role is Role.ROW for cell in scanner.cells(line)]
 
 
 class _Scanner:
@@ -83,7 +93,7 @@ class _Scanner:
         self._hanging = -1  # column at which the open list item's text begins; -1 outside a list
 
     def scan(self) -> list[Section]:
-        lines = markdown.lines(self._text)
+        lines = read_lines(self._text)
         fields = self._fields(lines)
         html = 0  # end of the HTML block that has been taken
         for number, line in enumerate(lines):
@@ -92,19 +102,19 @@ class _Scanner:
                 continue
             self._close()
             if line.role is Role.HEADING:
-                self._add(*markdown.heading(self._text, self._content(line), line.end))
+                self._add(*heading(self._text, self._content(line), line.end))
             elif line.role is Role.ROW:
                 self._sections += self.cells(line)
             elif line.role is Role.HTML and line.start >= html:
                 html = next((each.start for each in lines[number:] if each.role is not Role.HTML), len(self._text))
-                for stretch in markdown.between_tags(self._text, self._content(line), html):
+                for stretch in between_tags(self._text, self._content(line), html):
                     self._add(*stretch)
         self._close()
         return self._sections
 
     def cells(self, line: Line) -> list[Section]:
         """Return the cells of a table's row."""
-        stretches = markdown.cells(self._text, self._content(line), line.end)
+        stretches = between_bars(self._text, self._content(line), line.end)
         trims = [trimmed(self._text, *stretch) for stretch in stretches]
         return [self._section(start, end) for start, end in trims if start < end]
 
@@ -195,3 +205,279 @@ class _Scanner:
 
     def _section(self, start: int, end: int) -> Section:
         return Section(start, end, verbatim=not has_words(self._text[start:end]))
+
+
+_LINE = re.compile(r"([^\r\n]*)(?:\r\n|\r|\n|\Z)")
+_ITEM = r"(?:(?:[-*+]|\d{1,9}[.)])[ \t]++|>[ \t]*+)"  # what begins an item of a list, or a quotation
+# Possessive, so that a line of a million spaces is read once.
+_SIGNS = re.compile(
+    rf"^(?:[ \t]*+>|[ ]{{4}}|\t|[^\r\n|]*+\||[ \t]*+(?:{_ITEM})*+"
+    r"(?:```|~~~|\#{1,6}+(?:[ \t]|$)|</?[a-zA-Z!]|(?:=++|-{2,}+)[ \t]*+$|\[[^\]\r\n]++\]:)"
+    rf"|[ \t]*+(?:{_ITEM}){{2}})",
+    re.MULTILINE,
+)
+_FRONT_MATTER = re.compile(
+    r"---[ \t]*\r?\n(?:[ \t]*(?:[\w-]+:.*|-[ \t].*|\#.*)?\r?\n)*?(?:---|\.\.\.)[ \t]*(?=\r?\n|\Z)"
+)
+_HEADING = re.compile(r"[ \t]*#{1,6}(?:[ \t]+|$)")
+_CODE_SIGN = re.compile(r"[{};=<>|\\$`]|\w\(|\)\s*$|^\s*(?:[$#%]\s|>>>|//|--?\w)|\w/\w+/|\w::\w|&&|\./\w")
+# Tags inside a sentence; any other tag ends one.
+_INLINE_TAGS = frozenset(
+    {
+        "a", "abbr", "b", "bdi", "bdo", "cite", "code", "data", "dfn", "em", "i", "kbd", "mark", "q", "s", "samp",
+        "small", "span", "strong", "sub", "sup", "time", "u", "var", "wbr",
+    }
+)  # fmt: skip
+# A comment or script that never ends takes the rest of the block.
+_TAG = re.compile(
+    r"<!--(?:.*?-->|.*\Z)|<(script|style|pre)\b(?:.*?</\1\s*>|.*\Z)|</?([a-zA-Z][\w-]*)[^<>]*>|<[!?][^<>]*>",
+    re.DOTALL | re.IGNORECASE,
+)
+
+
+class Role(Enum):
+    PROSE = auto()
+    MARKUP = auto()
+    HEADING = auto()
+    ROW = auto()  # of a table
+    HTML = auto()
+
+
+@dataclass(slots=True)
+class Line:
+    """The line ``[start, end)`` without its break; ``quotes`` counts the block quotes that hold it."""
+
+    start: int
+    end: int
+    role: Role = Role.PROSE
+    quotes: int = 0
+
+
+def read_lines(text: str) -> list[Line]:
+    """Return the lines of ``text`` with their roles."""
+    found = [Line(*match.span(1)) for match in _LINE.finditer(text)]
+    if has_signs(text):
+        _mark(text, found)
+    return found
+
+
+def has_signs(text: str) -> bool:
+    """Return True if a line of the text begins with a sign of Markdown or of code."""
+    return _SIGNS.search(text) is not None
+
+
+def between_bars(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the stretches between the unescaped bars of a table's row, with their white space."""
+    begins = start
+    for place in range(start, end):
+        if text[place] == "|" and text[place - 1 : place] != "\\":
+            yield begins, place
+            begins = place + 1
+    yield begins, end
+
+
+def heading(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return the stretch of a heading's words, without the number signs around them."""
+    if begins := _HEADING.match(text, start, end):
+        start = begins.end()
+    words = text[start:end].rstrip(" \t")
+    unmarked = words.rstrip("#")
+    return start, start + len(unmarked if not unmarked or unmarked[-1] in " \t" else words)
+
+
+def between_tags(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the stretches of an HTML block that no tag, comment, script or preformatted text holds."""
+    begins = start
+    for tag in _TAG.finditer(text, start, end):
+        if (tag[2] or "").lower() not in _INLINE_TAGS:
+            yield begins, tag.start()
+            begins = tag.end()
+    yield begins, end
+
+
+def _mark(text: str, found: list[Line]) -> None:
+    """Give the lines their roles."""
+    first = 0
+    if front := _FRONT_MATTER.match(text):
+        first = sum(line.start < front.end() for line in found)
+        _assign(found, 0, first, Role.MARKUP)
+    tokens = _parser().parse(text[found[first].start :] if first < len(found) else "")
+    is_markdown = any(token.type in ("fence", "table_open") or token.markup.startswith("#") for token in tokens)
+    covered: set[int] = set()
+    for token in tokens:
+        if token.map is None:
+            continue
+        begin, end = (first + line for line in token.map)
+        covered.update(range(begin, end) if token.type not in _CONTAINERS else ())
+        if token.type == "code_block":
+            if is_markdown or _is_code(text, found[begin:end]):
+                _assign(found, begin, end, Role.MARKUP)
+        else:
+            _mark_block(found, token, begin, end)
+    for number in range(first, len(found)):
+        line = found[number]
+        # The parser takes definitions of links away without a token.
+        if number not in covered and text[line.start : line.end].strip(" \t>"):
+            line.role = Role.MARKUP
+
+
+_CONTAINERS = frozenset({"bullet_list_open", "ordered_list_open", "list_item_open", "blockquote_open"})
+
+
+def _mark_block(found: list[Line], token: Token, begin: int, end: int) -> None:
+    match token.type:
+        case "blockquote_open":
+            for line in found[begin:end]:
+                line.quotes += 1
+        case "fence" | "hr":
+            _assign(found, begin, end, Role.MARKUP)
+        case "html_block":
+            _assign(found, begin, end, Role.HTML)
+        case "heading_open" if token.markup.startswith("#"):
+            _assign(found, begin, end, Role.HEADING)
+        case "heading_open":
+            _assign(found, end - 1, end, Role.MARKUP)
+        case "table_open":
+            _assign(found, begin, end, Role.MARKUP)
+        case "tr_open":
+            _assign(found, begin, end, Role.ROW)
+
+
+def _assign(found: list[Line], begin: int, end: int, role: Role) -> None:
+    for line in found[begin:end]:
+        line.role = role
+
+
+def _is_code(text: str, block: list[Line]) -> bool:
+    """Return whether at least half of an indented block's lines look like code and not like indented prose."""
+    written = [line for line in block if text[line.start : line.end].strip()]
+    signs = sum(_CODE_SIGN.search(text[line.start : line.end]) is not None for line in written)
+    return 2 * signs >= len(written)
+
+
+@cache
+def _parser() -> MarkdownIt:
+    """Return a parser of blocks. Markup inside a paragraph is left to the model."""
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark").enable("table")
+    parser.core.ruler.enableOnly(["normalize", "block"])
+    return parser
+
+
+_CLOSING = r"[\"'”’»›)\]}）】」』》〉*_`]*"
+# The marks of scripts without spaces end a sentence by themselves, the others before white space.
+_UNSPACED, _SPACED = "。！？｡．", ".!?…‽؟۔।॥։።፧፨။៕᠃"
+# It begins with a set of characters, which is searched for faster than one of two.
+_END = re.compile(
+    rf"[{_UNSPACED}{_SPACED}](?:(?<=[{_UNSPACED}])[{_UNSPACED}]*{_CLOSING}|(?<=[{_SPACED}])[{_SPACED}]*{_CLOSING}(?=\s))"
+)
+_UNSPACED_END = re.compile(rf"[{_UNSPACED}]+{_CLOSING}\Z")
+_OPENING = re.compile(r"[\s\"'“‘«‹(\[{¿¡*_`]*")
+_BREAK = re.compile(r"\s*(?:(?<=[\r\n])[ \t]*(?:>[ \t]?)+[ \t]*)?")
+_LAST_WORD = re.compile(r"[^\W\d_]+(?:\.[^\W\d_]+)*\Z")
+_LONGEST_WORD = 12
+# Words that a name, a number or an example follows.
+_SHORTENED = re.compile(
+    "mr|mrs|ms|dr|prof|st|rec|rev|hon|gen|col|lt|sgt|capt|no|nr|figs?|eq|sec|ch|vol|vs|cf|approx|ca|al|e[.]g|i[.]e|viz|resp|"
+    "hr|fr|mme|mlle|sra?|srta|dra|ud|núm|pág|art|bzw|z[.]b|d[.]h|u[.]a|vgl|bspw|dipl|ing",
+    re.IGNORECASE,
+)
+
+
+class _Stretch(Protocol):
+    @property
+    def start(self) -> int: ...
+
+
+def sentences(text: str) -> list[Section]:
+    """Return the sentences of ``text``, in order and without the white space and markup between them.
+
+    Headings, list items and cells are sentences of their own; code, rules and link definitions are left out.
+    """
+    found: list[Section] = []
+    for paragraph in paragraphs(text):
+        if paragraph.verbatim:
+            continue
+        start = paragraph.start
+        for end in (*_ends(text, paragraph), paragraph.end):
+            piece = text[start:end].strip()
+            if piece:
+                first = text.index(piece[0], start)
+                found.append(Section(first, first + len(piece)))
+            start = end
+    return found
+
+
+def translated_sentences(text: str) -> list[Section]:
+    """Return the stretches of ``text`` to translate, as `paragraphs` does, with each sentence by itself.
+
+    No sentence ends within inline code. Quote signs at the start of a line belong to no sentence.
+    """
+    found: list[Section] = []
+    for paragraph in paragraphs(text):
+        if paragraph.verbatim:
+            found.append(paragraph)
+            continue
+        kept = list(not_prose(text, paragraph.start, paragraph.end))
+        ends = (end for end in _ends(text, paragraph) if not _within(kept, end))
+        breaks = ((end, _behind_break(text, end)) for end in ends)
+        capital = [(end, start) for end, start in breaks if not text[start : start + 1].islower()]
+        for start, end in _between(text, paragraph, capital):
+            found.append(Section(start, end, verbatim=not has_words(text[start:end])))
+    return found
+
+
+def between_sentences(gap: str, before: str) -> str:
+    """Return the white space after the translated sentence ``before``, in place of the original ``gap``.
+
+    Scripts that end sentences with a mark such as 。 have no spaces between them. Other white space is kept.
+    """
+    if gap not in {"", " "}:
+        return gap
+    return "" if not before or _UNSPACED_END.search(before) else " "
+
+
+def holding(found: Sequence[_Stretch], section: Section) -> slice:
+    """Return the slice of the stretches, which are in order, that begin in a section."""
+    first, end = (bisect_left(found, place, key=lambda one: one.start) for place in (section.start, section.end))
+    return slice(first, end)
+
+
+def _ends(text: str, paragraph: Section) -> list[int]:
+    """Return the places behind the marks that end a sentence."""
+    marks = _END.finditer(text, paragraph.start, paragraph.end)
+    return [mark.end() for mark in marks if _ends_sentence(text, mark)]
+
+
+def _between(text: str, paragraph: Section, breaks: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield the stretches of a paragraph between its breaks, without white space at their ends."""
+    starts, ends = [paragraph.start, *(end for _, end in breaks)], [*(start for start, _ in breaks), paragraph.end]
+    for start, end in starmap(partial(trimmed, text), zip(starts, ends, strict=True)):
+        if start < end:
+            yield start, end
+
+
+def _behind_break(text: str, end: int) -> int:
+    """Return where the sentence after an end begins: behind white space, and the quote signs of a new line."""
+    gap = _BREAK.match(text, end)
+    assert gap is not None
+    return gap.end()
+
+
+def _within(stretches: Sequence[tuple[int, int]], place: int) -> bool:
+    """Return True if a place lies inside one of the stretches, which are in order."""
+    before = bisect_left(stretches, place, key=itemgetter(0))
+    return before > 0 and place < stretches[before - 1][1]
+
+
+def _ends_sentence(text: str, mark: re.Match[str]) -> bool:
+    opened = _OPENING.match(text, mark.end())
+    assert opened is not None
+    if text[opened.end() : opened.end() + 1].islower():
+        return False
+    if mark[0] != ".":
+        return True
+    word = _LAST_WORD.search(text[max(0, mark.start() - _LONGEST_WORD) : mark.start()])
+    is_initial = word is not None and len(word[0]) == 1 and word[0].isupper()
+    return word is None or not (is_initial or _SHORTENED.fullmatch(word[0]))

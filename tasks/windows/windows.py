@@ -6,14 +6,20 @@ window that was cut to fit does fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
+from itertools import accumulate, groupby
+from math import inf
+from typing import TYPE_CHECKING, Protocol
 
 from semantic_text_splitter import TextSplitter
 
-from docmill.tasks.windows.places import Places
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
 
 # A text with this many characters for each token of the limit is not tokenised to learn that it must be cut.
 LONG_CHARS_PER_TOKEN = 64
@@ -219,3 +225,251 @@ def _fitting(text: str, window: Window, coder: Coder, clean: Callable[[str], str
         for (start, end), code in zip(halves, encoded, strict=True)
         for piece in _fitting(text, Window(start, end, code), coder, clean)
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The places of the tokens of a window, without special ones: an entry for each in ``starts`` and ``ends``.
+
+    Token number i stands at ``[starts[i], ends[i])`` in the text, in characters. ``inside[i]`` is 1 if it goes on
+    with the word of the token before. ``leading`` is how many special tokens come before them in the window, and
+    ``first`` how many tokens of the text.
+    """
+
+    leading: int
+    starts: array[int]
+    ends: array[int]
+    inside: array[int]
+    first: int = 0
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+# Windows overlap by this part of their tokens: a token in the middle of an overlap sees an eighth of a window on
+# its poorer side.
+_OVERLAP = 4
+# A text is tokenised in pieces of at most this many characters: a tokenizer takes a hundred times their room.
+BLOCK_CHARS = 500_000
+
+
+def cut_overlapping(texts: Sequence[str], coder: Coder, overlap_tokens: int = 0) -> list[list[Window]]:
+    """Return the windows of each text, in order; those of one text overlap, if they can by so many tokens.
+
+    Where ``coder`` does not tell the places of tokens, windows do not overlap.
+    """
+    blocks = [(number, start, end) for number, text in enumerate(texts) for start, end in _blocks(text)]
+    encoded = coder.encode([texts[number][start:end] for number, start, end in blocks])
+    windows: list[list[Window]] = []
+    for _, group in groupby(zip(blocks, encoded, strict=True), key=lambda pair: pair[0][0]):
+        pieces = [(start, one) for (_, start, _), one in group]
+        text = texts[len(windows)]
+        if any(one.places is None for _, one in pieces):
+            windows += cut([text], coder)
+        else:
+            windows.append(_windows(text, _joined(pieces), coder.limit_tokens, overlap_tokens))
+    return windows
+
+
+def stretches(tokens: int, room: int, overlap: int = 0) -> list[tuple[int, int]]:
+    """Return stretches ``[first, end)`` of a text's tokens, at most ``room`` long, evenly spread over the text.
+
+    They overlap by a quarter, or by ``overlap`` if that is more; but by no more than half, if not by chance.
+    """
+    if tokens <= room:
+        return [(0, tokens)]
+    step = room - max(room // _OVERLAP, min(overlap, room // 2))
+    further = -((room - tokens) // step)
+    firsts = [number * (tokens - room) // further for number in range(further + 1)]
+    return [(first, first + room) for first in firsts]
+
+
+def deciding(windows: Sequence[tuple[int, int]]) -> list[npt.NDArray[np.bool_]]:
+    """Return for each window ``[first, end)`` which of its tokens it decides: each token is decided once.
+
+    A window decides a token if no other has a better context for it, the first of those that have the same.
+    """
+    import numpy as np
+
+    tokens = max((end for _, end in windows), default=0)
+    best = np.full(tokens, -1.0)
+    owner = np.zeros(tokens, dtype=np.int64)
+    for number, (first, end) in enumerate(windows):
+        before = np.arange(1.0, end - first + 1)
+        after = before[::-1]
+        context = np.minimum(before if first > 0 else np.inf, after if end < tokens else np.inf)
+        context = np.broadcast_to(context, before.shape)
+        better = context > best[first:end]
+        best[first:end][better] = context[better]
+        owner[first:end][better] = number
+    return [owner[first:end] == number for number, (first, end) in enumerate(windows)]
+
+
+def _blocks(text: str) -> Iterator[tuple[int, int]]:
+    """Yield stretches that a tokenizer takes at once, cut before white space where there is some."""
+    start = 0
+    while len(text) - start > BLOCK_CHARS:
+        end = start + BLOCK_CHARS
+        while end > start + 1 and not (text[end].isspace() and not text[end - 1].isspace()):
+            end -= 1
+        end = end if end > start + 1 else start + BLOCK_CHARS
+        yield start, end
+        start = end
+    yield start, len(text)
+
+
+def _joined(pieces: Sequence[tuple[int, Encoded]]) -> Encoded:
+    """Return a text's tokens from those of its pieces, each of which begins at a character of the text."""
+    if len(pieces) == 1:
+        return pieces[0][1]
+    (_, head), (_, tail) = pieces[0], pieces[-1]
+    assert head.places is not None
+    assert tail.places is not None
+    assert not isinstance(head.features, str)
+    starts, ends, inside = array("i"), array("i"), array("b")
+    for at, one in pieces:
+        assert one.places is not None
+        starts.extend(at + place for place in one.places.starts)
+        ends.extend(at + place for place in one.places.ends)
+        inside.extend(one.places.inside)
+    features = {}
+    for name in head.features:
+        feature = array("i", head.feature(name)[: head.places.leading])
+        for _, one in pieces:
+            assert one.places is not None
+            feature.extend(one.feature(name)[one.places.leading : one.places.leading + len(one.places)])
+        feature.extend(tail.feature(name)[tail.places.leading + len(tail.places) :])
+        features[name] = feature
+    places = Places(head.places.leading, starts, ends, inside)
+    return Encoded(len(features["input_ids"]), features, places=places)
+
+
+def _windows(text: str, encoded: Encoded, limit_tokens: int, overlap_tokens: int) -> list[Window]:
+    if encoded.tokens <= limit_tokens:
+        return [Window(0, len(text), encoded)]
+    places = encoded.places
+    assert places is not None
+    room = limit_tokens - (encoded.tokens - len(places))
+    return [
+        Window(places.starts[first], places.ends[end - 1], _stretch(encoded, places, first, end), part=True)
+        for first, end in stretches(len(places), room, overlap_tokens)
+    ]
+
+
+def _stretch(encoded: Encoded, places: Places, first: int, end: int) -> Encoded:
+    """Return these tokens of a text between the special ones."""
+    assert not isinstance(encoded.features, str)
+    features = {}
+    for name, given in encoded.features.items():
+        feature = array("i", given[: places.leading])
+        feature.extend(given[places.leading + first : places.leading + end])
+        feature.extend(given[places.leading + len(places) :])
+        features[name] = feature
+    kept = Places(
+        places.leading, places.starts[first:end], places.ends[first:end], places.inside[first:end], first=first
+    )
+    return Encoded(len(features["input_ids"]), features, places=kept)
+
+
+# Windows overlap by this part of their words.
+_OVERLAP = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The words of a text: word number i stands at ``[starts[i], ends[i])``, in characters, and has ``tokens[i]``."""
+
+    starts: Sequence[int]
+    ends: Sequence[int]
+    tokens: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class WordReader:
+    """The part of a backend that cutting at words needs; safe to call from any thread.
+
+    A window has at most ``most_words``, and ``limit_tokens`` with the ``overhead`` of prompt and special tokens. An
+    entity has at most ``widest`` words.
+    """
+
+    words: Callable[[str], Words]
+    most_words: int
+    limit_tokens: int
+    overhead: int
+    widest: int
+
+
+def cut_at_words(texts: Sequence[str], reader: WordReader) -> list[list[Window]]:
+    """Return the windows of each text, in order; those of one text overlap by a quarter of their words, about."""
+    return [_windows_of_words(text, reader) for text in texts]
+
+
+def decided(
+    windows: Sequence[Window], found: Sequence[Iterable[tuple[str, int, int, float]]]
+) -> list[tuple[str, int, int, float]]:
+    """Return the spans of a text, which do not overlap, from those ``found`` in each window, at places in the text.
+
+    A span counts if it was found in the window with the better context for it. Of spans that overlap the one with
+    the highest score stays, as within a window.
+    """
+    kept: list[tuple[str, int, int, float]] = []
+    of_text = [
+        span
+        for number, spans in enumerate(found)
+        for span in spans
+        if len(windows) == 1 or _owner(windows, span[1], span[2]) == number
+    ]
+    for span in sorted(of_text, key=lambda one: -one[3]):
+        if all(span[2] <= other[1] or other[2] <= span[1] for other in kept):
+            kept.append(span)
+    return kept
+
+
+def _owner(windows: Sequence[Window], start: int, end: int) -> int:
+    """Return the number of the window with the better context for a span, the first of those with the same."""
+
+    def context(number: int) -> float:
+        window = windows[number]
+        before = inf if number == 0 else start - window.start
+        after = inf if number == len(windows) - 1 else window.end - end
+        return min(before, after)
+
+    return max((number for number, one in enumerate(windows) if one.start <= start and end <= one.end), key=context)
+
+
+def _windows_of_words(text: str, reader: WordReader) -> list[Window]:
+    words = reader.words(text)
+    room = reader.limit_tokens - reader.overhead
+    if len(words.tokens) <= reader.most_words and sum(words.tokens) <= room:
+        return [Window(0, len(text), Encoded(reader.overhead + sum(words.tokens), text))]
+    stretches = stretches_of_words(words.tokens, reader.most_words, room, reader.widest)
+    return [_window(text, words, first, end, reader, part=len(stretches) > 1) for first, end in stretches]
+
+
+def stretches_of_words(tokens: Sequence[int], most_words: int, room: int, widest: int) -> list[tuple[int, int]]:
+    """Return stretches ``[first, end)`` of words with so many tokens each, within both limits as far as possible.
+
+    A word of more tokens than ``room`` is a stretch of its own. Stretches overlap by a quarter of their words, or by
+    ``widest`` words if these are more; but by no more than half. The last is as long as the limits allow.
+    """
+    sums = [0, *accumulate(tokens)]
+    found: list[tuple[int, int]] = []
+    first = 0
+    while True:
+        end = first + 1
+        while end < len(tokens) and end - first < most_words and sums[end + 1] - sums[first] <= room:
+            end += 1
+        if end == len(tokens):
+            least = found[-1][0] + 1 if found else 0
+            while first > least and end - first < most_words and sums[end] - sums[first - 1] <= room:
+                first -= 1
+            return [*found, (first, end)]
+        found.append((first, end))
+        n_words = end - first
+        first = end - min(max(n_words // _OVERLAP, widest), n_words // 2)
+
+
+def _window(text: str, words: Words, first: int, end: int, reader: WordReader, *, part: bool) -> Window:
+    start, stop = words.starts[first], words.ends[end - 1]
+    tokens = min(reader.limit_tokens, reader.overhead + sum(words.tokens[first:end]))
+    return Window(start, stop, Encoded(tokens, text[start:stop]), part=part)

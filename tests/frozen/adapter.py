@@ -8,9 +8,9 @@ from typing import Any
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
 from docmill.tasks.kinds import KindOptions
-from docmill.tasks.models.language_pairs import Direction
-from docmill.tasks.models.named_prompts import Prompts
-from docmill.tasks.specs import per_language
+from docmill.tasks.models.families import Direction
+from docmill.tasks.models.sentence_modules import Prompts
+from docmill.tasks.specs import plan
 from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import build_spec
 from docmill.worker.orders import parse_enqueue
@@ -50,12 +50,12 @@ def _options(kind: str, given: Mapping[str, Any]) -> KindOptions:
 
 
 def _built(kind: str, model: str, options: KindOptions, models: Models) -> Spec:
-    by_language = per_language.parse(model)
+    by_language = plan.parse_models(model)
     if by_language is None:
         pinned, config, prompts = _model(model, models)
         return build_spec(kind, pinned, options, config, prompts if kind == "embed" else None)
     parts = {language: _model(name, models)[:2] for language, name in by_language.items()}
-    return per_language.build_spec(kind, parts, options)
+    return plan.build_spec_per_language(kind, parts, options)
 
 
 def _model(name: str, models: Models) -> tuple[Pinned, Mapping[str, Any], Prompts | None]:

@@ -17,7 +17,7 @@ from docmill.tasks import kinds
 from docmill.tasks.backends import Backend, selection
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
-from docmill.tasks.specs import adapters, pinning
+from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 from tests.worker.harness import share_conversions
 
@@ -101,7 +101,7 @@ class Bench:
         self.cache_dir = cache_dir
 
     def spec(self, kind: str, model: str, **options: Any) -> Spec:
-        pinned, config = adapters.pin(model, None, models_dir=None, cache_dir=self.cache_dir)
+        pinned, config = pinning.pin_with_adapter(model, None, models_dir=None, cache_dir=self.cache_dir)
         stated = pinning.read_prompts(pinned, models_dir=None) if kind == "embed" else None
         return build_spec(kind, pinned, kinds.options(kind, **{"dtype": "float32", **options}), config, stated)
 

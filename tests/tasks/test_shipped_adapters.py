@@ -10,7 +10,7 @@ import pytest
 
 from docmill.tasks.errors import ModelNotFound, ModelUnsuitable
 from docmill.tasks.models import adapters as files
-from docmill.tasks.specs import adapters, pinning
+from docmill.tasks.specs import pinning
 from tests.tasks.conftest import EXAMPLES, Bench
 
 MODELS = EXAMPLES / "models"
@@ -66,14 +66,14 @@ def test_an_adapter_of_ours_is_small_has_a_card_and_is_one_spec_by_both_its_name
     assert {file.name for file in folder.iterdir()} == {*files.FILES, "README.md"}
     assert json.loads((folder / files.CONFIG).read_text())["base_model_name_or_path"].endswith("/all-MiniLM-L6-v2")
     base = pinning.ADAPTED[name]
-    pinned, config = adapters.pin(name, None, models_dir=None, cache_dir=tmp_path)
-    assert (pinned, config) == adapters.pin(base, name, models_dir=None, cache_dir=tmp_path)
-    assert pinned.beside[adapters.REVISION] in pinning.SHIPPED
+    pinned, config = pinning.pin_with_adapter(name, None, models_dir=None, cache_dir=tmp_path)
+    assert (pinned, config) == pinning.pin_with_adapter(base, name, models_dir=None, cache_dir=tmp_path)
+    assert pinned.beside[pinning.ADAPTER_REVISION] in pinning.SHIPPED
     with pytest.raises(ModelUnsuitable, match=f"{name} is an adapter of {base}, and takes no other"):
-        adapters.pin(name, "another", models_dir=None, cache_dir=tmp_path)
-    monkeypatch.setattr(adapters, "SHIPPED_FOLDER", tmp_path)
+        pinning.pin_with_adapter(name, "another", models_dir=None, cache_dir=tmp_path)
+    monkeypatch.setattr(pinning, "SHIPPED_FOLDER", tmp_path)
     with pytest.raises(ModelNotFound, match=f"{name} lies in examples/models of docmill's source tree"):
-        adapters.pin(name, None, models_dir=None, cache_dir=tmp_path)
+        pinning.pin_with_adapter(name, None, models_dir=None, cache_dir=tmp_path)
 
 
 def test_every_name_of_a_model_is_described() -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from docmill.tasks.backends.remote.counting import counter
 from tests.tasks.backends.remote.api_server import MODEL, Answer, ApiServer
-from tests.tasks.specs.test_tokenizers import copied
+from tests.tasks.specs.test_pinning import copied
 from tests.worker.harness import Docmill, Running, device_pids, kill_group, until
 
 KEY = "sk-that-nobody-may-see"

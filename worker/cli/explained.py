@@ -16,7 +16,7 @@ from docmill.worker.formatting import duration, local_time, printable
 if TYPE_CHECKING:
     from docmill.storage.outputs.base import OutputType
     from docmill.storage.results.provenance import Batch, EscalationRecord, StepRecord
-    from docmill.tasks.engine.reader import ReadWindow
+    from docmill.tasks.engine.backend_factory import ReadWindow
     from docmill.worker.explaining.explanation import Explanation
 
 Rows = Sequence[tuple[str, str]]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from docmill.tasks.backends import registry
-from docmill.tasks.models import served
+from docmill.tasks.models import weightless
 from docmill.worker.errors import SettingsError
 from docmill.worker.settings import visible_cuda_devices
 
@@ -17,7 +17,7 @@ TORCH = "import torch; print(torch.cuda.device_count())"
 
 def devices_for(wanted: str, model: str | None) -> list[str]:
     """Return the devices of this machine for a job with this model: a served one needs none. Raises SettingsError."""
-    needs_none = wanted == "auto" and served.is_served(model or "")
+    needs_none = wanted == "auto" and weightless.is_served(model or "")
     return choose_devices(registry.REMOTE if needs_none else wanted)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
 from docmill.tasks.errors import CannotServe, ServerUnreachable
-from docmill.tasks.specs import tokenizers
+from docmill.tasks.specs import pinning
 from docmill.worker.engines.engines import opener
 from docmill.worker.engines.throughput import SampleFailed
 from docmill.worker.settings import Settings
@@ -28,7 +28,7 @@ def counting(settings: Settings, device: str, spec: Spec) -> Iterator[Count | No
     The server is asked for the length of a window. Raises SampleFailed with the reason if the model cannot be served,
     and ServerUnreachable if the server does not answer.
     """
-    if tokenizers.NAME not in spec.params:
+    if pinning.TOKENIZER not in spec.params:
         yield None
         return
     try:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from docmill.storage.core.specs import Spec
     from docmill.storage.results.provenance import Provenance, Recorded, StepRecord
-    from docmill.tasks.engine.reader import ReadWindow
+    from docmill.tasks.engine.backend_factory import ReadWindow
 
 NOT_KEPT = ("the output of each window", "the time of this document alone")
 CLASSES: Mapping[str, str] = {
@@ -76,7 +76,7 @@ def cutter(models_dir: Path | None, cache_dir: Path) -> Callable[[Spec, str], Cu
     """Return the function that cuts a text as the model of a spec on this machine would."""
 
     def cut(spec: Spec, text: str) -> Cut:
-        from docmill.tasks.engine.reader import open_reading, read
+        from docmill.tasks.engine.backend_factory import open_reading, read
         from docmill.tasks.errors import TaskError
 
         try:

@@ -11,7 +11,7 @@ from docmill.storage.core.flags import name_of
 from docmill.storage.core.outcomes import LOW_CONFIDENCE
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
-from docmill.tasks.checks import CHECKS, Finding, low_confidence
+from docmill.tasks.checks import CHECKS, Finding, doubt_confidence
 from docmill.tasks.kinds import Traits
 
 # In the words of docs/flags.md; a flag with a value is listed up to its colon.
@@ -73,7 +73,7 @@ def of_output(
     for text in _written(output):
         for finding in checks.findings(given, text, stored):
             found.setdefault(finding.flag, []).append(_said(finding))
-    if unsure := low_confidence.find(confidence, checks.least_confidence):
+    if unsure := doubt_confidence(confidence, checks.least_confidence):
         found[unsure.flag] = [_said(unsure)]
     kept = [Flag(name, OF_OUTPUT, meaning(name), tuple(found.get(name, ()))) for name in stored]
     today = [name for name in found if name not in stored]

@@ -134,9 +134,9 @@ class Search:
             yield record, self._with_passages(record.text, vector, found) if self.wanted.passages else found
 
     def _with_passages(self, query: str, vector: Matrix, found: list[Hit]) -> list[Hit]:
-        from docmill.tasks.engine import passages
+        from docmill.tasks.engine import queries
 
         with self.printing():
             texts = [(hit.text, hit.window) for hit in found]
-            nearest = passages.nearest(self.embed, self.spec, query, vector, texts)
+            nearest = queries.nearest(self.embed, self.spec, query, vector, texts)
         return [replace(hit, passage=span or hit.passage) for hit, span in zip(found, nearest, strict=True)]

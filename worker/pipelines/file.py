@@ -23,7 +23,7 @@ from docmill.storage.writers.base import FormatUnfit
 from docmill.tasks import kinds, prompts
 from docmill.tasks.errors import BadOption, nearly
 from docmill.tasks.kinds.options import EMPTY, key, option, sentence, shown
-from docmill.tasks.specs import per_language
+from docmill.tasks.specs import plan
 from docmill.worker.errors import WorkerError
 from docmill.worker.pipelines import schedule
 from docmill.worker.pipelines.schedule import BadSchedule, Schedule
@@ -408,7 +408,7 @@ def _step(given: Mapping[str, Any], input_: str) -> Step:
     table = step_table(task).model_validate(given)
     options, model = kinds.kind(task).options, table.model
     if isinstance(model, dict):
-        model = per_language.written(model)
+        model = plan.write_models(model)
     chosen = table.model_dump(include={*options.model_fields}, exclude_none=True)  # a validator may refuse None
     again = getattr(table, "escalate", None)
     escalation = None if again is None else again.escalation

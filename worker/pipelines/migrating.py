@@ -19,7 +19,7 @@ from docmill.storage.steps.steps import StepRequest
 from docmill.tasks import kinds
 from docmill.tasks.models import families
 from docmill.tasks.specs import pinning
-from docmill.tasks.specs.restored import options_of
+from docmill.tasks.specs.plan import options_of
 from docmill.worker.pipelines.file import parse
 from docmill.worker.pipelines.running import requests_of
 from docmill.worker.settings import Settings

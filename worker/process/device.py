@@ -147,7 +147,7 @@ def _order() -> DeviceConfig | None:
 
 def _import_for(expected: Expected) -> None:
     from docmill.storage.core.specs import Spec
-    from docmill.tasks.engine.library_imports import Place, import_libraries
+    from docmill.tasks.engine.backend_factory import Place, import_libraries
 
     models_dir = None if expected.models_dir is None else Path(expected.models_dir)
     place = Place(expected.device, models_dir, Path(expected.cache_dir), expected.backend)

@@ -19,7 +19,7 @@ from docmill.storage.leases.shards import Claim, Head
 from docmill.tasks import tracing
 from docmill.tasks.engine.engine import Engine, Submission
 from docmill.tasks.errors import CannotServe, DeviceUnusable, EngineStopped, ServerAway, ServerUnreachable
-from docmill.tasks.models import served
+from docmill.tasks.models import weightless
 from docmill.tasks.tracing import messaging
 from docmill.worker import fault_points, logs
 from docmill.worker.concurrency.breaker import Breaker, CircuitOpen
@@ -184,7 +184,7 @@ class Process:
             ours.runtime = self.engine.runtime(head.spec)
             ours.ticket = self._submit(head, claim, traceparent)
             while not self._computed(ours.ticket) and not ours.lost.is_set():
-                if served.is_served(head.spec.model):
+                if weightless.is_served(head.spec.model):
                     self._keep(ours)
             if ours.lost.is_set():
                 ours.ticket.drop()

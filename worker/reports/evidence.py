@@ -10,7 +10,7 @@ from docmill.tasks.checks import Checks, Finding
 
 if TYPE_CHECKING:
     from docmill.storage.core.specs import Spec
-    from docmill.tasks.models.language_pairs import Direction
+    from docmill.tasks.models.families import Direction
 
 ChecksOf = Callable[["Spec"], Checks]
 
@@ -36,13 +36,13 @@ def findings(checks: Checks, given: str, output: str, flags: Collection[str]) ->
 
 def _direction(spec: Spec, models_dir: Path | None, cache_dir: Path) -> Direction:
     from docmill.tasks.errors import TaskError
-    from docmill.tasks.models import gguf, language_pairs
+    from docmill.tasks.models import families, gguf
     from docmill.tasks.specs import pinning
 
     pinned = pinning.Pinned(spec.model, spec.revision)
     if Path(spec.model).suffix.lower() == gguf.SUFFIX or not pinning.here(pinned, cache_dir=cache_dir):
-        return language_pairs.UNKNOWN
+        return families.UNKNOWN
     try:
-        return language_pairs.of_folder(pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir))
+        return families.direction_of_folder(pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir))
     except TaskError:
-        return language_pairs.UNKNOWN
+        return families.UNKNOWN

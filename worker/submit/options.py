@@ -21,7 +21,7 @@ from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, hint
 from docmill.tasks.kinds import KindOptions
 from docmill.tasks.kinds.options import EMPTY, MOST, Option, flag, option, sentence, shown
-from docmill.tasks.models import served
+from docmill.tasks.models import weightless
 from docmill.tasks.models.families import Family
 from docmill.worker.queue.messages import is_id
 
@@ -317,7 +317,7 @@ def request_escalation(first: Spec, second: Spec, doubt: Doubt) -> EscalationReq
             f"--escalate has no meaning for {first.kind}: {output.plural} of two models are not comparable."
         )
     # A folder and a name may be the same weights. Models of servers have one revision, and differ by their names.
-    if first == (second if served.is_served(second.model) else replace(second, model=first.model)):
+    if first == (second if weightless.is_served(second.model) else replace(second, model=first.model)):
         raise BadOption(
             "--escalate: the same model with the same options gives the same results; name another model, or give "
             "another number of beams."

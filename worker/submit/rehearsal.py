@@ -25,9 +25,9 @@ from docmill.storage.core.specs import Spec
 from docmill.tasks import errors
 from docmill.tasks.backends import registry, selection
 from docmill.tasks.errors import CannotServe, HubUnreachable, ModelError, NotInstalled, TaskError, WeightsNotRead
-from docmill.tasks.models import families, hub, hub_outline, served, weightless
+from docmill.tasks.models import families, hub, weightless
 from docmill.tasks.models.families import Family
-from docmill.tasks.specs import adapters, per_language, pinning
+from docmill.tasks.specs import pinning, plan
 from docmill.worker.pids import command_of
 from docmill.worker.settings import Settings
 
@@ -51,7 +51,7 @@ class Refused:
     @classmethod
     def unread(cls, spec: Spec) -> Refused:
         """Return the word that the weights of a spec's model were not within reach."""
-        return cls(WeightsNotRead.__name__, str(hub_outline.not_read(spec.model, "HF_HUB_OFFLINE is set")))
+        return cls(WeightsNotRead.__name__, str(hub.not_read(spec.model, "HF_HUB_OFFLINE is set")))
 
     @property
     def not_read(self) -> bool:
@@ -70,7 +70,7 @@ def require_possible(settings: Settings, spec: Spec, devices: Sequence[str] = ()
     brought here. Without any, the hub gives the headers of weights that are not on this machine. Returns a sentence
     for each model whose weights were not looked at.
     """
-    specs = [*(per_language.specs_of(spec).values() or [spec])]
+    specs = [*(plan.specs_of(spec).values() or [spec])]
     for one in specs:
         _require_backend(settings, one, devices)
     wanted = [one for one in specs if _unknown(settings, one)]
@@ -156,7 +156,7 @@ def run_child(order: bytes) -> subprocess.CompletedProcess[bytes]:
 
 
 def _require_backend(settings: Settings, spec: Spec, devices: Sequence[str]) -> None:
-    if served.is_served(spec.model):
+    if weightless.is_served(spec.model):
         if devices:
             _require_server(settings, spec)
         return
@@ -202,7 +202,7 @@ def _unknown(settings: Settings, spec: Spec) -> bool:
 
 def _comes_with_docmill(spec: Spec) -> bool:
     """Return True for a model that is known to pass, with an adapter that is, or without one."""
-    adapter = {adapters.NAME} if spec.params.get(adapters.REVISION) in pinning.SHIPPED else set()
+    adapter = {pinning.ADAPTER} if spec.params.get(pinning.ADAPTER_REVISION) in pinning.SHIPPED else set()
     return spec.revision in pinning.SHIPPED and not (_NARROWING - adapter) & spec.params.keys()
 
 
@@ -250,7 +250,7 @@ def _rehearse(spec: Spec, order: Mapping[str, Any]) -> dict[str, str] | None:
     try:
         with _files(pinned, models_dir, cache_dir, order["hub_is_away"]) as folder:
             where = str(folder)
-            adapter = adapters.locate(spec, models_dir=models_dir, cache_dir=cache_dir)
+            adapter = pinning.locate_adapter(spec, models_dir=models_dir, cache_dir=cache_dir)
             if adapter is not None and require_fits(spec, folder, adapter):
                 return None  # the model's own files lack the head
             look(spec, folder, pinning.read_config(pinned, models_dir=models_dir), cache_dir)
@@ -273,9 +273,9 @@ def _files(pinned: pinning.Pinned, models_dir: Path | None, cache_dir: Path, hub
     if pinning.here(pinned, cache_dir=cache_dir):
         yield pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir)
     elif hub_is_away or hub.is_away():
-        raise hub_outline.not_read(pinned.model)
+        raise hub.not_read(pinned.model)
     else:
-        with hub_outline.outline(pinned.model, pinned.revision) as folder:
+        with hub.outline(pinned.model, pinned.revision) as folder:
             yield folder
 
 

@@ -22,7 +22,7 @@ from docmill.tasks.kinds import KindOptions
 from docmill.tasks.kinds.generate import MESSAGES_FLAG
 from docmill.tasks.kinds.options import flag
 from docmill.tasks.models import families
-from docmill.tasks.specs import adapters, per_language, pinning, tokenizers
+from docmill.tasks.specs import pinning, plan
 from docmill.tasks.specs.plan import build_spec
 from docmill.worker.errors import WorkerError
 from docmill.worker.settings import Settings, without_settings
@@ -137,10 +137,10 @@ def spec_of(settings: Settings, task: str, model: str | None, revision: str | No
             f"{task} has no model of its own: give one with --model. It takes a hub id, a folder, or a name from "
             "`docmill models list`."
         )
-    by_language = per_language.parse(name)
+    by_language = plan.parse_models(name)
     if by_language is None:
         pinned, config = _found(settings, name, revision, options.adapter)
-        pinned = tokenizers.with_tokenizer(
+        pinned = pinning.with_tokenizer(
             pinned,
             options.given().get("tokenizer"),
             models_dir=settings.models_dir,
@@ -154,7 +154,7 @@ def spec_of(settings: Settings, task: str, model: str | None, revision: str | No
     if revision is not None:
         raise BadOption("--revision is of one model; with several, give the revision of each as its own folder.")
     parts = {language: _found(settings, model, None) for language, model in by_language.items()}
-    return per_language.build_spec(task, parts, options)
+    return plan.build_spec_per_language(task, parts, options)
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,7 @@ def escalation_of(settings: Settings, first: Computed, asked: Escalation) -> Esc
     if model is None:
         model, revision = first.model, revision or first.revision
     family = None
-    if asked.model is not None and per_language.parse(asked.model) is None:
+    if asked.model is not None and plan.parse_models(asked.model) is None:
         family = families.family(_found(settings, asked.model, revision)[1])
     kinds.require_options(task, asked.options, "--escalate-")
     try:
@@ -194,7 +194,7 @@ def _found(
     settings: Settings, model: str, revision: str | None, adapter: str | None = None
 ) -> tuple[pinning.Pinned, Mapping[str, Any]]:
     """A model's exact weights, those of an adapter, and its config.json with the head that the adapter brings."""
-    return adapters.pin(
+    return pinning.pin_with_adapter(
         model, adapter, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision
     )
 

@@ -22,7 +22,7 @@ from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.kinds.classify import CONTRADICTION, ENTAILMENT, hypotheses
 from docmill.tasks.models import families
-from docmill.tasks.models.encoders import Description
+from docmill.tasks.models.families import Description
 from docmill.tasks.outputs import Output
 from docmill.tasks.windows.windows import Encoded
 

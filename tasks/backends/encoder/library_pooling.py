@@ -23,7 +23,7 @@ from docmill.tasks.backends.encoder.library_models import opened
 from docmill.tasks.backends.tokens import Tokens, padded
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds.base import Traits
-from docmill.tasks.models import families, named_prompts
+from docmill.tasks.models import families, sentence_modules
 from docmill.tasks.models.sentence_modules import MODES, POOLERS, POOLINGS, require_single
 from docmill.tasks.outputs import Output, Vector
 from docmill.tasks.windows.windows import Encoded
@@ -37,7 +37,7 @@ def load(assignment: Assignment, folder: Path, dtype: torch.dtype) -> EncoderMod
     spec = assignment.spec
     model = _loaded(assignment, folder, dtype)
     first, *others = model
-    prompt = named_prompts.prompt(spec, model.prompts, model.default_prompt_name)
+    prompt = sentence_modules.prompt(spec, model.prompts, model.default_prompt_name)
     plain = type(first) is Transformer and hasattr(first.tokenizer, "pad")
     tokens = Tokens(first.tokenizer, prefix=prompt) if plain else None
     asked = spec.params.get("window_tokens")

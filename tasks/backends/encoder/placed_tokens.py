@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.errors import CannotServe
-from docmill.tasks.windows.places import Places
+from docmill.tasks.windows.windows import Places
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase

@@ -18,17 +18,17 @@ from docmill.tasks.backends.encoder.kept_heads import KeptHead
 from docmill.tasks.backends.loading import reported
 from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.kinds.base import Traits
-from docmill.tasks.models import encoders, families, named_prompts, sentence_modules
+from docmill.tasks.models import families, sentence_modules
 from docmill.tasks.models.sentence_modules import Linear, SentenceModules
 
 
 def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     """Load an embedding model as its files describe it. Raises WeightsMissing, ModelUnsuitable and CannotServe."""
     spec = assignment.spec
-    encoders.require_dense(encoders.Description.of_folder(assignment.folder), spec.model, spec.kind)
+    families.require_dense(families.Description.of_folder(assignment.folder), spec.model, spec.kind)
     folder = safe_folder(assignment.folder, spec.revision, assignment.cache_dir)
     modules = sentence_modules.read(folder)
-    prompt = named_prompts.prompt(spec, modules.prompts, modules.default_prompt) if modules is not None else ""
+    prompt = sentence_modules.prompt(spec, modules.prompts, modules.default_prompt) if modules is not None else ""
     head = _head(modules) if modules is not None and (modules.include_prompt or not prompt) else None
     if modules is None or head is None:
         from docmill.tasks.backends.encoder import library_pooling

@@ -25,7 +25,7 @@ from docmill.tasks.backends.encoder.own_heads import Parts, taken_apart
 from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.errors import ModelUnsuitable
 from docmill.tasks.kinds.base import Traits
-from docmill.tasks.models import encoders, families, named_prompts
+from docmill.tasks.models import families, sentence_modules
 from docmill.tasks.outputs import Output, Vocabulary
 from docmill.tasks.windows.windows import Encoded
 
@@ -38,7 +38,7 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     spec, device = assignment.spec, assignment.device
     model = _loaded(assignment, dtype)
     first, pooling = model[0], model[1]
-    prompt = named_prompts.prompt(spec, model.prompts, model.default_prompt_name)
+    prompt = sentence_modules.prompt(spec, model.prompts, model.default_prompt_name)
     tokens = Tokens(first.tokenizer, prefix=prompt)
     config = first.auto_model.config.to_dict()
     limit = tokens.checked_limit(
@@ -75,7 +75,7 @@ def _logits(parts: Parts, states: dict[str, Tensor], row: int) -> Tensor:
 
 def _loaded(assignment: Assignment, dtype: torch.dtype) -> SparseEncoder:
     spec = assignment.spec
-    encoders.require_sparse(encoders.Description.of_folder(assignment.folder), spec.model, spec.kind)
+    families.require_sparse(families.Description.of_folder(assignment.folder), spec.model, spec.kind)
     folder = safe_folder(assignment.folder, spec.revision, assignment.cache_dir)
     model, report = opened(SparseEncoder, folder, assignment.device, dtype)
     modules = [type(module) for module in model]

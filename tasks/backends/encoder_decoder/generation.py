@@ -18,7 +18,7 @@ from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds import answer, instruction
 from docmill.tasks.kinds.answer import require_room
 from docmill.tasks.kinds.base import Traits
-from docmill.tasks.models import families, language_pairs
+from docmill.tasks.models import families
 from docmill.tasks.outputs import Generated, Likelihood
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Generation:
             families.window_limit(config, self.tokens.stated_limit), spec.params.get("window_tokens")
         )
         self.language_coders = task_prefixes.language_coders(spec, config, self.tokens, self.limit_tokens)
-        self.direction = language_pairs.of_folder(opening.folder)
+        self.direction = families.direction_of_folder(opening.folder)
         self.pairs = self._pairs(spec)
         set_generation(settings, spec, dialect)
         self.settings = settings

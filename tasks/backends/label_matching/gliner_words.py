@@ -12,8 +12,7 @@ from tokenizers import Tokenizer
 
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.models import gliner
-from docmill.tasks.windows.windows import Encoded
-from docmill.tasks.windows.word_windows import WordReader, Words
+from docmill.tasks.windows.windows import Encoded, WordReader, Words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

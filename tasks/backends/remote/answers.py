@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from docmill.tasks.errors import ServerAway, TaskError
-from docmill.tasks.models.served import Server
+from docmill.tasks.models.weightless import Server
 
 KEY_VARIABLE = "DOCMILL_OPENAI_API_KEY"
 # Parts of a request that some servers refuse, with what their messages say of them.

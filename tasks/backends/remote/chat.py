@@ -16,7 +16,7 @@ from docmill.tasks.backends.remote import answers, counting, opening, requests
 from docmill.tasks.backends.remote.client import Client, Question
 from docmill.tasks.backends.remote.flight import Flight, Items
 from docmill.tasks.backends.remote.journal import Journal
-from docmill.tasks.models import served
+from docmill.tasks.models import weightless
 from docmill.tasks.outputs import Failure, Generated, Likelihood, Output, Several
 from docmill.tasks.windows.windows import Encoded
 
@@ -34,7 +34,7 @@ class ChatBackend:
     def __init__(self, assignment: Assignment) -> None:
         spec = assignment.spec
         self._server = opening.require_server(assignment)
-        name = served.name_of(spec.model)
+        name = weightless.served_name(spec.model)
         self._client = Client(self._server, spec, _control(name), hints=requests.hints(spec))
         try:
             self._model = opening.stated(self._client, self._server, name)

@@ -23,7 +23,7 @@ from docmill.tasks.backends.remote.idempotency import RequestKey
 from docmill.tasks.backends.remote.limiter import Limiter
 from docmill.tasks.backends.remote.request_spans import request_span, usage_of
 from docmill.tasks.errors import CannotServe, ServerAway, ServerUnreachable
-from docmill.tasks.models.served import Server
+from docmill.tasks.models.weightless import Server
 from docmill.tasks.outputs import Failure
 
 T = TypeVar("T")

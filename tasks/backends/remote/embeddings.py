@@ -14,7 +14,7 @@ from docmill.tasks.backends.remote.client import Client
 from docmill.tasks.backends.remote.flight import Flight, Items
 from docmill.tasks.backends.remote.journal import Journal
 from docmill.tasks.kinds.base import Traits
-from docmill.tasks.models import named_prompts, served
+from docmill.tasks.models import sentence_modules, weightless
 from docmill.tasks.outputs import Output, Vector
 from docmill.tasks.windows.windows import Encoded
 
@@ -34,8 +34,8 @@ class EmbeddingsBackend:
     def __init__(self, assignment: Assignment) -> None:
         spec = assignment.spec
         self._server = opening.require_server(assignment)
-        self._name = served.name_of(spec.model)
-        self._prefix = named_prompts.prompt(spec, {}, None)
+        self._name = weightless.served_name(spec.model)
+        self._prefix = sentence_modules.prompt(spec, {}, None)
         self._counter = counting.counter(assignment.tokenizer, spec.params.get("tokenizer"))
         # The text of the control question is that of the opening.
         control = (_PATH, self._body(["text"]), partial(self._read, [1]))

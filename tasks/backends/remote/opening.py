@@ -12,8 +12,8 @@ from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.remote import answers
 from docmill.tasks.backends.remote.client import Client
 from docmill.tasks.errors import CannotServe
-from docmill.tasks.models import served
-from docmill.tasks.models.served import Server
+from docmill.tasks.models import weightless
+from docmill.tasks.models.weightless import Server
 
 # Facts of `/models` that say what computes: the rest is about accounts.
 _KEPT = ("id", "root", "owned_by", "max_model_len")
@@ -51,7 +51,7 @@ def stated(client: Client, server: Server, name: str) -> Mapping[str, Any]:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         raise CannotServe(
             f"{server.endpoint} serves no model {name}, but {', '.join(names[:_SHOWN]) or 'none'}{more}: name one of "
-            f"them as --model {served.PREFIX}NAME."
+            f"them as --model {weightless.SERVED_PREFIX}NAME."
         )
     return found
 

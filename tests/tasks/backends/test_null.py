@@ -17,7 +17,7 @@ from docmill.tasks import kinds
 from docmill.tasks.backends.null import NullBackend
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe, ModelCorrupt, ModelNotFound
-from docmill.tasks.models import null
+from docmill.tasks.models import weightless
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 from tests.tasks.conftest import EngineOf
@@ -143,7 +143,7 @@ def test_a_pace_that_is_no_number_is_no_model(model: str, tmp_path: Path) -> Non
 
 def test_its_name_is_the_whole_setting_and_it_is_never_a_default(tmp_path: Path) -> None:
     assert pinning.pin("null@2000", models_dir=None, cache_dir=tmp_path) == pinning.Pinned("null@2000", "null:1")
-    assert not any(null.is_null(model) for model in pinning.DEFAULTS.values())
+    assert not any(weightless.is_null(model) for model in pinning.DEFAULTS.values())
     assert "null" in pinning.DESCRIPTIONS
 
 

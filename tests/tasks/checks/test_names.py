@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from docmill.tasks.checks.names import Form, Text, are_alike, exact, named
+from docmill.tasks.checks import Checks, Context, Finding, names
+from docmill.tasks.checks.base import words
+from docmill.tasks.checks.names import Form, Text, are_alike, find_exact_names, find_names
 
 
 def read(text: str, besides: frozenset[str] = frozenset()) -> dict[str, Form]:
-    return {name.written: name.form for name in named(text, besides, lambda _word: True)}
+    return {name.written: name.form for name in find_names(text, besides, lambda _word: True)}
 
 
 def test_names_have_forms() -> None:
@@ -21,7 +23,9 @@ def test_names_have_forms() -> None:
         "XML": Form.ACRONYM,
         "Alembert": Form.CAPITAL,
     }
-    assert [name.written for name in exact("See https://example.org/a, or --help of /etc/apt/sources.")] == [
+    assert [
+        name.written for name in find_exact_names("See https://example.org/a, or --help of /etc/apt/sources.")
+    ] == [
         "https://example.org/a",
         "--help",
         "/etc/apt/sources",
@@ -30,7 +34,7 @@ def test_names_have_forms() -> None:
 
 def test_names_of_the_other_text_are_left_out() -> None:
     assert read("Reading files of Debian.", Text("Debian reads").written) == {"Reading": Form.INITIAL}
-    assert list(named("Reading files.", frozenset(), lambda word: word != "Reading")) == []
+    assert list(find_names("Reading files.", frozenset(), lambda word: word != "Reading")) == []
 
 
 @pytest.mark.parametrize(
@@ -52,3 +56,216 @@ def test_an_acronym_is_spelled_out_by_words_in_either_order() -> None:
     assert Text("Des Systèmes d'Information Géographique pour tous.").spells_out("gis")
     assert Text("The Document Object Model is read.").spells_out("dom")
     assert not Text("The document has no model.").spells_out("dom")
+
+
+def found(given: str, output: str, context: Context | None = None) -> list[Finding]:
+    return Checks(("names_changed",), context or Context("fr", "en")).findings(given, output)
+
+
+# Names of every form, in the middle of a sentence in Latin, Cyrillic, Arabic and Han letters.
+NAMES = [
+    "https://example.org/a/b?c=1",
+    "www.example.org",
+    "someone@example.org",
+    "{count}",
+    "%(name)s",
+    "${HOME}",
+    "--no-clobber",
+    "/etc/apt/sources.list",
+    "word_count",
+    "LibreOffice",
+    "ISO9660",
+]
+SENTENCES = [
+    ("Le fichier {} est lu par tous.", "The file {} is read by all."),
+    ("Файл {} читают все.", "The file {} is read by all."),
+    ("الملف {} يقرأه الجميع.", "The file {} is read by all."),
+    ("ファイル {} は全員が読みます。", "The file {} is read by all."),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("given", "output"), SENTENCES)
+def test_a_name_is_kept_or_missed(given: str, output: str, name: str) -> None:
+    given = given.replace("{}", name)
+    assert found(given, output.replace("{}", name)) == []
+    (lost,) = found(given, output.replace("{}", "there"))
+    assert lost.evidence == f"“{name}” of the input is not in the output."
+    assert lost.start is None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_in_the_place_of_another_is_found_with_its_place(name: str) -> None:
+    output = f"The file {name} is read by all."
+    findings = found("Le fichier OpenVrml3 est lu par tous.", output)
+    assert name in {output[one.start : one.end] for one in findings if one.start is not None}
+
+
+def test_a_capitalised_word_counts_where_it_replaces_another() -> None:
+    given = "Un greffon pour Debian et le tableur Gnumeric."
+    assert found(given, "A plugin for Debian and the spreadsheet Gnumeric.") == []
+    (finding,) = found(given, "A plugin for Debian and the spreadsheet Photoshop.")
+    assert finding.evidence == "“Photoshop” is not in the input, which has “Gnumeric” there."
+    assert found(given, "A plugin for Debian and its Spreadsheet called Gnumeric.") == []
+
+
+def test_names_that_languages_spell_in_their_own_ways_are_no_change() -> None:
+    assert found("Analyse de séquences ADN en Espagne", "Analysis of DNA sequences in Spain") == []
+    assert found("Un CD-ROM pour Linux", "CDROMs for Linux") == []
+    german = Context("de", "en")
+    assert found("das Paket und die Datei von Debian", "the package and the File of Debian", german) == []
+
+
+def test_a_summary_may_leave_names_out_and_add_none() -> None:
+    context = Context(shortened=True)
+    given = "A plugin of LibreOffice for ISO9660 images, see https://example.org."
+    assert found(given, "A plugin for images", context) == []
+    assert [one.evidence for one in found(given, "A plugin of OpenOffice", context)] == [
+        "“OpenOffice” is not in the input."
+    ]
+
+
+GIVEN = "A reader for pages of manuals. It shows them in colours and runs in a window, as Firefox does."
+FRENCH = "Un lecteur de pages de manuels. Il les montre en couleurs dans une fenêtre, comme le fait Firefox."
+
+
+@pytest.mark.parametrize(
+    ("given", "output", "invented"),
+    [
+        (GIVEN, "reader for manuals in Python with colours", ["Python"]),
+        (GIVEN, "reader for manuals beside Firefox", []),
+        (GIVEN, "Coloured reader for manuals", []),  # the beginning of a sentence
+        (GIVEN, "reader for the Coloured Manual Collection", []),  # a title, in words of its own
+        (GIVEN, "Gnumeric Collection for manuals", ["Gnumeric"]),
+        (GIVEN, "reader of Linux-Manuals", ["Linux"]),
+        (GIVEN, "KDE reader for the XFCE Desktop", ["KDE", "XFCE"]),
+        (FRENCH, "lecteur de manuels en Python", ["Python"]),
+        (FRENCH, "Visionneur de manuels", []),  # no list says that this is an ordinary word
+        (FRENCH, "lecteur pour la Grande Collection", []),
+        (  # German nouns
+            "Ein Programm, das die Seiten von Handbüchern in Farben und in einem Fenster zeigt, wie Leser es mögen.",
+            "Programm für Handbücher in der Anzeige",
+            [],
+        ),
+    ],
+)
+def test_a_summary_adds_no_name(given: str, output: str, invented: list[str]) -> None:
+    flagged = found(given, output, Context(shortened=True, same_language=True))
+    assert [output[one.start : one.end] for one in flagged] == invented
+
+
+@pytest.mark.parametrize(
+    ("given", "output", "other"),
+    [
+        # Both names begin their sentences.
+        (
+            "Xdelta est une application pour tous.",
+            "Xdelta is an application for all.",
+            "Joannou is an application for all.",
+        ),
+        # The old name is left elsewhere without its number.
+        (
+            "Le lecteur XMMS pour XMMS2 sert à tous.",
+            "The XMMS player for XMMS2 is for all.",
+            "The XMMS player for Wipeout is for all.",
+        ),
+        # The place of a name changes in a short text.
+        (
+            "Correcteur orthographique Aspell de GNU.",
+            "The GNU Aspell spell checker.",
+            "The DACT Aspell spell checker.",
+        ),
+        # An address that is a name in the text, too.
+        (
+            "X.Org est sur <URL:http://www.X.org> ici.",
+            "X.Org is at <URL:http://www.X.org> here.",
+            "X.Org is at <URL:Richard> here.",
+        ),
+    ],
+)
+def test_a_name_is_replaced_wherever_it_stands(given: str, output: str, other: str) -> None:
+    assert found(given, output) == []
+    (finding,) = found(given, other)
+    assert finding.lost is not None
+    assert other[finding.start : finding.end] not in output
+
+
+def test_a_name_at_the_beginning_of_a_translated_sentence_is_found() -> None:
+    spanish = Context("en", "es")
+    assert found("Xdelta is an application.", "Xdelta es una herramienta.", spanish) == []
+    assert found("Xdelta is an application.", "Joannou es una herramienta.", spanish) != []
+    assert found("Xdelta is an application.", "Esta herramienta es para todos.", spanish) == []
+    assert found("X.Org is at <URL:http://www.X.org> here.", "X.Org está en <URL:Richard> hoy.", spanish) != []
+
+
+def test_ordinary_english_words_are_no_names() -> None:
+    for given, output in [
+        (
+            "Cette bibliothèque est libre. Dans Debian, elle sert à tous.",
+            "Library for all. There is a License of Debian.",
+        ),
+        ("Il lit les données du Système d'Information.", "It reads the data of the Large Information Directory."),
+        ("L'interface graphique est simple.", "The GUI is simple."),
+        ("Il lit les données du Grand Annuaire.", "It reads the data of the Name Service Switch."),
+    ]:
+        assert found(given, output) == []
+        assert found(output, given, Context("en", "fr")) == []
+
+
+def test_a_compound_may_be_translated_by_its_parts() -> None:
+    english = Context("en", "fr")
+    assert found("It is a MediaServer for all.", "C'est un serveur de médias pour tous.", english) == []
+    assert found("It is a MediaServer for all.", "C'est un programme pour tous.", english) != []
+    assert found("The Norwegian_nynorsk words.", "Les mots norvégiens (nynorsk).", english) == []
+    assert found("It reads cDNA and mRNA here.", "Il lit ADNc et ARNm ici.", english) == []
+
+
+def test_a_name_may_be_a_part_of_its_translation() -> None:
+    assert found("Les sommes md5 sont lues.", "The md5sums are read.") == []
+    assert found("Il utilise GTK2 ici.", "It uses GTK here.") == []
+    assert found("Il utilise LDAP ici.", "It uses OpenLDAP here.") == []
+    assert found("Les images de CDROM sont lues.", "The images of CD-ROM are read.") == []
+
+
+def test_months_and_days_are_no_names() -> None:
+    given = "Les rapports viennent chaque Vendredi, ou au moins en Juillet, pour tous."
+    output = "The reports come every Friday, or at least in July, to all."
+    assert found(given, output) == []
+    assert found(given, output.replace("Friday", "Debian")) != []
+
+
+def test_a_name_counts_after_an_elision_and_in_brackets() -> None:
+    assert found("Le format d'Apple pour la musique.", "The format of Photoshop for music.")
+    assert found("Un éditeur libre (Gnumeric) pour tous.", "A free editor (Photoshop) for all.")
+    assert found("Le format d'Apple pour la musique.", "The format of Apple for music.") == []
+
+
+def test_countries_languages_and_acronyms_are_named_as_each_language_does() -> None:
+    assert found("Une université des Pays-Bas en Europe.", "A university in the Netherlands of Europe.") == []
+    assert found("Il existe en Inde et en Pologne.", "It exists in India and in Poland.") == []
+    assert found("Les couleurs RVB et CMJN sont lues.", "The colours RGB and CMYK are read.") == []
+    assert found("Ce fichier ne doit PAS changer.", "This file must NOT change.") == []
+    (finding,) = found("Il est lu par Gnumeric ici.", "It is read by Poland here.")
+    assert finding.evidence == "“Poland” is not in the input, which has “Gnumeric” there."
+
+
+def test_a_word_of_a_million_letters_is_read_through_once() -> None:
+    for unit in ("ACGT", "acgt", "aCg_", "12A"):
+        found("The sequence is " + unit * 300_000, "La séquence est longue.")  # else it would take for ever
+
+
+@pytest.mark.parametrize("word", ["library", "libraries", "coloured", "reading", "windows", "tools"])
+def test_words_and_their_forms_are_ordinary(word: str) -> None:
+    assert names.is_ordinary(word)
+
+
+@pytest.mark.parametrize("word", ["debian", "gnumeric", "firefox", "paris", "spanish", "joannou"])
+def test_names_are_not_ordinary(word: str) -> None:
+    assert not names.is_ordinary(word)
+
+
+def test_a_text_is_english_by_its_small_words() -> None:
+    assert names.is_english(words("This is a library of functions for reading files of all kinds"))
+    assert not names.is_english(words("Cette bibliothèque fournit des fonctions pour lire des fichiers"))
+    assert not names.is_english(words("Das Programm zeigt die Seiten in einem Fenster"))
+    assert not names.is_english(words("library tools"))  # too few to say

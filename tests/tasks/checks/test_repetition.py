@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from docmill.tasks.checks import Checks, Context, Finding
-from docmill.tasks.checks.words import span, words
+from docmill.tasks.checks.base import span, words
 
 # A sentence each in Latin, Cyrillic, Devanagari, Arabic, Han with kana, and Thai letters.
 LINES = [

@@ -22,8 +22,7 @@ from docmill.tasks.kinds.base import Computed, Recipe, Traits
 from docmill.tasks.outputs import Output, Span, Spans, SpanScores
 from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import build_spec
-from docmill.tasks.windows.places import Places
-from docmill.tasks.windows.windows import Encoded, Window
+from docmill.tasks.windows.windows import Encoded, Places, Window
 
 PINNED = Pinned("model", "0" * 40)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from docmill.tasks.kinds.answer_spans import Answers, ScoredWindow, best_answers
 from docmill.tasks.outputs import SpanScores
-from docmill.tasks.windows.overlapping import stretches
+from docmill.tasks.windows.windows import stretches
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,8 @@ from docmill.tasks.kinds.entities import Entities, entities
 from docmill.tasks.outputs import Output, Span, Spans, TokenScores
 from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import build_spec
-from docmill.tasks.windows.overlapping import cut_overlapping
-from docmill.tasks.windows.places import Places
-from docmill.tasks.windows.windows import Encoded, Window
-from tests.tasks.windows.test_overlapping import Letters
+from docmill.tasks.windows.windows import Encoded, Places, Window, cut_overlapping
+from tests.tasks.windows.test_windows import Letters
 
 PINNED = Pinned("model", "0" * 40)
 LABELS = ("O", "B-UP", "I-UP")

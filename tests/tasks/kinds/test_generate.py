@@ -15,7 +15,7 @@ from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.base import Computed, Plan
 from docmill.tasks.kinds.generate import GENERATE, Generate
-from docmill.tasks.models.language_pairs import UNKNOWN
+from docmill.tasks.models.families import UNKNOWN
 from docmill.tasks.outputs import Generated, Several
 from docmill.tasks.schemas import GRAMMAR
 from docmill.tasks.windows.windows import Encoded, Window

@@ -25,7 +25,7 @@ from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import build_spec
 from docmill.tasks.windows.windows import Window
 from tests.tasks.kinds.test_entities import LABELS, scores
-from tests.tasks.windows.test_overlapping import Letters
+from tests.tasks.windows.test_windows import Letters
 
 MODEL = Pinned("model", "0" * 40)
 PATTERNS = Pinned(weightless.PATTERNS, weightless.PATTERNS_REVISION)

@@ -14,8 +14,7 @@ from docmill.storage.outputs.output_types import RANKING, TEXT
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.errors import BadOption, CannotServe
 from docmill.tasks.kinds.summarize import RELEVANCE, SENTENCES, best, count_words
-from docmill.tasks.windows.paragraphs import unwrapped
-from docmill.tasks.windows.sentences import sentences
+from docmill.tasks.windows.paragraphs import sentences, unwrapped
 from tests.tasks.conftest import Bench
 
 OTHER_SCRIPTS = (

@@ -9,7 +9,7 @@ from pathlib import Path
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
 from docmill.tasks.errors import TaskError
-from docmill.tasks.models import hub_outline
+from docmill.tasks.models import hub
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
         suiting = [kind for kind in kinds.NAMES if kinds.kind(kind).suits_family(config)]
         for kind in suiting if model in order["of_every_kind"] else suiting[:1]:
             spec = Spec(kind, model, commit, "float32", {"prompt": "{text}"} if kind == "generate" else {})
-            with hub_outline.outline(model, commit, 120) as outline:
+            with hub.outline(model, commit, 120) as outline:
                 found = [_verdict(spec, place, cache) for place in (Path(folder), outline)]
             answers[f"{model} {kind}"] = found
     print("\n" + json.dumps(answers))

@@ -19,8 +19,7 @@ from docmill.tasks.models import families, gliner
 from docmill.tasks.models.families import Family
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.pinning import Pinned
-from docmill.tasks.specs.plan import build_spec
-from docmill.tasks.specs.restored import options_of
+from docmill.tasks.specs.plan import build_spec, options_of
 
 PINNED = Pinned("gliner-small", "0" * 40)
 ENCODER: dict[str, Any] = {"model_type": "bert", "max_position_embeddings": 512}

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import pickle
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from transformers import BertConfig, BertForSequenceClassification
 
-from docmill.tasks import errors
-from docmill.tasks.errors import ModelNotFound
+from docmill.storage.core.specs import Spec
+from docmill.tasks import errors, kinds
+from docmill.tasks.errors import BadOption, ModelCorrupt, ModelNotFound
 from docmill.tasks.models import weights
 from docmill.tasks.specs import pinning
+from docmill.tasks.specs.pinning import Pinned
+from docmill.tasks.specs.plan import build_spec
+from tests.tasks.backends.remote.test_counting import MINILM
 from tests.tasks.conftest import EXAMPLES
+from tests.tasks.hub_server import COMMIT, Hub, serving
+from tests.worker.harness import run_program
 
 SYNOPSIS = EXAMPLES / "models" / "synopsis-ddtp"
 
@@ -152,3 +163,162 @@ def test_a_classifiers_head_is_named_where_its_encoder_embeds(tmp_path: Path) ->
     found = pinning.check(str(tmp_path / "model"), models_dir=None, cache_dir=tmp_path / "cache")
     assert found.kinds == ("summarize", "embed", "classify")
     assert found.head == "sequence classification"
+
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from docmill.storage.core.specs import Spec
+from docmill.tasks.errors import TaskError
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.pinning import Pinned
+
+answers, cache = [], Path(sys.argv[1])
+for name in ("org/adapter", "org/base"):
+    try:
+        base = Pinned("org/base", "0" * 40)
+        pinned, config = pinning.with_adapter(base, {"model_type": "bert"}, name, models_dir=None, cache_dir=cache)
+        spec = Spec("classify", base.model, base.revision, params=pinned.beside)
+        folder = pinning.locate_adapter(spec, models_dir=None, cache_dir=cache)
+        files = sorted(path.name for path in folder.iterdir())
+        answers.append([dict(pinned.beside), dict(config["id2label"]), files])
+    except TaskError as error:
+        answers.append([type(error).__name__, str(error)])
+print(json.dumps(answers))
+"""
+
+
+def test_an_adapter_of_the_hub_is_pinned_by_its_commit_and_brings_its_head(tmp_path: Path) -> None:
+    adapter, base = tmp_path / "adapter", tmp_path / "base"
+    adapter.mkdir()
+    base.mkdir()
+    config = {"peft_type": "LORA", "task_type": "SEQ_CLS", "base_model_name_or_path": "org/base"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    (adapter / "README.md").write_text("An adapter.")
+    (base / "config.json").write_text("{}")
+    save_file({"base_model.model.classifier.weight": torch.zeros(2, 4)}, adapter / "adapter_model.safetensors")
+    with serving(Hub({"org/adapter": adapter, "org/base": base})) as hub:
+        settings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        said = run_program(PROGRAM, tmp_path / "cache", environment={**os.environ, **settings})
+    found, refused = json.loads(said)
+    assert found == [
+        {"adapter": "org/adapter", "adapter_revision": COMMIT},
+        {"0": "LABEL_0", "1": "LABEL_1"},
+        ["adapter_config.json", "adapter_model.safetensors"],
+    ]
+    assert refused == [
+        "ModelNotFound",
+        "org/base on the hub is no adapter that docmill reads: it has no adapter_config.json.",
+    ]
+
+
+SERVED = Pinned("openai:small", "served")
+
+
+def copy_tokenizer(target: Path) -> Path:
+    """Return a folder with a tokenizer."""
+    target.mkdir(parents=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        shutil.copy(MINILM / name, target)
+    return target
+
+
+def pinned(name: str, folder: Path, models_dir: Path | None = None) -> Spec:
+    """Return the spec of a served model with a tokenizer."""
+    found = pinning.with_tokenizer(SERVED, name, models_dir=models_dir, cache_dir=folder / "cache")
+    options = kinds.options("embed", tokenizer=name)
+    return build_spec("embed", found, options, {}, None)
+
+
+def test_a_folder_is_pinned_by_the_files_of_its_tokenizer_alone(tmp_path: Path) -> None:
+    folder = copy_tokenizer(tmp_path / "tokenizer")
+    spec = pinned(str(folder), tmp_path)
+    assert spec.params["tokenizer"] == str(folder)
+    assert spec.params["tokenizer_revision"].startswith("sha256:")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "README.md").write_text("A tokenizer.")
+    assert pinned(str(folder), tmp_path) == spec
+    assert pinning.locate_tokenizer(spec, models_dir=None, cache_dir=tmp_path / "cache") == folder
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    other = pinned(str(folder), tmp_path)
+    assert other.sha256 != spec.sha256
+    with pytest.raises(ModelCorrupt, match="not those that the job was made with"):
+        pinning.locate_tokenizer(spec, models_dir=None, cache_dir=tmp_path / "cache")
+
+
+def test_a_name_in_the_models_directory_is_followed_on_another_machine(tmp_path: Path) -> None:
+    models = tmp_path / "here"
+    copy_tokenizer(models / "small")
+    spec = pinned("small", tmp_path, models)
+    assert spec.params["tokenizer"] == "small"
+    shutil.copytree(models, tmp_path / "there")
+    found = pinning.locate_tokenizer(spec, models_dir=tmp_path / "there", cache_dir=tmp_path / "cache")
+    assert found == tmp_path / "there" / "small"
+    with pytest.raises(ModelNotFound, match="The tokenizer small was a folder where the job was made"):
+        pinning.locate_tokenizer(spec, models_dir=None, cache_dir=tmp_path / "cache")
+
+
+def test_what_is_no_tokenizer_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for name, error, said in [
+        (str(tmp_path / "empty"), ModelCorrupt, "has no tokenizer: put the model's tokenizer.json there"),
+        (str(tmp_path / "nothing"), ModelNotFound, "neither a folder here nor a hub id"),
+    ]:
+        with pytest.raises(error, match=said):
+            pinning.with_tokenizer(SERVED, name, models_dir=None, cache_dir=tmp_path)
+    local = Pinned("minilm", "sha256:1")
+    with pytest.raises(BadOption, match="--tokenizer is for models on a server: minilm has its own"):
+        pinning.with_tokenizer(local, str(MINILM), models_dir=None, cache_dir=tmp_path)
+    with pytest.raises(BadOption, match="--tokenizer is for one model on a server"):
+        build_spec("embed", replace(SERVED), kinds.options("embed", tokenizer="x"), {}, None)
+
+
+def test_a_spec_without_a_tokenizer_is_what_it_was(tmp_path: Path) -> None:
+    spec = build_spec("embed", SERVED, kinds.options("embed"), {}, None)
+    assert not {pinning.TOKENIZER, pinning.TOKENIZER_REVISION} & spec.params.keys()
+    assert pinning.locate_tokenizer(spec, models_dir=None, cache_dir=tmp_path) is None
+
+
+TOKENIZERS_PROGRAM = """
+import json, os, sys
+from pathlib import Path
+from docmill.storage.core.specs import Spec
+from docmill.tasks.errors import TaskError
+from docmill.tasks.specs import pinning
+from docmill.tasks.specs.pinning import Pinned
+
+answers, cache = [], Path(sys.argv[1])
+for name in ("org/model", "org/weights", "org/nothing"):
+    try:
+        pinned = pinning.with_tokenizer(Pinned("openai:small", "served"), name, models_dir=None, cache_dir=cache)
+        spec = Spec("embed", "x", "y", params=pinned.beside)
+        folder = pinning.locate_tokenizer(spec, models_dir=None, cache_dir=cache)
+        answers.append([dict(pinned.beside), sorted(path.name for path in folder.iterdir())])
+    except TaskError as error:
+        answers.append([type(error).__name__, str(error)])
+print(json.dumps(answers))
+"""
+
+
+@pytest.mark.slow
+def test_a_tokenizer_of_the_hub_is_pinned_by_its_commit_and_fetched_once_without_weights(tmp_path: Path) -> None:
+    model, weights = copy_tokenizer(tmp_path / "model"), tmp_path / "weights"
+    weights.mkdir()
+    for folder in (model, weights):
+        (folder / "config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(b"0" * 100)
+    home = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    with serving(Hub({"org/model": model, "org/weights": weights})) as hub:
+        settings = {**os.environ, **home, "HF_ENDPOINT": hub.endpoint}
+        found, *refused = json.loads(run_program(TOKENIZERS_PROGRAM, tmp_path / "cache", environment=settings))
+        assert not any("safetensors" in path for path in hub.sent)
+    assert found == [
+        {"tokenizer": "org/model", "tokenizer_revision": COMMIT},
+        ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"],
+    ]
+    assert refused[0] == ["ModelNotFound", "org/weights on the hub has no tokenizer that docmill reads."]
+    assert refused[1][0] == "ModelNotFound"
+    # The hub is away: what was fetched is used.
+    settings = {**os.environ, **home, "HF_ENDPOINT": hub.endpoint}
+    again, *_ = json.loads(run_program(TOKENIZERS_PROGRAM, tmp_path / "cache", environment=settings))
+    assert again == found

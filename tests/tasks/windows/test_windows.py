@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import math
+import re
+from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from semantic_text_splitter import TextSplitter
 
-from docmill.tasks.windows.markdown import has_signs
-from docmill.tasks.windows.paragraphs import paragraphs, unwrapped
-from docmill.tasks.windows.windows import LONG_CHARS_PER_TOKEN, Encoded, Window, cut, split
+from docmill.tasks.windows.paragraphs import has_signs, paragraphs, unwrapped
+from docmill.tasks.windows.windows import (
+    LONG_CHARS_PER_TOKEN,
+    Encoded,
+    Places,
+    Window,
+    WordReader,
+    Words,
+    cut,
+    cut_at_words,
+    cut_overlapping,
+    decided,
+    deciding,
+    split,
+    stretches,
+    stretches_of_words,
+)
 
 UNICODE = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
 WORDS = ["word", "a", "naïve", "東京は", "e\u0301", "👩\u200d👩\u200d👧", "x" * 90]
@@ -154,3 +174,209 @@ def test_a_wrapped_line_reaches_the_model_as_one_line() -> None:
 def test_many_spaces_take_no_time() -> None:
     text = f"a{' ' * 1_000_000}b"
     assert unwrapped(text) == text
+
+
+FIRST, LAST = -1, -2
+
+
+@dataclass(frozen=True)
+class Letters:
+    """A coder whose tokens are the characters that are no white space, between two special tokens."""
+
+    limit_tokens: int
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return [letters(text) for text in texts]
+
+
+def letters(text: str) -> Encoded:
+    places = [place for place, letter in enumerate(text) if not letter.isspace()]
+    ids = array("i", [FIRST, *(ord(text[place]) for place in places), LAST])
+    inside = array("b", [place > 0 and not text[place - 1].isspace() for place in places])
+    starts = array("i", places)
+    kept = Places(1, starts, array("i", [place + 1 for place in places]), inside)
+    return Encoded(len(ids), {"input_ids": ids, "token_type_ids": array("i", [0] * len(ids))}, places=kept)
+
+
+def places_of(window: Window) -> Places:
+    assert window.encoded is not None
+    assert window.encoded.places is not None
+    return window.encoded.places
+
+
+@given(st.integers(0, 3000), st.integers(8, 600))
+def test_stretches_cover_all_tokens_and_overlap_by_a_quarter(tokens: int, room: int) -> None:
+    found = stretches(tokens, room)
+    assert (found[0][0], found[-1][1]) == (0, tokens)
+    assert all(end - first == min(room, tokens) for first, end in found)
+    for before, after in pairwise(found):
+        assert before[1] - after[0] >= room // 4
+        assert before[0] < after[0]
+
+
+def context(window: tuple[int, int], token: int, tokens: int) -> float:
+    """Return how far a token is from the nearest end of a window that is not an end of the text."""
+    first, end = window
+    if not first <= token < end:
+        return -1
+    return min(token - first if first else math.inf, end - 1 - token if end < tokens else math.inf)
+
+
+@given(st.integers(1, 400), st.integers(8, 60))
+def test_a_token_is_decided_once_in_the_window_with_the_best_context(tokens: int, room: int) -> None:
+    windows = stretches(tokens, room)
+    decides = deciding(windows)
+    for token in range(tokens):
+        owners = [
+            number
+            for number, (first, end) in enumerate(windows)
+            if first <= token < end and decides[number][token - first]
+        ]
+        contexts = [context(window, token, tokens) for window in windows]
+        assert owners == [int(np.argmax(contexts))]
+
+
+LETTERED = st.text("ab \n", min_size=1, max_size=200).filter(str.strip)
+
+
+@given(LETTERED, st.integers(10, 40), st.integers(5, 60))
+def test_the_tokens_of_the_windows_are_those_of_the_text(text: str, limit: int, block: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("docmill.tasks.windows.windows.BLOCK_CHARS", block)
+        (windows,) = cut_overlapping([text], Letters(limit))
+    whole = letters(text)
+    kept = deciding([(places_of(one).first, places_of(one).first + len(places_of(one))) for one in windows])
+    ids: list[int] = []
+    starts: list[int] = []
+    for window, decides in zip(windows, kept, strict=True):
+        assert window.encoded is not None
+        assert window.encoded.tokens == len(window.encoded.ids) <= max(limit, 0)
+        assert (window.encoded.ids[0], window.encoded.ids[-1]) == (FIRST, LAST)
+        assert len(window.encoded.feature("token_type_ids")) == window.encoded.tokens
+        ids += np.asarray(window.encoded.ids)[1:-1][decides].tolist()
+        starts += np.asarray(places_of(window).starts)[decides].tolist()
+    assert ids == [*whole.ids][1:-1]
+    assert starts == [place for place, letter in enumerate(text) if not letter.isspace()]
+    assert [window.part for window in windows] == [len(windows) > 1] * len(windows)
+
+
+def test_a_text_that_fits_is_one_window_as_the_coder_gives_it() -> None:
+    assert cut_overlapping(["ab c", "d"], Letters(10)) == [
+        [Window(0, 4, letters("ab c"))],
+        [Window(0, 1, letters("d"))],
+    ]
+
+
+def test_a_text_longer_than_a_block_is_tokenised_in_pieces_that_begin_with_white_space(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("docmill.tasks.windows.windows.BLOCK_CHARS", 6)
+    seen: list[str] = []
+
+    class Seeing(Letters):
+        def encode(self, texts: Sequence[str]) -> list[Encoded]:
+            seen.extend(texts)
+            return super().encode(texts)
+
+    (windows,) = cut_overlapping(["ab  c defghijklmn"], Seeing(40))
+    assert seen == ["ab  c", " defgh", "ijklmn"]
+    assert [*places_of(windows[0]).starts] == [0, 1, 4, *range(6, 17)]
+
+
+def test_without_places_of_tokens_windows_do_not_overlap() -> None:
+    class Plain(Letters):
+        def encode(self, texts: Sequence[str]) -> list[Encoded]:
+            return [Encoded(len(text), text) for text in texts]
+
+    (windows,) = cut_overlapping(["word " * 10], Plain(20))
+    assert all(before.end == after.start for before, after in pairwise(windows))
+    assert len(windows) > 1
+
+
+OVERHEAD = 3
+
+
+def words(text: str) -> Words:
+    """Return the words between white space; a word has a token for each two letters."""
+    found = [*re.finditer(r"\S+", text)]
+    return Words(
+        [one.start() for one in found], [one.end() for one in found], [(len(one[0]) + 1) // 2 for one in found]
+    )
+
+
+def reader(most_words: int = 6, limit_tokens: int = 20) -> WordReader:
+    return WordReader(words, most_words, limit_tokens, OVERHEAD, 2)
+
+
+TOKENS = st.lists(st.integers(0, 9), min_size=1, max_size=60)
+
+
+@given(TOKENS, st.integers(1, 12), st.integers(1, 30), st.integers(1, 12))
+def test_stretches_hold_every_word_and_keep_to_both_limits(
+    tokens: Sequence[int], most_words: int, room: int, widest: int
+) -> None:
+    found = stretches_of_words(tokens, most_words, room, widest)
+    assert {word for first, end in found for word in range(first, end)} == {*range(len(tokens))}
+    assert all(earlier[0] < later[0] and earlier[1] <= later[1] for earlier, later in pairwise(found))
+    for first, end in found:
+        assert end - first <= most_words
+        assert sum(tokens[first:end]) <= room or end - first == 1
+
+
+@given(st.integers(20, 200), st.integers(4, 30))
+def test_stretches_of_like_words_overlap_by_a_quarter(n_words: int, most_words: int) -> None:
+    found = stretches_of_words([1] * n_words, most_words, 10_000, 1)
+    for (_, end), (first, _) in pairwise(found):
+        assert end - first >= most_words // 4
+
+
+def test_a_text_that_fits_is_one_window_with_the_white_space_at_its_ends() -> None:
+    texts = ["  one two ", "", "\n \t"]
+    assert cut_at_words(texts, reader()) == [
+        [Window(0, 10, Encoded(OVERHEAD + 4, "  one two "))],
+        [Window(0, 0, Encoded(OVERHEAD, ""))],
+        [Window(0, 3, Encoded(OVERHEAD, "\n \t"))],
+    ]
+
+
+def test_windows_of_a_long_text_are_whole_words_at_their_places() -> None:
+    text = " ".join(f"w{number}" for number in range(20))
+    (windows,) = cut_at_words([text], reader())
+    assert len(windows) > 1
+    assert all(window.part for window in windows)
+    for window in windows:
+        assert window.encoded is not None
+        assert window.encoded.features == text[window.start : window.end]
+        assert re.fullmatch(r"w\d+( w\d+){0,5}", text[window.start : window.end])
+        assert window.encoded.tokens <= 20
+
+
+def test_a_word_that_is_longer_than_a_window_is_a_window_of_its_own() -> None:
+    (windows,) = cut_at_words(["one " + "x" * 100 + " two"], reader())
+    assert [window.end - window.start for window in windows] == [3, 100, 3]
+    assert all(window.encoded is not None and window.encoded.tokens <= 20 for window in windows)
+
+
+WINDOWS = [Window(0, 40, None), Window(20, 60, None), Window(50, 90, None)]
+
+
+def test_a_span_counts_in_the_window_with_the_better_context_only() -> None:
+    in_both = ("a", 22, 25, 0.6)
+    assert decided(WINDOWS, [[in_both], [], []]) == [in_both]
+    assert decided(WINDOWS, [[], [in_both], []]) == []
+    late = ("a", 35, 38, 0.6)
+    assert decided(WINDOWS, [[late], [("b", 35, 38, 0.5)], []]) == [("b", 35, 38, 0.5)]
+    assert decided(WINDOWS, [[("first", 0, 1, 0.5)], [], [("last", 89, 90, 0.5)]]) == [
+        ("first", 0, 1, 0.5),
+        ("last", 89, 90, 0.5),
+    ]
+
+
+def test_of_spans_from_two_windows_that_overlap_the_best_stays() -> None:
+    one, other = ("a", 27, 31, 0.7), ("b", 30, 33, 0.9)
+    assert decided(WINDOWS, [[one], [other], []]) == [other]
+
+
+def test_the_spans_of_a_single_window_stay_as_they_were_found() -> None:
+    spans = [("a", 1, 4, 0.4), ("b", 4, 6, 0.9)]
+    assert sorted(decided([WINDOWS[0]], [spans])) == spans

@@ -10,10 +10,10 @@ import pytest
 
 from docmill.storage.core.specs import Spec
 from docmill.tasks.backends.null import NullBackend
-from docmill.tasks.models import null
+from docmill.tasks.models import weightless
 from docmill.worker.engines.engines import settled
 
-SPEC = Spec("embed", null.NAME, null.REVISION)
+SPEC = Spec("embed", weightless.NULL, weightless.NULL_REVISION)
 
 
 class Big(NullBackend):

@@ -18,7 +18,7 @@ import pytest
 from docmill.storage.core.outcomes import Reason
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
-from docmill.tasks.models import null
+from docmill.tasks.models import weightless
 from docmill.tasks.outputs import Failure, Vector
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
@@ -236,7 +236,7 @@ def test_no_process_is_asked_where_it_is_switched_off_or_would_hold_a_gpu_or_ser
     off = load_settings(home=settings.home, search_idle_s=0)
     assert QueryProcess(off, "cpu", starts=True).embed(spec, TEXTS) is None
     assert QueryProcess(settings, "cuda:0", starts=True).embed(spec, TEXTS) is None
-    nothing = Spec("embed", null.NAME, null.REVISION)
+    nothing = Spec("embed", weightless.NULL, weightless.NULL_REVISION)
     assert QueryProcess(settings, "cpu", starts=True).embed(nothing, TEXTS) is None
     assert not (settings.cache_dir / "search").exists()
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
 from docmill.tasks.errors import TaskError
-from docmill.tasks.specs import adapters, pinning
+from docmill.tasks.specs import pinning
 from docmill.worker.settings import Settings, load_settings
 from docmill.worker.submit import rehearsal
 from docmill.worker.submit.options import Request
@@ -121,7 +121,7 @@ def test_a_reranker_is_no_embedding_model(embedded: Docmill) -> None:
 def test_the_models_that_come_with_docmill_lack_nothing_and_are_not_looked_at(
     name: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pinned, _ = adapters.pin(name, None, models_dir=None, cache_dir=settings.cache_dir)
+    pinned, _ = pinning.pin_with_adapter(name, None, models_dir=None, cache_dir=settings.cache_dir)
     assert pinned.revision in pinning.SHIPPED
     (kind,) = (kind for kind, default in pinning.DEFAULTS.items() if default == name)
     assert rehearsal.lacking(settings, pinned, [kind]) == ({}, None)

@@ -49,9 +49,9 @@ def list_command(as_json: bool) -> int:
 def check_command(model: str, revision: str | None, as_json: bool) -> int:
     """Show the family of MODEL, the tasks that it suits, and its window."""
     from docmill.tasks.kinds import kind
-    from docmill.tasks.models import served
+    from docmill.tasks.models import weightless
     from docmill.tasks.outputs import Head
-    from docmill.tasks.specs.adapters import NAME, check
+    from docmill.tasks.specs.pinning import ADAPTER, check
     from docmill.worker.jobs.submission import say_conversions
     from docmill.worker.submit.rehearsal import lacking
 
@@ -67,9 +67,9 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
     if as_json:
         print_json(asdict(found))
         return OK
-    elsewhere = "on a server" if served.is_served(found.pinned.model) else "not on this machine yet"
+    elsewhere = "on a server" if weightless.is_served(found.pinned.model) else "not on this machine yet"
     size = f"{found.size_bytes / 1e6:,.0f} MB" if found.size_bytes is not None else elsewhere
-    adapter = found.pinned.beside.get(NAME)
+    adapter = found.pinned.beside.get(ADAPTER)
     answer(f"model      {found.pinned.model}{f' with the adapter {adapter}' if adapter else ''}")
     answer(f"revision   {found.pinned.revision}")
     answer(f"is         {found.architecture} ({found.family}), {size}")

@@ -24,7 +24,7 @@ from docmill.tasks.backends.encoder.packed import PackedEncoder
 from docmill.tasks.backends.rehearsal import require_weights
 from docmill.tasks.errors import CannotServe, ModelUnsuitable, WeightsMissing
 from docmill.tasks.outputs import Head
-from docmill.tasks.windows.overlapping import stretches
+from docmill.tasks.windows.windows import stretches
 from tests.tasks import classifiers
 from tests.tasks.backends.encoder.test_token_classification import PACKED, TEXTS, sentence_pieces
 from tests.tasks.conftest import Bench

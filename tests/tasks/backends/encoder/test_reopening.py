@@ -33,10 +33,10 @@ from docmill.tasks.backends.encoder.kept_heads import KeptHead, pooled
 from docmill.tasks.backends.encoder.kernels import OneDnnLinear
 from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.batching import Item, Pool
-from docmill.tasks.engine.library_imports import Place, modules
+from docmill.tasks.engine.backend_factory import Place, modules
 from docmill.tasks.models.sentence_modules import POOLINGS
 from docmill.tasks.outputs import Head, Labels, Output, SpanScores, TokenScores, Vector, Weights
-from docmill.tasks.specs import adapters
+from docmill.tasks.specs import pinning
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.test_weighting import splade
@@ -238,7 +238,7 @@ def test_the_first_opening_of_an_embedding_model_needs_transformers_alone(
     descriptions: list[str], tmp_path: Path
 ) -> None:
     folder = architectures.bert(tmp_path / "model", descriptions[:40])
-    pinned, _ = adapters.pin(str(folder), None, models_dir=None, cache_dir=tmp_path / "cache")
+    pinned, _ = pinning.pin_with_adapter(str(folder), None, models_dir=None, cache_dir=tmp_path / "cache")
     spec = Spec("embed", pinned.model, pinned.revision, quality="float32")
     assert loaded(spec, tmp_path / "cache", "transformers") <= {"torch", "transformers", "scipy"}
 

@@ -25,8 +25,7 @@ from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
 from docmill.tasks.backends.encoder.packed import PackedEncoder
 from docmill.tasks.errors import CannotServe, ModelUnsuitable
 from docmill.tasks.outputs import Head
-from docmill.tasks.windows.overlapping import stretches
-from docmill.tasks.windows.windows import trimmed
+from docmill.tasks.windows.windows import stretches, trimmed
 from tests.tasks import classifiers
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal

@@ -17,7 +17,7 @@ from docmill.tasks.backends.remote.flight import Flight, Items
 from docmill.tasks.backends.remote.journal import Journal
 from docmill.tasks.batching import Budget, Item
 from docmill.tasks.errors import ServerAway
-from docmill.tasks.models.served import Server
+from docmill.tasks.models.weightless import Server
 from docmill.tasks.outputs import Failure, Generated
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks.backends.remote.api_server import written

@@ -18,7 +18,7 @@ from docmill.storage.core.outcomes import Status
 from docmill.storage.core.specs import Spec
 from docmill.tasks.backends.remote.counting import Estimate, counter
 from docmill.tasks.errors import CannotServe
-from docmill.tasks.specs import tokenizers
+from docmill.tasks.specs import pinning
 from docmill.tasks.specs.pinning import Pinned
 from tests.tasks.backends.remote.api_server import MODEL, Answer, ApiServer, Script, error, text_of, vectors, written
 from tests.tasks.backends.remote.test_served_models import computed, spec_of
@@ -82,7 +82,7 @@ def counting_script(folder: Path) -> Script:
 def with_tokenizer(spec: Spec, folder: Path) -> Spec:
     """Return a spec with the tokenizer in a folder."""
     pinned = Pinned(spec.model, spec.revision)
-    found = tokenizers.with_tokenizer(pinned, str(folder), models_dir=None, cache_dir=folder.parent / "cache")
+    found = pinning.with_tokenizer(pinned, str(folder), models_dir=None, cache_dir=folder.parent / "cache")
     return replace(spec, params={**spec.params, **found.beside})
 
 

@@ -22,10 +22,10 @@ from docmill.storage.outputs.output_types import SCHEMA
 from docmill.tasks import kinds
 from docmill.tasks.backends.remote import answers, counting
 from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.engine.documents import Submission
 from docmill.tasks.engine.engine import Engine
-from docmill.tasks.engine.submission import Submission
 from docmill.tasks.errors import CannotServe, EngineStopped
-from docmill.tasks.models.served import Server
+from docmill.tasks.models.weightless import Server
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 from tests.tasks.backends.remote.api_server import MODEL, Answer, ApiServer, Script, error, text_of, vectors, written

@@ -26,7 +26,7 @@ from docmill.storage.core.specs import Spec
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.errors import CannotServe
-from docmill.tasks.models.served import Server
+from docmill.tasks.models.weightless import Server
 from tests.tasks.backends.remote.test_served_models import spec_of
 from tests.tasks.decoders import DECODERS
 

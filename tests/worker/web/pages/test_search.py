@@ -13,27 +13,27 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.leases.shards import Claim
 from docmill.storage.steps import jobs
 from docmill.tasks.kinds import STORED_KINDS
-from docmill.tasks.models.null import NAME, REVISION
+from docmill.tasks.models.weightless import NULL, NULL_REVISION
 from docmill.worker.queries.client import embedding
 from docmill.worker.settings import Settings
 from tests.storage.builders import numbered, read, request, work
 from tests.worker.web.conftest import Browse
 from tests.worker.web.pages.marked import SCRIPT
 
-NULL = Spec("embed", NAME, REVISION)
+SPEC = Spec("embed", NULL, NULL_REVISION)
 
 
 def embed(database: Database, settings: Settings) -> None:
     def vectors(claim: Claim) -> list[Outcome]:
         with embedding(settings, "cpu", starts=False) as embed:
-            outputs = embed(NULL, [text for _, text in claim.texts])
+            outputs = embed(SPEC, [text for _, text in claim.texts])
         packed = [np.asarray(getattr(output, "values"), np.float32).tobytes() for output in outputs]  # noqa: B009
         return [
             Outcome(content_id, Status.DONE, vector=vector)
             for (content_id, _), vector in zip(claim.texts, packed, strict=True)
         ]
 
-    read(database, request(corpus=SCRIPT, spec=NULL), [*numbered(3), (SCRIPT, "a hostile <b>text</b>")])
+    read(database, request(corpus=SCRIPT, spec=SPEC), [*numbered(3), (SCRIPT, "a hostile <b>text</b>")])
     work(database, vectors)
     jobs.finish(database)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from docmill.tasks.engine.model_cache import ModelCache
-from docmill.tasks.engine.submission import Submission
+from docmill.tasks.engine.device import ModelCache
+from docmill.tasks.engine.documents import Submission
 from docmill.tasks.errors import ServerAway
 from tests.tasks.fakes import FakeBackend, spec_of
 from tests.worker.harness import until

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from docmill.tasks.checks import Checks, Context, Finding
@@ -88,3 +91,82 @@ def test_a_sentence_is_missing_where_another_was_split_and_the_text_is_short() -
     (finding,) = found(" ".join(ENGLISH), shorter, context)
     assert finding.evidence.startswith("Sentence 4 of")
     assert found(" ".join([*ENGLISH[:3], ENGLISH[4]]), shorter, context) == []
+
+
+FOLDER = Path(__file__).parents[1] / "texts"
+COPIES = [
+    "Ce paquet fournit une bibliothèque pour analyser des fichiers.",
+    "Этот пакет содержит библиотеку для разбора файлов.",
+    "यह पैकेज फ़ाइलों को पढ़ने के लिए एक पुस्तकालय प्रदान करता है।",
+    "このパッケージはファイルを解析するライブラリを提供します。",
+]
+
+
+def copies(given: str, output: str, *, shortened: bool = False) -> list[Finding]:
+    return Checks(("copied_input",), Context(shortened=shortened)).findings(given, output)
+
+
+@pytest.mark.parametrize("line", COPIES)
+def test_a_copy_is_found_with_its_place_and_another_text_is_not(line: str) -> None:
+    (finding,) = copies(line, f"Well: {line}")
+    assert finding.flag == "copied_input"
+    assert finding.start == len("Well: ")
+    assert f"Well: {line}"[finding.start : finding.end] in line
+    assert copies(line, "This package provides a library to parse files.") == []
+
+
+def test_half_a_translation_that_is_copied_is_found() -> None:
+    given = "Ce paquet fournit une bibliothèque. Il est petit et rapide pour tous les fichiers."
+    assert copies(given, "This package provides a library. Il est petit et rapide pour tous les fichiers.")
+    assert copies(given, "This package provides a library. It is petit et rapide pour all files of any kind.") == []
+
+
+def test_names_and_code_may_be_copied() -> None:
+    names = "LibreOffice Impress, Graphviz XDot, GNOME Shell, Xfce Panel, KDE Plasma, python3-numpy, libfoo_2"
+    assert copies(f"Contient {names}", f"Contains {names}") == []
+
+
+def test_a_summary_may_quote_its_text_and_not_be_all_of_it() -> None:
+    texts = [json.loads(line)["text"] for line in (FOLDER / "english.jsonl").read_text().splitlines()]
+    long = [text for text in texts if len(text.split()) > 12][:20]
+    assert len(long) > 10
+    for text in long:
+        assert copies(text, text, shortened=True), text
+        longer = f"{text} It is written in a language of which we have not heard before, and which is fast."
+        assert copies(longer, text, shortened=True) == []
+
+
+FRENCH = "Ce paquet fournit une bibliothèque pour analyser des fichiers, et un programme pour les écrire."
+PAIRS = [
+    (FRENCH, "This package provides a library to parse files, and a program to write them."),
+    ("このパッケージはファイルを解析するライブラリと、それを書き出すプログラムを提供します。", FRENCH),
+    (FRENCH, "该软件包提供一个用于解析文件的库，以及一个用于写入文件的程序。"),
+    ("تحتوي هذه الحزمة على مكتبة لتحليل الملفات وبرنامج لكتابتها.", FRENCH),
+]
+
+
+def unlikely_lengths(given: str, output: str, *, shortened: bool = False) -> list[Finding]:
+    return Checks(("length_ratio",), Context(shortened=shortened)).findings(given, output)
+
+
+@pytest.mark.parametrize(("given", "output"), PAIRS)
+def test_a_translation_is_about_as_long_as_its_text(given: str, output: str) -> None:
+    assert unlikely_lengths(given, output) == []
+    assert "of the length" in unlikely_lengths(given, output[: len(output) // 4])[0].evidence
+    assert "times as long" in unlikely_lengths(given, output * 4)[0].evidence
+
+
+def test_short_texts_may_vary_more() -> None:
+    given, output = "Texte de transition ", "Dummy transitional text, which is to be removed. "
+    assert unlikely_lengths(given, output) == []
+    assert unlikely_lengths(given * 8, output * 8)
+
+
+def test_a_summary_is_shorter_than_its_text() -> None:
+    assert unlikely_lengths(FRENCH, "Une bibliothèque pour des fichiers.", shortened=True) == []
+    assert unlikely_lengths(FRENCH, "Une bibliothèque pour des fichiers. " * 4, shortened=True)
+
+
+def test_nothing_has_no_length() -> None:
+    assert unlikely_lengths(FRENCH, "") == []
+    assert unlikely_lengths("—", "A dash") == []

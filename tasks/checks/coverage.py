@@ -1,24 +1,35 @@
-"""`missing_sentences`: sentences of the input that a translation lacks.
+"""Checks of how much of its input an output has: `missing_sentences`, `length_ratio` and `copied_input`.
 
-The sentences of both texts are aligned by their order and lengths (Gale and Church 1993, A Program for Aligning
-Sentences in Bilingual Corpora), and by the beginnings of words that both share, such as names and numbers.
+For `missing_sentences` the sentences of both texts are aligned by their order and lengths (Gale and Church 1993, A
+Program for Aligning Sentences in Bilingual Corpora), and by the beginnings of words that both share, such as names.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
 
-from docmill.tasks.checks.base import Check, Context, Finding, quoted
-from docmill.tasks.checks.lengths import expected_ratio
-from docmill.tasks.checks.words import has_words, letters, letters_of, split
-from docmill.tasks.windows.sentences import sentences
+from docmill.tasks.checks.base import (
+    Check,
+    Context,
+    Finding,
+    folded,
+    has_words,
+    letters,
+    letters_of,
+    quoted,
+    span,
+    split,
+    words,
+)
+from docmill.tasks.windows.paragraphs import sentences
 
-FLAG = "missing_sentences"
+MISSING = "missing_sentences"
 # Costs are negative logarithms of probabilities; the variance of lengths per letter is that of Gale and Church.
 _VARIANCE = 6.8
 _LOST, _MERGED = 2.8, 2.3
@@ -43,7 +54,7 @@ _BEGINNING = 4
 _SHARED, _BY_CHANCE = 8.0, 0.12
 # A sentence is not missing if so much of what only it says stands in the output.
 _SAID = 0.3
-_LEAST_LETTERS = 15
+_LEAST_LETTERS_OF_SENTENCE = 15
 # A part of the expected length, below which an output may lack a sentence although it has as many.
 _SHORT = 0.94
 # Longer texts would take too long: the work grows with the product of both numbers of sentences.
@@ -66,7 +77,7 @@ class _Sentence:
         return cls(text, letters_of(text, written), frozenset(long))
 
 
-def find(given: str, output: str, context: Context) -> Iterator[Finding]:
+def find_missing(given: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield the sentences without a counterpart, if the output has fewer sentences than the input.
 
     A translation may split a sentence, too: one that is short is searched if it has as many.
@@ -86,9 +97,9 @@ def find(given: str, output: str, context: Context) -> Iterator[Finding]:
     for place in _lost(before, after, _LONGER * ratio):
         sentence = before[place]
         own = {one for one in sentence.beginnings if times_said[one] == 1}
-        if sentence.letters >= _LEAST_LETTERS and len(own & said) < max(1, _SAID * len(own)):
+        if sentence.letters >= _LEAST_LETTERS_OF_SENTENCE and len(own & said) < max(1, _SAID * len(own)):
             evidence = f"Sentence {place + 1} of the input is not in the output: {quoted(sentence.text)}"
-            yield Finding(FLAG, evidence, lost=_place(given, place))
+            yield Finding(MISSING, evidence, lost=_place(given, place))
 
 
 def _sentences(text: str) -> list[str]:
@@ -171,4 +182,108 @@ def _shared(ours: int, theirs: int) -> float:
     return _SHARED * ((ours & theirs).bit_count() / least - _BY_CHANCE) if least else 0.0
 
 
-MISSING_SENTENCES = Check(FLAG, "sentences of the input are not in the translation", find)
+MISSING_SENTENCES = Check(MISSING, "sentences of the input are not in the translation", find_missing)
+
+
+# Letters of a text in each language, as multiples of its English ones.
+_LENGTHS = {"en": 1.0, "fr": 1.15, "es": 1.12, "it": 1.12, "de": 1.12, "pt": 1.1, "nl": 1.08, "ru": 1.08, "pl": 1.08}
+_OTHER = 1.05
+
+
+def expected_ratio(context: Context) -> float:
+    """Return the length of a translation in letters that is expected, as a multiple of its input's."""
+    source, target = (_LENGTHS.get(one or "", _OTHER) for one in (context.source, context.target))
+    return target / source
+
+
+RATIO = "length_ratio"
+# The shortest texts vary most: the bounds of the ratio widen with the inverse of the length.
+_LEAST, _MOST = 0.64, 1.8
+_LEAST_LETTERS = 20
+_WIDER = 25.0
+_LEAST_SUMMARIZED = 60
+
+
+def find_ratio(given: str, output: str, context: Context) -> Iterator[Finding]:
+    """Yield one finding if the ratio of the lengths is outside its bounds. Letters are counted, not white space."""
+    before, after = letters(given), letters(output)
+    if before < _LEAST_LETTERS or not after:
+        return
+    ratio = after / before
+    expected = expected_ratio(context)
+    if context.shortened:
+        if ratio > 1 and before >= _LEAST_SUMMARIZED:
+            yield Finding(RATIO, f"The summary is {ratio:.1f} times as long as its text.")
+    elif ratio < expected * _LEAST / (1 + _WIDER / before):
+        yield Finding(RATIO, f"The output has {ratio:.0%} of the length of the input.")
+    elif ratio > expected * _MOST * (1 + _WIDER / before):
+        yield Finding(RATIO, f"The output is {ratio:.1f} times as long as the input.")
+
+
+LENGTH_RATIO = Check(RATIO, "a translation is far longer or shorter than its input, a summary longer", find_ratio)
+
+
+COPIED = "copied_input"
+_RUN_WORDS = 4
+# Names and code may be copied, so only ordinary words count: in scripts with capital letters those in small ones.
+_LEAST_ORDINARY = 4
+_CODE = re.compile(r"[\d_]")
+_SHARE = 0.5
+# A summary may quote its text, but not be all of it.
+_SHARE_OF_SUMMARY, _SHARE_OF_SUMMARIZED = 0.9, 0.9
+_LEAST_SUMMARIZED_WORDS = 12
+
+
+@dataclass(frozen=True, slots=True)
+class _Copied:
+    """``ordinary`` words of an output of which ``copied`` stand in runs of the input, the longest in ``longest``."""
+
+    ordinary: int
+    copied: int
+    longest: tuple[int, int]
+
+
+def find_copies(given: str, output: str, context: Context) -> Iterator[Finding]:
+    """Yield the longest copied run, if copied runs make up half of a translation, or a summary is its whole input."""
+    found = _copied(folded(given), folded(output), words(output))
+    share = found.copied / max(1, found.ordinary)
+    if context.shortened:
+        lengths = len(words(given)), len(words(output))
+        whole = lengths[0] >= _LEAST_SUMMARIZED_WORDS and lengths[1] >= _SHARE_OF_SUMMARIZED * lengths[0]
+        if not whole or share < _SHARE_OF_SUMMARY:
+            return
+    elif share < _SHARE or found.copied < _LEAST_ORDINARY:
+        return
+    start, end = span(output, *found.longest)
+    said = f"{share:.0%} of its ordinary words are copied from the input: {quoted(output[start:end])}"
+    yield Finding(COPIED, said, start, end)
+
+
+def _copied(given: Sequence[str], output: Sequence[str], written: Sequence[str]) -> _Copied:
+    runs = set(_runs(given))
+    if runs.isdisjoint(_runs(output)):
+        return _Copied(0, 0, (0, 0))
+    covered = bytearray(len(output))
+    for place, run in enumerate(_runs(output)):
+        if run in runs:
+            covered[place : place + _RUN_WORDS] = b"\1" * _RUN_WORDS
+    ordinary = [one == two and not _CODE.search(one) for one, two in zip(written, output, strict=True)]
+    copied = sum(1 for one, is_ordinary in zip(covered, ordinary, strict=True) if one and is_ordinary)
+    return _Copied(sum(ordinary), copied, _longest(covered))
+
+
+def _runs(of: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    return zip(*(of[place:] for place in range(_RUN_WORDS)), strict=False)
+
+
+def _longest(covered: bytearray) -> tuple[int, int]:
+    """Return the first and last number of the longest run of covered words."""
+    best = (0, 0)
+    for run in bytes(covered).split(b"\0"):
+        if len(run) > best[1] - best[0] + 1:
+            first = bytes(covered).find(run)
+            best = (first, first + len(run) - 1)
+    return best
+
+
+COPIED_INPUT = Check(COPIED, "the output is the input again, or half of its words are copied from it", find_copies)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from docmill.tasks.errors import ModelCorrupt
-from docmill.tasks.models.model_validation import require_whole
+from docmill.tasks.models.weights import require_whole
 from docmill.tasks.specs import pinning
 from tests.tasks import architectures
 from tests.tasks.conftest import EXAMPLES
