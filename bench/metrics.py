@@ -26,7 +26,7 @@ from sqlalchemy import text
 from bench.stores import fresh_postgres, fresh_sqlite
 from docmill.storage.core.database import Database
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.results.backlog import read_backlog
+from docmill.storage.results.fleet import read_fleet
 from docmill.tasks.kinds import STORED_KINDS as KINDS
 from docmill.worker.metrics.fleet import FleetCollector
 from docmill.worker.metrics.server import exposition
@@ -114,7 +114,7 @@ def measure(url: str, shards: int, scrapes: int) -> Cost:
     """Scrape a filled store."""
     database = Database(url, kinds=KINDS)
     fill(database, shards)
-    collector = FleetCollector(lambda: read_backlog(database, LANES))
+    collector = FleetCollector(lambda: read_fleet(database, LANES))
     took = [scrape(collector)]
     before, server_before = own_cpu_s(), server_cpu_s(database)
     took += [scrape(collector) for _ in range(scrapes)]

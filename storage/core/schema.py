@@ -319,7 +319,7 @@ class Worker(Base):
     At `consumed_at` it last held a shard, or heard from the queue; NULL before that. `trouble` says why the store
     refuses what it writes, and `device_problem` why its device can compute nothing; NULL while they do. `computed`
     has the texts of each job, by its id, that are computed and not yet committed. `time_use` has the seconds of the
-    last minute, by what they were spent on (`storage.results.time_use`). `pid` means something to those
+    last minute, by what they were spent on (`storage.results.fleet`). `pid` means something to those
     processes that share its `pid_space` (see `worker.pids`).
     """
 

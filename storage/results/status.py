@@ -18,7 +18,7 @@ from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.ages import RESULTS
 from docmill.storage.leases.stall_diagnosis import Cause, JobSnapshot, Wait, waiting_for
-from docmill.storage.results.fleet_facts import FleetFacts, Holders, read_fleet
+from docmill.storage.results.fleet import TimeUse, Workers, read_workers
 from docmill.storage.results.time_left import (
     HeldShard,
     ShardSums,
@@ -29,7 +29,6 @@ from docmill.storage.results.time_left import (
     held_lately,
     shard_sums,
 )
-from docmill.storage.results.time_use import TimeUse
 from docmill.storage.steps import replacements
 from docmill.storage.steps.jobs import OPEN_SHARDS, RUNS, UNFINISHED, missing
 from docmill.storage.steps.lost_results import count_lost, count_removed, may_be_lost
@@ -246,21 +245,20 @@ def _statuses(transaction: Transaction, found: Sequence[_Found]) -> list[JobStat
     sums = shard_sums(transaction, ids)
     steps = _steps(transaction, ids)
     moving = [one.job.id for one in found if one.job.state in UNFINISHED]
-    spec_ids = {row.spec_id for job_id in moving for row in steps[job_id]}
-    holding = [job_id for job_id in ids if "running" in sums[job_id].shards()]
-    fleet = read_fleet(transaction, spec_ids, holding, now) if moving or holding else FleetFacts()
+    is_at_work = moving or any("running" in sums[job_id].shards() for job_id in ids)
+    workers = read_workers(transaction, now) if is_at_work else Workers()
     held = held_lately(transaction, moving, now) if moving else {}
-    return [_status(one, sums[one.job.id], steps[one.job.id], fleet, held.get(one.job.id, ())) for one in found]
+    return [_status(one, sums[one.job.id], steps[one.job.id], workers, held.get(one.job.id, ())) for one in found]
 
 
 def _status(
-    found: _Found, sums: ShardSums, rows: Sequence[_StepRow], fleet: FleetFacts, held: Sequence[HeldShard]
+    found: _Found, sums: ShardSums, rows: Sequence[_StepRow], workers: Workers, held: Sequence[HeldShard]
 ) -> JobStatus:
     job = found.job
     steps = _counted(rows, sums)
     ended = job.state not in UNFINISHED
-    wait = None if ended else _wait(found, sums, rows, fleet)
-    computed = fleet.computed(job.id) if sums.shards().get("running") else 0.0
+    wait = None if ended else _wait(found, sums, rows, workers)
+    computed = workers.computed(job.id) if sums.shards().get("running") else 0.0
     if ended:
         left = sums.rate()
     elif wait is not None:  # what was computed before says nothing of when this ends
@@ -293,7 +291,7 @@ def _status(
         tokens_per_s=left.tokens_per_s,
         eta_s=left.left_s,
         time_left=left,
-        time_use=None if ended else fleet.time_use(job.id),
+        time_use=None if ended else workers.time_use(job.id),
         created_at=job.created_at,
         finished_at=job.finished_at,
         elapsed_s=(job.finished_at or found.now) - job.created_at,
@@ -393,16 +391,16 @@ def _with_blocked(steps: Sequence[StepStatus]) -> tuple[StepStatus, ...]:
     return tuple(found.values())
 
 
-def _wait(found: _Found, sums: ShardSums, rows: Sequence[_StepRow], fleet: FleetFacts) -> Wait | None:
+def _wait(found: _Found, sums: ShardSums, rows: Sequence[_StepRow], workers: Workers) -> Wait | None:
     """Return why a job makes no progress: the reason of its first open step, if no other step makes any."""
     of_step = {row.seq: row for row in rows}
-    waits = [waiting_for(_standing(found, of_step[seq], sums, fleet)) for seq in sums.open_steps() or [0]]
+    waits = [waiting_for(_standing(found, of_step[seq], sums, workers)) for seq in sums.open_steps() or [0]]
     return None if None in waits else waits[0]
 
 
-def _standing(found: _Found, step: _StepRow, sums: ShardSums, fleet: FleetFacts) -> JobSnapshot:
-    serving = [worker for worker in fleet.workers if step.kind in worker.lanes]
-    holders = fleet.holders.get((found.job.id, step.seq), Holders())
+def _standing(found: _Found, step: _StepRow, sums: ShardSums, workers: Workers) -> JobSnapshot:
+    serving = [worker for worker in workers.live if step.kind in worker.lanes]
+    holders = workers.holders(found.job.id, step.seq)
     troubles = [*holders.troubles, *(worker.trouble for worker in serving if worker.trouble is not None)]
     next_try_at = sums.next_try_at(step.seq)
     return JobSnapshot(
@@ -412,9 +410,9 @@ def _standing(found: _Found, step: _StepRow, sums: ShardSums, fleet: FleetFacts)
         running=holders.running,
         silent=holders.silent,
         ingest_age_s=found.ingest_age_s if found.ingest_state == "reading" else None,
-        workers=len(fleet.workers),
+        workers=len(workers.live),
         workers_of_lane=len(serving),
-        refusals=fleet.reasons(step.spec_id, [worker.id for worker in serving]),
+        refusals=workers.reasons(step.spec_id, [worker.id for worker in serving]),
         next_try_s=None if next_try_at is None else next_try_at - found.now,
         lapse_s=holders.lapse_s,
         trouble=troubles[0] if holders.troubles or (troubles and len(troubles) == len(serving)) else None,

@@ -29,7 +29,7 @@ from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.leases import dispatch, maintenance, shards
 from docmill.storage.leases.shards import Claim
 from docmill.storage.pipelines import pipelines
-from docmill.storage.results.backlog import read_backlog
+from docmill.storage.results.fleet import read_fleet
 from docmill.storage.results.job_counts import runtimes
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import list_statuses, read_status
@@ -344,7 +344,7 @@ def steer(owner: Database, admin: Database) -> None:
     assert replacements.substituted(admin, asked.corpus, asked.steps) == asked.steps
     assert clusters.find(admin, job.corpus_id, ByText(0.3, Shingling("words", 1))).repeats == 2
     assert clusters.forget(admin, job.corpus_id) == 3
-    assert read_backlog(admin, ["translate"]).shards
+    assert read_fleet(admin, ["translate"]).lanes
     [lane] = [lane for lane in dispatch.lanes(admin) if lane.name == "translate"]
     dispatch.put_back(admin, dispatch.take(admin, lane))
     assert read_status(admin, job.id).rejected == 1

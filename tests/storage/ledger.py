@@ -10,7 +10,7 @@ from sqlalchemy import text
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.results.backlog import read_backlog
+from docmill.storage.results.fleet import read_fleet
 from docmill.worker.metrics.fleet import FleetCollector
 from docmill.worker.metrics.server import exposition
 
@@ -69,7 +69,7 @@ def counted(database: Database) -> Figures:
 
 def exported(database: Database, lanes: tuple[str, ...]) -> Figures:
     """Return the same figures as the exporter tells them."""
-    page = exposition(FleetCollector(lambda: read_backlog(database, lanes)))
+    page = exposition(FleetCollector(lambda: read_fleet(database, lanes)))
     found: Figures = Counter()
     for family in text_string_to_metric_families(page):
         for sample in family.samples:

@@ -10,8 +10,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from docmill.storage.errors import StorageError
-from docmill.storage.results.backlog import Backlog, PipelineState
 from docmill.storage.results.counts import Work
+from docmill.storage.results.fleet import Fleet, PipelineState
+from docmill.storage.steps.jobs import OPEN_SHARDS
 from docmill.worker.errors import BrokerUnreachable
 from docmill.worker.pipelines.schedule import BadSchedule, Schedule, next_after
 from docmill.worker.prices import Prices
@@ -26,7 +27,7 @@ class FleetCollector(Collector):
 
     def __init__(
         self,
-        read: Callable[[], Backlog],
+        read: Callable[[], Fleet],
         depths: Callable[[], dict[str, int]] | None = None,
         prices: Prices | None = None,
     ) -> None:
@@ -40,66 +41,67 @@ class FleetCollector(Collector):
         yield _gauge("docmill_build_info", "Version of docmill.", ["version"], [([self._version], 1)])
         began = time.monotonic()
         try:
-            backlog = self._read()
+            fleet = self._read()
         except StorageError:
             yield _one("docmill_database_up", "1 if the database answered, else 0.", 0)
         else:
             yield _one("docmill_database_up", "1 if the database answered, else 0.", 1)
-            yield from of_backlog(backlog)
-            yield from of_work(backlog.work, self._prices)
+            yield from of_fleet(fleet)
+            yield from of_work(fleet.work, self._prices)
         if self._depths is not None:
             yield from _of_queue(self._depths)
         seconds = time.monotonic() - began
         yield _one("docmill_scrape_duration_seconds", "Time that database and queue took to answer.", seconds)
 
 
-def of_backlog(backlog: Backlog) -> Iterator[Metric]:
+def of_fleet(fleet: Fleet) -> Iterator[Metric]:
     """Yield the metrics of a fleet at one moment."""
-    yield _one("docmill_documents", "Documents in all corpora.", backlog.documents)
-    yield _gauge("docmill_jobs", "Jobs by state.", ["state"], _by_name(backlog.jobs))
+    yield _one("docmill_documents", "Documents in all corpora.", fleet.documents)
+    yield _gauge("docmill_jobs", "Jobs by state.", ["state"], _by_name(fleet.jobs))
     yield _gauge(
         "docmill_shards",
         "Open shards of running jobs, by lane and state.",
         ["lane", "state"],
-        [([lane, state], n) for (lane, state), n in backlog.shards.items()],
+        [([lane.name, state], getattr(lane, state)) for lane in fleet.lanes for state in OPEN_SHARDS],
     )
     yield _gauge(
         "docmill_oldest_job_age_seconds",
         "Age of the oldest running job that has open shards in a lane.",
         ["lane"],
-        _by_name(backlog.oldest_s),
+        [([lane.name], lane.oldest_s) for lane in fleet.lanes if lane.oldest_s is not None],
     )
     yield _gauge(
         "docmill_suspect_shards",
         "Open shards of running jobs that were in flight when their process died.",
         ["lane"],
-        _by_name(backlog.suspects),
+        [([lane.name], lane.suspects) for lane in fleet.lanes],
     )
     yield _gauge(
         "docmill_oldest_queued_age_seconds",
         "Time that the first shard in a lane's queue has waited.",
         ["lane"],
-        _by_name(backlog.oldest_queued_s),
+        [([lane.name], lane.oldest_queued_s) for lane in fleet.lanes if lane.oldest_queued_s is not None],
     )
     yield _gauge(
         "docmill_texts_per_second",
         "Texts committed per second over the last two minutes.",
         ["lane", "status"],
-        [([lane, status], n) for lane, pace in backlog.paces.items() for status, n in pace.texts.items()],
+        [([lane.name, status], n) for lane in fleet.lanes for status, n in lane.statuses_per_s.items()],
     )
     yield _gauge(
         "docmill_tokens_per_second",
         "Tokens read (in) and written (out) per second over the last two minutes.",
         ["lane", "direction"],
         [
-            ([lane, direction], n)
-            for lane, pace in backlog.paces.items()
-            for direction, n in (("in", pace.tokens_in), ("out", pace.tokens_out))
+            ([lane.name, direction], n)
+            for lane in fleet.lanes
+            if lane.statuses_per_s
+            for direction, n in (("in", lane.tokens_in_per_s), ("out", lane.tokens_out_per_s))
         ],
     )
-    yield from _of_workers(backlog)
-    yield _gauge("docmill_readings", "Sources that are read, by state.", ["state"], _by_name(backlog.readings))
-    yield from _of_pipelines(backlog)
+    yield from _of_workers(fleet)
+    yield _gauge("docmill_readings", "Sources that are read, by state.", ["state"], _by_name(fleet.readings))
+    yield from _of_pipelines(fleet)
 
 
 def of_work(work: Work, prices: Prices) -> Iterator[Metric]:
@@ -145,20 +147,21 @@ def _spend(work: Work, prices: Prices) -> dict[str, float]:
     return spent
 
 
-def _of_workers(backlog: Backlog) -> Iterator[Metric]:
+def _of_workers(fleet: Fleet) -> Iterator[Metric]:
     states = {"ok": 0, "store_refuses": 0, "device_unusable": 0}
     slots: dict[str, int] = {}
-    for worker in backlog.workers:
+    for worker in fleet.workers:
         states["device_unusable" if worker.device_problem else "store_refuses" if worker.trouble else "ok"] += 1
         for lane in worker.lanes:
             slots[lane] = slots.get(lane, 0) + worker.slots
+    refusals = sum(len(worker.refused) for worker in fleet.workers)
     yield _gauge("docmill_workers", "Live device processes by state.", ["state"], _by_name(states))
     yield _gauge("docmill_worker_slots", "Shards that live workers can hold, by lane.", ["lane"], _by_name(slots))
-    yield _one("docmill_refusals", "Pairs of a live worker and a spec that it cannot serve.", backlog.refusals)
+    yield _one("docmill_refusals", "Pairs of a live worker and a spec that it cannot serve.", refusals)
 
 
-def _of_pipelines(backlog: Backlog) -> Iterator[Metric]:
-    found = backlog.pipelines
+def _of_pipelines(fleet: Fleet) -> Iterator[Metric]:
+    found = fleet.pipelines
     yield _gauge(
         "docmill_pipeline_last_success_timestamp_seconds",
         "End of the last run that succeeded, in seconds since 1970.",
@@ -175,7 +178,7 @@ def _of_pipelines(backlog: Backlog) -> Iterator[Metric]:
         "docmill_pipeline_late_seconds",
         "Age of the oldest due run that no worker has begun.",
         ["pipeline"],
-        [([one.name], max(one.late_s, _unseen_s(one, backlog.at))) for one in found],
+        [([one.name], max(one.late_s, _unseen_s(one, fleet.at))) for one in found],
     )
 
 

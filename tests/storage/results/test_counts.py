@@ -17,8 +17,8 @@ from docmill.storage.deletion import gc, removal
 from docmill.storage.leases import maintenance, shards
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results import counts
-from docmill.storage.results.backlog import read_backlog
 from docmill.storage.results.counts import Corrected, read_work
+from docmill.storage.results.fleet import Lane, read_fleet
 from docmill.storage.steps import jobs
 from tests.kinds import KINDS
 from tests.storage.builders import (
@@ -41,6 +41,10 @@ LANES = ("copy",)
 
 def flagged(claim: Claim) -> list[Outcome]:
     return [replace(one, flags=("repetition", "empty")) for one in done(claim)]
+
+
+def copy_lane(database: Database) -> Lane:
+    return read_fleet(database, LANES).lanes[0]
 
 
 def test_work_of_every_kind_is_counted_as_it_is_stored(database: Database) -> None:
@@ -85,13 +89,13 @@ def test_released_split_lapsed_and_taken_away_shards_are_counted_right(database:
         claim_next(database, "w2")
         maintenance.reclaim(database, "w2")
         assert_exported(database, LANES)
-    backlog = read_backlog(database, LANES)
-    assert backlog.suspects["copy"] > 1
-    assert backlog.work.lapses == {"copy": 1}
+    fleet = read_fleet(database, LANES)
+    assert fleet.lanes[0].suspects > 1
+    assert fleet.work.lapses == {"copy": 1}
     claim_next(database)
     jobs.pause(database, 1)
     assert_exported(database, LANES)
-    assert not any(read_backlog(database, LANES).shards.values())
+    assert copy_lane(database).open == 0
 
 
 def test_counts_of_work_outlive_its_rows_and_those_of_shards_do_not(database: Database) -> None:
@@ -154,22 +158,19 @@ def test_the_pace_counts_a_shard_that_was_computed_for_hours(database: Database)
     long_ago = update(Shard).values(dispatched_at=db_now() - 7_200)
     database.write(lambda transaction: transaction.execute(long_ago))
     shards.commit(database, claim, done(claim), None)
-    assert read_backlog(database, LANES).paces["copy"].texts["done"] > 0
+    assert copy_lane(database).statuses_per_s["done"] > 0
 
 
 def test_the_age_of_the_first_shard_in_the_queue_is_told(database: Database) -> None:
     read(database, request(), numbered(2))
     claim = claim_next(database)
     shards.release(database, claim)
-    assert read_backlog(database, LANES).oldest_queued_s == {}
+    assert copy_lane(database).oldest_queued_s is None
     waits = update(Shard).values(state="queued", dispatched_at=db_now() - 90)
     database.write(lambda transaction: transaction.execute(waits))
-    assert read_backlog(database, LANES).oldest_queued_s["copy"] >= 90
+    assert (copy_lane(database).oldest_queued_s or 0) >= 90
     database.write(lambda transaction: transaction.execute(update(Job).values(paused=True)))
-    assert read_backlog(database, LANES).oldest_queued_s == {}
-
-
-LANES = ("copy",)
+    assert copy_lane(database).oldest_queued_s is None
 
 
 def filled(database: Database, jobs: int = 3) -> Database:

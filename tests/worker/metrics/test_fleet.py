@@ -14,8 +14,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from docmill.storage.errors import DatabaseUnreachable
-from docmill.storage.results.backlog import Backlog, LiveWorker, Pace, PipelineState
 from docmill.storage.results.counts import Work
+from docmill.storage.results.fleet import Fleet, FleetWorker, Lane, PipelineState
 from docmill.worker.errors import BrokerUnreachable, MetricsNotServed
 from docmill.worker.metrics.fleet import FleetCollector
 from docmill.worker.metrics.server import exposition, serving
@@ -33,22 +33,34 @@ WORK = Work(
     records={"new": 1_000, "rejected": 1},
 )
 PRICES = Prices({"openai:m": Price(0.25, 2.0)}, "USD")
-BACKLOG = Backlog(
+
+
+def worker(name: str, lanes: tuple[str, ...], **problems: str) -> FleetWorker:
+    return FleetWorker(name, "host", 1, "cuda:0", lanes, 8, "0.1.0", 0.0, 1.0, **problems)  # type: ignore[arg-type]
+
+
+FLEET = Fleet(
     at=1_700_000_100.0,
     documents=1_000,
     work=WORK,
-    suspects={"embed": 1},
-    oldest_queued_s={"embed": 4.5},
     jobs={"running": 2, "done": 7},
-    shards={("embed", "planned"): 40, ("embed", "running"): 8},
-    oldest_s={"embed": 61.5},
-    paces={"embed": Pace({"done": 12.0, "failed": 0.5, "skipped": 0.0}, 900.0, 0.0)},
-    workers=(
-        LiveWorker("cuda:0", ("embed", "translate"), 8, trouble=False, device_problem=False),
-        LiveWorker("cuda:1", ("embed",), 8, trouble=True, device_problem=False),
-        LiveWorker("cuda:2", ("embed",), 8, trouble=True, device_problem=True),
+    lanes=(
+        Lane(
+            "embed",
+            planned=40,
+            running=8,
+            suspects=1,
+            oldest_s=61.5,
+            oldest_queued_s=4.5,
+            statuses_per_s={"done": 12.0, "failed": 0.5, "skipped": 0.0},
+            tokens_in_per_s=900.0,
+        ),
     ),
-    refusals=3,
+    workers=(
+        worker("w1", ("embed", "translate")),
+        worker("w2", ("embed",), trouble="disk full"),
+        worker("w3", ("embed",), trouble="disk full", device_problem="no driver"),
+    ),
     readings={"reading": 1, "stopped": 0},
     pipelines=(PipelineState('"nightly"', 1_700_000_000.0, failed=True, late_s=30.0),),
 )
@@ -95,7 +107,7 @@ def parsed(text: str) -> dict[tuple[str, ...], float]:
 
 
 def collector(depths: Callable[[], dict[str, int]] | None = lambda: {"embed": 5}) -> FleetCollector:
-    return FleetCollector(lambda: BACKLOG, depths, PRICES)
+    return FleetCollector(lambda: FLEET, depths, PRICES)
 
 
 def test_each_metric_has_its_name_its_labels_and_help() -> None:
@@ -148,14 +160,14 @@ def test_a_schedule_that_no_worker_looks_at_is_late_too() -> None:
     schedule = {"cron": "* * * * *", "timezone": "UTC", "overlap": "skip"}
     looked_at, due_at = 1_700_000_000.0, 1_700_000_040.0  # the first whole minute after it
     waits = PipelineState("nightly", None, failed=False, late_s=0.0, schedule=schedule, looked_at=looked_at)
-    late = FleetCollector(lambda: replace(BACKLOG, at=due_at + 300, pipelines=(waits,)))
+    late = FleetCollector(lambda: replace(FLEET, at=due_at + 300, pipelines=(waits,)))
     assert parsed(exposition(late))["docmill_pipeline_late_seconds", "nightly"] == pytest.approx(300)
-    on_time = FleetCollector(lambda: replace(BACKLOG, at=due_at - 1, pipelines=(waits,)))
+    on_time = FleetCollector(lambda: replace(FLEET, at=due_at - 1, pipelines=(waits,)))
     assert parsed(exposition(on_time))["docmill_pipeline_late_seconds", "nightly"] == 0
 
 
 def test_a_database_or_a_queue_that_is_away_is_a_metric() -> None:
-    def away() -> Backlog:
+    def away() -> Fleet:
         raise DatabaseUnreachable("no route to db:5432")
 
     def silent() -> dict[str, int]:
@@ -175,7 +187,7 @@ def test_they_are_served_over_http_and_a_port_that_is_taken_is_refused() -> None
     with serving(collector(), "127.0.0.1", 0) as url:
         with urllib.request.urlopen(url, timeout=30) as answer:
             assert answer.headers["Content-Type"].startswith("text/plain")
-            assert parsed(answer.read().decode())["docmill_refusals",] == 3
+            assert parsed(answer.read().decode())["docmill_documents",] == 1_000
         port = int(url.rsplit(":", 1)[1].split("/")[0])
         with pytest.raises(MetricsNotServed, match=f"127.0.0.1 port {port}: Address already in use"):  # noqa: SIM117
             with serving(collector(), "127.0.0.1", port):

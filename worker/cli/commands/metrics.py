@@ -17,7 +17,7 @@ from docmill.worker.terminal import warn
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
-    from docmill.storage.results.backlog import Backlog
+    from docmill.storage.results.fleet import Fleet
 
 
 @click.command("metrics", epilog="Example: docmill metrics --port 9464")
@@ -56,19 +56,19 @@ def _warn_away(error: Exception) -> None:
     warn(f"{error}; docmill asks it again and again.")
 
 
-def _reader(database: Database) -> Callable[[], Backlog]:
+def _reader(database: Database) -> Callable[[], Fleet]:
     """Return a function that reads the fleet's state, and checks the schema before the first reading."""
     from docmill.storage.migrations import require_current
-    from docmill.storage.results.backlog import read_backlog
+    from docmill.storage.results.fleet import read_fleet
     from docmill.worker.settings import LANES
 
     checked = False
 
-    def read() -> Backlog:
+    def read() -> Fleet:
         nonlocal checked
         if not checked:
             require_current(database)
             checked = True
-        return read_backlog(database, LANES)
+        return read_fleet(database, LANES)
 
     return read

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from docmill.storage.core.database import Database
-from docmill.storage.results.overview import Overview, read_overview
+from docmill.storage.results.fleet import Fleet, RecentFailure, read_failures, read_fleet
 from docmill.storage.results.status import JobStatus, list_statuses
 from docmill.tasks import kinds
 from docmill.worker.formatting import as_json, duration, local_time, printable, rate, time_left
@@ -25,14 +25,15 @@ class View:
     """Everything that `docmill top` shows, as it was at one moment."""
 
     jobs: tuple[JobStatus, ...]
-    overview: Overview
+    fleet: Fleet
+    failures: tuple[RecentFailure, ...]
 
 
 def read_view(database: Database, lanes: Collection[str] = kinds.NAMES) -> View:
     """Return the state of the store: jobs that have not ended first, then the others, newest first."""
 
     jobs = sorted(list_statuses(database, JOBS), key=lambda job: job.ended)
-    return View(tuple(jobs), read_overview(database, lanes))
+    return View(tuple(jobs), read_fleet(database, lanes), tuple(read_failures(database, lanes)))
 
 
 def job_row(job: JobStatus, block: str = "#", rest: str = ".") -> tuple[str, ...]:
@@ -56,8 +57,9 @@ def job_row(job: JobStatus, block: str = "#", rest: str = ".") -> tuple[str, ...
 def lane_rows(view: View) -> list[tuple[str, ...]]:
     """Return the cells of each lane that has open shards."""
     return [
-        (one.lane, f"{one.planned:,}", f"{one.queued:,}", f"{one.running:,}", duration(one.oldest_s))
-        for one in view.overview.lanes
+        (lane.name, f"{lane.planned:,}", f"{lane.queued:,}", f"{lane.running:,}", duration(lane.oldest_s or 0.0))
+        for lane in view.fleet.lanes
+        if lane.open
     ]
 
 
@@ -67,29 +69,26 @@ def worker_rows(view: View) -> list[tuple[str, ...]]:
         (
             _short(one.host, 16),
             one.device,
-            f"{one.held}/{one.slots}",
+            f"{one.load}/{one.slots}",
             _short(", ".join(one.lanes), 18) if len(one.lanes) < 4 else f"{len(one.lanes)} lanes",
-            one.problem or "; ".join(one.refusals) or "nothing",
+            one.device_problem or one.trouble or "; ".join(refused.reason for refused in one.refused) or "nothing",
         )
-        for one in view.overview.workers
+        for one in view.fleet.workers
     ]
 
 
 def failure_rows(view: View) -> list[tuple[str, ...]]:
     """Return the cells of the latest failures, newest first."""
-    return [
-        (str(one.job), _short(one.document, 20), local_time(one.at)[-5:], one.reason)
-        for one in view.overview.failures
-    ]
+    return [(str(one.job), _short(one.document, 20), local_time(one.at)[-5:], one.reason) for one in view.failures]
 
 
 def headline(view: View) -> str:
     """Return one line with the most important numbers."""
     n_open = sum(not job.ended for job in view.jobs)
-    n = len(view.overview.workers)
+    n = len(view.fleet.workers)
     return (
         f"{n_open} {'job' if n_open == 1 else 'jobs'} to do, {n} {'worker' if n == 1 else 'workers'}, "
-        f"at {local_time(view.overview.now)[-5:]}"
+        f"at {local_time(view.fleet.at)[-5:]}"
     )
 
 
@@ -109,7 +108,35 @@ def plain_frame(view: View, width: int) -> str:
 
 def view_as_json(view: View) -> dict[str, Any]:
     """Return the view for machines."""
-    return {"jobs": [as_json(job) for job in view.jobs], **asdict(view.overview)}
+    return {
+        "jobs": [as_json(job) for job in view.jobs],
+        "now": view.fleet.at,
+        "lanes": [
+            {
+                "lane": lane.name,
+                "planned": lane.planned,
+                "queued": lane.queued,
+                "running": lane.running,
+                "oldest_s": lane.oldest_s,
+            }
+            for lane in view.fleet.lanes
+            if lane.open
+        ],
+        "workers": [
+            {
+                "id": worker.id,
+                "host": worker.host,
+                "device": worker.device,
+                "lanes": worker.lanes,
+                "held": worker.load,
+                "slots": worker.slots,
+                "problem": worker.device_problem or worker.trouble,
+                "refusals": [refused.reason for refused in worker.refused],
+            }
+            for worker in view.fleet.workers
+        ],
+        "failures": [asdict(failure) for failure in view.failures],
+    }
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

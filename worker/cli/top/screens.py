@@ -137,7 +137,7 @@ class TopApp(App[None]):
         _fill(main.query_one("#jobs", DataTable), jobs, keys=[str(job.id) for job in view.jobs])
         for name, rows in (("lanes", lane_rows(view)), ("workers", worker_rows(view))):
             _fill(main.query_one(f"#{name}", DataTable), rows)
-        failures = view.overview.failures
+        failures = view.failures
         last = "No failures in the last 24 hours."
         if failures:
             last = f"Last failure: job {failures[0].job}, {failures[0].reason}"
@@ -196,7 +196,7 @@ class FailuresScreen(Screen[None]):
         self._view = view
 
     def compose(self) -> ComposeResult:
-        yield Static(f"{len(self._view.overview.failures)} latest failures", markup=False)
+        yield Static(f"{len(self._view.failures)} latest failures", markup=False)
         yield _table("failures", FAILURE_COLUMNS)
         yield Footer()
 

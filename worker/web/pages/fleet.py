@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import time
 
-from docmill.storage.results.queue import read_queue
-from docmill.storage.results.worker_list import list_workers
+from docmill.storage.core.schema import Job
+from docmill.storage.results.fleet import list_workers, read_fleet
+from docmill.storage.results.status import list_statuses
+from docmill.storage.steps.jobs import UNFINISHED
 from docmill.worker.web.page import Asked, Page, Values
 from docmill.worker.web.pages.jobs import Progress
 
+MOST = 50  # jobs
 SLOW = 2.0  # times as long as other workers
 
 
 def read_lanes(asked: Asked) -> Values:
     """Return the lanes and the jobs that are not finished."""
-    found = read_queue(asked.database, [*asked.database.kinds])
+    fleet = read_fleet(asked.database, [*asked.database.kinds])
+    latest = list_statuses(asked.database, MOST, Job.state.in_(UNFINISHED))
     return {
-        "lanes": found.lanes,
-        "jobs": [Progress(status) for status in found.jobs],
-        "unfinished": found.unfinished,
+        "lanes": [lane for lane in fleet.lanes if lane.open or lane.workers],
+        "jobs": [Progress(status) for status in sorted(latest, key=lambda status: (-status.priority, status.id))],
+        "unfinished": sum(fleet.jobs.get(state, 0) for state in (*UNFINISHED, "paused")),
         "now": time.time(),
     }
 

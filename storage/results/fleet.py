@@ -1,0 +1,634 @@
+"""The fleet at one moment, as the store has it: workers, lanes, jobs, readings and pipelines.
+
+The status of jobs, `docmill top`, the pages and the metrics show parts of this picture. Its cost is bounded by jobs,
+kept counts, running shards, and the shards in the queue and of the last minutes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Row, and_, func, select
+
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import (
+    Corpus,
+    Document,
+    Ingest,
+    Job,
+    OutcomeRow,
+    PipelineRow,
+    PipelineRun,
+    Refusal,
+    Rejection,
+    Shard,
+    SpecRow,
+    Worker,
+)
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.leases.dispatch import LIVE_S, REFUSAL_S
+from docmill.storage.leases.stall_diagnosis import STALE_INGEST_S
+from docmill.storage.results.counts import OpenShards, Work, open_shards, read_work
+from docmill.storage.steps.jobs import RUNS, UNFINISHED
+from docmill.storage.steps.sharding import unpack
+
+SILENT_S = 15.0  # three times as long as a worker needs for a sign of life
+MOST = 200  # workers that are listed, those that were seen last
+REFUSALS = 10_000
+LANE_PACE_S = 120.0  # over how long the pace of a lane is taken
+WORKER_PACE_S = 600.0  # and that of a worker, since some shards are long
+LEAST_SHARDS = 3  # of a worker and spec: the first shard also loads the model
+FAILURES_S = 86_400.0  # how far back failures are looked for
+_SHARDS_WITH_FAILURES = 10  # how many are looked through
+_JOBS = 50  # whose rejected records are looked for
+
+
+class Held(NamedTuple):
+    """Running shards of a job's step that a process holds. The first lease ends at `lease_until`."""
+
+    owner: str
+    job_id: int
+    step: int
+    lane: str
+    model: str
+    shards: int
+    lease_until: float
+
+
+class Refused(NamedTuple):
+    """A spec that a worker cannot serve, and why."""
+
+    worker_id: str
+    spec_id: int
+    lane: str
+    model: str
+    reason: str
+    refused_at: float
+
+
+@dataclass(frozen=True)
+class TimeUse:
+    """Shares from 0 to 1, over about the last minute of workers.
+
+    `device_busy` is the share of their working time in which their devices computed. The others are shares of the
+    time of shards: `reading` texts from the store, `cutting` them into windows, `computing` (with the wait for the
+    device), and `writing` results to the store. A worker may compute other jobs at the same time.
+    """
+
+    device_busy: float
+    reading: float
+    cutting: float
+    computing: float
+    writing: float
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Shards that a worker finished: their texts, the tokens that the model read, and the seconds that they took."""
+
+    shards: int
+    texts: int
+    tokens: int
+    held_s: float
+
+    @property
+    def mean_s(self) -> float:
+        """The mean time of a shard."""
+        return self.held_s / self.shards
+
+    @property
+    def rate_s(self) -> float | None:
+        """Seconds for a token, or for a text if no tokens were counted; None of nothing."""
+        work = self.tokens or self.texts
+        return self.held_s / work if work else None
+
+
+@dataclass(frozen=True)
+class FleetWorker:
+    """A device process. `seen_s` is the age of its last sign of life; `live`: that was in the last 30 seconds.
+
+    `trouble` says why the store refuses what it writes, `device_problem` why its device can compute nothing.
+    `computed` counts texts that are computed and not yet written, by job, and `spent_s` are the seconds of the last
+    minute by what they were spent on.
+
+    Only `list_workers` reads what it finished in the last ten minutes (`done`, None for nothing), and `slowness`: how
+    many times as long its shards took as those of other live workers, None if there is nothing to compare.
+    """
+
+    id: str
+    host: str
+    pid: int
+    device: str
+    lanes: tuple[str, ...]
+    slots: int
+    version: str
+    started_at: float
+    seen_s: float
+    live: bool = True
+    trouble: str | None = None
+    device_problem: str | None = None
+    held: tuple[Held, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    computed: Mapping[int, float] = field(default_factory=dict)
+    spent_s: Mapping[str, float] = field(default_factory=dict)
+    done: Pace | None = None
+    slowness: float | None = None
+
+    @property
+    def load(self) -> int:
+        """The shards that it holds."""
+        return sum(held.shards for held in self.held)
+
+    @property
+    def time_use(self) -> TimeUse | None:
+        """Where its time goes; None while that is not known."""
+        return time_use([self.spent_s])
+
+
+@dataclass(frozen=True)
+class Holders:
+    """The holders of a step's running shards.
+
+    `running` counts shards of live workers without trouble, and `silent` those of silent workers. The first lease of
+    a silent worker lapses in `lapse_s` seconds.
+    """
+
+    running: int = 0
+    silent: int = 0
+    lapse_s: float = 0.0
+    troubles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The live workers by host and device, all running shards, and all refusals, the newest first."""
+
+    live: tuple[FleetWorker, ...] = ()
+    held: tuple[Held, ...] = ()
+    refused: tuple[Refused, ...] = ()
+    now: float = 0.0  # by the database's clock
+
+    def computed(self, job_id: int) -> float:
+        """Return how many of a job's texts the live workers have computed and not yet written."""
+        return sum(worker.computed.get(job_id, 0.0) for worker in self.live)
+
+    def time_use(self, job_id: int) -> TimeUse | None:
+        """Return where the time of the workers goes that hold shards of a job; None while it is not known."""
+        return time_use(worker.spent_s for worker in self.live if job_id in worker.computed)
+
+    def reasons(self, spec_id: int, worker_ids: Sequence[str]) -> tuple[str, ...]:
+        """Return why these workers refuse a spec, newest first. Without a worker, why any ever did."""
+        of_spec = (refused for refused in self.refused if refused.spec_id == spec_id)
+        return tuple(refused.reason for refused in of_spec if not worker_ids or refused.worker_id in worker_ids)
+
+    def holders(self, job_id: int, step: int) -> Holders:
+        """Return who holds the running shards of a job's step."""
+        heard = {worker.id: worker for worker in self.live if worker.seen_s <= SILENT_S}
+        of_step = [held for held in self.held if (held.job_id, held.step) == (job_id, step)]
+        silent = [held for held in of_step if held.owner not in heard]
+        troubled = [held for held in of_step if held.owner in heard and heard[held.owner].trouble is not None]
+        n_silent, n_troubled = (sum(held.shards for held in some) for some in (silent, troubled))
+        return Holders(
+            running=sum(held.shards for held in of_step) - n_silent - n_troubled,
+            silent=n_silent,
+            lapse_s=min((held.lease_until for held in silent), default=self.now) - self.now,
+            troubles=tuple(heard[held.owner].trouble or "" for held in troubled),
+        )
+
+
+def read_workers(transaction: Transaction, now: float) -> Workers:
+    """Return the live workers with what they hold and refuse."""
+    rows = transaction.execute(select(Worker).where(Worker.seen_at > now - LIVE_S)).all()
+    return _workers(transaction, rows, now)
+
+
+def list_workers(database: Database) -> list[FleetWorker]:
+    """Return the workers that were seen last, by host and device: those that live first."""
+    with database.read() as transaction:
+        now = transaction.scalar(select(db_now())) or 0.0
+        rows = transaction.execute(select(Worker).order_by(Worker.seen_at.desc()).limit(MOST)).all()
+        workers, paces = _workers(transaction, rows, now).live, _worker_paces(transaction, now)
+    live = {worker.id for worker in workers if worker.live}
+    slow = slowness({owner: by_spec for owner, by_spec in paces.items() if owner in live})
+    listed = (
+        replace(
+            worker,
+            done=total(paces[worker.id].values()) if worker.id in paces else None,
+            slowness=slow.get(worker.id),
+        )
+        for worker in workers
+    )
+    return sorted(listed, key=lambda worker: not worker.live)
+
+
+def _workers(transaction: Transaction, rows: Sequence[Row[*tuple[Any, ...]]], now: float) -> Workers:
+    held, refused = _held(transaction), _refused(transaction)
+    of_owner: dict[str, list[Held]] = defaultdict(list)
+    for shards in held:
+        of_owner[shards.owner].append(shards)
+    by_worker: dict[str, list[Refused]] = defaultdict(list)
+    for one in refused:
+        if one.refused_at > now - 2 * REFUSAL_S:
+            by_worker[one.worker_id].append(one)
+    workers = tuple(
+        FleetWorker(
+            id=row.id,
+            host=row.host,
+            pid=row.pid,
+            device=row.device,
+            lanes=tuple(row.lanes),
+            slots=row.slots,
+            version=row.version,
+            started_at=row.started_at,
+            seen_s=max(0.0, now - row.seen_at),
+            live=row.seen_at > now - LIVE_S,
+            trouble=row.trouble,
+            device_problem=row.device_problem,
+            held=tuple(of_owner[row.id]),
+            refused=tuple(by_worker[row.id]),
+            computed={int(job_id): float(texts) for job_id, texts in (row.computed or {}).items()},
+            spent_s=row.time_use or {},
+        )
+        for row in sorted(rows, key=lambda row: (row.host, row.device, row.id))
+    )
+    return Workers(workers, held, refused, now)
+
+
+def _held(transaction: Transaction) -> tuple[Held, ...]:
+    same = (Shard.owner, Shard.job_id, Shard.step, Shard.lane, SpecRow.model)
+    rows = transaction.execute(
+        select(*same, func.count().label("shards"), func.min(Shard.lease_until).label("lease_until"))
+        .join(SpecRow, SpecRow.id == Shard.spec_id)
+        .where(Shard.lease_until.is_not(None), Shard.state == "running")  # the index of running shards
+        .group_by(*same)
+        .order_by(Shard.job_id, Shard.step)
+    )
+    return tuple(Held(row.owner or "", *row[1:6], row.lease_until or 0.0) for row in rows)
+
+
+def _refused(transaction: Transaction) -> tuple[Refused, ...]:
+    rows = transaction.execute(
+        select(Refusal.worker_id, Refusal.spec_id, SpecRow.kind, SpecRow.model, Refusal.reason, Refusal.refused_at)
+        .join(SpecRow, SpecRow.id == Refusal.spec_id)
+        .order_by(Refusal.refused_at.desc())
+        .limit(REFUSALS)
+    )
+    return tuple(Refused(*row) for row in rows)
+
+
+def _worker_paces(transaction: Transaction, now: float) -> dict[str, dict[int, Pace]]:
+    """Return what each process finished lately, by spec."""
+    rows = transaction.execute(
+        select(
+            Shard.owner,
+            Shard.spec_id,
+            func.count().label("shards"),
+            func.sum(Shard.n_done + Shard.n_failed + Shard.n_skipped).label("texts"),
+            func.sum(Shard.tokens_in).label("tokens"),
+            func.sum(Shard.finished_at - Shard.started_at).label("held_s"),
+        )
+        .where(_finished_lately(now, WORKER_PACE_S), Shard.owner.is_not(None))
+        .group_by(Shard.owner, Shard.spec_id)
+    )
+    paces: dict[str, dict[int, Pace]] = defaultdict(dict)
+    for row in rows:
+        counted = (int(row.shards), int(row.texts), int(row.tokens), float(row.held_s or 0.0))
+        paces[row.owner][row.spec_id] = Pace(*counted)
+    return paces
+
+
+def _finished_lately(now: float, age_s: float) -> ColumnElement[bool]:
+    # The second condition selects an index.
+    return and_(Shard.state == "done", Shard.finished_at.is_not(None), Shard.finished_at > now - age_s)
+
+
+def time_use(seconds: Iterable[Mapping[str, float]]) -> TimeUse | None:
+    """Return the shares of the seconds that workers reported; None if they report none."""
+    total: dict[str, float] = {}
+    for spent_s in seconds:
+        for name, value in spent_s.items():
+            total[name] = total.get(name, 0.0) + float(value)
+    phases = [total.get(name, 0.0) for name in ("reading", "cutting", "computing", "writing")]
+    if not sum(phases):
+        return None
+    working = total.get("working", 0.0)
+    busy = min(1.0, total.get("device", 0.0) / working) if working else 0.0
+    return TimeUse(round(busy, 4), *(round(phase / sum(phases), 4) for phase in phases))
+
+
+def total(paces: Iterable[Pace]) -> Pace:
+    """Return the sum of paces."""
+    every = [*paces]
+    return Pace(
+        sum(pace.shards for pace in every),
+        sum(pace.texts for pace in every),
+        sum(pace.tokens for pace in every),
+        sum(pace.held_s for pace in every),
+    )
+
+
+def slowness(paces: Mapping[str, Mapping[int, Pace]]) -> dict[str, float]:
+    """Return how many times as long each worker's shards took as those of others, for the same specs and tokens.
+
+    `paces` has the paces of each worker by spec. The time of others is the median of their seconds per token. Workers
+    that share no spec with another are left out.
+    """
+    rates: dict[int, dict[str, float]] = {}
+    for worker, by_spec in paces.items():
+        for spec_id, pace in by_spec.items():
+            if pace.shards >= LEAST_SHARDS and pace.rate_s:
+                rates.setdefault(spec_id, {})[worker] = pace.rate_s
+    times = {}
+    for worker, by_spec in paces.items():
+        own_s, others_s = 0.0, 0.0
+        for spec_id, of_spec in rates.items():
+            others = [rate for other, rate in of_spec.items() if other != worker]
+            if worker in of_spec and others:
+                held_s = by_spec[spec_id].held_s
+                own_s += held_s
+                others_s += held_s * median(others) / of_spec[worker]
+        if others_s:
+            times[worker] = own_s / others_s
+    return times
+
+
+@dataclass(frozen=True)
+class Lane:
+    """The queue of a kind of task: the open shards of jobs that run, by state, and the workers that serve it.
+
+    `suspects` are shards that may kill their process. `oldest_s` is the age of the oldest job that runs and has open
+    shards, and `oldest_queued_s` how long the first shard in the queue has waited. The paces are those of the last
+    two minutes, of texts by status; {} if nothing was committed.
+    """
+
+    name: str
+    planned: int = 0
+    queued: int = 0
+    running: int = 0
+    suspects: int = 0
+    oldest_s: float | None = None
+    oldest_queued_s: float | None = None
+    workers: int = 0
+    slots: int = 0
+    statuses_per_s: Mapping[str, float] = field(default_factory=dict)
+    tokens_in_per_s: float = 0.0
+    tokens_out_per_s: float = 0.0
+
+    @property
+    def open(self) -> int:
+        return self.planned + self.queued + self.running
+
+    @property
+    def texts_per_s(self) -> float:
+        return sum(self.statuses_per_s.values())
+
+
+@dataclass(frozen=True)
+class PipelineState:
+    """A stored pipeline. `late_s` is the age of its oldest due run that nobody has begun; 0 if there is none.
+
+    What came due after `looked_at` has no run yet: a worker makes it.
+    """
+
+    name: str
+    succeeded_at: float | None  # seconds since 1970
+    failed: bool  # its last run that ended failed
+    late_s: float
+    schedule: Mapping[str, str] | None = None
+    looked_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A fleet at one moment, `at`, by the database's clock."""
+
+    at: float
+    documents: int  # of all corpora
+    work: Work
+    jobs: Mapping[str, int]  # by state; `paused` is a state of its own
+    lanes: tuple[Lane, ...]  # all, by name
+    workers: tuple[FleetWorker, ...]  # those that live
+    readings: Mapping[str, int]  # sources that are read now, and readings that were cut off
+    pipelines: tuple[PipelineState, ...]
+
+
+def read_fleet(database: Database, lanes: Collection[str]) -> Fleet:
+    """Return the state of the fleet; `lanes` are all kinds of tasks."""
+    with database.read() as transaction:
+        now = transaction.scalar(select(db_now())) or 0.0
+        workers = read_workers(transaction, now).live
+        return Fleet(
+            at=now,
+            documents=transaction.scalar(select(func.coalesce(func.sum(Corpus.n_documents), 0))) or 0,
+            work=read_work(transaction),
+            jobs=_jobs(transaction),
+            lanes=_lanes(transaction, lanes, workers, now),
+            workers=workers,
+            readings=_readings(transaction, now),
+            pipelines=_pipelines(transaction, now),
+        )
+
+
+def _lanes(
+    transaction: Transaction, names: Collection[str], workers: Sequence[FleetWorker], now: float
+) -> tuple[Lane, ...]:
+    opened: dict[str, list[OpenShards]] = {name: [] for name in names}
+    for shards in open_shards(transaction):
+        opened.setdefault(shards.lane, []).append(shards)
+    waiting = _waiting(transaction, opened, now)
+    committed = _committed(transaction, now)
+    return tuple(
+        _lane(name, opened[name], [worker for worker in workers if name in worker.lanes], waiting, committed, now)
+        for name in sorted(opened)
+    )
+
+
+def _lane(
+    name: str,
+    opened: Sequence[OpenShards],
+    serving: Sequence[FleetWorker],
+    waiting: Mapping[str, float],
+    committed: Mapping[str, Row[*tuple[Any, ...]]],
+    now: float,
+) -> Lane:
+    lane = Lane(
+        name=name,
+        planned=sum(shards.states.get("planned", 0) for shards in opened),
+        queued=sum(shards.states.get("queued", 0) for shards in opened),
+        running=sum(shards.states.get("running", 0) for shards in opened),
+        suspects=sum(shards.suspects for shards in opened),
+        oldest_s=max((now - shards.created_at for shards in opened), default=None),
+        oldest_queued_s=waiting.get(name),
+        workers=len(serving),
+        slots=sum(worker.slots for worker in serving),
+    )
+    if name not in committed:
+        return lane
+    sums = committed[name]
+    counts = {"done": sums.n_done, "failed": sums.n_failed, "skipped": sums.n_skipped}
+    return replace(
+        lane,
+        statuses_per_s={status: float(n) / LANE_PACE_S for status, n in counts.items()},
+        tokens_in_per_s=float(sums.tokens_in) / LANE_PACE_S,
+        tokens_out_per_s=float(sums.tokens_out) / LANE_PACE_S,
+    )
+
+
+def _waiting(transaction: Transaction, lanes: Collection[str], now: float) -> dict[str, float]:
+    """Return how long the shard that was dispatched first has waited in each lane's queue."""
+    rows = transaction.execute(
+        select(Shard.lane, func.min(Shard.dispatched_at).label("at"))
+        .join(Job, Job.id == Shard.job_id)
+        .where(Shard.lane.in_(lanes), Shard.state == "queued", Shard.dispatched_at.is_not(None), RUNS)
+        .group_by(Shard.lane)
+    )
+    return {row.lane: max(0.0, now - row.at) for row in rows}
+
+
+def _committed(transaction: Transaction, now: float) -> dict[str, Row[*tuple[Any, ...]]]:
+    """Return the sums over the shards that ended lately, by lane."""
+    summed = (Shard.n_done, Shard.n_failed, Shard.n_skipped, Shard.tokens_in, Shard.tokens_out)
+    sums = (func.sum(column).label(column.key) for column in summed)
+    rows = transaction.execute(
+        select(Shard.lane, *sums).where(_finished_lately(now, LANE_PACE_S)).group_by(Shard.lane)
+    )
+    return {row.lane: row for row in rows}
+
+
+def _jobs(transaction: Transaction) -> dict[str, int]:
+    counted = transaction.execute(
+        select(Job.state, Job.paused, func.count().label("n")).group_by(Job.state, Job.paused)
+    )
+    jobs: dict[str, int] = {}
+    for row in counted:
+        state = "paused" if row.paused and row.state in UNFINISHED else row.state
+        jobs[state] = jobs.get(state, 0) + row.n
+    return jobs
+
+
+def _readings(transaction: Transaction, now: float) -> dict[str, int]:
+    seen = transaction.scalars(
+        select(Ingest.seen_at)
+        .join(Job, Job.ingest_id == Ingest.id)
+        .where(Job.state == "ingesting", Ingest.state == "reading")
+    ).all()
+    stopped = sum(at < now - STALE_INGEST_S for at in seen)
+    return {"reading": len(seen) - stopped, "stopped": stopped}
+
+
+def _pipelines(transaction: Transaction, now: float) -> tuple[PipelineState, ...]:
+    done = (
+        select(PipelineRun.pipeline_id, func.max(PipelineRun.finished_at).label("at"))
+        .where(PipelineRun.state == "done")
+        .group_by(PipelineRun.pipeline_id)
+    ).subquery()
+    due = (
+        select(PipelineRun.pipeline_id, func.min(PipelineRun.due_at).label("at"))
+        .where(PipelineRun.state == "due", PipelineRun.finished_at.is_(None))
+        .group_by(PipelineRun.pipeline_id)
+    ).subquery()
+    last = (
+        select(PipelineRun.state)
+        .where(PipelineRun.pipeline_id == PipelineRow.id, PipelineRun.state.in_(("done", "failed")))
+        .order_by(PipelineRun.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    columns = (PipelineRow.name, PipelineRow.schedule, PipelineRow.looked_at)
+    rows = transaction.execute(
+        select(*columns, done.c.at.label("done_at"), due.c.at.label("due_at"), last.label("last"))
+        .outerjoin(done, done.c.pipeline_id == PipelineRow.id)
+        .outerjoin(due, due.c.pipeline_id == PipelineRow.id)
+        .order_by(PipelineRow.name)
+    )
+    return tuple(
+        PipelineState(
+            row.name,
+            row.done_at,
+            row.last == "failed",
+            max(0.0, now - row.due_at) if row.due_at is not None else 0.0,
+            row.schedule,
+            row.looked_at,
+        )
+        for row in rows
+    )
+
+
+@dataclass(frozen=True)
+class RecentFailure:
+    """A document that failed, or a rejected record by its place; `at` are seconds since 1970."""
+
+    job: int
+    document: str
+    reason: str
+    at: float
+
+
+def read_failures(database: Database, lanes: Collection[str], most: int = 20) -> list[RecentFailure]:
+    """Return the latest failures, newest first: of the latest shards with failures, and of the latest jobs."""
+    with database.read() as transaction:
+        now = transaction.scalar(select(db_now())) or 0.0
+        failures = [*_failures(transaction, lanes, now, most), *_rejected(transaction, now, most)]
+    return sorted(failures, key=lambda failure: -failure.at)[:most]
+
+
+def _failures(transaction: Transaction, lanes: Collection[str], now: float, most: int) -> tuple[RecentFailure, ...]:
+    shards = transaction.execute(
+        select(Shard.job_id, Shard.spec_id, Shard.contents, Shard.finished_at, Job.corpus_id)
+        .join(Job, Job.id == Shard.job_id)
+        .where(
+            Shard.lane.in_(lanes),  # named, since the index begins with the lane
+            Shard.state == "done",
+            Shard.dispatched_at > now - FAILURES_S,
+            Shard.n_failed > 0,
+        )
+        .order_by(Shard.finished_at.desc())
+        .limit(_SHARDS_WITH_FAILURES)
+    ).all()
+    found: list[RecentFailure] = []
+    for shard in shards:
+        if len(found) >= most:
+            break
+        rows = transaction.execute(
+            select(OutcomeRow.content_id, OutcomeRow.reason, func.min(Document.key).label("key"))
+            .outerjoin(
+                Document, and_(Document.content_id == OutcomeRow.content_id, Document.corpus_id == shard.corpus_id)
+            )
+            .where(
+                OutcomeRow.spec_id == shard.spec_id,
+                OutcomeRow.content_id.in_(unpack(shard.contents)),
+                OutcomeRow.status == "failed",
+            )
+            .group_by(OutcomeRow.content_id, OutcomeRow.reason)
+            .order_by(OutcomeRow.content_id)
+            .limit(most - len(found))
+        )
+        found += [
+            RecentFailure(shard.job_id, row.key or "", row.reason or "", shard.finished_at or now) for row in rows
+        ]
+    return tuple(found)
+
+
+def _rejected(transaction: Transaction, now: float, most: int) -> list[RecentFailure]:
+    """Return the rejected records of the latest jobs, those of the newest job first."""
+    latest = select(Job.id, Job.ingest_id).order_by(Job.id.desc()).limit(_JOBS).subquery()
+    read = transaction.execute(
+        select(latest.c.id, latest.c.ingest_id, Ingest.seen_at)
+        .join(Ingest, Ingest.id == latest.c.ingest_id)
+        .where(Ingest.n_rejected > 0, Ingest.seen_at > now - FAILURES_S)
+        .order_by(latest.c.id.desc())
+    ).all()
+    found: list[RecentFailure] = []
+    for job in read:
+        if len(found) >= most:
+            break
+        of_job = and_(Rejection.ingest_id == job.ingest_id, ~Rejection.superseded)
+        query = select(Rejection.place, Rejection.reason).where(of_job).order_by(Rejection.place)
+        rows = transaction.execute(query.limit(most - len(found)))
+        found += [RecentFailure(job.id, row.place, f"rejected: {row.reason}", job.seen_at) for row in rows]
+    return found

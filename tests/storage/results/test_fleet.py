@@ -1,0 +1,290 @@
+"""The state of a fleet in numbers, as the store has it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import astuple
+
+import pytest
+from sqlalchemy import text as sql
+from sqlalchemy import update
+
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import insert
+from docmill.storage.core.schema import Ingest, Job, PipelineRow, PipelineRun, Shard, Worker
+from docmill.storage.core.tables import db_now
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.ingest import ingest
+from docmill.storage.ingest.chunks import Rejected
+from docmill.storage.leases import dispatch, shards
+from docmill.storage.results.fleet import (
+    LANE_PACE_S,
+    LEAST_SHARDS,
+    Lane,
+    Pace,
+    TimeUse,
+    read_failures,
+    read_fleet,
+    slowness,
+    time_use,
+    total,
+)
+from docmill.storage.results.status import read_status
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import OPEN_SHARDS
+from tests.storage.builders import EMBED, claim_next, dispatched, done, failed, numbered, read, records, request, work
+from tests.storage.leases.test_dispatch import sign_on
+
+LANES = ("copy", "embed")
+
+
+def copy_lane(database: Database) -> Lane:
+    return read_fleet(database, LANES).lanes[0]
+
+
+def test_an_empty_store_has_a_zero_for_each_lane_and_state(database: Database) -> None:
+    found = read_fleet(database, LANES)
+    assert found.lanes == (Lane("copy"), Lane("embed"))
+    assert (found.jobs, found.workers, found.pipelines) == ({}, (), ())
+    assert read_failures(database, LANES) == []
+
+
+def test_open_shards_count_until_they_are_committed(database: Database) -> None:
+    read(database, request(), numbered(6), chunk=2)
+    n = copy_lane(database).planned
+    assert n >= 1
+    assert len(dispatched(database)) == n
+    at_work = read_fleet(database, LANES)
+    lane = at_work.lanes[0]
+    assert (lane.planned, lane.queued) == (0, n)
+    assert at_work.jobs == {"running": 1}
+    assert lane.oldest_s is not None
+    assert work(database) == n
+    jobs.finish(database)
+    ended = read_fleet(database, LANES)
+    lane = ended.lanes[0]
+    assert (ended.jobs, lane.oldest_s, lane.open) == ({"done": 1}, None, 0)
+    assert lane.statuses_per_s == pytest.approx({"done": 6 / LANE_PACE_S, "failed": 0, "skipped": 0})
+    assert lane.tokens_in_per_s > 0
+
+
+def test_failed_texts_and_what_a_pause_holds_up_are_told_apart(database: Database) -> None:
+    read(database, request(), numbered(2))
+    work(database, failed)
+    jobs.finish(database)
+    assert copy_lane(database).statuses_per_s["failed"] == pytest.approx(2 / LANE_PACE_S)
+    other = read(database, request("b.jsonl"), numbered(2, first=10))
+    jobs.pause(database, other.id)
+    found = read_fleet(database, LANES)
+    assert found.jobs == {"done": 1, "paused": 1}
+    assert not any(lane.open for lane in found.lanes)
+
+
+def test_the_pace_forgets_what_ended_long_ago(database: Database) -> None:
+    read(database, request(), numbered(2))
+    work(database)
+    database.write(
+        lambda transaction: transaction.execute(update(Shard).values(finished_at=db_now() - 2 * LANE_PACE_S))
+    )
+    assert copy_lane(database).statuses_per_s == {}
+
+
+def test_workers_count_while_they_give_signs_of_life(database: Database) -> None:
+    sign_on(database, "w1")
+    sign_on(database, "w2")
+    sign_on(database, "w3")
+    read(database, request(), numbered(1))
+    dispatch.refuse(database, "w1", 1, "no weights")
+
+    def change(transaction: Transaction) -> None:
+        for name, values in (("w2", {"trouble": "the archive is closed"}), ("w3", {"seen_at": db_now() - 100})):
+            transaction.execute(update(Worker).where(Worker.id == name).values(**values))
+
+    database.write(change)
+    found = read_fleet(database, LANES)
+    assert [(worker.trouble, worker.device_problem) for worker in found.workers] == [
+        (None, None),
+        ("the archive is closed", None),
+    ]
+    assert found.workers[0].lanes
+    assert [refused.reason for refused in found.workers[0].refused] == ["no weights"]
+
+
+def test_readings_that_stopped_are_counted(database: Database) -> None:
+    jobs.open_job(database, request())
+    assert read_fleet(database, LANES).readings == {"reading": 1, "stopped": 0}
+    silent = update(Ingest).values(seen_at=db_now() - 60)
+    database.write(lambda transaction: transaction.execute(silent))
+    assert read_fleet(database, LANES).readings == {"reading": 0, "stopped": 1}
+
+
+def test_a_pipeline_says_when_it_succeeded_and_how_late_it_is(database: Database) -> None:
+    def runs(transaction: Transaction) -> None:
+        when = {"created_at": db_now(), "looked_at": db_now(), "updated_at": db_now()}
+        for number, name in enumerate(("nightly", "new"), 1):
+            insert(transaction, PipelineRow, id=number, name=name, path="/x", text="", **when)
+        for number, (state, ended, due) in enumerate(
+            (("done", 100.0, 1.0), ("failed", 200.0, 2.0), ("skipped", 300.0, 3.0), ("due", None, None))
+        ):
+            insert(
+                transaction,
+                PipelineRun,
+                pipeline_id=1,
+                due_at=db_now() - 90 if due is None else due,
+                state=state,
+                finished_at=ended,
+                created_at=float(number),
+            )
+
+    database.write(runs)
+    new, nightly = read_fleet(database, LANES).pipelines
+    assert (new.name, new.succeeded_at, new.failed, new.late_s) == ("new", None, False, 0.0)
+    assert (nightly.name, nightly.succeeded_at, nightly.failed) == ("nightly", 100.0, True)
+    assert nightly.late_s >= 90
+
+
+def test_jobs_of_every_state_are_counted(database: Database) -> None:
+    read(database, request(), numbered(1))
+    database.write(lambda transaction: transaction.execute(update(Job).values(state="stopped")))
+    assert read_fleet(database, LANES).jobs == {"stopped": 1}
+
+
+def test_lanes_have_their_open_shards_by_state(database: Database) -> None:
+    read(database, request(), numbered(6), chunk=2)
+    sign_on(database, "w1")
+    claim_next(database)
+    lane = read_fleet(database, LANES).lanes[0]
+    assert (lane.name, lane.running) == ("copy", 1)
+    assert lane.planned + lane.queued == 2
+    assert lane.oldest_s is not None
+
+
+def test_a_worker_has_its_load_and_what_it_refuses(database: Database) -> None:
+    read(database, request(), numbered(6), chunk=2)
+    sign_on(database, "w1")
+    sign_on(database, "w2")
+    claim_next(database, "w1")
+    dispatch.refuse(database, "w2", 1, "no weights")
+    one, other = read_fleet(database, LANES).workers
+    assert (one.load, one.refused, one.trouble) == (1, (), None)
+    assert (other.load, [refused.reason for refused in other.refused]) == (0, ["no weights"])
+    assert one.slots >= 1
+
+
+def test_the_latest_failures_name_their_documents(database: Database) -> None:
+    read(database, request(), numbered(3))
+    assert dispatched(database)
+    work(database, failed)
+    found = read_failures(database, LANES, 2)
+    assert [(one.job, one.document) for one in found] == [(1, "k0"), (1, "k1")]
+    assert all(one.reason for one in found)
+
+
+def test_rejected_records_of_the_last_day_are_failures_too(database: Database) -> None:
+    job = jobs.open_job(database, request())
+    ingest.add(database, job, records(numbered(1)), [Rejected(f"a.jsonl:{n}", "not JSON") for n in (2, 3)])
+    ingest.end(database, job)
+    work(database)
+    found = read_failures(database, LANES)
+    assert [(one.job, one.document, one.reason) for one in found] == [
+        (job.id, f"a.jsonl:{n}", "rejected: not JSON") for n in (2, 3)
+    ]
+    assert len(read_failures(database, LANES, 1)) == 1
+    database.write(lambda transaction: transaction.exec_driver_sql("UPDATE ingest SET seen_at = seen_at - 90000"))
+    assert read_failures(database, LANES) == []
+
+
+SECONDS = {"reading": 1.0, "cutting": 1.0, "computing": 7.0, "writing": 1.0, "working": 10.0, "device": 9.0}
+
+
+def test_the_shares_are_those_of_all_workers() -> None:
+    assert time_use([SECONDS, SECONDS]) == TimeUse(0.9, 0.1, 0.1, 0.7, 0.1)
+    other = SECONDS | {"computing": 17.0}
+    use = time_use([SECONDS, other])
+    assert use is not None
+    assert astuple(use) == pytest.approx((0.9, 2 / 30, 2 / 30, 24 / 30, 2 / 30), abs=1e-4)
+
+
+def test_without_work_nothing_is_said() -> None:
+    assert time_use([]) is None
+    assert time_use([dict.fromkeys(SECONDS, 0.0)]) is None
+
+
+def test_the_status_has_the_use_of_the_workers_that_hold_the_job(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    sign_on(database, "w1")
+    sign_on(database, "w2")
+    claim = claim_next(database, owner="w1")
+    assert read_status(database, job.id).time_use is None
+    shards.heartbeat(database, "w1", computed={job.id: 0.0}, time_use=SECONDS)
+    shards.heartbeat(database, "w2", computed={}, time_use=SECONDS | {"writing": 90.0})
+    assert read_status(database, job.id).time_use == TimeUse(0.9, 0.1, 0.1, 0.7, 0.1)
+    shards.commit(database, claim, done(claim), None)
+    shards.heartbeat(database, "w1", computed={}, time_use=SECONDS)
+    assert read_status(database, job.id).time_use is None
+
+
+def pace(tokens: int, held_s: float, shards: int = LEAST_SHARDS, texts: int = 10) -> Pace:
+    return Pace(shards, texts, tokens, held_s)
+
+
+def test_a_worker_is_as_slow_as_its_shards_take_longer_for_as_many_tokens() -> None:
+    found = slowness({"a": {1: pace(1_000, 10)}, "b": {1: pace(4_000, 40)}, "slow": {1: pace(1_000, 35)}})
+    assert found["slow"] == 3.5
+    assert found["a"] == found["b"] == pytest.approx(10 / ((10 + 35) / 2))
+
+
+def test_workers_are_compared_for_the_same_specs_only() -> None:
+    assert slowness({"a": {1: pace(1_000, 10)}, "b": {2: pace(1_000, 99)}}) == {}
+    found = slowness({"a": {1: pace(1_000, 10), 2: pace(10, 500)}, "b": {1: pace(1_000, 10)}})
+    assert found == {"a": 1.0, "b": 1.0}
+
+
+def test_a_few_shards_say_nothing_since_the_first_loads_the_model() -> None:
+    assert slowness({"a": {1: pace(1_000, 10)}, "b": {1: pace(1_000, 99, shards=LEAST_SHARDS - 1)}}) == {}
+
+
+def test_texts_count_where_no_model_counts_tokens() -> None:
+    found = slowness({"a": {1: pace(0, 10, texts=100)}, "b": {1: pace(0, 10, texts=50)}})
+    assert found == {"a": 0.5, "b": 2.0}
+
+
+def test_paces_of_several_specs_are_summed() -> None:
+    found = total([Pace(1, 2, 3, 4.0), Pace(3, 2, 1, 8.0)])
+    assert found == Pace(4, 4, 4, 12.0)
+    assert found.mean_s == 3.0
+
+
+def opened(database: Database) -> Counter[tuple[str, str]]:
+    with database.read() as transaction:
+        return Counter((row.lane, row.state) for row in transaction.execute(sql("SELECT * FROM open_shards")))
+
+
+def counted(database: Database) -> Counter[tuple[str, str]]:
+    lanes = read_fleet(database, ("copy", "embed")).lanes
+    return +Counter({(lane.name, state): getattr(lane, state) for lane in lanes for state in OPEN_SHARDS})
+
+
+def test_a_shard_is_there_from_its_plan_to_its_commit(database: Database) -> None:
+    assert not opened(database)
+    job = read(database, request(), numbered(6), chunk=2)
+    n = len(dispatched(database))
+    assert opened(database) == {("copy", "queued"): n} == counted(database)
+    read(database, request("b.jsonl", corpus="others", spec=EMBED), numbered(2))
+    assert opened(database) == {("copy", "queued"): n, ("embed", "planned"): 1} == counted(database)
+    assert claim_next(database) is not None
+    assert opened(database)["copy", "running"] == 1
+    jobs.pause(database, job.id)
+    assert {lane for lane, _ in opened(database)} == {"embed"}
+    assert opened(database) == counted(database)
+
+
+def test_no_shard_is_there_once_its_job_is_done_or_cancelled(database: Database) -> None:
+    read(database, request(), numbered(6), chunk=2)
+    dispatched(database)
+    work(database)
+    assert not opened(database)
+    job = read(database, request("b.jsonl", corpus="others", spec=EMBED), numbered(2))
+    assert opened(database) == {("embed", "planned"): 1}
+    jobs.cancel(database, job.id)
+    assert not opened(database)
