@@ -8,17 +8,24 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from docmill.storage.readers import Record
+from docmill.storage.search.search import choose, hits, search
+from docmill.tasks.engine.queries import prompted
+from docmill.tasks.outputs import Vector
+from docmill.worker.engines.devices import choose_devices
 from docmill.worker.jobs.listener import Listener
+from docmill.worker.stores import corpus_names
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
     from docmill.storage.core.specs import Spec
-    from docmill.storage.readers import Record, Rejection
+    from docmill.storage.readers import Rejection
     from docmill.storage.search.knn import Matrix
     from docmill.storage.search.scope import Searched
     from docmill.storage.search.search import Hit
     from docmill.tasks.engine.queries import Embed
     from docmill.worker.settings import Settings
+
 
 BATCH_QUERIES = 512  # queries that share one pass over the corpus
 
@@ -52,11 +59,6 @@ def open_search(
     ``refuse`` is called for a query that has no vector, with its place and the reason. With ``starts``, a query
     process is started if none runs. Libraries that embed a query may print in the block that ``printing`` opens.
     """
-    from docmill.storage.search.search import choose
-    from docmill.tasks.engine.queries import prompted
-    from docmill.worker.engines.devices import choose_devices
-    from docmill.worker.stores import corpus_names
-
     device = choose_devices(settings.device)[0]
     searched = choose(database, corpus_names(corpus), wanted.job)
     spec = prompted(searched.spec, wanted.prompt, wanted.prompt_name)
@@ -96,10 +98,6 @@ class Search:
 
     def _answered(self, batch: Sequence[Record | Rejection]) -> Iterator[tuple[Record, list[Hit]]]:
         import numpy as np
-
-        from docmill.storage.readers import Record
-        from docmill.storage.search.search import hits, search
-        from docmill.tasks.outputs import Vector
 
         records = [one for one in batch if isinstance(one, Record)]
         for one in batch:

@@ -11,6 +11,7 @@ from docmill.storage.results.job_counts import count_escalated, count_flags
 from docmill.storage.results.status import list_statuses, read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.replacements import remark
+from docmill.storage.writers.delimited import escape_formula
 from docmill.worker import formatting
 from docmill.worker.cli.options import JOB, JOB_ID, JSON, LATEST, Choice, click_type, settings_from
 from docmill.worker.cli.printing import (
@@ -201,7 +202,6 @@ def priority_command(job: int, priority: int, as_json: bool) -> int:
 def failures_command(job: int, as_json: bool) -> int:
     """List failed documents, blank documents and rejected records of JOB, with the reasons."""
     from docmill.storage.results.results import failures
-    from docmill.storage.writers.delimited import escape_formula
 
     with open_store(settings_from()) as database:
         found = failures(database, job)

@@ -13,6 +13,10 @@ import click
 from docmill.storage import writers
 from docmill.storage.core.flags import DOUBTS, Flagged
 from docmill.storage.errors import BoundInvalid, FlagUnknown
+from docmill.storage.outputs.columns import Column, Form
+from docmill.storage.results.status import read_status
+from docmill.storage.reviews import risks
+from docmill.storage.steps.replacements import answering_job
 from docmill.worker import formatting
 from docmill.worker.cli.options import FORMAT, FilledPath, JobOrCorpus, Number, declared, settings_from
 from docmill.worker.cli.printing import OK, listen, say, write_out
@@ -125,8 +129,6 @@ def results_command(
     parts again.
     """
     from docmill.storage.results.results import results
-    from docmill.storage.results.status import read_status
-    from docmill.storage.steps.replacements import answering_job
 
     wanted = Export(
         0, out, file_format, part_documents, overwrite, step, partial, flagged, unflagged, risk, risk_above, every
@@ -266,9 +268,6 @@ def _write(database: Database, status: JobStatus, wanted: Export) -> None:
     rows = iter(results(database, status.id, step=wanted.step, flagged=wanted.condition))
     table = columns(database, status.id, wanted.step)
     if wanted.with_risk:
-        from docmill.storage.outputs.columns import Column, Form
-        from docmill.storage.reviews import risks
-
         found = risks.latest(database, status.id, wanted.step)
         rows = risks.with_risk(rows, found.model, wanted.risk_above)
         table = (*table, Column.of("risk", Form.NUMBER))

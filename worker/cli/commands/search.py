@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from docmill.storage.core.normalize import normalize
+from docmill.storage.readers import Record, open_queries
 from docmill.worker.cli.options import BACKEND, JOB_ID, PromptType, WholeNumber, check_filled, settings_from
 from docmill.worker.cli.printing import OK, SOME_FAILED, listen, print_rich, say, write_out
+from docmill.worker.formatting import printable
 from docmill.worker.jobs.outputs import STDOUT
 from docmill.worker.jobs.search import BATCH_QUERIES, Wanted, open_search
 from docmill.worker.stores import open_store
 
 if TYPE_CHECKING:
-    from docmill.storage.readers import Record, Rejection
+    from docmill.storage.readers import Rejection
     from docmill.storage.search.search import Hit
+
 
 BEGINNING = 300  # characters shown of a hit without a passage
 
@@ -128,9 +132,6 @@ def search_command(
 
 
 def _queries(text: str | None, file: str | None) -> Iterable[Record | Rejection]:
-    from docmill.storage.core.normalize import normalize
-    from docmill.storage.readers import Record, open_queries
-
     if (text is None) == (file is None):
         raise click.UsageError("give a TEXT, or a file of them with --queries")
     if file is not None:
@@ -142,9 +143,6 @@ def _queries(text: str | None, file: str | None) -> Iterable[Record | Rejection]
 
 def _typed() -> Iterator[Record]:
     """Yield the texts that a person types, until an empty line or the end of input."""
-    from docmill.storage.core.normalize import normalize
-    from docmill.storage.readers import Record
-
     say("Type a text and press Enter; an empty line ends the search.")
     while True:
         say("search: ", nl=False)
@@ -181,6 +179,4 @@ def _of_hit(hit: Hit) -> str:
 
 
 def _line(text: str) -> str:
-    from docmill.worker.formatting import printable
-
     return printable(" ".join(text[:BEGINNING].split()), keep="")

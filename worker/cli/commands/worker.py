@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from docmill.storage.core import privileges
+from docmill.storage.errors import GRANTS_DOCS, RightMissing
 from docmill.tasks import tracing
 from docmill.worker import logs, traces
 from docmill.worker.cli.options import BACKEND, ENDPOINT, Choice, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, say
+from docmill.worker.engines.devices import choose_devices
+from docmill.worker.metrics.server import serving
+from docmill.worker.settings import ORDERS
 from docmill.worker.stores import open_broker, open_store
 
 if TYPE_CHECKING:
@@ -47,8 +52,6 @@ def worker_command(
     Orders are `docmill.enqueue` messages of other programs. A worker takes them only with the lane enqueue, and reads
     only what DOCMILL_ORDER_ROOTS and DOCMILL_ORDER_SCHEMES allow.
     """
-    from docmill.storage.core import privileges
-    from docmill.worker.engines.devices import choose_devices
     from docmill.worker.process.supervisor import Supervisor
 
     settings = settings_from(
@@ -77,7 +80,6 @@ def _metrics(settings: Settings, supervisor: Supervisor) -> Iterator[None]:
     if settings.metrics_port is None:
         yield
         return
-    from docmill.worker.metrics.server import serving
 
     with serving(supervisor.work, settings.metrics_host, settings.metrics_port) as url:
         say(f"Metrics: {url}")
@@ -88,8 +90,6 @@ def _without_orders(settings: Settings, lacking: Sequence[str]) -> Settings:
     """The settings of a worker that takes no orders, where it lacks rights for them; it does its other work."""
     if not settings.takes_orders or not lacking:
         return settings
-    from docmill.storage.errors import GRANTS_DOCS, RightMissing
-    from docmill.worker.settings import ORDERS
 
     told = f"the database's user lacks {', '.join(lacking)}; {GRANTS_DOCS}"
     others = tuple(lane for lane in settings.lanes if lane != ORDERS)
