@@ -134,19 +134,14 @@ def enqueue(
     job was cancelled meanwhile, KeyReused for a key that came with other arguments.
     """
     with tracing.span("enqueue", {"docmill.corpus": prepared.corpus}) as span:
-        return _enqueue(database, broker, prepared, progress or Progress(), span, offer_others=offer_others)
+        job = jobs.open_job(database, _job_request(prepared, span))
+        span.set({"docmill.job": job.id, "docmill.request_id": job.request_id or ""})
+        with logs.working_on(job=job.id, request_id=job.request_id):
+            return _read_in(database, broker, prepared, progress or Progress(), job, offer_others=offer_others)
 
 
-def _enqueue(
-    database: Database,
-    broker: Callable[[], Broker | None],
-    prepared: Prepared,
-    progress: Progress,
-    span: Span,
-    *,
-    offer_others: bool,
-) -> Enqueued:
-    request = JobRequest(
+def _job_request(prepared: Prepared, span: Span) -> JobRequest:
+    return JobRequest(
         corpus=prepared.corpus,
         source=prepared.source.name,
         steps=prepared.steps,
@@ -158,10 +153,6 @@ def _enqueue(
         request_id=prepared.request_id or span.trace_id or uuid.uuid4().hex,
         traceparent=span.traceparent,
     )
-    job = jobs.open_job(database, request)
-    span.set({"docmill.job": job.id, "docmill.request_id": job.request_id or ""})
-    with logs.working_on(job=job.id, request_id=job.request_id):
-        return _read_in(database, broker, prepared, progress, job, offer_others=offer_others)
 
 
 def _read_in(
