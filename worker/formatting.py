@@ -43,7 +43,7 @@ def duration(seconds: float) -> str:
     if minutes < 90:
         return f"{minutes} min"
     if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
+        return f"{minutes // 60} h {minutes % 60:02d} min".removesuffix(" 00 min")
     return f"{minutes / 1440:.0f} days"
 
 
