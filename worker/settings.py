@@ -9,6 +9,7 @@ import sys
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator
@@ -22,7 +23,6 @@ from docmill.tasks.backends import selection
 from docmill.tasks.models import weightless
 from docmill.worker import fault_points, redis_urls
 from docmill.worker.errors import SettingsError
-from docmill.worker.masked_urls import mask as mask
 from docmill.worker.retention import RetentionSettings, Shown, ages
 
 PREFIX = "DOCMILL_"
@@ -387,3 +387,15 @@ def without_settings() -> dict[str, str]:
 def has_display() -> bool:
     """Return True if a program with windows can be started."""
     return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
+def mask(url: str) -> str:
+    """Return a URL as it may be shown: its passwords replaced, in its query too."""
+    parts = urlsplit(url)
+    query = re.sub(r"(?i)(^|&)([^=&]*password)=[^&]*", r"\1\2=***", parts.query)
+    netloc = parts.netloc
+    if parts.password:
+        netloc = f"{parts.username or ''}:***@{netloc.rpartition('@')[2]}"
+    if (query, netloc) == (parts.query, parts.netloc):
+        return url
+    return urlunsplit(parts._replace(netloc=netloc, query=query))
