@@ -23,7 +23,7 @@ from docmill.storage.results import results
 from docmill.storage.steps import jobs
 from docmill.worker.pipelines import running
 from docmill.worker.pipelines.running import advance
-from docmill.worker.pipelines.schedule import round_of_schedules
+from docmill.worker.process.maintenance_thread import round_of_schedules
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import load_settings
 from tests.faults.fleet import Fleet

@@ -19,11 +19,12 @@ from docmill.storage.leases.shards import LEASE_S
 from docmill.storage.pipelines import pipelines
 from docmill.worker.errors import BrokerUnreachable
 from docmill.worker.pids import is_gone, pid_space
-from docmill.worker.pipelines.schedule import round_of_schedules
+from docmill.worker.pipelines.schedule import BadSchedule, Schedule, due
 from docmill.worker.queue.broker import Broker
 from docmill.worker.queue.dispatcher import round_of_maintenance, send_again
 
 log = logging.getLogger("docmill.maintenance")
+pipelines_log = logging.getLogger("docmill.pipelines")
 
 UPKEEP = "upkeep"  # the name of the lease in the database, which workers of two releases share
 SWEEP_EVERY_S = 3_600.0
@@ -162,3 +163,22 @@ class MaintenanceThread:
                 log.exception("maintenance_failed")
             return False
         return True
+
+
+def round_of_schedules(database: Database, broker: Broker) -> None:
+    """Fire what has come due since it was looked at last, however long that is, once; hand out what waits.
+
+    By the database's clock, so that it does not matter who does it. Raises BrokerUnreachable.
+    """
+    for found in pipelines.scheduled(database):
+        try:
+            due_at = due(Schedule(**found.schedule), found.looked_at, found.now)
+        except BadSchedule as error:  # of another release, or of a zone that is no more: the others go on
+            pipelines_log.error("schedule_unknown pipeline=%s reason=%r", found.name, str(error))
+            continue
+        if due_at is not None and (run_id := pipelines.fire(database, found, due_at)) is not None:
+            pipelines_log.info("pipeline_due pipeline=%s run=%d", found.name, run_id)
+    if pipelines.is_any_open(database):
+        again = broker.waiting_runs() == 0  # else whoever was asked before has not been heard yet
+        for run_id in pipelines.hand_out(database, again=again):
+            broker.publish_run(run_id)

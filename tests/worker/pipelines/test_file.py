@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import subprocess
 import sys
@@ -133,7 +132,6 @@ def test_a_step_that_reads_documents_may_leave_near_duplicates_out() -> None:
         ("keep-first = true", "keep-first is about documents; write it in the step that reads them"),
         ("keep-first = 1", "keep-first must be true or false"),
         ("flagged = false", 'flagged must be true, or a list such as ["empty", "confidence<0.4"], not false'),
-        ("flagged = []", 'flagged must be true, or a list such as ["empty", "confidence<0.4"], not an empty list'),
         ("unflagged = ['loop']", "unflagged is refused: no flag is called 'loop'; there are "),
         (
             "flagged = ['confidence']",
@@ -305,14 +303,9 @@ def test_an_empty_file_is_told_all_that_a_pipeline_needs() -> None:
         ),
         ("source = ' '", "corpus.source is empty; fill it in or leave it out"),
         ("limit = 0", "corpus.limit must be at least 1"),
-        ("limit = 3_000_000_000", "corpus.limit must be between 1 and 2,147,483,647"),
-        ("strict = 'yes'", "corpus.strict must be true or false, not 'yes'"),
         ("id-field = 1979-05-27", "corpus.id-field must be a text in quotes, not 1979-05-27"),
-        ("name = ['a']", "corpus.name must be a text in quotes, not a list"),
-        ("prune = {}", "corpus.prune must be true or false, not a table"),
         ("prune-max = 101", "corpus.prune-max must be between 0 and 100"),
         ("prune-max = 20", "corpus.prune-max says how prune works; write prune = true, too"),
-        ("prune-rejected = 'drop'", "corpus.prune-rejected must be stop or keep, not 'drop'"),
         (
             "vorpal = 1",
             "corpus.vorpal: there is no vorpal in [corpus]; there are source, name, text-field, id-field, encoding, ",
@@ -346,15 +339,11 @@ def test_metadata_is_for_any_step() -> None:
     [
         ("name = 'document'", "step[1].name cannot be document, which means the document itself"),
         ("name = 'a-b'", "step[1].name must be a letter, then letters, digits and _; 'a-b' is not"),
-        ("name = 'é'", "step[1].name must be a letter, then letters, digits and _; 'é' is not"),
-        ("name = 'a'\nmodel = 3", "step[1].model must be a text in quotes, not 3"),
         ("name = 'a'\nmodel = {}", 'step[1].model names no model; write { fr = "MODEL", de = "MODEL" }'),
         ("name = 'a'\nmodel = { fr = 'm', de = 3 }", "step[1].model de must be a text in quotes, not 3"),
         ("name = 'a'\nstop = 'x'", """step[1].stop must be a list of texts, such as ["a", "b"], not 'x'"""),
         ("name = 'a'\nstop = []", "step[1].stop is empty; fill it in or leave it out"),
         ("name = 'a'\ntemperature = nan", "step[1].temperature must be between 0 and 2,147,483,647"),
-        ("name = 'a'\ntop-p = '1'", "step[1].top-p must be a number, not '1'"),
-        ("name = 'a'\ntop-k = 1.0", "step[1].top-k must be a whole number, not 1.0"),
         ("name = 'a'\nprompt = 'x'", "step[1].prompt: {text} does not stand in it; put it once"),
         (
             "name = 'a'\nprompt = '{title}: {text}'",
@@ -376,9 +365,6 @@ def test_a_wrong_value_in_a_step_is_named_with_what_is_expected(added: str, said
     ("added", "said"),
     [
         ("[job]\nmax-failures = 101", "job.max-failures must be between 0 and 100"),
-        ("[job]\nmax-failures = -1", "job.max-failures must be at least 0"),
-        ("[job]\nmax-flagged = 101", "job.max-flagged must be between 0 and 100"),
-        ("[schedule]", 'schedule: a schedule needs a cron expression: cron = "30 3 * * *"'),
         ("[schedule]\ncron = '0 0 30 2 *'", "schedule.cron '0 0 30 2 *' is a time that never comes"),
         (
             "[schedule]\ncron = '0 3'",
@@ -394,9 +380,7 @@ def test_a_wrong_value_in_a_step_is_named_with_what_is_expected(added: str, said
             "[output]\nfile = 'out.npy'",
             "output.file: only vectors are written as .npy, of one step; choose .jsonl, .csv, .parquet or .xlsx",
         ),
-        ("[output]\nformat = 'npy'", "output.format must be jsonl, csv, csv-excel, parquet or xlsx, not 'npy'"),
         ("[output]\nfile = 'out'\npart-documents = 0", "output.part-documents must be at least 1"),
-        ("[output]\nfile = 'out'\npart-documents = '10'", "output.part-documents must be a whole number, not '10'"),
         ("[output]\npart-documents = 10", 'output.part-documents: parts need a folder; name it: file = "out"'),
         ("[[output]]", "output must be a table, written [output], not a list"),
     ],
@@ -465,9 +449,7 @@ def test_an_error_in_one_step_is_not_told_again_of_the_steps_that_read_it() -> N
     [
         ("name = 'x'\nname = 'y'", r"2: this is not TOML: Cannot overwrite a value"),
         ("a = 1\n\nb = ", r"3: this is not TOML: Invalid value"),
-        ("a = [\n1,\n", r"3: this is not TOML: "),
         ("a = " + "[" * 100_000, r"1: the brackets in this file are nested too deep"),
-        ("\na = 1979-02-30", r"2: this is not TOML: "),
         ("a = " + "1" * 10_000, r"1: this is not TOML: "),
     ],
 )
@@ -554,11 +536,6 @@ def test_a_schema_that_cannot_be_read_is_refused_with_its_place(folder: Path, li
         read(folder / "x.toml")
     [error] = str(caught.value).split("\n")
     assert error.startswith(f"{folder}/x.toml: step[1].{said.replace('FOLDER', str(folder))}")
-
-
-def test_the_error_survives_pickling() -> None:
-    error = PipelineInvalid("a.toml: name: wrong")
-    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def test_reading_a_pipeline_loads_neither_models_nor_the_store(tmp_path: Path) -> None:
