@@ -4,8 +4,7 @@ WorkerError
 ├── SettingsError        settings that are unknown or bad, all of them at once
 ├── BrokerUnreachable    no Redis, or one that refuses
 ├── EmbeddedServerError  the embedded Redis-protocol server does not start here
-├── MetricsNotServed     an address that metrics cannot be served on
-├── WebNotServed         an address that the web page cannot be served on
+├── NotServed            an address that metrics or the web page cannot be served on
 ├── PricesInvalid        a file of prices that cannot be taken
 ├── ReviewRefused        a judged file that cannot be taken
 └── BadMessage           a message that is not of this protocol
@@ -33,12 +32,8 @@ class EmbeddedServerError(WorkerError):
     """The embedded Redis-protocol server does not start on this machine; set DOCMILL_REDIS_URL to one that runs."""
 
 
-class MetricsNotServed(WorkerError):
-    """Metrics cannot be served on this address."""
-
-
-class WebNotServed(WorkerError):
-    """The web page cannot be served on this address."""
+class NotServed(WorkerError):
+    """Metrics or the web page cannot be served on this address."""
 
 
 class PricesInvalid(WorkerError):
