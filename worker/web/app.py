@@ -28,7 +28,7 @@ from docmill.worker.web.guard import (
     sign_in,
     sign_out,
 )
-from docmill.worker.web.page import Asked, Change, NotFound, Page, Refused
+from docmill.worker.web.page import Change, NotFound, Page, PageRefused, PageRequest
 from docmill.worker.web.pages import fleet, jobs, outputs, pipelines, search
 from docmill.worker.web.rendering import Renderer, assets, merged
 from docmill.worker.web.site import Site, same
@@ -80,66 +80,68 @@ class _Application:
             *(Route(page.path, partial(self._show, page), methods=["GET"]) for page in PAGES),
             *(Route(change.path, partial(self._change, change), methods=["POST"]) for change in CHANGES),
         ]
-        return Starlette(routes=routes, exception_handlers={Exception: self._failed, HTTPException: self._missing})
+        return Starlette(
+            routes=routes, exception_handlers={Exception: self._show_failure, HTTPException: self._show_missing}
+        )
 
     async def _show(self, page: Page, request: Request) -> Response:
         name = request.query_params.get("part")
         if name is not None and name not in page.parts:
-            return await self._refused(request, NotFound("There is no such part of this page."))
-        asked = self._asked(request)
+            return await self._refuse(request, NotFound("There is no such part of this page."))
+        page_request = self._page_request(request)
         notice = self._site.signer.signed(request.cookies.get(NOTICE, "")) if name is None else None
-        answer = await self._answered(request, lambda: self._rendered(page, asked, name, notice))
+        answer = await self._answer(request, lambda: self._render(page, page_request, name, notice))
         if notice is not None:
             answer.delete_cookie(NOTICE, httponly=True, samesite="strict")
         return answer
 
-    def _rendered(self, page: Page, asked: Asked, part: str | None, notice: str | None) -> Response:
+    def _render(self, page: Page, page_request: PageRequest, part: str | None, notice: str | None) -> Response:
         if part is not None:
-            return HTMLResponse(self._renderer.part(page, part, page.parts[part](asked)))
+            return HTMLResponse(self._renderer.part(page, part, page.parts[part](page_request)))
         reads = dict.fromkeys([page.read, *page.parts.values()])
-        values = merged({"here": page.path, "notice": notice}, *(read(asked) for read in reads))
+        values = merged({"here": page.path, "notice": notice}, *(read(page_request) for read in reads))
         return HTMLResponse(self._renderer.whole(page.template, values))
 
     async def _change(self, change: Change, request: Request) -> Response:
         form = await _form_of(request)
         if not self._site.allows_changes:
-            return await self._refused(request, Refused(READ_ONLY, HTTPStatus.FORBIDDEN))
+            return await self._refuse(request, PageRefused(READ_ONLY, HTTPStatus.FORBIDDEN))
         if not self._has_token(form):
-            return await self._refused(request, Refused(STALE, HTTPStatus.FORBIDDEN))
-        asked = self._asked(request, form)
+            return await self._refuse(request, PageRefused(STALE, HTTPStatus.FORBIDDEN))
+        page_request = self._page_request(request, form)
 
         def act() -> Response:
-            changed = change.act(asked)
+            changed = change.act(page_request)
             answer = RedirectResponse(changed.path, HTTPStatus.SEE_OTHER)
             said = self._site.signer.sign(changed.said)
             answer.set_cookie(NOTICE, said, max_age=60, httponly=True, samesite="strict")
             return answer
 
-        return await self._answered(request, act)
+        return await self._answer(request, act)
 
-    async def _answered(self, request: Request, act: Callable[[], Response]) -> Response:
+    async def _answer(self, request: Request, act: Callable[[], Response]) -> Response:
         """Return what a function of the store answers, on a thread; a page that says so if it cannot."""
         try:
             return await self._in_thread(act)
-        except Refused as error:
-            return await self._refused(request, error)
+        except PageRefused as error:
+            return await self._refuse(request, error)
         except NoSuchJob as error:
-            return await self._refused(request, NotFound(str(error)))
+            return await self._refuse(request, NotFound(str(error)))
         except StorageError as error:
-            return await self._refused(request, Refused(f"{UNREADABLE} {error}", HTTPStatus.SERVICE_UNAVAILABLE))
+            return await self._refuse(request, PageRefused(f"{UNREADABLE} {error}", HTTPStatus.SERVICE_UNAVAILABLE))
         except WorkerError as error:  # such as a file of prices that was spoilt since the start
-            return await self._refused(request, Refused(str(error), HTTPStatus.SERVICE_UNAVAILABLE))
+            return await self._refuse(request, PageRefused(str(error), HTTPStatus.SERVICE_UNAVAILABLE))
 
     async def _in_thread(self, act: Callable[[], Response]) -> Response:
         if self._limiter is None:
             self._limiter = CapacityLimiter(AT_ONCE)
         return await to_thread.run_sync(act, limiter=self._limiter)
 
-    def _asked(self, request: Request, form: Mapping[str, str] | None = None) -> Asked:
+    def _page_request(self, request: Request, form: Mapping[str, str] | None = None) -> PageRequest:
         site = self._site
         path = {name: _storable(str(value)) for name, value in request.path_params.items()}
         query = {name: _storable(value) for name, value in request.query_params.items()}
-        return Asked(
+        return PageRequest(
             site.database, site.settings, site.allows_changes, path, query, form or {}, is_from_another_site(request)
         )
 
@@ -181,27 +183,27 @@ class _Application:
         return (
             sign_out(self._site, request)
             if self._has_token(form)
-            else await self._refused(request, Refused(STALE, HTTPStatus.FORBIDDEN))
+            else await self._refuse(request, PageRefused(STALE, HTTPStatus.FORBIDDEN))
         )
 
     def _has_token(self, form: Mapping[str, str]) -> bool:
         return same(form.get("form_token", ""), self._site.signer.form_token)
 
-    async def _refused(self, request: Request, error: Refused) -> Response:
+    async def _refuse(self, request: Request, error: PageRefused) -> Response:
         """Return a page about an error; of a part of a page only the sentence, which replaces nothing."""
         if "part" in request.query_params:
             return PlainTextResponse(str(error), error.status)
         values = {"here": "", "notice": None, "title": error.status.phrase, "problem": str(error)}
         return HTMLResponse(self._renderer.whole("error.html.j2", values), error.status)
 
-    async def _missing(self, request: Request, error: Exception) -> Response:
+    async def _show_missing(self, request: Request, error: Exception) -> Response:
         status = HTTPStatus(error.status_code) if isinstance(error, HTTPException) else HTTPStatus.NOT_FOUND
         said = "There is no page at this address." if status == HTTPStatus.NOT_FOUND else f"{status.description}."
-        return await self._refused(request, Refused(said, status))
+        return await self._refuse(request, PageRefused(said, status))
 
-    async def _failed(self, request: Request, _: Exception) -> Response:
+    async def _show_failure(self, request: Request, _: Exception) -> Response:
         said = "This page has a bug. The log of `docmill web` has the details."
-        return await self._refused(request, Refused(said, HTTPStatus.INTERNAL_SERVER_ERROR))
+        return await self._refuse(request, PageRefused(said, HTTPStatus.INTERNAL_SERVER_ERROR))
 
 
 def _storable(given: str) -> str:

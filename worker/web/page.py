@@ -1,4 +1,4 @@
-"""The parts that pages are made of: what was asked for, a page, and a change."""
+"""The parts that pages are made of: a request, a page, and a change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Values: TypeAlias = Mapping[str, object]  # what a template shows, by name
 LARGEST = 2**63 - 1  # a number that every table can have
 
 
-class Refused(WorkerError):
+class PageRefused(WorkerError):
     """The request cannot be answered. `status` is the status of HTTP that says so."""
 
     def __init__(self, message: str, status: HTTPStatus) -> None:
@@ -25,14 +25,14 @@ class Refused(WorkerError):
         self.status = status
 
 
-class NotFound(Refused):
+class NotFound(PageRefused):
     """There is nothing at this address."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, HTTPStatus.NOT_FOUND)
 
 
-class BadRequest(Refused):
+class BadRequest(PageRefused):
     """A value in the address or in a form cannot be taken."""
 
     def __init__(self, message: str) -> None:
@@ -40,7 +40,7 @@ class BadRequest(Refused):
 
 
 @dataclass(frozen=True)
-class Asked:
+class PageRequest:
     """A request: the store, and the values in the path, the query and the form.
 
     `from_another_site` is True for a link that another site's page led to: such a request must cost little.
@@ -78,7 +78,7 @@ class Asked:
         return given
 
 
-Read: TypeAlias = Callable[[Asked], Values]
+Read: TypeAlias = Callable[[PageRequest], Values]
 
 
 @dataclass(frozen=True)
@@ -110,4 +110,4 @@ class Change:
     """A change that a form posts to a path. It is refused unless changes are allowed."""
 
     path: str
-    act: Callable[[Asked], Changed]
+    act: Callable[[PageRequest], Changed]

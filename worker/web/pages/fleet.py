@@ -8,17 +8,17 @@ from docmill.storage.core.schema import Job
 from docmill.storage.results.fleet import list_workers, read_fleet
 from docmill.storage.results.status import list_statuses
 from docmill.storage.steps.jobs import UNFINISHED
-from docmill.worker.web.page import Asked, Page, Values
+from docmill.worker.web.page import Page, PageRequest, Values
 from docmill.worker.web.pages.jobs import Progress
 
 MOST = 50  # jobs
 SLOW = 2.0  # times as long as other workers
 
 
-def read_lanes(asked: Asked) -> Values:
+def read_lanes(request: PageRequest) -> Values:
     """Return the lanes and the jobs that are not finished."""
-    fleet = read_fleet(asked.database, [*asked.database.kinds])
-    latest = list_statuses(asked.database, MOST, Job.state.in_(UNFINISHED))
+    fleet = read_fleet(request.database, [*request.database.kinds])
+    latest = list_statuses(request.database, MOST, Job.state.in_(UNFINISHED))
     return {
         "lanes": [lane for lane in fleet.lanes if lane.open or lane.workers],
         "jobs": [Progress(status) for status in sorted(latest, key=lambda status: (-status.priority, status.id))],
@@ -27,9 +27,9 @@ def read_lanes(asked: Asked) -> Values:
     }
 
 
-def read_workers(asked: Asked) -> Values:
+def read_workers(request: PageRequest) -> Values:
     """Return the workers that were seen last."""
-    return {"workers": list_workers(asked.database), "slow": SLOW, "now": time.time()}
+    return {"workers": list_workers(request.database), "slow": SLOW, "now": time.time()}
 
 
 PAGES = (

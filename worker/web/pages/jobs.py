@@ -17,7 +17,7 @@ from docmill.worker.extras import EXTRAS
 from docmill.worker.formatting import counted, time_left
 from docmill.worker.prices import Cost, Prices, read_prices
 from docmill.worker.reports import charts
-from docmill.worker.web.page import Asked, BadRequest, Change, Changed, Page, Values
+from docmill.worker.web.page import BadRequest, Change, Changed, Page, PageRequest, Values
 from docmill.worker.web.rendering import DAY_S
 
 if TYPE_CHECKING:
@@ -64,11 +64,11 @@ def last_day(statuses: Sequence[JobStatus], is_all: bool, prices: Prices, now: f
     )
 
 
-def read_jobs(asked: Asked) -> Values:
+def read_jobs(request: PageRequest) -> Values:
     """Return a page of jobs, in one state or in all."""
-    state, before = asked.choice("state", STATES), asked.number("before")
-    found = list_jobs(asked.database, state=state, before=before, limit=ROWS + 1)
-    prices, now = read_prices(asked.settings), time.time()
+    state, before = request.choice("state", STATES), request.number("before")
+    found = list_jobs(request.database, state=state, before=before, limit=ROWS + 1)
+    prices, now = read_prices(request.settings), time.time()
     day = None if state or before else last_day(found[:ROWS], len(found) <= ROWS, prices, now)
     costs = {one.id: str(cost) for one in found[:ROWS] if (cost := prices.cost_of(one)) and cost.amount}
     return {
@@ -135,19 +135,19 @@ class Progress:
         return None if reason is None else reason.removesuffix(".")
 
 
-def read_job(asked: Asked) -> Values:
+def read_job(request: PageRequest) -> Values:
     """Return the job's progress."""
-    status = read_status(asked.database, asked.id("job"))
-    cost = read_prices(asked.settings).cost_of(status)
+    status = read_status(request.database, request.id("job"))
+    cost = read_prices(request.settings).cost_of(status)
     return {**shared(status), "cost": None if cost is None else str(cost), "now": time.time()}
 
 
-def read_chart(asked: Asked) -> Values:
+def read_chart(request: PageRequest) -> Values:
     """Return the job's throughput as a chart; None if there is too little of it."""
-    job_id = asked.id("job")
-    jobs.require(asked.database, job_id)
+    job_id = request.id("job")
+    jobs.require(request.database, job_id)
     drawn = EXTRAS["report"].is_installed
-    return {"chart": charts.throughput([*finished_shards(asked.database, job_id)], SIZE) if drawn else None}
+    return {"chart": charts.throughput([*finished_shards(request.database, job_id)], SIZE) if drawn else None}
 
 
 def shared(status: JobStatus) -> dict[str, object]:
@@ -155,10 +155,10 @@ def shared(status: JobStatus) -> dict[str, object]:
     return {"job": Progress(status), "status": status}
 
 
-def read_failures(asked: Asked) -> Values:
+def read_failures(request: PageRequest) -> Values:
     """Return the failures of each step by reason, most frequent ones first."""
-    status = read_status(asked.database, asked.id("job"))
-    found = group_reasons(asked.database, status.id)
+    status = read_status(request.database, request.id("job"))
+    found = group_reasons(request.database, status.id)
     classes = {group.reason_class for one in found for group in one.groups if group.status == "failed"}
     return {
         **shared(status),
@@ -168,42 +168,42 @@ def read_failures(asked: Asked) -> Values:
     }
 
 
-def _state(act: Callable[[Database, int], bool], became: str) -> Callable[[Asked], Changed]:
-    def change(asked: Asked) -> Changed:
-        job = asked.id("job")
-        changed = act(asked.database, job)
+def _state(act: Callable[[Database, int], bool], became: str) -> Callable[[PageRequest], Changed]:
+    def change(request: PageRequest) -> Changed:
+        job = request.id("job")
+        changed = act(request.database, job)
         return Changed(f"/jobs/{job}", f"Job {job} is {became}." if changed else f"Job {job} had ended already.")
 
     return change
 
 
-def prioritise(asked: Asked) -> Changed:
+def prioritise(request: PageRequest) -> Changed:
     """Give a job another priority."""
-    job, given = asked.id("job"), asked.form.get("priority", "")
+    job, given = request.id("job"), request.form.get("priority", "")
     try:
         priority = int(given)
     except ValueError:
         raise BadRequest(f"The priority {given!r} is no whole number.") from None
     if abs(priority) > LARGEST_PRIORITY:
         raise BadRequest(f"The priority {priority} is too large; the largest is {LARGEST_PRIORITY:,}.")
-    changed = jobs.prioritise(asked.database, job, priority)
+    changed = jobs.prioritise(request.database, job, priority)
     said = f"Job {job} has the priority {priority}." if changed else f"Job {job} had ended already."
     return Changed(f"/jobs/{job}", said)
 
 
-def retry(asked: Asked) -> Changed:
+def retry(request: PageRequest) -> Changed:
     """Try the failed documents of a job again: all, or those of one class."""
-    job, only = asked.id("job"), asked.form.get("only") or None
+    job, only = request.id("job"), request.form.get("only") or None
     if only is not None and only not in CLASSES:
         raise BadRequest(f"There is no class of failures {only!r}; there are {', '.join(CLASSES)}.")
-    was_stopped = jobs.require(asked.database, job).state == "stopped"
+    was_stopped = jobs.require(request.database, job).state == "stopped"
     try:
-        n = jobs.retry(asked.database, job, only)
+        n = jobs.retry(request.database, job, only)
     except JobStopped as error:
         return Changed(f"/jobs/{job}", f"Nothing was changed: {error}.")
     if n:
         return Changed(f"/jobs/{job}", f"{counted(n, 'text')} of job {job} will be tried again.")
-    goes_on = was_stopped and jobs.require(asked.database, job).state != "stopped"
+    goes_on = was_stopped and jobs.require(request.database, job).state != "stopped"
     return Changed(f"/jobs/{job}", f"Job {job} goes on." if goes_on else f"Job {job} has nothing to try again.")
 
 

@@ -19,7 +19,7 @@ from docmill.worker.explaining.explanation import Cut, explain
 from docmill.worker.explaining.flags import meaning
 from docmill.worker.reports.evidence import checks_of, findings
 from docmill.worker.reports.marks import Part, excerpt, found, marked
-from docmill.worker.web.page import Asked, BadRequest, NotFound, Page, Values
+from docmill.worker.web.page import BadRequest, NotFound, Page, PageRequest, Values
 from docmill.worker.web.pages.jobs import shared
 
 if TYPE_CHECKING:
@@ -48,38 +48,38 @@ class Pair:
     evidence: Sequence[str] = ()
 
 
-def read_flagged(asked: Asked) -> Values:
+def read_flagged(request: PageRequest) -> Values:
     """Return a page of outputs that carry flags, or one flag, of one step."""
-    status = read_status(asked.database, asked.id("job"))
-    step = _step(asked, status)
-    flag = asked.choice("flag", dict.fromkeys(known()))
-    page = flagged_page(asked.database, status.id, step.name, flag=flag, after=_cursor(asked, step), limit=ROWS)
-    checks = checks_of(asked.settings.models_dir, asked.settings.cache_dir)(step.spec)
+    status = read_status(request.database, request.id("job"))
+    step = _step(request, status)
+    flag = request.choice("flag", dict.fromkeys(known()))
+    page = flagged_page(request.database, status.id, step.name, flag=flag, after=_cursor(request, step), limit=ROWS)
+    checks = checks_of(request.settings.models_dir, request.settings.cache_dir)(step.spec)
     return {
         **shared(status),
-        "pairs": [_pair(asked.database, step, result, checks) for result in page.results],
+        "pairs": [_pair(request.database, step, result, checks) for result in page.results],
         "following": None if page.after is None else "-".join(map(str, page.after)),
         "step": step,
         "flag": flag,
-        "counts": _counts(asked.database, status, step),
+        "counts": _counts(request.database, status, step),
         "flags": known(),
         "doubtful": DOUBTFUL,
         "meaning": meaning,
-        "is_first": asked.query.get("after") is None,
+        "is_first": request.query.get("after") is None,
     }
 
 
-def read_samples(asked: Asked) -> Values:
+def read_samples(request: PageRequest) -> Values:
     """Return a few results of a job's first step."""
-    status = read_status(asked.database, asked.id("job"))
-    found = samples(asked.database, status.id, SAMPLES, of=LOOKED_AT)
+    status = read_status(request.database, request.id("job"))
+    found = samples(request.database, status.id, SAMPLES, of=LOOKED_AT)
     last = status.steps[-1]
     pairs = []
     for result in found:
         by_step = result["steps"] if len(status.steps) > 1 else {last.name: result}
         if last.name in by_step:
             whole = {**by_step[last.name], "id": result["id"], "input": _input(last, result, by_step)}
-            pairs.append(_pair(asked.database, last, whole))
+            pairs.append(_pair(request.database, last, whole))
     return {**shared(status), "pairs": pairs, "step": last, "doubtful": DOUBTFUL, "meaning": meaning}
 
 
@@ -103,9 +103,9 @@ def _pair(database: Database, step: StepStatus, result: Mapping[str, Any], check
     return Pair(str(result["id"]), excerpt(before, LONGEST), excerpt(after, LONGEST), flags, tuple(said))
 
 
-def _step(asked: Asked, status: JobStatus) -> StepStatus:
+def _step(request: PageRequest, status: JobStatus) -> StepStatus:
     named = {step.name: step for step in status.steps}
-    return named[asked.choice("step", named) or status.steps[-1].name]
+    return named[request.choice("step", named) or status.steps[-1].name]
 
 
 def _counts(database: Database, status: JobStatus, step: StepStatus) -> dict[str, int] | None:
@@ -115,8 +115,8 @@ def _counts(database: Database, status: JobStatus, step: StepStatus) -> dict[str
     return ordered(count_flags(database, status.id)[step.name].by_flag)
 
 
-def _cursor(asked: Asked, step: StepStatus) -> Cursor | None:
-    given = asked.query.get("after")
+def _cursor(request: PageRequest, step: StepStatus) -> Cursor | None:
+    given = request.query.get("after")
     if given is None:
         return None
     parts = given.split("-")
@@ -128,18 +128,18 @@ def _cursor(asked: Asked, step: StepStatus) -> Cursor | None:
     return place, lap, content
 
 
-def read_document(asked: Asked) -> Values:
+def read_document(request: PageRequest) -> Values:
     """Return the explanation of a document's result, without its windows."""
-    key, step = asked.query.get("id", ""), asked.query.get("step") or None
-    status = read_status(asked.database, asked.id("job"))
+    key, step = request.query.get("id", ""), request.query.get("step") or None
+    status = read_status(request.database, request.id("job"))
     try:
         found = explain(
-            read_provenance(asked.database, status.id, key, step), lambda _spec, _text: Cut(problem=NOT_CUT)
+            read_provenance(request.database, status.id, key, step), lambda _spec, _text: Cut(problem=NOT_CUT)
         )
     except (NoSuchDocument, NoSuchStep) as error:
         raise NotFound(str(error)) from error
     outcome = found.step.outcome
-    kind = asked.database.kind_of(found.step.spec.kind)
+    kind = request.database.kind_of(found.step.spec.kind)
     output = "" if outcome is None or outcome.status != "done" else kind.output.shown(outcome.output)
     return {
         **shared(status),
@@ -150,7 +150,7 @@ def read_document(asked: Asked) -> Values:
         "given": excerpt([Part(found.step.given or "", False)], LONGEST_ALONE),
         "output": excerpt([Part(output, False)], LONGEST_ALONE),
         "doubtful": DOUBTFUL,
-        "appearances": find_documents(asked.database, key, found.provenance.corpus),
+        "appearances": find_documents(request.database, key, found.provenance.corpus),
     }
 
 

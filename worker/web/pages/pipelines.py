@@ -14,7 +14,7 @@ from docmill.storage.errors import NoSuchPipeline
 from docmill.storage.pipelines import pipelines
 from docmill.worker.pipelines.schedule import BadSchedule, Schedule, next_after
 from docmill.worker.prices import costs, read_prices
-from docmill.worker.web.page import Asked, Change, Changed, NotFound, Page, Values
+from docmill.worker.web.page import Change, Changed, NotFound, Page, PageRequest, Values
 
 TONES: Mapping[str, str] = {"done": "good", "failed": "bad", "running": "active", "reading": "active", "due": "warn"}
 COMING = 5
@@ -57,46 +57,46 @@ def _times(row: PipelineRow, now: float) -> Iterator[float]:
         yield (at := next_after(schedule, at))
 
 
-def read(asked: Asked) -> Values:
+def read(request: PageRequest) -> Values:
     """Return all pipelines."""
     now = time.time()
-    found = [planned(row, last, 1, now) for row, last in pipelines.every(asked.database)]
+    found = [planned(row, last, 1, now) for row, last in pipelines.every(request.database)]
     return {"pipelines": found, "tones": TONES, "now": now}
 
 
-def read_one(asked: Asked) -> Values:
+def read_one(request: PageRequest) -> Values:
     """Return a pipeline, its next runs and its latest runs."""
-    name = asked.path["name"]
+    name = request.path["name"]
     try:
-        row, runs = pipelines.get(asked.database, name), pipelines.history(asked.database, name, RUNS)
+        row, runs = pipelines.get(request.database, name), pipelines.history(request.database, name, RUNS)
     except NoSuchPipeline as error:
         raise NotFound(str(error)) from error
     now = time.time()
     one = planned(row, runs[0] if runs else None, COMING, now)
-    known = costs(asked.database, read_prices(asked.settings), [run.job_id for run in runs])
+    known = costs(request.database, read_prices(request.settings), [run.job_id for run in runs])
     paid = {job_id: str(cost) for job_id, cost in known.items() if cost.amount}
     shown = {"pipeline": one, "file": row.text, "runs": runs, "costs": paid}
     return shown | {"tones": TONES, "late_s": LATE_S, "now": now}
 
 
-def run_now(asked: Asked) -> Changed:
+def run_now(request: PageRequest) -> Changed:
     """Make the run that workers make when a pipeline is due, under the same rule for a run that still goes.
 
     The form names when the schedule was looked at, so that a form that is sent twice makes one run.
     """
-    name = asked.path["name"]
+    name = request.path["name"]
     path = f"/pipelines/{quote(name, safe='')}"
     try:
-        stored = pipelines.get(asked.database, name)
+        stored = pipelines.get(request.database, name)
     except NoSuchPipeline as error:
         raise NotFound(str(error)) from error
-    found = next((one for one in pipelines.scheduled(asked.database) if one.id == stored.id), None)
+    found = next((one for one in pipelines.scheduled(request.database) if one.id == stored.id), None)
     if found is None:
         said = "Workers run a pipeline that has a schedule; docmill pipeline run FILE runs this one."
         return Changed(path, f"Nothing was changed: {name} has no schedule. {said}")
-    seen = asked.form.get("looked_at") == repr(found.looked_at)
-    run_id = pipelines.fire(asked.database, found, found.now) if seen else None
-    made = next((run for run in pipelines.history(asked.database, name) if run.id == run_id), None)
+    seen = request.form.get("looked_at") == repr(found.looked_at)
+    run_id = pipelines.fire(request.database, found, found.now) if seen else None
+    made = next((run for run in pipelines.history(request.database, name) if run.id == run_id), None)
     if made is None:
         return Changed(path, f"Nothing was changed: another run of {name} was made meanwhile.")
     if made.state == "skipped":

@@ -15,7 +15,7 @@ from docmill.tasks.errors import TaskError
 from docmill.worker.errors import WorkerError
 from docmill.worker.jobs.listener import Listener
 from docmill.worker.jobs.search import Wanted, open_search
-from docmill.worker.web.page import Asked, BadRequest, Page, Values
+from docmill.worker.web.page import BadRequest, Page, PageRequest, Values
 
 if TYPE_CHECKING:
     from docmill.storage.search.search import Hit
@@ -40,35 +40,35 @@ class Found:
         return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS].rstrip()} …"
 
 
-def read(asked: Asked) -> Values:
+def read(request: PageRequest) -> Values:
     """Return the corpora, the hits if a text was given, and the documents with an id if it was given."""
-    corpora = list_searchable(asked.database)
-    corpus, text = asked.query.get("corpus", ""), asked.query.get("text", "").strip()
+    corpora = list_searchable(request.database)
+    corpus, text = request.query.get("corpus", ""), request.query.get("text", "").strip()
     if len(text) > MOST_CHARS:
         raise BadRequest(f"The text has {len(text):,} characters; a search takes at most {MOST_CHARS:,}.")
-    key = asked.query.get("id", "").strip()
+    key = request.query.get("id", "").strip()
     if len(key) > MOST_CHARS:
         raise BadRequest(f"The id has {len(key):,} characters; the page looks up at most {MOST_CHARS:,}.")
     values: dict[str, object] = {"corpora": corpora, "corpus": corpus, "text": text, "found": None, "problem": None}
-    values |= {"key": key, "documents": find_documents(asked.database, key) if key else []}
-    if text and corpora and asked.from_another_site:
+    values |= {"key": key, "documents": find_documents(request.database, key) if key else []}
+    if text and corpora and request.from_another_site:
         values["problem"] = "This search is a link of another site. Press Search to load the model and to search."
     elif text and corpora:
         try:
-            values["found"] = search(asked, corpus or corpora[0], text)
+            values["found"] = search(request, corpus or corpora[0], text)
         except (NoSuchCorpus, NothingEmbedded, TaskError, WorkerError) as error:
             values["problem"] = str(error)
     return values
 
 
-def search(asked: Asked, corpus: str, text: str) -> Found:
+def search(request: PageRequest, corpus: str, text: str) -> Found:
     """Return the documents of a corpus that are nearest to a text.
 
     Raises NoSuchCorpus, NothingEmbedded, TaskError and WorkerError.
     """
     query = Record("", normalize(text)[0], {}, (), "The text")
     wanted = Wanted(top=TOP, passages=False)
-    with open_search(asked.settings, asked.database, corpus, wanted, _refuse, Listener(), starts=True) as opened:
+    with open_search(request.settings, request.database, corpus, wanted, _refuse, Listener(), starts=True) as opened:
         [(_, hits)] = opened.answers([query])
     return Found(opened.searched.job_id, opened.searched.way[-1].name, hits)
 
