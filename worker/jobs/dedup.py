@@ -51,9 +51,9 @@ def deduplicate(database: Database, corpus: str, wanted: Wanted, listener: Liste
         def advanced(phase: Phase, done: int, total: int) -> None:
             progress.update(done, total=max(1, total), remark=PHASES[phase])
 
-        found = clusters.find(database, corpus_id, method, advanced)
-        progress.update(found.documents, total=found.documents, remark="documents")
-    return found
+        sums = clusters.find(database, corpus_id, method, advanced)
+        progress.update(sums.documents, total=sums.documents, remark="documents")
+    return sums
 
 
 def _method(database: Database, corpus: str, corpus_id: int, wanted: Wanted, listener: Listener) -> Method:

@@ -130,10 +130,10 @@ class Watch:
 
 def _say_waiting(listener: Listener, database: Database, job_id: int, lanes: Sequence[str]) -> None:
     """Say which other jobs this worker leaves as they are, since their users may wait for them."""
-    found = dispatch.unfinished_beside(database, job_id, lanes, MOST_SAID + 1)
-    named = ", ".join(f"{other} ({printable(source)})" for other, source in found[:MOST_SAID])
-    more = " and others" if len(found) > MOST_SAID else ""
-    if found:
+    others = dispatch.unfinished_beside(database, job_id, lanes, MOST_SAID + 1)
+    named = ", ".join(f"{other} ({printable(source)})" for other, source in others[:MOST_SAID])
+    more = " and others" if len(others) > MOST_SAID else ""
+    if others:
         advice = "`docmill worker` computes them, `docmill cancel` drops one."
         listener.say(f"Unfinished jobs wait for a worker: {named}{more}. {advice}")
 

@@ -63,8 +63,8 @@ def check_stored(pipeline: Pipeline, prepared: Prepared) -> None:
     """Refuse a pipeline that cannot be stored: a password in the source, or two columns of one name in the view."""
     refuse_secrets(pipeline)
     outputs = [(step, kinds.kind(step.spec.kind).output) for step in prepared.steps]
-    if pipeline.output.view and (found := views.clash(outputs)) is not None:
-        first, second, column = found
+    if pipeline.output.view and (clash := views.clash(outputs)) is not None:
+        first, second, column = clash
         place = [step.name for step in prepared.steps].index(second)
         raise PipelineInvalid(
             f"{place_of(pipeline, ('step', place, 'name'))}: {second} and {first} would both have the column "
@@ -150,9 +150,9 @@ def _in_history(
 
 def list_pipelines(database: Database, prices: Prices) -> list[dict[str, Any]]:
     """Return the stored pipelines with their last and next runs, for machines."""
-    found = pipelines.every(database)
-    known = costs(database, prices, [None if run is None else run.job_id for _, run in found])
-    return [_row_of(row, run, known) for row, run in found]
+    rows = pipelines.every(database)
+    known = costs(database, prices, [None if run is None else run.job_id for _, run in rows])
+    return [_row_of(row, run, known) for row, run in rows]
 
 
 def list_runs(database: Database, name: str, limit: int, prices: Prices) -> list[dict[str, Any]]:

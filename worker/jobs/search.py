@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from docmill.storage.readers import Record
 from docmill.storage.search.search import choose, hits, search
-from docmill.tasks.engine.queries import prompted
+from docmill.tasks.engine import queries
 from docmill.tasks.outputs import Vector
 from docmill.worker.engines.devices import choose_devices
 from docmill.worker.jobs.listener import Listener
@@ -61,7 +61,7 @@ def open_search(
     """
     device = choose_devices(settings.device)[0]
     searched = choose(database, corpus_names(corpus), wanted.job)
-    spec = prompted(searched.spec, wanted.prompt, wanted.prompt_name)
+    spec = queries.prompted(searched.spec, wanted.prompt, wanted.prompt_name)
     if searched.others and wanted.job is None:
         others = "; ".join(searched.others)
         listener.say(f"By the vectors of job {searched.job_id}, {searched.spec}; --job takes others: {others}.")
@@ -99,10 +99,10 @@ class Search:
     def _answered(self, batch: Sequence[Record | Rejection]) -> Iterator[tuple[Record, list[Hit]]]:
         import numpy as np
 
-        records = [one for one in batch if isinstance(one, Record)]
-        for one in batch:
-            if not isinstance(one, Record):
-                self.refuse(one.where, one.reason)
+        records = [record for record in batch if isinstance(record, Record)]
+        for record in batch:
+            if not isinstance(record, Record):
+                self.refuse(record.where, record.reason)
         if not records:
             return
         with self.listener.bar("search", total=self.searched.n_documents) as progress:
@@ -128,13 +128,11 @@ class Search:
             if not self.n_seen:
                 progress.update(self.searched.n_documents, remark="by the index")
         for (record, vector), ids, scores in zip(answerable, best.ids.tolist(), best.scores.tolist(), strict=True):
-            found = hits(self.database, self.searched, vector, ids, scores)
-            yield record, self._with_passages(record.text, vector, found) if self.wanted.passages else found
+            nearest = hits(self.database, self.searched, vector, ids, scores)
+            yield record, self._with_passages(record.text, vector, nearest) if self.wanted.passages else nearest
 
-    def _with_passages(self, query: str, vector: Matrix, found: list[Hit]) -> list[Hit]:
-        from docmill.tasks.engine import queries
-
+    def _with_passages(self, query: str, vector: Matrix, hits: list[Hit]) -> list[Hit]:
         with self.printing():
-            texts = [(hit.text, hit.window) for hit in found]
+            texts = [(hit.text, hit.window) for hit in hits]
             nearest = queries.nearest(self.embed, self.spec, query, vector, texts)
-        return [replace(hit, passage=span or hit.passage) for hit, span in zip(found, nearest, strict=True)]
+        return [replace(hit, passage=span or hit.passage) for hit, span in zip(hits, nearest, strict=True)]

@@ -206,9 +206,9 @@ class _Application:
         return await self._refuse(request, PageRefused(said, HTTPStatus.INTERNAL_SERVER_ERROR))
 
 
-def _storable(given: str) -> str:
+def _storable(text: str) -> str:
     """Return a text of an address that a database can be asked for: PostgreSQL takes no NUL."""
-    return given.replace("\0", "\ufffd")
+    return text.replace("\0", "\ufffd")
 
 
 async def _form_of(request: Request) -> dict[str, str]:
@@ -221,7 +221,7 @@ async def _form_of(request: Request) -> dict[str, str]:
 
 
 async def _asset(request: Request) -> Response:
-    found = assets().get(request.path_params["name"])
-    if found is None or request.path_params["mark"] != found.mark:
+    asset = assets().get(request.path_params["name"])
+    if asset is None or request.path_params["mark"] != asset.mark:
         return PlainTextResponse("There is no such file.", HTTPStatus.NOT_FOUND)
-    return Response(found.body, media_type=found.media_type, headers={"Cache-Control": FOREVER})
+    return Response(asset.body, media_type=asset.media_type, headers={"Cache-Control": FOREVER})

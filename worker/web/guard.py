@@ -91,9 +91,9 @@ def is_signed_in(site: Site, request: Request) -> bool:
 def _is_known_host(site: Site, request: Request) -> bool:
     if site.hosts is None:
         return True
-    given = request.headers.get("host", "").lower()
-    name, colon, port = given.rpartition(":")
-    return (name if colon and port.isdecimal() else given) in site.hosts
+    host = request.headers.get("host", "").lower()
+    name, colon, port = host.rpartition(":")
+    return (name if colon and port.isdecimal() else host) in site.hosts
 
 
 def is_from_another_site(request: Request) -> bool:
@@ -119,9 +119,9 @@ def _with_query(request: Request) -> str:
     return str(request.scope["path"]) + (f"?{query}" if query else "")
 
 
-def own_path(given: str) -> str:
+def own_path(path: str) -> str:
     """Return a path of this site; `/` in place of an address that leads to another one."""
-    return given if _OWN_PATH.fullmatch(given) and "\\" not in given else "/"
+    return path if _OWN_PATH.fullmatch(path) and "\\" not in path else "/"
 
 
 def sign_in(site: Site, request: Request, following: str) -> Response:

@@ -63,19 +63,19 @@ class PageRequest:
 
     def number(self, name: str) -> int | None:
         """Return a number in the query, None if it is not there. Raises BadRequest."""
-        given = self.query.get(name)
-        if given is None:
+        value = self.query.get(name)
+        if value is None:
             return None
-        if not given.isdecimal() or not given.isascii() or len(given) > 18:
-            raise BadRequest(f"{name}={given} in the address is no number. Follow a link of the page instead.")
-        return int(given)
+        if not value.isdecimal() or not value.isascii() or len(value) > 18:
+            raise BadRequest(f"{name}={value} in the address is no number. Follow a link of the page instead.")
+        return int(value)
 
     def choice(self, name: str, choices: Mapping[str, object]) -> str | None:
         """Return a value in the query that must be one of these, None if it is not there. Raises BadRequest."""
-        given = self.query.get(name) or None
-        if given is not None and given not in choices:
-            raise BadRequest(f"{name}={given} in the address is unknown; there are {', '.join(choices)}.")
-        return given
+        value = self.query.get(name) or None
+        if value is not None and value not in choices:
+            raise BadRequest(f"{name}={value} in the address is unknown; there are {', '.join(choices)}.")
+        return value
 
 
 Read: TypeAlias = Callable[[PageRequest], Values]

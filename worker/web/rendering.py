@@ -68,20 +68,20 @@ def _harmless(value: object) -> object:
 
 def percents(counts: Sequence[int]) -> list[tuple[float, float]]:
     """Return where each count begins on a bar of 100, and how wide it is there. All are 0 of nothing."""
-    total, start, found = sum(counts), 0.0, []
+    total, start, places = sum(counts), 0.0, []
     for count in counts:
         width = 100 * count / total if total else 0.0
-        found.append((round(start, 3), round(width, 3)))
+        places.append((round(start, 3), round(width, 3)))
         start += width
-    return found
+    return places
 
 
 def merged(*values: Values) -> Mapping[str, object]:
     """Return the values of a page and of its parts together."""
-    found: dict[str, object] = {}
-    for one in values:
-        found |= one
-    return found
+    together: dict[str, object] = {}
+    for part in values:
+        together |= part
+    return together
 
 
 class Asset(NamedTuple):
@@ -95,12 +95,12 @@ class Asset(NamedTuple):
 @cache
 def assets() -> Mapping[str, Asset]:
     """Return the files by their names."""
-    found = {}
+    files = {}
     for path in sorted(STATIC.iterdir()):
         if path.suffix in TYPES:
             body = path.read_bytes()
-            found[path.name] = Asset(body, TYPES[path.suffix], sha256(body).hexdigest()[:16])
-    return MappingProxyType(found)
+            files[path.name] = Asset(body, TYPES[path.suffix], sha256(body).hexdigest()[:16])
+    return MappingProxyType(files)
 
 
 def url(name: str) -> str:

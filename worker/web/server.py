@@ -75,7 +75,8 @@ class _Connection(H11Protocol):
         self._wait()
         held = [one for one in self.connections if isinstance(one, _Connection) and not one.transport.is_closing()]
         if len(held) > MOST_CONNECTIONS:
-            min((one for one in held if one.waits), key=lambda one: one._since).transport.abort()
+            waiting = (connection for connection in held if connection.waits)
+            min(waiting, key=lambda connection: connection._since).transport.abort()
 
     @property
     def waits(self) -> bool:

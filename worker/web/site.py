@@ -51,9 +51,9 @@ def generated_token() -> str:
     return secrets.token_urlsafe(24)
 
 
-def same(given: str, expected: str) -> bool:
+def same(secret: str, expected: str) -> bool:
     """Compare two secrets in a time that says nothing of where they differ."""
-    return hmac.compare_digest(given.encode(), expected.encode())
+    return hmac.compare_digest(secret.encode(), expected.encode())
 
 
 class Sessions:

@@ -59,7 +59,9 @@ def last_day(statuses: Sequence[JobStatus], is_all: bool, prices: Prices, now: f
         len(made),
         sum(status.tokens_in for status in made),
         sum(status.tokens_out for status in made),
-        prices.cost((one.spec.model, one.tokens_in, one.tokens_out) for status in made for one in status.computing),
+        prices.cost(
+            (step.spec.model, step.tokens_in, step.tokens_out) for status in made for step in status.computing
+        ),
         not is_all and len(made) == len(statuses),
     )
 
@@ -67,15 +69,15 @@ def last_day(statuses: Sequence[JobStatus], is_all: bool, prices: Prices, now: f
 def read_jobs(request: PageRequest) -> Values:
     """Return a page of jobs, in one state or in all."""
     state, before = request.choice("state", STATES), request.number("before")
-    found = list_jobs(request.database, state=state, before=before, limit=ROWS + 1)
+    statuses = list_jobs(request.database, state=state, before=before, limit=ROWS + 1)
     prices, now = read_prices(request.settings), time.time()
-    day = None if state or before else last_day(found[:ROWS], len(found) <= ROWS, prices, now)
-    costs = {one.id: str(cost) for one in found[:ROWS] if (cost := prices.cost_of(one)) and cost.amount}
+    day = None if state or before else last_day(statuses[:ROWS], len(statuses) <= ROWS, prices, now)
+    costs = {status.id: str(cost) for status in statuses[:ROWS] if (cost := prices.cost_of(status)) and cost.amount}
     return {
         "costs": costs,
         "day": day,
-        "jobs": [Progress(status) for status in found[:ROWS]],
-        "older": found[ROWS - 1].id if len(found) > ROWS else None,
+        "jobs": [Progress(status) for status in statuses[:ROWS]],
+        "older": statuses[ROWS - 1].id if len(statuses) > ROWS else None,
         "state": state,
         "before": before,
         "states": STATES,
@@ -158,11 +160,11 @@ def shared(status: JobStatus) -> dict[str, object]:
 def read_failures(request: PageRequest) -> Values:
     """Return the failures of each step by reason, most frequent ones first."""
     status = read_status(request.database, request.id("job"))
-    found = group_reasons(request.database, status.id)
-    classes = {group.reason_class for one in found for group in one.groups if group.status == "failed"}
+    steps = group_reasons(request.database, status.id)
+    classes = {group.reason_class for step in steps for group in step.groups if group.status == "failed"}
     return {
         **shared(status),
-        "reasons": [one for one in found if one.groups],
+        "reasons": [step for step in steps if step.groups],
         "classes": [name for name in CLASSES if name in classes],
         "advice": CLASSES,
     }
@@ -179,11 +181,11 @@ def _state(act: Callable[[Database, int], bool], became: str) -> Callable[[PageR
 
 def prioritise(request: PageRequest) -> Changed:
     """Give a job another priority."""
-    job, given = request.id("job"), request.form.get("priority", "")
+    job, text = request.id("job"), request.form.get("priority", "")
     try:
-        priority = int(given)
+        priority = int(text)
     except ValueError:
-        raise BadRequest(f"The priority {given!r} is no whole number.") from None
+        raise BadRequest(f"The priority {text!r} is no whole number.") from None
     if abs(priority) > LARGEST_PRIORITY:
         raise BadRequest(f"The priority {priority} is too large; the largest is {LARGEST_PRIORITY:,}.")
     changed = jobs.prioritise(request.database, job, priority)

@@ -72,10 +72,10 @@ def read_flagged(request: PageRequest) -> Values:
 def read_samples(request: PageRequest) -> Values:
     """Return a few results of a job's first step."""
     status = read_status(request.database, request.id("job"))
-    found = samples(request.database, status.id, SAMPLES, of=LOOKED_AT)
+    results = samples(request.database, status.id, SAMPLES, of=LOOKED_AT)
     last = status.steps[-1]
     pairs = []
-    for result in found:
+    for result in results:
         by_step = result["steps"] if len(status.steps) > 1 else {last.name: result}
         if last.name in by_step:
             whole = {**by_step[last.name], "id": result["id"], "input": _input(last, result, by_step)}
@@ -97,8 +97,8 @@ def _pair(database: Database, step: StepStatus, result: Mapping[str, Any], check
         before, after = [Part(given, False)], [Part(output, False)]
     else:
         before, after = found(given, output, evidence) or marked(given, output)
-    said = [f"{one.flag}: {one.evidence}" for one in evidence]
-    shown = {one.flag for one in evidence}
+    said = [f"{finding.flag}: {finding.evidence}" for finding in evidence]
+    shown = {finding.flag for finding in evidence}
     said += [f"{flag}: {meaning(flag)}" for flag in flags if flag in DOUBTFUL and flag not in shown and meaning(flag)]
     return Pair(str(result["id"]), excerpt(before, LONGEST), excerpt(after, LONGEST), flags, tuple(said))
 
@@ -116,15 +116,15 @@ def _counts(database: Database, status: JobStatus, step: StepStatus) -> dict[str
 
 
 def _cursor(request: PageRequest, step: StepStatus) -> Cursor | None:
-    given = request.query.get("after")
-    if given is None:
+    place_text = request.query.get("after")
+    if place_text is None:
         return None
-    parts = given.split("-")
+    parts = place_text.split("-")
     if len(parts) != 3 or not all(part.isdecimal() and part.isascii() and len(part) <= 18 for part in parts):
-        raise BadRequest(f"after={given} in the address is no place. Follow a link of the page instead.")
+        raise BadRequest(f"after={place_text} in the address is no place. Follow a link of the page instead.")
     place, lap, content = map(int, parts)
     if place > (0 if step.escalated is None else 1) or lap > 1:
-        raise BadRequest(f"after={given} in the address is no place. Follow a link of the page instead.")
+        raise BadRequest(f"after={place_text} in the address is no place. Follow a link of the page instead.")
     return place, lap, content
 
 
@@ -133,24 +133,24 @@ def read_document(request: PageRequest) -> Values:
     key, step = request.query.get("id", ""), request.query.get("step") or None
     status = read_status(request.database, request.id("job"))
     try:
-        found = explain(
+        explanation = explain(
             read_provenance(request.database, status.id, key, step), lambda _spec, _text: Cut(problem=NOT_CUT)
         )
     except (NoSuchDocument, NoSuchStep) as error:
         raise NotFound(str(error)) from error
-    outcome = found.step.outcome
-    kind = request.database.kind_of(found.step.spec.kind)
+    outcome = explanation.step.outcome
+    kind = request.database.kind_of(explanation.step.spec.kind)
     output = "" if outcome is None or outcome.status != "done" else kind.output.shown(outcome.output)
     return {
         **shared(status),
-        "found": found,
-        "of": found.provenance,
+        "found": explanation,
+        "of": explanation.provenance,
         "outcome": outcome,
-        "batch": found.step.batch,
-        "given": excerpt([Part(found.step.given or "", False)], LONGEST_ALONE),
+        "batch": explanation.step.batch,
+        "given": excerpt([Part(explanation.step.given or "", False)], LONGEST_ALONE),
         "output": excerpt([Part(output, False)], LONGEST_ALONE),
         "doubtful": DOUBTFUL,
-        "appearances": find_documents(request.database, key, found.provenance.corpus),
+        "appearances": find_documents(request.database, key, explanation.provenance.corpus),
     }
 
 

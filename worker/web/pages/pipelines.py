@@ -60,8 +60,8 @@ def _times(row: PipelineRow, now: float) -> Iterator[float]:
 def read(request: PageRequest) -> Values:
     """Return all pipelines."""
     now = time.time()
-    found = [planned(row, last, 1, now) for row, last in pipelines.every(request.database)]
-    return {"pipelines": found, "tones": TONES, "now": now}
+    rows = [planned(row, last, 1, now) for row, last in pipelines.every(request.database)]
+    return {"pipelines": rows, "tones": TONES, "now": now}
 
 
 def read_one(request: PageRequest) -> Values:
@@ -90,12 +90,12 @@ def run_now(request: PageRequest) -> Changed:
         stored = pipelines.get(request.database, name)
     except NoSuchPipeline as error:
         raise NotFound(str(error)) from error
-    found = next((one for one in pipelines.scheduled(request.database) if one.id == stored.id), None)
-    if found is None:
+    scheduled = next((row for row in pipelines.scheduled(request.database) if row.id == stored.id), None)
+    if scheduled is None:
         said = "Workers run a pipeline that has a schedule; docmill pipeline run FILE runs this one."
         return Changed(path, f"Nothing was changed: {name} has no schedule. {said}")
-    seen = request.form.get("looked_at") == repr(found.looked_at)
-    run_id = pipelines.fire(request.database, found, found.now) if seen else None
+    seen = request.form.get("looked_at") == repr(scheduled.looked_at)
+    run_id = pipelines.fire(request.database, scheduled, scheduled.now) if seen else None
     made = next((run for run in pipelines.history(request.database, name) if run.id == run_id), None)
     if made is None:
         return Changed(path, f"Nothing was changed: another run of {name} was made meanwhile.")
