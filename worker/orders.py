@@ -32,7 +32,7 @@ from docmill.worker.errors import BadMessage, BrokerUnreachable, WorkerError
 from docmill.worker.queue.broker import Broker
 from docmill.worker.queue.messages import VERSION, is_id
 from docmill.worker.settings import Settings
-from docmill.worker.submit.enqueue import UnderLease, enqueue, repeated
+from docmill.worker.submit.enqueue import UnderLease, enqueue, find_repeated
 from docmill.worker.submit.options import Request, Work
 from docmill.worker.submit.request import key_of, prepare
 
@@ -94,7 +94,7 @@ def _request(message_id: str, arguments: dict[str, Any]) -> Request:
 
 def _read(settings: Settings, database: Database, broker: Broker, request: Request, stop: threading.Event) -> int:
     check(settings, request)
-    if (known := repeated(database, key_of(request))) is not None:
+    if (known := find_repeated(database, key_of(request))) is not None:
         return known.id
     order_id = str(request.idempotency_key)
     with broker.attempt(order_id) as deaths:

@@ -20,7 +20,7 @@ from docmill.worker.jobs.follow import IngestBar, say_ingested
 from docmill.worker.jobs.listener import Listener
 from docmill.worker.settings import Settings
 from docmill.worker.stores import queue_of
-from docmill.worker.submit.enqueue import Enqueued, enqueue, repeated
+from docmill.worker.submit.enqueue import Enqueued, enqueue, find_repeated
 from docmill.worker.submit.options import Request
 from docmill.worker.submit.request import Opened, Prepared, key_of, prepare
 
@@ -33,7 +33,7 @@ def submit(
     A request whose idempotency key has a job already only says so. Raises what `worker.submit.enqueue.enqueue` and
     `worker.submit.request.prepare` do.
     """
-    if (known := repeated(database, key_of(request))) is not None:
+    if (known := find_repeated(database, key_of(request))) is not None:
         _say_repeated(listener, request, known)
         return known
     traces.start(settings)

@@ -24,7 +24,7 @@ from docmill.worker.pipelines.file import parse
 from docmill.worker.pipelines.running import requests_of
 from docmill.worker.settings import Settings
 from docmill.worker.submit.options import JobOptions, ReadingOptions
-from docmill.worker.submit.request import Prepared, require_possible_all, spec_of, storable
+from docmill.worker.submit.request import Prepared, check_corpus_name, require_possible_all, spec_of
 
 PRIORITY = -100  # of a backfill: other jobs go first
 PROMPTS = frozenset({"prompt", "prompt_name"})  # of which a model has one
@@ -167,7 +167,7 @@ def kept_views(settings: Settings, database: Database, corpus: str, specs: Colle
     found = []
     for row, _ in pipelines.every(database):
         pipeline = parse(row.text, Path(row.path))
-        if pipeline.output.view and storable(pipeline.corpus.name or pipeline.name) == corpus:
+        if pipeline.output.view and check_corpus_name(pipeline.corpus.name or pipeline.name) == corpus:
             requests = requests_of(settings, pipeline)
             if any(one.spec in specs for one in requests):
                 found.append(KeptView(pipeline.name, corpus, requests))

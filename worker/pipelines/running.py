@@ -35,11 +35,11 @@ from docmill.worker.submit.enqueue import UnderLease, enqueue
 from docmill.worker.submit.request import (
     Computed,
     Prepared,
+    check_corpus_name,
     escalation_of,
     require_possible_all,
     source_options,
     spec_of,
-    storable,
 )
 from docmill.worker.toml_places import put_place
 
@@ -64,7 +64,7 @@ def prepare(settings: Settings, pipeline: Pipeline, devices: Sequence[str] = ())
         *(_step(settings, pipeline, number, devices) for number in range(len(pipeline.steps))), strict=True
     )
     told = tuple(dict.fromkeys(chain(*not_read)))
-    return Prepared(corpus, pipeline.job, steps, source, storable(corpus.name or pipeline.name), told)
+    return Prepared(corpus, pipeline.job, steps, source, check_corpus_name(corpus.name or pipeline.name), told)
 
 
 def _step(

@@ -106,7 +106,7 @@ class Enqueued:
     near_duplicates: int | None = None
 
 
-def repeated(database: Database, key: IdempotencyKey | None) -> Enqueued | None:
+def find_repeated(database: Database, key: IdempotencyKey | None) -> Enqueued | None:
     """Return the job of a key if it needs no more reading, even if it has ended; None if there is no such job.
 
     Raises KeyReused for a key that came with other arguments, or whose job was removed.
@@ -164,7 +164,7 @@ def _read_in(
     *,
     offer_others: bool,
 ) -> Enqueued:
-    if job.reread_at is not None and (found := repeated(database, prepared.key)) is not None:
+    if job.reread_at is not None and (found := find_repeated(database, prepared.key)) is not None:
         return found  # another command with the key has read the source meanwhile
     ingested = _Ingest(database, job, prepared, progress)
     offer = Offer(database, broker, job.lanes, None if offer_others else job.id)

@@ -85,7 +85,9 @@ def require_possible(settings: Settings, spec: Spec, devices: Sequence[str] = ()
     return list(dict.fromkeys(reason for _, reason in not_read))
 
 
-def lacking(settings: Settings, pinned: pinning.Pinned, kinds: Sequence[str]) -> tuple[dict[str, str], str | None]:
+def find_lacking(
+    settings: Settings, pinned: pinning.Pinned, kinds: Sequence[str]
+) -> tuple[dict[str, str], str | None]:
     """Return the kinds of tasks that the model's files are not enough for, each with the reason.
 
     The second value says why the weights were not looked at; None if they were.
@@ -93,7 +95,7 @@ def lacking(settings: Settings, pinned: pinning.Pinned, kinds: Sequence[str]) ->
     specs = [Spec(kind, pinned.model, pinned.revision, params=pinned.beside) for kind in kinds]
     if weightless.is_weightless(pinned.model) or not specs:
         return {}, None
-    found = dict(zip(kinds, rehearsed(settings, specs, weights_only=True), strict=True))
+    found = dict(zip(kinds, rehearse_specs(settings, specs, weights_only=True), strict=True))
     not_read = [one.reason for one in found.values() if one is not None and one.not_read]
     refused = {kind: one.reason for kind, one in found.items() if one is not None and not one.not_read}
     return refused, next(iter(not_read), None)
@@ -102,7 +104,7 @@ def lacking(settings: Settings, pinned: pinning.Pinned, kinds: Sequence[str]) ->
 def _require_fit(settings: Settings, specs: Sequence[Spec]) -> list[tuple[Spec, str]]:
     """Raise the first refusal, and note the specs that passed. Return why the weights of others were not read."""
     not_read = []
-    for one, refused in zip(specs, rehearsed(settings, specs), strict=True):
+    for one, refused in zip(specs, rehearse_specs(settings, specs), strict=True):
         if refused is None:
             _note(settings, one)
         elif refused.not_read:
@@ -112,21 +114,23 @@ def _require_fit(settings: Settings, specs: Sequence[Spec]) -> list[tuple[Spec, 
     return not_read
 
 
-def rehearsed(settings: Settings, specs: Sequence[Spec], *, weights_only: bool = False) -> list[Refused | None]:
+def rehearse_specs(settings: Settings, specs: Sequence[Spec], *, weights_only: bool = False) -> list[Refused | None]:
     """Open each spec without its weights, in a child process. Return why each is refused, or None.
 
     The hub gives the headers of weights that are not on this machine. Without the model libraries, or if the child
     fails, nothing is refused.
     """
     if not hub.is_offline():
-        return _rehearsed(settings, specs, weights_only=weights_only)
+        return _rehearse_in_child(settings, specs, weights_only=weights_only)
     # Nothing is to be learned of models that are elsewhere, and a child takes seconds.
     here = [spec for spec in specs if _here(settings, spec)]
-    found = dict(zip([id(spec) for spec in here], _rehearsed(settings, here, weights_only=weights_only), strict=True))
+    found = dict(
+        zip([id(spec) for spec in here], _rehearse_in_child(settings, here, weights_only=weights_only), strict=True)
+    )
     return [found[id(spec)] if id(spec) in found else Refused.unread(spec) for spec in specs]
 
 
-def _rehearsed(settings: Settings, specs: Sequence[Spec], *, weights_only: bool) -> list[Refused | None]:
+def _rehearse_in_child(settings: Settings, specs: Sequence[Spec], *, weights_only: bool) -> list[Refused | None]:
     nothing: list[Refused | None] = [None] * len(specs)
     if not specs or any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
         return nothing

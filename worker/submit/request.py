@@ -91,7 +91,7 @@ def prepare(
     again = None if asked is None else escalation_of(settings, first, asked)
     step = StepRequest(request.task, spec, escalation=again, keep_first=request.keep_first)
     steps, not_read = (step,), require_possible_all(settings, step.specs, devices)
-    corpus = storable(request.corpus or _corpus_name(source, request.limit))
+    corpus = check_corpus_name(request.corpus or _corpus_name(source, request.limit))
     return Prepared(request, request, steps, source, corpus, not_read, key_of(request), request.request_id)
 
 
@@ -205,8 +205,8 @@ def _corpus_name(source: Source, limit: int | None) -> str:
     return name if limit is None else f"{name} (first {limit})"
 
 
-def storable(corpus: str) -> str:
-    """The name, if a corpus can have it. Raises BadCorpusName."""
+def check_corpus_name(corpus: str) -> str:
+    """Return the name, if a corpus can have it. Raises BadCorpusName."""
     try:
         if len(corpus.encode()) > MAX_NAME_BYTES or "\0" in corpus:
             raise BadCorpusName

@@ -124,7 +124,7 @@ def test_the_models_that_come_with_docmill_lack_nothing_and_are_not_looked_at(
     pinned, _ = pinning.pin_with_adapter(name, None, models_dir=None, cache_dir=settings.cache_dir)
     assert pinned.revision in pinning.SHIPPED
     (kind,) = (kind for kind, default in pinning.DEFAULTS.items() if default == name)
-    assert rehearsal.lacking(settings, pinned, [kind]) == ({}, None)
+    assert rehearsal.find_lacking(settings, pinned, [kind]) == ({}, None)
     monkeypatch.setattr(rehearsal, "run_child", _never)
     rehearsal.require_possible(settings, Spec(kind, pinned.model, pinned.revision, params=pinned.beside))
 
@@ -261,7 +261,7 @@ def test_offline_no_process_is_started_for_a_model_that_is_elsewhere(
 ) -> None:
     monkeypatch.setattr("docmill.tasks.models.hub.is_offline", lambda: True)
     monkeypatch.setattr(rehearsal, "run_child", lambda _: pytest.fail("a process was started"))
-    [refused] = rehearsal.rehearsed(settings, [Spec("embed", "owner/model", "a" * 40)])
+    [refused] = rehearsal.rehearse_specs(settings, [Spec("embed", "owner/model", "a" * 40)])
     assert refused is not None
     assert refused.not_read
     assert refused.reason.startswith("The weights of owner/model were not looked at: HF_HUB_OFFLINE is set.")

@@ -14,7 +14,7 @@ from docmill.worker.cli.options import JSON, complete_models, settings_from
 from docmill.worker.cli.printing import OK, answer, listen, print_json, say
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.jobs.submission import say_conversions
-from docmill.worker.submit.rehearsal import lacking
+from docmill.worker.submit.rehearsal import find_lacking
 
 
 @click.group("models")
@@ -55,7 +55,7 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
     settings = settings_from()
     say_conversions(settings, [model], listen())
     found = check(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision)
-    lacks, not_read = lacking(settings, found.pinned, found.kinds)
+    lacks, not_read = find_lacking(settings, found.pinned, found.kinds)
     if not_read is not None:
         say(not_read)
     if lacks:
