@@ -84,5 +84,5 @@ def count_duplicates(database: Database, corpus: str, wanted: dedup.Wanted, list
         raise Error(f"{wanted.about_words[0]} is about words, and vectors are compared by their cosine")
     name = first_existing(database, corpus_names(corpus))
     dedup.deduplicate(database, name, wanted, listener)
-    found = summarize(database, find_corpus(database, name), name)
-    return Duplicates(**{field: getattr(found, field) for field in Duplicates.__dataclass_fields__})
+    summary = summarize(database, find_corpus(database, name), name)
+    return Duplicates(**{field: getattr(summary, field) for field in Duplicates.__dataclass_fields__})

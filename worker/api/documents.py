@@ -91,16 +91,16 @@ class _Noted:
 
     def records(self) -> Iterator[Record | Rejection]:
         with self._during():
-            for one in self._source.records():
-                self._read.append(_noted(one))
-                yield one
+            for record in self._source.records():
+                self._read.append(_noted(record))
+                yield record
 
 
-def _noted(one: Record | Rejection) -> Read:
-    if isinstance(one, Rejection):
-        key = one.keys[0] if len(one.keys) == 1 else None
-        return Read(one.where, key, reason=one.reason)
-    return Read(one.where, one.key, sha256(one.text.encode() + orjson.dumps(one.meta)).digest())
+def _noted(record: Record | Rejection) -> Read:
+    if isinstance(record, Rejection):
+        key = record.keys[0] if len(record.keys) == 1 else None
+        return Read(record.where, key, reason=record.reason)
+    return Read(record.where, record.key, sha256(record.text.encode() + orjson.dumps(record.meta)).digest())
 
 
 class Turns:
@@ -160,11 +160,11 @@ def make_table_by_row(database: Database, job_id: int, read: Sequence[Read]) -> 
     """
     from docmill.storage.writers import arrow
 
-    found = _found(database, job_id, read)
-    reasons = [one.reason or found.get((_PLACE, one.where), {}).get("reason") for one in read]
-    last = {one.key: one.digest for one, reason in zip(read, reasons, strict=True) if reason is None}
+    rows_by_key = _found(database, job_id, read)
+    reasons = [record.reason or rows_by_key.get((_PLACE, record.where), {}).get("reason") for record in read]
+    last = {record.key: record.digest for record, reason in zip(read, reasons, strict=True) if reason is None}
     missing = _DUPLICATE if keeps_first(database, job_id) else _REMOVED
-    rows = [_row(one, reason, last, found, missing) for one, reason in zip(read, reasons, strict=True)]
+    rows = [_row(record, reason, last, rows_by_key, missing) for record, reason in zip(read, reasons, strict=True)]
     return arrow.table(_columns(columns(database, job_id), _ABOUT), rows)
 
 
@@ -181,29 +181,29 @@ def make_table_of_job(database: Database, job_id: int, step: str | None) -> Tabl
 
 def _found(database: Database, job_id: int, read: Sequence[Read]) -> Found:
     """Return results and failures by the key of their document, and rejections by the place of their record."""
-    wanted = {(_KEY, one.key) for one in read} | {(_PLACE, one.where) for one in read}
-    found = {}
+    wanted = {(_KEY, record.key) for record in read} | {(_PLACE, record.where) for record in read}
+    rows = {}
     for failure in failures(database, job_id):
         if failure["status"] != "superseded":  # a row that a later one equals has that one's result
-            found[_PLACE if failure["status"] == "rejected" else _KEY, failure["id"]] = failure
+            rows[_PLACE if failure["status"] == "rejected" else _KEY, failure["id"]] = failure
     for result in results(database, job_id):
         if (place := (_KEY, result["id"])) in wanted:
-            found[place] = {**result, "status": "done"}
-    return found
+            rows[place] = {**result, "status": "done"}
+    return rows
 
 
 def _row(
-    one: Read,
+    record: Read,
     rejected: str | None,
     last: Mapping[str | None, bytes],
-    found: Found,
+    rows_by_key: Found,
     missing: Mapping[str, Any],
 ) -> Mapping[str, Any]:
     if rejected is not None:
-        return {"id": one.key, "status": "rejected", "reason": rejected}
-    if last[one.key] != one.digest:
-        return {"id": one.key, "status": "superseded", "reason": _SUPERSEDED}
-    return found.get((_KEY, one.key), {"id": one.key, **missing})
+        return {"id": record.key, "status": "rejected", "reason": rejected}
+    if last[record.key] != record.digest:
+        return {"id": record.key, "status": "superseded", "reason": _SUPERSEDED}
+    return rows_by_key.get((_KEY, record.key), {"id": record.key, **missing})
 
 
 def _columns(of_results: Sequence[Column], about: Sequence[Column] = ()) -> list[Column]:

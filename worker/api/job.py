@@ -163,8 +163,8 @@ class Job:
     @explained
     def explain(self, document: str, *, step: str | None = None) -> dict[str, Any]:
         """Return how the result of a document came to be, as `docmill explain --json` does. Raises Error."""
-        found = read_provenance(self._database, self.id, str(document), step)
-        return as_json(explain(found, cutter(self._settings.models_dir, self._settings.cache_dir)))
+        steps = read_provenance(self._database, self.id, str(document), step)
+        return as_json(explain(steps, cutter(self._settings.models_dir, self._settings.cache_dir)))
 
     @explained
     def report(self, path: str | os.PathLike[str], *, with_text: bool = True) -> None:

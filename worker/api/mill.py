@@ -113,8 +113,8 @@ def connect(
     embedded store on this machine; `store` is its folder. `device`, `backend` and `endpoint` are for work on this
     machine: the texts of searches, and all tasks if there is no queue. Raises Error.
     """
-    given = {"device": device, "backend": backend, "endpoint": endpoint}
-    return Mill(_settings(database_url, redis_url, store=store, **given))
+    options = {"device": device, "backend": backend, "endpoint": endpoint}
+    return Mill(_settings(database_url, redis_url, store=store, **options))
 
 
 class Mill:
@@ -159,14 +159,14 @@ class Mill:
         The fleet's workers compute. Without a queue (`redis_url`), this machine does. Documents and options are
         those of `docmill.run`; `endpoint` is for this machine, since workers have their own. Raises Error.
         """
-        given = {"model": model, "corpus": corpus, **options}
+        values = {"model": model, "corpus": corpus, **options}
         if self._settings.redis_url is None:
-            return _computed(self._asking(endpoint), documents, task, given, self._store, progress=progress)
+            return _computed(self._asking(endpoint), documents, task, values, self._store, progress=progress)
         if endpoint is not None:
             raise Error(_OF_WORKERS)
         require_arrow()
         reading = Reading(documents)
-        job = self._enqueue(reading, task, given, progress)
+        job = self._enqueue(reading, task, values, progress)
         status = job.wait(progress=progress)
         return _table(self._database, status, reading)
 
@@ -188,10 +188,10 @@ class Mill:
         `idempotency_key` again returns the same job, also one that has ended; other arguments are refused. Raises
         Error.
         """
-        given = {"model": model, "corpus": corpus, **options}
+        values = {"model": model, "corpus": corpus, **options}
         if "endpoint" in options:
             raise Error(_OF_WORKERS)
-        return self._enqueue(Reading(documents), task, given, progress, idempotency_key)
+        return self._enqueue(Reading(documents), task, values, progress, idempotency_key)
 
     @explained
     def job(self, job_id: int) -> Job:
@@ -251,10 +251,10 @@ class Mill:
         return count_duplicates(self._database, corpus, wanted, listen(progress))
 
     def _enqueue(
-        self, reading: Reading, task: str, given: dict[str, Any], progress: bool, key: str | None = None
+        self, reading: Reading, task: str, values: dict[str, Any], progress: bool, key: str | None = None
     ) -> Job:
         source = reading.name if key is None else reading.digested
-        request = request_of(self._settings, source, task, given, key)
+        request = request_of(self._settings, source, task, values, key)
         opened = partial(reading.open, has_corpus=request.corpus is not None)
         done = submit(self._settings, self._database, request, listen(progress), opened)
         return Job(self._settings, self._database, done.id)
@@ -263,8 +263,8 @@ class Mill:
         """Return the settings with the server at a URL, and its key."""
         if endpoint is None:
             return self._settings
-        given = load_settings(endpoint=endpoint)
-        server = {"endpoint": given.endpoint, "openai_api_key": given.openai_api_key}
+        settings = load_settings(endpoint=endpoint)
+        server = {"endpoint": settings.endpoint, "openai_api_key": settings.openai_api_key}
         return self._settings.model_copy(update=server)
 
     def _store(self, _: Settings) -> AbstractContextManager[Database]:
@@ -290,7 +290,7 @@ def _computed(
     settings: Settings,
     documents: Documents,
     task: str,
-    given: dict[str, Any],
+    values: dict[str, Any],
     store: OpenStore,
     *,
     progress: bool,
@@ -298,7 +298,7 @@ def _computed(
     """Compute on this machine, and return the table."""
     require_arrow()
     reading = Reading(documents, one_run_at_a_time.reading)
-    request = request_of(settings, reading.name, task, given)
+    request = request_of(settings, reading.name, task, values)
     devices = devices_for(settings.device, request.model)
     opened = partial(reading.open, has_corpus=request.corpus is not None)
     listener = listen(progress)

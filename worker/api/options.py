@@ -96,17 +96,17 @@ NAMES = (*_OF_KINDS, *(name for name in Work.model_fields if name not in {"sourc
 
 
 def request_of(
-    settings: Settings, source: str, task: str, given: Mapping[str, Any], key: str | None = None
+    settings: Settings, source: str, task: str, arguments: Mapping[str, Any], key: str | None = None
 ) -> Request:
     """Return the request in the options of a call. None stands for an option that was not given.
 
     Raises BadOption and UnknownKind.
     """
-    for name in given:
+    for name in arguments:
         if name not in NAMES:
             advice = hint(name, NAMES, "`docmill run --help` lists the options.")
             raise BadOption(f"There is no option {name}. {advice}")
-    values = {name: value for name, value in given.items() if value is not None}
+    values = {name: value for name, value in arguments.items() if value is not None}
     of_kind = {_OF_KINDS[name]: values.pop(name) for name in [*values] if name in _OF_KINDS}
     options = kinds.options(task, **{"dtype": settings.dtype, **of_kind})
     return checked(options, {"source": source, "task": task, "idempotency_key": key, **values})

@@ -201,10 +201,10 @@ def _files_of_steps(values: Mapping[str, Any]) -> list[tuple[int, str]]:
     ]
 
 
-def _tables(given: Mapping[str, Any], faults: list[Fault]) -> dict[str, Any]:
+def _tables(values: Mapping[str, Any], faults: list[Fault]) -> dict[str, Any]:
     """Return the tables of a file that are written as such; add the others to the faults."""
     tables: dict[str, Any] = {}
-    for name, value in given.items():
+    for name, value in values.items():
         if name == "step":
             if isinstance(value, list) and value and all(isinstance(step, dict) for step in value):
                 tables[name] = value
@@ -268,16 +268,16 @@ def _rank(fault: Fault) -> tuple[Any, ...]:
     return (_ORDER.index(table), *place[1:]) if table in _ORDER else (-1,)
 
 
-def _check_required(given: Mapping[str, Any]) -> Iterator[Fault]:
+def _check_required(values: Mapping[str, Any]) -> Iterator[Fault]:
     """Yield the keys and tables that have to be there and are not."""
     for name, example in (("name", 'name = "nightly"'), ("corpus", "[corpus]"), ("step", "[[step]]")):
-        if name not in given:
+        if name not in values:
             yield (), f"a pipeline needs a {name}: {example}"
-    if isinstance(corpus := given.get("corpus"), dict) and "source" not in corpus:
+    if isinstance(corpus := values.get("corpus"), dict) and "source" not in corpus:
         yield ("corpus",), 'a corpus needs a source: source = "articles.jsonl"'
-    if isinstance(schedule := given.get("schedule"), dict) and "cron" not in schedule:
+    if isinstance(schedule := values.get("schedule"), dict) and "cron" not in schedule:
         yield ("schedule",), 'a schedule needs a cron expression: cron = "30 3 * * *"'
-    steps = given.get("step")
+    steps = values.get("step")
     for place, step in enumerate(steps if isinstance(steps, list) else []):
         for name, example in (("name", 'name = "english"'), ("task", 'task = "translate"')):
             if isinstance(step, dict) and name not in step:
@@ -305,7 +305,7 @@ def _inputs(steps: Sequence[Mapping[str, Any]], faults: list[Fault]) -> list[str
     before: str | None = DOCUMENT  # None where the step before has no name that could be read
     for place, step in enumerate(steps):
         wanted = step.get("input", before)
-        if wanted is not None and (problem := _input_problem(wanted, tasks, later, given="input" in step)):
+        if wanted is not None and (problem := _input_problem(wanted, tasks, later, is_named="input" in step)):
             faults.append((("step", place, "input"), problem))
         inputs.append(wanted or DOCUMENT)
         before = step.get("name")
@@ -314,14 +314,16 @@ def _inputs(steps: Sequence[Mapping[str, Any]], faults: list[Fault]) -> list[str
     return inputs
 
 
-def _input_problem(wanted: str, earlier: Mapping[str, str | None], all_names: set[Any], *, given: bool) -> str | None:
+def _input_problem(
+    wanted: str, earlier: Mapping[str, str | None], all_names: set[Any], *, is_named: bool
+) -> str | None:
     if wanted == DOCUMENT:
         return None
     if wanted in earlier:
         task = earlier[wanted]
         if task is None or (output := kinds.kind(task).output).feeds_steps:
             return None
-        which = f"{wanted} gives" if given else f"the step before, {wanted}, gives"
+        which = f"{wanted} gives" if is_named else f"the step before, {wanted}, gives"
         return f'{which} {output.plural}, which no step can read; choose another input, such as input = "{DOCUMENT}"'
     if wanted in all_names:
         return f"input must be an earlier step, and {wanted} is not; put it before this one, or choose another"
@@ -377,11 +379,11 @@ def _check_pruning(corpus: Mapping[str, Any]) -> Iterator[Fault]:
             yield ("corpus", name), f"{name} says how prune works; write prune = true, too"
 
 
-def _check_schedule(given: Mapping[str, Any]) -> Iterator[Fault]:
+def _check_schedule(table: Mapping[str, Any]) -> Iterator[Fault]:
     """Yield the fault of an expression that never comes, which depends on the time zone."""
-    if "cron" in given:
+    if "cron" in table:
         try:
-            schedule.check(given["cron"], given.get("timezone", "UTC"))
+            schedule.check(table["cron"], table.get("timezone", "UTC"))
         except BadSchedule as error:
             yield ("schedule", "cron"), str(error)
 
@@ -403,9 +405,9 @@ def _check_output(output: Mapping[str, Any], tasks: Sequence[str | None]) -> Ite
         yield ("output", "part-documents"), 'parts need a folder; name it: file = "out"'
 
 
-def _step(given: Mapping[str, Any], input_: str) -> Step:
-    task = given["task"]
-    table = step_table(task).model_validate(given)
+def _step(values: Mapping[str, Any], input_: str) -> Step:
+    task = values["task"]
+    table = step_table(task).model_validate(values)
     options, model = kinds.kind(task).options, table.model
     if isinstance(model, dict):
         model = plan.write_models(model)

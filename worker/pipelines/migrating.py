@@ -70,22 +70,24 @@ def plan(
 
     Raises CannotMigrate, and ModelError and BadOption for the new model.
     """
-    found = replacements.every(database, corpus_id)
+    migrations = replacements.every(database, corpus_id)
     old = _chosen(database, corpus_id, corpus, wanted)
     new, left_out = _new_spec(settings, old.spec, wanted)
     if new == old.spec:
         raise CannotMigrate(
             f"{new.model} with these options is the model that job {old.job_id} has; there is nothing to migrate"
         )
-    stored = next((one for one in found[::-1] if (one.old, one.new) == (old.spec, new)), None)
+    stored = next(
+        (migration for migration in migrations[::-1] if (migration.old, migration.new) == (old.spec, new)), None
+    )
     if stored is not None and (stored.state in {CANCELLED, UNDONE}):
         stored = None
-    standing = replacements.specs_in_force(found).get(old.spec)
+    standing = replacements.specs_in_force(migrations).get(old.spec)
     if standing is not None and standing != new:
         raise CannotMigrate(f"the corpus {corpus} was migrated from {old.spec.model} to {standing.model} before")
     if stored is not None and stored.state in IN_FORCE and standing is None:
         stored = None  # it was migrated back since
-    under_way = next((one for one in found if one.state == FILLING), None)
+    under_way = next((migration for migration in migrations if migration.state == FILLING), None)
     if under_way is not None and under_way != stored:
         raise CannotMigrate(
             f"a migration of {corpus} from {under_way.old.model} to {under_way.new.model} is under way; "
@@ -100,10 +102,14 @@ def _chosen(database: Database, corpus_id: int, corpus: str, wanted: Wanted) -> 
     """Return the latest step that computed the corpus by the old model. Raises CannotMigrate if there are several."""
     there = replacements.candidates(database, corpus_id, wanted.job)
     names = {wanted.old, str(Path(wanted.old).expanduser().resolve())}
-    of_model = [one for one in there if one.spec.model in names and wanted.step in {None, one.step}]
-    latest = {one.spec_id: one for one in reversed(of_model)}
+    of_model = [
+        candidate for candidate in there if candidate.spec.model in names and wanted.step in {None, candidate.step}
+    ]
+    latest = {candidate.spec_id: candidate for candidate in reversed(of_model)}
     if not latest:
-        models = ", ".join(dict.fromkeys(one.spec.model for one in there)) or "none: no job has run over it"
+        models = (
+            ", ".join(dict.fromkeys(candidate.spec.model for candidate in there)) or "none: no job has run over it"
+        )
         which = f"job {wanted.job}" if wanted.job else f"no job over the corpus {corpus}"
         verb = "has no step" if wanted.job else "has a step"
         raise CannotMigrate(f"{which} {verb} with the model {wanted.old}; models of this corpus: {models}")
@@ -132,7 +138,7 @@ def _new_spec(settings: Settings, old: Spec, wanted: Wanted) -> tuple[Spec, tupl
 def _require_alike(old: Spec, new: Spec) -> None:
     """Raise CannotMigrate if the results of two specs have other columns."""
     output = kinds.kind(old.kind).output
-    columns = [[one.name for one in output.columns(spec.params)] for spec in (old, new)]
+    columns = [[column.name for column in output.columns(spec.params)] for spec in (old, new)]
     if columns[0] != columns[1]:
         raise CannotMigrate(f"the results of {new.model} have other columns than those of {old.model}")
 
@@ -152,28 +158,28 @@ def forecast_request(database: Database, planned: Planned) -> Prepared:
     return Prepared(ReadingOptions(), JobOptions(), (step,), texts_of(database, planned), planned.corpus)
 
 
-def backfill_request(database: Database, found: Replacement) -> Prepared:
+def backfill_request(database: Database, migration: Replacement) -> Prepared:
     """Return the request for the backfill of a migration: the steps of the old job over what the corpus has.
 
     Raises CannotMigrate if the old job was removed.
     """
-    requests = switching.requests_of(database, found)
+    requests = switching.requests_of(database, migration)
     job = JobOptions(priority=PRIORITY)
-    return Prepared(ReadingOptions(), job, requests, NoSource(found.source), found.corpus)
+    return Prepared(ReadingOptions(), job, requests, NoSource(migration.source), migration.corpus)
 
 
 def kept_views(settings: Settings, database: Database, corpus: str, specs: Collection[Spec]) -> list[KeptView]:
     """Return the views of stored pipelines over a corpus that have one of these specs. Raises PipelineInvalid."""
-    found = []
+    views = []
     for row, _ in pipelines.every(database):
         pipeline = parse(row.text, Path(row.path))
         if pipeline.output.view and check_corpus_name(pipeline.corpus.name or pipeline.name) == corpus:
             requests = requests_of(settings, pipeline)
-            if any(one.spec in specs for one in requests):
-                found.append(KeptView(pipeline.name, corpus, requests))
-    return found
+            if any(request.spec in specs for request in requests):
+                views.append(KeptView(pipeline.name, corpus, requests))
+    return views
 
 
 def specs_of(database: Database, corpus_id: int) -> set[Spec]:
     """Return the specs of all migrations of a corpus."""
-    return {spec for one in replacements.every(database, corpus_id) for spec in (one.old, one.new)}
+    return {spec for migration in replacements.every(database, corpus_id) for spec in (migration.old, migration.new)}

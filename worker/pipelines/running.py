@@ -78,11 +78,11 @@ def _step(
 
 def requests_of(settings: Settings, pipeline: Pipeline) -> tuple[StepRequest, ...]:
     """Return the steps of a pipeline as its file says. Raises PipelineInvalid, HubUnreachable."""
-    found = []
+    requests = []
     for number in range(len(pipeline.steps)):
         with _placed(pipeline, number):
-            found.append(_request(settings, pipeline, number))
-    return tuple(found)
+            requests.append(_request(settings, pipeline, number))
+    return tuple(requests)
 
 
 def _request(settings: Settings, pipeline: Pipeline, number: int) -> StepRequest:

@@ -51,13 +51,13 @@ def cron_problem(cron: str) -> str | None:
     """Return the problem of an expression, as the end of a sentence that begins with "cron"; None if it has none."""
     if len(cron) > _MOST_CHARS:
         return f"is longer than {_MOST_CHARS} characters"
-    given = cron.split()
-    if len(given) != len(_FIELDS):
+    fields = cron.split()
+    if len(fields) != len(_FIELDS):
         names = ", ".join(name for name, _ in _FIELDS)
-        return f"takes {len(_FIELDS)} fields ({names}), and {shown(cron)} has {len(given)}"
+        return f"takes {len(_FIELDS)} fields ({names}), and {shown(cron)} has {len(fields)}"
     problems = [
         f"{shown(field)} is no {name}: it is {range_}, a range (1-5), a step (*/5) or a list of these (1,3)"
-        for place, (field, (name, range_)) in enumerate(zip(given, _FIELDS, strict=True))
+        for place, (field, (name, range_)) in enumerate(zip(fields, _FIELDS, strict=True))
         if not _reads(" ".join((*_ALL[:place], field, *_ALL[place + 1 :])))
     ]
     return f"is wrong: {'; '.join(problems)}" if problems else None
@@ -83,7 +83,7 @@ def timezone_problem(name: str) -> str | None:
 def _nearest_zones(name: str) -> str:
     names = sorted(zoneinfo.available_timezones())
     known = {zone.rpartition("/")[2].lower(): zone for zone in names} | {zone.lower(): zone for zone in names}
-    close = dict.fromkeys(known[one] for one in nearly(name, known))
+    close = dict.fromkeys(known[near] for near in nearly(name, known))
     return f"did you mean {' or '.join(close)}?" if close else "write an IANA name, such as Europe/Paris"
 
 
@@ -115,8 +115,8 @@ def due(schedule: Schedule, since: float, now: float) -> float | None:
 
 def _read(schedule: Schedule) -> tuple[str, ZoneInfo]:
     """The expression and the zone, or BadSchedule."""
-    found = {"cron": cron_problem(schedule.cron), "timezone": timezone_problem(schedule.timezone)}
-    if problems := [f"{name} {problem}" for name, problem in found.items() if problem]:
+    problems_of = {"cron": cron_problem(schedule.cron), "timezone": timezone_problem(schedule.timezone)}
+    if problems := [f"{name} {problem}" for name, problem in problems_of.items() if problem]:
         raise BadSchedule("; ".join(problems))
     try:
         CronSim(schedule.cron, _CHECKED_FROM)

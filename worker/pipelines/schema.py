@@ -74,9 +74,9 @@ def _flags(value: object) -> object:
     """Check a condition on results, which is `true` or a list of flags and bounds."""
     if value is True:
         return value
-    if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
-        given = "an empty list" if value == [] else shown(value)
-        raise wrong(f'must be true, or a list such as ["empty", "confidence<0.4"], not {given}')
+    if not isinstance(value, list) or not value or not all(isinstance(part, str) for part in value):
+        what = "an empty list" if value == [] else shown(value)
+        raise wrong(f'must be true, or a list such as ["empty", "confidence<0.4"], not {what}')
     try:
         Flagged.parse(value)
     except (FlagUnknown, BoundInvalid) as error:
@@ -136,7 +136,7 @@ class StepTable(DocumentOptions, Table):
 def _when(value: object) -> object:
     """Check a doubt: flags and bounds of numbers, in a list or with commas between them."""
     parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list) or not parts or not all(isinstance(one, str) for one in parts):
+    if not isinstance(parts, list) or not parts or not all(isinstance(part, str) for part in parts):
         raise wrong(f'must be a list such as ["repetition", "confidence<0.4"], not {shown(value)}')
     try:
         Doubt.parse(parts)
@@ -161,9 +161,9 @@ class EscalationTable(Table):
     @property
     def escalation(self) -> Escalation:
         """The escalation that the table asks for."""
-        given = self.model_dump(include={*ESCALATION_OPTIONS}, exclude_none=True)
+        options = self.model_dump(include={*ESCALATION_OPTIONS}, exclude_none=True)
         doubt = Doubt() if self.when is None else Doubt.parse(self.when)
-        return Escalation(self.model, self.revision, given, doubt)
+        return Escalation(self.model, self.revision, options, doubt)
 
 
 class JobTable(JobOptions, Table):
@@ -279,13 +279,13 @@ def json_schema() -> dict[str, Any]:
         schedule=(ScheduleTable | None, Field(None, description="When the pipeline runs.")),
         output=(OutputTable | None, Field(None, description="Where results go.")),
     )
-    found = _plain_table(file.model_json_schema())
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **found, "title": "A pipeline of docmill"}
+    schema = _plain_table(file.model_json_schema())
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "A pipeline of docmill"}
 
 
 def _plain(node: Json) -> Json:
     if isinstance(node, list):
-        return [_plain(one) for one in node]
+        return [_plain(part) for part in node]
     return _plain_table(node) if isinstance(node, dict) else node
 
 
@@ -299,8 +299,8 @@ def _plain_table(node: dict[str, Json]) -> dict[str, Json]:
         kept["description"] = re.sub("--(?=[a-z])", "", about).replace("  [", " [")
     if kept.get("default", ...) is None:
         del kept["default"]
-    given = kept.get("anyOf")
-    if isinstance(given, list) and (alternatives := [one for one in given if one != {"type": "null"}]):
+    choices = kept.get("anyOf")
+    if isinstance(choices, list) and (alternatives := [choice for choice in choices if choice != {"type": "null"}]):
         del kept["anyOf"]
         only = alternatives[0] if len(alternatives) == 1 else None
         kept |= only if isinstance(only, dict) else {"anyOf": alternatives}

@@ -63,23 +63,23 @@ def forecast(
     """
     fitted_risks.require(database, prepared.steps)
     with counting(settings, device, prepared.spec) as count:
-        found = _surveyed(database, prepared, progress, count)
-    sample = found.sample
+        survey = _surveyed(database, prepared, progress, count)
+    sample = survey.sample
     measured = measure(settings, device, prepared.spec, sample) if sample else None
-    factor = found.chars / measured.chars if measured and measured.chars else 0.0
+    factor = survey.chars / measured.chars if measured and measured.chars else 0.0
     tokens_in = measured.tokens_in if measured else 0
     return Forecast(
-        documents=found.documents,
-        rejected=found.rejected,
-        texts=found.texts,
-        done_already=found.done,
-        chars_to_do=found.chars,
-        tokens_to_do=round(tokens_in * factor) if count is None else found.tokens,
+        documents=survey.documents,
+        rejected=survey.rejected,
+        texts=survey.texts,
+        done_already=survey.done,
+        chars_to_do=survey.chars,
+        tokens_to_do=round(tokens_in * factor) if count is None else survey.tokens,
         seconds=(measured.seconds * factor + measured.load_s) if measured else 0.0,
         load_s=measured.load_s if measured else 0.0,
         sampled=len(sample),
         tokens_per_s=tokens_in / measured.seconds if measured else 0.0,
-        tokens_out_to_do=round(measured.tokens_out / len(sample) * found.missing) if measured else 0,
+        tokens_out_to_do=round(measured.tokens_out / len(sample) * survey.missing) if measured else 0,
         escalated_s=_escalated_s(settings, device, prepared, sample, factor),
     )
 
@@ -102,7 +102,7 @@ def _surveyed(database: Database, prepared: Prepared, progress: Progress, count:
     """Return the counts of a source, with its tokens if ``count`` is given, and a sample of its texts."""
     source = prepared.source.records()
     wanted = kinds.kind(prepared.spec.kind).sample_texts
-    found, seen = _Survey(), set[bytes]()
+    survey, seen = _Survey(), set[bytes]()
     template = templates.over_metadata(prepared.spec.params)
     chance = random.Random(0)  # noqa: S311 - a sample that can be repeated
     while page := list(islice(source, PAGE)):
@@ -110,8 +110,8 @@ def _surveyed(database: Database, prepared: Prepared, progress: Progress, count:
         for record in page:
             if not isinstance(record, Record):
                 progress.rejected(Rejected(record.where, record.reason, record.fatal))
-        found.rejected += len(page) - len(records)
-        found.documents += len(records)
+        survey.rejected += len(page) - len(records)
+        survey.documents += len(records)
         fresh: dict[bytes, str] = {}
         for record in records:
             text = record.text if template is None else template.render(record.text, record.meta)
@@ -120,18 +120,18 @@ def _surveyed(database: Database, prepared: Prepared, progress: Progress, count:
                 seen.add(digest[:8])
                 fresh[digest] = text
         missing = list(_missing(database, prepared, fresh))
-        found.done += len(fresh) - len(missing)
-        found.tokens += 0 if count is None else count([text for text in missing if text.strip()])
+        survey.done += len(fresh) - len(missing)
+        survey.tokens += 0 if count is None else count([text for text in missing if text.strip()])
         for text in missing:
-            found.chars += len(text)
-            found.missing += 1
-            if len(found.sample) < wanted:
-                found.sample.append(text[:SAMPLE_CHARS])
-            elif (place := chance.randrange(found.missing)) < wanted:
-                found.sample[place] = text[:SAMPLE_CHARS]
-        progress.advanced(Counts(records=found.documents, rejected=found.rejected))
-    found.texts = len(seen)
-    return found
+            survey.chars += len(text)
+            survey.missing += 1
+            if len(survey.sample) < wanted:
+                survey.sample.append(text[:SAMPLE_CHARS])
+            elif (place := chance.randrange(survey.missing)) < wanted:
+                survey.sample[place] = text[:SAMPLE_CHARS]
+        progress.advanced(Counts(records=survey.documents, rejected=survey.rejected))
+    survey.texts = len(seen)
+    return survey
 
 
 def _escalated_s(

@@ -164,8 +164,8 @@ def _read_in(
     *,
     offer_others: bool,
 ) -> Enqueued:
-    if job.reread_at is not None and (found := find_repeated(database, prepared.key)) is not None:
-        return found  # another command with the key has read the source meanwhile
+    if job.reread_at is not None and (earlier := find_repeated(database, prepared.key)) is not None:
+        return earlier  # another command with the key has read the source meanwhile
     ingested = _Ingest(database, job, prepared, progress)
     offer = Offer(database, broker, job.lanes, None if offer_others else job.id)
     with tracing.span("ingest", {"docmill.job": job.id}) as span:
@@ -265,12 +265,12 @@ class _Ingest:
         corpus_id = self._job.corpus_id
         method = clusters.method_of(self._database, corpus_id) or ByText()
         try:
-            found = clusters.find(self._database, corpus_id, method, self._progress.deduplicating)
+            sums = clusters.find(self._database, corpus_id, method, self._progress.deduplicating)
         except NothingEmbedded as error:  # the clusters stay as they were
             log.warning("not_deduplicated job=%d reason=%r", self._job.id, str(error))
             return
-        self.near_duplicates = found.repeats
-        log.info("deduplicated job=%d new=%d repeats=%d", self._job.id, found.new, found.repeats)
+        self.near_duplicates = sums.repeats
+        log.info("deduplicated job=%d new=%d repeats=%d", self._job.id, sums.new, sums.repeats)
 
     def prune(self) -> str | None:
         """Mark vanished documents, unless they may only have been unreadable; return the reason for marking none.
@@ -294,10 +294,10 @@ class _Ingest:
 
     def _reject(self, rejected: Sequence[Rejected], *, stored: bool = False) -> None:
         """Tell of rejected records, and note them for pruning. Under --strict the first one stops the job."""
-        for one in rejected[:1] if self._strict else rejected:
-            self._progress.rejected(one)
+        for record in rejected[:1] if self._strict else rejected:
+            self._progress.rejected(record)
             if self._seen is not None:
-                self._unread.reject(one.place, one.keys, one.below)
+                self._unread.reject(record.place, record.keys, record.below)
         if rejected and self._strict:
             first = rejected[0]
             if not stored:  # so that `failures` lists what stopped it

@@ -326,7 +326,9 @@ def request_escalation(first: Spec, second: Spec, doubt: Doubt) -> EscalationReq
         raise BadOption(
             "--escalate: with {meta.FIELD} or questions in it, a prompt must be the same for both models."
         )
-    if [one.name for one in output.columns(first.params)] != [one.name for one in output.columns(second.params)]:
+    if [column.name for column in output.columns(first.params)] != [
+        column.name for column in output.columns(second.params)
+    ]:
         raise BadOption(f"--escalate: the outputs of {second.model} have other fields than those of {first.model}.")
     for bound in doubt.bounds:
         if bound.number != RISK and bound.number not in output.confidence:
@@ -335,15 +337,15 @@ def request_escalation(first: Spec, second: Spec, doubt: Doubt) -> EscalationReq
     return EscalationRequest(second, doubt)
 
 
-def checked(options: KindOptions, given: Mapping[str, Any]) -> Request:
+def checked(options: KindOptions, values: Mapping[str, Any]) -> Request:
     """Return the request with options of a kind, and values of the other options. Raises BadOption."""
-    return valid(Request, {"options": options, **given})
+    return valid(Request, {"options": options, **values})
 
 
-def valid(model: type[Model], given: Mapping[str, Any]) -> Model:
+def valid(model: type[Model], values: Mapping[str, Any]) -> Model:
     """Return a model of options with these values. Raises BadOption."""
     try:
-        return model(**given)
+        return model(**values)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])

@@ -70,15 +70,15 @@ def require_possible(settings: Settings, spec: Spec, devices: Sequence[str] = ()
     brought here. Without any, the hub gives the headers of weights that are not on this machine. Returns a sentence
     for each model whose weights were not looked at.
     """
-    specs = [*(plan.specs_of(spec).values() or [spec])]
-    for one in specs:
-        _require_backend(settings, one, devices)
-    wanted = [one for one in specs if _unknown(settings, one)]
+    parts = [*(plan.specs_of(spec).values() or [spec])]
+    for part in parts:
+        _require_backend(settings, part, devices)
+    wanted = [part for part in parts if _unknown(settings, part)]
     not_read = _require_fit(settings, wanted)
     if devices:
-        wanted = [one for one in wanted if not _here(settings, one)]
-        brought = [one for one in wanted if _bring(settings, one)]
-        again = [one for one, _ in not_read if one in brought]
+        wanted = [part for part in wanted if not _here(settings, part)]
+        brought = [part for part in wanted if _bring(settings, part)]
+        again = [part for part, _ in not_read if part in brought]
         not_read = [told for told in not_read if told[0] not in brought] + _require_fit(settings, again)
     for _, reason in not_read:
         log.info("weights_not_read reason=%r", reason)
@@ -95,20 +95,22 @@ def find_lacking(
     specs = [Spec(kind, pinned.model, pinned.revision, params=pinned.beside) for kind in kinds]
     if weightless.is_weightless(pinned.model) or not specs:
         return {}, None
-    found = dict(zip(kinds, rehearse_specs(settings, specs, weights_only=True), strict=True))
-    not_read = [one.reason for one in found.values() if one is not None and one.not_read]
-    refused = {kind: one.reason for kind, one in found.items() if one is not None and not one.not_read}
+    refusals = dict(zip(kinds, rehearse_specs(settings, specs, weights_only=True), strict=True))
+    not_read = [refusal.reason for refusal in refusals.values() if refusal is not None and refusal.not_read]
+    refused = {
+        kind: refusal.reason for kind, refusal in refusals.items() if refusal is not None and not refusal.not_read
+    }
     return refused, next(iter(not_read), None)
 
 
 def _require_fit(settings: Settings, specs: Sequence[Spec]) -> list[tuple[Spec, str]]:
     """Raise the first refusal, and note the specs that passed. Return why the weights of others were not read."""
     not_read = []
-    for one, refused in zip(specs, rehearse_specs(settings, specs), strict=True):
+    for spec, refused in zip(specs, rehearse_specs(settings, specs), strict=True):
         if refused is None:
-            _note(settings, one)
+            _note(settings, spec)
         elif refused.not_read:
-            not_read.append((one, refused.reason))
+            not_read.append((spec, refused.reason))
         else:
             raise refused.raised()
     return not_read
@@ -124,10 +126,10 @@ def rehearse_specs(settings: Settings, specs: Sequence[Spec], *, weights_only: b
         return _rehearse_in_child(settings, specs, weights_only=weights_only)
     # Nothing is to be learned of models that are elsewhere, and a child takes seconds.
     here = [spec for spec in specs if _here(settings, spec)]
-    found = dict(
+    refusals = dict(
         zip([id(spec) for spec in here], _rehearse_in_child(settings, here, weights_only=weights_only), strict=True)
     )
-    return [found[id(spec)] if id(spec) in found else Refused.unread(spec) for spec in specs]
+    return [refusals[id(spec)] if id(spec) in refusals else Refused.unread(spec) for spec in specs]
 
 
 def _rehearse_in_child(settings: Settings, specs: Sequence[Spec], *, weights_only: bool) -> list[Refused | None]:

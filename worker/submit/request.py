@@ -87,8 +87,8 @@ def prepare(
     source = open_source(request.source, options, stdin=stdin) if opened is None else opened(options)
     spec = spec_of(settings, request.task, request.model, request.revision, request.options)
     on_spec(spec)
-    first, asked = Computed(spec, request.model, request.revision, request.options), request.escalation
-    again = None if asked is None else escalation_of(settings, first, asked)
+    first, escalation = Computed(spec, request.model, request.revision, request.options), request.escalation
+    again = None if escalation is None else escalation_of(settings, first, escalation)
     step = StepRequest(request.task, spec, escalation=again, keep_first=request.keep_first)
     steps, not_read = (step,), require_possible_all(settings, step.specs, devices)
     corpus = check_corpus_name(request.corpus or _corpus_name(source, request.limit))
@@ -167,21 +167,21 @@ class Computed:
     options: KindOptions
 
 
-def escalation_of(settings: Settings, first: Computed, asked: Escalation) -> EscalationRequest:
+def escalation_of(settings: Settings, first: Computed, escalation: Escalation) -> EscalationRequest:
     """Return the escalation of a spec. Raises as `spec_of`, and BadOption if the two specs do not go together."""
     task, options = first.spec.kind, first.options
-    model, revision = asked.model, asked.revision
+    model, revision = escalation.model, escalation.revision
     if model is None:
         model, revision = first.model, revision or first.revision
     family = None
-    if asked.model is not None and plan.parse_models(asked.model) is None:
-        family = families.family(_found(settings, asked.model, revision)[1])
-    kinds.require_options(task, asked.options, "--escalate-")
+    if escalation.model is not None and plan.parse_models(escalation.model) is None:
+        family = families.family(_found(settings, escalation.model, revision)[1])
+    kinds.require_options(task, escalation.options, "--escalate-")
     try:
-        second = spec_of(settings, task, model, revision, asked.options_from(options, family))
+        second = spec_of(settings, task, model, revision, escalation.options_from(options, family))
     except BadOption as error:
         raise BadOption(f"--escalate: {error}") from error
-    return request_escalation(first.spec, second, asked.doubt)
+    return request_escalation(first.spec, second, escalation.doubt)
 
 
 def require_possible_all(settings: Settings, specs: Iterable[Spec], devices: Sequence[str]) -> tuple[str, ...]:
@@ -219,8 +219,10 @@ def key_of(request: Request) -> IdempotencyKey | None:
     """Return the key of a request, with the arguments that were given; None for a request without a key."""
     if request.idempotency_key is None:
         return None
-    given = request.model_dump(mode="json", include=set(Work.model_fields) - {"source"}, exclude_defaults=True)
-    named = {flag(name, Work.model_fields[name]): value for name, value in given.items()}
+    work = request.model_dump(
+        mode="json", include=set(Work.model_fields) - {"source"}, exclude_defaults=True
+    )
+    named = {flag(name, Work.model_fields[name]): value for name, value in work.items()}
     options = type(request.options).model_fields
     of_kind = {flag(name, options[name]): value for name, value in request.options.given().items()}
     precision = {} if request.options.dtype == "auto" else {"--dtype": request.options.dtype}
@@ -233,8 +235,8 @@ def _storable(value: Any) -> Any:
     if isinstance(value, str):
         return normalize(value)[0]
     if isinstance(value, dict):
-        return {_storable(key): _storable(one) for key, one in value.items()}
-    return [_storable(one) for one in value] if isinstance(value, list | tuple) else value
+        return {_storable(key): _storable(part) for key, part in value.items()}
+    return [_storable(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def _source(source: str) -> str:
