@@ -110,15 +110,15 @@ def workers(live: Sequence[Any], *, is_fleet: bool) -> Finding:
     return Finding("workers", True, detail)
 
 
-def pooler(found: Pooling) -> Iterator[Finding]:
+def pooler(pooling: Pooling) -> Iterator[Finding]:
     """Yield a finding where a connection pooler stands before PostgreSQL. docmill works behind one, so it is fine."""
-    if found is Pooling.NONE:
+    if pooling is Pooling.NONE:
         return
     advice = (
         "`docmill index add` builds with the server's own maintenance_work_mem here: raise it by "
         "ALTER ROLE … SET maintenance_work_mem, or make indexes past the pooler"
     )
-    detail = f"such as PgBouncer stands before PostgreSQL: {found.value}"
+    detail = f"such as PgBouncer stands before PostgreSQL: {pooling.value}"
     yield Finding("pooler", True, detail, advice)
 
 

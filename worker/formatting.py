@@ -203,15 +203,15 @@ def doubtful(outputs: int, n: int, by_flag: Counter[str]) -> str:
 def flags(job: int, counts: Mapping[str, FlagCounts]) -> str:
     """Return the numbers of results with each flag, of each step, and the command that writes the doubtful ones."""
     lines: list[str] = []
-    for step, found in counts.items():
+    for step, of_flags in counts.items():
         of_step = f"{step}, " if len(counts) > 1 else ""
         for name, is_doubtful in (("doubtful", True), ("remarks", False)):
             numbers = [
-                f"{flag} {n:,}" for flag, n in ordered(found.by_flag).items() if (flag in DOUBTFUL) is is_doubtful
+                f"{flag} {n:,}" for flag, n in ordered(of_flags.by_flag).items() if (flag in DOUBTFUL) is is_doubtful
             ]
             said = f"{of_step}{name}: {', '.join(numbers)}"
             lines += wrapped(said) if numbers else []
-    if any(found.doubtful for found in counts.values()):
+    if any(of_flags.doubtful for of_flags in counts.values()):
         lines.append(f"`docmill results {job} --flagged` writes the doubtful ones")
     return "\n".join(lines)
 
@@ -219,17 +219,18 @@ def flags(job: int, counts: Mapping[str, FlagCounts]) -> str:
 def escalated(counts: Mapping[str, Escalated]) -> str:
     """Return the numbers of escalated texts and of the better model's results, and the time that it took."""
     lines: list[str] = []
-    for step, found in counts.items():
+    for step, escalation in counts.items():
         of_step = f"{step}, " if len(counts) > 1 else ""
-        failed = f", {found.failed:,} failed" if found.failed else ""
-        pending = f", {found.pending:,} to do" if found.pending else ""
-        model = f"{found.spec.model}{unlike(found.first, found.spec)}"
-        said = f"{of_step}{found.texts:,} of {found.of:,} texts ({found.share:.0%}) to {model}{failed}{pending}; "
-        said += f"{found.won:,} of {found.documents:,} results are that model's"
+        failed = f", {escalation.failed:,} failed" if escalation.failed else ""
+        pending = f", {escalation.pending:,} to do" if escalation.pending else ""
+        model = f"{escalation.spec.model}{unlike(escalation.first, escalation.spec)}"
+        said = f"{of_step}{escalation.texts:,} of {escalation.of:,} texts ({escalation.share:.0%}) "
+        said += f"to {model}{failed}{pending}; "
+        said += f"{escalation.won:,} of {escalation.documents:,} results are that model's"
         lines += wrapped(said)
-        if found.seconds is not None:
-            lines.append(_took(found.seconds, found.alone_s))
-        elif not found.pending:
+        if escalation.seconds is not None:
+            lines.append(_took(escalation.seconds, escalation.alone_s))
+        elif not escalation.pending:
             lines.append("took no time: all of its results were there before")
     return "\n".join(lines)
 
@@ -254,10 +255,11 @@ def unlike(first: Spec, second: Spec) -> str:
 
 def escalated_as_json(counts: Mapping[str, Escalated]) -> dict[str, Any]:
     """Return the same for machines, by step."""
-    found = {
-        step: asdict(one) | _of_doubt(one.doubt) | {"share": round(one.share, 4)} for step, one in counts.items()
+    steps = {
+        step: asdict(escalation) | _of_doubt(escalation.doubt) | {"share": round(escalation.share, 4)}
+        for step, escalation in counts.items()
     }
-    return {"escalated": found}
+    return {"escalated": steps}
 
 
 def _of_doubt(doubt: Doubt) -> dict[str, Any]:
@@ -266,11 +268,15 @@ def _of_doubt(doubt: Doubt) -> dict[str, Any]:
 
 def flags_as_json(counts: Mapping[str, FlagCounts]) -> dict[str, Any]:
     """Return the same for machines: the sums over all steps, as for other counts, and each step's."""
-    doubtful = sum(found.doubtful for found in counts.values())
-    total = sum((found.by_flag for found in counts.values()), Counter[str]())
+    doubtful = sum(step_counts.doubtful for step_counts in counts.values())
+    total = sum((step_counts.by_flag for step_counts in counts.values()), Counter[str]())
     of_steps = {
-        step: {"doubtful": found.doubtful, "flags": ordered(found.by_flag), "not_selected": found.not_selected}
-        for step, found in counts.items()
+        step: {
+            "doubtful": step_counts.doubtful,
+            "flags": ordered(step_counts.by_flag),
+            "not_selected": step_counts.not_selected,
+        }
+        for step, step_counts in counts.items()
     }
     return {"doubtful": doubtful, "flags": ordered(total), "flags_by_step": of_steps}
 
@@ -358,13 +364,13 @@ def of_status(
     return {name: printable(value) for name, value in known.items() if value}
 
 
-def _step(step: StepStatus, found: Mapping[str, FlagCounts]) -> list[str]:
+def _step(step: StepStatus, flag_counts: Mapping[str, FlagCounts]) -> list[str]:
     if step.input is None and step.name == step.spec.kind:
-        left_out = found[step.name].not_selected if step.name in found else 0
+        left_out = flag_counts[step.name].not_selected if step.name in flag_counts else 0
         return [f"{step.spec}; {documents(left_out)} not selected" if left_out else str(step.spec)]
     counts = f"{step.done:,} done, {step.failed:,} failed, {step.blocked:,} blocked, {step.pending:,} to do"
-    if step.name in found and found[step.name].not_selected:
-        counts += f", {documents(found[step.name].not_selected)} not selected"
+    if step.name in flag_counts and flag_counts[step.name].not_selected:
+        counts += f", {documents(flag_counts[step.name].not_selected)} not selected"
     return wrapped(f"{step.name}: {step.spec} over {step.input or 'the documents'}: {counts}", indent="  ")
 
 

@@ -111,17 +111,17 @@ def parse_enqueue(arguments: dict[str, Any]) -> Request:
 
     Raises BadMessage for an unknown or missing name, or a wrong value.
     """
-    given = dict(arguments)
-    if given.pop("v", VERSION) != VERSION:
+    values_left = dict(arguments)
+    if values_left.pop("v", VERSION) != VERSION:
         raise BadMessage(f"docmill.enqueue takes v={VERSION}")
-    order_id = given.pop(ORDER_ID, None)
+    order_id = values_left.pop(ORDER_ID, None)
     if order_id is not None and not (isinstance(order_id, str) and is_id(order_id)):
         raise BadMessage("docmill.enqueue: order_id is a text of at most 255 printable characters")
-    for name, value in given.items():
+    for name, value in values_left.items():
         if isinstance(value, str) and normalize(value)[1]:
             raise BadMessage(f"docmill.enqueue: {name} has a NUL or half a character, which no database stores")
-    of_kind = {_KIND_OPTIONS[name]: given.pop(name) for name in arguments if name in _KIND_OPTIONS}
-    work = _valid(Work, given, "docmill.enqueue takes no argument {}")
+    of_kind = {_KIND_OPTIONS[name]: values_left.pop(name) for name in arguments if name in _KIND_OPTIONS}
+    work = _valid(Work, values_left, "docmill.enqueue takes no argument {}")
     if work.source == "-":
         raise BadMessage("docmill.enqueue cannot read standard input")
     values = {name: value for name, value in of_kind.items() if value is not None}
@@ -138,7 +138,7 @@ def _valid(model: type[Model], values: Mapping[str, Any], unknown: str) -> Model
         return model.model_validate(values)
     except ValidationError as error:
         errors = error.errors()
-        named = [(one["type"], str(one["loc"][0])) for one in errors]
+        named = [(error_of["type"], str(error_of["loc"][0])) for error_of in errors]
         if extra := sorted(_MESSAGE_NAMES.get(name, name) for kind, name in named if kind == "extra_forbidden"):
             raise BadMessage(unknown.format(", ".join(extra))) from error
         if missing := [name for kind, name in named if kind == "missing"]:
@@ -172,8 +172,8 @@ def check(settings: Settings, request: Request) -> None:
             f"{name}: orders may not read it here; to let them, name its folder in DOCMILL_ORDER_ROOTS of the "
             f"workers that take orders ({_listed(settings.order_roots)} now)"
         )
-    given = request.options.given()
-    for model in (request.model, request.escalate, given.get("adapter"), given.get("tokenizer")):
+    options = request.options.given()
+    for model in (request.model, request.escalate, options.get("adapter"), options.get("tokenizer")):
         if model is not None:
             _check_model(settings, model)
 

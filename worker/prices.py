@@ -88,7 +88,7 @@ class Prices:
 
     def cost_of(self, status: JobStatus) -> Cost | None:
         """Return the cost of the tokens that a job read and wrote; None if none of its models has a price."""
-        return self.cost((one.spec.model, one.tokens_in, one.tokens_out) for one in status.computing)
+        return self.cost((step.spec.model, step.tokens_in, step.tokens_out) for step in status.computing)
 
 
 def costs(database: Database, prices: Prices, job_ids: Iterable[int | None]) -> dict[int, Cost]:
@@ -96,11 +96,11 @@ def costs(database: Database, prices: Prices, job_ids: Iterable[int | None]) -> 
     from docmill.storage.core.schema import Job
     from docmill.storage.results.status import list_statuses
 
-    wanted = {one for one in job_ids if one is not None}
+    wanted = {job for job in job_ids if job is not None}
     if not wanted or not prices.models:
         return {}
-    found = {one.id: prices.cost_of(one) for one in list_statuses(database, len(wanted), Job.id.in_(wanted))}
-    return {job_id: cost for job_id, cost in found.items() if cost is not None}
+    known = {job.id: prices.cost_of(job) for job in list_statuses(database, len(wanted), Job.id.in_(wanted))}
+    return {job_id: cost for job_id, cost in known.items() if cost is not None}
 
 
 def read_prices(settings: Settings) -> Prices:
@@ -115,16 +115,16 @@ def parse(path: Path) -> Prices:
     except OSError as error:
         raise PricesInvalid(f"cannot read {path}: {error.strerror}; correct DOCMILL_PRICES") from error
     try:
-        given = tomllib.loads(content.decode("utf-8-sig"))
+        tables = tomllib.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise PricesInvalid(describe_bad_syntax(error, content, path)) from error
-    currency = given.pop("currency", "")
-    faults = [fault for name, table in given.items() for fault in _faults(name, table)]
+    currency = tables.pop("currency", "")
+    faults = [fault for name, table in tables.items() for fault in _faults(name, table)]
     if not isinstance(currency, str):
         faults.insert(0, (("currency",), 'currency must be a text, such as "USD"'))
     if faults:
         raise PricesInvalid("\n".join(f"{path}: {put_place(place, said)}" for place, said in faults))
-    return Prices({name: Price(**table) for name, table in given.items()}, currency)
+    return Prices({name: Price(**table) for name, table in tables.items()}, currency)
 
 
 def _faults(name: str, table: object) -> Iterable[Fault]:

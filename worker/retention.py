@@ -43,12 +43,12 @@ _NEVER = Shown(f"`{NEVER}`", values=_AGE)
 
 def seconds(value: str) -> float | None:
     """Return the seconds of an age such as 12h, 90d, 6w or 1y; None for `never`. Raises ValueError."""
-    found = _FORM.fullmatch(value.strip().lower())
-    if found is None and value.strip().lower() != NEVER:
+    match = _FORM.fullmatch(value.strip().lower())
+    if match is None and value.strip().lower() != NEVER:
         raise ValueError(f"{value!r} is no age; write 12h, 90d, 6w, 1y or never")
-    if found is None:
+    if match is None:
         return None
-    age_s = float(found[1]) * _UNITS_S[found[2]]
+    age_s = float(match[1]) * _UNITS_S[match[2]]
     if not _LEAST_S <= age_s <= _MOST_S:
         raise ValueError(f"{value!r} is no age from 1h to 1000y; write never to keep all")
     return age_s
@@ -141,8 +141,8 @@ class RetentionSettings(BaseModel):
 def ages(settings: RetentionSettings) -> Ages:
     """Return the ages that the settings say. Rules that work by themselves have that of DOCMILL_RETENTION_DAYS."""
     said: Mapping[str, str] = {} if settings.retention is None else read(settings.retention)
-    given: dict[str, Any] = {rule: getattr(settings, f"{_FIELD}{rule}") for rule in NAMES}
-    said = {**said, **{rule: value for rule, value in given.items() if value is not None}}
-    found = {rule: seconds(value) for rule, value in said.items()}
-    every = {**Ages.upkeep(settings.retention_days * DAY_S).of, **found}
+    variables: dict[str, Any] = {rule: getattr(settings, f"{_FIELD}{rule}") for rule in NAMES}
+    said = {**said, **{rule: value for rule, value in variables.items() if value is not None}}
+    of_rules = {rule: seconds(value) for rule, value in said.items()}
+    every = {**Ages.upkeep(settings.retention_days * DAY_S).of, **of_rules}
     return Ages({rule: age_s for rule, age_s in every.items() if age_s is not None})

@@ -122,5 +122,5 @@ def _print_lines(reading: int) -> None:
 def for_a_person(line: str) -> str:
     """A line as a terminal shows it: of a log line its level and its message, of a bar that moves its last state."""
     line = line.rstrip("\r\n").rpartition("\r")[2]
-    found = LOG_LINE.fullmatch(line)
-    return printable(f"{found[1].lower()}: {found[2]}" if found else line)
+    match = LOG_LINE.fullmatch(line)
+    return printable(f"{match[1].lower()}: {match[2]}" if match else line)

@@ -23,8 +23,8 @@ from docmill.worker.cli.registry import COMMANDS, HEADINGS
 def _with_quiet(command: click.Command) -> click.Command:
     """Give a command, or each of a group's commands, the option --quiet."""
     if isinstance(command, click.Group):
-        for one in command.commands.values():
-            _with_quiet(one)
+        for member in command.commands.values():
+            _with_quiet(member)
     elif all(param.name != "quiet" for param in command.params):
         about = "Print only warnings and errors on stderr, for cron."
         command.params.append(
@@ -83,7 +83,7 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, COMMANDS))  # of every section's first column
         for heading in HEADINGS:
-            under = [(name.ljust(width), one.about) for name, one in COMMANDS.items() if one.heading == heading]
+            under = [(name.ljust(width), entry.about) for name, entry in COMMANDS.items() if entry.heading == heading]
             with formatter.section(heading):
                 formatter.write_dl(under)
 

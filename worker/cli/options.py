@@ -335,18 +335,18 @@ def work_options(command: Command) -> Command:
     return command
 
 
-def request_of(settings: Settings, given: dict[str, Any]) -> Request:
+def request_of(settings: Settings, options: dict[str, Any]) -> Request:
     """Return the request in a command's options. Raises BadOption."""
     check_filled()
-    options = given_options(given["task"], given, dtype=settings.dtype)
-    return checked(options, given)  # Click's ranges let nan pass
+    of_kind = given_options(options["task"], options, dtype=settings.dtype)
+    return checked(of_kind, options)  # Click's ranges let nan pass
 
 
-def given_options(task: str, given: dict[str, Any], *, dtype: str) -> kinds.KindOptions:
+def given_options(task: str, options: dict[str, Any], *, dtype: str) -> kinds.KindOptions:
     """Take the options of kinds out of a command's, and return those of the task.
 
     ``dtype`` is the precision if none was given. Raises BadOption.
     """
-    values = {name: given.pop(name) for name in kinds.OPTIONS}
+    values = {name: options.pop(name) for name in kinds.OPTIONS}
     chosen = {name: value for name, value in values.items() if value not in (None, ())}
     return kinds.options(task, **{"dtype": dtype, **chosen})

@@ -219,9 +219,7 @@ def key_of(request: Request) -> IdempotencyKey | None:
     """Return the key of a request, with the arguments that were given; None for a request without a key."""
     if request.idempotency_key is None:
         return None
-    work = request.model_dump(
-        mode="json", include=set(Work.model_fields) - {"source"}, exclude_defaults=True
-    )
+    work = request.model_dump(mode="json", include=set(Work.model_fields) - {"source"}, exclude_defaults=True)
     named = {flag(name, Work.model_fields[name]): value for name, value in work.items()}
     options = type(request.options).model_fields
     of_kind = {flag(name, options[name]): value for name, value in request.options.given().items()}

@@ -48,9 +48,9 @@ def corpus_command() -> None:
 def list_command(as_json: bool) -> int:
     """List the corpora, with their documents and results by spec."""
     with open_store(settings_from()) as database:
-        found = corpora.every(database)
+        listed = corpora.every(database)
     if as_json:
-        print_json([_as_json(one) for one in found])
+        print_json([_as_json(corpus) for corpus in listed])
         return OK
     made = table(
         "corpus",
@@ -61,10 +61,10 @@ def list_command(as_json: bool) -> int:
         names={"corpus", "of"},
         numbers={"documents", "results"},
     )
-    for one in found:
-        last = formatting.local_time(one.ingests[0].started_at) if one.ingests else ""
-        results = [(f"{spec.done:,}", Name(spec.spec)) for spec in one.specs] or [("", Name(""))]
-        made.add_row(Name(one.name), f"{one.documents:,}", *results[0], last)
+    for corpus in listed:
+        last = formatting.local_time(corpus.ingests[0].started_at) if corpus.ingests else ""
+        results = [(f"{spec.done:,}", Name(spec.spec)) for spec in corpus.specs] or [("", Name(""))]
+        made.add_row(Name(corpus.name), f"{corpus.documents:,}", *results[0], last)
         for more in results[1:]:
             made.add_row("", "", *more, "")
     print_rich(made)
@@ -91,12 +91,14 @@ def show_command(name: str, as_json: bool) -> int:
         specs.add_row(str(spec.spec_id), Name(spec.spec), *counts, str(spec.job))
     read = ("records", "new", "changed", "unchanged", "rejected")
     readings = table("reading", "began", "state", *read, numbers=read)
-    for one in corpus.ingests:
-        counts = [f"{n:,}" for n in (one.records, one.new, one.changed, one.unchanged, one.rejected)]
-        readings.add_row(str(one.id), formatting.local_time(one.started_at), one.state, *counts)
+    for reading in corpus.ingests:
+        counts = [
+            f"{n:,}" for n in (reading.records, reading.new, reading.changed, reading.unchanged, reading.rejected)
+        ]
+        readings.add_row(str(reading.id), formatting.local_time(reading.started_at), reading.state, *counts)
     sources = table("reading", "vanished", "source", names={"source"}, numbers={"vanished"})
-    for one in corpus.ingests:
-        sources.add_row(str(one.id), f"{one.vanished:,}", Name(one.source))
+    for reading in corpus.ingests:
+        sources.add_row(str(reading.id), f"{reading.vanished:,}", Name(reading.source))
     for part in (specs, readings, sources, jobs(corpus.jobs)):
         answer("")
         print_rich(part)
@@ -233,17 +235,17 @@ def trace_command(file: Path, as_json: bool) -> int:
         files = inventory.files(settings, database)
         traces = [trace(database, variant, files) for variant in dict.fromkeys((text, text.strip()))]
         places = [*inventory.places(database)]
-    found = next((one for one in traces if one.stored), traces[-1])
+    best = next((variant for variant in traces if variant.stored), traces[-1])
     searched = [place.name for place in places if place.traced]
     left_out = [place.name for place in places if not place.traced]
     if as_json:
-        print_json(asdict(found) | {"nowhere": found.is_nowhere, "searched": searched, "not_searched": left_out})
+        print_json(asdict(best) | {"nowhere": best.is_nowhere, "searched": searched, "not_searched": left_out})
     else:
-        for line in (*_said(found), *_listed("Searched for the whole text:", searched)):
+        for line in (*_said(best), *_listed("Searched for the whole text:", searched)):
             answer(line)
         for line in _listed(f"Not searched: {BESIDE}", left_out):
             answer(line)
-    return OK if found.is_nowhere else SOME_FAILED
+    return OK if best.is_nowhere else SOME_FAILED
 
 
 def _listed(heading: str, names: Sequence[str]) -> list[str]:
@@ -251,28 +253,28 @@ def _listed(heading: str, names: Sequence[str]) -> list[str]:
     return [heading, *wrapped]
 
 
-def _said(found: Trace) -> list[str]:
-    if found.is_nowhere:
-        return [f"{found.sha256} is nowhere in the store as a whole text."]
-    lines = [f"document {key} of {corpus}{_state_of((corpus, key), found)}" for corpus, key in found.documents]
-    if found.stored:
-        lines += [f"{found.outcomes:,} results were computed of it", f"{found.output_of:,} results have it as output"]
-    if found.indexed:
-        lines.append(f"{found.indexed:,} vectors of it are in an index of `docmill index list`")
-    if found.stored and not found.documents and not found.output_of:
+def _said(trace: Trace) -> list[str]:
+    if trace.is_nowhere:
+        return [f"{trace.sha256} is nowhere in the store as a whole text."]
+    lines = [f"document {key} of {corpus}{_state_of((corpus, key), trace)}" for corpus, key in trace.documents]
+    if trace.stored:
+        lines += [f"{trace.outcomes:,} results were computed of it", f"{trace.output_of:,} results have it as output"]
+    if trace.indexed:
+        lines.append(f"{trace.indexed:,} vectors of it are in an index of `docmill index list`")
+    if trace.stored and not trace.documents and not trace.output_of:
         lines.append("nothing refers to it; `docmill gc` removes it")
-    lines += [f"its bytes, or the same ones of another text, are in {file}" for file in found.remnants]
-    if not found.stored:
+    lines += [f"its bytes, or the same ones of another text, are in {file}" for file in trace.remnants]
+    if not trace.stored:
         lines.append("no row has it as its whole text. If no text contains it, `sqlite3 FILE VACUUM` removes it")
     return lines
 
 
-def _state_of(document: tuple[str, str], found: Trace) -> str:
-    if document in found.vanished:
+def _state_of(document: tuple[str, str], trace: Trace) -> str:
+    if document in trace.vanished:
         return (
             f", which vanished from its source; `docmill corpus rm {shlex.quote(document[0])} --vanished` removes it"
         )
-    return ", in an older version" if document in found.superseded else ""
+    return ", in an older version" if document in trace.superseded else ""
 
 
 def _as_json(corpus: CorpusState) -> dict[str, Any]:
@@ -281,6 +283,6 @@ def _as_json(corpus: CorpusState) -> dict[str, Any]:
         "documents": corpus.documents,
         "created_at": corpus.created_at,
         "specs": [asdict(spec) for spec in corpus.specs],
-        "ingests": [asdict(one) for one in corpus.ingests],
+        "ingests": [asdict(reading) for reading in corpus.ingests],
         "jobs": [formatting.as_json(job) for job in corpus.jobs],
     }

@@ -47,12 +47,12 @@ class Seconds(click.ParamType[float]):
             return value
         unit = {"s": 1, "m": 60, "h": 3600}.get(value[-1:].lower())
         try:
-            found = float(value[:-1]) * (unit or 0)
+            seconds = float(value[:-1]) * (unit or 0)
         except ValueError:
-            found = 0.0
-        if not 0 < found < float("inf"):
+            seconds = 0.0
+        if not 0 < seconds < float("inf"):
             self.fail(f"{value!r} is no duration; write 90s, 10m or 1h", param, ctx)
-        return found
+        return seconds
 
 
 @click.command("gc", epilog="Example: docmill gc --superseded --older-than 90 --dry-run")
@@ -158,10 +158,10 @@ def _drops(database: Database, days: float | None, spec: str | None, superseded:
 
 
 def _drops_replaced(database: Database, days: float | None) -> Drops:
-    found = replaced.replaced_specs(database, (days or 0.0) * DAY_S)
-    for sentence in found.staying:
+    specs = replaced.replaced_specs(database, (days or 0.0) * DAY_S)
+    for sentence in specs.staying:
         say(f"{sentence}.")
-    return Drops(0.0, found.spec_ids, superseded=False)
+    return Drops(0.0, specs.spec_ids, superseded=False)
 
 
 def _note_dropped(database: Database, drops: Drops, days: float | None) -> Drops:
@@ -208,7 +208,7 @@ def _say_would_remove(
     if as_json:
         counts = {"superseded": old.documents, "readings": old.readings}
         unneeded_now = {"unneeded": asdict(unneeded), "removed": asdict(goes or unneeded)}
-        print_json({"dropped": [asdict(one) for one in costs], **counts, **unneeded_now})
+        print_json({"dropped": [asdict(cost) for cost in costs], **counts, **unneeded_now})
         return OK
     if goes is None:
         say(f"Texts that nothing needs: {unneeded.contents:,}, with {counted(unneeded.outcomes, 'result')}.")
@@ -253,12 +253,12 @@ def _age(ages: Ages, rule: str) -> str:
 
 def _say_counts(counts: list[Count], ages: Ages, as_json: bool) -> int:
     if as_json:
-        print_json({"ages_s": dict(ages.of), "rows": [asdict(one) for one in counts]})
+        print_json({"ages_s": dict(ages.of), "rows": [asdict(count) for count in counts]})
         return OK
 
     made = table("rule", "older than", "table", "rows", numbers=["rows"])
-    for one in counts:
-        made.add_row(one.rule, _age(ages, one.rule), one.table, f"{one.rows:,}")
+    for count in counts:
+        made.add_row(count.rule, _age(ages, count.rule), count.table, f"{count.rows:,}")
     print_rich(made)
     _say_unset(ages)
     say("Nothing was removed: this was a dry run.")

@@ -63,16 +63,18 @@ def add_command(corpus: str, job: int | None, as_json: bool) -> int:
 def list_command(as_json: bool) -> int:
     """List the indexes, with their vectors, missing texts and size."""
     with open_store(settings_from()) as database:
-        found = pgvector_index.every(database)
+        indexes = pgvector_index.every(database)
     if as_json:
-        print_json([{**asdict(one), "spec": str(one.spec)} for one in found])
+        print_json([{**asdict(index), "spec": str(index.spec)} for index in indexes])
         return OK
     counted = ("vectors", "lacking", "size")
     made = table("spec", "of", *counted, "state", names={"of"}, numbers=counted)
-    for one in found:
-        size = f"{one.size_bytes / 1e6:,.0f} MB"
-        state = "ready" if one.ready else "unfinished: docmill index add"
-        made.add_row(str(one.spec_id), Name(str(one.spec)), f"{one.vectors:,}", f"{one.lacking:,}", size, state)
+    for index in indexes:
+        size = f"{index.size_bytes / 1e6:,.0f} MB"
+        state = "ready" if index.ready else "unfinished: docmill index add"
+        made.add_row(
+            str(index.spec_id), Name(str(index.spec)), f"{index.vectors:,}", f"{index.lacking:,}", size, state
+        )
     print_rich(made)
     return OK
 

@@ -101,14 +101,14 @@ def health_command(within_s: float, host: str | None, as_json: bool) -> int:
     0: every process passes; 1: a process fails, or there is none; 3: the database does not answer.
     """
     with open_store(settings_from()) as database:
-        found = health(database, host or platform.node(), within_s)
+        state = health(database, host or platform.node(), within_s)
     if as_json:
-        print_json(asdict(found))
-    elif found.problem is not None:
-        say(f"Unhealthy: {found.problem}.")
+        print_json(asdict(state))
+    elif state.problem is not None:
+        say(f"Unhealthy: {state.problem}.")
     else:
-        say(f"Healthy: {found.workers} {'worker' if found.workers == 1 else 'workers'}.")
-    return OK if found.problem is None else SOME_FAILED
+        say(f"Healthy: {state.workers} {'worker' if state.workers == 1 else 'workers'}.")
+    return OK if state.problem is None else SOME_FAILED
 
 
 VARIABLE = "_DOCMILL_COMPLETE"

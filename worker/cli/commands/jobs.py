@@ -204,12 +204,12 @@ def failures_command(job: int, as_json: bool) -> int:
     from docmill.storage.results.results import failures
 
     with open_store(settings_from()) as database:
-        found = failures(database, job)
+        rows = failures(database, job)
         if as_json:
-            write_out(STDOUT, found)
+            write_out(STDOUT, rows)
             return OK
         none = True
-        for row in found:
+        for row in rows:
             none = False
             fields = (row["id"], row["status"], row["class"], row["reason"])
             answer("\t".join(printable(escape_formula(field), keep="") if field else "-" for field in fields))

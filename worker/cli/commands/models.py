@@ -27,19 +27,19 @@ def models_command() -> None:
 def list_command(as_json: bool) -> int:
     """List the names that --model accepts besides folders and hub ids."""
     defaults = {model: kind for kind, model in DEFAULTS.items()}
-    found = [{"name": name, "default_for": defaults.get(name), "about": DESCRIPTIONS[name]} for name in NAMES]
+    models = [{"name": name, "default_for": defaults.get(name), "about": DESCRIPTIONS[name]} for name in NAMES]
     models_dir = settings_from().models_dir
     if models_dir is not None and models_dir.is_dir():
-        found += [
+        models += [
             {"name": str(model.relative_to(models_dir)), "default_for": None, "about": f"in {models_dir}"}
             for model in sorted(
                 [config.parent for config in models_dir.glob("**/config.json")] + [*models_dir.glob("**/*.gguf")]
             )
         ]
     if as_json:
-        print_json(found)
+        print_json(models)
         return OK
-    for model in found:
+    for model in models:
         default = f" [default for {model['default_for']}]" if model["default_for"] else ""
         answer(f"{model['name']:<16} {model['about']}{default}")
     say("Any other --model is a folder, a name in DOCMILL_MODELS_DIR, package:PACKAGE/FOLDER, or a model hub's id.")
@@ -54,31 +54,31 @@ def check_command(model: str, revision: str | None, as_json: bool) -> int:
     """Show the family of MODEL, the tasks that it suits, and its window."""
     settings = settings_from()
     say_conversions(settings, [model], listen())
-    found = check(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision)
-    lacks, not_read = find_lacking(settings, found.pinned, found.kinds)
+    checked = check(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision)
+    lacks, not_read = find_lacking(settings, checked.pinned, checked.kinds)
     if not_read is not None:
         say(not_read)
     if lacks:
-        kinds = tuple(kind for kind in found.kinds if kind not in lacks)
-        found = replace(found, kinds=kinds, unfit={**found.unfit, **lacks})
+        kinds = tuple(kind for kind in checked.kinds if kind not in lacks)
+        checked = replace(checked, kinds=kinds, unfit={**checked.unfit, **lacks})
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(checked))
         return OK
-    elsewhere = "on a server" if weightless.is_served(found.pinned.model) else "not on this machine yet"
-    size = f"{found.size_bytes / 1e6:,.0f} MB" if found.size_bytes is not None else elsewhere
-    adapter = found.pinned.beside.get(ADAPTER)
-    answer(f"model      {found.pinned.model}{f' with the adapter {adapter}' if adapter else ''}")
-    answer(f"revision   {found.pinned.revision}")
-    answer(f"is         {found.architecture} ({found.family}), {size}")
-    heads = {one: {str(family): head for family, head in kind(one).families.items()} for one in found.kinds}
-    pooling = [one for one in found.kinds if heads[one].get(found.family) is Head.POOLING]
-    with_options = [f"{one} with --{option}" for one, option in found.with_options.items() if pooling]
-    answer(f"suits      {', '.join([*found.kinds, *with_options]) or 'none of the tasks there are now'}")
-    if found.head is not None and pooling:
-        using = ", ".join(one for one in found.kinds if found.head in heads[one].values()) or "no task"
-        answer(f"           {', '.join(pooling)} without its head for {found.head}, which {using} uses")
-    for name, reason in found.unfit.items():
+    elsewhere = "on a server" if weightless.is_served(checked.pinned.model) else "not on this machine yet"
+    size = f"{checked.size_bytes / 1e6:,.0f} MB" if checked.size_bytes is not None else elsewhere
+    adapter = checked.pinned.beside.get(ADAPTER)
+    answer(f"model      {checked.pinned.model}{f' with the adapter {adapter}' if adapter else ''}")
+    answer(f"revision   {checked.pinned.revision}")
+    answer(f"is         {checked.architecture} ({checked.family}), {size}")
+    heads = {task: {str(family): head for family, head in kind(task).families.items()} for task in checked.kinds}
+    pooling = [task for task in checked.kinds if heads[task].get(checked.family) is Head.POOLING]
+    with_options = [f"{task} with --{option}" for task, option in checked.with_options.items() if pooling]
+    answer(f"suits      {', '.join([*checked.kinds, *with_options]) or 'none of the tasks there are now'}")
+    if checked.head is not None and pooling:
+        using = ", ".join(task for task in checked.kinds if checked.head in heads[task].values()) or "no task"
+        answer(f"           {', '.join(pooling)} without its head for {checked.head}, which {using} uses")
+    for name, reason in checked.unfit.items():
         answer(f"not        {name}: {reason}")
-    window = f"{found.window_limit} tokens" if found.window_limit else "as long as its server says"
+    window = f"{checked.window_limit} tokens" if checked.window_limit else "as long as its server says"
     answer(f"window     {window}; longer documents are cut and put back together")
-    return OK if found.kinds else BAD_INPUT
+    return OK if checked.kinds else BAD_INPUT

@@ -48,15 +48,15 @@ def pipeline_command() -> None:
 @JSON
 def check_command(file: Path, as_json: bool) -> int:
     """Check the keys, source and models of FILE. Stores nothing."""
-    pipeline, found = prepare_file(settings_from(), file, listen())
+    pipeline, prepared = prepare_file(settings_from(), file, listen())
     try:
-        check_stored(pipeline, found)
+        check_stored(pipeline, prepared)
     except PipelineInvalid as error:
         say(f"`docmill pipeline add` refuses this file, `docmill pipeline run` does not: {error}")
     if as_json:
-        print_json(_as_json(pipeline) | {"specs": {step.name: asdict(step.spec) for step in found.steps}})
+        print_json(_as_json(pipeline) | {"specs": {step.name: asdict(step.spec) for step in prepared.steps}})
         return OK
-    for step in found.steps:
+    for step in prepared.steps:
         only = "" if step.flagged is None else f", only {step.flagged}"
         only += ", only the first of near duplicates" if step.keep_first else ""
         said = [f"{step.name}: {step.spec} over {step.input or 'the documents'}{only}"]
@@ -141,17 +141,17 @@ def list_command(as_json: bool) -> int:
     settings = settings_from()
     prices = read_prices(settings)
     with open_store(settings) as database:
-        found = list_pipelines(database, prices)
+        listed = list_pipelines(database, prices)
     if as_json:
-        print_json(found)
+        print_json(listed)
         return OK
     made = table("pipeline", "schedule", "last run", "state", "next run", names={"pipeline", "schedule"})
-    for one in found:
-        last = one["last_run"] or {}
-        schedule = one["schedule"]
+    for row in listed:
+        last = row["last_run"] or {}
+        schedule = row["schedule"]
         said = f"{schedule['cron']} ({schedule['timezone']})" if schedule else "none"
-        due = formatting.zone_time(one["next_run"], schedule["timezone"]) if schedule else ""
-        made.add_row(Name(one["name"]), Name(said), formatting.local_time(last.get("at")), last.get("state", ""), due)
+        due = formatting.zone_time(row["next_run"], schedule["timezone"]) if schedule else ""
+        made.add_row(Name(row["name"]), Name(said), formatting.local_time(last.get("at")), last.get("state", ""), due)
     print_rich(made)
     return OK
 

@@ -212,7 +212,7 @@ class Export:
 
 def kinds_of(status: JobStatus, step: str | None) -> list[str]:
     """Return the kinds of the steps whose results are written."""
-    return [one.spec.kind for one in status.steps if len(status.steps) == 1 or step in {None, one.name}]
+    return [each.spec.kind for each in status.steps if len(status.steps) == 1 or step in {None, each.name}]
 
 
 def why_not(wanted: Export, status: JobStatus, has_results: Callable[[], bool]) -> str | None:
@@ -220,7 +220,7 @@ def why_not(wanted: Export, status: JobStatus, has_results: Callable[[], bool]) 
     if not status.ended and not wanted.partial and wanted.part_documents is None:
         pending = f"{counted(status.pending, 'text')} to do"
         return f"Job {status.id} is not finished ({pending}); --partial writes what there is."
-    done = sum(one.done for one in status.steps if wanted.step in {None, one.name})
+    done = sum(step.done for step in status.steps if wanted.step in {None, step.name})
     if done and not has_results():
         how = " (retention, rule results)" if "results" in status.swept else ""
         return f"The results of job {status.id} were removed since{how}; run its source again to compute them anew."
@@ -268,8 +268,8 @@ def _write(database: Database, status: JobStatus, wanted: Export) -> None:
     rows = iter(results(database, status.id, step=wanted.step, flagged=wanted.condition))
     table = columns(database, status.id, wanted.step)
     if wanted.with_risk:
-        found = risks.latest(database, status.id, wanted.step)
-        rows = risks.with_risk(rows, found.model, wanted.risk_above)
+        risk = risks.latest(database, status.id, wanted.step)
+        rows = risks.with_risk(rows, risk.model, wanted.risk_above)
         table = (*table, Column.of("risk", Form.NUMBER))
     if wanted.condition is not None:
         rows, is_none = _peeked(rows)

@@ -80,7 +80,7 @@ def run_command(
     file_format: str | None,
     as_json: bool,
     web: bool,
-    **given: Any,
+    **options: Any,
 ) -> int:
     """Run a task over SOURCE, here and now, and show the results.
 
@@ -93,10 +93,10 @@ def run_command(
     from docmill.worker.engines.devices import devices_for
 
     settings = settings_from(device=device, backend=backend, endpoint=endpoint)
-    devices = devices_for(settings.device, given.get("model"))
+    devices = devices_for(settings.device, options.get("model"))
     if as_json and out == STDOUT:
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
-    request = request_of(settings, given)
+    request = request_of(settings, options)
     prices = read_prices(settings)
     if file_format == openai_batch.NAME:
         raise click.BadParameter("it has the answers of `docmill batch`; choose another", param_hint="--format")
@@ -133,34 +133,36 @@ def _dry_run(
 
     listener = listen(settings)
     with listener.computing(), IngestBar(listener, prepared.source) as progress:
-        found = forecast(settings, database, prepared, device, progress)
-    if not found.documents and not found.rejected:
+        expected = forecast(settings, database, prepared, device, progress)
+    if not expected.documents and not expected.rejected:
         say(formatting.no_records(prepared.source.name))
     if (others := formatting.left_out(prepared.source)) is not None:
         say(others)
-    cost = prices.cost([(prepared.spec.model, found.tokens_to_do, found.tokens_out_to_do)])
-    code = SOME_REJECTED if found.rejected else OK
+    cost = prices.cost([(prepared.spec.model, expected.tokens_to_do, expected.tokens_out_to_do)])
+    code = SOME_REJECTED if expected.rejected else OK
     if as_json:
-        print_json(asdict(found) | {"spec": asdict(prepared.spec)} | formatting.cost_as_json(cost))
+        print_json(asdict(expected) | {"spec": asdict(prepared.spec)} | formatting.cost_as_json(cost))
         return code
     answer(
-        f"{formatting.documents(found.documents)}, {counted(found.texts, 'unique text')}, "
-        f"{counted(found.rejected, 'record')} rejected"
+        f"{formatting.documents(expected.documents)}, {counted(expected.texts, 'unique text')}, "
+        f"{counted(expected.rejected, 'record')} rejected"
     )
-    answer(f"{counted(found.done_already, 'text')} {'has' if found.done_already == 1 else 'have'} a result already")
-    if found.sampled:
+    answer(
+        f"{counted(expected.done_already, 'text')} {'has' if expected.done_already == 1 else 'have'} a result already"
+    )
+    if expected.sampled:
         answer(
-            f"{found.texts - found.done_already:,} to do: about {found.tokens_to_do:,} tokens, "
-            f"about {formatting.duration(found.seconds)} on {device} "
-            f"({found.tokens_per_s:,.0f} tokens/s measured on {counted(found.sampled, 'text')}, "
-            f"{formatting.duration(found.load_s)} to load the model)"
+            f"{expected.texts - expected.done_already:,} to do: about {expected.tokens_to_do:,} tokens, "
+            f"about {formatting.duration(expected.seconds)} on {device} "
+            f"({expected.tokens_per_s:,.0f} tokens/s measured on {counted(expected.sampled, 'text')}, "
+            f"{formatting.duration(expected.load_s)} to load the model)"
         )
-    if found.sampled and cost is not None:
-        answer(f"its tokens cost about {cost} ({found.tokens_out_to_do:,} of them written)")
+    if expected.sampled and cost is not None:
+        answer(f"its tokens cost about {cost} ({expected.tokens_out_to_do:,} of them written)")
     if any(step.keep_first for step in prepared.steps):
         answer("near duplicates among them are counted, too: they are found when the source is read")
-    if found.escalated_s is not None:
-        tenth = formatting.duration(found.escalated_s / 10)
+    if expected.escalated_s is not None:
+        tenth = formatting.duration(expected.escalated_s / 10)
         answer(f"escalating a tenth of them adds about {tenth}")
     return code
 
@@ -208,7 +210,7 @@ def _conclude(
 @declared(KeyOptions)
 @click.option("--wait", is_flag=True, help="Wait for the job to end, as `docmill wait` does.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was enqueued as JSON.")
-def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
+def enqueue_command(wait: bool, as_json: bool, **options: Any) -> int:
     """Store SOURCE as a job for the workers, and print the job's number.
 
     SOURCE is {sources}.
@@ -221,7 +223,7 @@ def enqueue_command(wait: bool, as_json: bool, **given: Any) -> int:
     from docmill.worker.jobs.submission import submit
 
     settings = settings_from()
-    request, listener = request_of(settings, given), listen()
+    request, listener = request_of(settings, options), listen()
     with open_store(settings) as database:
         done = submit(settings, database, request, listener)
         if not wait:

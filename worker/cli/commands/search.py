@@ -153,8 +153,8 @@ def _typed() -> Iterator[Record]:
 
 
 def _as_json(answer: tuple[Record, list[Hit]]) -> dict[str, Any]:
-    record, found = answer
-    return {"id": record.key or None, "query": record.text, "hits": [_hit_as_json(hit) for hit in found]}
+    record, hits = answer
+    return {"id": record.key or None, "query": record.text, "hits": [_hit_as_json(hit) for hit in hits]}
 
 
 def _hit_as_json(hit: Hit) -> dict[str, Any]:
@@ -168,10 +168,10 @@ def _print(answers: Iterable[tuple[Record, list[Hit]]], *, headed: bool) -> None
 
     from docmill.worker.cli.tables import hits_table
 
-    for record, found in answers:
+    for record, hits in answers:
         if headed:
             print_rich(Text(_line(record.text), style="bold", overflow="ellipsis", no_wrap=True))
-        print_rich(hits_table([(hit.score, hit.id, _line(_of_hit(hit))) for hit in found]))
+        print_rich(hits_table([(hit.score, hit.id, _line(_of_hit(hit))) for hit in hits]))
 
 
 def _of_hit(hit: Hit) -> str:
