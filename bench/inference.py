@@ -24,7 +24,7 @@ from docmill.tasks import kinds
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.encoder import encoder_backend, packed
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
-from docmill.tasks.backends.encoder.kernels import FLASH, ONEDNN
+from docmill.tasks.backends.encoder.packed import FLASH, ONEDNN
 from docmill.tasks.batching import Item, Pool
 from docmill.tasks.outputs import Head
 from docmill.tasks.specs import pinning

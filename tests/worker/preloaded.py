@@ -56,14 +56,10 @@ WITH_MODELS = (
     *("transformers.models.bert.modeling_bert", "transformers.models.bert.tokenization_bert"),
     *(
         "docmill.tasks.backends.encoder.pooling",
-        "docmill.tasks.backends.encoder.autotune",
-        "docmill.tasks.backends.encoder.fallback",
+        "docmill.tasks.backends.encoder.classifiers",
+        "docmill.tasks.backends.encoder.encoder_backend",
     ),
-    *(
-        "docmill.tasks.backends.encoder.converted.openvino_backend",
-        "openvino.frontend.pytorch",
-        "docmill.tasks.backends.rehearsal",
-    ),
+    *("docmill.tasks.backends.encoder.conversion", "openvino.frontend.pytorch", "docmill.tasks.backends.rehearsal"),
     *("docmill.tasks.backends.encoder_decoder.seq2seq", "docmill.tasks.backends.encoder_decoder.ctranslate"),
     *("docmill.tasks.backends.polyglot", "docmill.tasks.backends.decoder_only.causal", "docmill.tasks.languages"),
     *("docmill.worker.engines.throughput", "sacremoses"),

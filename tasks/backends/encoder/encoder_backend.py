@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from docmill.tasks.backends import Assignment, Source, accelerator
-from docmill.tasks.backends.encoder import heads, reopening
-from docmill.tasks.backends.encoder.batch_tuning import BUDGETS, SIZES, WarmUp, short_window
-from docmill.tasks.backends.encoder.comparison import TOLERANCES, Proven, reads_padding
-from docmill.tasks.backends.encoder.heads import EncoderModel, StatesOf
-from docmill.tasks.backends.encoder.kernels import kernels_for
-from docmill.tasks.backends.encoder.packed import Design, PackedEncoder, proven_encoder, take_over
-from docmill.tasks.backends.encoder.parallel_batches import Streams
-from docmill.tasks.backends.encoder.reopening import Unkept
+from docmill.tasks.backends.encoder import heads
+from docmill.tasks.backends.encoder.batches import BUDGETS, SIZES, Streams, WarmUp, short_window
+from docmill.tasks.backends.encoder.heads import EncoderModel
+from docmill.tasks.backends.encoder.own_code import TOLERANCES, reads_padding
+from docmill.tasks.backends.encoder.packed import PackedEncoder, proven_encoder, take_over
 from docmill.tasks.backends.static import Items, StaticLoop
-from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.outputs import Output
 from docmill.tasks.windows.windows import Encoded
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 log = logging.getLogger("docmill.backends")
 
@@ -43,14 +35,14 @@ class EncoderBackend:
     def __init__(self, assignment: Assignment) -> None:
         spec, device, cache_dir = assignment.spec, assignment.device, assignment.cache_dir
         self._device = device
-        self._dtype = self._computed_in(spec.quality)
-        self._model, self._encoder = self._opened(assignment)
+        self._dtype = accelerator.dtype_for(spec.quality, device)
+        self._model, self._encoder = self._open(assignment)
         self.limit_tokens = self._model.limit_tokens
         # Threads may read texts while another closes the model.
         self._encode = self._model.encode if self._model.tokens is None else self._model.tokens.encode
         kind = device.partition(":")[0]
         budget = BUDGETS[kind]
-        if isinstance(self._encoder, PackedEncoder):
+        if self._encoder is not None:
             budget = replace(budget, packed=True, padding=1.0)
         elif self._model.reads_padding:
             # Words, which stand for the tokens of a model that tokenises on its own, do not tell equal lengths.
@@ -80,9 +72,9 @@ class EncoderBackend:
 
     def runtime(self) -> dict[str, Any]:
         library = self._model.library
-        found = accelerator.runtime(library, self._device, self._dtype)
-        found["versions"][library] = version(library)
-        return found
+        runtime = accelerator.runtime(library, self._device, self._dtype)
+        runtime["versions"][library] = version(library)
+        return runtime
 
     def close(self) -> None:
         if self._streams is not None:
@@ -98,53 +90,15 @@ class EncoderBackend:
         """Return the states of a batch's tokens, by the fast encoder if there is one."""
         return (self._encoder or self._model.own_states)([item.encoded for item in items])
 
-    def _computed_in(self, quality: str) -> torch.dtype:
-        """Return the precision of the encoder. Raises CannotServe for a quality that this backend does not have."""
-        return accelerator.dtype_for(quality, self._device)
-
-    def _loading_dtype(self) -> torch.dtype:
-        """Return the precision in which the encoder is loaded."""
-        return self._dtype
-
-    def _opened(self, assignment: Assignment) -> tuple[EncoderModel, StatesOf | None]:
+    def _open(self, assignment: Assignment) -> tuple[EncoderModel, PackedEncoder | None]:
         """Return the model and what computes the states in the place of its own code, None where nothing does."""
-        ready = reopening.folder(assignment, type(self).__name__)
-        again = reopening.reopen(ready, assignment, partial(self._encoder_again, assignment))
-        if again is not None:
-            return again.model, again.encoder
-        model = heads.load(assignment, self._loading_dtype())
-        proven = self._fast_encoder(model, assignment)
-        if proven is None:
-            if reads_padding(model, TOLERANCES[self._loading_dtype()]):
-                log.info("batches_of_one_length spec=%s", assignment.spec)
-                model = replace(model, encoder=None, reads_padding=True)
-            return model, None
-        own = model.encoder
-        assert own is not None
-        try:
-            reopening.keep(ready, assignment, model, self._facts(proven.encoder, own, assignment), proven.comparison)
-        except Unkept as reason:
-            log.info("opening_not_kept spec=%s reason=%s", assignment.spec, reason)
-        take_over(own)
-        return model, proven.encoder
-
-    def _fast_encoder(self, model: EncoderModel, assignment: Assignment) -> Proven | None:
-        """Return the encoder that computes the states in the place of the model's own code, None if there is none."""
-        if model.encoder is None:
-            return None
-        return proven_encoder(model.encoder, self._device, self._dtype, model.reads_first)
-
-    def _facts(self, fast: StatesOf, own: PreTrainedModel, assignment: Assignment) -> Mapping[str, Any]:
-        """Return facts from which the fast encoder can be made again. Raises Unkept if there are none."""
-        assert isinstance(fast, PackedEncoder)
-        weights = {name: own.get_parameter(name) for name in fast.weights}
-        places = reopening.weights_in(assignment, weights, own.base_model_prefix)
-        return {"design": asdict(fast.design), "weights": places}
-
-    def _encoder_again(self, assignment: Assignment, facts: Mapping[str, Any], tokens: Tokens) -> StatesOf:
-        """Return the fast encoder of kept facts. Raises Unkept where it cannot be made."""
-        kernels = kernels_for(self._device, self._dtype)
-        if kernels is None:
-            raise Unkept("kernels")
-        weights = reopening.weights_of(assignment, facts["weights"], self._dtype)
-        return PackedEncoder(Design(**facts["design"]), weights.pop, self._device, kernels)
+        model = heads.load(assignment, self._dtype)
+        if model.encoder is not None:
+            packed = proven_encoder(model.encoder, self._device, self._dtype, reads_first=model.reads_first)
+            if packed is not None:
+                take_over(model.encoder)
+                return model, packed
+        if reads_padding(model, TOLERANCES[self._dtype]):
+            log.info("batches_of_one_length spec=%s", assignment.spec)
+            model = replace(model, encoder=None, reads_padding=True)
+        return model, None

@@ -1,20 +1,26 @@
-"""The seam between a fast encoder and its head.
+"""The seam between an encoder and its head, and the outputs that are made of a head's numbers.
 
-An encoder-only model is an encoder, which gives a state for each token, and a head, which makes the task's outputs of
-the states. The encoder takes nearly all of the time, so what makes it fast (batches without padding, another
-library) is written once and serves every head. A new head is one module with a ``load`` function, and one line of
-``LOADERS``.
+An encoder-only model is an encoder, which gives a state for each token, and a head, which gives numbers for the
+states: a vector, or scores for each window or token. The encoder takes nearly all of the time, so what makes it fast
+(batches without padding, another library) is written once and serves every head. Whatever library computes encoder
+and head, the functions of ``FORMS`` make the task's outputs of the numbers. A new head is one function that loads it,
+with its line in ``LOADERS``, and one function of ``FORMS`` if its outputs have a form of their own.
 """
 
 from __future__ import annotations
 
+import math
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from docmill.tasks.outputs import Head
+import numpy as np
+import numpy.typing as npt
+
+from docmill.storage.search.knn import cosines
+from docmill.tasks.outputs import Head, Labels, Output, Scale, SpanScores, TokenScores, Vector, Vocabulary, Weights
 from docmill.tasks.windows.windows import Coder, Encoded
 
 if TYPE_CHECKING:
@@ -22,19 +28,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from docmill.tasks.backends import Assignment
-    from docmill.tasks.backends.encoder.kept_heads import KeptHead
     from docmill.tasks.backends.tokens import Tokens
     from docmill.tasks.kinds.base import Traits
-    from docmill.tasks.outputs import Output
+
+Array = npt.NDArray[Any]
+# A form names a function of ``FORMS`` and has its settings, as JSON and arrays.
+Form = Mapping[str, Any]
 
 # By the function's name: ``load(assignment, dtype)`` gives the model of a head.
 LOADERS: Mapping[Head, str] = MappingProxyType(
     {
         Head.POOLING: "docmill.tasks.backends.encoder.pooling:load",
-        Head.CLASSIFICATION: "docmill.tasks.backends.encoder.classification:load",
-        Head.TAGGING: "docmill.tasks.backends.encoder.token_classification:load",
-        Head.ANSWERING: "docmill.tasks.backends.encoder.question_answering:load",
-        Head.VOCABULARY: "docmill.tasks.backends.encoder.weighting:load",
+        Head.CLASSIFICATION: "docmill.tasks.backends.encoder.classifiers:load_classifier",
+        Head.TAGGING: "docmill.tasks.backends.encoder.classifiers:load_tagger",
+        Head.ANSWERING: "docmill.tasks.backends.encoder.classifiers:load_answerer",
+        Head.VOCABULARY: "docmill.tasks.backends.encoder.library_models:load_sparse",
     }
 )
 
@@ -53,10 +61,8 @@ class EncoderModel:
     fast encoder compute in its place. It holds no weights of the head, since its own are dropped then.
     ``own_states`` computes by the model's own code.
 
-    ``outputs`` is the head: from a batch and its states to one output for each window, in order. It computes in
-    float32 and in torch, also where another library computes the encoder: next to the encoder a head takes hardly
-    any time. ``library`` names the package that ran the model's own code. ``kept`` is the same head without that
-    library, or None.
+    ``head`` computes the numbers of a batch from its states, in float32; ``form`` says which outputs they become.
+    ``library`` names the package that ran the model's own code.
 
     With ``reads_first`` the head reads the state of a window's first token and no other: a fast encoder may give that
     state alone, as a window of one token. With ``reads_padding`` a window's output depends on the padding beside it:
@@ -67,10 +73,10 @@ class EncoderModel:
     limit_tokens: int
     encoder: PreTrainedModel | None
     own_states: StatesOf
-    outputs: Callable[[Sequence[Encoded], dict[str, torch.Tensor]], Sequence[Output]]
+    head: Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
+    form: Form
     traits: Traits
     library: str
-    kept: KeptHead | None = None
     reads_first: bool = False
     reads_padding: bool = False
 
@@ -86,6 +92,10 @@ class EncoderModel:
         # Such models have no limit worth cutting for; words are near enough for the batches.
         return [Encoded(max(1, len(text.split())), text) for text in texts]
 
+    def outputs(self, batch: Sequence[Encoded], states: Mapping[str, torch.Tensor]) -> Sequence[Output]:
+        """Return the output of each window, in order, from a batch and its states."""
+        return outputs_of(self.form, batch, states, lambda some: as_array(self.head(some).float()))
+
 
 def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     """Load the model of an assignment's head, its encoder in ``dtype``. Raises WeightsMissing and CannotServe."""
@@ -93,18 +103,136 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     return loader(assignment, dtype)
 
 
-def libraries(head: Head) -> list[str]:
-    """Return the modules that the first opening of a model with this head imports."""
-    return ["docmill.tasks.backends.encoder.library", LOADERS[head].partition(":")[0]]
+def as_array(values: torch.Tensor | Array) -> Array:
+    """Return a tensor of any device as an array."""
+    return values if isinstance(values, np.ndarray) else values.detach().cpu().numpy()
 
 
-def own_states(encoder: PreTrainedModel, tokens: Tokens, device: str) -> StatesOf:
-    """Return a function that computes the last hidden states by the encoder's own code, on padded batches."""
-    from docmill.tasks.backends.tokens import padded
+def outputs_of(
+    form: Form, batch: Sequence[Encoded], states: Mapping[str, Any], numbers_of: Callable[[Mapping[str, Any]], Array]
+) -> list[Output]:
+    """Return the output of each window in the form, from a batch, its states, and the function to the numbers."""
+    make, alone = FORMS[form["type"]]
+    mask = as_array(states["attention_mask"]).astype(bool) if "attention_mask" in states else None
+    return make(form, _each_alone(states, numbers_of) if alone else numbers_of(states), batch, mask)
 
-    def states_of(batch: Sequence[Encoded]) -> dict[str, torch.Tensor]:
-        features = {name: value.to(device) for name, value in padded(batch, tokens).items()}
-        states = encoder(**features).last_hidden_state.float()
-        return {"token_embeddings": states, "attention_mask": features["attention_mask"]}
 
-    return states_of
+def _each_alone(states: Mapping[str, Any], numbers_of: Callable[[Mapping[str, Any]], Array]) -> Iterator[Array]:
+    """Yield the numbers of each window, computed without padding and apart: of a batch they would take gigabytes."""
+    for row, real in enumerate(states["attention_mask"] == 1):
+        yield numbers_of({name: values[row : row + 1, real] for name, values in states.items()})[0]
+
+
+def softmax(logits: Array) -> Array:
+    """Return probabilities, which sum to 1 over the last axis."""
+    powers: Array = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probabilities: Array = powers / powers.sum(axis=-1, keepdims=True)
+    return probabilities
+
+
+def sigmoid(logits: Array) -> Array:
+    """Return the probability of each logit by itself."""
+    probabilities: Array = np.exp(-np.logaddexp(np.float32(0), -logits))
+    return probabilities
+
+
+# From logits to scores, and the scale of these.
+SCORES: Mapping[str, tuple[Callable[[Array], Array], Scale]] = MappingProxyType(
+    {"none": (lambda logits: logits, Scale.FREE), "sigmoid": (sigmoid, Scale.EACH), "softmax": (softmax, Scale.ONE)}
+)
+
+
+def _vectors(_form: Form, numbers: Iterable[Array], *_: object) -> list[Output]:
+    return [Vector(np.ascontiguousarray(row, np.float32)) for row in numbers]
+
+
+def _nearness(form: Form, numbers: Iterable[Array], *_: object) -> list[Output]:
+    """Return for each vector its cosine with the vector of each label, of shape (labels, dim)."""
+    rows = cosines(np.stack([*numbers]), form["vectors"]).tolist()
+    return [Labels(dict(zip(form["labels"], row, strict=True))) for row in rows]
+
+
+def _labels(form: Form, numbers: Array, *_: object) -> list[Output]:
+    function, scale = SCORES[form["scores"]]
+    rows = function(numbers)[:, list(form["places"])].tolist()
+    return [Labels(dict(zip(form["names"], row, strict=True)), scale) for row in rows]
+
+
+def _token_scores(form: Form, numbers: Array, batch: Sequence[Encoded], mask: Array) -> list[Output]:
+    """Return the scores of each window's tokens, without special ones, from logits (windows, tokens, labels)."""
+    outputs: list[Output] = []
+    for encoded, rows, real in zip(batch, softmax(numbers), mask, strict=True):
+        places = encoded.places
+        assert places is not None
+        outputs.append(TokenScores(form["labels"], rows[real][places.leading : places.leading + len(places)]))
+    return outputs
+
+
+def _span_scores(form: Form, numbers: Array, batch: Sequence[Encoded], mask: Array) -> list[Output]:
+    """Return the scores of the text's tokens in each window, from logits (windows, tokens, 2) of start and end.
+
+    ``null_token`` is the classification token, whose scores stand for "no answer".
+    """
+    outputs: list[Output] = []
+    for encoded, padded, real in zip(batch, numbers, mask, strict=True):
+        places, rows = encoded.places, padded[real]
+        assert places is not None
+        of_text = rows[places.leading : places.leading + len(places)]
+        at = next((number for number, token in enumerate(encoded.ids) if token == form["null_token"]), None)
+        null = None if at is None else float(rows[at, 0] + rows[at, 1])
+        outputs.append(SpanScores(of_text[:, 0], of_text[:, 1], null))
+    return outputs
+
+
+def _weights(form: Form, numbers: Iterable[Array], *_: object) -> list[Output]:
+    vocabulary = Vocabulary(form["vocabulary"], sums=form["sums"], most=form["most"])
+    outputs: list[Output] = []
+    for row in numbers:
+        [ids] = row.nonzero()
+        outputs.append(Weights(vocabulary, ids, row[ids]))
+    return outputs
+
+
+# From numbers to outputs, and True where the numbers of each window are computed apart.
+FORMS: Mapping[str, tuple[Callable[..., list[Output]], bool]] = MappingProxyType(
+    {
+        "vectors": (_vectors, False),
+        "nearness": (_nearness, False),
+        "labels": (_labels, False),
+        "token scores": (_token_scores, False),
+        "span scores": (_span_scores, False),
+        "weights": (_weights, True),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Texts, and the states of shape (tokens, dim) that the model's own code gives each of them.
+
+    A fast encoder may be ``tolerance`` away from them. The distance is that of the farthest token's state, in parts
+    of its length; of ``means`` it is 1 - the cosine of the texts' mean states.
+    """
+
+    texts: Sequence[Encoded]
+    states: Sequence[Array]
+    tolerance: float
+    means: bool = False
+
+    def distance(self, encoder: Callable[[Sequence[Encoded]], Mapping[str, Any]]) -> float:
+        """Return how far the encoder's states are from the model's own; infinity if a state is not finite."""
+        states = encoder(self.texts)
+        padded, masks = as_array(states["token_embeddings"]), as_array(states["attention_mask"]).astype(bool)
+        if not np.isfinite(padded).all():  # of padding, too: a mean multiplies it by zero
+            return math.inf
+        of = _of_means if self.means else _of_states
+        return max(of(row[mask], own) for row, mask, own in zip(padded, masks, self.states, strict=True))
+
+
+def _of_states(states: Array, own: Array) -> float:
+    return float((np.linalg.norm(states - own, axis=-1) / np.linalg.norm(own, axis=-1)).max())
+
+
+def _of_means(states: Array, own: Array) -> float:
+    mean, own_mean = states.sum(axis=0), own.sum(axis=0)
+    return float(1 - mean @ own_mean / (np.linalg.norm(mean) * np.linalg.norm(own_mean)))

@@ -1,20 +1,44 @@
-"""Models that sentence-transformers opens: from this machine, with safe weights, and without a model's own code."""
+"""Models that sentence-transformers opens: sparse encoders, and embedding models with unusual modules.
+
+They come from this machine, with safe weights, and without a model's own code. The modules of an embedding model pool
+(cls, mean, last token and others), project and normalise. The head of a sparse encoder gives the weights that SPLADE
+(Formal et al. 2021) gives the tokens of the vocabulary.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from sentence_transformers import SentenceTransformer, SparseEncoder
+from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
+from torch import Tensor, nn
 
-from docmill.tasks.backends import accelerator
+from docmill.tasks.backends import Assignment, accelerator
+from docmill.tasks.backends.convert import safe_folder
+from docmill.tasks.backends.encoder.heads import EncoderModel, StatesOf
+from docmill.tasks.backends.encoder.own_code import take_apart
 from docmill.tasks.backends.loading import Report, reported
+from docmill.tasks.backends.tokens import Tokens, padded
+from docmill.tasks.errors import CannotServe, ModelUnsuitable
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.models import families, sentence_modules
+from docmill.tasks.models.sentence_modules import MODES, POOLERS, require_single
+from docmill.tasks.windows.windows import Encoded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_NO_LIMIT = 1_000_000_000
 
 Model = TypeVar("Model", SentenceTransformer, SparseEncoder)
 
 
-def opened(library: type[Model], folder: Path, device: str, dtype: torch.dtype) -> tuple[Model, Report]:
+def _open(library: type[Model], folder: Path, device: str, dtype: torch.dtype) -> tuple[Model, Report]:
     """Return the model of a folder, and the report of the weights that it lacks."""
     with accelerator.quiet(), reported() as report:
         model = library(
@@ -24,5 +48,142 @@ def opened(library: type[Model], folder: Path, device: str, dtype: torch.dtype) 
             local_files_only=True,
             model_kwargs={"dtype": dtype, "use_safetensors": True},
         )
-    model.eval()
+    model.eval().requires_grad_(requires_grad=False)
     return model, report
+
+
+def load_vectors(assignment: Assignment, folder: Path, dtype: torch.dtype) -> EncoderModel:
+    """Load the embedding model of a folder with safe weights. Raises WeightsMissing and CannotServe."""
+    spec = assignment.spec
+    model, report = _open(SentenceTransformer, folder, assignment.device, dtype)
+    report.require(spec.model, spec.kind, unused=() if _uses_pooler(model) else POOLERS)
+    if (pooling := spec.params.get("pooling")) is not None:
+        _set_pooling(model, MODES[pooling])
+    first, *others = model
+    prompt = sentence_modules.prompt(spec, model.prompts, model.default_prompt_name)
+    plain = type(first) is Transformer and hasattr(first.tokenizer, "pad")
+    tokens = Tokens(first.tokenizer, prefix=prompt) if plain else None
+    stated = spec.params.get("window_tokens")
+    limit = stated or _NO_LIMIT
+    if tokens is not None:
+        config = first.auto_model.config.to_dict()
+        limit = tokens.checked_limit(families.window_limit(config, tokens.stated_limit, model.max_seq_length), stated)
+    prompt_tokens = tokens.prefix_length if tokens is not None and prompt else None
+
+    def vectors_of(states: Mapping[str, Any]) -> Tensor:
+        """Return what the modules after the first give, in float32: half precisions are too coarse for their sums."""
+        features: dict[str, Any] = {
+            name: value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+            for name, value in states.items()
+        }
+        if prompt_tokens is not None:  # poolings may skip the prompt
+            features["prompt_length"] = prompt_tokens
+        for module in others:
+            features = module(features)
+        vectors: Tensor = features["sentence_embedding"]
+        return vectors if model.truncate_dim is None else vectors[..., : model.truncate_dim]
+
+    fits = tokens is not None and _reads_states_only(first, others)
+    return EncoderModel(
+        tokens,
+        limit,
+        first.auto_model if fits else None,
+        _own_states(model, tokens, assignment.device, prompt),
+        vectors_of,
+        {"type": "vectors"},
+        # Vectors cut to fewer dimensions have no length of 1 any more.
+        Traits(normalizes=model.truncate_dim is None and any(isinstance(module, Normalize) for module in model)),
+        "sentence-transformers",
+    )
+
+
+def _own_states(model: SentenceTransformer, tokens: Tokens | None, device: str, prompt: str) -> StatesOf:
+    """Return a function from a batch to what the model's first module gives, by its own code."""
+    first = model[0]
+
+    def states_of(batch: Sequence[Encoded]) -> dict[str, Tensor]:
+        features: dict[str, Any]
+        if tokens is None:
+            features = dict(model.preprocess([str(window.features) for window in batch], prompt=prompt or None))
+        else:
+            features = {**padded(batch, tokens), "modality": "text"}
+        return dict(
+            first(
+                {name: value.to(device) if isinstance(value, Tensor) else value for name, value in features.items()}
+            )
+        )
+
+    return states_of
+
+
+def _reads_states_only(first: Transformer, others: Sequence[nn.Module]) -> bool:
+    """Return True if the modules after the first need nothing of it but its last hidden states."""
+    output = first.modality_config["text"]["method_output_name"]
+    last = output in ("last_hidden_state", ("last_hidden_state",), ["last_hidden_state"])
+    more = first.auto_model.config.output_hidden_states
+    return last and not more and all(type(module) in (Pooling, Normalize, Dense) for module in others)
+
+
+def _uses_pooler(model: SentenceTransformer) -> bool:
+    """Return True if a module reads its transformer's own pooler, and not the last hidden states."""
+    readers = [module for module in model.modules() if isinstance(module, Transformer)]
+    return any("pooler" in str(reader.modality_config) for reader in readers)
+
+
+def _set_pooling(model: SentenceTransformer, mode: str) -> None:
+    for number, module in enumerate(model):
+        if isinstance(module, Pooling):
+            require_single(module.pooling_mode if isinstance(module.pooling_mode, tuple) else ())
+            model[number] = Pooling(module.embedding_dimension, mode, include_prompt=module.include_prompt)
+            return
+    raise CannotServe("The model has no pooling module that --pooling could replace.")
+
+
+def load_sparse(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
+    """Load a sparse encoder. Raises WeightsMissing, ModelUnsuitable and CannotServe."""
+    spec, device = assignment.spec, assignment.device
+    families.require_sparse(families.Description.of_folder(assignment.folder), spec.model, spec.kind)
+    folder = safe_folder(assignment.folder, spec.revision, assignment.cache_dir)
+    model, report = _open(SparseEncoder, folder, device, dtype)
+    modules = [type(module) for module in model]
+    if modules not in ([Transformer, SpladePooling], [MLMTransformer, SpladePooling]):
+        names = ", ".join(module.__name__ for module in modules)
+        raise ModelUnsuitable(
+            f"{spec.kind} needs a masked language model with SpladePooling; {spec.model} is made of {names}."
+        )
+    report.require(spec.model, spec.kind)
+    first, pooling = model[0], model[1]
+    prompt = sentence_modules.prompt(spec, model.prompts, model.default_prompt_name)
+    tokens = Tokens(first.tokenizer, prefix=prompt)
+    config = first.auto_model.config.to_dict()
+    limit = tokens.checked_limit(
+        families.window_limit(config, tokens.stated_limit, model.max_seq_length), spec.params.get("window_tokens")
+    )
+    _untie(first.auto_model)
+    parts = take_apart(first.auto_model, tokens, device, dtype)
+    sums, twice = pooling.pooling_strategy == "sum", pooling.activation_function == "log1p_relu"
+
+    def weights_of(states: Mapping[str, Tensor]) -> Tensor:
+        """Return weights (texts, vocabulary) of texts without padding, as SpladePooling computes them."""
+        scores = parts.logits_of(states).float().relu()
+        if not sums:  # the highest stays the highest
+            scores = scores.amax(dim=1)
+        for _ in range(2 if twice else 1):
+            scores = scores.log1p()
+        return scores.sum(dim=1) if sums else scores
+
+    form = {
+        "type": "weights",
+        "vocabulary": first.tokenizer.convert_ids_to_tokens(range(first.auto_model.config.vocab_size)),
+        "sums": sums,
+        "most": model.max_active_dims or 0,
+    }
+    return EncoderModel(
+        tokens, limit, parts.encoder, parts.own_states, weights_of, form, Traits(), "sentence-transformers"
+    )
+
+
+def _untie(model: PreTrainedModel) -> None:
+    """Give the head a copy of the weights that it shares with the encoder, which may change their precision."""
+    head = model.get_output_embeddings()
+    head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)

@@ -1,32 +1,184 @@
 """Encoders of BERT's design without padding: the linear layers run over the tokens of a whole batch, end to end.
 
-Only attention looks at one text at a time. The outputs are those of the model's own code, but for the order of sums
-(tests/tasks/backends/encoder/test_packed.py). Not all of what is computed with is part of torch's public interface
-(``tasks.backends.encoder.kernels``): so each model that is opened is compared with its own code first. The win over
-that code on padded batches is recorded in bench/results/inference.md.
+Only attention looks at one text at a time. It is prepared for the lengths of a batch's texts and then called once
+for each layer, from shape (tokens, 3 × dim) to (tokens, dim). Where no state is wanted but those of first tokens,
+the last layer has attention of its own, from (texts, dim) and (tokens, 2 × dim) to (texts, dim).
+
+The outputs are those of the model's own code, but for the order of sums
+(tests/tasks/backends/encoder/test_packed.py). On a CPU products are oneDNN's, and on a GPU attention is flash
+attention. Not all of this is part of torch's public interface: so each model that is opened is compared with its own
+code first. The wins over that code on padded batches, and of oneDNN's products over torch's linear layers, are
+recorded in bench/results/inference.md. Flash attention has no record: it was tested on a CPU with another attention
+in its place, and has not been on a GPU.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
+from itertools import groupby
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from docmill.tasks.backends.encoder.comparison import TOLERANCES, Proven, compared
-from docmill.tasks.backends.encoder.kernels import Kernels, Linear, kernels_for
+from docmill.tasks.backends import accelerator
+from docmill.tasks.backends.encoder.own_code import TOLERANCES, compared
 from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 log = logging.getLogger("docmill.backends")
+
+# From the lengths of a batch's texts, the number of heads and the device to the attention of a layer.
+Attention = Callable[[Sequence[int], int, str], Callable[[Tensor], Tensor]]
+# The same for the first tokens' queries, and the keys and values of all tokens.
+FirstAttention = Callable[[Sequence[int], int, str], Callable[[Tensor, Tensor], Tensor]]
+
+
+class Linear(Protocol):
+    """A linear layer, made of a weight and a bias; several that were made one are computed side by side."""
+
+    def __call__(self, inputs: Tensor, activation: Any = ...) -> Tensor: ...
+
+    def added_to(self, residual: Tensor, inputs: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """One device's ways: to make layers, the activations that they know by their names in configurations,
+    attention, and that of first tokens if there is one."""
+
+    linear: Callable[..., Linear]
+    activations: Mapping[str, Any]
+    attention: Attention
+    of_first: FirstAttention | None = None
+
+
+def kernels_for(device: str, dtype: torch.dtype) -> Kernels | None:
+    """Return the kernels that compute in this precision on this device; None if there are none."""
+    native = dtype != torch.bfloat16 or accelerator.native_bfloat16(device)
+    if device == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return ONEDNN if native and dtype in {torch.float32, torch.bfloat16} else None
+    if device.startswith("cuda") and find_spec("torch.nn.attention.varlen") is not None:
+        return FLASH if native and dtype in {torch.float16, torch.bfloat16} else None
+    return None
+
+
+class OneDnnLinear:
+    """A linear layer, its weight laid out once for oneDNN; activation and residual sum are part of its product."""
+
+    def __init__(self, *stacked: tuple[Tensor, Tensor]) -> None:
+        weight = torch.cat([weight for weight, _ in stacked])
+        self._weight: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight)
+        self._bias = torch.cat([bias for _, bias in stacked])
+
+    def __call__(self, inputs: Tensor, activation: tuple[str, str] = ("none", "")) -> Tensor:
+        name, variant = activation
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._weight, self._bias, name, [], variant)
+        return product
+
+    def added_to(self, residual: Tensor, inputs: Tensor) -> Tensor:
+        total: Tensor = torch.ops.mkldnn._linear_pointwise.binary(inputs, residual, self._weight, self._bias, "add")
+        return total
+
+
+class PlainLinear:
+    """A linear layer of torch's own."""
+
+    def __init__(self, *stacked: tuple[Tensor, Tensor]) -> None:
+        self._weight = torch.cat([weight for weight, _ in stacked])
+        self._bias = torch.cat([bias for _, bias in stacked])
+
+    def __call__(self, inputs: Tensor, activation: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        product = functional.linear(inputs, self._weight, self._bias)
+        return product if activation is None else activation(product)
+
+    def added_to(self, residual: Tensor, inputs: Tensor) -> Tensor:
+        return residual + functional.linear(inputs, self._weight, self._bias)
+
+
+def by_length(lengths: Sequence[int], heads: int, _device: str) -> Callable[[Tensor], Tensor]:
+    """Neighbours of one length go through attention together."""
+    runs = [(length, len(list(run))) for length, run in groupby(lengths)]
+
+    def attention(projected: Tensor) -> Tensor:
+        mixed, start = [], 0
+        for length, count in runs:
+            end = start + length * count
+            query, key, value = projected[start:end].view(count, length, 3, heads, -1).permute(2, 0, 3, 1, 4)
+            together = functional.scaled_dot_product_attention(query, key, value)
+            mixed.append(together.transpose(1, 2).reshape(end - start, -1))
+            start = end
+        return torch.cat(mixed)
+
+    return attention
+
+
+def first_by_length(lengths: Sequence[int], heads: int, _device: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """First tokens of neighbours of one length go through attention together."""
+    runs = [(length, len(list(run))) for length, run in groupby(lengths)]
+
+    def attention(queries: Tensor, keys_values: Tensor) -> Tensor:
+        mixed, start, row = [], 0, 0
+        for length, count in runs:
+            end = start + length * count
+            query = queries[row : row + count].view(count, 1, heads, -1).transpose(1, 2)
+            key, value = keys_values[start:end].view(count, length, 2, heads, -1).permute(2, 0, 3, 1, 4)
+            together = functional.scaled_dot_product_attention(query, key, value)
+            mixed.append(together.reshape(count, -1))
+            start, row = end, row + count
+        return torch.cat(mixed)
+
+    return attention
+
+
+def flash(lengths: Sequence[int], heads: int, device: str) -> Callable[[Tensor], Tensor]:
+    """All texts go through attention together, each by itself: torch is told where they begin."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest = max(lengths)
+    starts = torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
+
+    def attention(projected: Tensor) -> Tensor:
+        query, key, value = projected.view(len(projected), 3, heads, -1).unbind(1)
+        mixed = varlen_attn(query, key, value, starts, starts, longest, longest)
+        assert isinstance(mixed, Tensor)  # it gives more only where more is asked for
+        return mixed.reshape(len(projected), -1)
+
+    return attention
+
+
+_TANH = partial(functional.gelu, approximate="tanh")
+# oneDNN names an activation and its variant.
+ONEDNN = Kernels(
+    OneDnnLinear,
+    MappingProxyType(
+        {
+            "gelu": ("gelu", "none"),
+            "gelu_new": ("gelu", "tanh"),
+            "gelu_pytorch_tanh": ("gelu", "tanh"),
+            "relu": ("relu", ""),
+        }
+    ),
+    by_length,
+    first_by_length,
+)
+FLASH = Kernels(
+    PlainLinear,
+    MappingProxyType(
+        {"gelu": functional.gelu, "gelu_new": _TANH, "gelu_pytorch_tanh": _TANH, "relu": functional.relu}
+    ),
+    flash,
+)
+
 
 # Model types with BERT's layers.
 _BERTS_DESIGN = frozenset({"bert", "distilbert", "roberta", "xlm-roberta", "camembert"})
@@ -140,28 +292,22 @@ class PackedEncoder:
 
     def __init__(self, design: Design, weight: Callable[[str], Tensor], device: str, kernels: Kernels) -> None:
         self.design = design
-        self.weights: list[str] = []  # their names
-
-        def noted(name: str) -> Tensor:
-            self.weights.append(name)
-            return weight(name)
-
         self._device = device
         self._attention = kernels.attention
         self._of_first = kernels.of_first
         self._activation = kernels.activations[design.activation]
         self._tables = {
-            name: noted(f"embeddings.{name}.weight")
+            name: weight(f"embeddings.{name}.weight")
             for name in _EMBEDDINGS
             if design.typed or name != "token_type_embeddings"
         }
-        norm = partial(_norm, noted, design.epsilon)
+        norm = partial(_norm, weight, design.epsilon)
         self._norm = norm("embeddings.LayerNorm")
         self._layers = [
             _layer(
                 design.names,
                 design.names.layers.format(number),
-                noted,
+                weight,
                 norm,
                 kernels,
                 split=design.first_only and number == design.layers - 1,
@@ -226,9 +372,9 @@ def packed(model: PreTrainedModel, device: str, kernels: Kernels, *, first_only:
 
 
 def proven_encoder(
-    model: PreTrainedModel, device: str, dtype: torch.dtype, reads_first: bool = False
-) -> Proven | None:
-    """The model without padding, once it gave what the model's own code gives; None where that has to compute.
+    model: PreTrainedModel, device: str, dtype: torch.dtype, *, reads_first: bool = False
+) -> PackedEncoder | None:
+    """Return the model without padding if it gives what the model's own code gives, or None.
 
     For a head that ``reads_first`` it computes no other state than that, if the kernels can. What the comparison
     raises counts as a difference.
@@ -239,15 +385,15 @@ def proven_encoder(
     try:
         first_only = reads_first and kernels.of_first is not None
         encoder = packed(model, device, kernels, first_only=first_only)
-        comparison = compared(model, TOLERANCES[dtype], first_only=first_only)
-        distance = comparison.distance(encoder)
+        with torch.inference_mode():
+            difference = compared(model, TOLERANCES[dtype], first_only=first_only).distance(encoder)
     except Exception as error:  # whatever torch raises where it has changed
         log.warning("packed_left_out model=%s error=%r", model.config.model_type, error)
         return None
-    if not distance <= comparison.tolerance:
-        log.warning("packed_left_out model=%s difference=%.2g", model.config.model_type, distance)
+    if not difference <= TOLERANCES[dtype]:
+        log.warning("packed_left_out model=%s difference=%.2g", model.config.model_type, difference)
         return None
-    return Proven(encoder, comparison)
+    return encoder
 
 
 def take_over(model: PreTrainedModel) -> None:

@@ -5,21 +5,31 @@ Usual modules are read and computed here. sentence-transformers, which takes sec
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional
 
 from docmill.tasks.backends import Assignment, accelerator
 from docmill.tasks.backends.convert import safe_folder
-from docmill.tasks.backends.encoder.heads import EncoderModel, own_states
-from docmill.tasks.backends.encoder.kept_heads import KeptHead
+from docmill.tasks.backends.encoder.heads import EncoderModel
+from docmill.tasks.backends.encoder.own_code import own_states
 from docmill.tasks.backends.loading import reported
 from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.models import families, sentence_modules
 from docmill.tasks.models.sentence_modules import Linear, SentenceModules
+
+with accelerator.quiet():  # which does without SciPy
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {"none": lambda vectors: vectors, "tanh": torch.tanh, "relu": functional.relu}
+)
 
 
 def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
@@ -29,64 +39,101 @@ def load(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
     folder = safe_folder(assignment.folder, spec.revision, assignment.cache_dir)
     modules = sentence_modules.read(folder)
     prompt = sentence_modules.prompt(spec, modules.prompts, modules.default_prompt) if modules is not None else ""
-    head = _head(modules) if modules is not None and (modules.include_prompt or not prompt) else None
-    if modules is None or head is None:
-        from docmill.tasks.backends.encoder import library_pooling
+    steps = _steps(modules, assignment.device) if modules is not None else None
+    if modules is None or steps is None or (prompt and not modules.include_prompt):
+        from docmill.tasks.backends.encoder import library_models
 
-        return library_pooling.load(assignment, folder, dtype)
+        return library_models.load_vectors(assignment, folder, dtype)
+    poolings: Sequence[str] = modules.poolings
     if (pooling := spec.params.get("pooling")) is not None:
-        sentence_modules.require_single(modules.poolings)
-        head = replace(head, settings={**head.settings, "poolings": [sentence_modules.MODES[pooling]]})
+        sentence_modules.require_single(poolings)
+        poolings = [sentence_modules.MODES[pooling]]
     encoder, tokenizer = _transformer(assignment, modules, dtype)
     tokens = Tokens(tokenizer, prefix=prompt)
-    config = encoder.config.to_dict()
-    limit = tokens.checked_limit(families.window_limit(config, tokens.stated_limit), spec.params.get("window_tokens"))
-    own = own_states(encoder, tokens, assignment.device)
-    placed = KeptHead(head.settings, {name: one.to(assignment.device) for name, one in head.tensors.items()})
-    # Vectors cut to fewer dimensions have no length of 1 any more.
-    traits = Traits(normalizes=modules.dimensions is None and None in modules.steps)
-    first = tokens.pads_right and head.pools_first
-    return EncoderModel(tokens, limit, encoder, own, placed.outputs(), traits, "transformers", head, first)
+    limit = tokens.checked_limit(
+        families.window_limit(encoder.config.to_dict(), tokens.stated_limit), spec.params.get("window_tokens")
+    )
+    dimensions = modules.dimensions
+
+    def vectors_of(states: Mapping[str, Tensor]) -> Tensor:
+        vectors = pool(states["token_embeddings"], states["attention_mask"], poolings)
+        for step in steps:
+            vectors = step(vectors)
+        return vectors if dimensions is None else vectors[..., :dimensions]
+
+    return EncoderModel(
+        tokens,
+        limit,
+        encoder,
+        own_states(encoder, tokens, assignment.device),
+        vectors_of,
+        {"type": "vectors"},
+        # Vectors cut to fewer dimensions have no length of 1 any more.
+        Traits(normalizes=dimensions is None and None in modules.steps),
+        "transformers",
+        reads_first=tokens.pads_right and list(poolings) == ["cls"],
+    )
+
+
+def pool(states: Tensor, attention_mask: Tensor, poolings: Sequence[str]) -> Tensor:
+    """Return poolings of (texts, tokens, dim) side by side, as sentence-transformers computes them."""
+    pooled = []
+    for pooling in poolings:
+        if pooling == "cls":
+            first = attention_mask.to(torch.int).argmax(dim=1)
+            pooled.append(torch.gather(states, 1, _everywhere(first, states)).squeeze(1))
+        elif pooling == "max":
+            hidden = attention_mask.unsqueeze(-1).expand_as(states) == 0
+            pooled.append(states.masked_fill(hidden, float("-inf")).max(dim=1).values)
+        elif pooling == "mean":
+            mask = attention_mask.unsqueeze(-1).to(states.dtype)
+            pooled.append((states * mask).sum(dim=1) / torch.clamp(mask.sum(dim=1), min=1e-9))
+        else:
+            assert pooling == "lasttoken", pooling
+            length = states.shape[1]
+            values, behind = attention_mask.flip(1).max(1)
+            last = length - torch.where(values == 0, length - 1, behind) - 1
+            pooled.append(torch.gather(states, 1, _everywhere(last, states)).squeeze(1))
+    return torch.cat(pooled, dim=-1)
+
+
+def _everywhere(places: Tensor, states: Tensor) -> Tensor:
+    """Return a place for each text as an index of all its dimensions."""
+    return places.unsqueeze(-1).unsqueeze(1).expand(-1, 1, states.shape[-1])
+
+
+def _steps(modules: SentenceModules, device: str) -> list[Callable[[Tensor], Tensor]] | None:
+    """Return the modules after the pooling; None where their weights are not as their files say."""
+    steps: list[Callable[[Tensor], Tensor]] = []
+    for step in modules.steps:
+        if step is None:
+            steps.append(lambda vectors: functional.normalize(vectors, p=2, dim=-1))
+            continue
+        weights = load_file(step.folder / "model.safetensors", device=device)
+        if weights.keys() != ({"linear.weight", "linear.bias"} if step.bias else {"linear.weight"}):
+            return None
+        steps.append(_product(step, weights))
+    return steps
+
+
+def _product(step: Linear, weights: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+    activation, weight = _ACTIVATIONS[step.activation], weights["linear.weight"].float()
+    bias = weights["linear.bias"].float() if step.bias else None
+    return lambda vectors: activation(functional.linear(vectors, weight, bias))
 
 
 def _transformer(assignment: Assignment, modules: SentenceModules, dtype: torch.dtype) -> tuple[Any, Any]:
     """Return the encoder and the tokenizer, with the limits that sentence-transformers gives them."""
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
-
     spec, folder, stated = assignment.spec, modules.folder, modules.max_length
-    given: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with accelerator.quiet(), reported() as report:
-        config = AutoConfig.from_pretrained(folder, **given)
+        config = AutoConfig.from_pretrained(folder, **options)
         config.use_cache = False
-        encoder = AutoModel.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True, **given)
+        encoder = AutoModel.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True, **options)
         length = {} if stated is None else {"model_max_length": stated}
-        tokenizer = AutoTokenizer.from_pretrained(folder, **length, **given)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **length, **options)
     report.require(spec.model, spec.kind, unused=sentence_modules.POOLERS)
     positions = getattr(config, "max_position_embeddings", -1)
     if stated is None and positions != -1:
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     return encoder.to(assignment.device).eval(), tokenizer
-
-
-def _head(modules: SentenceModules) -> KeptHead | None:
-    """Return the modules after the transformer as a head; None where their weights are not as their files say."""
-    steps: list[dict[str, str]] = []
-    tensors: dict[str, torch.Tensor] = {}
-    for place, step in enumerate(modules.steps):
-        if step is None:
-            steps.append({"step": "normalize"})
-            continue
-        weights = _weights(step)
-        if weights.keys() != ({"linear.weight", "linear.bias"} if step.bias else {"linear.weight"}):
-            return None
-        steps.append({"step": "linear", "name": str(place), "activation": step.activation})
-        tensors |= {f"{place}.{name.removeprefix('linear.')}": one.float() for name, one in weights.items()}
-    settings = {
-        "type": "vectors", "poolings": [*modules.poolings], "steps": steps, "dimensions": modules.dimensions
-    }  # fmt: skip
-    return KeptHead(settings, tensors)
-
-
-def _weights(step: Linear) -> dict[str, torch.Tensor]:
-    with safe_open(str(step.folder / "model.safetensors"), framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping

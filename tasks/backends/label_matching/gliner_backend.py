@@ -15,7 +15,7 @@ from safetensors import safe_open
 from docmill.storage.core.outcomes import Reason
 from docmill.tasks.backends import Assignment, Source, accelerator
 from docmill.tasks.backends.convert import safe_folder
-from docmill.tasks.backends.encoder.batch_tuning import BUDGETS
+from docmill.tasks.backends.encoder.batches import BUDGETS
 from docmill.tasks.backends.label_matching.gliner_words import GlinerCoder, coder_of, labels_of
 from docmill.tasks.backends.loading import Report
 from docmill.tasks.backends.static import Items, StaticLoop

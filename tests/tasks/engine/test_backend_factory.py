@@ -10,8 +10,9 @@ import pytest
 
 from docmill.storage.core.specs import Spec
 from docmill.tasks.backends import measurement_cache, selection
-from docmill.tasks.backends.encoder import autotune
+from docmill.tasks.backends.encoder import choice
 from docmill.tasks.engine.backend_factory import (
+    CONVERSION,
     Place,
     ReadWindow,
     import_libraries,
@@ -23,9 +24,9 @@ from docmill.tasks.engine.backend_factory import (
 from docmill.tasks.errors import CannotServe
 from tests.tasks.conftest import Bench
 
-KEPT = ["docmill.tasks.backends.encoder.converted.kept_backend"]
+ON_OPENVINO = "docmill.tasks.backends.encoder.openvino_backend"
 ON_TORCH = "docmill.tasks.backends.encoder.encoder_backend"
-OF_HEAD = ["docmill.tasks.backends.encoder.library", "docmill.tasks.backends.encoder.pooling"]
+OF_HEAD = "docmill.tasks.backends.encoder.pooling"
 
 
 def test_a_model_that_was_opened_before_needs_fewer_libraries(
@@ -34,13 +35,13 @@ def test_a_model_that_was_opened_before_needs_fewer_libraries(
     monkeypatch.setattr(selection, "installed", lambda: frozenset({"transformers", "openvino"}))
     spec = bench.spec("embed", "minilm")
     new = Place("cpu", None, tmp_path_factory.mktemp("cache"))
-    assert modules(spec, new) == ["docmill.tasks.backends.encoder.converted.openvino_backend", *OF_HEAD]
-    assert modules(spec, replace(new, backend="transformers")) == [ON_TORCH, *OF_HEAD]
+    assert modules(spec, new) == [ON_OPENVINO, CONVERSION, OF_HEAD]
+    assert modules(spec, replace(new, backend="transformers")) == [ON_TORCH, OF_HEAD]
     here = Place("cpu", None, unmeasured)
     open_backend(spec, device="cpu", models_dir=None, cache_dir=unmeasured).close()
-    assert modules(spec, here) == KEPT
+    assert modules(spec, here) == [ON_OPENVINO]
     names = ("openvino", "transformers")
-    measured = autotune.subject(spec, "cpu", names, unmeasured)
+    measured = choice.subject(spec, "cpu", names, unmeasured)
     measurement_cache.remember(unmeasured / "backends", measured, {"fastest": "transformers"})
     assert modules(spec, here)[0] == ON_TORCH
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ from transformers import pipeline
 from docmill.storage.core.outcomes import Outcome, Status
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet
-from docmill.tasks.backends.encoder import own_heads
-from docmill.tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
+from docmill.tasks.backends.encoder import own_code
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
+from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
 from docmill.tasks.backends.encoder.packed import PackedEncoder
 from docmill.tasks.errors import CannotServe, WeightsMissing
 from docmill.tasks.outputs import Head
@@ -90,33 +91,32 @@ def test_a_classifier_is_computed_by_the_fast_encoder_where_there_is_one(
     opened.close()
 
 
-@pytest.mark.parametrize("backend", [EncoderBackend, OpenVinoBackend])
 def test_of_a_classifiers_last_layer_no_more_is_computed_than_its_head_reads(
-    backend: type[EncoderBackend], lines: list[str], bench: Bench, tmp_path: Path
+    lines: list[str], bench: Bench, tmp_path: Path
 ) -> None:
-    """A head that reads the first token's state gets this one alone, also once it is opened again."""
+    """A head that reads the first token's state gets this one alone."""
     for name, tokens in (("bert", 1), ("modernbert-mean", 7)):
         folder = classifiers.classifier(tmp_path / name, lines, name)
         spec = bench.spec("classify", str(folder))
-        for _ in range(2):
-            opened = backend(Assignment(spec, folder, "cpu", tmp_path / "cache", Head.CLASSIFICATION))
-            batch = [Encoded(7, {"input_ids": [2, 5, 6, 7, 8, 9, 3]})]
-            with torch.inference_mode():
-                states = (opened._encoder or opened._model.own_states)(batch)
+        batch = [Encoded(7, {"input_ids": [2, 5, 6, 7, 8, 9, 3]})]
+        assignment = Assignment(spec, folder, "cpu", tmp_path / "cache", Head.CLASSIFICATION)
+        with closing(EncoderBackend(assignment)) as on_torch, torch.inference_mode():
+            states = (on_torch._encoder or on_torch._model.own_states)(batch)
             assert states["token_embeddings"].shape[:2] == (1, tokens)
-            opened.close()
+        with closing(OpenVinoBackend(assignment)) as on_openvino:
+            assert on_openvino._model.states(batch)["token_embeddings"].shape[:2] == (1, tokens)
 
 
 def test_a_head_that_gives_other_logits_from_the_states_is_left_in_its_model(
     lines: list[str], benches: Benches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = classifiers.classifier(tmp_path / "roberta", lines, "roberta")
-    given = own_heads.GivenStates.forward
+    given = own_code.GivenStates.forward
 
     def other(self: Any, *_: Any, inputs_embeds: torch.Tensor, **__: Any) -> Any:
         return given(self, inputs_embeds=inputs_embeds + 0.1)
 
-    monkeypatch.setattr(own_heads.GivenStates, "forward", other)
+    monkeypatch.setattr(own_code.GivenStates, "forward", other)
     bench = benches("transformers")
     spec = bench.spec("classify", str(folder))
     opened = EncoderBackend(Assignment(spec, folder, "cpu", tmp_path, Head.CLASSIFICATION))

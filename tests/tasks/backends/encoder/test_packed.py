@@ -19,8 +19,7 @@ from docmill.storage.core.specs import Spec
 from docmill.tasks.backends import Assignment, accelerator
 from docmill.tasks.backends.accelerator import native_bfloat16, quiet
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
-from docmill.tasks.backends.encoder.kernels import FLASH, ONEDNN, Kernels, OneDnnLinear, kernels_for
-from docmill.tasks.backends.encoder.packed import packed, packs
+from docmill.tasks.backends.encoder.packed import FLASH, ONEDNN, Kernels, OneDnnLinear, kernels_for, packed, packs
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import Encoded

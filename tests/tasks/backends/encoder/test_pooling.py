@@ -25,6 +25,7 @@ from docmill.tasks.backends.encoder import pooling
 from docmill.tasks.backends.encoder.heads import EncoderModel
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.models import sentence_modules
+from docmill.tasks.models.sentence_modules import POOLINGS
 from docmill.tasks.outputs import Head, Vector
 from tests.tasks import architectures, classifiers
 from tests.tasks.conftest import Bench
@@ -123,7 +124,7 @@ def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise AssertionError("sentence-transformers opens the model")
 
-    monkeypatch.setattr("docmill.tasks.backends.encoder.library_pooling.load", refused)
+    monkeypatch.setattr("docmill.tasks.backends.encoder.library_models.load_vectors", refused)
 
 
 @pytest.mark.usefixtures("no_library")
@@ -243,3 +244,12 @@ def plain(inner: Path) -> Path:
     """Return the folder of a usual model, saved once for all tests."""
     folder = inner.parent / "plain"
     return folder if folder.exists() else saved(folder, inner, Pooling(32), Normalize())
+
+
+@pytest.mark.parametrize("name", sorted(POOLINGS))
+def test_a_pooling_is_that_of_sentence_transformers_bit_for_bit(name: Any) -> None:
+    states = torch.randn(6, 70, 24, generator=torch.Generator().manual_seed(1))
+    mask = (torch.arange(70)[None, :] < torch.tensor([70, 1, 2, 17, 33, 64])[:, None]).long()
+    for side in (mask, mask.flip(1)):
+        expected = Pooling(24, name)({"token_embeddings": states, "attention_mask": side})["sentence_embedding"]
+        assert torch.equal(pooling.pool(states, side, [name]), expected)

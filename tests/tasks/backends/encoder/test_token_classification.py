@@ -20,7 +20,8 @@ from transformers.pipelines.token_classification import AggregationStrategy
 from docmill.storage.core.outcomes import Outcome, Status
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet
-from docmill.tasks.backends.encoder import own_heads, token_classification
+from docmill.tasks.backends.encoder import own_code
+from docmill.tasks.backends.encoder.classifiers import load_tagger
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
 from docmill.tasks.backends.encoder.packed import PackedEncoder
 from docmill.tasks.errors import CannotServe, ModelUnsuitable
@@ -152,12 +153,12 @@ def test_a_head_that_gives_other_logits_from_the_states_is_left_in_its_model(
     lines: list[str], benches: Benches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = model(tmp_path / "roberta", lines, "roberta")
-    given_states = own_heads.GivenStates.forward
+    given_states = own_code.GivenStates.forward
 
     def other(self: Any, *_: Any, inputs_embeds: torch.Tensor, **__: Any) -> Any:
         return given_states(self, inputs_embeds=inputs_embeds + 0.1)
 
-    monkeypatch.setattr(own_heads.GivenStates, "forward", other)
+    monkeypatch.setattr(own_code.GivenStates, "forward", other)
     bench = benches("transformers")
     spec = bench.spec("entities", str(folder))
     opened = EncoderBackend(Assignment(spec, folder, "cpu", tmp_path, Head.TAGGING))
@@ -174,7 +175,7 @@ def test_a_slow_tokenizer_is_refused(
     spec = bench.spec("entities", str(folder))
     monkeypatch.setattr(PreTrainedTokenizerFast, "is_fast", False)
     with pytest.raises(CannotServe, match="entities needs a fast tokenizer, which tells where tokens stand"):
-        token_classification.load(Assignment(spec, folder, "cpu", tmp_path, Head.TAGGING), torch.float32)
+        load_tagger(Assignment(spec, folder, "cpu", tmp_path, Head.TAGGING), torch.float32)
 
 
 def test_a_model_without_a_head_for_tokens_is_refused(bench: Bench) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -25,17 +27,26 @@ from transformers import (
 from docmill.storage.core.outcomes import Outcome
 from docmill.storage.core.specs import Spec
 from docmill.tasks.backends import Assignment, selection
-from docmill.tasks.backends.encoder.converted import openvino_int8
-from docmill.tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
-from docmill.tasks.backends.encoder.converted.openvino_encoder import traced
-from docmill.tasks.backends.encoder.converted.outlier_channels import N_CHANNELS
+from docmill.tasks.backends.accelerator import quiet
+from docmill.tasks.backends.encoder import int8
+from docmill.tasks.backends.encoder.conversion import traced
+from docmill.tasks.backends.encoder.int8 import (
+    N_CHANNELS,
+    SplitFeedForward,
+    split_first_layer,
+    splits,
+)
+from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
+from docmill.tasks.backends.encoder.packed import Design
 from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe, Unsuited
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Head
+from docmill.tasks.windows.windows import Encoded
 from tests.tasks import architectures, classifiers
-from tests.tasks.backends.encoder.converted.test_converted import assigned, lines, of_folder
+from tests.tasks.backends.encoder.test_conversion import assigned, lines, of_folder
+from tests.tasks.backends.encoder.test_packed import CONFIGS, DISTILLED, SIZES, TEXTS
 from tests.tasks.conftest import Bench, multiplies_int8_exactly
 from tests.tasks.test_architectures import vectors
 
@@ -43,7 +54,7 @@ from tests.tasks.test_architectures import vectors
 OPEN = (
     "import sys; from pathlib import Path; from docmill.storage.core.specs import Spec; "
     "from docmill.tasks.backends import Assignment; from docmill.tasks.outputs import Head; "
-    "from docmill.tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend; "
+    "from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend; "
     "folder, cache = map(Path, sys.argv[1:]); "
     "spec = Spec(kind='embed', model=str(folder), revision='sha256:00', quality='int8'); "
     "OpenVinoBackend(Assignment(spec, folder, 'cpu', cache, Head.POOLING)).close(); "
@@ -79,7 +90,7 @@ def test_vectors_are_near_those_in_float32(
 ) -> None:
     """On texts by which no scale was measured: the shipped ones are from every second row of the same files."""
     texts = [*lines(descriptions[1::2])[:80], *lines(french[1::2])[:40]]
-    assert not set(texts) & set(openvino_int8._TEXTS.read_text().splitlines())
+    assert not set(texts) & set(int8._TEXTS.read_text().splitlines())
     bench = benches(selection.AUTO)
     spec = bench.spec("embed", "minilm", dtype="int8")
     found = vectors(bench.run(spec, texts))
@@ -134,9 +145,9 @@ def scores(outcome: Outcome) -> dict[Any, float]:
 
 @pytest.mark.parametrize("split", [False, True], ids=["vectors", "heads"])
 def test_one_product_is_left_in_floating_point_or_its_outlier_channels_are(small: Path, split: bool) -> None:
-    model = AutoModel.from_pretrained(small).eval()
-    conversion = openvino_int8.quantization(model, Tokens(AutoTokenizer.from_pretrained(small)), 100, split=split)
-    left = [(inputs, outputs) for _, inputs, outputs in openvino_int8._products(conversion.make())]
+    model, tokens = AutoModel.from_pretrained(small).eval(), Tokens(AutoTokenizer.from_pretrained(small))
+    _, make, _ = int8.quantization("form", lambda: traced(model, tokens), model, tokens, 100, split=split)
+    left = [(inputs, outputs) for _, inputs, outputs in int8._products(make())]
     assert left == [(N_CHANNELS if split else model.config.intermediate_size, model.config.hidden_size)]
 
 
@@ -158,7 +169,7 @@ def test_a_conversion_is_made_once_and_apart_from_that_in_native_precision(
     (weights,) = (cache / "openvino").glob("*-int8-*/model.bin")
     kept = weights.stat().st_ino
     OpenVinoBackend(assigned(of_folder(small, "native"), cache)).close()
-    monkeypatch.setattr(openvino_int8, "_silent_nncf", no_nncf)
+    monkeypatch.setattr(int8, "_silent_nncf", no_nncf)
     opened(small, cache)
     assert weights.stat().st_ino == kept
     assert len(list((cache / "openvino").glob("*/model.bin"))) == 2
@@ -179,7 +190,7 @@ def test_nothing_is_said_sent_or_written_at_home(small: Path, tmp_path: Path) ->
 def test_without_nncf_the_extra_is_named(
     small: Path, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openvino_int8, "version", no_nncf)
+    monkeypatch.setattr(int8, "version", no_nncf)
     spec = bench.spec("embed", str(small), dtype="int8")
     with pytest.raises(CannotServe, match=r"install .*\[openvino-int8\]"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
@@ -197,7 +208,7 @@ def test_a_model_that_loses_too_much_is_refused(small: Path, tmp_path: Path, mon
         torch.manual_seed(8)
         return traced(AutoModel.from_config(AutoConfig.from_pretrained(small)).eval(), tokens)
 
-    monkeypatch.setattr(openvino_int8, "_quantized", another)
+    monkeypatch.setattr(int8, "_quantized", another)
     with pytest.raises(Unsuited, match="does not give the same"):
         opened(small, tmp_path)
 
@@ -226,3 +237,74 @@ def test_int8_is_for_encoders_on_a_cpu_only() -> None:
     assert selection.extra_for("embed", Family.ENCODER, quality="native", device="cpu") == "openvino"
     for kind in ("classify", "entities", "redact", "answer"):
         assert selection.extra_for(kind, Family.ENCODER, quality="int8", device="cpu") == "openvino-int8"
+
+
+ENCODED = [Encoded(len(ids), {"input_ids": ids}) for ids in TEXTS]
+
+
+def made(config: Any) -> Any:
+    torch.manual_seed(3)
+    with quiet():
+        return transformers.AutoModel.from_config(config).eval()
+
+
+def states(model: Any) -> list[torch.Tensor]:
+    with torch.inference_mode():
+        return [model(input_ids=torch.tensor([ids])).last_hidden_state for ids in TEXTS]
+
+
+def first_layer(model: Any) -> nn.Module:
+    found: nn.Module = model.get_submodule(Design.of(model).names.layers.format(0))
+    return found
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_states_are_the_models_own_and_the_model_is_as_before(name: str) -> None:
+    model = made(CONFIGS[name])
+    assert splits(model)
+    expected, names = states(model), [*model.state_dict()]
+    with split_first_layer(model, ENCODED):
+        found = states(model)
+        assert any(isinstance(module, SplitFeedForward) for module in first_layer(model).modules())
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, atol=2e-6)
+    assert [*model.state_dict()] == names
+    assert all(map(torch.equal, states(model), expected))
+
+
+@pytest.mark.parametrize("name", ["bert-relu", "distilbert"])
+def test_channels_with_the_greatest_values_are_apart(name: str) -> None:
+    model = made(CONFIGS[name])
+    names, layer = Design.of(model).names, first_layer(model)
+    inner, outer = layer.get_submodule(names.inner), layer.get_submodule(names.outer)
+    assert isinstance(inner, nn.Linear)
+    assert isinstance(outer, nn.Linear)
+    wide = [*range(3, 3 + 5 * N_CHANNELS, 5)]
+    with torch.no_grad():
+        inner.weight[wide] *= 100
+    with split_first_layer(model, ENCODED):
+        apart = layer.get_submodule(names.outer).get_submodule("_outer_apart")
+        assert isinstance(apart, nn.Linear)
+        assert sorted(map(tuple, apart.weight.T.tolist())) == sorted(map(tuple, outer.weight.T[wide].tolist()))
+        assert apart.bias is None
+
+
+def test_the_network_is_put_back_when_its_tracing_fails() -> None:
+    model = made(CONFIGS["bert"])
+    before = states(model)
+    with pytest.raises(RuntimeError, match="tracing"), split_first_layer(model, ENCODED):
+        raise RuntimeError("tracing")
+    assert all(map(torch.equal, states(model), before))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        transformers.BertConfig(vocab_size=50, **(SIZES | {"num_hidden_layers": 1})),
+        transformers.DistilBertConfig(vocab_size=50, **(DISTILLED | {"hidden_dim": N_CHANNELS})),
+        transformers.ElectraConfig(vocab_size=50, **SIZES),
+    ],
+    ids=["one layer", "few channels", "another design"],
+)
+def test_other_models_are_not_split(config: Any) -> None:
+    assert not splits(made(config))

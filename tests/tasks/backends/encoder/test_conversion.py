@@ -24,16 +24,18 @@ from transformers import AutoModel, AutoTokenizer
 from docmill.storage.core.specs import Spec
 from docmill.tasks.backends import Assignment, selection
 from docmill.tasks.backends.accelerator import native_bfloat16, quiet
-from docmill.tasks.backends.encoder.autotune import subject
-from docmill.tasks.backends.encoder.comparison import compared_lengths, local_span
-from docmill.tasks.backends.encoder.converted import openvino_encoder
-from docmill.tasks.backends.encoder.converted.openvino_backend import OpenVinoBackend
+from docmill.tasks.backends.encoder import conversion
+from docmill.tasks.backends.encoder.choice import subject
+from docmill.tasks.backends.encoder.conversion import FirstStates
+from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
+from docmill.tasks.backends.encoder.own_code import compared_lengths, local_span
 from docmill.tasks.backends.measurement_cache import remembered
 from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe, Unsuited
 from docmill.tasks.outputs import Head
 from tests.tasks import architectures
+from tests.tasks.backends.encoder.test_packed import CONFIGS, TEXTS
 from tests.tasks.conftest import Bench, EngineOf
 from tests.tasks.test_architectures import vectors
 from tests.worker.harness import run_program
@@ -190,7 +192,8 @@ def test_what_would_be_computed_otherwise_is_left_to_others(
     (layered / "config.json").write_text(json.dumps({**config, "output_hidden_states": True}))
     with pytest.raises(Unsuited, match="more of the first"):
         opened(of_folder(layered), tmp_path)
-    monkeypatch.setattr(openvino_encoder, "TOLERANCES", {torch.float32: 0.0})
+    monkeypatch.setattr(conversion, "TOLERANCES", {torch.float32: 0.0})
+    monkeypatch.setattr(conversion, "reads_padding", lambda *_: False)
     with pytest.raises(Unsuited, match="does not give the same"):
         opened(of_folder(mpnet), tmp_path)
 
@@ -235,7 +238,7 @@ def test_a_conversion_that_fails_leaves_the_root_logger_as_it_was(mpnet: Path) -
     root = logging.getLogger()
     before = root.level, root.filters[:], root.handlers[:]
     with pytest.raises(Exception, match="without a translation"):
-        openvino_encoder.traced(Broken(), Tokens(AutoTokenizer.from_pretrained(mpnet)))
+        conversion.traced(Broken(), Tokens(AutoTokenizer.from_pretrained(mpnet)))
     assert (root.level, root.filters, root.handlers) == before
 
 
@@ -292,8 +295,23 @@ def test_fused_local_attention_that_gives_nan_for_padding_is_left_to_others(
     config = json.loads((modern / "config.json").read_text())
     wide = Path(shutil.copytree(modern, tmp_path / "wide"))
     (wide / "config.json").write_text(json.dumps({**config, "local_attention": 128}))
-    monkeypatch.setattr(openvino_encoder, "_written_out", lambda _: nullcontext())
+    monkeypatch.setattr(conversion, "_written_out", lambda _: nullcontext())
     with pytest.raises(Unsuited, match="does not give the same: inf of difference"):
         opened(of_folder(wide), tmp_path)
     monkeypatch.undo()
     opened(of_folder(wide), tmp_path / "again").close()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_states_of_a_padded_batch_are_the_models_own_and_the_model_is_as_before(name: str) -> None:
+    torch.manual_seed(3)
+    longest = max(map(len, TEXTS))
+    mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids in TEXTS])
+    rows = torch.tensor([ids + [1] * (longest - len(ids)) for ids in TEXTS])
+    with quiet(), torch.inference_mode():
+        model = transformers.AutoModel.from_config(CONFIGS[name]).eval()
+        expected = model(input_ids=rows, attention_mask=mask).last_hidden_state
+        found = FirstStates(model, ["input_ids", "attention_mask"])(rows, mask)
+        again = model(input_ids=rows, attention_mask=mask).last_hidden_state
+    assert torch.allclose(found, expected[:, :1], atol=2e-6)
+    assert torch.equal(again, expected)

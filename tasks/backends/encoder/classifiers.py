@@ -1,0 +1,184 @@
+"""Classifiers: a score for each label of a window or of each token, and start and end scores of answers.
+
+The model's own code computes the head (``tasks.backends.encoder.own_code``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+import torch
+from transformers import (
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
+
+from docmill.tasks import kinds
+from docmill.tasks.backends import Assignment
+from docmill.tasks.backends.encoder import pooling
+from docmill.tasks.backends.encoder.fast_tokenizer import PlacedTokens
+from docmill.tasks.backends.encoder.heads import EncoderModel, Form, as_array
+from docmill.tasks.backends.encoder.own_code import take_apart
+from docmill.tasks.backends.generation_files import Opening
+from docmill.tasks.backends.tokens import Tokens, pairs
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.kinds.answer import require_room
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.kinds.classify import CONTRADICTION, ENTAILMENT, hypotheses
+from docmill.tasks.models import families
+from docmill.tasks.models.families import Description
+
+_QUESTION = "Which words?"
+
+
+class Labelled(Protocol):
+    """The configuration of a classifier in transformers."""
+
+    @property
+    def num_labels(self) -> int: ...
+    @property
+    def id2label(self) -> Mapping[int, str]: ...
+    @property
+    def problem_type(self) -> str | None: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+def load_classifier(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
+    """Load a sequence classifier, or for labels that a user gives an NLI model or an embedding model.
+
+    Raises WeightsMissing, ModelUnsuitable and CannotServe.
+    """
+    spec, device = assignment.spec, assignment.device
+    config = Description.of_folder(assignment.folder).config
+    # Older embedding models keep their config.json with their first module.
+    if kinds.kind(spec.kind).is_headless(config, spec.params) or ("labels" in spec.params and not config):
+        return _by_vectors(assignment, dtype)
+    opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
+    model = opening.model(AutoModelForSequenceClassification, dtype).to(device)
+    tokens = Tokens(opening.tokenizer)
+    stated = spec.params.get("window_tokens")
+    limit = tokens.checked_limit(families.window_limit(model.config.to_dict(), tokens.stated_limit), stated)
+    if "labels" in spec.params:
+        form = _scores_of_pairs(model.config, spec.model)
+        for sentence in hypotheses(spec.params).values():
+            tokens.paired(sentence).checked_limit(limit, stated)
+        traits = Traits(pairs=pairs(tokens, limit))
+    else:
+        form = _scores_of_texts(model.config, multi_label=bool(spec.params.get("multi_label")))
+        traits = Traits()
+    parts = take_apart(model, tokens, device, dtype)
+    first = parts.encoder is not None and tokens.pads_right and type(model).__name__ in _OF_FIRST
+    return EncoderModel(
+        tokens,
+        limit,
+        parts.encoder,
+        parts.own_states,
+        parts.logits_of,
+        form,
+        traits,
+        "transformers",
+        reads_first=first,
+    )
+
+
+# Classifiers whose head reads the state of the first token alone.
+_OF_FIRST = frozenset(
+    f"{name}ForSequenceClassification"
+    for name in ("Bert", "DistilBert", "Roberta", "XLMRoberta", "Camembert", "MPNet")
+)
+
+
+def _scores_of_texts(config: Labelled, *, multi_label: bool) -> Form:
+    """Return the form of a classifier's labels, with the function to scores that transformers' pipeline chooses.
+
+    Raises CannotServe if two labels have the same name.
+    """
+    names = [str(config.id2label[number]) for number in range(config.num_labels)]
+    if len({*names}) < len(names):
+        raise CannotServe("Two labels of the model have the same name: give them different names in its config.json.")
+    if multi_label:
+        scores = "sigmoid"
+    elif config.problem_type == "regression":
+        scores = "none"
+    else:
+        each = config.problem_type == "multi_label_classification" or config.num_labels == 1
+        scores = "sigmoid" if each else "softmax"
+    return {"type": "labels", "names": names, "places": [*range(len(names))], "scores": scores}
+
+
+def _scores_of_pairs(config: Labelled, model: str) -> Form:
+    """Return the form of an NLI model's logits of pairs: those of entailment and contradiction."""
+    places = families.entailment(config.to_dict())
+    if places is None:
+        raise CannotServe(f"{model} is no NLI model: none of its labels is entailment.")
+    n_labels = config.num_labels
+    numbers = [place % n_labels for place in places]
+    return {"type": "labels", "names": [ENTAILMENT, CONTRADICTION], "places": numbers, "scores": "none"}
+
+
+def _by_vectors(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
+    """Load an embedding model whose scores are the cosines of a window's vector with those of the labels."""
+    labels: Mapping[str, str] = assignment.spec.params["labels"]
+    model = pooling.load(assignment, dtype)
+    encoded = model.encode([*labels.values()])
+    longest = max(label.tokens for label in encoded)
+    if longest > model.limit_tokens:
+        raise CannotServe(
+            f"The longest label has {longest} tokens, and a window {model.limit_tokens}: shorten its description."
+        )
+    with torch.inference_mode():
+        vectors = torch.cat([model.head(model.own_states([label])).float() for label in encoded])
+    form = {"type": "nearness", "labels": [*labels], "vectors": as_array(vectors)}
+    return replace(model, form=form, traits=Traits())
+
+
+def load_tagger(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
+    """Load a token classifier. Raises WeightsMissing, ModelUnsuitable and CannotServe."""
+    spec, device = assignment.spec, assignment.device
+    opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
+    tokens = PlacedTokens.of(opening)
+    model = opening.model(AutoModelForTokenClassification, dtype).to(device)
+    config = model.config
+    limit = tokens.checked_limit(
+        families.window_limit(config.to_dict(), tokens.stated_limit), spec.params.get("window_tokens")
+    )
+    labels = [str(config.id2label[number]) for number in range(config.num_labels)]
+    parts = take_apart(model, tokens, device, dtype)
+    form = {"type": "token scores", "labels": labels}
+    return EncoderModel(
+        tokens, limit, parts.encoder, parts.own_states, parts.logits_of, form, Traits(), "transformers"
+    )
+
+
+def load_answerer(assignment: Assignment, dtype: torch.dtype) -> EncoderModel:
+    """Load a model for question answering, which reads a window beside a question, as a pair.
+
+    Raises WeightsMissing, ModelUnsuitable and CannotServe.
+    """
+    spec, device = assignment.spec, assignment.device
+    opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
+    tokens = PlacedTokens.of(opening)
+    model = opening.model(AutoModelForQuestionAnswering, dtype).to(device)
+    limit = tokens.checked_limit(
+        families.window_limit(model.config.to_dict(), tokens.stated_limit), spec.params.get("window_tokens")
+    )
+    # As in transformers, a question stands where padding does not.
+    first = tokens.tokenizer.padding_side == "right"
+    beside = pairs(tokens, limit, first=first)
+    require_room(spec.params, beside)
+    # Some models take questions alone: Longformer looks for the tokens that separate one from its text.
+    parts = take_apart(model, tokens.paired(_QUESTION, first=first), device, dtype)
+    form = {"type": "span scores", "null_token": tokens.tokenizer.cls_token_id, "question_first": first}
+    return EncoderModel(
+        tokens,
+        limit,
+        parts.encoder,
+        parts.own_states,
+        parts.logits_of,
+        form,
+        Traits(pairs=beside),
+        "transformers",
+    )

@@ -1,0 +1,290 @@
+"""The conversion of an encoder-only model for OpenVINO: its encoder, its head, and all else that opens it again.
+
+Raises Unsuited where OpenVINO would not give what the model's own code gives.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openvino
+import torch
+from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.activations import ACT2FN
+
+from docmill.tasks.backends import Assignment, accelerator
+from docmill.tasks.backends.convert import made_once
+from docmill.tasks.backends.encoder import heads, int8
+from docmill.tasks.backends.encoder.converted import (
+    ARRAYS,
+    ENCODER,
+    ENCODERS,
+    FACTS,
+    HEAD,
+    NUMBERS,
+    STATES,
+    TOKENIZER,
+    ConvertedModel,
+    Graph,
+)
+from docmill.tasks.backends.encoder.fast_tokenizer import PlacedTokens, facts_of
+from docmill.tasks.backends.encoder.heads import Array, Comparison, EncoderModel
+from docmill.tasks.backends.encoder.own_code import TOLERANCES, NumbersOf, compared, local_span, reads_padding
+from docmill.tasks.backends.encoder.packed import Design, activation, has_berts_design
+from docmill.tasks.backends.tokens import Tokens, padded
+from docmill.tasks.errors import Unsuited
+from docmill.tasks.outputs import Head
+from docmill.tasks.windows.windows import Encoded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+log = logging.getLogger("docmill.backends")
+
+# Raised with every change of what is traced below.
+_FORMAT = 1
+_MOST_KEPT = 64  # specs; one of MiniLM has 0.7 MB beside the encoder
+# How far the numbers of a head may lie from those by torch, absolutely and in parts.
+_TOLERANCE = 1e-4
+
+
+def convert(assignment: Assignment, folder: Path, precision: str, threads: int) -> ConvertedModel:
+    """Load a model, convert it into the folder of the cache, and return it opened.
+
+    Raises Unsuited where it does not convert or does not give the same, and the errors of loading.
+    """
+    spec, cache_dir = assignment.spec, assignment.cache_dir
+    model = heads.load(assignment, torch.float32)
+    encoder, tokens = model.encoder, model.tokens
+    if encoder is None or tokens is None:
+        raise Unsuited(f"{spec.model} has modules that want more of the first than its last hidden states.")
+    tokenizer = facts_of(tokens.tokenizer, tokens.stated_limit)
+    if tokenizer is None:
+        raise Unsuited(f"The tokenizer of {spec.model} gives other tokens from its tokenizer.json alone.")
+    if reads_padding(model, TOLERANCES[torch.float32]):
+        raise Unsuited(f"{spec.model} gives a text other numbers beside a longer one: its own code computes it.")
+    form, make, compare = _plan(assignment, model, encoder, tokens, getattr(torch, precision))
+    encoders = cache_dir / ENCODERS / f"{spec.revision.replace(':', '-')}-{form}"
+
+    def build_encoder(building: Path) -> None:
+        openvino.save_model(make(), building / ENCODER, compress_to_fp16=False)
+
+    def build(building: Path) -> None:
+        comparison = compare()
+        facts, arrays = _describe(model, tokens, comparison)
+        facts |= {"encoder": encoders.name, "tokenizer": tokenizer[1]}
+        _build_head(model.head, comparison.states[0].shape[-1], building / HEAD)
+        (building / FACTS).write_text(json.dumps(facts))
+        (building / TOKENIZER).write_text(tokenizer[0], encoding="utf-8")
+        np.savez(building / ARRAYS, **arrays)  # type: ignore[arg-type]  # names are not those of its options
+
+    try:
+        made_once(encoders, build_encoder, cache_dir)
+        made_once(folder, build, cache_dir)
+        _remove_unused(folder.parent)
+        return ConvertedModel(folder, cache_dir, precision, threads)
+    except (OSError, Unsuited):
+        raise
+    except Exception as error:  # whatever the converters raise on code that they cannot follow
+        raise Unsuited(f"{spec.model} does not convert for OpenVINO: {type(error).__name__}.") from error
+
+
+def _plan(
+    assignment: Assignment, model: EncoderModel, encoder: PreTrainedModel, tokens: Tokens, dtype: torch.dtype
+) -> int8.Conversion:
+    """Return the version of the encoder's form, the function that makes it, and the one that compares it."""
+    first_only = model.reads_first and has_berts_design(encoder)
+    quantized = assignment.spec.quality == "int8"
+    if assignment.head is Head.POOLING and quantized:
+        first_only = False  # vectors in int8 stay what the same spec gave before
+    local = "-local" if local_span(encoder.config) else ""
+    first = "-first" if first_only else ""
+    form = f"{openvino.__version__.partition('-')[0]}-{version('transformers')}-{_FORMAT}{local}{first}"
+
+    def trace() -> openvino.Model:
+        return traced(encoder, tokens, first_only=first_only)
+
+    if quantized:
+        split = assignment.head is not Head.POOLING and int8.splits(encoder)
+        return int8.quantization(form, trace, encoder, tokens, model.limit_tokens, first_only=first_only, split=split)
+    return form, trace, lambda: compared(encoder, TOLERANCES[dtype], first_only=first_only)
+
+
+def _describe(model: EncoderModel, tokens: Tokens, comparison: Comparison) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Return what opens a model again, beside its graphs and its tokenizer, as JSON and as arrays."""
+    arrays = {name: value for name, value in model.form.items() if isinstance(value, np.ndarray)}
+    facts = {
+        "placed": isinstance(tokens, PlacedTokens),
+        "prefix": tokens.prefix,
+        "limit_tokens": model.limit_tokens,
+        "normalizes": model.traits.normalizes,
+        "pairs": model.traits.pairs is not None,
+        "library": model.library,
+        "form": {name: value for name, value in model.form.items() if name not in arrays},
+        "arrays": [*arrays],
+        "comparison": {
+            "texts": [
+                [text.tokens, {name: [*text.feature(name)] for name in text.features}] for text in comparison.texts
+            ],
+            "tolerance": comparison.tolerance,
+            "means": comparison.means,
+        },
+    }
+    states = {f"states {place}": of_text for place, of_text in enumerate(comparison.states)}
+    return facts, {**states, **{f"form {name}": value for name, value in arrays.items()}}
+
+
+def _remove_unused(opened: Path) -> None:
+    """Remove the specs that were opened longest ago, which would else gather with each spec and each release."""
+    whole = [folder for folder in opened.iterdir() if (folder / FACTS).is_file()]
+    for folder in sorted(whole, key=lambda folder: folder.stat().st_mtime_ns)[:-_MOST_KEPT]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _LastStates(nn.Module):
+    """An encoder as a function from tensors, in the order of ``names``, to its last hidden states."""
+
+    def __init__(self, model: PreTrainedModel, names: Sequence[str]) -> None:
+        super().__init__()
+        self._model = model
+        self._names = names
+
+    def forward(self, *values: Tensor) -> Tensor:
+        states: Tensor = self._model(**dict(zip(self._names, values, strict=True)), return_dict=False)[0]
+        return states
+
+
+class FirstStates(_LastStates):
+    """An encoder of BERT's design as such a function to the last states of first tokens, of shape (texts, 1, dim).
+
+    Of the last layer it needs no more than the keys and values of the other tokens: in a model of six layers a
+    seventh of all products falls away.
+    """
+
+    def forward(self, *values: Tensor) -> Tensor:
+        design = Design.of(self._model)
+        layers = self._model.get_submodule(design.names.layers.removesuffix(".{}"))
+        assert isinstance(layers, nn.ModuleList)
+        last = layers[-1]
+        del layers[-1]
+        try:
+            states = super().forward(*values)
+        finally:
+            layers.append(last)
+        return self._of_first(design, last, states, values[self._names.index("attention_mask")])
+
+    def _of_first(self, design: Design, layer: nn.Module, states: Tensor, attention_mask: Tensor) -> Tensor:
+        names, first = design.names, states[:, :1]
+        projections = zip((first, states, states), names.projections, strict=True)
+        query, key, value = (
+            # From shape (texts, tokens, dim) to (texts, heads, tokens, dim of a head).
+            layer.get_submodule(name)(inputs).view(*inputs.shape[:2], design.heads, -1).transpose(1, 2)
+            for inputs, name in projections
+        )
+        seen = attention_mask[:, None, None, :].bool()
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=seen)
+        mixed = layer.get_submodule(names.mixed)(mixed.transpose(1, 2).flatten(2))
+        first = layer.get_submodule(names.attention_norm)(first + mixed)
+        inner = ACT2FN[activation(self._model.config)](layer.get_submodule(names.inner)(first))
+        output: Tensor = layer.get_submodule(names.output_norm)(first + layer.get_submodule(names.outer)(inner))
+        return output
+
+
+def traced(model: PreTrainedModel, tokens: Tokens, *, first_only: bool = False) -> openvino.Model:
+    """Return the encoder as OpenVINO's model: inputs by the tokenizer's names, of any shape, to its last states."""
+    # Two texts of different lengths: what is traced must not take a mask of ones for granted.
+    features = padded([Encoded(5, {"input_ids": [1] * 5}), Encoded(3, {"input_ids": [1] * 3})], tokens)
+    if "token_type_ids" in tokens.encode(["a"])[0].features:
+        features["token_type_ids"] = torch.zeros_like(features["input_ids"])
+    function = (FirstStates if first_only else _LastStates)(model, list(features))
+    with _written_out(model):
+        return _traced(function, features, [-1, -1], STATES)
+
+
+class _Numbers(nn.Module):
+    """A head as a function from states and their mask."""
+
+    def __init__(self, numbers_of: NumbersOf) -> None:
+        super().__init__()
+        self._numbers_of = numbers_of
+
+    def forward(self, states: Tensor, attention_mask: Tensor) -> Tensor:
+        return self._numbers_of({"token_embeddings": states, "attention_mask": attention_mask})
+
+
+def _build_head(numbers_of: NumbersOf, dim: int, file: Path) -> None:
+    """Convert a head into a file. Raises Unsuited if it gives other numbers on states drawn at random."""
+    draw = torch.Generator().manual_seed(0)
+    mask = torch.tensor([[1] * 5, [1] * 3 + [0] * 2])
+    features = {"token_embeddings": torch.randn(2, 5, dim, generator=draw), "attention_mask": mask}
+    made = _traced(_Numbers(numbers_of), features, [-1, -1, dim], NUMBERS)
+    openvino.save_model(made, file, compress_to_fp16=False)
+    states = torch.randn(4, 9, dim, generator=draw)
+    mask = (torch.arange(9)[None, :] < torch.tensor([9, 1, 4, 8])[:, None]).long()
+    features = {"token_embeddings": states, "attention_mask": mask}
+    with torch.inference_mode():
+        own = heads.as_array(numbers_of(features).float())
+    numbers = Graph(file, "float32", 1)({name: value.numpy() for name, value in features.items()})
+    if numbers.shape != own.shape or not np.allclose(numbers, own, rtol=_TOLERANCE, atol=_TOLERANCE):
+        raise Unsuited("The model's head on OpenVINO does not give the same numbers.")
+
+
+def _traced(function: nn.Module, features: Mapping[str, Tensor], shape: Sequence[int], output: str) -> openvino.Model:
+    """Return a function of these features as OpenVINO's model, the first input of the shape and the others of two."""
+    with accelerator.quiet(), warnings.catch_warnings(), torch.no_grad(), _root_logger_kept():
+        warnings.simplefilter("ignore")  # the tracer's, on every `if` of the model's code
+        # The comparison at each opening proves more than the tracer's own check, which computes all twice.
+        decoder = TorchScriptPythonDecoder(
+            function, example_input=tuple(features.values()), trace_kwargs={"check_trace": False}
+        )
+        made = openvino.convert_model(decoder)
+    shapes = [shape, *([[-1, -1]] * (len(features) - 1))]
+    # A head need not read the mask.
+    for port, name, of_input in zip(made.inputs, features, shapes, strict=False):
+        port.get_tensor().set_names({name})
+        port.get_node().set_partial_shape(openvino.PartialShape([*of_input]))
+    made.outputs[0].get_tensor().set_names({output})
+    made.validate_nodes_and_infer_types()
+    return made
+
+
+@contextmanager
+def _root_logger_kept() -> Iterator[None]:
+    """The converter lets the root logger say errors only, and adds a filter and a handler of its own."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, root.filters[:], root.handlers[:]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters[:], root.handlers[:] = filters, handlers
+
+
+@contextmanager
+def _written_out(model: PreTrainedModel) -> Iterator[None]:
+    """Have local attention traced as products.
+
+    Fused, OpenVINO gives NaN for a token that attends to no other. Padding that is further from the text than the
+    span is such a token.
+    """
+    config = getattr(model, "config", None)
+    if config is None or not local_span(config):
+        yield
+        return
+    before = config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)

@@ -1,0 +1,153 @@
+"""Encoder-only models that were converted for OpenVINO, on a CPU, without torch and transformers.
+
+The first opening of a spec loads the model with these libraries and converts it
+(``tasks.backends.encoder.conversion``). The cache then keeps its encoder and its head as OpenVINO's models, its
+tokenizer's file, and the states that the model's own code gave for some texts. Every opening, the first one too,
+opens what the cache keeps and compares the encoder with these states. What does not pass is converted again. All of
+it may be deleted at any time.
+
+The encoder's model is one for all specs of a revision. The head's is computed in float32, whatever the encoder's
+precision: sums over a text's tokens and norms are too coarse in a half precision.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import openvino
+
+from docmill.tasks.backends import Assignment, processor
+from docmill.tasks.backends.convert import is_whole
+from docmill.tasks.backends.encoder.fast_tokenizer import FastTokenizer, PlacedTokens
+from docmill.tasks.backends.encoder.heads import Array, Comparison, outputs_of
+from docmill.tasks.backends.tokens import Tokens, padded_arrays, pairs
+from docmill.tasks.errors import Unsuited
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.outputs import Output
+from docmill.tasks.windows.windows import Encoded
+
+log = logging.getLogger("docmill.backends")
+
+ENCODERS = "openvino"  # the folder of the cache with encoders; the folder "opened" has all else, for each spec
+ENCODER, HEAD, FACTS, TOKENIZER, ARRAYS = "model.xml", "head.xml", "facts.json", "tokenizer.json", "arrays.npz"
+STATES, NUMBERS = "states", "numbers"  # the names of outputs
+# Raise this number with every change of what is kept, or of how it is read.
+_FORMAT = 4
+_LIBRARIES = ("docmill", "torch", "transformers", "sentence-transformers", "tokenizers", "openvino")
+_PRECISIONS: Mapping[str, str] = MappingProxyType({"float32": "f32", "bfloat16": "bf16"})
+# On AMX, OpenVINO 2026.4 computes batches of this length wrongly in int8: the cosines of MiniLM's vectors with those
+# in float32 were 0.65 to 0.98. No other length from 4 to 256 tokens was wrong.
+_MISCOMPUTED = 32
+
+
+class Graph:
+    """A model that OpenVINO has compiled, with one output; safe to call from several threads."""
+
+    def __init__(self, file: Path, precision: str, threads: int) -> None:
+        settings = {
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": threads,
+            "ENABLE_CPU_PINNING": False,  # beside other processes a core that is taken is waited for
+        }
+        self._compiled = openvino.Core().compile_model(str(file), "CPU", settings)
+        self._names = [port.any_name for port in self._compiled.inputs]
+        self._of_thread = threading.local()
+
+    def __call__(self, features: Mapping[str, Array]) -> Array:
+        """Return the output as a copy, in float32."""
+        if not hasattr(self._of_thread, "request"):
+            self._of_thread.request = self._compiled.create_infer_request()
+        (output,) = self._of_thread.request.infer(by_name(features, self._names)).values()
+        copy: Array = output.astype(np.float32)  # the next call writes there again
+        return copy
+
+
+def by_name(features: Mapping[str, Array], names: Sequence[str]) -> dict[str, Array]:
+    """Return a padded batch for inputs of these names; one that the tokenizer does not give is zeros."""
+    return {name: features[name] if name in features else np.zeros_like(features["input_ids"]) for name in names}
+
+
+class ConvertedModel:
+    """The model of a folder of the cache.
+
+    Raises Unsuited if it differs from the model's own code, and what libraries raise on damaged files.
+    """
+
+    def __init__(self, folder: Path, cache_dir: Path, precision: str, threads: int) -> None:
+        facts: dict[str, Any] = json.loads((folder / FACTS).read_bytes())
+        arrays: Mapping[str, Array] = np.load(folder / ARRAYS)
+        kind = PlacedTokens if facts["placed"] else Tokens
+        tokenizer = FastTokenizer((folder / TOKENIZER).read_text(encoding="utf-8"), facts["tokenizer"])
+        tokens = kind(tokenizer)
+        self._tokens = tokens.framed(facts["prefix"]) if facts["prefix"] else tokens
+        self.limit_tokens: int = facts["limit_tokens"]
+        self.library: str = facts["library"]
+        self._form = {**facts["form"], **{name: arrays[f"form {name}"] for name in facts["arrays"]}}
+        first = self._form.get("question_first", False)
+        beside = pairs(self._tokens, self.limit_tokens, first=first) if facts["pairs"] else None
+        self.traits = Traits(normalizes=facts["normalizes"], pairs=beside)
+        encoder = cache_dir / ENCODERS / facts["encoder"]
+        if not is_whole(encoder, cache_dir):
+            raise Unsuited(f"{encoder} is not whole.")
+        self._encoder = Graph(encoder / ENCODER, precision, threads)
+        self._head = Graph(folder / HEAD, "float32", threads)
+        compared = facts["comparison"]
+        texts = [Encoded(n_tokens, features) for n_tokens, features in compared["texts"]]
+        states = [arrays[f"states {place}"] for place in range(len(texts))]
+        distance = Comparison(texts, states, compared["tolerance"], compared["means"]).distance(self.states)
+        log.info("conversion.compared library='OpenVINO' folder=%s difference=%.2g", folder.name, distance)
+        if not distance <= compared["tolerance"]:
+            raise Unsuited(f"The model on OpenVINO does not give the same: {distance:.2g} of difference.")
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        """Return what the model will read for each text."""
+        return self._tokens.encode(texts)
+
+    def states(self, batch: Sequence[Encoded]) -> dict[str, Array]:
+        """Return ``token_embeddings`` in float32, of shape (texts, length, dim), and their ``attention_mask``.
+
+        Of an encoder that was converted for its first tokens only, they are those, with a mask of their own.
+        """
+        longest = max(window.tokens for window in batch)
+        features: dict[str, npt.NDArray[np.int64]] = padded_arrays(
+            batch, self._tokens, longest + (longest == _MISCOMPUTED)
+        )
+        states = self._encoder(features)
+        return {"token_embeddings": states, "attention_mask": features["attention_mask"][:, : states.shape[1]]}
+
+    def outputs(self, batch: Sequence[Encoded], states: Mapping[str, Array]) -> list[Output]:
+        """Return the output of each window."""
+        return outputs_of(self._form, batch, states, self._head)
+
+
+def folder_of(assignment: Assignment) -> Path:
+    """Return the folder of the cache for a spec, on this processor under the libraries that are installed."""
+    here = processor.of(assignment.cache_dir)
+    subject = (
+        f"{_FORMAT} {assignment.spec.sha256.hex()} {assignment.head} {here.name} {here.threads} "
+        f"{assignment.folder} {' '.join(map(_version, _LIBRARIES))}"
+    )
+    return assignment.cache_dir / "opened" / hashlib.sha256(subject.encode()).hexdigest()[:32]
+
+
+def is_converted(assignment: Assignment) -> bool:
+    """Return True if the cache keeps the converted model of a spec."""
+    return is_whole(folder_of(assignment), assignment.cache_dir)
+
+
+def _version(library: str) -> str:
+    try:
+        return f"{library} {version(library)}"
+    except PackageNotFoundError:
+        return library

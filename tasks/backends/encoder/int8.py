@@ -1,0 +1,267 @@
+"""Encoders in int8 on OpenVINO: NNCF finds the scales once, on texts that come with docmill.
+
+Products take int8 on both sides, with fixed scales: activations are measured on the texts, after outliers have been
+shared with the weights (SmoothQuant, Xiao et al. 2022, section 4). What that costs is in docs/benchmarks.md.
+
+Int8 has one scale for all values that enter a product. A few channels of a feed-forward network have values many
+times as great as the others, which such a scale rounds away (Dettmers et al. 2022, LLM.int8(), section 3). So they
+may be computed apart from the others, in floating point.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import openvino
+import rich
+import torch
+from torch import Tensor, nn
+from transformers.activations import ACT2FN
+
+from docmill.storage.core.installation import install
+from docmill.tasks.backends.encoder.converted import by_name
+from docmill.tasks.backends.encoder.heads import Array, Comparison
+from docmill.tasks.backends.encoder.own_code import compared_lengths
+from docmill.tasks.backends.encoder.packed import Design, activation, has_berts_design
+from docmill.tasks.backends.tokens import Tokens, padded, padded_arrays
+from docmill.tasks.errors import Unsuited
+from docmill.tasks.windows.windows import Encoded
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+# Raised with every change of what is made below.
+_FORMAT = 1
+# Paragraphs of package descriptions in English and French, one a line, from every second row of the examples.
+_TEXTS = Path(__file__).with_name("calibration.txt")
+# How much of the outliers goes to the weights. NNCF's own is 0.95; on MiniLM 0.7 to 0.8 lost least, 0.5 most.
+_SMOOTHING = 0.75
+# Of the products behind an activation function the first loses most: in MiniLM as much as all others together.
+_LEFT_ALONE = 1
+_COMPARED_TEXTS = 8
+# How far the mean state of a text may turn, as 1 - cosine. Measured: 0.002 for MiniLM, at most 0.0001 for small
+# random models.
+_TOLERANCE = 0.03
+
+
+# The version of an encoder's form on OpenVINO, which names all on which its result depends, the function that makes
+# it, and the function that computes by the model's own code what the result is compared with.
+Conversion = tuple[str, Callable[[], openvino.Model], Callable[[], Comparison]]
+
+
+def quantization(
+    form: str,
+    trace: Callable[[], openvino.Model],
+    model: PreTrainedModel,
+    tokens: Tokens,
+    limit_tokens: int,
+    *,
+    first_only: bool = False,
+    split: bool = False,
+) -> Conversion:
+    """Return the conversion of an encoder to int8. ``trace`` gives it in float32, in a ``form`` of this name.
+
+    The product behind the first activation function stays in floating point. With ``split`` only its outlier channels
+    do, which is faster and as near to float32. Raises Unsuited where NNCF is not installed.
+    """
+    try:
+        nncf = version("nncf")
+    except PackageNotFoundError as error:
+        raise Unsuited(f"Encoders in int8 need NNCF: {install('openvino-int8')}.") from error
+    texts = [
+        text for text in tokens.encode(_TEXTS.read_text(encoding="utf-8").splitlines()) if text.tokens <= limit_tokens
+    ]
+    if len(texts) < _COMPARED_TEXTS:
+        raise Unsuited("The model's windows are too short to measure its activations.")
+
+    def make() -> openvino.Model:
+        if not split:
+            made = trace()
+            return _quantized(made, tokens, texts, _contracting(made)[:_LEFT_ALONE])
+        with split_first_layer(model, texts):
+            made = trace()
+        return _quantized(made, tokens, texts, [name for name, inputs, _ in _products(made) if inputs == N_CHANNELS])
+
+    def compare() -> Comparison:
+        return _measured(model, tokens, [*texts[:_COMPARED_TEXTS], _long(model.config, texts)], first_only)
+
+    return f"int8-{nncf}-{_FORMAT}-{form}{'-split' if split else ''}", make, compare
+
+
+def _measured(model: PreTrainedModel, tokens: Tokens, texts: Sequence[Encoded], first_only: bool) -> Comparison:
+    """Return the comparison of the mean or first states of texts with those by the model's own code."""
+    with torch.inference_mode():
+        states = [model(**padded([text], tokens)).last_hidden_state[0].float().numpy() for text in texts]
+    if first_only:
+        states = [of_text[:1].copy() for of_text in states]
+    return Comparison(texts, states, _TOLERANCE, means=True)
+
+
+def _long(config: PretrainedConfig, texts: list[Encoded]) -> Encoded:
+    """A text made of several, as long as a comparison has to have one."""
+    longest = max(compared_lengths(config))
+    joined: dict[str, list[int]] = {}
+    for text in texts:
+        for name in text.features:
+            joined.setdefault(name, []).extend(text.feature(name))
+    return Encoded(longest, {name: numbers[:longest] for name, numbers in joined.items()})
+
+
+def _quantized(
+    made: openvino.Model, tokens: Tokens, texts: list[Encoded], left_alone: Sequence[str]
+) -> openvino.Model:
+    """Return the model with all its products in int8 but those of these names."""
+    names = [port.any_name for port in made.inputs]
+
+    def features(text: Encoded) -> dict[str, Array]:
+        return by_name(padded_arrays([text], tokens), names)
+
+    with _silent_nncf() as nncf:
+        return nncf.quantize(
+            made,
+            nncf.Dataset(texts, features),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(texts),
+            ignored_scope=nncf.IgnoredScope(names=[*left_alone], validate=False),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=_SMOOTHING)
+            ),
+        )
+
+
+def _contracting(made: openvino.Model) -> list[str]:
+    """The linear layers that have more inputs than outputs, from the first on."""
+    return [name for name, inputs, outputs in _products(made) if inputs > outputs]
+
+
+def _products(made: openvino.Model) -> Iterator[tuple[str, int, int]]:
+    """Yield the name of each linear layer with the numbers of its inputs and outputs, from the first on."""
+    for node in made.get_ordered_ops():
+        if node.get_type_name() == "MatMul" and node.input_value(1).get_node().get_type_name() == "Constant":
+            shape = list(node.input_value(1).get_shape())
+            outputs, inputs = shape[-2:] if node.get_attributes()["transpose_b"] else reversed(shape[-2:])
+            yield node.get_friendly_name(), inputs, outputs
+
+
+@contextmanager
+def _silent_nncf() -> Iterator[ModuleType]:
+    """The library, which is slow to import, talks on standard output and makes its own the class of all loggers."""
+    of_loggers, console = logging.getLoggerClass(), rich.get_console()
+    quiet = console.quiet
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            console.quiet = True
+            import nncf
+
+            nncf.disable_logging()  # drops its handlers, whose level the next line would raise: some are not its own
+            nncf.set_log_level(logging.ERROR)
+            yield nncf
+        finally:
+            console.quiet = quiet
+            logging.setLoggerClass(of_loggers)
+
+
+# In MiniLM's first layer the greatest value of one channel is 25, that of the next 7. With 1 to 64 channels apart
+# the vectors were equally near to float32.
+N_CHANNELS = 8
+
+
+class SplitFeedForward(nn.Module):
+    """A feed-forward network, from shape (..., dim) to (..., dim); the last ``N_CHANNELS`` in ``order`` are apart."""
+
+    def __init__(self, inner: nn.Linear, function: nn.Module, outer: nn.Linear, order: Tensor) -> None:
+        super().__init__()
+        most, few = order[:-N_CHANNELS], order[-N_CHANNELS:]
+        self._function = function
+        self._inner, self._outer = _rows(inner, most), _columns(outer, most, outer.bias)
+        self._inner_apart, self._outer_apart = _rows(inner, few), _columns(outer, few, None)
+
+    def forward(self, states: Tensor) -> Tensor:
+        found: Tensor = self._outer(self._function(self._inner(states)))
+        apart: Tensor = self._outer_apart(self._function(self._inner_apart(states)))
+        return found + apart
+
+
+def splits(model: PreTrainedModel) -> bool:
+    """Return True for a model of BERT's design with several layers and enough channels."""
+    if not has_berts_design(model) or Design.of(model).layers == 1:
+        return False
+    return _inner(model).out_features > N_CHANNELS
+
+
+@contextmanager
+def split_first_layer(model: PreTrainedModel, texts: Sequence[Encoded]) -> Iterator[None]:
+    """Split the feed-forward network of the first layer: apart are the channels with the greatest values on texts."""
+    design = Design.of(model)
+    names, layer = design.names, model.get_submodule(design.names.layers.format(0))
+    inner, outer = _inner(model), layer.get_submodule(names.outer)
+    assert isinstance(outer, nn.Linear)
+    function = ACT2FN[activation(model.config)]
+    split = SplitFeedForward(inner, function, outer, _greatest(model, inner, function, texts).argsort())
+    with ExitStack() as swapped:
+        for name, module in ((names.inner, nn.Identity()), (names.activation, nn.Identity()), (names.outer, split)):
+            swapped.enter_context(_swapped(layer, name, module))
+        yield
+
+
+def _inner(model: PreTrainedModel) -> nn.Linear:
+    names = Design.of(model).names
+    found = model.get_submodule(f"{names.layers.format(0)}.{names.inner}")
+    assert isinstance(found, nn.Linear)
+    return found
+
+
+def _greatest(model: PreTrainedModel, inner: nn.Linear, function: nn.Module, texts: Sequence[Encoded]) -> Tensor:
+    """Return the greatest absolute value of each inner channel over all tokens, of shape (channels,)."""
+    found = torch.zeros(inner.out_features)
+
+    def look(_module: nn.Module, _given: object, states: Tensor) -> None:
+        torch.maximum(found, function(states).abs().flatten(0, -2).amax(0), out=found)
+
+    handle = inner.register_forward_hook(look)
+    try:
+        with torch.inference_mode():
+            for text in texts:
+                model(**{name: torch.tensor([text.feature(name)]) for name in text.features})
+    finally:
+        handle.remove()
+    return found
+
+
+@contextmanager
+def _swapped(layer: nn.Module, name: str, module: nn.Module) -> Iterator[None]:
+    parent, _, attribute = name.rpartition(".")
+    owner = layer.get_submodule(parent)
+    before = getattr(owner, attribute)
+    setattr(owner, attribute, module)
+    try:
+        yield
+    finally:
+        setattr(owner, attribute, before)
+
+
+def _rows(linear: nn.Linear, channels: Tensor) -> nn.Linear:
+    """Return the part of a linear layer that gives these channels."""
+    return _linear(linear.weight[channels], linear.bias[channels])
+
+
+def _columns(linear: nn.Linear, channels: Tensor, bias: Tensor | None) -> nn.Linear:
+    """Return the part of a linear layer that reads these channels, with this bias."""
+    return _linear(linear.weight[:, channels], bias)
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    outputs, inputs = weight.shape
+    made = nn.Linear(inputs, outputs, bias=bias is not None)
+    made.weight = nn.Parameter(weight.detach().clone(), requires_grad=False)
+    if bias is not None:
+        made.bias = nn.Parameter(bias.detach().clone(), requires_grad=False)
+    return made

@@ -1,0 +1,110 @@
+"""Encoder-only models on OpenVINO: batches side by side, from the converted model."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from typing import Any
+
+import openvino
+
+from docmill.tasks.backends import Assignment, Source, allocator, processor
+from docmill.tasks.backends.convert import is_whole
+from docmill.tasks.backends.encoder.batches import BUDGETS, SIZES, Streams, WarmUp, short_window
+from docmill.tasks.backends.encoder.converted import ConvertedModel, folder_of
+from docmill.tasks.backends.encoder.heads import Array
+from docmill.tasks.backends.static import Items, StaticLoop
+from docmill.tasks.errors import OutOfMemory, Unsuited
+from docmill.tasks.outputs import Output
+from docmill.tasks.windows.windows import Encoded
+
+log = logging.getLogger("docmill.backends")
+
+_QUALITIES = frozenset({"native", "float32", "bfloat16", "int8"})
+_NO_MEMORY = ("can't allocate memory", "ALLOC_FAILED", "bad_alloc")
+
+
+class OpenVinoBackend:
+    """One encoder-only model with its head on a CPU.
+
+    Raises Unsuited where OpenVINO would not give what the model's own code gives.
+    """
+
+    def __init__(self, assignment: Assignment) -> None:
+        spec, cache_dir = assignment.spec, assignment.cache_dir
+        if assignment.device != "cpu" or spec.quality not in _QUALITIES:
+            raise Unsuited(f"docmill computes nothing in {spec.quality} on {assignment.device} with OpenVINO.")
+        self._here = processor.of(cache_dir)
+        self._int8 = spec.quality == "int8"
+        # Between int8's products are sums and norms, which stay in the precision that they have without it.
+        self._precision = self._here.native if spec.quality in ("native", "int8") else spec.quality
+        self._model = self._open(assignment)
+        self.limit_tokens, self.traits = self._model.limit_tokens, self._model.traits
+        self._encode = self._model.encode  # threads may read texts while another closes the model
+        self._loop = StaticLoop(self._compute, BUDGETS["cpu"])
+        self._streams = Streams(self._loop, self._compute, self._here.threads)
+        self._warm_up = WarmUp(self._loop, self.run, short_window(self), at_once=self._streams.count)
+        subject = f"{spec.revision} {spec.quality} {type(self).__name__} {self._here.name} {self._here.threads}"
+        self._warm_up.find(SIZES["cpu"], cache_dir / "batches", subject, measured=assignment.tuned)
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return self._encode(texts)
+
+    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+        return self._streams.run(source)
+
+    def tokens_per_s(self) -> float:
+        """Measure for a fraction of a second how fast short windows are computed here."""
+        return self._warm_up.rate()
+
+    def runtime(self) -> dict[str, Any]:
+        library = self._model.library
+        versions = {"torch": self._here.torch, "python": platform.python_version()}
+        versions |= {name: version(name) for name in ("transformers", library, *(["nncf"] if self._int8 else []))}
+        return {
+            "device": self._here.name,
+            "precision": f"int8_{self._precision}" if self._int8 else self._precision,
+            "backend": "openvino",
+            "versions": {**versions, "openvino": openvino.__version__},
+        }
+
+    def close(self) -> None:
+        self._streams.close()
+        del self._model
+        allocator.release()
+
+    def _compute(self, items: Items) -> Sequence[Output]:
+        try:
+            return self._model.outputs([item.encoded for item in items], self._states(items))
+        except MemoryError as error:
+            raise OutOfMemory from error
+        except RuntimeError as error:  # OpenVINO has no type of its own for this
+            if any(words in str(error) for words in _NO_MEMORY):
+                raise OutOfMemory from error
+            raise
+
+    def _states(self, items: Items) -> dict[str, Array]:
+        """Return the states of a batch's tokens."""
+        return self._model.states([item.encoded for item in items])
+
+    def _open(self, assignment: Assignment) -> ConvertedModel:
+        """Return the model that the cache keeps; it is converted first if there is none, or if it is not usable."""
+        folder, cache_dir, threads = folder_of(assignment), assignment.cache_dir, self._here.threads
+        if is_whole(folder, cache_dir):
+            try:
+                model = ConvertedModel(folder, cache_dir, self._precision, threads)
+            except Exception as error:  # whatever libraries raise on files that they do not know
+                log.info("converted_again folder=%s error=%r", folder, error)
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                with suppress(OSError):  # a cache that is only read
+                    os.utime(folder)  # the time of its last use
+                return model
+        from docmill.tasks.backends.encoder import conversion
+
+        return conversion.convert(assignment, folder, self._precision, threads)

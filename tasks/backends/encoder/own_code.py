@@ -1,0 +1,208 @@
+"""The model's own code: the states that it gives, the head that it computes, and comparisons with it.
+
+A classifier is taken apart into its encoder and the rest. The encoder in the model is replaced by a module that gives
+the states which it is given: after it the model's own ``forward`` pools, projects and classifies. Each model that is
+opened is compared with its own code first; a model whose head wants more than the last hidden states is computed as a
+whole.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from docmill.tasks.backends.encoder.batches import short_window
+from docmill.tasks.backends.encoder.heads import Comparison, EncoderModel, StatesOf
+from docmill.tasks.backends.tokens import Tokens, padded
+from docmill.tasks.models import families
+from docmill.tasks.windows.windows import Encoded
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers.modeling_outputs import ModelOutput
+
+log = logging.getLogger("docmill.backends")
+
+# How far a token's state may lie from that of the model's own code, in parts of its length. Measured: 2e-6 and 0.014;
+# bfloat16 itself is 0.02 away from float32, and deeper models more.
+TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.02}
+# Lengths in tokens of the texts that are compared; two of them go through attention together. One more text is so
+# long that the others' padding lies further from their tokens than any layer of local attention sees.
+_LENGTHS = (3, 9, 9, 24)
+_LEAST_LONGEST = 96
+# The names under which configurations keep how far a layer of local attention sees, in tokens.
+_SPANS = ("local_attention", "sliding_window", "attention_window")
+# Two windows of different lengths, so that one is padded.
+_TWO_TEXTS = ("A word.", "The text that is compared, with some more words than the other.")
+
+NumbersOf = Callable[[Mapping[str, Tensor]], Tensor]
+
+
+def own_states(encoder: PreTrainedModel, tokens: Tokens, device: str) -> StatesOf:
+    """Return a function that computes the last hidden states by the encoder's own code, on padded batches."""
+
+    def states_of(batch: Sequence[Encoded]) -> dict[str, Tensor]:
+        features = {name: value.to(device) for name, value in padded(batch, tokens).items()}
+        states = encoder(**features).last_hidden_state.float()
+        return {"token_embeddings": states, "attention_mask": features["attention_mask"]}
+
+    return states_of
+
+
+class GivenStates(nn.Module):
+    """A module in the place of an encoder: it gives the states that come as embeddings, and pools them if it did."""
+
+    def __init__(self, pooler: nn.Module | None) -> None:
+        super().__init__()
+        self.pooler = pooler
+
+    def forward(self, *_: Any, inputs_embeds: Tensor, **__: Any) -> BaseModelOutputWithPooling:
+        pooled = self.pooler(inputs_embeds) if self.pooler is not None else None
+        return BaseModelOutputWithPooling(last_hidden_state=inputs_embeds, pooler_output=pooled)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A classifier's encoder, None if the model computes as a whole, and its head.
+
+    ``own_states`` computes what ``logits_of`` reads by the model's own code: the last hidden states, or the logits.
+    """
+
+    encoder: PreTrainedModel | None
+    own_states: StatesOf
+    logits_of: NumbersOf
+
+
+def take_apart(model: PreTrainedModel, tokens: Tokens, device: str, dtype: torch.dtype) -> Parts:
+    """Return the parts of a classifier whose encoder computes in ``dtype``; its head computes in float32."""
+    model.requires_grad_(requires_grad=False)
+    with torch.inference_mode():
+        encoder = _encoder(model, tokens, device, TOLERANCES[dtype])
+    if encoder is None:
+        return Parts(None, _own_logits(model, tokens, device), lambda states: states["logits"])
+    return Parts(encoder, own_states(encoder, tokens, device), _head_logits(model))
+
+
+def _encoder(model: PreTrainedModel, tokens: Tokens, device: str, tolerance: float) -> PreTrainedModel | None:
+    """Return the encoder of a classifier, which keeps the head alone, in float32.
+
+    None, and the model as it was, if the head does not give the model's own logits from the last hidden states.
+    """
+    batch = tokens.encode(_TWO_TEXTS)
+    features = {name: value.to(device) for name, value in padded(batch, tokens).items()}
+    expected = _logits(model(**features)).float()
+    encoder, dtype = model.base_model, model.dtype
+    pooler = getattr(encoder, "pooler", None)
+    try:
+        if pooler is not None:
+            encoder.pooler = nn.Identity()  # some encoders call it without asking for it
+        states = own_states(encoder, tokens, device)(batch)
+        setattr(model, model.base_model_prefix, GivenStates(pooler))
+        model.float()
+        logits = _head_logits(model)(states)
+        if torch.allclose(logits, expected, rtol=tolerance, atol=tolerance):
+            return encoder
+        reason = f"difference={(logits - expected).abs().max():.2g}"
+    except Exception as error:  # whatever a head raises that wants more than the last hidden states
+        reason = f"error={type(error).__name__}"
+    log.info("head_not_taken_apart model=%s %s", model.config.model_type, reason)
+    if pooler is not None:
+        encoder.pooler = pooler
+    setattr(model, model.base_model_prefix, encoder)
+    model.to(dtype)
+    return None
+
+
+def _head_logits(model: PreTrainedModel) -> NumbersOf:
+    def logits_of(states: Mapping[str, Tensor]) -> Tensor:
+        return _logits(model(inputs_embeds=states["token_embeddings"], attention_mask=states["attention_mask"]))
+
+    return logits_of
+
+
+def _own_logits(model: PreTrainedModel, tokens: Tokens, device: str) -> StatesOf:
+    """Return a function that computes the logits of a batch by the model's own code."""
+
+    def states_of(batch: Sequence[Encoded]) -> dict[str, Tensor]:
+        features = {name: value.to(device) for name, value in padded(batch, tokens).items()}
+        return {"logits": _logits(model(**features)), "attention_mask": features["attention_mask"]}
+
+    return states_of
+
+
+def _logits(output: ModelOutput) -> Tensor:
+    """Return the logits in a classifier's output; of question answering those of start and end, side by side."""
+    if "start_logits" in output:
+        return torch.stack((output.start_logits, output.end_logits), dim=-1)
+    logits: Tensor = output.logits
+    return logits
+
+
+def compared(model: PreTrainedModel, tolerance: float, *, first_only: bool = False) -> Comparison:
+    """Return the comparison of an encoder in place of ``model``, whose own code computes the states for it.
+
+    With ``first_only`` they are those of the first tokens.
+    """
+    most = model.config.vocab_size - 1
+    rows = [[number * most // length for number in range(1, length + 1)] for length in compared_lengths(model.config)]
+    texts = [Encoded(len(ids), {"input_ids": ids}) for ids in rows]
+    with torch.inference_mode():
+        ids_of_texts = [torch.tensor([ids], device=model.device) for ids in rows]
+        states = [model(input_ids=ids).last_hidden_state[0].float().cpu().numpy() for ids in ids_of_texts]
+    if first_only:
+        states = [of_text[:1].copy() for of_text in states]
+    return Comparison(texts, states, tolerance)
+
+
+def compared_lengths(config: PretrainedConfig) -> tuple[int, ...]:
+    """Return the lengths in tokens of a comparison's texts, which are padded as those of a real batch are."""
+    limit = families.window_limit(config.to_dict())
+    longest = min(limit, max(_LEAST_LONGEST, local_span(config) + 2 * max(_LENGTHS)))
+    return tuple(min(length, limit) for length in (*_LENGTHS, longest))
+
+
+def local_span(config: PretrainedConfig) -> int:
+    """Return the most tokens that a layer of local attention sees; 0 where all layers see everything."""
+    spans = [getattr(config, name, None) for name in _SPANS]
+    return max((max(span) if isinstance(span, list) else span for span in spans if span), default=0)
+
+
+def reads_padding(model: EncoderModel, tolerance: float) -> bool:
+    """Return True if a text gets other numbers from the model's own code beside a longer text, which pads it.
+
+    Convolutions, Fourier transforms and pooling over tokens take padding for a part of the text.
+    """
+    coder = model.coder
+    (short,), long = coder.encode(["Some words."]), short_window(coder)
+    if short.tokens >= long.tokens:
+        return False
+    with torch.inference_mode():
+        alone, beside = _numbers(model, [short]), _numbers(model, [short, long])
+    return not all(_near(rows, own, tolerance) for rows, own in zip(beside, alone, strict=True))
+
+
+def _near(rows: Tensor, own: Tensor, tolerance: float) -> bool:
+    """Return True for rows that differ by less than a part ``tolerance`` of the longest row."""
+    if rows.shape != own.shape:  # states that were pooled together with padding
+        return False
+    return bool((rows - own).norm(dim=-1).max() <= tolerance * own.norm(dim=-1).max())
+
+
+def _numbers(model: EncoderModel, batch: Sequence[Encoded]) -> list[Tensor]:
+    """Return the states of a batch's first text without padding, and the vector that a head makes of them."""
+    states = model.own_states(batch)
+    mask = states.get("attention_mask")
+    numbers = []
+    for values in states.values():
+        if isinstance(values, Tensor) and values.is_floating_point():
+            row = values[0]
+            if mask is not None and values.shape[:2] == mask.shape:
+                row = row[mask[0].bool()]
+            numbers.append(row.float())
+    return [*numbers, model.head(states)[0].float()] if model.form["type"] == "vectors" else numbers

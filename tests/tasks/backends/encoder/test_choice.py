@@ -1,0 +1,348 @@
+"""The fastest of several backends computes, once measuring pays, until it gives NaN."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from docmill.storage.core.outcomes import Reason, Status
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends import selection
+from docmill.tasks.backends.encoder.choice import (
+    FallbackBackend,
+    ProvisionalBackend,
+    best,
+    fastest,
+    finite,
+    leave_out,
+    subject,
+)
+from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
+from docmill.tasks.backends.measurement_cache import remember
+from docmill.tasks.engine.backend_factory import open_backend
+from docmill.tasks.errors import CannotServe, Unsuited
+from docmill.tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
+from tests.tasks.conftest import Bench, EngineOf
+from tests.tasks.fakes import FakeBackend, spec_of
+
+
+class Backend:
+    """Computes so many tokens a second; `closed` says whether it was given back."""
+
+    def __init__(self, name: str, rate: float) -> None:
+        self.name = name
+        self.closed = False
+        self._rate = rate
+
+    def tokens_per_s(self) -> float:
+        return self._rate
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Shop:
+    """Opens backends by name, and keeps all that it opened; those without a rate do not suit."""
+
+    def __init__(self, **rates: float) -> None:
+        self.opened: list[Backend] = []
+        self._rates = rates
+
+    def __call__(self, name: str) -> Backend:
+        if name not in self._rates:
+            raise Unsuited(f"{name} is not for this model")
+        assert all(one.closed for one in self.opened), "two models at once may be too many for the memory"
+        self.opened.append(Backend(name, self._rates[name]))
+        return self.opened[-1]
+
+    @property
+    def names(self) -> list[str]:
+        return [one.name for one in self.opened]
+
+
+def test_the_clearly_faster_one_is_taken_and_the_others_are_closed(tmp_path: Path) -> None:
+    shop = Shop(torch=100.0, openvino=130.0)
+    taken = fastest(["torch", "openvino"], shop, tmp_path, "a model")
+    assert (taken.name, taken.closed, shop.names) == ("openvino", False, ["torch", "openvino"])
+    shop = Shop(torch=100.0, openvino=90.0)
+    taken = fastest(["torch", "openvino"], shop, tmp_path, "another model")
+    assert (taken.name, taken.closed, shop.names) == ("torch", False, ["torch", "openvino", "torch"])
+
+
+def test_the_first_is_taken_unless_another_is_clearly_ahead() -> None:
+    assert best({"one": 100.0, "two": 104.0}) == "one"
+    assert best({"one": 100.0, "two": 106.0, "three": 109.0}) == "two"
+
+
+def test_it_is_measured_once_for_each_subject(tmp_path: Path) -> None:
+    fastest(["torch", "openvino"], Shop(torch=100.0, openvino=130.0), tmp_path, "a model")
+    shop = Shop(torch=900.0, openvino=130.0)
+    assert fastest(["torch", "openvino"], shop, tmp_path, "a model").name == "openvino"
+    assert shop.names == ["openvino"]
+    assert fastest(["torch", "openvino"], Shop(torch=900.0, openvino=130.0), tmp_path, "b").name == "torch"
+    assert fastest(["torch"], Shop(torch=900.0), tmp_path, "a model").name == "torch"
+
+
+@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"fastest": "a third"}', '{"fastest": ["openvino"]}'])
+def test_what_is_remembered_and_makes_no_sense_is_measured_again(tmp_path: Path, damage: str) -> None:
+    fastest(["torch", "openvino"], Shop(torch=100.0, openvino=130.0), tmp_path, "a model")
+    (file,) = tmp_path.iterdir()
+    file.write_text(damage)
+    assert fastest(["torch", "openvino"], Shop(torch=200.0, openvino=130.0), tmp_path, "a model").name == "torch"
+    assert json.loads(file.read_text())["fastest"] == "torch"
+
+
+def test_one_that_does_not_suit_leaves_the_model_to_the_others(tmp_path: Path) -> None:
+    assert fastest(["torch", "openvino"], Shop(torch=1.0), tmp_path, "a model").name == "torch"
+    assert fastest(["torch", "openvino"], Shop(openvino=1.0), tmp_path, "a model").name == "openvino"
+    with pytest.raises(Unsuited, match="openvino is not for this model"):
+        fastest(["torch", "openvino"], Shop(), tmp_path, "another model")
+
+
+def test_an_embedding_model_is_measured_once_and_not_for_a_few_texts(bench: Bench, unmeasured: Path) -> None:
+    spec = bench.spec("embed", "minilm")
+    open_one = partial(open_backend, spec, device="cpu", models_dir=None, cache_dir=unmeasured)
+    provisional = open_one()
+    assert provisional.runtime()["backend"] == "openvino"
+    provisional.close()
+    assert not (unmeasured / "backends").exists()
+    assert not (unmeasured / "batches").exists()
+    backends = []
+    for provisional_at_first in (False, True):
+        backend = open_one(provisional=provisional_at_first)
+        backends.append(backend.runtime()["backend"])
+        backend.close()
+    (file,) = (unmeasured / "backends").iterdir()
+    found = json.loads(file.read_text())
+    assert set(found["tokens_per_s"]) == {"transformers", "openvino"}
+    assert min(found["tokens_per_s"].values()) > 0
+    assert backends == [found["fastest"]] * 2
+    assert found["fastest"] == best(found["tokens_per_s"])
+
+
+TEXTS = ["one", "two words", "three", "four", "five"]
+
+
+class Measured(FakeBackend):
+    """The backend that a measurement chose."""
+
+    def runtime(self) -> dict[str, Any]:
+        return {**super().runtime(), "backend": "measured"}
+
+
+def refused() -> Any:
+    raise AssertionError("opened without need")
+
+
+def test_a_few_texts_are_computed_without_a_measurement(engine_of: EngineOf) -> None:
+    first = FakeBackend()
+    backend = ProvisionalBackend(first, refused, refused, enough=1000)
+    ticket = engine_of(lambda _: backend).submit(spec_of(), list(enumerate(TEXTS)))
+    assert ticket.wait(60)
+    assert [outcome.status for outcome in ticket.finished()] == [Status.DONE] * len(TEXTS)
+    assert sum(map(len, first.batches)) == len(TEXTS)
+    assert not first.closed.is_set()
+
+
+def test_once_there_was_enough_work_the_measured_backend_computes_the_rest(engine_of: EngineOf) -> None:
+    first, chosen = FakeBackend(), Measured()
+    opened: list[str] = []
+
+    def measured() -> Measured:
+        assert first.closed.is_set(), "two models at once may be too many for the memory"
+        opened.append("measured")
+        return chosen
+
+    backend = ProvisionalBackend(first, measured, refused, enough=8)
+    engine = engine_of(lambda _: backend)
+    for _ in range(3):
+        ticket = engine.submit(spec_of(), list(enumerate(TEXTS)))
+        assert ticket.wait(60)
+        assert [outcome.status for outcome in ticket.finished()] == [Status.DONE] * len(TEXTS)
+    assert opened == ["measured"]
+    assert sum(map(len, first.batches)) + sum(map(len, chosen.batches)) == 3 * len(TEXTS)
+    assert chosen.batches
+    assert engine.runtime(spec_of())["backend"] == "measured"
+    assert not chosen.closed.is_set()
+
+
+def test_where_nothing_can_be_measured_the_first_goes_on(
+    engine_of: EngineOf, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails() -> Any:
+        raise MemoryError
+
+    again = FakeBackend()
+    backend = ProvisionalBackend(FakeBackend(), fails, lambda: again, enough=1)
+    engine = engine_of(lambda _: backend)
+    with caplog.at_level(logging.ERROR):
+        for _ in range(2):
+            ticket = engine.submit(spec_of(), list(enumerate(TEXTS)))
+            assert ticket.wait(60)
+            assert [outcome.status for outcome in ticket.finished()] == [Status.DONE] * len(TEXTS)
+    assert again.batches
+    assert caplog.text.count("backends_not_measured error=MemoryError()") == 1
+
+
+class Sound(FakeBackend):
+    """Gives numbers where the other gives none."""
+
+    def _compute(self, items: Any) -> Sequence[Any]:
+        outputs = super()._compute(items)
+        for output in outputs:
+            assert isinstance(output, Vector)
+            np.nan_to_num(output.values, copy=False)
+        return outputs
+
+    def runtime(self) -> dict[str, Any]:
+        return {**super().runtime(), "backend": "sound"}
+
+
+WITH_NAN = ["one", "two nan", "three", "four nan and more", "five"]
+
+
+def test_windows_without_a_vector_are_computed_again_and_the_backend_is_left(engine_of: EngineOf) -> None:
+    first, second = FakeBackend(), Sound()
+    told: list[str] = []
+    backend = FallbackBackend(first, lambda: second, lambda: told.append("out"))
+    engine = engine_of(lambda _: backend)
+    for _ in range(2):
+        ticket = engine.submit(spec_of(), list(enumerate(WITH_NAN)))
+        assert ticket.wait(60)
+        assert [outcome.status for outcome in ticket.finished()] == [Status.DONE] * len(WITH_NAN)
+    assert first.closed.is_set()
+    assert not second.closed.is_set()
+    assert told == ["out"]
+    assert engine.runtime(spec_of())["backend"] == "sound"
+    again = [text for batch in second.batches for text in batch][:2]
+    assert sorted(again) == ["four nan and more", "two nan"]
+    assert sum(map(len, first.batches)) + sum(map(len, second.batches)) == 2 * len(WITH_NAN) + 2
+
+
+def test_what_is_no_number_with_the_models_own_code_either_fails_its_document_only(engine_of: EngineOf) -> None:
+    told: list[str] = []
+    backend = FallbackBackend(FakeBackend(), FakeBackend, lambda: told.append("out"))
+    ticket = engine_of(lambda _: backend).submit(spec_of(), list(enumerate(WITH_NAN)))
+    assert ticket.wait(60)
+    found = [(outcome.status, outcome.reason_class) for outcome in ticket.finished()]
+    good, bad = (Status.DONE, None), (Status.FAILED, Reason.MODEL)
+    assert found == [good, bad, good, bad, good]
+    assert told == []  # the first was not at fault
+
+
+def test_where_no_other_opens_the_document_fails_and_the_first_goes_on(engine_of: EngineOf) -> None:
+    def refuse() -> Any:
+        raise CannotServe("no memory")
+
+    first = FakeBackend()
+    engine = engine_of(lambda _: FallbackBackend(first, refuse))
+    for _ in range(2):
+        ticket = engine.submit(spec_of(), list(enumerate(WITH_NAN)))
+        assert ticket.wait(60)
+        assert [outcome.status.value for outcome in ticket.finished()].count("failed") == 2
+    assert not first.closed.is_set()
+
+
+def test_what_was_left_out_is_opened_no_more_and_what_was_measured_stays(tmp_path: Path) -> None:
+    names = ["openvino", "another", "torch"]
+    assert fastest(names, Shop(openvino=300.0, another=200.0, torch=100.0), tmp_path, "a model").name == "openvino"
+    leave_out(tmp_path, "a model", "openvino")
+    for _ in range(2):
+        shop = Shop(openvino=300.0, another=200.0, torch=100.0)
+        assert fastest(names, shop, tmp_path, "a model").name == "another"
+        assert "openvino" not in shop.names
+    leave_out(tmp_path, "a model", "another")
+    assert fastest(names, Shop(torch=100.0), tmp_path, "a model").name == "torch"
+    (note,) = tmp_path.iterdir()
+    assert json.loads(note.read_text())["not_finite"] == ["another", "openvino"]
+
+
+def test_a_real_model_goes_over_to_its_own_code_with_the_same_vectors(
+    bench: Bench,
+    engine_of: EngineOf,
+    descriptions: list[str],
+    unmeasured: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(selection, "installed", lambda: frozenset({"transformers", "openvino"}))
+    spec = bench.spec("embed", "minilm")
+    measured = subject(spec, "cpu", ("openvino", "transformers"), unmeasured)
+    remember(unmeasured / "backends", measured, {"fastest": "openvino"})
+
+    def open_one(spec: Spec) -> Any:
+        return open_backend(spec, device="cpu", models_dir=None, cache_dir=unmeasured)
+
+    texts = [(number, text) for number, text in enumerate(descriptions[:12])]
+    expected = engine_of(open_one).submit(spec, texts)
+    assert expected.wait(250)
+    plant_nan(monkeypatch, at=3)
+    engine = engine_of(open_one)
+    engine.open(spec)
+    assert engine.runtime(spec)["backend"] == "openvino"
+    with caplog.at_level(logging.ERROR):
+        ticket = engine.submit(spec, texts)
+        assert ticket.wait(250)
+    assert "backend_taken_out backend=openvino" in caplog.text
+    assert engine.runtime(spec)["backend"] == "transformers"
+    for one, other in zip(ticket.finished(), expected.finished(), strict=True):
+        assert one.vector is not None
+        assert other.vector is not None
+        cosine = np.dot(np.frombuffer(one.vector, "<f4"), np.frombuffer(other.vector, "<f4"))
+        assert cosine > 0.99999
+    later = open_one(spec)
+    assert later.runtime()["backend"] == "transformers"
+    later.close()
+
+
+def test_a_backend_that_was_asked_for_by_name_goes_over_too(
+    bench: Bench, engine_of: EngineOf, descriptions: list[str], unmeasured: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_one(spec: Spec) -> Any:
+        return open_backend(spec, device="cpu", models_dir=None, cache_dir=unmeasured, backend="openvino")
+
+    spec = bench.spec("embed", "minilm")
+    plant_nan(monkeypatch, at=3)
+    engine = engine_of(open_one)
+    engine.open(spec)
+    assert engine.runtime(spec)["backend"] == "openvino"
+    ticket = engine.submit(spec, list(enumerate(descriptions[:12])))
+    assert ticket.wait(250)
+    assert all(outcome.vector is not None for outcome in ticket.finished())
+    assert engine.runtime(spec)["backend"] == "transformers"
+    again = open_one(spec)
+    assert again.runtime()["backend"] == "openvino", "what is asked for by name is not left out for good"
+    again.close()
+
+
+def plant_nan(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Have a converted encoder give NaN for one row of a batch of documents."""
+
+    own = OpenVinoBackend._states
+
+    def planted(self: OpenVinoBackend, items: Any) -> dict[str, Any]:
+        states = own(self, items)
+        for row, item in enumerate(items):
+            if item.owner is not None and item.owner[0].content_id == at:
+                states["token_embeddings"][row] = np.nan
+        return states
+
+    monkeypatch.setattr(OpenVinoBackend, "_states", planted)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_an_output_of_any_head_with_a_number_that_is_not_finite_is_noticed(bad: float) -> None:
+    good, wrong = np.array([0.5, -2], np.float32), np.array([0.5, bad], np.float32)
+    sound: list[Output] = [Vector(good), TokenScores("ab", good[None]), SpanScores(good, good, None)]
+    unsound: list[Output] = [Vector(wrong), TokenScores("ab", wrong[None]), Labels({"a": 0.5, "b": bad})]
+    unsound += [SpanScores(wrong, good, 1.0), SpanScores(good, wrong, 1.0), SpanScores(good, good, bad)]
+    assert [finite(output) for output in sound] == [True] * 3
+    assert [finite(output) for output in unsound] == [False] * 6
