@@ -4,8 +4,6 @@ WorkerError
 ├── SettingsError        settings that are unknown or bad, all of them at once
 ├── BrokerUnreachable    no Redis, or one that refuses
 ├── EmbeddedServerError  the embedded Redis-protocol server does not start here
-├── NotServed            an address that metrics or the web page cannot be served on
-├── PricesInvalid        a file of prices that cannot be taken
 ├── ReviewRefused        a judged file that cannot be taken
 └── BadMessage           a message that is not of this protocol
 """
@@ -30,14 +28,6 @@ class BrokerUnreachable(WorkerError):
 
 class EmbeddedServerError(WorkerError):
     """The embedded Redis-protocol server does not start on this machine; set DOCMILL_REDIS_URL to one that runs."""
-
-
-class NotServed(WorkerError):
-    """Metrics or the web page cannot be served on this address."""
-
-
-class PricesInvalid(WorkerError):
-    """The file of prices cannot be taken."""
 
 
 class ReviewRefused(WorkerError):

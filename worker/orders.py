@@ -53,10 +53,6 @@ _HOST = re.compile(r"[^:]*://(?:[^/?#\\]*@)?([^/?#\\@]*).*", re.DOTALL)  # and t
 _PORT = re.compile(r":\d+$")
 
 
-class OrderRefused(WorkerError):
-    """This worker may not do what the order asks for."""
-
-
 def carry_out(
     settings: Settings,
     database: Database,
@@ -99,7 +95,7 @@ def _read(settings: Settings, database: Database, broker: Broker, request: Reque
     order_id = str(request.idempotency_key)
     with broker.attempt(order_id) as deaths:
         if deaths >= MOST_DEATHS:
-            raise OrderRefused(f"{deaths} processes that read its source died; the log of their worker says more")
+            raise WorkerError(f"{deaths} processes that read its source died; the log of their worker says more")
         progress = UnderLease(Held(f"order {order_id}", lambda: True, stop), lambda _: True)
         done = enqueue(database, lambda: broker, prepare(settings, request), progress)
     log.info("order_done order=%s job=%d planned=%d", order_id, done.id, done.counts.planned)
@@ -150,25 +146,25 @@ def _valid(model: type[Model], values: Mapping[str, Any], unknown: str) -> Model
 
 
 def check(settings: Settings, request: Request) -> None:
-    """Raise OrderRefused, with the setting that would allow it, for an order beyond the worker's settings."""
+    """Raise WorkerError, with the setting that would allow it, for an order beyond the worker's settings."""
     source = request.source
     name = credentials.shown(source)
     if (problem := credentials.problem(source)) is not None:
-        raise OrderRefused(f"the source {problem}")
+        raise WorkerError(f"the source {problem}")
     scheme = scheme_of(source)
     if scheme not in {None, "file"} and not allowed(source, settings.order_schemes):
-        raise OrderRefused(
+        raise WorkerError(
             f"{name}: orders may not read {scheme}:// here; to let them, name it in DOCMILL_ORDER_SCHEMES of the "
             f"workers that take orders ({_listed(settings.order_schemes)} now)"
         )
     if scheme in POSTGRESQL and (names := {*database_url(source).query} - _PARAMETERS):
-        raise OrderRefused(
+        raise WorkerError(
             f"{name}: orders may not set {_listed(sorted(names))} of a connection; leave it out. They may set "
             f"{_listed(sorted(_PARAMETERS))}"
         )
     path = path_of(source)
     if path is not None and not within(_root(path), settings.order_roots):
-        raise OrderRefused(
+        raise WorkerError(
             f"{name}: orders may not read it here; to let them, name its folder in DOCMILL_ORDER_ROOTS of the "
             f"workers that take orders ({_listed(settings.order_roots)} now)"
         )
@@ -216,7 +212,7 @@ def _check_model(settings: Settings, model: str) -> None:
         if settings.models_dir is not None and not folder.exists():
             folder = settings.models_dir / folder
         if name not in pinning.NAMES and leads_away and not within(folder, places):
-            raise OrderRefused(
+            raise WorkerError(
                 f"{name}: orders may not use this folder as a model here; to let them, put it into the "
                 "DOCMILL_MODELS_DIR of the workers that take orders, or name its folder in their DOCMILL_ORDER_ROOTS"
             )

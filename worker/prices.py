@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from docmill.tasks.models import weightless
-from docmill.worker.errors import PricesInvalid
+from docmill.worker.errors import WorkerError
 from docmill.worker.toml_places import Fault, describe_bad_syntax, put_place
 
 if TYPE_CHECKING:
@@ -104,26 +104,26 @@ def costs(database: Database, prices: Prices, job_ids: Iterable[int | None]) -> 
 
 
 def read_prices(settings: Settings) -> Prices:
-    """Return the prices in the settings' file; none without a file. Raises PricesInvalid."""
+    """Return the prices in the settings' file; none without a file. Raises WorkerError."""
     return Prices() if settings.prices is None else parse(settings.prices)
 
 
 def parse(path: Path) -> Prices:
-    """Return the prices in a file. Raises PricesInvalid, with the place of each fault."""
+    """Return the prices in a file. Raises WorkerError, with the place of each fault."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise PricesInvalid(f"cannot read {path}: {error.strerror}; correct DOCMILL_PRICES") from error
+        raise WorkerError(f"cannot read {path}: {error.strerror}; correct DOCMILL_PRICES") from error
     try:
         tables = tomllib.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise PricesInvalid(describe_bad_syntax(error, content, path)) from error
+        raise WorkerError(describe_bad_syntax(error, content, path)) from error
     currency = tables.pop("currency", "")
     faults = [fault for name, table in tables.items() for fault in _faults(name, table)]
     if not isinstance(currency, str):
         faults.insert(0, (("currency",), 'currency must be a text, such as "USD"'))
     if faults:
-        raise PricesInvalid("\n".join(f"{path}: {put_place(place, said)}" for place, said in faults))
+        raise WorkerError("\n".join(f"{path}: {put_place(place, said)}" for place, said in faults))
     return Prices({name: Price(**table) for name, table in tables.items()}, currency)
 
 

@@ -17,8 +17,9 @@ from docmill.storage.ingest.chunk_builder import FIRST_CHUNK_RECORDS
 from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.steps import jobs
+from docmill.worker.errors import WorkerError
 from docmill.worker.settings import Settings
-from docmill.worker.submit.enqueue import Enqueued, Progress, RecordRejected, enqueue
+from docmill.worker.submit.enqueue import Enqueued, Progress, enqueue
 from docmill.worker.submit.options import Request
 from docmill.worker.submit.request import prepare
 from tests.storage.builders import gathered, request
@@ -142,7 +143,7 @@ def test_a_reading_that_was_cut_off_and_goes_on_tells_them_apart(read: Read, dat
 @pytest.mark.parametrize("apart", [0, FAR])
 def test_strict_stops_at_an_id_that_looks_like_another(read: Read, database: Database, apart: int) -> None:
     records = [{"id": 1, "text": "number"}, *filler(apart), {"id": "1", "text": "string"}]
-    with pytest.raises(RecordRejected, match=rf"c\.jsonl:{apart + 2}: its id is a string"):
+    with pytest.raises(WorkerError, match=rf"c\.jsonl:{apart + 2}: its id is a string"):
         read(records, strict=True)
 
 

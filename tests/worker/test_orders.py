@@ -18,8 +18,7 @@ from docmill.storage.core.schema import Job
 from docmill.storage.errors import LeaseLost
 from docmill.tasks import kinds
 from docmill.worker import doctor, orders
-from docmill.worker.errors import SettingsError
-from docmill.worker.orders import OrderRefused
+from docmill.worker.errors import SettingsError, WorkerError
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import Settings, load_settings
 from docmill.worker.submit.options import Request
@@ -88,7 +87,7 @@ def test_what_the_settings_name_may_be_read(root: Path, source: str) -> None:
 )
 def test_a_path_that_leads_elsewhere_is_refused(root: Path, source: str) -> None:
     settings = allowing(root, order_schemes="sqlite,datasets")
-    with pytest.raises(OrderRefused, match=r"DOCMILL_ORDER_ROOTS of the workers that take orders \(.*root now\)"):
+    with pytest.raises(WorkerError, match=r"DOCMILL_ORDER_ROOTS of the workers that take orders \(.*root now\)"):
         orders.check(settings, asked(source.format(root=root)))
 
 
@@ -104,7 +103,7 @@ def test_a_path_that_leads_elsewhere_is_refused(root: Path, source: str) -> None
     ],
 )
 def test_a_kind_of_url_that_is_not_named_is_refused(root: Path, source: str) -> None:
-    with pytest.raises(OrderRefused, match=r"name it in DOCMILL_ORDER_SCHEMES .*\(https now\)"):
+    with pytest.raises(WorkerError, match=r"name it in DOCMILL_ORDER_SCHEMES .*\(https now\)"):
         orders.check(allowing(root, order_schemes="https"), asked(source.format(root=root)))
 
 
@@ -133,7 +132,7 @@ def test_orders_may_read_one_host_of_a_kind_of_url(root: Path, source: str, is_a
 @pytest.mark.parametrize("name", ["sslkey", "passfile", "service", "host", "hostaddr", "require_auth", "sslrootcert"])
 def test_an_order_names_no_file_of_the_worker_and_no_other_host_to_a_database(root: Path, name: str) -> None:
     settings = allowing(root, order_schemes="postgresql")
-    with pytest.raises(OrderRefused, match=f"orders may not set {name} of a connection"):
+    with pytest.raises(WorkerError, match=f"orders may not set {name} of a connection"):
         orders.check(settings, asked(f"postgresql://me@host/db?{name}=x&sslmode=require?SELECT 'a' AS text"))
     orders.check(settings, asked("postgresql://me@host/db?sslmode=verify-full?SELECT 'a' AS text"))
 
@@ -141,7 +140,7 @@ def test_an_order_names_no_file_of_the_worker_and_no_other_host_to_a_database(ro
 def test_without_settings_no_order_may_read_anything(root: Path) -> None:
     settings = load_settings(home=root / "home")
     for source in (root, "https://example.org/c.jsonl"):
-        with pytest.raises(OrderRefused, match="none now"):
+        with pytest.raises(WorkerError, match="none now"):
             orders.check(settings, asked(source))
 
 
@@ -172,11 +171,11 @@ def test_a_model_is_a_name_or_a_folder_that_the_settings_name(root: Path, monkey
         "mine/../..",
         f"fr=mine,de={root.parent}",
     ):
-        with pytest.raises(OrderRefused, match="may not use this folder as a model here"):
+        with pytest.raises(WorkerError, match="may not use this folder as a model here"):
             orders.check(settings, asked(root, model=model))
     for named in ("adapter", "tokenizer"):
         orders.check(settings, asked(root, options=kinds.options("embed", **{named: "mine"})))
-        with pytest.raises(OrderRefused, match="may not use this folder as a model here"):
+        with pytest.raises(WorkerError, match="may not use this folder as a model here"):
             orders.check(settings, asked(root, options=kinds.options("embed", **{named: "/etc"})))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from docmill.worker import prices
-from docmill.worker.errors import PricesInvalid
+from docmill.worker.errors import WorkerError
 from docmill.worker.prices import Cost, Price, Prices
 
 FILE = """\
@@ -53,7 +53,7 @@ def test_a_price_is_one_or_two_numbers(text: str) -> None:
 
 def test_faults_of_a_file_are_named_with_their_places(file: Path) -> None:
     file.write_text('c = 1\ncurrency = 3\n[gpt-4.1]\ninput = 1\n["a:b"]\noutput = -1\n["b"]\ninput = true\n')
-    with pytest.raises(PricesInvalid) as raised:
+    with pytest.raises(WorkerError) as raised:
         prices.parse(file)
     example = 'write a table for each model: ["openai:NAME"], input = 0.25, output = 2.00'
     assert str(raised.value).replace(f"{file}: ", "").splitlines() == [
@@ -77,11 +77,11 @@ def test_faults_of_a_file_are_named_with_their_places(file: Path) -> None:
 )
 def test_a_file_that_is_no_toml_is_told_with_its_line(file: Path, content: bytes, said: str) -> None:
     file.write_bytes(content)
-    with pytest.raises(PricesInvalid) as raised:
+    with pytest.raises(WorkerError) as raised:
         prices.parse(file)
     assert str(raised.value).startswith(f"{file}{said}")
 
 
 def test_a_file_of_prices_that_is_not_there_is_an_error_of_the_setting(file: Path) -> None:
-    with pytest.raises(PricesInvalid, match="DOCMILL_PRICES"):
+    with pytest.raises(WorkerError, match="DOCMILL_PRICES"):
         prices.parse(file)

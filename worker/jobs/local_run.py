@@ -30,10 +30,6 @@ TOO_MANY_DEATHS = 3
 MOST_SAID = 3  # other jobs
 
 
-class Blocked(WorkerError):
-    """The job cannot go on here."""
-
-
 def run_here(
     settings: Settings,
     database: Database,
@@ -51,7 +47,7 @@ def run_here(
 
     Where nobody else works, it computes this job alone: other jobs wait, as long as they did before.
 
-    Raises Blocked when this machine cannot serve the job, ServerUnreachable when the server of its model does not
+    Raises WorkerError when this machine cannot serve the job, ServerUnreachable when the server of its model does not
     answer. What was interrupted is carried on by the next run.
     """
     local = settings.model_copy(
@@ -107,7 +103,7 @@ def run_here(
 
 
 class Watch:
-    """Sees each status of the job; raises Blocked when it cannot go on here.
+    """Sees each status of the job; raises WorkerError when it cannot go on here.
 
     Other workers' refusals do not count: this worker tries the job too, once it is ready.
     """
@@ -120,11 +116,11 @@ class Watch:
         if status.blocked and self._was_ready:
             refused = (status.waiting_for or "").removesuffix(UNBLOCKING).strip()
             reason = f"job {status.id} is {refused} The same command continues it"
-            raise ServerUnreachable(reason) if self._supervisor.server_away else Blocked(reason)
+            raise ServerUnreachable(reason) if self._supervisor.server_away else WorkerError(reason)
         if status.waiting_cause is Cause.PAUSED:
-            raise Blocked(f"job {status.id} is paused; let it go on with: docmill resume {status.id}")
+            raise WorkerError(f"job {status.id} is paused; let it go on with: docmill resume {status.id}")
         if self._supervisor.deaths >= TOO_MANY_DEATHS and not self._supervisor.ready:
-            raise Blocked("the device process dies as it starts; what it printed above says why")
+            raise WorkerError("the device process dies as it starts; what it printed above says why")
         self._was_ready = self._supervisor.ready  # for a status that is read after it
 
 

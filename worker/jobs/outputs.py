@@ -18,10 +18,6 @@ from docmill.worker.errors import WorkerError
 STDOUT = Path("-")
 
 
-class OutputRefused(WorkerError):
-    """The results cannot be written there."""
-
-
 def check_out(
     out: Path | None, file_format: str | None = None, kinds: Sequence[str] | None = None, name: str = "--out"
 ) -> None:
@@ -35,9 +31,9 @@ def check_out(
         return
     folder = out.absolute().parent
     if not out.name:
-        raise OutputRefused(f"{name}: name a file")
+        raise WorkerError(f"{name}: name a file")
     if out.is_dir():
-        raise OutputRefused(f"{name}: {out} is a folder; name a file")
+        raise WorkerError(f"{name}: {out} is a folder; name a file")
     if out.exists() and not out.is_file():
         return  # a pipe or a device: whether it takes anything shows when it is written
     _check_writable(folder, name)
@@ -49,10 +45,10 @@ def check_folder(
     """Refuse a folder that could take no parts, before any work is done for it. What is in it is looked at later."""
     target = target_of(out, file_format, name)
     if target is None:
-        raise OutputRefused(f"{name}: parts need a folder; name one")
+        raise WorkerError(f"{name}: parts need a folder; name one")
     _check_kinds(target, kinds, name)
     if out.exists() and not out.is_dir():
-        raise OutputRefused(f"{name}: {out} is a file, and parts go into a folder")
+        raise WorkerError(f"{name}: {out} is a file, and parts go into a folder")
     _check_writable(out if out.exists() else out.absolute().parent, name)
 
 
@@ -62,23 +58,23 @@ def _check_kinds(target: Target | None, kinds: Sequence[str] | None, name: str) 
         if target is not None and kinds is not None:
             target.writer.check_takes([STORED_KINDS[kind].output for kind in kinds])
     except FormatUnfit as error:
-        raise OutputRefused(f"{name}: {error}") from error
+        raise WorkerError(f"{name}: {error}") from error
 
 
 def _check_writable(folder: Path, name: str) -> None:
     """Refuse a folder that takes no new file."""
     if not folder.is_dir():
-        raise OutputRefused(f"{name}: there is no folder {folder}")
+        raise WorkerError(f"{name}: there is no folder {folder}")
 
     try:
         with tempfile.TemporaryFile(dir=folder):
             return
     except OSError as error:
-        raise OutputRefused(f"{name}: cannot write in {folder}: {error.strerror}") from error
+        raise WorkerError(f"{name}: cannot write in {folder}: {error.strerror}") from error
 
 
 def target_of(out: Path | None, file_format: str | None, name: str = "--out") -> Target | None:
-    """Return the file and its format; None for stdout and where nothing is written. Raises OutputRefused."""
+    """Return the file and its format; None for stdout and where nothing is written. Raises WorkerError."""
     try:
         if out is None and file_format is not None:
             raise FormatUnfit("--format is that of a file: name it with --out (- is stdout)")
@@ -87,7 +83,7 @@ def target_of(out: Path | None, file_format: str | None, name: str = "--out") ->
             return None
         return Target.of(out, file_format)
     except FormatUnfit as error:
-        raise OutputRefused(f"{name}: {error}") from error
+        raise WorkerError(f"{name}: {error}") from error
 
 
 def check_out_is_no_input(
@@ -103,10 +99,10 @@ def check_out_is_no_input(
     written_paths = (target.part(0) if parts else target).paths
     for path in (written.resolve() for written in written_paths):
         if path == read:
-            raise OutputRefused(f"{name}: {path} is the source, which would be lost")
+            raise WorkerError(f"{name}: {path} is the source, which would be lost")
         within = path.is_relative_to(read) and path.suffix.lower() in document_suffixes()
         within = within or (path.parent == read and is_part(path.name))
         if within or (pattern is not None and pattern.matches(path)):
-            raise OutputRefused(
+            raise WorkerError(
                 f"{name}: {path} would be one of the source's documents the next time; name a file elsewhere"
             )

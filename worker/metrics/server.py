@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from docmill.worker.errors import NotServed
+from docmill.worker.errors import WorkerError
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -24,14 +24,14 @@ def exposition(collector: Collector) -> str:
 def serving(collector: Collector, host: str, port: int) -> Iterator[str]:
     """Serve a collector's metrics on a thread for the length of the block. Yield their URL.
 
-    Port 0 is any free one. Raises NotServed, if the address cannot be had.
+    Port 0 is any free one. Raises WorkerError, if the address cannot be had.
     """
     from prometheus_client import start_http_server
 
     try:
         server, thread = start_http_server(port, host, _registry(collector))
     except OSError as error:
-        raise NotServed(f"Metrics cannot be served on {host} port {port}: {error.strerror}") from error
+        raise WorkerError(f"Metrics cannot be served on {host} port {port}: {error.strerror}") from error
     try:
         shown = f"[{host}]" if ":" in host else host
         yield f"http://{shown}:{server.server_port}/metrics"

@@ -45,10 +45,6 @@ NO_QUEUE = "DOCMILL_REDIS_URL is not set. The job is stored; `docmill worker` pi
 TOP_UP_EVERY_S = 2.0
 
 
-class RecordRejected(WorkerError):
-    """A record was rejected, and --strict stops at the first."""
-
-
 class Progress:
     """A listener to an ingest; this one does nothing. Counts are totals so far."""
 
@@ -130,7 +126,7 @@ def enqueue(
     """Store the source's documents as a job and offer its first shards to the queue, and other jobs' in their turn.
 
     Durable when it returns, whether Redis is up or not. Run again after a crash it carries the same job on.
-    `broker` is called when there is something to send. Raises RecordRejected under `strict`, JobStopped when the
+    `broker` is called when there is something to send. Raises WorkerError under `strict`, JobStopped when the
     job was cancelled meanwhile, KeyReused for a key that came with other arguments.
     """
     with tracing.span("enqueue", {"docmill.corpus": prepared.corpus}) as span:
@@ -236,7 +232,7 @@ class _Ingest:
     def read(self, offer: Offer) -> None:
         """Store the source chunk by chunk, and offer shards meanwhile.
 
-        Raises RecordRejected and JobStopped, and ProgramFailed, which stops a job that no other call can continue.
+        Raises WorkerError and JobStopped, and ProgramFailed, which stops a job that no other call can continue.
         """
         try:
             self._read(offer)
@@ -303,4 +299,4 @@ class _Ingest:
             if not stored:  # so that `failures` lists what stopped it
                 ingest.add(self._database, self._job, ChunkBuilder().chunk(), rejected[:1])
             jobs.halt(self._database, self._job.id, f"--strict: {first.place} was rejected")
-            raise RecordRejected(f"{first.place}: {first.reason} (--strict stops at the first)")
+            raise WorkerError(f"{first.place}: {first.reason} (--strict stops at the first)")

@@ -31,11 +31,8 @@ from docmill.worker.submit.rehearsal import require_possible
 
 Opened = Callable[[SourceOptions], Source]
 
+BAD_NAME = "A corpus has a name of at most 2,000 bytes of UTF-8; give it one with --corpus."
 MAX_NAME_BYTES = 2_000  # PostgreSQL's limit for one entry of an index is 2,704 bytes
-
-
-class BadCorpusName(WorkerError):
-    """A corpus has a name of at most 2,000 bytes of UTF-8; give it one with --corpus."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ def prepare(
     its name. ``on_spec`` gets the spec before the model's files are looked at, which may take seconds.
 
     Raises SourceError for the source, ModelError for the model, BadOption for the options or for the want of a model,
-    BadCorpusName, LibraryMissing for --keep-first.
+    WorkerError, LibraryMissing for --keep-first.
     """
     if request.prune and request.limit is not None:
         raise BadOption("--prune and --limit do not go together: what lies behind the limit has not vanished.")
@@ -206,12 +203,12 @@ def _corpus_name(source: Source, limit: int | None) -> str:
 
 
 def check_corpus_name(corpus: str) -> str:
-    """Return the name, if a corpus can have it. Raises BadCorpusName."""
+    """Return the name, if a corpus can have it. Raises WorkerError."""
     try:
         if len(corpus.encode()) > MAX_NAME_BYTES or "\0" in corpus:
-            raise BadCorpusName
+            raise WorkerError(BAD_NAME)
     except UnicodeEncodeError as error:
-        raise BadCorpusName from error
+        raise WorkerError(BAD_NAME) from error
     return corpus
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from docmill.worker.errors import NotServed
+from docmill.worker.errors import WorkerError
 
 if TYPE_CHECKING:
     from docmill.worker.web.site import Site
@@ -30,7 +30,7 @@ LONGEST_HEAD_S = 10.0
 def serving(site: Site, host: str, port: int) -> Iterator[str]:
     """Serve a site for the length of the block. Yield its URL. Port 0 is any free one.
 
-    Nothing is logged of a request: its address may name documents. Raises NotServed, if the address cannot be had.
+    Nothing is logged of a request: its address may name documents. Raises WorkerError, if the address cannot be had.
     """
     from docmill.worker.web.app import make_app
 
@@ -113,8 +113,8 @@ def _listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-def _not_served(host: str, port: int, error: OSError) -> NotServed:
-    return NotServed(
+def _not_served(host: str, port: int, error: OSError) -> WorkerError:
+    return WorkerError(
         f"The page cannot be served on {host} port {port}: {error.strerror}. Name another with --host and --port; "
         "--port 0 is any free one"
     )

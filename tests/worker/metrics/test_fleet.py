@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from docmill.storage.errors import DatabaseUnreachable
 from docmill.storage.results.counts import Work
 from docmill.storage.results.fleet import Fleet, FleetWorker, Lane, PipelineState
-from docmill.worker.errors import BrokerUnreachable, NotServed
+from docmill.worker.errors import BrokerUnreachable, WorkerError
 from docmill.worker.metrics.fleet import FleetCollector
 from docmill.worker.metrics.server import exposition, serving
 from docmill.worker.prices import Price, Prices
@@ -189,7 +189,7 @@ def test_they_are_served_over_http_and_a_port_that_is_taken_is_refused() -> None
             assert answer.headers["Content-Type"].startswith("text/plain")
             assert parsed(answer.read().decode())["docmill_documents",] == 1_000
         port = int(url.rsplit(":", 1)[1].split("/")[0])
-        with pytest.raises(NotServed, match=f"127.0.0.1 port {port}: Address already in use"):  # noqa: SIM117
+        with pytest.raises(WorkerError, match=f"127.0.0.1 port {port}: Address already in use"):  # noqa: SIM117
             with serving(collector(), "127.0.0.1", port):
                 pass
 
