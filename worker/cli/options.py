@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from docmill.worker.settings import Settings
 
 
+T = TypeVar("T")
+
+
 def settings_from(**options: str | float | Path | None) -> Settings:
     """Return the settings with a command's options in place of those that the environment gives."""
     from docmill.worker import fault_points
@@ -43,16 +46,18 @@ def settings_from(**options: str | float | Path | None) -> Settings:
     return settings
 
 
-class _PriceType(click.ParamType[Price]):
-    """Prices of a million tokens, read and written."""
+def named(name: str, convert: Callable[[str], T]) -> click.ParamType[T]:
+    """Return the type of a parameter by the function that converts it. Its ValueError is a refusal."""
+    made = click.types.FuncParamType(convert)
+    made.name = name
+    return made
 
-    name = "price"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Price:
-        try:
-            return value if isinstance(value, Price) else Price.parse(value)
-        except ValueError:
-            self.fail(f"{value!r} is no price; write the prices of a million tokens as 0.25,2", param, ctx)
+def _price(value: str) -> Price:
+    try:
+        return Price.parse(value)
+    except ValueError as error:
+        raise ValueError(f"{value!r} is no price; write the prices of a million tokens as 0.25,2") from error
 
 
 class Choice(click.Choice[str]):
@@ -107,17 +112,12 @@ JOB_ID = _JobId(1, 2**63 - 1)
 JOB = click.argument("job", type=JOB_ID)
 
 
-class JobOrCorpus(click.ParamType[int | str]):
-    """A job's number, or the name of a corpus."""
-
-    name = "JOB|CORPUS"
-
-    def convert(self, value: int | str, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
-        if isinstance(value, int) or not value.isascii() or not value.lstrip("-").isdecimal():
-            return value
-        return int(JOB_ID.convert(int(value), param, ctx))
+def _job_or_corpus(value: str) -> int | str:
+    is_number = value.isascii() and value.lstrip("-").isdecimal()
+    return int(JOB_ID.convert(int(value), None, None)) if is_number else value
 
 
+JOB_OR_CORPUS = named("JOB|CORPUS", _job_or_corpus)
 LATEST = click.option(
     "--limit", type=WholeNumber(1, 2**31 - 1), default=20, show_default=True, help="List only the latest N."
 )
@@ -125,7 +125,7 @@ DEVICE = click.option("--device", help="auto, cpu, cuda, remote, or a list such 
 PRICE = click.option(
     "--price",
     metavar="IN[,OUT]",
-    type=_PriceType(),
+    type=named("price", _price),
     help="Prices of a million tokens read and written, such as 0.25,2. With them the job's cost is shown.",
 )
 ENDPOINT = click.option(
@@ -203,47 +203,25 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
 
 
-class _TextOfFile(click.ParamType[Any]):
-    """A value that may be the text of a file."""
-
-    encoding = "utf-8-sig"
-
-    def read(self, file: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return the text of a file."""
-        try:
-            return Path(file).read_text(encoding=self.encoding)
-        except OSError as error:
-            self.fail(f"cannot read {file}: {error.strerror}", param, ctx)
-        except UnicodeDecodeError:
-            self.fail(f"{file} is not UTF-8 text", param, ctx)
+def _read_text(file: str, encoding: str = "utf-8-sig") -> str:
+    try:
+        return Path(file).read_text(encoding=encoding)
+    except OSError as error:
+        raise ValueError(f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text") from error
 
 
-class PromptType(_TextOfFile):
-    """A template, or the text of a file as @FILE."""
-
-    name = "TEMPLATE|@FILE"
-    encoding = "utf-8"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        return self.read(value[1:], param, ctx) if value.startswith("@") else value
+def _prompt(value: str) -> str:
+    return _read_text(value[1:], "utf-8") if value.startswith("@") else value
 
 
-class JsonFileType(_TextOfFile):
-    """The text of a file with JSON."""
-
-    name = "FILE"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        return self.read(value, param, ctx)
+def _labels(value: str) -> Any:
+    return parse_label_file(value, _read_text(value)) if is_label_file(value) else value
 
 
-class LabelsType(_TextOfFile):
-    """Labels with commas between them, or those of a file."""
-
-    name = "LABELS|FILE"
-
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return parse_label_file(value, self.read(value, param, ctx)) if is_label_file(value) else value
+PROMPT, JSON_FILE = named("TEMPLATE|@FILE", _prompt), named("FILE", _read_text)
+LABELS = named("LABELS|FILE", _labels)
 
 
 def declared(
@@ -270,15 +248,15 @@ def click_type(field: FieldInfo) -> click.ParamType[Any]:
     """Return the type of a field's values on the command line, with its bounds and choices."""
     kind = value_type(field)
     if option(field).is_template:
-        return PromptType()
+        return PROMPT
     if option(field).in_file:
-        return JsonFileType()
+        return JSON_FILE
     if kind is bool:
         return click.BOOL
     if option(field).asks or option(field).has_names:
         return click.STRING
     if get_origin(kind) is dict:
-        return LabelsType()
+        return LABELS
     if get_origin(kind) is Literal:
         return Choice(get_args(kind))
     if kind not in {int, float}:

@@ -28,7 +28,7 @@ from docmill.worker.web.guard import (
     sign_in,
     sign_out,
 )
-from docmill.worker.web.page import Change, NotFound, Page, PageRefused, PageRequest
+from docmill.worker.web.page import Change, Page, PageRefused, PageRequest
 from docmill.worker.web.pages import fleet, jobs, outputs, pipelines, search
 from docmill.worker.web.rendering import Renderer, assets, merged
 from docmill.worker.web.site import Site, same
@@ -87,7 +87,9 @@ class _Application:
     async def _show(self, page: Page, request: Request) -> Response:
         name = request.query_params.get("part")
         if name is not None and name not in page.parts:
-            return await self._refuse(request, NotFound("There is no such part of this page."))
+            return await self._refuse(
+                request, PageRefused("There is no such part of this page.", HTTPStatus.NOT_FOUND)
+            )
         page_request = self._page_request(request)
         notice = self._site.signer.signed(request.cookies.get(NOTICE, "")) if name is None else None
         answer = await self._answer(request, lambda: self._render(page, page_request, name, notice))
@@ -111,10 +113,9 @@ class _Application:
         page_request = self._page_request(request, form)
 
         def act() -> Response:
-            changed = change.act(page_request)
-            answer = RedirectResponse(changed.path, HTTPStatus.SEE_OTHER)
-            said = self._site.signer.sign(changed.said)
-            answer.set_cookie(NOTICE, said, max_age=60, httponly=True, samesite="strict")
+            path, said = change.act(page_request)
+            answer = RedirectResponse(path, HTTPStatus.SEE_OTHER)
+            answer.set_cookie(NOTICE, self._site.signer.sign(said), max_age=60, httponly=True, samesite="strict")
             return answer
 
         return await self._answer(request, act)
@@ -126,7 +127,7 @@ class _Application:
         except PageRefused as error:
             return await self._refuse(request, error)
         except NoSuchJob as error:
-            return await self._refuse(request, NotFound(str(error)))
+            return await self._refuse(request, PageRefused(str(error), HTTPStatus.NOT_FOUND))
         except StorageError as error:
             return await self._refuse(request, PageRefused(f"{UNREADABLE} {error}", HTTPStatus.SERVICE_UNAVAILABLE))
         except WorkerError as error:  # such as a file of prices that was spoilt since the start

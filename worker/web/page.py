@@ -20,23 +20,9 @@ LARGEST = 2**63 - 1  # a number that every table can have
 class PageRefused(WorkerError):
     """The request cannot be answered. `status` is the status of HTTP that says so."""
 
-    def __init__(self, message: str, status: HTTPStatus) -> None:
+    def __init__(self, message: str, status: HTTPStatus = HTTPStatus.BAD_REQUEST) -> None:
         super().__init__(message)
         self.status = status
-
-
-class NotFound(PageRefused):
-    """There is nothing at this address."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, HTTPStatus.NOT_FOUND)
-
-
-class BadRequest(PageRefused):
-    """A value in the address or in a form cannot be taken."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, HTTPStatus.BAD_REQUEST)
 
 
 @dataclass(frozen=True)
@@ -55,26 +41,26 @@ class PageRequest:
     from_another_site: bool = False
 
     def id(self, name: str) -> int:
-        """Return a number in the path. Raises NotFound if no row can have it."""
+        """Return a number in the path. Raises PageRefused if no row can have it."""
         number = int(self.path[name])
         if number > LARGEST:
-            raise NotFound(f"There is no {name} {number}.")
+            raise PageRefused(f"There is no {name} {number}.", HTTPStatus.NOT_FOUND)
         return number
 
     def number(self, name: str) -> int | None:
-        """Return a number in the query, None if it is not there. Raises BadRequest."""
+        """Return a number in the query, None if it is not there. Raises PageRefused."""
         value = self.query.get(name)
         if value is None:
             return None
         if not value.isdecimal() or not value.isascii() or len(value) > 18:
-            raise BadRequest(f"{name}={value} in the address is no number. Follow a link of the page instead.")
+            raise PageRefused(f"{name}={value} in the address is no number. Follow a link of the page instead.")
         return int(value)
 
     def choice(self, name: str, choices: Mapping[str, object]) -> str | None:
-        """Return a value in the query that must be one of these, None if it is not there. Raises BadRequest."""
+        """Return a value in the query that must be one of these, None if it is not there. Raises PageRefused."""
         value = self.query.get(name) or None
         if value is not None and value not in choices:
-            raise BadRequest(f"{name}={value} in the address is unknown; there are {', '.join(choices)}.")
+            raise PageRefused(f"{name}={value} in the address is unknown; there are {', '.join(choices)}.")
         return value
 
 
@@ -98,16 +84,11 @@ class Page:
 
 
 @dataclass(frozen=True)
-class Changed:
-    """A change that was made: the path of the page to show next, and a sentence that says what was done."""
-
-    path: str
-    said: str
-
-
-@dataclass(frozen=True)
 class Change:
-    """A change that a form posts to a path. It is refused unless changes are allowed."""
+    """A change that a form posts to a path. It is refused unless changes are allowed.
+
+    `act` makes it, and returns the path of the page to show next, and a sentence that says what was done.
+    """
 
     path: str
-    act: Callable[[PageRequest], Changed]
+    act: Callable[[PageRequest], tuple[str, str]]

@@ -14,7 +14,7 @@ from docmill.storage.deletion.ages import NAMES
 from docmill.storage.deletion.budget import Budget
 from docmill.storage.search import pgvector_index
 from docmill.worker import formatting, inventory
-from docmill.worker.cli.options import JSON, Number, WholeNumber, settings_from
+from docmill.worker.cli.options import JSON, Number, WholeNumber, named, settings_from
 from docmill.worker.cli.printing import OK, confirmed, print_json, print_rich, say
 from docmill.worker.cli.tables import table
 from docmill.worker.formatting import counted
@@ -37,22 +37,16 @@ LACKING = "The results of jobs that had these versions lack them then."
 RECOMPUTED = "Whoever asks for them again has them computed anew."
 
 
-class Seconds(click.ParamType[float]):
-    """A duration such as 90s, 10m or 1h, in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        unit = {"s": 1, "m": 60, "h": 3600}.get(value[-1:].lower())
-        try:
-            seconds = float(value[:-1]) * (unit or 0)
-        except ValueError:
-            seconds = 0.0
-        if not 0 < seconds < float("inf"):
-            self.fail(f"{value!r} is no duration; write 90s, 10m or 1h", param, ctx)
-        return seconds
+def _seconds(value: str) -> float:
+    """Return the seconds of a duration such as 90s, 10m or 1h."""
+    unit = {"s": 1, "m": 60, "h": 3600}.get(value[-1:].lower())
+    try:
+        seconds = float(value[:-1]) * (unit or 0)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ValueError(f"{value!r} is no duration; write 90s, 10m or 1h")
+    return seconds
 
 
 @click.command("gc", epilog="Example: docmill gc --superseded --older-than 90 --dry-run")
@@ -73,7 +67,12 @@ class Seconds(click.ParamType[float]):
 @click.option("--yes", is_flag=True, help="Drop results and versions without asking.")
 @click.option("--retention", is_flag=True, help="Apply the rules of retention in the settings, without asking.")
 @click.option("--limit", type=WholeNumber(1), help="With --retention: remove about this number of rows at most.")
-@click.option("--for", "seconds", type=Seconds(), help="With --retention: end after this time, such as 10m or 1h.")
+@click.option(
+    "--for",
+    "seconds",
+    type=named("duration", _seconds),
+    help="With --retention: end after this time, such as 10m or 1h.",
+)
 @JSON
 def gc_command(
     days: float | None,

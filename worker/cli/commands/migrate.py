@@ -14,8 +14,8 @@ from docmill.worker.cli.options import (
     DEVICE,
     JOB_ID,
     JSON,
+    PROMPT,
     Number,
-    PromptType,
     check_filled,
     complete_models,
     settings_from,
@@ -42,7 +42,7 @@ NOT_SWITCHED = "Nothing was changed"
 @click.option("--from", "old", metavar="MODEL", help="Model whose results the corpus has.")
 @click.option("--to", "new", metavar="MODEL", help="Model that takes its place.", shell_complete=complete_models)
 @click.option("--revision", help="Branch, tag or commit of the new model on the hub.  [default: main]")
-@click.option("--prompt", type=PromptType(), help="Prompt of the new model, in place of the old one's.")
+@click.option("--prompt", type=PROMPT, help="Prompt of the new model, in place of the old one's.")
 @click.option("--prompt-name", metavar="NAME", help="One of the new model's own prompts.")
 @click.option("--job", type=JOB_ID, help="Job whose results are replaced.  [default: the latest with the model]")
 @click.option("--step", metavar="NAME", help="Step of that job.  [default: the one with the model]")

@@ -18,7 +18,7 @@ from docmill.storage.results.status import read_status
 from docmill.storage.reviews import risks
 from docmill.storage.steps.replacements import answering_job
 from docmill.worker import formatting
-from docmill.worker.cli.options import FORMAT, FilledPath, JobOrCorpus, Number, declared, settings_from
+from docmill.worker.cli.options import FORMAT, JOB_OR_CORPUS, FilledPath, Number, declared, settings_from
 from docmill.worker.cli.printing import OK, listen, say, write_out
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
@@ -54,7 +54,7 @@ class FlagsType(click.ParamType[Flagged]):
     epilog="Examples: docmill results 7 --out summaries.jsonl, docmill results 7 --flagged, docmill results 7 "
     "--unflagged --out good.parquet, or docmill results 7 --out summaries --format parquet --part-documents 100000",
 )
-@click.argument("job", type=JobOrCorpus(), metavar="JOB|CORPUS")
+@click.argument("job", type=JOB_OR_CORPUS, metavar="JOB|CORPUS")
 @click.option(
     "--out",
     type=FilledPath(allow_dash=True, path_type=Path),

@@ -11,7 +11,7 @@ import click
 
 from docmill.storage.core.normalize import normalize
 from docmill.storage.readers import Record, open_queries
-from docmill.worker.cli.options import BACKEND, JOB_ID, PromptType, WholeNumber, check_filled, settings_from
+from docmill.worker.cli.options import BACKEND, JOB_ID, PROMPT, WholeNumber, check_filled, settings_from
 from docmill.worker.cli.printing import OK, SOME_FAILED, listen, print_rich, say, write_out
 from docmill.worker.formatting import printable
 from docmill.worker.jobs.outputs import STDOUT
@@ -52,7 +52,7 @@ BEGINNING = 300  # characters shown of a hit without a passage
 )
 @click.option(
     "--prompt",
-    type=PromptType(),
+    type=PROMPT,
     help="Prompt of the embedding model for the text, such as 'query: {text}'.  [default: the model's own prompt for "
     "queries, or else the prompt of the documents]",
 )

@@ -17,7 +17,7 @@ from docmill.worker.extras import EXTRAS
 from docmill.worker.formatting import counted, time_left
 from docmill.worker.prices import Cost, Prices, read_prices
 from docmill.worker.reports import charts
-from docmill.worker.web.page import BadRequest, Change, Changed, Page, PageRequest, Values
+from docmill.worker.web.page import Change, Page, PageRefused, PageRequest, Values
 from docmill.worker.web.rendering import DAY_S
 
 if TYPE_CHECKING:
@@ -170,43 +170,43 @@ def read_failures(request: PageRequest) -> Values:
     }
 
 
-def _state(act: Callable[[Database, int], bool], became: str) -> Callable[[PageRequest], Changed]:
-    def change(request: PageRequest) -> Changed:
+def _state(act: Callable[[Database, int], bool], became: str) -> Callable[[PageRequest], tuple[str, str]]:
+    def change(request: PageRequest) -> tuple[str, str]:
         job = request.id("job")
         changed = act(request.database, job)
-        return Changed(f"/jobs/{job}", f"Job {job} is {became}." if changed else f"Job {job} had ended already.")
+        return (f"/jobs/{job}", f"Job {job} is {became}." if changed else f"Job {job} had ended already.")
 
     return change
 
 
-def prioritise(request: PageRequest) -> Changed:
+def prioritise(request: PageRequest) -> tuple[str, str]:
     """Give a job another priority."""
     job, text = request.id("job"), request.form.get("priority", "")
     try:
         priority = int(text)
     except ValueError:
-        raise BadRequest(f"The priority {text!r} is no whole number.") from None
+        raise PageRefused(f"The priority {text!r} is no whole number.") from None
     if abs(priority) > LARGEST_PRIORITY:
-        raise BadRequest(f"The priority {priority} is too large; the largest is {LARGEST_PRIORITY:,}.")
+        raise PageRefused(f"The priority {priority} is too large; the largest is {LARGEST_PRIORITY:,}.")
     changed = jobs.prioritise(request.database, job, priority)
     said = f"Job {job} has the priority {priority}." if changed else f"Job {job} had ended already."
-    return Changed(f"/jobs/{job}", said)
+    return (f"/jobs/{job}", said)
 
 
-def retry(request: PageRequest) -> Changed:
+def retry(request: PageRequest) -> tuple[str, str]:
     """Try the failed documents of a job again: all, or those of one class."""
     job, only = request.id("job"), request.form.get("only") or None
     if only is not None and only not in CLASSES:
-        raise BadRequest(f"There is no class of failures {only!r}; there are {', '.join(CLASSES)}.")
+        raise PageRefused(f"There is no class of failures {only!r}; there are {', '.join(CLASSES)}.")
     was_stopped = jobs.require(request.database, job).state == "stopped"
     try:
         n = jobs.retry(request.database, job, only)
     except JobStopped as error:
-        return Changed(f"/jobs/{job}", f"Nothing was changed: {error}.")
+        return (f"/jobs/{job}", f"Nothing was changed: {error}.")
     if n:
-        return Changed(f"/jobs/{job}", f"{counted(n, 'text')} of job {job} will be tried again.")
+        return (f"/jobs/{job}", f"{counted(n, 'text')} of job {job} will be tried again.")
     goes_on = was_stopped and jobs.require(request.database, job).state != "stopped"
-    return Changed(f"/jobs/{job}", f"Job {job} goes on." if goes_on else f"Job {job} has nothing to try again.")
+    return (f"/jobs/{job}", f"Job {job} goes on." if goes_on else f"Job {job} has nothing to try again.")
 
 
 PAGES = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from docmill.storage.core.flags import known, ordered
@@ -19,7 +20,7 @@ from docmill.worker.explaining.explanation import Cut, explain
 from docmill.worker.explaining.flags import meaning
 from docmill.worker.reports.evidence import checks_of, findings
 from docmill.worker.reports.marks import Part, excerpt, found, marked
-from docmill.worker.web.page import BadRequest, NotFound, Page, PageRequest, Values
+from docmill.worker.web.page import Page, PageRefused, PageRequest, Values
 from docmill.worker.web.pages.jobs import shared
 
 if TYPE_CHECKING:
@@ -121,10 +122,10 @@ def _cursor(request: PageRequest, step: StepStatus) -> Cursor | None:
         return None
     parts = place_text.split("-")
     if len(parts) != 3 or not all(part.isdecimal() and part.isascii() and len(part) <= 18 for part in parts):
-        raise BadRequest(f"after={place_text} in the address is no place. Follow a link of the page instead.")
+        raise PageRefused(f"after={place_text} in the address is no place. Follow a link of the page instead.")
     place, lap, content = map(int, parts)
     if place > (0 if step.escalated is None else 1) or lap > 1:
-        raise BadRequest(f"after={place_text} in the address is no place. Follow a link of the page instead.")
+        raise PageRefused(f"after={place_text} in the address is no place. Follow a link of the page instead.")
     return place, lap, content
 
 
@@ -137,7 +138,7 @@ def read_document(request: PageRequest) -> Values:
             read_provenance(request.database, status.id, key, step), lambda _spec, _text: Cut(problem=NOT_CUT)
         )
     except (NoSuchDocument, NoSuchStep) as error:
-        raise NotFound(str(error)) from error
+        raise PageRefused(str(error), HTTPStatus.NOT_FOUND) from error
     outcome = explanation.step.outcome
     kind = request.database.kind_of(explanation.step.spec.kind)
     output = "" if outcome is None or outcome.status != "done" else kind.output.shown(outcome.output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from itertools import islice
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +15,7 @@ from docmill.storage.errors import NoSuchPipeline
 from docmill.storage.pipelines import pipelines
 from docmill.worker.pipelines.schedule import BadSchedule, Schedule, next_after
 from docmill.worker.prices import costs, read_prices
-from docmill.worker.web.page import Change, Changed, NotFound, Page, PageRequest, Values
+from docmill.worker.web.page import Change, Page, PageRefused, PageRequest, Values
 
 TONES: Mapping[str, str] = {"done": "good", "failed": "bad", "running": "active", "reading": "active", "due": "warn"}
 COMING = 5
@@ -70,7 +71,7 @@ def read_one(request: PageRequest) -> Values:
     try:
         row, runs = pipelines.get(request.database, name), pipelines.history(request.database, name, RUNS)
     except NoSuchPipeline as error:
-        raise NotFound(str(error)) from error
+        raise PageRefused(str(error), HTTPStatus.NOT_FOUND) from error
     now = time.time()
     one = planned(row, runs[0] if runs else None, COMING, now)
     known = costs(request.database, read_prices(request.settings), [run.job_id for run in runs])
@@ -79,7 +80,7 @@ def read_one(request: PageRequest) -> Values:
     return shown | {"tones": TONES, "late_s": LATE_S, "now": now}
 
 
-def run_now(request: PageRequest) -> Changed:
+def run_now(request: PageRequest) -> tuple[str, str]:
     """Make the run that workers make when a pipeline is due, under the same rule for a run that still goes.
 
     The form names when the schedule was looked at, so that a form that is sent twice makes one run.
@@ -89,19 +90,19 @@ def run_now(request: PageRequest) -> Changed:
     try:
         stored = pipelines.get(request.database, name)
     except NoSuchPipeline as error:
-        raise NotFound(str(error)) from error
+        raise PageRefused(str(error), HTTPStatus.NOT_FOUND) from error
     scheduled = next((row for row in pipelines.scheduled(request.database) if row.id == stored.id), None)
     if scheduled is None:
         said = "Workers run a pipeline that has a schedule; docmill pipeline run FILE runs this one."
-        return Changed(path, f"Nothing was changed: {name} has no schedule. {said}")
+        return (path, f"Nothing was changed: {name} has no schedule. {said}")
     seen = request.form.get("looked_at") == repr(scheduled.looked_at)
     run_id = pipelines.fire(request.database, scheduled, scheduled.now) if seen else None
     made = next((run for run in pipelines.history(request.database, name) if run.id == run_id), None)
     if made is None:
-        return Changed(path, f"Nothing was changed: another run of {name} was made meanwhile.")
+        return (path, f"Nothing was changed: another run of {name} was made meanwhile.")
     if made.state == "skipped":
-        return Changed(path, f"Run {made.id} of {name} was skipped: {made.reason}.")
-    return Changed(path, f"Run {made.id} of {name} is due now. A live worker begins it.")
+        return (path, f"Run {made.id} of {name} was skipped: {made.reason}.")
+    return (path, f"Run {made.id} of {name} is due now. A live worker begins it.")
 
 
 PAGES = (

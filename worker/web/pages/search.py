@@ -15,7 +15,7 @@ from docmill.tasks.errors import TaskError
 from docmill.worker.errors import WorkerError
 from docmill.worker.jobs.listener import Listener
 from docmill.worker.jobs.search import Wanted, open_search
-from docmill.worker.web.page import BadRequest, Page, PageRequest, Values
+from docmill.worker.web.page import Page, PageRefused, PageRequest, Values
 
 if TYPE_CHECKING:
     from docmill.storage.search.search import Hit
@@ -45,10 +45,10 @@ def read(request: PageRequest) -> Values:
     corpora = list_searchable(request.database)
     corpus, text = request.query.get("corpus", ""), request.query.get("text", "").strip()
     if len(text) > MOST_CHARS:
-        raise BadRequest(f"The text has {len(text):,} characters; a search takes at most {MOST_CHARS:,}.")
+        raise PageRefused(f"The text has {len(text):,} characters; a search takes at most {MOST_CHARS:,}.")
     key = request.query.get("id", "").strip()
     if len(key) > MOST_CHARS:
-        raise BadRequest(f"The id has {len(key):,} characters; the page looks up at most {MOST_CHARS:,}.")
+        raise PageRefused(f"The id has {len(key):,} characters; the page looks up at most {MOST_CHARS:,}.")
     values: dict[str, object] = {"corpora": corpora, "corpus": corpus, "text": text, "found": None, "problem": None}
     values |= {"key": key, "documents": find_documents(request.database, key) if key else []}
     if text and corpora and request.from_another_site:
