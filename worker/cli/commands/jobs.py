@@ -25,7 +25,8 @@ from docmill.worker.cli.printing import (
     say,
     write_out,
 )
-from docmill.worker.formatting import counted, printable
+from docmill.worker.formatting import printable
+from docmill.worker.jobs.changes import change_job, retry_failures
 from docmill.worker.jobs.outputs import STDOUT
 from docmill.worker.prices import read_prices
 from docmill.worker.stores import open_store
@@ -130,28 +131,22 @@ def retry_command(job: int, only: str | None, as_json: bool) -> int:
     the next `docmill run` or `docmill worker` does.
     """
     with open_store(settings_from()) as database:
-        was_stopped = jobs.require(database, job).state == "stopped"
-        n = jobs.retry(database, job, only)
-        goes_on = was_stopped and jobs.require(database, job).state != "stopped"
+        texts, goes_on, said = retry_failures(database, job, only)
     if as_json:
-        print_json({"id": job, "retried": n, "goes_on": goes_on})
-    elif n:
-        say(f"{counted(n, 'text')} of job {job} will be tried again.")
-    elif goes_on:
-        say(f"Job {job} goes on. Its doubtful results so far no longer count against --max-flagged.")
+        print_json({"id": job, "retried": texts, "goes_on": goes_on})
     else:
-        say(f"Job {job} has nothing to try again.")
+        say(said)
     return OK
 
 
 def _apply(act: Callable[[Database, int], bool], job: int, became: str, as_json: bool, key: str = "changed") -> int:
     """Apply a change to a job and print its new state; a job that had ended is left as it is."""
     with open_store(settings_from()) as database:
-        changed = act(database, job)
+        changed, said = change_job(database, job, act, became)
     if as_json:
         print_json({"id": job, key: changed})
     else:
-        say(f"Job {job} is {became}." if changed else f"Job {job} had ended already.")
+        say(said)
     return OK
 
 

@@ -14,7 +14,8 @@ from docmill.storage.results.status import STATES, JobStatus, list_jobs, read_st
 from docmill.storage.steps import jobs
 from docmill.worker.explaining.explanation import CLASSES
 from docmill.worker.extras import EXTRAS
-from docmill.worker.formatting import counted, time_left
+from docmill.worker.formatting import time_left
+from docmill.worker.jobs.changes import change_job, retry_failures
 from docmill.worker.prices import Cost, Prices, read_prices
 from docmill.worker.reports import charts
 from docmill.worker.web.page import Change, Page, PageRefused, PageRequest, Values
@@ -173,8 +174,7 @@ def read_failures(request: PageRequest) -> Values:
 def _state(act: Callable[[Database, int], bool], became: str) -> Callable[[PageRequest], tuple[str, str]]:
     def change(request: PageRequest) -> tuple[str, str]:
         job = request.id("job")
-        changed = act(request.database, job)
-        return (f"/jobs/{job}", f"Job {job} is {became}." if changed else f"Job {job} had ended already.")
+        return (f"/jobs/{job}", change_job(request.database, job, act, became)[1])
 
     return change
 
@@ -188,8 +188,12 @@ def prioritise(request: PageRequest) -> tuple[str, str]:
         raise PageRefused(f"The priority {text!r} is no whole number.") from None
     if abs(priority) > LARGEST_PRIORITY:
         raise PageRefused(f"The priority {priority} is too large; the largest is {LARGEST_PRIORITY:,}.")
-    changed = jobs.prioritise(request.database, job, priority)
-    said = f"Job {job} has the priority {priority}." if changed else f"Job {job} had ended already."
+    _, said = change_job(
+        request.database,
+        job,
+        lambda database, job_id: jobs.prioritise(database, job_id, priority),
+        f"at priority {priority}",
+    )
     return (f"/jobs/{job}", said)
 
 
@@ -198,15 +202,10 @@ def retry(request: PageRequest) -> tuple[str, str]:
     job, only = request.id("job"), request.form.get("only") or None
     if only is not None and only not in CLASSES:
         raise PageRefused(f"There is no class of failures {only!r}; there are {', '.join(CLASSES)}.")
-    was_stopped = jobs.require(request.database, job).state == "stopped"
     try:
-        n = jobs.retry(request.database, job, only)
+        return (f"/jobs/{job}", retry_failures(request.database, job, only)[2])
     except JobStopped as error:
         return (f"/jobs/{job}", f"Nothing was changed: {error}.")
-    if n:
-        return (f"/jobs/{job}", f"{counted(n, 'text')} of job {job} will be tried again.")
-    goes_on = was_stopped and jobs.require(request.database, job).state != "stopped"
-    return (f"/jobs/{job}", f"Job {job} goes on." if goes_on else f"Job {job} has nothing to try again.")
 
 
 PAGES = (

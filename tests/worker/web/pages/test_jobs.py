@@ -340,7 +340,7 @@ def test_a_job_is_paused_resumed_ordered_and_cancelled(browse: Browse, database:
     assert read_status(database, job).state == "paused"
     assert post(browser, job, "resume") == f"Job {job} is resumed."
     assert read_status(database, job).state == "running"
-    assert post(browser, job, "priority", priority="-3") == f"Job {job} has the priority -3."
+    assert post(browser, job, "priority", priority="-3") == f"Job {job} is at priority -3."
     assert read_status(database, job).priority == -3
     assert post(browser, job, "cancel") == f"Job {job} is cancelled."
     assert post(browser, job, "cancel") == f"Job {job} had ended already."
