@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from docmill.tasks.errors import BadOption
+from docmill.tasks.kinds import KindOptions
 from docmill.worker.errors import BadMessage
 from docmill.worker.orders import parse_enqueue
 from docmill.worker.settings import Settings
-from docmill.worker.submit.options import Request
+from docmill.worker.submit.options import Request, checked
 from docmill.worker.submit.request import limits_of, prepare
 from tests.worker.harness import Docmill
 
@@ -113,10 +114,10 @@ def test_an_option_of_pruning_without_pruning_is_refused(tmp_path: Path, option:
         prepare(Settings(home=tmp_path), request)
 
 
-def test_a_percentage_that_is_not_a_number_is_refused(embedded: Docmill) -> None:
-    for option in ("--prune-max", "--max-failures", "--max-flagged"):
-        refused = embedded("run", "corpus.jsonl", *TRANSLATE, "--prune", option, "nan", code=2)
-        assert f"{option} must be between 0 and 100" in refused.stderr
+@pytest.mark.parametrize("option", ["prune_max", "max_failures", "max_flagged"])
+def test_a_percentage_that_is_not_a_number_is_refused(option: str) -> None:
+    with pytest.raises(BadOption, match=f"--{option.replace('_', '-')} must be between 0 and 100"):
+        checked(KindOptions(), {"source": "a.jsonl", "task": "embed", option: float("nan")})
 
 
 def test_a_message_has_the_options_of_pruning_too() -> None:
@@ -127,17 +128,3 @@ def test_a_message_has_the_options_of_pruning_too() -> None:
     for wrong in ({"prune_max": 101}, {"prune_max": "20"}, {"prune_rejected": "drop"}):
         with pytest.raises(BadMessage, match="prune_"):
             parse_enqueue(given | wrong)
-
-
-def test_a_pipelines_history_says_that_a_reading_would_mark_too_much(embedded: Docmill, write_corpus: Write) -> None:
-    pipeline = embedded.folder / "nightly.toml"
-    pipeline.write_text(PIPELINE.format(rejected="stop"))
-    write_corpus(rows("a", "b", "c", "d"))
-    embedded("pipeline", "add", pipeline)
-    embedded("pipeline", "run", pipeline)
-    write_corpus(rows("a"))
-    embedded("pipeline", "run", pipeline, code=2)
-    latest = embedded.json("pipeline", "history", "nightly")[0]
-    assert latest["state"] == "failed"
-    assert "3 of the 4 documents of this source are missing, 75 %, and --prune-max is 60" in latest["reason"]
-    assert embedded.json("corpus", "list")[0]["documents"] == 4

@@ -86,7 +86,7 @@ def test_a_deferred_dispatch_says_why_in_json_too(call: Call) -> None:
     )
 
 
-@pytest.mark.parametrize(("name", "raw"), [("e.jsonl", ""), ("e.csv", ""), ("h.csv", "id,text\n"), ("-", "\n")])
+@pytest.mark.parametrize(("name", "raw"), [("e.jsonl", ""), ("h.csv", "id,text\n"), ("-", "\n")])
 @pytest.mark.parametrize("how", [("enqueue",), ("run", "--dry-run")])
 def test_a_source_without_records_is_said_to_be_one(
     call: Call, tmp_path: Path, name: str, raw: str, how: tuple[str, ...]
@@ -250,7 +250,7 @@ def test_results_come_in_the_format_that_is_asked_for(call: Call, store: Databas
 
 @pytest.mark.parametrize(
     "option",
-    ["--model", "--revision", "--from", "--to", "--corpus", "--text-field", "--id-field", "--device", "--out"],
+    ["--model", "--device", "--out"],
 )
 def test_an_option_given_as_nothing_is_a_slip(call: Call, option: str) -> None:
     said = call("run", DESCRIPTIONS, "--task", "embed", option, "", code=2)
@@ -258,7 +258,7 @@ def test_an_option_given_as_nothing_is_a_slip(call: Call, option: str) -> None:
     assert "name a file" in said.err if option == "--out" else "leave it out" in said.err
 
 
-@pytest.mark.parametrize("option", ["--limit", "--priority", "--window-tokens", "--max-new-tokens"])
+@pytest.mark.parametrize("option", ["--limit", "--max-new-tokens"])
 def test_a_number_that_no_database_holds_is_a_slip(call: Call, option: str) -> None:
     assert "to 2,147,483,647" in call("enqueue", DESCRIPTIONS, "--task", "summarize", option, 10**20, code=2).err
 
