@@ -11,6 +11,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
@@ -59,14 +60,19 @@ OFF = Span()
 _recorder: _Recorder | None = None
 
 
-def start(endpoint: str, version: str, **resource: str) -> None:
-    """Send spans to a collector, given the URL before `/v1/traces`. Raises ImportError without OpenTelemetry.
+def start(endpoint: str | None, **resource: str) -> None:
+    """Send this process's spans to a collector, given the URL before `/v1/traces`; None stands for no collector.
 
-    The SDK reads OpenTelemetry's own variables for the rest: headers, sampler, more about the resource.
+    Without OpenTelemetry the log says that it is missing. The SDK reads OpenTelemetry's own variables for the rest:
+    headers, sampler, more about the resource.
     """
     global _recorder  # noqa: PLW0603 - a process has one, as it has one log
-    if _recorder is None:
-        _recorder = _Recorder(endpoint, version, resource)
+    if endpoint is None or _recorder is not None:
+        return
+    try:
+        _recorder = _Recorder(endpoint, version("docmill"), resource)
+    except ImportError:
+        log.warning("traces_off reason=%r", "OpenTelemetry is not installed; pip install 'docmill[opentelemetry]'")
 
 
 def is_on() -> bool:

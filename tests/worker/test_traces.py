@@ -92,7 +92,7 @@ def test_without_a_collector_no_library_is_loaded_and_a_job_has_an_id_all_the_sa
     status = embedded.json("status", 1)
     assert len(status["request_id"]) == 32
     program = (
-        "import sys, docmill.tasks.tracing, docmill.worker.traces\n"
+        "import sys, docmill.tasks.tracing\n"
         "with docmill.tasks.tracing.span('x') as span: span.set({'a': 1})\n"
         "print([name for name in sys.modules if name.startswith('opentelemetry')])"
     )
@@ -119,7 +119,7 @@ from tests.worker.collector import collecting
 
 logging.basicConfig(stream=sys.stdout, format="%(name)s %(message)s")
 with collecting() as collector:
-    tracing.start(collector.url, "1")
+    tracing.start(collector.url)
     for takes in (False, False, True, False):
         collector.takes = takes
         with tracing.span("x"):
@@ -135,7 +135,7 @@ def test_a_batch_of_several_shards_is_a_child_of_the_first_and_linked_to_the_oth
         f"""
 from docmill.tasks import tracing
 
-tracing.start({collector.url!r}, "1")
+tracing.start({collector.url!r})
 shards = [tracing.begin(f"shard {{n}}") for n in range(3)]
 tracing.begin_batch("m", "embeddings", [shard.traceparent for shard in shards], {{}}).end()
 for shard in shards:

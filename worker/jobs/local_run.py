@@ -13,7 +13,6 @@ from docmill.storage.leases.stall_diagnosis import UNBLOCKING, Cause
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.tasks import tracing
 from docmill.tasks.errors import ServerUnreachable
-from docmill.worker import traces
 from docmill.worker.errors import WorkerError
 from docmill.worker.formatting import printable
 from docmill.worker.jobs.follow import IngestBar, follow, say_ingested
@@ -56,7 +55,7 @@ def run_here(
             "upkeep_s": min(settings.upkeep_s, UPKEEP_S),
         }
     )
-    traces.start(settings)
+    tracing.start(settings.traces_endpoint)
     supervisor = Supervisor(local, database, broker, devices, fires=False, started=started)
     alone = not dispatch.live_workers(database)
     if alone:  # other jobs' shards are not ours to compute, and those of an earlier run's queue may be lost with it

@@ -15,7 +15,6 @@ from docmill.tasks import kinds, tracing
 from docmill.tasks.errors import TaskError
 from docmill.tasks.models import weightless
 from docmill.tasks.specs.pinning import SHIPPED_FOLDER, to_convert
-from docmill.worker import traces
 from docmill.worker.jobs.follow import IngestBar, say_ingested
 from docmill.worker.jobs.listener import Listener
 from docmill.worker.settings import Settings
@@ -36,7 +35,7 @@ def submit(
     if (known := find_repeated(database, key_of(request))) is not None:
         _say_repeated(listener, request, known)
         return known
-    traces.start(settings)
+    tracing.start(settings.traces_endpoint)
     prepared = prepare_request(settings, request, listener, opened=opened)
     say_replaced(database, prepared, listener)
     try:

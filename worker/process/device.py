@@ -30,7 +30,7 @@ from docmill.storage.json_values import GivenJson
 from docmill.storage.leases import dispatch
 from docmill.tasks import tracing
 from docmill.tasks.backends import devices
-from docmill.worker import fault_points, logs, traces
+from docmill.worker import fault_points, logs
 from docmill.worker.engines.engines import opener, settled
 from docmill.worker.metrics.work import of_memory
 from docmill.worker.pids import pid_space
@@ -98,7 +98,7 @@ def main() -> None:
     settings = Settings.model_validate(order.settings)
     fault_points.arm(settings.fault, settings.home)
     logs.start(settings.log_level, settings.log_format, worker=order.owner)
-    traces.start(settings, **{"service.instance.id": order.owner})
+    tracing.start(settings.traces_endpoint, **{"service.instance.id": order.owner})
     logging.getLogger("celery").setLevel(logging.ERROR)
     logging.getLogger("kombu").setLevel(logging.ERROR)  # that it puts back what it fetched is nothing to warn of
     # What it cannot acknowledge comes again and does nothing; Celery calls that critical, with a traceback.

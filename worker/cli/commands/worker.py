@@ -13,7 +13,7 @@ import click
 from docmill.storage.core import privileges
 from docmill.storage.errors import GRANTS_DOCS, RightMissing
 from docmill.tasks import tracing
-from docmill.worker import logs, traces
+from docmill.worker import logs
 from docmill.worker.cli.options import BACKEND, ENDPOINT, Choice, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, say
 from docmill.worker.engines.devices import choose_devices
@@ -58,7 +58,7 @@ def worker_command(
         device=device, backend=backend, endpoint=endpoint, lanes=lanes, threads=threads, log_level=log_level
     )
     logs.start(settings.log_level, settings.log_format, worker=platform.node())
-    traces.start(settings)
+    tracing.start(settings.traces_endpoint)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     devices = choose_devices(settings.device)
     with open_store(settings) as database, open_broker(settings) as broker:
