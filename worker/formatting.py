@@ -1,6 +1,6 @@
 """Numbers, times, a job's status and texts as plain text that is safe to print.
 
-Without rich, which takes long to load: `worker.terminal` has tables and bars.
+Without rich, which takes long to load: `worker.consoles` has bars, and `worker.cli.tables` tables.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -18,7 +18,7 @@ import click
 
 from docmill.storage.core.flags import ordered
 from docmill.storage.core.outcomes import DOUBTFUL
-from docmill.worker.logs import UNSEEN
+from docmill.worker.logs import UNSEEN, seen
 
 if TYPE_CHECKING:
     from docmill.storage.core.doubts import Doubt
@@ -67,8 +67,23 @@ def zone_time(seconds: float | None, timezone: str) -> str:
     return "" if seconds is None else f"{datetime.fromtimestamp(seconds, ZoneInfo(timezone)):%Y-%m-%d %H:%M %Z}"
 
 
+def moment(seconds: float | None) -> str:
+    """Return a moment in UTC, to the second."""
+    return "—" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def clock(seconds: float) -> str:
+    """Return the time of day in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%H:%M:%S")
+
+
+def percent(part: int, whole: int) -> str:
+    """Return a share of a whole, with one decimal."""
+    return f"{100 * part / whole:.1f} %" if whole else "—"
+
+
 def pace(status: JobStatus) -> str:
-    """Texts and tokens per second and the time left, as far as they are known."""
+    """Return texts and tokens per second and the time left, as far as they are known."""
     left = status.time_left
     parts = []
     if left.texts_per_s:
@@ -287,7 +302,7 @@ def cost_as_json(cost: Cost | None) -> dict[str, Any]:
 
 
 def as_json(status: JobStatus) -> dict[str, Any]:
-    """A status for machines; the spec as its parts."""
+    """Return a status for machines; the spec as its parts."""
     steps = [asdict(step) | {"spec": asdict(step.spec)} for step in status.steps]
     derived = {"ended": status.ended, "texts": status.texts, "spec": asdict(status.spec)}
     return asdict(status) | derived | {"steps": steps}
@@ -375,7 +390,7 @@ def _step(step: StepStatus, flag_counts: Mapping[str, FlagCounts]) -> list[str]:
 
 
 def aligned(values: Mapping[str, str]) -> str:
-    """Names in bold and their values beside them, one below the other."""
+    """Return names in bold and their values beside them, one below the other."""
     width = max(map(len, values), default=0) + 1
     knows_bold = os.environ.get("TERM") != "dumb"
     names = {name: click.style(name.ljust(width), bold=knows_bold or None, reset=knows_bold) for name in values}
@@ -384,14 +399,25 @@ def aligned(values: Mapping[str, str]) -> str:
 
 
 def shorten(text: str, width: int = 300) -> str:
-    """The text's beginning, with an ellipsis where something follows."""
+    """Return the text's beginning, with an ellipsis where something follows."""
     text = printable(text)
     return text if len(text) <= width else f"{text[:width].rstrip()} …"
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
-    """The text without characters that a terminal would obey, or that steer how the text around them is shown.
+    """Return the text without characters that a terminal would obey, or that steer how the text around them is shown.
 
     They are shown as U+FFFD.
     """
     return UNSEEN.sub(lambda match: match[0] if match[0] in keep else "\ufffd", text)
+
+
+# The filters of templates, by their names.
+FILTERS: Mapping[str, Callable[..., str]] = {
+    "n": "{:,}".format,
+    "of": counted,
+    "time": moment,
+    "duration": duration,
+    "seen": seen,
+    "percent": percent,
+}

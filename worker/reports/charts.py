@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from docmill.worker.reports.filters import clock
+from docmill.worker.formatting import clock
 from docmill.worker.reports.timeline import timeline
 
 if TYPE_CHECKING:

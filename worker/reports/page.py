@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from docmill.storage.writers.files import whole_file
+from docmill.worker.formatting import FILTERS
 from docmill.worker.reports import charts
 from docmill.worker.reports.facts import Facts, Pair, StepFacts
-from docmill.worker.reports.filters import FILTERS
 from docmill.worker.reports.marks import Part, excerpt, found, marked
 from docmill.worker.reports.timeline import device_seconds
 

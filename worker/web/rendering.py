@@ -13,9 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from docmill.worker.formatting import duration
+from docmill.worker.formatting import FILTERS, duration
 from docmill.worker.logs import seen
-from docmill.worker.reports.filters import FILTERS
 from docmill.worker.web.page import Page, Values
 
 if TYPE_CHECKING:
