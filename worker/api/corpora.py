@@ -36,7 +36,7 @@ class Hit:
 
 
 def find_hits(
-    settings: Settings, database: Database, corpus: str, text: str, wanted: search.Wanted, listener: Listener
+    settings: Settings, database: Database, corpus: str, text: str, wanted: search.SearchOptions, listener: Listener
 ) -> list[Hit]:
     """Return the documents of a corpus that are nearest to a text. Raises Error."""
     if not text.strip():
@@ -74,7 +74,7 @@ class Duplicates:
     repeated_chars: int
 
 
-def count_duplicates(database: Database, corpus: str, wanted: dedup.Wanted, listener: Listener) -> Duplicates:
+def count_duplicates(database: Database, corpus: str, wanted: dedup.DedupOptions, listener: Listener) -> Duplicates:
     """Find the near duplicates of a corpus. Raises Error."""
     if wanted.threshold is not None and not 0 < wanted.threshold <= 1:
         raise Error(f"threshold is above 0, and at most 1, not {wanted.threshold}")

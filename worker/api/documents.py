@@ -45,7 +45,7 @@ class Read:
     reason: str | None = None
 
 
-class Reading:
+class ReadOnce:
     """Documents that are read once, inside `during`. `read` has the records so far, in order."""
 
     def __init__(self, documents: Documents, during: During = nullcontext) -> None:

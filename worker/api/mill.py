@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, Unpack
 from docmill.storage.core.database import Database
 from docmill.storage.results.status import JobStatus, list_statuses
 from docmill.worker.api.corpora import Duplicates, Hit, count_duplicates, find_hits
-from docmill.worker.api.documents import Documents, Reading, make_table_by_row, one_run_at_a_time, require_arrow
+from docmill.worker.api.documents import Documents, ReadOnce, make_table_by_row, one_run_at_a_time, require_arrow
 from docmill.worker.api.errors import Error, explained
 from docmill.worker.api.job import Job, Pipelines, listen
 from docmill.worker.api.options import Options, request_of
@@ -165,7 +165,7 @@ class Mill:
         if endpoint is not None:
             raise Error(_OF_WORKERS)
         require_arrow()
-        reading = Reading(documents)
+        reading = ReadOnce(documents)
         job = self._enqueue(reading, task, values, progress)
         status = job.wait(progress=progress)
         return _table(self._database, status, reading)
@@ -191,7 +191,7 @@ class Mill:
         values = {"model": model, "corpus": corpus, **options}
         if "endpoint" in options:
             raise Error(_OF_WORKERS)
-        return self._enqueue(Reading(documents), task, values, progress, idempotency_key)
+        return self._enqueue(ReadOnce(documents), task, values, progress, idempotency_key)
 
     @explained
     def job(self, job_id: int) -> Job:
@@ -226,7 +226,7 @@ class Mill:
         """
         if prompt is not None and prompt_name is not None:
             raise Error("prompt_name and prompt do not go together: give one of them")
-        wanted = of_search.Wanted(top, job, exact, passages, prompt, prompt_name)
+        wanted = of_search.SearchOptions(top, job, exact, passages, prompt, prompt_name)
         return find_hits(self._settings, self._database, corpus, text, wanted, listen(progress))
 
     @explained
@@ -247,11 +247,11 @@ class Mill:
         The options are those of `docmill dedup`. With `keep_first=True`, `run` and `enqueue` read only the first
         document of each cluster. Raises Error.
         """
-        wanted = of_dedup.Wanted(threshold, shingle, seed, embeddings, job)
+        wanted = of_dedup.DedupOptions(threshold, shingle, seed, embeddings, job)
         return count_duplicates(self._database, corpus, wanted, listen(progress))
 
     def _enqueue(
-        self, reading: Reading, task: str, values: dict[str, Any], progress: bool, key: str | None = None
+        self, reading: ReadOnce, task: str, values: dict[str, Any], progress: bool, key: str | None = None
     ) -> Job:
         source = reading.name if key is None else reading.digested
         request = request_of(self._settings, source, task, values, key)
@@ -297,7 +297,7 @@ def _computed(
 ) -> pyarrow.Table:
     """Compute on this machine, and return the table."""
     require_arrow()
-    reading = Reading(documents, one_run_at_a_time.reading)
+    reading = ReadOnce(documents, one_run_at_a_time.reading)
     request = request_of(settings, reading.name, task, values)
     devices = devices_for(settings.device, request.model)
     opened = partial(reading.open, has_corpus=request.corpus is not None)
@@ -310,7 +310,7 @@ def _computed(
         return _table(database, status, reading)
 
 
-def _table(database: Database, status: JobStatus, reading: Reading) -> pyarrow.Table:
+def _table(database: Database, status: JobStatus, reading: ReadOnce) -> pyarrow.Table:
     """Return the table of a job that has come to its end. Raises Error for one that has not."""
     if status.state != "done":
         raise Error(f"job {status.id} is {status.waiting_for}" if status.blocked else summary(status))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class DedupOptions:
     """The options of a search; None is the default. `job` is the number of an embed job."""
 
     threshold: float | None = None
@@ -35,7 +35,7 @@ class Wanted:
         return [name for name in ("shingle", "seed") if getattr(self, name) is not None]
 
 
-def deduplicate(database: Database, corpus: str, wanted: Wanted, listener: Listener) -> Found:
+def deduplicate(database: Database, corpus: str, options: DedupOptions, listener: Listener) -> Found:
     """Bring the clusters of a corpus up to date.
 
     Raises NoSuchCorpus, NothingEmbedded, LibraryMissing.
@@ -45,7 +45,7 @@ def deduplicate(database: Database, corpus: str, wanted: Wanted, listener: Liste
     from docmill.storage.duplicates.progress import PHASES
 
     corpus_id = find_corpus(database, corpus)
-    method = _method(database, corpus, corpus_id, wanted, listener)
+    method = _method(database, corpus, corpus_id, options, listener)
     with listener.bar("dedup", total=1) as progress:
 
         def advanced(phase: Phase, done: int, total: int) -> None:
@@ -56,21 +56,21 @@ def deduplicate(database: Database, corpus: str, wanted: Wanted, listener: Liste
     return sums
 
 
-def _method(database: Database, corpus: str, corpus_id: int, wanted: Wanted, listener: Listener) -> Method:
+def _method(database: Database, corpus: str, corpus_id: int, options: DedupOptions, listener: Listener) -> Method:
     """Return the method that is asked for, or else that of the last search."""
     from docmill.storage.duplicates import clusters, vectors
     from docmill.storage.duplicates.methods import ByText
     from docmill.storage.duplicates.shingles import Shingling
 
-    if wanted.by_vectors:
-        return vectors.method_for(database, corpus, wanted.job, wanted.threshold)
+    if options.by_vectors:
+        return vectors.method_for(database, corpus, options.job, options.threshold)
     last = clusters.method_of(database, corpus_id)
-    if last is not None and wanted == Wanted():
+    if last is not None and options == DedupOptions():
         listener.say(f"As in the last search: {last}.")
         return last
     default = ByText()
     return ByText(
-        default.threshold if wanted.threshold is None else wanted.threshold,
-        default.shingling if wanted.shingle is None else Shingling(*wanted.shingle),
-        default.seed if wanted.seed is None else wanted.seed,
+        default.threshold if options.threshold is None else options.threshold,
+        default.shingling if options.shingle is None else Shingling(*options.shingle),
+        default.seed if options.seed is None else options.seed,
     )

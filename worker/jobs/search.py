@@ -31,7 +31,7 @@ BATCH_QUERIES = 512  # queries that share one pass over the corpus
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SearchOptions:
     """The options of a search; None is the default of docmill or of the model."""
 
     top: int = 10
@@ -47,7 +47,7 @@ def open_search(
     settings: Settings,
     database: Database,
     corpus: str,
-    wanted: Wanted,
+    options: SearchOptions,
     refuse: Callable[[str, str], None],
     listener: Listener,
     *,
@@ -60,15 +60,15 @@ def open_search(
     process is started if none runs. Libraries that embed a query may print in the block that ``printing`` opens.
     """
     device = choose_devices(settings.device)[0]
-    searched = choose(database, corpus_names(corpus), wanted.job)
-    spec = queries.prompted(searched.spec, wanted.prompt, wanted.prompt_name)
-    if searched.others and wanted.job is None:
+    searched = choose(database, corpus_names(corpus), options.job)
+    spec = queries.prompted(searched.spec, options.prompt, options.prompt_name)
+    if searched.others and options.job is None:
         others = "; ".join(searched.others)
         listener.say(f"By the vectors of job {searched.job_id}, {searched.spec}; --job takes others: {others}.")
     from docmill.worker.queries.client import embedding
 
     with listener.computing(), embedding(settings, device, starts=starts) as embed:
-        yield Search(database, searched, spec, embed, wanted, refuse, listener, printing)
+        yield Search(database, searched, spec, embed, options, refuse, listener, printing)
 
 
 @dataclass
@@ -82,7 +82,7 @@ class Search:
     searched: Searched
     spec: Spec
     embed: Embed
-    wanted: Wanted
+    options: SearchOptions
     refuse: Callable[[str, str], None]
     listener: Listener
     printing: Callable[[], AbstractContextManager[object]]
@@ -124,12 +124,12 @@ class Search:
 
             vectors = np.stack([vector for _, vector in answerable])
             self.n_seen = self.n_embedded = 0
-            best = search(self.database, self.searched, vectors, self.wanted.top, advanced, exact=self.wanted.exact)
+            best = search(self.database, self.searched, vectors, self.options.top, advanced, exact=self.options.exact)
             if not self.n_seen:
                 progress.update(self.searched.n_documents, remark="by the index")
         for (record, vector), ids, scores in zip(answerable, best.ids.tolist(), best.scores.tolist(), strict=True):
             nearest = hits(self.database, self.searched, vector, ids, scores)
-            yield record, self._with_passages(record.text, vector, nearest) if self.wanted.passages else nearest
+            yield record, self._with_passages(record.text, vector, nearest) if self.options.passages else nearest
 
     def _with_passages(self, query: str, vector: Matrix, hits: list[Hit]) -> list[Hit]:
         with self.printing():

@@ -42,14 +42,14 @@ _NARROWING = frozenset(
 
 
 @dataclass(frozen=True)
-class Refused:
+class SpecRefused:
     """An error of ours by the name of its class, and its sentence."""
 
     error: str
     reason: str
 
     @classmethod
-    def unread(cls, spec: Spec) -> Refused:
+    def unread(cls, spec: Spec) -> SpecRefused:
         """Return the word that the weights of a spec's model were not within reach."""
         return cls(WeightsNotRead.__name__, str(hub.not_read(spec.model, "HF_HUB_OFFLINE is set")))
 
@@ -116,7 +116,9 @@ def _require_fit(settings: Settings, specs: Sequence[Spec]) -> list[tuple[Spec, 
     return not_read
 
 
-def rehearse_specs(settings: Settings, specs: Sequence[Spec], *, weights_only: bool = False) -> list[Refused | None]:
+def rehearse_specs(
+    settings: Settings, specs: Sequence[Spec], *, weights_only: bool = False
+) -> list[SpecRefused | None]:
     """Open each spec without its weights, in a child process. Return why each is refused, or None.
 
     The hub gives the headers of weights that are not on this machine. Without the model libraries, or if the child
@@ -129,11 +131,11 @@ def rehearse_specs(settings: Settings, specs: Sequence[Spec], *, weights_only: b
     refusals = dict(
         zip([id(spec) for spec in here], _rehearse_in_child(settings, here, weights_only=weights_only), strict=True)
     )
-    return [refusals[id(spec)] if id(spec) in refusals else Refused.unread(spec) for spec in specs]
+    return [refusals[id(spec)] if id(spec) in refusals else SpecRefused.unread(spec) for spec in specs]
 
 
-def _rehearse_in_child(settings: Settings, specs: Sequence[Spec], *, weights_only: bool) -> list[Refused | None]:
-    nothing: list[Refused | None] = [None] * len(specs)
+def _rehearse_in_child(settings: Settings, specs: Sequence[Spec], *, weights_only: bool) -> list[SpecRefused | None]:
+    nothing: list[SpecRefused | None] = [None] * len(specs)
     if not specs or any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
         return nothing
     order = {
@@ -151,7 +153,7 @@ def _rehearse_in_child(settings: Settings, specs: Sequence[Spec], *, weights_onl
         return nothing
     if answer["hub_is_away"]:
         hub.leave_alone()
-    return [None if refused is None else Refused(**refused) for refused in answer["refused"]]
+    return [None if refused is None else SpecRefused(**refused) for refused in answer["refused"]]
 
 
 def run_child(order: bytes) -> subprocess.CompletedProcess[bytes]:

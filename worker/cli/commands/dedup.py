@@ -11,7 +11,7 @@ import click
 from docmill.worker import formatting
 from docmill.worker.cli.options import FORMAT, JOB_ID, JSON, OUT, Choice, Number, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, answer, listen, print_json, print_rich, say, write_out
-from docmill.worker.jobs.dedup import Wanted, deduplicate
+from docmill.worker.jobs.dedup import DedupOptions, deduplicate
 from docmill.worker.jobs.outputs import STDOUT, check_out
 from docmill.worker.stores import corpus_names, open_store
 
@@ -74,7 +74,7 @@ def dedup_command(
     from docmill.storage.core.lookups import find_corpus, first_existing
     from docmill.storage.duplicates import clusters, report
 
-    wanted = Wanted(threshold, shingle, seed, embeddings, job)
+    wanted = DedupOptions(threshold, shingle, seed, embeddings, job)
     _check(wanted, show=show, forget=forget)
     if as_json and out == STDOUT:
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
@@ -97,7 +97,7 @@ def dedup_command(
     return OK
 
 
-def _check(wanted: Wanted, *, show: bool, forget: bool) -> None:
+def _check(wanted: DedupOptions, *, show: bool, forget: bool) -> None:
     """Refuse options that do not go together."""
     if show and forget:
         raise click.UsageError("--show and --forget exclude each other; leave one out")

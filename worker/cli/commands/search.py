@@ -15,7 +15,7 @@ from docmill.worker.cli.options import BACKEND, JOB_ID, PROMPT, WholeNumber, che
 from docmill.worker.cli.printing import OK, SOME_FAILED, listen, print_rich, say, write_out
 from docmill.worker.formatting import printable
 from docmill.worker.jobs.outputs import STDOUT
-from docmill.worker.jobs.search import BATCH_QUERIES, Wanted, open_search
+from docmill.worker.jobs.search import BATCH_QUERIES, SearchOptions, open_search
 from docmill.worker.stores import open_store
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def search_command(
     settings = settings_from(device=device, backend=backend)
     typed = text is None and queries is None and not as_json and sys.stdin.isatty()
     looks = queries is None if passages is None else passages
-    wanted = Wanted(top, job, exact, looks, prompt, prompt_name)
+    wanted = SearchOptions(top, job, exact, looks, prompt, prompt_name)
     refused: list[str] = []
 
     def refuse(where: str, reason: str) -> None:

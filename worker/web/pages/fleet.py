@@ -9,7 +9,7 @@ from docmill.storage.results.fleet import list_workers, read_fleet
 from docmill.storage.results.status import list_statuses
 from docmill.storage.steps.jobs import UNFINISHED
 from docmill.worker.web.page import Page, PageRequest, Values
-from docmill.worker.web.pages.jobs import Progress
+from docmill.worker.web.pages.jobs import JobProgress
 
 MOST = 50  # jobs
 SLOW = 2.0  # times as long as other workers
@@ -21,7 +21,7 @@ def read_lanes(request: PageRequest) -> Values:
     latest = list_statuses(request.database, MOST, Job.state.in_(UNFINISHED))
     return {
         "lanes": [lane for lane in fleet.lanes if lane.open or lane.workers],
-        "jobs": [Progress(status) for status in sorted(latest, key=lambda status: (-status.priority, status.id))],
+        "jobs": [JobProgress(status) for status in sorted(latest, key=lambda status: (-status.priority, status.id))],
         "unfinished": sum(fleet.jobs.get(state, 0) for state in (*UNFINISHED, "paused")),
         "now": time.time(),
     }

@@ -77,7 +77,7 @@ def read_jobs(request: PageRequest) -> Values:
     return {
         "costs": costs,
         "day": day,
-        "jobs": [Progress(status) for status in statuses[:ROWS]],
+        "jobs": [JobProgress(status) for status in statuses[:ROWS]],
         "older": statuses[ROWS - 1].id if len(statuses) > ROWS else None,
         "state": state,
         "before": before,
@@ -87,7 +87,7 @@ def read_jobs(request: PageRequest) -> Values:
 
 
 @dataclass(frozen=True)
-class Progress:
+class JobProgress:
     """A job at one moment, with the words and shares that its bar shows."""
 
     status: JobStatus
@@ -155,7 +155,7 @@ def read_chart(request: PageRequest) -> Values:
 
 def shared(status: JobStatus) -> dict[str, object]:
     """Return what every page of a job shows at its top."""
-    return {"job": Progress(status), "status": status}
+    return {"job": JobProgress(status), "status": status}
 
 
 def read_failures(request: PageRequest) -> Values:

@@ -24,7 +24,7 @@ LATE_S = 60.0  # a run that begins so long after it was due is late
 
 
 @dataclass(frozen=True)
-class Planned:
+class ShownPipeline:
     """A pipeline with its latest run and its next runs. `problem` says why its schedule gives none.
 
     `looked_at` names the state of the schedule for a form that makes a run.
@@ -38,7 +38,7 @@ class Planned:
     problem: str | None = None
 
 
-def planned(row: PipelineRow, last: PipelineRun | None, n: int, now: float) -> Planned:
+def show_pipeline(row: PipelineRow, last: PipelineRun | None, n: int, now: float) -> ShownPipeline:
     """Return a stored pipeline with its next `n` runs. Of those that came due and were not made only the first is."""
     coming: tuple[float, ...] = ()
     problem = None
@@ -47,7 +47,7 @@ def planned(row: PipelineRow, last: PipelineRun | None, n: int, now: float) -> P
             coming = tuple(islice(_times(row, now), n))
         except BadSchedule as error:  # of another release, or of a zone that is no more
             problem = str(error)
-    return Planned(row.name, row.schedule, last, coming, repr(row.looked_at), problem)
+    return ShownPipeline(row.name, row.schedule, last, coming, repr(row.looked_at), problem)
 
 
 def _times(row: PipelineRow, now: float) -> Iterator[float]:
@@ -61,7 +61,7 @@ def _times(row: PipelineRow, now: float) -> Iterator[float]:
 def read(request: PageRequest) -> Values:
     """Return all pipelines."""
     now = time.time()
-    rows = [planned(row, last, 1, now) for row, last in pipelines.every(request.database)]
+    rows = [show_pipeline(row, last, 1, now) for row, last in pipelines.every(request.database)]
     return {"pipelines": rows, "tones": TONES, "now": now}
 
 
@@ -73,7 +73,7 @@ def read_one(request: PageRequest) -> Values:
     except NoSuchPipeline as error:
         raise PageRefused(str(error), HTTPStatus.NOT_FOUND) from error
     now = time.time()
-    one = planned(row, runs[0] if runs else None, COMING, now)
+    one = show_pipeline(row, runs[0] if runs else None, COMING, now)
     known = costs(request.database, read_prices(request.settings), [run.job_id for run in runs])
     paid = {job_id: str(cost) for job_id, cost in known.items() if cost.amount}
     shown = {"pipeline": one, "file": row.text, "runs": runs, "costs": paid}

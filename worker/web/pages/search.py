@@ -14,7 +14,7 @@ from docmill.storage.search.searchable import list_searchable
 from docmill.tasks.errors import TaskError
 from docmill.worker.errors import WorkerError
 from docmill.worker.jobs.listener import Listener
-from docmill.worker.jobs.search import Wanted, open_search
+from docmill.worker.jobs.search import SearchOptions, open_search
 from docmill.worker.web.page import Page, PageRefused, PageRequest, Values
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ SHOWN_CHARS = 400  # of a hit
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """The hits of a search, the nearest first, and the job whose vectors were compared."""
 
     job_id: int
@@ -61,16 +61,16 @@ def read(request: PageRequest) -> Values:
     return values
 
 
-def search(request: PageRequest, corpus: str, text: str) -> Found:
+def search(request: PageRequest, corpus: str, text: str) -> SearchResult:
     """Return the documents of a corpus that are nearest to a text.
 
     Raises NoSuchCorpus, NothingEmbedded, TaskError and WorkerError.
     """
     query = Record("", normalize(text)[0], {}, (), "The text")
-    wanted = Wanted(top=TOP, passages=False)
-    with open_search(request.settings, request.database, corpus, wanted, _refuse, Listener(), starts=True) as opened:
+    options = SearchOptions(top=TOP, passages=False)
+    with open_search(request.settings, request.database, corpus, options, _refuse, Listener(), starts=True) as opened:
         [(_, hits)] = opened.answers([query])
-    return Found(opened.searched.job_id, opened.searched.way[-1].name, hits)
+    return SearchResult(opened.searched.job_id, opened.searched.way[-1].name, hits)
 
 
 def _refuse(where: str, reason: str) -> NoReturn:

@@ -15,7 +15,7 @@ from docmill.storage.core.schema import PipelineRow
 from docmill.storage.pipelines import pipelines
 from docmill.worker.settings import Settings
 from docmill.worker.web.app import make_app
-from docmill.worker.web.pages.pipelines import planned
+from docmill.worker.web.pages.pipelines import show_pipeline
 from docmill.worker.web.site import Site
 from tests.storage.builders import numbered, read, request, work
 from tests.worker.web.conftest import Browse
@@ -91,10 +91,10 @@ def test_a_hostile_name_of_a_pipeline_leads_nowhere(browse: Browse, name: str) -
 def test_next_runs_follow_the_schedule_and_a_schedule_that_is_none_is_named() -> None:
     row = PipelineRow()
     vars(row).update(name="nightly", schedule=NIGHTLY, looked_at=0.0)
-    assert planned(row, None, 2, 0.0).coming == (9_000.0, 9_000.0 + 86_400)
-    assert planned(row, None, 3, 9_001.0 + 5 * 86_400).coming == tuple(9_000.0 + n * 86_400 for n in (0, 6, 7))
+    assert show_pipeline(row, None, 2, 0.0).coming == (9_000.0, 9_000.0 + 86_400)
+    assert show_pipeline(row, None, 3, 9_001.0 + 5 * 86_400).coming == tuple(9_000.0 + n * 86_400 for n in (0, 6, 7))
     row.schedule = {**NIGHTLY, "timezone": "Europe/Atlantis"}
-    found = planned(row, None, 2, 0.0)
+    found = show_pipeline(row, None, 2, 0.0)
     assert found.coming == ()
     assert "Europe/Atlantis" in str(found.problem)
 
