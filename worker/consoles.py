@@ -56,7 +56,7 @@ changing_bars = threading.Lock()  # held while a bar comes or goes: another thre
 
 @contextmanager
 def bar(name: str, total: float | None = None, *, quiet: bool = False) -> Iterator[_Line]:
-    """A progress bar on stderr, with a remark beside its count and a note below it.
+    """Open a progress bar on stderr, with a remark beside its count and a note below it.
 
     Where stderr is no terminal, only the last state is written.
     """
@@ -102,5 +102,5 @@ class _Line(Bar):
         self._progress.update(self._task, completed=completed, total=total, note=note, count=count, remark=remark)
 
     def say(self, message: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self._progress.console.print(Text(message))

@@ -53,7 +53,7 @@ class Terminal(Listener):
 
 @contextmanager
 def lines_above_the_bar(log_level: str | None, log_format: str = logs.TEXT) -> Iterator[None]:
-    """Our log, and everything that children started meanwhile write to stderr, appears above a bar in whole lines.
+    """Show docmill's log, and what children started meanwhile write to stderr, above a bar in whole lines.
 
     They are given a pipe for a stderr, and a thread prints what comes out of it. Where stderr is no terminal, lines
     are written as they come: no bar moves there. Nor is there a second pipe while another thread has one. Without a

@@ -107,7 +107,7 @@ def docmill() -> None:
 
 
 def main() -> None:
-    """The `docmill` command."""
+    """Run the `docmill` command."""
     # Loading makes some hundred thousand objects and no garbage. To look for any, then and at the end, took three
     # tenths of a short command's time.
     gc.set_threshold(200_000, 1, 1)
@@ -132,7 +132,7 @@ def _keep_near_misses(error: click.ClickException) -> None:
 
 
 def _run() -> int:
-    """The command's exit code, once what went wrong is said."""
+    """Run the command, say what went wrong, and return the exit code."""
     from docmill.worker.jobs.errors import exit_code, sentence
     from docmill.worker.terminal import warn
 

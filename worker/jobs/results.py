@@ -38,7 +38,7 @@ class WritingBar:
         self._stack.close()
 
     def along(self, rows: Iterable[Row], total: int, before: int = 0) -> Iterator[Row]:
-        """The rows, one for each of ``total`` documents, of which some were written ``before``."""
+        """Yield the rows, one for each of ``total`` documents, of which some were written ``before``."""
         n = before
         for n, row in enumerate(rows, before + 1):
             if n % SHOWN_EVERY == 0:

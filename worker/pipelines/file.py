@@ -87,7 +87,7 @@ class Pipeline:
 
 
 def read(path: Path) -> Pipeline:
-    """The pipeline in a file. Raises PipelineInvalid, also for a file that cannot be read."""
+    """Return the pipeline in a file. Raises PipelineInvalid, also for a file that cannot be read."""
     try:
         content = path.read_bytes()
         text = content.decode("utf-8-sig")
@@ -99,7 +99,7 @@ def read(path: Path) -> Pipeline:
 
 
 def parse(text: str, path: Path) -> Pipeline:
-    """The pipeline in a file's text; ``path`` says where relative paths start, and names the file in errors.
+    """Return the pipeline in a file's text; ``path`` says where relative paths start, and names the file in errors.
 
     Raises PipelineInvalid with all the errors, in the order of their tables.
     """

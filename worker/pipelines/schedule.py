@@ -114,7 +114,7 @@ def due(schedule: Schedule, since: float, now: float) -> float | None:
 
 
 def _read(schedule: Schedule) -> tuple[str, ZoneInfo]:
-    """The expression and the zone, or BadSchedule."""
+    """Return the expression and the zone. Raises BadSchedule."""
     problems_of = {"cron": cron_problem(schedule.cron), "timezone": timezone_problem(schedule.timezone)}
     if problems := [f"{name} {problem}" for name, problem in problems_of.items() if problem]:
         raise BadSchedule("; ".join(problems))

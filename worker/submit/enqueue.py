@@ -49,16 +49,16 @@ class Progress:
     """A listener to an ingest; this one does nothing. Counts are totals so far."""
 
     def opened(self, job: OpenJob) -> None:
-        """The job has its number."""
+        """Hear that the job has its number."""
 
     def advanced(self, counts: Counts) -> None:
-        """Another chunk is stored."""
+        """Hear that another chunk is stored."""
 
     def rejected(self, rejected: Rejected) -> None:
-        """A record could not be read."""
+        """Hear of a record that could not be read."""
 
     def deduplicating(self, phase: Phase, done: int, total: int) -> None:
-        """The search for near duplicates came further; `done` of `total` steps of a phase are done."""
+        """Hear that `done` of `total` steps of a phase of the search for near duplicates are done."""
 
 
 @dataclass(frozen=True)

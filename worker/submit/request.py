@@ -53,7 +53,7 @@ class Prepared:
 
     @property
     def spec(self) -> Spec:
-        """The first step's."""
+        """Return the spec of the first step."""
         return self.steps[0].spec
 
 
@@ -127,7 +127,7 @@ def limits_of(read: ReadingOptions) -> Limits | None:
 
 
 def spec_of(settings: Settings, task: str, model: str | None, revision: str | None, options: KindOptions) -> Spec:
-    """The spec of a task, its model found and pinned, the options held against it. Raises ModelError, BadOption."""
+    """Pin the model of a task, check the options against it, and return the spec. Raises ModelError, BadOption."""
     name = model or kinds.kind(task).model_for(options)
     if name is None:
         raise BadOption(
@@ -136,7 +136,7 @@ def spec_of(settings: Settings, task: str, model: str | None, revision: str | No
         )
     by_language = plan.parse_models(name)
     if by_language is None:
-        pinned, config = _found(settings, name, revision, options.adapter)
+        pinned, config = _pin(settings, name, revision, options.adapter)
         pinned = pinning.with_tokenizer(
             pinned,
             options.given().get("tokenizer"),
@@ -150,7 +150,7 @@ def spec_of(settings: Settings, task: str, model: str | None, revision: str | No
         return build_spec(task, pinned, options, config, stated)
     if revision is not None:
         raise BadOption("--revision is of one model; with several, give the revision of each as its own folder.")
-    parts = {language: _found(settings, model, None) for language, model in by_language.items()}
+    parts = {language: _pin(settings, model, None) for language, model in by_language.items()}
     return plan.build_spec_per_language(task, parts, options)
 
 
@@ -172,7 +172,7 @@ def escalation_of(settings: Settings, first: Computed, escalation: Escalation) -
         model, revision = first.model, revision or first.revision
     family = None
     if escalation.model is not None and plan.parse_models(escalation.model) is None:
-        family = families.family(_found(settings, escalation.model, revision)[1])
+        family = families.family(_pin(settings, escalation.model, revision)[1])
     kinds.require_options(task, escalation.options, "--escalate-")
     try:
         second = spec_of(settings, task, model, revision, escalation.options_from(options, family))
@@ -187,10 +187,10 @@ def require_possible_all(settings: Settings, specs: Iterable[Spec], devices: Seq
     return tuple(dict.fromkeys(told))
 
 
-def _found(
+def _pin(
     settings: Settings, model: str, revision: str | None, adapter: str | None = None
 ) -> tuple[pinning.Pinned, Mapping[str, Any]]:
-    """A model's exact weights, those of an adapter, and its config.json with the head that the adapter brings."""
+    """Return a model's exact weights, those of an adapter, and its config.json with the adapter's head."""
     return pinning.pin_with_adapter(
         model, adapter, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision
     )

@@ -87,7 +87,7 @@ def _metrics(settings: Settings, supervisor: Supervisor) -> Iterator[None]:
 
 
 def _without_orders(settings: Settings, lacking: Sequence[str]) -> Settings:
-    """The settings of a worker that takes no orders, where it lacks rights for them; it does its other work."""
+    """Return settings without the lane of orders if the database user lacks rights for them."""
     if not settings.takes_orders or not lacking:
         return settings
 
