@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 def forecast(settings: Settings, database: Database, planned: Planned, device: str) -> Forecast:
     """Measure a sample of the texts, and return the cost of a migration. Stores nothing."""
-    from docmill.worker.jobs.follow import IngestBar
+    from docmill.worker.jobs.follow import ingest_bar
     from docmill.worker.pipelines.migrating import forecast_request
     from docmill.worker.submit.dry_run import forecast
 
     request = forecast_request(database, planned)
     listener = listen(settings)
-    with listener.computing(), IngestBar(listener, request.source) as progress:
+    with listener.computing(), ingest_bar(listener, request.source) as progress:
         return forecast(settings, database, request, device, progress)
 
 
@@ -57,7 +57,7 @@ def backfill(
 ) -> JobStatus:
     """Compute the documents that lack a new result, here or by the workers. Return the job's final status."""
     from docmill.storage.steps import replacements
-    from docmill.worker.jobs.follow import IngestBar, follow, say_ingested
+    from docmill.worker.jobs.follow import follow, ingest_bar, say_ingested
     from docmill.worker.jobs.local_run import run_here
     from docmill.worker.pipelines.migrating import backfill_request
     from docmill.worker.stores import open_broker, queue_of
@@ -71,7 +71,7 @@ def backfill(
     if not by_workers:
         with open_broker(settings) as broker, listener.computing():
             return run_here(settings, database, broker, devices, request, listener, on_opened=opened)
-    with queue_of(settings) as broker_or_none, IngestBar(listener, request.source, on_opened=opened) as progress:
+    with queue_of(settings) as broker_or_none, ingest_bar(listener, request.source, on_opened=opened) as progress:
         done = enqueue(database, lambda: broker_or_none, request, progress)
     say_ingested(listener, request.source, done)
     return follow(database, done.id, listener)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from docmill.storage.core.database import Database
 from docmill.storage.duplicates.progress import PHASES, Phase
@@ -18,7 +18,7 @@ from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import OpenJob
 from docmill.worker.formatting import counted, documents, ingested, left_out, near_duplicates, pace, where_time_goes
-from docmill.worker.jobs.listener import Listener
+from docmill.worker.jobs.listener import Bar, Listener
 from docmill.worker.submit.enqueue import Enqueued, Progress
 
 POLL_S = 0.5
@@ -32,32 +32,18 @@ _OF_OWN_WORKER = frozenset({Cause.NO_WORKER, Cause.BLOCKED, Cause.LEASE})
 
 
 class IngestBar(Progress):
-    """A progress bar over the bytes of a source, where its size is known; shows the first rejected records, and any
-    that ends its file."""
+    """A bar over the bytes of a source, where its size is known; shows the first rejected records, and any that ends
+    its file."""
 
     def __init__(
-        self,
-        listener: Listener,
-        source: Source,
-        on_planned: Callable[[int], None] = lambda _: None,
-        on_opened: Callable[[int], None] = lambda _: None,
+        self, bar: Bar, source: Source, on_planned: Callable[[int], None], on_opened: Callable[[int], None]
     ) -> None:
-        self._listener = listener
+        self._bar = bar
         self._source = source
         self._on_planned = on_planned
         self._on_opened = on_opened
         self._n_rejected = 0
         self.job_id: int | None = None
-
-    def __enter__(self) -> IngestBar:
-        self._context = self._listener.bar("reading")
-        self._bar = self._context.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._context.__exit__(kind, error, trace)
 
     def opened(self, job: OpenJob) -> None:
         self.job_id = job.id
@@ -79,6 +65,18 @@ class IngestBar(Progress):
         elif self._n_rejected == SHOWN_REJECTIONS + 1:
             listed = f"; `docmill failures {self.job_id}` lists them all" if self.job_id else ""
             self._bar.say(f"more were rejected{listed}")
+
+
+@contextmanager
+def ingest_bar(
+    listener: Listener,
+    source: Source,
+    on_planned: Callable[[int], None] = lambda _: None,
+    on_opened: Callable[[int], None] = lambda _: None,
+) -> Iterator[IngestBar]:
+    """Show the progress of reading a source. The functions get the job's number when it is there, and has texts."""
+    with listener.bar("reading") as bar:
+        yield IngestBar(bar, source, on_planned, on_opened)
 
 
 def say_ingested(listener: Listener, source: Source, done: Enqueued) -> None:

@@ -15,7 +15,7 @@ from docmill.tasks import tracing
 from docmill.tasks.errors import ServerUnreachable
 from docmill.worker.errors import WorkerError
 from docmill.worker.formatting import printable
-from docmill.worker.jobs.follow import IngestBar, follow, say_ingested
+from docmill.worker.jobs.follow import follow, ingest_bar, say_ingested
 from docmill.worker.jobs.listener import Listener
 from docmill.worker.process.device_start import StartedDevices
 from docmill.worker.process.supervisor import Supervisor
@@ -69,7 +69,7 @@ def run_here(
         supervisor.start(only_job=job_id)
 
     try:
-        with IngestBar(listener, prepared.source, start, on_opened) as progress:
+        with ingest_bar(listener, prepared.source, start, on_opened) as progress:
             done = enqueue(database, lambda: broker, prepared, progress, offer_others=False)
         say_ingested(listener, prepared.source, done)
         if alone:

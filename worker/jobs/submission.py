@@ -15,7 +15,7 @@ from docmill.tasks import kinds, tracing
 from docmill.tasks.errors import TaskError
 from docmill.tasks.models import weightless
 from docmill.tasks.specs.pinning import SHIPPED_FOLDER, to_convert
-from docmill.worker.jobs.follow import IngestBar, say_ingested
+from docmill.worker.jobs.follow import ingest_bar, say_ingested
 from docmill.worker.jobs.listener import Listener
 from docmill.worker.settings import Settings
 from docmill.worker.stores import queue_of
@@ -39,7 +39,7 @@ def submit(
     prepared = prepare_request(settings, request, listener, opened=opened)
     say_replaced(database, prepared, listener)
     try:
-        with queue_of(settings) as broker, IngestBar(listener, prepared.source) as progress:
+        with queue_of(settings) as broker, ingest_bar(listener, prepared.source) as progress:
             done = enqueue(database, lambda: broker, prepared, progress)
     finally:
         tracing.flush()

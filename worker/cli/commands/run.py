@@ -128,11 +128,11 @@ def run_command(
 def _dry_run(
     settings: Settings, database: Database, prepared: Prepared, device: str, prices: Prices, as_json: bool
 ) -> int:
-    from docmill.worker.jobs.follow import IngestBar
+    from docmill.worker.jobs.follow import ingest_bar
     from docmill.worker.submit.dry_run import forecast
 
     listener = listen(settings)
-    with listener.computing(), IngestBar(listener, prepared.source) as progress:
+    with listener.computing(), ingest_bar(listener, prepared.source) as progress:
         expected = forecast(settings, database, prepared, device, progress)
     if not expected.documents and not expected.rejected:
         say(formatting.no_records(prepared.source.name))
