@@ -9,14 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from docmill.storage.deletion import cost, gc, removal, replaced, rounds, selection, versions
-from docmill.storage.deletion.ages import NAMES
-from docmill.storage.deletion.budget import Budget
-from docmill.storage.search import pgvector_index
-from docmill.worker import formatting, inventory
+from docmill.worker import formatting
 from docmill.worker.cli.options import JSON, Number, WholeNumber, named, settings_from
 from docmill.worker.cli.printing import OK, confirmed, print_json, print_rich, say
-from docmill.worker.cli.tables import table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.stores import open_store
@@ -101,6 +96,9 @@ def gc_command(
     and the like that nothing needs. It does not ask, so it suits a schedule. With --dry-run it counts the rows by
     table.
     """
+    from docmill.storage.deletion import cost, selection, versions
+    from docmill.worker import inventory
+
     if retention:
         if days is not None or spec is not None or superseded or migrated:
             raise click.UsageError("--retention takes the ages from the settings; leave out the other options")
@@ -145,6 +143,8 @@ class Drops:
 
 
 def _drops(database: Database, days: float | None, spec: str | None, superseded: bool) -> Drops:
+    from docmill.storage.deletion import gc
+
     older_than_s = (days or 0.0) * DAY_S
     if spec is None:
         results = days is not None and not superseded
@@ -157,6 +157,8 @@ def _drops(database: Database, days: float | None, spec: str | None, superseded:
 
 
 def _drops_replaced(database: Database, days: float | None) -> Drops:
+    from docmill.storage.deletion import replaced
+
     specs = replaced.replaced_specs(database, (days or 0.0) * DAY_S)
     for sentence in specs.staying:
         say(f"{sentence}.")
@@ -165,6 +167,9 @@ def _drops_replaced(database: Database, days: float | None) -> Drops:
 
 def _note_dropped(database: Database, drops: Drops, days: float | None) -> Drops:
     """Return what still may be dropped: a migration may have been undone while the command asked."""
+    from docmill.storage.deletion import replaced
+    from docmill.storage.search import pgvector_index
+
     spec_ids = replaced.note_dropped(database, drops.spec_ids or (), (days or 0.0) * DAY_S)
     for spec_id in spec_ids:
         pgvector_index.drop(database, spec_id)
@@ -172,6 +177,8 @@ def _note_dropped(database: Database, drops: Drops, days: float | None) -> Drops
 
 
 def _remove(database: Database, drops: Drops) -> Removed:
+    from docmill.storage.deletion import gc, removal, versions
+
     removed = versions.remove(database, drops.older_than_s) if drops.superseded else removal.Removed()
     collected = gc.drop(database, older_than_s=drops.older_than_s, spec_ids=drops.spec_ids)
     collected += gc.collect(database)
@@ -204,6 +211,7 @@ def _say_would_remove(
     old: Superseded, costs: list[Cost], unneeded: Collected, goes: Collected | None, as_json: bool
 ) -> int:
     """Say what would go: texts that nothing needs now, and all that `goes` with versions and results, if any do."""
+
     if as_json:
         counts = {"superseded": old.documents, "readings": old.readings}
         unneeded_now = {"unneeded": asdict(unneeded), "removed": asdict(goes or unneeded)}
@@ -235,6 +243,10 @@ def _say_removed(removed: Removed, vanished: dict[str, int]) -> None:
 
 def retain(settings: Settings, rows: int | None, seconds: float | None, dry_run: bool, as_json: bool) -> int:
     """Apply the rules of retention, or count the rows that they would remove."""
+    from docmill.storage.deletion import rounds
+    from docmill.storage.deletion.budget import Budget
+    from docmill.worker import inventory
+
     ages = settings.ages
     with open_store(settings) as database:
         if dry_run:
@@ -251,6 +263,8 @@ def _age(ages: Ages, rule: str) -> str:
 
 
 def _say_counts(counts: list[Count], ages: Ages, as_json: bool) -> int:
+    from docmill.worker.cli.tables import table
+
     if as_json:
         print_json({"ages_s": dict(ages.of), "rows": [asdict(count) for count in counts]})
         return OK
@@ -265,6 +279,8 @@ def _say_counts(counts: list[Count], ages: Ages, as_json: bool) -> int:
 
 
 def _say_swept(swept: Swept, ages: Ages, as_json: bool) -> int:
+    from docmill.worker.cli.tables import table
+
     if as_json:
         print_json({"ages_s": dict(ages.of), "removed": swept.removed, "complete": swept.complete})
         return OK
@@ -280,5 +296,7 @@ def _say_swept(swept: Swept, ages: Ages, as_json: bool) -> int:
 
 
 def _say_unset(ages: Ages) -> None:
+    from docmill.storage.deletion.ages import NAMES
+
     if unset := [rule for rule in NAMES if ages.get(rule) is None]:
         say(f"No age is set for {', '.join(unset)}: these rows stay.")

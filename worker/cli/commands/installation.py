@@ -9,12 +9,8 @@ from dataclasses import asdict
 import click
 from click.shell_completion import get_completion_class
 
-from docmill.storage.leases.health import health
-from docmill.storage.migrations import upgrade
-from docmill.storage.results.counts import recount
 from docmill.worker.cli.options import JSON, Choice, Number, settings_from
 from docmill.worker.cli.printing import OK, SOME_FAILED, answer, print_json, say
-from docmill.worker.doctor import examine
 from docmill.worker.formatting import counted
 from docmill.worker.stores import open_store, store_of
 
@@ -30,6 +26,8 @@ def db_command() -> None:
 @JSON
 def upgrade_command(as_json: bool) -> int:
     """Upgrade the store's schema to this version. Safe to run twice, and while workers run."""
+    from docmill.storage.migrations import upgrade
+
     with closing(store_of(settings_from())) as database:
         before, after = upgrade(database)
     if as_json:
@@ -50,6 +48,8 @@ def recount_command(as_json: bool) -> int:
     into a schema that was there before (`pg_restore --data-only`). The command counts the rows anew. Run it as the
     owner of the tables; workers may go on meanwhile.
     """
+    from docmill.storage.results.counts import recount
+
     with open_store(settings_from()) as database:
         corrected = recount(database)
         name = str(database)
@@ -71,6 +71,8 @@ def doctor_command(as_json: bool) -> int:
     Checks the database and its schema, Redis, their clocks, models, device, disk and extras. Changes nothing. Exit
     code 0: every check passed; 1: a check failed.
     """
+    from docmill.worker.doctor import examine
+
     findings = examine(settings_from())
     if as_json:
         print_json([asdict(finding) for finding in findings])
@@ -100,6 +102,8 @@ def health_command(within_s: float, host: str | None, as_json: bool) -> int:
     Each device process must have a working device, and must hold work or have heard from the queue lately. Exit code
     0: every process passes; 1: a process fails, or there is none; 3: the database does not answer.
     """
+    from docmill.storage.leases.health import health
+
     with open_store(settings_from()) as database:
         state = health(database, host or platform.node(), within_s)
     if as_json:

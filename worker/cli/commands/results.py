@@ -10,15 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from docmill.storage import writers
 from docmill.storage.core.flags import DOUBTS, Flagged
 from docmill.storage.errors import BoundInvalid, FlagUnknown
-from docmill.storage.outputs.columns import Column, Form
-from docmill.storage.results.status import read_status
-from docmill.storage.reviews import risks
-from docmill.storage.steps.replacements import answering_job
 from docmill.worker import formatting
-from docmill.worker.cli.options import FORMAT, JOB_OR_CORPUS, FilledPath, Number, declared, settings_from
+from docmill.worker.cli.declared_options import declared
+from docmill.worker.cli.options import FORMAT, JOB_OR_CORPUS, FilledPath, Number, settings_from
 from docmill.worker.cli.printing import OK, listen, say, write_out
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
@@ -129,6 +125,8 @@ def results_command(
     parts again.
     """
     from docmill.storage.results.results import results
+    from docmill.storage.results.status import read_status
+    from docmill.storage.steps.replacements import answering_job
 
     wanted = Export(
         0, out, file_format, part_documents, overwrite, step, partial, flagged, unflagged, risk, risk_above, every
@@ -201,6 +199,8 @@ class Export:
 
     def check_file(self, kinds: Sequence[str] | None = None) -> None:
         """Refuse a file, or a folder of parts, that could not be written, or not with results of these kinds."""
+        from docmill.storage import writers
+
         check = check_out if self.part_documents is None else check_folder
         check(self.out, self.file_format, kinds)
         target = target_of(self.out, self.file_format)
@@ -250,7 +250,9 @@ def none_said(job: int, condition: Flagged) -> str:
 
 
 def _write(database: Database, status: JobStatus, wanted: Export) -> None:
+    from docmill.storage.outputs.columns import Column, Form
     from docmill.storage.results.results import columns, input_columns, inputs, results
+    from docmill.storage.reviews import risks
 
     target = target_of(wanted.out, wanted.file_format)
     if target is not None and wanted.part_documents is not None:

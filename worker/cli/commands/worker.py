@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from docmill.storage.core import privileges
 from docmill.storage.errors import GRANTS_DOCS, RightMissing
 from docmill.tasks import tracing
 from docmill.worker import logs
 from docmill.worker.cli.options import BACKEND, ENDPOINT, Choice, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, say
-from docmill.worker.engines.devices import choose_devices
 from docmill.worker.metrics.server import serving
 from docmill.worker.settings import ORDERS
 from docmill.worker.stores import open_broker, open_store
@@ -52,6 +50,8 @@ def worker_command(
     Orders are `docmill.enqueue` messages of other programs. A worker takes them only with the lane enqueue, and reads
     only what DOCMILL_ORDER_ROOTS and DOCMILL_ORDER_SCHEMES allow.
     """
+    from docmill.storage.core import privileges
+    from docmill.worker.engines.devices import choose_devices
     from docmill.worker.process.supervisor import Supervisor
 
     settings = settings_from(
