@@ -125,8 +125,8 @@ LINES = {  # what is added to each registry, after a line that is there
         )
     },
     "storage/writers/__init__.py": {
-        "jsonl, openai_batch, parquet, ": "tsv, ",
-        "    vectors.WRITER,\n": "    tsv.WRITER,\n",
+        "import arrow, excel, openai_batch": ", tsv",
+        "    NPY,\n": "    tsv.WRITER,\n",
     },
     "worker/cli/registry.py": {"COMMANDS = {\n": '    "greet": Command(FLEET, "Say hello to somebody."),\n'},
 }

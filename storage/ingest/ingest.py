@@ -26,15 +26,12 @@ from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Columns, Transaction
 from docmill.storage.errors import JobStopped
 from docmill.storage.ingest import planning
-from docmill.storage.ingest.changes import Changes, StoredVersion, compare, diff_chunk
-from docmill.storage.ingest.chunks import Chunk, Rejected, Versions, reject_earlier
-from docmill.storage.ingest.key_kinds import KeyKinds
+from docmill.storage.ingest.changes import Changes, KeyKinds, StoredVersion, compare, diff_chunk
+from docmill.storage.ingest.chunks import CHUNK_RECORDS, Chunk, Rejected, Versions, reject_earlier
 from docmill.storage.ingest.planning import Place, plan_new, sweep_page
 from docmill.storage.ingest.pruning import Seen
 from docmill.storage.steps.jobs import UNFINISHED, OpenJob, lock_corpus
 from docmill.storage.steps.propagation import Planned, Traversal, has_prompts
-
-CHUNK_RECORDS = 8_000
 
 
 @dataclass(frozen=True)

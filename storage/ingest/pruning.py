@@ -6,9 +6,10 @@ So the corpus matches its source, and earlier jobs still see it as it was.
 from __future__ import annotations
 
 import math
+import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -22,12 +23,13 @@ from docmill.storage.core.schema import Corpus, Document, Ingest, Job
 from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Columns, Transaction
 from docmill.storage.errors import JobStopped, TooManyVanished
-from docmill.storage.ingest.unread import Unread
 from docmill.storage.readers.registry import missing as what_reads
 from docmill.storage.steps.jobs import UNFINISHED, OpenJob, lock_corpus
 
 PAGE = 5_000
 _MOST_NAMES = 3
+_CURRENT = Document.superseded_by.is_(None)
+_ENDS = re.compile(r"[#:/]")  # after a file's name in a key: a record's id or number, an archive's member
 
 
 class Seen:
@@ -47,6 +49,45 @@ class Seen:
     def __contains__(self, document_id: int) -> bool:
         place = document_id >> 3
         return place < len(self._bits) and bool(self._bits[place] >> (document_id & 7) & 1)
+
+
+class Unread:
+    """Records that were rejected, and files of kinds that were left out (`left_out`, by suffix).
+
+    `first` is the place of the first rejection, and `unknown` that of the first one that may be any document. A
+    source without any record `is_empty`.
+    """
+
+    def __init__(self) -> None:
+        self.n_rejected = 0
+        self.first: str | None = None
+        self.unknown: str | None = None
+        self.is_empty = False
+        self.left_out: Mapping[str, int] = {}
+        self._keys: set[str] = set()
+        self._below: set[str] = set()
+
+    def reject(self, place: str, keys: Collection[str] = (), below: str | None = None) -> None:
+        """Note a rejection: the keys of the documents that it may be, or the file or folder that holds them."""
+        self.n_rejected += 1
+        self.first = self.first or place
+        self._keys.update(keys)
+        if below is not None:
+            self._below.add(below)
+        elif not keys:
+            self.unknown = self.unknown or place
+
+    def may_be_rejected(self, key: str) -> bool:
+        """Return True if a rejection may be of the document with this key."""
+        if self.unknown is not None or key in self._keys or key in self._below:
+            return True
+        return bool(self._below) and any(key[: end.start()] in self._below for end in _ENDS.finditer(key))
+
+    def kind_left_out(self, key: str) -> str | None:
+        """Return the suffix of files that were left out, if the document with this key may lie in such a file."""
+        endings = {suffix for suffix in self.left_out if suffix.startswith(".")}
+        names = [key, *(key[: end.start()] for end in _ENDS.finditer(key))] if endings else []
+        return next((suffix for suffix in endings if any(name.endswith(suffix) for name in names)), None)
 
 
 @dataclass(frozen=True)
@@ -190,9 +231,6 @@ def _look(database: Database, job: OpenJob, seen: Seen, unread: Unread) -> Missi
         query = select(func.count()).select_from(Document).join(Ingest, Ingest.id == Document.ingest_id)
         n_before = transaction.scalar(query.where(before)) or 0
     return Missing(n_before, vanished, n_rejected, left_out, names)
-
-
-_CURRENT = Document.superseded_by.is_(None)
 
 
 def _of_source(job: OpenJob) -> tuple[Any, ...]:

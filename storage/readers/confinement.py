@@ -1,15 +1,22 @@
-"""Rights that the kernel takes from processes that read hostile formats: to files by Landlock, others by seccomp.
+"""Run programs that read hostile formats, each in a process of its own that a document may kill.
 
-Each works only on kernels that have it; docs/security.md lists the rights that remain without it.
+Both sides send frames: a line of JSON with a "size", and that many bytes. The process has little memory, may write no
+file and gets no secrets. It reads its standard input and ends with it. The kernel takes rights from it: to files by
+Landlock, others by seccomp. Each works only on kernels that have it; docs/security.md lists what remains without it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
+import resource
+import selectors
 import socket
+import subprocess
 import sys
 import sysconfig
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,7 +24,7 @@ from errno import ENOSYS, EPERM
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     from pyseccomp import Arg, SyscallFilter
@@ -33,12 +40,10 @@ _O_ACCMODE_WRITES = (os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_TRUNC)
 _LAST_FAMILY = 64  # of socket families: more than Linux has
 _NETWORK = frozenset(int(getattr(socket, name, -1)) for name in ("AF_INET", "AF_INET6", "AF_NETLINK"))
 _NOT_STREAMS = (2, 3, 5)  # SOCK_DGRAM, SOCK_RAW, SOCK_SEQPACKET: such a pair can be sent elsewhere by name
-
 _OF_THE_NETWORK = (
     *("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/gai.conf", "/etc/host.conf", "/etc/services"),
     *("/etc/ssl/certs", "/etc/ssl/openssl.cnf", "/etc/pki/tls", "/etc/pki/ca-trust", "/etc/ca-certificates"),
 )
-
 _WRITES = (
     *("creat", "truncate", "open_by_handle_at", "link", "linkat", "symlink", "symlinkat", "mknod", "mknodat"),
     *("rename", "renameat", "renameat2", "unlink", "unlinkat", "rmdir", "mkdir", "mkdirat"),
@@ -66,6 +71,10 @@ _SERVERS = ("listen", "accept", "accept4")
 _CLIENTS = ("connect", "bind")
 # Filters cannot see arguments in memory, so programs fall back to the older calls.
 _OPAQUE = ("openat2", "clone3")
+TIME_S = 60.0
+MEMORY = 2 * 2**30
+_BLOCK = 1 << 16
+_KEPT = {"PATH", "LANG", "PYTHONPATH", "TMPDIR"}
 
 
 def landlock_abi() -> int:
@@ -102,14 +111,14 @@ class Needs:
     network: bool = False
 
 
-def restrict_files(needs: Needs) -> bool:
-    """Restrict this process to the libraries' files and those it needs. Return False if the kernel has no Landlock.
+def restrict_files(needs: Needs) -> None:
+    """Restrict this process to the libraries' files and those it needs, if the kernel has Landlock.
 
     Call it before there are threads: it holds for threads that start later.
     """
     _seccomp()  # finding libseccomp runs programs, which is forbidden afterwards
     if not landlock_abi():
-        return False
+        return
     from landlockpy import AccessFS, AccessNet, Ruleset, Scope
 
     read = AccessFS.READ_FILE | AccessFS.READ_DIR
@@ -126,20 +135,13 @@ def restrict_files(needs: Needs) -> bool:
             rules.allow_path(needs.scratch, rules.handled_fs)
             rules.allow_path(needs.scratch.parent, AccessFS.REMOVE_DIR)  # removing a folder is a right to its parent
         rules.restrict()
-    return True
 
 
-def restrict_system(network: bool) -> bool:
-    """Refuse system calls that change files, touch processes or send data. Return False without seccomp."""
-    seccomp = _seccomp()
-    if seccomp is None:
-        return False
-    try:
-        rules = _filter(seccomp, network)
-        rules.load()
-    except OSError:
-        return False
-    return True
+def restrict_system(network: bool) -> None:
+    """Refuse system calls that change files, touch processes or send data, if the system has seccomp."""
+    if (seccomp := _seccomp()) is not None:
+        with suppress(OSError):
+            _filter(seccomp, network).load()
 
 
 def _libraries() -> Iterator[Path]:
@@ -204,3 +206,122 @@ def _refuse_sockets(seccomp: ModuleType, refuse: Callable[[str, Arg], None], fam
     refuse("socket", seccomp.Arg(0, seccomp.GE, _LAST_FAMILY))
     for kind in _NOT_STREAMS:
         refuse("socketpair", seccomp.Arg(1, seccomp.MASKED_EQ, 0xF, kind))
+
+
+class Ended(Exception):
+    """The confined process ended, or was ended for its time."""
+
+    def __init__(self, reason: str | None = None) -> None:
+        super().__init__(reason or "reading it took more memory than a document may, or ended the reader")
+
+
+class Confined:
+    """A confined process, started when it is needed and again after it ended. Close it after use.
+
+    A method that raises Ended has closed it. `arguments` are those of its command line.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        time_s: float = TIME_S,
+        environment: frozenset[str] = frozenset(),
+        arguments: tuple[str, ...] = (),
+    ) -> None:
+        self._called = (module, *arguments)
+        self._time_s = time_s
+        self._kept = _KEPT | environment
+        self._process: subprocess.Popen[bytes] | None = None
+        self._received = bytearray()
+
+    def send(self, head: dict[str, Any], body: bytes = b"") -> None:
+        """Send a frame. Raises Ended."""
+        process = self._running()
+        assert process.stdin is not None
+        try:
+            send(process.stdin, head, body)
+        except BrokenPipeError as error:
+            self.close()
+            raise Ended from error
+
+    def receive(self, max_bytes: int) -> tuple[dict[str, Any], bytes]:
+        """Return the next frame. Raises Ended if none comes in time, or if it is larger than the limit."""
+        process, received = self._process, self._received
+        assert process is not None
+        assert process.stdout is not None
+        deadline = time.monotonic() + self._time_s
+        try:
+            while (end := received.find(b"\n")) < 0:
+                received += _some(process.stdout, deadline)
+            head: dict[str, Any] = json.loads(received[:end])
+            del received[: end + 1]
+            if head["size"] > max_bytes:
+                self.close()
+                raise Ended(f"its text has more than {max_bytes:,} bytes")
+            while len(received) < head["size"]:
+                received += _some(process.stdout, deadline)
+        except EOFError as error:
+            self.close()
+            raise Ended from error
+        except TimeoutError as error:
+            self.close()
+            raise Ended(f"reading it took more than {self._time_s:.0f} s") from error
+        body = bytes(received[: head["size"]])
+        del received[: head["size"]]
+        return head, body
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+        self._received.clear()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            hide_memory()
+            # It gets the variables that find libraries, and a secret only if its work needs one.
+            kept = {name: value for name, value in os.environ.items() if name in self._kept}
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *self._called],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=kept,
+                cwd=Path(__file__).parents[3],  # the folder in which `docmill` lies
+                start_new_session=True,  # so that Ctrl-C reaches the parent alone
+            )
+        return self._process
+
+
+def confine(*, network: bool = False) -> None:
+    """Take the rights that a confined process has beside those to files, and most of the memory, from this one."""
+    for limit, value in ((resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
+        resource.setrlimit(limit, (value, value))
+    restrict_system(network)
+
+
+def send(stream: IO[bytes], head: dict[str, Any], body: bytes = b"") -> None:
+    stream.write(json.dumps(head | {"size": len(body)}).encode() + b"\n")
+    stream.write(body)
+    stream.flush()
+
+
+def receive(stream: BinaryIO) -> tuple[dict[str, Any], bytes] | None:
+    """Wait for the next frame and return it; None at the end of the input."""
+    if not (line := stream.readline()):
+        return None
+    head: dict[str, Any] = json.loads(line)
+    return head, stream.read(head["size"])
+
+
+def _some(pipe: IO[bytes], deadline: float) -> bytes:
+    """Return the next bytes. Raises TimeoutError and EOFError."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_READ)
+        if not selector.select(max(0.0, deadline - time.monotonic())):
+            raise TimeoutError
+    if not (data := os.read(pipe.fileno(), _BLOCK)):
+        raise EOFError
+    return data

@@ -11,21 +11,27 @@ from docmill.storage.readers.streams import printable
 
 _HTTP = ("http", "https")
 _DATABASES = ("postgresql", "postgres", "sqlite")
-_AUTH_METHODS = "require_auth"  # libpq's parameter for how a password may be proved
 _NAMES_NO_USER = ("github", "gist", "git")  # of which `a:b@` is a repository
-# The words of a parameter's name that make its value a secret, such as X-Amz-Signature, apiKey and sslpassword.
-_WORDS = re.compile(
-    "sig|signature|token|key|apikey|secret|(ssl)?password|passwd|passphrase|pwd|credentials?|auth|authorization|jwt|"
-    "session|sas|(access|auth|id|refresh)token|(access|auth|private|secret)key"
+# Parameters that are no secret. The value of any other one may be: a signature, a token, a key.
+_HARMLESS = frozenset(
+    (
+        *("page", "part", "offset", "start", "end", "limit", "count", "order", "sort", "filter", "q", "query"),
+        *("id", "name", "file", "filename", "path", "sheet", "gid", "table", "field", "fields", "columns", "where"),
+        *("year", "month", "day", "date", "from", "to", "since", "until", "lang", "language", "locale", "country"),
+        *("format", "type", "output", "alt", "encoding", "compression", "header", "download", "dl", "raw", "export"),
+        *("version", "versionId", "generation", "ref", "rev", "revision", "branch", "split", "config", "subset"),
+        # libpq's, but for its passwords
+        *("host", "hostaddr", "port", "dbname", "user", "service", "options", "application_name", "client_encoding"),
+        *("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "sslsni", "sslnegotiation", "gssencmode"),
+        *("require_auth", "channel_binding", "target_session_attrs", "load_balance_hosts", "connect_timeout"),
+        *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout", "passfile"),
+    )
 )
-_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _NESTED = re.compile(r"(://[^/?#@\s:'\"]*):[^/?#@]+@")
-_HIDDEN = re.compile(r"(?i)[^=&]*(sig|token|key|secret|password|credential|auth)[^=&]*=")
 
 
 def shown(source: str) -> str:
-    """Return a source as it may be stored and said: a URL without a password, a token in its place, or a query that
-    signs it."""
+    """Return a source as it may be stored and said: a URL without a password, and with harmless parameters alone."""
     scheme, separator, rest = source.partition("://")
     if not separator:
         return printable(source)
@@ -33,7 +39,7 @@ def shown(source: str) -> str:
     user, rest = _user(rest)
     address, mark, query = rest.partition("?")
     parameters, statement = _parameters(scheme, query)
-    if _HIDDEN.search(parameters) or _secret_parameter(parameters):
+    if _secret_parameter(parameters) is not None:
         parameters = "***"  # as a whole: a signature comes with the time that it was made at
     if user is not None:
         account, colon, _ = user.partition(":")
@@ -63,7 +69,7 @@ def problem(source: str) -> str | None:
             return f"has a token before the @, which would be stored; leave it out, and {_elsewhere(scheme)}"
     parameters, _ = _parameters(scheme, rest.partition("?")[2])
     if (name := _secret_parameter(parameters)) is not None:
-        what = f"has a secret in its query ({printable(name)}), which would be stored"
+        what = f"has a parameter that may be a secret ({printable(name)}), which would be stored"
         how = _elsewhere(scheme) if scheme not in _HTTP else _INSTEAD_OF_A_SIGNATURE
         return f"{what}; leave it out, and {how}"
     if scheme not in _NAMES_NO_USER and _NESTED.search(rest):
@@ -143,11 +149,9 @@ def _parameters(scheme: str, query: str) -> tuple[str, str]:
 
 
 def _secret_parameter(query: str) -> str | None:
-    """Return the name of the first parameter whose value is a secret."""
-    for parameter in re.split("[&;]", query):
+    """Return the name of the first parameter that may be a secret; "…" for one without a name and a value."""
+    for parameter in filter(None, re.split("[&;]", query)):
         name, _, value = parameter.partition("=")
-        name = unquote_plus(unquote(name))
-        words = [word.lower() for word in _WORD.findall(name)]
-        if value and name != _AUTH_METHODS and any(_WORDS.fullmatch(word) for word in words):
-            return name
+        if (name := unquote_plus(unquote(name))) not in _HARMLESS:
+            return name if value else "…"
     return None

@@ -25,7 +25,7 @@ from docmill.storage.readers.records import (
     too_long,
 )
 from docmill.storage.readers.streams import lines
-from docmill.storage.writers.delimited import unescape_formula
+from docmill.storage.writers.formats import unescape_formula
 
 # Python's csv module holds four bytes for each character of a field, and grows by doubling.
 MAX_CSV_RECORD_BYTES = 64 * 2**20

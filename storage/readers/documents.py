@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
+from docmill.storage.core.installation import FORMATS, install
 from docmill.storage.core.normalize import bom_length, decode, is_utf16, normalize
-from docmill.storage.readers.errors import BrokenStream, SourceError, finding_bugs
+from docmill.storage.readers.confinement import TIME_S, Confined, Ended
+from docmill.storage.readers.errors import BrokenStream, SourceError, SourceUnsupported, finding_bugs
 from docmill.storage.readers.files import Content, Opened
-from docmill.storage.readers.ocr import VARIABLE
-from docmill.storage.readers.recoding import decoded, python_name, suffix_of_zip, why_no_text
-from docmill.storage.readers.records import MAX_ID_BYTES, Record, Rejection, SourceOptions, id_too_long, too_long
+from docmill.storage.readers.records import (
+    MAX_ID_BYTES,
+    Record,
+    Rejection,
+    SourceOptions,
+    id_too_long,
+    listed,
+    too_long,
+)
 from docmill.storage.readers.registry import FILES, HTML, MAIL, PDF, Document, Records, kind_of
-from docmill.storage.readers.sandbox import TIME_S, Confined, Ended
-from docmill.storage.readers.streams import Counted, Decompress, buffered, printable
+from docmill.storage.readers.streams import (
+    Counted,
+    Decompress,
+    buffered,
+    decoded,
+    printable,
+    python_name,
+    suffix_of_zip,
+    why_no_text,
+)
 
 NO_SUFFIX = "without a suffix"
 ATTACHMENTS_LEFT_OUT = "attachments_left_out"
@@ -41,6 +58,15 @@ _MEANT = {"iso8859-1": "cp1252", "ascii": "cp1252"} | dict.fromkeys(
     ("utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"), "utf-8"
 )
 _ATTACHED = re.compile(rb"^content-disposition:\s*attachment\b", re.IGNORECASE | re.MULTILINE)  # RFC 2183
+TESSDATA_VARIABLE = "TESSDATA_PREFIX"
+SUFFIX = ".traineddata"
+# Where the formats library looks, in its order.
+FOLDERS = (
+    *("/opt/homebrew/share/tessdata", "/opt/homebrew/opt/tesseract/share/tessdata"),
+    *("/usr/local/opt/tesseract/share/tessdata", "/usr/share/tesseract-ocr/5/tessdata"),
+    *("/usr/share/tesseract-ocr/4/tessdata", "/usr/share/tessdata", "/usr/local/share/tessdata"),
+)
+_NOT_LANGUAGES = frozenset(("equ", "osd"))
 
 
 class NotExtracted(Exception):
@@ -53,7 +79,9 @@ class Extractor:
     def __init__(self, max_bytes: int, time_s: float = TIME_S, ocr: str | None = None) -> None:
         self._max_bytes = max_bytes
         languages = () if ocr is None else (ocr,)
-        self._process = Confined("docmill.storage.readers.extract_process", time_s, frozenset({VARIABLE}), languages)
+        self._process = Confined(
+            "docmill.storage.readers.extract_process", time_s, frozenset({TESSDATA_VARIABLE}), languages
+        )
 
     def text(self, raw: bytes, kind: str) -> str:
         """Return the text of a document of a kind (a MIME type), as `extracted` does without its flags."""
@@ -237,3 +265,37 @@ def _declared(raw: bytes) -> str:
     said = None if bom_length(raw) else _META.search(raw[:_PRESCANNED])
     name = (said and python_name(said.group(1).decode())) or "utf-8"
     return _MEANT.get(name, name)
+
+
+def find_languages(languages: str, folder: str | None) -> str:
+    """Return the languages, joined by `+`. `folder` is the value of TESSDATA_PREFIX.
+
+    Raises SourceUnsupported if the formats library or a language's data is not on this machine.
+    """
+    if not FORMATS.is_installed:
+        raise SourceUnsupported(f"--ocr needs another library: {install(FORMATS.name)}")
+    wanted = re.sub(r"\s*[,+]\s*", "+", languages.strip())
+    there = installed_languages((folder,) if folder else FOLDERS)
+    lacking = [one for one in wanted.split("+") if one not in there]
+    if not lacking:
+        return wanted
+    if not there:
+        where = f"in {folder}, which {TESSDATA_VARIABLE} names" if folder else "on this machine"
+        raise SourceUnsupported(
+            f"--ocr needs Tesseract's data, and there is none {where}; Debian's package tesseract-ocr-eng has "
+            "those for English"
+        )
+    raise SourceUnsupported(
+        f"--ocr: no data of Tesseract for {listed(lacking)} on this machine; there is {', '.join(there)}. Languages "
+        "are named as Tesseract names them, such as eng or deu+eng; Debian's package tesseract-ocr-LANGUAGE has the "
+        "data of one"
+    )
+
+
+def installed_languages(folders: Sequence[str]) -> list[str]:
+    """Return the languages in the first of these folders that is there."""
+    for folder in map(Path, folders):
+        if folder.is_dir():
+            found = (path.name.removesuffix(SUFFIX) for path in folder.glob(f"*{SUFFIX}"))
+            return sorted(one for one in found if one not in _NOT_LANGUAGES)
+    return []

@@ -6,7 +6,9 @@ languages of scanned pages, if they are to be recognised. {"recognised": true} s
 
 from __future__ import annotations
 
+import html
 import os
+import re
 import sys
 import zipfile
 from contextlib import suppress
@@ -16,11 +18,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, BinaryIO
 
-from docmill.storage.readers import confinement, subtitles
-from docmill.storage.readers.confinement import Needs
-from docmill.storage.readers.ocr import VARIABLE
+from docmill.storage.readers.confinement import Needs, confine, receive, restrict_files, send
+from docmill.storage.readers.documents import TESSDATA_VARIABLE
 from docmill.storage.readers.registry import PDF, SRT, VTT
-from docmill.storage.readers.sandbox import confine, receive, send
 
 if TYPE_CHECKING:
     import kreuzberg
@@ -29,9 +29,12 @@ _BLANK = b"P5 64 64 255\n" + b"\xff" * 64 * 64, "image/x-portable-graymap"
 _ENCRYPTED = "EncryptedPackage".encode("utf-16-le")  # in an Office file ([MS-OFFCRYPTO])
 _MOST_MANIFEST = 2**20
 _SUBTITLES = {SRT: "srt", VTT: "vtt"}
-
 # Tags that only style their content: the text stays, without Markdown around it.
 _DRESS = ["a", "abbr", "b", "cite", "code", "em", "i", "mark", "s", "small", "span", "strong", "sub", "sup", "u"]
+# Tags, times within a cue (`<00:00:05.500>`), and the override codes of other formats (`{\an8}`).
+_MARKUP = re.compile(r"</?[A-Za-z][^<>]*>|</?>|<[\d:.]+>|\{\\[^{}]*\}")
+_DASHES = "-–—"  # another speaker's words
+_ENTITIES = frozenset(("vtt",))
 
 
 def main() -> None:
@@ -41,8 +44,8 @@ def main() -> None:
         os.environ["TMPDIR"] = own
         os.environ["KREUZBERG_CACHE_DIR"] = own  # it keeps nothing, but makes the folder
         languages = next(iter(sys.argv[1:]), None)
-        data = os.environ.get(VARIABLE)
-        confinement.restrict_files(Needs(scratch=Path(own), readable=(Path(data),) if data else ()))
+        data = os.environ.get(TESSDATA_VARIABLE)
+        restrict_files(Needs(scratch=Path(own), readable=(Path(data),) if data else ()))
         extractor = Extractor(languages)
         with suppress(Exception):  # an empty PDF is an error
             extractor.text(b"", PDF)
@@ -87,7 +90,7 @@ class Extractor:
 
     def text(self, raw: bytes, kind: str) -> str:
         if kind in _SUBTITLES:
-            return subtitles.text(raw.decode(), _SUBTITLES[kind])
+            return read_subtitles(raw.decode(), _SUBTITLES[kind])
         config = self._config(disable_ocr=True, html_options={"strip_tags": _DRESS})
         return _stripped(self._extract(raw, kind, config).content)
 
@@ -123,6 +126,34 @@ def _is_protected(raw: bytes, said: str) -> bool:
 
 def _stripped(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.splitlines()).strip()
+
+
+def read_subtitles(source: str, form: str) -> str:
+    """Return the text of subtitles, with a line for each cue. `form` is `srt` or `vtt`.
+
+    Live captions show a line again with the next one; it is kept once.
+    """
+    import pysubs2
+
+    cues = pysubs2.SSAFile.from_string(source, format_=form, keep_html_tags=True, keep_unknown_html_tags=True)
+    found: list[str] = []
+    shown: list[str] = []
+    ended_ms = -1
+    for cue in cues:
+        if cue.is_comment:
+            continue
+        lines = [line for line in map(str.strip, _plain(cue.text, form).split("\n")) if line]
+        again = shown if cue.start <= ended_ms else []
+        new = [line for line in lines if line not in again]
+        if new:
+            found.append("".join(f"\n{line}" if line[0] in _DASHES else f" {line}" for line in new).strip())
+        shown, ended_ms = lines, cue.end
+    return "\n".join(found)
+
+
+def _plain(raw: str, form: str) -> str:
+    without = _MARKUP.sub("", raw.replace("\\N", "\n"))
+    return html.unescape(without) if form in _ENTITIES else without
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from docmill.storage.readers import jsonl, recoding
+from docmill.storage.readers import jsonl, streams
 from docmill.storage.readers.errors import BrokenStream, finding_bugs
 from docmill.storage.readers.records import (
     HEAD_ROWS,
@@ -166,7 +166,7 @@ class StreamSource:
     def __init__(self, stream: BinaryIO | None, options: SourceOptions) -> None:
         self._options = options
         self._counted = Counted(sys.stdin.buffer if stream is None else stream)
-        rows = recoding.of_text(jsonl.rows)(buffered(self._counted), self.name, options)
+        rows = streams.of_text(jsonl.rows)(buffered(self._counted), self.name, options)
         self._rows = until_broken(rows, lambda: f"{self.name}@{self._counted.bytes_read}")
         self._peeked = check_names(self._rows, self.name, options)
 

@@ -1,25 +1,44 @@
-"""Several files as one source, and the rules for links among them."""
+"""Several files as one source, and the rules for links among them: a folder, a pattern such as `data/**/*.jsonl`, and
+a folder of parts that docmill wrote.
+"""
 
 from __future__ import annotations
 
+import os
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from docmill.storage.readers.documents import NO_SUFFIX
-from docmill.storage.readers.errors import FieldUnknown, KindUnknown, SourceEmpty, SourceError, SourceUnsupported
-from docmill.storage.readers.files import FileSource, Source, left_out, up_to, why_left_out
-from docmill.storage.readers.records import Record, Rejection, SourceOptions
-from docmill.storage.readers.streams import kind, printable
+from docmill.storage.readers.documents import NO_SUFFIX, DocumentReader
+from docmill.storage.readers.errors import (
+    FieldUnknown,
+    KindUnknown,
+    SourceEmpty,
+    SourceError,
+    SourceUnreadable,
+    SourceUnsupported,
+)
+from docmill.storage.readers.files import Content, FileSource, Source, left_out, up_to, why_left_out
+from docmill.storage.readers.records import Record, Rejection, SourceOptions, without_metadata
+from docmill.storage.readers.registry import document_suffixes, missing
+from docmill.storage.readers.streams import kind, open_regular, printable
+from docmill.storage.writers import parts_manifest
 
 OpenFile: TypeAlias = Callable[[Path, SourceOptions, str], Source]
 Walk: TypeAlias = Iterator[tuple[str, Path] | Rejection]  # names in keys and messages, and the paths to open
 LEFT_OUT = (FieldUnknown, SourceEmpty, SourceUnsupported)  # such a file is left out, and is no rejection
 # Written by docmill beside documents; the next run must not read them as documents.
 _OF_RESULTS = frozenset(("task", "tokens_in", "tokens_out", "flags"))
+Open = Callable[[Content, SourceOptions], Source]
+_ANY_DEPTH = "**"
+_PARTS_GO_ON = "the `docmill results` command that began them writes what is missing"
+_MOST_MANIFEST = 64 * 2**20  # more than a manifest with the most parts
 
 
 class FilesSource:
@@ -142,3 +161,248 @@ def within(root: Path, path: str) -> tuple[str, Path] | Rejection:
     if not stat.S_ISREG(mode):
         return Rejection(where, f"{kind(mode)}, not a file", below=where)
     return path, target
+
+
+class FolderSource(FilesSource):
+    """The documents below `root`, in the order of their paths, listed one folder at a time.
+
+    `reader_of` returns the reader for a file's name, if there is one.
+
+    Raises SourceEmpty if there is no document, and FieldUnknown if there are only records that lack a field. Hidden
+    files and folders are skipped, and Office's locks. `ignored` counts files of other kinds, of records without the
+    text, archives without documents, and files whose library is missing; `reasons` has the reasons. A link that leads
+    out of the root, a link to a folder, a pipe, a socket and a device are rejected and never opened.
+    """
+
+    def __init__(self, root: Path, options: SourceOptions, reader_of: Callable[[str], Open | None]) -> None:
+        self._root = root.resolve()
+        self._reader_of = reader_of
+        self._suffixes = document_suffixes()
+        super().__init__(printable(self._root), replace(options, one_of_many=True), self._found, self._open)
+
+    def _check(self) -> None:
+        """Look for a file that can be read, and raise the reason if there is none."""
+        refused: SourceError | None = None
+        for found in self._found():
+            if isinstance(found, Rejection):
+                return
+            path, file = found
+            if self._is_document(path):
+                without_metadata(self.name, self._options)
+                return
+            try:
+                self._open(file, self._options, path)
+            except SourceError as error:
+                if isinstance(error, FieldUnknown) and self._options.meta_fields:
+                    raise
+                refused = refused or with_file(path, error)
+            else:
+                return
+        others = ", ".join(f"{n} {suffix}" for suffix, n in self.ignored.most_common(5))
+        raise refused or SourceEmpty(
+            f"no {', '.join(self._suffixes)}, .jsonl, .csv, .zip or other files in {self.name} that are read"
+            + (f" (it has {others})" if others else "")
+            + missing(self.ignored)
+        )
+
+    def _items(self) -> Iterator[Record | Rejection]:
+        with closing(DocumentReader(self._options)) as self._documents:
+            yield from super()._items()
+
+    def _read(self, path: str, file: Path) -> Iterator[Record | Rejection]:
+        if not self._is_document(path):
+            yield from super()._read(path, file)
+            return
+        before = self._documents.bytes_read
+        # Links were resolved before and are not followed again, since they may have changed.
+        item = self._documents.read(path, partial(open_regular, file, follow=False))
+        self._bytes_before, self._current = self.bytes_read + self._documents.bytes_read - before, None
+        yield item
+
+    def _refused(self, path: str, error: SourceError) -> Iterator[Rejection]:
+        # A prompt that reads metadata gets every field of it, or the file is rejected.
+        if isinstance(error, LEFT_OUT) and not (isinstance(error, FieldUnknown) and self._options.meta_fields):
+            suffix = Path(path).suffix
+            self.ignored[suffix] += 1
+            self.reasons.setdefault(suffix, str(with_file(path, error)))
+        else:
+            yield self._within(path, Rejection(printable(path), str(error), fatal=True))
+
+    def _is_document(self, path: str) -> bool:
+        return Path(path).suffix.lower() in self._suffixes
+
+    def _open(self, file: Path, options: SourceOptions, path: str) -> Source:
+        opened = partial(open_regular, file, follow=False)
+        with opened() as found:
+            size = found.seek(0, os.SEEK_END)
+        reader = self._reader_of(Path(path).name)
+        assert reader is not None
+        content = Content(printable(file), printable(path), size, opened)
+        source = reader(content, options)
+        return without_results(source)
+
+    def _found(self) -> Walk:
+        """Yield each document's path below the root and the file to open, in the order of the paths."""
+        folders = [self._list("")]
+        while folders:
+            path = next(folders[-1], None)
+            if path is None:
+                folders.pop()
+            elif isinstance(path, str) and path.endswith("/"):
+                folders.append(self._list(path))
+            elif isinstance(path, str):
+                yield within(self._root, path)
+            else:
+                yield path
+
+    def _list(self, below: str) -> Iterator[str | tuple[str, Path] | Rejection]:
+        """Yield the entries of one folder (`""` or `a/b/`), sorted: folders by name, files with their path."""
+        found: list[tuple[str, bool]] = []  # a million names take about 100 MB; DirEntry objects take far more
+        try:
+            with os.scandir(self._root / below) as entries:
+                for entry in entries:
+                    if (name := self._candidate(entry)) is not None:
+                        found.append((name, entry.is_file(follow_symlinks=False)))
+        except OSError as error:
+            if not below:
+                raise SourceUnreadable(f"{self.name}: {error.strerror}") from error
+            where = printable(below)
+            yield Rejection(where, f"the folder cannot be read: {error.strerror}", below=where.rstrip("/"))
+        found.sort()
+        for name, plain in found:
+            path = below + name
+            yield (path, self._root / path) if plain else path
+
+    def _candidate(self, entry: os.DirEntry[str]) -> str | None:
+        if is_hidden(entry.name):
+            return None
+        if entry.is_dir(follow_symlinks=False):
+            return entry.name + "/"  # so that a folder sorts as its documents' paths do
+        is_read = self._is_document(entry.name) or self._reader_of(entry.name) is not None
+        if is_read or (entry.is_symlink() and entry.is_dir()):
+            return entry.name
+        self.ignored[Path(entry.name).suffix or NO_SUFFIX] += 1
+        return None
+
+
+def is_pattern(source: str) -> bool:
+    """Return True if `*`, `?` or `[` make the source a pattern: no file has this name."""
+    return _special(source) and not os.path.lexists(source) and _wildcard(_parts(source)) is not None
+
+
+class Pattern:
+    """A path with `*`, `?` and `[…]` within a name, and `**` for folders at any depth, or none.
+
+    Only a name with a leading dot in the pattern matches one in the path. `root` is the folder before the first name
+    with a wildcard.
+    """
+
+    def __init__(self, source: str) -> None:
+        parts = _parts(source)
+        fixed = _wildcard(parts)
+        assert fixed is not None
+        self.root = Path(*parts[:fixed]).resolve()
+        self._parts = parts[fixed:]
+
+    def __str__(self) -> str:
+        return printable(self.root.joinpath(*self._parts))
+
+    def matches(self, path: Path) -> bool:
+        """Return True if the pattern matches this path, which need not exist."""
+        if not path.is_relative_to(self.root):
+            return False
+        states = self._closed({0})
+        for name in path.relative_to(self.root).parts:
+            states = self._step(states, name)
+        return len(self._parts) in states
+
+    def walk(self) -> Walk:
+        """Yield each matching file's path below the root, and the path to open, in the order of the paths."""
+        yield from self._below("", self._closed({0}))
+
+    def _below(self, folder: str, states: frozenset[int]) -> Walk:
+        try:
+            with os.scandir(self.root / folder) as entries:
+                found = sorted(
+                    (entry.name + ("/" if entry.is_dir(follow_symlinks=False) else ""), entry.is_symlink())
+                    for entry in entries
+                )
+        except OSError as error:
+            reason = f"the folder cannot be read: {error.strerror}"
+            below = printable(folder.rstrip("/")) or None
+            yield Rejection(printable(folder or self.root), reason, below=below)
+            return
+        for name, link in found:
+            reached = self._step(states, name.rstrip("/"))
+            if name.endswith("/"):
+                if any(state < len(self._parts) for state in reached):
+                    yield from self._below(folder + name, reached)
+            elif len(self._parts) in reached:
+                yield within(self.root, folder + name) if link else (folder + name, self.root / folder / name)
+            elif link and reached and (self.root / folder / name).is_dir():
+                where = printable(folder + name)
+                yield Rejection(where, "a link to a folder is not followed", below=where)
+
+    def _step(self, states: frozenset[int], name: str) -> frozenset[int]:
+        """Return the possible numbers of matched parts after this name."""
+        after = set()
+        for state in states:
+            if state == len(self._parts):
+                continue
+            part = self._parts[state]
+            if is_hidden(name) and not part.startswith(name[0]):
+                continue
+            if part == _ANY_DEPTH:
+                after.add(state)
+            elif fnmatchcase(name, part):
+                after.add(state + 1)
+        return self._closed(after)
+
+    def _closed(self, states: Iterable[int]) -> frozenset[int]:
+        """Add the states that are reached without a name, since `**` may match nothing."""
+        closed = set(states)
+        for state in sorted(closed):
+            while state < len(self._parts) and self._parts[state] == _ANY_DEPTH:
+                state += 1  # noqa: PLW2901
+                closed.add(state)
+        return frozenset(closed)
+
+
+def _parts(source: str) -> tuple[str, ...]:
+    return Path(os.path.abspath(source)).parts  # noqa: PTH100 - `resolve` would follow links below the pattern
+
+
+def _wildcard(parts: tuple[str, ...]) -> int | None:
+    """Return the number of the first name with a wildcard, which is no name of a folder such as `letters [1916]`."""
+    for n, part in enumerate(parts):
+        if _special(part) and not os.path.lexists(Path(*parts[: n + 1])):
+            return n
+    return None
+
+
+def _special(text: str) -> bool:
+    return any(character in text for character in "*?[")
+
+
+def parts_in(folder: Path) -> list[str] | None:
+    """Return the files of an export's parts, in order; None if it is no folder of parts.
+
+    Raises SourceUnreadable if a part is missing or cut short, and SourceEmpty without parts.
+    """
+    try:
+        with open_regular(folder / parts_manifest.NAME) as opened:
+            raw = opened.read(_MOST_MANIFEST + 1)
+    except (SourceError, OSError):
+        return None
+    if len(raw) > _MOST_MANIFEST or (manifest := parts_manifest.from_json(raw)) is None:
+        return None
+    if not manifest.complete:
+        raise SourceUnreadable(f"{printable(folder)} has not all of its parts; {_PARTS_GO_ON}")
+    if not manifest.parts:
+        raise SourceEmpty(f"{printable(folder)} has no results in it")
+    files = [part.files[0] for part in manifest.parts]
+    for file in files:
+        path = folder.resolve() / file.name
+        if not path.is_file() or path.stat().st_size != file.bytes:
+            raise SourceUnreadable(f"{printable(path)} is not as it was written; {_PARTS_GO_ON}")
+    return [file.name for file in files]

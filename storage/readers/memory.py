@@ -14,14 +14,11 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from docmill.storage.core.installation import install
+from docmill.storage.core.installation import PARQUET, install
 from docmill.storage.readers.errors import ProgramFailed, SourceUnreadable, SourceUnsupported
 from docmill.storage.readers.files import check_names, documents
 from docmill.storage.readers.records import Record, Rejection, Row, Rows, SourceOptions, check_columns, refuse_options
-from docmill.storage.readers.registry import PARQUET
-from docmill.storage.readers.table import said
-from docmill.storage.readers.table_process import frames, slices
-from docmill.storage.readers.values import as_row
+from docmill.storage.readers.table import as_row, frames, said, slices
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, RecordBatchReader

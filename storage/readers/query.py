@@ -18,7 +18,7 @@ from docmill.storage.readers.errors import SourceUnreadable, SourceUnsupported
 from docmill.storage.readers.files import RowSource
 from docmill.storage.readers.records import Rejection, Row, Rows, SourceOptions, check_columns, keys_of, too_long
 from docmill.storage.readers.streams import open_regular, printable
-from docmill.storage.readers.values import as_row
+from docmill.storage.readers.table import as_row
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Connection, CursorResult, Engine

@@ -2,39 +2,25 @@
 
 Help, errors and the message about files that were left out derive from these lines. A line names its function as
 `module:function`, which is loaded when it is needed. Other packages register theirs as entry points
-(`storage.readers.plugins`); a kind that stands here comes first.
+(`storage.readers.sources`); a kind that stands here comes first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
-from docmill.storage.core.installation import install
+from docmill.storage.core.installation import EXCEL, FORMATS, PARQUET, Extra, install
 from docmill.storage.core.server import POSTGRESQL
 from docmill.storage.readers.errors import SourceUnsupported
-from docmill.storage.readers.recoding import of_text
 from docmill.storage.readers.records import Found, RowReader, Rows, SourceOptions
-from docmill.storage.readers.streams import Decompress, gunzip, unzstd
+from docmill.storage.readers.streams import Decompress, gunzip, of_text, unzstd
 
 if TYPE_CHECKING:
     from docmill.storage.readers.files import Opened, Source
-
-
-@dataclass(frozen=True)
-class Extra:
-    """An extra of docmill that readers need; `module` is there once it is installed."""
-
-    name: str
-    module: str
-
-    @property
-    def is_installed(self) -> bool:
-        return find_spec(self.module) is not None
 
 
 @dataclass(frozen=True)
@@ -144,10 +130,6 @@ class Scheme:
         return path
 
 
-FORMATS = Extra("formats", "kreuzberg")
-SUBTITLES = Extra("formats", "pysubs2")
-PARQUET = Extra("parquet", "pyarrow")
-EXCEL = Extra("excel", "python_calamine")
 HTML = "text/html"
 MAIL = "message/rfc822"
 PDF = "application/pdf"
@@ -186,8 +168,8 @@ FILES: dict[str, Records | Document | Archive] = {
     ".rtf": Document("application/rtf", FORMATS),
     ".epub": Document("application/epub+zip", FORMATS),
     ".eml": Document(MAIL, FORMATS),
-    ".srt": Document(SRT, SUBTITLES, is_text=True),
-    ".vtt": Document(VTT, SUBTITLES, is_text=True),
+    ".srt": Document(SRT, FORMATS, is_text=True),
+    ".vtt": Document(VTT, FORMATS, is_text=True),
     ".zip": Archive("docmill.storage.readers.archives:zipped", may_be_compressed=False, seeks=True),
     ".tar": Archive("docmill.storage.readers.archives:tarred"),
     ".mbox": Archive("docmill.storage.readers.archives:messages", FORMATS, has_files=False),

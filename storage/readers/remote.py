@@ -1,19 +1,22 @@
 """Files behind a URL: HTTP, object stores and other file systems of fsspec.
 
-Bytes are streamed. Over HTTP a file is one answer, unless it is read in parts (`http_range.py`); object stores are
-read block by block. A file is copied to disk only if it must be read in parts and the server does not serve parts.
+Bytes are streamed. Over HTTP a file is one answer, unless it is read in parts: the end of a zip file, a column of
+Parquet. These, and the files of object stores, are read block by block, through fsspec's cache of blocks. A file is
+copied to disk only if it must be read in parts and the server does not serve parts.
 """
 
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
-from importlib.util import find_spec
-from io import BufferedReader, RawIOBase
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import partial
+from io import BufferedReader, FileIO, RawIOBase
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from docmill.storage.core.installation import install
+from docmill.storage.core.installation import REMOTE, install
 from docmill.storage.readers import credentials
 from docmill.storage.readers.errors import (
     BrokenTransfer,
@@ -23,17 +26,6 @@ from docmill.storage.readers.errors import (
     SourceUnsupported,
 )
 from docmill.storage.readers.files import Content, Opened
-from docmill.storage.readers.http_range import (
-    BLOCK_BYTES,
-    COPIED_BYTES,
-    Answer,
-    Ask,
-    Blocks,
-    NoParts,
-    TooLarge,
-    connected,
-    copied,
-)
 from docmill.storage.readers.registry import read_in_parts
 from docmill.storage.readers.streams import BUFFER_BYTES, printable
 
@@ -41,7 +33,9 @@ if TYPE_CHECKING:
     from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 HTTP = ("http", "https")
-_CACHE = {"maxblocks": 32}
+BLOCK_BYTES = 2 * 2**20
+COPIED_BYTES = 2**30
+_CACHED = 32  # blocks: enough that the columns of a Parquet file do not evict each other
 # Else aiohttp decompresses answers without a limit.
 _HEADERS = {"Accept-Encoding": "identity"}
 _CONNECT_S = 30
@@ -76,6 +70,17 @@ _WHY = {
 }
 
 
+_TOO_SHORT = "the file ends before the size that its server said"
+
+
+class _NoParts(BrokenTransfer):
+    """The server does not serve parts of a file."""
+
+
+class _TooLarge(Exception):
+    """The file is larger than the limit for a copy."""
+
+
 def content(url: str) -> Content:
     """Return the file at a URL, after asking for its size. `name` has none of the URL's secrets.
 
@@ -93,44 +98,105 @@ def content(url: str) -> Content:
         size: int | None = system.info(path).get("size")
     except Exception as error:  # each file system has its own
         raise _refusal(error, name) from error
-    how: dict[str, Any] = {"block_size": BLOCK_BYTES, "cache_type": "blockcache", "cache_options": _CACHE}
-    if scheme in HTTP:
-        how = {"block_size": 0, "size": size or 1}  # else fsspec would ask for it again
+    block_bytes = 0 if scheme in HTTP else BLOCK_BYTES  # 0 for one answer, which is streamed
 
     def opened() -> BufferedReader:
         try:
-            return BufferedReader(_Remote(system.open(path, "rb", **how), size), BUFFER_BYTES)
+            return BufferedReader(_Remote(_open(system, path, size, block_bytes), size), BUFFER_BYTES)
         except Exception as error:  # as above
             raise _refusal(error, name) from error
 
-    def ask(headers: dict[str, str]) -> Answer:
-        answer: Answer = system.open(path, "rb", **how, headers=_HEADERS | headers)
-        return answer
-
     if scheme in HTTP and read_in_parts(file_name):
-        return Content(name, file_name, size, lambda: _here_and_there(ask, size, name))
+        return Content(name, file_name, size, partial(_open_in_parts, system, path, size, name))
     return Content(name, file_name, size, opened)
 
 
-def _here_and_there(ask: Ask, size: int | None, name: str) -> Opened:
-    """Return a file that is read in parts, or its copy. Raises SourceUnreadable and SourceUnsupported."""
+def _open(system: AbstractFileSystem, path: str, size: int | None, block_bytes: int, **how: Any) -> Any:
+    """Open a file of fsspec. It asks for the size of an HTTP file again unless it is told one."""
+    if "http" in protocols_of(system):
+        how["size"] = size or 1
+    cache = {"cache_type": "blockcache", "cache_options": {"maxblocks": _CACHED}} if block_bytes else {}
+    return system.open(path, "rb", block_size=block_bytes, **cache, **how)
+
+
+def _open_in_parts(system: AbstractFileSystem, path: str, size: int | None, name: str) -> Opened:
+    """Return an HTTP file that is read in parts, or its copy. Raises SourceUnreadable and SourceUnsupported."""
+
+    def ask(**headers: str) -> Any:
+        return _open(system, path, size, 0, headers=_HEADERS | headers)
+
     try:
-        if size is not None:
-            with suppress(NoParts):
-                return BufferedReader(Blocks(ask, size), BUFFER_BYTES)
-        return copied(ask, size)
+        if size:
+            with suppress(_NoParts):
+                file = _open(system, path, size, BLOCK_BYTES)
+                file.cache.fetcher = partial(_fetch, ask, size)
+                file.seek(size - 1)
+                file.read(1)  # readers of both formats start there
+                file.seek(0)
+                return BufferedReader(_Remote(file, size), BUFFER_BYTES)
+        return _copy(ask, size)
     except BrokenTransfer as error:
         raise SourceUnreadable(f"{name}: {error}") from error
-    except TooLarge as error:
+    except _TooLarge as error:
         most = f"{COPIED_BYTES // 2**30} GiB"
         raise SourceUnsupported(
             f"{name}: its server gives no parts of a file, and more than {most} is not copied; copy it here"
         ) from error
 
 
+def _fetch(ask: Callable[..., Any], size: int, start: int, end: int) -> bytes:
+    """Return the bytes of a file from `start` to `end`. fsspec's own request would read all that a server sends.
+
+    Raises _NoParts if the server sends the whole file instead, and BrokenTransfer if the connection breaks.
+    """
+    end = min(end, size)
+    with connected(), closing(ask(Range=f"bytes={start}-{end - 1}")) as answer:
+        if answer.r.status != 206 and (start, end) != (0, size):
+            raise _NoParts("its server gives no parts of a file")
+        pieces, left = [], end - start
+        while left:
+            if not (data := answer.read(left)):
+                raise BrokenTransfer(_TOO_SHORT)
+            pieces.append(data[:left])
+            left -= len(pieces[-1])
+    return b"".join(pieces)
+
+
+def _copy(ask: Callable[..., Any], size: int | None) -> FileIO:
+    """Return a copy of the whole file in a temporary file without a name, which is removed when it is closed.
+
+    Raises _TooLarge above COPIED_BYTES, and BrokenTransfer if the connection breaks.
+    """
+    if size is not None and size > COPIED_BYTES:
+        raise _TooLarge
+    with ExitStack() as unless_copied:
+        file: FileIO = unless_copied.enter_context(TemporaryFile(buffering=0))
+        with connected(), closing(ask()) as answer:
+            while data := answer.read(BLOCK_BYTES):
+                if file.tell() + len(data) > COPIED_BYTES:
+                    raise _TooLarge
+                file.write(data)
+        if size is not None and file.tell() != size:
+            raise BrokenTransfer(_TOO_SHORT)
+        file.seek(0)
+        unless_copied.pop_all()
+    return file
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Raise BrokenTransfer for an error of a connection, since each file system has its own."""
+    try:
+        yield
+    except (BrokenTransfer, _TooLarge):
+        raise
+    except Exception as error:
+        raise BrokenTransfer(f"the connection broke ({type(error).__name__})") from error
+
+
 def _file_system(url: str, scheme: str, name: str) -> tuple[AbstractFileSystem, str]:
-    if find_spec("fsspec") is None or (scheme in HTTP and find_spec("aiohttp") is None):
-        raise SourceUnsupported(f"{name}: {scheme}:// needs another library: {install('remote')}")
+    if not REMOTE.is_installed:
+        raise SourceUnsupported(f"{name}: {scheme}:// needs another library: {install(REMOTE.name)}")
     _say_no_secrets()
     from fsspec.core import url_to_fs
     from fsspec.registry import known_implementations
@@ -199,7 +265,7 @@ class _Remote(RawIOBase):
         with connected():
             data = self._file.read(len(buffer))
         if not data and buffer and self._size is not None and self._file.tell() < self._size:
-            raise BrokenTransfer("the file ends before the size that its server said")
+            raise BrokenTransfer(_TOO_SHORT)
         buffer[: len(data)] = data
         return len(data)
 

@@ -7,16 +7,33 @@ A small workbook can expand to any size, and calamine holds a whole sheet in mem
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import date, time, timedelta
 from functools import partial
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
+import orjson
+
+from docmill.storage.json_values import Json
 from docmill.storage.readers import table
+from docmill.storage.readers.confinement import Needs, confine, receive, restrict_files, send
 from docmill.storage.readers.documents import why_other_kind
 from docmill.storage.readers.errors import FieldUnknown, SourceEmpty, SourceError, SourceUnreadable, SourceUnsupported
-from docmill.storage.readers.records import Rows, SourceOptions, listed
+from docmill.storage.readers.records import Rejection, Rows, SourceOptions, listed
 from docmill.storage.readers.registry import WORKBOOK
+from docmill.storage.readers.table import VALUE_LEFT_OUT, AskedFor, as_row, framed, row_line
+
+if TYPE_CHECKING:
+    from python_calamine import CalamineSheet, CalamineWorkbook
 
 _END_BYTES = 64 * 1024
+# As python-calamine gives it; "" is an empty cell.
+Cell: TypeAlias = int | float | str | bool | time | date | timedelta
+_COMPOUND = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
+_EXACT = 2.0**53  # Excel has no whole numbers; below this a float is one exactly
 
 
 def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
@@ -33,7 +50,7 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
     size = stream.seek(0, os.SEEK_END)
     asked = {"bytes": size, "sheet": options.sheet, "header_row": options.header_row}
     program = table.Program(
-        "docmill.storage.readers.sheet_process",
+        __name__,
         partial(_refused, name, options.header_row, stream),
         asked,
         advice="a large sheet can be read once it is saved as CSV",
@@ -80,3 +97,145 @@ def _why_no_workbook(name: str, stream: BinaryIO) -> str:
     if (reason := why_other_kind(raw, WORKBOOK)) is not None:
         return f"{name}: {reason}"
     return f"{name} is damaged, or no workbook of Excel or OpenDocument"
+
+
+class Unfit(Exception):
+    """The workbook has no sheet to read. `problem` is a word for `_refused`."""
+
+    def __init__(self, problem: str, sheets: Sequence[str] = (), n_rows: int = 0) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.sheets = sheets
+        self.n_rows = n_rows
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A sheet's column names, empty where a column has none, and the rows below them with their numbers."""
+
+    columns: list[str]
+    rows: Iterator[tuple[int, list[Cell]]]
+
+
+def main() -> None:
+    """Read one sheet. The answer {"error"} may have the names of the workbook's "sheets"."""
+    restrict_files(Needs())
+    import python_calamine  # noqa: F401 - while files may still be opened
+
+    confine()
+    asked = receive(sys.stdin.buffer)
+    assert asked is not None
+    head, _ = asked
+    options = SourceOptions(**head["options"], sheet=head["sheet"], header_row=head["header_row"])
+    serve(AskedFor(head["bytes"]), options, sys.stdout.buffer)
+
+
+def serve(source: BinaryIO | AskedFor, options: SourceOptions, out: BinaryIO) -> None:
+    """Send the rows of a sheet, or the reason why there are none."""
+    try:
+        sheet = opened(source, options.sheet, options.header_row)
+    except Unfit as error:
+        send(out, {"error": error.problem, "sheets": error.sheets, "rows": error.n_rows})
+        return
+    send(out, {"columns": [name for name in sheet.columns if name]})
+    for frame in framed(_lines(sheet, options)):
+        send(out, {}, frame)
+    send(out, {"end": True})
+
+
+def opened(source: BinaryIO | AskedFor, wanted: str | None, header_row: int | None = None) -> Sheet:
+    """Return the wanted sheet of a workbook, or the only visible one with rows. Raises Unfit.
+
+    Rows above the header are left out. Without `header_row` the header is the first row that is not empty.
+    """
+    from python_calamine import CalamineError, CalamineWorkbook, PasswordError, SheetTypeEnum, SheetVisibleEnum
+
+    try:
+        workbook = CalamineWorkbook.from_filelike(source)
+        found = [one for one in workbook.sheets_metadata if one.typ == SheetTypeEnum.WorkSheet]
+        if wanted is not None:
+            names = [one.name for one in found]
+            if wanted not in names:
+                raise Unfit("unknown", names)
+            sheet = _with_rows(workbook, [wanted])
+        else:
+            sheet = _with_rows(workbook, [one.name for one in found if one.visible == SheetVisibleEnum.Visible])
+    except PasswordError as error:
+        raise Unfit("password") from error
+    except (CalamineError, ValueError, OSError) as error:
+        raise Unfit("password" if _is_encrypted(source) else "damaged") from error
+    rows = enumerate(sheet.iter_rows(), 1)
+    number = 0
+    for number, values in rows:
+        if any(value != "" for value in values) if header_row is None else number == header_row:
+            columns = [_name(value) for value in values]
+            if header_row is not None and not any(columns):
+                raise Unfit("blank", [sheet.name])
+            return Sheet(columns, rows)
+    raise Unfit("empty" if header_row is None else "beyond", [sheet.name], number)
+
+
+def _is_encrypted(source: BinaryIO | AskedFor) -> bool:
+    """Return True for a workbook with a password: a compound file (MS-CFB) around it ([MS-OFFCRYPTO])."""
+    source.seek(0)
+    raw = source.read()
+    return raw.startswith(_COMPOUND) and _ENCRYPTED in raw
+
+
+def _with_rows(workbook: CalamineWorkbook, names: Sequence[str]) -> CalamineSheet:
+    """Return the only one of these sheets that has rows. Raises Unfit."""
+    found = None
+    for name in names:
+        sheet = workbook.get_sheet_by_name(name)
+        if sheet.start is None:
+            continue
+        if found is not None:
+            raise Unfit("several", names)
+        found = sheet
+    if found is None:
+        raise Unfit("empty", names)
+    return found
+
+
+def _lines(sheet: Sheet, options: SourceOptions) -> Iterator[bytes]:
+    named = [(place, name) for place, name in enumerate(sheet.columns) if name]
+    unnamed = [place for place, name in enumerate(sheet.columns) if not name]
+    for number, values in sheet.rows:
+        if all(value == "" for value in values):
+            continue
+        fields = {name: _value(values[place]) for place, name in named}
+        row = as_row(fields, number, "", options)
+        assert not isinstance(row, Rejection)  # no cell holds what JSON has no form for
+        text = row.fields.get(options.text_field)
+        if options.text_field in row.fields and not isinstance(text, str):
+            row.fields[options.text_field] = _text(text)
+        flags = (VALUE_LEFT_OUT,) if any(values[place] != "" for place in unnamed) else ()
+        yield row_line(number, row.fields, flags, options.max_record_bytes)
+
+
+def _name(value: Cell) -> str:
+    return _text(_value(value)).strip()
+
+
+def _value(value: Cell) -> Cell | None:
+    """Return a cell's value: None for an empty cell, and whole numbers as such."""
+    if value == "":
+        return None
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        return int(value)
+    return value
+
+
+def _text(value: Cell | Json) -> str:
+    """Return a cell that should be a text as one, as a spreadsheet shows it."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).upper()
+    return value.isoformat() if hasattr(value, "isoformat") else orjson.dumps(value, default=str).decode()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,9 @@
-"""Choose the reader for a source by its name. `storage.readers.registry` lists the kinds."""
+"""Choose the reader for a source by its name. `storage.readers.registry` lists the kinds.
+
+Other packages register readers as entry points of the group `docmill.readers`. An entry point `.xyz` is a function
+for files with this suffix, `(stream, name, options) -> rows`. One named `xyz` opens `xyz://…`: `(url, options) ->
+source`. The kinds of the registry take precedence.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +11,36 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import unquote
 
-from docmill.storage.readers import plain, plugins, remote
+from docmill.storage.readers import remote
 from docmill.storage.readers.archives import ArchiveSource
 from docmill.storage.readers.documents import DocumentSource
-from docmill.storage.readers.errors import FieldUnknown, KindUnknown, SourceMissing
+from docmill.storage.readers.errors import (
+    BrokenStream,
+    FieldUnknown,
+    KindUnknown,
+    SourceError,
+    SourceMissing,
+    SourceUnreadable,
+    SourceUnsupported,
+)
 from docmill.storage.readers.files import Content, FileSource, Source, StreamSource, on_disk, source_of_records
-from docmill.storage.readers.folder import FolderSource, Open
-from docmill.storage.readers.many_files import FilesSource, within
-from docmill.storage.readers.parts import parts_in
-from docmill.storage.readers.patterns import Pattern, is_pattern
-from docmill.storage.readers.recoding import of_text
-from docmill.storage.readers.records import RowReader, SourceOptions, refuse_options, without_metadata
+from docmill.storage.readers.many_files import FilesSource, FolderSource, Open, Pattern, is_pattern, parts_in, within
+from docmill.storage.readers.records import (
+    Rejection,
+    Row,
+    RowReader,
+    Rows,
+    SourceOptions,
+    keys_of,
+    refuse_options,
+    too_long,
+    without_metadata,
+)
 from docmill.storage.readers.registry import (
     COMPRESSIONS,
     FILES,
@@ -33,10 +53,11 @@ from docmill.storage.readers.registry import (
     kind_of,
     missing,
 )
-from docmill.storage.readers.streams import Decompress, is_folder, printable
-from docmill.storage.writers.delimited import CSV
+from docmill.storage.readers.streams import Decompress, is_folder, of_text, printable, text_lines
+from docmill.storage.writers.formats import CSV
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")  # a protocol of fsspec has an underscore
+GROUP = "docmill.readers"
 
 
 def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None = None) -> Source:
@@ -51,7 +72,7 @@ def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None =
         raise SourceMissing("the source is empty: name a file, a folder, or - for standard input")
     if (scheme := scheme_of(source)) is not None:
         known = SCHEMES.get(scheme)
-        if (open_url := known.open if known else plugins.opener(scheme)) is not None:
+        if (open_url := known.open if known else find_opener(scheme)) is not None:
             refuse_options(f"{scheme}://", options)
             return open_url(source, options)
         if scheme != "file":
@@ -77,12 +98,26 @@ def open_queries(queries: str, *, stdin: BinaryIO | None = None) -> Source:
     path, name = Path(queries), queries.lower()
     for suffix, decompress in {"": None, **COMPRESSIONS}.items():
         if name.endswith(f".txt{suffix}"):
-            return FileSource(on_disk(path), of_text(plain.rows), decompress, SourceOptions())
+            return FileSource(on_disk(path), of_text(_plain_rows), decompress, SourceOptions())
     source = open_source(queries, SourceOptions(), stdin=stdin)
     if isinstance(source, DocumentSource):
         others = "these are: .jsonl, .csv, .tsv, .txt (also .gz or .zst), .parquet"
         raise KindUnknown(f"{source.name} is not a file of queries, but one document; {others}")
     return source
+
+
+def _plain_rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
+    """Yield the stream's lines as texts. Blank lines are skipped, and count in line numbers only."""
+    number = 0
+    for line_number, (line, flags) in enumerate(text_lines(stream, options.max_record_bytes), 1):
+        where = f"{name}:{line_number}"
+        if line is None:
+            number += 1
+            yield Rejection(where, too_long(options.max_record_bytes), keys=keys_of({}, name, number, options))
+            continue
+        if text := line.strip():
+            number += 1
+            yield Row({options.text_field: text}, number, where, flags, clean=False)
 
 
 def scheme_of(source: str) -> str | None:
@@ -117,7 +152,7 @@ def _open_part(path: Path, options: SourceOptions, place: str) -> Source:
 
 def open_content(content: Content, file_name: str, options: SourceOptions) -> Source:
     """Return the source of one file of records or documents, or that is one document, by its name."""
-    reader = reader_of(file_name, plugins.row_reader)
+    reader = reader_of(file_name, row_reader)
     if reader is None:
         suffix, _ = kind_of(file_name)
         advice = f"these are: {described()}{missing([suffix])}"
@@ -127,7 +162,7 @@ def open_content(content: Content, file_name: str, options: SourceOptions) -> So
 
 def kinds() -> Callable[[str], Open | None]:
     """Return a `reader_of` for many files, which looks for a plugin once for each suffix."""
-    return partial(reader_of, of_packages=cache(plugins.row_reader))
+    return partial(reader_of, of_packages=cache(row_reader))
 
 
 def reader_of(file_name: str, of_packages: Callable[[str], RowReader | None]) -> Open | None:
@@ -154,3 +189,68 @@ def _documents(
     if isinstance(kind, Archive):
         return ArchiveSource(content, options, partial(kind.members, decompress))
     return DocumentSource(content, options, decompress)
+
+
+def row_reader(suffix: str) -> RowReader | None:
+    """Return the function that reads files of a suffix (`.xyz`). Raises SourceUnsupported if it does not load."""
+    found = _loaded(suffix)
+    if found is None:
+        return None
+    read_rows, who = found
+
+    def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
+        try:
+            for row in read_rows(stream, name, options):
+                if not isinstance(row, Row | Rejection):
+                    raise TypeError
+                yield row
+        except (SourceError, BrokenStream, OSError):
+            raise
+        except Exception as error:
+            raise SourceUnreadable(f"{name}: {who} failed ({type(error).__name__})") from error
+
+    return rows
+
+
+def find_opener(scheme: str) -> Callable[[str, SourceOptions], Source] | None:
+    """Return the function that opens URLs of a scheme (`xyz`). Raises SourceUnsupported if it does not load."""
+    found = _loaded(scheme)
+    if found is None:
+        return None
+    open_url, who = found
+
+    def opened(url: str, options: SourceOptions) -> Source:
+        try:
+            source: Source = open_url(url, options)
+        except SourceError:
+            raise
+        except Exception as error:  # its message may contain the URL's password
+            raise SourceUnreadable(f"{scheme}://: {who} failed ({type(error).__name__})") from error
+        if not isinstance(getattr(source, "name", None), str) or not callable(getattr(source, "records", None)):
+            raise SourceUnreadable(f"{scheme}://: {who} gives no source")
+        return source
+
+    return opened
+
+
+def _loaded(name: str) -> tuple[Callable[..., Any], str] | None:
+    """Return the reader that a package registered under a name, and a description for messages."""
+    found = list(entry_points(group=GROUP, name=name)) if name else []
+    if not found:
+        return None
+    if len(found) > 1:
+        packages = " and ".join(sorted({_package(entry) for entry in found}))
+        raise SourceUnsupported(f"{name} is read by more than one reader, of {packages}; uninstall what is too much")
+    who = f"the reader {found[0].value} of {_package(found[0])}"
+    try:
+        reader = found[0].load()
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0]
+        raise SourceUnsupported(f"{name}: {who} cannot be loaded ({type(error).__name__}: {said})") from error
+    if not callable(reader):
+        raise SourceUnsupported(f"{name}: {who} is no function")
+    return reader, who
+
+
+def _package(entry: EntryPoint) -> str:
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "a package without a name"

@@ -16,8 +16,8 @@ from docmill.storage.steps import lineage
 from docmill.storage.steps.flag_conditions import as_text
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.steps import OpenStep, of_job, way_to_named
-from docmill.storage.writers import stored
-from docmill.storage.writers.stored import Page
+from docmill.storage.writers import arrow
+from docmill.storage.writers.arrow import Page
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -43,7 +43,7 @@ def read_table(database: Database, job_id: int, columns: Sequence[Column], step:
         options = {"stream_results": True, "yield_per": FETCHED_ROWS, IN_BINARY: True}
         found = transaction.execute(query, execution_options=options)
         pages = (Page(way[-1].lane, output, values) for values in _by_column(found, names))
-        return stored.joined([page.table(columns) for page in pages], columns)
+        return arrow.joined([page.table(columns) for page in pages], columns)
 
 
 def _by_column(found: Result[*tuple[object, ...]], names: Sequence[str]) -> Iterator[dict[str, list[object]]]:

@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from docmill.storage.outputs.columns import Column
-from docmill.storage.writers import delimited, excel, jsonl, openai_batch, parquet, vectors
-from docmill.storage.writers.base import FormatUnfit, Row, Writer, Written
-from docmill.storage.writers.files import whole_file
+from docmill.storage.writers import arrow, excel, openai_batch
+from docmill.storage.writers.base import FormatUnfit, Row, Writer, Written, whole_file
+from docmill.storage.writers.formats import CSV, CSV_FOR_EXCEL, JSONL, NPY
 
-# Each format is a module and a line here. The first one is written where nothing says which; of those with one ending
+# Each format is a line here. The first one is written where nothing says which; of those with one ending
 # the first has files of that ending.
 WRITERS: tuple[Writer, ...] = (
-    jsonl.WRITER,
-    delimited.CSV,
-    delimited.CSV_FOR_EXCEL,
-    parquet.WRITER,
+    JSONL,
+    CSV,
+    CSV_FOR_EXCEL,
+    arrow.WRITER,
     excel.WRITER,
-    vectors.WRITER,
+    NPY,
     openai_batch.WRITER,
 )
 COMPRESSIONS = (".gz", ".zst")

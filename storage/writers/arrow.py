@@ -1,17 +1,31 @@
-"""Results as Arrow tables, by pyarrow (an extra): in memory, and for Parquet."""
+"""Results as Arrow tables, by pyarrow (an extra): in memory, as Parquet, and from values as the store has them.
+
+`Page` makes no Python object for each label, span or number: pyarrow reads the JSON of many rows at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from docmill.storage.outputs.columns import Column, Form
-from docmill.storage.writers.base import Row
-from docmill.storage.writers.jsonl import dumped
+import orjson
+
+from docmill.storage.core.installation import PARQUET
+from docmill.storage.outputs.base import OutputType
+from docmill.storage.outputs.columns import Column, Form, OutputColumn
+from docmill.storage.writers.base import Row, Writer
+from docmill.storage.writers.formats import to_json
 
 if TYPE_CHECKING:
     import numpy as np
     from pyarrow import Array, DataType, Table
+
+_GROUP_ROWS = 10_000
+Values = Sequence[Any]
+_DATA = "data"
 
 
 def array(form: Form, values: Sequence[Any], type_: DataType | None = None) -> Array:
@@ -65,5 +79,186 @@ def _value(form: Form, value: Any) -> Any:
     if value is None:
         return None
     if form is Form.JSON:
-        return dumped(value).decode()
+        return to_json(value).decode()
     return value.ravel() if form is Form.VECTOR else value
+
+
+def write_parquet(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> int:
+    """Write one table; a column of JSON has that as its type, since each value may have other fields.
+
+    The first rows decide if vectors are lists of fixed size.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rest, n = iter(rows), 0
+    group = list(islice(rest, _GROUP_ROWS))
+    schema = pa.schema([(column.name, type_of(column, group)) for column in columns])
+    with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        while group:
+            arrays = [
+                array(column.form, [column.value(row) for row in group], schema.field(number).type)
+                for number, column in enumerate(columns)
+            ]
+            writer.write_table(pa.table(arrays, schema=schema))
+            n += len(group)
+            group = list(islice(rest, _GROUP_ROWS))
+    return n
+
+
+WRITER = Writer("parquet", ".parquet", write_parquet, title="Parquet", extra=PARQUET)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    text: str | None
+    vector: bytes | None
+    data: Any
+
+
+@dataclass(frozen=True)
+class Page:
+    """Results of a step as they are stored, column by column. JSON is text.
+
+    `values` has `key`, `meta` and `document_flags` of the documents, and the columns of outcomes by their names.
+    """
+
+    task: str
+    output: OutputType
+    values: Mapping[str, Values]
+
+    @property
+    def size(self) -> int:
+        return len(self.values["key"])
+
+    def table(self, columns: Sequence[Column]) -> Table:
+        """Return a table with these columns. Vectors are bytes, see `joined`."""
+        import pyarrow as pa
+
+        parsed = self._parsed(columns)
+        return pa.table({column.name: self._array(column, parsed) for column in columns})
+
+    def _array(self, column: Column, parsed: Table | None) -> Array:
+        import pyarrow as pa
+
+        if not isinstance(column, OutputColumn):
+            return pa.array(self._plain(column.name), column.form.arrow())
+        place, *keys = column.stored or (None,)
+        if place == _DATA and parsed is not None:
+            return _at(parsed[str(keys[0])].combine_chunks(), keys[1:])
+        if place is None or place == _DATA:
+            return array(column.form, [column.value(result) for result in self._results])
+        type_ = pa.large_binary() if column.form is Form.VECTOR else column.form.arrow()
+        return pa.array(self.values[str(place)], type_)
+
+    def _plain(self, name: str) -> Values:
+        """Return a column that does not depend on the type of the outputs."""
+        if name == "id":
+            return self.values["key"]
+        if name == "task":
+            return [self.task] * self.size
+        if name == "flags":
+            return self._flags()
+        if name == "meta":  # in the form of JSON lines, whatever the database made of it
+            return [orjson.dumps(orjson.loads(one)).decode() for one in self.values[name]]
+        return self.values[name]
+
+    def _flags(self) -> list[list[str]]:
+        """Return the flags of the documents and of their outputs. Few combinations exist, so each is read once."""
+        # Joined texts, since Python's garbage collection does not look at texts as it does at tuples.
+        both = [*map("\n".join, zip(self.values["document_flags"], self.values["flags"], strict=True))]
+        read = {one: [flag for flags in one.split("\n") for flag in orjson.loads(flags)] for one in {*both}}
+        return [read[one] for one in both]
+
+    @cached_property
+    def _results(self) -> list[dict[str, Any]]:
+        """Return the results as JSON lines have them, for columns that only `Column.value` can make."""
+        rows = zip(*(self.values[name] for name in ("text", "vector", _DATA)), strict=True)
+        return [
+            self.output.result(_Outcome(text, vector, None if data is None else orjson.loads(data)))
+            for text, vector, data in rows
+        ]
+
+    def _parsed(self, columns: Sequence[Column]) -> Table | None:
+        """Return a table of what the columns need of the JSON of outputs; None if pyarrow cannot read it so."""
+        import pyarrow as pa
+        from pyarrow import json
+
+        types = _types(columns)
+        if not types:
+            return None
+        lines = "\n".join("{}" if one is None else one for one in self.values[_DATA]).encode()
+        try:
+            return json.read_json(
+                pa.BufferReader(lines),
+                read_options=json.ReadOptions(use_threads=False, block_size=len(lines) + 1),
+                parse_options=json.ParseOptions(
+                    explicit_schema=pa.schema(list(types.items())), unexpected_field_behavior="ignore"
+                ),
+            )
+        except pa.ArrowInvalid:
+            return None
+
+
+def joined(tables: Sequence[Table], columns: Sequence[Column]) -> Table:
+    """Return the tables of pages as one. Vectors of one length are lists of fixed size."""
+    import pyarrow as pa
+
+    if not tables:
+        return table(columns, [])
+    whole = pa.concat_tables(tables)
+    for number, name in enumerate(whole.column_names):
+        if pa.types.is_large_binary(whole.schema.field(name).type):
+            whole = whole.set_column(number, name, _vectors(whole[name]))
+    return whole
+
+
+def _types(columns: Sequence[Column]) -> dict[str, DataType]:
+    """Return the types of the keys of `data` that columns read. A whole list is declared by its own column."""
+    return {
+        str(column.stored[1]): column.form.arrow()
+        for column in columns
+        if isinstance(column, OutputColumn) and column.stored[:1] == (_DATA,) and len(column.stored) == 2
+    }
+
+
+def _at(found: Array, keys: Sequence[str | int]) -> Array:
+    """Return what stands under keys of lists and structs; null where a list is too short."""
+    import pyarrow.compute as pc
+
+    for key in keys:
+        if isinstance(key, str):
+            found = pc.struct_field(found, key)
+        else:
+            places = pc.add(found.offsets[:-1], key)
+            inside = pc.greater(pc.list_value_length(found), key)
+            found = found.values.take(pc.if_else(inside, places, None))
+    return found
+
+
+def _vectors(blobs: Any) -> Any:
+    """Return the bytes of vectors as lists, of fixed size if all have one length."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    sizes = pc.unique(pc.drop_null(pc.binary_length(blobs))).to_pylist()
+    if len(sizes) != 1:
+        return pa.chunked_array([_lists(chunk) for chunk in blobs.chunks], Form.VECTOR.arrow())
+    return pa.chunked_array([_fixed_from_bytes(chunk, sizes[0]) for chunk in blobs.chunks])
+
+
+def _fixed_from_bytes(blobs: Any, size_bytes: int) -> Array:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    filled = pc.fill_null(blobs, bytes(size_bytes))
+    values = pa.Array.from_buffers(pa.float32(), len(blobs) * size_bytes // 4, [None, filled.buffers()[2]])
+    return pa.FixedSizeListArray.from_arrays(values, size_bytes // 4, mask=pc.is_null(blobs))
+
+
+def _lists(blobs: Any) -> Array:
+    import numpy as np
+    import pyarrow as pa
+
+    found = [None if one is None else np.frombuffer(one, "<f4") for one in blobs.to_pylist()]
+    return pa.array(found, Form.VECTOR.arrow())

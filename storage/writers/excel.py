@@ -11,9 +11,10 @@ from datetime import datetime
 from math import isfinite
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from docmill.storage.core.installation import EXCEL
 from docmill.storage.outputs.columns import Column, Form
 from docmill.storage.writers.base import FormatUnfit, Row, Writer, Written
-from docmill.storage.writers.jsonl import dumped
+from docmill.storage.writers.formats import to_json
 
 if TYPE_CHECKING:
     from xlsxwriter import Workbook
@@ -118,7 +119,7 @@ class _Table:
         elif isinstance(value, float) or (isinstance(value, int) and abs(value) <= _EXACT):
             self._sheet.write_number(at, place, value)
         else:
-            text = value if isinstance(value, str) else dumped(value).decode()
+            text = value if isinstance(value, str) else to_json(value).decode()
             if (cut := _cut(text)) is not None:
                 self._n_cut += 1
             self._sheet.write_string(at, place, text if cut is None else cut)
@@ -133,4 +134,4 @@ def _cut(text: str) -> str | None:
     return raw[: 2 * (MOST_CHARS - len(note))].decode("utf-16-le", "ignore") + note
 
 
-WRITER = Writer("xlsx", ".xlsx", write, title="Excel", needs="xlsxwriter", extra="excel")
+WRITER = Writer("xlsx", ".xlsx", write, title="Excel", extra=EXCEL)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 from docmill.storage.outputs.columns import Column
 from docmill.storage.outputs.output_types import TEXT, TRUNCATED, VECTOR
 from docmill.storage.writers.base import FormatUnfit, Row, Writer
-from docmill.storage.writers.jsonl import dumped
+from docmill.storage.writers.formats import to_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -183,7 +183,7 @@ def write(rows: Iterable[Row], _columns: Sequence[Column], file: BinaryIO) -> in
     """
     n = 0
     for line in answered(rows, int(time.time())):
-        file.write(dumped(line) + b"\n")
+        file.write(to_json(line) + b"\n")
         n += 1
     return n
 

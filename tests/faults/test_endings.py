@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from docmill.storage.core.schema import Document, Shard
-from docmill.storage.ingest.ingest import CHUNK_RECORDS
+from docmill.storage.ingest.chunks import CHUNK_RECORDS
 from tests.faults.checker import read_books
 from tests.faults.fleet import SHARD_TEXTS, THREADS, Fleet, numbered
 from tests.storage.builders import at_once

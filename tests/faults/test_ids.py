@@ -13,8 +13,7 @@ from sqlalchemy import select
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, Document, Rejection
 from docmill.storage.ingest import ingest
-from docmill.storage.ingest.chunk_builder import FIRST_CHUNK_RECORDS
-from docmill.storage.ingest.chunks import Rejected
+from docmill.storage.ingest.chunks import FIRST_CHUNK_RECORDS, Rejected
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.steps import jobs
 from docmill.worker.errors import WorkerError

@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Document, Job
-from docmill.storage.ingest.ingest import CHUNK_RECORDS
+from docmill.storage.ingest.chunks import CHUNK_RECORDS
 from docmill.worker.queue.messages import ENQUEUE_LANE, queue
 from tests.faults.fleet import Fleet, numbered
 from tests.faults.servers import PostgresCluster, free_port

@@ -14,7 +14,7 @@ from docmill.storage.core.normalize import normalize
 from docmill.storage.readers import Record, Rejection, SourceOptions, open_source
 from docmill.storage.results import parts
 from docmill.storage.writers import Target
-from docmill.storage.writers.delimited import unescape_formula
+from docmill.storage.writers.formats import unescape_formula
 from docmill.storage.writers.parts_manifest import Manifest
 from tests.storage.columns import table_of
 from tests.storage.readers.test_parquet import in_this_process

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import orjson
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.installation import install
+from docmill.storage.core.installation import PARQUET, install
 from docmill.storage.outputs.columns import Column, Form, OutputColumn
 from docmill.storage.readers import Record, Rejection, Source, SourceMissing, SourceOptions, open_source
 from docmill.storage.readers.memory import NAME, MemorySource, named_by_digest
-from docmill.storage.readers.registry import PARQUET
 from docmill.storage.results.results import columns, failures, has_several_steps, keeps_first, results
 from docmill.worker.api.errors import Error
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from io import FileIO
 from typing import BinaryIO
 
-from docmill.storage.readers import jsonl, recoding, remote
+from docmill.storage.readers import jsonl, remote, streams
 from docmill.storage.readers.errors import EncodingUnnamed
 from docmill.storage.readers.files import Content, Opened, on_disk, until_broken
 from docmill.storage.readers.records import Rejection, Rows, SourceOptions
@@ -59,7 +59,7 @@ class BatchFile:
                     yield request_of(row, self.dialect)
 
     def _rows(self, counted: Callable[[Counted], None]) -> Rows:
-        read_rows = recoding.of_text(jsonl.rows)
+        read_rows = streams.of_text(jsonl.rows)
         with self.content.open() as file:
             stream = Counted(file)
             counted(stream)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 import orjson
 
-from docmill.storage.writers import COMPRESSIONS, Target, jsonl, openai_batch
+from docmill.storage.writers import COMPRESSIONS, Target, openai_batch
+from docmill.storage.writers.formats import JSONL, to_json
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, ModelError
 from docmill.worker.batch.bodies import in_words_of_bodies
@@ -185,7 +186,7 @@ def write_answers(
                 wrong = openai_batch.is_error(line)
                 counts["refused" if was_refused else "failed" if wrong else "completed"] += 1
                 if wrong and errors != out:
-                    aside.write(jsonl.dumped(line) + b"\n")
+                    aside.write(to_json(line) + b"\n")
                 else:
                     yield line
 
@@ -201,10 +202,10 @@ def _write(path: Path, lines: Iterator[openai_batch.Line]) -> None:
     if path == STDOUT:
         from docmill.worker.cli.printing import Harmless
 
-        jsonl.write(lines, (), cast(BinaryIO, Harmless(sys.stdout.buffer, "jsonl", sys.stdout.isatty())))
+        JSONL.write(lines, (), cast(BinaryIO, Harmless(sys.stdout.buffer, "jsonl", sys.stdout.isatty())))
         sys.stdout.buffer.flush()
         return
-    replace(Target.of(path, openai_batch.NAME), writer=jsonl.WRITER).write(lines)
+    replace(Target.of(path, openai_batch.NAME), writer=JSONL).write(lines)
 
 
 def errors_beside(out: Path) -> Path:

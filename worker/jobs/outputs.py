@@ -94,7 +94,7 @@ def check_out_is_no_input(
     out: Path | None, file_format: str | None, source: str, *, parts: bool = False, name: str = "--out"
 ) -> None:
     """Refuse a file, or a folder of parts, that would replace the source or become one of its documents next time."""
-    from docmill.storage.readers.patterns import Pattern, is_pattern
+    from docmill.storage.readers.many_files import Pattern, is_pattern
     from docmill.storage.readers.registry import document_suffixes
     from docmill.storage.readers.sources import path_of
     from docmill.storage.writers.parts_manifest import is_part

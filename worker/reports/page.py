@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from docmill.storage.writers.files import whole_file
+from docmill.storage.writers.base import whole_file
 from docmill.worker.formatting import FILTERS
 from docmill.worker.reports import charts
 from docmill.worker.reports.facts import Facts, Pair, StepFacts

@@ -45,9 +45,9 @@ class Entry:
 
 def write_csv(rows: Iterable[Mapping[str, str | int]], file: BinaryIO) -> int:
     """Write outputs to be judged as CSV, with the byte order mark that Excel needs. Return their number."""
-    from docmill.storage.writers import delimited
+    from docmill.storage.writers.formats import write_csv_for_excel
 
-    return delimited.write_for_excel(rows, [Column.of(name, Form.TEXT) for name in FIELDS], file)
+    return write_csv_for_excel(rows, [Column.of(name, Form.TEXT) for name in FIELDS], file)
 
 
 def write_json(rows: Iterable[Mapping[str, str | int]], file: BinaryIO) -> int:

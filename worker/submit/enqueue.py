@@ -14,12 +14,10 @@ from docmill.storage.duplicates.methods import ByText
 from docmill.storage.duplicates.progress import Phase
 from docmill.storage.errors import NothingEmbedded, TooManyVanished
 from docmill.storage.ingest import ingest
-from docmill.storage.ingest.chunk_builder import chunks
-from docmill.storage.ingest.chunks import ChunkBuilder, Rejected
+from docmill.storage.ingest.changes import KeyKinds
+from docmill.storage.ingest.chunks import ChunkBuilder, Rejected, chunks
 from docmill.storage.ingest.ingest import Counts
-from docmill.storage.ingest.key_kinds import KeyKinds
-from docmill.storage.ingest.pruning import Seen, note_missing, prune
-from docmill.storage.ingest.unread import Unread
+from docmill.storage.ingest.pruning import Seen, Unread, note_missing, prune
 from docmill.storage.readers import left_out, memory
 from docmill.storage.readers.errors import ProgramFailed
 from docmill.storage.readers.files import StreamSource

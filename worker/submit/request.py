@@ -11,7 +11,7 @@ from docmill.storage.core.normalize import normalize
 from docmill.storage.core.specs import Spec
 from docmill.storage.duplicates.methods import require_library
 from docmill.storage.ingest.pruning import Limits
-from docmill.storage.readers import Source, SourceOptions, credentials, ocr, open_source, recoding
+from docmill.storage.readers import Source, SourceOptions, credentials, documents, open_source, streams
 from docmill.storage.readers.memory import NAME
 from docmill.storage.readers.sources import path_of
 from docmill.storage.steps.job_keys import IdempotencyKey
@@ -104,8 +104,9 @@ def source_options(read: ReadingOptions, steps: Iterable[KindOptions]) -> Source
             if name in template.fields and (option, name) != (MESSAGES_FLAG, read.text_field):
                 raise BadOption(f"{option}: {{meta.{name}}} is the document's {what}.")
     expected = tuple(dict.fromkeys(name for _, template in templates for name in template.expected))
-    encoding = None if read.encoding is None else recoding.known(read.encoding)
-    languages = None if read.ocr is None else ocr.known(read.ocr, without_settings().get(ocr.VARIABLE))
+    encoding = None if read.encoding is None else streams.find_encoding(read.encoding)
+    tessdata = without_settings().get(documents.TESSDATA_VARIABLE)
+    languages = None if read.ocr is None else documents.find_languages(read.ocr, tessdata)
     return SourceOptions(
         read.text_field,
         read.id_field,

@@ -12,8 +12,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.errors import JobStopped, TooManyVanished
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.ingest import Counts
-from docmill.storage.ingest.pruning import Limits, Pruned, Seen, prune
-from docmill.storage.ingest.unread import Unread
+from docmill.storage.ingest.pruning import Limits, Pruned, Seen, Unread, prune
 from docmill.storage.results.results import results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs

@@ -23,7 +23,7 @@ from docmill.storage.readers import (
     SourceUnsupported,
     open_source,
 )
-from docmill.storage.readers.sandbox import Ended
+from docmill.storage.readers.confinement import Ended
 from tests.storage.readers.test_parquet import _Evil
 
 OPTIONS = SourceOptions()
@@ -163,7 +163,7 @@ def test_damage_anywhere_is_found_by_the_reading_process_and_does_not_end_it(tmp
 
 def test_without_the_library_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path / "c.arrow", WHOLE)
-    monkeypatch.setattr("docmill.storage.readers.registry.find_spec", lambda name: None)
+    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda name: None)
     with pytest.raises(SourceUnsupported, match=r"install .*\[parquet\]"):
         open_source(str(path), OPTIONS)
 
@@ -178,8 +178,8 @@ def test_memory_does_not_grow_with_the_length_of_the_file(tmp_path: Path) -> Non
     program = """
 import re, sys
 from pathlib import Path
-from docmill.storage.readers.arrow_process import arrow
-from docmill.storage.readers.table_process import serve
+from docmill.storage.readers.arrow import arrow
+from docmill.storage.readers.table import serve
 from docmill.storage.readers import SourceOptions
 with open(sys.argv[1], "rb") as file, open("/dev/null", "wb") as out:
     serve(lambda: arrow(file), SourceOptions(), out)

@@ -15,18 +15,76 @@ from email.message import EmailMessage
 from pathlib import Path
 
 import docx
+import kreuzberg
 import pytest
 from fpdf import FPDF
 
-from docmill.storage.readers import Record, Rejection, SourceEmpty, SourceOptions, SourceUnsupported, open_source
+from docmill.storage.readers import (
+    Record,
+    Rejection,
+    SourceEmpty,
+    SourceOptions,
+    SourceUnsupported,
+    documents,
+    open_source,
+)
 from docmill.storage.readers.documents import Extractor, NotExtracted
+from docmill.storage.readers.extract_process import read_subtitles
 from docmill.storage.readers.registry import HTML
+from tests.conftest import missing
 from tests.faults.servers import Missing, tmpfs
 
 DATA = Path(__file__).parent / "data"
 SAID = "Whales sing in the northern seas, and others of their kind hear it over hundreds of miles."
 OPTIONS = SourceOptions()
 DOCX = "application/vnd.openxmlformats-officedocument.wordprocessingml.document"
+FRENCH = "Ça va très bien, merci à tous."
+OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+SAID_IN_SCAN = "The printer on the second floor has no paper."
+VTT = """WEBVTT - A title
+
+NOTE a comment
+on two lines
+
+STYLE
+::cue { color: red }
+
+intro
+00:00:01.000 --> 00:00:04.000 position:10%
+<v Roger Bingham>We are in <i>New
+York</i> &amp; Ob{er}au
+
+00:00:05.000 --> 00:00:06.000
+- Where?
+- Over <00:00:05.500><c.loud>there</c>
+"""
+SRT = """1
+00:00:01,000 --> 00:00:02,000
+{\\an8}<font color="red">Größe</font>: a < b
+and b > c
+
+2
+00:00:03,000 --> 00:00:04,000
+
+3
+00:00:05,000 --> 00:00:06,000
+42
+"""
+LIVE = """WEBVTT
+
+00:00:00.160 --> 00:00:02.070
+hello<00:00:00.480><c> world</c>
+
+00:00:02.070 --> 00:00:02.080
+hello world
+
+00:00:02.080 --> 00:00:04.000
+hello world
+how<00:00:03.000><c> are</c><c> you</c>
+
+00:00:09.000 --> 00:00:10.000
+how are you
+"""
 
 
 def html(body: str = f"<p>{SAID}</p>") -> bytes:
@@ -153,9 +211,6 @@ def test_files_of_old_office_programs_are_read(tmp_path: Path) -> None:
 def test_what_dresses_a_word_in_a_page_leaves_no_mark_in_the_text(extractor: Extractor) -> None:
     body = "<p>A <b>bold</b> and <a href='http://x.org'>linked</a> word.</p>"
     assert extractor.text(html(body), HTML) == "Songs\n\nA bold and linked word."
-
-
-FRENCH = "Ça va très bien, merci à tous."
 
 
 @pytest.mark.parametrize(
@@ -337,7 +392,7 @@ def test_the_reader_knows_none_of_our_settings(extractor: Extractor, monkeypatch
 def test_without_the_library_its_kinds_are_passed_over_and_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("docmill.storage.readers.registry.find_spec", lambda _: None)
+    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda _: None)
     (tmp_path / "a.pdf").write_bytes(REAL["b.PDF"])
     with pytest.raises(SourceEmpty, match=r"it has 1 \.pdf.*install .*\[formats\]"):
         open_source(str(tmp_path), OPTIONS)
@@ -345,9 +400,6 @@ def test_without_the_library_its_kinds_are_passed_over_and_it_is_named(
         open_source(str(tmp_path / "a.pdf"), OPTIONS)
     (tmp_path / "a.txt").write_text("text")
     assert [item.where for item in open_source(str(tmp_path), OPTIONS).records()] == ["a.txt"]
-
-
-OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 
 
 def packed(members: dict[str, str]) -> bytes:
@@ -438,3 +490,86 @@ def test_a_pdf_file_with_a_password_says_so(tmp_path: Path) -> None:
     (rejection,) = open_source(str(tmp_path / "a.pdf"), OPTIONS).records()
     assert isinstance(rejection, Rejection)
     assert rejection.reason == "it is protected by a password: save a copy without it"
+
+
+def scanned(folder: Path, *, cover: str = "") -> bytes:
+    """Return a PDF file of a picture of a page, after a page of text if there is one."""
+    typed = FPDF()
+    typed.add_page()
+    typed.set_font("Helvetica", size=16)
+    typed.multi_cell(0, 8, SAID_IN_SCAN)
+    typed.output(str(folder / ".typed.pdf"))
+    picture = kreuzberg.render_pdf_page(str(folder / ".typed.pdf"), 0, dpi=150)
+    made = FPDF()
+    if cover:
+        made.add_page()
+        made.set_font("Helvetica", size=12)
+        made.multi_cell(0, 6, cover)
+    made.add_page()
+    made.image(io.BytesIO(picture), 0, 0, 210)
+    return bytes(made.output())
+
+
+@pytest.mark.slow
+def test_pages_without_text_are_recognised(tmp_path: Path) -> None:
+    if "eng" not in documents.installed_languages(documents.FOLDERS):
+        missing("Tesseract's data for English are not installed")
+    cover = "This page is of text, and its words are not recognised but read, since they are there."
+    (tmp_path / "a.pdf").write_bytes(scanned(tmp_path))
+    (tmp_path / "b.pdf").write_bytes(scanned(tmp_path, cover=cover))
+    (tmp_path / "c.txt").write_text("plain")
+    alone, after, text = open_source(str(tmp_path), SourceOptions(ocr="eng")).records()
+    assert alone == Record("a.pdf", SAID_IN_SCAN, {}, ("recognised",), "a.pdf")
+    assert isinstance(after, Record)
+    assert " ".join(after.text.split()) == f"{cover} {SAID_IN_SCAN}"
+    assert after.flags == ("recognised",)
+    assert text == Record("c.txt", "plain", {}, (), "c.txt")
+
+
+def test_languages_are_those_that_the_machine_has_data_for(tmp_path: Path) -> None:
+    for name in ("deu", "eng", "osd"):
+        (tmp_path / f"{name}.traineddata").touch()
+    folder = str(tmp_path)
+    assert documents.find_languages(" deu, eng ", folder) == "deu+eng"
+    for wrong in ("fra", "deu+xx", "osd", "../deu", "", "deu+"):
+        with pytest.raises(SourceUnsupported, match=r"no data of Tesseract for .* there is deu, eng\. Languages are"):
+            documents.find_languages(wrong, folder)
+    with pytest.raises(SourceUnsupported, match=r"there is none in .*/none, which TESSDATA_PREFIX names"):
+        documents.find_languages("eng", f"{folder}/none")
+
+
+def test_a_file_that_has_no_pages_is_not_recognised(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "a.doc", "a.txt"):
+        (tmp_path / name).write_text('{"text": "x"}\n')
+        with pytest.raises(SourceUnsupported, match="has no scanned pages: leave out --ocr"):
+            open_source(str(tmp_path / name), SourceOptions(ocr="eng"))
+
+
+def test_a_line_has_the_words_of_a_cue_without_its_number_times_and_markup() -> None:
+    assert read_subtitles(VTT, "vtt") == "We are in New York & Ob{er}au\n- Where?\n- Over there"
+    assert read_subtitles(SRT, "srt") == "Größe: a < b and b > c\n42"
+
+
+def test_a_line_that_stays_on_the_screen_is_kept_once_and_one_that_comes_again_is_not() -> None:
+    assert read_subtitles(LIVE, "vtt") == "hello world\nhow are you\nhow are you"
+
+
+@pytest.mark.parametrize("form", ["srt", "vtt"])
+def test_a_file_without_cues_has_no_text(form: str) -> None:
+    for source in ("", "no subtitles", "WEBVTT\n\n", "1\n00:00:99 --> xx\nfoo\n"):
+        assert read_subtitles(source, form) == ""
+
+
+def test_subtitles_are_documents_in_any_encoding_compressed_or_not(tmp_path: Path) -> None:
+    (tmp_path / "a.srt").write_bytes(SRT.replace("\n", "\r\n").encode("cp1252"))
+    (tmp_path / "b.vtt.gz").write_bytes(gzip.compress(VTT.encode("utf-8-sig")))
+    (tmp_path / "c.SRT").write_text("These are no subtitles.")
+    found = list(open_source(str(tmp_path), SourceOptions(encoding="cp1252")).records())
+    assert found == [
+        Record("a.srt", "Größe: a < b and b > c\n42", {}, (), "a.srt"),
+        Record("b.vtt.gz", "We are in New York & Ob{er}au\n- Where?\n- Over there", {}, (), "b.vtt.gz"),
+        Rejection("c.SRT", "no subtitles were found in it"),
+    ]
+    [wrong] = open_source(str(tmp_path / "a.srt"), SourceOptions()).records()
+    assert isinstance(wrong, Record)
+    assert wrong.flags == ("assumed_cp1252@60",)

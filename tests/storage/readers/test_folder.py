@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import socket
 import subprocess
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from docmill.storage.core.installation import install
 from docmill.storage.outputs.columns import Column, Form
@@ -21,6 +25,7 @@ from docmill.storage.readers import (
     Rejection,
     Source,
     SourceEmpty,
+    SourceMissing,
     SourceOptions,
     SourceUnreadable,
     SourceUnsupported,
@@ -28,13 +33,20 @@ from docmill.storage.readers import (
     open_source,
     why_left_out,
 )
-from docmill.storage.readers.folder import FolderSource
+from docmill.storage.readers.many_files import FilesSource, FolderSource, Pattern
 from docmill.storage.readers.registry import document_suffixes
 from docmill.storage.readers.sources import kinds
+from docmill.storage.results import parts
+from docmill.storage.results.results import Placed
 from docmill.storage.writers import Target
+from docmill.storage.writers.parts_manifest import Manifest
 from docmill.worker import formatting
+from tests.storage.columns import table_of
 
 OPTIONS = SourceOptions()
+MAIL = "From a@example.org Thu Jan  1 00:00:00 2026\nSubject: Songs\n\nWhales sing.\n"
+NAMES = st.text("ab.", min_size=1, max_size=3).filter(lambda name: name.strip("."))
+SAID = {"task": "translate", "tokens_in": 5, "tokens_out": 4, "flags": []}  # of each result
 
 
 def write(root: Path, files: dict[str, str | bytes]) -> None:
@@ -222,9 +234,6 @@ def zipped(files: dict[str, str]) -> bytes:
     return held.getvalue()
 
 
-MAIL = "From a@example.org Thu Jan  1 00:00:00 2026\nSubject: Songs\n\nWhales sing.\n"
-
-
 def test_records_archives_and_mailboxes_in_a_folder_are_read_under_their_files_paths(tmp_path: Path) -> None:
     write(
         tmp_path,
@@ -312,7 +321,7 @@ def test_files_whose_library_is_missing_are_left_out_with_what_reads_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, {"a.txt": "A", "b.parquet": "PAR1", "c.pdf": "", "d.mbox": MAIL, "e.PNG": "", "f.png": ""})
-    monkeypatch.setattr("docmill.storage.readers.registry.find_spec", lambda name: None)
+    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda name: None)
     source = open_source(str(tmp_path), OPTIONS)
     assert keys(source) == ["a.txt"]
     assert left_out(source) == {".PNG": 1, ".png": 1, ".parquet": 1, ".pdf": 1, ".mbox": 1}
@@ -364,7 +373,7 @@ def test_a_package_that_reads_a_kind_of_file_is_asked_once_for_each_kind(
 ) -> None:
     write(tmp_path, {"a.txt": "A", **{f"{n}.png": "" for n in range(20)}})
     asked: list[str] = []
-    monkeypatch.setattr("docmill.storage.readers.plugins.row_reader", asked.append)
+    monkeypatch.setattr("docmill.storage.readers.sources.row_reader", asked.append)
     source = FolderSource(tmp_path, OPTIONS, kinds())
     assert keys(source) == ["a.txt"]
     assert asked == [".png"]
@@ -393,3 +402,284 @@ def test_a_file_of_windows_among_others_is_read_as_such_and_flagged(tmp_path: Pa
     assert found["d.txt"] == ("\ufffd" * 5, ("invalid_utf8@0",))
     assert found["e.csv#1"] == ("\u00e9t\u00e9", ("assumed_cp1252@10",))
     assert found["e.csv#2"][1] == ("assumed_cp1252@16",)
+
+
+def matching(source: str, options: SourceOptions = OPTIONS) -> list[str]:
+    return [item.key for item in open_source(source, options).records() if isinstance(item, Record)]
+
+
+def rejected(source: str) -> dict[str, str]:
+    return {item.where: item.reason for item in open_source(source, OPTIONS).records() if isinstance(item, Rejection)}
+
+
+def matched(pattern: Path) -> list[str]:
+    return [found[0] for found in Pattern(str(pattern)).walk() if not isinstance(found, Rejection)]
+
+
+def test_a_folder_whose_name_has_brackets_may_stand_before_a_pattern(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"letters [1916]/a.txt": "a", "letters [1916]/[b]/c.txt": "c", "letters 1/d.txt": "d"})
+    assert matching(f"{tmp_path}/letters [1916]/*.txt") == ["a.txt"]
+    assert matching(f"{tmp_path}/letters [16]/*.txt") == ["letters 1/d.txt"]
+    monkeypatch.chdir(tmp_path / "letters [1916]")
+    assert matching("*.txt") == ["a.txt"]
+    assert matching("[b]/*") == ["c.txt"]
+
+
+def test_a_wildcard_that_two_dots_take_back_makes_no_pattern(tmp_path: Path) -> None:
+    write(tmp_path, {"a.txt": "a"})
+    with pytest.raises(SourceMissing):
+        open_source(f"{tmp_path}/*/../a.txt", OPTIONS)
+
+
+def test_documents_of_many_files_have_keys_that_keep_the_files_apart(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "data/b.jsonl": '{"id": 1, "text": "b1"}\n{"text": "b2"}\n',
+            "data/a.csv": "id,text\n1,a1\n,a2\n",
+            "data/sub/c.jsonl.gz": gzip.compress(b'{"id": 1, "text": "c1"}\n'),
+            "data/note.txt": "n",
+            "data/x.png": "",
+            "other/d.jsonl": '{"id": 1, "text": "d1"}\n',
+        },
+    )
+    with zipfile.ZipFile(tmp_path / "data/z.zip", "w") as made:
+        made.writestr("in/m.txt", "m")
+        made.writestr("../out.txt", "m")
+    pattern = str(tmp_path / "data/**")
+    source = open_source(pattern, OPTIONS)
+    assert source.name == pattern
+    found = list(source.records())
+    assert [item.key for item in found if isinstance(item, Record)] == [
+        *("a.csv#1", "a.csv:2", "b.jsonl#1", "b.jsonl:2", "note.txt", "sub/c.jsonl.gz#1", "z.zip/in/m.txt"),
+    ]
+    assert [item.where for item in found if isinstance(item, Rejection)] == ["z.zip/../out.txt"]
+    assert isinstance(source, FilesSource)
+    assert source.ignored == {".png": 1}
+    assert source.bytes_read > 0
+    assert source.size_bytes() is None
+    assert list(source.records()) == found
+    assert matching(pattern, SourceOptions(limit=3)) == ["a.csv#1", "a.csv:2", "b.jsonl#1"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*.txt", ["a-b.txt", "a.txt"]),
+        ("?.txt", ["a.txt"]),
+        ("[ab].txt", ["a.txt"]),
+        ("*/*.txt", ["a/x.txt"]),
+        ("**/*.txt", ["a-b.txt", "a.txt", "a/b/y.txt", "a/x.txt"]),
+        ("**/**/x.txt", ["a/x.txt"]),
+        ("a/**", ["b/y.txt", "x.txt"]),
+        ("**/b/*", ["a/b/y.txt"]),
+        (".hidden/*", ["z.txt"]),
+        (".*/*", [".hidden/z.txt"]),
+        ("../*/a/*.txt", None),
+    ],
+)
+def test_a_pattern_means_files_in_the_order_of_their_paths(
+    pattern: str, expected: list[str] | None, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    write(root, dict.fromkeys(["a.txt", "a-b.txt", "a/x.txt", "a/b/y.txt", ".hidden/z.txt", ".dot.txt"], ""))
+    found = matched(root / pattern)
+    assert found == (["root/a/x.txt"] if expected is None else expected)
+    for path in found:
+        assert Pattern(str(root / pattern)).matches(Pattern(str(root / pattern)).root / path)
+
+
+@given(
+    paths=st.sets(st.lists(NAMES, min_size=1, max_size=3).map("/".join), max_size=8),
+    parts=st.lists(NAMES | st.sampled_from(["*", "**", "a*", "?"]), min_size=1, max_size=3),
+)
+def test_what_is_walked_is_what_matches(
+    paths: set[str], parts: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("root")
+    files = [path for path in sorted(paths) if not any(other.startswith(f"{path}/") for other in paths)]
+    write(root, dict.fromkeys(files, ""))
+    pattern = Pattern(str(root.joinpath("*", *parts)))
+    expected = [path for path in files if pattern.matches(root / path)]
+    assert matched(root.joinpath("*", *parts)) == expected
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path: Path) -> None:
+    write(tmp_path, {"a[1].jsonl": '{"text": "x"}\n', "a1.jsonl": '{"text": "y"}\n'})
+    assert matching(str(tmp_path / "a[1].jsonl")) == ["a[1].jsonl:1"]
+    assert matching(str(tmp_path / "a[[]1].jsonl")) == ["a[1].jsonl:1"]
+
+
+def test_the_name_is_the_absolute_pattern_however_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"data/a.txt": "x"})
+    (tmp_path / "link").symlink_to("data")
+    monkeypatch.chdir(tmp_path)
+    for asked in ("data/*.txt", "./data/../data/*.txt", "link/*.txt", f"{tmp_path}/data/*.txt"):
+        assert open_source(asked, OPTIONS).name == f"{tmp_path}/data/*.txt"
+
+
+def test_no_match_and_no_readable_match_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, {"a.png": ""})
+    with pytest.raises(SourceEmpty, match=r"no file matches .*\*\.jsonl"):
+        open_source(str(tmp_path / "*.jsonl"), OPTIONS)
+    with pytest.raises(SourceEmpty, match="no file matches"):
+        open_source(str(tmp_path / "nowhere" / "*.jsonl"), OPTIONS)
+    with pytest.raises(SourceUnsupported, match=r"a\.png is not a kind of file"):
+        open_source(str(tmp_path / "*"), OPTIONS)
+
+
+def test_a_wrong_field_is_an_error_and_in_a_later_file_a_rejection(tmp_path: Path) -> None:
+    write(tmp_path, {"a.jsonl": '{"text": "x"}\n', "b.csv": "body\nx\n", "c.jsonl": '{"text": "y"}\n'})
+    pattern = str(tmp_path / "*")
+    with pytest.raises(FieldUnknown, match='no record has a field "body"'):
+        open_source(pattern, SourceOptions("body"))
+    assert matching(pattern) == ["a.jsonl:1", "c.jsonl:1"]
+    assert 'no record has a field "text"' in rejected(pattern)["b.csv"]
+
+
+def test_damage_in_one_file_leaves_the_others_readable(tmp_path: Path) -> None:
+    write(tmp_path, {"a.jsonl.gz": b"no gzip", "b.zip": b"no zip", "c.jsonl": '{"text": "x"}\n'})
+    pattern = str(tmp_path / "*")
+    assert matching(pattern) == ["c.jsonl:1"]
+    assert set(rejected(pattern)) == {"a.jsonl.gz@7", "b.zip"}
+
+
+def test_a_file_whose_library_is_missing_is_rejected_and_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {"a.jsonl": '{"text": "x"}\n', "b.parquet": "PAR1", "c.png": ""})
+    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda name: None)
+    pattern = str(tmp_path / "*")
+    assert install("parquet") in rejected(pattern)["b.parquet"]
+    assert matching(pattern) == ["a.jsonl:1"]
+
+
+def test_links_that_lead_out_and_pipes_are_refused_and_links_to_folders_not_followed(tmp_path: Path) -> None:
+    write(tmp_path, {"secret/s.txt": "s", "root/a.txt": "a", "root/sub/b.txt": "b"})
+    root = tmp_path / "root"
+    (root / "in.txt").symlink_to("a.txt")
+    (root / "out.txt").symlink_to("../secret/s.txt")
+    (root / "loop").symlink_to(".")
+    os.mkfifo(root / "pipe.txt")
+    pattern = str(root / "**" / "*.txt")
+    assert matching(pattern) == ["a.txt", "in.txt", "sub/b.txt"]
+    refused = rejected(pattern)
+    assert refused.pop("pipe.txt").endswith("pipe.txt is a pipe, not a file; pass it on standard input, as -")
+    assert refused == {
+        "loop": "a link to a folder is not followed",
+        "out.txt": "a link that leads out of the folder",
+    }
+
+
+def exported(folder: Path, n: int, form: str | None = None, field: str = "text", part_documents: int = 3) -> Path:
+    """A folder of parts with so many results."""
+    rows: list[Placed] = [
+        ((i, i), {"id": f"k{i}", field: f"Text {i}:\n«слово»", **SAID, "meta": {"n": i}}) for i in range(n)
+    ]
+    target = Target.of(folder, form)
+    named = target.format + target.compression
+    wanted = Manifest(1, "books", 0.5, None, named, part_documents, "0.1.0", {}, {"a": {"done": n}})
+    columns = table_of("id", field, "tokens_in", "tokens_out", "flags", "meta")
+    parts.write(target, wanted, lambda place: iter(rows), columns)
+    return folder
+
+
+def read(folder: Path, options: SourceOptions = OPTIONS) -> list[Any]:
+    return list(open_source(str(folder), options).records())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_parts_are_one_source_with_the_ids_and_texts_that_they_had(tmp_path: Path, form: str) -> None:
+    folder = exported(tmp_path / "out", 10, form)
+    (folder / "notes.txt").write_text("no part")
+    found = read(folder)
+    assert [(record.key, record.text) for record in found] == [(f"k{i}", f"Text {i}:\n«слово»") for i in range(10)]
+    first_line = {"jsonl": "part-00003.jsonl:1", "csv": "part-00003.csv:2", "parquet": "part-00003.parquet:1"}
+    assert found[-1].where == first_line[form]
+    assert read(folder, SourceOptions(limit=4)) == found[:4]
+
+
+def test_compressed_parts_are_read_too(tmp_path: Path) -> None:
+    assert len(read(exported(tmp_path / "out.jsonl.zst", 4))) == 4
+
+
+def test_a_pattern_reads_them_as_any_files_and_keeps_their_ids_apart(tmp_path: Path) -> None:
+    folder = exported(tmp_path / "out", 4)
+    assert [record.key for record in read(folder / "part-*.jsonl")] == [
+        *(f"part-00000.jsonl#k{i}" for i in range(3)),
+        "part-00001.jsonl#k3",
+    ]
+
+
+def test_an_export_that_is_not_whole_is_refused(tmp_path: Path) -> None:
+    folder = exported(tmp_path / "out", 10)
+    part = folder / "part-00001.jsonl"
+    raw = part.read_bytes()
+    part.write_bytes(raw[:-1])
+    with pytest.raises(SourceUnreadable, match=r"part-00001\.jsonl is not as it was written; the `docmill results`"):
+        read(folder)
+    part.unlink()
+    with pytest.raises(SourceUnreadable, match=r"part-00001\.jsonl is not as it was written"):
+        read(folder)
+    part.write_bytes(raw)
+    manifest = folder / "manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"complete": False}))
+    with pytest.raises(SourceUnreadable, match="has not all of its parts"):
+        read(folder)
+    with pytest.raises(SourceEmpty, match="no results"):
+        read(exported(tmp_path / "none", 0))
+
+
+def test_a_field_of_another_name_is_asked_for_and_vectors_are_no_documents(tmp_path: Path) -> None:
+    folder = exported(tmp_path / "out", 4, "csv", field="english")
+    with pytest.raises(FieldUnknown, match='it has "id", "english"'):
+        read(folder)
+    assert read(folder, SourceOptions("english"))[3].key == "k3"
+    (folder / "manifest.json").write_text((folder / "manifest.json").read_text().replace(".csv", ".npy"))
+    for path in folder.glob("*.csv"):
+        path.rename(path.with_suffix(".npy"))
+    with pytest.raises(SourceUnsupported, match=r"part-00000\.npy is not a kind of file that is read"):
+        read(folder)
+
+
+@pytest.mark.parametrize("name", ["../secret.jsonl", "/etc/passwd", "secret.jsonl", "part-00000.jsonl/../x", 7, None])
+def test_a_manifest_that_names_other_files_is_none(tmp_path: Path, name: object) -> None:
+    folder = exported(tmp_path / "out", 2)
+    (tmp_path / "secret.jsonl").write_text('{"text": "secret"}')
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["parts"][0]["files"][0]["name"] = name
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(SourceUnsupported, match=r"part-00000\.jsonl: it holds results that docmill wrote"):
+        read(folder)
+
+
+@pytest.mark.parametrize("form", ["csv", "csv.gz", "csv-excel"])
+def test_parts_in_csv_give_back_texts_and_ids_that_look_like_formulas(form: str, tmp_path: Path) -> None:
+    texts = {"=cmd": "- [ ] buy milk", "'=1": "'quoted'", "@a;b": "'- one\n;=two", "k": "plain"}
+    rows: list[Placed] = [((i, i), {"id": id_, "-x": text}) for i, (id_, text) in enumerate(texts.items())]
+    target = Target.of(tmp_path / "out", form) if form != "csv.gz" else Target.of(tmp_path / "out.csv.gz")
+    wanted = Manifest(1, "books", 0.5, None, form, 2, "0.1.0", {}, {})
+    parts.write(target, wanted, lambda place: iter(rows), table_of("id", "-x"))
+    assert {record.key: record.text for record in read(target.path, SourceOptions("-x"))} == texts
+
+
+def test_a_part_that_is_a_link_out_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    folder = exported(tmp_path / "out", 4)
+    part = folder / "part-00000.jsonl"
+    part.rename(tmp_path / "elsewhere.jsonl")
+    part.symlink_to(tmp_path / "elsewhere.jsonl")
+    rejected, record = read(folder)
+    assert (rejected.where, rejected.reason) == ("part-00000.jsonl", "a link that leads out of the folder")
+    assert isinstance(record, Record)
+
+
+def test_the_manifest_of_another_program_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    for other in ('{"name": "an extension", "manifest_version": 3}', "[]", "no JSON"):
+        (tmp_path / "manifest.json").write_text(other)
+        assert [record.key for record in read(tmp_path)] == ["a.txt"]

@@ -28,11 +28,10 @@ from docmill.storage.readers import (
     SourceUnsupported,
     open_source,
 )
-from docmill.storage.readers.arrow_process import parquet as opened
+from docmill.storage.readers.arrow import parquet as opened
+from docmill.storage.readers.confinement import Ended, receive
 from docmill.storage.readers.records import Row, document
-from docmill.storage.readers.sandbox import Ended, receive
-from docmill.storage.readers.table import said
-from docmill.storage.readers.table_process import serve
+from docmill.storage.readers.table import said, serve
 from docmill.storage.writers import Target
 from tests.storage.columns import table_of
 from tests.storage.writers.test_writers import ROWS
@@ -279,7 +278,7 @@ def test_without_the_library_it_is_named_and_a_compression_around_it_is_refused(
     (tmp_path / "c.parquet.gz").write_bytes(gzip.compress(path.read_bytes()))
     with pytest.raises(SourceUnsupported, match="take off a compression"):
         open_source(str(tmp_path / "c.parquet.gz"), OPTIONS)
-    monkeypatch.setattr("docmill.storage.readers.registry.find_spec", lambda name: None)
+    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda name: None)
     with pytest.raises(SourceUnsupported, match=r"install .*\[parquet\]"):
         open_source(str(path), OPTIONS)
 
@@ -301,8 +300,8 @@ def test_the_library_reads_a_large_group_of_rows_page_by_page(tmp_path: Path) ->
     program = """
 import re, sys
 from pathlib import Path
-from docmill.storage.readers.arrow_process import parquet
-from docmill.storage.readers.table_process import serve
+from docmill.storage.readers.arrow import parquet
+from docmill.storage.readers.table import serve
 from docmill.storage.readers import SourceOptions
 with open(sys.argv[1], "rb") as file, open("/dev/null", "wb") as out:
     serve(lambda: parquet(file, SourceOptions()), SourceOptions(), out)

@@ -110,11 +110,11 @@ def test_a_bug_in_the_reader_of_one_file_of_a_folder_ends_the_reading(
     monkeypatch.setattr(jsonl, "_check_shape", broken)
     records = open_source(str(tmp_path), SourceOptions()).records()
     assert isinstance(next(records), Record)
-    with pytest.raises(ReaderFailed, match=r"^b\.jsonl: the reader storage\.readers\.jsonl:rows failed") as failed:
+    with pytest.raises(ReaderFailed, match=r"^b\.jsonl: the reader docmill\.\S+\.jsonl:rows failed") as failed:
         next(records)
     assert isinstance(failed.value.__cause__, KeyError)
     monkeypatch.setattr(documents, "decoded", broken)
-    with pytest.raises(ReaderFailed, match=r"^a\.txt: the reader storage\.readers\.documents:document failed"):
+    with pytest.raises(ReaderFailed, match=r"^a\.txt: the reader docmill\.\S+\.documents:document failed"):
         list(open_source(str(tmp_path), SourceOptions()).records())
 
 
@@ -150,7 +150,7 @@ def test_help_and_errors_name_every_kind(monkeypatch: pytest.MonkeyPatch) -> Non
             assert said.index(f'"{kind.extra.name}"') < said.index(suffix)
     for scheme in ("datasets", "sqlite", "postgresql"):
         assert f"{scheme}://" in said
-    monkeypatch.setattr(registry, "find_spec", lambda _: None)
+    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda _: None)
     assert missing([".txt", ".PNG"]) == ""
     assert missing([".PDF", ".mbox"]).startswith(f"; {install('formats')} reads .html, .htm, .pdf")
     assert registry.document_suffixes() == (".txt", ".md")

@@ -89,7 +89,7 @@ def test_parts_of_a_parquet_file_are_asked_for_and_where_there_are_none_it_is_co
     assert read(f"{site.url}/c.parquet") == found
     site.sizes = False
     assert read(f"{site.url}/c.parquet") == found
-    monkeypatch.setattr("docmill.storage.readers.http_range.COPIED_BYTES", 2**20)
+    monkeypatch.setattr("docmill.storage.readers.remote.COPIED_BYTES", 2**20)
     for site.sizes in (True, False):
         with pytest.raises(SourceUnsupported, match=r"c\.parquet: its server gives no parts of a file, and"):
             open_source(f"{site.url}/c.parquet", OPTIONS)
@@ -253,7 +253,7 @@ def test_a_file_that_is_shorter_than_its_size_ends_the_reading() -> None:
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("docmill.storage.readers.remote.find_spec", lambda name: None)
+    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda name: None)
     with pytest.raises(SourceUnsupported, match=r"install .*\[remote\]"):
         open_source("https://example.org/c.jsonl", OPTIONS)
     monkeypatch.undo()

@@ -14,7 +14,7 @@ import pytest
 import zstandard
 
 from docmill.storage.readers import Record, Rejection, SourceOptions, SourceUnreadable, SourceUnsupported, open_source
-from docmill.storage.readers.http_range import BLOCK_BYTES
+from docmill.storage.readers.remote import BLOCK_BYTES
 from tests.storage.readers.site import Site, serving
 from tests.storage.readers.test_archives import MEMBERS, PEAK, READ, tarred, zipped
 from tests.storage.readers.test_documents import mail
@@ -140,7 +140,7 @@ def test_a_server_that_sends_more_than_was_asked_for_fills_no_memory(site: Site)
 
 def test_a_zip_file_that_would_have_to_be_copied_is_bounded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     site.files["/a.zip"] = zipped({"a.txt": noise(2 * BLOCK_BYTES)})
-    monkeypatch.setattr("docmill.storage.readers.http_range.COPIED_BYTES", 2**20)
+    monkeypatch.setattr("docmill.storage.readers.remote.COPIED_BYTES", 2**20)
     assert len(read(f"{site.url}/a.zip")) == 1
     site.ranges = False
     with pytest.raises(SourceUnsupported, match="its server gives no parts of a file"):

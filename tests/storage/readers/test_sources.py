@@ -17,6 +17,7 @@ import pytest
 import zstandard
 
 from docmill.storage.readers import (
+    FieldUnknown,
     Record,
     Rejection,
     SourceError,
@@ -24,6 +25,7 @@ from docmill.storage.readers import (
     SourceOptions,
     SourceUnreadable,
     SourceUnsupported,
+    open_queries,
     open_source,
 )
 
@@ -35,6 +37,51 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     ".zst": zstandard.ZstdCompressor(write_checksum=True).compress,  # as the zstd command does
 }
 LINES = [json.dumps({"id": f"{n}", "text": f"text {n} " * 40}).encode() + b"\n" for n in range(3_000)]
+# Run by itself: the JSON parser reserves many times what it touches, so only the resident size tells.
+READ_AND_MEASURE = """
+import re, sys
+from pathlib import Path
+from docmill.storage.readers import SourceOptions, open_source
+def peak_kb():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+before = peak_kb()
+lengths = [len(item.text) for item in open_source(sys.argv[1], SourceOptions()).records()]
+print(*lengths, peak_kb() - before)
+"""
+READER = """
+from docmill.storage.readers import Record, Rejection, Row
+
+def rows(stream, name, options):
+    for number, line in enumerate(stream, 1):
+        title, _, text = line.decode().rstrip().partition("|")
+        where = f"{name}:{number}"
+        yield Row({"text": text, "title": title}, number, where, (), False) if text else Rejection(where, "no bar")
+
+class Wiki:
+    bytes_read = 0
+    def __init__(self, url, options):
+        self.name = url
+    def size_bytes(self):
+        return None
+    def records(self):
+        yield Record("page", "said", {}, (), "page")
+
+def breaks(stream, name, options):
+    yield Row({"text": "fine"}, 1, name, (), True)
+    raise KeyError("secret")
+
+def wrong(stream, name, options):
+    yield {"text": "no row"}
+
+def refuses(url, options):
+    raise RuntimeError(url)
+
+def nothing(url, options):
+    return None
+
+constant = 5
+"""
+Install = Callable[..., None]
 
 
 def read(path: Path, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
@@ -172,19 +219,6 @@ def test_memory_does_not_grow_with_the_length_of_the_file(tmp_path: Path, compre
     assert large < small * 1.5 + MB
 
 
-# Run by itself: the JSON parser reserves many times what it touches, so only the resident size tells.
-READ_AND_MEASURE = """
-import re, sys
-from pathlib import Path
-from docmill.storage.readers import SourceOptions, open_source
-def peak_kb():
-    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-before = peak_kb()
-lengths = [len(item.text) for item in open_source(sys.argv[1], SourceOptions()).records()]
-print(*lengths, peak_kb() - before)
-"""
-
-
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the resident size from /proc")
 def test_a_document_of_fifty_megabytes_on_one_line_takes_a_few_times_its_size(tmp_path: Path) -> None:
     path = tmp_path / "big.jsonl"
@@ -278,3 +312,138 @@ def test_every_error_pickles_with_its_message(tmp_path: Path) -> None:
         again = pickle.loads(pickle.dumps(error("what is wrong")))
         assert type(again) is error
         assert str(again) == "what is wrong"
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Puts a distribution on the path: its name, and what it registers."""
+    site = tmp_path / "site"
+    site.mkdir()
+    monkeypatch.syspath_prepend(str(site))
+
+    def made(name: str, readers: dict[str, str], code: str = READER) -> None:
+        (site / f"{name}.py").write_text(code)
+        about = site / f"{name}-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        lines = [f"{key} = {value}\n" for key, value in readers.items()]
+        (about / "entry_points.txt").write_text("[docmill.readers]\n" + "".join(lines))
+
+    yield made
+    for name in ("tiny", "other"):
+        sys.modules.pop(name, None)
+
+
+def test_a_package_can_read_a_suffix_with_all_that_others_have(install: Install, tmp_path: Path) -> None:
+    install("tiny", {".bar": "tiny:rows"})
+    raw = b"a|first\nnothing\nb|nul\0\n"
+    (tmp_path / "c.BAR").write_bytes(raw)
+    assert list(open_source(str(tmp_path / "c.BAR"), OPTIONS).records()) == [
+        Record("c.BAR:1", "first", {"title": "a"}, (), "c.BAR:1"),
+        Rejection("c.BAR:2", "no bar"),
+        Record("c.BAR:3", "nul\ufffd", {"title": "b"}, ("nul_replaced",), "c.BAR:3"),
+    ]
+    (tmp_path / "d.bar.gz").write_bytes(gzip.compress(raw))
+    assert len(list(open_source(str(tmp_path / "*.*"), SourceOptions(limit=3)).records())) == 4
+    with pytest.raises(FieldUnknown, match='it has "text", "title"'):
+        open_source(str(tmp_path / "d.bar.gz"), SourceOptions("body"))
+
+
+def test_a_package_can_read_a_scheme(install: Install) -> None:
+    install("tiny", {"wiki": "tiny:Wiki"})
+    source = open_source("WIKI://en/page", OPTIONS)
+    assert source.name == "WIKI://en/page"
+    assert list(source.records()) == [Record("page", "said", {}, (), "page")]
+
+
+def test_our_own_kinds_come_first(install: Install, tmp_path: Path) -> None:
+    install("tiny", {".jsonl": "tiny:rows", "sqlite": "tiny:Wiki"})
+    (tmp_path / "c.jsonl").write_text('{"text": "x"}\n')
+    assert len(list(open_source(str(tmp_path / "c.jsonl"), OPTIONS).records())) == 1
+    with pytest.raises(SourceUnsupported, match="no query"):
+        open_source("sqlite:///x", OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("gone:rows", r"of tiny 1\.0 cannot be loaded \(ModuleNotFoundError: No module named 'gone'\)"),
+        ("tiny:gone", r"the reader tiny:gone of tiny 1\.0 cannot be loaded \(AttributeError"),
+        ("tiny:constant", r"the reader tiny:constant of tiny 1\.0 is no function"),
+    ],
+)
+def test_a_reader_that_does_not_load_is_named_with_its_package(
+    value: str, reason: str, install: Install, tmp_path: Path
+) -> None:
+    install("tiny", {".bar": value, "wiki": value})
+    (tmp_path / "c.bar").write_bytes(b"")
+    for source in (str(tmp_path / "c.bar"), "wiki://x"):
+        with pytest.raises(SourceUnsupported, match=reason):
+            open_source(source, OPTIONS)
+    (tmp_path / "c.jsonl").write_text('{"text": "x"}\n')  # which it does not concern
+    open_source(str(tmp_path / "c.jsonl"), OPTIONS)
+
+
+def test_a_module_that_fails_on_import_is_one_sentence(install: Install, tmp_path: Path) -> None:
+    install("tiny", {".bar": "tiny:rows"}, code="raise RuntimeError('one\\ntwo')")
+    (tmp_path / "c.bar").write_bytes(b"")
+    with pytest.raises(SourceUnsupported, match=r"cannot be loaded \(RuntimeError: one\)$"):
+        open_source(str(tmp_path / "c.bar"), OPTIONS)
+
+
+def test_a_reader_that_fails_is_named_and_its_words_are_not_said(install: Install, tmp_path: Path) -> None:
+    install("tiny", {".a": "tiny:breaks", ".b": "tiny:wrong", "a": "tiny:refuses", "b": "tiny:nothing"})
+    for name in ("c.a", "c.b"):
+        (tmp_path / name).write_bytes(b"")
+    records = open_source(str(tmp_path / "c.a"), OPTIONS).records()
+    assert isinstance(next(records), Record)
+    with pytest.raises(SourceUnreadable, match=r"c\.a: the reader tiny:breaks of tiny 1\.0 failed \(KeyError\)$"):
+        next(records)
+    *_, last = open_source(str(tmp_path / "*.a"), OPTIONS).records()
+    assert last == Rejection("c.a", "c.a: the reader tiny:breaks of tiny 1.0 failed (KeyError)", fatal=True)
+    with pytest.raises(SourceUnreadable, match=r"tiny:wrong of tiny 1\.0 failed \(TypeError\)"):
+        open_source(str(tmp_path / "c.b"), OPTIONS)
+    with pytest.raises(
+        SourceUnreadable, match=r"a://: the reader tiny:refuses of tiny 1\.0 failed \(RuntimeError\)$"
+    ):
+        open_source("a://me:geheim@x", OPTIONS)
+    with pytest.raises(SourceUnreadable, match="gives no source"):
+        open_source("b://x", OPTIONS)
+
+
+def test_two_readers_of_one_suffix_are_refused_with_both_names(install: Install, tmp_path: Path) -> None:
+    install("tiny", {".bar": "tiny:rows"})
+    install("other", {".bar": "other:rows"})
+    (tmp_path / "c.bar").write_bytes(b"")
+    with pytest.raises(SourceUnsupported, match=r"of other 1\.0 and tiny 1\.0; uninstall"):
+        open_source(str(tmp_path / "c.bar"), OPTIONS)
+
+
+def read_queries(folder: Path, raw: bytes, name: str = "q.txt") -> list[Record | Rejection]:
+    (folder / name).write_bytes(raw)
+    return list(open_queries(str(folder / name)).records())
+
+
+def test_every_line_is_a_text_and_blank_ones_count_in_line_numbers_only(tmp_path: Path) -> None:
+    raw = b"\xef\xbb\xbf one \r\n\n \ntwo\xff\nlast"
+    expected = [
+        Record("q.txt:1", "one", {}, (), "q.txt:1"),
+        Record("q.txt:2", "two\ufffd", {}, ("invalid_utf8@16",), "q.txt:4"),
+        Record("q.txt:3", "last", {}, (), "q.txt:5"),
+    ]
+    assert read_queries(tmp_path, raw) == expected
+    assert read_queries(tmp_path, gzip.compress(raw), "q.txt.gz")[2] == Record(
+        "q.txt.gz:3", "last", {}, (), "q.txt.gz:5"
+    )
+
+
+def test_queries_are_read_from_records_too(tmp_path: Path) -> None:
+    assert read_queries(tmp_path, b'{"id": 7, "text": "one"}\nbad\n', "q.jsonl") == [
+        Record("7", "one", {}, (), "q.jsonl:1"),
+        Rejection("q.jsonl:2", "not JSON: Expecting value at column 1"),
+    ]
+
+
+def test_other_files_are_refused_with_what_is_read(tmp_path: Path) -> None:
+    with pytest.raises(SourceUnsupported, match=r"q.md is not .* these are: .jsonl, .*, .txt \(also .gz or .zst\)"):
+        read_queries(tmp_path, b"one\n", "q.md")

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import gzip
+import io
+import json
+import zipfile
 from pathlib import Path
 
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
-from docmill.storage.readers import FieldUnknown, Record, Rejection, SourceOptions, open_source
+from docmill.storage.readers import (
+    FieldUnknown,
+    Record,
+    Rejection,
+    SourceOptions,
+    SourceUnreadable,
+    SourceUnsupported,
+    open_source,
+)
 from docmill.storage.readers.errors import BrokenStream
-from docmill.storage.readers.streams import Expansion
+from docmill.storage.readers.streams import Expansion, decoded, find_encoding
 
 MIB = 2**20
+TEXT = "Größe – naïve 中文 🐋"
+LINES = "".join(json.dumps({"id": f"k{n}", "text": f"{TEXT} {n}"}, ensure_ascii=False) + "\n" for n in range(3))
+CSV = "id;text\r\n" + "".join(f'k{n};"{TEXT}\n{n}"\r\n' for n in range(3))
 
 
 def expanding(pack: str, start: bytes, piece: bytes, times: int, path: Path) -> Path:
@@ -97,3 +113,131 @@ def test_a_record_of_very_many_values_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "x", "n": [' + b"0," * 10_000_001 + b'0]}\n{"text": "y"}\n')
     assert rejected(path) == ["more than 10,000,000 values in one record"]
+
+
+def records(path: Path, encoding: str | None = None) -> list[Record | Rejection]:
+    return list(open_source(str(path), SourceOptions(encoding=encoding)).records())
+
+
+def found(items: list[Record | Rejection]) -> list[tuple[str, str, tuple[str, ...]]]:
+    return [(item.key, item.text, item.flags) for item in items if isinstance(item, Record)]
+
+
+class Drops(io.RawIOBase):
+    """A pipe that gives the first four bytes at once, and every further one by itself."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._left = [raw[:4], *(bytes([byte]) for byte in raw[4:])]
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        given = self._left.pop(0) if self._left else b""
+        buffer[: len(given)] = given
+        return len(given)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32", "utf-32-be"])
+def test_a_byte_order_mark_says_how_a_file_is_encoded(encoding: str, tmp_path: Path) -> None:
+    mark = "\ufeff".encode(encoding) if encoding.endswith("be") else b""
+    (tmp_path / "a.jsonl").write_bytes(mark + LINES.encode(encoding))
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(mark + CSV.encode(encoding)))
+    (tmp_path / "c.txt").write_bytes(mark + TEXT.encode(encoding))
+    assert found(records(tmp_path / "a.jsonl")) == [(f"k{n}", f"{TEXT} {n}", ()) for n in range(3)]
+    assert found(records(tmp_path / "b.csv.gz")) == [(f"k{n}", f"{TEXT}\n{n}", ()) for n in range(3)]
+    assert found(records(tmp_path / "c.txt")) == [("c.txt", TEXT, ())]
+    assert found(records(tmp_path / "c.txt", "cp1252")) == [("c.txt", TEXT, ())]  # the mark knows better
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as made:
+        made.write(tmp_path / "c.txt", "c.txt")
+    assert found(records(tmp_path / "d.zip")) == [("c.txt", TEXT, ())]
+    assert [text for _, text, _ in found(records(tmp_path))].count(TEXT) == 2
+    for stdin in (io.BytesIO(mark + LINES.encode(encoding)), io.BufferedReader(Drops(mark + LINES.encode(encoding)))):
+        piped = open_source("-", SourceOptions(), stdin=stdin)
+        assert found(list(piped.records())) == [(f"k{n}", f"{TEXT} {n}", ()) for n in range(3)]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-16-le", "shift_jis", "koi8-r", "gb18030"])
+def test_the_user_says_how_files_without_a_mark_are_encoded(encoding: str, tmp_path: Path) -> None:
+    text = "Größe" if encoding in {"cp1252", "latin-1"} else "слово"
+    (tmp_path / "a.jsonl").write_bytes(f'{{"text": "{text}"}}\n'.encode(encoding))
+    (tmp_path / "b.csv").write_bytes(f"id,text\n1,{text}\n".encode(encoding))
+    (tmp_path / "c.txt").write_bytes(text.encode(encoding))
+    assert [item[1:] for item in found(records(tmp_path, encoding))] == [(text, ())] * 3
+    assert found(records(tmp_path / "b.csv", encoding)) == [("1", text, ())]
+    stdin = io.BytesIO((tmp_path / "a.jsonl").read_bytes())
+    piped = open_source("-", SourceOptions(encoding=encoding), stdin=stdin)
+    assert [item[1:] for item in found(list(piped.records()))] == [(text, ())]
+
+
+def test_bytes_that_the_encoding_does_not_have_are_replaced_and_flagged(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "\x82\xa0\xff"}\n{"text": "\x82\xa0"}\n')
+    (tmp_path / "b.txt").write_bytes(b"\xff\xfea\0b")  # ends within a character
+    assert found(records(tmp_path / "a.jsonl", "shift_jis")) == [
+        ("a.jsonl:1", "あ\ufffd", ("invalid_utf8@13",)),
+        ("a.jsonl:2", "あ", ()),
+    ]
+    assert found(records(tmp_path / "b.txt")) == [("b.txt", "a\ufffd", ("invalid_utf8@1",))]
+
+
+def test_a_bad_character_takes_no_other_with_it_and_one_that_is_cut_off_at_the_end_is_flagged(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("\ufeffa".encode("utf-16-le") + b"\0\xd8" + "bc".encode("utf-16-le"))
+    (tmp_path / "b.csv").write_bytes(b"id,text\n1,a\x82")
+    assert found(records(tmp_path / "a.txt")) == [("a.txt", "a\ufffdbc", ("invalid_utf8@1",))]
+    assert found(records(tmp_path / "b.csv", "shift_jis")) == [("1", "a\ufffd", ("invalid_utf8@11",))]
+
+
+def test_a_long_file_is_recoded_to_its_end(tmp_path: Path) -> None:
+    """Longer than what is converted at a time, and than what is read of it at a time."""
+    texts = [f"{n} {'слово ' * 20_000}".strip() for n in range(4)]
+    (tmp_path / "a.csv").write_bytes("".join(["id,text\n", *(f"k,{text}\n" for text in texts)]).encode("koi8-r"))
+    assert [text for _, text, _ in found(records(tmp_path / "a.csv", "koi8-r"))] == texts
+
+
+def test_an_encoding_that_nobody_knows_or_that_is_none_of_texts_is_refused(tmp_path: Path) -> None:
+    for name in ("utf-9", "base64", "rot13", "unicode_escape", "a\0b", ""):
+        with pytest.raises(SourceUnsupported, match="no encoding is named"):
+            find_encoding(name)
+    assert find_encoding("Latin1") == "iso8859-1"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_records_without_a_mark_are_refused_with_their_likely_encoding(encoding: str, tmp_path: Path) -> None:
+    for name, raw in (("a.jsonl", LINES), ("a.csv", CSV)):
+        (tmp_path / name).write_bytes(raw.encode(encoding))
+        with pytest.raises(SourceUnreadable, match=f"name its encoding, probably --encoding {encoding}"):
+            records(tmp_path / name)
+    with pytest.raises(SourceUnreadable, match=f"^- is no UTF-8.*--encoding {encoding}"):
+        open_source("-", SourceOptions(), stdin=io.BytesIO(LINES.encode(encoding)))
+
+
+@pytest.mark.parametrize("name", ["utf-16", "utf-32"])
+def test_without_a_mark_the_low_byte_comes_first(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(LINES.encode(f"{name}-le"))
+    (tmp_path / "b.jsonl").write_text(LINES, encoding="utf-8")
+    assert found(records(tmp_path / "a.jsonl", name)) == found(records(tmp_path / "b.jsonl"))
+    list(records(tmp_path / "b.jsonl", name))  # wrong, but no bug
+
+
+def test_what_says_its_encoding_itself_takes_none(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1")
+    for source in (str(tmp_path / "a.parquet"), "sqlite:///x.db?SELECT 1", "datasets://a/b"):
+        with pytest.raises(SourceUnsupported, match="leave out --encoding"):
+            open_source(source, SourceOptions(encoding="cp1252"))
+
+
+def test_beside_files_in_an_encoding_a_folder_may_have_files_that_say_theirs(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    (tmp_path / "a.txt").write_bytes("Größe".encode("cp1252"))
+    parquet.write_table(pyarrow.table({"id": ["1"], "text": ["naïve"]}), tmp_path / "b.parquet")
+    for source in (tmp_path, tmp_path / "*"):
+        assert [text for _, text, _ in found(records(source, "cp1252"))] == ["Größe", "naïve"]
+
+
+# A UTF-16 file that begins with NUL begins as one of UTF-32 does.
+@given(text=st.text().filter(lambda text: not text.startswith("\0")), mark=st.sampled_from(["utf-16", "utf-32"]))
+def test_any_text_comes_back_from_its_encoding(text: str, mark: str) -> None:
+    assert decoded(text.encode(mark), "cp1252") == (text.removeprefix("\ufeff"), ())
+    assert decoded(text.encode("utf-8-sig"), "cp1252") == (text, ())

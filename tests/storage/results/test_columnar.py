@@ -39,7 +39,7 @@ from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import arrow
-from docmill.storage.writers.stored import Page
+from docmill.storage.writers.arrow import Page
 from tests.storage.builders import COPY, gathered, numbered, read, records, work
 
 ODD = 'a "b"\\\n\tµ 𝔸 \x7f\u2028{}'

@@ -21,9 +21,9 @@ from hypothesis.extra import numpy as hnp
 from pyarrow import parquet
 
 from docmill.storage.readers import Record, SourceOptions, open_source
-from docmill.storage.writers import Target, jsonl, vectors, write_stream
+from docmill.storage.writers import Target, write_stream
 from docmill.storage.writers.base import FormatUnfit
-from docmill.storage.writers.delimited import escape_formula, unescape_formula
+from docmill.storage.writers.formats import escape_formula, ids_path, json_lines, unescape_formula
 from tests.storage.columns import table_of
 
 Row = dict[str, Any]
@@ -201,7 +201,7 @@ def test_the_name_says_the_format_unless_one_is_asked_for() -> None:
 
 
 def test_parquet_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("docmill.storage.writers.base.find_spec", lambda name: None)
+    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda name: None)
     with pytest.raises(FormatUnfit, match=r"install .*\[parquet\]"):
         Target.of(Path("a.parquet"))
 
@@ -227,7 +227,7 @@ def test_only_lines_go_to_a_stream(tmp_path: Path) -> None:
 
 
 def test_json_lines_keep_every_script() -> None:
-    [line] = jsonl.lines([{"id": "ключ", "text": "日本語\n\u2028\U0001f600"}])
+    [line] = json_lines([{"id": "ключ", "text": "日本語\n\u2028\U0001f600"}])
     assert line.count(b"\n") == 1
     assert json.loads(line) == {"id": "ключ", "text": "日本語\n\u2028\U0001f600"}
 
@@ -282,7 +282,7 @@ def test_an_export_into_a_pipe_is_written_there_and_leaves_it_a_pipe(tmp_path: P
 
 
 def test_the_ids_stand_beside_their_vectors() -> None:
-    assert vectors.ids_path(Path("a/b.npy")) == Path("a/b.ids.jsonl")
+    assert ids_path(Path("a/b.npy")) == Path("a/b.ids.jsonl")
 
 
 def test_a_file_that_is_replaced_passes_its_mode_on(tmp_path: Path) -> None:

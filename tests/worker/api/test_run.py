@@ -17,7 +17,6 @@ import pyarrow as pa
 import pytest
 
 import docmill
-from docmill.storage.readers import registry
 from tests.tasks.backends.remote.api_server import MODEL, ApiServer
 
 TEXTS = ["A first text.", "A second one.", "Ein dritter."]
@@ -202,7 +201,7 @@ def test_a_frame_that_has_no_form_in_arrow_is_refused(store: Path) -> None:
 def test_without_pyarrow_the_error_has_the_command_that_installs_it(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry, "find_spec", lambda name: None)
+    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda name: None)
     with pytest.raises(docmill.Error, match=r"install.*docmill\[parquet\]|\[parquet\]"):
         run(TEXTS, store)
 

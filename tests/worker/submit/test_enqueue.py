@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from docmill.storage.ingest.chunk_builder import FIRST_CHUNK_RECORDS, chunks
-from docmill.storage.ingest.ingest import CHUNK_RECORDS
+from docmill.storage.ingest.chunks import CHUNK_RECORDS, FIRST_CHUNK_RECORDS, chunks
 from docmill.storage.readers import SourceOptions, SourceUnsupported, open_source
 from docmill.worker.errors import BadMessage
 from docmill.worker.orders import parse_enqueue

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from docmill.storage.writers.delimited import escape_formula
+from docmill.storage.writers.formats import escape_formula
 from docmill.worker import formatting
 from docmill.worker.cli.options import JOB, JOB_ID, JSON, LARGEST, LATEST, Choice, WholeNumber, settings_from
 from docmill.worker.cli.printing import (

@@ -121,7 +121,7 @@ def _user() -> str:
 
 
 def _export(review: Review, file: Path, size: int) -> None:
-    from docmill.storage.writers.files import whole_file
+    from docmill.storage.writers.base import whole_file
     from docmill.worker.reviewing.files import rows_of, write_csv, write_json
 
     write = write_csv if file.suffix.lower() == ".csv" else write_json
