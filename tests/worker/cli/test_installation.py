@@ -1,13 +1,14 @@
-"""Shell completion: in a real bash at a terminal; for zsh and fish by what their scripts ask docmill for."""
+"""Commands about an installation: completion in shells, and the store's schema."""
 
 from __future__ import annotations
 
 import os
 import pty
 import select
+import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -96,3 +97,17 @@ def test_completing_loads_neither_models_nor_the_store_nor_the_queue(words: str)
     # pydantic's models declare the options of `run`; nothing that is slower to import is needed for them.
     assert not loaded & {"torch", "transformers", "numpy", "sqlalchemy", "celery", "redis", "rich"}
     assert words.startswith("docmill run") or "pydantic" not in loaded
+
+
+def test_counts_that_are_wrong_are_corrected_and_said(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
+    write_corpus([{"id": f"{n}", "text": f"text {n}"} for n in range(3)])
+    embedded("run", "corpus.jsonl", "--task", "embed", "--model", "null")
+    assert "are right." in embedded("db", "recount").stderr
+    with sqlite3.connect(embedded.folder / "home" / "docmill.db") as store:
+        [(jobs,)] = store.execute("SELECT count(*) FROM shard_count WHERE n > 0").fetchall()
+        store.execute("UPDATE shard_count SET n = 2 * n")
+        store.execute("INSERT INTO work_count (name, lane, label, n) VALUES ('flags', 'embed', 'empty', 2)")
+        store.execute("INSERT INTO work_count (name, lane, label, n) VALUES ('failures', 'embed', 'document', 1)")
+    said = embedded("db", "recount").stderr
+    assert f"{jobs} count{'s' * (jobs != 1)} of shards, 2 of failures and flags" in said
+    assert embedded.json("db", "recount") == {"corrected": {"shards": 0, "outcomes": 0}}
