@@ -58,7 +58,7 @@ def test_a_sample_is_judged_by_lines_and_by_a_file(embedded: Docmill, write_corp
     )
     assert "exclude each other" in embedded("review", 1, "--summary", "--export", "a.csv", code=2).stderr
     assert "neither .csv nor .json" in embedded("review", 1, "--export", "a.txt", code=2).stderr
-    assert "for --export: there is no folder" in embedded("review", 1, "--export", "no/a.csv", code=2).stderr
+    assert "--export: there is no folder" in embedded("review", 1, "--export", "no/a.csv", code=2).stderr
 
 
 def printed(width: int) -> list[str]:
