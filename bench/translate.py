@@ -31,7 +31,7 @@ from bench.pairs import Claim, Comparison, Run, interleave, timed, write
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
 from docmill.tasks.backends.accelerator import quiet
-from docmill.tasks.backends.encoder_decoder.ctranslate_models import converted
+from docmill.tasks.backends.encoder_decoder.ctranslate import converted
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.specs import pinning

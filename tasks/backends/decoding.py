@@ -146,7 +146,7 @@ def decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, stop: tupl
     asked_max_tokens = None if max_new_tokens else _max_tokens(spec.model, own.get("max_length"), context_tokens)
     found = Decoding(
         max_new_tokens=max_new_tokens or min(most, context_tokens // 2),
-        ends=frozenset(_several(own.get("eos_token_id"))),
+        ends=frozenset(as_list(own.get("eos_token_id"))),
         stop=() if is_record else stop,
         seed=asked.get("seed", 0),
         repetition_penalty=float(_first(asked.get("repetition_penalty"), own.get("repetition_penalty"), 1.0)),
@@ -155,8 +155,8 @@ def decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, stop: tupl
         # A least number of new tokens comes before one of prompt and output together, as in transformers.
         min_length=own.get("min_length") or 0 if least is None and own.get("min_new_tokens") is None else 0,
         bad_words_ids=tuple(map(tuple, own.get("bad_words_ids") or ())),
-        suppress_tokens=tuple(_several(own.get("suppress_tokens"))),
-        closing=() if is_record or "stop" in asked else tuple(_several(own.get("stop_strings"))),
+        suppress_tokens=tuple(as_list(own.get("suppress_tokens"))),
+        closing=() if is_record or "stop" in asked else tuple(as_list(own.get("stop_strings"))),
         max_tokens=context_tokens if fills else asked_max_tokens,
         stripped=not keeps_white_space(spec.params),
         n=asked.get(N, 1),
@@ -224,7 +224,7 @@ def _first(*values: Number | None) -> Number:
     return next(value for value in values if value is not None)
 
 
-def _several(value: One | list[One] | tuple[One, ...] | None) -> list[One]:
+def as_list(value: One | list[One] | tuple[One, ...] | None) -> list[One]:
     """The values of a setting that may be none, one or a list."""
     if value is None:
         return []

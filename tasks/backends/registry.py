@@ -155,8 +155,8 @@ BACKENDS: tuple[Row, ...] = (
         tuple(
             Offer(implementation, head, _DECODERS, {"native"}, devices={REMOTE}, extra=_SERVED)
             for implementation, head in (
-                ("docmill.tasks.backends.remote.chat:ChatBackend", Head.CAUSAL_TEXT),
-                ("docmill.tasks.backends.remote.embeddings:EmbeddingsBackend", Head.POOLING),
+                ("docmill.tasks.backends.remote.served_models:ChatBackend", Head.CAUSAL_TEXT),
+                ("docmill.tasks.backends.remote.served_models:EmbeddingsBackend", Head.POOLING),
             )
         ),
     ),

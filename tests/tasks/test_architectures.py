@@ -21,7 +21,7 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 from docmill.storage.core.outcomes import Outcome
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.convert import safe_folder
-from docmill.tasks.backends.encoder_decoder import task_prefixes
+from docmill.tasks.backends.encoder_decoder import generation
 from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
@@ -199,7 +199,7 @@ def test_multilingual_models_are_told_both_languages(
 
 
 def test_language_tokens_of_m2m100_are_found() -> None:
-    assert task_prefixes.language_tokens({"__fr__": 3, "word": 1, "__pad__x": 2, "fr_XX": 5}) == {"fr": 3, "fr_XX": 5}
+    assert generation.language_tokens({"__fr__": 3, "word": 1, "__pad__x": 2, "fr_XX": 5}) == {"fr": 3, "fr_XX": 5}
 
 
 def hidden(folder: Path, text: str) -> npt.NDArray[np.float32]:

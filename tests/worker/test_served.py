@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from docmill.tasks.backends.remote.counting import counter
+from docmill.tasks.backends.remote.requests import counter
 from tests.tasks.backends.remote.api_server import MODEL, Answer, ApiServer
 from tests.tasks.specs.test_pinning import copied
 from tests.worker.harness import Docmill, Running, device_pids, kill_group, until

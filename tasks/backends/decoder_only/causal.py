@@ -1,5 +1,9 @@
 """Decoder-only models on transformers, with continuous batching and a shared prefix that is computed once.
 
+Tokens are chosen by transformers' own processors in the order of its ``generate``. A row has processors and a
+generator of its own, so that its output does not depend on the rest of the batch. It is the output of ``generate``
+for that text alone, with torch seeded by the row's seed.
+
 The win over static batches of transformers is recorded in bench/results/generate.md.
 """
 
@@ -8,22 +12,28 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import AutoModelForCausalLM, LogitsProcessorList
+from transformers import (
+    AutoModelForCausalLM,
+    LogitsProcessorList,
+    MinLengthLogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
+    MinPLogitsWarper,
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    SuppressTokensLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.cache_utils import Cache, DynamicLayer
 
 from docmill.tasks.backends import Assignment, Source, accelerator
-from docmill.tasks.backends.decoder_only.constraint import Constraint
-from docmill.tasks.backends.decoder_only.instructed import Completion
-from docmill.tasks.backends.decoder_only.next_tokens import (
-    batch_processors,
-    next_tokens,
-    of_rows,
-    row_generator,
-    row_processors,
-)
-from docmill.tasks.backends.decoder_only.rowcache import RowCache
+from docmill.tasks.backends.decoder_only.instructed import Completion, Constraint
+from docmill.tasks.backends.decoding import Decoding
 from docmill.tasks.backends.generation_files import Opening, require_keys_and_values
 from docmill.tasks.backends.static import Computed, Items, StaticLoop
 from docmill.tasks.batching import Budget, Item
@@ -34,6 +44,7 @@ from docmill.tasks.windows.windows import Encoded
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
+
 # Tokens that may be on the device at once, what is read and what may be written, and the most rows.
 _BUDGETS = {"cpu": Budget(tokens=49_152, rows=64), "cuda": Budget(tokens=262_144, rows=256)}
 # Others join when so large a share of the rows is free: each joining stops those that write.
@@ -42,6 +53,7 @@ _FREE = 0.25
 _PROBES = ("a", "7")
 # Tokens that may hold the last character of a text to stop at.
 _PER_CHARACTER = 4
+_SLACK_COLUMNS = 64
 
 
 @dataclass
@@ -63,6 +75,7 @@ class Row:
 
     @property
     def seen(self) -> list[int]:
+        """All tokens so far, those of the prompt first."""
         return [*self.ids, *self.written]
 
 
@@ -310,3 +323,190 @@ class CausalBackend:
         return self._completion.generated(
             written, at_end=at_end or closed, likelihood=Likelihood.of(row.log_probabilities)
         )
+
+
+def row_processors(how: Decoding, prompt_tokens: int, device: str) -> LogitsProcessorList:
+    """Return the processors that depend on a row's tokens; they get the scores of that row alone."""
+    found, ends = LogitsProcessorList(), sorted(how.ends)
+    if how.repetition_penalty != 1:
+        found.append(RepetitionPenaltyLogitsProcessor(how.repetition_penalty))
+    if how.no_repeat_ngram_size:
+        found.append(NoRepeatNGramLogitsProcessor(how.no_repeat_ngram_size))
+    if how.bad_words_ids:
+        found.append(NoBadWordsLogitsProcessor([list(words) for words in how.bad_words_ids], ends or None))
+    if how.min_length and ends:
+        found.append(MinLengthLogitsProcessor(how.min_length, ends, device))
+    if how.min_new_tokens and ends:
+        found.append(MinNewTokensLengthLogitsProcessor(prompt_tokens, how.min_new_tokens, ends, device))
+    return found
+
+
+def batch_processors(how: Decoding, device: str) -> LogitsProcessorList:
+    """Return the processors that see the scores of a whole batch, and nothing else. They come after those of rows."""
+    found = LogitsProcessorList()
+    if how.suppress_tokens:
+        found.append(SuppressTokensLogitsProcessor(list(how.suppress_tokens), device))
+    if not how.sampled:
+        return found
+    if how.temperature != 1:
+        found.append(TemperatureLogitsWarper(how.temperature))
+    if how.top_k:
+        found.append(TopKLogitsWarper(how.top_k))
+    if how.top_p < 1:
+        found.append(TopPLogitsWarper(how.top_p))
+    if how.min_p:
+        found.append(MinPLogitsWarper(how.min_p))
+    return found
+
+
+def row_generator(how: Decoding, ids: Sequence[int], number: int, device: str) -> torch.Generator | None:
+    """Return a generator whose draws follow from the spec's seed and from what the model reads, or None if greedy.
+
+    ``number`` counts the outputs of a window from 0.
+    """
+    return torch.Generator(device).manual_seed(how.seed_of(ids, number)) if how.sampled else None
+
+
+def of_rows(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+    """Return the ``logits`` (rows, vocabulary), float32, as each row's own processors change them."""
+    if not any(row.processors for row in rows):
+        return logits
+    changed = [
+        row.processors(torch.tensor([row.seen], device=logits.device), line[None])
+        for row, line in zip(rows, logits, strict=True)
+    ]
+    return torch.cat(changed)
+
+
+def next_tokens(logits: torch.Tensor, rows: Sequence[Row], of_batch: LogitsProcessorList) -> torch.Tensor:
+    """Return a token (rows,) for each row of ``logits`` (rows, vocabulary), float32, which may be masked."""
+    scores: torch.Tensor = of_batch(None, logits)
+    generators = [row.generator for row in rows]
+    if all(generator is None for generator in generators):
+        return scores.argmax(dim=-1)
+    # Each row has a generator of its own, so that no row depends on the rest of its batch: this is the sample of
+    # transformers' generate with the row alone and torch's generator in the same state.
+    draws = [
+        torch.multinomial(line[None], 1, generator=generator)[0]
+        for line, generator in zip(scores.softmax(dim=-1), generators, strict=True)
+    ]
+    return torch.cat(draws)
+
+
+class RowLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer's keys and values: ``rows`` of them, in the columns from ``start`` to ``end`` of larger buffers."""
+
+    def __init__(self, rows: int = 0) -> None:
+        super().__init__()
+        self.rows = rows
+        self.start = self.end = 0
+        self._buffers: tuple[torch.Tensor, ...] = ()  # of keys and of values, once there are some
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append columns; all there are now."""
+        self.rows = key_states.shape[0]
+        self._reserve((key_states, value_states), self.rows, self.end - self.start + key_states.shape[-2])
+        added = slice(self.end, self.end + key_states.shape[-2])
+        keys, values = self._buffers
+        keys[: self.rows, :, added] = key_states
+        values[: self.rows, :, added] = value_states
+        self.end = added.stop
+        self.is_initialized = True
+        return self.view(keys), self.view(values)
+
+    def view(self, buffer: torch.Tensor) -> torch.Tensor:
+        return buffer[: self.rows, :, self.start : self.end]
+
+    def get_seq_length(self) -> int:
+        return self.end - self.start
+
+    def drop(self, row: int) -> None:
+        """The last row takes the place of this one."""
+        self.rows -= 1
+        for buffer in self._buffers if row != self.rows else ():
+            buffer[row, :, self.start : self.end] = buffer[self.rows, :, self.start : self.end]
+
+    def join(self, other: RowLayer) -> None:
+        """Add the rows of another."""
+        columns, rows = other.get_seq_length(), self.rows + other.rows
+        self._reserve(other._buffers, rows, max(columns, self.end - self.start), at_left=True)
+        for mine, theirs in zip(self._buffers, other._buffers, strict=True):
+            mine[self.rows : rows, :, self.end - columns : self.end] = other.view(theirs)
+        self.start = min(self.start, self.end - columns)
+        self.rows = rows
+
+    def leading(self, places: torch.Tensor) -> RowLayer:
+        """A layer that begins with columns of this one's only row: ``places`` (rows, columns) says which go where."""
+        led = RowLayer(len(places))
+        columns = places.shape[1]
+        led._reserve(self._buffers, led.rows, columns)
+        for buffer, shared in zip(led._buffers, self._buffers, strict=True):
+            buffer[: led.rows, :, :columns] = self.view(shared)[0, :, places].transpose(0, 1)
+        led.end = columns
+        led.is_initialized = True
+        return led
+
+    def _reserve(self, likes: Sequence[torch.Tensor], rows: int, columns: int, *, at_left: bool = False) -> None:
+        """Make room for so many rows and for so many columns from ``start``, or up to ``end``.
+
+        ``likes`` are keys and values of the same heads, dimensions and type.
+        """
+        kept_rows = rows
+        if self._buffers:
+            kept_rows, _, kept_columns, _ = self._buffers[0].shape
+            if rows <= kept_rows and columns <= (self.end if at_left else kept_columns - self.start):
+                return
+        now = self.end - self.start
+        begin = columns - now if at_left else 0
+        shape = max(rows, kept_rows), columns + _SLACK_COLUMNS
+        grown = tuple(like.new_zeros((shape[0], like.shape[1], shape[1], like.shape[-1])) for like in likes)
+        for old, new in zip(self._buffers, grown, strict=False):
+            new[: old.shape[0], :, begin : begin + now] = old[:, :, self.start : self.end]
+        self._buffers = grown
+        self.start, self.end = begin, begin + now
+
+
+class RowCache(Cache):  # type: ignore[misc]
+    """A cache for ``transformers`` models, layer by layer as they ask for them.
+
+    It holds the keys and values of many texts at different places in them, all with their last token in the last
+    column. Aligned so, a text of any length joins by being written beside the others, a text that is done leaves by a
+    single copy of another row into its place, and the columns that only it needed are cut off without a copy.
+    Distances between columns are distances between tokens, as sliding windows want it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(layer_class_to_replicate=RowLayer)
+
+    @property
+    def columns(self) -> int:
+        return int(self.get_seq_length())
+
+    def trim(self, columns: int) -> None:
+        """Keep only the last columns."""
+        for layer in self._layers():
+            layer.start = layer.end - columns
+
+    def shorten(self, columns: int) -> None:
+        """Forget the last columns."""
+        for layer in self._layers():
+            layer.end -= columns
+
+    def drop(self, row: int) -> None:
+        for layer in self._layers():
+            layer.drop(row)
+
+    def join(self, other: RowCache) -> None:
+        for mine, theirs in zip(self._layers(), other._layers(), strict=True):
+            mine.join(theirs)
+
+    def leading(self, places: torch.Tensor) -> RowCache:
+        """A cache whose rows begin with parts of this one's only row: ``places`` (rows, columns) says with which."""
+        led = RowCache()
+        led.layers = [layer.leading(places) for layer in self._layers()]
+        return led
+
+    def _layers(self) -> list[RowLayer]:
+        return cast("list[RowLayer]", self.layers)

@@ -32,8 +32,7 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.outputs.output_types import SCHEMA
 from docmill.tasks import schemas
 from docmill.tasks.backends import Assignment, Source, accelerator
-from docmill.tasks.backends.decoder_only.constraint import constraint_tokenizer, record
-from docmill.tasks.backends.decoder_only.instructed import Completion
+from docmill.tasks.backends.decoder_only.instructed import Completion, constraint_tokenizer, record
 from docmill.tasks.backends.decoder_only.vllm_settings import Accelerator, scheduling
 from docmill.tasks.backends.decoding import Decoding
 from docmill.tasks.backends.generation_files import Opening

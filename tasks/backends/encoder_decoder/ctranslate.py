@@ -1,7 +1,12 @@
-"""Encoder-decoder models by CTranslate2: several single-threaded workers, each with a batch of its own."""
+"""Encoder-decoder models by CTranslate2: several single-threaded workers, each with a batch of its own.
+
+A model is converted once into the cache, and compared with the original there. The options of a search are those that
+carry out the model's generation settings.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import time
@@ -11,22 +16,42 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import ctranslate2
+import torch
 import transformers
+from ctranslate2.converters import transformers as loaders
+from ctranslate2.specs.model_spec import OPTIONAL, SequenceToSequenceModelSpec
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
 from docmill.tasks.backends import Assignment, Source, accelerator, allocator
-from docmill.tasks.backends.encoder_decoder.ctranslate_models import converted, require_known
-from docmill.tasks.backends.encoder_decoder.ctranslate_options import inexact, options
-from docmill.tasks.backends.encoder_decoder.generation import Generation
+from docmill.tasks.backends.convert import made_once, safe_folder
+from docmill.tasks.backends.decoding import as_list
+from docmill.tasks.backends.encoder_decoder.generation import Generation, Written
 from docmill.tasks.backends.generation_files import Opening, generation_settings
 from docmill.tasks.backends.static import Computed, Items, StaticLoop
 from docmill.tasks.batching import Budget
 from docmill.tasks.errors import DeviceLost, OutOfMemory, Unsuited
-from docmill.tasks.outputs import Output
+from docmill.tasks.outputs import Likelihood, Output
 from docmill.tasks.windows.windows import Encoded
 
+if TYPE_CHECKING:
+    from ctranslate2.specs.transformer_spec import TransformerDecoderSpec
+    from torch import nn
+    from transformers import GenerationConfig, PreTrainedModel
+
+log = logging.getLogger("docmill.backends")
+
+# Raised with every change of the converted files.
+_FORMAT = 1
+# The most by which a token's log-probability may differ from transformers', both in float32.
+_TOLERANCE = 0.02
+_COMPARED = 12
+# Beams that end early are done at the number of hypotheses that CTranslate2 calls a patience of 1. Others go on for
+# as long as a better end seems possible; this is how far CTranslate2 looks then.
+_PATIENCE = 3.0
 # Windows and input tokens of one worker's batch. A step reads all weights, whatever the rows, and of each row what
 # the input left behind, which all its beams share: the rows that are fastest fall with the root of the length. Marian
 # of base size in int8, greedy, was fastest with 96 rows of 12 tokens, 48 to 64 of 24, 32 to 48 of 53, 32 of 90, 16 to
@@ -221,3 +246,238 @@ def _errors(device: str) -> Iterator[None]:
         if "CUDA failed" in str(error):
             raise DeviceLost(f"{device}: {str(error).splitlines()[0]}") from error
         raise
+
+
+@dataclass(frozen=True)
+class Options:
+    """``arguments`` of translate_batch, ``prefix`` that starts every output, ``forced_end`` that ends the longest."""
+
+    arguments: Mapping[str, Any]
+    prefix: Sequence[str]
+    forced_end: int | None
+    ends: frozenset[int]
+    most_new_tokens: int
+
+    def written(self, ids: Sequence[int], score: float) -> Written:
+        """The tokens as transformers would have them: with the end that it forces at the limit.
+
+        A score is the sum of the tokens' log-probabilities, after masks, for a token raised to the length penalty.
+        The prefix counts as tokens of probability 1.
+        """
+        chosen, total = len(ids) - len(self.prefix), score * len(ids) ** self.arguments.get("length_penalty", 1.0)
+        cut = self.forced_end is not None and len(ids) == self.most_new_tokens - 1 and ids[-1:] != [self.forced_end]
+        whole = [*ids, self.forced_end] if cut and self.forced_end is not None else list(ids)
+        return Written(whole, Likelihood(total, None, chosen))
+
+
+def inexact(generation: Generation) -> str | None:
+    """The setting under which CTranslate2's beams write something else than transformers' ``generate``, or None.
+
+    CTranslate2 normalizes scores again after tokens were masked, which transformers does with ``renormalize_logits``
+    only. It ends a search at a number of outputs, and without a length penalty as soon as the best beam has ended:
+    that is ``early_stopping`` in the first case, and its absence in the second.
+    """
+    if generation.beams == 1:
+        # Its n-grams lack the token that an output starts from. No trained model writes that token again.
+        return None
+    settings = generation.settings
+    early = settings.early_stopping is True
+    if settings.length_penalty == 0 and early:
+        return "early_stopping with a length_penalty of 0"
+    if settings.length_penalty != 0 and not early:
+        return f"num_beams={generation.beams} without early_stopping"
+    ends = as_list(settings.eos_token_id)
+    masking = {
+        "min_length": _least_new_tokens(settings),
+        "no_repeat_ngram_size": settings.no_repeat_ngram_size,
+        "bad_words_ids or suppress_tokens": _suppressed(settings, ends),
+    }
+    masks = [] if settings.renormalize_logits else [name for name, value in masking.items() if value]
+    # At the limit transformers gives the forced end a place of its own; of several ends it looks at more candidates.
+    others = {"forced_eos_token_id": settings.forced_eos_token_id is not None, "several ends": len(ends) > 1}
+    found = [*masks, *(name for name, is_set in others.items() if is_set)]
+    return f"{found[0]} with num_beams={generation.beams}" if found else None
+
+
+def options(generation: Generation, model: str) -> Options:
+    """Return the options that ask for what the settings say; raises Unsuited where CTranslate2 has none."""
+    settings = generation.settings
+    if unusual := generation.unusual:
+        raise Unsuited(f"{model} sets {', '.join(unusual)}, which CTranslate2 does not do as asked.")
+    ends, forced_ends = as_list(settings.eos_token_id), as_list(settings.forced_eos_token_id)
+    prefixes = as_list(settings.forced_bos_token_id)
+    if not ends or len(prefixes) > 1 or len(forced_ends) > 1 or (forced_ends and forced_ends[0] not in ends):
+        raise Unsuited(f"{model} has ends or beginnings that CTranslate2 does not know.")
+    most = generation.most_new_tokens
+    least = _least_new_tokens(settings)
+    forced = forced_ends[0] if forced_ends and most > 1 else None
+    longest = most if forced is None else most - 1  # the last place is the forced end's
+    arguments: dict[str, Any] = {
+        "beam_size": generation.beams,
+        "max_decoding_length": longest,
+        "min_decoding_length": min(least, longest),
+        "no_repeat_ngram_size": settings.no_repeat_ngram_size or 0,
+        "max_input_length": 0,
+        "return_end_token": True,
+        "return_scores": True,
+        "end_token": [str(end) for end in ends],
+    }
+    if generation.beams > 1:
+        arguments["length_penalty"] = 1.0 if settings.length_penalty is None else settings.length_penalty
+        arguments["patience"] = 1.0 if settings.early_stopping is True else _PATIENCE
+    if suppressed := _suppressed(settings, ends):
+        arguments["suppress_sequences"] = suppressed
+    return Options(arguments, tuple(map(str, prefixes)), forced, frozenset(ends), most)
+
+
+def _least_new_tokens(settings: GenerationConfig) -> int:
+    # min_length counts the start token.
+    return max((settings.min_length or 0) - 1, settings.min_new_tokens or 0, 0)
+
+
+def _suppressed(settings: GenerationConfig, ends: Sequence[int]) -> list[list[str]]:
+    """Sequences that are never written; an end is never one of them, as in transformers."""
+    sequences = [list(words) for words in settings.bad_words_ids or () if list(words) not in [[end] for end in ends]]
+    sequences += [[token] for token in as_list(settings.suppress_tokens)]
+    return [list(map(str, words)) for words in sequences]
+
+
+class _Bart(loaders.BartLoader):  # type: ignore[misc]
+    """BART with the place of its layers' norms, which transformers' configs no longer name."""
+
+    norm_before, norm_embedding = False, True
+
+    def get_model_spec(self, model: PreTrainedModel) -> SequenceToSequenceModelSpec:
+        model.config.normalize_before, model.config.normalize_embedding = self.norm_before, self.norm_embedding
+        return super().get_model_spec(model)
+
+
+class _MBart(_Bart):
+    norm_before = True
+
+
+class _Pegasus(_Bart):
+    norm_before, norm_embedding = True, False
+
+
+class Marian(loaders.MarianMTLoader):  # type: ignore[misc]
+    """CTranslate2's own starts from a zero embedding and drops the row of the padding token. Models that were not
+    trained by Marian itself start from that row, and it is not zero."""
+
+    def set_decoder(self, spec: TransformerDecoderSpec, decoder: nn.Module) -> None:
+        loaders.BartLoader.set_decoder(self, spec, decoder)
+
+    def _remove_pad_weights(self, spec: SequenceToSequenceModelSpec) -> None:
+        """All rows stay."""
+
+
+class _T5(loaders.T5Loader):  # type: ignore[misc]
+    """CTranslate2's own goes by ``tie_word_embeddings``, which transformers 5 has true for every T5."""
+
+    def get_model_spec(self, model: PreTrainedModel) -> SequenceToSequenceModelSpec:
+        spec = super().get_model_spec(model)
+        scaled = getattr(model.config, "scale_decoder_outputs", False)
+        spec.decoder.scale_outputs = model.config.d_model**-0.5 if scaled else OPTIONAL
+        return spec
+
+
+class _UMT5(_T5, loaders.UMT5Loader):  # type: ignore[misc]
+    """The same, with a position bias in each layer."""
+
+
+LOADERS = {
+    "marian": Marian,
+    "bart": _Bart,
+    "mbart": _MBart,
+    "m2m_100": loaders.M2M100Loader,
+    "pegasus": _Pegasus,
+    "t5": _T5,
+    "mt5": _T5,
+    "umt5": _UMT5,
+}
+
+
+def require_known(model_type: str, model: str) -> None:
+    """Raise Unsuited for an architecture that is not converted."""
+    if model_type not in LOADERS:
+        raise Unsuited(f"{model} is a {model_type or 'model'}, which is not converted for CTranslate2.")
+
+
+def start_token(settings: GenerationConfig, model: str) -> int:
+    """The token from which the decoder starts; raises Unsuited where each text would have its own."""
+    start = settings.decoder_start_token_id
+    start = settings.bos_token_id if start is None else start
+    if not isinstance(start, int):
+        raise Unsuited(f"{model} names no single token to start from.")
+    return start
+
+
+def converted(folder: Path, spec_name: str, revision: str, cache_dir: Path) -> Path:
+    """The folder of the model in CTranslate2's format, in float32: from the cache, or converted now.
+
+    Made and kept as ``made_once`` says. Raises Unsuited where the result is not the model that it was made from.
+    """
+    name = f"{revision.replace(':', '-')}-{ctranslate2.__version__}-{_FORMAT}"
+    ready = cache_dir / "ctranslate2" / name
+
+    def build(target: Path) -> None:
+        _convert(safe_folder(folder, revision, cache_dir), target, spec_name)
+
+    return made_once(ready, build, cache_dir)
+
+
+def _convert(folder: Path, target: Path, spec_name: str) -> None:
+    with accelerator.quiet(), torch.no_grad():
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        require_known(config.model_type, spec_name)
+        model = AutoModelForSeq2SeqLM.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        ).eval()
+        settings = generation_settings(folder)
+        try:
+            made = _spec(model, settings, spec_name)
+            made.validate()
+            made.optimize(quantization="float32")
+        except (KeyError, AttributeError, NotImplementedError, ValueError) as error:
+            raise Unsuited(f"{spec_name} does not convert for CTranslate2: {type(error).__name__}.") from error
+        made.save(str(target))
+        _compare(model, target, settings, spec_name)
+
+
+def _spec(model: PreTrainedModel, settings: GenerationConfig, spec_name: str) -> SequenceToSequenceModelSpec:
+    """The model as CTranslate2 describes it. Its words are the token ids as they are: tokenising is ours."""
+    made = LOADERS[model.config.model_type]().get_model_spec(model)
+    start, end = start_token(settings, spec_name), _first(settings.eos_token_id)
+    made.config.decoder_start_token = made.config.bos_token = str(start)
+    # Never looked up: every id is a word.
+    made.config.eos_token = made.config.unk_token = str(end)
+    (read,) = made.get_source_vocabulary_size()
+    made.register_source_vocabulary(_words(read))
+    made.register_target_vocabulary(_words(made.get_target_vocabulary_size()))
+    return made
+
+
+def _words(size: int) -> list[str]:
+    return [str(number) for number in range(size)]
+
+
+def _first(ids: int | Sequence[int]) -> int:
+    return ids if isinstance(ids, int) else ids[0]
+
+
+def _compare(model: PreTrainedModel, folder: Path, settings: GenerationConfig, spec_name: str) -> None:
+    """Raise Unsuited unless both say the same of some tokens: what a loader got wrong shows here, not in a corpus."""
+    start, end = start_token(settings, spec_name), _first(settings.eos_token_id)
+    read, written = model.get_input_embeddings().num_embeddings, model.get_output_embeddings().weight.shape[0]
+    source = [number * (read - 1) // _COMPARED for number in range(1, _COMPARED)] + [end]
+    target = [number * (written - 1) // _COMPARED for number in range(1, _COMPARED)]
+    logits = model(input_ids=torch.tensor([source]), decoder_input_ids=torch.tensor([[start, *target]])).logits[0]
+    expected = torch.log_softmax(logits, dim=-1).gather(1, torch.tensor([[*target, end]]).T)[:, 0]
+    translator = ctranslate2.Translator(str(folder), device="cpu", compute_type="float32", intra_threads=1)
+    (scored,) = translator.score_batch([list(map(str, source))], [list(map(str, target))])
+    difference = (torch.tensor(scored.log_probs) - expected).abs().max().item()
+    log.info("conversion.compared model=%s difference=%.2g", spec_name, difference)
+    if not difference <= _TOLERANCE:
+        raise Unsuited(
+            f"{spec_name} converted for CTranslate2 does not say the same: {difference:.2g} of difference."
+        )

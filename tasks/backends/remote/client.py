@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import queue
+import secrets
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from itertools import count
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
@@ -17,17 +21,21 @@ from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
 from docmill.storage.core.outcomes import Reason
 from docmill.storage.core.specs import Spec
+from docmill.tasks import tracing
+from docmill.tasks.backends import Source
 from docmill.tasks.backends.remote import answers
 from docmill.tasks.backends.remote.answers import Passing, Refused
-from docmill.tasks.backends.remote.idempotency import RequestKey
+from docmill.tasks.backends.remote.journal import Journal
 from docmill.tasks.backends.remote.limiter import Limiter
-from docmill.tasks.backends.remote.request_spans import request_span, usage_of
-from docmill.tasks.errors import CannotServe, ServerAway, ServerUnreachable
+from docmill.tasks.batching import Budget, Item
+from docmill.tasks.errors import CannotServe, EngineStopped, ServerAway, ServerUnreachable
 from docmill.tasks.models.weightless import Server
-from docmill.tasks.outputs import Failure
+from docmill.tasks.outputs import Failure, Output
+from docmill.tasks.tracing import Attributes, Span, Value
 
 T = TypeVar("T")
 Body = Callable[[frozenset[str]], Mapping[str, Any]]  # the body of a request, without parts that the server refuses
+Items = Sequence[Item[Any]]
 Question = tuple[str, Body, Callable[[Any], Any]]  # a path, the body, and the reader of the answer
 
 _CONNECT_S = 10.0
@@ -36,6 +44,11 @@ _LOOK_S = 30.0  # for a look at the server's models
 _MOST_TRIES, _MOST_PAID = 8, 3
 _MOST_BYTES = 32 * 2**20  # of an answer; sixteen long outputs with their log-probabilities take seven million
 _OK, _IN_PROGRESS = 200, 409
+_ANY = 1 << 30
+# Seconds to wait for an answer before asking the source again: with room for more requests, and without.
+_SOME_S, _FULL_S = 0.05, 1.0
+HEADER = "Idempotency-Key"  # by which a server knows a request that it has already answered
+_OPERATIONS = {"/chat/completions": "chat", "/completions": "text_completion", "/embeddings": "embeddings"}
 
 
 class Dropped:
@@ -340,3 +353,111 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
         if len(raw) > _MOST_BYTES:
             raise Passing(f"an answer of more than {_MOST_BYTES // 2**20} MiB", paid=True)
     return bytes(raw)
+
+
+class RequestKey:
+    """The key of one request. It is the same for the same request under the same spec, in any process.
+
+    After an answer that is no success, `renew` changes it: servers repeat such answers, too. A new key is random.
+    """
+
+    def __init__(self, spec: Spec) -> None:
+        self._spec = spec.sha256
+        self._renewed = b""
+
+    def headers(self, path: str, body: bytes) -> dict[str, str]:
+        """Return the header for a request with this path and this body."""
+        whole = hashlib.sha256(self._spec + path.encode() + b"\0" + body + self._renewed)
+        return {HEADER: f"docmill-{whole.hexdigest()[:40]}"}
+
+    def renew(self) -> None:
+        """Let later requests be new ones for the server."""
+        self._renewed = secrets.token_bytes(16)
+
+
+@contextmanager
+def request_span(path: str, body: Mapping[str, Any], endpoint: str) -> Iterator[Span]:
+    """Record a request, as a child of the batch on the device where there is one."""
+    if not tracing.is_on():
+        yield tracing.OFF
+        return
+    operation, model = _OPERATIONS.get(path, path.strip("/")), str(body.get("model"))
+    parts = urlsplit(endpoint)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    server: dict[str, Value] = {"gen_ai.provider.name": "openai", "server.address": parts.hostname or ""}
+    about = tracing.model_use(operation, model) | server | {"server.port": port}
+    span = tracing.begin(f"{operation} {model}", about, kind="client", parent=tracing.batch())
+    try:
+        yield span
+    except BaseException as error:
+        span.fail(type(error).__name__)
+        raise
+    finally:
+        span.end()
+
+
+def usage_of(answer: Mapping[str, Any]) -> Attributes:
+    """Return the tokens that a server says it read and wrote."""
+    usage = answer.get("usage")
+    names = {"prompt_tokens": "gen_ai.usage.input_tokens", "completion_tokens": "gen_ai.usage.output_tokens"}
+    counts = {name: answers.token_count(usage, stated) for stated, name in names.items()}
+    return {name: count for name, count in counts.items() if count is not None}
+
+
+class Flight:
+    """Sends windows by a client, at most ``most`` in a request, and takes the answers.
+
+    ``begin`` sends a request for some windows under a number. Its answer has the output of each window, in order.
+    Windows with an answer in the journal are not sent.
+    """
+
+    def __init__(self, client: Client, journal: Journal, begin: Callable[[int, Items], None], most: int = 1) -> None:
+        self._client = client
+        self._journal = journal
+        self._begin = begin
+        self._most = most
+        self._under_way: dict[int, Items] = {}
+
+    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+        """Yield the outputs of the source's windows until it has no more.
+
+        Raises ServerAway, and EngineStopped if windows were dropped since the client is to end.
+        """
+        dropped = False
+        while True:
+            room = max(0, self._client.room - len(self._under_way))
+            taken = source.take(Budget(tokens=_ANY, rows=room * self._most, spread=_ANY, packed=True))
+            known = self._journal.find([item.encoded for item in taken])
+            items = [item for item, output in zip(taken, known, strict=True) if output is None]
+            for start in range(0, len(items), self._most):
+                self._send(items[start : start + self._most])
+            for item, output in zip(taken, known, strict=True):
+                if output is not None:
+                    yield item.id, output
+            if not self._under_way:
+                if taken:
+                    continue
+                if dropped:
+                    raise EngineStopped
+                return
+            for number, outputs in self._client.finished(_SOME_S if room else _FULL_S):
+                asked = self._under_way.pop(number, None)
+                if isinstance(outputs, Dropped):
+                    dropped = True
+                elif asked is not None:  # else of a flight that was broken off
+                    yield from self._settled(asked, outputs)
+
+    def _send(self, items: Items) -> None:
+        number = next(self._client.numbers)
+        self._under_way[number] = items
+        self._begin(number, items)
+
+    def _settled(self, items: Items, outputs: Sequence[Output] | Failure) -> Iterator[tuple[int, Output]]:
+        """Yield the outputs of a request's windows. If the request failed, send its windows one by one."""
+        if not isinstance(outputs, Failure):
+            yield from zip((item.id for item in items), outputs, strict=True)
+        elif len(items) == 1:
+            yield items[0].id, outputs
+        else:
+            for item in items:
+                self._send([item])

@@ -1,11 +1,12 @@
-"""The messages that a served model reads for a text, and requests for them."""
+"""The messages that a served model reads for a text, their tokens, and requests for them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -17,7 +18,6 @@ from docmill.storage.steps.templates import keeps_white_space
 from docmill.tasks import languages
 from docmill.tasks.backends.decoding import Decoding
 from docmill.tasks.backends.remote import answers
-from docmill.tasks.backends.remote.counting import Counter
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds import instruction
 from docmill.tasks.kinds.answer import asking, require_room
@@ -25,10 +25,82 @@ from docmill.tasks.kinds.base import Traits
 from docmill.tasks.kinds.generate import FILL_CONTEXT
 from docmill.tasks.windows.windows import Encoded, LanguageCoders
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
 Message = dict[str, Any]
 _REMEMBERED = 256
 _ANY = "en"  # an example language, for prompts that are only measured
 _LEAST_TEXT_TOKENS = 8
+# Bytes of UTF-8 for each token. In English and most other languages, tokens of current models are longer, so a window
+# that fits by this estimate fits the model.
+BYTES_PER_TOKEN = 3
+_MESSAGE_TOKENS = 8  # in a chat template around each message
+_SPECIAL_TOKENS = 2  # around a text that is embedded
+
+
+class Counter:
+    """Counts of tokens by a tokenizer, or by the bytes of a text without one. Safe to call from any thread.
+
+    Without a chat template, or if it fails, the tokens around messages are estimated.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+        self._template = tokenizer if tokenizer is not None and tokenizer.chat_template is not None else None
+        self._whole = self._bare = None
+        if tokenizer is not None:
+            from docmill.tasks.backends.tokens import Tokens
+
+            self._whole, self._bare = Tokens(tokenizer), Tokens(tokenizer, special_tokens=False)
+
+    def of_text(self, text: str) -> int:
+        """Return the tokens of a text, with the special tokens around it."""
+        if self._whole is None:
+            return _SPECIAL_TOKENS + _estimate(text)
+        return self._whole.encode([text])[0].tokens
+
+    def of_messages(self, messages: Sequence[Mapping[str, Any]]) -> int:
+        """Return the tokens of chat messages, with those of the chat template around them."""
+        contents = [str(message["content"]) for message in messages]
+        if self._bare is None:
+            return sum(_MESSAGE_TOKENS + _estimate(content) for content in contents)
+        if (shown := self._show(messages)) is not None:
+            return self._bare.encode([shown])[0].tokens
+        return sum(_MESSAGE_TOKENS + encoded.tokens for encoded in self._bare.encode(contents))
+
+    def _show(self, messages: Sequence[Mapping[str, Any]]) -> str | None:
+        """Return what the model reads for messages; None where no template says it."""
+        if self._template is None:
+            return None
+        try:
+            return str(self._template.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        except Exception:  # a template raises what it likes, and the server may have another
+            return None
+
+
+def counter(folder: Path | None, name: str | None) -> Counter:
+    """Return counts by the tokenizer in a folder, which users know by its name, or an estimate without one.
+
+    Raises CannotServe for a tokenizer that transformers cannot read.
+    """
+    if folder is None:
+        return Counter()
+    from transformers import AutoTokenizer
+
+    from docmill.tasks.backends import accelerator
+
+    try:
+        with accelerator.quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # whatever the library raises on files that it cannot read
+        reason = " ".join(str(error).split())[:300]
+        raise CannotServe(f"The tokenizer {name} cannot be read: {type(error).__name__}: {reason}") from error
+    return Counter(tokenizer)
+
+
+def _estimate(text: str) -> int:
+    return -(-len(text.encode()) // BYTES_PER_TOKEN)
 
 
 @dataclass(frozen=True)

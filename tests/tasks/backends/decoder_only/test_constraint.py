@@ -21,7 +21,7 @@ from transformers import AutoTokenizer, LogitsProcessor
 
 from docmill.storage.core.outcomes import Outcome, Reason, Status
 from docmill.tasks import kinds, schemas
-from docmill.tasks.backends.decoder_only.constraint import Constraint, unpacked_here, unpacked_on_device
+from docmill.tasks.backends.decoder_only.instructed import Constraint, unpacked_here, unpacked_on_device
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds.base import Computed

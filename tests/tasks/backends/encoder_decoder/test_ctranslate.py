@@ -16,7 +16,7 @@ import pytest
 
 from docmill.storage.core.specs import Spec
 from docmill.tasks.backends import allocator
-from docmill.tasks.backends.encoder_decoder import ctranslate, ctranslate_models
+from docmill.tasks.backends.encoder_decoder import ctranslate
 from docmill.tasks.backends.encoder_decoder.ctranslate import CTranslateBackend, compute_type
 from docmill.tasks.backends.static import Items
 from docmill.tasks.batching import Budget, Item
@@ -32,7 +32,7 @@ WAIT_S = 60.0
 CONVERT = """
 import sys
 from pathlib import Path
-from docmill.tasks.backends.encoder_decoder.ctranslate_models import converted
+from docmill.tasks.backends.encoder_decoder.ctranslate import converted
 print(converted(Path(sys.argv[1]), "a model", "sha256:00", Path(sys.argv[2])))
 """
 
@@ -68,7 +68,7 @@ def test_a_damaged_copy_is_made_again(ct2: Bench, tmp_path: Path) -> None:
     folder = ct2.folder(spec)
 
     def convert() -> Path:
-        return ctranslate_models.converted(folder, spec.model, spec.revision, tmp_path)
+        return ctranslate.converted(folder, spec.model, spec.revision, tmp_path)
 
     made = convert()
     untouched = (made / "model.bin").stat().st_ino
@@ -90,14 +90,14 @@ def test_a_loader_that_gets_a_model_wrong_is_found_out(
     """CTranslate2's own loader leaves out the row that these models start from."""
     spec = ct2.spec("translate", "marian-ddtp")
 
-    class Zero(ctranslate_models.Marian):
+    class Zero(ctranslate.Marian):
         def set_decoder(self, spec: Any, decoder: Any) -> None:
             super().set_decoder(spec, decoder)
             spec.start_from_zero_embedding = True
 
-    monkeypatch.setitem(ctranslate_models.LOADERS, "marian", Zero)
+    monkeypatch.setitem(ctranslate.LOADERS, "marian", Zero)
     with pytest.raises(Unsuited, match="does not say the same"):
-        ctranslate_models.converted(ct2.folder(spec), spec.model, spec.revision, tmp_path)
+        ctranslate.converted(ct2.folder(spec), spec.model, spec.revision, tmp_path)
     assert [path.suffix for path in (tmp_path / "ctranslate2").iterdir()] == [".lock"]
 
 

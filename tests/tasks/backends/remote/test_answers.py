@@ -10,11 +10,10 @@ import pytest
 
 from docmill.storage.core.outcomes import Reason
 from docmill.storage.core.specs import Spec
-from docmill.tasks.backends.remote import answers, opening
-from docmill.tasks.backends.remote.chat import ChatBackend, likelihood
-from docmill.tasks.backends.remote.client import Client, Dropped
-from docmill.tasks.backends.remote.flight import Flight, Items
+from docmill.tasks.backends.remote import answers
+from docmill.tasks.backends.remote.client import Client, Dropped, Flight, Items
 from docmill.tasks.backends.remote.journal import Journal
+from docmill.tasks.backends.remote.served_models import ChatBackend, likelihood
 from docmill.tasks.batching import Budget, Item
 from docmill.tasks.errors import ServerAway
 from docmill.tasks.models.weightless import Server
@@ -108,7 +107,10 @@ def test_a_message_that_quotes_a_text_is_told_by_its_code() -> None:
 
 
 def test_nothing_that_is_stored_about_a_server_has_the_key() -> None:
-    facts = opening.runtime(SERVER, {"id": "small", "owned_by": "team of sk-secret-key"}, "fp sk-secret-key")
+    backend = object.__new__(ChatBackend)
+    backend._server, backend._fingerprint = SERVER, "fp sk-secret-key"
+    backend._model = {"id": "small", "owned_by": "team of sk-secret-key"}
+    facts = backend.runtime()
     assert "sk-secret" not in str(facts)
     assert facts["versions"]["id"] == "small"
 

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from docmill.storage.core.outcomes import Status
 from docmill.storage.core.specs import Spec
-from docmill.tasks.backends.remote.counting import Estimate, counter
+from docmill.tasks.backends.remote.requests import counter
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.pinning import Pinned
@@ -128,7 +128,7 @@ def test_counts_are_those_of_the_server(folder: Path) -> None:
         else:
             bare = sum(len(tokenizer(one["content"], add_special_tokens=False)["input_ids"]) for one in messages)
             assert by_tokenizer.of_messages(messages) == bare + 16
-    assert isinstance(counter(None, None), Estimate)
+    assert counter(None, None).of_text("x" * 30) == 12
 
 
 def test_a_chat_template_that_fails_leaves_an_estimate_of_the_words_around(folder: Path) -> None:

@@ -20,7 +20,7 @@ from docmill.storage.core.outcomes import Outcome, Reason, Status
 from docmill.storage.core.specs import Spec
 from docmill.storage.outputs.output_types import SCHEMA
 from docmill.tasks import kinds
-from docmill.tasks.backends.remote import answers, counting
+from docmill.tasks.backends.remote import answers, requests
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.documents import Submission
 from docmill.tasks.engine.engine import Engine
@@ -335,10 +335,10 @@ def test_a_usage_that_cannot_be_is_none(api: Callable[[Script], ApiServer], numb
 
     server = api(answer)
     (outcome,) = computed(server, GENERATE, ["a text"])
-    expected = counting.Estimate().of_messages([{"content": "a text"}])
+    expected = requests.Counter().of_messages([{"content": "a text"}])
     assert (outcome.text, outcome.tokens_in, outcome.tokens_out) == ("two words", expected, 0)
     (outcome,) = computed(server, spec_of("embed"), ["a text"])
-    assert (outcome.status, outcome.tokens_in) == (Status.DONE, counting.Estimate().of_text("a text"))
+    assert (outcome.status, outcome.tokens_in) == (Status.DONE, requests.Counter().of_text("a text"))
     assert len(server.requests) == 3
 
 

@@ -1,0 +1,266 @@
+"""Models on a server: text by `/chat/completions`, one window in a request, and vectors by `/embeddings`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import orjson
+
+from docmill.storage.core.outcomes import Reason
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends import Assignment, Source
+from docmill.tasks.backends.decoding import decoding
+from docmill.tasks.backends.remote import answers, requests
+from docmill.tasks.backends.remote.client import Client, Flight, Items, Question
+from docmill.tasks.backends.remote.journal import Journal
+from docmill.tasks.errors import CannotServe
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.models import sentence_modules, weightless
+from docmill.tasks.models.weightless import Server
+from docmill.tasks.outputs import Failure, Generated, Likelihood, Output, Several, Vector
+from docmill.tasks.windows.windows import Encoded
+
+_CHAT, _EMBEDDINGS = "/chat/completions", "/embeddings"
+_UNBOUNDED = 2**31 - 1
+# Facts of `/models` that say what computes: the rest is about accounts.
+_KEPT = ("id", "root", "owned_by", "max_model_len")
+_OK, _SHOWN = 200, 10
+# Ends of outputs that are not whole: Mistral names the second so where the context is full.
+_CUT = frozenset({"length", "model_length"})
+_BROKEN_OFF = frozenset({None, "error", "abort", "insufficient_system_resource"})
+_OF_TOOLS = frozenset({"tool_calls", "function_call"})
+# Texts in a request for vectors: enough to make its overhead small, few enough to keep its latency low.
+_TEXTS = 32
+_TOLERANCE = 1e-3
+
+
+class _ServedBackend:
+    """One served model under one spec. Subclasses make requests of windows, and outputs of answers."""
+
+    limit_tokens: int
+    traits: Traits
+    _windows = 1  # of a request
+
+    def __init__(self, assignment: Assignment) -> None:
+        spec = assignment.spec
+        self._server = _require_server(assignment)
+        self._name = weightless.served_name(spec.model)
+        self._counter = requests.counter(assignment.tokenizer, spec.params.get("tokenizer"))
+        self._fingerprint: str | None = None
+        self._client = Client(self._server, spec, self._control(), hints=requests.hints(spec))
+        try:
+            self._model = _stated(self._client, self._server, self._name)
+            self._open(spec, _context_tokens(self._model) or _UNBOUNDED)
+        except BaseException:
+            self._client.close()
+            raise
+        self._journal = Journal(self._server.journal, spec)
+
+    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+        return Flight(self._client, self._journal, self._begin, self._windows).run(source)
+
+    def runtime(self) -> dict[str, Any]:
+        """Return the facts about the server and the model that compute a spec. The URL has no key in it."""
+        facts = {name: str(self._model[name]) for name in _KEPT if isinstance(self._model.get(name), str | int)}
+        facts |= {} if self._fingerprint is None else {"system_fingerprint": str(self._fingerprint)}
+        facts = {name: answers.masked(value, self._server.api_key) for name, value in facts.items()}
+        versions = {"aiohttp": version("aiohttp"), **facts, "server": self._server.endpoint}
+        return {"device": "remote", "precision": "the server's", "backend": "remote", "versions": versions}
+
+    def end_soon(self) -> None:
+        self._client.end_soon()
+
+    def forget(self, windows: Sequence[Encoded]) -> None:
+        self._journal.forget(windows)
+
+    def close(self) -> None:
+        self._client.close()
+        self._journal.close()
+
+    def _control(self) -> Question:
+        """Return a short request to the model, and the reader of its answer."""
+        raise NotImplementedError
+
+    def _open(self, spec: Spec, context_tokens: int) -> None:
+        """Set the limit, the traits and the rest that a model with so long a context needs. Raises CannotServe."""
+        raise NotImplementedError
+
+    def _begin(self, number: int, items: Items) -> None:
+        """Begin the request of this number for some windows."""
+        raise NotImplementedError
+
+
+class ChatBackend(_ServedBackend):
+    """One served model that writes, under one spec."""
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return self._coder.encode(texts)
+
+    def _control(self) -> Question:
+        messages = [{"role": "user", "content": "Hello"}]
+        body = {"model": self._name, "messages": messages, answers.MAX_TOKENS: 1}
+        return _CHAT, partial(answers.without, body), lambda answer: answer["choices"][0]["message"]
+
+    def _open(self, spec: Spec, context_tokens: int) -> None:
+        how = decoding(spec, {}, context_tokens, requests.stop_of(spec))
+        limit = context_tokens - how.max_new_tokens
+        self.limit_tokens = min(limit, spec.params.get("window_tokens") or limit)
+        self._coder = requests.coder(spec, self.limit_tokens, self._counter)
+        self.traits = requests.traits(spec, self.limit_tokens, self._counter)
+        self._body = requests.body(spec, self._name, how)
+        self._stripped = how.stripped
+
+    def _begin(self, number: int, items: Items) -> None:
+        (item,) = items
+        messages = orjson.loads(str(item.encoded.features))
+        whole = self._body | {"messages": messages}
+        read = self._journal.keeping([item.encoded], self._read)
+        self._client.begin(number, _CHAT, partial(answers.without, whole), read)
+
+    def _read(self, answer: Mapping[str, Any]) -> list[Output]:
+        """Return the output of an answer. Raises LookupError, TypeError or ValueError for half of one."""
+        wanted = self._body.get("n", 1)
+        choices = sorted(answer["choices"], key=lambda choice: choice.get("index", 0))
+        if len(choices) != wanted:
+            if len(choices) == 1:  # it would write one again, and be paid again
+                return [Failure(f"The server writes 1 output where {wanted} are asked for.", Reason.MODEL)]
+            raise ValueError("another number of choices than was asked for")
+        usage = answer.get("usage")
+        self._fingerprint = answer.get("system_fingerprint") or self._fingerprint
+        written = answers.token_count(usage, "completion_tokens") or 0
+        read = answers.token_count(usage, "prompt_tokens")
+        outputs = []
+        for place, choice in enumerate(choices):
+            message, reason = choice["message"], choice["finish_reason"]
+            if reason in _BROKEN_OFF:
+                raise ValueError("the choice has no end")
+            if message.get("refusal") or reason == "content_filter":
+                return [Failure("The model refuses to write about this text.", Reason.DOCUMENT)]
+            text = message.get("content") or ""
+            if not isinstance(text, str):
+                raise TypeError("the content is no text")
+            if not text and (message.get("tool_calls") or reason in _OF_TOOLS):
+                return [Failure(f"The model calls a tool and writes no text (finish_reason {reason}).", Reason.MODEL)]
+            share = written // wanted + (written % wanted if place == 0 else 0)
+            outputs.append(
+                Generated(
+                    text.strip() if self._stripped else text,
+                    share,
+                    truncated=reason in _CUT,
+                    likelihood=likelihood(choice),
+                    read_tokens=read if place == 0 else 0,
+                )
+            )
+        return [outputs[0] if wanted == 1 else Several(tuple(outputs))]
+
+
+def likelihood(choice: Mapping[str, Any]) -> Likelihood | None:
+    """Return the log-probabilities of a choice's tokens; None where the server does not give them for all."""
+    try:
+        each = [float(one["logprob"]) for one in (choice.get("logprobs") or {}).get("content") or ()]
+        return Likelihood.of(each) if all(map(isfinite, each)) else None
+    except (ValueError, LookupError, TypeError, AttributeError):  # the text is whole, and paid
+        return None
+
+
+class EmbeddingsBackend(_ServedBackend):
+    """One served model that gives vectors, under one spec.
+
+    Opening embeds one word, since no server says whether its vectors have length 1.
+    """
+
+    _windows = _TEXTS
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        given = [self._prefix + text for text in texts]
+        return [Encoded(self._counter.of_text(text), text) for text in given]
+
+    def _control(self) -> Question:
+        # The text of the control question is that of the opening.
+        return _EMBEDDINGS, self._body(["text"]), partial(self._read, [1])
+
+    def _open(self, spec: Spec, context_tokens: int) -> None:
+        self._prefix = sentence_modules.prompt(spec, {}, None)
+        self.limit_tokens = min(context_tokens, spec.params.get("window_tokens") or context_tokens)
+        (probe,) = self._client.post(*self._control())
+        length = float(np.linalg.norm(probe.values))
+        self.traits = Traits(normalizes=abs(length - 1) < _TOLERANCE)
+
+    def _begin(self, number: int, items: Items) -> None:
+        texts = [str(item.encoded.features) for item in items]
+        read = self._journal.keeping(
+            [item.encoded for item in items], partial(self._read, [item.tokens for item in items])
+        )
+        self._client.begin(number, _EMBEDDINGS, self._body(texts), read)
+
+    def _body(self, texts: Sequence[str]) -> Any:
+        whole = {"model": self._name, "input": list(texts), "encoding_format": "float"}
+        return partial(answers.without, whole)
+
+    def _read(self, tokens: Sequence[int], answer: Mapping[str, Any]) -> list[Vector]:
+        """Return the vectors of texts of about so many tokens. Raises ValueError and the like for half an answer."""
+        rows = sorted(answer["data"], key=lambda row: row["index"])
+        if [row["index"] for row in rows] != list(range(len(tokens))):
+            raise ValueError("not a vector for each text")
+        vectors = [np.asarray(row["embedding"], dtype=np.float32) for row in rows]
+        if any(vector.ndim != 1 or vector.shape != vectors[0].shape or not len(vector) for vector in vectors):
+            raise ValueError("vectors of several lengths")
+        if not all(np.isfinite(vector).all() for vector in vectors):
+            raise ValueError("numbers that are none")
+        read = answers.token_count(answer.get("usage"), "prompt_tokens")
+        shares = [None] * len(tokens) if not read else _shares(read, tokens)
+        return [Vector(vector, share) for vector, share in zip(vectors, shares, strict=True)]
+
+
+def _shares(total: int, tokens: Sequence[int]) -> list[int]:
+    """Split a total into whole numbers in proportion to the estimates."""
+    ends = np.round(np.cumsum(tokens) / sum(tokens) * total).astype(int)
+    return [int(part) for part in np.diff(ends, prepend=0)]
+
+
+def _require_server(assignment: Assignment) -> Server:
+    """Return the server of an assignment. Raises CannotServe where none is known."""
+    if assignment.server is None:
+        raise CannotServe(
+            f"No server is known for {assignment.spec.model}: give --endpoint URL, or set DOCMILL_ENDPOINT, such as "
+            "http://localhost:8000/v1."
+        )
+    return assignment.server
+
+
+def _stated(client: Client, server: Server, name: str) -> Mapping[str, Any]:
+    """Return the server's facts about a model; {} if it has no list of models.
+
+    Raises CannotServe for a server that does not answer, wants another key, or has no such model.
+    """
+    status, raw = client.get("/models")
+    if status in {404, 405}:
+        return {}
+    if status != _OK:
+        raise CannotServe(str(answers.away(answers.error_of(status, {}, raw, {}, server), server)))
+    try:
+        listed = [model for model in orjson.loads(raw)["data"] if isinstance(model, dict)]
+    except (orjson.JSONDecodeError, LookupError, TypeError) as error:
+        raise CannotServe(f"{server.endpoint} has no OpenAI API: correct --endpoint or DOCMILL_ENDPOINT.") from error
+    by_name = {str(model.get("id")): model for model in listed}
+    found = by_name.get(name) or by_name.get(f"{name}:latest")  # as Ollama names them
+    if found is None:
+        names = [answers.masked(one, server.api_key) for one in sorted(by_name)]
+        more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+        raise CannotServe(
+            f"{server.endpoint} serves no model {name}, but {', '.join(names[:_SHOWN]) or 'none'}{more}: name one of "
+            f"them as --model {weightless.SERVED_PREFIX}NAME."
+        )
+    return found
+
+
+def _context_tokens(model: Mapping[str, Any]) -> int | None:
+    """Return the tokens that a model holds, as vLLM and llama.cpp state them; None where the server does not say."""
+    meta = model.get("meta")
+    found = model.get("max_model_len") or (meta.get("n_ctx_train") if isinstance(meta, dict) else None)
+    return found if isinstance(found, int) and found > 0 else None
