@@ -60,7 +60,7 @@ setup-gliner: .venv-gliner/.installed ## another environment, with the library o
 	@touch $@
 
 test-gliner: setup-gliner ## only the tests on the library of GLiNER models, in its own environment
-	.venv-gliner/bin/python -m pytest -m gliner tests/tasks/backends/label_matching
+	.venv-gliner/bin/python -m pytest -m gliner tests/tasks/backends/test_gliner_backend.py
 
 .PHONY: test-wheel
 test-wheel: setup ## the wheel in an empty environment: the page about Python runs with what it says to install

@@ -16,7 +16,7 @@ from typing import Any
 
 from docmill.storage.core.outcomes import Outcome
 from docmill.tasks import kinds
-from docmill.tasks.backends import selection
+from docmill.tasks.backends import registry
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.specs import pinning
@@ -30,7 +30,7 @@ WAIT_S = 600.0
 class Alone:
     """An engine with its model loaded. ``cache_dir`` is that of the worker beside which it is measured."""
 
-    def __init__(self, task: str, model: str, cache_dir: Path, backend: str = selection.AUTO, **options: Any) -> None:
+    def __init__(self, task: str, model: str, cache_dir: Path, backend: str = registry.AUTO, **options: Any) -> None:
         pinned = pinning.pin(model, models_dir=None, cache_dir=cache_dir)
         self.model = pinning.locate(pinned, models_dir=None, cache_dir=cache_dir)
         self._spec = build_spec(

@@ -20,7 +20,7 @@ from bench.alone import Alone
 from bench.embed import cosines, of_run, vectors
 from bench.manpages import paragraphs
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
-from docmill.tasks.backends import selection
+from docmill.tasks.backends import registry
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.models.families import Family
 from docmill.tasks.specs import pinning
@@ -46,9 +46,7 @@ def compared(
     model: str, quality: str, texts: list[str], cache_dir: Path, pairs: int
 ) -> tuple[Comparison, dict[str, float]]:
     """The backends that take the model in this quality, and their least cosine with torch in float32."""
-    names = selection.candidates(
-        "embed", Family.ENCODER, quality=quality, device="cpu", present=selection.installed()
-    )
+    names = registry.candidates("embed", Family.ENCODER, quality=quality, device="cpu", present=registry.installed())
     dtype = "auto" if quality == "native" else quality
     alone = {name: Alone("embed", model, cache_dir, backend=name, dtype=dtype) for name in names}
     exact = Alone("embed", model, cache_dir, backend="transformers", dtype="float32")

@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from docmill.storage.core.server import ANSWER_S, Patience
 from docmill.storage.deletion.ages import Ages
 from docmill.tasks import kinds
-from docmill.tasks.backends import selection
+from docmill.tasks.backends import registry
 from docmill.tasks.models import weightless
 from docmill.worker import fault_points, redis_urls
 from docmill.worker.errors import SettingsError
@@ -83,8 +83,8 @@ class Settings(RetentionSettings, BaseSettings):
     backend: Annotated[
         str,
         Field(description="Backend; `auto` is the best installed one that supports the model."),
-        Shown(choices=selection.names()),
-    ] = selection.AUTO
+        Shown(choices=registry.choices()),
+    ] = registry.AUTO
     device: Annotated[
         str, Field(description="Where it computes: `auto`, `cpu`, `cuda`, or a list such as `cuda:0,cuda:1`.")
     ] = "auto"
@@ -261,8 +261,8 @@ class Settings(RetentionSettings, BaseSettings):
     @field_validator("backend")
     @classmethod
     def _known_backend(cls, value: str) -> str:
-        if value not in selection.names():
-            raise ValueError(f"unknown backend {value!r}; there are {', '.join(selection.names())}")
+        if value not in registry.choices():
+            raise ValueError(f"unknown backend {value!r}; there are {', '.join(registry.choices())}")
         return value
 
     @field_validator("fault")

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from docmill.tasks.backends import allocator
+from docmill.tasks.backends import devices
 from docmill.tasks.errors import CannotServe, DeviceLost, OutOfMemory
 
 _NAMED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -118,7 +118,7 @@ def release(device: str) -> None:
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
     else:
-        allocator.release()
+        devices.release_freed()
 
 
 def _cpu_name() -> str:

@@ -1,4 +1,4 @@
-"""Load weights with transformers, and read its report of weights that a model's files lack.
+"""Open a model's folder with transformers: its config, its tokenizer, its weights, and what it says of generation.
 
 The library makes up at random what a checkpoint lacks, or has in another shape, and goes on with a warning. Here that
 is an error, whichever library asks transformers for a model: sentence-transformers does, too.
@@ -6,23 +6,35 @@ is an error, whichever library asks transformers for a model: sentence-transform
 
 from __future__ import annotations
 
+import copy
+import json
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 import torch
 from safetensors import safe_open
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from docmill.tasks.backends.convert import index_files
-from docmill.tasks.errors import WeightsMissing
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.backends import accelerator
+from docmill.tasks.backends.convert import index_files, made_once, safe_folder
+from docmill.tasks.backends.decoding import own_settings
+from docmill.tasks.errors import ModelCorrupt, ModelUnsuitable, TaskError, WeightsMissing
+from docmill.tasks.models import gguf
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+log = logging.getLogger("docmill.backends")
 
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Experts that are kept one by one are joined as they are loaded, which takes as much memory as they have weights.
@@ -143,3 +155,133 @@ def _shapes(folder: Path) -> dict[str, torch.Tensor]:
                 dtype = _DTYPES.get(part.get_dtype(), torch.float32)
                 found[name] = torch.zeros((), dtype=dtype).expand(part.get_shape())
     return found
+
+
+class AutoModel(Protocol):
+    """A class of transformers that loads models of many types (``AutoModelFor…``)."""
+
+    def from_pretrained(self, folder: Path, **options: object) -> PreTrainedModel: ...
+
+
+@dataclass(frozen=True)
+class Opening:
+    """A folder with weights as safetensors, the model's config and its tokenizer, from transformers."""
+
+    spec: Spec
+    folder: Path
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+
+    @classmethod
+    def of(cls, spec: Spec, folder: Path, cache_dir: Path) -> Opening:
+        """Raises ModelUnsuitable where the model is not of a family that does the spec's task."""
+        folder = safe_folder(folder, spec.revision, cache_dir)
+        with accelerator.quiet():
+            config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+            kinds.kind(spec.kind).require(config.to_dict(), spec.model, spec.params)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return cls(spec, folder, config, tokenizer)
+
+    def model(self, kind: AutoModel, dtype: torch.dtype) -> PreTrainedModel:
+        """The model with its weights, ready to compute on a CPU.
+
+        Raises WeightsMissing.
+        """
+        with accelerator.quiet(), reported() as report:
+            loaded = kind.from_pretrained(self.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False)
+        report.require(self.spec.model, self.spec.kind)
+        return loaded.eval()
+
+    def require_weights(self, kind: AutoModel) -> PreTrainedModel | None:
+        """Raise WeightsMissing where ``model`` would, without reading the weights; for libraries that read their own.
+
+        Returns the model without its weights, or None where only loading it can tell.
+        """
+        try:
+            with accelerator.quiet(), hollow(), reported() as report:
+                found = kind.from_pretrained(self.folder, config=self.config, trust_remote_code=False)
+        except NotTold:
+            return None
+        report.require(self.spec.model, self.spec.kind)
+        return found
+
+
+def require_keys_and_values(model: PreTrainedModel, name: str) -> None:
+    """Raise ModelUnsuitable for a decoder whose layers keep a state of their own."""
+    if model._is_stateful:
+        raise ModelUnsuitable(f"{name} keeps a state of its own in place of keys and values: it does not write here.")
+
+
+def generation_settings(folder: Path) -> GenerationConfig:
+    """The GenerationConfig that transformers would give the model of this folder."""
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except OSError:  # older models keep it in their config
+        return GenerationConfig.from_pretrained(folder, config_file_name="config.json", _from_model_config=True)
+
+
+def stated_settings(opening: Opening) -> dict[str, Any]:
+    """Everything that the model's files say of generation, also entries that transformers does not know."""
+    file = opening.folder / "generation_config.json"
+    stated = json.loads(file.read_bytes()) if file.exists() else {}
+    known = {
+        name: value for name, value in generation_settings(opening.folder).to_dict().items() if value is not None
+    }
+    return own_settings(opening.config.to_dict(), {**stated, **known})
+
+
+def convert_gguf(file: Path, revision: str, cache_dir: Path) -> Path:
+    """Return the folder with the model of a GGUF file, converted if need be.
+
+    Raises NotInstalled without the libraries, ModelCorrupt for a file that lacks weights, and ModelUnsuitable for a
+    model that transformers does not read.
+    """
+
+    def build(target: Path) -> None:
+        gguf.require_extra(file)
+        try:
+            _write_gguf(file, target)
+        except TaskError:
+            raise
+        except Exception as error:  # whatever the libraries raise on files that they cannot read
+            reason = " ".join(str(error).split())[:300]
+            raise ModelUnsuitable(
+                f"transformers cannot read {file}: {type(error).__name__}: {reason} Name a folder or a hub id with "
+                "the model's safetensors."
+            ) from error
+
+    return made_once(gguf.converted_place(revision, cache_dir), build, cache_dir)
+
+
+def _write_gguf(file: Path, target: Path) -> None:
+    """Save the model of a GGUF file as safetensors.
+
+    transformers takes most of a minute to read such a file, each time. It gives each weight as float32, and so does
+    the folder: its outputs are those of a model that was read from the file itself.
+    """
+    from transformers import AutoModelForCausalLM, modeling_gguf_pytorch_utils
+
+    bar = modeling_gguf_pytorch_utils.tqdm  # of the reading, which no setting of transformers turns off
+    modeling_gguf_pytorch_utils.tqdm = lambda tensors, **_: tensors
+    try:
+        with accelerator.quiet(), torch.no_grad(), reported() as report:
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+            read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    finally:
+        modeling_gguf_pytorch_utils.tqdm = bar
+    if report.missing:
+        raise ModelCorrupt(
+            f"{file} lacks {len(report.missing)} weights of its architecture, such as {min(report.missing)}: "
+            "download it again, or name another file."
+        )
+    config = copy.deepcopy(read.config)
+    del config.quantization_config  # a model that has one refuses to be saved
+    with accelerator.quiet(), torch.no_grad():
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model.load_state_dict(read.state_dict(), assign=True)
+        model.tie_weights()
+        model.generation_config = read.generation_config
+        model.save_pretrained(target)
+        tokenizer.save_pretrained(target)
+    log.info("gguf_converted file=%s", file)

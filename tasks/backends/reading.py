@@ -1,23 +1,31 @@
-"""Read texts as a model under a spec does, without its weights: to show the windows and prompts of a result."""
+"""Open specs without their weights: to show the windows and prompts of a result, and to check files before a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.encoder import heads
+from docmill.tasks.backends.tokens import TokenCoder
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds.base import Traits
-from docmill.tasks.models import families
+from docmill.tasks.models import families, gliner
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import Coder, Encoded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from docmill.tasks.backends.decoder_only.instructed import Completion
+    from docmill.tasks.backends.encoder_decoder.generation import Generation
+    from docmill.tasks.backends.loading import Opening
 
 
 @dataclass(frozen=True)
@@ -43,36 +51,47 @@ def reading_of(assignment: Assignment, config: Mapping[str, Any]) -> Reading:
     if assignment.head in heads.LOADERS:
         return _of_encoder(assignment)
     if assignment.head is Head.MATCHING:
-        from docmill.tasks.backends.label_matching.gliner_backend import reading_of as reading_of_words
+        from docmill.tasks.backends.gliner_backend import reading_of as reading_of_words
 
         coder_of_words, traits = reading_of_words(assignment)
         return Reading(coder_of_words, traits, as_given)
-    from docmill.tasks.backends.generation_files import Opening, generation_settings
-
-    opening = Opening.of(assignment.spec, assignment.folder, assignment.cache_dir)
-    if families.family(config) is Family.DECODER:
-        from docmill.tasks.backends.decoder_only.instructed import Completion
-        from docmill.tasks.backends.decoder_only.likelihood import label_completion
-
-        scores = kinds.kind(assignment.spec.kind).head(Family.DECODER) is Head.LIKELIHOOD
-        completion = (label_completion if scores else Completion)(opening)
-        coder = _Coder(completion.limit_tokens, completion.tokens.encode)
-        return Reading(coder, completion.traits, _by(opening.tokenizer))
-    from docmill.tasks.backends.encoder_decoder.generation import Generation
-
-    generation = Generation(opening, generation_settings(opening.folder))
-    coder = _Coder(generation.limit_tokens, generation.tokens.encode)
-    return Reading(coder, generation.traits, _by(opening.tokenizer))
+    writer = _open_writer(_open(assignment.spec, assignment.folder, assignment.cache_dir), config)
+    coder = TokenCoder(writer.tokens, writer.limit_tokens)
+    return Reading(coder, writer.traits, _by(writer.tokens.tokenizer))
 
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+def require_weights(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> None:
+    """Raise WeightsMissing or ModelUnsuitable where the model of a folder cannot do the spec's kind of task."""
+    if families.family(config) is Family.GLINER:  # its library tells nothing without the weights
+        gliner.of_folder(folder, spec.model)
+        return
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    from docmill.tasks.backends.loading import NotTold, hollow, require_keys_and_values
+
+    if (head := _encoder_head(spec, config)) is not None:
+        with suppress(NotTold), hollow():
+            heads.load(Assignment(spec, folder, "cpu", cache_dir, head), torch.float32)
+        return
+    decoder = families.family(config) is Family.DECODER
+    opening = _open(spec, folder, cache_dir)
+    model = opening.require_weights(AutoModelForCausalLM if decoder else AutoModelForSeq2SeqLM)
+    if decoder and model is not None:
+        require_keys_and_values(model, spec.model)
 
 
-@dataclass(frozen=True)
-class _Coder:
-    limit_tokens: int
-    encode: Callable[[Sequence[str]], list[Encoded]]
+def rehearse(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> None:
+    """Raise the errors of opening the spec, except those that depend on a device or on the weights' values."""
+    require_weights(spec, folder, config, cache_dir)
+    if _encoder_head(spec, config) is None and families.family(config) is not Family.GLINER:
+        _open_writer(_open(spec, folder, cache_dir), config)
+
+
+def _encoder_head(spec: Spec, config: Mapping[str, Any]) -> Head | None:
+    """Return the head of an encoder with which the spec is done; None if it is done with another model."""
+    head = kinds.kind(spec.kind).head(families.family(config))
+    return head if head in heads.LOADERS else None
 
 
 def _of_encoder(assignment: Assignment) -> Reading:
@@ -89,6 +108,25 @@ def _of_encoder(assignment: Assignment) -> Reading:
         ) from error
     shown = as_given if model.tokens is None else _by(model.tokens.tokenizer)
     return Reading(model, model.traits, shown)
+
+
+def _open(spec: Spec, folder: Path, cache_dir: Path) -> Opening:
+    from docmill.tasks.backends.loading import Opening
+
+    return Opening.of(spec, folder, cache_dir)
+
+
+def _open_writer(opening: Opening, config: Mapping[str, Any]) -> Completion | Generation:
+    """Return the prompts and the decoding of a model that writes, or scores labels. Raises CannotServe."""
+    if families.family(config) is Family.DECODER:
+        from docmill.tasks.backends.decoder_only.instructed import Completion, label_completion
+
+        scores = kinds.kind(opening.spec.kind).head(Family.DECODER) is Head.LIKELIHOOD
+        return (label_completion if scores else Completion)(opening)
+    from docmill.tasks.backends.encoder_decoder.generation import Generation
+    from docmill.tasks.backends.loading import generation_settings
+
+    return Generation(opening, generation_settings(opening.folder))
 
 
 def _by(tokenizer: PreTrainedTokenizerBase) -> Callable[[Encoded], str]:

@@ -7,16 +7,18 @@ also has ``tokens_per_s()``: where several backends can compute an encoder, the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Collection, Iterator, Set
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from docmill.storage.core.installation import Extra
-from docmill.tasks.errors import BadOption
-from docmill.tasks.models import gliner
+from docmill.storage.core.installation import Extra, install
+from docmill.tasks import kinds
+from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
+from docmill.tasks.models import gliner, weightless
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Head
 
+AUTO = "auto"  # in place of a backend: the best that is installed
 CPU, CUDA = "cpu", "cuda"
 REMOTE = "remote"  # no device of this machine: a server computes
 OWN_CODE = "transformers"  # the model as its authors wrote it
@@ -133,7 +135,7 @@ BACKENDS: tuple[Row, ...] = (
                 "docmill.tasks.backends.encoder_decoder.seq2seq:Seq2SeqBackend", Head.SEQ2SEQ_TEXT, _ENCODER_DECODERS
             ),
             Offer("docmill.tasks.backends.decoder_only.causal:CausalBackend", Head.CAUSAL_TEXT, _DECODERS | {None}),
-            Offer("docmill.tasks.backends.decoder_only.likelihood:LikelihoodBackend", Head.LIKELIHOOD, _DECODERS),
+            Offer("docmill.tasks.backends.decoder_only.causal:LikelihoodBackend", Head.LIKELIHOOD, _DECODERS),
         ),
     ),
     Row(
@@ -141,7 +143,7 @@ BACKENDS: tuple[Row, ...] = (
         "gliner",
         (
             Offer(
-                "docmill.tasks.backends.label_matching.gliner_backend:GlinerBackend",
+                "docmill.tasks.backends.gliner_backend:GlinerBackend",
                 Head.MATCHING,
                 {Family.GLINER},
                 _FLOATS - {"float16"},
@@ -165,18 +167,104 @@ BACKENDS: tuple[Row, ...] = (
 
 def names() -> tuple[str, ...]:
     """Return the names of all backends, the preferred ones first."""
-    return tuple(row.name for row in BACKENDS)
+    return tuple(backend.name for backend in BACKENDS)
 
 
 def row(name: str) -> Row:
     """Return the backend of this name. Raises BadOption for an unknown name."""
-    for one in BACKENDS:
-        if one.name == name:
-            return one
+    for backend in BACKENDS:
+        if backend.name == name:
+            return backend
     raise BadOption(f"There is no backend named {name!r}; there are {', '.join(names())}.")
 
 
 def extras() -> Iterator[Extra]:
     """Yield the extras of all backends."""
-    for one in BACKENDS:
-        yield from (offer.extra for offer in one.offers if offer.extra is not None)
+    for backend in BACKENDS:
+        yield from (offer.extra for offer in backend.offers if offer.extra is not None)
+
+
+def choices() -> tuple[str, ...]:
+    """Return the names that may be asked for."""
+    return (AUTO, *names())
+
+
+def installed() -> frozenset[str]:
+    """Return the backends whose libraries are on this machine."""
+    return frozenset(backend.name for backend in BACKENDS if backend.is_installed)
+
+
+def candidates(
+    kind: str,
+    family: Family | None,
+    *,
+    quality: str,
+    device: str,
+    present: Collection[str],
+    asked: str = AUTO,
+) -> tuple[str, ...]:
+    """Return the backends to try for a kind of task with a family of models, in order.
+
+    A backend that cannot take the model after all raises Unsuited, and the next is tried. With ``asked`` there is
+    only that backend, if it fits at all. Empty where nothing that is present fits. Raises BadOption for the name of
+    an unknown backend, and UnknownKind.
+    """
+    found = _offers(kind, family, quality=quality, device=device, asked=asked)
+    return tuple(name for name, _ in found if name in present)
+
+
+def require_possible(kind: str, family: Family | None, quality: str, model: str) -> None:
+    """Raise BadOption where no backend has the precision on any kind of device, be it installed or not."""
+    if not any(any(_offers(kind, family, quality=quality, device=device)) for device in (CPU, CUDA)):
+        raise BadOption(f"--dtype {quality}: no backend computes {kind} with {family} models such as {model} in it.")
+
+
+def served_kinds() -> tuple[str, ...]:
+    """Return the kinds of tasks that a server's models do."""
+    return tuple(kind for kind in kinds.NAMES if any(_offers(kind, Family.DECODER, quality="native", device=REMOTE)))
+
+
+def is_served(kind: str, model: str) -> bool:
+    """Return True for the model of a server. Raises ModelUnsuitable for a kind of task that no such model does."""
+    if not weightless.is_served(model):
+        return False
+    if kind not in served_kinds():
+        raise ModelUnsuitable(
+            f"A model on a server, such as {model}, cannot do the task {kind}, only {', '.join(served_kinds())}. For "
+            "labels use extract, with an enum in the schema."
+        )
+    return True
+
+
+def require_present(
+    kind: str, family: Family | None, *, quality: str, device: str, asked: str = AUTO, model: str
+) -> tuple[str, ...]:
+    """Return the candidates that are installed. Raises CannotServe, with what to install, if there is none."""
+    if found := candidates(kind, family, quality=quality, device=device, asked=asked, present=installed()):
+        return found
+    extra = extra_for(kind, family, quality=quality, device=device, asked=asked)
+    hint = f"; {install(extra)}" if extra is not None else ""
+    native = [offer for _, offer in _offers(kind, family, quality="native", device=device)]
+    if asked == AUTO and native and all(offer.extra is not None for offer in native):
+        raise CannotServe(f"{kind} with {model} needs a backend that is not installed on this worker{hint}.")
+    if asked == AUTO:
+        raise CannotServe(f"This worker's backend has no {quality} precision{hint}.")
+    if extra is not None:
+        raise CannotServe(f"The backend {asked} is not installed on this worker{hint}.")
+    raise CannotServe(f"The backend {asked} does not {kind} with {model} on {device} ({quality} precision).")
+
+
+def extra_for(kind: str, family: Family | None, *, quality: str, device: str, asked: str = AUTO) -> str | None:
+    """Return the extra that installs the preferred backend; None where docmill has all that it needs."""
+    offers = (offer for _, offer in _offers(kind, family, quality=quality, device=device, asked=asked))
+    extra = next((offer.extra for offer in offers if offer.extra is not None), None)
+    return extra.package(has_gpu=device != CPU) if extra is not None else None
+
+
+def _offers(
+    kind: str, family: Family | None, *, quality: str, device: str, asked: str = AUTO
+) -> Iterator[tuple[str, Offer]]:
+    head = kinds.kind(kind).head(family)
+    for backend in BACKENDS if asked == AUTO else (row(asked),):
+        if (offer := backend.offer(head, family, quality, device)) is not None:
+            yield backend.name, offer

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds, languages, patterns
-from docmill.tasks.backends import Assignment, Backend, devices, registry, selection
-from docmill.tasks.backends.adapters import kept
+from docmill.tasks.backends import Assignment, Backend, devices, registry
 from docmill.tasks.backends.encoder import choice, heads
 from docmill.tasks.backends.registry import Offer
 from docmill.tasks.engine.documents import cut_each
@@ -45,13 +44,13 @@ def open_backend(
     device: str,
     models_dir: Path | None,
     cache_dir: Path,
-    backend: str = selection.AUTO,
+    backend: str = registry.AUTO,
     server: Server | None = None,
     provisional: bool = True,
 ) -> Backend:
     """Load the model of a spec onto a device (``cpu``, ``cuda:0``); raises CannotServe with the reason.
 
-    ``backend`` is one of ``selection.names()``. ``server`` computes served models, whatever the device and the
+    ``backend`` is one of ``registry.choices()``. ``server`` computes served models, whatever the device and the
     backend. Unless it may be ``provisional``, an encoder is measured on its backends at once, and not after the first
     texts.
     """
@@ -73,14 +72,14 @@ def open_backend(
     pinned = pinning.Pinned(spec.model, spec.revision)
     try:
         if weightless.is_null(spec.model):
-            from docmill.tasks.backends.null import NullBackend
+            from docmill.tasks.backends.weightless import NullBackend
 
             return NullBackend(spec, device=device)
         if weightless.is_served(spec.model):
             tokenizer = pinning.locate_tokenizer(spec, models_dir=models_dir, cache_dir=cache_dir)
             return _on_server(spec, cache_dir, server, tokenizer)
         if weightless.is_weightless(spec.model):
-            from docmill.tasks.backends.patterns import PatternsBackend
+            from docmill.tasks.backends.weightless import PatternsBackend
 
             return PatternsBackend(spec, device=device)
         if device == registry.REMOTE:
@@ -91,7 +90,7 @@ def open_backend(
         config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=models_dir)
         adapter = pinning.locate_adapter(spec, models_dir=models_dir, cache_dir=cache_dir)
         if adapter is not None:
-            from docmill.tasks.backends.adapters import merged
+            from docmill.tasks.backends.merging import merged
 
             spec, folder = merged(spec, folder, adapter, cache_dir)
             config = Description.of_folder(folder).config
@@ -110,7 +109,7 @@ def open_backend(
 
 def _on_server(spec: Spec, cache_dir: Path, server: Server | None, tokenizer: Path | None) -> Backend:
     head = kinds.kind(spec.kind).head(Family.DECODER)
-    (name,) = selection.require_present(
+    (name,) = registry.require_present(
         spec.kind,
         Family.DECODER,
         quality=spec.quality,
@@ -138,7 +137,7 @@ def _head(spec: Spec, config: Mapping[str, Any]) -> Head:
 
 def _first_suited(assignment: Assignment, family: Family | None, asked: str, *, provisional: bool) -> Backend:
     spec, device, head = assignment.spec, assignment.device, assignment.head
-    names = selection.require_present(
+    names = registry.require_present(
         spec.kind, family, quality=spec.quality, device=device, asked=asked, model=spec.model
     )
     assignment = replace(assignment, alone=len(names) == 1)
@@ -177,7 +176,7 @@ class Place:
     device: str
     models_dir: Path | None
     cache_dir: Path
-    backend: str = selection.AUTO
+    backend: str = registry.AUTO
 
 
 def import_libraries(spec: Spec, place: Place) -> None:
@@ -202,13 +201,15 @@ def modules(spec: Spec, place: Place) -> list[str]:
     folder = pinning.locate(pinned, models_dir=place.models_dir, cache_dir=place.cache_dir)
     config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=place.models_dir)
     if pinning.ADAPTER in spec.params:
+        from docmill.tasks.backends.merging import kept  # which imports torch
+
         if (merged := kept(spec, folder, place.cache_dir)) is None:
-            return ["docmill.tasks.backends.merging", "peft"]
+            return ["peft"]
         spec, folder = merged
         config = Description.of_folder(folder).config
     family = families.family(config)
-    head, present = kinds.kind(spec.kind).head(family), selection.installed()
-    names = selection.candidates(
+    head, present = kinds.kind(spec.kind).head(family), registry.installed()
+    names = registry.candidates(
         spec.kind, family, quality=spec.quality, device=place.device, present=present, asked=place.backend
     )
     if head is None or not names:
@@ -293,7 +294,7 @@ def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Rea
         config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=models_dir)
         adapter = pinning.locate_adapter(spec, models_dir=models_dir, cache_dir=cache_dir)
         if adapter is not None and families.family(config) is Family.ENCODER:  # it may bring the head
-            from docmill.tasks.backends.adapters import merged
+            from docmill.tasks.backends.merging import merged
             from docmill.tasks.models.families import Description
 
             spec, folder = merged(spec, folder, adapter, cache_dir)
@@ -325,9 +326,8 @@ def _of_languages(specs: Mapping[str, Spec], open_one: Callable[[Spec], Reading]
 
 
 def _weightless(spec: Spec) -> Reading:
-    from docmill.tasks.backends.null import NullBackend
-    from docmill.tasks.backends.patterns import PatternsBackend
     from docmill.tasks.backends.reading import Reading, as_given
+    from docmill.tasks.backends.weightless import NullBackend, PatternsBackend
 
     backend = (NullBackend if weightless.is_null(spec.model) else PatternsBackend)(spec, device="cpu")
     return Reading(backend, backend.traits, as_given)

@@ -16,7 +16,7 @@ from typing import Any
 
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
-from docmill.tasks.backends import selection
+from docmill.tasks.backends import registry
 from docmill.tasks.errors import BadOption, HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable, nearly
 from docmill.tasks.models import families, gguf, gliner, hub, weightless, weights
 from docmill.tasks.models.adapters import FILES as ADAPTER_FILES
@@ -180,9 +180,9 @@ def locate(pinned: Pinned, *, models_dir: Path | None, cache_dir: Path) -> Path:
         )
     if file is None:
         return folder
-    from docmill.tasks.backends.gguf import converted  # which imports torch
+    from docmill.tasks.backends.loading import convert_gguf  # which imports torch
 
-    return converted(file, actual, cache_dir)
+    return convert_gguf(file, actual, cache_dir)
 
 
 def to_convert(model: str, *, models_dir: Path | None, cache_dir: Path) -> bool:
@@ -238,7 +238,7 @@ def require(
     """
     config = read_config(pinned, models_dir=models_dir) if config is None else config
     kinds.kind(kind).require(config, pinned.model, asked)
-    if selection.is_served(kind, pinned.model):
+    if registry.is_served(kind, pinned.model):
         return
     if pinned.model == weightless.PATTERNS and kind not in _BY_PATTERNS:
         raise ModelUnsuitable(f"{kind} needs a trained model; {pinned.model} is only for {', '.join(_BY_PATTERNS)}.")
@@ -426,7 +426,7 @@ def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str
     pinned = pin(model, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
     limit = families.OUR_LIMIT_TOKENS
     if weightless.is_served(model):
-        return Checked(pinned, "a model of a server", "served", selection.served_kinds(), 0, None)
+        return Checked(pinned, "a model of a server", "served", registry.served_kinds(), 0, None)
     if weightless.is_null(model):
         return Checked(pinned, weightless.NULL, "computes nothing", kinds.NAMES, limit, 0)
     if weightless.is_weightless(model):

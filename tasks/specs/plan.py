@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds, languages, prompts
-from docmill.tasks.backends import selection
+from docmill.tasks.backends import registry
 from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.base import Plan, TaskKind
 from docmill.tasks.kinds.options import MIN_WINDOW_TOKENS, KindOptions, flag, option
@@ -51,7 +51,7 @@ def build_spec(
     if weightless.is_served(pinned.model):
         _check_served(plan, options.quality)
     elif config:
-        selection.require_possible(kind, plan.family, options.quality, pinned.model)
+        registry.require_possible(kind, plan.family, options.quality, pinned.model)
         _check_room(plan, params.get("max_new_tokens"))
     return Spec(
         kind=kind,

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from docmill.storage.core.schema import Job
 from docmill.storage.leases.policy import POISON
 from docmill.storage.results.results import failures, results
-from docmill.tasks.backends.null import vector
+from docmill.tasks.backends.weightless import vector
 from docmill.worker.fault_points import MARKER
 from tests.faults.background_commands import Errands
 from tests.faults.checker import check, read_books, some

@@ -14,7 +14,7 @@ import torch
 from docmill.storage.core.outcomes import Outcome
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
-from docmill.tasks.backends import Backend, selection
+from docmill.tasks.backends import Backend, registry
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.specs import pinning
@@ -137,7 +137,7 @@ def benches(cache_dir: Path) -> Iterator[Callable[[str], Bench]]:
 @pytest.fixture(scope="session")
 def bench(benches: Callable[[str], Bench]) -> Bench:
     """Whatever backend is the best here."""
-    return benches(selection.AUTO)
+    return benches(registry.AUTO)
 
 
 @pytest.fixture(scope="session", params=["transformers", "ctranslate2"])

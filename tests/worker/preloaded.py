@@ -32,7 +32,7 @@ COMMANDS = (
         "docmill.tasks.engine.backend_factory",
         "docmill.tasks.backends.devices",
         "docmill.tasks.backends.encoder.heads",
-        "docmill.tasks.backends.null",
+        "docmill.tasks.backends.weightless",
     ),
     *(
         "docmill.storage.core.database",
@@ -59,7 +59,7 @@ WITH_MODELS = (
         "docmill.tasks.backends.encoder.classifiers",
         "docmill.tasks.backends.encoder.encoder_backend",
     ),
-    *("docmill.tasks.backends.encoder.conversion", "openvino.frontend.pytorch", "docmill.tasks.backends.rehearsal"),
+    *("docmill.tasks.backends.encoder.conversion", "openvino.frontend.pytorch", "docmill.tasks.backends.reading"),
     *("docmill.tasks.backends.encoder_decoder.seq2seq", "docmill.tasks.backends.encoder_decoder.ctranslate"),
     *("docmill.tasks.backends.polyglot", "docmill.tasks.backends.decoder_only.causal", "docmill.tasks.languages"),
     *("docmill.worker.engines.throughput", "sacremoses"),

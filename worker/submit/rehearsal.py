@@ -23,7 +23,7 @@ from typing import Any
 from docmill.storage.core.private_files import make_folder
 from docmill.storage.core.specs import Spec
 from docmill.tasks import errors
-from docmill.tasks.backends import registry, selection
+from docmill.tasks.backends import registry
 from docmill.tasks.errors import CannotServe, HubUnreachable, ModelError, NotInstalled, TaskError, WeightsNotRead
 from docmill.tasks.models import families, hub, weightless
 from docmill.tasks.models.families import Family
@@ -175,7 +175,7 @@ def _require_backend(settings: Settings, spec: Spec, devices: Sequence[str]) -> 
     if devices:
         pinning.require_libraries(pinned, models_dir=settings.models_dir)
     for device in devices if config else ():
-        selection.require_present(
+        registry.require_present(
             spec.kind,
             families.family(config),
             quality=spec.quality,
@@ -192,7 +192,7 @@ def _require_server(settings: Settings, spec: Spec) -> None:
             f"No server is known for {spec.model}: give --endpoint URL, or set DOCMILL_ENDPOINT, such as "
             "http://localhost:8000/v1."
         )
-    selection.require_present(
+    registry.require_present(
         spec.kind,
         Family.DECODER,
         quality=spec.quality,
@@ -248,10 +248,10 @@ def main() -> None:
 
 
 def _rehearse(spec: Spec, order: Mapping[str, Any]) -> dict[str, str] | None:
-    from docmill.tasks.backends import rehearsal
+    from docmill.tasks.backends import reading
     from docmill.tasks.backends.merging import require_fits
 
-    look = rehearsal.require_weights if order["weights_only"] else rehearsal.rehearse
+    look = reading.require_weights if order["weights_only"] else reading.rehearse
     models_dir = None if order["models_dir"] is None else Path(order["models_dir"])
     cache_dir, pinned = Path(order["cache_dir"]), pinning.Pinned(spec.model, spec.revision)
     where = ""

@@ -32,13 +32,14 @@ from transformers import (
 from transformers.cache_utils import Cache, DynamicLayer
 
 from docmill.tasks.backends import Assignment, Source, accelerator
-from docmill.tasks.backends.decoder_only.instructed import Completion, Constraint
+from docmill.tasks.backends.decoder_only.instructed import Completion, Constraint, label_completion, label_ids
 from docmill.tasks.backends.decoding import Decoding
-from docmill.tasks.backends.generation_files import Opening, require_keys_and_values
+from docmill.tasks.backends.loading import Opening, require_keys_and_values
 from docmill.tasks.backends.static import Computed, Items, StaticLoop
 from docmill.tasks.batching import Budget, Item
 from docmill.tasks.errors import DeviceLost
-from docmill.tasks.outputs import Failure, Generated, Likelihood, Output, Several
+from docmill.tasks.kinds import LINE_END
+from docmill.tasks.outputs import Failure, Generated, Labels, Likelihood, Output, Several
 from docmill.tasks.windows.windows import Encoded
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 # Tokens that may be on the device at once, what is read and what may be written, and the most rows.
 _BUDGETS = {"cpu": Budget(tokens=49_152, rows=64), "cuda": Budget(tokens=262_144, rows=256)}
+# For labels, logits of all tokens of a label are on the device at once for each row.
+_SCORING_BUDGETS = {"cpu": Budget(tokens=8_192, rows=16), "cuda": Budget(tokens=65_536, rows=64)}
 # Others join when so large a share of the rows is free: each joining stops those that write.
 _FREE = 0.25
 # Two texts that share nothing: what prompts over them share is the template.
@@ -323,6 +326,53 @@ class CausalBackend:
         return self._completion.generated(
             written, at_end=at_end or closed, likelihood=Likelihood.of(row.log_probabilities)
         )
+
+
+class LikelihoodBackend(CausalBackend):
+    """One decoder-only model under one spec with labels: the probability with which it writes each after a prompt.
+
+    The log-probability of a label is the sum of those of its tokens and of the end after it: any of the model's end
+    tokens, or after a base model's pattern the line's end, too. It is not divided by the length. The score of a label
+    is the softmax of these sums over all labels: the probability that the model writes this label, if it writes any
+    of them (the scoring by likelihood of Brown et al. 2020, section 2.4, without a normalisation by length).
+
+    The prompts of a batch are read once. Each label is read after all of them, over the same keys and values.
+    """
+
+    def __init__(self, assignment: Assignment) -> None:
+        super().__init__(assignment)
+        tokenizer = self._completion.tokens.tokenizer
+        self._labels = label_ids(tokenizer, assignment.spec.params["labels"])
+        line_end = tokenizer(LINE_END, add_special_tokens=False)["input_ids"][-1:]
+        ends = {*self._decoding.ends, *(() if tokenizer.chat_template is not None else line_end)}
+        self._ends = torch.tensor(sorted(ends), dtype=torch.long, device=self._device)
+        self._loop = StaticLoop(self._together, _SCORING_BUDGETS[self._device.partition(":")[0]])
+
+    def run(self, source: Source) -> Iterator[Computed]:
+        return self._loop.run(source)
+
+    def _completed(self, opening: Opening) -> Completion:
+        return label_completion(opening)
+
+    def _together(self, items: Items) -> Sequence[Output]:
+        with torch.inference_mode(), accelerator.memory_errors(self._device):
+            flight, logits = self._begin(items)
+            first = torch.log_softmax(logits, dim=-1)
+            sums = [self._log_probability(flight, first, ids) for ids in self._labels.values()]
+            scores = torch.stack(sums, dim=1).double().softmax(dim=1).tolist()
+        return [Labels(dict(zip(self._labels, row, strict=True))) for row in scores]
+
+    def _log_probability(self, flight: Flight, first: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+        """Return the log-probability of a label after each row, shape (rows,). ``first`` has those of all tokens."""
+        assert flight.cache is not None
+        lengths = torch.tensor([row.tokens + len(ids) for row in flight.rows])
+        rows = torch.tensor([ids] * len(flight.rows))
+        later = torch.log_softmax(self._logits(flight.cache, rows, lengths, len(ids)), dim=-1)
+        flight.cache.shorten(len(ids))
+        total = first[:, ids[0]]
+        for place, token in enumerate(ids[1:]):
+            total = total + later[:, place, token]
+        return total + later[:, -1, self._ends].logsumexp(dim=-1) if len(self._ends) else total
 
 
 def row_processors(how: Decoding, prompt_tokens: int, device: str) -> LogitsProcessorList:

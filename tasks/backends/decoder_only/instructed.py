@@ -7,7 +7,7 @@ of each row makes its output JSON that is valid by the spec's schema.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from docmill.storage.steps import templates
 from docmill.storage.steps.templates import keeps_white_space
 from docmill.tasks import languages, schemas
 from docmill.tasks.backends.decoding import cut_at, decoding
-from docmill.tasks.backends.generation_files import Opening, stated_settings
+from docmill.tasks.backends.loading import Opening, stated_settings
 from docmill.tasks.backends.tokens import TokenCoder, Tokens
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds import Instruction, instruction
@@ -50,6 +50,8 @@ _ANY = "en"
 _SHOWN = 0.25
 # Questions that documents bring, whose prompts are kept.
 _REMEMBERED = 256
+# The words before a label in a base model's pattern, after which it is tokenised.
+_BEFORE = "\nLabel:"
 _BITS = 32  # tokens in a word of a mask
 
 
@@ -102,6 +104,28 @@ class Completion:
                 f"{overhead} for the prompt there is no room for a text. Give a smaller --max-new-tokens."
             )
         return self.tokens.checked_limit(limit, spec.params.get("window_tokens"))
+
+
+def label_completion(opening: Opening) -> Completion:
+    """Return the prompts of a spec with labels; a window leaves room for the longest. Raises CannotServe."""
+    longest = max(len(ids) for ids in label_ids(opening.tokenizer, opening.spec.params["labels"]).values())
+    spec = replace(opening.spec, params={**opening.spec.params, "max_new_tokens": longest + 1})
+    return Completion(replace(opening, spec=spec))
+
+
+def label_ids(tokenizer: PreTrainedTokenizerBase, labels: Iterable[str]) -> dict[str, list[int]]:
+    """Return the tokens with which the model writes each label: as its answer, or after the pattern and a space."""
+
+    def ids(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def of(label: str) -> list[int]:
+        if tokenizer.chat_template is not None:
+            return ids(label)
+        before, whole = ids(_BEFORE), ids(f"{_BEFORE} {label}")
+        return whole[len(before) :] if whole[: len(before)] == before else ids(f" {label}")
+
+    return {label: of(label) for label in labels}
 
 
 class Conversations(Tokens):

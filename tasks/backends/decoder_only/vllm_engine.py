@@ -35,7 +35,7 @@ from docmill.tasks.backends import Assignment, Source, accelerator
 from docmill.tasks.backends.decoder_only.instructed import Completion, constraint_tokenizer, record
 from docmill.tasks.backends.decoder_only.vllm_settings import Accelerator, scheduling
 from docmill.tasks.backends.decoding import Decoding
-from docmill.tasks.backends.generation_files import Opening
+from docmill.tasks.backends.loading import Opening
 from docmill.tasks.backends.static import Computed, failure
 from docmill.tasks.batching import Budget, Item
 from docmill.tasks.errors import DeviceLost, Unsuited

@@ -22,7 +22,7 @@ from docmill.tasks.backends.encoder import pooling
 from docmill.tasks.backends.encoder.fast_tokenizer import PlacedTokens
 from docmill.tasks.backends.encoder.heads import EncoderModel, Form, as_array
 from docmill.tasks.backends.encoder.own_code import take_apart
-from docmill.tasks.backends.generation_files import Opening
+from docmill.tasks.backends.loading import Opening
 from docmill.tasks.backends.tokens import Tokens, pairs
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds.answer import require_room

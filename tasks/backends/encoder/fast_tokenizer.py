@@ -15,7 +15,7 @@ from docmill.tasks.windows.windows import Places
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-    from docmill.tasks.backends.generation_files import Opening
+    from docmill.tasks.backends.loading import Opening
 
 # The library's names of what models read, by those of transformers.
 _FEATURES: Mapping[str, str] = {"input_ids": "ids", "token_type_ids": "type_ids"}

@@ -13,7 +13,7 @@ from typing import Any
 
 import openvino
 
-from docmill.tasks.backends import Assignment, Source, allocator, processor
+from docmill.tasks.backends import Assignment, Source, devices, processor
 from docmill.tasks.backends.convert import is_whole
 from docmill.tasks.backends.encoder.batches import BUDGETS, SIZES, Streams, WarmUp, short_window
 from docmill.tasks.backends.encoder.converted import ConvertedModel, folder_of
@@ -76,7 +76,7 @@ class OpenVinoBackend:
     def close(self) -> None:
         self._streams.close()
         del self._model
-        allocator.release()
+        devices.release_freed()
 
     def _compute(self, items: Items) -> Sequence[Output]:
         try:

@@ -26,11 +26,11 @@ from ctranslate2.converters import transformers as loaders
 from ctranslate2.specs.model_spec import OPTIONAL, SequenceToSequenceModelSpec
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-from docmill.tasks.backends import Assignment, Source, accelerator, allocator
+from docmill.tasks.backends import Assignment, Source, accelerator, devices
 from docmill.tasks.backends.convert import made_once, safe_folder
 from docmill.tasks.backends.decoding import as_list
 from docmill.tasks.backends.encoder_decoder.generation import Generation, Written
-from docmill.tasks.backends.generation_files import Opening, generation_settings
+from docmill.tasks.backends.loading import Opening, generation_settings
 from docmill.tasks.backends.static import Computed, Items, StaticLoop
 from docmill.tasks.batching import Budget
 from docmill.tasks.errors import DeviceLost, OutOfMemory, Unsuited
@@ -132,7 +132,7 @@ class CTranslateBackend:
                 max_queued_batches=-1,
             )
         if kind == "cpu":
-            allocator.keep_freed()
+            devices.keep_freed()
         self._workers = workers
         budget, beams = BUDGETS[kind], self._generation.beams
         self._loop = StaticLoop(

@@ -18,7 +18,7 @@ from docmill.storage.steps import templates
 from docmill.storage.steps.templates import keeps_white_space
 from docmill.tasks import kinds, languages
 from docmill.tasks.backends.decoding import NEUTRAL_AT_ONE, SAME, SHAPES, as_list, cut_at, require_least, sampled
-from docmill.tasks.backends.generation_files import Opening
+from docmill.tasks.backends.loading import Opening
 from docmill.tasks.backends.tokens import TokenCoder, Tokens
 from docmill.tasks.errors import BadOption, CannotServe
 from docmill.tasks.kinds import answer, instruction

@@ -12,7 +12,7 @@ from transformers import AutoModelForSeq2SeqLM
 from docmill.tasks.backends import Assignment, Source, accelerator
 from docmill.tasks.backends.decoding import seed_of
 from docmill.tasks.backends.encoder_decoder.generation import Generation, Written
-from docmill.tasks.backends.generation_files import Opening
+from docmill.tasks.backends.loading import Opening
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.backends.tokens import padded
 from docmill.tasks.batching import Budget

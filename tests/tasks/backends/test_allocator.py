@@ -15,7 +15,7 @@ import pytest
 BLOCK = 64 << 20
 PROGRAM = f"""
 import ctypes, json, resource, sys
-from docmill.tasks.backends import allocator
+from docmill.tasks.backends import devices
 
 def pages() -> int:
     return int(open("/proc/self/statm").read().split()[1])
@@ -33,12 +33,12 @@ library.malloc.restype = ctypes.c_void_p
 library.malloc.argtypes = [ctypes.c_size_t]
 library.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
 library.free.argtypes = [ctypes.c_void_p]
-allocator.release()
+devices.release_freed()
 unset = faults_of_a_second_use()
-done = allocator.keep_freed()
+done = devices.keep_freed()
 kept = faults_of_a_second_use()
 held = pages()
-allocator.release()
+devices.release_freed()
 json.dump({{"done": done, "unset": unset, "kept": kept, "returned": held - pages()}}, sys.stdout)
 """
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from docmill.tasks.backends import gguf as conversion
+from docmill.tasks.backends import loading
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.errors import ModelCorrupt, ModelError, ModelNotFound, ModelUnsuitable, NotInstalled
 from docmill.tasks.models import gguf
@@ -64,13 +64,13 @@ def test_texts_are_those_that_transformers_writes_from_the_file(
 def test_a_file_is_pinned_by_its_hash_and_converted_once_by_several_at_once(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    converted, own = [], conversion._convert
+    converted, own = [], loading._write_gguf
 
     def convert(file: Path, target: Path) -> None:
         converted.append(file)
         own(file, target)
 
-    monkeypatch.setattr(conversion, "_convert", convert)
+    monkeypatch.setattr(loading, "_write_gguf", convert)
     alone = tmp_path / "models" / "alone"
     alone.mkdir(parents=True)
     shutil.copyfile(file, alone / "q4.gguf")

@@ -18,8 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from docmill.storage.core.specs import Spec
 from docmill.tasks.backends.convert import safe_folder
-from docmill.tasks.backends.generation_files import Opening
-from docmill.tasks.backends.loading import hollow, reported
+from docmill.tasks.backends.loading import Opening, hollow, reported
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe
 from tests.tasks import architectures, decoders

@@ -14,7 +14,7 @@ import pytest
 from docmill.storage.core.outcomes import Outcome, Status
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
-from docmill.tasks.backends.null import NullBackend
+from docmill.tasks.backends.weightless import NullBackend
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe, ModelCorrupt, ModelNotFound
 from docmill.tasks.models import weightless

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from docmill.storage.core.specs import Spec
-from docmill.tasks.backends import registry, selection
+from docmill.tasks.backends import registry
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import BadOption, CannotServe
 from docmill.tasks.models.families import Family
@@ -108,15 +108,13 @@ def test_an_unknown_backend_is_an_error_that_lists_the_backends() -> None:
     spec = Spec(kind="summarize", model="synopsis-ddtp", revision="sha256:00", quality="native")
     for family in (Family.SEQ2SEQ, None):
         with pytest.raises(BadOption, match="no backend named"):
-            selection.candidates(
+            registry.candidates(
                 spec.kind, family, quality=spec.quality, device="cpu", present=registry.names(), asked="smalls"
             )
 
 
 def test_a_kind_without_a_head_for_the_family_has_no_candidates(tmp_path: Path) -> None:
-    found = selection.candidates(
-        "translate", Family.ENCODER, quality="native", device="cpu", present=registry.names()
-    )
+    found = registry.candidates("translate", Family.ENCODER, quality="native", device="cpu", present=registry.names())
     assert found == ()
     encoder = pinning.pin("minilm", models_dir=None, cache_dir=tmp_path)
     spec = Spec(kind="translate", model=encoder.model, revision=encoder.revision, quality="native")

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from docmill.tasks.backends import selection
+from docmill.tasks.backends import registry
 from docmill.tasks.models.families import Family
 
 CPU, GPU = "cpu", "cuda:0"
@@ -60,10 +60,10 @@ EXTRAS = {
 def test_candidates_are_those_of_the_table_in_its_order(
     kind: str, family: Family | None, quality: str, device: str, expected: tuple[str, ...]
 ) -> None:
-    names = [name for name in selection.names() if name != selection.AUTO]
+    names = [name for name in registry.choices() if name != registry.AUTO]
     for count in range(len(names) + 1):
         for present in itertools.combinations(names, count):
-            found = selection.candidates(kind, family, quality=quality, device=device, present=present)
+            found = registry.candidates(kind, family, quality=quality, device=device, present=present)
             assert found == tuple(name for name in expected if name in present)
 
 
@@ -72,10 +72,10 @@ def test_a_backend_that_is_asked_for_is_alone_if_it_fits(
     kind: str, family: Family | None, quality: str, device: str, expected: tuple[str, ...]
 ) -> None:
     what = {"quality": quality, "device": device}
-    for asked in (name for name in selection.names() if name != selection.AUTO):
-        found = selection.candidates(kind, family, present=selection.names(), asked=asked, **what)
+    for asked in (name for name in registry.choices() if name != registry.AUTO):
+        found = registry.candidates(kind, family, present=registry.choices(), asked=asked, **what)
         assert found == ((asked,) if asked in expected else ())
         extra = EXTRAS[asked].get((quality, device)) if asked in expected else None
-        assert selection.extra_for(kind, family, asked=asked, **what) == extra
+        assert registry.extra_for(kind, family, asked=asked, **what) == extra
     first = next((name for name in expected if name != "transformers"), None)
-    assert selection.extra_for(kind, family, **what) == (EXTRAS[first][quality, device] if first else None)
+    assert registry.extra_for(kind, family, **what) == (EXTRAS[first][quality, device] if first else None)

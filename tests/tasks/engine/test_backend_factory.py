@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from docmill.storage.core.specs import Spec
-from docmill.tasks.backends import measurement_cache, selection
+from docmill.tasks.backends import measurement_cache, registry
 from docmill.tasks.backends.encoder import choice
 from docmill.tasks.engine.backend_factory import (
     CONVERSION,
@@ -32,7 +32,7 @@ OF_HEAD = "docmill.tasks.backends.encoder.pooling"
 def test_a_model_that_was_opened_before_needs_fewer_libraries(
     bench: Bench, unmeasured: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(selection, "installed", lambda: frozenset({"transformers", "openvino"}))
+    monkeypatch.setattr(registry, "installed", lambda: frozenset({"transformers", "openvino"}))
     spec = bench.spec("embed", "minilm")
     new = Place("cpu", None, tmp_path_factory.mktemp("cache"))
     assert modules(spec, new) == [ON_OPENVINO, CONVERSION, OF_HEAD]
@@ -52,7 +52,7 @@ def test_models_without_weights_import_nothing_before_they_are_opened(bench: Ben
 
 def test_a_model_that_an_adapter_is_still_to_be_merged_into_imports_what_merges(bench: Bench, tmp_path: Path) -> None:
     here = Place("cpu", None, tmp_path)
-    assert modules(bench.spec("classify", "classes-ddtp"), here) == ["docmill.tasks.backends.merging", "peft"]
+    assert modules(bench.spec("classify", "classes-ddtp"), here) == ["peft"]
 
 
 def test_a_library_that_cannot_be_imported_is_left_to_the_opening(

@@ -29,11 +29,11 @@ def main() -> None:
 
 
 def _verdict(spec: Spec, folder: Path, cache: Path) -> str | None:
-    from docmill.tasks.backends import rehearsal
+    from docmill.tasks.backends import reading
 
     config = json.loads((folder / "config.json").read_bytes())
     try:
-        rehearsal.require_weights(spec, folder, config, cache)
+        reading.require_weights(spec, folder, config, cache)
     except TaskError as error:
         return f"{type(error).__name__}: {error}"
     except Exception as error:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from docmill.storage.core.installation import Extra, install
 from docmill.tasks import kinds
-from docmill.tasks.backends import selection
+from docmill.tasks.backends import registry
 from docmill.tasks.errors import BadOption, CannotServe, ModelCorrupt, ModelUnsuitable, NotInstalled
 from docmill.tasks.models import families, gliner
 from docmill.tasks.models.families import Family
@@ -153,9 +153,9 @@ def test_a_machine_without_the_library_names_the_extra(tmp_path: Path, monkeypat
     with pytest.raises(NotInstalled, match="is a GLiNER model, which needs the extra gliner: ") as raised:
         pinning.require_libraries(pinned, models_dir=None)
     assert install("gliner") in str(raised.value)
-    monkeypatch.setattr(selection, "installed", lambda: frozenset({"transformers"}))
+    monkeypatch.setattr(registry, "installed", lambda: frozenset({"transformers"}))
     with pytest.raises(CannotServe, match="needs a backend that is not installed on this worker; ") as refused:
-        selection.require_present("entities", Family.GLINER, quality="native", device="cpu", model="gliner-small")
+        registry.require_present("entities", Family.GLINER, quality="native", device="cpu", model="gliner-small")
     assert install("gliner") in str(refused.value)
 
 

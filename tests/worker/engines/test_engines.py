@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from docmill.storage.core.specs import Spec
-from docmill.tasks.backends.null import NullBackend
+from docmill.tasks.backends.weightless import NullBackend
 from docmill.tasks.models import weightless
 from docmill.worker.engines.engines import settled
 

@@ -20,7 +20,7 @@ from jsonschema import Draft202012Validator
 
 from bench import models
 from docmill.storage.core.specs import Spec
-from docmill.tasks.backends import Backend, selection
+from docmill.tasks.backends import Backend, registry
 from docmill.tasks.batching import Budget, Item
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe
@@ -105,7 +105,7 @@ def test_records_are_those_of_the_transformers_backend(
 def test_it_is_chosen_by_itself_and_writes_what_transformers_does(
     bench: Bench, llama: Path, sentences: list[str]
 ) -> None:
-    assert "vllm" in selection.installed()
+    assert "vllm" in registry.installed()
     backend = opened(bench, bench.spec("generate", str(llama), prompt=PROMPT, max_new_tokens=NEW_TOKENS))
     try:
         assert backend.runtime()["backend"] == "vllm"

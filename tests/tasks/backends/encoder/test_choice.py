@@ -15,7 +15,7 @@ import pytest
 
 from docmill.storage.core.outcomes import Reason, Status
 from docmill.storage.core.specs import Spec
-from docmill.tasks.backends import selection
+from docmill.tasks.backends import registry
 from docmill.tasks.backends.encoder.choice import (
     FallbackBackend,
     ProvisionalBackend,
@@ -273,7 +273,7 @@ def test_a_real_model_goes_over_to_its_own_code_with_the_same_vectors(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(selection, "installed", lambda: frozenset({"transformers", "openvino"}))
+    monkeypatch.setattr(registry, "installed", lambda: frozenset({"transformers", "openvino"}))
     spec = bench.spec("embed", "minilm")
     measured = subject(spec, "cpu", ("openvino", "transformers"), unmeasured)
     remember(unmeasured / "backends", measured, {"fastest": "openvino"})

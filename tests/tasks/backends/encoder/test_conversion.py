@@ -22,7 +22,7 @@ import transformers
 from transformers import AutoModel, AutoTokenizer
 
 from docmill.storage.core.specs import Spec
-from docmill.tasks.backends import Assignment, selection
+from docmill.tasks.backends import Assignment, registry
 from docmill.tasks.backends.accelerator import native_bfloat16, quiet
 from docmill.tasks.backends.encoder import conversion
 from docmill.tasks.backends.encoder.choice import subject
@@ -155,7 +155,7 @@ def test_a_model_goes_by_itself_to_what_was_measured_the_fastest(
 def test_one_that_is_asked_for_and_not_installed_says_how_to_get_it(
     bench: Bench, mpnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(selection, "installed", lambda: frozenset({"transformers"}))
+    monkeypatch.setattr(registry, "installed", lambda: frozenset({"transformers"}))
     spec = bench.spec("embed", str(mpnet))
     with pytest.raises(CannotServe, match=r"is not installed .*install .*\[openvino\]"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="openvino")

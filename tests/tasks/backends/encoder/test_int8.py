@@ -26,7 +26,7 @@ from transformers import (
 
 from docmill.storage.core.outcomes import Outcome
 from docmill.storage.core.specs import Spec
-from docmill.tasks.backends import Assignment, selection
+from docmill.tasks.backends import Assignment, registry
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder import int8
 from docmill.tasks.backends.encoder.conversion import traced
@@ -91,7 +91,7 @@ def test_vectors_are_near_those_in_float32(
     """On texts by which no scale was measured: the shipped ones are from every second row of the same files."""
     texts = [*lines(descriptions[1::2])[:80], *lines(french[1::2])[:40]]
     assert not set(texts) & set(int8._TEXTS.read_text().splitlines())
-    bench = benches(selection.AUTO)
+    bench = benches(registry.AUTO)
     spec = bench.spec("embed", "minilm", dtype="int8")
     found = vectors(bench.run(spec, texts))
     exact = vectors(benches("transformers").run(bench.spec("embed", "minilm"), texts))
@@ -110,7 +110,7 @@ def test_vectors_are_near_those_in_float32(
 def test_a_batch_of_32_tokens_is_as_near(
     benches: Callable[[str], Bench], descriptions: list[str], french: list[str]
 ) -> None:
-    bench = benches(selection.AUTO)
+    bench = benches(registry.AUTO)
     texts = [*lines(descriptions[1::2])[:80], *lines(french[1::2])[:40]]
     exact = benches("transformers").run(bench.spec("embed", "minilm"), texts)
     (of_32, *_) = [number for number, one in enumerate(exact) if one.tokens_in == 32]
@@ -125,7 +125,7 @@ def test_scores_are_near_those_in_float32(
     texts = lines(descriptions)[:12]
     head = AutoModelForTokenClassification if kind == "entities" else AutoModelForSequenceClassification
     folder = classifiers.classifier(tmp_path / kind, texts, "bert", head=head)
-    bench = benches(selection.AUTO)
+    bench = benches(registry.AUTO)
     spec = bench.spec(kind, str(folder), dtype="int8")
     found = [scores(outcome) for outcome in bench.run(spec, texts)]
     exact = [scores(outcome) for outcome in bench.run(bench.spec(kind, str(folder)), texts)]
@@ -194,7 +194,7 @@ def test_without_nncf_the_extra_is_named(
     spec = bench.spec("embed", str(small), dtype="int8")
     with pytest.raises(CannotServe, match=r"install .*\[openvino-int8\]"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
-    monkeypatch.setattr(selection, "installed", lambda: frozenset({"transformers"}))
+    monkeypatch.setattr(registry, "installed", lambda: frozenset({"transformers"}))
     with pytest.raises(CannotServe, match=r"no int8 precision; .*install .*\[openvino-int8\]"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
     with pytest.raises(CannotServe, match=r"openvino is not installed .*install .*\[openvino-int8\]"):
@@ -230,13 +230,13 @@ def test_a_model_whose_windows_hold_no_text_is_unsuited(small: Path, tmp_path: P
 
 def test_int8_is_for_encoders_on_a_cpu_only() -> None:
     def extra(family: Family | None, device: str) -> str | None:
-        return selection.extra_for("embed", family, quality="int8", device=device)
+        return registry.extra_for("embed", family, quality="int8", device=device)
 
     assert extra(Family.ENCODER, "cpu") == "openvino-int8"
     assert extra(Family.ENCODER, "cuda:0") is extra(Family.SEQ2SEQ, "cpu") is extra(None, "cpu") is None
-    assert selection.extra_for("embed", Family.ENCODER, quality="native", device="cpu") == "openvino"
+    assert registry.extra_for("embed", Family.ENCODER, quality="native", device="cpu") == "openvino"
     for kind in ("classify", "entities", "redact", "answer"):
-        assert selection.extra_for(kind, Family.ENCODER, quality="int8", device="cpu") == "openvino-int8"
+        assert registry.extra_for(kind, Family.ENCODER, quality="int8", device="cpu") == "openvino-int8"
 
 
 ENCODED = [Encoded(len(ids), {"input_ids": ids}) for ids in TEXTS]

@@ -21,7 +21,7 @@ from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
 from docmill.tasks.backends.encoder.packed import PackedEncoder
-from docmill.tasks.backends.rehearsal import require_weights
+from docmill.tasks.backends.reading import require_weights
 from docmill.tasks.errors import CannotServe, ModelUnsuitable, WeightsMissing
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import stretches

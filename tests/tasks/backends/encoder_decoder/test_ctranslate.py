@@ -15,7 +15,7 @@ import ctranslate2
 import pytest
 
 from docmill.storage.core.specs import Spec
-from docmill.tasks.backends import allocator
+from docmill.tasks.backends import devices
 from docmill.tasks.backends.encoder_decoder import ctranslate
 from docmill.tasks.backends.encoder_decoder.ctranslate import CTranslateBackend, compute_type
 from docmill.tasks.backends.static import Items
@@ -302,8 +302,8 @@ def asked_first(backend: CTranslateBackend) -> Budget:
 
 def test_freed_memory_is_kept_while_a_model_is_open(ct2: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(allocator, "keep_freed", lambda: said.append("keep"))
-    monkeypatch.setattr(allocator, "release", lambda: said.append("release"))
+    monkeypatch.setattr(devices, "keep_freed", lambda: said.append("keep"))
+    monkeypatch.setattr(devices, "release_freed", lambda: said.append("release"))
     opened(ct2, ct2.spec("translate", "marian-ddtp", beams=1), "ctranslate2").close()
     assert said == ["keep", "release"]
 

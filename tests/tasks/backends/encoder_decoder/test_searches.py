@@ -16,7 +16,7 @@ from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.decoding import seed_of
 from docmill.tasks.backends.encoder_decoder.ctranslate import inexact, options
 from docmill.tasks.backends.encoder_decoder.generation import Generation
-from docmill.tasks.backends.generation_files import Opening, generation_settings
+from docmill.tasks.backends.loading import Opening, generation_settings
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe
 from tests.tasks import architectures

@@ -1,6 +1,7 @@
-"""A backend that computes nothing, and imports no model library: everything around it is real.
+"""Backends of models without weights: ``null`` and ``patterns``. They import no model library.
 
-It measures what the queue, the store and the engine carry, and stands in for a model where faults are made.
+``null`` computes nothing, and everything around it is real: it measures what the queue, the store and the engine
+carry, and stands in for a model where faults are made.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -40,11 +42,52 @@ from docmill.tasks.outputs import (
 )
 from docmill.tasks.windows.windows import Encoded
 
-_BUDGET = Budget(tokens=4096, rows=64)
+_NULL_BUDGET, _PATTERNS_BUDGET = Budget(tokens=4096, rows=64), Budget(tokens=1_000_000, rows=64)
+_PATTERN_LIBRARIES = ("phonenumberslite", "python-stdnum")
 
 
-class NullBackend:
-    """A token is a word. A text is written as it is read, or its first words; a vector is the hash of the text.
+class _WordBackend:
+    """A backend whose tokens are words. Subclasses set the limit and the traits, and make the loop."""
+
+    limit_tokens: int
+    traits: Traits
+    _loop: StaticLoop
+    _libraries: tuple[str, ...] = ()
+
+    def __init__(self, spec: Spec, revision: str, device: str) -> None:
+        if spec.revision != revision:
+            raise CannotServe(f"This release has {spec.model} as {revision}, not as {spec.revision}.")
+        self._revision = revision
+        self._device = device
+
+    def encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return [Encoded(max(1, len(text.split())), text) for text in texts]
+
+    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+        return self._loop.run(source)
+
+    def runtime(self) -> dict[str, Any]:
+        versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in self._libraries}
+        return {"device": self._device, "precision": "none", "backend": self._revision, "versions": versions}
+
+    def close(self) -> None:
+        """There is nothing to give back."""
+
+
+class PatternsBackend(_WordBackend):
+    """No window has spans: the recipe finds them in the whole text."""
+
+    _libraries = _PATTERN_LIBRARIES
+
+    def __init__(self, spec: Spec, *, device: str) -> None:
+        super().__init__(spec, weightless.PATTERNS_REVISION, device)
+        self._loop = StaticLoop(lambda items: [Spans(()) for _ in items], _PATTERNS_BUDGET)
+        self.limit_tokens = spec.params.get("window_tokens") or 2**31 - 1
+        self.traits = Traits()
+
+
+class NullBackend(_WordBackend):
+    """A text is written as it is read, or its first words; a vector is the hash of the text.
 
     Labels and weights follow from the hash, a span or an answer is the first word. A record is the shortest that its
     schema allows, or the number of words if its kind has no schema.
@@ -54,38 +97,16 @@ class NullBackend:
     """
 
     def __init__(self, spec: Spec, *, device: str, sleep: Callable[[float], None] = time.sleep) -> None:
-        if spec.revision != weightless.NULL_REVISION:
-            raise CannotServe(
-                f"This release has {weightless.NULL} as {weightless.NULL_REVISION}, not as {spec.revision}."
-            )
+        super().__init__(spec, weightless.NULL_REVISION, device)
         self._kind = kinds.kind(spec.kind)
         self._labels: Collection[str] = spec.params.get("labels") or ()
         self._record = schemas.shortest(json.loads(spec.params[SCHEMA])) if SCHEMA in spec.params else None
-        self._device = device
         self._n: int = spec.params.get(N, 1)
         self._tokens_per_s = weightless.null_pace(spec.model)
         self._sleep = sleep
-        self._loop = StaticLoop(self._compute, _BUDGET)
-        self.limit_tokens: int = min(OUR_LIMIT_TOKENS, spec.params.get("window_tokens") or OUR_LIMIT_TOKENS)
+        self._loop = StaticLoop(self._compute, _NULL_BUDGET)
+        self.limit_tokens = min(OUR_LIMIT_TOKENS, spec.params.get("window_tokens") or OUR_LIMIT_TOKENS)
         self.traits = Traits(normalizes=True)
-
-    def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        return [Encoded(max(1, len(text.split())), text) for text in texts]
-
-    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
-        return self._loop.run(source)
-
-    def runtime(self) -> dict[str, Any]:
-        versions = {"python": platform.python_version()}
-        return {
-            "device": self._device,
-            "precision": "none",
-            "backend": weightless.NULL_REVISION,
-            "versions": versions,
-        }
-
-    def close(self) -> None:
-        """There is nothing to give back."""
 
     def _compute(self, items: Items) -> Sequence[Output]:
         if self._tokens_per_s is not None:

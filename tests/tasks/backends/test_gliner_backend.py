@@ -29,7 +29,7 @@ from docmill.tasks.models import gliner
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import cut_at_words
 from tests.conftest import missing
-from tests.tasks.backends.label_matching.gliner_models import DESIGNS, LABELS, gliner_model
+from tests.tasks.backends.gliner_models import DESIGNS, LABELS, gliner_model
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
 from tests.tasks.real_lines import real_lines

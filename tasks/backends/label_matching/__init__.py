@@ -1,1 +1,0 @@
-"""Models that hold labels against the parts of a text."""
