@@ -106,7 +106,7 @@ def run_trickled(backend: CausalBackend, texts: Sequence[str]) -> list[str]:
     return [output.text for _, output in sorted(found.items()) if isinstance(output, Generated)]
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma3"])
+@pytest.mark.parametrize("name", ["gpt2", "gemma3"])
 def test_texts_that_join_while_others_are_written_change_nothing(
     bench: Bench, made: dict[str, Path], sentences: list[str], name: str
 ) -> None:
@@ -154,7 +154,7 @@ def test_the_models_own_generation_config_counts_where_the_command_says_nothing(
 SHAPED = ("def f(x):\n    ", "\n\tlist of", "  a b  \n", "plain", "x =\n\n")
 
 
-@pytest.mark.parametrize("prompt", ["{text}", "{text}\n", "\n{text}", "# Python\n{text}    "])
+@pytest.mark.parametrize("prompt", ["{text}", "# Python\n{text}    "])
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
 def test_white_space_at_the_ends_of_documents_and_outputs_is_kept(
     bench: Bench, made: dict[str, Path], name: str, prompt: str
