@@ -6,7 +6,6 @@ import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +21,7 @@ from docmill.tasks.backends.convert import safe_folder
 from docmill.tasks.backends.encoder.batches import BUDGETS
 from docmill.tasks.backends.loading import Report
 from docmill.tasks.backends.static import Items, StaticLoop
+from docmill.tasks.backends.tokens import TokenCoder
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.kinds.entities import NOT_FINITE, THRESHOLD
@@ -48,12 +48,11 @@ class GlinerBackend:
         folder, config = _folder(assignment)
         self._model = _loaded(folder, spec.model, spec.kind, self._dtype, self._device)
         processor = self._model.data_processor
-        self._coder = coder_of(processor.transformer_tokenizer, processor.words_splitter, config, spec)
+        self._coder, self.traits = coder_of(processor.transformer_tokenizer, processor.words_splitter, config, spec)
         # The library cuts off tokens beyond this, as of one word that is longer than a window.
         processor.transformer_tokenizer.model_max_length = self._coder.limit_tokens
         self._collator = self._model.create_collator()
         self.limit_tokens = self._coder.limit_tokens
-        self.traits = Traits(words=self._coder.reader)
         self._loop = StaticLoop(self._compute, BUDGETS[self._device.partition(":")[0]])
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
@@ -99,7 +98,7 @@ class GlinerBackend:
         ]
 
 
-def reading_of(assignment: Assignment) -> tuple[GlinerCoder, Traits]:
+def reading_of(assignment: Assignment) -> tuple[TokenCoder, Traits]:
     """Return what reads texts as the model of a spec does, without its weights. Raises CannotServe."""
     from transformers import AutoTokenizer
 
@@ -113,8 +112,7 @@ def reading_of(assignment: Assignment) -> tuple[GlinerCoder, Traits]:
     folder, config = _folder(assignment)
     with accelerator.quiet():
         tokenizer = BaseGLiNER._set_tokenizer_spec_tokens(AutoTokenizer.from_pretrained(folder))
-    coder = coder_of(tokenizer, WordsSplitter("whitespace"), config, assignment.spec)
-    return coder, Traits(words=coder.reader)
+    return coder_of(tokenizer, WordsSplitter("whitespace"), config, assignment.spec)
 
 
 def _folder(assignment: Assignment) -> tuple[Path, Mapping[str, Any]]:
@@ -178,24 +176,13 @@ _LEAST_ROOM_TOKENS = 8
 Splitter = Callable[[str], Iterable[tuple[str, int, int]]]
 
 
-@dataclass(frozen=True)
-class GlinerCoder:
-    """A Coder of texts that the model splits into words and tokenizes by itself."""
-
-    reader: WordReader
-
-    @property
-    def limit_tokens(self) -> int:
-        return self.reader.limit_tokens
-
-    def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        return [Encoded(self.reader.overhead + sum(self.reader.words(text).tokens), text) for text in texts]
-
-
 def coder_of(
     tokenizer: PreTrainedTokenizerBase, splitter: Splitter, config: Mapping[str, Any], spec: Spec
-) -> GlinerCoder:
-    """Return the coder of a model under a spec. Raises CannotServe where a window has no room for text."""
+) -> tuple[TokenCoder, Traits]:
+    """Return the coder of a model under a spec, which splits and tokenizes texts by itself, and its traits.
+
+    Raises CannotServe where a window has no room for text.
+    """
     prompt = gliner.prompt(config, labels_of(spec))
     # The library pads and truncates with the model's own tokenizer, which changes it: threads may not share that.
     own = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
@@ -211,7 +198,12 @@ def coder_of(
             "special tokens. Give fewer or shorter labels, or a larger --window-tokens."
         )
     words = partial(_words, own, splitter, prompt)
-    return GlinerCoder(WordReader(words, gliner.max_words(config), limit_tokens, overhead, gliner.max_width(config)))
+    reader = WordReader(words, gliner.max_words(config), limit_tokens, overhead, gliner.max_width(config))
+
+    def encode(texts: Sequence[str]) -> list[Encoded]:
+        return [Encoded(overhead + sum(reader.words(text).tokens), text) for text in texts]
+
+    return TokenCoder(encode, limit_tokens), Traits(words=reader)
 
 
 def labels_of(spec: Spec) -> dict[str, str]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -43,14 +43,7 @@ _MOST_JOINED_BYTES = 4 << 30
 _hollow: ContextVar[bool] = ContextVar("hollow", default=False)
 
 
-class _Loaded(TypedDict):
-    """The part that is read of transformers' report on a model that it loaded."""
-
-    missing_keys: set[str]
-    mismatched_keys: set[tuple[str, ...]]
-
-
-_Own = Callable[..., "tuple[PreTrainedModel, _Loaded]"]
+_Own = Callable[..., "tuple[PreTrainedModel, Mapping[str, Any]]"]
 
 
 class NotTold(Exception):
@@ -134,7 +127,7 @@ def _load_hollow(
     return _load(own, report, None, config=config, state_dict=weights, dtype=dtype)
 
 
-def _lacking(model: PreTrainedModel, found: _Loaded) -> list[str]:
+def _lacking(model: PreTrainedModel, found: Mapping[str, Any]) -> list[str]:
     """The names in a loading report whose weights are not the checkpoint's.
 
     A buffer that is missing was computed from the config. Tied weights are in no report.
@@ -157,12 +150,6 @@ def _shapes(folder: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-class AutoModel(Protocol):
-    """A class of transformers that loads models of many types (``AutoModelFor…``)."""
-
-    def from_pretrained(self, folder: Path, **options: object) -> PreTrainedModel: ...
-
-
 @dataclass(frozen=True)
 class Opening:
     """A folder with weights as safetensors, the model's config and its tokenizer, from transformers."""
@@ -182,7 +169,7 @@ class Opening:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         return cls(spec, folder, config, tokenizer)
 
-    def model(self, kind: AutoModel, dtype: torch.dtype) -> PreTrainedModel:
+    def model(self, kind: Any, dtype: torch.dtype) -> PreTrainedModel:
         """The model with its weights, ready to compute on a CPU.
 
         Raises WeightsMissing.
@@ -192,7 +179,7 @@ class Opening:
         report.require(self.spec.model, self.spec.kind)
         return loaded.eval()
 
-    def require_weights(self, kind: AutoModel) -> PreTrainedModel | None:
+    def require_weights(self, kind: Any) -> PreTrainedModel | None:
         """Raise WeightsMissing where ``model`` would, without reading the weights; for libraries that read their own.
 
         Returns the model without its weights, or None where only loading it can tell.

@@ -9,6 +9,7 @@ from typing import Any
 from docmill.storage.core.specs import Spec
 from docmill.tasks import languages
 from docmill.tasks.backends import Backend, Source
+from docmill.tasks.backends.tokens import TokenCoder
 from docmill.tasks.batching import Budget, Item, Pool
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.outputs import Output
@@ -18,19 +19,13 @@ from docmill.tasks.windows.windows import Coder, Encoded, LanguageCoders
 _MOST_WAITING = 4
 
 
-@dataclass(frozen=True)
-class LanguageCoder:
-    """A coder of texts of one language, which marks them as that language's."""
+def language_coder(language: str, coder: Coder) -> Coder:
+    """Return a coder of texts of one language, which marks them as that language's."""
 
-    language: str
-    coder: Coder
+    def encode(texts: Sequence[str]) -> list[Encoded]:
+        return [replace(encoded, language=language) for encoded in coder.encode(texts)]
 
-    @property
-    def limit_tokens(self) -> int:
-        return self.coder.limit_tokens
-
-    def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        return [replace(encoded, language=self.language) for encoded in self.coder.encode(texts)]
+    return TokenCoder(encode, coder.limit_tokens)
 
 
 class PolyglotBackend:
@@ -48,7 +43,7 @@ class PolyglotBackend:
         except BaseException:
             self.close()
             raise
-        coders = {language: LanguageCoder(language, backend) for language, backend in self._backends.items()}
+        coders = {language: language_coder(language, backend) for language, backend in self._backends.items()}
         self.traits = Traits(
             language_coders=LanguageCoders(lambda language: coders[languages.plain(language)], frozenset(coders))
         )

@@ -53,10 +53,9 @@ def reading_of(assignment: Assignment, config: Mapping[str, Any]) -> Reading:
     if assignment.head is Head.MATCHING:
         from docmill.tasks.backends.gliner_backend import reading_of as reading_of_words
 
-        coder_of_words, traits = reading_of_words(assignment)
-        return Reading(coder_of_words, traits, as_given)
+        return Reading(*reading_of_words(assignment), as_given)
     writer = _open_writer(_open(assignment.spec, assignment.folder, assignment.cache_dir), config)
-    coder = TokenCoder(writer.tokens, writer.limit_tokens)
+    coder = TokenCoder(writer.tokens.encode, writer.limit_tokens)
     return Reading(coder, writer.traits, _by(writer.tokens.tokenizer))
 
 

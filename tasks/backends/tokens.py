@@ -136,18 +136,15 @@ class Tokens:
 
 @dataclass(frozen=True)
 class TokenCoder:
-    """A Coder: tokens that a language, say, is told with, under a model's limit."""
+    """A Coder made of a function: with a text's language, say, or with other words around it."""
 
-    tokens: Tokens
+    encode: Callable[[Sequence[str]], list[Encoded]]
     limit_tokens: int
-
-    def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        return self.tokens.encode(texts)
 
 
 def pairs(tokens: Tokens, limit_tokens: int, *, first: bool = False) -> Callable[[str], TokenCoder]:
     """Return the function from a sentence to the coder that puts it after every text, or ``first``."""
-    return lambda sentence: TokenCoder(tokens.paired(sentence, first=first), limit_tokens)
+    return lambda sentence: TokenCoder(tokens.paired(sentence, first=first).encode, limit_tokens)
 
 
 def _portions(texts: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -311,11 +311,11 @@ def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Rea
 
 
 def _of_languages(specs: Mapping[str, Spec], open_one: Callable[[Spec], Reading]) -> Reading:
-    from docmill.tasks.backends.polyglot import LanguageCoder
+    from docmill.tasks.backends.polyglot import language_coder
     from docmill.tasks.backends.reading import Reading
 
     readings = {language: open_one(spec) for language, spec in specs.items()}
-    coders = {language: LanguageCoder(language, one.coder) for language, one in readings.items()}
+    coders = {language: language_coder(language, one.coder) for language, one in readings.items()}
 
     def shown(encoded: Encoded) -> str:
         assert encoded.language is not None

@@ -186,7 +186,7 @@ def language_coders(spec: Spec, tokens: Tokens, limit_tokens: int) -> LanguageCo
 
     @cache
     def coder(language: str) -> TokenCoder:
-        return TokenCoder(_told(_from(spec, language), tokens, limit_tokens)[0], limit_tokens)
+        return TokenCoder(_told(_from(spec, language), tokens, limit_tokens)[0].encode, limit_tokens)
 
     return LanguageCoders(coder)
 
@@ -201,7 +201,7 @@ def pairs(spec: Spec, tokens: Tokens, limit_tokens: int) -> Callable[[str], Toke
 
     @lru_cache(_REMEMBERED)
     def beside(question: str) -> TokenCoder:
-        return TokenCoder(_told(asking(spec, question), tokens, limit_tokens)[0], limit_tokens)
+        return TokenCoder(_told(asking(spec, question), tokens, limit_tokens)[0].encode, limit_tokens)
 
     require_room(spec.params, beside)
     return beside

@@ -33,7 +33,7 @@ from docmill.storage.outputs.output_types import SCHEMA
 from docmill.tasks import schemas
 from docmill.tasks.backends import Assignment, Source, accelerator
 from docmill.tasks.backends.decoder_only.instructed import Completion, constraint_tokenizer, record
-from docmill.tasks.backends.decoder_only.vllm_settings import Accelerator, scheduling
+from docmill.tasks.backends.decoder_only.vllm_settings import scheduling
 from docmill.tasks.backends.decoding import Decoding
 from docmill.tasks.backends.loading import Opening
 from docmill.tasks.backends.static import Computed, failure
@@ -66,7 +66,7 @@ class VllmBackend:
         opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
         model = opening.require_weights(AutoModelForCausalLM)
         weight_bytes = None if model is None else model.num_parameters() * self._dtype.itemsize
-        self._scheduling = scheduling(weight_bytes, _gpu(device))
+        self._sequences, self._batched_tokens = scheduling(weight_bytes, *_gpu(device))
         self._completion = Completion(opening, most_tokens=_CONTEXT[self._kind])
         self.limit_tokens = self._completion.limit_tokens
         if setting := inexact(self._completion.decoding):
@@ -91,7 +91,7 @@ class VllmBackend:
     def run(self, source: Source) -> Iterator[Computed]:
         flight: dict[str, Item[Any]] = {}
         # Those that are being written, and as many again that wait inside, so that none is missed when one ends.
-        most = 2 * self._scheduling.sequences
+        most = 2 * self._sequences
         while True:
             items = source.take(Budget(tokens=_ANY, rows=most - len(flight), spread=_ANY, packed=True))
             if not items and not flight:
@@ -128,8 +128,8 @@ class VllmBackend:
                     model=str(folder),
                     dtype=str(self._dtype).removeprefix("torch."),
                     max_model_len=self._completion.context_tokens,
-                    max_num_seqs=self._scheduling.sequences,
-                    max_num_batched_tokens=self._scheduling.batched_tokens,
+                    max_num_seqs=self._sequences,
+                    max_num_batched_tokens=self._batched_tokens,
                     enable_prefix_caching=True,
                     # What a graph saves on a CPU is less than what its compilation takes.
                     enforce_eager=self._kind == "cpu",
@@ -165,12 +165,12 @@ class VllmBackend:
                     yield item.id, self._completion.generated(written.token_ids, at_end=at_end, likelihood=sure)
 
 
-def _gpu(device: str) -> Accelerator | None:
-    """Return the GPU of this name; None for a CPU."""
+def _gpu(device: str) -> tuple[str | None, int]:
+    """Return the name and the memory of a GPU; None and 0 for a CPU."""
     if device == "cpu":
-        return None
-    found = torch.cuda.get_device_properties(device)
-    return Accelerator(found.name, found.total_memory)
+        return None, 0
+    properties = torch.cuda.get_device_properties(device)
+    return properties.name, properties.total_memory
 
 
 def likelihood(written: CompletionOutput) -> Likelihood | None:

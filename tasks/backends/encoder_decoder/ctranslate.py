@@ -86,18 +86,6 @@ _TYPES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
 _NO_MEMORY = ("out of memory", "bad_alloc", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
-@dataclass(frozen=True)
-class Flight:
-    """A batch on its way, with one pending result for each window."""
-
-    items: Items
-    results: Sequence[Any]
-
-    @property
-    def landed(self) -> bool:
-        return all(result.done() for result in self.results)
-
-
 class CTranslateBackend:
     """One encoder-decoder model under one spec.
 
@@ -150,18 +138,19 @@ class CTranslateBackend:
 
     def run(self, source: Source) -> Iterator[Computed]:
         """Keeps some batches in flight for each worker. Once nothing more is given, those in flight are the last."""
-        flights: list[Flight] = []
+        flights: list[tuple[Items, Sequence[Any]]] = []  # batches, with one pending result for each window
         while True:
             while len(flights) <= (AHEAD - 1) * self._workers and (items := self._take(source, len(flights))):
-                flights += (Flight(part, self._post(part)) for part in divided(items, self._workers))
+                flights += ((part, self._post(part)) for part in divided(items, self._workers))
             if not flights:
                 return
-            landed = [flight for flight in flights if flight.landed]
+            landed = [flight for flight in flights if all(result.done() for result in flight[1])]
             if not landed:
                 time.sleep(_LOOK_S)
             for flight in landed:
                 flights.remove(flight)
-                yield from self._loop.settle(flight.items, partial(self._collect, flight))
+                items, results = flight
+                yield from self._loop.settle(items, partial(self._collect, results))
 
     def runtime(self) -> dict[str, Any]:
         return {
@@ -195,7 +184,7 @@ class CTranslateBackend:
         return source.take(asked)
 
     def _compute(self, items: Items) -> Sequence[Output]:
-        return self._collect(Flight(items, self._post(items)))
+        return self._collect(self._post(items))
 
     def _post(self, items: Items) -> Sequence[Any]:
         sources = [list(map(str, item.encoded.ids)) for item in items]
@@ -208,11 +197,11 @@ class CTranslateBackend:
         )
         return results
 
-    def _collect(self, flight: Flight) -> Sequence[Output]:
+    def _collect(self, results: Sequence[Any]) -> Sequence[Output]:
         with _errors(self._device):
-            found = [result.result() for result in flight.results]
+            answers = [result.result() for result in results]
         return self._generation.outputs(
-            [self._options.written([*map(int, one.hypotheses[0])], one.scores[0]) for one in found]
+            [self._options.written([*map(int, answer.hypotheses[0])], answer.scores[0]) for answer in answers]
         )
 
 

@@ -103,7 +103,7 @@ class Generation:
             return None
 
         def pairs(question: str) -> TokenCoder:
-            return TokenCoder(self.tokens.framed(answer.prefix(question)), self.limit_tokens)
+            return TokenCoder(self.tokens.framed(answer.prefix(question)).encode, self.limit_tokens)
 
         require_room(spec.params, pairs)
         return pairs
@@ -356,7 +356,7 @@ def _worded_coders(spec: Spec, config: Mapping[str, Any], tokens: Tokens, limit_
 
     @cache
     def coder(language: str) -> TokenCoder:
-        return TokenCoder(tokens.framed(wording(config, language, target)), limit_tokens)
+        return TokenCoder(tokens.framed(wording(config, language, target)).encode, limit_tokens)
 
     stated = frozenset(map(languages.plain, worded_pairs(config, target)))
     return LanguageCoders(coder, stated or None)
@@ -368,7 +368,7 @@ def _tokened_coders(spec: Spec, tokens: Tokens, limit_tokens: int) -> LanguageCo
 
     @cache
     def coder(language: str) -> TokenCoder:
-        return TokenCoder(tokens.labelled(place, known[languages.match(language, known)]), limit_tokens)
+        return TokenCoder(tokens.labelled(place, known[languages.match(language, known)]).encode, limit_tokens)
 
     plain = (languages.plain(code) for code in known if languages.short_code(code))
     return LanguageCoders(coder, frozenset(plain))

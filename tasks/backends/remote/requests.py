@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from docmill.storage.steps.templates import keeps_white_space
 from docmill.tasks import languages
 from docmill.tasks.backends.decoding import Decoding
 from docmill.tasks.backends.remote import answers
+from docmill.tasks.backends.tokens import TokenCoder, Tokens
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds import instruction
 from docmill.tasks.kinds.answer import asking, require_room
@@ -50,8 +51,6 @@ class Counter:
         self._template = tokenizer if tokenizer is not None and tokenizer.chat_template is not None else None
         self._whole = self._bare = None
         if tokenizer is not None:
-            from docmill.tasks.backends.tokens import Tokens
-
             self._whole, self._bare = Tokens(tokenizer), Tokens(tokenizer, special_tokens=False)
 
     def of_text(self, text: str) -> int:
@@ -103,20 +102,15 @@ def _estimate(text: str) -> int:
     return -(-len(text.encode()) // BYTES_PER_TOKEN)
 
 
-@dataclass(frozen=True)
-class ChatCoder:
-    """A Coder: a window's features are the JSON of its messages."""
+def _coder(spec: Spec, limit_tokens: int, counter: Counter) -> TokenCoder:
+    """Return a coder whose windows have the JSON of their messages as features."""
+    framed = _framed(spec)
 
-    framed: Callable[[str], list[Message]]
-    limit_tokens: int
-    counter: Counter
+    def encode(texts: Sequence[str]) -> list[Encoded]:
+        each = map(framed, texts)
+        return [Encoded(counter.of_messages(messages), orjson.dumps(messages).decode()) for messages in each]
 
-    def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        found = []
-        for text in texts:
-            messages = self.framed(text)
-            found.append(Encoded(self.counter.of_messages(messages), orjson.dumps(messages).decode()))
-        return found
+    return TokenCoder(encode, limit_tokens)
 
 
 def stop_of(spec: Spec) -> tuple[str, ...]:
@@ -124,9 +118,9 @@ def stop_of(spec: Spec) -> tuple[str, ...]:
     return tuple(spec.params.get("stop") or ())
 
 
-def coder(spec: Spec, limit_tokens: int, counter: Counter) -> ChatCoder:
+def coder(spec: Spec, limit_tokens: int, counter: Counter) -> TokenCoder:
     """Return the coder of a spec's messages. Raises CannotServe where they leave no room for a text."""
-    found = ChatCoder(_framed(_example(spec)), limit_tokens, counter)
+    found = _coder(_example(spec), limit_tokens, counter)
     taken = found.encode([""])[0].tokens
     if taken + _LEAST_TEXT_TOKENS > limit_tokens:
         raise CannotServe(
@@ -140,12 +134,12 @@ def traits(spec: Spec, limit_tokens: int, counter: Counter) -> Traits:
     """Return the coders for texts of a detected language, and for questions. Raises CannotServe."""
 
     @cache
-    def in_language(language: str) -> ChatCoder:
-        return ChatCoder(_framed(_from(spec, language)), limit_tokens, counter)
+    def in_language(language: str) -> TokenCoder:
+        return _coder(_from(spec, language), limit_tokens, counter)
 
     @lru_cache(_REMEMBERED)
-    def beside(question: str) -> ChatCoder:
-        return ChatCoder(_framed(asking(spec, question)), limit_tokens, counter)
+    def beside(question: str) -> TokenCoder:
+        return _coder(asking(spec, question), limit_tokens, counter)
 
     asks = templates.questions(spec.params) is not None
     if asks:
