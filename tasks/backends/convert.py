@@ -72,36 +72,25 @@ def _alone(lock: Path) -> Iterator[None]:
 
 
 def safe_folder(folder: Path, revision: str, cache_dir: Path) -> Path:
-    """The folder itself if its weights are safetensors; else a copy in the cache with converted weights.
+    """Return the folder itself if its weights are safetensors; else a copy in the cache with converted weights.
 
-    The copy is made beside its place and renamed into it, so that two processes that start at once both find a
-    whole one. Raises CannotServe where a pickle holds more than tensors.
+    Raises CannotServe where a pickle holds more than tensors.
     """
     names = folder_files(folder)
-    pickles = [name for name in names if name.endswith(".bin")]
-    if not pickles:
+    if not any(name.endswith(".bin") for name in names):
         return folder
-    ready = cache_dir / "converted" / revision.replace(":", "-")
-    if ready.is_dir():
-        return ready
-    building = ready.with_name(f"{ready.name}.{uuid.uuid4().hex}")
-    try:
+
+    def build(target: Path) -> None:
         for name in names:
-            make_folder((building / name).parent)
-            if name in pickles:
-                _convert(folder / name, building / _safe_name(name))
+            make_folder((target / name).parent)
+            if name.endswith(".bin"):
+                _convert(folder / name, target / _safe_name(name))
             elif name.endswith(".bin.index.json"):
-                _convert_index(folder / name, building / _safe_name(name))
+                _convert_index(folder / name, target / _safe_name(name))
             else:
-                shutil.copyfile(folder / name, building / name)
-        try:
-            building.rename(ready)
-        except OSError:  # another process was first
-            if not ready.is_dir():
-                raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return ready
+                shutil.copyfile(folder / name, target / name)
+
+    return made_once(cache_dir / "converted" / revision.replace(":", "-"), build, cache_dir)
 
 
 def _safe_name(name: str) -> str:
