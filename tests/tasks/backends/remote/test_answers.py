@@ -66,24 +66,24 @@ def test_log_probabilities_of_another_form_cost_the_confidence_and_not_the_text(
 
 
 @pytest.mark.parametrize("status", [400, 403, 500, 503])
-@pytest.mark.parametrize("secret", ["sk-secret-key", "of a private document"])
-def test_no_error_has_the_key_or_words_of_a_text(status: int, secret: str) -> None:
+def test_no_error_has_the_key_or_words_of_a_text(status: int) -> None:
     asked = {"messages": [{"role": "user", "content": "words of a private document"}]}
-    raw = b'{"error": {"message": "not for you: %s"}}' % secret.encode()
-    error = answers.error_of(status, {}, raw, asked, SERVER)
-    assert secret not in str(error)
-    assert str(status) in str(error)
+    for secret in ("sk-secret-key", "of a private document"):
+        raw = b'{"error": {"message": "not for you: %s"}}' % secret.encode()
+        error = answers.error_of(status, {}, raw, asked, SERVER)
+        assert secret not in str(error)
+        assert str(status) in str(error)
     assert "for you" in str(answers.error_of(status, {}, b'{"error": "not for you"}', asked, SERVER))
 
 
-@pytest.mark.parametrize("before", range(280, 310))
-def test_no_part_of_a_key_stays_where_a_message_is_cut(before: int) -> None:
+def test_no_part_of_a_key_stays_where_a_message_is_cut() -> None:
     key = "sk-0123456789abcdef"
     server = Server("http://127.0.0.1:9/v1", key)
-    raw = b'{"error": {"message": "%s%s and more"}}' % (b"x" * before, key.encode())
-    said = str(answers.error_of(400, {}, raw, {}, server))
-    assert not any(key[start : start + 8] in said for start in range(len(key)))
-    assert "xxx" in said
+    for before in range(280, 310):
+        raw = b'{"error": {"message": "%s%s and more"}}' % (b"x" * before, key.encode())
+        said = str(answers.error_of(400, {}, raw, {}, server))
+        assert not any(key[start : start + 8] in said for start in range(len(key)))
+        assert "xxx" in said
 
 
 @pytest.mark.parametrize(
