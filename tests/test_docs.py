@@ -125,7 +125,7 @@ LINES = {  # what is added to each registry, after a line that is there
         )
     },
     "storage/writers/__init__.py": {
-        "import arrow, excel, openai_batch": ", tsv",
+        "import excel, openai_batch": ", tsv",
         "    NPY,\n": "    tsv.WRITER,\n",
     },
     "worker/cli/registry.py": {"COMMANDS = {\n": '    "greet": Command(FLEET, "Say hello to somebody."),\n'},

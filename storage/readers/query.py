@@ -10,18 +10,20 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
+from sqlalchemy import NullPool, create_engine, event, exc, make_url
+from sqlalchemy.engine import URL, Connection, CursorResult, Engine
+
+from docmill.storage.core import database, postgresql
 from docmill.storage.core.normalize import normalize
+from docmill.storage.core.server import Patience
 from docmill.storage.readers.errors import SourceUnreadable, SourceUnsupported
 from docmill.storage.readers.files import RowSource
 from docmill.storage.readers.records import Rejection, Row, Rows, SourceOptions, check_columns, keys_of, too_long
 from docmill.storage.readers.streams import open_regular, printable
 from docmill.storage.readers.table import as_row
-
-if TYPE_CHECKING:
-    from sqlalchemy.engine import URL, Connection, CursorResult, Engine
 
 SQLITE = "sqlite"
 _HOW = "write sqlite:///FILE?SELECT … or postgresql://USER:PASSWORD@HOST/NAME?SELECT … (an @ in a password is %40)"
@@ -52,7 +54,6 @@ class QuerySource(RowSource):
         super().__init__(f"{shown}?{normalize(self._query)[0]}", place, options)
 
     def _rows(self) -> Rows:
-        from sqlalchemy import exc
 
         number, planned = 0, False
         try:
@@ -108,7 +109,6 @@ def _split(source: str) -> tuple[str, str]:
 
 def database_url(source: str) -> URL:
     """Return the URL of the database in a `postgresql://…?SELECT …`. Raises SourceUnsupported if it is none."""
-    from sqlalchemy import exc, make_url
 
     address, _ = _split(source)
     try:
@@ -119,7 +119,6 @@ def database_url(source: str) -> URL:
 
 
 def _sqlite(path: Path, most: int) -> Engine:
-    from sqlalchemy import NullPool, create_engine
 
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
@@ -139,11 +138,6 @@ def _authorized(action: int, argument: str | None, *_: object) -> int:
 
 def _postgresql(url: URL) -> tuple[str, str, Engine]:
     """Return the database's URL for messages, its name, and its engine, which has no connection yet."""
-    from sqlalchemy import NullPool, create_engine, event, exc
-
-    from docmill.storage.core import postgresql
-    from docmill.storage.core.database import shown
-    from docmill.storage.core.server import Patience
 
     defaults = postgresql.connect_options(Patience())
     try:
@@ -164,7 +158,7 @@ def _postgresql(url: URL) -> tuple[str, str, Engine]:
     except (exc.ArgumentError, ValueError):
         # Not `from error`: its message may contain a part of the password.
         raise SourceUnsupported(f"the source is not the URL of a database: {_HOW}") from None
-    return shown(url.set(drivername="postgresql")), url.database or url.username or "postgresql", engine
+    return database.shown(url.set(drivername="postgresql")), url.database or url.username or "postgresql", engine
 
 
 def _authentication(url: URL) -> str:

@@ -9,10 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from docmill.storage.core.installation import PARQUET
 from docmill.storage.outputs.columns import Column
-from docmill.storage.writers import arrow, excel, openai_batch
+from docmill.storage.writers import excel, openai_batch
 from docmill.storage.writers.base import FormatUnfit, Row, Writer, Written, whole_file
 from docmill.storage.writers.formats import CSV, CSV_FOR_EXCEL, JSONL, NPY
+
+
+def _write_parquet(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> int:
+    from docmill.storage.writers.arrow import write_parquet  # which loads pyarrow
+
+    return write_parquet(rows, columns, file)
+
 
 # Each format is a line here. The first one is written where nothing says which; of those with one ending
 # the first has files of that ending.
@@ -20,7 +28,7 @@ WRITERS: tuple[Writer, ...] = (
     JSONL,
     CSV,
     CSV_FOR_EXCEL,
-    arrow.WRITER,
+    Writer("parquet", ".parquet", _write_parquet, title="Parquet", extra=PARQUET),
     excel.WRITER,
     NPY,
     openai_batch.WRITER,

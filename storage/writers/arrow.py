@@ -9,19 +9,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
+import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import Array, DataType, Table, json, parquet
 
-from docmill.storage.core.installation import PARQUET
 from docmill.storage.outputs.base import OutputType
 from docmill.storage.outputs.columns import Column, Form, OutputColumn
-from docmill.storage.writers.base import Row, Writer
+from docmill.storage.writers.base import Row
 from docmill.storage.writers.formats import to_json
-
-if TYPE_CHECKING:
-    import numpy as np
-    from pyarrow import Array, DataType, Table
 
 _GROUP_ROWS = 10_000
 Values = Sequence[Any]
@@ -30,14 +29,12 @@ _DATA = "data"
 
 def array(form: Form, values: Sequence[Any], type_: DataType | None = None) -> Array:
     """Return a column's values as an array of a type, or of the form's."""
-    import pyarrow as pa
 
     return pa.array([_value(form, value) for value in values], form.arrow() if type_ is None else type_)
 
 
 def type_of(column: Column, rows: Sequence[Row]) -> DataType:
     """Return the type of a column with these rows. Vectors of one length are lists of fixed size."""
-    import pyarrow as pa
 
     size = _size([column.value(row) for row in rows]) if column.form is Form.VECTOR else None
     return column.form.arrow() if size is None else pa.list_(pa.float32(), size)
@@ -45,7 +42,6 @@ def type_of(column: Column, rows: Sequence[Row]) -> DataType:
 
 def table(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
     """Return a table of results. Vectors of one length are a list of fixed size."""
-    import pyarrow as pa
 
     made = {}
     for column in columns:
@@ -57,8 +53,6 @@ def table(columns: Sequence[Column], rows: Sequence[Row]) -> Table:
 
 def _fixed(vectors: Sequence[np.ndarray[Any, Any] | None]) -> Array | None:
     """Return vectors as lists of fixed size, and null where there is none; None unless all have one length."""
-    import numpy as np
-    import pyarrow as pa
 
     size = _size(vectors)
     if size is None:
@@ -88,8 +82,6 @@ def write_parquet(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO
 
     The first rows decide if vectors are lists of fixed size.
     """
-    import pyarrow as pa
-    from pyarrow import parquet
 
     rest, n = iter(rows), 0
     group = list(islice(rest, _GROUP_ROWS))
@@ -104,9 +96,6 @@ def write_parquet(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO
             n += len(group)
             group = list(islice(rest, _GROUP_ROWS))
     return n
-
-
-WRITER = Writer("parquet", ".parquet", write_parquet, title="Parquet", extra=PARQUET)
 
 
 @dataclass(frozen=True)
@@ -133,13 +122,11 @@ class Page:
 
     def table(self, columns: Sequence[Column]) -> Table:
         """Return a table with these columns. Vectors are bytes, see `joined`."""
-        import pyarrow as pa
 
         parsed = self._parsed(columns)
         return pa.table({column.name: self._array(column, parsed) for column in columns})
 
     def _array(self, column: Column, parsed: Table | None) -> Array:
-        import pyarrow as pa
 
         if not isinstance(column, OutputColumn):
             return pa.array(self._plain(column.name), column.form.arrow())
@@ -181,8 +168,6 @@ class Page:
 
     def _parsed(self, columns: Sequence[Column]) -> Table | None:
         """Return a table of what the columns need of the JSON of outputs; None if pyarrow cannot read it so."""
-        import pyarrow as pa
-        from pyarrow import json
 
         types = _types(columns)
         if not types:
@@ -202,7 +187,6 @@ class Page:
 
 def joined(tables: Sequence[Table], columns: Sequence[Column]) -> Table:
     """Return the tables of pages as one. Vectors of one length are lists of fixed size."""
-    import pyarrow as pa
 
     if not tables:
         return table(columns, [])
@@ -224,7 +208,6 @@ def _types(columns: Sequence[Column]) -> dict[str, DataType]:
 
 def _at(found: Array, keys: Sequence[str | int]) -> Array:
     """Return what stands under keys of lists and structs; null where a list is too short."""
-    import pyarrow.compute as pc
 
     for key in keys:
         if isinstance(key, str):
@@ -238,8 +221,6 @@ def _at(found: Array, keys: Sequence[str | int]) -> Array:
 
 def _vectors(blobs: Any) -> Any:
     """Return the bytes of vectors as lists, of fixed size if all have one length."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
 
     sizes = pc.unique(pc.drop_null(pc.binary_length(blobs))).to_pylist()
     if len(sizes) != 1:
@@ -248,8 +229,6 @@ def _vectors(blobs: Any) -> Any:
 
 
 def _fixed_from_bytes(blobs: Any, size_bytes: int) -> Array:
-    import pyarrow as pa
-    import pyarrow.compute as pc
 
     filled = pc.fill_null(blobs, bytes(size_bytes))
     values = pa.Array.from_buffers(pa.float32(), len(blobs) * size_bytes // 4, [None, filled.buffers()[2]])
@@ -257,8 +236,6 @@ def _fixed_from_bytes(blobs: Any, size_bytes: int) -> Array:
 
 
 def _lists(blobs: Any) -> Array:
-    import numpy as np
-    import pyarrow as pa
 
     found = [None if one is None else np.frombuffer(one, "<f4") for one in blobs.to_pylist()]
     return pa.array(found, Form.VECTOR.arrow())

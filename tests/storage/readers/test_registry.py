@@ -49,7 +49,7 @@ def _docmill(
     (folder / "bars.py").write_text(bars.lstrip(), encoding="utf-8")
     program = f"""
 import docmill.storage.readers
-from docmill.storage.readers import ReaderFailed, Record, SourceOptions, documents, jsonl, open_source, registry
+from docmill.storage.readers import registry
 from docmill.worker.cli import main
 
 docmill.storage.readers.__path__.append({str(folder)!r})
