@@ -29,6 +29,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY docmill docmill
+COPY features features
 COPY worker worker
 COPY tasks tasks
 COPY storage storage

@@ -17,7 +17,8 @@ from docmill.storage.readers.registry import COMPRESSIONS, FILES, PLACES, SCHEME
 from docmill.tasks.kinds import KINDS, OPTIONS
 from docmill.tasks.kinds.options import flag, value_type
 from docmill.worker.cli import docmill
-from docmill.worker.cli.registry import COMMANDS, HEADINGS
+from docmill.worker.cli.registry import all_commands
+from docmill.worker.features import HEADINGS
 from docmill.worker.inventory import PLACES as PLACES_OF_TEXTS
 from docmill.worker.pipelines.schema import json_schema
 from docmill.worker.retention import Shown
@@ -82,7 +83,7 @@ def command_line() -> str:
     parts.append(_help(root))
     for heading in HEADINGS:
         parts.append(f"## {heading}\n")
-        for name, command in COMMANDS.items():
+        for name, command in all_commands().items():
             if command.heading == heading:
                 parts.extend(_commands(root, name))
     return "\n".join(parts)

@@ -128,7 +128,7 @@ LINES = {  # what is added to each registry, after a line that is there
         "import excel, openai_batch": ", tsv",
         "    NPY,\n": "    tsv.WRITER,\n",
     },
-    "worker/cli/registry.py": {"COMMANDS = {\n": '    "greet": Command(FLEET, "Say hello to somebody."),\n'},
+    "worker/cli/registry.py": {"COMMANDS = {\n": '    "greet": _own(FLEET, "Say hello to somebody.", "greet"),\n'},
 }
 
 

@@ -47,7 +47,7 @@ def broken(package: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("package", ["worker", "tasks", "storage", "tests", "bench", "release"])
+@pytest.mark.parametrize("package", ["features", "worker", "tasks", "storage", "tests", "bench", "release"])
 def test_docstrings_start_with_a_verb_or_a_noun_and_end(package: str) -> None:
     found = broken(package)
     assert not found, "\n".join(found)

@@ -146,7 +146,7 @@ class FleetWorker:
 
     @property
     def time_use(self) -> TimeUse | None:
-        """Where its time goes; None while that is not known."""
+        """The shares of its time; None while they are not known."""
         return time_use([self.spent_s])
 
 

@@ -23,7 +23,7 @@ from tests.worker.forkserver import Fork, Forks, How, start_device
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 EXAMPLES = ROOT / "examples"
-PACKAGES = ("worker", "tasks", "storage")
+PACKAGES = ("features", "worker", "tasks", "storage")
 DOCMILL = str(Path(sys.executable).with_name("docmill"))
 DEADLINE_S = 120.0
 Running = subprocess.Popen[bytes] | Fork

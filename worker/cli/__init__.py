@@ -17,7 +17,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from docmill.tasks.errors import hint, nearly
-from docmill.worker.cli.registry import COMMANDS, HEADINGS
+from docmill.worker.cli.registry import all_commands, command_of
+from docmill.worker.features import HEADINGS
 
 
 def _with_quiet(command: click.Command) -> click.Command:
@@ -45,13 +46,13 @@ class LazyGroup(click.Group):
     """Loads a command's module when the command is called, so that help answers at once."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return list(all_commands())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        listed = command_of(cmd_name)
+        if listed is None:
             return None
-        module = importlib.import_module(f"docmill.worker.cli.commands.{COMMANDS[cmd_name].module or cmd_name}")
-        command = getattr(module, f"{cmd_name}_command")
+        command = getattr(importlib.import_module(listed.module), f"{cmd_name}_command")
         assert isinstance(command, click.Command)
         return _with_quiet(command)
 
@@ -59,14 +60,14 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a command by its name; an unknown name is refused with the commands that were nearly written."""
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
-            advice = hint(args[0], COMMANDS, "`docmill --help` lists them.")
+        if not args[0].startswith("-") and command_of(args[0]) is None:
+            advice = hint(args[0], all_commands(), "`docmill --help` lists them.")
             raise click.UsageError(f"There is no command {args[0]!r}. {advice}", ctx)
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
         """Complete a command's name without loading any command."""
-        named = [CompletionItem(name, help=about) for name, (_, about, _) in COMMANDS.items()]
+        named = [CompletionItem(name, help=about) for name, (_, about, _) in all_commands().items()]
         options = click.Command.shell_complete(self, ctx, incomplete)
         return [item for item in named if item.value.startswith(incomplete)] + options
 
@@ -81,9 +82,12 @@ class LazyGroup(click.Group):
             return 0
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        width = max(map(len, COMMANDS))  # of every section's first column
+        commands = all_commands()
+        width = max(map(len, commands))  # of every section's first column
         for heading in HEADINGS:
-            under = [(name.ljust(width), entry.about) for name, entry in COMMANDS.items() if entry.heading == heading]
+            under = [
+                (name.ljust(width), command.about) for name, command in commands.items() if command.heading == heading
+            ]
             with formatter.section(heading):
                 formatter.write_dl(under)
 

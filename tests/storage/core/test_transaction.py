@@ -27,7 +27,7 @@ def load(database: Database, *texts: str) -> None:
 
 
 def test_only_the_database_and_its_migrations_choose_by_the_kind_of_database() -> None:
-    files = [file for folder in ("worker", "tasks", "storage") for file in (ROOT / folder).rglob("*.py")]
+    files = [file for folder in ("features", "worker", "tasks", "storage") for file in (ROOT / folder).rglob("*.py")]
     choosing = r"is_sqlite|dialect\.name|get_backend_name|isinstance\([^)]*Transaction"
     found = {str(file.relative_to(ROOT)) for file in files if re.search(choosing, file.read_text("utf-8"))}
     found = {name for name in found if "migrations/versions" not in name}

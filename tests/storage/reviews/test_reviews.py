@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select
 
+from docmill.features.reviewing.session import Entry, Review, rows_of
 from docmill.storage.core.database import Database
 from docmill.storage.core.outcomes import Outcome, Status
 from docmill.storage.core.risk import Feature, RiskModel
@@ -23,8 +24,6 @@ from docmill.storage.reviews.population import Population, population, rank, rev
 from docmill.storage.reviews.risks import Risk
 from docmill.storage.steps import jobs
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
-from docmill.worker.reviewing.files import Entry, rows_of
-from docmill.worker.reviewing.session import Review
 from tests.storage.builders import COPY, EMBED, embedded, numbered, read, request, work
 
 

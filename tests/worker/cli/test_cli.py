@@ -16,7 +16,7 @@ import pytest
 from docmill.tasks import kinds
 from docmill.worker.cli import docmill
 from docmill.worker.cli.commands.run import run_command
-from docmill.worker.cli.registry import COMMANDS
+from docmill.worker.cli.registry import all_commands
 from docmill.worker.formatting import aligned
 from tests.worker.harness import DEADLINE_S, DOCMILL, EXAMPLES, ROOT, Docmill
 
@@ -26,7 +26,7 @@ DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"
 def _commands() -> list[tuple[str, click.Command]]:
     context = click.Context(docmill)
     found: list[tuple[str, click.Command]] = []
-    for name in COMMANDS:
+    for name in all_commands():
         command = docmill.get_command(context, name)
         assert command is not None
         if isinstance(command, click.Group):
@@ -51,7 +51,7 @@ def test_every_option_of_a_model_is_one_of_the_commands() -> None:
 
 
 def test_the_list_of_commands_is_the_commands() -> None:
-    for name, (_, about, _) in COMMANDS.items():
+    for name, (_, about, _) in all_commands().items():
         command = docmill.get_command(click.Context(docmill), name)
         assert command is not None
         assert command.name == name

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from docmill.worker.cli.registry import COMMANDS
+from docmill.worker.cli.registry import all_commands
 from tests.test_imports import loaded_after
 from tests.worker.harness import DOCMILL, Docmill, kill_group
 
@@ -79,7 +79,7 @@ def test_the_script_of_another_shell_asks_what_is_answered(embedded: Docmill, sh
     asks = {"_DOCMILL_COMPLETE": f"{shell}_complete", "COMP_WORDS": "docmill ", "COMP_CWORD": "1"}
     embedded.environment |= asks if shell == "zsh" else {**asks, "COMP_CWORD": ""}
     answer = embedded()
-    for name, (_, about, _) in COMMANDS.items():
+    for name, (_, about, _) in all_commands().items():
         assert name in answer.stdout
         assert about in answer.stdout
 

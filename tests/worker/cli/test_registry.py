@@ -13,7 +13,8 @@ import click
 import pytest
 
 from docmill.worker.cli import commands, docmill
-from docmill.worker.cli.registry import COMMANDS, HEADINGS
+from docmill.worker.cli.registry import OWN_COMMANDS, all_commands
+from docmill.worker.features import HEADINGS
 from tests.worker.harness import ROOT
 
 GREET = '''
@@ -32,7 +33,7 @@ def greet_command(name: str) -> int:
     answer(f"Hello, {name}.")
     return OK
 '''
-LINE = 'registry.COMMANDS["greet"] = registry.Command(registry.FLEET, "Say hello to somebody.")'
+LINE = 'registry.OWN_COMMANDS["greet"] = registry._own(registry.FLEET, "Say hello to somebody.", "greet")'
 
 
 def _docmill(folder: Path, *arguments: str) -> str:
@@ -104,13 +105,13 @@ def test_help_has_every_command_below_one_heading_at_80_columns(tmp_path: Path) 
     assert max(map(len, shown.splitlines())) <= 80
     sections = _sections(shown)
     for heading in HEADINGS:
-        named = [name for name, command in COMMANDS.items() if command.heading == heading]
+        named = [name for name, command in all_commands().items() if command.heading == heading]
         assert [name for name in sections[heading] if name != "greet"] == named
-    for name, command in COMMANDS.items():
+    for name, command in all_commands().items():
         assert f"  {name:<10}  {command.about}\n" in shown  # on one line
 
 
 @pytest.mark.parametrize("folder", commands.__path__)
 def test_every_module_of_a_command_is_registered(folder: str) -> None:
     modules = {file.stem for file in Path(folder).glob("*.py")} - {"__init__"}
-    assert modules == {command.module or name for name, command in COMMANDS.items()}
+    assert modules == {command.module.rpartition(".")[2] for command in OWN_COMMANDS.values()}

@@ -1,0 +1,12 @@
+"""Carry out files of requests in OpenAI's batch format."""
+
+from docmill.worker.features import WORK, Command, Feature
+
+FEATURE = Feature(
+    "batch_files",
+    commands={
+        "batch": Command(
+            WORK, "Carry out a file of requests in OpenAI's batch format.", "docmill.features.batch_files.command"
+        )
+    },
+)

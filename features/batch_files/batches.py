@@ -1,0 +1,289 @@
+"""Carry out a batch file: a job for each set of parameters, one after the other, and the answers in its files."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+import orjson
+
+from docmill.features.batch_files import file
+from docmill.features.batch_files.bodies import in_words_of_bodies
+from docmill.features.batch_files.file import BadBatch, BatchFile, BatchRequest, Call, Refused, survey
+from docmill.storage.core.database import Database
+from docmill.storage.core.outcomes import Reason
+from docmill.storage.results.results import failures, results
+from docmill.storage.results.status import JobStatus
+from docmill.storage.writers import COMPRESSIONS, Target, openai_batch
+from docmill.storage.writers.base import Row
+from docmill.storage.writers.formats import JSONL, to_json
+from docmill.storage.writers.openai_batch import Line, refused, request_of, response, unanswered
+from docmill.tasks import kinds
+from docmill.tasks.errors import BadOption, ModelError
+from docmill.worker.cli.printing import listen, say
+from docmill.worker.jobs.outputs import STDOUT
+from docmill.worker.jobs.run import run_request
+from docmill.worker.stores import open_store
+from docmill.worker.submit.options import Request, checked
+from docmill.worker.submit.request import spec_of
+from docmill.worker.terminal import warn
+
+if TYPE_CHECKING:
+    from docmill.storage.core.specs import Spec
+    from docmill.storage.readers import Source, SourceOptions
+    from docmill.storage.results.status import JobStatus
+    from docmill.worker.settings import Settings
+    from docmill.worker.submit.enqueue import Enqueued
+    from docmill.worker.submit.request import Opened
+
+
+_IN_MEMORY_BYTES = 16 * 2**20
+_DIGITS = 12  # of the file's digest, in names of corpora
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models that compute requests: by the name in the request, else the one for all, else the name itself."""
+
+    of_all: str | None = None
+    by_name: Mapping[str, str] | None = None
+
+    @classmethod
+    def parse(cls, given: Sequence[str], named: frozenset[str]) -> Models:
+        """Return the models of `MODEL` and `NAME=MODEL`. Raises BadBatch if two are for all requests."""
+        by_name = dict(one.split("=", 1) for one in given if one.partition("=")[0] in named and "=" in one)
+        others = [one for one in given if one.partition("=")[0] not in by_name]
+        if len(others) > 1:
+            raise BadBatch(
+                f"--model {others[1]}: give one model for all requests, or NAME=MODEL for those that name NAME. The "
+                f"file names {', '.join(sorted(named)) or 'none'}"
+            )
+        return cls(next(iter(others), None), by_name)
+
+    def of(self, name: str | None) -> str | None:
+        """Return the model for requests that name this one."""
+        return (self.by_name or {}).get(name or "") or self.of_all or name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs of a batch file: of each call its model and its spec. ``unfit`` has reasons against other calls.
+
+    ``calls`` are all of the file, in the order of their first lines.
+    """
+
+    file: BatchFile
+    calls: tuple[Call, ...]
+    jobs: Mapping[Call, tuple[str | None, Spec]]
+    unfit: Mapping[Call, str]
+
+    def request(self, call: Call, revision: str | None) -> Request:
+        """Return the request of a call's job. Each call of each version of the file has a corpus of its own."""
+        number, n = self.calls.index(call) + 1, len(self.calls)
+        part = f", {number} of {n}" if n > 1 else ""
+        given = {
+            "source": self.file.name,
+            "task": call.task,
+            "model": self.jobs[call][0],
+            "revision": revision,
+            "corpus": f"{self.file.name} (batch {self.file.digest[:_DIGITS]}{part})",
+        }
+        return checked(call.options, given)
+
+
+def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], revision: str | None) -> Plan:
+    """Read a batch file and return its jobs. Raises BadBatch, SourceError, ModelError."""
+    contents = survey(file)
+    models = Models.parse(given_models, frozenset(call.model for call in contents.calls if call.model))
+    jobs: dict[Call, tuple[str | None, Spec]] = {}
+    unfit: dict[Call, str] = {}
+    for call, where in contents.calls.items():
+        model = models.of(call.model)
+        if model is None and kinds.kind(call.task).model_for(call.options) is None:
+            raise BadBatch(f"{where}: the request names no model; name one with --model")
+        try:
+            jobs[call] = model, spec_of(settings, call.task, model, revision, call.options)
+        except BadOption as error:
+            unfit[call] = in_words_of_bodies(str(error))
+        except ModelError:
+            named = "names the model" if model == call.model else "would be computed by the model"
+            say(f'{where} {named} "{model}". To name another: --model MODEL, or --model NAME=MODEL')
+            raise
+    if len(jobs) > 1:
+        say(f"{contents.n_requests:,} requests with {len(jobs)} sets of parameters: {len(jobs)} jobs.")
+    return Plan(file, tuple(contents.calls), jobs, unfit)
+
+
+def carried_out(settings: Settings, plan: Plan, revision: str | None) -> dict[Call, JobStatus]:
+    """Compute the jobs of a batch file on this machine, and return how each ended."""
+    from docmill.worker.engines.devices import devices_for
+
+    found: dict[Call, JobStatus] = {}
+    for call, (_, spec) in plan.jobs.items():
+        request, opened = _prepared(plan, call, revision)
+        devices = devices_for(settings.device, spec.model)
+        with run_request(settings, request, devices, listen(settings), opened=opened) as (_, status):
+            found[call] = status
+    return found
+
+
+def enqueued(settings: Settings, plan: Plan, revision: str | None) -> list[Enqueued]:
+    """Store the jobs of a batch file for the workers, and return them. Raises BadBatch if there is none."""
+    from docmill.worker.jobs.submission import submit
+
+    if not plan.jobs:
+        raise BadBatch("no request of the file can be carried out; --out FILE writes the reasons")
+    with open_store(settings) as database:
+        listener, submitted = listen(), []
+        for call in plan.jobs:
+            request, opened = _prepared(plan, call, revision)
+            submitted.append(submit(settings, database, request, listener, opened))
+        return submitted
+
+
+def _prepared(plan: Plan, call: Call, revision: str | None) -> tuple[Request, Opened]:
+    """Return the request of a call's job and the function that opens its source; say which of several jobs it is."""
+    from docmill.features.batch_files.file import CallSource
+
+    place = [*plan.jobs].index(call)
+    if len(plan.jobs) > 1:
+        named = f", {call.model}" if call.model else ""
+        say(f"Job {place + 1} of {len(plan.jobs)}: {call.url}{named}")
+    source = CallSource(plan.file, call, plan.jobs[call][1].model, refused=place == 0, unfit=plan.unfit)
+    return plan.request(call, revision), partial(_opened, source)
+
+
+def _opened(source: Source, _options: SourceOptions) -> Source:
+    return source
+
+
+@dataclass(frozen=True)
+class Written:
+    """The numbers of answers, and of errors: of refused lines, and of other requests."""
+
+    completed: int
+    refused: int
+    failed: int
+
+    @property
+    def errors(self) -> int:
+        return self.refused + self.failed
+
+
+def write_answers(
+    settings: Settings, plan: Plan, statuses: Mapping[Call, JobStatus], out: Path, errors: Path
+) -> Written:
+    """Write the answers to `out`, and the errors to `errors`; both in the order of the file if these are one."""
+
+    counts = Counter[str]()
+    with open_store(settings) as database, tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as aside:
+        jobs = {call: JobAnswers(database, status) for call, status in statuses.items()}
+        lines = Batch(plan.file, jobs, plan.unfit).lines(int(time.time()))
+
+        def kept() -> Iterator[openai_batch.Line]:
+            for line, was_refused in lines:
+                wrong = openai_batch.is_error(line)
+                counts["refused" if was_refused else "failed" if wrong else "completed"] += 1
+                if wrong and errors != out:
+                    aside.write(to_json(line) + b"\n")
+                else:
+                    yield line
+
+        _write(out, kept())
+        # An earlier run's errors would otherwise be taken for this one's.
+        if aside.tell() or (errors != out and errors.exists()):
+            aside.seek(0)
+            _write(errors, map(orjson.loads, aside))
+    return Written(counts["completed"], counts["refused"], counts["failed"])
+
+
+def _write(path: Path, lines: Iterator[openai_batch.Line]) -> None:
+    if path == STDOUT:
+        from docmill.worker.cli.printing import Harmless
+
+        JSONL.write(lines, (), cast(BinaryIO, Harmless(sys.stdout.buffer, "jsonl", sys.stdout.isatty())))
+        sys.stdout.buffer.flush()
+        return
+    replace(Target.of(path, openai_batch.NAME), writer=JSONL).write(lines)
+
+
+def errors_beside(out: Path) -> Path:
+    """Return the file of errors beside a file of answers: results.errors.jsonl beside results.jsonl."""
+    if out == STDOUT:
+        return out
+    compression = out.suffix if out.suffix.lower() in COMPRESSIONS else ""
+    name = Path(out.name.removesuffix(compression))
+    return out.with_name(f"{name.stem}.errors{name.suffix}{compression}")
+
+
+def say_written(written: Written, out: Path, errors: Path) -> None:
+    """Say where the answers and the errors are."""
+    answers = f"{written.completed:,} answer{'s' * (written.completed != 1)}"
+    failed = f"{written.errors:,} error{'s' * (written.errors != 1)}"
+    if out == errors:
+        message = f"Wrote {answers} and {failed} to {'stdout' if out == STDOUT else out}."
+    elif written.errors:
+        message = f"Wrote {answers} to {out}, and {failed} to {errors}."
+    else:
+        message = f"Wrote {answers} to {out}; there were no errors."
+    (warn if written.errors else say)(message)
+
+
+_STATUS = {Reason.DOCUMENT.value: HTTPStatus.BAD_REQUEST, None: HTTPStatus.BAD_REQUEST}
+
+
+class JobAnswers:
+    """The results and failures of one job, read in the order of its source."""
+
+    def __init__(self, database: Database, status: JobStatus) -> None:
+        self._status = status
+        self._rows: Iterator[Row] = iter(results(database, status.id))
+        self._next = next(self._rows, None)
+        # Documents by their id, and rejected records by their place.
+        self._failures: dict[str, Mapping[str, Any]] = {row["id"]: row for row in failures(database, status.id)}
+
+    def line(self, request: BatchRequest, created: int) -> Line:
+        """Return the answer to a request; requests come in the order of the source."""
+        rows = []
+        # Documents of lines that an earlier run carried out and this one refuses are passed over.
+        while self._next is not None and (line := request_of(self._next)["line"]) <= request.line:
+            if line == request.line:
+                rows.append(self._next)
+            self._next = next(self._rows, None)
+        if len(rows) == len(request.keys):
+            return response(rows, created, request.where)
+        found = next((self._failures[key] for key in (*request.keys, request.where) if key in self._failures), None)
+        if found is None:
+            lacking = f"job {self._status.id} is {self._status.state}, and the request has no result"
+            return unanswered(request.custom_id, "batch_cancelled", lacking)
+        failed = _STATUS.get(found["class"], HTTPStatus.INTERNAL_SERVER_ERROR)
+        return refused(request.custom_id, request.where, found["reason"], failed)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch file with the answers of its jobs by call, and the reasons against calls that make no job."""
+
+    file: BatchFile
+    jobs: Mapping[Call, JobAnswers]
+    unfit: Mapping[Call, str] = field(default_factory=dict)
+
+    def lines(self, created: int) -> Iterator[tuple[Line, bool]]:
+        """Yield the answer to each line of the file, and True for a line that was refused.
+
+        `created` is a time in seconds since 1970.
+        """
+        for one in self.file.requests():
+            reason = file.refused(one, self.unfit)
+            if reason is not None:
+                yield refused(reason.custom_id, reason.where, reason.reason), True
+            elif not isinstance(one, Refused):
+                yield self.jobs[one.call].line(one, created), False

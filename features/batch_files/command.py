@@ -1,0 +1,122 @@
+"""`docmill batch`: carry out a file of requests in OpenAI's batch format, here and now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from docmill.storage.writers import openai_batch
+from docmill.tasks.kinds import KindOptions
+from docmill.worker import formatting
+from docmill.worker.cli.declared_options import declared
+from docmill.worker.cli.interrupts import stop_as_interrupt
+from docmill.worker.cli.options import BACKEND, DEVICE, ENDPOINT, OUT, complete_files, settings_from
+from docmill.worker.cli.printing import OK, SOME_FAILED, SOME_REJECTED, answer, print_json
+from docmill.worker.jobs.outputs import STDOUT, check_out, check_out_is_no_input
+from docmill.worker.submit.options import Work
+
+if TYPE_CHECKING:
+    from docmill.features.batch_files.batches import Written
+    from docmill.storage.results.status import JobStatus
+
+
+@click.command(
+    "batch",
+    epilog="Example: docmill batch requests.jsonl --model HuggingFaceTB/SmolLM2-135M-Instruct --out results.jsonl",
+)
+@click.argument("requests", metavar="FILE", shell_complete=complete_files)
+@click.option("--out", type=OUT, help="File for the answers, or - for stdout.")
+@click.option(
+    "--errors",
+    type=OUT,
+    help="File for the errors. The file of --out gets them too if it is named here.  [default: NAME.errors.jsonl "
+    "beside NAME.jsonl]",
+)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="MODEL|NAME=MODEL",
+    help="Model for all requests, or for those that name NAME; may be repeated.  [default: the model that each "
+    "request names]",
+)
+@declared(Work, "revision")
+@click.option("--ignore", multiple=True, metavar="FIELD", help="Pass over this field of requests; may be repeated.")
+@declared(KindOptions, "dtype")
+@click.option(
+    "--enqueue",
+    is_flag=True,
+    help="Leave the jobs to the workers of a fleet, and print their numbers. The same command with --out, once they "
+    "are done, writes the answers.",
+)
+@DEVICE
+@BACKEND
+@ENDPOINT
+@click.option("--json", "as_json", is_flag=True, help="Print the numbers of requests, and the jobs, as JSON.")
+def batch_command(
+    requests: str,
+    out: Path | None,
+    errors: Path | None,
+    models: tuple[str, ...],
+    revision: str | None,
+    ignore: tuple[str, ...],
+    dtype: str | None,
+    enqueue: bool,
+    device: str | None,
+    backend: str | None,
+    endpoint: str | None,
+    as_json: bool,
+) -> int:
+    """Carry out FILE, a file of requests in OpenAI's batch format, here and now.
+
+    A line is {"custom_id", "method", "url", "body"}; the url is /v1/chat/completions, /v1/completions or
+    /v1/embeddings. FILE may be compressed (.gz or .zst), a URL, or - for standard input.
+
+    Requests with the same url, model and parameters make a job. Every text is computed once, and the same command
+    continues an interrupted one. A request that cannot be carried out becomes an error with its line.
+    """
+    from docmill.features.batch_files import batches
+    from docmill.features.batch_files.file import Dialect, open_batch
+
+    if enqueue == (out is not None):
+        raise click.UsageError("give --out FILE for the answers, or --enqueue to leave the work to a fleet")
+    settings = settings_from(device=device, backend=backend, endpoint=endpoint)
+    dialect = Dialect(dtype or settings.dtype, frozenset(ignore))
+    if out is None:
+        with open_batch(requests, dialect) as file:
+            jobs = batches.enqueued(settings, batches.planned(settings, file, models, revision), revision)
+        if as_json:
+            print_json([asdict(job) for job in jobs])
+        else:
+            for job in jobs:
+                answer(job.id)
+        return OK
+    errors = batches.errors_beside(out) if errors is None else errors
+    _check_files(requests, out, errors, as_json)
+    stop_as_interrupt()
+    with open_batch(requests, dialect) as file:
+        plan = batches.planned(settings, file, models, revision)
+        statuses = batches.carried_out(settings, plan, revision)
+        written = batches.write_answers(settings, plan, statuses, out, errors)
+    batches.say_written(written, out, errors)
+    if as_json:
+        print_json(_summary(written, [*statuses.values()], out, errors))
+    return SOME_FAILED if written.failed else SOME_REJECTED if written.refused else OK
+
+
+def _check_files(requests: str, out: Path, errors: Path, as_json: bool) -> None:
+    if as_json and out == STDOUT:
+        raise click.UsageError("--json and --out - both write to stdout; leave one out")
+    for path, option in ((out, "--out"), (errors, "--errors")):
+        check_out(path, openai_batch.NAME, name=option)
+        check_out_is_no_input(path, openai_batch.NAME, requests)
+
+
+def _summary(written: Written, statuses: Sequence[JobStatus], out: Path, errors: Path) -> dict[str, Any]:
+    counts = {"total": written.completed + written.errors, "completed": written.completed, "failed": written.errors}
+    jobs = [formatting.as_json(status) for status in statuses]
+    return {"request_counts": counts, "out": str(out), "errors": str(errors), "jobs": jobs}

@@ -1,0 +1,327 @@
+"""A batch file: its requests in the order of its lines, and what they have in common."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from io import FileIO
+from typing import Any, BinaryIO
+
+from docmill.features.batch_files.bodies import BadRequest, Body, parsed
+from docmill.storage.core.normalize import normalize_json
+from docmill.storage.readers import jsonl, remote, streams
+from docmill.storage.readers.errors import EncodingUnnamed, finding_bugs
+from docmill.storage.readers.files import Content, Opened, on_disk, until_broken
+from docmill.storage.readers.records import MAX_ID_BYTES, Record, Rejection, Row, Rows, SourceOptions, document
+from docmill.storage.readers.registry import COMPRESSIONS, SCHEMES, kind_of
+from docmill.storage.readers.sources import path_of, scheme_of
+from docmill.storage.readers.streams import Counted, buffered, is_folder
+from docmill.storage.writers.openai_batch import REQUEST, URLS
+from docmill.tasks.kinds.options import KindOptions
+from docmill.worker.errors import WorkerError
+
+MOST_CALLS = 50
+_BLOCK_BYTES = 2**20
+
+
+class BadBatch(WorkerError):
+    """The batch file as a whole cannot be carried out."""
+
+
+@dataclass(frozen=True)
+class BatchFile:
+    """A file of requests, which is read again for each of its jobs.
+
+    ``digest`` is of its bytes, and of the fields that are passed over: together they decide which requests there are.
+    """
+
+    content: Content
+    compression: str
+    digest: str
+    dialect: Dialect
+
+    @property
+    def name(self) -> str:
+        return self.content.name
+
+    def requests(self, counted: Callable[[Counted], None] = lambda _: None) -> Iterator[BatchRequest | Refused]:
+        """Yield the request on each line, or the reason against it. ``counted`` gets the stream of bytes."""
+        with closing(self._rows(counted)) as rows:
+            for row in rows:
+                if isinstance(row, Rejection):
+                    place, _, number = row.where.rpartition(":")
+                    is_line = bool(place) and number.isdecimal()
+                    yield Refused(None, int(number) if is_line else sys.maxsize, row.where, row.reason)
+                else:
+                    yield request_of(row, self.dialect)
+
+    def _rows(self, counted: Callable[[Counted], None]) -> Rows:
+        read_rows = streams.of_text(jsonl.rows)
+        with self.content.open() as file:
+            stream = Counted(file)
+            counted(stream)
+            decompress = COMPRESSIONS.get(self.compression)
+            rows = read_rows(buffered(stream, decompress), self.content.place, SourceOptions())
+            try:
+                yield from until_broken(rows, lambda: f"{self.content.place}@{stream.bytes_read}")
+            except EncodingUnnamed as error:
+                raise BadBatch(f"{self.name} is no UTF-8, but probably {error.likely}; save it as UTF-8") from error
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The requests of a file by what they have in common, in the order of their first lines.
+
+    ``calls`` has for each the place of its first request. ``n_requests`` counts those that can be carried out,
+    ``n_refused`` the other lines.
+    """
+
+    calls: dict[Call, str]
+    n_requests: int
+    n_refused: int
+
+
+@contextmanager
+def open_batch(source: str, dialect: Dialect, stdin: BinaryIO | None = None) -> Iterator[BatchFile]:
+    """Open the batch file of a path or a URL, or of standard input, which is copied to a temporary file.
+
+    Raises SourceError.
+    """
+    with ExitStack() as stack:
+        if source == "-":
+            content = stack.enter_context(_spooled(sys.stdin.buffer if stdin is None else stdin))
+        elif (scheme := scheme_of(source)) in SCHEMES:
+            raise BadBatch(f"{scheme}:// is no file; name a file of requests")
+        elif (path := path_of(source)) is None:
+            content = remote.content(source)
+        elif is_folder(path):
+            raise BadBatch(f"{path} is a folder; name a file of requests")
+        else:
+            content = on_disk(path)
+        yield _batch_file(content, dialect)
+
+
+def _batch_file(content: Content, dialect: Dialect) -> BatchFile:
+    _, decompress = kind_of(content.place)
+    compression = next((end for end in COMPRESSIONS if content.place.lower().endswith(end)), "") if decompress else ""
+    return BatchFile(content, compression, _digest(content, dialect.ignored), dialect)
+
+
+def survey(file: BatchFile) -> Contents:
+    """Return what the requests of a file have in common.
+
+    Raises BadBatch for an id that stands in it twice, for a file without lines, and for one with too many different
+    sets of parameters.
+    """
+    seen: dict[str, int] = {}
+    calls: dict[Call, str] = {}
+    n_requests = n_refused = 0
+    for one in file.requests():
+        keys = one.keys if isinstance(one, BatchRequest) else () if one.custom_id is None else (one.custom_id,)
+        for key in dict.fromkeys((*keys, *(() if one.custom_id is None else (one.custom_id,)))):
+            if (line := seen.setdefault(key, one.line)) != one.line:
+                raise BadBatch(
+                    f'{one.where}: the custom_id "{key[:100]}" stands on line {line:,} already; give each request an '
+                    "id of its own"
+                )
+        if isinstance(one, Refused):
+            n_refused += 1
+            continue
+        n_requests += 1
+        calls.setdefault(one.call, one.where)
+        if len(calls) > MOST_CALLS:
+            raise BadBatch(
+                f"{one.where}: the requests up to here have more than {MOST_CALLS} different sets of parameters, and "
+                "each set makes a job. Give the requests the same parameters, or split the file"
+            )
+    if not n_requests and not n_refused:
+        raise BadBatch(f"{file.content.place} has no requests")
+    return Contents(calls, n_requests, n_refused)
+
+
+def _digest(content: Content, ignored: Collection[str]) -> str:
+    """Return the SHA-256 of a file's bytes and of names of fields, in hexadecimal digits."""
+    found = hashlib.sha256()
+    with content.open() as file:
+        while block := file.read(_BLOCK_BYTES):
+            found.update(block)
+    for name in sorted(ignored):
+        found.update(b"\0" + name.encode("utf-8", "surrogateescape"))
+    return found.hexdigest()
+
+
+@contextmanager
+def _spooled(stream: BinaryIO) -> Iterator[Content]:
+    """Give standard input as a file, which has no name and goes with the block."""
+    with tempfile.TemporaryFile() as kept:
+        shutil.copyfileobj(stream, kept)
+        kept.flush()
+
+        def opened() -> Opened:
+            kept.seek(0)
+            return FileIO(os.dup(kept.fileno()))
+
+        yield Content("-", "-", kept.tell(), opened)
+
+
+_METHOD = "POST"
+_MOST_ID_BYTES = MAX_ID_BYTES - 20  # the number of an input comes after it
+_FIELDS = frozenset({"custom_id", "method", "url", "body"})
+
+
+@dataclass(frozen=True)
+class Call:
+    """A task, a model as the file names it, and options: the requests that have them in common make one job."""
+
+    url: str
+    model: str | None
+    task: str
+    options: KindOptions
+
+
+@dataclass(frozen=True)
+class BatchRequest:
+    """A request on a line of the file. Each of its texts is a document."""
+
+    custom_id: str
+    line: int
+    where: str
+    call: Call
+    body: Body
+    flags: tuple[str, ...] = ()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The ids of its documents: the custom_id, with a number after it for each of several texts."""
+        n = len(self.body.texts)
+        return (self.custom_id,) if n == 1 else tuple(f"{self.custom_id}#{place}" for place in range(n))
+
+    def rows(self, model: str) -> Iterator[Row]:
+        """Yield its documents as rows of a source, each with the request in its metadata.
+
+        ``model`` is the model in the answer if the request names none.
+        """
+        told = {"custom_id": self.custom_id, "url": self.call.url, "model": self.call.model or model}
+        n = len(self.body.texts)
+        for place, (key, text) in enumerate(zip(self.keys, self.body.texts, strict=True)):
+            part = {"index": place, "of": n} if n > 1 else {}
+            request = {**told, "line": self.line, **part, **self.body.form}
+            where = self.where if n == 1 else f"{self.where}#{place}"
+            yield Row({"id": key, "text": text, REQUEST: request}, self.line, where, self.flags, clean=False)
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A line whose request is not carried out, with the reason. The custom_id is None if the line has none."""
+
+    custom_id: str | None
+    line: int
+    where: str
+    reason: str
+
+    @property
+    def rejection(self) -> Rejection:
+        return Rejection(self.where, self.reason, keys=() if self.custom_id is None else (self.custom_id,))
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """Settings for reading bodies: the precision of the jobs, and the fields that are passed over."""
+
+    dtype: str
+    ignored: frozenset[str] = frozenset()
+
+
+def request_of(row: Row, dialect: Dialect) -> BatchRequest | Refused:
+    """Return the request on a line, or the reason against it."""
+    fields, replaced = (row.fields, ()) if row.clean else normalize_json(row.fields)
+    custom_id = fields.get("custom_id")
+    line = int(row.where.rpartition(":")[2])
+    named = custom_id if isinstance(custom_id, str) and custom_id else None
+    try:
+        url, body = _checked(fields, dialect.ignored)
+        found = parsed(url, body, dialect.dtype, dialect.ignored)
+    except BadRequest as error:
+        return Refused(named, line, row.where, str(error))
+    assert named is not None
+    call = Call(url, body.get("model"), found.task, found.options)
+    return BatchRequest(named, line, row.where, call, found, (*row.flags, *replaced))
+
+
+def _checked(fields: Mapping[str, Any], ignored: frozenset[str]) -> tuple[str, Mapping[str, Any]]:
+    """Return the url and the body of a line. Raises BadRequest."""
+    custom_id, url, body = (fields.get(name) for name in ("custom_id", "url", "body"))
+    if not isinstance(custom_id, str) or not custom_id:
+        wrong = "is empty" if custom_id == "" else "must be a text" if "custom_id" in fields else "is missing"
+        raise BadRequest(f'"custom_id" {wrong}')
+    if len(custom_id.encode()) > _MOST_ID_BYTES:
+        raise BadRequest(f'"custom_id" has {len(custom_id.encode()):,} bytes; at most {_MOST_ID_BYTES:,} are stored')
+    if fields.get("method") != _METHOD:
+        raise BadRequest(f'"method" must be {_METHOD}' if "method" in fields else '"method" is missing')
+    if not isinstance(url, str) or url not in URLS:
+        raise BadRequest(f'"url" must be {", ".join(URLS[:-1])} or {URLS[-1]}')
+    if not isinstance(body, dict):
+        raise BadRequest('"body" must be an object' if "body" in fields else '"body" is missing')
+    if not isinstance(body.get("model"), str | None):
+        raise BadRequest('"model" must be a text')
+    if unknown := sorted(fields.keys() - _FIELDS - ignored):
+        raise BadRequest(f'"{unknown[0][:60]}" has no place beside "custom_id", "method", "url" and "body"')
+    return url, body
+
+
+_OPTIONS = SourceOptions()
+
+
+class CallSource:
+    """The documents of a batch file whose requests are of one call. ``model`` stands in answers without a model.
+
+    With ``refused``, lines that are not carried out are rejected records of it, and so are the requests of ``unfit``
+    calls, which have the reason.
+    """
+
+    takes_encoding = False
+
+    def __init__(
+        self, file: BatchFile, call: Call, model: str, *, refused: bool, unfit: Mapping[Call, str] | None = None
+    ) -> None:
+        self.name = file.name
+        self._file = file
+        self._call = call
+        self._model = model
+        self._refused = refused
+        self._unfit = unfit or {}
+        self._counted: Counted | None = None
+
+    @property
+    def bytes_read(self) -> int:
+        return self._counted.bytes_read if self._counted else 0
+
+    def size_bytes(self) -> int | None:
+        return self._file.content.size_bytes
+
+    def records(self) -> Iterator[Record | Rejection]:
+        """Yield the documents, and rejections, in the order of the file's lines."""
+        with finding_bugs(self._file.content.place):
+            for one in self._file.requests(self._count):
+                if not isinstance(one, Refused) and one.call == self._call:
+                    for row in one.rows(self._model):
+                        yield document(row, self._file.content.place, _OPTIONS)
+                elif self._refused and (rejected := refused(one, self._unfit)) is not None:
+                    yield rejected.rejection
+
+    def _count(self, stream: Counted) -> None:
+        self._counted = stream
+
+
+def refused(one: BatchRequest | Refused, unfit: Mapping[Call, str]) -> Refused | None:
+    """Return a line that is not carried out, with the reason; None for a request that is."""
+    if isinstance(one, Refused):
+        return one
+    reason = unfit.get(one.call)
+    return None if reason is None else Refused(one.custom_id, one.line, one.where, reason)

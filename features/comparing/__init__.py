@@ -1,0 +1,12 @@
+"""Compare the results of two jobs."""
+
+from docmill.worker.features import RESULTS, Command, Feature
+
+FEATURE = Feature(
+    "comparing",
+    commands={
+        "compare": Command(
+            RESULTS, "Compare the results of two jobs over a corpus.", "docmill.features.comparing.command"
+        )
+    },
+)

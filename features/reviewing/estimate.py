@@ -1,0 +1,236 @@
+"""The share of good outputs, with an interval, from a stratified sample of judgements."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from docmill.storage.core.flags import doubtful, name_of, ordered
+from docmill.storage.reviews.judgements import Judged, Verdict
+from docmill.storage.reviews.population import Population
+
+LEVEL = 0.95  # of the intervals
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Numbers of a stratum: its outputs, the judged outputs, and the good ones among these."""
+
+    outputs: int
+    judged: int
+    good: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """The estimated share of good outputs in a group, with its interval. All three are None if none was judged."""
+
+    group: str
+    outputs: int
+    judged: int
+    good: int
+    share: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The state of a review. `judged` counts all good and bad verdicts, `counted` those in the estimate."""
+
+    outputs: int
+    judged: int
+    counted: int
+    skipped: int
+    shares: tuple[Share, ...]
+
+
+def share_good(group: str, cells: Collection[Cell]) -> Share:
+    """Estimate the share of good outputs from judgements in strata, with an interval.
+
+    The estimate weights each stratum's share by its number of outputs (Horvitz and Thompson); strata without a
+    judgement are assumed to be like the others. The interval is that of Clopper and Pearson for the effective sample
+    size, after Korn and Graubard ("Confidence intervals for proportions with small expected number of positive
+    counts estimated from survey data", Survey Methodology 24, 1998). The variance has the correction for finite
+    populations; in each stratum one good and one bad output are added for it (Agresti and Coull, 1998), since strata
+    without a bad output would seem to have none.
+    """
+    outputs, judged, good = (sum(getattr(cell, name) for cell in cells) for name in ("outputs", "judged", "good"))
+    n_of, n, x = (
+        np.array([getattr(cell, name) for cell in cells if cell.judged], float)
+        for name in ("outputs", "judged", "good")
+    )
+    if not judged:
+        return Share(group, outputs, 0, 0)
+    weights = n_of / n_of.sum()
+    share = float((weights * x / n).sum())
+    smoothed = (x + 1) / (n + 2)
+    variance = float((weights**2 * (1 - n / n_of) * smoothed * (1 - smoothed) / n).sum())
+    mean = float((weights * smoothed).sum())
+    if n_of.sum() < outputs:  # nobody judged the rest
+        variance = max(variance, mean * (1 - mean) / judged)
+    if variance == 0:
+        return Share(group, outputs, judged, good, share, share, share)
+    low, high = interval(share, mean * (1 - mean) / variance)
+    return Share(group, outputs, judged, good, share, low, high)
+
+
+def interval(share: float, n: float) -> tuple[float, float]:
+    """Return the Clopper-Pearson interval of a share in a sample of `n`, which need not be a whole number."""
+    from scipy.special import betaincinv
+
+    x, tail = share * n, (1 - LEVEL) / 2
+    low = 0.0 if x <= 0 else float(betaincinv(x, n - x + 1, tail))
+    high = 1.0 if x >= n else float(betaincinv(x + 1, n - x, 1 - tail))
+    return low, high
+
+
+def summary(population: Population, strata: Sequence[Stratum], judged: Mapping[int, Judged]) -> Summary:
+    """Return the shares of good outputs: of all, by doubt, and of each flag."""
+    here = [judged[content] for content in population.contents[population.rows_of([*judged])].tolist()]
+    verdicts = {one.content_id: one.verdict for one in here}
+    samples = [seen(stratum, population.contents, verdicts) for stratum in strata]
+    drawn = np.concatenate([np.empty(0, np.int64), *samples])
+    good = np.zeros(len(population), bool)
+    counted = np.zeros(len(population), bool)
+    for row in drawn.tolist():
+        verdict = verdicts[int(population.contents[row])]
+        counted[row] = verdict is not Verdict.SKIPPED
+        good[row] = verdict is Verdict.GOOD
+    shares = tuple(
+        share_good(group, [_cell(stratum.rows, inside, counted, good) for stratum in strata])
+        for group, inside in _groups(population)
+    )
+    skipped = sum(one.verdict is Verdict.SKIPPED for one in here)
+    return Summary(len(population), len(here) - skipped, int(counted.sum()), skipped, shares)
+
+
+def _cell(rows: Rows, inside: np.ndarray, counted: np.ndarray, good: np.ndarray) -> Cell:
+    mine = rows[inside[rows]]
+    return Cell(len(mine), int(counted[mine].sum()), int(good[mine].sum()))
+
+
+def _groups(population: Population) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield groups of outputs with their names: all, without and with doubtful flags, and each flag."""
+    yield "all", np.ones(len(population), bool)
+    doubted = np.array([doubtful(flags) for flags in population.flag_sets], bool)[population.flags]
+    yield "not doubtful", ~doubted
+    yield "doubtful", doubted
+    of_sets = np.bincount(population.flags, minlength=len(population.flag_sets))
+    names = [{name_of(flag) for flag in flags} for flags in population.flag_sets]
+    by_flag: dict[str, int] = {}
+    for flags, n in zip(names, of_sets.tolist(), strict=True):
+        for flag in flags:
+            by_flag[flag] = by_flag.get(flag, 0) + n
+    for flag in ordered(by_flag):
+        yield flag, np.array([flag in flags for flags in names], bool)[population.flags]
+
+
+Rows = npt.NDArray[np.int64]
+
+BANDS = ("low", "middle", "high")
+FEWEST = 30  # outputs with a confidence that are divided into bands
+DOUBTED = 2.0  # weight of a stratum of doubtful outputs in the allocation; others have 1
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """Rows of a population, in the order in which they are drawn."""
+
+    name: str
+    doubtful: bool
+    rows: Rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def strata_of(population: Population) -> list[Stratum]:
+    """Divide outputs by their doubtful flags, and each part into thirds by confidence.
+
+    A part with less than `FEWEST` known confidences is one stratum; outputs without a confidence are one of their
+    own. No stratum is empty.
+    """
+    doubted = np.array([doubtful(flags) for flags in population.flag_sets], bool)[population.flags]
+    found = []
+    for is_doubtful, name in ((True, "doubtful"), (False, "not doubtful")):
+        rows = np.flatnonzero(doubted == is_doubtful)
+        for band, of_band in _bands(population.confidence[rows]).items():
+            chosen = rows[of_band]
+            if len(chosen):
+                drawn = chosen[np.argsort(population.ranks[chosen], kind="stable")]
+                found.append(Stratum(f"{name}{band}", is_doubtful, drawn))
+    return found
+
+
+def _bands(confidence: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.bool_]]:
+    known = ~np.isnan(confidence)
+    if known.sum() < FEWEST:
+        return {"": np.ones(len(confidence), bool)}
+    bounds = np.quantile(confidence[known], [1 / 3, 2 / 3])
+    third = np.searchsorted(bounds, confidence, side="left")
+    of_band = {f", {band} confidence": known & (third == number) for number, band in enumerate(BANDS)}
+    return {**of_band, ", confidence unknown": ~known}
+
+
+def allocation(strata: Sequence[Stratum], size: int) -> list[int]:
+    """Return the number of outputs to draw from each stratum, `size` in all.
+
+    A stratum's share is proportional to the square root of its size, and twice that for doubtful outputs: the power
+    allocation of Bankier ("Power allocations", The American Statistician 42, 1988), so that rare flags are seen.
+    """
+    sizes = np.array([len(stratum) for stratum in strata], float)
+    size = int(min(size, sizes.sum()))
+    weights = np.sqrt(sizes) * np.array([DOUBTED if stratum.doubtful else 1.0 for stratum in strata])
+    wanted, open_ = np.zeros(len(strata)), np.ones(len(strata), bool)
+    while open_.any():
+        left = size - sizes[~open_].sum()
+        wanted[open_] = left * weights[open_] / weights[open_].sum()
+        full = open_ & (wanted > sizes)
+        if not full.any():
+            break
+        wanted[full] = sizes[full]
+        open_ &= ~full
+    return _rounded(wanted, sizes, size)
+
+
+def _rounded(wanted: npt.NDArray[np.float64], sizes: npt.NDArray[np.float64], size: int) -> list[int]:
+    """Return whole numbers with the same sum by the largest remainders; one at least where there is room."""
+    whole = np.floor(wanted).astype(int)
+    if size >= len(wanted):
+        whole = np.maximum(whole, 1)
+    while whole.sum() < size:
+        room = np.where(whole < sizes, wanted - whole, -np.inf)
+        whole[int(np.argmax(room))] += 1
+    while whole.sum() > size:
+        surplus = np.where(whole > 1, whole - wanted, -np.inf)
+        whole[int(np.argmax(surplus))] -= 1
+    return [int(n) for n in whole]
+
+
+def sample(strata: Sequence[Stratum], size: int) -> Rows:
+    """Return the rows of a sample, in the order to judge them.
+
+    The strata alternate, so that the beginning of the sample is a smaller sample of the same kind.
+    """
+    rows, places = [np.empty(0, np.int64)], [np.empty(0)]
+    for stratum, n in zip(strata, allocation(strata, size), strict=True):
+        rows.append(stratum.rows[:n])
+        places.append((np.arange(n) + 0.5) / max(n, 1))
+    return np.concatenate(rows)[np.argsort(np.concatenate(places), kind="stable")]
+
+
+def seen(stratum: Stratum, contents: Rows, met: Collection[int]) -> Rows:
+    """Return the rows of a stratum that were drawn first and that reviewers have met, up to the first they have not.
+
+    In a stratum these are a random sample, however many sessions, jobs or seeds the judgements come from. Judgements
+    behind an output that nobody has met may be of a smaller corpus, and would distort the estimate.
+    """
+    n = next(
+        (place for place, row in enumerate(stratum.rows) if int(contents[row]) not in met),
+        len(stratum),
+    )
+    return stratum.rows[:n]

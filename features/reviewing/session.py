@@ -1,0 +1,274 @@
+"""A review of a job's step: the sample, and the stored and new judgements."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+
+from docmill.features.reviewing.estimate import Stratum, Summary, sample, strata_of, summary
+from docmill.storage.core.database import Database
+from docmill.storage.json_values import Json
+from docmill.storage.outputs.columns import Column, Form
+from docmill.storage.reviews import judgements
+from docmill.storage.reviews.items import Item, items
+from docmill.storage.reviews.judgements import Judged, Verdict
+from docmill.storage.reviews.population import Population, ReviewedStep, population, reviewed_step
+from docmill.worker.errors import ReviewRefused
+
+AHEAD = 50  # outputs that are read at once
+
+
+@dataclass(frozen=True)
+class Review:
+    """The outputs of a step in their strata, and their judgements by content.
+
+    A judgement belongs to the spec that computed the output. A step with an escalation has outputs of two specs.
+    """
+
+    database: Database
+    reviewed: ReviewedStep
+    seed: int
+    population: Population
+    strata: tuple[Stratum, ...]
+    judged: dict[int, Judged]
+
+    @classmethod
+    def of(cls, database: Database, job: int, step: str | None = None, seed: int | None = None) -> Review:
+        """Return the review of a job's step, the last one if none is named.
+
+        Without a seed, it continues the draw of most earlier judgements. Raises NoSuchJob, NoSuchStep, NotReviewable.
+        """
+        reviewed = reviewed_step(database, job, step)
+        stored = {spec_id: judgements.of_spec(database, spec_id) for spec_id in reviewed.specs}
+        if seed is None:
+            seeds = Counter(one.seed for of_spec in stored.values() for one in of_spec.values())
+            seed = max(seeds, key=lambda one: (seeds[one], -one), default=0)
+        found = population(database, reviewed, seed)
+        judged = {
+            content: one
+            for spec_id, of_spec in stored.items()
+            for content, one in of_spec.items()
+            if found.spec_of(content) == spec_id
+        }
+        return cls(database, reviewed, seed, found, tuple(strata_of(found)), judged)
+
+    def waiting(self, size: int) -> list[int]:
+        """Return the contents of a sample without a good or bad verdict; skipped ones come last."""
+        contents = self.population.contents[sample(self.strata, size)].tolist()
+        unmet = [content for content in contents if content not in self.judged]
+        return unmet + [
+            content
+            for content in contents
+            if content in self.judged and self.judged[content].verdict is Verdict.SKIPPED
+        ]
+
+    def items(self, contents: Sequence[int]) -> Iterator[Item]:
+        """Yield outputs beside their inputs. Outputs that are removed meanwhile are left out."""
+        for first in range(0, len(contents), AHEAD):
+            several = contents[first : first + AHEAD]
+            documents = self.population.documents[self.population.rows_of(several)].tolist()
+            yield from items(self.database, self.reviewed, dict(zip(several, documents, strict=True)))
+
+    def judge(self, *judged: Judged) -> int:
+        """Store judgements of outputs. Return the number stored: outputs that were removed meanwhile are left out."""
+        by_spec: dict[int, list[Judged]] = defaultdict(list)
+        for one in judged:
+            spec_id = self.population.spec_of(one.content_id)
+            by_spec[self.reviewed.step.spec_id if spec_id is None else spec_id].append(one)
+        return sum(self._store(spec_id, of_spec) for spec_id, of_spec in by_spec.items())
+
+    def take(self, entries: Sequence[Entry], judged_by: str) -> int:
+        """Store the judgements of a file, if all can be stored. Return their number. Raises ReviewRefused."""
+        ids = {sha256: spec_id for spec_id, sha256 in self.reviewed.specs.items()}
+        for entry in entries:
+            if entry.spec not in ids:
+                raise ReviewRefused(
+                    f"{entry.place}: this is no output of step {self.reviewed.step.name} of job "
+                    f"{self.reviewed.job}; import the file for the job that it was exported from"
+                )
+        taken: dict[int, list[Judged]] = defaultdict(list)
+        for spec, spec_id in ids.items():
+            of_spec = [entry for entry in entries if entry.spec == spec]
+            known = judgements.of_spec(self.database, spec_id)
+            found = judgements.contents_of(self.database, spec_id, {entry.sha256 for entry in of_spec})
+            for entry in of_spec:
+                if entry.sha256 not in found:
+                    raise ReviewRefused(f"{entry.place}: the store has no output of this text, or it was removed")
+                one = Judged(found[entry.sha256], entry.verdict, entry.judged_by or judged_by, entry.seed, entry.note)
+                if one.verdict is not Verdict.SKIPPED or one.content_id not in known:
+                    taken[spec_id].append(one)
+        return sum(self._store(spec_id, of_spec) for spec_id, of_spec in taken.items())
+
+    def _store(self, spec_id: int, judged: Sequence[Judged]) -> int:
+        stored = judgements.store(self.database, spec_id, judged)
+        ours = [one for one in judged if self.population.spec_of(one.content_id) == spec_id]
+        self.judged.update({one.content_id: one for one in ours})
+        return stored
+
+    def summary(self) -> Summary:
+        """Return the shares of good outputs."""
+        return summary(self.population, self.strata, self.judged)
+
+
+FIELDS = ("verdict", "note", "document", "input", "output", "seed", "spec", "text_sha256")
+KEYS = ("verdict", "seed", "spec", "text_sha256")  # fields that a judged file must have
+WORDS = {
+    **dict.fromkeys(("good", "g"), Verdict.GOOD),
+    **dict.fromkeys(("bad", "b"), Verdict.BAD),
+    **dict.fromkeys(("", "skip", "skipped", "s"), Verdict.SKIPPED),
+}
+SUFFIXES = (".csv", ".json")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A verdict in a file, with its `place` there. `spec` and `sha256` name the output."""
+
+    place: str
+    spec: str
+    sha256: bytes
+    seed: int
+    verdict: Verdict
+    note: str | None
+    judged_by: str | None
+
+
+def write_csv(rows: Iterable[Mapping[str, str | int]], file: BinaryIO) -> int:
+    """Write outputs to be judged as CSV, with the byte order mark that Excel needs. Return their number."""
+    from docmill.storage.writers.formats import write_csv_for_excel
+
+    return write_csv_for_excel(rows, [Column.of(name, Form.TEXT) for name in FIELDS], file)
+
+
+def write_json(rows: Iterable[Mapping[str, str | int]], file: BinaryIO) -> int:
+    """Write outputs to be judged as tasks of Label Studio. Return their number."""
+    tasks = [{"data": {name: row[name] for name in FIELDS if name not in {"verdict", "note"}}} for row in rows]
+    file.write(orjson.dumps(tasks, option=orjson.OPT_INDENT_2))
+    return len(tasks)
+
+
+def rows_of(items: Iterable[Item], seed: int) -> Iterator[dict[str, str | int]]:
+    """Yield the fields of outputs, with no verdict yet."""
+    for item in items:
+        yield {
+            "verdict": "",
+            "note": "",
+            "document": item.document,
+            "input": item.input,
+            "output": item.output,
+            "seed": seed,
+            "spec": item.spec,
+            "text_sha256": item.sha256.hex(),
+        }
+
+
+def read(path: Path) -> list[Entry]:
+    """Return the verdicts of a judged file, up to the last one that is good or bad.
+
+    An output without a verdict counts as skipped if a later one has a verdict. Raises ReviewRefused with the place.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ReviewRefused(f"{path}: {why}") from error
+    found = [*(_csv_entries(path, text) if path.suffix.lower() == ".csv" else _json_entries(path, text))]
+    places: dict[bytes, str] = {}
+    for entry in found:
+        if entry.sha256 in places:
+            raise ReviewRefused(f"{entry.place}: it is the output of {places[entry.sha256]} again; delete one")
+        places[entry.sha256] = entry.place
+    last = max((n for n, entry in enumerate(found, 1) if entry.verdict is not Verdict.SKIPPED), default=0)
+    return found[:last]
+
+
+def _csv_entries(path: Path, text: str) -> Iterator[Entry]:
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    lines = io.StringIO(text, newline="")
+    heading = text.partition("\n")[0]
+    delimiter = max(",;\t", key=heading.count)  # spreadsheets of some countries write semicolons
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        if missing := [name for name in KEYS if name not in names]:
+            raise ReviewRefused(f"{path}:1: missing columns: {', '.join(missing)}; export the sample again")
+        line = reader.line_num + 1
+        for row in reader:
+            if row and len(row) != len(names):
+                raise ReviewRefused(f"{path}:{line}: it has {len(row)} columns, but the first line has {len(names)}")
+            if row:
+                yield _entry(f"{path}:{line}", dict(zip(names, row, strict=True)))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ReviewRefused(f"{path}:{reader.line_num}: {error}") from error
+
+
+def _json_entries(path: Path, text: str) -> Iterator[Entry]:
+    try:
+        tasks = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ReviewRefused(f"{path}:{error.lineno}: {error.msg}") from error
+    if not isinstance(tasks, list):
+        raise ReviewRefused(f"{path}: it is no list of tasks; export from Label Studio as JSON or JSON-MIN")
+    for number, task in enumerate(tasks, 1):
+        place = f"{path}, task {number}"
+        if not isinstance(task, dict):
+            raise ReviewRefused(f"{place}: it is no task of Label Studio")
+        data = task.get("data")
+        yield _entry(place, {**data, **_annotated(task)} if isinstance(data, dict) else task)
+
+
+def _annotated(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the verdict, the note and the annotator of a task's last annotation that was not skipped."""
+    given = [one for one in task.get("annotations") or [] if isinstance(one, dict) and not one.get("was_cancelled")]
+    if not given:
+        return {"verdict": ""}
+    found = {"verdict": "", "annotator": given[-1].get("completed_by")}
+    for result in given[-1].get("result") or []:
+        kind = result.get("type") if isinstance(result, dict) else None
+        value = result.get("value", {}) if kind in {"choices", "textarea"} else {}
+        if kind == "choices":
+            found["verdict"] = _only(value.get("choices"))
+        elif kind == "textarea":
+            found["note"] = _only(value.get("text"))
+    return found
+
+
+def _only(value: Json) -> Json:
+    """Return the only value of a list, or the value as it is."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _entry(place: str, row: Mapping[str, Any]) -> Entry:
+    """Return the verdict of a row or a task. Raises ReviewRefused."""
+    if missing := [name for name in KEYS[1:] if row.get(name) is None or row[name] == ""]:
+        raise ReviewRefused(f"{place}: {', '.join(missing)} is missing; export the sample again")
+    verdict = row.get("verdict") or ""
+    if not isinstance(verdict, str) or verdict.strip().lower() not in WORDS:
+        raise ReviewRefused(f"{place}: the verdict is {verdict!r}; write good or bad, or leave it empty")
+    changed = f"{place}: seed, spec or text_sha256 was changed; export the sample again"
+    if not all(isinstance(row[name], str | int) for name in KEYS[1:]):
+        raise ReviewRefused(changed)
+    try:
+        sha256, seed = bytes.fromhex(str(row["text_sha256"])), int(row["seed"])
+    except ValueError as error:
+        raise ReviewRefused(changed) from error
+    note, by = row.get("note"), row.get("judged_by") or row.get("annotator")
+    if isinstance(by, dict):
+        by = by.get("email") or by.get("id")
+    return Entry(
+        place,
+        spec=str(row["spec"]),
+        sha256=sha256,
+        seed=seed,
+        verdict=WORDS[verdict.strip().lower()],
+        note=str(_only(note)).strip() or None if note else None,
+        judged_by=str(by) if by is not None else None,
+    )

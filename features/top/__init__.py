@@ -1,0 +1,12 @@
+"""Watch jobs and workers in the terminal."""
+
+from docmill.worker.features import FLEET, Command, Feature
+
+FEATURE = Feature(
+    "top",
+    commands={
+        "top": Command(
+            FLEET, "Watch jobs, lanes, workers and failures in the terminal.", "docmill.features.top.command"
+        )
+    },
+)

@@ -1,0 +1,1 @@
+"""Features: each a folder of its own."""

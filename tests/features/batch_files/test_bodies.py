@@ -1,0 +1,142 @@
+"""Bodies of requests become options and texts, or a reason that names the field."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from docmill.features.batch_files.bodies import BadRequest, Body, in_words_of_bodies, parsed
+from docmill.storage.writers.openai_batch import CHAT, COMPLETIONS, EMBEDDINGS
+
+HELLO = [{"role": "user", "content": "Hello"}]
+INPUTS: dict[str, dict[str, Any]] = {
+    CHAT: {"messages": HELLO},
+    COMPLETIONS: {"prompt": "Hello"},
+    EMBEDDINGS: {"input": "Hello"},
+}
+
+
+def of(url: str, **fields: Any) -> Body:
+    return parsed(url, {"model": "m", **INPUTS[url], **fields}, "float32")
+
+
+def given(url: str, **fields: Any) -> dict[str, Any]:
+    return of(url, **fields).options.given()
+
+
+def test_parameters_are_those_of_generate() -> None:
+    fields = {"max_tokens": 9, "temperature": 0.5, "top_p": 0.9, "seed": 4, "n": 2, "stop": "\n"}
+    options = {"max_new_tokens": 9, "temperature": 0.5, "top_p": 0.9, "seed": 4, "n": 2, "stop": ["\n"]}
+    assert given(CHAT, **fields) == {"messages": "messages", **options}
+    assert given(COMPLETIONS, **fields) == {"raw": True, **options}
+    of_vllm = {"top_k": -1, "min_p": 0.1, "repetition_penalty": 1.1, "min_tokens": 2, "temperature": 1}
+    assert given(CHAT, **of_vllm, max_tokens=5, max_completion_tokens=7) == {
+        "messages": "messages",
+        "max_new_tokens": 7,
+        "temperature": 1.0,
+        "top_k": 0,
+        "min_p": 0.1,
+        "repetition_penalty": 1.1,
+        "min_new_tokens": 2,
+    }
+
+
+def test_what_a_request_leaves_out_is_as_in_the_api() -> None:
+    """A chat may fill the context, a completion has 16 tokens, and both are samples."""
+    assert given(CHAT) == {"messages": "messages", "fill_context": True, "min_p": 0.0}
+    assert given(COMPLETIONS) == {"raw": True, "max_new_tokens": 16, "min_p": 0.0}
+    assert given(EMBEDDINGS) == {"prompt": "{text}"}
+    assert given(CHAT, top_p=0.5, max_tokens=None) == {"messages": "messages", "fill_context": True, "top_p": 0.5}
+
+
+def test_a_greedy_request_has_no_options_of_samples() -> None:
+    greedy = {"messages": "messages", "max_new_tokens": 3, "temperature": 0.0}
+    assert given(CHAT, temperature=0, max_tokens=3) == greedy
+    assert (
+        of(CHAT, temperature=0, max_tokens=3, top_p=0.1, seed=9).options
+        == of(CHAT, temperature=0, max_tokens=3, n=1, stop=[]).options
+    )
+
+
+def test_values_that_change_nothing_are_passed_over() -> None:
+    same: dict[str, Any] = {"stream": False, "logprobs": None, "user": "u", "presence_penalty": 0, "tools": []}
+    assert of(CHAT, **same).options == of(CHAT).options
+    assert of(CHAT, response_format={"type": "text"}).options == of(CHAT).options
+
+
+def test_messages_have_role_content_and_name() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    told = [
+        {"role": "system", "content": "Be brief.", "tool_calls": None},
+        {"role": "user", "content": parts, "name": "Ann"},
+        {"role": "assistant", "content": None},
+    ]
+    [text] = of(CHAT, messages=told).texts
+    assert json.loads(text) == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "a\nb", "name": "Ann"},
+        {"role": "assistant", "content": ""},
+    ]
+
+
+def test_several_inputs_are_several_texts() -> None:
+    assert of(COMPLETIONS, prompt=["a", " b"]).texts == ("a", " b")
+    embedded = of(EMBEDDINGS, input=["a", "b"], encoding_format="base64", dimensions=8)
+    assert embedded.texts == ("a", "b")
+    assert embedded.form == {"encoding_format": "base64", "dimensions": 8}
+    assert of(EMBEDDINGS, encoding_format="float").form == {}
+
+
+def test_a_json_schema_is_that_of_the_output() -> None:
+    schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "person", "schema": schema, "strict": True}}
+    assert json.loads(given(CHAT, response_format=wanted)["json_schema"]) == schema
+
+
+@pytest.mark.parametrize(
+    ("url", "fields", "says"),
+    [
+        (
+            CHAT,
+            {"logprobs": True},
+            '"logprobs" asks for what docmill does not do; leave it out, or give --ignore log',
+        ),
+        (CHAT, {"stream": True}, '"stream" asks'),
+        (CHAT, {"tools": [{}]}, '"tools" asks'),
+        (CHAT, {"frobnicate": 1}, '"frobnicate" is a parameter that docmill does not know; leave it out, or give'),
+        (EMBEDDINGS, {"temperature": 1}, f'"temperature" is no parameter of {EMBEDDINGS}'),
+        (CHAT, {"temperature": -1}, '"temperature" must be at least 0'),
+        (CHAT, {"max_tokens": 0}, '"max_tokens" must be'),
+        (CHAT, {"temperature": 1, "seed": float(2**70)}, '"seed" must be between 0 and 2,147,483,647'),
+        (CHAT, {"temperature": 1, "seed": 1.5}, '"seed" must be a whole number, not 1.5'),
+        (CHAT, {"max_tokens": "9"}, '"max_tokens" must be'),
+        (CHAT, {"n": 2, "temperature": 0}, '"n" asks for several outputs, which would all be the same'),
+        (CHAT, {"messages": []}, '"messages" must be a list of objects'),
+        (CHAT, {"messages": "Hello"}, '"messages" must be a list of objects'),
+        (CHAT, {"messages": None}, '"messages" is missing'),
+        (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "a part that is not text"),
+        (CHAT, {"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]}, "a call of a tool"),
+        (CHAT, {"response_format": {"type": "json_object"}}, '"response_format" must be'),
+        (COMPLETIONS, {"prompt": [1, 2]}, '"prompt" has something other than texts'),
+        (COMPLETIONS, {"prompt": []}, '"prompt" must be a text, or a list of texts'),
+        (EMBEDDINGS, {"input": " "}, '"input" has a text of white space alone'),
+        (EMBEDDINGS, {"encoding_format": "hex"}, '"encoding_format" must be float or base64'),
+        (EMBEDDINGS, {"dimensions": 0}, '"dimensions" must be a whole number'),
+    ],
+)
+def test_a_bad_request_names_its_field(url: str, fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadRequest) as raised:
+        of(url, **fields)
+    assert says in str(raised.value)
+
+
+def test_fields_to_ignore_are_passed_over() -> None:
+    body = {**INPUTS[CHAT], "logprobs": True, "frobnicate": 1}
+    assert parsed(CHAT, body, "float32", {"logprobs", "frobnicate"}).options == of(CHAT).options
+
+
+def test_sentences_about_options_name_fields() -> None:
+    said = in_words_of_bodies("--max-new-tokens 9 is more than --min-new-tokens; --schema is odd.")
+    assert said == '"max_tokens" 9 is more than "min_tokens"; "response_format" is odd'

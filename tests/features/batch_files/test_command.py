@@ -1,0 +1,158 @@
+"""`docmill batch` on the embedded store: files of requests, as jobs for the hosted service and for vLLM have them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+from openai.types import Completion, CreateEmbeddingResponse
+from openai.types.chat import ChatCompletion
+
+from docmill.features.batch_files.batches import Plan
+from docmill.features.batch_files.file import Dialect, open_batch, survey
+from docmill.storage.writers.openai_batch import CHAT, COMPLETIONS
+from tests.storage.builders import COPY
+from tests.worker.harness import Docmill
+
+TYPES: dict[str, Any] = {
+    "chat/completions": ChatCompletion,
+    "completions": Completion,
+    "embeddings": CreateEmbeddingResponse,
+}
+
+
+def request(custom_id: str, end: str, **body: Any) -> dict[str, Any]:
+    body = {"model": "hosted", **body}
+    return {"custom_id": custom_id, "method": "POST", "url": f"/v1/{end}", "body": body}
+
+
+def chat(custom_id: str, *said: str, **body: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": text} for text in said]
+    return request(custom_id, "chat/completions", messages=messages, **{"temperature": 0, "max_tokens": 9, **body})
+
+
+def put(path: Path, *lines: dict[str, Any] | str) -> None:
+    path.write_text("".join(f"{one if isinstance(one, str) else json.dumps(one)}\n" for one in lines))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+MIXED = (
+    chat("one", "Hello"),
+    request("prompts", "completions", prompt=["Once upon a time", "An end"], temperature=0),
+    "not json",
+    chat("two", "Hello", "Bye"),
+    request("vectors", "embeddings", input=["a cat", "a dog"], encoding_format="float"),
+    chat("odd", "Hello", logprobs=True),
+)
+
+
+def test_each_request_has_its_answer_or_its_error(embedded: Docmill) -> None:
+    put(embedded.folder / "in.jsonl", *MIXED)
+    run = ("batch", "in.jsonl", "--model", "null", "--out", "out.jsonl")
+    done = embedded(*run, code=4)
+    assert "4 requests with 3 sets of parameters: 3 jobs." in done.stderr
+    assert "Wrote 4 answers to out.jsonl, and 2 errors to out.errors.jsonl." in done.stderr
+    answers = {line["custom_id"]: line["response"]["body"] for line in read(embedded.folder / "out.jsonl")}
+    assert [*answers] == ["one", "prompts", "two", "vectors"]
+    urls = {one["custom_id"]: one["url"].removeprefix("/v1/") for one in MIXED if isinstance(one, dict)}
+    for custom_id, body in answers.items():
+        assert TYPES[urls[custom_id]].model_validate(body).model == "hosted"
+    assert [choice["text"] for choice in answers["prompts"]["choices"]] == ["Once upon a time", "An end"]
+    broken, odd = read(embedded.folder / "out.errors.jsonl")
+    assert (broken["custom_id"], broken["response"]["status_code"]) == (None, 400)
+    assert broken["response"]["body"]["error"]["message"].startswith("in.jsonl:3: not JSON")
+    assert odd["custom_id"] == "odd"
+    assert odd["response"]["body"]["error"]["message"].startswith('in.jsonl:6: "logprobs" asks')
+
+    # The same command again computes nothing. The answers of one job can be written by themselves.
+    again = embedded.json(*run, "--errors", "out.jsonl", code=4)
+    assert again["request_counts"] == {"total": 6, "completed": 4, "failed": 2}
+    assert [job["prior"] for job in again["jobs"]] == [job["texts"] for job in again["jobs"]]
+    in_order = ["one", "prompts", None, "two", "vectors", "odd"]
+    assert [line["custom_id"] for line in read(embedded.folder / "out.jsonl")] == in_order
+    lines = embedded("results", again["jobs"][0]["id"], "--format", "openai-batch").stdout.splitlines()
+    assert [json.loads(line)["custom_id"] for line in lines] == ["one", "two"]
+
+
+def test_another_version_of_a_file_has_the_answers_to_its_own_requests(embedded: Docmill) -> None:
+    lines = "".join(json.dumps(request(name, "embeddings", input=name)) + "\n" for name in ("a", "b"))
+    (embedded.folder / "in.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (embedded.folder / "out.errors.jsonl").write_text("old\n")
+    run = ("batch", "in.jsonl.gz", "--out", "out.jsonl", "--model")
+    assert "there were no errors" in embedded(*run, "hosted=null").stderr
+    assert [line["custom_id"] for line in read(embedded.folder / "out.jsonl")] == ["a", "b"]
+    assert (embedded.folder / "out.errors.jsonl").read_text() == ""
+    piped = embedded(
+        "batch", "-", "--out", "-", "--model", "null", stdin=b"oops\n" + lines.splitlines()[1].encode(), code=4
+    )
+    assert [json.loads(line)["custom_id"] for line in piped.stdout.splitlines()] == [None, "b"]
+    assert "1 text to compute" not in piped.stderr
+
+
+def test_a_request_that_is_refused_now_takes_no_answer_from_later_ones(embedded: Docmill) -> None:
+    of = {"a": {}, "b": {"x": 1}, "c": {}}
+    put(embedded.folder / "in.jsonl", *(request(name, "embeddings", input=name, **more) for name, more in of.items()))
+    run = ("batch", "in.jsonl", "--model", "null", "--out", "-")
+    embedded(*run, "--ignore", "x")
+    answers = [json.loads(line) for line in embedded(*run, code=4).stdout.splitlines()]
+    assert [(line["custom_id"], line["response"] and line["response"]["status_code"]) for line in answers] == [
+        ("a", 200),
+        ("b", 400),
+        ("c", 200),
+    ]
+
+
+def test_a_corpus_holds_the_same_requests_whichever_fields_are_passed_over(tmp_path: Path) -> None:
+    lines = (
+        request("odd", "completions", prompt="a", temperature=0, unknown=1),
+        chat("one", "Hello"),
+        request("fit", "completions", prompt="b", temperature=0),
+    )
+    put(tmp_path / "in.jsonl", *lines)
+
+    def corpora(*ignored: str, unfit: str = "") -> dict[str, str | None]:
+        with open_batch(str(tmp_path / "in.jsonl"), Dialect("float32", frozenset(ignored))) as file:
+            calls = tuple(survey(file).calls)
+            jobs = {call: ("null", COPY) for call in calls if call.url != unfit}
+            plan = Plan(file, calls, jobs, {call: "it is unfit" for call in calls if call not in jobs})
+            return {call.url: plan.request(call, None).corpus for call in jobs}
+
+    found, others = corpora(), corpora("unknown")
+    assert [*found] == [CHAT, COMPLETIONS]
+    assert not {*found.values()} & {*others.values()}
+    assert corpora(unfit=CHAT) == {COMPLETIONS: found[COMPLETIONS]}
+
+
+def test_the_jobs_of_a_file_may_be_left_to_workers(embedded: Docmill) -> None:
+    put(embedded.folder / "in.jsonl", "oops", request("a", "embeddings", input="x"), chat("b", "y"))
+    run = ("batch", "in.jsonl", "--model", "null")
+    assert [job["id"] for job in embedded.json(*run, "--enqueue")] == [1, 2]
+    assert [(job["state"], job["done"]) for job in embedded.json("jobs")] == [("running", 0)] * 2
+    done = embedded.json(*run, "--out", "out.jsonl", code=4)
+    assert [(job["id"], job["done"]) for job in done["jobs"]] == [(1, 1), (2, 1)]
+    assert "--out FILE for the answers, or --enqueue" in embedded(*run, code=2).stderr
+
+
+def test_files_that_cannot_be_carried_out_say_why(embedded: Docmill) -> None:
+    put(embedded.folder / "twice.jsonl", chat("a", "x"), chat("a", "y"))
+    out = ("--out", "out.jsonl")
+    said = embedded("batch", "twice.jsonl", *out, "--model", "null", code=2).stderr
+    assert 'twice.jsonl:2: the custom_id "a" stands on line 1 already' in said
+    put(embedded.folder / "bad.jsonl", "x", "y")
+    embedded("batch", "bad.jsonl", *out, code=4)
+    assert (embedded.folder / "out.jsonl").read_text() == ""
+    assert len(read(embedded.folder / "out.errors.jsonl")) == 2
+    assert "--out FILE writes the reasons" in embedded("batch", "bad.jsonl", "--enqueue", code=2).stderr
+    put(embedded.folder / "nameless.jsonl", chat("a", "x", model=None))
+    said = embedded("batch", "nameless.jsonl", *out, code=2).stderr
+    assert "nameless.jsonl:1: the request names no model; name one with --model" in said
+    put(embedded.folder / "hosted.jsonl", chat("a", "x"))
+    said = embedded("batch", "hosted.jsonl", *out, code=3).stderr
+    assert 'hosted.jsonl:1 names the model "hosted". To name another: --model MODEL' in said
+    said = embedded("batch", "hosted.jsonl", "--out", "hosted.jsonl", "--model", "null", code=2).stderr
+    assert "is the source, which would be lost" in said

@@ -1,0 +1,165 @@
+"""A batch file as a whole: what its requests have in common, and files that are none."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from docmill.features.batch_files.file import (
+    MOST_CALLS,
+    BadBatch,
+    BatchFile,
+    BatchRequest,
+    CallSource,
+    Dialect,
+    Refused,
+    open_batch,
+    survey,
+)
+from docmill.storage.readers.records import Record, Rejection
+from docmill.storage.writers.openai_batch import CHAT, COMPLETIONS, EMBEDDINGS, REQUEST
+
+DIALECT = Dialect("float32")
+
+
+def line(custom_id: object, url: str = EMBEDDINGS, **body: Any) -> str:
+    messages = [{"role": "user", "content": "a"}]
+    given: dict[str, Any] = {CHAT: {"messages": messages}, COMPLETIONS: {"prompt": "a"}, EMBEDDINGS: {"input": "a"}}
+    whole = {"model": "m", **given[url], **body}
+    return json.dumps({"custom_id": custom_id, "method": "POST", "url": url, "body": whole}) + "\n"
+
+
+def made(folder: Path, *lines: str, name: str = "batch.jsonl") -> str:
+    (folder / name).write_text("".join(lines))
+    return str(folder / name)
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[..., BatchFile]]:
+    """Opens batch files until the test ends."""
+    with ExitStack() as stack:
+        yield lambda source, stdin=None: stack.enter_context(open_batch(source, DIALECT, stdin))
+
+
+def test_a_file_in_another_encoding_is_to_be_saved_as_utf_8(tmp_path: Path, opened: Callable[..., BatchFile]) -> None:
+    (tmp_path / "wide.jsonl").write_bytes(line("a").encode("utf-16-le"))
+    with pytest.raises(BadBatch, match=r"is no UTF-8, but probably utf-16-le; save it as UTF-8$"):
+        survey(opened(str(tmp_path / "wide.jsonl")))
+
+
+def test_requests_with_the_same_parameters_belong_together(tmp_path: Path, opened: Callable[..., BatchFile]) -> None:
+    lines = [
+        line("a"),
+        line("b", CHAT),
+        line("c", dimensions=3),
+        line("d", CHAT, temperature=0),
+        line("e", model="o"),
+    ]
+    contents = survey(opened(made(tmp_path, *lines)))
+    assert [(call.url, call.model, place) for call, place in contents.calls.items()] == [
+        (EMBEDDINGS, "m", "batch.jsonl:1"),
+        (CHAT, "m", "batch.jsonl:2"),
+        (CHAT, "m", "batch.jsonl:4"),
+        (EMBEDDINGS, "o", "batch.jsonl:5"),
+    ]
+    assert (contents.n_requests, contents.n_refused) == (5, 0)
+
+
+def test_bad_lines_are_refused_with_their_place_and_the_rest_goes_on(
+    tmp_path: Path, opened: Callable[..., BatchFile]
+) -> None:
+    good = json.loads(line("good"))
+    bad = [
+        ({**good, "custom_id": 5}, '"custom_id" must be a text'),
+        ({**good, "custom_id": ""}, '"custom_id" is empty'),
+        ({name: value for name, value in good.items() if name != "custom_id"}, '"custom_id" is missing'),
+        ({**good, "method": "GET"}, '"method" must be POST'),
+        ({**good, "url": "/v1/responses"}, f'"url" must be {CHAT}, {COMPLETIONS} or {EMBEDDINGS}'),
+        ({**good, "body": []}, '"body" must be an object'),
+        ({**good, "body": {"input": "a", "model": 5}}, '"model" must be a text'),
+        ({**good, "extra": 1}, '"extra" has no place beside'),
+    ]
+    lines = [f"{json.dumps(one | ({'custom_id': f'{n}'} if n > 3 else {}))}\n" for n, (one, _) in enumerate(bad, 1)]
+    file = opened(made(tmp_path, *lines, "\n", "not json\n", line("good")))
+    *refused, broken, found = file.requests()
+    for number, (one, (_, says)) in enumerate(zip(refused, bad, strict=True), 1):
+        assert isinstance(one, Refused)
+        assert (one.where, one.custom_id) == (f"batch.jsonl:{number}", str(number) if number > 3 else None)
+        assert says in one.reason
+    assert isinstance(broken, Refused)
+    assert broken.where == "batch.jsonl:10"
+    assert isinstance(found, BatchRequest)
+    assert (found.custom_id, found.line) == ("good", 11)
+
+
+def test_what_no_database_stores_is_replaced_in_ids_as_in_texts(
+    tmp_path: Path, opened: Callable[..., BatchFile]
+) -> None:
+    [found] = opened(made(tmp_path, line("a\0", input="x\0y"))).requests()
+    assert isinstance(found, BatchRequest)
+    assert (found.custom_id, found.body.texts) == ("a\ufffd", ("x\ufffdy",))
+    assert len(found.flags) == 1
+
+
+def test_an_id_that_stands_twice_names_both_lines(tmp_path: Path, opened: Callable[..., BatchFile]) -> None:
+    for lines in ([line("a"), line("b"), line("a")], [line("x", input=["a", "b"]), line("a"), line("x#1")]):
+        with pytest.raises(BadBatch, match=r'batch\.jsonl:3: the custom_id "(a|x#1)" stands on line 1 already'):
+            survey(opened(made(tmp_path, *lines)))
+
+
+def test_files_that_are_no_batch_say_so(tmp_path: Path, opened: Callable[..., BatchFile]) -> None:
+    with pytest.raises(BadBatch, match=r"empty\.jsonl has no requests"):
+        survey(opened(made(tmp_path, "\n", name="empty.jsonl")))
+    with pytest.raises(BadBatch, match="sqlite:// is no file"):
+        opened("sqlite:///a.db?SELECT 1")
+    with pytest.raises(BadBatch, match="is a folder"):
+        opened(str(tmp_path))
+    lines = [line(str(n), COMPLETIONS, max_tokens=n) for n in range(1, MOST_CALLS + 2)]
+    with pytest.raises(BadBatch, match=f":{MOST_CALLS + 1}: .* more than {MOST_CALLS} different sets"):
+        survey(opened(made(tmp_path, *lines)))
+
+
+def test_a_compressed_file_and_standard_input_are_read_again_and_again(
+    tmp_path: Path, opened: Callable[..., BatchFile]
+) -> None:
+    lines = line("a") + line("b")
+    (tmp_path / "batch.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    piped = opened("-", io.BytesIO(lines.encode()))
+    for file in (opened(str(tmp_path / "batch.jsonl.gz")), piped):
+        for _ in range(2):
+            assert [one.custom_id for one in file.requests()] == ["a", "b"]
+    assert piped.digest == opened(made(tmp_path, lines)).digest
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(lines.encode())[:-12])
+    *_, last = opened(str(tmp_path / "cut.jsonl.gz")).requests()
+    assert isinstance(last, Refused)
+    assert "gzip" in last.reason
+
+
+def test_the_documents_of_a_call_carry_their_requests_and_the_first_has_the_refused_lines(
+    tmp_path: Path, opened: Callable[..., BatchFile]
+) -> None:
+    lines = [line("a", input=["x", "y"], encoding_format="base64"), "broken\n", line("c", CHAT), line("z" * 2001)]
+    file = opened(made(tmp_path, *lines))
+    first, second = survey(file).calls
+    found = [*CallSource(file, first, "real", refused=True, unfit={second: "no chat"}).records()]
+    told = {"custom_id": "a", "url": EMBEDDINGS, "model": "m", "line": 1, "encoding_format": "base64", "of": 2}
+    for place, record in enumerate(found[:2]):
+        assert isinstance(record, Record)
+        assert (record.key, record.text) == (f"a#{place}", "xy"[place])
+        assert record.meta == {REQUEST: {**told, "index": place}}
+    assert [(one.where, one.reason) for one in found[2:4] if isinstance(one, Rejection)] == [
+        ("batch.jsonl:2", "not JSON: Expecting value at column 1"),
+        ("batch.jsonl:3", "no chat"),
+    ]
+    assert isinstance(found[4], Rejection)
+    assert found[4].reason == '"custom_id" has 2,001 bytes; at most 1,980 are stored'
+    [chat] = CallSource(file, second, "real", refused=False).records()
+    assert isinstance(chat, Record)
+    assert chat.key == "c"

@@ -1,0 +1,103 @@
+"""`docmill review`: outputs are shown and judged, the review goes on, and files come back."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from docmill.features.reviewing.terminal import risk_table, shown
+from docmill.storage.core.database import Database
+from docmill.storage.core.risk import Feature, RiskModel
+from docmill.storage.reviews import risks
+from docmill.storage.reviews.items import Item
+from docmill.storage.reviews.population import reviewed_step
+from docmill.storage.reviews.risks import Risk
+from tests.kinds import KINDS
+from tests.worker.harness import Docmill
+
+
+def test_a_sample_is_judged_by_lines_and_by_a_file(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
+    write_corpus([{"id": f"k{n}", "text": f"word {n} \x1b[31m"} for n in range(8)])
+    embedded("run", "corpus.jsonl", "--task", "summarize", "--model", "null")
+    wrong = embedded("review", 1, "--size", 6, stdin=b"b\nu\ng\nx\ng\n", code=2)
+    assert wrong.stderr.count("1 of 6: document k") == 2
+    assert "line 4: 'x' is no verdict" in wrong.stderr
+    assert "3 of 6: document" not in wrong.stderr
+    first = embedded("review", 1, "--size", 6, stdin=b"b the number\ns\nq\n")
+    assert "5 outputs to judge." in first.stderr
+    assert "3 of 5: document" in first.stderr
+    assert "4 of 5: document" not in first.stderr
+    assert "\x1b[31m" not in first.stderr
+    assert "2 of 8 outputs are judged, 1 skipped." in first.stdout
+    embedded("review", 1, "--size", 6, "--export", "a.csv")
+    with (embedded.folder / "a.csv").open(encoding="utf-8-sig", newline="") as file:
+        rows = [*csv.DictReader(file)]
+    assert len(rows) == 4
+    with (embedded.folder / "b.csv").open("w", newline="") as file:
+        judged = csv.DictWriter(file, rows[0].keys())
+        judged.writeheader()
+        judged.writerows(row | {"verdict": "good"} for row in rows)
+    found = embedded.json("review", 1, "--import", "b.csv")
+    assert (found["judged"], found["counted"], found["skipped"], found["outputs"]) == (6, 6, 0, 8)
+    assert found["shares"][0]["good"] == 5
+    assert "The sample of 6 is judged" in embedded("review", 1, "--size", 6).stderr
+    assert embedded.json("review", 1, "--summary", "--seed", 9)["counted"] < 6
+    embedded("review", 1, stdin=b"g\ng\n")
+    assert "All 8 outputs are judged" in embedded("review", 1).stderr
+    write_corpus([{"id": "other", "text": " "}], "other.jsonl")
+    embedded("run", "other.jsonl", "--task", "translate", "--from", "fr", "--to", "en", "--model", "null")
+    nothing = embedded("review", 2)
+    assert "Job 2 has no outputs to judge." in nothing.stderr
+    assert "0 of 0 outputs are judged." in nothing.stdout
+    assert "b.csv:2: this is no output of step translate of job 2" in (
+        embedded("review", 2, "--import", "b.csv", code=2).stderr
+    )
+    assert "exclude each other" in embedded("review", 1, "--summary", "--export", "a.csv", code=2).stderr
+    assert "neither .csv nor .json" in embedded("review", 1, "--export", "a.txt", code=2).stderr
+    assert "--export: there is no folder" in embedded("review", 1, "--export", "no/a.csv", code=2).stderr
+
+
+def printed(width: int) -> list[str]:
+    console = Console(width=width, color_system=None)
+    with console.capture() as captured:
+        console.print(shown(Item(1, b"", "k\x1b", "left\x1b one", "right", "aa"), "1 of 2", width))
+    return [line.rstrip() for line in captured.get().splitlines()]
+
+
+def test_input_and_output_stand_side_by_side_where_there_is_room() -> None:
+    assert printed(80) == ["", "1 of 2: document k\ufffd", "Input", "left\ufffd one", "Output", "right"]
+    assert [line.split() for line in printed(120)][-1] == ["left\ufffd", "one", "right"]
+
+
+def test_results_have_the_risk_that_was_fitted(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
+    write_corpus([{"id": f"k{n}", "text": "word " * (1 + 300 * n)} for n in range(3)])
+    embedded("run", "corpus.jsonl", "--task", "summarize", "--model", "null")
+    assert "there are 0 good and 0 bad" in embedded("review", 1, "--fit", code=2).stderr
+    assert "`docmill review 1 --fit` does" in embedded("results", 1, "--risk", code=2).stderr
+    database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}", kinds=KINDS)
+    spec_id = reviewed_step(database, 1).step.spec_id
+    risks.store(database, spec_id, Risk(0, RiskModel(0.0, (Feature("tokens_in", 300.0, 1.0, 1.0),)), 1, 1, {}))
+    database.close()
+    assert [round(row["risk"]) for row in embedded.results(1, "--risk")] == [0, 1, 1]
+    assert [row["id"] for row in embedded.results(1, "--risk-above", "0.5")] == ["k1", "k2"]
+    embedded("results", 1, "--risk", "--out", "a.csv")
+    assert (embedded.folder / "a.csv").read_text().splitlines()[0].endswith(",risk")
+    parts = ("--part-documents", 2, "--out", "parts")
+    assert "--risk is for one file" in embedded("results", 1, "--risk", *parts, code=2).stderr
+
+
+def test_the_table_of_a_risk_has_its_effects_and_its_quality() -> None:
+    features = (Feature("flag repetition", 0.2, 0.4, math.log(2) * 0.4), Feature("confidence", 0.5, 0.1, -1.0))
+    thirds = [{"judged": 70, "risk": share, "bad": share} for share in (0.1, 0.25, 0.5)]
+    quality = {"brier": 0.1, "brier_of_share": 0.2, "auc": 0.75, "folds": 5, "thirds": thirds}
+    console = Console(width=80, color_system=None)
+    with console.capture() as captured:
+        console.print(risk_table(Risk(3, RiskModel(0.0, features), 150, 60, quality)))
+    lines = [" ".join(line.split()) for line in captured.get().splitlines()]
+    assert lines[0] == "Version 3, fitted to 150 good and 60 bad outputs"
+    assert lines[2:4] == ["confidence × 0.37 0.1 more", "flag repetition × 2.00 with the flag"]
+    assert "middle 70 25.0 % 25.0 %" in lines

@@ -1,0 +1,81 @@
+"""The estimate is right on average, and its interval holds the true share as often as it says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from docmill.features.reviewing.estimate import Cell, Share, sample, share_good, strata_of, summary
+from docmill.storage.reviews.judgements import Judged, Verdict
+from tests.features.reviewing.populations import population
+
+DRAWS = 300
+
+
+@pytest.mark.parametrize(
+    ("outputs", "shares", "drawn"),
+    [
+        ([300, 300, 300, 40, 30, 30], [0.7, 0.85, 0.95, 0.2, 0.4, 0.6], [12, 12, 12, 9, 7, 7]),
+        ([3_000, 3_000, 3_000, 30, 20, 30], [0.97, 0.99, 0.995, 0.5, 0.6, 0.7], [6, 6, 6, 1, 1, 1]),
+        ([600, 500, 400, 700, 500, 300], [0.5, 0.5, 0.5, 0.1, 0.1, 0.2], [12, 11, 10, 26, 22, 19]),
+        ([9_000, 9_000, 9_000, 9, 4, 2], [0.03, 0.02, 0.01, 0.5, 0.5, 0.5], [31, 31, 31, 2, 1, 1]),
+        ([1_000], [0.95], [20]),
+    ],
+)
+def test_the_interval_holds_the_true_share_in_95_of_100_samples(
+    outputs: list[int], shares: list[float], drawn: list[int]
+) -> None:
+    rng = np.random.default_rng(5)
+    there = np.array(outputs)
+    good = np.round(there * shares).astype(int)
+    truth = good.sum() / there.sum()
+    found: list[Share] = []
+    for _ in range(DRAWS):
+        counted = rng.hypergeometric(good, there - good, drawn).tolist()
+        found.append(share_good("all", [*map(Cell, outputs, drawn, counted)]))
+    held = [one for one in found if one.low is not None and one.high is not None and one.low <= truth <= one.high]
+    assert len(held) >= 0.95 * DRAWS
+    mean = float(np.mean([one.share for one in found if one.share is not None]))
+    deviation = float(np.std([one.share for one in found if one.share is not None]))
+    assert abs(mean - truth) < 4 * deviation / DRAWS**0.5
+
+
+def test_strata_count_by_their_outputs_and_not_by_their_judgements() -> None:
+    share = share_good("all", [Cell(900, 10, 9), Cell(100, 90, 0)])
+    assert (share.outputs, share.judged, share.good) == (1_000, 100, 9)
+    assert share.share == pytest.approx(0.81)
+
+
+def test_a_group_that_is_judged_whole_is_known_exactly_and_one_that_is_not_judged_is_unknown() -> None:
+    whole = share_good("repetition", [Cell(3, 3, 2), Cell(1, 1, 0)])
+    assert (whole.share, whole.low, whole.high) == (0.5, 0.5, 0.5)
+    assert share_good("empty", [Cell(7, 0, 0)]) == Share("empty", 7, 0, 0)
+    part = share_good("part", [Cell(3, 3, 3), Cell(7, 0, 0)])
+    assert part.share == 1.0
+    assert part.low is not None
+    assert part.low < 0.6
+
+
+def test_the_summary_has_all_outputs_both_sides_of_doubt_and_each_flag() -> None:
+    found = population([0] * 40 + [1] * 30 + [2] * 10 + [3] * 20)
+    strata = strata_of(found)
+    judged = {}
+    for place, row in enumerate(sample(strata, 50).tolist()):
+        content = int(found.contents[row])
+        verdict = Verdict.GOOD if found.flags[row] in {0, 3} else Verdict.BAD
+        judged[content] = Judged(content, Verdict.SKIPPED if place == 5 else verdict, "ann", 0)
+    judged[10**9] = Judged(10**9, Verdict.BAD, "ann", 0)  # of another job
+    total = summary(found, strata, judged)
+    assert (total.outputs, total.judged, total.counted, total.skipped) == (100, 49, 49, 1)
+    by_group = {share.group: share for share in total.shares}
+    assert [*by_group] == ["all", "not doubtful", "doubtful", "repetition", "numbers_changed", "windowed"]
+    assert {group: share.outputs for group, share in by_group.items()} == {
+        "all": 100,
+        "not doubtful": 60,
+        "doubtful": 40,
+        "repetition": 40,
+        "numbers_changed": 10,
+        "windowed": 20,
+    }
+    assert (by_group["not doubtful"].share, by_group["doubtful"].share) == (1.0, 0.0)
+    assert by_group["all"].share == pytest.approx(0.6)

@@ -1,0 +1,107 @@
+"""A judged file is taken back, from a spreadsheet and from Label Studio, and refused with its place."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from docmill.features.reviewing.session import read, rows_of, write_csv, write_json
+from docmill.storage.reviews.items import Item
+from docmill.storage.reviews.judgements import Verdict
+from docmill.worker.errors import ReviewRefused
+
+ITEMS = [Item(n, bytes([n]) * 32, f"d{n}", "ligne\nune", f"=out,{n}", "aa") for n in (1, 2, 3, 4)]
+
+
+def csv_text() -> str:
+    file = io.BytesIO()
+    assert write_csv(rows_of(ITEMS, 7), file) == 4
+    return file.getvalue().decode("utf-8-sig")
+
+
+def json_tasks() -> list[dict[str, Any]]:
+    file = io.BytesIO()
+    assert write_json(rows_of(ITEMS, 7), file) == 4
+    tasks: list[dict[str, Any]] = json.loads(file.getvalue())
+    return tasks
+
+
+def written(folder: Path, name: str, text: str) -> Path:
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name
+
+
+def test_a_spreadsheet_comes_back_with_its_verdicts(tmp_path: Path) -> None:
+    heading, *rows = csv_text().split("\r\n,,")
+    assert "'=out,1" in rows[0]
+    text = "".join(
+        (heading, "\r\nGood,,", rows[0], "\r\n,,", rows[1], "\r\nb,the number,", rows[2], "\r\n,,", rows[3])
+    )
+    found = read(written(tmp_path, "a.csv", text))
+    assert [(one.sha256, one.verdict, one.note) for one in found] == [
+        (bytes([1]) * 32, Verdict.GOOD, None),
+        (bytes([2]) * 32, Verdict.SKIPPED, None),
+        (bytes([3]) * 32, Verdict.BAD, "the number"),
+    ]
+    assert {(one.spec, one.seed, one.judged_by) for one in found} == {("aa", 7, None)}
+    semicolons = "verdict;seed;spec;text_sha256\r\ngood;7;aa;" + "01" * 32
+    assert [one.verdict for one in read(written(tmp_path, "b.csv", semicolons))] == [Verdict.GOOD]
+
+
+def annotated(*verdicts: str | None) -> list[dict[str, Any]]:
+    tasks = json_tasks()
+    for task, verdict in zip(tasks, verdicts, strict=False):
+        choice = {"from_name": "verdict", "to_name": "output", "type": "choices", "value": {"choices": [verdict]}}
+        note = {"from_name": "note", "to_name": "output", "type": "textarea", "value": {"text": ["a name"]}}
+        result = [] if verdict is None else [choice, note]
+        task["annotations"] = [{"completed_by": 3, "was_cancelled": verdict is None, "result": result}]
+    return tasks
+
+
+def test_label_studios_tasks_come_back_as_json_and_as_json_min(tmp_path: Path) -> None:
+    tasks = annotated("good", None, "bad")
+    assert {*tasks[0]["data"]} == {"document", "input", "output", "seed", "spec", "text_sha256"}
+    found = read(written(tmp_path, "a.json", json.dumps(tasks)))
+    assert [one.verdict for one in found] == [Verdict.GOOD, Verdict.SKIPPED, Verdict.BAD]
+    assert (found[0].note, found[0].judged_by) == ("a name", "3")
+    flat = [task["data"] | {"verdict": "bad", "annotator": 3} for task in json_tasks()]
+    assert [one.verdict for one in read(written(tmp_path, "b.json", json.dumps(flat)))] == [Verdict.BAD] * 4
+    assert read(written(tmp_path, "c.json", json.dumps(json_tasks()))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.csv", "verdict,input\r\n", "a.csv:1: missing columns: seed, spec, text_sha256;"),
+        ("a.csv", 'verdict,seed,spec,text_sha256\r\n"",1,aa,01\r\n"per\nhaps",1,aa,02', "a.csv:3: the verdict is"),
+        ("a.csv", "verdict,seed,spec,text_sha256\r\ngood,1,aa", "a.csv:2: it has 3 columns"),
+        ("a.csv", "verdict,seed,spec,text_sha256\r\ngood,,aa,01", "a.csv:2: seed is missing"),
+        ("a.csv", "verdict,seed,spec,text_sha256\r\ngood,1,aa,x1", "a.csv:2: seed, spec or text_sha256 was changed"),
+        (
+            "a.csv",
+            "verdict,seed,spec,text_sha256\r\ng,1,aa,01\r\nb,1,aa,01",
+            "a.csv:3: it is the output of .*a.csv:2",
+        ),
+        ("a.json", "[{},\n{]", "a.json:2: "),
+        ("a.json", "{}", "it is no list of tasks"),
+        ("a.json", "[1]", "a.json, task 1: it is no task"),
+        ("a.json", '[{"data": {"seed": 1}}]', "a.json, task 1: spec, text_sha256 is missing"),
+        (
+            "a.json",
+            '[{"verdict": "bad", "seed": [1], "spec": {"a": 1}, "text_sha256": "01"}]',
+            "task 1: seed, spec or text_sha256 was",
+        ),
+        ("none.csv", None, "none.csv: No such file"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_said_with_its_place(
+    tmp_path: Path, name: str, text: str | None, says: str
+) -> None:
+    if text is not None:
+        written(tmp_path, name, text)
+    with pytest.raises(ReviewRefused, match=says):
+        read(tmp_path / name)

@@ -1,1 +1,0 @@
-"""`docmill top`: its view of the store, and its screens."""

@@ -1,1 +1,0 @@
-"""Compare the results of two jobs over a corpus."""

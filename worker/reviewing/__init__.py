@@ -1,1 +1,0 @@
-"""Reviews: draw a sample of a step's outputs, judge them, and estimate the share of good ones."""
