@@ -1,4 +1,4 @@
-"""Backends of models without weights: ``null`` and ``patterns``. They import no model library.
+"""Backends of models without weights: ``null``, ``patterns`` and ``none``. They import no model library.
 
 ``null`` computes nothing, and everything around it is real: it measures what the queue, the store and the engine
 carry, and stands in for a model where faults are made.
@@ -80,7 +80,7 @@ class PatternsBackend(_WordBackend):
     _libraries = _PATTERN_LIBRARIES
 
     def __init__(self, spec: Spec, *, device: str) -> None:
-        super().__init__(spec, weightless.PATTERNS_REVISION, device)
+        super().__init__(spec, weightless.revision(spec.model), device)
         self._loop = StaticLoop(lambda items: [Spans(()) for _ in items], _PATTERNS_BUDGET)
         self.limit_tokens = spec.params.get("window_tokens") or 2**31 - 1
         self.traits = Traits()

@@ -211,6 +211,20 @@ class Recipe(Protocol):
 
 
 @dataclass(frozen=True)
+class TextOnly:
+    """The recipe of a kind that needs no model: ``outcome`` makes the outcome of a text."""
+
+    outcome: Callable[[Computed], Outcome]
+
+    def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
+        """Return one window for each text, which no model reads."""
+        return [[Window(0, len(text), None)] for text in texts]
+
+    def join(self, computed: Computed) -> Outcome:
+        return self.outcome(computed)
+
+
+@dataclass(frozen=True)
 class BuiltIn:
     """The built-in words that tell a model to do a kind of task.
 
@@ -260,26 +274,26 @@ def nothing_more(_plan: Plan) -> Mapping[str, Any]:
     return {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TaskKind:
     """The declaration of a kind of task: one module in ``tasks.kinds``, and one line in its registry.
 
-    ``name`` is also the kind's lane. ``families`` has the families of models that can do the task, each with the
-    head that it is done with. ``params`` checks the options against the model and returns the spec's parameters
-    beyond those that were asked for; it raises BadOption. ``other_models`` names two models of the hub for texts
-    that the default model does not know. ``sample_texts`` is how many texts a dry run computes. ``null_words`` is
-    how many words the null model writes; None is all of them. ``headless_with`` names an option with which an
-    encoder without the trained head does the task, too, and ``headless_model`` the default model then. ``marks`` has
-    the parameter that specs for a head have, where those for another lack it. ``checks`` returns the checks that suit
-    the outputs under a spec, by a model of known languages.
+    ``name`` is also the kind's lane. ``families`` has the families of models that can do the task, each with the head
+    that it is done with; a kind without families needs no model. ``params`` checks the options against the model and
+    returns the spec's parameters beyond those that were asked for; it raises BadOption. ``other_models`` names two
+    models of the hub for texts that the default model does not know. ``sample_texts`` is how many texts a dry run
+    computes. ``null_words`` is how many words the null model writes; None is all of them. ``headless_with`` names an
+    option with which an encoder without the trained head does the task, too, and ``headless_model`` the default model
+    then. ``marks`` has the parameter that specs for a head have, where those for another lack it. ``checks`` returns
+    the checks that suit the outputs under a spec, by a model of known languages.
     """
 
     name: str
     summary: str
     options: type[KindOptions]
     output: OutputType
-    families: Mapping[Family, Head]
     recipe: Callable[[Spec, Traits], Recipe]
+    families: Mapping[Family, Head] = field(default_factory=dict)
     params: Callable[[Plan], Mapping[str, Any]] = nothing_more
     default_model: str | None = None
     other_models: Callable[[KindOptions], tuple[str, ...]] = lambda _options: ()
@@ -304,11 +318,18 @@ class TaskKind:
 
         A model whose config names no family is taken for one of the kind's first family.
         """
-        return next(iter(self.families.values())) if family is None else self.families.get(family)
+        return next(iter(self.families.values()), None) if family is None else self.families.get(family)
 
     def model_for(self, options: KindOptions) -> str | None:
         """Return the model of a job that names none; None if it has to name one."""
+        if self.is_modelless:
+            return weightless.NO_MODEL
         return self.headless_model if self.headless_with in options.given() else self.default_model
+
+    @property
+    def is_modelless(self) -> bool:
+        """True for a kind that needs no model: its recipe makes the output of a text from the text alone."""
+        return not self.families
 
     @property
     def stored(self) -> StoredKind:
@@ -355,6 +376,10 @@ class TaskKind:
 
         An empty config passes.
         """
+        if self.is_modelless and model != weightless.NO_MODEL and not weightless.is_null(model):
+            raise ModelUnsuitable(f"{self.name} needs no model: leave --model out.")
+        if model == weightless.NO_MODEL and not self.is_modelless:
+            raise ModelUnsuitable(f"{self.name} needs a model: name it with --model.")
         known = family(config)
         if known is None or self.suits(config) or self.is_headless(config, asked) or self._scores(config, asked):
             return

@@ -1,6 +1,7 @@
-"""Models that have no files here: `null`, which computes nothing, `patterns`, and those that a server computes.
+"""Models that have no files here: `null`, `patterns`, `none`, and those of a server with OpenAI's API, `openai:NAME`.
 
-`patterns` finds personal data by its form, for kinds of task that can do without a trained model.
+`null` computes nothing: it measures what stands around a model, and serves tests of faults. `patterns` finds personal
+data by its form, for kinds of task that can do without a trained model. `none` stands for kinds that need no model.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from urllib.parse import urlsplit, urlunsplit
 
 from docmill.tasks.errors import ModelCorrupt, ModelNotFound
 
-PATTERNS = "patterns"
-PATTERNS_REVISION = "patterns:1"
+PATTERNS, PATTERNS_REVISION = "patterns", "patterns:1"
+# The model of specs of kinds that need none.
+NO_MODEL = "none"
+_REVISIONS = {PATTERNS: PATTERNS_REVISION, NO_MODEL: "none:1"}
 
 
 def is_weightless(model: str) -> bool:
     """Return True if a name means such a model, even if the pace of a null model is malformed."""
-    return model == PATTERNS or is_null(model) or is_served(model)
+    return model in _REVISIONS or is_null(model) or is_served(model)
 
 
 def config(model: str) -> dict[str, Any]:
@@ -33,8 +36,8 @@ def revision(model: str, wanted: str | None = None) -> str:
     """Return the revision of such a model. Raises ModelCorrupt if it is not ``wanted``, and ModelNotFound."""
     if is_served(model):
         return served_revision(model, wanted)
-    if model == PATTERNS:
-        found = PATTERNS_REVISION
+    if model in _REVISIONS:
+        found = _REVISIONS[model]
     else:
         null_pace(model)
         found = NULL_REVISION

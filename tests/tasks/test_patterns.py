@@ -227,3 +227,16 @@ def test_a_spec_that_wants_other_patterns_is_refused() -> None:
     patterns.require_for(Spec("redact", "patterns", "patterns:1", params={"patterns_version": patterns.VERSION}))
     with pytest.raises(CannotServe, match="patterns 3, not by 99"):
         patterns.require_for(Spec("redact", "patterns", "patterns:1", params={"patterns_version": 99}))
+
+
+# Repeated, each of these makes expressions of the usual form try every end for every start.
+HOSTILE = (
+    "a", "é", "@", "a@", "a.", "a@a.", "a=", "a'", '"a', "%40", "1", "1 ", "1.", "0", "00 1", "+1", "+1 ", "DE89 ",
+    "DE 89", "4111 ", "http://", "http:", "//a.", "www.", "www.a", "://", "](", "._", ")", "()", "&quot", "&#0", ":",
+    "1:", "a:", "::", "_", "-", "\\n", "\n", "中",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_hostile_text_is_read_in_steps_that_grow_with_its_length(hostile: str) -> None:
+    patterns.find(hostile * (100_000 // len(hostile)), patterns.PATTERNS)  # else it would take for ever

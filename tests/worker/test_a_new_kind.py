@@ -43,10 +43,10 @@ class {name}Options(Windowed):
 @dataclass(frozen=True)
 class {name}Recipe:
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
-        return cut(texts, coder)
+        return {cut}
 
     def join(self, computed: Computed) -> Outcome:
-        output = computed.outputs[0]
+        (output,) = computed.outputs
         return Outcome(computed.content_id, Status.DONE, **self.kept(computed.text, output))
 
     def kept(self, text, output):
@@ -58,7 +58,7 @@ KIND = TaskKind(
     summary="{name} each document.",
     options={name}Options,
     output={type},
-    families={{Family.ENCODER: Head.POOLING}},
+    {families}
     recipe=lambda spec, traits: {name}Recipe(),
     shard=READING_SIZE,
 )
@@ -66,12 +66,13 @@ KIND = TaskKind(
 AFTER = "from docmill.tasks.kinds.redact import REDACT\n"
 STORED = "stored = {type}.stored({given}); return dict(text=stored.text, data=stored.data)"
 KEPT = {
-    "TEXT": "return dict(text=output.text.upper())",
+    "TEXT": "return dict(text=text.upper())",
     "VECTOR": "return dict(vector=output.values.astype('<f4').tobytes())",
     "LABELS": STORED.format(type="LABELS", given="output.scores.items()"),
     "SPANS": STORED.format(type="SPANS", given="text, [(s.label, s.start, s.end, s.score) for s in output.spans]"),
     "RECORD": STORED.format(type="RECORD", given="output.data"),
 }
+MODELLESS = {"TEXT"}
 TYPES = ("TEXT", "VECTOR", "LABELS", "SPANS", "RECORD")
 NAMES = {type_: f"do{type_.lower()}" for type_ in TYPES}
 TEXTS = {"a": "One text.", "b": "Another text, of more words."}
@@ -85,6 +86,13 @@ COLUMNS = {
 }
 
 
+def module_of(type_: str, name: str) -> str:
+    """Return the module of a kind; the kind of texts needs no model, and its recipe cuts windows that none reads."""
+    families = "" if type_ in MODELLESS else "families={Family.ENCODER: Head.POOLING},"
+    cut = "[[Window(0, len(text), None)] for text in texts]" if type_ in MODELLESS else "cut(texts, coder)"
+    return MODULE.format(type=type_, name=name, kept=KEPT[type_], families=families, cut=cut)
+
+
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """docmill with a kind of task for each type of output, each a module and a line of the registry."""
@@ -93,7 +101,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     registry = tree / "tasks" / "kinds" / "__init__.py"
     lines = registry.read_text()
     for type_, name in NAMES.items():
-        (tree / "tasks" / "kinds" / f"{name}.py").write_text(MODULE.format(type=type_, name=name, kept=KEPT[type_]))
+        (tree / "tasks" / "kinds" / f"{name}.py").write_text(module_of(type_, name))
         lines = lines.replace(AFTER, f"{AFTER}from docmill.tasks.kinds.{name} import KIND as {type_}_KIND\n")
         lines = lines.replace("    GENERATE,\n", f"    GENERATE,\n    {type_}_KIND,\n")
     registry.write_text(lines)
@@ -127,7 +135,7 @@ TYPES_AND_STORES = [
 @pytest.mark.parametrize(("type_", "database_url"), TYPES_AND_STORES, indirect=["database_url"])
 def test_a_new_kind_runs_and_every_writer_takes_it(docmill: Docmill, type_: str) -> None:
     name, key = NAMES[type_], KEYS[type_]
-    work = ("run", "corpus.jsonl", "--task", name, "--model", "null")
+    work = ("run", "corpus.jsonl", "--task", name, *([] if type_ in MODELLESS else ["--model", "null"]))
     assert f"({name})" in docmill("run", "--help").stdout.replace("\n", " ")
     assert f"--{name}-level" in docmill("run", *work[1:], f"--{name}-level", "0", code=2).stderr
     assert docmill.json(*work, "--dry-run")["documents"] == 2
@@ -148,7 +156,8 @@ def test_a_new_kind_runs_and_every_writer_takes_it(docmill: Docmill, type_: str)
 def test_new_kinds_are_steps_of_a_pipeline_with_a_view(docmill: Docmill, database_url: str) -> None:
     steps = ""
     for number, type_ in enumerate(TYPES):
-        steps += f'[[step]]\nname = "step{number}"\ntask = "{NAMES[type_]}"\nmodel = "null"\n'
+        steps += f'[[step]]\nname = "step{number}"\ntask = "{NAMES[type_]}"\n'
+        steps += "" if type_ in MODELLESS else 'model = "null"\n'
         steps += f'input = "document"\n{NAMES[type_]}-level = 2\n'
     head = 'name = "all"\ncorpus.source = "corpus.jsonl"\n'
     (docmill.folder / "all.toml").write_text(head + steps + '[output]\nfile = "all.parquet"\n')
@@ -178,9 +187,10 @@ def test_a_step_reads_texts_only(docmill: Docmill, type_: str) -> None:
 
 def test_orders_for_new_kinds_come_through_a_queue(docmill: Docmill, redis_url: str) -> None:
     app = Celery(broker=redis_url, set_as_current=False)
-    asked = {"source": str(docmill.folder / "corpus.jsonl"), "model": "null"}
-    for name in NAMES.values():
-        order = {**asked, "task": name, f"{name}_level": 4}
+    source = str(docmill.folder / "corpus.jsonl")
+    for type_, name in NAMES.items():
+        order = {"source": source, "task": name, f"{name}_level": 4}
+        order |= {} if type_ in MODELLESS else {"model": "null"}
         app.send_task("docmill.enqueue", queue=queue_of(ENQUEUE_LANE), kwargs=order)
     app.close()
     with docmill.worker("--lanes", ",".join([*NAMES.values(), ENQUEUE_LANE])):

@@ -107,6 +107,8 @@ _BY_FORM = (
 def describe_default_model(task: str, source: str, options: kinds.KindOptions) -> str:
     """Return a remark on a task's default model, with two models of the hub that fit other texts."""
     model = kinds.kind(task).model_for(options)
+    if model == weightless.NO_MODEL:
+        return f"{task} needs no model."
     if model == weightless.PATTERNS:
         return f"Model: {_BY_FORM}"
     line = f"Model: {model}, the quick start's; --model takes any other."

@@ -17,9 +17,11 @@ from pydantic.fields import FieldInfo
 
 from docmill.storage.core.outcomes import Status
 from docmill.storage.core.specs import Spec
+from docmill.storage.outputs.output_types import TEXT
 from docmill.tasks import kinds
 from docmill.tasks.engine.backend_factory import open_backend
-from docmill.tasks.errors import BadOption, CannotServe, TaskError, UnknownKind
+from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable, TaskError, UnknownKind
+from docmill.tasks.kinds.base import TextOnly
 from docmill.tasks.kinds.options import (
     MOST,
     TOP_K,
@@ -32,6 +34,7 @@ from docmill.tasks.kinds.options import (
     option,
     value_type,
 )
+from docmill.tasks.models import weightless
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 from docmill.worker.cli.commands.run import run_command
@@ -202,6 +205,30 @@ def test_no_name_of_a_kind_stands_in_the_code_outside_of_the_kinds() -> None:
                 if isinstance(node, ast.Constant) and node.value in kinds.NAMES
             ]
     assert found == []
+
+
+def test_a_kind_without_families_needs_no_model(engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    shout = kinds.TaskKind(
+        name="shout",
+        summary="Shout each document.",
+        options=KindOptions,
+        output=TEXT,
+        recipe=lambda _spec, _traits: TextOnly(lambda computed: computed.done(computed.text.upper())),
+    )
+    monkeypatch.setitem(kinds._BY_NAME, "shout", shout)
+    model = shout.model_for(kinds.options("shout"))
+    assert model == weightless.NO_MODEL
+    pinned = pinning.pin(model, models_dir=None, cache_dir=Path("none"))
+    spec = build_spec("shout", pinned, kinds.options("shout"), {})
+    engine = engine_of(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=Path("none")))
+    ticket = engine.submit(spec, [(1, "A text."), (2, " ")])
+    assert ticket.wait(20)
+    assert [(one.status, one.text) for one in ticket.finished()] == [(Status.DONE, "A TEXT."), (Status.SKIPPED, None)]
+    shout.require({}, "null")
+    with pytest.raises(ModelUnsuitable, match="shout needs no model: leave --model out"):
+        shout.require({}, "minilm")
+    with pytest.raises(ModelUnsuitable, match="summarize needs a model"):
+        kinds.kind("summarize").require({}, weightless.NO_MODEL)
 
 
 @pytest.mark.parametrize("model", ["null", "null@5"])

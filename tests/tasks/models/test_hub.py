@@ -21,6 +21,8 @@ from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
 from docmill.tasks.backends.convert import safe_folder
+from docmill.tasks.errors import HubUnreachable
+from docmill.tasks.specs import pinning
 from tests.tasks import architectures, decoders
 from tests.tasks.hub_server import COMMIT, Hub, environment, hub, serving
 from tests.worker.harness import run_child, run_program
@@ -96,14 +98,15 @@ def test_a_hub_that_does_not_answer_is_said_so_in_one_sentence(small_t5: Path, t
 
 
 @pytest.mark.parametrize("name", ["minilmm", "MiniLM", "all-MiniLM-L6-v2"])
-def test_a_name_that_is_nearly_one_of_ours_is_asked_about(tmp_path: Path, name: str) -> None:
-    answer = use("http://127.0.0.1:9", name, tmp_path)
-    assert answer["message"].endswith("Did you mean minilm?")
+def test_a_name_that_is_nearly_one_of_ours_is_asked_about(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> str:
+        raise HubUnreachable
 
-
-def test_offline_mode_is_a_hub_that_does_not_answer(tmp_path: Path) -> None:
-    answer = use("http://127.0.0.1:9", "t5-small", tmp_path, HF_HUB_OFFLINE="1")
-    assert answer["error"] == "HubUnreachable"
+    monkeypatch.setattr("docmill.tasks.models.hub.commit_of", refuse)
+    with pytest.raises(HubUnreachable, match=r"Did you mean minilm\?$"):
+        pinning.pin(name, models_dir=None, cache_dir=tmp_path)
 
 
 def test_an_id_that_the_hub_does_not_have_is_not_found(small_t5: Path, tmp_path: Path) -> None:
