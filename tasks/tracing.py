@@ -11,6 +11,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -33,22 +34,34 @@ NOT_SENT = "the collector does not take spans; they are dropped until it does"
 
 
 class Span:
-    """A unit of work. This class is that of a span that is not recorded.
+    """A unit of work. Without a span of OpenTelemetry, it is not recorded.
 
     `traceparent` names the span to other processes and threads, as W3C's Trace Context does; None if it is not
     recorded.
     """
 
-    traceparent: str | None = None
+    def __init__(self, recorded: Any = None) -> None:
+        self._recorded = recorded
+        self.traceparent = None if recorded is None else _traceparent_of(recorded)
 
     def set(self, attributes: Attributes) -> None:
         """Add attributes."""
+        if self._recorded is not None:
+            self._recorded.set_attributes(attributes)
 
     def fail(self, error: str) -> None:
         """Mark the work as failed, with the type of its error."""
+        if self._recorded is None:
+            return
+        from opentelemetry.trace import StatusCode
+
+        self._recorded.set_attribute("error.type", error)
+        self._recorded.set_status(StatusCode.ERROR)
 
     def end(self) -> None:
         """End the span. It takes no attributes after that."""
+        if self._recorded is not None:
+            self._recorded.end()
 
     @property
     def trace_id(self) -> str | None:
@@ -58,6 +71,7 @@ class Span:
 
 OFF = Span()
 _recorder: _Recorder | None = None
+_around: ContextVar[str | None] = ContextVar("traceparent", default=None)  # of the block that runs
 
 
 def start(endpoint: str | None, **resource: str) -> None:
@@ -123,20 +137,19 @@ def span(
     if _recorder is None:
         yield OFF
         return
-    begun = _recorder.begin(name, attributes or {}, kind, parent or _current(), links)
-    stack = _stack()
-    stack.append(begun.traceparent)
+    begun = _recorder.begin(name, attributes or {}, kind, parent or _around.get(), links)
+    token = _around.set(begun.traceparent)
     try:
         yield begun
     except BaseException as error:
         begun.fail(type(error).__name__)
         raise
     finally:
-        stack.pop()
+        _around.reset(token)
         begun.end()
 
 
-def batch() -> str | None:
+def current_batch() -> str | None:
     """Return the span of the batch that is on this process's device."""
     return None if _recorder is None else _recorder.batch
 
@@ -173,40 +186,6 @@ def model_use(operation: str, model: str, tokens_in: int | None = None) -> dict[
     return {"gen_ai.operation.name": operation, "gen_ai.request.model": model, **counted}
 
 
-_thread = threading.local()
-
-
-def _stack() -> list[str | None]:
-    if not hasattr(_thread, "stack"):
-        _thread.stack = []
-    found: list[str | None] = _thread.stack
-    return found
-
-
-def _current() -> str | None:
-    stack = _stack()
-    return stack[-1] if stack else None
-
-
-class _Recorded(Span):
-    def __init__(self, recorded: Any) -> None:
-        context = recorded.get_span_context()
-        self._recorded = recorded
-        self.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
-
-    def set(self, attributes: Attributes) -> None:
-        self._recorded.set_attributes(attributes)
-
-    def fail(self, error: str) -> None:
-        from opentelemetry.trace import StatusCode
-
-        self._recorded.set_attribute("error.type", error)
-        self._recorded.set_status(StatusCode.ERROR)
-
-    def end(self) -> None:
-        self._recorded.end()
-
-
 class _Recorder:
     """The SDK's tracer, with spans named by their `traceparent`."""
 
@@ -233,7 +212,7 @@ class _Recorder:
         recorded = self._tracer.start_span(
             name, context=_within(parent), kind=SpanKind[kind.upper()], attributes=dict(attributes), links=others
         )
-        return _Recorded(recorded)
+        return Span(recorded)
 
     def _sent(self, well: bool) -> None:
         if not well and not self._is_away:
@@ -266,14 +245,20 @@ def _exporter(url: str, sent: Callable[[bool], None]) -> SpanExporter:
 
 
 def _within(parent: str | None) -> Context:
+    """Return a context whose span has this `traceparent`."""
     from opentelemetry.context import Context
-    from opentelemetry.trace import NonRecordingSpan, set_span_in_context
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    return Context() if parent is None else set_span_in_context(NonRecordingSpan(_context_of(parent)), Context())
+    carrier = {} if parent is None else {"traceparent": parent}
+    return TraceContextTextMapPropagator().extract(carrier, Context())
 
 
 def _context_of(traceparent: str) -> SpanContext:
-    from opentelemetry.trace import SpanContext, TraceFlags
+    from opentelemetry.trace import get_current_span
 
-    _, trace_id, span_id, flags = traceparent.split("-")
-    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(int(flags, 16)))
+    return get_current_span(_within(traceparent)).get_span_context()
+
+
+def _traceparent_of(recorded: Any) -> str:
+    context = recorded.get_span_context()
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"

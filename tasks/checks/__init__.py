@@ -1,4 +1,4 @@
-"""Checks of outputs: each raises a flag on an output that is to be doubted. One module and one line each.
+"""Checks of outputs: each raises a flag on an output that is to be doubted, and is a line of `CHECKS`.
 
 A check is a pure function of input, output and context (`tasks.checks.base`). It loads no model and costs little.
 """

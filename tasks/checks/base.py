@@ -1,4 +1,8 @@
-"""The parts that every check has: what it is told of the two texts, and what it finds."""
+"""The parts that every check has: what it is told of the two texts, their words, and what it finds.
+
+The words of a text are runs without white space or punctuation, in any script. In scripts without spaces each
+character counts as a word.
+"""
 
 from __future__ import annotations
 

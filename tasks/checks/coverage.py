@@ -234,42 +234,34 @@ _SHARE_OF_SUMMARY, _SHARE_OF_SUMMARIZED = 0.9, 0.9
 _LEAST_SUMMARIZED_WORDS = 12
 
 
-@dataclass(frozen=True, slots=True)
-class _Copied:
-    """``ordinary`` words of an output of which ``copied`` stand in runs of the input, the longest in ``longest``."""
-
-    ordinary: int
-    copied: int
-    longest: tuple[int, int]
-
-
 def find_copies(given: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield the longest copied run, if copied runs make up half of a translation, or a summary is its whole input."""
-    found = _copied(folded(given), folded(output), words(output))
-    share = found.copied / max(1, found.ordinary)
+    ordinary, copied, longest = _copied(folded(given), folded(output), words(output))
+    share = copied / max(1, ordinary)
     if context.shortened:
         lengths = len(words(given)), len(words(output))
         whole = lengths[0] >= _LEAST_SUMMARIZED_WORDS and lengths[1] >= _SHARE_OF_SUMMARIZED * lengths[0]
         if not whole or share < _SHARE_OF_SUMMARY:
             return
-    elif share < _SHARE or found.copied < _LEAST_ORDINARY:
+    elif share < _SHARE or copied < _LEAST_ORDINARY:
         return
-    start, end = span(output, *found.longest)
+    start, end = span(output, *longest)
     said = f"{share:.0%} of its ordinary words are copied from the input: {quoted(output[start:end])}"
     yield Finding(COPIED, said, start, end)
 
 
-def _copied(given: Sequence[str], output: Sequence[str], written: Sequence[str]) -> _Copied:
+def _copied(given: Sequence[str], output: Sequence[str], written: Sequence[str]) -> tuple[int, int, tuple[int, int]]:
+    """Return the number of an output's ordinary words, of those in runs of the input, and the longest run."""
     runs = set(_runs(given))
     if runs.isdisjoint(_runs(output)):
-        return _Copied(0, 0, (0, 0))
+        return 0, 0, (0, 0)
     covered = bytearray(len(output))
     for place, run in enumerate(_runs(output)):
         if run in runs:
             covered[place : place + _RUN_WORDS] = b"\1" * _RUN_WORDS
     ordinary = [one == two and not _CODE.search(one) for one, two in zip(written, output, strict=True)]
     copied = sum(1 for one, is_ordinary in zip(covered, ordinary, strict=True) if one and is_ordinary)
-    return _Copied(sum(ordinary), copied, _longest(covered))
+    return sum(ordinary), copied, _longest(covered)
 
 
 def _runs(of: Sequence[str]) -> Iterator[tuple[str, ...]]:

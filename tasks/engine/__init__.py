@@ -1,1 +1,1 @@
-"""The engine: texts in from many threads, one thread that keeps the device busy, one outcome for each text."""
+"""The engine that computes the texts of many shards on one device."""

@@ -1,4 +1,4 @@
-"""A text on its way through the engine, from submit to outcome."""
+"""A text on its way through the engine, from submit to outcome, and the ticket of the texts of one submit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embed queries with the documents' model and settings, and the model's own prompt for queries.
+"""Embed queries as their documents were, with the model's own prompt for queries, and find the nearest passages.
 
 A query is not a document: no job has its spec, and its vector is not stored.
 """

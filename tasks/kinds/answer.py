@@ -211,8 +211,8 @@ class Answer:
         flags = list(windowed(computed.windows))
         for name, one in zip(self.questions.names, each, strict=True):
             if (written := _written(one)) is not None:
-                record[name] = written.answer
-                flags += ["output_truncated"] if written.truncated else []
+                record[name], is_truncated = written
+                flags += ["output_truncated"] if is_truncated else []
             else:
                 answers = self._found(text, one)
                 record |= self.answering.columns(name, text, answers)
@@ -272,18 +272,15 @@ def _begins(window: Window) -> bool:
     return window.start == 0 if places is None else places.first == 0
 
 
-@dataclass(frozen=True)
-class _Written:
-    answer: str | None
-    truncated: bool = False
+def _written(computations: Sequence[Computation]) -> tuple[str | None, bool] | None:
+    """Return the first answer that a model wrote for a window of a text, and True if it was truncated.
 
-
-def _written(computations: Sequence[Computation]) -> _Written | None:
-    """Return the first answer that a model wrote for a window of a text; None if the model does not write."""
+    None if the model does not write.
+    """
     written = [output for _, output in computations if isinstance(output, Generated)]
     answers = ((answer_in(output.text), output.truncated) for output in written)
-    found = next((_Written(answer, truncated) for answer, truncated in answers if answer is not None), None)
-    return found or (_Written(None) if written else None)
+    first = next((pair for pair in answers if pair[0] is not None), None)
+    return first or ((None, False) if written else None)
 
 
 def _found_by_backend(computations: Sequence[Computation]) -> Answers:

@@ -22,6 +22,11 @@ The flags of an outcome, beside those that the document itself brings from its r
     summarize, generate: of the whole text the model made nothing, or there is no sentence in it.
 
 Those that the checks of outputs raise stand in ``tasks.checks``.
+
+The confidence of an outcome is a number from 0 to 1 for how sure the model was. It is not the chance to be right.
+Each head has one measure. A text that a model wrote has the mean probability of its tokens, the geometric one:
+``exp`` of the mean of their log-probabilities. These are the model's own: those of the softmax over its logits,
+before a temperature, a penalty, a grammar or another processor changes them. The token that ends an output counts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Classifying: a score for each label of each text. The labels are the model's own, or those that a user gives."""
+"""Classifying: a score for each label of each text. The labels are the model's own, or those that a user gives.
+
+A model of natural language inference says whether a text entails a sentence about each label: a window of the text
+and a sentence are computed together, as a pair. The scores are those of transformers' zero-shot-classification.
+"""
 
 from __future__ import annotations
 

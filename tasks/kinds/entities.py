@@ -1,4 +1,9 @@
-"""Named entities: the parts of each text that a token classifier gives a label, or that fit labels of one's own."""
+"""Named entities: the parts of each text that a token classifier gives a label, or that fit labels of one's own.
+
+Entities are made of the scores of tokens as the token-classification pipeline of transformers defines them. A label
+such as ``B-PER`` begins an entity ``PER``, ``I-PER`` goes on with one, and so does a label without such a prefix.
+``O`` is no entity.
+"""
 
 from __future__ import annotations
 

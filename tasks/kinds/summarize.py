@@ -1,6 +1,13 @@
-"""Summarising: by a model that writes, or by the sentences that an embedding model finds (`tasks.kinds.summarize`).
+"""Summarising: by a model that writes, or by the sentences that an embedding model finds.
 
-Of a model that writes the windows' summaries are summarised again, until one window holds them all.
+Of a model that writes, the windows' summaries are summarised again, until one window holds them all.
+
+Extractive summaries have the sentences of a text that are nearest to the middle of them all, without repetition. A
+sentence's score is the cosine of its vector with the centroid, the mean of all sentences' vectors of length 1 (Radev
+et al. 2004, "Centroid-based summarization of multiple documents"; with embeddings Rossiello et al. 2017). Sentences
+are chosen one after the other by maximal marginal relevance (Carbonell and Goldstein 1998): the next sentence has the
+highest ``RELEVANCE * score - (1 - RELEVANCE) * similarity``, where the similarity is its highest cosine with a chosen
+sentence.
 """
 
 from __future__ import annotations

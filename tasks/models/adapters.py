@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from docmill.tasks.errors import ModelCorrupt, ModelNotFound, ModelUnsuitable
 from docmill.tasks.models import families, hub, weights
 from docmill.tasks.models.families import content, table
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 FILES = (CONFIG, WEIGHTS)
-_LENGTH_BYTES = 8
 _PREFIX = "base_model.model."
 _LORA = ".lora_"
 _BASE_LAYER = ".base_layer."  # PEFT saves the embeddings that it adapts, too
@@ -96,12 +93,12 @@ def require_whole(name: str, folder: Path) -> None:
 def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes in a safetensors file by the names that weights have in the base model."""
     with path.open("rb") as file:
-        header = orjson.loads(file.read(int.from_bytes(file.read(_LENGTH_BYTES), "little")))
+        start = file.read(weights.LENGTH_BYTES)
+        header = start + file.read(weights.header_end(start) - len(start))
     try:
         return {
-            name.removeprefix(_PREFIX).replace(_BASE_LAYER, "."): tuple(one["shape"])
-            for name, one in header.items()
-            if name != "__metadata__"
+            name.removeprefix(_PREFIX).replace(_BASE_LAYER, "."): tuple(tensor["shape"])
+            for name, tensor in weights.tensors_of(header).items()
         }
     except (LookupError, TypeError) as error:
         raise ModelCorrupt(f"{path} is no safetensors file.") from error

@@ -1,4 +1,4 @@
-"""Facts about a model from its config.json, without torch."""
+"""Facts about a model from its small files, without torch: its family, its sort of encoder, its languages."""
 
 from __future__ import annotations
 

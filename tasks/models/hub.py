@@ -18,7 +18,15 @@ import orjson
 
 from docmill.storage.core.private_files import make_folder
 from docmill.tasks.errors import HubUnreachable, ModelCorrupt, ModelError, ModelNotFound, WeightsNotRead
-from docmill.tasks.models.weights import ADAPTER, adapter_of, files_that_matter, has_weights
+from docmill.tasks.models.weights import (
+    ADAPTER,
+    MOST_HEADER_BYTES,
+    adapter_of,
+    files_that_matter,
+    has_weights,
+    header_end,
+    tensors_of,
+)
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -283,8 +291,6 @@ def _told(model: str) -> Iterator[None]:
 LONGEST_S = 30.0  # one that fails says so sooner
 _AT_ONCE = 8
 _GUESS_BYTES = 100_000  # most headers are shorter
-_MOST_HEADER_BYTES = 100_000_000  # as safetensors itself has it
-_LENGTH_BYTES = 8
 _WHOLE = "model.safetensors"
 _INDEX = f"{_WHOLE}.index.json"
 _AWAY = "the hub does not answer"
@@ -347,14 +353,13 @@ def _answer(model: str, future: Future[Answer], until: float) -> Answer:
 def _header(model: str, commit: str, name: str) -> tuple[bytes, int]:
     """Return a safetensors file up to its weights, and its size in bytes. Raises ValueError for another file."""
     found = beginning(model, commit, name, _GUESS_BYTES)
-    length = _LENGTH_BYTES + int.from_bytes(found[:_LENGTH_BYTES], "little")
-    if length > _MOST_HEADER_BYTES:
+    length = header_end(found)
+    if length > MOST_HEADER_BYTES:
         raise ValueError(name)
     if length > len(found):
         found = beginning(model, commit, name, length)
     found = found[:length]
-    tensors = orjson.loads(found[_LENGTH_BYTES:])
-    ends = (int(one["data_offsets"][1]) for key, one in tensors.items() if key != "__metadata__")
+    ends = (int(one["data_offsets"][1]) for one in tensors_of(found).values())
     return found, length + max(ends, default=0)
 
 

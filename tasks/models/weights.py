@@ -1,4 +1,4 @@
-"""The files of a model that can change an output, and one hash over them."""
+"""The files of a model that can change an output: one hash over them, and a look whether they are whole."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import orjson
 
@@ -118,7 +119,8 @@ def _file_sha256(path: Path, cache_dir: Path) -> bytes:
 
 
 _AGAIN = "copy or download the model again"
-_MOST_HEADER_BYTES = 100_000_000  # as safetensors itself has it
+LENGTH_BYTES = 8  # of a safetensors header: its own length
+MOST_HEADER_BYTES = 100_000_000  # as safetensors itself has it
 _PARSED_BYTES = 1_000_000  # of a longer JSON file only the end is looked at
 _READ = frozenset(
     {"config.json", GLINER_CONFIG, "modules.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"}
@@ -164,20 +166,28 @@ def _require_safetensors(path: Path) -> None:
     """The format's own rule: 8 bytes with the header's length, the header, and as many bytes as its offsets say."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        header_bytes = int.from_bytes(file.read(8), "little")
-        if size < 8 or header_bytes > min(_MOST_HEADER_BYTES, size - 8):
+        start = file.read(LENGTH_BYTES)
+        if size < LENGTH_BYTES or header_end(start) > min(MOST_HEADER_BYTES, size):
             raise ModelCorrupt(f"{path} is no whole safetensors file: {_AGAIN}.")
-        header = file.read(header_bytes)
+        header = start + file.read(header_end(start) - LENGTH_BYTES)
     try:
-        tensors = orjson.loads(header)
-        data_bytes = max(
-            (one["data_offsets"][1] for name, one in tensors.items() if name != "__metadata__"), default=0
-        )
-        expected = 8 + header_bytes + int(data_bytes)
+        ends = (int(one["data_offsets"][1]) for one in tensors_of(header).values())
+        expected = len(header) + max(ends, default=0)
     except (orjson.JSONDecodeError, AttributeError, LookupError, TypeError) as error:
         raise ModelCorrupt(f"{path} is no safetensors file: {_AGAIN}.") from error
     if size != expected:
         raise ModelCorrupt(f"{path} has {size:,} bytes instead of {expected:,}: {_AGAIN}.")
+
+
+def header_end(start: bytes) -> int:
+    """Return where the header of a safetensors file ends, from its first bytes."""
+    return LENGTH_BYTES + int.from_bytes(start[:LENGTH_BYTES], "little")
+
+
+def tensors_of(header: bytes) -> dict[str, Any]:
+    """Return the entry of each tensor in a safetensors file's header, whose length comes first."""
+    entries: dict[str, Any] = orjson.loads(header[LENGTH_BYTES:])
+    return {name: entry for name, entry in entries.items() if name != "__metadata__"}
 
 
 def _require_archive(path: Path) -> None:

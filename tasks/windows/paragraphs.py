@@ -1,10 +1,10 @@
-"""The stretches of a text to translate, so that a translation keeps the text's shape.
+"""The stretches of a text to translate: its paragraphs and sentences, so that a translation keeps the text's shape.
 
 Plain text has no markup, so its rules are the habits of people who write it: a blank line ends a paragraph; a line
 that starts with a bullet or a number is an item; lines of the form `Name: value` stand alone; an indented line stands
-alone unless it continues an item; any other newline is only where a line was full. In Markdown
-(`tasks.windows.paragraphs`) code, rules and link definitions are copied, and headings and the cells of tables are
-translated by themselves.
+alone unless it continues an item; any other newline is only where a line was full. In Markdown code, rules and link
+definitions are copied, and headings and the cells of tables are translated by themselves. Its blocks are found by
+markdown-it-py (CommonMark and GitHub's tables); a text without Markdown's signs is not parsed at all.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from enum import Enum, auto
 from functools import cache, partial
 from itertools import starmap
 from operator import itemgetter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from docmill.tasks.windows.windows import Section, trimmed
+from docmill.tasks.windows.windows import Section, Window, trimmed
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
@@ -385,11 +385,6 @@ _SHORTENED = re.compile(
 )
 
 
-class _Stretch(Protocol):
-    @property
-    def start(self) -> int: ...
-
-
 def sentences(text: str) -> list[Section]:
     """Return the sentences of ``text``, in order and without the white space and markup between them.
 
@@ -438,7 +433,7 @@ def between_sentences(gap: str, before: str) -> str:
     return "" if not before or _UNSPACED_END.search(before) else " "
 
 
-def holding(found: Sequence[_Stretch], section: Section) -> slice:
+def holding(found: Sequence[Section] | Sequence[Window], section: Section) -> slice:
     """Return the slice of the stretches, which are in order, that begin in a section."""
     first, end = (bisect_left(found, place, key=lambda one: one.start) for place in (section.start, section.end))
     return slice(first, end)

@@ -2,6 +2,11 @@
 
 Everything is counted with the model's own tokenizer, on the very string that the model will read, so that a
 window that was cut to fit does fit.
+
+Where a task decides each token by itself, windows overlap. A text is tokenised once, and its windows are stretches of
+its tokens, each with the special tokens around it, so that a token is the same in each of its windows. It is decided
+in the window in which it has the better context: where it is farther from the nearest end of the window that is not
+an end of the text. A model that reads words has windows of whole words, which overlap in the same way.
 """
 
 from __future__ import annotations

@@ -74,9 +74,8 @@ def test_a_schema_that_asks_for_nothing_impossible_is_taken(schema: dict[str, An
 
 
 @pytest.mark.parametrize("pattern", [r"\p{Letter}", "(?<y>a)", r"a\z", "[[:alpha:]]", "a{99999999999}", "("])
-@pytest.mark.parametrize("required", [["a"], ["b"]])
-def test_a_pattern_that_python_cannot_read_is_refused_with_its_place(pattern: str, required: list[str]) -> None:
-    schema = {**of(a={**TEXT, "pattern": pattern}, b=TEXT), "required": required}
+def test_a_pattern_that_python_cannot_read_is_refused_with_its_place(pattern: str) -> None:
+    schema = {**of(a={**TEXT, "pattern": pattern}, b=TEXT), "required": ["b"]}
     with pytest.raises(schemas.BadSchema, match="cannot be kept at #/properties/a/pattern: Python cannot read the"):
         schemas.read(schema)
     named = of(a={"type": "object", "patternProperties": {pattern: TEXT}})

@@ -386,7 +386,7 @@ def request_span(path: str, body: Mapping[str, Any], endpoint: str) -> Iterator[
     port = parts.port or (443 if parts.scheme == "https" else 80)
     server: dict[str, Value] = {"gen_ai.provider.name": "openai", "server.address": parts.hostname or ""}
     about = tracing.model_use(operation, model) | server | {"server.port": port}
-    span = tracing.begin(f"{operation} {model}", about, kind="client", parent=tracing.batch())
+    span = tracing.begin(f"{operation} {model}", about, kind="client", parent=tracing.current_batch())
     try:
         yield span
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""The check for missing sentences: each is dropped in turn, in several languages."""
+"""The checks for missing sentences, copies and unlikely lengths, in several languages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The modules that the opening of a spec imports are known before it is opened."""
+"""Opening imports the modules that were foreseen, and texts are cut without weights as with them."""
 
 from __future__ import annotations
 

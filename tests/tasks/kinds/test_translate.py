@@ -16,7 +16,7 @@ from docmill.tasks.outputs import Generated
 from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import build_spec
 from tests.tasks.conftest import Bench
-from tests.tasks.windows.test_markdown import Whole
+from tests.tasks.windows.test_paragraphs import Whole
 
 PINNED = Pinned("some/model", "0" * 40)
 MARIAN = {"model_type": "marian", "is_encoder_decoder": True}

@@ -1,4 +1,4 @@
-"""Encoders of another sort than `embed` wants are refused with what they are, and not embedded densely."""
+"""Facts from small files: encoders that `embed` does not want are refused, and languages are known."""
 
 from __future__ import annotations
 
