@@ -12,13 +12,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds, languages, patterns
 from docmill.tasks.backends import Assignment, Backend, devices, registry
 from docmill.tasks.backends.encoder import choice, heads
+from docmill.tasks.backends.polyglot import PolyglotBackend, language_coder
+from docmill.tasks.backends.reading import Reading, as_given, reading_of
 from docmill.tasks.backends.registry import Offer
+from docmill.tasks.backends.weightless import NullBackend, PatternsBackend
 from docmill.tasks.engine.documents import cut_each
 from docmill.tasks.errors import BadOption, CannotServe, DeviceUnusable, ModelError, Unsuited
 from docmill.tasks.kinds.base import Traits
@@ -28,10 +31,6 @@ from docmill.tasks.models.weightless import Server
 from docmill.tasks.outputs import Head
 from docmill.tasks.specs import pinning, plan
 from docmill.tasks.windows.windows import Encoded, LanguageCoders, Window
-
-if TYPE_CHECKING:
-    from docmill.tasks.backends.reading import Reading
-
 
 log = logging.getLogger("docmill.backends")
 
@@ -57,8 +56,6 @@ def open_backend(
     languages.require_detector_for(spec)
     patterns.require_for(spec)
     if specs := plan.specs_of(spec):
-        from docmill.tasks.backends.polyglot import PolyglotBackend
-
         one = partial(
             open_backend,
             device=device,
@@ -72,15 +69,11 @@ def open_backend(
     pinned = pinning.Pinned(spec.model, spec.revision)
     try:
         if weightless.is_null(spec.model):
-            from docmill.tasks.backends.weightless import NullBackend
-
             return NullBackend(spec, device=device)
         if weightless.is_served(spec.model):
             tokenizer = pinning.locate_tokenizer(spec, models_dir=models_dir, cache_dir=cache_dir)
             return _on_server(spec, cache_dir, server, tokenizer)
         if weightless.is_weightless(spec.model):
-            from docmill.tasks.backends.weightless import PatternsBackend
-
             return PatternsBackend(spec, device=device)
         if device == registry.REMOTE:
             raise CannotServe(
@@ -274,8 +267,6 @@ def described(reading: Reading, window: Window, number: int = 1) -> ReadWindow:
 
 def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Reading:
     """Return what reads texts as the model of a spec does. Raises CannotServe with the reason."""
-    from docmill.tasks.backends.reading import reading_of
-
     try:
         languages.require_detector_for(spec)
         patterns.require_for(spec)
@@ -295,7 +286,6 @@ def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Rea
         adapter = pinning.locate_adapter(spec, models_dir=models_dir, cache_dir=cache_dir)
         if adapter is not None and families.family(config) is Family.ENCODER:  # it may bring the head
             from docmill.tasks.backends.merging import merged
-            from docmill.tasks.models.families import Description
 
             spec, folder = merged(spec, folder, adapter, cache_dir)
             config = Description.of_folder(folder).config
@@ -311,9 +301,6 @@ def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Rea
 
 
 def _of_languages(specs: Mapping[str, Spec], open_one: Callable[[Spec], Reading]) -> Reading:
-    from docmill.tasks.backends.polyglot import language_coder
-    from docmill.tasks.backends.reading import Reading
-
     readings = {language: open_one(spec) for language, spec in specs.items()}
     coders = {language: language_coder(language, one.coder) for language, one in readings.items()}
 
@@ -326,8 +313,5 @@ def _of_languages(specs: Mapping[str, Spec], open_one: Callable[[Spec], Reading]
 
 
 def _weightless(spec: Spec) -> Reading:
-    from docmill.tasks.backends.reading import Reading, as_given
-    from docmill.tasks.backends.weightless import NullBackend, PatternsBackend
-
     backend = (NullBackend if weightless.is_null(spec.model) else PatternsBackend)(spec, device="cpu")
     return Reading(backend, backend.traits, as_given)

@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from docmill.storage.steps.templates import Template, parse_question
-from docmill.tasks import prompts
+from docmill.tasks import prompts, schemas
 from docmill.tasks.errors import BadOption
 from docmill.tasks.models.families import Family
 
@@ -280,8 +280,6 @@ _SCHEMA_EXAMPLE = {
 
 
 def _canonical_schema(given: object) -> str:
-    from docmill.tasks import schemas
-
     try:
         return schemas.read(given)
     except schemas.BadSchema as error:
