@@ -50,13 +50,13 @@ def _inner(schema: Schema) -> Iterator[tuple[Place, Schema]]:
     return ((key, inner) for key, inner in found if isinstance(inner, Mapping))
 
 
-def mapped(
+def map_schemas(
     schema: Schema, change: Callable[[dict[str, Any], Place], dict[str, Any]], place: Place = ()
 ) -> dict[str, Any]:
     """Return a schema in which each schema inside was changed, and then the schema itself."""
 
     def inside(one: Any, *key: str | int) -> Any:
-        return mapped(one, change, (*place, *key)) if isinstance(one, Mapping) else one
+        return map_schemas(one, change, (*place, *key)) if isinstance(one, Mapping) else one
 
     made = dict(schema)
     for key in made:
@@ -88,7 +88,7 @@ def at(schema: Schema, reference: str) -> Any:
     return found
 
 
-def followed(schema: Any, root: Schema) -> Schema:
+def follow(schema: Any, root: Schema) -> Schema:
     """Return the schema that a reference leads to, with the words beside the reference."""
     found: Any = schema if isinstance(schema, Mapping) else {}
     seen = set()
@@ -114,9 +114,9 @@ BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
 LARGEST_INTEGER = 2**53 - 1  # the largest that every reader of JSON keeps exact (RFC 8259, section 6)
 
 
-def bounded(schema: Schema) -> dict[str, Any]:
+def add_bounds(schema: Schema) -> dict[str, Any]:
     """Return the schema with a bound for everything that has none, and without properties that it does not name."""
-    return mapped(schema, _with_bounds)
+    return map_schemas(schema, _with_bounds)
 
 
 def _with_bounds(schema: dict[str, Any], place: Place) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def _step(schema: Schema) -> float:
 _DEEPEST = 4
 
 
-def described(schema: Schema) -> str:
+def describe(schema: Schema) -> str:
     """Return a line for each property: its name, type and description, and those of the properties inside it."""
     return "\n".join(_lines(schema, schema, ()))
 
@@ -174,7 +174,7 @@ def _lines(schema: Schema, root: Schema, around: tuple[Schema, ...]) -> Iterator
     """Yield the lines of a schema's properties; ``around`` are the properties that these stand in."""
     properties = schema["properties"]
     for name, given in properties.items():
-        inner = followed(given, root)
+        inner = follow(given, root)
         about = inner.get("description") or inner.get("title")
         words = f": {' '.join(str(about).split())}" if about else ""
         yield f"{'  ' * len(around)}- {name} ({_type(inner, root)}){words}"
@@ -189,7 +189,7 @@ def _objects(schema: Schema, root: Schema, depth: int = 0) -> Iterator[Schema]:
         yield schema
     if depth < _DEEPEST:
         for inner in (schema.get("items"), *(one for key in SEVERAL for one in schema.get(key, ()))):
-            yield from _objects(followed(inner, root), root, depth + 1)
+            yield from _objects(follow(inner, root), root, depth + 1)
 
 
 def _type(schema: Schema, root: Schema, depth: int = 0) -> str:
@@ -198,15 +198,15 @@ def _type(schema: Schema, root: Schema, depth: int = 0) -> str:
     if "enum" in schema:
         return " or ".join(json.dumps(value, ensure_ascii=False) for value in schema["enum"])
     if depth < _DEEPEST and (several := schema.get("anyOf") or schema.get("oneOf")):
-        return " or ".join(dict.fromkeys(_type(followed(one, root), root, depth + 1) for one in several))
+        return " or ".join(dict.fromkeys(_type(follow(one, root), root, depth + 1) for one in several))
     names = types(schema)
     if depth < _DEEPEST and names == ("array",) and "items" in schema:
-        return f"list of {_type(followed(schema['items'], root), root, depth + 1)}"
+        return f"list of {_type(follow(schema['items'], root), root, depth + 1)}"
     form = f", {schema['format']}" if "format" in schema else ""
     return (" or ".join("list" if name == "array" else name for name in names) or "value") + form
 
 
-def parsed(text: str) -> Any:
+def parse_json(text: str) -> Any:
     """Return the value of a JSON text. Raises ValueError, also for NaN and Infinity."""
     return json.loads(text, parse_constant=_refuse)
 
@@ -244,19 +244,19 @@ class RecordChecks:
         return f"{pointer(tuple(error.absolute_path))} breaks {pointer(tuple(error.absolute_schema_path))}"
 
 
-def distinct(value: Any, schema: Any, root: Schema) -> Any:
+def drop_repetitions(value: Any, schema: Any, root: Schema) -> Any:
     """Return a value without repetitions in the lists whose schema says ``uniqueItems``, the first of each kept.
 
     References of ``schema`` lead into ``root``.
     """
-    told = followed(schema, root)
+    told = follow(schema, root)
     for one in (*told.get("anyOf", ()), *told.get("oneOf", ()), *told.get("allOf", ())):
-        value = distinct(value, one, root)
+        value = drop_repetitions(value, one, root)
     if isinstance(value, dict):
         named, others = told.get("properties", {}), told.get("additionalProperties")
-        return {name: distinct(inner, named.get(name, others), root) for name, inner in value.items()}
+        return {name: drop_repetitions(inner, named.get(name, others), root) for name, inner in value.items()}
     if isinstance(value, list):
-        items = [distinct(item, told.get("items"), root) for item in value]
+        items = [drop_repetitions(item, told.get("items"), root) for item in value]
         return _without_repetitions(items) if told.get("uniqueItems") else items
     return value
 
@@ -282,7 +282,7 @@ def _key(item: Json) -> str:
     return json.dumps(plain(item), sort_keys=True)
 
 
-def merged(records: Sequence[Any], schema: Schema) -> Any:
+def merge_records(records: Sequence[Any], schema: Schema) -> Any:
     """Return the records of a document's windows as one, by these rules at every level.
 
     Objects are merged by property. Lists are put one after the other without repetitions, and end at the schema's
@@ -290,16 +290,16 @@ def merged(records: Sequence[Any], schema: Schema) -> Any:
     """
     found, *others = records
     for other in others:
-        found = _merged(found, other, schema)
+        found = _merge(found, other, schema)
     return found
 
 
-def _merged(one: Any, other: Any, schema: Schema) -> Any:
+def _merge(one: Any, other: Any, schema: Schema) -> Any:
     if isinstance(one, dict) and isinstance(other, dict):
         properties = schema.get("properties", {})
         names = dict.fromkeys([*one, *other])
         return {
-            name: _merged(one[name], other[name], _inside(properties.get(name)))
+            name: _merge(one[name], other[name], _inside(properties.get(name)))
             if name in one and name in other
             else one.get(name, other.get(name))
             for name in names
@@ -340,7 +340,7 @@ class _Bytes:
 
 def guided(schema: Schema) -> dict[str, Any]:
     """Return a schema with its bounds and options, as llguidance reads it wherever it runs."""
-    return {**bounded(schema), "x-guidance": OPTIONS}
+    return {**add_bounds(schema), "x-guidance": OPTIONS}
 
 
 def grammar(schema: Schema) -> str:
@@ -425,12 +425,12 @@ def read(given: object) -> str:
     given, which is the order in which a model writes them.
     """
     try:
-        value = parsed(given) if isinstance(given, str) else given
+        value = parse_json(given) if isinstance(given, str) else given
         if not isinstance(value, Mapping):
             raise BadSchema(f"must be a JSON Schema such as {_EXAMPLE}")
         _require_json(value)
         _check(value)
-        return json.dumps(_ordered(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        return json.dumps(_sort_keywords(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except RecursionError as error:
         raise BadSchema("is nested too deep") from error
     except BadSchema:
@@ -447,11 +447,11 @@ def _require_json(value: Mapping[str, Any]) -> None:
         raise BadSchema("has a NUL or half a character, which no database stores")
 
 
-def _ordered(schema: Schema) -> dict[str, Any]:
+def _sort_keywords(schema: Schema) -> dict[str, Any]:
     """Return the schema with its keywords sorted, and its properties as they stand."""
 
     def inside(one: Any) -> Any:
-        return _ordered(one) if isinstance(one, Mapping) else one
+        return _sort_keywords(one) if isinstance(one, Mapping) else one
 
     def value(key: str) -> Any:
         if key in NAMED:
@@ -573,14 +573,14 @@ def _check_grammar(schema: Schema) -> None:
     """Raise BadSchema for a schema that llguidance takes no grammar of, or that no record keeps."""
     said = problem(schema)
     if said is not None:
-        place, inner_said = _where(schema) or ((), said)
+        place, inner_said = _find_place(schema) or ((), said)
         raise BadSchema(f"cannot be kept at {pointer(place)}: {_in_our_words(inner_said)}")
     text = shortest(schema)
     if text is None:
         raise BadSchema("allows no record that ends: does a required property contain itself?")
     # Repetitions are removed when a model has written a record, and its minItems count then.
-    repeating = mapped(schema, lambda inner, _: {key: inner[key] for key in inner if key != "uniqueItems"})
-    if (broken := RecordChecks(repeating).problem(parsed(text))) is not None:
+    repeating = map_schemas(schema, lambda inner, _: {key: inner[key] for key in inner if key != "uniqueItems"})
+    if (broken := RecordChecks(repeating).problem(parse_json(text))) is not None:
         raise BadSchema(f"cannot be kept: a record that the grammar allows is not valid; {broken}")
 
 
@@ -597,7 +597,7 @@ def _in_our_words(said: str) -> str:
     return said
 
 
-def _where(root: Schema) -> tuple[Place, str] | None:
+def _find_place(root: Schema) -> tuple[Place, str] | None:
     """Return the innermost schema of which no grammar can be made by itself, and the reason."""
     shared = {key: root[key] for key in ("$defs", "definitions", "$schema") if key in root}
     found = None

@@ -41,7 +41,7 @@ def query_spec(spec: Spec) -> Spec:
     return replace(spec, params={**params, "side": QUERY})
 
 
-def prompted(spec: Spec, prompt: str | None, prompt_name: str | None) -> Spec:
+def with_prompt(spec: Spec, prompt: str | None, prompt_name: str | None) -> Spec:
     """Return an embed spec whose queries get this prompt, or the one of this name in the model's files.
 
     Raises BadOption for a prompt that no embedding model reads.
@@ -76,7 +76,7 @@ COMPARED = 24  # passages of a document that are embedded: all of one of about 8
 Span = tuple[int, int]
 
 
-def cut(text: str, within: Span | None = None) -> list[Span]:
+def cut_passages(text: str, within: Span | None = None) -> list[Span]:
     """Return the passages of a text, or of one of its stretches, as [start, end) in characters.
 
     They end where paragraphs and sentences do, and have no white space at their ends.
@@ -87,7 +87,7 @@ def cut(text: str, within: Span | None = None) -> list[Span]:
     return [span for span in spans if span[0] < span[1]]
 
 
-def proposed(text: str, spans: Sequence[Span], query: str, most: int = COMPARED) -> list[Span]:
+def propose_passages(text: str, spans: Sequence[Span], query: str, most: int = COMPARED) -> list[Span]:
     """Return at most so many passages, in their order: those with words of the query, then some spread evenly.
 
     A word counts for more where fewer passages have it.
@@ -106,7 +106,7 @@ def proposed(text: str, spans: Sequence[Span], query: str, most: int = COMPARED)
     return [spans[place] for place in sorted(chosen)]
 
 
-def nearest(
+def find_nearest(
     embed: Embed,
     spec: Spec,
     query: str,
@@ -118,7 +118,7 @@ def nearest(
     Passages are embedded as queries are: documents may have another prompt, with which the model would have to be
     opened again. None where no passage could be embedded.
     """
-    choices = [proposed(text, cut(text, within), query) for text, within in texts]
+    choices = [propose_passages(text, cut_passages(text, within), query) for text, within in texts]
     asked = [
         text[slice(*span)]
         for (text, _), spans in zip(texts, choices, strict=True)

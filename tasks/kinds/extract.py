@@ -25,7 +25,7 @@ from docmill.tasks.kinds.options import Generating, JsonSchema
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Generated, Head, Record
 from docmill.tasks.prompts import Template, is_rendered
-from docmill.tasks.schemas import GRAMMAR, Schema, described
+from docmill.tasks.schemas import GRAMMAR, Schema, describe
 from docmill.tasks.windows.windows import Coder, Window, cut
 
 
@@ -53,12 +53,12 @@ class Extract:
                         "or bound its texts with maxLength and its lists with maxItems."
                     )
                 try:
-                    found.append(schemas.parsed(output.text))
+                    found.append(schemas.parse_json(output.text))
                 except ValueError:
                     return computed.failed("The output is no JSON.")
         # A NUL that the model wrote would be replaced when it is stored, after the validation.
-        record, mended = normalize_json(schemas.merged(found, self.schema))
-        record = schemas.distinct(record, self.schema, self.schema)
+        record, mended = normalize_json(schemas.merge_records(found, self.schema))
+        record = schemas.drop_repetitions(record, self.schema, self.schema)
         if (broken := self.checks.problem(record)) is not None:
             return computed.failed(f"The output is not valid by the schema: {broken}.")
         cited = citations(record, computed.text) if self.cites else None
@@ -80,13 +80,13 @@ def _recipe(spec: Spec, _traits: Traits) -> Recipe:
 def _chat(spec: Spec) -> Template:
     told = (
         "Extract data from the text below. Answer with a JSON object with these properties, and with nothing that "
-        f"the text does not say:\n{described(_schema(spec))}\n\nText:\n"
+        f"the text does not say:\n{describe(_schema(spec))}\n\nText:\n"
     )
     return Template(told, "")
 
 
 def _pattern(spec: Spec, _shown: bool) -> Template:
-    return Template(f"Properties of the JSON:\n{described(_schema(spec))}\n\nText: ", "\nJSON:")
+    return Template(f"Properties of the JSON:\n{describe(_schema(spec))}\n\nText: ", "\nJSON:")
 
 
 class ExtractOptions(Generating):

@@ -88,11 +88,11 @@ class Redact:
             return computed.failed(NOT_FINITE)
         findings = [Span(*place, 1.0) for place in patterns.find(text, self.patterns, self.regions)]
         of_model = [
-            Span(label.upper(), *whole_words(text, start, end), score)
+            Span(label.upper(), *widen_to_words(text, start, end), score)
             for label, start, end, score in named
             if not self.entities or label in self.entities
         ]
-        redacted, spans = replaced(text, [*findings, *of_model], self.replacement)
+        redacted, spans = replace_parts(text, [*findings, *of_model], self.replacement)
         return computed.done(
             redacted,
             data={"spans": [asdict(one) for one in spans]},
@@ -108,7 +108,7 @@ def _recipe(spec: Spec, _traits: Traits) -> Redact:
         params.get("region", ()),
         frozenset(params.get("entity", ())),
         params.get("aggregation", AGGREGATION),
-        replacing(params.get("replace", "tag"), params.get("salt", "")),
+        replacement_by(params.get("replace", "tag"), params.get("salt", "")),
     )
 
 
@@ -226,7 +226,7 @@ def _entity(plan: Plan) -> dict[str, Any]:
     return {"entity": tuple(dict.fromkeys(found))}
 
 
-def joined(findings: Iterable[Span]) -> list[Span]:
+def join_findings(findings: Iterable[Span]) -> list[Span]:
     """Return findings of which no two overlap, in the order of the text.
 
     Findings that overlap become one, with the label and score of the longest of them, and of the first of those.
@@ -247,14 +247,14 @@ def joined(findings: Iterable[Span]) -> list[Span]:
     return found
 
 
-def replaced(
+def replace_parts(
     text: str, findings: Iterable[Span], replacement: Callable[[str, str], str]
 ) -> tuple[str, list[Replaced]]:
     """Return the text with ``replacement(label, part)`` for each finding, and the replacements in its order."""
     pieces: list[str] = []
     done: list[Replaced] = []
     length = at = 0
-    for one in joined(findings):
+    for one in join_findings(findings):
         kept, new = text[at : one.start], replacement(one.label, text[one.start : one.end])
         pieces += [kept, new]
         start = length + len(kept)
@@ -264,7 +264,7 @@ def replaced(
     return "".join([*pieces, text[at:]]), done
 
 
-def replacing(method: Method, salt: str = "") -> Callable[[str, str], str]:
+def replacement_by(method: Method, salt: str = "") -> Callable[[str, str], str]:
     """Return the function that replaces a part of a text, given its label."""
     if method == "mask":
         return lambda _label, part: "".join(character if character.isspace() else "*" for character in part)
@@ -282,7 +282,7 @@ def _pseudonym(key: bytes, label: str, part: str) -> str:
     return hmac.new(key, f"{label}\0{plain}".encode(), hashlib.sha256).hexdigest()[:_PSEUDONYM_CHARS]
 
 
-def whole_words(text: str, start: int, end: int) -> tuple[int, int]:
+def widen_to_words(text: str, start: int, end: int) -> tuple[int, int]:
     """Return ``[start, end)`` widened to the ends of the words that it cuts. Scripts without spaces are left."""
     while start > 0 and _in_word(text[start - 1]) and _in_word(text[start]):
         start -= 1

@@ -20,7 +20,7 @@ from bench import redact
 from docmill.storage.core.specs import Spec
 from docmill.tasks import patterns
 from docmill.tasks.errors import CannotServe
-from docmill.tasks.kinds.redact import replaced
+from docmill.tasks.kinds.redact import replace_parts
 from docmill.tasks.outputs import Span
 
 LOCALES = ("en_GB", "de_DE", "fr_FR", "es_ES", "it_IT")
@@ -184,7 +184,7 @@ def test_findings_end_where_the_thing_ends(name: str, text: str, found: list[str
 )
 def test_personal_data_is_found_in_any_surroundings(text: str, redacted: str) -> None:
     findings = [Span(*place, 1.0) for place in patterns.find(text, patterns.PATTERNS)]
-    assert replaced(text, findings, lambda label, _text: f"[{label}]")[0] == redacted
+    assert replace_parts(text, findings, lambda label, _text: f"[{label}]")[0] == redacted
 
 
 @pytest.mark.parametrize("name", list(patterns.PATTERNS))

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from docmill.storage.json_values import Json
 from docmill.tasks import schemas
-from docmill.tasks.schemas import RecordChecks, described, distinct, merged, parsed
+from docmill.tasks.schemas import RecordChecks, describe, drop_repetitions, merge_records, parse_json
 
 TEXT = {"type": "string"}
 
@@ -151,7 +151,7 @@ def test_each_property_is_a_line_with_its_type_and_its_description() -> None:
             },
         },
     }
-    assert described(schema) == (
+    assert describe(schema) == (
         "- title (string): the title, as it stands\n"
         '- kind ("book" or "film")\n'
         "- year (integer or null): Year\n"
@@ -190,7 +190,7 @@ SCHEMA = {
     ],
 )
 def test_the_records_of_windows_are_merged_by_property(records: list[Any], expected: Any) -> None:
-    assert merged(records, SCHEMA) == expected
+    assert merge_records(records, SCHEMA) == expected
 
 
 leaves = st.none() | st.booleans() | st.integers() | st.text(max_size=3)
@@ -200,12 +200,12 @@ values = st.recursive(leaves, lambda one: st.lists(one, max_size=3) | st.diction
 @pytest.mark.slow
 @given(st.lists(st.dictionaries(st.text(max_size=2), values), min_size=1, max_size=4))
 def test_merging_loses_no_property_and_invents_none(records: list[dict[str, Any]]) -> None:
-    assert {*merged(records, {})} == {name for record in records for name in record}
+    assert {*merge_records(records, {})} == {name for record in records for name in record}
 
 
 @given(st.lists(st.lists(st.integers(0, 5), unique=True), min_size=1, max_size=4))
 def test_merged_lists_have_every_item_once_in_the_order_of_the_windows(lists: list[list[int]]) -> None:
-    found = merged([{"a": items} for items in lists], {})["a"]
+    found = merge_records([{"a": items} for items in lists], {})["a"]
     assert found == [*dict.fromkeys(item for items in lists for item in items)]
 
 
@@ -221,14 +221,14 @@ def test_lists_of_unique_items_lose_their_repetitions(value: list[Json]) -> None
     }
     record: dict[str, Json] = {"a": value, "b": {"d": value}, "c": [value, value], "e": value}
     once = [1, 2, True]
-    assert distinct(record, schema, schema) == {"a": once, "b": {"d": once}, "c": [once, once], "e": once}
-    assert RecordChecks(schema).problem(distinct(record, schema, schema)) is None
+    assert drop_repetitions(record, schema, schema) == {"a": once, "b": {"d": once}, "c": [once, once], "e": once}
+    assert RecordChecks(schema).problem(drop_repetitions(record, schema, schema)) is None
     assert (RecordChecks(schema).problem(record) is None) == (value == once)
 
 
 @given(values)
 def test_merging_a_record_with_itself_changes_nothing(value: Any) -> None:
-    assert merged([{"a": value}, {"a": value}], {}) == {"a": value}
+    assert merge_records([{"a": value}, {"a": value}], {}) == {"a": value}
 
 
 def test_a_broken_record_is_told_by_place_and_keyword_without_its_text() -> None:
@@ -249,4 +249,4 @@ def test_a_broken_record_is_told_by_place_and_keyword_without_its_text() -> None
 )
 def test_text_that_is_no_json_is_an_error(text: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        parsed(text)
+        parse_json(text)

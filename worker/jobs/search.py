@@ -61,7 +61,7 @@ def open_search(
     """
     device = choose_devices(settings.device)[0]
     searched = choose(database, corpus_names(corpus), options.job)
-    spec = queries.prompted(searched.spec, options.prompt, options.prompt_name)
+    spec = queries.with_prompt(searched.spec, options.prompt, options.prompt_name)
     if searched.others and options.job is None:
         others = "; ".join(searched.others)
         listener.say(f"By the vectors of job {searched.job_id}, {searched.spec}; --job takes others: {others}.")
@@ -134,5 +134,5 @@ class Search:
     def _with_passages(self, query: str, vector: Matrix, hits: list[Hit]) -> list[Hit]:
         with self.printing():
             texts = [(hit.text, hit.window) for hit in hits]
-            nearest = queries.nearest(self.embed, self.spec, query, vector, texts)
+            nearest = queries.find_nearest(self.embed, self.spec, query, vector, texts)
         return [replace(hit, passage=span or hit.passage) for hit, span in zip(hits, nearest, strict=True)]

@@ -18,7 +18,16 @@ from docmill.storage.core.outcomes import Reason
 from docmill.storage.core.specs import Spec
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.engine.engine import Engine
-from docmill.tasks.engine.queries import COMPARED, PASSAGE_CHARS, cut, embed, nearest, prompted, proposed, query_spec
+from docmill.tasks.engine.queries import (
+    COMPARED,
+    PASSAGE_CHARS,
+    cut_passages,
+    embed,
+    find_nearest,
+    propose_passages,
+    query_spec,
+    with_prompt,
+)
 from docmill.tasks.errors import BadOption, CannotServe, DeviceLost, EngineStopped
 from docmill.tasks.models.sentence_modules import prompt
 from docmill.tasks.outputs import Failure, Vector
@@ -76,13 +85,13 @@ def test_a_prompt_that_the_spec_names_or_has_comes_before_the_files(
 def test_a_search_gives_its_queries_another_prompt_or_names_one_and_documents_keep_theirs() -> None:
     named = {"query": "Q: ", "document": "D: ", "sts": "Same? "}
     for own, given in (("Ask: ", {"prompt": "Ask: {text}"}), ("Same? ", {"prompt_name": "sts"}), ("Q: ", {})):
-        spec = prompted(SPEC, given.get("prompt"), given.get("prompt_name"))
+        spec = with_prompt(SPEC, given.get("prompt"), given.get("prompt_name"))
         assert prompt(query_spec(spec), named, "document") == own
         assert prompt(spec, named, "document") == "D: "
     with pytest.raises(CannotServe, match="no prompt named web; they have document, query, sts"):
-        prompt(query_spec(prompted(SPEC, None, "web")), named, None)
+        prompt(query_spec(with_prompt(SPEC, None, "web")), named, None)
     with pytest.raises(BadOption, match="stands at the end"):
-        prompted(SPEC, "{text}?", None)
+        with_prompt(SPEC, "{text}?", None)
 
 
 def test_a_prompt_by_name_that_the_files_lack_is_refused() -> None:
@@ -191,7 +200,7 @@ ENGINE = "A steam engine drives the wheels of the locomotive. "
 
 def test_passages_are_whole_sentences_and_leave_none_out() -> None:
     text = FOREST * 20 + "\n\n" + ENGINE * 20
-    spans = cut(text)
+    spans = cut_passages(text)
     assert "".join("".join(text[start:end] for start, end in spans).split()) == "".join(text.split())
     for start, end in spans:
         assert end - start <= PASSAGE_CHARS
@@ -201,20 +210,20 @@ def test_passages_are_whole_sentences_and_leave_none_out() -> None:
 
 def test_passages_of_a_stretch_have_their_places_in_the_text() -> None:
     text = FOREST * 20 + ENGINE * 20
-    spans = cut(text, (len(FOREST) * 20, len(text)))
+    spans = cut_passages(text, (len(FOREST) * 20, len(text)))
     assert spans[0][0] == len(FOREST) * 20
     assert all(FOREST.strip() not in text[start:end] for start, end in spans)
 
 
 def test_white_space_has_no_passages() -> None:
-    assert cut(" \n ") == []
+    assert cut_passages(" \n ") == []
 
 
 def test_of_a_long_document_the_passages_with_rare_words_of_the_query_and_some_of_every_part_are_compared() -> None:
     text = (FOREST * 200) + ENGINE + (FOREST * 200)
-    spans = cut(text)
+    spans = cut_passages(text)
     assert len(spans) > COMPARED
-    chosen = proposed(text, spans, "the wheels of a LOCOMOTIVE")
+    chosen = propose_passages(text, spans, "the wheels of a LOCOMOTIVE")
     assert len(chosen) == COMPARED
     assert chosen == sorted(chosen)
     assert any("locomotive" in text[start:end] for start, end in chosen)
@@ -224,15 +233,15 @@ def test_of_a_long_document_the_passages_with_rare_words_of_the_query_and_some_o
 
 def test_a_rare_word_of_the_query_counts_for_more_than_two_that_are_everywhere() -> None:
     text = FOREST * 200 + "A Wheel. ".ljust(PASSAGE_CHARS) + FOREST * 201
-    spans = cut(text)
-    chosen = proposed(text, spans, "the forest WHEEL")
+    spans = cut_passages(text)
+    chosen = propose_passages(text, spans, "the forest WHEEL")
     assert any("Wheel" in text[start:end] for start, end in chosen)
 
 
 def test_without_a_word_of_the_query_the_passages_of_every_part_are_compared() -> None:
     text = FOREST * 400
-    spans = cut(text)
-    chosen = proposed(text, spans, "quick")
+    spans = cut_passages(text)
+    chosen = propose_passages(text, spans, "quick")
     places = [spans.index(span) for span in chosen]
     assert len(places) == COMPARED
     steps = {later - sooner for sooner, later in pairwise(places)}
@@ -254,7 +263,7 @@ ENGINES = np.array([1, 0], np.float32)
 
 def found(texts: Sequence[tuple[str, tuple[int, int] | None]]) -> list[str | None]:
     asked.clear()
-    spans = nearest(embed_by_words, cast(Any, None), "engine", ENGINES, texts)
+    spans = find_nearest(embed_by_words, cast(Any, None), "engine", ENGINES, texts)
     return [None if span is None else text[slice(*span)] for (text, _), span in zip(texts, spans, strict=True)]
 
 

@@ -17,7 +17,7 @@ from docmill.tasks import kinds
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
 from docmill.tasks.kinds.base import Computed, Traits
-from docmill.tasks.kinds.redact import joined, replaced, replacing, whole_words
+from docmill.tasks.kinds.redact import join_findings, replace_parts, replacement_by, widen_to_words
 from docmill.tasks.models import weightless
 from docmill.tasks.outputs import Output, Span, Spans
 from docmill.tasks.specs import pinning
@@ -192,7 +192,7 @@ def test_each_replacement_stands_at_its_place_and_the_rest_is_as_before(
     method: str, given_: tuple[str, list[Span]]
 ) -> None:
     text, findings = given_
-    new, done = replaced(text, findings, replacing(method, "a secret text"))  # type: ignore[arg-type]
+    new, done = replace_parts(text, findings, replacement_by(method, "a secret text"))  # type: ignore[arg-type]
     covered = {at for one in findings for at in range(one.start, one.end)}
     assert {at for one in done for at in range(one.source_start, one.source_end)} == covered
     at = source = 0
@@ -209,7 +209,7 @@ def test_each_replacement_stands_at_its_place_and_the_rest_is_as_before(
 @given(texts_and_findings())
 def test_joined_findings_do_not_overlap_and_have_the_label_of_the_longest(given_: tuple[str, list[Span]]) -> None:
     _, findings = given_
-    found = joined(findings)
+    found = join_findings(findings)
     assert all(before.end <= after.start for before, after in itertools.pairwise(found))
     for one in found:
         members = [each for each in findings if each.start < each.end and one.start <= each.start < one.end]
@@ -222,16 +222,16 @@ def test_joined_findings_do_not_overlap_and_have_the_label_of_the_longest(given_
 def test_a_name_inside_an_address_is_part_of_the_address() -> None:
     text = "ana@example.org"
     findings = [Span("PER", 0, 3, 0.9), Span("EMAIL", 0, 15, 1.0)]
-    assert replaced(text, findings, replacing("tag"))[0] == "[EMAIL]"
+    assert replace_parts(text, findings, replacement_by("tag"))[0] == "[EMAIL]"
 
 
 def test_findings_that_overlap_in_part_leave_nothing_of_either() -> None:
     findings = [Span("PER", 0, 6, 0.9), Span("EMAIL", 4, 8, 1.0)]
-    assert replaced("abcdefgh.", findings, replacing("tag"))[0] == "[PER]."
+    assert replace_parts("abcdefgh.", findings, replacement_by("tag"))[0] == "[PER]."
 
 
 def test_a_pseudonym_is_the_same_for_the_same_name_and_another_with_another_salt() -> None:
-    hashed, other = replacing("hash", "a secret text"), replacing("hash", "another text")
+    hashed, other = replacement_by("hash", "a secret text"), replacement_by("hash", "another text")
     assert hashed("PER", "Ada  Lovelace") == hashed("PER", "ada lovelace")
     assert hashed("IBAN", "DE89 3704 0044") == hashed("IBAN", "de8937040044")
     assert hashed("PHONE", "+49 30 90-1820") == hashed("PHONE", "+4930901820")
@@ -251,5 +251,5 @@ def test_a_pseudonym_is_the_same_for_the_same_name_and_another_with_another_salt
 )
 def test_a_finding_that_cuts_a_word_takes_all_of_it(text: str, part: str, word: str) -> None:
     start = text.index(part)
-    begin, end = whole_words(text, start, start + len(part))
+    begin, end = widen_to_words(text, start, start + len(part))
     assert text[begin:end] == word
