@@ -61,6 +61,7 @@ NAMES = tuple(DESCRIPTIONS)
 DEFAULTS: Mapping[str, str] = MappingProxyType(
     {kind.name: kind.default_model for kind in kinds.KINDS if kind.default_model is not None}
 )
+_MODELLESS = tuple(kind.name for kind in kinds.KINDS if kind.is_modelless)
 _BY_PATTERNS = tuple(kind for kind, model in DEFAULTS.items() if model == weightless.PATTERNS)
 # Revisions of the models and adapters that come with docmill. A test checks that they lack no weights.
 SHIPPED = frozenset(
@@ -430,7 +431,8 @@ def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str
     if weightless.is_null(model):
         return Checked(pinned, weightless.NULL, "computes nothing", kinds.NAMES, limit, 0)
     if weightless.is_weightless(model):
-        return Checked(pinned, model, "no weights", _BY_PATTERNS, limit, 0)
+        suited = _BY_PATTERNS if model == weightless.PATTERNS else _MODELLESS
+        return Checked(pinned, model, "no weights", suited, limit, 0)
     return checked(model, pinned, read_config(pinned, models_dir=models_dir), models_dir=models_dir)
 
 
