@@ -69,40 +69,40 @@ _NORWEGIAN = frozenset({"no", "nb", "nn"})
 _WITH_REGION = re.compile(r"([a-z]{2,3})[_-](?:[A-Z]{2}|[A-Z][a-z]{3}|XX)")
 
 
-def short_code(asked: str) -> str | None:
-    """The plain code (``fr``) of a language named by any of its codes or in English, or None."""
-    code = asked.strip().strip(">_<")
+def short_code(language: str) -> str | None:
+    """Return the plain code (``fr``) of a language named by any of its codes or in English, or None."""
+    code = language.strip().strip(">_<")
     if region := _WITH_REGION.fullmatch(code):
         code = region.group(1)
     code = code.lower()
     return code if code in NAMES else _SHORT.get(code)
 
 
-def known(asked: str, option: str) -> str:
-    """``asked`` itself, if it names a language; raises BadOption with the nearest codes if not.
+def known(language: str, option: str) -> str:
+    """Return the language itself, if its name is known; raises BadOption with the nearest codes if not.
 
     A code with a script or country passes even if the table lacks it: models know more languages than it has.
     """
-    if short_code(asked) or _WITH_REGION.fullmatch(asked):
-        return asked
-    raise BadOption(f"{option} {asked}: no such language{_did_you_mean(asked, {*NAMES, *_SHORT})}.")
+    if short_code(language) or _WITH_REGION.fullmatch(language):
+        return language
+    raise BadOption(f"{option} {language}: no such language{_did_you_mean(language, {*NAMES, *_SHORT})}.")
 
 
-def name(asked: str) -> str:
-    """The English name of a language; raises BadOption."""
-    short = short_code(asked)
+def name(language: str) -> str:
+    """Return the English name of a language; raises BadOption."""
+    short = short_code(language)
     if short is None:
-        raise BadOption(f"The language {asked} has no English name here{_did_you_mean(asked, set(_SHORT))}.")
+        raise BadOption(f"The language {language} has no English name here{_did_you_mean(language, set(_SHORT))}.")
     return NAMES[short]
 
 
-def match(asked: str, available: Iterable[str]) -> str:
-    """The one of a model's own codes that means the language asked for; raises BadOption with near ones."""
+def match(language: str, available: Iterable[str]) -> str:
+    """Return the code of a model's own that means this language; raises BadOption with near ones."""
     codes = set(available)
-    if asked in codes:
-        return asked
-    short = short_code(asked)
-    if short is not None and not _WITH_REGION.fullmatch(asked):
+    if language in codes:
+        return language
+    short = short_code(language)
+    if short is not None and not _WITH_REGION.fullmatch(language):
         long = _LONG[short]
         for candidate in (short, long, long.split("_")[0], f"{short}_XX"):
             if candidate in codes:
@@ -110,28 +110,28 @@ def match(asked: str, available: Iterable[str]) -> str:
         same = sorted(code for code in codes if short_code(code) == short)
         if same:
             return same[0]
-    raise BadOption(f"The model does not know the language {asked}{_did_you_mean(asked, codes)}.")
+    raise BadOption(f"The model does not know the language {language}{_did_you_mean(language, codes)}.")
 
 
-def same_language(one: str, other: str) -> bool:
+def same_language(code: str, other: str) -> bool:
     """Return True if two codes mean one language by the table. Both spellings of Norwegian are one."""
-    return plain(one) == plain(other)
+    return plain(code) == plain(other)
 
 
-def plain(asked: str) -> str:
-    """The code by which a language is compared: the short one, if the table has it."""
-    code = short_code(asked) or asked
+def plain(language: str) -> str:
+    """Return the code by which a language is compared: the short one, if the table has it."""
+    code = short_code(language) or language
     return "no" if code in _NORWEGIAN else code
 
 
 def listed(codes: Iterable[str]) -> str:
-    """The English names of known languages: `French or Spanish`."""
+    """Return the English names of known languages: `French or Spanish`."""
     return " or ".join(name(code) for code in codes)
 
 
-def _did_you_mean(asked: str, codes: set[str]) -> str:
-    near = get_close_matches(asked.lower(), sorted(codes), n=5, cutoff=0.5)
-    near += sorted(code for code in codes if code[:2].lower() == asked[:2].lower() and code not in near)[:5]
+def _did_you_mean(language: str, codes: set[str]) -> str:
+    near = get_close_matches(language.lower(), sorted(codes), n=5, cutoff=0.5)
+    near += sorted(code for code in codes if code[:2].lower() == language[:2].lower() and code not in near)[:5]
     near += [code for code in sorted(codes) if code not in near][: max(0, 5 - len(near))]
     return f" (near: {', '.join(near[:8])})" if near else ""
 
@@ -175,12 +175,12 @@ def require_detector_for(spec: Spec) -> None:
 
 
 def guesses(text: str, most: int = MOST_GUESSES) -> list[Guess]:
-    """The likeliest languages of a text, best first; of one without letters none. Safe to call from any thread."""
+    """Return the likeliest languages of a text, best first; none for a text without letters. Thread-safe."""
     line = " ".join(text[:READ_CHARS].split())
     if not any(character.isalpha() for character in line):
         return []
-    found = _detector().detect(_small_if_shouted(line), model="lite", k=most)
-    return [Guess(one["lang"], one["score"]) for one in found]
+    answers = _detector().detect(_small_if_shouted(line), model="lite", k=most)
+    return [Guess(answer["lang"], answer["score"]) for answer in answers]
 
 
 def _small_if_shouted(text: str) -> str:
