@@ -44,9 +44,9 @@ def is_rendered(params: Mapping[str, Any]) -> bool:
 
 def around(template: str) -> Template:
     """Return the text around the document in a template without metadata. Raises BadOption."""
-    found = check(template)
-    assert not found.fields
-    return Template(*found.pieces)
+    parsed = check(template)
+    assert not parsed.fields
+    return Template(*parsed.pieces)
 
 
 # The same three sentences in each language: short, with a condition, and as texts that inform are. A line has the
@@ -68,5 +68,5 @@ def translated(source: str, target: str) -> tuple[tuple[str, str], ...]:
 @cache
 def _sentences() -> dict[str, tuple[str, ...]]:
     rows = [line.split("\t") for line in _SENTENCES.read_text(encoding="utf-8").splitlines()]
-    found = {code: tuple(sentences) for code, *sentences in rows}
-    return {**found, "no": found["nb"]}
+    sentences_by_code = {code: tuple(sentences) for code, *sentences in rows}
+    return {**sentences_by_code, "no": sentences_by_code["nb"]}

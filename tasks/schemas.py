@@ -42,12 +42,12 @@ def walk(schema: Schema, place: Place = ()) -> Iterator[tuple[Place, Schema]]:
 
 
 def _inner(schema: Schema) -> Iterator[tuple[Place, Schema]]:
-    found: list[tuple[Place, Any]] = [((key,), schema.get(key)) for key in ONE]
+    pairs: list[tuple[Place, Any]] = [((key,), schema.get(key)) for key in ONE]
     for key in SEVERAL:
-        found += [((key, number), one) for number, one in enumerate(schema.get(key, ()))]
+        pairs += [((key, number), inner) for number, inner in enumerate(schema.get(key, ()))]
     for key in NAMED:
-        found += [((key, name), one) for name, one in schema.get(key, {}).items()]
-    return ((key, inner) for key, inner in found if isinstance(inner, Mapping))
+        pairs += [((key, name), inner) for name, inner in schema.get(key, {}).items()]
+    return ((key, inner) for key, inner in pairs if isinstance(inner, Mapping))
 
 
 def map_schemas(
@@ -55,17 +55,17 @@ def map_schemas(
 ) -> dict[str, Any]:
     """Return a schema in which each schema inside was changed, and then the schema itself."""
 
-    def inside(one: Any, *key: str | int) -> Any:
-        return map_schemas(one, change, (*place, *key)) if isinstance(one, Mapping) else one
+    def inside(inner: Any, *key: str | int) -> Any:
+        return map_schemas(inner, change, (*place, *key)) if isinstance(inner, Mapping) else inner
 
     made = dict(schema)
     for key in made:
         if key in ONE:
             made[key] = inside(made[key], key)
         elif key in SEVERAL:
-            made[key] = [inside(one, key, number) for number, one in enumerate(made[key])]
+            made[key] = [inside(inner, key, number) for number, inner in enumerate(made[key])]
         elif key in NAMED:
-            made[key] = {name: inside(one, key, name) for name, one in made[key].items()}
+            made[key] = {name: inside(inner, key, name) for name, inner in made[key].items()}
     return change(made, place)
 
 
@@ -76,27 +76,27 @@ def pointer(place: Place) -> str:
 
 def at(schema: Schema, reference: str) -> Any:
     """Return the value that a reference inside the schema leads to, or None."""
-    found: Any = schema
+    value: Any = schema
     for key in reference.removeprefix("#").split("/")[1:]:
         name = key.replace("~1", "/").replace("~0", "~")
-        if isinstance(found, Mapping):
-            found = found.get(name)
-        elif isinstance(found, list) and name.isdecimal() and int(name) < len(found):
-            found = found[int(name)]
+        if isinstance(value, Mapping):
+            value = value.get(name)
+        elif isinstance(value, list) and name.isdecimal() and int(name) < len(value):
+            value = value[int(name)]
         else:
             return None
-    return found
+    return value
 
 
 def follow(schema: Any, root: Schema) -> Schema:
     """Return the schema that a reference leads to, with the words beside the reference."""
-    found: Any = schema if isinstance(schema, Mapping) else {}
+    target: Any = schema if isinstance(schema, Mapping) else {}
     seen = set()
-    while "$ref" in found and found["$ref"] not in seen:
-        seen.add(found["$ref"])
-        beside = {key: value for key, value in found.items() if key != "$ref"}
-        found = {**(at(root, found["$ref"]) or {}), **beside}
-    return found  # type: ignore[no-any-return]
+    while "$ref" in target and target["$ref"] not in seen:
+        seen.add(target["$ref"])
+        beside = {key: value for key, value in target.items() if key != "$ref"}
+        target = {**(at(root, target["$ref"]) or {}), **beside}
+    return target  # type: ignore[no-any-return]
 
 
 def types(schema: Schema) -> tuple[str, ...]:
@@ -146,8 +146,8 @@ def _close(schema: dict[str, Any]) -> None:
 
 
 def _bound_number(schema: dict[str, Any], largest: int) -> None:
-    given = [schema[key] for key in BOUNDS if key in schema]
-    most = max([largest, *(2 * abs(bound) for bound in given)])
+    bounds = [schema[key] for key in BOUNDS if key in schema]
+    most = max([largest, *(2 * abs(bound) for bound in bounds)])
     if "minimum" not in schema and "exclusiveMinimum" not in schema:
         schema["minimum"] = -most
     if "maximum" not in schema and "exclusiveMaximum" not in schema:
@@ -173,13 +173,13 @@ def describe(schema: Schema) -> str:
 def _lines(schema: Schema, root: Schema, around: tuple[Schema, ...]) -> Iterator[str]:
     """Yield the lines of a schema's properties; ``around`` are the properties that these stand in."""
     properties = schema["properties"]
-    for name, given in properties.items():
-        inner = follow(given, root)
+    for name, declared in properties.items():
+        inner = follow(declared, root)
         about = inner.get("description") or inner.get("title")
         words = f": {' '.join(str(about).split())}" if about else ""
         yield f"{'  ' * len(around)}- {name} ({_type(inner, root)}){words}"
         for nested in _objects(inner, root):
-            if not any(nested["properties"] is one for one in (*around, properties)):
+            if not any(nested["properties"] is outer for outer in (*around, properties)):
                 yield from _lines(nested, root, (*around, properties))
 
 
@@ -188,7 +188,7 @@ def _objects(schema: Schema, root: Schema, depth: int = 0) -> Iterator[Schema]:
     if "properties" in schema:
         yield schema
     if depth < _DEEPEST:
-        for inner in (schema.get("items"), *(one for key in SEVERAL for one in schema.get(key, ()))):
+        for inner in (schema.get("items"), *(alternative for key in SEVERAL for alternative in schema.get(key, ()))):
             yield from _objects(follow(inner, root), root, depth + 1)
 
 
@@ -198,7 +198,9 @@ def _type(schema: Schema, root: Schema, depth: int = 0) -> str:
     if "enum" in schema:
         return " or ".join(json.dumps(value, ensure_ascii=False) for value in schema["enum"])
     if depth < _DEEPEST and (several := schema.get("anyOf") or schema.get("oneOf")):
-        return " or ".join(dict.fromkeys(_type(follow(one, root), root, depth + 1) for one in several))
+        return " or ".join(
+            dict.fromkeys(_type(follow(alternative, root), root, depth + 1) for alternative in several)
+        )
     names = types(schema)
     if depth < _DEEPEST and names == ("array",) and "items" in schema:
         return f"list of {_type(follow(schema['items'], root), root, depth + 1)}"
@@ -224,8 +226,8 @@ def draft(schema: Schema) -> type[Validator]:
     """Return the validator of the draft that a schema names, or of the latest."""
     from jsonschema import validators
 
-    found: type[Validator] = validators.validator_for(schema, default=validators.Draft202012Validator)
-    return found
+    validator: type[Validator] = validators.validator_for(schema, default=validators.Draft202012Validator)
+    return validator
 
 
 class RecordChecks:
@@ -250,8 +252,8 @@ def drop_repetitions(value: Any, schema: Any, root: Schema) -> Any:
     References of ``schema`` lead into ``root``.
     """
     told = follow(schema, root)
-    for one in (*told.get("anyOf", ()), *told.get("oneOf", ()), *told.get("allOf", ())):
-        value = drop_repetitions(value, one, root)
+    for alternative in (*told.get("anyOf", ()), *told.get("oneOf", ()), *told.get("allOf", ())):
+        value = drop_repetitions(value, alternative, root)
     if isinstance(value, dict):
         named, others = told.get("properties", {}), told.get("additionalProperties")
         return {name: drop_repetitions(inner, named.get(name, others), root) for name, inner in value.items()}

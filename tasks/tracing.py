@@ -208,7 +208,7 @@ class _Recorder:
     ) -> Span:
         from opentelemetry.trace import Link, SpanKind
 
-        others = [Link(_context_of(one)) for one in dict.fromkeys(links) if one is not None and one != parent]
+        others = [Link(_context_of(link)) for link in dict.fromkeys(links) if link is not None and link != parent]
         recorded = self._tracer.start_span(
             name, context=_within(parent), kind=SpanKind[kind.upper()], attributes=dict(attributes), links=others
         )

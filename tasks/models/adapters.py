@@ -74,8 +74,8 @@ class Adapter:
 
         PEFT writes no names and passes them over, so whoever saved the adapter has added them.
         """
-        given = self.config.get("id2label")
-        named = {str(number): str(label) for number, label in given.items()} if isinstance(given, dict) else {}
+        labels = self.config.get("id2label")
+        named = {str(number): str(label) for number, label in labels.items()} if isinstance(labels, dict) else {}
         return named if named.keys() == {str(number) for number in range(n_labels)} else {}
 
 

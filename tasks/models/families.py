@@ -98,8 +98,8 @@ def entailment(config: Mapping[str, Any]) -> tuple[int, int] | None:
     They are found as transformers' zero-shot-classification finds them.
     """
     labels = config.get("label2id") or {name: int(place) for place, name in (config.get("id2label") or {}).items()}
-    found = next((place for label, place in labels.items() if str(label).lower().startswith("entail")), None)
-    return None if found is None else (found, -1 if found == 0 else 0)
+    entailed = next((place for label, place in labels.items() if str(label).lower().startswith("entail")), None)
+    return None if entailed is None else (entailed, -1 if entailed == 0 else 0)
 
 
 def window_limit(config: Mapping[str, Any], *others: int | None) -> int:
@@ -147,16 +147,16 @@ def knows_prefix(config: Mapping[str, Any], task: str) -> bool:
 def parsed(data: bytes | None) -> Json:
     """Return the value of a JSON text; None for no text, and for one that is not JSON."""
     try:
-        found: Json = json.loads(data or b"")  # not orjson: configurations of some models hold Infinity
+        value: Json = json.loads(data or b"")  # not orjson: configurations of some models hold Infinity
     except ValueError:
         return None
-    return found
+    return value
 
 
 def table(data: bytes | None) -> dict[str, Json]:
     """Return the object of a JSON text; an empty one if there is none."""
-    found = parsed(data)
-    return found if isinstance(found, dict) else {}
+    value = parsed(data)
+    return value if isinstance(value, dict) else {}
 
 
 def content(path: Path) -> bytes | None:
@@ -230,11 +230,11 @@ class Description:
 
 def sort(described: Description) -> Sort | None:
     """Return the sort of a model that does not give one vector for a text; None for a model that does, or may."""
-    if (found := _BY_TYPE.get(described.sentence_type or "")) is not None:
-        return found
-    for part, found in _BY_MODULE.items():
+    if (kind := _BY_TYPE.get(described.sentence_type or "")) is not None:
+        return kind
+    for part, kind in _BY_MODULE.items():
         if any(part in module for module in described.modules):
-            return found
+            return kind
     config, architectures = described.config, described.config.get("architectures") or ()
     if any("ColBERT" in str(name) for name in architectures):
         return Sort.TOKENS
@@ -246,9 +246,9 @@ def sort(described: Description) -> Sort | None:
 
 def require_dense(described: Description, model: str, kind: str) -> None:
     """Raise ModelUnsuitable, with what the model is, unless it gives one vector for a text."""
-    if (found := sort(described)) is not None:
-        instead = ": use the task `sparse` with it" if found is Sort.SPARSE else ""
-        raise ModelUnsuitable(f"{kind} needs a model that gives one vector for a text; {model} is {found}{instead}.")
+    if (other := sort(described)) is not None:
+        instead = ": use the task `sparse` with it" if other is Sort.SPARSE else ""
+        raise ModelUnsuitable(f"{kind} needs a model that gives one vector for a text; {model} is {other}{instead}.")
 
 
 def require_sparse(described: Description, model: str, kind: str) -> None:
@@ -314,9 +314,9 @@ def direction_of_folder(folder: Path) -> Direction:
 
 def require_direction(direction: Direction, source: str | None, target: str | None, model: str) -> None:
     """Raise BadOption for languages that contradict what is known of the model, or for one that it must be told."""
-    for option, asked, codes in (("--from", source, direction.sources), ("--to", target, direction.targets)):
-        if asked is not None and codes and not any(languages.same_language(asked, code) for code in codes):
-            raise BadOption(f"{option} {asked}: {model} translates {direction}.")
+    for option, language, codes in (("--from", source, direction.sources), ("--to", target, direction.targets)):
+        if language is not None and codes and not any(languages.same_language(language, code) for code in codes):
+            raise BadOption(f"{option} {language}: {model} translates {direction}.")
     if direction.tokens and target is not None:
         languages.match(target, direction.tokens)
     elif len(direction.tokens) > 1:

@@ -37,13 +37,13 @@ def revision(model: str, wanted: str | None = None) -> str:
     if is_served(model):
         return served_revision(model, wanted)
     if model in _REVISIONS:
-        found = _REVISIONS[model]
+        current = _REVISIONS[model]
     else:
         null_pace(model)
-        found = NULL_REVISION
-    if wanted not in (None, found):
-        raise ModelCorrupt(f"{model} is {found}, not {wanted}.")
-    return found
+        current = NULL_REVISION
+    if wanted not in (None, current):
+        raise ModelCorrupt(f"{model} is {current}, not {wanted}.")
+    return current
 
 
 NULL = "null"

@@ -171,7 +171,7 @@ def _require_safetensors(path: Path) -> None:
             raise ModelCorrupt(f"{path} is no whole safetensors file: {_AGAIN}.")
         header = start + file.read(header_end(start) - LENGTH_BYTES)
     try:
-        ends = (int(one["data_offsets"][1]) for one in tensors_of(header).values())
+        ends = (int(tensor["data_offsets"][1]) for tensor in tensors_of(header).values())
         expected = len(header) + max(ends, default=0)
     except (orjson.JSONDecodeError, AttributeError, LookupError, TypeError) as error:
         raise ModelCorrupt(f"{path} is no safetensors file: {_AGAIN}.") from error
