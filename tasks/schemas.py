@@ -290,27 +290,27 @@ def merge_records(records: Sequence[Any], schema: Schema) -> Any:
     Objects are merged by property. Lists are put one after the other without repetitions, and end at the schema's
     ``maxItems``. Of other values the first that is not null or an empty text counts.
     """
-    found, *others = records
+    merged, *others = records
     for other in others:
-        found = _merge(found, other, schema)
-    return found
+        merged = _merge(merged, other, schema)
+    return merged
 
 
-def _merge(one: Any, other: Any, schema: Schema) -> Any:
-    if isinstance(one, dict) and isinstance(other, dict):
+def _merge(first: Any, other: Any, schema: Schema) -> Any:
+    if isinstance(first, dict) and isinstance(other, dict):
         properties = schema.get("properties", {})
-        names = dict.fromkeys([*one, *other])
+        names = dict.fromkeys([*first, *other])
         return {
-            name: _merge(one[name], other[name], _inside(properties.get(name)))
-            if name in one and name in other
-            else one.get(name, other.get(name))
+            name: _merge(first[name], other[name], _inside(properties.get(name)))
+            if name in first and name in other
+            else first.get(name, other.get(name))
             for name in names
         }
-    if isinstance(one, list) and isinstance(other, list):
-        known = {_key(item) for item in one}
-        both = [*one, *(item for item in _without_repetitions(other) if _key(item) not in known)]
+    if isinstance(first, list) and isinstance(other, list):
+        known = {_key(item) for item in first}
+        both = [*first, *(item for item in _without_repetitions(other) if _key(item) not in known)]
         return both[: schema.get("maxItems", len(both))]
-    return other if one is None or one == "" else one
+    return other if first is None or first == "" else first
 
 
 def _inside(schema: object) -> Schema:
@@ -366,9 +366,9 @@ def shortest(schema: Schema) -> str | None:
     written = bytearray()
     while not matcher.is_stopped() and len(written) < _MOST_BYTES:
         mask = matcher.compute_bitmask()
-        allowed = {one for one in range(256) if mask[one >> 3] >> (one & 7) & 1}
+        allowed = {byte for byte in range(256) if mask[byte >> 3] >> (byte & 7) & 1}
         first = b'"' if len(allowed) > _OUTSIDE else b""
-        byte = next((one for one in (*first, *_SOONEST, *range(256)) if one in allowed), None)
+        byte = next((byte for byte in (*first, *_SOONEST, *range(256)) if byte in allowed), None)
         if byte is None or not matcher.consume_token(byte):
             break
         written.append(byte)
@@ -452,15 +452,15 @@ def _require_json(value: Mapping[str, Any]) -> None:
 def _sort_keywords(schema: Schema) -> dict[str, Any]:
     """Return the schema with its keywords sorted, and its properties as they stand."""
 
-    def inside(one: Any) -> Any:
-        return _sort_keywords(one) if isinstance(one, Mapping) else one
+    def inside(inner: Any) -> Any:
+        return _sort_keywords(inner) if isinstance(inner, Mapping) else inner
 
     def value(key: str) -> Any:
         if key in NAMED:
             names = schema[key] if key == "properties" else sorted(schema[key])
             return {name: inside(schema[key][name]) for name in names}
         if key in SEVERAL:
-            return [inside(one) for one in schema[key]]
+            return [inside(inner) for inner in schema[key]]
         return inside(schema[key]) if key in ONE else schema[key]
 
     return {key: value(key) for key in sorted(schema)}
@@ -602,10 +602,10 @@ def _in_our_words(said: str) -> str:
 def _find_place(root: Schema) -> tuple[Place, str] | None:
     """Return the innermost schema of which no grammar can be made by itself, and the reason."""
     shared = {key: root[key] for key in ("$defs", "definitions", "$schema") if key in root}
-    found = None
+    innermost = None
     for place, inner in walk(root):
         if place[:1] in {("$defs",), ("definitions",)} and len(place) < 2:
             continue
-        if (found is None or len(place) > len(found[0])) and (said := problem({**shared, **inner})):
-            found = place, said
-    return found
+        if (innermost is None or len(place) > len(innermost[0])) and (said := problem({**shared, **inner})):
+            innermost = place, said
+    return innermost

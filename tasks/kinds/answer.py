@@ -150,8 +150,8 @@ class Answering:
         """Return the columns of a question's answer."""
         answer = answers.answer(self.threshold or 0.0)
         spans = [
-            {"text": text[one.start : one.end], "start": one.start, "end": one.end, "score": one.score}
-            for one in answers.spans
+            {"text": text[span.start : span.end], "start": span.start, "end": span.end, "score": span.score}
+            for span in answers.spans
         ]
         return {
             name: None if answer is None else text[answer.start : answer.end],
@@ -181,7 +181,7 @@ class Answer:
         """
         split = [self.questions.split(text) for text in texts]
         if self.pairs is None:
-            return [found for _, text in split for found in cut([text], coder)]
+            return [of_text for _, text in split for of_text in cut([text], coder)]
         asked = sorted({question for questions, _ in split for question in questions})
         windows: dict[tuple[int, str], list[Window]] = {}
         for question in asked:
@@ -189,8 +189,8 @@ class Answer:
             if (problem := room_problem(question, beside)) is not None:
                 raise PromptTooLong(problem)
             places = [number for number, (questions, _) in enumerate(split) if question in questions]
-            found = self._cut([split[number][1] for number in places], beside)
-            windows |= {(number, question): one for number, one in zip(places, found, strict=True)}
+            cuts = self._cut([split[number][1] for number in places], beside)
+            windows |= {(number, question): of_text for number, of_text in zip(places, cuts, strict=True)}
         return [
             [window for question in questions for window in windows[number, question]]
             for number, (questions, _) in enumerate(split)
@@ -209,12 +209,12 @@ class Answer:
         record: dict[str, Any] = {}
         sure: list[float | None] = []
         flags = list(windowed(computed.windows))
-        for name, one in zip(self.questions.names, each, strict=True):
-            if (written := _written(one)) is not None:
+        for name, of_question in zip(self.questions.names, each, strict=True):
+            if (written := _written(of_question)) is not None:
                 record[name], is_truncated = written
                 flags += ["output_truncated"] if is_truncated else []
             else:
-                answers = self._found(text, one)
+                answers = self._found(text, of_question)
                 record |= self.answering.columns(name, text, answers)
                 sure.append(self.answering.probability(answers))
         return computed.done(
@@ -264,7 +264,7 @@ def _by_question(computations: Sequence[Computation]) -> list[list[Computation]]
     begun = 0
     numbers = [begun := begun + _begins(window) for window, _ in computations]
     numbered = zip(numbers, computations, strict=True)
-    return [[one for _, one in group] for _, group in groupby(numbered, key=lambda pair: pair[0])]
+    return [[computation for _, computation in group] for _, group in groupby(numbered, key=lambda pair: pair[0])]
 
 
 def _begins(window: Window) -> bool:
@@ -286,10 +286,10 @@ def _written(computations: Sequence[Computation]) -> tuple[str | None, bool] | N
 def _found_by_backend(computations: Sequence[Computation]) -> Answers:
     """Return the answers that a backend found itself; their places are those in the window."""
     spans = [
-        Span(window.start + one.start, window.start + one.end, 0.0, one.score)
+        Span(window.start + span.start, window.start + span.end, 0.0, span.score)
         for window, output in computations
         if isinstance(output, Spans)
-        for one in output.spans
+        for span in output.spans
     ]
     return Answers(tuple(spans[:1]), None, 0.0)
 
@@ -300,7 +300,7 @@ def questions_by_name(given: object) -> dict[str, str]:
     Raises PydanticCustomError, whose message continues a sentence that begins with the option's name.
     """
     pairs = [*_pairs(given)]
-    found: dict[str, str] = {}
+    questions: dict[str, str] = {}
     for place, (name, question) in enumerate(pairs, 1):
         if not isinstance(question, str):
             raise wrong_value(f"{_EXPECTED}; {shown(question)} is none of these")
@@ -315,17 +315,17 @@ def questions_by_name(given: object) -> dict[str, str]:
             raise wrong_value(f"has no words for {named}")
         if not read.isprintable():
             raise wrong_value(f"has a character that cannot be printed: {shown(ascii(read))}")
-        if named in found:
+        if named in questions:
             raise wrong_value(f"names {named} twice")
         try:
             parse_question(read)
         except BadTemplate as error:
             raise wrong_value(f"{shown(read)}: {error}".removesuffix(".")) from error
-        found[named] = read
-    if not found:
+        questions[named] = read
+    if not questions:
         raise wrong_value("holds no question")
-    _check_columns(found)
-    return found
+    _check_columns(questions)
+    return questions
 
 
 def columns(name: str) -> tuple[str, ...]:
@@ -339,17 +339,17 @@ def _pairs(given: object) -> Iterable[tuple[str | None, object]]:
     if not isinstance(given, str | list | tuple):
         raise wrong_value(f"{_EXPECTED}, not {shown(given)}")
     texts = [given] if isinstance(given, str) else given
-    return [(None, one) if (match := _named(one)) is None else (match[1], match[2]) for one in texts]
+    return [(None, text) if (match := _named(text)) is None else (match[1], match[2]) for text in texts]
 
 
 def _named(text: object) -> re.Match[str] | None:
     return _NAMED.match(text) if isinstance(text, str) else None
 
 
-def _check_columns(found: Iterable[str]) -> None:
+def _check_columns(names: Iterable[str]) -> None:
     """Raise PydanticCustomError if the answers to two questions would have a column of the same name."""
     taken: dict[str, str] = {}
-    for name in found:
+    for name in names:
         for column in columns(name):
             if (other := taken.setdefault(column, name)) != name:
                 raise wrong_value(f"names {other} and {name}, which both have a column {column}; choose another name")
@@ -387,9 +387,9 @@ def answer_in(written: str) -> str | None:
 
 
 def _question(spec: Spec) -> str:
-    asked = templates.questions(spec.params)
-    assert asked is not None
-    (question,) = asked.filled({})
+    template = templates.questions(spec.params)
+    assert template is not None
+    (question,) = template.filled({})
     return question
 
 
@@ -444,7 +444,9 @@ def _params(plan: Plan) -> dict[str, Any]:
     if plan.family is Family.ENCODER and (of_writers := given.keys() & _OF_WRITERS):
         flag = f"--{min(of_writers).replace('_', '-')}"
         raise BadOption(f"{flag} is for models that write; {plan.model} finds answers in the text.")
-    columns = [one for name in given[templates.QUESTION] for one in _columns(name, given, writes=writes).items()]
+    columns = [
+        column for name in given[templates.QUESTION] for column in _columns(name, given, writes=writes).items()
+    ]
     return {PROPERTIES: dict(columns)}
 
 

@@ -59,7 +59,7 @@ class Combination:
         if not all(math.isfinite(score) for scores in windows for score in scores.values()):
             return computed.failed("The model's scores for this text are not finite.")
         scores = max_scores(windows) if self.take_max else mean_scores(windows, weights)
-        best = sorted(scores.items(), key=lambda one: -one[1])
+        best = sorted(scores.items(), key=lambda pair: -pair[1])
         kept = LABELS.stored(best[: self.top_k or None])
         sure = Confidence(margin([*scores.values()], scale))
         return computed.done(kept.text, data=dict(kept.data or {}), flags=windowed(computed.windows), confidence=sure)
@@ -102,21 +102,21 @@ class Entailment:
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
         """Windows fit with the longest sentence. Each is there once for each label, one after the other."""
         coders = [self.pairs(sentence) for sentence in self.sentences.values()]
-        windows = cut(texts, max(coders, key=lambda one: one.encode([""])[0].tokens))
+        windows = cut(texts, max(coders, key=lambda coder: coder.encode([""])[0].tokens))
         pieces = [
             text[window.start : window.end]
-            for text, found in zip(texts, windows, strict=True)
-            for window in found
+            for text, of_text in zip(texts, windows, strict=True)
+            for window in of_text
             if window.encoded is not None
         ]
-        pairs = iter(zip(*(one.encode(pieces) for one in coders), strict=True))
+        pairs = iter(zip(*(coder.encode(pieces) for coder in coders), strict=True))
         return [
             [
                 replace(window, encoded=encoded)
-                for window in found
+                for window in of_text
                 for encoded in ((None,) if window.encoded is None else next(pairs))
             ]
-            for found in windows
+            for of_text in windows
         ]
 
     def join(self, computed: Computed) -> Outcome | Again:
@@ -136,9 +136,9 @@ class Entailment:
     def _scores(self, logits: Sequence[Mapping[str, float]]) -> dict[str, float]:
         """Return a window's score for each label, from the logits of its pairs."""
         if self.multi_label or len(logits) == 1:
-            shares = [softmax([one[CONTRADICTION], one[ENTAILMENT]])[1] for one in logits]
+            shares = [softmax([pair[CONTRADICTION], pair[ENTAILMENT]])[1] for pair in logits]
         else:
-            shares = softmax([one[ENTAILMENT] for one in logits])
+            shares = softmax([pair[ENTAILMENT] for pair in logits])
         return dict(zip(self.sentences, shares, strict=True))
 
 
@@ -268,12 +268,12 @@ def max_scores(windows: Sequence[Scores]) -> dict[str, float]:
 
 def softmax(logits: Sequence[float]) -> list[float]:
     """Return the probabilities of these logits; NaN for each if one of them is not finite."""
-    if not all(math.isfinite(one) for one in logits):
+    if not all(math.isfinite(logit) for logit in logits):
         return [math.nan] * len(logits)
     most = max(logits)
-    powers = [math.exp(one - most) for one in logits]
+    powers = [math.exp(logit - most) for logit in logits]
     total = math.fsum(powers)
-    return [one / total for one in powers]
+    return [power / total for power in powers]
 
 
 CLASSIFY = TaskKind(

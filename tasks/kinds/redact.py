@@ -95,9 +95,9 @@ class Redact:
         redacted, spans = replace_parts(text, [*findings, *of_model], self.replacement)
         return computed.done(
             redacted,
-            data={"spans": [asdict(one) for one in spans]},
+            data={"spans": [asdict(span) for span in spans]},
             flags=windowed(computed.windows),
-            confidence=Confidence(least(one.score for one in of_model)),
+            confidence=Confidence(least(span.score for span in of_model)),
         )
 
 
@@ -112,19 +112,19 @@ def _recipe(spec: Spec, _traits: Traits) -> Redact:
     )
 
 
-def _pattern_names(given: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    for name in given or ():
+def _pattern_names(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    for name in names or ():
         if name not in patterns.PATTERNS:
             near = next(iter(nearly(name, patterns.PATTERNS)), None)
             meant = f"; did you mean {near}?" if near else ""
             raise wrong_value(f"must be {', '.join(patterns.PATTERNS)}, not {name!r}{meant}")
-    return given if given is None else tuple(name for name in patterns.PATTERNS if name in given)
+    return names if names is None else tuple(name for name in patterns.PATTERNS if name in names)
 
 
-def _region_names(given: tuple[str, ...] | None) -> tuple[str, ...] | None:
-    if given is None:
+def _region_names(regions: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    if regions is None:
         return None
-    upper = tuple(sorted({region.upper() for region in given}))
+    upper = tuple(sorted({region.upper() for region in regions}))
     for region in upper:
         if not _REGION.fullmatch(region) or not patterns.is_region(region):
             raise wrong_value(f"must be the two letters of a country, such as DE or US, not {region!r}")
@@ -192,18 +192,18 @@ class RedactOptions(Tagging):
 
 def _params(plan: Plan) -> dict[str, Any]:
     """Return the version of the patterns. Raises BadOption for options that need another one, or a model."""
-    given = plan.given
-    if given.get("replace") == "hash" and "salt" not in given:
+    options = plan.given
+    if options.get("replace") == "hash" and "salt" not in options:
         raise BadOption(
             "--replace hash needs --salt: a secret text, without which anybody could compute the pseudonym of a name."
         )
-    if "salt" in given and given.get("replace") != "hash":
+    if "salt" in options and options.get("replace") != "hash":
         raise BadOption("--salt is for the pseudonyms of --replace hash.")
     if plan.model == weightless.PATTERNS:
         for name in ("entity", "aggregation"):
-            if name in given:
+            if name in options:
                 raise BadOption(f"--{name} is for the labels of a model: name a token classifier with --model.")
-    if "region" in given and "phone" not in given.get("pattern", patterns.PATTERNS):
+    if "region" in options and "phone" not in options.get("pattern", patterns.PATTERNS):
         raise BadOption("--region is for telephone numbers: add --pattern phone.")
     return {"patterns_version": patterns.VERSION, **_entity(plan)}
 
@@ -213,7 +213,7 @@ def _entity(plan: Plan) -> dict[str, Any]:
     labels = names(map(str, (plan.config.get("id2label") or {}).values()))
     if "entity" not in plan.given or not labels:
         return {}
-    found = []
+    entities = []
     for name in plan.given["entity"]:
         alike = [label for label in sorted(labels) if label == name] or [
             label for label in sorted(labels) if label.lower() == name.lower()
@@ -222,8 +222,8 @@ def _entity(plan: Plan) -> dict[str, Any]:
             raise BadOption(
                 f"{plan.model} has no label {name!r}: --entity must be one of {', '.join(sorted(labels))}."
             )
-        found += alike
-    return {"entity": tuple(dict.fromkeys(found))}
+        entities += alike
+    return {"entity": tuple(dict.fromkeys(entities))}
 
 
 def join_findings(findings: Iterable[Span]) -> list[Span]:
@@ -231,20 +231,20 @@ def join_findings(findings: Iterable[Span]) -> list[Span]:
 
     Findings that overlap become one, with the label and score of the longest of them, and of the first of those.
     """
-    found: list[Span] = []
+    joined: list[Span] = []
     longest = 0
-    for one in sorted(findings, key=lambda one: (one.start, one.start - one.end)):
-        if one.start >= one.end:
+    for finding in sorted(findings, key=lambda finding: (finding.start, finding.start - finding.end)):
+        if finding.start >= finding.end:
             continue
-        if not found or one.start >= found[-1].end:
-            found.append(one)
-            longest = one.end - one.start
+        if not joined or finding.start >= joined[-1].end:
+            joined.append(finding)
+            longest = finding.end - finding.start
             continue
-        before = found[-1]
-        named = one if one.end - one.start > longest else before
-        longest = max(longest, one.end - one.start)
-        found[-1] = Span(named.label, before.start, max(before.end, one.end), named.score)
-    return found
+        before = joined[-1]
+        named = finding if finding.end - finding.start > longest else before
+        longest = max(longest, finding.end - finding.start)
+        joined[-1] = Span(named.label, before.start, max(before.end, finding.end), named.score)
+    return joined
 
 
 def replace_parts(
@@ -254,13 +254,13 @@ def replace_parts(
     pieces: list[str] = []
     done: list[Replaced] = []
     length = at = 0
-    for one in join_findings(findings):
-        kept, new = text[at : one.start], replacement(one.label, text[one.start : one.end])
+    for finding in join_findings(findings):
+        kept, new = text[at : finding.start], replacement(finding.label, text[finding.start : finding.end])
         pieces += [kept, new]
         start = length + len(kept)
         length = start + len(new)
-        at = one.end
-        done.append(Replaced(one.label, new, start, length, one.start, one.end, one.score))
+        at = finding.end
+        done.append(Replaced(finding.label, new, start, length, finding.start, finding.end, finding.score))
     return "".join([*pieces, text[at:]]), done
 
 
