@@ -63,6 +63,10 @@ def test_the_list_of_commands_is_the_commands() -> None:
     [
         (("run", "nowhere.jsonl", "--task", "embed"), 2, "nowhere.jsonl"),
         (("run", DESCRIPTIONS, "--task", "embed", "--text-field", "body"), 2, "--text-field"),
+        (("run", "empty-folder", "--task", "embed"), 2, "no .txt, .md,"),
+        (("run", "", "--task", "embed"), 2, "the source is empty"),
+        (("run", "sqlite:///a.db", "--task", "embed"), 2, "the source has no query"),
+        (("run", DESCRIPTIONS, "--task", "generate", "--prompt", "{text}"), 2, "give one with --model"),
         (("run", DESCRIPTIONS, "--task", "embed", "--model", "./no-such-model"), 2, "no-such-model"),
         (("run", DESCRIPTIONS, "--task", "embed", "--beams", "4"), 2, "--beams"),
         (("run", DESCRIPTIONS, "--task", "generate", "--model", "null", "--prompt", "@none"), 2, "cannot read none"),
