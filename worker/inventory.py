@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from docmill.worker.settings import ANSWERS
+from docmill.worker.settings import ANSWERS, Settings
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
-    from docmill.worker.settings import Settings
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 

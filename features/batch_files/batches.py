@@ -33,7 +33,7 @@ from docmill.worker.jobs.outputs import STDOUT
 from docmill.worker.jobs.run import run_request
 from docmill.worker.stores import open_store
 from docmill.worker.submit.options import Request, checked
-from docmill.worker.submit.request import spec_of
+from docmill.worker.submit.request import Opened, spec_of
 from docmill.worker.terminal import warn
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from docmill.storage.results.status import JobStatus
     from docmill.worker.settings import Settings
     from docmill.worker.submit.enqueue import Enqueued
-    from docmill.worker.submit.request import Opened
 
 
 _IN_MEMORY_BYTES = 16 * 2**20

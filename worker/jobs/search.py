@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from docmill.storage.readers import Record
-from docmill.storage.search.search import choose, hits, search
+from docmill.storage.readers import Record, Rejection
+from docmill.storage.search.search import Hit, choose, hits, search
 from docmill.tasks.engine import queries
 from docmill.tasks.outputs import Vector
 from docmill.worker.engines.devices import choose_devices
@@ -19,10 +19,8 @@ from docmill.worker.stores import corpus_names
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
     from docmill.storage.core.specs import Spec
-    from docmill.storage.readers import Rejection
     from docmill.storage.search.knn import Matrix
     from docmill.storage.search.scope import Searched
-    from docmill.storage.search.search import Hit
     from docmill.tasks.engine.queries import Embed
     from docmill.worker.settings import Settings
 

@@ -28,7 +28,7 @@ from docmill.worker.cli.printing import (
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.outputs import STDOUT, check_out, check_out_is_no_input
 from docmill.worker.jobs.run import run_request
-from docmill.worker.prices import read_prices
+from docmill.worker.prices import Cost, Price, Prices, read_prices
 from docmill.worker.stores import open_store
 from docmill.worker.submit.options import JobOptions, KeyOptions
 from docmill.worker.terminal import warn
@@ -36,7 +36,6 @@ from docmill.worker.terminal import warn
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
     from docmill.storage.results.status import JobStatus
-    from docmill.worker.prices import Cost, Price, Prices
     from docmill.worker.settings import Settings
     from docmill.worker.submit.request import Prepared
 

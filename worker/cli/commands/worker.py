@@ -16,12 +16,11 @@ from docmill.worker import logs
 from docmill.worker.cli.options import BACKEND, ENDPOINT, Choice, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, say
 from docmill.worker.metrics.server import serving
-from docmill.worker.settings import ORDERS
+from docmill.worker.settings import ORDERS, Settings
 from docmill.worker.stores import open_broker, open_store
 
 if TYPE_CHECKING:
     from docmill.worker.process.supervisor import Supervisor
-    from docmill.worker.settings import Settings
 
 
 @click.command("worker", epilog="Example: docmill worker --device cuda:0,cuda:1 --lanes embed,translate")

@@ -15,7 +15,7 @@ from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.marked import Cursor, flagged_page
 from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.results import samples
-from docmill.storage.results.status import read_status
+from docmill.storage.results.status import JobStatus, StepStatus, read_status
 from docmill.worker.explaining.explanation import Cut, explain
 from docmill.worker.explaining.flags import meaning
 from docmill.worker.reports.evidence import checks_of, findings
@@ -25,7 +25,6 @@ from docmill.worker.web.pages.jobs import shared
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
-    from docmill.storage.results.status import JobStatus, StepStatus
     from docmill.tasks.checks import Checks
 
 
