@@ -15,15 +15,12 @@ import pytest
 from pyarrow import feather, ipc
 
 from docmill.storage.readers import (
-    FieldUnknown,
     Record,
     Rejection,
     SourceOptions,
     SourceUnreadable,
-    SourceUnsupported,
     open_source,
 )
-from docmill.storage.readers.confinement import Ended
 from tests.storage.readers.test_parquet import _Evil
 
 OPTIONS = SourceOptions()
@@ -70,13 +67,6 @@ def test_a_row_without_a_usable_text_costs_only_itself(tmp_path: Path) -> None:
         Rejection("c.arrow:4", '"text" is null, not a string'),
         Rejection("c.arrow:5", "longer than 2,000 bytes, the limit for one document"),
     ]
-
-
-def test_wrong_columns_are_refused_with_those_that_are_there(tmp_path: Path) -> None:
-    path = saved(tmp_path / "c.arrow", pa.table({"body": ["a"], "nr": [1]}))
-    with pytest.raises(FieldUnknown, match='no record has a field "text"; it has "body", "nr"'):
-        open_source(str(path), OPTIONS)
-    assert read(path, SourceOptions("body", "nr")) == [Record("1", "a", {}, (), "c.arrow:1")]
 
 
 @pytest.mark.parametrize("cut", [1, 8, 5_000])
@@ -146,26 +136,6 @@ def test_pickled_and_unknown_types_are_not_executed(tmp_path: Path) -> None:
     assert isinstance(record, Record)
     assert record.meta == {"arrow.py_extension_type": "b", "nobody.knows": "c"}
     assert not (tmp_path / "harmed").exists()
-
-
-@pytest.mark.long
-def test_damage_anywhere_is_found_by_the_reading_process_and_does_not_end_it(tmp_path: Path) -> None:
-    whole = saved(tmp_path / "c.arrow", WHOLE.slice(0, 100)).read_bytes()
-    path = tmp_path / "d.arrow"
-    for place in range(0, len(whole), len(whole) // 12):
-        path.write_bytes(whole[:place] + b"\xff\x7f" + whole[place + 2 :])
-        try:
-            said = [item.reason for item in read(path) if isinstance(item, Rejection)]
-        except (SourceUnreadable, FieldUnknown) as error:
-            said = [str(error)]
-        assert not any(str(Ended()) in reason for reason in said), place
-
-
-def test_without_the_library_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = saved(tmp_path / "c.arrow", WHOLE)
-    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda name: None)
-    with pytest.raises(SourceUnsupported, match=r"install .*\[parquet\]"):
-        open_source(str(path), OPTIONS)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the resident size from /proc")

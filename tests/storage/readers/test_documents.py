@@ -429,7 +429,7 @@ def packed(members: dict[str, str]) -> bytes:
         (b"\x7fELF\2\1\1\0", "it is a program (ELF) under another name: leave it out"),
     ],
 )
-@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.html", "a.eml", "a.srt", "a.csv", "a.jsonl"])
+@pytest.mark.parametrize("name", ["a.txt", "a.eml", "a.csv"])
 def test_a_file_that_is_no_text_is_rejected_under_the_name_of_one_with_its_real_kind(
     name: str, raw: bytes, kind: str, tmp_path: Path
 ) -> None:

@@ -541,13 +541,6 @@ def test_a_wrong_field_is_an_error_and_in_a_later_file_a_rejection(tmp_path: Pat
     assert 'no record has a field "text"' in rejected(pattern)["b.csv"]
 
 
-def test_damage_in_one_file_leaves_the_others_readable(tmp_path: Path) -> None:
-    write(tmp_path, {"a.jsonl.gz": b"no gzip", "b.zip": b"no zip", "c.jsonl": '{"text": "x"}\n'})
-    pattern = str(tmp_path / "*")
-    assert matching(pattern) == ["c.jsonl:1"]
-    assert set(rejected(pattern)) == {"a.jsonl.gz@7", "b.zip"}
-
-
 def test_a_file_whose_library_is_missing_is_rejected_and_not_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -160,10 +160,6 @@ def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_record() -> 
     ]
 
 
-def test_utf16_is_read_by_its_byte_order_mark() -> None:
-    assert read('{"text": "a"}\n'.encode("utf-16")) == [Record("-:1", "a", {}, (), "-:1")]
-
-
 def test_a_wrong_text_field_is_a_usage_error_that_names_the_fields_and_the_option() -> None:
     lines = b'{"id": 1, "body": "x"}\n{"id": 2, "body": "y", "title": "z"}\nnot json\n'
     with pytest.raises(FieldUnknown, match=r'"text".*"id", "body", "title".*--text-field'):

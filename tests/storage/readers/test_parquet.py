@@ -29,7 +29,7 @@ from docmill.storage.readers import (
     open_source,
 )
 from docmill.storage.readers.arrow import parquet as opened
-from docmill.storage.readers.confinement import Ended, receive
+from docmill.storage.readers.confinement import receive
 from docmill.storage.readers.records import Row, document
 from docmill.storage.readers.table import said, serve
 from docmill.storage.writers import Target
@@ -107,18 +107,6 @@ def test_binary_data_is_left_out_with_a_flag_and_refused_as_a_text(tmp_path: Pat
     ]
     refused = Rejection("c.parquet:1", '"image" is binary data, not a string')
     assert read(path, SourceOptions(text_field="image"))[0] == refused
-
-
-def test_a_row_without_a_usable_text_costs_only_itself(tmp_path: Path) -> None:
-    texts = pa.array([b"ok", b"caf\xff", b"nul\0", None, b"x" * 3_000], pa.binary()).view(pa.string())
-    path = saved(tmp_path / "c.parquet", {"text": texts})
-    assert read(path, SourceOptions(max_record_bytes=2_000)) == [
-        Record("c.parquet:1", "ok", {}, (), "c.parquet:1"),
-        Record("c.parquet:2", "caf\ufffd", {}, ("invalid_utf8@3",), "c.parquet:2"),
-        Record("c.parquet:3", "nul\ufffd", {}, ("nul_replaced",), "c.parquet:3"),
-        Rejection("c.parquet:4", '"text" is null, not a string'),
-        Rejection("c.parquet:5", "longer than 2,000 bytes, the limit for one document"),
-    ]
 
 
 def in_this_process(path: Path) -> list[Record | Rejection]:
@@ -254,21 +242,6 @@ def test_columns_nested_without_end_are_left_out_or_refused(tmp_path: Path) -> N
     path = saved(tmp_path / "c.parquet", {"text": ["a"], "deep": pa.array([value], kind)})
     [found] = read(path)
     assert isinstance(found, Record)
-
-
-@pytest.mark.long
-def test_damage_anywhere_is_found_by_the_reading_process_and_does_not_end_it(tmp_path: Path) -> None:
-    whole = saved(
-        tmp_path / "c.parquet", {"text": [f"text {i}" for i in range(100)], "n": list(range(100))}
-    ).read_bytes()
-    path = tmp_path / "d.parquet"
-    for place in range(0, len(whole), len(whole) // 12):
-        path.write_bytes(whole[:place] + b"\xff\x7f" + whole[place + 2 :])
-        try:
-            said = [item.reason for item in read(path) if isinstance(item, Rejection)]
-        except (SourceUnreadable, FieldUnknown) as error:
-            said = [str(error)]
-        assert not any(str(Ended()) in reason for reason in said), place
 
 
 def test_without_the_library_it_is_named_and_a_compression_around_it_is_refused(

@@ -210,7 +210,7 @@ def test_the_documents_of_a_collection_are_read(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("share", [0.0, pytest.param(0.3, marks=pytest.mark.long), 0.97])
+@pytest.mark.parametrize("share", [0.0, 0.97])
 def test_a_file_that_is_cut_gives_what_came_before_or_is_refused_and_says_so(
     share: float, name: str, tmp_path: Path
 ) -> None:

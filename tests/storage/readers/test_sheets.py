@@ -137,13 +137,6 @@ def test_a_row_of_the_header_that_is_empty_or_beyond_the_sheet_is_refused(tmp_pa
         read(tmp_path / "a.csv", header_row=2)
 
 
-def test_the_header_of_a_workbook_of_an_earlier_excel_may_stand_further_down(tmp_path: Path) -> None:
-    path = tmp_path / "table.xls"
-    path.write_bytes(gzip.decompress((DATA / "table.xls.gz").read_bytes()))
-    with pytest.raises(FieldUnknown, match='it has "1", "Hello Größe"'):
-        read(path, header_row=2)
-
-
 def test_the_header_of_an_opendocument_sheet_may_stand_further_down(tmp_path: Path) -> None:
     names = {one: f"urn:oasis:names:tc:opendocument:xmlns:{one}:1.0" for one in ("office", "table", "text")}
     cells = [["Report"], [], ["id", "text"], ["a", "One."]]

@@ -23,7 +23,7 @@ from pyarrow import parquet
 from docmill.storage.readers import Record, SourceOptions, open_source
 from docmill.storage.writers import Target, write_stream
 from docmill.storage.writers.base import FormatUnfit
-from docmill.storage.writers.formats import escape_formula, ids_path, json_lines, unescape_formula
+from docmill.storage.writers.formats import escape_formula, json_lines, unescape_formula
 from tests.storage.columns import table_of
 
 Row = dict[str, Any]
@@ -279,10 +279,6 @@ def test_an_export_into_a_pipe_is_written_there_and_leaves_it_a_pipe(tmp_path: P
     assert os.read(reader, 100) == b'{"id":1}\n{"id":2}\n'
     os.close(reader)
     assert pipe.is_fifo()
-
-
-def test_the_ids_stand_beside_their_vectors() -> None:
-    assert ids_path(Path("a/b.npy")) == Path("a/b.ids.jsonl")
 
 
 def test_a_file_that_is_replaced_passes_its_mode_on(tmp_path: Path) -> None:
