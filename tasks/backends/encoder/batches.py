@@ -15,7 +15,7 @@ from threading import Barrier
 from typing import Any, Protocol
 
 from docmill.tasks.backends import Source
-from docmill.tasks.backends.measurement_cache import remember, remembered
+from docmill.tasks.backends.machine import remember, remembered
 from docmill.tasks.backends.static import Computed, Items, StaticLoop
 from docmill.tasks.batching import Budget, Item
 from docmill.tasks.outputs import Output

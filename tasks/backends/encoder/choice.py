@@ -20,8 +20,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from docmill.storage.core.specs import Spec
-from docmill.tasks.backends import Assignment, Backend, Source, processor, registry
-from docmill.tasks.backends.measurement_cache import remember, remembered
+from docmill.tasks.backends import Assignment, Backend, Source, machine, registry
+from docmill.tasks.backends.machine import remember, remembered
 from docmill.tasks.batching import Budget, Item, Pool
 from docmill.tasks.errors import CannotServe, ModelError, Unsuited
 from docmill.tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector, Weights
@@ -98,7 +98,7 @@ class Contest:
 
 def subject(spec: Spec, device: str, names: Sequence[str], cache_dir: Path) -> str:
     """Return the name of what a measurement holds for: the weights, the precision, the device and the libraries."""
-    name, threads = processor.device(device, cache_dir)
+    name, threads = machine.describe_device(device, cache_dir)
     libraries = " ".join(f"{name} {version(registry.row(name).library)}" for name in sorted(names))
     return f"{spec.revision} {spec.quality} {name} {threads} {libraries}"
 

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import openvino
 
-from docmill.tasks.backends import Assignment, processor
+from docmill.tasks.backends import Assignment, machine
 from docmill.tasks.backends.convert import is_whole
 from docmill.tasks.backends.encoder.fast_tokenizer import FastTokenizer, PlacedTokens
 from docmill.tasks.backends.encoder.heads import Array, Comparison, outputs_of
@@ -133,7 +133,7 @@ class ConvertedModel:
 
 def folder_of(assignment: Assignment) -> Path:
     """Return the folder of the cache for a spec, on this processor under the libraries that are installed."""
-    here = processor.of(assignment.cache_dir)
+    here = machine.read_processor(assignment.cache_dir)
     subject = (
         f"{_FORMAT} {assignment.spec.sha256.hex()} {assignment.head} {here.name} {here.threads} "
         f"{assignment.folder} {' '.join(map(_version, _LIBRARIES))}"

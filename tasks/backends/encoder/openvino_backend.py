@@ -13,7 +13,7 @@ from typing import Any
 
 import openvino
 
-from docmill.tasks.backends import Assignment, Source, devices, processor
+from docmill.tasks.backends import Assignment, Source, devices, machine
 from docmill.tasks.backends.convert import is_whole
 from docmill.tasks.backends.encoder.batches import BUDGETS, SIZES, Streams, WarmUp, short_window
 from docmill.tasks.backends.encoder.converted import ConvertedModel, folder_of
@@ -39,7 +39,7 @@ class OpenVinoBackend:
         spec, cache_dir = assignment.spec, assignment.cache_dir
         if assignment.device != "cpu" or spec.quality not in _QUALITIES:
             raise Unsuited(f"docmill computes nothing in {spec.quality} on {assignment.device} with OpenVINO.")
-        self._here = processor.of(cache_dir)
+        self._here = machine.read_processor(cache_dir)
         self._int8 = spec.quality == "int8"
         # Between int8's products are sums and norms, which stay in the precision that they have without it.
         self._precision = self._here.native if spec.quality in ("native", "int8") else spec.quality

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from docmill.storage.core.specs import Spec
-from docmill.tasks.backends import measurement_cache, registry
+from docmill.tasks.backends import machine, registry
 from docmill.tasks.backends.encoder import choice
 from docmill.tasks.engine.backend_factory import (
     CONVERSION,
@@ -42,7 +42,7 @@ def test_a_model_that_was_opened_before_needs_fewer_libraries(
     assert modules(spec, here) == [ON_OPENVINO]
     names = ("openvino", "transformers")
     measured = choice.subject(spec, "cpu", names, unmeasured)
-    measurement_cache.remember(unmeasured / "backends", measured, {"fastest": "transformers"})
+    machine.remember(unmeasured / "backends", measured, {"fastest": "transformers"})
     assert modules(spec, here)[0] == ON_TORCH
 
 

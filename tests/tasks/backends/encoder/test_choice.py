@@ -26,7 +26,7 @@ from docmill.tasks.backends.encoder.choice import (
     subject,
 )
 from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
-from docmill.tasks.backends.measurement_cache import remember
+from docmill.tasks.backends.machine import remember
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe, Unsuited
 from docmill.tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector

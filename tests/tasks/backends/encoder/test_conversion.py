@@ -29,7 +29,7 @@ from docmill.tasks.backends.encoder.choice import subject
 from docmill.tasks.backends.encoder.conversion import FirstStates
 from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
 from docmill.tasks.backends.encoder.own_code import compared_lengths, local_span
-from docmill.tasks.backends.measurement_cache import remembered
+from docmill.tasks.backends.machine import remembered
 from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe, Unsuited

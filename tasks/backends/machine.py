@@ -1,22 +1,59 @@
-"""Facts about this machine's processor that torch tells, remembered for processes that do without torch."""
+"""Facts about this machine and measurements on it, kept in the cache. The files may be deleted at any time.
+
+What torch says of the processor is remembered for processes that do without torch.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import os
 import platform
 import sys
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from docmill.tasks.backends.measurement_cache import remember, remembered
+from docmill.storage.core.private_files import make_folder
+
+log = logging.getLogger("docmill.backends")
 
 _FOLDER = "processors"
 # Variables that say how many threads torch takes, and which instructions.
 _VARIABLES = ("ATEN_", "DNNL_", "GOMP_", "KMP_", "MKL_", "OMP_", "ONEDNN_")
 _CPU_FIELDS = ("model name", "flags", "Features", "CPU part")
+
+
+def remembered(folder: Path, subject: str) -> dict[str, Any]:
+    """Return what was found about a subject earlier; empty if nothing was, or if it cannot be read."""
+    try:
+        found = json.loads(_file(folder, subject).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def remember(folder: Path, subject: str, found: Mapping[str, Any]) -> None:
+    """Beside its place and renamed: two processes may open a model at once."""
+    path = _file(folder, subject)
+    building = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        make_folder(path.parent)
+        building.write_text(json.dumps({"subject": subject, **found}, indent=1) + "\n")
+        building.replace(path)
+    except OSError as error:  # the next one measures again
+        log.warning("measurement_not_kept path=%s error=%s", path, error)
+        with suppress(OSError):
+            building.unlink()
+
+
+def _file(folder: Path, subject: str) -> Path:
+    return folder / f"{hashlib.sha256(subject.encode()).hexdigest()[:16]}.json"
 
 
 @dataclass(frozen=True)
@@ -32,9 +69,9 @@ class Processor:
     torch: str
 
 
-def of(cache_dir: Path) -> Processor:
+def read_processor(cache_dir: Path) -> Processor:
     """Return the facts. They are asked of torch where it is loaded, or where the cache does not keep them."""
-    subject = _subject()
+    subject = _processor_subject()
     kept = remembered(cache_dir / _FOLDER, subject)
     kept.pop("subject", None)
     whole = kept.keys() == Processor.__dataclass_fields__.keys()
@@ -51,10 +88,10 @@ def of(cache_dir: Path) -> Processor:
     return found
 
 
-def device(asked: str, cache_dir: Path) -> tuple[str, int]:
+def describe_device(asked: str, cache_dir: Path) -> tuple[str, int]:
     """Return the name of a device, and the number of threads that torch takes."""
     if asked == "cpu":
-        here = of(cache_dir)
+        here = read_processor(cache_dir)
         return here.name, here.threads
     import torch
 
@@ -63,7 +100,7 @@ def device(asked: str, cache_dir: Path) -> tuple[str, int]:
     return accelerator.device_name(asked), torch.get_num_threads()
 
 
-def _subject() -> str:
+def _processor_subject() -> str:
     """Return all on which the facts depend."""
     cores = (os.cpu_count(), sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None)
     told = sorted((name, value) for name, value in os.environ.items() if name.startswith(_VARIABLES))
