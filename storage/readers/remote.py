@@ -40,15 +40,13 @@ _CACHED = 32  # blocks: enough that the columns of a Parquet file do not evict e
 _HEADERS = {"Accept-Encoding": "identity"}
 _CONNECT_S = 30
 _SILENT_S = 60
-# Protocols of fsspec that read this machine's files or repositories, or that lead to other URLs. `file` is handled as
-# a path before.
-REFUSED = frozenset(
+# Protocols of fsspec that read elsewhere, and whose URLs name the file itself. Others read this machine's files or
+# repositories, or lead to other URLs. `file` is handled as a path before.
+READ = frozenset(
     (
-        *("local", "asynclocal", "git", "dvc"),
-        *("reference", "filecache", "simplecache", "blockcache", "cached", "dir", "generic", "data"),
-        *("async_wrapper", "asyncwrapper"),
-        *("zip", "tar", "libarchive"),
-        *("bz2", "gzip", "lz4", "xz", "zstd"),  # registered by the library datasets; they wrap other URLs
+        *("http", "https", "ftp", "sftp", "ssh", "smb", "webdav", "webhdfs", "hdfs", "arrow_hdfs", "root"),
+        *("s3", "s3a", "gs", "gcs", "abfs", "az", "adl", "oss", "oci", "ocilake", "tos", "tosfs", "lakefs", "hf"),
+        *("box", "dropbox", "gdrive", "dbfs", "wandb", "github", "gist", "jupyter", "jlab", "dask", "memory"),
     )
 )
 _TALKATIVE = (
@@ -88,8 +86,8 @@ def content(url: str) -> Content:
     """
     scheme = url.partition("://")[0].lower()
     name = credentials.shown(url)
-    if scheme in REFUSED or "::" in url:
-        raise _not_read(name)
+    if scheme not in READ or "::" in url:
+        raise SourceUnsupported(f"{name}: such a URL is not read; name the file itself")
     if scheme in HTTP:
         url = credentials.with_login(url, name)
     system, path = _file_system(url, scheme, name)
@@ -113,7 +111,7 @@ def content(url: str) -> Content:
 
 def _open(system: AbstractFileSystem, path: str, size: int | None, block_bytes: int, **how: Any) -> Any:
     """Open a file of fsspec. It asks for the size of an HTTP file again unless it is told one."""
-    if "http" in protocols_of(system):
+    if "http" in system.protocol:
         how["size"] = size or 1
     cache = {"cache_type": "blockcache", "cache_options": {"maxblocks": _CACHED}} if block_bytes else {}
     return system.open(path, "rb", block_size=block_bytes, **cache, **how)
@@ -208,19 +206,7 @@ def _file_system(url: str, scheme: str, name: str) -> tuple[AbstractFileSystem, 
         raise SourceUnsupported(f"{name}: {scheme}:// needs another library: {hint}") from error
     except Exception as error:
         raise SourceUnsupported(f"{name}: {scheme}:// is not a kind of URL that is read") from error
-    if REFUSED & protocols_of(system):
-        raise _not_read(name)
     return system, path
-
-
-def protocols_of(system: AbstractFileSystem | type[AbstractFileSystem]) -> set[str]:
-    """Return all names of a file system of fsspec, or of its class. A package may register several."""
-    names = system.protocol
-    return {names} if isinstance(names, str) else {*names}
-
-
-def _not_read(name: str) -> SourceUnsupported:
-    return SourceUnsupported(f"{name}: such a URL is not read; name the file itself")
 
 
 def _say_no_secrets() -> None:
