@@ -14,7 +14,6 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 from docmill.storage.core.specs import Spec
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.decoding import seed_of
-from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import BadOption, CannotServe
 from tests.tasks import decoders, reference
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
@@ -310,25 +309,6 @@ def test_beams_and_their_options_are_for_encoder_decoders(bench: Bench, gpt2: Pa
     for name, value in (("beams", 2), ("length_penalty", 2.0), ("early_stopping", True)):
         with pytest.raises(BadOption, match="is for encoder-decoder models"):
             bench.spec("summarize", str(gpt2), **{name: value})
-
-
-@pytest.mark.parametrize(
-    ("options", "backend"),
-    [
-        ({"beams": 1, "min_new_tokens": 5, "no_repeat_ngram_size": 2}, "ctranslate2"),
-        ({"beams": 1, "repetition_penalty": 1.2}, "transformers"),
-        ({"beams": 1, "temperature": 0.7}, "transformers"),
-        ({"beams": 1, "stop": ("a",)}, "transformers"),
-        ({"beams": 4, "early_stopping": True, "min_new_tokens": 5}, "transformers"),
-    ],
-)
-def test_ctranslate2_is_chosen_for_searches_that_it_carries_out_equally(
-    bench: Bench, options: dict[str, Any], backend: str
-) -> None:
-    spec = bench.spec("summarize", "synopsis-ddtp", **options)
-    opened = open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir)
-    assert opened.runtime()["backend"] == backend
-    opened.close()
 
 
 @pytest.mark.parametrize("options", [{"repetition_penalty": 1.2}, {"temperature": 0.7}, {"stop": ("a",)}])
