@@ -134,40 +134,40 @@ def decoding(spec: Spec, own: Mapping[str, Any], context_tokens: int, stop: tupl
     A model samples where its settings say so or where a temperature, top-p or top-k was asked for. Raises
     CannotServe for settings that ask for what is not done here.
     """
-    asked = spec.params
+    options = spec.params
     # The end of a record is that of its JSON, in which any text may stand.
-    is_record = SCHEMA in asked
-    sampling = sampled(asked, own)
+    is_record = SCHEMA in options
+    sampling = sampled(options, own)
     _require_followed(spec.model, own, sampled=bool(sampling), is_record=is_record)
-    fills = bool(asked.get(FILL_CONTEXT))
-    max_new_tokens = 1 if fills else asked.get("max_new_tokens") or own.get("max_new_tokens")
+    fills = bool(options.get(FILL_CONTEXT))
+    max_new_tokens = 1 if fills else options.get("max_new_tokens") or own.get("max_new_tokens")
     most = MAX_NEW_TOKENS_OF_RECORDS if is_record else MAX_NEW_TOKENS
-    least = asked.get("min_new_tokens")
+    least = options.get("min_new_tokens")
     asked_max_tokens = None if max_new_tokens else _max_tokens(spec.model, own.get("max_length"), context_tokens)
-    found = Decoding(
+    how = Decoding(
         max_new_tokens=max_new_tokens or min(most, context_tokens // 2),
         ends=frozenset(as_list(own.get("eos_token_id"))),
         stop=() if is_record else stop,
-        seed=asked.get("seed", 0),
-        repetition_penalty=float(_first(asked.get("repetition_penalty"), own.get("repetition_penalty"), 1.0)),
-        no_repeat_ngram_size=_first(asked.get("no_repeat_ngram_size"), own.get("no_repeat_ngram_size"), 0),
+        seed=options.get("seed", 0),
+        repetition_penalty=float(_first(options.get("repetition_penalty"), own.get("repetition_penalty"), 1.0)),
+        no_repeat_ngram_size=_first(options.get("no_repeat_ngram_size"), own.get("no_repeat_ngram_size"), 0),
         min_new_tokens=_first(least, own.get("min_new_tokens"), 0),
         # A least number of new tokens comes before one of prompt and output together, as in transformers.
         min_length=own.get("min_length") or 0 if least is None and own.get("min_new_tokens") is None else 0,
         bad_words_ids=tuple(map(tuple, own.get("bad_words_ids") or ())),
         suppress_tokens=tuple(as_list(own.get("suppress_tokens"))),
-        closing=() if is_record or "stop" in asked else tuple(as_list(own.get("stop_strings"))),
+        closing=() if is_record or "stop" in options else tuple(as_list(own.get("stop_strings"))),
         max_tokens=context_tokens if fills else asked_max_tokens,
         stripped=not keeps_white_space(spec.params),
-        n=asked.get(N, 1),
+        n=options.get(N, 1),
         **sampling,
     )
-    if found.n > 1 and not sampling:
-        raise CannotServe(SAME.format(n=found.n))
+    if how.n > 1 and not sampling:
+        raise CannotServe(SAME.format(n=how.n))
     if fills:
-        return found
-    require_least(spec, found.max_new_tokens)
-    return replace(found, min_new_tokens=min(found.min_new_tokens, found.max_new_tokens))
+        return how
+    require_least(spec, how.max_new_tokens)
+    return replace(how, min_new_tokens=min(how.min_new_tokens, how.max_new_tokens))
 
 
 def require_least(spec: Spec, most: int) -> None:
@@ -180,14 +180,14 @@ def require_least(spec: Spec, most: int) -> None:
         )
 
 
-def sampled(asked: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def sampled(options: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Return what shapes the samples under these options and a model's own settings; empty for greedy outputs."""
-    given = {name: asked[name] for name in SHAPES if name in asked}
-    if not given and not own.get("do_sample"):
+    chosen = {name: options[name] for name in SHAPES if name in options}
+    if not chosen and not own.get("do_sample"):
         return {}
     # Unlike transformers, which takes 50 tokens where nothing is said: the specs of earlier results mean all.
     stated = {name: own[name] for name in SHAPES if own.get(name) is not None} if own.get("do_sample") else {}
-    shaped = {"temperature": 1.0, "top_k": 0, **stated, **given}
+    shaped = {"temperature": 1.0, "top_k": 0, **stated, **chosen}
     return {} if shaped["temperature"] == 0 else shaped
 
 
@@ -233,5 +233,5 @@ def as_list(value: One | list[One] | tuple[One, ...] | None) -> list[One]:
 
 def cut_at(text: str, stop: Sequence[str]) -> str | None:
     """The text up to the first that stands in it of the texts that end it, or None where none does."""
-    found = [place for ending in stop if (place := text.find(ending)) >= 0]
-    return text[: min(found)] if found else None
+    places = [place for ending in stop if (place := text.find(ending)) >= 0]
+    return text[: min(places)] if places else None

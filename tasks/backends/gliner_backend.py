@@ -62,9 +62,9 @@ class GlinerBackend:
         return self._loop.run(source)
 
     def runtime(self) -> dict[str, Any]:
-        found = accelerator.runtime(_LIBRARY, self._device, self._dtype)
-        found["versions"][_LIBRARY] = version(_LIBRARY)
-        return found
+        facts = accelerator.runtime(_LIBRARY, self._device, self._dtype)
+        facts["versions"][_LIBRARY] = version(_LIBRARY)
+        return facts
 
     def close(self) -> None:
         del self._model, self._collator
@@ -77,24 +77,26 @@ class GlinerBackend:
     def _outputs(self, texts: Sequence[str]) -> Sequence[Output]:
         """Return the spans of each window's text, by the steps of the library's `inference`."""
         model = self._model
-        given = model.prepare_batch(list(texts), self._labels)
-        if not given["valid_texts"]:
+        prepared = model.prepare_batch(list(texts), self._labels)
+        if not prepared["valid_texts"]:
             return [Spans(())] * len(texts)
-        batch = model.collate_batch(given["input_x"], given["entity_types"], self._collator, given["label_names"])
+        batch = model.collate_batch(
+            prepared["input_x"], prepared["entity_types"], self._collator, prepared["label_names"]
+        )
         computed = model.run_batch(batch, threshold=self._threshold)
         decoded = model.decode_batch(computed, batch, threshold=self._threshold, flat_ner=True)
         entities = model.map_entities_to_text(
             decoded,
-            given["valid_texts"],
-            given["valid_to_orig_idx"],
-            given["start_token_map"],
-            given["end_token_map"],
-            given["num_original"],
+            prepared["valid_texts"],
+            prepared["valid_to_orig_idx"],
+            prepared["start_token_map"],
+            prepared["end_token_map"],
+            prepared["num_original"],
         )
-        finite = dict(zip(given["valid_to_orig_idx"], _finite(computed.logits), strict=True))
+        finite = dict(zip(prepared["valid_to_orig_idx"], _finite(computed.logits), strict=True))
         return [
-            _spans(found) if finite.get(number, True) else Failure(NOT_FINITE, Reason.MODEL)
-            for number, found in enumerate(entities)
+            _spans(spans) if finite.get(number, True) else Failure(NOT_FINITE, Reason.MODEL)
+            for number, spans in enumerate(entities)
         ]
 
 
@@ -152,13 +154,15 @@ def _names(folder: Path) -> set[str]:
 
 def _finite(logits: Any) -> list[bool]:
     """Return for each row of a batch if all of its logits are finite."""
-    found: list[bool] = torch.isfinite(torch.as_tensor(logits)).flatten(1).all(1).tolist()
-    return found
+    finite: list[bool] = torch.isfinite(torch.as_tensor(logits)).flatten(1).all(1).tolist()
+    return finite
 
 
 def _spans(entities: Sequence[Mapping[str, Any]]) -> Spans:
-    found = [Span(str(one["label"]), one["start"], one["end"], float(one["score"])) for one in entities]
-    return Spans(tuple(sorted(found, key=lambda span: span.start)))
+    spans = [
+        Span(str(entity["label"]), entity["start"], entity["end"], float(entity["score"])) for entity in entities
+    ]
+    return Spans(tuple(sorted(spans, key=lambda span: span.start)))
 
 
 @contextmanager
@@ -190,8 +194,8 @@ def coder_of(
     own.no_padding()
     overhead = len(own.encode(prompt, is_pretokenized=True).ids)
     limit_tokens = gliner.limit_tokens(config, int(tokenizer.model_max_length), prompt_tokens=overhead)
-    if (asked := spec.params.get("window_tokens")) is not None:
-        limit_tokens = min(limit_tokens, asked)
+    if (window_tokens := spec.params.get("window_tokens")) is not None:
+        limit_tokens = min(limit_tokens, window_tokens)
     if limit_tokens < overhead + _LEAST_ROOM_TOKENS:
         raise CannotServe(
             f"A window of {limit_tokens} tokens leaves no room for text: {overhead} are taken by the labels and "
@@ -208,8 +212,8 @@ def coder_of(
 
 def labels_of(spec: Spec) -> dict[str, str]:
     """Return the words that the model reads for each label of a spec, in their order."""
-    given: Sequence[str | list[str]] = spec.params.get("labels", ())
-    return dict((one, one) if isinstance(one, str) else (one[0], one[1]) for one in given)
+    labels: Sequence[str | list[str]] = spec.params.get("labels", ())
+    return dict((label, label) if isinstance(label, str) else (label[0], label[1]) for label in labels)
 
 
 def _words(tokenizer: Tokenizer, splitter: Splitter, prompt: Sequence[str], text: str) -> Words:

@@ -105,8 +105,8 @@ def reported() -> Iterator[Report]:
 
 def _load(own: _Own, report: Report, *arguments: object, **options: object) -> PreTrainedModel:
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, found = own(*arguments, **options)
-    report.missing += _lacking(model, found)
+    model, info = own(*arguments, **options)
+    report.missing += _lacking(model, info)
     return model
 
 
@@ -120,34 +120,34 @@ def _load_hollow(
     **__: object,
 ) -> PreTrainedModel:
     weights = _shapes(Path(folder) / (subfolder or ""))
-    joined = sum(one.nbytes for name, one in weights.items() if _EXPERTS in name)
+    joined = sum(weight.nbytes for name, weight in weights.items() if _EXPERTS in name)
     if getattr(config, "quantization_config", None) is not None or joined > _MOST_JOINED_BYTES:
         raise NotTold
-    dtype = next((one.dtype for one in weights.values() if one.is_floating_point()), torch.float32)
+    dtype = next((weight.dtype for weight in weights.values() if weight.is_floating_point()), torch.float32)
     return _load(own, report, None, config=config, state_dict=weights, dtype=dtype)
 
 
-def _lacking(model: PreTrainedModel, found: Mapping[str, Any]) -> list[str]:
+def _lacking(model: PreTrainedModel, info: Mapping[str, Any]) -> list[str]:
     """The names in a loading report whose weights are not the checkpoint's.
 
     A buffer that is missing was computed from the config. Tied weights are in no report.
     """
     computed = {name for name, _ in model.named_buffers()}
-    return [*(set(found["missing_keys"]) - computed), *(name for name, *_ in found["mismatched_keys"])]
+    return [*(set(info["missing_keys"]) - computed), *(name for name, *_ in info["mismatched_keys"])]
 
 
 def _shapes(folder: Path) -> dict[str, torch.Tensor]:
     """The weights of a folder in name, shape and type, all of them one number."""
     whole = folder / SAFE_WEIGHTS_NAME
     files = [whole] if whole.is_file() else index_files(folder / SAFE_WEIGHTS_INDEX_NAME)
-    found = {}
+    weights = {}
     for path in files:
         with safe_open(str(path), framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - it is no mapping
                 part = file.get_slice(name)
                 dtype = _DTYPES.get(part.get_dtype(), torch.float32)
-                found[name] = torch.zeros((), dtype=dtype).expand(part.get_shape())
-    return found
+                weights[name] = torch.zeros((), dtype=dtype).expand(part.get_shape())
+    return weights
 
 
 @dataclass(frozen=True)
@@ -186,11 +186,11 @@ class Opening:
         """
         try:
             with accelerator.quiet(), hollow(), reported() as report:
-                found = kind.from_pretrained(self.folder, config=self.config, trust_remote_code=False)
+                model = kind.from_pretrained(self.folder, config=self.config, trust_remote_code=False)
         except NotTold:
             return None
         report.require(self.spec.model, self.spec.kind)
-        return found
+        return model
 
 
 def require_keys_and_values(model: PreTrainedModel, name: str) -> None:

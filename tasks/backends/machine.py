@@ -32,19 +32,19 @@ _CPU_FIELDS = ("model name", "flags", "Features", "CPU part")
 def remembered(folder: Path, subject: str) -> dict[str, Any]:
     """Return what was found about a subject earlier; empty if nothing was, or if it cannot be read."""
     try:
-        found = json.loads(_file(folder, subject).read_bytes())
+        kept = json.loads(_file(folder, subject).read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return kept if isinstance(kept, dict) else {}
 
 
-def remember(folder: Path, subject: str, found: Mapping[str, Any]) -> None:
+def remember(folder: Path, subject: str, facts: Mapping[str, Any]) -> None:
     """Beside its place and renamed: two processes may open a model at once."""
     path = _file(folder, subject)
     building = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
     try:
         make_folder(path.parent)
-        building.write_text(json.dumps({"subject": subject, **found}, indent=1) + "\n")
+        building.write_text(json.dumps({"subject": subject, **facts}, indent=1) + "\n")
         building.replace(path)
     except OSError as error:  # the next one measures again
         log.warning("measurement_not_kept path=%s error=%s", path, error)
@@ -82,22 +82,22 @@ def read_processor(cache_dir: Path) -> Processor:
     from docmill.tasks.backends import accelerator
 
     native = str(accelerator.dtype_for("native", "cpu")).removeprefix("torch.")
-    found = Processor(accelerator.device_name("cpu"), torch.get_num_threads(), native, torch.__version__)
+    facts = Processor(accelerator.device_name("cpu"), torch.get_num_threads(), native, torch.__version__)
     if not whole:
-        remember(cache_dir / _FOLDER, subject, asdict(found))
-    return found
+        remember(cache_dir / _FOLDER, subject, asdict(facts))
+    return facts
 
 
-def describe_device(asked: str, cache_dir: Path) -> tuple[str, int]:
+def describe_device(device: str, cache_dir: Path) -> tuple[str, int]:
     """Return the name of a device, and the number of threads that torch takes."""
-    if asked == "cpu":
+    if device == "cpu":
         here = read_processor(cache_dir)
         return here.name, here.threads
     import torch
 
     from docmill.tasks.backends import accelerator
 
-    return accelerator.device_name(asked), torch.get_num_threads()
+    return accelerator.device_name(device), torch.get_num_threads()
 
 
 def _processor_subject() -> str:

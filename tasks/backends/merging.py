@@ -61,8 +61,8 @@ def merged(spec: Spec, folder: Path, adapter_folder: Path, cache_dir: Path) -> t
 
     If they are not kept: raises NotInstalled without PEFT, and ModelUnsuitable where the adapter does not fit.
     """
-    if (found := kept(spec, folder, cache_dir)) is not None:
-        return found
+    if (made_earlier := kept(spec, folder, cache_dir)) is not None:
+        return made_earlier
     if find_spec("peft") is None:
         raise NotInstalled(f"--adapter needs PEFT; {install('adapters')}.")
     head = kinds.kind(spec.kind).adapted_head(spec, Description.of_folder(folder).config)
@@ -134,8 +134,8 @@ def _class(head: Head) -> Any:
 def _config(folder: Path, adapter: Adapter, head: Head) -> PretrainedConfig:
     """Return the config of the model with its adapter: a head that the adapter brings has its number of labels."""
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    if head in TRAINED and "id2label" in (given := adapter.completed(config.to_dict())):
-        config.id2label = {int(number): str(label) for number, label in given["id2label"].items()}
+    if head in TRAINED and "id2label" in (completed := adapter.completed(config.to_dict())):
+        config.id2label = {int(number): str(label) for number, label in completed["id2label"].items()}
         config.label2id = {label: number for number, label in config.id2label.items()}
     return config
 

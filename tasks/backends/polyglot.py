@@ -67,16 +67,16 @@ class PolyglotBackend:
 
     def runtime(self) -> dict[str, Any]:
         """Return what the models have in common as it is, and what differs for each language."""
-        found = {language: backend.runtime() for language, backend in self._backends.items()}
-        first, *others = found.values()
+        runtimes = {language: backend.runtime() for language, backend in self._backends.items()}
+        first, *others = runtimes.values()
         if all(other == first for other in others):
             return first
         differing = {
-            name: "; ".join(f"{language}: {runtime[name]}" for language, runtime in found.items())
+            name: "; ".join(f"{language}: {runtime[name]}" for language, runtime in runtimes.items())
             for name in ("device", "precision", "backend")
             if any(other[name] != first[name] for other in others)
         }
-        versions = {name: value for runtime in found.values() for name, value in runtime["versions"].items()}
+        versions = {name: value for runtime in runtimes.values() for name, value in runtime["versions"].items()}
         return {**first, **differing, "versions": versions}
 
     def close(self) -> None:

@@ -209,8 +209,8 @@ def candidates(
     only that backend, if it fits at all. Empty where nothing that is present fits. Raises BadOption for the name of
     an unknown backend, and UnknownKind.
     """
-    found = _offers(kind, family, quality=quality, device=device, asked=asked)
-    return tuple(name for name, _ in found if name in present)
+    offers = _offers(kind, family, quality=quality, device=device, asked=asked)
+    return tuple(name for name, _ in offers if name in present)
 
 
 def require_possible(kind: str, family: Family | None, quality: str, model: str) -> None:
@@ -240,8 +240,8 @@ def require_present(
     kind: str, family: Family | None, *, quality: str, device: str, asked: str = AUTO, model: str
 ) -> tuple[str, ...]:
     """Return the candidates that are installed. Raises CannotServe, with what to install, if there is none."""
-    if found := candidates(kind, family, quality=quality, device=device, asked=asked, present=installed()):
-        return found
+    if names := candidates(kind, family, quality=quality, device=device, asked=asked, present=installed()):
+        return names
     extra = extra_for(kind, family, quality=quality, device=device, asked=asked)
     hint = f"; {install(extra)}" if extra is not None else ""
     native = [offer for _, offer in _offers(kind, family, quality="native", device=device)]

@@ -167,10 +167,10 @@ class CausalBackend:
     def _together(self, items: Items) -> Sequence[Output]:
         """One batch from its beginning to its end."""
         flight = Flight()
-        found = dict(self._advance(flight, items))
+        outputs = dict(self._advance(flight, items))
         while flight.rows:
-            found.update(self._advance(flight, ()))
-        return [found[item.id] for item in items]
+            outputs.update(self._advance(flight, ()))
+        return [outputs[item.id] for item in items]
 
     def _advance(self, flight: Flight, joining: Items) -> list[Computed]:
         """Write the next token of every row, or the first of those that join; the outputs of those that are done."""
@@ -304,9 +304,9 @@ class CausalBackend:
             return [(row.item.id, output) for row, output in done]
         whole: list[Computed] = []
         for row, output in done:
-            found = flight.done.setdefault(row.item.id, {})
-            found[row.number] = output
-            if len(found) == self._decoding.n:
+            siblings = flight.done.setdefault(row.item.id, {})
+            siblings[row.number] = output
+            if len(siblings) == self._decoding.n:
                 outputs = [one for _, one in sorted(flight.done.pop(row.item.id).items())]
                 whole.append((row.item.id, Several(tuple(one for one in outputs if isinstance(one, Generated)))))
         return whole
@@ -377,36 +377,36 @@ class LikelihoodBackend(CausalBackend):
 
 def row_processors(how: Decoding, prompt_tokens: int, device: str) -> LogitsProcessorList:
     """Return the processors that depend on a row's tokens; they get the scores of that row alone."""
-    found, ends = LogitsProcessorList(), sorted(how.ends)
+    processors, ends = LogitsProcessorList(), sorted(how.ends)
     if how.repetition_penalty != 1:
-        found.append(RepetitionPenaltyLogitsProcessor(how.repetition_penalty))
+        processors.append(RepetitionPenaltyLogitsProcessor(how.repetition_penalty))
     if how.no_repeat_ngram_size:
-        found.append(NoRepeatNGramLogitsProcessor(how.no_repeat_ngram_size))
+        processors.append(NoRepeatNGramLogitsProcessor(how.no_repeat_ngram_size))
     if how.bad_words_ids:
-        found.append(NoBadWordsLogitsProcessor([list(words) for words in how.bad_words_ids], ends or None))
+        processors.append(NoBadWordsLogitsProcessor([list(words) for words in how.bad_words_ids], ends or None))
     if how.min_length and ends:
-        found.append(MinLengthLogitsProcessor(how.min_length, ends, device))
+        processors.append(MinLengthLogitsProcessor(how.min_length, ends, device))
     if how.min_new_tokens and ends:
-        found.append(MinNewTokensLengthLogitsProcessor(prompt_tokens, how.min_new_tokens, ends, device))
-    return found
+        processors.append(MinNewTokensLengthLogitsProcessor(prompt_tokens, how.min_new_tokens, ends, device))
+    return processors
 
 
 def batch_processors(how: Decoding, device: str) -> LogitsProcessorList:
     """Return the processors that see the scores of a whole batch, and nothing else. They come after those of rows."""
-    found = LogitsProcessorList()
+    processors = LogitsProcessorList()
     if how.suppress_tokens:
-        found.append(SuppressTokensLogitsProcessor(list(how.suppress_tokens), device))
+        processors.append(SuppressTokensLogitsProcessor(list(how.suppress_tokens), device))
     if not how.sampled:
-        return found
+        return processors
     if how.temperature != 1:
-        found.append(TemperatureLogitsWarper(how.temperature))
+        processors.append(TemperatureLogitsWarper(how.temperature))
     if how.top_k:
-        found.append(TopKLogitsWarper(how.top_k))
+        processors.append(TopKLogitsWarper(how.top_k))
     if how.top_p < 1:
-        found.append(TopPLogitsWarper(how.top_p))
+        processors.append(TopPLogitsWarper(how.top_p))
     if how.min_p:
-        found.append(MinPLogitsWarper(how.min_p))
-    return found
+        processors.append(MinPLogitsWarper(how.min_p))
+    return processors
 
 
 def row_generator(how: Decoding, ids: Sequence[int], number: int, device: str) -> torch.Generator | None:

@@ -99,8 +99,8 @@ class VllmBackend:
             for item in items:
                 try:
                     ids = list(item.encoded.ids)
-                    asked = sampling(self._decoding, ids, self._schema)
-                    self._engine.add_request(str(item.id), {"prompt_token_ids": ids}, asked)
+                    parameters = sampling(self._decoding, ids, self._schema)
+                    self._engine.add_request(str(item.id), {"prompt_token_ids": ids}, parameters)
                 except Exception as error:  # vLLM refuses this one; the others go on
                     yield item.id, failure(error.with_traceback(None), Reason.DOCUMENT)
                 else:
@@ -109,9 +109,9 @@ class VllmBackend:
                 yield from self._step(flight)
 
     def runtime(self) -> dict[str, Any]:
-        found = accelerator.runtime("vllm", self._device, self._dtype)
-        found["versions"]["vllm"] = _version()
-        return found
+        facts = accelerator.runtime("vllm", self._device, self._dtype)
+        facts["versions"]["vllm"] = _version()
+        return facts
 
     def close(self) -> None:
         self._thread.submit(self._engine.engine_core.shutdown).result()
@@ -178,7 +178,10 @@ def likelihood(written: CompletionOutput) -> Likelihood | None:
 
     They are those after the mask of a schema. None if vLLM does not say them of every token.
     """
-    each = [found[token].logprob for token, found in zip(written.token_ids, written.logprobs or (), strict=False)]
+    each = [
+        candidates[token].logprob
+        for token, candidates in zip(written.token_ids, written.logprobs or (), strict=False)
+    ]
     return Likelihood.of(each) if len(each) == len(written.token_ids) else None
 
 

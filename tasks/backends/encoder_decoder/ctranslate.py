@@ -171,17 +171,17 @@ class CTranslateBackend:
 
     def _take(self, source: Source, in_flight: int) -> Items:
         """A batch for each worker, all of like length; as long as all of them compute, only full ones."""
-        one = self._loop.budget
-        rows = one.rows * self._workers
+        each = self._loop.budget
+        rows = each.rows * self._workers
         busy = in_flight >= self._workers
-        asked = replace(
-            one,
-            tokens=one.tokens * self._workers,
+        budget = replace(
+            each,
+            tokens=each.tokens * self._workers,
             rows=rows,
             least=rows if busy else 1,
             patience_s=0.0 if busy else PATIENCE_S,
         )
-        return source.take(asked)
+        return source.take(budget)
 
     def _compute(self, items: Items) -> Sequence[Output]:
         return self._collect(self._post(items))
@@ -284,8 +284,8 @@ def inexact(generation: Generation) -> str | None:
     masks = [] if settings.renormalize_logits else [name for name, value in masking.items() if value]
     # At the limit transformers gives the forced end a place of its own; of several ends it looks at more candidates.
     others = {"forced_eos_token_id": settings.forced_eos_token_id is not None, "several ends": len(ends) > 1}
-    found = [*masks, *(name for name, is_set in others.items() if is_set)]
-    return f"{found[0]} with num_beams={generation.beams}" if found else None
+    names = [*masks, *(name for name, is_set in others.items() if is_set)]
+    return f"{names[0]} with num_beams={generation.beams}" if names else None
 
 
 def options(generation: Generation, model: str) -> Options:

@@ -111,8 +111,8 @@ class Generation:
     @property
     def unusual(self) -> list[str]:
         """The settings that are more than a plain search by beams or without: sampling, say, and other penalties."""
-        asked = self.settings.to_diff_dict().items()
-        names = sorted(name for name, value in asked if not _plain(name, value))
+        stated = self.settings.to_diff_dict().items()
+        names = sorted(name for name, value in stated if not _plain(name, value))
         return ["do_sample", *names] if self.settings.do_sample else names
 
     def written(self, ids: Sequence[int], log_probabilities: Sequence[float]) -> Written:
@@ -127,7 +127,7 @@ class Generation:
 
     def outputs(self, written: Sequence[Written]) -> list[Generated]:
         """Return the texts of outputs without their start tokens."""
-        texts = self.tokens.tokenizer.batch_decode([one.ids for one in written], skip_special_tokens=True)
+        texts = self.tokens.tokenizer.batch_decode([output.ids for output in written], skip_special_tokens=True)
         return [self._generated(*each) for each in zip(texts, written, strict=True)]
 
     def _generated(self, text: str, written: Written) -> Generated:
@@ -170,16 +170,16 @@ def set_generation(generation: GenerationConfig, spec: Spec, dialect: Dialect) -
             generation.length_penalty = None
     _set_options(generation, spec)
     _set_number(generation, spec)
-    asked = spec.params.get("max_new_tokens")
-    if asked is None and generation.max_length is None and generation.max_new_tokens is None:
-        asked = _MAX_NEW_TOKENS
-    if asked is not None:
-        generation.max_new_tokens = asked
+    most = spec.params.get("max_new_tokens")
+    if most is None and generation.max_length is None and generation.max_new_tokens is None:
+        most = _MAX_NEW_TOKENS
+    if most is not None:
+        generation.max_new_tokens = most
         generation.max_length = None
         if generation.min_length is not None:
-            generation.min_length = min(generation.min_length, asked)
+            generation.min_length = min(generation.min_length, most)
         if generation.min_new_tokens is not None and "min_new_tokens" not in spec.params:
-            generation.min_new_tokens = min(generation.min_new_tokens, asked)
+            generation.min_new_tokens = min(generation.min_new_tokens, most)
 
 
 def _set_number(generation: GenerationConfig, spec: Spec) -> None:
@@ -260,11 +260,11 @@ def find_dialect(spec: Spec, config: Mapping[str, Any], tokenizer: PreTrainedTok
 
 def language_tokens(vocabulary: Mapping[str, int]) -> dict[str, int]:
     """The languages that a multilingual vocabulary has tokens for: code to token id."""
-    found = {}
+    tokens = {}
     for token, number in vocabulary.items():
         if match := _LANGUAGE_TOKEN.fullmatch(token):
-            found[match.group(1) or match.group(2)] = number
-    return found
+            tokens[match.group(1) or match.group(2)] = number
+    return tokens
 
 
 def _both(spec: Spec, source: str | None, target: str | None) -> tuple[str, str]:
@@ -295,12 +295,12 @@ def wording(config: Mapping[str, Any], source: str, target: str) -> str:
 
 def worded_pairs(config: Mapping[str, Any], target: str) -> dict[str, Mapping[str, Any]]:
     """The source languages that a config has settings for with this target, and those without the words."""
-    found: dict[str, Mapping[str, Any]] = {}
+    pairs: dict[str, Mapping[str, Any]] = {}
     for name, settings in (config.get("task_specific_params") or {}).items():
         match = _PAIR.fullmatch(name)
         if match and languages.same_language(match.group(2), target):
-            found[match.group(1)] = {key: value for key, value in settings.items() if key != "prefix"}
-    return found
+            pairs[match.group(1)] = {key: value for key, value in settings.items() if key != "prefix"}
+    return pairs
 
 
 def _agreed(spec: Spec, pairs: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -376,12 +376,12 @@ def _tokened_coders(spec: Spec, tokens: Tokens, limit_tokens: int) -> LanguageCo
 
 def _label_place(spec: Spec, tokens: Tokens, labels: frozenset[int]) -> int:
     """Return the place of the language among a text's tokens, from the end if it stands behind the text."""
-    found = []
+    each = []
     for encoded in tokens.encode(["", "a"]):
         ids = encoded.ids
-        found.append([(place, place - len(ids)) for place, token in enumerate(ids) if token in labels])
-    if any(len(places) != 1 for places in found):
+        each.append([(place, place - len(ids)) for place, token in enumerate(ids) if token in labels])
+    if any(len(places) != 1 for places in each):
         raise CannotServe(f"The tokenizer of {spec.model} shows no source language: give --from.")
-    ((front, back),), ((other_front, other_back),) = found
+    ((front, back),), ((other_front, other_back),) = each
     assert front == other_front or back == other_back
     return front if front == other_front else back

@@ -102,10 +102,10 @@ def away(error: TaskError, server: Server, silence_s: float | None = None) -> Se
 
 def words_of(raw: bytes, body: Mapping[str, Any], server: Server) -> str:
     """Return a server's own words in an answer, without parts of the key, and "" if they quote a text."""
-    asked = " ".join(_texts(body).split())
+    text = " ".join(_texts(body).split())
     for words in _message(raw):
         line = masked(words, server.api_key)
-        if line and not _quotes(line[: _MOST_CHARS + _QUOTED_CHARS], asked):
+        if line and not _quotes(line[: _MOST_CHARS + _QUOTED_CHARS], text):
             return (line if len(line) <= _MOST_CHARS else f"{line[:_MOST_CHARS]}…").rstrip(".")
     return ""
 
@@ -158,12 +158,12 @@ def lacking(refused: Refused, body: Mapping[str, Any], hints: frozenset[str] = f
 
 def without(body: Mapping[str, Any], lacks: frozenset[str]) -> dict[str, Any]:
     """Return a request without the parts that the server refuses."""
-    found = dict(body)
-    if MAX_TOKENS in lacks and MAX_TOKENS in found:
-        found[_NEW_NAME] = found[MAX_TOKENS]
+    kept = dict(body)
+    if MAX_TOKENS in lacks and MAX_TOKENS in kept:
+        kept[_NEW_NAME] = kept[MAX_TOKENS]
     for part in lacks:
-        found.pop(part, None)
-    return found
+        kept.pop(part, None)
+    return kept
 
 
 def named(error: BaseException) -> str:
@@ -195,12 +195,12 @@ def _texts(body: Mapping[str, Any]) -> str:
     return "\n".join([*(str(one["content"]) for one in body.get("messages") or ()), *(body.get("input") or ())])
 
 
-def _quotes(message: str, given: str) -> bool:
+def _quotes(message: str, text: str) -> bool:
     """Return True if a message quotes a part of the given text."""
     if len(message) < _QUOTED_CHARS:
         return False
     starts = range(len(message) - _QUOTED_CHARS + 1)
-    return any(message[start : start + _QUOTED_CHARS] in given for start in starts)
+    return any(message[start : start + _QUOTED_CHARS] in text for start in starts)
 
 
 def _wait_s(headers: Mapping[str, str]) -> float | None:

@@ -120,19 +120,19 @@ class Client:
 
         Raises ServerAway if the server refuses all requests, or has answered nothing for too long.
         """
-        found: list[tuple[int, Any]] = []
+        results: list[tuple[int, Any]] = []
         try:
-            one = self._finished.get(timeout=wait_s)
+            result = self._finished.get(timeout=wait_s)
             while True:
-                if isinstance(one, ServerAway):
-                    if not found:
-                        raise one
-                    self._finished.put(one)  # answers that came before it are paid
-                    return found
-                found.append(one)
-                one = self._finished.get_nowait()
+                if isinstance(result, ServerAway):
+                    if not results:
+                        raise result
+                    self._finished.put(result)  # answers that came before it are paid
+                    return results
+                results.append(result)
+                result = self._finished.get_nowait()
         except queue.Empty:
-            return found
+            return results
 
     def end_soon(self) -> None:
         """Wait only for the answers to requests that are at the server: drop pauses, retries and new requests."""

@@ -131,7 +131,7 @@ class Limiter:
     def _wake(self) -> None:
         free = self.limit - self.active
         while free > 0 and self._waiting:
-            one = self._waiting.popleft()
-            if not one.done():
-                one.set_result(None)
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
                 free -= 1

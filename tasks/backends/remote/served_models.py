@@ -177,8 +177,8 @@ class EmbeddingsBackend(_ServedBackend):
     _windows = _TEXTS
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        given = [self._prefix + text for text in texts]
-        return [Encoded(self._counter.of_text(text), text) for text in given]
+        texts_read = [self._prefix + text for text in texts]
+        return [Encoded(self._counter.of_text(text), text) for text in texts_read]
 
     def _control(self) -> Question:
         # The text of the control question is that of the opening.
