@@ -144,5 +144,5 @@ class KeyKinds:
     def _kind(self, version: StoredVersion, seq: int, ingest_id: int) -> KeyKind | None:
         """Return the kind that this reading found for a stored version's key before a record; None without one."""
         mine = version.ingest_id == ingest_id and version.seq < seq
-        found, number = (self._records, version.seq) if mine else (self._documents, version.id)
-        return next((kind for kind, seen in found.items() if number in seen), None)
+        by_kind, number = (self._records, version.seq) if mine else (self._documents, version.id)
+        return next((kind for kind, seen in by_kind.items() if number in seen), None)

@@ -104,8 +104,8 @@ class Chunk:
     @property
     def mended(self) -> list[str]:
         """The places of the records whose text was mended (see `storage.core.normalize`)."""
-        found = zip(self.flags, self.places, strict=True)
-        return [place for flags, place in found if flags != "[]" and any(mended in flags for mended in MENDED)]
+        pairs = zip(self.flags, self.places, strict=True)
+        return [place for flags, place in pairs if flags != "[]" and any(mended in flags for mended in MENDED)]
 
     def without(self, places: Collection[int]) -> Chunk:
         """Return the chunk without the records at these places."""

@@ -267,7 +267,7 @@ def _note_contenders(
 
 def _note(transaction: Transaction, job: OpenJob, counts: Counts, rejected: Sequence[Rejected]) -> None:
     if rejected:
-        places = [one.place for one in rejected]
+        places = [rejection.place for rejection in rejected]
         met_before = and_(Rejection.ingest_id == job.ingest_id, Rejection.place.in_(places))
         if job.reread_at is not None:
             transaction.execute(delete(Rejection).where(met_before))

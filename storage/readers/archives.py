@@ -31,7 +31,7 @@ from docmill.storage.readers.errors import (
 )
 from docmill.storage.readers.files import Content, Opened, Source, source_of_records, up_to
 from docmill.storage.readers.many_files import LEFT_OUT, is_hidden, with_file, without_results
-from docmill.storage.readers.records import Found, LeftOut, Record, Rejection, SourceOptions, too_long
+from docmill.storage.readers.records import LeftOut, Member, Record, Rejection, SourceOptions, too_long
 from docmill.storage.readers.registry import document_suffixes, records_in
 from docmill.storage.readers.streams import (
     Counted,
@@ -42,7 +42,7 @@ from docmill.storage.readers.streams import (
     printable,
 )
 
-Members = Callable[[Opened, SourceOptions], Iterator[Found]]
+Members = Callable[[Opened, SourceOptions], Iterator[Member]]
 
 MOST_LISTED = 8 * 2**20
 _MOST_HEADER = 2**20  # a member's long name and attributes in a tar file
@@ -81,18 +81,18 @@ class ArchiveSource:
                 why = f": {error}" if isinstance(error, BrokenStream) else ""
                 raise SourceUnreadable(f"{self.name} is damaged, or no archive of that kind{why}") from error
 
-    def _check(self, found: Iterator[Found]) -> None:
+    def _check(self, members: Iterator[Member]) -> None:
         """Look for a member that can be read, and raise the reason if there is none."""
         refused: SourceError | None = None
-        for one in found:
-            if isinstance(one, LeftOut):
+        for member in members:
+            if isinstance(member, LeftOut):
                 continue
-            if isinstance(one, Rejection) or records_in(one[0]) is None:
+            if isinstance(member, Rejection) or records_in(member[0]) is None:
                 return
             try:
-                self._source_of(*one)
+                self._source_of(*member)
             except SourceError as error:
-                refused = refused or with_file(self._prefix + one[0], error)
+                refused = refused or with_file(self._prefix + member[0], error)
             else:
                 return
         suffixes = ", ".join(document_suffixes())
@@ -113,14 +113,14 @@ class ArchiveSource:
         place, last = self._content.place, "at its beginning"
         with closing(DocumentReader(self._options)) as reader, self._content.open() as file, finding_bugs(place):
             try:
-                for found in self._members(file, self._options):
-                    if isinstance(found, LeftOut):
-                        self.ignored[found.suffix] += 1
-                    elif isinstance(found, Rejection):
-                        where = self._prefix + found.where
-                        yield replace(found, where=where, below=where)
+                for member in self._members(file, self._options):
+                    if isinstance(member, LeftOut):
+                        self.ignored[member.suffix] += 1
+                    elif isinstance(member, Rejection):
+                        where = self._prefix + member.where
+                        yield replace(member, where=where, below=where)
                     else:
-                        path, raw = found
+                        path, raw = member
                         self.bytes_read += len(raw)
                         if records_in(path) is None:
                             yield reader.document(self._prefix + path, raw)
@@ -149,9 +149,9 @@ class ArchiveSource:
 
     def _source_of(self, path: str, raw: bytes) -> Source:
         """Return the source of a member with records. Raises SourceError."""
-        found = records_in(path)
-        assert found is not None
-        kind, decompress = found
+        how = records_in(path)
+        assert how is not None
+        kind, decompress = how
         opened = partial(_opened, raw)
         content = Content(f"{self.name}/{path}", self._prefix + path, len(raw), opened)
         options = replace(self._options, one_of_many=True)
@@ -171,7 +171,7 @@ def _opened(raw: bytes) -> BufferedReader:
     return BufferedReader(BytesIO(raw))
 
 
-def zipped(file: Opened, options: SourceOptions, _: Decompress | None = None) -> Iterator[Found]:
+def zipped(file: Opened, options: SourceOptions, _: Decompress | None = None) -> Iterator[Member]:
     """Yield the members of a zip file."""
     listed = _directory_bytes(file)
     if listed > MOST_LISTED:
@@ -200,7 +200,7 @@ def zipped(file: Opened, options: SourceOptions, _: Decompress | None = None) ->
                 yield unpacked
 
 
-def _zipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> Found:
+def _zipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> Member:
     where = printable(member.filename)
     if member.file_size > limit:
         return Rejection(where, _too_long(where, limit))
@@ -290,7 +290,7 @@ class _Forwards:
                 raise tarfile.ReadError("unexpected end of data")
 
 
-def tarred(file: Opened, options: SourceOptions, decompress: Decompress | None = None) -> Iterator[Found]:
+def tarred(file: Opened, options: SourceOptions, decompress: Decompress | None = None) -> Iterator[Member]:
     """Yield the members of a tar file."""
     stream = buffered(Counted(file), decompress)
     size = None
@@ -318,7 +318,7 @@ def tarred(file: Opened, options: SourceOptions, decompress: Decompress | None =
                 yield _tarred(archive, member, options.max_record_bytes)
 
 
-def _tarred(archive: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> Found:
+def _tarred(archive: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> Member:
     where = printable(member.name)
     if member.size > limit:
         return Rejection(where, _too_long(where, limit))
@@ -330,7 +330,7 @@ def _tarred(archive: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> Fo
     return where, raw
 
 
-def messages(file: Opened, options: SourceOptions, decompress: Decompress | None = None) -> Iterator[Found]:
+def messages(file: Opened, options: SourceOptions, decompress: Decompress | None = None) -> Iterator[Member]:
     """Yield the messages of a mailbox, each named for its number."""
     stream = buffered(Counted(file), decompress)
     number, message = 0, bytearray()
@@ -349,7 +349,7 @@ def messages(file: Opened, options: SourceOptions, decompress: Decompress | None
         yield _message(number, message, too_much, options.max_record_bytes)
 
 
-def _message(number: int, message: bytearray, too_much: bool, limit: int) -> Found:
+def _message(number: int, message: bytearray, too_much: bool, limit: int) -> Member:
     name = f"{number}.eml"
     return Rejection(name, too_long(limit)) if too_much else (name, bytes(message))
 

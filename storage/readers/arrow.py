@@ -59,9 +59,9 @@ def main() -> None:
     restrict_files(Needs())
     load()
     confine()
-    asked = receive(sys.stdin.buffer)
-    assert asked is not None
-    head, _ = asked
+    request = receive(sys.stdin.buffer)
+    assert request is not None
+    head, _ = request
     size, options = head["bytes"], SourceOptions(**head["options"])
     source = AskedFor(size)
     serve(partial(arrow, source) if size is None else partial(parquet, source, options), options, sys.stdout.buffer)

@@ -109,16 +109,16 @@ def with_login(url: str, name: str) -> str:
     if _user(rest)[0] is not None or not host:
         return url
     try:
-        found = netrc().authenticators(host)
+        entry = netrc().authenticators(host)
     except (FileNotFoundError, RuntimeError):  # there is no such file, or no home
         return url
     except (NetrcParseError, OSError, UnicodeDecodeError):
         # Not in the error's words, nor from it: they may be a password.
         advice = "it is not written as a .netrc is, or others may read it (chmod 600 ~/.netrc)"
         raise SourceUnreadable(f"{name}: the logins in ~/.netrc cannot be used: {advice}") from None
-    if found is None:
+    if entry is None:
         return url
-    login, _, password = found
+    login, _, password = entry
     return f"{scheme}://{quote(login or '', safe='')}:{quote(password or '', safe='')}@{rest}"
 
 

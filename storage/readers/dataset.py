@@ -62,7 +62,7 @@ _OLDEST = 4  # in earlier releases a data set could run code
 
 
 @dataclass(frozen=True)
-class Asked:
+class Address:
     """The parts of a URL: a folder or a name on the hub, and the part of the data set to read."""
 
     folder: Path | None
@@ -72,18 +72,18 @@ class Asked:
     revision: str | None = None
 
 
-def parse(url: str) -> Asked:
+def parse(url: str) -> Address:
     """Parse a URL. Raises SourceUnsupported for a URL that names no data set."""
     rest, _, query = url.partition("://")[2].partition("?")
-    asked = dict(parse_qsl(query, keep_blank_values=True))
-    wrong = [name for name in asked if name not in _ASKED]
-    if wrong or not all(asked.values()):
+    parameters = dict(parse_qsl(query, keep_blank_values=True))
+    wrong = [name for name in parameters if name not in _ASKED]
+    if wrong or not all(parameters.values()):
         raise SourceUnsupported(f"datasets:// takes {', '.join(_ASKED)} after its ?, not {listed(wrong)}: {_HOW}")
     if rest.startswith("/") and rest.strip("/"):
-        return Asked(Path(unquote(rest)), "", **asked)
+        return Address(Path(unquote(rest)), "", **parameters)
     if not _NAME.fullmatch(rest):
         raise SourceUnsupported(f"the source names no data set: {_HOW}")
-    return Asked(None, rest, **asked)
+    return Address(None, rest, **parameters)
 
 
 def folder_of(url: str) -> Path | None:
@@ -96,16 +96,16 @@ def open_dataset(url: str, options: SourceOptions) -> SavedSource | DatasetSourc
 
     Raises SourceMissing, SourceUnreadable, SourceUnsupported, SourceEmpty and FieldUnknown.
     """
-    asked = parse(url)
-    if asked.folder is None:
-        return DatasetSource(asked, options)
-    if not is_folder(asked.folder):
-        with open_regular(asked.folder):
+    parsed = parse(url)
+    if parsed.folder is None:
+        return DatasetSource(parsed, options)
+    if not is_folder(parsed.folder):
+        with open_regular(parsed.folder):
             pass
-        raise SourceUnsupported(f"{printable(asked.folder)} is a file: leave out datasets://")
-    if any((asked.folder / name).exists() for name in ("dataset_dict.json", "state.json")):
-        return SavedSource(asked, options)
-    return DatasetSource(asked, options)
+        raise SourceUnsupported(f"{printable(parsed.folder)} is a file: leave out datasets://")
+    if any((parsed.folder / name).exists() for name in ("dataset_dict.json", "state.json")):
+        return SavedSource(parsed, options)
+    return DatasetSource(parsed, options)
 
 
 class SavedSource(FilesSource):
@@ -114,10 +114,10 @@ class SavedSource(FilesSource):
     A file that is cut short or missing loses its own rows only.
     """
 
-    def __init__(self, asked: Asked, options: SourceOptions) -> None:
-        assert asked.folder is not None
-        root = asked.folder.resolve()
-        self._root, split = _split(root, asked)
+    def __init__(self, parsed: Address, options: SourceOptions) -> None:
+        assert parsed.folder is not None
+        root = parsed.folder.resolve()
+        self._root, split = _split(root, parsed)
         name = _shown(printable(root), split=split)
         place = printable(root.name) + (f"/{split}" if split else "")
         self._files = [(f"{place}/{file}", Path(file)) for file in _saved_files(self._root, name)]
@@ -134,32 +134,32 @@ class SavedSource(FilesSource):
         self._open(file, self._options, path)
 
     def _open(self, file: Path, options: SourceOptions, path: str) -> Source:
-        found = within(self._root, str(file))
-        if isinstance(found, Rejection):
-            raise SourceUnreadable(f"{printable(path)}: {found.reason}")
-        return FileSource(on_disk(found[1], path), registry.ARROW.rows, None, options)
+        target = within(self._root, str(file))
+        if isinstance(target, Rejection):
+            raise SourceUnreadable(f"{printable(path)}: {target.reason}")
+        return FileSource(on_disk(target[1], path), registry.ARROW.rows, None, options)
 
 
 class DatasetSource(RowSource):
     """A data set of the hub or of a folder, read by the library `datasets` row by row."""
 
-    def __init__(self, asked: Asked, options: SourceOptions) -> None:
-        shown = printable(asked.folder.resolve()) if asked.folder is not None else asked.name
-        name = _shown(shown, split=asked.split, config=asked.config, revision=asked.revision)
+    def __init__(self, parsed: Address, options: SourceOptions) -> None:
+        shown = printable(parsed.folder.resolve()) if parsed.folder is not None else parsed.name
+        name = _shown(shown, split=parsed.split, config=parsed.config, revision=parsed.revision)
         if not DATASETS.is_installed:
             raise SourceUnsupported(f"{name} needs another library: {install(DATASETS.name)}")
         told = {
-            "path": shown if asked.folder is None else str(asked.folder.resolve()),
-            "local": asked.folder is not None,
-            **{name: getattr(asked, name) for name in _ASKED},
+            "path": shown if parsed.folder is None else str(parsed.folder.resolve()),
+            "local": parsed.folder is not None,
+            **{name: getattr(parsed, name) for name in _ASKED},
         }
         self._program = table.Program(
             __name__,
             lambda head: refusal(head, name),
             told,
-            _HUB if asked.folder is None else _LOCAL,
+            _HUB if parsed.folder is None else _LOCAL,
         )
-        place = "/".join(filter(None, (shown.rpartition("/")[2], asked.config, asked.split)))
+        place = "/".join(filter(None, (shown.rpartition("/")[2], parsed.config, parsed.split)))
         super().__init__(name, place, options)
 
     def _rows(self) -> Rows:
@@ -186,20 +186,20 @@ def refusal(head: dict[str, Any], name: str) -> SourceError:
     return errors.get(str(head.get("refused"))) or SourceUnreadable(f"{name} cannot be read ({said})")
 
 
-def _split(root: Path, asked: Asked) -> tuple[Path, str | None]:
+def _split(root: Path, parsed: Address) -> tuple[Path, str | None]:
     """Return the folder of the wanted split, and its name if there are several."""
-    if asked.config or asked.revision:
+    if parsed.config or parsed.revision:
         raise SourceUnsupported(f"{printable(root)} was saved by `save_to_disk`, and has no configs or revisions")
     if not (root / "dataset_dict.json").exists():
-        if asked.split:
+        if parsed.split:
             raise SourceMissing(f"{printable(root)} has no splits: leave out split=…")
         return root, None
     splits = _read(root, "dataset_dict.json").get("splits")
     if not isinstance(splits, list) or not splits or not all(_plain(split) for split in splits):
         raise SourceUnreadable(f"{printable(root)}/dataset_dict.json names no splits")
-    split = asked.split or (splits[0] if len(splits) == 1 else None)
+    split = parsed.split or (splits[0] if len(splits) == 1 else None)
     if split is None or split not in splits:
-        raise refusal({"refused": "split", "names": splits}, _shown(printable(root), split=asked.split))
+        raise refusal({"refused": "split", "names": splits}, _shown(printable(root), split=parsed.split))
     folder = root / split
     if folder.is_symlink() or not is_folder(folder):
         raise SourceMissing(f"{printable(folder)}: no such folder")
@@ -229,12 +229,12 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     try:
         if len(raw) > _MOST_LISTED:
             raise ValueError("too long")
-        found = json.loads(raw)
+        content = json.loads(raw)
     except (ValueError, RecursionError) as error:
         raise SourceUnreadable(f"{printable(path)} is damaged") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise SourceUnreadable(f"{printable(path)} is damaged")
-    return found
+    return content
 
 
 def _plain(name: object) -> bool:
@@ -242,8 +242,8 @@ def _plain(name: object) -> bool:
     return isinstance(name, str) and "\0" not in name and name not in {"", ".", ".."} and "/" not in name
 
 
-def _shown(path: str, **asked: str | None) -> str:
-    query = urlencode({key: value for key, value in asked.items() if value}, quote_via=quote)
+def _shown(path: str, **parameters: str | None) -> str:
+    query = urlencode({key: value for key, value in parameters.items() if value}, quote_via=quote)
     return f"{SCHEME}://{path}" + (f"?{query}" if query else "")
 
 
@@ -259,9 +259,9 @@ def main() -> None:
     Lists of the hub are read before the process loses its rights, since the library caches some of them. The files
     are streamed, and none is kept.
     """
-    asked = receive(sys.stdin.buffer)
-    assert asked is not None
-    head, _ = asked
+    request = receive(sys.stdin.buffer)
+    assert request is not None
+    head, _ = request
     settings = dict.fromkeys(("USE_TORCH", "USE_TF", "USE_JAX"), "0")
     # Xet, the hub's other protocol, would write files into a cache first.
     settings |= dict.fromkeys(("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY"), "1")
@@ -288,7 +288,7 @@ def main() -> None:
     serve(partial(_table, dataset, options), options, out)
 
 
-def _needs(asked: dict[str, Any], scratch: Path) -> Needs:
+def _needs(request: dict[str, Any], scratch: Path) -> Needs:
     """Return the needs of reading: the caches, and the folder, or the token and certificates for the hub."""
     from huggingface_hub import constants
 
@@ -301,20 +301,20 @@ def _needs(asked: dict[str, Any], scratch: Path) -> Needs:
     hub = [Path(constants.HF_TOKEN_PATH), *(Path(file) for file in (os.environ.get("SSL_CERT_FILE"),) if file)]
     return Needs(
         scratch,
-        (Path(asked["path"]),) if asked["local"] else tuple(hub),
+        (Path(request["path"]),) if request["local"] else tuple(hub),
         tuple(cache for cache in caches if cache.is_dir()),
-        network=not asked["local"],
+        network=not request["local"],
     )
 
 
-def _opened(asked: dict[str, Any]) -> IterableDataset:
+def _opened(request: dict[str, Any]) -> IterableDataset:
     """Return the wanted split as the library streams it. Raises _Refused."""
     import datasets
     from datasets.exceptions import DatasetNotFoundError
 
     if int(datasets.__version__.partition(".")[0]) < _OLDEST:
         raise _Refused("old")
-    path, config, revision = asked["path"], asked["config"], asked["revision"]
+    path, config, revision = request["path"], request["config"], request["revision"]
     try:
         builder = datasets.load_dataset_builder(path, config, revision=revision)
     except DatasetNotFoundError as error:
@@ -328,38 +328,38 @@ def _opened(asked: dict[str, Any]) -> IterableDataset:
         if config in names or (config is None and len(names) == 1):
             raise
         raise _Refused("config", names) from error
-    _check(builder, asked)
+    _check(builder, request)
     splits = builder.as_streaming_dataset()
     names = [str(name) for name in splits]
-    split = asked["split"] or (names[0] if len(names) == 1 else None)
+    split = request["split"] or (names[0] if len(names) == 1 else None)
     if split not in names:
         raise _Refused("split", names)
     return splits[split]
 
 
-def _check(builder: DatasetBuilder, asked: dict[str, Any]) -> None:
+def _check(builder: DatasetBuilder, request: dict[str, Any]) -> None:
     """Raise _Refused for files of other kinds, and for files that the data set links to elsewhere."""
     prefix = "datasets.packaged_modules."
     modules = [kind.__module__ for kind in type(builder).__mro__]
     kinds = [module.removeprefix(prefix).partition(".")[0] for module in modules if module.startswith(prefix)]
     if not kinds or kinds[0] not in _KINDS:
         raise _Refused("kind", kinds[:1])
-    files = [file for found in (builder.config.data_files or {}).values() for file in found]
-    root = Path(asked["path"])
-    own = f"hf://datasets/{asked['path']}@"
+    files = [file for of_split in (builder.config.data_files or {}).values() for file in of_split]
+    root = Path(request["path"])
+    own = f"hf://datasets/{request['path']}@"
     for file in files:
-        if asked["local"] and not Path(file).resolve().is_relative_to(root):
+        if request["local"] and not Path(file).resolve().is_relative_to(root):
             raise _Refused("outside")
-        if not asked["local"] and not file.startswith(own):
+        if not request["local"] and not file.startswith(own):
             raise _Refused("outside")
 
 
 def _table(dataset: IterableDataset, options: SourceOptions) -> Table:
     """Return the rows, of which pictures and sounds stay undecoded bytes."""
-    found = (batch for one in dataset.with_format("arrow").iter(_ROWS_AT_ONCE) for batch in one.to_batches())
-    ahead = list(islice(found, 1))
+    batches = (batch for rows in dataset.with_format("arrow").iter(_ROWS_AT_ONCE) for batch in rows.to_batches())
+    ahead = list(islice(batches, 1))
     columns = ahead[0].schema.names if ahead else dataset.column_names or [options.text_field, options.id_field]
-    return Table(columns, _parts(chain(ahead, found)))
+    return Table(columns, _parts(chain(ahead, batches)))
 
 
 def _parts(batches: Iterator[RecordBatch]) -> Iterator[Part]:

@@ -137,7 +137,7 @@ def _keys(values: list[str], header: list[str], name: str, number: int, options:
         return ()
     ids = [normalize(value)[0] for value in values if len(value) <= MAX_ID_BYTES]
     ids = [*ids, ""] if options.id_field in header else [""]
-    return tuple(key for one in ids for key in keys_of({options.id_field: one}, name, number, options))
+    return tuple(key for id_ in ids for key in keys_of({options.id_field: id_}, name, number, options))
 
 
 def _up_to_the_header(source: _Lines) -> tuple[int, str]:

@@ -276,7 +276,7 @@ def find_languages(languages: str, folder: str | None) -> str:
         raise SourceUnsupported(f"--ocr needs another library: {install(FORMATS.name)}")
     wanted = re.sub(r"\s*[,+]\s*", "+", languages.strip())
     there = installed_languages((folder,) if folder else FOLDERS)
-    lacking = [one for one in wanted.split("+") if one not in there]
+    lacking = [language for language in wanted.split("+") if language not in there]
     if not lacking:
         return wanted
     if not there:
@@ -296,6 +296,6 @@ def installed_languages(folders: Sequence[str]) -> list[str]:
     """Return the languages in the first of these folders that is there."""
     for folder in map(Path, folders):
         if folder.is_dir():
-            found = (path.name.removesuffix(SUFFIX) for path in folder.glob(f"*{SUFFIX}"))
-            return sorted(one for one in found if one not in _NOT_LANGUAGES)
+            names = (path.name.removesuffix(SUFFIX) for path in folder.glob(f"*{SUFFIX}"))
+            return sorted(name for name in names if name not in _NOT_LANGUAGES)
     return []

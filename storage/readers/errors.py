@@ -85,7 +85,7 @@ class ReaderFailed(StorageError):
 
     def __init__(self, place: str, error: Exception) -> None:
         frames = list(traceback.walk_tb(error.__traceback__))
-        ours = [one for one in frames if one[0].f_globals.get("__name__", "").startswith("docmill.storage.")]
+        ours = [step for step in frames if step[0].f_globals.get("__name__", "").startswith("docmill.storage.")]
         frame, line = ours[-1]
         reader = f"{frame.f_globals['__name__']}:{frame.f_code.co_name}"
         super().__init__(

@@ -57,8 +57,8 @@ def main() -> None:
 
 
 def serve(extractor: Extractor, requests: BinaryIO, answers: BinaryIO) -> None:
-    while (asked := receive(requests)) is not None:
-        head, raw = asked
+    while (request := receive(requests)) is not None:
+        head, raw = request
         try:
             plain = extractor.text(raw, head["kind"])
             text = extractor.recognised(raw, plain) if head["kind"] == PDF else plain
@@ -136,7 +136,7 @@ def read_subtitles(source: str, form: str) -> str:
     import pysubs2
 
     cues = pysubs2.SSAFile.from_string(source, format_=form, keep_html_tags=True, keep_unknown_html_tags=True)
-    found: list[str] = []
+    texts: list[str] = []
     shown: list[str] = []
     ended_ms = -1
     for cue in cues:
@@ -146,9 +146,9 @@ def read_subtitles(source: str, form: str) -> str:
         again = shown if cue.start <= ended_ms else []
         new = [line for line in lines if line not in again]
         if new:
-            found.append("".join(f"\n{line}" if line[0] in _DASHES else f" {line}" for line in new).strip())
+            texts.append("".join(f"\n{line}" if line[0] in _DASHES else f" {line}" for line in new).strip())
         shown, ended_ms = lines, cue.end
-    return "\n".join(found)
+    return "\n".join(texts)
 
 
 def _plain(raw: str, form: str) -> str:

@@ -52,14 +52,14 @@ class Source(Protocol):
 
 def left_out(source: Source) -> Mapping[str, int]:
     """Return the number of files that were left out, by suffix, after the source's records were read."""
-    found: Mapping[str, int] = getattr(source, "ignored", {})
-    return found
+    counts: Mapping[str, int] = getattr(source, "ignored", {})
+    return counts
 
 
 def why_left_out(source: Source) -> Mapping[str, str]:
     """Return by suffix why files of a readable kind were left out. The reason names the first such file."""
-    found: Mapping[str, str] = getattr(source, "reasons", {})
-    return found
+    reasons: Mapping[str, str] = getattr(source, "reasons", {})
+    return reasons
 
 
 Opened = FileIO | BufferedReader

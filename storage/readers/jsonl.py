@@ -78,8 +78,8 @@ def _read_again(line: bytes, start: int) -> tuple[dict[str, Json], tuple[str, ..
 
 def _keys(line: bytes, name: str, number: int, options: SourceOptions) -> tuple[str, ...]:
     """Return the keys that a line of broken JSON may have, from the ids before the first error in it."""
-    fields = [normalize_json({options.id_field: found})[0] for found in _ids(decode(line, 0)[0], options.id_field)]
-    return tuple(key for one in fields for key in keys_of(one, name, number, options))
+    fields = [normalize_json({options.id_field: value})[0] for value in _ids(decode(line, 0)[0], options.id_field)]
+    return tuple(key for record in fields for key in keys_of(record, name, number, options))
 
 
 def _ids(text: str, id_field: str) -> Iterator[Json]:

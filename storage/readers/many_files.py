@@ -78,14 +78,14 @@ class FilesSource:
         return up_to(self._options.limit, self._items())
 
     def _items(self) -> Iterator[Record | Rejection]:
-        for found in self._walk():
-            if isinstance(found, Rejection):
-                yield found
+        for entry in self._walk():
+            if isinstance(entry, Rejection):
+                yield entry
                 continue
             try:
-                yield from self._read(*found)
+                yield from self._read(*entry)
             except SourceError as error:
-                yield from self._refused(found[0], error)
+                yield from self._refused(entry[0], error)
 
     def _read(self, path: str, file: Path) -> Iterator[Record | Rejection]:
         """Yield the records of one file."""
@@ -114,11 +114,11 @@ class FilesSource:
     def _check(self) -> None:
         """Open the first readable file, so that a wrong field name is found before a job is made."""
         refused: SourceError | None = None
-        for found in self._walk():
-            if isinstance(found, Rejection):
+        for entry in self._walk():
+            if isinstance(entry, Rejection):
                 continue
             try:
-                self._open_file(found[1], self._options, found[0])
+                self._open_file(entry[1], self._options, entry[0])
             except FieldUnknown:
                 raise
             except SourceError as error:
@@ -178,15 +178,15 @@ class FolderSource(FilesSource):
         self._root = root.resolve()
         self._reader_of = reader_of
         self._suffixes = document_suffixes()
-        super().__init__(printable(self._root), replace(options, one_of_many=True), self._found, self._open)
+        super().__init__(printable(self._root), replace(options, one_of_many=True), self._walk_tree, self._open)
 
     def _check(self) -> None:
         """Look for a file that can be read, and raise the reason if there is none."""
         refused: SourceError | None = None
-        for found in self._found():
-            if isinstance(found, Rejection):
+        for entry in self._walk_tree():
+            if isinstance(entry, Rejection):
                 return
-            path, file = found
+            path, file = entry
             if self._is_document(path):
                 without_metadata(self.name, self._options)
                 return
@@ -233,15 +233,15 @@ class FolderSource(FilesSource):
 
     def _open(self, file: Path, options: SourceOptions, path: str) -> Source:
         opened = partial(open_regular, file, follow=False)
-        with opened() as found:
-            size = found.seek(0, os.SEEK_END)
+        with opened() as stream:
+            size = stream.seek(0, os.SEEK_END)
         reader = self._reader_of(Path(path).name)
         assert reader is not None
         content = Content(printable(file), printable(path), size, opened)
         source = reader(content, options)
         return without_results(source)
 
-    def _found(self) -> Walk:
+    def _walk_tree(self) -> Walk:
         """Yield each document's path below the root and the file to open, in the order of the paths."""
         folders = [self._list("")]
         while folders:
@@ -257,19 +257,19 @@ class FolderSource(FilesSource):
 
     def _list(self, below: str) -> Iterator[str | tuple[str, Path] | Rejection]:
         """Yield the entries of one folder (`""` or `a/b/`), sorted: folders by name, files with their path."""
-        found: list[tuple[str, bool]] = []  # a million names take about 100 MB; DirEntry objects take far more
+        listing: list[tuple[str, bool]] = []  # a million names take about 100 MB; DirEntry objects take far more
         try:
             with os.scandir(self._root / below) as entries:
                 for entry in entries:
                     if (name := self._candidate(entry)) is not None:
-                        found.append((name, entry.is_file(follow_symlinks=False)))
+                        listing.append((name, entry.is_file(follow_symlinks=False)))
         except OSError as error:
             if not below:
                 raise SourceUnreadable(f"{self.name}: {error.strerror}") from error
             where = printable(below)
             yield Rejection(where, f"the folder cannot be read: {error.strerror}", below=where.rstrip("/"))
-        found.sort()
-        for name, plain in found:
+        listing.sort()
+        for name, plain in listing:
             path = below + name
             yield (path, self._root / path) if plain else path
 
@@ -323,7 +323,7 @@ class Pattern:
     def _below(self, folder: str, states: frozenset[int]) -> Walk:
         try:
             with os.scandir(self.root / folder) as entries:
-                found = sorted(
+                listing = sorted(
                     (entry.name + ("/" if entry.is_dir(follow_symlinks=False) else ""), entry.is_symlink())
                     for entry in entries
                 )
@@ -332,7 +332,7 @@ class Pattern:
             below = printable(folder.rstrip("/")) or None
             yield Rejection(printable(folder or self.root), reason, below=below)
             return
-        for name, link in found:
+        for name, link in listing:
             reached = self._step(states, name.rstrip("/"))
             if name.endswith("/"):
                 if any(state < len(self._parts) for state in reached):

@@ -111,7 +111,7 @@ def _rows(data: object, options: SourceOptions) -> Rows:
     values: Iterable[object] = data.to_pylist() if hasattr(data, "to_pylist") else data  # type: ignore[assignment]
     for position, value in enumerate(_given(values)):
         fields: Mapping[Any, object] = value if isinstance(value, Mapping) else {options.text_field: value}
-        named = {str(name): one for name, one in fields.items()}
+        named = {str(name): field for name, field in fields.items()}
         yield _with_id(as_row(named, position, f"{PLACE}:{position}", options), options)
 
 

@@ -95,7 +95,7 @@ class LeftOut:
     suffix: str
 
 
-Found = tuple[str, bytes] | Rejection | LeftOut  # of an archive: a document's name and bytes, or what became of it
+Member = tuple[str, bytes] | Rejection | LeftOut  # of an archive: a document's name and bytes, or what became of it
 
 
 class Row(NamedTuple):
@@ -162,14 +162,14 @@ def misnamed(head: Sequence[Collection[str]], options: SourceOptions) -> FieldUn
         wanted.append(("--id-field", options.id_field))
     for option, field in wanted:
         if head and not any(field in names for names in head):
-            found = listed(dict.fromkeys(name for names in head for name in names))
-            return FieldUnknown(f'no record has a field "{field}"; it has {found}: name one with {option}')
+            there = listed(dict.fromkeys(name for names in head for name in names))
+            return FieldUnknown(f'no record has a field "{field}"; it has {there}: name one with {option}')
     for field in options.meta_fields:
         if head and not any(field in names for names in head):
             names = dict.fromkeys(name for names in head for name in names)
-            found = listed(name for name in names if name not in {options.text_field, options.id_field})
+            there = listed(name for name in names if name not in {options.text_field, options.id_field})
             return FieldUnknown(
-                f'none of the first records has a field "{field}" for the prompt or question; there is {found}. '
+                f'none of the first records has a field "{field}" for the prompt or question; there is {there}. '
                 f"Where few records have it, write {{meta.{field}?}}, or {field}? with --messages"
             )
     return None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO, ClassVar
 from docmill.storage.core.installation import EXCEL, FORMATS, PARQUET, Extra, install
 from docmill.storage.core.server import POSTGRESQL
 from docmill.storage.readers.errors import SourceUnsupported
-from docmill.storage.readers.records import Found, RowReader, Rows, SourceOptions
+from docmill.storage.readers.records import Member, RowReader, Rows, SourceOptions
 from docmill.storage.readers.streams import Decompress, gunzip, of_text, unzstd
 
 if TYPE_CHECKING:
@@ -103,10 +103,10 @@ class Archive:
         """The options of reading that may be given for the file."""
         return ("encoding", "ocr", *(["sheet", "header_row"] if self.has_files else []))
 
-    def members(self, decompress: Decompress | None, file: Opened, options: SourceOptions) -> Iterator[Found]:
+    def members(self, decompress: Decompress | None, file: Opened, options: SourceOptions) -> Iterator[Member]:
         """Return the file's members."""
-        found: Iterator[Found] = resolve_name(self.reader)(file, options, decompress)
-        return found
+        members: Iterator[Member] = resolve_name(self.reader)(file, options, decompress)
+        return members
 
 
 @dataclass(frozen=True)
@@ -239,9 +239,11 @@ def is_readable(kind: Document | Archive) -> bool:
     return kind.extra is None or kind.extra.is_installed
 
 
-def missing(found: Iterable[str]) -> str:
+def missing(suffixes: Iterable[str]) -> str:
     """Return a clause with what to install for files of these suffixes; empty where nothing would help."""
-    lacking = [kind.extra for kind in map(FILES.get, map(str.lower, found)) if isinstance(kind, Document | Archive)]
+    lacking = [
+        kind.extra for kind in map(FILES.get, map(str.lower, suffixes)) if isinstance(kind, Document | Archive)
+    ]
     names = dict.fromkeys(extra.name for extra in lacking if extra is not None and not extra.is_installed)
     return "".join(f"; {install(name)} reads {', '.join(_needing(name))}" for name in names)
 

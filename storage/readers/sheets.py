@@ -48,11 +48,11 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
     if not stream.seekable():
         raise SourceUnsupported(f"{name}: a workbook is compressed already; take off the compression around it")
     size = stream.seek(0, os.SEEK_END)
-    asked = {"bytes": size, "sheet": options.sheet, "header_row": options.header_row}
+    request = {"bytes": size, "sheet": options.sheet, "header_row": options.header_row}
     program = table.Program(
         __name__,
         partial(_refused, name, options.header_row, stream),
-        asked,
+        request,
         advice="a large sheet can be read once it is saved as CSV",
     )
     try:
@@ -123,9 +123,9 @@ def main() -> None:
     import python_calamine  # noqa: F401 - while files may still be opened
 
     confine()
-    asked = receive(sys.stdin.buffer)
-    assert asked is not None
-    head, _ = asked
+    request = receive(sys.stdin.buffer)
+    assert request is not None
+    head, _ = request
     options = SourceOptions(**head["options"], sheet=head["sheet"], header_row=head["header_row"])
     serve(AskedFor(head["bytes"]), options, sys.stdout.buffer)
 
@@ -152,14 +152,16 @@ def opened(source: BinaryIO | AskedFor, wanted: str | None, header_row: int | No
 
     try:
         workbook = CalamineWorkbook.from_filelike(source)
-        found = [one for one in workbook.sheets_metadata if one.typ == SheetTypeEnum.WorkSheet]
+        worksheets = [entry for entry in workbook.sheets_metadata if entry.typ == SheetTypeEnum.WorkSheet]
         if wanted is not None:
-            names = [one.name for one in found]
+            names = [entry.name for entry in worksheets]
             if wanted not in names:
                 raise Unfit("unknown", names)
             sheet = _with_rows(workbook, [wanted])
         else:
-            sheet = _with_rows(workbook, [one.name for one in found if one.visible == SheetVisibleEnum.Visible])
+            sheet = _with_rows(
+                workbook, [entry.name for entry in worksheets if entry.visible == SheetVisibleEnum.Visible]
+            )
     except PasswordError as error:
         raise Unfit("password") from error
     except (CalamineError, ValueError, OSError) as error:
@@ -184,17 +186,17 @@ def _is_encrypted(source: BinaryIO | AskedFor) -> bool:
 
 def _with_rows(workbook: CalamineWorkbook, names: Sequence[str]) -> CalamineSheet:
     """Return the only one of these sheets that has rows. Raises Unfit."""
-    found = None
+    with_rows = None
     for name in names:
         sheet = workbook.get_sheet_by_name(name)
         if sheet.start is None:
             continue
-        if found is not None:
+        if with_rows is not None:
             raise Unfit("several", names)
-        found = sheet
-    if found is None:
+        with_rows = sheet
+    if with_rows is None:
         raise Unfit("empty", names)
-    return found
+    return with_rows
 
 
 def _lines(sheet: Sheet, options: SourceOptions) -> Iterator[bytes]:

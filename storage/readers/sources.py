@@ -122,8 +122,8 @@ def _plain_rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
 
 def scheme_of(source: str) -> str | None:
     """Return the scheme of a URL in lower case; None for a path."""
-    found = _SCHEME.match(source)
-    return found[1].lower() if found else None
+    match = _SCHEME.match(source)
+    return match[1].lower() if match else None
 
 
 def path_of(source: str) -> Path | None:
@@ -193,10 +193,10 @@ def _documents(
 
 def row_reader(suffix: str) -> RowReader | None:
     """Return the function that reads files of a suffix (`.xyz`). Raises SourceUnsupported if it does not load."""
-    found = _loaded(suffix)
-    if found is None:
+    loaded = _loaded(suffix)
+    if loaded is None:
         return None
-    read_rows, who = found
+    read_rows, who = loaded
 
     def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
         try:
@@ -214,10 +214,10 @@ def row_reader(suffix: str) -> RowReader | None:
 
 def find_opener(scheme: str) -> Callable[[str, SourceOptions], Source] | None:
     """Return the function that opens URLs of a scheme (`xyz`). Raises SourceUnsupported if it does not load."""
-    found = _loaded(scheme)
-    if found is None:
+    loaded = _loaded(scheme)
+    if loaded is None:
         return None
-    open_url, who = found
+    open_url, who = loaded
 
     def opened(url: str, options: SourceOptions) -> Source:
         try:
@@ -235,15 +235,15 @@ def find_opener(scheme: str) -> Callable[[str, SourceOptions], Source] | None:
 
 def _loaded(name: str) -> tuple[Callable[..., Any], str] | None:
     """Return the reader that a package registered under a name, and a description for messages."""
-    found = list(entry_points(group=GROUP, name=name)) if name else []
-    if not found:
+    entries = list(entry_points(group=GROUP, name=name)) if name else []
+    if not entries:
         return None
-    if len(found) > 1:
-        packages = " and ".join(sorted({_package(entry) for entry in found}))
+    if len(entries) > 1:
+        packages = " and ".join(sorted({_package(entry) for entry in entries}))
         raise SourceUnsupported(f"{name} is read by more than one reader, of {packages}; uninstall what is too much")
-    who = f"the reader {found[0].value} of {_package(found[0])}"
+    who = f"the reader {entries[0].value} of {_package(entries[0])}"
     try:
-        reader = found[0].load()
+        reader = entries[0].load()
     except Exception as error:
         said = (str(error).splitlines() or [""])[0]
         raise SourceUnsupported(f"{name}: {who} cannot be loaded ({type(error).__name__}: {said})") from error

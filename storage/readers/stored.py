@@ -55,11 +55,11 @@ class StoredTexts:
         while full:
             with self.database.read() as transaction:
                 page = transaction.execute(query.where(Document.id > last).order_by(Document.id).limit(PAGE)).all()
-                given = lineage.given(transaction, self.way, {row.id: row.content_id for row in page})
-                of_contents = select(Content.id, Content.text).where(Content.id.in_({*given.values()}))
+                inputs = lineage.given(transaction, self.way, {row.id: row.content_id for row in page})
+                of_contents = select(Content.id, Content.text).where(Content.id.in_({*inputs.values()}))
                 texts = {row.id: row.text for row in transaction.execute(of_contents)}
             for row in page:
-                if row.id in given:
-                    yield Record(row.key, texts[given[row.id]], row.meta, (), row.key)
+                if row.id in inputs:
+                    yield Record(row.key, texts[inputs[row.id]], row.meta, (), row.key)
             full = len(page) == PAGE
             last = page[-1].id if page else last

@@ -311,10 +311,10 @@ def find_encoding(encoding: str) -> str:
 def python_name(encoding: str) -> str | None:
     """Return Python's name for an encoding of texts; None for an unknown one."""
     try:
-        found = codecs.lookup(encoding)
+        codec = codecs.lookup(encoding)
     except (LookupError, ValueError):
         return None
-    return found.name if found._is_text_encoding and found.name not in _NOTATIONS else None
+    return codec.name if codec._is_text_encoding and codec.name not in _NOTATIONS else None
 
 
 def suffix_of_zip(raw: bytes) -> str | None:
@@ -352,17 +352,17 @@ def of_text(read_rows: RowReader) -> RowReader:
 
 def decoded(raw: bytes, encoding: str | None) -> tuple[str, tuple[str, ...]]:
     """Return a whole file as text, with a flag for the first byte that is not in the encoding."""
-    found = _of(raw[:_MARK_BYTES], encoding)
-    if found != _UTF8:
-        raw = raw.decode(found, _MISFIT).encode(_UTF8, "surrogateescape")
+    detected = _of(raw[:_MARK_BYTES], encoding)
+    if detected != _UTF8:
+        raw = raw.decode(detected, _MISFIT).encode(_UTF8, "surrogateescape")
     skip = bom_length(raw)
     return decode(raw[skip:], skip)
 
 
 def _of(head: bytes, encoding: str | None) -> str:
     """Return the encoding of a file: by its byte order mark, else the given one, else UTF-8."""
-    given = encoding or _UTF8
-    return next((found for mark, found in _MARKS if head.startswith(mark)), _WITHOUT_MARK.get(given, given))
+    fallback = encoding or _UTF8
+    return next((marked for mark, marked in _MARKS if head.startswith(mark)), _WITHOUT_MARK.get(fallback, fallback))
 
 
 def _unmarked(head: bytes) -> str | None:

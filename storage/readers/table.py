@@ -59,7 +59,7 @@ class Program:
 
     module: str
     refused: Callable[[dict[str, Any]], SourceError]
-    asked: dict[str, Any] = field(default_factory=dict)
+    request: dict[str, Any] = field(default_factory=dict)
     environment: frozenset[str] = frozenset()
     advice: str = ""
 
@@ -73,7 +73,7 @@ def rows(program: Program, stream: BinaryIO | None, name: str, options: SourceOp
     opened = False
     with closing(Confined(program.module, environment=program.environment)) as process:
         try:
-            for head, body in _answers(process, program.asked, stream, options):
+            for head, body in _answers(process, program.request, stream, options):
                 if not opened:
                     if "columns" not in head:
                         raise program.refused(head)
@@ -104,7 +104,7 @@ def said(head: dict[str, Any], body: bytes, name: str) -> Iterator[Row | Rejecti
 
 
 def _answers(
-    process: Confined, asked: dict[str, Any], stream: BinaryIO | None, options: SourceOptions
+    process: Confined, request: dict[str, Any], stream: BinaryIO | None, options: SourceOptions
 ) -> Iterator[tuple[dict[str, Any], bytes]]:
     """Yield the process's answers about the table, and send it the bytes that it asks for. Raises Ended."""
     wanted = {
@@ -113,7 +113,7 @@ def _answers(
         "id_field": options.id_field,
         "max_record_bytes": options.max_record_bytes,
     }
-    process.send(asked | {"options": wanted})
+    process.send(request | {"options": wanted})
     n_read, expansion = 0, Expansion("save it as JSON lines")
     while True:
         head, body = process.receive(options.max_record_bytes + FRAME_BYTES)

@@ -48,7 +48,7 @@ def names_for_any_output() -> tuple[str, ...]:
 
 def suffixes(*, any_output: bool = False) -> tuple[str, ...]:
     """Return the endings of all formats' files, each once; or of those that take every type of output."""
-    return tuple(dict.fromkeys(one.suffix for one in WRITERS if one.takes is None or not any_output))
+    return tuple(dict.fromkeys(writer.suffix for writer in WRITERS if writer.takes is None or not any_output))
 
 
 def writer_of(name: str) -> Writer:
@@ -68,17 +68,17 @@ class Target:
     compression: str = ""
 
     @classmethod
-    def of(cls, path: Path, asked: str | None = None) -> Target:
+    def of(cls, path: Path, file_format: str | None = None) -> Target:
         """By the file's ending, JSON lines for a name without one, unless a format was asked for. Raises FormatUnfit
         for any other ending, for a format that does its own compression, and for a library that is not there."""
         endings = [suffix.lower() for suffix in path.suffixes]
         compression = endings.pop() if endings and endings[-1] in COMPRESSIONS else ""
         ending = endings[-1] if endings else ""
         named = next((writer for writer in WRITERS if writer.suffix == ending), None)
-        writer = named or WRITERS[0] if asked is None else writer_of(asked)
+        writer = named or WRITERS[0] if file_format is None else writer_of(file_format)
         if named is not None and writer.suffix != named.suffix:
-            raise FormatUnfit(f"{path.name} has the name of another format than {asked}; change one of them")
-        if asked is None and named is None and ending and not path.is_dir():
+            raise FormatUnfit(f"{path.name} has the name of another format than {file_format}; change one of them")
+        if file_format is None and named is None and ending and not path.is_dir():
             *first, last = suffixes()
             known = f"{', '.join(first)} or {last}"
             raise FormatUnfit(f"docmill writes no {ending} files: name one that ends in {known}, or set the format")
@@ -129,15 +129,15 @@ def part_stem(number: int) -> str:
 
 
 def write_stream(
-    rows: Iterable[Row], stream: BinaryIO, asked: str | None = None, columns: Sequence[Column] = ()
+    rows: Iterable[Row], stream: BinaryIO, file_format: str | None = None, columns: Sequence[Column] = ()
 ) -> int:
     """Write the rows to an open stream, as JSON lines or CSV. Raises FormatUnfit for other formats."""
-    return writer_for_stream(asked).write(rows, columns, stream)
+    return writer_for_stream(file_format).write(rows, columns, stream)
 
 
-def writer_for_stream(asked: str | None) -> Writer:
+def writer_for_stream(file_format: str | None) -> Writer:
     """Return the writer of a format that a stream takes. Raises FormatUnfit."""
-    writer = WRITERS[0] if asked is None else writer_of(asked)
+    writer = WRITERS[0] if file_format is None else writer_of(file_format)
     if not writer.lines:
         raise FormatUnfit(f"{writer.name} needs a file: name one with --out")
     return writer

@@ -147,15 +147,15 @@ class Page:
         if name == "flags":
             return self._flags()
         if name == "meta":  # in the form of JSON lines, whatever the database made of it
-            return [orjson.dumps(orjson.loads(one)).decode() for one in self.values[name]]
+            return [orjson.dumps(orjson.loads(text)).decode() for text in self.values[name]]
         return self.values[name]
 
     def _flags(self) -> list[list[str]]:
         """Return the flags of the documents and of their outputs. Few combinations exist, so each is read once."""
         # Joined texts, since Python's garbage collection does not look at texts as it does at tuples.
         both = [*map("\n".join, zip(self.values["document_flags"], self.values["flags"], strict=True))]
-        read = {one: [flag for flags in one.split("\n") for flag in orjson.loads(flags)] for one in {*both}}
-        return [read[one] for one in both]
+        read = {pair: [flag for flags in pair.split("\n") for flag in orjson.loads(flags)] for pair in {*both}}
+        return [read[pair] for pair in both]
 
     @cached_property
     def _results(self) -> list[dict[str, Any]]:
@@ -172,7 +172,7 @@ class Page:
         types = _types(columns)
         if not types:
             return None
-        lines = "\n".join("{}" if one is None else one for one in self.values[_DATA]).encode()
+        lines = "\n".join("{}" if line is None else line for line in self.values[_DATA]).encode()
         try:
             return json.read_json(
                 pa.BufferReader(lines),
@@ -206,17 +206,17 @@ def _types(columns: Sequence[Column]) -> dict[str, DataType]:
     }
 
 
-def _at(found: Array, keys: Sequence[str | int]) -> Array:
+def _at(values: Array, keys: Sequence[str | int]) -> Array:
     """Return what stands under keys of lists and structs; null where a list is too short."""
 
     for key in keys:
         if isinstance(key, str):
-            found = pc.struct_field(found, key)
+            values = pc.struct_field(values, key)
         else:
-            places = pc.add(found.offsets[:-1], key)
-            inside = pc.greater(pc.list_value_length(found), key)
-            found = found.values.take(pc.if_else(inside, places, None))
-    return found
+            places = pc.add(values.offsets[:-1], key)
+            inside = pc.greater(pc.list_value_length(values), key)
+            values = values.values.take(pc.if_else(inside, places, None))
+    return values
 
 
 def _vectors(blobs: Any) -> Any:
@@ -237,5 +237,5 @@ def _fixed_from_bytes(blobs: Any, size_bytes: int) -> Array:
 
 def _lists(blobs: Any) -> Array:
 
-    found = [None if one is None else np.frombuffer(one, "<f4") for one in blobs.to_pylist()]
-    return pa.array(found, Form.VECTOR.arrow())
+    vectors = [None if blob is None else np.frombuffer(blob, "<f4") for blob in blobs.to_pylist()]
+    return pa.array(vectors, Form.VECTOR.arrow())

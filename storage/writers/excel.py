@@ -62,7 +62,7 @@ def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> Wri
         except FileSizeError as error:
             raise FormatUnfit("the workbook has more than 4 GiB; write parts, or .csv.gz") from error
     tables = [table] if lacking is None else [table, lacking]
-    return Written(sum(one.n_rows for one in tables), " ".join(filter(None, (one.remark() for one in tables))))
+    return Written(sum(part.n_rows for part in tables), " ".join(filter(None, (part.remark() for part in tables))))
 
 
 class _Table:

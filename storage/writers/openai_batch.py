@@ -44,8 +44,8 @@ def answered(rows: Iterable[Row], created: int) -> Iterator[Line]:
 
     `created` is a time in seconds since 1970. Raises FormatUnfit.
     """
-    for _, found in groupby(rows, key=lambda row: request_of(row)["custom_id"]):
-        of_request = list(found)
+    for _, group in groupby(rows, key=lambda row: request_of(row)["custom_id"]):
+        of_request = list(group)
         if len(of_request) == request_of(of_request[0]).get("of", 1):
             yield response(of_request, created)
 

@@ -81,7 +81,7 @@ def from_json(raw: bytes) -> Manifest | None:
         if values.pop("manifest") != _VERSION:
             return None
         values.pop("documents")
-        parts = tuple(_part_of(one) for one in values.pop("parts"))
+        parts = tuple(_part_of(part) for part in values.pop("parts"))
         ours = all(part.files and all(is_part(file.name) for file in part.files) for part in parts)
         return Manifest(**values, parts=parts) if ours else None
     except (ValueError, TypeError, KeyError, AttributeError):
@@ -116,27 +116,27 @@ def left(names: Sequence[str], manifest: Manifest) -> list[str]:
 
 
 def carried_on(
-    found: Manifest | None, wanted: Manifest, folder: str, *, replaced: bool
+    existing: Manifest | None, wanted: Manifest, folder: str, *, replaced: bool
 ) -> tuple[Manifest, str | None]:
     """The manifest to go on with, and why not with the one that was found; None where that goes on, or none was.
 
     Raises PartsRefused for another export's folder, unless that may be replaced.
     """
-    if found is None:
+    if existing is None:
         return wanted, None
-    if differing := _differing(found, wanted):
+    if differing := _differing(existing, wanted):
         if replaced:
             return wanted, f"it held the parts of another export ({differing})"
         raise PartsRefused(
             f"{folder} holds the parts of another export ({differing}): name another folder, or replace them with "
             "--overwrite"
         )
-    if found.results != wanted.results:
+    if existing.results != wanted.results:
         return wanted, f"the results of job {wanted.job} have changed since its parts were written"
-    return found, None
+    return existing, None
 
 
-def _differing(found: Manifest, wanted: Manifest) -> str:
+def _differing(existing: Manifest, wanted: Manifest) -> str:
     """In words, what makes two exports different ones; empty where nothing does."""
     said = {
         "job": "job {0}, not {1}",
@@ -147,9 +147,9 @@ def _differing(found: Manifest, wanted: Manifest) -> str:
         "part_documents": "{0:,} documents a part, not {1:,}",
         "flags": "{0} results, not {1}",
     }
-    pairs = {name: (getattr(found, name), getattr(wanted, name)) for name in said}
-    different = [name for name, (one, other) in pairs.items() if one != other]
+    pairs = {name: (getattr(existing, name), getattr(wanted, name)) for name in said}
+    different = [name for name, (value, other) in pairs.items() if value != other]
     if "job" in different:  # which says it all
         different = [name for name in different if name not in {"corpus", "created_at"}]
-    words = {name: ["all" if one is None else one for one in pairs[name]] for name in different}
+    words = {name: ["all" if value is None else value for value in pairs[name]] for name in different}
     return "; ".join(said[name].format(*words[name], wanted.job) for name in different)
