@@ -12,7 +12,7 @@ import click
 from annotated_types import Ge, Gt, Le
 from pydantic.fields import FieldInfo
 
-from docmill.storage.core.tables import Base
+from docmill.storage.core.schema import Base
 from docmill.storage.readers.registry import COMPRESSIONS, FILES, PLACES, SCHEMES, SHORTHANDS, STDIN
 from docmill.tasks.kinds import KINDS, OPTIONS
 from docmill.tasks.kinds.options import flag, value_type
