@@ -26,7 +26,7 @@ from selenium.webdriver.common.by import By
 
 from bench.pairs import RESULTS, machine
 from bench.stores import fresh_postgres, own_redis
-from docmill.worker.fault_points import MARKER
+from tests.fault_points import FAULT, MARKER
 from tests.worker.harness import Docmill, device_pids, until
 from tests.worker.web.chromium import WIDTHS, Browser, chromium, programs
 
@@ -218,7 +218,7 @@ def fleet(folder: Path) -> Iterator[tuple[Docmill, Sequence[int]]]:
             "DOCMILL_DATABASE_URL": database_url,
             "DOCMILL_REDIS_URL": redis_url,
             "DOCMILL_UPKEEP_S": "1",
-            "DOCMILL_FAULT": "cut:error",
+            FAULT: "cut:error",
             "DOCMILL_LANES": "summarize,translate,embed",
             "DOCMILL_PRICES": str(folder / "prices.toml"),
         }

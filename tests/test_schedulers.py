@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from docmill.worker.fault_points import STRUCK
 from tests.conftest import missing
+from tests.fault_points import FAULT, SITE, STRUCK
 from tests.worker.harness import DOCMILL, EXAMPLES, ROOT, Docmill
 
 pytestmark = [pytest.mark.schedulers, pytest.mark.timeout(600)]
@@ -130,7 +131,8 @@ def test_a_flow_enqueues_waits_and_reads_results_and_a_retry_after_a_kill_contin
     source, out = docmill.folder / "articles.jsonl", docmill.folder / "vectors.jsonl"
     lines = (EXAMPLES / "descriptions.jsonl").read_text().splitlines()[:N]
     source.write_text("\n".join(lines) + "\n")
-    scheduled.environment["DOCMILL_FAULT"] = "enqueue:kill"  # once
+    path = filter(None, [str(SITE), scheduled.environment.get("PYTHONPATH")])
+    scheduled.environment |= {FAULT: "enqueue:kill", "PYTHONPATH": os.pathsep.join(path)}  # once
     with docmill.worker("--device", "cpu"):
         code, printed = scheduled(source, out)
     assert code == 0, printed

@@ -21,7 +21,7 @@ from docmill.storage.deletion.ages import Ages
 from docmill.tasks import kinds
 from docmill.tasks.backends import registry
 from docmill.tasks.models import weightless
-from docmill.worker import fault_points, redis_urls
+from docmill.worker import redis_urls
 from docmill.worker.errors import SettingsError
 from docmill.worker.retention import RetentionSettings, Shown, ages
 
@@ -197,10 +197,6 @@ class Settings(RetentionSettings, BaseSettings):
     celery_events: Annotated[
         bool, Field(description="Let a worker send Celery's events through Redis, for Flower: 0 or 1.")
     ] = False
-    fault: Annotated[
-        str | None,
-        Field(description="For docmill's own tests: where a process fails, and how (docmill.worker.fault_points)."),
-    ] = None
 
     @field_validator("lanes", mode="before")
     @classmethod
@@ -263,13 +259,6 @@ class Settings(RetentionSettings, BaseSettings):
     def _known_backend(cls, value: str) -> str:
         if value not in registry.choices():
             raise ValueError(f"unknown backend {value!r}; there are {', '.join(registry.choices())}")
-        return value
-
-    @field_validator("fault")
-    @classmethod
-    def _known_fault(cls, value: str | None) -> str | None:
-        if value is not None:
-            fault_points.parse(value)
         return value
 
     @field_validator("home", "models_dir", "prices")

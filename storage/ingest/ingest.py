@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 from sqlalchemy import and_, bindparam, delete, func, or_, select, update
 
+from docmill.storage import fault_points
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Contender, Corpus, Document, Ingest, Job, Rejection
@@ -306,12 +307,11 @@ def end(
     database: Database,
     job: OpenJob,
     read: Counts | None = None,
-    advanced: Callable[[], None] = lambda: None,
     deduplicate: Callable[[], None] = lambda: None,
 ) -> tuple[int, Counts]:
     """Finish a reading: plan the rest of the corpus, and let the job end.
 
-    `read` has the counts of the whole reading. `advanced` is called after each page. Return the number of documents
+    `read` has the counts of the whole reading. Return the number of documents
     that the job covers, and the counts of the planned contents. They are planned only now, so that nothing is
     computed that the source replaced. `deduplicate` is called before texts are planned at steps that keep only the
     first of near duplicates. Raises JobStopped if the job was cancelled meanwhile.
@@ -328,7 +328,7 @@ def end(
     while n_documents is None:
         n_documents, planned, after = database.write(partial(_end, job=job, after=after))
         total += planned
-        advanced()
+        fault_points.reach("swept")
     return n_documents, total
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 
 from sqlalchemy import select
 
+from docmill.storage import fault_points
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document
@@ -96,13 +97,12 @@ def switch(
     looked: Survey,
     kept: Sequence[KeptView],
     most_lost: float,
-    halfway: Callable[[], None] = lambda: None,
 ) -> Survey | None:
     """Let the new spec answer, and replace these views, if no document lacks an outcome. Return the survey if so.
 
     `looked` is an earlier survey. `most_lost` is the share in percent of documents that may lose their result. Return
     None if documents came that have no outcome yet. Raises TooManyLost, and CannotMigrate if the replacement was
-    cancelled. `halfway` is called in the middle of the transaction.
+    cancelled.
     """
 
     def work(transaction: Transaction) -> Survey | None:
@@ -116,7 +116,7 @@ def switch(
             raise too_many_lost(found, total, most_lost)
         if not replacements.turn(transaction, found.id, FILLING, SWITCHED):
             raise CannotMigrate(f"migration {found.id} of the corpus {found.corpus} was cancelled meanwhile")
-        halfway()
+        fault_points.reach("switching")
         _replace_views(transaction, found, kept)
         return total
 

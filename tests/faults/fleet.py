@@ -20,7 +20,6 @@ from docmill.storage.core.schema import Worker as WorkerRow
 from docmill.storage.core.tables import db_now
 from docmill.storage.results.status import JobStatus
 from docmill.storage.steps import jobs
-from docmill.worker.fault_points import STRUCK
 from docmill.worker.pipelines import running
 from docmill.worker.pipelines.file import parse
 from docmill.worker.queue.broker import Broker
@@ -28,6 +27,7 @@ from docmill.worker.settings import load_settings
 from docmill.worker.submit.enqueue import Enqueued, enqueue
 from docmill.worker.submit.options import Request
 from docmill.worker.submit.request import Prepared, prepare
+from tests.fault_points import FAULT, STRUCK
 from tests.faults.checker import check
 from tests.worker.harness import Docmill, Running, kill_group, until
 
@@ -117,7 +117,7 @@ class Fleet(Docmill):
         before = dict(self.environment)
         self.environment |= {f"DOCMILL_{name.upper()}": str(value) for name, value in settings.items()}
         if fault is not None:
-            self.environment["DOCMILL_FAULT"] = fault
+            self.environment[FAULT] = fault
         process = self.start("worker", *options)
         self.environment = before
         return process

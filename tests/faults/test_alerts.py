@@ -22,8 +22,8 @@ from sqlalchemy import update
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Ingest, PipelineRow, Refusal
 from docmill.storage.core.tables import db_now
-from docmill.worker.fault_points import MARKER
 from tests.conftest import missing
+from tests.fault_points import FAULT, MARKER
 from tests.faults.fleet import Fleet, numbered
 from tests.faults.prometheus import RULES, Prometheus
 from tests.faults.servers import Missing, PostgresCluster, RedisServer, free_port
@@ -230,9 +230,9 @@ def many_fail(watched: Watched) -> None:
 def reading_stopped(watched: Watched) -> None:
     source = watched.fleet.corpus(numbered(20_000))
     command = ("enqueue", source, "--task", "translate", "--model", "null@50000")
-    watched.fleet.environment["DOCMILL_FAULT"] = "enqueue:kill"
+    watched.fleet.environment[FAULT] = "enqueue:kill"
     assert watched.fleet.start(*command).wait(60) != 0
-    del watched.fleet.environment["DOCMILL_FAULT"]
+    del watched.fleet.environment[FAULT]
     silent = update(Ingest).values(seen_at=db_now() - 60)  # half a minute of silence: moved, not waited for
     watched.fleet.database.write(lambda transaction: transaction.execute(silent))
     watched.fires("DocmillReadingStopped")

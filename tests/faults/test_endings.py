@@ -11,6 +11,7 @@ import pytest
 
 from docmill.storage.core.schema import Document, Shard
 from docmill.storage.ingest.chunks import CHUNK_RECORDS
+from tests.fault_points import FAULT
 from tests.faults.checker import read_books
 from tests.faults.fleet import SHARD_TEXTS, THREADS, Fleet, numbered
 from tests.storage.builders import at_once
@@ -44,11 +45,11 @@ def test_a_cancelled_job_stops_in_time_keeps_what_is_done_and_takes_no_late_resu
 def test_an_enqueue_that_was_killed_is_carried_on_by_the_same_command_without_doubles(fleet: Fleet) -> None:
     n = CHUNK_RECORDS + 1000  # three chunks, the first of which is small
     enqueue = ("enqueue", fleet.corpus(numbered(n)), "--task", "translate", "--model", "null")
-    fleet.environment["DOCMILL_FAULT"] = "enqueue:kill@2"
+    fleet.environment[FAULT] = "enqueue:kill@2"
     killed = fleet.start(*enqueue)
     assert killed.wait(30) < 0
     assert fleet.strikes()
-    del fleet.environment["DOCMILL_FAULT"]
+    del fleet.environment[FAULT]
     done = fleet.json(*enqueue)
     assert (done["id"], done["adopted"], done["documents"]) == (1, True, n)
     again = fleet.json(*enqueue)
@@ -71,10 +72,10 @@ def test_an_idempotency_key_has_one_job_that_a_repeat_carries_on_or_reports(flee
     n = CHUNK_RECORDS + 1000  # three chunks, the first of which is small
     corpus = fleet.corpus(numbered(n))
     enqueue = ("enqueue", corpus, "--task", "translate", "--model", "null", "--idempotency-key", "run 1")
-    fleet.environment["DOCMILL_FAULT"] = "enqueue:kill@2"
+    fleet.environment[FAULT] = "enqueue:kill@2"
     assert fleet.start(*enqueue).wait(30) < 0
     assert fleet.strikes()
-    del fleet.environment["DOCMILL_FAULT"]
+    del fleet.environment[FAULT]
     one, other = at_once(lambda: fleet.json(*enqueue), lambda: fleet.json(*enqueue))
     assert {(done["id"], done["documents"]) for done in (one, other)} == {(1, n)}
     assert sum(row.n_contents for row in fleet.shards(Shard.n_contents)) == n
@@ -101,7 +102,7 @@ def test_an_export_that_is_killed_leaves_nothing_half_written_at_its_path(fleet:
     out = fleet.folder / "out.jsonl"
     if before is not None:
         out.write_text(before)
-    fleet.environment["DOCMILL_FAULT"] = "export:kill@50"
+    fleet.environment[FAULT] = "export:kill@50"
     killed = fleet.start("results", job, "--out", out)
     assert killed.wait(30) < 0
     assert (out.read_text() if out.exists() else None) == before
@@ -117,7 +118,7 @@ def test_an_export_in_parts_that_is_killed_goes_on_with_the_same_command(fleet: 
     whole, out = fleet.folder / "whole", fleet.folder / "out"
     results = ("results", job, "--part-documents", 30, "--out")
     fleet(*results, whole)
-    fleet.environment["DOCMILL_FAULT"] = "export:kill@80"
+    fleet.environment[FAULT] = "export:kill@80"
     assert fleet.start(*results, out).wait(30) == -signal.SIGKILL
     manifest = json.loads((out / "manifest.json").read_text())
     assert (manifest["complete"], manifest["documents"]) == (False, 60)

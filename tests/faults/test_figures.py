@@ -17,8 +17,8 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Shard
 from docmill.storage.core.schema import Worker as WorkerRow
 from docmill.storage.steps import jobs
-from docmill.worker.fault_points import MARKER
 from docmill.worker.settings import Settings
+from tests.fault_points import MARKER
 from tests.faults.crew import Place, own_numbers
 from tests.faults.figures import Figures, time_until
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered

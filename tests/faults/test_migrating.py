@@ -12,8 +12,8 @@ from docmill.storage.pipelines import pipelines, views
 from docmill.storage.search.search import choose
 from docmill.storage.steps.sharding import unpack
 from docmill.storage.steps.steps import StepRequest
-from docmill.worker.fault_points import STRUCK
 from docmill.worker.submit.options import Request
+from tests.fault_points import FAULT, STRUCK
 from tests.faults.fleet import Fleet, numbered
 from tests.worker.harness import kill_group, until
 
@@ -55,11 +55,11 @@ def computed(database: Database) -> int:
 
 
 def killed_at(fleet: Fleet, point: str) -> None:
-    fleet.environment["DOCMILL_FAULT"] = f"{point}:kill"
+    fleet.environment[FAULT] = f"{point}:kill"
     (fleet.folder / "home" / STRUCK).unlink(missing_ok=True)
     process = fleet.start(*MIGRATE)
     assert process.wait(60) == -9, fleet.log("migrate")
-    del fleet.environment["DOCMILL_FAULT"]
+    del fleet.environment[FAULT]
 
 
 def test_a_migration_killed_at_each_stage_answers_by_the_old_model_until_the_switch(fleet: Fleet) -> None:

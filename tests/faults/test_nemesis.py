@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from docmill.storage.core.database import Database
+from tests.fault_points import FAULT
 from tests.faults.campaign import Campaign, seed_of_this_run
 from tests.faults.fleet import Fleet
 from tests.faults.nemesis import AT_DEFAULTS, Fault, Storm, plan
@@ -23,8 +24,9 @@ def on_sqlite(tmp_path: Path, sqlite_url: str) -> Iterator[Database]:
 
 
 def blow(folder: Path, database: Database, queue: RedisServer, cluster: PostgresCluster | None, storm: Storm) -> None:
-    given = {"lease_s": None, "upkeep_s": None, **storm.settings, "fault": "text:kill"}
+    given = {"lease_s": None, "upkeep_s": None, **storm.settings}
     fleet = Fleet(folder, database, queue.url, **given)
+    fleet.environment[FAULT] = "text:kill"
     report = Campaign(fleet, queue, cluster, storm, seed_of_this_run()).run()
     assert report.faults.total() >= 0.5 * storm.seconds / storm.gap_s
 

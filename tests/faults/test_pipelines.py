@@ -11,7 +11,7 @@ from docmill.storage.core.schema import Shard
 from docmill.storage.results import results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps.sharding import unpack
-from docmill.worker.fault_points import MARKER
+from tests.fault_points import MARKER
 from tests.faults.fleet import Fleet, numbered
 from tests.worker.harness import kill_group, until
 

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from docmill.storage.core.schema import Content, OutcomeRow, Shard
 from docmill.storage.results.results import failures
 from docmill.storage.results.status import JobStatus
-from docmill.worker.fault_points import MARKER
+from tests.fault_points import MARKER
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.worker.harness import until
 

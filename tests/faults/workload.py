@@ -13,7 +13,7 @@ from docmill.storage.core.schema import Job
 from docmill.storage.leases.policy import POISON
 from docmill.storage.results.results import failures, results
 from docmill.tasks.backends.weightless import vector
-from docmill.worker.fault_points import MARKER
+from tests.fault_points import MARKER
 from tests.faults.background_commands import Errands
 from tests.faults.checker import check, read_books, some
 from tests.faults.fleet import Fleet

@@ -339,6 +339,7 @@ def main() -> None:
     address, kind = sys.argv[1:]
     sys.path[0] = ""  # as for an installed program, and not this file's folder
     sys.path.pop(0)
+    from tests import fault_points
     from tests.worker.preloaded import preload
 
     gc.disable()  # nearly all that imports make stays
@@ -352,6 +353,7 @@ def main() -> None:
     if asked is None:
         os._exit(0)
     become(asked)
+    fault_points.arm()
     if "module" in asked:
         importlib.import_module(asked["module"]).main()
         end(0)

@@ -18,6 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
 
+from tests.fault_points import FAULT, SITE
 from tests.worker.fork_servers import WITH_MODELS, address_of
 from tests.worker.forkserver import Fork, Forks, How, start_device
 
@@ -133,7 +134,7 @@ class Docmill:
             done = subprocess.run(
                 [DOCMILL, *given],
                 cwd=self.folder,
-                env=self.environment,
+                env=self._environment_anew(),
                 input=stdin,
                 capture_output=True,
                 timeout=timeout_s,
@@ -154,6 +155,13 @@ class Docmill:
     def starts_anew(self) -> bool:
         """True if a command needs an interpreter of its own, for instance since it has other code."""
         return self.from_anew or "PYTHONPATH" in self.environment or "LD_PRELOAD" in self.environment
+
+    def _environment_anew(self) -> dict[str, str]:
+        """Return the environment of a new interpreter, which arms the fault of a test if there is one."""
+        if FAULT not in self.environment:
+            return self.environment
+        path = filter(None, [str(SITE), self.environment.get("PYTHONPATH")])
+        return {**self.environment, "PYTHONPATH": os.pathsep.join(path)}
 
     def json(self, *arguments: Any, code: int = 0) -> Any:
         return json.loads(self(*arguments, "--json", code=code).stdout)
@@ -179,7 +187,7 @@ class Docmill:
         return subprocess.Popen(
             [*within, DOCMILL, *given],
             cwd=self.folder,
-            env=self.environment,
+            env=self._environment_anew(),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,

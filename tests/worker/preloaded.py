@@ -15,7 +15,7 @@ COMMANDS = (
         "docmill.worker.jobs.submission",
         "docmill.worker.cli.interrupts",
     ),
-    *("docmill.worker.consoles", "docmill.worker.engines.devices", "docmill.worker.engines.fault_backend"),
+    *("docmill.worker.consoles", "docmill.worker.engines.devices", "tests.faulty_backend"),
     *(
         "docmill.worker.queue.broker",
         "docmill.worker.process.device",

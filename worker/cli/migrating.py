@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from docmill.worker import fault_points, formatting
+from docmill.storage import fault_points
+from docmill.worker import formatting
 from docmill.worker.cli.printing import answer, listen, say
 from docmill.worker.formatting import counted
 
@@ -129,7 +130,7 @@ def switched(
         found = replacements.reread(database, found)  # with the number of its job
         _bring_index(database, found)
         fault_points.reach("filled")
-        done = switching.switch(database, found, looked, kept, most_lost, lambda: fault_points.reach("switching"))
+        done = switching.switch(database, found, looked, kept, most_lost)
         if done is not None:
             fault_points.reach("switched")
             return done

@@ -24,12 +24,9 @@ T = TypeVar("T")
 
 def settings_from(**options: str | float | Path | None) -> Settings:
     """Return the settings with a command's options in place of those that the environment gives."""
-    from docmill.worker import fault_points
     from docmill.worker.settings import load_settings
 
-    settings = load_settings(**options)
-    fault_points.arm(settings.fault, settings.home)
-    return settings
+    return load_settings(**options)
 
 
 def named(name: str, convert: Callable[[str], T]) -> click.ParamType[T]:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
+from docmill.storage import fault_points
 from docmill.storage.core.database import Database
 from docmill.storage.core.flags import Flagged
 from docmill.storage.outputs.columns import Column
@@ -14,7 +15,6 @@ from docmill.storage.results.parts import Progress, export
 from docmill.storage.results.results import Placed
 from docmill.storage.results.status import JobStatus
 from docmill.storage.writers import Target
-from docmill.worker import fault_points
 from docmill.worker.formatting import not_written
 from docmill.worker.jobs.listener import Bar, Listener
 
@@ -44,6 +44,7 @@ class WritingBar:
             if n % SHOWN_EVERY == 0:
                 self.update(n, total, "documents")
             yield row
+            fault_points.reach("export")
         if self._bar is not None:
             self.update(n, total, "documents")
 
@@ -91,7 +92,7 @@ class PartsBar(Progress):
         self.bar.update(parts, of, "parts checked")
 
     def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
-        return self.bar.along(fault_points.along("export", rows), self.documents, before)
+        return self.bar.along(rows, self.documents, before)
 
 
 def write_parts(

@@ -14,11 +14,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NoReturn
+from typing import IO, NoReturn
 
 from celery import Celery, Task
 from celery.exceptions import Reject
@@ -30,7 +30,7 @@ from docmill.storage.json_values import GivenJson
 from docmill.storage.leases import dispatch
 from docmill.tasks import tracing
 from docmill.tasks.backends import devices
-from docmill.worker import fault_points, logs
+from docmill.worker import logs
 from docmill.worker.engines.engines import opener, settled
 from docmill.worker.metrics.work import of_memory
 from docmill.worker.pids import pid_space
@@ -53,10 +53,6 @@ from docmill.worker.queue.thread_pool import WakingThreadPool, wake
 from docmill.worker.queue.transport import ear
 from docmill.worker.settings import Settings
 from docmill.worker.stores import store_of
-
-if TYPE_CHECKING:
-    from docmill.storage.core.specs import Spec
-    from docmill.tasks.backends import Backend
 
 log = logging.getLogger("docmill.device")
 
@@ -96,7 +92,6 @@ def main() -> None:
     for unheard in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(unheard, signal.SIG_IGN)  # the supervisor owns signals
     settings = Settings.model_validate(order.settings)
-    fault_points.arm(settings.fault, settings.home)
     logs.start(settings.log_level, settings.log_format, worker=order.owner)
     tracing.start(settings.traces_endpoint, **{"service.instance.id": order.owner})
     logging.getLogger("celery").setLevel(logging.ERROR)
@@ -170,7 +165,7 @@ def _make_process(order: DeviceConfig, settings: Settings, broker: Broker, voice
         else:
             voice.say("end", name="batch")
 
-    engine = Engine(settled(_faulty(opener(settings, order.device, journaled=True))), on_batch=on_batch)
+    engine = Engine(settled(opener(settings, order.device, journaled=True)), on_batch=on_batch)
     spans = BatchSpans(order.device, lambda: engine.counters)
     engine.start()
     bounded = replace(settings.patience, bounded=True)
@@ -185,15 +180,6 @@ def _make_process(order: DeviceConfig, settings: Settings, broker: Broker, voice
         say=voice.say,
         only_job=order.only_job,
     )
-
-
-def _faulty(sound: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
-    """The opener, whose backends fail where a fault is armed."""
-    if (armed := fault_points.armed()) is None:
-        return sound
-    from docmill.worker.engines.fault_backend import FaultyBackend
-
-    return lambda spec: FaultyBackend(sound(spec), armed)
 
 
 def _register(app: Celery, process: Process, settings: Settings, database: Database) -> None:

@@ -11,6 +11,7 @@ from contextlib import suppress
 
 import orjson
 
+from docmill.storage import fault_points
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.errors import LeaseLost, StorageError
@@ -21,7 +22,7 @@ from docmill.tasks.engine.engine import Engine, Submission
 from docmill.tasks.errors import CannotServe, DeviceUnusable, EngineStopped, ServerAway, ServerUnreachable
 from docmill.tasks.models import weightless
 from docmill.tasks.tracing import messaging
-from docmill.worker import fault_points, logs
+from docmill.worker import logs
 from docmill.worker.concurrency.breaker import Breaker, CircuitOpen
 from docmill.worker.concurrency.exclusive_lock import Gate
 from docmill.worker.errors import BrokerUnreachable
@@ -180,7 +181,6 @@ class Process:
         ours = InFlight(head, claim)
         self.in_flight.enter(ours)
         try:
-            fault_points.reach("claimed")
             ours.runtime = self.engine.runtime(head.spec)
             ours.ticket = self._submit(head, claim, traceparent)
             while not self._computed(ours.ticket) and not ours.lost.is_set():

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from docmill.storage import fault_points
 from docmill.storage.core.database import Database
 from docmill.storage.leases import dispatch, grace, maintenance
 from docmill.storage.leases.dispatch import Lane
 from docmill.storage.steps import jobs
-from docmill.worker import fault_points
 from docmill.worker.errors import BrokerUnreachable
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from docmill.storage import fault_points
 from docmill.storage.core.database import Database
 from docmill.storage.duplicates.methods import ByText
 from docmill.storage.duplicates.progress import Phase
@@ -26,7 +27,7 @@ from docmill.storage.steps.job_keys import IdempotencyKey
 from docmill.storage.steps.jobs import JobRequest, OpenJob
 from docmill.tasks import tracing
 from docmill.tasks.tracing import Span
-from docmill.worker import fault_points, logs
+from docmill.worker import logs
 from docmill.worker.concurrency.prefetch import ahead
 from docmill.worker.concurrency.renewal import Held
 from docmill.worker.errors import BrokerUnreachable, WorkerError
@@ -165,9 +166,7 @@ def _read_in(
     with tracing.span("ingest", {"docmill.job": job.id}) as span:
         ingested.read(offer)
         not_pruned = ingested.prune()
-        documents, others = ingest.end(
-            database, job, ingested.total, lambda: fault_points.reach("swept"), ingested.deduplicate
-        )
+        documents, others = ingest.end(database, job, ingested.total, ingested.deduplicate)
         span.set({"docmill.documents": documents, "docmill.records": ingested.total.records})
     total = ingested.total + others
     jobs.finish(database, job.id)

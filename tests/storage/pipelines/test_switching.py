@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, text
 
+from docmill.storage import fault_points
 from docmill.storage.core.database import Database
 from docmill.storage.core.outcomes import Outcome
 from docmill.storage.core.schema import Step
@@ -119,7 +120,9 @@ def test_a_switch_that_loses_results_is_refused_with_the_number_and_the_way_on(d
     assert by(database) == NEW
 
 
-def test_the_view_switches_in_the_same_transaction_and_back(database: Database) -> None:
+def test_the_view_switches_in_the_same_transaction_and_back(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     embed(database, numbered(3))
     views.make(database, VIEW.pipeline, VIEW.corpus, VIEW.requests)
     found = begun(database)
@@ -135,11 +138,13 @@ def test_the_view_switches_in_the_same_transaction_and_back(database: Database) 
     backfill(database, found, others)
     looked = switching.survey(database, found)
 
-    def fall() -> None:
+    def fall(point: str) -> None:
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
-        switching.switch(database, found, looked, [VIEW], 0.0, fall)
+    with monkeypatch.context() as patched:
+        patched.setattr(fault_points, "reach", fall)
+        with pytest.raises(ZeroDivisionError):
+            switching.switch(database, found, looked, [VIEW], 0.0)
     assert (by(database), {*vectors()}) == (EMBED, {b"\0\0\x80?"})
     switching.switch(database, found, looked, [VIEW], 0.0)
     assert (by(database), {*vectors()}) == (NEW, {b"\0\0\0@"})

@@ -13,11 +13,11 @@ import pytest
 from docmill.storage.core.database import Database
 from docmill.storage.leases import dispatch
 from docmill.storage.pipelines import pipelines
-from docmill.worker.fault_points import MARKER
 from docmill.worker.settings import Settings
 from docmill.worker.web.server import serving
 from docmill.worker.web.site import Site
 from tests.conftest import missing
+from tests.fault_points import FAULT, MARKER
 from tests.kinds import KINDS
 from tests.storage.builders import numbered, read, request
 from tests.worker.harness import Docmill
@@ -82,12 +82,12 @@ def test_a_job_is_watched_from_start_to_end_and_operated(
     browser.open(f"{url}/jobs")
     browser.click(f"#{job} {HOSTILE[:20]}")
     browser.waits_for("No live worker serves lane")
-    docmill.environment["DOCMILL_FAULT"] = "cut:error"
+    docmill.environment[FAULT] = "cut:error"
     with docmill.worker():
         browser.waits_for("62 done")
         browser.waits_for("1 failed")
 
-    del docmill.environment["DOCMILL_FAULT"]
+    del docmill.environment[FAULT]
     browser.open(f"{url}/jobs/{job}/failures")
     browser.comes_to("failing")
     browser.click("Retry all 1")

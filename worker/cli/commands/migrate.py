@@ -161,9 +161,9 @@ def _migrate(
     by_workers: bool,
     as_json: bool,
 ) -> int:
+    from docmill.storage import fault_points
     from docmill.storage.errors import TooManyLost
     from docmill.storage.steps import replacements
-    from docmill.worker import fault_points
     from docmill.worker.cli.migrating import fill
     from docmill.worker.pipelines.migrating import kept_views, specs_of
 

@@ -1,4 +1,4 @@
-"""A backend that fails on a text with the marker, as `worker.fault_points` says. Never made without that setting."""
+"""A backend that fails as `tests.fault_points` says: at a batch, or on a text with the marker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from docmill.tasks.errors import OutOfMemory
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.outputs import Output, Vector
 from docmill.tasks.windows.windows import Encoded
-from docmill.worker.fault_points import MARKER, Armed
+from tests.fault_points import MARKER, Armed
 
 Items = Sequence[Item[Any]]
 WHOLE_BATCH = Budget(tokens=1_000_000, rows=1_000)
@@ -32,7 +32,6 @@ class FaultyBackend:
     def __init__(self, inner: Backend, armed: Armed) -> None:
         self._inner = inner
         self._armed = armed
-        self._fault = armed.fault
         self._loop = StaticLoop(self._compute, WHOLE_BATCH)
 
     @property
@@ -44,7 +43,7 @@ class FaultyBackend:
         return self._inner.limit_tokens
 
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
-        if self._fault.point == "cut" and any(MARKER in text for text in texts):
+        if self._armed.point == "cut" and any(MARKER in text for text in texts):
             self._armed.strike()
         encoded = self._inner.encode(texts)
         return [
@@ -53,21 +52,21 @@ class FaultyBackend:
         ]
 
     def run(self, source: Source) -> Iterator[tuple[int, Output]]:
-        if self._fault.action == "oom":
+        if self._armed.action == "oom":
             return self._loop.run(source)
         return self._run(source)
 
     def _run(self, source: Source) -> Iterator[tuple[int, Output]]:
         taken = Watched(source, self._armed)
         for number, output in self._inner.run(taken):
-            if self._fault.action == "nan" and number in taken.marked and isinstance(output, Vector):
+            if self._armed.action == "nan" and number in taken.marked and isinstance(output, Vector):
                 self._armed.note()
                 yield number, Vector(np.full_like(output.values, np.nan))
             else:
                 yield number, output
 
     def _compute(self, batch: Items) -> Sequence[Output]:
-        if len(batch) * max(item.tokens for item in batch) > self._fault.n:
+        if len(batch) * max(item.tokens for item in batch) > self._armed.n:
             self._armed.note()
             raise OutOfMemory
         outputs = dict(self._inner.run(Once(batch)))
@@ -94,7 +93,7 @@ class Watched:
         self.marked |= marked
         if items:
             self.armed.reach("batch")
-        if marked and self.armed.fault.point == "text" and self.armed.fault.action != "nan":
+        if marked and self.armed.point == "text" and self.armed.action != "nan":
             self.armed.strike()
         return items
 
