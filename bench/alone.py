@@ -21,7 +21,7 @@ from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
-from docmill.worker.engines.engines import settled
+from docmill.worker.engines import settled
 from docmill.worker.process.device import SWITCH_S
 
 WAIT_S = 600.0

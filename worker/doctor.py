@@ -28,7 +28,7 @@ from docmill.storage.migrations import current, is_behind, require_current
 from docmill.storage.readers.confinement import has_seccomp, landlock_abi
 from docmill.tasks.errors import ModelError
 from docmill.tasks.specs import pinning
-from docmill.worker.engines.devices import choose_devices, cuda_devices
+from docmill.worker.engines import choose_devices, cuda_devices
 from docmill.worker.errors import BrokerUnreachable, SettingsError, WorkerError
 from docmill.worker.extras import EXTRAS
 from docmill.worker.queue.broker import Broker

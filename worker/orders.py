@@ -27,7 +27,7 @@ from docmill.tasks import kinds
 from docmill.tasks.errors import HubUnreachable, TaskError
 from docmill.tasks.kinds.options import WRONG_TYPE, is_list, option, sentence
 from docmill.tasks.specs import pinning, plan
-from docmill.worker.concurrency.renewal import Held
+from docmill.worker.concurrency import Held
 from docmill.worker.errors import BadMessage, BrokerUnreachable, WorkerError
 from docmill.worker.queue.broker import Broker
 from docmill.worker.queue.messages import VERSION, is_id

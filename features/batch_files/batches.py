@@ -123,7 +123,7 @@ def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], re
 
 def carried_out(settings: Settings, plan: Plan, revision: str | None) -> dict[Call, JobStatus]:
     """Compute the jobs of a batch file on this machine, and return how each ended."""
-    from docmill.worker.engines.devices import devices_for
+    from docmill.worker.engines import devices_for
 
     found: dict[Call, JobStatus] = {}
     for call, (_, spec) in plan.jobs.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -9,28 +10,352 @@ import signal
 import sqlite3
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import redis
 from sqlalchemy import select, update
 
-from docmill.storage.core.schema import Shard
+from docmill.storage.core.schema import Job, Shard
 from docmill.storage.core.schema import Worker as WorkerRow
 from docmill.storage.errors import StorageError
+from docmill.storage.leases.policy import POISON
+from docmill.storage.results.results import failures, results
+from docmill.tasks.backends.weightless import vector
 from docmill.worker.errors import BrokerUnreachable
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import LANES
-from tests.faults.background_commands import Errands
+from tests.fault_points import MARKER
+from tests.faults.checker import check, read_books, some
 from tests.faults.crew import Place, own_numbers
 from tests.faults.fleet import Fleet
-from tests.faults.nemesis import Fault, Storm, Strike, plan
 from tests.faults.servers import PostgresCluster, RedisServer
-from tests.faults.workload import Workload
 from tests.storage.ledger import assert_exported
+from tests.worker.harness import Running
+
+
+class Fault(StrEnum):
+    WORKER_KILLED = "kill -9 of a whole worker"
+    DEVICE_KILLED = "kill -9 of a device process"
+    WORKER_FROZEN = "a whole worker frozen"
+    DEVICE_FROZEN = "a device process frozen"
+    WORKER_DRAINED = "SIGTERM"
+    WORKER_QUIT = "SIGTERM twice"
+    REDIS_KILLED = "Redis killed and started again"
+    REDIS_FLUSHED = "FLUSHALL"
+    REDIS_FROZEN = "Redis frozen"
+    HINTS_REPEATED = "hints sent again, in any order"
+    ENQUEUE_KILLED = "enqueue killed and run again"
+    POSTGRES_RESTARTED = "PostgreSQL restarted hard"
+    POSTGRES_CUT = "all connections to PostgreSQL cut"
+    SQLITE_HELD = "SQLite held by another writer"
+
+
+ON_POSTGRES = {Fault.POSTGRES_RESTARTED, Fault.POSTGRES_CUT}
+ON_SQLITE = {Fault.SQLITE_HELD}
+WEIGHTS = {
+    Fault.WORKER_KILLED: 3,
+    Fault.DEVICE_KILLED: 3,
+    Fault.WORKER_FROZEN: 2,
+    Fault.DEVICE_FROZEN: 2,
+    Fault.WORKER_DRAINED: 3,
+    Fault.WORKER_QUIT: 1,
+    Fault.REDIS_KILLED: 2,
+    Fault.REDIS_FLUSHED: 2,
+    Fault.REDIS_FROZEN: 2,
+    Fault.HINTS_REPEATED: 2,
+    Fault.ENQUEUE_KILLED: 2,
+    Fault.POSTGRES_RESTARTED: 2,
+    Fault.POSTGRES_CUT: 2,
+    Fault.SQLITE_HELD: 4,
+}
+
+
+@dataclass(frozen=True)
+class Storm:
+    """The length, strength and targets of a series of faults. A setting that is None has its default."""
+
+    seconds: float = 30.0
+    gap_s: float = 1.5  # between two faults, on average
+    lease_s: float | None = 3.0
+    upkeep_s: float | None = 0.5
+    drain_s: float | None = 5.0
+    longest_freeze_s: float = 6.0
+    longest_outage_s: float = 4.0  # of Redis, or of a place to write in the store
+    workers: int = 3
+    threads: int = 3
+    pace: int = 400  # tokens a second on each device; a text has eight
+    texts: int = 1_200  # of each of the jobs that are there from the start
+    late_texts: int = 3_000  # of each that comes later, a hundred times as quick
+    poison: int = 1
+    moves_time: bool = True  # after it; else the half minute is waited for after which hints count as lost
+    calm_s: float = 120.0  # within so long after it every job has ended
+
+    @property
+    def settings(self) -> dict[str, float]:
+        named = {"lease_s": self.lease_s, "upkeep_s": self.upkeep_s, "drain_s": self.drain_s}
+        return {name: value for name, value in named.items() if value is not None}
+
+
+AT_DEFAULTS = Storm(
+    seconds=600.0,
+    gap_s=4.5,
+    lease_s=None,
+    upkeep_s=None,
+    drain_s=None,
+    longest_freeze_s=100.0,
+    longest_outage_s=20.0,
+    texts=18_000,
+    poison=2,
+    moves_time=False,
+    calm_s=900.0,
+)
+
+
+@dataclass(frozen=True)
+class Strike:
+    """A fault at a time, in seconds from the start; `place` is the worker that it meets, if it is one that does."""
+
+    at_s: float
+    fault: Fault
+    place: int
+    for_s: float
+
+    def __str__(self) -> str:
+        return f"{self.at_s:6.1f} s  {self.fault} (worker {self.place}, {self.for_s:.1f} s)"
+
+
+def plan(seed: int, storm: Storm, *, sqlite: bool) -> list[Strike]:
+    """The storm's faults in the order of their times."""
+    chance = random.Random(seed)
+    others = ON_POSTGRES if sqlite else ON_SQLITE
+    faults = [fault for fault in Fault if fault not in others]
+    strikes: list[Strike] = []
+    at_s = 0.0
+    while True:
+        at_s += chance.uniform(0.2, 1.8) * storm.gap_s
+        if at_s >= storm.seconds:
+            return strikes
+        [fault] = chance.choices(faults, [WEIGHTS[fault] for fault in faults])
+        shortest_s, longest_s = _lengths(storm, fault)
+        # Most are short, and some are as long as can be.
+        for_s = shortest_s + (longest_s - shortest_s) * chance.random() ** 2
+        strikes.append(Strike(round(at_s, 2), fault, chance.randrange(storm.workers), round(for_s, 2)))
+
+
+def _lengths(storm: Storm, fault: Fault) -> tuple[float, float]:
+    if fault in {Fault.WORKER_FROZEN, Fault.DEVICE_FROZEN}:
+        return 0.1, storm.longest_freeze_s
+    if fault is Fault.ENQUEUE_KILLED:
+        return 0.7, 3.0  # it has begun to store, or is about to
+    return 0.1, storm.longest_outage_s
+
+
+AGAIN_S = 0.5
+PATIENCE_S = 120.0  # a command that says nothing for longer hangs
+UNREACHABLE = 3
+
+
+@dataclass(frozen=True)
+class Errand:
+    """A command. `kill_after_s` has its first run killed with -9; `then` gets what it printed in the end."""
+
+    arguments: tuple[str, ...]
+    kill_after_s: float | None = None
+    then: Callable[[Any], None] = lambda printed: None
+
+
+class Errands:
+    """One command at a time, in the order in which they were given."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._mill = fleet
+        self._left: deque[Errand] = deque()
+        self._process: Running | None = None
+        self._began = 0.0
+        self._tries = 0
+        self.killed = 0
+        self.refused = 0  # those that found something away, and said so
+        self.oddities: list[str] = []
+
+    def give(self, *arguments: Any, kill_after_s: float | None = None, then: Any = lambda printed: None) -> None:
+        self._left.append(Errand(tuple(map(str, arguments)), kill_after_s, then))
+
+    @property
+    def done(self) -> bool:
+        return not self._left
+
+    def tend(self) -> None:
+        if not self._left:
+            return
+        now = time.monotonic()
+        errand = self._left[0]
+        if self._process is None:
+            if now >= self._began:
+                self._start(errand)
+        elif (code := self._process.poll()) is not None:
+            self._ended(errand, code)
+        elif self._tries == 1 and errand.kill_after_s is not None and now - self._began > errand.kill_after_s:
+            self.killed += 1
+            self._process.kill()
+        elif now - self._began > PATIENCE_S:
+            self.oddities.append(f"hangs: {' '.join(errand.arguments)}")
+            self._process.kill()
+
+    def _start(self, errand: Errand) -> None:
+        self._tries += 1
+        self._began = time.monotonic()
+        # What it says goes to a file, so that a full pipe stops nobody.
+        with self._file("out").open("wb") as out, self._file("log").open("ab") as log:
+            self._process = self._mill.launch((*errand.arguments, "--json"), out, log)
+
+    def _ended(self, errand: Errand, code: int) -> None:
+        self._process = None
+        self._began = time.monotonic() + AGAIN_S
+        if code == 0:
+            self._left.popleft()
+            self._tries = 0
+            errand.then(json.loads(self._file("out").read_text() or "null"))
+        elif code == UNREACHABLE:
+            self.refused += 1
+        elif code > 0:
+            self.oddities.append(f"exit code {code}: {' '.join(errand.arguments)}")
+
+    def _file(self, kind: str) -> Path:
+        return self._mill.folder / f"errand.{kind}"
+
+    def abandon(self) -> None:
+        self._left.clear()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+TASKS = ("translate", "summarize", "embed")
+ENDED = ("done", "cancelled", "stopped")
+
+
+@dataclass
+class Ordered:
+    """A job as it was asked for; `id` is known once its command came through."""
+
+    name: str
+    task: str
+    texts: dict[str, str]  # by document
+    id: int | None = None
+    cancelled: bool = False
+
+    @property
+    def poison(self) -> set[str]:
+        return {key for key, text in self.texts.items() if MARKER in text}
+
+
+@dataclass
+class Workload:
+    """Jobs of every kind whose corpora overlap, given by commands that may be killed."""
+
+    fleet: Fleet
+    errands: Errands
+    storm: Storm
+    ordered: list[Ordered] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """The jobs that are there from the start. Two ask for the same of the same texts, some of them poison."""
+        n = self.storm.texts
+        poison = {f"poison-{i}": f"{MARKER} number {i} kills whoever computes it." for i in range(self.storm.poison)}
+        first = self._order("first", "translate", numbered(0, n) | poison)
+        twin = self._order("twin", "translate", dict(list(poison.items())[:1]) | numbered(n // 2, n))
+        brief = self._order("brief", "summarize", numbered(0, n))
+        self._order("vectors", "embed", numbered(n // 4, n))
+        doomed = self._order("doomed", "translate", numbered(5 * n, n))
+        for ordered in self.ordered:
+            self.give(ordered)
+        self.steer = [("pause", twin), ("priority", brief), ("cancel", doomed), ("resume", twin), ("pause", first)]
+        self.steer += [("resume", first)]
+
+    def steer_on(self) -> None:
+        """The next of what an operator has in mind."""
+        if not self.steer:
+            return
+        command, ordered = self.steer.pop(0)
+        if ordered.id is None:  # not stored yet: later
+            self.steer.insert(0, (command, ordered))
+            return
+        self.errands.give(command, ordered.id, *([5] if command == "priority" else []))
+        ordered.cancelled = ordered.cancelled or command == "cancel"
+
+    def another(self, kill_after_s: float) -> None:
+        """One more job while the others run, whose command is killed on its way and given again."""
+        number = len(self.ordered)
+        n = self.storm.late_texts
+        ordered = self._order(f"late-{number}", TASKS[number % len(TASKS)], numbered(10**6 + number * n // 2, n))
+        self.give(ordered, kill_after_s=kill_after_s, haste=100)
+
+    def _order(self, name: str, task: str, texts: dict[str, str]) -> Ordered:
+        self.ordered.append(Ordered(name, task, texts))
+        return self.ordered[-1]
+
+    def give(self, ordered: Ordered, *, kill_after_s: float | None = None, haste: int = 1) -> None:
+        path = self._file(ordered)
+
+        def stored(printed: Any) -> None:
+            ordered.id = printed["id"]
+
+        model = f"null@{haste * self.storm.pace}"
+        self.errands.give(
+            "enqueue", path, "--task", ordered.task, "--model", model, kill_after_s=kill_after_s, then=stored
+        )
+
+    def _file(self, ordered: Ordered) -> Path:
+        path = self.fleet.folder / f"{ordered.name}.jsonl"
+        lines = (json.dumps({"id": key, "text": text}) for key, text in ordered.texts.items())
+        path.write_text("\n".join(lines))
+        return path
+
+    @property
+    def documents(self) -> int:
+        return sum(len(ordered.texts) for ordered in self.ordered)
+
+    def open_jobs(self) -> list[int]:
+        with self.fleet.database.read() as transaction:
+            return list(transaction.scalars(select(Job.id).where(Job.state.not_in(ENDED)).order_by(Job.id)))
+
+    def audit(self) -> None:
+        """Nothing is lost, nothing doubled, nothing mixed up, and nobody is blamed but poison."""
+        for ordered in self.ordered:
+            assert ordered.id is not None, f"{ordered.name} was never stored"
+            check(self.fleet.database, ordered.id, state="cancelled" if ordered.cancelled else "done")
+            _audit(self.fleet, ordered, ordered.id)
+
+
+def _audit(fleet: Fleet, ordered: Ordered, job: int) -> None:
+    books = read_books(fleet.database, job)
+    assert set(books.contents) == set(ordered.texts), f"{ordered.name}: the store has other documents than the source"
+    failed = {row["id"]: row for row in failures(fleet.database, job)}
+    blamed = {key: row["reason"] for key, row in failed.items() if key not in ordered.poison}
+    assert not blamed, f"{ordered.name}: documents that failed for no fault of theirs: {some(blamed.items())}"
+    assert all(row["reason"] == POISON for row in failed.values()), failed
+    assert ordered.cancelled or set(failed) == ordered.poison, f"{ordered.name}: poison that did not fail"
+    wrong = [row["id"] for row in results(fleet.database, job) if not _is_right(ordered, row)]
+    assert not wrong, f"{ordered.name}: outputs of other texts: {some(wrong)}"
+
+
+def _is_right(ordered: Ordered, row: dict[str, Any]) -> bool:
+    text = ordered.texts[row["id"]]
+    if ordered.task == "embed":
+        return bool((row["vector"] == vector(text).values).all())
+    return bool(row["text"] == text)
+
+
+def numbered(first: int, n: int) -> dict[str, str]:
+    return {str(i): f"Text number {i} has eight words or so." for i in range(first, first + n)}
+
 
 TICK_S = 0.05
 STARTS_S = 60.0

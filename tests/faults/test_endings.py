@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -11,13 +12,16 @@ import pytest
 
 from docmill.storage.core.schema import Document, Shard
 from docmill.storage.ingest.chunks import CHUNK_RECORDS
+from docmill.storage.results.status import read_status
 from tests.fault_points import FAULT
 from tests.faults.checker import read_books
 from tests.faults.fleet import SHARD_TEXTS, THREADS, Fleet, numbered
 from tests.storage.builders import at_once
-from tests.worker.harness import until
+from tests.storage.readers.site import serving
+from tests.worker.harness import kill_group, until
 
 STOPS_S = 15.0
+N = 300  # half of them are less than a first chunk
 
 
 def test_a_cancelled_job_stops_in_time_keeps_what_is_done_and_takes_no_late_result(fleet: Fleet) -> None:
@@ -134,3 +138,20 @@ def test_an_export_in_parts_that_is_killed_goes_on_with_the_same_command(fleet: 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_job_that_was_read_ends_although_the_same_command_was_killed_before_its_first_chunk(fleet: Fleet) -> None:
+    lines = "".join(json.dumps({"id": f"{n}", "text": f"text {n} " * 40}) + "\n" for n in range(N))
+    with serving() as site:
+        site.files["/corpus.jsonl"] = lines.encode()
+        command = ("enqueue", f"{site.url}/corpus.jsonl", "--task", "translate", "--model", "null")
+        job = fleet.json(*command)["id"]
+        n_asked = len(site.asked)
+        site.pause = threading.Event()
+        again = fleet.start(*command)
+        until(lambda: len(site.asked) == 2 * n_asked, "the source is being read")
+        kill_group(again)
+        with fleet.worker():
+            until(lambda: read_status(fleet.database, job).ended, "the job has ended")
+        status = read_status(fleet.database, job)
+    assert (status.state, status.done, status.records, status.documents) == ("done", N, N, N)

@@ -17,6 +17,7 @@ from docmill.storage import migrations
 from docmill.storage.core import lookups, privileges
 from docmill.storage.core.database import Database
 from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.risk import RiskModel
 from docmill.storage.core.schema import Job, PipelineRun, Shard
 from docmill.storage.core.specs import Spec
 from docmill.storage.deletion import retention
@@ -33,6 +34,10 @@ from docmill.storage.results.fleet import read_fleet
 from docmill.storage.results.job_counts import runtimes
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import list_statuses, read_status
+from docmill.storage.reviews import judgements, risks
+from docmill.storage.reviews.judgements import Judged, Verdict
+from docmill.storage.reviews.population import population, reviewed_step
+from docmill.storage.reviews.risks import Risk
 from docmill.storage.steps import jobs, replacements
 from docmill.storage.steps.job_keys import IdempotencyKey
 from docmill.storage.steps.jobs import JobRequest
@@ -42,7 +47,6 @@ from docmill.worker.queue.broker import Broker
 from docmill.worker.queue.messages import ENQUEUE_LANE, ENQUEUE_TASK, queue
 from docmill.worker.settings import load_settings
 from tests.faults import security
-from tests.faults.errands import review
 from tests.faults.servers import PostgresCluster
 from tests.kinds import KINDS
 from tests.storage import builders
@@ -420,3 +424,14 @@ def fail(owner: Database, worker: Database, n: int) -> None:
     shards.commit(worker, claim, failed(claim), runtime)
     jobs.finish(worker)
     assert read_status(owner, job.id).state == "stopped"
+
+
+def review(admin: Database, job: int) -> None:
+    """Judge the outputs of a job, and judge them again."""
+    step = reviewed_step(admin, job)
+    judged = [Judged(content, Verdict.GOOD, "ann", 0) for content in population(admin, step, 0).contents.tolist()]
+    for _ in range(2):
+        assert judgements.store(admin, step.step.spec_id, judged) == 3
+    assert len(judgements.of_spec(admin, step.step.spec_id)) == 3
+    assert len(risks.judged_results(admin, step.step.spec_id)) == 3
+    risks.store(admin, step.step.spec_id, Risk(0, RiskModel(0.0, ()), 1, 1, {}))

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import random
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import redis
 
 from docmill.storage.core.schema import Shard
 from docmill.storage.steps import jobs
-from docmill.worker.queue.messages import SHARD_TASK, queue
+from docmill.worker.queue.messages import ENQUEUE_LANE, SHARD_TASK, queue
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
-from tests.worker.harness import until
+from tests.worker.harness import device_pids, until
+from tests.worker.hostile import hostile, hostile_orders, order
 
 LANE = "translate"
+LANES = (LANE, ENQUEUE_LANE)
 NEXT_RELEASE = """
 import docmill.worker.queue.messages
 docmill.worker.queue.messages.VERSION = 2
@@ -111,3 +114,35 @@ def test_workers_of_two_releases_share_a_redis_without_reading_each_others_messa
     with fleet.worker():
         until(lambda: waiting(fleet, version=1) == 0, "a worker of this release looks at its own messages")
     assert {row.attempt for row in fleet.shards(Shard.attempt)} == {1}
+
+
+def test_a_worker_that_finds_hostile_messages_finishes_a_job_as_if_there_were_none(
+    fleet: Fleet, redis_url: str, tmp_path: Path
+) -> None:
+    trap = tmp_path / "trap"
+    bad, orders = hostile(trap), {**hostile(trap), **hostile_orders(trap)}
+    with fleet.worker(lanes="translate,enqueue") as worker, redis.Redis.from_url(redis_url) as client:
+        until(fleet.live, "the worker is there")
+        [before] = device_pids(worker)
+        n = client.lpush(queue("translate"), *bad.values()) + client.lpush(queue(ENQUEUE_LANE), *orders.values())
+        client.lpush(queue(ENQUEUE_LANE), *called_in_place(trap))
+        job = fleet.give(numbered(200))
+        assert fleet.finish(job).done == 200
+        until(lambda: not any(client.llen(queue(lane)) for lane in LANES), "all are taken")
+        until(lambda: fleet.log("worker").count("message_refused") == n, "each is refused")
+        assert device_pids(worker) == [before]
+        until(lambda: client.hlen("docmill:unacked") == 0, "none comes again later")
+    assert not trap.exists()
+    assert "Traceback" not in fleet.log("worker")
+    assert fleet.log("worker").count("order_refused") == 2
+
+
+def called_in_place(trap: Path) -> list[bytes]:
+    """Return orders that are refused, and whose tasks for errors Celery would call in the worker if it had them."""
+    shard = {"task": "docmill.shard", "args": [], "kwargs": {"v": 1, "shard_id": 1}, "options": {}}
+    options = {"queue": "elsewhere"}
+    errors = [
+        {"task": "celery.map", "args": [shard, [{}]], "kwargs": {}, "options": options, "immutable": True},
+        {"task": "celery.accumulate", "args": [], "kwargs": {}, "options": options},
+    ]
+    return [order([[], {"source": str(trap)}, {"errbacks": [error]}]) for error in errors]

@@ -9,9 +9,8 @@ import pytest
 
 from docmill.storage.core.database import Database
 from tests.fault_points import FAULT
-from tests.faults.campaign import Campaign, seed_of_this_run
+from tests.faults.campaign import AT_DEFAULTS, Campaign, Storm, seed_of_this_run
 from tests.faults.fleet import Fleet
-from tests.faults.nemesis import AT_DEFAULTS, Fault, Storm, plan
 from tests.faults.servers import PostgresCluster, RedisServer
 from tests.kinds import KINDS
 
@@ -31,7 +30,7 @@ def blow(folder: Path, database: Database, queue: RedisServer, cluster: Postgres
     assert report.faults.total() >= 0.5 * storm.seconds / storm.gap_s
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("store", ["sqlite", "postgresql"])
 def test_nothing_is_lost_or_doubled_whatever_a_nemesis_does(
@@ -55,14 +54,3 @@ def _blow_on(store: str, folder: Path, request: pytest.FixtureRequest, queue: Re
     else:
         cluster = request.getfixturevalue("own_postgres")
         blow(folder, request.getfixturevalue("restartable"), queue, cluster, storm)
-
-
-def test_a_seed_gives_one_plan_whatever_the_clock_says() -> None:
-    assert plan(7, Storm(), sqlite=True) == plan(7, Storm(), sqlite=True)
-    assert plan(7, Storm(), sqlite=True) != plan(8, Storm(), sqlite=True)
-
-
-def test_ten_minutes_bring_a_hundred_faults_of_every_kind() -> None:
-    strikes = [*plan(7, AT_DEFAULTS, sqlite=True), *plan(7, AT_DEFAULTS, sqlite=False)]
-    assert len(strikes) >= 200
-    assert {strike.fault for strike in strikes} == set(Fault)

@@ -10,6 +10,7 @@ from docmill.storage.results.results import failures
 from docmill.storage.results.status import JobStatus
 from tests.fault_points import MARKER
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
+from tests.tasks import decoders
 from tests.worker.harness import until
 
 POISON = f"{MARKER} this one breaks what computes it"
@@ -92,3 +93,22 @@ def test_an_error_that_is_nobodys_document_is_tried_again_and_blames_nobody(flee
         fleet.set_shards(not_before=0.0)  # it backs off: that time is moved, not waited for
         assert fleet.finish(job).done == 2 * SHARD_TEXTS
     assert sorted(row.attempt for row in fleet.shards(Shard.attempt)) == [1, 2]
+
+
+def test_a_nul_that_a_model_writes_is_mended_and_flagged_and_fails_no_neighbour(fleet: Fleet) -> None:
+    fleet.loads_models = True
+    model = decoders.nul_after_a_bang(fleet.folder / "model", numbered(50))
+    texts = [*numbered(5), "Here it comes!", *numbered(10, first=5)]
+    options = ("--task", "generate", "--prompt", "{text}", "--max-new-tokens", 4, "--model", model)
+    job = fleet.enqueue(fleet.corpus(texts), *options)
+    with fleet.worker():
+        status = fleet.finish(job, 120)
+    assert (status.done, status.failed) == (16, 0)
+    outputs = {row["id"]: (row["text"], row["flags"]) for row in fleet.results(job)}
+    mended = outputs.pop("5")
+    assert mended[0] == "\ufffdxxx"
+    assert "output_nul_replaced" in mended[1]
+    assert {text for text, _ in outputs.values()} == {"xxxx"}
+    assert not any("output_nul_replaced" in flags for _, flags in outputs.values())
+    assert {row.attempt for row in fleet.shards(Shard.attempt)} == {1}
+    assert "shard_failed" not in fleet.log("worker")

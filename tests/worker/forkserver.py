@@ -292,14 +292,14 @@ def become(asked: Mapping[str, Any]) -> None:
 
 def fork_children(address: str, kind: str) -> None:
     """Have this process fork the processes that it would start from the server of a kind."""
-    from docmill.worker.engines import throughput
+    from docmill.worker import engines
     from docmill.worker.process import device_start
     from docmill.worker.submit import rehearsal
 
     where = partial(address_of, kind, address)
     device_start.start_device = partial(start_device, where)  # type: ignore[assignment]
     if kind != COMMANDS:
-        throughput.run_child = partial(run_child, where, "docmill.worker.engines.throughput")
+        engines.run_child = partial(run_child, where, "docmill.worker.engines")
         rehearsal.run_child = partial(run_child, where, "docmill.worker.submit.rehearsal")
 
 

@@ -15,7 +15,7 @@ COMMANDS = (
         "docmill.worker.jobs.submission",
         "docmill.worker.cli.interrupts",
     ),
-    *("docmill.worker.consoles", "docmill.worker.engines.devices", "tests.faulty_backend"),
+    *("docmill.worker.consoles", "docmill.worker.engines", "tests.faulty_backend"),
     *(
         "docmill.worker.queue.broker",
         "docmill.worker.process.device",
@@ -62,7 +62,7 @@ WITH_MODELS = (
     *("docmill.tasks.backends.encoder.conversion", "openvino.frontend.pytorch", "docmill.tasks.backends.reading"),
     *("docmill.tasks.backends.encoder_decoder.seq2seq", "docmill.tasks.backends.encoder_decoder.ctranslate"),
     *("docmill.tasks.backends.polyglot", "docmill.tasks.backends.decoder_only.causal", "docmill.tasks.languages"),
-    *("docmill.worker.engines.throughput", "sacremoses"),
+    *("docmill.worker.engines", "sacremoses"),
 )
 # Libraries that torch and the model libraries import, and that know of no model hub.
 WITH_TORCH = (

@@ -20,7 +20,7 @@ from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import jobs
 from docmill.worker.api.documents import make_table_of_job, one_run_at_a_time, require_arrow
 from docmill.worker.api.errors import Error, TimedOut, explained, explained_each
-from docmill.worker.engines.devices import choose_devices
+from docmill.worker.engines import choose_devices
 from docmill.worker.explaining.explanation import cutter, explain
 from docmill.worker.explaining.json_form import as_json
 from docmill.worker.extras import EXTRAS

@@ -14,7 +14,7 @@ from docmill.worker.api.documents import Documents, ReadOnce, make_table_by_row,
 from docmill.worker.api.errors import Error, explained
 from docmill.worker.api.job import Job, Pipelines, listen
 from docmill.worker.api.options import Options, request_of
-from docmill.worker.engines.devices import devices_for
+from docmill.worker.engines import devices_for
 from docmill.worker.formatting import summary
 from docmill.worker.jobs import dedup as of_dedup
 from docmill.worker.jobs import search as of_search

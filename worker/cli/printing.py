@@ -100,7 +100,7 @@ def open_closed_streams() -> None:
 def leave(code: int) -> NoReturn:
     """End the process. While a thread waits for a pipe that says nothing, the interpreter cannot end by itself: it
     wants the lock that the thread holds."""
-    from docmill.worker.concurrency.prefetch import still_waits
+    from docmill.worker.concurrency import still_waits
 
     if still_waits():
         with suppress(OSError):  # nobody reads any more

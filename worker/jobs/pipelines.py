@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from docmill.storage.errors import NoSuchPipeline, StorageError
 from docmill.storage.pipelines import pipelines, views
 from docmill.tasks import kinds
-from docmill.worker.concurrency.renewal import Held
+from docmill.worker.concurrency import Held
 from docmill.worker.formatting import cost_as_json
 from docmill.worker.jobs.listener import Listener
 from docmill.worker.jobs.outputs import check_folder, check_out, check_out_is_no_input

@@ -34,8 +34,7 @@ def run_request(
     ``opened`` opens the source in place of its name. Raises what `worker.jobs.local_run.run_here` and
     `worker.submit.request.prepare` do.
     """
-    from docmill.worker.process.device_config import Expected
-    from docmill.worker.process.device_start import StartedDevices
+    from docmill.worker.process.device_start import Expected, StartedDevices
 
     with ExitStack() as until_shown:
         # The processes import their libraries while this one imports its own, and reads.

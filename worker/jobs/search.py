@@ -12,7 +12,7 @@ from docmill.storage.readers import Record, Rejection
 from docmill.storage.search.search import Hit, choose, hits, search
 from docmill.tasks.engine import queries
 from docmill.tasks.outputs import Vector
-from docmill.worker.engines.devices import choose_devices
+from docmill.worker.engines import choose_devices
 from docmill.worker.jobs.listener import Listener
 from docmill.worker.stores import corpus_names
 

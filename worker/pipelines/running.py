@@ -25,7 +25,7 @@ from docmill.storage.steps import replacements
 from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import Target
 from docmill.tasks.errors import HubUnreachable, TaskError
-from docmill.worker.concurrency.renewal import Held, renewed
+from docmill.worker.concurrency import Held, renewed
 from docmill.worker.errors import WorkerError
 from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, parse
 from docmill.worker.pipelines.schema import DOCUMENT, step_table

@@ -14,42 +14,36 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, Any
 
-from celery import Celery, Task
-from celery.exceptions import Reject
+from celery.concurrency.thread import ApplyResult, TaskPool
 from celery.worker import WorkController, state
+from kombu.asynchronous import get_event_loop
 
 from docmill.storage.core.database import Database
-from docmill.storage.errors import LeaseLost, StorageError
+from docmill.storage.errors import StorageError
 from docmill.storage.json_values import GivenJson
 from docmill.storage.leases import dispatch
-from docmill.tasks import tracing
+from docmill.storage.outputs.output_types import TEXT, VECTOR, WEIGHTS
+from docmill.tasks import kinds, tracing
 from docmill.tasks.backends import devices
+from docmill.tasks.engine.engine import BatchDone, BatchStarted, Counters, Engine
+from docmill.tasks.tracing import OFF, Span
 from docmill.worker import logs
-from docmill.worker.engines.engines import opener, settled
+from docmill.worker.engines import opener, settled
 from docmill.worker.metrics.work import of_memory
 from docmill.worker.pids import pid_space
-from docmill.worker.process.batch_spans import BatchSpans
-from docmill.worker.process.device_config import DeviceConfig, Expected, parse
+from docmill.worker.process.device_start import DeviceConfig, Expected, parse
 from docmill.worker.process.shard import Process
-from docmill.worker.process.utilization import Reading, Report, due
+from docmill.worker.process.tasks import Context, bind
+from docmill.worker.process.usage import Reading, Report, due
 from docmill.worker.queue.broker import Broker
-from docmill.worker.queue.messages import (
-    ENQUEUE_TASK,
-    RUN_LANE,
-    RUN_TASK,
-    SHARD_TASK,
-    Plain,
-    parse_run,
-    parse_shard,
-    queue,
-)
-from docmill.worker.queue.thread_pool import WakingThreadPool, wake
+from docmill.worker.queue.messages import RUN_LANE, queue
 from docmill.worker.queue.transport import ear
 from docmill.worker.settings import Settings
 from docmill.worker.stores import store_of
@@ -58,7 +52,6 @@ log = logging.getLogger("docmill.device")
 
 BEAT_S = 0.5
 SIGN_ON_S = 60.0
-LEAST_DELAY_S, LONGEST_DELAY_S = 2.0, 60.0  # until an order is tried again, while the store or the hub is away
 ASK_EVERY_S = 0.1  # for messages, in a process that ends with its job: it ends between two requests
 # A thread that computes needs the interpreter for a moment between two products, hundreds of times in a batch; with
 # Python's own 5 ms it would wait as long each time while another thread cuts texts or writes results.
@@ -79,6 +72,62 @@ class SupervisorChannel:
                 self._out.write(json.dumps({"event": event, **facts}).encode() + b"\n")
             except BrokenPipeError:
                 os._exit(1)  # the supervisor is gone
+
+
+class BatchSpans:
+    """Begins a span with each batch, and ends it. `counters` are those of the engine."""
+
+    def __init__(self, device: str, counters: Callable[[], Counters]) -> None:
+        self._device = device
+        self._counters = counters
+        self._span: Span = OFF
+        self._written = 0
+
+    def follow(self, event: BatchStarted | BatchDone) -> None:
+        """Begin or end the span of a batch."""
+        if not tracing.is_on():
+            return
+        if isinstance(event, BatchDone):
+            self._span.set({"gen_ai.usage.output_tokens": self._counters().tokens_out - self._written})
+            self._span.end()
+            return
+        self._written = self._counters().tokens_out
+        operation, model = operation_of(event.spec.kind), event.spec.model
+        about = tracing.model_use(operation, model, event.tokens)
+        about |= {"docmill.device": self._device, "docmill.windows": event.windows}
+        about |= {"docmill.padded_tokens": event.padded_tokens}
+        self._span = tracing.begin_batch(model, operation, event.traceparents, about)
+
+
+def operation_of(kind: str) -> str:
+    """Return the operation of a kind of task, by the convention's names where it has one."""
+    names = {TEXT: "text_completion", VECTOR: "embeddings", WEIGHTS: "embeddings"}
+    return names.get(kinds.kind(kind).output, kind)
+
+
+class WakingThreadPool(TaskPool):  # type: ignore[misc]
+    """While all threads are busy Celery asks for no message, and nothing tells it of the first that is free again: it
+    would look once a second."""
+
+    def on_apply(self, *args: Any, **kwargs: Any) -> ApplyResult:
+        result = super().on_apply(*args, **kwargs)
+        result.f.add_done_callback(_wake)
+        return result
+
+
+def wake() -> None:
+    """Have Celery's loop take another turn at once, in which it sees that it is to stop. Any thread may call it."""
+    loop = get_event_loop()
+    if loop is not None:  # none any more at the end
+        loop.call_soon(_look)
+
+
+def _wake(_: Future[Any]) -> None:
+    wake()
+
+
+def _look() -> None:
+    """Nothing but another turn of the loop, which asks for messages as it begins."""
 
 
 def main() -> None:
@@ -103,7 +152,7 @@ def main() -> None:
     process = _make_process(order, settings, broker, voice)
     # Reading a source and writing results take statements that may last.
     lasting = store_of(settings, pool_size=5)
-    _register(broker.app, process, settings, lasting)
+    bind(broker.app, Context(settings, process, lasting))
     controller = WorkController(
         app=broker.app,
         pool_cls=WakingThreadPool,
@@ -155,7 +204,7 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 
 
 def _make_process(order: DeviceConfig, settings: Settings, broker: Broker, voice: SupervisorChannel) -> Process:
-    from docmill.tasks.engine.engine import BatchDone, BatchStarted, Engine
+    from docmill.tasks.engine.engine import BatchStarted
 
     def on_batch(event: BatchStarted | BatchDone) -> None:
         spans.follow(event)
@@ -180,56 +229,6 @@ def _make_process(order: DeviceConfig, settings: Settings, broker: Broker, voice
         say=voice.say,
         only_job=order.only_job,
     )
-
-
-def _register(app: Celery, process: Process, settings: Settings, database: Database) -> None:
-    app.set_default()  # Celery's threads would make another app, without settings
-
-    @app.task(name=SHARD_TASK, bind=True)  # type: ignore[untyped-decorator]
-    def shard(this: Task, /, **arguments: Plain) -> None:
-        process.run_shard(parse_shard(arguments), tracing.valid(this.request.get("traceparent")))
-
-    @app.task(name=RUN_TASK)  # type: ignore[untyped-decorator]
-    def pipeline(**arguments: Plain) -> None:
-        from docmill.worker.pipelines.running import advance  # with its libraries, which `docmill run` does not need
-
-        stop = process.draining
-        advance(settings, database, process.broker, parse_run(arguments), owner=process.owner, stop=stop)
-
-    if settings.takes_orders:
-        _register_orders(app, process, settings, database)
-
-
-def _register_orders(app: Celery, process: Process, settings: Settings, database: Database) -> None:
-    from docmill.worker.orders import (  # with the libraries of readers, which `docmill run` does not need
-        AWAY,
-        carry_out,
-    )
-
-    @app.task(  # type: ignore[untyped-decorator]
-        name=ENQUEUE_TASK, bind=True, acks_late=True, ignore_result=False, max_retries=None, throws=(ValueError,)
-    )
-    def enqueue(this: Task, source: Plain = None, /, **arguments: Plain) -> int:
-        given = arguments if source is None else {**arguments, "source": source}
-        try:
-            return carry_out(settings, database, process.broker, this.request.id, given, process.draining)
-        except LeaseLost as error:
-            raise Reject(error, requeue=True) from error
-        except AWAY as error:
-            _try_later(this, error)
-
-    # Celery calls some tasks that follow an error in place; those of its own are none of an order's.
-    app.finalize()
-    for name in [name for name in app.tasks if name.startswith("celery.")]:
-        del app.tasks[name]
-
-
-def _try_later(this: Task, error: Exception) -> NoReturn:
-    """Send an order again, to be carried out later, or put it back if Redis takes no new message."""
-    try:
-        raise this.retry(exc=error, countdown=min(LONGEST_DELAY_S, LEAST_DELAY_S * 2 ** min(this.request.retries, 9)))
-    except Reject as unsent:
-        raise Reject(error, requeue=True) from unsent
 
 
 def _sign_on(order: DeviceConfig, settings: Settings, database: Database) -> None:

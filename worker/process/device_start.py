@@ -1,13 +1,22 @@
-"""The start of device processes, which may come before their orders, since their imports take a second."""
+"""Start device processes, and the lines that they read: specs to expect, and the order of their supervisor.
+
+A process may start before its order, since its imports take a second.
+"""
 
 from __future__ import annotations
 
+import json
 import subprocess
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from types import TracebackType
+from typing import TYPE_CHECKING, Any
 
 from docmill.worker.pids import command_of
-from docmill.worker.process.device_config import Expected
+
+if TYPE_CHECKING:
+    from docmill.storage.core.specs import Spec
+    from docmill.worker.settings import Settings
 
 
 def start_device() -> subprocess.Popen[bytes]:
@@ -52,3 +61,45 @@ class StartedDevices:
                     with suppress(BrokenPipeError):  # what it was told and did not read
                         pipe.close()
         self._waiting.clear()
+
+
+_EXPECTED = "expected"
+CUT = "cut"  # the kind of a step: the texts of a shard are cut
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A line before the order: a spec, as JSON, which the process will open on a device."""
+
+    spec: str
+    device: str
+    models_dir: str | None
+    cache_dir: str
+    backend: str
+
+    @classmethod
+    def of(cls, spec: Spec, device: str, settings: Settings) -> Expected:
+        models_dir = None if settings.models_dir is None else str(settings.models_dir)
+        return cls(spec.to_json().decode(), device, models_dir, str(settings.cache_dir), settings.backend)
+
+    def to_line(self) -> bytes:
+        return json.dumps({_EXPECTED: asdict(self)}).encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class DeviceConfig:
+    """The order on a device process's standard input. With ``only_job`` it offers no other job's shards."""
+
+    owner: str
+    device: str
+    settings: dict[str, Any]
+    only_job: int | None = None
+
+    def to_line(self) -> bytes:
+        return json.dumps(asdict(self)).encode() + b"\n"
+
+
+def parse(line: bytes) -> Expected | DeviceConfig:
+    """Return the content of a line."""
+    found = json.loads(line)
+    return Expected(**found[_EXPECTED]) if _EXPECTED in found else DeviceConfig(**found)

@@ -31,14 +31,6 @@ SWEEP_EVERY_S = 3_600.0
 STOP_WAIT_S = 5.0  # the longest time that `stop` waits for the last writes
 
 
-@dataclass(frozen=True)
-class DeadProcess:
-    """A device process that ended. Its shards are free, and suspects unless it was stopped on purpose."""
-
-    owner: str
-    on_purpose: bool
-
-
 @dataclass
 class MaintenanceThread:
     """Reaps dead device processes, and does maintenance while this supervisor holds its lease.
@@ -57,7 +49,7 @@ class MaintenanceThread:
     ages: Ages | None = None
     only_job: int | None = None
     _sweep_due: float = 0.0
-    _dead: list[DeadProcess] = field(default_factory=list)
+    _dead: dict[str, bool] = field(default_factory=dict)  # owner -> was it stopped on purpose
     _own: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _wake: threading.Event = field(default_factory=threading.Event)
@@ -76,7 +68,7 @@ class MaintenanceThread:
     def reap(self, owner: str, *, on_purpose: bool = False) -> None:
         """Request that the shards of a dead process are freed as soon as the store answers. Returns at once."""
         with self._lock:
-            self._dead.append(DeadProcess(owner, on_purpose))
+            self._dead[owner] = on_purpose
         self._wake.set()
 
     def stop(self) -> None:
@@ -107,17 +99,22 @@ class MaintenanceThread:
     def _reap_all(self) -> bool:
         """Return True if there were dead processes and all are reaped. The others are tried again later."""
         with self._lock:
-            dead, self._dead = self._dead, []
-        left = [process for process in dead if not self._try(partial(self._reap, process))]
+            dead, self._dead = self._dead, {}
+        left = {
+            owner: on_purpose
+            for owner, on_purpose in dead.items()
+            if not self._try(partial(self._reap, owner, on_purpose=on_purpose))
+        }
         with self._lock:
-            self._dead += left
+            self._dead |= left
         return bool(dead) and not left
 
-    def _reap(self, process: DeadProcess) -> None:
-        free = maintenance.release_owner if process.on_purpose else maintenance.reclaim
-        free(self.database, process.owner)
-        pipelines.let_go_all(self.database, process.owner)
-        dispatch.sign_off(self.database, process.owner)
+    def _reap(self, owner: str, *, on_purpose: bool) -> None:
+        """Free the shards of a dead process. They are suspects unless it was stopped on purpose."""
+        free = maintenance.release_owner if on_purpose else maintenance.reclaim
+        free(self.database, owner)
+        pipelines.let_go_all(self.database, owner)
+        dispatch.sign_off(self.database, owner)
         send_again(self.database, self.broker)
 
     def _maintain(self) -> None:
@@ -132,7 +129,7 @@ class MaintenanceThread:
         for owner, pid in dispatch.neighbours(self.database, space):
             if owner not in self._own and is_gone(pid):
                 log.warning("neighbour_died owner=%s", owner)
-                self._reap(DeadProcess(owner, on_purpose=False))
+                self._reap(owner, on_purpose=False)
 
     def _round(self) -> None:
         if maintenance.hold(self.database, UPKEEP, self.owner, 3 * self.every_s + 1):

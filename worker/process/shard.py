@@ -6,15 +6,17 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
 from docmill.storage import fault_points
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
-from docmill.storage.errors import LeaseLost, StorageError
+from docmill.storage.errors import DatabaseBusy, DatabaseUnreachable, LeaseLost, StorageError
 from docmill.storage.leases import dispatch, maintenance, shards
 from docmill.storage.leases.shards import Claim, Head
 from docmill.tasks import tracing
@@ -23,14 +25,10 @@ from docmill.tasks.errors import CannotServe, DeviceUnusable, EngineStopped, Ser
 from docmill.tasks.models import weightless
 from docmill.tasks.tracing import messaging
 from docmill.worker import logs
-from docmill.worker.concurrency.breaker import Breaker, CircuitOpen
-from docmill.worker.concurrency.exclusive_lock import Gate
 from docmill.worker.errors import BrokerUnreachable
 from docmill.worker.metrics.work import Tally, of_device
-from docmill.worker.process.in_flight import InFlight, ShardsInFlight
-from docmill.worker.process.time_use import COMPUTING, CUTTING, READING, WRITING, TimeUse
-from docmill.worker.process.utilization import Reading
-from docmill.worker.process.watchdog import CUT
+from docmill.worker.process.device_start import CUT
+from docmill.worker.process.usage import COMPUTING, CUTTING, READING, WRITING, Reading, TimeUse
 from docmill.worker.queue.broker import Broker
 from docmill.worker.queue.dispatcher import Refill
 from docmill.worker.queue.messages import queue
@@ -343,7 +341,7 @@ class Process:
         return texts
 
     def lately(self) -> dict[str, float]:
-        """Return what the time of the last minute was spent on, in seconds (`worker.process.time_use`)."""
+        """Return what the time of the last minute was spent on, in seconds (`worker.process.usage`)."""
         now = self.reading()
         return self.time_use.lately(now.working_s, now.counters.busy_s)
 
@@ -371,3 +369,159 @@ class Process:
             shards.release(self.database, ours.claim, finished, self._runtime_id(ours) if finished else None)
             if ours.ticket is not None:
                 self.engine.stored(ours.head.spec, ours.ticket, finished)
+
+
+@dataclass
+class InFlight:
+    """A shard of ours, from its claim to its commit."""
+
+    head: Head
+    claim: Claim
+    ticket: Submission | None = None
+    runtime: Mapping[str, Any] = field(default_factory=dict)
+    lost: threading.Event = field(default_factory=threading.Event)
+    kept: set[int] = field(default_factory=set)  # contents whose outcomes are stored before the shard ends
+
+
+class ShardsInFlight:
+    """The claims that the threads of one device process work on.
+
+    A process that lost a shard may claim it again before the thread of its first claim has noticed. So a claim is
+    found by its shard and its fence, and the end of the first leaves the second alone.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._claims: dict[tuple[int, int], InFlight] = {}
+        self._worked_s = 0.0
+        self._working_since = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self._claims)
+
+    def enter(self, ours: InFlight) -> None:
+        """Hold a claim from now on."""
+        with self._lock:
+            if not self._claims:
+                self._working_since = time.monotonic()
+            self._claims[ours.claim.shard_id, ours.claim.fence] = ours
+
+    def leave(self, ours: InFlight) -> None:
+        """Hold a claim no longer."""
+        with self._lock:
+            del self._claims[ours.claim.shard_id, ours.claim.fence]
+            if not self._claims:
+                self._worked_s += time.monotonic() - self._working_since
+
+    def held(self) -> list[InFlight]:
+        """Return the claims that are held now."""
+        with self._lock:
+            return list(self._claims.values())
+
+    def worked_s(self) -> tuple[float, bool]:
+        """Return the seconds in which any claim was held, until now, and True if none is held."""
+        with self._lock:
+            if not self._claims:
+                return self._worked_s, True
+            return self._worked_s + time.monotonic() - self._working_since, False
+
+
+FIRST_S = 1.0
+LONGEST_S = 30.0
+TURN_S = 0.5  # between two looks at how another's try ends
+
+
+class CircuitOpen(StorageError):
+    """The store refused a write lately; the next one may be tried in `wait_s` seconds."""
+
+    def __init__(self, wait_s: float, trouble: str) -> None:
+        super().__init__(trouble)
+        self.wait_s = wait_s
+
+
+class Breaker:
+    """Safe to share by threads. `trouble` is the store's last refusal; None while it takes what it is given."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._retry_at = 0.0
+        self._is_tried = False
+        self.trouble: str | None = None
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Guard one write. Raises CircuitOpen where it may not be tried now, and whatever the write raises."""
+        self._admit()
+        try:
+            yield
+        except LeaseLost:  # the store's answer, and a sound one
+            self._close()
+            raise
+        except (DatabaseBusy, DatabaseUnreachable):
+            self._end_of_turn()
+            raise
+        except StorageError as error:
+            self._open(str(error))
+            raise
+        except BaseException:
+            self._end_of_turn()
+            raise
+        else:
+            self._close()
+
+    def _admit(self) -> None:
+        with self._lock:
+            if self.trouble is None:
+                return
+            wait_s = self._retry_at - self._clock()
+            if wait_s > 0 or self._is_tried:
+                raise CircuitOpen(max(wait_s, TURN_S), self.trouble)
+            self._is_tried = True
+
+    def _close(self) -> None:
+        with self._lock:
+            self.trouble, self._failures, self._is_tried = None, 0, False
+
+    def _open(self, trouble: str) -> None:
+        with self._lock:
+            # Writes that were under way when the first one failed say nothing new.
+            if self.trouble is None or self._is_tried:
+                self._retry_at = self._clock() + min(LONGEST_S, FIRST_S * 2.0**self._failures)
+                self._failures += 1
+            self.trouble, self._is_tried = trouble, False
+
+    def _end_of_turn(self) -> None:
+        with self._lock:
+            self._is_tried = False
+
+
+class Gate:
+    """Shards pass together; a suspect passes alone. One that waits to pass alone lets no others in before it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._inside = 0
+        self._waiting_alone = 0
+        self._alone = False
+
+    @contextmanager
+    def passing(self, *, alone: bool) -> Iterator[None]:
+        """Hold the door for the length of the block."""
+        with self._changed:
+            if alone:
+                self._waiting_alone += 1
+                self._changed.wait_for(lambda: self._inside == 0)
+                self._waiting_alone -= 1
+                self._alone = True
+            else:
+                self._changed.wait_for(lambda: not self._alone and self._waiting_alone == 0)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._inside -= 1
+                self._alone = False
+                self._changed.notify_all()

@@ -19,7 +19,7 @@ from docmill.storage.core.private_files import make_folder
 from docmill.tasks.engine import queries
 from docmill.tasks.engine.queries import Embed
 from docmill.tasks.models import weightless
-from docmill.worker.engines.engines import running
+from docmill.worker.engines import running
 from docmill.worker.pids import command_of
 from docmill.worker.queries.process import Opening, is_own, receive, send, unpacked
 from docmill.worker.settings import Settings, for_libraries, without_settings

@@ -103,7 +103,7 @@ class Server:
 
     def __init__(self, listener: socket.socket, key: str, opening: Opening) -> None:
         from docmill.tasks.engine.engine import Engine
-        from docmill.worker.engines.engines import settled
+        from docmill.worker.engines import settled
 
         self._listener = listener
         self._key = key

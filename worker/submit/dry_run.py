@@ -17,8 +17,7 @@ from docmill.storage.ingest.ingest import Counts
 from docmill.storage.readers import Record
 from docmill.storage.steps import fitted_risks, templates
 from docmill.tasks import kinds
-from docmill.worker.engines.throughput import measure
-from docmill.worker.engines.token_counts import Count, counting
+from docmill.worker.engines import Count, counting, measure
 from docmill.worker.settings import Settings
 from docmill.worker.submit.enqueue import Progress
 from docmill.worker.submit.request import Prepared

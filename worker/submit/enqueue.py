@@ -28,8 +28,7 @@ from docmill.storage.steps.jobs import JobRequest, OpenJob
 from docmill.tasks import tracing
 from docmill.tasks.tracing import Span
 from docmill.worker import logs
-from docmill.worker.concurrency.prefetch import ahead
-from docmill.worker.concurrency.renewal import Held
+from docmill.worker.concurrency import Held, ahead
 from docmill.worker.errors import BrokerUnreachable, WorkerError
 from docmill.worker.queue.dispatcher import top_up
 from docmill.worker.submit.request import Prepared, limits_of

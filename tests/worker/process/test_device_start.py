@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from docmill.worker.process import device
-from docmill.worker.process.device_config import DeviceConfig, Expected, parse
-from docmill.worker.process.device_start import StartedDevices
+from docmill.worker.process.device_start import DeviceConfig, Expected, StartedDevices, parse
 
 
 def test_processes_without_an_order_end_with_the_block_and_the_others_with_their_input() -> None:

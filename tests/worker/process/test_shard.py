@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any, cast
 
 import pytest
@@ -16,10 +19,11 @@ from docmill.storage.core.outcomes import Outcome, Status
 from docmill.storage.core.schema import OutcomeRow, Shard
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.tables import db_now
-from docmill.storage.errors import DatabaseUnreachable
+from docmill.storage.errors import DatabaseUnreachable, LeaseLost, StorageError, UnexpectedDatabaseError
 from docmill.storage.ingest import ingest
 from docmill.storage.leases import dispatch, shards
 from docmill.storage.leases.health import health
+from docmill.storage.leases.shards import Claim, Head
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
@@ -28,12 +32,21 @@ from docmill.tasks.engine.engine import Engine
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.specs import pinning
 from docmill.tasks.windows.windows import Encoded
-from docmill.worker.engines.engines import opener
-from docmill.worker.process.in_flight import InFlight
-from docmill.worker.process.shard import Process
+from docmill.worker.engines import opener
+from docmill.worker.process.shard import (
+    FIRST_S,
+    LONGEST_S,
+    Breaker,
+    CircuitOpen,
+    Gate,
+    InFlight,
+    Process,
+    ShardsInFlight,
+)
 from docmill.worker.settings import load_settings
 from tests.kinds import KINDS
-from tests.storage.builders import gathered
+from tests.storage.builders import at_once, gathered
+from tests.worker.harness import until
 
 RUNTIME = {"device": "cpu", "precision": "float32", "backend": "none", "versions": {}}
 
@@ -247,3 +260,229 @@ def test_a_shard_that_was_lost_and_claimed_again_by_the_same_process_keeps_its_l
     assert not again.lost.is_set()
     assert process.computed() == {claim.job_id: 0.0}
     assert [ours.claim.fence for ours in process.in_flight.held()] == [claim.fence]
+
+
+def _claim(shard_id: int, fence: int = 1) -> InFlight:
+    head = Head(shard_id, fence - 1, lane="copy", suspect=False, spec_id=1, spec=Spec("copy", "m", "r"))
+    claim = Claim(
+        shard_id=shard_id, job_id=1, fence=fence, owner="me", attempt=fence, suspect=0, redo=False, spec_id=1,
+        contents=(), texts=(),
+    )  # fmt: skip
+    return InFlight(head, claim)
+
+
+def test_time_with_a_shard_in_flight_is_counted_once_however_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("docmill.worker.process.shard.time.monotonic", lambda: now[0])
+    shards, one, two = ShardsInFlight(), _claim(1), _claim(2)
+    shards.enter(one)
+    now[0] = 101.0
+    shards.enter(two)
+    now[0] = 103.0
+    shards.leave(one)
+    assert shards.worked_s() == (3.0, False)
+    now[0] = 104.0
+    shards.leave(two)
+    now[0] = 200.0
+    assert shards.worked_s() == (4.0, True)
+
+
+def test_a_shard_that_was_lost_and_claimed_again_stays_held_when_the_lost_claim_ends() -> None:
+    """Two threads of one process: the first has not yet noticed that its claim is gone."""
+    shards, lost = ShardsInFlight(), _claim(1, fence=1)
+    again = replace(lost, claim=replace(lost.claim, fence=2))
+    shards.enter(lost)
+    shards.enter(again)
+    shards.leave(lost)
+    assert [ours.claim.fence for ours in shards.held()] == [2]
+    shards.leave(again)
+    assert not shards
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def breaker(clock: Clock) -> Breaker:
+    return Breaker(clock)
+
+
+def write(breaker: Breaker, error: Exception | None = None) -> None:
+    with breaker.attempt():
+        if error is not None:
+            raise error
+
+
+def refused(breaker: Breaker, why: str = "the archive is closed") -> None:
+    with pytest.raises(UnexpectedDatabaseError):
+        write(breaker, UnexpectedDatabaseError(why))
+
+
+def wait_s(breaker: Breaker) -> float:
+    """Return the seconds that the next write has to wait."""
+    with pytest.raises(CircuitOpen) as caught:
+        write(breaker)
+    return caught.value.wait_s
+
+
+def test_writes_pass_until_one_is_refused_and_then_wait(breaker: Breaker, clock: Clock) -> None:
+    write(breaker)
+    refused(breaker)
+    assert breaker.trouble == "the archive is closed"
+    assert wait_s(breaker) == FIRST_S
+    clock.now += FIRST_S
+    write(breaker)
+    assert not breaker.trouble
+    write(breaker)
+
+
+def test_refusals_in_a_row_are_ever_longer_apart_up_to_a_bound(breaker: Breaker, clock: Clock) -> None:
+    waits = []
+    for _ in range(9):
+        refused(breaker)
+        waits.append(wait_s(breaker))
+        clock.now += waits[-1]
+    assert waits[:4] == [FIRST_S, 2 * FIRST_S, 4 * FIRST_S, 8 * FIRST_S]
+    assert waits == sorted(waits)
+    assert waits[-1] == LONGEST_S
+    write(breaker)
+    refused(breaker)
+    assert wait_s(breaker) == FIRST_S, "what passed is forgotten"
+
+
+def test_one_write_at_a_time_asks_whether_the_store_takes_them_again(breaker: Breaker, clock: Clock) -> None:
+    refused(breaker)
+    clock.now += FIRST_S
+    inside, leave = Event(), Event()
+
+    def ask() -> None:
+        with breaker.attempt():
+            inside.set()
+            assert leave.wait(60)
+
+    def others() -> None:
+        assert inside.wait(60)
+        assert wait_s(breaker) > 0
+        leave.set()
+
+    at_once(ask, others)
+    write(breaker)
+
+
+def test_writes_that_were_under_way_when_one_was_refused_count_as_that_one(breaker: Breaker, clock: Clock) -> None:
+    def fail(n: int) -> None:
+        with breaker.attempt():
+            begun.append(n)
+            until(lambda: len(begun) == 4, "all are under way")
+            raise UnexpectedDatabaseError
+
+    begun: list[int] = []
+
+    def try_(n: int) -> None:
+        with pytest.raises(UnexpectedDatabaseError):
+            fail(n)
+
+    at_once(*[lambda n=n: try_(n) for n in range(4)])
+    assert wait_s(breaker) == FIRST_S
+
+
+def test_a_store_that_is_away_opens_nothing_and_settles_nothing(breaker: Breaker, clock: Clock) -> None:
+    with pytest.raises(DatabaseUnreachable):
+        write(breaker, DatabaseUnreachable())
+    write(breaker)
+    refused(breaker)
+    clock.now += FIRST_S
+    with pytest.raises(DatabaseUnreachable):
+        write(breaker, DatabaseUnreachable())
+    assert breaker.trouble is not None
+    write(breaker)
+    assert not breaker.trouble
+
+
+def test_a_lost_lease_is_an_answer_of_a_store_that_works(breaker: Breaker, clock: Clock) -> None:
+    refused(breaker)
+    clock.now += FIRST_S
+    with pytest.raises(LeaseLost):
+        write(breaker, LeaseLost())
+    assert not breaker.trouble
+
+
+def test_a_bug_in_the_one_that_asks_leaves_the_question_to_the_next(breaker: Breaker, clock: Clock) -> None:
+    refused(breaker)
+    clock.now += FIRST_S
+    with pytest.raises(ZeroDivisionError):
+        write(breaker, ZeroDivisionError())
+    write(breaker)
+
+
+def test_an_open_circuit_is_an_error_of_the_store_with_its_words(breaker: Breaker) -> None:
+    refused(breaker, "no more room for rows")
+    with pytest.raises(StorageError, match="no more room for rows"):
+        write(breaker)
+
+
+SOON_S = 10.0
+
+
+def _pass(gate: Gate, *, alone: bool) -> tuple[threading.Event, threading.Event, threading.Thread]:
+    """A thread that goes through the gate: (it is inside, let it out, the thread)."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def go() -> None:
+        with gate.passing(alone=alone):
+            inside.set()
+            leave.wait(SOON_S)
+
+    thread = threading.Thread(target=go)
+    thread.start()
+    return inside, leave, thread
+
+
+def test_shards_are_in_flight_together() -> None:
+    gate = Gate()
+    passers = [_pass(gate, alone=False) for _ in range(3)]
+    assert all(inside.wait(SOON_S) for inside, _, _ in passers)
+    for _, leave, thread in passers:
+        leave.set()
+        thread.join(SOON_S)
+
+
+def test_a_suspect_waits_until_it_is_alone_and_keeps_others_out() -> None:
+    gate = Gate()
+    first_in, first_out, first = _pass(gate, alone=False)
+    assert first_in.wait(SOON_S)
+    suspect_in, suspect_out, suspect = _pass(gate, alone=True)
+    assert not suspect_in.wait(0.05)
+    later_in, later_out, later = _pass(gate, alone=False)
+    assert not later_in.wait(0.05), "one that comes later does not go before a suspect that waits"
+    first_out.set()
+    assert suspect_in.wait(SOON_S)
+    assert not later_in.is_set()
+    suspect_out.set()
+    assert later_in.wait(SOON_S)
+    later_out.set()
+    for thread in (first, suspect, later):
+        thread.join(SOON_S)
+
+
+def test_two_suspects_go_one_after_the_other() -> None:
+    gate = Gate()
+    one_in, one_out, one = _pass(gate, alone=True)
+    assert one_in.wait(SOON_S)
+    two_in, two_out, two = _pass(gate, alone=True)
+    assert not two_in.wait(0.05)
+    one_out.set()
+    assert two_in.wait(SOON_S)
+    two_out.set()
+    one.join(SOON_S)
+    two.join(SOON_S)

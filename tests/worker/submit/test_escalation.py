@@ -17,7 +17,7 @@ from docmill.storage.errors import NoRisk
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, ModelCorrupt
 from docmill.tasks.models.families import Family
-from docmill.worker.engines.throughput import Sample
+from docmill.worker.engines import Sample
 from docmill.worker.errors import BadMessage
 from docmill.worker.orders import parse_enqueue
 from docmill.worker.pipelines.file import PipelineInvalid, parse

@@ -109,7 +109,7 @@ def migrate_command(
             return _ASKED[asked[0]](settings, database, corpus, yes, as_json)
     if old is None or new is None:
         raise click.UsageError("give --from MODEL and --to MODEL, or --status, --cancel or --back")
-    from docmill.worker.engines.devices import choose_devices
+    from docmill.worker.engines import choose_devices
     from docmill.worker.pipelines.migrating import Wanted, plan
 
     options = {name: value for name, value in (("prompt", prompt), ("prompt_name", prompt_name)) if value is not None}

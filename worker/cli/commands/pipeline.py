@@ -89,7 +89,7 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
     """
     from docmill.storage.results.job_counts import count_flags
     from docmill.worker.cli.tables import steps_table
-    from docmill.worker.engines.devices import choose_devices
+    from docmill.worker.engines import choose_devices
     from docmill.worker.jobs.pipelines import run_file
 
     settings = settings_from(device=device, backend=backend)

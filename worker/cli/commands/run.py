@@ -78,7 +78,7 @@ def run_command(
     continues an interrupted run. No server is needed; if DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL are set, the
     command uses the fleet's queue and database.
     """
-    from docmill.worker.engines.devices import devices_for
+    from docmill.worker.engines import devices_for
 
     settings = settings_from(device=device, backend=backend, endpoint=endpoint)
     devices = devices_for(settings.device, options.get("model"))

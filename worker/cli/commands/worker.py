@@ -50,7 +50,7 @@ def worker_command(
     only what DOCMILL_ORDER_ROOTS and DOCMILL_ORDER_SCHEMES allow.
     """
     from docmill.storage.core import privileges
-    from docmill.worker.engines.devices import choose_devices
+    from docmill.worker.engines import choose_devices
     from docmill.worker.process.supervisor import Supervisor
 
     settings = settings_from(

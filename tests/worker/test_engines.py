@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from docmill.worker.engines import devices
-from docmill.worker.engines.devices import choose_devices
+from docmill.storage.core.specs import Spec
+from docmill.tasks.backends.weightless import NullBackend
+from docmill.tasks.models import weightless
+from docmill.worker import engines
+from docmill.worker.engines import choose_devices, settled
 from docmill.worker.errors import SettingsError
 from tests.worker.harness import Docmill
 
@@ -69,14 +75,14 @@ def test_a_worker_on_a_device_that_is_not_there_does_not_start(embedded: Docmill
 
 @pytest.mark.usefixtures("two_gpus")
 def test_a_number_that_no_device_has_is_refused_with_those_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "seen_by_torch", list)
+    monkeypatch.setattr(engines, "seen_by_torch", list)
     with pytest.raises(SettingsError, match="there is no cuda:2 here, but cuda:0, cuda:1"):
         choose_devices("cuda:1,cuda:2")
 
 
 @pytest.mark.usefixtures("no_gpu")
 def test_devices_that_torch_sees_without_the_drivers_tool_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "seen_by_torch", lambda: ["cuda:0", "cuda:1"])
+    monkeypatch.setattr(engines, "seen_by_torch", lambda: ["cuda:0", "cuda:1"])
     assert choose_devices("cuda:1") == ["cuda:1"]
     assert choose_devices("cuda") == ["cuda:0", "cuda:1"]
 
@@ -85,3 +91,51 @@ def test_devices_that_torch_sees_without_the_drivers_tool_are_taken(monkeypatch:
 def test_what_is_no_device_is_refused(wanted: str) -> None:
     with pytest.raises(SettingsError, match="--device"):
         choose_devices(wanted)
+
+
+SPEC = Spec("embed", weightless.NULL, weightless.NULL_REVISION)
+
+
+class Big(NullBackend):
+    """A model whose parts refer to one another."""
+
+    def __init__(self) -> None:
+        super().__init__(SPEC, device="cpu")
+        self.itself = self
+
+
+@pytest.fixture(autouse=True)
+def thawed() -> Iterator[None]:
+    gc.unfreeze()
+    yield
+    gc.unfreeze()
+
+
+def test_a_model_that_is_loaded_is_not_looked_through_again() -> None:
+    opened = settled(lambda _: Big())(SPEC)
+    assert gc.get_freeze_count() > 1000
+    assert not any(one is opened for one in gc.get_objects())
+
+
+@pytest.mark.slow
+def test_a_model_that_was_closed_is_gone_before_the_next_is_loaded() -> None:
+    seen: list[bool] = []
+    gone: list[weakref.ref[Big]] = []
+
+    def open_one(_: Spec) -> Big:
+        seen.append(bool(gone) and gone[-1]() is None)
+        big = Big()
+        gone.append(weakref.ref(big))
+        return big
+
+    opener = settled(open_one)
+    for _ in range(3):
+        opener(SPEC)  # and nobody holds it
+    assert seen == [False, True, True]
+
+
+def test_the_first_model_thaws_nothing_that_was_frozen_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gc, "unfreeze", lambda: pytest.fail("what a process was forked with is looked through"))
+    gc.freeze()
+    settled(lambda _: Big())(SPEC)
+    monkeypatch.undo()

@@ -1,12 +1,57 @@
-"""The utilization of a device is logged when its work ends, and once a minute before."""
+"""The seconds of shards by what they were spent on, over the last minute."""
 
 from __future__ import annotations
+
+from contextlib import suppress
 
 import pytest
 
 from docmill.tasks.engine.engine import Counters
 from docmill.worker.process.device import _report
-from docmill.worker.process.utilization import REPORT_S, Reading, Report, due
+from docmill.worker.process.usage import COMPUTING, READING, REPORT_S, WINDOW_S, Reading, Report, TimeUse, due
+
+
+class _Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_what_threads_spend_is_counted_by_phase() -> None:
+    clock = _Clock()
+    use = TimeUse(clock)
+    with use.spent(READING):
+        clock.now += 2
+    with use.spent(COMPUTING), use.spent(READING):  # of two threads
+        clock.now += 3
+    found = use.lately(working_s=6, busy_s=4)
+    expected = {"reading": 5, "cutting": 0, "computing": 3, "writing": 0, "working": 6, "device": 4}
+    assert found == pytest.approx(expected)
+
+
+def test_an_error_within_counts_too() -> None:
+    clock = _Clock()
+    use = TimeUse(clock)
+    with suppress(LookupError), use.spent(READING):
+        clock.now += 2
+        raise LookupError
+    assert use.lately(0, 0)["reading"] == 2
+
+
+def test_what_is_older_than_a_minute_does_not_count() -> None:
+    clock = _Clock()
+    use = TimeUse(clock)
+    for _ in range(40):
+        with use.spent(COMPUTING):
+            clock.now += 5
+        found = use.lately(working_s=clock.now, busy_s=0)
+    assert found["computing"] == found["working"] == WINDOW_S
+    for _ in range(20):
+        clock.now += 5
+        found = use.lately(working_s=300, busy_s=0)
+    assert found["computing"] == 0
+
 
 BEFORE = Reading(100.0, 10.0, Counters(busy_s=9.0, batches=3, tokens_in=1000, padded_tokens=1100, tokens_out=10))
 COUNTERS = Counters(busy_s=18.0, batches=5, tokens_in=2500, padded_tokens=3100, tokens_out=110)

@@ -1,1 +1,0 @@
-"""Thread pools, locks, prefetching, renewed leases, and the circuit breaker."""

@@ -1,0 +1,278 @@
+"""Engines as the settings want them: choose devices, open models, measure throughput, count tokens.
+
+Nothing here imports torch before a model is opened. Run as a program, the module measures throughput in a process of
+its own.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
+from docmill.tasks.backends import registry
+from docmill.tasks.errors import CannotServe, ServerUnreachable
+from docmill.tasks.models import weightless
+from docmill.tasks.specs import pinning
+from docmill.worker.errors import SettingsError, WorkerError
+from docmill.worker.pids import command_of
+from docmill.worker.settings import ANSWERS, Settings, visible_cuda_devices
+
+if TYPE_CHECKING:
+    from docmill.tasks.backends import Backend
+    from docmill.tasks.engine.engine import Engine
+    from docmill.tasks.kinds.base import Recipe
+
+_NO_CUDA = frozenset({registry.CPU, registry.REMOTE})
+TORCH = "import torch; print(torch.cuda.device_count())"
+
+
+def devices_for(wanted: str, model: str | None) -> list[str]:
+    """Return the devices of this machine for a job with this model: a served one needs none. Raises SettingsError."""
+    needs_none = wanted == "auto" and weightless.is_served(model or "")
+    return choose_devices(registry.REMOTE if needs_none else wanted)
+
+
+def choose_devices(wanted: str) -> list[str]:
+    """`auto` (every CUDA device, else the CPU), `cpu`, `cuda` (every one), or a list such as `cuda:0,cuda:1`.
+
+    `remote` is a process that asks a server, and computes nothing itself.
+
+    Raises SettingsError for a CUDA device that is not there: whoever computes on it could compute nothing.
+    """
+    names = [name.strip() for name in wanted.split(",") if name.strip()]
+    if names == ["auto"]:
+        return cuda_devices() or ["cpu"]
+    if names == ["cuda"]:
+        return _there(wanted, cuda_devices() or seen_by_torch())
+    for name in names:
+        if name not in _NO_CUDA and not (name.startswith("cuda:") and name[5:].isdigit()):
+            raise SettingsError(f"--device {wanted}: use auto, cpu, cuda, remote, or a list such as cuda:0,cuda:1")
+    if not names or len(set(names)) != len(names):
+        raise SettingsError(f"--device {wanted}: name each device once")
+    named = [name for name in names if name not in _NO_CUDA]
+    if not {*named} <= {*cuda_devices()}:  # the driver's tool may be missing where the driver is not
+        there = _there(wanted, seen_by_torch() or cuda_devices())
+        if missing := [name for name in named if name not in there]:
+            raise SettingsError(f"--device {wanted}: there is no {', '.join(missing)} here, but {', '.join(there)}")
+    return names
+
+
+def _there(wanted: str, found: list[str]) -> list[str]:
+    if not found:
+        raise SettingsError(
+            f"--device {wanted}: no CUDA device is visible here (neither nvidia-smi nor torch lists one); "
+            "use --device cpu, or see to the driver and to CUDA_VISIBLE_DEVICES"
+        )
+    return found
+
+
+def seen_by_torch() -> list[str]:
+    """The CUDA devices that torch sees, asked in a process of its own, since the answer takes seconds and memory."""
+    done = subprocess.run([sys.executable, "-P", "-c", TORCH], capture_output=True, text=True, check=False)
+    counted = done.stdout.strip()
+    return [f"cuda:{i}" for i in range(int(counted))] if done.returncode == 0 and counted.isdigit() else []
+
+
+def cuda_devices() -> list[str]:
+    """The CUDA devices that the driver's own tool lists, as far as CUDA_VISIBLE_DEVICES leaves them visible."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    listed = subprocess.run([tool, "--list-gpus"], capture_output=True, text=True, check=False)
+    lines = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+    if listed.returncode != 0:
+        return []
+    visible = visible_cuda_devices()
+    return [f"cuda:{i}" for i in range(len(lines) if visible is None else min(visible, len(lines)))]
+
+
+_USUAL = (700, 10, 10)  # Python's own; a process starts with others
+
+
+def opener(
+    settings: Settings, device: str, *, provisional: bool = True, journaled: bool = False
+) -> Callable[[Spec], Backend]:
+    """Return the function that loads the model of a spec onto the device, as ``open_backend`` does.
+
+    ``journaled``: the answers of a server are kept until their outcomes are stored.
+    """
+    from docmill.tasks.engine.backend_factory import open_backend
+
+    server = settings.server
+    if server is not None and journaled:
+        server = replace(server, journal=settings.home / ANSWERS)
+    return partial(
+        open_backend,
+        device=device,
+        models_dir=settings.models_dir,
+        cache_dir=settings.cache_dir,
+        backend=settings.backend,
+        server=server,
+        provisional=provisional,
+    )
+
+
+def settled(open_one: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
+    """The opener for a process that works on for long: what is there after each opening is no garbage.
+
+    A model and its libraries are half a million objects. Python would look through all of them again and again as
+    texts come and go, a quarter of a second each time, in which no other thread has the interpreter.
+    """
+
+    opened = False
+
+    def open_and_settle(spec: Spec) -> Backend:
+        nonlocal opened
+        if opened:  # another model was here, and may have been closed
+            gc.unfreeze()
+            gc.collect()
+        opened = True
+        backend = open_one(spec)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_USUAL)
+        return backend
+
+    return open_and_settle
+
+
+@contextmanager
+def running(settings: Settings, device: str) -> Iterator[Engine]:
+    """An engine on the device, for as long as the block runs."""
+    from docmill.tasks.engine.engine import Engine
+
+    engine = Engine(opener(settings, device))
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+class SampleFailed(WorkerError):
+    """The sample could not be computed."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A measurement: characters and tokens read, tokens written, seconds of computing and of loading."""
+
+    chars: int
+    tokens_in: int
+    tokens_out: int
+    seconds: float
+    load_s: float
+
+
+def measure(settings: Settings, device: str, spec: Spec, texts: Sequence[str]) -> Sample:
+    """Compute `texts` under `spec` in a child process and time it.
+
+    Raises SampleFailed with the reason, and ServerUnreachable if the model's server does not answer.
+    """
+    order = {
+        "settings": settings.model_dump(mode="json"),
+        "device": device,
+        "spec": spec.to_json().decode(),
+        "texts": list(texts),
+    }
+    done = run_child(json.dumps(order).encode())
+    if done.returncode != 0:
+        raise SampleFailed
+    answer = json.loads(done.stdout.splitlines()[-1])
+    if "error" in answer:
+        raise (ServerUnreachable if answer["server_away"] else SampleFailed)(answer["error"])
+    return Sample(**answer)
+
+
+def run_child(order: bytes) -> subprocess.CompletedProcess[bytes]:
+    """Have a process with the model libraries carry out an order."""
+    return subprocess.run(command_of("docmill.worker.engines"), input=order, stdout=subprocess.PIPE, check=False)
+
+
+def main() -> None:
+    order = json.load(sys.stdin)
+    try:
+        answer: dict[str, Any] = asdict(_measure(order))
+    except WorkerError as error:
+        answer = {"error": str(error), "server_away": isinstance(error.__cause__, ServerUnreachable)}
+    sys.stdout.write("\n" + json.dumps(answer) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # the device's thread would be torn down under the libraries' feet
+
+
+def _measure(order: dict[str, Any]) -> Sample:
+    from docmill.tasks.engine.engine import Engine
+
+    settings, spec = Settings.model_validate(order["settings"]), Spec.from_json(order["spec"])
+    engine = Engine(opener(settings, order["device"], provisional=False))  # a long job's backend is what counts
+    engine.start()
+    began = time.perf_counter()
+    try:
+        engine.open(spec)
+    except CannotServe as error:
+        raise SampleFailed(str(error)) from error
+    load_s = time.perf_counter() - began
+    texts = list(enumerate(order["texts"]))
+    engine.submit(spec, texts[:1]).wait()  # the first batch pays for allocations that the others do not
+    began = time.perf_counter()
+    ticket = engine.submit(spec, texts)
+    ticket.wait()
+    seconds = time.perf_counter() - began
+    outcomes = ticket.finished()
+    return Sample(
+        chars=sum(len(text) for _, text in texts),
+        tokens_in=sum(outcome.tokens_in for outcome in outcomes),
+        tokens_out=sum(outcome.tokens_out for outcome in outcomes),
+        seconds=seconds,
+        load_s=load_s,
+    )
+
+
+Count = Callable[[Sequence[str]], int]
+
+
+@contextmanager
+def counting(settings: Settings, device: str, spec: Spec) -> Iterator[Count | None]:
+    """Yield a function that counts the tokens of texts in their windows; None if the spec names no tokenizer.
+
+    The server is asked for the length of a window. Raises SampleFailed with the reason if the model cannot be served,
+    and ServerUnreachable if the server does not answer.
+    """
+    if pinning.TOKENIZER not in spec.params:
+        yield None
+        return
+    try:
+        backend = opener(settings, device)(spec)
+    except ServerUnreachable:
+        raise
+    except CannotServe as error:
+        raise SampleFailed(str(error)) from error
+    recipe = kinds.recipe(spec, backend.traits)
+    try:
+        yield lambda texts: _counted(recipe, backend, texts)
+    finally:
+        backend.close()
+
+
+def _counted(recipe: Recipe, backend: Backend, texts: Sequence[str]) -> int:
+    """Return the tokens of the first round. A text that cannot be cut will fail, and costs nothing."""
+    from docmill.tasks.engine.documents import cut_each
+
+    windows = [one for found in cut_each(recipe, backend, texts) if not isinstance(found, Exception) for one in found]
+    return sum(one.encoded.tokens for one in windows if one.encoded is not None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""Engines made from the settings, with their devices, models and measured throughput."""
