@@ -30,9 +30,8 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import ChunkBuilder
 from docmill.storage.leases import dispatch, shards
-from docmill.storage.outputs.base import CONFIDENCE, Output
 from docmill.storage.outputs.columns import Form
-from docmill.storage.outputs.output_types import LABELS
+from docmill.storage.outputs.output_types import CONFIDENCE, LABELS, Output
 from docmill.storage.results.columnar import query_of
 from docmill.storage.results.results import columns, results
 from docmill.storage.steps import jobs

@@ -33,8 +33,7 @@ from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import columns_of
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest, OpenJob
-from docmill.storage.steps.propagation import UNTOUCHED
-from docmill.storage.steps.sharding import pack
+from docmill.storage.steps.sharding import UNTOUCHED, pack
 from docmill.storage.steps.steps import StepRequest
 from docmill.tasks.kinds import STORED_KINDS as KINDS
 from docmill.tasks.models import weightless

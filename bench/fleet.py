@@ -20,7 +20,7 @@ from bench.pairs import peak_mb
 from bench.stores import fresh_postgres, own_redis
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job, Shard
-from docmill.storage.steps.jobs import OPEN_SHARDS
+from docmill.storage.steps.sharding import OPEN_SHARDS
 from docmill.tasks import kinds
 from docmill.tasks.kinds import STORED_KINDS as KINDS
 from docmill.worker.queue.broker import Broker

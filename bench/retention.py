@@ -25,8 +25,8 @@ from bench.pairs import RESULTS
 from bench.stores import fresh_postgres, fresh_sqlite
 from docmill.storage.core.database import Database
 from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.schema import Base
 from docmill.storage.core.specs import Spec
-from docmill.storage.core.tables import Base
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import rounds
 from docmill.storage.deletion.ages import Ages

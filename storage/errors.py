@@ -14,6 +14,7 @@ StorageError
 │   └── OtherRelease         the schema of another docmill, which this one neither works with nor upgrades
 ├── UnknownKind              a kind of task that this docmill does not have
 ├── NoSuchJob                a job's number that the store does not know
+├── ConditionInvalid         flags that do not exist, or a bound that is not like confidence<0.4
 ├── NoSuchStep               a step's name that the job does not have
 ├── NoSuchDocument           a document's id that the job does not have
 ├── NotReviewable            outputs that a person cannot judge
@@ -102,15 +103,7 @@ class NoSuchJob(StorageError):
     """There is no such job; `docmill jobs` lists them."""
 
 
-class FlagUnknown(StorageError):
-    """There is no flag of this name."""
-
-
-class BoundInvalid(StorageError):
-    """The condition on a number of results is not like confidence<0.4."""
-
-
-class DoubtInvalid(StorageError):
+class ConditionInvalid(StorageError):
     """The condition names a flag that does not exist, or a bound that is not like confidence<0.4."""
 
 

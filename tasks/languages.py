@@ -16,8 +16,8 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
-from docmill.storage.core.installation import install
 from docmill.storage.core.specs import Spec
+from docmill.storage.extras import install
 from docmill.tasks.errors import BadOption, CannotServe
 
 # Instead of a source language: each text's own is to be detected.

@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from docmill.storage.steps import templates
-from docmill.storage.steps.templates import BadTemplate
+from docmill.storage import templates
+from docmill.storage.templates import BadTemplate
 from docmill.tasks import languages
 from docmill.tasks.errors import BadOption
 

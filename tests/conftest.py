@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
@@ -23,11 +23,10 @@ from sqlalchemy.engine import make_url
 
 from docmill.storage import migrations
 from docmill.storage.core.database import Database
-from tests.fast import MARKER, is_fast
-from tests.faults.servers import Missing, PostgresCluster, RedisServer, open_folder
+from tests.faults.servers import Missing, PostgresCluster, RedisServer, Server, open_folder
 from tests.kinds import KINDS
 from tests.postgres import PostgresServer
-from tests.worker.harness import ONLY_FAST, refuse_if_fast
+from tests.worker.harness import ONLY_FAST, Docmill, refuse_if_fast
 
 POSTGRES_URL = os.environ.get("DOCMILL_TEST_POSTGRES_URL")
 REDIS_URL = os.environ.get("DOCMILL_TEST_REDIS_URL")
@@ -42,6 +41,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # The tests of these packages run on both stores, where others run on one: what they test is written for each.
 BOTH_STORES = frozenset({"core", "leases", "migrations", "search", "steps"})
 
+_SLOW_MARKERS = frozenset({"slow", "faults", "long", "gliner", "vllm", "soak", "schedulers", "wheel"})
+# These fixtures start a server or load a model.
+_SLOW_FIXTURES = frozenset(
+    {"_postgres_or_reason", "_pgvector_or_reason", "_redis_or_reason", "bench", "benches", "writer"}
+)
+_SERVER_PARAMS = frozenset({"postgresql", "redis"})
+# A test module that imports one of these loads model libraries or starts programs.
+_SLOW_IMPORTS = frozenset({"architectures", "decoders", "open_backend", "torch", "subprocess"})
+# The tests of these files start a process for each reading, which imports a large library.
+_SLOW_FILES = frozenset({"test_dataset.py", "test_s3.py"})
+
 # How long an example takes says more of the machine than of the code.
 hypothesis.settings.register_profile("docmill", deadline=None)
 hypothesis.settings.load_profile("docmill")
@@ -52,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     No garbage is collected while the tests are: nearly all that their imports make stays.
     """
-    if MARKER in config.option.markexpr.split():
+    if "fast" in config.option.markexpr.split():
         os.environ[ONLY_FAST] = "1"
     gc.disable()
 
@@ -68,12 +78,23 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark the tests of the fast subset, and the forms of a test that only `make test-long` runs."""
     assert isinstance(item, pytest.Function)
     params = item.callspec.params if hasattr(item, "callspec") else {}
-    names = vars(item.module)
-    markers = {marker.name for marker in item.iter_markers()}
-    if is_fast(item.path, markers=markers, fixtures=item.fixturenames, params=params.values(), names=names):
-        item.add_marker(MARKER)
+    if _is_fast(item, params.values()):
+        item.add_marker("fast")
     if _is_long_form(item, params):
         item.add_marker("long")
+
+
+def _is_fast(item: pytest.Function, params: Iterable[object]) -> bool:
+    """Return True for a test that starts no server and no command of docmill, and loads no model."""
+    names = vars(item.module)
+    return (
+        item.path.name not in _SLOW_FILES
+        and _SLOW_MARKERS.isdisjoint(marker.name for marker in item.iter_markers())
+        and _SLOW_FIXTURES.isdisjoint(item.fixturenames)
+        and _SERVER_PARAMS.isdisjoint(param for param in params if isinstance(param, str))
+        and _SLOW_IMPORTS.isdisjoint(names)
+        and not any(isinstance(value, type) and issubclass(value, (Docmill, Server)) for value in names.values())
+    )
 
 
 def _is_long_form(item: pytest.Function, params: Mapping[str, object]) -> bool:
@@ -93,11 +114,13 @@ def _is_long_form(item: pytest.Function, params: Mapping[str, object]) -> bool:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect tests that take minutes or need another environment, unless -m names them."""
-    for name in {"alerts", "gliner", "long", "soak", "vllm", "schedulers", "wheel"}:
-        if name not in config.option.markexpr:
-            unasked = [item for item in items if item.get_closest_marker(name)]
-            config.hook.pytest_deselected(items=unasked)
-            items[:] = [item for item in items if item not in unasked]
+    special = {"alerts", "gliner", "long", "soak", "vllm", "schedulers", "wheel"}
+    left_out = {name for name in special if name not in config.option.markexpr}
+    kept, deselected = list[pytest.Item](), list[pytest.Item]()
+    for item in items:
+        (deselected if any(map(item.get_closest_marker, left_out)) else kept).append(item)
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = kept
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from docmill.storage.core.flags import known
 from docmill.storage.core.outcomes import DOUBTFUL
+from docmill.storage.steps.conditions import list_flags
 from docmill.worker.pipelines.schema import json_schema
 from docs import generate
 from tests.worker.harness import EXAMPLES, ROOT, Docmill, copy_packages
@@ -208,7 +208,7 @@ def test_the_page_of_flags_marks_those_that_make_an_output_doubtful() -> None:
 def test_the_page_of_flags_has_every_flag_that_can_be_asked_for() -> None:
     rows = re.findall(r"^\| (`.+?) \|", (DOCS / "flags.md").read_text(), re.MULTILINE)
     named = {name.partition(":")[0] for row in rows for name in re.findall(r"`([\w:]+)`", row)}
-    assert named == {*known()}
+    assert named == {*list_flags()}
 
 
 def test_the_page_of_pipeline_files_has_every_key() -> None:

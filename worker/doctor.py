@@ -19,10 +19,10 @@ from typing import Any
 from sqlalchemy import select
 
 from docmill.storage.core.database import Pooling, pooling
-from docmill.storage.core.installation import install
 from docmill.storage.core.schema import Worker
 from docmill.storage.core.tables import db_now
 from docmill.storage.errors import DatabaseUnreachable, OtherRelease, RightMissing, SchemaOutOfDate, StorageError
+from docmill.storage.extras import install
 from docmill.storage.leases.dispatch import LIVE_S
 from docmill.storage.migrations import current, is_behind, require_current
 from docmill.storage.readers.confinement import has_seccomp, landlock_abi

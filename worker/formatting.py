@@ -16,18 +16,18 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from docmill.storage.core.flags import ordered
 from docmill.storage.core.outcomes import DOUBTFUL
+from docmill.storage.steps.conditions import order_flags
 from docmill.worker.logs import UNSEEN, seen
 
 if TYPE_CHECKING:
-    from docmill.storage.core.doubts import Doubt
     from docmill.storage.core.specs import Spec
     from docmill.storage.ingest.ingest import Counts
     from docmill.storage.readers import Source
     from docmill.storage.results.job_counts import Escalated, FlagCounts
     from docmill.storage.results.status import JobStatus, StepStatus
     from docmill.storage.results.time_left import TimeLeft
+    from docmill.storage.steps.conditions import Doubt
     from docmill.worker.prices import Cost
 
 
@@ -222,7 +222,9 @@ def flags(job: int, counts: Mapping[str, FlagCounts]) -> str:
         of_step = f"{step}, " if len(counts) > 1 else ""
         for name, is_doubtful in (("doubtful", True), ("remarks", False)):
             numbers = [
-                f"{flag} {n:,}" for flag, n in ordered(of_flags.by_flag).items() if (flag in DOUBTFUL) is is_doubtful
+                f"{flag} {n:,}"
+                for flag, n in order_flags(of_flags.by_flag).items()
+                if (flag in DOUBTFUL) is is_doubtful
             ]
             said = f"{of_step}{name}: {', '.join(numbers)}"
             lines += wrapped(said) if numbers else []
@@ -288,12 +290,12 @@ def flags_as_json(counts: Mapping[str, FlagCounts]) -> dict[str, Any]:
     of_steps = {
         step: {
             "doubtful": step_counts.doubtful,
-            "flags": ordered(step_counts.by_flag),
+            "flags": order_flags(step_counts.by_flag),
             "not_selected": step_counts.not_selected,
         }
         for step, step_counts in counts.items()
     }
-    return {"doubtful": doubtful, "flags": ordered(total), "flags_by_step": of_steps}
+    return {"doubtful": doubtful, "flags": order_flags(total), "flags_by_step": of_steps}
 
 
 def cost_as_json(cost: Cost | None) -> dict[str, Any]:

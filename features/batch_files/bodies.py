@@ -14,8 +14,8 @@ from typing import Any
 
 import orjson
 
-from docmill.storage.core.chat import is_messages
 from docmill.storage.json_values import Json
+from docmill.storage.templates import is_messages
 from docmill.storage.writers.openai_batch import CHAT, COMPLETIONS, EMBEDDINGS, INPUTS
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption

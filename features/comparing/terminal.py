@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from docmill.features.comparing.agreement import share
-from docmill.storage.core.flags import ordered
+from docmill.storage.steps.conditions import order_flags
 from docmill.worker.cli.printing import answer, print_rich
 from docmill.worker.cli.tables import Name, table
 from docmill.worker.formatting import printable, shorten
@@ -45,7 +45,7 @@ def as_json(found: Comparison, database: Database) -> dict[str, Any]:
             "job": side.job_id,
             "step": side.step.name,
             "spec": asdict(side.spec),
-            "flags": ordered(sure.flags),
+            "flags": order_flags(sure.flags),
             "confidence": sure.mean_confidence,
         }
         for name, side, sure in (("a", found.a, found.sure_a), ("b", found.b, found.sure_b))
@@ -113,7 +113,7 @@ def _sureness(found: Comparison) -> Table | None:
     """Return a table of flags and confidence; None where neither job has any."""
     a, b = found.sure_a, found.sure_b
     made = table("share of results with a flag", "A", "B", names={"share of results with a flag"}, numbers={"A", "B"})
-    for flag in ordered(a.flags + b.flags):
+    for flag in order_flags(a.flags + b.flags):
         made.add_row(Name(flag), *(f"{share(one.flags[flag], one.n) or 0.0:.1%}" for one in (a, b)))
     means = [one.mean_confidence for one in (a, b)]
     if any(mean is not None for mean in means):

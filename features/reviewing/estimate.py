@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from docmill.storage.core.flags import doubtful, name_of, ordered
 from docmill.storage.reviews.judgements import Judged, Verdict
 from docmill.storage.reviews.population import Population
+from docmill.storage.steps.conditions import flag_name, is_doubtful, order_flags
 
 LEVEL = 0.95  # of the intervals
 
@@ -116,16 +116,16 @@ def _cell(rows: Rows, inside: np.ndarray, counted: np.ndarray, good: np.ndarray)
 def _groups(population: Population) -> Iterator[tuple[str, np.ndarray]]:
     """Yield groups of outputs with their names: all, without and with doubtful flags, and each flag."""
     yield "all", np.ones(len(population), bool)
-    doubted = np.array([doubtful(flags) for flags in population.flag_sets], bool)[population.flags]
+    doubted = np.array([is_doubtful(flags) for flags in population.flag_sets], bool)[population.flags]
     yield "not doubtful", ~doubted
     yield "doubtful", doubted
     of_sets = np.bincount(population.flags, minlength=len(population.flag_sets))
-    names = [{name_of(flag) for flag in flags} for flags in population.flag_sets]
+    names = [{flag_name(flag) for flag in flags} for flags in population.flag_sets]
     by_flag: dict[str, int] = {}
     for flags, n in zip(names, of_sets.tolist(), strict=True):
         for flag in flags:
             by_flag[flag] = by_flag.get(flag, 0) + n
-    for flag in ordered(by_flag):
+    for flag in order_flags(by_flag):
         yield flag, np.array([flag in flags for flags in names], bool)[population.flags]
 
 
@@ -154,15 +154,15 @@ def strata_of(population: Population) -> list[Stratum]:
     A part with less than `FEWEST` known confidences is one stratum; outputs without a confidence are one of their
     own. No stratum is empty.
     """
-    doubted = np.array([doubtful(flags) for flags in population.flag_sets], bool)[population.flags]
+    doubted = np.array([is_doubtful(flags) for flags in population.flag_sets], bool)[population.flags]
     found = []
-    for is_doubtful, name in ((True, "doubtful"), (False, "not doubtful")):
-        rows = np.flatnonzero(doubted == is_doubtful)
+    for has_doubts, name in ((True, "doubtful"), (False, "not doubtful")):
+        rows = np.flatnonzero(doubted == has_doubts)
         for band, of_band in _bands(population.confidence[rows]).items():
             chosen = rows[of_band]
             if len(chosen):
                 drawn = chosen[np.argsort(population.ranks[chosen], kind="stable")]
-                found.append(Stratum(f"{name}{band}", is_doubtful, drawn))
+                found.append(Stratum(f"{name}{band}", has_doubts, drawn))
     return found
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from docmill.storage.core.risk import FLAG, NUMBERS, Feature, Result, RiskModel, value_of
 from docmill.storage.reviews.risks import Risk
+from docmill.storage.steps.risk import FLAG, NUMBERS, Feature, Result, RiskModel, value_of
 from docmill.worker.errors import ReviewRefused
 
 FEWEST = 200  # judgements that a risk is fitted to

@@ -14,8 +14,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from docmill.storage.core.risk import FLAG
 from docmill.storage.reviews.judgements import Judged, Verdict
+from docmill.storage.steps.risk import FLAG
 from docmill.worker import consoles
 from docmill.worker.cli.printing import say, say_rich
 from docmill.worker.cli.tables import table
@@ -26,9 +26,9 @@ from docmill.worker.terminal import warn
 if TYPE_CHECKING:
     from docmill.features.reviewing.estimate import Share, Summary
     from docmill.features.reviewing.session import Review
-    from docmill.storage.core.risk import Feature
     from docmill.storage.reviews.items import Item
     from docmill.storage.reviews.risks import Risk
+    from docmill.storage.steps.risk import Feature
 
 
 WIDE = 100  # columns; a wider terminal shows input and output side by side

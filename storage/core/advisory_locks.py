@@ -54,8 +54,8 @@ def alone(database: Database, subject: int, number: int) -> Iterator[bool]:
     """
     with database.unhurried() as transaction:
         # Without parameters: with them the server keeps the statement, and its snapshot, until the transaction ends.
-        asked = f"SELECT pg_try_advisory_xact_lock({subject:d}, {number:d})"
-        yield bool(transaction.exec_driver_sql(asked).scalar_one())
+        statement = f"SELECT pg_try_advisory_xact_lock({subject:d}, {number:d})"
+        yield bool(transaction.exec_driver_sql(statement).scalar_one())
 
 
 def _of(job_id: int) -> int:

@@ -227,12 +227,12 @@ def pooling(database: Database) -> Pooling:
     if database.server is None:
         return Pooling.NONE
     with (
-        database.outside_transactions() as (one, is_pooled),
-        database.outside_transactions() as (other, _),
+        database.outside_transactions() as (first_session, is_pooled),
+        database.outside_transactions() as (second_session, _),
     ):
         if not is_pooled:
             return Pooling.NONE
-        seen = [(_process(one), _process(other)) for _ in range(_ROUNDS)]
+        seen = [(_process(first_session), _process(second_session)) for _ in range(_ROUNDS)]
     first, second = ({*processes} for processes in zip(*seen, strict=True))
     alternate = len(first) > 1 or len(second) > 1 or first & second
     return Pooling.TRANSACTIONS if alternate else Pooling.SESSIONS

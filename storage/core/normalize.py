@@ -39,12 +39,12 @@ def normalize(text: str) -> tuple[str, tuple[str, ...]]:
 
 def normalize_json(value: T) -> tuple[T, tuple[str, ...]]:
     """The same for a JSON value, in its strings and its keys at every level. It keeps its form."""
-    found: set[str] = set()
+    replaced: set[str] = set()
 
     def clean(value: Any) -> Any:
         if isinstance(value, str):
             text, flags = normalize(value)
-            found.update(flags)
+            replaced.update(flags)
             return text
         if isinstance(value, list | tuple):
             return [clean(item) for item in value]
@@ -52,7 +52,7 @@ def normalize_json(value: T) -> tuple[T, tuple[str, ...]]:
             return {clean(key): clean(item) for key, item in value.items()}
         return value
 
-    return clean(value), tuple(sorted(found))
+    return clean(value), tuple(sorted(replaced))
 
 
 def decode(raw: bytes, offset: int = 0) -> tuple[str, tuple[str, ...]]:

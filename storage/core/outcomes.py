@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import orjson
 
 from docmill.storage.core.normalize import normalize, normalize_json
-from docmill.storage.outputs.base import CONFIDENCE, Output, OutputType, Stored
+from docmill.storage.outputs.output_types import CONFIDENCE, Output, OutputType, Stored
 
 TRUNCATED = "output_truncated"  # the flag of an output that stopped at the model's limit
 # The flags that the checks of outputs raise (`tasks.checks`).

@@ -50,7 +50,7 @@ from docmill.storage.core.watched_connection import WatchedConnection
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 SERVER_PID = "SELECT pg_backend_pid()"
 # A job may have three shards or a million: a plan that is made for the average of them suits neither. And
-# `look_up` makes a small table look dear to read, for which JIT would compile its query, 0.2 s each time.
+# `prefer_indexes` makes a small table look dear to read, for which JIT would compile its query, 0.2 s each time.
 _ALWAYS = {"plan_cache_mode": "force_custom_plan", "jit": "off"}
 
 
@@ -59,8 +59,8 @@ def engine_for(url: URL, patience: Patience, **options: Any) -> Engine:
     if url.drivername not in POSTGRESQL:
         raise ValueError("neither SQLite nor PostgreSQL")
     url = url.set(drivername="postgresql+psycopg")
-    given = {name: value for name, value in connect_options(patience).items() if name not in url.query}
-    engine = create_engine(url, pool_pre_ping=True, connect_args={**given, "autocommit": True}, **options)
+    defaults = {name: value for name, value in connect_options(patience).items() if name not in url.query}
+    engine = create_engine(url, pool_pre_ping=True, connect_args={**defaults, "autocommit": True}, **options)
     watch(engine, patience)
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", partial(_begin, patience=patience))
@@ -180,22 +180,22 @@ class PostgresqlTransaction(Transaction):
     def in_lock_order(self, keys: Sequence[K]) -> list[K]:
         return sorted(keys)
 
-    def look_up(self) -> None:
+    def prefer_indexes(self) -> None:
         """PostgreSQL takes a job for an average one, and so believes that a table of a million shards, read from its
         start, soon comes to one of any job's.
         """
         self.exec_driver_sql("SET LOCAL enable_seqscan = off")
 
-    def walk(self) -> None:
+    def prefer_index_order(self) -> None:
         """PostgreSQL, while it knows nothing of a new table, would sort what is left of it for every page."""
         self.exec_driver_sql("SET LOCAL enable_sort = off")
 
-    def check_keys_by_kept_plans(self) -> None:
+    def keep_key_plans(self) -> None:
         """Each transaction begins by asking for a plan each time (`beginning`), which costs more than writing the
         row. Only plans made here are kept, and those read no table from its start, whatever size it had when they
         were made.
         """
-        self.look_up()
+        self.prefer_indexes()
         self.exec_driver_sql("SET LOCAL plan_cache_mode = force_generic_plan")
 
     def probe(self, query: Select[*Ts], column: ColumnElement[V], values: Collection[V]) -> Sequence[Row[*Ts]]:
@@ -206,17 +206,17 @@ class PostgresqlTransaction(Transaction):
             return []
         array = literal(list(values), postgresql.ARRAY(column.type))
         wanted = func.unnest(array).table_valued("value").render_derived(name="wanted")
-        found = query.where(column == wanted.c.value).offset(0).lateral("found")
-        return self.execute(select(found).select_from(wanted).join(found, true())).all()
+        matches = query.where(column == wanted.c.value).offset(0).lateral("matches")
+        return self.execute(select(matches).select_from(wanted).join(matches, true())).all()
 
     def content_ids(self, hashes: Sequence[bytes]) -> dict[bytes, int]:
         # Said to the driver in one value: thousands of parameters cost more than the look-ups. OFFSET 0: see `probe`.
         query = (
             "SELECT sha256, id FROM generate_series(1, %s::int, 32) AS start CROSS JOIN LATERAL "
-            "(SELECT sha256, id FROM content WHERE sha256 = substring(%s::bytea FROM start FOR 32) OFFSET 0) AS found"
+            "(SELECT sha256, id FROM content WHERE sha256 = substring(%s::bytea FROM start FOR 32) OFFSET 0) AS hits"
         )
-        found = self.exec_driver_sql(query, (32 * len(hashes), b"".join(hashes)))
-        return {sha256: content_id for sha256, content_id in found}  # noqa: C416 - rows are not tuples to mypy
+        rows = self.exec_driver_sql(query, (32 * len(hashes), b"".join(hashes)))
+        return {sha256: content_id for sha256, content_id in rows}  # noqa: C416 - rows are not tuples to mypy
 
     def insert(self, table: type[Base]) -> postgresql.Insert:
         return postgresql.insert(table.__table__)
@@ -227,7 +227,7 @@ class PostgresqlTransaction(Transaction):
             return
         target = table.__table__
         if target.foreign_keys:
-            self.check_keys_by_kept_plans()
+            self.keep_key_plans()
         types, written = zip(
             *(_in_binary(target.c[name].type, values) for name, values in columns.items()), strict=True
         )
@@ -259,7 +259,7 @@ class PostgresqlTransaction(Transaction):
         replaced = ", ".join(f"{name} = excluded.{name}" for name in OUTCOME_VALUES)
         there = "WHERE EXISTS (SELECT FROM content WHERE content.id = new.content_id)"
         conflict = f"{there} ON CONFLICT (spec_id, content_id) DO UPDATE SET {replaced} WHERE {worse}"
-        self.check_keys_by_kept_plans()
+        self.keep_key_plans()
         return self._insert_arrays(OutcomeRow, columns_of(rows), conflict, {"created_at": db_now()}).rowcount
 
     def _insert_arrays(
@@ -280,16 +280,16 @@ class PostgresqlTransaction(Transaction):
         columns = {name: values for name, values in columns.items() if any(value is not None for value in values)}
         names, new, arrays = [*columns, *more], list[str](), list[str]()
         values: list[Sequence[Any]] = []
-        for name, given in columns.items():
+        for name, column_values in columns.items():
             kind = target.c[name].type
             if isinstance(kind, JSON):
                 new.append(f"new.{name}::jsonb")
                 arrays.append("%b::text[]")
-                values.append([None if value is None else orjson.dumps(value).decode() for value in given])
+                values.append([None if value is None else orjson.dumps(value).decode() for value in column_values])
             else:
                 new.append(f"new.{name}")
                 arrays.append(f"%b::{kind.compile(_DIALECT)}[]")
-                values.append(given)
+                values.append(column_values)
         new += [str(expression.compile(dialect=_DIALECT)) for expression in more.values()]
         statement = (
             f"INSERT INTO {target.name} ({', '.join(names)}) SELECT {', '.join(new)} "  # noqa: S608

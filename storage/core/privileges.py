@@ -82,11 +82,11 @@ def missing(database: Database, rights: Rights) -> list[str]:
     """Return the rights that the database's user lacks, such as "INSERT on outcome". Empty on SQLite."""
     if database.server is None:
         return []
-    asked = [(name, right) for name, several in rights.items() for right in several]
-    has = [_has(name, right).label(f"n{i}") for i, (name, right) in enumerate(asked)]
+    needed = [(name, right) for name, several in rights.items() for right in several]
+    has = [_has(name, right).label(f"n{i}") for i, (name, right) in enumerate(needed)]
     with database.read() as transaction:
         granted = transaction.execute(select(*has)).one()
-    return [f"{right} on {name}" for (name, right), there in zip(asked, granted, strict=True) if not there]
+    return [f"{right} on {name}" for (name, right), there in zip(needed, granted, strict=True) if not there]
 
 
 def _has(name: str, right: str) -> ColumnElement[bool]:

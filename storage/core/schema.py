@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, Index, UniqueConstraint, false
 
-from docmill.storage.core.tables import Base as Base
+from docmill.storage.core.tables import Base as Base  # with these tables in its metadata
 from docmill.storage.core.tables import Json, column, partial_index
 
 
@@ -181,9 +181,10 @@ class Step(Base):
 
     `n_prior_*` are the contents that had an outcome before (`n_prior_truncated` of the done ones were cut at the
     model's limit); `n_retried` those whose failure is being tried again by a later shard of this step. `flagged` is
-    {"names", "lacking"}: it reads only outputs with these flags or bounds, or without (`storage.core.flags.Flagged`).
+    {"names", "lacking"}: it reads only outputs with these flags or bounds, or without
+    (`storage.steps.conditions.Flagged`).
     With `escalates` it computes again what that step (its `seq`) computed, where its results are `doubted`
-    (`storage.core.doubts.Doubt`). These steps come after all others. `n_rescued` of the texts on which that step
+    (`storage.steps.conditions.Doubt`). These steps come after all others. `n_rescued` of the texts on which that step
     failed are done by this one. `keep_first`: it reads no near duplicates.
     """
 
@@ -219,7 +220,7 @@ class StepText(Base):
 
 
 class Prompt(Base):
-    """A prompt that a spec's template rendered from a document's metadata and a text (see `storage.steps.prompts`).
+    """A prompt that a spec's template rendered from a document's metadata and a text (see `storage.steps.lineage`).
 
     The text is the document's own, or the output of an earlier step.
     """
@@ -382,7 +383,7 @@ class PipelineRun(Base):
 
     `state`: due, reading (its source), running (its job), done, failed, skipped (the one before was still going).
     `handed_at` is when a worker was last asked to take it further; `owner` is who does, under a lease
-    (`storage.core.row_lease`): a worker that reads the source or writes the output, or a command that runs it.
+    (`storage.pipelines.pipelines`): a worker that reads the source or writes the output, or a command that runs it.
     """
 
     __tablename__ = "pipeline_run"

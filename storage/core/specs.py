@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from docmill.storage.outputs.base import OutputType
+from docmill.storage.outputs.output_types import OutputType
 
 
 @dataclass(frozen=True)

@@ -105,13 +105,13 @@ class SqliteTransaction(Transaction):
     def in_lock_order(self, keys: Sequence[K]) -> list[K]:
         return list(keys)
 
-    def look_up(self) -> None:
+    def prefer_indexes(self) -> None:
         pass
 
-    def walk(self) -> None:
+    def prefer_index_order(self) -> None:
         pass
 
-    def check_keys_by_kept_plans(self) -> None:
+    def keep_key_plans(self) -> None:
         pass
 
     def probe(self, query: Select[*Ts], column: ColumnElement[V], values: Collection[V]) -> Sequence[Row[*Ts]]:

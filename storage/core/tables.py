@@ -63,8 +63,8 @@ class Base:
 
     def __init_subclass__(cls) -> None:
         columns = {name: value for name, value in vars(cls).items() if isinstance(value, Column)}
-        for name, one in columns.items():
-            one.name = one.key = name
+        for name, attribute in columns.items():
+            attribute.name = attribute.key = name
         cls.__table__ = Table(cls.__tablename__, Base.metadata, *columns.values(), *cls.__table_args__)
 
     @classmethod

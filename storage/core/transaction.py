@@ -76,15 +76,15 @@ class Transaction(ABC):
     # Plans of the statements of the rest of this transaction.
 
     @abstractmethod
-    def look_up(self) -> None:
+    def prefer_indexes(self) -> None:
         """Have the rest of this transaction find rows by indexes."""
 
     @abstractmethod
-    def walk(self) -> None:
+    def prefer_index_order(self) -> None:
         """Have the rest of this transaction read rows in the order of an index that has the one that is asked for."""
 
     @abstractmethod
-    def check_keys_by_kept_plans(self) -> None:
+    def keep_key_plans(self) -> None:
         """Have the look-up behind a foreign key planned once for a session and not for every row."""
 
     # Rows by many keys, and many rows.

@@ -114,12 +114,12 @@ class WatchedConnection(psycopg.Connection[Any]):
                 if self.server_pid is None:  # nothing takes long outside of a transaction
                     other.execute("SELECT 1")
                     return Verdict.LOST
-                found = other.execute(_OF_A_PROCESS, (self.server_pid,)).fetchone()
+                process = other.execute(_OF_A_PROCESS, (self.server_pid,)).fetchone()
         except ConnectionTimeout:
             raise
         except psycopg.Error:  # it answers, if only that it takes no more connections
             return Verdict.UNKNOWN
-        return judged(found)
+        return judged(process)
 
 
 class _AskingConnection(WatchedConnection):
@@ -130,11 +130,11 @@ class _AskingConnection(WatchedConnection):
         raise ConnectionLost(f"the server has been silent for {silent_s:.0f} s")
 
 
-def judged(found: tuple[str | None, str | None] | None) -> Verdict:
+def judged(row: tuple[str | None, str | None] | None) -> Verdict:
     """Return what a server process's row in `pg_stat_activity`, (state, wait_event_type), says of our statement."""
-    if found is None:
+    if row is None:
         return Verdict.LOST
-    state, waits_for = found
+    state, waits_for = row
     if state is None or state == "disabled":  # another role's process, or a server that keeps no such statistics
         return Verdict.UNKNOWN
     # A process that waits for its client has either sent the answer or not got all of the request.

@@ -171,7 +171,7 @@ def of_collecting(database: Database, going: Going = NOTHING) -> Collected:
     following = select(Content.id).order_by(Content.id).limit(LOOK)
     while True:
         with database.read() as transaction:
-            transaction.look_up()
+            transaction.prefer_indexes()
             page = transaction.scalars(following.where(Content.id > last)).all()
             unneeded = gc.unneeded(transaction, page, going)
             query = select(func.count()).select_from(OutcomeRow).where(not_(going.outcomes))

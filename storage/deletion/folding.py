@@ -17,7 +17,7 @@ from docmill.storage.core.transaction import Transaction, columns_of
 from docmill.storage.deletion.budget import Budget
 from docmill.storage.deletion.retention import ended_before
 from docmill.storage.steps.jobs import UNFINISHED
-from docmill.storage.steps.propagation import UNTOUCHED
+from docmill.storage.steps.sharding import UNTOUCHED
 
 PAGE = 1_000  # shards folded in one transaction
 _SUMS = (

@@ -56,7 +56,7 @@ def collect(database: Database, budget: Budget | None = None) -> Collected:
     total, last, budget = Collected(), 0, budget or Budget()
     while not budget.is_spent():
         with database.read() as transaction:
-            transaction.look_up()
+            transaction.prefer_indexes()
             following = select(Content.id).where(Content.id > last).order_by(Content.id).limit(LOOK)
             page = transaction.scalars(following).all()
             loose = sorted({*page} - _rooted(transaction, page))
@@ -83,7 +83,7 @@ def _in_turn(database: Database, contents: Sequence[int]) -> Collected:
 def begin(transaction: Transaction) -> None:
     """Begin a transaction that removes: keep others from referring to contents, and ids from being reused."""
     advisory_locks.collect(transaction)
-    transaction.check_keys_by_kept_plans()
+    transaction.keep_key_plans()
     transaction.keep_last_ids(Content)
 
 
@@ -122,7 +122,7 @@ def _remove(transaction: Transaction, contents: set[int]) -> tuple[Collected, se
 
 
 def _note_dropped(transaction: Transaction, spec_ids: Collection[int], rule: str | None = None) -> None:
-    """Note that results of these specs were dropped: ended jobs may lack some (`storage.steps.lost_results`)."""
+    """Note that results of these specs were dropped: ended jobs may lack some (`lineage.may_be_lost`)."""
     dropped = {"dropped_at": db_now(), "dropped_by": rule}
     transaction.execute(update(SpecRow).where(SpecRow.id.in_(sorted(spec_ids))).values(**dropped))
 

@@ -14,7 +14,7 @@ from docmill.storage.core.lookups import find_corpus, pages
 from docmill.storage.core.normalize import normalize
 from docmill.storage.core.schema import Corpus, Document
 from docmill.storage.errors import StorageError
-from docmill.storage.steps.templates import written
+from docmill.storage.templates import written
 
 PAGE = 5_000
 _PREFIX = "meta."

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
-from docmill.storage.core.installation import Extra, install
 from docmill.storage.duplicates.shingles import Shingling
 from docmill.storage.errors import LibraryMissing
+from docmill.storage.extras import Extra, install
 
 LIBRARY = Extra("dedup", ("rensa",), "near duplicates by words, and --keep-first")
 

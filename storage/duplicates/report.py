@@ -13,7 +13,7 @@ from docmill.storage.core.lookups import is_current_document, pages
 from docmill.storage.core.schema import Content, Deduplication, Document, Duplicate
 from docmill.storage.duplicates.methods import Method, stored
 from docmill.storage.errors import NeverDeduplicated
-from docmill.storage.steps.first_conditions import is_first
+from docmill.storage.steps.sql_conditions import is_first
 
 PAGE = 5_000
 SHOWN_CHARS = 1_000

@@ -13,7 +13,8 @@ from docmill.storage.core.schema import Ingest, Job, Refusal, Shard, SpecRow, St
 from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.leases.policy import Claimant, share
-from docmill.storage.steps.jobs import FREE, OPEN_SHARDS, RUNS
+from docmill.storage.steps.jobs import FREE, RUNS
+from docmill.storage.steps.sharding import OPEN_SHARDS
 
 LIVE_S = 30.0  # a worker that was silent for longer is not counted
 REFUSAL_S = 30.0  # how long a refusal holds before the worker is asked again
@@ -74,7 +75,7 @@ def take(database: Database, lane: Lane, only_job: int | None = None) -> list[in
     """
     window = lane.window
     with database.read() as transaction:  # most often there is nothing to do; a read waits for no writer
-        transaction.look_up()
+        transaction.prefer_indexes()
         claimants = _claimants(transaction, lane.name, window, only_job)
         if not claimants:
             return []
@@ -84,7 +85,7 @@ def take(database: Database, lane: Lane, only_job: int | None = None) -> list[in
 
 
 def _take(transaction: Transaction, lane: str, window: int, only_job: int | None) -> list[int]:
-    transaction.look_up()
+    transaction.prefer_indexes()
     claimants = _claimants(transaction, lane, window, only_job)
     if not claimants:
         return []
@@ -259,8 +260,8 @@ def live_workers(database: Database) -> set[str]:
 def neighbours(database: Database, pid_space: str) -> list[tuple[str, int]]:
     """Return (worker id, process number) of the workers in one PID namespace."""
     with database.read() as transaction:
-        found = transaction.execute(select(Worker.id, Worker.pid).where(Worker.pid_space == pid_space))
-        return [(row.id, row.pid) for row in found]
+        rows = transaction.execute(select(Worker.id, Worker.pid).where(Worker.pid_space == pid_space))
+        return [(row.id, row.pid) for row in rows]
 
 
 def sign_off(database: Database, worker_id: str) -> None:
@@ -272,11 +273,11 @@ def unfinished_beside(database: Database, job_id: int, lanes: Collection[str], l
     """Other jobs that run and have shards to do in these lanes: their ids and sources, the oldest first."""
     to_do = select(Shard.id).where(Shard.job_id == Job.id, Shard.state.in_(OPEN_SHARDS), Shard.lane.in_(lanes))
     with database.read() as transaction:
-        found = transaction.execute(
+        rows = transaction.execute(
             select(Job.id, Ingest.source)
             .join(Ingest, Ingest.id == Job.ingest_id)
             .where(RUNS, Job.id != job_id, to_do.exists())
             .order_by(Job.id)
             .limit(limit)
         )
-        return [(row.id, row.source) for row in found]
+        return [(row.id, row.source) for row in rows]

@@ -17,10 +17,11 @@ from docmill.storage.leases.outcome_upsert import put_outcomes
 from docmill.storage.leases.policy import Again, GiveUp, Split, after_death, after_error, after_lapse
 from docmill.storage.leases.shards import Claim, end_shard, give_back, given_back
 from docmill.storage.steps.jobs import RUNS
-from docmill.storage.steps.propagation import UNTOUCHED
-from docmill.storage.steps.sharding import pack, split, unpack
+from docmill.storage.steps.sharding import UNTOUCHED, pack, split, unpack
 
 PAGE = 200
+NOTE = "store answers"  # the row of `lease` with the time of the last note
+PARTS = 8  # notes are written at most this often during a lease
 
 
 def hold(database: Database, name: str, owner: str, for_s: float) -> bool:
@@ -49,11 +50,35 @@ def let_go(database: Database, name: str, owner: str) -> None:
     )
 
 
+def contact(database: Database, lease_s: float) -> float:
+    """Note that the store answers, and return its time.
+
+    Leases lapse by the store's clock. While the store is out of reach, or all machines are suspended, workers cannot
+    renew them. So after a gap of half a lease in these notes every lease is extended once, to a whole one from now.
+    Workers renew a lease six times while it lasts, so a shorter gap lets none lapse.
+    """
+
+    def work(transaction: Transaction) -> float:
+        query = select(Lease.until, db_now().label("now")).where(Lease.name == NOTE)
+        note = transaction.execute(transaction.for_update(query)).one_or_none()
+        now: float = transaction.execute(select(db_now())).scalar_one() if note is None else note.now
+        if note is None or now - note.until > lease_s / 2:
+            held = update(Shard).where(Shard.state == "running", Shard.lease_until < now + lease_s)
+            transaction.execute(held.values(lease_until=now + lease_s))
+        if note is None or now - note.until > lease_s / PARTS:
+            values = {"owner": "", "until": now}
+            insert = transaction.insert(Lease).values(name=NOTE, **values)
+            transaction.execute(insert.on_conflict_do_update(index_elements=["name"], set_=values))
+        return now
+
+    return database.write(work)
+
+
 def reclaim(database: Database, owner: str | None = None, *, before: float | None = None) -> int:
     """Reclaim the shards of the dead process `owner`, or all whose lease lapsed. Return their number.
 
     The shards of a dead process become suspects; those whose lease lapsed do not. With `before` only leases that
-    lapsed before that time are reclaimed (see `storage.leases.grace`).
+    lapsed before that time are reclaimed (see `storage.leases.maintenance`).
     """
     total = 0
     while True:
@@ -96,8 +121,8 @@ def failed_attempt(database: Database, claim: Claim, reason: str) -> None:
 
     def work(transaction: Transaction) -> None:
         query = select(Shard).where(Shard.id == claim.shard_id)
-        found = transaction.execute(transaction.for_update(query)).one_or_none()
-        row = None if found is None else Shard.of(found)
+        locked = transaction.execute(transaction.for_update(query)).one_or_none()
+        row = None if locked is None else Shard.of(locked)
         if row is not None and row.state == "running" and row.fence == claim.fence:
             step = after_error(attempt=row.attempt, suspect=row.suspect, reason=reason)
             _apply(transaction, row, step)

@@ -13,7 +13,7 @@ from docmill.storage.core.lookups import make_vector_length
 from docmill.storage.core.outcomes import REFUSED, Known, Outcome, storable
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import ValueRefused
-from docmill.storage.outputs.base import CONFIDENCE
+from docmill.storage.outputs.output_types import CONFIDENCE
 
 T = TypeVar("T")
 

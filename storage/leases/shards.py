@@ -23,8 +23,8 @@ from docmill.storage.errors import LeaseLost
 from docmill.storage.leases.outcome_upsert import put_outcomes, settle
 from docmill.storage.leases.policy import runs_alone
 from docmill.storage.steps.jobs import FREE, RUNS
-from docmill.storage.steps.propagation import UNTOUCHED, Traversal
-from docmill.storage.steps.sharding import pack, unpack
+from docmill.storage.steps.propagation import Traversal
+from docmill.storage.steps.sharding import UNTOUCHED, pack, unpack
 
 LEASE_S = 60.0
 
@@ -313,7 +313,7 @@ def end_shard(
     `outcomes` are those that this shard computed. The statuses in `written` are not read again.
     """
     known = dict(written or {})
-    known |= known_outcomes(transaction, spec_id, [one for one in contents if one not in known])
+    known |= known_outcomes(transaction, spec_id, [content_id for content_id in contents if content_id not in known])
     left: dict[str, Any] = {}
     if len(known) < len(contents):
         left = _without_removed(transaction, contents)

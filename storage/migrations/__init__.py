@@ -96,23 +96,23 @@ def require_current(database: Database) -> None:
     """Raise SchemaOutOfDate unless this version can work with the database's schema: its own, or a newer one that
     names this version's among those it is compatible with. The error is OtherRelease where no upgrade helps."""
     with database.read() as transaction:
-        found = _revision(transaction)
-        if found is None:
+        revision = _revision(transaction)
+        if revision is None:
             raise SchemaOutOfDate(f"the database {database} has no docmill schema yet; run `docmill db upgrade`")
-        if found < _known()[0]:
+        if revision < _known()[0]:
             raise OtherRelease(
-                f"the database {database} was made by a docmill before its first release (revision {found}), and "
+                f"the database {database} was made by a docmill before its first release (revision {revision}), and "
                 "cannot be upgraded; export its results with that docmill, then start a new store: set "
                 "DOCMILL_DATABASE_URL or DOCMILL_HOME to another"
             )
-        if found in _known() and found != head():
-            raise SchemaOutOfDate(f"the database {database} is at revision {found}; run `docmill db upgrade`")
+        if revision in _known() and revision != head():
+            raise SchemaOutOfDate(f"the database {database} is at revision {revision}; run `docmill db upgrade`")
         # Read whatever the revision is: who lacks the right to shall learn it now, and not on the day of an upgrade.
         oldest = transaction.scalar(select(Compatibility.oldest))
     if oldest not in _known():
         raise OtherRelease(
-            f"the database {database} belongs to a newer docmill (revision {found}), which this one is too old for; "
-            "install the newer release"
+            f"the database {database} belongs to a newer docmill (revision {revision}), which this one is too "
+            "old for; install the newer release"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import text
 
-from docmill.storage.core.tables import Base
+from docmill.storage.core.schema import Base
 
 connection = context.config.attributes["connection"]
 context.configure(

@@ -54,8 +54,8 @@ def selected(data: ColumnElement[Any], form: Form, *keys: str | int) -> ColumnEl
     """Return the value under these keys, one inside the other, with the type of a column of this form."""
     if form in _TYPES:
         return scalar(data, form, *keys)
-    found = _at(data, keys)
+    value = _at(data, keys)
     if form is Form.TEXT:
-        return found.as_string()  # type: ignore[no-any-return]
+        return value.as_string()  # type: ignore[no-any-return]
     # SQLite quotes what is not there as the JSON value null.
-    return func.nullif(found, literal_column("'null'"), type_=Text())
+    return func.nullif(value, literal_column("'null'"), type_=Text())

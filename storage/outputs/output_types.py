@@ -6,17 +6,24 @@ shows of it, and whether a later step can read it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+import orjson
 
 from docmill.storage.json_values import Json
-from docmill.storage.outputs.base import CONFIDENCE, Output, OutputType, Params, Stored, column, in_data
 from docmill.storage.outputs.columns import Form, OutputColumn, Result
-from docmill.storage.outputs.lists import forms_of, in_order, items_of, line_of
-from docmill.storage.outputs.property_forms import fits, form_of
 
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, FromClause
+
+
+Params = Mapping[str, Any]  # of a spec
+# The columns of outcomes that say how sure a model was, which are also keys of results.
+CONFIDENCE = ("confidence", "mean_logprob", "least_logprob")
 SCHEMA = "json_schema"  # the parameter of a spec with the JSON Schema of its records, as JSON text
 # The parameter of a spec with the schema of each property, where no model writes the record.
 PROPERTIES = "properties"
@@ -26,6 +33,115 @@ RANKING = "ranking"  # the parameter of a spec whose texts are sentences of the 
 SENTENCES, CITATIONS = "sentences", "citations"
 # In a view, STEP_status and the like are columns of its own.
 TAKEN = frozenset({"status", "reason", CITATIONS})
+SHOWN = 20  # labels, spans or properties in a line
+_FIELD_FORMS: Mapping[type, Form] = {str: Form.TEXT, int: Form.INTEGER, float: Form.NUMBER}
+_FORMS = {"string": Form.TEXT, "integer": Form.INTEGER, "number": Form.NUMBER, "boolean": Form.BOOLEAN}
+_NAMES: Mapping[type, str] = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
+_ANY = "any"
+_TYPES: Mapping[Form, tuple[type, ...]] = {
+    Form.TEXT: (str,),
+    Form.INTEGER: (int,),
+    Form.NUMBER: (int, float),
+    Form.BOOLEAN: (bool,),
+    Form.TEXTS: (list,),
+}
+_DEEPEST = 8  # references and alternatives inside one another
+
+
+@dataclass(frozen=True)
+class Output:
+    """An output in the columns of the table of outcomes."""
+
+    text: str | None = None
+    vector: bytes | None = None
+    data: Mapping[str, Any] | None = None
+
+
+class Stored(Protocol):
+    """A row of outcomes, or an outcome that will be one."""
+
+    @property
+    def text(self) -> str | None: ...
+    @property
+    def vector(self) -> bytes | None: ...
+    @property
+    def data(self) -> Any: ...
+
+
+class OutputType(ABC):
+    """The type of a kind's outputs. `plural` names them in messages; `feeds_steps` if a later step can read them.
+
+    `confidence` has those of `CONFIDENCE` that outputs of the type may have.
+    """
+
+    name: str
+    plural: str
+    feeds_steps = False
+    confidence: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return self.name.upper()
+
+    @property
+    def is_comparable(self) -> bool:
+        """True if outputs of two models can be compared: outputs that have a confidence."""
+        return bool(self.confidence)
+
+    @abstractmethod
+    def result(self, stored: Stored) -> dict[str, Any]:
+        """Return the output as JSON lines have it; a vector is a float32 array."""
+
+    @abstractmethod
+    def problem(self, stored: Stored) -> str | None:
+        """Return the reason why this is no output of the type; None if it is one."""
+
+    @abstractmethod
+    def columns(self, params: Params) -> tuple[OutputColumn, ...]:
+        """Return the columns of outputs under a spec with these parameters."""
+
+    def confidence_columns(self, params: Params) -> tuple[OutputColumn, ...]:
+        """Return the columns about the confidence of outputs under a spec with these parameters."""
+        return tuple(column(name, Form.NUMBER, f"_{name}", stored=(name,)) for name in self.confidence)
+
+    def items(self, params: Params) -> tuple[str, Mapping[str, Form]] | None:
+        """Return the key of a list in `data` that has a view with a row for each item, and the items' fields.
+
+        The list is in outputs under a spec with these parameters. None if there is no such list.
+        """
+        return None
+
+    @abstractmethod
+    def shown(self, result: Result) -> str:
+        """Return a line about a result for a terminal."""
+
+
+def column(
+    name: str,
+    form: Form,
+    suffix: str | None = None,
+    sql: Callable[[FromClause], ColumnElement[Any]] | None = None,
+    *,
+    stored: tuple[str | int, ...] = (),
+) -> OutputColumn:
+    """Return the column of a result's key. A view selects what is `stored`, unless `sql` says something else."""
+    if stored and sql is None:
+        sql = in_data(form, *stored[1:]) if stored[0] == "data" else _of_outcome(str(stored[0]))
+    return OutputColumn(name, form, lambda result: result.get(name), suffix, sql, stored)
+
+
+def _of_outcome(name: str) -> Callable[[FromClause], ColumnElement[Any]]:
+    return lambda outcome: outcome.c[name]
+
+
+def in_data(form: Form, *keys: str | int) -> Callable[[FromClause], ColumnElement[Any]]:
+    """Return the function that selects what is under these keys of an outcome's data."""
+
+    def sql(outcome: FromClause) -> ColumnElement[Any]:
+        from docmill.storage.outputs.json_columns import selected  # SQLAlchemy takes long to import
+
+        return selected(outcome.c.data, form, *keys)
+
+    return sql
 
 
 class _Text(OutputType):
@@ -51,16 +167,16 @@ class _Text(OutputType):
 
     def cited(self, text: str, sentences: Iterable[tuple[int, int, float]]) -> Output:
         """Return sentences of a text, each (start, end, score), as they are stored: in the order of the text."""
-        found = [
+        cited = [
             {"text": text[start:end], "start": start, "end": end, "score": float(score)}
             for start, end, score in sorted(sentences)
         ]
-        return Output(text=_lines(found), data={SENTENCES: found})
+        return Output(text=_lines(cited), data={SENTENCES: cited})
 
     def result(self, stored: Stored) -> dict[str, Any]:
         data = stored.data or {}
         several = {name: data[name] for name in (TEXTS, TRUNCATED) if name in data}
-        cited = {SENTENCES: in_order(data[SENTENCES], self._fields)} if SENTENCES in data else {}
+        cited = {SENTENCES: _in_order(data[SENTENCES], self._fields)} if SENTENCES in data else {}
         return {"text": stored.text, **several, **cited}
 
     def problem(self, stored: Stored) -> str | None:
@@ -70,15 +186,15 @@ class _Text(OutputType):
             return self._sentences_problem(stored)
         if stored.text is None or stored.vector is not None or (several and {*data} - {TRUNCATED} != {TEXTS}):
             return "a text belongs in `text`, and nothing beside it"
-        if several and (not all(isinstance(one, str) for one in data[TEXTS]) or _first(stored) != stored.text):
+        if several and (not all(isinstance(item, str) for item in data[TEXTS]) or _first(stored) != stored.text):
             return "the first of several texts belongs in `text`"
         return None
 
     def _sentences_problem(self, stored: Stored) -> str | None:
-        sentences = items_of(stored, SENTENCES, self._fields)
+        sentences = _items_of(stored, SENTENCES, self._fields)
         if sentences is None or len(stored.data) > 1:
             return 'sentences belong in `data`, as {"sentences": [{"text", "start", "end", "score"}, …]}'
-        if any(not 0 <= one["start"] <= one["end"] for one in sentences):
+        if any(not 0 <= sentence["start"] <= sentence["end"] for sentence in sentences):
             return "a sentence ends before it starts"
         return None if stored.text == _lines(sentences) else "the sentences belong in `text`, line after line"
 
@@ -92,7 +208,7 @@ class _Text(OutputType):
         return () if RANKING in params else super().confidence_columns(params)
 
     def items(self, params: Params) -> tuple[str, Mapping[str, Form]] | None:
-        return (SENTENCES, forms_of(self._fields)) if RANKING in params else None
+        return (SENTENCES, _forms_of(self._fields)) if RANKING in params else None
 
     def shown(self, result: Result) -> str:
         others = len(result.get(TEXTS) or ()) - 1
@@ -148,17 +264,17 @@ class _Weights(OutputType):
 
     def stored(self, weights: Iterable[tuple[str, int, float]]) -> Output:
         """Return weights, each (token, token_id, weight), as they are stored, the highest first."""
-        ordered = sorted(weights, key=lambda one: (-one[2], one[1]))
-        return Output(data={"weights": [dict(zip(self._fields, one, strict=True)) for one in ordered]})
+        ordered = sorted(weights, key=lambda item: (-item[2], item[1]))
+        return Output(data={"weights": [dict(zip(self._fields, item, strict=True)) for item in ordered]})
 
     def result(self, stored: Stored) -> dict[str, Any]:
-        return {"weights": in_order(stored.data["weights"], self._fields)}
+        return {"weights": _in_order(stored.data["weights"], self._fields)}
 
     def problem(self, stored: Stored) -> str | None:
-        weights = items_of(stored, "weights", self._fields)
+        weights = _items_of(stored, "weights", self._fields)
         if weights is None or stored.text is not None:
             return 'weights belong in `data`, as {"weights": [{"token": "…", "token_id": 1, "weight": 0.5}, …]}'
-        if any(one["weight"] < after["weight"] for one, after in pairwise(weights)):
+        if any(item["weight"] < after["weight"] for item, after in pairwise(weights)):
             return "the highest weight comes first"
         return None
 
@@ -166,10 +282,10 @@ class _Weights(OutputType):
         return (column("weights", Form.WEIGHTS, "_weights", stored=("data", "weights")),)
 
     def items(self, params: Params) -> tuple[str, Mapping[str, Form]] | None:
-        return "weights", forms_of(self._fields)
+        return "weights", _forms_of(self._fields)
 
     def shown(self, result: Result) -> str:
-        return line_of(f"{one['token']} {one['weight']:.2f}" for one in result["weights"])
+        return _line_of(f"{item['token']} {item['weight']:.2f}" for item in result["weights"])
 
 
 class _Labels(OutputType):
@@ -185,18 +301,18 @@ class _Labels(OutputType):
 
     def stored(self, scores: Iterable[tuple[str, float]]) -> Output:
         """Return labels with these scores as they are stored."""
-        ordered = sorted(scores, key=lambda one: -one[1])
+        ordered = sorted(scores, key=lambda item: -item[1])
         labels = [{"label": label, "score": float(score)} for label, score in ordered]
         return Output(text=ordered[0][0] if ordered else None, data={"labels": labels})
 
     def result(self, stored: Stored) -> dict[str, Any]:
-        return {"labels": in_order(stored.data["labels"], self._fields)}
+        return {"labels": _in_order(stored.data["labels"], self._fields)}
 
     def problem(self, stored: Stored) -> str | None:
-        labels = items_of(stored, "labels", self._fields)
+        labels = _items_of(stored, "labels", self._fields)
         if labels is None:
             return 'labels belong in `data`, as {"labels": [{"label": "…", "score": 0.5}, …]}'
-        if any(one["score"] < after["score"] for one, after in pairwise(labels)):
+        if any(item["score"] < after["score"] for item, after in pairwise(labels)):
             return "the best label comes first"
         if stored.text != (labels[0]["label"] if labels else None):
             return "the best label belongs in `text`"
@@ -215,7 +331,7 @@ class _Labels(OutputType):
         )
 
     def shown(self, result: Result) -> str:
-        return line_of(f"{one['label']} {one['score']:.3f}" for one in result["labels"])
+        return _line_of(f"{item['label']} {item['score']:.3f}" for item in result["labels"])
 
 
 class _Spans(OutputType):
@@ -231,21 +347,21 @@ class _Spans(OutputType):
 
     def stored(self, text: str, spans: Iterable[tuple[str, int, int, float]]) -> Output:
         """Return spans of a text, each (label, start, end, score), as they are stored: in the order of the text."""
-        ordered = sorted(spans, key=lambda one: (one[1], one[2]))
-        found = [
+        ordered = sorted(spans, key=lambda item: (item[1], item[2]))
+        stored_spans = [
             {"label": label, "text": text[start:end], "start": start, "end": end, "score": float(score)}
             for label, start, end, score in ordered
         ]
-        return Output(data={"spans": found})
+        return Output(data={"spans": stored_spans})
 
     def result(self, stored: Stored) -> dict[str, Any]:
-        return {"spans": in_order(stored.data["spans"], self._fields)}
+        return {"spans": _in_order(stored.data["spans"], self._fields)}
 
     def problem(self, stored: Stored) -> str | None:
-        spans = items_of(stored, "spans", self._fields)
+        spans = _items_of(stored, "spans", self._fields)
         if spans is None or stored.text is not None:
             return 'spans belong in `data`, as {"spans": [{"label", "text", "start", "end", "score"}, …]}'
-        if any(not 0 <= one["start"] <= one["end"] for one in spans):
+        if any(not 0 <= item["start"] <= item["end"] for item in spans):
             return "a span ends before it starts"
         return None
 
@@ -253,10 +369,10 @@ class _Spans(OutputType):
         return (column("spans", Form.SPANS, "_spans", stored=("data", "spans")),)
 
     def items(self, _params: Params) -> tuple[str, Mapping[str, Form]] | None:
-        return "spans", forms_of(self._fields)
+        return "spans", _forms_of(self._fields)
 
     def shown(self, result: Result) -> str:
-        return line_of(f"{one['text']} ({one['label']})" for one in result["spans"]) or "nothing found"
+        return _line_of(f"{item['text']} ({item['label']})" for item in result["spans"]) or "nothing found"
 
 
 class _Record(OutputType):
@@ -292,15 +408,15 @@ class _Record(OutputType):
         properties = schema.get("properties") or {}
         # The JSON paths of SQLite cannot quote a quotation mark.
         names = sorted(name for name in properties if '"' not in name)
-        columns = tuple(_property(name, form_of(properties[name], schema)) for name in names)
+        columns = tuple(_property(name, _form_of(properties[name], schema)) for name in names)
         cited = column(CITATIONS, Form.JSON, f"_{CITATIONS}", in_data(Form.JSON, CITATIONS))
         whole = column("data", Form.JSON, "_data", in_data(Form.JSON, "data"))
         return (*(columns or (whole,)), *((cited,) if params.get("cite") else ()))
 
     def shown(self, result: Result) -> str:
         # A terminal's line is cut at its end, so that lists and objects come last.
-        properties = sorted(result["data"].items(), key=lambda one: isinstance(one[1], list | dict))
-        return line_of(f"{name}: {_plain(value)}" for name, value in properties)
+        properties = sorted(result["data"].items(), key=lambda item: isinstance(item[1], list | dict))
+        return _line_of(f"{name}: {_plain(value)}" for name, value in properties)
 
 
 class _Redacted(OutputType):
@@ -325,15 +441,15 @@ class _Redacted(OutputType):
     }
 
     def result(self, stored: Stored) -> dict[str, Any]:
-        return {"text": stored.text, "spans": in_order(stored.data["spans"], self._fields)}
+        return {"text": stored.text, "spans": _in_order(stored.data["spans"], self._fields)}
 
     def problem(self, stored: Stored) -> str | None:
-        spans = items_of(stored, "spans", self._fields)
+        spans = _items_of(stored, "spans", self._fields)
         if spans is None or stored.text is None:
             return (
                 'a redacted text belongs in `text`, and its replacements in `data`, as {"spans": [{"label", …}, …]}'
             )
-        if any(stored.text[one["start"] : one["end"]] != one["text"] for one in spans):
+        if any(stored.text[item["start"] : item["end"]] != item["text"] for item in spans):
             return "a replacement does not stand at its place"
         return None
 
@@ -344,14 +460,14 @@ class _Redacted(OutputType):
         )
 
     def items(self, _params: Params) -> tuple[str, Mapping[str, Form]] | None:
-        return "spans", forms_of(self._fields)
+        return "spans", _forms_of(self._fields)
 
     def shown(self, result: Result) -> str:
         return result["text"] or ""
 
 
 def _lines(sentences: Iterable[Mapping[str, Any]]) -> str:
-    return "\n".join(one["text"] for one in sentences)
+    return "\n".join(sentence["text"] for sentence in sentences)
 
 
 def _first(stored: Stored) -> str | None:
@@ -359,33 +475,107 @@ def _first(stored: Stored) -> str | None:
 
 
 def _schema(params: Params) -> Mapping[str, Any]:
-    import orjson
-
-    found: Mapping[str, Any] = (
+    schema: Mapping[str, Any] = (
         orjson.loads(params[SCHEMA]) if SCHEMA in params else {PROPERTIES: params.get(PROPERTIES)}
     )
-    return found
+    return schema
 
 
 def _property(name: str, form: Form) -> OutputColumn:
     def value(result: Result) -> Any:
-        found = result.get("data", {}).get(name)
-        return found if fits(found, form) else None
+        stored = result.get("data", {}).get(name)
+        return stored if _fits(stored, form) else None
 
     suffix = f"_data_{name}" if name in TAKEN else f"_{name}"
     return OutputColumn(f"data_{name}", form, value, suffix, in_data(form, "data", name))
 
 
 def _plain(value: Json) -> str:
-    import orjson
-
     if value is None:
         return "none"
-    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
         return f"{len(value):,} object{'s' * (len(value) > 1)}"
     if isinstance(value, float):
         value = round(value, 3)
     return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def _forms_of(fields: Mapping[str, type]) -> Mapping[str, Form]:
+    return {name: _FIELD_FORMS[type_] for name, type_ in fields.items()}
+
+
+def _in_order(items: Iterable[Mapping[str, Any]], fields: Mapping[str, type]) -> list[dict[str, Any]]:
+    """Return the items with their fields in this order, which PostgreSQL does not keep."""
+    return [{name: item[name] for name in fields} for item in items]
+
+
+def _items_of(stored: Stored, key: str, fields: Mapping[str, type]) -> Sequence[Mapping[str, Any]] | None:
+    """Return the list under a key of an output's data; None unless it is one of objects with just these fields."""
+    items = stored.data.get(key) if isinstance(stored.data, dict) else None
+    if stored.vector is not None or not isinstance(items, list):
+        return None
+    right = all(
+        isinstance(item, dict)
+        and item.keys() == fields.keys()
+        and all(isinstance(item[name], type_) for name, type_ in fields.items())
+        for item in items
+    )
+    return items if right else None
+
+
+def _line_of(items: Iterable[str]) -> str:
+    shown = list(items)
+    return ", ".join(shown[:SHOWN]) + (f" and {len(shown) - SHOWN:,} more" if len(shown) > SHOWN else "")
+
+
+def _form_of(schema: Json, root: Mapping[str, Json]) -> Form:
+    """Return the form of a property's values; JSON where its schema allows values of several types.
+
+    References of ``schema`` lead into ``root``.
+    """
+    named = _types(schema, root)
+    if named == {"array"} and _types(_followed(schema, root).get("items"), root) == {"string"}:
+        return Form.TEXTS
+    return _FORMS.get(named.pop(), Form.JSON) if len(named) == 1 else Form.JSON
+
+
+def _fits(value: Json, form: Form) -> bool:
+    """Return True if a property's value is one of the form."""
+    return form is Form.JSON or (isinstance(value, _TYPES[form]) and (form is Form.BOOLEAN) == (type(value) is bool))
+
+
+def _types(schema: Json, root: Mapping[str, Json], depth: int = _DEEPEST) -> set[str]:
+    """Return the types of values that a schema allows, as far as it says; null is left out."""
+    target = _followed(schema, root)
+    if "enum" in target or "const" in target:
+        values = target.get("enum", [target.get("const")])
+        return {_NAMES.get(type(value), _ANY) for value in _listed(values)} - {"null"}
+    if "type" in target:
+        named = target["type"]
+        return {*map(str, named if isinstance(named, list) else [named])} - {"null"}
+    several = target.get("anyOf") or target.get("oneOf")
+    inner = (_types(alternative, root, depth - 1) for alternative in _listed(several)) if depth else ()
+    return {name for names in inner for name in names} or {_ANY}
+
+
+def _listed(value: Json) -> list[Json]:
+    return value if isinstance(value, list) else []
+
+
+def _followed(schema: Json, root: Mapping[str, Json]) -> Mapping[str, Json]:
+    """Return the schema that references lead to; an empty one where they lead to none."""
+    target = schema
+    for _ in range(_DEEPEST):
+        if not isinstance(target, dict):
+            break
+        reference = target.get("$ref")
+        if not isinstance(reference, str):
+            return target
+        target = {**root}
+        for key in reference.removeprefix("#/").split("/"):
+            name = key.replace("~1", "/").replace("~0", "~")
+            target = target.get(name) if isinstance(target, dict) else None
+    return {}
 
 
 TEXT, VECTOR, WEIGHTS, LABELS = _Text(), _Vector(), _Weights(), _Labels()

@@ -1,13 +1,16 @@
-"""Stored pipelines, and the history of their runs."""
+"""Stored pipelines, the history of their runs, and the leases of processes that take a run further.
+
+A lease that lapses only permits another process to take the run. The fence decides: it rises with each take, and
+every write of a holder names the fence that it was given. Times are the database's.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select, update
 
-from docmill.storage.core import row_lease
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import insert
 from docmill.storage.core.schema import Job, PipelineRow, PipelineRun, PipelineRunFile
@@ -89,8 +92,8 @@ def history(database: Database, name: str, limit: int = 50) -> list[PipelineRun]
     with database.read() as transaction:
         row = _require(transaction, name)
         runs = select(PipelineRun).where(PipelineRun.pipeline_id == row.id)
-        found = transaction.execute(runs.order_by(PipelineRun.id.desc()).limit(limit))
-        return [PipelineRun.of(row) for row in found]
+        rows = transaction.execute(runs.order_by(PipelineRun.id.desc()).limit(limit))
+        return [PipelineRun.of(row) for row in rows]
 
 
 class Scheduled(NamedTuple):
@@ -103,24 +106,15 @@ class Scheduled(NamedTuple):
     now: float
 
 
-class Held(Protocol):
-    """A run that a process holds under a fence."""
-
-    @property
-    def id(self) -> int: ...
-    @property
-    def fence(self) -> int: ...
-
-
 def scheduled(database: Database) -> list[Scheduled]:
     """Return the pipelines that have a schedule."""
     columns = (PipelineRow.id, PipelineRow.name, PipelineRow.schedule, PipelineRow.looked_at, db_now().label("now"))
     with database.read() as transaction:
-        found = transaction.execute(select(*columns).where(PipelineRow.schedule.is_not(None)))
-        return [Scheduled(*row) for row in found]
+        rows = transaction.execute(select(*columns).where(PipelineRow.schedule.is_not(None)))
+        return [Scheduled(*row) for row in rows]
 
 
-def fire(database: Database, found: Scheduled, due_at: float) -> int | None:
+def fire(database: Database, pipeline: Scheduled, due_at: float) -> int | None:
     """Make the run that was due, of a pipeline as `scheduled` found it; None when another process did.
 
     While the run before still goes, an overlap that is to be skipped makes a run that is over at once.
@@ -129,19 +123,19 @@ def fire(database: Database, found: Scheduled, due_at: float) -> int | None:
     def work(transaction: Transaction) -> int | None:
         moved = transaction.execute(
             update(PipelineRow)
-            .where(PipelineRow.id == found.id, PipelineRow.looked_at == found.looked_at)
-            .values(looked_at=found.now)
+            .where(PipelineRow.id == pipeline.id, PipelineRow.looked_at == pipeline.looked_at)
+            .values(looked_at=pipeline.now)
         )
         if moved.rowcount == 0:
             return None
-        going = select(PipelineRun.id).where(PipelineRun.pipeline_id == found.id, _OPEN)
+        going = select(PipelineRun.id).where(PipelineRun.pipeline_id == pipeline.id, _OPEN)
         values: dict[str, Any] = {"state": "due"}
-        if found.schedule["overlap"] == "skip" and (before := transaction.scalar(going.limit(1))) is not None:
+        if pipeline.schedule["overlap"] == "skip" and (before := transaction.scalar(going.limit(1))) is not None:
             reason = f"run {before} was still going"
             values = {"state": "skipped", "reason": reason, "finished_at": db_now()}
         made = (
             transaction.insert(PipelineRun)
-            .values(pipeline_id=found.id, due_at=due_at, created_at=db_now(), **values)
+            .values(pipeline_id=pipeline.id, due_at=due_at, created_at=db_now(), **values)
             .on_conflict_do_nothing(index_elements=["pipeline_id", "due_at"])
             .returning(PipelineRun.id)
         )
@@ -155,10 +149,19 @@ _OPEN = and_(PipelineRun.finished_at.is_(None), PipelineRun.due_at.is_not(None))
 _BY_HAND = and_(PipelineRun.finished_at.is_(None), PipelineRun.due_at.is_(None))
 
 
+_IS_FREE = or_(PipelineRun.lease_until.is_(None), PipelineRun.lease_until < db_now())
+_FREE = {"owner": None, "lease_until": None}  # the columns of a run that its holder is done with
+
+
+def _is_held(run: Run | PipelineRun) -> ColumnElement[bool]:
+    """Return the condition for a run to be held under its fence still."""
+    return and_(PipelineRun.id == run.id, PipelineRun.fence == run.fence)
+
+
 def ended(state: str, reason: str | None) -> dict[str, Any]:
     """Return the columns of a run that is over. The fence rises, so that its holder can write nothing more."""
     return {
-        **row_lease.FREE,
+        **_FREE,
         "state": state,
         "reason": reason,
         "finished_at": db_now(),
@@ -174,7 +177,7 @@ def begin(database: Database, name: str, owner: str, lease_s: float) -> Run:
 
     def work(transaction: Transaction) -> Run:
         row = _require(transaction, name)
-        _end_cut_off(transaction, and_(PipelineRun.pipeline_id == row.id, row_lease.is_free(PipelineRun)))
+        _end_cut_off(transaction, and_(PipelineRun.pipeline_id == row.id, _IS_FREE))
         first = {"owner": owner, "lease_until": db_now() + lease_s, "fence": 1}
         columns = {"state": "reading", "created_at": db_now(), **first}
         run_id = insert(transaction, PipelineRun, pipeline_id=row.id, **columns)
@@ -228,7 +231,7 @@ def hand_out(database: Database, *, again: bool = True) -> list[int]:
         _end_cut_off(transaction, PipelineRun.lease_until < db_now())
         lost = and_(_OPEN, PipelineRun.state == "running", PipelineRun.job_id.is_(None))
         transaction.execute(update(PipelineRun).where(lost).values(**ended("failed", JOB_REMOVED)))
-        which = update(PipelineRun).where(_OPEN, waits, wanted, row_lease.is_free(PipelineRun))
+        which = update(PipelineRun).where(_OPEN, waits, wanted, _IS_FREE)
         return sorted(transaction.execute(which.values(handed_at=db_now()).returning(PipelineRun.id)).scalars())
 
     return database.write(work)
@@ -251,23 +254,23 @@ def take(database: Database, run_id: int, owner: str, lease_s: float) -> Run | N
     One that is due is being read from now on.
     """
     may = or_(PipelineRun.state.in_(["due", "reading"]), and_(PipelineRun.state == "running", _job_ended()))
-    fence = row_lease.take(
-        database,
-        PipelineRun,
-        run_id,
-        owner,
-        lease_s,
-        where=and_(PipelineRun.finished_at.is_(None), may),
-        state=case((PipelineRun.state == "running", "running"), else_="reading"),
-        handed_at=db_now(),
-    )
+    free = update(PipelineRun).where(PipelineRun.id == run_id, _IS_FREE, PipelineRun.finished_at.is_(None), may)
+    values = {
+        "state": case((PipelineRun.state == "running", "running"), else_="reading"),
+        "handed_at": db_now(),
+        "owner": owner,
+        "lease_until": db_now() + lease_s,
+        "fence": PipelineRun.fence + 1,
+    }
+    # If the answer is lost, nobody works under this lease, and it lapses as any other.
+    fence = database.write(lambda transaction: transaction.scalar(free.values(**values).returning(PipelineRun.fence)))
     if fence is None:
         return None
     columns = (PipelineRun.id, PipelineRun.fence, PipelineRow.name)
     query = (
         select(*columns, PipelineRun.due_at, PipelineRun.state, PipelineRun.job_id)
         .join(PipelineRow, PipelineRow.id == PipelineRun.pipeline_id)
-        .where(row_lease.is_held(PipelineRun, run_id, fence))
+        .where(PipelineRun.id == run_id, PipelineRun.fence == fence)
     )
     with database.read() as transaction:
         row = transaction.execute(query).one_or_none()
@@ -298,11 +301,13 @@ def file_of(database: Database, run: Run) -> tuple[str, str]:
 
 
 def renew(database: Database, run: Run, lease_s: float) -> bool:
-    """Renew the lease of a run; False if another took it, or if it was ended.
+    """Renew the lease of a run, also one that lapsed; False if another took the run, or if it was ended.
 
     True for one whose pipeline was removed: its job stays, and so its reader brings it to the end.
     """
-    if row_lease.renew(database, PipelineRun, run.id, run.fence, lease_s):
+    leased = update(PipelineRun).where(_is_held(run), PipelineRun.lease_until.is_not(None))
+    renewed = leased.values(lease_until=db_now() + lease_s)
+    if database.write(lambda transaction: transaction.execute(renewed).rowcount > 0):
         return True
     with database.read() as transaction:
         return transaction.scalar(select(PipelineRun.id).where(PipelineRun.id == run.id)) is None
@@ -311,19 +316,31 @@ def renew(database: Database, run: Run, lease_s: float) -> bool:
 def let_go(database: Database, run: Run, *, at_once: bool) -> None:
     """Give a run back that its holder cannot take further: to be handed out at once, or after a while."""
     if at_once:
-        asked = update(PipelineRun).where(row_lease.is_held(PipelineRun, run.id, run.fence))
-        database.write(lambda transaction: transaction.execute(asked.values(handed_at=None)))
-    row_lease.let_go(database, PipelineRun, run.id, run.fence)
+        held = update(PipelineRun).where(_is_held(run))
+        database.write(lambda transaction: transaction.execute(held.values(handed_at=None)))
+    leased = update(PipelineRun).where(_is_held(run), PipelineRun.lease_until.is_not(None))
+    database.write(lambda transaction: transaction.execute(leased.values(lease_until=db_now() - 1.0)))
 
 
 def let_go_all(database: Database, owner: str) -> None:
     """Give back the runs of a process that is dead or ends."""
-    if row_lease.let_go_all(database, PipelineRun, owner):
-        asked = update(PipelineRun).where(PipelineRun.owner == owner, PipelineRun.finished_at.is_(None))
-        database.write(lambda transaction: transaction.execute(asked.values(handed_at=None)))
+    held = and_(PipelineRun.owner == owner, PipelineRun.lease_until >= db_now())
+    with database.read() as transaction:  # most often there is none, and no need for a turn to write
+        if transaction.scalar(select(PipelineRun.id).where(held).limit(1)) is None:
+            return
+    lapsed = update(PipelineRun).where(held).values(lease_until=db_now() - 1.0)
+    handed_out = update(PipelineRun).where(PipelineRun.owner == owner, PipelineRun.finished_at.is_(None))
+
+    def work(transaction: Transaction) -> None:
+        transaction.execute(lapsed)
+        transaction.execute(handed_out.values(handed_at=None))
+
+    database.write(work)
 
 
-def note(database: Database, run: Held, state: str, *, job_id: int | None = None, reason: str | None = None) -> bool:
+def note(
+    database: Database, run: Run | PipelineRun, state: str, *, job_id: int | None = None, reason: str | None = None
+) -> bool:
     """Note how far a run (with its `id` and `fence`) is; `done` and `failed` end it, and so does `running` its lease.
 
     False when it had ended already, or another holds it. Only a run by hand that was taken for cut off may end twice.
@@ -334,10 +351,10 @@ def note(database: Database, run: Held, state: str, *, job_id: int | None = None
     by_hand = PipelineRun.due_at.is_(None)
     goes_on: ColumnElement[bool] = PipelineRun.finished_at.is_(None)
     if state in {"done", "failed"}:
-        values |= {**row_lease.FREE, "finished_at": db_now()}
+        values |= {**_FREE, "finished_at": db_now()}
         goes_on = or_(goes_on, and_(by_hand, PipelineRun.reason == CUT_OFF))
     if state == "running":
         values["handed_at"] = None  # to be handed out as soon as its job has ended
-        values |= {name: case((by_hand, getattr(PipelineRun, name)), else_=None) for name in row_lease.FREE}
-    noted = update(PipelineRun).where(row_lease.is_held(PipelineRun, run.id, run.fence), goes_on)
+        values |= {name: case((by_hand, getattr(PipelineRun, name)), else_=None) for name in _FREE}
+    noted = update(PipelineRun).where(_is_held(run), goes_on)
     return database.write(lambda transaction: transaction.execute(noted.values(**values)).rowcount > 0)

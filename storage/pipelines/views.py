@@ -32,9 +32,9 @@ from docmill.storage.core.lookups import is_current_document
 from docmill.storage.core.schema import Content, Corpus, Document
 from docmill.storage.core.tables import Json
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.outputs.base import OutputType
 from docmill.storage.outputs.columns import Form
 from docmill.storage.outputs.json_columns import selected
+from docmill.storage.outputs.output_types import OutputType
 from docmill.storage.steps import lineage, steps
 from docmill.storage.steps.steps import OpenStep, StepRequest
 
@@ -56,7 +56,7 @@ def clash(requests: Sequence[tuple[StepRequest, OutputType]]) -> tuple[str, str,
     owners = dict.fromkeys(_OF_DOCUMENTS, "the documents")
     for request, output in requests:
         columns = output.columns(request.spec.params)
-        suffixes = [one.suffix for one in columns if one.sql is not None and one.suffix is not None]
+        suffixes = [column.suffix for column in columns if column.sql is not None and column.suffix is not None]
         for suffix in (*suffixes, "_status", "_reason"):
             name = request.name + suffix
             if name in owners:
@@ -92,12 +92,12 @@ def _queries(
 ) -> list[tuple[str, Any]]:
     """Return the names of the views of a pipeline, with their queries."""
     opened = steps.opened(requests, lambda spec: lookups.spec_id(transaction, spec))
-    found = [(name_of(pipeline), _of_documents(transaction, corpus, opened))]
+    queries = [(name_of(pipeline), _of_documents(transaction, corpus, opened))]
     for step in opened:
         if (items := transaction.kind_of(step.lane).output.items(step.params)) is not None:
             query = _of_items(transaction, corpus, steps.way_to(opened, step), *items)
-            found.append((items_name_of(pipeline, step.name), query))
-    return found
+            queries.append((items_name_of(pipeline, step.name), query))
+    return queries
 
 
 def drop(database: Database, pipeline: str) -> None:
@@ -136,7 +136,7 @@ def _of_documents(transaction: Transaction, corpus: str, opened: Sequence[OpenSt
             *columns, status.label(f"{step.name}_status"), outcome.c.reason.label(f"{step.name}_reason")
         )
     query = query.add_columns(
-        *_of_confidence(transaction, opened, outcomes, [one.name for one in query.selected_columns])
+        *_of_confidence(transaction, opened, outcomes, [column.name for column in query.selected_columns])
     )
     return query.where(_current(corpus))
 
@@ -177,7 +177,7 @@ def _lacks_input(
 ) -> ColumnElement[bool]:
     """Return the condition for any of the steps that lead to this one to have failed or skipped."""
     before = steps.way_to(opened, step)[:-1]
-    return or_(*(outcomes[one.seq].c.status.in_(["failed", "skipped"]) for one in reversed(before)))
+    return or_(*(outcomes[step_before.seq].c.status.in_(["failed", "skipped"]) for step_before in reversed(before)))
 
 
 def _items_prefix(pipeline: str) -> str:

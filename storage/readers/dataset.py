@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from docmill.storage.core.installation import DATASETS, install
+from docmill.storage.extras import DATASETS, install
 from docmill.storage.readers import registry, table
 from docmill.storage.readers.confinement import Needs, confine, receive, restrict_files, send
 from docmill.storage.readers.errors import (

@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
-from docmill.storage.core.installation import FORMATS, install
 from docmill.storage.core.normalize import bom_length, decode, is_utf16, normalize
+from docmill.storage.extras import FORMATS, install
 from docmill.storage.readers.confinement import TIME_S, Confined, Ended
 from docmill.storage.readers.errors import BrokenStream, SourceError, SourceUnsupported, finding_bugs
 from docmill.storage.readers.files import Content, Opened

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from docmill.storage.core.installation import PARQUET, install
+from docmill.storage.extras import PARQUET, install
 from docmill.storage.readers.errors import ProgramFailed, SourceUnreadable, SourceUnsupported
 from docmill.storage.readers.files import check_names, documents
 from docmill.storage.readers.records import Record, Rejection, Row, Rows, SourceOptions, check_columns, refuse_options

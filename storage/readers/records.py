@@ -11,9 +11,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 
-from docmill.storage.core.chat import is_messages
 from docmill.storage.core.normalize import normalize, normalize_json
 from docmill.storage.readers.errors import FieldUnknown, SourceUnsupported
+from docmill.storage.templates import is_messages
 
 MAX_ID_BYTES = 2_000  # PostgreSQL's limit for one entry of an index is 2,704 bytes
 MAX_FLOAT_ID = 2.0**53  # larger integers collide as 64-bit floats, and one document would replace another

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
-from docmill.storage.core.installation import EXCEL, FORMATS, PARQUET, Extra, install
 from docmill.storage.core.server import POSTGRESQL
+from docmill.storage.extras import EXCEL, FORMATS, PARQUET, Extra, install
 from docmill.storage.readers.errors import SourceUnsupported
 from docmill.storage.readers.records import Member, RowReader, Rows, SourceOptions
 from docmill.storage.readers.streams import Decompress, gunzip, of_text, unzstd

@@ -16,7 +16,7 @@ from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from docmill.storage.core.installation import REMOTE, install
+from docmill.storage.extras import REMOTE, install
 from docmill.storage.readers import credentials
 from docmill.storage.readers.errors import (
     BrokenTransfer,

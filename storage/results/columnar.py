@@ -10,11 +10,11 @@ from sqlalchemy import Result, Select, Text, cast, select
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Document, Job
 from docmill.storage.core.transaction import IN_BINARY
-from docmill.storage.outputs.base import CONFIDENCE
 from docmill.storage.outputs.columns import Column
+from docmill.storage.outputs.output_types import CONFIDENCE
 from docmill.storage.steps import lineage
-from docmill.storage.steps.flag_conditions import as_text
 from docmill.storage.steps.jobs import require
+from docmill.storage.steps.sql_conditions import as_text
 from docmill.storage.steps.steps import OpenStep, of_job, way_to_named
 from docmill.storage.writers import arrow
 from docmill.storage.writers.arrow import Page
@@ -39,7 +39,7 @@ def read_table(database: Database, job_id: int, columns: Sequence[Column], step:
         output = transaction.kind_of(way[-1].lane).output
         query = query_of(job, way)
         names = list(query.selected_columns.keys())
-        transaction.walk()
+        transaction.prefer_index_order()
         options = {"stream_results": True, "yield_per": FETCHED_ROWS, IN_BINARY: True}
         found = transaction.execute(query, execution_options=options)
         pages = (Page(way[-1].lane, output, values) for values in _by_column(found, names))

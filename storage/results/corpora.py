@@ -172,7 +172,7 @@ def find_documents(database: Database, key: str, corpus: str | None = None) -> l
         .limit(CORPORA)
     )
     with database.read() as transaction:
-        transaction.look_up()
+        transaction.prefer_indexes()
         found = [_appearance(transaction, key, row) for row in transaction.execute(current).all()]
     return sorted(found, key=lambda one: one.corpus)
 

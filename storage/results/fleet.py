@@ -31,8 +31,8 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
+from docmill.storage.leases.diagnosis import STALE_INGEST_S
 from docmill.storage.leases.dispatch import LIVE_S, REFUSAL_S
-from docmill.storage.leases.stall_diagnosis import STALE_INGEST_S
 from docmill.storage.results.counts import OpenShards, Work, open_shards, read_work
 from docmill.storage.steps.jobs import RUNS, UNFINISHED
 from docmill.storage.steps.sharding import unpack

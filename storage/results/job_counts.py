@@ -11,18 +11,16 @@ import orjson
 from sqlalchemy import func, not_, or_, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.doubts import Doubt
-from docmill.storage.core.flags import doubtful, name_of
 from docmill.storage.core.lookups import pages
 from docmill.storage.core.schema import Document, Job, Runtime, Shard
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.results.status import StepStatus, read_status
 from docmill.storage.steps import lineage
-from docmill.storage.steps.first_conditions import is_first
-from docmill.storage.steps.flag_conditions import as_text, selects
+from docmill.storage.steps.conditions import Doubt, flag_name, is_doubtful
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.lineage import visible
+from docmill.storage.steps.sql_conditions import as_text, is_first, selects
 from docmill.storage.steps.steps import OpenStep, of_job, way_to
 
 PAGE = 5_000
@@ -141,10 +139,10 @@ def _counts(transaction: Transaction, job: Job, way: list[OpenStep]) -> FlagCoun
     total = NO_FLAGS
     for group in groups:
         carried = {
-            name_of(flag) for written in (group.of_document, group.of_output) for flag in orjson.loads(written)
+            flag_name(flag) for written in (group.of_document, group.of_output) for flag in orjson.loads(written)
         }
         by_flag = Counter(dict.fromkeys(carried, group.n))
-        total += FlagCounts(group.n if doubtful(carried) else 0, by_flag)
+        total += FlagCounts(group.n if is_doubtful(carried) else 0, by_flag)
     return replace(total, not_selected=_not_selected(transaction, job, way))
 
 

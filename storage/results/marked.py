@@ -14,12 +14,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.flags import name_of
 from docmill.storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, StepText
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.results.counts import FLAGGED, NOT_DONE
 from docmill.storage.results.results import one_step, rejections
 from docmill.storage.steps import choosing, lineage
+from docmill.storage.steps.conditions import flag_name
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.lineage import visible
 from docmill.storage.steps.steps import OpenStep, of_job, way_to, way_to_named
@@ -86,7 +86,7 @@ def group_reasons(database: Database, job_id: int) -> list[Reasons]:
     job = require(database, job_id)
     found = []
     with database.read() as transaction:
-        transaction.look_up()
+        transaction.prefer_indexes()
         steps = of_job(transaction, job_id)
         for step in steps:
             pages = _Pages(transaction, job, way_to(steps, step), NOT_DONE)
@@ -132,12 +132,12 @@ def flagged_page(
     """
     job = require(database, job_id)
     with database.read() as transaction:
-        transaction.look_up()
+        transaction.prefer_indexes()
         way = way_to_named(of_job(transaction, job_id), step)
         pages = _Pages(transaction, job, way, FLAGGED, after)
         found: list[_Found] = []
         for one in pages.read(LOOKED_AT, limit, flag):
-            carried = {name_of(name) for name in one.outcome.flags}
+            carried = {flag_name(name) for name in one.outcome.flags}
             if one.outcome.status == "done" and (flag in carried if flag is not None else carried):
                 found.append(one)
             if len(found) == limit:
@@ -188,7 +188,7 @@ class _Pages:
             self.after = (place, lap, rows[-1].content_id) if len(rows) == size else self._next_lap(place, lap)
             size = max(size, _PAGE)
             if flag is not None and self._step.escalation is None:
-                rows = [row for row in rows if any(name_of(name) == flag for name in row.flags)]
+                rows = [row for row in rows if any(flag_name(name) == flag for name in row.flags)]
             yield from self._found(place, rows)
 
     def stop_behind(self, one: _Found) -> None:

@@ -14,7 +14,7 @@ from docmill.storage.core.outcomes import StoredOutcome
 from docmill.storage.core.schema import Content, Document, SpecRow
 from docmill.storage.core.specs import Spec
 from docmill.storage.errors import CannotCompare
-from docmill.storage.outputs.base import CONFIDENCE, OutputType
+from docmill.storage.outputs.output_types import CONFIDENCE, OutputType
 from docmill.storage.steps import lineage
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.steps import OpenStep, of_job, way_to_named

@@ -21,7 +21,6 @@ from typing import Any, BinaryIO
 from sqlalchemy import func, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.flags import Flagged
 from docmill.storage.core.schema import Document, Job
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import FolderBusy, JobUnfinished, PartsRefused, ResultsChanged
@@ -29,6 +28,7 @@ from docmill.storage.outputs.columns import Column
 from docmill.storage.results.results import Place, Placed, columns, placed_results
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import lineage
+from docmill.storage.steps.conditions import Flagged
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.lineage import visible
 from docmill.storage.steps.steps import OpenStep, of_job, way_to, way_to_named

@@ -9,7 +9,6 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, literal, or_, select, true, tuple_
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.doubts import Doubt
 from docmill.storage.core.lookups import SPEC, is_current_document, spec_of
 from docmill.storage.core.outcomes import StoredOutcome
 from docmill.storage.core.schema import (
@@ -30,12 +29,13 @@ from docmill.storage.core.schema import (
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import NoSuchDocument
-from docmill.storage.outputs.base import CONFIDENCE
-from docmill.storage.steps import choosing, lineage, prompts
-from docmill.storage.steps.first_conditions import first_of, firsts
+from docmill.storage.outputs.output_types import CONFIDENCE
+from docmill.storage.steps import choosing, lineage
+from docmill.storage.steps.conditions import Doubt
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.lineage import visible
 from docmill.storage.steps.sharding import pack
+from docmill.storage.steps.sql_conditions import first_of, firsts
 from docmill.storage.steps.steps import OpenStep, of_job, way_to, way_to_named
 
 NEAR = 5  # ids that are suggested
@@ -201,7 +201,9 @@ class _Reading:
         given_id = self._given(step)
         content_id = None
         if given_id is not None:
-            content_id = prompts.of(self.transaction, step, {self.document.id: given_id}).get(self.document.id)
+            content_id = lineage.read_prompts(self.transaction, step, {self.document.id: given_id}).get(
+                self.document.id
+            )
         row = self.found.get(step.seq)
         escalation = None if content_id is None else self._escalation(step, content_id)
         by = step
@@ -370,7 +372,7 @@ def find_batch(
     A shard that began after the outcome was written did not compute it. None where no shard is on record: jobs leave
     some time after their end.
     """
-    transaction.look_up()
+    transaction.prefer_indexes()
     own = select(Job.id, literal(step.seq).label("seq")).where(Job.id == job_id, _lived(computed_at))
     earlier = (
         select(Step.job_id.label("id"), Step.seq)

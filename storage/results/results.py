@@ -15,17 +15,17 @@ import numpy as np
 from sqlalchemy import ColumnElement, Select, case, func, or_, select, tuple_
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.flags import Flagged, doubtful
 from docmill.storage.core.lookups import pages
 from docmill.storage.core.outcomes import DOUBTFUL, StoredOutcome
 from docmill.storage.core.schema import Content, Document, Job, Rejection
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.outputs.base import CONFIDENCE, OutputType
 from docmill.storage.outputs.columns import Column, Form, Result, unclashing
+from docmill.storage.outputs.output_types import CONFIDENCE, OutputType
 from docmill.storage.steps import lineage
-from docmill.storage.steps.flag_conditions import as_text, condition
+from docmill.storage.steps.conditions import Flagged, is_doubtful
 from docmill.storage.steps.jobs import UNFINISHED, require
 from docmill.storage.steps.lineage import visible
+from docmill.storage.steps.sql_conditions import as_text, condition
 from docmill.storage.steps.steps import OpenStep, of_job, way_to_named
 
 Place = tuple[int, int]  # of a document in its corpus, in whose order results come: (seq, id)
@@ -66,7 +66,7 @@ def samples(database: Database, job_id: int, n: int = 3, *, of: int = PAGE) -> l
     Results without flags come first, doubtful ones last. Raises NoSuchJob.
     """
     page = list(results(database, job_id, with_input=True, limit=of))
-    return sorted(page, key=lambda result: (doubtful(result["flags"]), bool(result["flags"])))[:n]
+    return sorted(page, key=lambda result: (is_doubtful(result["flags"]), bool(result["flags"])))[:n]
 
 
 def count_doubtful(database: Database, job_id: int) -> tuple[int, Counter[str]]:
@@ -389,7 +389,7 @@ def _documents(database: Database, job: Job, wanted: _Wanted) -> Iterator[_WithO
         following = query.limit(size).where(tuple_(Document.seq, Document.id) > after)
         with database.read() as transaction:
             if wanted.flagged is not None:
-                transaction.walk()
+                transaction.prefer_index_order()
             page = transaction.execute(following).all()
             own = {document.id: document.content_id for document in page}
             outcomes = lineage.outcomes(transaction, steps, own, lineage.RESULT)

@@ -10,14 +10,13 @@ from typing import Any, TypeAlias
 from sqlalchemy import ColumnElement, Row, Select, and_, select, true
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.doubts import Doubt
 from docmill.storage.core.lookups import SPEC, spec_of
 from docmill.storage.core.schema import Corpus, Ingest, Job, Rejection, SpecRow, Step
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.ages import RESULTS
-from docmill.storage.leases.stall_diagnosis import Cause, JobSnapshot, Wait, waiting_for
+from docmill.storage.leases.diagnosis import Cause, JobSnapshot, Wait, waiting_for
 from docmill.storage.results.fleet import TimeUse, Workers, read_workers
 from docmill.storage.results.time_left import (
     HeldShard,
@@ -30,8 +29,10 @@ from docmill.storage.results.time_left import (
     shard_sums,
 )
 from docmill.storage.steps import replacements
-from docmill.storage.steps.jobs import OPEN_SHARDS, RUNS, UNFINISHED, missing
-from docmill.storage.steps.lost_results import count_lost, count_removed, may_be_lost
+from docmill.storage.steps.conditions import Doubt
+from docmill.storage.steps.jobs import RUNS, UNFINISHED, missing
+from docmill.storage.steps.lineage import count_lost, count_removed, may_be_lost
+from docmill.storage.steps.sharding import OPEN_SHARDS
 from docmill.storage.steps.steps import Failures, OpenStep, of_job
 
 BLOCKED = "blocked"

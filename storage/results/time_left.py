@@ -13,7 +13,7 @@ from sqlalchemy import Row, and_, func, or_, select
 
 from docmill.storage.core.schema import Shard
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.steps.jobs import OPEN_SHARDS
+from docmill.storage.steps.sharding import OPEN_SHARDS
 
 WINDOW_S = 300.0  # over how long the pace is taken, if shards are short
 SHARDS_LONG = 12  # over how many lengths of a shard, if they are long

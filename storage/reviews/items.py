@@ -10,7 +10,7 @@ from sqlalchemy import select
 from docmill.storage.core.database import Database
 from docmill.storage.core.outcomes import Status
 from docmill.storage.core.schema import Content, Document, OutcomeRow
-from docmill.storage.outputs.base import Stored
+from docmill.storage.outputs.output_types import Stored
 from docmill.storage.reviews.population import ReviewedStep
 from docmill.storage.steps import choosing
 

@@ -17,9 +17,9 @@ from docmill.storage.core.lookups import pages
 from docmill.storage.core.schema import Content, Document, SpecRow
 from docmill.storage.errors import NotReviewable
 from docmill.storage.steps import lineage
-from docmill.storage.steps.flag_conditions import as_text
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.lineage import visible
+from docmill.storage.steps.sql_conditions import as_text
 from docmill.storage.steps.steps import OpenStep, of_job, way_to_named
 
 PAGE = 20_000

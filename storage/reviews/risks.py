@@ -9,14 +9,14 @@ from typing import Any
 from sqlalchemy import func, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.risk import Result, RiskModel
 from docmill.storage.core.schema import Judgement, OutcomeRow, RiskVersion
 from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import NoRisk, NotReviewable
-from docmill.storage.outputs.base import CONFIDENCE
+from docmill.storage.outputs.output_types import CONFIDENCE
 from docmill.storage.reviews.judgements import Verdict
 from docmill.storage.reviews.population import reviewed_step
+from docmill.storage.steps.risk import Result, RiskModel
 
 
 @dataclass(frozen=True)

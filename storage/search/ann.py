@@ -20,9 +20,8 @@ from docmill.storage.core.transaction import Transaction
 from docmill.storage.search import pgvector_index
 from docmill.storage.search.knn import Matrix
 from docmill.storage.search.scope import Placed, Searched
-from docmill.storage.steps import choosing, doubt_conditions
-from docmill.storage.steps.first_conditions import is_first
-from docmill.storage.steps.flag_conditions import compared_by, selects
+from docmill.storage.steps import choosing, sql_conditions
+from docmill.storage.steps.sql_conditions import compared_by, is_first, selects
 from docmill.storage.steps.steps import OpenStep
 
 SPARE = 2  # candidates for each wanted document
@@ -63,7 +62,7 @@ def propose(database: Database, searched: Searched, queries: Matrix, top: int) -
         n_indexed = pgvector_index.size(transaction, searched.spec_id)
         if n_indexed is None or not is_worth_it(len(queries), n_wanted, searched.n_documents, n_indexed):
             return None
-        transaction.look_up()
+        transaction.prefer_indexes()
         contents = {*pgvector_index.lacking(transaction, searched.spec_id, MOST_LACKING + 1)}
         if len(contents) > MOST_LACKING:
             return None
@@ -166,7 +165,7 @@ def _that_is_result(way: FromClause, outcome: FromClause, step: OpenStep) -> tup
     of_content = select(*columns).where(OutcomeRow.content_id == outcome.c.content_id).correlate(outcome).offset(0)
     first, second = (of_content.where(OutcomeRow.spec_id == spec_id).lateral() for spec_id in step.spec_ids)
     way = way.join(first, true()).join(second, true(), isouter=True)
-    wins = and_(doubt_conditions.doubted(doubt, first), doubt_conditions.is_better(second, first))
+    wins = and_(sql_conditions.doubted(doubt, first), sql_conditions.is_better(second, first))
     return way, outcome.c.spec_id == case((wins, step.escalation.spec_id), else_=step.spec_id)
 
 

@@ -91,7 +91,7 @@ def every(database: Database) -> list[VectorIndex]:
     if not database.has_vector_indexes:
         return []
     with database.read() as transaction:
-        transaction.look_up()
+        transaction.prefer_indexes()
         ids = spec_ids(transaction)
         found = transaction.execute(select(SpecRow.id, *SPEC).where(SpecRow.id.in_(ids)).order_by(SpecRow.id))
         return [_described(transaction, row) for row in found.all()]
@@ -244,14 +244,14 @@ def _add_page(database: Database, spec_id: int, dim: int, last: int) -> tuple[in
 
     def work(transaction: Transaction) -> tuple[int, int] | None:
         advisory_locks.refer(transaction)
-        transaction.look_up()
+        transaction.prefer_indexes()
         query = without(spec_id).add_columns(OutcomeRow.vector)
         query = query.where(OutcomeRow.status == "done", OutcomeRow.content_id > last)
         found = transaction.execute(query.order_by(OutcomeRow.content_id).limit(n_contents)).all()
         if not found:
             return None
         vectors = [(row.content_id, np.frombuffer(row.vector, "<f4").reshape(-1, dim)) for row in found]
-        transaction.check_keys_by_kept_plans()
+        transaction.keep_key_plans()
         postgresql.copy_binary(
             transaction.connection, f"COPY {name_of(spec_id)} (content_id, part, embedding)", rows_of(vectors)
         )

@@ -155,7 +155,7 @@ def _without_results(
 
     Another corpus may have computed a dropped spec again: it counts here only if a job over this corpus did so, too.
     """
-    transaction.look_up()
+    transaction.prefer_indexes()
     latest: dict[int, float] = {}
     for job in jobs:
         latest[job.spec_id] = max(job.created_at, latest.get(job.spec_id, job.created_at))
@@ -270,7 +270,7 @@ def _pages(database: Database, searched: Searched, size: int) -> Iterator[_Page]
     position = lineage.START
     while True:
         with database.read() as transaction:
-            transaction.walk()
+            transaction.prefer_index_order()
             after = query.where(tuple_(Document.seq, Document.id) > position)
             page = transaction.execute(after, execution_options={IN_BINARY: True}).all()
         found = [row for row in page if row.vector is not None]
@@ -334,7 +334,7 @@ def _outcomes(transaction: Transaction, searched: Searched, content_ids: set[int
 
 
 def _has_vectors(transaction: Transaction, searched: Searched) -> bool:
-    transaction.look_up()
+    transaction.prefer_indexes()
     documents = select(Document.id).where(Document.corpus_id == searched.corpus_id, is_current_document())
     query, outcomes = lineage.joined(documents.select_from(Document), searched.way)
     query = query.where(outcomes[searched.way[-1].seq].c.status == "done")

@@ -8,18 +8,16 @@ from typing import Any, TypeVarTuple
 
 from sqlalchemy import ColumnElement, FromClause, Select, and_, case, false, select
 
-from docmill.storage.core import doubts
-from docmill.storage.core.doubts import Doubt
-from docmill.storage.core.number_bounds import RISK
 from docmill.storage.core.outcomes import StoredOutcome
-from docmill.storage.core.risk import COLUMNS as RISK_COLUMNS
 from docmill.storage.core.schema import OutcomeRow
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.steps import doubt_conditions
+from docmill.storage.steps import conditions, sql_conditions
+from docmill.storage.steps.conditions import RISK, Doubt
+from docmill.storage.steps.risk import COLUMNS as RISK_COLUMNS
 from docmill.storage.steps.steps import OpenStep
 
 Ts = TypeVarTuple("Ts")
-Columns = Sequence[ColumnElement[Any]]
+OutcomeColumns = Sequence[ColumnElement[Any]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Pair:
 
     @property
     def second_wins(self) -> bool:
-        return self.is_doubted and self.second is not None and doubts.is_better(self.second, self.first)
+        return self.is_doubted and self.second is not None and conditions.is_better(self.second, self.first)
 
     @property
     def result(self) -> StoredOutcome:
@@ -48,13 +46,13 @@ class Pair:
         return not self.is_doubted or self.second is not None
 
 
-def with_columns(columns: Columns, further: Columns) -> tuple[ColumnElement[Any], ...]:
+def with_columns(columns: OutcomeColumns, further: OutcomeColumns) -> tuple[ColumnElement[Any], ...]:
     """Return the columns of outcomes, and the further columns that are not among them."""
-    return (*columns, *(one for one in further if all(one is not other for other in columns)))
+    return (*columns, *(column for column in further if all(column is not other for other in columns)))
 
 
 def chosen(
-    transaction: Transaction, step: OpenStep, content_ids: Collection[int], columns: Columns
+    transaction: Transaction, step: OpenStep, content_ids: Collection[int], columns: OutcomeColumns
 ) -> dict[int, Any]:
     """Return the results of contents at a step by content, as rows with at least these columns."""
     if step.escalation is None:
@@ -64,7 +62,7 @@ def chosen(
 
 
 def pairs(
-    transaction: Transaction, step: OpenStep, content_ids: Collection[int], columns: Columns = ()
+    transaction: Transaction, step: OpenStep, content_ids: Collection[int], columns: OutcomeColumns = ()
 ) -> dict[int, Pair]:
     """Return both outcomes of contents at a step with an escalation, by content, if there is a first outcome."""
     escalation = step.escalation
@@ -78,7 +76,7 @@ def pairs(
     return {row.content_id: Pair(row, by_content.get(row.content_id), row.content_id in doubted) for row in first}
 
 
-def numbers_of(doubt: Doubt) -> Columns:
+def numbers_of(doubt: Doubt) -> OutcomeColumns:
     """Return the columns of outcomes whose numbers a doubt compares."""
     names = {bound.number for bound in doubt.bounds if bound.number != RISK}
     return [getattr(OutcomeRow, name) for name in sorted(names.union(RISK_COLUMNS if doubt.needs_risk else ()))]
@@ -111,8 +109,8 @@ def joined(
     first, second = OutcomeRow.__table__.alias(f"{name}_first"), OutcomeRow.__table__.alias(f"{name}_second")
     of_first = and_(first.c.spec_id == step.spec_id, first.c.content_id == computed)
     of_second = and_(second.c.spec_id == step.escalation.spec_id, second.c.content_id == computed)
-    doubted = doubt_conditions.doubted(step.escalation.doubt, first)
-    wins = and_(doubted, doubt_conditions.is_better(second, first))
+    doubted = sql_conditions.doubted(step.escalation.doubt, first)
+    wins = and_(doubted, sql_conditions.is_better(second, first))
     spec_id = case((wins, step.escalation.spec_id), else_=step.spec_id)
     of_step = and_(result.c.spec_id == spec_id, result.c.content_id == computed)
     query = query.join(first, of_first, isouter=outer).join(second, of_second, isouter=True)

@@ -59,8 +59,8 @@ def job_of(transaction: Transaction, key: IdempotencyKey) -> KeyedJob | None:
     if row is None:
         return None
     query = select(Job.state.label("job_state"), Job.n_documents, Ingest).join(Ingest, Ingest.id == Job.ingest_id)
-    found = transaction.execute(query.where(Job.id == row.job_id)).one_or_none()
-    if found is None:
+    job = transaction.execute(query.where(Job.id == row.job_id)).one_or_none()
+    if job is None:
         raise KeyReused(
             f"job {row.job_id} of the idempotency key {key.key} was removed with its corpus; give another key to "
             "store the documents again"
@@ -70,7 +70,7 @@ def job_of(transaction: Transaction, key: IdempotencyKey) -> KeyedJob | None:
             f"the idempotency key {key.key} is that of job {row.job_id}, which has other arguments: "
             f"{'; '.join(said)}. Give the same arguments, or another key"
         )
-    return KeyedJob(row.job_id, found.job_state, found.n_documents, Ingest.of(found))
+    return KeyedJob(row.job_id, job.job_state, job.n_documents, Ingest.of(job))
 
 
 def note(transaction: Transaction, key: IdempotencyKey, job_id: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, true, update
+from sqlalchemy import ColumnElement, Select, and_, case, delete, func, or_, select, true, update
 
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
@@ -25,12 +25,12 @@ from docmill.storage.core.schema import (
 from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction, Ts
 from docmill.storage.errors import JobStopped, NoSuchJob
-from docmill.storage.steps import bounds, fitted_risks, job_keys, propagation, steps
+from docmill.storage.steps import job_keys, steps
+from docmill.storage.steps.conditions import Doubt
 from docmill.storage.steps.job_keys import IdempotencyKey
 from docmill.storage.steps.lineage import visible
-from docmill.storage.steps.sharding import OPEN_SHARDS as OPEN_SHARDS
-from docmill.storage.steps.sharding import unpack
-from docmill.storage.steps.steps import OpenStep, StepRequest
+from docmill.storage.steps.sharding import OPEN_SHARDS, plan, unpack
+from docmill.storage.steps.steps import Failures, OpenStep, StepRequest
 
 UNFINISHED = ("ingesting", "running")
 RUNS = and_(Job.state.in_(UNFINISHED), ~Job.paused)  # its shards may be dispatched, claimed and committed
@@ -94,9 +94,9 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
         last = transaction.scalar(select(func.max(Document.id)).where(Document.corpus_id == corpus)) or 0
         if keyed:
             return _adopt(transaction, keyed.id, keyed.ingest.id, corpus, last)
-        found = None if request.key else _unfinished(transaction, request, corpus)
-        if found is not None:
-            return _adopt(transaction, *found, corpus, last)
+        unfinished = None if request.key else _unfinished(transaction, request, corpus)
+        if unfinished is not None:
+            return _adopt(transaction, *unfinished, corpus, last)
         ingest_id = lookups.insert(
             transaction,
             Ingest,
@@ -120,7 +120,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
             traceparent=request.traceparent,
             created_at=db_now(),
         )
-        made = steps.add(transaction, job_id, fitted_risks.resolved(transaction, request.steps))
+        made = steps.add(transaction, job_id, steps.resolve_risks(transaction, request.steps))
         if request.key is not None:
             job_keys.note(transaction, request.key, job_id)
         return OpenJob(
@@ -137,10 +137,10 @@ def _adopt(transaction: Transaction, job_id: int, ingest_id: int, corpus: int, l
     a job that it had reopened (see `storage.ingest.ingest`).
     """
     made = steps.of_job(transaction, job_id)
-    found = transaction.execute(select(Job.state, Job.request_id).where(Job.id == job_id)).one()
-    job = OpenJob(job_id, ingest_id, corpus, made, adopted=True, last_before=last, request_id=found.request_id)
+    row = transaction.execute(select(Job.state, Job.request_id).where(Job.id == job_id)).one()
+    job = OpenJob(job_id, ingest_id, corpus, made, adopted=True, last_before=last, request_id=row.request_id)
     transaction.execute(delete(Contender).where(Contender.ingest_id == ingest_id))
-    if found.state != "ingesting":
+    if row.state != "ingesting":
         return replace(job, reread_at=transaction.scalar(select(db_now())))
     transaction.execute(delete(Rejection).where(Rejection.ingest_id == ingest_id))
     anew = dict.fromkeys(("n_records", "n_unchanged", "n_repeated", "n_rejected", "n_vanished"), 0)
@@ -204,10 +204,46 @@ def _stop_bounded(transaction: Transaction, wanted: ColumnElement[bool]) -> None
     most = (Job.max_failures, Job.max_flagged)
     bounded = select(Job.id, *most).where(wanted, Job.state.in_(UNFINISHED))
     for job in transaction.execute(bounded.where(or_(*(bound.is_not(None) for bound in most)))).all():
-        failed, doubtful = bounds.shares(transaction, job.id)
-        reason = bounds.too_many("failed", *failed, job.max_failures)
-        if (reason := reason or bounds.too_many("are doubtful", *doubtful, job.max_flagged)) is not None:
+        failed, doubtful = _failed_and_doubtful(transaction, job.id)
+        reason = too_many("failed", *failed, job.max_failures)
+        if (reason := reason or too_many("are doubtful", *doubtful, job.max_flagged)) is not None:
             stop(transaction, job.id, "stopped", reason)
+
+
+def _failed_and_doubtful(transaction: Transaction, job_id: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Return the numbers of failed and of doubtful texts of a job, each with the number of texts that it is of.
+
+    An escalation has its step's texts, and where it fails, the step's results stay. So its texts count only among
+    those that may be doubtful, and only if an earlier job computed the step's own results. A failure that it computes
+    again counts once it has failed there, too.
+    """
+    to_do = case((Shard.state.in_(OPEN_SHARDS), Shard.n_contents), else_=0)
+    sums = (func.sum(column) for column in (Shard.n_failed, Shard.n_doubtful, Shard.n_contents, to_do))
+    shards = transaction.execute(select(Shard.step, *sums).where(Shard.job_id == job_id).group_by(Shard.step)).all()
+    of_step = {seq: [*map(int, sums)] for seq, *sums in shards}  # PostgreSQL's sums are decimals
+    n_doubtful = total = again = 0
+    n_failed: dict[int, int] = {}
+    prior: dict[int, int] = {}
+    for row in transaction.execute(select(Step).where(Step.job_id == job_id).order_by(Step.seq)).all():
+        failed, doubtful, texts, pending = of_step.get(row.seq, (0, 0, 0, 0))
+        n_doubtful += doubtful
+        texts -= row.n_retried  # which are in two shards
+        if row.escalates is None:
+            total += texts
+            n_failed[row.seq], prior[row.seq] = failed - row.n_retried, row.n_prior_done
+        else:
+            again += min(texts, prior[row.escalates])
+            if Doubt.stored(row.doubted).failed:
+                left = Failures.of(max(0, n_failed[row.escalates]), row.n_rescued, pending)
+                n_failed[row.escalates] = left.final
+    return (sum(n_failed.values()), total), (n_doubtful, total + again)
+
+
+def too_many(what: str, n: int, total: int, most: float | None) -> str | None:
+    """Return the sentence that says that more than `most` percent of a job's texts are so; None if they are not."""
+    if most is None or n <= 0 or n <= total * most / 100:
+        return None
+    return f"more than {most:g} % of its texts {what} ({n} of {total})"
 
 
 def stop(transaction: Transaction, job_id: int, state: str, reason: str | None) -> bool:
@@ -323,11 +359,11 @@ def retry(database: Database, job_id: int, only: str | None = None) -> int:
 
 
 def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
-    row = select(Job).where(Job.id == job_id)
-    found = transaction.execute(transaction.for_update(row)).one_or_none()
-    if found is None:
+    locked = transaction.for_update(select(Job).where(Job.id == job_id))
+    row = transaction.execute(locked).one_or_none()
+    if row is None:
         raise NoSuchJob(f"there is no job {job_id}; it was removed with its corpus")
-    job = Job.of(found)
+    job = Job.of(row)
     if job.state == "cancelled":
         raise JobStopped(f"job {job_id} was cancelled; enqueue its source again, which computes only what is missing")
     if job.forgotten_at is not None and _has_failed(transaction, job_id):
@@ -349,9 +385,9 @@ def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
         if step.escalation is not None and step.escalation.doubt.failed:
             query = query.where(~_done_by(step.escalation.spec_id))
         contents = transaction.execute(_met_by(query, job, step))
-        failed = [(row.id, row.n_chars) for row in contents if (step.seq, row.id) not in held]
+        failed = [(content.id, content.n_chars) for content in contents if (step.seq, content.id) not in held]
         if failed:
-            propagation.plan(transaction, job_id, step, failed, redo=True)
+            plan(transaction, job_id, step, failed, redo=True)
             this = and_(Step.job_id == job_id, Step.seq == step.seq)
             transaction.execute(update(Step).where(this).values(n_retried=Step.n_retried + len(failed)))
             total += len(failed)
@@ -364,8 +400,8 @@ def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
 
 def _accept_doubtful(transaction: Transaction, job: Job) -> bool:
     """Reset the count of doubtful results if it stopped the job. Return True if it did."""
-    _, doubtful = bounds.shares(transaction, job.id)
-    if job.state != "stopped" or bounds.too_many("are doubtful", *doubtful, job.max_flagged) is None:
+    _, doubtful = _failed_and_doubtful(transaction, job.id)
+    if job.state != "stopped" or too_many("are doubtful", *doubtful, job.max_flagged) is None:
         return False
     counted = and_(Shard.job_id == job.id, Shard.n_doubtful > 0)
     transaction.execute(update(Shard).where(counted).values(n_doubtful=0))

@@ -1,20 +1,25 @@
-"""Join documents to their outcomes at a job's steps, page by page in one query, and trace outcomes to documents."""
+"""Join documents to their outcomes at a job's steps, page by page in one query, and trace outcomes to documents.
+
+A step with a template computes a prompt for each document. Neither a document nor a text ever changes, so the prompt
+of a document and a text under a spec is rendered once, in the transaction that plans it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeVarTuple
 
-from sqlalchemy import ColumnElement, FromClause, Select, and_, case, or_, select
+from sqlalchemy import ColumnElement, FromClause, Select, and_, case, func, or_, select, true
 
+from docmill.storage.core import lookups
 from docmill.storage.core.lookups import is_current_document
-from docmill.storage.core.schema import Document, Job, OutcomeRow, Prompt
-from docmill.storage.core.transaction import Transaction
-from docmill.storage.steps import choosing, prompts
-from docmill.storage.steps.choosing import Columns
-from docmill.storage.steps.first_conditions import firsts, is_first
-from docmill.storage.steps.flag_conditions import compared_by, selects
+from docmill.storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, SpecRow
+from docmill.storage.core.transaction import Columns, Transaction
+from docmill.storage.steps import choosing
+from docmill.storage.steps.choosing import OutcomeColumns
+from docmill.storage.steps.sql_conditions import compared_by, firsts, is_first, selects
 from docmill.storage.steps.steps import OpenStep
 
 Ts = TypeVarTuple("Ts")
@@ -56,35 +61,38 @@ def outcomes(
     transaction: Transaction,
     steps: Sequence[OpenStep],
     own: Mapping[int, int],
-    columns: Columns = (),
+    columns: OutcomeColumns = (),
 ) -> dict[int, dict[int, Any]]:
     """Return the outcomes of documents at each of these steps: {step: {document: row}}.
 
     `own` has the documents' contents, and `steps` with each step those that lead to it. A row has these columns of
     the outcome, `content_id` and `output_id`; it is looked up by itself (see `Transaction.probe`).
     """
-    found: dict[int, dict[int, Any]] = {}
+    by_step: dict[int, dict[int, Any]] = {}
     for step in steps:
         if step.flagged is not None:
             columns = choosing.with_columns(columns, compared_by(step.flagged))
     for step in steps:
-        computed = prompts.of(transaction, step, _given(transaction, step, own, found))
-        wanted: Columns = (OutcomeRow.content_id, OutcomeRow.output_id, *columns)
+        computed = read_prompts(transaction, step, _given(transaction, step, own, by_step))
+        wanted: OutcomeColumns = (OutcomeRow.content_id, OutcomeRow.output_id, *columns)
         by_content = choosing.chosen(transaction, step, {*computed.values()}, wanted)
-        found[step.seq] = {
+        by_step[step.seq] = {
             document_id: by_content[content_id]
             for document_id, content_id in computed.items()
             if content_id in by_content
         }
-    return found
+    return by_step
 
 
 def _given(
-    transaction: Transaction, step: OpenStep, own: Mapping[int, int], found: Mapping[int, Mapping[int, Any]]
+    transaction: Transaction,
+    step: OpenStep,
+    own: Mapping[int, int],
+    outcomes_by_step: Mapping[int, Mapping[int, Any]],
 ) -> Mapping[int, int]:
     if step.input_step is None:
         return firsts(transaction, own) if step.keep_first else own
-    before, flagged = found[step.input_step], step.flagged
+    before, flagged = outcomes_by_step[step.input_step], step.flagged
     return {
         document_id: row.output_id
         for document_id, row in before.items()
@@ -103,7 +111,7 @@ def given(transaction: Transaction, way: Sequence[OpenStep], own: Mapping[int, i
 
 def read(transaction: Transaction, way: Sequence[OpenStep], own: Mapping[int, int]) -> Mapping[int, int]:
     """Return by document the content that the last step of a path computes: its input, or the prompt around it."""
-    return prompts.of(transaction, way[-1], given(transaction, way, own))
+    return read_prompts(transaction, way[-1], given(transaction, way, own))
 
 
 def joined(
@@ -116,9 +124,9 @@ def joined(
     tables: dict[int, FromClause] = {}
     for step in steps:
         own = own_of(step) if step.input_step is None else read_of(step, tables[step.input_step])
-        query, computed = prompts.joined(query, step, own, outer=outer)
-        query, found = choosing.joined(query, step, computed, outer=outer)
-        tables[step.seq] = found.result
+        query, computed = join_prompts(query, step, own, outer=outer)
+        query, chosen = choosing.joined(query, step, computed, outer=outer)
+        tables[step.seq] = chosen.result
     return query, tables
 
 
@@ -149,10 +157,112 @@ def documents(
         if step is not None and step.template is not None:
             of_spec = select(Prompt.document_id).where(Prompt.spec_id == step.spec_id)
             ids = {row.document_id for row in transaction.probe(of_spec, Prompt.content_id, reached)}
-            found = transaction.probe(query, Document.id, ids)
-            return {row.id: row.content_id for row in found}
+            rows = transaction.probe(query, Document.id, ids)
+            return {row.id: row.content_id for row in rows}
         if before is not None:
             put_out = select(OutcomeRow.content_id).where(OutcomeRow.spec_id.in_(before.spec_ids))
             reached = {row.content_id for row in transaction.probe(put_out, OutcomeRow.output_id, reached)}
-    found = transaction.probe(query, Document.content_id, reached)
-    return {row.id: row.content_id for row in found}
+    rows = transaction.probe(query, Document.content_id, reached)
+    return {row.id: row.content_id for row in rows}
+
+
+def read_prompts(transaction: Transaction, step: OpenStep, inputs: Mapping[int, int]) -> Mapping[int, int]:
+    """Return {document: prompt's content} of a step for documents and the texts that it reads of them.
+
+    Documents whose prompt was not rendered yet are left out.
+    """
+    if step.template is None:
+        return inputs
+    query = select(Prompt.document_id, Prompt.text_id, Prompt.content_id).where(Prompt.spec_id == step.spec_id)
+    rows = transaction.probe(query, Prompt.document_id, [*inputs])
+    return {row.document_id: row.content_id for row in rows if row.text_id == inputs[row.document_id]}
+
+
+def join_prompts(
+    query: Select[*Ts], step: OpenStep, text_id: ColumnElement[int], *, outer: bool = False
+) -> tuple[Select[*Ts], ColumnElement[int]]:
+    """A query over documents, and the column of it with what a step computes of each, by that of what it is given.
+
+    `outer` keeps the documents whose prompt was not rendered yet.
+    """
+    if step.template is None:
+        return query, text_id
+    prompt = Prompt.__table__.alias(f"prompt_{step.seq}")
+    of_step = and_(prompt.c.document_id == Document.id, prompt.c.spec_id == step.spec_id, prompt.c.text_id == text_id)
+    return query.join(prompt, of_step, isouter=outer), prompt.c.content_id
+
+
+def render_prompts(
+    transaction: Transaction, step: OpenStep, inputs: Mapping[int, int]
+) -> tuple[list[int], dict[int, int]]:
+    """The prompts of documents around the texts that the step is given of them, as contents, each once.
+
+    Also the characters of those that are new. Call `advisory_locks.refer` before.
+    """
+    assert step.template is not None
+    known = read_prompts(transaction, step, inputs)
+    lacking = [document_id for document_id in inputs if document_id not in known]
+    written = _texts(transaction, {inputs[document_id] for document_id in lacking})
+    query = select(Document.id, Document.meta)
+    texts, hashes = {}, {}
+    for row in transaction.probe(query, Document.id, lacking):
+        prompt = step.template.render(written[inputs[row.id]], row.meta)
+        hashes[row.id] = hashlib.sha256(prompt.encode()).digest()
+        texts[hashes[row.id]] = prompt
+    if not texts:
+        return sorted({*known.values()}), {}
+    stored, fresh = lookups.store_contents(transaction, texts)
+    made = {document_id: stored[sha256] for document_id, sha256 in sorted(hashes.items())}
+    columns: Columns = {
+        "spec_id": [step.spec_id] * len(made),
+        "document_id": [*made],
+        "text_id": [inputs[document_id] for document_id in made],
+        "content_id": [*made.values()],
+    }
+    transaction.insert_missing(Prompt, columns)  # another job may render the same ones, to the same contents
+    return sorted({*known.values(), *made.values()}), fresh
+
+
+def _texts(transaction: Transaction, content_ids: set[int]) -> dict[int, str]:
+    query = select(Content.id, Content.text)
+    return {row.id: row.text for row in transaction.probe(query, Content.id, content_ids)}
+
+
+def may_be_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) -> bool:
+    """Return whether results of a job's specs were removed after it was done (its row); one look at its specs."""
+    if job.state != "done":
+        return False
+    ids = {spec_id for step in steps for spec_id in step.spec_ids}
+    since = and_(SpecRow.id.in_(ids), SpecRow.dropped_at >= job.finished_at)
+    return transaction.scalar(select(SpecRow.id).where(since).limit(1)) is not None
+
+
+def count_removed(transaction: Transaction, job: Job) -> int:
+    """Return the number of documents of a finished job (its row) whose version was removed since."""
+    left = transaction.scalar(select(func.count()).select_from(Document).where(visible(job))) or 0
+    return max(0, job.n_documents - left)
+
+
+def count_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) -> int:
+    """Return the number of documents of a finished job (its row) that lack the outcome of one of its steps by now.
+
+    Failed and skipped documents have one. A step has lost nothing where the step before put nothing out for it.
+    """
+    query: Any = select(func.count()).select_from(Document)
+    outcomes: dict[int, Any] = {}
+    lost = []
+    for step in steps:
+        before = None if step.input_step is None else outcomes[step.input_step]
+        text_id = read = own_of(step) if before is None else read_of(step, before)
+        if step.template is not None:
+            prompt = Prompt.__table__.alias()
+            of_document = and_(prompt.c.spec_id == step.spec_id, prompt.c.document_id == Document.id)
+            query = query.outerjoin(prompt, and_(of_document, prompt.c.text_id == text_id))
+            read = prompt.c.content_id
+        query, chosen = choosing.joined(query, step, read, outer=True)
+        outcomes[step.seq] = chosen.result
+        had = (is_first() if step.keep_first else true()) if before is None else before.c.status == "done"
+        if before is not None and step.flagged is not None:
+            had = and_(had, selects(step.flagged, before))
+        lost.append(and_(or_(chosen.result.c.status.is_(None), chosen.waits), had))
+    return transaction.scalar(query.where(visible(job), or_(*lost))) or 0

@@ -21,36 +21,18 @@ from typing import TypeAlias
 from sqlalchemy import and_, bindparam, case, update
 
 from docmill.storage.core import advisory_locks, lookups
-from docmill.storage.core.doubts import Judged
-from docmill.storage.core.flags import Flagged, doubtful
 from docmill.storage.core.outcomes import Known, Status, Tally
-from docmill.storage.core.schema import OutcomeRow, Shard, Step, StepText
-from docmill.storage.core.transaction import Columns, Transaction, columns_of
-from docmill.storage.steps import choosing, lineage, prompts, steps
+from docmill.storage.core.schema import OutcomeRow, Step, StepText
+from docmill.storage.core.transaction import Columns, Transaction
+from docmill.storage.steps import choosing, lineage, steps
 from docmill.storage.steps.choosing import Pair
-from docmill.storage.steps.first_conditions import firsts
-from docmill.storage.steps.flag_conditions import compared_by
-from docmill.storage.steps.sharding import cut, pack
+from docmill.storage.steps.conditions import Flagged, Judged, is_doubtful
+from docmill.storage.steps.sharding import plan
+from docmill.storage.steps.sql_conditions import compared_by, firsts
 from docmill.storage.steps.steps import OpenStep
 
 ContentId: TypeAlias = int
 DocumentId: TypeAlias = int
-
-UNTOUCHED = {  # the columns of a shard that nobody has claimed
-    "step": 0,
-    "fence": 0,
-    "attempt": 0,
-    "suspect": 0,
-    "lapses": 0,
-    "not_before": 0.0,
-    "n_done": 0,
-    "n_failed": 0,
-    "n_skipped": 0,
-    "n_truncated": 0,
-    "n_doubtful": 0,
-    "tokens_in": 0,
-    "tokens_out": 0,
-}
 
 
 @dataclass(frozen=True)
@@ -107,13 +89,13 @@ class Traversal:
         ready = [content_id for content_id, outcome in settled.items() if outcome.status == Status.DONE]
         total = Planned()
         if step.escalation is not None:
-            found = choosing.pairs(self.transaction, step, [*settled])
-            doubted = sorted(content_id for content_id, pair in found.items() if pair.is_doubted)
+            pairs = choosing.pairs(self.transaction, step, [*settled])
+            doubted = sorted(content_id for content_id, pair in pairs.items() if pair.is_doubted)
             if seq == step.seq and doubted:
                 total += self._arrive([(step.escalation.step, Inputs(doubted))])
             if step.escalation.doubt.failed:
-                self._count_rescued(step.escalation.seq, _newly_rescued(found, of_first=seq == step.seq, redo=redo))
-            ready = [content_id for content_id, pair in found.items() if pair.is_settled]
+                self._count_rescued(step.escalation.seq, _newly_rescued(pairs, of_first=seq == step.seq, redo=redo))
+            ready = [content_id for content_id, pair in pairs.items() if pair.is_settled]
         return total + self._arrive(self._readers(step, ready))
 
     def count_doubtful(self, seq: int, content_ids: Collection[ContentId], *, redo: bool) -> int | None:
@@ -127,9 +109,9 @@ class Traversal:
             return None
         if redo and seq != step.seq:
             return 0
-        found = choosing.pairs(self.transaction, step, content_ids).values()
-        results = [pair.result for pair in found if pair.is_settled]
-        return len([one for one in results if one.status == Status.DONE and doubtful(one.flags)])
+        pairs = choosing.pairs(self.transaction, step, content_ids).values()
+        results = [pair.result for pair in pairs if pair.is_settled]
+        return len([result for result in results if result.status == Status.DONE and is_doubtful(result.flags)])
 
     def _count_rescued(self, seq: int, n: int) -> None:
         if n:
@@ -194,8 +176,8 @@ class Traversal:
         for step in readers:
             if step.template is not None and documents:
                 advisory_locks.refer(self.transaction)
-                given = lineage.given(self.transaction, steps.way_to(every, step), documents)
-                yield step, Inputs(*prompts.render(self.transaction, step, given))
+                inputs = lineage.given(self.transaction, steps.way_to(every, step), documents)
+                yield step, Inputs(*lineage.render_prompts(self.transaction, step, inputs))
 
     def _plan_lacking(self, step: OpenStep, inputs: Inputs) -> tuple[Planned, dict[ContentId, Known]]:
         """Plan the inputs that lack an outcome. Also return the others, with their status."""
@@ -205,19 +187,19 @@ class Traversal:
         sizes |= lookups.n_chars(self.transaction, [content_id for content_id in known if content_id not in prior])
         lacking = [(content_id, sizes[content_id]) for content_id in inputs.content_ids if content_id not in prior]
         plan(self.transaction, self.job_id, step, lacking)
-        found = Tally.of(prior.values())
+        tally = Tally.of(prior.values())
         if prior:
             self.transaction.execute(
                 update(Step)
                 .where(Step.job_id == self.job_id, Step.seq == step.seq)
                 .values(
-                    n_prior_done=Step.n_prior_done + found.done,
-                    n_prior_failed=Step.n_prior_failed + found.failed,
-                    n_prior_skipped=Step.n_prior_skipped + found.skipped,
-                    n_prior_truncated=Step.n_prior_truncated + found.truncated,
+                    n_prior_done=Step.n_prior_done + tally.done,
+                    n_prior_failed=Step.n_prior_failed + tally.failed,
+                    n_prior_skipped=Step.n_prior_skipped + tally.skipped,
+                    n_prior_truncated=Step.n_prior_truncated + tally.truncated,
                 )
             )
-        return Planned(len(lacking), found.done, found.failed, found.skipped), prior
+        return Planned(len(lacking), tally.done, tally.failed, tally.skipped), prior
 
     def _meet(self, seq: int, content_ids: Sequence[ContentId]) -> Sequence[ContentId]:
         """Note that a step meets contents. Return the contents that it had not met before."""
@@ -229,15 +211,15 @@ class Traversal:
         return sorted(row.content_id for row in met)
 
 
-def _newly_rescued(found: Mapping[ContentId, Pair], *, of_first: bool, redo: bool) -> int:
+def _newly_rescued(pairs: Mapping[ContentId, Pair], *, of_first: bool, redo: bool) -> int:
     """Return the number of contents that the escalation did where the step failed.
 
-    `found` has what one of the two settled just now. If the step itself has done a content that the escalation did,
+    `pairs` has what one of the two settled just now. If the step itself has done a content that the escalation did,
     it needed no rescue: such contents count as -1.
     """
     if not of_first:
-        return sum(pair.first.status == Status.FAILED and pair.second_wins for pair in found.values())
-    both = [pair for pair in found.values() if pair.first.status == Status.DONE and _is_done(pair.second)]
+        return sum(pair.first.status == Status.FAILED and pair.second_wins for pair in pairs.values())
+    both = [pair for pair in pairs.values() if pair.first.status == Status.DONE and _is_done(pair.second)]
     return -len(both) if redo else 0
 
 
@@ -256,16 +238,16 @@ def _outputs(
     compared = () if flagged is None else compared_by(flagged)
     columns = (OutcomeRow.spec_id, OutcomeRow.status, text, OutcomeRow.output_id, *compared)
     results = choosing.chosen(transaction, step, content_ids, columns).values()
-    found = [row for row in results if row.status == Status.DONE and (flagged is None or flagged.holds(row))]
-    stored = {row.content_id: row.output_id for row in found if row.output_id is not None}
+    rows = [row for row in results if row.status == Status.DONE and (flagged is None or flagged.holds(row))]
+    stored = {row.content_id: row.output_id for row in rows if row.output_id is not None}
     unstored = {
-        row.content_id: hashlib.sha256(row.text.encode()).digest() for row in found if row.content_id not in stored
+        row.content_id: hashlib.sha256(row.text.encode()).digest() for row in rows if row.content_id not in stored
     }
-    texts = {unstored[row.content_id]: row.text for row in found if row.content_id in unstored}
+    texts = {unstored[row.content_id]: row.text for row in rows if row.content_id in unstored}
     ids, fresh = lookups.store_contents(transaction, texts) if texts else ({}, {})
     made = {content_id: ids[sha256] for content_id, sha256 in unstored.items()}
     if made:
-        spec_of = {row.content_id: row.spec_id for row in found}
+        spec_of = {row.content_id: row.spec_id for row in rows}
         transaction.execute(
             update(OutcomeRow)
             .where(OutcomeRow.spec_id == bindparam("under"), OutcomeRow.content_id == bindparam("of"))
@@ -276,30 +258,3 @@ def _outputs(
             ],
         )
     return Inputs(sorted({*stored.values(), *made.values()}), fresh)
-
-
-def plan(
-    transaction: Transaction,
-    job_id: int,
-    step: OpenStep,
-    sized: Sequence[tuple[ContentId, int]],
-    *,
-    redo: bool = False,
-) -> None:
-    """Cut contents and their lengths in characters into planned shards of a step."""
-    new = [
-        {
-            **UNTOUCHED,
-            "job_id": job_id,
-            "step": step.seq,
-            "spec_id": step.spec_id,
-            "lane": step.lane,
-            "contents": pack([content_id for content_id, _ in shard]),
-            "n_contents": len(shard),
-            "n_chars": sum(chars for _, chars in shard),
-            "state": "planned",
-            "redo": redo,
-        }
-        for shard in cut(sized, transaction.kind_of(step.lane).shard)
-    ]
-    transaction.load(Shard, columns_of(new))

@@ -55,37 +55,40 @@ def is_backfill(source: str) -> bool:
     return source.startswith(_BACKFILL)
 
 
-def in_force(found: Sequence[Replacement]) -> dict[int, int]:
-    """Return, by replaced spec, the spec in its place. `found` are a corpus's, the oldest first."""
+def in_force(replacements: Sequence[Replacement]) -> dict[int, int]:
+    """Return, by replaced spec, the spec in its place. `replacements` are a corpus's, the oldest first."""
     standing: dict[int, int] = {}
-    for one in found:
-        if one.state in IN_FORCE:
-            standing = {old: one.new_spec_id if new == one.old_spec_id else new for old, new in standing.items()}
-            standing[one.old_spec_id] = one.new_spec_id
-            standing.pop(one.new_spec_id, None)
+    for replacement in replacements:
+        if replacement.state in IN_FORCE:
+            standing = {
+                old: replacement.new_spec_id if new == replacement.old_spec_id else new
+                for old, new in standing.items()
+            }
+            standing[replacement.old_spec_id] = replacement.new_spec_id
+            standing.pop(replacement.new_spec_id, None)
     return standing
 
 
-def answering(found: Sequence[Replacement], spec_id: int, created_at: float) -> int:
+def answering(replacements: Sequence[Replacement], spec_id: int, created_at: float) -> int:
     """Return the spec that answers in place of that of a job, which was made at this time.
 
     The new spec of a replacement that is not in force has the old one in its place: while the backfill goes on, and
     for jobs from before it was cancelled or undone.
     """
-    for one in reversed(found):
-        before_its_end = one.ended_at is None or created_at <= one.ended_at
-        if one.new_spec_id == spec_id and one.state not in IN_FORCE and before_its_end:
-            spec_id = one.old_spec_id
-    return in_force(found).get(spec_id, spec_id)
+    for replacement in reversed(replacements):
+        before_its_end = replacement.ended_at is None or created_at <= replacement.ended_at
+        if replacement.new_spec_id == spec_id and replacement.state not in IN_FORCE and before_its_end:
+            spec_id = replacement.old_spec_id
+    return in_force(replacements).get(spec_id, spec_id)
 
 
-def dropped(found: Sequence[Replacement]) -> dict[int, float]:
+def dropped(replacements: Sequence[Replacement]) -> dict[int, float]:
     """Return, by replaced spec whose results `docmill gc` may have removed, the time of the switch."""
-    replaced = in_force(found)
+    standing = in_force(replacements)
     return {
-        one.old_spec_id: one.ended_at or one.created_at
-        for one in found
-        if one.state == DROPPED and one.old_spec_id in replaced
+        replacement.old_spec_id: replacement.ended_at or replacement.created_at
+        for replacement in replacements
+        if replacement.state == DROPPED and replacement.old_spec_id in standing
     }
 
 
@@ -127,26 +130,28 @@ def every(database: Database, corpus_id: int) -> list[Replacement]:
         return of_corpus(transaction, corpus_id)
 
 
-def reread(database: Database, found: Replacement) -> Replacement:
+def reread(database: Database, replacement: Replacement) -> Replacement:
     """Return a replacement as it stands now. Raises CannotMigrate if it was removed with its corpus."""
-    for one in every(database, found.corpus_id):
-        if one.id == found.id:
-            return one
-    raise CannotMigrate(f"the corpus {found.corpus} was removed, and its migration with it")
+    for current in every(database, replacement.corpus_id):
+        if current.id == replacement.id:
+            return current
+    raise CannotMigrate(f"the corpus {replacement.corpus} was removed, and its migration with it")
 
 
 def substituted(database: Database, corpus: str, requests: Sequence[StepRequest]) -> tuple[StepRequest, ...]:
     """Return steps over a corpus with the specs that are in the place of theirs."""
     with database.read() as transaction:
         corpus_id = transaction.scalar(select(Corpus.id).where(Corpus.name == corpus))
-        found = [] if corpus_id is None else of_corpus(transaction, corpus_id)
-    return with_specs(requests, specs_in_force(found))
+        replacements = [] if corpus_id is None else of_corpus(transaction, corpus_id)
+    return with_specs(requests, specs_in_force(replacements))
 
 
-def specs_in_force(found: Sequence[Replacement]) -> dict[Spec, Spec]:
+def specs_in_force(replacements: Sequence[Replacement]) -> dict[Spec, Spec]:
     """Return `in_force` with specs for their numbers."""
-    named = {one.old_spec_id: one.old for one in found} | {one.new_spec_id: one.new for one in found}
-    return {named[old]: named[new] for old, new in in_force(found).items()}
+    named: dict[int, Spec] = {}
+    for replacement in replacements:
+        named |= {replacement.old_spec_id: replacement.old, replacement.new_spec_id: replacement.new}
+    return {named[old]: named[new] for old, new in in_force(replacements).items()}
 
 
 def with_specs(requests: Sequence[StepRequest], specs: Mapping[Spec, Spec]) -> tuple[StepRequest, ...]:
@@ -197,14 +202,15 @@ def begin(database: Database, corpus_id: int, old: Candidate, new: Spec) -> Repl
     def work(transaction: Transaction) -> Replacement:
         lock_corpus(transaction, corpus_id)
         new_id = lookups.spec_id(transaction, new)
-        under_way = [one for one in of_corpus(transaction, corpus_id) if one.state == FILLING]
-        for one in under_way:
-            if (one.old_spec_id, one.new_spec_id) != (old.spec_id, new_id):
+        for replacement in of_corpus(transaction, corpus_id):
+            if replacement.state != FILLING:
+                continue
+            if (replacement.old_spec_id, replacement.new_spec_id) != (old.spec_id, new_id):
                 raise CannotMigrate(
-                    f"the corpus {one.corpus} is being migrated from {one.old.model} to {one.new.model}; the same "
-                    "command finishes that, and --cancel ends it"
+                    f"the corpus {replacement.corpus} is being migrated from {replacement.old.model} to "
+                    f"{replacement.new.model}; the same command finishes that, and --cancel ends it"
                 )
-            return one
+            return replacement
         made = {"old_spec_id": old.spec_id, "new_spec_id": new_id, "old_job_id": old.job_id}
         insert(transaction, ReplacementRow, corpus_id=corpus_id, state=FILLING, created_at=db_now(), **made)
         return of_corpus(transaction, corpus_id)[-1]
@@ -243,7 +249,7 @@ def answering_job(database: Database, names: Sequence[str]) -> int:
     corpus_id = find_corpus(database, first_existing(database, names))
     query = select(Job.id, Job.created_at, Step.spec_id).join(Step, Step.job_id == Job.id)
     with database.read() as transaction:
-        found = of_corpus(transaction, corpus_id)
+        replacements = of_corpus(transaction, corpus_id)
         rows = transaction.execute(
             query.where(Job.corpus_id == corpus_id, Step.escalates.is_(None)).order_by(Job.id.desc(), Step.seq)
         ).all()
@@ -253,7 +259,7 @@ def answering_job(database: Database, names: Sequence[str]) -> int:
     for row in rows:
         specs[row.id] = (*specs.get(row.id, ()), row.spec_id)
     latest, created_at = rows[0].id, rows[0].created_at
-    wanted = tuple(answering(found, spec_id, created_at) for spec_id in specs[latest])
+    wanted = tuple(answering(replacements, spec_id, created_at) for spec_id in specs[latest])
     return next((job_id for job_id, has in specs.items() if has == wanted), latest)
 
 
@@ -261,12 +267,12 @@ def remark(database: Database, job_id: int) -> str | None:
     """Return what a migration has to do with a job: as its backfill, or since its results were replaced."""
     with database.read() as transaction:
         corpus_id = transaction.scalar(select(Job.corpus_id).where(Job.id == job_id))
-        found = [] if corpus_id is None else of_corpus(transaction, corpus_id)
+        replacements = [] if corpus_id is None else of_corpus(transaction, corpus_id)
         specs = {*transaction.scalars(select(Step.spec_id).where(Step.job_id == job_id))}
-    for one in reversed(found):
-        change = f"from {one.old.model} to {one.new.model}"
-        if one.job_id == job_id:
-            return f"the backfill {change}: {one.state}"
-        if one.old_spec_id in specs and one.state in {FILLING, *IN_FORCE}:
-            return f"{change}: {one.state}; docmill migrate {one.corpus} --status"
+    for replacement in reversed(replacements):
+        change = f"from {replacement.old.model} to {replacement.new.model}"
+        if replacement.job_id == job_id:
+            return f"the backfill {change}: {replacement.state}"
+        if replacement.old_spec_id in specs and replacement.state in {FILLING, *IN_FORCE}:
+            return f"{change}: {replacement.state}; docmill migrate {replacement.corpus} --status"
     return None

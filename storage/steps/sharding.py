@@ -1,14 +1,59 @@
-"""Cut a list of contents into shards, and a shard into parts."""
+"""Plan shards: cut a list of contents into shards, and a shard into parts."""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
 
+from docmill.storage.core.schema import Shard
 from docmill.storage.core.specs import ShardSize
+from docmill.storage.core.transaction import Transaction, columns_of
+from docmill.storage.steps.steps import OpenStep
 
 SPLIT_INTO = 16
 OPEN_SHARDS = ("planned", "queued", "running")
+UNTOUCHED = {  # the columns of a shard that nobody has claimed
+    "step": 0,
+    "fence": 0,
+    "attempt": 0,
+    "suspect": 0,
+    "lapses": 0,
+    "not_before": 0.0,
+    "n_done": 0,
+    "n_failed": 0,
+    "n_skipped": 0,
+    "n_truncated": 0,
+    "n_doubtful": 0,
+    "tokens_in": 0,
+    "tokens_out": 0,
+}
+
+
+def plan(
+    transaction: Transaction,
+    job_id: int,
+    step: OpenStep,
+    sized: Sequence[tuple[int, int]],
+    *,
+    redo: bool = False,
+) -> None:
+    """Cut contents and their lengths in characters into planned shards of a step."""
+    new = [
+        {
+            **UNTOUCHED,
+            "job_id": job_id,
+            "step": step.seq,
+            "spec_id": step.spec_id,
+            "lane": step.lane,
+            "contents": pack([content_id for content_id, _ in shard]),
+            "n_contents": len(shard),
+            "n_chars": sum(chars for _, chars in shard),
+            "state": "planned",
+            "redo": redo,
+        }
+        for shard in cut(sized, transaction.kind_of(step.lane).shard)
+    ]
+    transaction.load(Shard, columns_of(new))
 
 
 def cut(sized: Sequence[tuple[int, int]], size: ShardSize) -> Iterator[list[tuple[int, int]]]:

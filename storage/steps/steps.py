@@ -9,15 +9,16 @@ from typing import Any
 
 from sqlalchemy import Row, insert, select
 
+from docmill.storage import templates
 from docmill.storage.core import lookups
-from docmill.storage.core.doubts import Doubt
-from docmill.storage.core.flags import Flagged
-from docmill.storage.core.schema import SpecRow, Step
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import RiskVersion, SpecRow, Step
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.errors import NoSuchStep
-from docmill.storage.steps import templates
-from docmill.storage.steps.templates import Messages, Questions, Template
+from docmill.storage.errors import NoRisk, NoSuchStep
+from docmill.storage.steps.conditions import Doubt, Flagged
+from docmill.storage.steps.risk import FittedRisk, RiskModel
+from docmill.storage.templates import Messages, Questions, Template
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class OpenStep:
     """A step of a job. `input_step` is the number of the step whose output it reads; None reads the documents.
 
     With a `template` what it computes of a document is what that renders of the text that it reads and the
-    document's metadata (see `storage.steps.prompts`). `params` are the spec's. `flagged` is a condition on the flags
+    document's metadata (see `storage.steps.lineage`). `params` are the spec's. `flagged` is a condition on the flags
     of the output that it reads. The step's result is that of its `escalation` where that one is better; an escalation
     `escalates` the step with this number. `keep_first` is a condition on the documents that it reads.
     """
@@ -162,19 +163,19 @@ def opened(requests: Sequence[StepRequest], spec_id: Callable[[Spec], int]) -> t
             flagged=request.flagged,
             keep_first=request.keep_first,
         )
-        if (asked := request.escalation) is not None:
+        if (requested := request.escalation) is not None:
             same = replace(
                 step,
                 seq=next(further),
                 name=escalation_name(request.name),
-                spec_id=spec_id(asked.spec),
+                spec_id=spec_id(requested.spec),
                 template=None,
-                params=asked.spec.params,
+                params=requested.spec.params,
                 flagged=None,
                 escalates=seq,
                 keep_first=False,
             )
-            step = replace(step, escalation=Escalation(same, asked.doubt))
+            step = replace(step, escalation=Escalation(same, requested.doubt))
         made.append(step)
     return tuple(made)
 
@@ -203,29 +204,29 @@ def computing(steps: Iterable[OpenStep]) -> Iterator[OpenStep]:
 
 def computed_by(steps: Sequence[OpenStep], seq: int) -> OpenStep:
     """Return the step whose result the shards with this number compute."""
-    return next(step for step in steps if any(one.seq == seq for one in computing([step])))
+    return next(step for step in steps if any(computing_step.seq == seq for computing_step in computing([step])))
 
 
 def requested(transaction: Transaction, job_id: int) -> tuple[StepRequest, ...]:
     """A job's steps as they were asked for."""
     columns = (Step.seq, Step.name, Step.input_step, Step.flagged, Step.escalates, Step.doubted, Step.keep_first)
     query = select(*columns, *lookups.SPEC).join(SpecRow, SpecRow.id == Step.spec_id)
-    found = transaction.execute(query.where(Step.job_id == job_id).order_by(Step.seq)).all()
+    rows = transaction.execute(query.where(Step.job_id == job_id).order_by(Step.seq)).all()
     escalations = {
         row.escalates: EscalationRequest(lookups.spec_of(row), Doubt.stored(row.doubted))
-        for row in found
+        for row in rows
         if row.escalates is not None
     }
     return tuple(
         StepRequest(
             row.name,
             lookups.spec_of(row),
-            None if row.input_step is None else found[row.input_step].name,
+            None if row.input_step is None else rows[row.input_step].name,
             Flagged.stored(row.flagged),
             escalations.get(row.seq),
             row.keep_first,
         )
-        for row in found
+        for row in rows
         if row.escalates is None
     )
 
@@ -290,3 +291,34 @@ def _row(job_id: int, step: OpenStep) -> dict[str, Any]:
         "flagged": None if step.flagged is None else step.flagged.to_json(),
         "keep_first": step.keep_first,
     }
+
+
+def resolve_risks(transaction: Transaction, requests: Sequence[StepRequest]) -> tuple[StepRequest, ...]:
+    """Return steps whose escalations have the latest risks of their specs. Raises NoRisk."""
+    return tuple(_with_risk(transaction, request) for request in requests)
+
+
+def require_risks(database: Database, requests: Sequence[StepRequest]) -> None:
+    """Raise NoRisk if an escalation has a bound of a risk that nobody has fitted."""
+    with database.read() as transaction:
+        resolve_risks(transaction, requests)
+
+
+def _with_risk(transaction: Transaction, request: StepRequest) -> StepRequest:
+    escalation = request.escalation
+    if escalation is None or not escalation.doubt.needs_risk:
+        return request
+    risk = _latest_risk(transaction, request.spec)
+    return replace(request, escalation=replace(escalation, doubt=escalation.doubt.by(risk)))
+
+
+def _latest_risk(transaction: Transaction, spec: Spec) -> FittedRisk:
+    query = select(RiskVersion.version, RiskVersion.model).join(SpecRow, SpecRow.id == RiskVersion.spec_id)
+    latest = query.where(SpecRow.sha256 == spec.sha256).order_by(RiskVersion.version.desc()).limit(1)
+    row = transaction.execute(latest).first()
+    if row is None:
+        raise NoRisk(
+            f"no risk was fitted for the outputs of {spec}. Run the same without the escalation, judge 200 of its "
+            "outputs with `docmill review JOB`, and fit the risk with `docmill review JOB --fit`"
+        )
+    return FittedRisk(row.version, RiskModel.stored(row.model))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from docmill.storage.core.installation import PARQUET
+from docmill.storage.extras import PARQUET
 from docmill.storage.outputs.columns import Column
 from docmill.storage.writers import excel, openai_batch
 from docmill.storage.writers.base import FormatUnfit, Row, Writer, Written, whole_file

@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import Array, DataType, Table, json, parquet
 
-from docmill.storage.outputs.base import OutputType
 from docmill.storage.outputs.columns import Column, Form, OutputColumn
+from docmill.storage.outputs.output_types import OutputType
 from docmill.storage.writers.base import Row
 from docmill.storage.writers.formats import to_json
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
-from docmill.storage.core.installation import Extra, install
 from docmill.storage.errors import StorageError
-from docmill.storage.outputs.base import OutputType
+from docmill.storage.extras import Extra, install
+from docmill.storage.outputs.output_types import OutputType
 
 Row: TypeAlias = Mapping[str, Any]  # a result as `storage.results.results` gives it
 

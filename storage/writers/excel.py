@@ -11,7 +11,7 @@ from datetime import datetime
 from math import isfinite
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from docmill.storage.core.installation import EXCEL
+from docmill.storage.extras import EXCEL
 from docmill.storage.outputs.columns import Column, Form
 from docmill.storage.writers.base import FormatUnfit, Row, Writer, Written
 from docmill.storage.writers.formats import to_json

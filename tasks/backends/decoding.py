@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from docmill.storage.core.specs import Spec
 from docmill.storage.outputs.output_types import SCHEMA, N
-from docmill.storage.steps.templates import keeps_white_space
+from docmill.storage.templates import keeps_white_space
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds.generate import FILL_CONTEXT
 

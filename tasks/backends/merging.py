@@ -20,8 +20,8 @@ import torch
 import transformers
 from transformers import AutoConfig
 
-from docmill.storage.core.installation import install
 from docmill.storage.core.specs import Spec
+from docmill.storage.extras import install
 from docmill.tasks import kinds
 from docmill.tasks.backends import accelerator
 from docmill.tasks.backends.convert import is_whole, made_once, safe_folder

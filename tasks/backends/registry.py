@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Set
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from docmill.storage.core.installation import Extra, install
+from docmill.storage.extras import Extra, install
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
 from docmill.tasks.models import gliner, weightless

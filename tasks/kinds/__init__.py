@@ -11,9 +11,9 @@ from typing import Any
 from pydantic import create_model
 from pydantic.fields import FieldInfo
 
+from docmill.storage import templates
 from docmill.storage.core.specs import Spec, StoredKind
 from docmill.storage.outputs.output_types import TEXT
-from docmill.storage.steps import templates
 from docmill.tasks import prompts
 from docmill.tasks.checks import AS_WRITTEN, NONE, Checks
 from docmill.tasks.errors import BadOption, CannotServe, UnknownKind, hint

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from docmill.storage import templates
 from docmill.storage.core.outcomes import Outcome
 from docmill.storage.core.specs import ShardSize, Spec
 from docmill.storage.outputs.output_types import PROPERTIES, RECORD
-from docmill.storage.steps import templates
-from docmill.storage.steps.templates import BadTemplate, parse_question
+from docmill.storage.templates import BadTemplate, parse_question
 from docmill.tasks.checks import AS_WRITTEN, NONE
 from docmill.tasks.errors import BadOption, CannotServe, PromptTooLong
 from docmill.tasks.kinds.answer_spans import Answers, ScoredWindow, Span, best_answers

@@ -40,7 +40,7 @@ from typing import Any, Protocol
 
 from docmill.storage.core.outcomes import Outcome, Reason, Status
 from docmill.storage.core.specs import WRITING_SIZE, ShardSize, Spec, StoredKind
-from docmill.storage.outputs.base import OutputType
+from docmill.storage.outputs.output_types import OutputType
 from docmill.tasks import checks
 from docmill.tasks.checks import Checks
 from docmill.tasks.errors import ModelUnsuitable, TaskError

@@ -19,7 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from docmill.storage.steps.templates import Template, parse_question
+from docmill.storage.templates import Template, parse_question
 from docmill.tasks import prompts, schemas
 from docmill.tasks.errors import BadOption
 from docmill.tasks.models.families import Family

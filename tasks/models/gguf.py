@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from docmill.storage.core.installation import install
+from docmill.storage.extras import install
 from docmill.tasks.errors import ModelCorrupt, ModelNotFound, ModelUnsuitable, NotInstalled
 
 SUFFIX = ".gguf"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from docmill.storage.core.installation import Extra, install
+from docmill.storage.extras import Extra, install
 from docmill.tasks.errors import ModelUnsuitable, NotInstalled
 from docmill.tasks.models.families import Family, content, table, window_limit
 from docmill.tasks.models.weights import GLINER_CONFIG

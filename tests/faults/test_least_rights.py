@@ -17,7 +17,6 @@ from docmill.storage import migrations
 from docmill.storage.core import lookups, privileges
 from docmill.storage.core.database import Database
 from docmill.storage.core.outcomes import Outcome
-from docmill.storage.core.risk import RiskModel
 from docmill.storage.core.schema import Job, PipelineRun, Shard
 from docmill.storage.core.specs import Spec
 from docmill.storage.deletion import retention
@@ -41,6 +40,7 @@ from docmill.storage.reviews.risks import Risk
 from docmill.storage.steps import jobs, replacements
 from docmill.storage.steps.job_keys import IdempotencyKey
 from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.risk import RiskModel
 from docmill.storage.steps.steps import StepRequest
 from docmill.worker.pipelines.running import advance
 from docmill.worker.queue.broker import Broker

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.engine import make_url
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.tables import Base
+from docmill.storage.core.schema import Base
 from tests.faults.fleet import Fleet, numbered
 from tests.faults.servers import RedisServer, free_port
 from tests.worker.harness import Docmill, until

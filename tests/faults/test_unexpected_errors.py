@@ -8,7 +8,7 @@ import pytest
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Shard
-from docmill.storage.leases.health import health
+from docmill.storage.leases.diagnosis import check_health
 from docmill.storage.pipelines import pipelines
 from docmill.storage.results.status import read_status
 from docmill.worker.pipelines import running
@@ -62,11 +62,11 @@ def test_an_error_that_nobody_classified_spends_no_attempt_is_shown_and_goes_whe
         until(shown, "the status says what the database says")
         assert read_status(fleet.database, job).waiting_cause == "store"
         host = platform.node()
-        assert WORDS in (health(fleet.database, host).problem or "")
+        assert WORDS in (check_health(fleet.database, host)[1] or "")
         assert max(row.attempt for row in fleet.shards(Shard.attempt)) <= 1
         reopen(fleet.database, what)
         status = fleet.finish(job, 120)
-        until(lambda: health(fleet.database, host).problem is None, "the worker is well again")
+        until(lambda: check_health(fleet.database, host)[1] is None, "the worker is well again")
     assert (status.done, status.failed, status.waiting_for) == (5 * SHARD_TEXTS, 0, None)
     shards = fleet.shards(Shard.attempt, Shard.fence, Shard.suspect)
     assert {(row.attempt, row.fence, row.suspect) for row in shards} == {(1, 1, 0)}, "nothing was computed again"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Double, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.tables import Base
+from docmill.storage.core.schema import Base
 
 DAY_S = 86_400.0
 _NO_TIMES = {"max_failures", "max_flagged", "confidence", "mean_logprob", "least_logprob", "due_at"}

@@ -14,8 +14,8 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, Document, Job, OutcomeRow, Shard, SpecRow, Step
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import JobStatus
-from docmill.storage.steps.jobs import OPEN_SHARDS, UNFINISHED
-from docmill.storage.steps.sharding import unpack
+from docmill.storage.steps.jobs import UNFINISHED
+from docmill.storage.steps.sharding import OPEN_SHARDS, unpack
 
 NEWEST = 2**62  # a document that is not there yet
 TALLY = ("n_done", "n_failed", "n_skipped")

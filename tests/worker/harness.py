@@ -83,7 +83,7 @@ def run_program(program: str, *arguments: Any, environment: Mapping[str, str] | 
 
 def refuse_if_fast(what: str) -> None:
     """Fail a test of the fast subset that starts something."""
-    assert ONLY_FAST not in os.environ, f"a test of the fast subset (tests/fast.py) asks for {what}"
+    assert ONLY_FAST not in os.environ, f"a test of the fast subset (tests/conftest.py) asks for {what}"
 
 
 def until(condition: Callable[[], Any], what: str, within_s: float = DEADLINE_S, every_s: float = 0.05) -> Any:

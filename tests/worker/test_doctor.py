@@ -18,7 +18,7 @@ import redis
 from sqlalchemy import text
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.installation import install
+from docmill.storage.extras import install
 from docmill.storage.leases import dispatch, shards
 from docmill.storage.migrations import head, upgrade
 from docmill.worker import doctor
@@ -256,7 +256,7 @@ def test_an_extra_that_is_missing_is_told_with_what_it_would_bring(
     def without_pyarrow(name: str) -> Any:
         return None if name == "pyarrow" else find_spec(name)
 
-    monkeypatch.setattr("docmill.storage.core.installation.find_spec", without_pyarrow)
+    monkeypatch.setattr("docmill.storage.extras.find_spec", without_pyarrow)
     found = list(doctor.look_at_extras(settings()))
     assert "formats" in found[0].detail
     assert "parquet" not in found[0].detail
@@ -270,9 +270,7 @@ def test_vllm_is_named_in_the_build_for_this_machines_device(
     settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, devices: list[str], package: str
 ) -> None:
     monkeypatch.setattr("docmill.worker.doctor.cuda_devices", lambda: devices)
-    monkeypatch.setattr(
-        "docmill.storage.core.installation.find_spec", lambda name: None if name == "vllm" else find_spec(name)
-    )
+    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda name: None if name == "vllm" else find_spec(name))
     [vllm] = [finding for finding in doctor.look_at_extras(settings()) if "without vllm" in finding.detail]
     assert vllm.advice == install(package)
 
@@ -300,7 +298,7 @@ def test_the_drivers_tool_is_asked_once_for_all_missing_extras(
 ) -> None:
     asked: list[None] = []
     monkeypatch.setattr("docmill.worker.doctor.cuda_devices", lambda: asked.append(None))
-    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda _: None)
+    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda _: None)
     assert len(list(doctor.look_at_extras(settings()))) == 1 + len(EXTRAS)
     assert len(asked) == 1
 

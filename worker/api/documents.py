@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import orjson
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.installation import PARQUET, install
+from docmill.storage.extras import PARQUET, install
 from docmill.storage.outputs.columns import Column, Form, OutputColumn
 from docmill.storage.readers import Record, Rejection, Source, SourceMissing, SourceOptions, open_source
 from docmill.storage.readers.memory import NAME, MemorySource, named_by_digest

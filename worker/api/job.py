@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.flags import Flagged
-from docmill.storage.core.installation import install
 from docmill.storage.core.outcomes import Reason
+from docmill.storage.extras import install
 from docmill.storage.results import results as of_store
 from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import jobs
+from docmill.storage.steps.conditions import Flagged
 from docmill.worker.api.documents import make_table_of_job, one_run_at_a_time, require_arrow
 from docmill.worker.api.errors import Error, TimedOut, explained, explained_each
 from docmill.worker.engines import choose_devices

@@ -14,7 +14,7 @@ from docmill.worker.explaining.escalated import doubted_for, said, why
 from docmill.worker.formatting import duration, local_time, printable
 
 if TYPE_CHECKING:
-    from docmill.storage.outputs.base import OutputType
+    from docmill.storage.outputs.output_types import OutputType
     from docmill.storage.results.provenance import Batch, EscalationRecord, StepRecord
     from docmill.tasks.engine.backend_factory import ReadWindow
     from docmill.worker.explaining.explanation import Explanation

@@ -14,7 +14,7 @@ from rich.text import Text
 from docmill.worker.formatting import printable, shorten
 
 if TYPE_CHECKING:
-    from docmill.storage.outputs.base import OutputType
+    from docmill.storage.outputs.output_types import OutputType
     from docmill.storage.results.job_counts import FlagCounts
     from docmill.storage.results.status import JobStatus
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from docmill.storage.core.doubts import FAILED
-from docmill.storage.core.flags import doubtful_ones
-from docmill.storage.core.number_bounds import RISK
+from docmill.storage.steps.conditions import FAILED, RISK, count_doubtful_flags
 
 if TYPE_CHECKING:
-    from docmill.storage.core.number_bounds import Bound
     from docmill.storage.core.specs import Spec
     from docmill.storage.results.provenance import EscalationRecord, Recorded
+    from docmill.storage.steps.conditions import Bound
 
 
 def doubted_for(found: EscalationRecord) -> list[str]:
@@ -46,7 +44,7 @@ def why(found: EscalationRecord) -> str:
         return f"The first: the second {found.second.status}: {found.second.reason}"
     if found.first.status == FAILED:
         return "The second: the first failed."
-    first, second = doubtful_ones(found.first.flags), doubtful_ones(found.second.flags)
+    first, second = count_doubtful_flags(found.first.flags), count_doubtful_flags(found.second.flags)
     numbers = f"({second} against {first})"
     if not found.second_won:
         return f"The first: the second has more doubtful flags {numbers}."

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from docmill.storage.core.flags import name_of
 from docmill.storage.core.outcomes import LOW_CONFIDENCE
 from docmill.storage.core.specs import Spec
+from docmill.storage.steps.conditions import flag_name
 from docmill.tasks import kinds
 from docmill.tasks.checks import CHECKS, Finding, doubt_confidence
 from docmill.tasks.kinds import Traits
@@ -97,4 +97,4 @@ def _place(start: int, end: int) -> str:
 
 def meaning(name: str) -> str | None:
     """Return the meaning of a flag; None for one that this release does not know."""
-    return MEANINGS.get(name_of(name).partition(":")[0])
+    return MEANINGS.get(flag_name(name).partition(":")[0])

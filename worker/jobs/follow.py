@@ -11,7 +11,7 @@ from docmill.storage.duplicates.progress import PHASES, Phase
 from docmill.storage.errors import PASSING
 from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.ingest.ingest import Counts
-from docmill.storage.leases.stall_diagnosis import Cause
+from docmill.storage.leases.diagnosis import Cause
 from docmill.storage.readers import Source
 from docmill.storage.readers.stored import NoSource
 from docmill.storage.results.status import JobStatus, read_status

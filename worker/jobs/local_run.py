@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from docmill.storage.core.database import Database
 from docmill.storage.deletion import retention
 from docmill.storage.leases import dispatch
-from docmill.storage.leases.stall_diagnosis import UNBLOCKING, Cause
+from docmill.storage.leases.diagnosis import UNBLOCKING, Cause
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.tasks import tracing
 from docmill.tasks.errors import ServerUnreachable

@@ -9,11 +9,11 @@ from typing import Any, Self, TypeVar
 
 from docmill.storage import fault_points
 from docmill.storage.core.database import Database
-from docmill.storage.core.flags import Flagged
 from docmill.storage.outputs.columns import Column
 from docmill.storage.results.parts import Progress, export
 from docmill.storage.results.results import Placed
 from docmill.storage.results.status import JobStatus
+from docmill.storage.steps.conditions import Flagged
 from docmill.storage.writers import Target
 from docmill.worker.formatting import not_written
 from docmill.worker.jobs.listener import Bar, Listener

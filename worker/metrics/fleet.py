@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from docmill.storage.errors import StorageError
 from docmill.storage.results.counts import Work
 from docmill.storage.results.fleet import Fleet, PipelineState
-from docmill.storage.steps.jobs import OPEN_SHARDS
+from docmill.storage.steps.sharding import OPEN_SHARDS
 from docmill.worker.errors import BrokerUnreachable
 from docmill.worker.pipelines.schedule import BadSchedule, Schedule, next_after
 from docmill.worker.prices import Prices

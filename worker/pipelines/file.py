@@ -17,8 +17,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from docmill.storage import writers
-from docmill.storage.core.flags import DOUBTS, Flagged
 from docmill.storage.readers import credentials
+from docmill.storage.steps.conditions import DOUBTS, Flagged
 from docmill.storage.writers.base import FormatUnfit
 from docmill.tasks import kinds, prompts
 from docmill.tasks.errors import BadOption, nearly

@@ -11,10 +11,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 
 from docmill.storage import writers
-from docmill.storage.core.doubts import Doubt
-from docmill.storage.core.flags import Flagged
-from docmill.storage.errors import BoundInvalid, DoubtInvalid, FlagUnknown
+from docmill.storage.errors import ConditionInvalid
 from docmill.storage.json_values import Json
+from docmill.storage.steps.conditions import Doubt, Flagged
 from docmill.tasks import kinds
 from docmill.tasks.kinds.options import sentence, shown
 from docmill.worker.pipelines import schedule
@@ -79,7 +78,7 @@ def _flags(value: object) -> object:
         raise wrong(f'must be true, or a list such as ["empty", "confidence<0.4"], not {what}')
     try:
         Flagged.parse(value)
-    except (FlagUnknown, BoundInvalid) as error:
+    except ConditionInvalid as error:
         raise wrong(f"is refused: {error}") from error
     return value
 
@@ -140,7 +139,7 @@ def _when(value: object) -> object:
         raise wrong(f'must be a list such as ["repetition", "confidence<0.4"], not {shown(value)}')
     try:
         Doubt.parse(parts)
-    except DoubtInvalid as error:
+    except ConditionInvalid as error:
         raise wrong(f"is refused: {error}") from error
     return parts
 

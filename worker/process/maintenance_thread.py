@@ -13,8 +13,8 @@ from docmill.storage.core.database import Database
 from docmill.storage.deletion import retention
 from docmill.storage.deletion.ages import Ages
 from docmill.storage.errors import StorageError
-from docmill.storage.leases import dispatch, grace, maintenance
-from docmill.storage.leases.grace import PARTS
+from docmill.storage.leases import dispatch, maintenance
+from docmill.storage.leases.maintenance import PARTS
 from docmill.storage.leases.shards import LEASE_S
 from docmill.storage.pipelines import pipelines
 from docmill.worker.errors import BrokerUnreachable
@@ -88,7 +88,7 @@ class MaintenanceThread:
                 due = 0.0  # so that other workers get the freed shards at once
             if time.monotonic() >= contact_due:
                 contact_due = time.monotonic() + min(self.every_s, self.lease_s / PARTS)
-                self._try(lambda: grace.contact(self.database, self.lease_s))
+                self._try(lambda: maintenance.contact(self.database, self.lease_s))
             if time.monotonic() >= due:
                 due = time.monotonic() + self.every_s
                 self._maintain()

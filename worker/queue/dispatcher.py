@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from docmill.storage import fault_points
 from docmill.storage.core.database import Database
-from docmill.storage.leases import dispatch, grace, maintenance
+from docmill.storage.leases import dispatch, maintenance
 from docmill.storage.leases.dispatch import Lane
 from docmill.storage.steps import jobs
 from docmill.worker.errors import BrokerUnreachable
@@ -100,7 +100,7 @@ def round_of_maintenance(
     With `lease_s`, the duration of leases, all leases are extended once after the store was unreachable. Lost hints
     are logged at `lost_level`. Raises BrokerUnreachable, after all work that needs no Redis is done.
     """
-    before = None if lease_s is None else grace.contact(database, lease_s)
+    before = None if lease_s is None else maintenance.contact(database, lease_s)
     if n := maintenance.reclaim(database, before=before):
         log.warning("leases_lapsed shards=%d", n)
     for job_id in jobs.finish(database):

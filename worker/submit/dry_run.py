@@ -10,12 +10,13 @@ from itertools import islice
 
 from sqlalchemy import and_, select
 
+from docmill.storage import templates
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, OutcomeRow, SpecRow
 from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.readers import Record
-from docmill.storage.steps import fitted_risks, templates
+from docmill.storage.steps import steps
 from docmill.tasks import kinds
 from docmill.worker.engines import Count, counting, measure
 from docmill.worker.settings import Settings
@@ -60,7 +61,7 @@ def forecast(
 
     Raises NoRisk if an escalation has a bound of a risk that nobody has fitted, SampleFailed, and ServerUnreachable.
     """
-    fitted_risks.require(database, prepared.steps)
+    steps.require_risks(database, prepared.steps)
     with counting(settings, device, prepared.spec) as count:
         survey = _surveyed(database, prepared, progress, count)
     sample = survey.sample

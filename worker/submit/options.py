@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
-from docmill.storage.core.doubts import Doubt
-from docmill.storage.core.number_bounds import RISK
+from docmill.storage import templates
 from docmill.storage.core.specs import Spec
-from docmill.storage.errors import DoubtInvalid
-from docmill.storage.steps import templates
+from docmill.storage.errors import ConditionInvalid
+from docmill.storage.steps.conditions import RISK, Doubt
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, hint
 from docmill.tasks.kinds import KindOptions
@@ -192,7 +191,7 @@ def _doubt(value: str | None) -> str | None:
     if value is not None:
         try:
             Doubt.parse(value.split(","))
-        except DoubtInvalid as error:
+        except ConditionInvalid as error:
             raise wrong(f"is refused: {error}") from error
     return value
 

@@ -16,12 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from docmill.storage.core.chat import as_messages
+from docmill.storage import templates
 from docmill.storage.core.outcomes import Reason
 from docmill.storage.core.specs import Spec
 from docmill.storage.outputs.output_types import SCHEMA
-from docmill.storage.steps import templates
-from docmill.storage.steps.templates import keeps_white_space
+from docmill.storage.templates import as_messages, keeps_white_space
 from docmill.tasks import languages, schemas
 from docmill.tasks.backends.decoding import cut_at, decoding
 from docmill.tasks.backends.loading import Opening, stated_settings

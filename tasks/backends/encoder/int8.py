@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
-from docmill.storage.core.installation import install
+from docmill.storage.extras import install
 from docmill.tasks.backends.encoder.converted import by_name
 from docmill.tasks.backends.encoder.heads import Array, Comparison
 from docmill.tasks.backends.encoder.own_code import compared_lengths

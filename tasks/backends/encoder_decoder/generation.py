@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from docmill.storage import templates
 from docmill.storage.core.specs import Spec
 from docmill.storage.outputs.output_types import N
-from docmill.storage.steps import templates
-from docmill.storage.steps.templates import keeps_white_space
+from docmill.storage.templates import keeps_white_space
 from docmill.tasks import kinds, languages
 from docmill.tasks.backends.decoding import NEUTRAL_AT_ONE, SAME, SHAPES, as_list, cut_at, require_least, sampled
 from docmill.tasks.backends.loading import Opening

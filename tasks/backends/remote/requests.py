@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from docmill.storage.core.chat import as_messages
+from docmill.storage import templates
 from docmill.storage.core.specs import Spec
 from docmill.storage.outputs.output_types import SCHEMA
-from docmill.storage.steps import templates
-from docmill.storage.steps.templates import keeps_white_space
+from docmill.storage.templates import as_messages, keeps_white_space
 from docmill.tasks import languages
 from docmill.tasks.backends.decoding import Decoding
 from docmill.tasks.backends.remote import answers

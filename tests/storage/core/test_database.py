@@ -19,6 +19,8 @@ from sqlalchemy.exc import IntegrityError
 
 from docmill.storage import errors, migrations
 from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Shard
+from docmill.storage.core.specs import READING_SIZE, Spec, StoredKind
 from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import (
@@ -27,9 +29,11 @@ from docmill.storage.errors import (
     SchemaOutOfDate,
     StorageError,
     UnexpectedDatabaseError,
+    UnknownKind,
     ValueRefused,
 )
 from docmill.storage.leases import dispatch, maintenance
+from docmill.storage.outputs.output_types import VECTOR
 from docmill.storage.results import status
 from tests.kinds import KINDS
 from tests.postgres import PostgresServer
@@ -321,18 +325,17 @@ def test_postgresql_compiles_no_query_that_is_over_sooner(postgres_url: str) -> 
     database = Database(postgres_url, kinds=KINDS)
     dispatch.sign_on(database, worker_id="w1", host="h", pid=1, device="cpu", lanes=["copy"], slots=1, version="0")
     with database.read() as transaction:
-        transaction.look_up()
+        transaction.prefer_indexes()
         plan = transaction.execute(text("EXPLAIN SELECT id FROM worker WHERE seen_at > 0"))
         assert not [line for (line,) in plan if "JIT" in line]
     database.close()
 
 
-@pytest.mark.parametrize(
-    "error", [error for error in vars(errors).values() if isinstance(error, type) and issubclass(error, StorageError)]
-)
-def test_errors_survive_pickling_and_say_their_docstring(error: type[StorageError]) -> None:
-    assert str(pickle.loads(pickle.dumps(error()))) == str(error()) == error.__doc__
-    assert str(pickle.loads(pickle.dumps(error("more")))) == "more"
+def test_errors_survive_pickling_and_say_their_docstring() -> None:
+    for error in vars(errors).values():
+        if isinstance(error, type) and issubclass(error, StorageError):
+            assert str(pickle.loads(pickle.dumps(error()))) == str(error()) == error.__doc__
+            assert str(pickle.loads(pickle.dumps(error("more")))) == "more"
 
 
 def test_a_folder_that_is_made_for_a_file_is_nobody_elses(tmp_path: Path) -> None:
@@ -340,3 +343,20 @@ def test_a_folder_that_is_made_for_a_file_is_nobody_elses(tmp_path: Path) -> Non
     migrations.upgrade(database)
     database.close()
     assert (tmp_path / "home").stat().st_mode & 0o077 == 0
+
+
+def test_a_kind_is_found_by_its_name(database: Database) -> None:
+    assert database.kind_of("embed") == StoredKind("embed", VECTOR, READING_SIZE)
+
+
+def test_a_kind_that_is_not_known_is_named_with_those_that_are(database: Database) -> None:
+    with pytest.raises(UnknownKind, match=r"no task kind ocr") as refused:
+        database.kind_of("ocr")
+    assert f"it has: {', '.join(sorted(database.kinds))}." in str(refused.value)
+
+
+def test_nothing_is_planned_for_a_kind_that_is_not_known(database: Database) -> None:
+    with pytest.raises(UnknownKind):
+        read(database, request(spec=Spec("ocr", "null", "null:1")), numbered(1))
+    with database.read() as transaction:
+        assert transaction.exec_driver_sql(f"SELECT count(*) FROM {Shard.__tablename__}").scalar() == 0

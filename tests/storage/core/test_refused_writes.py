@@ -19,7 +19,7 @@ from docmill.storage.deletion import folding, gc, retention
 from docmill.storage.deletion.ages import Ages
 from docmill.storage.errors import DatabaseBusy, DatabaseReadOnly
 from docmill.storage.ingest import ingest
-from docmill.storage.leases import dispatch, grace, maintenance, shards
+from docmill.storage.leases import dispatch, maintenance, shards
 from docmill.storage.leases.shards import Claim, Head
 from docmill.storage.pipelines import pipelines
 from docmill.storage.results import results, status
@@ -47,7 +47,7 @@ WRITES: dict[str, Callable[[Database], Any]] = {
     "claim": partial(shards.claim, head=Head(1, 0, "copy", False, 1, COPY), owner="w1"),
     "commit": partial(shards.commit, claim=CLAIM, outcomes=done(CLAIM), runtime_id=None),
     "reclaim": maintenance.reclaim,
-    "contact": partial(grace.contact, lease_s=60.0),
+    "contact": partial(maintenance.contact, lease_s=60.0),
     "cancel": partial(jobs.cancel, job_id=1),
     "collect": gc.collect,
 }

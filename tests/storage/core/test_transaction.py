@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import delete, select
+import orjson
+import pytest
+from psycopg.pq import Format
+from sqlalchemy import delete, func, insert, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Content, Corpus
-from docmill.storage.core.transaction import Columns, Transaction
+from docmill.storage.core.schema import Content, Corpus, JobKey
+from docmill.storage.core.sqlite import ROWS
+from docmill.storage.core.transaction import IN_BINARY, Columns, Transaction
+from docmill.storage.errors import UnexpectedDatabaseError, ValueRefused
 from tests.kinds import KINDS
 
 ROOT = Path(__file__).parents[3]
@@ -22,7 +30,7 @@ def contents(transaction: Transaction, *texts: str) -> Columns:
     return {"id": ids, "sha256": hashes, "text": [*texts], "n_chars": [len(text) for text in texts]}
 
 
-def load(database: Database, *texts: str) -> None:
+def load_texts(database: Database, *texts: str) -> None:
     database.write(lambda transaction: transaction.load(Content, contents(transaction, *texts)))
 
 
@@ -42,7 +50,7 @@ def test_the_file_of_a_store_is_known_unless_a_uri_names_it(postgres_url: str, t
 
 
 def test_rows_are_probed_by_texts_and_by_bytes(database: Database) -> None:
-    load(database, "a", "b", "c")
+    load_texts(database, "a", "b", "c")
     query = select(Content.text, Content.n_chars)
     with database.read() as transaction:
         by_text = transaction.probe(query, Content.text, ["a", "c", "unknown"])
@@ -53,7 +61,7 @@ def test_rows_are_probed_by_texts_and_by_bytes(database: Database) -> None:
 
 
 def test_the_ids_of_contents_are_found_by_their_hashes(database: Database) -> None:
-    load(database, "a", "b")
+    load_texts(database, "a", "b")
     with database.read() as transaction:
         stored = {row.sha256: row.id for row in transaction.execute(select(Content.sha256, Content.id))}
         assert transaction.content_ids([*stored, b"x" * 32]) == stored
@@ -71,7 +79,7 @@ def test_many_rows_are_loaded_and_a_table_without_given_ids_numbers_them(databas
 
 
 def test_an_id_is_not_given_again_once_its_row_was_deleted(database: Database) -> None:
-    load(database, "a", "b")
+    load_texts(database, "a", "b")
 
     def remove(transaction: Transaction) -> int:
         last = max(transaction.scalars(select(Content.id)))
@@ -88,3 +96,118 @@ def test_a_table_is_known_by_its_name(database: Database) -> None:
     with database.read() as transaction:
         assert transaction.has_table("content")
         assert not transaction.has_table("contents")
+
+
+TEXTS = ["plain", "", "\\N", "a\tb\nc\r\\.\n", '"quoted", \\"', "Größe 中文 🐋", "NULL", "\x01\x7f", "x" * 100_000]
+
+
+def of_texts(texts: Sequence[str], first_id: int = 1) -> Columns:
+    return {
+        "id": [*range(first_id, first_id + len(texts))],
+        "sha256": [hashlib.sha256(text.encode()).digest() for text in texts],
+        "text": texts,
+        "n_chars": [len(text) for text in texts],
+    }
+
+
+def load(database: Database, table: Any, columns: Columns) -> None:
+    database.write(lambda transaction: transaction.load(table, columns))
+
+
+def stored(database: Database) -> list[tuple[Any, ...]]:
+    query = select(Content.id, Content.sha256, Content.text, Content.n_chars).order_by(Content.id)
+    with database.read() as transaction:
+        return [tuple(row) for row in transaction.execute(query)]
+
+
+def test_texts_and_hashes_come_back_as_they_were_given(database: Database) -> None:
+    columns = of_texts(TEXTS)
+    load(database, Content, columns)
+    assert stored(database) == list(zip(*columns.values(), strict=True))
+
+
+def test_rows_in_binary_are_the_rows_as_text(database: Database) -> None:
+    columns = of_texts(TEXTS)
+    load(database, Content, columns)
+    query = select(Content.id, Content.sha256, Content.text, Content.n_chars).order_by(Content.id)
+    with database.read() as transaction:
+        result = transaction.execute(query, execution_options={IN_BINARY: True})
+        if database.server:
+            assert result.cursor is not None
+            assert result.cursor.format == Format.BINARY
+        found = [tuple(row) for row in result]
+        assert [tuple(row) for row in transaction.execute(query)] == found, "the next statement, too"
+    assert found == list(zip(*columns.values(), strict=True))
+
+
+def test_json_numbers_and_nothing_come_back_as_they_were_given(database: Database) -> None:
+    arguments = [{"a": ['"', "\\", "é🐋", None, 1.5, True]}, {}, {"long": "x" * 10_000}]
+    columns: Columns = {
+        "key": ["a", "b", "c", "d"],
+        "job_id": [0, 2**31 - 1, 2**40, 1],
+        "arguments": [*(orjson.dumps(value).decode() for value in arguments), None],
+        "created_at": [0.1, -1e300, 1.7e9, 1.0],
+    }
+    load(database, JobKey, columns)
+    query = select(JobKey.key, JobKey.job_id, JobKey.arguments, JobKey.created_at).order_by(JobKey.key)
+    with database.read() as transaction:
+        rows = [tuple(row) for row in transaction.execute(query)]
+    assert rows == [
+        ("a", 0, arguments[0], 0.1),
+        ("b", 2**31 - 1, arguments[1], -1e300),
+        ("c", 2**40, arguments[2], 1.7e9),
+        ("d", 1, None, 1.0),
+    ]
+
+
+@pytest.mark.parametrize("n", [0, 1, ROWS, ROWS + 1, 2 * ROWS + 3])
+def test_every_row_of_any_number_is_inserted_once(database: Database, n: int) -> None:
+    load(database, Content, of_texts([f"text {number}" for number in range(n)]))
+    assert [row[2] for row in stored(database)] == [f"text {number}" for number in range(n)]
+
+
+def test_rows_that_another_writer_stored_leave_the_transaction_as_it_was(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    load(database, Content, of_texts(["known"]))
+
+    def try_it(transaction: Transaction) -> tuple[bool, bool, int]:
+        refused = transaction.try_load(Content, of_texts(["new", "known"], first_id=2))
+        counted = transaction.scalar(select(func.count()).select_from(Content)) or 0
+        return refused, transaction.try_load(Content, of_texts(["other"], first_id=2)), counted
+
+    assert database.write(try_it) == (False, True, 1)
+    assert [row[2] for row in stored(database)] == ["known", "other"]
+    database.close()
+
+
+def test_a_value_that_cannot_be_copied_is_refused_as_any_other_and_no_row_stays(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    with pytest.raises(ValueRefused) as caught:
+        load(database, Content, of_texts(["sound", "secret \0"]))
+    assert "secret" not in str(caught.value)
+    with pytest.raises(UnexpectedDatabaseError, match="UniqueViolation"):
+        load(database, Content, of_texts(["twice", "twice"]))
+    assert stored(database) == []
+    database.close()
+
+
+def test_rows_that_may_be_known_are_inserted_where_they_are_not(database: Database) -> None:
+    load(database, Content, of_texts([TEXTS[0]]))
+
+    def insert(transaction: Transaction) -> list[tuple[int, str]]:
+        columns = of_texts(TEXTS, first_id=10)
+        made = transaction.insert_missing(Content, columns, Content.id, Content.text, key="sha256")
+        assert transaction.insert_missing(Content, columns) == []
+        return [(row.id, row.text) for row in made]
+
+    assert sorted(database.write(insert)) == [(10 + n, text) for n, text in enumerate(TEXTS) if n]
+    assert [row[2] for row in stored(database)] == TEXTS
+
+
+def test_a_row_of_a_table_has_its_values_and_those_of_further_columns_leave_them(database: Database) -> None:
+    row = {"id": 3, "name": "reports", "n_documents": 0, "created_at": 5.0}
+    database.write(lambda transaction: transaction.execute(insert(Corpus).values(**row)))
+    with database.read() as transaction:
+        found = Corpus.of(transaction.execute(select(Corpus, func.count().label("n")).group_by(Corpus.id)).one())
+    assert (found.id, found.name, found.created_at) == (3, "reports", 5.0)
+    assert str(Corpus.name) == "corpus.name", "the class still stands for the table"

@@ -8,11 +8,12 @@ from functools import partial
 from threading import Event
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.outcomes import TRUNCATED, Outcome, Reason, Status
+from docmill.storage.core.schema import Shard
 from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import JobStopped, LeaseLost, NoSuchJob
@@ -21,7 +22,7 @@ from docmill.storage.leases.policy import LAPSES_TOGETHER, MAX_ATTEMPTS, MAX_LAP
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
-from docmill.storage.steps import bounds, jobs
+from docmill.storage.steps import jobs
 from docmill.storage.steps.sharding import unpack
 from tests.kinds import KINDS
 from tests.storage.builders import (
@@ -783,8 +784,8 @@ def test_few_doubtful_results_and_remarks_do_not_stop_a_job(database: Database) 
 
 @pytest.mark.parametrize(("n", "most", "is_too_many"), [(0, 0, False), (1, 0, True), (10, 10, False), (11, 10, True)])
 def test_a_share_is_too_large_when_it_is_more_than_the_bound(n: int, most: float, is_too_many: bool) -> None:
-    assert (bounds.too_many("failed", n, 100, most) is not None) is is_too_many
-    assert bounds.too_many("failed", n, 100, None) is None
+    assert (jobs.too_many("failed", n, 100, most) is not None) is is_too_many
+    assert jobs.too_many("failed", n, 100, None) is None
 
 
 def test_few_failures_do_not_stop_a_job(database: Database) -> None:
@@ -818,3 +819,28 @@ def test_eight_threads_claim_and_commit_on_one_store_without_errors(database: Da
     assert sorted(jobs.finish(database)) == [job.id for job in jobs_]
     assert set(outcomes(database).values()) == {"done"}
     assert len(outcomes(database)) == 900
+
+
+@pytest.mark.parametrize(
+    ("values", "alone"),
+    [
+        ({}, False),
+        ({"suspect": 1}, True),
+        ({"suspect": 2}, True),
+        ({"lapses": LAPSES_TOGETHER - 1}, False),
+        ({"lapses": LAPSES_TOGETHER}, True),
+    ],
+    ids=str,
+)
+def test_a_worker_is_told_before_its_claim_if_a_shard_runs_alone(
+    database: Database, values: dict[str, int], alone: bool
+) -> None:
+    read(database, request(), numbered(3))
+    sign_on(database, "w1")
+    [lane] = dispatch.lanes(database)
+    [shard_id] = dispatch.take(database, lane)
+    if values:
+        database.write(lambda transaction: transaction.execute(update(Shard).values(**values)))
+    head = shards.look(database, shard_id)
+    assert head is not None
+    assert head.suspect is alone

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, event, inspect, text
 
 from docmill.storage import migrations
 from docmill.storage.core.database import Database
-from docmill.storage.core.tables import Base
+from docmill.storage.core.schema import Base
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import OtherRelease, SchemaOutOfDate
 from tests.storage.builders import at_once

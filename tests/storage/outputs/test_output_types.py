@@ -18,7 +18,6 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.outcomes import Outcome, Status, checked
 from docmill.storage.core.specs import WRITING_SIZE, Spec, StoredKind
 from docmill.storage.errors import SchemaOutOfDate
-from docmill.storage.outputs.base import Output, OutputType
 from docmill.storage.outputs.columns import Form
 from docmill.storage.outputs.output_types import (
     LABELS,
@@ -30,6 +29,8 @@ from docmill.storage.outputs.output_types import (
     TEXT,
     VECTOR,
     WEIGHTS,
+    Output,
+    OutputType,
 )
 from docmill.storage.pipelines import views
 from docmill.storage.results.results import columns, failures, results
@@ -180,6 +181,7 @@ def test_there_is_an_example_of_every_type() -> None:
     assert {*EXAMPLES} == {*OUTPUT_TYPES}
 
 
+@pytest.mark.both_stores
 @every_type
 def test_an_output_is_stored_and_read_back(database: Database, output: OutputType) -> None:
     [found] = results(database, finished(database, output))
@@ -353,6 +355,7 @@ def view(database: Database, name: str) -> Iterator[dict[str, Any]]:
             yield {key: bytes(value) if isinstance(value, memoryview) else value for key, value in row.items()}
 
 
+@pytest.mark.both_stores
 @every_type
 def test_the_view_of_a_pipeline_has_an_output(database: Database, output: OutputType) -> None:
     views.make(database, "nightly", "books", [StepRequest("step", spec_of(output))])
@@ -377,6 +380,7 @@ def test_the_view_has_nothing_of_a_document_without_an_output(database: Database
     assert {row[name] for name in EXAMPLES[output].view} == {None}
 
 
+@pytest.mark.both_stores
 def test_a_value_that_is_not_of_its_propertys_type_is_null_in_tables_and_views(database: Database) -> None:
     wrong = {"title": "a", "price": "free", "pages": True, "new": 1}
     views.make(database, "nightly", "books", [StepRequest("step", spec_of(RECORD))])
@@ -389,6 +393,7 @@ def test_a_value_that_is_not_of_its_propertys_type_is_null_in_tables_and_views(d
     assert [row[f"step_{name}"] for name in ("title", "price", "pages", "new")] == ["a", None, None, None]
 
 
+@pytest.mark.both_stores
 def test_spans_have_a_view_with_a_row_for_each(database: Database) -> None:
     steps = [StepRequest("people", spec_of(SPANS)), StepRequest("meaning", spec_of(VECTOR))]
     views.make(database, "Night-ly", "books", steps)

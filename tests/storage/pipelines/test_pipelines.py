@@ -14,7 +14,7 @@ from docmill.storage.core.schema import Job, PipelineRow, PipelineRun
 from docmill.storage.core.tables import db_now
 from docmill.storage.deletion import gc, removal
 from docmill.storage.errors import LeaseLost, NoSuchPipeline
-from docmill.storage.outputs.base import CONFIDENCE
+from docmill.storage.outputs.output_types import CONFIDENCE
 from docmill.storage.pipelines import pipelines, views
 from docmill.storage.pipelines.pipelines import Run
 from docmill.storage.results.results import failures, results

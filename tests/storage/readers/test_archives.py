@@ -305,7 +305,7 @@ def _entry(number: int) -> bytes:
 
 
 def test_a_mailbox_without_the_library_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda _: None)
+    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda _: None)
     (tmp_path / "a.mbox").write_bytes(b"From a\n\nx\n")
     with pytest.raises(SourceUnsupported, match=r"install .*\[formats\]"):
         open_source(str(tmp_path / "a.mbox"), OPTIONS)

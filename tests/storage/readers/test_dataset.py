@@ -281,7 +281,7 @@ def test_what_is_no_folder_and_a_missing_library_are_named(tmp_path: Path, monke
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceEmpty, match="no files that are read"):
         open_source(f"datasets://{tmp_path}/empty", OPTIONS)
-    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda name: None)
+    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda name: None)
     with pytest.raises(SourceUnsupported, match=r"install .*\[datasets\]"):
         open_source(f"datasets://{NAME}", OPTIONS)
     assert os.environ["HF_HUB_OFFLINE"] == "1"

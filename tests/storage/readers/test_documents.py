@@ -392,7 +392,7 @@ def test_the_reader_knows_none_of_our_settings(extractor: Extractor, monkeypatch
 def test_without_the_library_its_kinds_are_passed_over_and_it_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda _: None)
+    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda _: None)
     (tmp_path / "a.pdf").write_bytes(REAL["b.PDF"])
     with pytest.raises(SourceEmpty, match=r"it has 1 \.pdf.*install .*\[formats\]"):
         open_source(str(tmp_path), OPTIONS)

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docmill.storage.core.installation import install
+from docmill.storage.extras import install
 from docmill.storage.outputs.columns import Column, Form
 from docmill.storage.readers import (
     FieldUnknown,
@@ -321,7 +321,7 @@ def test_files_whose_library_is_missing_are_left_out_with_what_reads_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, {"a.txt": "A", "b.parquet": "PAR1", "c.pdf": "", "d.mbox": MAIL, "e.PNG": "", "f.png": ""})
-    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda name: None)
+    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda name: None)
     source = open_source(str(tmp_path), OPTIONS)
     assert keys(source) == ["a.txt"]
     assert left_out(source) == {".PNG": 1, ".png": 1, ".parquet": 1, ".pdf": 1, ".mbox": 1}
@@ -545,7 +545,7 @@ def test_a_file_whose_library_is_missing_is_rejected_and_not_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, {"a.jsonl": '{"text": "x"}\n', "b.parquet": "PAR1", "c.png": ""})
-    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda name: None)
+    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda name: None)
     pattern = str(tmp_path / "*")
     assert install("parquet") in rejected(pattern)["b.parquet"]
     assert matching(pattern) == ["a.jsonl:1"]

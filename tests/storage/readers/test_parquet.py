@@ -251,7 +251,7 @@ def test_without_the_library_it_is_named_and_a_compression_around_it_is_refused(
     (tmp_path / "c.parquet.gz").write_bytes(gzip.compress(path.read_bytes()))
     with pytest.raises(SourceUnsupported, match="take off a compression"):
         open_source(str(tmp_path / "c.parquet.gz"), OPTIONS)
-    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda name: None)
+    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda name: None)
     with pytest.raises(SourceUnsupported, match=r"install .*\[parquet\]"):
         open_source(str(path), OPTIONS)
 

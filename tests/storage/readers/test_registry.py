@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 import pytest
 
-from docmill.storage.core.installation import install
+from docmill.storage.extras import install
 from docmill.storage.readers import ReaderFailed, Record, SourceOptions, documents, jsonl, open_source, registry
 from docmill.storage.readers.registry import FILES, SCHEMES, Archive, Document, Records, described, kind_of, missing
 from docmill.storage.readers.streams import gunzip, unzstd
@@ -150,7 +150,7 @@ def test_help_and_errors_name_every_kind(monkeypatch: pytest.MonkeyPatch) -> Non
             assert said.index(f'"{kind.extra.name}"') < said.index(suffix)
     for scheme in ("datasets", "sqlite", "postgresql"):
         assert f"{scheme}://" in said
-    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda _: None)
+    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda _: None)
     assert missing([".txt", ".PNG"]) == ""
     assert missing([".PDF", ".mbox"]).startswith(f"; {install('formats')} reads .html, .htm, .pdf")
     assert registry.document_suffixes() == (".txt", ".md")

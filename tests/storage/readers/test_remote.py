@@ -220,7 +220,7 @@ def test_a_file_that_is_shorter_than_its_size_ends_the_reading() -> None:
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda name: None)
+    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda name: None)
     with pytest.raises(SourceUnsupported, match=r"install .*\[remote\]"):
         open_source("https://example.org/c.jsonl", OPTIONS)
     monkeypatch.undo()

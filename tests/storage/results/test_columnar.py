@@ -15,12 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.flags import Flagged
 from docmill.storage.core.outcomes import Outcome, Reason, Status
 from docmill.storage.core.specs import WRITING_SIZE, Spec, StoredKind
 from docmill.storage.errors import NoSuchStep
 from docmill.storage.ingest import ingest
-from docmill.storage.outputs.base import Output, OutputType
 from docmill.storage.outputs.output_types import (
     LABELS,
     OUTPUT_TYPES,
@@ -31,11 +29,14 @@ from docmill.storage.outputs.output_types import (
     TEXT,
     VECTOR,
     WEIGHTS,
+    Output,
+    OutputType,
 )
 from docmill.storage.results import columnar
 from docmill.storage.results.columnar import read_table
 from docmill.storage.results.results import columns, results
 from docmill.storage.steps import jobs
+from docmill.storage.steps.conditions import Flagged
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import arrow

@@ -31,7 +31,7 @@ from docmill.storage.results.fleet import (
 )
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
-from docmill.storage.steps.jobs import OPEN_SHARDS
+from docmill.storage.steps.sharding import OPEN_SHARDS
 from tests.storage.builders import EMBED, claim_next, dispatched, done, failed, numbered, read, records, request, work
 from tests.storage.leases.test_dispatch import sign_on
 

@@ -10,7 +10,6 @@ import pytest
 from rich.console import Console
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.flags import Flagged, named
 from docmill.storage.core.outcomes import Outcome, Status
 from docmill.storage.errors import NoSuchJob, PartsRefused
 from docmill.storage.ingest import ingest
@@ -20,6 +19,7 @@ from docmill.storage.results.job_counts import count_escalated, count_flags, sha
 from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
+from docmill.storage.steps.conditions import Flagged, parse_flags
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from docmill.storage.writers import Target
 from docmill.worker.cli.tables import steps_table
@@ -66,7 +66,7 @@ def worked(database: Database, n: int) -> int:
 
 
 def found(database: Database, job: int, *names: str, lacking: bool = False, step: str | None = None) -> set[str]:
-    flagged = Flagged(named(names), lacking) if names else Flagged(lacking=lacking)
+    flagged = Flagged(parse_flags(names), lacking) if names else Flagged(lacking=lacking)
     return {one["id"] for one in results.results(database, job, flagged=flagged, step=step)}
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import event
 from docmill.storage.core.database import Database
 from docmill.storage.core.outcomes import Outcome, Status
 from docmill.storage.leases import dispatch, shards
-from docmill.storage.leases.stall_diagnosis import UNBLOCKING, Cause, JobSnapshot, waiting_for
+from docmill.storage.leases.diagnosis import UNBLOCKING, Cause, JobSnapshot, waiting_for
 from docmill.storage.results.status import JobStatus, list_statuses, read_status
 from docmill.storage.results.time_left import TimeLeft, Unknown
 from docmill.storage.steps import jobs

@@ -11,7 +11,6 @@ from sqlalchemy import func, select
 from docmill.features.reviewing.session import Entry, Review, rows_of
 from docmill.storage.core.database import Database
 from docmill.storage.core.outcomes import Outcome, Status
-from docmill.storage.core.risk import Feature, RiskModel
 from docmill.storage.core.schema import Judgement
 from docmill.storage.deletion import gc, removal, versions
 from docmill.storage.errors import NoRisk, NoSuchStep, NotReviewable
@@ -23,6 +22,7 @@ from docmill.storage.reviews.judgements import Judged, Verdict
 from docmill.storage.reviews.population import Population, population, rank, reviewed_step
 from docmill.storage.reviews.risks import Risk
 from docmill.storage.steps import jobs
+from docmill.storage.steps.risk import Feature, RiskModel
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from tests.storage.builders import COPY, EMBED, embedded, numbered, read, request, work
 

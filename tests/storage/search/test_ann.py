@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.flags import Flagged
 from docmill.storage.core.outcomes import Outcome, Status
 from docmill.storage.core.specs import Spec
 from docmill.storage.leases.shards import Claim
@@ -16,6 +15,7 @@ from docmill.storage.search import ann, pgvector_index
 from docmill.storage.search.ann import is_worth_it
 from docmill.storage.search.search import search
 from docmill.storage.steps import jobs
+from docmill.storage.steps.conditions import Flagged
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from tests.storage.builders import EMBED, TRANSLATE, numbered, read, request, shard, work

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from sqlalchemy import text as sql
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.doubts import Doubt
-from docmill.storage.core.number_bounds import Bound
 from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.schema import OutcomeRow
 from docmill.storage.core.specs import Spec
 from docmill.storage.deletion import gc
+from docmill.storage.errors import NoRisk
 from docmill.storage.leases import shards
 from docmill.storage.leases.shards import Claim
 from docmill.storage.pipelines import views
 from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.parts import marks
+from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.results import failures, results
-from docmill.storage.results.status import read_status
-from docmill.storage.steps import jobs
+from docmill.storage.results.status import JobStatus, read_status
+from docmill.storage.reviews import risks
+from docmill.storage.reviews.population import reviewed_step
+from docmill.storage.reviews.risks import Risk
+from docmill.storage.steps import jobs, steps
+from docmill.storage.steps.conditions import Bound, Doubt
 from docmill.storage.steps.jobs import OpenJob
-from docmill.storage.steps.steps import EscalationRequest, StepRequest
-from tests.storage.builders import TRANSLATE, Text, claim_next, numbered, read, shard, shards_of, work
+from docmill.storage.steps.risk import NUMBERS, Feature, FittedRisk, RiskModel
+from docmill.storage.steps.sql_conditions import doubted
+from docmill.storage.steps.steps import EscalationRequest, Failures, StepRequest, of_job
+from tests.storage.builders import TRANSLATE, Text, claim_next, numbered, read, request, shard, shards_of, work
 from tests.storage.steps.test_steps import EMBED, pipeline
 
 LARGE = Spec("translate", "large", "sha256:4")
@@ -378,3 +387,214 @@ def test_the_result_is_the_same_in_sql_and_in_python(database: Database) -> None
         rows = transaction.execute(sql("SELECT id, translate FROM pipeline_press")).all()
     assert {row.id: row.translate for row in rows} == in_python
     assert 5 < sum(text.startswith("large") for text in in_python.values()) < len(pairs)
+
+
+FAILED = EscalationRequest(LARGE, Doubt.parse(["doubtful", "failed"]))
+OF_FAILED = (StepRequest("translate", TRANSLATE, escalation=FAILED),)
+
+
+class Failing(Models):
+    """The small model fails on texts with a digit in `hard`."""
+
+    hard = "13"
+
+    def outcomes(self, claim: Claim) -> list[Outcome]:
+        return [self._failing(one) for one in super().outcomes(claim)]
+
+    def _failing(self, outcome: Outcome) -> Outcome:
+        if (text := outcome.text or "").startswith("marian") and text[-2] in self.hard:
+            return Outcome(outcome.content_id, Status.FAILED, reason="too long", reason_class=Reason.MODEL)
+        return outcome
+
+    def finish(self) -> None:
+        work(self.database, self.outcomes)
+        jobs.finish(self.database)
+
+
+def counts(status: JobStatus) -> tuple[int, int, int, int]:
+    return status.done, status.failed, status.skipped, status.pending
+
+
+def test_texts_on_which_the_first_model_failed_have_the_result_of_the_better_one(database: Database) -> None:
+    models = Failing(database)
+    models.large = {"1": ("repetition",)}  # a doubtful result is better than none
+    job = models.done(OF_FAILED)
+    assert models.of("large") == {f"text {n}" for n in range(4)}
+    found = {one["id"]: one["text"] for one in results(database, job.id)}
+    assert {key for key, text in found.items() if text.startswith("large")} == {"k0", "k1", "k2", "k3"}
+    assert [*failures(database, job.id)] == []
+    assert counts(read_status(database, job.id)) == (6, 0, 0, 0)
+    again = models.done(OF_FAILED)
+    assert len(models.computed) == 10
+    assert counts(read_status(database, again.id)) == (6, 0, 0, 0)
+    record = read_provenance(database, job.id, "k1").step.escalation
+    assert record is not None
+    assert (record.first.status, record.second_won) == ("failed", True)
+
+
+def test_without_it_a_failure_stays_one(database: Database) -> None:
+    models = Failing(database)
+    job = models.done()
+    assert models.of("large") == {"text 0", "text 2"}
+    assert [one["id"] for one in failures(database, job.id)] == ["k1", "k3"]
+    assert counts(read_status(database, job.id)) == (4, 2, 0, 0)
+
+
+def test_a_text_on_which_both_fail_has_the_first_reason_until_a_retry_succeeds(database: Database) -> None:
+    models = Failing(database)
+    models.refused = "3"
+    job = models.done(OF_FAILED)
+    assert [(one["id"], one["reason"]) for one in failures(database, job.id)] == [("k3", "too long")]
+    assert counts(read_status(database, job.id)) == (5, 1, 0, 0)
+    assert jobs.retry(database, job.id) == 2  # by both models; text 1 has a result
+    assert counts(read_status(database, job.id)) == (4, 0, 0, 2)
+    models.refused = ""
+    models.finish()
+    assert counts(read_status(database, job.id)) == (6, 0, 0, 0)
+
+
+def test_a_text_that_both_do_in_a_retry_counts_once(database: Database) -> None:
+    models = Failing(database)
+    models.refused = "3"
+    job = models.done(OF_FAILED)
+    jobs.retry(database, job.id)
+    models.refused = models.hard = ""
+    claims = [claim_next(database), claim_next(database)]
+    for claim in sorted(claims, key=lambda one: -one.spec_id):  # the better model is done first
+        shards.commit(database, claim, models.outcomes(claim), None)
+    jobs.finish(database)
+    assert counts(read_status(database, job.id)) == (6, 0, 0, 0)
+    assert {one["text"] for one in results(database, job.id) if one["id"] == "k3"} == {"marian(text 3)"}
+
+
+def test_a_later_step_reads_what_was_rescued_and_is_blocked_by_the_rest(database: Database) -> None:
+    models = Failing(database)
+    models.refused = "3"
+    job = models.done((replace(BEFORE_ANOTHER[0], escalation=FAILED), BEFORE_ANOTHER[1]))
+    assert "large(text 1)" in models.of("minilm")
+    english, vector = read_status(database, job.id).steps
+    assert (english.done, english.failed) == (5, 1)
+    assert (vector.done, vector.blocked) == (5, 1)
+
+
+@pytest.mark.parametrize(("refused", "state"), [("", "done"), ("3", "stopped")])
+def test_a_bound_of_failures_counts_texts_on_which_both_failed(database: Database, refused: str, state: str) -> None:
+    models = Failing(database)
+    models.refused = refused
+    job = read(database, replace(pipeline(steps=OF_FAILED), max_failures=0.0), TEXTS)
+    models.finish()
+    assert read_status(database, job.id).state == state
+
+
+def test_failures_of_an_earlier_job_are_escalated(database: Database) -> None:
+    models = Failing(database)
+    models.done((StepRequest("translate", TRANSLATE),))
+    job: OpenJob = models.done(OF_FAILED)
+    assert models.of("large") == {f"text {n}" for n in range(4)}
+    assert counts(read_status(database, job.id)) == (6, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ((5, 0, 0), Failures(5, 0, 0)),
+        ((5, 2, 0), Failures(3, 2, 0)),
+        ((5, 2, 2), Failures(1, 2, 2)),
+        ((5, 2, 9), Failures(0, 2, 3)),
+        ((1, 2, 0), Failures(0, 1, 0)),
+        ((1, -1, 0), Failures(1, 0, 0)),
+    ],
+)
+def test_failures_that_may_be_among_the_pending_texts_wait(given: Any, found: Failures) -> None:
+    assert Failures.of(*given) == found
+
+
+SURE = RiskModel(0.0, (Feature("confidence", 0.5, 0.1, -1.0),))  # the risk is above 0.5 for a confidence below 0.5
+UNSURE = RiskModel(0.0, (Feature("confidence", 0.5, 0.1, 1.0),))
+PLAIN = StepRequest("translate", TRANSLATE)
+RISKY = (replace(PLAIN, escalation=EscalationRequest(LARGE, Doubt.parse(["risk>0.5"]))),)
+
+
+def fitted(database: Database, job: int, model: RiskModel) -> int:
+    spec_id = reviewed_step(database, job).step.spec_id
+    return risks.store(database, spec_id, Risk(0, model, 150, 50, {})).version
+
+
+def judged(database: Database) -> Models:
+    """Compute texts by the small model, and fit its risk."""
+    models = Models(database)
+    models.confidence = {"1": 0.3, "3": 0.49, "4": 0.51, "5": 0.8}
+    fitted(database, models.done((PLAIN,)).id, SURE)
+    return models
+
+
+def test_results_above_the_risk_are_computed_again(database: Database) -> None:
+    models = judged(database)
+    job = models.done(RISKY)
+    assert models.of("large") == {"text 1", "text 3"}
+    assert won(database, job) == {"1", "3"}
+
+
+def test_a_job_keeps_the_risk_that_it_began_with(database: Database) -> None:
+    models = judged(database)
+    job = read(database, pipeline("b", RISKY), numbered(6))
+    assert fitted(database, 1, UNSURE) == 2
+    assert jobs.open_job(database, pipeline("b", RISKY)).id == job.id  # the same command continues it
+    work(database, models.outcomes)
+    jobs.finish(database)
+    assert won(database, job) == {"1", "3"}
+    with database.read() as transaction:
+        (step,) = of_job(transaction, job.id)
+    assert step.escalation is not None
+    assert step.escalation.doubt.risk == FittedRisk(1, SURE)
+    later = models.done(RISKY)
+    assert won(database, later) == {"4", "5"}
+    assert won(database, job) == {"1", "3"}
+
+
+def test_a_job_without_a_fitted_risk_is_refused_and_leaves_nothing(database: Database) -> None:
+    with pytest.raises(NoRisk, match="no risk was fitted for the outputs of translate with marian"):
+        jobs.open_job(database, pipeline(steps=RISKY))
+    with pytest.raises(NoRisk, match="docmill review JOB --fit"):
+        steps.require_risks(database, RISKY)
+    steps.require_risks(database, (PLAIN,))
+    with database.read() as transaction:
+        assert of_job(transaction, 1) == ()
+
+
+def test_sql_and_python_find_the_same_outcomes(database: Database) -> None:
+    chance = random.Random(1)
+    flags = ("repetition", "windowed", "empty", "language:fr")
+
+    def outcomes(claim: Claim) -> list[Outcome]:
+        return [
+            Outcome(
+                content_id,
+                Status.DONE if chance.random() < 0.9 else Status.FAILED,
+                text="out",
+                flags=tuple(chance.sample(flags, chance.randrange(3))),
+                tokens_in=chance.choice([0, 1, 7, 2_000]),
+                tokens_out=chance.choice([0, 3, 50]),
+                confidence=chance.choice([None, chance.random()]),
+                mean_logprob=chance.choice([None, -chance.random()]),
+            )
+            for content_id, _ in claim.texts
+        ]
+
+    read(database, request(), numbered(60))
+    work(database, outcomes)
+    outcome = OutcomeRow.__table__.alias()
+    with database.read() as transaction:
+        rows = transaction.execute(select(outcome)).all()
+        for _ in range(20):
+            names = [*NUMBERS, *(f"flag {flag}" for flag in flags)]
+            some = chance.sample(names, chance.randrange(len(names)))
+            features = tuple(
+                Feature(name, chance.random(), 0.1 + chance.random(), chance.gauss(0, 1)) for name in some
+            )
+            risk = FittedRisk(1, RiskModel(chance.gauss(0, 1), features))
+            bound = Bound("risk", chance.random() < 0.5, chance.choice([0.0, 1.0, round(chance.random(), 2)]))
+            doubt = Doubt(frozenset(), (bound,), failed=chance.random() < 0.5, risk=risk)
+            found = transaction.execute(select(outcome.c.content_id).where(doubted(doubt, outcome))).all()
+            expected = {row.content_id for row in rows if doubt.holds(row)}
+            assert {row.content_id for row in found} == expected

@@ -8,7 +8,6 @@ import pytest
 from sqlalchemy import text as sql
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.flags import Flagged, named
 from docmill.storage.core.outcomes import Outcome, Status
 from docmill.storage.core.specs import Spec
 from docmill.storage.deletion import gc
@@ -19,8 +18,9 @@ from docmill.storage.results.parts import marks
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
-from docmill.storage.steps.flag_conditions import as_text, condition
+from docmill.storage.steps.conditions import Flagged, parse_flags
 from docmill.storage.steps.jobs import OpenJob
+from docmill.storage.steps.sql_conditions import as_text, condition
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import TRANSLATE, Text, numbered, read, shard, work
 from tests.storage.steps.test_steps import EMBED, SUMMARIZE, pipeline
@@ -168,7 +168,7 @@ def test_steps_with_another_condition_are_another_job(database: Database) -> Non
         steps = (STEPS[0], replace(STEPS[1], flagged=flagged))
         return jobs.open_job(database, pipeline(steps=steps))
 
-    some = Flagged(named(["empty", "windowed"]))
+    some = Flagged(parse_flags(["empty", "windowed"]))
     opened = [asked(flagged).id for flagged in (None, ONLY_DOUBTFUL, NO_DOUBTFUL, some)]
     assert len({*opened}) == 4
     assert [asked(flagged).id for flagged in (None, ONLY_DOUBTFUL, NO_DOUBTFUL, some)] == opened
@@ -188,6 +188,7 @@ def test_a_view_has_nothing_in_the_columns_of_what_is_not_selected(database: Dat
 @dataclass(frozen=True)
 class Row:
     flags: list[str]
+    status: str = "done"
 
 
 def test_a_step_reads_outputs_below_a_bound_and_another_all_the_rest(database: Database) -> None:
@@ -229,7 +230,7 @@ def test_the_condition_is_the_same_in_sql(database: Database, flags: list[str]) 
 
     for names in (["doubtful"], ["empty"], ["language"], ["language:fr"], ["invalid_utf8"], ["windowed", "empty"]):
         for lacking in (False, True):
-            flagged = Flagged(named(names), lacking)
+            flagged = Flagged(parse_flags(names), lacking)
             assert Flagged.stored(flagged.to_json()) == flagged
             column = as_text(bindparam("flags", flags, type_=Json))
             with database.read() as transaction:

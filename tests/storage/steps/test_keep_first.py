@@ -10,7 +10,6 @@ import pytest
 from sqlalchemy import text as sql
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.flags import Flagged
 from docmill.storage.core.specs import Spec
 from docmill.storage.deletion import gc
 from docmill.storage.duplicates import clusters
@@ -23,6 +22,7 @@ from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
 from docmill.storage.search.search import choose, search
 from docmill.storage.steps import jobs
+from docmill.storage.steps.conditions import Flagged
 from docmill.storage.steps.job_keys import IdempotencyKey
 from docmill.storage.steps.jobs import JobRequest, OpenJob
 from docmill.storage.steps.steps import StepRequest

@@ -18,8 +18,8 @@ from docmill.storage.core.schema import Content, OutcomeRow, Shard, StepText
 from docmill.storage.core.specs import Spec
 from docmill.storage.errors import LeaseLost, NoSuchStep
 from docmill.storage.leases import dispatch, shards
+from docmill.storage.leases.diagnosis import Cause
 from docmill.storage.leases.shards import Claim
-from docmill.storage.leases.stall_diagnosis import Cause
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs

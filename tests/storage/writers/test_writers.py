@@ -201,7 +201,7 @@ def test_the_name_says_the_format_unless_one_is_asked_for() -> None:
 
 
 def test_parquet_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("docmill.storage.core.installation.find_spec", lambda name: None)
+    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda name: None)
     with pytest.raises(FormatUnfit, match=r"install .*\[parquet\]"):
         Target.of(Path("a.parquet"))
 

@@ -9,9 +9,9 @@ from typing import cast
 
 import pytest
 
-from docmill.storage.core.flags import known
 from docmill.storage.core.outcomes import CHECKED, DOUBTFUL, LOW_CONFIDENCE, Outcome, Status
 from docmill.storage.core.specs import Spec
+from docmill.storage.steps.conditions import list_flags
 from docmill.tasks import checks, kinds
 from docmill.tasks.checks import CHECKS, NONE, Check, Checks, Context, doubt_confidence
 from docmill.tasks.engine.documents import Document, Submission
@@ -130,7 +130,7 @@ def test_an_output_below_the_bound_is_doubtful() -> None:
     assert flags(Wrote(0.2999), checks) == ("windowed", "low_confidence")
     assert flags(Wrote(0.3), checks) == ("windowed",)
     assert LOW_CONFIDENCE in DOUBTFUL
-    assert LOW_CONFIDENCE in known()
+    assert LOW_CONFIDENCE in list_flags()
 
 
 def test_an_output_without_a_confidence_a_bound_or_a_text_is_not() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from docmill.storage.core.outcomes import Outcome, Reason, Status
-from docmill.storage.steps.templates import parse
+from docmill.storage.templates import parse
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.base import Computed, Plan

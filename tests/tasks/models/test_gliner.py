@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from docmill.storage.core.installation import Extra, install
+from docmill.storage.extras import Extra, install
 from docmill.tasks import kinds
 from docmill.tasks.backends import registry
 from docmill.tasks.errors import BadOption, CannotServe, ModelCorrupt, ModelUnsuitable, NotInstalled

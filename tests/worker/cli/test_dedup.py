@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 import docmill as api
-from docmill.storage.core.installation import Extra
 from docmill.storage.duplicates import methods
 from docmill.storage.errors import StorageError
+from docmill.storage.extras import Extra
 from docmill.worker.cli import docmill
 from docmill.worker.jobs.errors import exit_code
 

@@ -11,8 +11,8 @@ import pytest
 from pyarrow import parquet
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.flags import Flagged
 from docmill.storage.results.status import JobStatus, read_status
+from docmill.storage.steps.conditions import Flagged
 from docmill.worker.cli.commands.results import Export, kinds_of, remarks, why_not
 from docmill.worker.errors import WorkerError
 from tests.storage.builders import numbered, read, request

@@ -15,8 +15,17 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from docmill.storage.core.database import Database
-from docmill.storage.outputs.base import OutputType
-from docmill.storage.outputs.output_types import LABELS, OUTPUT_TYPES, RECORD, REDACTED, SPANS, TEXT, VECTOR, WEIGHTS
+from docmill.storage.outputs.output_types import (
+    LABELS,
+    OUTPUT_TYPES,
+    RECORD,
+    REDACTED,
+    SPANS,
+    TEXT,
+    VECTOR,
+    WEIGHTS,
+    OutputType,
+)
 from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.status import read_status
 from docmill.worker.cli.tables import Name, samples_table, shortened, steps_table, table

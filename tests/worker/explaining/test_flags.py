@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from docmill.storage.core.flags import known
 from docmill.storage.core.specs import Spec
+from docmill.storage.steps.conditions import list_flags
 from docmill.tasks.checks import CHECKS
 from docmill.tasks.kinds import Traits
 from docmill.worker.explaining.flags import MEANINGS, meaning, of_output
 
 
 def test_only_flags_that_there_are_have_a_meaning() -> None:
-    assert {*MEANINGS} <= {*known()}
+    assert {*MEANINGS} <= {*list_flags()}
 
 
 def test_a_flag_with_a_value_has_the_meaning_of_its_name_and_an_unknown_one_has_none() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from docmill.storage.core.database import Database
 from docmill.storage.leases import dispatch
-from docmill.storage.leases.stall_diagnosis import Cause
+from docmill.storage.leases.diagnosis import Cause
 from docmill.storage.results.status import JobStatus
 from docmill.worker.cli.printing import exit_code_of
 from docmill.worker.jobs import follow

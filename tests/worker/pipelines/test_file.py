@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from docmill.storage.core.flags import Flagged
-from docmill.storage.core.number_bounds import Bound
+from docmill.storage.steps.conditions import Bound, Flagged
 from docmill.tasks import kinds
 from docmill.tasks.kinds.options import key
 from docmill.worker.pipelines.file import PipelineInvalid, Step, parse, read

@@ -22,7 +22,7 @@ from docmill.storage.core.tables import db_now
 from docmill.storage.errors import DatabaseUnreachable, LeaseLost, StorageError, UnexpectedDatabaseError
 from docmill.storage.ingest import ingest
 from docmill.storage.leases import dispatch, shards
-from docmill.storage.leases.health import health
+from docmill.storage.leases.diagnosis import check_health
 from docmill.storage.leases.shards import Claim, Head
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
@@ -210,7 +210,7 @@ def test_a_process_whose_device_computes_nothing_is_unhealthy_until_it_serves_so
 
     def problem() -> str | None:
         process.heartbeat(hears=True)
-        return health(database, "h").problem
+        return check_health(database, "h")[1]
 
     try:
         assert problem() is None

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.doubts import Doubt
 from docmill.storage.core.specs import Spec
 from docmill.storage.errors import NoRisk
+from docmill.storage.steps.conditions import Doubt
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, ModelCorrupt
 from docmill.tasks.models.families import Family

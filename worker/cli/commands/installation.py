@@ -102,17 +102,17 @@ def health_command(within_s: float, host: str | None, as_json: bool) -> int:
     Each device process must have a working device, and must hold work or have heard from the queue lately. Exit code
     0: every process passes; 1: a process fails, or there is none; 3: the database does not answer.
     """
-    from docmill.storage.leases.health import health
+    from docmill.storage.leases.diagnosis import check_health
 
     with open_store(settings_from()) as database:
-        state = health(database, host or platform.node(), within_s)
+        workers, problem = check_health(database, host or platform.node(), within_s)
     if as_json:
-        print_json(asdict(state))
-    elif state.problem is not None:
-        say(f"Unhealthy: {state.problem}.")
+        print_json({"workers": workers, "problem": problem})
+    elif problem is not None:
+        say(f"Unhealthy: {problem}.")
     else:
-        say(f"Healthy: {state.workers} {'worker' if state.workers == 1 else 'workers'}.")
-    return OK if state.problem is None else SOME_FAILED
+        say(f"Healthy: {workers} {'worker' if workers == 1 else 'workers'}.")
+    return OK if problem is None else SOME_FAILED
 
 
 VARIABLE = "_DOCMILL_COMPLETE"

@@ -55,7 +55,7 @@ def report_command(job: int, out: Path | None, no_text: bool) -> int:
 
 
 def _check_installed() -> None:
-    from docmill.storage.core.installation import install
+    from docmill.storage.extras import install
     from docmill.worker.extras import EXTRAS
 
     if not EXTRAS["report"].is_installed:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from docmill.storage.core.flags import DOUBTS, Flagged
-from docmill.storage.errors import BoundInvalid, FlagUnknown
+from docmill.storage.errors import ConditionInvalid
+from docmill.storage.steps.conditions import DOUBTS, Flagged
 from docmill.worker import formatting
 from docmill.worker.cli.declared_options import declared
 from docmill.worker.cli.options import FORMAT, JOB_OR_CORPUS, FilledPath, Number, settings_from
@@ -37,9 +37,7 @@ class FlagsType(click.ParamType[Flagged]):
             return value
         try:
             return Flagged.parse(value.split(","))
-        except BoundInvalid as error:
-            self.fail(str(error), param, ctx)
-        except FlagUnknown as error:
+        except ConditionInvalid as error:
             if value.isdecimal():
                 self.fail(f"{value} is no flag; write JOB before it: docmill results {value} --flagged", param, ctx)
             self.fail(f"{error}; without a name it stands for all doubtful ones", param, ctx)

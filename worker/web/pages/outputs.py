@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from docmill.storage.core.flags import known, ordered
 from docmill.storage.core.outcomes import DOUBTFUL
 from docmill.storage.errors import NoSuchDocument, NoSuchStep
 from docmill.storage.results.corpora import find_documents
@@ -16,6 +15,7 @@ from docmill.storage.results.marked import Cursor, flagged_page
 from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.results import samples
 from docmill.storage.results.status import JobStatus, StepStatus, read_status
+from docmill.storage.steps.conditions import list_flags, order_flags
 from docmill.worker.explaining.explanation import Cut, explain
 from docmill.worker.explaining.flags import meaning
 from docmill.worker.reports.evidence import checks_of, findings
@@ -52,7 +52,7 @@ def read_flagged(request: PageRequest) -> Values:
     """Return a page of outputs that carry flags, or one flag, of one step."""
     status = read_status(request.database, request.id("job"))
     step = _step(request, status)
-    flag = request.choice("flag", dict.fromkeys(known()))
+    flag = request.choice("flag", dict.fromkeys(list_flags()))
     page = flagged_page(request.database, status.id, step.name, flag=flag, after=_cursor(request, step), limit=ROWS)
     checks = checks_of(request.settings.models_dir, request.settings.cache_dir)(step.spec)
     return {
@@ -62,7 +62,7 @@ def read_flagged(request: PageRequest) -> Values:
         "step": step,
         "flag": flag,
         "counts": _counts(request.database, status, step),
-        "flags": known(),
+        "flags": list_flags(),
         "doubtful": DOUBTFUL,
         "meaning": meaning,
         "is_first": request.query.get("after") is None,
@@ -112,7 +112,7 @@ def _counts(database: Database, status: JobStatus, step: StepStatus) -> dict[str
     """Return the numbers of results with each flag; None for a job that is too large to count them for a page."""
     if status.documents > MOST_COUNTED:
         return None
-    return ordered(count_flags(database, status.id)[step.name].by_flag)
+    return order_flags(count_flags(database, status.id)[step.name].by_flag)
 
 
 def _cursor(request: PageRequest, step: StepStatus) -> Cursor | None:

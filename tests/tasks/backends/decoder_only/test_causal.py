@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
 from docmill.storage.core.outcomes import Outcome
 from docmill.storage.core.specs import Spec
-from docmill.storage.steps.templates import over_metadata
+from docmill.storage.templates import over_metadata
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.decoder_only.causal import CausalBackend
 from docmill.tasks.backends.decoder_only.instructed import instructed, language_coders

@@ -1,17 +1,85 @@
-"""Doubts: which results are computed again, and which of two results is the better one."""
+"""Flags have declared names; bounds, doubts and risks are conditions on the numbers and flags of outputs."""
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from docmill.storage.core.doubts import Doubt, is_better
-from docmill.storage.core.number_bounds import Bound
 from docmill.storage.core.outcomes import DOUBTFUL
-from docmill.storage.core.risk import Feature, FittedRisk, RiskModel
-from docmill.storage.errors import DoubtInvalid
+from docmill.storage.errors import ConditionInvalid
+from docmill.storage.steps.conditions import (
+    DOUBTS,
+    Bound,
+    Doubt,
+    Flagged,
+    flag_name,
+    is_better,
+    list_flags,
+    order_flags,
+    parse_flags,
+)
+from docmill.storage.steps.risk import Feature, FittedRisk, RiskModel
+
+
+def test_every_known_flag_can_be_named_and_one_word_stands_for_all_doubtful_ones() -> None:
+    assert parse_flags(list_flags()) == frozenset(list_flags())
+    assert parse_flags([DOUBTS]) == DOUBTFUL
+    assert parse_flags([DOUBTS, "windowed", "language:fr"]) == DOUBTFUL | {"windowed", "language:fr"}
+    assert list_flags()[: len(DOUBTFUL)] == sorted(DOUBTFUL)
+
+
+@pytest.mark.parametrize("name", ["", "truncated", "Empty", "7", "doubtful,empty"])
+def test_an_unknown_flag_is_refused_with_those_that_there_are(name: str) -> None:
+    with pytest.raises(ConditionInvalid, match=r"there are .*empty, empty_window, .*windowed"):
+        parse_flags([name])
+
+
+def test_a_flag_with_an_offset_has_the_name_without_it() -> None:
+    assert [flag_name(flag) for flag in ("invalid_utf8@17", "language:fr", "empty")] == [
+        "invalid_utf8",
+        "language:fr",
+        "empty",
+    ]
+
+
+def test_numbers_of_doubtful_flags_come_first_and_large_ones_before_small_ones() -> None:
+    assert [*order_flags({"windowed": 9, "empty": 1, "not_reduced": 2, "reduced": 9})] == [
+        *("not_reduced", "empty", "reduced", "windowed"),
+    ]
+
+
+def test_a_condition_says_what_it_wants() -> None:
+    assert str(Flagged()) == "flagged doubtful"
+    assert str(Flagged(frozenset({"windowed", "empty"}), lacking=True)) == "unflagged empty,windowed"
+    assert str(Flagged.parse(["doubtful", " confidence < 0.4"])) == "flagged doubtful,confidence<0.4"
+
+
+def test_a_condition_is_stored_in_full_and_without_bounds_as_ever() -> None:
+    assert Flagged().to_json() == {"names": ["doubtful"], "lacking": False}
+    assert Flagged(frozenset({"windowed", "empty"}), lacking=True).to_json() == {
+        "names": ["empty", "windowed"],
+        "lacking": True,
+    }
+    for parts in (["confidence<0.123456789"], ["empty", "mean_logprob>-1e-09", "least_logprob<-4"]):
+        condition = Flagged.parse(parts, lacking=True)
+        assert Flagged.stored(condition.to_json()) == condition
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ("confidence", "has no bound; write for example confidence<0.4"),
+        ("confidence<half", "has no number"),
+        ("sureness<0.5", "is no bound of confidence"),
+        ("risk>0.3", "docmill results JOB --risk-above 0.3 does"),
+    ],
+)
+def test_a_wrong_bound_is_refused_with_an_example(part: str, says: str) -> None:
+    with pytest.raises(ConditionInvalid, match=says):
+        Flagged.parse([part])
 
 
 def result(*flags: str, status: str = "done", **numbers: float | None) -> Any:
@@ -71,7 +139,7 @@ def test_what_stands_twice_or_in_another_order_is_the_same_doubt() -> None:
     ],
 )
 def test_a_wrong_doubt_is_refused(written: str, said: str) -> None:
-    with pytest.raises(DoubtInvalid) as caught:
+    with pytest.raises(ConditionInvalid) as caught:
         Doubt.parse(written.split(","))
     assert said in str(caught.value)
 
@@ -121,3 +189,38 @@ def test_a_risk_is_compared_by_its_model_and_stored_with_its_version() -> None:
     bounds = (Bound("risk", True, 0.5), Bound("risk", False, 1.0), Bound("risk", False, 0.0))
     below, none, all_ = (Doubt(frozenset(), (one,)).by(FittedRisk(3, model)) for one in bounds)
     assert [one.holds(long) for one in (below, none, all_)] == [False, False, True]
+
+
+MODEL = RiskModel(
+    -1.0,
+    (
+        Feature("flag repetition", 0.25, 0.5, 1.0),
+        Feature("confidence", 0.5, 0.1, -2.0),
+        Feature("tokens_out_per_in", 1.0, 0.5, 0.5),
+        Feature("tokens_in", 500.0, 100.0, 0.1),
+    ),
+)
+
+
+def output(**more: Any) -> dict[str, Any]:
+    return {"flags": [], "tokens_in": 500, "tokens_out": 500, **more}
+
+
+def test_a_risk_is_the_logistic_function_of_the_features_in_their_scales() -> None:
+    z = -1.0 + (1 - 0.25) / 0.5 - 2.0 * (0.7 - 0.5) / 0.1 + 0.5 * (1.5 - 1.0) / 0.5 + 0.1 * (400 - 500) / 100
+    found = MODEL.of(output(flags=["windowed", "repetition"], confidence=0.7, tokens_in=400, tokens_out=600))
+    assert found == pytest.approx(1 / (1 + math.exp(-z)))
+    unknown = MODEL.of(output())
+    assert unknown == pytest.approx(1 / (1 + math.exp(1.0 + 0.25 / 0.5)))
+    assert MODEL.of(output(confidence=0.5)) == unknown
+
+
+def test_very_long_texts_and_a_text_without_tokens_have_a_risk_too() -> None:
+    assert MODEL.of(output(tokens_in=10**9, tokens_out=10**9)) == MODEL.of(output(tokens_in=1_000, tokens_out=1_000))
+    assert 0 < MODEL.of(output(tokens_in=0, tokens_out=5)) < 1
+    assert RiskModel(-1e9, ()).of(output()) == 0.0
+    assert RiskModel(1e9, ()).of(output()) == 1.0
+
+
+def test_a_model_is_the_same_once_it_was_stored() -> None:
+    assert RiskModel.stored(MODEL.to_json()) == MODEL

@@ -1,4 +1,4 @@
-"""Pages of rows: each in a transaction of its own, in the order of a column."""
+"""Rows are read in pages, each in a transaction of its own, in the order of a column."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from sqlalchemy import select, update
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Lease
 from docmill.storage.core.tables import db_now
-from docmill.storage.leases import grace, maintenance, shards
+from docmill.storage.leases import maintenance, shards
 from tests.storage.builders import at_once, claim_next, done, lapse, numbered, read, request, shard
 
 LEASE_S = 60.0
@@ -16,18 +16,18 @@ LEASE_S = 60.0
 
 def pass_time(database: Database, seconds: float) -> None:
     """Let the last note be so old."""
-    older = update(Lease).where(Lease.name == grace.NOTE).values(until=db_now() - seconds)
+    older = update(Lease).where(Lease.name == maintenance.NOTE).values(until=db_now() - seconds)
     database.write(lambda transaction: transaction.execute(older))
 
 
 def reclaimed(database: Database) -> int:
     """Return the number of shards that a round of upkeep reclaims."""
-    return maintenance.reclaim(database, before=grace.contact(database, LEASE_S))
+    return maintenance.reclaim(database, before=maintenance.contact(database, LEASE_S))
 
 
 def test_a_lease_that_lapses_while_the_store_answers_is_reclaimed(database: Database) -> None:
     read(database, request(), numbered(3))
-    grace.contact(database, LEASE_S)
+    maintenance.contact(database, LEASE_S)
     lapse(database, claim_next(database).shard_id)
     assert reclaimed(database) == 1
 
@@ -35,7 +35,7 @@ def test_a_lease_that_lapses_while_the_store_answers_is_reclaimed(database: Data
 @pytest.mark.parametrize("away_s", [LEASE_S / 2 + 1, 100 * LEASE_S])
 def test_after_the_store_was_away_a_lease_lasts_a_whole_one_more(database: Database, away_s: float) -> None:
     read(database, request(), numbered(3))
-    grace.contact(database, LEASE_S)
+    maintenance.contact(database, LEASE_S)
     claim = claim_next(database)
     lapse(database, claim.shard_id)
     pass_time(database, away_s)
@@ -43,7 +43,7 @@ def test_after_the_store_was_away_a_lease_lasts_a_whole_one_more(database: Datab
     row = shard(database, claim.shard_id)
     assert (row.state, row.fence, row.lapses) == ("running", claim.fence, 0)
     with database.read() as transaction:
-        noted = transaction.execute(select(Lease.until).where(Lease.name == grace.NOTE)).scalar_one()
+        noted = transaction.execute(select(Lease.until).where(Lease.name == maintenance.NOTE)).scalar_one()
     assert row.lease_until == pytest.approx(noted + LEASE_S, abs=0.001)
     lapse(database, claim.shard_id)  # and nobody renewed it
     assert reclaimed(database) == 1
@@ -51,7 +51,7 @@ def test_after_the_store_was_away_a_lease_lasts_a_whole_one_more(database: Datab
 
 def test_a_pause_shorter_than_half_a_lease_is_no_outage(database: Database) -> None:
     read(database, request(), numbered(3))
-    grace.contact(database, LEASE_S)
+    maintenance.contact(database, LEASE_S)
     lapse(database, claim_next(database).shard_id)
     pass_time(database, LEASE_S / 2 - 10)
     assert reclaimed(database) == 1
@@ -65,7 +65,7 @@ def test_the_first_supervisor_of_all_gives_leases_their_time(database: Database)
 
 def test_a_holder_that_comes_back_commits_what_it_computed(database: Database) -> None:
     read(database, request(), numbered(3))
-    grace.contact(database, LEASE_S)
+    maintenance.contact(database, LEASE_S)
     claim = claim_next(database)
     lapse(database, claim.shard_id)
     pass_time(database, 5 * LEASE_S)
@@ -76,7 +76,7 @@ def test_a_holder_that_comes_back_commits_what_it_computed(database: Database) -
 
 def test_a_round_that_was_held_up_reclaims_nothing_that_lapsed_meanwhile(database: Database) -> None:
     read(database, request(), numbered(3))
-    before = grace.contact(database, LEASE_S)
+    before = maintenance.contact(database, LEASE_S)
     claim = claim_next(database)
     shards.heartbeat(database, claim.owner, lease_s=0.0)  # it ends after the contact
     assert maintenance.reclaim(database, before=before) == 0
@@ -87,13 +87,13 @@ def test_a_longer_lease_than_a_grace_is_left_as_it_is(database: Database) -> Non
     claim = claim_next(database)
     shards.heartbeat(database, claim.owner, lease_s=1_000.0)
     until = shard(database, claim.shard_id).lease_until
-    grace.contact(database, LEASE_S)
+    maintenance.contact(database, LEASE_S)
     assert shard(database, claim.shard_id).lease_until == until
 
 
 def test_supervisors_that_come_back_at_once_give_one_grace(database: Database) -> None:
     read(database, request(), numbered(3))
-    grace.contact(database, LEASE_S)
+    maintenance.contact(database, LEASE_S)
     lapse(database, claim_next(database).shard_id)
     pass_time(database, 5 * LEASE_S)
     assert at_once(*[lambda: reclaimed(database)] * 4) == [0] * 4

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from docmill.storage import templates
 from docmill.storage.core.normalize import normalize
-from docmill.storage.steps import templates
-from docmill.storage.steps.templates import BadTemplate, Questions, Template, over_metadata, parse
+from docmill.storage.templates import BadTemplate, Questions, Template, over_metadata, parse
 
 TEXTS = st.text()
 # A ? at the end of a name says that few records have the field.

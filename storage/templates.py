@@ -9,11 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
-from docmill.storage.core.chat import as_messages, is_messages
 from docmill.storage.core.normalize import normalize
 from docmill.storage.errors import StorageError
 from docmill.storage.json_values import Json
@@ -198,3 +197,23 @@ def written(value: Json) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else orjson.dumps(value).decode()
+
+
+def is_messages(value: object) -> TypeGuard[list[dict[str, Any]]]:
+    """Return True for a list of objects that have a role and a content, at least one."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(one, dict) and isinstance(one.get("role"), str) and "content" in one for one in value)
+    )
+
+
+def as_messages(text: str) -> list[dict[str, Any]] | None:
+    """Return the messages whose JSON a text is; None for another text."""
+    if not text.lstrip().startswith("["):
+        return None
+    try:
+        found = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    return found if is_messages(found) else None

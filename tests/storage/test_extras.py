@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from docmill.storage.core.installation import command
+from docmill.storage.extras import command
 
 EDITABLE = {"url": "file:///home/ann/my%20docmill", "dir_info": {"editable": True}}
 FOLDER = {"url": "file:///home/ann/docmill", "dir_info": {}}

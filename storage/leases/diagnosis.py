@@ -1,13 +1,19 @@
-"""Diagnose why a job makes no progress."""
+"""Diagnose why a job makes no progress, and what is wrong with the workers of a machine."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sqlalchemy import select
+
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import Worker
+from docmill.storage.core.tables import db_now
 from docmill.storage.steps.jobs import UNFINISHED
 
 STALE_INGEST_S = 30.0
+SILENT_S = 60.0  # a worker that was silent for longer says nothing of its health
 UNBLOCKING = (
     "Every worker refuses it, and is asked again each half minute: it goes on by itself once one can serve it; "
     "`docmill cancel` drops it"
@@ -106,3 +112,34 @@ def _silent(standing: JobSnapshot) -> str | None:
         f"{shards} held by a worker that gives no sign of life; "
         f"free for another in {max(standing.lapse_s, 0.0):.0f} s, when the lease lapses"
     )
+
+
+def check_health(database: Database, host: str, within_s: float = SILENT_S) -> tuple[int, str | None]:
+    """Return the number of a host's device processes that sent a heartbeat lately, and the first problem if any.
+
+    A process that has taken nothing from the queue for `within_s` has a problem.
+    """
+    query = select(
+        Worker.device,
+        Worker.trouble,
+        Worker.device_problem,
+        (db_now() - Worker.started_at).label("age_s"),
+        (db_now() - Worker.consumed_at).label("idle_s"),
+    ).where(Worker.host == host, Worker.seen_at > db_now() - within_s)
+    with database.read() as transaction:
+        workers = transaction.execute(query.order_by(Worker.device)).all()
+    if not workers:
+        return 0, f"no worker of {host} gave a sign of life within {within_s:g} s"
+    for row in workers:
+        if row.trouble is not None:
+            return len(workers), f"the worker on {row.device} cannot store what it does: {row.trouble}"
+        if row.device_problem is not None:
+            return len(workers), f"the worker on {row.device} can compute nothing: {row.device_problem}"
+        silent_s = row.age_s if row.idle_s is None else row.idle_s
+        if silent_s > within_s:
+            return (
+                len(workers),
+                f"the worker on {row.device} has taken nothing from the queue for {silent_s:.0f} s: "
+                "it has no connection to Redis, or hangs; its log says which",
+            )
+    return len(workers), None

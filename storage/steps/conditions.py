@@ -1,0 +1,301 @@
+"""Conditions on results: flags, bounds of numbers such as `confidence<0.4`, and doubts.
+
+A doubtful flag says that an output is to be doubted (`storage.core.outcomes.DOUBTFUL`); any other is a remark. What
+raises a new flag adds its name to one of the two sets. `storage.steps.sql_conditions` has the conditions in SQL.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from docmill.storage.core.normalize import ASSUMED_CP1252
+from docmill.storage.core.outcomes import DOUBTFUL, Status
+from docmill.storage.errors import ConditionInvalid
+from docmill.storage.steps.risk import COLUMNS as RISK_COLUMNS
+from docmill.storage.steps.risk import FittedRisk, log_odds
+
+REMARKS = frozenset(
+    {
+        *("reduced", "windowed", "already_in_target", "attachments_left_out", "value_left_out", "recognised"),
+        *("nul_replaced", "surrogate_replaced", "output_nul_replaced", "output_surrogate_replaced"),
+        ASSUMED_CP1252,  # `assumed_cp1252@17`: the offset of the first byte
+    }
+)
+LANGUAGE = "language"  # `language:fr`: a value follows
+INVALID = "invalid_"  # `invalid_utf8@17`: an encoding follows, and the offset of the first bad byte
+DOUBTS = "doubtful"  # stands for all doubtful flags
+FAILED = "failed"  # stands for texts on which the first model failed
+RISK = "risk"
+# The numbers that may have a bound, with their least and greatest value. Each but the risk is a column of outcomes.
+NUMBERS: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        "confidence": (0.0, 1.0),
+        "mean_logprob": (-math.inf, 0.0),
+        "least_logprob": (-math.inf, 0.0),
+        RISK: (0.0, 1.0),
+    }
+)
+_BOUND = re.compile(r"\s*([a-z_]+)\s*([<>])\s*(\S+)\s*")
+
+
+def list_flags() -> list[str]:
+    """Return the names of all flags, the doubtful ones first."""
+    return [*sorted(DOUBTFUL), *sorted({*REMARKS, LANGUAGE, f"{INVALID}utf8"})]
+
+
+def parse_flags(names: Iterable[str]) -> frozenset[str]:
+    """Return the flags that names stand for. Raises ConditionInvalid."""
+    flags: set[str] = set()
+    for name in names:
+        if name == DOUBTS:
+            flags |= DOUBTFUL
+        elif name in DOUBTFUL or name in REMARKS or _begins(name):
+            flags.add(name)
+        else:
+            raise ConditionInvalid(f"no flag is called {name!r}; there are {', '.join(list_flags())}")
+    return frozenset(flags)
+
+
+def flag_name(flag: str) -> str:
+    """Return a flag without the offset in it: `invalid_utf8` for `invalid_utf8@17`."""
+    return flag.partition("@")[0]
+
+
+def order_flags(by_flag: Mapping[str, int]) -> dict[str, int]:
+    """Return numbers by flag: doubtful flags first, frequent ones before rare ones."""
+    return dict(sorted(by_flag.items(), key=lambda item: (item[0] not in DOUBTFUL, -item[1], item[0])))
+
+
+def is_doubtful(flags: Collection[str]) -> bool:
+    """Return True if one of the flags is doubtful."""
+    return not DOUBTFUL.isdisjoint(flags)
+
+
+def count_doubtful_flags(flags: Collection[str]) -> int:
+    """Return the number of doubtful flags, each once."""
+    return len(DOUBTFUL.intersection(flags))
+
+
+def _begins(name: str) -> bool:
+    """Return True for the name of a flag that has a value in it, or the flag itself."""
+    return name.partition(":")[0] == LANGUAGE or name.startswith(INVALID)
+
+
+@dataclass(frozen=True, order=True)
+class Bound:
+    """A number of a result is below a value, or above it. A result without the number does not meet it."""
+
+    number: str
+    is_below: bool
+    value: float
+
+    def __str__(self) -> str:
+        short = f"{self.value:g}"
+        return f"{self.number}{'<' if self.is_below else '>'}{short if float(short) == self.value else self.value}"
+
+    @classmethod
+    def parse(cls, part: str) -> Bound:
+        """Return the bound in a text such as `confidence<0.4`. Raises ConditionInvalid."""
+        if part in NUMBERS:
+            example = "risk>0.3" if part == RISK else "confidence<0.4"
+            raise ConditionInvalid(f"{part!r} has no bound; write for example {example}")
+        match = _BOUND.fullmatch(part)
+        if match is None or match[1] not in NUMBERS:
+            raise ConditionInvalid(f"{part!r} is no bound of {', '.join(NUMBERS)}; write for example confidence<0.4")
+        least, most = NUMBERS[match[1]]
+        try:
+            value = float(match[3])
+        except ValueError as error:
+            raise ConditionInvalid(f"{part!r} has no number; write for example confidence<0.4") from error
+        if not (math.isfinite(value) and least <= value <= most):
+            within = f"at most {most:g}" if least == -math.inf else f"from {least:g} to {most:g}"
+            raise ConditionInvalid(f"{part!r}: {match[1]} is {within}")
+        if (match[1], match[2]) == (RISK, "<"):
+            raise ConditionInvalid(
+                f"{part!r} asks for the outputs that are least at risk; write for example risk>0.3"
+            )
+        return cls(match[1], match[2] == "<", value)
+
+    @property
+    def limit(self) -> float:
+        """The value in the scale that is compared: that of a risk in log-odds, as SQL compares them, too."""
+        return log_odds(self.value) if self.number == RISK else self.value
+
+    def holds(self, number: float | None) -> bool:
+        """Return True if a result with this number, or with these log-odds of the risk, meets the bound."""
+        return number is not None and (number < self.limit if self.is_below else number > self.limit)
+
+
+def _split(parts: Sequence[str]) -> tuple[list[str], tuple[Bound, ...]]:
+    """Return the names among the parts of a condition, and the bounds in its other parts. Raises ConditionInvalid."""
+    bounds = [part for part in parts if "<" in part or ">" in part or part in NUMBERS]
+    names = [part for part in parts if part not in bounds]
+    return names, tuple(sorted({*map(Bound.parse, bounds)}))
+
+
+class Judged(Protocol):
+    """A row with the status and the flags of an outcome, and perhaps with its numbers."""
+
+    @property
+    def status(self) -> str: ...
+    @property
+    def flags(self) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True)
+class Flagged:
+    """A condition on results: they carry one of these flags or meet one of these bounds; with `lacking`, none.
+
+    A result without the number of a bound does not meet the bound.
+    """
+
+    names: frozenset[str] = DOUBTFUL
+    lacking: bool = False
+    bounds: tuple[Bound, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{'unflagged' if self.lacking else 'flagged'} {','.join(self.parts)}"
+
+    @property
+    def parts(self) -> list[str]:
+        """The flags and bounds, as `parse` reads them."""
+        return [*([DOUBTS] if self.names == DOUBTFUL else sorted(self.names)), *map(str, self.bounds)]
+
+    @classmethod
+    def parse(cls, parts: Iterable[str], *, lacking: bool = False) -> Flagged:
+        """Return the condition in flags and bounds such as `confidence<0.4`. Raises ConditionInvalid."""
+        names, bounds = _split([part.strip() for part in parts])
+        for bound in bounds:
+            if bound.number == RISK:
+                raise ConditionInvalid(
+                    f"{str(bound)!r}: a risk is not stored with results, so this cannot select by it; "
+                    f"docmill results JOB --risk-above {bound.value:g} does"
+                )
+        return cls(parse_flags(names), lacking, bounds)
+
+    @classmethod
+    def stored(cls, value: Mapping[str, Any] | None) -> Flagged | None:
+        """Return the condition in a value of `to_json`, or None."""
+        return None if value is None else cls.parse(value["names"], lacking=value["lacking"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the condition as it is stored; all doubtful flags stay all that there will be.
+
+        Bounds stand among the names, so that a release without bounds refuses the condition, and ignores no part.
+        """
+        return {"names": self.parts, "lacking": self.lacking}
+
+    def holds(self, row: Judged) -> bool:
+        """Return True if a row with the flags and numbers of a result meets the condition."""
+        met = self.carried(row.flags) or any(bound.holds(getattr(row, bound.number)) for bound in self.bounds)
+        return met is not self.lacking
+
+    def carried(self, flags: Collection[str]) -> bool:
+        """Return True if one of the condition's flags is among these."""
+        written = [f'"{flag}"' for flag in flags]
+        return any(form in flag for form in self.forms() for flag in written)
+
+    def forms(self) -> list[str]:
+        """Return the flags as they stand in JSON, as far as they are known."""
+        exact = [f'"{name}"' for name in sorted(self.names)]
+        return exact + [f'"{name}{mark}' for name in sorted(self.names) for mark in ":@" if _begins(name)]
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A condition that a result meets if it carries one of these flags, or meets one of these bounds.
+
+    With `failed`, a failure meets it, too. `risk` computes the risk, if there is a bound of it. A job keeps the one
+    that it began with; two doubts are equal whatever their versions are.
+    """
+
+    flags: frozenset[str] = DOUBTFUL
+    bounds: tuple[Bound, ...] = ()
+    failed: bool = False
+    risk: FittedRisk | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        flags = ["any doubtful flag"] if self.flags == DOUBTFUL else sorted(self.flags)
+        return " or ".join([*flags, *map(str, self.bounds), *([FAILED] if self.failed else [])])
+
+    @classmethod
+    def parse(cls, parts: Iterable[str]) -> Doubt:
+        """Return the doubt in flags and bounds such as `confidence<0.4`. Raises ConditionInvalid."""
+        names, bounds = _split([part.strip() for part in parts])
+        try:
+            flags = parse_flags(name for name in names if name != FAILED)
+        except ConditionInvalid as error:
+            raise ConditionInvalid(
+                f"{error}; {DOUBTS} stands for every doubtful flag, {FAILED} for texts that failed, and a bound is "
+                "written as confidence<0.4"
+            ) from error
+        return cls(flags, bounds, FAILED in names)
+
+    @classmethod
+    def stored(cls, value: Mapping[str, Any]) -> Doubt:
+        """Return the doubt in a value of `to_json`."""
+        risk = value.get("risk")
+        return cls(
+            parse_flags(value["flags"]),
+            tuple(Bound(*bound) for bound in value["bounds"]),
+            value.get("failed", False),
+            None if risk is None else FittedRisk.stored(risk),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the doubt as it is stored. The set of all doubtful flags includes those of later releases."""
+        flags = [DOUBTS] if self.flags == DOUBTFUL else sorted(self.flags)
+        stored: dict[str, Any] = {
+            "flags": flags,
+            "bounds": [[bound.number, bound.is_below, bound.value] for bound in self.bounds],
+        }
+        if self.failed:
+            stored["failed"] = True
+        if self.risk is not None:
+            stored["risk"] = self.risk.to_json()
+        return stored
+
+    @property
+    def flagged(self) -> Flagged:
+        """The condition on flags."""
+        return Flagged(self.flags)
+
+    @property
+    def needs_risk(self) -> bool:
+        """True if one of the bounds is of the risk."""
+        return any(bound.number == RISK for bound in self.bounds)
+
+    def by(self, risk: FittedRisk) -> Doubt:
+        """Return the doubt with a fitted risk."""
+        return replace(self, risk=risk)
+
+    def holds(self, row: Judged) -> bool:
+        """Return True if a row with the status, flags and numbers of an outcome is doubted."""
+        if row.status != Status.DONE:
+            return self.failed and row.status == Status.FAILED
+        if self.flags and self.flagged.carried(row.flags):
+            return True
+        return any(bound.holds(self._number(bound.number, row)) for bound in self.bounds)
+
+    def _number(self, name: str, row: Judged) -> float | None:
+        """Return a number of an outcome; for the risk its log-odds."""
+        if name != RISK:
+            number: float | None = getattr(row, name)
+            return number
+        assert self.risk is not None, "a job resolves the risk when it is opened"
+        return self.risk.model.log_odds({name: getattr(row, name) for name in RISK_COLUMNS})
+
+
+def is_better(second: Judged, first: Judged) -> bool:
+    """Return True if `second`, the outcome of the better model, is the document's result, and not `first`.
+
+    The second outcome must be done. Unless the first one failed, it must have no more doubtful flags.
+    """
+    if second.status != Status.DONE:
+        return False
+    return first.status == Status.FAILED or count_doubtful_flags(second.flags) <= count_doubtful_flags(first.flags)
