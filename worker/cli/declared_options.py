@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from docmill.tasks import kinds
+from docmill.tasks.backends import registry
 from docmill.tasks.kinds.options import flag, is_label_file, is_repeated, option, parse_label_file, value_type
 from docmill.worker.cli.options import (
     JSON_FILE,
@@ -41,6 +42,12 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Completion = Callable[[click.Context, click.Parameter, str], list[CompletionItem[str]]]
+
+
+BACKEND = click.option(
+    "--backend",
+    help=f"Backend: {', '.join(registry.names())}.  [default: the best installed one that supports the model]",
+)
 
 
 def _labels(value: str) -> Any:

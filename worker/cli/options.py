@@ -11,7 +11,6 @@ import click
 from click.shell_completion import CompletionItem
 
 from docmill.storage import writers
-from docmill.tasks.backends import registry
 from docmill.tasks.errors import hint
 from docmill.worker.prices import Price
 
@@ -138,10 +137,6 @@ FORMAT = click.option(
     help=f"Format of the results, if the file's name does not say it ({', '.join(writers.suffixes()[1:])}; "
     f"{' and '.join(writers.COMPRESSIONS)} compress lines). "
     + " ".join(f"{writer.name} {writer.note}." for writer in writers.WRITERS if writer.note),
-)
-BACKEND = click.option(
-    "--backend",
-    help=f"Backend: {', '.join(registry.names())}.  [default: the best installed one that supports the model]",
 )
 
 

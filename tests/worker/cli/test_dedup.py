@@ -16,6 +16,7 @@ from docmill.storage.duplicates import methods
 from docmill.storage.errors import StorageError
 from docmill.storage.extras import Extra
 from docmill.worker.cli import docmill
+from docmill.worker.errors import WorkerError
 from docmill.worker.jobs.errors import exit_code
 
 Write = Callable[..., Path]
@@ -46,7 +47,7 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 
     def call(*arguments: object, code: int = 0) -> Said:
         result = CliRunner().invoke(docmill, [str(argument) for argument in arguments])
-        if isinstance(result.exception, StorageError):
+        if isinstance(result.exception, StorageError | WorkerError):
             assert exit_code(result.exception) == code
             return Said("", str(result.exception))
         assert result.exit_code == code, result.output

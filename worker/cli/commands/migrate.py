@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from docmill.worker.cli.declared_options import BACKEND
 from docmill.worker.cli.interrupts import stop_as_interrupt
 from docmill.worker.cli.migrating import as_json as as_json_of
 from docmill.worker.cli.migrating import cost_lines, forecast, print_migrations, switched
 from docmill.worker.cli.options import (
-    BACKEND,
     DEVICE,
     JOB_ID,
     JSON,

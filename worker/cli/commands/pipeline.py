@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from docmill.worker import formatting
+from docmill.worker.cli.declared_options import BACKEND
 from docmill.worker.cli.interrupts import stop_as_interrupt
-from docmill.worker.cli.options import BACKEND, DEVICE, JSON, FilledPath, WholeNumber, settings_from
+from docmill.worker.cli.options import DEVICE, JSON, FilledPath, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, answer, confirmed, exit_code_of, listen, print_json, print_rich, say
 from docmill.worker.formatting import printable
 from docmill.worker.jobs.errors import BAD_INPUT

@@ -11,9 +11,9 @@ import click
 from docmill.storage.writers import openai_batch
 from docmill.worker import formatting
 from docmill.worker.cli.commands.web import page_beside
-from docmill.worker.cli.declared_options import declared, request_of, work_options
+from docmill.worker.cli.declared_options import BACKEND, declared, request_of, work_options
 from docmill.worker.cli.interrupts import stop_as_interrupt
-from docmill.worker.cli.options import BACKEND, DEVICE, ENDPOINT, FORMAT, OUT, PRICE, SourceCommand, settings_from
+from docmill.worker.cli.options import DEVICE, ENDPOINT, FORMAT, OUT, PRICE, SourceCommand, settings_from
 from docmill.worker.cli.printing import (
     OK,
     SOME_REJECTED,

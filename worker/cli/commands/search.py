@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from docmill.worker.cli.options import BACKEND, JOB_ID, PROMPT, WholeNumber, check_filled, settings_from
+from docmill.worker.cli.declared_options import BACKEND
+from docmill.worker.cli.options import JOB_ID, PROMPT, WholeNumber, check_filled, settings_from
 from docmill.worker.cli.printing import OK, SOME_FAILED, listen, print_rich, say, write_out
 from docmill.worker.formatting import printable
 from docmill.worker.jobs.outputs import STDOUT

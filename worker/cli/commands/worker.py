@@ -13,7 +13,8 @@ import click
 from docmill.storage.errors import GRANTS_DOCS, RightMissing
 from docmill.tasks import tracing
 from docmill.worker import logs
-from docmill.worker.cli.options import BACKEND, ENDPOINT, Choice, WholeNumber, settings_from
+from docmill.worker.cli.declared_options import BACKEND
+from docmill.worker.cli.options import ENDPOINT, Choice, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, say
 from docmill.worker.metrics.server import serving
 from docmill.worker.settings import ORDERS, Settings
