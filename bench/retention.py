@@ -28,9 +28,9 @@ from docmill.storage.core.outcomes import Outcome, Status
 from docmill.storage.core.schema import Base
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.deletion import rounds
-from docmill.storage.deletion.ages import Ages
-from docmill.storage.deletion.budget import Budget
+from docmill.storage.deletion import retention
+from docmill.storage.deletion.paging import Budget
+from docmill.storage.deletion.retention import Ages
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import Chunk, ChunkBuilder, Rejected
 from docmill.storage.leases import dispatch, shards
@@ -62,7 +62,7 @@ class Plan:
         if self.age_days is None:
             return None
         names = ("runs", "step_texts", "rejections", "refusals", "shards", "versions", "results")
-        return Ages(dict.fromkeys(names, self.age_days * DAY_S))
+        return dict.fromkeys(names, self.age_days * DAY_S)
 
 
 @dataclass
@@ -96,7 +96,7 @@ def simulate(database: Database, plan: Plan) -> Year:
             model = Spec("summarize", f"trial {night}", "sha256:1", params={"max_new_tokens": 9})
             _run(database, year, "trial", night, (StepRequest("trial", model),), _chunk(texts(plan, night)))
         if plan.ages is not None:
-            assert rounds.apply(database, plan.ages, Budget()).complete
+            assert retention.apply(database, plan.ages, Budget()).complete
         if night % plan.measured_each == 0:
             year.sizes[night] = sizes(database)
         _a_day_passes(database)

@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, Field, field_validator
-
-from docmill.storage.deletion.ages import DAY_S, NAMES, Ages
+from pydantic import AfterValidator, BaseModel, Field, field_validator
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,8 @@ class Shown:
     values: str = ""
 
 
-_UNITS_S = {"h": 3_600.0, "d": 86_400.0, "w": 7 * 86_400.0, "y": 365 * 86_400.0}
+DAY_S = 86_400.0
+_UNITS_S = {"h": 3_600.0, "d": DAY_S, "w": 7 * DAY_S, "y": 365 * DAY_S}
 NEVER = "never"
 _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*([hdwy])")
 _FIELD = "retention_"
@@ -76,6 +74,15 @@ def read(path: Path) -> dict[str, str]:
     return dict(table)
 
 
+def _check_age(value: str | None) -> str | None:
+    if value is not None:
+        seconds(value)
+    return value
+
+
+Age = Annotated[str | None, AfterValidator(_check_age)]
+
+
 class RetentionSettings(BaseModel):
     """The settings of `worker.settings.Settings` that say how old rows may become."""
 
@@ -92,31 +99,29 @@ class RetentionSettings(BaseModel):
         Field(description="TOML file whose table `[retention]` has an age for each rule; a variable goes before it."),
     ] = None
     retention_runs: Annotated[
-        str | None, Field(description="Age from which runs of pipelines go, with their jobs."), _OF_UPKEEP
+        Age, Field(description="Age from which runs of pipelines go, with their jobs."), _OF_UPKEEP
     ] = None
     retention_step_texts: Annotated[
-        str | None, Field(description="Age from which jobs lose what `docmill retry` needs."), _OF_UPKEEP
+        Age, Field(description="Age from which jobs lose what `docmill retry` needs."), _OF_UPKEEP
     ] = None
-    retention_rejections: Annotated[
-        str | None, Field(description="Age from which rejected records go."), _OF_UPKEEP
-    ] = None
+    retention_rejections: Annotated[Age, Field(description="Age from which rejected records go."), _OF_UPKEEP] = None
     retention_refusals: Annotated[
-        str | None,
+        Age,
         Field(description="Age from which the reasons go why workers refused a model."),
         Shown("an hour, by upkeep", values=_AGE),
     ] = None
     retention_shards: Annotated[
-        str | None,
+        Age,
         Field(description="Age from which `docmill gc --retention` folds finished shards of ended jobs to sums."),
         _NEVER,
     ] = None
     retention_versions: Annotated[
-        str | None,
+        Age,
         Field(description="Age from which `docmill gc --retention` removes superseded versions of documents."),
         _NEVER,
     ] = None
     retention_results: Annotated[
-        str | None,
+        Age,
         Field(description="Age from which `docmill gc --retention` drops results that nothing needs."),
         _NEVER,
     ] = None
@@ -130,19 +135,21 @@ class RetentionSettings(BaseModel):
         read(path)
         return path
 
-    @field_validator(*(f"{_FIELD}{rule}" for rule in NAMES))
-    @classmethod
-    def _is_age(cls, value: str | None) -> str | None:
-        if value is not None:
-            seconds(value)
-        return value
+
+# The names of the rules (`docmill.storage.deletion.retention.RULES`); their module loads SQLAlchemy.
+NAMES = tuple(
+    name.removeprefix(_FIELD)
+    for name in RetentionSettings.model_fields
+    if name.startswith(_FIELD) and name != "retention_days"
+)
 
 
-def ages(settings: RetentionSettings) -> Ages:
+def ages(settings: RetentionSettings) -> dict[str, float]:
     """Return the ages that the settings say. Rules that work by themselves have that of DOCMILL_RETENTION_DAYS."""
-    said: Mapping[str, str] = {} if settings.retention is None else read(settings.retention)
-    variables: dict[str, Any] = {rule: getattr(settings, f"{_FIELD}{rule}") for rule in NAMES}
-    said = {**said, **{rule: value for rule, value in variables.items() if value is not None}}
-    of_rules = {rule: seconds(value) for rule, value in said.items()}
-    every = {**Ages.upkeep(settings.retention_days * DAY_S).of, **of_rules}
-    return Ages({rule: age_s for rule, age_s in every.items() if age_s is not None})
+    from docmill.storage.deletion.retention import upkeep_ages
+
+    said: dict[str, str] = {} if settings.retention is None else read(settings.retention)
+    variables = {rule: getattr(settings, f"{_FIELD}{rule}") for rule in NAMES}
+    said |= {rule: value for rule, value in variables.items() if value is not None}
+    every = {**upkeep_ages(settings.retention_days * DAY_S), **{rule: seconds(value) for rule, value in said.items()}}
+    return {rule: age_s for rule, age_s in every.items() if age_s is not None}

@@ -17,7 +17,6 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from docmill.storage.core.server import ANSWER_S, Patience
-from docmill.storage.deletion.ages import Ages
 from docmill.tasks import kinds
 from docmill.tasks.backends import registry
 from docmill.tasks.models import weightless
@@ -290,7 +289,7 @@ class Settings(RetentionSettings, BaseSettings):
         return Patience(self.database_answer_s)
 
     @property
-    def ages(self) -> Ages:
+    def ages(self) -> dict[str, float]:
         """The ages from which the rules of retention remove rows."""
         return ages(self)
 

@@ -12,7 +12,8 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, pages, spec_of
 from docmill.storage.core.schema import Content, OutcomeRow, Prompt, Shard, SpecRow, Step
 from docmill.storage.deletion import gc, versions
-from docmill.storage.deletion.gc import LOOK, NOTHING, Collected, Going
+from docmill.storage.deletion.gc import LOOK, NOTHING, Going
+from docmill.storage.deletion.paging import Removed
 from docmill.storage.ingest.pruning import Seen
 
 SHARDS = 1_000  # a spec's pace is taken from its latest shards
@@ -64,7 +65,7 @@ def of_removing(
     older_than_s: float,
     spec_ids: Collection[int] | None = None,
     superseded: bool = False,
-) -> Collected:
+) -> Removed:
     """Return the numbers of texts and results that `gc.drop` and `gc.collect` would remove now, each once.
 
     With `superseded` include `versions.remove`. Prompts around dropped texts are not counted, nor their results.
@@ -72,7 +73,7 @@ def of_removing(
     wanted = sorted(_specs(database)) if spec_ids is None else sorted(spec_ids)
     going = _going_with(wanted, older_than_s, superseded=superseded)
     dropped = sum(len(page) for spec_id in wanted for page in _going(database, spec_id, going.outcomes))
-    return of_collecting(database, going) + Collected(outcomes=dropped)
+    return of_collecting(database, going) + Removed(outcomes=dropped)
 
 
 def _specs(database: Database) -> dict[int, str]:
@@ -165,9 +166,9 @@ def busy_s(spans: Iterable[tuple[float, float]]) -> float:
     return total
 
 
-def of_collecting(database: Database, going: Going = NOTHING) -> Collected:
+def of_collecting(database: Database, going: Going = NOTHING) -> Removed:
     """Return the numbers of texts and results that `gc.collect` would remove once `going` is gone."""
-    total, last = Collected(), 0
+    total, last = Removed(), 0
     following = select(Content.id).order_by(Content.id).limit(LOOK)
     while True:
         with database.read() as transaction:
@@ -177,7 +178,7 @@ def of_collecting(database: Database, going: Going = NOTHING) -> Collected:
             query = select(func.count()).select_from(OutcomeRow).where(not_(going.outcomes))
             of_these = [unneeded[first : first + LOOK] for first in range(0, len(unneeded), LOOK)]
             outcomes = sum(transaction.scalar(query.where(OutcomeRow.content_id.in_(ids))) or 0 for ids in of_these)
-        total += Collected(len(unneeded), outcomes)
+        total += Removed(contents=len(unneeded), outcomes=outcomes)
         if len(page) < LOOK:
             return total
         last = page[-1]

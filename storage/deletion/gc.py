@@ -9,8 +9,9 @@ contents, since an unfinished job's outcomes are not dropped.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 from sqlalchemy import ColumnElement, and_, delete, exists, false, not_, or_, select, update
@@ -18,14 +19,23 @@ from sqlalchemy import ColumnElement, and_, delete, exists, false, not_, or_, se
 from docmill.storage.core import advisory_locks
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import pages
-from docmill.storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, SpecRow, Step, StepText
+from docmill.storage.core.schema import (
+    Content,
+    Document,
+    Job,
+    OutcomeRow,
+    Prompt,
+    ShardCount,
+    SpecRow,
+    Step,
+    StepText,
+)
 from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.deletion.budget import Budget
+from docmill.storage.deletion.paging import PAGE, Budget, Removed, remove_items
 from docmill.storage.pipelines import pipelines
 from docmill.storage.steps.jobs import UNFINISHED
 
-PAGE = 500  # contents removed in one transaction, with all that follows
 LOOK = 5_000  # contents or outcomes examined in one transaction
 
 
@@ -40,44 +50,27 @@ class Going:
 NOTHING = Going()
 
 
-@dataclass(frozen=True)
-class Collected:
-    """The number of unique texts and of results (of any status) that were removed."""
-
-    contents: int = 0
-    outcomes: int = 0
-
-    def __add__(self, other: Collected) -> Collected:
-        return Collected(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Collected)))
+def collect(database: Database, budget: Budget | None = None) -> Removed:
+    """Remove every content that nothing needs."""
+    return remove_items(database, _loose(database), _collect_page, budget, PAGE)
 
 
-def collect(database: Database, budget: Budget | None = None) -> Collected:
-    """Remove every content that nothing needs, a page per transaction. The next call continues an interrupted one."""
-    total, last, budget = Collected(), 0, budget or Budget()
-    while not budget.is_spent():
+def _loose(database: Database) -> Iterator[list[int]]:
+    """Yield the contents that no root has, page by page; outputs of some of them may lead to others."""
+    following = select(Content.id).order_by(Content.id).limit(LOOK)
+    last: int | None = 0
+    while last is not None:
         with database.read() as transaction:
             transaction.prefer_indexes()
-            following = select(Content.id).where(Content.id > last).order_by(Content.id).limit(LOOK)
-            page = transaction.scalars(following).all()
+            page = transaction.scalars(following.where(Content.id > last)).all()
             loose = sorted({*page} - _rooted(transaction, page))
-        for first in range(0, len(loose), PAGE):
-            if budget.is_spent():
-                return total
-            removed = _in_turn(database, loose[first : first + PAGE])
-            budget.spend(removed.contents + removed.outcomes)
-            total += removed
-        if len(page) < LOOK:
-            break
-        last = page[-1]
-    return total
+        yield loose
+        last = page[-1] if len(page) == LOOK else None
 
 
-def _in_turn(database: Database, contents: Sequence[int]) -> Collected:
-    def work(transaction: Transaction) -> Collected:
-        begin(transaction)
-        return collect_of(transaction, contents)
-
-    return database.write(work)
+def _collect_page(transaction: Transaction, contents: Sequence[int]) -> Removed:
+    begin(transaction)
+    return collect_of(transaction, contents)
 
 
 def begin(transaction: Transaction) -> None:
@@ -87,9 +80,9 @@ def begin(transaction: Transaction) -> None:
     transaction.keep_last_ids(Content)
 
 
-def collect_of(transaction: Transaction, contents: Collection[int]) -> Collected:
+def collect_of(transaction: Transaction, contents: Collection[int]) -> Removed:
     """Remove those of these contents that nothing needs, and then what nothing needs any more."""
-    total, waiting = Collected(), set(contents)
+    total, waiting = Removed(), set(contents)
     while waiting:
         page = set(islice(waiting, PAGE))
         waiting -= page
@@ -99,10 +92,10 @@ def collect_of(transaction: Transaction, contents: Collection[int]) -> Collected
     return total
 
 
-def _remove(transaction: Transaction, contents: set[int]) -> tuple[Collected, set[int]]:
+def _remove(transaction: Transaction, contents: set[int]) -> tuple[Removed, set[int]]:
     """Remove the outcomes of these contents, and contents that are no output. Return also where to look next."""
     if not contents:
-        return Collected(), set()
+        return Removed(), set()
     transaction.execute(delete(StepText).where(StepText.content_id.in_(contents)))
     around = delete(Prompt).where(Prompt.text_id.in_(contents)).returning(Prompt.content_id)
     rendered = {*transaction.scalars(around)}
@@ -118,7 +111,7 @@ def _remove(transaction: Transaction, contents: set[int]) -> tuple[Collected, se
     # Contents that have one of these as an output are not needed either, and are looked at next.
     origins = _origins(transaction, contents.difference(gone), limit=PAGE)
     onward = rendered.union(output for output in outputs if output is not None).difference(gone)
-    return Collected(len(gone), len(outputs)), onward.union(*origins.values())
+    return Removed(contents=len(gone), outcomes=len(outputs)), onward.union(*origins.values())
 
 
 def _note_dropped(transaction: Transaction, spec_ids: Collection[int], rule: str | None = None) -> None:
@@ -193,22 +186,35 @@ def _origins(
     return found
 
 
-def drop(database: Database, *, older_than_s: float = 0.0, spec_ids: Collection[int] | None = None) -> Collected:
+def drop(
+    database: Database,
+    *,
+    older_than_s: float = 0.0,
+    spec_ids: Collection[int] | None = None,
+    budget: Budget | None = None,
+    needed: Callable[[Transaction], Collection[int]] = lambda _transaction: (),
+    rule: str | None = None,
+) -> Removed:
     """Drop old results of these specs, or of all, and then what nothing needs. Those of unfinished jobs stay.
 
-    A dropped result is computed again when a job needs it.
+    A dropped result is computed again when a job needs it. Each page leaves out specs that are `needed` by then, and
+    notes the rule of retention by which results go.
     """
     if spec_ids is None:
         with database.read() as transaction:
             spec_ids = transaction.scalars(select(SpecRow.id)).all()
-    total = Collected()
+    total, budget = Removed(), budget or Budget()
     for spec_id in sorted(spec_ids):
-        query = select(OutcomeRow.content_id, is_old(older_than_s).label("old"))
-        for page in pages(database, query.where(OutcomeRow.spec_id == spec_id), OutcomeRow.content_id, LOOK):
-            old = [row.content_id for row in page if row.old]
-            for first in range(0, len(old), PAGE):
-                total += _drop_page(database, spec_id, old[first : first + PAGE])
+        drop_page = partial(_drop_page, spec_id=spec_id, needed=needed, rule=rule)
+        total += remove_items(database, _old(database, spec_id, older_than_s), drop_page, budget, PAGE)
     return total
+
+
+def _old(database: Database, spec_id: int, older_than_s: float) -> Iterator[list[int]]:
+    """Yield the contents with an old result of a spec, page by page."""
+    query = select(OutcomeRow.content_id, is_old(older_than_s).label("old")).where(OutcomeRow.spec_id == spec_id)
+    for page in pages(database, query, OutcomeRow.content_id, LOOK):
+        yield [row.content_id for row in page if row.old]
 
 
 def is_old(older_than_s: float) -> ColumnElement[bool]:
@@ -216,26 +222,24 @@ def is_old(older_than_s: float) -> ColumnElement[bool]:
     return OutcomeRow.created_at <= db_now() - older_than_s
 
 
-def _drop_page(database: Database, spec_id: int, contents: Sequence[int]) -> Collected:
-    def work(transaction: Transaction) -> Collected:
-        begin(transaction)
-        return drop_of(transaction, spec_id, contents)
-
-    return database.write(work)
-
-
-def drop_of(transaction: Transaction, spec_id: int, contents: Sequence[int], *, rule: str | None = None) -> Collected:
-    """Drop the results of a spec on these contents, and then what nothing needs. Those of unfinished jobs stay.
-
-    `rule` is the rule of retention by which they go. The transaction was begun with `begin`.
-    """
+def _drop_page(
+    transaction: Transaction,
+    contents: Sequence[int],
+    *,
+    spec_id: int,
+    needed: Callable[[Transaction], Collection[int]],
+    rule: str | None,
+) -> Removed:
+    begin(transaction)
+    if spec_id in needed(transaction):
+        return Removed()
     mine = and_(OutcomeRow.spec_id == spec_id, OutcomeRow.content_id.in_(contents))
     columns = OutcomeRow.content_id, OutcomeRow.output_id
     dropped = transaction.execute(delete(OutcomeRow).where(mine, ~is_worked_on()).returning(*columns)).all()
     loose = {row.output_id for row in dropped if row.output_id is not None}
     of_these = and_(Prompt.spec_id == spec_id, Prompt.content_id.in_([row.content_id for row in dropped]))
     loose |= {*transaction.scalars(delete(Prompt).where(of_these).returning(Prompt.content_id))}
-    removed = Collected(outcomes=len(dropped)) + collect_of(transaction, loose)
+    removed = Removed(outcomes=len(dropped)) + collect_of(transaction, loose)
     _note_dropped(transaction, {spec_id} if dropped else (), rule)
     return removed
 
@@ -273,3 +277,9 @@ def specs(database: Database, wanted: str) -> list[int]:
         which = and_(SpecRow.kind == kind, SpecRow.model == model)
     with database.read() as transaction:
         return list(transaction.scalars(select(SpecRow.id).where(which).order_by(SpecRow.id)))
+
+
+def forget_counts(transaction: Transaction, job_ids: Collection[int]) -> None:
+    """Delete the counts of jobs that lose their last shards: zeros by now, which PostgreSQL merges away itself."""
+    if transaction.server is None:
+        transaction.execute(delete(ShardCount).where(ShardCount.job_id.in_(job_ids)))

@@ -1,4 +1,4 @@
-"""The specs whose results are needed, however old they are.
+"""Specs whose results are needed, however old they are, and specs whose results may go.
 
 Results of these specs stay:
 
@@ -17,14 +17,19 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import SPEC, spec_of
 from docmill.storage.core.schema import (
+    Corpus,
     Deduplication,
     Job,
     Judgement,
+    OutcomeRow,
     PipelineRun,
     ReplacementRow,
     RiskVersion,
@@ -33,11 +38,16 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
+from docmill.storage.deletion import gc
+from docmill.storage.deletion.paging import Budget, Removed
 from docmill.storage.duplicates import methods
 from docmill.storage.pipelines import pipelines
 from docmill.storage.search import pgvector_index
+from docmill.storage.steps import replacements
 from docmill.storage.steps.jobs import UNFINISHED
-from docmill.storage.steps.replacements import CANCELLED, DROPPED, FILLING, SWITCHED, UNDONE
+from docmill.storage.steps.replacements import CANCELLED, DROPPED, FILLING, IN_FORCE, SWITCHED, UNDONE
+
+RESULTS = "results"  # the rule of retention that a spec notes when it dropped results of it
 
 
 @dataclass(frozen=True)
@@ -111,3 +121,84 @@ def needed_by_migrations(found: Collection[tuple[int, int, str]]) -> set[int]:
     """Return the specs that migrations (old spec, new spec, state) need."""
     old = {old for old, _, state in found if state in {FILLING, SWITCHED, CANCELLED, UNDONE}}
     return old | {new for _, new, state in found if state in {FILLING, SWITCHED, DROPPED}}
+
+
+def drop_unneeded(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
+    """Drop old results of specs that nothing needs, and then the texts that nothing needs."""
+    with database.read() as transaction:
+        specs = unneeded_specs(transaction, older_than_s)
+    still_needed = partial(needed_specs, age_s=older_than_s)  # a job may come to need one meanwhile
+    return gc.drop(
+        database, older_than_s=older_than_s, spec_ids=specs, budget=budget, needed=still_needed, rule=RESULTS
+    )
+
+
+def unneeded_specs(transaction: Transaction, older_than_s: float) -> list[int]:
+    """Return the specs whose old results nothing needs, in order."""
+    every = {*transaction.scalars(select(SpecRow.id))}
+    return sorted(every - needed_specs(transaction, older_than_s))
+
+
+def are_droppable(transaction: Transaction, older_than_s: float) -> ColumnElement[bool]:
+    """Return the condition for a result that `drop_unneeded` would drop now."""
+    specs = unneeded_specs(transaction, older_than_s)
+    return and_(OutcomeRow.spec_id.in_(specs), gc.is_old(older_than_s), ~gc.is_worked_on())
+
+
+@dataclass(frozen=True)
+class Replaced:
+    """Specs whose results may go, and for each spec that stays a sentence with a corpus that still has it."""
+
+    spec_ids: tuple[int, ...]
+    staying: tuple[str, ...]
+
+
+def replaced_specs(database: Database, older_than_s: float) -> Replaced:
+    """Return the specs that were replaced before then in every corpus that has jobs with them."""
+    with database.read() as transaction:
+        old_enough = ReplacementRow.ended_at <= db_now() - older_than_s
+        query = select(ReplacementRow.old_spec_id).where(ReplacementRow.state.in_(IN_FORCE), old_enough)
+        going, staying = list[int](), list[str]()
+        for spec_id in sorted({*transaction.scalars(query)}):
+            corpora = _needing(transaction, spec_id, older_than_s)
+            if corpora:
+                row = transaction.execute(select(*SPEC).where(SpecRow.id == spec_id)).one()
+                staying.append(f"{spec_of(row)} stays: the corpus {corpora[0]} has it")
+            else:
+                going.append(spec_id)
+    return Replaced(tuple(going), tuple(staying))
+
+
+def _needing(transaction: Transaction, spec_id: int, older_than_s: float) -> list[str]:
+    """Return the corpora in which a spec was not replaced, or takes the place of another."""
+    query = select(Corpus.id, Corpus.name).join(Job, Job.corpus_id == Corpus.id).join(Step, Step.job_id == Job.id)
+    found = transaction.execute(query.where(Step.spec_id == spec_id).distinct().order_by(Corpus.id)).all()
+    now = transaction.execute(select(db_now())).scalar_one()
+    needing = []
+    for corpus in found:
+        of_corpus = replacements.of_corpus(transaction, corpus.id)
+        lately = any(
+            spec_id == one.old_spec_id and one.state == SWITCHED and (one.ended_at or now) > now - older_than_s
+            for one in of_corpus
+        )
+        to_be = any(one.state == FILLING and one.new_spec_id == spec_id for one in of_corpus)
+        if lately or to_be or spec_id not in replacements.in_force(of_corpus):
+            needing.append(corpus.name)
+    return needing
+
+
+def note_dropped(database: Database, spec_ids: Collection[int], older_than_s: float) -> tuple[int, ...]:
+    """Note that the old results of these specs go, so that their replacements cannot be undone.
+
+    Return the specs that still may go: a replacement may have been undone since `replaced_specs`.
+    """
+
+    def work(transaction: Transaction) -> tuple[int, ...]:
+        mine = select(ReplacementRow.id).where(ReplacementRow.state == SWITCHED)
+        transaction.execute(transaction.for_update(mine.where(ReplacementRow.old_spec_id.in_(spec_ids)))).all()
+        going = tuple(spec_id for spec_id in spec_ids if not _needing(transaction, spec_id, older_than_s))
+        noted = update(ReplacementRow).where(ReplacementRow.old_spec_id.in_(going), ReplacementRow.state == SWITCHED)
+        transaction.execute(noted.values(state=DROPPED))
+        return going
+
+    return database.write(work)

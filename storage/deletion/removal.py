@@ -6,14 +6,17 @@ without its document, and the same command continues it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.lookups import delete_page, find_corpus
+from docmill.storage.core.lookups import delete_page, find_corpus, pages
+from docmill.storage.core.normalize import normalize
 from docmill.storage.core.schema import (
     Contender,
     Corpus,
@@ -31,39 +34,21 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc
-from docmill.storage.deletion.kept_counts import forget_counts
+from docmill.storage.deletion.paging import PAGE, Removed, remove_all, remove_items
 from docmill.storage.duplicates import promotion
-from docmill.storage.errors import CorpusInUse
+from docmill.storage.errors import CorpusInUse, StorageError
 from docmill.storage.pipelines import pipelines
 from docmill.storage.steps import job_keys
 from docmill.storage.steps.jobs import UNFINISHED, lock_corpus
+from docmill.storage.templates import written
 
-PAGE = 500
 SHOWN = 100  # documents named at most
-
-
-@dataclass(frozen=True)
-class Removed:
-    """The number of removed rows. `documents` are versions; nothing else needed the `contents` and `outcomes`."""
-
-    documents: int = 0
-    contents: int = 0
-    outcomes: int = 0
-    jobs: int = 0
-    ingests: int = 0
-
-    def __add__(self, other: Removed) -> Removed:
-        return Removed(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Removed)))
 
 
 def remove_corpus(database: Database, name: str) -> Removed:
     """Remove a corpus, its documents, ingests and jobs. Raises NoSuchCorpus, and CorpusInUse while a job runs."""
     corpus_id = find_corpus(database, name)
-    total, more = Removed(), True
-    while more:
-        removed, more = database.write(lambda transaction: _page(transaction, corpus_id))
-        total += removed
-    return total
+    return remove_all(database, partial(_remove_page, corpus_id=corpus_id), size=PAGE)
 
 
 def remove_documents(database: Database, name: str, keys: Collection[str], *, only_vanished: bool = False) -> Removed:
@@ -83,11 +68,7 @@ def remove_documents(database: Database, name: str, keys: Collection[str], *, on
             versions = [row for row in versions if row.key in vanished]
         return _remove(transaction, corpus_id, versions)
 
-    total = Removed()
-    for first in range(0, len(wanted), PAGE):
-        page = wanted[first : first + PAGE]
-        total += database.write(lambda transaction, page=page: work(transaction, page))  # type: ignore[misc]
-    return total
+    return remove_items(database, [wanted], work, size=PAGE)
 
 
 def missing(database: Database, name: str, keys: Collection[str]) -> list[str]:
@@ -132,31 +113,31 @@ def _begin(transaction: Transaction, corpus_id: int) -> bool:
     return name is not None
 
 
-def _page(transaction: Transaction, corpus_id: int) -> tuple[Removed, bool]:
-    """Remove the next page of a corpus. Return also if there is more."""
+def _remove_page(transaction: Transaction, size: int, *, corpus_id: int) -> Removed | None:
+    """Remove the next page of a corpus; return None if nothing is left."""
     if not _begin(transaction, corpus_id):
-        return Removed(), False
+        return None
     mine = select(Job.id).where(Job.corpus_id == corpus_id)
-    if delete_page(transaction, Shard, Shard.job_id.in_(mine), 10 * PAGE):
-        return Removed(), True
-    if delete_page(transaction, StepText, StepText.job_id.in_(mine), 10 * PAGE):
-        return Removed(), True
+    for table in (Shard, StepText):
+        if n := delete_page(transaction, table, table.job_id.in_(mine), 10 * size):
+            return Removed(others=n)
     if n_jobs := _delete_jobs(transaction, corpus_id):
-        return Removed(jobs=n_jobs), True
+        return Removed(jobs=n_jobs)
     # Before the documents: else each page would promote the next document of a large cluster.
     transaction.execute(delete(Deduplication).where(Deduplication.corpus_id == corpus_id))
-    if delete_page(transaction, Duplicate, Duplicate.corpus_id == corpus_id, 10 * PAGE):
-        return Removed(), True
+    if n := delete_page(transaction, Duplicate, Duplicate.corpus_id == corpus_id, 10 * size):
+        return Removed(others=n)
     in_corpus = Document.corpus_id == corpus_id
-    page = transaction.execute(select(*_VERSION).where(in_corpus).order_by(Document.id).limit(PAGE)).all()
+    page = transaction.execute(select(*_VERSION).where(in_corpus).order_by(Document.id).limit(size)).all()
     if page:
-        return _remove(transaction, corpus_id, page), True
+        return _remove(transaction, corpus_id, page)
     read = select(Ingest.id).where(Ingest.corpus_id == corpus_id)
-    if delete_page(transaction, Rejection, Rejection.ingest_id.in_(read), 10 * PAGE):
-        return Removed(), True
+    if n := delete_page(transaction, Rejection, Rejection.ingest_id.in_(read), 10 * size):
+        return Removed(others=n)
     n_ingests = transaction.execute(delete(Ingest).where(Ingest.corpus_id == corpus_id)).rowcount
-    transaction.execute(delete(Corpus).where(Corpus.id == corpus_id))
-    return Removed(ingests=n_ingests), False
+    return Removed(
+        ingests=n_ingests, others=transaction.execute(delete(Corpus).where(Corpus.id == corpus_id)).rowcount
+    )
 
 
 _VERSION = (Document.id, Document.key, Document.content_id, Document.superseded_by, Document.gone)
@@ -169,7 +150,7 @@ def _delete_jobs(transaction: Transaction, corpus_id: int) -> int:
     transaction.execute(update(PipelineRun).where(PipelineRun.job_id.in_(jobs)).values(job_id=None))
     transaction.execute(delete(Step).where(Step.job_id.in_(jobs)))
     job_keys.forget_arguments(transaction, jobs)
-    forget_counts(transaction, jobs)
+    gc.forget_counts(transaction, jobs)
     return transaction.execute(delete(Job).where(Job.id.in_(jobs))).rowcount
 
 
@@ -206,7 +187,7 @@ def remove_rows(transaction: Transaction, documents: Sequence[Any]) -> Removed:
         transaction.execute(delete(Document).where(Document.id.in_(page)))
     promotion.promote(transaction, losing)
     collected = gc.collect_of(transaction, texts)
-    return Removed(len(ids), collected.contents, collected.outcomes)
+    return Removed(documents=len(ids)) + collected
 
 
 def settle(database: Database) -> bool:
@@ -217,3 +198,75 @@ def settle(database: Database) -> bool:
         cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         is_busy: int = cursor.fetchone()[0]
     return not is_busy
+
+
+READ_PAGE = 5_000
+_PREFIX = "meta."
+
+
+class ConditionInvalid(StorageError):
+    """A condition is written meta.FIELD=VALUE."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A field of the metadata has this value. Numbers and lists are compared in the form that a prompt would have."""
+
+    field: str
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """Return the condition in `meta.FIELD=VALUE`. Raises ConditionInvalid."""
+        name, equals, value = text.partition("=")
+        field = name.removeprefix(_PREFIX)
+        if not equals or field == name or not field:
+            raise ConditionInvalid(f"{text!r} is not meta.FIELD=VALUE, such as meta.customer=4711")
+        return cls(normalize(field)[0], normalize(value)[0])
+
+    def __str__(self) -> str:
+        return f"{_PREFIX}{self.field}={self.value}"
+
+    def holds(self, meta: Mapping[str, Any]) -> bool:
+        """Return True if the metadata have the field with this value. Null is no value."""
+        found = meta.get(self.field)
+        return found is not None and written(found) == self.value
+
+
+def select_keys(
+    database: Database, name: str, conditions: Collection[Condition] = (), *, only_vanished: bool = False
+) -> list[str]:
+    """Return the ids of a corpus's documents with a version that meets all conditions, in order.
+
+    With `only_vanished` only documents that vanished from their source. Raises NoSuchCorpus.
+    """
+    corpus_id = find_corpus(database, name)
+    chosen = set[str]()
+    vanished = set[str]()
+    for row in _read_versions(database, corpus_id, only_gone=only_vanished and not conditions):
+        if row.gone and row.superseded_by is None:
+            vanished.add(row.key)
+        if all(condition.holds(row.meta) for condition in conditions):
+            chosen.add(row.key)
+    return sorted(chosen & vanished if only_vanished else chosen)
+
+
+def _read_versions(database: Database, corpus_id: int, *, only_gone: bool) -> Iterator[Any]:
+    columns = (Document.id, Document.key, Document.meta, Document.gone, Document.superseded_by)
+    query = select(*columns).where(Document.corpus_id == corpus_id)
+    if only_gone:
+        query = query.where(Document.gone, Document.superseded_by.is_(None))
+    return chain.from_iterable(pages(database, query, Document.id, READ_PAGE))
+
+
+def count_vanished(database: Database) -> dict[str, int]:
+    """Return the number of vanished documents that the store keeps, by corpus; corpora without any are left out."""
+    query = (
+        select(Corpus.name, func.count().label("n"))
+        .join(Document, Document.corpus_id == Corpus.id)
+        .where(Document.gone, Document.superseded_by.is_(None))
+        .group_by(Corpus.name)
+        .order_by(Corpus.name)
+    )
+    with database.read() as transaction:
+        return {row.name: row.n for row in transaction.execute(query)}

@@ -1,14 +1,15 @@
-"""Delete old rows that every run adds: records of met contents, runs of pipelines with their jobs, rejections.
+"""The rules of retention: rows that go by their age, and how many each rule would remove.
 
-Documents, texts and results stay: only a user removes them.
+Documents, texts and results that something needs stay: only a user removes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, update
 
@@ -19,6 +20,7 @@ from docmill.storage.core.schema import (
     Document,
     Ingest,
     Job,
+    OutcomeRow,
     PipelineRun,
     Refusal,
     Rejection,
@@ -26,28 +28,64 @@ from docmill.storage.core.schema import (
     Step,
     StepText,
 )
-from docmill.storage.core.tables import db_now
-from docmill.storage.core.transaction import Transaction
-from docmill.storage.deletion.ages import Ages
-from docmill.storage.deletion.budget import Budget
-from docmill.storage.deletion.kept_counts import forget_counts
+from docmill.storage.core.tables import Base, db_now
+from docmill.storage.core.transaction import Transaction, columns_of
+from docmill.storage.deletion import gc, needed, versions
+from docmill.storage.deletion.paging import Budget, Removed, remove_all
 from docmill.storage.errors import RightMissing
 from docmill.storage.steps.jobs import UNFINISHED
+from docmill.storage.steps.sharding import UNTOUCHED
 
 PAGE = 5_000  # rows deleted in one transaction
+FOLDED_PAGE = 1_000  # shards folded in one transaction
 SETTLED_S = 3_600.0  # a reading may still add documents to a job that has just ended
+
+Ages = Mapping[str, float]  # the age in seconds from which a rule removes; others remove nothing
+
+
+@dataclass(frozen=True)
+class Swept:
+    """The rows that a round removed, by rule. A round that is not `complete` used up its budget: more may be left."""
+
+    removed: dict[str, int]
+    complete: bool
 
 
 def sweep(database: Database, ages: Ages) -> None:
-    """Delete old runs, jobs, rejections and refusals. Rows that this database user may not delete stay."""
-    for rule, forget in SWEPT:
-        if (age_s := ages.get(rule)) is not None:
+    """Apply the rules of upkeep. Rows that this database user may not delete stay."""
+    for rule in RULES:
+        if rule.is_upkeep and rule.name in ages:
             with suppress(RightMissing):
-                forget(database, age_s)
+                rule.remove(database, ages[rule.name], Budget())
 
 
-def forget_step_texts(database: Database, older_than_s: float, budget: Budget | None = None) -> int:
-    """Delete the records of texts that the steps of ended jobs had met. Return their number.
+def apply(database: Database, ages: Ages, budget: Budget | None = None) -> Swept:
+    """Remove what each rule says, and texts that nothing needs, until the budget is spent."""
+    budget = budget or Budget()
+    removed: dict[str, int] = {}
+    for rule in RULES:
+        if rule.name in ages and not budget.is_spent():
+            removed[rule.name] = rule.remove(database, ages[rule.name], budget).rows
+    if not budget.is_spent():
+        removed["texts"] = gc.collect(database, budget).rows
+    return Swept(removed, complete=not budget.is_spent())
+
+
+def count(database: Database, ages: Ages) -> dict[str, dict[str, int]]:
+    """Return the rows that each rule would remove now, by rule and table.
+
+    Texts that only removed results need are not counted. A rule counts as if the rules before it removed nothing.
+    """
+    return {rule.name: rule.count(database, ages[rule.name]) for rule in RULES if rule.name in ages}
+
+
+def ended_before(age_s: float) -> ColumnElement[bool]:
+    """Return the condition for a job that ended longer ago."""
+    return and_(Job.state.not_in(UNFINISHED), Job.finished_at < db_now() - age_s)
+
+
+def forget_step_texts(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
+    """Delete the records of texts that the steps of ended jobs had met.
 
     A retry needs them. So a job with failures keeps them for the whole time, and other jobs for an hour.
     """
@@ -56,7 +94,8 @@ def forget_step_texts(database: Database, older_than_s: float, budget: Budget | 
     needless = jobs_with_needless_texts(older_than_s)
     with database.read() as transaction:
         jobs = transaction.scalars(select(Job.id).where(needless, has_texts).order_by(Job.id)).all()
-    return sum(_in_pages(database, partial(_forget_texts, job_id), budget) for job_id in jobs)
+    removed = (remove_all(database, partial(_forget_texts, job_id=job_id), budget, PAGE) for job_id in jobs)
+    return sum(removed, Removed())
 
 
 def jobs_with_needless_texts(older_than_s: float) -> ColumnElement[bool]:
@@ -69,15 +108,17 @@ def jobs_with_needless_texts(older_than_s: float) -> ColumnElement[bool]:
     return or_(ended_before(older_than_s), and_(ended_before(SETTLED_S), nothing_to_retry))
 
 
-def ended_before(age_s: float) -> ColumnElement[bool]:
-    """Return the condition for a job that ended longer ago."""
-    return and_(Job.state.not_in(UNFINISHED), Job.finished_at < db_now() - age_s)
-
-
-def _forget_texts(job_id: int, transaction: Transaction, size: int) -> int:
+def _forget_texts(transaction: Transaction, size: int, *, job_id: int) -> Removed | None:
     if not _note_forgotten(transaction, job_id):
-        return 0
-    return delete_page(transaction, StepText, StepText.job_id == job_id, size)
+        return None
+    return _delete_page(transaction, size, table=StepText, condition=StepText.job_id == job_id)
+
+
+def _delete_page(
+    transaction: Transaction, size: int, *, table: type[Base], condition: ColumnElement[bool]
+) -> Removed | None:
+    n = delete_page(transaction, table, condition, size)
+    return Removed(others=n) if n else None
 
 
 def _note_forgotten(transaction: Transaction, job_id: int) -> bool:
@@ -86,14 +127,22 @@ def _note_forgotten(transaction: Transaction, job_id: int) -> bool:
     return transaction.execute(ended.values(forgotten_at=db_now())).rowcount > 0
 
 
-def forget_runs(database: Database, older_than_s: float, budget: Budget | None = None) -> int:
-    """Delete old runs that have no job. Return their number. Each pipeline keeps its last run."""
-    old = runs_without_job(older_than_s)
+def forget_runs(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
+    """Delete old runs of pipelines with their jobs, and old runs that have no job.
+
+    Each pipeline keeps its last run of each state. Documents and results stay, and so do jobs without a pipeline.
+    """
+    budget = budget or Budget()
+    removed, jobless = Removed(), runs_without_job(older_than_s)
     with database.read() as transaction:  # most often there is none; a read waits for no writer
-        if transaction.scalar(select(PipelineRun.id).where(old).limit(1)) is None:
-            return 0
-    page = partial(delete_page, table=PipelineRun, condition=old)
-    return _in_pages(database, page, budget or Budget())
+        has_jobless = transaction.scalar(select(PipelineRun.id).where(jobless).limit(1)) is not None
+        runs = transaction.scalars(old_runs(older_than_s).order_by(PipelineRun.id)).all()
+    if has_jobless:
+        delete_some = partial(_delete_page, table=PipelineRun, condition=jobless)
+        removed = remove_all(database, delete_some, budget, PAGE)
+    for run_id in runs:
+        removed += remove_all(database, partial(_forget_run, run_id=run_id), budget, PAGE)
+    return removed
 
 
 def runs_without_job(older_than_s: float) -> ColumnElement[bool]:
@@ -104,21 +153,6 @@ def runs_without_job(older_than_s: float) -> ColumnElement[bool]:
         PipelineRun.job_id.is_(None),
         PipelineRun.id.not_in(last),
     )
-
-
-def forget_jobs(database: Database, older_than_s: float, budget: Budget | None = None) -> int:
-    """Delete old runs of pipelines with their jobs. Return the number of runs.
-
-    Each pipeline keeps its last run of each state. Documents and results stay, and so do jobs without a pipeline.
-    """
-    budget = budget or Budget()
-    with database.read() as transaction:
-        runs = transaction.scalars(old_runs(older_than_s).order_by(PipelineRun.id)).all()
-    for done, run_id in enumerate(runs):
-        if budget.is_spent():
-            return done
-        _in_pages(database, partial(_forget_run, run_id), budget)
-    return len(runs)
 
 
 def old_runs(older_than_s: float) -> Select[int]:
@@ -135,74 +169,194 @@ def old_runs(older_than_s: float) -> Select[int]:
     )
 
 
-def _forget_run(run_id: int, transaction: Transaction, size: int) -> int:
-    """Delete the next page of rows of a run's job, and at last the run and the job. Return the number of rows."""
+def _forget_run(transaction: Transaction, size: int, *, run_id: int) -> Removed | None:
+    """Delete the next page of rows of a run's job, and at last the run and the job."""
     transaction.keep_last_ids(Job, Ingest, Shard)
     job_id = transaction.scalar(select(PipelineRun.job_id).where(PipelineRun.id == run_id))
     this = delete(PipelineRun).where(PipelineRun.id == run_id)
     others = select(PipelineRun.id).where(PipelineRun.job_id == job_id, PipelineRun.id != run_id).limit(1)
     if job_id is None or transaction.scalar(others) is not None:
-        transaction.execute(this)
-        return 0
+        n = transaction.execute(this).rowcount
+        return Removed(others=n) if n else None
     if not _note_forgotten(transaction, job_id):  # the job was retried
-        return 0
+        return None
     ingest_id = transaction.execute(select(Job.ingest_id).where(Job.id == job_id)).scalar_one()
     of_job = ((Shard, Shard.job_id == job_id), (StepText, StepText.job_id == job_id))
     of_ingest = ((Rejection, Rejection.ingest_id == ingest_id), (Contender, Contender.ingest_id == ingest_id))
     for table, condition in (*of_job, *of_ingest):
         if n := delete_page(transaction, table, condition, size):
-            return n
+            return Removed(others=n)
     transaction.execute(this)
     transaction.execute(delete(Step).where(Step.job_id == job_id))
     transaction.execute(delete(Job).where(Job.id == job_id))
-    forget_counts(transaction, [job_id])
+    gc.forget_counts(transaction, [job_id])
     has_documents = select(Document.id).where(Document.ingest_id == ingest_id).limit(1)
     if transaction.scalar(has_documents) is None:
         transaction.execute(delete(Ingest).where(Ingest.id == ingest_id))
-    return 0
+    return Removed(others=1, jobs=1)
 
 
-def forget_rejections(database: Database, older_than_s: float, budget: Budget | None = None) -> int:
-    """Delete the rejections of readings whose job ended before. Return their number, which each reading keeps."""
-    total, budget = 0, budget or Budget()
+def forget_rejections(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
+    """Delete the rejections of readings whose job ended before. Each reading keeps their number."""
+    removed, budget = Removed(), budget or Budget()
     for table in (Rejection, Contender):
         has_some = select(table.ingest_id).where(table.ingest_id == Job.ingest_id).exists()
         with database.read() as transaction:
             ingests = transaction.scalars(select(Job.ingest_id).where(ended_before(older_than_s), has_some)).all()
         for ingest_id in ingests:
-            of_ingest = table.ingest_id == ingest_id
-            total += _in_pages(database, partial(delete_page, table=table, condition=of_ingest), budget)
-    return total
+            delete_some = partial(_delete_page, table=table, condition=table.ingest_id == ingest_id)
+            removed += remove_all(database, delete_some, budget, PAGE)
+    return removed
 
 
-def forget_refusals(database: Database, older_than_s: float, budget: Budget | None = None) -> int:
-    """Delete the reasons why workers refused a spec that are older. Return their number."""
+def forget_refusals(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
+    """Delete the reasons why workers refused a spec that are older."""
     old = Refusal.refused_at < db_now() - older_than_s
-    return _in_pages(database, partial(delete_page, table=Refusal, condition=old), budget or Budget())
+    return remove_all(database, partial(_delete_page, table=Refusal, condition=old), budget, PAGE)
 
 
-class _Page(Protocol):
-    """Removes up to `size` rows in a transaction, and returns their number."""
+def fold_shards(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
+    """Fold the finished shards of jobs that ended before then: one row for each step keeps their sums.
 
-    def __call__(self, transaction: Transaction, *, size: int) -> int: ...
-
-
-def _in_pages(database: Database, page: _Page, budget: Budget) -> int:
-    total = 0
-    while not budget.is_spent():
-        size = budget.page(PAGE)
-        n = budget.spend(database.write(lambda transaction, size=size: page(transaction, size=size)))  # type: ignore[misc]
-        total += n
-        if not n:
-            break
-    return total
+    So every count stays. A folded shard is done and has no contents. Nothing but `explain` and the chart of a report
+    reads single shards of an ended job.
+    """
+    budget = budget or Budget()
+    has_some = select(Shard.id).where(Shard.job_id == Job.id, is_finished()).exists()
+    with database.read() as transaction:
+        jobs = transaction.scalars(select(Job.id).where(ended_before(older_than_s), has_some).order_by(Job.id)).all()
+    removed = (remove_all(database, partial(_fold, job_id=job_id), budget, FOLDED_PAGE) for job_id in jobs)
+    return sum(removed, Removed())
 
 
-# The rules that maintenance applies each hour, in this order.
-SWEPT: tuple[tuple[str, Callable[..., int]], ...] = (
-    ("step_texts", forget_step_texts),
-    ("runs", forget_runs),
-    ("runs", forget_jobs),
-    ("rejections", forget_rejections),
-    ("refusals", forget_refusals),
+def is_finished() -> ColumnElement[bool]:
+    """Return the condition for a finished shard that is not folded yet."""
+    return and_(Shard.state.in_(["done", "split"]), Shard.contents != b"")
+
+
+def _fold(transaction: Transaction, size: int, *, job_id: int) -> Removed | None:
+    """Fold the next page of a job's shards, of one step; return None if nothing is left."""
+    transaction.keep_last_ids(Shard)
+    ended = update(Job).where(Job.id == job_id, Job.state.not_in(UNFINISHED)).values(folded_at=db_now())
+    if transaction.execute(ended).rowcount == 0:  # it was retried, or is gone
+        return None
+    mine = Shard.job_id == job_id
+    step = transaction.scalar(select(func.min(Shard.step)).where(mine, is_finished()))
+    if step is None:
+        return None
+    of_step = and_(mine, Shard.step == step)
+    folded = transaction.scalars(select(Shard.id).where(of_step, Shard.state == "done", Shard.contents == b""))
+    page = transaction.scalars(select(Shard.id).where(of_step, is_finished()).order_by(Shard.id).limit(size))
+    ids = [*folded, *page]
+    row = _sum(transaction, ids)
+    transaction.execute(delete(Shard).where(Shard.id.in_(ids)))
+    # A row that is added is no work that was done: those who count work look at what grows.
+    transaction.load(Shard, columns_of([row]))
+    return Removed(others=len(ids) - 1)
+
+
+_SUMS = (
+    *(Shard.n_contents, Shard.n_chars, Shard.n_done, Shard.n_failed, Shard.n_skipped, Shard.n_truncated),
+    *(Shard.n_doubtful, Shard.tokens_in, Shard.tokens_out),
 )
+
+
+def _sum(transaction: Transaction, ids: list[int]) -> dict[str, Any]:
+    """Return the row that has the sums of these shards, and their first start and last end."""
+    same = (Shard.job_id, Shard.step, Shard.spec_id, Shard.lane)
+    times = (func.min(Shard.started_at).label("started_at"), func.max(Shard.finished_at).label("finished_at"))
+    sums = tuple(func.sum(column).label(column.key) for column in _SUMS)
+    found = transaction.execute(select(*same, *times, *sums).where(Shard.id.in_(ids)).group_by(*same)).one()
+    counts = {column.key: int(getattr(found, column.key)) for column in _SUMS}
+    kept = {name: getattr(found, name) for name in ("job_id", "step", "spec_id", "lane", "started_at", "finished_at")}
+    return UNTOUCHED | kept | counts | {"contents": b"", "state": "done", "redo": False}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule of retention: removes rows that are older than an age, and counts them by table.
+
+    Maintenance applies the rules of upkeep each hour. A rule that `is_kept` has no age unless the settings have one.
+    """
+
+    name: str
+    remove: Callable[[Database, float, Budget], Removed]
+    count: Callable[[Database, float], dict[str, int]]
+    is_upkeep: bool = True
+    is_kept: bool = False
+
+
+def _by_table(
+    queries: Callable[[Transaction, float], Mapping[str, Select[Any]]],
+) -> Callable[[Database, float], dict[str, int]]:
+    """Return a function that counts rows by table with these queries."""
+
+    def count_rows(database: Database, age_s: float) -> dict[str, int]:
+        with database.read() as transaction:
+            found = queries(transaction, age_s)
+            return {table: int(transaction.scalar(query) or 0) for table, query in found.items()}
+
+    return count_rows
+
+
+def _n(table: Any) -> Select[Any]:
+    return select(func.count()).select_from(table)
+
+
+def _count_runs(_transaction: Transaction, age_s: float) -> dict[str, Select[Any]]:
+    runs = old_runs(age_s)
+    jobs = select(PipelineRun.job_id).where(PipelineRun.id.in_(runs))
+    return {
+        "pipeline_run": _n(PipelineRun).where(or_(PipelineRun.id.in_(runs), runs_without_job(age_s))),
+        "job": _n(Job).where(Job.id.in_(jobs)),
+        "shard": _n(Shard).where(Shard.job_id.in_(jobs)),
+    }
+
+
+def _count_step_texts(_transaction: Transaction, age_s: float) -> dict[str, Select[Any]]:
+    jobs = select(Job.id).where(jobs_with_needless_texts(age_s))
+    return {"step_text": _n(StepText).where(StepText.job_id.in_(jobs))}
+
+
+def _count_rejections(_transaction: Transaction, age_s: float) -> dict[str, Select[Any]]:
+    read = select(Job.ingest_id).where(ended_before(age_s))
+    return {table.__tablename__: _n(table).where(table.ingest_id.in_(read)) for table in (Rejection, Contender)}
+
+
+def _count_refusals(_transaction: Transaction, age_s: float) -> dict[str, Select[Any]]:
+    return {"refusal": _n(Refusal).where(Refusal.refused_at < db_now() - age_s)}
+
+
+def _count_shards(_transaction: Transaction, age_s: float) -> dict[str, Select[Any]]:
+    # Of each step with finished shards one row is left; a folded row goes into it.
+    steps = select(Shard.job_id, Shard.step).where(is_finished())
+    groups = steps.where(Shard.job_id.in_(select(Job.id).where(ended_before(age_s)))).distinct().subquery()
+    goes = or_(is_finished(), and_(Shard.state == "done", Shard.contents == b""))
+    of_group = and_(groups.c.job_id == Shard.job_id, groups.c.step == Shard.step)
+    rows = _n(Shard).join(groups, of_group).where(goes).scalar_subquery()
+    return {"shard": select(rows - _n(groups).scalar_subquery())}
+
+
+def _count_versions(database: Database, age_s: float) -> dict[str, int]:
+    old = versions.count(database, age_s)
+    return {"document": old.documents, "ingest": old.ingests}
+
+
+def _count_results(transaction: Transaction, age_s: float) -> dict[str, Select[Any]]:
+    return {"outcome": _n(OutcomeRow).where(needed.are_droppable(transaction, age_s))}
+
+
+RULES = (
+    Rule("step_texts", forget_step_texts, _by_table(_count_step_texts)),
+    Rule("runs", forget_runs, _by_table(_count_runs)),
+    Rule("rejections", forget_rejections, _by_table(_count_rejections)),
+    Rule("refusals", forget_refusals, _by_table(_count_refusals), is_kept=True),
+    Rule("shards", fold_shards, _by_table(_count_shards), is_upkeep=False, is_kept=True),
+    Rule("versions", versions.remove, _count_versions, is_upkeep=False, is_kept=True),
+    Rule(needed.RESULTS, needed.drop_unneeded, _by_table(_count_results), is_upkeep=False, is_kept=True),
+)
+
+
+def upkeep_ages(age_s: float, **others: float) -> dict[str, float]:
+    """Return the ages of the rules that work by themselves, all the same unless `others` names one."""
+    return {rule.name: age_s for rule in RULES if not rule.is_kept} | others

@@ -13,7 +13,7 @@ Finished jobs need none. Their `results` lack documents whose version was remove
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, not_, or_, select
@@ -24,54 +24,31 @@ from docmill.storage.core.schema import Contender, Document, Ingest, Job, Reject
 from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc, removal
-from docmill.storage.deletion.budget import Budget
-from docmill.storage.deletion.removal import Removed
+from docmill.storage.deletion.paging import PAGE, Budget, Removed, remove_items
 from docmill.storage.pipelines import pipelines
 from docmill.storage.steps.jobs import UNFINISHED
 
 LOOK = 5_000  # superseded versions examined in one transaction
-PAGE = 500  # versions removed in one transaction, with all that follows
 READINGS = 20  # readings removed in one transaction: each makes the database scan the documents
 
 
-@dataclass(frozen=True)
-class Superseded:
-    """Numbers of superseded versions and of readings."""
-
-    documents: int = 0
-    readings: int = 0
-
-
-def count(database: Database, older_than_s: float) -> Superseded:
-    """Return the numbers of the versions and readings that `remove` would remove now."""
+def count(database: Database, older_than_s: float) -> Removed:
+    """Return the numbers of the versions (`documents`) and readings (`ingests`) that `remove` would remove now."""
     goes = are_removable(older_than_s)
     n_documents = sum(len(page) for page in removable(database, older_than_s))
     with database.read() as transaction:
         readings = select(func.count()).select_from(Ingest).where(_is_unneeded(older_than_s, not_(goes)))
-        return Superseded(n_documents, transaction.scalar(readings) or 0)
+        return Removed(documents=n_documents, ingests=transaction.scalar(readings) or 0)
 
 
 def remove(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
-    """Remove versions that were superseded long ago, then what nothing needs, then readings.
-
-    A page is one transaction. An interrupted call is continued by the next.
-    """
-    total, budget = Removed(), budget or Budget()
-    for found in removable(database, older_than_s):
-        for first in range(0, len(found), PAGE):
-            if budget.is_spent():
-                return total
-            page = found[first : first + budget.page(PAGE)]
-            removed = _remove_page(database, older_than_s, [row.id for row in page])
-            budget.spend(removed.documents + removed.contents + removed.outcomes)
-            total += removed
+    """Remove versions that were superseded long ago, then what nothing needs, then readings."""
+    budget = budget or Budget()
+    ids = ([version.id for version in page] for page in removable(database, older_than_s))
+    removed = remove_items(database, ids, partial(_remove_page, older_than_s=older_than_s), budget, PAGE)
     with database.read() as transaction:
         readings = transaction.scalars(select(Ingest.id).where(_is_unneeded(older_than_s))).all()
-    for first in range(0, len(readings), READINGS):
-        if budget.is_spent():
-            break
-        total += _remove_readings(database, readings[first : first + READINGS])
-    return total
+    return removed + remove_items(database, [readings], _remove_readings, budget, READINGS)
 
 
 def removable(database: Database, older_than_s: float) -> Iterator[list[Any]]:
@@ -82,25 +59,19 @@ def removable(database: Database, older_than_s: float) -> Iterator[list[Any]]:
         yield [version for version in page if version.goes]
 
 
-def _remove_page(database: Database, older_than_s: float, ids: Sequence[int]) -> Removed:
-    def work(transaction: Transaction) -> Removed:
-        # The corpus is not locked: a reading holds that lock while it waits for this transaction, and no reading
-        # makes a removable version needed again.
-        gc.begin(transaction)
-        transaction.keep_last_ids(Document)
-        still = and_(Document.id.in_(ids), are_removable(older_than_s))
-        versions = transaction.execute(select(Document.id, Document.content_id).where(still)).all()
-        return removal.remove_rows(transaction, versions)
-
-    return database.write(work)
+def _remove_page(transaction: Transaction, ids: Sequence[int], *, older_than_s: float) -> Removed:
+    # The corpus is not locked: a reading holds that lock while it waits for this transaction, and no reading
+    # makes a removable version needed again.
+    gc.begin(transaction)
+    transaction.keep_last_ids(Document)
+    still = and_(Document.id.in_(ids), are_removable(older_than_s))
+    versions = transaction.execute(select(Document.id, Document.content_id).where(still)).all()
+    return removal.remove_rows(transaction, versions)
 
 
-def _remove_readings(database: Database, ids: Sequence[int]) -> Removed:
-    def work(transaction: Transaction) -> Removed:
-        transaction.keep_last_ids(Ingest)
-        return Removed(ingests=transaction.execute(delete(Ingest).where(Ingest.id.in_(ids))).rowcount)
-
-    return database.write(work)
+def _remove_readings(transaction: Transaction, ids: Sequence[int]) -> Removed:
+    transaction.keep_last_ids(Ingest)
+    return Removed(ingests=transaction.execute(delete(Ingest).where(Ingest.id.in_(ids))).rowcount)
 
 
 def are_removable(older_than_s: float) -> ColumnElement[bool]:

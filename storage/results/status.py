@@ -15,7 +15,7 @@ from docmill.storage.core.schema import Corpus, Ingest, Job, Rejection, SpecRow,
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.deletion.ages import RESULTS
+from docmill.storage.deletion.needed import RESULTS
 from docmill.storage.leases.diagnosis import Cause, JobSnapshot, Wait, waiting_for
 from docmill.storage.results.fleet import TimeUse, Workers, read_workers
 from docmill.storage.results.time_left import (

@@ -369,7 +369,7 @@ def forget(owner: Database, admin: Database, n: int, asked: JobRequest) -> None:
         jobs.cancel(admin, job.id)
         pipelines.note(admin, pipelines.begin(admin, f"old{n}", "me", 60.0), "done", job_id=job.id)
     end_long_ago(owner)
-    assert retention.forget_jobs(admin, 60.0) > 0
+    assert retention.forget_runs(admin, 60.0).rows > 0
 
 
 def end_long_ago(owner: Database) -> None:
@@ -409,8 +409,8 @@ def work(owner: Database, worker: Database) -> None:
     maintenance.forget_workers(worker)
     jobs.finish(worker)
     end_long_ago(owner)
-    assert retention.forget_step_texts(worker, 60.0) > 0
-    assert retention.forget_runs(worker, 60.0) > 0
+    assert retention.forget_step_texts(worker, 60.0).rows > 0
+    assert retention.forget_runs(worker, 60.0).rows > 0
     dispatch.sign_off(worker, "me")
     maintenance.let_go(worker, "upkeep", "me")
 

@@ -12,6 +12,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Base, Content, OutcomeRow, PipelineRun
 from docmill.storage.core.tables import db_now
 from docmill.storage.deletion import gc, versions
+from docmill.storage.deletion.paging import Removed
 from docmill.storage.pipelines import pipelines
 from tests.faults.test_runs import HOURLY, Crew, fire
 from tests.faults.test_runs import crew as crew  # a fixture
@@ -116,7 +117,7 @@ def test_nights_that_change_documents_leave_what_is_current_and_a_months_version
         crew.do_all(rounds=2)
         if night % 7 == 0:
             versions.remove(database, LIMIT_DAYS * DAY_S)
-            assert gc.collect(database) == gc.Collected()
+            assert gc.collect(database) == Removed()
         part = largest["before" if night < SEASON else "after"]
         part |= {name: max(n, part.get(name, 0)) for name, n in sizes(database).items()}
         a_day_passes(database)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from docmill.storage.deletion.ages import DAY_S, NAMES
+from docmill.storage.deletion.retention import RULES
 from docmill.worker.errors import SettingsError
-from docmill.worker.retention import RetentionSettings, seconds
+from docmill.worker.retention import DAY_S, NAMES, RetentionSettings, seconds
 from docmill.worker.settings import load_settings
 
 
@@ -47,15 +47,13 @@ def test_an_age_of_nothing_or_without_end_is_refused() -> None:
 
 
 def test_each_rule_has_a_setting() -> None:
-    assert {f"retention_{name}" for name in NAMES} | {
-        "retention",
-        "retention_days",
-    } == RetentionSettings.model_fields.keys()
+    assert {rule.name for rule in RULES} == {*NAMES}
+    assert {f"retention_{name}" for name in NAMES} < RetentionSettings.model_fields.keys()
 
 
 def test_without_settings_upkeep_has_its_days_and_nothing_else_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCMILL_RETENTION_DAYS", "10")
-    assert load_settings().ages.of == dict.fromkeys(("runs", "step_texts", "rejections"), 10 * DAY_S)
+    assert load_settings().ages == dict.fromkeys(("runs", "step_texts", "rejections"), 10 * DAY_S)
 
 
 def test_a_variable_goes_before_the_file_and_never_takes_a_rule_away(
@@ -66,7 +64,7 @@ def test_a_variable_goes_before_the_file_and_never_takes_a_rule_away(
     monkeypatch.setenv("DOCMILL_RETENTION_SHARDS", "2w")
     monkeypatch.setenv("DOCMILL_RETENTION_STEP_TEXTS", "never")
     upkeep = {"runs": 90 * DAY_S}
-    assert load_settings().ages.of == upkeep | {"results": 365 * DAY_S, "shards": 14 * DAY_S}
+    assert load_settings().ages == upkeep | {"results": 365 * DAY_S, "shards": 14 * DAY_S}
 
 
 def test_wrong_ages_rules_and_files_are_refused_with_their_names(

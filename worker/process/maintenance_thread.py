@@ -11,7 +11,7 @@ from functools import partial
 
 from docmill.storage.core.database import Database
 from docmill.storage.deletion import retention
-from docmill.storage.deletion.ages import Ages
+from docmill.storage.deletion.retention import Ages
 from docmill.storage.errors import StorageError
 from docmill.storage.leases import dispatch, maintenance
 from docmill.storage.leases.maintenance import PARTS

@@ -15,8 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from docmill.storage.core.database import Database
-from docmill.storage.deletion import folding, gc, retention
-from docmill.storage.deletion.ages import Ages
+from docmill.storage.deletion import gc, retention
 from docmill.storage.errors import DatabaseBusy, DatabaseReadOnly
 from docmill.storage.ingest import ingest
 from docmill.storage.leases import dispatch, maintenance, shards
@@ -38,8 +37,8 @@ READS: dict[str, Callable[[Database], Any]] = {
     "lanes": dispatch.lanes,
     "let_go_all": partial(pipelines.let_go_all, owner="w1"),  # there is nothing to let go
     "forget_runs": partial(retention.forget_runs, older_than_s=1e9),  # there is nothing to forget
-    "fold_shards": partial(folding.fold_shards, older_than_s=1e9),
-    "sweep": partial(retention.sweep, ages=Ages.upkeep(1e9)),
+    "fold_shards": partial(retention.fold_shards, older_than_s=1e9),
+    "sweep": partial(retention.sweep, ages=retention.upkeep_ages(1e9)),
 }
 WRITES: dict[str, Callable[[Database], Any]] = {
     "open_job": partial(jobs.open_job, request=request()),

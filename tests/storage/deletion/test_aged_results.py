@@ -26,10 +26,9 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.tables import db_now
-from docmill.storage.deletion import aged_results, gc, removal, rounds
-from docmill.storage.deletion.ages import Ages
-from docmill.storage.deletion.budget import Budget
+from docmill.storage.deletion import needed, removal, retention
 from docmill.storage.deletion.needed import Standing, latest, needed_by_migrations
+from docmill.storage.deletion.paging import Budget, Removed
 from docmill.storage.duplicates.methods import ByVectors
 from docmill.storage.leases.shards import Claim
 from docmill.storage.pipelines import pipelines
@@ -99,9 +98,9 @@ def spec_id(database: Database, model: str) -> int:
 def test_results_of_a_model_that_another_replaced_go_and_the_status_names_the_rule(database: Database) -> None:
     old = run(database, asked(spec(model="m1")))
     run(database, asked(spec(model="m2")))
-    assert aged_results.drop_unneeded(database, LIMIT_S) == gc.Collected(), "both jobs ended just now"
+    assert needed.drop_unneeded(database, LIMIT_S) == Removed(), "both jobs ended just now"
     days_pass(database, 30)
-    assert aged_results.drop_unneeded(database, LIMIT_S).outcomes == 3
+    assert needed.drop_unneeded(database, LIMIT_S).outcomes == 3
     assert stored(database) == {"m2": 3}
     status = read_status(database, old)
     assert (status.lost, status.swept) == (3, ("results",))
@@ -115,7 +114,7 @@ def test_the_latest_job_of_each_task_and_choice_of_options_keeps_its_results(dat
     run(database, asked(spec("translate", "to-german", to="de")))
     run(database, asked(spec("translate", "elsewhere", to="en"), corpus="others"))
     days_pass(database, 1_000)
-    assert aged_results.drop_unneeded(database, LIMIT_S) == gc.Collected()
+    assert needed.drop_unneeded(database, LIMIT_S) == Removed()
 
 
 def test_a_job_that_was_cancelled_takes_the_place_of_none(database: Database) -> None:
@@ -123,7 +122,7 @@ def test_a_job_that_was_cancelled_takes_the_place_of_none(database: Database) ->
     tried = read(database, asked(spec(model="m2")), numbered(3))
     jobs.cancel(database, tried.id)
     days_pass(database, 30)
-    assert aged_results.drop_unneeded(database, LIMIT_S) == gc.Collected()
+    assert needed.drop_unneeded(database, LIMIT_S) == Removed()
     assert stored(database) == {"m1": 3}
 
 
@@ -131,9 +130,9 @@ def test_a_step_that_a_needed_step_reads_stays_with_it(database: Database) -> No
     run(database, asked(spec("translate", "first"), spec("summarize", "second")))
     run(database, asked(spec("translate", "another")))
     days_pass(database, 30)
-    assert aged_results.drop_unneeded(database, LIMIT_S) == gc.Collected(), "summaries are the latest of their kind"
+    assert needed.drop_unneeded(database, LIMIT_S) == Removed(), "summaries are the latest of their kind"
     run(database, asked(spec("summarize", "direct")))
-    assert aged_results.drop_unneeded(database, LIMIT_S).outcomes == 6
+    assert needed.drop_unneeded(database, LIMIT_S).outcomes == 6
     assert stored(database) == {"another": 3, "direct": 3}
 
 
@@ -145,9 +144,9 @@ def test_what_a_pipeline_ran_last_stays(database: Database) -> None:
     pipelines.note(database, taken, "done", job_id=run(database, asked(spec(model="nightly"))))
     run(database, asked(spec(model="by-hand")))
     days_pass(database, 30)
-    assert aged_results.drop_unneeded(database, LIMIT_S) == gc.Collected()
+    assert needed.drop_unneeded(database, LIMIT_S) == Removed()
     pipelines.remove(database, "nightly")
-    assert aged_results.drop_unneeded(database, LIMIT_S).outcomes == 3
+    assert needed.drop_unneeded(database, LIMIT_S).outcomes == 3
 
 
 def test_an_unfinished_job_keeps_what_it_counts_on(database: Database) -> None:
@@ -156,7 +155,7 @@ def test_an_unfinished_job_keeps_what_it_counts_on(database: Database) -> None:
     going = read(database, asked(spec(model="m1")), numbered(5))
     run(database, asked(spec(model="m2")))
     days_pass(database, 30)
-    assert aged_results.drop_unneeded(database, LIMIT_S) == gc.Collected()
+    assert needed.drop_unneeded(database, LIMIT_S) == Removed()
     compute_all(database)
     jobs.finish(database)
     assert len([*results(database, going.id)]) == 5
@@ -176,7 +175,7 @@ def test_judged_outputs_and_migrations_stay(database: Database) -> None:
         made = insert(ReplacementRow).values(**values, state=state, created_at=db_now(), ended_at=db_now())
         database.write(lambda transaction, made=made: transaction.execute(made))  # type: ignore[misc]
     days_pass(database, 30)
-    aged_results.drop_unneeded(database, LIMIT_S)
+    needed.drop_unneeded(database, LIMIT_S)
     assert stored(database) == {"judged": 3, "migrated": 3, "last": 3}
 
 
@@ -187,16 +186,16 @@ def test_vectors_that_a_search_for_near_duplicates_compares_stay(database: Datab
     values = {"corpus_id": 1, "method": method, "compared_to": 3, "n_documents": 3, "finished_at": 1.0}
     database.write(lambda transaction: transaction.execute(insert(Deduplication).values(**values)))
     days_pass(database, 30)
-    assert aged_results.drop_unneeded(database, LIMIT_S) == gc.Collected()
+    assert needed.drop_unneeded(database, LIMIT_S) == Removed()
 
 
 def test_a_budget_of_rows_bounds_a_call_and_the_next_goes_on(database: Database) -> None:
     run(database, asked(spec(model="m1")), numbered(20))
     run(database, asked(spec(model="m2")), numbered(20))
     days_pass(database, 30)
-    assert aged_results.drop_unneeded(database, LIMIT_S, Budget.of(rows=4)).outcomes == 4
+    assert needed.drop_unneeded(database, LIMIT_S, Budget.of(rows=4)).outcomes == 4
     assert stored(database) == {"m1": 16, "m2": 20}
-    aged_results.drop_unneeded(database, LIMIT_S)
+    needed.drop_unneeded(database, LIMIT_S)
     assert stored(database) == {"m2": 20}
 
 
@@ -291,7 +290,7 @@ class Model:
 
     def sweep(self, rows: int | None) -> None:
         before, needed = self.rows(), self.needed()
-        rounds.apply(self.database, Ages({"results": LIMIT_S, "shards": LIMIT_S}), Budget.of(rows))
+        retention.apply(self.database, {"results": LIMIT_S, "shards": LIMIT_S}, Budget.of(rows))
         after = self.rows()
         gone = before - after
         old = {row for row in before if self.day - self.born[row] > LIMIT_DAYS}
@@ -345,5 +344,5 @@ def test_a_rule_without_an_age_removes_nothing(database: Database) -> None:
     run(database, asked(spec(model="m1")))
     run(database, asked(spec(model="m2")))
     days_pass(database, 1_000)
-    assert rounds.apply(database, Ages({"shards": LIMIT_S})).removed.keys() == {"shards", "texts"}
+    assert retention.apply(database, {"shards": LIMIT_S}).removed.keys() == {"shards", "texts"}
     assert stored(database) == {"m1": 3, "m2": 3}

@@ -12,7 +12,7 @@ from docmill.storage.core.schema import OutcomeRow, Shard
 from docmill.storage.core.tables import db_now
 from docmill.storage.deletion import cost, gc, removal
 from docmill.storage.deletion.cost import Cost, busy_s
-from docmill.storage.deletion.gc import Collected
+from docmill.storage.deletion.paging import Removed
 from docmill.storage.ingest import ingest
 from docmill.storage.leases import shards
 from docmill.storage.results.status import read_status
@@ -45,7 +45,7 @@ def test_what_would_be_dropped_is_what_is_dropped(database: Database, monkeypatc
     assert dropping(database, older_than_s=500.0) == [(str(COPY), 2), (str(TRANSLATE), 2)]
     [spec_id] = gc.specs(database, "translate/marian")
     assert dropping(database, older_than_s=500.0, spec_ids=[spec_id]) == [(str(TRANSLATE), 2)]
-    assert gc.drop(database, older_than_s=500.0, spec_ids=[spec_id]) == Collected(outcomes=2)
+    assert gc.drop(database, older_than_s=500.0, spec_ids=[spec_id]) == Removed(outcomes=2)
     assert dropping(database, older_than_s=500.0) == [(str(COPY), 2)]
 
 
@@ -92,7 +92,7 @@ def test_what_would_be_collected_is_what_is_collected(database: Database, fleet:
     read(database, pipeline(), numbered(5))
     fleet.work()
     jobs.finish(database)
-    assert cost.of_collecting(database) == Collected()
+    assert cost.of_collecting(database) == Removed()
     [spec_id] = gc.specs(database, "translate/marian")
     gone = OutcomeRow.__table__.delete().where(OutcomeRow.spec_id == spec_id)
     database.write(lambda transaction: transaction.execute(gone))

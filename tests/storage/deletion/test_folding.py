@@ -9,8 +9,8 @@ from sqlalchemy import select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Shard
-from docmill.storage.deletion import folding
-from docmill.storage.deletion.budget import Budget
+from docmill.storage.deletion import retention
+from docmill.storage.deletion.paging import Budget
 from docmill.storage.results.job_counts import finished_shards
 from docmill.storage.results.results import results
 from docmill.storage.results.status import JobStatus, read_status
@@ -50,12 +50,12 @@ def test_every_count_of_a_job_stays_and_its_results_do(database: Database, fleet
     fleet.fails = lambda kind, text: kind == "summarize" and text.endswith("7)")
     job_id = done(database, fleet)
     before, found = read_status(database, job_id), list(results(database, job_id))
-    assert folding.fold_shards(database, AGE_S) == 0, "it ended just now"
+    assert retention.fold_shards(database, AGE_S).rows == 0, "it ended just now"
     days_pass(database, 31)
     before = read_status(database, job_id)
     shards = n(database, Shard)
     assert shards > 4
-    assert folding.fold_shards(database, AGE_S) == shards - 4
+    assert retention.fold_shards(database, AGE_S).rows == shards - 4
     after = read_status(database, job_id)
     assert counts(after) == counts(before)
     assert after.shards == {"done": 4}
@@ -63,25 +63,25 @@ def test_every_count_of_a_job_stays_and_its_results_do(database: Database, fleet
     assert per_step(database, job_id) == [(0, 0), (1, 0), (2, 0), (3, 0)]
     assert repr(list(results(database, job_id))) == repr(found)
     assert list(finished_shards(database, job_id)) == [], "a chart has no single shards"
-    assert folding.fold_shards(database, AGE_S) == 0, "twice is once"
+    assert retention.fold_shards(database, AGE_S).rows == 0, "twice is once"
 
 
 def test_a_folded_job_can_be_retried_and_is_folded_again(database: Database, fleet: Fleet) -> None:
     fleet.fails = lambda kind, text: kind == "embed" and text.endswith("3")
     job_id = done(database, fleet, 20)
     days_pass(database, 31)
-    folding.fold_shards(database, AGE_S)
+    retention.fold_shards(database, AGE_S)
     failed = read_status(database, job_id).failed
     assert failed > 0
     fleet.fails = lambda kind, text: False
     assert jobs.retry(database, job_id) == failed
-    assert folding.fold_shards(database, 0.0) == 0, "it runs again"
+    assert retention.fold_shards(database, 0.0).rows == 0, "it runs again"
     fleet.work()
     jobs.finish(database)
     status = read_status(database, job_id)
     assert (status.failed, status.pending) == (0, 0)
     days_pass(database, 31)
-    assert folding.fold_shards(database, AGE_S) > 0
+    assert retention.fold_shards(database, AGE_S).rows > 0
     assert counts(read_status(database, job_id)).done == status.done
     assert len(per_step(database, job_id)) == 4
 
@@ -89,16 +89,16 @@ def test_a_folded_job_can_be_retried_and_is_folded_again(database: Database, fle
 def test_a_budget_ends_it_between_two_pages_and_the_next_call_goes_on(
     database: Database, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folding, "PAGE", 2)
+    monkeypatch.setattr(retention, "FOLDED_PAGE", 2)
     job_id = done(database, fleet)
     days_pass(database, 31)
     before, shards = counts(read_status(database, job_id)), n(database, Shard)
     ticks = iter(range(100))
     budget = Budget(until=3.0, clock=lambda: float(next(ticks)))
-    first = folding.fold_shards(database, AGE_S, budget)
+    first = retention.fold_shards(database, AGE_S, budget).rows
     assert 0 < first < shards - 4
     assert counts(read_status(database, job_id)) == before, "a page is whole"
-    assert folding.fold_shards(database, AGE_S, Budget.of(rows=1)) >= 1
-    folding.fold_shards(database, AGE_S)
+    assert retention.fold_shards(database, AGE_S, Budget.of(rows=1)).rows >= 1
+    retention.fold_shards(database, AGE_S)
     assert counts(read_status(database, job_id)) == before
     assert n(database, Shard) == 4

@@ -13,7 +13,7 @@ from docmill.storage.core.outcomes import Outcome, Status
 from docmill.storage.core.schema import Base, Content, Corpus, Document, Ingest, Job, OutcomeRow, Shard
 from docmill.storage.core.tables import db_now
 from docmill.storage.deletion import gc, removal
-from docmill.storage.deletion.gc import Collected
+from docmill.storage.deletion.paging import Removed
 from docmill.storage.errors import CorpusInUse, JobStopped, LeaseLost, NoSuchCorpus, NoSuchJob
 from docmill.storage.ingest import ingest
 from docmill.storage.leases import shards
@@ -86,7 +86,7 @@ def test_a_large_corpus_leaves_page_by_page(database: Database, monkeypatch: pyt
     monkeypatch.setattr(gc, "PAGE", 3)
     read(database, request(), numbered(50))
     finish(database)
-    assert removal.remove_corpus(database, "books") == removal.Removed(50, 50, 50, 1, 1)
+    assert removal.remove_corpus(database, "books") == Removed(50, 50, 50, 1, 1)
     assert count(database, Content) == count(database, OutcomeRow) == count(database, Corpus) == 0
 
 
@@ -111,7 +111,7 @@ def test_a_document_leaves_in_every_version_with_what_was_made_of_it(database: D
     assert texts(database) == {"kept", "translate(kept)", "summarize(translate(kept))"}
     with database.read() as transaction:
         assert transaction.scalar(select(Corpus.n_documents)) == 1
-    assert removal.remove_documents(database, "books", ["a"]) == removal.Removed()
+    assert removal.remove_documents(database, "books", ["a"]) == Removed()
     assert removal.missing(database, "books", ["a", "b"]) == ["a"]
     # What shards of earlier jobs say of it does no harm.
     assert [one["id"] for one in results(database, first.id)] == ["b"]
@@ -145,7 +145,7 @@ def test_texts_that_put_each_other_out_do_not_keep_each_other(database: Database
     work(database, echo)
     jobs.finish(database)
     assert texts(database) == {"abc", "cba", "level"}
-    assert gc.collect(database) == Collected()
+    assert gc.collect(database) == Removed()
     removal.remove_documents(database, "books", ["a"])
     assert texts(database) == {"level"}
     removal.remove_documents(database, "books", ["b"])
@@ -172,21 +172,21 @@ def test_collection_removes_what_is_loose_and_follows_it(database: Database, mon
     read(database, pipeline(), numbered(9))
     fleet.work()
     jobs.finish(database)
-    assert gc.collect(database) == Collected()
+    assert gc.collect(database) == Removed()
     with database.read() as transaction:
         some = list(transaction.scalars(select(Document.id).where(Document.key.in_(["k0", "k5", "k8"]))))
     database.write(lambda transaction: transaction.execute(Document.__table__.delete().where(Document.id.in_(some))))
-    assert gc.collect(database) == Collected(contents=9, outcomes=12)
-    assert gc.collect(database) == Collected()
+    assert gc.collect(database) == Removed(contents=9, outcomes=12)
+    assert gc.collect(database) == Removed()
 
 
 def test_results_are_dropped_by_age_and_by_spec(database: Database, fleet: Fleet) -> None:
     job = read(database, pipeline(), numbered(4))
     fleet.work()
     jobs.finish(database)
-    assert gc.drop(database, older_than_s=3_600) == Collected()
+    assert gc.drop(database, older_than_s=3_600) == Removed()
     of_vectors = gc.specs(database, "embed/minilm")
-    assert gc.drop(database, spec_ids=of_vectors) == Collected(outcomes=8)
+    assert gc.drop(database, spec_ids=of_vectors) == Removed(outcomes=8)
     assert [[*one["steps"]] for one in results(database, job.id)] == [["english", "line"]] * 4
     database.write(lambda transaction: transaction.execute(update(OutcomeRow).values(created_at=db_now() - 7_200)))
     dropped = gc.drop(database, older_than_s=3_600)
@@ -202,7 +202,7 @@ def test_an_unfinished_jobs_results_are_not_dropped(database: Database, fleet: F
     kept = outcomes(database)
     read(database, request("b.jsonl", corpus="poems", spec=TRANSLATE), [("z", "alone")])
     jobs.cancel(database, 2)
-    assert gc.drop(database) == Collected()
+    assert gc.drop(database) == Removed()
     assert outcomes(database) == kept
     jobs.finish(database)
     assert gc.drop(database).outcomes == len(kept)

@@ -16,7 +16,7 @@ from docmill.storage.core.schema import Content, Document, Job, OutcomeRow, Prom
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc, removal, versions
-from docmill.storage.deletion.gc import Collected
+from docmill.storage.deletion.paging import Removed
 from docmill.storage.errors import CorpusInUse, JobStopped, LeaseLost, NoSuchCorpus, NoSuchJob
 from docmill.storage.leases import dispatch, maintenance, shards
 from docmill.storage.steps import jobs
@@ -111,7 +111,7 @@ def test_rivals_leave_nothing_dangling_and_nothing_loose(database: Database, _: 
     settle(database)
     assert_whole(database)
     versions.remove(database, 0)
-    assert gc.collect(database) == Collected()
+    assert gc.collect(database) == Removed()
     assert_whole(database)
     for corpus in CORPORA:
         with suppress(NoSuchCorpus):
@@ -134,7 +134,7 @@ def settle(database: Database) -> None:
     work(database, lambda claim: [Outcome(one, Status.DONE, text=said[::-1]) for one, said in claim.texts])
     jobs.finish(database)
     gc.collect(database)
-    assert gc.collect(database) == Collected()
+    assert gc.collect(database) == Removed()
 
 
 def assert_whole(database: Database) -> None:
@@ -166,7 +166,7 @@ def test_a_reader_that_found_a_text_waits_for_collection_or_keeps_it(database: D
     )
     with database.read() as transaction:
         assert transaction.scalar(select(func.count()).select_from(Document)) == 20
-    assert gc.collect(database) == Collected()
+    assert gc.collect(database) == Removed()
     work(database)
     assert jobs.finish(database) == [2]
 
@@ -225,9 +225,9 @@ def test_collection_waits_for_whoever_refers_to_a_text(postgres_url: str) -> Non
         values = "SELECT 1, 'k', id, '{}', '[]', 0, 1 FROM content"
         transaction.execute(text(f"INSERT INTO document ({columns}) {values}"))
 
-    def collect() -> Collected:
+    def collect() -> Removed:
         assert inside.wait(10)
         return gc.collect(database)
 
-    assert at_once(lambda: database.write(refer), collect)[1] == Collected()
+    assert at_once(lambda: database.write(refer), collect)[1] == Removed()
     database.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -23,7 +24,6 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.core.tables import db_now
 from docmill.storage.deletion import retention
-from docmill.storage.deletion.ages import Ages
 from docmill.storage.errors import JobStopped, NoSuchJob
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import Rejected
@@ -65,10 +65,10 @@ def fleet(database: Database) -> Fleet:
 def test_the_texts_of_steps_go_when_a_job_has_ended_and_its_results_stay(database: Database, fleet: Fleet) -> None:
     job_id = done_job(database, fleet)
     before, status = list(results(database, job_id)), read_status(database, job_id)
-    retention.sweep(database, Ages.upkeep(KEPT_S))
+    retention.sweep(database, retention.upkeep_ages(KEPT_S))
     assert n(database, StepText) > 0, "somebody may still read its source"
     days_pass(database, 0.1)
-    assert retention.forget_step_texts(database, KEPT_S) > 0
+    assert retention.forget_step_texts(database, KEPT_S).rows > 0
     assert n(database, StepText) == 0
     assert repr(list(results(database, job_id))) == repr(before)
     assert read_status(database, job_id).steps == status.steps
@@ -79,12 +79,12 @@ def test_a_job_with_failures_can_be_tried_again_until_it_is_too_old(database: Da
     fleet.fails = lambda kind, text: kind == "summarize" and "text 1" in text
     job_id = done_job(database, fleet)
     days_pass(database, 89)
-    assert retention.forget_step_texts(database, KEPT_S) == 0
+    assert retention.forget_step_texts(database, KEPT_S).rows == 0
     assert jobs.retry(database, job_id) == 1
     fleet.work()
     jobs.finish(database)
     days_pass(database, 91)
-    assert retention.forget_step_texts(database, KEPT_S) > 0
+    assert retention.forget_step_texts(database, KEPT_S).rows > 0
     with pytest.raises(JobStopped, match="too long ago to be tried again; enqueue its source again"):
         jobs.retry(database, job_id)
 
@@ -92,10 +92,10 @@ def test_a_job_with_failures_can_be_tried_again_until_it_is_too_old(database: Da
 def test_the_texts_of_a_job_that_goes_on_stay(database: Database, fleet: Fleet) -> None:
     job = read(database, pipeline(), numbered(3))
     fleet.work()
-    assert retention.forget_step_texts(database, 0.0) == 0
+    assert retention.forget_step_texts(database, 0.0).rows == 0
     jobs.cancel(database, job.id)
     days_pass(database, 0.1)
-    assert retention.forget_step_texts(database, KEPT_S) > 0, "a cancelled job cannot be tried again"
+    assert retention.forget_step_texts(database, KEPT_S).rows > 0, "a cancelled job cannot be tried again"
 
 
 def keep(database: Database) -> None:
@@ -128,7 +128,7 @@ def test_old_runs_go_with_their_jobs_and_each_pipeline_keeps_its_last(
     by_hand = done_job(database, fleet, "b.jsonl")
     days_pass(database, 91)
     last = night(database, fleet, 4.0)
-    retention.sweep(database, Ages.upkeep(KEPT_S))
+    retention.sweep(database, retention.upkeep_ages(KEPT_S))
     assert [run.job_id for run in pipelines.history(database, "nightly")] == [last, failed]
     for gone in (first, second):
         with pytest.raises(NoSuchJob):
@@ -151,7 +151,7 @@ def test_a_run_whose_job_goes_on_or_is_anothers_too_is_forgotten_without_it(data
     days_pass(database, 91)
     again = update(Job).where(Job.id == jobs_of[1]).values(state="running", finished_at=None)
     database.write(lambda transaction: transaction.execute(again))
-    assert retention.forget_jobs(database, KEPT_S) == 1
+    assert retention.forget_runs(database, KEPT_S).rows == 1
     assert [run.job_id for run in pipelines.history(database, "nightly")] == [jobs_of[2], jobs_of[1]]
     assert n(database, Shard) > 0
     assert n(database, Job) == 3
@@ -166,9 +166,9 @@ def test_old_runs_that_never_had_a_job_go_but_for_the_last(database: Database) -
         database.write(lambda transaction, looked_at=looked_at: transaction.execute(looked_at))  # type: ignore[misc]
         pipelines.fire(database, found, due_at)
     days_pass(database, 89)
-    assert retention.forget_runs(database, KEPT_S) == 0
+    assert retention.forget_runs(database, KEPT_S).rows == 0
     days_pass(database, 2)
-    assert retention.forget_runs(database, KEPT_S) == 2
+    assert retention.forget_runs(database, KEPT_S).rows == 2
     assert [run.state for run in pipelines.history(database, "nightly")] == ["skipped", "due"]
     assert pipelines.hand_out(database) == [going]
 
@@ -178,9 +178,9 @@ def test_rejected_records_of_long_ago_are_forgotten_and_their_number_stays(datab
     ingest.add(database, job, records([]), [Rejected("line 9", "no JSON")])
     ingest.end(database, job)
     jobs.finish(database)
-    assert retention.forget_rejections(database, KEPT_S) == 0
+    assert retention.forget_rejections(database, KEPT_S).rows == 0
     days_pass(database, 91)
-    assert retention.forget_rejections(database, KEPT_S) == 1
+    assert retention.forget_rejections(database, KEPT_S).rows == 1
     assert list(failures(database, job.id)) == []
     assert read_status(database, job.id).rejected == 1
 
@@ -190,6 +190,6 @@ def test_what_ends_while_it_is_looked_at_is_left_alone(database: Database, fleet
     job_id = done_job(database, fleet)
     again = update(Job).values(state="running", finished_at=db_now())
     database.write(lambda transaction: transaction.execute(again))
-    forget = retention._forget_texts
-    assert database.write(lambda transaction: forget(job_id, transaction, 10)) == 0
+    forget = partial(retention._forget_texts, size=10, job_id=job_id)
+    assert database.write(forget) is None
     assert n(database, StepText) > 0

@@ -9,8 +9,8 @@ from sqlalchemy import select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Corpus
-from docmill.storage.deletion import removal, selection
-from docmill.storage.deletion.selection import Condition, ConditionInvalid
+from docmill.storage.deletion import removal
+from docmill.storage.deletion.removal import Condition, ConditionInvalid
 from docmill.storage.deletion.tracing import trace
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.pruning import Limits, Seen, prune
@@ -64,15 +64,15 @@ def n_documents(database: Database) -> int | None:
 def test_a_field_is_compared_as_a_prompt_would_write_it(database: Database, value: str, keys: set[str]) -> None:
     customers: dict[str, Any] = {"a": "7", "b": 7, "c": "seven", "d": True, "e": 8.5, "f": "", "g": None, "h": ["7"]}
     read_with(database, **{key: {"customer": customer} for key, customer in customers.items()}, z={"other": "7"})
-    assert set(selection.select_keys(database, "books", [Condition("customer", value)])) == keys
+    assert set(removal.select_keys(database, "books", [Condition("customer", value)])) == keys
 
 
 def test_all_conditions_hold_of_one_version_and_any_version_counts(database: Database) -> None:
     read_with(database, a={"x": 1, "y": 1}, b={"x": 1}, c={"x": 2, "y": 1})
     read_with(database, a={"x": 3, "y": 2}, b={"x": 1}, c={"x": 1, "y": 3})
     x, y = Condition("x", "1"), Condition("y", "1")
-    assert selection.select_keys(database, "books", [x]) == ["a", "b", "c"]
-    assert selection.select_keys(database, "books", [x, y]) == ["a"]
+    assert removal.select_keys(database, "books", [x]) == ["a", "b", "c"]
+    assert removal.select_keys(database, "books", [x, y]) == ["a"]
 
 
 def test_vanished_documents_leave_with_their_texts_and_the_count_of_the_others_stays(database: Database) -> None:
@@ -81,7 +81,7 @@ def test_vanished_documents_leave_with_their_texts_and_the_count_of_the_others_s
     let_vanish(database, kept=3)
     assert n_documents(database) == 3
     assert trace(database, "text 4").stored
-    keys = selection.select_keys(database, "books", only_vanished=True)
+    keys = removal.select_keys(database, "books", only_vanished=True)
     assert keys == ["k3", "k4"]
     removed = removal.remove_documents(database, "books", [*keys, "k0"], only_vanished=True)
     assert (removed.documents, removed.contents, removed.outcomes) == (4, 2, 2)
@@ -89,14 +89,14 @@ def test_vanished_documents_leave_with_their_texts_and_the_count_of_the_others_s
     assert trace(database, "text 4").is_nowhere
     assert documents(database).keys() == {"k0", "k1", "k2"}
     assert n_documents(database) == 3
-    assert selection.select_keys(database, "books", only_vanished=True) == []
+    assert removal.select_keys(database, "books", only_vanished=True) == []
 
 
 def test_what_came_back_has_not_vanished(database: Database) -> None:
     read(database, request(), numbered(5))
     finish(database)
     let_vanish(database, kept=3)
-    keys = selection.select_keys(database, "books", only_vanished=True)
+    keys = removal.select_keys(database, "books", only_vanished=True)
     let_vanish(database, kept=4)
     assert removal.remove_documents(database, "books", keys, only_vanished=True).documents == 2
     assert documents(database).keys() == {"k0", "k1", "k2", "k3"}
@@ -106,14 +106,14 @@ def test_vanished_documents_are_chosen_by_the_metadata_that_they_had(database: D
     read_with(database, a={"customer": 7}, k0={"customer": 7}, b={"customer": 8})
     let_vanish(database, kept=1)
     of_customer = [Condition("customer", "7")]
-    assert selection.select_keys(database, "books", of_customer) == ["a", "k0"]
-    assert selection.select_keys(database, "books", of_customer, only_vanished=True) == ["a"]
+    assert removal.select_keys(database, "books", of_customer) == ["a", "k0"]
+    assert removal.select_keys(database, "books", of_customer, only_vanished=True) == ["a"]
 
 
 def test_pages_are_looked_through_one_after_the_other(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "PAGE", 2)
+    monkeypatch.setattr(removal, "READ_PAGE", 2)
     read_with(database, **{f"d{n}": {"n": n % 2} for n in range(7)})
-    assert len(selection.select_keys(database, "books", [Condition("n", "1")])) == 3
+    assert len(removal.select_keys(database, "books", [Condition("n", "1")])) == 3
 
 
 def test_a_trace_says_of_a_document_that_it_vanished_or_has_another_text_now(database: Database) -> None:
@@ -133,9 +133,9 @@ def test_how_many_vanished_documents_are_kept_is_counted_by_corpus(database: Dat
     read(database, request(), numbered(5))
     read(database, request("b.jsonl", corpus="poems"), numbered(2))
     finish(database)
-    assert selection.count_vanished(database) == {}
+    assert removal.count_vanished(database) == {}
     let_vanish(database, kept=3)
-    assert selection.count_vanished(database) == {"books": 2}
+    assert removal.count_vanished(database) == {"books": 2}
 
 
 @pytest.mark.parametrize("wrong", ["customer=7", "meta.customer", "meta.=7", "", "metaxcustomer=7"])

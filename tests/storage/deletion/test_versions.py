@@ -18,8 +18,7 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import cost, gc, removal, versions
-from docmill.storage.deletion.removal import Removed
-from docmill.storage.deletion.versions import Superseded
+from docmill.storage.deletion.paging import Removed
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.leases import shards
@@ -77,12 +76,12 @@ def test_what_was_superseded_goes_with_what_only_it_led_to(database: Database, f
     second = read(database, pipeline(), [("a", "new"), ("b", "kept")])
     fleet.work()
     jobs.finish(database)
-    assert versions.count(database, 0) == Superseded(1, 0)
+    assert versions.count(database, 0) == Removed(documents=1)
     # Of what was made of "old" the translation, its summary, and two vectors.
     expected = cost.of_dropping(database, older_than_s=0, spec_ids=(), superseded=True)
     all_that_goes = cost.of_removing(database, older_than_s=0, spec_ids=(), superseded=True)
     removed = versions.remove(database, 0)
-    assert all_that_goes == gc.Collected(removed.contents, removed.outcomes)
+    assert all_that_goes == Removed(contents=removed.contents, outcomes=removed.outcomes)
     assert (removed.documents, removed.contents, removed.ingests) == (1, 3, 0)
     assert sum(one.outcomes for one in expected) == removed.outcomes == 4
     made = {"translate({})", "summarize(translate({}))"}
@@ -96,14 +95,14 @@ def test_what_was_superseded_goes_with_what_only_it_led_to(database: Database, f
     assert read_status(database, second.id).removed == 0
     assert documents(database) == {"a": "new", "b": "kept"}
     assert versions.remove(database, 0) == Removed()
-    assert gc.collect(database) == gc.Collected()
+    assert gc.collect(database) == Removed()
 
 
 def test_a_version_goes_when_it_was_superseded_for_long_and_not_when_it_is_old(database: Database) -> None:
     read_all(database, [("a", "one"), ("b", "one b")])
     days_pass(database, 100)
     read_all(database, [("a", "two"), ("b", "one b")])
-    assert versions.count(database, 90 * 86_400) == Superseded()
+    assert versions.count(database, 90 * 86_400) == Removed()
     days_pass(database, 89)
     assert versions.remove(database, 90 * 86_400) == Removed()
     days_pass(database, 2)
@@ -124,12 +123,12 @@ def test_a_reading_goes_when_no_document_job_or_record_needs_it(database: Databa
             transaction.exec_driver_sql(f"DELETE FROM {table}")
 
     database.write(forget_jobs)
-    assert versions.count(database, 3_600) == Superseded()
-    assert versions.count(database, 0) == Superseded(0, 2)
+    assert versions.count(database, 3_600) == Removed()
+    assert versions.count(database, 0) == Removed(ingests=2)
     assert versions.remove(database, 0) == Removed(ingests=2)
     assert count(database, Ingest) == 1, "the current version came with it"
     read_all(database, [("a", "four")])
-    assert versions.count(database, 0) == Superseded(1, 1), "the reading goes with its last document"
+    assert versions.count(database, 0) == Removed(documents=1, ingests=1), "the reading goes with its last document"
     assert versions.remove(database, 0) == Removed(1, 1, 1, 0, 1)
 
 
@@ -308,7 +307,7 @@ def _live(database: Database, nights: list[Night], *, collects: bool) -> Any:
             open_jobs.clear()
         if collects:
             versions.remove(database, 0)
-            assert gc.collect(database) == gc.Collected()
+            assert gc.collect(database) == Removed()
         now = documents(database, corpus_id=job.corpus_id)
         assert documents(database, job) == now
         computed.intersection_update(now.values())

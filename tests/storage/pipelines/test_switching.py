@@ -14,7 +14,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.outcomes import Outcome
 from docmill.storage.core.schema import Step
 from docmill.storage.core.specs import Spec
-from docmill.storage.deletion import gc, removal, replaced
+from docmill.storage.deletion import gc, needed, removal
 from docmill.storage.errors import CannotMigrate, NothingEmbedded, TooManyLost
 from docmill.storage.leases.shards import Claim
 from docmill.storage.pipelines import switching, views
@@ -191,15 +191,15 @@ def test_a_cancelled_migration_leaves_the_old_spec_and_a_later_job_by_hand_count
 def test_only_specs_that_were_replaced_in_all_corpora_long_enough_ago_are_removed(database: Database) -> None:
     embed(database, numbered(3))
     found = migrated(database)
-    assert replaced.replaced_specs(database, 3_600.0).spec_ids == ()
+    assert needed.replaced_specs(database, 3_600.0).spec_ids == ()
     read(database, request("b.jsonl", corpus="films", spec=EMBED), [("f", "film")])
-    assert "films" in replaced.replaced_specs(database, 0.0).staying[0]
+    assert "films" in needed.replaced_specs(database, 0.0).staying[0]
     work(database, embedded)
     jobs.finish(database)
     removal.remove_corpus(database, "films")
-    going = replaced.replaced_specs(database, 0.0).spec_ids
+    going = needed.replaced_specs(database, 0.0).spec_ids
     assert going == (found.old_spec_id,)
-    assert replaced.note_dropped(database, going, 0.0) == going
+    assert needed.note_dropped(database, going, 0.0) == going
     assert gc.drop(database, spec_ids=going).outcomes == 3
     assert by(database) == NEW
     with pytest.raises(CannotMigrate, match="`docmill gc` removed the results of minilm"):
@@ -208,8 +208,8 @@ def test_only_specs_that_were_replaced_in_all_corpora_long_enough_ago_are_remove
 
 
 def drop_replaced(database: Database) -> None:
-    going = replaced.replaced_specs(database, 0.0).spec_ids
-    assert replaced.note_dropped(database, going, 0.0) == going
+    going = needed.replaced_specs(database, 0.0).spec_ids
+    assert needed.note_dropped(database, going, 0.0) == going
     gc.drop(database, spec_ids=going)
 
 
@@ -244,9 +244,9 @@ def test_search_offers_a_spec_that_answered_again_after_it_was_dropped(database:
 def test_a_spec_that_answers_again_since_it_was_to_be_removed_stays(database: Database) -> None:
     embed(database, numbered(3))
     found = migrated(database)
-    going = replaced.replaced_specs(database, 0.0).spec_ids
+    going = needed.replaced_specs(database, 0.0).spec_ids
     assert switching.undo(database, found, ())
-    assert replaced.note_dropped(database, going, 0.0) == ()
+    assert needed.note_dropped(database, going, 0.0) == ()
     assert by(database) == EMBED
 
 

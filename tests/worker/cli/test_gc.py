@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from docmill.storage.core.database import Database
-from docmill.storage.deletion.ages import NAMES
 from docmill.worker.jobs.errors import BAD_INPUT
+from docmill.worker.retention import NAMES
 from tests.storage.aging import days_pass
 from tests.worker.harness import ROOT, Docmill
 

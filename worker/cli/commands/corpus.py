@@ -21,8 +21,8 @@ from docmill.worker.stores import corpus_names, open_store
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
-    from docmill.storage.deletion.removal import Removed
-    from docmill.storage.deletion.selection import Condition
+    from docmill.storage.deletion.paging import Removed
+    from docmill.storage.deletion.removal import Condition
     from docmill.storage.deletion.tracing import Trace
     from docmill.storage.results.corpora import CorpusState
 
@@ -135,7 +135,7 @@ def rm_command(
     """
     from docmill.storage.core.lookups import first_existing
     from docmill.storage.deletion import removal
-    from docmill.storage.deletion.selection import Condition
+    from docmill.storage.deletion.removal import Condition
     from docmill.worker import inventory
 
     if ids and (wheres or vanished):
@@ -155,7 +155,8 @@ def rm_command(
             removed = removal.remove_documents(database, name, chosen.keys, only_vanished=vanished)
         uncleared = inventory.clear(settings, database)
     if as_json:
-        print_json({**asdict(removed), "missing": missing, "same_text": same})
+        counts = {name: n for name, n in asdict(removed).items() if name != "others"}
+        print_json({**counts, "missing": missing, "same_text": same})
     elif chosen.keys != []:
         _say_removed(removed)
     if chosen.keys == []:
@@ -195,7 +196,7 @@ class Chosen:
 def _chosen(
     database: Database, name: str, ids: tuple[str, ...], conditions: list[Condition], vanished: bool
 ) -> Chosen:
-    from docmill.storage.deletion.selection import select_keys
+    from docmill.storage.deletion.removal import select_keys
     from docmill.storage.results import corpora
 
     if conditions or vanished:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,9 @@ from docmill.worker.stores import open_store
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
-    from docmill.storage.deletion.ages import Ages
     from docmill.storage.deletion.cost import Cost
-    from docmill.storage.deletion.gc import Collected
-    from docmill.storage.deletion.removal import Removed
-    from docmill.storage.deletion.rounds import Count, Swept
-    from docmill.storage.deletion.versions import Superseded
+    from docmill.storage.deletion.paging import Removed
+    from docmill.storage.deletion.retention import Ages, Swept
     from docmill.worker.settings import Settings
 
 
@@ -96,7 +93,8 @@ def gc_command(
     and the like that nothing needs. It does not ask, so it suits a schedule. With --dry-run it counts the rows by
     table.
     """
-    from docmill.storage.deletion import cost, selection, versions
+    from docmill.storage.deletion import cost, removal, versions
+    from docmill.storage.deletion.paging import Removed
     from docmill.worker import inventory
 
     if retention:
@@ -112,7 +110,7 @@ def gc_command(
     settings = settings_from()
     with open_store(settings) as database:
         drops = _drops_replaced(database, days) if migrated else _drops(database, days, spec, superseded)
-        old = versions.count(database, drops.older_than_s) if drops.superseded else versions.Superseded()
+        old = versions.count(database, drops.older_than_s) if drops.superseded else Removed()
         costs = cost.of_dropping(database, **vars(drops))
         if dry_run:
             goes = cost.of_removing(database, **vars(drops)) if old.documents or costs else None
@@ -124,10 +122,10 @@ def gc_command(
         removed = _remove(database, drops)
         for sentence in inventory.clear(settings, database):
             say(sentence)
-        vanished = selection.count_vanished(database)
+        vanished = removal.count_vanished(database)
     if as_json:
         counts = {"superseded": removed.documents, "readings": removed.ingests}
-        print_json({"contents": removed.contents, "outcomes": removed.outcomes, **counts, "vanished": vanished})
+        print_json({**_counts(removed), **counts, "vanished": vanished})
     else:
         _say_removed(removed, vanished)
     return OK
@@ -157,9 +155,9 @@ def _drops(database: Database, days: float | None, spec: str | None, superseded:
 
 
 def _drops_replaced(database: Database, days: float | None) -> Drops:
-    from docmill.storage.deletion import replaced
+    from docmill.storage.deletion import needed
 
-    specs = replaced.replaced_specs(database, (days or 0.0) * DAY_S)
+    specs = needed.replaced_specs(database, (days or 0.0) * DAY_S)
     for sentence in specs.staying:
         say(f"{sentence}.")
     return Drops(0.0, specs.spec_ids, superseded=False)
@@ -167,27 +165,27 @@ def _drops_replaced(database: Database, days: float | None) -> Drops:
 
 def _note_dropped(database: Database, drops: Drops, days: float | None) -> Drops:
     """Return what still may be dropped: a migration may have been undone while the command asked."""
-    from docmill.storage.deletion import replaced
+    from docmill.storage.deletion import needed
     from docmill.storage.search import pgvector_index
 
-    spec_ids = replaced.note_dropped(database, drops.spec_ids or (), (days or 0.0) * DAY_S)
+    spec_ids = needed.note_dropped(database, drops.spec_ids or (), (days or 0.0) * DAY_S)
     for spec_id in spec_ids:
         pgvector_index.drop(database, spec_id)
     return replace(drops, spec_ids=spec_ids)
 
 
 def _remove(database: Database, drops: Drops) -> Removed:
-    from docmill.storage.deletion import gc, removal, versions
+    from docmill.storage.deletion import gc, versions
+    from docmill.storage.deletion.paging import Removed
 
-    removed = versions.remove(database, drops.older_than_s) if drops.superseded else removal.Removed()
-    collected = gc.drop(database, older_than_s=drops.older_than_s, spec_ids=drops.spec_ids)
-    collected += gc.collect(database)
-    return removed + removal.Removed(contents=collected.contents, outcomes=collected.outcomes)
+    removed = versions.remove(database, drops.older_than_s) if drops.superseded else Removed()
+    removed += gc.drop(database, older_than_s=drops.older_than_s, spec_ids=drops.spec_ids)
+    return removed + gc.collect(database)
 
 
-def _what(begins: str, old: Superseded, costs: list[Cost]) -> list[str]:
+def _what(begins: str, old: Removed, costs: list[Cost]) -> list[str]:
     """Return lines about superseded versions and results that go, and what these took."""
-    versions = [f"  {_superseded(old.documents)}, {_readings(old.readings)}"] if old.documents else []
+    versions = [f"  {_superseded(old.documents)}, {_readings(old.ingests)}"] if old.documents else []
     then = [LACKING] if old.documents else []
     return [begins, *versions, *map(_cost, costs), *then, *([RECOMPUTED] if costs else [])]
 
@@ -207,14 +205,12 @@ def _readings(n: int) -> str:
     return f"{n:,} reading{'s' * (n != 1)}"
 
 
-def _say_would_remove(
-    old: Superseded, costs: list[Cost], unneeded: Collected, goes: Collected | None, as_json: bool
-) -> int:
+def _say_would_remove(old: Removed, costs: list[Cost], unneeded: Removed, goes: Removed | None, as_json: bool) -> int:
     """Say what would go: texts that nothing needs now, and all that `goes` with versions and results, if any do."""
 
     if as_json:
-        counts = {"superseded": old.documents, "readings": old.readings}
-        unneeded_now = {"unneeded": asdict(unneeded), "removed": asdict(goes or unneeded)}
+        counts = {"superseded": old.documents, "readings": old.ingests}
+        unneeded_now = {"unneeded": _counts(unneeded), "removed": _counts(goes or unneeded)}
         print_json({"dropped": [asdict(cost) for cost in costs], **counts, **unneeded_now})
         return OK
     if goes is None:
@@ -226,7 +222,11 @@ def _say_would_remove(
     return OK
 
 
-def _texts(removed: Removed | Collected) -> str:
+def _counts(removed: Removed) -> dict[str, int]:
+    return {"contents": removed.contents, "outcomes": removed.outcomes}
+
+
+def _texts(removed: Removed) -> str:
     return f"{counted(removed.contents, 'text')}, {counted(removed.outcomes, 'result')}"
 
 
@@ -243,15 +243,15 @@ def _say_removed(removed: Removed, vanished: dict[str, int]) -> None:
 
 def retain(settings: Settings, rows: int | None, seconds: float | None, dry_run: bool, as_json: bool) -> int:
     """Apply the rules of retention, or count the rows that they would remove."""
-    from docmill.storage.deletion import rounds
-    from docmill.storage.deletion.budget import Budget
+    from docmill.storage.deletion import retention
+    from docmill.storage.deletion.paging import Budget
     from docmill.worker import inventory
 
     ages = settings.ages
     with open_store(settings) as database:
         if dry_run:
-            return _say_counts(rounds.count(database, ages), ages, as_json)
-        swept = rounds.apply(database, ages, Budget.of(rows, seconds))
+            return _say_counts(retention.count(database, ages), ages, as_json)
+        swept = retention.apply(database, ages, Budget.of(rows, seconds))
         for sentence in inventory.clear(settings, database):
             say(sentence)
     return _say_swept(swept, ages, as_json)
@@ -262,16 +262,20 @@ def _age(ages: Ages, rule: str) -> str:
     return "" if age_s is None else formatting.duration(age_s)
 
 
-def _say_counts(counts: list[Count], ages: Ages, as_json: bool) -> int:
+def _say_counts(counts: Mapping[str, Mapping[str, int]], ages: Ages, as_json: bool) -> int:
     from docmill.worker.cli.tables import table
 
     if as_json:
-        print_json({"ages_s": dict(ages.of), "rows": [asdict(count) for count in counts]})
+        rows = [
+            {"rule": rule, "table": name, "rows": n} for rule, tables in counts.items() for name, n in tables.items()
+        ]
+        print_json({"ages_s": ages, "rows": rows})
         return OK
 
     made = table("rule", "older than", "table", "rows", numbers=["rows"])
-    for count in counts:
-        made.add_row(count.rule, _age(ages, count.rule), count.table, f"{count.rows:,}")
+    for rule, tables in counts.items():
+        for name, n in tables.items():
+            made.add_row(rule, _age(ages, rule), name, f"{n:,}")
     print_rich(made)
     _say_unset(ages)
     say("Nothing was removed: this was a dry run.")
@@ -282,7 +286,7 @@ def _say_swept(swept: Swept, ages: Ages, as_json: bool) -> int:
     from docmill.worker.cli.tables import table
 
     if as_json:
-        print_json({"ages_s": dict(ages.of), "removed": swept.removed, "complete": swept.complete})
+        print_json({"ages_s": ages, "removed": swept.removed, "complete": swept.complete})
         return OK
 
     made = table("rule", "older than", "rows removed", numbers=["rows removed"])
@@ -296,7 +300,7 @@ def _say_swept(swept: Swept, ages: Ages, as_json: bool) -> int:
 
 
 def _say_unset(ages: Ages) -> None:
-    from docmill.storage.deletion.ages import NAMES
+    from docmill.worker.retention import NAMES
 
     if unset := [rule for rule in NAMES if ages.get(rule) is None]:
         say(f"No age is set for {', '.join(unset)}: these rows stay.")
