@@ -32,8 +32,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
 from docmill.storage.duplicates import clusters, report
 from docmill.storage.duplicates.components import Components
-from docmill.storage.duplicates.methods import ByText
-from docmill.storage.duplicates.shingles import Shingling
+from docmill.storage.duplicates.methods import ByText, Shingling
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import ChunkBuilder
 from docmill.storage.steps import jobs

@@ -17,9 +17,8 @@ from docmill.storage.core.database import Database
 from docmill.storage.json_values import Json
 from docmill.storage.outputs.columns import Column, Form
 from docmill.storage.reviews import judgements
-from docmill.storage.reviews.items import Item, items
 from docmill.storage.reviews.judgements import Judged, Verdict
-from docmill.storage.reviews.population import Population, ReviewedStep, population, reviewed_step
+from docmill.storage.reviews.population import Item, Population, ReviewedStep, items, population, reviewed_step
 from docmill.worker.errors import ReviewRefused
 
 AHEAD = 50  # outputs that are read at once

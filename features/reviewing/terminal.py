@@ -26,7 +26,7 @@ from docmill.worker.terminal import warn
 if TYPE_CHECKING:
     from docmill.features.reviewing.estimate import Share, Summary
     from docmill.features.reviewing.session import Review
-    from docmill.storage.reviews.items import Item
+    from docmill.storage.reviews.population import Item
     from docmill.storage.reviews.risks import Risk
     from docmill.storage.steps.risk import Feature
 

@@ -8,8 +8,8 @@ Results of these specs stay:
   a model that took the place of another has the same options, so the results of the other may go
 - of migrations: both specs while the migration can be undone, later the new one; the old one if it was cancelled or
   undone
-- with an index of vectors, with judgements, or with risks that were fitted to judgements
-- whose vectors a corpus's search for near duplicates compares: the next job of the corpus compares new ones to them
+- with an index of vectors
+- that features need (`dependents`): with judgements, or with vectors that were searched for near duplicates
 """
 
 from __future__ import annotations
@@ -26,21 +26,18 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, spec_of
 from docmill.storage.core.schema import (
     Corpus,
-    Deduplication,
     Job,
-    Judgement,
     OutcomeRow,
     PipelineRun,
     ReplacementRow,
-    RiskVersion,
     SpecRow,
     Step,
 )
 from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc
+from docmill.storage.deletion.dependents import dependents
 from docmill.storage.deletion.paging import Budget, Removed
-from docmill.storage.duplicates import methods
 from docmill.storage.pipelines import pipelines
 from docmill.storage.search import pgvector_index
 from docmill.storage.steps import replacements
@@ -71,19 +68,8 @@ def latest(standings: Sequence[Standing]) -> set[int]:
 
 def needed_specs(transaction: Transaction, age_s: float) -> set[int]:
     """Return the specs whose results stay, whatever their age."""
-    return (
-        _of_jobs(transaction, age_s)
-        | _of_migrations(transaction)
-        | {*pgvector_index.spec_ids(transaction)}
-        | {*transaction.scalars(select(Judgement.spec_id).distinct())}
-        | {*transaction.scalars(select(RiskVersion.spec_id).distinct())}
-        | _of_deduplications(transaction)
-    )
-
-
-def _of_deduplications(transaction: Transaction) -> set[int]:
-    used = [methods.stored(method) for method in transaction.scalars(select(Deduplication.method))]
-    return {method.spec_id for method in used if isinstance(method, methods.ByVectors)}
+    core = _of_jobs(transaction, age_s) | _of_migrations(transaction) | {*pgvector_index.spec_ids(transaction)}
+    return core.union(*(dependent.needed_specs(transaction) for dependent in dependents()))
 
 
 def _of_jobs(transaction: Transaction, age_s: float) -> set[int]:

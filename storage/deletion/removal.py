@@ -20,9 +20,7 @@ from docmill.storage.core.normalize import normalize
 from docmill.storage.core.schema import (
     Contender,
     Corpus,
-    Deduplication,
     Document,
-    Duplicate,
     Ingest,
     Job,
     PipelineRun,
@@ -34,8 +32,8 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc
+from docmill.storage.deletion.dependents import dependents
 from docmill.storage.deletion.paging import PAGE, Removed, remove_all, remove_items
-from docmill.storage.duplicates import promotion
 from docmill.storage.errors import CorpusInUse, StorageError
 from docmill.storage.pipelines import pipelines
 from docmill.storage.steps import job_keys
@@ -123,10 +121,9 @@ def _remove_page(transaction: Transaction, size: int, *, corpus_id: int) -> Remo
             return Removed(others=n)
     if n_jobs := _delete_jobs(transaction, corpus_id):
         return Removed(jobs=n_jobs)
-    # Before the documents: else each page would promote the next document of a large cluster.
-    transaction.execute(delete(Deduplication).where(Deduplication.corpus_id == corpus_id))
-    if n := delete_page(transaction, Duplicate, Duplicate.corpus_id == corpus_id, 10 * size):
-        return Removed(others=n)
+    for dependent in dependents():  # before the documents, so that nothing follows each page of them
+        if n := dependent.clear_corpus(transaction, corpus_id, 10 * size):
+            return Removed(others=n)
     in_corpus = Document.corpus_id == corpus_id
     page = transaction.execute(select(*_VERSION).where(in_corpus).order_by(Document.id).limit(size)).all()
     if page:
@@ -174,18 +171,19 @@ def _remove(transaction: Transaction, corpus_id: int, documents: Sequence[Any]) 
 def remove_rows(transaction: Transaction, documents: Sequence[Any]) -> Removed:
     """Remove rows of documents (`id`, `content_id`), in a transaction that `gc.begin` began.
 
-    If a document was the first of near duplicates, the next one becomes the first.
+    Features follow: if a document was the first of near duplicates, the next one becomes the first.
     """
     ids = [row.id for row in documents]
     texts = {row.content_id for row in documents}
-    losing = promotion.clusters_of(transaction, ids)
+    following = [dependent.removing(transaction, ids) for dependent in dependents()]
     for first in range(0, len(ids), PAGE):
         page = ids[first : first + PAGE]
         transaction.execute(delete(Contender).where(Contender.document_id.in_(page)))
         of_these = delete(Prompt).where(Prompt.document_id.in_(page)).returning(Prompt.content_id)
         texts |= {*transaction.scalars(of_these)}
         transaction.execute(delete(Document).where(Document.id.in_(page)))
-    promotion.promote(transaction, losing)
+    for follow in following:
+        follow()
     collected = gc.collect_of(transaction, texts)
     return Removed(documents=len(ids)) + collected
 

@@ -26,8 +26,7 @@ from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.duplicates import texts, vectors
 from docmill.storage.duplicates.components import Components, Ids
-from docmill.storage.duplicates.methods import ByText, ByVectors, Method, stored
-from docmill.storage.duplicates.progress import Advanced, unheard
+from docmill.storage.duplicates.methods import Advanced, ByText, ByVectors, Method, stored, unheard
 from docmill.storage.search.search import embedding_of
 from docmill.storage.steps import lineage
 from docmill.storage.steps.jobs import lock_corpus

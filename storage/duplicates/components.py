@@ -1,4 +1,4 @@
-"""Connected components of a graph whose edges come one by one: union-find over an array."""
+"""Connected components of a graph whose edges come one by one."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ class Components:
     """`n` nodes, each in a component of its own until edges join them. The smallest node stands for a component."""
 
     def __init__(self, n: int) -> None:
-        self._parent: Ids = np.arange(n, dtype=np.int64)
+        self._roots: Ids = np.arange(n, dtype=np.int64)
+        self._edges: list[tuple[int, int]] = []  # those that the roots lack
 
     def join(self, one: int, other: int) -> None:
         """Join the components of two nodes."""
-        parent = self._parent
-        first, second = self._root(one), self._root(other)
-        parent[max(first, second)] = min(first, second)
+        self._edges.append((one, other))
 
     def roots(self, nodes: Ids) -> Ids:
         """Return the smallest nodes of the components of these nodes."""
-        found = self._parent[nodes]
-        while True:
-            above = self._parent[found]
-            if (above == found).all():
-                self._parent[nodes] = found
-                return found
-            found = above
+        if self._edges:
+            self._settle()
+        return self._roots[nodes]
 
     def are_apart(self, ones: Ids, others: Ids) -> npt.NDArray[np.bool_]:
         """Return for each pair True if no path joins its nodes."""
         apart: npt.NDArray[np.bool_] = self.roots(ones) != self.roots(others)
         return apart
 
-    def _root(self, node: int) -> int:
-        parent = self._parent
-        while (above := int(parent[node])) != node:
-            parent[node] = parent[above]
-            node = above
-        return node
+    def _settle(self) -> None:
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        n = len(self._roots)
+        ones, others = self._roots[np.array(self._edges, np.int64)].T
+        graph = coo_array((np.ones(len(ones), np.bool_), (ones, others)), shape=(n, n))
+        n_components, component = connected_components(graph, directed=False)
+        smallest = np.empty(n_components, np.int64)
+        smallest[component[::-1]] = np.arange(n)[::-1]  # the last one that is written stays
+        self._roots = smallest[component][self._roots]
+        self._edges = []

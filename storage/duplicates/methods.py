@@ -1,16 +1,54 @@
-"""The options of a search for near duplicates, as they are stored beside its clusters."""
+"""Methods of comparing documents, as they are stored beside the clusters that they found.
+
+Texts are compared by their sets of shingles: overlapping runs of words or characters (Broder 1997).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
-from docmill.storage.duplicates.shingles import Shingling
 from docmill.storage.errors import LibraryMissing
 from docmill.storage.extras import Extra, install
 
 LIBRARY = Extra("dedup", ("rensa",), "near duplicates by words, and --keep-first")
+Unit: TypeAlias = Literal["words", "characters"]
+UNITS: tuple[str, ...] = get_args(Unit)
+_WORD = re.compile(r"\w+")
+Phase: TypeAlias = Literal["sign", "compare"]
+PHASES: dict[Phase, str] = {"sign": "signing texts", "compare": "comparing"}
+Advanced: TypeAlias = Callable[[Phase, int, int], None]  # the phase, its steps that are done, and all its steps
+
+
+@dataclass(frozen=True)
+class Shingling:
+    """Runs of `size` words or characters. Case, punctuation and the width of white space make no difference."""
+
+    unit: Unit = "words"
+    size: int = 3
+
+    def __str__(self) -> str:
+        return f"runs of {self.size} {self.unit if self.size > 1 else self.unit[:-1]}"
+
+    def of(self, text: str) -> set[str]:
+        """Return the shingles of a text; of a shorter one the whole, of one without words or characters none."""
+        if self.unit == "words":
+            words = _WORD.findall(text.casefold())
+            if len(words) <= self.size:
+                return {" ".join(words)} if words else set()
+            return {" ".join(run) for run in zip(*(words[start:] for start in range(self.size)), strict=False)}
+        plain = " ".join(text.casefold().split())
+        if len(plain) <= self.size:
+            return {plain} if plain else set()
+        return {plain[start : start + self.size] for start in range(len(plain) - self.size + 1)}
+
+
+def jaccard(one: Set[str], other: Set[str]) -> float:
+    """Return the number of common members over that of all members, 0 to 1; 0 if a set is empty."""
+    common = len(one & other)
+    return common / (len(one) + len(other) - common) if common else 0.0
 
 
 @dataclass(frozen=True)
@@ -21,7 +59,7 @@ class ByText:
     """
 
     threshold: float = 0.8
-    shingling: Shingling = Shingling()  # noqa: RUF009 - frozen
+    shingling: Shingling = Shingling()
     seed: int = 1
 
     by: ClassVar[Literal["text"]] = "text"
@@ -66,3 +104,7 @@ def require_library() -> None:
     """Raise LibraryMissing if the library for signatures is not installed."""
     if not LIBRARY.is_installed:
         raise LibraryMissing(f"near duplicates by words need another library: {install(LIBRARY.name)}")
+
+
+def unheard(_phase: Phase, _done: int, _total: int) -> None:
+    """Tell nobody."""

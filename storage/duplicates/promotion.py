@@ -1,4 +1,4 @@
-"""Promote the next document of a cluster of near duplicates when its first one is removed.
+"""Keep the clusters of near duplicates right when documents are removed: promote the next document of a cluster.
 
 `Duplicate.n_documents` stays as the last search counted. So the next search sees that a cluster lost a document, and
 compares the rest of it again.
@@ -6,15 +6,18 @@ compares the rest of it again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
 from sqlalchemy import and_, bindparam, delete, func, select, update
 
-from docmill.storage.core.lookups import is_current_document
-from docmill.storage.core.schema import Document, Duplicate
+from docmill.storage.core.lookups import delete_page, is_current_document
+from docmill.storage.core.schema import Deduplication, Document, Duplicate
 from docmill.storage.core.transaction import Transaction
+from docmill.storage.deletion.dependents import Dependent
+from docmill.storage.duplicates.methods import ByVectors, stored
 
 
 class Cluster(NamedTuple):
@@ -53,3 +56,21 @@ def promote(transaction: Transaction, clusters: Iterable[Cluster]) -> None:
         if changed:
             of_old = and_(Duplicate.corpus_id == corpus_id, Duplicate.first_id == bindparam("old"))
             transaction.execute(update(Duplicate).where(of_old).values(first_id=bindparam("new")), changed)
+
+
+def _removing(transaction: Transaction, document_ids: Collection[int]) -> Callable[[], None]:
+    return partial(promote, transaction, clusters_of(transaction, document_ids))
+
+
+def _clear_corpus(transaction: Transaction, corpus_id: int, size: int) -> int:
+    transaction.execute(delete(Deduplication).where(Deduplication.corpus_id == corpus_id))
+    return delete_page(transaction, Duplicate, Duplicate.corpus_id == corpus_id, size)
+
+
+def _compared_specs(transaction: Transaction) -> set[int]:
+    """Return the specs whose vectors were compared: the next search compares new ones to them."""
+    compared = [stored(method) for method in transaction.scalars(select(Deduplication.method))]
+    return {method.spec_id for method in compared if isinstance(method, ByVectors)}
+
+
+DEPENDENT = Dependent(_compared_specs, _removing, _clear_corpus)

@@ -1,26 +1,37 @@
-"""Near duplicates by their words: sign the texts, and compare each pair of candidates exactly."""
+"""Near duplicates by their words: sign the texts, and compare each pair of candidates exactly.
+
+MinHash signatures by the library rensa come in bands: texts that share a band's hash are candidates. It is
+locality-sensitive hashing as in Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, chapter 3.4. Of `n_bands`
+bands of `n_rows` rows each, two texts of similarity s share at least one with the probability
+1 - (1 - s^n_rows)^n_bands.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 from sqlalchemy import select
 
 from docmill.storage.core import advisory_locks
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, Signature
 from docmill.storage.core.transaction import Columns, Transaction
-from docmill.storage.duplicates.candidates import Signed, candidates
 from docmill.storage.duplicates.components import Components, Ids
-from docmill.storage.duplicates.methods import ByText, require_library
-from docmill.storage.duplicates.progress import Advanced
-from docmill.storage.duplicates.shingles import Shingling, jaccard
-from docmill.storage.duplicates.signatures import Bands, bands_of, layout_for, recipe_of
+from docmill.storage.duplicates.methods import Advanced, ByText, Shingling, jaccard, require_library
 
+Bands = npt.NDArray[np.uint32]  # (texts, bands)
+PERMUTATIONS = 128
+LEAST_PROBABILITY = 0.99  # of a pair at the threshold to become a candidate
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio (Fibonacci hashing, Knuth)
+_SHIFT = np.uint64(32)
+NEIGHBOURS = 100  # texts that a text is compared with in one band: those nearest in size
 LOOK = 5_000  # texts whose signatures are looked for at a time
 PAGE_CHARS = 4_000_000  # characters of the texts that are signed in one transaction
 BATCH_SHINGLES = 500_000  # of the texts that are compared at a time
@@ -107,7 +118,7 @@ def _sign(
 ) -> tuple[Bands, list[int]]:
     """Sign texts and store their signatures. A text that was removed meanwhile gets the signature of an empty one."""
     advisory_locks.refer(transaction)
-    texts = _texts(transaction, content_ids)
+    texts = _read_texts(transaction, content_ids)
     shingles = [method.shingling.of(texts.get(content_id, "")) for content_id in content_ids]
     bands = bands_of(shingles, layout_for(method.threshold), method.seed)
     sizes = [len(one) for one in shingles]
@@ -149,7 +160,7 @@ class _Shingles:
             if content_id in kept:
                 kept.move_to_end(content_id)
         with self._database.read() as transaction:
-            texts = _texts(transaction, lacking)
+            texts = _read_texts(transaction, lacking)
         for content_id in lacking:
             kept[content_id] = self._shingling.of(texts.get(content_id, ""))
             self._n_kept += len(kept[content_id])
@@ -169,6 +180,96 @@ def _similar(
             yield one, other
 
 
-def _texts(transaction: Transaction, content_ids: Sequence[int]) -> dict[int, str]:
+def _read_texts(transaction: Transaction, content_ids: Sequence[int]) -> dict[int, str]:
     found = transaction.probe(select(Content.id, Content.text), Content.id, content_ids)
     return {row.id: row.text for row in found}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The division of a signature into bands of rows."""
+
+    n_bands: int
+    n_rows: int
+
+    def probability(self, similarity: float) -> float:
+        """Return the probability that a pair of this similarity shares a band."""
+        return float(1 - (1 - similarity**self.n_rows) ** self.n_bands)
+
+
+def layout_for(threshold: float) -> Layout:
+    """Return the layout with the longest bands that finds pairs at the threshold with a probability of 0.99.
+
+    Longer bands propose fewer pairs below the threshold. For low thresholds it has the shortest bands.
+    """
+    layouts = [Layout(PERMUTATIONS // n_rows, n_rows) for n_rows in range(16, 0, -1)]
+    return next((one for one in layouts if one.probability(threshold) >= LEAST_PROBABILITY), layouts[-1])
+
+
+def recipe_of(method: ByText) -> int:
+    """Return a number for the options that signatures depend on, and for the algorithm of the library."""
+    import rensa
+
+    layout = layout_for(method.threshold)
+    shingling = method.shingling
+    parts = [
+        *(int(rensa.RMinHash.ALGORITHM_VERSION), method.seed, shingling.unit, shingling.size),
+        *(layout.n_bands, layout.n_rows),
+    ]
+    return int.from_bytes(hashlib.sha256(orjson.dumps(parts)).digest()[:6], "little")
+
+
+def bands_of(shingles: Sequence[Set[str]], layout: Layout, seed: int) -> Bands:
+    """Return the hashes of the bands of each set of shingles. An empty set has the hashes of no other set."""
+    import rensa
+
+    n_rows = layout.n_rows
+    if not shingles:
+        return np.empty((0, layout.n_bands), np.uint32)
+    used = layout.n_bands * n_rows
+    matrix = rensa.RMinHash.digest_matrix_from_token_sets(shingles, used, seed)
+    rows = np.array(matrix.to_rows(), np.uint64).reshape(len(shingles), layout.n_bands, n_rows)
+    hashes = np.zeros(rows.shape[:2], np.uint64)
+    for place in range(n_rows):
+        hashes = (hashes ^ rows[:, :, place]) * _MULTIPLIER
+        hashes ^= hashes >> _SHIFT
+    return hashes.astype(np.uint32)
+
+
+@dataclass(frozen=True)
+class Signed:
+    """Texts by their places: the hashes of their bands, the sizes of their sets, and True for those to be compared.
+
+    A text that is not `fresh` was compared with the other such texts before.
+    """
+
+    bands: Bands
+    sizes: Ids
+    fresh: npt.NDArray[np.bool_]
+
+
+def candidates(signed: Signed, threshold: float, components: Components, band: int) -> Iterator[tuple[Ids, Ids]]:
+    """Yield pairs of places that share a band's hash and no hash of an earlier band. Arrays may be empty.
+
+    Texts with one hash are taken in the order of their sizes, first those next to each other. So the members of a
+    cluster are joined early, and the pairs between them are not yielded. The caller joins what it finds between two
+    yields. Sets whose sizes differ too much for the threshold are left out.
+    """
+    keys = signed.bands[:, band]
+    order = np.lexsort((signed.sizes, keys)).astype(np.int64)
+    order = order[signed.sizes[order] > 0]
+    starts = np.arange(len(order))
+    for lag in range(1, NEIGHBOURS + 1):
+        starts = starts[starts + lag < len(order)]
+        starts = starts[keys[order[starts]] == keys[order[starts + lag]]]
+        if not len(starts):
+            return
+        ones, others = order[starts], order[starts + lag]
+        wanted = signed.fresh[ones] | signed.fresh[others]
+        wanted &= signed.sizes[ones] >= threshold * signed.sizes[others]
+        ones, others = ones[wanted], others[wanted]
+        if band:
+            met = (signed.bands[ones, :band] == signed.bands[others, :band]).any(axis=1)
+            ones, others = ones[~met], others[~met]
+        apart = components.are_apart(ones, others)
+        yield ones[apart], others[apart]

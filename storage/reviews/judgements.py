@@ -10,9 +10,10 @@ from sqlalchemy import select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.normalize import normalize
-from docmill.storage.core.schema import Content, Judgement, OutcomeRow
+from docmill.storage.core.schema import Content, Judgement, OutcomeRow, RiskVersion
 from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
+from docmill.storage.deletion.dependents import Dependent
 
 
 class Verdict(StrEnum):
@@ -76,3 +77,12 @@ def contents_of(database: Database, spec_id: int, hashes: Collection[bytes]) -> 
     with database.read() as transaction:
         rows = transaction.probe(query, Content.sha256, hashes)
     return {row.sha256: row.id for row in rows}
+
+
+def _judged_specs(transaction: Transaction) -> set[int]:
+    """Return the specs with judgements, or with risks that were fitted to judgements."""
+    tables = (Judgement, RiskVersion)
+    return {spec_id for table in tables for spec_id in transaction.scalars(select(table.spec_id).distinct())}
+
+
+DEPENDENT = Dependent(_judged_specs)

@@ -7,6 +7,8 @@ the index was built are candidates, too. If the index cannot give enough, every 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from sqlalchemy import ColumnElement, FromClause, Select, and_, case, func, literal, select, text, true
@@ -19,7 +21,6 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.search import pgvector_index
 from docmill.storage.search.knn import Matrix
-from docmill.storage.search.scope import Placed, Searched
 from docmill.storage.steps import choosing, sql_conditions
 from docmill.storage.steps.sql_conditions import compared_by, is_first, selects
 from docmill.storage.steps.steps import OpenStep
@@ -170,3 +171,30 @@ def _that_is_result(way: FromClause, outcome: FromClause, step: OpenStep) -> tup
 
 
 _DOCUMENT = (Document.id, Document.seq, Document.corpus_id, Document.superseded_by, Document.gone)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """The current documents of a corpus, searched by their vectors under one spec.
+
+    `job_id` is the job with the spec, and `way` are the steps from the documents to it. `others` are the corpus's
+    other embed jobs, one for each spec.
+    """
+
+    corpus_id: int
+    n_documents: int
+    job_id: int
+    way: tuple[OpenStep, ...]
+    spec: Spec
+    others: tuple[str, ...]
+
+    @property
+    def spec_id(self) -> int:
+        return self.way[-1].spec_id
+
+
+class Placed(NamedTuple):
+    """A document, and the content of it that was embedded; 0 if none was."""
+
+    id: int
+    content_id: int

@@ -20,9 +20,8 @@ from docmill.storage.core.transaction import IN_BINARY, Transaction
 from docmill.storage.errors import NoSuchCorpus, NothingEmbedded
 from docmill.storage.outputs.output_types import VECTOR
 from docmill.storage.search import ann
-from docmill.storage.search.ann import keeps_windows
+from docmill.storage.search.ann import Placed, Searched, keeps_windows
 from docmill.storage.search.knn import LENGTHS_DIFFER, Matrix, Nearest, cosines, matrix_of
-from docmill.storage.search.scope import Placed, Searched
 from docmill.storage.steps import lineage, replacements
 from docmill.storage.steps.replacements import Replacement
 from docmill.storage.steps.steps import OpenStep, of_job, way_to
@@ -346,3 +345,20 @@ def _corpora(transaction: Transaction, kind: str) -> str:
     if not names:
         return f"; `docmill run SOURCE --task {kind}` makes one"
     return f"; there are: {', '.join(names[:LISTED])}{' and others' if len(names) > LISTED else ''}"
+
+
+MOST = 200
+
+
+def list_searchable(database: Database) -> list[str]:
+    """Return the names of corpora with an embed job, in order."""
+    kinds = [kind.name for kind in database.kinds.values() if kind.output is VECTOR]
+    embeds = (
+        select(Job.id)
+        .join(Step, Step.job_id == Job.id)
+        .join(SpecRow, SpecRow.id == Step.spec_id)
+        .where(Job.corpus_id == Corpus.id, SpecRow.kind.in_(kinds))
+        .exists()
+    )
+    with database.read() as transaction:
+        return list(transaction.scalars(select(Corpus.name).where(embeds).order_by(Corpus.name).limit(MOST)))

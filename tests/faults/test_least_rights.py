@@ -21,8 +21,7 @@ from docmill.storage.core.schema import Job, PipelineRun, Shard
 from docmill.storage.core.specs import Spec
 from docmill.storage.deletion import retention
 from docmill.storage.duplicates import clusters
-from docmill.storage.duplicates.methods import ByText
-from docmill.storage.duplicates.shingles import Shingling
+from docmill.storage.duplicates.methods import ByText, Shingling
 from docmill.storage.errors import RightMissing
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import Rejected

@@ -8,8 +8,8 @@ import pytest
 
 from docmill.storage.core.database import Database
 from docmill.storage.search import ann, pgvector_index
+from docmill.storage.search.ann import Searched
 from docmill.storage.search.knn import Matrix
-from docmill.storage.search.scope import Searched
 from docmill.storage.search.search import Hit, choose, hits, search
 from tests.kinds import KINDS
 

@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import find_corpus, first_existing
 from docmill.storage.core.normalize import normalize
+from docmill.storage.duplicates.methods import UNITS
 from docmill.storage.duplicates.report import summarize
-from docmill.storage.duplicates.shingles import UNITS
 from docmill.storage.readers import Record
 from docmill.storage.search.search import Hit as StoredHit
 from docmill.worker.api.errors import Error

@@ -10,9 +10,7 @@ from docmill.worker.jobs.listener import Listener
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
     from docmill.storage.duplicates.clusters import Found
-    from docmill.storage.duplicates.methods import Method
-    from docmill.storage.duplicates.progress import Phase
-    from docmill.storage.duplicates.shingles import Unit
+    from docmill.storage.duplicates.methods import Method, Phase, Unit
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ def deduplicate(database: Database, corpus: str, options: DedupOptions, listener
     """
     from docmill.storage.core.lookups import find_corpus
     from docmill.storage.duplicates import clusters
-    from docmill.storage.duplicates.progress import PHASES
+    from docmill.storage.duplicates.methods import PHASES
 
     corpus_id = find_corpus(database, corpus)
     method = _method(database, corpus, corpus_id, options, listener)
@@ -59,8 +57,7 @@ def deduplicate(database: Database, corpus: str, options: DedupOptions, listener
 def _method(database: Database, corpus: str, corpus_id: int, options: DedupOptions, listener: Listener) -> Method:
     """Return the method that is asked for, or else that of the last search."""
     from docmill.storage.duplicates import clusters, vectors
-    from docmill.storage.duplicates.methods import ByText
-    from docmill.storage.duplicates.shingles import Shingling
+    from docmill.storage.duplicates.methods import ByText, Shingling
 
     if options.by_vectors:
         return vectors.method_for(database, corpus, options.job, options.threshold)

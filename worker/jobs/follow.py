@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from docmill.storage.core.database import Database
-from docmill.storage.duplicates.progress import PHASES, Phase
+from docmill.storage.duplicates.methods import PHASES, Phase
 from docmill.storage.errors import PASSING
 from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.ingest.ingest import Counts

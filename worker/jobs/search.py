@@ -19,8 +19,8 @@ from docmill.worker.stores import corpus_names
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
     from docmill.storage.core.specs import Spec
+    from docmill.storage.search.ann import Searched
     from docmill.storage.search.knn import Matrix
-    from docmill.storage.search.scope import Searched
     from docmill.tasks.engine.queries import Embed
     from docmill.worker.settings import Settings
 

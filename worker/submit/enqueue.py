@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from docmill.storage import fault_points
 from docmill.storage.core.database import Database
-from docmill.storage.duplicates.methods import ByText
-from docmill.storage.duplicates.progress import Phase
+from docmill.storage.duplicates.methods import ByText, Phase
 from docmill.storage.errors import NothingEmbedded, TooManyVanished
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.changes import KeyKinds

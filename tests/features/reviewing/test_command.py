@@ -12,8 +12,7 @@ from rich.console import Console
 from docmill.features.reviewing.terminal import risk_table, shown
 from docmill.storage.core.database import Database
 from docmill.storage.reviews import risks
-from docmill.storage.reviews.items import Item
-from docmill.storage.reviews.population import reviewed_step
+from docmill.storage.reviews.population import Item, reviewed_step
 from docmill.storage.reviews.risks import Risk
 from docmill.storage.steps.risk import Feature, RiskModel
 from tests.kinds import KINDS

@@ -21,8 +21,7 @@ from docmill.storage.core.schema import Signature
 from docmill.storage.deletion import gc, removal
 from docmill.storage.duplicates import clusters, report, vectors
 from docmill.storage.duplicates.clusters import Found
-from docmill.storage.duplicates.methods import ByText, Method, stored
-from docmill.storage.duplicates.shingles import Shingling
+from docmill.storage.duplicates.methods import ByText, Method, Shingling, stored
 from docmill.storage.errors import NeverDeduplicated, NothingEmbedded
 from docmill.storage.leases.shards import Claim
 from docmill.storage.steps import jobs

@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docmill.storage.duplicates.candidates import Signed, candidates
 from docmill.storage.duplicates.components import Components
-from docmill.storage.duplicates.shingles import Shingling, jaccard
-from docmill.storage.duplicates.signatures import bands_of, layout_for
+from docmill.storage.duplicates.methods import Shingling, jaccard
+from docmill.storage.duplicates.texts import Signed, bands_of, candidates, layout_for
 
 
 @pytest.mark.parametrize(

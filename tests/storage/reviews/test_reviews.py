@@ -17,9 +17,8 @@ from docmill.storage.errors import NoRisk, NoSuchStep, NotReviewable
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results.results import results
 from docmill.storage.reviews import judgements, risks
-from docmill.storage.reviews.items import items
 from docmill.storage.reviews.judgements import Judged, Verdict
-from docmill.storage.reviews.population import Population, population, rank, reviewed_step
+from docmill.storage.reviews.population import Population, items, population, rank, reviewed_step
 from docmill.storage.reviews.risks import Risk
 from docmill.storage.steps import jobs
 from docmill.storage.steps.risk import Feature, RiskModel

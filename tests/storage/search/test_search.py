@@ -13,8 +13,8 @@ from docmill.storage.core.outcomes import Outcome, Status
 from docmill.storage.errors import NoSuchCorpus, NothingEmbedded
 from docmill.storage.leases.shards import Claim
 from docmill.storage.search import search as searching
+from docmill.storage.search.ann import Searched
 from docmill.storage.search.knn import Matrix
-from docmill.storage.search.scope import Searched
 from docmill.storage.search.search import Hit, choose, hits, search
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest

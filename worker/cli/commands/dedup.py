@@ -18,8 +18,8 @@ from docmill.worker.stores import corpus_names, open_store
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
     from docmill.storage.duplicates.clusters import Found
+    from docmill.storage.duplicates.methods import Unit
     from docmill.storage.duplicates.report import Sample, Summary
-    from docmill.storage.duplicates.shingles import Unit
 
 SAMPLES, SAMPLES_SHOWN = 3, 20  # clusters that are printed, without and with --show
 MEMBERS = 4  # documents printed of a cluster

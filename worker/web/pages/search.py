@@ -10,7 +10,7 @@ from docmill.storage.core.normalize import normalize
 from docmill.storage.errors import NoSuchCorpus, NothingEmbedded
 from docmill.storage.readers import Record
 from docmill.storage.results.corpora import find_documents
-from docmill.storage.search.searchable import list_searchable
+from docmill.storage.search.search import list_searchable
 from docmill.tasks.errors import TaskError
 from docmill.worker.errors import WorkerError
 from docmill.worker.jobs.listener import Listener
