@@ -32,7 +32,6 @@ POSTGRES_URL = os.environ.get("DOCMILL_TEST_POSTGRES_URL")
 REDIS_URL = os.environ.get("DOCMILL_TEST_REDIS_URL")
 REDIS_DATABASES = range(1, 16)  # 0 is left to whoever works on this machine
 REDIS_LOAN_S = 3600
-os.environ["DOCMILL_SEARCH_IDLE_S"] = "0"  # no query process outlives the tests
 # More processes than cores: small models are computed with less time by one thread, and a thread that spins while it
 # waits for another takes the core that the other needs.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -99,7 +99,6 @@ PLACES = (
     ),
     Place("caches in the home (`cache/`)", "they never held a text, an output or a name"),
     Place("Redis, traces and logs of workers", "they never held a text or an output"),
-    Place("the query process of `docmill search`", "it holds texts of searches, in memory, while it answers"),
     Place(
         "what a command printed, for instance into `nohup.out`",
         "samples of results, which `run` prints (not with `--quiet`): outside of docmill",

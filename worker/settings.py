@@ -30,10 +30,6 @@ ANSWERS = "answers.db"  # of served models, until their outcomes are stored
 _COLLECTOR, _OFF = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SDK_DISABLED"
 LANES = kinds.NAMES
 ORDERS = "enqueue"  # the lane of `docmill.enqueue` messages, which a worker serves only if it is named
-_FOR_LIBRARIES = (
-    *("ATEN_", "CUDA", "DNNL_", "GOMP_", "HF_", "KMP_", "LD_", "MALLOC_", "MKL_", "OMP_", "ONEDNN_", "OPENBLAS_"),
-    *("OPENVINO_", "ORT_", "OV_", "PYTHON", "PYTORCH_", "TBB_", "TOKENIZERS_", "TORCH", "TRANSFORMERS_"),
-)
 
 
 def _data_home() -> Path:
@@ -159,14 +155,6 @@ class Settings(RetentionSettings, BaseSettings):
     hang_s: Annotated[
         float, Field(gt=0, description="Seconds that every batch has at the least before it counts as hung.")
     ] = 60.0
-    search_idle_s: Annotated[
-        float,
-        Field(
-            ge=0,
-            description="Seconds for which a process stays after `docmill search` with the model on the CPU, so that "
-            "the next search need not load it; 0 for none.",
-        ),
-    ] = 300.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="What the log on stderr tells.")
     ] = "warning"
@@ -360,11 +348,6 @@ def visible_cuda_devices() -> int | None:
     """Return the number of devices in CUDA_VISIBLE_DEVICES; None if it is not set."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return None if named is None else len([name for name in named.split(",") if name.strip() not in {"", "-1"}])
-
-
-def for_libraries() -> dict[str, str]:
-    """Return the variables with which libraries are told how to compute, and where their files are."""
-    return {name: value for name, value in os.environ.items() if name.startswith(_FOR_LIBRARIES)}
 
 
 def without_settings() -> dict[str, str]:

@@ -119,7 +119,6 @@ class Docmill:
         self.environment = {
             **kept,
             "DOCMILL_HOME": str(folder / "home"),
-            "DOCMILL_SEARCH_IDLE_S": "0",  # no process outlives its test
             "HF_HUB_OFFLINE": "1",
             "COLUMNS": "200",
             **settings,

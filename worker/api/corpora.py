@@ -42,7 +42,7 @@ def find_hits(
     if not text.strip():
         raise Error("the text of a search is empty")
     query = Record("", normalize(text)[0], {}, (), "the text")
-    with search.open_search(settings, database, corpus, wanted, _refuse, listener, starts=True) as searched:
+    with search.open_search(settings, database, corpus, wanted, _refuse, listener) as searched:
         [(_, hits)] = searched.answers([query])
     return [_hit(hit) for hit in hits]
 

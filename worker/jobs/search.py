@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from docmill.storage.readers import Record, Rejection
 from docmill.storage.search.search import Hit, choose, hits, search
 from docmill.tasks.engine import queries
 from docmill.tasks.outputs import Vector
-from docmill.worker.engines import choose_devices
+from docmill.worker.engines import choose_devices, running
 from docmill.worker.jobs.listener import Listener
 from docmill.worker.stores import corpus_names
 
@@ -49,13 +50,12 @@ def open_search(
     refuse: Callable[[str, str], None],
     listener: Listener,
     *,
-    starts: bool,
     printing: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Iterator[Search]:
     """Yield a search of a corpus, named as `run --corpus` or by its source. Raises NoSuchCorpus, NothingEmbedded.
 
-    ``refuse`` is called for a query that has no vector, with its place and the reason. With ``starts``, a query
-    process is started if none runs. Libraries that embed a query may print in the block that ``printing`` opens.
+    ``refuse`` is called for a query that has no vector, with its place and the reason. Libraries that embed a query
+    may print in the block that ``printing`` opens.
     """
     device = choose_devices(settings.device)[0]
     searched = choose(database, corpus_names(corpus), options.job)
@@ -63,10 +63,8 @@ def open_search(
     if searched.others and options.job is None:
         others = "; ".join(searched.others)
         listener.say(f"By the vectors of job {searched.job_id}, {searched.spec}; --job takes others: {others}.")
-    from docmill.worker.queries.client import embedding
-
-    with listener.computing(), embedding(settings, device, starts=starts) as embed:
-        yield Search(database, searched, spec, embed, options, refuse, listener, printing)
+    with listener.computing(), running(settings, device) as engine:
+        yield Search(database, searched, spec, partial(queries.embed, engine), options, refuse, listener, printing)
 
 
 @dataclass

@@ -81,10 +81,6 @@ def search_command(
     current document of the corpus. If there is an index and it saves time, the text is compared only with documents
     that the index proposes. A score is a cosine. Documents with the same text have the same score.
 
-    After a search on the CPU, a process keeps the model loaded for five minutes, for the next search. It needs the
-    model's memory and half a gigabyte for libraries. DOCMILL_SEARCH_IDLE_S sets the time in seconds; 0 switches the
-    process off. A search with --queries uses a process that is running, but does not start one.
-
     A JSON line is {"id", "query", "hits"}. "id" is the query's id in FILE, or null for TEXT. "hits" are
     {"id", "score", "text", "meta", "passage"}, the nearest first. With `--windows all` they also have "window", the
     [start, end) of the best window in characters. "passage" is the part of the text that matched: its nearest
@@ -116,7 +112,6 @@ def search_command(
             wanted,
             refuse,
             listen(settings),
-            starts=queries is None,
             printing=lambda: redirect_stdout(sys.stderr),
         ) as search,
     ):

@@ -68,7 +68,7 @@ def search(request: PageRequest, corpus: str, text: str) -> SearchResult:
     """
     query = Record("", normalize(text)[0], {}, (), "The text")
     options = SearchOptions(top=TOP, passages=False)
-    with open_search(request.settings, request.database, corpus, options, _refuse, Listener(), starts=True) as opened:
+    with open_search(request.settings, request.database, corpus, options, _refuse, Listener()) as opened:
         [(_, hits)] = opened.answers([query])
     return SearchResult(opened.searched.job_id, opened.searched.way[-1].name, hits)
 

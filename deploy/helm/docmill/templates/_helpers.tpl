@@ -97,8 +97,7 @@ env:
   {{- range .secrets }}
   {{- include "docmill.fromSecret" . | nindent 2 }}
   {{- end }}
-  {{- $fixed := dict "DOCMILL_SEARCH_IDLE_S" "0" }}
-  {{- range $name, $value := mergeOverwrite $fixed (deepCopy .root.Values.settings) (.own | default dict) }}
+  {{- range $name, $value := mergeOverwrite (deepCopy .root.Values.settings) (.own | default dict) }}
   - name: {{ $name }}
     value: {{ toString $value | quote }}
   {{- end }}

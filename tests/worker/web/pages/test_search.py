@@ -12,9 +12,10 @@ from docmill.storage.core.outcomes import Outcome, Status
 from docmill.storage.core.specs import Spec
 from docmill.storage.leases.shards import Claim
 from docmill.storage.steps import jobs
+from docmill.tasks.engine import queries
 from docmill.tasks.kinds import STORED_KINDS
 from docmill.tasks.models.weightless import NULL, NULL_REVISION
-from docmill.worker.queries.client import embedding
+from docmill.worker.engines import running
 from docmill.worker.settings import Settings
 from tests.storage.builders import numbered, read, request, work
 from tests.worker.web.conftest import Browse
@@ -25,8 +26,8 @@ SPEC = Spec("embed", NULL, NULL_REVISION)
 
 def embed(database: Database, settings: Settings) -> None:
     def vectors(claim: Claim) -> list[Outcome]:
-        with embedding(settings, "cpu", starts=False) as embed:
-            outputs = embed(SPEC, [text for _, text in claim.texts])
+        with running(settings, "cpu") as engine:
+            outputs = queries.embed(engine, SPEC, [text for _, text in claim.texts])
         packed = [np.asarray(getattr(output, "values"), np.float32).tobytes() for output in outputs]  # noqa: B009
         return [
             Outcome(content_id, Status.DONE, vector=vector)
