@@ -63,7 +63,7 @@ def write(root: Path, *names: str) -> Path:
 
 
 def without_formats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("docmill.storage.readers.registry.find_spec", lambda _: None)
+    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda _: None)
 
 
 def break_off(monkeypatch: pytest.MonkeyPatch, mount: str) -> None:
