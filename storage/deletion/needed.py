@@ -39,7 +39,6 @@ from docmill.storage.deletion import gc
 from docmill.storage.deletion.dependents import dependents
 from docmill.storage.deletion.paging import Budget, Removed
 from docmill.storage.pipelines import pipelines
-from docmill.storage.search import pgvector_index
 from docmill.storage.steps import replacements
 from docmill.storage.steps.jobs import UNFINISHED
 from docmill.storage.steps.replacements import CANCELLED, DROPPED, FILLING, IN_FORCE, SWITCHED, UNDONE
@@ -68,6 +67,8 @@ def latest(standings: Sequence[Standing]) -> set[int]:
 
 def needed_specs(transaction: Transaction, age_s: float) -> set[int]:
     """Return the specs whose results stay, whatever their age."""
+    from docmill.storage.search import pgvector_index  # with NumPy, which looking at a job does not need
+
     core = _of_jobs(transaction, age_s) | _of_migrations(transaction) | {*pgvector_index.spec_ids(transaction)}
     return core.union(*(dependent.needed_specs(transaction) for dependent in dependents()))
 

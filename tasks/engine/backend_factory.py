@@ -16,7 +16,7 @@ from typing import Any
 
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds, languages, patterns
-from docmill.tasks.backends import Assignment, Backend, devices, registry
+from docmill.tasks.backends import Assignment, Backend, adapted, devices, registry
 from docmill.tasks.backends.encoder import choice, heads
 from docmill.tasks.backends.polyglot import PolyglotBackend, language_coder
 from docmill.tasks.backends.reading import Reading, as_given, reading_of
@@ -83,9 +83,7 @@ def open_backend(
         config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=models_dir)
         adapter = pinning.locate_adapter(spec, models_dir=models_dir, cache_dir=cache_dir)
         if adapter is not None:
-            from docmill.tasks.backends.merging import merged
-
-            spec, folder = merged(spec, folder, adapter, cache_dir)
+            spec, folder = adapted.merged(spec, folder, adapter, cache_dir)
             config = Description.of_folder(folder).config
         assignment = Assignment(spec, folder, device, cache_dir, _head(spec, config))
         return _first_suited(assignment, families.family(config), backend, provisional=provisional)
@@ -194,9 +192,7 @@ def modules(spec: Spec, place: Place) -> list[str]:
     folder = pinning.locate(pinned, models_dir=place.models_dir, cache_dir=place.cache_dir)
     config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=place.models_dir)
     if pinning.ADAPTER in spec.params:
-        from docmill.tasks.backends.merging import kept  # which imports torch
-
-        if (merged := kept(spec, folder, place.cache_dir)) is None:
+        if (merged := adapted.kept(spec, folder, place.cache_dir)) is None:
             return ["peft"]
         spec, folder = merged
         config = Description.of_folder(folder).config
@@ -285,9 +281,7 @@ def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Rea
         config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=models_dir)
         adapter = pinning.locate_adapter(spec, models_dir=models_dir, cache_dir=cache_dir)
         if adapter is not None and families.family(config) is Family.ENCODER:  # it may bring the head
-            from docmill.tasks.backends.merging import merged
-
-            spec, folder = merged(spec, folder, adapter, cache_dir)
+            spec, folder = adapted.merged(spec, folder, adapter, cache_dir)
             config = Description.of_folder(folder).config
         head = kinds.kind(spec.kind).require_head(config, spec.model)
         return reading_of(Assignment(spec, folder, "cpu", cache_dir, head), config)

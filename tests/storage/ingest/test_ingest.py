@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
+from docmill.storage import fault_points
 from docmill.storage.core.database import Database
 from docmill.storage.core.outcomes import Outcome, Status
 from docmill.storage.core.schema import Content, Document, Ingest
@@ -437,7 +438,8 @@ def test_a_done_job_stays_done_while_it_sweeps_documents_that_it_need_not_comput
     read(database, request("b.jsonl"), [(f"z{i}", f"text {i % 3}") for i in range(5)])
     counts = ingest.add(database, again, records(numbered(3)))
     seen: list[str] = []
-    ingest.end(database, again, counts, lambda: seen.append(read_status(database, job.id).state))
+    monkeypatch.setattr(fault_points, "reach", lambda _: seen.append(read_status(database, job.id).state))
+    ingest.end(database, again, counts)
     assert seen == ["done"] * 3, "a command that is killed between these steps leaves a job that is done"
     assert read_status(database, job.id).documents == 8
 
