@@ -36,10 +36,10 @@ def compare_command(
     has in {+…+}.
     """
     from docmill.features.comparing.comparison import compare
+    from docmill.features.comparing.pairs import side
     from docmill.features.comparing.terminal import as_json as as_json_of
     from docmill.features.comparing.terminal import print_comparison
     from docmill.storage.core.lookups import find_corpus, first_existing
-    from docmill.storage.results.pairs import side
 
     if len(jobs) != 2:
         raise click.UsageError("give --job twice: docmill compare CORPUS --job A --job B")

@@ -12,12 +12,11 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from docmill.features.comparing import comparison
+from docmill.features.comparing import comparison, pairs
 from docmill.features.comparing.agreement import AGREEMENTS, Measures, Sureness, overlap
+from docmill.features.comparing.pairs import Pair, Side
 from docmill.storage.core.database import Database
 from docmill.storage.errors import CannotCompare
-from docmill.storage.results import pairs
-from docmill.storage.results.pairs import Pair, Side
 from docmill.storage.search.knn import Matrix, Nearest, cosines
 
 T = TypeVar("T")

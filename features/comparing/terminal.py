@@ -18,8 +18,8 @@ from docmill.worker.formatting import printable, shorten
 
 if TYPE_CHECKING:
     from docmill.features.comparing.comparison import Comparison, Neighbourhood
+    from docmill.features.comparing.pairs import Pair, Result
     from docmill.storage.core.database import Database
-    from docmill.storage.results.pairs import Pair, Result
 
 
 SHOWN_CHARACTERS = 600  # of an output
@@ -170,13 +170,13 @@ def _print_neighbours(found: Sequence[Neighbourhood], database: Database) -> Non
 
 
 def _keys(found: Sequence[Neighbourhood], database: Database) -> Mapping[int, str]:
-    from docmill.storage.results.pairs import keys
+    from docmill.features.comparing.pairs import keys
 
     return keys(database, sorted({n for one in found for n in (one.document_id, *one.a, *one.b)}))
 
 
 def _with_texts(samples: Sequence[Pair], database: Database) -> list[tuple[Pair, str]]:
-    from docmill.storage.results.pairs import texts
+    from docmill.features.comparing.pairs import texts
 
     found = texts(database, {pair.content_id for pair in samples})
     return [(pair, found[pair.content_id]) for pair in samples]

@@ -20,8 +20,8 @@ from docmill.features.comparing.agreement import (
     word_overlap,
 )
 from docmill.features.comparing.comparison import Reservoir, neighbourhoods
+from docmill.features.comparing.pairs import Pair
 from docmill.storage.outputs.output_types import OUTPUT_TYPES
-from docmill.storage.results.pairs import Pair
 
 
 def labelled(label: str) -> dict[str, Any]:
