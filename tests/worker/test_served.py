@@ -17,7 +17,7 @@ import pytest
 
 from docmill.tasks.backends.remote.requests import counter
 from tests.tasks.backends.remote.api_server import MODEL, Answer, ApiServer
-from tests.tasks.specs.test_pinning import copied
+from tests.tasks.specs.test_pinning import copy_tokenizer
 from tests.worker.harness import Docmill, Running, device_pids, kill_group, until
 
 KEY = "sk-that-nobody-may-see"
@@ -147,7 +147,7 @@ def test_a_key_that_the_server_refuses_stops_the_run_with_the_variable_to_set(
 def test_a_tokenizer_counts_all_texts_before_any_is_paid_and_is_part_of_the_spec(
     docmill: Docmill, server: ApiServer
 ) -> None:
-    folder = copied(docmill.folder / "tokenizer")
+    folder = copy_tokenizer(docmill.folder / "tokenizer")
     by_tokenizer = counter(folder, "tokenizer")
     tokens = sum(by_tokenizer.of_messages([{"role": "user", "content": text}]) for text in TEXTS)
     named = (*COMMAND, "--tokenizer", "tokenizer")
