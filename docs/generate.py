@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
+import textwrap
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args, get_origin
@@ -18,7 +21,7 @@ from docmill.tasks.kinds import KINDS, OPTIONS
 from docmill.tasks.kinds.options import flag, value_type
 from docmill.worker.cli import docmill
 from docmill.worker.cli.registry import all_commands
-from docmill.worker.features import HEADINGS
+from docmill.worker.features import BUILT_IN, HEADINGS
 from docmill.worker.inventory import PLACES as PLACES_OF_TEXTS
 from docmill.worker.pipelines.schema import json_schema
 from docmill.worker.retention import Shown
@@ -34,6 +37,7 @@ def pages() -> dict[str, str]:
     return {
         "chart-values.md": chart_values(),
         "command-line.md": command_line(),
+        "internals.md": internals(),
         "options.md": options(),
         "pipeline.schema.json": json.dumps(json_schema(), indent=2) + "\n",
         "removing.md": removing(),
@@ -50,6 +54,25 @@ def removing() -> str:
     parts = ["", "| place | left after `rm` and `gc` |", "| --- | --- |"]
     parts += [_row(place.name, place.left) for place in PLACES_OF_TEXTS]
     return before + mark + "\n".join([*parts, heading]) + after
+
+
+def internals() -> str:
+    """Return the page about the design with the picture of the rooms, by the contracts that hold the imports."""
+    mark = _from("the import contracts in pyproject.toml")
+    before, mark, rest = (FOLDER / "internals.md").read_text(encoding="utf-8").partition(mark)
+    _, fence, after = rest.partition("\n```\n")
+    contracts = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    floors = {"features": [[module.rpartition(".")[2] for module in BUILT_IN]]}
+    for package in ("worker", "tasks", "storage"):
+        [layers] = [one["layers"] for one in contracts if one.get("containers") == [f"docmill.{package}"]]
+        floors[package] = [re.findall(r"\w+", layer) for layer in layers]
+    lines = []
+    for package, rooms in floors.items():
+        of_one = all(len(floor) == 1 for floor in rooms)
+        drawn = [" → ".join(room for (room,) in rooms)] if of_one else ["  ".join(floor) for floor in rooms]
+        wrapped = [line for floor in drawn for line in textwrap.wrap(floor, WIDTH - 12)]
+        lines += [f"{name:10}{line}" for name, line in zip([package, *[""] * len(wrapped)], wrapped, strict=False)]
+    return before + mark + "```text\n" + "\n".join(lines) + fence + after
 
 
 def source_kinds() -> str:
