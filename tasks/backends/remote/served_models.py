@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -39,7 +40,7 @@ _TEXTS = 32
 _TOLERANCE = 1e-3
 
 
-class _ServedBackend:
+class _ServedBackend(ABC):
     """One served model under one spec. Subclasses make requests of windows, and outputs of answers."""
 
     limit_tokens: int
@@ -82,17 +83,17 @@ class _ServedBackend:
         self._client.close()
         self._journal.close()
 
+    @abstractmethod
     def _control(self) -> Question:
         """Return a short request to the model, and the reader of its answer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _open(self, spec: Spec, context_tokens: int) -> None:
         """Set the limit, the traits and the rest that a model with so long a context needs. Raises CannotServe."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _begin(self, number: int, items: Items) -> None:
         """Begin the request of this number for some windows."""
-        raise NotImplementedError
 
 
 class ChatBackend(_ServedBackend):
