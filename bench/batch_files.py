@@ -86,7 +86,7 @@ def by_vllm(requests: Path, folder: Path, out: Path, *options: str) -> Lines:
 
 def by_docmill(requests: Path, folder: Path, out: Path, python: str = sys.executable) -> Lines:
     """Let docmill carry a file out, on transformers."""
-    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import docmill; docmill.main()"
+    program = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from docmill.worker.cli import main; main()"
     command = [python, "-c", program, "batch", str(requests), "--out", str(out)]
     model = ["--model", str(folder), "--dtype", "float32", "--backend", "transformers"]
     home = {"DOCMILL_HOME": str(out.parent / "home"), "HF_HUB_OFFLINE": "1"}

@@ -27,8 +27,8 @@ from bench.stores import POSTGRES_URL, fresh_postgres
 
 ROOT = Path(__file__).resolve().parent.parent
 FRENCH = ROOT / "examples" / "french.jsonl"
-# docmill.py as the console script starts it: its own packages, whatever is installed.
-START = "import sys; sys.path.insert(0, sys.argv.pop(1)); import docmill; docmill.main()"
+# The command of a checkout. In early commits `docmill` is a module.
+START = "try:\n    from docmill.worker.cli import main\nexcept ImportError:\n    from docmill import main\nmain()"
 HERE = "this tree"
 
 
@@ -44,10 +44,10 @@ class Checkout:
         # Modules are compiled once, as those of an installed package are.
         left_out = ("DOCMILL_", "PYTHONDONTWRITEBYTECODE")
         environment = {key: value for key, value in os.environ.items() if not key.startswith(left_out)}
-        environment["DOCMILL_HOME"] = str(self.home)
+        environment |= {"DOCMILL_HOME": str(self.home), "PYTHONPATH": str(self.source)}
         if database_url is not None:
             environment["DOCMILL_DATABASE_URL"] = database_url
-        command = [sys.executable, "-P", "-c", START, str(self.source), *arguments]
+        command = [sys.executable, "-P", "-c", START, *arguments]
         began = time.perf_counter()
         with tempfile.TemporaryFile() as said:
             process = subprocess.Popen(command, cwd=self.home, env=environment, stdout=said, stderr=said)
