@@ -62,7 +62,7 @@ OWN_COMMANDS = {
 
 def all_commands() -> Mapping[str, Command]:
     """Return docmill's commands and those of features, by their names."""
-    return {**feature_commands(), **OWN_COMMANDS}
+    return OWN_COMMANDS | {name: command for name, command in feature_commands().items() if name not in OWN_COMMANDS}
 
 
 def command_of(name: str) -> Command | None:
