@@ -107,6 +107,8 @@ def test_help_has_every_command_below_one_heading_at_80_columns(tmp_path: Path) 
     for heading in HEADINGS:
         named = [name for name, command in all_commands().items() if command.heading == heading]
         assert [name for name in sections[heading] if name != "greet"] == named
+        own = [name for name in named if name in OWN_COMMANDS]
+        assert named[: len(own)] == own, "commands of features stand behind docmill's own"
     for name, command in all_commands().items():
         assert f"  {name:<10}  {command.about}\n" in shown  # on one line
 
