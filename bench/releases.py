@@ -1,4 +1,5 @@
-"""Compare this tree with another commit of it: embedding, translation, a null model, and ingest, end to end.
+"""Compare this tree with another commit of it, end to end: embedding, translation, classify, a null model, a warm
+start, and ingest.
 
 Each side runs whole `docmill` commands from its own checkout, with its own store and cache, on texts that it has not
 seen. The sides take turns, so that the ratios compare neighbours in time. CPU seconds and peak memory are the
@@ -66,31 +67,35 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--embeddings", type=int, default=3_000)
     parser.add_argument("--translations", type=int, default=400)
+    parser.add_argument("--classified", type=int, default=3_000)
+    parser.add_argument("--started", type=int, default=8, help="texts of a short run: it measures the start")
     parser.add_argument("--carried", type=int, default=20_000)
     parser.add_argument("--ingested", type=int, default=60_000)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         sides = {
             HERE: _checkout(ROOT, folder / "here"),
-            asked.commit: _checkout(stack.enter_context(_tree(asked.commit, folder)), folder / "there"),
+            arguments.commit: _checkout(stack.enter_context(_tree(arguments.commit, folder)), folder / "there"),
         }
         embed = ("run", "--task", "embed")
         translate = ("run", "--task", "translate", "--from", "fr", "--to", "en")
         works = [
-            ("embedding", embed, asked.embeddings),
-            ("translation", translate, asked.translations),
-            ("null model", (*embed, "--model", "null"), asked.carried),
+            ("embedding", embed, arguments.embeddings),
+            ("translation", translate, arguments.translations),
+            ("classify", ("run", "--task", "classify"), arguments.classified),
+            ("warm start", embed, arguments.started),
+            ("null model", (*embed, "--model", "null"), arguments.carried),
         ]
         compared = [
-            _compared(question, command, sides, folder, count, asked.pairs)
+            _compared(question, command, sides, folder, count, arguments.pairs)
             for question, command, count in works
             if count
         ]
-        if POSTGRES_URL and asked.ingested:
-            compared.append(_ingested(sides, folder, asked.ingested, asked.pairs))
-    claims = [[Claim(f"this tree ÷ {asked.commit}", HERE, asked.commit, 0.97)] for _ in compared]
-    write("releases", compared, claims, commit=asked.commit)
+        if POSTGRES_URL and arguments.ingested:
+            compared.append(_ingested(sides, folder, arguments.ingested, arguments.pairs))
+    claims = [[Claim(f"this tree ÷ {arguments.commit}", HERE, arguments.commit, 0.97)] for _ in compared]
+    write("releases", compared, claims, commit=arguments.commit)
 
 
 def _compared(
@@ -113,7 +118,9 @@ def _ingested(sides: Mapping[str, Checkout], folder: Path, count: int, pairs: in
     texts = _texts(french=False)
     numbers = _numbers(sides)
     with ExitStack() as stack:
-        urls = {side.home: stack.enter_context(fresh_postgres()) for side in sides.values()}
+        urls = {side.home: stack.enter_context(fresh_postgres(empty=True)) for side in sides.values()}
+        for side in sides.values():
+            side.run("db", "upgrade", database_url=urls[side.home])  # each side has a schema of its own
 
         def work(side: Checkout) -> Run:
             source = _written(folder, texts, count, next(numbers[side.home]))

@@ -25,14 +25,15 @@ POSTGRES_URL = os.environ.get("DOCMILL_BENCH_POSTGRES_URL", "postgresql://postgr
 
 
 @contextmanager
-def fresh_postgres() -> Iterator[str]:
-    """The URL of a new database with docmill's schema; it goes when the block ends."""
+def fresh_postgres(empty: bool = False) -> Iterator[str]:
+    """The URL of a new database, `empty` or with docmill's schema; it goes when the block ends."""
     server = make_url(POSTGRES_URL)
     name = f"docmill_bench_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server.render_as_string(hide_password=False), autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         try:
-            yield _with_schema(server.set(database=name).render_as_string(hide_password=False))
+            url = server.set(database=name).render_as_string(hide_password=False)
+            yield url if empty else _with_schema(url)
         finally:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
