@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import Outcome
 from docmill.tasks import kinds
 from docmill.tasks.backends import registry
 from docmill.tasks.engine.backend_factory import open_backend

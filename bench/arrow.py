@@ -25,8 +25,7 @@ from pyarrow import json as arrow_json
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
 from bench.stores import fresh_postgres, fresh_sqlite
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Spec
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import ChunkBuilder
 from docmill.storage.leases import dispatch, shards

@@ -27,9 +27,8 @@ from bench.pairs import Claim, Run, interleave, write
 from bench.plots import Axes, draw
 from bench.stores import fresh_postgres, own_redis
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Shard, Worker
+from docmill.storage.core.schema import Shard, Worker, db_now
 from docmill.storage.core.specs import Spec
-from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import columns_of
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest, OpenJob

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.checks import WAIT_S, lines, opened
 from bench.pairs import RESULTS, described, machine
-from docmill.storage.core.outcomes import LOW_CONFIDENCE, Outcome
+from docmill.storage.core.specs import LOW_CONFIDENCE, Outcome
 
 # By kind: the shipped model, and the chrF below which an output is bad.
 _KINDS = {"translate": ("marian-ddtp", 45.0), "summarize": ("synopsis-ddtp", 30.0)}

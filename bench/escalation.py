@@ -27,7 +27,7 @@ import sacrebleu
 
 from bench.pairs import RESULTS, described, machine
 from bench.quality import Question, lines, score
-from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import Outcome
 from docmill.storage.steps.conditions import Doubt, is_better
 from docmill.tasks import kinds
 from docmill.tasks.engine.backend_factory import open_backend

@@ -24,8 +24,7 @@ from jsonschema import Draft202012Validator
 from bench.inference import assignment
 from bench.models import SMOLLM2, fetched
 from bench.pairs import RESULTS, described, machine
-from docmill.storage.core.outcomes import Outcome, Status
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.outputs import Head

@@ -24,9 +24,8 @@ from sqlalchemy import Double, func, select, update
 from bench.pairs import RESULTS
 from bench.stores import fresh_postgres, fresh_sqlite
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Status
 from docmill.storage.core.schema import Base
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import retention
 from docmill.storage.deletion.paging import Budget

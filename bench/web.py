@@ -29,8 +29,7 @@ from bench.web_sqlite import copy
 from bench.web_store import UNCOMPUTED, Size, fill
 from docmill.storage import migrations
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Worker
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Worker, db_now
 from docmill.tasks.kinds import STORED_KINDS as KINDS
 from docmill.worker.settings import Settings
 from docmill.worker.web.app import PAGES, make_app

@@ -8,7 +8,7 @@ from enum import Enum, StrEnum, auto
 from math import fsum, isfinite
 from typing import TYPE_CHECKING, Any
 
-from docmill.storage.core.outcomes import Reason
+from docmill.storage.core.specs import Reason
 
 if TYPE_CHECKING:
     import numpy as np

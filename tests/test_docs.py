@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from docmill.storage.core.outcomes import DOUBTFUL
+from docmill.storage.core.specs import DOUBTFUL
 from docmill.storage.steps.conditions import list_flags
 from docmill.worker.pipelines.schema import json_schema
 from docs import generate

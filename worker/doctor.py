@@ -19,8 +19,7 @@ from typing import Any
 from sqlalchemy import select
 
 from docmill.storage.core.database import Pooling, pooling
-from docmill.storage.core.schema import Worker
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Worker, db_now
 from docmill.storage.errors import DatabaseUnreachable, OtherRelease, RightMissing, SchemaOutOfDate, StorageError
 from docmill.storage.extras import install
 from docmill.storage.leases.dispatch import LIVE_S

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 import click
 
-from docmill.storage.core.outcomes import DOUBTFUL
+from docmill.storage.core.specs import DOUBTFUL
 from docmill.storage.steps.conditions import order_flags
 from docmill.worker.logs import UNSEEN, seen
 

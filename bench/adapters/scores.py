@@ -15,7 +15,7 @@ from bench.adapters.corpus import Description
 from bench.adapters.entities import Labelled
 from bench.adapters.silver_answers import Asked
 from bench.adapters.silver_entities import LABELS, UNSURE
-from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import Outcome
 from docmill.tasks import kinds
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine

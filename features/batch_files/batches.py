@@ -19,7 +19,7 @@ from docmill.features.batch_files import file
 from docmill.features.batch_files.bodies import in_words_of_bodies
 from docmill.features.batch_files.file import BadBatch, BatchFile, BatchRequest, Call, Refused, survey
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Reason
+from docmill.storage.core.specs import Reason
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import JobStatus
 from docmill.storage.writers import COMPRESSIONS, Target, openai_batch

@@ -10,9 +10,8 @@ from sqlalchemy import select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, is_current_document, spec_of
-from docmill.storage.core.outcomes import StoredOutcome
 from docmill.storage.core.schema import Content, Document, SpecRow
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Spec, StoredOutcome
 from docmill.storage.errors import CannotCompare
 from docmill.storage.outputs.output_types import CONFIDENCE, OutputType
 from docmill.storage.steps import lineage

@@ -23,7 +23,7 @@ from sqlalchemy import Engine, Pool, event
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.engine import URL, make_url
 
-from docmill.storage.core import driver_errors, sqlite
+from docmill.storage.core import sqlite
 from docmill.storage.core.server import Patience
 from docmill.storage.core.specs import StoredKind
 from docmill.storage.core.sqlite import BUSY_TIMEOUT_S
@@ -210,8 +210,8 @@ class Database:
         self.engine.dispose(close=False)
 
     def wrap(self, error: sa_exc.DBAPIError) -> StorageError:
-        """Return a driver's error as one of ours (see `storage.core.driver_errors`)."""
-        return driver_errors.wrapped(error, str(self))
+        """Return a driver's error as one of docmill's."""
+        return self._type.wrap(error, str(self))
 
 
 class Pooling(Enum):

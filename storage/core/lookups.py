@@ -9,12 +9,19 @@ from typing import Any, TypeAlias, TypeVarTuple
 import orjson
 from sqlalchemy import ColumnElement, FromClause, Row, Select, and_, delete, select, tuple_
 
-from docmill.storage.core import advisory_locks
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Known
-from docmill.storage.core.schema import Content, Corpus, Document, OutcomeRow, Runtime, SpecRow, VectorLength
-from docmill.storage.core.specs import Spec
-from docmill.storage.core.tables import Base, db_now
+from docmill.storage.core.schema import (
+    Base,
+    Content,
+    Corpus,
+    Document,
+    OutcomeRow,
+    Runtime,
+    SpecRow,
+    VectorLength,
+    db_now,
+)
+from docmill.storage.core.specs import Known, Spec
 from docmill.storage.core.transaction import Columns, Transaction
 from docmill.storage.errors import NoSuchCorpus
 
@@ -98,7 +105,7 @@ def store_contents(transaction: Transaction, texts: Mapping[bytes, str]) -> tupl
 
     Return the id of every text by its hash, and {id: characters} of the texts that were not stored before.
     """
-    advisory_locks.refer(transaction)
+    transaction.keep_contents()
     known = transaction.content_ids(list(texts))
     new = [sha256 for sha256 in texts if sha256 not in known] if known else list(texts)
     if not new:

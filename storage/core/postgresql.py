@@ -2,12 +2,19 @@
 
 A connection pooler such as PgBouncer may give every transaction another session of the server. So no statement is
 prepared for later ones, settings are made with SET LOCAL as a transaction begins, and locks end with a transaction.
+
+Connections notice when they are half open. The kernel notices a network that is gone. It notices nothing where a
+proxy or a firewall keeps the connection up and forwards nothing: then each side waits for the other for ever. A long
+silence alone proves nothing, since an index may take an hour to build. So whoever waits for long asks the server over
+another connection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from functools import partial
 from math import ceil
 from types import MappingProxyType
@@ -15,6 +22,7 @@ from typing import Any
 
 import orjson
 import psycopg
+from psycopg.errors import ConnectionTimeout
 from psycopg.pq import Format
 from psycopg.types.array import ListBinaryDumper
 from psycopg.types.string import BytesBinaryDumper
@@ -41,17 +49,48 @@ from sqlalchemy.engine import URL, ExecutionContext
 from sqlalchemy.sql.expression import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from docmill.storage.core.schema import OUTCOME_VALUES, OutcomeRow
+from docmill.storage.core.schema import OUTCOME_VALUES, Base, OutcomeRow, db_now
 from docmill.storage.core.server import POSTGRESQL, Patience
-from docmill.storage.core.tables import Base, db_now
-from docmill.storage.core.transaction import IN_BINARY, Columns, K, Transaction, Ts, V, columns_of
-from docmill.storage.core.watched_connection import WatchedConnection
+from docmill.storage.core.transaction import (
+    IN_BINARY,
+    Columns,
+    K,
+    Transaction,
+    Ts,
+    V,
+    columns_of,
+    first_line,
+    unexpected,
+)
+from docmill.storage.errors import (
+    GRANTS_DOCS,
+    DatabaseBusy,
+    DatabaseReadOnly,
+    DatabaseSilent,
+    DatabaseUnreachable,
+    RightMissing,
+    SchemaOutOfDate,
+    StorageError,
+    ValueRefused,
+)
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 SERVER_PID = "SELECT pg_backend_pid()"
 # A job may have three shards or a million: a plan that is made for the average of them suits neither. And
 # `prefer_indexes` makes a small table look dear to read, for which JIT would compile its query, 0.2 s each time.
 _ALWAYS = {"plan_cache_mode": "force_custom_plan", "jit": "off"}
+_IDLE_FOR_TOO_LONG = "25P03"  # the server ended a transaction whose client was idle, such as a suspended machine
+# A text or corpus that was found and is gone when it is referred to: the next try stores it anew, or does without.
+_REFER_TO_WHAT_IS_REMOVED = {
+    "fk_ingest_corpus_id",
+    "fk_document_content_id",
+    "fk_outcome_content_id",
+    "fk_outcome_output_id",
+    "fk_step_text_content_id",
+    "fk_prompt_content_id",
+}
+_BUSY = {"active", "fastpath function call"}
+_OF_A_PROCESS = "SELECT state, wait_event_type FROM pg_stat_activity WHERE pid = %s"
 
 
 def engine_for(url: URL, patience: Patience, **options: Any) -> Engine:
@@ -156,11 +195,157 @@ def is_pooled(connection: Connection) -> bool:
     return not driver.watched
 
 
+class ConnectionLost(psycopg.OperationalError):
+    """The server is not working on this connection's statement: the request or the answer was lost."""
+
+
+class Verdict(Enum):
+    WORKS = "the server works on the statement"
+    LOST = "the server does not work on the statement"
+    UNKNOWN = "the server cannot be asked"
+
+
+class WatchedConnection(psycopg.Connection[Any]):
+    """A connection that asks after its statement once the server has been silent; without `patience` it never does.
+
+    `how` has the arguments to make another one. `server_pid` is the server process that carries out our transaction,
+    which a pooler chooses anew each time; None outside of a transaction. `watched` is False where that process cannot
+    be known: then only the kernel watches.
+    """
+
+    patience: Patience | None = None
+    how: tuple[Any, dict[str, Any]] = ((), {})
+    server_pid: int | None = None
+    watched = True
+
+    def begin(self, statements: str) -> None:
+        """Begin a transaction. The last of the statements selects the server process."""
+        self.server_pid = None
+        with self.cursor() as cursor:
+            cursor.execute(statements)
+            while cursor.nextset():
+                pass
+            [self.server_pid] = cursor.fetchall()[0]
+
+    def commit(self) -> None:
+        try:
+            super().commit()
+        finally:
+            self.server_pid = None
+
+    def rollback(self) -> None:
+        try:
+            super().rollback()
+        finally:
+            self.server_pid = None
+
+    def wait(self, gen: Any, *arguments: Any, **options: Any) -> Any:
+        """Wait as the driver does. Raises ConnectionLost, and ConnectionTimeout from a server that is silent."""
+        if self.patience is None or not self.watched:
+            return super().wait(gen, *arguments, **options)
+        return super().wait(self._watch(gen, self.patience), *arguments, **options)
+
+    def _watch(self, gen: Any, patience: Patience) -> Generator[Any, Any, Any]:
+        """Pass values between the driver's protocol and its wait, and act after a time without any."""
+        heard = time.monotonic()
+        look_at, was_lost = heard + patience.answer_s, False
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                now = time.monotonic()
+                if ready:
+                    heard, was_lost = now, False
+                    look_at = now + patience.answer_s
+                elif now >= look_at:
+                    was_lost = self._look(patience, now - heard, was_lost=was_lost)
+                    look_at = time.monotonic() + (patience.recheck_s if was_lost else patience.answer_s)
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            return end.value
+
+    def _look(self, patience: Patience, silent_s: float, *, was_lost: bool) -> bool:
+        """Ask the server about our statement: True if it is lost, as far as one answer tells. Raises when it is."""
+        try:
+            verdict = self._ask(patience)
+        except ConnectionTimeout as error:
+            self.close()
+            raise ConnectionTimeout(
+                f"the server has been silent for {silent_s:.0f} s, and a new connection is not answered either"
+            ) from error
+        too_long = patience.silence_s is not None and silent_s >= patience.silence_s
+        if too_long or (verdict is Verdict.LOST and was_lost):
+            self.close()
+            raise ConnectionLost(f"the connection has been silent for {silent_s:.0f} s: {verdict.value}")
+        return verdict is Verdict.LOST
+
+    def _ask(self, patience: Patience) -> Verdict:
+        """Ask about our statement over a connection of its own. Raises ConnectionTimeout when none can be made."""
+        arguments, options = self.how
+        try:
+            with _AskingConnection.connect(*arguments, **options) as other:
+                other.patience = patience
+                if self.server_pid is None:  # nothing takes long outside of a transaction
+                    other.execute("SELECT 1")
+                    return Verdict.LOST
+                process = other.execute(_OF_A_PROCESS, (self.server_pid,)).fetchone()
+        except ConnectionTimeout:
+            raise
+        except psycopg.Error:  # it answers, if only that it takes no more connections
+            return Verdict.UNKNOWN
+        return judged(process)
+
+
+class _AskingConnection(WatchedConnection):
+    """A connection that only asks: it gives up when it is not answered."""
+
+    def _look(self, patience: Patience, silent_s: float, *, was_lost: bool) -> bool:
+        self.close()
+        raise ConnectionLost(f"the server has been silent for {silent_s:.0f} s")
+
+
+def judged(row: tuple[str | None, str | None] | None) -> Verdict:
+    """Return what a server process's row in `pg_stat_activity`, (state, wait_event_type), says of our statement."""
+    if row is None:
+        return Verdict.LOST
+    state, waits_for = row
+    if state is None or state == "disabled":  # another role's process, or a server that keeps no such statistics
+        return Verdict.UNKNOWN
+    # A process that waits for its client has either sent the answer or not got all of the request.
+    return Verdict.WORKS if state in _BUSY and waits_for != "Client" else Verdict.LOST
+
+
 class PostgresqlTransaction(Transaction):
     """A transaction of a PostgreSQL server."""
 
     server = "PostgreSQL"
     has_vector_indexes = True  # by pgvector
+
+    @staticmethod
+    def wrap(outer: sa_exc.DBAPIError, database: str) -> StorageError:
+        error: Any = outer.orig
+        state: str = getattr(error, "sqlstate", None) or ""
+        if state in {"42501", "3F000"}:  # the latter: there is no schema in which this user may make a table
+            message = error.diag.message_primary or first_line(error)  # names the table, in the server's language
+            return RightMissing(f"the user of the database {database} lacks a right: {message}; {GRANTS_DOCS}")
+        if state in {"42P01", "42703"}:
+            return SchemaOutOfDate()
+        if state == "25006":
+            return DatabaseReadOnly(f"the database {database} takes no writes")
+        if state == "23503" and error.diag.constraint_name in _REFER_TO_WHAT_IS_REMOVED:
+            return DatabaseBusy(f"something in the database {database} was removed while it was being referred to")
+        if state[:2] in {"40", "53", "57", "55"} or state == _IDLE_FOR_TOO_LONG:
+            return DatabaseBusy(f"the database {database} is busy: {first_line(error)}")
+        if state[:2] in {"22", "54"} or isinstance(outer, sa_exc.DataError):
+            # Without PostgreSQL's own words, which quote the value.
+            return ValueRefused(f"the database {database} cannot store a value: {type(error).__name__}")
+        if isinstance(error, ConnectionTimeout):
+            return DatabaseSilent(f"cannot reach the database {database}: {first_line(error)}")
+        # For an option that a URL must not have the driver raises the error that a server raises for a statement.
+        of_the_url = isinstance(outer, sa_exc.ProgrammingError) and not state and outer.statement is None
+        if isinstance(outer, sa_exc.OperationalError) or of_the_url:
+            return DatabaseUnreachable(f"cannot reach the database {database}: {first_line(error)}")
+        return unexpected(error, database, f"SQLSTATE {state or 'none'}")
 
     def has_table(self, name: str) -> bool:
         return self.exec_driver_sql("SELECT to_regclass(%s)", (name,)).scalar() is not None

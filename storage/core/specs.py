@@ -1,15 +1,39 @@
-"""Specs, which are everything that can change an output, and the kinds of task that they name."""
+"""Specs, which are everything that can change an output, the kinds of task that they name, and outcomes.
+
+An outcome is the result of one content under one spec.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Protocol
 
 import orjson
 
-from docmill.storage.outputs.output_types import OutputType
+from docmill.storage.core.normalize import normalize, normalize_json
+from docmill.storage.outputs.output_types import CONFIDENCE, Output, OutputType, Stored
+
+TRUNCATED = "output_truncated"  # the flag of an output that stopped at the model's limit
+# The flags that the checks of outputs raise (`tasks.checks`).
+CHECKED = frozenset(
+    {
+        "repetition",
+        "length_ratio",
+        "copied_input",
+        "wrong_language",
+        "missing_sentences",
+        "numbers_changed",
+        "names_changed",
+    }
+)
+LOW_CONFIDENCE = "low_confidence"  # the flag of an output whose tokens the model found improbable
+DOUBTFUL = CHECKED | {TRUNCATED, LOW_CONFIDENCE, "empty", "empty_window", "language_uncertain", "not_reduced"}
+REFUSED = "the database cannot store its output"
+NO_JSON = "its output has no JSON form: a number is not finite or past 64 bits, or it is nested too deep"
 
 
 @dataclass(frozen=True)
@@ -79,3 +103,183 @@ class StoredKind:
     name: str
     output: OutputType
     shard: ShardSize
+
+
+class Status(StrEnum):
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+class Reason(StrEnum):
+    """The class of a failure, which says whether a retry can help."""
+
+    TRANSIENT = "transient"
+    DOCUMENT = "document"
+    MODEL = "model"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One row of the outcome table, before it has a spec and a runtime.
+
+    ``text``, ``vector`` and ``data`` hold the output as its type says (`storage.outputs.output_types`). ``vector``
+    has little-endian float32 bytes: ``dim`` values, or ``windows × dim`` row by row, in which case ``data`` has
+    ``{"dim": …, "windows": [[start, end], …]}`` in characters of the text. ``reason`` is a sentence for people,
+    without the document's text. ``confidence`` (0 to 1) is what `tasks.confidence` says for the kind of task; None
+    where it is not known. Of a text that a model wrote, ``mean_logprob`` and ``least_logprob`` are the mean and the
+    least of its tokens' log-probabilities (natural logarithms).
+    """
+
+    content_id: int
+    status: Status
+    text: str | None = None
+    vector: bytes | None = None
+    data: dict[str, Any] | None = None
+    reason: str | None = None
+    reason_class: Reason | None = None
+    flags: tuple[str, ...] = ()
+    tokens_in: int = 0
+    tokens_out: int = 0
+    confidence: float | None = None
+    mean_logprob: float | None = None
+    least_logprob: float | None = None
+
+    @classmethod
+    def done(
+        cls, content_id: int, output: Output, *, flags: tuple[str, ...] = (), tokens_in: int = 0, tokens_out: int = 0
+    ) -> Outcome:
+        """Return an outcome with an output in the form that its type is stored in."""
+        return cls(
+            content_id,
+            Status.DONE,
+            text=output.text,
+            vector=output.vector,
+            data=None if output.data is None else dict(output.data),
+            flags=flags,
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+        )
+
+    def refused(self, reason: str) -> Outcome:
+        """Return a failure in the place of an outcome that cannot be stored."""
+        failed = replace(self, status=Status.FAILED, reason=reason, reason_class=Reason.MODEL)
+        return replace(
+            failed, text=None, vector=None, data=None, confidence=None, mean_logprob=None, least_logprob=None
+        )
+
+
+def checked(outcome: Outcome, output: OutputType) -> Outcome:
+    """Return the outcome, or a failure in its place if it is done and its output is not of this type."""
+    problem = output.problem(outcome) if outcome.status is Status.DONE else None
+    if problem is None:
+        return outcome
+    return outcome.refused(f"its output is not stored as {output.plural} are: {problem}")
+
+
+def storable(outcome: Outcome) -> Outcome:
+    """Return the outcome as every database can store it, flagged where its output had to be mended.
+
+    An outcome whose data has no JSON form fails. Numbers about its confidence that are not finite are left out.
+    """
+    data, in_data = (None, ()) if outcome.data is None else _as_json(outcome.data)
+    if outcome.data is not None and data is None:
+        return storable(outcome.refused(NO_JSON))
+    text, in_text = (None, ()) if outcome.text is None else normalize(outcome.text)
+    flags = [normalize(flag)[0] for flag in outcome.flags]
+    flags += [flag for flag in map(_of_output, sorted({*in_text, *in_data})) if flag not in flags]
+    reason = None if outcome.reason is None else normalize(outcome.reason)[0]
+    mended: dict[str, Any] = {name: _finite(getattr(outcome, name)) for name in CONFIDENCE}
+    mended |= {"text": text, "data": data, "reason": reason, "flags": tuple(flags)}
+    changed = {name: value for name, value in mended.items() if value != getattr(outcome, name)}
+    return replace(outcome, **changed) if changed else outcome
+
+
+def _of_output(flag: str) -> str:
+    """Return the flag of an output for the `flag` of a document, such as `output_nul_replaced`."""
+    return f"output_{flag}"
+
+
+def _as_json(value: Any) -> tuple[Any, tuple[str, ...]]:
+    """Return a JSON value as it is stored, and the flags of replacements; None for a value without a JSON form."""
+    try:
+        mended, replaced = normalize_json(value)
+        orjson.dumps(mended)
+    except (TypeError, RecursionError):
+        return None, ()
+    return (mended, replaced) if _is_finite(mended) else (None, ())
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _is_finite(value: object) -> bool:
+    """Return False for a value with NaN or an infinity in it, which orjson would write as `null`."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    return not isinstance(value, list | tuple) or all(map(_is_finite, value))
+
+
+class StoredOutcome(Stored, Protocol):
+    """A row of outcomes; a query may leave out columns that nobody reads."""
+
+    @property
+    def spec_id(self) -> int: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def flags(self) -> Sequence[str]: ...
+    @property
+    def reason(self) -> str | None: ...
+    @property
+    def reason_class(self) -> str | None: ...
+    @property
+    def tokens_in(self) -> int: ...
+    @property
+    def tokens_out(self) -> int: ...
+    @property
+    def output_id(self) -> int | None: ...
+    @property
+    def runtime_id(self) -> int | None: ...
+    @property
+    def created_at(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Known:
+    """The status of a stored outcome. `doubtful`: it is done and has a doubtful flag."""
+
+    status: str
+    truncated: bool
+    doubtful: bool = False
+
+    @classmethod
+    def of(cls, status: str, flags: Collection[str]) -> Known:
+        """Return an outcome's status, with what its flags say."""
+        return cls(status, TRUNCATED in flags, status == Status.DONE and not DOUBTFUL.isdisjoint(flags))
+
+
+@dataclass(frozen=True)
+class Tally:
+    """The number of outcomes by status. `truncated` and `doubtful` ones are also counted as done."""
+
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+    truncated: int = 0
+    doubtful: int = 0
+
+    @classmethod
+    def of(cls, outcomes: Iterable[Known]) -> Tally:
+        known = list(outcomes)
+        statuses = [outcome.status for outcome in known]
+        return cls(
+            done=statuses.count(Status.DONE),
+            failed=statuses.count(Status.FAILED),
+            skipped=statuses.count(Status.SKIPPED),
+            truncated=sum(outcome.truncated for outcome in known),
+            doubtful=sum(outcome.doubtful for outcome in known),
+        )

@@ -25,17 +25,26 @@ from sqlalchemy import (
     literal,
     select,
 )
+from sqlalchemy import exc as sa_exc
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.sql.expression import ColumnElement
 
 from docmill.storage.core.private_files import make_file, make_folder
-from docmill.storage.core.schema import OUTCOME_VALUES, Content, OutcomeRow
-from docmill.storage.core.tables import Base, db_now
-from docmill.storage.core.transaction import Columns, K, Transaction, Ts, V
-from docmill.storage.errors import UnexpectedDatabaseError
+from docmill.storage.core.schema import OUTCOME_VALUES, Base, Content, OutcomeRow, db_now
+from docmill.storage.core.transaction import Columns, K, Transaction, Ts, V, unexpected
+from docmill.storage.errors import (
+    DatabaseBusy,
+    DatabaseReadOnly,
+    DatabaseUnreachable,
+    SchemaOutOfDate,
+    StorageError,
+    UnexpectedDatabaseError,
+    ValueRefused,
+)
 
 BUSY_TIMEOUT_S = 10.0
+_UNREACHABLE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PERM}
 ROWS = 500  # in a statement, of 20 columns at the most: SQLite takes 32,766 values in one
 
 
@@ -87,6 +96,27 @@ def _begin(connection: Connection) -> None:
 
 class SqliteTransaction(Transaction):
     """A transaction of a SQLite file. A write transaction is the only one, so that it needs no locks."""
+
+    @staticmethod
+    def wrap(outer: sa_exc.DBAPIError, database: str) -> StorageError:
+        error = outer.orig
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+            return DatabaseBusy(f"the database {database} is locked by another writer")
+        if code == sqlite3.SQLITE_FULL:
+            return DatabaseBusy(f"the disk of the database {database} is full")
+        if code == sqlite3.SQLITE_READONLY:
+            return DatabaseReadOnly(f"the database {database} takes no writes")
+        if code == sqlite3.SQLITE_ERROR and "no such" in str(error):  # a table or column; SQLite has no code for it
+            return SchemaOutOfDate()
+        if code == sqlite3.SQLITE_CANTOPEN:
+            hint = "its folder has to be there, and this user to be able to write in it, even to read"
+            return DatabaseUnreachable(f"cannot use the database {database}: {error}; {hint}")
+        if code in _UNREACHABLE:
+            return DatabaseUnreachable(f"cannot use the database {database}: {error}")
+        if isinstance(error, sqlite3.DataError):  # a text or blob past SQLite's limit
+            return ValueRefused(f"the database {database} cannot store a value: {error}")
+        return unexpected(error, database, getattr(error, "sqlite_errorname", "no code"))
 
     def has_table(self, name: str) -> bool:
         return self.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).scalar() is not None

@@ -10,11 +10,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias, TypeVar, TypeVarTuple
 
 from sqlalchemy import Connection, FromClause, Row, Select
+from sqlalchemy import exc as sa_exc
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.expression import ColumnElement
 
+from docmill.storage.core.schema import Base
 from docmill.storage.core.specs import StoredKind
-from docmill.storage.core.tables import Base
+from docmill.storage.errors import StorageError, UnexpectedDatabaseError
 
 K = TypeVar("K", bytes, str, int)
 V = TypeVar("V")
@@ -23,6 +25,8 @@ Ts = TypeVarTuple("Ts")
 Columns: TypeAlias = Mapping[str, Sequence[Any]]  # the values of many rows, column by column
 # An option of a query's execution: a server sends its values, of which many are bytes, as they are and not as text.
 IN_BINARY = "docmill_in_binary"
+# The numbers of advisory locks. Two jobs that share one wait for each other.
+_CONTENTS, _COUNTS, _WALKS, _JOBS = 0x646F636D696C6C, 0x636F756E7473, 0x77616C6B, 2**31
 Insert: TypeAlias = sqlite.Insert | postgresql.Insert
 
 
@@ -49,15 +53,49 @@ class Transaction(ABC):
         self.exec_driver_sql = connection.exec_driver_sql
         self.begin_nested = connection.begin_nested
 
+    @staticmethod
+    @abstractmethod
+    def wrap(outer: sa_exc.DBAPIError, database: str) -> StorageError:
+        """Return a driver's error as one of docmill's, by its code and not by its text.
+
+        `database` is its URL for messages. An error that nobody classified becomes an UnexpectedDatabaseError.
+        """
+
     @abstractmethod
     def has_table(self, name: str) -> bool:
         """Return True if there is a table of this name."""
 
     # Locks. All last until the end of the transaction. A database with one writer at a time needs none.
+    #
+    # Advisory locks keep garbage collection from racing with new references, and a job's two planners apart. Many
+    # transactions may refer to contents at once, or one may collect contents. Without the lock collection could drop
+    # an outcome that a job has just counted as done. For a step with a prompt for each document, one planner walks
+    # the documents and another follows outputs to documents. Each looks for what the other has written, and must not
+    # miss it.
 
     @abstractmethod
     def advisory_lock(self, *key: int, shared: bool = False) -> None:
-        """Lock a number of 64 bits, or two of 32 bits (see `storage.core.advisory_locks`)."""
+        """Lock a number of 64 bits, or two of 32 bits."""
+
+    def keep_contents(self) -> None:
+        """Keep contents from being collected. Call it before looking for contents."""
+        self.advisory_lock(_CONTENTS, shared=True)
+
+    def stop_references(self) -> None:
+        """Keep others from referring to contents. Call it before locking any row."""
+        self.advisory_lock(_CONTENTS)
+
+    def stop_following(self, job_id: int) -> None:
+        """Keep others from following a job's outputs. Call it before reading documents."""
+        self.advisory_lock(_WALKS, job_id % _JOBS)
+
+    def stop_walking(self, job_id: int) -> None:
+        """Keep others from walking a job's documents. Call it before looking for walked ones."""
+        self.advisory_lock(_WALKS, job_id % _JOBS, shared=True)
+
+    def lock_counts(self) -> None:
+        """Keep others from correcting kept counts. Call it before reading them."""
+        self.advisory_lock(_COUNTS)
 
     @abstractmethod
     def lock_row(self, table: type[Base], row_id: int) -> None:
@@ -144,3 +182,15 @@ class Transaction(ABC):
     @abstractmethod
     def place_of(self, value: bytes, column: ColumnElement[bytes]) -> ColumnElement[int]:
         """Return the place of bytes in a column of bytes, from 1; 0 where they are not."""
+
+
+def unexpected(error: BaseException | None, database: str, code: str) -> StorageError:
+    """Return the error for a driver's that nobody classified."""
+    return UnexpectedDatabaseError(
+        f"the database {database} answers with an error that docmill does not know: "
+        f"{type(error).__name__} ({code}): {first_line(error)}"
+    )
+
+
+def first_line(error: object) -> str:
+    return (str(error).strip().splitlines() or ["no reason given"])[0]

@@ -16,7 +16,6 @@ from itertools import islice
 
 from sqlalchemy import ColumnElement, and_, delete, exists, false, not_, or_, select, update
 
-from docmill.storage.core import advisory_locks
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import pages
 from docmill.storage.core.schema import (
@@ -29,8 +28,8 @@ from docmill.storage.core.schema import (
     SpecRow,
     Step,
     StepText,
+    db_now,
 )
-from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.paging import PAGE, Budget, Removed, remove_items
 from docmill.storage.pipelines import pipelines
@@ -75,7 +74,7 @@ def _collect_page(transaction: Transaction, contents: Sequence[int]) -> Removed:
 
 def begin(transaction: Transaction) -> None:
     """Begin a transaction that removes: keep others from referring to contents, and ids from being reused."""
-    advisory_locks.collect(transaction)
+    transaction.stop_references()
     transaction.keep_key_plans()
     transaction.keep_last_ids(Content)
 

@@ -32,8 +32,8 @@ from docmill.storage.core.schema import (
     ReplacementRow,
     SpecRow,
     Step,
+    db_now,
 )
-from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc
 from docmill.storage.deletion.dependents import dependents

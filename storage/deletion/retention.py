@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, u
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import delete_page
 from docmill.storage.core.schema import (
+    Base,
     Contender,
     Document,
     Ingest,
@@ -27,8 +28,8 @@ from docmill.storage.core.schema import (
     Shard,
     Step,
     StepText,
+    db_now,
 )
-from docmill.storage.core.tables import Base, db_now
 from docmill.storage.core.transaction import Transaction, columns_of
 from docmill.storage.deletion import gc, needed, versions
 from docmill.storage.deletion.paging import Budget, Removed, remove_all

@@ -20,8 +20,7 @@ from sqlalchemy import ColumnElement, Select, and_, delete, func, not_, or_, sel
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import pages
-from docmill.storage.core.schema import Contender, Document, Ingest, Job, Rejection
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Contender, Document, Ingest, Job, Rejection, db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc, removal
 from docmill.storage.deletion.paging import PAGE, Budget, Removed, remove_items

@@ -21,8 +21,7 @@ from sqlalchemy import ColumnElement, delete, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document, pages
-from docmill.storage.core.schema import Corpus, Deduplication, Document, Duplicate, OutcomeRow
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Corpus, Deduplication, Document, Duplicate, OutcomeRow, db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.duplicates import texts, vectors
 from docmill.storage.duplicates.components import Components, Ids

@@ -19,7 +19,6 @@ import numpy.typing as npt
 import orjson
 from sqlalchemy import select
 
-from docmill.storage.core import advisory_locks
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, Signature
 from docmill.storage.core.transaction import Columns, Transaction
@@ -117,7 +116,7 @@ def _sign(
     transaction: Transaction, method: ByText, recipe: int, content_ids: Sequence[int]
 ) -> tuple[Bands, list[int]]:
     """Sign texts and store their signatures. A text that was removed meanwhile gets the signature of an empty one."""
-    advisory_locks.refer(transaction)
+    transaction.keep_contents()
     texts = _read_texts(transaction, content_ids)
     shingles = [method.shingling.of(texts.get(content_id, "")) for content_id in content_ids]
     bands = bands_of(shingles, layout_for(method.threshold), method.seed)

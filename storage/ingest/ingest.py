@@ -22,8 +22,7 @@ from sqlalchemy import and_, bindparam, delete, func, or_, select, update
 from docmill.storage import fault_points
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Contender, Corpus, Document, Ingest, Job, Rejection
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Contender, Corpus, Document, Ingest, Job, Rejection, db_now
 from docmill.storage.core.transaction import Columns, Transaction
 from docmill.storage.errors import JobStopped
 from docmill.storage.ingest import planning

@@ -13,7 +13,6 @@ from typing import Any
 
 from sqlalchemy import and_, func, or_, select, update
 
-from docmill.storage.core import advisory_locks
 from docmill.storage.core.lookups import is_current_document
 from docmill.storage.core.schema import Content, Document, Job
 from docmill.storage.core.transaction import Transaction
@@ -85,8 +84,8 @@ def plan_firsts(transaction: Transaction, job: OpenJob, after: int) -> tuple[Pla
 def begin(transaction: Transaction, job: OpenJob) -> None:
     """Begin to walk documents of a job. Call it before looking for documents."""
     if has_prompts(job.steps):
-        advisory_locks.refer(transaction)  # first, in the same order as `propagation`
-        advisory_locks.walk(transaction, job.id)
+        transaction.keep_contents()  # first, in the same order as `propagation`
+        transaction.stop_following(job.id)
 
 
 def _begin(transaction: Transaction, job: OpenJob) -> Place:

@@ -19,8 +19,7 @@ from sqlalchemy import and_, bindparam, func, or_, select, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document, pages
-from docmill.storage.core.schema import Corpus, Document, Ingest, Job
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Corpus, Document, Ingest, Job, db_now
 from docmill.storage.core.transaction import Columns, Transaction
 from docmill.storage.errors import JobStopped, TooManyVanished
 from docmill.storage.readers.registry import missing as what_reads

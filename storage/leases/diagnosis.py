@@ -8,8 +8,7 @@ from enum import StrEnum
 from sqlalchemy import select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Worker
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Worker, db_now
 from docmill.storage.steps.jobs import UNFINISHED
 
 STALE_INGEST_S = 30.0

@@ -9,8 +9,7 @@ from sqlalchemy import ColumnElement, Select, delete, func, select, true, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.normalize import normalize
-from docmill.storage.core.schema import Ingest, Job, Refusal, Shard, SpecRow, Step, Worker
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Ingest, Job, Refusal, Shard, SpecRow, Step, Worker, db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.leases.policy import Claimant, share
 from docmill.storage.steps.jobs import FREE, RUNS

@@ -9,9 +9,8 @@ from sqlalchemy import and_, delete, func, or_, select, true, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import n_chars
-from docmill.storage.core.outcomes import Outcome, Reason, Status
-from docmill.storage.core.schema import Job, Lease, Refusal, Shard, Worker
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Job, Lease, Refusal, Shard, Worker, db_now
+from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.core.transaction import Transaction, columns_of
 from docmill.storage.leases.outcome_upsert import put_outcomes
 from docmill.storage.leases.policy import Again, GiveUp, Split, after_death, after_error, after_lapse

@@ -7,10 +7,9 @@ from typing import Any, TypeVar
 
 from sqlalchemy import exc as sa_exc
 
-from docmill.storage.core import advisory_locks, driver_errors
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import make_vector_length
-from docmill.storage.core.outcomes import REFUSED, Known, Outcome, storable
+from docmill.storage.core.specs import REFUSED, Known, Outcome, storable
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import ValueRefused
 from docmill.storage.outputs.output_types import CONFIDENCE
@@ -47,7 +46,7 @@ def put_outcomes(
     """
     if not outcomes:
         return {}
-    advisory_locks.refer(transaction)
+    transaction.keep_contents()
     # One order everywhere, so that two shards with the same contents cannot deadlock.
     ordered = [storable(outcome) for outcome in sorted(outcomes, key=lambda outcome: outcome.content_id)]
     ordered = _of_one_length(transaction, spec_id, ordered)
@@ -93,7 +92,7 @@ def _put_one(
         with transaction.begin_nested():
             return _put(transaction, spec_id, [outcome], runtime_id, redo=redo)
     except sa_exc.DBAPIError as error:
-        if not driver_errors.refuses_value(error):
+        if not isinstance(transaction.wrap(error, ""), ValueRefused):
             raise
         refused = outcome.refused(f"{REFUSED} ({type(error.orig).__name__})")
         return _put(transaction, spec_id, [refused], runtime_id, redo=redo)

@@ -14,10 +14,8 @@ from sqlalchemy import select, true, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, insert, known_outcomes, n_chars, spec_of
-from docmill.storage.core.outcomes import Known, Outcome, Tally, checked
-from docmill.storage.core.schema import Content, Job, OutcomeRow, Shard, SpecRow, Worker
-from docmill.storage.core.specs import Spec
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Content, Job, OutcomeRow, Shard, SpecRow, Worker, db_now
+from docmill.storage.core.specs import Known, Outcome, Spec, Tally, checked
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import LeaseLost
 from docmill.storage.leases.outcome_upsert import put_outcomes, settle

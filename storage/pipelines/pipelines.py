@@ -13,8 +13,7 @@ from sqlalchemy import ColumnElement, and_, case, delete, func, or_, select, upd
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import insert
-from docmill.storage.core.schema import Job, PipelineRow, PipelineRun, PipelineRunFile
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Job, PipelineRow, PipelineRun, PipelineRunFile, db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import LeaseLost, NoSuchPipeline
 from docmill.storage.steps.jobs import UNFINISHED

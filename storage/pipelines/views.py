@@ -29,8 +29,7 @@ from sqlalchemy import (
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document
-from docmill.storage.core.schema import Content, Corpus, Document
-from docmill.storage.core.tables import Json
+from docmill.storage.core.schema import Content, Corpus, Document, Json
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.outputs.columns import Form
 from docmill.storage.outputs.json_columns import selected

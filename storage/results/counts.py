@@ -33,7 +33,6 @@ from sqlalchemy import (
     update,
 )
 
-from docmill.storage.core import advisory_locks
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job, OutcomeRow, Shard, ShardCount, SpecRow, WorkCount
 from docmill.storage.core.transaction import Transaction
@@ -177,7 +176,7 @@ def _lanes(database: Database) -> Sequence[str]:
 
 
 def _correct_shards(transaction: Transaction, first: int, last: int) -> int:
-    advisory_locks.recount(transaction)
+    transaction.lock_counts()
     rows = (
         select(
             *(Shard.job_id, Shard.lane, Shard.state, func.count().label("n")),
@@ -199,7 +198,7 @@ def _correct_shards(transaction: Transaction, first: int, last: int) -> int:
 
 
 def _correct_outcomes(transaction: Transaction, lane: str) -> int:
-    advisory_locks.recount(transaction)
+    transaction.lock_counts()
     reason, flags = func.coalesce(OutcomeRow.reason_class, ""), as_text(OutcomeRow.flags)
     failures = (
         select(literal("failures", Text).label("name"), reason.label("label"), func.count().label("n"))

@@ -28,8 +28,8 @@ from docmill.storage.core.schema import (
     Shard,
     SpecRow,
     Worker,
+    db_now,
 )
-from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.leases.diagnosis import STALE_INGEST_S
 from docmill.storage.leases.dispatch import LIVE_S, REFUSAL_S

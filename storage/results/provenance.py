@@ -10,7 +10,6 @@ from sqlalchemy import ColumnElement, Row, and_, literal, or_, select, true, tup
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, is_current_document, spec_of
-from docmill.storage.core.outcomes import StoredOutcome
 from docmill.storage.core.schema import (
     OUTCOME_VALUES,
     Content,
@@ -26,7 +25,7 @@ from docmill.storage.core.schema import (
     Step,
     Worker,
 )
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Spec, StoredOutcome
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import NoSuchDocument
 from docmill.storage.outputs.output_types import CONFIDENCE

@@ -16,8 +16,8 @@ from sqlalchemy import ColumnElement, Select, case, func, or_, select, tuple_
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import pages
-from docmill.storage.core.outcomes import DOUBTFUL, StoredOutcome
 from docmill.storage.core.schema import Content, Document, Job, Rejection
+from docmill.storage.core.specs import DOUBTFUL, StoredOutcome
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.outputs.columns import Column, Form, Result, unclashing
 from docmill.storage.outputs.output_types import CONFIDENCE, OutputType

@@ -11,9 +11,8 @@ from sqlalchemy import ColumnElement, Row, Select, and_, select, true
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, spec_of
-from docmill.storage.core.schema import Corpus, Ingest, Job, Rejection, SpecRow, Step
+from docmill.storage.core.schema import Corpus, Ingest, Job, Rejection, SpecRow, Step, db_now
 from docmill.storage.core.specs import Spec
-from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.needed import RESULTS
 from docmill.storage.leases.diagnosis import Cause, JobSnapshot, Wait, waiting_for

@@ -10,8 +10,7 @@ from sqlalchemy import select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.normalize import normalize
-from docmill.storage.core.schema import Content, Judgement, OutcomeRow, RiskVersion
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Content, Judgement, OutcomeRow, RiskVersion, db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.dependents import Dependent
 

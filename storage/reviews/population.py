@@ -14,8 +14,8 @@ from sqlalchemy import select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import pages
-from docmill.storage.core.outcomes import Status
 from docmill.storage.core.schema import Content, Document, OutcomeRow, SpecRow
+from docmill.storage.core.specs import Status
 from docmill.storage.errors import NotReviewable
 from docmill.storage.outputs.output_types import Stored
 from docmill.storage.steps import choosing, lineage

@@ -9,8 +9,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Judgement, OutcomeRow, RiskVersion
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Judgement, OutcomeRow, RiskVersion, db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import NoRisk, NotReviewable
 from docmill.storage.outputs.output_types import CONFIDENCE

@@ -7,14 +7,14 @@ lacks, and `add` brings that in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from sqlalchemy import Row, Select, and_, column, select, table
 
-from docmill.storage.core import advisory_locks
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, spec_of, vector_length
 from docmill.storage.core.schema import OutcomeRow, SpecRow
@@ -30,7 +30,7 @@ OLDEST = (0, 8)  # the first pgvector with iterative scans
 CONSTRUCTION = "m = 16, ef_construction = 128"
 # Memory for a vector while the graph is built, and the most that is used.
 BYTES_BESIDE, MOST_MEMORY_KB = 700, 2**20
-LOCK = 0x766563  # "vec"
+_LOCK = 0x766563  # "vec"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def add(database: Database, spec_id: int, advanced: Callable[[int], None] = lamb
     `advanced` is told the number added so far. Raises CannotIndex, and DatabaseBusy if another process does the same.
     """
     _require_pgvector(database)
-    with advisory_locks.alone(database, LOCK, spec_id) as is_ours:
+    with alone(database, spec_id) as is_ours:
         if not is_ours:
             raise DatabaseBusy(f"another process makes the index of spec {spec_id} at this moment")
         dim = _dim(database, spec_id)
@@ -231,6 +231,19 @@ def _make(transaction: Transaction, spec_id: int, dim: int) -> None:
         transaction.exec_driver_sql(f"GRANT SELECT ON {name} TO {reader}")
 
 
+@contextmanager
+def alone(database: Database, spec_id: int) -> Iterator[bool]:
+    """Hold the advisory lock of a spec's index during the block; yield False if another process holds it.
+
+    The lock belongs to a transaction that does nothing else. A session's lock would stay behind in a connection
+    pooler. The transaction keeps no snapshot, since CREATE INDEX CONCURRENTLY would wait for its end.
+    """
+    with database.unhurried() as transaction:
+        # Without parameters: with them the server keeps the statement, and its snapshot, until the transaction ends.
+        statement = f"SELECT pg_try_advisory_xact_lock({_LOCK:d}, {spec_id:d})"
+        yield bool(transaction.exec_driver_sql(statement).scalar_one())
+
+
 def _do_not_wait_long(transaction: Transaction) -> None:
     """Limit the wait for locks: a foreign key locks its table, and statements queue behind one that waits."""
     transaction.exec_driver_sql("SET LOCAL lock_timeout = '2s'")
@@ -243,7 +256,7 @@ def _add_page(database: Database, spec_id: int, dim: int, last: int) -> tuple[in
     n_contents = max(1, min(PAGE, PAGE_NUMBERS // dim))
 
     def work(transaction: Transaction) -> tuple[int, int] | None:
-        advisory_locks.refer(transaction)
+        transaction.keep_contents()
         transaction.prefer_indexes()
         query = without(spec_id).add_columns(OutcomeRow.vector)
         query = query.where(OutcomeRow.status == "done", OutcomeRow.content_id > last)

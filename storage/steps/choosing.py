@@ -8,8 +8,8 @@ from typing import Any, TypeVarTuple
 
 from sqlalchemy import ColumnElement, FromClause, Select, and_, case, false, select
 
-from docmill.storage.core.outcomes import StoredOutcome
 from docmill.storage.core.schema import OutcomeRow
+from docmill.storage.core.specs import StoredOutcome
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.steps import conditions, sql_conditions
 from docmill.storage.steps.conditions import RISK, Doubt

@@ -1,6 +1,6 @@
 """Conditions on results: flags, bounds of numbers such as `confidence<0.4`, and doubts.
 
-A doubtful flag says that an output is to be doubted (`storage.core.outcomes.DOUBTFUL`); any other is a remark. What
+A doubtful flag says that an output is to be doubted (`storage.core.specs.DOUBTFUL`); any other is a remark. What
 raises a new flag adds its name to one of the two sets. `storage.steps.sql_conditions` has the conditions in SQL.
 """
 
@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from docmill.storage.core.normalize import ASSUMED_CP1252
-from docmill.storage.core.outcomes import DOUBTFUL, Status
+from docmill.storage.core.specs import DOUBTFUL, Status
 from docmill.storage.errors import ConditionInvalid
 from docmill.storage.steps.risk import COLUMNS as RISK_COLUMNS
 from docmill.storage.steps.risk import FittedRisk, log_odds

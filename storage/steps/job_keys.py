@@ -9,8 +9,7 @@ from typing import Any
 from sqlalchemy import select, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Ingest, Job, JobKey
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Ingest, Job, JobKey, db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import DatabaseBusy, KeyReused
 

@@ -197,7 +197,7 @@ def render_prompts(
 ) -> tuple[list[int], dict[int, int]]:
     """The prompts of documents around the texts that the step is given of them, as contents, each once.
 
-    Also the characters of those that are new. Call `advisory_locks.refer` before.
+    Also the characters of those that are new. Call `keep_contents` before.
     """
     assert step.template is not None
     known = read_prompts(transaction, step, inputs)

@@ -7,7 +7,7 @@ may be a content on which the step failed.
 
 A step whose template has metadata reads a prompt for each document. The prompt needs both the document and the text
 that it contains. The later of the two plans it: a document when the job reaches it (`Traversal.plan_prompts`), a text
-when it is a step's output (`Traversal.follow`). Locks (`storage.core.advisory_locks`) keep both from missing it.
+when it is a step's output (`Traversal.follow`). Locks (`Transaction.stop_following`) keep both from missing it.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import TypeAlias
 
 from sqlalchemy import and_, bindparam, case, update
 
-from docmill.storage.core import advisory_locks, lookups
-from docmill.storage.core.outcomes import Known, Status, Tally
+from docmill.storage.core import lookups
 from docmill.storage.core.schema import OutcomeRow, Step, StepText
+from docmill.storage.core.specs import Known, Status, Tally
 from docmill.storage.core.transaction import Columns, Transaction
 from docmill.storage.steps import choosing, lineage, steps
 from docmill.storage.steps.choosing import Pair
@@ -73,7 +73,7 @@ class Traversal:
 
     def take_in(self, step: OpenStep, inputs: Inputs) -> Planned:
         """Plan inputs that the step has not met, count those that have an outcome, and follow their outputs."""
-        advisory_locks.refer(self.transaction)
+        self.transaction.keep_contents()
         planned, prior = self._plan_lacking(step, inputs)
         return planned + self.follow(step.seq, prior)
 
@@ -126,7 +126,7 @@ class Traversal:
         """Plan the prompts that the templates of a job's steps make of documents that the job walks.
 
         A step may read an output that is not there yet; `follow` plans its prompt later. Call it after the documents
-        are stored, and after `advisory_locks.walk`. Steps behind a condition on documents wait for `plan_firsts`.
+        are stored, and after `stop_following`. Steps behind a condition on documents wait for `plan_firsts`.
         """
         reading = [step for step in every if not steps.way_to(every, step)[0].keep_first]
         return self._arrive(self._prompts(every, reading, documents))
@@ -134,7 +134,7 @@ class Traversal:
     def plan_firsts(self, every: Sequence[OpenStep], documents: Mapping[DocumentId, ContentId]) -> Planned:
         """Plan documents at the steps that keep only the first of near duplicates, and at the prompts behind them.
 
-        Call it when the clusters are up to date, and after `advisory_locks.walk`.
+        Call it when the clusters are up to date, and after `stop_following`.
         """
         kept = sorted({*firsts(self.transaction, documents).values()})
         reading = [step for step in every if step.keep_first and step.template is None]
@@ -156,7 +156,7 @@ class Traversal:
         readers = [step for step in self._steps if step.input_step == before.seq]
         if not readers or not done:
             return
-        advisory_locks.refer(self.transaction)
+        self.transaction.keep_contents()
         outputs: dict[Flagged | None, Inputs] = {}
         for reader in readers:  # of a condition all are stored before a prompt is rendered of any
             if reader.flagged not in outputs:
@@ -164,7 +164,7 @@ class Traversal:
             if reader.template is None:
                 yield reader, outputs[reader.flagged]
         if has_prompts(readers):
-            advisory_locks.follow(self.transaction, self.job_id)
+            self.transaction.stop_walking(self.job_id)
             way = steps.way_to(self._steps, before)
             documents = lineage.documents(self.transaction, self.job_id, way, done)
             yield from self._prompts(self._steps, readers, documents)
@@ -175,7 +175,7 @@ class Traversal:
         """Yield the readers that have templates, with the prompts of the documents that reach them."""
         for step in readers:
             if step.template is not None and documents:
-                advisory_locks.refer(self.transaction)
+                self.transaction.keep_contents()
                 inputs = lineage.given(self.transaction, steps.way_to(every, step), documents)
                 yield step, Inputs(*lineage.render_prompts(self.transaction, step, inputs))
 

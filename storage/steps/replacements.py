@@ -14,9 +14,8 @@ from sqlalchemy import select, true, update
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, find_corpus, first_existing, insert, spec_of
-from docmill.storage.core.schema import Corpus, Job, ReplacementRow, SpecRow, Step
+from docmill.storage.core.schema import Corpus, Job, ReplacementRow, SpecRow, Step, db_now
 from docmill.storage.core.specs import Spec
-from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import CannotMigrate, NoSuchJob
 from docmill.storage.steps.jobs import UNFINISHED, lock_corpus

@@ -28,8 +28,8 @@ from sqlalchemy import (
     true,
 )
 
-from docmill.storage.core.outcomes import DOUBTFUL
 from docmill.storage.core.schema import Document, Duplicate, OutcomeRow
+from docmill.storage.core.specs import DOUBTFUL
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.steps.conditions import FAILED, RISK, Bound, Doubt, Flagged
 from docmill.storage.steps.risk import FLAG, MOST_RATIO, MOST_TOKENS, RiskModel

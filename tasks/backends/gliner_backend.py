@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
-from docmill.storage.core.outcomes import Reason
+from docmill.storage.core.specs import Reason
 from docmill.tasks.backends import Assignment, Source, accelerator
 from docmill.tasks.backends.convert import safe_folder
 from docmill.tasks.backends.encoder.batches import BUDGETS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from docmill.storage.core.outcomes import Reason
+from docmill.storage.core.specs import Reason
 from docmill.tasks.backends import Source
 from docmill.tasks.batching import Budget, Item
 from docmill.tasks.errors import DeviceLost, OutOfMemory

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import Outcome
 from docmill.storage.outputs.output_types import TEXTS
 from docmill.tasks.checks.base import Check, Context, Finding, doubt_confidence
 from docmill.tasks.checks.coverage import COPIED_INPUT, LENGTH_RATIO, MISSING_SENTENCES

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 
-from docmill.storage.core.outcomes import LOW_CONFIDENCE
+from docmill.storage.core.specs import LOW_CONFIDENCE
 
 
 @dataclass(frozen=True, slots=True)

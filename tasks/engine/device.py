@@ -10,8 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from docmill.storage.core.outcomes import Reason
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Reason, Spec
 from docmill.tasks import kinds, tracing
 from docmill.tasks.backends import Backend, Journaled, Waiting
 from docmill.tasks.backends.static import failure

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.tasks.checks import NONE, Checks, doubt_confidence, written
 from docmill.tasks.errors import PromptTooLong, ServerAway
 from docmill.tasks.kinds.base import Again, Computed, Recipe

@@ -12,8 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from docmill.storage.core.outcomes import Outcome
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Spec
 from docmill.tasks.backends import Backend, Journaled
 from docmill.tasks.batching import Item
 from docmill.tasks.engine.device import (

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from docmill.storage.core.outcomes import Reason, Status
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Reason, Spec, Status
 from docmill.storage.search.knn import cosines
 from docmill.tasks.errors import EngineStopped
 from docmill.tasks.kinds.embed import check_prompt

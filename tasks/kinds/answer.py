@@ -12,8 +12,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from docmill.storage import templates
-from docmill.storage.core.outcomes import Outcome
-from docmill.storage.core.specs import ShardSize, Spec
+from docmill.storage.core.specs import Outcome, ShardSize, Spec
 from docmill.storage.outputs.output_types import PROPERTIES, RECORD
 from docmill.storage.templates import BadTemplate, parse_question
 from docmill.tasks.checks import AS_WRITTEN, NONE

@@ -38,8 +38,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from docmill.storage.core.outcomes import Outcome, Reason, Status
-from docmill.storage.core.specs import WRITING_SIZE, ShardSize, Spec, StoredKind
+from docmill.storage.core.specs import WRITING_SIZE, Outcome, Reason, ShardSize, Spec, Status, StoredKind
 from docmill.storage.outputs.output_types import OutputType
 from docmill.tasks import checks
 from docmill.tasks.checks import Checks
@@ -78,7 +77,7 @@ MEASURES: Mapping[Head, Measure] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """The numbers of an outcome about its confidence, as `storage.core.outcomes.Outcome` has them."""
+    """The numbers of an outcome about its confidence, as `storage.core.specs.Outcome` has them."""
 
     confidence: float | None = None
     mean_logprob: float | None = None

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from docmill.storage.core.outcomes import Outcome
-from docmill.storage.core.specs import READING_SIZE, Spec
+from docmill.storage.core.specs import READING_SIZE, Outcome, Spec
 from docmill.storage.outputs.output_types import VECTOR
 from docmill.tasks import prompts
 from docmill.tasks.errors import BadOption

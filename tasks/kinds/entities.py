@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from docmill.storage.core.outcomes import Outcome
-from docmill.storage.core.specs import READING_SIZE, Spec
+from docmill.storage.core.specs import READING_SIZE, Outcome, Spec
 from docmill.storage.outputs.output_types import SPANS
 from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.base import Again, Computed, Confidence, Plan, Recipe, TaskKind, Traits, least, windowed

@@ -14,8 +14,7 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import Field
 
 from docmill.storage.core.normalize import normalize_json
-from docmill.storage.core.outcomes import Outcome
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Spec
 from docmill.storage.json_values import GivenJson
 from docmill.storage.outputs.output_types import RECORD, SCHEMA
 from docmill.tasks import schemas

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from docmill.storage import templates
-from docmill.storage.core.outcomes import Outcome
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Spec
 from docmill.storage.outputs.output_types import SCHEMA, TEXT, N
 from docmill.tasks.checks import AS_WRITTEN
 from docmill.tasks.errors import BadOption, PromptTooLong

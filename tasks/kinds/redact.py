@@ -13,8 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from docmill.storage.core.outcomes import Outcome
-from docmill.storage.core.specs import READING_SIZE, Spec
+from docmill.storage.core.specs import READING_SIZE, Outcome, Spec
 from docmill.storage.outputs.output_types import REDACTED
 from docmill.tasks import patterns
 from docmill.tasks.errors import BadOption, nearly

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from docmill.storage.core.outcomes import Outcome
-from docmill.storage.core.specs import READING_SIZE, Spec
+from docmill.storage.core.specs import READING_SIZE, Outcome, Spec
 from docmill.storage.outputs.output_types import WEIGHTS
 from docmill.tasks.kinds.base import Again, Computed, TaskKind, Traits, windowed
 from docmill.tasks.kinds.embed import own_prompt

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from docmill.storage.core.outcomes import Outcome
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Spec
 from docmill.storage.outputs.output_types import RANKING, TEXT
 from docmill.tasks import checks, prompts
 from docmill.tasks.checks import CHECKS, Checks, Context

@@ -11,8 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from docmill.storage.core.outcomes import Outcome, Reason, Status
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.storage.outputs.output_types import TEXT
 from docmill.tasks import languages, prompts
 from docmill.tasks.checks import CHECKS, Checks, Context

@@ -10,8 +10,7 @@ from typing import Any
 from sqlalchemy import and_, func, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Document, Job, OutcomeRow, Shard, Step
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Document, Job, OutcomeRow, Shard, Step, db_now
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import lineage

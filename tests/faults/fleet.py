@@ -15,9 +15,8 @@ from typing import Any
 from sqlalchemy import func, select, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Job, OutcomeRow, Shard
+from docmill.storage.core.schema import Job, OutcomeRow, Shard, db_now
 from docmill.storage.core.schema import Worker as WorkerRow
-from docmill.storage.core.tables import db_now
 from docmill.storage.results.status import JobStatus
 from docmill.storage.steps import jobs
 from docmill.worker.pipelines import running

@@ -26,8 +26,7 @@ from celery import Celery
 from sqlalchemy import update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Ingest, PipelineRow, Refusal
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Ingest, PipelineRow, Refusal, db_now
 from tests.conftest import missing
 from tests.fault_points import FAULT, MARKER
 from tests.faults.fleet import Fleet, numbered

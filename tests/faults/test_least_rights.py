@@ -16,9 +16,8 @@ from sqlalchemy import update
 from docmill.storage import migrations
 from docmill.storage.core import lookups, privileges
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome
 from docmill.storage.core.schema import Job, PipelineRun, Shard
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Spec
 from docmill.storage.deletion import retention
 from docmill.storage.duplicates import clusters
 from docmill.storage.duplicates.methods import ByText, Shingling

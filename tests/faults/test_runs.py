@@ -15,8 +15,7 @@ import redis
 from sqlalchemy import func, select, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Ingest, Job, PipelineRun
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Ingest, Job, PipelineRun, db_now
 from docmill.storage.deletion import gc, removal
 from docmill.storage.pipelines import pipelines
 from docmill.storage.results import results

@@ -17,9 +17,8 @@ from sqlalchemy import insert, select, text, update
 
 from docmill.storage import migrations
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Shard
+from docmill.storage.core.schema import Shard, db_now
 from docmill.storage.core.schema import Worker as WorkerRow
-from docmill.storage.core.tables import db_now
 from docmill.worker.jobs.errors import UNREACHABLE
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.worker.harness import copy_packages, device_pids, until

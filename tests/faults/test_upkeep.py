@@ -11,8 +11,7 @@ import pytest
 from sqlalchemy import func, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Shard
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Shard, db_now
 from docmill.worker.queue.dispatcher import round_of_maintenance
 from tests.faults.fleet import LEASE_S, SHARD_TEXTS, Fleet, numbered
 from tests.kinds import KINDS

@@ -9,8 +9,7 @@ import pytest
 from sqlalchemy import Double, func, select, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Base, Content, OutcomeRow, PipelineRun
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Base, Content, OutcomeRow, PipelineRun, db_now
 from docmill.storage.deletion import gc, versions
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.pipelines import pipelines

@@ -10,9 +10,8 @@ import pytest
 from sqlalchemy import delete, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Reason, Status
-from docmill.storage.core.schema import Base, Shard
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Base, Shard, db_now
+from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import JobStopped, LeaseLost
 from docmill.storage.ingest import ingest

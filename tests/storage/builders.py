@@ -12,10 +12,8 @@ from typing import Any, TypeVar
 from sqlalchemy import and_, func, select, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Reason, Status
-from docmill.storage.core.schema import Content, Document, OutcomeRow, Shard
-from docmill.storage.core.specs import Spec
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Content, Document, OutcomeRow, Shard, db_now
+from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import Chunk, ChunkBuilder
 from docmill.storage.ingest.ingest import Counts

@@ -9,9 +9,8 @@ from contextlib import suppress
 from sqlalchemy import update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Reason, Status
-from docmill.storage.core.schema import Shard
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Shard, db_now
+from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import JobStopped, LeaseLost
 from docmill.storage.ingest import ingest

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome
-from docmill.storage.core.specs import ShardSize
+from docmill.storage.core.specs import Outcome, ShardSize
 from docmill.storage.leases.shards import Claim
 from tests.kinds import sized
 from tests.storage.laws import TALLY, Picture

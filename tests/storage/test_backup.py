@@ -14,9 +14,8 @@ import pytest
 from sqlalchemy import Connection, insert, text
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Status
-from docmill.storage.core.schema import Corpus
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Corpus, db_now
+from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.leases import shards
 from docmill.storage.leases.shards import Claim
 from docmill.storage.migrations import require_current

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from docmill.storage.core.outcomes import Outcome
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Spec
 from docmill.tasks import kinds
 from docmill.tasks.backends import Backend, registry
 from docmill.tasks.engine.backend_factory import open_backend

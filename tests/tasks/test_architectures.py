@@ -18,7 +18,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, StaticEm
 from tokenizers import Tokenizer
 from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import Outcome
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.convert import safe_folder
 from docmill.tasks.backends.encoder_decoder import generation

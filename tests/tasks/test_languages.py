@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from docmill.storage.core.outcomes import Outcome, Reason, Status
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.tasks import kinds, languages
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import BadOption, CannotServe

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from docmill.storage.core.outcomes import Status
+from docmill.storage.core.specs import Status
 from tests.tasks.conftest import Bench
 
 WORDS = (12_000, 100_000)

@@ -12,7 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from docmill.storage.core.outcomes import Status
+from docmill.storage.core.specs import Status
 from docmill.tasks.backends.accelerator import quiet
 from tests.tasks.conftest import Bench
 from tests.tasks.real_lines import some_and_more

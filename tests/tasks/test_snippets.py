@@ -16,7 +16,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import Outcome
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.decoding import seed_of
 from docmill.tasks.engine.backend_factory import open_backend

@@ -25,7 +25,7 @@ from typing import Annotated
 from pydantic import Field
 
 from docmill.storage.core.specs import READING_SIZE
-from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.outputs.output_types import {type}
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Head

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Reason
+from docmill.storage.core.specs import Reason
 from docmill.storage.extras import install
 from docmill.storage.results import results as of_store
 from docmill.storage.results.provenance import read_provenance

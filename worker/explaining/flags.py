@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from docmill.storage.core.outcomes import LOW_CONFIDENCE
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import LOW_CONFIDENCE, Spec
 from docmill.storage.steps.conditions import flag_name
 from docmill.tasks import kinds
 from docmill.tasks.checks import CHECKS, Finding, doubt_confidence

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-    from docmill.storage.core.outcomes import Outcome
+    from docmill.storage.core.specs import Outcome
     from docmill.tasks.backends.devices import Memory
     from docmill.tasks.engine.engine import Counters
 

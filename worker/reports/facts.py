@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import DOUBTFUL
+from docmill.storage.core.specs import DOUBTFUL
 from docmill.storage.results.job_counts import FinishedShard, RuntimeUse, finished_shards, runtimes
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import JobStatus, StepStatus

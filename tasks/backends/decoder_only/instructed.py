@@ -17,8 +17,7 @@ import numpy.typing as npt
 import torch
 
 from docmill.storage import templates
-from docmill.storage.core.outcomes import Reason
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Reason, Spec
 from docmill.storage.outputs.output_types import SCHEMA
 from docmill.storage.templates import as_messages, keeps_white_space
 from docmill.tasks import languages, schemas

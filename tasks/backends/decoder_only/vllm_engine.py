@@ -27,8 +27,7 @@ from vllm import EngineArgs, LLMEngine, SamplingParams
 from vllm.config import StructuredOutputsConfig
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
-from docmill.storage.core.outcomes import Reason
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Reason, Spec
 from docmill.storage.outputs.output_types import SCHEMA
 from docmill.tasks import schemas
 from docmill.tasks.backends import Assignment, Source, accelerator

@@ -19,8 +19,7 @@ import aiohttp
 import orjson
 from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
-from docmill.storage.core.outcomes import Reason
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Reason, Spec
 from docmill.tasks import tracing
 from docmill.tasks.backends import Source
 from docmill.tasks.backends.remote import answers

@@ -19,9 +19,8 @@ from typing import Any, TypeVar
 import numpy as np
 import orjson
 
-from docmill.storage.core.outcomes import Reason
 from docmill.storage.core.private_files import make_file
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Reason, Spec
 from docmill.tasks.outputs import Failure, Generated, Likelihood, Output, Several, Vector
 from docmill.tasks.windows.windows import Encoded
 

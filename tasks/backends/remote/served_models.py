@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from docmill.storage.core.outcomes import Reason
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Reason, Spec
 from docmill.tasks.backends import Assignment, Source
 from docmill.tasks.backends.decoding import decoding
 from docmill.tasks.backends.remote import answers, requests

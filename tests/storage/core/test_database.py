@@ -19,9 +19,8 @@ from sqlalchemy.exc import IntegrityError
 
 from docmill.storage import errors, migrations
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Shard
+from docmill.storage.core.schema import Shard, db_now
 from docmill.storage.core.specs import READING_SIZE, Spec, StoredKind
-from docmill.storage.core.tables import db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import (
     DatabaseUnreachable,

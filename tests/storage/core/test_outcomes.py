@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sqlalchemy import event, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Reason, Status, storable
 from docmill.storage.core.schema import Content, OutcomeRow
+from docmill.storage.core.specs import Outcome, Reason, Status, storable
 from docmill.storage.leases import maintenance, shards
 from docmill.storage.leases.policy import MAX_ATTEMPTS
 from docmill.storage.leases.shards import Claim

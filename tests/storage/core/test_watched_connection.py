@@ -12,13 +12,12 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from docmill.storage.core import watched_connection
+from docmill.storage.core import postgresql
 from docmill.storage.core.database import Database
-from docmill.storage.core.postgresql import connect_options
+from docmill.storage.core.postgresql import Verdict, connect_options, judged
 from docmill.storage.core.schema import Lease
 from docmill.storage.core.server import Patience
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.core.watched_connection import Verdict, judged
 from docmill.storage.errors import DatabaseBusy, DatabaseSilent, DatabaseUnreachable
 from tests.faults.proxy import Proxy
 from tests.worker.harness import until
@@ -191,7 +190,7 @@ def test_an_answer_that_arrives_while_the_server_is_asked_is_taken(
         transaction.exec_driver_sql("LOCK TABLE corpus")
 
     database = behind()
-    monkeypatch.setattr(watched_connection, "judged", judge)
+    monkeypatch.setattr(postgresql, "judged", judge)
     beside.execute("LOCK TABLE corpus")
     database.write(work)
     assert tries == [1]
@@ -203,7 +202,7 @@ def test_a_short_statement_of_a_server_that_says_nothing_of_it_is_given_up_in_ti
     behind: Callable[..., Database], proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where statistics are switched off, or another role's process is not shown."""
-    monkeypatch.setattr(watched_connection, "judged", lambda _: Verdict.UNKNOWN)
+    monkeypatch.setattr(postgresql, "judged", lambda _: Verdict.UNKNOWN)
 
     def lose_and_ask() -> None:
         with behind(Patience(answer_s=0.5, bounded=True)).read() as reading:

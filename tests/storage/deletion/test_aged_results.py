@@ -13,7 +13,6 @@ from sqlalchemy import insert, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, spec_of
-from docmill.storage.core.outcomes import Outcome, Status
 from docmill.storage.core.schema import (
     Content,
     Corpus,
@@ -23,9 +22,9 @@ from docmill.storage.core.schema import (
     OutcomeRow,
     ReplacementRow,
     SpecRow,
+    db_now,
 )
-from docmill.storage.core.specs import Spec
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.deletion import needed, removal, retention
 from docmill.storage.deletion.needed import Standing, latest, needed_by_migrations
 from docmill.storage.deletion.paging import Budget, Removed

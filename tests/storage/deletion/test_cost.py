@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import OutcomeRow, Shard
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import OutcomeRow, Shard, db_now
 from docmill.storage.deletion import cost, gc, removal
 from docmill.storage.deletion.cost import Cost, busy_s
 from docmill.storage.deletion.paging import Removed

@@ -9,9 +9,8 @@ import pytest
 from sqlalchemy import func, select, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Status
-from docmill.storage.core.schema import Base, Content, Corpus, Document, Ingest, Job, OutcomeRow, Shard
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Base, Content, Corpus, Document, Ingest, Job, OutcomeRow, Shard, db_now
+from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.deletion import gc, removal
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.errors import CorpusInUse, JobStopped, LeaseLost, NoSuchCorpus, NoSuchJob

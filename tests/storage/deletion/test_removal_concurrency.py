@@ -9,11 +9,9 @@ from contextlib import suppress
 import pytest
 from sqlalchemy import Table, func, insert, select, text
 
-from docmill.storage.core import advisory_locks
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Status
 from docmill.storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, Shard, StepText
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc, removal, versions
 from docmill.storage.deletion.paging import Removed
@@ -218,7 +216,7 @@ def test_collection_waits_for_whoever_refers_to_a_text(postgres_url: str) -> Non
             return bool(transaction.scalar(text(waiting)))
 
     def refer(transaction: Transaction) -> None:
-        advisory_locks.refer(transaction)
+        transaction.keep_contents()
         inside.set()
         until(somebody_waits, "collection waits", 10)
         columns = "corpus_id, key, content_id, meta, flags, seq, ingest_id"

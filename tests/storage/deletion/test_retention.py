@@ -21,8 +21,8 @@ from docmill.storage.core.schema import (
     Shard,
     Step,
     StepText,
+    db_now,
 )
-from docmill.storage.core.tables import db_now
 from docmill.storage.deletion import retention
 from docmill.storage.errors import JobStopped, NoSuchJob
 from docmill.storage.ingest import ingest

@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Status
-from docmill.storage.core.schema import Document, Ingest, OutcomeRow, PipelineRun, Prompt
-from docmill.storage.core.specs import Spec
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Document, Ingest, OutcomeRow, PipelineRun, Prompt, db_now
+from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import cost, gc, removal, versions
 from docmill.storage.deletion.paging import Removed

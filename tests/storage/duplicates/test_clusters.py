@@ -16,8 +16,8 @@ from sqlalchemy import func, select
 from sqlalchemy import text as sql
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Reason, Status
 from docmill.storage.core.schema import Signature
+from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.deletion import gc, removal
 from docmill.storage.duplicates import clusters, report, vectors
 from docmill.storage.duplicates.clusters import Found

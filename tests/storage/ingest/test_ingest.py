@@ -10,8 +10,8 @@ from sqlalchemy import select, update
 
 from docmill.storage import fault_points
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Status
 from docmill.storage.core.schema import Content, Document, Ingest
+from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.errors import JobStopped, StorageError
 from docmill.storage.ingest import ingest, planning
 from docmill.storage.ingest.chunks import Rejected

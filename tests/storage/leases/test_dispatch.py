@@ -9,9 +9,8 @@ import pytest
 from sqlalchemy import insert, select, text
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Shard
+from docmill.storage.core.schema import Shard, db_now
 from docmill.storage.core.specs import Spec
-from docmill.storage.core.tables import db_now
 from docmill.storage.leases import dispatch, maintenance, shards
 from docmill.storage.leases.diagnosis import Cause
 from docmill.storage.leases.dispatch import LEAST_WINDOW, WINDOW_PER_SLOT

@@ -6,8 +6,7 @@ import pytest
 from sqlalchemy import select, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Lease
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Lease, db_now
 from docmill.storage.leases import maintenance, shards
 from tests.storage.builders import at_once, claim_next, done, lapse, numbered, read, request, shard
 

@@ -12,9 +12,8 @@ from sqlalchemy import text, update
 
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import TRUNCATED, Outcome, Reason, Status
-from docmill.storage.core.schema import Shard
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Shard, db_now
+from docmill.storage.core.specs import TRUNCATED, Outcome, Reason, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import JobStopped, LeaseLost, NoSuchJob
 from docmill.storage.leases import dispatch, maintenance, shards

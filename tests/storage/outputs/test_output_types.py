@@ -15,8 +15,7 @@ from pyarrow import parquet
 from python_calamine import CalamineWorkbook
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Status, checked
-from docmill.storage.core.specs import WRITING_SIZE, Spec, StoredKind
+from docmill.storage.core.specs import WRITING_SIZE, Outcome, Spec, Status, StoredKind, checked
 from docmill.storage.errors import SchemaOutOfDate
 from docmill.storage.outputs.columns import Form
 from docmill.storage.outputs.output_types import (

@@ -10,8 +10,7 @@ import pytest
 from sqlalchemy import select, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Job, PipelineRow, PipelineRun
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Job, PipelineRow, PipelineRun, db_now
 from docmill.storage.deletion import gc, removal
 from docmill.storage.errors import LeaseLost, NoSuchPipeline
 from docmill.storage.outputs.output_types import CONFIDENCE

@@ -8,8 +8,7 @@ import pytest
 from sqlalchemy import select, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import PipelineRun
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import PipelineRun, db_now
 from docmill.storage.pipelines import pipelines
 from docmill.storage.pipelines.pipelines import Run
 from tests.storage.builders import at_once

@@ -11,9 +11,8 @@ from sqlalchemy import delete, text
 
 from docmill.storage import fault_points
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome
 from docmill.storage.core.schema import Step
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Spec
 from docmill.storage.deletion import gc, needed, removal
 from docmill.storage.errors import CannotMigrate, NothingEmbedded, TooManyLost
 from docmill.storage.leases.shards import Claim

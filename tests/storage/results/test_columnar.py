@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Reason, Status
-from docmill.storage.core.specs import WRITING_SIZE, Spec, StoredKind
+from docmill.storage.core.specs import WRITING_SIZE, Outcome, Reason, Spec, Status, StoredKind
 from docmill.storage.errors import NoSuchStep
 from docmill.storage.ingest import ingest
 from docmill.storage.outputs.output_types import (

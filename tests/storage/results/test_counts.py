@@ -9,9 +9,8 @@ import pytest
 from sqlalchemy import delete, insert, text, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome
-from docmill.storage.core.schema import Job, OutcomeRow, Shard, ShardCount, WorkCount
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Job, OutcomeRow, Shard, ShardCount, WorkCount, db_now
+from docmill.storage.core.specs import Outcome
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc, removal
 from docmill.storage.leases import maintenance, shards

@@ -11,8 +11,7 @@ from sqlalchemy import update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import insert
-from docmill.storage.core.schema import Ingest, Job, PipelineRow, PipelineRun, Shard, Worker
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Ingest, Job, PipelineRow, PipelineRun, Shard, Worker, db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import Rejected

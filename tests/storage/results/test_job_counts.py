@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.errors import NoSuchJob, PartsRefused
 from docmill.storage.ingest import ingest
 from docmill.storage.leases.shards import Claim

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import event
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.errors import NoSuchJob, NoSuchStep
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results import marked

@@ -14,7 +14,7 @@ from pyarrow import parquet
 from sqlalchemy import event
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.deletion import gc, removal
 from docmill.storage.errors import FolderBusy, JobUnfinished, NoSuchStep, PartsRefused, ResultsChanged
 from docmill.storage.leases.shards import Claim

@@ -7,9 +7,8 @@ from sqlalchemy import delete, insert, select
 
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Status
 from docmill.storage.core.schema import OutcomeRow, Shard
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import NoSuchDocument, NoSuchJob, NoSuchStep
 from docmill.storage.ingest import ingest

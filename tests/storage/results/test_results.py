@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import event
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.errors import NoSuchJob
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import Rejected

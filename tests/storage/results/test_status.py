@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import event
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.leases import dispatch, shards
 from docmill.storage.leases.diagnosis import UNBLOCKING, Cause, JobSnapshot, waiting_for
 from docmill.storage.results.status import JobStatus, list_statuses, read_status

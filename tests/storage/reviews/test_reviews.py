@@ -10,8 +10,8 @@ from sqlalchemy import func, select
 
 from docmill.features.reviewing.session import Entry, Review, rows_of
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Status
 from docmill.storage.core.schema import Judgement
+from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.deletion import gc, removal, versions
 from docmill.storage.errors import NoRisk, NoSuchStep, NotReviewable
 from docmill.storage.leases.shards import Claim

@@ -13,11 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import update
 
-from docmill.storage.core import advisory_locks
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome
-from docmill.storage.core.schema import OutcomeRow
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import OutcomeRow, db_now
+from docmill.storage.core.specs import Outcome
 from docmill.storage.deletion import gc, removal
 from docmill.storage.deletion.tracing import trace
 from docmill.storage.errors import CannotIndex, DatabaseBusy
@@ -131,7 +129,7 @@ def test_two_do_not_make_one_index_at_once(database: Database) -> None:
     embed(database, numbered(40))
     searched = choose(database, ["books"])
     with (
-        advisory_locks.alone(database, pgvector_index.LOCK, searched.spec_id),
+        pgvector_index.alone(database, searched.spec_id),
         pytest.raises(DatabaseBusy, match="another process makes the index"),
     ):
         pgvector_index.add(database, searched.spec_id)

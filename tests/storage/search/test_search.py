@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.errors import NoSuchCorpus, NothingEmbedded
 from docmill.storage.leases.shards import Claim
 from docmill.storage.search import search as searching

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from docmill.storage.core.outcomes import DOUBTFUL
+from docmill.storage.core.specs import DOUBTFUL
 from docmill.storage.errors import ConditionInvalid
 from docmill.storage.steps.conditions import (
     DOUBTS,

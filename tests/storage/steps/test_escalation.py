@@ -11,9 +11,8 @@ from sqlalchemy import select
 from sqlalchemy import text as sql
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Reason, Status
 from docmill.storage.core.schema import OutcomeRow
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.storage.deletion import gc
 from docmill.storage.errors import NoRisk
 from docmill.storage.leases import shards

@@ -8,8 +8,7 @@ import pytest
 from sqlalchemy import text as sql
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Status
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.deletion import gc
 from docmill.storage.leases.shards import Claim
 from docmill.storage.pipelines import views
@@ -226,7 +225,7 @@ def test_a_step_reads_outputs_below_a_bound_and_another_all_the_rest(database: D
 def test_the_condition_is_the_same_in_sql(database: Database, flags: list[str]) -> None:
     from sqlalchemy import bindparam, select
 
-    from docmill.storage.core.tables import Json
+    from docmill.storage.core.schema import Json
 
     for names in (["doubtful"], ["empty"], ["language"], ["language:fr"], ["invalid_utf8"], ["windowed", "empty"]):
         for lacking in (False, True):

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Reason, Status
 from docmill.storage.core.schema import Content, OutcomeRow, Shard, StepText
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.storage.errors import LeaseLost, NoSuchStep
 from docmill.storage.leases import dispatch, shards
 from docmill.storage.leases.diagnosis import Cause

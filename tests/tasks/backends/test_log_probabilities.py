@@ -13,7 +13,7 @@ import torch
 from llguidance.hf import from_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import Outcome
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.decoding import seed_of

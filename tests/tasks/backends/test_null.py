@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from docmill.storage.core.outcomes import Outcome, Status
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.tasks import kinds
 from docmill.tasks.backends.weightless import NullBackend
 from docmill.tasks.engine.backend_factory import open_backend

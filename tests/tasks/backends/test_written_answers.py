@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.specs import Outcome, Status
 from docmill.tasks.errors import BadOption, CannotServe
 from docmill.tasks.kinds import answer
 from docmill.tasks.kinds.answer import answer_in, asking

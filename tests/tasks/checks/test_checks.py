@@ -9,8 +9,7 @@ from typing import cast
 
 import pytest
 
-from docmill.storage.core.outcomes import CHECKED, DOUBTFUL, LOW_CONFIDENCE, Outcome, Status
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import CHECKED, DOUBTFUL, LOW_CONFIDENCE, Outcome, Spec, Status
 from docmill.storage.steps.conditions import list_flags
 from docmill.tasks import checks, kinds
 from docmill.tasks.checks import CHECKS, NONE, Check, Checks, Context, doubt_confidence

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 
-from docmill.storage.core.outcomes import Reason, Status
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Reason, Spec, Status
 from docmill.tasks.backends import Source
 from docmill.tasks.batching import Budget
 from docmill.tasks.engine.engine import PORTION_TEXTS, BatchDone, BatchStarted, Engine, Submission

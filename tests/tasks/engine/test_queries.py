@@ -14,8 +14,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from docmill.storage.core.outcomes import Reason
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Reason, Spec
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.engine.queries import (

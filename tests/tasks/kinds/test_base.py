@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import Outcome
 from docmill.tasks import kinds
 from docmill.tasks.kinds import KINDS
 from docmill.tasks.kinds.base import MEASURES, Computed, Measure, Traits

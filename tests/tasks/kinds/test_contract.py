@@ -15,8 +15,7 @@ from annotated_types import Ge
 from pydantic import Field
 from pydantic.fields import FieldInfo
 
-from docmill.storage.core.outcomes import Status
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Spec, Status
 from docmill.storage.outputs.output_types import TEXT
 from docmill.tasks import kinds
 from docmill.tasks.engine.backend_factory import open_backend

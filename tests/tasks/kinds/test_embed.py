@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from transformers import AutoTokenizer
 
-from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.tasks.kinds.base import Computed
 from docmill.tasks.kinds.embed import Embed
 from docmill.tasks.outputs import Vector

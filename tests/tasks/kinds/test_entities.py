@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import TokenClassificationPipeline
 from transformers.pipelines.token_classification import AggregationStrategy
 
-from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.outputs.output_types import SPANS
 from docmill.tasks import kinds
 from docmill.tasks.kinds.base import Computed

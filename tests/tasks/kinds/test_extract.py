@@ -11,8 +11,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from docmill.storage.core.outcomes import Outcome, Reason, Status
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.storage.json_values import Json
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, ModelUnsuitable

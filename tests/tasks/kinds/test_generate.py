@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.templates import parse
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.outputs.output_types import REDACTED
 from docmill.tasks import kinds
 from docmill.tasks.engine.backend_factory import open_backend

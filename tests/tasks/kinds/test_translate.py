@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from docmill.storage.core.outcomes import Outcome
+from docmill.storage.core.specs import Outcome
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.base import Computed, Traits

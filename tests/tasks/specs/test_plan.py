@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from docmill.storage.core.outcomes import Status
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Spec, Status
 from docmill.storage.json_values import Json
 from docmill.tasks import kinds, languages
 from docmill.tasks.backends.polyglot import PolyglotBackend

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from docmill.storage.core.outcomes import Status
+from docmill.storage.core.specs import Status
 from docmill.tasks.kinds.base import Computed
 from docmill.tasks.kinds.translate import Translate
 from docmill.tasks.outputs import Generated

@@ -12,7 +12,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.leases.shards import Claim
 from docmill.storage.search import ann, pgvector_index
 from docmill.storage.search.search import choose, search

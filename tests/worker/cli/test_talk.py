@@ -16,7 +16,7 @@ import pytest
 from pyarrow import parquet
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.leases import shards
 from docmill.storage.steps import jobs
 from docmill.worker.cli import main

@@ -7,7 +7,7 @@ import re
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.tasks.backends.devices import Memory
 from docmill.tasks.engine.engine import Counters
 from docmill.worker.metrics.server import exposition

@@ -8,8 +8,7 @@ import pytest
 from sqlalchemy import text, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import PipelineRow
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import PipelineRow, db_now
 from tests.tasks import decoders
 from tests.worker.harness import EXAMPLES, Docmill, until
 

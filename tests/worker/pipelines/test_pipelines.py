@@ -14,8 +14,7 @@ import pytest
 from sqlalchemy import update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import PipelineRow
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import PipelineRow, db_now
 from docmill.storage.outputs.output_types import CONFIDENCE
 from docmill.storage.pipelines import pipelines
 from docmill.storage.steps import jobs

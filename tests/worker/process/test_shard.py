@@ -15,10 +15,8 @@ import pytest
 from sqlalchemy import select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Status
-from docmill.storage.core.schema import OutcomeRow, Shard
-from docmill.storage.core.specs import Spec
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import OutcomeRow, Shard, db_now
+from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.errors import DatabaseUnreachable, LeaseLost, StorageError, UnexpectedDatabaseError
 from docmill.storage.ingest import ingest
 from docmill.storage.leases import dispatch, shards

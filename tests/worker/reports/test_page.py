@@ -9,7 +9,7 @@ from string import ascii_lowercase
 import pytest
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results.status import read_status
 from docmill.storage.steps.jobs import JobRequest

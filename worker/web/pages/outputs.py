@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from docmill.storage.core.outcomes import DOUBTFUL
+from docmill.storage.core.specs import DOUBTFUL
 from docmill.storage.errors import NoSuchDocument, NoSuchStep
 from docmill.storage.results.corpora import find_documents
 from docmill.storage.results.job_counts import count_flags

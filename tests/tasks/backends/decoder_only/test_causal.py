@@ -15,8 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2LMHeadModel
 
-from docmill.storage.core.outcomes import Outcome
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Spec
 from docmill.storage.templates import over_metadata
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.decoder_only.causal import CausalBackend

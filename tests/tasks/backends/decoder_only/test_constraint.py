@@ -19,7 +19,7 @@ from llguidance import LLMatcher, LLTokenizer
 from llguidance.hf import from_tokenizer
 from transformers import AutoTokenizer, LogitsProcessor
 
-from docmill.storage.core.outcomes import Outcome, Reason, Status
+from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.tasks import kinds, schemas
 from docmill.tasks.backends.decoder_only.instructed import Constraint, unpacked_here, unpacked_on_device
 from docmill.tasks.engine.backend_factory import open_backend

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from docmill.storage.core.outcomes import Reason, Status
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Reason, Spec, Status
 from docmill.tasks.backends import registry
 from docmill.tasks.backends.encoder.choice import (
     FallbackBackend,

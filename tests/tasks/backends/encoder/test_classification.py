@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
-from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.specs import Outcome, Status
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder import own_code

@@ -24,8 +24,7 @@ from transformers import (
     AutoTokenizer,
 )
 
-from docmill.storage.core.outcomes import Outcome
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Spec
 from docmill.tasks.backends import Assignment, registry
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder import int8

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForQuestionAnswering, AutoTokenizer
 
-from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.specs import Outcome, Status
 from docmill.tasks import kinds
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet

@@ -17,7 +17,7 @@ from tokenizers.models import Unigram
 from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFast, pipeline
 from transformers.pipelines.token_classification import AggregationStrategy
 
-from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.specs import Outcome, Status
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder import own_code

@@ -14,7 +14,7 @@ from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sparse_encoder.modules import MLMTransformer, SpladePooling
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from docmill.storage.core.outcomes import Outcome, Status
+from docmill.storage.core.specs import Outcome, Status
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe, ModelUnsuitable

@@ -8,8 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from docmill.storage.core.outcomes import Reason
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Reason, Spec
 from docmill.tasks.backends.remote import answers
 from docmill.tasks.backends.remote.client import Client, Dropped, Flight, Items
 from docmill.tasks.backends.remote.journal import Journal

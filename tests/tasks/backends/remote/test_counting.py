@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from docmill.storage.core.outcomes import Status
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Spec, Status
 from docmill.tasks.backends.remote.requests import counter
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.specs import pinning

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from docmill.storage.core.outcomes import Reason
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Reason, Spec
 from docmill.tasks.backends.remote.journal import KEPT_S, Journal, empty
 from docmill.tasks.engine.engine import Engine, Submission
 from docmill.tasks.outputs import Failure, Generated, Likelihood, Output, Several, Vector

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from docmill.storage.core.outcomes import Outcome, Reason, Status
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.storage.outputs.output_types import SCHEMA
 from docmill.tasks import kinds
 from docmill.tasks.backends.remote import answers

@@ -21,8 +21,7 @@ import pytest
 import torch
 from jsonschema import Draft202012Validator
 
-from docmill.storage.core.outcomes import Status
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Spec, Status
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.errors import CannotServe

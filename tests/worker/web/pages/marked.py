@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Reason, Status
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.storage.leases.shards import Claim
 from docmill.storage.steps import jobs
 from tests.storage.builders import read, request, work

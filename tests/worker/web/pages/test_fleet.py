@@ -7,8 +7,7 @@ import re
 from sqlalchemy import update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Worker
-from docmill.storage.core.tables import db_now
+from docmill.storage.core.schema import Worker, db_now
 from docmill.storage.leases import dispatch, shards
 from docmill.storage.steps import jobs
 from tests.storage.builders import claim_next, done, numbered, read, request, set_shard, shards_of, work

@@ -12,8 +12,8 @@ from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Status
 from docmill.storage.core.schema import Job
+from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.leases import shards

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.outcomes import Outcome, Status
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.leases.shards import Claim
 from docmill.storage.steps import jobs
 from docmill.tasks.engine import queries
