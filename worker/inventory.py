@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from docmill.storage.core.database import Database
+from docmill.storage.deletion import removal
+from docmill.tasks.backends.remote import journal
 from docmill.worker.settings import ANSWERS, Settings
-
-if TYPE_CHECKING:
-    from docmill.storage.core.database import Database
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 
@@ -47,7 +46,6 @@ def _with_journal(file: Path) -> list[Path]:
 
 
 def _settle(_: Settings, database: Database) -> str | None:
-    from docmill.storage.deletion import removal
 
     if removal.settle(database):
         return None
@@ -55,7 +53,6 @@ def _settle(_: Settings, database: Database) -> str | None:
 
 
 def _empty_answers(settings: Settings, _: Database) -> str | None:
-    from docmill.tasks.backends.remote import journal
 
     if journal.empty(file := settings.home / ANSWERS):
         return None

@@ -7,18 +7,21 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from docmill.storage.core.database import Database
+from docmill.storage.core.server import Patience
+from docmill.storage.errors import DatabaseBusy, DatabaseUnreachable
+from docmill.storage.migrations import require_current, upgrade
+from docmill.storage.readers.streams import printable
+from docmill.tasks.kinds import STORED_KINDS
+from docmill.worker.queue.embedded import EmbeddedRedis
+from docmill.worker.settings import Settings
+
 if TYPE_CHECKING:
-    from docmill.storage.core.database import Database
-    from docmill.storage.core.server import Patience
     from docmill.worker.queue.broker import Broker
-    from docmill.worker.settings import Settings
 
 
 def store_of(settings: Settings, *, pool_size: int = 8, patience: Patience | None = None) -> Database:
     """Return the store of the settings; nothing connects yet. `patience` is the settings' own if none is given."""
-    from docmill.storage.core.database import Database
-    from docmill.tasks.kinds import STORED_KINDS
-
     return Database(
         settings.store_url, pool_size=pool_size, patience=patience or settings.patience, kinds=STORED_KINDS
     )
@@ -30,9 +33,6 @@ def open_store(settings: Settings, *, on_away: Callable[[Exception], None] | Non
 
     If `on_away` is given, it gets the error of a server that does not answer, whose schema the caller then checks.
     """
-    from docmill.storage.errors import DatabaseBusy, DatabaseUnreachable
-    from docmill.storage.migrations import require_current, upgrade
-
     with closing(store_of(settings)) as database:
         if settings.database_url is None:
             upgrade(database)
@@ -49,8 +49,6 @@ def open_store(settings: Settings, *, on_away: Callable[[Exception], None] | Non
 
 def _require_file(database: Database) -> None:
     """Refuse a SQLite file that is not there, which connecting would make: most often its name is a slip."""
-    from docmill.storage.errors import DatabaseUnreachable
-
     file = database.file
     if file is not None and not file.exists():
         raise DatabaseUnreachable(
@@ -62,7 +60,6 @@ def _require_file(database: Database) -> None:
 def open_broker(settings: Settings) -> Iterator[Broker]:
     """Open the fleet's queue, or an embedded server that lives as long as the block."""
     from docmill.worker.queue.broker import Broker
-    from docmill.worker.queue.embedded import EmbeddedRedis
 
     with ExitStack() as stack:
         url = settings.redis_url or stack.enter_context(EmbeddedRedis()).url
@@ -83,6 +80,4 @@ def queue_of(settings: Settings) -> AbstractContextManager[Broker | None]:
 
 def corpus_names(corpus: str) -> list[str]:
     """Return the names that CORPUS may stand for: itself, or its source's path as `run` writes it."""
-    from docmill.storage.readers.streams import printable
-
     return [corpus, printable(Path(corpus).resolve())]

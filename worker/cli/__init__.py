@@ -17,8 +17,13 @@ import click
 from click.shell_completion import CompletionItem
 
 from docmill.tasks.errors import hint, nearly
+from docmill.worker.cli.interrupts import leave_interrupts_unlogged, repeat_dropped_interrupts
+from docmill.worker.cli.printing import QUIET, leave, nobody_reads, open_closed_streams
 from docmill.worker.cli.registry import all_commands, command_of
 from docmill.worker.features import HEADINGS
+from docmill.worker.jobs.errors import exit_code, sentence
+from docmill.worker.logs import lossy
+from docmill.worker.terminal import warn
 
 
 def _with_quiet(command: click.Command) -> click.Command:
@@ -37,8 +42,6 @@ def _with_quiet(command: click.Command) -> click.Command:
 def _be_quiet(context: click.Context, _: click.Parameter, quiet: bool) -> None:
     """Let a command print nothing on stderr but warnings and errors."""
     if quiet and not context.resilient_parsing:
-        from docmill.worker.cli.printing import QUIET
-
         context.find_root().meta[QUIET] = True
 
 
@@ -73,8 +76,6 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; a reader of its output that has seen enough ends it, and that is no error."""
-        from docmill.worker.cli.printing import nobody_reads
-
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
@@ -116,9 +117,6 @@ def main() -> None:
     # tenths of a short command's time.
     gc.set_threshold(200_000, 1, 1)
     atexit.register(gc.freeze)
-    from docmill.worker.cli.interrupts import leave_interrupts_unlogged, repeat_dropped_interrupts
-    from docmill.worker.cli.printing import leave, open_closed_streams
-    from docmill.worker.logs import lossy
 
     open_closed_streams()
     sys.stderr = lossy(sys.stderr)
@@ -137,9 +135,6 @@ def _keep_near_misses(error: click.ClickException) -> None:
 
 def _run() -> int:
     """Run the command, say what went wrong, and return the exit code."""
-    from docmill.worker.jobs.errors import exit_code, sentence
-    from docmill.worker.terminal import warn
-
     try:
         return int(docmill(standalone_mode=False) or 0)
     except click.exceptions.Exit as error:

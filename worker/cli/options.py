@@ -5,26 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
 from docmill.storage import writers
+from docmill.storage.readers.registry import described
 from docmill.tasks.errors import hint
+from docmill.tasks.specs.pinning import NAMES
 from docmill.worker.prices import Price
-
-if TYPE_CHECKING:
-    from docmill.worker.settings import Settings
-
+from docmill.worker.settings import Settings, load_settings
 
 T = TypeVar("T")
 
 
 def settings_from(**options: str | float | Path | None) -> Settings:
     """Return the settings with a command's options in place of those that the environment gives."""
-    from docmill.worker.settings import load_settings
-
     return load_settings(**options)
 
 
@@ -144,7 +141,6 @@ class SourceCommand(click.Command):
     """A command that reads a source: `{sources}` in its help stands for the list of the kinds that are read."""
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        from docmill.storage.readers.registry import described
 
         self.help = (self.help or "").replace("{sources}", described())
         super().format_help_text(ctx, formatter)
@@ -172,8 +168,6 @@ def complete_models(
     _context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem[str]]:
     """Complete the models that have names; files where a path was begun."""
-    from docmill.tasks.specs.pinning import NAMES
-
     named = [CompletionItem(name) for name in NAMES if name.startswith(incomplete)]
     return named or [CompletionItem(incomplete, type="file")]
 

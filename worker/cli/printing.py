@@ -14,9 +14,11 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, cast
 
 import click
+import orjson
 
+from docmill.storage.writers import write_stream
+from docmill.worker.concurrency import still_waits
 from docmill.worker.formatting import aligned, printable
-from docmill.worker.jobs.outputs import target_of
 from docmill.worker.logs import UNSEEN
 from docmill.worker.terminal import Terminal, warn
 
@@ -100,8 +102,6 @@ def open_closed_streams() -> None:
 def leave(code: int) -> NoReturn:
     """End the process. While a thread waits for a pipe that says nothing, the interpreter cannot end by itself: it
     wants the lock that the thread holds."""
-    from docmill.worker.concurrency import still_waits
-
     if still_waits():
         with suppress(OSError):  # nobody reads any more
             sys.stdout.flush()
@@ -112,8 +112,6 @@ def leave(code: int) -> NoReturn:
 
 def print_json(value: object) -> None:
     """Print one JSON document to stdout."""
-    import orjson
-
     text = orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()
     sys.stdout.write(escaped(text) + "\n")
 
@@ -172,7 +170,7 @@ def write_out(
 
     ``documents`` is the most rows that there may be, for the progress of a file. ``noun`` is what they are called.
     """
-    from docmill.storage.writers import write_stream
+    from docmill.worker.jobs.outputs import target_of
 
     target = target_of(out, file_format)
     if target is None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from docmill.storage.readers.many_files import Pattern, is_pattern
+from docmill.storage.readers.registry import document_suffixes
+from docmill.storage.readers.sources import path_of
+from docmill.storage.writers import Target, writer_for_stream
+from docmill.storage.writers.base import FormatUnfit
+from docmill.storage.writers.parts_manifest import is_part
+from docmill.tasks.kinds import STORED_KINDS
 from docmill.worker.errors import WorkerError
-
-if TYPE_CHECKING:
-    from docmill.storage.writers import Target
-
 
 STDOUT = Path("-")
 
@@ -52,9 +54,6 @@ def check_folder(
 
 def _check_kinds(target: Target | None, kinds: Sequence[str] | None, name: str) -> None:
     """Refuse a format that has no place for the outputs of steps of these kinds."""
-    from docmill.storage.writers.base import FormatUnfit
-    from docmill.tasks.kinds import STORED_KINDS
-
     try:
         if target is not None and kinds is not None:
             target.writer.check_takes([STORED_KINDS[kind].output for kind in kinds])
@@ -76,9 +75,6 @@ def _check_writable(folder: Path, name: str) -> None:
 
 def target_of(out: Path | None, file_format: str | None, name: str = "--out") -> Target | None:
     """Return the file and its format; None for stdout and where nothing is written. Raises WorkerError."""
-    from docmill.storage.writers import Target, writer_for_stream
-    from docmill.storage.writers.base import FormatUnfit
-
     try:
         if out is None and file_format is not None:
             raise FormatUnfit("--format is that of a file: name it with --out (- is stdout)")
@@ -94,11 +90,6 @@ def check_out_is_no_input(
     out: Path | None, file_format: str | None, source: str, *, parts: bool = False, name: str = "--out"
 ) -> None:
     """Refuse a file, or a folder of parts, that would replace the source or become one of its documents next time."""
-    from docmill.storage.readers.many_files import Pattern, is_pattern
-    from docmill.storage.readers.registry import document_suffixes
-    from docmill.storage.readers.sources import path_of
-    from docmill.storage.writers.parts_manifest import is_part
-
     target = target_of(out, file_format, name)
     read = path_of(source)
     if target is None or read is None:

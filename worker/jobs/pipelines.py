@@ -9,10 +9,13 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import PipelineRow, PipelineRun
 from docmill.storage.errors import NoSuchPipeline, StorageError
 from docmill.storage.pipelines import pipelines, views
+from docmill.storage.results.status import JobStatus
 from docmill.tasks import kinds
 from docmill.worker.concurrency import Held
 from docmill.worker.formatting import cost_as_json
@@ -26,11 +29,6 @@ from docmill.worker.prices import Cost, Prices, costs
 from docmill.worker.settings import Settings
 from docmill.worker.stores import open_broker
 from docmill.worker.submit.request import Prepared
-
-if TYPE_CHECKING:
-    from docmill.storage.core.database import Database
-    from docmill.storage.core.schema import PipelineRow, PipelineRun
-    from docmill.storage.results.status import JobStatus
 
 
 def prepare_file(

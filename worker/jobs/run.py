@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-from docmill.worker.stores import open_broker, open_store
+from docmill.worker.process.device_start import Expected, StartedDevices
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
@@ -27,15 +27,13 @@ def run_request(
     listener: Listener,
     *,
     opened: Opened | None = None,
-    store: OpenStore = open_store,
+    store: OpenStore | None = None,
 ) -> Iterator[tuple[Database, JobStatus]]:
     """Compute a request on this machine. Yield the open store and the job's final status.
 
-    ``opened`` opens the source in place of its name. Raises what `worker.jobs.local_run.run_here` and
-    `worker.submit.request.prepare` do.
+    ``opened`` opens the source in place of its name, and ``store`` the store in place of the settings' own. Raises
+    what `worker.jobs.local_run.run_here` and `worker.submit.request.prepare` do.
     """
-    from docmill.worker.process.device_start import Expected, StartedDevices
-
     with ExitStack() as until_shown:
         # The processes import their libraries while this one imports its own, and reads.
         with listener.computing(), StartedDevices(len(devices)) as started:
@@ -51,8 +49,9 @@ def run_request(
                 on_spec=lambda spec: started.expect(Expected.of(spec, devices[0], settings)),
             )
             from docmill.worker.jobs.local_run import run_here
+            from docmill.worker.stores import open_broker, open_store
 
-            database = until_shown.enter_context(store(settings))
+            database = until_shown.enter_context((store or open_store)(settings))
             say_replaced(database, prepared, listener)
             with open_broker(settings) as broker:
                 status = run_here(settings, database, broker, devices, prepared, listener, started)

@@ -7,24 +7,22 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
 
+import numpy as np
+
+from docmill.storage.core.database import Database
+from docmill.storage.core.specs import Spec
 from docmill.storage.readers import Record, Rejection
+from docmill.storage.search.ann import Searched
+from docmill.storage.search.knn import Matrix
 from docmill.storage.search.search import Hit, choose, hits, search
 from docmill.tasks.engine import queries
+from docmill.tasks.engine.queries import Embed
 from docmill.tasks.outputs import Vector
 from docmill.worker.engines import choose_devices, running
 from docmill.worker.jobs.listener import Listener
+from docmill.worker.settings import Settings
 from docmill.worker.stores import corpus_names
-
-if TYPE_CHECKING:
-    from docmill.storage.core.database import Database
-    from docmill.storage.core.specs import Spec
-    from docmill.storage.search.ann import Searched
-    from docmill.storage.search.knn import Matrix
-    from docmill.tasks.engine.queries import Embed
-    from docmill.worker.settings import Settings
-
 
 BATCH_QUERIES = 512  # queries that share one pass over the corpus
 
@@ -93,7 +91,6 @@ class Search:
             yield from self._answered(batch)
 
     def _answered(self, batch: Sequence[Record | Rejection]) -> Iterator[tuple[Record, list[Hit]]]:
-        import numpy as np
 
         records = [record for record in batch if isinstance(record, Record)]
         for record in batch:

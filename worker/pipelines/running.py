@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from docmill.storage.core.database import Database
 from docmill.storage.deletion import retention
@@ -29,7 +30,6 @@ from docmill.worker.concurrency import Held, renewed
 from docmill.worker.errors import WorkerError
 from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, parse
 from docmill.worker.pipelines.schema import DOCUMENT, step_table
-from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import Settings
 from docmill.worker.submit.enqueue import UnderLease, enqueue
 from docmill.worker.submit.request import (
@@ -42,6 +42,9 @@ from docmill.worker.submit.request import (
     spec_of,
 )
 from docmill.worker.toml_places import put_place
+
+if TYPE_CHECKING:
+    from docmill.worker.queue.broker import Broker
 
 log = logging.getLogger("docmill.pipelines")
 

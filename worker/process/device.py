@@ -26,12 +26,14 @@ from celery.worker import WorkController, state
 from kombu.asynchronous import get_event_loop
 
 from docmill.storage.core.database import Database
+from docmill.storage.core.specs import Spec
 from docmill.storage.errors import StorageError
 from docmill.storage.json_values import GivenJson
 from docmill.storage.leases import dispatch
 from docmill.storage.outputs.output_types import TEXT, VECTOR, WEIGHTS
 from docmill.tasks import kinds, tracing
 from docmill.tasks.backends import devices
+from docmill.tasks.engine.backend_factory import Place, import_libraries
 from docmill.tasks.engine.engine import BatchDone, BatchStarted, Counters, Engine
 from docmill.tasks.tracing import OFF, Span
 from docmill.worker import logs
@@ -190,8 +192,6 @@ def _order() -> DeviceConfig | None:
 
 
 def _import_for(expected: Expected) -> None:
-    from docmill.storage.core.specs import Spec
-    from docmill.tasks.engine.backend_factory import Place, import_libraries
 
     models_dir = None if expected.models_dir is None else Path(expected.models_dir)
     place = Place(expected.device, models_dir, Path(expected.cache_dir), expected.backend)
@@ -204,7 +204,6 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 
 
 def _make_process(order: DeviceConfig, settings: Settings, broker: Broker, voice: SupervisorChannel) -> Process:
-    from docmill.tasks.engine.engine import BatchStarted
 
     def on_batch(event: BatchStarted | BatchDone) -> None:
         spans.follow(event)

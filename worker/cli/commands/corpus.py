@@ -8,24 +8,26 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from docmill.worker import formatting
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import first_existing
+from docmill.storage.core.normalize import bom_length, decode, normalize
+from docmill.storage.deletion import removal
+from docmill.storage.deletion.paging import Removed
+from docmill.storage.deletion.removal import Condition, select_keys
+from docmill.storage.deletion.tracing import Trace, trace
+from docmill.storage.results import corpora
+from docmill.storage.results.corpora import CorpusState
+from docmill.worker import formatting, inventory
 from docmill.worker.cli.options import JSON, FilledPath, settings_from
 from docmill.worker.cli.printing import OK, SOME_FAILED, answer, confirmed, print_json, print_rich, say
+from docmill.worker.cli.tables import Name, jobs, table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.stores import corpus_names, open_store
-
-if TYPE_CHECKING:
-    from docmill.storage.core.database import Database
-    from docmill.storage.deletion.paging import Removed
-    from docmill.storage.deletion.removal import Condition
-    from docmill.storage.deletion.tracing import Trace
-    from docmill.storage.results.corpora import CorpusState
-
 
 NAME = click.argument("name")
 MENTIONED = 5
@@ -41,9 +43,6 @@ def corpus_command() -> None:
 @JSON
 def list_command(as_json: bool) -> int:
     """List the corpora, with their documents and results by spec."""
-    from docmill.storage.results import corpora
-    from docmill.worker.cli.tables import Name, table
-
     with open_store(settings_from()) as database:
         listed = corpora.every(database)
     if as_json:
@@ -73,10 +72,6 @@ def list_command(as_json: bool) -> int:
 @JSON
 def show_command(name: str, as_json: bool) -> int:
     """Show the corpus NAME: latest readings, jobs and results."""
-    from docmill.storage.core.lookups import first_existing
-    from docmill.storage.results import corpora
-    from docmill.worker.cli.tables import Name, jobs, table
-
     with open_store(settings_from()) as database:
         corpus = corpora.show(database, first_existing(database, corpus_names(name)))
     if as_json:
@@ -133,11 +128,6 @@ def rm_command(
     code 1: an ID does not exist, or no document matches --where. docmill cannot remove backups and exported files:
     see docs/removing.md.
     """
-    from docmill.storage.core.lookups import first_existing
-    from docmill.storage.deletion import removal
-    from docmill.storage.deletion.removal import Condition
-    from docmill.worker import inventory
-
     if ids and (wheres or vanished):
         raise click.UsageError("--document names the documents; leave it out to choose them by --where or --vanished")
     conditions = [Condition.parse(where) for where in wheres]
@@ -196,8 +186,6 @@ class Chosen:
 def _chosen(
     database: Database, name: str, ids: tuple[str, ...], conditions: list[Condition], vanished: bool
 ) -> Chosen:
-    from docmill.storage.deletion.removal import select_keys
-    from docmill.storage.results import corpora
 
     if conditions or vanished:
         keys = select_keys(database, name, conditions, only_vanished=vanished)
@@ -237,10 +225,6 @@ def trace_command(file: Path, as_json: bool) -> int:
     no name of a document, and says which places it did not search. Exit code 0: the text is nowhere in the store; 1:
     it was found.
     """
-    from docmill.storage.core.normalize import bom_length, decode, normalize
-    from docmill.storage.deletion.tracing import trace
-    from docmill.worker import inventory
-
     with click.open_file(str(file), "rb") as stream:
         raw = stream.read()
     text, _ = normalize(decode(raw[bom_length(raw) :])[0])

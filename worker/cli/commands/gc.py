@@ -5,24 +5,24 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
 
 import click
 
-from docmill.worker import formatting
+from docmill.storage.core.database import Database
+from docmill.storage.deletion import cost, gc, needed, removal, retention, versions
+from docmill.storage.deletion.cost import Cost
+from docmill.storage.deletion.paging import Budget, Removed
+from docmill.storage.deletion.retention import Ages, Swept
+from docmill.storage.search import pgvector_index
+from docmill.worker import formatting, inventory
 from docmill.worker.cli.options import JSON, Number, WholeNumber, named, settings_from
 from docmill.worker.cli.printing import OK, confirmed, print_json, print_rich, say
+from docmill.worker.cli.tables import table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
+from docmill.worker.retention import NAMES
+from docmill.worker.settings import Settings
 from docmill.worker.stores import open_store
-
-if TYPE_CHECKING:
-    from docmill.storage.core.database import Database
-    from docmill.storage.deletion.cost import Cost
-    from docmill.storage.deletion.paging import Removed
-    from docmill.storage.deletion.retention import Ages, Swept
-    from docmill.worker.settings import Settings
-
 
 DAY_S = 86_400.0
 LACKING = "The results of jobs that had these versions lack them then."
@@ -93,10 +93,6 @@ def gc_command(
     and the like that nothing needs. It does not ask, so it suits a schedule. With --dry-run it counts the rows by
     table.
     """
-    from docmill.storage.deletion import cost, removal, versions
-    from docmill.storage.deletion.paging import Removed
-    from docmill.worker import inventory
-
     if retention:
         if days is not None or spec is not None or superseded or migrated:
             raise click.UsageError("--retention takes the ages from the settings; leave out the other options")
@@ -141,7 +137,6 @@ class Drops:
 
 
 def _drops(database: Database, days: float | None, spec: str | None, superseded: bool) -> Drops:
-    from docmill.storage.deletion import gc
 
     older_than_s = (days or 0.0) * DAY_S
     if spec is None:
@@ -155,7 +150,6 @@ def _drops(database: Database, days: float | None, spec: str | None, superseded:
 
 
 def _drops_replaced(database: Database, days: float | None) -> Drops:
-    from docmill.storage.deletion import needed
 
     specs = needed.replaced_specs(database, (days or 0.0) * DAY_S)
     for sentence in specs.staying:
@@ -165,9 +159,6 @@ def _drops_replaced(database: Database, days: float | None) -> Drops:
 
 def _note_dropped(database: Database, drops: Drops, days: float | None) -> Drops:
     """Return what still may be dropped: a migration may have been undone while the command asked."""
-    from docmill.storage.deletion import needed
-    from docmill.storage.search import pgvector_index
-
     spec_ids = needed.note_dropped(database, drops.spec_ids or (), (days or 0.0) * DAY_S)
     for spec_id in spec_ids:
         pgvector_index.drop(database, spec_id)
@@ -175,8 +166,6 @@ def _note_dropped(database: Database, drops: Drops, days: float | None) -> Drops
 
 
 def _remove(database: Database, drops: Drops) -> Removed:
-    from docmill.storage.deletion import gc, versions
-    from docmill.storage.deletion.paging import Removed
 
     removed = versions.remove(database, drops.older_than_s) if drops.superseded else Removed()
     removed += gc.drop(database, older_than_s=drops.older_than_s, spec_ids=drops.spec_ids)
@@ -207,7 +196,6 @@ def _readings(n: int) -> str:
 
 def _say_would_remove(old: Removed, costs: list[Cost], unneeded: Removed, goes: Removed | None, as_json: bool) -> int:
     """Say what would go: texts that nothing needs now, and all that `goes` with versions and results, if any do."""
-
     if as_json:
         counts = {"superseded": old.documents, "readings": old.ingests}
         unneeded_now = {"unneeded": _counts(unneeded), "removed": _counts(goes or unneeded)}
@@ -243,10 +231,6 @@ def _say_removed(removed: Removed, vanished: dict[str, int]) -> None:
 
 def retain(settings: Settings, rows: int | None, seconds: float | None, dry_run: bool, as_json: bool) -> int:
     """Apply the rules of retention, or count the rows that they would remove."""
-    from docmill.storage.deletion import retention
-    from docmill.storage.deletion.paging import Budget
-    from docmill.worker import inventory
-
     ages = settings.ages
     with open_store(settings) as database:
         if dry_run:
@@ -263,7 +247,6 @@ def _age(ages: Ages, rule: str) -> str:
 
 
 def _say_counts(counts: Mapping[str, Mapping[str, int]], ages: Ages, as_json: bool) -> int:
-    from docmill.worker.cli.tables import table
 
     if as_json:
         rows = [
@@ -283,7 +266,6 @@ def _say_counts(counts: Mapping[str, Mapping[str, int]], ages: Ages, as_json: bo
 
 
 def _say_swept(swept: Swept, ages: Ages, as_json: bool) -> int:
-    from docmill.worker.cli.tables import table
 
     if as_json:
         print_json({"ages_s": ages, "removed": swept.removed, "complete": swept.complete})
@@ -300,7 +282,6 @@ def _say_swept(swept: Swept, ages: Ages, as_json: bool) -> int:
 
 
 def _say_unset(ages: Ages) -> None:
-    from docmill.worker.retention import NAMES
 
     if unset := [rule for rule in NAMES if ages.get(rule) is None]:
         say(f"No age is set for {', '.join(unset)}: these rows stay.")

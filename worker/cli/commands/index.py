@@ -6,8 +6,12 @@ from dataclasses import asdict
 
 import click
 
+from docmill.storage.deletion import gc
+from docmill.storage.search import pgvector_index
+from docmill.storage.search.search import choose
 from docmill.worker.cli.options import JOB_ID, JSON, settings_from
 from docmill.worker.cli.printing import OK, listen, print_json, print_rich, say
+from docmill.worker.cli.tables import Name, table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.stores import corpus_names, open_store
@@ -38,9 +42,6 @@ def add_command(corpus: str, job: int | None, as_json: bool) -> int:
     `docmill index list` shows that many vectors are missing from the index. You may interrupt it, and run it beside
     any other command.
     """
-    from docmill.storage.search import pgvector_index
-    from docmill.storage.search.search import choose
-
     with open_store(settings_from()) as database:
         searched = choose(database, corpus_names(corpus), job)
         with listen().bar("index") as progress:
@@ -61,9 +62,6 @@ def add_command(corpus: str, job: int | None, as_json: bool) -> int:
 @JSON
 def list_command(as_json: bool) -> int:
     """List the indexes, with their vectors, missing texts and size."""
-    from docmill.storage.search import pgvector_index
-    from docmill.worker.cli.tables import Name, table
-
     with open_store(settings_from()) as database:
         indexes = pgvector_index.every(database)
     if as_json:
@@ -89,9 +87,6 @@ def rm_command(spec: str, as_json: bool) -> int:
 
     SPEC is its number in `docmill index list`, or KIND/MODEL.
     """
-    from docmill.storage.deletion import gc
-    from docmill.storage.search import pgvector_index
-
     with open_store(settings_from()) as database:
         dropped = [spec_id for spec_id in gc.specs(database, spec) if pgvector_index.drop(database, spec_id)]
     if as_json:

@@ -9,6 +9,9 @@ from dataclasses import asdict
 import click
 from click.shell_completion import get_completion_class
 
+from docmill.storage.leases.diagnosis import check_health
+from docmill.storage.migrations import upgrade
+from docmill.storage.results.counts import recount
 from docmill.worker.cli.options import JSON, Choice, Number, settings_from
 from docmill.worker.cli.printing import OK, SOME_FAILED, answer, print_json, say
 from docmill.worker.formatting import counted
@@ -26,8 +29,6 @@ def db_command() -> None:
 @JSON
 def upgrade_command(as_json: bool) -> int:
     """Upgrade the store's schema to this version. Safe to run twice, and while workers run."""
-    from docmill.storage.migrations import upgrade
-
     with closing(store_of(settings_from())) as database:
         before, after = upgrade(database)
     if as_json:
@@ -48,8 +49,6 @@ def recount_command(as_json: bool) -> int:
     into a schema that was there before (`pg_restore --data-only`). The command counts the rows anew. Run it as the
     owner of the tables; workers may go on meanwhile.
     """
-    from docmill.storage.results.counts import recount
-
     with open_store(settings_from()) as database:
         corrected = recount(database)
         name = str(database)
@@ -102,8 +101,6 @@ def health_command(within_s: float, host: str | None, as_json: bool) -> int:
     Each device process must have a working device, and must hold work or have heard from the queue lately. Exit code
     0: every process passes; 1: a process fails, or there is none; 3: the database does not answer.
     """
-    from docmill.storage.leases.diagnosis import check_health
-
     with open_store(settings_from()) as database:
         workers, problem = check_health(database, host or platform.node(), within_s)
     if as_json:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import click
 
+from docmill.storage.core.database import Database
+from docmill.storage.results.job_counts import count_escalated, count_flags
+from docmill.storage.results.status import list_statuses, read_status
+from docmill.storage.steps import jobs
+from docmill.storage.steps.replacements import remark
 from docmill.storage.writers.formats import escape_formula
 from docmill.worker import formatting
 from docmill.worker.cli.options import JOB, JOB_ID, JSON, LARGEST, LATEST, Choice, WholeNumber, settings_from
@@ -22,12 +26,10 @@ from docmill.worker.cli.printing import (
     write_out,
 )
 from docmill.worker.formatting import printable
+from docmill.worker.jobs.changes import change_job, retry_failures
 from docmill.worker.jobs.outputs import STDOUT
 from docmill.worker.prices import read_prices
 from docmill.worker.stores import open_store
-
-if TYPE_CHECKING:
-    from docmill.storage.core.database import Database
 
 
 @click.command("jobs", epilog="Example: docmill jobs --json")
@@ -35,8 +37,6 @@ if TYPE_CHECKING:
 @JSON
 def jobs_command(limit: int, as_json: bool) -> int:
     """List the latest jobs, newest first."""
-    from docmill.storage.results.status import list_statuses
-
     with open_store(settings_from()) as database:
         statuses = list_statuses(database, limit)
     if as_json:
@@ -64,11 +64,6 @@ def status_command(job: int | None, watch: bool, as_json: bool) -> int:
     that both models took beside the better model alone. "cost" is the price of the job's tokens, if DOCMILL_PRICES
     names a file with prices.
     """
-    from docmill.storage.results.job_counts import count_escalated, count_flags
-    from docmill.storage.results.status import read_status
-    from docmill.storage.steps import jobs
-    from docmill.storage.steps.replacements import remark
-
     settings = settings_from()
     prices = read_prices(settings)
     with open_store(settings) as database:
@@ -131,8 +126,6 @@ def retry_command(job: int, only: str | None, as_json: bool) -> int:
     model caused it). A failure stays on record until a new attempt succeeds. Workers do the work; if none is running,
     the next `docmill run` or `docmill worker` does.
     """
-    from docmill.worker.jobs.changes import retry_failures
-
     with open_store(settings_from()) as database:
         texts, goes_on, said = retry_failures(database, job, only)
     if as_json:
@@ -144,8 +137,6 @@ def retry_command(job: int, only: str | None, as_json: bool) -> int:
 
 def _apply(act: Callable[[Database, int], bool], job: int, became: str, as_json: bool, key: str = "changed") -> int:
     """Apply a change to a job and print its new state; a job that had ended is left as it is."""
-    from docmill.worker.jobs.changes import change_job
-
     with open_store(settings_from()) as database:
         changed, said = change_job(database, job, act, became)
     if as_json:
@@ -160,8 +151,6 @@ def _apply(act: Callable[[Database, int], bool], job: int, became: str, as_json:
 @JSON
 def cancel_command(job: int, as_json: bool) -> int:
     """Stop JOB. Finished results stay; work in progress is dropped."""
-    from docmill.storage.steps import jobs
-
     return _apply(jobs.cancel, job, "cancelled", as_json, key="cancelled")
 
 
@@ -173,8 +162,6 @@ def pause_command(job: int, as_json: bool) -> int:
 
     Workers notice within seconds and turn to other jobs.
     """
-    from docmill.storage.steps import jobs
-
     return _apply(jobs.pause, job, "paused", as_json)
 
 
@@ -183,8 +170,6 @@ def pause_command(job: int, as_json: bool) -> int:
 @JSON
 def resume_command(job: int, as_json: bool) -> int:
     """Resume a paused JOB."""
-    from docmill.storage.steps import jobs
-
     return _apply(jobs.resume, job, "resumed", as_json)
 
 
@@ -197,8 +182,6 @@ def priority_command(job: int, priority: int, as_json: bool) -> int:
 
     Put two dashes before a negative priority: docmill priority -- 7 -5.
     """
-    from docmill.storage.steps import jobs
-
     return _apply(
         lambda database, job: jobs.prioritise(database, job, priority), job, f"at priority {priority}", as_json
     )

@@ -6,9 +6,15 @@ from dataclasses import asdict, replace
 
 import click
 
+from docmill.tasks.kinds import kind
+from docmill.tasks.models import weightless
+from docmill.tasks.outputs import Head
+from docmill.tasks.specs.pinning import ADAPTER, DEFAULTS, DESCRIPTIONS, NAMES, check
 from docmill.worker.cli.options import JSON, complete_models, settings_from
 from docmill.worker.cli.printing import OK, answer, listen, print_json, say
 from docmill.worker.jobs.errors import BAD_INPUT
+from docmill.worker.jobs.submission import say_conversions
+from docmill.worker.submit.rehearsal import find_lacking
 
 
 @click.group("models")
@@ -20,8 +26,6 @@ def models_command() -> None:
 @JSON
 def list_command(as_json: bool) -> int:
     """List the names that --model accepts besides folders and hub ids."""
-    from docmill.tasks.specs.pinning import DEFAULTS, DESCRIPTIONS, NAMES
-
     defaults = {model: kind for kind, model in DEFAULTS.items()}
     models = [{"name": name, "default_for": defaults.get(name), "about": DESCRIPTIONS[name]} for name in NAMES]
     models_dir = settings_from().models_dir
@@ -48,13 +52,6 @@ def list_command(as_json: bool) -> int:
 @JSON
 def check_command(model: str, revision: str | None, as_json: bool) -> int:
     """Show the family of MODEL, the tasks that it suits, and its window."""
-    from docmill.tasks.kinds import kind
-    from docmill.tasks.models import weightless
-    from docmill.tasks.outputs import Head
-    from docmill.tasks.specs.pinning import ADAPTER, check
-    from docmill.worker.jobs.submission import say_conversions
-    from docmill.worker.submit.rehearsal import find_lacking
-
     settings = settings_from()
     say_conversions(settings, [model], listen())
     checked = check(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision)

@@ -5,23 +5,28 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from rich.text import Text
 
+from docmill.storage.pipelines import pipelines, views
+from docmill.storage.results.job_counts import count_flags
 from docmill.worker import formatting
 from docmill.worker.cli.declared_options import BACKEND
 from docmill.worker.cli.interrupts import stop_as_interrupt
 from docmill.worker.cli.options import DEVICE, JSON, FilledPath, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, answer, confirmed, exit_code_of, listen, print_json, print_rich, say
+from docmill.worker.cli.tables import Name, steps_table, table
+from docmill.worker.engines import choose_devices
 from docmill.worker.formatting import printable
 from docmill.worker.jobs.errors import BAD_INPUT
+from docmill.worker.jobs.pipelines import check_stored, list_pipelines, list_runs, prepare_file, run_file, store_file
+from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, parse
+from docmill.worker.pipelines.schedule import next_after
+from docmill.worker.pipelines.schema import json_schema
 from docmill.worker.prices import Cost, read_prices
 from docmill.worker.stores import open_store
-
-if TYPE_CHECKING:
-    from docmill.worker.pipelines.file import Pipeline
-
 
 FILE = click.argument("file", type=FilledPath(dir_okay=False, path_type=Path))
 NAME = click.argument("name")
@@ -40,9 +45,6 @@ def pipeline_command() -> None:
 @JSON
 def check_command(file: Path, as_json: bool) -> int:
     """Check the keys, source and models of FILE. Stores nothing."""
-    from docmill.worker.jobs.pipelines import check_stored, prepare_file
-    from docmill.worker.pipelines.file import PipelineInvalid
-
     pipeline, prepared = prepare_file(settings_from(), file, listen())
     try:
         check_stored(pipeline, prepared)
@@ -71,8 +73,6 @@ def schema_command() -> int:
 
     An editor uses the schema if the first line of a pipeline file names it: #:schema pipeline.schema.json
     """
-    from docmill.worker.pipelines.schema import json_schema
-
     print_json(json_schema())
     return OK
 
@@ -88,11 +88,6 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
     No step computes a text that has a result already. The same command continues an interrupted run. If the pipeline
     was added, its history lists the run.
     """
-    from docmill.storage.results.job_counts import count_flags
-    from docmill.worker.cli.tables import steps_table
-    from docmill.worker.engines import choose_devices
-    from docmill.worker.jobs.pipelines import run_file
-
     settings = settings_from(device=device, backend=backend)
     prices = read_prices(settings)
     devices = choose_devices(settings.device)
@@ -124,9 +119,6 @@ def add_command(file: Path, as_json: bool) -> int:
     A stored pipeline has a schedule, a history and a view. Workers start it when it is due, so its source must exist
     on the workers too. The command creates the view, so it needs an administrator's privileges.
     """
-    from docmill.storage.pipelines import views
-    from docmill.worker.jobs.pipelines import store_file
-
     settings = settings_from()
     with open_store(settings) as database:
         pipeline = store_file(settings, database, file, listen())
@@ -143,9 +135,6 @@ def add_command(file: Path, as_json: bool) -> int:
 @JSON
 def list_command(as_json: bool) -> int:
     """List the stored pipelines, with their last and next runs."""
-    from docmill.worker.cli.tables import Name, table
-    from docmill.worker.jobs.pipelines import list_pipelines
-
     settings = settings_from()
     prices = read_prices(settings)
     with open_store(settings) as database:
@@ -169,9 +158,6 @@ def list_command(as_json: bool) -> int:
 @JSON
 def show_command(name: str, as_json: bool) -> int:
     """Print the stored file of the pipeline NAME."""
-    from docmill.storage.pipelines import pipelines
-    from docmill.worker.pipelines.file import parse
-
     with open_store(settings_from()) as database:
         row = pipelines.get(database, name)
     if as_json:
@@ -186,8 +172,6 @@ def show_command(name: str, as_json: bool) -> int:
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def rm_command(name: str, yes: bool) -> int:
     """Remove the pipeline NAME, its history and its view. Its corpus, jobs and results stay."""
-    from docmill.storage.pipelines import pipelines, views
-
     with open_store(settings_from()) as database:
         pipelines.get(database, name)
         question = f"This removes the pipeline {name}, its history and its view. Its corpus, jobs and results stay."
@@ -205,11 +189,6 @@ def rm_command(name: str, yes: bool) -> int:
 @JSON
 def history_command(name: str, limit: int, as_json: bool) -> int:
     """List the runs of the pipeline NAME, newest first, with the cost of their tokens if DOCMILL_PRICES is set."""
-    from rich.text import Text
-
-    from docmill.worker.cli.tables import table
-    from docmill.worker.jobs.pipelines import list_runs
-
     settings = settings_from()
     prices = read_prices(settings)
     with open_store(settings) as database:
@@ -232,7 +211,6 @@ def history_command(name: str, limit: int, as_json: bool) -> int:
 
 
 def _when(pipeline: Pipeline) -> str:
-    from docmill.worker.pipelines.schedule import next_after
 
     schedule = pipeline.schedule
     if schedule is None:

@@ -6,12 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from docmill.storage import writers
+from docmill.storage.core.database import Database
 from docmill.storage.errors import ConditionInvalid
+from docmill.storage.outputs.columns import Column, Form
+from docmill.storage.results.results import columns, input_columns, inputs, results
+from docmill.storage.results.status import JobStatus, read_status
+from docmill.storage.reviews import risks
 from docmill.storage.steps.conditions import DOUBTS, Flagged
+from docmill.storage.steps.replacements import answering_job
 from docmill.worker import formatting
 from docmill.worker.cli.declared_options import declared
 from docmill.worker.cli.options import FORMAT, JOB_OR_CORPUS, FilledPath, Number, settings_from
@@ -19,12 +26,9 @@ from docmill.worker.cli.printing import OK, listen, say, write_out
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.jobs.outputs import STDOUT, check_folder, check_out, target_of
+from docmill.worker.jobs.results import write_parts
 from docmill.worker.stores import corpus_names, open_store
 from docmill.worker.submit.options import PartsOptions
-
-if TYPE_CHECKING:
-    from docmill.storage.core.database import Database
-    from docmill.storage.results.status import JobStatus
 
 
 class FlagsType(click.ParamType[Flagged]):
@@ -122,10 +126,6 @@ def results_command(
     again keeps the finished parts and writes the missing ones. If the results have changed since, it writes all
     parts again.
     """
-    from docmill.storage.results.results import results
-    from docmill.storage.results.status import read_status
-    from docmill.storage.steps.replacements import answering_job
-
     wanted = Export(
         0, out, file_format, part_documents, overwrite, step, partial, flagged, unflagged, risk, risk_above, every
     )
@@ -197,8 +197,6 @@ class Export:
 
     def check_file(self, kinds: Sequence[str] | None = None) -> None:
         """Refuse a file, or a folder of parts, that could not be written, or not with results of these kinds."""
-        from docmill.storage import writers
-
         check = check_out if self.part_documents is None else check_folder
         check(self.out, self.file_format, kinds)
         target = target_of(self.out, self.file_format)
@@ -248,14 +246,9 @@ def none_said(job: int, condition: Flagged) -> str:
 
 
 def _write(database: Database, status: JobStatus, wanted: Export) -> None:
-    from docmill.storage.outputs.columns import Column, Form
-    from docmill.storage.results.results import columns, input_columns, inputs, results
-    from docmill.storage.reviews import risks
 
     target = target_of(wanted.out, wanted.file_format)
     if target is not None and wanted.part_documents is not None:
-        from docmill.worker.jobs.results import write_parts
-
         n = wanted.part_documents
         of = wanted.condition
         write_parts(database, status, target, n, listen(), step=wanted.step, replaced=wanted.overwrite, flagged=of)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,6 @@ import click
 
 from docmill.storage.writers import openai_batch
 from docmill.worker import formatting
-from docmill.worker.cli.commands.web import page_beside
 from docmill.worker.cli.declared_options import BACKEND, declared, request_of, work_options
 from docmill.worker.cli.interrupts import stop_as_interrupt
 from docmill.worker.cli.options import DEVICE, ENDPOINT, FORMAT, OUT, PRICE, SourceCommand, settings_from
@@ -25,11 +25,11 @@ from docmill.worker.cli.printing import (
     say_rich,
     write_out,
 )
+from docmill.worker.engines import devices_for
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.outputs import STDOUT, check_out, check_out_is_no_input
 from docmill.worker.jobs.run import run_request
 from docmill.worker.prices import Cost, Price, Prices, read_prices
-from docmill.worker.stores import open_store
 from docmill.worker.submit.options import JobOptions, KeyOptions
 from docmill.worker.terminal import warn
 
@@ -78,8 +78,6 @@ def run_command(
     continues an interrupted run. No server is needed; if DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL are set, the
     command uses the fleet's queue and database.
     """
-    from docmill.worker.engines import devices_for
-
     settings = settings_from(device=device, backend=backend, endpoint=endpoint)
     devices = devices_for(settings.device, options.get("model"))
     if as_json and out == STDOUT:
@@ -92,14 +90,20 @@ def run_command(
     check_out_is_no_input(out, file_format, request.source)
     if dry_run:
         from docmill.worker.jobs.submission import prepare_request
+        from docmill.worker.stores import open_store
 
         with open_store(settings) as database:
             prepared = prepare_request(settings, request, listen(), devices)
             prices = prices.of_model(prepared.spec.model, price)
             return _dry_run(settings, database, prepared, devices[0], prices, as_json)
+    page: AbstractContextManager[None] = nullcontext()
+    if web:
+        from docmill.worker.cli.commands.web import page_beside
+
+        page = page_beside(settings, web)
     stop_as_interrupt()
     with (
-        page_beside(settings, web),
+        page,
         run_request(settings, request, devices, listen(settings)) as (database, status),
     ):
         if out is not None:
@@ -209,6 +213,7 @@ def enqueue_command(wait: bool, as_json: bool, **options: Any) -> int:
     """
     from docmill.worker.jobs.follow import follow
     from docmill.worker.jobs.submission import submit
+    from docmill.worker.stores import open_store
 
     settings = settings_from()
     request, listener = request_of(settings, options), listen()

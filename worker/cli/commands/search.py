@@ -5,21 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from docmill.storage.core.normalize import normalize
+from docmill.storage.readers import Record, Rejection, open_queries
+from docmill.storage.search.search import Hit
 from docmill.worker.cli.declared_options import BACKEND
 from docmill.worker.cli.options import JOB_ID, PROMPT, WholeNumber, check_filled, settings_from
 from docmill.worker.cli.printing import OK, SOME_FAILED, listen, print_rich, say, write_out
 from docmill.worker.formatting import printable
 from docmill.worker.jobs.outputs import STDOUT
+from docmill.worker.jobs.search import BATCH_QUERIES, SearchOptions, open_search
 from docmill.worker.stores import open_store
-
-if TYPE_CHECKING:
-    from docmill.storage.readers import Record, Rejection
-    from docmill.storage.search.search import Hit
-
 
 BEGINNING = 300  # characters shown of a hit without a passage
 
@@ -87,8 +86,6 @@ def search_command(
     sentences, or with `--no-passages` the best window, or null if the text has one vector. Exit code 1: some queries
     could not be read or embedded.
     """
-    from docmill.worker.jobs.search import BATCH_QUERIES, SearchOptions, open_search
-
     check_filled()
     if prompt is not None and prompt_name is not None:
         raise click.UsageError("--prompt-name and --prompt do not go together: give one of them")
@@ -127,8 +124,6 @@ def search_command(
 
 
 def _queries(text: str | None, file: str | None) -> Iterable[Record | Rejection]:
-    from docmill.storage.core.normalize import normalize
-    from docmill.storage.readers import Record, open_queries
 
     if (text is None) == (file is None):
         raise click.UsageError("give a TEXT, or a file of them with --queries")
@@ -141,9 +136,6 @@ def _queries(text: str | None, file: str | None) -> Iterable[Record | Rejection]
 
 def _typed() -> Iterator[Record]:
     """Yield the texts that a person types, until an empty line or the end of input."""
-    from docmill.storage.core.normalize import normalize
-    from docmill.storage.readers import Record
-
     say("Type a text and press Enter; an empty line ends the search.")
     while True:
         say("search: ", nl=False)

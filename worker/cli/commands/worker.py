@@ -6,22 +6,21 @@ import logging
 import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import click
 
+from docmill.storage.core import privileges
 from docmill.storage.errors import GRANTS_DOCS, RightMissing
 from docmill.tasks import tracing
 from docmill.worker import logs
 from docmill.worker.cli.declared_options import BACKEND
 from docmill.worker.cli.options import ENDPOINT, Choice, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, say
+from docmill.worker.engines import choose_devices
 from docmill.worker.metrics.server import serving
+from docmill.worker.process.supervisor import Supervisor
 from docmill.worker.settings import ORDERS, Settings
 from docmill.worker.stores import open_broker, open_store
-
-if TYPE_CHECKING:
-    from docmill.worker.process.supervisor import Supervisor
 
 
 @click.command("worker", epilog="Example: docmill worker --device cuda:0,cuda:1 --lanes embed,translate")
@@ -50,8 +49,6 @@ def worker_command(
     Orders are `docmill.enqueue` messages of other programs. A worker takes them only with the lane enqueue, and reads
     only what DOCMILL_ORDER_ROOTS and DOCMILL_ORDER_SCHEMES allow.
     """
-    from docmill.storage.core import privileges
-    from docmill.worker.engines import choose_devices
     from docmill.worker.process.supervisor import Supervisor
 
     settings = settings_from(
