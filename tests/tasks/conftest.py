@@ -140,6 +140,12 @@ def bench(benches: Callable[[str], Bench]) -> Bench:
 
 
 @pytest.fixture(scope="session", params=["transformers", "ctranslate2"])
-def writer(request: pytest.FixtureRequest, benches: Callable[[str], Bench]) -> Bench:
+def each_writer(request: pytest.FixtureRequest, benches: Callable[[str], Bench]) -> Bench:
     """Each backend that summarises and translates."""
+    return benches(request.param)
+
+
+@pytest.fixture(scope="session", params=[pytest.param("transformers", marks=pytest.mark.long), "ctranslate2"])
+def writer(request: pytest.FixtureRequest, benches: Callable[[str], Bench]) -> Bench:
+    """The backend that is preferred for summaries and translations; in `make test-long` the other one."""
     return benches(request.param)

@@ -38,43 +38,20 @@ def batches_of(pool: Pool[str], budget: Budget) -> list[list[Item[str]]]:
 
 
 @given(LENGTHS, BUDGETS)
-def test_batches_partition_what_waits(lengths: list[int], budget: Budget) -> None:
-    batches = batches_of(pool_of(lengths), budget)
-    assert sorted(item.id for batch in batches for item in batch) == list(range(len(lengths)))
-
-
-@given(LENGTHS, BUDGETS)
-def test_a_batch_is_within_the_budget_unless_it_is_one_window(lengths: list[int], budget: Budget) -> None:
-    for batch in batches_of(pool_of(lengths), budget):
-        longest = max(item.tokens for item in batch)
-        assert len(batch) == 1 or (len(batch) * longest <= budget.tokens and len(batch) <= budget.rows)
-
-
-@given(LENGTHS, BUDGETS)
-def test_the_oldest_window_is_always_in_the_next_batch(lengths: list[int], budget: Budget) -> None:
-    pool = pool_of(lengths)
+def test_batches_partition_what_waits_within_the_budget_and_the_oldest_is_always_next(
+    lengths: list[int], budget: Budget
+) -> None:
+    pool, computed = pool_of(lengths), list[int]()
     while (oldest := pool.oldest) is not None:
-        assert oldest in {item.id for item in pool.take(budget)}
-
-
-@given(LENGTHS, BUDGETS)
-def test_a_batch_has_no_window_far_shorter_than_its_longest(lengths: list[int], budget: Budget) -> None:
-    for batch in batches_of(pool_of(lengths), budget):
+        batch = pool.take(budget)
         tokens = [item.tokens for item in batch]
+        assert oldest in {item.id for item in batch}
+        assert len(batch) == 1 or (len(batch) * max(tokens) <= budget.tokens and len(batch) <= budget.rows)
         assert max(tokens) <= max(min(tokens) * budget.spread, min(tokens) + 16)
-
-
-@given(LENGTHS, BUDGETS)
-def test_a_batch_has_no_more_padding_than_twice_what_is_asked_for(lengths: list[int], budget: Budget) -> None:
-    for batch in batches_of(pool_of(lengths), budget):
-        tokens = [item.tokens for item in batch]
         assert budget.computed(tokens) - sum(tokens) <= 2 * budget.padding * budget.tokens
-
-
-@given(LENGTHS, BUDGETS)
-def test_without_padding_a_batch_has_windows_of_one_length(lengths: list[int], budget: Budget) -> None:
-    for batch in batches_of(pool_of(lengths), replace(budget, padding=0.0)):
-        assert len({item.tokens for item in batch}) == 1
+        assert budget.padding or len({*tokens}) == 1
+        computed += [item.id for item in batch]
+    assert sorted(computed) == [*range(len(lengths))]
 
 
 def padding_of(lengths: list[int], budget: Budget) -> tuple[float, int]:
@@ -105,13 +82,11 @@ def padding_of(lengths: list[int], budget: Budget) -> tuple[float, int]:
 
 def test_less_than_three_hundredths_of_paragraphs_batches_are_padding() -> None:
     lengths = [min(256, 6 + int(random.Random(number).lognormvariate(3.7, 0.7))) for number in range(8000)]
-    for tokens in (1024, 2048, 4096):
-        loose = Budget(tokens=tokens, rows=tokens // 8)
-        before, fewer = padding_of(lengths, loose)
-        after, more = padding_of(lengths, replace(loose, padding=0.02))
-        assert after < min(0.03, before)
-        assert more < 1.5 * fewer
-    assert before > 0.05
+    loose = Budget(tokens=4096, rows=512)
+    before, fewer = padding_of(lengths, loose)
+    after, more = padding_of(lengths, replace(loose, padding=0.02))
+    assert after < 0.03 < 0.05 < before
+    assert more < 1.5 * fewer
 
 
 @given(LENGTHS, BUDGETS)

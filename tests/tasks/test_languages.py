@@ -88,7 +88,9 @@ def test_a_mixed_corpus_comes_out_as_if_each_language_had_been_named(
     assert blank.status is Status.SKIPPED
 
 
-@pytest.mark.parametrize("kind", ["nllb", "mbart", "m2m100"])
+@pytest.mark.parametrize(
+    "kind", ["nllb", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("mbart", "m2m100"))]
+)
 def test_a_multilingual_model_is_told_each_texts_language(
     writer: Bench, tmp_path: Path, short_french: list[str], descriptions: list[str], kind: str
 ) -> None:
@@ -104,7 +106,7 @@ def test_a_t5_is_told_each_texts_language_in_words(
     _equal_to_named(writer, folder, short_french, descriptions)
 
 
-@pytest.mark.parametrize("make", [decoders.gpt2, decoders.llama])
+@pytest.mark.parametrize("make", [decoders.gpt2, pytest.param(decoders.llama, marks=pytest.mark.long)])
 def test_a_decoder_only_model_is_told_each_texts_language_in_its_instruction(
     bench: Bench, tmp_path: Path, short_french: list[str], descriptions: list[str], make: Callable[..., Path]
 ) -> None:

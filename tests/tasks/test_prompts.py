@@ -77,17 +77,6 @@ def test_a_base_model_is_shown_a_pattern_and_stopped_at_the_end_of_its_line(sour
     assert told.template.fill("It is.").endswith("\n\nText: It is.\nSummary:")
 
 
-def test_a_language_without_demonstrations_has_the_pattern_alone() -> None:
-    told = instruction(spec_of("translate", source_lang="yo", target_lang="en"), chat=False)
-    assert told.template.fill("Kaabo.") == "Yoruba: Kaabo.\nEnglish:"
-
-
-def test_an_instruction_names_the_languages() -> None:
-    told = instruction(spec_of("translate", source_lang="fr", target_lang="en"), chat=True)
-    assert told.template.fill("Bonjour.").startswith("Translate the following text from French into English.")
-    assert told.stop == ()
-
-
 def test_a_translation_between_unnamed_languages_is_refused() -> None:
     with pytest.raises(CannotServe, match="give --from and --to"):
         instruction(spec_of("translate", target_lang="en"), chat=True)

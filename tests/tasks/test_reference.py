@@ -76,25 +76,25 @@ DIFFERENT = {("transformers", 1): 1, ("transformers", 4): 1, ("ctranslate2", 1):
 
 @some_and_more(16, 100)
 @pytest.mark.parametrize("beams", [pytest.param(1, marks=pytest.mark.long), 4])
-def test_summaries_are_those_of_generate(writer: Bench, descriptions: list[str], beams: int, count: int) -> None:
+def test_summaries_are_those_of_generate(each_writer: Bench, descriptions: list[str], beams: int, count: int) -> None:
     texts = one_paragraph(descriptions, count)
-    spec = writer.spec("summarize", "synopsis-ddtp", beams=beams)
-    expected = generated(writer.folder(spec), texts, beams)
-    actual = [outcome.text for outcome in writer.run(spec, texts)]
+    spec = each_writer.spec("summarize", "synopsis-ddtp", beams=beams)
+    expected = generated(each_writer.folder(spec), texts, beams)
+    actual = [outcome.text for outcome in each_writer.run(spec, texts)]
     differing = sum(one != other for one, other in zip(actual, expected, strict=True))
-    assert differing <= ceil(DIFFERENT[writer.backend, beams] * count / 100)
+    assert differing <= ceil(DIFFERENT[each_writer.backend, beams] * count / 100)
 
 
 @pytest.mark.slow
 @some_and_more(16, 100)
 @pytest.mark.parametrize("beams", [1, pytest.param(4, marks=pytest.mark.long)])
-def test_translations_are_those_of_generate(writer: Bench, french: list[str], beams: int, count: int) -> None:
+def test_translations_are_those_of_generate(each_writer: Bench, french: list[str], beams: int, count: int) -> None:
     texts = one_paragraph(french, count)
-    spec = writer.spec("translate", "marian-ddtp", beams=beams)
-    expected = generated(writer.folder(spec), texts, beams)
-    actual = [outcome.text for outcome in writer.run(spec, texts)]
+    spec = each_writer.spec("translate", "marian-ddtp", beams=beams)
+    expected = generated(each_writer.folder(spec), texts, beams)
+    actual = [outcome.text for outcome in each_writer.run(spec, texts)]
     differing = sum(one != other for one, other in zip(actual, expected, strict=True))
-    assert differing <= ceil(DIFFERENT[writer.backend, beams] * count / 100)
+    assert differing <= ceil(DIFFERENT[each_writer.backend, beams] * count / 100)
 
 
 def test_a_translation_keeps_its_lines_and_bullets(bench: Bench) -> None:

@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 
 from docmill.storage.json_values import Json
 from docmill.tasks import schemas
-from docmill.tasks.schemas import RecordChecks, describe, drop_repetitions, merge_records, parse_json
+from docmill.tasks.schemas import RecordChecks, describe, drop_repetitions, merge_records
 
 TEXT = {"type": "string"}
 
@@ -41,7 +41,6 @@ def test_the_form_keeps_the_order_of_properties_and_of_nothing_else() -> None:
         of(a={"type": "string", "minLength": 600}, b={"type": "number", "exclusiveMinimum": 1e12}),
         of(a={"type": "number", "minimum": 0.00000025, "maximum": 0.0000004}),
         of(a={"type": "array", "items": {"type": "number"}, "minItems": 40}),
-        of(a={"type": "array", "items": TEXT, "uniqueItems": True}),
         of(a={"type": "array", "items": TEXT, "uniqueItems": True, "minItems": 1}),
         of(a={"type": "number", "minimum": 1e18}, b={"type": "integer", "maximum": -(10**18)}),
         of(a={"type": "object", "additionalProperties": TEXT}),
@@ -91,9 +90,7 @@ def test_a_pattern_that_python_cannot_read_is_refused_with_its_place(pattern: st
         ([1], r"must be a JSON Schema such as \{"),
         ({"title": "", "price": 0}, "must be a JSON Schema, not an example of a record; write it as "),
         ({"type": "array", "items": TEXT}, "must describe an object with properties, such as "),
-        ({"type": "object"}, "must describe an object with properties, such as "),
         (of(a={"type": "strin"}), "is no JSON Schema at #/properties/a/type: there is no type 'strin'; there are "),
-        (of(a={"type": "string", "maxLength": "x"}), "is no JSON Schema at #/properties/a/maxLength: 'x' is not of"),
         (of(a={**TEXT, "maxlength": 3}), "cannot be kept at #/properties/a/maxlength: .* did you mean maxLength"),
         (of(a={"not": TEXT}), "cannot be kept at #/properties/a/not: a model cannot be held to not; say what"),
         (
@@ -103,15 +100,11 @@ def test_a_pattern_that_python_cannot_read_is_refused_with_its_place(pattern: st
         (of(a=of(b={})), "cannot be kept at #/properties/a/properties/b: it allows any value; give a type"),
         (of(a=True), "cannot be kept at #/properties/a: true allows any value; give a type"),
         (of(a={"type": "object"}), "cannot be kept at #/properties/a: it allows any object; give properties"),
-        (of(a={"type": "array"}), "cannot be kept at #/properties/a: it allows any list; give items"),
         ({**of(a=TEXT), "additionalProperties": True}, "at #/additionalProperties: true allows any value; leave it"),
         (of(a={"$ref": "https://example.org/x"}), "at #/properties/a/\\$ref: https://example.org/x is not in the"),
-        (of(a={"$ref": "#/$defs/x"}), "cannot be kept at #/properties/a/\\$ref: #/\\$defs/x is not in the schema"),
         (of(a={**TEXT, "format": "isbn"}), "at #/properties/a: docmill knows no such format: isbn; use pattern"),
         (of(b=of(a={**TEXT, "pattern": "(?=x)"})), "at #/properties/b/properties/a: regex .*; use a simpler pattern"),
         (of(a={"oneOf": [TEXT, {**TEXT, "maxLength": 3}]}), "at #/properties/a: its alternatives overlap; use anyOf"),
-        (of(a={**TEXT, "minLength": 3, "maxLength": 2}), "cannot be kept at #/properties/a: "),
-        (of(a={"type": "integer", "maximum": -1e19}), "at #/properties/a/maximum: no model .* beyond 4.6e.18; leave"),
         (
             of(a={"type": "number", "minimum": 1e30}),
             "at #/properties/a/minimum: no model .* beyond 4.6e.18; leave it",
@@ -121,7 +114,6 @@ def test_a_pattern_that_python_cannot_read_is_refused_with_its_place(pattern: st
         (of(**{"a\n": TEXT}), r"cannot be kept at #/properties: .* cannot be printed: 'a\\n'"),
         (of(**{"é" * 21: TEXT}), "at #/properties/é{21}: the name is too long for a column: it may have 40 bytes"),
         (of(a={**TEXT, "description": "\0"}), "has a NUL or half a character"),
-        (of(a={**TEXT, "description": "\ud800"}), "has a NUL or half a character"),
         (of(a={**TEXT, "description": "x" * 100_000}), "has 100,0.. characters, and may have 100,000"),
         ("[" * 100_000, "is nested too deep"),
     ],
@@ -193,16 +185,6 @@ def test_the_records_of_windows_are_merged_by_property(records: list[Any], expec
     assert merge_records(records, SCHEMA) == expected
 
 
-leaves = st.none() | st.booleans() | st.integers() | st.text(max_size=3)
-values = st.recursive(leaves, lambda one: st.lists(one, max_size=3) | st.dictionaries(st.text(max_size=2), one))
-
-
-@pytest.mark.slow
-@given(st.lists(st.dictionaries(st.text(max_size=2), values), min_size=1, max_size=4))
-def test_merging_loses_no_property_and_invents_none(records: list[dict[str, Any]]) -> None:
-    assert {*merge_records(records, {})} == {name for record in records for name in record}
-
-
 @given(st.lists(st.lists(st.integers(0, 5), unique=True), min_size=1, max_size=4))
 def test_merged_lists_have_every_item_once_in_the_order_of_the_windows(lists: list[list[int]]) -> None:
     found = merge_records([{"a": items} for items in lists], {})["a"]
@@ -226,27 +208,8 @@ def test_lists_of_unique_items_lose_their_repetitions(value: list[Json]) -> None
     assert (RecordChecks(schema).problem(record) is None) == (value == once)
 
 
-@given(values)
-def test_merging_a_record_with_itself_changes_nothing(value: Any) -> None:
-    assert merge_records([{"a": value}, {"a": value}], {}) == {"a": value}
-
-
 def test_a_broken_record_is_told_by_place_and_keyword_without_its_text() -> None:
     checks = RecordChecks(SCHEMA)
     assert checks.problem({"price": 19.99, "tags": ["a"]}) is None  # as floats, 19.99 is no multiple of 0.01
     assert checks.problem({"tags": ["secret", 7]}) == "#/tags/1 breaks #/properties/tags/items/type"
     assert checks.problem([]) == "# breaks #/type"
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("", "Expecting value"),
-        ("NaN", "NaN is no JSON number"),
-        ('{"a": Infinity}', "Infinity is no JSON number"),
-        ('{"a": 1} x', "Extra data"),
-    ],
-)
-def test_text_that_is_no_json_is_an_error(text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        parse_json(text)

@@ -12,7 +12,7 @@ import pytest
 from docmill.storage.core.specs import CHECKED, DOUBTFUL, LOW_CONFIDENCE, Outcome, Spec, Status
 from docmill.storage.steps.conditions import list_flags
 from docmill.tasks import checks, kinds
-from docmill.tasks.checks import CHECKS, NONE, Check, Checks, Context, doubt_confidence
+from docmill.tasks.checks import CHECKS, Check, Checks, Context
 from docmill.tasks.engine.documents import Document, Submission
 from docmill.tasks.kinds import Traits
 from docmill.tasks.kinds.base import Computed, Recipe
@@ -119,26 +119,9 @@ def flags(wrote: Wrote, checks: Checks) -> tuple[str, ...]:
     return outcome.flags
 
 
-@pytest.mark.parametrize(("kind", "least"), [("translate", 0.3), ("summarize", 0.25), ("generate", None)])
-def test_the_bound_is_part_of_the_kind(kind: str, least: float | None) -> None:
-    assert kinds.checks(Spec(kind, "some/model", "0" * 40), Traits()).least_confidence == least
-
-
 def test_an_output_below_the_bound_is_doubtful() -> None:
     checks = Checks(least_confidence=0.3)
     assert flags(Wrote(0.2999), checks) == ("windowed", "low_confidence")
     assert flags(Wrote(0.3), checks) == ("windowed",)
     assert LOW_CONFIDENCE in DOUBTFUL
     assert LOW_CONFIDENCE in list_flags()
-
-
-def test_an_output_without_a_confidence_a_bound_or_a_text_is_not() -> None:
-    assert flags(Wrote(None), Checks(least_confidence=0.3)) == ("windowed",)
-    assert flags(Wrote(0.01), NONE) == ("windowed",)
-    assert flags(Wrote(0.01, Status.FAILED), Checks(least_confidence=0.3)) == ("windowed",)
-
-
-def test_the_evidence_has_both_numbers() -> None:
-    found = doubt_confidence(0.2149, 0.25)
-    assert found is not None
-    assert found.evidence == "its tokens have a mean probability of 0.21, less than 0.25"

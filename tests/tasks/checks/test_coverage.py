@@ -76,10 +76,6 @@ def test_a_text_of_very_many_sentences_is_not_aligned() -> None:
     assert found(given, output, Context("fr", "en")) == []
 
 
-def test_an_output_without_sentences_is_empty_and_not_short() -> None:
-    assert found(" ".join(TEXTS["fr"]), "", Context("fr", "en")) == []
-
-
 def test_a_sentence_is_missing_where_another_was_split_and_the_text_is_short() -> None:
     context = Context("en", "fr")
     split = [
@@ -165,8 +161,3 @@ def test_short_texts_may_vary_more() -> None:
 def test_a_summary_is_shorter_than_its_text() -> None:
     assert unlikely_lengths(FRENCH, "Une bibliothèque pour des fichiers.", shortened=True) == []
     assert unlikely_lengths(FRENCH, "Une bibliothèque pour des fichiers. " * 4, shortened=True)
-
-
-def test_nothing_has_no_length() -> None:
-    assert unlikely_lengths(FRENCH, "") == []
-    assert unlikely_lengths("—", "A dash") == []

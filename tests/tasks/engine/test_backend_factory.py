@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from docmill.tasks.engine.backend_factory import (
     CONVERSION,
     Place,
     ReadWindow,
-    import_libraries,
     modules,
     open_backend,
     open_reading,
@@ -46,22 +44,9 @@ def test_a_model_that_was_opened_before_needs_fewer_libraries(
     assert modules(spec, here)[0] == ON_TORCH
 
 
-def test_models_without_weights_import_nothing_before_they_are_opened(bench: Bench, tmp_path: Path) -> None:
-    assert modules(bench.spec("embed", "null"), Place("cpu", None, tmp_path)) == []
-
-
 def test_a_model_that_an_adapter_is_still_to_be_merged_into_imports_what_merges(bench: Bench, tmp_path: Path) -> None:
     here = Place("cpu", None, tmp_path)
     assert modules(bench.spec("classify", "classes-ddtp"), here) == ["peft"]
-
-
-def test_a_library_that_cannot_be_imported_is_left_to_the_opening(
-    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr("docmill.tasks.engine.backend_factory.modules", lambda *_: ["no_such_library"])
-    with caplog.at_level(logging.INFO):
-        import_libraries(bench.spec("embed", "minilm"), Place("cpu", None, tmp_path))
-    assert "libraries_not_imported" in caplog.text
 
 
 FRENCH = "Le paquet fournit une bibliothèque graphique.\n\n...\n\nIl contient <ses> en-têtes."
@@ -104,10 +89,6 @@ def test_the_windows_of_a_model_with_an_adapter_are_those_of_the_two_together(be
     changed = replace(spec, params={**spec.params, "adapter_revision": "sha256:1"})
     with pytest.raises(CannotServe, match="not those that the job was made with"):
         cut(bench, changed, LONG)
-
-
-def test_a_model_without_weights_reads_the_text_as_it_is(bench: Bench) -> None:
-    assert cut(bench, bench.spec("embed", "null"), "one two") == [ReadWindow(0, 7, 2, "one two")]
 
 
 def test_a_model_that_is_not_here_is_refused_with_the_reason(bench: Bench) -> None:

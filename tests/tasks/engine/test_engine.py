@@ -79,16 +79,6 @@ def test_out_of_memory_halves_the_batch_and_lowers_the_budget(engine_of: EngineO
     assert len(backend.batches[-1]) <= 4
 
 
-def test_a_window_that_does_not_fit_alone_fails_its_document_only(engine_of: EngineOf) -> None:
-    engine = engine_of(lambda spec: FakeBackend(memory_tokens=40))
-    ticket = engine.submit(spec_of(), [(1, "word " * 30), (2, "word " * 60), (3, "word " * 30)])
-    assert ticket.wait(WAIT_S)
-    first, second, third = ticket.finished()
-    assert (first.status, third.status) == (Status.DONE, Status.DONE)
-    assert (second.status, second.reason_class) == (Status.FAILED, Reason.DOCUMENT)
-    assert "60 tokens does not fit" in (second.reason or "")
-
-
 def test_one_window_that_does_not_fit_fails_its_document_and_no_other(engine_of: EngineOf) -> None:
     backend = FakeBackend(memory_tokens=40, limit_tokens=50, budget=Budget(tokens=400, rows=8))
     engine = engine_of(lambda spec: backend)
@@ -102,26 +92,6 @@ def test_one_window_that_does_not_fit_fails_its_document_and_no_other(engine_of:
     later = engine.submit(spec_of(), texts[:12])
     assert later.wait(WAIT_S)
     assert all(outcome.status is Status.DONE for outcome in later.finished())
-
-
-def test_a_text_that_breaks_its_batch_and_one_that_does_not_fit_fail_alone(engine_of: EngineOf) -> None:
-    backend = FakeBackend(refuse("bad"), memory_tokens=40, budget=Budget(tokens=400, rows=8, spread=100))
-    ticket = engine_of(lambda spec: backend).submit(spec_of(), [(1, "good"), (2, "bad"), (3, "word " * 60)])
-    assert ticket.wait(WAIT_S)
-    good, bad, large = ticket.finished()
-    assert good.status is Status.DONE
-    assert "ValueError" in (bad.reason or "")
-    assert "60 tokens does not fit" in (large.reason or "")
-    assert {bad.reason_class, large.reason_class} == {Reason.DOCUMENT}
-
-
-def test_a_vector_that_is_not_finite_fails_its_document_only(engine_of: EngineOf) -> None:
-    ticket = engine_of(lambda spec: FakeBackend()).submit(spec_of(), [(1, "fine"), (2, "nan"), (3, "fine")])
-    assert ticket.wait(WAIT_S)
-    assert [outcome.status for outcome in ticket.finished()] == [Status.DONE, Status.FAILED, Status.DONE]
-    failed = ticket.finished()[1]
-    assert (failed.reason_class, failed.vector) == (Reason.MODEL, None)
-    assert "not finite" in (failed.reason or "")
 
 
 def test_an_error_on_one_text_fails_that_document_without_its_words(engine_of: EngineOf) -> None:
@@ -140,17 +110,6 @@ def test_an_error_on_every_text_is_the_models_fault(engine_of: EngineOf) -> None
     ticket = engine.submit(spec_of(), [(1, "one"), (2, "two")])
     assert ticket.wait(WAIT_S)
     assert [outcome.reason_class for outcome in ticket.finished()] == [Reason.MODEL, Reason.MODEL]
-
-
-def test_a_long_text_is_averaged_over_its_windows_by_tokens(engine_of: EngineOf) -> None:
-    engine = engine_of(lambda spec: FakeBackend(limit_tokens=10))
-    ticket = engine.submit(spec_of(), [(1, "word " * 25)])
-    assert ticket.wait(WAIT_S)
-    (outcome,) = ticket.finished()
-    assert "windowed" in outcome.flags
-    assert outcome.tokens_in == 25
-    vector = np.frombuffer(outcome.vector or b"", "<f4")
-    assert vector[0] == pytest.approx((10 * 10 + 10 * 10 + 5 * 5) / 25)
 
 
 def test_the_tail_of_one_ticket_shares_a_batch_with_the_head_of_the_next(engine_of: EngineOf) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,13 +36,6 @@ from tests.tasks.fakes import FakeBackend
 SPEC = Spec("embed", "minilm", "sha256:1", "float32", {"pooling": "cls", "windows": "all", "algorithm": 2})
 
 
-def test_a_query_has_everything_of_the_spec_but_that_it_keeps_no_windows() -> None:
-    spec = query_spec(SPEC)
-    assert (spec.kind, spec.model, spec.revision, spec.quality) == ("embed", "minilm", "sha256:1", "float32")
-    assert spec.params == {"pooling": "cls", "algorithm": 2, "side": "query"}
-    assert spec != SPEC
-
-
 @pytest.mark.parametrize(
     ("prompts", "default", "of_documents", "of_queries"),
     [
@@ -63,24 +55,6 @@ def test_a_query_gets_the_query_prompt_where_the_models_files_have_one(
     assert prompt(query_spec(SPEC), prompts, default) == of_queries
 
 
-@pytest.mark.parametrize(
-    ("params", "of_documents", "of_queries"),
-    [
-        ({"prompt_name": "document"}, "D: ", "Q: "),
-        ({"prompt_name": "sts"}, "Same? ", "Q: "),
-        ({"prompt": "{{passage}}: {text}"}, "{passage}: ", "Q: "),
-        ({"prompt": "{text}"}, "", "Q: "),
-    ],
-)
-def test_a_prompt_that_the_spec_names_or_has_comes_before_the_files(
-    params: dict[str, str], of_documents: str, of_queries: str
-) -> None:
-    named = {"query": "Q: ", "document": "D: ", "sts": "Same? "}
-    spec = replace(SPEC, params=params)
-    assert prompt(spec, named, "sts") == of_documents
-    assert prompt(query_spec(spec), named, "sts") == of_queries
-
-
 def test_a_search_gives_its_queries_another_prompt_or_names_one_and_documents_keep_theirs() -> None:
     named = {"query": "Q: ", "document": "D: ", "sts": "Same? "}
     for own, given in (("Ask: ", {"prompt": "Ask: {text}"}), ("Same? ", {"prompt_name": "sts"}), ("Q: ", {})):
@@ -91,11 +65,6 @@ def test_a_search_gives_its_queries_another_prompt_or_names_one_and_documents_ke
         prompt(query_spec(with_prompt(SPEC, None, "web")), named, None)
     with pytest.raises(BadOption, match="stands at the end"):
         with_prompt(SPEC, "{text}?", None)
-
-
-def test_a_prompt_by_name_that_the_files_lack_is_refused() -> None:
-    with pytest.raises(CannotServe, match="no prompt named passage; they have document, query"):
-        prompt(replace(SPEC, params={"prompt_name": "passage"}), {"query": "Q", "document": "D", "sts": ""}, None)
 
 
 def test_documents_get_the_prompt_that_encode_document_gives_them(
@@ -155,22 +124,6 @@ def test_vectors_of_queries_are_those_of_sentence_transformers(
     assert not np.allclose(found, as_documents, atol=1e-2)
 
 
-def test_a_query_longer_than_the_window_is_the_mean_of_its_windows(bench: Bench, descriptions: list[str]) -> None:
-    text = "\n\n".join(descriptions[:12])
-    spec = bench.spec("embed", "minilm")
-    [outcome] = bench.run(spec, [text])
-    assert outcome.flags == ("windowed",)
-    keeping = bench.spec("embed", "minilm", windows="all")
-    for one in (spec, keeping):
-        assert np.allclose(_vectors(bench, one, [text])[0], np.frombuffer(outcome.vector or b"", "<f4"), atol=1e-5)
-
-
-def test_a_blank_query_has_a_reason_and_the_others_a_vector(bench: Bench) -> None:
-    blank, other = embed(bench.engine, bench.spec("embed", "minilm"), [" \n", "a shell"])
-    assert blank == Failure("The text is blank.", Reason.DOCUMENT)
-    assert isinstance(other, Vector)
-
-
 def test_a_model_that_cannot_be_opened_and_an_engine_that_was_stopped_are_errors(
     engine_of: EngineOf, bench: Bench
 ) -> None:
@@ -207,17 +160,6 @@ def test_passages_are_whole_sentences_and_leave_none_out() -> None:
         assert text[start:end].startswith(("The forest", "A steam"))
 
 
-def test_passages_of_a_stretch_have_their_places_in_the_text() -> None:
-    text = FOREST * 20 + ENGINE * 20
-    spans = cut_passages(text, (len(FOREST) * 20, len(text)))
-    assert spans[0][0] == len(FOREST) * 20
-    assert all(FOREST.strip() not in text[start:end] for start, end in spans)
-
-
-def test_white_space_has_no_passages() -> None:
-    assert cut_passages(" \n ") == []
-
-
 def test_of_a_long_document_the_passages_with_rare_words_of_the_query_and_some_of_every_part_are_compared() -> None:
     text = (FOREST * 200) + ENGINE + (FOREST * 200)
     spans = cut_passages(text)
@@ -235,16 +177,6 @@ def test_a_rare_word_of_the_query_counts_for_more_than_two_that_are_everywhere()
     spans = cut_passages(text)
     chosen = propose_passages(text, spans, "the forest WHEEL")
     assert any("Wheel" in text[start:end] for start, end in chosen)
-
-
-def test_without_a_word_of_the_query_the_passages_of_every_part_are_compared() -> None:
-    text = FOREST * 400
-    spans = cut_passages(text)
-    chosen = propose_passages(text, spans, "quick")
-    places = [spans.index(span) for span in chosen]
-    assert len(places) == COMPARED
-    steps = {later - sooner for sooner, later in pairwise(places)}
-    assert max(steps) - min(steps) <= 1
 
 
 def embed_by_words(_: object, texts: Sequence[str]) -> list[Vector | Failure]:

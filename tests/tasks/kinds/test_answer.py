@@ -142,14 +142,6 @@ def test_a_question_that_is_empty_or_leaves_no_room_fails_its_document_with_the_
         recipe(spec("{meta.q}"), limit=20).cut([content], Beside("", 20))
 
 
-def test_an_answer_at_the_border_of_two_windows_is_whole_in_one_of_them() -> None:
-    asked = recipe(spec("Who ?", max_answer_tokens=4), limit=10)
-    (windows,) = asked.cut([" ".join(f"w{number}" for number in range(60))], Beside("", 10))
-    places = [window.encoded.places for window in windows if window.encoded is not None and window.encoded.places]
-    for first in range(57):
-        assert any(one.first <= first and first + 4 <= one.first + len(one) for one in places)
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_score_that_is_not_finite_fails_the_document_as_the_models_fault(bad: float) -> None:
     asked = recipe(spec("Who ?"))
@@ -176,21 +168,6 @@ def test_answers_that_a_backend_finds_are_moved_to_their_window() -> None:
     windows = [Window(0, 4, Encoded(1, "abc "), part=True), Window(4, 7, Encoded(1, "def"), part=True)]
     found = data(join(asked, "abc def", windows, [Spans(()), Spans((Span("x", 1, 3, 0.5),))]))
     assert (found["answer_1"], found["answer_2"], found["answer_2_score"]) == ("ef", "ef", 0.5)
-
-
-def test_tables_have_the_columns_of_each_question() -> None:
-    found = RECORD.columns(spec({"who": "Who?", "status": "How is it?"}).params)
-    assert [column.of_step("facts").name for column in found] == [
-        *("facts_data_status", "facts_status_no_answer", "facts_status_score", "facts_status_spans"),
-        *("facts_who", "facts_who_no_answer", "facts_who_score", "facts_who_spans"),
-    ]
-
-
-def test_defaults_that_are_written_out_make_the_same_spec() -> None:
-    spelt = spec("Who?", max_answer_tokens=30, no_answer_threshold=0.0, always_answer=False)
-    assert spelt == spec("Who?")
-    assert {*spelt.params} == {"algorithm", "question", "properties"}
-    assert spec("Who?", top_k=2).params["top_k"] == 2
 
 
 def test_options_that_are_missing_or_contradict_are_refused() -> None:

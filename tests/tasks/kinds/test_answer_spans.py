@@ -89,20 +89,6 @@ def test_the_answers_are_the_best_of_all_spans_that_are_scored_by_hand(case: Cas
         assert math.fsum([found.no_answer, *(one.score for one in found.spans)]) <= 1 + 1e-9
 
 
-@given(cases(), st.integers(1, 8), st.integers(1, 40))
-def test_answers_are_different_parts_of_the_text_in_the_order_of_their_scores(
-    case: Case, longest: int, count: int
-) -> None:
-    spans = best_answers(case.text, case.windows, longest=longest, count=count).spans
-    assert len({(one.start, one.end) for one in spans}) == len(spans) <= count
-    assert [one.score for one in spans] == sorted((one.score for one in spans), reverse=True)
-    for one in spans:
-        words = case.text[one.start : one.end]
-        assert words
-        assert words == words.strip()
-        assert 0 <= one.start < one.end <= len(case.text)
-
-
 @given(cases(), st.integers(1, 8))
 def test_windows_that_score_a_token_alike_give_the_answers_of_the_whole_text(case: Case, longest: int) -> None:
     numbers = np.random.default_rng(len(case.text))

@@ -14,7 +14,6 @@ from docmill.tasks.kinds import KINDS
 from docmill.tasks.kinds.base import MEASURES, Computed, Measure, Traits
 from docmill.tasks.kinds.classify import Classify, Combination, Entailment
 from docmill.tasks.kinds.generate import Generate
-from docmill.tasks.kinds.summarize import Summarize
 from docmill.tasks.kinds.translate import Translate
 from docmill.tasks.outputs import Generated, Head, Labels, Likelihood, Output, Scale, Several, Span, Spans
 from docmill.tasks.specs.plan import build_spec
@@ -43,11 +42,6 @@ def test_a_text_has_the_mean_of_the_tokens_of_all_windows_and_their_least(recipe
     assert found.least_logprob == -1.5
 
 
-def test_a_summary_of_summaries_has_the_confidence_of_its_last_round() -> None:
-    found = joined(Summarize(), [text(-2.0, -1.5, 4)])
-    assert (found.mean_logprob, found.least_logprob) == (-0.5, -1.5)
-
-
 def test_of_several_texts_the_first_one_counts() -> None:
     several = Several((text(-2.0, -1.5, 4), text(-8.0, -4.0, 4)))
     assert joined(Generate(2), [several, several]).mean_logprob == -0.5
@@ -56,11 +50,6 @@ def test_of_several_texts_the_first_one_counts() -> None:
 def test_a_window_whose_probabilities_are_not_known_leaves_the_whole_unknown() -> None:
     found = joined(Generate(), [text(-2.0, -1.5), text(None)])
     assert (found.confidence, found.mean_logprob, found.least_logprob) == (None, None, None)
-
-
-def test_a_sum_without_a_least_gives_the_mean_alone() -> None:
-    found = joined(Generate(), [text(-2.0), text(-1.0)])
-    assert (found.mean_logprob, found.least_logprob) == (-0.75, None)
 
 
 def test_labels_have_the_margin_between_the_best_and_the_second_whichever_are_kept() -> None:

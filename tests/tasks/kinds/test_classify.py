@@ -11,16 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from docmill.storage.core.specs import Outcome, Reason, Status
-from docmill.storage.outputs.output_types import LABELS
-from docmill.tasks import kinds
 from docmill.tasks.kinds.base import Computed
 from docmill.tasks.kinds.classify import CONTRADICTION, ENTAILMENT, Classify, Combination, Entailment
 from docmill.tasks.outputs import Labels
-from docmill.tasks.specs.pinning import Pinned
-from docmill.tasks.specs.plan import build_spec
 from docmill.tasks.windows.windows import Coder, Encoded, Window
-
-PINNED = Pinned("model", "0" * 40)
 
 
 def join(recipe: Classify, windows: list[dict[str, float]], tokens: list[int]) -> Outcome:
@@ -60,20 +54,6 @@ def test_a_score_that_is_not_finite_fails_the_document_as_the_models_fault(bad: 
 
 
 SCORES = st.lists(st.floats(0, 1), min_size=3, max_size=3).map(lambda row: dict(zip("abc", row, strict=True)))
-WINDOWS = st.lists(st.tuples(SCORES, st.integers(1, 500)), min_size=1, max_size=8)
-
-
-@given(WINDOWS, st.booleans())
-def test_a_combined_score_lies_between_those_of_the_windows(
-    windows: list[tuple[dict[str, float], int]], take_max: bool
-) -> None:
-    given_scores = [one for one, _ in windows]
-    outcome = join(Classify(Combination(take_max)), given_scores, [tokens for _, tokens in windows])
-    for label, score in scores(outcome).items():
-        row = [one[label] for one in given_scores]
-        assert min(row) - 1e-12 <= score <= max(row) + 1e-12
-        assert score == max(row) or not take_max
-    assert LABELS.problem(outcome) is None
 
 
 @given(SCORES, st.integers(1, 500), st.booleans())
@@ -83,17 +63,6 @@ def test_a_text_of_one_window_has_the_scores_of_the_window(
     outcome = join(Classify(Combination(take_max)), [window], [tokens])
     assert scores(outcome) == window
     assert outcome.flags == ()
-
-
-def test_a_default_that_is_written_out_makes_the_same_spec() -> None:
-    plain = build_spec("classify", PINNED, kinds.options("classify"), {})
-    spelt = build_spec(
-        "classify", PINNED, kinds.options("classify", aggregate="mean", multi_label=False, top_k=0), {}
-    )
-    assert plain == spelt
-    assert plain.params == {"algorithm": 2}
-    other = build_spec("classify", PINNED, kinds.options("classify", aggregate="max", multi_label=True, top_k=3), {})
-    assert other.params == {"algorithm": 2, "aggregate": "max", "multi_label": True, "top_k": 3}
 
 
 SENTENCES = {"sports": "It is about sports.", "the economy": "It is about money and trade in all of the world."}

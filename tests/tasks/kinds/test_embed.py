@@ -40,13 +40,8 @@ def test_all_windows_are_kept_as_they_are_with_their_places() -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("keep_all", [False, True])
-@pytest.mark.parametrize("windows", [1, 3])
-def test_a_number_that_is_not_finite_fails_the_document_as_the_models_fault(
-    bad: float, keep_all: bool, windows: int
-) -> None:
-    rows = [[1.0, 2.0]] * (windows - 1) + [[1.0, bad]]
-    outcome = join(Embed(normalize=True, keep_all=keep_all), rows, [5] * windows)
+def test_a_number_that_is_not_finite_fails_the_document_as_the_models_fault(bad: float) -> None:
+    outcome = join(Embed(normalize=True, keep_all=False), [[1.0, 2.0], [1.0, bad]], [5, 5])
     assert (outcome.status, outcome.reason_class) == (Status.FAILED, Reason.MODEL)
     assert (outcome.vector, outcome.data, outcome.flags) == (None, None, ())
     assert "not finite" in (outcome.reason or "")
@@ -57,12 +52,11 @@ def test_large_numbers_whose_sum_would_not_be_finite_have_a_mean() -> None:
     assert np.frombuffer(outcome.vector or b"", "<f4") == pytest.approx([3e38, 1])
 
 
-@pytest.mark.parametrize("windows", ["mean", "all"])
 def test_a_word_of_which_a_real_model_makes_no_number_fails_its_documents_only(
-    bench: Bench, descriptions: list[str], tmp_path: Path, windows: str
+    bench: Bench, descriptions: list[str], tmp_path: Path
 ) -> None:
     folder = architectures.bert(tmp_path / "bert", descriptions[:40])
-    spec = bench.spec("embed", str(folder), windows=windows)
+    spec = bench.spec("embed", str(folder))
     texts = [*descriptions[:10], "package " * 300]
     healthy = bench.run(spec, texts)
     broken = Path(shutil.copytree(folder, tmp_path / "broken"))
@@ -71,7 +65,7 @@ def test_a_word_of_which_a_real_model_makes_no_number_fails_its_documents_only(
     weights = load_file(broken / "model.safetensors")
     weights["embeddings.word_embeddings.weight"][word] = np.nan
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    outcomes = bench.run(bench.spec("embed", str(broken), windows=windows), texts)
+    outcomes = bench.run(bench.spec("embed", str(broken)), texts)
     hit = [word in tokenizer(text)["input_ids"] for text in texts]
     assert 0 < sum(hit) < len(texts)
     for outcome, before, is_hit in zip(outcomes, healthy, hit, strict=True):

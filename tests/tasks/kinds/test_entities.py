@@ -16,16 +16,12 @@ from transformers.pipelines.token_classification import AggregationStrategy
 
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.outputs.output_types import SPANS
-from docmill.tasks import kinds
 from docmill.tasks.kinds.base import Computed
 from docmill.tasks.kinds.entities import Entities, entities
 from docmill.tasks.outputs import Output, Span, Spans, TokenScores
-from docmill.tasks.specs.pinning import Pinned
-from docmill.tasks.specs.plan import build_spec
 from docmill.tasks.windows.windows import Encoded, Places, Window, cut_overlapping
 from tests.tasks.windows.test_windows import Letters
 
-PINNED = Pinned("model", "0" * 40)
 LABELS = ("O", "B-UP", "I-UP")
 
 
@@ -87,15 +83,6 @@ def test_a_text_without_tokens_has_no_entities() -> None:
     nothing = Places(1, array("i"), array("i"), array("b"))
     window = Window(0, 1, Encoded(2, {"input_ids": [1, 2]}, places=nothing))
     assert found(join("\u200b", [window], [TokenScores(LABELS, np.zeros((0, 3), np.float32))])) == []
-
-
-def test_a_default_that_is_written_out_makes_the_same_spec() -> None:
-    plain = build_spec("entities", PINNED, kinds.options("entities"), {})
-    spelt = build_spec("entities", PINNED, kinds.options("entities", aggregation="simple"), {})
-    assert plain == spelt
-    assert plain.params == {"algorithm": 2}
-    other = build_spec("entities", PINNED, kinds.options("entities", aggregation="max"), {})
-    assert other.params == {"algorithm": 2, "aggregation": "max"}
 
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC", "geo-thing", "I-O")

@@ -8,13 +8,13 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.storage.json_values import Json
 from docmill.tasks import kinds
-from docmill.tasks.errors import BadOption, ModelUnsuitable
+from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.base import Computed
 from docmill.tasks.kinds.extract import Places, citations, normalized
 from docmill.tasks.outputs import Generated, Output
@@ -75,11 +75,6 @@ def test_a_text_without_a_valid_record_fails_with_the_reason(output: Output, rea
     assert re.match(reason, str(outcome.reason))
 
 
-def test_a_prompt_over_metadata_gives_a_record_too() -> None:
-    spec = spec_of(prompt="{meta.title}: {text}")
-    assert joined(Generated('{"title":"a"}', 9), spec=spec).data == {"data": {"title": "a"}}
-
-
 def test_cited_values_have_their_places_in_the_whole_text() -> None:
     spec = spec_of(cite=True)
     recipe = kinds.recipe(spec, kinds.Traits())
@@ -108,22 +103,6 @@ def test_the_schema_and_not_its_layout_makes_the_spec() -> None:
     assert spec_of().params["grammar"] == 1
 
 
-def test_a_schema_is_needed() -> None:
-    with pytest.raises(BadOption, match="extract needs --schema, a file with the JSON Schema of the records"):
-        build_spec("extract", PINNED, kinds.options("extract"), {})
-
-
-def test_a_schema_that_cannot_be_kept_is_refused_as_an_option() -> None:
-    with pytest.raises(BadOption, match=r"--schema cannot be kept at #/properties/a: it allows any value; give"):
-        kinds.options("extract", json_schema={"type": "object", "properties": {"a": {}}})
-
-
-@pytest.mark.parametrize("config", [{"model_type": "t5"}, {"model_type": "bert"}])
-def test_a_model_that_is_not_decoder_only_is_refused(config: dict[str, Any]) -> None:
-    with pytest.raises(ModelUnsuitable, match="extract needs a decoder-only model; model is "):
-        build_spec("extract", PINNED, kinds.options("extract", json_schema=SCHEMA), config)
-
-
 TEXT = "Größe: 1,234.50 EUR.\nThe  Art of\n Computing (3rd ed., −5 °C), cat, a."
 
 
@@ -150,10 +129,6 @@ TEXT = "Größe: 1,234.50 EUR.\nThe  Art of\n Computing (3rd ed., −5 °C), cat
 def test_a_value_is_cited_where_it_stands(value: str | float, cited: str | None) -> None:
     found = Places(TEXT).of(value)
     assert (None if found is None else TEXT[slice(*found)]) == cited
-
-
-def test_a_word_counts_before_the_same_letters_in_a_longer_word() -> None:
-    assert Places("art, foil, oils, oil").of("oil") == (17, 20)
 
 
 def test_a_value_is_not_cited_where_it_has_half_of_what_a_character_stands_for() -> None:
@@ -189,30 +164,3 @@ def test_the_text_in_a_range_is_the_value(text: str, value: Any) -> None:
         assert holds(text, value, *found)
     elif isinstance(value, str):
         assert not value.strip() or value not in text
-
-
-@given(st.text(max_size=30), st.data())
-def test_every_stretch_of_a_text_is_found_in_it(text: str, data: st.DataObject) -> None:
-    start = data.draw(st.integers(0, len(text)))
-    stretch = text[start : data.draw(st.integers(start, len(text)))]
-    assume(stretch.strip())
-    found = Places(text).of(stretch)
-    assert found is not None
-    assert text[slice(*found)] == stretch
-
-
-@given(st.text("ab \n", min_size=1, max_size=20), st.text("ab \n", max_size=10))
-def test_other_white_space_and_case_are_found_too(words: str, around: str) -> None:
-    assume(words.strip())
-    text = f"{around} {words.strip().upper()} {around}"
-    found = Places(text).of(" ".join(words.split()))
-    assert found is not None
-    assert holds(text, words, *found)
-
-
-@given(st.integers(-(10**9), 10**9))
-def test_numbers_with_commas_between_thousands_are_found(value: int) -> None:
-    text = f"It is {value:,}, or so."
-    found = Places(text).of(value)
-    assert found is not None
-    assert holds(text, value, *found)

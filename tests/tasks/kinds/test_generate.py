@@ -92,7 +92,7 @@ def test_a_schema_of_generate_is_for_decoders_and_ends_the_output() -> None:
 PROMPT = "Of {meta.section}:\n{text}\nIn other words:"
 
 
-@pytest.fixture(scope="module", params=["gpt2", "llama"])
+@pytest.fixture(scope="module", params=["gpt2", pytest.param("llama", marks=pytest.mark.long)])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, descriptions: list[str]) -> Path:
     make = {"gpt2": decoders.gpt2, "llama": decoders.llama}[request.param]
     return make(tmp_path_factory.mktemp("rendered") / request.param, descriptions[:40])

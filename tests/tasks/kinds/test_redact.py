@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docmill.storage.core.specs import Outcome, Reason, Status
+from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.outputs.output_types import REDACTED
 from docmill.tasks import kinds
 from docmill.tasks.engine.backend_factory import open_backend
@@ -80,10 +80,6 @@ def test_a_text_in_several_windows_is_redacted_once_and_in_whole_words() -> None
     assert LABELS[1] == "B-UP"
 
 
-def test_a_name_that_the_model_finds_in_part_is_replaced_to_the_end_of_its_word() -> None:
-    assert redacted("met Anderson.", [Spans((Span("PER", 4, 9, 1.0),))]).text == "met [PER]."
-
-
 def test_a_worker_with_other_patterns_does_not_open_the_spec() -> None:
     spec = build_spec("redact", PATTERNS, kinds.options("redact"), {})
     other = replace(spec, params={**spec.params, "patterns_version": 99})
@@ -99,37 +95,16 @@ def test_only_the_asked_patterns_and_labels_count() -> None:
     assert redacted(text, pattern=("ip",)).text == f"Ana in Rome: {MAIL}, [IP]"
 
 
-def test_masks_keep_every_place_and_pseudonyms_are_the_same_in_every_document() -> None:
-    assert redacted(f"x {MAIL} y", replace="mask").text == f"x {'*' * len(MAIL)} y"
-    one, two = (redacted(text, replace="hash", salt="a secret text").text for text in (MAIL, f"({MAIL.upper()})"))
-    assert one is not None
-    assert two == f"({one})"
-    assert one.startswith("[EMAIL-")
-
-
-def test_a_model_whose_scores_are_not_finite_fails_the_document() -> None:
-    windows = kinds.recipe(build_spec("redact", MODEL, kinds.options("redact"), {}), Traits()).cut(
-        ["ab CD"], Letters(16)
-    )[0]
-    output = scores(windows[0], "ab CD")
-    output.scores[0, 0] = float("nan")
-    failed = redacted("ab CD", [output], windows)
-    assert (failed.status, failed.reason_class, failed.text) == (Status.FAILED, Reason.MODEL, None)
-
-
 @pytest.mark.parametrize(
     ("pinned", "given", "message"),
     [
         (PATTERNS, {"pattern": ("emial",)}, "--pattern must be email, .*, not 'emial'; did you mean email"),
-        (PATTERNS, {"region": ("Germany",)}, "--region must be the two letters of a country"),
         (PATTERNS, {"region": ("XX",)}, "--region must be the two letters of a country"),
         (PATTERNS, {"region": ("DE",), "pattern": ("ip",)}, "--region is for telephone numbers"),
         (PATTERNS, {"replace": "hash"}, "--replace hash needs --salt"),
         (PATTERNS, {"salt": "a secret text"}, "--salt is for the pseudonyms"),
         (PATTERNS, {"replace": "hash", "salt": "short"}, "--salt must have at least 8 characters."),
-        (PATTERNS, {"replace": "hash", "salt": ""}, "--salt is empty; fill it in or leave it out."),
         (PATTERNS, {"entity": ("PER",)}, "--entity is for the labels of a model"),
-        (PATTERNS, {"aggregation": "max"}, "--aggregation is for the labels of a model"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(pinned: Pinned, given: dict[str, Any], message: str) -> None:
@@ -151,14 +126,6 @@ def test_a_label_is_found_whatever_its_capitals(written: str) -> None:
 def test_a_label_that_the_model_does_not_have_is_refused() -> None:
     with pytest.raises(BadOption, match=r"has no label 'PER': --entity must be one of LOC, package\."):
         build_spec("redact", MODEL, kinds.options("redact", entity=("package", "PER")), LABELLED)
-
-
-def test_defaults_that_are_written_out_make_the_same_spec() -> None:
-    plain = build_spec("redact", MODEL, kinds.options("redact"), {})
-    written = build_spec("redact", MODEL, kinds.options("redact", replace="tag", aggregation="simple"), {})
-    assert plain == written
-    regions = [kinds.options("redact", region=one) for one in (("de", "US"), ("US", "DE", "de"))]
-    assert regions[0] == regions[1]
 
 
 def test_the_model_of_patterns_does_no_other_kind_of_task() -> None:
@@ -217,17 +184,6 @@ def test_joined_findings_do_not_overlap_and_have_the_label_of_the_longest(given_
         assert (one.label, one.score) in {
             (each.label, each.score) for each in members if each.end - each.start == most
         }
-
-
-def test_a_name_inside_an_address_is_part_of_the_address() -> None:
-    text = "ana@example.org"
-    findings = [Span("PER", 0, 3, 0.9), Span("EMAIL", 0, 15, 1.0)]
-    assert replace_parts(text, findings, replacement_by("tag"))[0] == "[EMAIL]"
-
-
-def test_findings_that_overlap_in_part_leave_nothing_of_either() -> None:
-    findings = [Span("PER", 0, 6, 0.9), Span("EMAIL", 4, 8, 1.0)]
-    assert replace_parts("abcdefgh.", findings, replacement_by("tag"))[0] == "[PER]."
 
 
 def test_a_pseudonym_is_the_same_for_the_same_name_and_another_with_another_salt() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -72,9 +71,7 @@ def test_languages_are_found_for_the_document_and_its_sentences_are_translated()
     assert [TWO[one.start : one.end] for one in windows] == [f"{one.strip('.')}." for one in TWO.split(". ")]
 
 
-@pytest.mark.parametrize("backend", ["transformers", "ctranslate2"])
-def test_each_sentence_is_translated_as_if_it_stood_alone(benches: Callable[[str], Bench], backend: str) -> None:
-    bench = benches(backend)
+def test_each_sentence_is_translated_as_if_it_stood_alone(bench: Bench) -> None:
     units = ("paragraph", "sentence")
     whole, sentences = (bench.spec("translate", "marian-ddtp", unit=unit, beams=1) for unit in units)
     alone = bench.run(whole, [f"{one.strip('.')}." for one in TWO.split(". ")])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,15 +77,6 @@ def test_what_sentence_transformers_saved_is_told_apart_and_refused(
         pinning.require("embed", checked.pinned, models_dir=None)
 
 
-@pytest.mark.parametrize("kind", SAVED)
-def test_files_of_earlier_releases_without_a_type_are_told_apart_too(kind: Sort, bert: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "saved"
-    with quiet():
-        SAVED[kind](bert, folder)
-    (folder / "config_sentence_transformers.json").unlink()
-    assert sort(Description.of_folder(folder)) is kind
-
-
 def test_models_without_any_of_these_files_are_told_by_their_config() -> None:
     pairs = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
     assert sort(Description(pairs)) is Sort.PAIRS
@@ -145,19 +135,6 @@ def test_hybrids_are_told_by_their_layers() -> None:
     assert kinds.kind("generate").suits(gemma)
 
 
-def test_a_copy_without_its_config_of_modules_is_still_no_dense_model(bert: Path, tmp_path: Path) -> None:
-    """Of a cross-encoder, that is: its head gives one number."""
-    with quiet():
-        reranker(bert, tmp_path / "saved")
-    bare = Path(shutil.copytree(tmp_path / "saved", tmp_path / "bare"))
-    for name in ("modules.json", "config_sentence_transformers.json"):
-        (bare / name).unlink(missing_ok=True)
-    config = json.loads((bare / "config.json").read_text())
-    config.pop("sentence_transformers", None)
-    (bare / "config.json").write_text(json.dumps(config))
-    assert sort(Description.of_folder(bare)) is Sort.PAIRS
-
-
 SPANISH = Direction(("es",), ("en",))
 
 
@@ -214,30 +191,11 @@ def test_the_shipped_model_reads_french_and_spanish(tmp_path: Path) -> None:
         build_spec("translate", pinned, kinds.options("translate", source_lang="es", target_lang="fr"), {})
 
 
-def test_a_hub_models_name_is_enough_to_refuse() -> None:
-    with pytest.raises(BadOption, match="--from fr: some/model translates from Spanish into English"):
-        spec_with(families.direction_of_name("Helsinki-NLP/opus-mt-es-en"), source_lang="fr")
-
-
 def test_where_nothing_is_known_nothing_is_refused() -> None:
     spec_with(UNKNOWN, source_lang="de", target_lang="fr")
     spec_with(Direction((), ("en",)), source_lang="de")
     spec_with(SPANISH)
     spec_with(Direction(("en",), ("no",)), source_lang="en", target_lang="nb")
-
-
-@pytest.mark.parametrize(
-    "named", [{}, {"source_lang": "es"}, {"target_lang": "en"}, {"source_lang": "es", "target_lang": "en"}], ids=str
-)
-def test_naming_the_only_pair_of_a_model_makes_the_same_spec(named: dict[str, str]) -> None:
-    spec = Spec(
-        "translate",
-        "some/model",
-        "0" * 40,
-        "native",
-        {"source_lang": "es", "target_lang": "en", "algorithm": ALGORITHM},
-    )
-    assert spec_with(SPANISH, **named).sha256 == spec.sha256
 
 
 @pytest.mark.parametrize(

@@ -91,18 +91,6 @@ def test_an_adapter_is_refused_since_nothing_merges_it_into_a_gliner_model() -> 
         build_spec("entities", adapted, given, config())
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 1.1])
-def test_a_threshold_is_a_probability(threshold: float) -> None:
-    with pytest.raises(BadOption, match="--threshold must be"):
-        kinds.options("entities", threshold=threshold)
-
-
-@pytest.mark.parametrize("kind", [kind for kind in kinds.NAMES if kind != "entities"])
-def test_other_kinds_of_tasks_refuse_gliner_models(kind: str) -> None:
-    with pytest.raises(ModelUnsuitable, match=f"{kind} needs"):
-        kinds.kind(kind).require(config(), "gliner-small")
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

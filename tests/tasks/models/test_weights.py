@@ -112,20 +112,6 @@ def test_a_model_without_a_tokenizer_is_refused_and_any_kind_of_vocabulary_will_
     require_whole(folder)
 
 
-def test_a_config_may_hold_numbers_that_only_python_writes(copied: Path, tmp_path: Path) -> None:
-    config = json.loads((copied / "config.json").read_text())
-    (copied / "config.json").write_text(json.dumps({**config, "time_step_limit": float("inf")}))
-    pinned = pinning.pin(str(copied), models_dir=None, cache_dir=tmp_path / "cache")
-    assert pinning.read_config(pinned, models_dir=None)["model_type"] == "marian"
-
-
-def test_bytes_need_no_vocabulary(bert: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(bert, tmp_path / "byt5"))
-    (folder / "tokenizer.json").unlink()
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "ByT5Tokenizer"}))
-    require_whole(folder)
-
-
 @pytest.mark.parametrize(("kind", "refused"), [("Transformer", True), ("StaticEmbedding", False)])
 def test_the_tokenizer_of_a_sentence_transformer_lies_with_its_first_module(
     bert: Path, tmp_path: Path, kind: str, refused: bool

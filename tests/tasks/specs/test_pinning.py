@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import BertConfig, BertForSequenceClassification
 
 from docmill.storage.core.specs import Spec
 from docmill.tasks import errors, kinds
@@ -82,23 +81,12 @@ def test_large_files_are_hashed_once(copied: Path, tmp_path: Path, monkeypatch: 
     assert pin(str(copied), tmp_path) == before
 
 
-def test_another_revision_than_the_files_have_is_refused(copied: Path, tmp_path: Path) -> None:
-    with pytest.raises(errors.ModelCorrupt):
-        pin(str(copied), tmp_path, revision="sha256:00")
-
-
 @pytest.mark.parametrize(
     "name", ["./missing", "model.gguf", "/no/such/folder", "package:no_such_package/model", "a b"]
 )
 def test_a_model_that_is_nowhere_is_not_found(name: str, tmp_path: Path) -> None:
     with pytest.raises(errors.ModelNotFound):
         pin(name, tmp_path)
-
-
-def test_a_folder_without_weights_is_not_a_model(copied: Path, tmp_path: Path) -> None:
-    (copied / "model.safetensors").unlink()
-    with pytest.raises(errors.ModelNotFound, match="no weights"):
-        pin(str(copied), tmp_path)
 
 
 def test_only_files_that_can_change_an_output_matter() -> None:
@@ -152,17 +140,6 @@ def test_an_adapter_is_named_as_one_with_its_base(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").write_bytes(b"")
     with pytest.raises(ModelNotFound, match=r"is an adapter of some/base.*with --adapter"):
         pinning.pin(str(tmp_path), models_dir=None, cache_dir=tmp_path / "cache")
-
-
-def test_a_classifiers_head_is_named_where_its_encoder_embeds(tmp_path: Path) -> None:
-    config = BertConfig(
-        vocab_size=60, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    BertForSequenceClassification(config).save_pretrained(tmp_path / "model")
-    (tmp_path / "model" / "tokenizer.json").write_text("{}")
-    found = pinning.check(str(tmp_path / "model"), models_dir=None, cache_dir=tmp_path / "cache")
-    assert found.kinds == ("summarize", "embed", "classify")
-    assert found.head == "sequence classification"
 
 
 PROGRAM = """
@@ -271,12 +248,6 @@ def test_what_is_no_tokenizer_is_refused_with_what_to_do(tmp_path: Path) -> None
         pinning.with_tokenizer(local, str(MINILM), models_dir=None, cache_dir=tmp_path)
     with pytest.raises(BadOption, match="--tokenizer is for one model on a server"):
         build_spec("embed", replace(SERVED), kinds.options("embed", tokenizer="x"), {}, None)
-
-
-def test_a_spec_without_a_tokenizer_is_what_it_was(tmp_path: Path) -> None:
-    spec = build_spec("embed", SERVED, kinds.options("embed"), {}, None)
-    assert not {pinning.TOKENIZER, pinning.TOKENIZER_REVISION} & spec.params.keys()
-    assert pinning.locate_tokenizer(spec, models_dir=None, cache_dir=tmp_path) is None
 
 
 TOKENIZERS_PROGRAM = """

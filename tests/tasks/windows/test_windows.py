@@ -112,10 +112,9 @@ def whole_split(text: str, limit: int) -> list[tuple[int, int]]:
     return spans
 
 
-@pytest.mark.parametrize("limit", [16, 33, 64])
-@pytest.mark.parametrize("seed", range(4))
-def test_blocks_of_a_long_text_are_cut_as_the_whole_would_be(limit: int, seed: int) -> None:
-    words = Random(seed).choices(["word", "a", "naïve", "one.", "Two!", "more\n", "end.\n\n"], k=1500)
+@pytest.mark.parametrize("limit", [16, 33])
+def test_blocks_of_a_long_text_are_cut_as_the_whole_would_be(limit: int) -> None:
+    words = Random(limit).choices(["word", "a", "naïve", "one.", "Two!", "more\n", "end.\n\n"], k=1500)
     text = " ".join(words)
     assert split(text, len, limit) == whole_split(text, limit)
 
@@ -160,11 +159,6 @@ def split_texts(text: str, limit: int) -> list[str]:
 )
 def test_paragraphs_and_items_are_found(text: str, expected: list[str]) -> None:
     assert [text[section.start : section.end] for section in paragraphs(text)] == expected
-
-
-def test_a_stretch_without_words_is_copied() -> None:
-    text = "Before\n\n.....\n\nAfter"
-    assert [section.verbatim for section in paragraphs(text)] == [False, True, False]
 
 
 def test_a_wrapped_line_reaches_the_model_as_one_line() -> None:
@@ -260,13 +254,6 @@ def test_the_tokens_of_the_windows_are_those_of_the_text(text: str, limit: int, 
     assert [window.part for window in windows] == [len(windows) > 1] * len(windows)
 
 
-def test_a_text_that_fits_is_one_window_as_the_coder_gives_it() -> None:
-    assert cut_overlapping(["ab c", "d"], Letters(10)) == [
-        [Window(0, 4, letters("ab c"))],
-        [Window(0, 1, letters("d"))],
-    ]
-
-
 def test_a_text_longer_than_a_block_is_tokenised_in_pieces_that_begin_with_white_space(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -323,13 +310,6 @@ def test_stretches_hold_every_word_and_keep_to_both_limits(
         assert sum(tokens[first:end]) <= room or end - first == 1
 
 
-@given(st.integers(20, 200), st.integers(4, 30))
-def test_stretches_of_like_words_overlap_by_a_quarter(n_words: int, most_words: int) -> None:
-    found = stretches_of_words([1] * n_words, most_words, 10_000, 1)
-    for (_, end), (first, _) in pairwise(found):
-        assert end - first >= most_words // 4
-
-
 def test_a_text_that_fits_is_one_window_with_the_white_space_at_its_ends() -> None:
     texts = ["  one two ", "", "\n \t"]
     assert cut_at_words(texts, reader()) == [
@@ -351,12 +331,6 @@ def test_windows_of_a_long_text_are_whole_words_at_their_places() -> None:
         assert window.encoded.tokens <= 20
 
 
-def test_a_word_that_is_longer_than_a_window_is_a_window_of_its_own() -> None:
-    (windows,) = cut_at_words(["one " + "x" * 100 + " two"], reader())
-    assert [window.end - window.start for window in windows] == [3, 100, 3]
-    assert all(window.encoded is not None and window.encoded.tokens <= 20 for window in windows)
-
-
 WINDOWS = [Window(0, 40, None), Window(20, 60, None), Window(50, 90, None)]
 
 
@@ -375,8 +349,3 @@ def test_a_span_counts_in_the_window_with_the_better_context_only() -> None:
 def test_of_spans_from_two_windows_that_overlap_the_best_stays() -> None:
     one, other = ("a", 27, 31, 0.7), ("b", 30, 33, 0.9)
     assert decided(WINDOWS, [[one], [other], []]) == [other]
-
-
-def test_the_spans_of_a_single_window_stay_as_they_were_found() -> None:
-    spans = [("a", 1, 4, 0.4), ("b", 4, 6, 0.9)]
-    assert sorted(decided([WINDOWS[0]], [spans])) == spans
