@@ -1,22 +1,29 @@
-"""Consoles and progress bars, by rich, which takes a while to load."""
+"""Consoles, progress bars and tables, by rich, which takes a while to load."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, TextIO, cast
+from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from docmill.worker import logs
-from docmill.worker.formatting import printable
+from docmill.worker.formatting import printable, shorten
 from docmill.worker.jobs.listener import Bar
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+    from docmill.storage.outputs.output_types import OutputType
+    from docmill.storage.results.job_counts import FlagCounts
+    from docmill.storage.results.status import JobStatus
 
 
 class _Console(Console):
@@ -104,3 +111,117 @@ class _Line(Bar):
     def say(self, message: str) -> None:
         """Print a line above the bar."""
         self._progress.console.print(Text(message))
+
+
+SHORTEST = 8  # columns that are left of a shortened name
+SHOWN_CHARACTERS = 200  # of a sample's input and output
+_IF_ANY = {"skipped", "blocked", "not selected", "escalated"}
+
+
+class Name:
+    """A name or a source on one line; where there is no room, an ellipsis stands for its middle.
+
+    The beginning tells of a path or a query where it lies, and the end what it is.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = " ".join(printable(name).split())
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        width = cell_len(self._name)
+        return Measurement(min(width, SHORTEST), width).with_maximum(options.max_width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(shortened(self._name, options.max_width), no_wrap=True, overflow="crop")
+
+
+def shortened(name: str, width: int) -> str:
+    """Return the name in at most `width` columns, without its middle where it is longer."""
+    if cell_len(name) <= width:
+        return name
+    ending = (width - 1) // 2
+    end = name[-ending:] if ending else ""
+    while cell_len(end) > ending:
+        end = end[1:]
+    return f"{set_cell_size(name, width - 1 - cell_len(end)).rstrip()}…{end}"
+
+
+def table(*headings: str, names: Collection[str] = (), numbers: Collection[str] = ()) -> Table:
+    """Return a table without lines, whose columns of names give way and those of numbers are aligned at the right."""
+    made = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for heading in headings:
+        made.add_column(heading, justify="right" if heading in numbers else "left", no_wrap=heading not in names)
+    return made
+
+
+def steps_table(status: JobStatus, flags: Mapping[str, FlagCounts]) -> Table:
+    """Return a table with the counts of each step's texts, and of documents that the steps' conditions left out.
+
+    Some columns, such as those of texts that were not computed, are left out if all their counts are 0.
+    """
+    counts = {
+        "done": [step.done for step in status.steps],
+        "failed": [step.failed for step in status.steps],
+        "skipped": [step.skipped for step in status.steps],
+        "blocked": [step.blocked for step in status.steps],
+        "not selected": [flags[step.name].not_selected if step.name in flags else 0 for step in status.steps],
+        "to do": [step.pending for step in status.steps],
+        "escalated": [0 if step.escalated is None else step.escalated.texts for step in status.steps],
+        "had before": [step.prior for step in status.steps],
+    }
+    shown = [name for name, column in counts.items() if any(column) or name not in _IF_ANY]
+    made = table("step", "reads", "task", *shown, names={"step", "reads"}, numbers=shown)
+    for place, step in enumerate(status.steps):
+        reads = Name(step.input or "documents")
+        made.add_row(Name(step.name), reads, step.spec.kind, *(f"{counts[name][place]:,}" for name in shown))
+    return made
+
+
+def jobs_table(statuses: Sequence[JobStatus]) -> Group:
+    """Return a table with a line for each job, and below it what the jobs wait for or why they stopped."""
+    counted = ("done", "failed", "to do")
+    made = table("job", "state", "task", "corpus", *counted, names={"task", "corpus"}, numbers=counted)
+    reasons = []
+    for status in statuses:
+        kinds = ", ".join(step.spec.kind for step in status.steps) + (" (migration)" if status.is_backfill else "")
+        counts = (f"{count:,}" for count in (status.done, status.failed, status.pending))
+        made.add_row(str(status.id), status.state, Name(kinds), Name(status.corpus), *counts)
+        if reason := status.waiting_for or status.reason:
+            reasons.append(Text(printable(f"Job {status.id}: {reason}")))
+    return Group(made, *([Text(), *reasons] if reasons else []))
+
+
+def samples_table(samples: Sequence[dict[str, Any]], total: int, output: OutputType) -> Table:
+    """Return a few results below their inputs, in columns that fit any terminal."""
+    made = Table(
+        title=f"{samples[0]['task']}: {len(samples)} of {total:,} results",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        show_header=False,
+    )
+    made.add_column(no_wrap=True)
+    made.add_column(ratio=1)
+    for sample in samples:
+        made.add_row("document", Name(sample["id"]), style="bold")
+        made.add_row("input", _on_few_lines(sample["input"]))
+        made.add_row("output", _on_few_lines(output.shown(sample)), end_section=True)
+        made.add_row()
+    return made
+
+
+def _on_few_lines(text: str) -> Text:
+    """Return the text's beginning without line breaks, about three lines of a terminal of 80 columns."""
+    return Text(shorten(" ".join(text.split()), SHOWN_CHARACTERS))
+
+
+def hits_table(hits: Sequence[tuple[float, str, str]]) -> Table:
+    """Return a table of hits, nearest first, from (score, document's id, beginning of its text)."""
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=True)
+    for heading in ("", "score"):
+        table.add_column(heading, justify="right", no_wrap=True, min_width=5 if heading else 2)
+    table.add_column("document", ratio=1, overflow="ellipsis", no_wrap=True)
+    table.add_column("text", ratio=3, overflow="ellipsis", no_wrap=True)
+    for rank, (score, key, text) in enumerate(hits, 1):
+        table.add_row(str(rank), f"{score:.3f}", Text(printable(key, keep="")), Text(text))
+    return table

@@ -1,6 +1,6 @@
 """Numbers, times, a job's status and texts as plain text that is safe to print.
 
-Without rich, which takes long to load: `worker.consoles` has bars, and `worker.cli.tables` tables.
+Without rich, which takes long to load: `worker.consoles` has bars and tables.
 """
 
 from __future__ import annotations

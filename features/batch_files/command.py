@@ -12,10 +12,8 @@ import click
 from docmill.storage.writers import openai_batch
 from docmill.tasks.kinds import KindOptions
 from docmill.worker import formatting
-from docmill.worker.cli.declared_options import BACKEND, declared
-from docmill.worker.cli.interrupts import stop_as_interrupt
-from docmill.worker.cli.options import DEVICE, ENDPOINT, OUT, complete_files, settings_from
-from docmill.worker.cli.printing import OK, SOME_FAILED, SOME_REJECTED, answer, print_json
+from docmill.worker.cli.options import BACKEND, DEVICE, ENDPOINT, OUT, complete_files, declared, settings_from
+from docmill.worker.cli.printing import OK, SOME_FAILED, SOME_REJECTED, answer, print_json, stop_as_interrupt
 from docmill.worker.jobs.outputs import STDOUT, check_out, check_out_is_no_input
 from docmill.worker.submit.options import Work
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from docmill.features.comparing.agreement import share
 from docmill.storage.steps.conditions import order_flags
 from docmill.worker.cli.printing import answer, print_rich
-from docmill.worker.cli.tables import Name, table
+from docmill.worker.consoles import Name, table
 from docmill.worker.formatting import printable, shorten
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from docmill.storage.reviews.judgements import Judged, Verdict
 from docmill.storage.steps.risk import FLAG
 from docmill.worker import consoles
 from docmill.worker.cli.printing import say, say_rich
-from docmill.worker.cli.tables import table
+from docmill.worker.consoles import table
 from docmill.worker.errors import ReviewRefused
 from docmill.worker.formatting import printable
 from docmill.worker.terminal import warn

@@ -13,7 +13,7 @@ COMMANDS = (
         "docmill.worker.jobs.local_run",
         "docmill.worker.jobs.run",
         "docmill.worker.jobs.submission",
-        "docmill.worker.cli.interrupts",
+        "docmill.worker.cli.printing",
     ),
     *("docmill.worker.consoles", "docmill.worker.engines", "tests.faulty_backend"),
     *(

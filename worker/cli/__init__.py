@@ -17,8 +17,14 @@ import click
 from click.shell_completion import CompletionItem
 
 from docmill.tasks.errors import hint, nearly
-from docmill.worker.cli.interrupts import leave_interrupts_unlogged, repeat_dropped_interrupts
-from docmill.worker.cli.printing import QUIET, leave, nobody_reads, open_closed_streams
+from docmill.worker.cli.printing import (
+    QUIET,
+    leave,
+    leave_interrupts_unlogged,
+    nobody_reads,
+    open_closed_streams,
+    repeat_dropped_interrupts,
+)
 from docmill.worker.cli.registry import all_commands, command_of
 from docmill.worker.features import HEADINGS
 from docmill.worker.jobs.errors import exit_code, sentence

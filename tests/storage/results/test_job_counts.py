@@ -22,7 +22,7 @@ from docmill.storage.steps import jobs
 from docmill.storage.steps.conditions import Flagged, parse_flags
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from docmill.storage.writers import Target
-from docmill.worker.cli.tables import steps_table
+from docmill.worker.consoles import steps_table
 from docmill.worker.formatting import escalated, of_status
 from tests.storage.builders import (
     COPY,

@@ -34,7 +34,7 @@ from docmill.tasks.models import weightless
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 from docmill.worker.cli.commands.run import run_command
-from docmill.worker.cli.declared_options import given_options
+from docmill.worker.cli.options import given_options
 from docmill.worker.orders import parse_enqueue
 from docmill.worker.pipelines.file import parse
 from tests.tasks.conftest import EngineOf

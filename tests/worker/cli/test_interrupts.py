@@ -12,7 +12,7 @@ from tests.worker.harness import ROOT
 
 PROGRAM = """
 import signal, sys, threading, weakref
-from docmill.worker.cli.interrupts import repeat_dropped_interrupts
+from docmill.worker.cli.printing import repeat_dropped_interrupts
 
 class Target:
     pass
@@ -53,7 +53,7 @@ def test_other_exceptions_that_python_drops_are_printed() -> None:
 POOL = """
 import sys
 from sqlalchemy import NullPool, QueuePool, create_engine, event, text
-from docmill.worker.cli.interrupts import leave_interrupts_unlogged
+from docmill.worker.cli.printing import leave_interrupts_unlogged
 
 kind, raised = {"NullPool": NullPool, "QueuePool": QueuePool}[sys.argv[1]], sys.argv[2]
 engine = create_engine("sqlite:///" + sys.argv[3], poolclass=kind)

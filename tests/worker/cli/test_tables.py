@@ -28,7 +28,7 @@ from docmill.storage.outputs.output_types import (
 )
 from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.status import read_status
-from docmill.worker.cli.tables import Name, samples_table, shortened, steps_table, table
+from docmill.worker.consoles import Name, samples_table, shortened, steps_table, table
 from tests.storage.steps.test_flag_conditions import Flagger
 from tests.worker.harness import Docmill
 

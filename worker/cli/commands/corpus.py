@@ -24,7 +24,7 @@ from docmill.storage.results.corpora import CorpusState
 from docmill.worker import formatting, inventory
 from docmill.worker.cli.options import JSON, FilledPath, settings_from
 from docmill.worker.cli.printing import OK, SOME_FAILED, answer, confirmed, print_json, print_rich, say
-from docmill.worker.cli.tables import Name, jobs, table
+from docmill.worker.consoles import Name, jobs_table, table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.stores import corpus_names, open_store
@@ -95,7 +95,7 @@ def show_command(name: str, as_json: bool) -> int:
     sources = table("reading", "vanished", "source", names={"source"}, numbers={"vanished"})
     for reading in corpus.ingests:
         sources.add_row(str(reading.id), f"{reading.vanished:,}", Name(reading.source))
-    for part in (specs, readings, sources, jobs(corpus.jobs)):
+    for part in (specs, readings, sources, jobs_table(corpus.jobs)):
         answer("")
         print_rich(part)
     return OK

@@ -121,7 +121,7 @@ def _write(database: Database, corpus_id: int, out: Path, file_format: str | Non
 
 
 def _print(corpus: str, summary: Summary, found: Found | None, samples: list[Sample]) -> None:
-    from docmill.worker.cli.tables import Name, table
+    from docmill.worker.consoles import Name, table
 
     if summary.clusters:
         clusters = f"{summary.clusters:,} cluster{'s' * (summary.clusters != 1)}"

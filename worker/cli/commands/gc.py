@@ -17,7 +17,7 @@ from docmill.storage.search import pgvector_index
 from docmill.worker import formatting, inventory
 from docmill.worker.cli.options import JSON, Number, WholeNumber, named, settings_from
 from docmill.worker.cli.printing import OK, confirmed, print_json, print_rich, say
-from docmill.worker.cli.tables import table
+from docmill.worker.consoles import table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.retention import NAMES

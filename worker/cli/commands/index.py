@@ -11,7 +11,7 @@ from docmill.storage.search import pgvector_index
 from docmill.storage.search.search import choose
 from docmill.worker.cli.options import JOB_ID, JSON, settings_from
 from docmill.worker.cli.printing import OK, listen, print_json, print_rich, say
-from docmill.worker.cli.tables import Name, table
+from docmill.worker.consoles import Name, table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.stores import corpus_names, open_store

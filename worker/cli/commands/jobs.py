@@ -42,9 +42,9 @@ def jobs_command(limit: int, as_json: bool) -> int:
     if as_json:
         print_json([formatting.as_json(status) for status in statuses])
     elif statuses:
-        from docmill.worker.cli import tables
+        from docmill.worker.consoles import jobs_table
 
-        print_rich(tables.jobs(statuses))
+        print_rich(jobs_table(statuses))
     else:
         say("No jobs yet; `docmill run SOURCE --task summarize` makes one.")
     return OK

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from docmill.worker.cli.declared_options import BACKEND
-from docmill.worker.cli.interrupts import stop_as_interrupt
 from docmill.worker.cli.migrating import as_json as as_json_of
 from docmill.worker.cli.migrating import cost_lines, forecast, print_migrations, switched
 from docmill.worker.cli.options import (
+    BACKEND,
     DEVICE,
     JOB_ID,
     JSON,
@@ -20,7 +19,7 @@ from docmill.worker.cli.options import (
     complete_models,
     settings_from,
 )
-from docmill.worker.cli.printing import OK, SOME_FAILED, answer, confirmed, print_json, say
+from docmill.worker.cli.printing import OK, SOME_FAILED, answer, confirmed, print_json, say, stop_as_interrupt
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.stores import corpus_names, open_store
 

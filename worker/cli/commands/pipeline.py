@@ -13,11 +13,19 @@ from rich.text import Text
 from docmill.storage.pipelines import pipelines, views
 from docmill.storage.results.job_counts import count_flags
 from docmill.worker import formatting
-from docmill.worker.cli.declared_options import BACKEND
-from docmill.worker.cli.interrupts import stop_as_interrupt
-from docmill.worker.cli.options import DEVICE, JSON, FilledPath, WholeNumber, settings_from
-from docmill.worker.cli.printing import OK, answer, confirmed, exit_code_of, listen, print_json, print_rich, say
-from docmill.worker.cli.tables import Name, steps_table, table
+from docmill.worker.cli.options import BACKEND, DEVICE, JSON, FilledPath, WholeNumber, settings_from
+from docmill.worker.cli.printing import (
+    OK,
+    answer,
+    confirmed,
+    exit_code_of,
+    listen,
+    print_json,
+    print_rich,
+    say,
+    stop_as_interrupt,
+)
+from docmill.worker.consoles import Name, steps_table, table
 from docmill.worker.engines import choose_devices
 from docmill.worker.formatting import printable
 from docmill.worker.jobs.errors import BAD_INPUT

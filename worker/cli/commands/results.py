@@ -20,8 +20,7 @@ from docmill.storage.reviews import risks
 from docmill.storage.steps.conditions import DOUBTS, Flagged
 from docmill.storage.steps.replacements import answering_job
 from docmill.worker import formatting
-from docmill.worker.cli.declared_options import declared
-from docmill.worker.cli.options import FORMAT, JOB_OR_CORPUS, FilledPath, Number, settings_from
+from docmill.worker.cli.options import FORMAT, JOB_OR_CORPUS, FilledPath, Number, declared, settings_from
 from docmill.worker.cli.printing import OK, listen, say, write_out
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT

@@ -11,9 +11,19 @@ import click
 
 from docmill.storage.writers import openai_batch
 from docmill.worker import formatting
-from docmill.worker.cli.declared_options import BACKEND, declared, request_of, work_options
-from docmill.worker.cli.interrupts import stop_as_interrupt
-from docmill.worker.cli.options import DEVICE, ENDPOINT, FORMAT, OUT, PRICE, SourceCommand, settings_from
+from docmill.worker.cli.options import (
+    BACKEND,
+    DEVICE,
+    ENDPOINT,
+    FORMAT,
+    OUT,
+    PRICE,
+    SourceCommand,
+    declared,
+    request_of,
+    settings_from,
+    work_options,
+)
 from docmill.worker.cli.printing import (
     OK,
     SOME_REJECTED,
@@ -23,6 +33,7 @@ from docmill.worker.cli.printing import (
     print_json,
     say,
     say_rich,
+    stop_as_interrupt,
     write_out,
 )
 from docmill.worker.engines import devices_for
@@ -169,7 +180,7 @@ def _conclude(
 ) -> int:
     """Say what came of a job: a summary, a few results; and the exit code."""
     from docmill.storage.results.results import count_doubtful, samples
-    from docmill.worker.cli.tables import samples_table
+    from docmill.worker.consoles import samples_table
 
     shown = samples(database, status.id) if out is None and not as_json else []
     if as_json:

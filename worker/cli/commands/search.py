@@ -12,8 +12,7 @@ import click
 from docmill.storage.core.normalize import normalize
 from docmill.storage.readers import Record, Rejection, open_queries
 from docmill.storage.search.search import Hit
-from docmill.worker.cli.declared_options import BACKEND
-from docmill.worker.cli.options import JOB_ID, PROMPT, WholeNumber, check_filled, settings_from
+from docmill.worker.cli.options import BACKEND, JOB_ID, PROMPT, WholeNumber, check_filled, settings_from
 from docmill.worker.cli.printing import OK, SOME_FAILED, listen, print_rich, say, write_out
 from docmill.worker.formatting import printable
 from docmill.worker.jobs.outputs import STDOUT
@@ -159,7 +158,7 @@ def _hit_as_json(hit: Hit) -> dict[str, Any]:
 def _print(answers: Iterable[tuple[Record, list[Hit]]], *, headed: bool) -> None:
     from rich.text import Text
 
-    from docmill.worker.cli.tables import hits_table
+    from docmill.worker.consoles import hits_table
 
     for record, hits in answers:
         if headed:

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from docmill.worker.cli.interrupts import stop_as_interrupt
 from docmill.worker.cli.options import WholeNumber, settings_from
-from docmill.worker.cli.printing import OK, say
+from docmill.worker.cli.printing import OK, say, stop_as_interrupt
 from docmill.worker.stores import open_store
 
 if TYPE_CHECKING:

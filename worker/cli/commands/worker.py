@@ -13,8 +13,7 @@ from docmill.storage.core import privileges
 from docmill.storage.errors import GRANTS_DOCS, RightMissing
 from docmill.tasks import tracing
 from docmill.worker import logs
-from docmill.worker.cli.declared_options import BACKEND
-from docmill.worker.cli.options import ENDPOINT, Choice, WholeNumber, settings_from
+from docmill.worker.cli.options import BACKEND, ENDPOINT, Choice, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, say
 from docmill.worker.engines import choose_devices
 from docmill.worker.metrics.server import serving
