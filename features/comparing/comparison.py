@@ -16,7 +16,7 @@ from docmill.features.comparing import comparison, pairs
 from docmill.features.comparing.agreement import AGREEMENTS, Measures, Sureness, overlap
 from docmill.features.comparing.pairs import Pair, Side
 from docmill.storage.core.database import Database
-from docmill.storage.errors import CannotCompare
+from docmill.storage.errors import StorageError
 from docmill.storage.search.knn import Matrix, Nearest, cosines
 
 T = TypeVar("T")
@@ -84,9 +84,9 @@ def compare(
     seed: int,
     advanced: Callable[[int], None] = lambda _seen: None,
 ) -> Comparison:
-    """Compare two jobs. `advanced` is told the number of documents read. Raises CannotCompare for other outputs."""
+    """Compare two jobs. `advanced` is told the number of documents read. Raises StorageError for other outputs."""
     if a.output.name != b.output.name:
-        raise CannotCompare(
+        raise StorageError(
             f"job {a.job_id} gives {a.output.plural}, and job {b.job_id} {b.output.plural}: only results of one type "
             "can be compared"
         )

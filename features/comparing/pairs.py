@@ -12,7 +12,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, is_current_document, spec_of
 from docmill.storage.core.schema import Content, Document, SpecRow
 from docmill.storage.core.specs import Spec, StoredOutcome
-from docmill.storage.errors import CannotCompare
+from docmill.storage.errors import StorageError
 from docmill.storage.outputs.output_types import CONFIDENCE, OutputType
 from docmill.storage.steps import lineage
 from docmill.storage.steps.jobs import require
@@ -50,17 +50,17 @@ class Pair:
 def side(database: Database, corpus_id: int, job_id: int, step: str | None) -> Side:
     """Return the step of a job by its name, or the only one.
 
-    Raises NoSuchJob, NoSuchStep, and CannotCompare for a job of another corpus, or one of several steps without a
+    Raises NotFound, and StorageError for a job of another corpus, or one of several steps without a
     name.
     """
     job = require(database, job_id)
     if job.corpus_id != corpus_id:
-        raise CannotCompare(f"job {job_id} is of another corpus; `docmill status {job_id}` names it")
+        raise StorageError(f"job {job_id} is of another corpus; `docmill status {job_id}` names it")
     with database.read() as transaction:
         steps = of_job(transaction, job_id)
         if step is None and len(steps) > 1:
             names = ", ".join(one.name for one in steps)
-            raise CannotCompare(f"job {job_id} has several steps: name one with --step ({names})")
+            raise StorageError(f"job {job_id} has several steps: name one with --step ({names})")
         way = tuple(way_to_named(steps, step))
         spec = spec_of(transaction.execute(select(*SPEC).where(SpecRow.id == way[-1].spec_id)).one())
     return Side(job_id, way, spec, database.kind_of(way[-1].lane).output)

@@ -42,7 +42,7 @@ class Review:
     def of(cls, database: Database, job: int, step: str | None = None, seed: int | None = None) -> Review:
         """Return the review of a job's step, the last one if none is named.
 
-        Without a seed, it continues the draw of most earlier judgements. Raises NoSuchJob, NoSuchStep, NotReviewable.
+        Without a seed, it continues the draw of most earlier judgements. Raises NotFound and StorageError.
         """
         reviewed = reviewed_step(database, job, step)
         stored = {spec_id: judgements.of_spec(database, spec_id) for spec_id in reviewed.specs}

@@ -30,12 +30,9 @@ from docmill.storage.core.sqlite import BUSY_TIMEOUT_S
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import (
     DatabaseBusy,
-    DatabaseClosed,
     DatabaseSilent,
     DatabaseUnreachable,
-    DatabaseUrlUnknown,
     StorageError,
-    UnknownKind,
 )
 
 T = TypeVar("T")
@@ -77,7 +74,7 @@ class Database:
             self._type, self.engine = _opened(self.url, pool_size, busy_timeout_s, patience)
         except (sa_exc.ArgumentError, sa_exc.NoSuchModuleError, ImportError, ValueError):
             # Not `from error`: what failed to parse may be a piece of a password.
-            raise DatabaseUrlUnknown(
+            raise StorageError(
                 "DOCMILL_DATABASE_URL is not a database that docmill knows; "
                 "use sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME (an @ in a password is written %40)"
             ) from None
@@ -164,7 +161,7 @@ class Database:
     def _errors(self) -> Iterator[None]:
         """The driver's errors and the pool's, as ours."""
         if self._is_closed:
-            raise DatabaseClosed(f"the connection to the database {self} is closed; open another")
+            raise StorageError(f"the connection to the database {self} is closed; open another")
         try:
             yield
         except sa_exc.TimeoutError as error:
@@ -187,17 +184,17 @@ class Database:
             raise self.wrap(sa_exc.DBAPIError(None, None, error)) from error
 
     def kind_of(self, name: str) -> StoredKind:
-        """Return the kind of task of this name. Raises UnknownKind."""
+        """Return the kind of task of this name. Raises StorageError."""
         if name not in self.kinds:
             known = ", ".join(sorted(self.kinds)) or "none"
-            raise UnknownKind(
+            raise StorageError(
                 f"this docmill has no task kind {name}, which the store {self} names; it has: {known}. "
                 "Install the release that has it."
             )
         return self.kinds[name]
 
     def close(self) -> None:
-        """Close the connections. Reads and writes raise DatabaseClosed from then on."""
+        """Close the connections. Reads and writes raise StorageError from then on."""
         self._is_closed = True
         self.engine.dispose()
 

@@ -23,7 +23,7 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.core.specs import Known, Spec
 from docmill.storage.core.transaction import Columns, Transaction
-from docmill.storage.errors import NoSuchCorpus
+from docmill.storage.errors import NotFound
 
 Ts = TypeVarTuple("Ts")
 Key: TypeAlias = ColumnElement[int] | ColumnElement[str]
@@ -128,11 +128,11 @@ def store_contents(transaction: Transaction, texts: Mapping[bytes, str]) -> tupl
 
 
 def find_corpus(database: Database, name: str) -> int:
-    """Return the id of the corpus with this name. Raises NoSuchCorpus."""
+    """Return the id of the corpus with this name. Raises NotFound."""
     with database.read() as transaction:
         corpus_id = transaction.scalar(select(Corpus.id).where(Corpus.name == name))
     if corpus_id is None:
-        raise NoSuchCorpus(f"there is no corpus {name}; `docmill corpus list` names them")
+        raise NotFound(f"there is no corpus {name}; `docmill corpus list` names them")
     return corpus_id
 
 

@@ -34,7 +34,7 @@ from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc
 from docmill.storage.deletion.dependents import dependents
 from docmill.storage.deletion.paging import PAGE, Removed, remove_all, remove_items
-from docmill.storage.errors import CorpusInUse, StorageError
+from docmill.storage.errors import StorageError
 from docmill.storage.pipelines import pipelines
 from docmill.storage.steps import job_keys
 from docmill.storage.steps.jobs import UNFINISHED, lock_corpus
@@ -44,7 +44,7 @@ SHOWN = 100  # documents named at most
 
 
 def remove_corpus(database: Database, name: str) -> Removed:
-    """Remove a corpus, its documents, ingests and jobs. Raises NoSuchCorpus, and CorpusInUse while a job runs."""
+    """Remove a corpus, its documents, ingests and jobs. Raises NotFound, and StorageError while a job runs."""
     corpus_id = find_corpus(database, name)
     return remove_all(database, partial(_remove_page, corpus_id=corpus_id), size=PAGE)
 
@@ -52,7 +52,7 @@ def remove_corpus(database: Database, name: str) -> Removed:
 def remove_documents(database: Database, name: str, keys: Collection[str], *, only_vanished: bool = False) -> Removed:
     """Remove documents by their ids, in every version. Unknown ids are ignored.
 
-    With `only_vanished` documents that are in their source again stay. Raises NoSuchCorpus, and CorpusInUse while a
+    With `only_vanished` documents that are in their source again stay. Raises NotFound, and StorageError while a
     job runs.
     """
     corpus_id, wanted = find_corpus(database, name), sorted({*keys})
@@ -70,7 +70,7 @@ def remove_documents(database: Database, name: str, keys: Collection[str], *, on
 
 
 def missing(database: Database, name: str, keys: Collection[str]) -> list[str]:
-    """Return the ids that no document of the corpus has in any version. Raises NoSuchCorpus."""
+    """Return the ids that no document of the corpus has in any version. Raises NotFound."""
     corpus_id = find_corpus(database, name)
     with database.read() as transaction:
         found = {row.key for row in _versions(transaction, corpus_id, sorted({*keys}))}
@@ -80,7 +80,7 @@ def missing(database: Database, name: str, keys: Collection[str]) -> list[str]:
 def same_texts(database: Database, name: str, keys: Collection[str]) -> list[tuple[str, str]]:
     """Return (corpus, id) of the first other documents that have a text of these documents, in any version.
 
-    Raises NoSuchCorpus.
+    Raises NotFound.
     """
     corpus_id, wanted = find_corpus(database, name), sorted({*keys})
     columns = Corpus.name, Document.key, Document.corpus_id
@@ -97,7 +97,7 @@ def same_texts(database: Database, name: str, keys: Collection[str]) -> list[tup
 
 
 def _begin(transaction: Transaction, corpus_id: int) -> bool:
-    """Begin to remove from a corpus; return False if it is gone. Raises CorpusInUse."""
+    """Begin to remove from a corpus; return False if it is gone. Raises StorageError."""
     gc.begin(transaction)
     lock_corpus(transaction, corpus_id)
     name = transaction.scalar(select(Corpus.name).where(Corpus.id == corpus_id))
@@ -106,7 +106,7 @@ def _begin(transaction: Transaction, corpus_id: int) -> bool:
     jobs = transaction.execute(transaction.for_update(query)).all()
     if going := [str(job.id) for job in jobs if job.state in UNFINISHED]:
         which = f"job {going[0]} works" if len(going) == 1 else f"jobs {', '.join(going)} work"
-        raise CorpusInUse(f"{which} on the corpus {name}; `docmill cancel {going[0]}` ends it")
+        raise StorageError(f"{which} on the corpus {name}; `docmill cancel {going[0]}` ends it")
     transaction.keep_last_ids(Corpus, Ingest, Document, Job, Shard)
     return name is not None
 
@@ -236,7 +236,7 @@ def select_keys(
 ) -> list[str]:
     """Return the ids of a corpus's documents with a version that meets all conditions, in order.
 
-    With `only_vanished` only documents that vanished from their source. Raises NoSuchCorpus.
+    With `only_vanished` only documents that vanished from their source. Raises NotFound.
     """
     corpus_id = find_corpus(database, name)
     chosen = set[str]()

@@ -68,7 +68,7 @@ class _Corpus:
 def find(database: Database, corpus_id: int, method: Method, advanced: Advanced = unheard) -> Found:
     """Bring the clusters of a corpus up to date. A search by another method than the last one begins anew.
 
-    Raises LibraryMissing, and NothingEmbedded if the corpus has no vectors of the method's spec. If another process
+    Raises StorageError, and NothingEmbedded if the corpus has no vectors of the method's spec. If another process
     writes clusters of the corpus meanwhile, it starts over.
     """
     while True:

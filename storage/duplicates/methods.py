@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
-from docmill.storage.errors import LibraryMissing
+from docmill.storage.errors import StorageError
 from docmill.storage.extras import Extra, install
 
 LIBRARY = Extra("dedup", ("rensa",), "near duplicates by words, and --keep-first")
@@ -101,9 +101,9 @@ def stored(value: Mapping[str, Any]) -> Method:
 
 
 def require_library() -> None:
-    """Raise LibraryMissing if the library for signatures is not installed."""
+    """Raise StorageError if the library for signatures is not installed."""
     if not LIBRARY.is_installed:
-        raise LibraryMissing(f"near duplicates by words need another library: {install(LIBRARY.name)}")
+        raise StorageError(f"near duplicates by words need another library: {install(LIBRARY.name)}")
 
 
 def unheard(_phase: Phase, _done: int, _total: int) -> None:

@@ -12,7 +12,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document, pages
 from docmill.storage.core.schema import Content, Deduplication, Document, Duplicate
 from docmill.storage.duplicates.methods import Method, stored
-from docmill.storage.errors import NeverDeduplicated
+from docmill.storage.errors import StorageError
 from docmill.storage.steps.sql_conditions import is_first
 
 PAGE = 5_000
@@ -50,12 +50,12 @@ class Sample:
 
 
 def summarize(database: Database, corpus_id: int, name: str) -> Summary:
-    """Return the counts of the last search in a corpus. Raises NeverDeduplicated."""
+    """Return the counts of the last search in a corpus. Raises StorageError."""
     here = and_(Document.corpus_id == corpus_id, is_current_document())
     with database.read() as transaction:
         last = transaction.execute(select(Deduplication).where(Deduplication.corpus_id == corpus_id)).one_or_none()
         if last is None:
-            raise NeverDeduplicated(
+            raise StorageError(
                 f"no search for near duplicates was made in the corpus {name}: `docmill dedup {name}` makes one"
             )
         in_clusters = select(

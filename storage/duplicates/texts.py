@@ -47,7 +47,7 @@ def connect(
 ) -> int:
     """Join the places of near duplicates among these texts; at least one of each pair is `fresh`.
 
-    Return the number of compared pairs. Raises LibraryMissing.
+    Return the number of compared pairs. Raises StorageError.
     """
     require_library()
     signed = _signed(database, method, content_ids, fresh, advanced)

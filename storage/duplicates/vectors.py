@@ -27,7 +27,7 @@ _SLACK = 1e-4  # the most by which a cosine of float32 may be too low
 def method_for(database: Database, corpus: str, job_id: int | None, threshold: float | None = None) -> ByVectors:
     """Return the method that compares the vectors of a corpus's latest embed job, or of one job.
 
-    Raises NoSuchCorpus, and NothingEmbedded if there is no such job, or no vector for a whole document.
+    Raises NotFound, and NothingEmbedded if there is no such job, or no vector for a whole document.
     """
     searched = choose(database, [corpus], job_id)
     if keeps_windows(searched.spec):

@@ -15,7 +15,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import insert
 from docmill.storage.core.schema import Job, PipelineRow, PipelineRun, PipelineRunFile, db_now
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.errors import LeaseLost, NoSuchPipeline
+from docmill.storage.errors import LeaseLost, NotFound
 from docmill.storage.steps.jobs import UNFINISHED
 
 HAND_AGAIN_S = 60.0  # how long a worker that was asked is believed to have heard
@@ -52,7 +52,7 @@ def put(database: Database, name: str, path: str, text: str, schedule: dict[str,
 
 
 def get(database: Database, name: str) -> PipelineRow:
-    """The row of a pipeline. Raises NoSuchPipeline."""
+    """The row of a pipeline. Raises NotFound."""
     with database.read() as transaction:
         return _require(transaction, name)
 
@@ -60,12 +60,12 @@ def get(database: Database, name: str) -> PipelineRow:
 def _require(transaction: Transaction, name: str) -> PipelineRow:
     row = transaction.execute(select(PipelineRow).where(PipelineRow.name == name)).one_or_none()
     if row is None:
-        raise NoSuchPipeline(f"there is no pipeline {name}; `docmill pipeline list` names them")
+        raise NotFound(f"there is no pipeline {name}; `docmill pipeline list` names them")
     return PipelineRow.of(row)
 
 
 def remove(database: Database, name: str) -> None:
-    """Forget a pipeline and its history; its jobs and their results stay. Raises NoSuchPipeline."""
+    """Forget a pipeline and its history; its jobs and their results stay. Raises NotFound."""
 
     def work(transaction: Transaction) -> None:
         row = _require(transaction, name)
@@ -87,7 +87,7 @@ def every(database: Database) -> list[tuple[PipelineRow, PipelineRun | None]]:
 
 
 def history(database: Database, name: str, limit: int = 50) -> list[PipelineRun]:
-    """The latest runs of a pipeline, newest first. Raises NoSuchPipeline."""
+    """The latest runs of a pipeline, newest first. Raises NotFound."""
     with database.read() as transaction:
         row = _require(transaction, name)
         runs = select(PipelineRun).where(PipelineRun.pipeline_id == row.id)
@@ -169,7 +169,7 @@ def ended(state: str, reason: str | None) -> dict[str, Any]:
 
 
 def begin(database: Database, name: str, owner: str, lease_s: float) -> Run:
-    """A run by hand, which its caller takes to its end under a lease. Raises NoSuchPipeline.
+    """A run by hand, which its caller takes to its end under a lease. Raises NotFound.
 
     One that did not get there and whose lease lapsed is over.
     """

@@ -17,7 +17,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document
 from docmill.storage.core.schema import Document, OutcomeRow
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.errors import CannotMigrate, TooManyLost
+from docmill.storage.errors import StorageError, TooManyLost
 from docmill.storage.pipelines import views
 from docmill.storage.steps import lineage, replacements, steps
 from docmill.storage.steps.jobs import lock_corpus
@@ -66,7 +66,7 @@ class _Ways:
 
 
 def requests_of(database: Database, found: Replacement) -> tuple[StepRequest, ...]:
-    """Return the steps of the job that a backfill copies, with the new spec. Raises CannotMigrate if it is gone."""
+    """Return the steps of the job that a backfill copies, with the new spec. Raises StorageError if it is gone."""
     with database.read() as transaction:
         return replacements.with_specs(_requested(transaction, found), {found.old: found.new})
 
@@ -101,7 +101,7 @@ def switch(
     """Let the new spec answer, and replace these views, if no document lacks an outcome. Return the survey if so.
 
     `looked` is an earlier survey. `most_lost` is the share in percent of documents that may lose their result. Return
-    None if documents came that have no outcome yet. Raises TooManyLost, and CannotMigrate if the replacement was
+    None if documents came that have no outcome yet. Raises TooManyLost, and StorageError if the replacement was
     cancelled.
     """
 
@@ -115,7 +115,7 @@ def switch(
         if total.lost > total.documents * most_lost / 100:
             raise too_many_lost(found, total, most_lost)
         if not replacements.turn(transaction, found.id, FILLING, SWITCHED):
-            raise CannotMigrate(f"migration {found.id} of the corpus {found.corpus} was cancelled meanwhile")
+            raise StorageError(f"migration {found.id} of the corpus {found.corpus} was cancelled meanwhile")
         fault_points.reach("switching")
         _replace_views(transaction, found, kept)
         return total
@@ -149,18 +149,18 @@ def undo(database: Database, last: Replacement, kept: Sequence[KeptView]) -> boo
 
 
 def last_switched(found: Sequence[Replacement], corpus: str) -> Replacement:
-    """Return the replacement of the corpus that can be undone. Raises CannotMigrate if there is none."""
+    """Return the replacement of the corpus that can be undone. Raises StorageError if there is none."""
     for one in reversed(found):
         if one.state == FILLING:
-            raise CannotMigrate(f"a migration of {one.corpus} to {one.new.model} is under way; --cancel ends it")
+            raise StorageError(f"a migration of {one.corpus} to {one.new.model} is under way; --cancel ends it")
         if one.state == SWITCHED:
             return one
         if one.state in replacements.IN_FORCE:
-            raise CannotMigrate(
+            raise StorageError(
                 f"`docmill gc` removed the results of {one.old.model}; `docmill migrate {one.corpus} "
                 f"--from {one.new.model} --to {one.old.model}` computes them again"
             )
-    raise CannotMigrate(f"no migration of the corpus {corpus} was switched, so there is nothing to take back")
+    raise StorageError(f"no migration of the corpus {corpus} was switched, so there is nothing to take back")
 
 
 def _above(share: float) -> str:
@@ -180,7 +180,7 @@ def _requested(transaction: Transaction, found: Replacement) -> tuple[StepReques
     if not requests and found.job_id is not None:  # runs of pipelines are forgotten after a while, with their jobs
         requests = replacements.with_specs(steps.requested(transaction, found.job_id), {found.new: found.old})
     if not requests:
-        raise CannotMigrate(
+        raise StorageError(
             f"job {found.old_job_id}, whose steps the migration of {found.corpus} repeats, was removed; --cancel "
             "ends the migration, and then the same command begins anew"
         )

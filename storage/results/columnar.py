@@ -30,8 +30,7 @@ _OUTCOME = ("text", "vector", "tokens_in", "tokens_out", *CONFIDENCE)
 def read_table(database: Database, job_id: int, columns: Sequence[Column], step: str | None = None) -> Table:
     """Return the done documents of a step of a job, or of its only one, as a table with columns of `results.columns`.
 
-    It has the same rows and values as `results.results`, in the same order. Needs pyarrow. Raises NoSuchJob,
-    NoSuchStep and UnknownKind.
+    It has the same rows and values as `results.results`, in the same order. Needs pyarrow. Raises NotFound.
     """
     job = require(database, job_id)
     with database.read() as transaction:

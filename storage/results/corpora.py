@@ -68,7 +68,7 @@ def every(database: Database) -> list[CorpusState]:
 
 
 def show(database: Database, name: str) -> CorpusState:
-    """One corpus with its latest ingests and jobs. Raises NoSuchCorpus."""
+    """One corpus with its latest ingests and jobs. Raises NotFound."""
     return _state(database, name, ingests=LATEST, jobs=LATEST)
 
 

@@ -50,7 +50,7 @@ class FinishedShard:
 
 
 def runtimes(database: Database, job_id: int) -> list[RuntimeUse]:
-    """Return what computed the results of each step, most documents first. Raises NoSuchJob."""
+    """Return what computed the results of each step, most documents first. Raises NotFound."""
     job = require(database, job_id)
     found: list[RuntimeUse] = []
     with database.read() as transaction:
@@ -117,7 +117,7 @@ NO_FLAGS = FlagCounts(0, Counter())
 
 
 def count_flags(database: Database, job_id: int) -> dict[str, FlagCounts]:
-    """Return the counts of each step of a job, by its name. Raises NoSuchJob.
+    """Return the counts of each step of a job, by its name. Raises NotFound.
 
     Each step is one aggregate without texts.
     """
@@ -190,7 +190,7 @@ class Escalated:
 
 
 def count_escalated(database: Database, job_id: int) -> dict[str, Escalated]:
-    """Return the escalations of a job by the names of their steps. Raises NoSuchJob."""
+    """Return the escalations of a job by the names of their steps. Raises NotFound."""
     job = require(database, job_id)
     with database.read() as transaction:
         steps = of_job(transaction, job_id)

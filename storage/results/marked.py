@@ -81,7 +81,7 @@ class _Found:
 def group_reasons(database: Database, job_id: int) -> list[Reasons]:
     """Return the texts of each step without a result, by reason, most frequent reasons first.
 
-    The last entry, `RECORDS`, has the rejected records, if there are any. Raises NoSuchJob.
+    The last entry, `RECORDS`, has the rejected records, if there are any. Raises NotFound.
     """
     job = require(database, job_id)
     found = []
@@ -128,7 +128,7 @@ def flagged_page(
 ) -> FlaggedPage:
     """Return a page of the outputs of a step that carry any flag, or the flag of this name, in the order of contents.
 
-    Raises NoSuchJob and NoSuchStep.
+    Raises NotFound.
     """
     job = require(database, job_id)
     with database.read() as transaction:

@@ -23,7 +23,7 @@ from sqlalchemy import func, select
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Document, Job
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.errors import FolderBusy, JobUnfinished, PartsRefused, ResultsChanged
+from docmill.storage.errors import FolderBusy, StorageError
 from docmill.storage.outputs.columns import Column
 from docmill.storage.results.results import Place, Placed, columns, placed_results
 from docmill.storage.results.status import JobStatus, read_status
@@ -91,12 +91,11 @@ def export(
     """Write the results of a job that has ended, or of one of its steps, as parts of so many documents each.
 
     `flagged` is a condition on the results' flags. What an earlier call wrote of the same is kept. `replaced` permits
-    to replace another export's parts. Raises NoSuchJob, NoSuchStep, JobUnfinished, PartsRefused, FolderBusy,
-    ResultsChanged, FormatUnfit and OSError.
+    to replace another export's parts. Raises StorageError, FormatUnfit and OSError.
     """
     status = read_status(database, job_id)
     if not status.ended:
-        raise JobUnfinished(
+        raise StorageError(
             f"job {job_id} is not finished ({status.pending:,} text{'s' * (status.pending != 1)} to do), and "
             f"parts would lack what comes: docmill wait {job_id}"
         )
@@ -119,7 +118,7 @@ def _wanted(
     most = max(mark["done"] for mark in results.values())
     if most > part_documents * MOST_PARTS:
         least = -(-most // MOST_PARTS)
-        raise PartsRefused(
+        raise StorageError(
             f"that would be {-(-most // part_documents):,} parts, more than {MOST_PARTS:,}; "
             f"put at least {least:,} documents into one"
         )
@@ -143,7 +142,7 @@ def _marks(database: Database, job_id: int, step: str | None) -> dict[str, Any]:
 
 def _check_unchanged(database: Database, wanted: Manifest, step: str | None) -> None:
     if not read_status(database, wanted.job).ended or _marks(database, wanted.job, step) != wanted.results:
-        raise ResultsChanged(
+        raise StorageError(
             f"the results of job {wanted.job} changed while they were written (a retry or another job computes them, "
             "or some were removed): write them again when that is over, and all parts are written anew"
         )
@@ -255,15 +254,15 @@ def _save(folder: Path, manifest: Manifest) -> None:
 
 
 def _manifest_in(folder: Path) -> Manifest | None:
-    """Return the manifest of a folder; None for an empty folder. Raises PartsRefused for a folder of other files."""
+    """Return the manifest of a folder; None for an empty folder. Raises StorageError for a folder of other files."""
     names = _names(folder)
     if NAME in names:
         found = from_json((folder / NAME).read_bytes()) if (folder / NAME).is_file() else None
         if found is None:
-            raise PartsRefused(f"{folder / NAME} is none of docmill's; name another folder")
+            raise StorageError(f"{folder / NAME} is none of docmill's; name another folder")
         return found
     if not all(is_begun(name) or name == LOCK for name in names):
-        raise PartsRefused(f"{folder} has files in it and no {NAME}; name an empty folder, or one that is not there")
+        raise StorageError(f"{folder} has files in it and no {NAME}; name an empty folder, or one that is not there")
     return None
 
 
@@ -273,11 +272,11 @@ def _names(folder: Path) -> list[str]:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """The folder, made if it is not there, for this process alone. Raises PartsRefused, FolderBusy."""
+    """The folder, made if it is not there, for this process alone. Raises StorageError and FolderBusy."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
     except FileExistsError as error:
-        raise PartsRefused(f"{folder} is a file, and parts go into a folder; name another") from error
+        raise StorageError(f"{folder} is a file, and parts go into a folder; name another") from error
     path = folder / LOCK
     with path.open("wb") as lock:
         _take(lock, path)
@@ -313,7 +312,7 @@ class Mark:
 
 
 def marks(database: Database, job_id: int, step: str | None = None) -> dict[str, Mark]:
-    """By name the mark of a step, or of all. Raises NoSuchJob and NoSuchStep."""
+    """By name the mark of a step, or of all. Raises NotFound."""
     job = require(database, job_id)
     with database.read() as transaction:
         steps = of_job(transaction, job_id)

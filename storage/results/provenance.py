@@ -27,7 +27,7 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.core.specs import Spec, StoredOutcome
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.errors import NoSuchDocument
+from docmill.storage.errors import NotFound
 from docmill.storage.outputs.output_types import CONFIDENCE
 from docmill.storage.steps import choosing, lineage
 from docmill.storage.steps.conditions import Doubt
@@ -133,7 +133,7 @@ def read_provenance(database: Database, job_id: int, key: str, step: str | None 
     """Return the provenance of a document's result at a step.
 
     Without a step it is the job's last one with a result for the document; if there is none, the last one with a
-    failure, or the first. Raises NoSuchJob, NoSuchStep, NoSuchDocument and UnknownKind.
+    failure, or the first. Raises NotFound.
     """
     job = require(database, job_id)
     with database.read() as transaction:
@@ -283,7 +283,7 @@ class _Reading:
 
 
 def _document(transaction: Transaction, job: Job, key: str) -> Any:
-    """Return the row of a document as the job sees it. Raises NoSuchDocument."""
+    """Return the row of a document as the job sees it. Raises NotFound."""
     of_key = select(
         Document.id,
         Document.content_id,
@@ -297,7 +297,7 @@ def _document(transaction: Transaction, job: Job, key: str) -> Any:
         found = transaction.execute(of_key.where(visible(job), versions).limit(1)).first()
         if found is not None:
             return found
-    raise NoSuchDocument(_why_missing(transaction, job, key))
+    raise NotFound(_why_missing(transaction, job, key))
 
 
 def _why_missing(transaction: Transaction, job: Job, key: str) -> str:

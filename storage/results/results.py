@@ -53,7 +53,7 @@ def results(
     any step is done: {"id", "steps", "flags", "meta"}, and "steps" has of each step that is done, by its name, what
     else has a line of its own. A vector is a float32 array (dim,), or (windows, dim) where every window was kept:
     then "windows" has their offsets in characters. `with_input` adds the text as "input". `flagged` is a condition on
-    flags and numbers: of several steps the document has those of all. Raises NoSuchJob, NoSuchStep and UnknownKind.
+    flags and numbers: of several steps the document has those of all. Raises NotFound.
     """
     first = PAGE if limit is None else max(1, min(limit, PAGE))
     found = placed_results(database, job_id, step=step, with_input=with_input, flagged=flagged, first=first)
@@ -63,7 +63,7 @@ def results(
 def samples(database: Database, job_id: int, n: int = 3, *, of: int = PAGE) -> list[dict[str, Any]]:
     """Return a few results of a job with their inputs, from its first `of` results.
 
-    Results without flags come first, doubtful ones last. Raises NoSuchJob.
+    Results without flags come first, doubtful ones last. Raises NotFound.
     """
     page = list(results(database, job_id, with_input=True, limit=of))
     return sorted(page, key=lambda result: (is_doubtful(result["flags"]), bool(result["flags"])))[:n]
@@ -72,7 +72,7 @@ def samples(database: Database, job_id: int, n: int = 3, *, of: int = PAGE) -> l
 def count_doubtful(database: Database, job_id: int) -> tuple[int, Counter[str]]:
     """Return how many outputs of a job's first step have a doubtful flag, and how many have each.
 
-    Raises NoSuchJob.
+    Raises NotFound.
     """
     job = require(database, job_id)
     step = _steps(database, job_id)[0]
@@ -172,7 +172,7 @@ def input_columns(database: Database, job_id: int, step: str | None = None) -> t
 def columns(database: Database, job_id: int, step: str | None = None) -> tuple[Column, ...]:
     """Return the columns of a table of `results`; of several steps each has those of its output.
 
-    Raises NoSuchJob, NoSuchStep and UnknownKind.
+    Raises NotFound.
     """
     require(database, job_id)
     steps = _steps(database, job_id)
@@ -217,7 +217,7 @@ def failures(database: Database, job_id: int) -> Iterator[dict[str, Any]]:
 
     Documents come in the order of the source. In a job with several steps there is a line for each step, whose name
     is "step". If an earlier step gave no output, "status" is `blocked`, and "reason" is the earlier step's. Raises
-    NoSuchJob.
+    NotFound.
     """
     job = require(database, job_id)
     steps = _steps(database, job_id)
@@ -236,8 +236,7 @@ def inputs(database: Database, job_id: int, *, step: str | None = None) -> Itera
 
     A row also has "outcome" and "reason". The outcome is `done`, `failed`, `skipped`, `blocked`, `rejected`,
     `superseded` (by a later record of the same id), `pending` in a job that goes on, or `not computed`. In a job with
-    several steps, where none is named, it is that of the first step that has no result. Raises NoSuchJob, NoSuchStep
-    and UnknownKind.
+    several steps, where none is named, it is that of the first step that has no result. Raises NotFound.
     """
     job = require(database, job_id)
     steps = _steps(database, job_id)

@@ -169,7 +169,7 @@ class JobStatus:
 
 
 def read_status(database: Database, job_id: int) -> JobStatus:
-    """The state of one job. Raises NoSuchJob."""
+    """The state of one job. Raises NotFound."""
     with database.read() as transaction:
         row = transaction.execute(_JOBS.where(Job.id == job_id)).one_or_none()
         if row is None:

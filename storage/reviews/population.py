@@ -16,7 +16,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import pages
 from docmill.storage.core.schema import Content, Document, OutcomeRow, SpecRow
 from docmill.storage.core.specs import Status
-from docmill.storage.errors import NotReviewable
+from docmill.storage.errors import StorageError
 from docmill.storage.outputs.output_types import Stored
 from docmill.storage.steps import choosing, lineage
 from docmill.storage.steps.jobs import require
@@ -77,7 +77,7 @@ class Population:
 
 
 def reviewed_step(database: Database, job_id: int, name: str | None = None) -> ReviewedStep:
-    """Return a job's step by its name, or the last one. Raises NoSuchJob, NoSuchStep and NotReviewable."""
+    """Return a job's step by its name, or the last one. Raises NotFound and StorageError."""
     require(database, job_id)
     with database.read() as transaction:
         steps = of_job(transaction, job_id)
@@ -85,7 +85,7 @@ def reviewed_step(database: Database, job_id: int, name: str | None = None) -> R
         specs = transaction.execute(select(SpecRow.id, SpecRow.sha256).where(SpecRow.id.in_(way[-1].spec_ids))).all()
     output = database.kind_of(way[-1].lane).output
     if output.name in UNREADABLE:
-        raise NotReviewable(f"the step {way[-1].name} makes {output.plural}, which a person cannot judge by reading")
+        raise StorageError(f"the step {way[-1].name} makes {output.plural}, which a person cannot judge by reading")
     return ReviewedStep(job_id, tuple(way), {row.id: row.sha256.hex() for row in specs})
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Judgement, OutcomeRow, RiskVersion, db_now
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.errors import NoRisk, NotReviewable
+from docmill.storage.errors import StorageError
 from docmill.storage.outputs.output_types import CONFIDENCE
 from docmill.storage.reviews.judgements import Verdict
 from docmill.storage.reviews.population import reviewed_step
@@ -68,12 +68,12 @@ def store(database: Database, spec_id: int, risk: Risk) -> Risk:
 def spec_to_fit(database: Database, job: int, step: str | None = None) -> int:
     """Return the id of the spec to whose outputs a risk is fitted: that of a job's step, by default of the last one.
 
-    Raises NoSuchJob, NoSuchStep, and NotReviewable for a step with an escalation, whose outputs are those of two
+    Raises NotFound, and StorageError for a step with an escalation, whose outputs are those of two
     models.
     """
     found = reviewed_step(database, job, step).step
     if found.escalation is not None:
-        raise NotReviewable(
+        raise StorageError(
             f"a risk is that of one model, and the results of the step {found.name} come from two; run the same "
             "without --escalate, which computes nothing again, and take that job"
         )
@@ -83,14 +83,14 @@ def spec_to_fit(database: Database, job: int, step: str | None = None) -> int:
 def latest(database: Database, job: int, step: str | None = None) -> Risk:
     """Return the latest risk of the outputs of a job's step, the last one if none is named.
 
-    Raises NoSuchJob, NoSuchStep, NotReviewable, and NoRisk if there is none.
+    Raises NotFound, and StorageError if there is none.
     """
     spec_id = spec_to_fit(database, job, step)
     query = select(RiskVersion).where(RiskVersion.spec_id == spec_id).order_by(RiskVersion.version.desc()).limit(1)
     with database.read() as transaction:
         found = transaction.execute(query).first()
     if found is None:
-        raise NoRisk(
+        raise StorageError(
             f"no risk was fitted for these outputs; `docmill review {job} --fit` does it, from 200 judgements"
         )
     return Risk(found.version, RiskModel.stored(found.model), found.n_good, found.n_bad, found.quality)

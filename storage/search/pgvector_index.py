@@ -20,7 +20,7 @@ from docmill.storage.core.lookups import SPEC, spec_of, vector_length
 from docmill.storage.core.schema import OutcomeRow, SpecRow
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.errors import CannotIndex, DatabaseBusy, NothingEmbedded, RightMissing
+from docmill.storage.errors import DatabaseBusy, NothingEmbedded, RightMissing, StorageError
 from docmill.storage.search.knn import Matrix
 
 PAGE = 512  # contents added in one transaction; each takes 1 to 2 ms once the index exists
@@ -54,7 +54,7 @@ def add(database: Database, spec_id: int, advanced: Callable[[int], None] = lamb
     """Make the index of a spec, or update it. Return the number of contents it lacked. The next call continues this
     one.
 
-    `advanced` is told the number added so far. Raises CannotIndex, and DatabaseBusy if another process does the same.
+    `advanced` is told the number added so far. Raises StorageError, and DatabaseBusy if another process is at it.
     """
     _require_pgvector(database)
     with alone(database, spec_id) as is_ours:
@@ -172,7 +172,7 @@ def rows_of(vectors: Sequence[tuple[int, Matrix]]) -> bytes:
 
 def _require_pgvector(database: Database) -> None:
     if not database.has_vector_indexes:
-        raise CannotIndex(
+        raise StorageError(
             "a SQLite store has no index of vectors: `docmill search` compares every document. "
             "An index is made in a PostgreSQL that has pgvector"
         )
@@ -181,14 +181,14 @@ def _require_pgvector(database: Database) -> None:
             "SELECT installed_version, default_version FROM pg_available_extensions WHERE name = 'vector'"
         ).one_or_none()
     if there_is is None:
-        raise CannotIndex(
+        raise StorageError(
             f"the server of {database} has no pgvector; install it there (version 0.8 or newer, for Debian "
             "postgresql-NN-pgvector). Without it `docmill search` compares every document"
         )
     installed, available = there_is
     version = installed or available
     if tuple(map(int, version.split(".")[:2])) < OLDEST:
-        raise CannotIndex(
+        raise StorageError(
             f"the database {database} has pgvector {version}; an index takes 0.8 or newer "
             "(once that is installed, ALTER EXTENSION vector UPDATE)"
         )
@@ -196,7 +196,7 @@ def _require_pgvector(database: Database) -> None:
         try:
             database.write(lambda transaction: transaction.exec_driver_sql("CREATE EXTENSION IF NOT EXISTS vector"))
         except RightMissing as error:
-            raise CannotIndex(
+            raise StorageError(
                 f"the user of the database {database} may not bring in pgvector: have a superuser run "
                 "CREATE EXTENSION vector in it, once"
             ) from error
@@ -208,7 +208,7 @@ def _dim(database: Database, spec_id: int) -> int:
     if dim is None:
         raise NothingEmbedded(f"nothing has a vector under spec {spec_id}")
     if dim > MOST_NUMBERS:
-        raise CannotIndex(f"its vectors have {dim:,} numbers, and an index takes at most {MOST_NUMBERS:,}")
+        raise StorageError(f"its vectors have {dim:,} numbers, and an index takes at most {MOST_NUMBERS:,}")
     return dim
 
 

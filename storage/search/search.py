@@ -17,7 +17,7 @@ from docmill.storage.core.lookups import SPEC, is_current_document, spec_of, vec
 from docmill.storage.core.schema import Content, Corpus, Document, Job, OutcomeRow, SpecRow, Step
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import IN_BINARY, Transaction
-from docmill.storage.errors import NoSuchCorpus, NothingEmbedded
+from docmill.storage.errors import NotFound, NothingEmbedded
 from docmill.storage.outputs.output_types import VECTOR
 from docmill.storage.search import ann
 from docmill.storage.search.ann import Placed, Searched, keeps_windows
@@ -52,14 +52,14 @@ def choose(database: Database, names: Sequence[str], job_id: int | None = None) 
     """Return the corpus with the first of these names, and the spec of its latest embed job or of the job `job_id`.
 
     If that spec was replaced in the corpus, it is the one in its place (`storage.steps.replacements`). Other specs
-    are offered if they have results. Raises NoSuchCorpus, and NothingEmbedded if there is no such job, or no vector
+    are offered if they have results. Raises NotFound, and NothingEmbedded if there is no such job, or no vector
     of a current document.
     """
     with database.read() as transaction:
         named = {row.name: row for row in transaction.execute(select(Corpus).where(Corpus.name.in_(names)))}
         corpus = next((named[name] for name in names if name in named), None)
         if corpus is None:
-            raise NoSuchCorpus(f"there is no corpus {names[0]}{_corpora(transaction, _kinds(database)[0])}")
+            raise NotFound(f"there is no corpus {names[0]}{_corpora(transaction, _kinds(database)[0])}")
         of_corpus = _JOBS.where(Job.corpus_id == corpus.id, SpecRow.kind.in_(_kinds(database)))
         jobs = [
             _EmbedJob(row.id, row.seq, row.spec_id, spec_of(row), row.created_at)

@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Ingest, Job, JobKey, db_now
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.errors import DatabaseBusy, KeyReused
+from docmill.storage.errors import DatabaseBusy, StorageError
 
 _SHOWN_CHARS = 60  # of a value in a message
 _NOT_GIVEN = "not given"
@@ -44,7 +44,7 @@ class KeyedJob:
 
 
 def find(database: Database, key: IdempotencyKey) -> KeyedJob | None:
-    """Return the job of a key; None if it has none yet. Raises KeyReused."""
+    """Return the job of a key; None if it has none yet. Raises StorageError."""
     with database.read() as transaction:
         return job_of(transaction, key)
 
@@ -52,7 +52,7 @@ def find(database: Database, key: IdempotencyKey) -> KeyedJob | None:
 def job_of(transaction: Transaction, key: IdempotencyKey) -> KeyedJob | None:
     """Return the job of a key; None if it has none yet.
 
-    Raises KeyReused if the key came with other arguments before, or if its job was removed.
+    Raises StorageError if the key came with other arguments before, or if its job was removed.
     """
     row = transaction.execute(select(JobKey).where(JobKey.key == key.key)).one_or_none()
     if row is None:
@@ -60,12 +60,12 @@ def job_of(transaction: Transaction, key: IdempotencyKey) -> KeyedJob | None:
     query = select(Job.state.label("job_state"), Job.n_documents, Ingest).join(Ingest, Ingest.id == Job.ingest_id)
     job = transaction.execute(query.where(Job.id == row.job_id)).one_or_none()
     if job is None:
-        raise KeyReused(
+        raise StorageError(
             f"job {row.job_id} of the idempotency key {key.key} was removed with its corpus; give another key to "
             "store the documents again"
         )
     if said := _differences(row.arguments or {}, key.arguments):
-        raise KeyReused(
+        raise StorageError(
             f"the idempotency key {key.key} is that of job {row.job_id}, which has other arguments: "
             f"{'; '.join(said)}. Give the same arguments, or another key"
         )

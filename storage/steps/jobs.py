@@ -24,7 +24,7 @@ from docmill.storage.core.schema import (
     db_now,
 )
 from docmill.storage.core.transaction import Transaction, Ts
-from docmill.storage.errors import JobStopped, NoSuchJob
+from docmill.storage.errors import JobStopped, NotFound
 from docmill.storage.steps import job_keys, steps
 from docmill.storage.steps.conditions import Doubt
 from docmill.storage.steps.job_keys import IdempotencyKey
@@ -84,7 +84,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
     """The unfinished job of the same corpus, source, options and steps, or a new one, ready for its ingest.
 
     With a key it is the job of this key, even if that has ended. A new job keeps the latest fitted risks.
-    Raises KeyReused, and NoRisk without a risk.
+    Raises StorageError without a risk.
     """
 
     def work(transaction: Transaction) -> OpenJob:
@@ -275,7 +275,7 @@ def _take_away(transaction: Transaction, job_id: int) -> None:
 def pause(database: Database, job_id: int) -> bool:
     """Pause a job until it is resumed. Finished results stay; work in progress is dropped.
 
-    False when it had ended. Idempotent. Raises NoSuchJob.
+    False when it had ended. Idempotent. Raises NotFound.
     """
     require(database, job_id)
 
@@ -292,12 +292,12 @@ def pause(database: Database, job_id: int) -> bool:
 
 
 def resume(database: Database, job_id: int) -> bool:
-    """Let a paused job go on. False when it had ended. Idempotent. Raises NoSuchJob."""
+    """Let a paused job go on. False when it had ended. Idempotent. Raises NotFound."""
     return _set(database, job_id, paused=False)
 
 
 def prioritise(database: Database, job_id: int, priority: int) -> bool:
-    """Give a job another priority; higher goes first. False when it had ended. Raises NoSuchJob."""
+    """Give a job another priority; higher goes first. False when it had ended. Raises NotFound."""
     return _set(database, job_id, priority=priority)
 
 
@@ -308,7 +308,7 @@ def _set(database: Database, job_id: int, **values: Any) -> bool:
 
 
 def cancel(database: Database, job_id: int) -> bool:
-    """Cancel a job. False when it had ended already. Raises NoSuchJob."""
+    """Cancel a job. False when it had ended already. Raises NotFound."""
     require(database, job_id)
     return database.write(lambda transaction: stop(transaction, job_id, "cancelled", None))
 
@@ -319,7 +319,7 @@ def halt(database: Database, job_id: int, reason: str) -> bool:
 
 
 def require(database: Database, job_id: int) -> Job:
-    """The job's row. Raises NoSuchJob."""
+    """The job's row. Raises NotFound."""
     with database.read() as transaction:
         row = transaction.execute(select(Job).where(Job.id == job_id)).one_or_none()
         if row is None:
@@ -327,23 +327,23 @@ def require(database: Database, job_id: int) -> Job:
     return Job.of(row)
 
 
-def missing(transaction: Transaction, job_id: int) -> NoSuchJob:
+def missing(transaction: Transaction, job_id: int) -> NotFound:
     """Return the error for a job that is not there, which says so if the job was removed."""
     last = transaction.scalar(select(func.max(Job.id))) or 0
     if 0 < job_id < last:
-        return NoSuchJob(
+        return NotFound(
             f"there is no job {job_id} any more: it was removed with its corpus, or with its run when that was old "
             "(retention, rule runs); `docmill jobs` lists the others"
         )
-    return NoSuchJob(f"there is no job {job_id}; `docmill jobs` lists them")
+    return NotFound(f"there is no job {job_id}; `docmill jobs` lists them")
 
 
 def latest(database: Database) -> int:
-    """Return the number of the newest job. Raises NoSuchJob."""
+    """Return the number of the newest job. Raises NotFound."""
     with database.read() as transaction:
         job_id: int | None = transaction.scalar(select(func.max(Job.id)))
     if job_id is None:
-        raise NoSuchJob("there are no jobs yet; `docmill run SOURCE --task summarize` makes one")
+        raise NotFound("there are no jobs yet; `docmill run SOURCE --task summarize` makes one")
     return job_id
 
 
@@ -362,7 +362,7 @@ def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
     locked = transaction.for_update(select(Job).where(Job.id == job_id))
     row = transaction.execute(locked).one_or_none()
     if row is None:
-        raise NoSuchJob(f"there is no job {job_id}; it was removed with its corpus")
+        raise NotFound(f"there is no job {job_id}; it was removed with its corpus")
     job = Job.of(row)
     if job.state == "cancelled":
         raise JobStopped(f"job {job_id} was cancelled; enqueue its source again, which computes only what is missing")

@@ -17,7 +17,7 @@ from docmill.storage.core.lookups import SPEC, find_corpus, first_existing, inse
 from docmill.storage.core.schema import Corpus, Job, ReplacementRow, SpecRow, Step, db_now
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.errors import CannotMigrate, NoSuchJob
+from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.steps.jobs import UNFINISHED, lock_corpus
 from docmill.storage.steps.steps import StepRequest
 
@@ -130,11 +130,11 @@ def every(database: Database, corpus_id: int) -> list[Replacement]:
 
 
 def reread(database: Database, replacement: Replacement) -> Replacement:
-    """Return a replacement as it stands now. Raises CannotMigrate if it was removed with its corpus."""
+    """Return a replacement as it stands now. Raises StorageError if it was removed with its corpus."""
     for current in every(database, replacement.corpus_id):
         if current.id == replacement.id:
             return current
-    raise CannotMigrate(f"the corpus {replacement.corpus} was removed, and its migration with it")
+    raise StorageError(f"the corpus {replacement.corpus} was removed, and its migration with it")
 
 
 def substituted(database: Database, corpus: str, requests: Sequence[StepRequest]) -> tuple[StepRequest, ...]:
@@ -195,7 +195,7 @@ def candidates(database: Database, corpus_id: int, job_id: int | None = None) ->
 def begin(database: Database, corpus_id: int, old: Candidate, new: Spec) -> Replacement:
     """Return the unfinished replacement of a spec by another in a corpus, which is stored if there is none.
 
-    Raises CannotMigrate while another replacement in the corpus is unfinished.
+    Raises StorageError while another replacement in the corpus is unfinished.
     """
 
     def work(transaction: Transaction) -> Replacement:
@@ -205,7 +205,7 @@ def begin(database: Database, corpus_id: int, old: Candidate, new: Spec) -> Repl
             if replacement.state != FILLING:
                 continue
             if (replacement.old_spec_id, replacement.new_spec_id) != (old.spec_id, new_id):
-                raise CannotMigrate(
+                raise StorageError(
                     f"the corpus {replacement.corpus} is being migrated from {replacement.old.model} to "
                     f"{replacement.new.model}; the same command finishes that, and --cancel ends it"
                 )
@@ -243,7 +243,7 @@ def turn(transaction: Transaction, replacement_id: int, state: str, to: str) -> 
 def answering_job(database: Database, names: Sequence[str]) -> int:
     """Return the job that answers for the corpus with the first of these names: the latest, or one in its place.
 
-    That one has the specs that answer in place of those of the latest. Raises NoSuchCorpus and NoSuchJob.
+    That one has the specs that answer in place of those of the latest. Raises NotFound.
     """
     corpus_id = find_corpus(database, first_existing(database, names))
     query = select(Job.id, Job.created_at, Step.spec_id).join(Step, Step.job_id == Job.id)
@@ -253,7 +253,7 @@ def answering_job(database: Database, names: Sequence[str]) -> int:
             query.where(Job.corpus_id == corpus_id, Step.escalates.is_(None)).order_by(Job.id.desc(), Step.seq)
         ).all()
     if not rows:
-        raise NoSuchJob(f"no job has run over the corpus {names[0]}; `docmill jobs` lists the jobs")
+        raise NotFound(f"no job has run over the corpus {names[0]}; `docmill jobs` lists the jobs")
     specs: dict[int, tuple[int, ...]] = {}
     for row in rows:
         specs[row.id] = (*specs.get(row.id, ()), row.spec_id)

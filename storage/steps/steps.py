@@ -15,7 +15,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import RiskVersion, SpecRow, Step
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.errors import NoRisk, NoSuchStep
+from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.steps.conditions import Doubt, Flagged
 from docmill.storage.steps.risk import FittedRisk, RiskModel
 from docmill.storage.templates import Messages, Questions, Template
@@ -240,10 +240,10 @@ def way_to(steps: Sequence[OpenStep], step: OpenStep) -> list[OpenStep]:
 
 
 def way_to_named(steps: Sequence[OpenStep], name: str | None) -> list[OpenStep]:
-    """The way to a job's step by its name, or without one to the only step. Raises NoSuchStep."""
+    """The way to a job's step by its name, or without one to the only step. Raises NotFound."""
     step = next((step for step in steps if name in {step.name, None}), None)
     if step is None:
-        raise NoSuchStep(f"there is no step {name}; the job has {', '.join(step.name for step in steps)}")
+        raise NotFound(f"there is no step {name}; the job has {', '.join(step.name for step in steps)}")
     return way_to(steps, step)
 
 
@@ -294,12 +294,12 @@ def _row(job_id: int, step: OpenStep) -> dict[str, Any]:
 
 
 def resolve_risks(transaction: Transaction, requests: Sequence[StepRequest]) -> tuple[StepRequest, ...]:
-    """Return steps whose escalations have the latest risks of their specs. Raises NoRisk."""
+    """Return steps whose escalations have the latest risks of their specs. Raises StorageError."""
     return tuple(_with_risk(transaction, request) for request in requests)
 
 
 def require_risks(database: Database, requests: Sequence[StepRequest]) -> None:
-    """Raise NoRisk if an escalation has a bound of a risk that nobody has fitted."""
+    """Raise StorageError if an escalation has a bound of a risk that nobody has fitted."""
     with database.read() as transaction:
         resolve_risks(transaction, requests)
 
@@ -317,7 +317,7 @@ def _latest_risk(transaction: Transaction, spec: Spec) -> FittedRisk:
     latest = query.where(SpecRow.sha256 == spec.sha256).order_by(RiskVersion.version.desc()).limit(1)
     row = transaction.execute(latest).first()
     if row is None:
-        raise NoRisk(
+        raise StorageError(
             f"no risk was fitted for the outputs of {spec}. Run the same without the escalation, judge 200 of its "
             "outputs with `docmill review JOB`, and fit the risk with `docmill review JOB --fit`"
         )

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from docmill.storage import writers
-from docmill.storage.errors import PartsRefused
+from docmill.storage.errors import StorageError
 
 NAME = "manifest.json"
 MOST_PARTS = 10_000  # the manifest is written anew after each; hubs of datasets take no more files in a folder
@@ -120,14 +120,14 @@ def carried_on(
 ) -> tuple[Manifest, str | None]:
     """The manifest to go on with, and why not with the one that was found; None where that goes on, or none was.
 
-    Raises PartsRefused for another export's folder, unless that may be replaced.
+    Raises StorageError for another export's folder, unless that may be replaced.
     """
     if existing is None:
         return wanted, None
     if differing := _differing(existing, wanted):
         if replaced:
             return wanted, f"it held the parts of another export ({differing})"
-        raise PartsRefused(
+        raise StorageError(
             f"{folder} holds the parts of another export ({differing}): name another folder, or replace them with "
             "--overwrite"
         )

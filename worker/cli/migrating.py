@@ -83,10 +83,10 @@ def fill(
 ) -> Survey:
     """Compute until no document of the corpus lacks a new result. Return the last survey.
 
-    Documents that come meanwhile are computed by another job. Raises CannotMigrate if a job was cancelled or stopped,
+    Documents that come meanwhile are computed by another job. Raises StorageError if a job was cancelled or stopped,
     or left texts without a result.
     """
-    from docmill.storage.errors import CannotMigrate
+    from docmill.storage.errors import StorageError
     from docmill.storage.pipelines.switching import survey
     from docmill.storage.steps import replacements
 
@@ -98,13 +98,13 @@ def fill(
         if not looked.missing and has_ended:
             return looked
         if looked.missing and looked == before:
-            raise CannotMigrate(
+            raise StorageError(
                 f"{formatting.documents(looked.missing)} {'has' if looked.missing == 1 else 'have'} no new result "
                 f"after job {job_id}; `docmill status {job_id}` says more, and the same command tries again"
             )
         status = backfill(settings, database, found, devices, by_workers=by_workers)
         if status.state != "done":
-            raise CannotMigrate(
+            raise StorageError(
                 f"job {status.id}, the backfill, is {status.state}; {found.old.model} still answers. The same "
                 "command goes on"
             )
@@ -121,7 +121,7 @@ def switched(
     *,
     by_workers: bool,
 ) -> Survey:
-    """Fill what is missing, and switch in one transaction. Raises CannotMigrate and TooManyLost."""
+    """Fill what is missing, and switch in one transaction. Raises StorageError and TooManyLost."""
     from docmill.storage.pipelines import switching
     from docmill.storage.steps import replacements
 

@@ -36,7 +36,7 @@ class DedupOptions:
 def deduplicate(database: Database, corpus: str, options: DedupOptions, listener: Listener) -> Found:
     """Bring the clusters of a corpus up to date.
 
-    Raises NoSuchCorpus, NothingEmbedded, LibraryMissing.
+    Raises NotFound, NothingEmbedded and StorageError.
     """
     from docmill.storage.core.lookups import find_corpus
     from docmill.storage.duplicates import clusters

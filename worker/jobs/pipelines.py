@@ -13,7 +13,7 @@ from typing import Any
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import PipelineRow, PipelineRun
-from docmill.storage.errors import NoSuchPipeline, StorageError
+from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.pipelines import pipelines, views
 from docmill.storage.results.status import JobStatus
 from docmill.tasks import kinds
@@ -132,7 +132,7 @@ def _in_history(
     """
     try:
         run = pipelines.begin(database, name, f"{platform.node()}/{os.getpid()}", settings.lease_s)
-    except NoSuchPipeline:
+    except NotFound:
         yield Held(f"the run of {name}", lambda: True, None), lambda *_, **__: None
         return
     with keeping(database, run, settings.lease_s) as held:
@@ -154,7 +154,7 @@ def list_pipelines(database: Database, prices: Prices) -> list[dict[str, Any]]:
 
 
 def list_runs(database: Database, name: str, limit: int, prices: Prices) -> list[dict[str, Any]]:
-    """Return the latest runs of a stored pipeline, newest first, for machines. Raises NoSuchPipeline."""
+    """Return the latest runs of a stored pipeline, newest first, for machines. Raises NotFound."""
     rows = pipelines.history(database, name, limit)
     known = costs(database, prices, [row.job_id for row in rows])
     return [_run_of(row, known) for row in rows]

@@ -50,7 +50,7 @@ def open_search(
     *,
     printing: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Iterator[Search]:
-    """Yield a search of a corpus, named as `run --corpus` or by its source. Raises NoSuchCorpus, NothingEmbedded.
+    """Yield a search of a corpus, named as `run --corpus` or by its source. Raises NotFound and NothingEmbedded.
 
     ``refuse`` is called for a query that has no vector, with its place and the reason. Libraries that embed a query
     may print in the block that ``printing`` opens.

@@ -9,7 +9,7 @@ from pathlib import Path
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
-from docmill.storage.errors import CannotMigrate
+from docmill.storage.errors import StorageError
 from docmill.storage.pipelines import pipelines, switching
 from docmill.storage.pipelines.switching import KeptView
 from docmill.storage.readers.stored import NoSource, StoredTexts
@@ -68,13 +68,13 @@ def plan(
 ) -> Planned:
     """Choose the old spec, make the new one, and find the migration that this continues.
 
-    Raises CannotMigrate, and ModelError and BadOption for the new model.
+    Raises StorageError, ModelError and BadOption for the new model.
     """
     migrations = replacements.every(database, corpus_id)
     old = _chosen(database, corpus_id, corpus, wanted)
     new, left_out = _new_spec(settings, old.spec, wanted)
     if new == old.spec:
-        raise CannotMigrate(
+        raise StorageError(
             f"{new.model} with these options is the model that job {old.job_id} has; there is nothing to migrate"
         )
     stored = next(
@@ -84,12 +84,12 @@ def plan(
         stored = None
     standing = replacements.specs_in_force(migrations).get(old.spec)
     if standing is not None and standing != new:
-        raise CannotMigrate(f"the corpus {corpus} was migrated from {old.spec.model} to {standing.model} before")
+        raise StorageError(f"the corpus {corpus} was migrated from {old.spec.model} to {standing.model} before")
     if stored is not None and stored.state in IN_FORCE and standing is None:
         stored = None  # it was migrated back since
     under_way = next((migration for migration in migrations if migration.state == FILLING), None)
     if under_way is not None and under_way != stored:
-        raise CannotMigrate(
+        raise StorageError(
             f"a migration of {corpus} from {under_way.old.model} to {under_way.new.model} is under way; "
             "--cancel ends it"
         )
@@ -99,7 +99,7 @@ def plan(
 
 
 def _chosen(database: Database, corpus_id: int, corpus: str, wanted: Wanted) -> Candidate:
-    """Return the latest step that computed the corpus by the old model. Raises CannotMigrate if there are several."""
+    """Return the latest step that computed the corpus by the old model. Raises StorageError if there are several."""
     there = replacements.candidates(database, corpus_id, wanted.job)
     names = {wanted.old, str(Path(wanted.old).expanduser().resolve())}
     of_model = [
@@ -112,10 +112,10 @@ def _chosen(database: Database, corpus_id: int, corpus: str, wanted: Wanted) -> 
         )
         which = f"job {wanted.job}" if wanted.job else f"no job over the corpus {corpus}"
         verb = "has no step" if wanted.job else "has a step"
-        raise CannotMigrate(f"{which} {verb} with the model {wanted.old}; models of this corpus: {models}")
+        raise StorageError(f"{which} {verb} with the model {wanted.old}; models of this corpus: {models}")
     if len(latest) > 1:
         listed = "; ".join(map(str, [*reversed(latest.values())][:LISTED]))
-        raise CannotMigrate(
+        raise StorageError(
             f"the corpus {corpus} has several sorts of results of {wanted.old}; choose by --job, --step or both: "
             f"{listed}"
         )
@@ -136,11 +136,11 @@ def _new_spec(settings: Settings, old: Spec, wanted: Wanted) -> tuple[Spec, tupl
 
 
 def _require_alike(old: Spec, new: Spec) -> None:
-    """Raise CannotMigrate if the results of two specs have other columns."""
+    """Raise StorageError if the results of two specs have other columns."""
     output = kinds.kind(old.kind).output
     columns = [[column.name for column in output.columns(spec.params)] for spec in (old, new)]
     if columns[0] != columns[1]:
-        raise CannotMigrate(f"the results of {new.model} have other columns than those of {old.model}")
+        raise StorageError(f"the results of {new.model} have other columns than those of {old.model}")
 
 
 def texts_of(database: Database, planned: Planned) -> StoredTexts:
@@ -161,7 +161,7 @@ def forecast_request(database: Database, planned: Planned) -> Prepared:
 def backfill_request(database: Database, migration: Replacement) -> Prepared:
     """Return the request for the backfill of a migration: the steps of the old job over what the corpus has.
 
-    Raises CannotMigrate if the old job was removed.
+    Raises StorageError if the old job was removed.
     """
     requests = switching.requests_of(database, migration)
     job = JobOptions(priority=PRIORITY)

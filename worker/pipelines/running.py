@@ -57,7 +57,7 @@ def prepare(settings: Settings, pipeline: Pipeline, devices: Sequence[str] = ())
     ``devices`` are those of this machine that will compute it, if any will.
 
     Raises SourceError for the source, PipelineInvalid for a step that its model cannot do, HubUnreachable,
-    LibraryMissing for keep-first.
+    StorageError for keep-first.
     """
     corpus = pipeline.corpus
     if any(step.keep_first for step in pipeline.steps):
@@ -140,7 +140,7 @@ def export(database: Database, pipeline: Pipeline, job_id: int, held: Held) -> i
     """Write the pipeline's output, if it has one, from a job of it. Returns how many documents.
 
     Parts of another run are replaced, those of this one carried on. Raises LeaseLost, which leaves an output file as
-    it was, FormatUnfit, PartsRefused, FolderBusy, ResultsChanged and OSError.
+    it was, FormatUnfit, StorageError and OSError.
     """
     output = pipeline.output
     if output.file is None:

@@ -78,7 +78,7 @@ def gather(
     `checks_of` returns the checks of the outputs under a spec, which give the evidence of an example's flags.
 
     Without texts no document's text, id or output is kept, and a failure counts by its class alone: its reason may
-    name a file or a field. Raises NoSuchJob.
+    name a file or a field. Raises NotFound.
     """
     steps = {step.name: StepFacts(step) for step in status.steps}
     for number, (row, by_step) in enumerate(_by_step(database, status, with_text), 1):

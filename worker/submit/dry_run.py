@@ -59,7 +59,8 @@ def forecast(
 ) -> Forecast:
     """Read the source, compare with the store, compute a small sample. Stores nothing.
 
-    Raises NoRisk if an escalation has a bound of a risk that nobody has fitted, SampleFailed, and ServerUnreachable.
+    Raises StorageError if an escalation has a bound of a risk that nobody has fitted, SampleFailed and
+    ServerUnreachable.
     """
     steps.require_risks(database, prepared.steps)
     with counting(settings, device, prepared.spec) as count:

@@ -102,7 +102,7 @@ class Enqueued:
 def find_repeated(database: Database, key: IdempotencyKey | None) -> Enqueued | None:
     """Return the job of a key if it needs no more reading, even if it has ended; None if there is no such job.
 
-    Raises KeyReused for a key that came with other arguments, or whose job was removed.
+    Raises StorageError for a key that came with other arguments, or whose job was removed.
     """
     job = None if key is None else job_keys.find(database, key)
     if job is None or not job.is_read:
@@ -124,7 +124,7 @@ def enqueue(
 
     Durable when it returns, whether Redis is up or not. Run again after a crash it carries the same job on.
     `broker` is called when there is something to send. Raises WorkerError under `strict`, JobStopped when the
-    job was cancelled meanwhile, KeyReused for a key that came with other arguments.
+    job was cancelled meanwhile, StorageError for a key that came with other arguments.
     """
     with tracing.span("enqueue", {"docmill.corpus": prepared.corpus}) as span:
         job = jobs.open_job(database, _job_request(prepared, span))

@@ -71,7 +71,7 @@ def prepare(
     its name. ``on_spec`` gets the spec before the model's files are looked at, which may take seconds.
 
     Raises SourceError for the source, ModelError for the model, BadOption for the options or for the want of a model,
-    WorkerError, LibraryMissing for --keep-first.
+    WorkerError, StorageError for --keep-first.
     """
     if request.prune and request.limit is not None:
         raise BadOption("--prune and --limit do not go together: what lies behind the limit has not vanished.")

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from docmill.storage.errors import NoSuchJob, StorageError
+from docmill.storage.errors import NotFound, StorageError
 from docmill.worker.errors import WorkerError
 from docmill.worker.web.guard import (
     HEALTH,
@@ -126,7 +126,7 @@ class _Application:
             return await self._in_thread(act)
         except PageRefused as error:
             return await self._refuse(request, error)
-        except NoSuchJob as error:
+        except NotFound as error:
             return await self._refuse(request, PageRefused(str(error), HTTPStatus.NOT_FOUND))
         except StorageError as error:
             return await self._refuse(request, PageRefused(f"{UNREADABLE} {error}", HTTPStatus.SERVICE_UNAVAILABLE))

@@ -13,7 +13,7 @@ from docmill.storage.core.schema import Base, Content, Corpus, Document, Ingest,
 from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.deletion import gc, removal
 from docmill.storage.deletion.paging import Removed
-from docmill.storage.errors import CorpusInUse, JobStopped, LeaseLost, NoSuchCorpus, NoSuchJob
+from docmill.storage.errors import JobStopped, LeaseLost, NotFound, StorageError
 from docmill.storage.ingest import ingest
 from docmill.storage.leases import shards
 from docmill.storage.leases.shards import Claim
@@ -69,9 +69,9 @@ def test_a_corpus_leaves_with_everything_of_it(database: Database, fleet: Fleet)
     assert texts(database) == {"text 100", "text 101"}
     assert count(database, OutcomeRow) == 0
     assert {row.job_id for row in _shards(database)} == {job.id + 1}
-    with pytest.raises(NoSuchJob):
+    with pytest.raises(NotFound):
         read_status(database, job.id)
-    with pytest.raises(NoSuchCorpus):
+    with pytest.raises(NotFound):
         removal.remove_corpus(database, "books")
 
 
@@ -133,7 +133,7 @@ def test_a_failed_document_that_was_removed_is_not_tried_again(database: Databas
 def test_a_corpus_that_a_job_works_on_is_not_touched(database: Database) -> None:
     job = read(database, request(), numbered(3))
     for act in (removal.remove_corpus, lambda db, name: removal.remove_documents(db, name, ["k1"])):
-        with pytest.raises(CorpusInUse, match=f"job {job.id} works on the corpus books; `docmill cancel {job.id}`"):
+        with pytest.raises(StorageError, match=f"job {job.id} works on the corpus books; `docmill cancel {job.id}`"):
             act(database, "books")
     assert count(database, Document) == 3
 

@@ -24,7 +24,7 @@ from docmill.storage.core.schema import (
     db_now,
 )
 from docmill.storage.deletion import retention
-from docmill.storage.errors import JobStopped, NoSuchJob
+from docmill.storage.errors import JobStopped, NotFound
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.pipelines import pipelines
@@ -131,7 +131,7 @@ def test_old_runs_go_with_their_jobs_and_each_pipeline_keeps_its_last(
     retention.sweep(database, retention.upkeep_ages(KEPT_S))
     assert [run.job_id for run in pipelines.history(database, "nightly")] == [last, failed]
     for gone in (first, second):
-        with pytest.raises(NoSuchJob):
+        with pytest.raises(NotFound):
             read_status(database, gone)
     for kept in (by_hand, failed, last):
         assert len(list(results(database, kept))) == 3

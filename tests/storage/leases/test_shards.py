@@ -15,7 +15,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Shard, db_now
 from docmill.storage.core.specs import TRUNCATED, Outcome, Reason, Status
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.errors import JobStopped, LeaseLost, NoSuchJob
+from docmill.storage.errors import JobStopped, LeaseLost, NotFound
 from docmill.storage.leases import dispatch, maintenance, shards
 from docmill.storage.leases.policy import LAPSES_TOGETHER, MAX_ATTEMPTS, MAX_LAPSES, POISON, VANISHED
 from docmill.storage.leases.shards import Claim
@@ -373,7 +373,7 @@ def test_what_was_cancelled_is_computed_by_a_new_job(database: Database) -> None
 
 @pytest.mark.parametrize("act", [jobs.cancel, jobs.retry, jobs.require, read_status])
 def test_an_unknown_job_is_named(database: Database, act) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(NoSuchJob, match="there is no job 77"):
+    with pytest.raises(NotFound, match="there is no job 77"):
         act(database, 77)
 
 

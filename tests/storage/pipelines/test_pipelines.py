@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job, PipelineRow, PipelineRun, db_now
 from docmill.storage.deletion import gc, removal
-from docmill.storage.errors import LeaseLost, NoSuchPipeline
+from docmill.storage.errors import LeaseLost, NotFound
 from docmill.storage.outputs.output_types import CONFIDENCE
 from docmill.storage.pipelines import pipelines, views
 from docmill.storage.pipelines.pipelines import Run
@@ -82,7 +82,7 @@ def test_a_pipeline_is_kept_listed_replaced_and_forgotten(database: Database) ->
     assert pipelines.get(database, "nightly").text == "name = 'other'"
     pipelines.remove(database, "nightly")
     for act in (pipelines.get, pipelines.history, pipelines.remove):
-        with pytest.raises(NoSuchPipeline, match="no pipeline nightly"):
+        with pytest.raises(NotFound, match="no pipeline nightly"):
             act(database, "nightly")
 
 
@@ -302,7 +302,7 @@ def test_a_run_by_hand_is_in_the_history_and_in_nobodys_way(database: Database) 
     assert states[cut_off.id] == ("failed", "it was cut off")
     assert states[last.id] == states[beside.id] == ("reading", None), "one in another terminal goes on"
     assert [run.state for run in runs(database)][-1] == "due"
-    with pytest.raises(NoSuchPipeline):
+    with pytest.raises(NotFound):
         pipelines.begin(database, "weekly", "me", LEASE_S)
 
 

@@ -14,7 +14,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Step
 from docmill.storage.core.specs import Outcome, Spec
 from docmill.storage.deletion import gc, needed, removal
-from docmill.storage.errors import CannotMigrate, NothingEmbedded, TooManyLost
+from docmill.storage.errors import NothingEmbedded, StorageError, TooManyLost
 from docmill.storage.leases.shards import Claim
 from docmill.storage.pipelines import switching, views
 from docmill.storage.pipelines.switching import KeptView, Survey
@@ -151,7 +151,7 @@ def test_the_view_switches_in_the_same_transaction_and_back(
     assert switching.undo(database, last, [VIEW])
     assert (by(database), {*vectors()}) == (EMBED, {b"\0\0\x80?"})
     assert not switching.undo(database, last, [VIEW])
-    with pytest.raises(CannotMigrate, match="of the corpus books was switched, so there is nothing to take back"):
+    with pytest.raises(StorageError, match="of the corpus books was switched, so there is nothing to take back"):
         switching.last_switched(replacements_of(database)[1], "books")
 
 
@@ -174,14 +174,14 @@ def test_migrations_follow_one_another_and_return_to_the_first_model(database: D
 def test_a_cancelled_migration_leaves_the_old_spec_and_a_later_job_by_hand_counts(database: Database) -> None:
     embed(database, numbered(3))
     found = begun(database)
-    with pytest.raises(CannotMigrate, match="is being migrated from minilm to e5"):
+    with pytest.raises(StorageError, match="is being migrated from minilm to e5"):
         begun(database, new=THIRD)
     backfill(database, found)
     assert replacements.cancel(database, found.id)
     assert not replacements.cancel(database, found.id)
     assert by(database) == EMBED
     looked = switching.survey(database, found)
-    with pytest.raises(CannotMigrate, match="was cancelled meanwhile"):
+    with pytest.raises(StorageError, match="was cancelled meanwhile"):
         switching.switch(database, found, looked, (), 0.0)
     embed(database, numbered(3), NEW)
     assert by(database) == NEW
@@ -201,7 +201,7 @@ def test_only_specs_that_were_replaced_in_all_corpora_long_enough_ago_are_remove
     assert needed.note_dropped(database, going, 0.0) == going
     assert gc.drop(database, spec_ids=going).outcomes == 3
     assert by(database) == NEW
-    with pytest.raises(CannotMigrate, match="`docmill gc` removed the results of minilm"):
+    with pytest.raises(StorageError, match="`docmill gc` removed the results of minilm"):
         switching.last_switched(replacements_of(database)[1], "books")
     removal.remove_corpus(database, "books")
 
@@ -255,7 +255,7 @@ def test_a_migration_outlives_the_old_job_whose_steps_its_backfill_has(database:
     backfill(database, found)
     forgotten = delete(Step).where(Step.job_id == found.old_job_id)
     database.write(lambda transaction: transaction.execute(forgotten))
-    with pytest.raises(CannotMigrate, match="was removed; --cancel ends the migration"):
+    with pytest.raises(StorageError, match="was removed; --cancel ends the migration"):
         switching.survey(database, found)
     replacements.note_job(database, found.id, 2)
     known = replacements.reread(database, found)

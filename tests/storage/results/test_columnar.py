@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import WRITING_SIZE, Outcome, Reason, Spec, Status, StoredKind
-from docmill.storage.errors import NoSuchStep
+from docmill.storage.errors import NotFound
 from docmill.storage.ingest import ingest
 from docmill.storage.outputs.output_types import (
     LABELS,
@@ -176,7 +176,7 @@ def test_a_named_step_has_the_documents_that_it_read(database: Database) -> None
     work(database, computed)
     assert require_equal(database, job.id, "first").num_rows == 9
     assert require_equal(database, job.id, "second").num_rows == 6
-    with pytest.raises(NoSuchStep):
+    with pytest.raises(NotFound):
         read_table(database, job.id, (), "third")
 
 

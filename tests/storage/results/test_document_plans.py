@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event
 
 from docmill.storage.core.database import Database
-from docmill.storage.errors import NoSuchDocument
+from docmill.storage.errors import NotFound
 from docmill.storage.results.corpora import find_documents
 from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.results import samples
@@ -41,7 +41,7 @@ def test_no_statement_reads_the_documents_of_a_corpus_one_by_one(
     work(store)
     asked: list[tuple[str, Any]] = []
     event.listen(store.engine, "before_cursor_execute", lambda *given: asked.append((given[2], given[3])))
-    with suppress(NoSuchDocument):
+    with suppress(NotFound):
         reader(store)
     statements = [one for one in asked if "FROM document" in one[0]]
     assert statements

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Status
-from docmill.storage.errors import NoSuchJob, PartsRefused
+from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.ingest import ingest
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results import parts, results
@@ -171,7 +171,7 @@ def test_results_with_each_flag_are_counted_by_document(database: Database) -> N
     work(database, flagging)
     counts = count_flags(database, job.id)["copy"]
     assert (counts.doubtful, counts.by_flag) == (2, {"windowed": 3, "output_truncated": 2})
-    with pytest.raises(NoSuchJob):
+    with pytest.raises(NotFound):
         count_flags(database, 7)
 
 
@@ -180,9 +180,9 @@ def test_parts_hold_them_too_and_go_on_only_with_the_same_condition(database: Da
     parts.export(database, job, target, 2, flagged=Flagged())
     written = parts.export(database, job, target, 2, flagged=Flagged())
     assert (written.documents, written.parts, written.new) == (6, 3, 0)
-    with pytest.raises(PartsRefused, match="flagged doubtful results, not all"):
+    with pytest.raises(StorageError, match="flagged doubtful results, not all"):
         parts.export(database, job, target, 2)
-    with pytest.raises(PartsRefused, match="flagged doubtful results, not unflagged empty"):
+    with pytest.raises(StorageError, match="flagged doubtful results, not unflagged empty"):
         parts.export(database, job, target, 2, flagged=Flagged(frozenset({"empty"}), lacking=True))
     assert parts.export(database, job, target, 2, replaced=True).documents == 12
     assert b'"flags"' not in (tmp_path / "parts" / "manifest.json").read_bytes()

@@ -9,7 +9,7 @@ from sqlalchemy import event
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Reason, Status
-from docmill.storage.errors import NoSuchJob, NoSuchStep
+from docmill.storage.errors import NotFound
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results import marked
 from docmill.storage.results.marked import flagged_page, group_reasons
@@ -66,7 +66,7 @@ def test_texts_without_a_result_are_counted_by_reason_whatever_numbers_it_has(da
     assert server.reason == "the server said 503 to request 7"
     assert server.documents[1:] == ("k21", "k35")
     assert empty.documents == ("k0", "k14", "k28")
-    with pytest.raises(NoSuchJob):
+    with pytest.raises(NotFound):
         group_reasons(database, 99)
 
 
@@ -82,7 +82,7 @@ def test_pages_of_flagged_outputs_have_each_output_once_beside_its_input(databas
         key for key, one in wanted.items() if "windowed" in one["flags"]
     }
     assert every(database, job, 7, flag="wrong_language") == []
-    with pytest.raises(NoSuchStep):
+    with pytest.raises(NotFound):
         flagged_page(database, job, "embed")
 
 

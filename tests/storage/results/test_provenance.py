@@ -10,7 +10,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow, Shard
 from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.errors import NoSuchDocument, NoSuchJob, NoSuchStep
+from docmill.storage.errors import NotFound
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.leases import shards
@@ -103,7 +103,7 @@ def test_without_a_step_the_last_one_with_a_result_is_explained_and_the_others_a
     last = read_provenance(database, job.id, "k", "last").step
     assert last.outcome is not None
     assert (last.outcome.status, last.outcome.reason, last.outcome.output) == ("failed", "it would not", {})
-    with pytest.raises(NoSuchStep, match="the job has one, two, aside, last"):
+    with pytest.raises(NotFound, match="the job has one, two, aside, last"):
         read_provenance(database, job.id, "k", "third")
 
 
@@ -122,15 +122,15 @@ def test_what_is_not_computed_yet_has_no_outcome_and_what_was_removed_says_so(da
 
 def test_an_unknown_document_is_refused_with_ids_that_are_near(database: Database) -> None:
     job = read(database, request(), [("letters/1916.txt", "a"), ("letters/1917.txt", "b"), ("notes", "c")])
-    with pytest.raises(NoSuchJob):
+    with pytest.raises(NotFound):
         read_provenance(database, 77, "k")
-    with pytest.raises(NoSuchDocument, match=r"Did you mean letters/1917\.txt or letters/1916\.txt\?"):
+    with pytest.raises(NotFound, match=r"Did you mean letters/1917\.txt or letters/1916\.txt\?"):
         read_provenance(database, job.id, "letter/1917.txt")
-    with pytest.raises(NoSuchDocument, match=r"Did you mean notes\?"):
+    with pytest.raises(NotFound, match=r"Did you mean notes\?"):
         read_provenance(database, job.id, "note")
-    with pytest.raises(NoSuchDocument, match="docmill failures"):
+    with pytest.raises(NotFound, match="docmill failures"):
         read_provenance(database, job.id, "zzz")
-    with pytest.raises(NoSuchDocument, match=r"Did you mean letters/1916\.txt or letters/1917\.txt\?"):
+    with pytest.raises(NotFound, match=r"Did you mean letters/1916\.txt or letters/1917\.txt\?"):
         read_provenance(database, job.id, "LETTERS")
 
 
@@ -139,9 +139,9 @@ def test_ids_are_suggested_from_a_bounded_number_and_by_their_beginning(
 ) -> None:
     monkeypatch.setattr("docmill.storage.results.provenance.COMPARED", 1)
     job = read(database, request(), [("first", "a"), ("letters/1916.txt", "b")])
-    with pytest.raises(NoSuchDocument, match=r"Did you mean letters/1916\.txt\?"):
+    with pytest.raises(NotFound, match=r"Did you mean letters/1916\.txt\?"):
         read_provenance(database, job.id, "letters/19")
-    with pytest.raises(NoSuchDocument, match=r"it was removed\. `docmill results"):
+    with pytest.raises(NotFound, match=r"it was removed\. `docmill results"):
         read_provenance(database, job.id, "1916")
 
 
@@ -152,9 +152,9 @@ def test_a_rejected_record_and_a_document_of_another_time_are_refused_with_the_r
     work(database)
     jobs.finish(database)
     later = read(database, request("b.jsonl"), [("late", "another")])
-    with pytest.raises(NoSuchDocument, match="rejected as job 1 read its source: it is no JSON"):
+    with pytest.raises(NotFound, match="rejected as job 1 read its source: it is no JSON"):
         read_provenance(database, job.id, "a.jsonl:2")
-    with pytest.raises(NoSuchDocument, match="came or changed after the job"):
+    with pytest.raises(NotFound, match="came or changed after the job"):
         read_provenance(database, job.id, "late")
     read(database, request("c.jsonl"), [("k", "a newer text")])
     found = read_provenance(database, job.id, "k")

@@ -8,7 +8,7 @@ from sqlalchemy import event
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Reason, Status
-from docmill.storage.errors import NoSuchJob
+from docmill.storage.errors import NotFound
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.leases import shards
@@ -252,7 +252,7 @@ def test_results_and_failures_together_are_all_documents(database: Database) -> 
 
 @pytest.mark.parametrize("read_all", [results, failures])
 def test_an_unknown_job_has_no_results(database: Database, read_all) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(NoSuchJob):
+    with pytest.raises(NotFound):
         list(read_all(database, 77))
 
 

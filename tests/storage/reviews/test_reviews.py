@@ -13,7 +13,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Judgement
 from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.deletion import gc, removal, versions
-from docmill.storage.errors import NoRisk, NoSuchStep, NotReviewable
+from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results.results import results
 from docmill.storage.reviews import judgements, risks
@@ -131,16 +131,16 @@ def test_judgements_go_with_superseded_versions(database: Database) -> None:
 def test_vectors_and_unknown_steps_are_refused(database: Database) -> None:
     job = read(database, request(spec=EMBED), numbered(2))
     work(database, embedded)
-    with pytest.raises(NotReviewable, match="makes vectors"):
+    with pytest.raises(StorageError, match="makes vectors"):
         reviewed_step(database, job.id)
-    with pytest.raises(NoSuchStep):
+    with pytest.raises(NotFound):
         reviewed_step(database, job.id, "other")
 
 
 def test_the_latest_version_of_a_risk_is_that_of_results(database: Database) -> None:
     job, _ = reviewed(database, numbered(6))
     spec_id = reviewed_step(database, job).step.spec_id
-    with pytest.raises(NoRisk, match=f"docmill review {job} --fit"):
+    with pytest.raises(StorageError, match=f"docmill review {job} --fit"):
         risks.latest(database, job)
     model = RiskModel(0.0, (Feature("flag repetition", 0.0, 1.0, 2.0),))
     for version in (1, 2):
@@ -187,5 +187,5 @@ def test_the_results_of_two_models_are_reviewed_each_under_its_own_spec(database
     assert [one.good for one in Review.of(database, job.id).summary().shares][:3] == [3, 1, 2]
     plain = read(database, request("b"), numbered(4))
     assert Review.of(database, plain.id).summary().judged == 1  # of the first model's own results
-    with pytest.raises(NotReviewable, match="a risk is that of one model"):
+    with pytest.raises(StorageError, match="a risk is that of one model"):
         risks.spec_to_fit(database, job.id)

@@ -18,7 +18,7 @@ from docmill.storage.core.schema import OutcomeRow, db_now
 from docmill.storage.core.specs import Outcome
 from docmill.storage.deletion import gc, removal
 from docmill.storage.deletion.tracing import trace
-from docmill.storage.errors import CannotIndex, DatabaseBusy
+from docmill.storage.errors import DatabaseBusy, StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.search import pgvector_index
 from docmill.storage.search.search import choose
@@ -165,7 +165,7 @@ def test_a_user_who_may_not_bring_pgvector_in_is_told_who_may(database: Database
         superuser.execute("CREATE ROLE plain LOGIN")
         try:
             plain = Database(database.url.set(username="plain").render_as_string(hide_password=False), kinds=KINDS)
-            with pytest.raises(CannotIndex, match="have a superuser run CREATE EXTENSION vector"):
+            with pytest.raises(StorageError, match="have a superuser run CREATE EXTENSION vector"):
                 pgvector_index.add(plain, 1)
             plain.close()
         finally:
@@ -179,10 +179,10 @@ def test_an_old_pgvector_and_vectors_of_too_many_numbers_are_refused(database: D
     database.write(lambda transaction: transaction.exec_driver_sql("CREATE EXTENSION vector"))
     read(database, request(spec=EMBED), numbered(1))
     work(database, long)
-    with pytest.raises(CannotIndex, match="4,001 numbers"):
+    with pytest.raises(StorageError, match="4,001 numbers"):
         pgvector_index.add(database, 1)
     database.write(lambda transaction: transaction.exec_driver_sql("UPDATE pg_extension SET extversion = '0.7.4'"))
-    with pytest.raises(CannotIndex, match=r"pgvector 0\.7\.4; an index takes 0\.8"):
+    with pytest.raises(StorageError, match=r"pgvector 0\.7\.4; an index takes 0\.8"):
         pgvector_index.add(database, 1)
 
 
@@ -191,7 +191,7 @@ def test_a_server_without_pgvector_is_told_of(postgres_url: str) -> None:
     with database.read() as transaction:
         if transaction.exec_driver_sql("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'").scalar():
             pytest.skip("this server has pgvector")
-    with pytest.raises(CannotIndex, match="has no pgvector; install it there"):
+    with pytest.raises(StorageError, match="has no pgvector; install it there"):
         pgvector_index.add(database, 1)
     assert pgvector_index.every(database) == []
     assert not pgvector_index.drop(database, 1)
@@ -201,7 +201,7 @@ def test_a_server_without_pgvector_is_told_of(postgres_url: str) -> None:
 def test_sqlite_has_no_index_and_says_so(sqlite_url: str) -> None:
     database = Database(sqlite_url, kinds=KINDS)
     embed(database, numbered(4))
-    with pytest.raises(CannotIndex, match="a SQLite store has no index"):
+    with pytest.raises(StorageError, match="a SQLite store has no index"):
         pgvector_index.add(database, 1)
     assert pgvector_index.every(database) == []
     assert not pgvector_index.drop(database, 1)

@@ -10,7 +10,7 @@ import pytest
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Status
-from docmill.storage.errors import NoSuchCorpus, NothingEmbedded
+from docmill.storage.errors import NotFound, NothingEmbedded
 from docmill.storage.leases.shards import Claim
 from docmill.storage.search import search as searching
 from docmill.storage.search.ann import Searched
@@ -191,8 +191,8 @@ Made = Callable[[Database], object]
 @pytest.mark.parametrize(
     ("made", "error", "says"),
     [
-        (lambda _: None, NoSuchCorpus, "there is no corpus books; `docmill run SOURCE --task embed` makes one"),
-        (lambda database: embed(database, [], corpus="films"), NoSuchCorpus, "no corpus books; there are: films"),
+        (lambda _: None, NotFound, "there is no corpus books; `docmill run SOURCE --task embed` makes one"),
+        (lambda database: embed(database, [], corpus="films"), NotFound, "no corpus books; there are: films"),
         (lambda database: read(database, request(spec=TRANSLATE), []), NothingEmbedded, "no job embeds the corpus"),
         (lambda database: read(database, request(spec=EMBED), numbered(3)), NothingEmbedded, "docmill status 1"),
     ],

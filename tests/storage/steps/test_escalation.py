@@ -14,7 +14,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow
 from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.storage.deletion import gc
-from docmill.storage.errors import NoRisk
+from docmill.storage.errors import StorageError
 from docmill.storage.leases import shards
 from docmill.storage.leases.shards import Claim
 from docmill.storage.pipelines import views
@@ -552,9 +552,9 @@ def test_a_job_keeps_the_risk_that_it_began_with(database: Database) -> None:
 
 
 def test_a_job_without_a_fitted_risk_is_refused_and_leaves_nothing(database: Database) -> None:
-    with pytest.raises(NoRisk, match="no risk was fitted for the outputs of translate with marian"):
+    with pytest.raises(StorageError, match="no risk was fitted for the outputs of translate with marian"):
         jobs.open_job(database, pipeline(steps=RISKY))
-    with pytest.raises(NoRisk, match="docmill review JOB --fit"):
+    with pytest.raises(StorageError, match="docmill review JOB --fit"):
         steps.require_risks(database, RISKY)
     steps.require_risks(database, (PLAIN,))
     with database.read() as transaction:

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job, JobKey
 from docmill.storage.deletion import gc, removal
-from docmill.storage.errors import KeyReused
+from docmill.storage.errors import StorageError
 from docmill.storage.steps import job_keys, jobs
 from docmill.storage.steps.job_keys import IdempotencyKey
 from docmill.storage.steps.jobs import JobRequest, OpenJob
@@ -70,12 +70,12 @@ def test_jobs_with_and_without_keys_are_apart(database: Database) -> None:
 def test_a_key_with_other_arguments_is_refused_with_what_differs(database: Database) -> None:
     job = jobs.open_job(database, keyed())
     other = IdempotencyKey(KEY.key, {"--task": "embed", "--top-k": 5, "--prompt": "x" * 500})
-    with pytest.raises(KeyReused) as raised:
+    with pytest.raises(StorageError) as raised:
         job_keys.find(database, other)
     message = str(raised.value)
     assert f"that of job {job.id}, which has other arguments: --top-k 3 then, 5 now; --prompt not given" in message
     assert len(message) < 300
-    with pytest.raises(KeyReused):
+    with pytest.raises(StorageError):
         jobs.open_job(database, keyed(other, corpus="another"))
     assert n_jobs(database) == 1
 
@@ -95,9 +95,9 @@ def test_the_key_of_a_removed_job_stays_taken_and_its_arguments_are_deleted(data
     job = read(database, keyed(), numbered(0))
     jobs.finish(database, job.id)
     removal.remove_corpus(database, "books")
-    with pytest.raises(KeyReused, match=f"job {job.id} of the idempotency key .* was removed with its corpus"):
+    with pytest.raises(StorageError, match=f"job {job.id} of the idempotency key .* was removed with its corpus"):
         job_keys.find(database, KEY)
-    with pytest.raises(KeyReused):
+    with pytest.raises(StorageError):
         jobs.open_job(database, keyed())
     with database.read() as transaction:
         assert [tuple(row) for row in transaction.execute(select(JobKey.key, JobKey.arguments))] == [(KEY.key, None)]

@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, OutcomeRow, Shard, StepText
 from docmill.storage.core.specs import Outcome, Reason, Spec, Status
-from docmill.storage.errors import LeaseLost, NoSuchStep
+from docmill.storage.errors import LeaseLost, NotFound
 from docmill.storage.leases import dispatch, shards
 from docmill.storage.leases.diagnosis import Cause
 from docmill.storage.leases.shards import Claim
@@ -139,7 +139,7 @@ def test_one_step_can_be_had_alone(database: Database, fleet: Fleet) -> None:
     lines = list(results(database, job.id, step="line"))
     assert [line["text"] for line in lines] == [f"summarize(translate(text {n}))" for n in range(3)]
     assert lines[0].keys() == {"id", "task", "text", "tokens_in", "tokens_out", "flags", "meta"}
-    with pytest.raises(NoSuchStep, match="no step poem; the job has english, line, vector, original"):
+    with pytest.raises(NotFound, match="no step poem; the job has english, line, vector, original"):
         list(results(database, job.id, step="poem"))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
-from docmill.storage.errors import NoRisk
+from docmill.storage.errors import StorageError
 from docmill.storage.steps.conditions import Doubt
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, ModelCorrupt
@@ -220,7 +220,7 @@ def test_a_bound_of_the_risk_goes_with_any_output_and_needs_a_fitted_one_in_a_dr
     source.write_text('{"id": 1, "text": "text"}')
     options = kinds.options("translate", source_lang="fr", target_lang="en", beams=1)
     request = Request(source=str(source), task="translate", escalate_beams=4, when="risk>0.3", options=options)
-    with pytest.raises(NoRisk, match="docmill review JOB --fit"):
+    with pytest.raises(StorageError, match="docmill review JOB --fit"):
         dry_run.forecast(settings, database, prepare(settings, request), "cpu", Progress())
 
 

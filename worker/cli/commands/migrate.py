@@ -130,7 +130,7 @@ def migrate_command(
 
 
 def _corpus(database: Database, given: str) -> tuple[int, str]:
-    """Return the id and the name of a corpus, named as `run --corpus` or by its source. Raises NoSuchCorpus."""
+    """Return the id and the name of a corpus, named as `run --corpus` or by its source. Raises NotFound."""
     from docmill.storage.core.lookups import find_corpus, first_existing
 
     name = first_existing(database, corpus_names(given))
@@ -219,7 +219,7 @@ def _status(_settings: Settings, database: Database, corpus: str, _yes: bool, as
 def _cancel(_settings: Settings, database: Database, corpus: str, _yes: bool, as_json: bool) -> int:
     from contextlib import suppress
 
-    from docmill.storage.errors import NoSuchJob
+    from docmill.storage.errors import NotFound
     from docmill.storage.steps import jobs, replacements
 
     corpus_id, name = _corpus(database, corpus)
@@ -229,7 +229,7 @@ def _cancel(_settings: Settings, database: Database, corpus: str, _yes: bool, as
         return BAD_INPUT
     found = open_ones[0]
     if found.job_id is not None:
-        with suppress(NoSuchJob):
+        with suppress(NotFound):
             jobs.cancel(database, found.job_id)
     replacements.cancel(database, found.id)
     return _say_state(database, found, f"Cancelled. {found.old.model} answers for {name}, as before.", as_json)

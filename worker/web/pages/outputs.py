@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from docmill.storage.core.specs import DOUBTFUL
-from docmill.storage.errors import NoSuchDocument, NoSuchStep
 from docmill.storage.results.corpora import find_documents
 from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.marked import Cursor, flagged_page
@@ -132,12 +130,9 @@ def read_document(request: PageRequest) -> Values:
     """Return the explanation of a document's result, without its windows."""
     key, step = request.query.get("id", ""), request.query.get("step") or None
     status = read_status(request.database, request.id("job"))
-    try:
-        explanation = explain(
-            read_provenance(request.database, status.id, key, step), lambda _spec, _text: Cut(problem=NOT_CUT)
-        )
-    except (NoSuchDocument, NoSuchStep) as error:
-        raise PageRefused(str(error), HTTPStatus.NOT_FOUND) from error
+    explanation = explain(
+        read_provenance(request.database, status.id, key, step), lambda _spec, _text: Cut(problem=NOT_CUT)
+    )
     outcome = explanation.step.outcome
     kind = request.database.kind_of(explanation.step.spec.kind)
     output = "" if outcome is None or outcome.status != "done" else kind.output.shown(outcome.output)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from http import HTTPStatus
 from itertools import islice
 from typing import Any
 from urllib.parse import quote
 
 from docmill.storage.core.schema import PipelineRow, PipelineRun
-from docmill.storage.errors import NoSuchPipeline
 from docmill.storage.pipelines import pipelines
 from docmill.worker.pipelines.schedule import BadSchedule, Schedule, next_after
 from docmill.worker.prices import costs, read_prices
-from docmill.worker.web.page import Change, Page, PageRefused, PageRequest, Values
+from docmill.worker.web.page import Change, Page, PageRequest, Values
 
 TONES: Mapping[str, str] = {"done": "good", "failed": "bad", "running": "active", "reading": "active", "due": "warn"}
 COMING = 5
@@ -68,10 +66,7 @@ def read(request: PageRequest) -> Values:
 def read_one(request: PageRequest) -> Values:
     """Return a pipeline, its next runs and its latest runs."""
     name = request.path["name"]
-    try:
-        row, runs = pipelines.get(request.database, name), pipelines.history(request.database, name, RUNS)
-    except NoSuchPipeline as error:
-        raise PageRefused(str(error), HTTPStatus.NOT_FOUND) from error
+    row, runs = pipelines.get(request.database, name), pipelines.history(request.database, name, RUNS)
     now = time.time()
     one = show_pipeline(row, runs[0] if runs else None, COMING, now)
     known = costs(request.database, read_prices(request.settings), [run.job_id for run in runs])
@@ -87,10 +82,7 @@ def run_now(request: PageRequest) -> tuple[str, str]:
     """
     name = request.path["name"]
     path = f"/pipelines/{quote(name, safe='')}"
-    try:
-        stored = pipelines.get(request.database, name)
-    except NoSuchPipeline as error:
-        raise PageRefused(str(error), HTTPStatus.NOT_FOUND) from error
+    stored = pipelines.get(request.database, name)
     scheduled = next((row for row in pipelines.scheduled(request.database) if row.id == stored.id), None)
     if scheduled is None:
         said = "Workers run a pipeline that has a schedule; docmill pipeline run FILE runs this one."

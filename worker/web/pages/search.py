@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from docmill.storage.core.normalize import normalize
-from docmill.storage.errors import NoSuchCorpus, NothingEmbedded
+from docmill.storage.errors import NotFound, NothingEmbedded
 from docmill.storage.readers import Record
 from docmill.storage.results.corpora import find_documents
 from docmill.storage.search.search import list_searchable
@@ -56,7 +56,7 @@ def read(request: PageRequest) -> Values:
     elif text and corpora:
         try:
             values["found"] = search(request, corpus or corpora[0], text)
-        except (NoSuchCorpus, NothingEmbedded, TaskError, WorkerError) as error:
+        except (NotFound, NothingEmbedded, TaskError, WorkerError) as error:
             values["problem"] = str(error)
     return values
 
@@ -64,7 +64,7 @@ def read(request: PageRequest) -> Values:
 def search(request: PageRequest, corpus: str, text: str) -> SearchResult:
     """Return the documents of a corpus that are nearest to a text.
 
-    Raises NoSuchCorpus, NothingEmbedded, TaskError and WorkerError.
+    Raises NotFound, NothingEmbedded, TaskError and WorkerError.
     """
     query = Record("", normalize(text)[0], {}, (), "The text")
     options = SearchOptions(top=TOP, passages=False)
