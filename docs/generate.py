@@ -24,8 +24,7 @@ from docmill.worker.cli.registry import all_commands
 from docmill.worker.features import BUILT_IN, HEADINGS
 from docmill.worker.inventory import PLACES as PLACES_OF_TEXTS
 from docmill.worker.pipelines.schema import json_schema
-from docmill.worker.retention import Shown
-from docmill.worker.settings import PREFIX, Settings
+from docmill.worker.settings import PREFIX, Settings, Shown
 from docs.chart import chart_values
 
 FOLDER = Path(__file__).parent

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from docmill.worker import logs
 from docmill.worker.formatting import printable, shorten
-from docmill.worker.jobs.listener import Bar
+from docmill.worker.jobs import Bar
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

@@ -31,10 +31,9 @@ from docmill.worker.engines import choose_devices, cuda_devices
 from docmill.worker.errors import BrokerUnreachable, SettingsError, WorkerError
 from docmill.worker.extras import EXTRAS
 from docmill.worker.queue.broker import Broker
-from docmill.worker.queue.embedded import EmbeddedRedis
 from docmill.worker.queue.messages import ENQUEUE_LANE
 from docmill.worker.settings import ORDERS, Settings
-from docmill.worker.stores import store_of
+from docmill.worker.stores import EmbeddedRedis, store_of
 
 LEAST_ROOM_BYTES = 1_000_000_000
 CLOCKS_APART_S = 3.0

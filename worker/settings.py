@@ -1,4 +1,12 @@
-"""Settings: the one place that reads the environment. `DOCMILL_*` variables, a `.env` file, or options."""
+"""Settings: the one place that reads the environment. `DOCMILL_*` variables, a `.env` file, or options.
+
+A TOML file may have the ages of retention, with a line for each rule. A variable goes before the file::
+
+    [retention]
+    runs = "90d"
+    results = "1y"
+    shards = "30d"
+"""
 
 from __future__ import annotations
 
@@ -6,13 +14,15 @@ import os
 import pwd
 import re
 import sys
+import tomllib
 from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from dotenv import dotenv_values
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -22,7 +32,73 @@ from docmill.tasks.backends import registry
 from docmill.tasks.models import weightless
 from docmill.worker import redis_urls
 from docmill.worker.errors import SettingsError
-from docmill.worker.retention import RetentionSettings, Shown, ages
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The text of docs/settings.md on a setting, in place of its type or default."""
+
+    default: str = ""
+    choices: tuple[str, ...] = ()
+    values: str = ""
+
+
+DAY_S = 86_400.0
+_UNITS_S = {"h": 3_600.0, "d": DAY_S, "w": 7 * DAY_S, "y": 365 * DAY_S}
+NEVER = "never"
+_FORM = re.compile(r"(\d+(?:\.\d+)?)\s*([hdwy])")
+_FIELD = "retention_"
+_LEAST_S, _MOST_S = 3_600.0, 1_000 * _UNITS_S["y"]
+_AGE = "an age such as `12h`, `90d`, `6w`, `1y`, or `never`"
+_OF_UPKEEP = Shown("`DOCMILL_RETENTION_DAYS`", values=_AGE)
+_NEVER = Shown(f"`{NEVER}`", values=_AGE)
+
+
+def parse_age(value: str) -> float | None:
+    """Return the seconds of an age such as 12h, 90d, 6w or 1y; None for `never`. Raises ValueError."""
+    match = _FORM.fullmatch(value.strip().lower())
+    if match is None and value.strip().lower() != NEVER:
+        raise ValueError(f"{value!r} is no age; write 12h, 90d, 6w, 1y or never")
+    if match is None:
+        return None
+    age_s = float(match[1]) * _UNITS_S[match[2]]
+    if not _LEAST_S <= age_s <= _MOST_S:
+        raise ValueError(f"{value!r} is no age from 1h to 1000y; write never to keep all")
+    return age_s
+
+
+def read_ages(path: Path) -> dict[str, str]:
+    """Return the ages of a file by rule, as they are written. Raises ValueError."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("retention", {})
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{path} is no TOML file: {error}") from error
+    if not isinstance(table, dict) or not table:
+        raise ValueError(f'{path} has no table [retention]; write one, such as results = "1y"')
+    if unknown := sorted({*table} - {*RETENTION_RULES}):
+        raise ValueError(
+            f"{path}: unknown rule {', '.join(map(repr, unknown))}; there are {', '.join(RETENTION_RULES)}"
+        )
+    for rule, value in table.items():
+        if not isinstance(value, str):
+            raise ValueError(f'{path}: write {rule} with a unit and in quotes, such as "90d"')
+        try:
+            parse_age(value)
+        except ValueError as error:
+            raise ValueError(f"{path}: {rule}: {error}") from error
+    return dict(table)
+
+
+def _check_age(value: str | None) -> str | None:
+    if value is not None:
+        parse_age(value)
+    return value
+
+
+Age = Annotated[str | None, AfterValidator(_check_age)]
+
 
 PREFIX = "DOCMILL_"
 STORE, CACHE = "docmill.db", "cache"  # in the home
@@ -38,7 +114,7 @@ def _data_home() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "docmill"
 
 
-class Settings(RetentionSettings, BaseSettings):
+class Settings(BaseSettings):
     """Everything that a docmill process can be told. Each field is the variable `DOCMILL_<NAME>`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
@@ -184,6 +260,45 @@ class Settings(RetentionSettings, BaseSettings):
     celery_events: Annotated[
         bool, Field(description="Let a worker send Celery's events through Redis, for Flower: 0 or 1.")
     ] = False
+    retention_days: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="Days for which what has ended is kept, where no rule of retention has another age: runs of "
+            "pipelines with their jobs, rejected records, and what `docmill retry` needs.",
+        ),
+    ] = 90.0
+    retention: Annotated[
+        Path | None,
+        Field(description="TOML file whose table `[retention]` has an age for each rule; a variable goes before it."),
+    ] = None
+    retention_runs: Annotated[
+        Age, Field(description="Age from which runs of pipelines go, with their jobs."), _OF_UPKEEP
+    ] = None
+    retention_step_texts: Annotated[
+        Age, Field(description="Age from which jobs lose what `docmill retry` needs."), _OF_UPKEEP
+    ] = None
+    retention_rejections: Annotated[Age, Field(description="Age from which rejected records go."), _OF_UPKEEP] = None
+    retention_refusals: Annotated[
+        Age,
+        Field(description="Age from which the reasons go why workers refused a model."),
+        Shown("an hour, by upkeep", values=_AGE),
+    ] = None
+    retention_shards: Annotated[
+        Age,
+        Field(description="Age from which `docmill gc --retention` folds finished shards of ended jobs to sums."),
+        _NEVER,
+    ] = None
+    retention_versions: Annotated[
+        Age,
+        Field(description="Age from which `docmill gc --retention` removes superseded versions of documents."),
+        _NEVER,
+    ] = None
+    retention_results: Annotated[
+        Age,
+        Field(description="Age from which `docmill gc --retention` drops results that nothing needs."),
+        _NEVER,
+    ] = None
 
     @field_validator("lanes", mode="before")
     @classmethod
@@ -260,6 +375,15 @@ class Settings(RetentionSettings, BaseSettings):
             raise ValueError(f"there is no folder {value}")
         return value
 
+    @field_validator("retention")
+    @classmethod
+    def _readable(cls, value: Path | None) -> Path | None:
+        if value is None:
+            return None
+        path = value.expanduser().absolute()
+        read_ages(path)
+        return path
+
     @property
     def server(self) -> weightless.Server | None:
         """The server of models named `openai:NAME`; None where none is known."""
@@ -278,8 +402,18 @@ class Settings(RetentionSettings, BaseSettings):
 
     @property
     def ages(self) -> dict[str, float]:
-        """The ages from which the rules of retention remove rows."""
-        return ages(self)
+        """The ages from which the rules of retention remove rows, by rule.
+
+        Rules that work by themselves have that of DOCMILL_RETENTION_DAYS.
+        """
+        from docmill.storage.deletion.retention import upkeep_ages
+
+        said: dict[str, str] = {} if self.retention is None else read_ages(self.retention)
+        variables = {rule: getattr(self, f"{_FIELD}{rule}") for rule in RETENTION_RULES}
+        said |= {rule: value for rule, value in variables.items() if value is not None}
+        parsed = {rule: parse_age(value) for rule, value in said.items()}
+        every = {**upkeep_ages(self.retention_days * DAY_S), **parsed}
+        return {rule: age_s for rule, age_s in every.items() if age_s is not None}
 
     @property
     def takes_orders(self) -> bool:
@@ -293,6 +427,14 @@ class Settings(RetentionSettings, BaseSettings):
         return f"Settings(store={mask(self.store_url)}, redis={mask(self.redis_url or 'embedded')})"
 
     __str__ = __repr__
+
+
+# The names of the rules (`docmill.storage.deletion.retention.RULES`); their module loads SQLAlchemy.
+RETENTION_RULES = tuple(
+    name.removeprefix(_FIELD)
+    for name in Settings.model_fields
+    if name.startswith(_FIELD) and name != "retention_days"
+)
 
 
 def _parts(value: str | Sequence[str]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import click
 
 from docmill.worker import logs
 from docmill.worker.formatting import printable
-from docmill.worker.jobs.listener import Bar, Listener
+from docmill.worker.jobs import Bar, Listener
 
 STDERR = 2
 LAST_LINES_S = 1.0  # how long what was written is waited for; a child that outlives us keeps the pipe open

@@ -17,8 +17,8 @@ from tests.worker.harness import until
 
 NOTICED_S = 60.0
 QUICK_TO_NOTICE = """
-import docmill.worker.queue.app
-docmill.worker.queue.app.CONFIG["broker_transport_options"] |= {"socket_timeout": 2, "health_check_interval": 1}
+import docmill.worker.queue.broker
+docmill.worker.queue.broker.CONFIG["broker_transport_options"] |= {"socket_timeout": 2, "health_check_interval": 1}
 """
 
 
@@ -141,7 +141,7 @@ def test_a_connection_that_is_cut_is_made_again(fleet: Fleet, proxy: Proxy) -> N
 
 
 def test_a_redis_of_default_settings_would_be_noticed_in_time() -> None:
-    from docmill.worker.queue.app import CONFIG
+    from docmill.worker.queue.broker import CONFIG
 
     options = CONFIG["broker_transport_options"]
     # As kombu says of a half-open BRPOP; what it brings is noted over other connections, which are as silent.

@@ -20,7 +20,7 @@ COMMANDS = (
         "docmill.worker.queue.broker",
         "docmill.worker.process.device",
         "docmill.worker.process.supervisor",
-        "docmill.worker.queue.embedded",
+        "docmill.worker.stores",
     ),
     *(
         "docmill.worker.submit.enqueue",

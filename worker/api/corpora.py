@@ -14,8 +14,7 @@ from docmill.storage.duplicates.report import summarize
 from docmill.storage.readers import Record
 from docmill.storage.search.search import Hit as StoredHit
 from docmill.worker.api.errors import Error
-from docmill.worker.jobs import dedup, search
-from docmill.worker.jobs.listener import Listener
+from docmill.worker.jobs import Listener, dedup, search
 from docmill.worker.settings import Settings
 from docmill.worker.stores import corpus_names
 

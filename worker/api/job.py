@@ -25,8 +25,8 @@ from docmill.worker.explaining.explanation import cutter, explain
 from docmill.worker.explaining.json_form import as_json
 from docmill.worker.extras import EXTRAS
 from docmill.worker.formatting import counted, summary
+from docmill.worker.jobs import Listener
 from docmill.worker.jobs.follow import follow
-from docmill.worker.jobs.listener import Listener
 from docmill.worker.jobs.pipelines import list_pipelines, list_runs, run_file, store_file
 from docmill.worker.prices import read_prices
 from docmill.worker.settings import Settings

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from docmill.storage.outputs.columns import Column
     from docmill.storage.results.status import JobStatus
-    from docmill.worker.jobs.listener import Listener
+    from docmill.worker.jobs import Listener
     from docmill.worker.settings import Settings
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from docmill.worker.jobs.listener import Listener
+from docmill.worker.jobs import Listener
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database

@@ -18,7 +18,7 @@ from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import OpenJob
 from docmill.worker.formatting import counted, documents, ingested, left_out, near_duplicates, pace, where_time_goes
-from docmill.worker.jobs.listener import Bar, Listener
+from docmill.worker.jobs import Bar, Listener
 from docmill.worker.submit.enqueue import Enqueued, Progress
 
 POLL_S = 0.5

@@ -15,8 +15,8 @@ from docmill.tasks import tracing
 from docmill.tasks.errors import ServerUnreachable
 from docmill.worker.errors import WorkerError
 from docmill.worker.formatting import printable
+from docmill.worker.jobs import Listener
 from docmill.worker.jobs.follow import follow, ingest_bar, say_ingested
-from docmill.worker.jobs.listener import Listener
 from docmill.worker.process.device_start import StartedDevices
 from docmill.worker.process.supervisor import Supervisor
 from docmill.worker.queue.broker import Broker

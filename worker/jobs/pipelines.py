@@ -19,7 +19,7 @@ from docmill.storage.results.status import JobStatus
 from docmill.tasks import kinds
 from docmill.worker.concurrency import Held
 from docmill.worker.formatting import cost_as_json
-from docmill.worker.jobs.listener import Listener
+from docmill.worker.jobs import Listener
 from docmill.worker.jobs.outputs import check_folder, check_out, check_out_is_no_input
 from docmill.worker.jobs.submission import describe_default_model, say_conversions
 from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, place_of, read, refuse_secrets

@@ -16,7 +16,7 @@ from docmill.storage.results.status import JobStatus
 from docmill.storage.steps.conditions import Flagged
 from docmill.storage.writers import Target
 from docmill.worker.formatting import not_written
-from docmill.worker.jobs.listener import Bar, Listener
+from docmill.worker.jobs import Bar, Listener
 
 Row = TypeVar("Row")
 

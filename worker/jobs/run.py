@@ -11,7 +11,7 @@ from docmill.worker.process.device_start import Expected, StartedDevices
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
     from docmill.storage.results.status import JobStatus
-    from docmill.worker.jobs.listener import Listener
+    from docmill.worker.jobs import Listener
     from docmill.worker.settings import Settings
     from docmill.worker.submit.options import Request
     from docmill.worker.submit.request import Opened

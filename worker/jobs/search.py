@@ -20,7 +20,7 @@ from docmill.tasks.engine import queries
 from docmill.tasks.engine.queries import Embed
 from docmill.tasks.outputs import Vector
 from docmill.worker.engines import choose_devices, running
-from docmill.worker.jobs.listener import Listener
+from docmill.worker.jobs import Listener
 from docmill.worker.settings import Settings
 from docmill.worker.stores import corpus_names
 

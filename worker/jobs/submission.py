@@ -15,8 +15,8 @@ from docmill.tasks import kinds, tracing
 from docmill.tasks.errors import TaskError
 from docmill.tasks.models import weightless
 from docmill.tasks.specs.pinning import SHIPPED_FOLDER, to_convert
+from docmill.worker.jobs import Listener
 from docmill.worker.jobs.follow import ingest_bar, say_ingested
-from docmill.worker.jobs.listener import Listener
 from docmill.worker.settings import Settings
 from docmill.worker.stores import queue_of
 from docmill.worker.submit.enqueue import Enqueued, enqueue, find_repeated

@@ -10,7 +10,7 @@ import pytest
 
 from docmill.storage.core.database import Database
 from docmill.worker.jobs.errors import BAD_INPUT
-from docmill.worker.retention import NAMES
+from docmill.worker.settings import RETENTION_RULES
 from tests.storage.aging import days_pass
 from tests.worker.harness import ROOT, Docmill
 
@@ -85,4 +85,4 @@ def test_options_that_do_not_go_together_are_refused(embedded: Docmill) -> None:
 
 def test_every_rule_is_named_in_the_page() -> None:
     page = (ROOT / "docs" / "retention.md").read_text()
-    assert [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")] == [*NAMES]
+    assert [line.split("`")[1] for line in page.splitlines() if line.startswith("| `")] == [*RETENTION_RULES]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from docmill.worker.queue.app import CONFIG, make_app
+from docmill.worker.queue.broker import CONFIG, make_app
 
 
 def test_the_time_for_which_a_request_for_messages_waits_is_the_brokers() -> None:

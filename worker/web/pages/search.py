@@ -13,7 +13,7 @@ from docmill.storage.results.corpora import find_documents
 from docmill.storage.search.search import list_searchable
 from docmill.tasks.errors import TaskError
 from docmill.worker.errors import WorkerError
-from docmill.worker.jobs.listener import Listener
+from docmill.worker.jobs import Listener
 from docmill.worker.jobs.search import SearchOptions, open_search
 from docmill.worker.web.page import Page, PageRefused, PageRequest, Values
 
