@@ -28,11 +28,11 @@ from scipy.sparse.csgraph import connected_components
 
 from bench.pairs import RESULTS, described, machine, peak_mb
 from bench.stores import fresh_postgres, fresh_sqlite
+from docmill.features.near_duplicates import clusters, report
+from docmill.features.near_duplicates.components import Components
+from docmill.features.near_duplicates.methods import ByText, Shingling
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
-from docmill.storage.duplicates import clusters, report
-from docmill.storage.duplicates.components import Components
-from docmill.storage.duplicates.methods import ByText, Shingling
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import ChunkBuilder
 from docmill.storage.steps import jobs

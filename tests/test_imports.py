@@ -88,4 +88,11 @@ def test_storing_a_job_without_a_redis_loads_no_queue(tmp_path: Path) -> None:
     command = _command("enqueue", str(source), "--task", "embed", "--model", "null")
     loaded = loaded_after(command, DOCMILL_HOME=str(tmp_path))
     assert "docmill.storage.ingest.ingest" in loaded  # it came as far as the store
-    assert not loaded & {"torch", "transformers", "celery", "kombu", "redis", "docmill.storage.duplicates.clusters"}
+    assert not loaded & {
+        "torch",
+        "transformers",
+        "celery",
+        "kombu",
+        "redis",
+        "docmill.features.near_duplicates.clusters",
+    }

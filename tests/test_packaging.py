@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, assert_type
 
 import docmill
+from docmill.features.near_duplicates.api import dedup
 
 table = docmill.run(["A text."], "translate", from_="fr", to="en", beams=4)
 docmill.run({"x": 1}.keys(), "classify", labels=["a", "b"], store="folder", progress=False)
@@ -52,7 +53,7 @@ with docmill.connect("postgresql://db/docmill", "redis://queue") as mill:
     assert_type(mill.job(7).explain("doc-1"), dict[str, Any])
     found = mill.search("notes", "a query", top=3, exact=True)
     assert_type(found[0].meta.get("author"), Any | None)
-    assert_type(mill.dedup("notes", shingle=("words", 3)).repeats, int)
+    assert_type(dedup(mill, "notes", shingle=("words", 3)).repeats, int)
     mill.run(iter(["A text."]), "embed", progress=False)
     assert_type(mill.pipelines.run("nightly.toml"), docmill.Job)
     assert_type(mill.pipelines.add(Path("nightly.toml")), str)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from docmill.storage.duplicates.methods import LIBRARY as DEDUP
-from docmill.storage.extras import DATASETS, EXCEL, FORMATS, PARQUET, REMOTE, Extra
+from docmill.storage.extras import DATASETS, DEDUP, EXCEL, FORMATS, PARQUET, REMOTE, Extra
 from docmill.tasks.backends import registry
 from docmill.tasks.models import gguf
 

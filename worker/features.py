@@ -22,6 +22,7 @@ GROUP = "docmill.features"
 BUILT_IN = (
     "docmill.features.batch_files",
     "docmill.features.comparing",
+    "docmill.features.near_duplicates",
     "docmill.features.reviewing",
     "docmill.features.top",
 )

@@ -145,12 +145,6 @@ def ingested(source: str, counts: Counts, *, adopted: bool, takes_encoding: bool
     ) + "".join([mended if counts.mended else "", superseded if counts.repeated else ""])
 
 
-def near_duplicates(n: int) -> str:
-    """Say how many documents a step with --keep-first leaves out."""
-    are = "is a near duplicate of an earlier one" if n == 1 else "are near duplicates of earlier ones"
-    return f"{documents(n)} {are}; --keep-first leaves {'it' if n == 1 else 'them'} out."
-
-
 def left_out(source: Source) -> str | None:
     """Say how many files of which kinds a reading left out, and what would read them; None where there are none."""
     from docmill.storage.readers import left_out, why_left_out

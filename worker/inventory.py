@@ -61,7 +61,7 @@ def _empty_answers(settings: Settings, _: Database) -> str | None:
 
 PLACES = (
     Place(
-        "tables, views and vector indexes of the store, with signatures of near duplicates and judgements",
+        "tables, views and vector indexes of the store, those of features included",
         "nothing of what was removed. Rejected records keep their place and reason, which may name a document, until "
         "their corpus is removed",
         traced=True,

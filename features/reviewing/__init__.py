@@ -1,7 +1,6 @@
 """Judge samples of outputs, and estimate the share of good ones.
 
-The judgements and fitted risks stay in `storage/reviews` and the store's schema: escalation and `docmill results`
-read fitted risks.
+Fitted risks stay in the core (`storage/steps/fitted_risks.py`): escalation and `docmill results` read them.
 """
 
 from docmill.worker.features import RESULTS, Command, Feature

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import getpass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from docmill.features.reviewing.judgements import judged_results
+from docmill.features.reviewing.population import reviewed_step
+from docmill.features.reviewing.risk import fit
+from docmill.features.reviewing.session import SUFFIXES, Review, read, rows_of, write_csv, write_json
+from docmill.storage.core.database import Database
+from docmill.storage.results.status import read_status
+from docmill.storage.steps import fitted_risks
+from docmill.storage.writers.base import whole_file
 from docmill.worker.cli.options import JOB, JSON, FilledPath, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, print_json, print_rich, say
 from docmill.worker.jobs.outputs import check_out
 from docmill.worker.stores import open_store
-
-if TYPE_CHECKING:
-    from docmill.features.reviewing.session import Review
-    from docmill.storage.core.database import Database
-
 
 FILE = FilledPath(dir_okay=False, path_type=Path)
 
@@ -67,8 +70,6 @@ def review_command(
     --fit fits a logistic regression to all judgements of the step's spec. It gives the risk that an output is bad, by
     its flags, confidence and lengths. docmill results JOB --risk writes it, and --risk-above 0.2 selects by it.
     """
-    from docmill.features.reviewing.session import Review
-
     modes = {"--summary": summary, "--export": export is not None, "--import": imported is not None, "--fit": fitted}
     given = [name for name, is_given in modes.items() if is_given]
     if len(given) > 1:
@@ -87,8 +88,6 @@ def review_command(
             _export(review, export, size)
             return OK
         if imported is not None:
-            from docmill.features.reviewing.session import read
-
             n = review.take(read(imported), by or _user())
             say(f"Stored {n:,} judgement{'s' * (n != 1)} from {imported}.")
         elif not summary:
@@ -100,15 +99,11 @@ def review_command(
 
 
 def _check_suffix(file: Path | None, option: str) -> None:
-    from docmill.features.reviewing.session import SUFFIXES
-
     if file is not None and file.suffix.lower() not in SUFFIXES:
         raise click.BadParameter(f"{file} is neither .csv nor .json, which Label Studio reads", param_hint=option)
 
 
 def _say_if_unfinished(database: Database, job: int) -> None:
-    from docmill.storage.results.status import read_status
-
     status = read_status(database, job)
     if not status.ended:
         say(f"Job {job} is not finished: the sample is drawn from its outputs so far.")
@@ -122,9 +117,6 @@ def _user() -> str:
 
 
 def _export(review: Review, file: Path, size: int) -> None:
-    from docmill.features.reviewing.session import rows_of, write_csv, write_json
-    from docmill.storage.writers.base import whole_file
-
     write = write_csv if file.suffix.lower() == ".csv" else write_json
     rows = rows_of(review.items(review.waiting(size)), review.seed)
     with whole_file(file) as opened:
@@ -135,8 +127,6 @@ def _export(review: Review, file: Path, size: int) -> None:
 def _print(review: Review, *, as_json: bool) -> None:
     found = review.summary()
     if as_json:
-        from dataclasses import asdict
-
         print_json(
             {"job": review.reviewed.job, "step": review.reviewed.step.name, "seed": review.seed, **asdict(found)}
         )
@@ -152,14 +142,10 @@ def _print(review: Review, *, as_json: bool) -> None:
 
 
 def _fit(database: Database, job: int, step: str | None, *, as_json: bool) -> None:
-    from docmill.features.reviewing.risk import fit
-    from docmill.storage.reviews import risks
-
-    spec_id = risks.spec_to_fit(database, job, step)
-    risk = risks.store(database, spec_id, fit(risks.judged_results(database, spec_id)))
+    reviewed_step(database, job, step)  # else it cannot be judged
+    spec_id = fitted_risks.spec_with_risk(database, job, step)
+    risk = fitted_risks.store(database, spec_id, fit(judged_results(database, spec_id)))
     if as_json:
-        from dataclasses import asdict
-
         print_json({"job": job, **asdict(risk)})
         return
     from docmill.features.reviewing.terminal import risk_table

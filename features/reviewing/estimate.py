@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from docmill.storage.reviews.judgements import Judged, Verdict
-from docmill.storage.reviews.population import Population
+from docmill.features.reviewing.judgements import Judged, Verdict
+from docmill.features.reviewing.population import Population
 from docmill.storage.steps.conditions import flag_name, is_doubtful, order_flags
 
 LEVEL = 0.95  # of the intervals

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from docmill.storage.reviews.risks import Risk
+from docmill.storage.steps.fitted_risks import Risk
 from docmill.storage.steps.risk import FLAG, NUMBERS, Feature, Result, RiskModel, value_of
 from docmill.worker.errors import ReviewRefused
 

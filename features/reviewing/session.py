@@ -12,13 +12,13 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from docmill.features.reviewing import judgements
 from docmill.features.reviewing.estimate import Stratum, Summary, sample, strata_of, summary
+from docmill.features.reviewing.judgements import Judged, Verdict
+from docmill.features.reviewing.population import Item, Population, ReviewedStep, items, population, reviewed_step
 from docmill.storage.core.database import Database
 from docmill.storage.json_values import Json
 from docmill.storage.outputs.columns import Column, Form
-from docmill.storage.reviews import judgements
-from docmill.storage.reviews.judgements import Judged, Verdict
-from docmill.storage.reviews.population import Item, Population, ReviewedStep, items, population, reviewed_step
 from docmill.worker.errors import ReviewRefused
 
 AHEAD = 50  # outputs that are read at once

@@ -14,7 +14,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from docmill.storage.reviews.judgements import Judged, Verdict
+from docmill.features.reviewing.judgements import Judged, Verdict
 from docmill.storage.steps.risk import FLAG
 from docmill.worker import consoles
 from docmill.worker.cli.printing import say, say_rich
@@ -25,9 +25,9 @@ from docmill.worker.terminal import warn
 
 if TYPE_CHECKING:
     from docmill.features.reviewing.estimate import Share, Summary
+    from docmill.features.reviewing.population import Item
     from docmill.features.reviewing.session import Review
-    from docmill.storage.reviews.population import Item
-    from docmill.storage.reviews.risks import Risk
+    from docmill.storage.steps.fitted_risks import Risk
     from docmill.storage.steps.risk import Feature
 
 

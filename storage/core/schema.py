@@ -309,7 +309,8 @@ class Step(Base):
     (`storage.steps.conditions.Flagged`).
     With `escalates` it computes again what that step (its `seq`) computed, where its results are `doubted`
     (`storage.steps.conditions.Doubt`). These steps come after all others. `n_rescued` of the texts on which that step
-    failed are done by this one. `keep_first`: it reads no near duplicates.
+    failed are done by this one. `leaves_out` names the documents that it
+    does not read (`storage.steps.filters`).
     """
 
     __tablename__ = "step"
@@ -327,7 +328,7 @@ class Step(Base):
     escalates = column(int, nullable=True)
     doubted = column(Json, nullable=True)
     n_rescued = column(int, default=0, server_default="0")
-    keep_first = column(bool, default=False, server_default=false())
+    leaves_out = column(str, nullable=True)
 
 
 class StepText(Base):
@@ -635,32 +636,6 @@ class ReplacementRow(Base):
     __table_args__ = (partial_index("uq_replacement_filling", "corpus_id", where="state = 'filling'", unique=True),)
 
 
-class Judgement(Base):
-    """A person's verdict on the output of a content under a spec. It is deleted with the outcome.
-
-    `verdict` is good, bad or skipped. `seed` is the seed of the draw in which the output was judged. The seed and the
-    text's SHA-256 give the output's place in the draw (`storage.reviews.population`).
-    """
-
-    __tablename__ = "judgement"
-    spec_id = column(int, primary_key=True)
-    content_id = column(int, primary_key=True)
-    verdict = column(str)
-    note = column(str, nullable=True)
-    judged_by = column(str)
-    judged_at = column(float)
-    seed = column(int)
-
-    __table_args__ = (
-        ForeignKeyConstraint(
-            ["spec_id", "content_id"],
-            ["outcome.spec_id", "outcome.content_id"],
-            name="fk_judgement_outcome",
-            ondelete="CASCADE",
-        ),
-    )
-
-
 class RiskVersion(Base):
     """A model of the risk that outputs of a spec are bad, fitted to judgements. Versions of a spec count from 1.
 
@@ -675,47 +650,3 @@ class RiskVersion(Base):
     model = column(Json)
     quality = column(Json)
     fitted_at = column(float)
-
-
-class Deduplication(Base):
-    """The last search for near duplicates in a corpus.
-
-    `method` has its options (see `storage.duplicates.methods`). Documents up to `compared_to` that are in the corpus
-    are compared with each other.
-    """
-
-    __tablename__ = "deduplication"
-    corpus_id = column(int, ForeignKey("corpus.id", ondelete="CASCADE"), primary_key=True)
-    method = column(Json)
-    compared_to = column(int)
-    n_documents = column(int)
-    finished_at = column(float)
-
-
-class Duplicate(Base):
-    """A document of a cluster of near duplicates. `first_id` is the cluster's first document, which may be this one.
-
-    `n_documents` is the number of documents in the cluster at the last search. A document without near duplicates has
-    no row. The view `near_duplicates` has the documents that are in their corpus now, by their ids.
-    """
-
-    __tablename__ = "duplicate"
-    document_id = column(int, ForeignKey("document.id", ondelete="CASCADE"), primary_key=True)
-    corpus_id = column(int, ForeignKey("corpus.id", ondelete="CASCADE"))
-    first_id = column(int)  # no foreign key: `storage.duplicates.promotion` keeps it up to date
-    n_documents = column(int)
-
-    __table_args__ = (Index("ix_duplicate_corpus_id_first_id", "corpus_id", "first_id"),)
-
-
-class Signature(Base):
-    """The MinHash signature of a text: a hash of each band, little-endian uint32.
-
-    `recipe` is a hash of the options that it depends on. `n_shingles` is the size of the text's set of shingles.
-    """
-
-    __tablename__ = "signature"
-    content_id = column(int, ForeignKey("content.id", ondelete="CASCADE"), primary_key=True)
-    recipe = column(int, primary_key=True)
-    bands = column(bytes)
-    n_shingles = column(int)

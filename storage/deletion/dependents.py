@@ -9,7 +9,7 @@ from pkgutil import resolve_name
 
 from docmill.storage.core.transaction import Transaction
 
-BUILT_IN = ("docmill.storage.duplicates.promotion:DEPENDENT", "docmill.storage.reviews.judgements:DEPENDENT")
+BUILT_IN = ("docmill.features.near_duplicates.tables:DEPENDENT", "docmill.features.reviewing.judgements:DEPENDENT")
 
 
 def _need_none(_transaction: Transaction) -> Collection[int]:

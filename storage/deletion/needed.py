@@ -9,7 +9,7 @@ Results of these specs stay:
 - of migrations: both specs while the migration can be undone, later the new one; the old one if it was cancelled or
   undone
 - with an index of vectors
-- that features need (`dependents`): with judgements, or with vectors that were searched for near duplicates
+- that features need (`dependents`), such as those with judgements
 """
 
 from __future__ import annotations

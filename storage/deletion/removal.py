@@ -171,7 +171,7 @@ def _remove(transaction: Transaction, corpus_id: int, documents: Sequence[Any]) 
 def remove_rows(transaction: Transaction, documents: Sequence[Any]) -> Removed:
     """Remove rows of documents (`id`, `content_id`), in a transaction that `gc.begin` began.
 
-    Features follow: if a document was the first of near duplicates, the next one becomes the first.
+    Features follow (`dependents`).
     """
     ids = [row.id for row in documents]
     texts = {row.content_id for row in documents}

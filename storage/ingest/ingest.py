@@ -306,24 +306,24 @@ def end(
     database: Database,
     job: OpenJob,
     read: Counts | None = None,
-    deduplicate: Callable[[], None] = lambda: None,
+    update_filters: Callable[[], None] = lambda: None,
 ) -> tuple[int, Counts]:
     """Finish a reading: plan the rest of the corpus, and let the job end.
 
     `read` has the counts of the whole reading. Return the number of documents
     that the job covers, and the counts of the planned contents. They are planned only now, so that nothing is
-    computed that the source replaced. `deduplicate` is called before texts are planned at steps that keep only the
-    first of near duplicates. Raises JobStopped if the job was cancelled meanwhile.
+    computed that the source replaced. `update_filters` is called before texts are planned at steps that leave out
+    documents. Raises JobStopped if the job was cancelled meanwhile.
     """
     if job.reread_at is not None and read is not None:
         database.write(lambda transaction: _replace_counts(transaction, job, read))
     total, n_documents, after = Counts(), None, 0
-    if planning.keeps_first(job):
+    if planning.leaves_out(job):
         more = True
         while more:
             planned, more = database.write(lambda transaction: _settle(transaction, job))
             total += planned
-        deduplicate()
+        update_filters()
     while n_documents is None:
         n_documents, planned, after = database.write(partial(_end, job=job, after=after))
         total += planned
@@ -353,16 +353,16 @@ def _reopen_for(transaction: Transaction, job: OpenJob, planned: Planned) -> Non
 def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None, Planned, int]:
     """Take one step towards the end. Return None for the number of documents if there may be more to do.
 
-    `after` is the last document that was planned at steps which keep only first documents.
+    `after` is the last document that was planned at steps which leave out documents.
     """
     lock_corpus(transaction, job.corpus_id)
     planned, more = _settle(transaction, job)
     if more:
         return None, planned, after
-    if planning.keeps_first(job):
-        firsts, last_planned = planning.plan_firsts(transaction, job, after)
-        planned += firsts
-        _reopen_for(transaction, job, firsts)
+    if planning.leaves_out(job):
+        filtered, last_planned = planning.plan_filtered(transaction, job, after)
+        planned += filtered
+        _reopen_for(transaction, job, filtered)
         if last_planned != after:
             _note(transaction, job, Counts(), ())
             return None, planned, last_planned

@@ -61,13 +61,13 @@ def sweep_page(transaction: Transaction, job: OpenJob, place: Place) -> tuple[Pl
     return planned, full or end is not None
 
 
-def keeps_first(job: OpenJob) -> bool:
-    """Return True if a step of the job reads only the first of near duplicates."""
-    return any(step.keep_first for step in job.steps)
+def leaves_out(job: OpenJob) -> bool:
+    """Return True if a step of the job leaves out some documents."""
+    return any(step.leaves_out is not None for step in job.steps)
 
 
-def plan_firsts(transaction: Transaction, job: OpenJob, after: int) -> tuple[Planned, int]:
-    """Plan the next documents of the corpus, behind the id `after`, at the steps that keep only first documents.
+def plan_filtered(transaction: Transaction, job: OpenJob, after: int) -> tuple[Planned, int]:
+    """Plan the next documents of the corpus, behind the id `after`, at the steps that leave some out.
 
     Return also the last id that was planned, `after` if no document is left.
     """
@@ -78,7 +78,7 @@ def plan_firsts(transaction: Transaction, job: OpenJob, after: int) -> tuple[Pla
     if not page:
         return Planned(), after
     own = {document.id: document.content_id for document in page}
-    return Traversal(transaction, job.id).plan_firsts(job.steps, own), page[-1].id
+    return Traversal(transaction, job.id).plan_filtered(job.steps, own), page[-1].id
 
 
 def begin(transaction: Transaction, job: OpenJob) -> None:
@@ -111,7 +111,7 @@ def plan_new(
     new = [content_id for content_id in unique if content_id not in met]
     total, traversal = Planned(), Traversal(transaction, job.id)
     for step in job.steps:
-        if step.input_step is None and step.template is None and not step.keep_first:
+        if step.input_step is None and step.template is None and step.leaves_out is None:
             total += traversal.take_in(step, Inputs(new, fresh or {}))
     return total
 

@@ -20,7 +20,7 @@ from docmill.storage.steps import lineage
 from docmill.storage.steps.conditions import Doubt, flag_name, is_doubtful
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.lineage import visible
-from docmill.storage.steps.sql_conditions import as_text, is_first, selects
+from docmill.storage.steps.sql_conditions import as_text, is_read, selects
 from docmill.storage.steps.steps import OpenStep, of_job, way_to
 
 PAGE = 5_000
@@ -101,7 +101,7 @@ class FlagCounts:
     """Numbers of a step's results: how many are `doubtful`, and how many carry each flag.
 
     `not_selected` documents have an output of the step before that the step's condition on results leaves out. If the
-    step keeps only first documents, they are near duplicates of these.
+    step leaves out documents (`storage.steps.filters`), it counts these.
     """
 
     doubtful: int
@@ -148,15 +148,15 @@ def _counts(transaction: Transaction, job: Job, way: list[OpenStep]) -> FlagCoun
 
 def _not_selected(transaction: Transaction, job: Job, way: list[OpenStep]) -> int:
     flagged = way[-1].flagged
-    if way[-1].keep_first:
-        repeats = select(func.count()).select_from(Document).where(visible(job), not_(is_first()))
-        return transaction.scalar(repeats) or 0
+    if (name := way[-1].leaves_out) is not None:
+        left_out = select(func.count()).select_from(Document).where(visible(job), not_(is_read(name)))
+        return transaction.scalar(left_out) or 0
     if flagged is None:
         return 0
     query, outcomes = lineage.joined(select(func.count()).select_from(Document), way[:-1])
     before = outcomes[way[-2].seq]
-    left_out = not_(selects(flagged, before))
-    return transaction.scalar(query.where(visible(job), before.c.status == "done", left_out)) or 0
+    not_met = not_(selects(flagged, before))
+    return transaction.scalar(query.where(visible(job), before.c.status == "done", not_met)) or 0
 
 
 SHARDS = 10_000  # the latest ones, from which seconds are estimated

@@ -31,10 +31,11 @@ from docmill.storage.errors import NotFound
 from docmill.storage.outputs.output_types import CONFIDENCE
 from docmill.storage.steps import choosing, lineage
 from docmill.storage.steps.conditions import Doubt
+from docmill.storage.steps.filters import find_filter
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.lineage import visible
 from docmill.storage.steps.sharding import pack
-from docmill.storage.steps.sql_conditions import first_of, firsts
+from docmill.storage.steps.sql_conditions import select_read
 from docmill.storage.steps.steps import OpenStep, of_job, way_to, way_to_named
 
 NEAR = 5  # ids that are suggested
@@ -105,8 +106,8 @@ class Provenance:
     """A document in a job, and the steps that lead to the one that is explained, which is the last of `way`.
 
     `others` names the job's other steps that have an outcome for the document. `changed` says that the corpus has
-    another version of the document by now, `gone` that its source has it no more. `repeats` is the id of the first
-    document of its cluster of near duplicates, if the steps leave out the document for that.
+    another version of the document by now, `gone` that its source has it no more. `left_out` is the
+    reason why the steps leave out the document, behind "It is".
     """
 
     job: int
@@ -122,7 +123,7 @@ class Provenance:
     gone: bool
     way: tuple[StepRecord, ...]
     others: tuple[str, ...] = ()
-    repeats: str | None = None
+    left_out: str | None = None
 
     @property
     def step(self) -> StepRecord:
@@ -151,7 +152,8 @@ def read_provenance(database: Database, job_id: int, key: str, step: str | None 
         way = way_to(steps, chosen)
         context = _Reading(database, transaction, job, document, found)
         records = tuple(context.record(steps, one) for one in way)
-        first = first_of(transaction, document.id) if way[0].keep_first else None
+        name = way[0].leaves_out
+        left_out = None if name is None else find_filter(name).explain(transaction, document.id)
         ingest = transaction.execute(select(Ingest.source, Ingest.started_at).where(Ingest.id == document.ingest_id))
         read = ingest.one()
         corpus = transaction.scalar(select(Corpus.name).where(Corpus.id == job.corpus_id))
@@ -170,7 +172,7 @@ def read_provenance(database: Database, job_id: int, key: str, step: str | None 
         gone=document.gone,
         way=records,
         others=tuple(one.name for one in steps if one.seq in found and one not in way),
-        repeats=first,
+        left_out=left_out,
     )
 
 
@@ -245,7 +247,7 @@ class _Reading:
     def _given(self, step: OpenStep) -> int | None:
         if step.input_step is None:
             own = {self.document.id: int(self.document.content_id)}
-            return (firsts(self.transaction, own) if step.keep_first else own).get(self.document.id)
+            return select_read(self.transaction, step.leaves_out, own).get(self.document.id)
         before = self.found.get(step.input_step)
         return None if before is None else before.output_id
 

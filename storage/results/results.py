@@ -23,6 +23,7 @@ from docmill.storage.outputs.columns import Column, Form, Result, unclashing
 from docmill.storage.outputs.output_types import CONFIDENCE, OutputType
 from docmill.storage.steps import lineage
 from docmill.storage.steps.conditions import Flagged, is_doubtful
+from docmill.storage.steps.filters import find_filter
 from docmill.storage.steps.jobs import UNFINISHED, require
 from docmill.storage.steps.lineage import visible
 from docmill.storage.steps.sql_conditions import as_text, condition
@@ -412,9 +413,10 @@ def has_several_steps(database: Database, job_id: int) -> bool:
     return len(_steps(database, job_id)) > 1
 
 
-def keeps_first(database: Database, job_id: int) -> bool:
-    """Return True if a step of a job reads only the first of near duplicates."""
-    return any(step.keep_first for step in _steps(database, job_id))
+def why_left_out(database: Database, job_id: int) -> str | None:
+    """Return the reason of documents that a step of a job leaves out; None if no step leaves out documents."""
+    names = [step.leaves_out for step in _steps(database, job_id) if step.leaves_out is not None]
+    return find_filter(names[0]).reason if names else None
 
 
 def _texts(transaction: Transaction, content_ids: Collection[int]) -> dict[int, str]:

@@ -22,7 +22,7 @@ from docmill.storage.core.transaction import Transaction
 from docmill.storage.search import pgvector_index
 from docmill.storage.search.knn import Matrix
 from docmill.storage.steps import choosing, sql_conditions
-from docmill.storage.steps.sql_conditions import compared_by, is_first, selects
+from docmill.storage.steps.sql_conditions import compared_by, is_read, selects
 from docmill.storage.steps.steps import OpenStep
 
 SPARE = 2  # candidates for each wanted document
@@ -148,8 +148,8 @@ def _that_read(searched: Searched, contents: FromClause) -> Select[int, int]:
     if prompts:
         having_it = having_it.where(*(Document.id == prompt.c.document_id for prompt in prompts))
     document = having_it.correlate(contents, *prompts).offset(0).lateral()
-    if searched.way[0].keep_first:
-        conditions.append(is_first(document))
+    if (name := searched.way[0].leaves_out) is not None:
+        conditions.append(is_read(name, document))
     return (
         select(document.c.id, document.c.seq)
         .select_from(document if way is None else way.join(document, true()))

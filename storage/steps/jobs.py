@@ -25,7 +25,7 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.core.transaction import Transaction, Ts
 from docmill.storage.errors import JobStopped, NotFound
-from docmill.storage.steps import job_keys, steps
+from docmill.storage.steps import fitted_risks, job_keys, steps
 from docmill.storage.steps.conditions import Doubt
 from docmill.storage.steps.job_keys import IdempotencyKey
 from docmill.storage.steps.lineage import visible
@@ -120,7 +120,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
             traceparent=request.traceparent,
             created_at=db_now(),
         )
-        made = steps.add(transaction, job_id, steps.resolve_risks(transaction, request.steps))
+        made = steps.add(transaction, job_id, fitted_risks.resolve_risks(transaction, request.steps))
         if request.key is not None:
             job_keys.note(transaction, request.key, job_id)
         return OpenJob(

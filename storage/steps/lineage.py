@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypeVarTuple
 
-from sqlalchemy import ColumnElement, FromClause, Select, and_, case, func, or_, select, true
+from sqlalchemy import ColumnElement, FromClause, Select, and_, case, func, or_, select
 
 from docmill.storage.core import lookups
 from docmill.storage.core.lookups import is_current_document
@@ -19,7 +19,7 @@ from docmill.storage.core.schema import Content, Document, Job, OutcomeRow, Prom
 from docmill.storage.core.transaction import Columns, Transaction
 from docmill.storage.steps import choosing
 from docmill.storage.steps.choosing import OutcomeColumns
-from docmill.storage.steps.sql_conditions import compared_by, firsts, is_first, selects
+from docmill.storage.steps.sql_conditions import compared_by, is_read, select_read, selects
 from docmill.storage.steps.steps import OpenStep
 
 Ts = TypeVarTuple("Ts")
@@ -91,7 +91,7 @@ def _given(
     outcomes_by_step: Mapping[int, Mapping[int, Any]],
 ) -> Mapping[int, int]:
     if step.input_step is None:
-        return firsts(transaction, own) if step.keep_first else own
+        return select_read(transaction, step.leaves_out, own)
     before, flagged = outcomes_by_step[step.input_step], step.flagged
     return {
         document_id: row.output_id
@@ -132,7 +132,9 @@ def joined(
 
 def own_of(step: OpenStep) -> ColumnElement[Any]:
     """Return the column of the documents that a step reads: their content, NULL for documents that it leaves out."""
-    return case((is_first(), Document.content_id)) if step.keep_first else Document.content_id
+    if step.leaves_out is None:
+        return Document.content_id
+    return case((is_read(step.leaves_out), Document.content_id))
 
 
 def read_of(step: OpenStep, before: FromClause) -> ColumnElement[Any]:
@@ -261,7 +263,7 @@ def count_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) ->
             read = prompt.c.content_id
         query, chosen = choosing.joined(query, step, read, outer=True)
         outcomes[step.seq] = chosen.result
-        had = (is_first() if step.keep_first else true()) if before is None else before.c.status == "done"
+        had = is_read(step.leaves_out) if before is None else before.c.status == "done"
         if before is not None and step.flagged is not None:
             had = and_(had, selects(step.flagged, before))
         lost.append(and_(or_(chosen.result.c.status.is_(None), chosen.waits), had))

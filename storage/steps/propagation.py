@@ -28,7 +28,7 @@ from docmill.storage.steps import choosing, lineage, steps
 from docmill.storage.steps.choosing import Pair
 from docmill.storage.steps.conditions import Flagged, Judged, is_doubtful
 from docmill.storage.steps.sharding import plan
-from docmill.storage.steps.sql_conditions import compared_by, firsts
+from docmill.storage.steps.sql_conditions import compared_by, select_read
 from docmill.storage.steps.steps import OpenStep
 
 ContentId: TypeAlias = int
@@ -126,20 +126,22 @@ class Traversal:
         """Plan the prompts that the templates of a job's steps make of documents that the job walks.
 
         A step may read an output that is not there yet; `follow` plans its prompt later. Call it after the documents
-        are stored, and after `stop_following`. Steps behind a condition on documents wait for `plan_firsts`.
+        are stored, and after `stop_following`. Steps behind a filter of documents wait for `plan_filtered`.
         """
-        reading = [step for step in every if not steps.way_to(every, step)[0].keep_first]
+        reading = [step for step in every if steps.way_to(every, step)[0].leaves_out is None]
         return self._arrive(self._prompts(every, reading, documents))
 
-    def plan_firsts(self, every: Sequence[OpenStep], documents: Mapping[DocumentId, ContentId]) -> Planned:
-        """Plan documents at the steps that keep only the first of near duplicates, and at the prompts behind them.
+    def plan_filtered(self, every: Sequence[OpenStep], documents: Mapping[DocumentId, ContentId]) -> Planned:
+        """Plan documents at the steps that leave some out, and at the prompts behind them.
 
-        Call it when the clusters are up to date, and after `stop_following`.
+        Call it when the filters are up to date, and after `stop_following`.
         """
-        kept = sorted({*firsts(self.transaction, documents).values()})
-        reading = [step for step in every if step.keep_first and step.template is None]
-        total = self._arrive((step, Inputs(kept)) for step in reading)
-        behind = [step for step in every if steps.way_to(every, step)[0].keep_first]
+        total = Planned()
+        for step in every:
+            if step.leaves_out is not None and step.template is None:
+                read = select_read(self.transaction, step.leaves_out, documents)
+                total += self._arrive([(step, Inputs(sorted({*read.values()})))])
+        behind = [step for step in every if steps.way_to(every, step)[0].leaves_out is not None]
         return total + self._arrive(self._prompts(every, behind, documents))
 
     def _arrive(self, arrivals: Iterable[tuple[OpenStep, Inputs]]) -> Planned:

@@ -1,5 +1,5 @@
 """Conditions on results and documents in SQL: flags, which are stored as a JSON list of texts, bounds of numbers,
-doubts, the choice between the two outcomes of a content, and the first of near duplicates.
+doubts, the choice between the two outcomes of a content, and filters of documents.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from sqlalchemy import (
     true,
 )
 
-from docmill.storage.core.schema import Document, Duplicate, OutcomeRow
+from docmill.storage.core.schema import Document, OutcomeRow
 from docmill.storage.core.specs import DOUBTFUL
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.steps.conditions import FAILED, RISK, Bound, Doubt, Flagged
+from docmill.storage.steps.filters import find_filter
 from docmill.storage.steps.risk import FLAG, MOST_RATIO, MOST_TOKENS, RiskModel
 
 
@@ -144,26 +145,18 @@ def _doubtful_ones(outcome: FromClause) -> ColumnElement[int]:
     return reduce(add, ones)
 
 
-def is_first(documents: FromClause = Document.__table__) -> ColumnElement[bool]:
-    """Return the condition for a document to be the first of its cluster, or in none.
+def is_read(leaves_out: str | None, documents: FromClause = Document.__table__) -> ColumnElement[bool]:
+    """Return the condition for documents that a step with this filter reads. None leaves out nothing.
 
     `documents` has the column `id` of `Document`, perhaps under another name.
     """
-    repeats = select(Duplicate.document_id).where(
-        and_(Duplicate.document_id == documents.c.id, Duplicate.first_id != Duplicate.document_id)
-    )
-    return ~repeats.correlate(documents).exists()
+    return true() if leaves_out is None else not_(find_filter(leaves_out).leaves_out(documents))
 
 
-def firsts(transaction: Transaction, own: Mapping[int, int]) -> Mapping[int, int]:
-    """Return the documents, with their contents, that are the first of their clusters, or in none."""
-    query = select(Duplicate.document_id).where(Duplicate.first_id != Duplicate.document_id)
-    repeats = {row.document_id for row in transaction.probe(query, Duplicate.document_id, [*own])}
-    return {key: content_id for key, content_id in own.items() if key not in repeats}
-
-
-def first_of(transaction: Transaction, document_id: int) -> str | None:
-    """Return the id, as users know it, of the first document of a cluster; None for that document itself."""
-    first = Document.__table__.alias("first")
-    query = select(first.c.key).join(Duplicate.__table__, Duplicate.first_id == first.c.id)
-    return transaction.scalar(query.where(Duplicate.document_id == document_id, first.c.id != document_id))
+def select_read(transaction: Transaction, leaves_out: str | None, own: Mapping[int, int]) -> Mapping[int, int]:
+    """Return the documents, with their contents, that a step with this filter reads."""
+    if leaves_out is None:
+        return own
+    left_out = select(Document.id).where(find_filter(leaves_out).leaves_out(Document.__table__))
+    gone = {row.id for row in transaction.probe(left_out, Document.id, [*own])}
+    return {key: content_id for key, content_id in own.items() if key not in gone}

@@ -11,13 +11,11 @@ from sqlalchemy import Row, insert, select
 
 from docmill.storage import templates
 from docmill.storage.core import lookups
-from docmill.storage.core.database import Database
-from docmill.storage.core.schema import RiskVersion, SpecRow, Step
+from docmill.storage.core.schema import SpecRow, Step
 from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.errors import NotFound, StorageError
+from docmill.storage.errors import NotFound
 from docmill.storage.steps.conditions import Doubt, Flagged
-from docmill.storage.steps.risk import FittedRisk, RiskModel
 from docmill.storage.templates import Messages, Questions, Template
 
 
@@ -34,8 +32,8 @@ class StepRequest:
     """A spec under a name; `input` is the name of an earlier step, whose output it reads, or None: the documents.
 
     `flagged` is a condition on the flags of that output: an output that does not meet it is not read. `escalation`
-    computes doubted results again. With `keep_first`, which needs the documents as input, it reads only documents
-    that are the first of their cluster of near duplicates, or in none.
+    computes doubted results again. `leaves_out` names the documents that it does
+    not read (`storage.steps.filters`); such a step has the documents as input.
     """
 
     name: str
@@ -43,7 +41,7 @@ class StepRequest:
     input: str | None = None
     flagged: Flagged | None = None
     escalation: EscalationRequest | None = None
-    keep_first: bool = False
+    leaves_out: str | None = None
 
     @property
     def specs(self) -> tuple[Spec, ...]:
@@ -58,7 +56,7 @@ class OpenStep:
     With a `template` what it computes of a document is what that renders of the text that it reads and the
     document's metadata (see `storage.steps.lineage`). `params` are the spec's. `flagged` is a condition on the flags
     of the output that it reads. The step's result is that of its `escalation` where that one is better; an escalation
-    `escalates` the step with this number. `keep_first` is a condition on the documents that it reads.
+    `escalates` the step with this number. `leaves_out` names the filter of the documents.
     """
 
     seq: int
@@ -71,14 +69,13 @@ class OpenStep:
     flagged: Flagged | None = None
     escalation: Escalation | None = None
     escalates: int | None = None
-    keep_first: bool = False
+    leaves_out: str | None = None
 
     @property
     def meets_texts(self) -> bool:
         """True if the texts that it met are noted (`StepText`); else these are the texts of all documents."""
-        return (
-            self.input_step is not None or self.template is not None or self.escalates is not None or self.keep_first
-        )
+        conditions = (self.input_step, self.template, self.escalates, self.leaves_out)
+        return any(condition is not None for condition in conditions)
 
     @property
     def spec_ids(self) -> tuple[int, ...]:
@@ -134,7 +131,7 @@ _STEPS = select(
     Step.flagged,
     Step.escalates,
     Step.doubted,
-    Step.keep_first,
+    Step.leaves_out,
 ).join(SpecRow, SpecRow.id == Step.spec_id)
 
 
@@ -143,7 +140,7 @@ def _open(row: Row[*tuple[Any, ...]]) -> OpenStep:
     template = None if row.escalates is not None else templates.over_metadata(params)
     flagged = Flagged.stored(row.flagged)
     step = OpenStep(row.seq, row.name, row.spec_id, row.kind, row.input_step, template, params, flagged)
-    return replace(step, escalates=row.escalates, keep_first=row.keep_first)
+    return replace(step, escalates=row.escalates, leaves_out=row.leaves_out)
 
 
 def opened(requests: Sequence[StepRequest], spec_id: Callable[[Spec], int]) -> tuple[OpenStep, ...]:
@@ -161,7 +158,7 @@ def opened(requests: Sequence[StepRequest], spec_id: Callable[[Spec], int]) -> t
             template=templates.over_metadata(request.spec.params),
             params=request.spec.params,
             flagged=request.flagged,
-            keep_first=request.keep_first,
+            leaves_out=request.leaves_out,
         )
         if (requested := request.escalation) is not None:
             same = replace(
@@ -173,7 +170,7 @@ def opened(requests: Sequence[StepRequest], spec_id: Callable[[Spec], int]) -> t
                 params=requested.spec.params,
                 flagged=None,
                 escalates=seq,
-                keep_first=False,
+                leaves_out=None,
             )
             step = replace(step, escalation=Escalation(same, requested.doubt))
         made.append(step)
@@ -209,7 +206,7 @@ def computed_by(steps: Sequence[OpenStep], seq: int) -> OpenStep:
 
 def requested(transaction: Transaction, job_id: int) -> tuple[StepRequest, ...]:
     """A job's steps as they were asked for."""
-    columns = (Step.seq, Step.name, Step.input_step, Step.flagged, Step.escalates, Step.doubted, Step.keep_first)
+    columns = (Step.seq, Step.name, Step.input_step, Step.flagged, Step.escalates, Step.doubted, Step.leaves_out)
     query = select(*columns, *lookups.SPEC).join(SpecRow, SpecRow.id == Step.spec_id)
     rows = transaction.execute(query.where(Step.job_id == job_id).order_by(Step.seq)).all()
     escalations = {
@@ -224,7 +221,7 @@ def requested(transaction: Transaction, job_id: int) -> tuple[StepRequest, ...]:
             None if row.input_step is None else rows[row.input_step].name,
             Flagged.stored(row.flagged),
             escalations.get(row.seq),
-            row.keep_first,
+            row.leaves_out,
         )
         for row in rows
         if row.escalates is None
@@ -255,7 +252,7 @@ def add(transaction: Transaction, job_id: int, requests: Sequence[StepRequest]) 
         _check_escalation(transaction, request)
         input_step = None if request.input is None else numbers[request.input]
         assert request.flagged is None or input_step is not None, "documents have no outputs with flags"
-        assert not request.keep_first or input_step is None, "documents are near duplicates, not outputs"
+        assert request.leaves_out is None or input_step is None, "documents are left out, not outputs"
         if input_step is not None:
             assert input_step < seq, "a step reads an earlier one"
             output = transaction.kind_of(requests[input_step].spec.kind).output
@@ -289,36 +286,5 @@ def _row(job_id: int, step: OpenStep) -> dict[str, Any]:
         "spec_id": step.spec_id,
         "input_step": step.input_step,
         "flagged": None if step.flagged is None else step.flagged.to_json(),
-        "keep_first": step.keep_first,
+        "leaves_out": step.leaves_out,
     }
-
-
-def resolve_risks(transaction: Transaction, requests: Sequence[StepRequest]) -> tuple[StepRequest, ...]:
-    """Return steps whose escalations have the latest risks of their specs. Raises StorageError."""
-    return tuple(_with_risk(transaction, request) for request in requests)
-
-
-def require_risks(database: Database, requests: Sequence[StepRequest]) -> None:
-    """Raise StorageError if an escalation has a bound of a risk that nobody has fitted."""
-    with database.read() as transaction:
-        resolve_risks(transaction, requests)
-
-
-def _with_risk(transaction: Transaction, request: StepRequest) -> StepRequest:
-    escalation = request.escalation
-    if escalation is None or not escalation.doubt.needs_risk:
-        return request
-    risk = _latest_risk(transaction, request.spec)
-    return replace(request, escalation=replace(escalation, doubt=escalation.doubt.by(risk)))
-
-
-def _latest_risk(transaction: Transaction, spec: Spec) -> FittedRisk:
-    query = select(RiskVersion.version, RiskVersion.model).join(SpecRow, SpecRow.id == RiskVersion.spec_id)
-    latest = query.where(SpecRow.sha256 == spec.sha256).order_by(RiskVersion.version.desc()).limit(1)
-    row = transaction.execute(latest).first()
-    if row is None:
-        raise StorageError(
-            f"no risk was fitted for the outputs of {spec}. Run the same without the escalation, judge 200 of its "
-            "outputs with `docmill review JOB`, and fit the risk with `docmill review JOB --fit`"
-        )
-    return FittedRisk(row.version, RiskModel.stored(row.model))

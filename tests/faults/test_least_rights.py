@@ -13,14 +13,17 @@ from celery import Celery
 from celery.result import AsyncResult
 from sqlalchemy import update
 
+from docmill.features.near_duplicates import clusters
+from docmill.features.near_duplicates.methods import ByText, Shingling
+from docmill.features.reviewing import judgements
+from docmill.features.reviewing.judgements import Judged, Verdict
+from docmill.features.reviewing.population import population, reviewed_step
 from docmill.storage import migrations
 from docmill.storage.core import lookups, privileges
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job, PipelineRun, Shard
 from docmill.storage.core.specs import Outcome, Spec
 from docmill.storage.deletion import retention
-from docmill.storage.duplicates import clusters
-from docmill.storage.duplicates.methods import ByText, Shingling
 from docmill.storage.errors import RightMissing
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import Rejected
@@ -31,11 +34,8 @@ from docmill.storage.results.fleet import read_fleet
 from docmill.storage.results.job_counts import runtimes
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import list_statuses, read_status
-from docmill.storage.reviews import judgements, risks
-from docmill.storage.reviews.judgements import Judged, Verdict
-from docmill.storage.reviews.population import population, reviewed_step
-from docmill.storage.reviews.risks import Risk
-from docmill.storage.steps import jobs, replacements
+from docmill.storage.steps import fitted_risks, jobs, replacements
+from docmill.storage.steps.fitted_risks import Risk
 from docmill.storage.steps.job_keys import IdempotencyKey
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.risk import RiskModel
@@ -300,7 +300,7 @@ def after(first: Spec, *, corpus: str) -> JobRequest:
     """A job in which other steps read what the first one puts out, one of them with the documents' metadata."""
     second = StepRequest("second", Spec("summarize", "synopsis", "sha256:0"), "first")
     told = StepRequest("told", Spec("generate", "writer", "sha256:0", params={"prompt": "{meta.n}: {text}"}), "first")
-    steps = (StepRequest("first", first, keep_first=True), second, told)
+    steps = (StepRequest("first", first, leaves_out="near-duplicates"), second, told)
     return JobRequest(corpus=corpus, source="a.jsonl", steps=steps)
 
 
@@ -431,5 +431,5 @@ def review(admin: Database, job: int) -> None:
     for _ in range(2):
         assert judgements.store(admin, step.step.spec_id, judged) == 3
     assert len(judgements.of_spec(admin, step.step.spec_id)) == 3
-    assert len(risks.judged_results(admin, step.step.spec_id)) == 3
-    risks.store(admin, step.step.spec_id, Risk(0, RiskModel(0.0, ()), 1, 1, {}))
+    assert len(judgements.judged_results(admin, step.step.spec_id)) == 3
+    fitted_risks.store(admin, step.step.spec_id, Risk(0, RiskModel(0.0, ()), 1, 1, {}))

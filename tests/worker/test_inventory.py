@@ -89,7 +89,7 @@ def run_on_a_server_until_killed(docmill: Docmill, server: ApiServer) -> None:
 
 
 def run_and_look_for_near_duplicates(docmill: Docmill, _: ApiServer) -> None:
-    run(docmill, *ECHOED, "--keep-first")
+    run(docmill, *ECHOED, "--leave-out", "near-duplicates")
     docmill("dedup", "letters")
 
 

@@ -17,7 +17,7 @@ from docmill.storage.extras import PARQUET, install
 from docmill.storage.outputs.columns import Column, Form, OutputColumn
 from docmill.storage.readers import Record, Rejection, Source, SourceMissing, SourceOptions, open_source
 from docmill.storage.readers.memory import NAME, MemorySource, named_by_digest
-from docmill.storage.results.results import columns, failures, has_several_steps, keeps_first, results
+from docmill.storage.results.results import columns, failures, has_several_steps, results, why_left_out
 from docmill.worker.api.errors import Error
 
 if TYPE_CHECKING:
@@ -141,7 +141,6 @@ Found: TypeAlias = Mapping[tuple[str, str | None], Mapping[str, Any]]
 _KEY, _PLACE = "key", "place"
 _SUPERSEDED = "a later row has the same id and other contents"
 _REMOVED = {"status": "removed"}
-_DUPLICATE = {"status": "duplicate", "reason": "an earlier document is a near duplicate of it"}
 _ABOUT = (Column.of("status", Form.TEXT), Column.of("reason", Form.TEXT))
 
 
@@ -154,7 +153,7 @@ def require_arrow() -> None:
 def make_table_by_row(database: Database, job_id: int, read: Sequence[Read]) -> Table:
     """Return a table with a row for each record that was read, in their order.
 
-    "status" is done, failed, skipped, rejected, superseded or, with `keep_first`, duplicate; "reason" says why there
+    "status" is done, failed, skipped, rejected, superseded or, with `leave_out`, left out; "reason" says why there
     is no result.
     """
     from docmill.storage.writers import arrow
@@ -162,7 +161,8 @@ def make_table_by_row(database: Database, job_id: int, read: Sequence[Read]) -> 
     rows_by_key = _found(database, job_id, read)
     reasons = [record.reason or rows_by_key.get((_PLACE, record.where), {}).get("reason") for record in read]
     last = {record.key: record.digest for record, reason in zip(read, reasons, strict=True) if reason is None}
-    missing = _DUPLICATE if keeps_first(database, job_id) else _REMOVED
+    left_out = why_left_out(database, job_id)
+    missing = _REMOVED if left_out is None else {"status": "left out", "reason": left_out}
     rows = [_row(record, reason, last, rows_by_key, missing) for record, reason in zip(read, reasons, strict=True)]
     return arrow.table(_columns(columns(database, job_id), _ABOUT), rows)
 

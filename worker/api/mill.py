@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
 
 from docmill.storage.core.database import Database
 from docmill.storage.results.status import JobStatus, list_statuses
-from docmill.worker.api.corpora import Duplicates, Hit, count_duplicates, find_hits
+from docmill.worker.api.corpora import Hit, find_hits
 from docmill.worker.api.documents import Documents, ReadOnce, make_table_by_row, one_run_at_a_time, require_arrow
 from docmill.worker.api.errors import Error, explained
 from docmill.worker.api.job import Job, Pipelines, listen
 from docmill.worker.api.options import Options, request_of
 from docmill.worker.engines import devices_for
 from docmill.worker.formatting import summary
-from docmill.worker.jobs import dedup as of_dedup
 from docmill.worker.jobs import search as of_search
 from docmill.worker.jobs.run import OpenStore, run_request
 from docmill.worker.jobs.submission import submit
@@ -120,14 +119,14 @@ def connect(
 class Mill:
     """A store and its queue. `close` closes it, and so does the end of a `with` block.
 
-    `pipelines` has the store's pipelines.
+    `pipelines` has the store's pipelines. `database` is the store itself, for features.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._until_closed = ExitStack()
-        self._database: Database = self._until_closed.enter_context(open_store(settings))
-        self.pipelines = Pipelines(settings, self._database)
+        self.database: Database = self._until_closed.enter_context(open_store(settings))
+        self.pipelines = Pipelines(settings, self.database)
 
     def __repr__(self) -> str:
         return f"Mill({self._settings})"
@@ -168,7 +167,7 @@ class Mill:
         reading = ReadOnce(documents)
         job = self._enqueue(reading, task, values, progress)
         status = job.wait(progress=progress)
-        return _table(self._database, status, reading)
+        return _table(self.database, status, reading)
 
     @explained
     def enqueue(
@@ -196,14 +195,14 @@ class Mill:
     @explained
     def job(self, job_id: int) -> Job:
         """Return the job of this number. Raises Error if there is none."""
-        job = Job(self._settings, self._database, job_id)
+        job = Job(self._settings, self.database, job_id)
         job.status()
         return job
 
     @explained
     def jobs(self, limit: int = 20) -> list[JobStatus]:
         """Return the status of the latest jobs, newest first."""
-        return list_statuses(self._database, limit)
+        return list_statuses(self.database, limit)
 
     @explained
     def search(
@@ -227,28 +226,7 @@ class Mill:
         if prompt is not None and prompt_name is not None:
             raise Error("prompt_name and prompt do not go together: give one of them")
         wanted = of_search.SearchOptions(top, job, exact, passages, prompt, prompt_name)
-        return find_hits(self._settings, self._database, corpus, text, wanted, listen(progress))
-
-    @explained
-    def dedup(
-        self,
-        corpus: str,
-        *,
-        threshold: float | None = None,
-        shingle: tuple[Literal["words", "characters"], int] | None = None,
-        seed: int | None = None,
-        embeddings: bool = False,
-        job: int | None = None,
-        progress: bool = False,
-    ) -> Duplicates:
-        """Find the near duplicates of a corpus, and return the counts of its clusters.
-
-        The corpus is named as in `run`, or by the path of its source. `shingle` is ("words", 3) or ("characters", 5).
-        The options are those of `docmill dedup`. With `keep_first=True`, `run` and `enqueue` read only the first
-        document of each cluster. Raises Error.
-        """
-        wanted = of_dedup.DedupOptions(threshold, shingle, seed, embeddings, job)
-        return count_duplicates(self._database, corpus, wanted, listen(progress))
+        return find_hits(self._settings, self.database, corpus, text, wanted, listen(progress))
 
     def _enqueue(
         self, reading: ReadOnce, task: str, values: dict[str, Any], progress: bool, key: str | None = None
@@ -256,8 +234,8 @@ class Mill:
         source = reading.name if key is None else reading.digested
         request = request_of(self._settings, source, task, values, key)
         opened = partial(reading.open, has_corpus=request.corpus is not None)
-        done = submit(self._settings, self._database, request, listen(progress), opened)
-        return Job(self._settings, self._database, done.id)
+        done = submit(self._settings, self.database, request, listen(progress), opened)
+        return Job(self._settings, self.database, done.id)
 
     def _asking(self, endpoint: str | None) -> Settings:
         """Return the settings with the server at a URL, and its key."""
@@ -268,7 +246,7 @@ class Mill:
         return self._settings.model_copy(update=server)
 
     def _store(self, _: Settings) -> AbstractContextManager[Database]:
-        return nullcontext(self._database)
+        return nullcontext(self.database)
 
 
 def _settings(

@@ -64,7 +64,7 @@ class Options(TypedDict, total=False):
     window_tokens: int | None
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] | None
     adapter: str | None
-    keep_first: bool | None
+    leave_out: str | None
     escalate: str | None
     escalate_beams: int | None
     when: str | None

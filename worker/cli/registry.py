@@ -42,7 +42,6 @@ OWN_COMMANDS = {
     "explain": _own(RESULTS, "Show how one result came to be.", "explain"),
     "search": _own(RESULTS, "Find the documents of a corpus that are nearest to a text.", "search"),
     "corpus": _own(CORPORA, "List, show or remove corpora and documents; trace a text.", "corpus"),
-    "dedup": _own(CORPORA, "Find near duplicates, and put them into clusters.", "dedup"),
     "index": _own(CORPORA, "Make, list or drop indexes of vectors, for large corpora.", "index"),
     "migrate": _own(CORPORA, "Compute a corpus with another model, and switch to its results.", "migrate"),
     "gc": _own(CORPORA, "Remove unreferenced texts, old results and old versions.", "gc"),

@@ -108,10 +108,8 @@ def _state(provenance: Provenance) -> tuple[str, str | None]:
             "The result was removed since it was computed. "
             f"Run the source {provenance.source} again to compute it anew."
         )
-    if provenance.repeats is not None:
-        return "left out", (
-            f"It is a near duplicate of the earlier document {provenance.repeats}, and the step keeps only the first."
-        )
+    if provenance.left_out is not None:
+        return "left out", f"It is {provenance.left_out}, and the step leaves such documents out."
     for one in provenance.way[:-1]:
         if one.outcome is not None and one.outcome.status != "done":
             return "blocked", f"The step {one.name} before it {one.outcome.status}: {one.outcome.reason}"

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from docmill.storage.core.database import Database
-from docmill.storage.duplicates.methods import PHASES, Phase
 from docmill.storage.errors import PASSING
 from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.ingest.ingest import Counts
@@ -17,7 +16,7 @@ from docmill.storage.readers.stored import NoSource
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import OpenJob
-from docmill.worker.formatting import counted, documents, ingested, left_out, near_duplicates, pace, where_time_goes
+from docmill.worker.formatting import counted, documents, ingested, left_out, pace, where_time_goes
 from docmill.worker.jobs import Bar, Listener
 from docmill.worker.submit.enqueue import Enqueued, Progress
 
@@ -54,8 +53,7 @@ class IngestBar(Progress):
         if counts.planned and self.job_id is not None:
             self._on_planned(self.job_id)
 
-    def deduplicating(self, phase: Phase, done: int, total: int) -> None:
-        note = f"near duplicates: {PHASES[phase]} {100 * done // max(1, total)} %"
+    def noted(self, note: str) -> None:
         self._bar.update(self._source.bytes_read, total=self._source.size_bytes(), note=note)
 
     def rejected(self, rejected: Rejected) -> None:
@@ -93,8 +91,8 @@ def say_ingested(listener: Listener, source: Source, done: Enqueued) -> None:
         )
     if (others := left_out(source)) is not None:
         listener.say(others)
-    if done.near_duplicates is not None:
-        listener.say(near_duplicates(done.near_duplicates))
+    for remark in done.remarks:
+        listener.say(remark)
     if done.not_pruned:
         listener.say(f"{done.not_pruned}.")
     if done.adopted:

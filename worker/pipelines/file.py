@@ -54,8 +54,8 @@ class PipelineInvalid(WorkerError):
 class Step:
     """One task over what ``input`` gives: ``document``, or an earlier step by its name.
 
-    ``flagged`` is a condition on the flags and numbers of that output, ``keep_first`` on the documents.
-    ``escalation`` computes doubted results again.
+    ``flagged`` is a condition on the flags and numbers of that output, ``leaves_out`` names documents that it does
+    not read. ``escalation`` computes doubted results again.
 
     ``model`` is None for the task's own. Where the file names no precision, the options say ``auto``.
     """
@@ -68,7 +68,7 @@ class Step:
     options: kinds.KindOptions
     flagged: Flagged | None = None
     escalation: Escalation | None = None
-    keep_first: bool = False
+    leaves_out: str | None = None
 
 
 @dataclass(frozen=True)
@@ -334,9 +334,9 @@ def _check_conditions(steps: Sequence[Mapping[str, Any]], inputs: Sequence[str])
     """Yield conditions on the flags of documents, which are no outputs, and others that go with nothing."""
     tasks = {step.get("name"): step.get("task") for step in steps}
     for place, (step, input_) in enumerate(zip(steps, inputs, strict=True)):
-        if step.get("keep-first") and input_ != DOCUMENT:
-            problem = f'keep-first is about documents; write it in the step that reads them, or input = "{DOCUMENT}"'
-            yield ("step", place, "keep-first"), problem
+        if step.get("leave-out") and input_ != DOCUMENT:
+            problem = f'leave-out is about documents; write it in the step that reads them, or input = "{DOCUMENT}"'
+            yield ("step", place, "leave-out"), problem
         for name in ("flagged", "unflagged"):
             if name in step and input_ == DOCUMENT:
                 problem = f"{name} is about the output of an earlier step; name it: input"
@@ -423,7 +423,7 @@ def _step(values: Mapping[str, Any], input_: str) -> Step:
         options=options(**chosen),
         flagged=_condition(table),
         escalation=escalation,
-        keep_first=table.keep_first,
+        leaves_out=table.leave_out,
     )
 
 

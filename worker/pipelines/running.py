@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from docmill.storage.core.database import Database
 from docmill.storage.deletion import retention
-from docmill.storage.duplicates.methods import require_library
 from docmill.storage.errors import PASSING, FolderBusy, LeaseLost, StorageError
 from docmill.storage.pipelines import pipelines
 from docmill.storage.pipelines.pipelines import Run
@@ -23,6 +22,7 @@ from docmill.storage.results import parts
 from docmill.storage.results.results import Placed, columns, results
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import replacements
+from docmill.storage.steps.filters import find_filter
 from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import Target
 from docmill.tasks.errors import HubUnreachable, TaskError
@@ -57,11 +57,12 @@ def prepare(settings: Settings, pipeline: Pipeline, devices: Sequence[str] = ())
     ``devices`` are those of this machine that will compute it, if any will.
 
     Raises SourceError for the source, PipelineInvalid for a step that its model cannot do, HubUnreachable,
-    StorageError for keep-first.
+    StorageError for leave-out.
     """
     corpus = pipeline.corpus
-    if any(step.keep_first for step in pipeline.steps):
-        require_library()
+    for step in pipeline.steps:
+        if step.leaves_out is not None:
+            find_filter(step.leaves_out).require()
     source = open_source(corpus.source, source_options(corpus, [step.options for step in pipeline.steps]))
     steps, not_read = zip(
         *(_step(settings, pipeline, number, devices) for number in range(len(pipeline.steps))), strict=True
@@ -95,7 +96,7 @@ def _request(settings: Settings, pipeline: Pipeline, number: int) -> StepRequest
     first = Computed(spec, step.model, step.revision, options)
     again = None if step.escalation is None else escalation_of(settings, first, step.escalation)
     input_ = None if step.input == DOCUMENT else step.input
-    return StepRequest(step.name, spec, input_, step.flagged, again, step.keep_first)
+    return StepRequest(step.name, spec, input_, step.flagged, again, step.leaves_out)
 
 
 @contextmanager

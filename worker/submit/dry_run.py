@@ -16,7 +16,7 @@ from docmill.storage.core.schema import Content, OutcomeRow, SpecRow
 from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.readers import Record
-from docmill.storage.steps import steps
+from docmill.storage.steps import fitted_risks
 from docmill.tasks import kinds
 from docmill.worker.engines import Count, counting, measure
 from docmill.worker.settings import Settings
@@ -62,7 +62,7 @@ def forecast(
     Raises StorageError if an escalation has a bound of a risk that nobody has fitted, SampleFailed and
     ServerUnreachable.
     """
-    steps.require_risks(database, prepared.steps)
+    fitted_risks.require_risks(database, prepared.steps)
     with counting(settings, device, prepared.spec) as count:
         survey = _surveyed(database, prepared, progress, count)
     sample = survey.sample

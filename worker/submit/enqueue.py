@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from docmill.storage import fault_points
 from docmill.storage.core.database import Database
-from docmill.storage.duplicates.methods import ByText, Phase
-from docmill.storage.errors import NothingEmbedded, TooManyVanished
+from docmill.storage.errors import TooManyVanished
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.changes import KeyKinds
 from docmill.storage.ingest.chunks import ChunkBuilder, Rejected, chunks
@@ -22,6 +21,7 @@ from docmill.storage.readers import left_out, memory
 from docmill.storage.readers.errors import ProgramFailed
 from docmill.storage.readers.files import StreamSource
 from docmill.storage.steps import job_keys, jobs
+from docmill.storage.steps.filters import find_filter
 from docmill.storage.steps.job_keys import IdempotencyKey
 from docmill.storage.steps.jobs import JobRequest, OpenJob
 from docmill.tasks import tracing
@@ -54,8 +54,8 @@ class Progress:
     def rejected(self, rejected: Rejected) -> None:
         """Hear of a record that could not be read."""
 
-    def deduplicating(self, phase: Phase, done: int, total: int) -> None:
-        """Hear that `done` of `total` steps of a phase of the search for near duplicates are done."""
+    def noted(self, note: str) -> None:
+        """Hear of the progress of work behind the reading."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class UnderLease(Progress):
     def advanced(self, counts: Counts) -> None:
         self.held.check()
 
-    def deduplicating(self, phase: Phase, done: int, total: int) -> None:
+    def noted(self, note: str) -> None:
         self.held.check()
 
 
@@ -84,8 +84,8 @@ class Enqueued:
     """A job as it stands once its source was read. `deferred` says why nothing was sent to the queue yet.
 
     `not_pruned` says why documents that are missing from the source were not marked as vanished. `repeated` says that
-    the idempotency key had this job, and that nothing was read. `state` is the job's. `near_duplicates`
-    counts documents that a step with --keep-first leaves out; None without such a step.
+    the idempotency key had this job, and that nothing was read. `state` is the job's. `remarks` are
+    sentences about documents that steps leave out.
     """
 
     id: int
@@ -96,7 +96,7 @@ class Enqueued:
     not_pruned: str | None = None
     repeated: bool = False
     state: str = "running"
-    near_duplicates: int | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def find_repeated(database: Database, key: IdempotencyKey | None) -> Enqueued | None:
@@ -164,16 +164,14 @@ def _read_in(
     with tracing.span("ingest", {"docmill.job": job.id}) as span:
         ingested.read(offer)
         not_pruned = ingested.prune()
-        documents, others = ingest.end(database, job, ingested.total, ingested.deduplicate)
+        documents, others = ingest.end(database, job, ingested.total, ingested.update_filters)
         span.set({"docmill.documents": documents, "docmill.records": ingested.total.records})
     total = ingested.total + others
     jobs.finish(database, job.id)
     if total.planned or job.adopted:
         offer.now()
-    state, left_out = jobs.require(database, job.id).state, ingested.near_duplicates
-    return Enqueued(
-        job.id, job.adopted, documents, total, offer.deferred, not_pruned, state=state, near_duplicates=left_out
-    )
+    state, remarks = jobs.require(database, job.id).state, tuple(ingested.remarks)
+    return Enqueued(job.id, job.adopted, documents, total, offer.deferred, not_pruned, state=state, remarks=remarks)
 
 
 @dataclass
@@ -205,7 +203,7 @@ class Offer:
 class _Ingest:
     """One reading of a source into its job. `total` counts the records stored so far.
 
-    `near_duplicates` counts documents that are not the first of their cluster, once they were looked for.
+    `remarks` are sentences about documents that steps leave out, once the source was read.
     """
 
     def __init__(self, database: Database, job: OpenJob, prepared: Prepared, progress: Progress) -> None:
@@ -221,7 +219,7 @@ class _Ingest:
         self._seen = Seen() if self._limits or is_read_again else None
         self._unread = Unread()
         self.total = Counts()
-        self.near_duplicates: int | None = None
+        self.remarks: list[str] = []
         progress.opened(job)
 
     def read(self, offer: Offer) -> None:
@@ -249,19 +247,13 @@ class _Ingest:
         if files := sum(left_out(self._source).values()):
             log.info("files_left_out job=%d files=%d", self._job.id, files)
 
-    def deduplicate(self) -> None:
-        """Find near duplicates in the corpus, by the method of the last search or by the default one."""
-        from docmill.storage.duplicates import clusters  # with its libraries, for the few who ask
-
-        corpus_id = self._job.corpus_id
-        method = clusters.method_of(self._database, corpus_id) or ByText()
-        try:
-            sums = clusters.find(self._database, corpus_id, method, self._progress.deduplicating)
-        except NothingEmbedded as error:  # the clusters stay as they were
-            log.warning("not_deduplicated job=%d reason=%r", self._job.id, str(error))
-            return
-        self.near_duplicates = sums.repeats
-        log.info("deduplicated job=%d new=%d repeats=%d", self._job.id, sums.new, sums.repeats)
+    def update_filters(self) -> None:
+        """Look for the documents of the corpus that steps leave out."""
+        names = {step.leaves_out for step in self._job.steps if step.leaves_out is not None}
+        for name in sorted(names):
+            remark = find_filter(name).update(self._database, self._job.corpus_id, self._progress.noted)
+            if remark is not None:
+                self.remarks.append(remark)
 
     def prune(self) -> str | None:
         """Mark vanished documents, unless they may only have been unreadable; return the reason for marking none.

@@ -14,8 +14,9 @@ from pydantic_core import PydanticCustomError
 
 from docmill.storage import templates
 from docmill.storage.core.specs import Spec
-from docmill.storage.errors import ConditionInvalid
+from docmill.storage.errors import ConditionInvalid, NotFound
 from docmill.storage.steps.conditions import RISK, Doubt
+from docmill.storage.steps.filters import filter_names, find_filter
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, hint
 from docmill.tasks.kinds import KindOptions
@@ -231,12 +232,25 @@ class EscalationOptions(Options):
         return Escalation(self.escalate, None, options, doubt)
 
 
+def _filter(value: str | None) -> str | None:
+    """Check the name of a filter of documents."""
+    if value is not None:
+        try:
+            find_filter(value)
+        except NotFound as error:
+            raise wrong(f"is refused: {error}") from error
+    return value
+
+
 class DocumentOptions(Options):
     """Conditions on the documents that a step reads."""
 
-    keep_first: Annotated[
-        bool, Field(description="Read no near duplicates: of similar documents only the first (docmill dedup).")
-    ] = False
+    leave_out: Annotated[
+        str | None,
+        AfterValidator(_filter),
+        Field(description=f"Leave out documents: {', '.join(filter_names()) or 'no feature has such a kind'}."),
+        Option(metavar="KIND"),
+    ] = None
 
 
 class PartsOptions(Options):

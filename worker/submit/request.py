@@ -9,11 +9,11 @@ from typing import Any, BinaryIO
 
 from docmill.storage.core.normalize import normalize
 from docmill.storage.core.specs import Spec
-from docmill.storage.duplicates.methods import require_library
 from docmill.storage.ingest.pruning import Limits
 from docmill.storage.readers import Source, SourceOptions, credentials, documents, open_source, streams
 from docmill.storage.readers.memory import NAME
 from docmill.storage.readers.sources import path_of
+from docmill.storage.steps.filters import find_filter
 from docmill.storage.steps.job_keys import IdempotencyKey
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from docmill.tasks import kinds
@@ -71,22 +71,22 @@ def prepare(
     its name. ``on_spec`` gets the spec before the model's files are looked at, which may take seconds.
 
     Raises SourceError for the source, ModelError for the model, BadOption for the options or for the want of a model,
-    WorkerError, StorageError for --keep-first.
+    WorkerError, StorageError for --leave-out.
     """
     if request.prune and request.limit is not None:
         raise BadOption("--prune and --limit do not go together: what lies behind the limit has not vanished.")
     for option, value in (("--prune-max", request.prune_max), ("--prune-rejected", request.prune_rejected)):
         if value is not None and not request.prune:
             raise BadOption(f"{option} says how --prune works: give --prune too.")
-    if request.keep_first:
-        require_library()
+    if request.leave_out is not None:
+        find_filter(request.leave_out).require()
     options = source_options(request, [request.options])
     source = open_source(request.source, options, stdin=stdin) if opened is None else opened(options)
     spec = spec_of(settings, request.task, request.model, request.revision, request.options)
     on_spec(spec)
     first, escalation = Computed(spec, request.model, request.revision, request.options), request.escalation
     again = None if escalation is None else escalation_of(settings, first, escalation)
-    step = StepRequest(request.task, spec, escalation=again, keep_first=request.keep_first)
+    step = StepRequest(request.task, spec, escalation=again, leaves_out=request.leave_out)
     steps, not_read = (step,), require_possible_all(settings, step.specs, devices)
     corpus = check_corpus_name(request.corpus or _corpus_name(source, request.limit))
     return Prepared(request, request, steps, source, corpus, not_read, key_of(request), request.request_id)

@@ -256,7 +256,7 @@ CREATE TABLE step (
     escalates BIGINT,
     doubted JSONB,
     n_rescued BIGINT DEFAULT '0' NOT NULL,
-    keep_first BOOLEAN DEFAULT false NOT NULL,
+    leaves_out TEXT,
     CONSTRAINT pk_step PRIMARY KEY (job_id, seq),
     CONSTRAINT fk_step_job_id FOREIGN KEY (job_id) REFERENCES job (id),
     CONSTRAINT fk_step_spec_id FOREIGN KEY (spec_id) REFERENCES spec (id)

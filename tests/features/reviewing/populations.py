@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from docmill.storage.reviews.population import Population
+from docmill.features.reviewing.population import Population
 
 FLAG_SETS = ((), ("repetition",), ("numbers_changed", "repetition"), ("windowed",))
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from docmill.features.reviewing.population import Item, reviewed_step
 from docmill.features.reviewing.terminal import risk_table, shown
 from docmill.storage.core.database import Database
-from docmill.storage.reviews import risks
-from docmill.storage.reviews.population import Item, reviewed_step
-from docmill.storage.reviews.risks import Risk
+from docmill.storage.steps import fitted_risks
 from docmill.storage.steps.risk import Feature, RiskModel
 from tests.kinds import KINDS
 from tests.worker.harness import Docmill
@@ -79,7 +78,9 @@ def test_results_have_the_risk_that_was_fitted(embedded: Docmill, write_corpus: 
     assert "`docmill review 1 --fit` does" in embedded("results", 1, "--risk", code=2).stderr
     database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}", kinds=KINDS)
     spec_id = reviewed_step(database, 1).step.spec_id
-    risks.store(database, spec_id, Risk(0, RiskModel(0.0, (Feature("tokens_in", 300.0, 1.0, 1.0),)), 1, 1, {}))
+    fitted_risks.store(
+        database, spec_id, fitted_risks.Risk(0, RiskModel(0.0, (Feature("tokens_in", 300.0, 1.0, 1.0),)), 1, 1, {})
+    )
     database.close()
     assert [round(row["risk"]) for row in embedded.results(1, "--risk")] == [0, 1, 1]
     assert [row["id"] for row in embedded.results(1, "--risk-above", "0.5")] == ["k1", "k2"]
@@ -95,7 +96,7 @@ def test_the_table_of_a_risk_has_its_effects_and_its_quality() -> None:
     quality = {"brier": 0.1, "brier_of_share": 0.2, "auc": 0.75, "folds": 5, "thirds": thirds}
     console = Console(width=80, color_system=None)
     with console.capture() as captured:
-        console.print(risk_table(Risk(3, RiskModel(0.0, features), 150, 60, quality)))
+        console.print(risk_table(fitted_risks.Risk(3, RiskModel(0.0, features), 150, 60, quality)))
     lines = [" ".join(line.split()) for line in captured.get().splitlines()]
     assert lines[0] == "Version 3, fitted to 150 good and 60 bad outputs"
     assert lines[2:4] == ["confidence × 0.37 0.1 more", "flag repetition × 2.00 with the flag"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from docmill.features.reviewing.estimate import Cell, Share, sample, share_good, strata_of, summary
-from docmill.storage.reviews.judgements import Judged, Verdict
+from docmill.features.reviewing.judgements import Judged, Verdict
 from tests.features.reviewing.populations import population
 
 DRAWS = 300

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from docmill.features.reviewing.judgements import Verdict
+from docmill.features.reviewing.population import Item
 from docmill.features.reviewing.session import read, rows_of, write_csv, write_json
-from docmill.storage.reviews.judgements import Verdict
-from docmill.storage.reviews.population import Item
 from docmill.worker.errors import ReviewRefused
 
 ITEMS = [Item(n, bytes([n]) * 32, f"d{n}", "ligne\nune", f"=out,{n}", "aa") for n in (1, 2, 3, 4)]

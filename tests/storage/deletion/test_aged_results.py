@@ -11,14 +11,15 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, select
 
+from docmill.features.near_duplicates.methods import ByVectors
+from docmill.features.near_duplicates.tables import Deduplication
+from docmill.features.reviewing.judgements import Judgement
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, spec_of
 from docmill.storage.core.schema import (
     Content,
     Corpus,
-    Deduplication,
     Job,
-    Judgement,
     OutcomeRow,
     ReplacementRow,
     SpecRow,
@@ -28,7 +29,6 @@ from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.deletion import needed, removal, retention
 from docmill.storage.deletion.needed import Standing, latest, needed_by_migrations
 from docmill.storage.deletion.paging import Budget, Removed
-from docmill.storage.duplicates.methods import ByVectors
 from docmill.storage.leases.shards import Claim
 from docmill.storage.pipelines import pipelines
 from docmill.storage.results.results import results

@@ -23,10 +23,7 @@ from docmill.storage.results.parts import marks
 from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import JobStatus, read_status
-from docmill.storage.reviews import risks
-from docmill.storage.reviews.population import reviewed_step
-from docmill.storage.reviews.risks import Risk
-from docmill.storage.steps import jobs, steps
+from docmill.storage.steps import fitted_risks, jobs
 from docmill.storage.steps.conditions import Bound, Doubt
 from docmill.storage.steps.jobs import OpenJob
 from docmill.storage.steps.risk import NUMBERS, Feature, FittedRisk, RiskModel
@@ -515,8 +512,8 @@ RISKY = (replace(PLAIN, escalation=EscalationRequest(LARGE, Doubt.parse(["risk>0
 
 
 def fitted(database: Database, job: int, model: RiskModel) -> int:
-    spec_id = reviewed_step(database, job).step.spec_id
-    return risks.store(database, spec_id, Risk(0, model, 150, 50, {})).version
+    spec_id = fitted_risks.spec_with_risk(database, job)
+    return fitted_risks.store(database, spec_id, fitted_risks.Risk(0, model, 150, 50, {})).version
 
 
 def judged(database: Database) -> Models:
@@ -555,8 +552,8 @@ def test_a_job_without_a_fitted_risk_is_refused_and_leaves_nothing(database: Dat
     with pytest.raises(StorageError, match="no risk was fitted for the outputs of translate with marian"):
         jobs.open_job(database, pipeline(steps=RISKY))
     with pytest.raises(StorageError, match="docmill review JOB --fit"):
-        steps.require_risks(database, RISKY)
-    steps.require_risks(database, (PLAIN,))
+        fitted_risks.require_risks(database, RISKY)
+    fitted_risks.require_risks(database, (PLAIN,))
     with database.read() as transaction:
         assert of_job(transaction, 1) == ()
 

@@ -63,7 +63,7 @@ def check_command(file: Path, as_json: bool) -> int:
         return OK
     for step in prepared.steps:
         only = "" if step.flagged is None else f", only {step.flagged}"
-        only += ", only the first of near duplicates" if step.keep_first else ""
+        only += "" if step.leaves_out is None else f", without {step.leaves_out}"
         said = [f"{step.name}: {step.spec} over {step.input or 'the documents'}{only}"]
         if (again := step.escalation) is not None:
             other = formatting.unlike(step.spec, again.spec)

@@ -16,7 +16,7 @@ from docmill.storage.errors import ConditionInvalid
 from docmill.storage.outputs.columns import Column, Form
 from docmill.storage.results.results import columns, input_columns, inputs, results
 from docmill.storage.results.status import JobStatus, read_status
-from docmill.storage.reviews import risks
+from docmill.storage.steps import fitted_risks
 from docmill.storage.steps.conditions import DOUBTS, Flagged
 from docmill.storage.steps.replacements import answering_job
 from docmill.worker import formatting
@@ -245,7 +245,6 @@ def none_said(job: int, condition: Flagged) -> str:
 
 
 def _write(database: Database, status: JobStatus, wanted: Export) -> None:
-
     target = target_of(wanted.out, wanted.file_format)
     if target is not None and wanted.part_documents is not None:
         n = wanted.part_documents
@@ -260,8 +259,8 @@ def _write(database: Database, status: JobStatus, wanted: Export) -> None:
     rows = iter(results(database, status.id, step=wanted.step, flagged=wanted.condition))
     table = columns(database, status.id, wanted.step)
     if wanted.with_risk:
-        risk = risks.latest(database, status.id, wanted.step)
-        rows = risks.with_risk(rows, risk.model, wanted.risk_above)
+        risk = fitted_risks.latest(database, status.id, wanted.step)
+        rows = fitted_risks.with_risk(rows, risk.model, wanted.risk_above)
         table = (*table, Column.of("risk", Form.NUMBER))
     if wanted.condition is not None:
         rows, is_none = _peeked(rows)

@@ -162,8 +162,8 @@ def _dry_run(
         )
     if expected.sampled and cost is not None:
         answer(f"its tokens cost about {cost} ({expected.tokens_out_to_do:,} of them written)")
-    if any(step.keep_first for step in prepared.steps):
-        answer("near duplicates among them are counted, too: they are found when the source is read")
+    if any(step.leaves_out for step in prepared.steps):
+        answer("documents that --leave-out leaves out are counted, too: they are found when the source is read")
     if expected.escalated_s is not None:
         tenth = formatting.duration(expected.escalated_s / 10)
         answer(f"escalating a tenth of them adds about {tenth}")

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 from itertools import combinations
 
-from docmill.storage.duplicates.methods import Shingling, jaccard
+from docmill.features.near_duplicates.methods import Shingling, jaccard
 from tests.storage.builders import Text
 from tests.worker.harness import EXAMPLES
 

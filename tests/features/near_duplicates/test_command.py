@@ -1,4 +1,4 @@
-"""`docmill dedup` and `--keep-first`: what users see of near duplicates."""
+"""`docmill dedup` and `--leave-out near-duplicates`: what users see of near duplicates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 import docmill as api
-from docmill.storage.duplicates import methods
+from docmill.features.near_duplicates import methods
+from docmill.features.near_duplicates.api import dedup
 from docmill.storage.errors import StorageError
 from docmill.storage.extras import Extra
 from docmill.worker.cli import docmill
@@ -59,13 +60,13 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 @pytest.fixture
 def enqueued(command: Command, write_corpus: Write) -> Command:
     write_corpus(RECORDS)
-    options = ("--task", "translate", "--model", "null", "--corpus", "letters", "--keep-first")
+    options = ("--task", "translate", "--model", "null", "--corpus", "letters", "--leave-out", "near-duplicates")
     result = command("enqueue", "corpus.jsonl", *options)
-    assert "1 document is a near duplicate of an earlier one; --keep-first leaves it out." in result.stderr
+    assert "1 document is a near duplicate of an earlier one; --leave-out leaves it out." in result.stderr
     return command
 
 
-def test_a_run_with_keep_first_leaves_near_duplicates_out_and_says_so(enqueued: Command) -> None:
+def test_a_run_leaves_near_duplicates_out_and_says_so(enqueued: Command) -> None:
     status = json.loads(enqueued("status", 1, "--json").stdout)
     assert (status["documents"], status["pending"]) == (3, 2)
     assert status["flags_by_step"]["translate"]["not_selected"] == 1
@@ -121,7 +122,7 @@ def test_without_the_library_the_command_that_installs_it_is_said_before_anythin
     monkeypatch.setattr(methods, "LIBRARY", missing)
     write_corpus(RECORDS)
     options = ("--task", "translate", "--model", "null", "--corpus", "letters")
-    refused = command("enqueue", "corpus.jsonl", *options, "--keep-first", code=2)
+    refused = command("enqueue", "corpus.jsonl", *options, "--leave-out", "near-duplicates", code=2)
     assert "[dedup]" in refused.stderr
     assert json.loads(command("jobs", "--json").stdout) == []
     command("enqueue", "corpus.jsonl", *options)
@@ -136,8 +137,8 @@ def test_the_python_api_returns_the_counts_and_explains_errors(enqueued: Command
         {"job": 9},
     ]
     with api.connect(store=tmp_path / "home") as mill:
-        found = mill.dedup("letters", shingle=("words", 1))
+        found = dedup(mill, "letters", shingle=("words", 1))
         assert (found.documents, found.clusters, found.repeats) == (3, 1, 1)
         for options in wrong:
             with pytest.raises(api.Error):
-                mill.dedup("letters", **options)
+                dedup(mill, "letters", **options)

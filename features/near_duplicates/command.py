@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from docmill.features.near_duplicates import clusters, report
+from docmill.features.near_duplicates.clusters import Found
+from docmill.features.near_duplicates.finding import DedupOptions, deduplicate
+from docmill.features.near_duplicates.methods import Unit
+from docmill.features.near_duplicates.report import Sample, Summary
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import find_corpus, first_existing
+from docmill.storage.outputs.columns import Column, Form
 from docmill.worker import formatting
 from docmill.worker.cli.options import FORMAT, JOB_ID, JSON, OUT, Choice, Number, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, answer, listen, print_json, print_rich, say, write_out
-from docmill.worker.jobs.dedup import DedupOptions, deduplicate
 from docmill.worker.jobs.outputs import STDOUT, check_out
 from docmill.worker.stores import corpus_names, open_store
-
-if TYPE_CHECKING:
-    from docmill.storage.core.database import Database
-    from docmill.storage.duplicates.clusters import Found
-    from docmill.storage.duplicates.methods import Unit
-    from docmill.storage.duplicates.report import Sample, Summary
 
 SAMPLES, SAMPLES_SHOWN = 3, 20  # clusters that are printed, without and with --show
 MEMBERS = 4  # documents printed of a cluster
@@ -65,15 +66,12 @@ def dedup_command(
     share most of their runs of three words: the Jaccard similarity of these sets is at least the threshold. Case and
     punctuation make no difference. Documents that a chain of near duplicates connects are one cluster.
 
-    The first document of a cluster is the one that came into the corpus first. With --keep-first, `docmill run` and
-    the steps of pipelines read no other document of a cluster.
+    The first document of a cluster is the one that came into the corpus first. With `--leave-out
+    near-duplicates`, `docmill run` and the steps of pipelines read no other document of a cluster.
 
     The same command again compares only new documents. Without options it takes those of the last search. The view
     `near_duplicates` has the clusters in SQL.
     """
-    from docmill.storage.core.lookups import find_corpus, first_existing
-    from docmill.storage.duplicates import clusters, report
-
     wanted = DedupOptions(threshold, shingle, seed, embeddings, job)
     _check(wanted, show=show, forget=forget)
     if as_json and out == STDOUT:
@@ -112,9 +110,6 @@ def _check(wanted: DedupOptions, *, show: bool, forget: bool) -> None:
 
 
 def _write(database: Database, corpus_id: int, out: Path, file_format: str | None, n: int) -> None:
-    from docmill.storage.duplicates import report
-    from docmill.storage.outputs.columns import Column, Form
-
     forms = {"id": Form.TEXT, "first": Form.TEXT, "is_first": Form.BOOLEAN, "documents": Form.INTEGER}
     columns = [Column.of(name, form) for name, form in forms.items()]
     write_out(out, report.members(database, corpus_id), file_format, n, columns)
@@ -129,7 +124,7 @@ def _print(corpus: str, summary: Summary, found: Found | None, samples: list[Sam
         answer(f"{clusters} with {summary.in_clusters:,} of {formatting.documents(summary.documents)}: {repeats}.")
         share = 100 * summary.repeated_chars / max(1, summary.chars)
         answer(
-            f"--keep-first leaves out {summary.repeated_texts:,} of {summary.texts:,} unique texts, "
+            f"--leave-out leaves out {summary.repeated_texts:,} of {summary.texts:,} unique texts, "
             f"{share:.1f} % of the characters."
         )
     else:

@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from sqlalchemy import ColumnElement, delete, select
 
+from docmill.features.near_duplicates import texts, vectors
+from docmill.features.near_duplicates.components import Components, Ids
+from docmill.features.near_duplicates.methods import Advanced, ByText, ByVectors, Method, stored, unheard
+from docmill.features.near_duplicates.tables import Deduplication, Duplicate
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document, pages
-from docmill.storage.core.schema import Corpus, Deduplication, Document, Duplicate, OutcomeRow, db_now
+from docmill.storage.core.schema import Corpus, Document, OutcomeRow, db_now
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.duplicates import texts, vectors
-from docmill.storage.duplicates.components import Components, Ids
-from docmill.storage.duplicates.methods import Advanced, ByText, ByVectors, Method, stored, unheard
 from docmill.storage.search.search import embedding_of
 from docmill.storage.steps import lineage
 from docmill.storage.steps.jobs import lock_corpus

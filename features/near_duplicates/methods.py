@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from docmill.storage.errors import StorageError
-from docmill.storage.extras import Extra, install
+from docmill.storage.extras import DEDUP as LIBRARY
+from docmill.storage.extras import install
 
-LIBRARY = Extra("dedup", ("rensa",), "near duplicates by words, and --keep-first")
 Unit: TypeAlias = Literal["words", "characters"]
 UNITS: tuple[str, ...] = get_args(Unit)
 _WORD = re.compile(r"\w+")

@@ -8,19 +8,18 @@ import numpy as np
 import pytest
 from sqlalchemy import func, select
 
+from docmill.features.reviewing import judgements
+from docmill.features.reviewing.judgements import Judged, Judgement, Verdict
+from docmill.features.reviewing.population import Population, items, population, rank, reviewed_step
 from docmill.features.reviewing.session import Entry, Review, rows_of
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Judgement
 from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.deletion import gc, removal, versions
 from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results.results import results
-from docmill.storage.reviews import judgements, risks
-from docmill.storage.reviews.judgements import Judged, Verdict
-from docmill.storage.reviews.population import Population, items, population, rank, reviewed_step
-from docmill.storage.reviews.risks import Risk
-from docmill.storage.steps import jobs
+from docmill.storage.steps import fitted_risks, jobs
+from docmill.storage.steps.fitted_risks import Risk
 from docmill.storage.steps.risk import Feature, RiskModel
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from tests.storage.builders import COPY, EMBED, embedded, numbered, read, request, work
@@ -141,14 +140,14 @@ def test_the_latest_version_of_a_risk_is_that_of_results(database: Database) -> 
     job, _ = reviewed(database, numbered(6))
     spec_id = reviewed_step(database, job).step.spec_id
     with pytest.raises(StorageError, match=f"docmill review {job} --fit"):
-        risks.latest(database, job)
+        fitted_risks.latest(database, job)
     model = RiskModel(0.0, (Feature("flag repetition", 0.0, 1.0, 2.0),))
     for version in (1, 2):
-        assert risks.store(database, spec_id, Risk(0, model, 150, 50, {"auc": 0.8})).version == version
-    assert risks.latest(database, job) == Risk(2, model, 150, 50, {"auc": 0.8})
-    with_risk = [*risks.with_risk(results(database, job), model, None)]
+        assert fitted_risks.store(database, spec_id, Risk(0, model, 150, 50, {"auc": 0.8})).version == version
+    assert fitted_risks.latest(database, job) == Risk(2, model, 150, 50, {"auc": 0.8})
+    with_risk = [*fitted_risks.with_risk(results(database, job), model, None)]
     assert [one["risk"] > 0.5 for one in with_risk] == [one["flags"] == ["repetition"] for one in with_risk]
-    assert len([*risks.with_risk(results(database, job), model, 0.5)]) == 3
+    assert len([*fitted_risks.with_risk(results(database, job), model, 0.5)]) == 3
 
 
 def test_a_risk_is_fitted_to_good_and_bad_verdicts_with_what_results_have(database: Database) -> None:
@@ -157,7 +156,7 @@ def test_a_risk_is_fitted_to_good_and_bad_verdicts_with_what_results_have(databa
     verdicts = [Verdict.GOOD, Verdict.BAD, Verdict.SKIPPED, Verdict.GOOD, Verdict.BAD]
     pairs = [*zip(found.contents.tolist(), verdicts, strict=True)]
     judgements.store(database, spec_id, [Judged(content, verdict, "ann", 0) for content, verdict in pairs])
-    judged = risks.judged_results(database, spec_id)
+    judged = judgements.judged_results(database, spec_id)
     assert [is_bad for _, is_bad in judged] == [False, True, False, True]
     model = RiskModel(0.0, (Feature("confidence", 0.5, 0.1, 1.0), Feature("flag repetition", 0.0, 1.0, 2.0)))
     of_results = {round(model.of(result), 9) for result in results(database, job)}
@@ -188,4 +187,4 @@ def test_the_results_of_two_models_are_reviewed_each_under_its_own_spec(database
     plain = read(database, request("b"), numbered(4))
     assert Review.of(database, plain.id).summary().judged == 1  # of the first model's own results
     with pytest.raises(StorageError, match="a risk is that of one model"):
-        risks.spec_to_fit(database, job.id)
+        fitted_risks.spec_with_risk(database, job.id)

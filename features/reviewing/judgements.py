@@ -6,13 +6,41 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import select
+from sqlalchemy import ForeignKeyConstraint, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.normalize import normalize
-from docmill.storage.core.schema import Content, Judgement, OutcomeRow, RiskVersion, db_now
+from docmill.storage.core.schema import Base, Content, OutcomeRow, RiskVersion, column, db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.dependents import Dependent
+from docmill.storage.outputs.output_types import CONFIDENCE
+from docmill.storage.steps.risk import Result
+
+
+class Judgement(Base):
+    """A person's verdict on the output of a content under a spec. It is deleted with the outcome.
+
+    `verdict` is good, bad or skipped. `seed` is the seed of the draw in which the output was judged. The seed and the
+    text's SHA-256 give the output's place in the draw (`features.reviewing.population`).
+    """
+
+    __tablename__ = "judgement"
+    spec_id = column(int, primary_key=True)
+    content_id = column(int, primary_key=True)
+    verdict = column(str)
+    note = column(str, nullable=True)
+    judged_by = column(str)
+    judged_at = column(float)
+    seed = column(int)
+
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["spec_id", "content_id"],
+            ["outcome.spec_id", "outcome.content_id"],
+            name="fk_judgement_outcome",
+            ondelete="CASCADE",
+        ),
+    )
 
 
 class Verdict(StrEnum):
@@ -76,6 +104,23 @@ def contents_of(database: Database, spec_id: int, hashes: Collection[bytes]) -> 
     with database.read() as transaction:
         rows = transaction.probe(query, Content.sha256, hashes)
     return {row.sha256: row.id for row in rows}
+
+
+def judged_results(database: Database, spec_id: int) -> list[tuple[Result, bool]]:
+    """Return the judged outputs of a spec in the order of their ids, each with True if it is bad.
+
+    They are results without ids and texts.
+    """
+    confidence = [OutcomeRow.__table__.c[name] for name in CONFIDENCE]
+    query = (
+        select(Judgement.verdict, OutcomeRow.flags, OutcomeRow.tokens_in, OutcomeRow.tokens_out, *confidence)
+        .join(Judgement, (Judgement.spec_id == OutcomeRow.spec_id) & (Judgement.content_id == OutcomeRow.content_id))
+        .where(Judgement.spec_id == spec_id, Judgement.verdict != Verdict.SKIPPED.value)
+        .order_by(Judgement.content_id)
+    )
+    with database.read() as transaction:
+        rows = transaction.execute(query).all()
+    return [(dict(row._mapping), row.verdict == Verdict.BAD) for row in rows]
 
 
 def _judged_specs(transaction: Transaction) -> set[int]:

@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import func, select, text
 
+from docmill.features.near_duplicates import clusters, report
+from docmill.features.near_duplicates.tables import Deduplication, Duplicate
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Deduplication, Duplicate
 from docmill.storage.deletion import removal, versions
-from docmill.storage.duplicates import clusters, report
 from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.results import results
 from docmill.storage.steps.steps import StepRequest
+from tests.features.near_duplicates.test_clusters import WORDS, find, finish, firsts, run_of
 from tests.storage.builders import COPY, Text, read, request
-from tests.storage.duplicates.test_clusters import WORDS, find, finish, firsts, run_of
 
 TEXTS = [("a", run_of(0, 16)), ("x", "quite another text"), ("b", run_of(1, 17)), ("c", run_of(2, 18))]
 

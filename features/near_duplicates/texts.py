@@ -19,11 +19,12 @@ import numpy.typing as npt
 import orjson
 from sqlalchemy import select
 
+from docmill.features.near_duplicates.components import Components, Ids
+from docmill.features.near_duplicates.methods import Advanced, ByText, Shingling, jaccard, require_library
+from docmill.features.near_duplicates.tables import Signature
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Content, Signature
+from docmill.storage.core.schema import Content
 from docmill.storage.core.transaction import Columns, Transaction
-from docmill.storage.duplicates.components import Components, Ids
-from docmill.storage.duplicates.methods import Advanced, ByText, Shingling, jaccard, require_library
 
 Bands = npt.NDArray[np.uint32]  # (texts, bands)
 PERMUTATIONS = 128

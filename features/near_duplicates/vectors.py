@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 from sqlalchemy import select
 
+from docmill.features.near_duplicates.components import Components, Ids
+from docmill.features.near_duplicates.methods import Advanced, ByVectors
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import vector_length
 from docmill.storage.core.schema import OutcomeRow
-from docmill.storage.duplicates.components import Components, Ids
-from docmill.storage.duplicates.methods import Advanced, ByVectors
 from docmill.storage.errors import NothingEmbedded
 from docmill.storage.search.ann import keeps_windows
 from docmill.storage.search.knn import matrix_of

@@ -1,7 +1,7 @@
-"""Keep the clusters of near duplicates right when documents are removed: promote the next document of a cluster.
+"""The tables of near duplicates, and their part in deletion.
 
-`Duplicate.n_documents` stays as the last search counted. So the next search sees that a cluster lost a document, and
-compares the rest of it again.
+When documents are removed, the next document of a cluster becomes its first. `Duplicate.n_documents` stays as the
+last search counted. So the next search sees that a cluster lost a document, and compares the rest of it again.
 """
 
 from __future__ import annotations
@@ -11,13 +11,57 @@ from functools import partial
 from itertools import groupby
 from typing import NamedTuple
 
-from sqlalchemy import and_, bindparam, delete, func, select, update
+from sqlalchemy import ColumnElement, ForeignKey, FromClause, Index, and_, bindparam, delete, func, select, update
 
+from docmill.features.near_duplicates.methods import ByVectors, stored
 from docmill.storage.core.lookups import delete_page, is_current_document
-from docmill.storage.core.schema import Deduplication, Document, Duplicate
+from docmill.storage.core.schema import Base, Document, Json, column
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.dependents import Dependent
-from docmill.storage.duplicates.methods import ByVectors, stored
+
+
+class Deduplication(Base):
+    """The last search for near duplicates in a corpus.
+
+    `method` has its options (see `features.near_duplicates.methods`). Documents up to `compared_to` that are in the
+    corpus are compared with each other.
+    """
+
+    __tablename__ = "deduplication"
+    corpus_id = column(int, ForeignKey("corpus.id", ondelete="CASCADE"), primary_key=True)
+    method = column(Json)
+    compared_to = column(int)
+    n_documents = column(int)
+    finished_at = column(float)
+
+
+class Duplicate(Base):
+    """A document of a cluster of near duplicates. `first_id` is the cluster's first document, which may be this one.
+
+    `n_documents` is the number of documents in the cluster at the last search. A document without near duplicates has
+    no row. The view `near_duplicates` has the documents that are in their corpus now, by their ids.
+    """
+
+    __tablename__ = "duplicate"
+    document_id = column(int, ForeignKey("document.id", ondelete="CASCADE"), primary_key=True)
+    corpus_id = column(int, ForeignKey("corpus.id", ondelete="CASCADE"))
+    first_id = column(int)  # no foreign key: `features.near_duplicates.clusters` keeps it up to date
+    n_documents = column(int)
+
+    __table_args__ = (Index("ix_duplicate_corpus_id_first_id", "corpus_id", "first_id"),)
+
+
+class Signature(Base):
+    """The MinHash signature of a text: a hash of each band, little-endian uint32.
+
+    `recipe` is a hash of the options that it depends on. `n_shingles` is the size of the text's set of shingles.
+    """
+
+    __tablename__ = "signature"
+    content_id = column(int, ForeignKey("content.id", ondelete="CASCADE"), primary_key=True)
+    recipe = column(int, primary_key=True)
+    bands = column(bytes)
+    n_shingles = column(int)
 
 
 class Cluster(NamedTuple):
@@ -74,3 +118,9 @@ def _compared_specs(transaction: Transaction) -> set[int]:
 
 
 DEPENDENT = Dependent(_compared_specs, _removing, _clear_corpus)
+
+
+def is_repeat(documents: FromClause = Document.__table__) -> ColumnElement[bool]:
+    """Return the condition for a document that is in a cluster and not its first. `documents` has the column `id`."""
+    repeats = and_(Duplicate.document_id == documents.c.id, Duplicate.first_id != Duplicate.document_id)
+    return select(Duplicate.document_id).where(repeats).correlate(documents).exists()

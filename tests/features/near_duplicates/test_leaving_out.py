@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from sqlalchemy import text as sql
 
+from docmill.features.near_duplicates import clusters
+from docmill.features.near_duplicates.methods import ByText
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
 from docmill.storage.deletion import gc
-from docmill.storage.duplicates import clusters
-from docmill.storage.duplicates.methods import ByText
 from docmill.storage.ingest import ingest
 from docmill.storage.pipelines import views
 from docmill.storage.results.job_counts import count_flags
@@ -32,8 +32,9 @@ from tests.storage.steps.test_steps import EMBED, SUMMARIZE, pipeline
 
 BASE = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
 TEXTS = [("a", BASE), ("b", "another text"), ("c", f"{BASE} fifteen"), ("d", BASE), ("e", "the last text")]
+KIND = "near-duplicates"
 STEPS = (
-    StepRequest("english", TRANSLATE, keep_first=True),
+    StepRequest("english", TRANSLATE, leaves_out=KIND),
     StepRequest("vector", EMBED, "english"),
     StepRequest("line", SUMMARIZE),
 )
@@ -44,7 +45,7 @@ def into(database: Database, asked: JobRequest, texts: list[Text], size: int = 2
     job = jobs.open_job(database, asked)
     for chunk in chunks(texts, size):
         ingest.add(database, job, chunk)
-    ingest.end(database, job, deduplicate=partial(deduplicate, database, job))
+    ingest.end(database, job, update_filters=partial(deduplicate, database, job))
     return job
 
 
@@ -121,7 +122,7 @@ def test_results_that_were_removed_are_missed_of_first_documents_only(database: 
 def test_a_text_that_has_a_result_by_another_job_is_no_result_of_a_near_duplicate(database: Database) -> None:
     read(database, request(), TEXTS)
     work(database)
-    job = into(database, replace(request("again"), steps=(StepRequest("copy", COPY, keep_first=True),)), TEXTS)
+    job = into(database, replace(request("again"), steps=(StepRequest("copy", COPY, leaves_out=KIND),)), TEXTS)
     assert read_status(database, job.id).prior == 3
     assert computed(database, job, "copy") == ["a", "b", "e"]
 
@@ -157,8 +158,8 @@ def test_prompts_are_rendered_of_first_documents_only(database: Database) -> Non
     prompted = Spec("summarize", "chat", "sha256:9", params={"prompt": "{meta.n}: {text}"})
     later = replace(prompted, revision="sha256:8")
     steps = (
-        StepRequest("told", prompted, keep_first=True),
-        StepRequest("english", TRANSLATE, keep_first=True),
+        StepRequest("told", prompted, leaves_out=KIND),
+        StepRequest("english", TRANSLATE, leaves_out=KIND),
         StepRequest("again", later, "english"),
     )
     flagger = Flagger(database, doubtful="")
@@ -187,7 +188,7 @@ def test_documents_of_other_readings_are_read_too_and_a_reading_that_was_cut_off
         raise Killed
 
     with pytest.raises(Killed):
-        ingest.end(database, job, deduplicate=killed)
+        ingest.end(database, job, update_filters=killed)
     assert read_status(database, job.id).texts == 0
     again = into(database, asked, TEXTS)
     assert again.id == job.id
@@ -199,8 +200,9 @@ def test_a_document_that_was_left_out_is_explained_by_the_first_one(database: Da
     job = into(database, pipeline(steps=STEPS), TEXTS)
     work(database)
     found = read_provenance(database, job.id, "c", "vector")
-    assert (found.repeats, found.step.content, found.step.removed) == ("a", None, False)
-    assert [read_provenance(database, job.id, key, "english").repeats for key in "ab"] == [None, None]
+    assert found.left_out == "a near duplicate of the earlier document a"
+    assert (found.step.content, found.step.removed) == (None, False)
+    assert [read_provenance(database, job.id, key, "english").left_out for key in "ab"] == [None, None]
 
 
 def test_a_failure_of_a_first_document_can_be_tried_again(database: Database) -> None:
@@ -214,7 +216,7 @@ def test_a_failure_of_a_first_document_can_be_tried_again(database: Database) ->
 
 
 def test_a_search_finds_first_documents_only_and_flags_are_asked_for(database: Database) -> None:
-    job = into(database, pipeline(steps=(StepRequest("vector", EMBED, keep_first=True),)), TEXTS)
+    job = into(database, pipeline(steps=(StepRequest("vector", EMBED, leaves_out=KIND),)), TEXTS)
     work(database, embedded)
     searched = choose(database, ["books"])
     assert len(search(database, searched, np.ones((1, 1), np.float32), 9).ids[0]) == 3
@@ -224,7 +226,7 @@ def test_a_search_finds_first_documents_only_and_flags_are_asked_for(database: D
 
 def test_a_step_with_the_condition_is_another_job(database: Database) -> None:
     some, every = (
-        jobs.open_job(database, pipeline(steps=(replace(STEPS[0], keep_first=kept),))) for kept in (True, False)
+        jobs.open_job(database, pipeline(steps=(replace(STEPS[0], leaves_out=name),))) for name in (KIND, None)
     )
     assert some.id != every.id
     assert jobs.open_job(database, pipeline(steps=STEPS[:1])).id == some.id

@@ -15,18 +15,18 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy import text as sql
 
+from docmill.features.near_duplicates import clusters, report, vectors
+from docmill.features.near_duplicates.clusters import Found
+from docmill.features.near_duplicates.methods import ByText, Method, Shingling, stored
+from docmill.features.near_duplicates.tables import Signature
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Signature
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.deletion import gc, removal
-from docmill.storage.duplicates import clusters, report, vectors
-from docmill.storage.duplicates.clusters import Found
-from docmill.storage.duplicates.methods import ByText, Method, Shingling, stored
 from docmill.storage.errors import NothingEmbedded, StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.steps import jobs
+from tests.features.near_duplicates import planted
 from tests.storage.builders import COPY, EMBED, Text, read, request, store_short_vector, work
-from tests.storage.duplicates import planted
 from tests.worker.harness import ROOT
 
 BASE = "one two three four five six seven eight nine ten eleven twelve"
@@ -164,8 +164,8 @@ def test_signatures_are_made_once_and_go_with_their_texts(database: Database) ->
 KILLED = """
 import os, signal, sys
 from docmill.storage.core.database import Database
-from docmill.storage.duplicates import clusters
-from docmill.storage.duplicates.methods import ByText
+from docmill.features.near_duplicates import clusters
+from docmill.features.near_duplicates.methods import ByText
 
 def advanced(phase, done, total):
     if phase == sys.argv[2] and done:
@@ -240,8 +240,8 @@ def embed(database: Database, n: int, windows: str = "mean") -> None:
 
 
 def test_vectors_are_compared_by_their_cosines(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("docmill.storage.duplicates.vectors.BLOCK", 2)
-    monkeypatch.setattr("docmill.storage.duplicates.vectors.KEPT_NUMBERS", 6)
+    monkeypatch.setattr("docmill.features.near_duplicates.vectors.BLOCK", 2)
+    monkeypatch.setattr("docmill.features.near_duplicates.vectors.KEPT_NUMBERS", 6)
     embed(database, 3)
     method = vectors.method_for(database, "books", None, 0.98)
     found = clusters.find(database, 1, method)

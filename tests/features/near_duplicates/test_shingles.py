@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from docmill.storage.duplicates.components import Components
-from docmill.storage.duplicates.methods import Shingling, jaccard
-from docmill.storage.duplicates.texts import Signed, bands_of, candidates, layout_for
+from docmill.features.near_duplicates.components import Components
+from docmill.features.near_duplicates.methods import Shingling, jaccard
+from docmill.features.near_duplicates.texts import Signed, bands_of, candidates, layout_for
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,12 @@ from typing import Any
 
 from sqlalchemy import and_, case, func, select
 
+from docmill.features.near_duplicates.methods import Method, stored
+from docmill.features.near_duplicates.tables import Deduplication, Duplicate, is_repeat
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import is_current_document, pages
-from docmill.storage.core.schema import Content, Deduplication, Document, Duplicate
-from docmill.storage.duplicates.methods import Method, stored
+from docmill.storage.core.schema import Content, Document
 from docmill.storage.errors import StorageError
-from docmill.storage.steps.sql_conditions import is_first
 
 PAGE = 5_000
 SHOWN_CHARS = 1_000
@@ -23,7 +23,7 @@ SHOWN_CHARS = 1_000
 class Summary:
     """The counts of the last search. `texts` are unique, and `chars` are their characters.
 
-    `repeats` are documents that are not the first of their cluster. A step that keeps only first documents reads
+    `repeats` are documents that are not the first of their cluster. A step that leaves out near duplicates reads
     `repeated_texts` and `repeated_chars` less. `new` documents came since the last search.
     """
 
@@ -65,7 +65,7 @@ def summarize(database: Database, corpus_id: int, name: str) -> Summary:
         counts = transaction.execute(in_clusters.where(here)).one()
         of_content = (
             select(
-                Document.content_id, func.count().label("n"), func.max(case((is_first(), 1), else_=0)).label("kept")
+                Document.content_id, func.count().label("n"), func.max(case((is_repeat(), 0), else_=1)).label("kept")
             )
             .where(here)
             .group_by(Document.content_id)

@@ -1,0 +1,18 @@
+"""Find near duplicates in a corpus, by their words or by their vectors, and leave them out of steps.
+
+The core knows filters of documents by their names (`storage/steps/filters.py`), and tells this one of documents that
+are removed.
+"""
+
+from docmill.worker.features import CORPORA, Command, Feature
+
+FEATURE = Feature(
+    "near_duplicates",
+    commands={
+        "dedup": Command(
+            CORPORA,
+            "Find near duplicates, and put them into clusters.",
+            "docmill.features.near_duplicates.command",
+        )
+    },
+)

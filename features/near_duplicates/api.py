@@ -1,0 +1,64 @@
+"""Near duplicates for the Python API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from docmill.features.near_duplicates.finding import DedupOptions, deduplicate
+from docmill.features.near_duplicates.methods import UNITS, Unit
+from docmill.features.near_duplicates.report import summarize
+from docmill.storage.core.lookups import find_corpus, first_existing
+from docmill.worker.api.errors import Error, explained
+from docmill.worker.api.job import listen
+from docmill.worker.api.mill import Mill
+from docmill.worker.stores import corpus_names
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """The counts of the clusters of a corpus.
+
+    Of its `documents`, `in_clusters` are in one of the `clusters`, and `repeats` are not the first of theirs. With
+    `leave_out="near-duplicates"` a task reads `repeated_texts` fewer unique `texts`, and so `repeated_chars` fewer
+    `chars`.
+    """
+
+    documents: int
+    clusters: int
+    in_clusters: int
+    repeats: int
+    texts: int
+    repeated_texts: int
+    chars: int
+    repeated_chars: int
+
+
+@explained
+def dedup(
+    mill: Mill,
+    corpus: str,
+    *,
+    threshold: float | None = None,
+    shingle: tuple[Unit, int] | None = None,
+    seed: int | None = None,
+    embeddings: bool = False,
+    job: int | None = None,
+    progress: bool = False,
+) -> Duplicates:
+    """Find the near duplicates of a corpus, and return the counts of its clusters.
+
+    The corpus is named as in `run`, or by the path of its source. `shingle` is ("words", 3) or ("characters", 5).
+    The options are those of `docmill dedup`. With `leave_out="near-duplicates"`, `run` and `enqueue` read only the
+    first document of each cluster. Raises Error.
+    """
+    wanted = DedupOptions(threshold, shingle, seed, embeddings, job)
+    if threshold is not None and not 0 < threshold <= 1:
+        raise Error(f"threshold is above 0, and at most 1, not {threshold}")
+    if shingle is not None and (shingle[0] not in UNITS or shingle[1] < 1):
+        raise Error('shingle is ("words", N) or ("characters", N), with an N of at least 1')
+    if wanted.by_vectors and wanted.about_words:
+        raise Error(f"{wanted.about_words[0]} is about words, and vectors are compared by their cosine")
+    name = first_existing(mill.database, corpus_names(corpus))
+    deduplicate(mill.database, name, wanted, listen(progress))
+    summary = summarize(mill.database, find_corpus(mill.database, name), name)
+    return Duplicates(**{field: getattr(summary, field) for field in Duplicates.__dataclass_fields__})

@@ -1,1 +1,0 @@
-"""Reviews: the outputs that a sample is drawn from, the judgements, and the risks fitted to them."""
