@@ -16,6 +16,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic.fields import FieldInfo
 
 from docmill.storage.core.schema import Base
+from docmill.storage.deletion.dependents import dependents
 from docmill.storage.readers.registry import COMPRESSIONS, FILES, PLACES, SCHEMES, SHORTHANDS, STDIN
 from docmill.tasks.kinds import KINDS, OPTIONS
 from docmill.tasks.kinds.options import flag, value_type
@@ -162,6 +163,7 @@ def sql_schema() -> str:
         "[`near_duplicates`](deduplicating.md#clusters-in-sql) and\n"
         "[`open_shards`](kubernetes.md#scaling-to-zero) are made to be queried.\n"
     )
+    dependents()  # with the tables of features
     for one in sorted(Base.__subclasses__(), key=lambda one: one.__tablename__):
         about = (inspect.getdoc(one) or "").split("\n\n")[0] if one.__doc__ else ""
         parts.append(f"## {one.__tablename__}\n" + (f"\n{about}\n" if about else ""))

@@ -14,11 +14,13 @@ from docmill.storage import migrations
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Base
 from docmill.storage.core.transaction import Transaction
+from docmill.storage.deletion.dependents import dependents
 from docmill.storage.errors import OtherRelease, SchemaOutOfDate
 from tests.storage.builders import at_once
 
 
 def test_the_migrated_schema_equals_the_declared_one(database: Database) -> None:
+    dependents()  # with the tables of features
     with database.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, Base.metadata) == []
