@@ -11,7 +11,7 @@ from sqlalchemy import func, select, text
 from docmill.features.near_duplicates import clusters, report
 from docmill.features.near_duplicates.tables import Deduplication, Duplicate
 from docmill.storage.core.database import Database
-from docmill.storage.deletion import removal, versions
+from docmill.storage.deletion import removal
 from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.results import results
 from docmill.storage.steps.steps import StepRequest
@@ -58,24 +58,6 @@ def test_a_cluster_that_is_left_with_one_document_is_none(database: Database) ->
     assert firsts(database) == {"b": "b", "d": "b"}
 
 
-def test_the_rest_of_a_cluster_that_lost_its_link_is_compared_again(database: Database) -> None:
-    found(database, [("link", run_of(4, 20)), ("a", run_of(0, 16)), ("b", run_of(8, 24)), ("c", run_of(9, 24))])
-    assert set(shown(database).values()) == {"link"}
-    removal.remove_documents(database, "books", ["link"])
-    assert set(shown(database).values()) == {"a"}
-    assert clusters.find(database, 1, WORDS).new == 3
-    assert firsts(database) == {"b": "b", "c": "b"}
-
-
-def test_a_superseded_version_that_was_first_leaves_its_place_when_it_is_removed(database: Database) -> None:
-    found(database)
-    changed = [("a", "it has another text now"), *TEXTS[1:]]
-    read(database, request("a"), changed)
-    finish(database)
-    assert versions.remove(database, 0.0).documents == 1
-    assert shown(database) == {"b": "b", "c": "b"}
-
-
 def test_many_clusters_in_several_corpora_get_their_next_documents(database: Database) -> None:
     texts = [(f"{n}{key}", f"{run_of(100 * n, 100 * n + 16)} {key}") for key in "abc" for n in range(7)]
     for corpus in ("books", "films"):
@@ -95,13 +77,13 @@ def test_many_clusters_in_several_corpora_get_their_next_documents(database: Dat
 
 
 def test_a_result_says_which_document_is_first_in_place_of_a_removed_one(database: Database) -> None:
-    asked = replace(request("a"), steps=(StepRequest("copy", COPY, keep_first=True),))
+    asked = replace(request("a"), steps=(StepRequest("copy", COPY, leaves_out="near-duplicates"),))
     job = read(database, asked, TEXTS)
     clusters.find(database, job.corpus_id, WORDS)
     finish(database)
     removal.remove_documents(database, "books", ["a"])
-    assert read_provenance(database, job.id, "c").repeats == "b"
-    assert read_provenance(database, job.id, "b").repeats is None
+    assert read_provenance(database, job.id, "c").left_out == "a near duplicate of the earlier document b"
+    assert read_provenance(database, job.id, "b").left_out is None
     assert [row["id"] for row in results(database, job.id)] == ["x", "b"]
 
 

@@ -14,7 +14,7 @@ from docmill.features.reviewing.population import Population, items, population,
 from docmill.features.reviewing.session import Entry, Review, rows_of
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Status
-from docmill.storage.deletion import gc, removal, versions
+from docmill.storage.deletion import gc, removal
 from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results.results import results
@@ -100,31 +100,16 @@ def test_a_judgement_replaces_the_earlier_one_and_holds_for_later_jobs(database:
     assert judgements.contents_of(database, spec_id, [shown.sha256, b"x" * 32]) == {shown.sha256: first}
 
 
-def test_judgements_go_with_a_removed_document_and_none_is_stored_of_it(database: Database) -> None:
+def test_judgements_go_with_removed_documents_and_dropped_results(database: Database) -> None:
     job, found = reviewed(database, numbered(6))
     all_good(database, job, found)
     removal.remove_documents(database, "books", ["k0"])
     assert stored(database) == 4
     assert all_good(database, job, found) == 4
-    removal.remove_corpus(database, "books")
-    assert stored(database) == 0
-
-
-def test_judgements_go_with_dropped_results(database: Database) -> None:
-    job, found = reviewed(database, numbered(6))
-    all_good(database, job, found)
     gc.collect(database)
-    assert stored(database) == 5
+    assert stored(database) == 4
     gc.drop(database)
     assert stored(database) == 0
-
-
-def test_judgements_go_with_superseded_versions(database: Database) -> None:
-    job, found = reviewed(database, numbered(6))
-    all_good(database, job, found)
-    reviewed(database, [("k0", "text 7"), *numbered(5, first=1)])
-    versions.remove(database, 0.0)
-    assert stored(database) == 4
 
 
 def test_vectors_and_unknown_steps_are_refused(database: Database) -> None:
