@@ -45,8 +45,9 @@ def devices_for(wanted: str, model: str | None) -> list[str]:
 
 
 def choose_devices(wanted: str) -> list[str]:
-    """`auto` (every CUDA device, else the CPU), `cpu`, `cuda` (every one), or a list such as `cuda:0,cuda:1`.
+    """Return the devices that `wanted` names.
 
+    It is `auto` (every CUDA device, else the CPU), `cpu`, `cuda` (every one), or a list such as `cuda:0,cuda:1`.
     `remote` is a process that asks a server, and computes nothing itself.
 
     Raises SettingsError for a CUDA device that is not there: whoever computes on it could compute nothing.
@@ -55,7 +56,7 @@ def choose_devices(wanted: str) -> list[str]:
     if names == ["auto"]:
         return cuda_devices() or ["cpu"]
     if names == ["cuda"]:
-        return _there(wanted, cuda_devices() or seen_by_torch())
+        return _require_any(wanted, cuda_devices() or seen_by_torch())
     for name in names:
         if name not in _NO_CUDA and not (name.startswith("cuda:") and name[5:].isdigit()):
             raise SettingsError(f"--device {wanted}: use auto, cpu, cuda, remote, or a list such as cuda:0,cuda:1")
@@ -63,30 +64,30 @@ def choose_devices(wanted: str) -> list[str]:
         raise SettingsError(f"--device {wanted}: name each device once")
     named = [name for name in names if name not in _NO_CUDA]
     if not {*named} <= {*cuda_devices()}:  # the driver's tool may be missing where the driver is not
-        there = _there(wanted, seen_by_torch() or cuda_devices())
+        there = _require_any(wanted, seen_by_torch() or cuda_devices())
         if missing := [name for name in named if name not in there]:
             raise SettingsError(f"--device {wanted}: there is no {', '.join(missing)} here, but {', '.join(there)}")
     return names
 
 
-def _there(wanted: str, found: list[str]) -> list[str]:
-    if not found:
+def _require_any(wanted: str, devices: list[str]) -> list[str]:
+    if not devices:
         raise SettingsError(
             f"--device {wanted}: no CUDA device is visible here (neither nvidia-smi nor torch lists one); "
             "use --device cpu, or see to the driver and to CUDA_VISIBLE_DEVICES"
         )
-    return found
+    return devices
 
 
 def seen_by_torch() -> list[str]:
-    """The CUDA devices that torch sees, asked in a process of its own, since the answer takes seconds and memory."""
+    """Return the CUDA devices that torch sees. A process of its own asks, since that takes seconds and memory."""
     done = subprocess.run([sys.executable, "-P", "-c", TORCH], capture_output=True, text=True, check=False)
     counted = done.stdout.strip()
     return [f"cuda:{i}" for i in range(int(counted))] if done.returncode == 0 and counted.isdigit() else []
 
 
 def cuda_devices() -> list[str]:
-    """The CUDA devices that the driver's own tool lists, as far as CUDA_VISIBLE_DEVICES leaves them visible."""
+    """Return the visible CUDA devices that the driver's own tool lists."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return []
@@ -125,7 +126,7 @@ def opener(
 
 
 def settled(open_one: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
-    """The opener for a process that works on for long: what is there after each opening is no garbage.
+    """Return the opener for a process that works on for long: what is there after each opening is no garbage.
 
     A model and its libraries are half a million objects. Python would look through all of them again and again as
     texts come and go, a quarter of a second each time, in which no other thread has the interpreter.
@@ -150,7 +151,7 @@ def settled(open_one: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
 
 @contextmanager
 def running(settings: Settings, device: str) -> Iterator[Engine]:
-    """An engine on the device, for as long as the block runs."""
+    """Run an engine on the device for the length of the block."""
     from docmill.tasks.engine.engine import Engine
 
     engine = Engine(opener(settings, device))
@@ -270,8 +271,9 @@ def _counted(recipe: Recipe, backend: Backend, texts: Sequence[str]) -> int:
     """Return the tokens of the first round. A text that cannot be cut will fail, and costs nothing."""
     from docmill.tasks.engine.documents import cut_each
 
-    windows = [one for found in cut_each(recipe, backend, texts) if not isinstance(found, Exception) for one in found]
-    return sum(one.encoded.tokens for one in windows if one.encoded is not None)
+    cut_texts = [windows for windows in cut_each(recipe, backend, texts) if not isinstance(windows, Exception)]
+    encoded = [window.encoded for windows in cut_texts for window in windows]
+    return sum(window.tokens for window in encoded if window is not None)
 
 
 if __name__ == "__main__":

@@ -143,16 +143,16 @@ def fields_of(record: logging.LogRecord) -> dict[str, Any]:
     values = record.args
     if not isinstance(record.msg, str) or not isinstance(values, tuple):
         return extra
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for name, value in zip(_names(record.msg), values, strict=False):
         if name is not None:
-            found[name] = value if isinstance(value, int | float | str) or value is None else str(value)
+            fields[name] = value if isinstance(value, int | float | str) or value is None else str(value)
         elif is_dataclass(value) and not isinstance(value, type):
-            found |= asdict(value)
-    return extra | found
+            fields |= asdict(value)
+    return extra | fields
 
 
 @lru_cache(maxsize=1_000)
 def _names(template: str) -> tuple[str | None, ...]:
     """Return the field of each placeholder of a template, None for one that belongs to no field."""
-    return tuple(found["field"] for found in _PLACEHOLDER.finditer(template) if not found[0].endswith("%%"))
+    return tuple(match["field"] for match in _PLACEHOLDER.finditer(template) if not match[0].endswith("%%"))

@@ -443,19 +443,19 @@ def _parts(value: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def load_settings(**options: str | float | Path | None) -> Settings:
-    """Settings from options (those that are not None), then the environment, then `.env`, then the defaults.
+    """Return settings from options (those that are not None), then the environment, then `.env`, then the defaults.
 
     Raises SettingsError, which lists every unknown and every bad one.
     """
-    given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    values: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     problems = _unknown(os.environ, "the environment")
     try:
         problems += _unknown(dotenv_values(".env"), ".env") if Path(".env").is_file() else []
-        settings = _with_usual(Settings(**given))
+        settings = _with_usual(Settings(**values))
     except UnicodeDecodeError as error:
         raise SettingsError(".env is not UTF-8 text") from error
     except ValidationError as error:
-        problems += [_problem(detail, given) for detail in error.errors()]
+        problems += [_problem(detail, values) for detail in error.errors()]
     if problems:
         raise SettingsError("; ".join(problems))
     return settings
@@ -479,9 +479,9 @@ def _unknown(names: Iterable[str], where: str) -> list[str]:
     ]
 
 
-def _problem(detail: ErrorDetails, given: Container[str]) -> str:
+def _problem(detail: ErrorDetails, options: Container[str]) -> str:
     name = str(detail["loc"][0])
-    shown = f"--{name.replace('_', '-')}" if name in given else f"{PREFIX}{name.upper()}"
+    shown = f"--{name.replace('_', '-')}" if name in options else f"{PREFIX}{name.upper()}"
     message = detail["msg"].removeprefix("Value error, ")
     return f"{shown}: {message[:1].lower()}{message[1:]}"
 

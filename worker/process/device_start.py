@@ -101,5 +101,5 @@ class DeviceConfig:
 
 def parse(line: bytes) -> Expected | DeviceConfig:
     """Return the content of a line."""
-    found = json.loads(line)
-    return Expected(**found[_EXPECTED]) if _EXPECTED in found else DeviceConfig(**found)
+    values = json.loads(line)
+    return Expected(**values[_EXPECTED]) if _EXPECTED in values else DeviceConfig(**values)

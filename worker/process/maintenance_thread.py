@@ -167,14 +167,14 @@ def round_of_schedules(database: Database, broker: Broker) -> None:
 
     By the database's clock, so that it does not matter who does it. Raises BrokerUnreachable.
     """
-    for found in pipelines.scheduled(database):
+    for pipeline in pipelines.scheduled(database):
         try:
-            due_at = due(Schedule(**found.schedule), found.looked_at, found.now)
+            due_at = due(Schedule(**pipeline.schedule), pipeline.looked_at, pipeline.now)
         except BadSchedule as error:  # of another release, or of a zone that is no more: the others go on
-            pipelines_log.error("schedule_unknown pipeline=%s reason=%r", found.name, str(error))
+            pipelines_log.error("schedule_unknown pipeline=%s reason=%r", pipeline.name, str(error))
             continue
-        if due_at is not None and (run_id := pipelines.fire(database, found, due_at)) is not None:
-            pipelines_log.info("pipeline_due pipeline=%s run=%d", found.name, run_id)
+        if due_at is not None and (run_id := pipelines.fire(database, pipeline, due_at)) is not None:
+            pipelines_log.info("pipeline_due pipeline=%s run=%d", pipeline.name, run_id)
     if pipelines.is_any_open(database):
         again = broker.waiting_runs() == 0  # else whoever was asked before has not been heard yet
         for run_id in pipelines.hand_out(database, again=again):

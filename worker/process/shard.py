@@ -236,7 +236,7 @@ class Process:
     def _keep(self, ours: InFlight) -> None:
         """Store the outcomes so far: a server's answers cost money, and a crash should not lose them."""
         assert ours.ticket is not None
-        fresh = [one for one in ours.ticket.finished() if one.content_id not in ours.kept]
+        fresh = [outcome for outcome in ours.ticket.finished() if outcome.content_id not in ours.kept]
         if not fresh:
             return
         try:
@@ -247,7 +247,7 @@ class Process:
         except (CircuitOpen, StorageError) as error:  # the next look tries again
             log.warning("keep_waits shard=%d error=%s", ours.claim.shard_id, error)
         else:
-            ours.kept |= {one.content_id for one in fresh}
+            ours.kept |= {outcome.content_id for outcome in fresh}
             self.engine.stored(ours.head.spec, ours.ticket, fresh)
 
     def _settle(self, ours: InFlight) -> None:

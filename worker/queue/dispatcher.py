@@ -55,10 +55,10 @@ class Refill:
         half = self._halves.get(lane)
         if half is not None and self.broker.depth(lane) >= half:
             return
-        for found in dispatch.lanes(self.database):
-            if found.name == lane:
-                self._halves[lane] = found.window // 2
-                _fill(self.database, self.broker, found, self.only_job)
+        for waiting in dispatch.lanes(self.database):
+            if waiting.name == lane:
+                self._halves[lane] = waiting.window // 2
+                _fill(self.database, self.broker, waiting, self.only_job)
 
 
 def _fill(database: Database, broker: Broker, lane: Lane, only_job: int | None) -> int:

@@ -30,16 +30,16 @@ def status(database: Database) -> JobStatus:
 @pytest.mark.parametrize(
     ("wanted", "says"),
     [
-        (Export(7, OUT, part_documents=10, partial=True), "--partial is for one file"),
-        (Export(7, OUT, overwrite=True), "--overwrite is for parts"),
-        (Export(7, OUT, flagged=Flagged(), unflagged=Flagged()), "--flagged and --unflagged exclude each other"),
-        (Export(7, Path(__file__).parent), "--part-documents N writes parts into it"),
-        (Export(7, OUT, every=True, unflagged=Flagged()), "--all writes every input, into one file"),
-        (Export(7, OUT, every=True, part_documents=10), "--all writes every input, into one file"),
-        (Export(7, OUT, every=True, risk=True), "--all writes every input, into one file"),
-        (Export(7, Path("out.npy"), every=True), "npy has no place for inputs without a result; --all takes jsonl"),
-        (Export(7, Path("-"), part_documents=10), "parts need a folder"),
-        (Export(7, Path("-"), "parquet"), "parquet needs a file"),
+        (Export(OUT, part_documents=10, partial=True), "--partial is for one file"),
+        (Export(OUT, overwrite=True), "--overwrite is for parts"),
+        (Export(OUT, flagged=Flagged(), unflagged=Flagged()), "--flagged and --unflagged exclude each other"),
+        (Export(Path(__file__).parent), "--part-documents N writes parts into it"),
+        (Export(OUT, every=True, unflagged=Flagged()), "--all writes every input, into one file"),
+        (Export(OUT, every=True, part_documents=10), "--all writes every input, into one file"),
+        (Export(OUT, every=True, risk=True), "--all writes every input, into one file"),
+        (Export(Path("out.npy"), every=True), "npy has no place for inputs without a result; --all takes jsonl"),
+        (Export(Path("-"), part_documents=10), "parts need a folder"),
+        (Export(Path("-"), "parquet"), "parquet needs a file"),
     ],
 )
 def test_options_that_exclude_each_other_are_refused(wanted: Export, says: str) -> None:
@@ -49,9 +49,9 @@ def test_options_that_exclude_each_other_are_refused(wanted: Export, says: str) 
 
 
 def test_the_condition_on_flags_is_that_of_either_option() -> None:
-    assert Export(7, OUT).condition is None
-    assert Export(7, OUT, flagged=Flagged(frozenset({"empty"}))).condition == Flagged(frozenset({"empty"}))
-    assert Export(7, OUT, unflagged=Flagged()).condition == Flagged(lacking=True)
+    assert Export(OUT).condition is None
+    assert Export(OUT, flagged=Flagged(frozenset({"empty"}))).condition == Flagged(frozenset({"empty"}))
+    assert Export(OUT, unflagged=Flagged()).condition == Flagged(lacking=True)
 
 
 def test_results_are_written_and_counted_by_their_flags(embedded: Docmill) -> None:
@@ -105,7 +105,7 @@ def test_an_export_says_what_it_leaves_out_and_all_writes_it(embedded: Docmill) 
 
 
 def test_only_vectors_are_written_as_npy() -> None:
-    wanted = Export(7, Path("vectors.npy"))
+    wanted = Export(Path("vectors.npy"))
     wanted.check_file(["embed"])
     with pytest.raises(WorkerError, match="only vectors"):
         wanted.check_file(["summarize"])
@@ -114,16 +114,16 @@ def test_only_vectors_are_written_as_npy() -> None:
 
 
 def test_a_job_that_has_not_ended_has_results_only_with_partial_or_in_parts(status: JobStatus) -> None:
-    said = why_not(Export(status.id, OUT), status, lambda: True)
+    said = why_not(Export(OUT), status, lambda: True)
     assert said == f"Job {status.id} is not finished (3 texts to do); --partial writes what there is."
-    assert why_not(Export(status.id, OUT, partial=True), status, lambda: True) is None
-    assert why_not(Export(status.id, OUT, part_documents=2), status, lambda: True) is None
+    assert why_not(Export(OUT, partial=True), status, lambda: True) is None
+    assert why_not(Export(OUT, part_documents=2), status, lambda: True) is None
 
 
 def test_results_that_were_removed_are_not_written(status: JobStatus) -> None:
     done = replace(status, state="done", steps=(replace(status.steps[0], done=3),))
-    assert why_not(Export(done.id, OUT, partial=True), done, lambda: True) is None
-    said = why_not(Export(done.id, OUT, partial=True), done, lambda: False)
+    assert why_not(Export(OUT, partial=True), done, lambda: True) is None
+    said = why_not(Export(OUT, partial=True), done, lambda: False)
     assert said is not None
     assert "were removed since" in said
 

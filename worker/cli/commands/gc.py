@@ -173,7 +173,7 @@ def _remove(database: Database, drops: Drops) -> Removed:
 
 def _what(begins: str, old: Removed, costs: list[Cost]) -> list[str]:
     """Return lines about superseded versions and results that go, and what these took."""
-    versions = [f"  {_superseded(old.documents)}, {_readings(old.ingests)}"] if old.documents else []
+    versions = [f"  {_old_versions(old)}"] if old.documents else []
     then = [LACKING] if old.documents else []
     return [begins, *versions, *map(_cost, costs), *then, *([RECOMPUTED] if costs else [])]
 
@@ -182,15 +182,11 @@ def _cost(of: Cost) -> str:
     """Return a line about the results of one spec and what they took."""
     took = "" if of.seconds is None else f", about {formatting.duration(of.seconds)} as they were computed"
     tokens = f"{of.tokens_in:,} tokens read, {of.tokens_out:,} written"
-    return f"  spec {of.spec_id}, {of.spec}: {of.outcomes:,} result{'s' * (of.outcomes != 1)}, {tokens}{took}"
+    return f"  spec {of.spec_id}, {of.spec}: {counted(of.outcomes, 'result')}, {tokens}{took}"
 
 
-def _superseded(n: int) -> str:
-    return f"{n:,} superseded version{'s' * (n != 1)} of documents"
-
-
-def _readings(n: int) -> str:
-    return f"{n:,} reading{'s' * (n != 1)}"
+def _old_versions(old: Removed) -> str:
+    return f"{counted(old.documents, 'superseded version')} of documents, {counted(old.ingests, 'reading')}"
 
 
 def _say_would_remove(old: Removed, costs: list[Cost], unneeded: Removed, goes: Removed | None, as_json: bool) -> int:
@@ -220,7 +216,7 @@ def _texts(removed: Removed) -> str:
 def _say_removed(removed: Removed, vanished: dict[str, int]) -> None:
     parts = [_texts(removed)]
     if removed.documents or removed.ingests:
-        parts += [_superseded(removed.documents), _readings(removed.ingests)]
+        parts.append(_old_versions(removed))
     say(f"Removed: {', '.join(parts)}.")
     for name, n in vanished.items():
         advice = f"`docmill corpus rm {shlex.quote(name)} --vanished` removes them"

@@ -85,20 +85,7 @@ class FlagsType(click.ParamType[Flagged]):
     help="Write every input, also failed, skipped and rejected ones, with its outcome and the reason.",
 )
 @click.option("--partial", is_flag=True, help="Write the finished results of a job that has not ended.")
-def results_command(
-    job: int | str,
-    out: Path,
-    file_format: str | None,
-    part_documents: int | None,
-    overwrite: bool,
-    step: str | None,
-    flagged: Flagged | None,
-    unflagged: Flagged | None,
-    risk: bool,
-    risk_above: float | None,
-    every: bool,
-    partial: bool,
-) -> int:
+def results_command(job: int | str, **options: Any) -> int:
     """Write JOB's results, in the order of the source.
 
     A CORPUS stands for its latest job, or after docmill migrate for the job of the model that answers.
@@ -125,20 +112,20 @@ def results_command(
     again keeps the finished parts and writes the missing ones. If the results have changed since, it writes all
     parts again.
     """
-    wanted = Export(
-        0, out, file_format, part_documents, overwrite, step, partial, flagged, unflagged, risk, risk_above, every
-    )
+    wanted = Export(**options)
     wanted.check()
     with open_store(settings_from()) as database:
         number = job if isinstance(job, int) else answering_job(database, corpus_names(job))
-        wanted = replace(wanted, job=number)
         status = read_status(database, number)
-        refused = why_not(wanted, status, lambda: every or any(results(database, number, step=step, limit=1)))
+        refused = why_not(
+            wanted, status, lambda: wanted.every or any(results(database, number, step=wanted.step, limit=1))
+        )
         if refused is not None:
             say(refused)
             return BAD_INPUT
-        wanted.check_file(kinds_of(status, step))
-        if wanted.with_risk and len(kinds_of(status, step)) > 1:
+        kinds = kinds_of(status, wanted.step)
+        wanted.check_file(kinds)
+        if wanted.with_risk and len(kinds) > 1:
             raise click.UsageError("a risk belongs to the outputs of one step; name it with --step")
         _write(database, status, wanted)
     for remark in remarks(status):
@@ -150,7 +137,6 @@ def results_command(
 class Export:
     """The arguments of the command: a file (or `-`), or a folder for parts of so many documents."""
 
-    job: int
     out: Path
     file_format: str | None = None
     part_documents: int | None = None
