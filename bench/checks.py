@@ -31,7 +31,7 @@ from bench.pairs import RESULTS, described, machine
 from bench.planted import Pair, Plant, Pool
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
-from docmill.tasks.checks import AS_WRITTEN, CHECKS, Checks, Context
+from docmill.tasks.checks import AS_WRITTEN, Checks, Context, all_checks
 from docmill.tasks.checks.names import NAMES_CHANGED
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import Engine
@@ -219,10 +219,10 @@ def _outputs(rows: Sequence[Mapping[str, Any]]) -> Iterator[Outputs]:
             context = Context(pairs[0].source, pairs[0].target)
             name = f"translations, {context.source} to {context.target}"
             others = _of_other_languages(translated, language)
-            yield Outputs(name, pairs, Checks(tuple(CHECKS), context), _with(others, _TRANSLATED))
+            yield Outputs(name, pairs, Checks(tuple(all_checks()), context), _with(others, _TRANSLATED))
     summarized = [Pair(row["text"], row["synopsis"], "en", "en", row["id"]) for row in rows if row.get("synopsis")]
     if summarized:
-        checks = Checks(tuple(CHECKS), Context(shortened=True, same_language=True))
+        checks = Checks(tuple(all_checks()), Context(shortened=True, same_language=True))
         others = _of_other_languages(translated, "")
         yield Outputs("summaries", _clean(summarized), checks, _with(others, _SUMMARIZED))
         honest = [pair for pair in _clean(summarized) if planted.says_no_more(pair)]

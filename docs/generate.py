@@ -8,6 +8,7 @@ import re
 import textwrap
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -15,14 +16,14 @@ import click
 from annotated_types import Ge, Gt, Le
 from pydantic.fields import FieldInfo
 
-from docmill.storage.core.schema import Base
+from docmill.storage.core.schema import Base, collections_of_tables
 from docmill.storage.deletion.dependents import dependents
+from docmill.storage.features import BUILT_IN, HEADINGS
 from docmill.storage.readers.registry import COMPRESSIONS, FILES, PLACES, SCHEMES, SHORTHANDS, STDIN
 from docmill.tasks.kinds import KINDS, OPTIONS
 from docmill.tasks.kinds.options import flag, value_type
 from docmill.worker.cli import docmill
 from docmill.worker.cli.registry import all_commands
-from docmill.worker.features import BUILT_IN, HEADINGS
 from docmill.worker.inventory import PLACES as PLACES_OF_TEXTS
 from docmill.worker.pipelines.schema import json_schema
 from docmill.worker.settings import PREFIX, Settings, Shown
@@ -154,6 +155,14 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', '&#124;').replace('{', '&#123;') for cell in cells)} |"
 
 
+def _tables() -> list[type[Base]]:
+    """Return the tables of the core and of docmill's own features."""
+    dependents()
+    collections_of_tables()  # both load them
+    classes = chain.from_iterable(base.__subclasses__() for base in (Base, *Base.__subclasses__()))
+    return [one for one in classes if "__tablename__" in vars(one) and one.__module__.startswith("docmill.")]
+
+
 def sql_schema() -> str:
     """Return the page of tables."""
     parts = ["# SQL schema\n", _from("storage/core/schema.py")]
@@ -163,8 +172,7 @@ def sql_schema() -> str:
         "[`near_duplicates`](deduplicating.md#clusters-in-sql) and\n"
         "[`open_shards`](kubernetes.md#scaling-to-zero) are made to be queried.\n"
     )
-    dependents()  # with the tables of features
-    for one in sorted(Base.__subclasses__(), key=lambda one: one.__tablename__):
+    for one in sorted(_tables(), key=lambda one: one.__tablename__):
         about = (inspect.getdoc(one) or "").split("\n\n")[0] if one.__doc__ else ""
         parts.append(f"## {one.__tablename__}\n" + (f"\n{about}\n" if about else ""))
         parts.append("| column | type | |\n| --- | --- | --- |")

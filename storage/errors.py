@@ -8,6 +8,7 @@ StorageError
 ├── RightMissing             the database's user may not do that
 ├── ValueRefused             a value that this database cannot store
 ├── UnexpectedDatabaseError  an error of the database that nobody classified
+├── FeatureInvalid           a feature, or a part of it, that does not load or is something else
 ├── SchemaOutOfDate          `docmill db upgrade` has not run
 │   └── OtherRelease         the schema of another docmill, which this one neither works with nor upgrades
 ├── NotFound                 a job, step, document, pipeline or corpus that the store does not have

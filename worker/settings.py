@@ -27,6 +27,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from docmill.storage.core.server import ANSWER_S, Patience
+from docmill.storage.features import features
 from docmill.tasks import kinds
 from docmill.tasks.backends import registry
 from docmill.tasks.models import weightless
@@ -77,10 +78,9 @@ def read_ages(path: Path) -> dict[str, str]:
         raise ValueError(f"{path} is no TOML file: {error}") from error
     if not isinstance(table, dict) or not table:
         raise ValueError(f'{path} has no table [retention]; write one, such as results = "1y"')
-    if unknown := sorted({*table} - {*RETENTION_RULES}):
-        raise ValueError(
-            f"{path}: unknown rule {', '.join(map(repr, unknown))}; there are {', '.join(RETENTION_RULES)}"
-        )
+    rules = retention_rules()
+    if unknown := sorted({*table} - {*rules}):
+        raise ValueError(f"{path}: unknown rule {', '.join(map(repr, unknown))}; there are {', '.join(rules)}")
     for rule, value in table.items():
         if not isinstance(value, str):
             raise ValueError(f'{path}: write {rule} with a unit and in quotes, such as "90d"')
@@ -429,12 +429,17 @@ class Settings(BaseSettings):
     __str__ = __repr__
 
 
-# The names of the rules (`docmill.storage.deletion.retention.RULES`); their module loads SQLAlchemy.
+# The names of docmill's own rules (`docmill.storage.deletion.retention.RULES`); their module loads SQLAlchemy.
 RETENTION_RULES = tuple(
     name.removeprefix(_FIELD)
     for name in Settings.model_fields
     if name.startswith(_FIELD) and name != "retention_days"
 )
+
+
+def retention_rules() -> list[str]:
+    """Return the names of docmill's rules of retention, then those of features, whose ages only a file has."""
+    return [*RETENTION_RULES, *(rule for feature in features() for rule in feature.retention)]
 
 
 def _parts(value: str | Sequence[str]) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Carry out files of requests in OpenAI's batch format."""
 
-from docmill.worker.features import WORK, Command, Feature
+from docmill.storage.features import WORK, Command, Feature
 
 FEATURE = Feature(
     "batch_files",

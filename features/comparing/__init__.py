@@ -1,6 +1,6 @@
 """Compare the results of two jobs."""
 
-from docmill.worker.features import RESULTS, Command, Feature
+from docmill.storage.features import RESULTS, Command, Feature
 
 FEATURE = Feature(
     "comparing",

@@ -4,7 +4,7 @@ The core knows filters of documents by their names (`storage/steps/filters.py`),
 are removed.
 """
 
-from docmill.worker.features import CORPORA, Command, Feature
+from docmill.storage.features import CORPORA, Command, Feature
 
 FEATURE = Feature(
     "near_duplicates",
@@ -15,4 +15,6 @@ FEATURE = Feature(
             "docmill.features.near_duplicates.command",
         )
     },
+    filters={"near-duplicates": "docmill.features.near_duplicates.finding:FILTER"},
+    dependents=("docmill.features.near_duplicates.tables:DEPENDENT",),
 )

@@ -3,7 +3,7 @@
 Fitted risks stay in the core (`storage/steps/fitted_risks.py`): escalation and `docmill results` read them.
 """
 
-from docmill.worker.features import RESULTS, Command, Feature
+from docmill.storage.features import RESULTS, Command, Feature
 
 FEATURE = Feature(
     "reviewing",
@@ -14,4 +14,5 @@ FEATURE = Feature(
             "docmill.features.reviewing.command",
         )
     },
+    dependents=("docmill.features.reviewing.judgements:DEPENDENT",),
 )

@@ -1,6 +1,6 @@
 """Watch jobs and workers in the terminal."""
 
-from docmill.worker.features import FLEET, Command, Feature
+from docmill.storage.features import FLEET, Command, Feature
 
 FEATURE = Feature(
     "top",

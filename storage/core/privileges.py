@@ -6,12 +6,14 @@ docs/security.md has the same as GRANT statements, and a test holds the two toge
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from types import MappingProxyType
 
 from sqlalchemy import ColumnElement, func, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.errors import GRANTS_DOCS, RightMissing
+from docmill.storage.features import features
 
 Rights = Mapping[str, tuple[str, ...]]  # by table or sequence; "UPDATE (COLUMN)" is the right to one column
 
@@ -76,6 +78,16 @@ ORDERS: Rights = MappingProxyType(
         ),
     }
 )
+
+
+def worker_rights() -> Rights:
+    """Return the rights of a worker, to the tables of features, too."""
+    return {**WORK, **dict(chain.from_iterable(feature.worker_rights.items() for feature in features()))}
+
+
+def order_rights() -> Rights:
+    """Return the rights that a worker needs besides, to take orders."""
+    return {**ORDERS, **dict(chain.from_iterable(feature.order_rights.items() for feature in features()))}
 
 
 def missing(database: Database, rights: Rights) -> list[str]:

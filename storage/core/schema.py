@@ -38,6 +38,8 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ColumnClause, ColumnElement
 from sqlalchemy.types import TypeEngine
 
+from docmill.storage.features import load_all
+
 T = TypeVar("T")
 Reference: TypeAlias = ForeignKey | None
 
@@ -53,10 +55,9 @@ _TYPES: dict[Any, TypeEngine[Any]] = {
 }
 
 
-class Base:
-    """The base class of tables: `__tablename__`, columns, and `__table_args__` for indexes of several columns."""
-
-    metadata = MetaData(
+def new_metadata() -> MetaData:
+    """Return a collection of tables, which names their constraints in docmill's way."""
+    return MetaData(
         naming_convention={
             "ix": "ix_%(table_name)s_%(column_0_N_name)s",
             "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -64,15 +65,26 @@ class Base:
             "pk": "pk_%(table_name)s",
         }
     )
+
+
+class Base:
+    """The base class of tables: `__tablename__`, columns, and `__table_args__` for indexes of several columns.
+
+    A feature's tables have a base class of their own, without `__tablename__` and with its `metadata`.
+    """
+
+    metadata = new_metadata()
     __table__: ClassVar[Table]
     __tablename__: ClassVar[str]
     __table_args__: ClassVar[tuple[SchemaItem, ...]] = ()
 
     def __init_subclass__(cls) -> None:
+        if "__tablename__" not in vars(cls):
+            return
         columns = {name: value for name, value in vars(cls).items() if isinstance(value, Column)}
         for name, attribute in columns.items():
             attribute.name = attribute.key = name
-        cls.__table__ = Table(cls.__tablename__, Base.metadata, *columns.values(), *cls.__table_args__)
+        cls.__table__ = Table(cls.__tablename__, cls.metadata, *columns.values(), *cls.__table_args__)
 
     @classmethod
     def of(cls, row: Row[*tuple[Any, ...]]) -> Self:
@@ -85,6 +97,11 @@ class Base:
     def __clause_element__(cls) -> Table:
         """Return the table, when SQLAlchemy finds the class in a statement."""
         return cls.__table__
+
+
+def collections_of_tables() -> list[MetaData]:
+    """Return the collections of the core's tables and of each feature's. Raises FeatureInvalid."""
+    return [Base.metadata, *load_all("tables", MetaData)]
 
 
 class Attribute(Protocol[T]):

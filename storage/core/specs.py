@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import orjson
 
 from docmill.storage.core.normalize import normalize, normalize_json
+from docmill.storage.features import flags_of_checks
 from docmill.storage.outputs.output_types import CONFIDENCE, Output, OutputType, Stored
 
 TRUNCATED = "output_truncated"  # the flag of an output that stopped at the model's limit
@@ -31,7 +32,9 @@ CHECKED = frozenset(
     }
 )
 LOW_CONFIDENCE = "low_confidence"  # the flag of an output whose tokens the model found improbable
-DOUBTFUL = CHECKED | {TRUNCATED, LOW_CONFIDENCE, "empty", "empty_window", "language_uncertain", "not_reduced"}
+DOUBTFUL = CHECKED.union(
+    (TRUNCATED, LOW_CONFIDENCE, "empty", "empty_window", "language_uncertain", "not_reduced"), flags_of_checks()
+)
 REFUSED = "the database cannot store its output"
 NO_JSON = "its output has no JSON form: a number is not finite or past 64 bits, or it is nested too deep"
 

@@ -1,15 +1,13 @@
-"""Features that keep something about documents or results. Deletion asks them, and knows them by this one list."""
+"""Features that keep something about documents or results. Deletion asks them what they need."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
-from pkgutil import resolve_name
 
 from docmill.storage.core.transaction import Transaction
-
-BUILT_IN = ("docmill.features.near_duplicates.tables:DEPENDENT", "docmill.features.reviewing.judgements:DEPENDENT")
+from docmill.storage.features import load_all
 
 
 def _need_none(_transaction: Transaction) -> Collection[int]:
@@ -41,4 +39,4 @@ class Dependent:
 @cache
 def dependents() -> tuple[Dependent, ...]:
     """Return the features, which are imported at the first deletion."""
-    return tuple(resolve_name(name) for name in BUILT_IN)
+    return tuple(load_all("dependents", Dependent))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, update
@@ -34,6 +34,7 @@ from docmill.storage.core.transaction import Transaction, columns_of
 from docmill.storage.deletion import gc, needed, versions
 from docmill.storage.deletion.paging import Budget, Removed, remove_all
 from docmill.storage.errors import RightMissing
+from docmill.storage.features import load_all
 from docmill.storage.steps.jobs import UNFINISHED
 from docmill.storage.steps.sharding import UNTOUCHED
 
@@ -54,7 +55,7 @@ class Swept:
 
 def sweep(database: Database, ages: Ages) -> None:
     """Apply the rules of upkeep. Rows that this database user may not delete stay."""
-    for rule in RULES:
+    for rule in every_rule():
         if rule.is_upkeep and rule.name in ages:
             with suppress(RightMissing):
                 rule.remove(database, ages[rule.name], Budget())
@@ -64,7 +65,7 @@ def apply(database: Database, ages: Ages, budget: Budget | None = None) -> Swept
     """Remove what each rule says, and texts that nothing needs, until the budget is spent."""
     budget = budget or Budget()
     removed: dict[str, int] = {}
-    for rule in RULES:
+    for rule in every_rule():
         if rule.name in ages and not budget.is_spent():
             removed[rule.name] = rule.remove(database, ages[rule.name], budget).rows
     if not budget.is_spent():
@@ -77,7 +78,7 @@ def count(database: Database, ages: Ages) -> dict[str, dict[str, int]]:
 
     Texts that only removed results need are not counted. A rule counts as if the rules before it removed nothing.
     """
-    return {rule.name: rule.count(database, ages[rule.name]) for rule in RULES if rule.name in ages}
+    return {rule.name: rule.count(database, ages[rule.name]) for rule in every_rule() if rule.name in ages}
 
 
 def ended_before(age_s: float) -> ColumnElement[bool]:
@@ -358,6 +359,12 @@ RULES = (
 )
 
 
+@cache
+def every_rule() -> tuple[Rule, ...]:
+    """Return the rules in the order in which they are applied, those of features first. Raises FeatureInvalid."""
+    return (*load_all("retention", Rule), *RULES)
+
+
 def upkeep_ages(age_s: float, **others: float) -> dict[str, float]:
     """Return the ages of the rules that work by themselves, all the same unless `others` names one."""
-    return {rule.name: age_s for rule in RULES if not rule.is_kept} | others
+    return {rule.name: age_s for rule in every_rule() if not rule.is_kept} | others

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Compatibility
+from docmill.storage.core.schema import Compatibility, collections_of_tables
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import DatabaseBusy, OtherRelease, SchemaOutOfDate
 
@@ -48,24 +48,37 @@ def _revision(transaction: Transaction) -> str | None:
 def upgrade(database: Database) -> tuple[str | None, str]:
     """Bring the schema up to date; safe to run twice, by two at once, and while workers of the release before work.
 
+    It makes the tables of features that are missing, too.
+
     Returns the revisions before and after. A database of a newer release that this one can work with is left as
     it is. Raises OtherRelease for one that it cannot work with, DatabaseBusy when its tables were in use
     throughout: a change that waits for a long read makes every other transaction wait behind it, so it gives up soon
     and is tried again.
     """
-    before, after = _patiently(lambda: current(database)), head()
-    if before == after:
-        return before, after
-    if before is not None and not is_behind(before):
-        require_current(database)
-        return before, before
-    _patiently(lambda: _upgrade(database))
-    return before, after
+    before = _patiently(lambda: current(database))
+    if before is None or _patiently(lambda: is_behind(database)):
+        _patiently(lambda: _upgrade(database))
+        return before, head()
+    require_current(database)
+    return before, before
 
 
-def is_behind(revision: str | None) -> bool:
-    """Return True if `upgrade` would change a schema: docmill never was there, or an earlier release was."""
+def is_behind(database: Database) -> bool:
+    """Return True if `upgrade` would change a schema.
+
+    docmill never was there, an earlier release was, or a feature's table is missing.
+    """
+    with database.read() as transaction:
+        revision = _revision(transaction)
+        if revision == head():
+            return bool(_missing_tables(transaction))
     return revision is None or revision in _known()[:-1]
+
+
+def _missing_tables(transaction: Transaction) -> list[str]:
+    """Return the tables of features that the database does not have."""
+    needed = [name for metadata in collections_of_tables()[1:] for name in metadata.tables]
+    return [name for name in needed if not transaction.has_table(name)]
 
 
 def _patiently(act: Callable[[], T]) -> T:
@@ -107,6 +120,11 @@ def require_current(database: Database) -> None:
             )
         if revision in _known() and revision != head():
             raise SchemaOutOfDate(f"the database {database} is at revision {revision}; run `docmill db upgrade`")
+        if missing := _missing_tables(transaction):
+            tables = ", ".join(missing)
+            raise SchemaOutOfDate(
+                f"the database {database} lacks tables of features ({tables}); run `docmill db upgrade`"
+            )
         # Read whatever the revision is: who lacks the right to shall learn it now, and not on the day of an upgrade.
         oldest = transaction.scalar(select(Compatibility.oldest))
     if oldest not in _known():

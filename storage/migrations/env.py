@@ -1,11 +1,14 @@
-"""Alembic's entry: runs migrations on the connection that `storage.migrations.upgrade` hands over."""
+"""Alembic's entry: runs migrations on the connection that `storage.migrations.upgrade` hands over.
+
+Then it makes the tables of features that are missing, in the same transaction.
+"""
 
 from __future__ import annotations
 
 from alembic import context
 from sqlalchemy import text
 
-from docmill.storage.core.schema import Base
+from docmill.storage.core.schema import Base, collections_of_tables
 
 connection = context.config.attributes["connection"]
 context.configure(
@@ -22,3 +25,5 @@ with context.begin_transaction():
         # Whoever comes after a statement that waits for a table waits too, workers and their heartbeats included.
         connection.execute(text("SET LOCAL lock_timeout = '2s'"))
     context.run_migrations()
+    for metadata in collections_of_tables()[1:]:
+        metadata.create_all(connection)

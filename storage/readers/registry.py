@@ -1,8 +1,8 @@
 """The sources that docmill reads. A kind of file, of archive or of source is one line of a table here.
 
 Help, errors and the message about files that were left out derive from these lines. A line names its function as
-`module:function`, which is loaded when it is needed. Other packages register theirs as entry points
-(`storage.readers.sources`); a kind that stands here comes first.
+`module:function`, which is loaded when it is needed. Features bring more (`storage.readers.sources`); a kind that
+stands here comes first.
 """
 
 from __future__ import annotations

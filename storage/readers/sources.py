@@ -1,8 +1,7 @@
 """Choose the reader for a source by its name. `storage.readers.registry` lists the kinds.
 
-Other packages register readers as entry points of the group `docmill.readers`. An entry point `.xyz` is a function
-for files with this suffix, `(stream, name, options) -> rows`. One named `xyz` opens `xyz://…`: `(url, options) ->
-source`. The kinds of the registry take precedence.
+Features bring more. Under `.xyz` stands a function for files with this suffix, `(stream, name, options) -> rows`.
+One under `xyz` opens `xyz://…`: `(url, options) -> source`. The kinds of the registry take precedence.
 """
 
 from __future__ import annotations
@@ -11,11 +10,11 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote
 
+from docmill.storage.features import FeatureInvalid, features
 from docmill.storage.readers import remote
 from docmill.storage.readers.archives import ArchiveSource
 from docmill.storage.readers.documents import DocumentSource
@@ -57,7 +56,6 @@ from docmill.storage.readers.streams import Decompress, is_folder, of_text, prin
 from docmill.storage.writers.formats import CSV
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")  # a protocol of fsspec has an underscore
-GROUP = "docmill.readers"
 
 
 def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None = None) -> Source:
@@ -161,11 +159,11 @@ def open_content(content: Content, file_name: str, options: SourceOptions) -> So
 
 
 def kinds() -> Callable[[str], Open | None]:
-    """Return a `reader_of` for many files, which looks for a plugin once for each suffix."""
-    return partial(reader_of, of_packages=cache(row_reader))
+    """Return a `reader_of` for many files, which looks for a feature's reader once for each suffix."""
+    return partial(reader_of, of_features=cache(row_reader))
 
 
-def reader_of(file_name: str, of_packages: Callable[[str], RowReader | None]) -> Open | None:
+def reader_of(file_name: str, of_features: Callable[[str], RowReader | None]) -> Open | None:
     """Return the reader for a file of this name; None for a kind of file that is not read."""
     suffix, decompress = kind_of(file_name)
     kind = FILES.get(suffix)
@@ -173,7 +171,7 @@ def reader_of(file_name: str, of_packages: Callable[[str], RowReader | None]) ->
         return partial(source_of_records, kind.rows, decompress, kind.options)
     if kind is not None and is_readable(kind) and (decompress is None or kind.may_be_compressed):
         return partial(_documents, kind, decompress)
-    read_rows = of_packages(suffix) if suffix else None
+    read_rows = of_features(suffix) if suffix else None
     taken = ("encoding", "sheet", "header_row")
     return None if read_rows is None else partial(source_of_records, read_rows, decompress, taken)
 
@@ -234,23 +232,19 @@ def find_opener(scheme: str) -> Callable[[str, SourceOptions], Source] | None:
 
 
 def _loaded(name: str) -> tuple[Callable[..., Any], str] | None:
-    """Return the reader that a package registered under a name, and a description for messages."""
-    entries = list(entry_points(group=GROUP, name=name)) if name else []
-    if not entries:
+    """Return the reader that a feature brings under a name, and a description for messages."""
+    brought = [(feature, feature.readers[name]) for feature in features() if name in feature.readers]
+    if not brought:
         return None
-    if len(entries) > 1:
-        packages = " and ".join(sorted({_package(entry) for entry in entries}))
-        raise SourceUnsupported(f"{name} is read by more than one reader, of {packages}; uninstall what is too much")
-    who = f"the reader {entries[0].value} of {_package(entries[0])}"
+    if len(brought) > 1:
+        names = " and ".join(feature.name for feature, _ in brought)
+        raise SourceUnsupported(f"{name} is read by more than one reader, of the features {names}; uninstall one")
+    ((feature, reference),) = brought
     try:
-        reader = entries[0].load()
-    except Exception as error:
-        said = (str(error).splitlines() or [""])[0]
-        raise SourceUnsupported(f"{name}: {who} cannot be loaded ({type(error).__name__}: {said})") from error
+        reader = feature.load(reference, object)
+    except FeatureInvalid as error:
+        raise SourceUnsupported(f"{name}: {error}") from error
+    described = f"the reader {reference} of the feature {feature.name}"
     if not callable(reader):
-        raise SourceUnsupported(f"{name}: {who} is no function")
-    return reader, who
-
-
-def _package(entry: EntryPoint) -> str:
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "a package without a name"
+        raise SourceUnsupported(f"{name}: {described} is no function")
+    return reader, described

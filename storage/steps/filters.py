@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
 from docmill.storage.errors import NotFound
+from docmill.storage.features import features
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, FromClause
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from docmill.storage.core.database import Database
     from docmill.storage.core.transaction import Transaction
 
-FILTERS = {"near-duplicates": "docmill.features.near_duplicates.finding:FILTER"}
 Hear = Callable[[str], None]
 
 
@@ -43,13 +42,13 @@ class DocumentFilter:
 
 def filter_names() -> tuple[str, ...]:
     """Return the names of all filters."""
-    return tuple(FILTERS)
+    return tuple(name for feature in features() for name in feature.filters)
 
 
 @cache
 def find_filter(name: str) -> DocumentFilter:
     """Return a filter by its name. Raises NotFound."""
-    if name not in FILTERS:
-        raise NotFound(f"no feature leaves out {name!r}; there are {', '.join(filter_names()) or 'no such kinds'}")
-    loaded: DocumentFilter = resolve_name(FILTERS[name])
-    return loaded
+    for feature in features():
+        if name in feature.filters:
+            return feature.load(feature.filters[name], DocumentFilter)
+    raise NotFound(f"no feature leaves out {name!r}; there are {', '.join(filter_names()) or 'no such kinds'}")

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Set
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 
 from docmill.storage.extras import Extra, install
+from docmill.storage.features import FeatureInvalid, load_all
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
 from docmill.tasks.models import gliner, weightless
@@ -165,14 +167,24 @@ BACKENDS: tuple[Row, ...] = (
 )
 
 
+@cache
+def backends() -> tuple[Row, ...]:
+    """Return docmill's own backends and those of features, the preferred ones first. Raises FeatureInvalid."""
+    rows = {row.name: row for row in BACKENDS}
+    for row in load_all("backends", Row):
+        if rows.setdefault(row.name, row) is not row:
+            raise FeatureInvalid(f"a feature brings a backend named {row.name}, a name that is taken")
+    return tuple(rows.values())
+
+
 def names() -> tuple[str, ...]:
     """Return the names of all backends, the preferred ones first."""
-    return tuple(backend.name for backend in BACKENDS)
+    return tuple(backend.name for backend in backends())
 
 
 def row(name: str) -> Row:
     """Return the backend of this name. Raises BadOption for an unknown name."""
-    for backend in BACKENDS:
+    for backend in backends():
         if backend.name == name:
             return backend
     raise BadOption(f"There is no backend named {name!r}; there are {', '.join(names())}.")
@@ -180,7 +192,7 @@ def row(name: str) -> Row:
 
 def extras() -> Iterator[Extra]:
     """Yield the extras of all backends."""
-    for backend in BACKENDS:
+    for backend in backends():
         yield from (offer.extra for offer in backend.offers if offer.extra is not None)
 
 
@@ -191,7 +203,7 @@ def choices() -> tuple[str, ...]:
 
 def installed() -> frozenset[str]:
     """Return the backends whose libraries are on this machine."""
-    return frozenset(backend.name for backend in BACKENDS if backend.is_installed)
+    return frozenset(backend.name for backend in backends() if backend.is_installed)
 
 
 def candidates(
@@ -265,6 +277,6 @@ def _offers(
     kind: str, family: Family | None, *, quality: str, device: str, asked: str = AUTO
 ) -> Iterator[tuple[str, Offer]]:
     head = kinds.kind(kind).head(family)
-    for backend in BACKENDS if asked == AUTO else (row(asked),):
+    for backend in backends() if asked == AUTO else (row(asked),):
         if (offer := backend.offer(head, family, quality, device)) is not None:
             yield backend.name, offer

@@ -8,9 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from types import MappingProxyType
 
-from docmill.storage.core.specs import Outcome
+from docmill.storage.core.specs import DOUBTFUL, Outcome
+from docmill.storage.features import FeatureInvalid, load_all
 from docmill.storage.outputs.output_types import TEXTS
 from docmill.tasks.checks.base import Check, Context, Finding, doubt_confidence
 from docmill.tasks.checks.coverage import COPIED_INPUT, LENGTH_RATIO, MISSING_SENTENCES
@@ -21,7 +23,7 @@ from docmill.tasks.checks.wrong_language import WRONG_LANGUAGE
 
 log = logging.getLogger("docmill.checks")
 
-_ALL = (
+CHECKS: tuple[Check, ...] = (
     REPETITION,
     LENGTH_RATIO,
     COPIED_INPUT,
@@ -30,8 +32,20 @@ _ALL = (
     NUMBERS_CHANGED,
     NAMES_CHANGED,
 )
-CHECKS: Mapping[str, Check] = MappingProxyType({one.flag: one for one in _ALL})
+
 _KEPT, _LANGUAGE = "already_in_target", "language:"  # flags of translate from auto
+
+
+@cache
+def all_checks() -> Mapping[str, Check]:
+    """Return docmill's checks and those of features, by their flags. Raises FeatureInvalid."""
+    checks = {check.flag: check for check in CHECKS}
+    for check in load_all("checks", Check):
+        if checks.setdefault(check.flag, check) is not check:
+            raise FeatureInvalid(f"a feature brings a check for the flag {check.flag}, which is taken")
+        if check.flag not in DOUBTFUL:
+            raise FeatureInvalid(f"a feature brings a check for the flag {check.flag} under another name")
+    return MappingProxyType(checks)
 
 
 @dataclass(frozen=True)
@@ -56,7 +70,7 @@ class Checks:
                 return []
             if flag.startswith(_LANGUAGE):
                 context = replace(context, source=flag.removeprefix(_LANGUAGE))
-        return [finding for flag in self.flags for finding in _found(CHECKS[flag], given, output, context)]
+        return [finding for flag in self.flags for finding in _found(all_checks()[flag], given, output, context)]
 
 
 NONE = Checks()
@@ -81,4 +95,15 @@ def _found(check: Check, given: str, output: str, context: Context) -> list[Find
         return []
 
 
-__all__ = ["AS_WRITTEN", "CHECKS", "NONE", "Check", "Checks", "Context", "Finding", "doubt_confidence", "written"]
+__all__ = [
+    "AS_WRITTEN",
+    "CHECKS",
+    "NONE",
+    "Check",
+    "Checks",
+    "Context",
+    "Finding",
+    "all_checks",
+    "doubt_confidence",
+    "written",
+]

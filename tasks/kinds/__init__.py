@@ -1,10 +1,15 @@
-"""The kinds of task: one module and one line of `KINDS` each. Lanes, commands, help and checks derive from them."""
+"""The kinds of task: one module and one line of `OWN_KINDS` each. Lanes, commands, help and checks derive from them.
+
+Features bring more. The names below that need them are made when they are first read, so that a feature's module can
+import this package.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 from typing import Any
 
@@ -13,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from docmill.storage import templates
 from docmill.storage.core.specs import Spec, StoredKind
+from docmill.storage.features import FeatureInvalid, load_all
 from docmill.storage.outputs.output_types import TEXT
 from docmill.tasks import prompts
 from docmill.tasks.checks import AS_WRITTEN, NONE, Checks
@@ -32,7 +38,7 @@ from docmill.tasks.kinds.translate import TRANSLATE
 from docmill.tasks.models import weightless
 from docmill.tasks.prompts import Template, around, is_rendered
 
-KINDS: tuple[TaskKind, ...] = (
+OWN_KINDS: tuple[TaskKind, ...] = (
     SUMMARIZE,
     TRANSLATE,
     EMBED,
@@ -44,18 +50,42 @@ KINDS: tuple[TaskKind, ...] = (
     EXTRACT,
     ANSWER,
 )
-NAMES: tuple[str, ...] = tuple(one.name for one in KINDS)
-STORED_KINDS: Mapping[str, StoredKind] = MappingProxyType({one.name: one.stored for one in KINDS})
-_BY_NAME = {one.name: one for one in KINDS}
+KINDS: tuple[TaskKind, ...]  # docmill's own and those of features
+NAMES: tuple[str, ...]
+STORED_KINDS: Mapping[str, StoredKind]
+OPTIONS: Mapping[str, FieldInfo]  # of all kinds
 # Version of the built-in instructions, and part of the specs that use them.
 INSTRUCTIONS = 2
 # A base model goes on with the next line of the pattern unless it is stopped at the end of this one.
 LINE_END = "\n"
 
 
+def __getattr__(name: str) -> Any:
+    try:
+        return _registry()[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+
+@cache
+def _registry() -> dict[str, Any]:
+    """Return KINDS, and what derives from them. Raises FeatureInvalid."""
+    by_name = {kind.name: kind for kind in OWN_KINDS}
+    for kind in load_all("kinds", TaskKind):
+        if by_name.setdefault(kind.name, kind) is not kind:
+            raise FeatureInvalid(f"a feature brings a kind of task named {kind.name}, a name that is taken")
+    kinds = tuple(by_name.values())
+    try:
+        options = MappingProxyType(shared_options(kinds))
+    except ValueError as error:
+        raise FeatureInvalid(str(error)) from error
+    stored = MappingProxyType({kind.name: kind.stored for kind in kinds})
+    return {"KINDS": kinds, "NAMES": tuple(by_name), "STORED_KINDS": stored, "OPTIONS": options, "BY_NAME": by_name}
+
+
 def with_option(name: str) -> tuple[str, ...]:
     """Return the names of the kinds that have an option."""
-    return tuple(one.name for one in KINDS if name in one.options.model_fields)
+    return tuple(kind.name for kind in _registry()["KINDS"] if name in kind.options.model_fields)
 
 
 def shared_options(task_kinds: Sequence[TaskKind]) -> dict[str, FieldInfo]:
@@ -84,14 +114,12 @@ def shared_options(task_kinds: Sequence[TaskKind]) -> dict[str, FieldInfo]:
     }
 
 
-OPTIONS: Mapping[str, FieldInfo] = MappingProxyType(shared_options(KINDS))
-
-
 def kind(name: str) -> TaskKind:
     """Return the kind of this name. Raises UnknownKind."""
-    if name not in _BY_NAME:
-        raise UnknownKind(f"No such task: {name}; there are {', '.join(NAMES)}. {hint(name, NAMES)}".rstrip())
-    return _BY_NAME[name]
+    by_name: Mapping[str, TaskKind] = _registry()["BY_NAME"]
+    if name not in by_name:
+        raise UnknownKind(f"No such task: {name}; there are {', '.join(by_name)}. {hint(name, by_name)}".rstrip())
+    return by_name[name]
 
 
 def options(name: str, **given: Any) -> KindOptions:
@@ -108,12 +136,13 @@ def require_options(name: str, fields: Iterable[str], prefix: str = "--") -> Non
 
 def spelling(field: str) -> str:
     """Return an option's name in pipelines and, after dashes, on the command line; another name with hyphens."""
-    return key(field, OPTIONS[field]) if field in OPTIONS else field.replace("_", "-")
+    options = _registry()["OPTIONS"]
+    return key(field, options[field]) if field in options else field.replace("_", "-")
 
 
 def any_options() -> type[KindOptions]:
     """Return a model with the options of all kinds, for a task whose name is wrong."""
-    fields: dict[str, Any] = {name: (field.annotation, field) for name, field in OPTIONS.items()}
+    fields: dict[str, Any] = {name: (field.annotation, field) for name, field in _registry()["OPTIONS"].items()}
     return create_model("AnyOptions", __base__=KindOptions, **fields)
 
 
@@ -176,6 +205,7 @@ __all__ = [
     "LINE_END",
     "NAMES",
     "OPTIONS",
+    "OWN_KINDS",
     "STORED_KINDS",
     "Instruction",
     "KindOptions",

@@ -23,7 +23,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 from docmill.storage.core.specs import Outcome, Spec
 from docmill.storage.outputs.output_types import RANKING, TEXT
 from docmill.tasks import checks, prompts
-from docmill.tasks.checks import CHECKS, Checks, Context
+from docmill.tasks.checks import Checks, Context, all_checks
 from docmill.tasks.checks.coverage import MISSING_SENTENCES
 from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits, pattern, windowed
@@ -261,7 +261,7 @@ def _checks(spec: Spec, _direction: Direction) -> Checks:
     """Return the checks of written summaries. A prompt may ask for another language."""
     if RANKING in spec.params:
         return checks.NONE
-    suited = tuple(flag for flag in CHECKS if flag != MISSING_SENTENCES.flag)
+    suited = tuple(flag for flag in all_checks() if flag != MISSING_SENTENCES.flag)
     context = Context(shortened=True, same_language="prompt" not in spec.params)
     return Checks(suited, context, _LEAST_CONFIDENCE)
 

@@ -14,7 +14,7 @@ from pydantic import Field
 from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.storage.outputs.output_types import TEXT
 from docmill.tasks import languages, prompts
-from docmill.tasks.checks import CHECKS, Checks, Context
+from docmill.tasks.checks import Checks, Context, all_checks
 from docmill.tasks.errors import BadOption, CannotServe
 from docmill.tasks.kinds.base import BuiltIn, Computed, Plan, TaskKind, Traits, pattern, windowed
 from docmill.tasks.kinds.options import KindOptions, Option, Prefixed
@@ -231,7 +231,7 @@ def _to_detect(plan: Plan) -> dict[str, Any]:
 def _checks(spec: Spec, direction: Direction) -> Checks:
     found = ((spec.params.get("source_lang"), direction.sources), (spec.params.get("target_lang"), direction.targets))
     source, target = (_only(asked, known) for asked, known in found)
-    return Checks(tuple(CHECKS), Context(source, target), _LEAST_CONFIDENCE)
+    return Checks(tuple(all_checks()), Context(source, target), _LEAST_CONFIDENCE)
 
 
 def _only(asked: str | None, known: Sequence[str]) -> str | None:

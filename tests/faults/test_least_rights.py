@@ -168,7 +168,7 @@ def test_with_the_rights_that_orders_take_or_as_the_pages_user_for_them_a_worker
     store: Store, tmp_path: Path, redis_url: str, corpus: Path
 ) -> None:
     admin, worker = docmill(tmp_path, store.url(ADMIN), redis_url), take_orders(store, tmp_path, redis_url)
-    for name, several in privileges.ORDERS.items():
+    for name, several in privileges.order_rights().items():
         kind = "SEQUENCE " if several == ("USAGE",) else ""
         store.as_owner(f"GRANT {', '.join(several)} ON {kind}{name} TO {WORKER}")
     with worker.worker("--device", "cpu"):
@@ -216,7 +216,7 @@ def test_a_command_prints_postgresqls_message_for_a_missing_right(
 
 
 def test_the_page_grants_a_worker_what_the_code_asks_for_and_nothing_else(store: Store) -> None:
-    asked = [f"{right} on {name}" for name, several in privileges.WORK.items() for right in several]
+    asked = [f"{right} on {name}" for name, several in privileges.worker_rights().items() for right in several]
     assert store.granted(WORKER) == sorted(asked)
 
 
@@ -265,12 +265,12 @@ def test_a_worker_cannot_change_what_a_pipeline_reads_or_what_a_job_computes(sto
 def test_a_worker_starts_with_the_wider_rights_of_the_release_before_until_they_are_revoked(store: Store) -> None:
     store.as_owner(f"GRANT UPDATE ON job, step TO {WORKER}", f"GRANT SELECT, UPDATE ON pipeline TO {WORKER}")
     database = store.open(WORKER)
-    privileges.require(database, privileges.WORK)
+    privileges.require(database, privileges.worker_rights())
     store.as_owner(f"REVOKE UPDATE ON job, step FROM {WORKER}", f"REVOKE SELECT, UPDATE ON pipeline FROM {WORKER}")
     with pytest.raises(RightMissing, match=r"lacks .*UPDATE \(looked_at\) on pipeline"):
-        privileges.require(database, privileges.WORK)
+        privileges.require(database, privileges.worker_rights())
     store.as_owner(*security.sql(1))
-    privileges.require(database, privileges.WORK)
+    privileges.require(database, privileges.worker_rights())
     database.close()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from docmill.worker.features import BUILT_IN, built_in_features
+from docmill.storage.features import BUILT_IN, built_in_features
 from tests.worker.harness import Docmill, copy_packages
 
 COMMAND = '''
@@ -27,7 +27,7 @@ def greet_command(name: str) -> int:
     return OK
 '''
 FEATURE = """
-from docmill.worker.features import FLEET, Command, Feature
+from docmill.storage.features import FLEET, Command, Feature
 
 FEATURE = Feature("greeting", commands={"greet": Command(FLEET, "Say hello to somebody.", "greeting.command")})
 """
@@ -45,7 +45,7 @@ def test_docmill_works_without_a_feature_of_its_own(module: str, tmp_path: Path)
     [feature] = [feature for feature in built_in_features() if feature.name == name]
     copy_packages(tmp_path / "tree")
     shutil.rmtree(tmp_path / "tree" / "features" / name)
-    listing = tmp_path / "tree" / "worker" / "features.py"
+    listing = tmp_path / "tree" / "storage" / "features.py"
     text = listing.read_text()
     assert text.count(f'    "{module}",\n') == 1
     listing.write_text(text.replace(f'    "{module}",\n', ""))
@@ -80,4 +80,7 @@ def test_an_entry_point_that_is_no_feature_is_named(tmp_path: Path) -> None:
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: wrong\nVersion: 1.0\n")
     (folder / "entry_points.txt").write_text("[docmill.features]\nwrong = json:loads\n")
     docmill = Docmill(tmp_path, {"PYTHONPATH": str(folder.parent)})
-    assert "the entry point wrong of docmill.features is no Feature: json:loads" in docmill("strange", code=2).stderr
+    assert (
+        "docmill: the entry point wrong of docmill.features, of wrong 1.0, is no Feature: json:loads\n"
+        in docmill("strange", code=2).stderr
+    )

@@ -16,6 +16,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from docmill.storage.features import HEADINGS
 from docmill.tasks.errors import hint, nearly
 from docmill.worker.cli.printing import (
     QUIET,
@@ -26,7 +27,6 @@ from docmill.worker.cli.printing import (
     repeat_dropped_interrupts,
 )
 from docmill.worker.cli.registry import all_commands, command_of
-from docmill.worker.features import HEADINGS
 from docmill.worker.jobs.errors import exit_code, sentence
 from docmill.worker.logs import lossy
 from docmill.worker.terminal import warn

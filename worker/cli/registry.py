@@ -1,14 +1,14 @@
 """The commands. A command, or a group of commands, is a function in `worker/cli/commands/` and one line here.
 
-The function is NAME_command, and the line names its module. Features bring more commands (`worker/features.py`). Help
-reads only these lines, so it loads no command's module.
+The function is NAME_command, and the line names its module. Features bring more commands (`storage/features.py`).
+Help reads only these lines, so it loads no command's module.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from docmill.worker.features import (
+from docmill.storage.features import (
     ADMINISTRATION,
     CORPORA,
     FLEET,

@@ -10,7 +10,7 @@ from typing import Any
 from docmill.storage.core.specs import LOW_CONFIDENCE, Spec
 from docmill.storage.steps.conditions import flag_name
 from docmill.tasks import kinds
-from docmill.tasks.checks import CHECKS, Finding, doubt_confidence
+from docmill.tasks.checks import Finding, all_checks, doubt_confidence
 from docmill.tasks.kinds import Traits
 
 # In the words of docs/flags.md; a flag with a value is listed up to its colon.
@@ -21,7 +21,7 @@ MEANINGS: Mapping[str, str] = MappingProxyType(
         "empty_window": "the model made nothing of one of the windows",
         "not_reduced": "the windows' summaries were hardly shorter than the text; they stand one after the other",
         "language_uncertain": "the guess of the language is unsure",
-        **{one.flag: one.doubts for one in CHECKS.values()},
+        **{one.flag: one.doubts for one in all_checks().values()},
         LOW_CONFIDENCE: "the model found its own words improbable",
         "reduced": "the summaries of several windows were summarised again",
         "windowed": "something that is computed as one was longer than the model's window",

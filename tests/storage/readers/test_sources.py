@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from docmill.storage.features import Feature
 from docmill.storage.readers import (
     FieldUnknown,
     Record,
@@ -316,25 +317,23 @@ def test_every_error_pickles_with_its_message(tmp_path: Path) -> None:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Puts a distribution on the path: its name, and what it registers."""
+    """Makes a module, and a feature of its name that brings readers."""
     site = tmp_path / "site"
     site.mkdir()
     monkeypatch.syspath_prepend(str(site))
+    brought: list[Feature] = []
+    monkeypatch.setattr("docmill.storage.readers.sources.features", lambda: brought)
 
     def made(name: str, readers: dict[str, str], code: str = READER) -> None:
         (site / f"{name}.py").write_text(code)
-        about = site / f"{name}-1.0.dist-info"
-        about.mkdir()
-        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        lines = [f"{key} = {value}\n" for key, value in readers.items()]
-        (about / "entry_points.txt").write_text("[docmill.readers]\n" + "".join(lines))
+        brought.append(Feature(name, readers=readers))
 
     yield made
     for name in ("tiny", "other"):
         sys.modules.pop(name, None)
 
 
-def test_a_package_can_read_a_suffix_with_all_that_others_have(install: Install, tmp_path: Path) -> None:
+def test_a_feature_can_read_a_suffix_with_all_that_others_have(install: Install, tmp_path: Path) -> None:
     install("tiny", {".bar": "tiny:rows"})
     raw = b"a|first\nnothing\nb|nul\0\n"
     (tmp_path / "c.BAR").write_bytes(raw)
@@ -349,7 +348,7 @@ def test_a_package_can_read_a_suffix_with_all_that_others_have(install: Install,
         open_source(str(tmp_path / "d.bar.gz"), SourceOptions("body"))
 
 
-def test_a_package_can_read_a_scheme(install: Install) -> None:
+def test_a_feature_can_read_a_scheme(install: Install) -> None:
     install("tiny", {"wiki": "tiny:Wiki"})
     source = open_source("WIKI://en/page", OPTIONS)
     assert source.name == "WIKI://en/page"
@@ -367,12 +366,12 @@ def test_our_own_kinds_come_first(install: Install, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        ("gone:rows", r"of tiny 1\.0 cannot be loaded \(ModuleNotFoundError: No module named 'gone'\)"),
-        ("tiny:gone", r"the reader tiny:gone of tiny 1\.0 cannot be loaded \(AttributeError"),
-        ("tiny:constant", r"the reader tiny:constant of tiny 1\.0 is no function"),
+        ("gone:rows", r"the feature tiny brings gone:rows, which cannot be loaded \(ModuleNotFoundError: No module"),
+        ("tiny:gone", r"the feature tiny brings tiny:gone, which cannot be loaded \(AttributeError"),
+        ("tiny:constant", r"the reader tiny:constant of the feature tiny is no function"),
     ],
 )
-def test_a_reader_that_does_not_load_is_named_with_its_package(
+def test_a_reader_that_does_not_load_is_named_with_its_feature(
     value: str, reason: str, install: Install, tmp_path: Path
 ) -> None:
     install("tiny", {".bar": value, "wiki": value})
@@ -387,7 +386,9 @@ def test_a_reader_that_does_not_load_is_named_with_its_package(
 def test_a_module_that_fails_on_import_is_one_sentence(install: Install, tmp_path: Path) -> None:
     install("tiny", {".bar": "tiny:rows"}, code="raise RuntimeError('one\\ntwo')")
     (tmp_path / "c.bar").write_bytes(b"")
-    with pytest.raises(SourceUnsupported, match=r"cannot be loaded \(RuntimeError: one\)$"):
+    with pytest.raises(
+        SourceUnsupported, match=r"cannot be loaded \(RuntimeError: one\); repair it or uninstall it$"
+    ):
         open_source(str(tmp_path / "c.bar"), OPTIONS)
 
 
@@ -397,14 +398,14 @@ def test_a_reader_that_fails_is_named_and_its_words_are_not_said(install: Instal
         (tmp_path / name).write_bytes(b"")
     records = open_source(str(tmp_path / "c.a"), OPTIONS).records()
     assert isinstance(next(records), Record)
-    with pytest.raises(SourceUnreadable, match=r"c\.a: the reader tiny:breaks of tiny 1\.0 failed \(KeyError\)$"):
+    with pytest.raises(SourceUnreadable, match=r"c\.a: the reader tiny:breaks of the feature tiny failed \(KeyE"):
         next(records)
     *_, last = open_source(str(tmp_path / "*.a"), OPTIONS).records()
-    assert last == Rejection("c.a", "c.a: the reader tiny:breaks of tiny 1.0 failed (KeyError)", fatal=True)
-    with pytest.raises(SourceUnreadable, match=r"tiny:wrong of tiny 1\.0 failed \(TypeError\)"):
+    assert last == Rejection("c.a", "c.a: the reader tiny:breaks of the feature tiny failed (KeyError)", fatal=True)
+    with pytest.raises(SourceUnreadable, match=r"tiny:wrong of the feature tiny failed \(TypeError\)"):
         open_source(str(tmp_path / "c.b"), OPTIONS)
     with pytest.raises(
-        SourceUnreadable, match=r"a://: the reader tiny:refuses of tiny 1\.0 failed \(RuntimeError\)$"
+        SourceUnreadable, match=r"a://: the reader tiny:refuses of the feature tiny failed \(RuntimeError\)$"
     ):
         open_source("a://me:geheim@x", OPTIONS)
     with pytest.raises(SourceUnreadable, match="gives no source"):
@@ -415,7 +416,7 @@ def test_two_readers_of_one_suffix_are_refused_with_both_names(install: Install,
     install("tiny", {".bar": "tiny:rows"})
     install("other", {".bar": "other:rows"})
     (tmp_path / "c.bar").write_bytes(b"")
-    with pytest.raises(SourceUnsupported, match=r"of other 1\.0 and tiny 1\.0; uninstall"):
+    with pytest.raises(SourceUnsupported, match=r"of the features tiny and other; uninstall"):
         open_source(str(tmp_path / "c.bar"), OPTIONS)
 
 

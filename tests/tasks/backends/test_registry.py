@@ -124,7 +124,7 @@ def test_a_kind_without_a_head_for_the_family_has_no_candidates(tmp_path: Path) 
 
 def test_rows_name_qualities_that_options_can_ask_for_and_classes_that_exist() -> None:
     assert len(set(registry.names())) == len(registry.names())
-    for row in registry.BACKENDS:
+    for row in registry.backends():
         for offer in row.offers:
             assert offer.qualities <= {*QUALITIES}
             assert offer.devices <= {registry.CPU, registry.CUDA, registry.REMOTE}

@@ -12,7 +12,7 @@ import pytest
 from docmill.storage.core.specs import CHECKED, DOUBTFUL, LOW_CONFIDENCE, Outcome, Spec, Status
 from docmill.storage.steps.conditions import list_flags
 from docmill.tasks import checks, kinds
-from docmill.tasks.checks import CHECKS, Check, Checks, Context
+from docmill.tasks.checks import Check, Checks, Context, all_checks
 from docmill.tasks.engine.documents import Document, Submission
 from docmill.tasks.kinds import Traits
 from docmill.tasks.kinds.base import Computed, Recipe
@@ -32,7 +32,7 @@ def flags_of(kind: str, model: str = "some/model", **params: object) -> tuple[st
 
 
 def test_every_check_raises_a_flag_that_makes_an_output_doubtful() -> None:
-    assert {*CHECKS} == CHECKED
+    assert {*all_checks()} == CHECKED
     assert CHECKED < DOUBTFUL
 
 
@@ -42,7 +42,7 @@ def test_outputs_that_no_model_words_are_not_checked(kind: str) -> None:
 
 
 def test_the_checks_suit_the_task() -> None:
-    assert flags_of("translate") == tuple(CHECKS)
+    assert flags_of("translate") == tuple(all_checks())
     assert flags_of("generate") == ("repetition",)
     assert {"repetition", "length_ratio", "copied_input"} <= {*flags_of("summarize")}
     assert flags_of("summarize", ranking="rule") == ()
@@ -66,7 +66,7 @@ def test_a_text_that_was_kept_is_not_checked_and_a_found_language_is_told(monkey
         told.append(context)
         return []
 
-    monkeypatch.setattr(checks, "CHECKS", {"repetition": Check("repetition", "", find)})
+    monkeypatch.setattr(checks, "all_checks", lambda: {"repetition": Check("repetition", "", find)})
     assert Checks(("repetition",)).findings("", LOOP, ["language:es", "windowed"]) == []
     assert told == [Context(source="es")]
     monkeypatch.undo()
@@ -80,7 +80,7 @@ def test_a_check_that_raises_finds_nothing_and_is_logged(
     def broken(_given: str, _output: str, _context: Context) -> list[checks.Finding]:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(checks, "CHECKS", {"repetition": Check("repetition", "", broken)})
+    monkeypatch.setattr(checks, "all_checks", lambda: {"repetition": Check("repetition", "", broken)})
     with caplog.at_level(logging.ERROR):
         assert Checks(("repetition",)).findings("", LOOP) == []
     assert "check.raised" in caplog.text
@@ -97,7 +97,7 @@ def test_the_verdicts_on_real_translations_are_those_of_before() -> None:
     found = verdicts.verdicts()
     assert len(found) >= 900
     assert {name: said for name, said in found.items() if said} == kept
-    assert {said.split(" ")[0] for sayings in kept.values() for said in sayings} == {*CHECKS}
+    assert {said.split(" ")[0] for sayings in kept.values() for said in sayings} == {*all_checks()}
 
 
 class Wrote(Recipe):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench import planted
 from bench.planted import Pair
-from docmill.tasks.checks import CHECKS, Checks, Context
+from docmill.tasks.checks import Checks, Context, all_checks
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "french.jsonl"
 KEPT = Path(__file__).with_name("verdicts.json")
@@ -40,7 +40,7 @@ def verdicts() -> dict[str, list[str]]:
 
 
 def _findings(pair: Pair) -> list[str]:
-    checks = Checks(tuple(CHECKS), Context(pair.source, pair.target))
+    checks = Checks(tuple(all_checks()), Context(pair.source, pair.target))
     return [f"{one.flag} {one.start} {one.end} {one.lost}" for one in checks.findings(pair.given, pair.output)]
 
 

@@ -191,7 +191,7 @@ def test_a_kind_without_families_needs_no_model(engine_of: EngineOf, monkeypatch
         output=TEXT,
         recipe=lambda _spec, _traits: TextOnly(lambda computed: computed.done(computed.text.upper())),
     )
-    monkeypatch.setitem(kinds._BY_NAME, "shout", shout)
+    monkeypatch.setitem(kinds._registry()["BY_NAME"], "shout", shout)
     model = shout.model_for(kinds.options("shout"))
     assert model == weightless.NO_MODEL
     pinned = pinning.pin(model, models_dir=None, cache_dir=Path("none"))

@@ -12,9 +12,9 @@ from typing import Any
 import click
 import pytest
 
+from docmill.storage.features import HEADINGS
 from docmill.worker.cli import commands, docmill
 from docmill.worker.cli.registry import OWN_COMMANDS, all_commands
-from docmill.worker.features import HEADINGS
 from tests.worker.harness import ROOT
 
 GREET = '''

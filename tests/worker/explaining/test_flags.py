@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from docmill.storage.core.specs import Spec
 from docmill.storage.steps.conditions import list_flags
-from docmill.tasks.checks import CHECKS
+from docmill.tasks.checks import all_checks
 from docmill.tasks.kinds import Traits
 from docmill.worker.explaining.flags import MEANINGS, meaning, of_output
 
@@ -26,7 +26,7 @@ GIVEN = "Le paquet 1.2 contient 30 fichiers."
 def test_a_flag_has_what_its_check_finds_in_the_output() -> None:
     output = {"text": "The package 1.2 has 40 files."}
     (flag,) = of_output(TRANSLATE, Traits(), GIVEN, output, ("numbers_changed",))
-    assert (flag.name, flag.of, flag.meaning) == ("numbers_changed", "output", CHECKS["numbers_changed"].doubts)
+    assert (flag.name, flag.of, flag.meaning) == ("numbers_changed", "output", all_checks()["numbers_changed"].doubts)
     assert any("40" in line and "characters 20 to 22 of the output" in line for line in flag.evidence)
     assert any("30" in line and "characters 23 to 25 of the input" in line for line in flag.evidence)
 

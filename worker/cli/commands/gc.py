@@ -20,7 +20,7 @@ from docmill.worker.cli.printing import OK, confirmed, print_json, print_rich, s
 from docmill.worker.consoles import table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
-from docmill.worker.settings import RETENTION_RULES, Settings
+from docmill.worker.settings import Settings, retention_rules
 from docmill.worker.stores import open_store
 
 DAY_S = 86_400.0
@@ -277,6 +277,5 @@ def _say_swept(swept: Swept, ages: Ages, as_json: bool) -> int:
 
 
 def _say_unset(ages: Ages) -> None:
-
-    if unset := [rule for rule in RETENTION_RULES if ages.get(rule) is None]:
+    if unset := [rule for rule in retention_rules() if ages.get(rule) is None]:
         say(f"No age is set for {', '.join(unset)}: these rows stay.")

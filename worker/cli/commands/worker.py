@@ -58,8 +58,8 @@ def worker_command(
     logging.getLogger("alembic").setLevel(logging.WARNING)
     devices = choose_devices(settings.device)
     with open_store(settings) as database, open_broker(settings) as broker:
-        privileges.require(database, privileges.WORK)
-        settings = _without_orders(settings, privileges.missing(database, privileges.ORDERS))
+        privileges.require(database, privileges.worker_rights())
+        settings = _without_orders(settings, privileges.missing(database, privileges.order_rights()))
         broker.require_rights(takes_orders=settings.takes_orders)
         say(f"Worker on {', '.join(devices)}: lanes {', '.join(settings.lanes)}; store {database}; queue {broker}.")
         supervisor = Supervisor(settings, database, broker, devices)

@@ -1,0 +1,150 @@
+"""Features that stand beside the core: what each brings, and where they are found.
+
+A feature of docmill's own is a folder in `features/` and a line of `BUILT_IN`. A distribution names its features in
+the entry point group `docmill.features`. The registries of the core ask this module, and name no feature.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pkgutil import resolve_name
+from typing import Any, NamedTuple, TypeVar
+
+from docmill.storage.errors import StorageError
+
+T = TypeVar("T")
+
+WORK, RESULTS, CORPORA = "Work", "Results", "Corpora"
+PIPELINES, FLEET, ADMINISTRATION = "Pipelines", "Fleet", "Administration"
+HEADINGS = (WORK, RESULTS, CORPORA, PIPELINES, FLEET, ADMINISTRATION)
+GROUP = "docmill.features"
+BUILT_IN = (
+    "docmill.features.batch_files",
+    "docmill.features.comparing",
+    "docmill.features.near_duplicates",
+    "docmill.features.reviewing",
+    "docmill.features.top",
+)
+
+
+class FeatureInvalid(StorageError):
+    """A feature cannot be used."""
+
+
+class Command(NamedTuple):
+    """A command's heading in the help, its line there, and its module. Its function there is NAME_command."""
+
+    heading: str
+    about: str
+    module: str
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature's name, and what it brings. A value is named as `module:NAME`, and loads when it is needed.
+
+    ``commands``: the command line's commands, by their names.
+    ``kinds``: kinds of task (`tasks.kinds.base.TaskKind`).
+    ``backends``: rows of the registry (`tasks.backends.registry.Row`). They come after docmill's own.
+    ``readers``: functions that read files with a suffix (`.xyz`), or open URLs with a scheme (`xyz`).
+    ``checks``: checks of outputs (`tasks.checks.base.Check`), by the flags that they raise.
+    ``filters``: filters of documents (`storage.steps.filters.DocumentFilter`), by their names for `--leave-out`.
+    ``tables``: SQLAlchemy's MetaData of the feature's own tables. `docmill db upgrade` makes those that are missing.
+    ``worker_rights``, ``order_rights``: rights to these tables (`storage.core.privileges`) that a worker needs, and
+    that it needs to take orders.
+    ``dependents``: what deletion has to ask or tell the feature (`storage.deletion.dependents.Dependent`).
+    ``retention``: rules by their names (`storage.deletion.retention.Rule`), each with an age in the settings' file.
+    """
+
+    name: str
+    commands: Mapping[str, Command] = field(default_factory=dict)
+    kinds: Sequence[str] = ()
+    backends: Sequence[str] = ()
+    readers: Mapping[str, str] = field(default_factory=dict)
+    checks: Mapping[str, str] = field(default_factory=dict)
+    filters: Mapping[str, str] = field(default_factory=dict)
+    tables: Sequence[str] = ()
+    worker_rights: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    order_rights: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    dependents: Sequence[str] = ()
+    retention: Mapping[str, str] = field(default_factory=dict)
+
+    def load(self, reference: str, kind: type[T]) -> T:
+        """Return a value that the feature names. Raises FeatureInvalid if it does not load, or is of another type."""
+        try:
+            value = resolve_name(reference)
+        except Exception as error:
+            raise FeatureInvalid(f"the feature {self.name} brings {reference}, which {_why(error)}") from error
+        if not isinstance(value, kind):
+            raise FeatureInvalid(f"the feature {self.name} brings {reference}, which is no {kind.__name__}")
+        return value
+
+
+@cache
+def built_in_features() -> tuple[Feature, ...]:
+    """Return docmill's own features."""
+    return tuple(importlib.import_module(module).FEATURE for module in BUILT_IN)
+
+
+@cache
+def features() -> tuple[Feature, ...]:
+    """Return docmill's own features, then those of other distributions in the order of their names.
+
+    Raises FeatureInvalid for a distribution's feature that does not load.
+    """
+    points = sorted(entry_points(group=GROUP), key=lambda point: point.name)
+    return (*built_in_features(), *map(_load_feature, points))
+
+
+def _load_feature(point: EntryPoint) -> Feature:
+    distribution = f", of {point.dist.name} {point.dist.version}" if point.dist is not None else ""
+    described = f"the entry point {point.name} of {GROUP}{distribution}"
+    try:
+        feature = point.load()
+    except Exception as error:
+        raise FeatureInvalid(f"{described}, {_why(error)}") from error
+    if not isinstance(feature, Feature):
+        raise FeatureInvalid(f"{described}, is no Feature: {point.value}")
+    return feature
+
+
+def _why(error: Exception) -> str:
+    said = (str(error).splitlines() or [""])[0]
+    return f"cannot be loaded ({type(error).__name__}: {said}); repair it or uninstall it"
+
+
+def load_all(part: str, kind: type[T]) -> Iterator[T]:
+    """Yield what all features bring of a part, such as "kinds", loaded. Raises FeatureInvalid."""
+    for feature in features():
+        brought: Any = getattr(feature, part)
+        for reference in brought.values() if isinstance(brought, Mapping) else brought:
+            yield feature.load(reference, kind)
+
+
+def flags_of_checks() -> frozenset[str]:
+    """Return the flags that checks of features raise; none if a feature does not load, of which others tell."""
+    with suppress(FeatureInvalid):
+        return frozenset(flag for feature in features() for flag in feature.checks)
+    return frozenset()
+
+
+def find_command(name: str) -> Command | None:
+    """Return a feature's command; None if there is no such command. Other distributions are looked at last."""
+    for of_features in (built_in_features, features):
+        for feature in of_features():
+            if name in feature.commands:
+                return feature.commands[name]
+    return None
+
+
+def feature_commands() -> dict[str, Command]:
+    """Return the commands of all features by their names. A name that is taken keeps its first command."""
+    commands: dict[str, Command] = {}
+    for feature in features():
+        commands |= {name: command for name, command in feature.commands.items() if name not in commands}
+    return commands
