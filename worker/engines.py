@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
 from docmill.tasks.backends import registry
+from docmill.tasks.engine.documents import cut_each
+from docmill.tasks.engine.engine import Engine
 from docmill.tasks.errors import CannotServe, ServerUnreachable
 from docmill.tasks.models import weightless
 from docmill.tasks.specs import pinning
@@ -31,7 +33,6 @@ from docmill.worker.settings import ANSWERS, Settings, visible_cuda_devices
 
 if TYPE_CHECKING:
     from docmill.tasks.backends import Backend
-    from docmill.tasks.engine.engine import Engine
     from docmill.tasks.kinds.base import Recipe
 
 _NO_CUDA = frozenset({registry.CPU, registry.REMOTE})
@@ -152,8 +153,6 @@ def settled(open_one: Callable[[Spec], Backend]) -> Callable[[Spec], Backend]:
 @contextmanager
 def running(settings: Settings, device: str) -> Iterator[Engine]:
     """Run an engine on the device for the length of the block."""
-    from docmill.tasks.engine.engine import Engine
-
     engine = Engine(opener(settings, device))
     engine.start()
     try:
@@ -214,8 +213,6 @@ def main() -> None:
 
 
 def _measure(order: dict[str, Any]) -> Sample:
-    from docmill.tasks.engine.engine import Engine
-
     settings, spec = Settings.model_validate(order["settings"]), Spec.from_json(order["spec"])
     engine = Engine(opener(settings, order["device"], provisional=False))  # a long job's backend is what counts
     engine.start()
@@ -269,8 +266,6 @@ def counting(settings: Settings, device: str, spec: Spec) -> Iterator[Count | No
 
 def _counted(recipe: Recipe, backend: Backend, texts: Sequence[str]) -> int:
     """Return the tokens of the first round. A text that cannot be cut will fail, and costs nothing."""
-    from docmill.tasks.engine.documents import cut_each
-
     cut_texts = [windows for windows in cut_each(recipe, backend, texts) if not isinstance(windows, Exception)]
     encoded = [window.encoded for windows in cut_texts for window in windows]
     return sum(window.tokens for window in encoded if window is not None)

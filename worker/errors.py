@@ -1,11 +1,9 @@
 """Errors of settings, queues and messages.
 
 WorkerError
-├── SettingsError        settings that are unknown or bad, all of them at once
-├── BrokerUnreachable    no Redis, or one that refuses
-├── EmbeddedServerError  the embedded Redis-protocol server does not start here
-├── ReviewRefused        a judged file that cannot be taken
-└── BadMessage           a message that is not of this protocol
+├── SettingsError      settings that are unknown or bad, all of them at once
+├── BrokerUnreachable  no Redis, one that refuses, or an embedded one that does not start here
+└── BadMessage         a message that is not of this protocol
 """
 
 from __future__ import annotations
@@ -24,14 +22,6 @@ class SettingsError(WorkerError):
 
 class BrokerUnreachable(WorkerError):
     """Redis cannot be reached."""
-
-
-class EmbeddedServerError(WorkerError):
-    """The embedded Redis-protocol server does not start on this machine; set DOCMILL_REDIS_URL to one that runs."""
-
-
-class ReviewRefused(WorkerError):
-    """The judged file cannot be taken."""
 
 
 class BadMessage(WorkerError):

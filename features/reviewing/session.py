@@ -19,7 +19,7 @@ from docmill.features.reviewing.population import Item, Population, ReviewedStep
 from docmill.storage.core.database import Database
 from docmill.storage.json_values import Json
 from docmill.storage.outputs.columns import Column, Form
-from docmill.worker.errors import ReviewRefused
+from docmill.worker.errors import WorkerError
 
 AHEAD = 50  # outputs that are read at once
 
@@ -84,11 +84,11 @@ class Review:
         return sum(self._store(spec_id, of_spec) for spec_id, of_spec in by_spec.items())
 
     def take(self, entries: Sequence[Entry], judged_by: str) -> int:
-        """Store the judgements of a file, if all can be stored. Return their number. Raises ReviewRefused."""
+        """Store the judgements of a file, if all can be stored. Return their number. Raises WorkerError."""
         ids = {sha256: spec_id for spec_id, sha256 in self.reviewed.specs.items()}
         for entry in entries:
             if entry.spec not in ids:
-                raise ReviewRefused(
+                raise WorkerError(
                     f"{entry.place}: this is no output of step {self.reviewed.step.name} of job "
                     f"{self.reviewed.job}; import the file for the job that it was exported from"
                 )
@@ -99,7 +99,7 @@ class Review:
             found = judgements.contents_of(self.database, spec_id, {entry.sha256 for entry in of_spec})
             for entry in of_spec:
                 if entry.sha256 not in found:
-                    raise ReviewRefused(f"{entry.place}: the store has no output of this text, or it was removed")
+                    raise WorkerError(f"{entry.place}: the store has no output of this text, or it was removed")
                 one = Judged(found[entry.sha256], entry.verdict, entry.judged_by or judged_by, entry.seed, entry.note)
                 if one.verdict is not Verdict.SKIPPED or one.content_id not in known:
                     taken[spec_id].append(one)
@@ -171,18 +171,18 @@ def rows_of(items: Iterable[Item], seed: int) -> Iterator[dict[str, str | int]]:
 def read(path: Path) -> list[Entry]:
     """Return the verdicts of a judged file, up to the last one that is good or bad.
 
-    An output without a verdict counts as skipped if a later one has a verdict. Raises ReviewRefused with the place.
+    An output without a verdict counts as skipped if a later one has a verdict. Raises WorkerError with the place.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ReviewRefused(f"{path}: {why}") from error
+        raise WorkerError(f"{path}: {why}") from error
     found = [*(_csv_entries(path, text) if path.suffix.lower() == ".csv" else _json_entries(path, text))]
     places: dict[bytes, str] = {}
     for entry in found:
         if entry.sha256 in places:
-            raise ReviewRefused(f"{entry.place}: it is the output of {places[entry.sha256]} again; delete one")
+            raise WorkerError(f"{entry.place}: it is the output of {places[entry.sha256]} again; delete one")
         places[entry.sha256] = entry.place
     last = max((n for n, entry in enumerate(found, 1) if entry.verdict is not Verdict.SKIPPED), default=0)
     return found[:last]
@@ -197,29 +197,29 @@ def _csv_entries(path: Path, text: str) -> Iterator[Entry]:
     try:
         names = [name.strip() for name in next(reader, [])]
         if missing := [name for name in KEYS if name not in names]:
-            raise ReviewRefused(f"{path}:1: missing columns: {', '.join(missing)}; export the sample again")
+            raise WorkerError(f"{path}:1: missing columns: {', '.join(missing)}; export the sample again")
         line = reader.line_num + 1
         for row in reader:
             if row and len(row) != len(names):
-                raise ReviewRefused(f"{path}:{line}: it has {len(row)} columns, but the first line has {len(names)}")
+                raise WorkerError(f"{path}:{line}: it has {len(row)} columns, but the first line has {len(names)}")
             if row:
                 yield _entry(f"{path}:{line}", dict(zip(names, row, strict=True)))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise ReviewRefused(f"{path}:{reader.line_num}: {error}") from error
+        raise WorkerError(f"{path}:{reader.line_num}: {error}") from error
 
 
 def _json_entries(path: Path, text: str) -> Iterator[Entry]:
     try:
         tasks = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise ReviewRefused(f"{path}:{error.lineno}: {error.msg}") from error
+        raise WorkerError(f"{path}:{error.lineno}: {error.msg}") from error
     if not isinstance(tasks, list):
-        raise ReviewRefused(f"{path}: it is no list of tasks; export from Label Studio as JSON or JSON-MIN")
+        raise WorkerError(f"{path}: it is no list of tasks; export from Label Studio as JSON or JSON-MIN")
     for number, task in enumerate(tasks, 1):
         place = f"{path}, task {number}"
         if not isinstance(task, dict):
-            raise ReviewRefused(f"{place}: it is no task of Label Studio")
+            raise WorkerError(f"{place}: it is no task of Label Studio")
         data = task.get("data")
         yield _entry(place, {**data, **_annotated(task)} if isinstance(data, dict) else task)
 
@@ -246,19 +246,19 @@ def _only(value: Json) -> Json:
 
 
 def _entry(place: str, row: Mapping[str, Any]) -> Entry:
-    """Return the verdict of a row or a task. Raises ReviewRefused."""
+    """Return the verdict of a row or a task. Raises WorkerError."""
     if missing := [name for name in KEYS[1:] if row.get(name) is None or row[name] == ""]:
-        raise ReviewRefused(f"{place}: {', '.join(missing)} is missing; export the sample again")
+        raise WorkerError(f"{place}: {', '.join(missing)} is missing; export the sample again")
     verdict = row.get("verdict") or ""
     if not isinstance(verdict, str) or verdict.strip().lower() not in WORDS:
-        raise ReviewRefused(f"{place}: the verdict is {verdict!r}; write good or bad, or leave it empty")
+        raise WorkerError(f"{place}: the verdict is {verdict!r}; write good or bad, or leave it empty")
     changed = f"{place}: seed, spec or text_sha256 was changed; export the sample again"
     if not all(isinstance(row[name], str | int) for name in KEYS[1:]):
-        raise ReviewRefused(changed)
+        raise WorkerError(changed)
     try:
         sha256, seed = bytes.fromhex(str(row["text_sha256"])), int(row["seed"])
     except ValueError as error:
-        raise ReviewRefused(changed) from error
+        raise WorkerError(changed) from error
     note, by = row.get("note"), row.get("judged_by") or row.get("annotator")
     if isinstance(by, dict):
         by = by.get("email") or by.get("id")

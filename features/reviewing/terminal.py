@@ -19,7 +19,7 @@ from docmill.storage.steps.risk import FLAG
 from docmill.worker import consoles
 from docmill.worker.cli.printing import say, say_rich
 from docmill.worker.consoles import table
-from docmill.worker.errors import ReviewRefused
+from docmill.worker.errors import WorkerError
 from docmill.worker.formatting import printable
 from docmill.worker.terminal import warn
 
@@ -119,7 +119,7 @@ def _ask_for_keys() -> Answer | str:
 def _read_line(numbers: Iterator[int]) -> Answer | str:
     """Read a line with a letter and an optional note. Return the verdict, BACK, or QUIT at the end.
 
-    A line without a verdict raises ReviewRefused: if it were passed over, those after it would judge wrong outputs.
+    A line without a verdict raises WorkerError: if it were passed over, those after it would judge wrong outputs.
     """
     line = sys.stdin.readline()
     if not line:
@@ -133,7 +133,7 @@ def _read_line(numbers: Iterator[int]) -> Answer | str:
         return BACK
     if letter in {*KEYS, *Verdict, "skip"}:
         return Answer(KEYS[letter[0]], note.strip() or None)
-    raise ReviewRefused(
+    raise WorkerError(
         f"line {number}: {letter!r} is no verdict; write g, b, s, u or q. The lines before it are stored: "
         f"correct this line, and give the same command the lines from {number}"
     )

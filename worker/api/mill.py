@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias, Unpack
 
 from docmill.storage.core.database import Database
+from docmill.storage.core.normalize import normalize
+from docmill.storage.readers import Record
 from docmill.storage.results.status import JobStatus, list_statuses
-from docmill.worker.api.corpora import Hit, find_hits
+from docmill.storage.search.search import Hit as StoredHit
 from docmill.worker.api.documents import Documents, ReadOnce, make_table_by_row, one_run_at_a_time, require_arrow
 from docmill.worker.api.errors import Error, explained
 from docmill.worker.api.job import Job, Pipelines, listen
 from docmill.worker.api.options import Options, request_of
 from docmill.worker.engines import devices_for
 from docmill.worker.formatting import summary
-from docmill.worker.jobs import search as of_search
 from docmill.worker.jobs.run import OpenStore, run_request
+from docmill.worker.jobs.search import SearchOptions, open_search
 from docmill.worker.jobs.submission import submit
 from docmill.worker.settings import Settings, load_settings
 from docmill.worker.stores import open_store
@@ -114,6 +118,29 @@ def connect(
     """
     options = {"device": device, "backend": backend, "endpoint": endpoint}
     return Mill(_settings(database_url, redis_url, store=store, **options))
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A document that was found. `score` is the cosine of its vector with the query's.
+
+    `passage` is the part of the text that matched, or None if the text has only one vector and `passages` was False.
+    `meta` has the document's other fields.
+    """
+
+    id: str
+    score: float
+    text: str
+    passage: str | None
+    meta: Mapping[str, Any]
+
+
+def _passage_of(hit: StoredHit) -> str | None:
+    return None if hit.passage is None else hit.text[slice(*hit.passage)]
+
+
+def _refuse(where: str, reason: str) -> NoReturn:
+    raise Error(f"{where}: {reason}")
 
 
 class Mill:
@@ -225,8 +252,14 @@ class Mill:
         """
         if prompt is not None and prompt_name is not None:
             raise Error("prompt_name and prompt do not go together: give one of them")
-        wanted = of_search.SearchOptions(top, job, exact, passages, prompt, prompt_name)
-        return find_hits(self._settings, self.database, corpus, text, wanted, listen(progress))
+        if not text.strip():
+            raise Error("the text of a search is empty")
+        options = SearchOptions(top, job, exact, passages, prompt, prompt_name)
+        query = Record("", normalize(text)[0], {}, (), "the text")
+        listener = listen(progress)
+        with open_search(self._settings, self.database, corpus, options, _refuse, listener) as opened:
+            [(_, hits)] = opened.answers([query])
+        return [Hit(hit.id, hit.score, hit.text, _passage_of(hit), hit.meta) for hit in hits]
 
     def _enqueue(
         self, reading: ReadOnce, task: str, values: dict[str, Any], progress: bool, key: str | None = None

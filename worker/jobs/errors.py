@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import errno
 
+from docmill.storage import errors as of_storage
+from docmill.tasks.errors import HubUnreachable, ServerUnreachable, TaskError
+from docmill.worker.errors import BrokerUnreachable, WorkerError
+
 BAD_INPUT, UNREACHABLE = 2, 3
 
 
 def exit_code(error: Exception) -> int | None:
     """Return the exit code for an error of ours that its sentence explains, None for a bug."""
-    from docmill.storage import errors as of_storage
-    from docmill.tasks.errors import HubUnreachable, ServerUnreachable, TaskError
-    from docmill.worker.errors import BrokerUnreachable, EmbeddedServerError, WorkerError
-
     away = (
         *(of_storage.DatabaseUnreachable, of_storage.DatabaseBusy, of_storage.DatabaseReadOnly),
         *(of_storage.RightMissing, of_storage.SchemaOutOfDate, of_storage.UnexpectedDatabaseError),
-        *(BrokerUnreachable, EmbeddedServerError, HubUnreachable, ServerUnreachable),
+        *(BrokerUnreachable, HubUnreachable, ServerUnreachable),
     )
     if isinstance(error, away):
         return UNREACHABLE

@@ -12,7 +12,7 @@ import pytest
 from docmill.features.reviewing.judgements import Verdict
 from docmill.features.reviewing.population import Item
 from docmill.features.reviewing.session import read, rows_of, write_csv, write_json
-from docmill.worker.errors import ReviewRefused
+from docmill.worker.errors import WorkerError
 
 ITEMS = [Item(n, bytes([n]) * 32, f"d{n}", "ligne\nune", f"=out,{n}", "aa") for n in (1, 2, 3, 4)]
 
@@ -103,5 +103,5 @@ def test_what_is_wrong_in_a_file_is_said_with_its_place(
 ) -> None:
     if text is not None:
         written(tmp_path, name, text)
-    with pytest.raises(ReviewRefused, match=says):
+    with pytest.raises(WorkerError, match=says):
         read(tmp_path / name)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from docmill.features.reviewing.risk import features, fit
-from docmill.worker.errors import ReviewRefused
+from docmill.worker.errors import WorkerError
 
 
 def judged(n: int) -> list[tuple[dict[str, Any], bool]]:
@@ -44,11 +44,11 @@ def test_a_risk_tells_good_from_bad_and_is_as_high_as_the_share_of_bad_ones() ->
 
 
 def test_too_few_judgements_and_verdicts_that_nothing_tells_apart_give_no_risk() -> None:
-    with pytest.raises(ReviewRefused, match=r"there are \d+ good and \d+ bad"):
+    with pytest.raises(WorkerError, match=r"there are \d+ good and \d+ bad"):
         fit(judged(199))
-    with pytest.raises(ReviewRefused, match="20 good and 20 bad ones"):
+    with pytest.raises(WorkerError, match="20 good and 20 bad ones"):
         fit([(row, False) for row, _ in judged(250)])
-    with pytest.raises(ReviewRefused, match="do not tell the good outputs from the bad"):
+    with pytest.raises(WorkerError, match="do not tell the good outputs from the bad"):
         fit([(row, is_bad) for is_bad in (True, False) for row, _ in judged(110)])
 
 
