@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from docmill.storage.features import BUILT_IN, built_in_features
-from tests.worker.harness import Docmill, copy_packages
+from tests.test_docs import DOCS, fences
+from tests.worker.harness import ROOT, Docmill, copy_packages
 
+INIT = """
+from docmill.storage.features import FLEET, Command, Feature
+
+FEATURE = Feature(
+    "greeting",
+    commands={"greet": Command(FLEET, "Say hello to somebody.", "greeting.command")},
+    kinds=["greeting.kinds:SENTENCES"],
+    backends=["greeting.backend:ROW"],
+    readers={".bars": "greeting.reader:rows"},
+    checks={"shouting": "greeting.checks:SHOUTING"},
+)
+"""
 COMMAND = '''
 """`docmill greet`: say hello."""
 
@@ -26,11 +44,68 @@ def greet_command(name: str) -> int:
     answer(f"Hello, {name}.")
     return OK
 '''
-FEATURE = """
-from docmill.storage.features import FLEET, Command, Feature
+BACKEND = '''
+"""Writes each text in capitals."""
 
-FEATURE = Feature("greeting", commands={"greet": Command(FLEET, "Say hello to somebody.", "greeting.command")})
-"""
+from docmill.tasks.backends.registry import Offer, Row
+from docmill.tasks.backends.static import StaticLoop
+from docmill.tasks.batching import Budget
+from docmill.tasks.kinds.base import Traits
+from docmill.tasks.models.families import Family
+from docmill.tasks.outputs import Generated, Head
+from docmill.tasks.windows.windows import Encoded
+
+
+class CapitalsBackend:
+    def __init__(self, assignment):
+        self.traits = Traits()
+        self.limit_tokens = 512
+        self._device = assignment.device
+        self._loop = StaticLoop(self._compute, Budget(tokens=512, rows=8))
+
+    def encode(self, texts):
+        return [Encoded(max(1, len(text.split())), text) for text in texts]
+
+    def run(self, source):
+        return self._loop.run(source)
+
+    def runtime(self):
+        return {"device": self._device, "precision": "none", "backend": "capitals", "versions": {}}
+
+    def close(self):
+        pass
+
+    def _compute(self, items):
+        return [Generated(item.encoded.features.upper(), item.tokens) for item in items]
+
+
+ROW = Row("capitals", "json", (Offer("greeting.backend:CapitalsBackend", Head.SEQ2SEQ_TEXT, {Family.SEQ2SEQ, None}),))
+'''
+CHECKS = '''
+"""Doubts outputs without a small letter."""
+
+from docmill.tasks.checks.base import Check, Finding
+
+
+def find(given, output, context):
+    if output.isupper():
+        yield Finding("shouting", "it has no small letter", 0, len(output))
+
+
+SHOUTING = Check("shouting", "the output has no small letter", find)
+'''
+
+
+def install(site: Path, name: str, modules: Mapping[str, str], feature: str) -> Docmill:
+    """Return a docmill beside an installed distribution of these modules, whose entry point is a feature."""
+    (site / name).mkdir(parents=True)
+    for module, text in modules.items():
+        (site / name / f"{module}.py").write_text(text.lstrip())
+    about = site / f"{name}-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[docmill.features]\n{name} = {feature}\n")
+    return Docmill(site.parent, {"PYTHONPATH": str(site)})
 
 
 def run_a_job(docmill: Docmill) -> None:
@@ -57,30 +132,66 @@ def test_docmill_works_without_a_feature_of_its_own(module: str, tmp_path: Path)
         assert f"There is no command '{command}'." in docmill(command, code=2).stderr
 
 
-def test_a_distribution_brings_a_command(tmp_path: Path) -> None:
-    site = tmp_path / "site"
-    (site / "greeting").mkdir(parents=True)
-    (site / "greeting" / "__init__.py").write_text(FEATURE)
-    (site / "greeting" / "command.py").write_text(COMMAND.lstrip())
-    (site / "greeting-1.0.dist-info").mkdir()
-    (site / "greeting-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: greeting\nVersion: 1.0\n")
-    (site / "greeting-1.0.dist-info" / "entry_points.txt").write_text(
-        "[docmill.features]\ngreeting = greeting:FEATURE\n"
-    )
-    docmill = Docmill(tmp_path, {"PYTHONPATH": str(site)})
+def test_a_distribution_brings_a_kind_a_backend_a_reader_a_check_and_a_command(tmp_path: Path) -> None:
+    page = {Path(fence.title).stem: fence.text for fence in fences(DOCS / "extending.md") if fence.title}
+    modules = {"__init__": INIT, "kinds": page["sentences"], "reader": page["bars"]}
+    modules |= {"command": COMMAND, "backend": BACKEND, "checks": CHECKS}
+    docmill = install(tmp_path / "site", "greeting", modules, "greeting:FEATURE")
     assert docmill("greet", "Ada").stdout == "Hello, Ada.\n"
     assert "Say hello to somebody." in docmill("--help").stdout
     assert "--quiet" in docmill("greet", "--help").stdout
-    run_a_job(docmill)
+    (tmp_path / "notes.bars").write_text("n|Yes. This is a longer sentence. Is it?\n")
+    docmill("run", "notes.bars", "--task", "sentences", "--min-chars", "5")
+    assert [(result["id"], result["text"]) for result in docmill.results(1)] == [("n", "2")]
+    model = ROOT / "examples" / "models" / "synopsis-ddtp"
+    docmill("run", "notes.bars", "--task", "summarize", "--model", model, "--backend", "capitals")
+    [result] = docmill.results(2)
+    assert (result["text"], "shouting" in result["flags"]) == ("YES. THIS IS A LONGER SENTENCE. IS IT?", True)
+    assert [result["id"] for result in docmill.results(2, "--flagged")] == ["n"]
 
 
-def test_an_entry_point_that_is_no_feature_is_named(tmp_path: Path) -> None:
-    folder = tmp_path / "site" / "wrong-1.0.dist-info"
-    folder.mkdir(parents=True)
-    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: wrong\nVersion: 1.0\n")
-    (folder / "entry_points.txt").write_text("[docmill.features]\nwrong = json:loads\n")
-    docmill = Docmill(tmp_path, {"PYTHONPATH": str(folder.parent)})
-    assert (
-        "docmill: the entry point wrong of docmill.features, of wrong 1.0, is no Feature: json:loads\n"
-        in docmill("strange", code=2).stderr
+@pytest.mark.parametrize(
+    ("feature", "reason"),
+    [
+        ("json:loads", "is no Feature: json:loads"),
+        ("wrong:GONE", "cannot be loaded (AttributeError: module 'wrong' has no attribute 'GONE')"),
+        (
+            "wrong.more:FEATURE",
+            "cannot be loaded (TypeError: Feature.__init__() got an unexpected keyword argument 'kind')",
+        ),
+    ],
+)
+def test_an_entry_point_that_is_no_feature_is_named(feature: str, reason: str, tmp_path: Path) -> None:
+    modules = {
+        "__init__": "",
+        "more": 'from docmill.storage.features import Feature\n\nFEATURE = Feature("a", kind=[])\n',
+    }
+    docmill = install(tmp_path / "site", "wrong", modules, feature)
+    said = docmill("strange", code=2).stderr
+    assert said.startswith(f"docmill: the entry point wrong of docmill.features, of wrong 1.0, {reason}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.long
+def test_the_fast_tests_of_the_core_pass_without_any_feature(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    copy_packages(tree)
+    for folder in (tree / "features").iterdir():
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    listing = tree / "storage" / "features.py"
+    listing.write_text(re.sub(r"BUILT_IN = \(\n.*?\n\)", "BUILT_IN = ()", listing.read_text(), flags=re.DOTALL))
+    shutil.copytree(ROOT / "tests", tree / "tests", ignore=shutil.ignore_patterns("__pycache__", "features"))
+    for name in ("bench", "deploy", "docs", "examples", "release", "pyproject.toml"):
+        (tree / name).symlink_to(ROOT / name)
+    core = [f"tests/{name}" for name in ("frozen", "storage", "tasks", "worker")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-m", "fast and not long", "-p", "no:cacheprovider", *core],
+        cwd=tree,
+        env={**os.environ, "PYTHONPATH": str(tree)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
+    assert done.returncode == 0, done.stdout
+    assert "docmill.features" not in done.stdout
