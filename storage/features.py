@@ -26,7 +26,9 @@ GROUP = "docmill.features"
 BUILT_IN = (
     "docmill.features.batch_files",
     "docmill.features.comparing",
+    "docmill.features.explaining",
     "docmill.features.near_duplicates",
+    "docmill.features.reports",
     "docmill.features.reviewing",
     "docmill.features.top",
 )
@@ -59,6 +61,7 @@ class Feature:
     that it needs to take orders.
     ``dependents``: what deletion has to ask or tell the feature (`storage.deletion.dependents.Dependent`).
     ``retention``: rules by their names (`storage.deletion.retention.Rule`), each with an age in the settings' file.
+    ``pages``: pages of `docmill web` (`worker.web.page.Page`).
     """
 
     name: str
@@ -73,6 +76,7 @@ class Feature:
     order_rights: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dependents: Sequence[str] = ()
     retention: Mapping[str, str] = field(default_factory=dict)
+    pages: Sequence[str] = ()
 
     def load(self, reference: str, kind: type[T]) -> T:
         """Return a value that the feature names. Raises FeatureInvalid if it does not load, or is of another type."""

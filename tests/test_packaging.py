@@ -28,7 +28,9 @@ from pathlib import Path
 from typing import Any, assert_type
 
 import docmill
+from docmill.features.explaining.api import explain
 from docmill.features.near_duplicates.api import dedup
+from docmill.features.reports.api import report
 
 table = docmill.run(["A text."], "translate", from_="fr", to="en", beams=4)
 docmill.run({"x": 1}.keys(), "classify", labels=["a", "b"], store="folder", progress=False)
@@ -48,9 +50,9 @@ with docmill.connect("postgresql://db/docmill", "redis://queue") as mill:
     print(job.to_arrow(step="english").num_rows, job.to_pandas(partial=True).columns)
     assert_type(job.retry("transient"), int)
     assert_type([job.cancel(), job.pause(), job.resume(), job.priority(3)], list[bool])
-    job.report(Path("report.html"), with_text=False)
+    report(job, Path("report.html"), with_text=False)
     assert_type([status.state for status in mill.jobs(limit=5)], list[str])
-    assert_type(mill.job(7).explain("doc-1"), dict[str, Any])
+    assert_type(explain(mill.job(7), "doc-1"), dict[str, Any])
     found = mill.search("notes", "a query", top=3, exact=True)
     assert_type(found[0].meta.get("author"), Any | None)
     assert_type(dedup(mill, "notes", shingle=("words", 3)).repeats, int)

@@ -318,6 +318,11 @@ def lost(status: JobStatus) -> str | None:
     return "; ".join(said) or None
 
 
+REASON_CLASSES: Mapping[str, str] = {
+    "transient": "(class transient: a retry can help)",
+    "document": "(class document: a retry gives the same, unless the text or the options change)",
+    "model": "(class model: a retry gives the same with this model)",
+}
 REMOVED = {
     "step_texts": "what `docmill retry` needs",
     "shards": "single shards; the counts stay",

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from types import MappingProxyType
 
-from docmill.storage.core.specs import DOUBTFUL, Outcome
+from docmill.storage.core.specs import DOUBTFUL, LOW_CONFIDENCE, Outcome
 from docmill.storage.features import FeatureInvalid, load_all
 from docmill.storage.outputs.output_types import TEXTS
+from docmill.storage.steps.conditions import flag_name
 from docmill.tasks.checks.base import Check, Context, Finding, doubt_confidence
 from docmill.tasks.checks.coverage import COPIED_INPUT, LENGTH_RATIO, MISSING_SENTENCES
 from docmill.tasks.checks.names import NAMES_CHANGED
@@ -46,6 +47,38 @@ def all_checks() -> Mapping[str, Check]:
         if check.flag not in DOUBTFUL:
             raise FeatureInvalid(f"a feature brings a check for the flag {check.flag} under another name")
     return MappingProxyType(checks)
+
+
+@cache
+def _meanings() -> Mapping[str, str]:
+    # In the words of docs/flags.md; a flag with a value is listed up to its colon.
+    return {
+        "output_truncated": "an output stopped at the model's limit and may lack its end",
+        "empty": "the model made nothing of the text",
+        "empty_window": "the model made nothing of one of the windows",
+        "not_reduced": "the windows' summaries were hardly shorter than the text; they stand one after the other",
+        "language_uncertain": "the guess of the language is unsure",
+        **{check.flag: check.doubts for check in all_checks().values()},
+        LOW_CONFIDENCE: "the model found its own words improbable",
+        "reduced": "the summaries of several windows were summarised again",
+        "windowed": "something that is computed as one was longer than the model's window",
+        "language": "the language that was found",
+        "already_in_target": "the text is in the target language, and is its own translation",
+        "attachments_left_out": "the mail has attachments, which are not read",
+        "value_left_out": "a column of the source has no name, or a value for which JSON has no form",
+        "recognised": "the text, or a part of it, was recognised in pictures of pages (--ocr)",
+        "nul_replaced": "the reader replaced NUL characters by U+FFFD",
+        "surrogate_replaced": "the reader replaced halves of characters by U+FFFD",
+        "invalid_utf8": "the reader replaced bytes that are no UTF-8 by U+FFFD",
+        "assumed_cp1252": "the reader read bytes that are no UTF-8 as Windows-1252",
+        "output_nul_replaced": "the model wrote NUL characters; U+FFFD stands in their place",
+        "output_surrogate_replaced": "the model wrote halves of characters; U+FFFD stands in their place",
+    }
+
+
+def meaning(name: str) -> str | None:
+    """Return the meaning of a flag; None for one that this release does not know."""
+    return _meanings().get(flag_name(name).partition(":")[0])
 
 
 @dataclass(frozen=True)
@@ -105,5 +138,6 @@ __all__ = [
     "Finding",
     "all_checks",
     "doubt_confidence",
+    "meaning",
     "written",
 ]

@@ -12,18 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Reason
-from docmill.storage.extras import install
 from docmill.storage.results import results as of_store
-from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.conditions import Flagged
 from docmill.worker.api.documents import make_table_of_job, one_run_at_a_time, require_arrow
 from docmill.worker.api.errors import Error, TimedOut, explained, explained_each
 from docmill.worker.engines import choose_devices
-from docmill.worker.explaining.explanation import cutter, explain
-from docmill.worker.explaining.json_form import as_json
-from docmill.worker.extras import EXTRAS
 from docmill.worker.formatting import counted, summary
 from docmill.worker.jobs import Listener
 from docmill.worker.jobs.follow import follow
@@ -41,8 +36,8 @@ class Job:
     """A job in the store. `id` is its number, as `docmill jobs` lists it."""
 
     def __init__(self, settings: Settings, database: Database, job_id: int) -> None:
-        self._settings = settings
-        self._database = database
+        self.settings = settings
+        self.database = database
         self.id = job_id
 
     def __repr__(self) -> str:
@@ -51,7 +46,7 @@ class Job:
     @explained
     def status(self) -> JobStatus:
         """Return the job's state and counts, with the names of `docmill status --json`."""
-        return read_status(self._database, self.id)
+        return read_status(self.database, self.id)
 
     @explained
     def wait(self, timeout: float | None = None, *, progress: bool = True) -> JobStatus:
@@ -73,7 +68,7 @@ class Job:
     @explained
     def _wait(self, timeout: float | None, progress: bool, stop: threading.Event) -> JobStatus:
         deadline = None if timeout is None else time.monotonic() + timeout
-        prices = read_prices(self._settings)
+        prices = read_prices(self.settings)
 
         def watch(status: JobStatus) -> None:
             if stop.is_set() or (deadline is not None and time.monotonic() >= deadline):
@@ -81,7 +76,7 @@ class Job:
                 raise TimedOut(f"job {self.id} is not finished: {counted(status.pending, 'text')} to do{reason}")
 
         listener = listen(progress)
-        status = follow(self._database, self.id, listener, watch=watch)
+        status = follow(self.database, self.id, listener, watch=watch)
         listener.say(summary(status, prices.cost_of(status)))
         return status
 
@@ -103,7 +98,7 @@ class Job:
         """
         rows = explained_each(
             of_store.results(
-                self._database,
+                self.database,
                 self.id,
                 step=step,
                 with_input=with_input,
@@ -121,7 +116,7 @@ class Job:
         """
         require_arrow()
         self._require_end(partial)
-        return make_table_of_job(self._database, self.id, step)
+        return make_table_of_job(self.database, self.id, step)
 
     def to_pandas(self, *, step: str | None = None, partial: bool = False) -> pandas.DataFrame:
         """Return the results as a pandas frame. Raises Error."""
@@ -130,64 +125,35 @@ class Job:
     @explained
     def failures(self) -> Iterator[dict[str, Any]]:
         """Yield the documents and records without a result: {"id", "status", "class", "reason"}."""
-        return explained_each(of_store.failures(self._database, self.id))
+        return explained_each(of_store.failures(self.database, self.id))
 
     @explained
     def retry(self, only: Literal["transient", "document", "model"] | None = None) -> int:
         """Make the workers try all failed texts again, or those of a class. Return their number. Raises Error."""
         if only is not None and only not in [*Reason]:
             raise Error(f"There is no class of failures {only!r}; there are {', '.join(Reason)}.")
-        return jobs.retry(self._database, self.id, only)
+        return jobs.retry(self.database, self.id, only)
 
     @explained
     def cancel(self) -> bool:
         """Stop the job; finished results stay. Return False if it had ended already."""
-        return jobs.cancel(self._database, self.id)
+        return jobs.cancel(self.database, self.id)
 
     @explained
     def pause(self) -> bool:
         """Hold the job until `resume`; work under way is dropped. Return False if it had ended already."""
-        return jobs.pause(self._database, self.id)
+        return jobs.pause(self.database, self.id)
 
     @explained
     def resume(self) -> bool:
         """Resume a paused job. Return False if it had ended already."""
-        return jobs.resume(self._database, self.id)
+        return jobs.resume(self.database, self.id)
 
     @explained
     def priority(self, priority: int) -> bool:
         """Change the priority; a higher one goes first. Return False if the job had ended already. Raises Error."""
         wanted = valid(JobOptions, {"priority": priority})
-        return jobs.prioritise(self._database, self.id, wanted.priority)
-
-    @explained
-    def explain(self, document: str, *, step: str | None = None) -> dict[str, Any]:
-        """Return how the result of a document came to be, as `docmill explain --json` does. Raises Error."""
-        steps = read_provenance(self._database, self.id, str(document), step)
-        return as_json(explain(steps, cutter(self._settings.models_dir, self._settings.cache_dir)))
-
-    @explained
-    def report(self, path: str | os.PathLike[str], *, with_text: bool = True) -> None:
-        """Write the page of HTML that `docmill report` writes, with the job's cost if DOCMILL_PRICES is set.
-
-        Without `with_text` it has no texts, ids of documents and reasons of failures. Raises Error.
-        """
-        if not EXTRAS["report"].is_installed:
-            raise Error(f"reports need other libraries: {install('report')}")
-        try:
-            self._report(Path(path), with_text)
-        except OSError as error:
-            raise Error(f"cannot write {os.fspath(path)}: {error.strerror}") from error
-
-    def _report(self, path: Path, with_text: bool) -> None:
-        from docmill.worker.reports.evidence import checks_of
-        from docmill.worker.reports.facts import gather
-        from docmill.worker.reports.page import write
-
-        settings, status = self._settings, read_status(self._database, self.id)
-        checks = checks_of(settings.models_dir, settings.cache_dir)
-        facts = gather(self._database, status, with_text=with_text, checks_of=checks)
-        write(path, facts, read_prices(settings).cost_of(status))
+        return jobs.prioritise(self.database, self.id, wanted.priority)
 
     def _require_end(self, partial: bool) -> None:
         status = self.status()

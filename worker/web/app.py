@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from docmill.storage.errors import NotFound, StorageError
+from docmill.storage.features import load_all
 from docmill.worker.errors import WorkerError
 from docmill.worker.web.guard import (
     HEALTH,
@@ -37,8 +38,16 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 
-PAGES: tuple[Page, ...] = (*jobs.PAGES, *outputs.PAGES, *pipelines.PAGES, *fleet.PAGES, *search.PAGES)
+PAGES: tuple[Page, ...] = (
+    *jobs.PAGES,
+    *outputs.PAGES,
+    *pipelines.PAGES,
+    *fleet.PAGES,
+    *search.PAGES,
+    *load_all("pages", Page),
+)
 CHANGES: tuple[Change, ...] = (*jobs.CHANGES, *pipelines.CHANGES)
+DOCUMENT = "/jobs/{job:int}/document"  # a page that a feature may bring; others then have links to it
 FIRST = PAGES[0]  # the page at `/`
 AT_ONCE = 8  # requests that read the store, which has as many connections
 LONGEST_FORM_S = 10.0  # until all of a form has come
@@ -64,8 +73,10 @@ class _Application:
                 "allows_changes": site.allows_changes,
                 "signs_in": site.token is not None,
                 "form_token": site.signer.form_token,
+                "shows_documents": any(page.path == DOCUMENT for page in PAGES),
                 "version": version("docmill"),
-            }
+            },
+            {page.folder for page in PAGES if page.folder is not None},
         )
 
     def routed(self) -> Starlette:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from docmill.worker.errors import WorkerError
@@ -69,7 +70,7 @@ Read: TypeAlias = Callable[[PageRequest], Values]
 
 @dataclass(frozen=True)
 class Page:
-    """A page at a path such as `/jobs/{job:int}`. `template` is a file in `worker/web/templates`.
+    """A page at a path such as `/jobs/{job:int}`. `template` is a file in `worker/web/templates`, or in `folder`.
 
     `read` returns what the template shows. A page with a `name` stands in the navigation. Of a page with `parts` the
     browser asks for each part again, as `?part=NAME`: its function returns what the block NAME of the template shows.
@@ -81,6 +82,7 @@ class Page:
     read: Read
     name: str | None = None
     parts: Mapping[str, Read] = field(default_factory=dict)
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Files that pages load stand at addresses with their hashes, so that a browser ke
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from hashlib import sha256
@@ -30,10 +30,11 @@ MINUTE_S, DAY_S = 60, 86_400
 
 
 class Renderer:
-    """The templates. `shared` are values that all of them show."""
+    """The templates of docmill and of further folders. `shared` are values that all of them show."""
 
-    def __init__(self, shared: Values) -> None:
+    def __init__(self, shared: Values, folders: Iterable[Path] = ()) -> None:
         self._shared = shared
+        self._folders = [TEMPLATES, *folders]
 
     def whole(self, template: str, values: Values) -> str:
         """Return a page."""
@@ -49,7 +50,7 @@ class Renderer:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
         environment = Environment(
-            loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+            loader=FileSystemLoader(self._folders), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
             lstrip_blocks=True, finalize=_harmless,
         )  # fmt: skip
         environment.filters |= {**FILTERS, "ago": ago, "iso": iso, "sentence": sentence}

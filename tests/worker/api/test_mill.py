@@ -89,17 +89,6 @@ def test_the_results_of_a_job_come_lazily_and_as_a_table(done: docmill.Job) -> N
     assert done.retry() == 0
 
 
-def test_a_report_is_the_page_of_the_command_line(done: docmill.Job, tmp_path: Path) -> None:
-    done.report(tmp_path / "with.html")
-    done.report(str(tmp_path / "without.html"), with_text=False)
-    page = (tmp_path / "with.html").read_text(encoding="utf-8")
-    assert page.startswith("<!doctype html>")
-    assert f"job {done.id}" in page.lower()
-    assert "numbers" in page
-    with pytest.raises(docmill.Error, match=r"cannot write .*nowhere/report\.html: No such file"):
-        done.report(tmp_path / "nowhere" / "report.html")
-
-
 def test_failures_of_a_class_that_does_not_exist_are_not_tried_again(done: docmill.Job) -> None:
     with pytest.raises(docmill.Error, match="no class of failures 'x'; there are transient, document, model"):
         done.retry(only="x")  # type: ignore[arg-type]
@@ -147,13 +136,6 @@ def test_a_job_is_held_resumed_and_moved_up_as_by_the_commands(mill: docmill.Mil
         job.priority("high")  # type: ignore[arg-type]
     job.cancel()
     assert [job.pause(), job.resume(), job.priority(1)] == [False, False, False]
-
-
-def test_a_result_is_explained_as_by_the_command(done: docmill.Job) -> None:
-    found = done.explain("2")
-    assert (found["job"], found["document"]["id"]) == (done.id, "2")
-    with pytest.raises(docmill.Error, match="strange"):
-        done.explain("strange")
 
 
 def test_an_endpoint_is_for_this_machine_since_workers_have_their_own(mill: docmill.Mill) -> None:

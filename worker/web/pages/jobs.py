@@ -12,12 +12,11 @@ from docmill.storage.results.job_counts import finished_shards
 from docmill.storage.results.marked import group_reasons
 from docmill.storage.results.status import STATES, JobStatus, list_jobs, read_status
 from docmill.storage.steps import jobs
-from docmill.worker.explaining.explanation import CLASSES
 from docmill.worker.extras import EXTRAS
-from docmill.worker.formatting import time_left
+from docmill.worker.formatting import REASON_CLASSES, time_left
 from docmill.worker.jobs.changes import change_job, retry_failures
 from docmill.worker.prices import Cost, Prices, read_prices
-from docmill.worker.reports import charts
+from docmill.worker.web import charts
 from docmill.worker.web.page import Change, Page, PageRefused, PageRequest, Values
 from docmill.worker.web.rendering import DAY_S
 
@@ -166,8 +165,8 @@ def read_failures(request: PageRequest) -> Values:
     return {
         **shared(status),
         "reasons": [step for step in steps if step.groups],
-        "classes": [name for name in CLASSES if name in classes],
-        "advice": CLASSES,
+        "classes": [name for name in REASON_CLASSES if name in classes],
+        "advice": REASON_CLASSES,
     }
 
 
@@ -200,8 +199,8 @@ def prioritise(request: PageRequest) -> tuple[str, str]:
 def retry(request: PageRequest) -> tuple[str, str]:
     """Try the failed documents of a job again: all, or those of one class."""
     job, only = request.id("job"), request.form.get("only") or None
-    if only is not None and only not in CLASSES:
-        raise PageRefused(f"There is no class of failures {only!r}; there are {', '.join(CLASSES)}.")
+    if only is not None and only not in REASON_CLASSES:
+        raise PageRefused(f"There is no class of failures {only!r}; there are {', '.join(REASON_CLASSES)}.")
     try:
         return (f"/jobs/{job}", retry_failures(request.database, job, only)[2])
     except JobStopped as error:

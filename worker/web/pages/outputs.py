@@ -1,4 +1,4 @@
-"""The pages of a job's outputs: the flagged ones, samples, and how the output of one document came to be."""
+"""The pages of a job's outputs: the flagged ones, and samples."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from docmill.storage.core.specs import DOUBTFUL
-from docmill.storage.results.corpora import find_documents
 from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.marked import Cursor, flagged_page
-from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.results import samples
 from docmill.storage.results.status import JobStatus, StepStatus, read_status
 from docmill.storage.steps.conditions import list_flags, order_flags
-from docmill.worker.explaining.explanation import Cut, explain
-from docmill.worker.explaining.flags import meaning
-from docmill.worker.reports.evidence import checks_of, findings
-from docmill.worker.reports.marks import Part, excerpt, found, marked
+from docmill.tasks.checks import meaning
+from docmill.worker.web.marks import Part, checks_of, excerpt, findings, found, marked
 from docmill.worker.web.page import Page, PageRefused, PageRequest, Values
 from docmill.worker.web.pages.jobs import shared
 
@@ -31,8 +27,6 @@ MOST_COUNTED = 20_000  # documents of a job
 SAMPLES = 12
 LOOKED_AT = 200  # results from which samples are chosen
 LONGEST = 2_000  # characters of a text in a list
-LONGEST_ALONE = 20_000
-NOT_CUT = "the page does not load tokenizers; `docmill explain` shows the windows"
 
 
 @dataclass(frozen=True)
@@ -126,31 +120,7 @@ def _cursor(request: PageRequest, step: StepStatus) -> Cursor | None:
     return place, lap, content
 
 
-def read_document(request: PageRequest) -> Values:
-    """Return the explanation of a document's result, without its windows."""
-    key, step = request.query.get("id", ""), request.query.get("step") or None
-    status = read_status(request.database, request.id("job"))
-    explanation = explain(
-        read_provenance(request.database, status.id, key, step), lambda _spec, _text: Cut(problem=NOT_CUT)
-    )
-    outcome = explanation.step.outcome
-    kind = request.database.kind_of(explanation.step.spec.kind)
-    output = "" if outcome is None or outcome.status != "done" else kind.output.shown(outcome.output)
-    return {
-        **shared(status),
-        "found": explanation,
-        "of": explanation.provenance,
-        "outcome": outcome,
-        "batch": explanation.step.batch,
-        "given": excerpt([Part(explanation.step.given or "", False)], LONGEST_ALONE),
-        "output": excerpt([Part(output, False)], LONGEST_ALONE),
-        "doubtful": DOUBTFUL,
-        "appearances": find_documents(request.database, key, explanation.provenance.corpus),
-    }
-
-
 PAGES = (
     Page("/jobs/{job:int}/flagged", "flagged.html.j2", read_flagged),
     Page("/jobs/{job:int}/samples", "samples.html.j2", read_samples),
-    Page("/jobs/{job:int}/document", "document.html.j2", read_document),
 )

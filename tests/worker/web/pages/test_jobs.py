@@ -20,8 +20,6 @@ from docmill.storage.leases import shards
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
-from docmill.worker.reports.facts import gather
-from docmill.worker.reports.page import write
 from docmill.worker.settings import Settings
 from docmill.worker.web.app import make_app
 from docmill.worker.web.pages import outputs
@@ -159,7 +157,7 @@ def harmless(page: str) -> bool:
 
 
 def test_an_unknown_job_is_not_found(browse: Browse) -> None:
-    for path in ("", "/failures", "/flagged", "/samples", "/document?id=x"):
+    for path in ("", "/failures", "/flagged", "/samples"):
         answer = browse().get(f"/jobs/7{path}")
         assert answer.status_code == 404
         assert "There is no job 7" in answer.text
@@ -278,33 +276,13 @@ def test_samples_are_results_without_flags_first(browse: Browse, database: Datab
     assert "no results yet" in browse().get(f"/jobs/{empty.id}/samples").text
 
 
-@pytest.mark.parametrize(("key", "said"), [("d0", "numbers_changed"), ("f1", "a retry gives the same"), ("w1", "99")])
-def test_a_document_is_explained(browse: Browse, database: Database, key: str, said: str) -> None:
-    job = marked_job(database)
-    page = browse().get(f"/jobs/{job}/document?id={key}").text
-    assert harmless(page)
-    assert said in page
-    assert "sha256:1" in page
-    assert "<dt>Source</dt><dd><bdi>a.jsonl</bdi>, read " in page
-    assert "by worker <bdi>w1</bdi>" in page
-    assert f'In job <a href="/jobs/{job}/document?id={key}">{job}</a> (' in page
-
-
-def test_a_document_that_is_not_there_is_not_found(browse: Browse, database: Database) -> None:
-    job = marked_job(database)
-    for query in ("id=none", "id=d0&step=none", "", "id=%00", "id=%ED%A0%80"):
-        assert browse().get(f"/jobs/{job}/document?{query}").status_code == 404
-
-
 def scale(page: str) -> list[int]:
     """Return the numbers at the axis of a page's chart of tokens per second."""
     chart = page.partition('aria-label="Tokens per second')[2].partition("</svg>")[0]
     return [int(label.replace(",", "")) for label in re.findall(r">([\d,]+)</text>", chart)]
 
 
-def test_a_jobs_chart_has_the_rates_of_its_shards_like_that_of_its_report(
-    browse: Browse, database: Database, tmp_path: Path
-) -> None:
+def test_a_jobs_chart_has_the_rates_of_its_shards(browse: Browse, database: Database) -> None:
     job = read(database, request(), [(f"k{n:04}", f"text {n:04}") for n in range(900)])
     for n in range(4):  # a worker held each for 100 s, and they ended at nearly the same moment
         claim = claim_next(database)
@@ -313,9 +291,6 @@ def test_a_jobs_chart_has_the_rates_of_its_shards_like_that_of_its_report(
     jobs.finish(database)
     page = browse().get(f"/jobs/{job.id}?part=chart").text
     assert 350 < max(scale(page)) < 500  # 400 tokens/s
-    status = read_status(database, job.id)
-    write(tmp_path / "report.html", gather(database, status, with_text=False), None)
-    assert scale((tmp_path / "report.html").read_text()) == scale(page)
 
 
 def test_the_chart_of_a_job_that_is_gone_is_not_found(browse: Browse) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from docmill import Error, connect
+from docmill.features.reports.api import report
 from tests.worker.harness import Docmill
 
 
@@ -24,6 +26,11 @@ def test_a_report_is_one_file_about_a_job(docmill: Docmill, tmp_path: Path) -> N
     written = (docmill.folder / "report-1.html").read_text()
     assert "&lt;script&gt;" in written
     assert "<mark>EMAIL</mark>" in written
+    with connect(store=docmill.folder / "home", device="cpu") as mill:
+        report(mill.job(1), tmp_path / "c.html")
+        assert "<mark>EMAIL</mark>" in (tmp_path / "c.html").read_text()
+        with pytest.raises(Error, match=r"cannot write .*nowhere/report\.html: No such file"):
+            report(mill.job(1), tmp_path / "nowhere" / "report.html")
     assert not docmill("report", 1, "--no-text", "--out", tmp_path / "b.html").stdout
     assert "anna" not in (tmp_path / "b.html").read_text()
 

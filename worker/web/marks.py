@@ -1,17 +1,22 @@
-"""Mark what the checks found in an input and an output, or what differs, for people who compare them."""
+"""Run the checks of an input and an output again, and mark what they find, or what differs, for people."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from docmill.tasks.checks import Checks, Finding
+
 if TYPE_CHECKING:
-    from docmill.tasks.checks import Finding
+    from docmill.storage.core.specs import Spec
+    from docmill.tasks.models.families import Direction
 
 WORD = re.compile(r"https?://\S*[\w/]|[^\W_]+(?:[.,:/_-][^\W_]+)*")
 SAME_LANGUAGE = 0.5  # the least share of the output's words that stand in the input, too
 NEVER_SPACED = re.compile(r"[぀-ヿ㐀-鿿가-힯฀-๿]")
+ChecksOf = Callable[["Spec"], Checks]
 
 
 class Part(NamedTuple):
@@ -97,3 +102,36 @@ def _at(text: str, places: Iterable[tuple[int, int]]) -> Iterator[Part]:
         end = stop
     if end < len(text):
         yield Part(text[end:], False)
+
+
+def checks_of(models_dir: Path | None, cache_dir: Path) -> ChecksOf:
+    """Return the function from a spec to the checks of its outputs.
+
+    A model's own languages are known where its files are on this machine.
+    """
+
+    def checks(spec: Spec) -> Checks:
+        from docmill.tasks import kinds
+
+        return kinds.checks(spec, kinds.Traits(direction=_direction(spec, models_dir, cache_dir)))
+
+    return checks
+
+
+def findings(checks: Checks, given: str, output: str, flags: Collection[str]) -> tuple[Finding, ...]:
+    """Return the findings in an output for its own flags; the checks of this release may find more."""
+    return tuple(one for one in checks.findings(given, output, flags) if one.flag in flags)
+
+
+def _direction(spec: Spec, models_dir: Path | None, cache_dir: Path) -> Direction:
+    from docmill.tasks.errors import TaskError
+    from docmill.tasks.models import families, gguf
+    from docmill.tasks.specs import pinning
+
+    pinned = pinning.Pinned(spec.model, spec.revision)
+    if Path(spec.model).suffix.lower() == gguf.SUFFIX or not pinning.here(pinned, cache_dir=cache_dir):
+        return families.UNKNOWN
+    try:
+        return families.direction_of_folder(pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir))
+    except TaskError:
+        return families.UNKNOWN

@@ -9,15 +9,15 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from docmill.features.explaining.explanation import list_doubts, say_choice, say_result
 from docmill.storage.json_values import Json
-from docmill.worker.explaining.escalated import doubted_for, said, why
 from docmill.worker.formatting import duration, local_time, printable
 
 if TYPE_CHECKING:
+    from docmill.features.explaining.explanation import Explanation
     from docmill.storage.outputs.output_types import OutputType
     from docmill.storage.results.provenance import Batch, EscalationRecord, StepRecord
     from docmill.tasks.engine.backend_factory import ReadWindow
-    from docmill.worker.explaining.explanation import Explanation
 
 Rows = Sequence[tuple[str, str]]
 
@@ -109,15 +109,15 @@ class Page:
         return rows
 
     def _escalated(self, found: EscalationRecord) -> Rows:
-        rows = [("doubted", ", ".join(doubted_for(found))), ("first", said(found.first_spec, found.first))]
+        rows = [("doubted", ", ".join(list_doubts(found))), ("first", say_result(found.first_spec, found.first))]
         shown = self._outputs[self._found.step.name].shown
         if found.first.status == "done":
             rows.append(("", self._text(shown(found.first.output))))
         if found.second is not None:
-            rows.append(("second", said(found.second_spec, found.second)))
+            rows.append(("second", say_result(found.second_spec, found.second)))
             if found.second.status == "done":
                 rows.append(("", self._text(shown(found.second.output))))
-        return [*rows, ("result", why(found))]
+        return [*rows, ("result", say_choice(found))]
 
     def _windows(self) -> Rows:
         cut = self._found.cut

@@ -7,12 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from docmill.features.reports.facts import Facts, Pair, StepFacts
 from docmill.storage.writers.base import whole_file
 from docmill.worker.formatting import FILTERS
-from docmill.worker.reports import charts
-from docmill.worker.reports.facts import Facts, Pair, StepFacts
-from docmill.worker.reports.marks import Part, excerpt, found, marked
-from docmill.worker.reports.timeline import device_seconds
+from docmill.worker.web import charts
+from docmill.worker.web.charts import device_seconds
+from docmill.worker.web.marks import Part, excerpt, found, marked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from docmill.storage.results.job_counts import FinishedShard
-from docmill.worker.reports.timeline import device_seconds, timeline
+from docmill.worker.web.charts import device_seconds, timeline
 
 
 def _shard(start: float, end: float, tokens: int = 0, owner: str = "w1") -> FinishedShard:

@@ -8,6 +8,8 @@ from string import ascii_lowercase
 
 import pytest
 
+from docmill.features.reports.facts import gather
+from docmill.features.reports.page import page
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.leases.shards import Claim
@@ -16,8 +18,6 @@ from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from docmill.tasks.checks import NONE, Checks
 from docmill.worker.logs import seen
-from docmill.worker.reports.facts import gather
-from docmill.worker.reports.page import page
 from tests.storage.builders import COPY, read, request, work
 
 HOSTILE = {

@@ -1,23 +1,11 @@
-"""Flags have meanings in words."""
+"""Flags have the evidence that their checks find again."""
 
 from __future__ import annotations
 
+from docmill.features.explaining.explanation import of_output
 from docmill.storage.core.specs import Spec
-from docmill.storage.steps.conditions import list_flags
 from docmill.tasks.checks import all_checks
 from docmill.tasks.kinds import Traits
-from docmill.worker.explaining.flags import MEANINGS, meaning, of_output
-
-
-def test_only_flags_that_there_are_have_a_meaning() -> None:
-    assert {*MEANINGS} <= {*list_flags()}
-
-
-def test_a_flag_with_a_value_has_the_meaning_of_its_name_and_an_unknown_one_has_none() -> None:
-    assert meaning("language:fr") == "the language that was found"
-    assert meaning("invalid_utf8@17") == "the reader replaced bytes that are no UTF-8 by U+FFFD"
-    assert meaning("of_another_release") is None
-
 
 TRANSLATE = Spec("translate", "m", "sha256:1", params={"source_lang": "fr", "target_lang": "en"})
 GIVEN = "Le paquet 1.2 contient 30 fichiers."

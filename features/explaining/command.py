@@ -11,8 +11,8 @@ from docmill.worker.cli.printing import OK, print_json, print_rich, say
 from docmill.worker.stores import open_store
 
 if TYPE_CHECKING:
+    from docmill.features.explaining.explanation import Explanation
     from docmill.storage.core.database import Database
-    from docmill.worker.explaining.explanation import Explanation
 
 
 @click.command("explain", epilog="Example: docmill explain 7 a17 --json | jq .windows")
@@ -31,8 +31,9 @@ def explain_command(job: int, document: str, step: str | None, full: bool, as_js
     The windows are not stored. They are cut again by the model's tokenizer, without its weights; where the model is
     not on this machine, the command says so. Of a job with several steps the last one with a result is explained.
     """
+    from docmill.features.explaining.explanation import as_json as write_json
+    from docmill.features.explaining.explanation import cutter, explain
     from docmill.storage.results.provenance import read_provenance
-    from docmill.worker.explaining.explanation import cutter, explain
 
     settings = settings_from()
     with open_store(settings) as database:
@@ -40,16 +41,14 @@ def explain_command(job: int, document: str, step: str | None, full: bool, as_js
             read_provenance(database, job, document, step), cutter(settings.models_dir, settings.cache_dir)
         )
         if as_json:
-            from docmill.worker.explaining.json_form import as_json as in_json
-
-            print_json(in_json(found))
+            print_json(write_json(found))
         else:
             _show(database, found, full=full)
     return OK
 
 
 def _show(database: Database, found: Explanation, *, full: bool) -> None:
-    from docmill.worker.cli.explained import Page
+    from docmill.features.explaining.terminal import Page
 
     outputs = {one.name: database.kind_of(one.spec.kind).output for one in found.provenance.way}
     for part in Page(found, outputs, full=full).sections():

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from docmill.worker.reports.distributions import Lengths, Sample, Shares
+from docmill.features.reports.facts import Lengths, Sample, Shares
 
 
 def test_each_range_of_lengths_is_twice_as_wide_as_the_one_before() -> None:

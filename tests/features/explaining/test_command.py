@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+import docmill
+from docmill.features.explaining.api import explain
 from tests.worker.harness import Docmill
 
 LONG = "word " * 700
@@ -21,6 +25,11 @@ def test_a_result_is_explained_from_its_document_to_its_device(
     assert "more characters; --full shows all" in shown
     assert "--full" not in embedded("explain", 1, "k", "--full").stdout
     found = embedded.json("explain", 1, "k")
+    with docmill.connect(store=embedded.folder / "home", device="cpu") as mill:
+        by_api = explain(mill.job(1), "k")
+        assert (by_api["job"], by_api["document"], by_api["steps"]) == (1, found["document"], found["steps"])
+        with pytest.raises(docmill.Error, match="Did you mean blank"):
+            explain(mill.job(1), "blnk")
     assert (found["job"], found["document"]["text"], found["document"]["meta"]) == (1, LONG, {"year": 1900})
     assert found["windows"][0]["start"] == 0
     assert found["windows"][-1]["end"] == len(LONG)

@@ -14,10 +14,10 @@ from docmill.worker.prices import read_prices
 from docmill.worker.stores import open_store
 
 if TYPE_CHECKING:
+    from docmill.features.reports.facts import Facts
     from docmill.storage.core.database import Database
     from docmill.storage.results.status import JobStatus
-    from docmill.worker.reports.evidence import ChecksOf
-    from docmill.worker.reports.facts import Facts
+    from docmill.worker.web.marks import ChecksOf
 
 
 @click.command("report", epilog="Example: docmill report 7 --out report.html")
@@ -37,9 +37,9 @@ def report_command(job: int, out: Path | None, no_text: bool) -> int:
     is one file, needs no network, runs no script and prints well. It has texts of documents on it, unless you give
     --no-text.
     """
+    from docmill.features.reports.page import write
     from docmill.storage.results.status import read_status
-    from docmill.worker.reports.evidence import checks_of
-    from docmill.worker.reports.page import write
+    from docmill.worker.web.marks import checks_of
 
     target = Path(f"report-{job}.html") if out is None else out
     check_out(target, "jsonl")
@@ -63,8 +63,8 @@ def _check_installed() -> None:
 
 
 def _gather(database: Database, status: JobStatus, checks_of: ChecksOf, *, with_text: bool) -> Facts:
+    from docmill.features.reports.facts import gather
     from docmill.worker.jobs.results import SHOWN_EVERY, WritingBar
-    from docmill.worker.reports.facts import gather
 
     with WritingBar(listen()) as shown:
 

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from xml.etree import ElementTree
 
-from docmill.worker.reports import charts
+from docmill.worker.web import charts
 
 SVG = "{http://www.w3.org/2000/svg}"
 

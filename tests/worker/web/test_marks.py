@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from docmill.tasks.checks import Finding
-from docmill.worker.reports.marks import Part, excerpt, found, marked
+from docmill.worker.web.marks import Part, excerpt, found, marked
 
 
 def _marks(source: str, output: str) -> tuple[list[str], list[str]]:

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from docmill.features.explaining.explanation import Cut, Explanation, Flag, explain, weights_of
 from docmill.storage.core.specs import Spec
 from docmill.storage.results.provenance import Batch, Provenance, Recorded, StepRecord
-from docmill.worker.explaining.explanation import Cut, Explanation, explain, weights_of
-from docmill.worker.explaining.flags import Flag
 
 SPEC = Spec("summarize", "synopsis", "sha256:1")
 DONE = Recorded("done", {"text": "out"}, None, None, ("reduced",), 4, 3, 1.0, None)
@@ -72,8 +71,8 @@ def test_what_has_no_outcome_says_why() -> None:
     )
     cancelled = explained(replace(FOUND, state="cancelled"), outcome=None)
     assert cancelled.said == "It was not computed: the job was cancelled. Run its source again to compute it."
-    left_out = explained(replace(FOUND, repeats="j"), outcome=None, content=None)
-    assert (left_out.state, "near duplicate of the earlier document j" in (left_out.said or "")) == ("left out", True)
+    left_out = explained(replace(FOUND, left_out="a repeat of j"), outcome=None, content=None)
+    assert (left_out.state, "It is a repeat of j, and the step" in (left_out.said or "")) == ("left out", True)
     removed = explained(outcome=None, removed=True)
     assert (removed.state, "a.jsonl again" in (removed.said or "")) == ("removed", True)
 

@@ -1,0 +1,18 @@
+"""Explanations for the Python API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from docmill.features.explaining.explanation import as_json, cutter
+from docmill.features.explaining.explanation import explain as explain_result
+from docmill.storage.results.provenance import read_provenance
+from docmill.worker.api.errors import explained
+from docmill.worker.api.job import Job
+
+
+@explained
+def explain(job: Job, document: str, *, step: str | None = None) -> dict[str, Any]:
+    """Return how the result of a document came to be, as `docmill explain --json` does. Raises Error."""
+    provenance = read_provenance(job.database, job.id, str(document), step)
+    return as_json(explain_result(provenance, cutter(job.settings.models_dir, job.settings.cache_dir)))

@@ -1,0 +1,318 @@
+"""The explanation of a result: its provenance, the windows that its kind cuts the text into, and its flags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from docmill.storage.steps.conditions import FAILED, RISK, count_doubtful_flags
+from docmill.tasks import kinds
+from docmill.tasks.checks import Finding, doubt_confidence, meaning
+from docmill.tasks.kinds import Traits
+from docmill.worker.formatting import REASON_CLASSES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from docmill.storage.core.specs import Spec
+    from docmill.storage.results.provenance import EscalationRecord, Provenance, Recorded, StepRecord
+    from docmill.storage.steps.conditions import Bound
+    from docmill.tasks.engine.backend_factory import ReadWindow
+
+OF_DOCUMENT, OF_OUTPUT, OF_TODAY = "document", "output", "today"
+NOT_KEPT = ("the output of each window", "the time of this document alone")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag of a document, from its reading, or of an output. `evidence` has what a check raised it for.
+
+    One of OF_TODAY is no flag of the result: a check of this release raises it, and none did when it was computed.
+    """
+
+    name: str
+    of: str
+    meaning: str | None
+    evidence: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The windows of a text; `problem` says why they are not known here. `traits` are those of the model."""
+
+    windows: tuple[ReadWindow, ...] = ()
+    problem: str | None = None
+    traits: Traits = field(default_factory=Traits)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The explanation of one result.
+
+    `state` is the outcome's status, or `blocked` (an earlier step gave nothing), `removed`, `left out` or `to do`,
+    and `said` a sentence about one that is not done. `note` tells of other steps with a result for the document.
+    `not_kept` lists what no table has.
+    """
+
+    provenance: Provenance
+    state: str
+    said: str | None
+    cut: Cut
+    flags: tuple[Flag, ...]
+    weights: Mapping[str, str]
+    note: str | None = None
+    not_kept: tuple[str, ...] = NOT_KEPT
+
+    @property
+    def step(self) -> StepRecord:
+        return self.provenance.step
+
+
+def explain(provenance: Provenance, cut: Callable[[Spec, str], Cut]) -> Explanation:
+    """Return the explanation of a result; `cut` reads a text as the model of a spec does."""
+    step = provenance.step
+    state, said = _state(provenance)
+    found = cut(step.spec, step.content) if step.content is not None and step.content.strip() else Cut()
+    return Explanation(
+        provenance=provenance,
+        state=state,
+        said=said,
+        cut=found,
+        flags=_flags(provenance, found.traits),
+        weights=weights_of(step.spec),
+        note=_note(provenance),
+    )
+
+
+def cutter(models_dir: Path | None, cache_dir: Path) -> Callable[[Spec, str], Cut]:
+    """Return the function that cuts a text as the model of a spec on this machine would."""
+
+    def cut(spec: Spec, text: str) -> Cut:
+        from docmill.tasks.engine.backend_factory import open_reading, read
+        from docmill.tasks.errors import TaskError
+
+        try:
+            reading = open_reading(spec, models_dir=models_dir, cache_dir=cache_dir)
+            return Cut(tuple(read(reading, spec, text)), traits=reading.traits)
+        except TaskError as error:
+            return Cut(problem=str(error))
+
+    return cut
+
+
+def weights_of(spec: Spec) -> dict[str, str]:
+    """Return what pins the weights: the model and its revision, and those of the adapter if there is one.
+
+    A revision is a commit of the hub, or the hash of a local model's files.
+    """
+    found = {"model": spec.model, "revision": spec.revision}
+    if "adapter" in spec.params:
+        found |= {"adapter": spec.params["adapter"], "adapter_revision": spec.params["adapter_revision"]}
+    return found
+
+
+def _state(provenance: Provenance) -> tuple[str, str | None]:
+    step = provenance.step
+    if step.outcome is not None:
+        return step.outcome.status, _of_outcome(step.outcome)
+    if step.removed:
+        return "removed", (
+            "The result was removed since it was computed. "
+            f"Run the source {provenance.source} again to compute it anew."
+        )
+    if provenance.left_out is not None:
+        return "left out", f"It is {provenance.left_out}, and the step leaves such documents out."
+    for one in provenance.way[:-1]:
+        if one.outcome is not None and one.outcome.status != "done":
+            return "blocked", f"The step {one.name} before it {one.outcome.status}: {one.outcome.reason}"
+    return "to do", _to_do(provenance)
+
+
+def _of_outcome(outcome: Recorded) -> str | None:
+    if outcome.status == "done":
+        return None
+    if outcome.status == "skipped":
+        return f"There was nothing to compute: {outcome.reason}"
+    return f"{outcome.reason} {REASON_CLASSES.get(outcome.reason_class or '', '')}".strip()
+
+
+def _to_do(provenance: Provenance) -> str:
+    step = provenance.step
+    if provenance.state in {"cancelled", "stopped"}:
+        return f"It was not computed: the job was {provenance.state}. Run its source again to compute it."
+    told = f"`docmill status {provenance.job}` says how the job stands."
+    if step.content is None and step.reads is not None:
+        return f"It is not computed yet: it waits for the step {step.reads}. {told}"
+    where = "" if step.batch is None else f" (shard {step.batch.shard} is {step.batch.state})"
+    return f"It is not computed yet{where}. {told}"
+
+
+def _flags(provenance: Provenance, traits: Traits) -> tuple[Flag, ...]:
+    of_document = [Flag(name, OF_DOCUMENT, meaning(name)) for name in provenance.flags]
+    step, outcome = provenance.step, provenance.step.outcome
+    if outcome is None:
+        return tuple(of_document)
+    sure = outcome.confidence.get("confidence")
+    return (*of_document, *of_output(step.spec, traits, step.content or "", outcome.output, outcome.flags, sure))
+
+
+def _note(provenance: Provenance) -> str | None:
+    if not provenance.others:
+        return None
+    others = ", ".join(provenance.others)
+    return f"The job has other steps with a result for this document: {others}. --step NAME explains one of them."
+
+
+def of_output(
+    spec: Spec,
+    traits: Traits,
+    given: str,
+    output: Mapping[str, Any],
+    stored: Sequence[str],
+    confidence: float | None = None,
+) -> list[Flag]:
+    """Return the stored flags of an output in its JSON form, with what the checks find in it, then those of today.
+
+    `given` is the text that was computed, and `confidence` the output's, if it is known. A check finds the same in
+    the same texts, so its evidence need not be kept.
+    """
+    checks = kinds.checks(spec, traits)
+    found: dict[str, list[str]] = {}
+    for text in _written(output):
+        for finding in checks.findings(given, text, stored):
+            found.setdefault(finding.flag, []).append(_said(finding))
+    if unsure := doubt_confidence(confidence, checks.least_confidence):
+        found[unsure.flag] = [_said(unsure)]
+    kept = [Flag(name, OF_OUTPUT, meaning(name), tuple(found.get(name, ()))) for name in stored]
+    today = [name for name in found if name not in stored]
+    return [*kept, *(Flag(name, OF_TODAY, meaning(name), tuple(found[name])) for name in today)]
+
+
+def _written(output: Mapping[str, Any]) -> list[str]:
+    texts = output.get("texts") or [output.get("text"), *(output.get("data") or {}).values()]
+    return [text for text in texts if isinstance(text, str)]
+
+
+def _said(finding: Finding) -> str:
+    if finding.start is not None and finding.end is not None:
+        return f"{finding.evidence} ({_place(finding.start, finding.end)} of the output)"
+    return f"{finding.evidence} ({_place(*finding.lost)} of the input)" if finding.lost else finding.evidence
+
+
+def _place(start: int, end: int) -> str:
+    return f"characters {start:,} to {end:,}"
+
+
+def list_doubts(found: EscalationRecord) -> list[str]:
+    """Return the flags and bounds for which the first result was doubted; for a failure that it failed."""
+    if found.first.status == FAILED:
+        return [FAILED]
+    flags = [flag for flag in found.first.flags if found.doubt.flags and found.doubt.flagged.carried([flag])]
+    return [*flags, *(said for bound in found.doubt.bounds if (said := _met(bound, found)) is not None)]
+
+
+def _met(bound: Bound, found: EscalationRecord) -> str | None:
+    """Return the number of the first result and a bound that it meets, or None."""
+    numbers = found.first.confidence
+    if bound.number != RISK:
+        return (
+            f"{bound.number} {numbers[bound.number]:.3f} ({bound})"
+            if bound.holds(numbers.get(bound.number))
+            else None
+        )
+    assert found.doubt.risk is not None
+    model, result = found.doubt.risk.model, {**vars(found.first), **numbers}
+    if not bound.holds(model.log_odds(result)):
+        return None
+    return f"risk {model.of(result):.3f} ({bound}, by version {found.doubt.risk.version})"
+
+
+def say_choice(found: EscalationRecord) -> str:
+    """Return a sentence on why one of the two results is the document's."""
+    if found.second is None:
+        return "The first: the second is not computed yet, or was removed."
+    if found.second.status != "done":
+        return f"The first: the second {found.second.status}: {found.second.reason}"
+    if found.first.status == FAILED:
+        return "The second: the first failed."
+    first, second = count_doubtful_flags(found.first.flags), count_doubtful_flags(found.second.flags)
+    numbers = f"({second} against {first})"
+    if not found.second_won:
+        return f"The first: the second has more doubtful flags {numbers}."
+    return f"The second: it has {'fewer' if second < first else 'as many'} doubtful flags {numbers}."
+
+
+def say_result(spec: Spec, outcome: Recorded) -> str:
+    """Return a line about one of the two results: what computed it, its flags and its confidence."""
+    if outcome.status != "done":
+        return f"{spec.model}: {outcome.status}: {outcome.reason}"
+    beams = f", beams {spec.params['beams']}" if "beams" in spec.params else ""
+    flags = ", ".join(outcome.flags) or "no flags"
+    sure = outcome.confidence.get("confidence")
+    return f"{spec.model}{beams}: {flags}" + ("" if sure is None else f"; confidence {sure:.3f}")
+
+
+def as_json(found: Explanation) -> dict[str, Any]:
+    """Return the whole explanation: nothing is cut short, and vectors are lists of numbers."""
+    provenance, step = found.provenance, found.step
+    return {
+        "job": provenance.job,
+        "document": {
+            "id": provenance.document,
+            "corpus": provenance.corpus,
+            "source": provenance.source,
+            "read_at": provenance.read_at,
+            "meta": provenance.meta,
+            "flags": provenance.flags,
+            "text": provenance.text,
+            "changed_since": provenance.changed,
+            "vanished": provenance.gone,
+        },
+        "step": step.name,
+        "state": found.state,
+        "said": found.said,
+        "note": found.note,
+        "steps": [of_step(one) for one in provenance.way],
+        "weights": found.weights,
+        "windows": [asdict(window) for window in found.cut.windows],
+        "windows_unknown": found.cut.problem,
+        "flags": [asdict(flag) for flag in found.flags],
+        "not_kept": found.not_kept,
+    }
+
+
+def of_step(step: StepRecord) -> dict[str, Any]:
+    """Return a step's record as JSON values."""
+    return {
+        "name": step.name,
+        "reads": step.reads,
+        "spec": asdict(step.spec),
+        "spec_sha256": step.spec.sha256.hex(),
+        "text": step.given,
+        "prompt": step.content if step.content != step.given else None,
+        "outcome": None if step.outcome is None else _outcome(step.outcome),
+        "shard": None if step.batch is None else asdict(step.batch),
+        "removed": step.removed,
+        "escalation": None if step.escalation is None else _escalation(step.escalation),
+    }
+
+
+def _escalation(found: EscalationRecord) -> dict[str, Any]:
+    second = None if found.second is None else _outcome(found.second)
+    return {
+        "doubt": str(found.doubt),
+        "first": {"spec": asdict(found.first_spec), "outcome": _outcome(found.first)},
+        "second": {"spec": asdict(found.second_spec), "outcome": second},
+        "result": "second" if found.second_won else "first",
+        "why": say_choice(found),
+    }
+
+
+def _outcome(outcome: Recorded) -> dict[str, Any]:
+    return {**vars(outcome), "output": plain(outcome.output)}
+
+
+def plain(output: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an output in its JSON form, whose vector may be an array."""
+    return {name: value.tolist() if hasattr(value, "tolist") else value for name, value in output.items()}

@@ -1,0 +1,43 @@
+"""The page of `docmill web` about one document's result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from docmill.features.explaining.explanation import Cut, explain
+from docmill.storage.core.specs import DOUBTFUL
+from docmill.storage.results.corpora import find_documents
+from docmill.storage.results.provenance import read_provenance
+from docmill.storage.results.status import read_status
+from docmill.worker.web.marks import Part, excerpt
+from docmill.worker.web.page import Page, PageRequest, Values
+from docmill.worker.web.pages.jobs import shared
+
+LONGEST = 20_000  # characters of a text
+NOT_CUT = "the page does not load tokenizers; `docmill explain` shows the windows"
+
+
+def read_document(request: PageRequest) -> Values:
+    """Return the explanation of a document's result, without its windows."""
+    key, step = request.query.get("id", ""), request.query.get("step") or None
+    status = read_status(request.database, request.id("job"))
+    explanation = explain(
+        read_provenance(request.database, status.id, key, step), lambda _spec, _text: Cut(problem=NOT_CUT)
+    )
+    outcome = explanation.step.outcome
+    kind = request.database.kind_of(explanation.step.spec.kind)
+    output = "" if outcome is None or outcome.status != "done" else kind.output.shown(outcome.output)
+    return {
+        **shared(status),
+        "found": explanation,
+        "of": explanation.provenance,
+        "outcome": outcome,
+        "batch": explanation.step.batch,
+        "given": excerpt([Part(explanation.step.given or "", False)], LONGEST),
+        "output": excerpt([Part(output, False)], LONGEST),
+        "doubtful": DOUBTFUL,
+        "appearances": find_documents(request.database, key, explanation.provenance.corpus),
+    }
+
+
+PAGE = Page("/jobs/{job:int}/document", "document.html.j2", read_document, folder=Path(__file__).parent)

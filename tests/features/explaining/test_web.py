@@ -1,0 +1,43 @@
+"""The page about one document's result, and the links of other pages that lead to it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from docmill.storage.core.database import Database
+from tests.worker.web.conftest import Browse, browse, settings
+from tests.worker.web.pages.marked import marked_job
+from tests.worker.web.pages.test_jobs import harmless
+
+__all__ = ["browse", "settings"]
+
+
+@pytest.mark.parametrize(("key", "said"), [("d0", "numbers_changed"), ("f1", "a retry gives the same"), ("w1", "99")])
+def test_a_document_is_explained(browse: Browse, database: Database, key: str, said: str) -> None:
+    job = marked_job(database)
+    page = browse().get(f"/jobs/{job}/document?id={key}").text
+    assert harmless(page)
+    assert said in page
+    assert "sha256:1" in page
+    assert "<dt>Source</dt><dd><bdi>a.jsonl</bdi>, read " in page
+    assert "by worker <bdi>w1</bdi>" in page
+    assert f'In job <a href="/jobs/{job}/document?id={key}">{job}</a> (' in page
+
+
+def test_a_document_that_is_not_there_is_not_found(browse: Browse, database: Database) -> None:
+    job = marked_job(database)
+    for query in ("id=none", "id=d0&step=none", "", "id=%00", "id=%ED%A0%80"):
+        assert browse().get(f"/jobs/{job}/document?{query}").status_code == 404
+    assert "There is no job 7" in browse().get("/jobs/7/document?id=x").text
+
+
+@pytest.mark.parametrize(
+    "path", ["/jobs/{job}/failures", "/jobs/{job}/flagged", "/jobs/{job}/samples", "/search?id=d0"]
+)
+def test_other_pages_link_to_the_page_of_a_document(browse: Browse, database: Database, path: str) -> None:
+    job = marked_job(database)
+    links = re.findall(r'<a href="(/jobs/[0-9]+/document[^"]+)"', browse().get(path.format(job=job)).text)
+    assert links
+    assert {browse().get(link.replace("&amp;", "&")).status_code for link in links} == {200}

@@ -1,1 +1,0 @@
-"""Explain one result: how it came to be."""

@@ -1,1 +1,0 @@
-"""Reports on a job, as a page that people read."""
