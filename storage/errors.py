@@ -14,7 +14,6 @@ StorageError
 ├── NotFound                 a job, step, document, pipeline or corpus that the store does not have
 ├── ConditionInvalid         flags that do not exist, or a bound that is not like confidence<0.4
 ├── NothingEmbedded          a corpus without vectors to search, or with vectors that cannot be compared
-├── TooManyLost              a migration would lose more results than it may
 ├── TooManyVanished          a reading would mark more documents as vanished than its limit allows
 ├── JobStopped               the job was cancelled or stopped while something was being added to it
 ├── FolderBusy               another process writes parts into the folder
@@ -79,10 +78,6 @@ class ConditionInvalid(StorageError):
 
 class NothingEmbedded(StorageError):
     """The corpus has no vectors, or none that can be compared; run a task over it that makes some."""
-
-
-class TooManyLost(StorageError):
-    """More documents would lose their result by a migration than --max-failures allows."""
 
 
 class TooManyVanished(StorageError):

@@ -27,6 +27,7 @@ BUILT_IN = (
     "docmill.features.batch_files",
     "docmill.features.comparing",
     "docmill.features.explaining",
+    "docmill.features.migrating",
     "docmill.features.near_duplicates",
     "docmill.features.reports",
     "docmill.features.reviewing",

@@ -207,7 +207,8 @@ def begin(database: Database, corpus_id: int, old: Candidate, new: Spec) -> Repl
             if (replacement.old_spec_id, replacement.new_spec_id) != (old.spec_id, new_id):
                 raise StorageError(
                     f"the corpus {replacement.corpus} is being migrated from {replacement.old.model} to "
-                    f"{replacement.new.model}; the same command finishes that, and --cancel ends it"
+                    f"{replacement.new.model}; the same command finishes that, and `docmill migrate "
+                    f"cancel {replacement.corpus}` ends it"
                 )
             return replacement
         made = {"old_spec_id": old.spec_id, "new_spec_id": new_id, "old_job_id": old.job_id}
@@ -273,5 +274,5 @@ def remark(database: Database, job_id: int) -> str | None:
         if replacement.job_id == job_id:
             return f"the backfill {change}: {replacement.state}"
         if replacement.old_spec_id in specs and replacement.state in {FILLING, *IN_FORCE}:
-            return f"{change}: {replacement.state}; docmill migrate {replacement.corpus} --status"
+            return f"{change}: {replacement.state}; docmill migrate status {replacement.corpus}"
     return None

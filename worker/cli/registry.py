@@ -41,7 +41,6 @@ OWN_COMMANDS = {
     "search": _own(RESULTS, "Find the documents of a corpus that are nearest to a text.", "search"),
     "corpus": _own(CORPORA, "List, show or remove corpora and documents; trace a text.", "corpus"),
     "index": _own(CORPORA, "Make, list or drop indexes of vectors, for large corpora.", "index"),
-    "migrate": _own(CORPORA, "Compute a corpus with another model, and switch to its results.", "migrate"),
     "gc": _own(CORPORA, "Remove unreferenced texts, old results and old versions.", "gc"),
     "pipeline": _own(PIPELINES, "Run several steps over a corpus, by hand or on a schedule.", "pipeline"),
     "worker": _own(FLEET, "Start a worker.", "worker"),

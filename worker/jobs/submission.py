@@ -92,7 +92,8 @@ def say_replaced(database: Database, prepared: Prepared, listener: Listener) -> 
             old, new = before.spec.model, after.spec.model
             listener.say(
                 f"The corpus {prepared.corpus} was migrated from {old} to {new}, which answers searches. This job "
-                f"computes {old}; `docmill migrate {prepared.corpus} --from {old} --to {new}` computes new documents."
+                f"computes {old}; `docmill migrate run {prepared.corpus} --from {old} --to {new}` computes new "
+                "documents."
             )
 
 

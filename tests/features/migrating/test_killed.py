@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
+import pytest
 from sqlalchemy import select, text
 
 from docmill.storage.core.database import Database
@@ -29,7 +31,7 @@ name = "meaning"
 task = "embed"
 model = "null@90000"
 """
-MIGRATE = ("migrate", "notes", "--from", OLD, "--to", NEW, "--yes")
+MIGRATE = ("migrate", "run", "notes", "--from", OLD, "--to", NEW, "--yes")
 
 
 def answers(database: Database) -> tuple[str, str]:
@@ -62,8 +64,11 @@ def killed_at(fleet: Fleet, point: str) -> None:
     del fleet.environment[FAULT]
 
 
-def test_a_migration_killed_at_each_stage_answers_by_the_old_model_until_the_switch(fleet: Fleet) -> None:
-    database = fleet.database
+@pytest.mark.faults
+def test_a_migration_killed_at_each_stage_answers_by_the_old_model_until_the_switch(
+    tmp_path: Path, database: Database, redis_url: str
+) -> None:
+    fleet = Fleet(tmp_path, database, redis_url)
     del fleet.environment["DOCMILL_REDIS_URL"]
     fleet.corpus(numbered(N), "corpus-0.jsonl")
     fleet.enqueued(Request(source=str(fleet.folder / "corpus-0.jsonl"), task="embed", model=OLD, corpus="notes"))
@@ -101,5 +106,5 @@ def test_a_migration_killed_at_each_stage_answers_by_the_old_model_until_the_swi
     )
     assert len(held) == 2 * N
     assert set(held.values()) == {1}, "nothing is computed twice"
-    [shown] = fleet.json("migrate", "notes", "--status")
+    [shown] = fleet.json("migrate", "status", "notes")
     assert (shown["state"], shown["answers"]) == ("switched", NEW)

@@ -1,8 +1,8 @@
-"""A migration of a corpus to another model: what it compares, computes and switches."""
+"""Plan a migration of a corpus to another model: the results that it replaces, the new spec, and its cost."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,23 +10,22 @@ from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
 from docmill.storage.errors import StorageError
-from docmill.storage.pipelines import pipelines, switching
-from docmill.storage.pipelines.switching import KeptView
-from docmill.storage.readers.stored import NoSource, StoredTexts
+from docmill.storage.readers.stored import StoredTexts
 from docmill.storage.steps import replacements, steps
-from docmill.storage.steps.replacements import CANCELLED, FILLING, IN_FORCE, UNDONE, Candidate, Replacement
+from docmill.storage.steps.replacements import FILLING, IN_FORCE, Candidate, Replacement
 from docmill.storage.steps.steps import StepRequest
 from docmill.tasks import kinds
 from docmill.tasks.models import families
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import options_of
-from docmill.worker.pipelines.file import parse
-from docmill.worker.pipelines.running import requests_of
+from docmill.worker.jobs import Listener
+from docmill.worker.jobs.follow import ingest_bar
 from docmill.worker.settings import Settings
+from docmill.worker.submit import dry_run
+from docmill.worker.submit.dry_run import Forecast
 from docmill.worker.submit.options import JobOptions, ReadingOptions
-from docmill.worker.submit.request import Prepared, check_corpus_name, require_possible_all, spec_of
+from docmill.worker.submit.request import Prepared, require_possible_all, spec_of
 
-PRIORITY = -100  # of a backfill: other jobs go first
 PROMPTS = frozenset({"prompt", "prompt_name"})  # of which a model has one
 LISTED = 10
 
@@ -57,62 +56,53 @@ class Planned:
     left_out: tuple[str, ...]
     stored: Replacement | None
 
-    @property
-    def is_switched(self) -> bool:
-        """True if the new model answers already."""
-        return self.stored is not None and self.stored.state in IN_FORCE
-
 
 def plan(
     settings: Settings, database: Database, corpus_id: int, corpus: str, wanted: Wanted, devices: Sequence[str]
 ) -> Planned:
     """Choose the old spec, make the new one, and find the migration that this continues.
 
-    Raises StorageError, ModelError and BadOption for the new model.
+    Raises StorageError, and ModelError and BadOption for the new model.
     """
-    migrations = replacements.every(database, corpus_id)
-    old = _chosen(database, corpus_id, corpus, wanted)
+    old = _choose(database, corpus_id, corpus, wanted)
     new, left_out = _new_spec(settings, old.spec, wanted)
     if new == old.spec:
         raise StorageError(
             f"{new.model} with these options is the model that job {old.job_id} has; there is nothing to migrate"
         )
-    stored = next(
-        (migration for migration in migrations[::-1] if (migration.old, migration.new) == (old.spec, new)), None
-    )
-    if stored is not None and (stored.state in {CANCELLED, UNDONE}):
-        stored = None
+    migrations = replacements.every(database, corpus_id)
     standing = replacements.specs_in_force(migrations).get(old.spec)
-    if standing is not None and standing != new:
+    if standing not in {None, new}:
         raise StorageError(f"the corpus {corpus} was migrated from {old.spec.model} to {standing.model} before")
-    if stored is not None and stored.state in IN_FORCE and standing is None:
-        stored = None  # it was migrated back since
-    under_way = next((migration for migration in migrations if migration.state == FILLING), None)
-    if under_way is not None and under_way != stored:
-        raise StorageError(
-            f"a migration of {corpus} from {under_way.old.model} to {under_way.new.model} is under way; "
-            "--cancel ends it"
-        )
+    continued = {FILLING} if standing is None else {FILLING, *IN_FORCE}  # what was migrated back begins anew
+    stored = [
+        migration
+        for migration in migrations
+        if (migration.old, migration.new) == (old.spec, new) and migration.state in continued
+    ]
     _require_alike(old.spec, new)
     require_possible_all(settings, [new], devices)
-    return Planned(corpus_id, corpus, old, new, left_out, stored)
+    return Planned(corpus_id, corpus, old, new, left_out, stored[-1] if stored else None)
 
 
-def _chosen(database: Database, corpus_id: int, corpus: str, wanted: Wanted) -> Candidate:
+def _choose(database: Database, corpus_id: int, corpus: str, wanted: Wanted) -> Candidate:
     """Return the latest step that computed the corpus by the old model. Raises StorageError if there are several."""
-    there = replacements.candidates(database, corpus_id, wanted.job)
+    candidates = replacements.candidates(database, corpus_id, wanted.job)
     names = {wanted.old, str(Path(wanted.old).expanduser().resolve())}
     of_model = [
-        candidate for candidate in there if candidate.spec.model in names and wanted.step in {None, candidate.step}
+        candidate
+        for candidate in candidates
+        if candidate.spec.model in names and wanted.step in {None, candidate.step}
     ]
     latest = {candidate.spec_id: candidate for candidate in reversed(of_model)}
     if not latest:
-        models = (
-            ", ".join(dict.fromkeys(candidate.spec.model for candidate in there)) or "none: no job has run over it"
-        )
+        models = ", ".join(dict.fromkeys(candidate.spec.model for candidate in candidates))
         which = f"job {wanted.job}" if wanted.job else f"no job over the corpus {corpus}"
         verb = "has no step" if wanted.job else "has a step"
-        raise StorageError(f"{which} {verb} with the model {wanted.old}; models of this corpus: {models}")
+        raise StorageError(
+            f"{which} {verb} with the model {wanted.old}; models of this corpus: "
+            f"{models or 'none: no job has run over it'}"
+        )
     if len(latest) > 1:
         listed = "; ".join(map(str, [*reversed(latest.values())][:LISTED]))
         raise StorageError(
@@ -143,43 +133,14 @@ def _require_alike(old: Spec, new: Spec) -> None:
         raise StorageError(f"the results of {new.model} have other columns than those of {old.model}")
 
 
-def texts_of(database: Database, planned: Planned) -> StoredTexts:
-    """Return the texts that a migration computes, as a source to forecast from."""
+def forecast(settings: Settings, database: Database, planned: Planned, device: str, listener: Listener) -> Forecast:
+    """Measure a sample of the texts that a migration computes, and return its cost. Stores nothing."""
     with database.read() as transaction:
         requests = steps.requested(transaction, planned.old.job_id)
         opened = steps.opened(requests, lambda spec: lookups.spec_id(transaction, spec))
-    last = next(step for step in opened if step.spec_id == planned.old.spec_id)
-    return StoredTexts(planned.corpus, database, planned.corpus_id, tuple(steps.way_to(opened, last)))
-
-
-def forecast_request(database: Database, planned: Planned) -> Prepared:
-    """Return the request whose forecast is that of a migration."""
+    replaced = next(step for step in opened if step.spec_id == planned.old.spec_id)
+    texts = StoredTexts(planned.corpus, database, planned.corpus_id, tuple(steps.way_to(opened, replaced)))
     step = StepRequest(planned.new.kind, planned.new)
-    return Prepared(ReadingOptions(), JobOptions(), (step,), texts_of(database, planned), planned.corpus)
-
-
-def backfill_request(database: Database, migration: Replacement) -> Prepared:
-    """Return the request for the backfill of a migration: the steps of the old job over what the corpus has.
-
-    Raises StorageError if the old job was removed.
-    """
-    requests = switching.requests_of(database, migration)
-    job = JobOptions(priority=PRIORITY)
-    return Prepared(ReadingOptions(), job, requests, NoSource(migration.source), migration.corpus)
-
-
-def kept_views(settings: Settings, database: Database, corpus: str, specs: Collection[Spec]) -> list[KeptView]:
-    """Return the views of stored pipelines over a corpus that have one of these specs. Raises PipelineInvalid."""
-    views = []
-    for row, _ in pipelines.every(database):
-        pipeline = parse(row.text, Path(row.path))
-        if pipeline.output.view and check_corpus_name(pipeline.corpus.name or pipeline.name) == corpus:
-            requests = requests_of(settings, pipeline)
-            if any(request.spec in specs for request in requests):
-                views.append(KeptView(pipeline.name, corpus, requests))
-    return views
-
-
-def specs_of(database: Database, corpus_id: int) -> set[Spec]:
-    """Return the specs of all migrations of a corpus."""
-    return {spec for migration in replacements.every(database, corpus_id) for spec in (migration.old, migration.new)}
+    request = Prepared(ReadingOptions(), JobOptions(), (step,), texts, planned.corpus)
+    with listener.computing(), ingest_bar(listener, texts) as progress:
+        return dry_run.forecast(settings, database, request, device, progress)

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, text
 
+from docmill.features.migrating import switching
+from docmill.features.migrating.switching import Survey, TooManyLost
 from docmill.storage import fault_points
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Step
 from docmill.storage.core.specs import Outcome, Spec
 from docmill.storage.deletion import gc, needed, removal
-from docmill.storage.errors import NothingEmbedded, StorageError, TooManyLost
+from docmill.storage.errors import NothingEmbedded, StorageError
 from docmill.storage.leases.shards import Claim
-from docmill.storage.pipelines import switching, views
-from docmill.storage.pipelines.switching import KeptView, Survey
+from docmill.storage.pipelines import views
 from docmill.storage.search.search import choose
 from docmill.storage.steps import jobs, replacements
 from docmill.storage.steps.jobs import JobRequest
@@ -27,7 +28,8 @@ from tests.storage.builders import COPY, EMBED, done, embedded, failed, numbered
 
 NEW = Spec("embed", "e5", "sha256:9")
 THIRD = Spec("embed", "bge", "sha256:8")
-VIEW = KeptView("nightly", "books", (StepRequest("meaning", EMBED),))
+STEPS = (StepRequest("meaning", EMBED),)
+VIEWS = {"nightly": STEPS}
 
 
 def embed(database: Database, texts: Sequence[Any], spec: Spec = EMBED, source: str = "a.jsonl") -> int:
@@ -51,7 +53,7 @@ def replacements_of(database: Database) -> tuple[int, list[Replacement]]:
 
 
 def backfill(database: Database, found: Replacement, outcomes: Any = embedded) -> None:
-    read(database, JobRequest("books", found.source, switching.requests_of(database, found)), [])
+    read(database, JobRequest("books", found.source, switching.requests_by_new(database, found)), [])
     work(database, outcomes)
     jobs.finish(database)
 
@@ -59,7 +61,7 @@ def backfill(database: Database, found: Replacement, outcomes: Any = embedded) -
 def migrated(database: Database, old: Spec = EMBED, new: Spec = NEW) -> Replacement:
     found = begun(database, old, new)
     backfill(database, found)
-    assert switching.switch(database, found, switching.survey(database, found), (), 0.0) is not None
+    assert switching.switch(database, found, switching.survey_documents(database, found), {}, 0.0) is not None
     return found
 
 
@@ -77,11 +79,11 @@ def test_the_old_spec_answers_until_the_switch_and_the_new_one_even_for_later_jo
     assert by(database) == EMBED
     embed(database, [*numbered(5), ("more", "more")])
     assert by(database) == EMBED
-    looked = switching.survey(database, found)
-    assert looked == Survey(documents=6, missing=1, lost=1, last=looked.last)
-    assert switching.switch(database, found, looked, (), 0.0) is None, "a document came meanwhile"
+    survey = switching.survey_documents(database, found)
+    assert survey == Survey(documents=6, missing=1, lost=1, last=survey.last)
+    assert switching.switch(database, found, survey, {}, 0.0) is None, "a document came meanwhile"
     backfill(database, found)
-    counted = switching.switch(database, found, switching.survey(database, found), (), 0.0)
+    counted = switching.switch(database, found, switching.survey_documents(database, found), {}, 0.0)
     assert counted is not None
     assert (counted.documents, counted.missing) == (6, 0)
     assert by(database) == NEW
@@ -95,10 +97,10 @@ def test_documents_that_come_between_the_survey_and_the_switch_stop_it(database:
     embed(database, numbered(3))
     found = begun(database)
     backfill(database, found)
-    looked = switching.survey(database, found)
-    assert not looked.missing
+    survey = switching.survey_documents(database, found)
+    assert not survey.missing
     embed(database, [*numbered(3), ("late", "late")])
-    assert switching.switch(database, found, looked, (), 0.0) is None
+    assert switching.switch(database, found, survey, {}, 0.0) is None
     assert by(database) == EMBED
 
 
@@ -110,12 +112,12 @@ def test_a_switch_that_loses_results_is_refused_with_the_number_and_the_way_on(d
         return [*failed(claim)[:1], *embedded(claim)[1:]]
 
     backfill(database, found, one_fails)
-    looked = switching.survey(database, found)
-    assert (looked.documents, looked.lost) == (4, 1)
+    survey = switching.survey_documents(database, found)
+    assert (survey.documents, survey.lost) == (4, 1)
     with pytest.raises(TooManyLost, match=r"1 of 4 documents would lose .*--max-failures 25\.26 switches"):
-        switching.switch(database, found, looked, (), 20.0)
+        switching.switch(database, found, survey, {}, 20.0)
     assert by(database) == EMBED
-    assert switching.switch(database, found, looked, (), 25.26) is not None
+    assert switching.switch(database, found, survey, {}, 25.26) is not None
     assert by(database) == NEW
 
 
@@ -123,7 +125,7 @@ def test_the_view_switches_in_the_same_transaction_and_back(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embed(database, numbered(3))
-    views.make(database, VIEW.pipeline, VIEW.corpus, VIEW.requests)
+    views.make(database, "nightly", "books", STEPS)
     found = begun(database)
 
     def vectors() -> list[bytes]:
@@ -135,7 +137,7 @@ def test_the_view_switches_in_the_same_transaction_and_back(
         return [dataclasses.replace(one, vector=b"\0\0\0@") for one in embedded(claim)]
 
     backfill(database, found, others)
-    looked = switching.survey(database, found)
+    survey = switching.survey_documents(database, found)
 
     def fall(point: str) -> None:
         raise ZeroDivisionError
@@ -143,14 +145,14 @@ def test_the_view_switches_in_the_same_transaction_and_back(
     with monkeypatch.context() as patched:
         patched.setattr(fault_points, "reach", fall)
         with pytest.raises(ZeroDivisionError):
-            switching.switch(database, found, looked, [VIEW], 0.0)
+            switching.switch(database, found, survey, VIEWS, 0.0)
     assert (by(database), {*vectors()}) == (EMBED, {b"\0\0\x80?"})
-    switching.switch(database, found, looked, [VIEW], 0.0)
+    switching.switch(database, found, survey, VIEWS, 0.0)
     assert (by(database), {*vectors()}) == (NEW, {b"\0\0\0@"})
     last = switching.last_switched(replacements_of(database)[1], "books")
-    assert switching.undo(database, last, [VIEW])
+    assert switching.undo(database, last, VIEWS)
     assert (by(database), {*vectors()}) == (EMBED, {b"\0\0\x80?"})
-    assert not switching.undo(database, last, [VIEW])
+    assert not switching.undo(database, last, VIEWS)
     with pytest.raises(StorageError, match="of the corpus books was switched, so there is nothing to take back"):
         switching.last_switched(replacements_of(database)[1], "books")
 
@@ -180,9 +182,9 @@ def test_a_cancelled_migration_leaves_the_old_spec_and_a_later_job_by_hand_count
     assert replacements.cancel(database, found.id)
     assert not replacements.cancel(database, found.id)
     assert by(database) == EMBED
-    looked = switching.survey(database, found)
+    survey = switching.survey_documents(database, found)
     with pytest.raises(StorageError, match="was cancelled meanwhile"):
-        switching.switch(database, found, looked, (), 0.0)
+        switching.switch(database, found, survey, {}, 0.0)
     embed(database, numbered(3), NEW)
     assert by(database) == NEW
 
@@ -244,7 +246,7 @@ def test_a_spec_that_answers_again_since_it_was_to_be_removed_stays(database: Da
     embed(database, numbered(3))
     found = migrated(database)
     going = needed.replaced_specs(database, 0.0).spec_ids
-    assert switching.undo(database, found, ())
+    assert switching.undo(database, found, {})
     assert needed.note_dropped(database, going, 0.0) == ()
     assert by(database) == EMBED
 
@@ -255,11 +257,12 @@ def test_a_migration_outlives_the_old_job_whose_steps_its_backfill_has(database:
     backfill(database, found)
     forgotten = delete(Step).where(Step.job_id == found.old_job_id)
     database.write(lambda transaction: transaction.execute(forgotten))
-    with pytest.raises(StorageError, match="was removed; --cancel ends the migration"):
-        switching.survey(database, found)
+    with pytest.raises(StorageError, match="was removed; `docmill migrate cancel books` ends the migration"):
+        switching.survey_documents(database, found)
     replacements.note_job(database, found.id, 2)
     known = replacements.reread(database, found)
-    assert switching.survey_back(database, known) == switching.survey(database, known) == Survey(3, 0, 0, 3)
+    for back in (False, True):
+        assert switching.survey_documents(database, known, back=back) == Survey(3, 0, 0, 3)
 
 
 def test_a_middle_step_is_migrated_with_the_steps_that_read_it(database: Database) -> None:
@@ -274,7 +277,8 @@ def test_a_middle_step_is_migrated_with_the_steps_that_read_it(database: Databas
     work(database, both)
     jobs.finish(database)
     found = begun(database, COPY, dataclasses.replace(COPY, model="copier-2"))
-    looked = switching.survey(database, found)
-    assert (looked.documents, looked.missing) == (3, 3)
+    survey = switching.survey_documents(database, found)
+    assert (survey.documents, survey.missing) == (3, 3)
     backfill(database, found, lambda claim: both(claim, "new"))
-    assert switching.switch(database, found, switching.survey(database, found), (), 0.0) == Survey(3, 0, 0, 3)
+    survey = switching.survey_documents(database, found)
+    assert switching.switch(database, found, survey, {}, 0.0) == Survey(3, 0, 0, 3)

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from docmill.features.migrating import switching
+from docmill.features.migrating.plan import Planned, Wanted, plan
+from docmill.features.migrating.switching import Survey, TooManyLost, migrate
 from docmill.storage.core.database import Database
-from docmill.storage.errors import TooManyLost
-from docmill.storage.pipelines import pipelines, switching, views
+from docmill.storage.pipelines import pipelines, views
 from docmill.storage.results.status import read_status
 from docmill.storage.search import pgvector_index
 from docmill.storage.search.search import choose
@@ -19,9 +21,8 @@ from docmill.storage.steps import jobs, replacements
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.replacements import Replacement
 from docmill.tasks.errors import BadOption
-from docmill.worker.cli.migrating import switched
+from docmill.worker.jobs import Listener
 from docmill.worker.pipelines.file import parse
-from docmill.worker.pipelines.migrating import Wanted, kept_views, plan
 from docmill.worker.pipelines.running import advance, requests_of
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import Settings, load_settings
@@ -68,14 +69,23 @@ def run_as_scheduled(database: Database, settings: Settings, broker: Broker, hou
 
 def filled(database: Database, settings: Settings, outcomes: Any = embedded) -> Replacement:
     """Begin a migration from null to null@9000, and compute its backfill."""
-    corpus_id = choose(database, ["notes"]).corpus_id
-    planned = plan(settings, database, corpus_id, "notes", Wanted("null", "null@9000"), ())
-    found = replacements.begin(database, corpus_id, planned.old, planned.new)
-
-    read(database, JobRequest("notes", found.source, switching.requests_of(database, found)), [])
+    planned = to_null_9000(database, settings)
+    found = replacements.begin(database, planned.corpus_id, planned.old, planned.new)
+    job = read(database, JobRequest("notes", found.source, switching.requests_by_new(database, found)), [])
+    replacements.note_job(database, found.id, job.id)
     work(database, outcomes)
     jobs.finish(database)
-    return found
+    return replacements.reread(database, found)
+
+
+def to_null_9000(database: Database, settings: Settings) -> Planned:
+    corpus_id = choose(database, ["notes"]).corpus_id
+    return plan(settings, database, corpus_id, "notes", Wanted("null", "null@9000"), ())
+
+
+def switch(database: Database, settings: Settings, most_lost: float) -> Survey:
+    """Switch to null@9000, of which nothing is missing."""
+    return migrate(settings, database, to_null_9000(database, settings), (), most_lost, Listener())[1]
 
 
 def test_scheduled_runs_compute_the_old_model_until_the_switch_and_then_the_new_one(
@@ -92,13 +102,9 @@ def test_scheduled_runs_compute_the_old_model_until_the_switch_and_then_the_new_
     assert found.new.params == old.params, "the options are those of the old job"
     write(tmp_path, 4)
     assert read_status(database, run_as_scheduled(database, settings, broker, 2)).spec == old
-    kept = kept_views(settings, database, "notes", {old})
-    assert [one.pipeline for one in kept] == ["nightly"]
-    looked = switching.survey(database, found)
-    assert looked.missing == 1
-    assert switching.switch(database, found, looked, kept, 0.0) is None
+    assert switching.survey_documents(database, found).missing == 1
     filled(database, settings)
-    assert switching.switch(database, found, switching.survey(database, found), kept, 0.0) is not None
+    assert switch(database, settings, 0.0).documents == 4
     write(tmp_path, 5)
     third = run_as_scheduled(database, settings, broker, 3)
     broker.close()
@@ -128,10 +134,7 @@ def test_an_index_of_the_old_vectors_brings_one_of_the_new(
     jobs.finish(database)
     found = filled(database, settings)
     pgvector_index.add(database, found.old_spec_id)
-    replacements.note_job(database, found.id, 2)
-    found = replacements.reread(database, found)
-    counted = switched(settings, database, found, (), (), 0.0, by_workers=False)
-    assert counted.documents == 5
+    assert switch(database, settings, 0.0).documents == 5
     of = {one.spec_id: one.vectors for one in pgvector_index.every(database)}
     assert of == {found.old_spec_id: 5, found.new_spec_id: 5}
 
@@ -155,8 +158,6 @@ def test_a_switch_that_would_lose_results_names_the_job_that_says_why(
     work(database, embedded)
     jobs.finish(database)
     found = filled(database, settings, failed)
-    replacements.note_job(database, found.id, 2)
-    found = replacements.reread(database, found)
     with pytest.raises(TooManyLost, match=r"2 of 2 documents would lose .*`docmill failures 2` says why"):
-        switched(settings, database, found, (), (), 50.0, by_workers=False)
+        switch(database, settings, 50.0)
     assert choose(database, ["notes"]).spec == found.old

@@ -1,0 +1,105 @@
+"""`docmill migrate`: the way of a corpus to another model and back."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.worker.harness import Docmill
+
+WriteCorpus = Callable[..., Path]
+TEXTS = [
+    {"id": "t1", "text": "The app forgets my password after each update."},
+    {"id": "t2", "text": "I cannot open the invoice of March."},
+    {"id": "t3", "text": "Please send me the manual in Spanish."},
+]
+PIPELINE = """
+name = "nightly"
+[corpus]
+source = "corpus.jsonl"
+name = "tickets"
+[[step]]
+name = "meaning"
+task = "embed"
+model = "null"
+"""
+TO_9000 = ("migrate", "run", "tickets", "--from", "null", "--to", "null@9000")
+
+
+def searched(docmill: Docmill) -> tuple[str, set[str]]:
+    """Return the model by which a search answers, and the documents that it finds."""
+    said = docmill("search", "tickets", "login data", "--no-passages", "--json")
+    [model] = re.findall(r"embed with (null\S*)@", said.stderr)
+    return model, {hit["id"] for hit in json.loads(said.stdout)["hits"]}
+
+
+def test_search_and_runs_of_pipelines_change_to_the_new_model_and_back(
+    embedded: Docmill, write_corpus: WriteCorpus
+) -> None:
+    write_corpus(TEXTS)
+    (embedded.folder / "nightly.toml").write_text(PIPELINE)
+    embedded("pipeline", "add", "nightly.toml")
+    embedded("pipeline", "run", "nightly.toml")
+
+    cost = embedded.json(*TO_9000, "--dry-run")
+    assert (cost["documents"], cost["done_already"], cost["to"]["model"]) == (3, 0, "null@9000")
+    assert cost["tokens_to_do"] > 0
+    asked = embedded(*TO_9000, code=2).stderr
+    assert "device-seconds on cpu" in asked
+    assert "Nothing was changed: --yes says that it is meant." in asked
+    assert embedded.json("migrate", "status", "tickets") == []
+
+    done = embedded.json(*TO_9000, "--yes")
+    assert (done["state"], done["answers"], done["documents"], done["lost"]) == ("switched", "null@9000", 3, 0)
+    assert searched(embedded) == ("null@9000", {"t1", "t2", "t3"})
+    job = embedded.json("status", done["job"])
+    assert job["priority"] < 0
+    assert job["migration"] == "the backfill from null to null@9000: switched"
+    assert "embed (migration)" in embedded("jobs").stdout
+    assert "from null to null@9000: switched" in embedded("status", 1).stdout
+
+    write_corpus([*TEXTS, {"id": "t4", "text": "My login does not work any more."}])
+    said = embedded("pipeline", "run", "nightly.toml").stderr
+    assert "Step meaning: the corpus was migrated; null@9000 replaces null." in said
+    assert searched(embedded) == ("null@9000", {"t1", "t2", "t3", "t4"})
+    assert embedded("results", "tickets").stdout == embedded("results", 3).stdout
+    again = embedded(*TO_9000).stderr
+    assert "was switched to null@9000 before" in again
+    assert "1 of 4 documents have no result of null" in embedded("migrate", "back", "tickets", code=2).stderr
+    embedded("migrate", "back", "tickets", "--yes")
+    assert searched(embedded)[0] == "null"
+    assert "nothing to take back" in embedded("migrate", "back", "tickets", code=2).stderr
+
+
+def test_what_cannot_be_migrated_is_refused_with_what_to_do(embedded: Docmill, write_corpus: WriteCorpus) -> None:
+    write_corpus(TEXTS)
+    run = ("run", "corpus.jsonl", "--task", "embed", "--corpus", "tickets")
+    embedded(*run, "--model", "null")
+
+    def refused(old: str, new: str) -> str:
+        return embedded("migrate", "run", "tickets", "--from", old, "--to", new, "--yes", code=2).stderr
+
+    assert "has a step with the model opus; models of this corpus: null" in refused("opus", "minilm")
+    assert "there is nothing to migrate" in refused("null", "null")
+    assert "No migration of tickets is under way" in embedded("migrate", "cancel", "tickets", code=2).stderr
+    embedded(*run, "--model", "null", "--windows", "all")
+    several = refused("null", "minilm")
+    assert "several sorts of results of null; choose by --job, --step or both" in several
+    assert "job 1, step embed" in several
+
+
+def test_a_job_by_the_old_model_says_so_and_the_old_results_can_be_dropped(
+    embedded: Docmill, write_corpus: WriteCorpus
+) -> None:
+    write_corpus(TEXTS)
+    run = ("run", "corpus.jsonl", "--task", "embed", "--model", "null", "--corpus", "tickets")
+    embedded(*run, "--windows", "all")
+    done = embedded.json("migrate", "run", "tickets", "--from", "null", "--to", "null@9000", "--yes")
+    assert done["from"]["params"] == embedded.json("status", 1)["spec"]["params"]
+    said = embedded(*run, "--windows", "all").stderr
+    assert "This job computes null; `docmill migrate run tickets --from null --to null@9000`" in said
+    dropped = embedded.json("gc", "--migrated", "--yes")
+    assert dropped["outcomes"] == 3
+    assert embedded.json("migrate", "status", "tickets")[0]["state"] == "dropped"
