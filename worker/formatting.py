@@ -23,7 +23,6 @@ from docmill.worker.logs import UNSEEN, seen
 if TYPE_CHECKING:
     from docmill.storage.core.specs import Spec
     from docmill.storage.ingest.ingest import Counts
-    from docmill.storage.readers import Source
     from docmill.storage.results.job_counts import Escalated, FlagCounts
     from docmill.storage.results.status import JobStatus, StepStatus
     from docmill.storage.results.time_left import TimeLeft
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 
 _WIDE = 64  # so that a terminal of 80 columns has room for them
-_SHOWN_KINDS = 10  # of files that were left out
 
 
 def duration(seconds: float) -> str:
@@ -143,27 +141,6 @@ def ingested(source: str, counts: Counts, *, adopted: bool, takes_encoding: bool
         f"{counts.rejected:,} rejected{vanished}. {counted(counts.planned, 'text')} to compute"
         f"{', beside those of before' if adopted else ''}."
     ) + "".join([mended if counts.mended else "", superseded if counts.repeated else ""])
-
-
-def left_out(source: Source) -> str | None:
-    """Say how many files of which kinds a reading left out, and what would read them; None where there are none."""
-    from docmill.storage.readers import left_out, why_left_out
-    from docmill.storage.readers.registry import missing
-
-    by_kind: Counter[str] = Counter()
-    for suffix, n in left_out(source).items():
-        by_kind[suffix.lower()] += n
-    if not by_kind:
-        return None
-    kinds = sorted(by_kind.items(), key=lambda kind: (-kind[1], kind[0]))
-    shown = ", ".join(f"{n:,} {suffix}" for suffix, n in kinds[:_SHOWN_KINDS])
-    more = f" and {sum(n for _, n in kinds[_SHOWN_KINDS:]):,} of other kinds" if len(kinds) > _SHOWN_KINDS else ""
-    n_files = by_kind.total()
-    said = [f"{n_files:,} {'file was' if n_files == 1 else 'files were'} left out: {shown}{more}"]
-    said += list(why_left_out(source).values())[:_SHOWN_KINDS]
-    if install := missing(by_kind).removeprefix("; "):
-        said.append(install)
-    return ". ".join(said) + "."
 
 
 def no_records(source: str) -> str:

@@ -23,7 +23,6 @@ from docmill.worker.errors import WorkerError
 from docmill.worker.toml_places import Fault, describe_bad_syntax, put_place
 
 if TYPE_CHECKING:
-    from docmill.storage.core.database import Database
     from docmill.storage.results.status import JobStatus
     from docmill.worker.settings import Settings
 
@@ -89,18 +88,6 @@ class Prices:
     def cost_of(self, status: JobStatus) -> Cost | None:
         """Return the cost of the tokens that a job read and wrote; None if none of its models has a price."""
         return self.cost((step.spec.model, step.tokens_in, step.tokens_out) for step in status.computing)
-
-
-def costs(database: Database, prices: Prices, job_ids: Iterable[int | None]) -> dict[int, Cost]:
-    """Return the costs of jobs by their ids, without those whose models have no price. None stands for no job."""
-    from docmill.storage.core.schema import Job
-    from docmill.storage.results.status import list_statuses
-
-    wanted = {job for job in job_ids if job is not None}
-    if not wanted or not prices.models:
-        return {}
-    known = {job.id: prices.cost_of(job) for job in list_statuses(database, len(wanted), Job.id.in_(wanted))}
-    return {job_id: cost for job_id, cost in known.items() if cost is not None}
 
 
 def read_prices(settings: Settings) -> Prices:

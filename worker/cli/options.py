@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 import click
 from annotated_types import Ge, Gt, Le
@@ -62,27 +62,35 @@ class Choice(click.Choice[str]):
         return f"{said} {hint(value, self.choices)}".rstrip()
 
 
-class WholeNumber(click.IntRange):
-    """A whole number within bounds, which a refusal says in words."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return super().convert(value, param, ctx)
-        except click.BadParameter:
-            self.fail(f"{value!r} is not a whole number{_bounds(self)}", param, ctx)
-
-
-class Number(click.FloatRange):
+class _InWords:
     """A number within bounds, which a refusal says in words."""
 
+    noun = "number"
+    fail: Callable[..., NoReturn]
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            return super().convert(value, param, ctx)
+            return super().convert(value, param, ctx)  # type: ignore[misc]
         except click.BadParameter:
-            self.fail(f"{value!r} is not a number{_bounds(self)}", param, ctx)
+            self.fail(self.refuse(value), param, ctx)
+
+    def refuse(self, value: object) -> str:
+        """Return the refusal of a value."""
+        assert isinstance(self, click.IntRange | click.FloatRange)
+        return f"{value!r} is not a {self.noun}{_bounds(self)}"
 
 
-def _bounds(of: WholeNumber | Number) -> str:
+class WholeNumber(_InWords, click.IntRange):
+    """A whole number."""
+
+    noun = "whole number"
+
+
+class Number(_InWords, click.FloatRange):
+    """A number, with a fraction or without."""
+
+
+def _bounds(of: click.IntRange | click.FloatRange) -> str:
     """Return the bounds of a number as the end of a sentence that names it."""
     if of.min is None:
         return ""
@@ -92,14 +100,11 @@ def _bounds(of: WholeNumber | Number) -> str:
     return f"{least} and at most {of.max:,}" if of.min_open else f" from {of.min:,} to {of.max:,}"
 
 
-class _JobId(click.IntRange):
+class _JobId(_InWords, click.IntRange):
     """A job's number."""
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return super().convert(value, param, ctx)
-        except click.BadParameter:
-            self.fail(f"{value!r} is no number of a job; `docmill jobs` lists the jobs", param, ctx)
+    def refuse(self, value: object) -> str:
+        return f"{value!r} is no number of a job; `docmill jobs` lists the jobs"
 
 
 JOB_ID = _JobId(1, 2**63 - 1)

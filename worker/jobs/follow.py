@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,17 +12,19 @@ from docmill.storage.errors import PASSING
 from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.leases.diagnosis import Cause
-from docmill.storage.readers import Source
+from docmill.storage.readers import Source, left_out, why_left_out
+from docmill.storage.readers.registry import missing
 from docmill.storage.readers.stored import NoSource
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import OpenJob
-from docmill.worker.formatting import counted, documents, ingested, left_out, pace, where_time_goes
+from docmill.worker.formatting import counted, documents, ingested, pace, where_time_goes
 from docmill.worker.jobs import Bar, Listener
 from docmill.worker.submit.enqueue import Enqueued, Progress
 
 POLL_S = 0.5
 SHOWN_REJECTIONS = 5
+SHOWN_KINDS = 10  # of files that were left out
 PATIENCE_S = 60.0  # how long a watcher bears a database that is away
 # After this time a watcher leaves a job that every worker refuses. Each worker tries it twice meanwhile.
 BLOCKED_PATIENCE_S = 75.0
@@ -77,6 +80,24 @@ def ingest_bar(
         yield IngestBar(bar, source, on_planned, on_opened)
 
 
+def describe_left_out(source: Source) -> str | None:
+    """Say how many files of which kinds a reading left out, and what would read them; None where there are none."""
+    by_kind: Counter[str] = Counter()
+    for suffix, n in left_out(source).items():
+        by_kind[suffix.lower()] += n
+    if not by_kind:
+        return None
+    kinds = sorted(by_kind.items(), key=lambda kind: (-kind[1], kind[0]))
+    shown = ", ".join(f"{n:,} {suffix}" for suffix, n in kinds[:SHOWN_KINDS])
+    more = f" and {sum(n for _, n in kinds[SHOWN_KINDS:]):,} of other kinds" if len(kinds) > SHOWN_KINDS else ""
+    n_files = by_kind.total()
+    said = [f"{n_files:,} {'file was' if n_files == 1 else 'files were'} left out: {shown}{more}"]
+    said += list(why_left_out(source).values())[:SHOWN_KINDS]
+    if install := missing(by_kind).removeprefix("; "):
+        said.append(install)
+    return ". ".join(said) + "."
+
+
 def say_ingested(listener: Listener, source: Source, done: Enqueued) -> None:
     """Say what was read, and whether an earlier job goes on with it."""
     if isinstance(source, NoSource):
@@ -89,7 +110,7 @@ def say_ingested(listener: Listener, source: Source, done: Enqueued) -> None:
                 source.name, done.counts, adopted=done.adopted, takes_encoding=getattr(source, "takes_encoding", True)
             )
         )
-    if (others := left_out(source)) is not None:
+    if (others := describe_left_out(source)) is not None:
         listener.say(others)
     for remark in done.remarks:
         listener.say(remark)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import PipelineRow, PipelineRun
+from docmill.storage.core.schema import Job, PipelineRow, PipelineRun
 from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.pipelines import pipelines, views
-from docmill.storage.results.status import JobStatus
+from docmill.storage.results.status import JobStatus, list_statuses
 from docmill.tasks import kinds
 from docmill.worker.concurrency import Held
 from docmill.worker.formatting import cost_as_json
@@ -25,7 +25,7 @@ from docmill.worker.jobs.submission import describe_default_model, say_conversio
 from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, place_of, read, refuse_secrets
 from docmill.worker.pipelines.running import export, keeping, migrated, outcome, prepare
 from docmill.worker.pipelines.schedule import Schedule, next_after
-from docmill.worker.prices import Cost, Prices, costs
+from docmill.worker.prices import Cost, Prices
 from docmill.worker.settings import Settings
 from docmill.worker.stores import open_broker
 from docmill.worker.submit.request import Prepared
@@ -146,17 +146,26 @@ def _in_history(
             raise
 
 
+def read_costs(database: Database, prices: Prices, job_ids: Iterable[int | None]) -> dict[int, Cost]:
+    """Return the costs of jobs by their ids, without those whose models have no price. None stands for no job."""
+    wanted = {job for job in job_ids if job is not None}
+    if not wanted or not prices.models:
+        return {}
+    known = {job.id: prices.cost_of(job) for job in list_statuses(database, len(wanted), Job.id.in_(wanted))}
+    return {job_id: cost for job_id, cost in known.items() if cost is not None}
+
+
 def list_pipelines(database: Database, prices: Prices) -> list[dict[str, Any]]:
     """Return the stored pipelines with their last and next runs, for machines."""
     rows = pipelines.every(database)
-    known = costs(database, prices, [None if run is None else run.job_id for _, run in rows])
+    known = read_costs(database, prices, [None if run is None else run.job_id for _, run in rows])
     return [_row_of(row, run, known) for row, run in rows]
 
 
 def list_runs(database: Database, name: str, limit: int, prices: Prices) -> list[dict[str, Any]]:
     """Return the latest runs of a stored pipeline, newest first, for machines. Raises NotFound."""
     rows = pipelines.history(database, name, limit)
-    known = costs(database, prices, [row.job_id for row in rows])
+    known = read_costs(database, prices, [row.job_id for row in rows])
     return [_run_of(row, known) for row in rows]
 
 

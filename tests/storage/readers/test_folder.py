@@ -40,7 +40,7 @@ from docmill.storage.results import parts
 from docmill.storage.results.results import Placed
 from docmill.storage.writers import Target
 from docmill.storage.writers.parts_manifest import Manifest
-from docmill.worker import formatting
+from docmill.worker.jobs.follow import describe_left_out
 from tests.storage.columns import table_of
 
 OPTIONS = SourceOptions()
@@ -327,7 +327,7 @@ def test_files_whose_library_is_missing_are_left_out_with_what_reads_them(
     assert left_out(source) == {".PNG": 1, ".png": 1, ".parquet": 1, ".pdf": 1, ".mbox": 1}
     needs = f"b.parquet: Parquet needs another library: {install('parquet')}"
     assert why_left_out(source)[".parquet"] == needs
-    said = formatting.left_out(source)
+    said = describe_left_out(source)
     assert said is not None
     assert said.startswith("5 files were left out: 2 .png, 1 .mbox, 1 .parquet, 1 .pdf. ")
     assert needs in said

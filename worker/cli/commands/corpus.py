@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from textwrap import fill
@@ -135,28 +135,28 @@ def rm_command(
     with open_store(settings) as database:
         name = first_existing(database, corpus_names(name))
         missing = removal.missing(database, name, ids)
-        chosen = _chosen(database, name, ids, conditions, vanished)
-        if chosen.keys != [] and not yes and not confirmed(f"This removes {chosen.what}, and every result {_LEFT}"):
+        keys, documents = _choose(database, name, ids, conditions, vanished)
+        if keys != [] and not yes and not confirmed(f"This removes {documents}, and every result {_LEFT}"):
             return BAD_INPUT
-        same = [] if chosen.keys is None else removal.same_texts(database, name, chosen.keys)
-        if chosen.keys is None:
+        same = [] if keys is None else removal.same_texts(database, name, keys)
+        if keys is None:
             removed = removal.remove_corpus(database, name)
         else:
-            removed = removal.remove_documents(database, name, chosen.keys, only_vanished=vanished)
+            removed = removal.remove_documents(database, name, keys, only_vanished=vanished)
         uncleared = inventory.clear(settings, database)
     if as_json:
         counts = {name: n for name, n in asdict(removed).items() if name != "others"}
         print_json({**counts, "missing": missing, "same_text": same})
-    elif chosen.keys != []:
+    elif keys != []:
         _say_removed(removed)
-    if chosen.keys == []:
-        say(f"Nothing was removed: {chosen.what}.")
+    if keys == []:
+        say(f"Nothing was removed: {documents}.")
     for sentence in (*_said_of_same(same), *uncleared):
         say(sentence)
     if missing:
         shown = ", ".join(missing[:MENTIONED]) + (" …" if len(missing) > MENTIONED else "")
         say(f"{len(missing):,} of the {len(ids):,} documents are not in {name}: {shown}")
-    return SOME_FAILED if missing or (wheres and not chosen.keys) else OK
+    return SOME_FAILED if missing or (wheres and not keys) else OK
 
 
 _LEFT = "that nothing else needs."
@@ -175,29 +175,22 @@ def _said_of_same(documents: Sequence[tuple[str, str]]) -> Iterator[str]:
         )
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """The ids of the documents that are to be removed (None: the whole corpus), and how to speak of them."""
-
-    keys: list[str] | None
-    what: str
-
-
-def _chosen(
+def _choose(
     database: Database, name: str, ids: tuple[str, ...], conditions: list[Condition], vanished: bool
-) -> Chosen:
+) -> tuple[list[str] | None, str]:
+    """Return the ids of the documents that are to be removed (None: the whole corpus), and words for them."""
 
     if conditions or vanished:
         keys = select_keys(database, name, conditions, only_vanished=vanished)
         if not keys:
-            return Chosen([], _none_is(name, conditions, vanished))
+            return [], _none_is(name, conditions, vanished)
         which = [f"of which a version has {' and '.join(map(str, conditions))}"] if conditions else []
         which += ["that vanished from their source"] if vanished else []
-        return Chosen(keys, f"{formatting.documents(len(keys))} of the corpus {name} {' and '.join(which)}")
+        return keys, f"{formatting.documents(len(keys))} of the corpus {name} {' and '.join(which)}"
     corpus = corpora.show(database, name)
     if ids:
-        return Chosen([*ids], f"{len(ids):,} of the {corpus.documents:,} documents of the corpus {name}")
-    return Chosen(None, f"the corpus {name} ({formatting.documents(corpus.documents)}), its readings and its jobs")
+        return [*ids], f"{len(ids):,} of the {corpus.documents:,} documents of the corpus {name}"
+    return None, f"the corpus {name} ({formatting.documents(corpus.documents)}), its readings and its jobs"
 
 
 def _none_is(name: str, conditions: list[Condition], vanished: bool) -> str:

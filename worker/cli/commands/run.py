@@ -131,7 +131,7 @@ def run_command(
 def _dry_run(
     settings: Settings, database: Database, prepared: Prepared, device: str, prices: Prices, as_json: bool
 ) -> int:
-    from docmill.worker.jobs.follow import ingest_bar
+    from docmill.worker.jobs.follow import describe_left_out, ingest_bar
     from docmill.worker.submit.dry_run import forecast
 
     listener = listen(settings)
@@ -139,7 +139,7 @@ def _dry_run(
         expected = forecast(settings, database, prepared, device, progress)
     if not expected.documents and not expected.rejected:
         say(formatting.no_records(prepared.source.name))
-    if (others := formatting.left_out(prepared.source)) is not None:
+    if (others := describe_left_out(prepared.source)) is not None:
         say(others)
     cost = prices.cost([(prepared.spec.model, expected.tokens_to_do, expected.tokens_out_to_do)])
     code = SOME_REJECTED if expected.rejected else OK

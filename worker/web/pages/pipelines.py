@@ -11,8 +11,9 @@ from urllib.parse import quote
 
 from docmill.storage.core.schema import PipelineRow, PipelineRun
 from docmill.storage.pipelines import pipelines
+from docmill.worker.jobs.pipelines import read_costs
 from docmill.worker.pipelines.schedule import BadSchedule, Schedule, next_after
-from docmill.worker.prices import costs, read_prices
+from docmill.worker.prices import read_prices
 from docmill.worker.web.page import Change, Page, PageRequest, Values
 
 TONES: Mapping[str, str] = {"done": "good", "failed": "bad", "running": "active", "reading": "active", "due": "warn"}
@@ -69,7 +70,7 @@ def read_one(request: PageRequest) -> Values:
     row, runs = pipelines.get(request.database, name), pipelines.history(request.database, name, RUNS)
     now = time.time()
     one = show_pipeline(row, runs[0] if runs else None, COMING, now)
-    known = costs(request.database, read_prices(request.settings), [run.job_id for run in runs])
+    known = read_costs(request.database, read_prices(request.settings), [run.job_id for run in runs])
     paid = {job_id: str(cost) for job_id, cost in known.items() if cost.amount}
     shown = {"pipeline": one, "file": row.text, "runs": runs, "costs": paid}
     return shown | {"tones": TONES, "late_s": LATE_S, "now": now}
