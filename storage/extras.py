@@ -40,7 +40,6 @@ FORMATS = Extra("formats", ("kreuzberg", "pysubs2"), "HTML, PDF, office, e-book,
 EXCEL = Extra("excel", ("python_calamine", "xlsxwriter"), "sheets of Excel as a source, and .xlsx for results")
 PARQUET = Extra("parquet", ("pyarrow",), "Parquet as a source and for results")
 DATASETS = Extra("datasets", ("datasets", "pyarrow"), "data sets of Hugging Face, of its hub and of folders")
-DEDUP = Extra("dedup", ("rensa",), "near duplicates by words")
 REMOTE = Extra("remote", ("aiohttp", "fsspec"), "sources by their URL: https://, s3:// and others")
 
 

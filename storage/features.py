@@ -16,6 +16,7 @@ from pkgutil import resolve_name
 from typing import Any, NamedTuple, TypeVar
 
 from docmill.storage.errors import StorageError
+from docmill.storage.extras import Extra
 
 T = TypeVar("T")
 
@@ -57,12 +58,14 @@ class Feature:
     ``readers``: functions that read files with a suffix (`.xyz`), or open URLs with a scheme (`xyz`).
     ``checks``: checks of outputs (`tasks.checks.base.Check`), by the flags that they raise.
     ``filters``: filters of documents (`storage.steps.filters.DocumentFilter`), by their names for `--leave-out`.
+    ``writers``: formats of results (`storage.writers.base.Writer`).
     ``tables``: SQLAlchemy's MetaData of the feature's own tables. `docmill db upgrade` makes those that are missing.
     ``worker_rights``, ``order_rights``: rights to these tables (`storage.core.privileges`) that a worker needs, and
     that it needs to take orders.
     ``dependents``: what deletion has to ask or tell the feature (`storage.deletion.dependents.Dependent`).
     ``retention``: rules by their names (`storage.deletion.retention.Rule`), each with an age in the settings' file.
     ``pages``: pages of `docmill web` (`worker.web.page.Page`).
+    ``extras``: extras of docmill's package that only the feature needs.
     """
 
     name: str
@@ -72,12 +75,14 @@ class Feature:
     readers: Mapping[str, str] = field(default_factory=dict)
     checks: Mapping[str, str] = field(default_factory=dict)
     filters: Mapping[str, str] = field(default_factory=dict)
+    writers: Sequence[str] = ()
     tables: Sequence[str] = ()
     worker_rights: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     order_rights: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     dependents: Sequence[str] = ()
     retention: Mapping[str, str] = field(default_factory=dict)
     pages: Sequence[str] = ()
+    extras: Sequence[Extra] = ()
 
     def load(self, reference: str, kind: type[T]) -> T:
         """Return a value that the feature names. Raises FeatureInvalid if it does not load, or is of another type."""

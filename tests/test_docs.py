@@ -125,7 +125,7 @@ LINES = {  # what is added to each registry, after a line that is there
         )
     },
     "storage/writers/__init__.py": {
-        "import excel, openai_batch": ", tsv",
+        "import excel": ", tsv",
         "    NPY,\n": "    tsv.WRITER,\n",
     },
     "worker/cli/registry.py": {"COMMANDS = {\n": '    "greet": _own(FLEET, "Say hello to somebody.", "greet"),\n'},

@@ -9,4 +9,5 @@ FEATURE = Feature(
             WORK, "Carry out a file of requests in OpenAI's batch format.", "docmill.features.batch_files.command"
         )
     },
+    writers=("docmill.features.batch_files.writer:WRITER",),
 )

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import orjson
 
-from docmill.features.batch_files import file
+from docmill.features.batch_files import file, writer
 from docmill.features.batch_files.bodies import in_words_of_bodies
 from docmill.features.batch_files.file import BadBatch, BatchFile, BatchRequest, Call, Refused, survey
+from docmill.features.batch_files.writer import Line, refused, request_of, response, unanswered
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Reason
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import JobStatus
-from docmill.storage.writers import COMPRESSIONS, Target, openai_batch
+from docmill.storage.writers import COMPRESSIONS, Target
 from docmill.storage.writers.base import Row
 from docmill.storage.writers.formats import JSONL, to_json
-from docmill.storage.writers.openai_batch import Line, refused, request_of, response, unanswered
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, ModelError
 from docmill.worker.cli.printing import listen, say
@@ -187,9 +187,9 @@ def write_answers(
         jobs = {call: JobAnswers(database, status) for call, status in statuses.items()}
         lines = Batch(plan.file, jobs, plan.unfit).lines(int(time.time()))
 
-        def kept() -> Iterator[openai_batch.Line]:
+        def kept() -> Iterator[writer.Line]:
             for line, was_refused in lines:
-                wrong = openai_batch.is_error(line)
+                wrong = writer.is_error(line)
                 counts["refused" if was_refused else "failed" if wrong else "completed"] += 1
                 if wrong and errors != out:
                     aside.write(to_json(line) + b"\n")
@@ -204,14 +204,14 @@ def write_answers(
     return Written(counts["completed"], counts["refused"], counts["failed"])
 
 
-def _write(path: Path, lines: Iterator[openai_batch.Line]) -> None:
+def _write(path: Path, lines: Iterator[writer.Line]) -> None:
     if path == STDOUT:
         from docmill.worker.cli.printing import Harmless
 
         JSONL.write(lines, (), cast(BinaryIO, Harmless(sys.stdout.buffer, "jsonl", sys.stdout.isatty())))
         sys.stdout.buffer.flush()
         return
-    replace(Target.of(path, openai_batch.NAME), writer=JSONL).write(lines)
+    replace(Target.of(path, writer.NAME), writer=JSONL).write(lines)
 
 
 def errors_beside(out: Path) -> Path:

@@ -14,9 +14,9 @@ from typing import Any
 
 import orjson
 
+from docmill.features.batch_files.writer import CHAT, COMPLETIONS, EMBEDDINGS, INPUTS
 from docmill.storage.json_values import Json
 from docmill.storage.templates import is_messages
-from docmill.storage.writers.openai_batch import CHAT, COMPLETIONS, EMBEDDINGS, INPUTS
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.embed import EMBED

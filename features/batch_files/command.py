@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from docmill.storage.writers import openai_batch
+from docmill.features.batch_files import writer
 from docmill.tasks.kinds import KindOptions
 from docmill.worker import formatting
 from docmill.worker.cli.options import BACKEND, DEVICE, ENDPOINT, OUT, complete_files, declared, settings_from
@@ -110,8 +110,8 @@ def _check_files(requests: str, out: Path, errors: Path, as_json: bool) -> None:
     if as_json and out == STDOUT:
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
     for path, option in ((out, "--out"), (errors, "--errors")):
-        check_out(path, openai_batch.NAME, name=option)
-        check_out_is_no_input(path, openai_batch.NAME, requests)
+        check_out(path, writer.NAME, name=option)
+        check_out_is_no_input(path, writer.NAME, requests)
 
 
 def _summary(written: Written, statuses: Sequence[JobStatus], out: Path, errors: Path) -> dict[str, Any]:

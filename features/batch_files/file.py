@@ -14,6 +14,7 @@ from io import FileIO
 from typing import Any, BinaryIO
 
 from docmill.features.batch_files.bodies import BadRequest, Body, parsed
+from docmill.features.batch_files.writer import REQUEST, URLS
 from docmill.storage.core.normalize import normalize_json
 from docmill.storage.readers import jsonl, remote, streams
 from docmill.storage.readers.errors import EncodingUnnamed, finding_bugs
@@ -22,7 +23,6 @@ from docmill.storage.readers.records import MAX_ID_BYTES, Record, Rejection, Row
 from docmill.storage.readers.registry import COMPRESSIONS, SCHEMES, kind_of
 from docmill.storage.readers.sources import path_of, scheme_of
 from docmill.storage.readers.streams import Counted, buffered, is_folder
-from docmill.storage.writers.openai_batch import REQUEST, URLS
 from docmill.tasks.kinds.options import KindOptions
 from docmill.worker.errors import WorkerError
 

@@ -4,8 +4,10 @@ The core knows filters of documents by their names (`storage/steps/filters.py`),
 are removed.
 """
 
+from docmill.storage.extras import Extra
 from docmill.storage.features import CORPORA, Command, Feature
 
+LIBRARY = Extra("dedup", ("rensa",), "near duplicates by words")
 FEATURE = Feature(
     "near_duplicates",
     commands={
@@ -15,6 +17,7 @@ FEATURE = Feature(
             "docmill.features.near_duplicates.command",
         )
     },
+    extras=(LIBRARY,),
     filters={"near-duplicates": "docmill.features.near_duplicates.finding:FILTER"},
     dependents=("docmill.features.near_duplicates.tables:DEPENDENT",),
 )

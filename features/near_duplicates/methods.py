@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
+from docmill.features.near_duplicates import LIBRARY
 from docmill.storage.errors import StorageError
-from docmill.storage.extras import DEDUP as LIBRARY
 from docmill.storage.extras import install
 
 Unit: TypeAlias = Literal["words", "characters"]

@@ -1,6 +1,7 @@
 """Judge samples of outputs, and estimate the share of good ones.
 
-Fitted risks stay in the core (`storage/steps/fitted_risks.py`): escalation and `docmill results` read them.
+Fitted risks stay in the core (`storage/steps/fitted_risks.py`): escalation and `docmill results`
+(`worker/cli/commands/results.py`) read them, and say how to fit them.
 """
 
 from docmill.storage.features import RESULTS, Command, Feature

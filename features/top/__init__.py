@@ -1,5 +1,6 @@
 """Watch jobs and workers in the terminal."""
 
+from docmill.storage.extras import Extra
 from docmill.storage.features import FLEET, Command, Feature
 
 FEATURE = Feature(
@@ -9,4 +10,5 @@ FEATURE = Feature(
             FLEET, "Watch jobs, lanes, workers and failures in the terminal.", "docmill.features.top.command"
         )
     },
+    extras=(Extra("top", ("textual",), "`docmill top`: a live view in the terminal"),),
 )

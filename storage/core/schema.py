@@ -631,7 +631,7 @@ class WorkCount(Base):
 
 
 class ReplacementRow(Base):
-    """A spec that takes the place of another in a corpus: `docmill migrate`.
+    """A spec that takes the place of another in a corpus.
 
     `state` is filling (the old spec answers, a job computes the new one), switched (the new one answers), dropped
     (switched, and the old results may be gone), cancelled, or undone (the old one answers again). `old_job_id` is the

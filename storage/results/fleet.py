@@ -1,6 +1,6 @@
 """The fleet at one moment, as the store has it: workers, lanes, jobs, readings and pipelines.
 
-The status of jobs, `docmill top`, the pages and the metrics show parts of this picture. Its cost is bounded by jobs,
+The status of jobs, live views, the pages and the metrics show parts of this picture. Its cost is bounded by jobs,
 kept counts, running shards, and the shards in the queue and of the last minutes.
 """
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from docmill.storage.extras import PARQUET
+from docmill.storage.features import load_all
 from docmill.storage.outputs.columns import Column
-from docmill.storage.writers import excel, openai_batch
+from docmill.storage.writers import excel
 from docmill.storage.writers.base import FormatUnfit, Row, Writer, Written, whole_file
 from docmill.storage.writers.formats import CSV, CSV_FOR_EXCEL, JSONL, NPY
 
@@ -22,8 +23,8 @@ def _write_parquet(rows: Iterable[Row], columns: Sequence[Column], file: BinaryI
     return write_parquet(rows, columns, file)
 
 
-# Each format is a line here. The first one is written where nothing says which; of those with one ending
-# the first has files of that ending.
+# Each format is a line here, and features bring more. The first one is written where nothing says which; of those
+# with one ending the first has files of that ending.
 WRITERS: tuple[Writer, ...] = (
     JSONL,
     CSV,
@@ -31,29 +32,33 @@ WRITERS: tuple[Writer, ...] = (
     Writer("parquet", ".parquet", _write_parquet, title="Parquet", extra=PARQUET),
     excel.WRITER,
     NPY,
-    openai_batch.WRITER,
 )
 COMPRESSIONS = (".gz", ".zst")
 
 
+def every_writer() -> tuple[Writer, ...]:
+    """Return docmill's own writers and those of features. Raises FeatureInvalid."""
+    return (*WRITERS, *load_all("writers", Writer))
+
+
 def names() -> tuple[str, ...]:
     """Return the names of all formats."""
-    return tuple(writer.name for writer in WRITERS)
+    return tuple(writer.name for writer in every_writer())
 
 
 def names_for_any_output() -> tuple[str, ...]:
     """Return the names of the formats that take every type of output, and several steps."""
-    return tuple(writer.name for writer in WRITERS if writer.takes is None)
+    return tuple(writer.name for writer in every_writer() if writer.takes is None)
 
 
 def suffixes(*, any_output: bool = False) -> tuple[str, ...]:
     """Return the endings of all formats' files, each once; or of those that take every type of output."""
-    return tuple(dict.fromkeys(writer.suffix for writer in WRITERS if writer.takes is None or not any_output))
+    return tuple(dict.fromkeys(writer.suffix for writer in every_writer() if writer.takes is None or not any_output))
 
 
 def writer_of(name: str) -> Writer:
     """Return the writer of a format. Raises FormatUnfit."""
-    for writer in WRITERS:
+    for writer in every_writer():
         if writer.name == name:
             return writer
     raise FormatUnfit(f"docmill writes no {name} files; it writes {', '.join(names())}")
@@ -74,7 +79,7 @@ class Target:
         endings = [suffix.lower() for suffix in path.suffixes]
         compression = endings.pop() if endings and endings[-1] in COMPRESSIONS else ""
         ending = endings[-1] if endings else ""
-        named = next((writer for writer in WRITERS if writer.suffix == ending), None)
+        named = next((writer for writer in every_writer() if writer.suffix == ending), None)
         writer = named or WRITERS[0] if file_format is None else writer_of(file_format)
         if named is not None and writer.suffix != named.suffix:
             raise FormatUnfit(f"{path.name} has the name of another format than {file_format}; change one of them")

@@ -40,7 +40,8 @@ class Writer:
     wrote (`Written` where there is a remark), and raises FormatUnfit for one that has no place in the format.
     `lines`: what it writes can be compressed, and sent to a stream. `takes` are the types of outputs that it writes,
     one at a time; None is all of them, and several steps. `extra` has the library that it needs. `beside` is the path
-    of a second file, which is given to `write` after the first.
+    of a second file, which is given to `write` after the first. `only_of` names the command whose results
+    alone have a place in it; None is any.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Writer:
     takes: tuple[OutputType, ...] | None = None
     extra: Extra | None = None
     beside: Callable[[Path], Path] | None = None
+    only_of: str | None = None
 
     def check_installed(self) -> None:
         """Raise FormatUnfit if the library that writes this format is not there."""

@@ -9,11 +9,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from docmill.storage.features import BUILT_IN, built_in_features
+from docmill.storage.features import BUILT_IN, Feature, built_in_features
 from tests.test_docs import DOCS, fences
 from tests.worker.harness import ROOT, Docmill, copy_packages
 
@@ -132,6 +133,18 @@ def test_docmill_works_without_a_feature_of_its_own(module: str, tmp_path: Path)
         assert f"There is no command '{command}'." in docmill(command, code=2).stderr
 
 
+@pytest.mark.parametrize("feature", built_in_features(), ids=lambda feature: feature.name)
+def test_the_core_mentions_no_feature_but_where_the_feature_says_so(feature: Feature) -> None:
+    about = import_module(f"docmill.features.{feature.name}").__doc__ or ""
+    commands = "|".join(feature.commands) or "no command"
+    words = re.compile(rf"\bfeatures[./]{feature.name}\b|\bdocmill ({commands})\b")
+    listing = ROOT / "storage" / "features.py"
+    files = [path for folder in ("worker", "tasks", "storage") for path in (ROOT / folder).rglob("*.*")]
+    texts = {path: path.read_text(encoding="utf-8") for path in files if path.suffix in {".py", ".j2"}}
+    found = {path.relative_to(ROOT) for path, text in texts.items() if path != listing and words.search(text)}
+    assert {path for path in found if f"`{path}`" not in about} == set()
+
+
 def test_a_distribution_brings_a_kind_a_backend_a_reader_a_check_and_a_command(tmp_path: Path) -> None:
     page = {Path(fence.title).stem: fence.text for fence in fences(DOCS / "extending.md") if fence.title}
     modules = {"__init__": INIT, "kinds": page["sentences"], "reader": page["bars"]}
@@ -182,7 +195,7 @@ def test_the_fast_tests_of_the_core_pass_without_any_feature(tmp_path: Path) -> 
     listing = tree / "storage" / "features.py"
     listing.write_text(re.sub(r"BUILT_IN = \(\n.*?\n\)", "BUILT_IN = ()", listing.read_text(), flags=re.DOTALL))
     shutil.copytree(ROOT / "tests", tree / "tests", ignore=shutil.ignore_patterns("__pycache__", "features"))
-    for name in ("bench", "deploy", "docs", "examples", "release", "pyproject.toml"):
+    for name in ("bench", "deploy", "docs", "examples", "release", "README.md", "pyproject.toml"):
         (tree / name).symlink_to(ROOT / name)
     core = [f"tests/{name}" for name in ("frozen", "storage", "tasks", "worker")]
     done = subprocess.run(

@@ -153,7 +153,7 @@ FORMAT = click.option(
     type=Choice(writers.names()),
     help=f"Format of the results, if the file's name does not say it ({', '.join(writers.suffixes()[1:])}; "
     f"{' and '.join(writers.COMPRESSIONS)} compress lines). "
-    + " ".join(f"{writer.name} {writer.note}." for writer in writers.WRITERS if writer.note),
+    + " ".join(f"{writer.name} {writer.note}." for writer in writers.every_writer() if writer.note),
 )
 
 

@@ -394,7 +394,7 @@ def _check_output(output: Mapping[str, Any], tasks: Sequence[str | None]) -> Ite
     The task of a step that is wrong itself is None.
     """
     ending = Path(str(output.get("file", ""))).suffix.lower()
-    writer = next((writer for writer in writers.WRITERS if writer.suffix == ending), None)
+    writer = next((writer for writer in writers.every_writer() if writer.suffix == ending), None)
     if "format" not in output and writer is not None and None not in tasks:
         try:
             writer.check_takes([kinds.kind(task).output for task in tasks if task is not None])

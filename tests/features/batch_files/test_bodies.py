@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from docmill.features.batch_files.bodies import BadRequest, Body, in_words_of_bodies, parsed
-from docmill.storage.writers.openai_batch import CHAT, COMPLETIONS, EMBEDDINGS
+from docmill.features.batch_files.writer import CHAT, COMPLETIONS, EMBEDDINGS
 
 HELLO = [{"role": "user", "content": "Hello"}]
 INPUTS: dict[str, dict[str, Any]] = {

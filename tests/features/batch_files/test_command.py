@@ -12,7 +12,7 @@ from openai.types.chat import ChatCompletion
 
 from docmill.features.batch_files.batches import Plan
 from docmill.features.batch_files.file import Dialect, open_batch, survey
-from docmill.storage.writers.openai_batch import CHAT, COMPLETIONS
+from docmill.features.batch_files.writer import CHAT, COMPLETIONS
 from tests.storage.builders import COPY
 from tests.worker.harness import Docmill
 

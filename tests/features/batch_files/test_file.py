@@ -23,8 +23,8 @@ from docmill.features.batch_files.file import (
     open_batch,
     survey,
 )
+from docmill.features.batch_files.writer import CHAT, COMPLETIONS, EMBEDDINGS, REQUEST
 from docmill.storage.readers.records import Record, Rejection
-from docmill.storage.writers.openai_batch import CHAT, COMPLETIONS, EMBEDDINGS, REQUEST
 
 DIALECT = Dialect("float32")
 

@@ -14,6 +14,7 @@ import pytest
 from pyarrow import parquet
 from python_calamine import CalamineWorkbook
 
+from docmill.features.batch_files.writer import NAME
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import WRITING_SIZE, Outcome, Spec, Status, StoredKind, checked
 from docmill.storage.errors import SchemaOutOfDate
@@ -37,7 +38,6 @@ from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import WRITERS, Target
 from docmill.storage.writers.base import FormatUnfit
-from docmill.storage.writers.openai_batch import NAME
 from tests.storage.builders import read, work
 
 DOCUMENT = "Ada met Bob."

@@ -52,7 +52,7 @@ def _seconds(value: str) -> float:
 @click.option(
     "--migrated",
     is_flag=True,
-    help="Drop only results that docmill migrate replaced; with --older-than, before then.",
+    help="Drop only results that those of another model replaced; with --older-than, before then.",
 )
 @click.option("--dry-run", is_flag=True, help="Only report what would be removed, and how long it took to compute.")
 @click.option("--yes", is_flag=True, help="Drop results and versions without asking.")

@@ -88,7 +88,7 @@ class FlagsType(click.ParamType[Flagged]):
 def results_command(job: int | str, **options: Any) -> int:
     """Write JOB's results, in the order of the source.
 
-    A CORPUS stands for its latest job, or after docmill migrate for the job of the model that answers.
+    A CORPUS stands for its latest job, or after a migration for the job of the model that answers.
 
     A JSON line has "id", "task", the output ("text" or "vector"), "tokens_in", "tokens_out", "flags", "meta" (the
     record's other fields) and, where it is known, "confidence". CSV, Excel and Parquet have the same fields as

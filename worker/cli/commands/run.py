@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from docmill.storage.writers import openai_batch
+from docmill.storage.writers import writer_of
 from docmill.worker import formatting
 from docmill.worker.cli.options import (
     BACKEND,
@@ -95,8 +95,8 @@ def run_command(
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
     request = request_of(settings, options)
     prices = read_prices(settings)
-    if file_format == openai_batch.NAME:
-        raise click.BadParameter("it has the answers of `docmill batch`; choose another", param_hint="--format")
+    if file_format is not None and (command := writer_of(file_format).only_of) is not None:
+        raise click.BadParameter(f"it has the answers of `{command}`; choose another", param_hint="--format")
     check_out(out, file_format, [request.task])
     check_out_is_no_input(out, file_format, request.source)
     if dry_run:

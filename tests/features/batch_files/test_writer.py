@@ -12,9 +12,7 @@ import pytest
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 
-from docmill.storage.writers import Target
-from docmill.storage.writers.base import FormatUnfit
-from docmill.storage.writers.openai_batch import (
+from docmill.features.batch_files.writer import (
     CHAT,
     COMPLETIONS,
     EMBEDDINGS,
@@ -26,6 +24,8 @@ from docmill.storage.writers.openai_batch import (
     response,
     unanswered,
 )
+from docmill.storage.writers import Target
+from docmill.storage.writers.base import FormatUnfit
 
 NOW = 1_790_000_000
 

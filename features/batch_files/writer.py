@@ -196,4 +196,5 @@ WRITER = Writer(
     note="has the answers to the requests of docmill batch",
     lines=True,
     takes=(TEXT, VECTOR),
+    only_of="docmill batch",
 )
