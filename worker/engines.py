@@ -27,8 +27,8 @@ from docmill.tasks.engine.engine import Engine
 from docmill.tasks.errors import CannotServe, ServerUnreachable
 from docmill.tasks.models import weightless
 from docmill.tasks.specs import pinning
+from docmill.worker.concurrency import command_of
 from docmill.worker.errors import SettingsError, WorkerError
-from docmill.worker.pids import command_of
 from docmill.worker.settings import ANSWERS, Settings, visible_cuda_devices
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Errors of settings, queues and messages.
+"""Errors of settings, queues and messages, and the places in TOML files that errors name.
 
 WorkerError
 ├── SettingsError      settings that are unknown or bad, all of them at once
@@ -7,6 +7,10 @@ WorkerError
 """
 
 from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
 
 
 class WorkerError(Exception):
@@ -26,3 +30,44 @@ class BrokerUnreachable(WorkerError):
 
 class BadMessage(WorkerError):
     """The message is not one of docmill's."""
+
+
+# Keys, and positions in lists from 0, from the top of a file to a value: ("step", 1, "model").
+Place = tuple[str | int, ...]
+Fault = tuple[Place, str]
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def write_place(place: Place) -> str:
+    """Return a place as a person writes it: ``step[2].model``. Positions in lists count from 1."""
+    written = ""
+    for part in place:
+        if isinstance(part, int):
+            written += f"[{part + 1}]"
+        else:
+            written += f".{part if _BARE_KEY.fullmatch(part) else json.dumps(part, ensure_ascii=False)}"
+    return written.removeprefix(".")
+
+
+def put_place(place: Place, sentence: str) -> str:
+    """Return PLACE: SENTENCE. If the sentence begins with the place's key, the place stands there instead."""
+    if not place:
+        return sentence
+    key = str(place[-1])
+    if sentence.startswith((f"{key} ", f"{key}: ")):
+        return write_place(place) + sentence.removeprefix(key)
+    return f"{write_place(place)}: {sentence}"
+
+
+def describe_bad_syntax(error: Exception, content: bytes, path: Path) -> str:
+    """Return FILE:LINE: SENTENCE for a file that is not UTF-8 or not TOML, by the error of decoding or of tomllib."""
+    if isinstance(error, UnicodeDecodeError):
+        line = content.count(b"\n", 0, error.start) + 1
+        return f"{path}:{line}: this is not UTF-8 text; save the file as UTF-8"
+    if isinstance(error, RecursionError):
+        return f"{path}:1: the brackets in this file are nested too deep"
+    reason = str(error)
+    at = re.search(r" \(at line (\d+), column \d+\)$", reason)
+    line = int(at[1]) if at else content.count(b"\n") + 1  # tomllib says "at end of document", or no place at all
+    return f"{path}:{line}: this is not TOML: {reason.removesuffix(at[0]) if at else reason}"

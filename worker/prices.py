@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from docmill.tasks.models import weightless
-from docmill.worker.errors import WorkerError
-from docmill.worker.toml_places import Fault, describe_bad_syntax, put_place
+from docmill.worker.errors import Fault, WorkerError, describe_bad_syntax, put_place
 
 if TYPE_CHECKING:
     from docmill.storage.results.status import JobStatus

@@ -19,7 +19,7 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, ValidationError, field_validator
@@ -31,7 +31,6 @@ from docmill.storage.features import features
 from docmill.tasks import kinds
 from docmill.tasks.backends import registry
 from docmill.tasks.models import weightless
-from docmill.worker import redis_urls
 from docmill.worker.errors import SettingsError
 
 
@@ -352,7 +351,7 @@ class Settings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def _redis(cls, value: str | None) -> str | None:
-        if value is not None and (problem := redis_urls.problem(value)):
+        if value is not None and (problem := find_redis_problem(value)):
             raise ValueError(problem)
         return value
 
@@ -505,6 +504,40 @@ def without_settings() -> dict[str, str]:
 def has_display() -> bool:
     """Return True if a program with windows can be started."""
     return sys.platform == "darwin" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+
+
+_REDIS_SHAPE = "a Redis URL is redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///SOCKET"
+_REDIS_QUERY = {
+    "redis": set[str](),
+    "rediss": {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname"},
+    "unix": {"db"},
+}
+_REDIS_VALUES = {"ssl_cert_reqs": {"required", "none"}, "ssl_check_hostname": {"true", "false"}}
+
+
+def find_redis_problem(url: str) -> str | None:
+    """Return the problem of a Redis URL, in words that show nothing of it; None if it has none."""
+    try:
+        parts = urlsplit(url)
+        port, database = parts.port, parts.path.strip("/")
+        query = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    except ValueError:
+        return _REDIS_SHAPE
+    if parts.scheme not in _REDIS_QUERY or port == 0:
+        return _REDIS_SHAPE
+    if parts.scheme == "unix":
+        database = query.get("db", "")
+        if not parts.path:
+            return _REDIS_SHAPE
+    if database and not database.isdecimal():
+        return _REDIS_SHAPE
+    if unknown := sorted(query.keys() - _REDIS_QUERY[parts.scheme]):
+        known = ", ".join(sorted(_REDIS_QUERY[parts.scheme])) or "none"
+        return f"a {parts.scheme}:// URL has no parameter {', '.join(unknown)}; there are: {known}"
+    for name, values in _REDIS_VALUES.items():
+        if query.get(name) not in {None, *values}:
+            return f"{name} is one of {', '.join(sorted(values))}"
+    return None
 
 
 def mask(url: str) -> str:

@@ -463,7 +463,7 @@ class Worker(Base):
     refuses what it writes, and `device_problem` why its device can compute nothing; NULL while they do. `computed`
     has the texts of each job, by its id, that are computed and not yet committed. `time_use` has the seconds of the
     last minute, by what they were spent on (`storage.results.fleet`). `pid` means something to those
-    processes that share its `pid_space` (see `worker.pids`).
+    processes that share its `pid_space` (see `worker.concurrency`).
     """
 
     __tablename__ = "worker"

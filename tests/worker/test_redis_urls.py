@@ -10,18 +10,18 @@ import redis
 from celery import Celery
 from kombu import Connection
 
-from docmill.worker import redis_urls
-from docmill.worker.settings import mask
+from docmill.worker.queue.broker import celery_url_of, redis_url_of, results_url_of
+from docmill.worker.settings import find_redis_problem, mask
 
 
 def of_redis(url: str) -> dict[str, Any]:
-    made = redis.Redis.from_url(redis_urls.for_redis(url)).connection_pool.make_connection()
+    made = redis.Redis.from_url(redis_url_of(url)).connection_pool.make_connection()
     names = ("host", "port", "path", "db", "username", "password", "cert_reqs", "check_hostname", "ca_certs")
     return {name: value for name in names if (value := getattr(made, name, None)) is not None}
 
 
 def of_celery(url: str) -> dict[str, Any]:
-    transport = Connection(redis_urls.for_celery(url)).transport
+    transport = Connection(celery_url_of(url)).transport
     channel = object.__new__(type(transport).Channel)
     channel.connection = transport
     made = redis.ConnectionPool(**channel._connparams()).make_connection()
@@ -30,7 +30,7 @@ def of_celery(url: str) -> dict[str, Any]:
 
 
 def of_results(url: str) -> dict[str, Any]:
-    made = Celery(backend=redis_urls.for_results(url), set_as_current=False).backend.client
+    made = Celery(backend=results_url_of(url), set_as_current=False).backend.client
     connection = made.connection_pool.make_connection()
     return {name: getattr(connection, name) for name in of_redis(url)}
 
@@ -52,7 +52,7 @@ def of_results(url: str) -> dict[str, Any]:
     ],
 )
 def test_both_clients_read_the_same_out_of_a_url(url: str, wanted: dict[str, Any]) -> None:
-    assert redis_urls.problem(url) is None
+    assert find_redis_problem(url) is None
     assert of_redis(url).items() >= wanted.items()
     assert of_celery(url) == of_results(url) == of_redis(url)
 
@@ -75,7 +75,7 @@ def test_both_clients_read_the_same_out_of_a_url(url: str, wanted: dict[str, Any
 def test_a_url_that_one_of_them_would_take_otherwise_is_refused_in_words_without_a_secret(
     url: str, says: str
 ) -> None:
-    told = redis_urls.problem(url)
+    told = find_redis_problem(url)
     assert told is not None
     assert says in told
     assert "secret" not in told

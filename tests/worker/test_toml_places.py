@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from docmill.worker.toml_places import Place, put_place
+from docmill.worker.errors import Place, put_place
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from docmill.tasks import kinds, prompts
 from docmill.tasks.errors import BadOption, nearly
 from docmill.tasks.kinds.options import EMPTY, key, option, sentence, shown
 from docmill.tasks.specs import plan
-from docmill.worker.errors import WorkerError
+from docmill.worker.errors import Fault, Place, WorkerError, describe_bad_syntax, put_place, write_place
 from docmill.worker.pipelines import schedule
 from docmill.worker.pipelines.schedule import BadSchedule, Schedule
 from docmill.worker.pipelines.schema import (
@@ -39,7 +39,6 @@ from docmill.worker.pipelines.schema import (
     step_table,
 )
 from docmill.worker.submit.options import Escalation
-from docmill.worker.toml_places import Fault, Place, describe_bad_syntax, put_place, write_place
 
 _ORDER = ("corpus", "step", "job", "schedule", "output")  # in which errors are listed, after those at the top
 _OPTION_KEYS = frozenset(key(name, field) for name, field in kinds.OPTIONS.items())

@@ -27,7 +27,7 @@ from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import Target
 from docmill.tasks.errors import HubUnreachable, TaskError
 from docmill.worker.concurrency import Held, renewed
-from docmill.worker.errors import WorkerError
+from docmill.worker.errors import WorkerError, put_place
 from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, parse
 from docmill.worker.pipelines.schema import DOCUMENT, step_table
 from docmill.worker.settings import Settings
@@ -41,7 +41,6 @@ from docmill.worker.submit.request import (
     source_options,
     spec_of,
 )
-from docmill.worker.toml_places import put_place
 
 if TYPE_CHECKING:
     from docmill.worker.queue.broker import Broker

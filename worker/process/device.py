@@ -37,9 +37,9 @@ from docmill.tasks.engine.backend_factory import Place, import_libraries
 from docmill.tasks.engine.engine import BatchDone, BatchStarted, Counters, Engine
 from docmill.tasks.tracing import OFF, Span
 from docmill.worker import logs
+from docmill.worker.concurrency import pid_space
 from docmill.worker.engines import opener, settled
 from docmill.worker.metrics.work import of_memory
-from docmill.worker.pids import pid_space
 from docmill.worker.process.device_start import DeviceConfig, Expected, parse
 from docmill.worker.process.shard import Process
 from docmill.worker.process.tasks import Context, bind

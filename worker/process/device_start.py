@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from docmill.worker.pids import command_of
+from docmill.worker.concurrency import command_of
 
 if TYPE_CHECKING:
     from docmill.storage.core.specs import Spec

@@ -17,8 +17,8 @@ from docmill.storage.leases import dispatch, maintenance
 from docmill.storage.leases.maintenance import PARTS
 from docmill.storage.leases.shards import LEASE_S
 from docmill.storage.pipelines import pipelines
+from docmill.worker.concurrency import is_gone, pid_space
 from docmill.worker.errors import BrokerUnreachable
-from docmill.worker.pids import is_gone, pid_space
 from docmill.worker.pipelines.schedule import BadSchedule, Schedule, due
 from docmill.worker.queue.broker import Broker
 from docmill.worker.queue.dispatcher import round_of_maintenance, send_again

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import redis
 from celery import Celery
@@ -18,7 +19,6 @@ from kombu.transport import TRANSPORT_ALIASES
 
 from docmill.tasks import tracing
 from docmill.tasks.tracing import messaging
-from docmill.worker import redis_urls
 from docmill.worker.errors import BrokerUnreachable
 from docmill.worker.queue.messages import (
     ENQUEUE_LANE,
@@ -32,7 +32,8 @@ from docmill.worker.queue.messages import (
 )
 from docmill.worker.settings import LANES, mask
 
-TRANSPORT_ALIASES[redis_urls.SCHEME] = "docmill.worker.queue.transport:Transport"
+SCHEME = "docmill"  # of Celery's URL: names `worker.queue.transport`
+TRANSPORT_ALIASES[SCHEME] = "docmill.worker.queue.transport:Transport"
 
 VISIBILITY_S = 120
 
@@ -89,13 +90,39 @@ CONFIG: dict[str, Any] = {
 }
 
 
+def celery_url_of(url: str) -> str:
+    """Return the URL for Celery: our own transport, a socket and its database in Celery's spelling.
+
+    Certificates are verified, which Celery leaves out where the URL does not ask for it.
+    """
+    if not url.startswith("unix://"):
+        return f"{SCHEME}://{redis_url_of(url).partition('://')[2]}"
+    socket, _, query = url.removeprefix("unix://").partition("?")
+    database = dict(parse_qsl(query)).get("db")
+    return f"{SCHEME}+socket://{socket}" + (f"?virtual_host={database}" if database else "")
+
+
+def results_url_of(url: str) -> str:
+    """Return the URL of Celery's own Redis backend for results."""
+    return celery_url_of(url).replace(SCHEME, "redis", 1) if url.startswith("unix://") else redis_url_of(url)
+
+
+def redis_url_of(url: str) -> str:
+    """Return the URL for redis-py. It verifies certificates of itself, but host names only in its later versions."""
+    parts = urlsplit(url)
+    if parts.scheme != "rediss":
+        return url
+    query = {"ssl_cert_reqs": "required", "ssl_check_hostname": "true"} | dict(parse_qsl(parts.query))
+    return urlunsplit(parts._replace(query=urlencode(query)))
+
+
 def make_app(redis_url: str, ask_every_s: float | None = None) -> Celery:
     """A Celery app on that Redis. Makes no connection, and no global state.
 
     A worker asks for messages every second, or every `ask_every_s`, and ends between two requests.
     """
-    app = Celery("docmill", broker=redis_urls.for_celery(redis_url), set_as_current=False)
-    app.conf.result_backend = redis_urls.for_results(redis_url)
+    app = Celery("docmill", broker=celery_url_of(redis_url), set_as_current=False)
+    app.conf.result_backend = results_url_of(redis_url)
     app.conf.update(CONFIG)
     if ask_every_s is not None:
         app.conf.broker_transport_options = CONFIG["broker_transport_options"] | {"polling_interval": ask_every_s}
@@ -114,9 +141,7 @@ class Broker:
     def __init__(self, redis_url: str, ask_every_s: float | None = None) -> None:
         self.url = redis_url
         self.app = make_app(redis_url, ask_every_s)
-        self._redis = redis.Redis.from_url(
-            redis_urls.for_redis(redis_url), socket_timeout=5, socket_connect_timeout=5
-        )
+        self._redis = redis.Redis.from_url(redis_url_of(redis_url), socket_timeout=5, socket_connect_timeout=5)
 
     def __str__(self) -> str:
         return mask(self.url)

@@ -28,7 +28,7 @@ from docmill.tasks.errors import CannotServe, HubUnreachable, ModelError, NotIns
 from docmill.tasks.models import families, hub, weightless
 from docmill.tasks.models.families import Family
 from docmill.tasks.specs import pinning, plan
-from docmill.worker.pids import command_of
+from docmill.worker.concurrency import command_of
 from docmill.worker.settings import Settings
 
 log = logging.getLogger("docmill.rehearsal")

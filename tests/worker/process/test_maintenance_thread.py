@@ -14,7 +14,7 @@ import pytest
 from docmill.storage.core.database import Database
 from docmill.storage.errors import DatabaseUnreachable
 from docmill.storage.leases import dispatch
-from docmill.worker.pids import is_gone, pid_space
+from docmill.worker.concurrency import is_gone, pid_space
 from docmill.worker.process.maintenance_thread import MaintenanceThread
 from docmill.worker.queue.broker import Broker
 from tests.storage.builders import EMBED, claim_next, numbered, read, request, shard
