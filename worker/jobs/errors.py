@@ -31,12 +31,13 @@ def sentence(error: Exception) -> str:
     With DOCMILL_LOG_LEVEL=debug a bug of a reader also has the lines of code that led there.
     """
     from docmill.storage.readers import ReaderFailed
-    from docmill.worker.settings import load_settings
 
     if isinstance(error, OSError):
         return f"cannot write {error.filename or 'the output'}: {error.strerror}"
-    if isinstance(error, ReaderFailed) and load_settings().log_level == "debug":
-        return f"{error}\n{error.trace}"
+    if isinstance(error, ReaderFailed):
+        from docmill.worker.settings import load_settings  # not for a feature that does not load: it needs all kinds
+
+        return f"{error}\n{error.trace}" if load_settings().log_level == "debug" else str(error)
     return str(error)
 
 
