@@ -52,10 +52,3 @@ def test_a_kernel_that_computes_something_else_is_noticed(tmp_path: Path, monkey
     monkeypatch.setattr(proofs, "kernels_for", lambda device, dtype: None)
     proofs.proven_kernels(Bench("cpu", "float32", SIZES["small"], tmp_path), report)
     assert "no kernels" in report.proofs[-1].why
-
-
-def test_parts_for_which_there_is_no_time_are_named(tmp_path: Path) -> None:
-    out = tmp_path / "gpu.json"
-    main(["--device", "cpu", "--size", "small", "--minutes", "-1", "--out", str(out)])
-    found = json.loads(out.read_bytes())
-    assert found["skipped"] == ["kernels", "embed, tiny", "classify, tiny", "generate, tiny", "translate, 1 beams"]

@@ -6,9 +6,7 @@ import pytest
 
 from bench.retention import Plan, growth, simulate
 from docmill.storage.core.database import Database
-from tests.kinds import KINDS
 
-GROWING = {"job", "pipeline_run", "ingest", "rejection", "shard", "document", "content", "outcome"}
 SETTLED = 8  # nights
 
 
@@ -31,9 +29,3 @@ def test_with_rules_no_table_grows_and_nothing_is_computed_again(database: Datab
     new = 2 * plan.changing * (plan.nights - 1)  # each of the two steps computes the texts that changed
     trials = plan.documents * len(range(0, plan.nights, plan.a_new_model_each))
     assert with_rules.computed == 2 * plan.documents + new + trials
-
-
-@pytest.mark.long
-def test_without_rules_the_tables_grow(sqlite_url: str) -> None:
-    grown = simulate(Database(sqlite_url, kinds=KINDS), weeks(age_days=None))
-    assert growth(grown, since=SETTLED).keys() >= GROWING

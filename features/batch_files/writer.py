@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from docmill.storage.outputs.columns import Column
 from docmill.storage.outputs.output_types import TEXT, TRUNCATED, VECTOR
-from docmill.storage.writers.base import FormatUnfit, Row, Writer
-from docmill.storage.writers.formats import to_json
+from docmill.storage.writers.formats import FormatUnfit, Row, Writer, to_json
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
 from docmill.storage.errors import StorageError
-from docmill.storage.readers.stored import StoredTexts
+from docmill.storage.readers.memory import StoredTexts
 from docmill.storage.steps import replacements, steps
 from docmill.storage.steps.replacements import FILLING, IN_FORCE, Candidate, Replacement
 from docmill.storage.steps.steps import StepRequest

@@ -23,7 +23,7 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import StorageError
 from docmill.storage.pipelines import pipelines, views
-from docmill.storage.readers.stored import NoSource
+from docmill.storage.readers.memory import NoSource
 from docmill.storage.results.status import JobStatus
 from docmill.storage.search import pgvector_index
 from docmill.storage.steps import lineage, replacements, steps

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from docmill.features.reports.facts import Facts, Pair, StepFacts
-from docmill.storage.writers.base import whole_file
+from docmill.storage.writers.formats import whole_file
 from docmill.worker.formatting import FILTERS
 from docmill.worker.web import charts
 from docmill.worker.web.charts import device_seconds

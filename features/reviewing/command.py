@@ -15,7 +15,7 @@ from docmill.features.reviewing.session import SUFFIXES, Review, read, rows_of, 
 from docmill.storage.core.database import Database
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import fitted_risks
-from docmill.storage.writers.base import whole_file
+from docmill.storage.writers.formats import whole_file
 from docmill.worker.cli.options import JOB, JSON, FilledPath, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, print_json, print_rich, say
 from docmill.worker.jobs.outputs import check_out

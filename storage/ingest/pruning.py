@@ -22,7 +22,7 @@ from docmill.storage.core.lookups import is_current_document, pages
 from docmill.storage.core.schema import Corpus, Document, Ingest, Job, db_now
 from docmill.storage.core.transaction import Columns, Transaction
 from docmill.storage.errors import JobStopped, TooManyVanished
-from docmill.storage.readers.registry import missing as what_reads
+from docmill.storage.readers.registry import advise_extras
 from docmill.storage.steps.jobs import UNFINISHED, OpenJob, lock_corpus
 
 PAGE = 5_000
@@ -181,7 +181,7 @@ def why_not(missing: Missing, unread: Unread, limits: Limits) -> str | None:
         reason = f"{unread.first} was rejected{more}; {advice}"
     elif missing.n_left_out and not limits.keep_rejected:
         files = ", ".join(f"{unread.left_out[suffix]:,} {suffix}" for suffix in sorted(missing.n_left_out))
-        advice = what_reads(missing.n_left_out) or "; mark the other missing documents with --prune-rejected keep"
+        advice = advise_extras(missing.n_left_out) or "; mark the other missing documents with --prune-rejected keep"
         reason = f"{files} files were left out, and documents of such files are missing{advice}"
     elif unread.is_empty:
         reason = "the source has no records"

@@ -3,7 +3,6 @@
 from docmill.storage.readers.errors import (
     FieldUnknown,
     ReaderFailed,
-    SourceEmpty,
     SourceError,
     SourceMissing,
     SourceUnreadable,
@@ -20,7 +19,6 @@ __all__ = [
     "Rejection",
     "Row",
     "Source",
-    "SourceEmpty",
     "SourceError",
     "SourceMissing",
     "SourceOptions",

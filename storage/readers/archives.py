@@ -6,13 +6,11 @@ plain or compressed, and so is a mailbox (RFC 4155).
 
 from __future__ import annotations
 
-import struct
+import re
 import tarfile
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from io import BufferedReader, BytesIO, RawIOBase
@@ -22,23 +20,19 @@ from typing import Any
 from docmill.storage.readers.documents import NO_SUFFIX, DocumentReader
 from docmill.storage.readers.errors import (
     BrokenStream,
-    BrokenTransfer,
-    SourceEmpty,
-    SourceError,
     SourceUnreadable,
-    TooExpanded,
     finding_bugs,
 )
-from docmill.storage.readers.files import Content, Opened, Source, source_of_records, up_to
-from docmill.storage.readers.many_files import LEFT_OUT, is_hidden, with_file, without_results
-from docmill.storage.readers.records import LeftOut, Member, Record, Rejection, SourceOptions, too_long
+from docmill.storage.readers.files import Content, Opened, Source, source_of_records
+from docmill.storage.readers.many_files import MixedSource, is_hidden, without_results
+from docmill.storage.readers.records import Member, Record, Rejection, SourceOptions, too_long
 from docmill.storage.readers.registry import document_suffixes, records_in
 from docmill.storage.readers.streams import (
     Counted,
     Decompress,
     Expansion,
     buffered,
-    lines,
+    grouped_lines,
     printable,
 )
 
@@ -49,112 +43,74 @@ _MOST_HEADER = 2**20  # a member's long name and attributes in a tar file
 _MOST_ATTRIBUTES = 1_000  # of a whole tar file, which are set for each of its members
 _SKIPPED_BYTES = 2**20
 _UNPACK = "unpack the archive first"
-_END = struct.Struct("<4s4H2LH")  # end of central directory: signature, …, its size, its offset, comment
-_END64 = struct.Struct("<4sQ2H2L4Q")
 _DAMAGES = (BrokenStream, zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, zlib.error)
+_QUOTED = re.compile(rb"^>(?=>*From )", re.MULTILINE)  # a line of a message that begins as a message does
 _UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # other methods may need any amount of memory
 
 
-class ArchiveSource:
-    """The documents of one archive, and the records of its files.
-
-    Hidden members are skipped. `ignored` counts members of other kinds and records without the text; `reasons` has
-    the reasons.
-    """
+class ArchiveSource(MixedSource[bytes]):
+    """The documents of one archive, and the records of its files. Hidden members are skipped."""
 
     def __init__(self, content: Content, options: SourceOptions, members: Members) -> None:
         self._content = content
-        self._options = options
         self._members = members
         self._prefix = f"{content.place}/" if options.one_of_many else ""
-        self._inner = Expansion(_UNPACK)  # of compressed members, which may be compressed again around them
-        self.name = content.name
-        self.bytes_read = 0
-        self.ignored: Counter[str] = Counter()
-        self.reasons: dict[str, str] = {}
-        with content.open() as file, finding_bugs(content.place):
-            try:
-                self._check(members(file, options))
-            except (BrokenTransfer, TooExpanded) as error:
-                raise SourceUnreadable(f"{self.name}: {error}") from error
-            except _DAMAGES as error:
-                why = f": {error}" if isinstance(error, BrokenStream) else ""
-                raise SourceUnreadable(f"{self.name} is damaged, or no archive of that kind{why}") from error
-
-    def _check(self, members: Iterator[Member]) -> None:
-        """Look for a member that can be read, and raise the reason if there is none."""
-        refused: SourceError | None = None
-        for member in members:
-            if isinstance(member, LeftOut):
-                continue
-            if isinstance(member, Rejection) or records_in(member[0]) is None:
-                return
-            try:
-                self._source_of(*member)
-            except SourceError as error:
-                refused = refused or with_file(self._prefix + member[0], error)
-            else:
-                return
-        suffixes = ", ".join(document_suffixes())
-        raise refused or SourceEmpty(f"no {suffixes}, .jsonl, .csv or other members in {self.name} that are read")
-
-    def size_bytes(self) -> int | None:
-        """Return None: the bytes read of members say little about the progress in the archive."""
-        return None
+        self._begin()
+        super().__init__(content.name, replace(options, one_of_many=True), self._walk_members, self._open)
 
     def records(self) -> Iterator[Record | Rejection]:
-        self.bytes_read = 0
-        self.ignored.clear()
-        self.reasons.clear()
-        self._inner = Expansion(_UNPACK)
-        return up_to(self._options.limit, self._items())
+        self._begin()
+        return super().records()
+
+    def _begin(self) -> None:
+        self._last = "at its beginning"
+        self._inner = Expansion(_UNPACK)  # of compressed members, which may be compressed again around them
+
+    def _walk_members(self) -> Iterator[tuple[str, bytes] | Rejection]:
+        with self._content.open() as file:
+            for member in self._members(file, self._options):
+                if isinstance(member, str):
+                    self.ignored[member] += 1
+                elif isinstance(member, Rejection):
+                    where = self._prefix + member.where
+                    yield replace(member, where=where, below=where)
+                else:
+                    path, raw = member
+                    yield self._prefix + path, raw
+                    self._last = f"after {self._prefix}{path}"
+
+    def _check(self) -> None:
+        with finding_bugs(self._content.place):
+            try:
+                super()._check()
+            except BrokenStream as error:
+                raise SourceUnreadable(f"{self.name}: {error}") from error
+            except _DAMAGES as error:
+                raise SourceUnreadable(f"{self.name} is damaged, or no archive of that kind") from error
 
     def _items(self) -> Iterator[Record | Rejection]:
-        place, last = self._content.place, "at its beginning"
-        with closing(DocumentReader(self._options)) as reader, self._content.open() as file, finding_bugs(place):
+        with finding_bugs(self._content.place):
             try:
-                for member in self._members(file, self._options):
-                    if isinstance(member, LeftOut):
-                        self.ignored[member.suffix] += 1
-                    elif isinstance(member, Rejection):
-                        where = self._prefix + member.where
-                        yield replace(member, where=where, below=where)
-                    else:
-                        path, raw = member
-                        self.bytes_read += len(raw)
-                        if records_in(path) is None:
-                            yield reader.document(self._prefix + path, raw)
-                        else:
-                            yield from self._records_of(path, raw)
-                        last = f"after {self._prefix}{path}"
+                yield from super()._items()
             except _DAMAGES as error:
                 reason = str(error) if isinstance(error, BrokenStream) else "it is damaged, or ends too early"
-                yield Rejection(place, f"{reason}, {last}; nothing more was read", fatal=True)
+                yield Rejection(self._content.place, f"{reason}, {self._last}; nothing more was read", fatal=True)
 
-    def _records_of(self, path: str, raw: bytes) -> Iterator[Record | Rejection]:
-        """Yield the records of a member, or count it if it has none that can be read."""
-        where = self._prefix + path
-        try:
-            for item in self._source_of(path, raw).records():
-                if isinstance(item, Rejection) and not item.keys and item.below is None:
-                    yield replace(item, below=where)
-                else:
-                    yield item
-        except LEFT_OUT as error:
-            suffix = PurePosixPath(path).suffix
-            self.ignored[suffix] += 1
-            self.reasons.setdefault(suffix, str(with_file(where, error)))
-        except SourceError as error:
-            yield Rejection(where, str(error), fatal=True, below=where)
+    def _is_document(self, path: str) -> bool:
+        return records_in(path) is None
 
-    def _source_of(self, path: str, raw: bytes) -> Source:
+    def _read_document(self, reader: DocumentReader, path: str, file: bytes) -> Record | Rejection:
+        return reader.document(path, file)
+
+    def _say_nothing_is_read(self) -> str:
+        return f"no {', '.join(document_suffixes())}, .jsonl, .csv or other members in {self.name} that are read"
+
+    def _open(self, raw: bytes, options: SourceOptions, path: str) -> Source:
         """Return the source of a member with records. Raises SourceError."""
         how = records_in(path)
         assert how is not None
         kind, decompress = how
-        opened = partial(_opened, raw)
-        content = Content(f"{self.name}/{path}", self._prefix + path, len(raw), opened)
-        options = replace(self._options, one_of_many=True)
+        content = Content(f"{self.name}/{path}", path, len(raw), lambda: BufferedReader(BytesIO(raw)))
         bounded = None if decompress is None else partial(self._decompressed, decompress)
         return without_results(source_of_records(kind.rows, bounded, kind.options, content, options))
 
@@ -165,10 +121,6 @@ class ArchiveSource:
             if size is not None:
                 self._inner.add(size, len(piece), piece.count(b"\n"))
             yield piece
-
-
-def _opened(raw: bytes) -> BufferedReader:
-    return BufferedReader(BytesIO(raw))
 
 
 def zipped(file: Opened, options: SourceOptions, _: Decompress | None = None) -> Iterator[Member]:
@@ -206,7 +158,7 @@ def _zipped(archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int) -> Me
         return Rejection(where, _too_long(where, limit))
     try:
         Expansion(_UNPACK).add(member.compress_size, member.file_size, 0)
-    except TooExpanded as error:
+    except BrokenStream as error:
         return Rejection(where, str(error))
     try:
         with archive.open(member) as stream:
@@ -225,21 +177,11 @@ def _too_long(path: str, limit: int) -> str:
 
 
 def _directory_bytes(file: Opened) -> int:
-    """Return the size of a zip file's list of members, from its end (APPNOTE.TXT, 4.3.14 and 4.3.16)."""
-    size = file.seek(0, 2)
-    start = max(0, size - 2**16 - _END.size)
-    file.seek(start)
-    tail = file.read(size - start) or b""
-    place = tail.rfind(b"PK\5\6")
-    if place < 0 or len(tail) - place < _END.size:
+    """Return the size of a zip file's list of members, before any of it is read."""
+    end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    if end is None:
         raise zipfile.BadZipFile
-    listed: int = _END.unpack_from(tail, place)[5]
-    if listed != 0xFFFFFFFF:
-        return listed
-    place = tail.rfind(b"PK\6\6", 0, place)
-    if place < 0 or len(tail) - place < _END64.size:
-        raise zipfile.BadZipFile
-    return int(_END64.unpack_from(tail, place)[8])
+    return int(end[zipfile._ECD_SIZE])  # type: ignore[attr-defined]
 
 
 class _Member(tarfile.TarInfo):
@@ -332,37 +274,25 @@ def _tarred(archive: tarfile.TarFile, member: tarfile.TarInfo, limit: int) -> Me
 
 def messages(file: Opened, options: SourceOptions, decompress: Decompress | None = None) -> Iterator[Member]:
     """Yield the messages of a mailbox, each named for its number."""
-    stream = buffered(Counted(file), decompress)
-    number, message = 0, bytearray()
-    too_much = False
-    for line in lines(stream, options.max_record_bytes):
-        if line is not None and line.startswith(b"From "):
-            if number:
-                yield _message(number, message, too_much, options.max_record_bytes)
-            number, message, too_much = number + 1, bytearray(), False
-        elif line is None or len(message) + len(line) > options.max_record_bytes:
-            too_much = True
-        elif number:
-            # Mailboxes put a > before a line that begins as a message does; remove it.
-            message += line[1:] if line.lstrip(b">").startswith(b"From ") else line
-    if number:
-        yield _message(number, message, too_much, options.max_record_bytes)
-
-
-def _message(number: int, message: bytearray, too_much: bool, limit: int) -> Member:
-    name = f"{number}.eml"
-    return Rejection(name, too_long(limit)) if too_much else (name, bytes(message))
+    limit = options.max_record_bytes
+    records = grouped_lines(buffered(Counted(file), decompress), limit, lambda line: line.startswith(b"From "))
+    for number, (_, _, raw) in enumerate(records, 1):
+        name = f"{number}.eml"
+        if raw is None:
+            yield Rejection(name, too_long(limit))
+        else:
+            yield name, _QUOTED.sub(b"", raw.partition(b"\n")[2])
 
 
 def _is_hidden(name: str) -> bool:
     return any(map(is_hidden, PurePosixPath(name).parts))
 
 
-def _by_name(name: str, wanted: tuple[str, ...]) -> LeftOut | Rejection | None:
+def _by_name(name: str, wanted: tuple[str, ...]) -> str | Rejection | None:
     """Return what becomes of a member of another kind or with a path that leads out of the archive; else None."""
     path = PurePosixPath(name)
     if path.suffix.lower() not in wanted and records_in(path.name) is None:
-        return LeftOut(path.suffix or NO_SUFFIX)
+        return path.suffix or NO_SUFFIX
     if path.is_absolute() or ".." in path.parts:
         return Rejection(printable(name), "its name leads out of the archive")
     return None

@@ -18,7 +18,7 @@ from docmill.storage.readers import table
 from docmill.storage.readers.confinement import Needs, confine, receive, restrict_files
 from docmill.storage.readers.errors import SourceUnreadable, SourceUnsupported
 from docmill.storage.readers.records import Rows, SourceOptions
-from docmill.storage.readers.table import AskedFor, CutShort, Table, batch_rows, load, serve, slices
+from docmill.storage.readers.table import CutShort, PipedFile, Table, batch_rows, load, serve, slices
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, ipc
@@ -63,14 +63,14 @@ def main() -> None:
     assert request is not None
     head, _ = request
     size, options = head["bytes"], SourceOptions(**head["options"])
-    source = AskedFor(size)
+    source = PipedFile(size)
     serve(partial(arrow, source) if size is None else partial(parquet, source, options), options, sys.stdout.buffer)
 
 
 class _Stream(RawIOBase):
     """A source as pyarrow reads it, which knows if it has ended."""
 
-    def __init__(self, source: BinaryIO | AskedFor) -> None:
+    def __init__(self, source: BinaryIO | PipedFile) -> None:
         self._source = source
         start = source.read(len(_MAGIC))
         self._ahead = b"" if start == _MAGIC else start
@@ -86,7 +86,7 @@ class _Stream(RawIOBase):
         return data
 
 
-def arrow(source: BinaryIO | AskedFor) -> Table:
+def arrow(source: BinaryIO | PipedFile) -> Table:
     """Return an Arrow file. Each batch of rows is a part, since damage is found before it is used."""
     from pyarrow import ipc
 
@@ -124,7 +124,7 @@ def _validated(batch: RecordBatch) -> Iterator[RecordBatch]:
     yield from slices(batch)
 
 
-def parquet(source: BinaryIO | AskedFor, options: SourceOptions) -> Table:
+def parquet(source: BinaryIO | PipedFile, options: SourceOptions) -> Table:
     """Return a Parquet file, whose parts are its row groups."""
     from pyarrow.parquet import ParquetFile
 

@@ -31,11 +31,6 @@ if TYPE_CHECKING:
 
 _PR_SET_DUMPABLE = 4
 _CLONE_THREAD = 0x00010000
-_INT = 0xFFFFFFFF  # the kernel looks at these bits of an int, whatever stands above them
-_TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
-# A file sends a signal when it is ready, to any process that is named as its owner.
-_F_SETFL, _O_ASYNC = 4, 0x2000
-_OWNERS = {"fcntl": (8, 10, 15), "ioctl": (0x5452, 0x8901, 0x8902)}  # F_SETOWN, F_SETSIG and so on
 _O_ACCMODE_WRITES = (os.O_WRONLY, os.O_RDWR, os.O_CREAT, os.O_TRUNC)
 _LAST_FAMILY = 64  # of socket families: more than Linux has
 _NETWORK = frozenset(int(getattr(socket, name, -1)) for name in ("AF_INET", "AF_INET6", "AF_NETLINK"))
@@ -188,13 +183,6 @@ def _filter(seccomp: ModuleType, network: bool) -> SyscallFilter:
     for call in ("kill", "tgkill"):
         refuse(call, seccomp.Arg(0, seccomp.NE, own))
     refuse("prlimit64", seccomp.Arg(0, seccomp.NE, 0))
-    for request in (_TIOCSTI, _TIOCLINUX):
-        refuse("ioctl", seccomp.Arg(1, seccomp.MASKED_EQ, _INT, request))
-    for call, commands in _OWNERS.items():
-        for command in commands:
-            refuse(call, seccomp.Arg(1, seccomp.MASKED_EQ, _INT, command))
-    set_flags = seccomp.Arg(1, seccomp.MASKED_EQ, _INT, _F_SETFL)
-    refuse("fcntl", set_flags, seccomp.Arg(2, seccomp.MASKED_EQ, _O_ASYNC, _O_ASYNC))
     _refuse_sockets(seccomp, refuse, _NETWORK if network else frozenset())
     return rules
 

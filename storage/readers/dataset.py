@@ -25,7 +25,6 @@ from docmill.storage.extras import DATASETS, install
 from docmill.storage.readers import registry, table
 from docmill.storage.readers.confinement import Needs, confine, receive, restrict_files, send
 from docmill.storage.readers.errors import (
-    SourceEmpty,
     SourceError,
     SourceMissing,
     SourceUnreadable,
@@ -33,9 +32,9 @@ from docmill.storage.readers.errors import (
 )
 from docmill.storage.readers.files import FileSource, RowSource, Source, on_disk, until_broken
 from docmill.storage.readers.many_files import FilesSource, within
-from docmill.storage.readers.records import Rejection, Rows, SourceOptions, listed
+from docmill.storage.readers.records import Rejection, Rows, SourceOptions, quote_names
 from docmill.storage.readers.streams import is_folder, open_regular, printable
-from docmill.storage.readers.table import CutShort, Table, load, serve, slices
+from docmill.storage.readers.table import CutShort, Refusal, Table, load, serve, slices
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder, IterableDataset
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
 
 SCHEME = "datasets"
 _HOW = "write datasets://OWNER/NAME?split=train (and &config=…, &revision=…) or datasets:///FOLDER?split=train"
-_ASKED = ("split", "config", "revision")
+_PARAMETERS = ("split", "config", "revision")
 _NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 _MOST_LISTED = 16 * 2**20
 # Variables with the cache of the hub, its address, and proxies.
@@ -76,9 +75,11 @@ def parse(url: str) -> Address:
     """Parse a URL. Raises SourceUnsupported for a URL that names no data set."""
     rest, _, query = url.partition("://")[2].partition("?")
     parameters = dict(parse_qsl(query, keep_blank_values=True))
-    wrong = [name for name in parameters if name not in _ASKED]
+    wrong = [name for name in parameters if name not in _PARAMETERS]
     if wrong or not all(parameters.values()):
-        raise SourceUnsupported(f"datasets:// takes {', '.join(_ASKED)} after its ?, not {listed(wrong)}: {_HOW}")
+        raise SourceUnsupported(
+            f"datasets:// takes {', '.join(_PARAMETERS)} after its ?, not {quote_names(wrong)}: {_HOW}"
+        )
     if rest.startswith("/") and rest.strip("/"):
         return Address(Path(unquote(rest)), "", **parameters)
     if not _NAME.fullmatch(rest):
@@ -94,7 +95,7 @@ def folder_of(url: str) -> Path | None:
 def open_dataset(url: str, options: SourceOptions) -> SavedSource | DatasetSource:
     """Return the source of a URL.
 
-    Raises SourceMissing, SourceUnreadable, SourceUnsupported, SourceEmpty and FieldUnknown.
+    Raises SourceMissing, SourceUnreadable, SourceUnsupported and FieldUnknown.
     """
     parsed = parse(url)
     if parsed.folder is None:
@@ -108,7 +109,7 @@ def open_dataset(url: str, options: SourceOptions) -> SavedSource | DatasetSourc
     return DatasetSource(parsed, options)
 
 
-class SavedSource(FilesSource):
+class SavedSource(FilesSource[Path]):
     """A data set that `save_to_disk` wrote: the rows of one split's Arrow files, named by file and number.
 
     A file that is cut short or missing loses its own rows only.
@@ -151,7 +152,7 @@ class DatasetSource(RowSource):
         told = {
             "path": shown if parsed.folder is None else str(parsed.folder.resolve()),
             "local": parsed.folder is not None,
-            **{name: getattr(parsed, name) for name in _ASKED},
+            **{name: getattr(parsed, name) for name in _PARAMETERS},
         }
         self._program = table.Program(
             __name__,
@@ -169,7 +170,7 @@ class DatasetSource(RowSource):
 
 def refusal(head: dict[str, Any], name: str) -> SourceError:
     """Return the error of a data set that the process did not open, without the library's words."""
-    names = listed(head.get("names", ()))
+    names = quote_names(head.get("names", ()))
     errors: dict[str, SourceError] = {
         "unreachable": SourceUnreadable(
             f"{name}: the hub cannot be reached, or may not be (HF_HUB_OFFLINE), and nothing is kept of it here"
@@ -177,13 +178,13 @@ def refusal(head: dict[str, Any], name: str) -> SourceError:
         "missing": SourceMissing(f"{name}: the hub has no such data set, or none for us (HF_TOKEN)"),
         "config": SourceMissing(f"{name}: there are the configs {names}: name one with config=…"),
         "split": SourceMissing(f"{name}: there are the splits {names}: name one with split=…"),
-        "empty": SourceEmpty(f"{name} has no files that are read"),
+        "empty": SourceUnsupported(f"{name} has no files that are read"),
         "outside": SourceUnreadable(f"{name} names files that are not its own"),
         "kind": SourceUnsupported(f"{name} is made of files that are not read ({names})"),
         "old": SourceUnsupported(f"{name} needs a newer library: {install(DATASETS.name)}"),
     }
-    said = head.get("error")
-    return errors.get(str(head.get("refused"))) or SourceUnreadable(f"{name} cannot be read ({said})")
+    reason = head["refused"]
+    return errors.get(reason) or SourceUnreadable(f"{name} cannot be read ({reason})")
 
 
 def _split(root: Path, parsed: Address) -> tuple[Path, str | None]:
@@ -218,7 +219,7 @@ def _saved_files(folder: Path, name: str) -> list[str]:
     if not all(_plain(file) for file in files):
         raise SourceUnreadable(f"{name} names files that are not its own")
     if not files:
-        raise SourceEmpty(f"{name} has no files")
+        raise SourceUnsupported(f"{name} has no files")
     return files
 
 
@@ -247,12 +248,6 @@ def _shown(path: str, **parameters: str | None) -> str:
     return f"{SCHEME}://{path}" + (f"?{query}" if query else "")
 
 
-class _Refused(Exception):
-    def __init__(self, why: str, names: list[str] | None = None) -> None:
-        super().__init__(why)
-        self.answer = {"refused": why, "names": names or []}
-
-
 def main() -> None:
     """Read one data set. The answer to one that is not read is {"refused": why, "names": [available names]}.
 
@@ -278,11 +273,11 @@ def main() -> None:
             dataset = _opened(head)
             os.chdir("/")
         confine(network=not head["local"])
-    except _Refused as refused:
+    except Refusal as refused:
         send(out, refused.answer)
         return
     except Exception as error:  # whatever the library raises
-        send(out, {"error": type(error).__name__})
+        send(out, {"refused": type(error).__name__})
         return
     options = SourceOptions(**head["options"])
     serve(partial(_table, dataset, options), options, out)
@@ -308,50 +303,50 @@ def _needs(request: dict[str, Any], scratch: Path) -> Needs:
 
 
 def _opened(request: dict[str, Any]) -> IterableDataset:
-    """Return the wanted split as the library streams it. Raises _Refused."""
+    """Return the wanted split as the library streams it. Raises Refusal."""
     import datasets
     from datasets.exceptions import DatasetNotFoundError
 
     if int(datasets.__version__.partition(".")[0]) < _OLDEST:
-        raise _Refused("old")
+        raise Refusal("old")
     path, config, revision = request["path"], request["config"], request["revision"]
     try:
         builder = datasets.load_dataset_builder(path, config, revision=revision)
     except DatasetNotFoundError as error:
-        raise _Refused("missing") from error
+        raise Refusal("missing") from error
     except FileNotFoundError as error:
-        raise _Refused("empty") from error
+        raise Refusal("empty") from error
     except ConnectionError as error:
-        raise _Refused("unreachable") from error
+        raise Refusal("unreachable") from error
     except ValueError as error:  # for one, of configs
         names = datasets.get_dataset_config_names(path, revision=revision)
         if config in names or (config is None and len(names) == 1):
             raise
-        raise _Refused("config", names) from error
+        raise Refusal("config", names=names) from error
     _check(builder, request)
     splits = builder.as_streaming_dataset()
     names = [str(name) for name in splits]
     split = request["split"] or (names[0] if len(names) == 1 else None)
     if split not in names:
-        raise _Refused("split", names)
+        raise Refusal("split", names=names)
     return splits[split]
 
 
 def _check(builder: DatasetBuilder, request: dict[str, Any]) -> None:
-    """Raise _Refused for files of other kinds, and for files that the data set links to elsewhere."""
+    """Raise Refusal for files of other kinds, and for files that the data set links to elsewhere."""
     prefix = "datasets.packaged_modules."
     modules = [kind.__module__ for kind in type(builder).__mro__]
     kinds = [module.removeprefix(prefix).partition(".")[0] for module in modules if module.startswith(prefix)]
     if not kinds or kinds[0] not in _KINDS:
-        raise _Refused("kind", kinds[:1])
+        raise Refusal("kind", names=kinds[:1])
     files = [file for of_split in (builder.config.data_files or {}).values() for file in of_split]
     root = Path(request["path"])
     own = f"hf://datasets/{request['path']}@"
     for file in files:
         if request["local"] and not Path(file).resolve().is_relative_to(root):
-            raise _Refused("outside")
+            raise Refusal("outside")
         if not request["local"] and not file.startswith(own):
-            raise _Refused("outside")
+            raise Refusal("outside")
 
 
 def _table(dataset: IterableDataset, options: SourceOptions) -> Table:

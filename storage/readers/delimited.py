@@ -20,8 +20,8 @@ from docmill.storage.readers.records import (
     Rows,
     SourceOptions,
     check_columns,
+    find_missing_field,
     keys_of,
-    misnamed,
     too_long,
 )
 from docmill.storage.readers.streams import lines
@@ -156,7 +156,7 @@ def _delimiter(line: str, default: str, options: SourceOptions) -> str:
 
     def merit(delimiter: str) -> tuple[bool, int]:
         names = next(csv.reader([line], delimiter=delimiter), [])
-        return misnamed([names], options) is None, len(names)
+        return find_missing_field([names], options) is None, len(names)
 
     candidates: list[str] = [default, *DELIMITERS]  # the first wins a tie
     return max(candidates, key=merit)

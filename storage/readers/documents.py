@@ -20,7 +20,7 @@ from docmill.storage.readers.records import (
     Rejection,
     SourceOptions,
     id_too_long,
-    listed,
+    quote_names,
     too_long,
 )
 from docmill.storage.readers.registry import FILES, HTML, MAIL, PDF, Document, Records, kind_of
@@ -28,7 +28,7 @@ from docmill.storage.readers.streams import (
     Counted,
     Decompress,
     buffered,
-    decoded,
+    decode_file,
     printable,
     python_name,
     suffix_of_zip,
@@ -133,7 +133,6 @@ class DocumentReader:
             return _rejected(where, str(error))
         except OSError as error:
             return _rejected(where, f"cannot be read: {error.strerror}")
-        self.bytes_read += len(raw)
         if len(raw) > self._limit:
             return _rejected(where, too_long(self._limit))
         return self.document(path, raw)
@@ -141,6 +140,7 @@ class DocumentReader:
     def document(self, path: str, raw: bytes) -> Record | Rejection:
         """Return the document of a file's content, by the suffix of its name."""
         where = printable(path)
+        self.bytes_read += len(raw)
         kind = FILES.get(kind_of(path)[0])
         media_type = kind.media_type if isinstance(kind, Document) else None
         is_text = media_type in {None, HTML, MAIL} or (isinstance(kind, Document) and kind.is_text)
@@ -149,7 +149,7 @@ class DocumentReader:
         with finding_bugs(where):
             if isinstance(kind, Document) and kind.media_type is not None:
                 return self._extracted(where, raw, kind)
-            return _document(where, *decoded(raw, self._encoding))
+            return _document(where, *decode_file(raw, self._encoding))
 
     def close(self) -> None:
         self._extractor.close()
@@ -159,7 +159,7 @@ class DocumentReader:
         media_type = kind.media_type
         assert media_type is not None
         if kind.is_text or media_type == HTML:
-            said, flags = decoded(raw, self._encoding) if kind.is_text else _page(raw)
+            said, flags = decode_file(raw, self._encoding) if kind.is_text else _page(raw)
             raw = said.encode("utf-8", "replace")
         elif media_type == MAIL and _ATTACHED.search(raw):
             flags = (ATTACHMENTS_LEFT_OUT,)
@@ -286,9 +286,9 @@ def find_languages(languages: str, folder: str | None) -> str:
             "those for English"
         )
     raise SourceUnsupported(
-        f"--ocr: no data of Tesseract for {listed(lacking)} on this machine; there is {', '.join(there)}. Languages "
-        "are named as Tesseract names them, such as eng or deu+eng; Debian's package tesseract-ocr-LANGUAGE has the "
-        "data of one"
+        f"--ocr: no data of Tesseract for {quote_names(lacking)} on this machine; there is {', '.join(there)}. "
+        "Languages are named as Tesseract names them, such as eng or deu+eng; Debian's package "
+        "tesseract-ocr-LANGUAGE has the data of one"
     )
 
 

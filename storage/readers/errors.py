@@ -3,9 +3,8 @@
 SourceError (a StorageError)
 ├── SourceMissing        no such file or folder
 ├── SourceUnreadable     no rights, a pipe, a device, or not UTF-8
-├── SourceUnsupported    it lacks a library, or what it needs to be read
+├── SourceUnsupported    it lacks a library, or a document, or what it needs to be read
 │   └── KindUnknown      a kind of file that no reader takes
-├── SourceEmpty          a folder without a document
 └── FieldUnknown         no record has the field that was named, or two columns share a name
 
 A ReaderFailed is no SourceError: one file of many is rejected for those, but a bug ends the reading. Neither is a
@@ -51,24 +50,12 @@ class KindUnknown(SourceUnsupported):
     """No reader takes this kind of file."""
 
 
-class SourceEmpty(SourceError):
-    """The folder holds no document."""
-
-
 class FieldUnknown(SourceError):
     """No record has the field that was named."""
 
 
 class BrokenStream(Exception):
-    """The compressed data ends early or is damaged; the bytes before that were returned."""
-
-
-class TooExpanded(BrokenStream):
-    """The compressed data expands much further than texts do."""
-
-
-class BrokenTransfer(BrokenStream):
-    """The transfer of a remote file broke off."""
+    """The data ends early, is damaged or expands too far, or its transfer broke; the bytes before were returned."""
 
 
 class ProgramFailed(StorageError):

@@ -16,14 +16,11 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, BinaryIO
+from typing import Any, BinaryIO
 
 from docmill.storage.readers.confinement import Needs, confine, receive, restrict_files, send
 from docmill.storage.readers.documents import TESSDATA_VARIABLE
 from docmill.storage.readers.registry import PDF, SRT, VTT
-
-if TYPE_CHECKING:
-    import kreuzberg
 
 _BLANK = b"P5 64 64 255\n" + b"\xff" * 64 * 64, "image/x-portable-graymap"
 _ENCRYPTED = "EncryptedPackage".encode("utf-16-le")  # in an Office file ([MS-OFFCRYPTO])
@@ -77,6 +74,7 @@ class Extractor:
     def __init__(self, languages: str | None) -> None:
         import kreuzberg
 
+        self._library = kreuzberg
         self._languages = languages
         self._extract = kreuzberg.extract_bytes_sync
         self._config = partial(kreuzberg.ExtractionConfig, use_cache=False, enable_quality_processing=False)
@@ -105,11 +103,9 @@ class Extractor:
         config = self._config(ocr=self._tesseract(), force_ocr_pages=without, pages=self._pages)
         return _stripped(self._extract(raw, PDF, config).content)
 
-    def _tesseract(self) -> kreuzberg.OcrConfig:
-        import kreuzberg
-
-        tesseract = kreuzberg.TesseractConfig(language=self._languages, use_cache=False, output_format="text")
-        return kreuzberg.OcrConfig(backend="tesseract", language=self._languages, tesseract_config=tesseract)
+    def _tesseract(self) -> Any:
+        tesseract = self._library.TesseractConfig(language=self._languages, use_cache=False, output_format="text")
+        return self._library.OcrConfig(backend="tesseract", language=self._languages, tesseract_config=tesseract)
 
 
 def _is_protected(raw: bytes, said: str) -> bool:

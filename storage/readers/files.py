@@ -24,7 +24,7 @@ from docmill.storage.readers.records import (
     Rows,
     SourceOptions,
     document,
-    misnamed,
+    find_missing_field,
     refuse_options,
 )
 from docmill.storage.readers.streams import Counted, Decompress, buffered, open_regular, printable
@@ -192,9 +192,9 @@ def check_names(rows: Rows, name: str, options: SourceOptions) -> list[Row | Rej
             peeked.append(row)
             if isinstance(row, Row):
                 names.append(list(row.fields))
-                if misnamed(names, options) is None:
+                if find_missing_field(names, options) is None:
                     return peeked
-    if (error := misnamed(names, options)) is not None:
+    if (error := find_missing_field(names, options)) is not None:
         raise error
     return peeked
 

@@ -6,33 +6,33 @@ from __future__ import annotations
 
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypeVar
 
 from docmill.storage.readers.documents import NO_SUFFIX, DocumentReader
 from docmill.storage.readers.errors import (
     FieldUnknown,
     KindUnknown,
-    SourceEmpty,
     SourceError,
     SourceUnreadable,
     SourceUnsupported,
 )
 from docmill.storage.readers.files import Content, FileSource, Source, left_out, up_to, why_left_out
 from docmill.storage.readers.records import Record, Rejection, SourceOptions, without_metadata
-from docmill.storage.readers.registry import document_suffixes, missing
-from docmill.storage.readers.streams import kind, open_regular, printable
+from docmill.storage.readers.registry import advise_extras, document_suffixes
+from docmill.storage.readers.streams import is_folder, kind, open_regular, printable
 from docmill.storage.writers import parts_manifest
 
-OpenFile: TypeAlias = Callable[[Path, SourceOptions, str], Source]
+File = TypeVar("File")  # a path to open, or the bytes of a member of an archive
 Walk: TypeAlias = Iterator[tuple[str, Path] | Rejection]  # names in keys and messages, and the paths to open
-LEFT_OUT = (FieldUnknown, SourceEmpty, SourceUnsupported)  # such a file is left out, and is no rejection
+LEFT_OUT = (FieldUnknown, SourceUnsupported)  # such a file is left out, and is no rejection
 # Written by docmill beside documents; the next run must not read them as documents.
 _OF_RESULTS = frozenset(("task", "tokens_in", "tokens_out", "flags"))
 Open = Callable[[Content, SourceOptions], Source]
@@ -41,18 +41,24 @@ _PARTS_GO_ON = "the `docmill results` command that began them writes what is mis
 _MOST_MANIFEST = 64 * 2**20  # more than a manifest with the most parts
 
 
-class FilesSource:
+class FilesSource(Generic[File]):
     """The documents of several files in a fixed order, each read by the reader for its name.
 
     The key of a record is `path#id` (`one_of_many`), without an id `path:number`; that of a file which is one
     document is its path, and that of an archive's member `path/member`. `ignored` counts files of other kinds. A file
     that cannot be opened is a rejection.
 
-    Raises SourceEmpty if there is none, FieldUnknown for the first file, and the first file's error if none can be
-    opened.
+    Raises SourceUnsupported if there is none, FieldUnknown for the first file, and the first file's error if none can
+    be opened.
     """
 
-    def __init__(self, name: str, options: SourceOptions, walk: Callable[[], Walk], open_file: OpenFile) -> None:
+    def __init__(
+        self,
+        name: str,
+        options: SourceOptions,
+        walk: Callable[[], Iterator[tuple[str, File] | Rejection]],
+        open_file: Callable[[File, SourceOptions, str], Source],
+    ) -> None:
         self.name = name
         self.ignored: Counter[str] = Counter()
         self.reasons: dict[str, str] = {}
@@ -85,9 +91,9 @@ class FilesSource:
             try:
                 yield from self._read(*entry)
             except SourceError as error:
-                yield from self._refused(entry[0], error)
+                yield from self._refuse(entry[0], error)
 
-    def _read(self, path: str, file: Path) -> Iterator[Record | Rejection]:
+    def _read(self, path: str, file: File) -> Iterator[Record | Rejection]:
         """Yield the records of one file."""
         source = self._open_file(file, self._options, path)
         self._bytes_before, self._current = self.bytes_read, source
@@ -98,7 +104,7 @@ class FilesSource:
             self.ignored.update(left_out(source))
             self.reasons = {**why_left_out(source), **self.reasons}
 
-    def _refused(self, path: str, error: SourceError) -> Iterator[Rejection]:
+    def _refuse(self, path: str, error: SourceError) -> Iterator[Rejection]:
         """Yield the rejection of a file that cannot be opened, or count it."""
         if isinstance(error, KindUnknown):
             self.ignored[Path(path).suffix or NO_SUFFIX] += 1
@@ -125,7 +131,7 @@ class FilesSource:
                 refused = refused or error
             else:
                 return
-        raise refused or SourceEmpty(f"no file matches {self.name}")
+        raise refused or SourceUnsupported(f"no file matches {self.name}")
 
 
 def is_hidden(name: str) -> bool:
@@ -163,27 +169,30 @@ def within(root: Path, path: str) -> tuple[str, Path] | Rejection:
     return path, target
 
 
-class FolderSource(FilesSource):
-    """The documents below `root`, in the order of their paths, listed one folder at a time.
+class MixedSource(FilesSource[File], ABC):
+    """Files of documents and of records: those of a folder, or the members of an archive.
 
-    `reader_of` returns the reader for a file's name, if there is one.
-
-    Raises SourceEmpty if there is no document, and FieldUnknown if there are only records that lack a field. Hidden
-    files and folders are skipped, and Office's locks. `ignored` counts files of other kinds, of records without the
-    text, archives without documents, and files whose library is missing; `reasons` has the reasons. A link that leads
-    out of the root, a link to a folder, a pipe, a socket and a device are rejected and never opened.
+    `ignored` also counts files of records without the text and files whose library is missing; `reasons` has the
+    reasons. Raises SourceUnsupported if there is no document, and FieldUnknown if there are only records that lack a
+    field.
     """
 
-    def __init__(self, root: Path, options: SourceOptions, reader_of: Callable[[str], Open | None]) -> None:
-        self._root = root.resolve()
-        self._reader_of = reader_of
-        self._suffixes = document_suffixes()
-        super().__init__(printable(self._root), replace(options, one_of_many=True), self._walk_tree, self._open)
+    @abstractmethod
+    def _is_document(self, path: str) -> bool:
+        """Return True for a file that is one document."""
+
+    @abstractmethod
+    def _read_document(self, reader: DocumentReader, path: str, file: File) -> Record | Rejection:
+        """Return the document of a file."""
+
+    @abstractmethod
+    def _say_nothing_is_read(self) -> str:
+        """Return a message that no file can be read."""
 
     def _check(self) -> None:
         """Look for a file that can be read, and raise the reason if there is none."""
         refused: SourceError | None = None
-        for entry in self._walk_tree():
+        for entry in self._walk():
             if isinstance(entry, Rejection):
                 return
             path, file = entry
@@ -191,45 +200,66 @@ class FolderSource(FilesSource):
                 without_metadata(self.name, self._options)
                 return
             try:
-                self._open(file, self._options, path)
+                self._open_file(file, self._options, path)
             except SourceError as error:
                 if isinstance(error, FieldUnknown) and self._options.meta_fields:
                     raise
                 refused = refused or with_file(path, error)
             else:
                 return
-        others = ", ".join(f"{n} {suffix}" for suffix, n in self.ignored.most_common(5))
-        raise refused or SourceEmpty(
-            f"no {', '.join(self._suffixes)}, .jsonl, .csv, .zip or other files in {self.name} that are read"
-            + (f" (it has {others})" if others else "")
-            + missing(self.ignored)
-        )
+        raise refused or SourceUnsupported(self._say_nothing_is_read())
 
     def _items(self) -> Iterator[Record | Rejection]:
         with closing(DocumentReader(self._options)) as self._documents:
             yield from super()._items()
 
-    def _read(self, path: str, file: Path) -> Iterator[Record | Rejection]:
+    def _read(self, path: str, file: File) -> Iterator[Record | Rejection]:
         if not self._is_document(path):
             yield from super()._read(path, file)
             return
         before = self._documents.bytes_read
-        # Links were resolved before and are not followed again, since they may have changed.
-        item = self._documents.read(path, partial(open_regular, file, follow=False))
+        item = self._read_document(self._documents, path, file)
         self._bytes_before, self._current = self.bytes_read + self._documents.bytes_read - before, None
         yield item
 
-    def _refused(self, path: str, error: SourceError) -> Iterator[Rejection]:
+    def _refuse(self, path: str, error: SourceError) -> Iterator[Rejection]:
         # A prompt that reads metadata gets every field of it, or the file is rejected.
         if isinstance(error, LEFT_OUT) and not (isinstance(error, FieldUnknown) and self._options.meta_fields):
             suffix = Path(path).suffix
             self.ignored[suffix] += 1
             self.reasons.setdefault(suffix, str(with_file(path, error)))
         else:
-            yield self._within(path, Rejection(printable(path), str(error), fatal=True))
+            yield from super()._refuse(path, error)
+
+
+class FolderSource(MixedSource[Path]):
+    """The documents below `root`, in the order of their paths, listed one folder at a time.
+
+    `reader_of` returns the reader for a file's name, if there is one. Hidden files and folders are skipped, and
+    Office's locks. A link that leads out of the root, a link to a folder, a pipe, a socket and a device are rejected
+    and never opened.
+    """
+
+    def __init__(self, root: Path, options: SourceOptions, reader_of: Callable[[str], Open | None]) -> None:
+        self._root = root.resolve()
+        self._reader_of = reader_of
+        self._suffixes = document_suffixes()
+        super().__init__(printable(self._root), replace(options, one_of_many=True), self._walk_folder, self._open)
 
     def _is_document(self, path: str) -> bool:
         return Path(path).suffix.lower() in self._suffixes
+
+    def _read_document(self, reader: DocumentReader, path: str, file: Path) -> Record | Rejection:
+        # Links were resolved before and are not followed again, since they may have changed.
+        return reader.read(path, partial(open_regular, file, follow=False))
+
+    def _say_nothing_is_read(self) -> str:
+        others = ", ".join(f"{n} {suffix}" for suffix, n in self.ignored.most_common(5))
+        return (
+            f"no {', '.join(self._suffixes)}, .jsonl, .csv, .zip or other files in {self.name} that are read"
+            + (f" (it has {others})" if others else "")
+            + advise_extras(self.ignored)
+        )
 
     def _open(self, file: Path, options: SourceOptions, path: str) -> Source:
         opened = partial(open_regular, file, follow=False)
@@ -241,48 +271,60 @@ class FolderSource(FilesSource):
         source = reader(content, options)
         return without_results(source)
 
-    def _walk_tree(self) -> Walk:
-        """Yield each document's path below the root and the file to open, in the order of the paths."""
-        folders = [self._list("")]
-        while folders:
-            path = next(folders[-1], None)
-            if path is None:
-                folders.pop()
-            elif isinstance(path, str) and path.endswith("/"):
-                folders.append(self._list(path))
-            elif isinstance(path, str):
-                yield within(self._root, path)
-            else:
-                yield path
+    def _walk_folder(self) -> Walk:
+        return walk(self._root, self._selects)
 
-    def _list(self, below: str) -> Iterator[str | tuple[str, Path] | Rejection]:
-        """Yield the entries of one folder (`""` or `a/b/`), sorted: folders by name, files with their path."""
-        listing: list[tuple[str, bool]] = []  # a million names take about 100 MB; DirEntry objects take far more
-        try:
-            with os.scandir(self._root / below) as entries:
-                for entry in entries:
-                    if (name := self._candidate(entry)) is not None:
-                        listing.append((name, entry.is_file(follow_symlinks=False)))
-        except OSError as error:
-            if not below:
-                raise SourceUnreadable(f"{self.name}: {error.strerror}") from error
-            where = printable(below)
-            yield Rejection(where, f"the folder cannot be read: {error.strerror}", below=where.rstrip("/"))
-        listing.sort()
-        for name, plain in listing:
-            path = below + name
-            yield (path, self._root / path) if plain else path
+    def _selects(self, path: str, is_folder: bool) -> bool:
+        name = path.rpartition("/")[2]
+        if is_hidden(name):
+            return False
+        if is_folder or self._is_document(name) or self._reader_of(name) is not None:
+            return True
+        self.ignored[Path(name).suffix or NO_SUFFIX] += 1
+        return False
 
-    def _candidate(self, entry: os.DirEntry[str]) -> str | None:
-        if is_hidden(entry.name):
-            return None
-        if entry.is_dir(follow_symlinks=False):
-            return entry.name + "/"  # so that a folder sorts as its documents' paths do
-        is_read = self._is_document(entry.name) or self._reader_of(entry.name) is not None
-        if is_read or (entry.is_symlink() and entry.is_dir()):
-            return entry.name
-        self.ignored[Path(entry.name).suffix or NO_SUFFIX] += 1
-        return None
+
+def walk(root: Path, selects: Callable[[str, bool], bool]) -> Walk:
+    """Yield each selected file's path below a folder and the path to open, in the order of the paths.
+
+    `selects(path, is_folder)` returns True for a file to read, and for a folder to look into. One folder is listed at
+    a time. Raises SourceUnreadable for the root itself.
+    """
+    folders = [_list(root, "", selects)]
+    while folders:
+        entry = next(folders[-1], None)
+        if entry is None:
+            folders.pop()
+        elif isinstance(entry, str):
+            folders.append(_list(root, entry, selects))
+        else:
+            yield entry
+
+
+def _list(
+    root: Path, below: str, selects: Callable[[str, bool], bool]
+) -> Iterator[str | tuple[str, Path] | Rejection]:
+    """Yield the selected entries of one folder (`""` or `a/b/`), sorted: folders by name, files with their path."""
+    listing: list[tuple[str, bool]] = []  # a million names take about 100 MB; DirEntry objects take far more
+    try:
+        with os.scandir(root / below) as entries:
+            for entry in entries:
+                folder = entry.is_dir(follow_symlinks=False)
+                if selects(below + entry.name, folder or (entry.is_symlink() and is_folder(Path(entry.path)))):
+                    # With a slash, so that a folder sorts as its documents' paths do.
+                    name = entry.name + "/" if folder else entry.name
+                    listing.append((name, entry.is_file(follow_symlinks=False)))
+    except OSError as error:
+        if not below:
+            raise SourceUnreadable(f"{printable(root)}: {error.strerror}") from error
+        where = printable(below)
+        yield Rejection(where, f"the folder cannot be read: {error.strerror}", below=where.rstrip("/"))
+    for name, is_plain in sorted(listing):
+        path = below + name
+        if name.endswith("/"):
+            yield path
+        else:
+            yield (path, root / path) if is_plain else within(root, path)
 
 
 def is_pattern(source: str) -> bool:
@@ -303,45 +345,30 @@ class Pattern:
         assert fixed is not None
         self.root = Path(*parts[:fixed]).resolve()
         self._parts = parts[fixed:]
+        self._reached = lru_cache(maxsize=1)(self._states)  # of the folder that is listed
 
     def __str__(self) -> str:
         return printable(self.root.joinpath(*self._parts))
 
     def matches(self, path: Path) -> bool:
         """Return True if the pattern matches this path, which need not exist."""
-        if not path.is_relative_to(self.root):
-            return False
-        states = self._closed({0})
-        for name in path.relative_to(self.root).parts:
-            states = self._step(states, name)
-        return len(self._parts) in states
+        return path.is_relative_to(self.root) and self._selects(path.relative_to(self.root).as_posix(), False)
 
     def walk(self) -> Walk:
         """Yield each matching file's path below the root, and the path to open, in the order of the paths."""
-        yield from self._below("", self._closed({0}))
+        return walk(self.root, self._selects) if is_folder(self.root) else iter(())
 
-    def _below(self, folder: str, states: frozenset[int]) -> Walk:
-        try:
-            with os.scandir(self.root / folder) as entries:
-                listing = sorted(
-                    (entry.name + ("/" if entry.is_dir(follow_symlinks=False) else ""), entry.is_symlink())
-                    for entry in entries
-                )
-        except OSError as error:
-            reason = f"the folder cannot be read: {error.strerror}"
-            below = printable(folder.rstrip("/")) or None
-            yield Rejection(printable(folder or self.root), reason, below=below)
-            return
-        for name, link in listing:
-            reached = self._step(states, name.rstrip("/"))
-            if name.endswith("/"):
-                if any(state < len(self._parts) for state in reached):
-                    yield from self._below(folder + name, reached)
-            elif len(self._parts) in reached:
-                yield within(self.root, folder + name) if link else (folder + name, self.root / folder / name)
-            elif link and reached and (self.root / folder / name).is_dir():
-                where = printable(folder + name)
-                yield Rejection(where, "a link to a folder is not followed", below=where)
+    def _selects(self, path: str, is_folder: bool) -> bool:
+        folder, _, name = path.rpartition("/")
+        states = self._step(self._reached(folder), name)
+        return any(state < len(self._parts) for state in states) if is_folder else len(self._parts) in states
+
+    def _states(self, folder: str) -> frozenset[int]:
+        """Return the possible numbers of parts that the names of a folder have matched."""
+        states = self._closed({0})
+        for name in filter(None, folder.split("/")):
+            states = self._step(states, name)
+        return states
 
     def _step(self, states: frozenset[int], name: str) -> frozenset[int]:
         """Return the possible numbers of matched parts after this name."""
@@ -387,7 +414,7 @@ def _special(text: str) -> bool:
 def parts_in(folder: Path) -> list[str] | None:
     """Return the files of an export's parts, in order; None if it is no folder of parts.
 
-    Raises SourceUnreadable if a part is missing or cut short, and SourceEmpty without parts.
+    Raises SourceUnreadable if a part is missing or cut short, and SourceUnsupported without parts.
     """
     try:
         with open_regular(folder / parts_manifest.NAME) as opened:
@@ -399,7 +426,7 @@ def parts_in(folder: Path) -> list[str] | None:
     if not manifest.complete:
         raise SourceUnreadable(f"{printable(folder)} has not all of its parts; {_PARTS_GO_ON}")
     if not manifest.parts:
-        raise SourceEmpty(f"{printable(folder)} has no results in it")
+        raise SourceUnsupported(f"{printable(folder)} has no results in it")
     files = [part.files[0] for part in manifest.parts]
     for file in files:
         path = folder.resolve() / file.name

@@ -1,4 +1,4 @@
-"""Documents in a Python program's memory: texts, dictionaries, and tables with Arrow's interface.
+"""Sources that are no files: texts, dictionaries and Arrow tables of a Python program, and texts that the store has.
 
 https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html describes the interface, which pandas,
 polars, pyarrow, DuckDB and others have.
@@ -9,16 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import select
+
+from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import is_current_document
+from docmill.storage.core.schema import Content, Document
 from docmill.storage.extras import PARQUET, install
 from docmill.storage.readers.errors import ProgramFailed, SourceUnreadable, SourceUnsupported
 from docmill.storage.readers.files import check_names, documents
 from docmill.storage.readers.records import Record, Rejection, Row, Rows, SourceOptions, check_columns, refuse_options
-from docmill.storage.readers.table import as_row, frames, said, slices
+from docmill.storage.readers.table import as_row, frames, rows_in_frame, slices
+from docmill.storage.steps import lineage
+from docmill.storage.steps.steps import OpenStep
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, RecordBatchReader
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
 NAME = "python"
 PLACE = "row"  # `row:0` is the first one
 _DIGEST_CHARS = 16
+_PAGE = 1_000
 _JSON = "extension<arrow.json"
 _INDEX = re.compile(r"__index_level_\d+__")  # pandas' name for row labels without a name
 _EXPECTED = "give a list of texts or of dictionaries, a pandas or polars frame, an Arrow table, or a source's name"
@@ -132,7 +141,7 @@ def _rows_of_table(table: object, options: SourceOptions) -> Rows:
     for batch in reader:
         for part in slices(batch.select(columns)):
             for frame in frames(part, position, options, as_json):
-                for row in said({}, frame, PLACE):
+                for row in rows_in_frame({}, frame, PLACE):
                     yield _with_id(row, options)
             position += part.num_rows
 
@@ -155,3 +164,51 @@ def _with_id(row: Row | Rejection, options: SourceOptions) -> Row | Rejection:
     if isinstance(row, Row) and options.id_field == SourceOptions.id_field:
         row.fields.setdefault(options.id_field, row.number)
     return row
+
+
+@dataclass
+class NoSource:
+    """A source without records: a job over it computes the documents that its corpus has."""
+
+    name: str
+    bytes_read = 0
+
+    def size_bytes(self) -> int | None:
+        """Return 0."""
+        return 0
+
+    def records(self) -> Iterator[Record | Rejection]:
+        """Yield nothing."""
+        yield from ()
+
+
+@dataclass
+class StoredTexts:
+    """The texts that the last step of a path reads, of the current documents of a corpus that have one."""
+
+    name: str
+    database: Database
+    corpus_id: int
+    way: Sequence[OpenStep]
+    bytes_read = 0
+
+    def size_bytes(self) -> int | None:
+        """Return None: the size is unknown."""
+        return None
+
+    def records(self) -> Iterator[Record | Rejection]:
+        """Yield a record for each document, without the prompt around its text."""
+        columns = (Document.id, Document.key, Document.content_id, Document.meta)
+        query = select(*columns).where(Document.corpus_id == self.corpus_id, is_current_document())
+        last, full = 0, True
+        while full:
+            with self.database.read() as transaction:
+                page = transaction.execute(query.where(Document.id > last).order_by(Document.id).limit(_PAGE)).all()
+                inputs = lineage.given(transaction, self.way, {row.id: row.content_id for row in page})
+                of_contents = select(Content.id, Content.text).where(Content.id.in_({*inputs.values()}))
+                texts = {row.id: row.text for row in transaction.execute(of_contents)}
+            for row in page:
+                if row.id in inputs:
+                    yield Record(row.key, texts[inputs[row.id]], row.meta, (), row.key)
+            full = len(page) == _PAGE
+            last = page[-1].id if page else last

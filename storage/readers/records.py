@@ -88,14 +88,8 @@ class Rejection:
     below: str | None = dataclasses.field(default=None, compare=False)
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """A member of a kind that docmill does not read, by the suffix of its name."""
-
-    suffix: str
-
-
-Member = tuple[str, bytes] | Rejection | LeftOut  # of an archive: a document's name and bytes, or what became of it
+# A member of an archive: its name and bytes, its rejection, or the suffix of its name if its kind is not read.
+Member = tuple[str, bytes] | Rejection | str
 
 
 class Row(NamedTuple):
@@ -152,7 +146,7 @@ def _key(key: float | str | None, name: str, number: int, options: SourceOptions
     return f"{name}#{key}" if options.one_of_many else str(key), kind
 
 
-def misnamed(head: Sequence[Collection[str]], options: SourceOptions) -> FieldUnknown | None:
+def find_missing_field(head: Sequence[Collection[str]], options: SourceOptions) -> FieldUnknown | None:
     """Return the error of a wanted field that all of the first records lack.
 
     The default `id` may be missing, since a record without an id gets a number. An id field that was named may not.
@@ -162,12 +156,12 @@ def misnamed(head: Sequence[Collection[str]], options: SourceOptions) -> FieldUn
         wanted.append(("--id-field", options.id_field))
     for option, field in wanted:
         if head and not any(field in names for names in head):
-            there = listed(dict.fromkeys(name for names in head for name in names))
+            there = quote_names(dict.fromkeys(name for names in head for name in names))
             return FieldUnknown(f'no record has a field "{field}"; it has {there}: name one with {option}')
     for field in options.meta_fields:
         if head and not any(field in names for names in head):
             names = dict.fromkeys(name for names in head for name in names)
-            there = listed(name for name in names if name not in {options.text_field, options.id_field})
+            there = quote_names(name for name in names if name not in {options.text_field, options.id_field})
             return FieldUnknown(
                 f'none of the first records has a field "{field}" for the prompt or question; there is {there}. '
                 f"Where few records have it, write {{meta.{field}?}}, or {field}? with --messages"
@@ -201,13 +195,13 @@ def check_columns(columns: Sequence[str], name: str, options: SourceOptions) -> 
         raise FieldUnknown(f"{name}: it has {len(columns):,} columns; up to {MAX_FIELDS:,} are read")
     if len(set(columns)) != len(columns):
         twice = [column for column, n in Counter(columns).items() if n > 1]
-        raise FieldUnknown(f"{name}: more than one column is named {listed(sorted(twice))}")
-    wrong = misnamed([columns], options)
+        raise FieldUnknown(f"{name}: more than one column is named {quote_names(sorted(twice))}")
+    wrong = find_missing_field([columns], options)
     if wrong is not None:
         raise FieldUnknown(f"{name}: {wrong}")
 
 
-def listed(names: Iterable[str]) -> str:
+def quote_names(names: Iterable[str]) -> str:
     """Return field names for a message: quoted, normalized, and limited in number."""
     shown = [f'"{normalize(name)[0][:60]}"' for name in names]
     if not shown:
@@ -226,7 +220,7 @@ def too_long(limit: int) -> str:
 
 def _why_no_text(fields: dict[str, Any], wanted: str) -> str:
     if wanted not in fields:
-        return f'no field "{wanted}"; the record has {listed(fields)}'
+        return f'no field "{wanted}"; the record has {quote_names(fields)}'
     return f'"{wanted}" is {_kind(fields[wanted])}, not a string'
 
 

@@ -239,7 +239,7 @@ def is_readable(kind: Document | Archive) -> bool:
     return kind.extra is None or kind.extra.is_installed
 
 
-def missing(suffixes: Iterable[str]) -> str:
+def advise_extras(suffixes: Iterable[str]) -> str:
     """Return a clause with what to install for files of these suffixes; empty where nothing would help."""
     lacking = [
         kind.extra for kind in map(FILES.get, map(str.lower, suffixes)) if isinstance(kind, Document | Archive)
@@ -255,7 +255,7 @@ def _needing(name: str) -> Iterator[str]:
             yield suffix
 
 
-def described() -> str:
+def describe_sources() -> str:
     """Return a sentence's list of the sources that docmill reads, for help and errors."""
     parts = [
         f"a {_listed(_plain(compressed=True))} file (also {' or '.join(COMPRESSIONS)})",

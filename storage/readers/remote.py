@@ -1,4 +1,4 @@
-"""Files behind a URL: HTTP, object stores and other file systems of fsspec.
+"""Files behind a URL: HTTP, object stores and other file systems of fsspec, and the secrets in URLs.
 
 Bytes are streamed. Over HTTP a file is one answer, unless it is read in parts: the end of a zip file, a column of
 Parquet. These, and the files of object stores, are read block by block, through fsspec's cache of blocks. A file is
@@ -7,19 +7,21 @@ copied to disk only if it must be read in parts and the server does not serve pa
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from io import BufferedReader, FileIO, RawIOBase
+from netrc import NetrcParseError, netrc
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, unquote_plus, urlsplit
 
 from docmill.storage.extras import REMOTE, install
-from docmill.storage.readers import credentials
 from docmill.storage.readers.errors import (
-    BrokenTransfer,
+    BrokenStream,
     SourceError,
     SourceMissing,
     SourceUnreadable,
@@ -66,12 +68,40 @@ _WHY = {
     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a role)",
     "PermissionError": "its server denies access",
 }
-
-
 _TOO_SHORT = "the file ends before the size that its server said"
+_DATABASES = ("postgresql", "postgres", "sqlite")
+_NAMES_NO_USER = ("github", "gist", "git")  # of which `a:b@` is a repository
+# Parameters that are no secret. The value of any other one may be: a signature, a token, a key.
+_HARMLESS = frozenset(
+    (
+        *("page", "part", "offset", "start", "end", "limit", "count", "order", "sort", "filter", "q", "query"),
+        *("id", "name", "file", "filename", "path", "sheet", "gid", "table", "field", "fields", "columns", "where"),
+        *("year", "month", "day", "date", "from", "to", "since", "until", "lang", "language", "locale", "country"),
+        *("format", "type", "output", "alt", "encoding", "compression", "header", "download", "dl", "raw", "export"),
+        *("version", "versionId", "generation", "ref", "rev", "revision", "branch", "split", "config", "subset"),
+        # libpq's, but for its passwords
+        *("host", "hostaddr", "port", "dbname", "user", "service", "options", "application_name", "client_encoding"),
+        *("sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "sslsni", "sslnegotiation", "gssencmode"),
+        *("require_auth", "channel_binding", "target_session_attrs", "load_balance_hosts", "connect_timeout"),
+        *("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout", "passfile"),
+    )
+)
+# Parameters that give access (signatures of AWS, Google and Azure, tokens) and do not say which file it is.
+_OF_ACCESS = re.compile(
+    r"x-[a-z]+-.*|(aws|google)access(key)?id|key-pair-id|expires|signature|policy|s[eiprstv]|sig|sip|spr|srt|sk[a-z]+"
+    r"|((access|api|auth)[_-]?)?(token|key)",
+    re.IGNORECASE,
+)
+_MASK = "***"
+_NESTED = re.compile(r"(://[^/?#@\s:'\"]*):[^/?#@]+@")
+_INSTEAD_OF_A_SIGNATURE = (
+    "name the file by its store's own URL (s3://BUCKET/KEY, gs://, abfs://), whose credentials the workers have: in "
+    "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, in GOOGLE_APPLICATION_CREDENTIALS, in "
+    "AZURE_STORAGE_CONNECTION_STRING, or by a role"
+)
 
 
-class _NoParts(BrokenTransfer):
+class _NoParts(BrokenStream):
     """The server does not serve parts of a file."""
 
 
@@ -85,11 +115,11 @@ def content(url: str) -> Content:
     Raises SourceMissing, SourceUnreadable and SourceUnsupported.
     """
     scheme = url.partition("://")[0].lower()
-    name = credentials.shown(url)
+    name = mask_secrets(url)
     if scheme not in READ or "::" in url:
         raise SourceUnsupported(f"{name}: such a URL is not read; name the file itself")
     if scheme in HTTP:
-        url = credentials.with_login(url, name)
+        url = add_login(url, name)
     system, path = _file_system(url, scheme, name)
     file_name = printable(_file_name(url))
     try:
@@ -133,7 +163,7 @@ def _open_in_parts(system: AbstractFileSystem, path: str, size: int | None, name
                 file.seek(0)
                 return BufferedReader(_Remote(file, size), BUFFER_BYTES)
         return _copy(ask, size)
-    except BrokenTransfer as error:
+    except BrokenStream as error:
         raise SourceUnreadable(f"{name}: {error}") from error
     except _TooLarge as error:
         most = f"{COPIED_BYTES // 2**30} GiB"
@@ -145,7 +175,7 @@ def _open_in_parts(system: AbstractFileSystem, path: str, size: int | None, name
 def _fetch(ask: Callable[..., Any], size: int, start: int, end: int) -> bytes:
     """Return the bytes of a file from `start` to `end`. fsspec's own request would read all that a server sends.
 
-    Raises _NoParts if the server sends the whole file instead, and BrokenTransfer if the connection breaks.
+    Raises _NoParts if the server sends the whole file instead, and BrokenStream if the connection breaks.
     """
     end = min(end, size)
     with connected(), closing(ask(Range=f"bytes={start}-{end - 1}")) as answer:
@@ -154,7 +184,7 @@ def _fetch(ask: Callable[..., Any], size: int, start: int, end: int) -> bytes:
         pieces, left = [], end - start
         while left:
             if not (data := answer.read(left)):
-                raise BrokenTransfer(_TOO_SHORT)
+                raise BrokenStream(_TOO_SHORT)
             pieces.append(data[:left])
             left -= len(pieces[-1])
     return b"".join(pieces)
@@ -163,7 +193,7 @@ def _fetch(ask: Callable[..., Any], size: int, start: int, end: int) -> bytes:
 def _copy(ask: Callable[..., Any], size: int | None) -> FileIO:
     """Return a copy of the whole file in a temporary file without a name, which is removed when it is closed.
 
-    Raises _TooLarge above COPIED_BYTES, and BrokenTransfer if the connection breaks.
+    Raises _TooLarge above COPIED_BYTES, and BrokenStream if the connection breaks.
     """
     if size is not None and size > COPIED_BYTES:
         raise _TooLarge
@@ -175,7 +205,7 @@ def _copy(ask: Callable[..., Any], size: int | None) -> FileIO:
                     raise _TooLarge
                 file.write(data)
         if size is not None and file.tell() != size:
-            raise BrokenTransfer(_TOO_SHORT)
+            raise BrokenStream(_TOO_SHORT)
         file.seek(0)
         unless_copied.pop_all()
     return file
@@ -183,13 +213,13 @@ def _copy(ask: Callable[..., Any], size: int | None) -> FileIO:
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Raise BrokenTransfer for an error of a connection, since each file system has its own."""
+    """Raise BrokenStream for an error of a connection, since each file system has its own."""
     try:
         yield
-    except (BrokenTransfer, _TooLarge):
+    except (BrokenStream, _TooLarge):
         raise
     except Exception as error:
-        raise BrokenTransfer(f"the connection broke ({type(error).__name__})") from error
+        raise BrokenStream(f"the connection broke ({type(error).__name__})") from error
 
 
 def _file_system(url: str, scheme: str, name: str) -> tuple[AbstractFileSystem, str]:
@@ -226,7 +256,7 @@ def _options(scheme: str) -> dict[str, Any]:
 
 
 class _Remote(RawIOBase):
-    """A file of fsspec. Raises BrokenTransfer if the connection breaks or the file ends too early."""
+    """A file of fsspec. Raises BrokenStream if the connection breaks or the file ends too early."""
 
     def __init__(self, file: AbstractBufferedFile, size: int | None) -> None:
         self._file = file
@@ -251,7 +281,7 @@ class _Remote(RawIOBase):
         with connected():
             data = self._file.read(len(buffer))
         if not data and buffer and self._size is not None and self._file.tell() < self._size:
-            raise BrokenTransfer(_TOO_SHORT)
+            raise BrokenStream(_TOO_SHORT)
         buffer[: len(data)] = data
         return len(data)
 
@@ -282,3 +312,135 @@ def _file_name(url: str) -> str:
     if scheme.lower() in HTTP:
         rest = unquote(urlsplit(url).path)
     return rest.rstrip("/").rpartition("/")[2] or rest
+
+
+def mask_secrets(source: str) -> str:
+    """Return a source as it may be stored and said: a URL without a password, and with harmless parameters alone."""
+    scheme, separator, rest = source.partition("://")
+    if not separator:
+        return printable(source)
+    scheme = scheme.lower()
+    user, rest = _user(rest)
+    address, mark, query = rest.partition("?")
+    parameters, statement = _parameters(scheme, query)
+    if _secret_parameter(parameters) is not None:
+        parameters = _mask(parameters, address)
+    if user is not None:
+        account, colon, _ = user.partition(":")
+        if colon and account:
+            address = f"{account}:***@{address}"
+        elif not colon and scheme.startswith(_DATABASES):
+            address = f"{account}@{address}"
+        else:
+            address = f"***@{address}"
+    return _NESTED.sub(r"\1:***@", printable(f"{scheme}://{address}{mark}{parameters}{statement}"))
+
+
+def _mask(parameters: str, address: str) -> str:
+    """Return what stands for parameters of which one may be a secret; others have another mask.
+
+    What gives access does not count, since it may be new each time. The digest takes long to guess by.
+    """
+    kept = [part for part in re.split("[&;]", parameters) if not _OF_ACCESS.fullmatch(part.partition("=")[0])]
+    if not kept or parameters.startswith(_MASK):
+        return _MASK if not kept else parameters
+    digest = hashlib.scrypt("&".join(kept).encode(), salt=address.encode(), n=2**14, r=8, p=1, dklen=4)
+    return f"{_MASK}{digest.hex()}"
+
+
+def describe_secret(source: str) -> str | None:
+    """Return a message about the secret in a source that is to be stored, with advice; None for a source without one.
+
+    The sentence goes on from "the source" and shows nothing of the secret.
+    """
+    scheme, separator, rest = source.partition("://")
+    if not separator:
+        return None
+    scheme = scheme.lower()
+    user, rest = _user(rest)
+    if user is not None and scheme not in _NAMES_NO_USER:
+        if user.partition(":")[2]:
+            return f"has a password, which would be stored; leave it out, and {_elsewhere(scheme)}"
+        if scheme in HTTP:
+            return f"has a token before the @, which would be stored; leave it out, and {_elsewhere(scheme)}"
+    parameters, _ = _parameters(scheme, rest.partition("?")[2])
+    if (name := _secret_parameter(parameters)) is not None:
+        what = f"has a parameter that may be a secret ({printable(name)}), which would be stored"
+        how = _elsewhere(scheme) if scheme not in HTTP else _INSTEAD_OF_A_SIGNATURE
+        return f"{what}; leave it out, and {how}"
+    if scheme not in _NAMES_NO_USER and _NESTED.search(rest):
+        return "has a URL with a password in it, which would be stored; leave it out"
+    return None
+
+
+def _elsewhere(scheme: str) -> str:
+    """Return where the secrets of a kind of URL are put, so that the workers have them."""
+    if scheme.startswith(_DATABASES):
+        return "give it to the workers by PGPASSWORD, or in the file ~/.pgpass of their user"
+    if scheme in HTTP:
+        return (
+            "put it into the file ~/.netrc of the workers' user: machine HOST login USER password PASSWORD (a token "
+            "is the login or the password, as its server wants it)"
+        )
+    return (
+        "give it to the workers by the environment, as the store's own tools take it (AWS_ACCESS_KEY_ID and "
+        f'AWS_SECRET_ACCESS_KEY, say), or in ~/.config/fsspec/docmill.json: {{"{scheme}": {{"password": "…"}}}}'
+    )
+
+
+def add_login(url: str, name: str) -> str:
+    """Return an HTTP URL with the login that ~/.netrc has for its host, unless it has one.
+
+    A redirect to another host takes no login along. Raises SourceUnreadable for a file that cannot be used.
+    """
+    scheme, _, rest = url.partition("://")
+    host = urlsplit(url).hostname
+    if _user(rest)[0] is not None or not host:
+        return url
+    try:
+        entry = netrc().authenticators(host)
+    except (FileNotFoundError, RuntimeError):  # there is no such file, or no home
+        return url
+    except (NetrcParseError, OSError, UnicodeDecodeError):
+        # Not in the error's words, nor from it: they may be a password.
+        advice = "it is not written as a .netrc is, or others may read it (chmod 600 ~/.netrc)"
+        raise SourceUnreadable(f"{name}: the logins in ~/.netrc cannot be used: {advice}") from None
+    if entry is None:
+        return url
+    login, _, password = entry
+    return f"{scheme}://{quote(login or '', safe='')}:{quote(password or '', safe='')}@{rest}"
+
+
+def _user(rest: str) -> tuple[str | None, str]:
+    """Split what follows a scheme into the user (with a password), and the rest.
+
+    A password in which a / or an @ stands as it is ends at the last @.
+    """
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    host, colon, port = authority.partition(":")
+    if "@" in authority:
+        at = authority.rindex("@")
+    elif colon and port and not port.isdecimal() and "[" not in host and "@" in rest:
+        at = rest.rindex("@")
+    else:
+        return None, rest
+    return rest[:at], rest[at + 1 :]
+
+
+def _parameters(scheme: str, query: str) -> tuple[str, str]:
+    """Split what follows the first ? into parameters and, of a database, the statement with the ? before it."""
+    if not scheme.startswith(_DATABASES):
+        return query, ""
+    parameters, mark, statement = query.partition("?")
+    if re.fullmatch(r"[\w.]+=[^?\s]*", parameters):
+        return parameters, mark + statement
+    return "", query
+
+
+def _secret_parameter(query: str) -> str | None:
+    """Return the name of the first parameter that may be a secret; "…" for one without a name and a value."""
+    for parameter in filter(None, re.split("[&;]", query)):
+        name, _, value = parameter.partition("=")
+        if (name := unquote_plus(unquote(name))) not in _HARMLESS:
+            return name if value else "…"
+    return None

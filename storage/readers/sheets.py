@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import date, time, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -20,10 +19,10 @@ from docmill.storage.json_values import Json
 from docmill.storage.readers import table
 from docmill.storage.readers.confinement import Needs, confine, receive, restrict_files, send
 from docmill.storage.readers.documents import why_other_kind
-from docmill.storage.readers.errors import FieldUnknown, SourceEmpty, SourceError, SourceUnreadable, SourceUnsupported
-from docmill.storage.readers.records import Rejection, Rows, SourceOptions, listed
+from docmill.storage.readers.errors import FieldUnknown, SourceError, SourceUnreadable, SourceUnsupported
+from docmill.storage.readers.records import Rejection, Rows, SourceOptions, quote_names
 from docmill.storage.readers.registry import WORKBOOK
-from docmill.storage.readers.table import VALUE_LEFT_OUT, AskedFor, as_row, framed, row_line
+from docmill.storage.readers.table import VALUE_LEFT_OUT, PipedFile, Refusal, as_row, framed, row_line
 
 if TYPE_CHECKING:
     from python_calamine import CalamineSheet, CalamineWorkbook
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 _END_BYTES = 64 * 1024
 # As python-calamine gives it; "" is an empty cell.
 Cell: TypeAlias = int | float | str | bool | time | date | timedelta
+NumberedRows: TypeAlias = Iterator[tuple[int, list[Cell]]]
 _COMPOUND = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
 _EXACT = 2.0**53  # Excel has no whole numbers; below this a float is one exactly
@@ -42,7 +42,7 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
     The sheet is the one that the options name, else the only visible one with rows. So is the row of the header, else
     it is the first row that is not empty.
 
-    Raises SourceUnsupported, SourceUnreadable, SourceEmpty and FieldUnknown, and BrokenStream if the process ends
+    Raises SourceUnsupported, SourceUnreadable and FieldUnknown, and BrokenStream if the process ends
     early.
     """
     if not stream.seekable():
@@ -65,7 +65,7 @@ def rows(stream: BinaryIO, name: str, options: SourceOptions) -> Rows:
 
 def _refused(name: str, header_row: int | None, stream: BinaryIO, answer: dict[str, Any]) -> SourceError:
     """Return the error for an answer that has no columns."""
-    problem, sheets = answer["error"], listed(answer.get("sheets", ()))
+    problem, sheets = answer["refused"], quote_names(answer.get("sheets", ()))
     if problem == "password":
         return SourceUnreadable(f"{name} is protected by a password: save a copy without it")
     if problem == "several":
@@ -83,7 +83,7 @@ def _refused(name: str, header_row: int | None, stream: BinaryIO, answer: dict[s
             "the columns"
         )
     if problem == "empty":
-        return SourceEmpty(f"{name} has no rows in its sheets ({sheets})")
+        return SourceUnsupported(f"{name} has no rows in its sheets ({sheets})")
     return SourceUnreadable(_why_no_workbook(name, stream))
 
 
@@ -99,26 +99,8 @@ def _why_no_workbook(name: str, stream: BinaryIO) -> str:
     return f"{name} is damaged, or no workbook of Excel or OpenDocument"
 
 
-class Unfit(Exception):
-    """The workbook has no sheet to read. `problem` is a word for `_refused`."""
-
-    def __init__(self, problem: str, sheets: Sequence[str] = (), n_rows: int = 0) -> None:
-        super().__init__(problem)
-        self.problem = problem
-        self.sheets = sheets
-        self.n_rows = n_rows
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """A sheet's column names, empty where a column has none, and the rows below them with their numbers."""
-
-    columns: list[str]
-    rows: Iterator[tuple[int, list[Cell]]]
-
-
 def main() -> None:
-    """Read one sheet. The answer {"error"} may have the names of the workbook's "sheets"."""
+    """Read one sheet. The answer {"refused"} may have the names of the workbook's "sheets"."""
     restrict_files(Needs())
     import python_calamine  # noqa: F401 - while files may still be opened
 
@@ -127,57 +109,55 @@ def main() -> None:
     assert request is not None
     head, _ = request
     options = SourceOptions(**head["options"], sheet=head["sheet"], header_row=head["header_row"])
-    serve(AskedFor(head["bytes"]), options, sys.stdout.buffer)
+    serve(PipedFile(head["bytes"]), options, sys.stdout.buffer)
 
 
-def serve(source: BinaryIO | AskedFor, options: SourceOptions, out: BinaryIO) -> None:
+def serve(source: BinaryIO | PipedFile, options: SourceOptions, out: BinaryIO) -> None:
     """Send the rows of a sheet, or the reason why there are none."""
     try:
-        sheet = opened(source, options.sheet, options.header_row)
-    except Unfit as error:
-        send(out, {"error": error.problem, "sheets": error.sheets, "rows": error.n_rows})
+        columns, rows = open_sheet(source, options.sheet, options.header_row)
+    except Refusal as refusal:
+        send(out, refusal.answer)
         return
-    send(out, {"columns": [name for name in sheet.columns if name]})
-    for frame in framed(_lines(sheet, options)):
+    send(out, {"columns": [name for name in columns if name]})
+    for frame in framed(_lines(columns, rows, options)):
         send(out, {}, frame)
     send(out, {"end": True})
 
 
-def opened(source: BinaryIO | AskedFor, wanted: str | None, header_row: int | None = None) -> Sheet:
-    """Return the wanted sheet of a workbook, or the only visible one with rows. Raises Unfit.
+def open_sheet(
+    source: BinaryIO | PipedFile, wanted: str | None, header_row: int | None = None
+) -> tuple[list[str], NumberedRows]:
+    """Return the columns and the rows of the wanted sheet of a workbook, or of the only visible one with rows.
 
-    Rows above the header are left out. Without `header_row` the header is the first row that is not empty.
+    A column without a name has an empty one. Rows above the header are left out. Without `header_row` the header is
+    the first row that is not empty. Raises Refusal.
     """
     from python_calamine import CalamineError, CalamineWorkbook, PasswordError, SheetTypeEnum, SheetVisibleEnum
 
     try:
         workbook = CalamineWorkbook.from_filelike(source)
-        worksheets = [entry for entry in workbook.sheets_metadata if entry.typ == SheetTypeEnum.WorkSheet]
-        if wanted is not None:
-            names = [entry.name for entry in worksheets]
-            if wanted not in names:
-                raise Unfit("unknown", names)
-            sheet = _with_rows(workbook, [wanted])
-        else:
-            sheet = _with_rows(
-                workbook, [entry.name for entry in worksheets if entry.visible == SheetVisibleEnum.Visible]
-            )
+        sheets = {entry.name: entry for entry in workbook.sheets_metadata if entry.typ == SheetTypeEnum.WorkSheet}
+        if wanted is not None and wanted not in sheets:
+            raise Refusal("unknown", sheets=[*sheets])
+        visible = [name for name, entry in sheets.items() if entry.visible == SheetVisibleEnum.Visible]
+        sheet = _with_rows(workbook, visible if wanted is None else [wanted])
     except PasswordError as error:
-        raise Unfit("password") from error
+        raise Refusal("password") from error
     except (CalamineError, ValueError, OSError) as error:
-        raise Unfit("password" if _is_encrypted(source) else "damaged") from error
+        raise Refusal("password" if _is_encrypted(source) else "damaged") from error
     rows = enumerate(sheet.iter_rows(), 1)
     number = 0
     for number, values in rows:
         if any(value != "" for value in values) if header_row is None else number == header_row:
             columns = [_name(value) for value in values]
             if header_row is not None and not any(columns):
-                raise Unfit("blank", [sheet.name])
-            return Sheet(columns, rows)
-    raise Unfit("empty" if header_row is None else "beyond", [sheet.name], number)
+                raise Refusal("blank", sheets=[sheet.name])
+            return columns, rows
+    raise Refusal("empty" if header_row is None else "beyond", sheets=[sheet.name], rows=number)
 
 
-def _is_encrypted(source: BinaryIO | AskedFor) -> bool:
+def _is_encrypted(source: BinaryIO | PipedFile) -> bool:
     """Return True for a workbook with a password: a compound file (MS-CFB) around it ([MS-OFFCRYPTO])."""
     source.seek(0)
     raw = source.read()
@@ -185,24 +165,24 @@ def _is_encrypted(source: BinaryIO | AskedFor) -> bool:
 
 
 def _with_rows(workbook: CalamineWorkbook, names: Sequence[str]) -> CalamineSheet:
-    """Return the only one of these sheets that has rows. Raises Unfit."""
+    """Return the only one of these sheets that has rows. Raises Refusal."""
     with_rows = None
     for name in names:
         sheet = workbook.get_sheet_by_name(name)
         if sheet.start is None:
             continue
         if with_rows is not None:
-            raise Unfit("several", names)
+            raise Refusal("several", sheets=names)
         with_rows = sheet
     if with_rows is None:
-        raise Unfit("empty", names)
+        raise Refusal("empty", sheets=names)
     return with_rows
 
 
-def _lines(sheet: Sheet, options: SourceOptions) -> Iterator[bytes]:
-    named = [(place, name) for place, name in enumerate(sheet.columns) if name]
-    unnamed = [place for place, name in enumerate(sheet.columns) if not name]
-    for number, values in sheet.rows:
+def _lines(columns: Sequence[str], rows: NumberedRows, options: SourceOptions) -> Iterator[bytes]:
+    named = [(place, name) for place, name in enumerate(columns) if name]
+    unnamed = [place for place, name in enumerate(columns) if not name]
+    for number, values in rows:
         if all(value == "" for value in values):
             continue
         fields = {name: _value(values[place]) for place, name in named}

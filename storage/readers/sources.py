@@ -47,10 +47,10 @@ from docmill.storage.readers.registry import (
     Archive,
     Document,
     Records,
-    described,
+    advise_extras,
+    describe_sources,
     is_readable,
     kind_of,
-    missing,
 )
 from docmill.storage.readers.streams import Decompress, is_folder, of_text, printable, text_lines
 from docmill.storage.writers.formats import CSV
@@ -61,7 +61,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+._-]*)://")  # a protocol of fsspec h
 def open_source(source: str, options: SourceOptions, *, stdin: BinaryIO | None = None) -> Source:
     """Return the source that a user named. Its first records are read, so that a wrong field name is found.
 
-    Raises SourceMissing, SourceUnreadable, SourceUnsupported, SourceEmpty and FieldUnknown.
+    Raises SourceMissing, SourceUnreadable, SourceUnsupported and FieldUnknown.
     """
     if source == "-":
         refuse_options("standard input", options, "encoding")
@@ -153,7 +153,7 @@ def open_content(content: Content, file_name: str, options: SourceOptions) -> So
     reader = reader_of(file_name, row_reader)
     if reader is None:
         suffix, _ = kind_of(file_name)
-        advice = f"these are: {described()}{missing([suffix])}"
+        advice = f"these are: {describe_sources()}{advise_extras([suffix])}"
         raise KindUnknown(f"{content.place} is not a kind of file that is read; {advice}")
     return reader(content, options)
 

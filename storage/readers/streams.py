@@ -27,7 +27,6 @@ from docmill.storage.readers.errors import (
     SourceMissing,
     SourceUnreadable,
     SourceUnsupported,
-    TooExpanded,
 )
 from docmill.storage.readers.records import RowReader, Rows, SourceOptions
 
@@ -185,7 +184,7 @@ class Expansion:
         self._bytes = self._lines = 0
 
     def add(self, n_compressed: int, n_bytes: int, n_lines: int) -> None:
-        """Count more bytes and lines, of `n_compressed` bytes so far. Raises TooExpanded for too many."""
+        """Count more bytes and lines, of `n_compressed` bytes so far. Raises BrokenStream for too many."""
         self._bytes += n_bytes
         self._lines += n_lines
         for name, n, ratio, free in (
@@ -193,7 +192,7 @@ class Expansion:
             ("lines", self._lines, _MOST_LINES_A_BYTE, _FREE_LINES),
         ):
             if n > free + ratio * n_compressed:
-                raise TooExpanded(
+                raise BrokenStream(
                     f"its first {n_compressed:,} bytes expand to more than {free + ratio * n_compressed:,} {name}, "
                     f"far more than texts do (if it is no attack: {self._advice})"
                 )
@@ -288,6 +287,37 @@ def text_lines(stream: BinaryIO, limit: int) -> Iterator[tuple[str | None, tuple
         offset += len(raw)
 
 
+def grouped_lines(
+    stream: BinaryIO, limit: int, begins: Callable[[bytes], bool]
+) -> Iterator[tuple[int, int, bytes | None]]:
+    """Yield each record of several lines: the number and the offset of its first line, and all of its bytes.
+
+    A record begins with a line for which `begins` returns True; what comes before the first one is skipped. None
+    stands for a record longer than `limit` bytes.
+    """
+    first = start = offset = 0
+    record: bytearray | None = None
+    for number, line in enumerate(lines(stream, limit), 1):
+        text = b"" if line is None else line[bom_length(line) :] if number == 1 else line
+        if begins(text):
+            if first:
+                yield first, start, None if record is None else bytes(record)
+            first, start, record = number, offset, bytearray()
+        if record is not None:
+            record = None if line is None or len(record) + len(text) > limit else record + text
+        offset += len(line or b"")
+    if first:
+        yield first, start, None if record is None else bytes(record)
+
+
+def text_records(
+    stream: BinaryIO, limit: int, begins: Callable[[bytes], bool]
+) -> Iterator[tuple[int, str | None, tuple[str, ...]]]:
+    """Yield each record of `grouped_lines` as text, with the number of its first line and its flags."""
+    for number, offset, raw in grouped_lines(stream, limit, begins):
+        yield (number, None, ()) if raw is None else (number, *decode(raw, offset))
+
+
 def _as_invalid_utf8(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeDecodeError)
     return "\udcff", error.end
@@ -350,7 +380,7 @@ def of_text(read_rows: RowReader) -> RowReader:
     return rows
 
 
-def decoded(raw: bytes, encoding: str | None) -> tuple[str, tuple[str, ...]]:
+def decode_file(raw: bytes, encoding: str | None) -> tuple[str, tuple[str, ...]]:
     """Return a whole file as text, with a flag for the first byte that is not in the encoding."""
     detected = _of(raw[:_MARK_BYTES], encoding)
     if detected != _UTF8:

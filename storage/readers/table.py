@@ -4,7 +4,7 @@ Such a program opens no file: it asks for bytes, which are read here. This costs
 storing the document (measured with 7 columns and 200 characters: 14 µs of CPU time in all, 6 without a process).
 
 A process asks for bytes by {"read": [offset, n]}, or [null, n] for the next ones. It answers {"columns": [name, …]},
-or {"error"} for another kind of file, and then sends rows. {"damaged": [first, last]} are rows that cannot be read.
+or {"refused"} for another kind of file, and then sends rows. {"damaged": [first, last]} are rows that cannot be read.
 After {"broken": why} nothing more can be read; {"end"} is the end. Rows are lines of JSON in frames. Each line is
 [number, fields or the reason of a rejection, flags].
 """
@@ -79,7 +79,7 @@ def rows(program: Program, stream: BinaryIO | None, name: str, options: SourceOp
                         raise program.refused(head)
                     check_columns(head["columns"], name, options)
                     opened = True
-                yield from said(head, body, name)
+                yield from rows_in_frame(head, body, name)
         except (Ended, BrokenStream) as error:
             if not opened:
                 advice = f"; {program.advice}" if program.advice else ""
@@ -87,7 +87,7 @@ def rows(program: Program, stream: BinaryIO | None, name: str, options: SourceOp
             raise BrokenStream(str(error)) from error
 
 
-def said(head: dict[str, Any], body: bytes, name: str) -> Iterator[Row | Rejection]:
+def rows_in_frame(head: dict[str, Any], body: bytes, name: str) -> Iterator[Row | Rejection]:
     """Yield the rows in one frame of the process. Raises BrokenStream for a frame that ends the reading."""
     if (broken := head.get("broken")) is not None:
         raise BrokenStream(broken)
@@ -196,7 +196,7 @@ def load() -> None:
     pyarrow.set_io_thread_count(1)
 
 
-class AskedFor(RawIOBase):
+class PipedFile(RawIOBase):
     """A file whose bytes the parent process reads. Without a size it is read once, in order."""
 
     def __init__(self, size: int | None) -> None:
@@ -243,6 +243,14 @@ class Table:
     as_json: frozenset[str] = frozenset()
 
 
+class Refusal(Exception):
+    """A program does not read a table. `answer` has the reason as a word, and what belongs to it."""
+
+    def __init__(self, reason: str, **details: object) -> None:
+        super().__init__(reason)
+        self.answer = {"refused": reason, **details}
+
+
 class CutShort(Exception):
     """Nothing more of the table can be read; the message is the reason."""
 
@@ -252,7 +260,7 @@ def serve(open_table: Callable[[], Table], options: SourceOptions, out: BinaryIO
     try:
         table = open_table()
     except Exception as error:  # whatever the library raises on a file that it cannot read
-        send(out, {"error": type(error).__name__})
+        send(out, {"refused": type(error).__name__})
         return
     send(out, {"columns": table.columns})
     first = 1

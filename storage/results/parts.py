@@ -33,7 +33,7 @@ from docmill.storage.steps.jobs import require
 from docmill.storage.steps.lineage import visible
 from docmill.storage.steps.steps import OpenStep, of_job, way_to, way_to_named
 from docmill.storage.writers import Target
-from docmill.storage.writers.base import whole_file
+from docmill.storage.writers.formats import whole_file
 from docmill.storage.writers.parts_manifest import (
     MOST_PARTS,
     NAME,

@@ -9,12 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import zstandard
+
 from docmill.storage.extras import PARQUET
 from docmill.storage.features import load_all
 from docmill.storage.outputs.columns import Column
 from docmill.storage.writers import excel
-from docmill.storage.writers.base import FormatUnfit, Row, Writer, Written, whole_file
-from docmill.storage.writers.formats import CSV, CSV_FOR_EXCEL, JSONL, NPY
+from docmill.storage.writers.formats import (
+    CSV,
+    CSV_FOR_EXCEL,
+    JSONL,
+    NPY,
+    FormatUnfit,
+    Row,
+    RowCount,
+    Writer,
+    whole_file,
+)
 
 
 def _write_parquet(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> int:
@@ -112,7 +123,7 @@ class Target:
         named = any(suffix.lower() == self.writer.suffix for suffix in self.path.suffixes)
         return str(self.path) if named else f"{self.path} ({self.writer.title})"
 
-    def write(self, rows: Iterable[Row], columns: Sequence[Column] = ()) -> Written:
+    def write(self, rows: Iterable[Row], columns: Sequence[Column] = ()) -> RowCount:
         """Write the rows and say how many, with the writer's remark. What is replaced, is replaced by a whole file.
 
         A table has these columns; JSON lines need none. Raises FormatUnfit where a row has no place in the format,
@@ -123,7 +134,7 @@ class Target:
                 files = [stack.enter_context(whole_file(path)) for path in self.paths]
                 files[0] = stack.enter_context(_compressed(files[0], self.compression))
                 n = self.writer.write(rows, columns, *files)
-                return n if isinstance(n, Written) else Written(n)
+                return n if isinstance(n, RowCount) else RowCount(n)
         except FormatUnfit as error:
             raise FormatUnfit(f"{self.path.name}: {error}") from error
 
@@ -155,8 +166,6 @@ def _compressed(file: BinaryIO, compression: str) -> Iterator[BinaryIO]:
         with gzip.GzipFile("", "wb", 6, file, mtime=0) as stream:
             yield cast(BinaryIO, stream)
     elif compression == ".zst":
-        import zstandard
-
         with zstandard.ZstdCompressor(level=6).stream_writer(file, closefd=False) as stream:
             yield cast(BinaryIO, stream)
     else:

@@ -19,8 +19,7 @@ from pyarrow import Array, DataType, Table, json, parquet
 
 from docmill.storage.outputs.columns import Column, Form, OutputColumn
 from docmill.storage.outputs.output_types import OutputType
-from docmill.storage.writers.base import Row
-from docmill.storage.writers.formats import to_json
+from docmill.storage.writers.formats import Row, to_json
 
 _GROUP_ROWS = 10_000
 Values = Sequence[Any]

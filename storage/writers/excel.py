@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from docmill.storage.extras import EXCEL
 from docmill.storage.outputs.columns import Column, Form
-from docmill.storage.writers.base import FormatUnfit, Row, Writer, Written
-from docmill.storage.writers.formats import to_json
+from docmill.storage.writers.formats import FormatUnfit, Row, RowCount, Writer, to_json
 
 if TYPE_CHECKING:
     from xlsxwriter import Workbook
@@ -31,7 +30,7 @@ _EXACT = 2**53  # a larger whole number would lose digits
 _CREATED = datetime(1980, 1, 1)  # noqa: DTZ001 - the format has no time zone; the same results are the same bytes
 
 
-def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> Written:
+def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> RowCount:
     """Write the results, on further sheets if one has no room for them.
 
     Inputs without a result (see `storage.results.results.inputs`) are on a sheet of their own. Longer texts than a
@@ -62,7 +61,7 @@ def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> Wri
         except FileSizeError as error:
             raise FormatUnfit("the workbook has more than 4 GiB; write parts, or .csv.gz") from error
     tables = [table] if lacking is None else [table, lacking]
-    return Written(sum(part.n_rows for part in tables), " ".join(filter(None, (part.remark() for part in tables))))
+    return RowCount(sum(part.n_rows for part in tables), " ".join(filter(None, (part.remark() for part in tables))))
 
 
 class _Table:

@@ -135,16 +135,6 @@ def test_the_packaged_chart_has_the_version_of_the_release_and_its_images(tree: 
 
 
 @needs_helm
-def test_the_chart_of_a_commit_between_releases_has_labels_that_kubernetes_takes(tree: Path, tmp_path: Path) -> None:
-    assert chart.write(tree, tmp_path, "1.2.1.dev3+gabc", {"SOURCE_DATE_EPOCH": "0"}) is None
-    [rendered] = render(URLS, chart=tmp_path / "docmill-1.2.1-dev.3+gabc.tgz")
-    exporter = rendered.named("Deployment", "docmill-exporter")
-    assert exporter["metadata"]["labels"]["helm.sh/chart"] == "docmill-1.2.1-dev.3_gabc"
-    [container] = exporter["spec"]["template"]["spec"]["containers"]
-    assert container["image"] == image_command("cpu", "1.2.1.dev3+gabc")[-2]
-
-
-@needs_helm
 def test_a_chart_that_helm_refuses_is_no_release(tree: Path, tmp_path: Path) -> None:
     (tree / chart.FOLDER / "Chart.yaml").write_text("name: docmill\n")
     with pytest.raises(chart.InvalidChart, match=r"cannot be packaged: .*required"):
@@ -173,13 +163,3 @@ def test_a_machine_without_helm_is_told_the_command(
 )
 def test_a_version_is_written_as_helm_has_it(version: str, chart_version: str) -> None:
     assert chart.chart_version(version) == chart_version
-
-
-def test_a_tag_with_more_numbers_than_helm_takes_is_refused() -> None:
-    [wrong] = problems(Tree("v1.2.0.4"), Allowed())
-    assert "more than 3 numbers" in wrong
-
-
-def test_a_list_that_is_not_as_the_schema_wants_it_is_refused() -> None:
-    with pytest.raises(bill.InvalidBill):
-        bill.check('{"bomFormat": "CycloneDX", "specVersion": "1.6", "components": [{"name": "click"}]}')

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from docmill.storage import writers
-from docmill.storage.readers.registry import described
+from docmill.storage.readers.registry import describe_sources
 from docmill.tasks import kinds
 from docmill.tasks.backends import registry
 from docmill.tasks.errors import hint
@@ -162,7 +162,7 @@ class SourceCommand(click.Command):
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
 
-        self.help = (self.help or "").replace("{sources}", described())
+        self.help = (self.help or "").replace("{sources}", describe_sources())
         super().format_help_text(ctx, formatter)
 
 

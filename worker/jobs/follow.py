@@ -13,8 +13,8 @@ from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.ingest.ingest import Counts
 from docmill.storage.leases.diagnosis import Cause
 from docmill.storage.readers import Source, left_out, why_left_out
-from docmill.storage.readers.registry import missing
-from docmill.storage.readers.stored import NoSource
+from docmill.storage.readers.memory import NoSource
+from docmill.storage.readers.registry import advise_extras
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import OpenJob
@@ -93,7 +93,7 @@ def describe_left_out(source: Source) -> str | None:
     n_files = by_kind.total()
     said = [f"{n_files:,} {'file was' if n_files == 1 else 'files were'} left out: {shown}{more}"]
     said += list(why_left_out(source).values())[:SHOWN_KINDS]
-    if install := missing(by_kind).removeprefix("; "):
+    if install := advise_extras(by_kind).removeprefix("; "):
         said.append(install)
     return ". ".join(said) + "."
 

@@ -10,7 +10,7 @@ from docmill.storage.readers.many_files import Pattern, is_pattern
 from docmill.storage.readers.registry import document_suffixes
 from docmill.storage.readers.sources import path_of
 from docmill.storage.writers import Target, writer_for_stream
-from docmill.storage.writers.base import FormatUnfit
+from docmill.storage.writers.formats import FormatUnfit
 from docmill.storage.writers.parts_manifest import is_part
 from docmill.tasks.kinds import STORED_KINDS
 from docmill.worker.errors import WorkerError

@@ -17,9 +17,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from docmill.storage import writers
-from docmill.storage.readers import credentials
+from docmill.storage.readers import remote
 from docmill.storage.steps.conditions import DOUBTS, Flagged
-from docmill.storage.writers.base import FormatUnfit
+from docmill.storage.writers.formats import FormatUnfit
 from docmill.tasks import kinds, prompts
 from docmill.tasks.errors import BadOption, nearly
 from docmill.tasks.kinds.options import EMPTY, key, option, sentence, shown
@@ -145,7 +145,7 @@ def parse(text: str, path: Path) -> Pipeline:
 
 def refuse_secrets(pipeline: Pipeline) -> None:
     """Raise PipelineInvalid for a file that is not to be kept, since there is a password or token in its source."""
-    if (problem := credentials.problem(pipeline.corpus.source)) is not None:
+    if (problem := remote.describe_secret(pipeline.corpus.source)) is not None:
         raise PipelineInvalid(f"{place_of(pipeline, ('corpus', 'source'))} {problem}")
 
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from docmill.storage.core.normalize import normalize
 from docmill.storage.core.specs import Spec
 from docmill.storage.ingest.pruning import Limits
-from docmill.storage.readers import Source, SourceOptions, credentials, documents, open_source, streams
+from docmill.storage.readers import Source, SourceOptions, documents, open_source, remote, streams
 from docmill.storage.readers.memory import NAME
 from docmill.storage.readers.sources import path_of
 from docmill.storage.steps.filters import find_filter
@@ -238,5 +238,5 @@ def _storable(value: Any) -> Any:
 def _source(source: str) -> str:
     """Return a source as it is compared: a path from the root, a URL without secrets."""
     if source.startswith(NAME) or (path := path_of(source)) is None:
-        return credentials.shown(source)
-    return credentials.shown(str(path.absolute()))
+        return remote.mask_secrets(source)
+    return remote.mask_secrets(str(path.absolute()))

@@ -25,7 +25,7 @@ from docmill.features.batch_files.writer import (
     unanswered,
 )
 from docmill.storage.writers import Target
-from docmill.storage.writers.base import FormatUnfit
+from docmill.storage.writers.formats import FormatUnfit
 
 NOW = 1_790_000_000
 

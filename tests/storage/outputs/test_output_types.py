@@ -37,7 +37,7 @@ from docmill.storage.results.results import columns, failures, results
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import WRITERS, Target
-from docmill.storage.writers.base import FormatUnfit
+from docmill.storage.writers.formats import FormatUnfit
 from tests.storage.builders import read, work
 
 DOCUMENT = "Ada met Bob."

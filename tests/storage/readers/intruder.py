@@ -7,14 +7,12 @@ DOCMILL_TEST_INTRUDER says in JSON which `program`, what it knows of the machine
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import importlib
 import json
 import mmap
 import os
 import signal
 import socket
-import struct
 import sys
 import threading
 from collections.abc import Callable
@@ -27,8 +25,6 @@ TOLD = json.loads(os.environ.get("DOCMILL_TEST_INTRUDER", "{}"))
 _LIBC = ctypes.CDLL(None, use_errno=True)
 PTRACE_SEIZE = 0x4206  # unlike an attach, it does not stop the process
 CLONE_NEWUSER = 0x10000000
-F_SETSIG, F_SETOWN_EX, F_OWNER_PID = 10, 15, 1
-FIOASYNC, FIOSETOWN, SIOCSPGRP = 0x5452, 0x8901, 0x8902
 
 
 def main() -> None:
@@ -107,28 +103,6 @@ def _execute() -> None:
     os.waitpid(os.posix_spawn("/bin/true", ["true"], {}), 0)
 
 
-def _signal_by_a_file(own: Callable[[socket.socket], object]) -> None:
-    """Let a socket send SIGKILL to the parent once it can be read, as `own` names the parent and turns that on."""
-    reader, writer = socket.socketpair()
-    with reader, writer:
-        own(reader)
-        writer.send(b"x")
-
-
-def _own(reader: socket.socket) -> None:
-    fcntl.fcntl(reader, fcntl.F_SETOWN, TOLD["parent"])
-    fcntl.fcntl(reader, F_SETSIG, signal.SIGKILL)
-    _be_asynchronous(reader)
-
-
-def _ioctl(file: socket.socket, request: int, value: int) -> None:
-    fcntl.ioctl(file, request, struct.pack("i", value))
-
-
-def _be_asynchronous(reader: socket.socket) -> None:
-    fcntl.fcntl(reader, fcntl.F_SETFL, fcntl.fcntl(reader, fcntl.F_GETFL) | os.O_ASYNC)
-
-
 def _trace() -> None:
     _call("ptrace", PTRACE_SEIZE, TOLD["parent"], 0, 0)
 
@@ -162,14 +136,6 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
     "run a program": _execute,
     "signal the parent": lambda: os.kill(TOLD["parent"], signal.SIGCONT),
     "signal a thread of the parent": lambda: _call("tgkill", TOLD["parent"], TOLD["parent"], 0),
-    "signal the parent by a file": lambda: _signal_by_a_file(_own),
-    "own a file by F_SETOWN": lambda: fcntl.fcntl(0, fcntl.F_SETOWN, TOLD["parent"]),
-    "own a file by F_SETOWN_EX": lambda: fcntl.fcntl(0, F_SETOWN_EX, struct.pack("ii", F_OWNER_PID, TOLD["parent"])),
-    "own a file by FIOSETOWN": lambda: _signal_by_a_file(lambda file: _ioctl(file, FIOSETOWN, TOLD["parent"])),
-    "own a file by SIOCSPGRP": lambda: _signal_by_a_file(lambda file: _ioctl(file, SIOCSPGRP, TOLD["parent"])),
-    "choose a file's signal": lambda: fcntl.fcntl(0, F_SETSIG, signal.SIGKILL),
-    "have a file send signals by fcntl": lambda: _signal_by_a_file(_be_asynchronous),
-    "have a file send signals by ioctl": lambda: _signal_by_a_file(lambda file: _ioctl(file, FIOASYNC, 1)),
     "trace the parent": _trace,
     "limit the parent": lambda: _call("prlimit", TOLD["parent"], 7, 0, 0),
     "leave for another namespace": lambda: _call("unshare", CLONE_NEWUSER),

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import pickle
 import struct
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,6 @@ from docmill.storage.readers import (
     SourceUnreadable,
     open_source,
 )
-from tests.storage.readers.test_parquet import _Evil
 
 OPTIONS = SourceOptions()
 WHOLE = pa.table({"id": [f"{n}" for n in range(2_500)], "text": [f"text {n}" for n in range(2_500)]})
@@ -121,40 +117,3 @@ def test_lengths_that_ask_for_any_amount_of_memory_are_refused(tmp_path: Path) -
     path.write_bytes(b"\xff\xff\xff\xff" + (2**31 - 8).to_bytes(4, "little") + b"\0" * 100)
     with pytest.raises(SourceUnreadable):
         open_source(str(path), OPTIONS)
-
-
-def test_pickled_and_unknown_types_are_not_executed(tmp_path: Path) -> None:
-    fields = [pa.field("text", pa.string())]
-    for name in ("arrow.py_extension_type", "nobody.knows"):
-        said = {
-            "ARROW:extension:name": name,
-            "ARROW:extension:metadata": pickle.dumps(_Evil(tmp_path / "harmed"), 0),
-        }
-        fields.append(pa.field(name, pa.string(), metadata=said))
-    columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["c"])]
-    [record] = read(saved(tmp_path / "c.arrow", pa.table(columns, schema=pa.schema(fields))))
-    assert isinstance(record, Record)
-    assert record.meta == {"arrow.py_extension_type": "b", "nobody.knows": "c"}
-    assert not (tmp_path / "harmed").exists()
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the resident size from /proc")
-def test_memory_does_not_grow_with_the_length_of_the_file(tmp_path: Path) -> None:
-    texts = pa.array([f"{n} " * 1_000 for n in range(1_000)])
-    path = tmp_path / "c.arrow"
-    with ipc.new_stream(path, pa.schema([("text", pa.string())])) as out:
-        for _ in range(60):
-            out.write_batch(pa.record_batch([texts], names=["text"]))
-    program = """
-import re, sys
-from pathlib import Path
-from docmill.storage.readers.arrow import arrow
-from docmill.storage.readers.table import serve
-from docmill.storage.readers import SourceOptions
-with open(sys.argv[1], "rb") as file, open("/dev/null", "wb") as out:
-    serve(lambda: arrow(file), SourceOptions(), out)
-print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024)
-"""
-    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
-    assert path.stat().st_size > 200 * 2**20
-    assert int(done.stdout) < 200

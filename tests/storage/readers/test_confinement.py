@@ -13,9 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
-from sqlalchemy.engine import make_url
 
 from docmill.storage.readers import confinement
 from docmill.storage.readers.confinement import Confined
@@ -100,18 +98,6 @@ def test_a_reader_that_was_taken_over_changes_nothing_reads_nothing_and_reaches_
     has_both()
     allowed = set(NETWORK) if program == "dataset" else set()  # that of the hub reads from there
     assert done(outcomes(told | {"program": program}, monkeypatch)) == allowed
-
-
-def test_a_reader_that_was_taken_over_does_not_reach_postgresql(
-    told: dict[str, Any], postgres_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    has_both()
-    url = make_url(postgres_url).set(drivername="postgresql")
-    with psycopg.connect(url.render_as_string(hide_password=False)) as connection:
-        info = connection.info
-        host, port = info.host, info.port
-    server = {"unix": f"{host}/.s.PGSQL.{port}"} if host.startswith("/") else {"tcp": [host, port]}
-    assert done(outcomes(told | server | {"program": "extract_process"}, monkeypatch)) == set()
 
 
 def test_whoever_starts_a_confined_process_lets_no_process_of_its_user_look_into_it() -> None:

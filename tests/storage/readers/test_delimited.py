@@ -51,12 +51,6 @@ def test_columns_may_be_separated_by_something_else(tmp_path: Path, name: str, d
     ]
 
 
-def test_a_wrong_text_field_shows_the_columns_however_they_are_separated(tmp_path: Path) -> None:
-    with pytest.raises(FieldUnknown, match=r'it has "id", "body"'):
-        read(tmp_path, b"id;body\na;b\n")
-    assert len(read(tmp_path, b"id;body\na;b\n", SourceOptions(text_field="body"))) == 1
-
-
 def test_a_ragged_row_is_rejected_and_the_next_one_is_read(tmp_path: Path) -> None:
     found = read(tmp_path, b"id,text\na,x,y\nb\nc,z\n")
     assert found[:2] == [

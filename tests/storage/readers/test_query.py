@@ -83,15 +83,12 @@ def test_the_rows_of_a_query_are_records_and_its_columns_their_fields(made: tupl
     "statement",
     [
         "INSERT INTO article VALUES (2, 'b', 'en') RETURNING *",
-        "DELETE FROM article RETURNING *",
         "DROP TABLE article",
-        "SELECT * FROM article; DROP TABLE article",
         "SELECT * FROM article; COMMIT; DROP TABLE article",
         "WITH gone AS (DELETE FROM article RETURNING *) SELECT * FROM gone",
         "ATTACH '{folder}/new.db' AS other",
         "VACUUM INTO '{folder}/new.db'",
         "COPY article TO '{folder}/new.db'",
-        "PRAGMA user_version = 5",
         "SELECT * FROM article WHERE set_config('transaction_read_only', 'off', false) = 'off'",
     ],
 )
@@ -203,13 +200,6 @@ def test_no_password_is_in_a_name_or_a_message() -> None:
     )
 
 
-def test_a_password_is_not_stored_with_the_name(postgres_url: str) -> None:
-    url = postgres_url.replace("+psycopg", "")
-    source = open_source(f"{url}&password=geheim?SELECT 'a' AS text", OPTIONS)
-    assert "geheim" not in source.name
-    assert source.name.endswith("?SELECT 'a' AS text")
-
-
 def test_files_that_are_no_databases_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SourceMissing, match="no such file"):
         open_source(f"sqlite:///{tmp_path}/no.db?SELECT 1 AS text", OPTIONS)
@@ -226,16 +216,6 @@ def test_files_that_are_no_databases_are_refused(tmp_path: Path, monkeypatch: py
     sqlite3.connect("real #1.db").close()
     source = open_source("sqlite:///real #1.db?SELECT 'a' AS text", OPTIONS)
     assert source.name == f"sqlite:///{tmp_path}/real #1.db?SELECT 'a' AS text"
-
-
-def test_a_truncated_database_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.db"
-    with sqlite3.connect(path) as file:
-        file.execute(TABLE)
-        file.executemany("INSERT INTO article VALUES (?, ?, 'en')", [(n, f"{n} " * 500) for n in range(500)])
-    file.close()
-    path.write_bytes(path.read_bytes()[:300_000])
-    assert "malformed" in refused(f"sqlite:///{path}?SELECT * FROM article")
 
 
 def test_a_hostile_database_does_no_harm(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 import zstandard
 from fsspec.implementations.local import LocalFileSystem
-from fsspec.registry import _registry, known_implementations
+from fsspec.registry import known_implementations
 from pyarrow import parquet
 
 from docmill.storage.readers import (
@@ -58,22 +58,6 @@ def test_files_of_records_are_read_from_a_server_plain_and_compressed(compress: 
     assert source.name == f"{site.url}/a/c.jsonl{suffix}"
     assert source.size_bytes() == source.bytes_read == len(raw)
     assert list(source.records()) == found
-
-
-def test_every_kind_of_file_is_read_by_its_url(site: Site, tmp_path: Path) -> None:
-    parquet.write_table(pa.table({"id": ["a"], "text": ["x"]}), tmp_path / "c.parquet")
-    site.files = {
-        "/c.csv": b"id,text\na,x\n",
-        "/c.tsv": b"id\ttext\na\tx\n",
-        "/c.parquet": (tmp_path / "c.parquet").read_bytes(),
-        "/c.txt": b"x",
-        "/c.md": b"x",
-        "/c.txt.gz": gzip.compress(b"x"),
-    }
-    for path in site.files:
-        [found] = read(site.url + path)
-        assert isinstance(found, Record), path
-        assert (found.text, found.key) == ("x", path[1:] if "." + path.split(".")[1] in {".txt", ".md"} else "a")
 
 
 @pytest.mark.slow
@@ -198,16 +182,6 @@ def test_every_protocol_that_is_read_is_of_fsspec_and_none_reads_this_machine() 
     for name in READ:
         with suppress(ImportError):  # its library is not here, so nothing can be read by it
             assert not issubclass(fsspec.get_filesystem_class(name), LocalFileSystem)
-
-
-@pytest.mark.parametrize("protocol", ["local", "git", "reference", "simplecache", "dir", "data", "zip", "mine"])
-def test_a_url_of_another_protocol_is_not_read(
-    protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "c.jsonl").write_bytes(LINES)
-    monkeypatch.setitem(_registry, "mine", fsspec.get_filesystem_class("file"))
-    with pytest.raises(SourceUnsupported, match="such a URL is not read; name the file itself"):
-        open_source(f"{protocol}://{tmp_path}/c.jsonl", OPTIONS)
 
 
 def test_a_file_that_is_shorter_than_its_size_ends_the_reading() -> None:

@@ -16,7 +16,6 @@ from docmill.storage.readers import (
     FieldUnknown,
     Record,
     Rejection,
-    SourceEmpty,
     SourceOptions,
     SourceUnreadable,
     SourceUnsupported,
@@ -174,7 +173,7 @@ def test_a_workbook_without_the_columns_that_are_wanted_is_refused(tmp_path: Pat
     path = saved(tmp_path / "book.xlsx", Data=[["Report of 2026"], ["id", "text"], [1, "x"]])
     with pytest.raises(FieldUnknown, match=r'no record has a field "text"; it has "Report of 2026"'):
         read(path)
-    with pytest.raises(SourceEmpty, match=r'no rows in its sheets \("Data", "More"\)'):
+    with pytest.raises(SourceUnsupported, match=r'no rows in its sheets \("Data", "More"\)'):
         read(saved(tmp_path / "book.xlsx", Data=[], More=[]))
 
 

@@ -58,7 +58,7 @@ class Folder:
 def unsynced() -> Iterator[None]:
     """No file of this module has to outlast a power cut, and there are thousands of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("docmill.storage.writers.base.os.fsync", lambda handle: None)
+        patch.setattr("docmill.storage.writers.formats.os.fsync", lambda handle: None)
         yield
 
 

@@ -15,14 +15,14 @@ from python_calamine import CalamineWorkbook
 from docmill.storage.outputs.columns import Column, Form
 from docmill.storage.readers import Record, SourceOptions, open_source
 from docmill.storage.writers import Target, excel, write_stream
-from docmill.storage.writers.base import FormatUnfit, Written
+from docmill.storage.writers.formats import FormatUnfit, RowCount
 from tests.storage.columns import table_of
 from tests.storage.writers.test_writers import TEXTS
 
 TABLE = table_of("id", "text", "tokens_in", "flags", "vector")
 
 
-def written(path: Path, rows: list[dict[str, Any]]) -> Written:
+def written(path: Path, rows: list[dict[str, Any]]) -> RowCount:
     return Target.of(path).write(rows, TABLE)
 
 

@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from pyarrow import parquet
 
-from docmill.storage.readers import Record, SourceOptions, open_source
-from docmill.storage.writers import Target, write_stream
-from docmill.storage.writers.base import FormatUnfit
-from docmill.storage.writers.formats import escape_formula, json_lines, unescape_formula
+from docmill.storage.outputs.output_types import TEXT, VECTOR
+from docmill.storage.writers import Target, write_stream, writer_of
+from docmill.storage.writers.formats import FormatUnfit, escape_formula, unescape_formula
+from docmill.storage.writers.parts_manifest import is_begun, is_part
 from tests.storage.columns import table_of
 
 Row = dict[str, Any]
@@ -160,13 +160,6 @@ def test_csv_for_excel_begins_with_the_mark_that_says_that_it_is_utf8(tmp_path: 
         Target.of(Path("x.jsonl"), "csv-excel")
 
 
-def test_csv_for_excel_is_read_as_any_other(tmp_path: Path) -> None:
-    Target.of(tmp_path / "a.csv", "csv-excel").write([{"id": "x", "text": "Größe"}], table_of("id", "text"))
-    [record] = open_source(str(tmp_path / "a.csv"), SourceOptions()).records()
-    assert isinstance(record, Record)
-    assert (record.key, record.text) == ("x", "Größe")
-
-
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.parquet", "out.npy"])
 def test_no_results_are_a_file_without_rows(name: str, tmp_path: Path) -> None:
     assert Target.of(tmp_path / name).write([]) == 0
@@ -226,12 +219,6 @@ def test_only_lines_go_to_a_stream(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_bytes() == b'id\r\na\r\n{"id":"a"}\n'
 
 
-def test_json_lines_keep_every_script() -> None:
-    [line] = json_lines([{"id": "ключ", "text": "日本語\n\u2028\U0001f600"}])
-    assert line.count(b"\n") == 1
-    assert json.loads(line) == {"id": "ключ", "text": "日本語\n\u2028\U0001f600"}
-
-
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv.gz", "out.parquet", "out.npy"])
 def test_an_export_that_is_interrupted_leaves_no_file_and_keeps_the_older_one(name: str, tmp_path: Path) -> None:
     def broken() -> Iterator[Row]:
@@ -281,15 +268,7 @@ def test_an_export_into_a_pipe_is_written_there_and_leaves_it_a_pipe(tmp_path: P
     assert pipe.is_fifo()
 
 
-def test_a_file_that_is_replaced_passes_its_mode_on(tmp_path: Path) -> None:
-    path = tmp_path / "out.jsonl"
-    path.touch(0o600)
-    written(path, [{"id": 1}])
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert path.read_bytes() == b'{"id":1}\n'
-
-
-@pytest.mark.parametrize("name", ["out.ods", "OUT.TSV", "out.tsv.gz", "x.duckdb", "out.json"])
+@pytest.mark.parametrize("name", ["OUT.TSV", "out.tsv.gz"])
 def test_any_ending_of_no_format_is_refused_with_the_known_ones_unless_a_format_is_named(name: str) -> None:
     known = re.escape(".jsonl, .csv, .parquet, .xlsx or .npy")
     with pytest.raises(
@@ -297,6 +276,25 @@ def test_any_ending_of_no_format_is_refused_with_the_known_ones_unless_a_format_
     ):
         Target.of(Path(name))
     assert Target.of(Path(name), "csv").format == "csv"
+
+
+def test_a_writer_of_some_outputs_refuses_others_and_several_steps() -> None:
+    npy = writer_of("npy")
+    npy.check_takes([VECTOR])
+    for outputs in ([TEXT], [VECTOR, VECTOR], []):
+        with pytest.raises(FormatUnfit, match=r"only vectors are written as \.npy, of one step"):
+            npy.check_takes(outputs)
+    writer_of("csv").check_takes([TEXT, VECTOR])
+    with pytest.raises(FormatUnfit, match="it writes jsonl, csv, csv-excel, parquet, xlsx, npy"):
+        writer_of("ods")
+
+
+def test_parts_are_told_from_other_files_by_their_names() -> None:
+    part = Target.of(Path("parts.jsonl.zst")).part(7).path.name
+    assert part == "part-00007.jsonl.zst"
+    assert is_part(part)
+    assert is_begun(f".{part}.x1.part")
+    assert not is_part("part-00007.ods")
 
 
 def test_a_name_and_a_format_that_say_different_things_are_refused() -> None:
