@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
+from docmill.features.explaining.explanation import Explanation, cutter, explain
+from docmill.features.explaining.explanation import as_json as write_json
+from docmill.features.explaining.terminal import Page
+from docmill.storage.core.database import Database
+from docmill.storage.results.provenance import read_provenance
 from docmill.worker.cli.options import JOB, JSON, settings_from
 from docmill.worker.cli.printing import OK, print_json, print_rich, say
 from docmill.worker.stores import open_store
-
-if TYPE_CHECKING:
-    from docmill.features.explaining.explanation import Explanation
-    from docmill.storage.core.database import Database
 
 
 @click.command("explain", epilog="Example: docmill explain 7 a17 --json | jq .windows")
@@ -31,27 +30,21 @@ def explain_command(job: int, document: str, step: str | None, full: bool, as_js
     The windows are not stored. They are cut again by the model's tokenizer, without its weights; where the model is
     not on this machine, the command says so. Of a job with several steps the last one with a result is explained.
     """
-    from docmill.features.explaining.explanation import as_json as write_json
-    from docmill.features.explaining.explanation import cutter, explain
-    from docmill.storage.results.provenance import read_provenance
-
     settings = settings_from()
     with open_store(settings) as database:
-        found = explain(
+        explanation = explain(
             read_provenance(database, job, document, step), cutter(settings.models_dir, settings.cache_dir)
         )
         if as_json:
-            print_json(write_json(found))
+            print_json(write_json(explanation))
         else:
-            _show(database, found, full=full)
+            _show(database, explanation, full=full)
     return OK
 
 
-def _show(database: Database, found: Explanation, *, full: bool) -> None:
-    from docmill.features.explaining.terminal import Page
-
-    outputs = {one.name: database.kind_of(one.spec.kind).output for one in found.provenance.way}
-    for part in Page(found, outputs, full=full).sections():
+def _show(database: Database, explanation: Explanation, *, full: bool) -> None:
+    outputs = {step.name: database.kind_of(step.spec.kind).output for step in explanation.provenance.way}
+    for part in Page(explanation, outputs, full=full).sections():
         print_rich(part)
-    if found.note is not None:
-        say(found.note)
+    if explanation.note is not None:
+        say(explanation.note)

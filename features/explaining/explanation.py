@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from docmill.storage.steps.conditions import FAILED, RISK, count_doubtful_flags
+from docmill.storage.core.specs import Spec
+from docmill.storage.results.provenance import EscalationRecord, Provenance, Recorded, StepRecord
+from docmill.storage.steps.conditions import FAILED, RISK, Bound, count_doubtful_flags
 from docmill.tasks import kinds
 from docmill.tasks.checks import Finding, doubt_confidence, meaning
+from docmill.tasks.engine.backend_factory import ReadWindow, open_reading, read
+from docmill.tasks.errors import TaskError
 from docmill.tasks.kinds import Traits
 from docmill.worker.formatting import REASON_CLASSES
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from docmill.storage.core.specs import Spec
-    from docmill.storage.results.provenance import EscalationRecord, Provenance, Recorded, StepRecord
-    from docmill.storage.steps.conditions import Bound
-    from docmill.tasks.engine.backend_factory import ReadWindow
 
 OF_DOCUMENT, OF_OUTPUT, OF_TODAY = "document", "output", "today"
 NOT_KEPT = ("the output of each window", "the time of this document alone")
@@ -89,9 +86,6 @@ def cutter(models_dir: Path | None, cache_dir: Path) -> Callable[[Spec, str], Cu
     """Return the function that cuts a text as the model of a spec on this machine would."""
 
     def cut(spec: Spec, text: str) -> Cut:
-        from docmill.tasks.engine.backend_factory import open_reading, read
-        from docmill.tasks.errors import TaskError
-
         try:
             reading = open_reading(spec, models_dir=models_dir, cache_dir=cache_dir)
             return Cut(tuple(read(reading, spec, text)), traits=reading.traits)

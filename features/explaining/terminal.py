@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import orjson
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from docmill.features.explaining.explanation import list_doubts, say_choice, say_result
+from docmill.features.explaining.explanation import Explanation, list_doubts, say_choice, say_result
 from docmill.storage.json_values import Json
+from docmill.storage.outputs.output_types import OutputType
+from docmill.storage.results.provenance import Batch, EscalationRecord, StepRecord
+from docmill.tasks.engine.backend_factory import ReadWindow
 from docmill.worker.formatting import duration, local_time, printable
-
-if TYPE_CHECKING:
-    from docmill.features.explaining.explanation import Explanation
-    from docmill.storage.outputs.output_types import OutputType
-    from docmill.storage.results.provenance import Batch, EscalationRecord, StepRecord
-    from docmill.tasks.engine.backend_factory import ReadWindow
 
 Rows = Sequence[tuple[str, str]]
 
@@ -204,8 +202,6 @@ class Page:
         return text if self._full else cut_short(text)
 
     def _short(self, value: Json) -> str:
-        import orjson
-
         return self._text(value if isinstance(value, str) else orjson.dumps(value).decode())
 
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from docmill.features.reports.facts import Facts, gather
+from docmill.features.reports.page import write
+from docmill.storage.core.database import Database
+from docmill.storage.extras import install
+from docmill.storage.results.status import JobStatus, read_status
 from docmill.worker.cli.options import JOB, FilledPath, settings_from
 from docmill.worker.cli.printing import OK, listen, say
+from docmill.worker.extras import EXTRAS
 from docmill.worker.jobs.outputs import check_out
+from docmill.worker.jobs.results import SHOWN_EVERY, WritingBar
 from docmill.worker.prices import read_prices
 from docmill.worker.stores import open_store
-
-if TYPE_CHECKING:
-    from docmill.features.reports.facts import Facts
-    from docmill.storage.core.database import Database
-    from docmill.storage.results.status import JobStatus
-    from docmill.worker.web.marks import ChecksOf
+from docmill.worker.web.marks import ChecksOf, checks_of
 
 
 @click.command("report", epilog="Example: docmill report 7 --out report.html")
@@ -37,13 +38,10 @@ def report_command(job: int, out: Path | None, no_text: bool) -> int:
     is one file, needs no network, runs no script and prints well. It has texts of documents on it, unless you give
     --no-text.
     """
-    from docmill.features.reports.page import write
-    from docmill.storage.results.status import read_status
-    from docmill.worker.web.marks import checks_of
-
     target = Path(f"report-{job}.html") if out is None else out
     check_out(target, "jsonl")
-    _check_installed()
+    if not EXTRAS["report"].is_installed:
+        raise click.UsageError(f"reports need other libraries: {install('report')}")
     settings = settings_from()
     prices = read_prices(settings)
     with open_store(settings) as database:
@@ -54,18 +52,7 @@ def report_command(job: int, out: Path | None, no_text: bool) -> int:
     return OK
 
 
-def _check_installed() -> None:
-    from docmill.storage.extras import install
-    from docmill.worker.extras import EXTRAS
-
-    if not EXTRAS["report"].is_installed:
-        raise click.UsageError(f"reports need other libraries: {install('report')}")
-
-
 def _gather(database: Database, status: JobStatus, checks_of: ChecksOf, *, with_text: bool) -> Facts:
-    from docmill.features.reports.facts import gather
-    from docmill.worker.jobs.results import SHOWN_EVERY, WritingBar
-
     with WritingBar(listen()) as shown:
 
         def seen(n: int) -> None:

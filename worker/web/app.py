@@ -19,20 +19,20 @@ from starlette.routing import Route
 from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.features import load_all
 from docmill.worker.errors import WorkerError
-from docmill.worker.web.guard import (
+from docmill.worker.web.page import Change, Page, PageRefused, PageRequest, Renderer, assets, merged
+from docmill.worker.web.pages import jobs, outputs, pipelines, search
+from docmill.worker.web.site import (
     HEALTH,
     SIGN_IN,
     SIGN_OUT,
     Guard,
+    Site,
     is_from_another_site,
     own_path,
+    same,
     sign_in,
     sign_out,
 )
-from docmill.worker.web.page import Change, Page, PageRefused, PageRequest
-from docmill.worker.web.pages import fleet, jobs, outputs, pipelines, search
-from docmill.worker.web.rendering import Renderer, assets, merged
-from docmill.worker.web.site import Site, same
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -42,7 +42,7 @@ PAGES: tuple[Page, ...] = (
     *jobs.PAGES,
     *outputs.PAGES,
     *pipelines.PAGES,
-    *fleet.PAGES,
+    *jobs.FLEET_PAGES,
     *search.PAGES,
     *load_all("pages", Page),
 )

@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from docmill.storage.core.specs import Spec
+from docmill.tasks import kinds
 from docmill.tasks.checks import Checks, Finding
-
-if TYPE_CHECKING:
-    from docmill.storage.core.specs import Spec
-    from docmill.tasks.models.families import Direction
+from docmill.tasks.errors import TaskError
+from docmill.tasks.models import families, gguf
+from docmill.tasks.models.families import Direction
+from docmill.tasks.specs import pinning
 
 WORD = re.compile(r"https?://\S*[\w/]|[^\W_]+(?:[.,:/_-][^\W_]+)*")
 SAME_LANGUAGE = 0.5  # the least share of the output's words that stand in the input, too
 NEVER_SPACED = re.compile(r"[぀-ヿ㐀-鿿가-힯฀-๿]")
-ChecksOf = Callable[["Spec"], Checks]
+ChecksOf = Callable[[Spec], Checks]
 
 
 class Part(NamedTuple):
@@ -111,8 +113,6 @@ def checks_of(models_dir: Path | None, cache_dir: Path) -> ChecksOf:
     """
 
     def checks(spec: Spec) -> Checks:
-        from docmill.tasks import kinds
-
         return kinds.checks(spec, kinds.Traits(direction=_direction(spec, models_dir, cache_dir)))
 
     return checks
@@ -124,10 +124,6 @@ def findings(checks: Checks, given: str, output: str, flags: Collection[str]) ->
 
 
 def _direction(spec: Spec, models_dir: Path | None, cache_dir: Path) -> Direction:
-    from docmill.tasks.errors import TaskError
-    from docmill.tasks.models import families, gguf
-    from docmill.tasks.specs import pinning
-
     pinned = pinning.Pinned(spec.model, spec.revision)
     if Path(spec.model).suffix.lower() == gguf.SUFFIX or not pinning.here(pinned, cache_dir=cache_dir):
         return families.UNKNOWN

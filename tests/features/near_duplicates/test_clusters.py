@@ -12,21 +12,24 @@ from functools import partial
 
 import numpy as np
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 from sqlalchemy import text as sql
 
 from docmill.features.near_duplicates import clusters, report, vectors
 from docmill.features.near_duplicates.clusters import Found
-from docmill.features.near_duplicates.methods import ByText, Method, Shingling, stored
-from docmill.features.near_duplicates.tables import Signature
+from docmill.features.near_duplicates.methods import ByText, ByVectors, Method, Shingling, stored
+from docmill.features.near_duplicates.tables import Deduplication, Signature
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Reason, Status
-from docmill.storage.deletion import gc, removal
+from docmill.storage.deletion import gc, needed, removal
+from docmill.storage.deletion.paging import Removed
 from docmill.storage.errors import NothingEmbedded, StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.steps import jobs
 from tests.features.near_duplicates import planted
+from tests.storage.aging import days_pass
 from tests.storage.builders import COPY, EMBED, Text, read, request, store_short_vector, work
+from tests.storage.deletion.test_aged_results import LIMIT_S, asked, run, spec, spec_id
 from tests.worker.harness import ROOT
 
 BASE = "one two three four five six seven eight nine ten eleven twelve"
@@ -294,3 +297,13 @@ def test_vectors_of_windows_and_corpora_without_vectors_are_refused(database: Da
     embed(database, 2, windows="all")
     with pytest.raises(NothingEmbedded, match="--windows mean"):
         vectors.method_for(database, "books", None)
+
+
+def test_vectors_that_a_search_for_near_duplicates_compares_stay(database: Database) -> None:
+    for model in ("compared", "last"):
+        run(database, asked(spec("embed", model)))
+    method = ByVectors(0.9, spec_id(database, "compared")).to_json()
+    values = {"corpus_id": 1, "method": method, "compared_to": 3, "n_documents": 3, "finished_at": 1.0}
+    database.write(lambda transaction: transaction.execute(insert(Deduplication).values(**values)))
+    days_pass(database, 30)
+    assert needed.drop_unneeded(database, LIMIT_S) == Removed()

@@ -6,15 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 
 from docmill.features.reviewing import judgements
 from docmill.features.reviewing.judgements import Judged, Judgement, Verdict
 from docmill.features.reviewing.population import Population, items, population, rank, reviewed_step
 from docmill.features.reviewing.session import Entry, Review, rows_of
 from docmill.storage.core.database import Database
+from docmill.storage.core.schema import OutcomeRow
 from docmill.storage.core.specs import Outcome, Status
-from docmill.storage.deletion import gc, removal
+from docmill.storage.deletion import gc, needed, removal
+from docmill.storage.deletion.paging import Removed
 from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results.results import results
@@ -22,7 +24,9 @@ from docmill.storage.steps import fitted_risks, jobs
 from docmill.storage.steps.fitted_risks import Risk
 from docmill.storage.steps.risk import Feature, RiskModel
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
+from tests.storage.aging import days_pass
 from tests.storage.builders import COPY, EMBED, embedded, numbered, read, request, work
+from tests.storage.deletion.test_aged_results import LIMIT_S, asked, run, spec, spec_id
 
 
 def judging(claim: Claim) -> list[Outcome]:
@@ -173,3 +177,16 @@ def test_the_results_of_two_models_are_reviewed_each_under_its_own_spec(database
     assert Review.of(database, plain.id).summary().judged == 1  # of the first model's own results
     with pytest.raises(StorageError, match="a risk is that of one model"):
         fitted_risks.spec_with_risk(database, job.id)
+
+
+def test_judged_outputs_stay_however_old_they_are(database: Database) -> None:
+    for model in ("judged", "last"):
+        run(database, asked(spec(model=model)))
+    judged = spec_id(database, "judged")
+    with database.read() as transaction:
+        content_id = transaction.scalar(select(OutcomeRow.content_id).where(OutcomeRow.spec_id == judged).limit(1))
+    verdict = {"verdict": "good", "judged_by": "a", "judged_at": 1.0, "seed": 1}
+    row = insert(Judgement).values(spec_id=judged, content_id=content_id, **verdict)
+    database.write(lambda transaction: transaction.execute(row))
+    days_pass(database, 30)
+    assert needed.drop_unneeded(database, LIMIT_S) == Removed()

@@ -1,4 +1,4 @@
-"""Results by age: those that a job, a corpus, a pipeline, a migration or a person needs stay."""
+"""Results by age: those that a job, a corpus, a pipeline or a migration needs stay."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, select
 
-from docmill.features.near_duplicates.methods import ByVectors
-from docmill.features.near_duplicates.tables import Deduplication
-from docmill.features.reviewing.judgements import Judgement
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, spec_of
 from docmill.storage.core.schema import (
@@ -160,32 +157,17 @@ def test_an_unfinished_job_keeps_what_it_counts_on(database: Database) -> None:
     assert len([*results(database, going.id)]) == 5
 
 
-def test_judged_outputs_and_migrations_stay(database: Database) -> None:
-    for model in ("judged", "migrated", "dropped", "last"):
+def test_results_of_migrations_stay(database: Database) -> None:
+    for model in ("migrated", "dropped", "last"):
         run(database, asked(spec(model=model)))
-    judged, old, gone, new = (spec_id(database, model) for model in ("judged", "migrated", "dropped", "last"))
-    with database.read() as transaction:
-        content_id = transaction.scalar(select(OutcomeRow.content_id).where(OutcomeRow.spec_id == judged).limit(1))
-    verdict = {"verdict": "good", "judged_by": "a", "judged_at": 1.0, "seed": 1}
-    row = insert(Judgement).values(spec_id=judged, content_id=content_id, **verdict)
-    database.write(lambda transaction: transaction.execute(row))
+    old, gone, new = (spec_id(database, model) for model in ("migrated", "dropped", "last"))
     for number, (before, state) in enumerate([(old, "switched"), (gone, "dropped")], 1):
         values = {"id": number, "corpus_id": 1, "old_spec_id": before, "new_spec_id": new, "old_job_id": 1}
         made = insert(ReplacementRow).values(**values, state=state, created_at=db_now(), ended_at=db_now())
         database.write(lambda transaction, made=made: transaction.execute(made))  # type: ignore[misc]
     days_pass(database, 30)
     needed.drop_unneeded(database, LIMIT_S)
-    assert stored(database) == {"judged": 3, "migrated": 3, "last": 3}
-
-
-def test_vectors_that_a_search_for_near_duplicates_compares_stay(database: Database) -> None:
-    for model in ("compared", "last"):
-        run(database, asked(spec("embed", model)))
-    method = ByVectors(0.9, spec_id(database, "compared")).to_json()
-    values = {"corpus_id": 1, "method": method, "compared_to": 3, "n_documents": 3, "finished_at": 1.0}
-    database.write(lambda transaction: transaction.execute(insert(Deduplication).values(**values)))
-    days_pass(database, 30)
-    assert needed.drop_unneeded(database, LIMIT_S) == Removed()
+    assert stored(database) == {"migrated": 3, "last": 3}
 
 
 def test_a_budget_of_rows_bounds_a_call_and_the_next_goes_on(database: Database) -> None:

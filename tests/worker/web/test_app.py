@@ -10,8 +10,8 @@ from starlette.testclient import TestClient
 
 from docmill.storage.core.database import Database
 from docmill.worker.settings import Settings
-from docmill.worker.web import rendering
 from docmill.worker.web.app import FIRST, PAGES, make_app
+from docmill.worker.web.page import TYPES, url
 from docmill.worker.web.site import Site
 from tests.worker.web.conftest import Browse
 
@@ -53,10 +53,10 @@ def test_a_wrong_value_in_an_address_is_named(empty: Browse, query: str) -> None
 def test_files_are_kept_for_good_and_found_by_their_hash(empty: Browse) -> None:
     browser = empty()
     for name in ("page.css", "htmx.min.js", "icon.svg"):
-        answer = browser.get(rendering.url(name))
+        answer = browser.get(url(name))
         assert answer.status_code == 200
         assert "immutable" in answer.headers["cache-control"]
-        assert answer.headers["content-type"].startswith(rendering.TYPES["." + name.rpartition(".")[2]])
+        assert answer.headers["content-type"].startswith(TYPES["." + name.rpartition(".")[2]])
 
 
 def test_a_store_that_does_not_answer_is_an_error_of_its_own(tmp_path: Path) -> None:

@@ -1,10 +1,19 @@
-"""Secrets of one server."""
+"""Secrets of one server, requests that the pages must not answer, and headers that every answer has."""
 
 from __future__ import annotations
 
-import pytest
+import re
 
+import pytest
+from anyio import CancelScope, move_on_after
+from httpx2 import Response
+from starlette.datastructures import URL
+from starlette.requests import HTTPConnection
+from starlette.testclient import TestClient
+
+from docmill.worker.web.app import CHANGES, PAGES
 from docmill.worker.web.site import (
+    COOKIE,
     LEAST_TOKEN,
     LONGEST_WAIT_S,
     MOST_ADDRESSES,
@@ -12,8 +21,11 @@ from docmill.worker.web.site import (
     Attempts,
     Sessions,
     Signer,
+    allowed_hosts,
     generated_token,
+    is_loopback,
 )
+from tests.worker.web.conftest import Browse
 
 
 def test_a_signed_sentence_is_read_by_the_server_that_signed_it_alone() -> None:
@@ -83,3 +95,222 @@ def test_the_addresses_of_one_network_of_ipv6_count_as_one() -> None:
     assert attempts.begin("2001:db8::ffff") == 1.0
     assert attempts.begin("2001:db8:0:1::1") == 0.0
     assert attempts.begin("10.0.0.1") == 0.0
+
+
+TOKEN = "a token that nobody guesses"
+
+
+def signed_in_form(page: str) -> str:
+    """Return the token of the first form on a page."""
+    return page.partition('name="form_token" value="')[2].partition('"')[0]
+
+
+@pytest.mark.parametrize("path", ["/jobs", "/nothing", "/health"])
+def test_every_answer_has_a_strict_policy_and_is_not_kept(empty: Browse, path: str) -> None:
+    headers = empty().get(path).headers
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in policy
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cache-control"] == "no-store"
+
+
+def test_no_page_has_a_script_or_a_style_of_its_own(empty: Browse) -> None:
+    for path in ("/jobs", "/sign-in", "/nothing"):
+        page = empty().get(path).text
+        assert "<style" not in page
+        assert " style=" not in page
+        assert page.count("<script") == page.count('<script src="/static/')
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example:8321", "localhost.evil:80", "", "[::2]:8321"]
+)
+def test_a_name_that_was_rebound_to_this_machine_gets_nothing(empty: Browse, host: str) -> None:
+    answer = empty().get("/jobs", headers={"host": host})
+    assert answer.status_code == 421
+    assert "Jobs" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "host", ["x/health?a=", "x/static/?", "x/sign-in#", "x/health\\", "[::1]/health?", "x@/health?"]
+)
+def test_no_host_header_leads_around_the_sign_in(empty: Browse, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Releases of starlette before 1.0.1 made a request's URL in this way.
+    monkeypatch.setattr(HTTPConnection, "url", property(lambda self: URL(f"http://{host}{self.scope['path']}")))
+    browser = empty(token=TOKEN, hosts=None, allows_changes=True)
+    for route in [*(page.path for page in PAGES), *(change.path for change in CHANGES)]:
+        path = re.sub(r"\{\w+(:int)?\}", "1", route)
+        answer = browser.get(path, headers={"host": host})
+        assert (answer.status_code, answer.headers["location"]) == (303, f"/sign-in?next={path}")
+        assert browser.post(path, headers={"host": host}).status_code == 401
+    assert browser.post("/sign-out", headers={"host": host}).status_code == 401
+
+
+@pytest.mark.parametrize("host", ["[::1]:8321", "LOCALHOST"])
+def test_the_names_of_this_machine_are_known(empty: Browse, host: str) -> None:
+    assert empty().get("/jobs", headers={"host": host}).status_code == 200
+
+
+def test_a_probe_needs_no_name_and_no_token(empty: Browse) -> None:
+    answer = empty(token=TOKEN).get("/health", headers={"host": "10.0.0.7:8321"})
+    assert answer.json() == {"status": "ok"}
+
+
+def test_without_the_token_there_is_only_the_form_for_it(empty: Browse) -> None:
+    browser = empty(token=TOKEN)
+    answer = browser.get("/jobs?state=done")
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/sign-in?next=/jobs%3Fstate%3Ddone"
+    assert browser.get("/jobs?part=rows", headers={"hx-request": "true"}).status_code == 401
+    assert TOKEN not in browser.get("/sign-in").text
+
+
+def test_the_token_is_exchanged_for_a_cookie_that_no_script_and_no_other_site_gets(empty: Browse) -> None:
+    browser = empty(token=TOKEN)
+    form = {"form_token": signed_in_form(browser.get("/sign-in").text), "token": TOKEN, "next": "/jobs?state=done"}
+    answer = browser.post("/sign-in", data=form)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/jobs?state=done")
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert TOKEN not in cookie
+    page = browser.get("/jobs")
+    assert page.status_code == 200
+    out = browser.post("/sign-out", data={"form_token": signed_in_form(page.text)})
+    assert out.headers["location"] == "/sign-in"
+    assert browser.get("/jobs").status_code == 303
+
+
+def sign_in(browser: TestClient, token: str = TOKEN) -> Response:
+    form_token = signed_in_form(browser.get("/sign-in").text)
+    return browser.post("/sign-in", data={"form_token": form_token, "token": token})
+
+
+def test_a_cookie_opens_nothing_after_its_sign_out_nor_after_its_time(empty: Browse) -> None:
+    now = 0.0
+    browser = empty(token=TOKEN, sessions=Sessions(lambda: now))
+    cookie = sign_in(browser).cookies[COOKIE]
+    browser.post("/sign-out", data={"form_token": signed_in_form(browser.get("/jobs").text)})
+    browser.cookies.set(COOKIE, cookie)
+    assert browser.get("/jobs").status_code == 303
+    browser.cookies.clear()
+    assert f"Max-Age={SESSION_S}" in sign_in(browser).headers["set-cookie"]
+    assert browser.get("/jobs").status_code == 200
+    now += SESSION_S
+    assert browser.get("/jobs").status_code == 303
+
+
+def test_wrong_tokens_wait_and_the_right_one_is_taken_among_them(
+    empty: Browse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def note(seconds: float) -> CancelScope:
+        waits.append(seconds)
+        return move_on_after(0.0)
+
+    monkeypatch.setattr("docmill.worker.web.app.move_on_after", note)
+    browser = empty(token=TOKEN, attempts=Attempts(lambda: 0.0))
+    for _ in range(100):
+        assert sign_in(browser, "a wrong token of some length").status_code == 403
+    assert (waits[0], waits[-1]) == (0.0, LONGEST_WAIT_S)
+    assert sign_in(browser).status_code == 303
+
+
+def test_over_https_the_cookie_is_sent_over_https_alone(empty: Browse) -> None:
+    browser = empty("https://127.0.0.1", token=TOKEN)
+    form = {"form_token": signed_in_form(browser.get("/sign-in").text), "token": TOKEN}
+    assert "Secure" in browser.post("/sign-in", data=form).headers["set-cookie"]
+
+
+@pytest.mark.parametrize("token", ["", "another token of that length", TOKEN + " ", "ä" * 40])
+def test_a_wrong_token_gets_no_cookie(empty: Browse, token: str) -> None:
+    browser = empty(token=TOKEN)
+    form = {"form_token": signed_in_form(browser.get("/sign-in").text), "token": token}
+    answer = browser.post("/sign-in", data=form)
+    assert answer.status_code == 403
+    assert "set-cookie" not in answer.headers
+    assert "not the token" in answer.text
+
+
+def test_a_cookie_that_was_made_up_opens_nothing(empty: Browse) -> None:
+    for value in (TOKEN, "0" * 64, "x"):
+        browser = empty(token=TOKEN)
+        browser.cookies.set(COOKIE, value)
+        assert browser.get("/jobs").status_code == 303
+
+
+@pytest.mark.parametrize("following", ["//evil.example", "https://evil.example", "/\\evil.example", "jobs", "/a\nb"])
+def test_signing_in_never_leads_to_another_site(empty: Browse, following: str) -> None:
+    browser = empty(token=TOKEN)
+    form = {"form_token": signed_in_form(browser.get("/sign-in").text), "token": TOKEN, "next": following}
+    assert browser.post("/sign-in", data=form).headers["location"] == "/"
+
+
+def test_a_form_of_another_site_is_refused(empty: Browse) -> None:
+    browser = empty(token=TOKEN)
+    assert browser.post("/sign-in", data={"token": TOKEN}).status_code == 403
+    form = {"form_token": signed_in_form(browser.get("/sign-in").text), "token": TOKEN}
+    for site in ("cross-site", "same-site"):
+        assert browser.post("/sign-in", data=form, headers={"sec-fetch-site": site}).status_code == 403
+    assert browser.post("/sign-in", data=form, headers={"sec-fetch-site": "same-origin"}).status_code == 303
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site", "sec-fetch-dest": "image"},
+        {"sec-fetch-site": "same-site", "sec-fetch-dest": "empty"},
+        {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"},
+        {"origin": "https://evil.example"},  # of a browser that sends no other header
+        {"origin": "http://127.0.0.1:8000"},
+    ],
+)
+def test_what_a_page_of_another_site_embeds_gets_nothing(empty: Browse, headers: dict[str, str]) -> None:
+    for path in ("/jobs", "/search?text=x", "/sign-in"):
+        assert empty().get(path, headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site", "sec-fetch-dest": "document"},
+        {"sec-fetch-site": "none", "sec-fetch-dest": "document"},
+        {"sec-fetch-site": "same-origin", "sec-fetch-dest": "empty"},
+        {"origin": "http://127.0.0.1:8321"},
+        {"origin": "null"},
+    ],
+)
+def test_links_of_others_and_the_page_itself_are_answered(empty: Browse, headers: dict[str, str]) -> None:
+    assert empty().get("/jobs", headers=headers).status_code == 200
+
+
+def test_a_long_form_is_not_read(empty: Browse) -> None:
+    browser = empty(token=TOKEN)
+    assert browser.post("/sign-in", data={"token": "x" * 100_000}).status_code == 413
+    assert browser.post("/sign-in", content=iter([b"token=", b"x"])).status_code == 413  # of unknown length
+    assert browser.post("/sign-in", data={"token": "x"}, headers={"transfer-encoding": "chunked"}).status_code == 413
+    assert browser.post("/sign-in", content=b"x", headers={"content-length": "9" * 5_000}).status_code == 413
+    for length in ("0" * 9 + "100000", "65537", "1" + "0" * 20, "", "-1", "1_0"):
+        assert browser.post("/sign-in", content=b"x", headers={"content-length": length}).status_code == 413
+    assert browser.post("/sign-in", content=b"x", headers={"content-length": "000000000001"}).status_code == 403
+
+
+def test_other_methods_are_refused(empty: Browse) -> None:
+    assert empty().request("DELETE", "/jobs").status_code == 405
+    assert empty().request("TRACE", "/jobs").status_code == 405
+
+
+def test_only_the_loopback_address_needs_no_token() -> None:
+    assert all(map(is_loopback, ["localhost", "127.0.0.1", "127.1.2.3", "::1"]))
+    assert not any(map(is_loopback, ["0.0.0.0", "::", "10.0.0.7", "example.org", "127.0.0.1.evil.example"]))
+
+
+def test_hosts_are_those_of_this_machine_and_of_the_proxy() -> None:
+    own = {"localhost", "127.0.0.1", "[::1]"}
+    assert allowed_hosts("127.0.0.1", ["Docmill.example.org"]) == frozenset({*own, "docmill.example.org"})
+    assert allowed_hosts("0.0.0.0", []) is None
+    assert allowed_hosts("0.0.0.0", ["docmill.example.org"]) == frozenset({"docmill.example.org"})

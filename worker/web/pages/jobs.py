@@ -1,4 +1,4 @@
-"""The pages of jobs, of one job and of its failures, and the changes of jobs that their forms post."""
+"""The pages of jobs, of one job, its failures, the queue and the workers, and the changes that their forms post."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from docmill.storage.core.schema import Job
 from docmill.storage.errors import JobStopped
+from docmill.storage.results.fleet import list_workers, read_fleet
 from docmill.storage.results.job_counts import finished_shards
 from docmill.storage.results.marked import group_reasons
-from docmill.storage.results.status import STATES, JobStatus, list_jobs, read_status
+from docmill.storage.results.status import STATES, JobStatus, list_jobs, list_statuses, read_status
 from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import UNFINISHED
 from docmill.worker.extras import EXTRAS
 from docmill.worker.formatting import REASON_CLASSES, time_left
 from docmill.worker.jobs.changes import change_job, retry_failures
 from docmill.worker.prices import Cost, Prices, read_prices
 from docmill.worker.web import charts
-from docmill.worker.web.page import Change, Page, PageRefused, PageRequest, Values
-from docmill.worker.web.rendering import DAY_S
+from docmill.worker.web.page import DAY_S, Change, Page, PageRefused, PageRequest, Values
 
 if TYPE_CHECKING:
     from docmill.storage.core.database import Database
@@ -28,6 +30,8 @@ ROWS = 25
 SIZE = {"width": 880, "height": 240, "margin_left": 24}
 LARGEST_PRIORITY = 1_000_000
 TENTH = 10
+MOST_UNFINISHED = 50  # jobs on the page of the queue
+SLOW = 2.0  # a worker takes so many times as long as others
 TONES = {  # by state: the tone of its badge
     "ingesting": "active",
     "running": "active",
@@ -207,10 +211,31 @@ def retry(request: PageRequest) -> tuple[str, str]:
         return (f"/jobs/{job}", f"Nothing was changed: {error}.")
 
 
+def read_lanes(request: PageRequest) -> Values:
+    """Return the lanes and the jobs that are not finished."""
+    fleet = read_fleet(request.database, [*request.database.kinds])
+    latest = list_statuses(request.database, MOST_UNFINISHED, Job.state.in_(UNFINISHED))
+    return {
+        "lanes": [lane for lane in fleet.lanes if lane.open or lane.workers],
+        "jobs": [JobProgress(status) for status in sorted(latest, key=lambda status: (-status.priority, status.id))],
+        "unfinished": sum(fleet.jobs.get(state, 0) for state in (*UNFINISHED, "paused")),
+        "now": time.time(),
+    }
+
+
+def read_workers(request: PageRequest) -> Values:
+    """Return the workers that were seen last."""
+    return {"workers": list_workers(request.database), "slow": SLOW, "now": time.time()}
+
+
 PAGES = (
     Page("/jobs", "jobs.html.j2", read_jobs, name="Jobs", parts={"rows": read_jobs}),
     Page("/jobs/{job:int}", "job.html.j2", read_job, parts={"progress": read_job, "chart": read_chart}),
     Page("/jobs/{job:int}/failures", "failures.html.j2", read_failures),
+)
+FLEET_PAGES = (
+    Page("/workers", "workers.html.j2", read_workers, name="Workers", parts={"rows": read_workers}),
+    Page("/queue", "queue.html.j2", read_lanes, name="Queue", parts={"rows": read_lanes}),
 )
 CHANGES: tuple[Change, ...] = (
     Change("/jobs/{job:int}/pause", _state(jobs.pause, "paused")),

@@ -40,7 +40,7 @@ from tests.storage.builders import (
 )
 from tests.worker.web.conftest import Browse
 from tests.worker.web.pages.marked import HOSTILE, SCRIPT, SUMMARIZE, marked_job
-from tests.worker.web.test_guard import signed_in_form
+from tests.worker.web.test_site import signed_in_form
 
 
 def numbers(page: str) -> list[int]:

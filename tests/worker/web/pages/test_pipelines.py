@@ -20,7 +20,7 @@ from docmill.worker.web.site import Site
 from tests.storage.builders import numbered, read, request, work
 from tests.worker.web.conftest import Browse
 from tests.worker.web.pages.marked import SCRIPT
-from tests.worker.web.test_guard import signed_in_form
+from tests.worker.web.test_site import signed_in_form
 
 NIGHTLY = {"cron": "30 2 * * *", "timezone": "UTC", "overlap": "skip"}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from docmill.worker.web.rendering import ago, percents, sentence
+from docmill.worker.web.page import ago, percents, sentence
 
 
 def test_a_moment_is_said_by_its_age_also_if_clocks_differ() -> None:
