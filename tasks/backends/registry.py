@@ -197,7 +197,7 @@ def extras() -> Iterator[Extra]:
 
 
 def choices() -> tuple[str, ...]:
-    """Return the names that may be asked for."""
+    """Return the names that a user may give."""
     return (AUTO, *names())
 
 
@@ -213,15 +213,15 @@ def candidates(
     quality: str,
     device: str,
     present: Collection[str],
-    asked: str = AUTO,
+    wanted: str = AUTO,
 ) -> tuple[str, ...]:
     """Return the backends to try for a kind of task with a family of models, in order.
 
-    A backend that cannot take the model after all raises Unsuited, and the next is tried. With ``asked`` there is
-    only that backend, if it fits at all. Empty where nothing that is present fits. Raises BadOption for the name of
-    an unknown backend, and UnknownKind.
+    A backend that cannot take the model after all raises Unsuited, and the next is tried. With a ``wanted`` one
+    there is only that backend, if it fits at all. Empty where nothing that is present fits. Raises BadOption for
+    the name of an unknown backend, and UnknownKind.
     """
-    offers = _offers(kind, family, quality=quality, device=device, asked=asked)
+    offers = _offers(kind, family, quality=quality, device=device, wanted=wanted)
     return tuple(name for name, _ in offers if name in present)
 
 
@@ -249,34 +249,34 @@ def is_served(kind: str, model: str) -> bool:
 
 
 def require_present(
-    kind: str, family: Family | None, *, quality: str, device: str, asked: str = AUTO, model: str
+    kind: str, family: Family | None, *, quality: str, device: str, wanted: str = AUTO, model: str
 ) -> tuple[str, ...]:
     """Return the candidates that are installed. Raises CannotServe, with what to install, if there is none."""
-    if names := candidates(kind, family, quality=quality, device=device, asked=asked, present=installed()):
+    if names := candidates(kind, family, quality=quality, device=device, wanted=wanted, present=installed()):
         return names
-    extra = extra_for(kind, family, quality=quality, device=device, asked=asked)
+    extra = extra_for(kind, family, quality=quality, device=device, wanted=wanted)
     hint = f"; {install(extra)}" if extra is not None else ""
     native = [offer for _, offer in _offers(kind, family, quality="native", device=device)]
-    if asked == AUTO and native and all(offer.extra is not None for offer in native):
+    if wanted == AUTO and native and all(offer.extra is not None for offer in native):
         raise CannotServe(f"{kind} with {model} needs a backend that is not installed on this worker{hint}.")
-    if asked == AUTO:
+    if wanted == AUTO:
         raise CannotServe(f"This worker's backend has no {quality} precision{hint}.")
     if extra is not None:
-        raise CannotServe(f"The backend {asked} is not installed on this worker{hint}.")
-    raise CannotServe(f"The backend {asked} does not {kind} with {model} on {device} ({quality} precision).")
+        raise CannotServe(f"The backend {wanted} is not installed on this worker{hint}.")
+    raise CannotServe(f"The backend {wanted} does not {kind} with {model} on {device} ({quality} precision).")
 
 
-def extra_for(kind: str, family: Family | None, *, quality: str, device: str, asked: str = AUTO) -> str | None:
+def extra_for(kind: str, family: Family | None, *, quality: str, device: str, wanted: str = AUTO) -> str | None:
     """Return the extra that installs the preferred backend; None where docmill has all that it needs."""
-    offers = (offer for _, offer in _offers(kind, family, quality=quality, device=device, asked=asked))
+    offers = (offer for _, offer in _offers(kind, family, quality=quality, device=device, wanted=wanted))
     extra = next((offer.extra for offer in offers if offer.extra is not None), None)
     return extra.package(has_gpu=device != CPU) if extra is not None else None
 
 
 def _offers(
-    kind: str, family: Family | None, *, quality: str, device: str, asked: str = AUTO
+    kind: str, family: Family | None, *, quality: str, device: str, wanted: str = AUTO
 ) -> Iterator[tuple[str, Offer]]:
     head = kinds.kind(kind).head(family)
-    for backend in backends() if asked == AUTO else (row(asked),):
+    for backend in backends() if wanted == AUTO else (row(wanted),):
         if (offer := backend.offer(head, family, quality, device)) is not None:
             yield backend.name, offer

@@ -6,19 +6,19 @@ import copy
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from docmill.tasks.errors import CannotServe
-from docmill.tasks.windows.windows import Encoded
+from docmill.tasks.windows.windows import Encoded, Places
 
 if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-    from docmill.tasks.windows.windows import Places
+    from docmill.tasks.backends.loading import Opening
 
 _MOST_USED = 8
 _PORTION_CHARS = 500_000
@@ -86,9 +86,12 @@ class Tokens:
         ids = self.encode([""])[0].ids
         return len(ids) - (1 if ids and ids[-1] in self.tokenizer.all_special_ids else 0)
 
-    def checked_limit(self, limit_tokens: int, asked: int | None) -> int:
-        """The window's limit, lowered if asked; raises CannotServe if no text would fit beside the prefix."""
-        limit = min(limit_tokens, asked) if asked is not None else limit_tokens
+    def checked_limit(self, limit_tokens: int, stated: int | None) -> int:
+        """Return the window's limit, or the stated one if it is lower.
+
+        Raises CannotServe if no text would fit beside the prefix.
+        """
+        limit = min(limit_tokens, stated) if stated is not None else limit_tokens
         if limit < self.overhead + _MOST_USED:
             raise CannotServe(
                 f"A window of {limit} tokens leaves no room for text: {self.overhead} are taken by the prompt "
@@ -100,8 +103,8 @@ class Tokens:
         """Return what the model reads for each text, in little memory however many texts there are."""
         encoded: list[Encoded] = []
         for some in _portions(texts):
-            given, beside = [self._framed(text) for text in some], self._beside
-            pair = (given, None) if beside is None else (given, [beside] * len(some))
+            framed, beside = [self._framed(text) for text in some], self._beside
+            pair = (framed, None) if beside is None else (framed, [beside] * len(some))
             features = self.tokenizer(
                 *(reversed(pair) if self._beside_first else pair),
                 truncation=False,
@@ -132,6 +135,50 @@ class Tokens:
         at_start, at_end = self._trims
         text = text.lstrip() if at_start else text
         return self.prefix + (text.rstrip() if at_end else text) + self._suffix
+
+
+class PlacedTokens(Tokens):
+    """A fast tokenizer that also tells where the tokens of a text stand, for heads that score each token."""
+
+    @classmethod
+    def of(cls, opening: Opening) -> Self:
+        """Return the tokenizer of a model. Raises CannotServe for a slow tokenizer."""
+        if not opening.tokenizer.is_fast:
+            raise CannotServe(
+                f"{opening.spec.kind} needs a fast tokenizer, which tells where tokens stand in a text; "
+                f"{type(opening.tokenizer).__name__} of {opening.spec.model} is a slow one. Use a model with a "
+                "tokenizer.json."
+            )
+        return cls(opening.tokenizer)
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        marks = getattr(tokenizer.backend_tokenizer.model, "continuing_subword_prefix", None)
+        self._marks_words = bool(marks)
+        super().__init__(tokenizer)
+
+    def _places(self, features: BatchEncoding, row: int, text: str) -> Places:
+        encoding = features.encodings[row]
+        real = [number for number, special in enumerate(encoding.special_tokens_mask) if not special]
+        if (of_text := self._place_in_pair) is not None:
+            of_texts = encoding.sequence_ids
+            real = [number for number in real if of_texts[number] == of_text]
+        leading = real[0] if real else len(encoding.ids)
+        starts, ends, inside = array("i"), array("i"), array("b")
+        unknown = self.tokenizer.unk_token_id
+        # Each of these attributes makes a new list of all tokens.
+        ids, names, offsets = encoding.ids, encoding.tokens, encoding.offsets
+        for number in real:
+            start, end = offsets[number]
+            starts.append(start)
+            ends.append(end)
+            inside.append(ids[number] != unknown and self._goes_on(names[number], text, start, end))
+        return Places(leading, starts, ends, inside)
+
+    def _goes_on(self, token: str, text: str, start: int, end: int) -> bool:
+        """Return True for a token that goes on with a word, as transformers' pipeline guesses it."""
+        if self._marks_words:
+            return len(token) != end - start
+        return start > 0 and " " not in text[start - 1 : start + 1]
 
 
 @dataclass(frozen=True)
@@ -176,14 +223,14 @@ def padded_arrays(
     tokenizer = tokens.tokenizer
     left = tokenizer.padding_side == "left"
     fill = {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id}
-    longest = max(one.tokens for one in encoded) if length is None else length
+    longest = max(window.tokens for window in encoded) if length is None else length
     batch: dict[str, npt.NDArray[np.int64]] = {}
     first = encoded[0].features
     assert not isinstance(first, str)
     for name in (*first, "attention_mask"):
         rows = np.full((len(encoded), longest), fill.get(name, 0), dtype=np.int64)
-        for row, one in zip(rows, encoded, strict=True):
-            place = slice(longest - one.tokens, None) if left else slice(0, one.tokens)
-            row[place] = 1 if name == "attention_mask" else np.asarray(one.feature(name))
+        for row, window in zip(rows, encoded, strict=True):
+            place = slice(longest - window.tokens, None) if left else slice(0, window.tokens)
+            row[place] = 1 if name == "attention_mask" else np.asarray(window.feature(name))
         batch[name] = rows
     return batch

@@ -105,7 +105,7 @@ def _on_server(spec: Spec, cache_dir: Path, server: Server | None, tokenizer: Pa
         Family.DECODER,
         quality=spec.quality,
         device=registry.REMOTE,
-        asked=registry.REMOTE,
+        wanted=registry.REMOTE,
         model=spec.model,
     )
     found = registry.row(name).offer(head, Family.DECODER, spec.quality, registry.REMOTE)
@@ -129,7 +129,7 @@ def _head(spec: Spec, config: Mapping[str, Any]) -> Head:
 def _first_suited(assignment: Assignment, family: Family | None, asked: str, *, provisional: bool) -> Backend:
     spec, device, head = assignment.spec, assignment.device, assignment.head
     names = registry.require_present(
-        spec.kind, family, quality=spec.quality, device=device, asked=asked, model=spec.model
+        spec.kind, family, quality=spec.quality, device=device, wanted=asked, model=spec.model
     )
     assignment = replace(assignment, alone=len(names) == 1)
 
@@ -199,7 +199,7 @@ def modules(spec: Spec, place: Place) -> list[str]:
     family = families.family(config)
     head, present = kinds.kind(spec.kind).head(family), registry.installed()
     names = registry.candidates(
-        spec.kind, family, quality=spec.quality, device=place.device, present=present, asked=place.backend
+        spec.kind, family, quality=spec.quality, device=place.device, present=present, wanted=place.backend
     )
     if head is None or not names:
         return []
@@ -224,9 +224,9 @@ def _of_offer(offer: Offer, assignment: Assignment) -> list[str]:
     loader = heads.LOADERS[assignment.head].partition(":")[0]
     if implementation != registry.OPENVINO:
         return [implementation, loader]
-    from docmill.tasks.backends.encoder import converted  # which imports OpenVINO
+    from docmill.tasks.backends.encoder.converted import is_converted  # which imports OpenVINO
 
-    return [implementation] if converted.is_converted(assignment) else [implementation, CONVERSION, loader]
+    return [implementation] if is_converted(assignment) else [implementation, CONVERSION, loader]
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,7 @@ def _require_backend(settings: Settings, spec: Spec, devices: Sequence[str]) -> 
             families.family(config),
             quality=spec.quality,
             device=device,
-            asked=settings.backend,
+            wanted=settings.backend,
             model=spec.model,
         )
 
@@ -197,7 +197,7 @@ def _require_server(settings: Settings, spec: Spec) -> None:
         Family.DECODER,
         quality=spec.quality,
         device=registry.REMOTE,
-        asked=registry.REMOTE,
+        wanted=registry.REMOTE,
         model=spec.model,
     )
 

@@ -231,15 +231,15 @@ class CausalBackend:
 
     def _read_template(self) -> tuple[Sequence[int], RowCache | None]:
         """The tokens that every prompt begins with, and their keys and values."""
-        one, other = (self._row(Item(0, code, None)).ids for code in self.encode(_PROBES))
+        ids, other = (self._row(Item(0, code, None)).ids for code in self.encode(_PROBES))
         length = next(
-            (n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+            (n for n, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b), min(len(ids), len(other))
         )
         if length == 0:
             return (), None
         cache = RowCache()
-        self._forward(cache, torch.tensor([one[:length]]), torch.tensor([length]))
-        return one[:length], cache
+        self._forward(cache, torch.tensor([ids[:length]]), torch.tensor([length]))
+        return ids[:length], cache
 
     def _step(self, flight: Flight) -> torch.Tensor:
         """Read the last token of every row; the logits of the next."""
@@ -307,8 +307,10 @@ class CausalBackend:
             siblings = flight.done.setdefault(row.item.id, {})
             siblings[row.number] = output
             if len(siblings) == self._decoding.n:
-                outputs = [one for _, one in sorted(flight.done.pop(row.item.id).items())]
-                whole.append((row.item.id, Several(tuple(one for one in outputs if isinstance(one, Generated)))))
+                outputs = [output for _, output in sorted(flight.done.pop(row.item.id).items())]
+                whole.append(
+                    (row.item.id, Several(tuple(output for output in outputs if isinstance(output, Generated))))
+                )
         return whole
 
     def _ended(self, row: Row) -> Generated | Failure | None:

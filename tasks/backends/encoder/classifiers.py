@@ -19,11 +19,10 @@ from transformers import (
 from docmill.tasks import kinds
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.encoder import pooling
-from docmill.tasks.backends.encoder.fast_tokenizer import PlacedTokens
 from docmill.tasks.backends.encoder.heads import EncoderModel, Form, as_array
 from docmill.tasks.backends.encoder.own_code import take_apart
 from docmill.tasks.backends.loading import Opening
-from docmill.tasks.backends.tokens import Tokens, pairs
+from docmill.tasks.backends.tokens import PlacedTokens, Tokens, pairs
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds.answer import require_room
 from docmill.tasks.kinds.base import Traits

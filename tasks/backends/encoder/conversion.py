@@ -37,12 +37,12 @@ from docmill.tasks.backends.encoder.converted import (
     TOKENIZER,
     ConvertedModel,
     Graph,
+    facts_of,
 )
-from docmill.tasks.backends.encoder.fast_tokenizer import PlacedTokens, facts_of
 from docmill.tasks.backends.encoder.heads import Array, Comparison, EncoderModel
 from docmill.tasks.backends.encoder.own_code import TOLERANCES, NumbersOf, compared, local_span, reads_padding
 from docmill.tasks.backends.encoder.packed import Design, activation, has_berts_design
-from docmill.tasks.backends.tokens import Tokens, padded
+from docmill.tasks.backends.tokens import PlacedTokens, Tokens, padded
 from docmill.tasks.errors import Unsuited
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import Encoded

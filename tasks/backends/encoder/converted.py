@@ -1,6 +1,6 @@
 """Encoder-only models that were converted for OpenVINO, on a CPU, without torch and transformers.
 
-The first opening of a spec loads the model with these libraries and converts it
+The first opening of a spec loads the model with torch and transformers and converts it
 (``tasks.backends.encoder.conversion``). The cache then keeps its encoder and its head as OpenVINO's models, its
 tokenizer's file, and the states that the model's own code gave for some texts. Every opening, the first one too,
 opens what the cache keeps and compares the encoder with these states. What does not pass is converted again. All of
@@ -20,21 +20,24 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import openvino
+from tokenizers import Encoding, Tokenizer
 
 from docmill.tasks.backends import Assignment, machine
 from docmill.tasks.backends.convert import is_whole
-from docmill.tasks.backends.encoder.fast_tokenizer import FastTokenizer, PlacedTokens
 from docmill.tasks.backends.encoder.heads import Array, Comparison, outputs_of
-from docmill.tasks.backends.tokens import Tokens, padded_arrays, pairs
+from docmill.tasks.backends.tokens import PlacedTokens, Tokens, padded_arrays, pairs
 from docmill.tasks.errors import Unsuited
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.outputs import Output
 from docmill.tasks.windows.windows import Encoded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger("docmill.backends")
 
@@ -48,6 +51,11 @@ _PRECISIONS: Mapping[str, str] = MappingProxyType({"float32": "f32", "bfloat16":
 # On AMX, OpenVINO 2026.4 computes batches of this length wrongly in int8: the cosines of MiniLM's vectors with those
 # in float32 were 0.65 to 0.98. No other length from 4 to 256 tokens was wrong.
 _MISCOMPUTED = 32
+# The library's names of what models read, by those of transformers.
+_FEATURES: Mapping[str, str] = {"input_ids": "ids", "token_type_ids": "type_ids"}
+_FACTS = ("padding_side", "pad_token_id", "pad_token_type_id", "unk_token_id", "all_special_ids")
+# Special tokens spelt out, scripts and white space that tokenizers treat in their own ways, and no text at all.
+_TRIED = ("", "A text.", " Ünïted\u00a0 ﬁve 東京 \u200d🙂\n\tend ", "[CLS] a [SEP] <s> b </s> <pad> [MASK]")
 
 
 class Graph:
@@ -151,3 +159,64 @@ def _version(library: str) -> str:
         return f"{library} {version(library)}"
     except PackageNotFoundError:
         return library
+
+
+class _Batch(dict[str, list[list[int]]]):
+    """The features of some texts by their names, and the library's own encodings."""
+
+    encodings: Sequence[Encoding]
+
+
+class FastTokenizer:
+    """The part of a transformers tokenizer that ``tasks.backends.tokens`` uses, made of a `tokenizer.json`.
+
+    ``facts`` are JSON, as ``facts_of`` gives them.
+    """
+
+    def __init__(self, text: str, facts: Mapping[str, Any]) -> None:
+        self.backend_tokenizer = Tokenizer.from_str(text)
+        self.padding_side: str = facts["padding_side"]
+        self.pad_token_id: int | None = facts["pad_token_id"]
+        self.pad_token_type_id: int = facts["pad_token_type_id"]
+        self.unk_token_id: int | None = facts["unk_token_id"]
+        self.all_special_ids: Sequence[int] = facts["all_special_ids"]
+        self.model_max_length: int = facts["model_max_length"]
+        self._features: Sequence[str] = facts["features"]
+
+    def __call__(
+        self,
+        texts: Sequence[str],
+        seconds: Sequence[str] | None = None,
+        *,
+        truncation: bool,
+        padding: bool,
+        return_attention_mask: bool,
+        add_special_tokens: bool,
+    ) -> _Batch:
+        """Return the features of texts, or of pairs of texts. It does not truncate, pad or mask."""
+        assert not any((truncation, padding, return_attention_mask))
+        inputs = texts if seconds is None else list(zip(texts, seconds, strict=True))
+        encodings = self.backend_tokenizer.encode_batch(inputs, add_special_tokens=add_special_tokens)
+        batch = _Batch({name: [getattr(text, _FEATURES[name]) for text in encodings] for name in self._features})
+        batch.encodings = encodings
+        return batch
+
+
+def facts_of(tokenizer: PreTrainedTokenizerBase, limit: int | None) -> tuple[str, dict[str, Any]] | None:
+    """Return a tokenizer as its `tokenizer.json` and its facts as JSON; None if it cannot be made again of them.
+
+    ``limit`` is the most tokens that it states.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None or tokenizer.split_special_tokens:
+        return None
+    own = tokenizer(list(_TRIED), truncation=False, padding=False, return_attention_mask=False)
+    if not own.keys() <= _FEATURES.keys():
+        return None
+    facts = {name: getattr(tokenizer, name) for name in _FACTS}
+    facts |= {"model_max_length": limit or int(1e30), "features": [*own]}
+    text = backend.to_str()
+    again = FastTokenizer(text, facts)(
+        _TRIED, truncation=False, padding=False, return_attention_mask=False, add_special_tokens=True
+    )
+    return (text, facts) if dict(own) == again else None

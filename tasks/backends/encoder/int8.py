@@ -185,9 +185,9 @@ class SplitFeedForward(nn.Module):
         self._inner_apart, self._outer_apart = _rows(inner, few), _columns(outer, few, None)
 
     def forward(self, states: Tensor) -> Tensor:
-        found: Tensor = self._outer(self._function(self._inner(states)))
+        most: Tensor = self._outer(self._function(self._inner(states)))
         apart: Tensor = self._outer_apart(self._function(self._inner_apart(states)))
-        return found + apart
+        return most + apart
 
 
 def splits(model: PreTrainedModel) -> bool:
@@ -214,17 +214,17 @@ def split_first_layer(model: PreTrainedModel, texts: Sequence[Encoded]) -> Itera
 
 def _inner(model: PreTrainedModel) -> nn.Linear:
     names = Design.of(model).names
-    found = model.get_submodule(f"{names.layers.format(0)}.{names.inner}")
-    assert isinstance(found, nn.Linear)
-    return found
+    inner = model.get_submodule(f"{names.layers.format(0)}.{names.inner}")
+    assert isinstance(inner, nn.Linear)
+    return inner
 
 
 def _greatest(model: PreTrainedModel, inner: nn.Linear, function: nn.Module, texts: Sequence[Encoded]) -> Tensor:
     """Return the greatest absolute value of each inner channel over all tokens, of shape (channels,)."""
-    found = torch.zeros(inner.out_features)
+    greatest = torch.zeros(inner.out_features)
 
-    def look(_module: nn.Module, _given: object, states: Tensor) -> None:
-        torch.maximum(found, function(states).abs().flatten(0, -2).amax(0), out=found)
+    def look(_module: nn.Module, _inputs: object, states: Tensor) -> None:
+        torch.maximum(greatest, function(states).abs().flatten(0, -2).amax(0), out=greatest)
 
     handle = inner.register_forward_hook(look)
     try:
@@ -233,7 +233,7 @@ def _greatest(model: PreTrainedModel, inner: nn.Linear, function: nn.Module, tex
                 model(**{name: torch.tensor([text.feature(name)]) for name in text.features})
     finally:
         handle.remove()
-    return found
+    return greatest
 
 
 @contextmanager

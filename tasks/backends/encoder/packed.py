@@ -320,7 +320,7 @@ class PackedEncoder:
 
         With ``first_only`` the longest is 1.
         """
-        lengths = [one.tokens for one in batch]
+        lengths = [window.tokens for window in batch]
         states = self._embedded(batch, lengths)
         attention = self._attention(lengths, self.design.heads, self._device)
         for layer in self._layers:
@@ -346,7 +346,7 @@ class PackedEncoder:
         ids = _joined(batch, "input_ids")
         states = self._looked_up("word_embeddings", ids)
         if self.design.typed:
-            known = all("token_type_ids" in one.features for one in batch)
+            known = all("token_type_ids" in window.features for window in batch)
             types = _joined(batch, "token_type_ids") if known else torch.zeros_like(ids)
             states = states + self._looked_up("token_type_embeddings", types)
         return self._norm(states + self._looked_up("position_embeddings", self._positions(ids, lengths)))
@@ -451,4 +451,4 @@ def _norm(weight: Callable[[str], Tensor], epsilon: float, name: str) -> Norm:
 
 def _joined(batch: Sequence[Encoded], name: str) -> Tensor:
     """A feature of all texts, end to end."""
-    return torch.from_numpy(np.concatenate([np.asarray(one.feature(name), dtype=np.int64) for one in batch]))
+    return torch.from_numpy(np.concatenate([np.asarray(window.feature(name), dtype=np.int64) for window in batch]))

@@ -192,7 +192,9 @@ def _line(value: object) -> str:
 
 def _texts(body: Mapping[str, Any]) -> str:
     """Return what a request asks about, which may be a document's text."""
-    return "\n".join([*(str(one["content"]) for one in body.get("messages") or ()), *(body.get("input") or ())])
+    return "\n".join(
+        [*(str(message["content"]) for message in body.get("messages") or ()), *(body.get("input") or ())]
+    )
 
 
 def _quotes(message: str, text: str) -> bool:

@@ -279,11 +279,11 @@ class Client:
     async def _attempt(self, path: str, body: Body, read: Callable[[Any], T], key: RequestKey | None) -> T:
         """Send a request; if the server refuses a part that the request can do without, send it again at once."""
         while True:
-            given = body(self._lacks)
+            request = body(self._lacks)
             try:
-                return await self._sent(path, given, read, key)
+                return await self._sent(path, request, read, key)
             except Refused as refused:
-                lacking = answers.lacking(refused, given, self._hints)
+                lacking = answers.lacking(refused, request, self._hints)
                 if not lacking:
                     raise
                 self._lacks |= lacking
@@ -440,11 +440,11 @@ class Flight:
                     raise EngineStopped
                 return
             for number, outputs in self._client.finished(_SOME_S if room else _FULL_S):
-                asked = self._under_way.pop(number, None)
+                request = self._under_way.pop(number, None)
                 if isinstance(outputs, Dropped):
                     dropped = True
-                elif asked is not None:  # else of a flight that was broken off
-                    yield from self._settled(asked, outputs)
+                elif request is not None:  # else of a flight that was broken off
+                    yield from self._settled(request, outputs)
 
     def _send(self, items: Items) -> None:
         number = next(self._client.numbers)

@@ -61,15 +61,15 @@ class Journal:
         keys = [*map(self._key, windows)]
         wanted = orjson.dumps(keys).decode()
         rows = self._do(lambda connection: connection.execute(_FIND, (wanted,)).fetchall())
-        found = {key: _unpacked(answer) for key, answer in rows or ()}
-        return [found.get(key) for key in keys]
+        outputs = {key: _unpacked(answer) for key, answer in rows or ()}
+        return [outputs.get(key) for key in keys]
 
     def keep(self, windows: Sequence[Encoded], outputs: Sequence[Output]) -> None:
         """Write the outputs of windows. They survive the end of this process, but not a crash of the machine."""
         if self._connection is None:
             return
         now = self._clock()
-        rows = [(self._key(one), now, _packed(output)) for one, output in zip(windows, outputs, strict=True)]
+        rows = [(self._key(window), now, _packed(output)) for window, output in zip(windows, outputs, strict=True)]
         self._do(lambda connection: _each(connection, "INSERT OR REPLACE INTO answer VALUES (?, ?, ?)", rows))
 
     def keeping(self, windows: Sequence[Encoded], read: Callable[[Any], T]) -> Callable[[Any], T]:
@@ -84,7 +84,7 @@ class Journal:
 
     def forget(self, windows: Sequence[Encoded]) -> None:
         """Remove the answers for windows, whose outcomes are stored."""
-        keys = [(self._key(one),) for one in windows]
+        keys = [(self._key(window),) for window in windows]
         self._do(lambda connection: _each(connection, "DELETE FROM answer WHERE key = ?", keys))
 
     def close(self) -> None:

@@ -119,14 +119,14 @@ def stop_of(spec: Spec) -> tuple[str, ...]:
 
 def coder(spec: Spec, limit_tokens: int, counter: Counter) -> TokenCoder:
     """Return the coder of a spec's messages. Raises CannotServe where they leave no room for a text."""
-    found = _coder(_example(spec), limit_tokens, counter)
-    taken = found.encode([""])[0].tokens
+    coder = _coder(_example(spec), limit_tokens, counter)
+    taken = coder.encode([""])[0].tokens
     if taken + _LEAST_TEXT_TOKENS > limit_tokens:
         raise CannotServe(
             f"A window of {limit_tokens:,} tokens leaves no room for a text: the prompt takes about {taken:,}. "
             "Give a larger --window-tokens, or a smaller --max-new-tokens."
         )
-    return found
+    return coder
 
 
 def traits(spec: Spec, limit_tokens: int, counter: Counter) -> Traits:
@@ -150,30 +150,30 @@ def traits(spec: Spec, limit_tokens: int, counter: Counter) -> Traits:
 
 def body(spec: Spec, name: str, how: Decoding) -> dict[str, Any]:
     """Return a request for a chat completion without its messages. Greedy unless samples were asked for."""
-    given: dict[str, Any] = {
+    request: dict[str, Any] = {
         "model": name,
         "temperature": how.temperature,
         answers.LOGPROBS: True,
     }
     if not spec.params.get(FILL_CONTEXT):
-        given[answers.MAX_TOKENS] = how.max_new_tokens
+        request[answers.MAX_TOKENS] = how.max_new_tokens
     if how.sampled:
         shapes = {"top_p": (how.top_p, 1.0), "top_k": (how.top_k, 0), "min_p": (how.min_p, 0.0)}
-        given |= {key: value for key, (value, neutral) in shapes.items() if value != neutral}
-        given["seed"] = how.seed
+        request |= {key: value for key, (value, neutral) in shapes.items() if value != neutral}
+        request["seed"] = how.seed
     if how.n > 1:
-        given["n"] = how.n
+        request["n"] = how.n
     if how.stop:
-        given["stop"] = list(how.stop)
+        request["stop"] = list(how.stop)
     if how.repetition_penalty != 1:
-        given["repetition_penalty"] = how.repetition_penalty
+        request["repetition_penalty"] = how.repetition_penalty
     if how.min_new_tokens:
-        given[answers.MIN_TOKENS] = how.min_new_tokens
+        request[answers.MIN_TOKENS] = how.min_new_tokens
     if SCHEMA in spec.params:
         schema = orjson.loads(spec.params[SCHEMA])
         named = {"name": "record", "schema": schema, **({"strict": True} if _is_closed(schema) else {})}
-        given["response_format"] = {"type": "json_schema", "json_schema": named}
-    return given
+        request["response_format"] = {"type": "json_schema", "json_schema": named}
+    return request
 
 
 def hints(spec: Spec) -> frozenset[str]:

@@ -162,7 +162,7 @@ class ChatBackend(_ServedBackend):
 def likelihood(choice: Mapping[str, Any]) -> Likelihood | None:
     """Return the log-probabilities of a choice's tokens; None where the server does not give them for all."""
     try:
-        each = [float(one["logprob"]) for one in (choice.get("logprobs") or {}).get("content") or ()]
+        each = [float(token["logprob"]) for token in (choice.get("logprobs") or {}).get("content") or ()]
         return Likelihood.of(each) if all(map(isfinite, each)) else None
     except (ValueError, LookupError, TypeError, AttributeError):  # the text is whole, and paid
         return None
@@ -248,19 +248,19 @@ def _stated(client: Client, server: Server, name: str) -> Mapping[str, Any]:
     except (orjson.JSONDecodeError, LookupError, TypeError) as error:
         raise CannotServe(f"{server.endpoint} has no OpenAI API: correct --endpoint or DOCMILL_ENDPOINT.") from error
     by_name = {str(model.get("id")): model for model in listed}
-    found = by_name.get(name) or by_name.get(f"{name}:latest")  # as Ollama names them
-    if found is None:
-        names = [answers.masked(one, server.api_key) for one in sorted(by_name)]
+    model = by_name.get(name) or by_name.get(f"{name}:latest")  # as Ollama names them
+    if model is None:
+        names = [answers.masked(served, server.api_key) for served in sorted(by_name)]
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         raise CannotServe(
             f"{server.endpoint} serves no model {name}, but {', '.join(names[:_SHOWN]) or 'none'}{more}: name one of "
             f"them as --model {weightless.SERVED_PREFIX}NAME."
         )
-    return found
+    return model
 
 
 def _context_tokens(model: Mapping[str, Any]) -> int | None:
     """Return the tokens that a model holds, as vLLM and llama.cpp state them; None where the server does not say."""
     meta = model.get("meta")
-    found = model.get("max_model_len") or (meta.get("n_ctx_train") if isinstance(meta, dict) else None)
-    return found if isinstance(found, int) and found > 0 else None
+    tokens = model.get("max_model_len") or (meta.get("n_ctx_train") if isinstance(meta, dict) else None)
+    return tokens if isinstance(tokens, int) and tokens > 0 else None

@@ -109,7 +109,7 @@ def test_an_unknown_backend_is_an_error_that_lists_the_backends() -> None:
     for family in (Family.SEQ2SEQ, None):
         with pytest.raises(BadOption, match="no backend named"):
             registry.candidates(
-                spec.kind, family, quality=spec.quality, device="cpu", present=registry.names(), asked="smalls"
+                spec.kind, family, quality=spec.quality, device="cpu", present=registry.names(), wanted="smalls"
             )
 
 
@@ -194,9 +194,9 @@ def test_a_backend_that_is_asked_for_is_alone_if_it_fits() -> None:
     for kind, family, quality, device, expected in CASES:
         what = {"quality": quality, "device": device}
         for asked in registry.names():
-            found = registry.candidates(kind, family, present=registry.names(), asked=asked, **what)
+            found = registry.candidates(kind, family, present=registry.names(), wanted=asked, **what)
             assert found == ((asked,) if asked in expected else ()), (kind, family, asked, what)
             extra = EXTRAS[asked].get((quality, device)) if asked in expected else None
-            assert registry.extra_for(kind, family, asked=asked, **what) == extra
+            assert registry.extra_for(kind, family, wanted=asked, **what) == extra
         first = next((name for name in expected if name != "transformers"), None)
         assert registry.extra_for(kind, family, **what) == (EXTRAS[first][quality, device] if first else None)

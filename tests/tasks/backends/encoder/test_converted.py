@@ -22,9 +22,8 @@ from docmill.storage.core.specs import Spec
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder import conversion, heads
-from docmill.tasks.backends.encoder.converted import ConvertedModel
+from docmill.tasks.backends.encoder.converted import ConvertedModel, FastTokenizer, facts_of
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
-from docmill.tasks.backends.encoder.fast_tokenizer import FastTokenizer, facts_of
 from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
 from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.batching import Item, Pool
