@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from docmill.features.reports.facts import Facts, Pair, StepFacts
 from docmill.storage.writers.formats import whole_file
 from docmill.worker.formatting import FILTERS
+from docmill.worker.prices import Cost
 from docmill.worker.web import charts
 from docmill.worker.web.charts import device_seconds
 from docmill.worker.web.marks import Part, excerpt, found, marked
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from docmill.worker.prices import Cost
 
 FOLDER = Path(__file__).parent
 LONGEST = 2_000  # characters of an example
@@ -26,8 +25,6 @@ MOST_EVIDENCE = 6  # sentences of an example
 
 def page(facts: Facts, made_at: float, release: str, cost: str | None = None) -> str:
     """Return the page. `made_at` is in seconds since 1970; times on the page are in UTC. `cost` is in words."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     environment = Environment(
         loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
 from anyio import CapacityLimiter, fail_after, move_on_after, to_thread
 from sqlalchemy import text
@@ -15,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.features import load_all
@@ -33,10 +33,6 @@ from docmill.worker.web.site import (
     sign_in,
     sign_out,
 )
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
 
 PAGES: tuple[Page, ...] = (
     *jobs.PAGES,

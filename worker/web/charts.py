@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+from xml.etree.ElementTree import Element
 
+from docmill.storage.results.job_counts import FinishedShard
 from docmill.worker.formatting import clock
 
 if TYPE_CHECKING:
-    from xml.etree.ElementTree import Element
-
     from pygal.graph.graph import Graph
 
-    from docmill.storage.results.job_counts import FinishedShard
 
 SIZE: Mapping[str, int] = MappingProxyType({"width": 560, "height": 220})
 _SVG = "{http://www.w3.org/2000/svg}"

@@ -9,15 +9,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from docmill.worker.errors import WorkerError
-
-if TYPE_CHECKING:
-    from docmill.worker.web.site import Site
+from docmill.worker.web.app import make_app
+from docmill.worker.web.site import Site
 
 LONGEST_STOP_S = 3.0  # until requests under way are cut off
 POLL_S = 0.01
@@ -32,8 +30,6 @@ def serving(site: Site, host: str, port: int) -> Iterator[str]:
 
     Nothing is logged of a request: its address may name documents. Raises WorkerError, if the address cannot be had.
     """
-    from docmill.worker.web.app import make_app
-
     listening = _listen(host, port)
     config = Config(
         make_app(site),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job
 from docmill.storage.errors import JobStopped
 from docmill.storage.results.fleet import list_workers, read_fleet
@@ -21,10 +21,6 @@ from docmill.worker.jobs.changes import change_job, retry_failures
 from docmill.worker.prices import Cost, Prices, read_prices
 from docmill.worker.web import charts
 from docmill.worker.web.page import DAY_S, Change, Page, PageRefused, PageRequest, Values
-
-if TYPE_CHECKING:
-    from docmill.storage.core.database import Database
-
 
 ROWS = 25
 SIZE = {"width": 880, "height": 240, "margin_left": 24}

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from docmill.storage.core.database import Database
 from docmill.storage.core.specs import DOUBTFUL
 from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.marked import Cursor, flagged_page
 from docmill.storage.results.results import samples
 from docmill.storage.results.status import JobStatus, StepStatus, read_status
 from docmill.storage.steps.conditions import list_flags, order_flags
-from docmill.tasks.checks import meaning
+from docmill.tasks.checks import Checks, meaning
 from docmill.worker.web.marks import Part, checks_of, excerpt, findings, found, marked
 from docmill.worker.web.page import Page, PageRefused, PageRequest, Values
 from docmill.worker.web.pages.jobs import shared
-
-if TYPE_CHECKING:
-    from docmill.storage.core.database import Database
-    from docmill.tasks.checks import Checks
-
 
 ROWS = 10
 MOST_COUNTED = 20_000  # documents of a job

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from docmill.storage.core.normalize import normalize
 from docmill.storage.errors import NotFound, NothingEmbedded
 from docmill.storage.readers import Record
 from docmill.storage.results.corpora import find_documents
-from docmill.storage.search.search import list_searchable
+from docmill.storage.search.search import Hit, list_searchable
 from docmill.tasks.errors import TaskError
 from docmill.worker.errors import WorkerError
 from docmill.worker.jobs import Listener
 from docmill.worker.jobs.search import SearchOptions, open_search
 from docmill.worker.web.page import Page, PageRefused, PageRequest, Values
-
-if TYPE_CHECKING:
-    from docmill.storage.search.search import Hit
-
 
 TOP = 20
 MOST_CHARS = 2_000  # of a text, or of an id
