@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
-    from opentelemetry.trace import SpanContext, Tracer
+    from docmill.tasks.span_recorder import SpanRecorder
 
 log = logging.getLogger("docmill.traces")
 
@@ -28,9 +24,6 @@ Attributes: TypeAlias = Mapping[str, Value]
 Kind: TypeAlias = Literal["internal", "client", "producer", "consumer"]
 
 TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-FLUSH_S = 3.0  # the longest wait for the collector when a process ends
-EXPORT_S = 5.0  # the longest time for one request to it
-NOT_SENT = "the collector does not take spans; they are dropped until it does"
 
 
 class Span:
@@ -42,7 +35,8 @@ class Span:
 
     def __init__(self, recorded: Any = None) -> None:
         self._recorded = recorded
-        self.traceparent = None if recorded is None else _traceparent_of(recorded)
+        context = None if recorded is None else recorded.get_span_context()
+        self.traceparent = context and f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
     def set(self, attributes: Attributes) -> None:
         """Add attributes."""
@@ -51,12 +45,8 @@ class Span:
 
     def fail(self, error: str) -> None:
         """Mark the work as failed, with the type of its error."""
-        if self._recorded is None:
-            return
-        from opentelemetry.trace import StatusCode
-
-        self._recorded.set_attribute("error.type", error)
-        self._recorded.set_status(StatusCode.ERROR)
+        if self._recorded is not None and _recorder is not None:
+            _recorder.fail(self._recorded, error)
 
     def end(self) -> None:
         """End the span. It takes no attributes after that."""
@@ -70,7 +60,7 @@ class Span:
 
 
 OFF = Span()
-_recorder: _Recorder | None = None
+_recorder: SpanRecorder | None = None
 _around: ContextVar[str | None] = ContextVar("traceparent", default=None)  # of the block that runs
 
 
@@ -84,9 +74,11 @@ def start(endpoint: str | None, **resource: str) -> None:
     if endpoint is None or _recorder is not None:
         return
     try:
-        _recorder = _Recorder(endpoint, version("docmill"), resource)
+        from docmill.tasks.span_recorder import SpanRecorder  # which imports OpenTelemetry
     except ImportError:
         log.warning("traces_off reason=%r", "OpenTelemetry is not installed; pip install 'docmill[opentelemetry]'")
+    else:
+        _recorder = SpanRecorder(endpoint, version("docmill"), resource)
 
 
 def is_on() -> bool:
@@ -95,14 +87,14 @@ def is_on() -> bool:
 
 
 def stop() -> None:
-    """Send the spans that wait, for at most `FLUSH_S` seconds, and record no more."""
+    """Send the spans that wait, for three seconds at most, and record no more."""
     global _recorder  # noqa: PLW0603
     flush()
     _recorder = None
 
 
 def flush() -> None:
-    """Send the spans that wait, for at most `FLUSH_S` seconds."""
+    """Send the spans that wait, for three seconds at most."""
     if _recorder is not None:
         _recorder.flush()
 
@@ -121,7 +113,7 @@ def begin(
     links: Iterable[str | None] = (),
 ) -> Span:
     """Begin a span, which its caller ends. `parent` and `links` are the `traceparent` of other spans."""
-    return OFF if _recorder is None else _recorder.begin(name, attributes or {}, kind, parent, links)
+    return OFF if _recorder is None else Span(_recorder.begin(name, attributes or {}, kind, parent, links))
 
 
 @contextmanager
@@ -137,7 +129,7 @@ def span(
     if _recorder is None:
         yield OFF
         return
-    begun = _recorder.begin(name, attributes or {}, kind, parent or _around.get(), links)
+    begun = begin(name, attributes, kind=kind, parent=parent or _around.get(), links=links)
     token = _around.set(begun.traceparent)
     try:
         yield begun
@@ -159,7 +151,7 @@ def begin_batch(model: str, operation: str, shards: Iterable[str], attributes: A
     if _recorder is None:
         return OFF
     parent, *others = [*shards, None]
-    begun = _recorder.begin(f"{operation} {model}", attributes, "internal", parent, others)
+    begun = begin(f"{operation} {model}", attributes, parent=parent, links=others)
     _recorder.batch = begun.traceparent
     return begun
 
@@ -184,81 +176,3 @@ def model_use(operation: str, model: str, tokens_in: int | None = None) -> dict[
     """
     counted = {} if tokens_in is None else {"gen_ai.usage.input_tokens": tokens_in}
     return {"gen_ai.operation.name": operation, "gen_ai.request.model": model, **counted}
-
-
-class _Recorder:
-    """The SDK's tracer, with spans named by their `traceparent`."""
-
-    batch: str | None = None  # a process has one device
-    _is_away = False  # the collector did not take the last spans
-
-    def __init__(self, endpoint: str, version: str, resource: Mapping[str, str]) -> None:
-        from opentelemetry.sdk.resources import Resource
-        from opentelemetry.sdk.trace import TracerProvider
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-        exporter = _exporter(f"{endpoint.rstrip('/')}/v1/traces", self._sent)
-        service = {"service.name": "docmill", "service.version": version, **resource}
-        self._provider: TracerProvider = TracerProvider(resource=Resource.create(service), shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(exporter))
-        self._tracer: Tracer = self._provider.get_tracer("docmill", version)
-
-    def begin(
-        self, name: str, attributes: Attributes, kind: Kind, parent: str | None, links: Iterable[str | None]
-    ) -> Span:
-        from opentelemetry.trace import Link, SpanKind
-
-        others = [Link(_context_of(link)) for link in dict.fromkeys(links) if link is not None and link != parent]
-        recorded = self._tracer.start_span(
-            name, context=_within(parent), kind=SpanKind[kind.upper()], attributes=dict(attributes), links=others
-        )
-        return Span(recorded)
-
-    def _sent(self, well: bool) -> None:
-        if not well and not self._is_away:
-            log.warning("traces_not_sent reason=%r", NOT_SENT)
-        self._is_away = not well
-
-    def flush(self) -> None:
-        if self._is_away:
-            return
-        # On a thread: the SDK's flush takes no limit, and nobody waits long for a collector that is away.
-        flushing = threading.Thread(target=self._provider.force_flush, name="flush-spans", daemon=True)
-        flushing.start()
-        flushing.join(FLUSH_S)
-
-
-def _exporter(url: str, sent: Callable[[bool], None]) -> SpanExporter:
-    """Return an exporter that tells `sent` whether the collector took its spans."""
-    from opentelemetry.exporter.otlp.proto.http import trace_exporter
-    from opentelemetry.sdk.trace.export import SpanExportResult
-
-    class Exporter(trace_exporter.OTLPSpanExporter):
-        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-            result = super().export(spans)
-            sent(result is SpanExportResult.SUCCESS)
-            return result
-
-    # The library writes a line for each try, every few seconds, as long as the collector is away.
-    logging.getLogger(trace_exporter.__name__).setLevel(logging.CRITICAL)
-    return Exporter(endpoint=url, timeout=EXPORT_S)
-
-
-def _within(parent: str | None) -> Context:
-    """Return a context whose span has this `traceparent`."""
-    from opentelemetry.context import Context
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-
-    carrier = {} if parent is None else {"traceparent": parent}
-    return TraceContextTextMapPropagator().extract(carrier, Context())
-
-
-def _context_of(traceparent: str) -> SpanContext:
-    from opentelemetry.trace import get_current_span
-
-    return get_current_span(_within(traceparent)).get_span_context()
-
-
-def _traceparent_of(recorded: Any) -> str:
-    context = recorded.get_span_context()
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"

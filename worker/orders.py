@@ -168,7 +168,7 @@ def check(settings: Settings, request: Request) -> None:
             f"{name}: orders may not read it here; to let them, name its folder in DOCMILL_ORDER_ROOTS of the "
             f"workers that take orders ({_listed(settings.order_roots)} now)"
         )
-    options = request.options.given()
+    options = request.options.to_params()
     for model in (request.model, request.escalate, options.get("adapter"), options.get("tokenizer")):
         if model is not None:
             _check_model(settings, model)

@@ -19,7 +19,7 @@ import numpy as np
 
 from docmill.storage.core.specs import Spec
 from docmill.storage.outputs.output_types import LABELS, RECORD, REDACTED, SCHEMA, SPANS, VECTOR, WEIGHTS, N
-from docmill.tasks import kinds, schemas
+from docmill.tasks import kinds
 from docmill.tasks.backends import Source
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.batching import Budget
@@ -86,6 +86,12 @@ class PatternsBackend(_WordBackend):
         self.traits = Traits()
 
 
+def _shortest_record(schema: dict[str, Any]) -> str | None:
+    from docmill.tasks.schema_checks import shortest  # which imports jsonschema
+
+    return shortest(schema)
+
+
 class NullBackend(_WordBackend):
     """A text is written as it is read, or its first words; a vector is the hash of the text.
 
@@ -100,7 +106,7 @@ class NullBackend(_WordBackend):
         super().__init__(spec, weightless.NULL_REVISION, device)
         self._kind = kinds.kind(spec.kind)
         self._labels: Collection[str] = spec.params.get("labels") or ()
-        self._record = schemas.shortest(json.loads(spec.params[SCHEMA])) if SCHEMA in spec.params else None
+        self._record = _shortest_record(json.loads(spec.params[SCHEMA])) if SCHEMA in spec.params else None
         self._n: int = spec.params.get(N, 1)
         self._tokens_per_s = weightless.null_pace(spec.model)
         self._sleep = sleep

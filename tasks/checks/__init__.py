@@ -92,7 +92,7 @@ class Checks:
     context: Context = field(default_factory=Context)
     least_confidence: float | None = None
 
-    def findings(self, given: str, output: str, flags: Iterable[str] = ()) -> list[Finding]:
+    def findings(self, source_text: str, output: str, flags: Iterable[str] = ()) -> list[Finding]:
         """Return all findings in an output that has these flags already, in the order of the checks.
 
         A check that raises finds nothing, and is logged.
@@ -103,7 +103,9 @@ class Checks:
                 return []
             if flag.startswith(_LANGUAGE):
                 context = replace(context, source=flag.removeprefix(_LANGUAGE))
-        return [finding for flag in self.flags for finding in _found(all_checks()[flag], given, output, context)]
+        return [
+            finding for flag in self.flags for finding in _found(all_checks()[flag], source_text, output, context)
+        ]
 
 
 NONE = Checks()
@@ -117,12 +119,12 @@ def written(outcome: Outcome) -> list[str]:
     if TEXTS in data:
         return list(data[TEXTS])
     answers = data.get("data", {}).values()
-    return [outcome.text] if outcome.text is not None else [one for one in answers if isinstance(one, str)]
+    return [outcome.text] if outcome.text is not None else [answer for answer in answers if isinstance(answer, str)]
 
 
-def _found(check: Check, given: str, output: str, context: Context) -> list[Finding]:
+def _found(check: Check, source_text: str, output: str, context: Context) -> list[Finding]:
     try:
-        return list(check.find(given, output, context))
+        return list(check.find(source_text, output, context))
     except Exception:  # an output is not lost for the sake of a check
         log.exception("check.raised", extra={"check": check.flag})
         return []

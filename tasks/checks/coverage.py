@@ -77,39 +77,43 @@ class _Sentence:
         return cls(text, letters_of(text, written), frozenset(long))
 
 
-def find_missing(given: str, output: str, context: Context) -> Iterator[Finding]:
+def find_missing(source_text: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield the sentences without a counterpart, if the output has fewer sentences than the input.
 
     A translation may split a sentence, too: one that is short is searched if it has as many.
     """
-    written = _sentences(given)
+    written = _sentences(source_text)
     if not 1 < len(written) <= _MOST_SENTENCES:
         return
     kept = _sentences(output)
     ratio = expected_ratio(context)
     if not 0 < len(kept) <= len(written):
         return
-    if len(kept) == len(written) and letters(output) >= _SHORT * ratio * letters(given):
+    if len(kept) == len(written) and letters(output) >= _SHORT * ratio * letters(source_text):
         return
     before, after = ([_Sentence.of(text) for text in texts] for texts in (written, kept))
-    times_said = Counter(one for sentence in before for one in sentence.beginnings)
+    times_said = Counter(beginning for sentence in before for beginning in sentence.beginnings)
     said = frozenset().union(*(sentence.beginnings for sentence in after))
     for place in _lost(before, after, _LONGER * ratio):
         sentence = before[place]
-        own = {one for one in sentence.beginnings if times_said[one] == 1}
+        own = {beginning for beginning in sentence.beginnings if times_said[beginning] == 1}
         if sentence.letters >= _LEAST_LETTERS_OF_SENTENCE and len(own & said) < max(1, _SAID * len(own)):
             evidence = f"Sentence {place + 1} of the input is not in the output: {quoted(sentence.text)}"
-            yield Finding(MISSING, evidence, lost=_place(given, place))
+            yield Finding(MISSING, evidence, lost=_place(source_text, place))
 
 
 def _sentences(text: str) -> list[str]:
-    found = (text[one.start : one.end] for one in sentences(text))
-    return [sentence for sentence in found if has_words(sentence)]
+    stretches = (text[sentence.start : sentence.end] for sentence in sentences(text))
+    return [sentence for sentence in stretches if has_words(sentence)]
 
 
 def _place(text: str, number: int) -> tuple[int, int]:
     """Return where the sentence with this number stands in a text, from 0 and without those that have no letters."""
-    return [(one.start, one.end) for one in sentences(text) if has_words(text[one.start : one.end])][number]
+    return [
+        (sentence.start, sentence.end)
+        for sentence in sentences(text)
+        if has_words(text[sentence.start : sentence.end])
+    ][number]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +128,10 @@ class _Groups:
     beginnings: Sequence[Sequence[int]]
 
     @classmethod
-    def of(cls, found: Sequence[_Sentence], bits: Mapping[str, int]) -> _Groups:
-        lengths = [one.letters for one in found]
-        sets = [sum(bits[each] for each in one.beginnings) for one in found]
-        ends = range(len(found) + 1)
+    def of(cls, group: Sequence[_Sentence], bits: Mapping[str, int]) -> _Groups:
+        lengths = [sentence.letters for sentence in group]
+        sets = [sum(bits[each] for each in sentence.beginnings) for sentence in group]
+        ends = range(len(group) + 1)
         return cls(
             [[sum(lengths[max(0, end - n) : end]) for end in ends] for n in range(_LARGEST + 1)],
             [[reduce(or_, sets[max(0, end - n) : end], 0) for end in ends] for n in range(_LARGEST + 1)],
@@ -143,37 +147,37 @@ def _lost(before: Sequence[_Sentence], after: Sequence[_Sentence], ratio: float)
     costs = [[math.inf] * (len(after) + 1) for _ in range(len(before) + 1)]
     beads: dict[tuple[int, int], tuple[int, int]] = {}
     costs[0][0] = 0.0
-    words = frozenset().union(*(one.beginnings for one in (*before, *after)))
+    words = frozenset().union(*(sentence.beginnings for sentence in (*before, *after)))
     bits = {word: 1 << number for number, word in enumerate(words)}
     ours, theirs = _Groups.of(before, bits), _Groups.of(after, bits)
     for row in range(len(before) + 1):
         for column in range(len(after) + 1):
             least = costs[row][column]
-            for taken, given, prior in _FITTING[min(row, _LARGEST)][min(column, _LARGEST)]:
-                cost = costs[row - taken][column - given] + prior
+            for taken, matched, prior in _FITTING[min(row, _LARGEST)][min(column, _LARGEST)]:
+                cost = costs[row - taken][column - matched] + prior
                 if cost - _SHARED >= least:
                     continue
-                if taken and given:
-                    expected, length = ratio * ours.letters[taken][row], theirs.letters[given][column]
+                if taken and matched:
+                    expected, length = ratio * ours.letters[taken][row], theirs.letters[matched][column]
                     half = (length - expected) ** 2 / (_VARIANCE * (expected + length))
                     bound = cost + min(half, _MOST_UNLIKELY) - _ROUNDING
                     if bound - _SHARED > least:  # even if all words are shared
                         continue
-                    shared = _shared(ours.beginnings[taken][row], theirs.beginnings[given][column])
+                    shared = _shared(ours.beginnings[taken][row], theirs.beginnings[matched][column])
                     if bound - shared > least:
                         continue
                     cost += -math.log(max(math.erfc(math.sqrt(half)), _LEAST_PROBABILITY)) - shared
                 if cost < least:
                     least = costs[row][column] = cost
-                    beads[row, column] = (taken, given)
-    found: list[int] = []
+                    beads[row, column] = (taken, matched)
+    lost: list[int] = []
     row, column = len(before), len(after)
     while row or column:
-        taken, given = beads[row, column]
-        row, column = row - taken, column - given
-        if not given:
-            found.append(row)
-    return found[::-1]
+        taken, matched = beads[row, column]
+        row, column = row - taken, column - matched
+        if not matched:
+            lost.append(row)
+    return lost[::-1]
 
 
 def _shared(ours: int, theirs: int) -> float:
@@ -192,7 +196,7 @@ _OTHER = 1.05
 
 def expected_ratio(context: Context) -> float:
     """Return the length of a translation in letters that is expected, as a multiple of its input's."""
-    source, target = (_LENGTHS.get(one or "", _OTHER) for one in (context.source, context.target))
+    source, target = (_LENGTHS.get(code or "", _OTHER) for code in (context.source, context.target))
     return target / source
 
 
@@ -204,9 +208,9 @@ _WIDER = 25.0
 _LEAST_SUMMARIZED = 60
 
 
-def find_ratio(given: str, output: str, context: Context) -> Iterator[Finding]:
+def find_ratio(source_text: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield one finding if the ratio of the lengths is outside its bounds. Letters are counted, not white space."""
-    before, after = letters(given), letters(output)
+    before, after = letters(source_text), letters(output)
     if before < _LEAST_LETTERS or not after:
         return
     ratio = after / before
@@ -234,12 +238,12 @@ _SHARE_OF_SUMMARY, _SHARE_OF_SUMMARIZED = 0.9, 0.9
 _LEAST_SUMMARIZED_WORDS = 12
 
 
-def find_copies(given: str, output: str, context: Context) -> Iterator[Finding]:
+def find_copies(source_text: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield the longest copied run, if copied runs make up half of a translation, or a summary is its whole input."""
-    ordinary, copied, longest = _copied(folded(given), folded(output), words(output))
+    ordinary, copied, longest = _copied(folded(source_text), folded(output), words(output))
     share = copied / max(1, ordinary)
     if context.shortened:
-        lengths = len(words(given)), len(words(output))
+        lengths = len(words(source_text)), len(words(output))
         whole = lengths[0] >= _LEAST_SUMMARIZED_WORDS and lengths[1] >= _SHARE_OF_SUMMARIZED * lengths[0]
         if not whole or share < _SHARE_OF_SUMMARY:
             return
@@ -250,17 +254,19 @@ def find_copies(given: str, output: str, context: Context) -> Iterator[Finding]:
     yield Finding(COPIED, said, start, end)
 
 
-def _copied(given: Sequence[str], output: Sequence[str], written: Sequence[str]) -> tuple[int, int, tuple[int, int]]:
+def _copied(
+    source_words: Sequence[str], output: Sequence[str], written: Sequence[str]
+) -> tuple[int, int, tuple[int, int]]:
     """Return the number of an output's ordinary words, of those in runs of the input, and the longest run."""
-    runs = set(_runs(given))
+    runs = set(_runs(source_words))
     if runs.isdisjoint(_runs(output)):
         return 0, 0, (0, 0)
     covered = bytearray(len(output))
     for place, run in enumerate(_runs(output)):
         if run in runs:
             covered[place : place + _RUN_WORDS] = b"\1" * _RUN_WORDS
-    ordinary = [one == two and not _CODE.search(one) for one, two in zip(written, output, strict=True)]
-    copied = sum(1 for one, is_ordinary in zip(covered, ordinary, strict=True) if one and is_ordinary)
+    ordinary = [word == two and not _CODE.search(word) for word, two in zip(written, output, strict=True)]
+    copied = sum(1 for is_covered, is_ordinary in zip(covered, ordinary, strict=True) if is_covered and is_ordinary)
     return sum(ordinary), copied, _longest(covered)
 
 

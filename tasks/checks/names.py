@@ -50,8 +50,8 @@ class _Side:
     @cached_property
     def initial(self) -> list[Name]:
         """Words that the other text does not write so, and that may begin a sentence, ordinary ones too."""
-        found = find_names(self.text.text, self.other.written, _always)
-        return [name for name in found if name.form is Form.INITIAL]
+        names = find_names(self.text.text, self.other.written, lambda _word: True)
+        return [name for name in names if name.form is Form.INITIAL]
 
     @cached_property
     def all_exact(self) -> list[Name]:
@@ -115,13 +115,13 @@ class _Side:
         return self.other.has_spelling(name) or not self.other.words.isdisjoint(others)
 
 
-def find(given: str, output: str, context: Context) -> Iterator[Finding]:
+def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield names that only one text has. Of a text that may be shorter only those count that it adds.
 
     A capitalised word counts in a translation if it stands in the place of another, and in a summary if English does
     not have it as an ordinary word.
     """
-    before, after = Text(given), Text(output)
+    before, after = Text(source_text), Text(output)
     lost = _Side(before, after, context.source, context.target)
     added = _Side(after, before, context.target, context.source)
     has_nouns = not _CAPITALISED_NOUNS.isdisjoint({context.source, context.target})
@@ -139,36 +139,36 @@ def find(given: str, output: str, context: Context) -> Iterator[Finding]:
         said = f"{quoted(name.written)} of the input is not in the output."
         yield Finding(FLAG, said, lost=(name.start, name.end))
     for name, old in _replaced(lost, added, has_nouns):
-        if not any(one.start <= name.start < one.end for one in invented):
+        if not any(new_name.start <= name.start < new_name.end for new_name in invented):
             said = f"{quoted(name.written)} is not in the input, which has {quoted(old.written)} there."
             yield Finding(FLAG, said, name.start, name.end, lost=(old.start, old.end))
 
 
-def _is_invented(name: Name, given: Text) -> bool:
+def _is_invented(name: Name, source: Text) -> bool:
     """Return True for a name with a digit of which the input has no part."""
-    return name.has_digit and not given.has_form(name.letters) and not given.has_shorter(name.letters)
+    return name.has_digit and not source.has_form(name.letters) and not source.has_shorter(name.letters)
 
 
 def _added_by_summary(added: _Side, has_nouns: bool) -> Iterator[Name]:
     """Yield names that the input lacks. A capitalised word counts if English does not have it, or it stands alone."""
-    given = added.other
-    rare = _is_rare if given.is_english else _never
-    for name in filter(added.is_alone, find_names(added.text.text, given.written, rare)):
+    source = added.other
+    rare = _is_rare if source.is_english else _never
+    for name in filter(added.is_alone, find_names(added.text.text, source.written, rare)):
         if name.form in (Form.FORMED, Form.ACRONYM):
-            known = given.has_longer(name.letters) or given.has_ending(name.letters)
-        elif given.has_form(name.letters) or given.has_spelling(name.letters):
+            known = source.has_longer(name.letters) or source.has_ending(name.letters)
+        elif source.has_form(name.letters) or source.has_spelling(name.letters):
             known = True
-        elif given.is_english:
+        elif source.is_english:
             known = name.is_ordinary
         else:
-            known = has_nouns or given.has_capitalised_nouns or not _stands_alone(name, added.text.text)
+            known = has_nouns or source.has_capitalised_nouns or not _stands_alone(name, added.text.text)
         if not known:
             yield name
 
 
 def _replaced(lost: _Side, added: _Side, has_nouns: bool) -> Iterator[tuple[Name, Name]]:
     """Yield the added names with lost ones in their places, unless they are forms of words of the other text."""
-    gone = [*lost.changed, *(name for name in lost.all_exact if _is_changed(name, added.text))]
+    gone = [*lost.changed, *(name for name in lost.all_exact if name.written.casefold() not in added.text.folded)]
     new = list(added.named)
     if gone and lost.is_english:
         new += added.initial
@@ -182,12 +182,8 @@ def _replaced(lost: _Side, added: _Side, has_nouns: bool) -> Iterator[tuple[Name
         if (places := [old for old in gone if _is_there(old, name, lost, added)]) and _is_new(name, lost, added):
             pairs[name] = [old for old in places if _is_gone(old, name, lost, added)]
     if not added.is_english:  # several in a row are a title, translated
-        pairs = {name: found for name, found in pairs.items() if not any(_adjoin(name, other) for other in pairs)}
-    yield from ((name, pairs[name][-1]) for name in _first(name for name, found in pairs.items() if found))
-
-
-def _is_changed(name: Name, other: Text) -> bool:
-    return name.written.casefold() not in other.folded
+        pairs = {name: olds for name, olds in pairs.items() if not any(_adjoin(name, other) for other in pairs)}
+    yield from ((name, pairs[name][-1]) for name in _first(name for name, olds in pairs.items() if olds))
 
 
 def _is_there(old: Name, new: Name, lost: _Side, added: _Side) -> bool:
@@ -239,29 +235,21 @@ def _is_gone(old: Name, new: Name, lost: _Side, added: _Side) -> bool:
             return False
     if old.letters in new.letters or new.letters in old.letters or are_alike(old.letters, new.letters):
         return False
-    return not _are_places(old, new, lost, added)
-
-
-def _are_places(old: Name, new: Name, lost: _Side, added: _Side) -> bool:
-    known = place_names(lost.language) | place_names(added.language)
-    return {old.letters, new.letters} <= known
+    places = place_names(lost.language) | place_names(added.language)
+    return not {old.letters, new.letters} <= places
 
 
 def _is_rare(word: str) -> bool:
     return not is_ordinary(word.lower())
 
 
-def _always(_word: str) -> bool:
-    return True
-
-
 def _never(_word: str) -> bool:
     return False
 
 
-def _first(found: Iterable[Name]) -> list[Name]:
+def _first(names: Iterable[Name]) -> list[Name]:
     """Return the first of the names that are written in one way."""
-    return list({name.written: name for name in reversed(list(found))}.values())[::-1]
+    return list({name.written: name for name in reversed(list(names))}.values())[::-1]
 
 
 def _stands_alone(name: Name, text: str) -> bool:
@@ -273,8 +261,8 @@ def _stands_alone(name: Name, text: str) -> bool:
     return name.form is Form.CAPITAL and not any(match is not None and match[1].isupper() for match in beside)
 
 
-def _adjoin(one: Name, other: Name) -> bool:
-    return other.start - one.end == 1 or one.start - other.end == 1
+def _adjoin(name: Name, other: Name) -> bool:
+    return other.start - name.end == 1 or name.start - other.end == 1
 
 
 def _invented(name: Name) -> Finding:
@@ -476,20 +464,20 @@ def find_names(text: str, besides: Container[str], initial: Callable[[str], bool
             yield _name(match, Form[(match.lastgroup or "initial").upper()])
 
 
-def are_alike(one: str, other: str, alike: float = _ALIKE) -> bool:
+def are_alike(name: str, other: str, alike: float = _ALIKE) -> bool:
     """Return True for forms of one name: other order (DNA, ADN), the same beginning, or most of the letters."""
-    lengths = sorted((len(one), len(other)))
+    lengths = sorted((len(name), len(other)))
     if lengths[0] < _BEGINNING:
-        return len(one) == len(other) and sorted(one) == sorted(other)
-    if one[:_BEGINNING] == other[:_BEGINNING] or (len(one) == len(other) and sorted(one) == sorted(other)):
+        return len(name) == len(other) and sorted(name) == sorted(other)
+    if name[:_BEGINNING] == other[:_BEGINNING] or (len(name) == len(other) and sorted(name) == sorted(other)):
         return True
     if lengths[0] <= alike * lengths[1]:
         return False
-    if one[0] not in other[:2] and other[0] not in one[:2]:
+    if name[0] not in other[:2] and other[0] not in name[:2]:
         alike = max(alike, _ALIKE_BUT_BEGINNING)
-    if 2 * sum(min(one.count(each), other.count(each)) for each in set(one)) < alike * (len(one) + len(other)):
+    if 2 * sum(min(name.count(each), other.count(each)) for each in set(name)) < alike * (len(name) + len(other)):
         return False  # whatever their order
-    return SequenceMatcher(None, one, other, autojunk=False).ratio() >= alike
+    return SequenceMatcher(None, name, other, autojunk=False).ratio() >= alike
 
 
 def _beginning(text: str, marked: re.Match[str]) -> int:
@@ -546,13 +534,13 @@ def spellings(name: str) -> frozenset[str]:
 @cache
 def counterparts(source: str | None, target: str | None) -> Mapping[str, frozenset[str]]:
     """Return the other language's words for places, languages, months and days, by those of one, in small letters."""
-    found: dict[str, set[str]] = {}
-    one, other = _words_of_names(source), _words_of_names(target)
-    for key in one.keys() & other.keys():
-        for these, others in ((one[key], other[key]), (other[key], one[key])):
+    words: dict[str, set[str]] = {}
+    own, other = _words_of_names(source), _words_of_names(target)
+    for key in own.keys() & other.keys():
+        for these, others in ((own[key], other[key]), (other[key], own[key])):
             for word in these:
-                found.setdefault(word, set()).update(others)
-    return {word: frozenset(others) for word, others in found.items()}
+                words.setdefault(word, set()).update(others)
+    return {word: frozenset(others) for word, others in words.items()}
 
 
 @cache
@@ -584,7 +572,9 @@ def _words_of_names(language: str | None) -> Mapping[tuple[str, str], frozenset[
 
 
 def _words(name: str) -> frozenset[str]:
-    folded = "".join(one for one in unicodedata.normalize("NFKD", name) if not unicodedata.combining(one))
+    folded = "".join(
+        character for character in unicodedata.normalize("NFKD", name) if not unicodedata.combining(character)
+    )
     return frozenset((*_WORD.findall(name.casefold()), *_WORD.findall(folded.casefold())))
 
 

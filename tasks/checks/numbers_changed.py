@@ -41,19 +41,19 @@ class _Number:
         return _plain("".join(self.parts))
 
 
-def find(given: str, output: str, context: Context) -> Iterator[Finding]:
+def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield the numbers that the output lacks, unless it may be shorter, and those that only it has."""
-    before, after = list(_numbers(given)), list(_numbers(output))
+    before, after = list(_numbers(source_text)), list(_numbers(output))
     if not before and not after:
         return
-    for number in _missing(after, before, given, context.source):
+    for number in _missing(after, before, source_text, context.source):
         yield Finding(FLAG, f"{number.written} is not in the input.", number.start, number.end)
     if not context.shortened:
         for number in _missing(before, after, output, context.target):
             said = f"{number.written} of the input is not in the output."
             yield Finding(FLAG, said, lost=(number.start, number.end))
         if before and after:
-            yield from _other_units(given, output)
+            yield from _other_units(source_text, output)
 
 
 def _numbers(text: str) -> Iterator[_Number]:
@@ -64,27 +64,27 @@ def _numbers(text: str) -> Iterator[_Number]:
 def _missing(these: list[_Number], those: list[_Number], text: str, language: str | None) -> list[_Number]:
     """Return those of ``these`` numbers that ``text``, in which ``those`` stand, does not have as digits or words."""
     known = _all(those)
-    missing = [one for one in these if not _has(known, one)]
+    missing = [number for number in these if not _has(known, number)]
     if not missing:
         return []
-    read = [one for one in _READ if language in {one, None}]
+    read = [code for code in _READ if language in {code, None}]
     if read:
         from text_to_num import alpha2digit
 
-        for one in read:
-            known |= _all(_numbers(alpha2digit(text, one, threshold=0)))
-            missing = [one for one in missing if not _has(known, one) and not _is_decade(known, one)]
+        for code in read:
+            known |= _all(_numbers(alpha2digit(text, code, threshold=0)))
+            missing = [number for number in missing if not _has(known, number) and not _is_decade(known, number)]
             if not missing:
                 break
         return missing
-    missing = [one for one in missing if not _is_decade(known, one)]
-    return [one for one in missing if len(one.digits) > _SMALL_DIGITS]
+    missing = [number for number in missing if not _is_decade(known, number)]
+    return [number for number in missing if len(number.digits) > _SMALL_DIGITS]
 
 
-def _other_units(given: str, output: str) -> Iterator[Finding]:
+def _other_units(source_text: str, output: str) -> Iterator[Finding]:
     """Yield the numbers whose unit is another one than in the input."""
     before: dict[str, set[str]] = {}
-    for match in _UNIT.finditer(given):
+    for match in _UNIT.finditer(source_text):
         before.setdefault(match.group(1), set()).add(_unit(match.group(2)))
     for match in _UNIT.finditer(output) if before else ():
         units = before.get(match.group(1))
@@ -98,7 +98,7 @@ def _unit(written: str) -> str:
 
 
 def _all(numbers: Collection[_Number] | Iterator[_Number]) -> set[str]:
-    return {digits for one in numbers for digits in (one.digits, *map(_plain, one.parts))}
+    return {digits for number in numbers for digits in (number.digits, *map(_plain, number.parts))}
 
 
 def _has(known: Collection[str], number: _Number) -> bool:
@@ -109,13 +109,13 @@ def _is_decade(known: Collection[str], number: _Number) -> bool:
     """Return True if a year such as 1990 is known without its century, or the other way round."""
     century, short = 4, 2
     if len(number.digits) == short:
-        return any(len(one) == century and one.endswith(number.digits) for one in known)
+        return any(len(digits) == century and digits.endswith(number.digits) for digits in known)
     return len(number.digits) == century and number.digits[-short:] in known
 
 
 def _plain(digits: str) -> str:
     """Return digits as ASCII, without zeros at their beginning."""
-    ascii_digits = digits if digits.isascii() else "".join(str(unicodedata.decimal(one)) for one in digits)
+    ascii_digits = digits if digits.isascii() else "".join(str(unicodedata.decimal(digit)) for digit in digits)
     return ascii_digits.lstrip("0") or "0"
 
 

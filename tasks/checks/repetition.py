@@ -45,24 +45,24 @@ class _Loop:
         return (self.last - self.first + 1) / self.period
 
 
-def find(given: str, output: str, context: Context) -> Iterator[Finding]:
+def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield the worst loop of words, the phrase that occurs too often, and the worst loop of characters."""
     words = folded(output)
     repeats = _repeats(words)
     if repeats and (loop := _worst(words)) is not None:
-        before = _worst(folded(given)) if _repeats(folded(given)) else None
+        before = _worst(folded(source_text)) if _repeats(folded(source_text)) else None
         if before is None or loop.times > before.times:
             start, end = span(output, loop.first, loop.last)
             _, unit_end = span(output, loop.first, loop.first + loop.period - 1)
             said = f"{quoted(output[start:unit_end])} stands {int(loop.times)} times in a row."
             yield Finding(FLAG, said, start, end)
             return
-    if repeats and (finding := _phrase(given, output, words)) is not None:
+    if repeats and (finding := _phrase(source_text, output, words)) is not None:
         yield finding
         return
-    yield from _characters(given, output)
+    yield from _characters(source_text, output)
     if repeats and context.target == _UNDOUBLED:
-        yield from _doubled(given, output)
+        yield from _doubled(source_text, output)
 
 
 def _repeats(words: Sequence[str]) -> bool:
@@ -106,7 +106,7 @@ def _least(period: int) -> int:
     return 2 if period >= _LONG_WORDS else _TIMES
 
 
-def _phrase(given: str, output: str, words: Sequence[str]) -> Finding | None:
+def _phrase(source_text: str, output: str, words: Sequence[str]) -> Finding | None:
     """Return the phrase that occurs most often, if no phrase of the input does so as often."""
     spaced = not words or not is_unspaced(words[len(words) // 2])
     length = _PHRASE_WORDS if spaced else _PHRASE_CHARACTERS
@@ -114,9 +114,9 @@ def _phrase(given: str, output: str, words: Sequence[str]) -> Finding | None:
         return None
     counts = Counter(_phrases(words, length))
     phrase, count = counts.most_common(1)[0]
-    if count <= _OFTEN or count <= max(Counter(_phrases(folded(given), length)).values(), default=0):
+    if count <= _OFTEN or count <= max(Counter(_phrases(folded(source_text), length)).values(), default=0):
         return None
-    first = next(place for place, one in enumerate(_phrases(words, length)) if one == phrase)
+    first = next(place for place, other in enumerate(_phrases(words, length)) if other == phrase)
     start, end = span(output, first, first + length - 1)
     return Finding(FLAG, f"{quoted(output[start:end])} occurs {count} times.", start, end)
 
@@ -125,7 +125,7 @@ def _phrases(words: Sequence[str], length: int) -> Iterator[tuple[str, ...]]:
     return zip(*(words[place:] for place in range(length)), strict=False)
 
 
-def _characters(given: str, output: str) -> Iterator[Finding]:
+def _characters(source_text: str, output: str) -> Iterator[Finding]:
     # Five times the same letters leave a word with few different ones.
     if not any(
         len(word) - len({*word}) >= _FEWER and _CHARACTERS.search(word) for word in {*_LONGER.findall(output)}
@@ -133,16 +133,16 @@ def _characters(given: str, output: str) -> Iterator[Finding]:
         return
     for match in _CHARACTERS.finditer(output):
         unit = match.group(1) or match.group(2)
-        if match.group() not in given and not (unit.isdecimal() and len(set(unit)) == 1):
+        if match.group() not in source_text and not (unit.isdecimal() and len(set(unit)) == 1):
             times = len(match.group()) // len(unit)
             yield Finding(FLAG, f"{quoted(unit)} stands {times} times in a row inside a word.", *match.span())
             return
 
 
-def _doubled(given: str, output: str) -> Iterator[Finding]:
+def _doubled(source_text: str, output: str) -> Iterator[Finding]:
     for match in _DOUBLED.finditer(output):
         unit = match.group(1).lower()
-        if unit not in _MAY_DOUBLE and match.group().lower() not in given.lower():
+        if unit not in _MAY_DOUBLE and match.group().lower() not in source_text.lower():
             yield Finding(FLAG, f"{quoted(match.group(1))} stands twice in a row.", *match.span())
             return
 

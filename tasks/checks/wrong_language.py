@@ -26,22 +26,25 @@ _SURE = 0.8
 _EXCLUDED = 0.05
 
 
-def find(given: str, output: str, context: Context) -> Iterator[Finding]:
+def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
     """Yield one finding if the output is surely in a language that it should not be in."""
     if not languages.detector_installed() or (context.target is None and not context.same_language):
         return
     sampled = _sampled(output)
-    if sampled is not None and languages.same_language(sampled, context.target or _sampled(given) or ""):
+    if sampled is not None and languages.same_language(sampled, context.target or _sampled(source_text) or ""):
         return
     guesses = _guesses(output)
     if not guesses or guesses[0].probability < _SURE:
         return
-    wanted = context.target or _language(_guesses(given))
-    if wanted is None or not _excluded(wanted, guesses):
+    wanted = context.target or _language(_guesses(source_text))
+    if wanted is None:
         return
-    found = languages.NAMES.get(guesses[0].language, guesses[0].language)
+    of_wanted = (guess for guess in guesses if languages.same_language(guess.language, wanted))
+    if any(guess.probability >= _EXCLUDED for guess in of_wanted):
+        return
+    detected = languages.NAMES.get(guesses[0].language, guesses[0].language)
     name = languages.NAMES.get(wanted, wanted)
-    yield Finding(FLAG, f"The output looks {found} ({guesses[0].probability:.0%}), not {name}: {quoted(output)}")
+    yield Finding(FLAG, f"The output looks {detected} ({guesses[0].probability:.0%}), not {name}: {quoted(output)}")
 
 
 def _sampled(text: str) -> str | None:
@@ -70,10 +73,6 @@ def _has_letters(text: str, least: int) -> bool:
 
 def _language(guesses: list[Guess]) -> str | None:
     return guesses[0].language if guesses and guesses[0].probability >= _SURE else None
-
-
-def _excluded(wanted: str, guesses: list[Guess]) -> bool:
-    return all(one.probability < _EXCLUDED for one in guesses if languages.same_language(one.language, wanted))
 
 
 WRONG_LANGUAGE = Check(FLAG, "the output is in another language than was asked for", find)

@@ -56,7 +56,7 @@ def open_backend(
     languages.require_detector_for(spec)
     patterns.require_for(spec)
     if specs := plan.specs_of(spec):
-        one = partial(
+        open_part = partial(
             open_backend,
             device=device,
             models_dir=models_dir,
@@ -65,8 +65,7 @@ def open_backend(
             server=server,
             provisional=provisional,
         )
-        return PolyglotBackend(specs, one)
-    pinned = pinning.Pinned(spec.model, spec.revision)
+        return PolyglotBackend(specs, open_part)
     try:
         if weightless.is_null(spec.model):
             return NullBackend(spec, device=device)
@@ -79,12 +78,7 @@ def open_backend(
             raise CannotServe(
                 f"This worker computes served models only, and not {spec.model}: its --device is remote."
             )
-        folder = pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir)
-        config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=models_dir)
-        adapter = pinning.locate_adapter(spec, models_dir=models_dir, cache_dir=cache_dir)
-        if adapter is not None:
-            spec, folder = adapted.merged(spec, folder, adapter, cache_dir)
-            config = Description.of_folder(folder).config
+        spec, folder, config = _located(spec, models_dir, cache_dir)
         assignment = Assignment(spec, folder, device, cache_dir, _head(spec, config))
         return _first_suited(assignment, families.family(config), backend, provisional=provisional)
     except CannotServe:
@@ -98,6 +92,23 @@ def open_backend(
         raise CannotServe(f"{spec.model} cannot be loaded: {type(error).__name__}: {reason}") from error
 
 
+def _located(
+    spec: Spec, models_dir: Path | None, cache_dir: Path, only: Family | None = None
+) -> tuple[Spec, Path, Mapping[str, Any]]:
+    """Return the folder and the config of a spec's model, with its adapter merged.
+
+    The spec that is returned names the merged model. Models of other families than the ``only`` one stay as they are.
+    """
+    pinned = pinning.Pinned(spec.model, spec.revision)
+    folder = pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir)
+    config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=models_dir)
+    adapter = pinning.locate_adapter(spec, models_dir=models_dir, cache_dir=cache_dir)
+    if adapter is not None and only in {None, families.family(config)}:  # it may bring the head
+        spec, folder = adapted.merged(spec, folder, adapter, cache_dir)
+        config = Description.of_folder(folder).config
+    return spec, folder, config
+
+
 def _on_server(spec: Spec, cache_dir: Path, server: Server | None, tokenizer: Path | None) -> Backend:
     head = kinds.kind(spec.kind).head(Family.DECODER)
     (name,) = registry.require_present(
@@ -108,11 +119,11 @@ def _on_server(spec: Spec, cache_dir: Path, server: Server | None, tokenizer: Pa
         wanted=registry.REMOTE,
         model=spec.model,
     )
-    found = registry.row(name).offer(head, Family.DECODER, spec.quality, registry.REMOTE)
-    assert found is not None
+    offer = registry.row(name).offer(head, Family.DECODER, spec.quality, registry.REMOTE)
+    assert offer is not None
     assert head is not None
     assignment = Assignment(spec, cache_dir, registry.REMOTE, cache_dir, head, server=server, tokenizer=tokenizer)
-    opened: Backend = pkgutil.resolve_name(found.implementation)(assignment)
+    opened: Backend = pkgutil.resolve_name(offer.implementation)(assignment)
     return opened
 
 
@@ -126,10 +137,10 @@ def _head(spec: Spec, config: Mapping[str, Any]) -> Head:
     return head
 
 
-def _first_suited(assignment: Assignment, family: Family | None, asked: str, *, provisional: bool) -> Backend:
+def _first_suited(assignment: Assignment, family: Family | None, wanted: str, *, provisional: bool) -> Backend:
     spec, device, head = assignment.spec, assignment.device, assignment.head
     names = registry.require_present(
-        spec.kind, family, quality=spec.quality, device=device, wanted=asked, model=spec.model
+        spec.kind, family, quality=spec.quality, device=device, wanted=wanted, model=spec.model
     )
     assignment = replace(assignment, alone=len(names) == 1)
 
@@ -172,12 +183,12 @@ class Place:
 
 def import_libraries(spec: Spec, place: Place) -> None:
     """Import what opening the spec will import. Opening reports what is wrong with a spec, so this raises nothing."""
-    for one in plan.specs_of(spec).values() or [spec]:
+    for part in plan.specs_of(spec).values() or [spec]:
         try:
-            for module in modules(one, place):
+            for module in modules(part, place):
                 import_module(module)
         except Exception as error:  # whatever model libraries raise, and the errors of models
-            log.info("libraries_not_imported spec=%s error=%r", one, error)
+            log.info("libraries_not_imported spec=%s error=%r", part, error)
 
 
 def modules(spec: Spec, place: Place) -> list[str]:
@@ -272,17 +283,11 @@ def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Rea
             raise CannotServe(f"the server of {spec.model} has the tokenizer.")
         if weightless.is_null(spec.model) or weightless.is_weightless(spec.model):
             return _weightless(spec)
-        pinned = pinning.Pinned(spec.model, spec.revision)
-        if not pinning.here(pinned, cache_dir=cache_dir):
+        if not pinning.here(pinning.Pinned(spec.model, spec.revision), cache_dir=cache_dir):
             raise CannotServe(f"{spec.model} is not on this machine.")
         if not pinning.has_adapter(spec, cache_dir=cache_dir):
             raise CannotServe(f"The adapter {spec.params[pinning.ADAPTER]} is not on this machine.")
-        folder = pinning.locate(pinned, models_dir=models_dir, cache_dir=cache_dir)
-        config: Mapping[str, Any] = pinning.read_config(pinned, models_dir=models_dir)
-        adapter = pinning.locate_adapter(spec, models_dir=models_dir, cache_dir=cache_dir)
-        if adapter is not None and families.family(config) is Family.ENCODER:  # it may bring the head
-            spec, folder = adapted.merged(spec, folder, adapter, cache_dir)
-            config = Description.of_folder(folder).config
+        spec, folder, config = _located(spec, models_dir, cache_dir, only=Family.ENCODER)
         head = kinds.kind(spec.kind).require_head(config, spec.model)
         return reading_of(Assignment(spec, folder, "cpu", cache_dir, head), config)
     except CannotServe:
@@ -296,7 +301,7 @@ def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Rea
 
 def _of_languages(specs: Mapping[str, Spec], open_one: Callable[[Spec], Reading]) -> Reading:
     readings = {language: open_one(spec) for language, spec in specs.items()}
-    coders = {language: language_coder(language, one.coder) for language, one in readings.items()}
+    coders = {language: language_coder(language, reading.coder) for language, reading in readings.items()}
 
     def shown(encoded: Encoded) -> str:
         assert encoded.language is not None

@@ -154,7 +154,7 @@ class ModelCache:
         """Unlist idle models until one more may load; the lock is held, and given up while waiting."""
         leaving: list[LoadedModel] = []
         while len(self._loaded) >= self._bound:
-            idle = next((one for one in self._loaded.values() if one.idle), None)
+            idle = next((resident for resident in self._loaded.values() if resident.idle), None)
             if idle is not None:
                 leaving.append(self._loaded.pop(idle.spec))
             else:
@@ -351,8 +351,8 @@ def next_turn(oldest: Mapping[Key, int], current: Key | None, *, worked_s: float
 
 
 def _traceparents(items: Sequence[Item[Owner]]) -> tuple[str, ...]:
-    found = dict.fromkeys(item.owner[0].ticket.traceparent for item in items)
-    return tuple(one for one in found if one is not None)
+    traceparents = dict.fromkeys(item.owner[0].ticket.traceparent for item in items)
+    return tuple(traceparent for traceparent in traceparents if traceparent is not None)
 
 
 class Stretch:

@@ -18,7 +18,7 @@ from docmill.tasks.windows.windows import Coder, Encoded, Window
 class Document:
     """One text of a ticket; the device thread owns it once its windows wait.
 
-    ``text`` is the text of the round; ``given`` the text of the first.
+    ``text`` is the text of the round; ``source_text`` the text of the first.
     """
 
     ticket: Submission
@@ -32,10 +32,10 @@ class Document:
     tokens_in: int = 0
     tokens_out: int = 0
     flags: tuple[str, ...] = ()
-    given: str = ""
+    source_text: str = ""
 
     def __post_init__(self) -> None:
-        self.given = self.text
+        self.source_text = self.text
 
     def begin(self, text: str, windows: Sequence[Window]) -> list[int]:
         """Start a round; the indexes of the windows to compute."""
@@ -107,21 +107,21 @@ class Document:
             self.flags = _union(self.flags, joined.flags)
             return joined
         flags = _union(self.flags, joined.flags)
-        flags = _union(flags, _raised(checks, self.given, joined, flags))
+        flags = _union(flags, _raised(checks, self.source_text, joined, flags))
         return joined if flags == joined.flags else replace(joined, flags=flags)
 
 
-def _raised(checks: Checks, given: str, outcome: Outcome, flags: Sequence[str]) -> tuple[str, ...]:
+def _raised(checks: Checks, source_text: str, outcome: Outcome, flags: Sequence[str]) -> tuple[str, ...]:
     """Return the flags that the checks of an outcome raise: those of its texts, and that of its confidence."""
     if outcome.status is not Status.DONE:
         return ()
-    found = [finding.flag for text in written(outcome) for finding in checks.findings(given, text, flags)]
+    raised = [finding.flag for text in written(outcome) for finding in checks.findings(source_text, text, flags)]
     unsure = doubt_confidence(outcome.confidence, checks.least_confidence)
-    return (*found, unsure.flag) if unsure else tuple(found)
+    return (*raised, unsure.flag) if unsure else tuple(raised)
 
 
-def _union(one: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*one, *other))) if one or other else ()
+def _union(flags: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*flags, *other))) if flags or other else ()
 
 
 def cut_each(recipe: Recipe, coder: Coder, texts: Sequence[str]) -> list[list[Window] | Exception]:

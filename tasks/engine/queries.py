@@ -48,7 +48,9 @@ def with_prompt(spec: Spec, prompt: str | None, prompt_name: str | None) -> Spec
     if prompt is not None:
         check_prompt(prompt)
     given = {"query_prompt": prompt, "query_prompt_name": prompt_name}
-    return replace(spec, params={**spec.params, **{name: one for name, one in given.items() if one is not None}})
+    return replace(
+        spec, params={**spec.params, **{name: value for name, value in given.items() if value is not None}}
+    )
 
 
 def embed(engine: Engine, spec: Spec, queries: Sequence[str]) -> list[Vector | Failure]:
@@ -93,8 +95,8 @@ def propose_passages(text: str, spans: Sequence[Span], query: str, most: int = C
     """
     if len(spans) <= most:
         return [*spans]
-    asked = _words(query)
-    shared = [asked & _words(text[start:end]) for start, end in spans]
+    query_words = _words(query)
+    shared = [query_words & _words(text[start:end]) for start, end in spans]
     n_having = Counter(word for words in shared for word in words)
     weights = [sum(1 / n_having[word] for word in words) for words in shared]
     by_weight = sorted((place for place, weight in enumerate(weights) if weight), key=lambda place: -weights[place])
@@ -118,21 +120,21 @@ def find_nearest(
     opened again. None where no passage could be embedded.
     """
     choices = [propose_passages(text, cut_passages(text, within), query) for text, within in texts]
-    asked = [
+    passages = [
         text[slice(*span)]
         for (text, _), spans in zip(texts, choices, strict=True)
         if len(spans) > 1
         for span in spans
     ]
-    outputs = iter(embed(spec, asked) if asked else ())
-    found: list[Span | None] = []
+    outputs = iter(embed(spec, passages) if passages else ())
+    nearest: list[Span | None] = []
     for spans in choices:
         if len(spans) > 1:
             embedded = [(span, output.values) for span in spans if isinstance(output := next(outputs), Vector)]
-            found.append(_best(vector, embedded))
+            nearest.append(_best(vector, embedded))
         else:
-            found.append(spans[0] if spans else None)
-    return found
+            nearest.append(spans[0] if spans else None)
+    return nearest
 
 
 def _best(query: npt.NDArray[np.float32], embedded: Sequence[tuple[Span, npt.NDArray[np.float32]]]) -> Span | None:

@@ -96,15 +96,15 @@ def shared_options(task_kinds: Sequence[TaskKind]) -> dict[str, FieldInfo]:
     fields: dict[str, FieldInfo] = {}
     declared: dict[str, tuple[str, object]] = {}
     n_kinds: Counter[str] = Counter()
-    for one in task_kinds:
-        for name, field in one.options.model_fields.items():
+    for task_kind in task_kinds:
+        for name, field in task_kind.options.model_fields.items():
             declaration = name, declaration_of(field)
             for word in (name, key(name, field)):
-                first, same = declared.setdefault(word, (one.name, declaration))
+                first, same = declared.setdefault(word, (task_kind.name, declaration))
                 if same != declaration:
                     raise ValueError(
-                        f"{one.name} declares its option {word} differently from {first}: kinds share their options. "
-                        "Declare it as that kind does, or give it another name."
+                        f"{task_kind.name} declares its option {word} differently from {first}: kinds share their "
+                        "options. Declare it as that kind does, or give it another name."
                     )
             fields[name] = field
             n_kinds[name] += 1
@@ -122,10 +122,10 @@ def kind(name: str) -> TaskKind:
     return by_name[name]
 
 
-def options(name: str, **given: Any) -> KindOptions:
+def options(name: str, **values: Any) -> KindOptions:
     """Return the options of the kind of this name, from values by field. Raises UnknownKind and BadOption."""
-    require_options(name, given)
-    return parsed(kind(name).options, given)
+    require_options(name, values)
+    return parsed(kind(name).options, values)
 
 
 def require_options(name: str, fields: Iterable[str], prefix: str = "--") -> None:
@@ -148,11 +148,11 @@ def any_options() -> type[KindOptions]:
 
 def recipe(spec: Spec, traits: Traits) -> Recipe:
     """Return the recipe for a spec. Raises UnknownKind."""
-    found = kind(spec.kind)
-    own = found.recipe(spec, traits)
+    task_kind = kind(spec.kind)
+    own = task_kind.recipe(spec, traits)
     if not prompts.is_rendered(spec.params):
         return own
-    joined = own if found.output is not TEXT or isinstance(own, Generate) else Generate()
+    joined = own if task_kind.output is not TEXT or isinstance(own, Generate) else Generate()
     is_chat = templates.MESSAGES in spec.params
     return Uncut(joined, "No conversation is read in parts.") if is_chat else Uncut(joined)
 
@@ -163,10 +163,10 @@ def checks(spec: Spec, traits: Traits) -> Checks:
     Rendered prompts say more than the document, so only what was written is checked. The null model writes nothing
     of its own.
     """
-    found = kind(spec.kind).checks(spec, traits.direction)
+    suited = kind(spec.kind).checks(spec, traits.direction)
     if weightless.is_null(spec.model):
         return NONE
-    return AS_WRITTEN if found.flags and prompts.is_rendered(spec.params) else found
+    return AS_WRITTEN if suited.flags and prompts.is_rendered(spec.params) else suited
 
 
 @dataclass(frozen=True)
@@ -187,9 +187,9 @@ def instruction(spec: Spec, *, chat: bool, shown: bool = True) -> Instruction:
     """
     stop = tuple(spec.params.get("stop") or ())
     system = spec.params.get("system")
-    asked = spec.params.get("prompt")
-    if asked is not None:
-        template = Template("", "") if is_rendered(spec.params) else around(asked)
+    prompt = spec.params.get("prompt")
+    if prompt is not None:
+        template = Template("", "") if is_rendered(spec.params) else around(prompt)
         return Instruction(template, system, stop)
     built_in = kind(spec.kind).built_in
     if built_in is None:

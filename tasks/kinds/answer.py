@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
@@ -17,12 +17,10 @@ from docmill.storage.outputs.output_types import PROPERTIES, RECORD
 from docmill.storage.templates import BadTemplate, parse_question
 from docmill.tasks.checks import AS_WRITTEN, NONE
 from docmill.tasks.errors import BadOption, CannotServe, PromptTooLong
-from docmill.tasks.kinds.answer_spans import Answers, ScoredWindow, Span, best_answers
 from docmill.tasks.kinds.base import (
     Again,
     BuiltIn,
     Computed,
-    Confidence,
     Plan,
     TaskKind,
     Traits,
@@ -35,6 +33,9 @@ from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Generated, Head, Output, Spans, SpanScores
 from docmill.tasks.prompts import Template
 from docmill.tasks.windows.windows import Coder, Window, cut, cut_overlapping
+
+if TYPE_CHECKING:
+    from docmill.tasks.kinds.answer_spans import Answers
 
 LONGEST_TOKENS = 30
 LEAST_TEXT_TOKENS = 8
@@ -98,23 +99,23 @@ class Questions:
     """The questions of a spec by their names, in the order in which they are asked."""
 
     names: tuple[str, ...]
-    asked: templates.Questions
+    template: templates.Questions
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> Questions:
-        asked = templates.questions(params)
-        assert asked is not None
-        return cls(tuple(sorted(params[templates.QUESTION])), asked)
+        questions = templates.questions(params)
+        assert questions is not None
+        return cls(tuple(sorted(params[templates.QUESTION])), questions)
 
     @property
     def of_all_texts(self) -> list[str] | None:
         """The questions, if they are the same for all texts; None if they read metadata."""
-        return None if self.asked.fields else self.asked.filled({})
+        return None if self.template.fields else self.template.filled({})
 
     def split(self, content: str) -> tuple[list[str], str]:
         """Return the questions about a content, and the text in it."""
         same = self.of_all_texts
-        return self.asked.split(content) if same is None else (same, content)
+        return self.template.split(content) if same is None else (same, content)
 
 
 @dataclass(frozen=True)
@@ -130,15 +131,9 @@ class Answering:
 
     @classmethod
     def of(cls, params: Mapping[str, Any]) -> Answering:
-        given = {**_DEFAULTS, "top_k": 1, **params}
-        threshold = None if given["always_answer"] else given["no_answer_threshold"]
-        return cls(given["max_answer_tokens"], given["top_k"], threshold)
-
-    def found(self, text: str, windows: Sequence[ScoredWindow]) -> Answers:
-        """Return the best answers in the scores of a text's windows."""
-        return best_answers(
-            text, windows, longest=self.longest, count=self.count, with_null=self.threshold is not None
-        )
+        options = {**_DEFAULTS, "top_k": 1, **params}
+        threshold = None if options["always_answer"] else options["no_answer_threshold"]
+        return cls(options["max_answer_tokens"], options["top_k"], threshold)
 
     def probability(self, answers: Answers) -> float | None:
         """Return the probability of the answer, or of "no answer" where that is given; None where it is not known."""
@@ -181,9 +176,9 @@ class Answer:
         split = [self.questions.split(text) for text in texts]
         if self.pairs is None:
             return [of_text for _, text in split for of_text in cut([text], coder)]
-        asked = sorted({question for questions, _ in split for question in questions})
+        distinct = sorted({question for questions, _ in split for question in questions})
         windows: dict[tuple[int, str], list[Window]] = {}
-        for question in asked:
+        for question in distinct:
             beside = self.pairs(question)
             if (problem := room_problem(question, beside)) is not None:
                 raise PromptTooLong(problem)
@@ -213,19 +208,21 @@ class Answer:
                 record[name], is_truncated = written
                 flags += ["output_truncated"] if is_truncated else []
             else:
-                answers = self._found(text, of_question)
+                answers = self._find(text, of_question)
                 record |= self.answering.columns(name, text, answers)
                 sure.append(self.answering.probability(answers))
-        return computed.done(
-            data=dict(RECORD.stored(record).data or {}),
-            flags=dict.fromkeys(flags),
-            confidence=Confidence(least(sure)) if sure else None,
-        )
+        return computed.done(RECORD.stored(record), flags=dict.fromkeys(flags), confidence=least(sure))
 
-    def _found(self, text: str, computations: Sequence[Computation]) -> Answers:
+    def _find(self, text: str, computations: Sequence[Computation]) -> Answers:
+        """Return the answers that a backend found, or the best ones in the scores of a text's windows."""
+        from docmill.tasks.kinds.answer_spans import answers_of_backend, best_answers, scored_window  # with numpy
+
         if any(isinstance(output, Spans) for _, output in computations):
-            return _found_by_backend(computations)
-        return self.answering.found(text, [_scored(window, output) for window, output in computations])
+            return answers_of_backend(computations)
+        limits = self.answering
+        windows = [scored_window(window, output) for window, output in computations]
+        with_null = limits.threshold is not None
+        return best_answers(text, windows, longest=limits.longest, count=limits.count, with_null=with_null)
 
 
 def require_room(params: Mapping[str, Any], pairs: Callable[[str], Coder]) -> None:
@@ -248,14 +245,6 @@ def room_problem(question: str, beside: Coder) -> str | None:
         f"A question takes {taken:,} of the {limit:,} tokens of a window, which leaves no room for text: shorten the "
         "question, or give a larger --window-tokens or none."
     )
-
-
-def _scored(window: Window, output: Output | None) -> ScoredWindow:
-    assert isinstance(output, SpanScores)
-    assert window.encoded is not None
-    places = window.encoded.places
-    assert places is not None
-    return ScoredWindow(places.first, places.starts, places.ends, output)
 
 
 def _by_question(computations: Sequence[Computation]) -> list[list[Computation]]:
@@ -282,23 +271,12 @@ def _written(computations: Sequence[Computation]) -> tuple[str | None, bool] | N
     return first or ((None, False) if written else None)
 
 
-def _found_by_backend(computations: Sequence[Computation]) -> Answers:
-    """Return the answers that a backend found itself; their places are those in the window."""
-    spans = [
-        Span(window.start + span.start, window.start + span.end, 0.0, span.score)
-        for window, output in computations
-        if isinstance(output, Spans)
-        for span in output.spans
-    ]
-    return Answers(tuple(spans[:1]), None, 0.0)
-
-
-def questions_by_name(given: object) -> dict[str, str]:
+def questions_by_name(value: object) -> dict[str, str]:
     """Return the questions by their names. A text may begin with the name: ``author=Who wrote it?``.
 
     Raises PydanticCustomError, whose message continues a sentence that begins with the option's name.
     """
-    pairs = [*_pairs(given)]
+    pairs = [*_pairs(value)]
     questions: dict[str, str] = {}
     for place, (name, question) in enumerate(pairs, 1):
         if not isinstance(question, str):
@@ -332,12 +310,12 @@ def columns(name: str) -> tuple[str, ...]:
     return (name, *(name + ending for ending in (SCORE, NO_ANSWER, SPANS)))
 
 
-def _pairs(given: object) -> Iterable[tuple[str | None, object]]:
-    if isinstance(given, Mapping):
-        return [(str(name), question) for name, question in given.items()]
-    if not isinstance(given, str | list | tuple):
-        raise wrong_value(f"{_EXPECTED}, not {shown(given)}")
-    texts = [given] if isinstance(given, str) else given
+def _pairs(value: object) -> Iterable[tuple[str | None, object]]:
+    if isinstance(value, Mapping):
+        return [(str(name), question) for name, question in value.items()]
+    if not isinstance(value, str | list | tuple):
+        raise wrong_value(f"{_EXPECTED}, not {shown(value)}")
+    texts = [value] if isinstance(value, str) else value
     return [(None, text) if (match := _named(text)) is None else (match[1], match[2]) for text in texts]
 
 
@@ -432,30 +410,30 @@ class AnswerOptions(Sampling):
 
 def _params(plan: Plan) -> dict[str, Any]:
     """Return the properties of the records. Raises BadOption without a question, and for options that contradict."""
-    given = plan.given
-    if templates.QUESTION not in given:
+    options = plan.options
+    if templates.QUESTION not in options:
         raise BadOption("answer needs --question, such as --question 'Who wrote it?'.")
-    if "always_answer" in given and "no_answer_threshold" in given:
+    if "always_answer" in options and "no_answer_threshold" in options:
         raise BadOption("--always-answer and --no-answer-threshold do not go together: give one of them.")
     writes = plan.family in {Family.SEQ2SEQ, Family.DECODER}
-    if not writes and not 1 <= given.get("top_k", 1) <= MOST_SPANS:
+    if not writes and not 1 <= options.get("top_k", 1) <= MOST_SPANS:
         raise BadOption(f"--top-k must be between 1 and {MOST_SPANS:,} for answers in the text.")
-    if plan.family is Family.ENCODER and (of_writers := given.keys() & _OF_WRITERS):
+    if plan.family is Family.ENCODER and (of_writers := options.keys() & _OF_WRITERS):
         flag = f"--{min(of_writers).replace('_', '-')}"
         raise BadOption(f"{flag} is for models that write; {plan.model} finds answers in the text.")
     columns = [
-        column for name in given[templates.QUESTION] for column in _columns(name, given, writes=writes).items()
+        column for name in options[templates.QUESTION] for column in _columns(name, options, writes=writes).items()
     ]
     return {PROPERTIES: dict(columns)}
 
 
-def _columns(name: str, given: Mapping[str, Any], *, writes: bool) -> dict[str, Any]:
+def _columns(name: str, options: Mapping[str, Any], *, writes: bool) -> dict[str, Any]:
     """Return the JSON Schema of each column of a question's answer."""
     number = {"type": ["number", "null"]}
     answer = {name: {"type": ["string", "null"]}}
     if writes:
         return answer
-    no_answer = {} if "always_answer" in given else {name + NO_ANSWER: number}
+    no_answer = {} if "always_answer" in options else {name + NO_ANSWER: number}
     return {**answer, name + SCORE: number, **no_answer, name + SPANS: {"type": "array"}}
 
 

@@ -12,17 +12,17 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
-    from docmill.tasks.outputs import SpanScores
+from docmill.tasks.outputs import Output, Spans, SpanScores
+from docmill.tasks.windows.windows import Window
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class AnswerSpan:
     """An answer at ``[start, end)`` of the text, with its logit and its probability."""
 
     start: int
@@ -39,11 +39,11 @@ class Answers:
     left out.
     """
 
-    spans: tuple[Span, ...]
+    spans: tuple[AnswerSpan, ...]
     null_logit: float | None
     no_answer: float | None
 
-    def answer(self, threshold: float) -> Span | None:
+    def answer(self, threshold: float) -> AnswerSpan | None:
         """Return the best answer; None if the null score is higher by more than the threshold (SQuAD 2.0's rule)."""
         if not self.spans:
             return None
@@ -65,6 +65,26 @@ class ScoredWindow:
     scores: SpanScores
 
 
+def scored_window(window: Window, output: Output | None) -> ScoredWindow:
+    """Return a window's tokens with the scores that a model gave them."""
+    assert isinstance(output, SpanScores)
+    assert window.encoded is not None
+    places = window.encoded.places
+    assert places is not None
+    return ScoredWindow(places.first, places.starts, places.ends, output)
+
+
+def answers_of_backend(computations: Sequence[tuple[Window, Output | None]]) -> Answers:
+    """Return the answers that a backend found itself; their places are those in the window."""
+    spans = [
+        AnswerSpan(window.start + span.start, window.start + span.end, 0.0, span.score)
+        for window, output in computations
+        if isinstance(output, Spans)
+        for span in output.spans
+    ]
+    return Answers(tuple(spans[:1]), None, 0.0)
+
+
 def best_answers(
     text: str, windows: Sequence[ScoredWindow], *, longest: int, count: int, with_null: bool = True
 ) -> Answers:
@@ -73,7 +93,7 @@ def best_answers(
     White space at the ends of an answer is left out, and an answer of nothing else. Of answers that stand at the same
     characters the best remains.
     """
-    nulls = [one.scores.null for one in windows if one.scores.null is not None]
+    nulls = [window.scores.null for window in windows if window.scores.null is not None]
     null = min(nulls) if nulls and with_null else None
     total, best = _Total(), list[tuple[float, int, int]]()
     if null is not None:
@@ -81,7 +101,7 @@ def best_answers(
     for block in _blocks(text, windows, longest):
         total.add(block.logits)
         best = _distinct([*best, *block.best(count)], count)
-    spans = tuple(Span(start, end, logit, total.share(logit)) for logit, start, end in best)
+    spans = tuple(AnswerSpan(start, end, logit, total.share(logit)) for logit, start, end in best)
     return Answers(spans, null, None if null is None else total.share(null))
 
 
@@ -99,8 +119,6 @@ class _Block:
 
     def best(self, count: int) -> list[tuple[float, int, int]]:
         """Return the best answers at different characters, each (logit, start, end)."""
-        import numpy as np
-
         logits = self.logits.ravel()
         n_real, taken = int((logits > -np.inf).sum()), count
         while n_real:
@@ -109,9 +127,9 @@ class _Block:
             places = np.flatnonzero(logits >= least)  # of equals all, so that their order does not depend on chance
             rows, lengths = np.divmod(places, self.logits.shape[1])
             chars = self.starts[rows].tolist(), self.ends[rows + lengths].tolist()
-            found = _distinct(list(zip(logits[places].tolist(), *chars, strict=True)), count)
-            if len(found) == count or taken == n_real:
-                return found
+            answers = _distinct(list(zip(logits[places].tolist(), *chars, strict=True)), count)
+            if len(answers) == count or taken == n_real:
+                return answers
             taken *= 2
         return []
 
@@ -128,8 +146,6 @@ class _Total:
         self.powers += math.exp(logit - self.most)
 
     def add(self, logits: npt.NDArray[np.float32]) -> None:
-        import numpy as np
-
         most = float(logits.max(initial=-np.inf))
         if most > -math.inf:
             self._above(most)
@@ -144,10 +160,10 @@ class _Total:
             self.most = logit
 
 
-def _distinct(found: Sequence[tuple[float, int, int]], count: int) -> list[tuple[float, int, int]]:
+def _distinct(answers: Sequence[tuple[float, int, int]], count: int) -> list[tuple[float, int, int]]:
     """Return the best of these at different characters, the best first, and the first in the text of equals."""
     kept: dict[tuple[int, int], float] = {}
-    for logit, start, end in sorted(found, key=lambda one: (-one[0], one[1], one[2])):
+    for logit, start, end in sorted(answers, key=lambda answer: (-answer[0], answer[1], answer[2])):
         kept.setdefault((start, end), logit)
     return [(logit, *place) for place, logit in kept.items()][:count]
 
@@ -157,8 +173,6 @@ def _blocks(text: str, windows: Sequence[ScoredWindow], longest: int) -> Iterato
 
     An answer that is in several windows has its highest logit. Little of a long text is held at once.
     """
-    import numpy as np
-
     carried: npt.NDArray[np.float32] = np.empty((0, longest), np.float32)
     for window, after in pairwise([*windows, None]):
         assert window is not None
@@ -178,9 +192,6 @@ def _logits(
     window: ScoredWindow, starts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64], longest: int
 ) -> npt.NDArray[np.float32]:
     """Return the logit of each answer in a window, of shape (tokens, longest); -inf where there is none."""
-    import numpy as np
-    from numpy.lib.stride_tricks import sliding_window_view
-
     last = np.concatenate([window.scores.ends, np.full(longest - 1, -np.inf, np.float32)])
     if not len(starts):
         return np.empty((0, longest), np.float32)
@@ -196,8 +207,6 @@ def _trimmed(text: str, window: ScoredWindow) -> tuple[npt.NDArray[np.int64], np
 
     A token of white space has the place of the next, or last, token that is none.
     """
-    import numpy as np
-
     if all(
         start < end and not text[start].isspace() and not text[end - 1].isspace()
         for start, end in zip(window.starts, window.ends, strict=True)

@@ -39,9 +39,9 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from docmill.storage.core.specs import WRITING_SIZE, Outcome, Reason, ShardSize, Spec, Status, StoredKind
+from docmill.storage.outputs.output_types import Output as StoredOutput
 from docmill.storage.outputs.output_types import OutputType
-from docmill.tasks import checks
-from docmill.tasks.checks import Checks
+from docmill.tasks.checks import NONE, Checks
 from docmill.tasks.errors import ModelUnsuitable, TaskError
 from docmill.tasks.kinds.options import KindOptions
 from docmill.tasks.models import weightless
@@ -75,33 +75,25 @@ MEASURES: Mapping[Head, Measure] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Confidence:
-    """The numbers of an outcome about its confidence, as `storage.core.specs.Outcome` has them."""
+def confidence_of_text(outputs: Sequence[Output | None]) -> tuple[float | None, float | None, float | None]:
+    """Return the confidence, the mean and the least log-probability of the text that the outputs of windows make.
 
-    confidence: float | None = None
-    mean_logprob: float | None = None
-    least_logprob: float | None = None
-
-
-def written(outputs: Sequence[Output | None]) -> Confidence:
-    """Return the confidence of the text that the outputs of windows make, by all their tokens alike.
-
-    Of several outputs for a window it is that of the first. It is not known if that of any window is not.
+    All tokens count alike, and of several outputs for a window the first. Nothing is known if the likelihood of any
+    window is not.
     """
     first = [output.outputs[0] if isinstance(output, Several) else output for output in outputs]
-    found = [output.likelihood for output in first if isinstance(output, Generated)]
-    known = [one for one in found if one is not None]
-    tokens = sum(one.tokens for one in known)
-    if not tokens or len(known) < len(found):
-        return Confidence()
-    mean = min(0.0, math.fsum(one.total for one in known) / tokens)
-    return Confidence(math.exp(mean), mean, _least(known))
+    likelihoods = [output.likelihood for output in first if isinstance(output, Generated)]
+    known = [likelihood for likelihood in likelihoods if likelihood is not None]
+    tokens = sum(likelihood.tokens for likelihood in known)
+    if not tokens or len(known) < len(likelihoods):
+        return None, None, None
+    mean = min(0.0, math.fsum(likelihood.total for likelihood in known) / tokens)
+    return math.exp(mean), mean, _least(known)
 
 
 def _least(known: Sequence[Likelihood]) -> float | None:
-    each = [one.least for one in known if one.least is not None]
-    return min(0.0, *each) if len(each) == len(known) else None
+    leasts = [likelihood.least for likelihood in known if likelihood.least is not None]
+    return min(0.0, *leasts) if len(leasts) == len(known) else None
 
 
 def least(scores: Iterable[float | None]) -> float | None:
@@ -161,36 +153,34 @@ class Computed:
 
     def done(
         self,
-        text: str | None = None,
+        output: str | StoredOutput,
         *,
-        vector: bytes | None = None,
-        data: dict[str, Any] | None = None,
         flags: Iterable[str] = (),
-        confidence: Confidence | None = None,
+        confidence: float | None = None,
     ) -> Outcome:
-        """Return the outcome of the text, with its output as its type stores it.
+        """Return the outcome of the text: its output is a text, or what the kind's type of output stores.
 
         Without a ``confidence`` it is that of what a model wrote, if one did.
         """
-        sure = written(self.outputs) if confidence is None else confidence
-        return Outcome(
-            self.content_id,
-            Status.DONE,
-            text=text,
-            vector=vector,
-            data=data,
-            flags=tuple(flags),
-            tokens_in=self.tokens_in,
-            tokens_out=self.tokens_out,
-            confidence=sure.confidence,
-            mean_logprob=sure.mean_logprob,
-            least_logprob=sure.least_logprob,
+        stored = StoredOutput(text=output) if isinstance(output, str) else output
+        done = Outcome.done(
+            self.content_id, stored, flags=tuple(flags), tokens_in=self.tokens_in, tokens_out=self.tokens_out
         )
+        if confidence is not None:
+            return replace(done, confidence=confidence)
+        sure, mean_logprob, least_logprob = confidence_of_text(self.outputs)
+        return replace(done, confidence=sure, mean_logprob=mean_logprob, least_logprob=least_logprob)
 
     def failed(self, reason: str) -> Outcome:
         """Return a failure of the model at this text."""
-        found = Outcome(self.content_id, Status.FAILED, reason=reason, reason_class=Reason.MODEL)
-        return replace(found, tokens_in=self.tokens_in, tokens_out=self.tokens_out)
+        return Outcome(
+            self.content_id,
+            Status.FAILED,
+            reason=reason,
+            reason_class=Reason.MODEL,
+            tokens_in=self.tokens_in,
+            tokens_out=self.tokens_out,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +243,7 @@ class Plan:
     prompts, None where they are not known.
     """
 
-    given: Mapping[str, Any]
+    options: Mapping[str, Any]
     model: str
     direction: Direction
     config: Mapping[str, Any]
@@ -266,16 +256,6 @@ class Plan:
     @property
     def model_type(self) -> str | None:
         return self.config.get("model_type")
-
-
-def no_checks(_spec: Spec, _direction: Direction) -> Checks:
-    """Return no checks: the output is no text that a model wrote."""
-    return checks.NONE
-
-
-def nothing_more(_plan: Plan) -> Mapping[str, Any]:
-    """Return no parameters beyond those that were asked for."""
-    return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,7 +278,7 @@ class TaskKind:
     output: OutputType
     recipe: Callable[[Spec, Traits], Recipe]
     families: Mapping[Family, Head] = field(default_factory=dict)
-    params: Callable[[Plan], Mapping[str, Any]] = nothing_more
+    params: Callable[[Plan], Mapping[str, Any]] = lambda _plan: {}
     default_model: str | None = None
     other_models: Callable[[KindOptions], tuple[str, ...]] = lambda _options: ()
     built_in: BuiltIn | None = None
@@ -308,7 +288,7 @@ class TaskKind:
     headless_with: str | None = None
     headless_model: str | None = None
     marks: Mapping[Head, str] = field(default_factory=dict)
-    checks: Callable[[Spec, Direction], Checks] = no_checks
+    checks: Callable[[Spec, Direction], Checks] = lambda _spec, _direction: NONE
 
     def __post_init__(self) -> None:
         if self.default_model is not None and weightless.is_null(self.default_model):
@@ -328,7 +308,7 @@ class TaskKind:
         """Return the model of a job that names none; None if it has to name one."""
         if self.is_modelless:
             return weightless.NO_MODEL
-        return self.headless_model if self.headless_with in options.given() else self.default_model
+        return self.headless_model if self.headless_with in options.to_params() else self.default_model
 
     @property
     def is_modelless(self) -> bool:
@@ -353,10 +333,10 @@ class TaskKind:
         """Return True if a model's family can do this kind of task."""
         return self._usable_head(config) is not None
 
-    def is_headless(self, config: Mapping[str, Any], asked: Collection[str]) -> bool:
+    def is_headless(self, config: Mapping[str, Any], options: Collection[str]) -> bool:
         """Return True if an encoder does the task without a trained head, by its vectors, with these options."""
         lacks = family(config) is Family.ENCODER and self._usable_head(config) is None
-        return lacks and self.headless_with in asked
+        return lacks and self.headless_with in options
 
     def adapted_head(self, spec: Spec, config: Mapping[str, Any]) -> Head:
         """Return the head that a model does a spec's task with; classifying by vectors has that of embeddings.
@@ -375,8 +355,8 @@ class TaskKind:
             raise AssertionError(self.name)
         return head
 
-    def require(self, config: Mapping[str, Any], model: str, asked: Collection[str] = ()) -> None:
-        """Raise ModelUnsuitable unless the model can do this kind of task with the options ``asked``.
+    def require(self, config: Mapping[str, Any], model: str, options: Collection[str] = ()) -> None:
+        """Raise ModelUnsuitable unless the model can do this kind of task with these ``options``.
 
         An empty config passes.
         """
@@ -385,7 +365,7 @@ class TaskKind:
         if model == weightless.NO_MODEL and not self.is_modelless:
             raise ModelUnsuitable(f"{self.name} needs a model: name it with --model.")
         known = family(config)
-        if known is None or self.suits(config) or self.is_headless(config, asked) or self._scores(config, asked):
+        if known is None or self.suits(config) or self.is_headless(config, options) or self._scores(config, options):
             return
         model_type = config.get("model_type")
         if self.suits_family(config):
@@ -400,7 +380,7 @@ class TaskKind:
         architecture = ", ".join(config.get("architectures") or [str(model_type)])
         if (head := self.families.get(known)) in TRAINED:
             option = self.headless_with
-            instead = f", or --{option}" if option is not None and option not in asked else ""
+            instead = f", or --{option}" if option is not None and option not in options else ""
             raise ModelUnsuitable(
                 f"{self.name} needs a model with a head for {head}{instead}; {model} ({architecture}) has none."
             )
@@ -410,14 +390,14 @@ class TaskKind:
                 f"({architecture}) is {known} and has such a head in place of the one that writes."
             )
         only_t5 = self.families.get(Family.SEQ2SEQ) is Head.POOLING
-        named = [_with_article(one) for one in self.families if not (only_t5 and one is Family.SEQ2SEQ)]
+        named = [_with_article(able) for able in self.families if not (only_t5 and able is Family.SEQ2SEQ)]
         wanted = f"{' or '.join(named)} model{', or a T5' if only_t5 else ''}"
         raise ModelUnsuitable(f"{self.name} needs {wanted}; {model} is {known} ({model_type}).")
 
-    def _scores(self, config: Mapping[str, Any], asked: Collection[str | None]) -> bool:
+    def _scores(self, config: Mapping[str, Any], options: Collection[str | None]) -> bool:
         """Return True if a decoder-only model does the task by the likelihood of labels, with these options."""
         writes = family(config) is Family.DECODER and not stateful(config) and not self._has_trained_head(config)
-        return self.families.get(Family.DECODER) is Head.LIKELIHOOD and writes and self.headless_with in asked
+        return self.families.get(Family.DECODER) is Head.LIKELIHOOD and writes and self.headless_with in options
 
     def _usable_head(self, config: Mapping[str, Any]) -> Head | None:
         """Return the head that a model does this kind of task with. Of encoder-decoders only T5's encoder pools."""
@@ -442,7 +422,7 @@ def _with_article(family: Family) -> str:
     return f"{'a' if family in {Family.DECODER, Family.GLINER} else 'an'} {family}"
 
 
-def pattern(given: str, wanted: str, shown: Iterable[tuple[str, str]]) -> Template:
+def pattern(source: str, wanted: str, shown: Iterable[tuple[str, str]]) -> Template:
     """Return a pattern that a base model completes, after demonstrations of it."""
-    before = "".join(f"{given}: {text}\n{wanted}: {output}\n\n" for text, output in shown)
-    return Template(f"{before}{given}: ", f"\n{wanted}:")
+    before = "".join(f"{source}: {text}\n{wanted}: {output}\n\n" for text, output in shown)
+    return Template(f"{before}{source}: ", f"\n{wanted}:")

@@ -21,7 +21,6 @@ from docmill.tasks.kinds.base import (
     Again,
     BuiltIn,
     Computed,
-    Confidence,
     Plan,
     Recipe,
     TaskKind,
@@ -59,9 +58,8 @@ class Combination:
             return computed.failed("The model's scores for this text are not finite.")
         scores = max_scores(windows) if self.take_max else mean_scores(windows, weights)
         best = sorted(scores.items(), key=lambda pair: -pair[1])
-        kept = LABELS.stored(best[: self.top_k or None])
-        sure = Confidence(margin([*scores.values()], scale))
-        return computed.done(kept.text, data=dict(kept.data or {}), flags=windowed(computed.windows), confidence=sure)
+        stored = LABELS.stored(best[: self.top_k or None])
+        return computed.done(stored, flags=windowed(computed.windows), confidence=margin([*scores.values()], scale))
 
 
 @dataclass(frozen=True)
@@ -189,9 +187,9 @@ class ClassifyOptions(Windowed):
 
 def _params(plan: Plan) -> dict[str, Any]:
     """Return no parameters. Raises BadOption where labels do not fit the model, or options lack them."""
-    given, config = plan.given, plan.config
-    if "labels" not in given:
-        if "hypothesis" in given:
+    options, config = plan.options, plan.config
+    if "labels" not in options:
+        if "hypothesis" in options:
             raise BadOption("--hypothesis makes sentences of labels: give --labels, too.")
         return {}
     if classifier(config) == Head.CLASSIFICATION:
@@ -202,12 +200,12 @@ def _params(plan: Plan) -> dict[str, Any]:
                 f"of {plan.model} are: {own}. Without --labels the model gives these."
             )
     elif config:
-        if plan.family is Family.DECODER and len(given["labels"]) == 1:
+        if plan.family is Family.DECODER and len(options["labels"]) == 1:
             raise BadOption(f"{plan.model} chooses between labels: give two or more with --labels.")
         scored = "a decoder-only model, whose scores are the probabilities that it writes each label"
         embedded = "an embedding model, whose scores are the cosines of the document with each label"
         for name in ("hypothesis", "multi_label"):
-            if name in given:
+            if name in options:
                 raise BadOption(
                     f"--{name.replace('_', '-')} is for NLI models; {plan.model} is "
                     f"{scored if plan.family is Family.DECODER else embedded}."
@@ -217,7 +215,7 @@ def _params(plan: Plan) -> dict[str, Any]:
 
 def _other_models(options: KindOptions) -> tuple[str, ...]:
     """Return two classifiers of the hub; the model that scores labels of one's own fits any text."""
-    if "labels" in options.given():
+    if "labels" in options.to_params():
         return ()
     return "distilbert/distilbert-base-uncased-finetuned-sst-2-english", "SamLowe/roberta-base-go_emotions"
 

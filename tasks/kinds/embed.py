@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from docmill.storage.core.specs import READING_SIZE, Outcome, Spec
-from docmill.storage.outputs.output_types import VECTOR
+from docmill.storage.outputs.output_types import VECTOR, Output
 from docmill.tasks import prompts
 from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.base import Again, Computed, Plan, TaskKind, Traits, windowed
@@ -63,7 +63,8 @@ class Embed:
             return computed.failed("The model's vector for this text is not finite.")
         kept = vectors if self.keep_all else mean_vector(vectors, weights, self.normalize)
         data = {"dim": int(vectors.shape[1]), "windows": spans} if self.keep_all else None
-        return computed.done(vector=kept.astype("<f4").tobytes(), data=data, flags=windowed(computed.windows))
+        stored = Output(vector=kept.astype("<f4").tobytes(), data=data)
+        return computed.done(stored, flags=windowed(computed.windows))
 
 
 def _recipe(spec: Spec, traits: Traits) -> Embed:
@@ -98,17 +99,17 @@ def prompt_of_documents(plan: Plan) -> dict[str, str]:
 
 def own_prompt(plan: Plan) -> dict[str, str]:
     """Return the name of the prompt that documents get if none was asked for; specs from before it have none."""
-    given, stated = plan.given, plan.stated
-    if "prompt" in given:
-        if "prompt_name" in given:
+    options, stated = plan.options, plan.stated
+    if "prompt" in options:
+        if "prompt_name" in options:
             raise BadOption("--prompt-name and --prompt do not go together: give one of them.")
-        check_prompt(given["prompt"])
-    if "prompt_name" in given and stated is not None and given["prompt_name"] not in stated.named:
+        check_prompt(options["prompt"])
+    if "prompt_name" in options and stated is not None and options["prompt_name"] not in stated.named:
         raise BadOption(
-            f"--prompt-name {given['prompt_name']}: the prompts in the files of {plan.model} are: {stated.listed}. "
+            f"--prompt-name {options['prompt_name']}: the prompts in the files of {plan.model} are: {stated.listed}. "
             "To give the words themselves use --prompt, such as 'passage: {text}'."
         )
-    return {} if given.keys() & {"prompt", "prompt_name"} else prompt_of_documents(plan)
+    return {} if options.keys() & {"prompt", "prompt_name"} else prompt_of_documents(plan)
 
 
 EMBED = TaskKind(

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
 from docmill.storage.core.specs import READING_SIZE, Outcome, Spec
 from docmill.storage.outputs.output_types import SPANS
 from docmill.tasks.errors import BadOption
-from docmill.tasks.kinds.base import Again, Computed, Confidence, Plan, Recipe, TaskKind, Traits, least, windowed
+from docmill.tasks.kinds.base import Again, Computed, Plan, Recipe, TaskKind, Traits, least, windowed
 from docmill.tasks.kinds.options import GivenLabels, Windowed, list_labels
 from docmill.tasks.models import gliner
 from docmill.tasks.models.families import Family
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 
 Strategy = Literal["simple", "first", "average", "max"]
+LabelledSpan: TypeAlias = tuple[str, int, int, float]  # label, start, end, score
 
 
 OUTSIDE = "O"
@@ -64,12 +65,10 @@ class Entities:
         return cut_overlapping(texts, coder)
 
     def join(self, computed: Computed) -> Outcome | Again:
-        found = tagged(computed, self.aggregation)
-        if found is None:
+        spans = tagged(computed, self.aggregation)
+        if spans is None:
             return computed.failed(NOT_FINITE)
-        stored = SPANS.stored(computed.text, found)
-        sure = Confidence(least(score for *_, score in found))
-        return computed.done(data=dict(stored.data or {}), flags=windowed(computed.windows), confidence=sure)
+        return _outcome(computed, spans)
 
 
 @dataclass(frozen=True)
@@ -82,15 +81,18 @@ class Matching:
         return cut_at_words(texts, self.reader)
 
     def join(self, computed: Computed) -> Outcome | Again:
-        found = [
-            [(one.label, window.start + one.start, window.start + one.end, one.score) for one in output.spans]
+        spans = [
+            [(span.label, window.start + span.start, window.start + span.end, span.score) for span in output.spans]
             for window, output in zip(computed.windows, computed.outputs, strict=True)
             if isinstance(output, Spans)
         ]
-        spans = decided(computed.windows, found)
-        stored = SPANS.stored(computed.text, spans)
-        sure = Confidence(least(score for *_, score in spans))
-        return computed.done(data=dict(stored.data or {}), flags=windowed(computed.windows), confidence=sure)
+        return _outcome(computed, decided(computed.windows, spans))
+
+
+def _outcome(computed: Computed, spans: Sequence[LabelledSpan]) -> Outcome:
+    """Return the outcome of a text with these entities."""
+    confidence = least(score for *_, score in spans)
+    return computed.done(SPANS.stored(computed.text, spans), flags=windowed(computed.windows), confidence=confidence)
 
 
 def _recipe(spec: Spec, traits: Traits) -> Recipe:
@@ -132,8 +134,8 @@ def _params(plan: Plan) -> dict[str, Any]:
 
     Raises BadOption where options do not fit the model, and ModelUnsuitable for a GLiNER model of another design.
     """
-    given = plan.given
-    labels: Mapping[str, str] = given.get("labels", {})
+    options = plan.options
+    labels: Mapping[str, str] = options.get("labels", {})
     if len(set(labels.values())) < len(labels):
         raise BadOption("--labels describes two labels with the same words: describe each with its own.")
     if plan.family is Family.GLINER:
@@ -143,11 +145,11 @@ def _params(plan: Plan) -> dict[str, Any]:
                 f"{plan.model} is a GLiNER model, which has no labels of its own: name those to find with --labels, "
                 "such as --labels person,disease."
             )
-        if "adapter" in given:
+        if "adapter" in options:
             raise BadOption(
                 f"--adapter is not for GLiNER models such as {plan.model}: name the adapted model itself."
             )
-        if "aggregation" in given:
+        if "aggregation" in options:
             raise BadOption(
                 f"--aggregation joins the tokens of a word; {plan.model} is a GLiNER model, which reads whole words: "
                 "leave it out."
@@ -158,42 +160,42 @@ def _params(plan: Plan) -> dict[str, Any]:
                 f"--labels needs a GLiNER model, which finds any labels; {plan.model} has labels of its own. Leave "
                 "--labels out, or name a GLiNER model with --model."
             )
-        if "threshold" in given:
+        if "threshold" in options:
             raise BadOption(
                 f"--threshold is for GLiNER models; {plan.model} scores tokens for labels of its own: leave it out."
             )
     return {"labels": list_labels(labels)} if labels else {}
 
 
-def tagged(computed: Computed, aggregation: Strategy) -> list[tuple[str, int, int, float]] | None:
+def tagged(computed: Computed, aggregation: Strategy) -> list[LabelledSpan] | None:
     """Return the labelled parts of a text, each (label, start, end, score); None if a score is not finite."""
     outputs = zip(computed.windows, computed.outputs, strict=True)
-    pairs = [(window, one) for window, one in outputs if one is not None]
+    pairs = [(window, output) for window, output in outputs if output is not None]
     scored = [
-        (window.encoded.places, one)
-        for window, one in pairs
-        if isinstance(one, TokenScores) and window.encoded is not None and window.encoded.places is not None
+        (window.encoded.places, output)
+        for window, output in pairs
+        if isinstance(output, TokenScores) and window.encoded is not None and window.encoded.places is not None
     ]
     if len(scored) == len(pairs):
         return _of_tokens(computed.text, scored, aggregation)
     # A backend that finds spans itself; their places are those in the window.
     return [
         (span.label, window.start + span.start, window.start + span.end, span.score)
-        for window, one in pairs
-        if isinstance(one, Spans)
-        for span in one.spans
+        for window, output in pairs
+        if isinstance(output, Spans)
+        for span in output.spans
     ]
 
 
 def _of_tokens(
     text: str, scored: Sequence[tuple[Places, TokenScores]], aggregation: Strategy
-) -> list[tuple[str, int, int, float]] | None:
+) -> list[LabelledSpan] | None:
     import numpy as np
 
     if not scored:
         return []
     kept = deciding([(places.first, places.first + len(places)) for places, _ in scored])
-    scores = np.concatenate([one.scores[keep] for (_, one), keep in zip(scored, kept, strict=True)])
+    scores = np.concatenate([output.scores[keep] for (_, output), keep in zip(scored, kept, strict=True)])
     if not np.isfinite(scores).all():
         return None
     starts, ends, inside = (
@@ -211,7 +213,7 @@ def entities(
     ends: Sequence[int],
     inside: Sequence[int],
     strategy: Strategy,
-) -> list[tuple[str, int, int, float]]:
+) -> list[LabelledSpan]:
     """Return the entities of a text, each (label, start, end, score).
 
     ``scores`` has shape (tokens, labels), float32. A token stands at ``[start, end)`` in the text and is ``inside``
@@ -233,13 +235,13 @@ def entities(
     words = _of_words(scores, firsts, lasts, strategy)
     places, best = words.argmax(axis=1), words.max(axis=1)
     tags = [_tag(label) for label in labels]
-    found = []
+    spans = []
     for begin, end in _runs([tags[place] for place in places]):
         label = labels[places[begin]].split("-", 1)[-1]
         start, stop = trimmed(text, starts[firsts[begin]], ends[lasts[end - 1]])
         if label != OUTSIDE and start < stop:
-            found.append((label, start, stop, float(best[begin:end].mean())))
-    return found
+            spans.append((label, start, stop, float(best[begin:end].mean())))
+    return spans
 
 
 def _of_words(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
 from types import MappingProxyType
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import Field
 
@@ -27,13 +27,16 @@ from docmill.tasks.prompts import Template, is_rendered
 from docmill.tasks.schemas import GRAMMAR, Schema, describe
 from docmill.tasks.windows.windows import Coder, Window, cut
 
+if TYPE_CHECKING:
+    from docmill.tasks.schema_checks import RecordChecks
+
 
 @dataclass(frozen=True)
 class Extract:
     """Reads the windows of a text one by one, and merges their records."""
 
     schema: Schema
-    checks: schemas.RecordChecks
+    checks: RecordChecks
     cites: bool = False
 
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
@@ -41,10 +44,10 @@ class Extract:
 
     def join(self, computed: Computed) -> Outcome | Again:
         """Return the record of the text, or a failure where an output did not end or breaks the schema."""
-        found: list[Any] = []
+        records: list[Any] = []
         for output in computed.outputs:
             if isinstance(output, Record):
-                found.append(output.data)
+                records.append(output.data)
             elif isinstance(output, Generated):
                 if output.truncated:
                     return computed.failed(
@@ -52,28 +55,29 @@ class Extract:
                         "or bound its texts with maxLength and its lists with maxItems."
                     )
                 try:
-                    found.append(schemas.parse_json(output.text))
+                    records.append(schemas.parse_json(output.text))
                 except ValueError:
                     return computed.failed("The output is no JSON.")
         # A NUL that the model wrote would be replaced when it is stored, after the validation.
-        record, mended = normalize_json(schemas.merge_records(found, self.schema))
+        record, mended = normalize_json(schemas.merge_records(records, self.schema))
         record = schemas.drop_repetitions(record, self.schema, self.schema)
         if (broken := self.checks.problem(record)) is not None:
             return computed.failed(f"The output is not valid by the schema: {broken}.")
         cited = citations(record, computed.text) if self.cites else None
-        stored = RECORD.stored(record, cited).data
         flags = (*windowed(computed.windows), *(f"output_{flag}" for flag in mended))
-        return computed.done(data=None if stored is None else dict(stored), flags=flags)
+        return computed.done(RECORD.stored(record, cited), flags=flags)
 
 
 def _schema(spec: Spec) -> Schema:
-    found: Schema = json.loads(spec.params[SCHEMA])
-    return found
+    schema: Schema = json.loads(spec.params[SCHEMA])
+    return schema
 
 
 def _recipe(spec: Spec, _traits: Traits) -> Recipe:
+    from docmill.tasks.schema_checks import RecordChecks  # which imports jsonschema
+
     schema = _schema(spec)
-    return Extract(schema, schemas.RecordChecks(schema), bool(spec.params.get("cite")))
+    return Extract(schema, RecordChecks(schema), bool(spec.params.get("cite")))
 
 
 def _chat(spec: Spec) -> Template:
@@ -91,20 +95,18 @@ def _pattern(spec: Spec, _shown: bool) -> Template:
 class ExtractOptions(Generating):
     """Options of `extract`."""
 
+    defaults = MappingProxyType({"cite": False})
     json_schema: JsonSchema = None
     cite: Annotated[
         bool | None, Field(description="Keep where in the document each text and number of the record stands.")
     ] = None
 
-    def given(self) -> dict[str, Any]:
-        return {name: value for name, value in super().given().items() if value is not False}
-
 
 def _params(plan: Plan) -> dict[str, Any]:
     """Return the version of the grammar. Raises BadOption without a schema, and for --cite over metadata."""
-    if SCHEMA not in plan.given:
+    if SCHEMA not in plan.options:
         raise BadOption("extract needs --schema, a file with the JSON Schema of the records.")
-    if "cite" in plan.given and is_rendered(plan.given):
+    if "cite" in plan.options and is_rendered(plan.options):
         raise BadOption("--cite gives places in the document; it does not go with {meta.…} in --prompt.")
     return {"grammar": GRAMMAR}
 
@@ -128,8 +130,8 @@ def normalized(text: str) -> str:
 
 def citations(record: Mapping[str, GivenJson], text: str) -> dict[str, list[int] | None]:
     """Return the place of each string and number of a record, by its JSON Pointer; None where it stands nowhere."""
-    places = Places(text)
-    return {pointer: [*found] if (found := places.of(value)) else None for pointer, value in _leaves(record, "")}
+    places = TextIndex(text)
+    return {pointer: [*place] if (place := places.of(value)) else None for pointer, value in _leaves(record, "")}
 
 
 def _leaves(value: GivenJson, pointer: str) -> Iterator[tuple[str, str | int | float]]:
@@ -143,7 +145,7 @@ def _leaves(value: GivenJson, pointer: str) -> Iterator[tuple[str, str | int | f
         yield pointer, value
 
 
-class Places:
+class TextIndex:
     """The places of values in one text, which is prepared once."""
 
     def __init__(self, text: str) -> None:
@@ -160,16 +162,16 @@ class Places:
     @cached_property
     def _numbers(self) -> Mapping[Decimal, Range]:
         """The first place of each number in the text."""
-        found: dict[Decimal, Range] = {}
+        numbers: dict[Decimal, Range] = {}
         for match in _NUMBER.finditer(self._text):
             if len(match[0]) > _LONGEST_NUMBER:
                 continue
             start, end = match.span()
             value = Decimal(match[0].replace(",", ""))
-            found.setdefault(value, (start, end))
+            numbers.setdefault(value, (start, end))
             if start and self._text[start - 1] in _MINUS:
-                found.setdefault(-value, (start - 1, end))
-        return found
+                numbers.setdefault(-value, (start - 1, end))
+        return numbers
 
     @cached_property
     def _folded(self) -> tuple[str, list[Range]]:
@@ -189,10 +191,10 @@ class Places:
     def _loosely(self, value: str) -> Range | None:
         folded, places = self._folded
         wanted = normalized(value)
-        found = _found(wanted, folded)
-        if found is None:
+        place = _found(wanted, folded)
+        if place is None:
             return None
-        start, end = places[found[0]][0], places[found[1] - 1][1]
+        start, end = places[place[0]][0], places[place[1] - 1][1]
         # A character such as ß stands for several, of which the value may have only the last or the first.
         return (start, end) if normalized(self._text[start:end]) == wanted else None
 

@@ -47,10 +47,10 @@ class Generate:
 
     def join(self, computed: Computed) -> Outcome | Again:
         """The outputs of the windows, with a blank line between them."""
-        found = [_outputs(output) for output in computed.outputs]
+        of_windows = [_outputs(output) for output in computed.outputs]
         texts, truncated, flags = [], [], dict.fromkeys(windowed(computed.windows))
         for number in range(self.n):
-            parts = [outputs[number] for outputs in found if outputs]
+            parts = [outputs[number] for outputs in of_windows if outputs]
             if any(part.truncated for part in parts):
                 flags["output_truncated"] = None
                 truncated.append(number)
@@ -58,8 +58,7 @@ class Generate:
             if len(written) < len(parts):
                 flags["empty" if not written else "empty_window"] = None
             texts.append(_joined(written) if written else "".join(part.text for part in parts))
-        output = TEXT.stored(texts, truncated)
-        return computed.done(output.text, data=None if output.data is None else dict(output.data), flags=flags)
+        return computed.done(TEXT.stored(texts, truncated), flags=flags)
 
 
 @dataclass(frozen=True)
@@ -75,13 +74,13 @@ class Uncut:
     def cut(self, texts: Sequence[str], coder: Coder) -> list[list[Window]]:
         """Return one window for each text. Raises PromptTooLong."""
         encoded = coder.encode(texts)
-        longest = max((one.tokens for one in encoded), default=0)
+        longest = max((prompt.tokens for prompt in encoded), default=0)
         if longest > coder.limit_tokens:
             raise PromptTooLong(
                 f"The prompt has {longest:,} tokens with this document, the model's window {coder.limit_tokens:,}. "
                 f"{self.advice}"
             )
-        return [[Window(0, len(text), one)] for text, one in zip(texts, encoded, strict=True)]
+        return [[Window(0, len(text), prompt)] for text, prompt in zip(texts, encoded, strict=True)]
 
     def join(self, computed: Computed) -> Outcome | Again:
         return self.joining.join(computed)
@@ -96,6 +95,7 @@ def _outputs(output: Output | None) -> Sequence[Generated]:
 class GenerateOptions(Searching):
     """Options of `generate`."""
 
+    defaults = MappingProxyType({N: 1, RAW: False, FILL_CONTEXT: False})
     prompt: Annotated[str | None, PROMPT, Option(is_template=True)] = None
     messages: Annotated[
         str | None,
@@ -121,11 +121,7 @@ class GenerateOptions(Searching):
     @property
     def templates(self) -> tuple[tuple[str, templates.Template], ...]:
         field = () if self.messages is None else (f"meta.{self.messages}",)
-        return (*super().templates, *((MESSAGES_FLAG, templates.Template(("", ""), (one,))) for one in field))
-
-    def given(self) -> dict[str, Any]:
-        without = {N: 1, RAW: False, FILL_CONTEXT: False}
-        return {name: value for name, value in super().given().items() if without.get(name) != value}
+        return (*super().templates, *((MESSAGES_FLAG, templates.Template(("", ""), (name,))) for name in field))
 
 
 def _params(plan: Plan) -> dict[str, Any]:
@@ -133,19 +129,19 @@ def _params(plan: Plan) -> dict[str, Any]:
 
     An encoder-decoder needs no prompt. Raises BadOption.
     """
-    given = plan.given
-    prompted = [name for name in ("prompt", "messages", "system") if name in given]
-    if RAW in given and prompted:
+    options = plan.options
+    prompted = [name for name in ("prompt", "messages", "system") if name in options]
+    if RAW in options and prompted:
         raise BadOption(f"--raw reads the document as the whole prompt: leave --{prompted[0]} out.")
-    if not {"prompt", "messages", RAW} & given.keys() and plan.family is not Family.SEQ2SEQ:
+    if not {"prompt", "messages", RAW} & options.keys() and plan.family is not Family.SEQ2SEQ:
         raise BadOption("generate needs --prompt, a template with {text} where the document goes.")
-    if FILL_CONTEXT in given and "max_new_tokens" in given:
+    if FILL_CONTEXT in options and "max_new_tokens" in options:
         raise BadOption("--fill-context and --max-new-tokens do not go together: give one of them.")
-    if SCHEMA in given and plan.family is Family.SEQ2SEQ:
+    if SCHEMA in options and plan.family is Family.SEQ2SEQ:
         raise BadOption(f"--schema is for decoder-only models; {plan.model} is {plan.family}.")
-    if SCHEMA in given and "stop" in given:
+    if SCHEMA in options and "stop" in options:
         raise BadOption("--schema and --stop do not go together: an output ends where its JSON does.")
-    return {templates.WHITE_SPACE: templates.KEPT, **({"grammar": GRAMMAR} if SCHEMA in given else {})}
+    return {templates.WHITE_SPACE: templates.KEPT, **({"grammar": GRAMMAR} if SCHEMA in options else {})}
 
 
 def _recipe(spec: Spec, _traits: Traits) -> Recipe:

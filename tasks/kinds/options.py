@@ -20,7 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from docmill.storage.templates import Template, parse_question
-from docmill.tasks import prompts, schemas
+from docmill.tasks import prompts
 from docmill.tasks.errors import BadOption
 from docmill.tasks.models.families import Family
 
@@ -73,10 +73,10 @@ class KindOptions(BaseModel):
         Option(metavar="FOLDER|HUB_ID"),
     ] = None
 
-    def given(self) -> dict[str, Any]:
+    def to_params(self) -> dict[str, Any]:
         """Return the options that were given, but for the precision, as JSON values."""
-        given = self.model_dump(mode="json", exclude={"dtype"}, exclude_none=True)
-        return {name: value for name, value in given.items() if value != self.defaults.get(name)}
+        values = self.model_dump(mode="json", exclude={"dtype"}, exclude_none=True)
+        return {name: value for name, value in values.items() if value != self.defaults.get(name)}
 
     @property
     def quality(self) -> str:
@@ -86,14 +86,14 @@ class KindOptions(BaseModel):
     @property
     def templates(self) -> tuple[tuple[str, Template], ...]:
         """The templates that were given, each with its option's flag. Raises BadOption for a malformed template."""
-        found: list[tuple[str, Template]] = []
+        templates: list[tuple[str, Template]] = []
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
             if value is not None and option(field).is_template:
-                found.append((flag(name, field), prompts.check(value)))
+                templates.append((flag(name, field), prompts.check(value)))
             if value is not None and option(field).asks:
-                found += [(flag(name, field), parse_question(one)) for one in value.values()]
-        return tuple(found)
+                templates += [(flag(name, field), parse_question(question)) for question in value.values()]
+        return tuple(templates)
 
     def replaced(self, **values: Any) -> Self:
         """Return these options with other values, which are known to be right."""
@@ -243,7 +243,7 @@ def value_type(field: FieldInfo) -> Any:
     alternatives = get_args(field.annotation)
     if type(None) not in alternatives:
         return field.annotation
-    return next(one for one in alternatives if one is not type(None))
+    return next(alternative for alternative in alternatives if alternative is not type(None))
 
 
 def is_list(field: FieldInfo) -> bool:
@@ -261,10 +261,10 @@ def flag(name: str, field: FieldInfo) -> str:
     return f"--{key(name, field)}"
 
 
-def parsed(model: type[KindOptions], given: dict[str, Any]) -> KindOptions:
+def parsed(model: type[KindOptions], values: dict[str, Any]) -> KindOptions:
     """Return the options of a kind with these values. Raises BadOption for a wrong value."""
     try:
-        return model(**given)
+        return model(**values)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
@@ -279,10 +279,12 @@ _SCHEMA_EXAMPLE = {
 }
 
 
-def _canonical_schema(given: object) -> str:
+def _canonical_schema(value: object) -> str:
+    from docmill.tasks import schema_checks  # which imports jsonschema and llguidance
+
     try:
-        return schemas.read(given)
-    except schemas.BadSchema as error:
+        return schema_checks.read(value)
+    except schema_checks.BadSchema as error:
         raise wrong_value(str(error)) from error
 
 
@@ -313,7 +315,8 @@ def sentence(error: ErrorDetails, field: FieldInfo) -> str:
     kind, value = error["type"], error["input"]
     if len(error["loc"]) > 1 and kind == "string_type":  # an element of a list
         kind, value = "tuple_type", [value]
-    if kind == "int_type" and isinstance(value, float) and abs(value) >= 2**63 and _is_bounded(field):
+    is_bounded = any(isinstance(note, Le) for note in field.metadata)
+    if kind == "int_type" and isinstance(value, float) and abs(value) >= 2**63 and is_bounded:
         return _bounds(value, field)  # a whole number that JSON readers hold as a float
     if kind in _EXPECTED:
         return f"must be {_EXPECTED[kind]}, not {shown(value)}"
@@ -339,10 +342,6 @@ def shown(value: object) -> str:
     return repr(value if len(value) <= _SHOWN_CHARS else value[:_SHOWN_CHARS] + "…")
 
 
-def _is_bounded(field: FieldInfo) -> bool:
-    return any(isinstance(note, Le) for note in field.metadata)
-
-
 def _bounds(value: float, field: FieldInfo) -> str:
     least: Any = next((note.ge for note in field.metadata if isinstance(note, Ge)), None)
     above: Any = next((note.gt for note in field.metadata if isinstance(note, Gt)), None)
@@ -356,9 +355,9 @@ LABEL_FILES = (".txt", ".json", ".toml")
 _EXPECTED_LABELS = 'must be labels, such as "sports, politics", a list of them, or a table with a description of each'
 
 
-def is_label_file(given: str) -> bool:
+def is_label_file(value: str) -> bool:
     """Return True for a text that names a file of labels, and is not a list of labels."""
-    return "," not in given and PurePath(given).suffix.lower() in LABEL_FILES
+    return "," not in value and PurePath(value).suffix.lower() in LABEL_FILES
 
 
 def parse_label_file(name: str, text: str) -> Any:
@@ -372,46 +371,42 @@ def parse_label_file(name: str, text: str) -> Any:
         raise BadOption(f"{name} is not {kind.removeprefix('.').upper()}: {error}") from error
 
 
-def words_by_label(given: object) -> dict[str, str]:
+def words_by_label(value: object) -> dict[str, str]:
     """Return the words that a model reads for each label: the label's description, or else the label itself.
 
     Raises PydanticCustomError, whose message continues a sentence that begins with the option's name.
     """
-    if isinstance(given, str):
-        if is_label_file(given):
-            raise wrong_value(f"is the name of a file, {shown(given)}; write the labels themselves here")
-        pairs: Iterable[tuple[object, object]] = [(label, label) for label in given.split(",") if label.strip()]
-    elif isinstance(given, Mapping):
-        pairs = given.items()
-    elif isinstance(given, list | tuple):
-        pairs = [pair if _is_pair(pair) else (pair, pair) for pair in given]
+    if isinstance(value, str):
+        if is_label_file(value):
+            raise wrong_value(f"is the name of a file, {shown(value)}; write the labels themselves here")
+        pairs: Iterable[tuple[object, object]] = [(label, label) for label in value.split(",") if label.strip()]
+    elif isinstance(value, Mapping):
+        pairs = value.items()
+    elif isinstance(value, list | tuple):
+        pairs = [(pair[0], pair[1]) if isinstance(pair, list) and len(pair) == 2 else (pair, pair) for pair in value]
     else:
-        raise wrong_value(f"{_EXPECTED_LABELS}, not {shown(given)}")
-    found: dict[str, str] = {}
+        raise wrong_value(f"{_EXPECTED_LABELS}, not {shown(value)}")
+    by_label: dict[str, str] = {}
     for label, words in pairs:
         if not isinstance(label, str) or not isinstance(words, str):
             wrong = words if isinstance(label, str) else label
             raise wrong_value(f"{_EXPECTED_LABELS}; {shown(wrong)} is none of these")
-        name, read = (" ".join(one.split()) for one in (label, words))
+        name, read = (" ".join(part.split()) for part in (label, words))
         if not name:
             raise wrong_value("holds a label without a name")
         if not name.isprintable() or not read.isprintable():
             raise wrong_value(f"has a label with a character that cannot be printed: {shown(ascii(name))}")
-        if name in found:
+        if name in by_label:
             raise wrong_value(f"names {shown(name)} twice")
-        found[name] = read or name
-    if not found:
+        by_label[name] = read or name
+    if not by_label:
         raise wrong_value("holds no label")
-    return found
+    return by_label
 
 
 def wrong_value(sentence: str) -> PydanticCustomError:
     """Return the error of a value; the sentence begins with the option's name, which is put before it."""
     return PydanticCustomError("value", "{sentence}", {"sentence": sentence})
-
-
-def _is_pair(given: object) -> bool:
-    return isinstance(given, list) and len(given) == 2
 
 
 def list_labels(labels: Mapping[str, str]) -> list[str | list[str]]:

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from docmill.storage.core.specs import READING_SIZE, Outcome, Spec
-from docmill.storage.outputs.output_types import REDACTED
+from docmill.storage.outputs.output_types import REDACTED, Output
 from docmill.tasks import patterns
 from docmill.tasks.errors import BadOption, nearly
-from docmill.tasks.kinds.base import Again, Computed, Confidence, Plan, TaskKind, Traits, least, windowed
+from docmill.tasks.kinds.base import Again, Computed, Plan, TaskKind, Traits, least, windowed
 from docmill.tasks.kinds.entities import AGGREGATION, NOT_FINITE, Strategy, Tagging, names, tagged
 from docmill.tasks.kinds.options import Option, wrong_value
 from docmill.tasks.models import weightless
@@ -93,10 +93,9 @@ class Redact:
         ]
         redacted, spans = replace_parts(text, [*findings, *of_model], self.replacement)
         return computed.done(
-            redacted,
-            data={"spans": [asdict(span) for span in spans]},
+            Output(text=redacted, data={"spans": [asdict(span) for span in spans]}),
             flags=windowed(computed.windows),
-            confidence=Confidence(least(span.score for span in of_model)),
+            confidence=least(span.score for span in of_model),
         )
 
 
@@ -191,7 +190,7 @@ class RedactOptions(Tagging):
 
 def _params(plan: Plan) -> dict[str, Any]:
     """Return the version of the patterns. Raises BadOption for options that need another one, or a model."""
-    options = plan.given
+    options = plan.options
     if options.get("replace") == "hash" and "salt" not in options:
         raise BadOption(
             "--replace hash needs --salt: a secret text, without which anybody could compute the pseudonym of a name."
@@ -210,10 +209,10 @@ def _params(plan: Plan) -> dict[str, Any]:
 def _entity(plan: Plan) -> dict[str, Any]:
     """Return --entity as the model writes its labels. Raises BadOption for a label that the model does not have."""
     labels = names(map(str, (plan.config.get("id2label") or {}).values()))
-    if "entity" not in plan.given or not labels:
+    if "entity" not in plan.options or not labels:
         return {}
     entities = []
-    for name in plan.given["entity"]:
+    for name in plan.options["entity"]:
         alike = [label for label in sorted(labels) if label == name] or [
             label for label in sorted(labels) if label.lower() == name.lower()
         ]

@@ -29,14 +29,14 @@ def combined(windows: Sequence[Weights]) -> tuple[npt.NDArray[np.int64], npt.NDA
 
     if len(windows) == 1:
         return windows[0].ids, windows[0].values
-    ids = np.concatenate([one.ids for one in windows])
-    values = np.concatenate([one.values for one in windows])
+    ids = np.concatenate([window.ids for window in windows])
+    values = np.concatenate([window.values for window in windows])
     order = np.argsort(ids, kind="stable")
-    found, firsts = np.unique(ids[order], return_index=True)
-    if not len(found):
+    distinct, firsts = np.unique(ids[order], return_index=True)
+    if not len(distinct):
         return ids, values
     pooled = np.add if windows[0].vocabulary.sums else np.maximum
-    return found, pooled.reduceat(values[order], firsts)
+    return distinct, pooled.reduceat(values[order], firsts)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Sparse:
         best = np.lexsort((ids, -values))[: (vocabulary.most if self.top_k is None else self.top_k) or None]
         weights = zip(ids[best].tolist(), values[best].tolist(), strict=True)
         stored = WEIGHTS.stored((vocabulary.tokens[number], number, weight) for number, weight in weights)
-        return computed.done(data=dict(stored.data or {}), flags=windowed(computed.windows))
+        return computed.done(stored, flags=windowed(computed.windows))
 
 
 def _recipe(spec: Spec, _traits: Traits) -> Sparse:

@@ -117,23 +117,23 @@ class Excerpt:
         import numpy as np
 
         text = computed.text
-        found, rows = [], []
+        stretches, rows = [], []
         for section in sentences(text):
             vectors, weights = _vectors(computed, section)
             if vectors:
-                found.append(section)
+                stretches.append(section)
                 rows.append(mean_vector(np.stack(vectors), weights, normalize=True))
         if not all(np.isfinite(row).all() for row in rows):
             return computed.failed("The model's vectors for this text are not finite.")
         flags = windowed(computed.windows) if rows else ("empty",)
         chosen: Sequence[tuple[int, float]] = []
         if rows:
-            words = [count_words(text[one.start : one.end]) for one in found]
-            late = [one < _LEAST_WORDS for one in words]
+            words = [count_words(text[sentence.start : sentence.end]) for sentence in stretches]
+            late = [n_words < _LEAST_WORDS for n_words in words]
             sizes, room = ([1] * len(words), SENTENCES) if self.words is None else (words, self.words)
             chosen = best(np.stack(rows), late, sizes, room)
-        kept = TEXT.cited(text, [(found[place].start, found[place].end, score) for place, score in chosen])
-        return computed.done(kept.text, data=dict(kept.data or {}), flags=flags)
+        stored = TEXT.cited(text, [(stretches[place].start, stretches[place].end, score) for place, score in chosen])
+        return computed.done(stored, flags=flags)
 
 
 def best(vectors: Vectors, late: Sequence[bool], sizes: Sequence[int], room: int) -> list[tuple[int, float]]:
@@ -217,7 +217,7 @@ def count_words(text: str) -> int:
     """Return the number of words in a text. Two characters of a script without spaces count as a word."""
     pairs = len(_PAIR.findall(text))
     others = _PAIR.sub(" ", text).split()
-    return pairs + sum(any(character.isalnum() for character in one) for one in others)
+    return pairs + sum(any(character.isalnum() for character in word) for word in others)
 
 
 class SummarizeOptions(Prefixed):
@@ -241,13 +241,13 @@ class SummarizeOptions(Prefixed):
 def _params(plan: Plan) -> dict[str, Any]:
     """Return the limits of a length in tokens, or what specs of an embedding model say besides. Raises BadOption."""
     if plan.family is not Family.ENCODER:
-        if "length" not in plan.given:
+        if "length" not in plan.options:
             return {}
-        limits = token_limits(plan.given["length"])
-        if both := limits.keys() & plan.given.keys():
+        limits = token_limits(plan.options["length"])
+        if both := limits.keys() & plan.options.keys():
             raise BadOption(f"--length sets --{min(both).replace('_', '-')} itself: give one of them.")
         return limits
-    if of_writers := plan.given.keys() & _OF_WRITERS:
+    if of_writers := plan.options.keys() & _OF_WRITERS:
         flag = f"--{min(of_writers).replace('_', '-')}"
         raise BadOption(f"{flag} is for models that write; {plan.model} chooses sentences of the document.")
     return {RANKING: RULE, **prompt_of_documents(plan)}

@@ -117,8 +117,8 @@ class FromAny:
         for language, places in by_language.items():
             told = coder if self.coders is None or language is None else self.coders.coder(language)
             cuts = self.translate.cut([texts[place] for place in places], told)
-            for place, found in zip(places, cuts, strict=True):
-                windows[place] = found
+            for place, cut_windows in zip(places, cuts, strict=True):
+                windows[place] = cut_windows
         return windows
 
     def join(self, computed: Computed) -> Outcome:
@@ -140,8 +140,8 @@ class FromAny:
 
 
 def _recipe(spec: Spec, traits: Traits) -> Translate | FromAny:
-    found = spec.params.get("source_lang") == languages.AUTO
-    return FromAny.of(spec, traits.language_coders) if found else Translate.of(spec)
+    detects = spec.params.get("source_lang") == languages.AUTO
+    return FromAny.of(spec, traits.language_coders) if detects else Translate.of(spec)
 
 
 def _chat(spec: Spec) -> Template:
@@ -187,41 +187,41 @@ class TranslateOptions(Prefixed):
 
 def _params(plan: Plan) -> dict[str, Any]:
     """Hold the languages against the model; return what a spec says besides where languages are to be found."""
-    given = plan.given
-    source, target = given.get("source_lang"), given.get("target_lang")
+    options = plan.options
+    source, target = options.get("source_lang"), options.get("target_lang")
     auto = source == languages.AUTO
-    if auto and "prompt" in given and prompts.check(given["prompt"]).fields:
+    if auto and "prompt" in options and prompts.check(options["prompt"]).fields:
         raise BadOption("--from auto reads a document as it is, and not what --prompt makes of its metadata.")
-    if "unit" in given and "prompt" in given and prompts.check(given["prompt"]).fields:
+    if "unit" in options and "prompt" in options and prompts.check(options["prompt"]).fields:
         raise BadOption("--unit sentence splits a document, which a prompt with {meta.FIELD} keeps whole.")
     for flag, language in (("--from", None if auto else source), ("--to", target)):
         if language is not None:
             languages.known(language, flag)
-    tells = plan.model_type in families.MULTILINGUAL | (families.PREFIXED if "prefix" not in given else set()) or (
-        plan.family is Family.DECODER and "prompt" not in given
+    tells = plan.model_type in families.MULTILINGUAL | (families.PREFIXED if "prefix" not in options else set()) or (
+        plan.family is Family.DECODER and "prompt" not in options
     )
     if tells and (source is None or target is None):
         raise BadOption(f"{plan.model} translates between several languages: give --from and --to.")
     families.require_direction(plan.direction, None if auto else source, target, plan.model)
-    found = _to_detect(plan) if auto else _of_model(plan)
-    if "prefix" in given:
+    params = _to_detect(plan) if auto else _of_model(plan)
+    if "prefix" in options:
         if plan.config and plan.model_type not in families.PREFIXED:
             raise BadOption(f"--prefix is for a T5 or summaries; {plan.model} takes --from and --to only.")
         if auto:
             raise BadOption("--prefix is the same for every language: give --from with it.")
-    return found
+    return params
 
 
 def _of_model(plan: Plan) -> dict[str, str]:
     """Return each language that is the only one of its side, so that naming it makes no other spec."""
     sides = zip(_PAIR, (plan.direction.sources, plan.direction.targets), strict=True)
-    return {name: codes[0] for name, codes in sides if len(codes) == 1 and name not in plan.given}
+    return {name: codes[0] for name, codes in sides if len(codes) == 1 and name not in plan.options}
 
 
 def _to_detect(plan: Plan) -> dict[str, Any]:
     """Return what a spec says where languages are to be found: by what, and what the model is known to read."""
     languages.require_detector()
-    target, direction = plan.given.get("target_lang"), plan.direction
+    target, direction = plan.options.get("target_lang"), plan.direction
     if target is None and len(direction.targets) != 1:
         raise BadOption("--from auto needs --to, since a text that is in that language already is kept as it is.")
     limited = {"sources": sorted(direction.sources)} if direction.sources else {}
@@ -229,23 +229,23 @@ def _to_detect(plan: Plan) -> dict[str, Any]:
 
 
 def _checks(spec: Spec, direction: Direction) -> Checks:
-    found = ((spec.params.get("source_lang"), direction.sources), (spec.params.get("target_lang"), direction.targets))
-    source, target = (_only(asked, known) for asked, known in found)
+    sides = ((spec.params.get("source_lang"), direction.sources), (spec.params.get("target_lang"), direction.targets))
+    source, target = (_only(wanted, known) for wanted, known in sides)
     return Checks(tuple(all_checks()), Context(source, target), _LEAST_CONFIDENCE)
 
 
-def _only(asked: str | None, known: Sequence[str]) -> str | None:
+def _only(wanted: str | None, known: Sequence[str]) -> str | None:
     """Return the plain code of the language that was asked for, or of the only one that is known."""
-    if asked not in {None, languages.AUTO}:
-        return languages.short_code(asked)
+    if wanted not in {None, languages.AUTO}:
+        return languages.short_code(wanted)
     return known[0] if len(known) == 1 else None
 
 
 def _other_models(options: KindOptions) -> tuple[str, ...]:
-    given = options.given()
-    read = given.get("source_lang", languages.AUTO)
+    values = options.to_params()
+    read = values.get("source_lang", languages.AUTO)
     source = "mul" if read == languages.AUTO else read
-    return (f"Helsinki-NLP/opus-mt-{source}-{given.get('target_lang', 'en')}", "facebook/m2m100_418M")
+    return (f"Helsinki-NLP/opus-mt-{source}-{values.get('target_lang', 'en')}", "facebook/m2m100_418M")
 
 
 TRANSLATE = TaskKind(

@@ -118,21 +118,21 @@ def config(file: Path) -> dict[str, Any]:
     """Return the part of a model's config.json that its family and its window are told by."""
     header = read(file)
     architecture = header.architecture
-    found = {"model_type": architecture, "architectures": [f"{architecture.title()}ForCausalLM"]}
+    described = {"model_type": architecture, "architectures": [f"{architecture.title()}ForCausalLM"]}
     length = header.values.get(f"{architecture}.context_length")
-    return found | ({"max_position_embeddings": length} if isinstance(length, int) else {})
+    return described | ({"max_position_embeddings": length} if isinstance(length, int) else {})
 
 
 def read(file: Path) -> Header:
     """Return the description in a file. Raises ModelCorrupt."""
     try:
         with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Reading(data).header()
+            return _HeaderReader(data).header()
     except (ValueError, struct.error, OverflowError) as error:
         raise ModelCorrupt(f"{file} is no whole GGUF file: download it again.") from error
 
 
-class _Reading:
+class _HeaderReader:
     """A file's beginning as it is read. Raises ValueError and struct.error for files that are damaged."""
 
     def __init__(self, data: mmap.mmap) -> None:
@@ -181,9 +181,9 @@ class _Reading:
 
     def _number(self, form: str) -> Any:
         form = f"<{form}"
-        [found] = struct.unpack_from(form, self._data, self._at)
+        [number] = struct.unpack_from(form, self._data, self._at)
         self._at += struct.calcsize(form)
-        return found
+        return number
 
     def _text(self) -> str:
         begin = self._at + 8

@@ -33,9 +33,9 @@ _OTHER_DESIGNS = {
 
 def read(data: bytes | None) -> dict[str, Any]:
     """Return the config in a gliner_config.json, with the family as its architecture; {} if there is none."""
-    found = table(data)
-    named = {"model_type": found.get("model_type") or "gliner", "architectures": [Family.GLINER.value]}
-    return {**found, **named} if found else {}
+    content = table(data)
+    named = {"model_type": content.get("model_type") or "gliner", "architectures": [Family.GLINER.value]}
+    return {**content, **named} if content else {}
 
 
 def max_words(config: Mapping[str, Any]) -> int:
@@ -122,5 +122,5 @@ def require_extra(model: str) -> None:
 
 def _has_key(value: object, key: str) -> bool:
     if isinstance(value, Mapping):
-        return key in value or any(_has_key(one, key) for one in value.values())
-    return isinstance(value, list) and any(_has_key(one, key) for one in value)
+        return key in value or any(_has_key(inner, key) for inner in value.values())
+    return isinstance(value, list) and any(_has_key(inner, key) for inner in value)

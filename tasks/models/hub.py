@@ -1,4 +1,4 @@
-"""The model hub, through its own client and its own cache. Nothing of it is imported before it is needed."""
+"""The model hub, through its own client, which is imported when it is needed, and its own cache."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import orjson
 
@@ -41,6 +41,16 @@ _OFFLINE_ADVICE = (
 )
 
 
+def _client() -> Any:
+    """Return the hub's client. It reads the environment when it is imported."""
+    import huggingface_hub
+    import huggingface_hub.constants
+    import huggingface_hub.errors
+    import huggingface_hub.utils
+
+    return huggingface_hub
+
+
 def commit_of(model: str, revision: str | None, cache_dir: Path) -> str:
     """The commit (40 hex digits) that a hub id's revision (``main`` without one) stands for.
 
@@ -50,33 +60,30 @@ def commit_of(model: str, revision: str | None, cache_dir: Path) -> str:
     """
     if revision is not None and COMMIT.fullmatch(revision):
         return revision
-    from huggingface_hub import HfApi
-
     note = cache_dir / "commits" / _file_name(model, revision or "main")
     try:
         with _asked(model):
-            found = str(HfApi().model_info(model, revision=revision, timeout=_TIMEOUT_S).sha)
+            commit = str(_client().HfApi().model_info(model, revision=revision, timeout=_TIMEOUT_S).sha)
     except HubUnreachable:
-        cached = _commit_in(note) or _cached_commit(model, revision or "main")
+        of_client = f"models--{model.replace('/', '--')}/refs/{revision or 'main'}"
+        cached = _commit_in(note) or _commit_in(Path(_client().constants.HF_HUB_CACHE, of_client))
         if cached is None:
             raise
         return cached
-    _write(note, found)
-    return found
+    _write(note, commit)
+    return commit
 
 
 def small_file(model: str, commit: str, name: str) -> bytes | None:
     """Return a file of the model at a commit, or None where it has none of this name or the hub does not answer."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-
     try:
         with _told(model):
-            cached = try_to_load_from_cache(model, name, revision=commit)
+            cached = _client().try_to_load_from_cache(model, name, revision=commit)
         if isinstance(cached, str):
             return Path(cached).read_bytes()
         with _asked(model):  # a download tries a silent hub for minutes
-            get_hf_file_metadata(hf_hub_url(model, name, revision=commit), timeout=_TIMEOUT_S)
-            return Path(hf_hub_download(model, name, revision=commit)).read_bytes()
+            _client().get_hf_file_metadata(_client().hf_hub_url(model, name, revision=commit), timeout=_TIMEOUT_S)
+            return Path(_client().hf_hub_download(model, name, revision=commit)).read_bytes()
     except ModelError:
         return None
 
@@ -88,9 +95,7 @@ def is_away() -> bool:
 
 def is_offline() -> bool:
     """Return True if the user has said that the hub is not to be asked."""
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
+    return bool(_client().constants.HF_HUB_OFFLINE)
 
 
 def snapshot(model: str, commit: str, cache_dir: Path) -> Path:
@@ -106,10 +111,8 @@ def snapshot(model: str, commit: str, cache_dir: Path) -> Path:
 
 def fetched(model: str, commit: str, wanted: Sequence[str], cache_dir: Path) -> Path:
     """Download these files of a commit, and note that they are here. Raises as ``snapshot``."""
-    from huggingface_hub import snapshot_download
-
     with _told(model):
-        folder = Path(snapshot_download(model, revision=commit, allow_patterns=[*wanted]))
+        folder = Path(_client().snapshot_download(model, revision=commit, allow_patterns=[*wanted]))
     if not _complete(folder):
         raise ModelCorrupt(f"The download of {model} is not complete; delete {folder} and try again.")
     _write(cache_dir / "snapshots" / _file_name(model, commit), str(folder))
@@ -123,10 +126,8 @@ def leave_alone() -> None:
 
 def file_names(model: str, commit: str) -> list[str]:
     """Return the names of all files of the model at a commit. Raises ModelNotFound, HubUnreachable."""
-    from huggingface_hub import HfApi
-
     with _asked(model):
-        info = HfApi().model_info(model, revision=commit, timeout=_TIMEOUT_S)
+        info = _client().HfApi().model_info(model, revision=commit, timeout=_TIMEOUT_S)
     return [file.rfilename for file in info.siblings or ()]
 
 
@@ -144,10 +145,8 @@ def wanted_of(model: str, commit: str, names: Sequence[str]) -> list[str]:
 
 def small_files(model: str, commit: str, names: Sequence[str]) -> Path:
     """Return the folder in the client's cache with these files of the model. Raises ModelNotFound, HubUnreachable."""
-    from huggingface_hub import snapshot_download
-
     with _told(model):
-        folder = Path(snapshot_download(model, revision=commit, allow_patterns=list(names)))
+        folder = Path(_client().snapshot_download(model, revision=commit, allow_patterns=list(names)))
     if not all((folder / name).is_file() for name in names):  # it gives what it has where the hub is away
         raise HubUnreachable(_away(model))
     return folder
@@ -158,13 +157,11 @@ def some_files(model: str, commit: str, names: Sequence[str], notes: Path) -> Pa
 
     A note in the folder ``notes`` says that they were downloaded. Raises ModelNotFound, HubUnreachable.
     """
-    from huggingface_hub import snapshot_download
-
     note = notes / _file_name(model, commit)
     if note.is_file() and (known := Path(note.read_text())).is_dir():
         return known
     with _asked(model):
-        folder = Path(snapshot_download(model, revision=commit, allow_patterns=list(names)))
+        folder = Path(_client().snapshot_download(model, revision=commit, allow_patterns=list(names)))
     _write(note, str(folder))
     return folder
 
@@ -174,22 +171,20 @@ def beginning(model: str, commit: str, name: str, n_bytes: int) -> bytes:
 
     A hub that does not answer is asked twice.
     """
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
-
-    found = b""
-    headers = {**build_hf_headers(), "range": f"bytes=0-{n_bytes - 1}", "accept-encoding": "identity"}
-    url = hf_hub_url(model, name, revision=commit)
+    utils = _client().utils
+    content = b""
+    headers = {**utils.build_hf_headers(), "range": f"bytes=0-{n_bytes - 1}", "accept-encoding": "identity"}
+    url = _client().hf_hub_url(model, name, revision=commit)
     with (
         _asked(model),
-        http_stream_backoff("GET", url, headers=headers, timeout=_TIMEOUT_S / 2, max_retries=1) as response,
+        utils.http_stream_backoff("GET", url, headers=headers, timeout=_TIMEOUT_S / 2, max_retries=1) as response,
     ):
-        hf_raise_for_status(response)
+        utils.hf_raise_for_status(response)
         for part in response.iter_bytes():
-            found += part
-            if len(found) >= n_bytes:
+            content += part
+            if len(content) >= n_bytes:
                 break
-    return found[:n_bytes]
+    return content[:n_bytes]
 
 
 def downloaded(model: str, commit: str, cache_dir: Path) -> Path | None:
@@ -204,12 +199,6 @@ def _complete(folder: Path) -> bool:
         return False
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     return has_weights(names)
-
-
-def _cached_commit(model: str, name: str) -> str | None:
-    from huggingface_hub import constants
-
-    return _commit_in(Path(constants.HF_HUB_CACHE) / f"models--{model.replace('/', '--')}" / "refs" / name)
 
 
 def _commit_in(note: Path) -> str | None:
@@ -234,9 +223,7 @@ def _write(note: Path, text: str) -> None:
 
 def _away(model: str) -> str:
     """Return why a model's files cannot be fetched, and what to do."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
+    if _client().constants.HF_HUB_OFFLINE:
         kept = f"{model} is not in this machine's cache of the hub, and HF_HUB_OFFLINE is set: unset it."
         return f"{kept} {_OFFLINE_ADVICE}"
     return f"The hub does not answer for {model}. {_OFFLINE_ADVICE}"
@@ -260,8 +247,7 @@ def _asked(model: str) -> Iterator[None]:
 @contextmanager
 def _told(model: str) -> Iterator[None]:
     """Wrap the hub client's errors in ours."""
-    from huggingface_hub import errors
-
+    errors = _client().errors
     # The client's HTTP library has changed its name twice; its root error is always imported there.
     http_error: type[Exception] = getattr(errors, "HTTPError", OSError)
     try:
@@ -352,15 +338,15 @@ def _answer(model: str, future: Future[Answer], until: float) -> Answer:
 @cache  # a commit's file never changes, and each kind of task is checked by itself
 def _header(model: str, commit: str, name: str) -> tuple[bytes, int]:
     """Return a safetensors file up to its weights, and its size in bytes. Raises ValueError for another file."""
-    found = beginning(model, commit, name, _GUESS_BYTES)
-    length = header_end(found)
+    content = beginning(model, commit, name, _GUESS_BYTES)
+    length = header_end(content)
     if length > MOST_HEADER_BYTES:
         raise ValueError(name)
-    if length > len(found):
-        found = beginning(model, commit, name, length)
-    found = found[:length]
-    ends = (int(one["data_offsets"][1]) for one in tensors_of(found).values())
-    return found, length + max(ends, default=0)
+    if length > len(content):
+        content = beginning(model, commit, name, length)
+    content = content[:length]
+    ends = (int(tensor["data_offsets"][1]) for tensor in tensors_of(content).values())
+    return content, length + max(ends, default=0)
 
 
 def _write_zeros(path: Path, header: bytes, size: int) -> None:

@@ -117,20 +117,20 @@ def read(folder: Path) -> SentenceModules | None:
     """Return the modules of a model's folder; None if the library has to read them."""
     try:
         listed = content(folder / "modules.json")
-        found = SentenceModules(folder) if listed is None else _of_list(folder, parsed(listed))
+        modules = SentenceModules(folder) if listed is None else _of_list(folder, parsed(listed))
     except _Unread:
         return None
-    config = table(content(found.folder / "config.json"))
+    config = table(content(modules.folder / "config.json"))
     plain = config.get("model_type") in _TYPES and not any(
         config.get(name) for name in ("auto_map", "is_decoder", "output_hidden_states", "quantization_config")
     )
-    plain = plain and "chat_template" not in table(content(found.folder / "tokenizer_config.json"))
-    return found if plain and not any((found.folder / name).exists() for name in _MORE) else None
+    plain = plain and "chat_template" not in table(content(modules.folder / "tokenizer_config.json"))
+    return modules if plain and not any((modules.folder / name).exists() for name in _MORE) else None
 
 
 def _of_list(folder: Path, listed: Json) -> SentenceModules:
     """Return the modules that a ``modules.json`` lists."""
-    modules = [_module(folder, one) for one in listed] if isinstance(listed, list) else []
+    modules = [_module(folder, module) for module in listed] if isinstance(listed, list) else []
     if [name for name, _ in modules[:2]] != [_TRANSFORMER, _POOLING]:
         raise _Unread
     (_, transformer), (_, pooling), *others = modules
@@ -188,10 +188,10 @@ def _settings(config: Mapping[str, Json]) -> tuple[int | None, Mapping[str, str]
     if config.get("model_type", "SentenceTransformer") != "SentenceTransformer" or config.get("requirements"):
         raise _Unread
     named, default, dimensions = (config.get(name) for name in ("prompts", "default_prompt_name", "truncate_dim"))
-    given = {} if named is None else named
-    if not isinstance(given, dict) or not all(isinstance(text, str) for text in given.values()):
+    stated = {} if named is None else named
+    if not isinstance(stated, dict) or not all(isinstance(text, str) for text in stated.values()):
         raise _Unread
-    prompts = {"query": "", "document": "", **{name: str(text) for name, text in given.items()}}
+    prompts = {"query": "", "document": "", **{name: str(text) for name, text in stated.items()}}
     if default is not None and default not in prompts:
         raise _Unread
     if dimensions is not None and (type(dimensions) is not int or dimensions < 1):
@@ -260,10 +260,10 @@ def prompt(spec: Spec, named: Mapping[str, str], default: str | None) -> str:
     name for documents only. Raises CannotServe for a name that the files do not have.
     """
     params, is_query = spec.params, spec.params.get("side") == QUERY
-    for given in ("prompt_name", *(["query_prompt_name"] if is_query else [])):
-        if given in params and params[given] not in named:
+    for option in ("prompt_name", *(["query_prompt_name"] if is_query else [])):
+        if option in params and params[option] not in named:
             have = Prompts(named).listed
-            raise CannotServe(f"The files of {spec.model} have no prompt named {params[given]}; they have {have}.")
+            raise CannotServe(f"The files of {spec.model} have no prompt named {params[option]}; they have {have}.")
     if is_query and "query_prompt" in params:
         return prompts.around(params["query_prompt"]).before
     if is_query and "query_prompt_name" in params:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -215,8 +215,8 @@ def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
         return gguf.config(file)
     folder = _pinned_folder(pinned, models_dir)
     if folder is None:
-        found = _small_file(pinned, "config.json", models_dir)
-        return table(found) if found is not None else gliner.read(_small_file(pinned, gliner.CONFIG, models_dir))
+        data = _small_file(pinned, "config.json", models_dir)
+        return table(data) if data is not None else gliner.read(_small_file(pinned, gliner.CONFIG, models_dir))
     if (folder / "config.json").is_file():
         return table(_small_file(pinned, "config.json", models_dir))
     if (own := content(folder / gliner.CONFIG)) is not None:
@@ -230,20 +230,20 @@ def require(
     pinned: Pinned,
     *,
     models_dir: Path | None,
-    asked: Collection[str] = (),
+    options: Collection[str] = (),
     config: Mapping[str, Any] | None = None,
 ) -> None:
     """Raise ModelUnsuitable, which describes the model, if its files say that it cannot do this kind of task.
 
-    ``asked`` are the options that were given, by their fields, ``config`` what an adapter makes of the model's.
+    ``options`` are the options that were given, by their fields, ``config`` what an adapter makes of the model's.
     """
     config = read_config(pinned, models_dir=models_dir) if config is None else config
-    kinds.kind(kind).require(config, pinned.model, asked)
+    kinds.kind(kind).require(config, pinned.model, options)
     if registry.is_served(kind, pinned.model):
         return
     if pinned.model == weightless.PATTERNS and kind not in _BY_PATTERNS:
         raise ModelUnsuitable(f"{kind} needs a trained model; {pinned.model} is only for {', '.join(_BY_PATTERNS)}.")
-    if kinds.kind(kind).pools(families.family(config)) or kinds.kind(kind).is_headless(config, asked):
+    if kinds.kind(kind).pools(families.family(config)) or kinds.kind(kind).is_headless(config, options):
         families.require_dense(describe(pinned, models_dir=models_dir), pinned.model, kind)
     if kinds.kind(kind).head(families.family(config)) is Head.VOCABULARY:
         families.require_sparse(describe(pinned, models_dir=models_dir), pinned.model, kind)
@@ -257,8 +257,8 @@ def describe(pinned: Pinned, *, models_dir: Path | None) -> Description:
 
 def read_prompts(pinned: Pinned, *, models_dir: Path | None) -> Prompts | None:
     """The prompts that a sentence-transformers model brings; None where its files are not within reach."""
-    if (found := _small_file(pinned, _PROMPTS_FILE, models_dir)) is not None:
-        return Prompts.of(parsed(found))
+    if (settings := _small_file(pinned, _PROMPTS_FILE, models_dir)) is not None:
+        return Prompts.of(parsed(settings))
     if weightless.is_weightless(pinned.model) or _gguf(pinned.model, models_dir) is not None:
         return Prompts()
     has_none = _pinned_folder(pinned, models_dir) is not None
@@ -283,7 +283,7 @@ def checked(model: str, pinned: Pinned, config: Mapping[str, Any], *, models_dir
             unfit[kind.name] = str(error)
             if (option := kind.headless_with) is not None:
                 with suppress(ModelUnsuitable):
-                    require(kind.name, pinned, models_dir=models_dir, asked={option}, config=config)
+                    require(kind.name, pinned, models_dir=models_dir, options={option}, config=config)
                     with_options[kind.name] = option
     return Checked(
         pinned=pinned,
@@ -305,8 +305,8 @@ def _local_folder(model: str, models_dir: Path | None) -> Path | None:
     if reference.startswith(_PACKAGE):
         path = _package_folder(reference)
     else:
-        found = Path(reference).expanduser()
-        path = found.resolve() if found.is_dir() else None
+        folder = Path(reference).expanduser()
+        path = folder.resolve() if folder.is_dir() else None
     if path is not None:
         return path
     if inside is not None and inside.is_dir():
@@ -385,8 +385,8 @@ def not_shipped(model: str) -> ModelNotFound:
 
 def _stated_limits(folder: Path | None) -> list[int]:
     """Return the longest inputs that the files of the tokenizer and of sentence-transformers state."""
-    found = [table(content(folder / file)).get(name) for file, name in _LIMITS] if folder is not None else []
-    return [int(stated) for stated in found if isinstance(stated, int | float) and math.isfinite(stated)]
+    stated_limits = [table(content(folder / file)).get(name) for file, name in _LIMITS] if folder is not None else []
+    return [int(stated) for stated in stated_limits if isinstance(stated, int | float) and math.isfinite(stated)]
 
 
 # The parameters of specs with an adapter: its name, and its hub commit or the hash of its files.
@@ -419,10 +419,11 @@ def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str
     """
     if model in ADAPTED:
         pinned, config = pin_with_adapter(model, None, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
-        found = checked(model, pinned, config, models_dir=models_dir)
+        description = checked(model, pinned, config, models_dir=models_dir)
         # An adapter with a head is for that alone.
         return replace(
-            found, kinds=tuple(one for one in found.kinds if found.head in kinds.kind(one).families.values())
+            description,
+            kinds=tuple(name for name in description.kinds if description.head in kinds.kind(name).families.values()),
         )
     pinned = pin(model, models_dir=models_dir, cache_dir=cache_dir, revision=revision)
     limit = families.OUR_LIMIT_TOKENS
@@ -436,6 +437,16 @@ def check(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str
     return checked(model, pinned, read_config(pinned, models_dir=models_dir), models_dir=models_dir)
 
 
+# The parameters of specs with a tokenizer: its name, and its hub commit or the hash of its files.
+TOKENIZER, TOKENIZER_REVISION = "tokenizer", "tokenizer_revision"
+# Files of tokenizers, and of the chat templates beside them. config.json may name the tokenizer's class.
+TOKENIZER_FILES = (
+    *("added_tokens.json", "chat_template.jinja", "chat_template.json", "config.json", "merges.txt"),
+    *("sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer.model"),
+    *("tokenizer_config.json", "vocab.json", "vocab.txt"),
+)
+
+
 def with_adapter(
     pinned: Pinned, config: Mapping[str, Any], adapter: str | None, *, models_dir: Path | None, cache_dir: Path
 ) -> tuple[Pinned, Mapping[str, Any]]:
@@ -447,10 +458,24 @@ def with_adapter(
         return pinned, config
     if weightless.is_weightless(pinned.model):
         raise ModelUnsuitable(f"{pinned.model} has no weights that an adapter could change.")
-    name, revision = _pinned_adapter(adapter, models_dir, cache_dir)
-    read = Adapter.of_folder(name, _adapter_folder(name, revision, models_dir, cache_dir))
+    name, revision = _pin_beside(_ADAPTERS, adapter, models_dir, cache_dir)
+    read = Adapter.of_folder(name, _locate_beside(_ADAPTERS, name, revision, models_dir, cache_dir))
     read.require_base(pinned.model, is_local=pinned.revision.startswith(_LOCAL))
     return replace(pinned, beside={ADAPTER: name, ADAPTER_REVISION: revision}), read.completed(config)
+
+
+def with_tokenizer(pinned: Pinned, tokenizer: str | None, *, models_dir: Path | None, cache_dir: Path) -> Pinned:
+    """Return a served model with a tokenizer pinned beside it.
+
+    Raises BadOption for another model, ModelNotFound, HubUnreachable and ModelCorrupt.
+    """
+    if tokenizer is None:
+        return pinned
+    if not weightless.is_served(pinned.model):
+        raise BadOption(f"--tokenizer is for models on a server: {pinned.model} has its own; leave it out.")
+    name, revision = _pin_beside(_TOKENIZERS, tokenizer, models_dir, cache_dir)
+    _locate_beside(_TOKENIZERS, name, revision, models_dir, cache_dir)
+    return replace(pinned, beside={**pinned.beside, TOKENIZER: name, TOKENIZER_REVISION: revision})
 
 
 def has_adapter(spec: Spec, *, cache_dir: Path) -> bool:
@@ -467,84 +492,7 @@ def locate_adapter(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> P
     """
     if ADAPTER not in spec.params:
         return None
-    name, revision = spec.params[ADAPTER], spec.params[ADAPTER_REVISION]
-    folder = _adapter_folder(name, revision, models_dir, cache_dir)
-    if revision.startswith(_LOCAL) and (actual := weights.hash_of(folder, ADAPTER_FILES, cache_dir)) != revision:
-        raise ModelCorrupt(
-            f"The files of the adapter in {folder} are not those that the job was made with ({actual[7:19]} instead "
-            f"of {revision[7:19]}): copy the adapter again, or make a new job."
-        )
-    return folder
-
-
-def _pinned_adapter(adapter: str, models_dir: Path | None, cache_dir: Path) -> tuple[str, str]:
-    folder = _folder_beside(adapter, models_dir)
-    if folder is None:
-        if adapter in ADAPTED:
-            raise not_shipped(adapter)
-        if not hub.HUB_ID.fullmatch(adapter):
-            raise ModelNotFound(f"{adapter} is neither a folder here nor a hub id: --adapter takes one of them.")
-        return adapter, hub.commit_of(adapter, None, cache_dir)
-    require_adapter(adapter, folder)
-    path = Path(adapter).expanduser()
-    named = str(path.resolve()) if adapter not in ADAPTED and path.is_dir() else adapter
-    return named, weights.hash_of(folder, ADAPTER_FILES, cache_dir)
-
-
-def _folder_beside(name: str, models_dir: Path | None) -> Path | None:
-    """Return the folder of an adapter or a tokenizer on this machine; None if the name can only be a hub id."""
-    first = SHIPPED_FOLDER / name if name in ADAPTED else Path(name).expanduser()
-    places = [first, *([models_dir / name] if models_dir is not None else [])]
-    return next((place for place in places if place.is_dir()), None)
-
-
-def _adapter_folder(name: str, revision: str, models_dir: Path | None, cache_dir: Path) -> Path:
-    if not revision.startswith(_LOCAL):
-        if (known := hub.downloaded(name, revision, cache_dir)) is not None:
-            return known
-        there = hub.file_names(name, revision)
-        if lacking := [file for file in ADAPTER_FILES if file not in there]:
-            raise ModelNotFound(f"{name} on the hub is no adapter that docmill reads: it has no {lacking[0]}.")
-        return hub.fetched(name, revision, ADAPTER_FILES, cache_dir)
-    folder = _folder_beside(name, models_dir)
-    if folder is None:
-        raise ModelNotFound(
-            f"The adapter {name} was a folder where the job was made and is not on this machine: copy it to the same "
-            "path here, or into the models directory under the same name."
-        )
-    return folder
-
-
-# The parameters of specs with a tokenizer: its name, and its hub commit or the hash of its files.
-TOKENIZER, TOKENIZER_REVISION = "tokenizer", "tokenizer_revision"
-# Files of tokenizers, and of the chat templates beside them. config.json may name the tokenizer's class.
-TOKENIZER_FILES = (
-    *("added_tokens.json", "chat_template.jinja", "chat_template.json", "config.json", "merges.txt"),
-    *("sentencepiece.bpe.model", "special_tokens_map.json", "spiece.model", "tokenizer.json", "tokenizer.model"),
-    *("tokenizer_config.json", "vocab.json", "vocab.txt"),
-)
-
-
-def with_tokenizer(pinned: Pinned, tokenizer: str | None, *, models_dir: Path | None, cache_dir: Path) -> Pinned:
-    """Return a served model with a tokenizer pinned beside it.
-
-    Raises BadOption for another model, ModelNotFound, HubUnreachable and ModelCorrupt.
-    """
-    if tokenizer is None:
-        return pinned
-    if not weightless.is_served(pinned.model):
-        raise BadOption(f"--tokenizer is for models on a server: {pinned.model} has its own; leave it out.")
-    folder = _folder_beside(tokenizer, models_dir)
-    if folder is not None:
-        path = Path(tokenizer).expanduser()
-        name = str(path.resolve()) if path.is_dir() else tokenizer
-        require_tokenizer(folder)
-        return _beside(pinned, name, _tokenizer_hash(folder, cache_dir))
-    if not hub.HUB_ID.fullmatch(tokenizer):
-        raise ModelNotFound(f"{tokenizer} is neither a folder here nor a hub id: --tokenizer takes one of them.")
-    commit = hub.commit_of(tokenizer, None, cache_dir)
-    _hub_tokenizer(tokenizer, commit, cache_dir)
-    return _beside(pinned, tokenizer, commit)
+    return _locate_beside(_ADAPTERS, spec.params[ADAPTER], spec.params[ADAPTER_REVISION], models_dir, cache_dir)
 
 
 def locate_tokenizer(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Path | None:
@@ -554,37 +502,88 @@ def locate_tokenizer(spec: Spec, *, models_dir: Path | None, cache_dir: Path) ->
     """
     if TOKENIZER not in spec.params:
         return None
-    name, revision = spec.params[TOKENIZER], spec.params[TOKENIZER_REVISION]
+    return _locate_beside(_TOKENIZERS, spec.params[TOKENIZER], spec.params[TOKENIZER_REVISION], models_dir, cache_dir)
+
+
+@dataclass(frozen=True)
+class _Companions:
+    """What stands beside a model in a spec: adapters or tokenizers, by the ``noun`` of their option.
+
+    ``require`` raises ModelNotFound and ModelCorrupt for a folder, given its name. ``files`` are hashed. ``download``
+    returns the folder with a commit of the hub, given its id, the commit and the cache.
+    """
+
+    noun: str
+    require: Callable[[str, Path], None]
+    files: Callable[[Path], Sequence[str]]
+    download: Callable[[str, str, Path], Path]
+
+
+def _pin_beside(what: _Companions, name: str, models_dir: Path | None, cache_dir: Path) -> tuple[str, str]:
+    """Return the name that another machine can follow, and the hub commit or the hash of the files."""
+    folder = _folder_beside(name, models_dir)
+    if folder is None:
+        if name in ADAPTED:
+            raise not_shipped(name)
+        if not hub.HUB_ID.fullmatch(name):
+            raise ModelNotFound(f"{name} is neither a folder here nor a hub id: --{what.noun} takes one of them.")
+        return name, hub.commit_of(name, None, cache_dir)
+    what.require(name, folder)
+    path = Path(name).expanduser()
+    named = str(path.resolve()) if name not in ADAPTED and path.is_dir() else name
+    return named, weights.hash_of(folder, what.files(folder), cache_dir)
+
+
+def _locate_beside(what: _Companions, name: str, revision: str, models_dir: Path | None, cache_dir: Path) -> Path:
     if not revision.startswith(_LOCAL):
-        return _hub_tokenizer(name, revision, cache_dir)
+        return what.download(name, revision, cache_dir)
     folder = _folder_beside(name, models_dir)
     if folder is None:
         raise ModelNotFound(
-            f"The tokenizer {name} was a folder where the job was made and is not on this machine: copy it to the "
+            f"The {what.noun} {name} was a folder where the job was made and is not on this machine: copy it to the "
             "same path here, or into the models directory under the same name."
         )
-    if (actual := _tokenizer_hash(folder, cache_dir)) != revision:
+    if (actual := weights.hash_of(folder, what.files(folder), cache_dir)) != revision:
         raise ModelCorrupt(
-            f"The files of the tokenizer in {folder} are not those that the job was made with ({actual[7:19]} "
-            f"instead of {revision[7:19]}): copy the tokenizer again, or make a new job."
+            f"The files of the {what.noun} in {folder} are not those that the job was made with ({actual[7:19]} "
+            f"instead of {revision[7:19]}): copy the {what.noun} again, or make a new job."
         )
     return folder
 
 
-def _beside(pinned: Pinned, name: str, revision: str) -> Pinned:
-    return replace(pinned, beside={**pinned.beside, TOKENIZER: name, TOKENIZER_REVISION: revision})
+def _folder_beside(name: str, models_dir: Path | None) -> Path | None:
+    """Return the folder of an adapter or a tokenizer on this machine; None if the name can only be a hub id."""
+    first = SHIPPED_FOLDER / name if name in ADAPTED else Path(name).expanduser()
+    places = [first, *([models_dir / name] if models_dir is not None else [])]
+    return next((place for place in places if place.is_dir()), None)
 
 
-def _tokenizer_hash(folder: Path, cache_dir: Path) -> str:
-    names = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
-    require_files(folder, names)
-    return weights.hash_of(folder, names, cache_dir)
+def _download_adapter(name: str, commit: str, cache_dir: Path) -> Path:
+    if (known := hub.downloaded(name, commit, cache_dir)) is not None:
+        return known
+    there = hub.file_names(name, commit)
+    if lacking := [file for file in ADAPTER_FILES if file not in there]:
+        raise ModelNotFound(f"{name} on the hub is no adapter that docmill reads: it has no {lacking[0]}.")
+    return hub.fetched(name, commit, ADAPTER_FILES, cache_dir)
 
 
-def _hub_tokenizer(name: str, commit: str, cache_dir: Path) -> Path:
+def _download_tokenizer(name: str, commit: str, cache_dir: Path) -> Path:
     folder = hub.some_files(name, commit, TOKENIZER_FILES, cache_dir / "tokenizers")
     try:
         require_tokenizer(folder)
     except ModelCorrupt as error:
         raise ModelNotFound(f"{name} on the hub has no tokenizer that docmill reads.") from error
     return folder
+
+
+def _tokenizer_files(folder: Path) -> list[str]:
+    return [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+
+
+def _require_whole_tokenizer(_name: str, folder: Path) -> None:
+    require_tokenizer(folder)
+    require_files(folder, _tokenizer_files(folder))
+
+
+_ADAPTERS = _Companions(ADAPTER, require_adapter, lambda _: ADAPTER_FILES, _download_adapter)
+_TOKENIZERS = _Companions(TOKENIZER, _require_whole_tokenizer, _tokenizer_files, _download_tokenizer)

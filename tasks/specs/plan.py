@@ -38,16 +38,16 @@ def build_spec(
 
     Raises UnknownKind, BadOption for an option that does not fit, ModelUnsuitable for a model of the wrong family.
     """
-    found = kinds.kind(kind)
-    kinds.kind(kind).require(config, pinned.model, options.given())
-    plan = Plan(options.given(), pinned.model, pinned.direction, config, stated)
-    _check_options(found, plan)
-    _check_search(plan.given)
-    if "adapter" in plan.given and "adapter" not in pinned.beside:
+    task_kind = kinds.kind(kind)
+    kinds.kind(kind).require(config, pinned.model, options.to_params())
+    plan = Plan(options.to_params(), pinned.model, pinned.direction, config, stated)
+    _check_options(task_kind, plan)
+    _check_search(plan.options)
+    if "adapter" in plan.options and "adapter" not in pinned.beside:
         raise BadOption("--adapter is of one model; merge it into its base, and name the merged folder.")
-    if "tokenizer" in plan.given and "tokenizer" not in pinned.beside:
+    if "tokenizer" in plan.options and "tokenizer" not in pinned.beside:
         raise BadOption("--tokenizer is for one model on a server: leave it out.")
-    params = {**plan.given, **found.params(plan), **_built_in(found, plan), **pinned.beside}
+    params = {**plan.options, **task_kind.params(plan), **_built_in(task_kind, plan), **pinned.beside}
     if weightless.is_served(pinned.model):
         _check_served(plan, options.quality)
     elif config:
@@ -65,9 +65,9 @@ def build_spec(
 def _check_options(kind: TaskKind, plan: Plan) -> None:
     """Raise BadOption for options of another kind, those of another family, and a template that is none."""
     fields = kind.options.model_fields
-    kinds.require_options(kind.name, plan.given)
-    for name in sorted(plan.given):
-        said, value = option(fields[name]), plan.given[name]
+    kinds.require_options(kind.name, plan.options)
+    for name in sorted(plan.options):
+        said, value = option(fields[name]), plan.options[name]
         if said.is_template:
             prompts.check(value)
         if said.only is not None and plan.family not in {None, said.only} and value != said.any_takes:
@@ -82,17 +82,17 @@ def _check_served(plan: Plan, quality: str) -> None:
     if quality != "native":
         raise BadOption(f"The server chooses the precision of {plan.model}: leave --dtype and DOCMILL_DTYPE out.")
     for name in ("no_repeat_ngram_size", "pooling", "raw"):
-        if name in plan.given:
+        if name in plan.options:
             raise BadOption(f"A server has no --{name.replace('_', '-')}: leave it out for {plan.model}.")
 
 
-def _check_search(given: Mapping[str, Any]) -> None:
+def _check_search(options: Mapping[str, Any]) -> None:
     """Raise BadOption for options that exclude one another."""
-    least, most = given.get("min_new_tokens") or 0, given.get("max_new_tokens")
+    least, most = options.get("min_new_tokens") or 0, options.get("max_new_tokens")
     if most is not None and least > most:
         raise BadOption(f"--min-new-tokens {least:,} is more than --max-new-tokens {most:,}.")
     for name in ("length_penalty", "early_stopping"):
-        if name in given and given.get("beams") == 1:
+        if name in options and options.get("beams") == 1:
             raise BadOption(f"--{name.replace('_', '-')} is for a search by beams: give --beams 2 or more with it.")
 
 
@@ -104,9 +104,9 @@ def _built_in(kind: TaskKind, plan: Plan) -> dict[str, Any]:
     if kind.built_in is None:
         return {}
     if plan.family is Family.DECODER:
-        return {} if "prompt" in plan.given else {"instructions": kinds.INSTRUCTIONS}
+        return {} if "prompt" in plan.options else {"instructions": kinds.INSTRUCTIONS}
     unknown = plan.model_type in families.PREFIXED and not families.knows_prefix(plan.config, kind.built_in.settings)
-    return {"prefix": ""} if kind.built_in.prefix and unknown and "prefix" not in plan.given else {}
+    return {"prefix": ""} if kind.built_in.prefix and unknown and "prefix" not in plan.options else {}
 
 
 def _check_room(plan: Plan, wanted: int | None) -> None:
@@ -117,7 +117,9 @@ def _check_room(plan: Plan, wanted: int | None) -> None:
     most = holds - MIN_WINDOW_TOKENS if plan.family is Family.DECODER else holds
     if wanted > most:
         beside = ", its prompt and a text among them" if plan.family is Family.DECODER else ""
-        said = f"--max-new-tokens {wanted:,}" if "max_new_tokens" in plan.given else f"An output of {wanted:,} tokens"
+        said = (
+            f"--max-new-tokens {wanted:,}" if "max_new_tokens" in plan.options else f"An output of {wanted:,} tokens"
+        )
         raise BadOption(f"{said} is more than {plan.model} can write: it holds {holds:,} tokens{beside}.")
 
 
@@ -159,16 +161,16 @@ def parse_models(model: str) -> dict[str, str] | None:
     first = _PART.fullmatch(model)
     if first is None or not (_CODE.fullmatch(first[1]) or languages.short_code(first[1])):
         return None  # a folder may have = in its name
-    found: dict[str, str] = {}
+    models: dict[str, str] = {}
     for part in model.split(","):
         match = _PART.fullmatch(part.strip())
         if match is None or not match[2].strip():
             raise BadOption(f"--model {model}: {part!r} is not LANGUAGE=MODEL, such as fr=opus-mt-fr-en.")
         code = languages.plain(languages.known(match[1], "--model"))
-        if code in found:
+        if code in models:
             raise BadOption(f"--model {model}: {languages.listed([code])} stands in it twice.")
-        found[code] = match[2].strip()
-    return found
+        models[code] = match[2].strip()
+    return models
 
 
 def write_models(models: Mapping[str, str]) -> str:
@@ -181,31 +183,31 @@ def build_spec_per_language(
 ) -> Spec:
     """The spec of a translation by these models, each with its config.json or {}; raises as `build_spec`."""
     if not _translates(kinds.kind(kind)):
-        those = ", ".join(one.name for one in kinds.KINDS if _translates(one))
+        those = ", ".join(task_kind.name for task_kind in kinds.KINDS if _translates(task_kind))
         raise BadOption(f"--model LANGUAGE=MODEL is for {those}; {kind} takes one model.")
-    given = options.given()
-    if given.get("source_lang") != languages.AUTO:
+    chosen = options.to_params()
+    if chosen.get("source_lang") != languages.AUTO:
         raise BadOption("--model LANGUAGE=MODEL goes with --from auto, which finds each document's language.")
-    if "prefix" in given:
+    if "prefix" in chosen:
         raise BadOption("--prefix is the same for every language: give one --model and its --from with it.")
-    if "adapter" in given:
+    if "adapter" in chosen:
         raise BadOption("--adapter is of one model: merge it into that model, and name the merged folder.")
     languages.require_detector()
     for pinned, config in parts.values():
         kinds.kind(kind).require(config, pinned.model)
-    target = given.get("target_lang") or _only_target(parts)
+    target = chosen.get("target_lang") or _only_target(parts)
     alone = []
     for language, (pinned, config) in parts.items():
-        one = options.replaced(source_lang=language, target_lang=target)
+        alone_options = options.replaced(source_lang=language, target_lang=target)
         try:
-            alone.append(build_spec(kind, pinned, one, config))
+            alone.append(build_spec(kind, pinned, alone_options, config))
         except BadOption as error:
             raise BadOption(f"--model {language}={pinned.model}: {error}") from error
     built_in = {name: spec.params[name] for spec in alone for name in ("instructions",) if name in spec.params}
     ordered = sorted(parts)
     models = {language: [parts[language][0].model, parts[language][0].revision] for language in ordered}
     params = {
-        **given,
+        **chosen,
         "target_lang": target,
         "detector": languages.DETECTOR,
         "sources": ordered,

@@ -167,12 +167,12 @@ class _Scanner:
         """Return the numbers of the lines `Name: value` that stand under each other."""
         if not any(sign in self._text for sign in _SIGNS_OF_FIELDS):
             return set()
-        found = {
+        fields = {
             number
             for number, line in enumerate(lines)
             if line.role is Role.PROSE and _FIELD.match(self._text, self._content(line), line.end)
         }
-        return {number for number in found if number - 1 in found or number + 1 in found}
+        return {number for number in fields if number - 1 in fields or number + 1 in fields}
 
     def _content(self, line: Line) -> int:
         """Return where the line's content begins, behind quote signs, white space and bullets."""
@@ -255,10 +255,10 @@ class Line:
 
 def read_lines(text: str) -> list[Line]:
     """Return the lines of ``text`` with their roles."""
-    found = [Line(*match.span(1)) for match in _LINE.finditer(text)]
+    lines = [Line(*match.span(1)) for match in _LINE.finditer(text)]
     if has_signs(text):
-        _mark(text, found)
-    return found
+        _mark(text, lines)
+    return lines
 
 
 def has_signs(text: str) -> bool:
@@ -295,13 +295,13 @@ def between_tags(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
     yield begins, end
 
 
-def _mark(text: str, found: list[Line]) -> None:
+def _mark(text: str, lines: list[Line]) -> None:
     """Give the lines their roles."""
     first = 0
     if front := _FRONT_MATTER.match(text):
-        first = sum(line.start < front.end() for line in found)
-        _assign(found, 0, first, Role.MARKUP)
-    tokens = _parser().parse(text[found[first].start :] if first < len(found) else "")
+        first = sum(line.start < front.end() for line in lines)
+        _assign(lines, 0, first, Role.MARKUP)
+    tokens = _parser().parse(text[lines[first].start :] if first < len(lines) else "")
     is_markdown = any(token.type in ("fence", "table_open") or token.markup.startswith("#") for token in tokens)
     covered: set[int] = set()
     for token in tokens:
@@ -310,12 +310,12 @@ def _mark(text: str, found: list[Line]) -> None:
         begin, end = (first + line for line in token.map)
         covered.update(range(begin, end) if token.type not in _CONTAINERS else ())
         if token.type == "code_block":
-            if is_markdown or _is_code(text, found[begin:end]):
-                _assign(found, begin, end, Role.MARKUP)
+            if is_markdown or _is_code(text, lines[begin:end]):
+                _assign(lines, begin, end, Role.MARKUP)
         else:
-            _mark_block(found, token, begin, end)
-    for number in range(first, len(found)):
-        line = found[number]
+            _mark_block(lines, token, begin, end)
+    for number in range(first, len(lines)):
+        line = lines[number]
         # The parser takes definitions of links away without a token.
         if number not in covered and text[line.start : line.end].strip(" \t>"):
             line.role = Role.MARKUP
@@ -324,27 +324,27 @@ def _mark(text: str, found: list[Line]) -> None:
 _CONTAINERS = frozenset({"bullet_list_open", "ordered_list_open", "list_item_open", "blockquote_open"})
 
 
-def _mark_block(found: list[Line], token: Token, begin: int, end: int) -> None:
+def _mark_block(lines: list[Line], token: Token, begin: int, end: int) -> None:
     match token.type:
         case "blockquote_open":
-            for line in found[begin:end]:
+            for line in lines[begin:end]:
                 line.quotes += 1
         case "fence" | "hr":
-            _assign(found, begin, end, Role.MARKUP)
+            _assign(lines, begin, end, Role.MARKUP)
         case "html_block":
-            _assign(found, begin, end, Role.HTML)
+            _assign(lines, begin, end, Role.HTML)
         case "heading_open" if token.markup.startswith("#"):
-            _assign(found, begin, end, Role.HEADING)
+            _assign(lines, begin, end, Role.HEADING)
         case "heading_open":
-            _assign(found, end - 1, end, Role.MARKUP)
+            _assign(lines, end - 1, end, Role.MARKUP)
         case "table_open":
-            _assign(found, begin, end, Role.MARKUP)
+            _assign(lines, begin, end, Role.MARKUP)
         case "tr_open":
-            _assign(found, begin, end, Role.ROW)
+            _assign(lines, begin, end, Role.ROW)
 
 
-def _assign(found: list[Line], begin: int, end: int, role: Role) -> None:
-    for line in found[begin:end]:
+def _assign(lines: list[Line], begin: int, end: int, role: Role) -> None:
+    for line in lines[begin:end]:
         line.role = role
 
 
@@ -390,7 +390,7 @@ def sentences(text: str) -> list[Section]:
 
     Headings, list items and cells are sentences of their own; code, rules and link definitions are left out.
     """
-    found: list[Section] = []
+    stretches: list[Section] = []
     for paragraph in paragraphs(text):
         if paragraph.verbatim:
             continue
@@ -399,9 +399,9 @@ def sentences(text: str) -> list[Section]:
             piece = text[start:end].strip()
             if piece:
                 first = text.index(piece[0], start)
-                found.append(Section(first, first + len(piece)))
+                stretches.append(Section(first, first + len(piece)))
             start = end
-    return found
+    return stretches
 
 
 def translated_sentences(text: str) -> list[Section]:
@@ -409,18 +409,18 @@ def translated_sentences(text: str) -> list[Section]:
 
     No sentence ends within inline code. Quote signs at the start of a line belong to no sentence.
     """
-    found: list[Section] = []
+    stretches: list[Section] = []
     for paragraph in paragraphs(text):
         if paragraph.verbatim:
-            found.append(paragraph)
+            stretches.append(paragraph)
             continue
         kept = list(not_prose(text, paragraph.start, paragraph.end))
         ends = (end for end in _ends(text, paragraph) if not _within(kept, end))
         breaks = ((end, _behind_break(text, end)) for end in ends)
         capital = [(end, start) for end, start in breaks if not text[start : start + 1].islower()]
         for start, end in _between(text, paragraph, capital):
-            found.append(Section(start, end, verbatim=not has_words(text[start:end])))
-    return found
+            stretches.append(Section(start, end, verbatim=not has_words(text[start:end])))
+    return stretches
 
 
 def between_sentences(gap: str, before: str) -> str:
@@ -433,9 +433,11 @@ def between_sentences(gap: str, before: str) -> str:
     return "" if not before or _UNSPACED_END.search(before) else " "
 
 
-def holding(found: Sequence[Section] | Sequence[Window], section: Section) -> slice:
+def holding(stretches: Sequence[Section] | Sequence[Window], section: Section) -> slice:
     """Return the slice of the stretches, which are in order, that begin in a section."""
-    first, end = (bisect_left(found, place, key=lambda one: one.start) for place in (section.start, section.end))
+    first, end = (
+        bisect_left(stretches, place, key=lambda stretch: stretch.start) for place in (section.start, section.end)
+    )
     return slice(first, end)
 
 

@@ -251,8 +251,8 @@ class Places:
         return len(self.starts)
 
 
-# Windows overlap by this part of their tokens: a token in the middle of an overlap sees an eighth of a window on
-# its poorer side.
+# Windows overlap by this part of their tokens, or words: one in the middle of an overlap sees an eighth of a window
+# on its poorer side.
 _OVERLAP = 4
 # A text is tokenised in pieces of at most this many characters: a tokenizer takes a hundred times their room.
 BLOCK_CHARS = 500_000
@@ -267,9 +267,9 @@ def cut_overlapping(texts: Sequence[str], coder: Coder, overlap_tokens: int = 0)
     encoded = coder.encode([texts[number][start:end] for number, start, end in blocks])
     windows: list[list[Window]] = []
     for _, group in groupby(zip(blocks, encoded, strict=True), key=lambda pair: pair[0][0]):
-        pieces = [(start, one) for (_, start, _), one in group]
+        pieces = [(start, block) for (_, start, _), block in group]
         text = texts[len(windows)]
-        if any(one.places is None for _, one in pieces):
+        if any(block.places is None for _, block in pieces):
             windows += cut([text], coder)
         else:
             windows.append(_windows(text, _joined(pieces), coder.limit_tokens, overlap_tokens))
@@ -332,17 +332,17 @@ def _joined(pieces: Sequence[tuple[int, Encoded]]) -> Encoded:
     assert tail.places is not None
     assert not isinstance(head.features, str)
     starts, ends, inside = array("i"), array("i"), array("b")
-    for at, one in pieces:
-        assert one.places is not None
-        starts.extend(at + place for place in one.places.starts)
-        ends.extend(at + place for place in one.places.ends)
-        inside.extend(one.places.inside)
+    for at, piece in pieces:
+        assert piece.places is not None
+        starts.extend(at + place for place in piece.places.starts)
+        ends.extend(at + place for place in piece.places.ends)
+        inside.extend(piece.places.inside)
     features = {}
     for name in head.features:
         feature = array("i", head.feature(name)[: head.places.leading])
-        for _, one in pieces:
-            assert one.places is not None
-            feature.extend(one.feature(name)[one.places.leading : one.places.leading + len(one.places)])
+        for _, piece in pieces:
+            assert piece.places is not None
+            feature.extend(piece.feature(name)[piece.places.leading : piece.places.leading + len(piece.places)])
         feature.extend(tail.feature(name)[tail.places.leading + len(tail.places) :])
         features[name] = feature
     places = Places(head.places.leading, starts, ends, inside)
@@ -365,19 +365,15 @@ def _stretch(encoded: Encoded, places: Places, first: int, end: int) -> Encoded:
     """Return these tokens of a text between the special ones."""
     assert not isinstance(encoded.features, str)
     features = {}
-    for name, given in encoded.features.items():
-        feature = array("i", given[: places.leading])
-        feature.extend(given[places.leading + first : places.leading + end])
-        feature.extend(given[places.leading + len(places) :])
+    for name, feature_of_text in encoded.features.items():
+        feature = array("i", feature_of_text[: places.leading])
+        feature.extend(feature_of_text[places.leading + first : places.leading + end])
+        feature.extend(feature_of_text[places.leading + len(places) :])
         features[name] = feature
     kept = Places(
         places.leading, places.starts[first:end], places.ends[first:end], places.inside[first:end], first=first
     )
     return Encoded(len(features["input_ids"]), features, places=kept)
-
-
-# Windows overlap by this part of their words.
-_OVERLAP = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,9 +406,9 @@ def cut_at_words(texts: Sequence[str], reader: WordReader) -> list[list[Window]]
 
 
 def decided(
-    windows: Sequence[Window], found: Sequence[Iterable[tuple[str, int, int, float]]]
+    windows: Sequence[Window], spans_by_window: Sequence[Iterable[tuple[str, int, int, float]]]
 ) -> list[tuple[str, int, int, float]]:
-    """Return the spans of a text, which do not overlap, from those ``found`` in each window, at places in the text.
+    """Return the spans of a text, which do not overlap, from those found in each window, at places in the text.
 
     A span counts if it was found in the window with the better context for it. Of spans that overlap the one with
     the highest score stays, as within a window.
@@ -420,11 +416,11 @@ def decided(
     kept: list[tuple[str, int, int, float]] = []
     of_text = [
         span
-        for number, spans in enumerate(found)
+        for number, spans in enumerate(spans_by_window)
         for span in spans
         if len(windows) == 1 or _owner(windows, span[1], span[2]) == number
     ]
-    for span in sorted(of_text, key=lambda one: -one[3]):
+    for span in sorted(of_text, key=lambda found_span: -found_span[3]):
         if all(span[2] <= other[1] or other[2] <= span[1] for other in kept):
             kept.append(span)
     return kept
@@ -439,7 +435,10 @@ def _owner(windows: Sequence[Window], start: int, end: int) -> int:
         after = inf if number == len(windows) - 1 else window.end - end
         return min(before, after)
 
-    return max((number for number, one in enumerate(windows) if one.start <= start and end <= one.end), key=context)
+    return max(
+        (number for number, candidate in enumerate(windows) if candidate.start <= start and end <= candidate.end),
+        key=context,
+    )
 
 
 def _windows_of_words(text: str, reader: WordReader) -> list[Window]:
@@ -458,18 +457,18 @@ def stretches_of_words(tokens: Sequence[int], most_words: int, room: int, widest
     ``widest`` words if these are more; but by no more than half. The last is as long as the limits allow.
     """
     sums = [0, *accumulate(tokens)]
-    found: list[tuple[int, int]] = []
+    ranges: list[tuple[int, int]] = []
     first = 0
     while True:
         end = first + 1
         while end < len(tokens) and end - first < most_words and sums[end + 1] - sums[first] <= room:
             end += 1
         if end == len(tokens):
-            least = found[-1][0] + 1 if found else 0
+            least = ranges[-1][0] + 1 if ranges else 0
             while first > least and end - first < most_words and sums[end] - sums[first - 1] <= room:
                 first -= 1
-            return [*found, (first, end)]
-        found.append((first, end))
+            return [*ranges, (first, end)]
+        ranges.append((first, end))
         n_words = end - first
         first = end - min(max(n_words // _OVERLAP, widest), n_words // 2)
 

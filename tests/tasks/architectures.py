@@ -64,19 +64,19 @@ def byte_level(texts: Iterable[str], special: list[str], size: int = 500) -> Tok
     return tokenizer
 
 
-def t5(folder: Path, texts: list[str], kind: str = "T5", **config: Any) -> Path:
-    """A model of a ``kind`` of T5, by the name that its classes begin with."""
+def _pieces(texts: list[str], max_length: int) -> transformers.PreTrainedTokenizerFast:
+    """Return a tokenizer of pieces of words that puts an end after each text."""
     tokenizer = unigram(texts, ["<pad>", "</s>", "<unk>"])
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        model_max_length=512,
-    )
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=max_length, **names)
+
+
+def t5(folder: Path, texts: list[str], kind: str = "T5", **config: Any) -> Path:
+    """A model of a ``kind`` of T5, by the name that its classes begin with."""
+    fast = _pieces(texts, 512)
     settings = {
-        "vocab_size": tokenizer.get_vocab_size(),
+        "vocab_size": len(fast),
         "d_model": 32,
         "d_kv": 8,
         "d_ff": 64,
@@ -147,17 +147,9 @@ def _barts_saved(folder: Path, model: Any, fast: transformers.PreTrainedTokenize
 
 
 def pegasus(folder: Path, texts: list[str]) -> Path:
-    tokenizer = unigram(texts, ["<pad>", "</s>", "<unk>"])
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        eos_token="</s>",
-        unk_token="<unk>",
-        model_max_length=128,
-    )
+    fast = _pieces(texts, 128)
     config = transformers.PegasusConfig(
-        vocab_size=tokenizer.get_vocab_size(),
+        vocab_size=len(fast),
         max_position_embeddings=128,
         pad_token_id=0,
         eos_token_id=1,

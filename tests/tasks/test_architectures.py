@@ -21,8 +21,7 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 from docmill.storage.core.specs import Outcome
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.convert import safe_folder
-from docmill.tasks.backends.encoder_decoder import generation
-from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
+from docmill.tasks.errors import BadOption, CannotServe
 from tests.tasks import architectures
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
@@ -197,10 +196,6 @@ def test_multilingual_models_are_told_both_languages(
     require_equal(texts_of(writer.run(spec, sentences)), expected)
 
 
-def test_language_tokens_of_m2m100_are_found() -> None:
-    assert generation.language_tokens({"__fr__": 3, "word": 1, "__pad__x": 2, "fr_XX": 5}) == {"fr": 3, "fr_XX": 5}
-
-
 def hidden(folder: Path, text: str) -> npt.NDArray[np.float32]:
     """The last hidden states of one text, shape (tokens, dim)."""
     with quiet():
@@ -288,8 +283,3 @@ def test_a_pickle_that_holds_more_than_tensors_is_refused(made: Path, french: li
     with pytest.raises(CannotServe, match="runs no code from model files"):
         safe_folder(folder, "sha256:01", tmp_path)
     assert [path for path in (tmp_path / "converted").iterdir() if path.is_dir()] == []
-
-
-def test_an_encoder_cannot_translate(bench: Bench) -> None:
-    with pytest.raises(ModelUnsuitable, match="encoder-decoder"):
-        bench.spec("translate", "minilm")

@@ -161,14 +161,3 @@ def test_a_batch_that_its_tokens_fill_is_taken_with_fewer_rows() -> None:
     few = Budget(tokens=30, rows=6, least=6)
     assert len(pool.take(few)) == 3
     assert pool.take(few) == []
-
-
-def test_the_work_of_batching_grows_with_the_number_of_windows_and_no_faster() -> None:
-    def calls(windows: int) -> int:
-        pool = pool_of([(number * 7919) % 500 + 1 for number in range(windows)])
-        batches: list[list[Item[str]]] = []
-        found = _calls(lambda: batches.extend(batches_of(pool, Budget(tokens=4096, rows=64))))
-        assert sum(len(batch) for batch in batches) == windows
-        return found
-
-    assert calls(8_000) < 6 * calls(2_000)

@@ -99,13 +99,6 @@ def test_a_multilingual_model_is_told_each_texts_language(
     _equal_to_named(writer, folder, short_french, descriptions)
 
 
-def test_a_t5_is_told_each_texts_language_in_words(
-    writer: Bench, tmp_path: Path, short_french: list[str], descriptions: list[str]
-) -> None:
-    folder = architectures.t5(tmp_path / "t5", [*short_french, *SPANISH])
-    _equal_to_named(writer, folder, short_french, descriptions)
-
-
 @pytest.mark.parametrize("make", [decoders.gpt2, pytest.param(decoders.llama, marks=pytest.mark.long)])
 def test_a_decoder_only_model_is_told_each_texts_language_in_its_instruction(
     bench: Bench, tmp_path: Path, short_french: list[str], descriptions: list[str], make: Callable[..., Path]
@@ -233,14 +226,3 @@ def test_a_rare_languages_code_is_not_taken_for_another_languages_name() -> None
     alemannic = guesses(als=0.9)  # NLLB's als is Albanian
     assert LanguageRouter("m", "sq", None, told=True).route(alemannic).fate is Action.REFUSE
     assert LanguageRouter("m", "en", frozenset({"sq"}), told=False).route(alemannic).fate is Action.REFUSE
-
-
-def test_where_nothing_is_known_of_a_model_everything_is_translated() -> None:
-    anything = LanguageRouter("m", "en", None, told=False)
-    assert anything.route(guesses(xmf=0.9)) == Route(Action.TRANSLATE, "xmf", certain=True)
-
-
-def test_flags_say_what_was_found() -> None:
-    assert Route(Action.TRANSLATE, "fr", certain=True).flags == ("language:fr",)
-    assert Route(Action.KEEP, "en", certain=False).flags == ("language:en", "already_in_target", "language_uncertain")
-    assert Route(Action.TRANSLATE, None, certain=False).flags == ("language_uncertain",)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from docmill.storage.json_values import Json
-from docmill.tasks import schemas
-from docmill.tasks.schemas import RecordChecks, describe, drop_repetitions, merge_records
+from docmill.tasks.schema_checks import BadSchema, RecordChecks, read, shortest
+from docmill.tasks.schemas import describe, drop_repetitions, merge_records
 
 TEXT = {"type": "string"}
 
@@ -24,11 +24,11 @@ def of(**properties: Any) -> dict[str, Any]:
 def test_the_form_keeps_the_order_of_properties_and_of_nothing_else() -> None:
     one = {"type": "object", "properties": {"b": {"type": "string", "maxLength": 3}, "a": TEXT}, "required": ["a"]}
     same = ' {"required": ["a"],\n"properties": {"b": {"maxLength": 3, "type": "string"}, "a": {"type":"string"}}, '
-    assert schemas.read(one) == schemas.read(same + '"type": "object"}')
+    assert read(one) == read(same + '"type": "object"}')
     other = {**one, "properties": dict(reversed(one["properties"].items()))}  # type: ignore[attr-defined]
-    assert schemas.read(one) != schemas.read(other)
-    assert schemas.read(schemas.read(one)) == schemas.read(one)
-    assert " " not in schemas.read(one)
+    assert read(one) != read(other)
+    assert read(read(one)) == read(one)
+    assert " " not in read(one)
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_the_form_keeps_the_order_of_properties_and_of_nothing_else() -> None:
     ],
 )
 def test_the_shortest_record_of_a_schema_is_valid(schema: dict[str, Any]) -> None:
-    found = schemas.shortest(json.loads(schemas.read(schema)))
+    found = shortest(json.loads(read(schema)))
     assert found is not None
     assert [*Draft202012Validator(schema).iter_errors(json.loads(found))] == []
 
@@ -69,17 +69,17 @@ def test_the_shortest_record_of_a_schema_is_valid(schema: dict[str, Any]) -> Non
     ],
 )
 def test_a_schema_that_asks_for_nothing_impossible_is_taken(schema: dict[str, Any]) -> None:
-    assert json.loads(schemas.read(schema)) == schema
+    assert json.loads(read(schema)) == schema
 
 
 @pytest.mark.parametrize("pattern", [r"\p{Letter}", "(?<y>a)", r"a\z", "[[:alpha:]]", "a{99999999999}", "("])
 def test_a_pattern_that_python_cannot_read_is_refused_with_its_place(pattern: str) -> None:
     schema = {**of(a={**TEXT, "pattern": pattern}, b=TEXT), "required": ["b"]}
-    with pytest.raises(schemas.BadSchema, match="cannot be kept at #/properties/a/pattern: Python cannot read the"):
-        schemas.read(schema)
+    with pytest.raises(BadSchema, match="cannot be kept at #/properties/a/pattern: Python cannot read the"):
+        read(schema)
     named = of(a={"type": "object", "patternProperties": {pattern: TEXT}})
-    with pytest.raises(schemas.BadSchema, match=r"at #/properties/a/patternProperties/.*: Python cannot read the"):
-        schemas.read(named)
+    with pytest.raises(BadSchema, match=r"at #/properties/a/patternProperties/.*: Python cannot read the"):
+        read(named)
 
 
 @pytest.mark.parametrize(
@@ -119,8 +119,8 @@ def test_a_pattern_that_python_cannot_read_is_refused_with_its_place(pattern: st
     ],
 )
 def test_a_schema_that_no_model_can_be_held_to_is_refused_with_its_place(schema: Any, said: str) -> None:
-    with pytest.raises(schemas.BadSchema, match=said):
-        schemas.read(schema)
+    with pytest.raises(BadSchema, match=said):
+        read(schema)
 
 
 def test_each_property_is_a_line_with_its_type_and_its_description() -> None:

@@ -140,11 +140,11 @@ def spec_of(settings: Settings, task: str, model: str | None, revision: str | No
         pinned, config = _pin(settings, name, revision, options.adapter)
         pinned = pinning.with_tokenizer(
             pinned,
-            options.given().get("tokenizer"),
+            options.to_params().get("tokenizer"),
             models_dir=settings.models_dir,
             cache_dir=settings.cache_dir,
         )
-        pinning.require(task, pinned, models_dir=settings.models_dir, asked=options.given(), config=config)
+        pinning.require(task, pinned, models_dir=settings.models_dir, options=options.to_params(), config=config)
         wanted = kinds.kind(task)
         prompted = wanted.pools(families.family(config)) or "prompt_name" in wanted.options.model_fields
         stated = pinning.read_prompts(pinned, models_dir=settings.models_dir) if prompted else None
@@ -220,7 +220,7 @@ def key_of(request: Request) -> IdempotencyKey | None:
     work = request.model_dump(mode="json", include=set(Work.model_fields) - {"source"}, exclude_defaults=True)
     named = {flag(name, Work.model_fields[name]): value for name, value in work.items()}
     options = type(request.options).model_fields
-    of_kind = {flag(name, options[name]): value for name, value in request.options.given().items()}
+    of_kind = {flag(name, options[name]): value for name, value in request.options.to_params().items()}
     precision = {} if request.options.dtype == "auto" else {"--dtype": request.options.dtype}
     arguments = {"the source": _source(request.source)} | named | of_kind | precision
     return IdempotencyKey(request.idempotency_key, {name: _storable(value) for name, value in arguments.items()})

@@ -20,7 +20,7 @@ from docmill.storage import templates
 from docmill.storage.core.specs import Reason, Spec
 from docmill.storage.outputs.output_types import SCHEMA
 from docmill.storage.templates import as_messages, keeps_white_space
-from docmill.tasks import languages, schemas
+from docmill.tasks import languages, schema_checks
 from docmill.tasks.backends.decoding import cut_at, decoding
 from docmill.tasks.backends.loading import Opening, stated_settings
 from docmill.tasks.backends.tokens import TokenCoder, Tokens
@@ -254,7 +254,7 @@ class Constraint:
 
         self._tokenizer = tokenizer
         self._vocabulary = tokenizer.vocab_size
-        self._start = LLMatcher(tokenizer, schemas.grammar(json.loads(schema)), log_level=0)
+        self._start = LLMatcher(tokenizer, schema_checks.grammar(json.loads(schema)), log_level=0)
         if self._start.is_error():
             raise CannotServe(f"The schema makes no grammar: {_first_line(self._start.get_error())}")
         self._executor = LLExecutor()

@@ -29,7 +29,7 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 
 from docmill.storage.core.specs import Reason, Spec
 from docmill.storage.outputs.output_types import SCHEMA
-from docmill.tasks import schemas
+from docmill.tasks import schema_checks
 from docmill.tasks.backends import Assignment, Source, accelerator
 from docmill.tasks.backends.decoder_only.instructed import Completion, constraint_tokenizer, record
 from docmill.tasks.backends.decoding import Decoding
@@ -81,7 +81,7 @@ class VllmBackend:
             if end is None:
                 raise Unsuited(f"vLLM ends a record with the tokenizer's end token, and {spec.model} has none.")
             self._decoding = replace(self._decoding, ends=frozenset({end}))
-            self._schema = schemas.guided(json.loads(spec.params[SCHEMA]))
+            self._schema = schema_checks.guided(json.loads(spec.params[SCHEMA]))
             self._record_tokens = constraint_tokenizer(opening, (end,))
         self._thread = ThreadPoolExecutor(1, "vllm")
         self._engine: LLMEngine = self._thread.submit(self._start, opening.folder, spec).result()

@@ -23,7 +23,7 @@ def of(url: str, **fields: Any) -> Body:
 
 
 def given(url: str, **fields: Any) -> dict[str, Any]:
-    return of(url, **fields).options.given()
+    return of(url, **fields).options.to_params()
 
 
 def test_parameters_are_those_of_generate() -> None:

@@ -192,12 +192,6 @@ def test_a_name_may_be_a_part_of_its_translation() -> None:
     assert found("Les images de CDROM sont lues.", "The images of CD-ROM are read.") == []
 
 
-def test_a_name_counts_after_an_elision_and_in_brackets() -> None:
-    assert found("Le format d'Apple pour la musique.", "The format of Photoshop for music.")
-    assert found("Un éditeur libre (Gnumeric) pour tous.", "A free editor (Photoshop) for all.")
-    assert found("Le format d'Apple pour la musique.", "The format of Apple for music.") == []
-
-
 def test_countries_languages_and_acronyms_are_named_as_each_language_does() -> None:
     assert found("Une université des Pays-Bas en Europe.", "A university in the Netherlands of Europe.") == []
     assert found("Il existe en Inde et en Pologne.", "It exists in India and in Poland.") == []

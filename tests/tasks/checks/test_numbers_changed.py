@@ -13,7 +13,6 @@ def found(given: str, output: str, context: Context | None = None) -> list[Findi
 
 SAME = [
     ("Il lit 1 234 567 octets en 2,5 s.", "It reads 1,234,567 bytes in 2.5 s."),
-    ("Il lit 1.234.567 octets.", "It reads 1 234 567 bytes."),
     ("Il connaît trois formats et vingt-deux filtres.", "It knows 3 formats and 22 filters."),
     ("Il a 8 niveaux, dont deux faciles.", "It has eight levels, of which two are easy."),
     ("Les années 90", "The 1990s"),
@@ -34,9 +33,7 @@ CHANGED = [
     ("Il connaît 30 formats.", "It knows 13 formats.", "13", "30"),
     ("La norme ISO 8859-15", "The standard ISO 8859-51", "51", "15"),
     ("В 2019 году вышла версия 45.", "Version 54 came in 2019.", "54", "45"),
-    ("バージョン45は2019年に出ました。", "Version 54 came in 2019.", "54", "45"),
     ("الإصدار ٤٥ صدر عام ٢٠١٩", "Version 54 came in 2019.", "54", "٤٥"),
-    ("संस्करण ४५ वर्ष २०१९", "Version 54 came in 2019.", "54", "४५"),
 ]
 
 

@@ -54,15 +54,6 @@ def test_outcomes_come_in_the_order_of_the_texts(engine_of: EngineOf) -> None:
     ]
 
 
-def test_a_blank_text_is_skipped_and_costs_no_batch(engine_of: EngineOf) -> None:
-    backend = FakeBackend()
-    engine = engine_of(lambda spec: backend)
-    ticket = engine.submit(spec_of(), [(1, " \n\t"), (2, "")])
-    assert ticket.wait(WAIT_S)
-    assert [outcome.status for outcome in ticket.finished()] == [Status.SKIPPED, Status.SKIPPED]
-    assert backend.batches == []
-
-
 def test_no_texts_make_a_ticket_that_is_complete(engine_of: EngineOf) -> None:
     ticket = engine_of(lambda spec: FakeBackend()).submit(spec_of(), [])
     assert ticket.wait(0)

@@ -40,12 +40,6 @@ def test_the_highest_score_of_each_label_is_taken_if_asked_for() -> None:
     assert scores(outcome) == {"a": 0.9, "b": 0.8}
 
 
-def test_only_the_best_labels_are_kept_if_asked_for() -> None:
-    window = {"a": 0.1, "b": 0.6, "c": 0.3}
-    assert list(scores(join(Classify(Combination(top_k=2)), [window], [5]))) == ["b", "c"]
-    assert list(scores(join(Classify(Combination(top_k=9)), [window], [5]))) == ["b", "c", "a"]
-
-
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_not_finite_fails_the_document_as_the_models_fault(bad: float) -> None:
     outcome = join(Classify(Combination()), [{"a": 0.5, "b": 0.5}, {"a": bad, "b": 0.5}], [5, 5])
@@ -121,11 +115,6 @@ def test_labels_are_scored_against_each_other_by_entailment() -> None:
 def test_several_labels_are_scored_by_themselves_against_contradiction() -> None:
     outcome = join_pairs(recipe(SENTENCES, multi_label=True), [(0.0, 0.0), (1.0, -1.0)], [10])
     assert scores(outcome) == pytest.approx({"sports": 0.5, "the economy": 1 / (1 + math.exp(-2))})
-
-
-def test_a_single_label_is_scored_by_itself() -> None:
-    outcome = join_pairs(recipe({"sports": SENTENCES["sports"]}), [(1.0, 0.0)], [10])
-    assert scores(outcome) == pytest.approx({"sports": 1 / (1 + math.exp(-1))})
 
 
 @pytest.mark.parametrize(("take_max", "expected"), [(False, 0.5 * 0.25 + 0.75 / (1 + math.e)), (True, 0.5)])

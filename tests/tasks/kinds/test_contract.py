@@ -106,7 +106,7 @@ def test_options_are_the_same_from_the_command_line_a_pipeline_and_a_message(
 @pytest.mark.parametrize("kind", KINDS)
 def test_options_come_back_from_the_parameters_of_a_spec(kind: kinds.TaskKind) -> None:
     asked = kinds.options(kind.name, **samples(kind))
-    spec = Spec(kind.name, "model", "0" * 40, asked.quality, asked.given())
+    spec = Spec(kind.name, "model", "0" * 40, asked.quality, asked.to_params())
     again = Spec.from_json(spec.to_json())
     assert again == spec
     assert kinds.options(kind.name, dtype=asked.dtype, **again.params) == asked
@@ -114,7 +114,7 @@ def test_options_come_back_from_the_parameters_of_a_spec(kind: kinds.TaskKind) -
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_default_that_is_written_out_changes_no_spec(kind: kinds.TaskKind) -> None:
-    assert kinds.options(kind.name, **kind.options.defaults).given() == {}
+    assert kinds.options(kind.name, **kind.options.defaults).to_params() == {}
 
 
 class OtherTopK(KindOptions):

@@ -64,7 +64,7 @@ def test_several_outputs_say_which_were_cut() -> None:
 
 
 def params(config: dict[str, Any] | None = None, **given: Any) -> dict[str, Any]:
-    options = kinds.options("generate", **given).given()
+    options = kinds.options("generate", **given).to_params()
     return dict(GENERATE.params(Plan(options, "m", UNKNOWN, config or {}, None)))
 
 

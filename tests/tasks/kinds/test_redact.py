@@ -15,12 +15,11 @@ from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.outputs.output_types import REDACTED
 from docmill.tasks import kinds
 from docmill.tasks.engine.backend_factory import open_backend
-from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
+from docmill.tasks.errors import BadOption, CannotServe
 from docmill.tasks.kinds.base import Computed, Traits
 from docmill.tasks.kinds.redact import join_findings, replace_parts, replacement_by, widen_to_words
 from docmill.tasks.models import weightless
 from docmill.tasks.outputs import Output, Span, Spans
-from docmill.tasks.specs import pinning
 from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import build_spec
 from docmill.tasks.windows.windows import Window
@@ -126,13 +125,6 @@ def test_a_label_is_found_whatever_its_capitals(written: str) -> None:
 def test_a_label_that_the_model_does_not_have_is_refused() -> None:
     with pytest.raises(BadOption, match=r"has no label 'PER': --entity must be one of LOC, package\."):
         build_spec("redact", MODEL, kinds.options("redact", entity=("package", "PER")), LABELLED)
-
-
-def test_the_model_of_patterns_does_no_other_kind_of_task() -> None:
-    pinned = pinning.pin("patterns", models_dir=None, cache_dir=Path("none"))
-    pinning.require("redact", pinned, models_dir=None)
-    with pytest.raises(ModelUnsuitable, match="embed needs a trained model; patterns is only for redact"):
-        pinning.require("embed", pinned, models_dir=None)
 
 
 SCRIPTS = "aB3 é中にไทяق\u0301𐍈-.[]\n"

@@ -127,14 +127,6 @@ def test_the_models_that_keep_a_state_are_those_of_transformers(name: str) -> No
     assert model is None or model._is_stateful
 
 
-def test_hybrids_are_told_by_their_layers() -> None:
-    hybrid = {"architectures": ["NewForCausalLM"], "model_type": "new", "layer_types": ["conv", "full_attention"]}
-    assert not kinds.kind("generate").suits(hybrid)
-    assert not kinds.kind("generate").suits({"architectures": ["NewForCausalLM"], "text_config": hybrid})
-    gemma = {**hybrid, "layer_types": ["sliding_attention", "full_attention"]}
-    assert kinds.kind("generate").suits(gemma)
-
-
 SPANISH = Direction(("es",), ("en",))
 
 
@@ -189,13 +181,6 @@ def test_the_shipped_model_reads_french_and_spanish(tmp_path: Path) -> None:
     assert str(refused.value) == "--from de: marian-ddtp translates from French or Spanish into English."
     with pytest.raises(BadOption, match="--to fr: marian-ddtp translates from French"):
         build_spec("translate", pinned, kinds.options("translate", source_lang="es", target_lang="fr"), {})
-
-
-def test_where_nothing_is_known_nothing_is_refused() -> None:
-    spec_with(UNKNOWN, source_lang="de", target_lang="fr")
-    spec_with(Direction((), ("en",)), source_lang="de")
-    spec_with(SPANISH)
-    spec_with(Direction(("en",), ("no",)), source_lang="en", target_lang="nb")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,20 +83,10 @@ def test_options_that_do_not_fit_the_model_are_refused_with_what_to_do(
         build_spec("entities", PINNED, kinds.options("entities", **options), of)
 
 
-def test_an_adapter_is_refused_since_nothing_merges_it_into_a_gliner_model() -> None:
-    adapted = replace(PINNED, beside={"adapter": "lora", "adapter_revision": "0" * 40})
-    given = kinds.options("entities", labels="person", adapter="lora")
-    with pytest.raises(BadOption, match="--adapter is not for GLiNER models such as gliner-small"):
-        build_spec("entities", adapted, given, config())
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"labels_encoder": "bge"}, "an encoder of its own for labels; docmill computes those with one encoder"),
-        ({"labels_decoder": "gpt2"}, "a decoder that writes labels"),
-        ({"relations_layer": "dot"}, "a layer for relations"),
-        ({"precomputed_prompts_mode": True}, "labels of its own, which were computed before"),
         ({"model_type": "gliner_streaming_span"}, "reads streams"),
         ({"words_splitter_type": "stanza"}, "words are split by stanza"),
         ({"encoder_config": ENCODER | {"auto_map": {"AutoModel": "x--y"}}}, "brings code of its own"),

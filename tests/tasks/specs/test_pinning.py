@@ -23,7 +23,7 @@ from docmill.tasks.specs.pinning import Pinned
 from docmill.tasks.specs.plan import build_spec
 from tests.tasks.backends.remote.test_counting import MINILM
 from tests.tasks.conftest import EXAMPLES
-from tests.tasks.hub_server import COMMIT, Hub, serving
+from tests.tasks.hub_server import COMMIT, Hub, environment, serving
 from tests.worker.harness import run_program
 
 SYNOPSIS = EXAMPLES / "models" / "synopsis-ddtp"
@@ -142,53 +142,6 @@ def test_an_adapter_is_named_as_one_with_its_base(tmp_path: Path) -> None:
         pinning.pin(str(tmp_path), models_dir=None, cache_dir=tmp_path / "cache")
 
 
-PROGRAM = """
-import json, sys
-from pathlib import Path
-from docmill.storage.core.specs import Spec
-from docmill.tasks.errors import TaskError
-from docmill.tasks.specs import pinning
-from docmill.tasks.specs.pinning import Pinned
-
-answers, cache = [], Path(sys.argv[1])
-for name in ("org/adapter", "org/base"):
-    try:
-        base = Pinned("org/base", "0" * 40)
-        pinned, config = pinning.with_adapter(base, {"model_type": "bert"}, name, models_dir=None, cache_dir=cache)
-        spec = Spec("classify", base.model, base.revision, params=pinned.beside)
-        folder = pinning.locate_adapter(spec, models_dir=None, cache_dir=cache)
-        files = sorted(path.name for path in folder.iterdir())
-        answers.append([dict(pinned.beside), dict(config["id2label"]), files])
-    except TaskError as error:
-        answers.append([type(error).__name__, str(error)])
-print(json.dumps(answers))
-"""
-
-
-def test_an_adapter_of_the_hub_is_pinned_by_its_commit_and_brings_its_head(tmp_path: Path) -> None:
-    adapter, base = tmp_path / "adapter", tmp_path / "base"
-    adapter.mkdir()
-    base.mkdir()
-    config = {"peft_type": "LORA", "task_type": "SEQ_CLS", "base_model_name_or_path": "org/base"}
-    (adapter / "adapter_config.json").write_text(json.dumps(config))
-    (adapter / "README.md").write_text("An adapter.")
-    (base / "config.json").write_text("{}")
-    save_file({"base_model.model.classifier.weight": torch.zeros(2, 4)}, adapter / "adapter_model.safetensors")
-    with serving(Hub({"org/adapter": adapter, "org/base": base})) as hub:
-        settings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
-        said = run_program(PROGRAM, tmp_path / "cache", environment={**os.environ, **settings})
-    found, refused = json.loads(said)
-    assert found == [
-        {"adapter": "org/adapter", "adapter_revision": COMMIT},
-        {"0": "LABEL_0", "1": "LABEL_1"},
-        ["adapter_config.json", "adapter_model.safetensors"],
-    ]
-    assert refused == [
-        "ModelNotFound",
-        "org/base on the hub is no adapter that docmill reads: it has no adapter_config.json.",
-    ]
-
-
 SERVED = Pinned("openai:small", "served")
 
 
@@ -250,8 +203,8 @@ def test_what_is_no_tokenizer_is_refused_with_what_to_do(tmp_path: Path) -> None
         build_spec("embed", replace(SERVED), kinds.options("embed", tokenizer="x"), {}, None)
 
 
-TOKENIZERS_PROGRAM = """
-import json, os, sys
+PROGRAM = """
+import json, sys
 from pathlib import Path
 from docmill.storage.core.specs import Spec
 from docmill.tasks.errors import TaskError
@@ -259,12 +212,21 @@ from docmill.tasks.specs import pinning
 from docmill.tasks.specs.pinning import Pinned
 
 answers, cache = [], Path(sys.argv[1])
-for name in ("org/model", "org/weights", "org/nothing"):
+for name in sys.argv[2:]:
     try:
-        pinned = pinning.with_tokenizer(Pinned("openai:small", "served"), name, models_dir=None, cache_dir=cache)
-        spec = Spec("embed", "x", "y", params=pinned.beside)
-        folder = pinning.locate_tokenizer(spec, models_dir=None, cache_dir=cache)
-        answers.append([dict(pinned.beside), sorted(path.name for path in folder.iterdir())])
+        if name.startswith("org/adapter") or name == "org/base":
+            base = Pinned("org/base", "0" * 40)
+            bert = {"model_type": "bert"}
+            pinned, config = pinning.with_adapter(base, bert, name, models_dir=None, cache_dir=cache)
+            spec = Spec("classify", base.model, base.revision, params=pinned.beside)
+            folder = pinning.locate_adapter(spec, models_dir=None, cache_dir=cache)
+        else:
+            pinned, config = Pinned("openai:small", "served"), {"id2label": {}}
+            pinned = pinning.with_tokenizer(pinned, name, models_dir=None, cache_dir=cache)
+            spec = Spec("embed", "x", "y", params=pinned.beside)
+            folder = pinning.locate_tokenizer(spec, models_dir=None, cache_dir=cache)
+        files = sorted(path.name for path in folder.iterdir())
+        answers.append([dict(pinned.beside), dict(config["id2label"]), files])
     except TaskError as error:
         answers.append([type(error).__name__, str(error)])
 print(json.dumps(answers))
@@ -272,24 +234,39 @@ print(json.dumps(answers))
 
 
 @pytest.mark.slow
-def test_a_tokenizer_of_the_hub_is_pinned_by_its_commit_and_fetched_once_without_weights(tmp_path: Path) -> None:
-    model, weights = copy_tokenizer(tmp_path / "model"), tmp_path / "weights"
+def test_adapters_and_tokenizers_of_the_hub_are_pinned_by_their_commits_and_fetched_once(tmp_path: Path) -> None:
+    adapter, weights = tmp_path / "adapter", tmp_path / "weights"
+    adapter.mkdir()
     weights.mkdir()
+    config = {"peft_type": "LORA", "task_type": "SEQ_CLS", "base_model_name_or_path": "org/base"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    (adapter / "README.md").write_text("An adapter.")
+    save_file({"base_model.model.classifier.weight": torch.zeros(2, 4)}, adapter / "adapter_model.safetensors")
+    model = copy_tokenizer(tmp_path / "model")
     for folder in (model, weights):
         (folder / "config.json").write_text("{}")
         (folder / "model.safetensors").write_bytes(b"0" * 100)
-    home = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    with serving(Hub({"org/model": model, "org/weights": weights})) as hub:
-        settings = {**os.environ, **home, "HF_ENDPOINT": hub.endpoint}
-        found, *refused = json.loads(run_program(TOKENIZERS_PROGRAM, tmp_path / "cache", environment=settings))
-        assert not any("safetensors" in path for path in hub.sent)
-    assert found == [
+    folders = {"org/adapter": adapter, "org/base": weights, "org/model": model, "org/weights": weights}
+    with serving(Hub(folders)) as hub:
+        settings = {**os.environ, **environment(hub.endpoint, tmp_path)}
+        said = run_program(PROGRAM, tmp_path / "cache", *folders, environment=settings)
+        assert "model.safetensors" not in hub.sent
+    with_adapter, no_adapter, with_tokenizer, no_tokenizer = json.loads(said)
+    assert with_adapter == [
+        {"adapter": "org/adapter", "adapter_revision": COMMIT},
+        {"0": "LABEL_0", "1": "LABEL_1"},
+        ["adapter_config.json", "adapter_model.safetensors"],
+    ]
+    assert no_adapter == [
+        "ModelNotFound",
+        "org/base on the hub is no adapter that docmill reads: it has no adapter_config.json.",
+    ]
+    assert with_tokenizer == [
         {"tokenizer": "org/model", "tokenizer_revision": COMMIT},
+        {},
         ["config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"],
     ]
-    assert refused[0] == ["ModelNotFound", "org/weights on the hub has no tokenizer that docmill reads."]
-    assert refused[1][0] == "ModelNotFound"
+    assert no_tokenizer == ["ModelNotFound", "org/weights on the hub has no tokenizer that docmill reads."]
     # The hub is away: what was fetched is used.
-    settings = {**os.environ, **home, "HF_ENDPOINT": hub.endpoint}
-    again, *_ = json.loads(run_program(TOKENIZERS_PROGRAM, tmp_path / "cache", environment=settings))
-    assert again == found
+    again = json.loads(run_program(PROGRAM, tmp_path / "cache", "org/adapter", "org/model", environment=settings))
+    assert again == [with_adapter, with_tokenizer]

@@ -35,12 +35,6 @@ BERT = {"model_type": "bert"}
 GPT2 = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}
 
 
-def test_a_spec_holds_only_what_was_asked_for() -> None:
-    spec = build_spec("summarize", PINNED, kinds.options("summarize", beams=2), T5)
-    assert spec.params == {"beams": 2, "algorithm": ALGORITHM}
-    assert spec.quality == "native"
-
-
 def test_a_prompt_and_its_sampling_are_part_of_the_spec() -> None:
     options = kinds.options("generate", prompt="Say: {text}", temperature=1, top_p=1, seed=7, stop=("\n",))
     spec = build_spec("generate", PINNED, options, GPT2)
@@ -222,11 +216,6 @@ def test_a_plain_code_finds_each_familys_own(asked: str, codes: list[str], expec
     assert languages.match(asked, codes) == expected
 
 
-def test_an_unknown_language_is_refused_with_near_ones() -> None:
-    with pytest.raises(BadOption, match="fr_XX"):
-        languages.match("fy", ["fr_XX", "en_XX"])
-
-
 @pytest.mark.parametrize(
     ("config", "others", "expected"),
     [
@@ -305,16 +294,6 @@ def test_a_spec_is_the_same_in_whatever_order_the_models_stand(tmp_path: Path, c
 def test_what_does_not_fit_is_refused(tmp_path: Path, model: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(BadOption, match=said):
         spec_of(tmp_path, model, **options)
-
-
-def test_only_translations_have_several_models(tmp_path: Path) -> None:
-    pinned = pinning.pin("synopsis-ddtp", models_dir=None, cache_dir=tmp_path)
-    with pytest.raises(ModelUnsuitable, match="minilm"):
-        spec_of(tmp_path, "fr=minilm")
-    with pytest.raises(BadOption, match="is for translate; summarize takes one model"):
-        plan.build_spec_per_language(
-            "summarize", {"fr": (pinned, {})}, kinds.options("translate", source_lang="auto")
-        )
 
 
 def test_a_name_without_a_language_is_one_model() -> None:

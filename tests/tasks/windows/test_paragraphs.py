@@ -133,18 +133,13 @@ def test_every_word_of_prose_is_translated(text: str, by_sentence: bool) -> None
         ("a | b\n--|--\nc \\| d | `e|f`", ["a", "b", "c \\| d", "`e", "f`"]),
         ("> One\n> two.\n>\n> - item", ["One\n> two.", "item"]),
         ("## Title ##\nText", ["Title", "Text"]),
-        ("Title\n=====\nText", ["Title", "Text"]),
         ("- [ ] open\n- [x] done", ["open", "done"]),
-        ("One  \ntwo\\\nthree", ["One", "two", "three"]),
         ("Name: value\nSize: much\n", ["Name: value", "Size: much"]),
         ("Term\n: meaning\n", ["Term", "meaning"]),
         ("See:\n\n    make && ./run\n\nDone.", ["See:", "Done."]),
-        ("# Title\n\n    make install\n\nDone.", ["Title", "Done."]),
-        ("    Indented words of a letter.\n", ["Indented words of a letter."]),
         ("<p>One <b>two</b></p>\n<!-- no -->\n<p>three</p>", ["One <b>two</b>", "three"]),
         ("---\ntitle: x\n---\n\nText", ["Text"]),
         ("[a]: https://example.org/\n\nText", ["Text"]),
-        ("1.1. One\n1.2. Two\n(iv) Four", ["One", "Two", "Four"]),
         ("Text[^1]\n\n[^1]: A note here", ["Text[^1]", "A note here"]),
     ],
 )
@@ -179,25 +174,9 @@ def test_a_model_translates_a_guide_and_leaves_its_blocks(bench: Bench) -> None:
 
 
 PIECES = [
-    "Dr. ",
-    "No end",
-    "wait... ",
-    'said "no." ',
-    "J. ",
-    "。",
-    "東京です",
-    "यह है।",
-    "؟ ",
-    "\n",
-    "\n\n",
-    "> ",
-    "`a. B`",
-    "# ",
-    "- ",
-    "!",
-    " ",
-    "```\n",
-]
+    "Dr. ", "No end", "wait... ", 'said "no." ', "J. ", "。", "東京です", "यह है।", "؟ ", "\n", "\n\n", "> ", "`a. B`",
+    "# ", "- ", "!", " ", "```\n",
+]  # fmt: skip
 
 
 def found(text: str) -> list[str]:
@@ -218,10 +197,7 @@ def found(text: str) -> list[str]:
         ("He said “Go.” *It was so.* ¿Qué? No.", ["He said “Go.”", "*It was so.*", "¿Qué?", "No."]),
         ("# Head\n\nOne\nline. Two\n\n- item\n\n```\ncode. Here\n```\n", ["Head", "One\nline.", "Two", "item"]),
         ("東京は首都です。「そうです！」人口は？", ["東京は首都です。", "「そうです！」", "人口は？"]),
-        ("हिन्दी भाषा है। दूसरा वाक्य।", ["हिन्दी भाषा है।", "दूसरा वाक्य।"]),
-        ("ما اسمك؟ اسمي علي.", ["ما اسمك؟", "اسمي علي."]),
         ("สวัสดีครับ ผมชื่อนัท", ["สวัสดีครับ ผมชื่อนัท"]),
-        ("--- ...", []),
     ],
 )
 def test_sentences_end_where_their_script_ends_them(text: str, wanted: list[str]) -> None:
@@ -276,8 +252,6 @@ def test_the_sentences_to_translate_are_the_paragraphs_without_what_stands_betwe
         (" ", "東京は首都です。", ""),
         ("", "「そうです！」", ""),
         ("\n  ", "東京は首都です。", "\n  "),
-        ("", "", ""),
-        ("  ", "One.", "  "),
     ],
 )
 def test_the_space_between_sentences_is_that_of_the_output_s_script(gap: str, before: str, wanted: str) -> None:

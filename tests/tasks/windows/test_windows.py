@@ -161,10 +161,6 @@ def test_paragraphs_and_items_are_found(text: str, expected: list[str]) -> None:
     assert [text[section.start : section.end] for section in paragraphs(text)] == expected
 
 
-def test_a_wrapped_line_reaches_the_model_as_one_line() -> None:
-    assert unwrapped("one\n  two\r\nthree \t\n four") == "one two three four"
-
-
 def test_many_spaces_take_no_time() -> None:
     text = f"a{' ' * 1_000_000}b"
     assert unwrapped(text) == text

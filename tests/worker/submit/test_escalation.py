@@ -79,10 +79,10 @@ def test_another_model_gets_the_options_of_the_step_that_suit_its_family() -> No
     first = kinds.options("translate", source_lang="fr", target_lang="en", beams=2, adapter="a", max_new_tokens=50)
     first = first.replaced(tokenizer="t")
     same = Escalation(options={"beams": 4}).options_from(first, None)
-    assert (same.given()["beams"], same.given()["adapter"], same.given()["tokenizer"]) == (4, "a", "t")
-    decoder = Escalation("large").options_from(first, Family.DECODER).given()
+    assert (same.to_params()["beams"], same.to_params()["adapter"], same.to_params()["tokenizer"]) == (4, "a", "t")
+    decoder = Escalation("large").options_from(first, Family.DECODER).to_params()
     assert decoder == {"source_lang": "fr", "target_lang": "en", "max_new_tokens": 50}
-    encoder = Escalation("large").options_from(first, Family.SEQ2SEQ).given()
+    encoder = Escalation("large").options_from(first, Family.SEQ2SEQ).to_params()
     assert encoder["beams"] == 2
     assert not {"adapter", "tokenizer"} & encoder.keys()
 

@@ -20,7 +20,7 @@ from llguidance.hf import from_tokenizer
 from transformers import AutoTokenizer, LogitsProcessor
 
 from docmill.storage.core.specs import Outcome, Reason, Status
-from docmill.tasks import kinds, schemas
+from docmill.tasks import kinds, schema_checks
 from docmill.tasks.backends.decoder_only.instructed import Constraint, unpacked_here, unpacked_on_device
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe
@@ -89,7 +89,7 @@ class Masked(LogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if input_ids.shape[1] != self._length + 1:  # another text
-            self._matcher = LLMatcher(self._tokenizer, schemas.grammar(self._schema))
+            self._matcher = LLMatcher(self._tokenizer, schema_checks.grammar(self._schema))
         else:
             assert self._matcher.consume_token(int(input_ids[0, -1]))
         self._length = input_ids.shape[1]
@@ -189,7 +189,7 @@ def test_bits_are_unpacked_alike_on_the_cpu_and_on_a_device() -> None:
 
 
 def test_places_of_the_output_layer_that_no_token_has_are_never_chosen(tokens: LLTokenizer) -> None:
-    constraint = Constraint(schemas.read(SHORT), tokens)
+    constraint = Constraint(schema_checks.read(SHORT), tokens)
     logits = constraint.masked(torch.ones((1, tokens.vocab_size + 7)), [constraint.begin()])
     allowed = [token for token, value in enumerate(logits[0].tolist()) if value == 1]
     assert {tokens.decode_str([token])[0] for token in allowed} == {"{"}
@@ -253,7 +253,7 @@ def tokens(made: dict[str, Path]) -> LLTokenizer:
 def test_random_logits_give_a_valid_record_of_any_schema_or_a_reason(
     tokens: LLTokenizer, schema: dict[str, Any], seed: int
 ) -> None:
-    read = schemas.read(schema)
+    read = schema_checks.read(schema)
     spec = build_spec("extract", Pinned("model", "0" * 40), kinds.options("extract", json_schema=schema), {})
     constraint, outputs = Constraint(read, tokens), []
     matchers = [constraint.begin() for _ in range(3)]
