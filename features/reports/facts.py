@@ -21,41 +21,21 @@ Item = TypeVar("Item")
 EXAMPLES = 3  # of each flag, and of results without one
 
 
-@dataclass
-class Lengths:
-    """Counts of lengths by range: 0, 1, 2–3, 4–7 and so on, each twice as wide as the one before."""
+def length_ranges(counts: Mapping[int, int]) -> list[tuple[str, int]]:
+    """Return ranges of lengths, 0, 1, 2–3, 4–7 and so on, from the first to the last that has any, with their counts.
 
-    counts: Counter[int] = field(default_factory=Counter)
-
-    def add(self, length: int) -> None:
-        self.counts[length.bit_length()] += 1
-
-    def ranges(self) -> list[tuple[str, int]]:
-        """Return the ranges from the first to the last that has any, and how many are in each."""
-        if not self.counts:
-            return []
-        bits = range(min(self.counts), max(self.counts) + 1)
-        return [(_range(n), self.counts[n]) for n in bits]
+    `counts` has the number of lengths by their bits.
+    """
+    if not counts:
+        return []
+    ranges = range(min(counts), max(counts) + 1)
+    names = [str(bits) if bits < 2 else f"{2 ** (bits - 1):,}–{2**bits - 1:,}" for bits in ranges]
+    return [(name, counts.get(bits, 0)) for name, bits in zip(names, ranges, strict=True)]
 
 
-def _range(bits: int) -> str:
-    if bits < 2:
-        return str(bits)
-    return f"{2 ** (bits - 1):,}–{2**bits - 1:,}"
-
-
-@dataclass
-class Shares:
-    """Counts of numbers from 0 to 1 by tenth."""
-
-    counts: Counter[int] = field(default_factory=Counter)
-
-    def add(self, share: float) -> None:
-        self.counts[min(9, max(0, int(share * 10)))] += 1
-
-    def ranges(self) -> list[tuple[str, int]]:
-        """Return the tenths, and how many are in each; nothing if nothing was added."""
-        return [(f"{n / 10:.1f}–{(n + 1) / 10:.1f}", self.counts[n]) for n in range(10)] if self.counts else []
+def tenth_ranges(counts: Mapping[int, int]) -> list[tuple[str, int]]:
+    """Return the tenths from 0 to 1 with their counts; nothing if there are none."""
+    return [(f"{n / 10:.1f}–{(n + 1) / 10:.1f}", counts.get(n, 0)) for n in range(10)] if counts else []
 
 
 class Sample(Generic[Item]):
@@ -96,9 +76,9 @@ class StepFacts:
 
     status: StepStatus
     results: int = 0
-    tokens_in: Lengths = field(default_factory=Lengths)
-    tokens_out: Lengths = field(default_factory=Lengths)
-    confidence: Shares = field(default_factory=Shares)
+    tokens_in: Counter[int] = field(default_factory=Counter)  # by their bits
+    tokens_out: Counter[int] = field(default_factory=Counter)
+    confidence: Counter[int] = field(default_factory=Counter)  # by tenth
     flags: Counter[str] = field(default_factory=Counter)
     examples: dict[str, Sample[Pair]] = field(default_factory=dict)
     samples: Sample[Pair] = field(default_factory=lambda: Sample(EXAMPLES))
@@ -170,11 +150,11 @@ def _by_step(
 
 def _count(step: StepFacts, result: Mapping[str, Any]) -> None:
     step.results += 1
-    step.tokens_in.add(result["tokens_in"])
+    step.tokens_in[result["tokens_in"].bit_length()] += 1
     if result["tokens_out"]:
-        step.tokens_out.add(result["tokens_out"])
+        step.tokens_out[result["tokens_out"].bit_length()] += 1
     if result.get("confidence") is not None:
-        step.confidence.add(result["confidence"])
+        step.confidence[min(9, int(result["confidence"] * 10))] += 1
     step.flags.update(result["flags"])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from docmill.features.reports.facts import Facts, Pair, StepFacts
+from docmill.features.reports.facts import Facts, Pair, StepFacts, length_ranges, tenth_ranges
 from docmill.storage.writers.formats import whole_file
 from docmill.worker.formatting import FILTERS
 from docmill.worker.prices import Cost
@@ -64,9 +64,9 @@ def _compared(pair: Pair) -> tuple[Sequence[Part], Sequence[Part]]:
 def _distributions(step: StepFacts) -> list[tuple[str, str]]:
     """Return titles and charts."""
     named = {
-        "Results by tokens read": step.tokens_in.ranges(),
-        "Results by tokens written": step.tokens_out.ranges(),
-        "Results by confidence": step.confidence.ranges(),
+        "Results by tokens read": length_ranges(step.tokens_in),
+        "Results by tokens written": length_ranges(step.tokens_out),
+        "Results by confidence": tenth_ranges(step.confidence),
     }
     return [(title, charts.bars(ranges, title)) for title, ranges in named.items() if ranges]
 

@@ -6,27 +6,22 @@ from collections import Counter
 
 import pytest
 
-from docmill.features.reports.facts import Lengths, Sample, Shares
+from docmill.features.reports.facts import Sample, length_ranges, tenth_ranges
 
 
 def test_each_range_of_lengths_is_twice_as_wide_as_the_one_before() -> None:
-    lengths = Lengths()
-    for length in (1, 2, 3, 4, 9, 15, 1023, 1024):
-        lengths.add(length)
-    assert lengths.ranges() == [
+    counts = Counter(length.bit_length() for length in (1, 2, 3, 4, 9, 15, 1023, 1024))
+    assert length_ranges(counts) == [
         ("1", 1), ("2–3", 2), ("4–7", 1), ("8–15", 2), ("16–31", 0), ("32–63", 0), ("64–127", 0), ("128–255", 0),
         ("256–511", 0), ("512–1,023", 1), ("1,024–2,047", 1),
     ]  # fmt: skip
-    assert Lengths().ranges() == []
+    assert length_ranges({}) == []
 
 
-def test_shares_fall_into_tenths_and_one_into_the_last() -> None:
-    shares = Shares()
-    for share in (0.0, 0.05, 0.1, 0.95, 1.0):
-        shares.add(share)
-    assert [n for _, n in shares.ranges()] == [2, 1, 0, 0, 0, 0, 0, 0, 0, 2]
-    assert shares.ranges()[-1][0] == "0.9–1.0"
-    assert Shares().ranges() == []
+def test_tenths_are_ten_or_none() -> None:
+    assert [n for _, n in tenth_ranges({0: 2, 9: 1})] == [2, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+    assert tenth_ranges({9: 1})[-1] == ("0.9–1.0", 1)
+    assert tenth_ranges({}) == []
 
 
 @pytest.mark.parametrize("size", [1, 3])

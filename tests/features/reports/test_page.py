@@ -6,8 +6,6 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from string import ascii_lowercase
 
-import pytest
-
 from docmill.features.reports.facts import gather
 from docmill.features.reports.page import page
 from docmill.storage.core.database import Database
@@ -17,7 +15,6 @@ from docmill.storage.results.status import read_status
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from docmill.tasks.checks import NONE, Checks
-from docmill.worker.logs import seen
 from tests.storage.builders import COPY, read, request, work
 
 HOSTILE = {
@@ -132,10 +129,3 @@ def test_each_step_is_shown_beside_what_it_read(database: Database) -> None:
     assert "Results of first 1 document has a result." in text
     assert "Input apple tree Output apple tree!" in text
     assert "Input apple tree! Output apple tree!!" in text
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"), [("a\tb\nc é", "a\tb\nc é"), ("\x00\u2066\ufeff", "[U+0000][U+2066][U+FEFF]")]
-)
-def test_characters_that_steer_how_a_text_is_shown_are_written_as_codes(text: str, shown: str) -> None:
-    assert seen(text) == shown

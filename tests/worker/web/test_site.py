@@ -45,19 +45,6 @@ def test_tokens_differ_and_are_long_enough() -> None:
     assert len(generated_token()) >= LEAST_TOKEN
 
 
-def test_a_session_ends_after_its_time_and_at_its_sign_out() -> None:
-    now = 100.0
-    sessions = Sessions(lambda: now)
-    first, second = sessions.begin(), sessions.begin()
-    sessions.end(second)
-    sessions.end("of nobody")
-    assert (sessions.has(first), sessions.has(second), sessions.has("")) == (True, False, False)
-    now += SESSION_S - 1
-    assert sessions.has(first)
-    now += 1
-    assert not sessions.has(first)
-
-
 def test_wrong_tokens_of_an_address_are_slowed_and_forgiven_with_time() -> None:
     now = 0.0
     attempts = Attempts(lambda: now)

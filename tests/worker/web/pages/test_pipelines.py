@@ -168,28 +168,3 @@ def test_a_run_of_an_unknown_pipeline_is_not_found(browse: Browse) -> None:
     browser = browse(allows_changes=True)
     form = {"form_token": signed_in_form(browser.get("/sign-in").text)}
     assert browser.post("/pipelines/nothing/run", data=form).status_code == 404
-
-
-def test_a_page_that_only_reads_makes_no_run(browse: Browse, database: Database) -> None:
-    pipelines.put(database, "nightly", "/data", "", NIGHTLY)
-    form = form_of(browse(allows_changes=True), "nightly")
-    browser = browse()
-    assert "Run now" not in browser.get("/pipelines/nightly").text
-    form["form_token"] = signed_in_form(browser.get("/sign-in").text)
-    answer = browser.post("/pipelines/nightly/run", data=form)
-    assert answer.status_code == 403
-    assert "read-only" in answer.text
-    assert pipelines.history(database, "nightly") == []
-
-
-def test_a_run_without_the_secret_of_the_form_or_by_another_site_is_refused(
-    browse: Browse, database: Database
-) -> None:
-    pipelines.put(database, "nightly", "/data", "", NIGHTLY)
-    browser = browse(allows_changes=True)
-    form = form_of(browser, "nightly")
-    assert browser.post("/pipelines/nightly/run", data=form | {"form_token": "0" * 64}).status_code == 403
-    headers = {"sec-fetch-site": "cross-site"}
-    assert browser.post("/pipelines/nightly/run", data=form, headers=headers).status_code == 403
-    assert browser.get("/pipelines/nightly/run").status_code == 405
-    assert pipelines.history(database, "nightly") == []
