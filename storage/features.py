@@ -57,7 +57,7 @@ class Feature:
     ``backends``: rows of the registry (`tasks.backends.registry.Row`). They come after docmill's own.
     ``readers``: functions that read files with a suffix (`.xyz`), or open URLs with a scheme (`xyz`).
     ``checks``: checks of outputs (`tasks.checks.base.Check`), by the flags that they raise.
-    ``filters``: filters of documents (`storage.steps.filters.DocumentFilter`), by their names for `--leave-out`.
+    ``filters``: filters of documents (`storage.steps.conditions.DocumentFilter`), by their names for `--leave-out`.
     ``writers``: formats of results (`storage.writers.formats.Writer`).
     ``tables``: SQLAlchemy's MetaData of the feature's own tables. `docmill db upgrade` makes those that are missing.
     ``worker_rights``, ``order_rights``: rights to these tables (`storage.core.privileges`) that a worker needs, and

@@ -1,7 +1,7 @@
 """Find near duplicates in a corpus, by their words or by their vectors, and leave them out of steps.
 
-The core knows filters of documents by their names (`storage/steps/filters.py`), and tells this one of documents that
-are removed.
+The core knows filters of documents by their names (`storage/steps/conditions.py`), and tells this one of documents
+that are removed.
 """
 
 from docmill.storage.extras import Extra
@@ -19,5 +19,12 @@ FEATURE = Feature(
     },
     extras=(LIBRARY,),
     filters={"near-duplicates": "docmill.features.near_duplicates.finding:FILTER"},
+    tables=("docmill.features.near_duplicates.tables:Own.metadata",),
+    worker_rights={"duplicate": ("SELECT",)},
+    order_rights={
+        "deduplication": ("SELECT", "INSERT", "UPDATE"),
+        "duplicate": ("SELECT", "INSERT", "DELETE"),
+        "signature": ("SELECT", "INSERT"),
+    },
     dependents=("docmill.features.near_duplicates.tables:DEPENDENT",),
 )

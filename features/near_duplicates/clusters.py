@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from sqlalchemy import ColumnElement, delete, select
@@ -35,7 +35,7 @@ PAGE = 10_000
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchWork:
     """The work of one search: `compared` pairs, and of the corpus's `documents` those that were `new` to it.
 
     `repeats` are documents that are not the first of their cluster. `without_vector` documents took no part, since
@@ -66,7 +66,7 @@ class _Corpus:
     read_at: float
 
 
-def find(database: Database, corpus_id: int, method: Method, advanced: Advanced = unheard) -> Found:
+def find(database: Database, corpus_id: int, method: Method, advanced: Advanced = unheard) -> SearchWork:
     """Bring the clusters of a corpus up to date. A search by another method than the last one begins anew.
 
     Raises StorageError, and NothingEmbedded if the corpus has no vectors of the method's spec. If another process
@@ -75,10 +75,10 @@ def find(database: Database, corpus_id: int, method: Method, advanced: Advanced 
     while True:
         before = _last(database, corpus_id)
         corpus = _load(database, corpus_id, method, before)
-        found, clusters = _clusters(database, corpus_id, corpus, method, advanced)
+        work, clusters = _clusters(database, corpus_id, corpus, method, advanced)
         settled = partial(_write, corpus_id=corpus_id, method=method, before=before, corpus=corpus, clusters=clusters)
         if database.write(settled):
-            return found
+            return work
 
 
 def method_of(database: Database, corpus_id: int) -> Method | None:
@@ -87,35 +87,18 @@ def method_of(database: Database, corpus_id: int) -> Method | None:
     return None if last is None else stored(last.method)
 
 
-class _Last(NamedTuple):
-    """The last search for near duplicates in a corpus."""
-
-    method: Mapping[str, Any]
-    compared_to: int
-    finished_at: float
-
-
-def _last(database: Database, corpus_id: int) -> _Last | None:
+def _last(database: Database, corpus_id: int) -> Any:
+    """Return the row of the last search in a corpus; None if there was none."""
     with database.read() as transaction:
         return _last_seen(transaction, corpus_id)
 
 
-def _last_seen(transaction: Transaction, corpus_id: int) -> _Last | None:
-    found = transaction.execute(_LAST.where(Deduplication.corpus_id == corpus_id)).one_or_none()
-    return None if found is None else _Last(*found)
+def _last_seen(transaction: Transaction, corpus_id: int) -> Any:
+    last = select(Deduplication.method, Deduplication.compared_to, Deduplication.finished_at)
+    return transaction.execute(last.where(Deduplication.corpus_id == corpus_id)).one_or_none()
 
 
-_LAST = select(Deduplication.method, Deduplication.compared_to, Deduplication.finished_at)
-
-
-class _Vector(NamedTuple):
-    """The state of a vector, and the time of its outcome."""
-
-    status: str
-    created_at: float
-
-
-def _load(database: Database, corpus_id: int, method: Method, before: _Last | None) -> _Corpus:
+def _load(database: Database, corpus_id: int, method: Method, before: Any) -> _Corpus:
     query = select(Document.id, Document.content_id)
     query = query.where(Document.corpus_id == corpus_id, is_current_document())
     ids, units = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
@@ -130,12 +113,14 @@ def _load(database: Database, corpus_id: int, method: Method, before: _Last | No
         of_page: Mapping[int, int] = own
         if read is not None and isinstance(method, ByVectors):
             with database.read() as transaction:
-                given = lineage.read(transaction, read, own)
-                status = _status(transaction, method, {*given.values()})
-            of_page = {key: unit for key, unit in given.items() if unit in status and status[unit].status == "done"}
+                computed = lineage.read(transaction, read, own)
+                status = _status(transaction, method, {*computed.values()})
+            of_page = {
+                key: unit for key, unit in computed.items() if unit in status and status[unit].status == "done"
+            }
             if last is not None:
                 late |= {unit for unit in of_page.values() if status[unit].created_at >= last.finished_at}
-            lacking = (key for key in own if given.get(key) not in status)
+            lacking = (key for key in own if computed.get(key) not in status)
             waiting = next(lacking, None) if waiting is None else waiting
         ids.append(np.fromiter(own, np.int64, len(own)))
         units.append(np.array([of_page.get(key, 0) for key in own], np.int64))
@@ -151,18 +136,16 @@ def _load(database: Database, corpus_id: int, method: Method, before: _Last | No
     )
 
 
-def _status(transaction: Transaction, method: ByVectors, content_ids: set[int]) -> dict[int, _Vector]:
+def _status(transaction: Transaction, method: ByVectors, content_ids: set[int]) -> dict[int, Any]:
+    """Return rows with the status of vectors and the time of their outcomes, by content."""
     query = select(OutcomeRow.content_id, OutcomeRow.status, OutcomeRow.created_at)
     query = query.where(OutcomeRow.spec_id == method.spec_id)
-    return {
-        row.content_id: _Vector(row.status, row.created_at)
-        for row in transaction.probe(query, OutcomeRow.content_id, content_ids)
-    }
+    return {row.content_id: row for row in transaction.probe(query, OutcomeRow.content_id, content_ids)}
 
 
 def _clusters(
     database: Database, corpus_id: int, corpus: _Corpus, method: Method, advanced: Advanced
-) -> tuple[Found, dict[int, tuple[int, int]]]:
+) -> tuple[SearchWork, dict[int, tuple[int, int]]]:
     """Return {document: (first document, documents in the cluster)} for the documents of all clusters."""
     taking_part = corpus.units > 0
     ids, units = corpus.ids[taking_part], corpus.units[taking_part]
@@ -190,7 +173,7 @@ def _clusters(
     sizes = np.bincount(roots, minlength=len(contents))
     several = sizes[roots] > 1
     first_ids = ids[firsts[roots[several]]]
-    found = Found(
+    work = SearchWork(
         documents=len(corpus.ids),
         new=int(fresh[place].sum()),
         compared=compared,
@@ -198,7 +181,7 @@ def _clusters(
         without_vector=int((~taking_part).sum()),
     )
     rows = zip(ids[several].tolist(), first_ids.tolist(), sizes[roots[several]].tolist(), strict=True)
-    return found, {document_id: (first_id, size) for document_id, first_id, size in rows}
+    return work, {document_id: (first_id, size) for document_id, first_id, size in rows}
 
 
 def _kept(database: Database, corpus_id: int, ids: Ids, place: Ids) -> Iterator[tuple[Ids, bool]]:
@@ -227,7 +210,7 @@ def _write(
     transaction: Transaction,
     corpus_id: int,
     method: Method,
-    before: _Last | None,
+    before: Any,
     corpus: _Corpus,
     clusters: Mapping[int, tuple[int, int]],
 ) -> bool:

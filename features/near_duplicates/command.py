@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from docmill.features.near_duplicates import clusters, report
-from docmill.features.near_duplicates.clusters import Found
+from docmill.features.near_duplicates.clusters import SearchWork
 from docmill.features.near_duplicates.finding import DedupOptions, deduplicate
 from docmill.features.near_duplicates.methods import Unit
 from docmill.features.near_duplicates.report import Sample, Summary
@@ -83,15 +83,15 @@ def dedup_command(
         if forget:
             answer(f"Removed the clusters of {formatting.documents(clusters.forget(database, corpus_id))}.")
             return OK
-        found = None if show else deduplicate(database, name, wanted, listen())
+        work = None if show else deduplicate(database, name, wanted, listen())
         summary = report.summarize(database, corpus_id, name)
         if out is not None:
             _write(database, corpus_id, out, file_format, summary.in_clusters)
         samples = report.samples(database, corpus_id, SAMPLES_SHOWN if show else SAMPLES, MEMBERS)
     if as_json:
-        print_json(_as_json(name, summary, found, samples))
+        print_json(_as_json(name, summary, work, samples))
     elif out != STDOUT:
-        _print(corpus, summary, found, samples)
+        _print(corpus, summary, work, samples)
     return OK
 
 
@@ -115,7 +115,7 @@ def _write(database: Database, corpus_id: int, out: Path, file_format: str | Non
     write_out(out, report.members(database, corpus_id), file_format, n, columns)
 
 
-def _print(corpus: str, summary: Summary, found: Found | None, samples: list[Sample]) -> None:
+def _print(corpus: str, summary: Summary, work: SearchWork | None, samples: list[Sample]) -> None:
     from docmill.worker.consoles import Name, table
 
     if summary.clusters:
@@ -129,10 +129,10 @@ def _print(corpus: str, summary: Summary, found: Found | None, samples: list[Sam
         )
     else:
         answer(f"No near duplicates among {formatting.documents(summary.documents)}.")
-    if found is None:
+    if work is None:
         _say_age(summary)
     else:
-        _say_work(summary, found)
+        _say_work(summary, work)
     for sample in samples:
         made = table("", "document", "text", names={"document", "text"})
         for rank, (key, text) in enumerate((sample.first, *sample.others)):
@@ -143,14 +143,14 @@ def _print(corpus: str, summary: Summary, found: Found | None, samples: list[Sam
         if (more := sample.documents - 1 - len(sample.others)) > 0:
             answer(f"      and {more:,} more document{'s' * (more != 1)}")
     if len(samples) < summary.clusters:
-        told = f"More: docmill dedup {corpus} --show. " if found is not None else ""
+        told = f"More: docmill dedup {corpus} --show. " if work is not None else ""
         say(f"{told}All: docmill dedup {corpus} --show --out FILE")
 
 
-def _say_work(summary: Summary, found: Found) -> None:
-    say(f"{summary.method}; {formatting.documents(found.new)} new, {found.compared:,} pairs compared.")
-    if found.without_vector:
-        say(f"{formatting.documents(found.without_vector)} without a vector took no part.")
+def _say_work(summary: Summary, work: SearchWork) -> None:
+    say(f"{summary.method}; {formatting.documents(work.new)} new, {work.compared:,} pairs compared.")
+    if work.without_vector:
+        say(f"{formatting.documents(work.without_vector)} without a vector took no part.")
 
 
 def _say_age(summary: Summary) -> None:
@@ -158,15 +158,15 @@ def _say_age(summary: Summary) -> None:
     say(f"{summary.method}; searched {formatting.local_time(summary.finished_at)}{newer}.")
 
 
-def _as_json(name: str, summary: Summary, found: Found | None, samples: list[Sample]) -> dict[str, Any]:
-    work = {} if found is None else {"compared": found.compared, "without_vector": found.without_vector}
-    shown = [
+def _as_json(name: str, summary: Summary, work: SearchWork | None, samples: list[Sample]) -> dict[str, Any]:
+    counts = {} if work is None else {"compared": work.compared, "without_vector": work.without_vector}
+    of_clusters = [
         {
-            "documents": one.documents,
-            "first": {"id": one.first[0], "text": one.first[1]},
-            "others": [{"id": key, "text": text} for key, text in one.others],
+            "documents": sample.documents,
+            "first": {"id": sample.first[0], "text": sample.first[1]},
+            "others": [{"id": key, "text": text} for key, text in sample.others],
         }
-        for one in samples
+        for sample in samples
     ]
     method = {"method": summary.method.to_json()}
-    return {"corpus": name, **asdict(summary), **method, **work, "samples": shown}
+    return {"corpus": name, **asdict(summary), **method, **counts, "samples": of_clusters}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 
 from docmill.features.near_duplicates import clusters, vectors
-from docmill.features.near_duplicates.clusters import Found
+from docmill.features.near_duplicates.clusters import SearchWork
 from docmill.features.near_duplicates.methods import PHASES, ByText, Method, Phase, Shingling, Unit, require_library
 from docmill.features.near_duplicates.tables import Duplicate, is_repeat
 from docmill.storage.core.database import Database
@@ -16,7 +16,7 @@ from docmill.storage.core.lookups import find_corpus
 from docmill.storage.core.schema import Document
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import NothingEmbedded
-from docmill.storage.steps.filters import DocumentFilter, Hear
+from docmill.storage.steps.conditions import DocumentFilter, Hear
 from docmill.worker.jobs import Listener
 
 log = logging.getLogger("docmill.near_duplicates")
@@ -42,7 +42,7 @@ class DedupOptions:
         return [name for name in ("shingle", "seed") if getattr(self, name) is not None]
 
 
-def deduplicate(database: Database, corpus: str, options: DedupOptions, listener: Listener) -> Found:
+def deduplicate(database: Database, corpus: str, options: DedupOptions, listener: Listener) -> SearchWork:
     """Bring the clusters of a corpus up to date.
 
     Raises NotFound, NothingEmbedded and StorageError.

@@ -73,13 +73,13 @@ def summarize(database: Database, corpus_id: int, name: str) -> Summary:
         kept, chars = of_content.c.kept, Content.n_chars
         sums = (of_content.c.n, 1, 1 - kept, chars, (1 - kept) * chars)
         totals = transaction.execute(
-            select(*(func.coalesce(func.sum(one), 0) for one in sums)).join_from(
+            select(*(func.coalesce(func.sum(number), 0) for number in sums)).join_from(
                 of_content, Content, Content.id == of_content.c.content_id
             )
         ).one()
         newer = select(func.count()).select_from(Document).where(here, Document.id > last.compared_to)
         n_new = transaction.scalar(newer) or 0
-    documents, texts, repeated_texts, n_chars, repeated_chars = (int(one) for one in totals)
+    documents, texts, repeated_texts, n_chars, repeated_chars = (int(number) for number in totals)
     clusters = int(counts.clusters or 0)
     return Summary(
         method=stored(last.method),
@@ -105,7 +105,7 @@ def samples(database: Database, corpus_id: int, n_clusters: int, n_documents: in
     query = query.where(Duplicate.corpus_id == corpus_id, is_current_document())
     largest = query.where(Duplicate.first_id == Duplicate.document_id)
     largest = largest.order_by(Duplicate.n_documents.desc(), Duplicate.first_id).limit(n_clusters)
-    found = []
+    made = []
     with database.read() as transaction:
         for first in transaction.execute(largest).all():
             mine = and_(Duplicate.corpus_id == corpus_id, Duplicate.first_id == first.document_id)
@@ -114,8 +114,8 @@ def samples(database: Database, corpus_id: int, n_clusters: int, n_documents: in
             members = tuple((row.key, row.text) for row in rows)
             now = select(func.count()).join_from(Duplicate, Document, Document.id == Duplicate.document_id)
             documents = transaction.scalar(now.where(mine, is_current_document())) or 0
-            found.append(Sample(documents, (first.key, first.text), members))
-    return found
+            made.append(Sample(documents, (first.key, first.text), members))
+    return made
 
 
 def members(database: Database, corpus_id: int) -> Iterator[dict[str, Any]]:

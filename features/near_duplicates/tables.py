@@ -9,18 +9,36 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from itertools import groupby
-from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, ForeignKey, FromClause, Index, and_, bindparam, delete, func, select, update
+from sqlalchemy import (
+    DDL,
+    ColumnElement,
+    ForeignKey,
+    FromClause,
+    Index,
+    and_,
+    bindparam,
+    delete,
+    event,
+    func,
+    select,
+    update,
+)
 
 from docmill.features.near_duplicates.methods import ByVectors, stored
 from docmill.storage.core.lookups import delete_page, is_current_document
-from docmill.storage.core.schema import Base, Document, Json, column
+from docmill.storage.core.schema import Base, Content, Corpus, Document, Json, column, new_metadata
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.dependents import Dependent
 
 
-class Deduplication(Base):
+class Own(Base):
+    """The base class of these tables, which `docmill db upgrade` makes."""
+
+    metadata = new_metadata()
+
+
+class Deduplication(Own):
     """The last search for near duplicates in a corpus.
 
     `method` has its options (see `features.near_duplicates.methods`). Documents up to `compared_to` that are in the
@@ -28,14 +46,14 @@ class Deduplication(Base):
     """
 
     __tablename__ = "deduplication"
-    corpus_id = column(int, ForeignKey("corpus.id", ondelete="CASCADE"), primary_key=True)
+    corpus_id = column(int, ForeignKey(Corpus.__table__.c.id, ondelete="CASCADE"), primary_key=True)
     method = column(Json)
     compared_to = column(int)
     n_documents = column(int)
     finished_at = column(float)
 
 
-class Duplicate(Base):
+class Duplicate(Own):
     """A document of a cluster of near duplicates. `first_id` is the cluster's first document, which may be this one.
 
     `n_documents` is the number of documents in the cluster at the last search. A document without near duplicates has
@@ -43,48 +61,62 @@ class Duplicate(Base):
     """
 
     __tablename__ = "duplicate"
-    document_id = column(int, ForeignKey("document.id", ondelete="CASCADE"), primary_key=True)
-    corpus_id = column(int, ForeignKey("corpus.id", ondelete="CASCADE"))
+    document_id = column(int, ForeignKey(Document.__table__.c.id, ondelete="CASCADE"), primary_key=True)
+    corpus_id = column(int, ForeignKey(Corpus.__table__.c.id, ondelete="CASCADE"))
     first_id = column(int)  # no foreign key: `features.near_duplicates.clusters` keeps it up to date
     n_documents = column(int)
 
     __table_args__ = (Index("ix_duplicate_corpus_id_first_id", "corpus_id", "first_id"),)
 
 
-class Signature(Base):
+event.listen(
+    Duplicate.__table__,
+    "after_create",
+    DDL(  # type: ignore[no-untyped-call]
+        """
+        CREATE VIEW near_duplicates AS
+        SELECT corpus.name AS corpus,
+               document.key AS id,
+               first.key AS first,
+               duplicate.first_id = duplicate.document_id AS is_first,
+               duplicate.n_documents AS documents
+        FROM duplicate
+        JOIN document ON document.id = duplicate.document_id
+        JOIN corpus ON corpus.id = document.corpus_id
+        LEFT JOIN document AS first ON first.id = duplicate.first_id
+        WHERE document.superseded_by IS NULL AND NOT document.gone
+        """
+    ),
+)
+
+
+class Signature(Own):
     """The MinHash signature of a text: a hash of each band, little-endian uint32.
 
     `recipe` is a hash of the options that it depends on. `n_shingles` is the size of the text's set of shingles.
     """
 
     __tablename__ = "signature"
-    content_id = column(int, ForeignKey("content.id", ondelete="CASCADE"), primary_key=True)
+    content_id = column(int, ForeignKey(Content.__table__.c.id, ondelete="CASCADE"), primary_key=True)
     recipe = column(int, primary_key=True)
     bands = column(bytes)
     n_shingles = column(int)
 
 
-class Cluster(NamedTuple):
-    """A cluster of near duplicates in a corpus."""
-
-    corpus_id: int
-    first_id: int
-
-
-def clusters_of(transaction: Transaction, document_ids: Collection[int]) -> set[Cluster]:
-    """Return the clusters that have these documents."""
+def clusters_of(transaction: Transaction, document_ids: Collection[int]) -> set[tuple[int, int]]:
+    """Return the clusters that have these documents, as (corpus, first document)."""
     query = select(Duplicate.document_id, Duplicate.corpus_id, Duplicate.first_id)
     rows = transaction.probe(query, Duplicate.document_id, document_ids)
-    return {Cluster(row.corpus_id, row.first_id) for row in rows}
+    return {(row.corpus_id, row.first_id) for row in rows}
 
 
-def promote(transaction: Transaction, clusters: Iterable[Cluster]) -> None:
+def promote(transaction: Transaction, clusters: Iterable[tuple[int, int]]) -> None:
     """Give clusters that lost documents the earliest current document as their first.
 
     A cluster that is left with fewer than two current documents is removed.
     """
-    for corpus_id, of_corpus in groupby(sorted(clusters), key=lambda cluster: cluster.corpus_id):
-        first_ids = [cluster.first_id for cluster in of_corpus]
+    for corpus_id, of_corpus in groupby(sorted(clusters), key=lambda cluster: cluster[0]):
+        first_ids = [first_id for _, first_id in of_corpus]
         these = and_(Duplicate.corpus_id == corpus_id, Duplicate.first_id.in_(first_ids))
         left = (
             select(Duplicate.first_id, func.min(Duplicate.document_id).label("next"), func.count().label("documents"))

@@ -90,9 +90,9 @@ def _signed(
             at = place.pop(row.content_id)
             bands[at], sizes[at] = np.frombuffer(row.bands, "<u4"), row.n_shingles
         for ids in _pages_to_sign(database, [*place]):
-            found, n_shingles = database.write(partial(_sign, method=method, recipe=recipe, content_ids=ids))
+            of_page, n_shingles = database.write(partial(_sign, method=method, recipe=recipe, content_ids=ids))
             places = [place[content_id] for content_id in ids]
-            bands[places], sizes[places] = found, n_shingles
+            bands[places], sizes[places] = of_page, n_shingles
     advanced("sign", n, n)
     return Signed(bands, sizes, fresh)
 

@@ -15,5 +15,6 @@ FEATURE = Feature(
             "docmill.features.reviewing.command",
         )
     },
+    tables=("docmill.features.reviewing.judgements:Own.metadata",),
     dependents=("docmill.features.reviewing.judgements:DEPENDENT",),
 )

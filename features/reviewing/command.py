@@ -71,9 +71,9 @@ def review_command(
     its flags, confidence and lengths. docmill results JOB --risk writes it, and --risk-above 0.2 selects by it.
     """
     modes = {"--summary": summary, "--export": export is not None, "--import": imported is not None, "--fit": fitted}
-    given = [name for name, is_given in modes.items() if is_given]
-    if len(given) > 1:
-        raise click.UsageError(f"{' and '.join(given)} exclude each other; give one of them")
+    modes_given = [name for name, is_given in modes.items() if is_given]
+    if len(modes_given) > 1:
+        raise click.UsageError(f"{' and '.join(modes_given)} exclude each other; give one of them")
     for file, option in ((export, "--export"), (imported, "--import")):
         _check_suffix(file, option)
     if export is not None:
@@ -125,16 +125,16 @@ def _export(review: Review, file: Path, size: int) -> None:
 
 
 def _print(review: Review, *, as_json: bool) -> None:
-    found = review.summary()
+    summary = review.summary()
     if as_json:
         print_json(
-            {"job": review.reviewed.job, "step": review.reviewed.step.name, "seed": review.seed, **asdict(found)}
+            {"job": review.reviewed.job, "step": review.reviewed.step.name, "seed": review.seed, **asdict(summary)}
         )
         return
     from docmill.features.reviewing.terminal import shares_table
 
-    print_rich(shares_table(found))
-    if (more := found.judged - found.counted) > 0:
+    print_rich(shares_table(summary))
+    if (more := summary.judged - summary.counted) > 0:
         say(
             f"{more:,} judgements do not count yet: the sample has outputs before them that nobody has seen. "
             f"`docmill review {review.reviewed.job}` shows these outputs."

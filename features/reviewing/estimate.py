@@ -91,7 +91,7 @@ def interval(share: float, n: float) -> tuple[float, float]:
 def summary(population: Population, strata: Sequence[Stratum], judged: Mapping[int, Judged]) -> Summary:
     """Return the shares of good outputs: of all, by doubt, and of each flag."""
     here = [judged[content] for content in population.contents[population.rows_of([*judged])].tolist()]
-    verdicts = {one.content_id: one.verdict for one in here}
+    verdicts = {judgement.content_id: judgement.verdict for judgement in here}
     samples = [seen(stratum, population.contents, verdicts) for stratum in strata]
     drawn = np.concatenate([np.empty(0, np.int64), *samples])
     good = np.zeros(len(population), bool)
@@ -104,7 +104,7 @@ def summary(population: Population, strata: Sequence[Stratum], judged: Mapping[i
         share_good(group, [_cell(stratum.rows, inside, counted, good) for stratum in strata])
         for group, inside in _groups(population)
     )
-    skipped = sum(one.verdict is Verdict.SKIPPED for one in here)
+    skipped = sum(judgement.verdict is Verdict.SKIPPED for judgement in here)
     return Summary(len(population), len(here) - skipped, int(counted.sum()), skipped, shares)
 
 
@@ -155,15 +155,15 @@ def strata_of(population: Population) -> list[Stratum]:
     own. No stratum is empty.
     """
     doubted = np.array([is_doubtful(flags) for flags in population.flag_sets], bool)[population.flags]
-    found = []
+    strata = []
     for has_doubts, name in ((True, "doubtful"), (False, "not doubtful")):
         rows = np.flatnonzero(doubted == has_doubts)
         for band, of_band in _bands(population.confidence[rows]).items():
             chosen = rows[of_band]
             if len(chosen):
                 drawn = chosen[np.argsort(population.ranks[chosen], kind="stable")]
-                found.append(Stratum(f"{name}{band}", has_doubts, drawn))
-    return found
+                strata.append(Stratum(f"{name}{band}", has_doubts, drawn))
+    return strata
 
 
 def _bands(confidence: npt.NDArray[np.float64]) -> dict[str, npt.NDArray[np.bool_]]:

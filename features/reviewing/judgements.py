@@ -10,14 +10,20 @@ from sqlalchemy import ForeignKeyConstraint, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.normalize import normalize
-from docmill.storage.core.schema import Base, Content, OutcomeRow, RiskVersion, column, db_now
+from docmill.storage.core.schema import Base, Content, OutcomeRow, RiskVersion, column, db_now, new_metadata
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.dependents import Dependent
 from docmill.storage.outputs.output_types import CONFIDENCE
 from docmill.storage.steps.risk import Result
 
 
-class Judgement(Base):
+class Own(Base):
+    """The base class of this table, which `docmill db upgrade` makes."""
+
+    metadata = new_metadata()
+
+
+class Judgement(Own):
     """A person's verdict on the output of a content under a spec. It is deleted with the outcome.
 
     `verdict` is good, bad or skipped. `seed` is the seed of the draw in which the output was judged. The seed and the
@@ -36,7 +42,7 @@ class Judgement(Base):
     __table_args__ = (
         ForeignKeyConstraint(
             ["spec_id", "content_id"],
-            ["outcome.spec_id", "outcome.content_id"],
+            [OutcomeRow.__table__.c.spec_id, OutcomeRow.__table__.c.content_id],
             name="fk_judgement_outcome",
             ondelete="CASCADE",
         ),
@@ -79,18 +85,18 @@ def store(database: Database, spec_id: int, judged: Sequence[Judged]) -> int:
 
     def work(transaction: Transaction) -> int:
         query = select(OutcomeRow.content_id).where(OutcomeRow.spec_id == spec_id, OutcomeRow.status == "done")
-        ids = [one.content_id for one in judged]
+        ids = [judgement.content_id for judgement in judged]
         there = {row.content_id for row in transaction.probe(query, OutcomeRow.content_id, ids)}
-        kept = [one for one in judged if one.content_id in there]
-        for one in kept:
+        kept = [judgement for judgement in judged if judgement.content_id in there]
+        for judgement in kept:
             values = {
-                "verdict": one.verdict.value,
-                "note": None if one.note is None else normalize(one.note)[0],
-                "judged_by": normalize(one.judged_by)[0],
+                "verdict": judgement.verdict.value,
+                "note": None if judgement.note is None else normalize(judgement.note)[0],
+                "judged_by": normalize(judgement.judged_by)[0],
                 "judged_at": db_now(),
-                "seed": one.seed,
+                "seed": judgement.seed,
             }
-            row = transaction.insert(Judgement).values(spec_id=spec_id, content_id=one.content_id, **values)
+            row = transaction.insert(Judgement).values(spec_id=spec_id, content_id=judgement.content_id, **values)
             transaction.execute(row.on_conflict_do_update(index_elements=["spec_id", "content_id"], set_=values))
         return len(kept)
 

@@ -19,9 +19,9 @@ from docmill.storage.core.specs import Status
 from docmill.storage.errors import StorageError
 from docmill.storage.outputs.output_types import Stored
 from docmill.storage.steps import choosing, lineage
+from docmill.storage.steps.choosing import as_text
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.lineage import visible
-from docmill.storage.steps.sql_conditions import as_text
 from docmill.storage.steps.steps import OpenStep, of_job, way_to_named
 
 PAGE = 20_000
@@ -158,13 +158,13 @@ def items(database: Database, reviewed: ReviewedStep, documents: Mapping[int, in
         inputs = {row.id: row for row in transaction.probe(texts, Content.id, [*documents])}
         named = transaction.probe(select(Document.id, Document.key), Document.id, [*{*documents.values()}])
     keys = {row.id: row.key for row in named}
-    found = []
+    made = []
     for content_id, document_id in documents.items():
-        row, given = outputs.get(content_id), inputs.get(content_id)
-        if row is not None and row.status == Status.DONE and given is not None and document_id in keys:
+        row, content = outputs.get(content_id), inputs.get(content_id)
+        if row is not None and row.status == Status.DONE and content is not None and document_id in keys:
             shown, spec = _shown(database, reviewed, row), reviewed.specs[row.spec_id]
-            found.append(Item(content_id, given.sha256, keys[document_id], given.text, shown, spec))
-    return found
+            made.append(Item(content_id, content.sha256, keys[document_id], content.text, shown, spec))
+    return made
 
 
 def _shown(database: Database, reviewed: ReviewedStep, row: Stored) -> str:

@@ -47,16 +47,16 @@ class Review:
         reviewed = reviewed_step(database, job, step)
         stored = {spec_id: judgements.of_spec(database, spec_id) for spec_id in reviewed.specs}
         if seed is None:
-            seeds = Counter(one.seed for of_spec in stored.values() for one in of_spec.values())
-            seed = max(seeds, key=lambda one: (seeds[one], -one), default=0)
-        found = population(database, reviewed, seed)
+            seeds = Counter(judgement.seed for of_spec in stored.values() for judgement in of_spec.values())
+            seed = max(seeds, key=lambda candidate: (seeds[candidate], -candidate), default=0)
+        outputs = population(database, reviewed, seed)
         judged = {
-            content: one
+            content: judgement
             for spec_id, of_spec in stored.items()
-            for content, one in of_spec.items()
-            if found.spec_of(content) == spec_id
+            for content, judgement in of_spec.items()
+            if outputs.spec_of(content) == spec_id
         }
-        return cls(database, reviewed, seed, found, tuple(strata_of(found)), judged)
+        return cls(database, reviewed, seed, outputs, tuple(strata_of(outputs)), judged)
 
     def waiting(self, size: int) -> list[int]:
         """Return the contents of a sample without a good or bad verdict; skipped ones come last."""
@@ -78,9 +78,9 @@ class Review:
     def judge(self, *judged: Judged) -> int:
         """Store judgements of outputs. Return the number stored: outputs that were removed meanwhile are left out."""
         by_spec: dict[int, list[Judged]] = defaultdict(list)
-        for one in judged:
-            spec_id = self.population.spec_of(one.content_id)
-            by_spec[self.reviewed.step.spec_id if spec_id is None else spec_id].append(one)
+        for judgement in judged:
+            spec_id = self.population.spec_of(judgement.content_id)
+            by_spec[self.reviewed.step.spec_id if spec_id is None else spec_id].append(judgement)
         return sum(self._store(spec_id, of_spec) for spec_id, of_spec in by_spec.items())
 
     def take(self, entries: Sequence[Entry], judged_by: str) -> int:
@@ -96,13 +96,15 @@ class Review:
         for spec, spec_id in ids.items():
             of_spec = [entry for entry in entries if entry.spec == spec]
             known = judgements.of_spec(self.database, spec_id)
-            found = judgements.contents_of(self.database, spec_id, {entry.sha256 for entry in of_spec})
+            contents = judgements.contents_of(self.database, spec_id, {entry.sha256 for entry in of_spec})
             for entry in of_spec:
-                if entry.sha256 not in found:
+                if entry.sha256 not in contents:
                     raise WorkerError(f"{entry.place}: the store has no output of this text, or it was removed")
-                one = Judged(found[entry.sha256], entry.verdict, entry.judged_by or judged_by, entry.seed, entry.note)
-                if one.verdict is not Verdict.SKIPPED or one.content_id not in known:
-                    taken[spec_id].append(one)
+                judgement = Judged(
+                    contents[entry.sha256], entry.verdict, entry.judged_by or judged_by, entry.seed, entry.note
+                )
+                if judgement.verdict is not Verdict.SKIPPED or judgement.content_id not in known:
+                    taken[spec_id].append(judgement)
         return sum(self._store(spec_id, of_spec) for spec_id, of_spec in taken.items())
 
     def _store(self, spec_id: int, judged: Sequence[Judged]) -> int:
@@ -178,14 +180,14 @@ def read(path: Path) -> list[Entry]:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise WorkerError(f"{path}: {why}") from error
-    found = [*(_csv_entries(path, text) if path.suffix.lower() == ".csv" else _json_entries(path, text))]
+    entries = [*(_csv_entries(path, text) if path.suffix.lower() == ".csv" else _json_entries(path, text))]
     places: dict[bytes, str] = {}
-    for entry in found:
+    for entry in entries:
         if entry.sha256 in places:
             raise WorkerError(f"{entry.place}: it is the output of {places[entry.sha256]} again; delete one")
         places[entry.sha256] = entry.place
-    last = max((n for n, entry in enumerate(found, 1) if entry.verdict is not Verdict.SKIPPED), default=0)
-    return found[:last]
+    last = max((n for n, entry in enumerate(entries, 1) if entry.verdict is not Verdict.SKIPPED), default=0)
+    return entries[:last]
 
 
 def _csv_entries(path: Path, text: str) -> Iterator[Entry]:

@@ -41,7 +41,6 @@ WORK: Rights = MappingProxyType(
         "step": _update("n_prior_done", "n_prior_failed", "n_prior_skipped", "n_prior_truncated"),
         "step_text": ("SELECT", "INSERT", "DELETE"),
         "document": _READ,
-        "duplicate": _READ,
         "prompt": _ADD,
         "pipeline": (*(f"SELECT ({c})" for c in ("id", "name", "schedule", "looked_at")), "UPDATE (looked_at)"),
         "pipeline_run": _KEEP,
@@ -66,9 +65,8 @@ ORDERS: Rights = MappingProxyType(
         "replacement": _READ,
         "job_key": _ADD,
         **dict.fromkeys(("corpus", "ingest", "document", "job", "step", "shard"), _CHANGE),
-        **dict.fromkeys(("content", "spec", "step_text", "prompt", "signature"), _ADD),
-        **dict.fromkeys(("rejection", "contender", "duplicate"), ("SELECT", "INSERT", "DELETE")),
-        "deduplication": _CHANGE,
+        **dict.fromkeys(("content", "spec", "step_text", "prompt"), _ADD),
+        **dict.fromkeys(("rejection", "contender"), ("SELECT", "INSERT", "DELETE")),
         **dict.fromkeys(
             (
                 *("corpus_id_seq", "ingest_id_seq", "document_id_seq", "job_id_seq"),

@@ -327,7 +327,7 @@ class Step(Base):
     With `escalates` it computes again what that step (its `seq`) computed, where its results are `doubted`
     (`storage.steps.conditions.Doubt`). These steps come after all others. `n_rescued` of the texts on which that step
     failed are done by this one. `leaves_out` names the documents that it
-    does not read (`storage.steps.filters`).
+    does not read (`storage.steps.conditions`).
     """
 
     __tablename__ = "step"

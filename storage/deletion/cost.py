@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, not_, select
+from sqlalchemy import and_, func, not_, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import SPEC, pages, spec_of
-from docmill.storage.core.schema import Content, OutcomeRow, Prompt, Shard, SpecRow, Step
-from docmill.storage.deletion import gc, versions
-from docmill.storage.deletion.gc import LOOK, NOTHING, Going
+from docmill.storage.core.schema import Content, OutcomeRow, Shard, SpecRow, Step
+from docmill.storage.deletion import gc, removal
+from docmill.storage.deletion.gc import LOOK, Going
 from docmill.storage.deletion.paging import Removed
-from docmill.storage.ingest.pruning import Seen
 
 SHARDS = 1_000  # a spec's pace is taken from its latest shards
 
@@ -33,108 +31,59 @@ class Cost:
     tokens_out: int = 0
     seconds: float | None = None
 
+    def plus(self, outcomes: int, tokens_in: int, tokens_out: int) -> Cost:
+        """Return the cost with further results."""
+        sums = self.outcomes + outcomes, self.tokens_in + tokens_in, self.tokens_out + tokens_out
+        return Cost(self.spec_id, self.spec, *sums, self.seconds)
 
-def of_dropping(
+
+def forecast(
     database: Database,
     *,
-    older_than_s: float,
-    spec_ids: Collection[int] | None = None,
+    older_than_s: float = 0.0,
+    spec_ids: Collection[int] | None = (),
     superseded: bool = False,
-) -> list[Cost]:
-    """Return the cost of `gc.drop` by spec, with the results that nothing needs after it.
+) -> tuple[Removed, list[Cost]]:
+    """Return the numbers of texts and results that `gc.drop` and `gc.collect` would remove, and the costs by spec.
 
-    With `superseded` include `versions.remove`. The results of prompts around dropped texts are not counted.
+    Results of these specs are dropped (None: of all specs). With `superseded` include `removal.remove_versions`.
+    Prompts around dropped texts are not counted, nor their results.
     """
     specs = _specs(database)
-    wanted = sorted(specs) if spec_ids is None else sorted(spec_ids)
-    going = _going_with(wanted, older_than_s, superseded=superseded)
-    costs = {spec_id: Cost(spec_id, name) for spec_id, name in specs.items()}
-    followed = Seen()
+    wanted = sorted(specs if spec_ids is None else spec_ids)
+    going = Going(
+        and_(OutcomeRow.spec_id.in_(wanted), gc.is_old(older_than_s), not_(gc.is_worked_on())),
+        removal.are_removable(older_than_s) if superseded else None,
+    )
+    n_contents, costs = 0, {spec_id: Cost(spec_id, name) for spec_id, name in specs.items()}
     for spec_id in wanted:
-        for page in _going(database, spec_id, going.outcomes):
-            _add(costs, page)
-            _follow(database, going, _outputs(page, followed), costs, followed)
-    for versions_page in versions.removable(database, older_than_s) if superseded else ():
-        _follow(database, going, _read_of(database, versions_page, followed), costs, followed)
-    return [replace(cost, seconds=_seconds(database, cost)) for cost in costs.values() if cost.outcomes]
+        query = select(OutcomeRow.content_id, *_TOKENS, going.outcomes.label("goes"))
+        for page in pages(database, query.where(OutcomeRow.spec_id == spec_id), OutcomeRow.content_id, LOOK):
+            dropped = [row for row in page if row.goes]
+            tokens = (sum(row.tokens_in for row in dropped), sum(row.tokens_out for row in dropped))
+            costs[spec_id] = costs[spec_id].plus(len(dropped), *tokens)
+    of_texts = select(OutcomeRow.spec_id, func.count(), *(func.sum(column) for column in _TOKENS))
+    of_texts = of_texts.where(not_(going.outcomes)).group_by(OutcomeRow.spec_id)
+    for contents in pages(database, select(Content.id), Content.id, LOOK):
+        with database.read() as transaction:
+            transaction.prefer_indexes()
+            unneeded = gc.unneeded(transaction, [row.id for row in contents], going)
+            n_contents += len(unneeded)
+            for first in range(0, len(unneeded), LOOK):
+                of_these = OutcomeRow.content_id.in_(unneeded[first : first + LOOK])
+                for spec_id, *added in transaction.execute(of_texts.where(of_these)):
+                    costs[spec_id] = costs[spec_id].plus(*map(int, added))
+    incurred = [replace(cost, seconds=_seconds(database, cost)) for cost in costs.values() if cost.outcomes]
+    return Removed(contents=n_contents, outcomes=sum(cost.outcomes for cost in incurred)), incurred
 
 
-def of_removing(
-    database: Database,
-    *,
-    older_than_s: float,
-    spec_ids: Collection[int] | None = None,
-    superseded: bool = False,
-) -> Removed:
-    """Return the numbers of texts and results that `gc.drop` and `gc.collect` would remove now, each once.
-
-    With `superseded` include `versions.remove`. Prompts around dropped texts are not counted, nor their results.
-    """
-    wanted = sorted(_specs(database)) if spec_ids is None else sorted(spec_ids)
-    going = _going_with(wanted, older_than_s, superseded=superseded)
-    dropped = sum(len(page) for spec_id in wanted for page in _going(database, spec_id, going.outcomes))
-    return of_collecting(database, going) + Removed(outcomes=dropped)
+_TOKENS = (OutcomeRow.tokens_in, OutcomeRow.tokens_out)
 
 
 def _specs(database: Database) -> dict[int, str]:
     query = select(SpecRow.id, *SPEC).order_by(SpecRow.id)
     with database.read() as transaction:
         return {row.id: str(spec_of(row)) for row in transaction.execute(query)}
-
-
-def _going_with(spec_ids: Collection[int], older_than_s: float, *, superseded: bool) -> Going:
-    return Going(
-        and_(OutcomeRow.spec_id.in_(spec_ids), gc.is_old(older_than_s), not_(gc.is_worked_on())),
-        versions.are_removable(older_than_s) if superseded else None,
-    )
-
-
-_OUTCOME = (
-    OutcomeRow.spec_id,
-    OutcomeRow.content_id,
-    OutcomeRow.output_id,
-    OutcomeRow.tokens_in,
-    OutcomeRow.tokens_out,
-)
-
-
-def _going(database: Database, spec_id: int, going: ColumnElement[bool]) -> Iterator[list[Any]]:
-    """Yield the outcomes of a spec that would be dropped, a page at a time."""
-    query = select(*_OUTCOME, going.label("goes")).where(OutcomeRow.spec_id == spec_id)
-    for page in pages(database, query, OutcomeRow.content_id, LOOK):
-        yield [outcome for outcome in page if outcome.goes]
-
-
-def _follow(database: Database, going: Going, front: set[int], costs: dict[int, Cost], followed: Seen) -> None:
-    """Count the results of these texts that nothing else needs, and those of later steps, step by step."""
-    while front:
-        followed.add(front)
-        with database.read() as transaction:
-            loose = gc.unneeded(transaction, front, going)
-            query = select(*_OUTCOME).where(not_(going.outcomes))
-            made = transaction.probe(query, OutcomeRow.content_id, loose)
-        _add(costs, made)
-        front = _outputs(made, followed)
-
-
-def _read_of(database: Database, documents: Sequence[Any], followed: Seen) -> set[int]:
-    """Return the texts of these documents and the prompts around them that were not followed yet."""
-    with database.read() as transaction:
-        query = select(Prompt.content_id)
-        prompts = transaction.probe(query, Prompt.document_id, [row.id for row in documents])
-    texts = {row.content_id for row in (*documents, *prompts)}
-    return {text for text in texts if text not in followed}
-
-
-def _outputs(outcomes: Sequence[Any], followed: Seen) -> set[int]:
-    return {one.output_id for one in outcomes if one.output_id is not None and one.output_id not in followed}
-
-
-def _add(costs: dict[int, Cost], outcomes: Sequence[Any]) -> None:
-    for one in outcomes:
-        cost = costs[one.spec_id]
-        tokens_in, tokens_out = cost.tokens_in + one.tokens_in, cost.tokens_out + one.tokens_out
-        costs[one.spec_id] = replace(cost, outcomes=cost.outcomes + 1, tokens_in=tokens_in, tokens_out=tokens_out)
 
 
 def _seconds(database: Database, cost: Cost) -> float | None:
@@ -164,21 +113,3 @@ def busy_s(spans: Iterable[tuple[float, float]]) -> float:
         total += max(0.0, ended - max(began, end))
         end = max(end, ended)
     return total
-
-
-def of_collecting(database: Database, going: Going = NOTHING) -> Removed:
-    """Return the numbers of texts and results that `gc.collect` would remove once `going` is gone."""
-    total, last = Removed(), 0
-    following = select(Content.id).order_by(Content.id).limit(LOOK)
-    while True:
-        with database.read() as transaction:
-            transaction.prefer_indexes()
-            page = transaction.scalars(following.where(Content.id > last)).all()
-            unneeded = gc.unneeded(transaction, page, going)
-            query = select(func.count()).select_from(OutcomeRow).where(not_(going.outcomes))
-            of_these = [unneeded[first : first + LOOK] for first in range(0, len(unneeded), LOOK)]
-            outcomes = sum(transaction.scalar(query.where(OutcomeRow.content_id.in_(ids))) or 0 for ids in of_these)
-        total += Removed(contents=len(unneeded), outcomes=outcomes)
-        if len(page) < LOOK:
-            return total
-        last = page[-1]

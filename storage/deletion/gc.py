@@ -134,10 +134,12 @@ def _unneeded(transaction: Transaction, contents: set[int], going: Going = NOTHI
         looked_at |= front
         rooted = _rooted(transaction, front, going)
         needed |= rooted
-        found = _origins(transaction, front - rooted, going=going)
-        origins |= found
-        front = set[int]().union(*found.values()) - looked_at
-    while led_to := {one for one, of in origins.items() if one not in needed and of & needed}:
+        of_front = _origins(transaction, front - rooted, going=going)
+        origins |= of_front
+        front = set[int]().union(*of_front.values()) - looked_at
+    while led_to := {
+        content_id for content_id, leading in origins.items() if content_id not in needed and leading & needed
+    }:
         needed |= led_to
     return contents - needed
 
@@ -156,10 +158,10 @@ def _rooted(transaction: Transaction, contents: Collection[int], going: Going = 
     is_prompt = select(Prompt.document_id).where(Prompt.content_id == Content.id)
     of_prompt = put_out.join(Prompt, Prompt.content_id == OutcomeRow.content_id)
     if going.documents is not None:
-        has_document, of_document = (one.where(not_(going.documents)) for one in (has_document, of_document))
+        has_document, of_document = (root.where(not_(going.documents)) for root in (has_document, of_document))
         is_prompt, of_prompt = (
-            one.join(Document, Document.id == Prompt.document_id).where(not_(going.documents))
-            for one in (is_prompt, of_prompt)
+            root.join(Document, Document.id == Prompt.document_id).where(not_(going.documents))
+            for root in (is_prompt, of_prompt)
         )
     roots = (has_document, is_prompt, is_met, of_document, of_prompt)
     query = select(Content.id).where(or_(*(root.offset(0).correlate(Content).exists() for root in roots)))
@@ -179,10 +181,10 @@ def _origins(
         rows = transaction.execute(query).all() if contents else []
     else:
         rows = transaction.probe(query, OutcomeRow.output_id, [*contents])
-    found: dict[int, set[int]] = {}
+    origins: dict[int, set[int]] = {}
     for row in rows:
-        found.setdefault(row.output_id, set()).add(row.content_id)
-    return found
+        origins.setdefault(row.output_id, set()).add(row.content_id)
+    return origins
 
 
 def drop(

@@ -59,10 +59,10 @@ class Standing:
 
 def latest(standings: Sequence[Standing]) -> set[int]:
     """Return the jobs that answer: of specs with the same task and options, the corpus's latest job with one."""
-    found: dict[tuple[int, str, str], int] = {}
-    for one in sorted(standings, key=lambda one: one.job_id):
-        found[one.corpus_id, one.kind, json.dumps(one.params, sort_keys=True)] = one.job_id
-    return {*found.values()}
+    jobs: dict[tuple[int, str, str], int] = {}
+    for standing in sorted(standings, key=lambda standing: standing.job_id):
+        jobs[standing.corpus_id, standing.kind, json.dumps(standing.params, sort_keys=True)] = standing.job_id
+    return {*jobs.values()}
 
 
 def needed_specs(transaction: Transaction, age_s: float) -> set[int]:
@@ -104,10 +104,10 @@ def _of_migrations(transaction: Transaction) -> set[int]:
     return needed_by_migrations([(row.old_spec_id, row.new_spec_id, row.state) for row in rows])
 
 
-def needed_by_migrations(found: Collection[tuple[int, int, str]]) -> set[int]:
+def needed_by_migrations(migrations: Collection[tuple[int, int, str]]) -> set[int]:
     """Return the specs that migrations (old spec, new spec, state) need."""
-    old = {old for old, _, state in found if state in {FILLING, SWITCHED, CANCELLED, UNDONE}}
-    return old | {new for _, new, state in found if state in {FILLING, SWITCHED, DROPPED}}
+    old = {old for old, _, state in migrations if state in {FILLING, SWITCHED, CANCELLED, UNDONE}}
+    return old | {new for _, new, state in migrations if state in {FILLING, SWITCHED, DROPPED}}
 
 
 def drop_unneeded(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
@@ -159,16 +159,18 @@ def replaced_specs(database: Database, older_than_s: float) -> Replaced:
 def _needing(transaction: Transaction, spec_id: int, older_than_s: float) -> list[str]:
     """Return the corpora in which a spec was not replaced, or takes the place of another."""
     query = select(Corpus.id, Corpus.name).join(Job, Job.corpus_id == Corpus.id).join(Step, Step.job_id == Job.id)
-    found = transaction.execute(query.where(Step.spec_id == spec_id).distinct().order_by(Corpus.id)).all()
+    corpora = transaction.execute(query.where(Step.spec_id == spec_id).distinct().order_by(Corpus.id)).all()
     now = transaction.execute(select(db_now())).scalar_one()
     needing = []
-    for corpus in found:
+    for corpus in corpora:
         of_corpus = replacements.of_corpus(transaction, corpus.id)
         lately = any(
-            spec_id == one.old_spec_id and one.state == SWITCHED and (one.ended_at or now) > now - older_than_s
-            for one in of_corpus
+            spec_id == replacement.old_spec_id
+            and replacement.state == SWITCHED
+            and (replacement.ended_at or now) > now - older_than_s
+            for replacement in of_corpus
         )
-        to_be = any(one.state == FILLING and one.new_spec_id == spec_id for one in of_corpus)
+        to_be = any(replacement.state == FILLING and replacement.new_spec_id == spec_id for replacement in of_corpus)
         if lately or to_be or spec_id not in replacements.in_force(of_corpus):
             needing.append(corpus.name)
     return needing

@@ -1,4 +1,4 @@
-"""Remove a corpus, or documents of it, with everything that nothing else needs, one page per transaction.
+"""Remove a corpus, documents of it or superseded versions, with all that nothing else needs, page by page.
 
 A document, its text and its results are removed in the same transaction. So an interrupted removal leaves no text
 without its document, and the same command continues it.
@@ -12,7 +12,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, not_, or_, select, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import delete_page, find_corpus, pages
@@ -29,15 +29,15 @@ from docmill.storage.core.schema import (
     Shard,
     Step,
     StepText,
+    db_now,
 )
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc
 from docmill.storage.deletion.dependents import dependents
-from docmill.storage.deletion.paging import PAGE, Removed, remove_all, remove_items
+from docmill.storage.deletion.paging import PAGE, Budget, Removed, remove_all, remove_items
 from docmill.storage.errors import StorageError
 from docmill.storage.pipelines import pipelines
-from docmill.storage.steps import job_keys
-from docmill.storage.steps.jobs import UNFINISHED, lock_corpus
+from docmill.storage.steps.jobs import UNFINISHED, forget_arguments, lock_corpus
 from docmill.storage.templates import written
 
 SHOWN = 100  # documents named at most
@@ -73,8 +73,8 @@ def missing(database: Database, name: str, keys: Collection[str]) -> list[str]:
     """Return the ids that no document of the corpus has in any version. Raises NotFound."""
     corpus_id = find_corpus(database, name)
     with database.read() as transaction:
-        found = {row.key for row in _versions(transaction, corpus_id, sorted({*keys}))}
-    return [key for key in dict.fromkeys(keys) if key not in found]
+        known = {row.key for row in _versions(transaction, corpus_id, sorted({*keys}))}
+    return [key for key in dict.fromkeys(keys) if key not in known]
 
 
 def same_texts(database: Database, name: str, keys: Collection[str]) -> list[tuple[str, str]]:
@@ -146,18 +146,18 @@ def _delete_jobs(transaction: Transaction, corpus_id: int) -> int:
     transaction.execute(going.values(**pipelines.ended("failed", pipelines.JOB_REMOVED)))
     transaction.execute(update(PipelineRun).where(PipelineRun.job_id.in_(jobs)).values(job_id=None))
     transaction.execute(delete(Step).where(Step.job_id.in_(jobs)))
-    job_keys.forget_arguments(transaction, jobs)
+    forget_arguments(transaction, jobs)
     gc.forget_counts(transaction, jobs)
     return transaction.execute(delete(Job).where(Job.id.in_(jobs))).rowcount
 
 
 def _versions(transaction: Transaction, corpus_id: int, keys: Collection[str]) -> list[Any]:
     """Return the documents with these keys, superseded ones included. Each sort has its own index."""
-    found: list[Any] = []
+    versions: list[Any] = []
     for is_version in (Document.superseded_by.is_(None), Document.superseded_by.is_not(None)):
         query = select(*_VERSION).where(Document.corpus_id == corpus_id, is_version)
-        found += transaction.probe(query, Document.key, keys)
-    return found
+        versions += transaction.probe(query, Document.key, keys)
+    return versions
 
 
 def _remove(transaction: Transaction, corpus_id: int, documents: Sequence[Any]) -> Removed:
@@ -198,6 +198,106 @@ def settle(database: Database) -> bool:
     return not is_busy
 
 
+# Superseded versions of documents, and readings that nothing refers to any more. A version stays while one of these
+# needs it: the current version, if the same reading brought both (a source that has a key twice has it on every
+# reading, and what lost must be known again, see `storage.ingest.ingest`); or an unfinished job, or one whose results
+# are still to be written, that was opened before another version took its place. Finished jobs need none. Their
+# `results` lack documents whose version was removed.
+
+LOOK = 5_000  # superseded versions examined in one transaction
+READINGS = 20  # readings removed in one transaction: each makes the database scan the documents
+
+
+def count_versions(transaction: Transaction, older_than_s: float) -> Removed:
+    """Return the numbers of versions (`documents`) and readings (`ingests`) that `remove_versions` would remove."""
+    goes = are_removable(older_than_s)
+    versions = select(func.count()).select_from(Document).where(goes)
+    readings = select(func.count()).select_from(Ingest).where(_is_unneeded(older_than_s, not_(goes)))
+    return Removed(documents=transaction.scalar(versions) or 0, ingests=transaction.scalar(readings) or 0)
+
+
+def remove_versions(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
+    """Remove versions that were superseded long ago, then what nothing needs, then readings."""
+    budget = budget or Budget()
+    ids = ([version.id for version in page] for page in removable_versions(database, older_than_s))
+    removed = remove_items(database, ids, partial(_remove_versions, older_than_s=older_than_s), budget, PAGE)
+    with database.read() as transaction:
+        readings = transaction.scalars(select(Ingest.id).where(_is_unneeded(older_than_s))).all()
+    return removed + remove_items(database, [readings], _remove_readings, budget, READINGS)
+
+
+def removable_versions(database: Database, older_than_s: float) -> Iterator[list[Any]]:
+    """Yield the versions that may be removed now, page by page."""
+    query = select(Document.id, Document.content_id, are_removable(older_than_s).label("goes"))
+    query = query.where(Document.superseded_by.is_not(None))
+    for page in pages(database, query, Document.id, LOOK):
+        yield [version for version in page if version.goes]
+
+
+def _remove_versions(transaction: Transaction, ids: Sequence[int], *, older_than_s: float) -> Removed:
+    # The corpus is not locked: a reading holds that lock while it waits for this transaction, and no reading
+    # makes a removable version needed again.
+    gc.begin(transaction)
+    transaction.keep_last_ids(Document)
+    still = and_(Document.id.in_(ids), are_removable(older_than_s))
+    versions = transaction.execute(select(Document.id, Document.content_id).where(still)).all()
+    return remove_rows(transaction, versions)
+
+
+def _remove_readings(transaction: Transaction, ids: Sequence[int]) -> Removed:
+    transaction.keep_last_ids(Ingest)
+    return Removed(ingests=transaction.execute(delete(Ingest).where(Ingest.id.in_(ids))).rowcount)
+
+
+def are_removable(older_than_s: float) -> ColumnElement[bool]:
+    """Return the condition for a version that was superseded long ago and that nothing needs."""
+    current = Document.__table__.alias("current_version").c
+    brought_both = select(current.id).where(
+        current.corpus_id == Document.corpus_id,
+        current.key == Document.key,
+        current.superseded_by.is_(None),
+        current.ingest_id == Document.ingest_id,
+    )
+    goes_on = or_(Job.state.in_(UNFINISHED), pipelines.holds_job())
+    opened_before = _superseded_since(Job.created_at).correlate(Document, Job).exists()
+    needed = select(Job.id).where(Job.corpus_id == Document.corpus_id, goes_on, opened_before)
+    return and_(
+        Document.superseded_by.is_not(None),
+        ~_superseded_since(db_now() - older_than_s).correlate(Document).exists(),
+        ~brought_both.correlate(Document).exists(),
+        ~needed.correlate(Document).exists(),
+    )
+
+
+def _superseded_since(since: ColumnElement[float]) -> Select[int]:
+    """Return a query for the document that superseded another, if its reading was read since.
+
+    It finds nothing if that document was removed: the one it superseded is older still.
+    """
+    later, reading = Document.__table__.alias("later_version").c, Ingest.__table__.alias("later_reading").c
+    read_at = func.coalesce(reading.finished_at, reading.seen_at)
+    query = select(later.id).join_from(later.id.table, reading.id.table, reading.id == later.ingest_id)
+    return query.where(later.id == Document.superseded_by, read_at > since)
+
+
+def _is_unneeded(older_than_s: float, staying: ColumnElement[bool] | None = None) -> ColumnElement[bool]:
+    """Return the condition for a reading that ended long ago and has no job, rejection or document.
+
+    `staying` is the condition for documents to count; by default all do.
+    """
+    read_at = func.coalesce(Ingest.finished_at, Ingest.seen_at)
+    # One query for all readings: no index leads from a reading to its documents.
+    has_documents = select(Document.ingest_id).distinct()
+    if staying is not None:
+        has_documents = has_documents.where(or_(Document.superseded_by.is_(None), staying))
+    referring = (select(table.ingest_id).where(table.ingest_id == Ingest.id) for table in (Job, Rejection, Contender))
+    return and_(
+        read_at <= db_now() - older_than_s,
+        *(~query.correlate(Ingest).exists() for query in referring),
+        Ingest.id.not_in(has_documents),
+    )
+
+
 READ_PAGE = 5_000
 _PREFIX = "meta."
 
@@ -227,8 +327,8 @@ class Condition:
 
     def holds(self, meta: Mapping[str, Any]) -> bool:
         """Return True if the metadata have the field with this value. Null is no value."""
-        found = meta.get(self.field)
-        return found is not None and written(found) == self.value
+        value = meta.get(self.field)
+        return value is not None and written(value) == self.value
 
 
 def select_keys(

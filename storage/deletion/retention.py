@@ -31,7 +31,7 @@ from docmill.storage.core.schema import (
     db_now,
 )
 from docmill.storage.core.transaction import Transaction, columns_of
-from docmill.storage.deletion import gc, needed, versions
+from docmill.storage.deletion import gc, needed, removal
 from docmill.storage.deletion.paging import Budget, Removed, remove_all
 from docmill.storage.errors import RightMissing
 from docmill.storage.features import load_all
@@ -78,7 +78,10 @@ def count(database: Database, ages: Ages) -> dict[str, dict[str, int]]:
 
     Texts that only removed results need are not counted. A rule counts as if the rules before it removed nothing.
     """
-    return {rule.name: rule.count(database, ages[rule.name]) for rule in every_rule() if rule.name in ages}
+    with database.read() as transaction:
+        return {
+            rule.name: dict(rule.count(transaction, ages[rule.name])) for rule in every_rule() if rule.name in ages
+        }
 
 
 def ended_before(age_s: float) -> ColumnElement[bool]:
@@ -86,18 +89,27 @@ def ended_before(age_s: float) -> ColumnElement[bool]:
     return and_(Job.state.not_in(UNFINISHED), Job.finished_at < db_now() - age_s)
 
 
+def _remove_each(
+    database: Database,
+    query: Select[int],
+    remove: Callable[[int, Transaction, int], Removed | None],
+    budget: Budget | None,
+    size: int = PAGE,
+) -> Removed:
+    """Call `remove` for each id of a query with a number of rows, until it returns None."""
+    with database.read() as transaction:  # most often there is none; a read waits for no writer
+        ids = transaction.scalars(query).all()
+    return sum((remove_all(database, partial(remove, key), budget, size) for key in ids), Removed())
+
+
 def forget_step_texts(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
     """Delete the records of texts that the steps of ended jobs had met.
 
     A retry needs them. So a job with failures keeps them for the whole time, and other jobs for an hour.
     """
-    budget = budget or Budget()
     has_texts = select(StepText.step).where(StepText.job_id == Job.id).exists()
-    needless = jobs_with_needless_texts(older_than_s)
-    with database.read() as transaction:
-        jobs = transaction.scalars(select(Job.id).where(needless, has_texts).order_by(Job.id)).all()
-    removed = (remove_all(database, partial(_forget_texts, job_id=job_id), budget, PAGE) for job_id in jobs)
-    return sum(removed, Removed())
+    jobs = select(Job.id).where(jobs_with_needless_texts(older_than_s), has_texts).order_by(Job.id)
+    return _remove_each(database, jobs, _forget_texts, budget)
 
 
 def jobs_with_needless_texts(older_than_s: float) -> ColumnElement[bool]:
@@ -110,14 +122,14 @@ def jobs_with_needless_texts(older_than_s: float) -> ColumnElement[bool]:
     return or_(ended_before(older_than_s), and_(ended_before(SETTLED_S), nothing_to_retry))
 
 
-def _forget_texts(transaction: Transaction, size: int, *, job_id: int) -> Removed | None:
+def _forget_texts(job_id: int, transaction: Transaction, size: int) -> Removed | None:
     if not _note_forgotten(transaction, job_id):
         return None
-    return _delete_page(transaction, size, table=StepText, condition=StepText.job_id == job_id)
+    return _delete_page(StepText, StepText.job_id == job_id, transaction, size)
 
 
 def _delete_page(
-    transaction: Transaction, size: int, *, table: type[Base], condition: ColumnElement[bool]
+    table: type[Base], condition: ColumnElement[bool], transaction: Transaction, size: int
 ) -> Removed | None:
     n = delete_page(transaction, table, condition, size)
     return Removed(others=n) if n else None
@@ -134,17 +146,12 @@ def forget_runs(database: Database, older_than_s: float, budget: Budget | None =
 
     Each pipeline keeps its last run of each state. Documents and results stay, and so do jobs without a pipeline.
     """
-    budget = budget or Budget()
     removed, jobless = Removed(), runs_without_job(older_than_s)
-    with database.read() as transaction:  # most often there is none; a read waits for no writer
+    with database.read() as transaction:
         has_jobless = transaction.scalar(select(PipelineRun.id).where(jobless).limit(1)) is not None
-        runs = transaction.scalars(old_runs(older_than_s).order_by(PipelineRun.id)).all()
     if has_jobless:
-        delete_some = partial(_delete_page, table=PipelineRun, condition=jobless)
-        removed = remove_all(database, delete_some, budget, PAGE)
-    for run_id in runs:
-        removed += remove_all(database, partial(_forget_run, run_id=run_id), budget, PAGE)
-    return removed
+        removed = remove_all(database, partial(_delete_page, PipelineRun, jobless), budget, PAGE)
+    return removed + _remove_each(database, old_runs(older_than_s).order_by(PipelineRun.id), _forget_run, budget)
 
 
 def runs_without_job(older_than_s: float) -> ColumnElement[bool]:
@@ -171,7 +178,7 @@ def old_runs(older_than_s: float) -> Select[int]:
     )
 
 
-def _forget_run(transaction: Transaction, size: int, *, run_id: int) -> Removed | None:
+def _forget_run(run_id: int, transaction: Transaction, size: int) -> Removed | None:
     """Delete the next page of rows of a run's job, and at last the run and the job."""
     transaction.keep_last_ids(Job, Ingest, Shard)
     job_id = transaction.scalar(select(PipelineRun.job_id).where(PipelineRun.id == run_id))
@@ -200,21 +207,24 @@ def _forget_run(transaction: Transaction, size: int, *, run_id: int) -> Removed 
 
 def forget_rejections(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
     """Delete the rejections of readings whose job ended before. Each reading keeps their number."""
-    removed, budget = Removed(), budget or Budget()
+    removed = Removed()
     for table in (Rejection, Contender):
         has_some = select(table.ingest_id).where(table.ingest_id == Job.ingest_id).exists()
-        with database.read() as transaction:
-            ingests = transaction.scalars(select(Job.ingest_id).where(ended_before(older_than_s), has_some)).all()
-        for ingest_id in ingests:
-            delete_some = partial(_delete_page, table=table, condition=table.ingest_id == ingest_id)
-            removed += remove_all(database, delete_some, budget, PAGE)
+        ingests = select(Job.ingest_id).where(ended_before(older_than_s), has_some)
+        removed += _remove_each(database, ingests, partial(_forget_records, table), budget)
     return removed
+
+
+def _forget_records(
+    table: type[Rejection | Contender], ingest_id: int, transaction: Transaction, size: int
+) -> Removed | None:
+    return _delete_page(table, table.ingest_id == ingest_id, transaction, size)
 
 
 def forget_refusals(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
     """Delete the reasons why workers refused a spec that are older."""
     old = Refusal.refused_at < db_now() - older_than_s
-    return remove_all(database, partial(_delete_page, table=Refusal, condition=old), budget, PAGE)
+    return remove_all(database, partial(_delete_page, Refusal, old), budget, PAGE)
 
 
 def fold_shards(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
@@ -223,12 +233,9 @@ def fold_shards(database: Database, older_than_s: float, budget: Budget | None =
     So every count stays. A folded shard is done and has no contents. Nothing but `explain` and the chart of a report
     reads single shards of an ended job.
     """
-    budget = budget or Budget()
     has_some = select(Shard.id).where(Shard.job_id == Job.id, is_finished()).exists()
-    with database.read() as transaction:
-        jobs = transaction.scalars(select(Job.id).where(ended_before(older_than_s), has_some).order_by(Job.id)).all()
-    removed = (remove_all(database, partial(_fold, job_id=job_id), budget, FOLDED_PAGE) for job_id in jobs)
-    return sum(removed, Removed())
+    jobs = select(Job.id).where(ended_before(older_than_s), has_some).order_by(Job.id)
+    return _remove_each(database, jobs, _fold, budget, FOLDED_PAGE)
 
 
 def is_finished() -> ColumnElement[bool]:
@@ -236,7 +243,7 @@ def is_finished() -> ColumnElement[bool]:
     return and_(Shard.state.in_(["done", "split"]), Shard.contents != b"")
 
 
-def _fold(transaction: Transaction, size: int, *, job_id: int) -> Removed | None:
+def _fold(job_id: int, transaction: Transaction, size: int) -> Removed | None:
     """Fold the next page of a job's shards, of one step; return None if nothing is left."""
     transaction.keep_last_ids(Shard)
     ended = update(Job).where(Job.id == job_id, Job.state.not_in(UNFINISHED)).values(folded_at=db_now())
@@ -268,9 +275,11 @@ def _sum(transaction: Transaction, ids: list[int]) -> dict[str, Any]:
     same = (Shard.job_id, Shard.step, Shard.spec_id, Shard.lane)
     times = (func.min(Shard.started_at).label("started_at"), func.max(Shard.finished_at).label("finished_at"))
     sums = tuple(func.sum(column).label(column.key) for column in _SUMS)
-    found = transaction.execute(select(*same, *times, *sums).where(Shard.id.in_(ids)).group_by(*same)).one()
-    counts = {column.key: int(getattr(found, column.key)) for column in _SUMS}
-    kept = {name: getattr(found, name) for name in ("job_id", "step", "spec_id", "lane", "started_at", "finished_at")}
+    totals = transaction.execute(select(*same, *times, *sums).where(Shard.id.in_(ids)).group_by(*same)).one()
+    counts = {column.key: int(getattr(totals, column.key)) for column in _SUMS}
+    kept = {
+        name: getattr(totals, name) for name in ("job_id", "step", "spec_id", "lane", "started_at", "finished_at")
+    }
     return UNTOUCHED | kept | counts | {"contents": b"", "state": "done", "redo": False}
 
 
@@ -283,79 +292,68 @@ class Rule:
 
     name: str
     remove: Callable[[Database, float, Budget], Removed]
-    count: Callable[[Database, float], dict[str, int]]
+    count: Callable[[Transaction, float], Mapping[str, int]]
     is_upkeep: bool = True
     is_kept: bool = False
 
 
-def _by_table(
-    queries: Callable[[Transaction, float], Mapping[str, Select[Any]]],
-) -> Callable[[Database, float], dict[str, int]]:
-    """Return a function that counts rows by table with these queries."""
-
-    def count_rows(database: Database, age_s: float) -> dict[str, int]:
-        with database.read() as transaction:
-            found = queries(transaction, age_s)
-            return {table: int(transaction.scalar(query) or 0) for table, query in found.items()}
-
-    return count_rows
+def _n(transaction: Transaction, table: type[Base], condition: ColumnElement[bool]) -> int:
+    return transaction.scalar(select(func.count()).select_from(table).where(condition)) or 0
 
 
-def _n(table: Any) -> Select[Any]:
-    return select(func.count()).select_from(table)
-
-
-def _count_runs(_transaction: Transaction, age_s: float) -> dict[str, Select[Any]]:
+def _count_runs(transaction: Transaction, age_s: float) -> dict[str, int]:
     runs = old_runs(age_s)
     jobs = select(PipelineRun.job_id).where(PipelineRun.id.in_(runs))
     return {
-        "pipeline_run": _n(PipelineRun).where(or_(PipelineRun.id.in_(runs), runs_without_job(age_s))),
-        "job": _n(Job).where(Job.id.in_(jobs)),
-        "shard": _n(Shard).where(Shard.job_id.in_(jobs)),
+        "pipeline_run": _n(transaction, PipelineRun, or_(PipelineRun.id.in_(runs), runs_without_job(age_s))),
+        "job": _n(transaction, Job, Job.id.in_(jobs)),
+        "shard": _n(transaction, Shard, Shard.job_id.in_(jobs)),
     }
 
 
-def _count_step_texts(_transaction: Transaction, age_s: float) -> dict[str, Select[Any]]:
+def _count_step_texts(transaction: Transaction, age_s: float) -> dict[str, int]:
     jobs = select(Job.id).where(jobs_with_needless_texts(age_s))
-    return {"step_text": _n(StepText).where(StepText.job_id.in_(jobs))}
+    return {"step_text": _n(transaction, StepText, StepText.job_id.in_(jobs))}
 
 
-def _count_rejections(_transaction: Transaction, age_s: float) -> dict[str, Select[Any]]:
+def _count_rejections(transaction: Transaction, age_s: float) -> dict[str, int]:
     read = select(Job.ingest_id).where(ended_before(age_s))
-    return {table.__tablename__: _n(table).where(table.ingest_id.in_(read)) for table in (Rejection, Contender)}
+    return {
+        table.__tablename__: _n(transaction, table, table.ingest_id.in_(read)) for table in (Rejection, Contender)
+    }
 
 
-def _count_refusals(_transaction: Transaction, age_s: float) -> dict[str, Select[Any]]:
-    return {"refusal": _n(Refusal).where(Refusal.refused_at < db_now() - age_s)}
+def _count_refusals(transaction: Transaction, age_s: float) -> dict[str, int]:
+    return {"refusal": _n(transaction, Refusal, Refusal.refused_at < db_now() - age_s)}
 
 
-def _count_shards(_transaction: Transaction, age_s: float) -> dict[str, Select[Any]]:
+def _count_shards(transaction: Transaction, age_s: float) -> dict[str, int]:
     # Of each step with finished shards one row is left; a folded row goes into it.
     steps = select(Shard.job_id, Shard.step).where(is_finished())
     groups = steps.where(Shard.job_id.in_(select(Job.id).where(ended_before(age_s)))).distinct().subquery()
-    goes = or_(is_finished(), and_(Shard.state == "done", Shard.contents == b""))
     of_group = and_(groups.c.job_id == Shard.job_id, groups.c.step == Shard.step)
-    rows = _n(Shard).join(groups, of_group).where(goes).scalar_subquery()
-    return {"shard": select(rows - _n(groups).scalar_subquery())}
+    goes = or_(is_finished(), and_(Shard.state == "done", Shard.contents == b""))
+    rows = transaction.scalar(select(func.count()).select_from(Shard).join(groups, of_group).where(goes)) or 0
+    return {"shard": rows - (transaction.scalar(select(func.count()).select_from(groups)) or 0)}
 
 
-def _count_versions(database: Database, age_s: float) -> dict[str, int]:
-    old = versions.count(database, age_s)
+def _count_versions(transaction: Transaction, age_s: float) -> dict[str, int]:
+    old = removal.count_versions(transaction, age_s)
     return {"document": old.documents, "ingest": old.ingests}
 
 
-def _count_results(transaction: Transaction, age_s: float) -> dict[str, Select[Any]]:
-    return {"outcome": _n(OutcomeRow).where(needed.are_droppable(transaction, age_s))}
+def _count_results(transaction: Transaction, age_s: float) -> dict[str, int]:
+    return {"outcome": _n(transaction, OutcomeRow, needed.are_droppable(transaction, age_s))}
 
 
 RULES = (
-    Rule("step_texts", forget_step_texts, _by_table(_count_step_texts)),
-    Rule("runs", forget_runs, _by_table(_count_runs)),
-    Rule("rejections", forget_rejections, _by_table(_count_rejections)),
-    Rule("refusals", forget_refusals, _by_table(_count_refusals), is_kept=True),
-    Rule("shards", fold_shards, _by_table(_count_shards), is_upkeep=False, is_kept=True),
-    Rule("versions", versions.remove, _count_versions, is_upkeep=False, is_kept=True),
-    Rule(needed.RESULTS, needed.drop_unneeded, _by_table(_count_results), is_upkeep=False, is_kept=True),
+    Rule("step_texts", forget_step_texts, _count_step_texts),
+    Rule("runs", forget_runs, _count_runs),
+    Rule("rejections", forget_rejections, _count_rejections),
+    Rule("refusals", forget_refusals, _count_refusals, is_kept=True),
+    Rule("shards", fold_shards, _count_shards, is_upkeep=False, is_kept=True),
+    Rule("versions", removal.remove_versions, _count_versions, is_upkeep=False, is_kept=True),
+    Rule(needed.RESULTS, needed.drop_unneeded, _count_results, is_upkeep=False, is_kept=True),
 )
 
 

@@ -75,8 +75,8 @@ def trace(database: Database, text: str, files: Sequence[Path] = ()) -> Trace:
         output_of=output_of,
         indexed=indexed,
         remnants=remnants,
-        vanished=tuple(one for one in named if one in vanished),
-        superseded=tuple(one for one in named if one not in here and one not in vanished),
+        vanished=tuple(document for document in named if document in vanished),
+        superseded=tuple(document for document in named if document not in here and document not in vanished),
     )
 
 
@@ -93,7 +93,7 @@ def _named(
 def _indexed(transaction: Transaction, content_id: int) -> int:
     """Return the number of the text's vectors in side tables, whose foreign keys leave none without the text."""
     tables = [pgvector_index.side_table(spec_id) for spec_id in pgvector_index.spec_ids(transaction)]
-    counts = [select(func.count()).select_from(one).where(one.c.content_id == content_id) for one in tables]
+    counts = [select(func.count()).select_from(table).where(table.c.content_id == content_id) for table in tables]
     return sum(transaction.scalar(count) or 0 for count in counts)
 
 

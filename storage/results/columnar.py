@@ -13,8 +13,8 @@ from docmill.storage.core.transaction import IN_BINARY
 from docmill.storage.outputs.columns import Column
 from docmill.storage.outputs.output_types import CONFIDENCE
 from docmill.storage.steps import lineage
+from docmill.storage.steps.choosing import as_text
 from docmill.storage.steps.jobs import require
-from docmill.storage.steps.sql_conditions import as_text
 from docmill.storage.steps.steps import OpenStep, of_job, way_to_named
 from docmill.storage.writers import arrow
 from docmill.storage.writers.arrow import Page

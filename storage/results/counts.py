@@ -36,9 +36,9 @@ from sqlalchemy import (
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job, OutcomeRow, Shard, ShardCount, SpecRow, WorkCount
 from docmill.storage.core.transaction import Transaction
+from docmill.storage.steps.choosing import as_text
 from docmill.storage.steps.jobs import RUNS
 from docmill.storage.steps.sharding import OPEN_SHARDS
-from docmill.storage.steps.sql_conditions import as_text
 
 # As the partial indexes of the table say it. A parameter in the place of the text would hide the index.
 NOT_DONE: ColumnElement[bool] = OutcomeRow.status != literal("done", Text, literal_execute=True)

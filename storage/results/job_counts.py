@@ -17,10 +17,10 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.results.status import StepStatus, read_status
 from docmill.storage.steps import lineage
+from docmill.storage.steps.choosing import as_text, is_read, selects
 from docmill.storage.steps.conditions import Doubt, flag_name, is_doubtful
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.lineage import visible
-from docmill.storage.steps.sql_conditions import as_text, is_read, selects
 from docmill.storage.steps.steps import OpenStep, of_job, way_to
 
 PAGE = 5_000
@@ -101,7 +101,7 @@ class FlagCounts:
     """Numbers of a step's results: how many are `doubtful`, and how many carry each flag.
 
     `not_selected` documents have an output of the step before that the step's condition on results leaves out. If the
-    step leaves out documents (`storage.steps.filters`), it counts these.
+    step leaves out documents (`storage.steps.conditions`), it counts these.
     """
 
     doubtful: int

@@ -30,12 +30,11 @@ from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import NotFound
 from docmill.storage.outputs.output_types import CONFIDENCE
 from docmill.storage.steps import choosing, lineage
-from docmill.storage.steps.conditions import Doubt
-from docmill.storage.steps.filters import find_filter
+from docmill.storage.steps.choosing import select_read
+from docmill.storage.steps.conditions import Doubt, find_filter
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.lineage import visible
 from docmill.storage.steps.sharding import pack
-from docmill.storage.steps.sql_conditions import select_read
 from docmill.storage.steps.steps import OpenStep, of_job, way_to, way_to_named
 
 NEAR = 5  # ids that are suggested

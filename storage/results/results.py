@@ -22,11 +22,10 @@ from docmill.storage.core.transaction import Transaction
 from docmill.storage.outputs.columns import Column, Form, Result, unclashing
 from docmill.storage.outputs.output_types import CONFIDENCE, OutputType
 from docmill.storage.steps import lineage
-from docmill.storage.steps.conditions import Flagged, is_doubtful
-from docmill.storage.steps.filters import find_filter
+from docmill.storage.steps.choosing import as_text, condition
+from docmill.storage.steps.conditions import Flagged, find_filter, is_doubtful
 from docmill.storage.steps.jobs import UNFINISHED, require
 from docmill.storage.steps.lineage import visible
-from docmill.storage.steps.sql_conditions import as_text, condition
 from docmill.storage.steps.steps import OpenStep, of_job, way_to_named
 
 Place = tuple[int, int]  # of a document in its corpus, in whose order results come: (seq, id)

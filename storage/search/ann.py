@@ -21,8 +21,8 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.search import pgvector_index
 from docmill.storage.search.knn import Matrix
-from docmill.storage.steps import choosing, sql_conditions
-from docmill.storage.steps.sql_conditions import compared_by, is_read, selects
+from docmill.storage.steps import choosing
+from docmill.storage.steps.choosing import compared_by, is_read, selects
 from docmill.storage.steps.steps import OpenStep
 
 SPARE = 2  # candidates for each wanted document
@@ -166,7 +166,7 @@ def _that_is_result(way: FromClause, outcome: FromClause, step: OpenStep) -> tup
     of_content = select(*columns).where(OutcomeRow.content_id == outcome.c.content_id).correlate(outcome).offset(0)
     first, second = (of_content.where(OutcomeRow.spec_id == spec_id).lateral() for spec_id in step.spec_ids)
     way = way.join(first, true()).join(second, true(), isouter=True)
-    wins = and_(sql_conditions.doubted(doubt, first), sql_conditions.is_better(second, first))
+    wins = and_(choosing.doubted(doubt, first), choosing.is_better(second, first))
     return way, outcome.c.spec_id == case((wins, step.escalation.spec_id), else_=step.spec_id)
 
 

@@ -1,23 +1,31 @@
-"""Conditions on results: flags, bounds of numbers such as `confidence<0.4`, and doubts.
+"""Conditions on results (flags, bounds of numbers such as `confidence<0.4`, and doubts), and filters of documents.
 
 A doubtful flag says that an output is to be doubted (`storage.core.specs.DOUBTFUL`); any other is a remark. What
-raises a new flag adds its name to one of the two sets. `storage.steps.sql_conditions` has the conditions in SQL.
+raises a new flag adds its name to one of the two sets. `storage.steps.choosing` has the conditions in SQL.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from docmill.storage.core.normalize import ASSUMED_CP1252
 from docmill.storage.core.specs import DOUBTFUL, Status
-from docmill.storage.errors import ConditionInvalid
+from docmill.storage.errors import ConditionInvalid, NotFound
+from docmill.storage.features import features
 from docmill.storage.steps.risk import COLUMNS as RISK_COLUMNS
 from docmill.storage.steps.risk import FittedRisk, log_odds
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, FromClause
+
+    from docmill.storage.core.database import Database
+    from docmill.storage.core.transaction import Transaction
 
 REMARKS = frozenset(
     {
@@ -299,3 +307,40 @@ def is_better(second: Judged, first: Judged) -> bool:
     if second.status != Status.DONE:
         return False
     return first.status == Status.FAILED or count_doubtful_flags(second.flags) <= count_doubtful_flags(first.flags)
+
+
+# Filters of documents: with `--leave-out KIND` a step leaves out documents of a kind. Features bring the kinds. A
+# filter changes only once a source was read to its end. So a step with one plans its documents then.
+
+Hear = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class DocumentFilter:
+    """The documents that a step may leave out.
+
+    `leaves_out` returns the condition for a table of documents, with the column `id`. `update` looks at a corpus
+    whose source was read, tells a listener of its progress, and returns a sentence for the user, or None. `explain`
+    returns why a document is left out, behind "It is", and None for other documents; `reason` says so of any
+    document. `require` raises StorageError if the filter cannot work here.
+    """
+
+    reason: str
+    leaves_out: Callable[[FromClause], ColumnElement[bool]]
+    update: Callable[[Database, int, Hear], str | None]
+    explain: Callable[[Transaction, int], str | None]
+    require: Callable[[], None] = lambda: None
+
+
+def filter_names() -> tuple[str, ...]:
+    """Return the names of all filters."""
+    return tuple(name for feature in features() for name in feature.filters)
+
+
+@cache
+def find_filter(name: str) -> DocumentFilter:
+    """Return a filter by its name. Raises NotFound."""
+    for feature in features():
+        if name in feature.filters:
+            return feature.load(feature.filters[name], DocumentFilter)
+    raise NotFound(f"no feature leaves out {name!r}; there are {', '.join(filter_names()) or 'no such kinds'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +17,7 @@ from docmill.storage.core.schema import (
     Document,
     Ingest,
     Job,
+    JobKey,
     OutcomeRow,
     Rejection,
     Shard,
@@ -24,10 +26,9 @@ from docmill.storage.core.schema import (
     db_now,
 )
 from docmill.storage.core.transaction import Transaction, Ts
-from docmill.storage.errors import JobStopped, NotFound
-from docmill.storage.steps import fitted_risks, job_keys, steps
+from docmill.storage.errors import DatabaseBusy, JobStopped, NotFound, StorageError
+from docmill.storage.steps import fitted_risks, steps
 from docmill.storage.steps.conditions import Doubt
-from docmill.storage.steps.job_keys import IdempotencyKey
 from docmill.storage.steps.lineage import visible
 from docmill.storage.steps.sharding import OPEN_SHARDS, plan, unpack
 from docmill.storage.steps.steps import Failures, OpenStep, StepRequest
@@ -35,6 +36,16 @@ from docmill.storage.steps.steps import Failures, OpenStep, StepRequest
 UNFINISHED = ("ingesting", "running")
 RUNS = and_(Job.state.in_(UNFINISHED), ~Job.paused)  # its shards may be dispatched, claimed and committed
 FREE = {"state": "planned", "owner": None, "lease_until": None, "dispatched_at": None}  # a shard that nobody holds
+_SHOWN_CHARS = 60  # of a value in a message
+_NOT_GIVEN = "not given"
+
+
+@dataclass(frozen=True)
+class IdempotencyKey:
+    """A key, and the arguments that were given with it: JSON values by the names that a message shows."""
+
+    key: str
+    arguments: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
     """
 
     def work(transaction: Transaction) -> OpenJob:
-        keyed = None if request.key is None else job_keys.job_of(transaction, request.key)
+        keyed = None if request.key is None else job_of_key(transaction, request.key)
         corpus = keyed.corpus_id if keyed else lookups.corpus_id(transaction, request.corpus)
         lock_corpus(transaction, corpus)
         last = transaction.scalar(select(func.max(Document.id)).where(Document.corpus_id == corpus)) or 0
@@ -122,7 +133,7 @@ def open_job(database: Database, request: JobRequest) -> OpenJob:
         )
         made = steps.add(transaction, job_id, fitted_risks.resolve_risks(transaction, request.steps))
         if request.key is not None:
-            job_keys.note(transaction, request.key, job_id)
+            _note_key(transaction, request.key, job_id)
         return OpenJob(
             job_id, ingest_id, corpus, made, adopted=False, last_before=last, request_id=request.request_id
         )
@@ -438,3 +449,78 @@ def _open_contents(transaction: Transaction, job_id: int) -> set[tuple[int, int]
     """Return (step, content) of the job's open shards. These contents are planned already."""
     query = select(Shard.step, Shard.contents).where(Shard.job_id == job_id, Shard.state.in_(OPEN_SHARDS))
     return {(row.step, content_id) for row in transaction.execute(query) for content_id in unpack(row.contents)}
+
+
+# Idempotency keys: the same key returns the same job, even if the job has ended.
+
+
+@dataclass(frozen=True)
+class KeyedJob:
+    """The job of a key, and its reading. `is_read` says that nothing more is to be read for it."""
+
+    id: int
+    state: str
+    documents: int
+    ingest: Ingest
+
+    @property
+    def corpus_id(self) -> int:
+        return self.ingest.corpus_id
+
+    @property
+    def is_read(self) -> bool:
+        return self.state != "ingesting"
+
+
+def find_by_key(database: Database, key: IdempotencyKey) -> KeyedJob | None:
+    """Return the job of a key; None if it has none yet. Raises StorageError."""
+    with database.read() as transaction:
+        return job_of_key(transaction, key)
+
+
+def job_of_key(transaction: Transaction, key: IdempotencyKey) -> KeyedJob | None:
+    """Return the job of a key; None if it has none yet.
+
+    Raises StorageError if the key came with other arguments before, or if its job was removed.
+    """
+    row = transaction.execute(select(JobKey).where(JobKey.key == key.key)).one_or_none()
+    if row is None:
+        return None
+    query = select(Job.state.label("job_state"), Job.n_documents, Ingest).join(Ingest, Ingest.id == Job.ingest_id)
+    job = transaction.execute(query.where(Job.id == row.job_id)).one_or_none()
+    if job is None:
+        raise StorageError(
+            f"job {row.job_id} of the idempotency key {key.key} was removed with its corpus; give another key to "
+            "store the documents again"
+        )
+    if said := _different_arguments(row.arguments or {}, key.arguments):
+        raise StorageError(
+            f"the idempotency key {key.key} is that of job {row.job_id}, which has other arguments: "
+            f"{'; '.join(said)}. Give the same arguments, or another key"
+        )
+    return KeyedJob(row.job_id, job.job_state, job.n_documents, Ingest.of(job))
+
+
+def _note_key(transaction: Transaction, key: IdempotencyKey, job_id: int) -> None:
+    """Store the key of a new job. Raises DatabaseBusy if another transaction stored it since this one looked."""
+    row = {"key": key.key, "job_id": job_id, "arguments": dict(key.arguments), "created_at": db_now()}
+    added = transaction.insert(JobKey).values(**row).on_conflict_do_nothing().returning(JobKey.key)
+    if transaction.execute(added).first() is None:
+        raise DatabaseBusy(f"another command stores the idempotency key {key.key}")
+
+
+def forget_arguments(transaction: Transaction, job_ids: Collection[int]) -> None:
+    """Delete the arguments of jobs that are removed. The keys stay."""
+    transaction.execute(update(JobKey).where(JobKey.job_id.in_(job_ids)).values(arguments=None))
+
+
+def _different_arguments(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return [f"{name} {_shown_argument(before, name)} then, {_shown_argument(now, name)} now" for name in names]
+
+
+def _shown_argument(arguments: Mapping[str, Any], name: str) -> str:
+    if name not in arguments:
+        return _NOT_GIVEN
+    text = " ".join(str(arguments[name]).split())
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]} …"

@@ -18,8 +18,7 @@ from docmill.storage.core.lookups import is_current_document
 from docmill.storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, SpecRow
 from docmill.storage.core.transaction import Columns, Transaction
 from docmill.storage.steps import choosing
-from docmill.storage.steps.choosing import OutcomeColumns
-from docmill.storage.steps.sql_conditions import compared_by, is_read, select_read, selects
+from docmill.storage.steps.choosing import OutcomeColumns, compared_by, is_read, select_read, selects
 from docmill.storage.steps.steps import OpenStep
 
 Ts = TypeVarTuple("Ts")

@@ -25,10 +25,9 @@ from docmill.storage.core.schema import OutcomeRow, Step, StepText
 from docmill.storage.core.specs import Known, Status, Tally
 from docmill.storage.core.transaction import Columns, Transaction
 from docmill.storage.steps import choosing, lineage, steps
-from docmill.storage.steps.choosing import Pair
+from docmill.storage.steps.choosing import Pair, compared_by, select_read
 from docmill.storage.steps.conditions import Flagged, Judged, is_doubtful
 from docmill.storage.steps.sharding import plan
-from docmill.storage.steps.sql_conditions import compared_by, select_read
 from docmill.storage.steps.steps import OpenStep
 
 ContentId: TypeAlias = int

@@ -67,7 +67,7 @@ class RiskModel:
         return 1 / (1 + math.exp(-z)) if z > -700 else 0.0
 
     def log_odds(self, result: Result) -> float:
-        """Return the log-odds of a result's risk. `storage.steps.sql_conditions` has the same sum in SQL."""
+        """Return the log-odds of a result's risk. `storage.steps.choosing` has the same sum in SQL."""
         z = self.intercept
         for feature in self.features:
             value = value_of(feature.name, result)

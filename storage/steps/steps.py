@@ -33,7 +33,7 @@ class StepRequest:
 
     `flagged` is a condition on the flags of that output: an output that does not meet it is not read. `escalation`
     computes doubted results again. `leaves_out` names the documents that it does
-    not read (`storage.steps.filters`); such a step has the documents as input.
+    not read (`storage.steps.conditions`); such a step has the documents as input.
     """
 
     name: str

@@ -36,8 +36,7 @@ from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import list_statuses, read_status
 from docmill.storage.steps import fitted_risks, jobs, replacements
 from docmill.storage.steps.fitted_risks import Risk
-from docmill.storage.steps.job_keys import IdempotencyKey
-from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.jobs import IdempotencyKey, JobRequest
 from docmill.storage.steps.risk import RiskModel
 from docmill.storage.steps.steps import StepRequest
 from docmill.worker.pipelines.running import advance

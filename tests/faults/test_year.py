@@ -10,7 +10,7 @@ from sqlalchemy import Double, func, select, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Base, Content, OutcomeRow, PipelineRun, db_now
-from docmill.storage.deletion import gc, versions
+from docmill.storage.deletion import gc, removal
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.pipelines import pipelines
 from tests.faults.test_runs import HOURLY, Crew, fire
@@ -115,7 +115,7 @@ def test_nights_that_change_documents_leave_what_is_current_and_a_months_version
         fire(database, float(night))
         crew.do_all(rounds=2)
         if night % 7 == 0:
-            versions.remove(database, LIMIT_DAYS * DAY_S)
+            removal.remove_versions(database, LIMIT_DAYS * DAY_S)
             assert gc.collect(database) == Removed()
         part = largest["before" if night < SEASON else "after"]
         part |= {name: max(n, part.get(name, 0)) for name, n in sizes(database).items()}
@@ -125,7 +125,7 @@ def test_nights_that_change_documents_leave_what_is_current_and_a_months_version
     assert documents(database) == dict(texts_of(nights - 1))
     lines = (tmp_path / "out.jsonl").read_text().splitlines()
     assert {json.loads(line)["id"] for line in lines} == {*documents(database)}
-    versions.remove(database, LIMIT_DAYS * DAY_S)
+    removal.remove_versions(database, LIMIT_DAYS * DAY_S)
     assert_an_unchanged_night_adds_nothing(crew, nights)
     with database.read() as transaction:  # what did not change was computed once, longer ago than the limit
         query = select(OutcomeRow.created_at - db_now()).join(Content, Content.id == OutcomeRow.content_id)

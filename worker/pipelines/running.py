@@ -22,7 +22,7 @@ from docmill.storage.results import parts
 from docmill.storage.results.results import Placed, columns, results
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import replacements
-from docmill.storage.steps.filters import find_filter
+from docmill.storage.steps.conditions import find_filter
 from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import Target
 from docmill.tasks.errors import HubUnreachable, TaskError

@@ -20,10 +20,9 @@ from docmill.storage.ingest.pruning import Seen, Unread, note_missing, prune
 from docmill.storage.readers import left_out, memory
 from docmill.storage.readers.errors import ProgramFailed
 from docmill.storage.readers.files import StreamSource
-from docmill.storage.steps import job_keys, jobs
-from docmill.storage.steps.filters import find_filter
-from docmill.storage.steps.job_keys import IdempotencyKey
-from docmill.storage.steps.jobs import JobRequest, OpenJob
+from docmill.storage.steps import jobs
+from docmill.storage.steps.conditions import find_filter
+from docmill.storage.steps.jobs import IdempotencyKey, JobRequest, OpenJob
 from docmill.tasks import tracing
 from docmill.tasks.tracing import Span
 from docmill.worker import logs
@@ -104,7 +103,7 @@ def find_repeated(database: Database, key: IdempotencyKey | None) -> Enqueued | 
 
     Raises StorageError for a key that came with other arguments, or whose job was removed.
     """
-    job = None if key is None else job_keys.find(database, key)
+    job = None if key is None else jobs.find_by_key(database, key)
     if job is None or not job.is_read:
         return None
     names = {field.name for field in fields(Counts) if hasattr(job.ingest, f"n_{field.name}")}

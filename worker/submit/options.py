@@ -15,8 +15,7 @@ from pydantic_core import PydanticCustomError
 from docmill.storage import templates
 from docmill.storage.core.specs import Spec
 from docmill.storage.errors import ConditionInvalid, NotFound
-from docmill.storage.steps.conditions import RISK, Doubt
-from docmill.storage.steps.filters import filter_names, find_filter
+from docmill.storage.steps.conditions import RISK, Doubt, filter_names, find_filter
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, hint
 from docmill.tasks.kinds import KindOptions

@@ -13,8 +13,8 @@ from docmill.storage.ingest.pruning import Limits
 from docmill.storage.readers import Source, SourceOptions, documents, open_source, remote, streams
 from docmill.storage.readers.memory import NAME
 from docmill.storage.readers.sources import path_of
-from docmill.storage.steps.filters import find_filter
-from docmill.storage.steps.job_keys import IdempotencyKey
+from docmill.storage.steps.conditions import find_filter
+from docmill.storage.steps.jobs import IdempotencyKey
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption

@@ -365,19 +365,7 @@ CREATE TABLE pipeline_run_file (
 );
 """
 
-REVIEWS = """
-CREATE TABLE judgement (
-    spec_id BIGINT NOT NULL,
-    content_id BIGINT NOT NULL,
-    verdict TEXT NOT NULL,
-    note TEXT,
-    judged_by TEXT NOT NULL,
-    judged_at DOUBLE PRECISION NOT NULL,
-    seed BIGINT NOT NULL,
-    CONSTRAINT pk_judgement PRIMARY KEY (spec_id, content_id),
-    CONSTRAINT fk_judgement_outcome FOREIGN KEY (spec_id, content_id)
-        REFERENCES outcome (spec_id, content_id) ON DELETE CASCADE
-);
+REPLACEMENTS = """
 CREATE TABLE risk_version (
     spec_id BIGINT NOT NULL,
     version BIGINT NOT NULL,
@@ -408,36 +396,6 @@ CREATE INDEX ix_replacement_corpus_id ON replacement (corpus_id);
 CREATE UNIQUE INDEX uq_replacement_filling ON replacement (corpus_id) WHERE state = 'filling';
 """
 
-DUPLICATES = """
-CREATE TABLE deduplication (
-    corpus_id BIGINT NOT NULL,
-    method JSONB NOT NULL,
-    compared_to BIGINT NOT NULL,
-    n_documents BIGINT NOT NULL,
-    finished_at DOUBLE PRECISION NOT NULL,
-    CONSTRAINT pk_deduplication PRIMARY KEY (corpus_id),
-    CONSTRAINT fk_deduplication_corpus_id FOREIGN KEY (corpus_id) REFERENCES corpus (id) ON DELETE CASCADE
-);
-CREATE TABLE duplicate (
-    document_id BIGINT NOT NULL,
-    corpus_id BIGINT NOT NULL,
-    first_id BIGINT NOT NULL,
-    n_documents BIGINT NOT NULL,
-    CONSTRAINT pk_duplicate PRIMARY KEY (document_id),
-    CONSTRAINT fk_duplicate_document_id FOREIGN KEY (document_id) REFERENCES document (id) ON DELETE CASCADE,
-    CONSTRAINT fk_duplicate_corpus_id FOREIGN KEY (corpus_id) REFERENCES corpus (id) ON DELETE CASCADE
-);
-CREATE INDEX ix_duplicate_corpus_id_first_id ON duplicate (corpus_id, first_id);
-CREATE TABLE signature (
-    content_id BIGINT NOT NULL,
-    recipe BIGINT NOT NULL,
-    bands BYTEA NOT NULL,
-    n_shingles BIGINT NOT NULL,
-    CONSTRAINT pk_signature PRIMARY KEY (content_id, recipe),
-    CONSTRAINT fk_signature_content_id FOREIGN KEY (content_id) REFERENCES content (id) ON DELETE CASCADE
-);
-"""
-
 COUNTS = """
 CREATE TABLE shard_count (
     id BIGSERIAL NOT NULL,
@@ -461,17 +419,6 @@ CREATE INDEX ix_work_count_name_lane_label ON work_count (name, lane, label);
 """
 
 VIEWS = """
-CREATE VIEW near_duplicates AS
-SELECT corpus.name AS corpus,
-       document.key AS id,
-       first.key AS first,
-       duplicate.first_id = duplicate.document_id AS is_first,
-       duplicate.n_documents AS documents
-FROM duplicate
-JOIN document ON document.id = duplicate.document_id
-JOIN corpus ON corpus.id = document.corpus_id
-LEFT JOIN document AS first ON first.id = duplicate.first_id
-WHERE document.superseded_by IS NULL AND NOT document.gone;
 CREATE VIEW open_shards AS
 SELECT shard.lane AS lane,
        shard.state AS state
@@ -501,7 +448,7 @@ SHARDS = "INSERT INTO shard_count (job_id, lane, state, n, n_suspect)"
 
 def upgrade() -> None:
     bind = op.get_bind()
-    schema = BOOKKEEPING + DOCUMENTS + RESULTS + JOBS + PIPELINES + REVIEWS + DUPLICATES + COUNTS + VIEWS
+    schema = BOOKKEEPING + DOCUMENTS + RESULTS + JOBS + PIPELINES + REPLACEMENTS + COUNTS + VIEWS
     if bind.dialect.name == "sqlite":
         for word, of_sqlite in OF_SQLITE.items():
             schema = schema.replace(word, of_sqlite)

@@ -16,7 +16,7 @@ from sqlalchemy import func, insert, select
 from sqlalchemy import text as sql
 
 from docmill.features.near_duplicates import clusters, report, vectors
-from docmill.features.near_duplicates.clusters import Found
+from docmill.features.near_duplicates.clusters import SearchWork
 from docmill.features.near_duplicates.methods import ByText, ByVectors, Method, Shingling, stored
 from docmill.features.near_duplicates.tables import Deduplication, Signature
 from docmill.storage.core.database import Database
@@ -41,7 +41,7 @@ def run_of(first: int, last: int) -> str:
     return " ".join(f"w{n}" for n in range(first, last))
 
 
-def find(database: Database, texts: Sequence[Text], method: Method = WORDS, source: str = "a") -> Found:
+def find(database: Database, texts: Sequence[Text], method: Method = WORDS, source: str = "a") -> SearchWork:
     job = read(database, request(source), texts)
     return clusters.find(database, job.corpus_id, method)
 
@@ -86,7 +86,7 @@ def test_documents_with_one_text_are_near_duplicates_and_texts_without_words_are
 def test_a_grown_corpus_compares_new_texts_only_and_keeps_the_firsts(database: Database) -> None:
     old = [("a", run_of(0, 16)), ("b", run_of(2, 18)), ("c", run_of(40, 60))]
     assert find(database, old).new == 3
-    assert find(database, old) == Found(3, 0, 0, 1, 0)
+    assert find(database, old) == SearchWork(3, 0, 0, 1, 0)
     found = find(database, [("d", run_of(1, 17)), ("e", run_of(41, 60)), *old])
     assert (found.new, found.documents, found.repeats) == (2, 5, 3)
     assert firsts(database) == {"a": "a", "b": "a", "d": "a", "c": "c", "e": "c"}

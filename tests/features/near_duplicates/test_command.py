@@ -19,6 +19,8 @@ from docmill.storage.extras import Extra
 from docmill.worker.cli import docmill
 from docmill.worker.errors import WorkerError
 from docmill.worker.jobs.errors import exit_code
+from docmill.worker.pipelines.file import PipelineInvalid, parse
+from tests.worker.pipelines.test_file import LEAST, PATH
 
 Write = Callable[..., Path]
 
@@ -94,6 +96,14 @@ def test_clusters_are_printed_written_and_forgotten(enqueued: Command, tmp_path:
     assert "As in the last search: Jaccard similarity of runs of 2 words" in enqueued("dedup", "letters").stderr
     assert "of 0 documents" in enqueued("dedup", "letters", "--forget").stdout
     assert "`docmill dedup letters` makes one" in enqueued("dedup", "letters", "--show", code=2).stderr
+
+
+def test_a_step_of_a_pipeline_that_reads_documents_may_leave_near_duplicates_out() -> None:
+    step = "[[step]]\nname = 'again'\ntask = 'summarize'\nleave-out = 'near-duplicates'\n"
+    with pytest.raises(PipelineInvalid, match="leave-out is about documents; write it in the step that reads them"):
+        parse(LEAST + step, PATH)
+    steps = parse(f"{LEAST}{step}input = 'document'\n", PATH).steps
+    assert [step.leaves_out for step in steps] == [None, "near-duplicates"]
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,7 @@ from docmill.storage.results.status import read_status
 from docmill.storage.search.search import choose, search
 from docmill.storage.steps import jobs
 from docmill.storage.steps.conditions import Flagged
-from docmill.storage.steps.job_keys import IdempotencyKey
-from docmill.storage.steps.jobs import JobRequest, OpenJob
+from docmill.storage.steps.jobs import IdempotencyKey, JobRequest, OpenJob
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import COPY, TRANSLATE, Text, chunks, embedded, failed, read, request, work
 from tests.storage.steps.test_flag_conditions import Flagger

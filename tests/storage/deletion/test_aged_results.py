@@ -267,6 +267,7 @@ class Model:
             for kind in ("translate", "embed", "summarize"):
                 having = [one for one in self.made if one.corpus == corpus and kind in {s.kind for s in one.steps}]
                 kept += having[-1:]
+                kept += [one for one in having if one.ended is not None][-1:]
         return {step.model for one in kept for step in one.steps}
 
     def sweep(self, rows: int | None) -> None:

@@ -28,8 +28,8 @@ def finish(database: Database) -> None:
 
 
 def dropping(database: Database, **asked: object) -> list[tuple[str, int]]:
-    found = cost.of_dropping(database, **{"older_than_s": 0.0, **asked})  # type: ignore[arg-type]
-    return [(one.spec, one.outcomes) for one in found]
+    _, costs = cost.forecast(database, **{"spec_ids": None, **asked})  # type: ignore[arg-type]
+    return [(of_spec.spec, of_spec.outcomes) for of_spec in costs]
 
 
 def test_what_would_be_dropped_is_what_is_dropped(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,10 +62,10 @@ def test_the_time_is_that_of_the_specs_shards_by_their_tokens(database: Database
     finish(database)
     spans = update(Shard).where(Shard.job_id == job.id).values(started_at=100.0, finished_at=140.0, tokens_in=48)
     database.write(lambda transaction: transaction.execute(spans))
-    [found] = cost.of_dropping(database, older_than_s=0.0)
+    _, [found] = cost.forecast(database, spec_ids=None)
     assert found == Cost(found.spec_id, str(COPY), 4, tokens_in=12, tokens_out=8, seconds=10.0)
     removal.remove_corpus(database, "books")
-    assert cost.of_dropping(database, older_than_s=0.0) == []
+    assert dropping(database) == []
 
 
 def test_what_was_made_of_dropped_results_is_counted_with_them(database: Database, fleet: Fleet) -> None:
@@ -73,8 +73,7 @@ def test_what_was_made_of_dropped_results_is_counted_with_them(database: Databas
     fleet.work()
     jobs.finish(database)
     [spec_id] = gc.specs(database, "translate/marian")
-    expected = cost.of_dropping(database, older_than_s=0.0, spec_ids=[spec_id])
-    goes = cost.of_removing(database, older_than_s=0.0, spec_ids=[spec_id])
+    goes, expected = cost.forecast(database, spec_ids=[spec_id])
     assert len(expected) == 3
     dropped = gc.drop(database, spec_ids=[spec_id])
     assert dropped.outcomes == sum(one.outcomes for one in expected)
@@ -91,15 +90,13 @@ def test_what_would_be_collected_is_what_is_collected(database: Database, fleet:
     read(database, pipeline(), numbered(5))
     fleet.work()
     jobs.finish(database)
-    assert cost.of_collecting(database) == Removed()
+    assert cost.forecast(database) == (Removed(), [])
     [spec_id] = gc.specs(database, "translate/marian")
     gone = OutcomeRow.__table__.delete().where(OutcomeRow.spec_id == spec_id)
     database.write(lambda transaction: transaction.execute(gone))
-    expected = cost.of_collecting(database)
+    expected, _ = cost.forecast(database)
     assert expected.contents > 0
     assert expected.outcomes > 0
-    assert cost.of_collecting(database) == expected
-    assert cost.of_removing(database, older_than_s=0.0, spec_ids=()) == expected
     assert gc.collect(database) == expected
 
 

@@ -25,7 +25,6 @@ from tests.storage.builders import (
     TRANSLATE,
     claim_next,
     done,
-    failed,
     numbered,
     outcomes,
     read,
@@ -117,17 +116,6 @@ def test_a_document_leaves_in_every_version_with_what_was_made_of_it(database: D
     assert list(failures(database, first.id)) == []
     assert read_status(database, first.id).state == "done"
     assert jobs.retry(database, first.id) == 0
-
-
-def test_a_failed_document_that_was_removed_is_not_tried_again(database: Database) -> None:
-    job = read(database, request(), numbered(3))
-    work(database, failed)
-    jobs.finish(database)
-    removal.remove_documents(database, "books", ["k1"])
-    assert jobs.retry(database, job.id) == 2
-    finish(database)
-    assert read_status(database, job.id).state == "done"
-    assert [one["id"] for one in results(database, job.id)] == ["k0", "k2"]
 
 
 def test_a_corpus_that_a_job_works_on_is_not_touched(database: Database) -> None:

@@ -13,7 +13,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, Document, Job, OutcomeRow, Prompt, Shard, StepText
 from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.deletion import gc, removal, versions
+from docmill.storage.deletion import gc, removal
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.errors import JobStopped, LeaseLost, NotFound, StorageError
 from docmill.storage.leases import dispatch, maintenance, shards
@@ -95,7 +95,7 @@ class Housekeeper:
         gc.drop(self.database)
 
     def reduce(self) -> None:
-        versions.remove(self.database, 0)
+        removal.remove_versions(self.database, 0)
 
     def end(self) -> None:
         jobs.finish(self.database)
@@ -113,7 +113,7 @@ def test_rivals_leave_nothing_dangling_and_nothing_loose(database: Database, _: 
     at_once(*[lambda n=n: Housekeeper(database, f"{seed}/{n}").make_moves(60) for n in range(4)])
     settle(database)
     assert_whole(database)
-    versions.remove(database, 0)
+    removal.remove_versions(database, 0)
     assert gc.collect(database) == Removed()
     assert_whole(database)
     for corpus in CORPORA:

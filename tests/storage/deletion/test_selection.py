@@ -49,22 +49,12 @@ def n_documents(database: Database) -> int | None:
         return transaction.scalar(select(Corpus.n_documents))
 
 
-@pytest.mark.parametrize(
-    ("value", "keys"),
-    [
-        ("7", {"a", "b"}),
-        ("seven", {"c"}),
-        ("true", {"d"}),
-        ("8.5", {"e"}),
-        ("", {"f"}),
-        ('["7"]', {"h"}),
-        ("9", set()),
-    ],
-)
-def test_a_field_is_compared_as_a_prompt_would_write_it(database: Database, value: str, keys: set[str]) -> None:
+def test_a_field_is_compared_as_a_prompt_would_write_it(database: Database) -> None:
     customers: dict[str, Any] = {"a": "7", "b": 7, "c": "seven", "d": True, "e": 8.5, "f": "", "g": None, "h": ["7"]}
     read_with(database, **{key: {"customer": customer} for key, customer in customers.items()}, z={"other": "7"})
-    assert set(removal.select_keys(database, "books", [Condition("customer", value)])) == keys
+    wanted = {"7": "ab", "seven": "c", "true": "d", "8.5": "e", "": "f", '["7"]': "h", "9": ""}
+    for value, keys in wanted.items():
+        assert removal.select_keys(database, "books", [Condition("customer", value)]) == [*keys], value
 
 
 def test_all_conditions_hold_of_one_version_and_any_version_counts(database: Database) -> None:

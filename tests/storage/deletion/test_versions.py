@@ -15,7 +15,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Document, Ingest, OutcomeRow, PipelineRun, Prompt, db_now
 from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.deletion import cost, gc, removal, versions
+from docmill.storage.deletion import cost, gc, removal
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.ingest import Counts
@@ -31,7 +31,6 @@ from tests.storage.builders import (
     claim_next,
     documents,
     done,
-    failed,
     numbered,
     read,
     request,
@@ -60,6 +59,11 @@ def read_all(database: Database, found: list[Text], **more: Any) -> Counts:
     return counts
 
 
+def counted(database: Database, older_than_s: float) -> Removed:
+    with database.read() as transaction:
+        return removal.count_versions(transaction, older_than_s)
+
+
 def days_pass(database: Database, days: float) -> None:
     for table in (Ingest, OutcomeRow):
         times = [name for name in ("started_at", "seen_at", "finished_at", "created_at") if hasattr(table, name)]
@@ -74,11 +78,10 @@ def test_what_was_superseded_goes_with_what_only_it_led_to(database: Database, f
     second = read(database, pipeline(), [("a", "new"), ("b", "kept")])
     fleet.work()
     jobs.finish(database)
-    assert versions.count(database, 0) == Removed(documents=1)
+    assert counted(database, 0) == Removed(documents=1)
     # Of what was made of "old" the translation, its summary, and two vectors.
-    expected = cost.of_dropping(database, older_than_s=0, spec_ids=(), superseded=True)
-    all_that_goes = cost.of_removing(database, older_than_s=0, spec_ids=(), superseded=True)
-    removed = versions.remove(database, 0)
+    all_that_goes, expected = cost.forecast(database, superseded=True)
+    removed = removal.remove_versions(database, 0)
     assert all_that_goes == Removed(contents=removed.contents, outcomes=removed.outcomes)
     assert (removed.documents, removed.contents, removed.ingests) == (1, 3, 0)
     assert sum(one.outcomes for one in expected) == removed.outcomes == 4
@@ -92,7 +95,7 @@ def test_what_was_superseded_goes_with_what_only_it_led_to(database: Database, f
     assert (status.state, status.lost, status.removed) == ("done", 0, 1)
     assert read_status(database, second.id).removed == 0
     assert documents(database) == {"a": "new", "b": "kept"}
-    assert versions.remove(database, 0) == Removed()
+    assert removal.remove_versions(database, 0) == Removed()
     assert gc.collect(database) == Removed()
 
 
@@ -100,12 +103,12 @@ def test_a_version_goes_when_it_was_superseded_for_long_and_not_when_it_is_old(d
     read_all(database, [("a", "one"), ("b", "one b")])
     days_pass(database, 100)
     read_all(database, [("a", "two"), ("b", "one b")])
-    assert versions.count(database, 90 * 86_400) == Removed()
+    assert counted(database, 90 * 86_400) == Removed()
     days_pass(database, 89)
-    assert versions.remove(database, 90 * 86_400) == Removed()
+    assert removal.remove_versions(database, 90 * 86_400) == Removed()
     days_pass(database, 2)
     read_all(database, [("a", "three"), ("b", "one b")])
-    removed = versions.remove(database, 90 * 86_400)
+    removed = removal.remove_versions(database, 90 * 86_400)
     assert (removed.documents, removed.contents) == (1, 1)
     assert texts(database) == {"one b", "two", "three"}
 
@@ -113,7 +116,7 @@ def test_a_version_goes_when_it_was_superseded_for_long_and_not_when_it_is_old(d
 def test_a_reading_goes_when_no_document_job_or_record_needs_it(database: Database) -> None:
     for text in ("one", "two", "three"):
         read_all(database, [("a", text)])
-    assert versions.remove(database, 0).ingests == 0
+    assert removal.remove_versions(database, 0).ingests == 0
     assert count(database, Ingest) == 3, "their jobs are there"
 
     def forget_jobs(transaction: Transaction) -> None:
@@ -121,39 +124,13 @@ def test_a_reading_goes_when_no_document_job_or_record_needs_it(database: Databa
             transaction.exec_driver_sql(f"DELETE FROM {table}")
 
     database.write(forget_jobs)
-    assert versions.count(database, 3_600) == Removed()
-    assert versions.count(database, 0) == Removed(ingests=2)
-    assert versions.remove(database, 0) == Removed(ingests=2)
+    assert counted(database, 3_600) == Removed()
+    assert counted(database, 0) == Removed(ingests=2)
+    assert removal.remove_versions(database, 0) == Removed(ingests=2)
     assert count(database, Ingest) == 1, "the current version came with it"
     read_all(database, [("a", "four")])
-    assert versions.count(database, 0) == Removed(documents=1, ingests=1), "the reading goes with its last document"
-    assert versions.remove(database, 0) == Removed(1, 1, 1, 0, 1)
-
-
-def test_what_loses_in_each_reading_is_not_forgotten(database: Database) -> None:
-    twice = [("a", "first"), ("b", "b"), ("c", "c"), ("a", "last")]
-    read_all(database, twice)
-    unchanged = read_all(database, twice)
-    assert (unchanged.new, unchanged.changed, unchanged.repeated) == (0, 0, 1)
-    assert versions.remove(database, 0) == Removed()
-    assert read_all(database, twice) == unchanged
-    before = count(database, Document)
-    read_all(database, [("b", "b"), ("c", "c"), ("a", "new")])
-    assert versions.remove(database, 0).documents == before - 2, "neither of the two is needed any more"
-
-
-def test_what_came_back_leaves_the_note_that_it_was_gone(database: Database) -> None:
-    read_and_prune(database, numbered(3))
-    finish(database)
-    read_and_prune(database, numbered(2))
-    finish(database)
-    assert versions.remove(database, 0) == Removed(documents=1)
-    assert "text 2" in texts(database), "a vanished document keeps its text until somebody removes it"
-    read_and_prune(database, numbered(3))
-    finish(database)
-    assert versions.remove(database, 0) == Removed(documents=1)
-    assert documents(database) == dict(numbered(3))
-    assert removal.remove_documents(database, "books", ["k2"]).documents == 1
+    assert counted(database, 0) == Removed(documents=1, ingests=1), "the reading goes with its last document"
+    assert removal.remove_versions(database, 0) == Removed(1, 1, 1, 0, 1)
 
 
 @pytest.mark.parametrize("is_read", [True, False], ids=["read", "half read"])
@@ -162,24 +139,15 @@ def test_what_an_unfinished_job_has_to_do_stays_until_it_is_done(database: Datab
     claim = claim_next(database)
     other = read(database, request("b.jsonl", spec=TRANSLATE), [(key, f"new {text}") for key, text in numbered(2)])
     jobs.cancel(database, other.id)
-    assert versions.remove(database, 0) == Removed()
+    assert removal.remove_versions(database, 0) == Removed()
     shards.commit(database, claim, done(claim), None)
     if not is_read:
         read(database, request(), numbered(4), chunk=2)
     finish(database)
     assert read_status(database, job.id).done == 4
-    removed = versions.remove(database, 0)
+    removed = removal.remove_versions(database, 0)
     assert removed.documents >= 2
     assert set(documents(database)) == {key for key, _ in numbered(4)}
-
-
-def test_versions_that_another_corpus_shares_the_text_of_keep_its_results(database: Database) -> None:
-    read_all(database, [("a", "shared")])
-    read_all(database, [("a", "new")])
-    read_all(database, [("z", "shared")], corpus="poems")
-    assert cost.of_dropping(database, older_than_s=0, spec_ids=(), superseded=True) == []
-    assert versions.remove(database, 0) == Removed(documents=1)
-    assert texts(database) == {"shared", "new"}
 
 
 def test_results_that_a_run_has_yet_to_write_stay(database: Database) -> None:
@@ -191,25 +159,25 @@ def test_results_that_a_run_has_yet_to_write_stay(database: Database) -> None:
     run_id = pipelines.fire(database, pipelines.scheduled(database)[0], 1.0)
     this = update(PipelineRun).where(PipelineRun.id == run_id)
     database.write(lambda transaction: transaction.execute(this.values(job_id=job.id, state="running")))
-    assert versions.remove(database, 0) == Removed()
+    assert removal.remove_versions(database, 0) == Removed()
     database.write(lambda transaction: transaction.execute(this.values(state="done", finished_at=db_now())))
-    assert versions.remove(database, 0).documents == 1
+    assert removal.remove_versions(database, 0).documents == 1
 
 
 def test_prompts_of_superseded_versions_go_and_their_cost_is_known(database: Database) -> None:
     told = Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.n} {text}"})
     read_all(database, [("a", "old"), ("b", "b")], spec=told)
     read_all(database, [("a", "other"), ("b", "b")], spec=told)
-    [expected] = cost.of_dropping(database, older_than_s=0, spec_ids=(), superseded=True)
+    _, [expected] = cost.forecast(database, superseded=True)
     assert expected.outcomes == 1
-    assert versions.remove(database, 0) == Removed(1, 2, 1)
+    assert removal.remove_versions(database, 0) == Removed(1, 2, 1)
     assert texts(database) == {"other", "b", "5 other", "1 b"}
     assert count(database, Prompt) == 2
 
 
 def test_a_removal_that_was_cut_off_is_carried_on(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(versions, "LOOK", 4)
-    monkeypatch.setattr(versions, "PAGE", 2)
+    monkeypatch.setattr(removal, "LOOK", 4)
+    monkeypatch.setattr(removal, "PAGE", 2)
     read_all(database, numbered(9))
     read_all(database, [(key, f"new {text}") for key, text in numbered(9)])
     remove_rows, left = removal.remove_rows, 2
@@ -224,22 +192,11 @@ def test_a_removal_that_was_cut_off_is_carried_on(database: Database, monkeypatc
 
     monkeypatch.setattr(removal, "remove_rows", cut_off)
     with pytest.raises(KeyboardInterrupt):
-        versions.remove(database, 0)
+        removal.remove_versions(database, 0)
     assert count(database, Document) == 14, "what one transaction removed stays removed, and no more"
     monkeypatch.setattr(removal, "remove_rows", remove_rows)
-    assert versions.remove(database, 0) == Removed(5, 5, 5)
+    assert removal.remove_versions(database, 0) == Removed(5, 5, 5)
     assert texts(database) == {f"new {text}" for _, text in numbered(9)}
-
-
-def test_a_failed_text_of_a_removed_version_is_not_tried_again(database: Database) -> None:
-    job = read(database, request(), numbered(3))
-    work(database, failed)
-    jobs.finish(database)
-    read_all(database, [("k1", "new")], source="b.jsonl", spec=TRANSLATE)
-    assert versions.remove(database, 0).documents == 1
-    assert jobs.retry(database, job.id) == 2
-    finish(database)
-    assert [one["id"] for one in results(database, job.id)] == ["k0", "k2"]
 
 
 @dataclass(frozen=True)
@@ -288,12 +245,12 @@ def _live(database: Database, nights: list[Night], *, collects: bool) -> Any:
         asked = request(night.source, corpus=name, spec=spec)
         if night.cut_off:
             read(database, asked, found, chunk=2, stop_after=1)
-            _ = collects and versions.remove(database, 0)
+            _ = collects and removal.remove_versions(database, 0)
         if night.prunes:
             job, vanished = read_and_prune(database, found, night.source, 2, corpus=name, spec=spec)
         else:
             job, vanished = read(database, asked, found, chunk=2), 0
-        _ = collects and versions.remove(database, 0)
+        _ = collects and removal.remove_versions(database, 0)
 
         open_jobs |= {job.id}
         waiting = {one: documents(database, one) for one in sorted(open_jobs)}
@@ -304,7 +261,7 @@ def _live(database: Database, nights: list[Night], *, collects: bool) -> Any:
                 assert {line["id"] for line in results(database, one)} == {*seen}
             open_jobs.clear()
         if collects:
-            versions.remove(database, 0)
+            removal.remove_versions(database, 0)
             assert gc.collect(database) == Removed()
         now = documents(database, corpus_id=job.corpus_id)
         assert documents(database, job) == now

@@ -24,10 +24,10 @@ from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import fitted_risks, jobs
+from docmill.storage.steps.choosing import doubted
 from docmill.storage.steps.conditions import Bound, Doubt
 from docmill.storage.steps.jobs import OpenJob
 from docmill.storage.steps.risk import NUMBERS, Feature, FittedRisk, RiskModel
-from docmill.storage.steps.sql_conditions import doubted
 from docmill.storage.steps.steps import EscalationRequest, Failures, StepRequest, of_job
 from tests.storage.builders import TRANSLATE, Text, claim_next, numbered, read, request, shard, shards_of, work
 from tests.storage.steps.test_steps import EMBED, pipeline
@@ -212,33 +212,6 @@ def test_results_that_were_dropped_are_missed_and_computed_again(database: Datab
     assert sorted(models.computed[n:]) == [("large", "text 0"), ("large", "text 2")]
 
 
-def test_results_of_an_unfinished_job_are_not_dropped(database: Database) -> None:
-    models = Models(database)
-    models.done()
-    read(database, pipeline("b", ALONE), TEXTS)
-    assert gc.drop(database).outcomes == 0
-    jobs.finish(database)
-    assert gc.drop(database).outcomes == 8
-
-
-def test_a_document_whose_flags_change_gets_another_result(database: Database) -> None:
-    models = Models(database)
-    models.done()
-    gc.drop(database, spec_ids=gc.specs(database, "translate/marian"))
-    models.small = {"2": ("empty",), "5": ("empty",)}
-    job = models.done()
-    assert won(database, job) == {"2", "5"}
-
-
-def test_the_doubtful_texts_of_a_job_are_those_whose_result_is_doubtful(database: Database) -> None:
-    models = Models(database)
-    models.small = {str(n): ("repetition",) for n in range(5)}
-    models.large = {"1": ("empty",), "2": ("empty", "repetition")}
-    models.refused = "0"
-    job = models.done()
-    assert sum(row.n_doubtful for row in shards_of(database, job)) == 3  # 0, 1 and 2
-
-
 @pytest.mark.parametrize(("most", "state"), [(50.0, "done"), (30.0, "stopped")])
 def test_a_bound_of_doubtful_results_looks_at_the_results(database: Database, most: float, state: str) -> None:
     models = Models(database)
@@ -282,13 +255,6 @@ def test_a_bound_of_doubtful_results_counts_escalated_texts_whose_first_result_w
         state,
         "" if state == "done" else "more than 30 % of its texts are doubtful (2 of 5)",
     )
-
-
-def test_results_of_earlier_jobs_are_counted_beside_new_ones_that_were_escalated(database: Database) -> None:
-    models = Models(database)
-    models.done(texts=numbered(3, first=3))
-    job = models.done(source="b", texts=TEXTS)  # 0, 1 and 2 are new
-    assert read_status(database, job.id).prior == 3
 
 
 def test_outputs_that_were_cut_and_then_replaced_are_not_told_as_cut(database: Database) -> None:
@@ -426,14 +392,6 @@ def test_texts_on_which_the_first_model_failed_have_the_result_of_the_better_one
     record = read_provenance(database, job.id, "k1").step.escalation
     assert record is not None
     assert (record.first.status, record.second_won) == ("failed", True)
-
-
-def test_without_it_a_failure_stays_one(database: Database) -> None:
-    models = Failing(database)
-    job = models.done()
-    assert models.of("large") == {"text 0", "text 2"}
-    assert [one["id"] for one in failures(database, job.id)] == ["k1", "k3"]
-    assert counts(read_status(database, job.id)) == (4, 2, 0, 0)
 
 
 def test_a_text_on_which_both_fail_has_the_first_reason_until_a_retry_succeeds(database: Database) -> None:

@@ -17,9 +17,9 @@ from docmill.storage.results.parts import marks
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
+from docmill.storage.steps.choosing import as_text, condition
 from docmill.storage.steps.conditions import Flagged, parse_flags
 from docmill.storage.steps.jobs import OpenJob
-from docmill.storage.steps.sql_conditions import as_text, condition
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import TRANSLATE, Text, numbered, read, shard, work
 from tests.storage.steps.test_steps import EMBED, SUMMARIZE, pipeline

@@ -11,9 +11,8 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job, JobKey
 from docmill.storage.deletion import gc, removal
 from docmill.storage.errors import StorageError
-from docmill.storage.steps import job_keys, jobs
-from docmill.storage.steps.job_keys import IdempotencyKey
-from docmill.storage.steps.jobs import JobRequest, OpenJob
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import IdempotencyKey, JobRequest, OpenJob
 from tests.storage.builders import at_once, numbered, read, request
 
 KEY = IdempotencyKey("nightly 2026-11-28", {"--task": "embed", "--top-k": 3})
@@ -36,7 +35,7 @@ def test_the_same_key_is_the_same_job_whatever_became_of_it(database: Database, 
     elif state == "cancelled":
         jobs.cancel(database, job.id)
     gc.collect(database)
-    found = job_keys.find(database, KEY)
+    found = jobs.find_by_key(database, KEY)
     assert found is not None
     assert (found.id, found.state, found.is_read) == (job.id, state, True)
     again = jobs.open_job(database, keyed())
@@ -48,13 +47,13 @@ def test_a_job_whose_reading_was_cut_off_is_carried_on_also_into_the_corpus_of_i
     database: Database,
 ) -> None:
     job = read(database, keyed(), numbered(10), chunk=5, stop_after=1)
-    found = job_keys.find(database, KEY)
+    found = jobs.find_by_key(database, KEY)
     assert found is not None
     assert not found.is_read
     # Standard input has another corpus each time.
     again = read(database, keyed(corpus="another"), numbered(10), chunk=5)
     assert (again.id, again.corpus_id) == (job.id, job.corpus_id)
-    found = job_keys.find(database, KEY)
+    found = jobs.find_by_key(database, KEY)
     assert found is not None
     assert (found.documents, found.is_read) == (10, True)
 
@@ -71,7 +70,7 @@ def test_a_key_with_other_arguments_is_refused_with_what_differs(database: Datab
     job = jobs.open_job(database, keyed())
     other = IdempotencyKey(KEY.key, {"--task": "embed", "--top-k": 5, "--prompt": "x" * 500})
     with pytest.raises(StorageError) as raised:
-        job_keys.find(database, other)
+        jobs.find_by_key(database, other)
     message = str(raised.value)
     assert f"that of job {job.id}, which has other arguments: --top-k 3 then, 5 now; --prompt not given" in message
     assert len(message) < 300
@@ -96,7 +95,7 @@ def test_the_key_of_a_removed_job_stays_taken_and_its_arguments_are_deleted(data
     jobs.finish(database, job.id)
     removal.remove_corpus(database, "books")
     with pytest.raises(StorageError, match=f"job {job.id} of the idempotency key .* was removed with its corpus"):
-        job_keys.find(database, KEY)
+        jobs.find_by_key(database, KEY)
     with pytest.raises(StorageError):
         jobs.open_job(database, keyed())
     with database.read() as transaction:

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pytest
 from sqlalchemy import func, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, Prompt
 from docmill.storage.core.specs import Spec
-from docmill.storage.deletion import gc, removal, tracing
+from docmill.storage.deletion import gc
 from docmill.storage.ingest import ingest
-from docmill.storage.pipelines import views
 from docmill.storage.results.parts import marks
 from docmill.storage.results.results import failures, results
-from docmill.storage.search.search import choose, search
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest, OpenJob
 from docmill.storage.steps.steps import StepRequest
@@ -88,7 +85,7 @@ def test_each_document_is_asked_about_with_its_own_metadata(database: Database, 
     assert {("f", "told", "failed"), ("f", "vector", "blocked"), ("d", "told", "failed")} <= lost
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 100])
+@pytest.mark.parametrize("chunk", [1, 100])
 def test_a_run_with_nothing_new_computes_nothing(database: Database, fleet: Fleet, chunk: int) -> None:
     take(database, asked(), NEWS)
     fleet.work()
@@ -132,85 +129,6 @@ def test_a_crash_while_the_source_is_read_loses_no_prompt_and_plans_none_twice(
     assert finished(database, again).done == 300
     assert set(fleet.computed.values()) == {1}
     assert len(told(database, again)) == 300
-
-
-def test_a_failed_prompt_is_tried_again(database: Database, fleet: Fleet) -> None:
-    fleet.fails = lambda kind, text: "Sports" in text
-    job = take(database, asked(steps=STEPS[:1]), NEWS)
-    fleet.work()
-    finished(database, job)
-    [failed] = failures(database, job.id)
-    assert (failed["id"], failed["status"]) == ("b", "failed")
-    fleet.fails = lambda kind, text: False
-    assert jobs.retry(database, job.id) == 1
-    fleet.work()
-    assert told(database, job)["b"] == "generate(Sports: Rain.)"
-
-
-def test_a_search_over_what_was_written_finds_the_document(database: Database, fleet: Fleet) -> None:
-    steps = (*STEPS[:1], StepRequest("vector", EMBED, "told"))
-    job = take(database, asked(steps=steps), NEWS)
-    fleet.work()
-    finished(database, job)
-    searched = choose(database, ["news"])
-    found = search(database, searched, np.ones((1, 1), np.float32), 10)
-    assert len([number for number in found.ids[0] if number >= 0]) == len(NEWS)
-    over_documents = take(database, asked("b.jsonl", steps=(StepRequest("own", EMBED),)), NEWS)
-    fleet.work()
-    assert choose(database, ["news"], over_documents.id).way[0].template is None
-
-
-def test_the_view_has_what_became_of_each_document(database: Database, fleet: Fleet) -> None:
-    take(database, asked(), NEWS)
-    fleet.fails = lambda kind, text: "Sports" in text
-    fleet.work()
-    views.make(database, "p", "news", STEPS)
-    try:
-        with database.read() as transaction:
-            found = transaction.exec_driver_sql("SELECT id, told, told_status, vector_status FROM pipeline_p").all()
-    finally:
-        views.drop(database, "p")
-    rows = {row[0]: tuple(row[1:]) for row in found}
-    assert rows["a"] == ("generate(Weather: Rain.)", "done", "done")
-    assert rows["b"] == (None, "failed", "blocked")
-    assert len(rows) == len(NEWS)
-
-
-def test_a_document_that_is_removed_takes_its_prompt_and_what_was_made_of_it(
-    database: Database, fleet: Fleet
-) -> None:
-    job = take(database, asked(), NEWS)
-    fleet.work()
-    finished(database, job)
-    assert tracing.trace(database, "Sports: Rain.").documents == (("news", "b"),)
-    removal.remove_documents(database, "news", ["b"])
-    removal.settle(database)
-    for text in ("Sports: Rain.", "generate(Sports: Rain.)"):
-        assert tracing.trace(database, text).is_nowhere
-    assert tracing.trace(database, "Weather: Rain.").stored
-    removal.remove_documents(database, "news", ["a"])
-    assert tracing.trace(database, "Weather: Rain.").stored, "e has the same prompt"
-    removal.remove_corpus(database, "news")
-    assert (count(database, Prompt), count(database, Content)) == (0, 0)
-
-
-def test_a_prompt_stays_while_its_document_does_and_goes_with_its_results(database: Database, fleet: Fleet) -> None:
-    job = take(database, asked(), NEWS)
-    fleet.work()
-    finished(database, job)
-    n_prompts, n_contents = count(database, Prompt), count(database, Content)
-    assert gc.collect(database).contents == 0
-    assert (count(database, Prompt), count(database, Content)) == (n_prompts, n_contents)
-    with database.read() as transaction:
-        spec_ids = transaction.scalars(select(Prompt.spec_id).distinct()).all()
-    gc.drop(database, spec_ids=spec_ids)
-    assert count(database, Prompt) == 0
-    assert not tracing.trace(database, "Sports: Rain.").stored
-    assert tracing.trace(database, "Rain.").stored
-    again = take(database, asked("b.jsonl"), NEWS)
-    fleet.work()
-    finished(database, again)
-    assert told(database, again)["b"] == "generate(Sports: Rain.)"
 
 
 def test_results_of_a_job_that_goes_on_keep_their_prompts(database: Database, fleet: Fleet) -> None:

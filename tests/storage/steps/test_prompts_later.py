@@ -64,8 +64,7 @@ def fleet(database: Database) -> Fleet:
 WITH_TEXT = [one for one in NEWS if one[1].strip()]
 
 
-@pytest.mark.parametrize("chunk", [1, 2, 100])
-@pytest.mark.parametrize("eager", [True, False])
+@pytest.mark.parametrize(("chunk", "eager"), [(1, True), (2, False), (2, True), (100, False)])
 def test_each_document_has_its_own_prompt_around_the_text_that_it_shares(
     database: Database, fleet: Fleet, chunk: int, eager: bool
 ) -> None:
@@ -100,31 +99,6 @@ def test_what_an_earlier_step_lacks_blocks_it_and_a_retry_leads_on(database: Dat
     assert {name: mark.done for name, mark in marks(database, job.id).items()} == dict.fromkeys(
         ("english", "told", "again", "vector"), len(WITH_TEXT)
     )
-
-
-@pytest.mark.parametrize("chunk", [1, 100])
-def test_a_run_with_nothing_new_computes_nothing_and_new_metadata_its_document_alone(
-    database: Database, fleet: Fleet, chunk: int
-) -> None:
-    before = take(database, asked(), WITH_TEXT)
-    fleet.work()
-    finished(database, before)
-    fleet.computed.clear()
-    same = take(database, asked("b.jsonl"), WITH_TEXT, chunk)
-    fleet.work()
-    assert not fleet.computed
-    assert finished(database, same).state == "done"
-    changed = [(key, text, {"title": "Politics"} if key == "b" else meta) for key, text, meta in WITH_TEXT]
-    after = take(database, asked("b.jsonl"), changed, chunk)
-    fleet.work()
-    finished(database, after)
-    assert [*fleet.computed] == [
-        ("generate", "Politics: translate(Rain.)"),
-        ("generate", "generate(Politics: translate(Rain.)) (Politics)"),
-        ("embed", "generate(generate(Politics: translate(Rain.)) (Politics))"),
-    ]
-    assert of(database, after, "again") == expected(changed)
-    assert of(database, same, "again") == expected(WITH_TEXT)
 
 
 def test_one_template_over_two_texts_of_a_document_gives_each_its_own(database: Database, fleet: Fleet) -> None:

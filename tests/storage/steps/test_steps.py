@@ -199,7 +199,7 @@ def test_shards_committed_at_once_with_one_output_plan_it_once(database: Databas
     assert len(planned(database, job, "line")) == 7
 
 
-def test_what_failed_is_blocked_further_down_and_says_why(database: Database, fleet: Fleet) -> None:
+def test_what_failed_is_blocked_further_down_and_says_why_until_a_retry(database: Database, fleet: Fleet) -> None:
     fleet.fails = lambda kind, text: text in {"text 1", "translate(text 2)"}
     job = read(database, pipeline(steps=STEPS[:3]), numbered(4))
     fleet.work()
@@ -221,13 +221,6 @@ def test_what_failed_is_blocked_further_down_and_says_why(database: Database, fl
         },
     ]
     assert [one["id"] for one in results(database, job.id, step="vector")] == ["k0", "k3"]
-
-
-def test_what_is_tried_again_leads_on(database: Database, fleet: Fleet) -> None:
-    fleet.fails = lambda kind, text: text in {"text 1", "translate(text 2)"}
-    job = read(database, pipeline(steps=STEPS[:3]), numbered(4))
-    fleet.work()
-    finished(database, job)
     fleet.fails = lambda kind, text: False
     assert jobs.retry(database, job.id) == 2
     fleet.work()
@@ -260,28 +253,6 @@ def test_a_run_that_has_nothing_new_plans_nothing(database: Database, fleet: Fle
     assert shards_of(database, job) == []
     status = finished(database, job)
     assert [(step.done, step.prior) for step in status.steps] == [(300, 300)] * 4
-
-
-def test_a_step_whose_spec_did_not_change_computes_nothing_when_another_one_does(
-    database: Database, fleet: Fleet
-) -> None:
-    read_whole(database, fleet, pipeline(), numbered(20))
-    fleet.computed.clear()
-    other = StepRequest("line", Spec("summarize", "another", "sha256:4"), "english")
-    job = read(database, pipeline(steps=[STEPS[0], other, *STEPS[2:]]), numbered(20))
-    fleet.work()
-    # The other model says what the first one said, so that the vectors are there already.
-    assert {kind for kind, _ in fleet.computed} == {"summarize"}
-    assert [step.done for step in finished(database, job).steps] == [20] * 4
-
-
-def test_what_another_job_computed_leads_on(database: Database, fleet: Fleet) -> None:
-    read_whole(database, fleet, request(spec=TRANSLATE), numbered(20))
-    fleet.computed.clear()
-    job = read(database, pipeline(steps=STEPS[:2]), numbered(20))
-    fleet.work()
-    assert {kind for kind, _ in fleet.computed} == {"summarize"}
-    assert [(step.done, step.prior) for step in finished(database, job).steps] == [(20, 20), (20, 0)]
 
 
 def test_what_a_drain_gave_back_half_done_leads_on(database: Database, fleet: Fleet) -> None:

@@ -120,15 +120,9 @@ def test_a_step_may_have_a_condition_on_what_it_reads(written: str, condition: F
     assert parse(LEAST + step, PATH).steps[1].flagged == condition
 
 
-def test_a_step_that_reads_documents_may_leave_some_out() -> None:
-    step = "[[step]]\nname = 'again'\ntask = 'summarize'\ninput = 'document'\nleave-out = 'near-duplicates'\n"
-    assert [step.leaves_out for step in parse(LEAST + step, PATH).steps] == [None, "near-duplicates"]
-
-
 @pytest.mark.parametrize(
     ("written", "said"),
     [
-        ("leave-out = 'near-duplicates'", "leave-out is about documents; write it in the step that reads them"),
         ("leave-out = 'letters'", "leave-out is refused: no feature leaves out 'letters'; there are "),
         ("flagged = false", 'flagged must be true, or a list such as ["empty", "confidence<0.4"], not false'),
         ("unflagged = ['loop']", "unflagged is refused: no flag is called 'loop'; there are "),

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 import click
 
 from docmill.storage.core.database import Database
-from docmill.storage.deletion import cost, gc, needed, removal, retention, versions
+from docmill.storage.deletion import cost, gc, needed, removal, retention
 from docmill.storage.deletion.cost import Cost
 from docmill.storage.deletion.paging import Budget, Removed
 from docmill.storage.deletion.retention import Ages, Swept
@@ -105,11 +105,15 @@ def gc_command(
     settings = settings_from()
     with open_store(settings) as database:
         drops = _drops_replaced(database, days) if migrated else _drops(database, days, spec, superseded)
-        old = versions.count(database, drops.older_than_s) if drops.superseded else Removed()
-        costs = cost.of_dropping(database, **vars(drops))
+        old = Removed()
+        if drops.superseded:
+            with database.read() as transaction:
+                old = removal.count_versions(transaction, drops.older_than_s)
+        drops_some = drops.superseded or drops.spec_ids is None or len(drops.spec_ids) > 0
+        goes, costs = cost.forecast(database, **vars(drops)) if drops_some else (Removed(), [])
         if dry_run:
-            goes = cost.of_removing(database, **vars(drops)) if old.documents or costs else None
-            return _say_would_remove(old, costs, cost.of_collecting(database), goes, as_json)
+            unneeded, _ = cost.forecast(database)
+            return _say_would_remove(old, costs, unneeded, goes if old.documents or costs else None, as_json)
         if (old.documents or costs) and not yes and not confirmed("\n".join(_what("This drops:", old, costs))):
             return BAD_INPUT
         if migrated:
@@ -166,7 +170,7 @@ def _note_dropped(database: Database, drops: Drops, days: float | None) -> Drops
 
 def _remove(database: Database, drops: Drops) -> Removed:
 
-    removed = versions.remove(database, drops.older_than_s) if drops.superseded else Removed()
+    removed = removal.remove_versions(database, drops.older_than_s) if drops.superseded else Removed()
     removed += gc.drop(database, older_than_s=drops.older_than_s, spec_ids=drops.spec_ids)
     return removed + gc.collect(database)
 
