@@ -219,7 +219,7 @@ NIGHTS = st.lists(
 
 @pytest.mark.slow
 def test_a_corpus_without_its_superseded_versions_reads_on_as_one_with_them(database: Database) -> None:
-    @settings(max_examples=10 if database.server is None else 5)  # PostgreSQL takes twice as long
+    @settings(max_examples=6 if database.server is None else 4)  # PostgreSQL takes twice as long
     @given(nights=NIGHTS)
     def holds(nights: list[Night]) -> None:
         whole, reduced = ([*_live(database, nights, collects=collects)] for collects in (False, True))

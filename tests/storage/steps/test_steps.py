@@ -295,7 +295,7 @@ def test_a_step_that_nobody_can_serve_holds_no_other_one_back(database: Database
 
 @pytest.mark.slow
 @pytest.mark.long_on("postgresql")
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_whatever_the_steps_and_the_texts_each_is_met_and_planned_once(database: Database, data: Any) -> None:
     example = uuid.uuid4().hex  # whose results are no other one's
