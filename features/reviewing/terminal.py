@@ -7,29 +7,25 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import click
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from docmill.features.reviewing.estimate import Share, Summary
 from docmill.features.reviewing.judgements import Judged, Verdict
-from docmill.storage.steps.risk import FLAG
+from docmill.features.reviewing.population import Item
+from docmill.features.reviewing.session import Review
+from docmill.storage.steps.fitted_risks import Risk
+from docmill.storage.steps.risk import FLAG, Feature
 from docmill.worker import consoles
 from docmill.worker.cli.printing import say, say_rich
 from docmill.worker.consoles import table
 from docmill.worker.errors import WorkerError
 from docmill.worker.formatting import printable
 from docmill.worker.terminal import warn
-
-if TYPE_CHECKING:
-    from docmill.features.reviewing.estimate import Share, Summary
-    from docmill.features.reviewing.population import Item
-    from docmill.features.reviewing.session import Review
-    from docmill.storage.steps.fitted_risks import Risk
-    from docmill.storage.steps.risk import Feature
-
 
 WIDE = 100  # columns; a wider terminal shows input and output side by side
 BACK, QUIT = "u", "q"  # keys that judge nothing: show the previous output again, or end the review
