@@ -25,7 +25,7 @@ from docmill.storage.steps import jobs
 from docmill.storage.steps.conditions import Flagged
 from docmill.storage.steps.jobs import IdempotencyKey, JobRequest, OpenJob
 from docmill.storage.steps.steps import StepRequest
-from tests.storage.builders import COPY, TRANSLATE, Text, chunks, embedded, failed, read, request, work
+from tests.storage.builders import TRANSLATE, Text, chunks, embedded, read, request, work
 from tests.storage.steps.test_flag_conditions import Flagger
 from tests.storage.steps.test_steps import EMBED, SUMMARIZE, pipeline
 
@@ -118,14 +118,6 @@ def test_results_that_were_removed_are_missed_of_first_documents_only(database: 
     assert read_status(database, job.id).lost == 3
 
 
-def test_a_text_that_has_a_result_by_another_job_is_no_result_of_a_near_duplicate(database: Database) -> None:
-    read(database, request(), TEXTS)
-    work(database)
-    job = into(database, replace(request("again"), steps=(StepRequest("copy", COPY, leaves_out=KIND),)), TEXTS)
-    assert read_status(database, job.id).prior == 3
-    assert computed(database, job, "copy") == ["a", "b", "e"]
-
-
 def test_the_same_again_computes_nothing_and_a_grown_corpus_what_is_new_and_first(database: Database) -> None:
     flagger = Flagger(database, doubtful="")
     asked = pipeline(steps=STEPS[:1])
@@ -202,16 +194,6 @@ def test_a_document_that_was_left_out_is_explained_by_the_first_one(database: Da
     assert found.left_out == "a near duplicate of the earlier document a"
     assert (found.step.content, found.step.removed) == (None, False)
     assert [read_provenance(database, job.id, key, "english").left_out for key in "ab"] == [None, None]
-
-
-def test_a_failure_of_a_first_document_can_be_tried_again(database: Database) -> None:
-    read(database, pipeline("every", (StepRequest("english", TRANSLATE),)), TEXTS)
-    work(database, failed)  # the near duplicate of it, too
-    job = into(database, pipeline(steps=STEPS[:1]), TEXTS)
-    jobs.finish(database)
-    assert read_status(database, job.id).failed == 3
-    assert {one["id"] for one in failures(database, job.id)} == {"a", "b", "e"}
-    assert jobs.retry(database, job.id) == 3
 
 
 def test_a_search_finds_first_documents_only_and_flags_are_asked_for(database: Database) -> None:

@@ -24,11 +24,10 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.deletion import needed, removal, retention
-from docmill.storage.deletion.needed import Standing, latest, needed_by_migrations
+from docmill.storage.deletion.needed import needed_by_migrations
 from docmill.storage.deletion.paging import Budget, Removed
 from docmill.storage.leases.shards import Claim
 from docmill.storage.pipelines import pipelines
-from docmill.storage.results.results import results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
@@ -145,18 +144,6 @@ def test_what_a_pipeline_ran_last_stays(database: Database) -> None:
     assert needed.drop_unneeded(database, LIMIT_S).outcomes == 3
 
 
-def test_an_unfinished_job_keeps_what_it_counts_on(database: Database) -> None:
-    run(database, asked(spec(model="m1")))
-    days_pass(database, 30)
-    going = read(database, asked(spec(model="m1")), numbered(5))
-    run(database, asked(spec(model="m2")))
-    days_pass(database, 30)
-    assert needed.drop_unneeded(database, LIMIT_S) == Removed()
-    compute_all(database)
-    jobs.finish(database)
-    assert len([*results(database, going.id)]) == 5
-
-
 def test_results_of_migrations_stay(database: Database) -> None:
     for model in ("migrated", "dropped", "last"):
         run(database, asked(spec(model=model)))
@@ -168,27 +155,6 @@ def test_results_of_migrations_stay(database: Database) -> None:
     days_pass(database, 30)
     needed.drop_unneeded(database, LIMIT_S)
     assert stored(database) == {"migrated": 3, "last": 3}
-
-
-def test_a_budget_of_rows_bounds_a_call_and_the_next_goes_on(database: Database) -> None:
-    run(database, asked(spec(model="m1")), numbered(20))
-    run(database, asked(spec(model="m2")), numbered(20))
-    days_pass(database, 30)
-    assert needed.drop_unneeded(database, LIMIT_S, Budget.of(rows=4)).outcomes == 4
-    assert stored(database) == {"m1": 16, "m2": 20}
-    needed.drop_unneeded(database, LIMIT_S)
-    assert stored(database) == {"m2": 20}
-
-
-def test_the_latest_jobs_are_found_by_corpus_task_and_options() -> None:
-    found = [
-        Standing(1, 10, 1, "translate", {"to": "en", "from": "fr"}),
-        Standing(1, 11, 5, "translate", {"from": "fr", "to": "en"}),
-        Standing(1, 12, 2, "translate", {"to": "de"}),
-        Standing(2, 10, 3, "translate", {"to": "en"}),
-        Standing(1, 13, 4, "embed", {}),
-    ]
-    assert latest(found) == {5, 2, 3, 4}
 
 
 def test_a_migration_needs_both_models_until_it_cannot_be_undone_and_then_that_which_answers() -> None:

@@ -48,15 +48,6 @@ def test_what_would_be_dropped_is_what_is_dropped(database: Database, monkeypatc
     assert dropping(database, older_than_s=500.0) == [(str(COPY), 2)]
 
 
-def test_what_an_unfinished_job_counts_on_is_not_counted(database: Database) -> None:
-    read(database, request(), numbered(3))
-    claim = claim_next(database)
-    shards.commit(database, claim, done(claim), None)
-    assert dropping(database) == []
-    jobs.finish(database)
-    assert dropping(database) == [(str(COPY), 3)]
-
-
 def test_the_time_is_that_of_the_specs_shards_by_their_tokens(database: Database) -> None:
     job = read(database, request(), numbered(4))
     finish(database)

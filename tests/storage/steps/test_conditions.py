@@ -68,20 +68,6 @@ def test_a_condition_is_stored_in_full_and_without_bounds_as_ever() -> None:
         assert Flagged.stored(condition.to_json()) == condition
 
 
-@pytest.mark.parametrize(
-    ("part", "says"),
-    [
-        ("confidence", "has no bound; write for example confidence<0.4"),
-        ("confidence<half", "has no number"),
-        ("sureness<0.5", "is no bound of confidence"),
-        ("risk>0.3", "docmill results JOB --risk-above 0.3 does"),
-    ],
-)
-def test_a_wrong_bound_is_refused_with_an_example(part: str, says: str) -> None:
-    with pytest.raises(ConditionInvalid, match=says):
-        Flagged.parse([part])
-
-
 def result(*flags: str, status: str = "done", **numbers: float | None) -> Any:
     known = {"confidence": None, "mean_logprob": None, "least_logprob": None} | numbers
     return SimpleNamespace(status=status, flags=list(flags), **known)

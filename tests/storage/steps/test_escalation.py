@@ -19,7 +19,6 @@ from docmill.storage.leases import shards
 from docmill.storage.leases.shards import Claim
 from docmill.storage.pipelines import views
 from docmill.storage.results.job_counts import count_flags
-from docmill.storage.results.parts import marks
 from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import JobStatus, read_status
@@ -192,15 +191,6 @@ def test_a_text_that_the_large_model_fails_goes_on_with_the_small_result_until_a
     assert (status.state, status.failed, status.pending) == ("done", 0, 0)
 
 
-def test_a_retry_leaves_what_the_large_model_failed_for_another_job(database: Database) -> None:
-    models = Models(database)
-    models.refused = "12"
-    models.done((StepRequest("translate", LARGE),))
-    job = models.done()  # the small model has no doubt about text 1
-    assert jobs.retry(database, job.id) == 1
-    assert shards_of(database, job)[-1].n_contents == 1
-
-
 def test_results_that_were_dropped_are_missed_and_computed_again(database: Database) -> None:
     models = Models(database)
     job = models.done()
@@ -210,19 +200,6 @@ def test_results_that_were_dropped_are_missed_and_computed_again(database: Datab
     n = len(models.computed)
     models.done()
     assert sorted(models.computed[n:]) == [("large", "text 0"), ("large", "text 2")]
-
-
-@pytest.mark.parametrize(("most", "state"), [(50.0, "done"), (30.0, "stopped")])
-def test_a_bound_of_doubtful_results_looks_at_the_results(database: Database, most: float, state: str) -> None:
-    models = Models(database)
-    models.small = {str(n): ("repetition",) for n in range(6)}
-    models.large = {"1": ("repetition",), "2": ("repetition",)}
-    job = read(database, replace(pipeline(steps=ALONE), max_flagged=most), TEXTS)
-    for _ in range(2):  # the two shards of the job
-        claim = claim_next(database)
-        shards.commit(database, claim, models.outcomes(claim), None)
-        jobs.finish(database)
-    assert read_status(database, job.id).state == state
 
 
 def test_what_a_retry_of_the_large_model_leaves_doubtful_is_counted_once(database: Database) -> None:
@@ -257,16 +234,6 @@ def test_a_bound_of_doubtful_results_counts_escalated_texts_whose_first_result_w
     )
 
 
-def test_outputs_that_were_cut_and_then_replaced_are_not_told_as_cut(database: Database) -> None:
-    models = Models(database)
-    models.small = {"1": ("output_truncated",), "2": ("output_truncated",)}
-    job = models.done((*ALONE, StepRequest("plain", TRANSLATE)))
-    status = read_status(database, job.id)
-    assert count_flags(database, job.id)["translate"].by_flag == {}
-    assert [step.truncated for step in status.steps] == [2, 2]  # of the small model's outputs
-    assert status.truncated == 2  # of the second step
-
-
 def test_failures_of_the_large_model_do_not_stop_a_job(database: Database) -> None:
     models = Models(database)
     models.refused = "02"
@@ -290,18 +257,6 @@ def test_another_doubt_or_another_model_is_another_job(database: Database) -> No
     opened = [asked(one).id for one in kinds]
     assert len({*opened}) == 4
     assert [asked(one).id for one in kinds] == opened
-
-
-def test_a_view_and_marks_have_the_results(database: Database) -> None:
-    models = Models(database)
-    job = models.done(BEFORE_ANOTHER)
-    views.make(database, "press", "books", BEFORE_ANOTHER)
-    with database.read() as transaction:
-        query = sql("SELECT id, english, english_status, vector_status FROM pipeline_press ORDER BY id")
-        rows: list[Any] = [tuple(row) for row in transaction.execute(query)]
-    assert rows[0] == ("k0", "large(text 0)", "done", "done")
-    assert rows[1] == ("k1", "marian(text 1)", "done", "done")
-    assert {name: mark.done for name, mark in marks(database, job.id).items()} == {"english": 6, "vector": 6}
 
 
 def test_a_prompt_with_metadata_is_the_same_for_both(database: Database) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import pytest
-from sqlalchemy import text as sql
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.deletion import gc
 from docmill.storage.leases.shards import Claim
-from docmill.storage.pipelines import views
 from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.parts import marks
 from docmill.storage.results.results import failures, results
@@ -104,23 +102,6 @@ def test_documents_that_are_not_selected_neither_fail_nor_are_missing(database: 
     assert read_status(database, job.id).lost == 2  # only those that had one
 
 
-def test_the_same_steps_again_compute_nothing_and_a_grown_corpus_what_grew(database: Database) -> None:
-    flagger = Flagger(database)
-    flagger.done()
-    n = len(flagger.computed)
-    again = flagger.done()
-    assert len(flagger.computed) == n
-    assert read_status(database, again.id).prior == read_status(database, again.id).texts
-    flagger.done([*TEXTS, ("new", "other 0"), ("fine", "other 1")])
-    assert sorted(flagger.computed[n:]) == [
-        ("embed", "summarize(translate(other 0))"),
-        ("embed", "translate(other 1)"),
-        ("summarize", "translate(other 0)"),
-        ("translate", "other 0"),
-        ("translate", "other 1"),
-    ]
-
-
 def test_a_text_that_two_outputs_share_is_read_only_by_the_document_that_is_selected(database: Database) -> None:
     flagger = Flagger(database)
     flagger.written = "one for all"
@@ -172,16 +153,6 @@ def test_steps_with_another_condition_are_another_job(database: Database) -> Non
     assert len({*opened}) == 4
     assert [asked(flagged).id for flagged in (None, ONLY_DOUBTFUL, NO_DOUBTFUL, some)] == opened
     assert asked(some).steps[1].flagged == some
-
-
-def test_a_view_has_nothing_in_the_columns_of_what_is_not_selected(database: Database) -> None:
-    Flagger(database).done()
-    views.make(database, "press", "books", STEPS)
-    with database.read() as transaction:
-        query = sql("SELECT id, again, again_status, good_status FROM pipeline_press ORDER BY id")
-        rows = [tuple(row) for row in transaction.execute(query)]
-    assert rows[0] == ("k0", "summarize(translate(text 0))", "done", None)
-    assert rows[1] == ("k1", None, None, "done")
 
 
 @dataclass(frozen=True)
