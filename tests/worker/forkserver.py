@@ -260,6 +260,7 @@ class Server:
             elif "server" in asked:
                 address = str(Path(self._address).with_name(asked["server"].replace(" ", "-")))
                 if address not in {self._address, *self._others}:
+                    Path(address).unlink(missing_ok=True)  # of a server of an earlier session
                     self._others[address] = serving(address, asked["server"])
                 line.send(address.encode())
 
