@@ -193,6 +193,7 @@ def test_an_entry_point_that_is_no_feature_is_named(feature: str, reason: str, t
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3_600)
 def test_the_fast_tests_of_the_core_pass_without_any_feature(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     copy_packages(tree)
