@@ -18,7 +18,7 @@ from docmill.storage.steps.jobs import UNFINISHED
 from docmill.worker.extras import EXTRAS
 from docmill.worker.formatting import REASON_CLASSES, time_left
 from docmill.worker.jobs.changes import change_job, retry_failures
-from docmill.worker.prices import Cost, Prices, read_prices
+from docmill.worker.prices import Prices, read_prices
 from docmill.worker.web import charts
 from docmill.worker.web.page import DAY_S, Change, Page, PageRefused, PageRequest, Values
 
@@ -39,31 +39,23 @@ TONES = {  # by state: the tone of its badge
 }
 
 
-@dataclass(frozen=True)
-class Day:
-    """The jobs on a page that were made in the last 24 hours. `has_more`: older pages have more of them."""
+def last_day(statuses: Sequence[JobStatus], is_all: bool, prices: Prices, now: float) -> Values | None:
+    """Return what the jobs of the last 24 hours used, of the latest jobs; None if there are none of that time.
 
-    jobs: int
-    tokens_in: int
-    tokens_out: int
-    cost: Cost | None
-    has_more: bool
-
-
-def last_day(statuses: Sequence[JobStatus], is_all: bool, prices: Prices, now: float) -> Day | None:
-    """Return what the jobs of the last 24 hours used, of the latest jobs; None if there are none of that time."""
+    With `has_more`, older pages have more of these jobs.
+    """
     made = [status for status in statuses if status.created_at > now - DAY_S]
     if not made:
         return None
-    return Day(
-        len(made),
-        sum(status.tokens_in for status in made),
-        sum(status.tokens_out for status in made),
-        prices.cost(
+    return {
+        "jobs": len(made),
+        "tokens_in": sum(status.tokens_in for status in made),
+        "tokens_out": sum(status.tokens_out for status in made),
+        "cost": prices.cost(
             (step.spec.model, step.tokens_in, step.tokens_out) for status in made for step in status.computing
         ),
-        not is_all and len(made) == len(statuses),
-    )
+        "has_more": not is_all and len(made) == len(statuses),
+    }
 
 
 def read_jobs(request: PageRequest) -> Values:
