@@ -144,7 +144,15 @@ def test_docmill_works_without_a_feature_of_its_own(feature: Feature, tree: Path
 def test_the_core_mentions_no_feature_but_where_the_feature_says_so(feature: Feature) -> None:
     about = import_module(f"docmill.features.{feature.name}").__doc__ or ""
     commands = "|".join(feature.commands) or "no command"
-    words = re.compile(rf"\bfeatures[./]{feature.name}\b|\bdocmill ({commands})\b")
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "features" / feature.name).glob("*.py"))
+    own = re.findall(r"^class ([A-Z][a-z]+[A-Z]\w+)", code, re.MULTILINE)
+    own += [f'"{table}"' for table in re.findall(r'__tablename__ = "(\w+)"', code)]
+    patterns = [
+        rf"\bfeatures[./]{feature.name}\b",
+        rf"\bdocmill ({commands})\b",
+        *(rf"(?<!\w){name}(?!\w)" for name in own),
+    ]
+    words = re.compile("|".join(patterns))
     listing = ROOT / "storage" / "features.py"
     files = [path for folder in ("worker", "tasks", "storage") for path in (ROOT / folder).rglob("*.*")]
     texts = {path: path.read_text(encoding="utf-8") for path in files if path.suffix in {".py", ".j2"}}
