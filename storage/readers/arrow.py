@@ -15,7 +15,7 @@ from io import RawIOBase
 from typing import TYPE_CHECKING, BinaryIO
 
 from docmill.storage.readers import table
-from docmill.storage.readers.confinement import Needs, confine, receive, restrict_files
+from docmill.storage.readers.confinement import begin
 from docmill.storage.readers.errors import SourceUnreadable, SourceUnsupported
 from docmill.storage.readers.records import Rows, SourceOptions
 from docmill.storage.readers.table import CutShort, PipedFile, Table, batch_rows, load, serve, slices
@@ -56,12 +56,7 @@ def _program(problem: str, size: int | None) -> table.Program:
 
 def main() -> None:
     """Read one file. The bytes of Parquet, whose size is known, are asked for in any order."""
-    restrict_files(Needs())
-    load()
-    confine()
-    request = receive(sys.stdin.buffer)
-    assert request is not None
-    head, _ = request
+    head = begin(load)
     size, options = head["bytes"], SourceOptions(**head["options"])
     source = PipedFile(size)
     serve(partial(arrow, source) if size is None else partial(parquet, source, options), options, sys.stdout.buffer)

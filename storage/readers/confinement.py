@@ -290,6 +290,16 @@ def confine(*, network: bool = False) -> None:
     restrict_system(network)
 
 
+def begin(load: Callable[[], object]) -> dict[str, Any]:
+    """Confine this process, after `load` has loaded its library, and return the head of its first request."""
+    restrict_files(Needs())
+    load()
+    confine()
+    request = receive(sys.stdin.buffer)
+    assert request is not None
+    return request[0]
+
+
 def send(stream: IO[bytes], head: dict[str, Any], body: bytes = b"") -> None:
     stream.write(json.dumps(head | {"size": len(body)}).encode() + b"\n")
     stream.write(body)

@@ -11,13 +11,14 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import date, time, timedelta
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 import orjson
 
 from docmill.storage.json_values import Json
 from docmill.storage.readers import table
-from docmill.storage.readers.confinement import Needs, confine, receive, restrict_files, send
+from docmill.storage.readers.confinement import begin, send
 from docmill.storage.readers.documents import why_other_kind
 from docmill.storage.readers.errors import FieldUnknown, SourceError, SourceUnreadable, SourceUnsupported
 from docmill.storage.readers.records import Rejection, Rows, SourceOptions, quote_names
@@ -101,13 +102,7 @@ def _why_no_workbook(name: str, stream: BinaryIO) -> str:
 
 def main() -> None:
     """Read one sheet. The answer {"refused"} may have the names of the workbook's "sheets"."""
-    restrict_files(Needs())
-    import python_calamine  # noqa: F401 - while files may still be opened
-
-    confine()
-    request = receive(sys.stdin.buffer)
-    assert request is not None
-    head, _ = request
+    head = begin(partial(import_module, "python_calamine"))  # while files may still be opened
     options = SourceOptions(**head["options"], sheet=head["sheet"], header_row=head["header_row"])
     serve(PipedFile(head["bytes"]), options, sys.stdout.buffer)
 
