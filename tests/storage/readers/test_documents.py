@@ -367,19 +367,6 @@ def test_the_reader_knows_none_of_our_settings(extractor: Extractor, monkeypatch
         os.kill(process.pid, 0)
 
 
-def test_without_the_library_its_kinds_are_passed_over_and_it_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda _: None)
-    (tmp_path / "a.pdf").write_bytes(REAL["b.PDF"])
-    with pytest.raises(SourceUnsupported, match=r"it has 1 \.pdf.*install .*\[formats\]"):
-        open_source(str(tmp_path), OPTIONS)
-    with pytest.raises(SourceUnsupported, match=r"install .*\[formats\]"):
-        open_source(str(tmp_path / "a.pdf"), OPTIONS)
-    (tmp_path / "a.txt").write_text("text")
-    assert [item.where for item in open_source(str(tmp_path), OPTIONS).records()] == ["a.txt"]
-
-
 def packed(members: dict[str, str]) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as made:

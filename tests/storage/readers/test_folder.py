@@ -274,6 +274,8 @@ def test_files_whose_library_is_missing_are_left_out_with_what_reads_them(
     source = open_source(str(tmp_path), OPTIONS)
     assert keys(source) == ["a.txt"]
     assert left_out(source) == {".PNG": 1, ".png": 1, ".parquet": 1, ".pdf": 1, ".mbox": 1}
+    with pytest.raises(SourceUnsupported, match=r"install .*\[formats\]"):
+        open_source(str(tmp_path / "c.pdf"), OPTIONS)
     needs = f"b.parquet: Parquet needs another library: {install('parquet')}"
     assert why_left_out(source)[".parquet"] == needs
     said = describe_left_out(source)

@@ -176,17 +176,6 @@ def test_an_empty_stream_has_no_records() -> None:
     assert read(b"\n \n") == []
 
 
-def test_standard_input_is_read_no_further_than_it_is_asked_for() -> None:
-    class Endless(BytesIO):
-        def readinto1(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-            line = b'{"text": "tick"}\n'
-            buffer[: len(line)] = line
-            return len(line)
-
-    records = open_source("-", OPTIONS, stdin=Endless()).records()
-    assert [next(records).where for _ in range(300)] == [f"-:{n}" for n in range(1, 301)]
-
-
 JSON_TEXT = st.text(st.characters(codec=None), max_size=80)
 
 
