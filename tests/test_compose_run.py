@@ -42,6 +42,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         kill_group(process)
 
 
+@pytest.mark.long
 def test_a_job_goes_through_the_fleet_and_each_service_is_healthy_while_it_works(host: Host) -> None:
     for service in ("redis", "postgres"):
         host.wait_healthy(service)

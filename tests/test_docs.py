@@ -27,6 +27,11 @@ CODE = re.compile(r"^```.*?^```$|`[^`\n]*`|<!--.*?-->", re.DOTALL | re.MULTILINE
 NEEDS = "needs "  # begins the title of a block of commands that a test machine cannot run
 EXIT = "exit code "  # begins the title of a block whose last command ends with another code than 0
 ELSEWHERE = "…"  # of an output: any text; alone on a line: any lines
+# Pages whose commands take long, of tasks that have tests of their own; `make test-long` runs them.
+LONG = {
+    f"{name}.md"
+    for name in ("answering", "classifying", "escalating", "extracting", "prompts", "summarizing", "tables")
+}
 MEASURED = re.compile(r"\d[\d,.]*(?= (?:s|min|tokens/s|a second|GB)\b)|[+-]?\d+\.\d+|[0-9a-f]{12}")
 
 
@@ -76,7 +81,14 @@ def runnable(page: Path) -> bool:
     return any(one.language == "console" and not one.title.startswith(NEEDS) for one in fences(page))
 
 
-@pytest.mark.parametrize("page", [page for page in WRITTEN if runnable(page)], ids=lambda page: page.name)
+PAGES = [
+    pytest.param(page, marks=pytest.mark.long if page.name in LONG else (), id=page.name)
+    for page in WRITTEN
+    if runnable(page)
+]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_print_what_it_shows(page: Path, tmp_path: Path) -> None:
     docmill = Docmill(tmp_path, {"COLUMNS": "80"})
     (tmp_path / "examples").symlink_to(EXAMPLES)
@@ -117,7 +129,7 @@ LINES = {  # what is added to each registry, after a line that is there
     },
     "storage/writers/__init__.py": {
         "import excel": ", tsv",
-        "    NPY,\n": "    tsv.WRITER,\n",
+        "    excel.WRITER,\n": "    tsv.WRITER,\n",
     },
     "worker/cli/registry.py": {"COMMANDS = {\n": '    "greet": _own(FLEET, "Say hello to somebody.", "greet"),\n'},
 }

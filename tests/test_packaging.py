@@ -222,10 +222,9 @@ def test_the_wheel_alone_answers_and_does_a_job(installed: Docmill, unpacked: Pa
     assert all(path.startswith(str(unpacked)) for path in told.stdout.split())
 
 
-@pytest.mark.parametrize("imports", [(THEIRS, OURS), (OURS, THEIRS)])
-def test_a_users_own_modules_and_the_wheels_work_in_one_process(installed: Docmill, imports: tuple[str, str]) -> None:
+def test_a_users_own_modules_and_the_wheels_work_in_one_process(installed: Docmill) -> None:
     write_namesakes(installed.folder)
-    run_users_program(installed.folder, imports, installed.environment)
+    run_users_program(installed.folder, (THEIRS, OURS), installed.environment)
 
 
 @pytest.mark.wheel
