@@ -187,8 +187,6 @@ def _shared(ours: int, theirs: int) -> float:
 
 
 MISSING_SENTENCES = Check(MISSING, "sentences of the input are not in the translation", find_missing)
-
-
 # Letters of a text in each language, as multiples of its English ones.
 _LENGTHS = {"en": 1.0, "fr": 1.15, "es": 1.12, "it": 1.12, "de": 1.12, "pt": 1.1, "nl": 1.08, "ru": 1.08, "pl": 1.08}
 _OTHER = 1.05
@@ -225,8 +223,6 @@ def find_ratio(source_text: str, output: str, context: Context) -> Iterator[Find
 
 
 LENGTH_RATIO = Check(RATIO, "a translation is far longer or shorter than its input, a summary longer", find_ratio)
-
-
 COPIED = "copied_input"
 _RUN_WORDS = 4
 # Names and code may be copied, so only ordinary words count: in scripts with capital letters those in small ones.

@@ -270,8 +270,6 @@ def _invented(name: Name) -> Finding:
 
 
 NAMES_CHANGED = Check(FLAG, "names, addresses, code or placeholders were lost, invented or replaced", find)
-
-
 # Names that no translation changes.
 _EXACT = re.compile(
     r"(?:https?|ftp|git|ssh)://[^\s<>\"'()\[\]{}«»]+|www\.[^\s<>\"'()\[\]{}«»]+"  # web addresses

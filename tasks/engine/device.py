@@ -30,11 +30,7 @@ ACCOUNT_S = 5.0
 _UNLUCKY = Budget(tokens=1, rows=1)
 # Who is patient waits for so many batches' windows: of as many as one batch holds, the lengths would be any.
 _CHOICE = 2
-
-
 _RECHECK_S = 0.5
-
-
 Owner = tuple[Document, int]
 
 

@@ -24,9 +24,6 @@ from docmill.tasks.windows.windows import split, trimmed
 
 if TYPE_CHECKING:
     from docmill.tasks.engine.engine import Engine
-if TYPE_CHECKING:
-    from docmill.storage.core.specs import Spec
-
 
 Embed = Callable[[Spec, Sequence[str]], list[Vector | Failure]]  # `embed` by an engine, wherever that is
 

@@ -49,44 +49,22 @@ _TEXT = {"type": "string"}
 _QUESTIONS_SCHEMA = {
     "anyOf": [_TEXT, {"type": "array", "items": _TEXT}, {"type": "object", "additionalProperties": _TEXT}]
 }
-
-
 _UNNAMED = "answer"  # the name of a question that is given without a name
-
-
 # Endings of the columns beside an answer.
 SCORE, NO_ANSWER, SPANS = "_score", "_no_answer", "_spans"
-
-
 _NAMED = re.compile(r"(\w+)=(.*)", re.DOTALL)
-
-
 # Step and question together make the names of columns, of which PostgreSQL takes 63 bytes.
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,29}", re.ASCII)
-
-
 _EXPECTED = 'must be a question, a list of questions, or a table such as { author = "Who wrote it?" }'
-
-
 # What a model is to write, and what models write that were trained otherwise, where a text has no answer.
 UNANSWERABLE = "unanswerable"
-
-
 _NO_ANSWER = frozenset({UNANSWERABLE, "no answer", "not answerable"})
-
-
 _ENDS = " \t\n.\"'<>"
-
-
 _TOLD = (
     "Answer the question about the text below with a short part of the text, and with nothing else. If the text does "
     f"not answer the question, write only: {UNANSWERABLE}\n\nText:\n"
 )
-
-
 _SHOWN = "The museum was founded in 1912 by two brothers who collected clocks. It is open every day except Mondays."
-
-
 _DEMONSTRATIONS = (
     (f"{_SHOWN}\nQuestion: When was the museum founded?", "in 1912"),
     (f"{_SHOWN}\nQuestion: What does a ticket cost?", UNANSWERABLE),

@@ -40,8 +40,6 @@ HYPOTHESIS = "This example is {}."
 _DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {"multi_label": False, "aggregate": "mean", "top_k": 0, "hypothesis": HYPOTHESIS}
 )
-
-
 Scores = Mapping[str, float]
 
 
@@ -295,7 +293,5 @@ CLASSIFY = TaskKind(
     headless_with="labels",
     headless_model="minilm",
 )
-
-
 # The two logits of a pair, by their names in a backend's output.
 ENTAILMENT, CONTRADICTION = "entailment", "contradiction"

@@ -41,17 +41,9 @@ if TYPE_CHECKING:
 
 Strategy = Literal["simple", "first", "average", "max"]
 LabelledSpan: TypeAlias = tuple[str, int, int, float]  # label, start, end, score
-
-
 OUTSIDE = "O"
-
-
 AGGREGATION: Strategy = "simple"
-
-
 NOT_FINITE = "The model's scores for this text are not finite."
-
-
 THRESHOLD = 0.5
 
 

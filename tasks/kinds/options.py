@@ -129,8 +129,6 @@ Beams = Annotated[
     Field(ge=1, le=MOST, description="Beams of the search; 1 is greedy."),
     Option(only=Family.SEQ2SEQ, any_takes=1),
 ]
-
-
 # An option of kinds that a server's models can do.
 Tokenizer = Annotated[
     str | None,
@@ -296,8 +294,6 @@ JsonSchema = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "object"}]}),
     Option(spelling="schema", metavar="FILE", in_file=True),
 ]
-
-
 _SHOWN_CHARS = 40
 _EXPECTED = {
     "string_type": "a text in quotes",

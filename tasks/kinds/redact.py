@@ -28,18 +28,10 @@ from docmill.tasks.windows.windows import Coder, Window, cut_overlapping
 _REGION = re.compile("[A-Z]{2}")
 _MIN_SALT_CHARS = 8
 _DEFAULTS: Mapping[str, Any] = MappingProxyType({"aggregation": AGGREGATION, "replace": "tag"})
-
-
 Method = Literal["tag", "hash", "mask"]
-
-
 # 40 bits: among 100,000 names two share a pseudonym with a probability of half a percent.
 _PSEUDONYM_CHARS = 10
-
-
 _WRITTEN_IN_GROUPS = frozenset({"IBAN", "CARD", "PHONE"})
-
-
 # Scripts without spaces between words: Thai, Lao, Burmese, Khmer, kana and Han.
 _UNSPACED = (
     (0x0E00, 0x0EFF),

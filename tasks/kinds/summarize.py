@@ -47,39 +47,19 @@ ENOUGH = 0.9
 # Of the shipped model's greedy outputs an eighth have less, and three in four of these are bad (docs/checking.md).
 _LEAST_CONFIDENCE = 0.25
 _OF_WRITERS = {*Prefixed.model_fields} - {*Windowed.model_fields}
-
-
 # The name and version of the rule in specs.
 RULE = "centroid-mmr-1"
-
-
 RELEVANCE = 0.7
-
-
 SENTENCES = 3
-
-
 # Headings, cells and other stretches with fewer words are chosen after all others.
 _LEAST_WORDS = 4
-
-
 LENGTHS: Mapping[str, int] = MappingProxyType({"short": 30, "medium": 75, "long": 150})
-
-
 LENGTH_SCHEMA = {"anyOf": [{"enum": [*LENGTHS]}, {"type": "integer", "minimum": 1}]}
-
-
 # An English word has about 1.3 tokens: the limits leave room for other languages, and for shorter outputs.
 _MOST_TOKENS_PER_WORD = 2
-
-
 _WORDS_PER_LEAST_TOKEN = 2
-
-
 # Characters of scripts without spaces: of Thai, Lao, Myanmar and Khmer, of kana and of Han.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-
-
 _PAIR = re.compile(f"[{_UNSPACED}]{{1,2}}")
 
 

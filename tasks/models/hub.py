@@ -43,10 +43,7 @@ _OFFLINE_ADVICE = (
 
 def _client() -> Any:
     """Return the hub's client. It reads the environment when it is imported."""
-    import huggingface_hub
-    import huggingface_hub.constants
-    import huggingface_hub.errors
-    import huggingface_hub.utils
+    import huggingface_hub.file_download  # which imports its constants, errors and utils
 
     return huggingface_hub
 

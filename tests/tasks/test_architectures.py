@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -97,17 +96,6 @@ def test_an_mt5_without_settings_reads_the_text_alone_and_in_specs_from_before_t
     before = replace(spec, params={name: value for name, value in spec.params.items() if name != "prefix"})
     expected = partial(expected_texts, folder, [f"summarize: {text}" for text in some], max_new_tokens=12)
     require_equal(texts_of(writer.run(before, some)), expected)
-
-
-def test_t5_takes_prefix_and_generation_from_its_task_parameters(
-    writer: Bench, made: Path, sentences: list[str]
-) -> None:
-    own = {"summarization": {"prefix": "sum up: ", "num_beams": 2, "max_length": 9, "min_length": 4}}
-    folder = architectures.t5(made / f"t5-own-{writer.backend}", sentences, task_specific_params=own)
-    expected = partial(
-        expected_texts, folder, [f"sum up: {text}" for text in sentences], num_beams=2, max_length=9, min_length=4
-    )
-    require_equal(texts_of(writer.run(writer.spec("summarize", str(folder)), sentences)), expected)
 
 
 def test_t5_translates_between_languages_by_their_names(writer: Bench, made: Path, sentences: list[str]) -> None:
@@ -265,16 +253,6 @@ def test_a_model_that_is_no_transformer_tokenises_on_its_own(bench: Bench, made:
     expected = model.encode(sentences, show_progress_bar=False)
     actual = vectors(bench.run(bench.spec("embed", str(made / "static")), sentences))
     assert np.allclose(actual, expected, atol=1e-5)
-
-
-def test_two_processes_that_convert_at_once_find_one_whole_copy(
-    made: Path, french: list[str], tmp_path: Path
-) -> None:
-    folder = architectures.marian(made / "converted-twice", french)
-    with ThreadPoolExecutor(4) as pool:
-        ready = list(pool.map(lambda _: safe_folder(folder, "sha256:00", tmp_path), range(4)))
-    assert set(ready) == {tmp_path / "converted" / "sha256-00"}
-    assert [path.name for path in (tmp_path / "converted").iterdir() if path.is_dir()] == ["sha256-00"]
 
 
 def test_a_pickle_that_holds_more_than_tensors_is_refused(made: Path, french: list[str], tmp_path: Path) -> None:

@@ -115,18 +115,6 @@ def test_the_tail_of_one_ticket_shares_a_batch_with_the_head_of_the_next(engine_
     assert backend.batches == [["hold"], ["a word", "b word", "c word"]]
 
 
-def test_the_oldest_window_is_computed_next_whatever_its_length(engine_of: EngineOf) -> None:
-    gate = Gate()
-    backend = FakeBackend(gate, budget=Budget(tokens=100, rows=2))
-    engine = engine_of(lambda spec: backend)
-    engine.submit(spec_of(), [(0, "hold")])
-    assert gate.reached.wait(WAIT_S)
-    ticket = engine.submit(spec_of(), [(1, "long " * 90), *((n, "short") for n in range(2, 8))])
-    gate.open.set()
-    assert ticket.wait(WAIT_S)
-    assert backend.batches[1] == ["long " * 90]
-
-
 def test_a_dropped_tickets_windows_leave_the_pool_and_never_come_back(engine_of: EngineOf) -> None:
     gate = Gate()
     backend = FakeBackend(gate, budget=Budget(tokens=100, rows=1))
@@ -354,29 +342,17 @@ def test_batches_are_told_and_counted_even_if_the_listener_fails(engine_of: Engi
     assert counters.busy_s == pytest.approx(sum(e.seconds for e in events if isinstance(e, BatchDone)))
 
 
-def test_a_lost_device_stops_the_engine_and_blames_no_document() -> None:
-    def lose(texts: list[str]) -> None:
-        raise DeviceLost
+@pytest.mark.parametrize("error", [DeviceLost, SystemExit])
+def test_a_device_thread_that_dies_wakes_every_ticket_and_blames_no_document(error: type[BaseException]) -> None:
+    def die(texts: list[str]) -> None:
+        raise error
 
-    engine = Engine(lambda spec: FakeBackend(lose))
+    engine = Engine(lambda spec: FakeBackend(die))
     engine.start()
     ticket = engine.submit(spec_of(), [(1, "one"), (2, "two")])
     assert ticket.wait(WAIT_S)
     assert ticket.finished() == []
-    engine.close()
-    assert isinstance(engine.error, DeviceLost)
-
-
-def test_a_dying_device_thread_wakes_every_ticket() -> None:
-    def die(texts: list[str]) -> None:
-        raise SystemExit
-
-    engine = Engine(lambda spec: FakeBackend(die))
-    engine.start()
-    ticket = engine.submit(spec_of(), [(1, "text")])
-    assert ticket.wait(WAIT_S)
-    assert not ticket.complete
-    assert isinstance(engine.error, SystemExit)
+    assert isinstance(engine.error, error)
     with pytest.raises(EngineStopped):
         engine.submit(spec_of(), [(1, "text")])
     engine.close()

@@ -104,25 +104,6 @@ def _vectors(bench: Bench, spec: Spec, texts: list[str]) -> np.ndarray:
     return np.stack([one.values for one in found if isinstance(one, Vector)])
 
 
-def test_vectors_of_queries_are_those_of_sentence_transformers(
-    bench: Bench, tmp_path: Path, descriptions: list[str]
-) -> None:
-    queries = [" ".join(text.split()[:7]) for text in descriptions[:24]]
-    with quiet():
-        inner = Transformer(str(architectures.bert(tmp_path / "bert", descriptions[:40])))
-        pooling = Pooling(inner.get_embedding_dimension(), "mean", include_prompt=False)
-        model = SentenceTransformer(
-            modules=[inner, pooling, Normalize()], prompts={"query": "what is it : "}, device="cpu"
-        )
-        model.save(str(tmp_path / "prompted"), create_model_card=False)
-    spec = bench.spec("embed", str(tmp_path / "prompted"))
-    found = _vectors(bench, spec, queries)
-    assert np.allclose(found, model.encode_query(queries, show_progress_bar=False), atol=1e-5)
-    as_documents = np.stack([np.frombuffer(one.vector or b"", "<f4") for one in bench.run(spec, queries)])
-    assert np.allclose(as_documents, model.encode_document(queries, show_progress_bar=False), atol=1e-5)
-    assert not np.allclose(found, as_documents, atol=1e-2)
-
-
 def test_a_model_that_cannot_be_opened_and_an_engine_that_was_stopped_are_errors(
     engine_of: EngineOf, bench: Bench
 ) -> None:

@@ -105,18 +105,6 @@ def test_every_window_is_there_once_for_each_label_and_fits_with_its_sentence(te
         assert "".join(text[one.start : one.end] for one in sorted(once, key=lambda one: one.start)) == text
 
 
-def test_labels_are_scored_against_each_other_by_entailment() -> None:
-    outcome = join_pairs(recipe(SENTENCES), [(2.0, 9.0), (1.0, -9.0)], [10])
-    share = math.exp(2) / (math.exp(2) + math.exp(1))
-    assert scores(outcome) == pytest.approx({"sports": share, "the economy": 1 - share})
-    assert outcome.text == "sports"
-
-
-def test_several_labels_are_scored_by_themselves_against_contradiction() -> None:
-    outcome = join_pairs(recipe(SENTENCES, multi_label=True), [(0.0, 0.0), (1.0, -1.0)], [10])
-    assert scores(outcome) == pytest.approx({"sports": 0.5, "the economy": 1 / (1 + math.exp(-2))})
-
-
 @pytest.mark.parametrize(("take_max", "expected"), [(False, 0.5 * 0.25 + 0.75 / (1 + math.e)), (True, 0.5)])
 def test_windows_are_combined_as_those_of_a_classifier(take_max: bool, expected: float) -> None:
     logits = [(3.0, 0.0), (3.0, 0.0), (0.0, 0.0), (1.0, 0.0)]

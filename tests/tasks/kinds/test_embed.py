@@ -47,11 +47,6 @@ def test_a_number_that_is_not_finite_fails_the_document_as_the_models_fault(bad:
     assert "not finite" in (outcome.reason or "")
 
 
-def test_large_numbers_whose_sum_would_not_be_finite_have_a_mean() -> None:
-    outcome = join(Embed(normalize=False, keep_all=False), [[3e38, 1], [3e38, 1]], [5, 5])
-    assert np.frombuffer(outcome.vector or b"", "<f4") == pytest.approx([3e38, 1])
-
-
 def test_a_word_of_which_a_real_model_makes_no_number_fails_its_documents_only(
     bench: Bench, descriptions: list[str], tmp_path: Path
 ) -> None:

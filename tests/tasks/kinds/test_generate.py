@@ -100,7 +100,11 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("generate", {}), ("summarize", {}), ("translate", {"source_lang": "fr", "target_lang": "en"})],
+    [
+        ("generate", {}),
+        ("summarize", {}),
+        pytest.param("translate", {"source_lang": "fr", "target_lang": "en"}, marks=pytest.mark.long),
+    ],
 )
 def test_a_prompt_is_read_as_it_was_rendered_whatever_the_task(
     bench: Bench, folder: Path, descriptions: list[str], kind: str, options: dict[str, Any]

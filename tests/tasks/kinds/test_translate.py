@@ -9,7 +9,7 @@ import pytest
 from docmill.storage.core.specs import Outcome
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption
-from docmill.tasks.kinds.base import Computed, Traits
+from docmill.tasks.kinds.base import Computed
 from docmill.tasks.kinds.translate import Translate
 from docmill.tasks.outputs import Generated
 from docmill.tasks.specs.pinning import Pinned
@@ -62,13 +62,6 @@ def test_a_prompt_with_metadata_is_not_split_into_sentences() -> None:
     options = kinds.options("translate", unit="sentence", prompt="{meta.title}: {text}")
     with pytest.raises(BadOption, match="--unit sentence splits a document"):
         build_spec("translate", PINNED, options, {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]})
-
-
-def test_languages_are_found_for_the_document_and_its_sentences_are_translated() -> None:
-    options = kinds.options("translate", unit="sentence", source_lang="auto", target_lang="en")
-    spec = build_spec("translate", PINNED, options, MARIAN)
-    (windows,) = kinds.recipe(spec, Traits()).cut([TWO], Whole())
-    assert [TWO[one.start : one.end] for one in windows] == [f"{one.strip('.')}." for one in TWO.split(". ")]
 
 
 def test_each_sentence_is_translated_as_if_it_stood_alone(bench: Bench) -> None:

@@ -215,10 +215,6 @@ def test_target_tokens_are_matched_and_one_must_be_chosen() -> None:
         spec_with(romance, target_lang="de")
 
 
-def test_the_direction_is_no_part_of_what_a_model_is() -> None:
-    assert Pinned("model", "0", SPANISH) == Pinned("model", "0")
-
-
 def test_a_configuration_with_infinity_is_read() -> None:
     assert table(b'{"limit": Infinity, "model_type": "bert"}') == {"limit": float("inf"), "model_type": "bert"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import pickle
@@ -75,12 +74,6 @@ def test_a_readme_does_not_change_the_revision(copied: Path, tmp_path: Path) -> 
     assert pin(str(copied), tmp_path) == before
 
 
-def test_large_files_are_hashed_once(copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = pin(str(copied), tmp_path)
-    monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("read again"))
-    assert pin(str(copied), tmp_path) == before
-
-
 @pytest.mark.parametrize(
     "name", ["./missing", "model.gguf", "/no/such/folder", "package:no_such_package/model", "a b"]
 )
@@ -126,13 +119,6 @@ def test_every_error_pickles_and_says_its_docstring_by_default() -> None:
             again = pickle.loads(pickle.dumps(kind("a reason")))
             assert (type(again), str(again)) == (kind, "a reason"), name
             assert str(kind()) in (kind.__doc__ or "")
-
-
-def test_a_file_in_place_of_a_models_folder_is_told_what_a_model_is(tmp_path: Path) -> None:
-    file = tmp_path / "model.safetensors"
-    file.write_bytes(b"")
-    with pytest.raises(ModelNotFound, match=r"is a file\. A model is a folder"):
-        pinning.pin(str(file), models_dir=None, cache_dir=tmp_path / "cache")
 
 
 def test_an_adapter_is_named_as_one_with_its_base(tmp_path: Path) -> None:
