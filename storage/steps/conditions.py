@@ -228,8 +228,12 @@ class Doubt:
     risk: FittedRisk | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
-        flags = ["any doubtful flag"] if self.flags == DOUBTFUL else sorted(self.flags)
-        return " or ".join([*flags, *map(str, self.bounds), *([FAILED] if self.failed else [])])
+        return " or ".join(part if part != DOUBTS else "any doubtful flag" for part in self.parts)
+
+    @property
+    def parts(self) -> list[str]:
+        """The flags and bounds, as `parse` reads them. The set of all doubtful flags stays all that there will be."""
+        return [*Flagged(self.flags, bounds=self.bounds).parts, *([FAILED] if self.failed else [])]
 
     @classmethod
     def parse(cls, parts: Iterable[str]) -> Doubt:
@@ -248,25 +252,11 @@ class Doubt:
     def stored(cls, value: Mapping[str, Any]) -> Doubt:
         """Return the doubt in a value of `to_json`."""
         risk = value.get("risk")
-        return cls(
-            parse_flags(value["flags"]),
-            tuple(Bound(*bound) for bound in value["bounds"]),
-            value.get("failed", False),
-            None if risk is None else FittedRisk.stored(risk),
-        )
+        return replace(cls.parse(value["parts"]), risk=None if risk is None else FittedRisk.stored(risk))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the doubt as it is stored. The set of all doubtful flags includes those of later releases."""
-        flags = [DOUBTS] if self.flags == DOUBTFUL else sorted(self.flags)
-        stored: dict[str, Any] = {
-            "flags": flags,
-            "bounds": [[bound.number, bound.is_below, bound.value] for bound in self.bounds],
-        }
-        if self.failed:
-            stored["failed"] = True
-        if self.risk is not None:
-            stored["risk"] = self.risk.to_json()
-        return stored
+        """Return the doubt as it is stored."""
+        return {"parts": self.parts} | ({} if self.risk is None else {"risk": self.risk.to_json()})
 
     @property
     def flagged(self) -> Flagged:

@@ -159,7 +159,7 @@ def test_a_failure_is_doubted_only_if_failures_are_named() -> None:
     assert not Doubt.parse(["failed"]).holds(result(status="skipped"))
     assert Doubt.stored(Doubt.parse(["failed"]).to_json()) == Doubt.parse(["failed"])
     assert str(Doubt.parse(["failed", "empty"])) == "empty or failed"
-    assert Doubt().to_json() == {"flags": ["doubtful"], "bounds": []}  # as it was before there was `failed`
+    assert Doubt().to_json() == {"parts": ["doubtful"]}
 
 
 def test_a_risk_is_compared_by_its_model_and_stored_with_its_version() -> None:
