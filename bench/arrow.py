@@ -35,7 +35,7 @@ from docmill.storage.results.columnar import query_of
 from docmill.storage.results.results import columns, results
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
-from docmill.storage.steps.steps import StepRequest, of_job
+from docmill.storage.steps.steps import StepRequest, read_steps
 from docmill.storage.writers import arrow
 from docmill.tasks.kinds import STORED_KINDS as KINDS
 from docmill.worker.api.job import Job
@@ -93,7 +93,7 @@ def statement(database: Database, job_id: int) -> str:
     """Return the SQL by which `to_arrow` reads a job's results."""
     row = jobs.require(database, job_id)
     with database.read() as transaction:
-        query = query_of(row, of_job(transaction, job_id))
+        query = query_of(row, read_steps(transaction, job_id))
     return str(query.compile(database.engine, compile_kwargs={"literal_binds": True}))
 
 

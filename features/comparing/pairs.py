@@ -16,7 +16,7 @@ from docmill.storage.errors import StorageError
 from docmill.storage.outputs.output_types import CONFIDENCE, OutputType
 from docmill.storage.steps import lineage
 from docmill.storage.steps.jobs import require
-from docmill.storage.steps.steps import OpenStep, of_job, way_to_named
+from docmill.storage.steps.steps import OpenStep, find_named_way, read_steps
 
 PAGE = 1_000
 Result = dict[str, Any]  # the output in its JSON form, with "flags", and with those of `CONFIDENCE` that are known
@@ -57,11 +57,11 @@ def side(database: Database, corpus_id: int, job_id: int, step: str | None) -> S
     if job.corpus_id != corpus_id:
         raise StorageError(f"job {job_id} is of another corpus; `docmill status {job_id}` names it")
     with database.read() as transaction:
-        steps = of_job(transaction, job_id)
+        steps = read_steps(transaction, job_id)
         if step is None and len(steps) > 1:
             names = ", ".join(one.name for one in steps)
             raise StorageError(f"job {job_id} has several steps: name one with --step ({names})")
-        way = tuple(way_to_named(steps, step))
+        way = tuple(find_named_way(steps, step))
         spec = spec_of(transaction.execute(select(*SPEC).where(SpecRow.id == way[-1].spec_id)).one())
     return Side(job_id, way, spec, database.kind_of(way[-1].lane).output)
 
@@ -75,7 +75,7 @@ def pairs(database: Database, corpus_id: int, a: Side, b: Side) -> Iterator[list
         with database.read() as transaction:
             page = transaction.execute(query.where(Document.id > last).limit(PAGE)).all()
             own = {row.id: row.content_id for row in page}
-            found = [lineage.outcomes(transaction, one.way, own, lineage.RESULT)[one.step.seq] for one in (a, b)]
+            found = [lineage.read_outcomes(transaction, one.way, own, lineage.RESULT)[one.step.seq] for one in (a, b)]
         yield [
             Pair(row.id, row.key, row.content_id, _result(a, found[0].get(row.id)), _result(b, found[1].get(row.id)))
             for row in page

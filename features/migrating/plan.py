@@ -136,10 +136,10 @@ def _require_alike(old: Spec, new: Spec) -> None:
 def forecast(settings: Settings, database: Database, planned: Planned, device: str, listener: Listener) -> Forecast:
     """Measure a sample of the texts that a migration computes, and return its cost. Stores nothing."""
     with database.read() as transaction:
-        requests = steps.requested(transaction, planned.old.job_id)
-        opened = steps.opened(requests, lambda spec: lookups.spec_id(transaction, spec))
+        requests = steps.read_requests(transaction, planned.old.job_id)
+        opened = steps.open_steps(requests, lambda spec: lookups.spec_id(transaction, spec))
     replaced = next(step for step in opened if step.spec_id == planned.old.spec_id)
-    texts = StoredTexts(planned.corpus, database, planned.corpus_id, tuple(steps.way_to(opened, replaced)))
+    texts = StoredTexts(planned.corpus, database, planned.corpus_id, tuple(steps.find_way(opened, replaced)))
     step = StepRequest(planned.new.kind, planned.new)
     request = Prepared(ReadingOptions(), JobOptions(), (step,), texts, planned.corpus)
     with listener.computing(), ingest_bar(listener, texts) as progress:

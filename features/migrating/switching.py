@@ -267,9 +267,9 @@ def _replace_views(transaction: Transaction, migration: Replacement, shown: View
 
 
 def _requests_by_old(transaction: Transaction, migration: Replacement) -> tuple[StepRequest, ...]:
-    requests = steps.requested(transaction, migration.old_job_id)
+    requests = steps.read_requests(transaction, migration.old_job_id)
     if not requests and migration.job_id is not None:  # runs of pipelines are forgotten in time, with their jobs
-        backfill = steps.requested(transaction, migration.job_id)
+        backfill = steps.read_requests(transaction, migration.job_id)
         requests = replacements.with_specs(backfill, {migration.new: migration.old})
     if not requests:
         corpus = migration.corpus
@@ -286,7 +286,7 @@ def _survey_page(
     """Continue a survey by the next documents. Return also if there may be more."""
     requests = _requests_by_old(transaction, migration)
     before, after = (
-        steps.opened(replacements.with_specs(requests, specs), lambda spec: lookups.spec_id(transaction, spec))
+        steps.open_steps(replacements.with_specs(requests, specs), lambda spec: lookups.spec_id(transaction, spec))
         for specs in ({}, {migration.old: migration.new})
     )
     if back:
@@ -297,8 +297,8 @@ def _survey_page(
     rows = transaction.execute(query.order_by(Document.id).limit(PAGE)).all()
     own = {row.id: row.content_id for row in rows}
     status = (OutcomeRow.status,)
-    outcomes_before = lineage.outcomes(transaction, before, own, status)
-    outcomes_after = lineage.outcomes(transaction, after, own, status)
+    outcomes_before = lineage.read_outcomes(transaction, before, own, status)
+    outcomes_after = lineage.read_outcomes(transaction, after, own, status)
     affected, had, missing, lost = set[int](), set[int](), set[int](), set[int]()
     for step_before, step in zip(before, after, strict=True):
         if step_before.spec_id == step.spec_id and step.input_step not in affected:
@@ -308,7 +308,7 @@ def _survey_page(
         done_after = {document for document, row in outcomes_after[step.seq].items() if row.status == "done"}
         had |= done_before
         lost |= done_before - done_after
-        inputs = lineage.given(transaction, steps.way_to(after, step), own)
+        inputs = lineage.read_inputs(transaction, steps.find_way(after, step), own)
         missing |= inputs.keys() - outcomes_after[step.seq].keys()
     counts = survey.documents + len(had), survey.missing + len(missing), survey.lost + len(lost)
     return Survey(*counts, rows[-1].id if rows else survey.last), len(rows) == PAGE

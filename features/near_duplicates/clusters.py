@@ -113,7 +113,7 @@ def _load(database: Database, corpus_id: int, method: Method, before: Any) -> _C
         of_page: Mapping[int, int] = own
         if read is not None and isinstance(method, ByVectors):
             with database.read() as transaction:
-                computed = lineage.read(transaction, read, own)
+                computed = lineage.read_contents(transaction, read, own)
                 status = _status(transaction, method, {*computed.values()})
             of_page = {
                 key: unit for key, unit in computed.items() if unit in status and status[unit].status == "done"

@@ -22,7 +22,7 @@ from docmill.storage.steps import choosing, lineage
 from docmill.storage.steps.choosing import as_text
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.lineage import visible
-from docmill.storage.steps.steps import OpenStep, of_job, way_to_named
+from docmill.storage.steps.steps import OpenStep, find_named_way, read_steps
 
 PAGE = 20_000
 UNREADABLE = frozenset({"vector", "weights"})  # types of outputs that a person cannot judge
@@ -80,8 +80,8 @@ def reviewed_step(database: Database, job_id: int, name: str | None = None) -> R
     """Return a job's step by its name, or the last one. Raises NotFound and StorageError."""
     require(database, job_id)
     with database.read() as transaction:
-        steps = of_job(transaction, job_id)
-        way = way_to_named(steps, steps[-1].name if name is None else name)
+        steps = read_steps(transaction, job_id)
+        way = find_named_way(steps, steps[-1].name if name is None else name)
         specs = transaction.execute(select(SpecRow.id, SpecRow.sha256).where(SpecRow.id.in_(way[-1].spec_ids))).all()
     output = database.kind_of(way[-1].lane).output
     if output.name in UNREADABLE:
@@ -92,7 +92,7 @@ def reviewed_step(database: Database, job_id: int, name: str | None = None) -> R
 def population(database: Database, reviewed: ReviewedStep, seed: int) -> Population:
     """Return the outputs of a step, by one pass over the job's documents in pages."""
     job = require(database, reviewed.job)
-    query, outcomes = lineage.joined(select(Document.id).select_from(Document), reviewed.way)
+    query, outcomes = lineage.join_outcomes(select(Document.id).select_from(Document), reviewed.way)
     outcome = outcomes[reviewed.step.seq].c
     query = (
         query.join(Content, Content.id == outcome.content_id)
@@ -154,7 +154,7 @@ def items(database: Database, reviewed: ReviewedStep, documents: Mapping[int, in
     columns = (OutcomeRow.status, OutcomeRow.spec_id, OutcomeRow.text, OutcomeRow.vector, OutcomeRow.data)
     texts = select(Content.id, Content.sha256, Content.text)
     with database.read() as transaction:
-        outputs = choosing.chosen(transaction, reviewed.step, [*documents], columns)
+        outputs = choosing.read_results(transaction, reviewed.step, [*documents], columns)
         inputs = {row.id: row for row in transaction.probe(texts, Content.id, [*documents])}
         named = transaction.probe(select(Document.id, Document.key), Document.id, [*{*documents.values()}])
     keys = {row.id: row.key for row in named}

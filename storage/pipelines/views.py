@@ -90,11 +90,11 @@ def _queries(
     transaction: Transaction, pipeline: str, corpus: str, requests: Sequence[StepRequest]
 ) -> list[tuple[str, Any]]:
     """Return the names of the views of a pipeline, with their queries."""
-    opened = steps.opened(requests, lambda spec: lookups.spec_id(transaction, spec))
+    opened = steps.open_steps(requests, lambda spec: lookups.spec_id(transaction, spec))
     queries = [(name_of(pipeline), _of_documents(transaction, corpus, opened))]
     for step in opened:
         if (items := transaction.kind_of(step.lane).output.items(step.params)) is not None:
-            query = _of_items(transaction, corpus, steps.way_to(opened, step), *items)
+            query = _of_items(transaction, corpus, steps.find_way(opened, step), *items)
             queries.append((items_name_of(pipeline, step.name), query))
     return queries
 
@@ -119,7 +119,7 @@ def _create(transaction: Transaction, name: str, query: Select[*tuple[Any, ...]]
 def _of_documents(transaction: Transaction, corpus: str, opened: Sequence[OpenStep]) -> Select[*tuple[Any, ...]]:
     query = select(Document.key.label("id"), Document.meta, Document.flags, Content.text.label("document"))
     query = query.select_from(Document).join(Content, Content.id == Document.content_id)
-    query, outcomes = lineage.joined(query, opened, outer=True)
+    query, outcomes = lineage.join_outcomes(query, opened, outer=True)
     for step in opened:
         outcome = outcomes[step.seq]
         output = transaction.kind_of(step.lane).output
@@ -157,7 +157,7 @@ def _of_items(
     transaction: Transaction, corpus: str, way: Sequence[OpenStep], key: str, fields: Mapping[str, Form]
 ) -> Any:
     """Return the query for the items under a key of what the last step of a way put out of each document."""
-    query, outcomes = lineage.joined(select(Document.key.label("id")).select_from(Document), way)
+    query, outcomes = lineage.join_outcomes(select(Document.key.label("id")).select_from(Document), way)
     data = outcomes[way[-1].seq].c.data
     item = transaction.elements(data, key)
     value = type_coerce(item.c.value, Json)
@@ -175,7 +175,7 @@ def _lacks_input(
     opened: Sequence[OpenStep], outcomes: Mapping[int, FromClause], step: OpenStep
 ) -> ColumnElement[bool]:
     """Return the condition for any of the steps that lead to this one to have failed or skipped."""
-    before = steps.way_to(opened, step)[:-1]
+    before = steps.find_way(opened, step)[:-1]
     return or_(*(outcomes[step_before.seq].c.status.in_(["failed", "skipped"]) for step_before in reversed(before)))
 
 

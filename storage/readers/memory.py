@@ -204,7 +204,7 @@ class StoredTexts:
         while full:
             with self.database.read() as transaction:
                 page = transaction.execute(query.where(Document.id > last).order_by(Document.id).limit(_PAGE)).all()
-                inputs = lineage.given(transaction, self.way, {row.id: row.content_id for row in page})
+                inputs = lineage.read_inputs(transaction, self.way, {row.id: row.content_id for row in page})
                 of_contents = select(Content.id, Content.text).where(Content.id.in_({*inputs.values()}))
                 texts = {row.id: row.text for row in transaction.execute(of_contents)}
             for row in page:

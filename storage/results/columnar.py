@@ -15,7 +15,7 @@ from docmill.storage.outputs.output_types import CONFIDENCE
 from docmill.storage.steps import lineage
 from docmill.storage.steps.choosing import as_text
 from docmill.storage.steps.jobs import require
-from docmill.storage.steps.steps import OpenStep, of_job, way_to_named
+from docmill.storage.steps.steps import OpenStep, find_named_way, read_steps
 from docmill.storage.writers import arrow
 from docmill.storage.writers.arrow import Page
 
@@ -34,7 +34,7 @@ def read_table(database: Database, job_id: int, columns: Sequence[Column], step:
     """
     job = require(database, job_id)
     with database.read() as transaction:
-        way = way_to_named(of_job(transaction, job_id), step)
+        way = find_named_way(read_steps(transaction, job_id), step)
         output = transaction.kind_of(way[-1].lane).output
         query = query_of(job, way)
         names = list(query.selected_columns.keys())
@@ -65,7 +65,7 @@ def query_of(job: Job, way: Sequence[OpenStep]) -> Select[*tuple[object, ...]]:
         cast(Document.meta, Text).label("meta"),
         as_text(Document.flags).label("document_flags"),
     )
-    query, outcomes = lineage.joined(select(*of_document).select_from(Document), way)
+    query, outcomes = lineage.join_outcomes(select(*of_document).select_from(Document), way)
     outcome = outcomes[way[-1].seq].c
     of_outcome = (
         *(outcome[name] for name in _OUTCOME),

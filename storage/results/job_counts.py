@@ -21,7 +21,7 @@ from docmill.storage.steps.choosing import as_text, is_read, selects
 from docmill.storage.steps.conditions import Doubt, flag_name, is_doubtful
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.lineage import visible
-from docmill.storage.steps.steps import OpenStep, of_job, way_to
+from docmill.storage.steps.steps import OpenStep, find_way, read_steps
 
 PAGE = 5_000
 
@@ -54,9 +54,9 @@ def runtimes(database: Database, job_id: int) -> list[RuntimeUse]:
     job = require(database, job_id)
     found: list[RuntimeUse] = []
     with database.read() as transaction:
-        steps = of_job(transaction, job_id)
+        steps = read_steps(transaction, job_id)
         for step in steps:
-            query, outcomes = lineage.joined(select().select_from(Document), way_to(steps, step))
+            query, outcomes = lineage.join_outcomes(select().select_from(Document), find_way(steps, step))
             outcome = outcomes[step.seq].c
             counted = (
                 query.add_columns(outcome.runtime_id, func.count().label("documents"))
@@ -123,12 +123,12 @@ def count_flags(database: Database, job_id: int) -> dict[str, FlagCounts]:
     """
     job = require(database, job_id)
     with database.read() as transaction:
-        steps = of_job(transaction, job_id)
-        return {step.name: _counts(transaction, job, way_to(steps, step)) for step in steps}
+        steps = read_steps(transaction, job_id)
+        return {step.name: _counts(transaction, job, find_way(steps, step)) for step in steps}
 
 
 def _counts(transaction: Transaction, job: Job, way: list[OpenStep]) -> FlagCounts:
-    query, outcomes = lineage.joined(select().select_from(Document), way)
+    query, outcomes = lineage.join_outcomes(select().select_from(Document), way)
     outcome = outcomes[way[-1].seq].c
     flags = as_text(Document.flags), as_text(outcome.flags)
     groups = transaction.execute(
@@ -153,7 +153,7 @@ def _not_selected(transaction: Transaction, job: Job, way: list[OpenStep]) -> in
         return transaction.scalar(left_out) or 0
     if flagged is None:
         return 0
-    query, outcomes = lineage.joined(select(func.count()).select_from(Document), way[:-1])
+    query, outcomes = lineage.join_outcomes(select(func.count()).select_from(Document), way[:-1])
     before = outcomes[way[-2].seq]
     not_met = not_(selects(flagged, before))
     return transaction.scalar(query.where(visible(job), before.c.status == "done", not_met)) or 0
@@ -193,10 +193,10 @@ def count_escalated(database: Database, job_id: int) -> dict[str, Escalated]:
     """Return the escalations of a job by the names of their steps. Raises NotFound."""
     job = require(database, job_id)
     with database.read() as transaction:
-        steps = of_job(transaction, job_id)
+        steps = read_steps(transaction, job_id)
         if all(step.escalation is None for step in steps):
             return {}
-        won = {step.seq: _won(transaction, job, way_to(steps, step)) for step in steps if step.escalation}
+        won = {step.seq: _won(transaction, job, find_way(steps, step)) for step in steps if step.escalation}
         times = {step.seq: _times(transaction, job_id, step) for step in steps if step.escalation}
     statuses = read_status(database, job_id).steps
     return {
@@ -229,7 +229,7 @@ def _escalated(
 
 def _won(transaction: Transaction, job: Job, way: list[OpenStep]) -> tuple[int, int]:
     """Return the number of documents with a result, and the number whose result is the escalation's."""
-    query, outcomes = lineage.joined(select().select_from(Document), way)
+    query, outcomes = lineage.join_outcomes(select().select_from(Document), way)
     result = outcomes[way[-1].seq].c
     groups = transaction.execute(
         query.add_columns(result.spec_id, func.count().label("n"))

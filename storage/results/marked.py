@@ -22,7 +22,7 @@ from docmill.storage.steps import choosing, lineage
 from docmill.storage.steps.conditions import flag_name
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.lineage import visible
-from docmill.storage.steps.steps import OpenStep, of_job, way_to, way_to_named
+from docmill.storage.steps.steps import OpenStep, find_named_way, find_way, read_steps
 
 LOOKED_AT = 1_000  # outcomes in a call
 RECORDS = ""  # in place of a step's name, which is never empty
@@ -87,9 +87,9 @@ def group_reasons(database: Database, job_id: int) -> list[Reasons]:
     found = []
     with database.read() as transaction:
         transaction.prefer_indexes()
-        steps = of_job(transaction, job_id)
+        steps = read_steps(transaction, job_id)
         for step in steps:
-            pages = _Pages(transaction, job, way_to(steps, step), NOT_DONE)
+            pages = _Pages(transaction, job, find_way(steps, step), NOT_DONE)
             failed = [one for one in pages.read(LOOKED_AT, _PAGE) if one.outcome.status != "done"]
             of_step = [
                 {"id": one.document.key, "status": one.outcome.status, "class": one.outcome.reason_class,
@@ -133,7 +133,7 @@ def flagged_page(
     job = require(database, job_id)
     with database.read() as transaction:
         transaction.prefer_indexes()
-        way = way_to_named(of_job(transaction, job_id), step)
+        way = find_named_way(read_steps(transaction, job_id), step)
         pages = _Pages(transaction, job, way, FLAGGED, after)
         found: list[_Found] = []
         for one in pages.read(LOOKED_AT, limit, flag):
@@ -216,7 +216,7 @@ class _Pages:
                 del mine[row.content_id]
         columns = (Document.id, Document.key, Document.seq, Document.meta, Document.flags)
         documents = {row.id: row for row in self._transaction.probe(select(*columns), Document.id, {*mine.values()})}
-        outcomes = choosing.chosen(self._transaction, self._step, mine, lineage.RESULT)
+        outcomes = choosing.read_results(self._transaction, self._step, mine, lineage.RESULT)
         for content_id, document_id in mine.items():
             if content_id in outcomes and document_id in documents:
                 yield _Found(documents[document_id], content_id, outcomes[content_id])

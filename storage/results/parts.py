@@ -31,7 +31,7 @@ from docmill.storage.steps import lineage
 from docmill.storage.steps.conditions import Flagged
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.lineage import visible
-from docmill.storage.steps.steps import OpenStep, of_job, way_to, way_to_named
+from docmill.storage.steps.steps import OpenStep, find_named_way, find_way, read_steps
 from docmill.storage.writers import Target
 from docmill.storage.writers.formats import whole_file
 from docmill.storage.writers.parts_manifest import (
@@ -315,13 +315,13 @@ def marks(database: Database, job_id: int, step: str | None = None) -> dict[str,
     """By name the mark of a step, or of all. Raises NotFound."""
     job = require(database, job_id)
     with database.read() as transaction:
-        steps = of_job(transaction, job_id)
-        wanted = [way_to(steps, one) for one in steps] if step is None else [way_to_named(steps, step)]
+        steps = read_steps(transaction, job_id)
+        wanted = [find_way(steps, one) for one in steps] if step is None else [find_named_way(steps, step)]
         return {way[-1].name: _mark(transaction, job, way) for way in wanted}
 
 
 def _mark(transaction: Transaction, job: Job, way: list[OpenStep]) -> Mark:
-    query, outcomes = lineage.joined(select().select_from(Document), way)
+    query, outcomes = lineage.join_outcomes(select().select_from(Document), way)
     last = outcomes[way[-1].seq].c
     query = query.add_columns(func.count(), func.max(last.created_at), func.max(Document.id))
     return Mark(*transaction.execute(query.where(visible(job), last.status == "done")).one())

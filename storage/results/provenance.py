@@ -35,7 +35,7 @@ from docmill.storage.steps.conditions import Doubt, find_filter
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.lineage import visible
 from docmill.storage.steps.sharding import pack
-from docmill.storage.steps.steps import OpenStep, of_job, way_to, way_to_named
+from docmill.storage.steps.steps import OpenStep, find_named_way, find_way, read_steps
 
 NEAR = 5  # ids that are suggested
 COMPARED = 5_000  # ids in which an unknown one is looked for
@@ -137,18 +137,18 @@ def read_provenance(database: Database, job_id: int, key: str, step: str | None 
     """
     job = require(database, job_id)
     with database.read() as transaction:
-        steps = of_job(transaction, job_id)
+        steps = read_steps(transaction, job_id)
         if step is not None:
-            way_to_named(steps, step)
+            find_named_way(steps, step)
         document = _document(transaction, job, key)
         own = {document.id: document.content_id}
         found = {
             seq: rows[document.id]
-            for seq, rows in lineage.outcomes(transaction, steps, own, _RECORDED).items()
+            for seq, rows in lineage.read_outcomes(transaction, steps, own, _RECORDED).items()
             if document.id in rows
         }
-        chosen = _chosen(steps, found) if step is None else way_to_named(steps, step)[-1]
-        way = way_to(steps, chosen)
+        chosen = _chosen(steps, found) if step is None else find_named_way(steps, step)[-1]
+        way = find_way(steps, chosen)
         context = _Reading(database, transaction, job, document, found)
         records = tuple(context.record(steps, one) for one in way)
         name = way[0].leaves_out
@@ -228,7 +228,7 @@ class _Reading:
         if step.escalation is None:
             return None
         columns = [getattr(OutcomeRow, name) for name in OUTCOME_VALUES]
-        pair = choosing.pairs(self.transaction, step, [content_id], columns).get(content_id)
+        pair = choosing.read_pairs(self.transaction, step, [content_id], columns).get(content_id)
         if pair is None or not pair.is_doubted:
             return None
         return EscalationRecord(

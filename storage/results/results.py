@@ -26,7 +26,7 @@ from docmill.storage.steps.choosing import as_text, condition
 from docmill.storage.steps.conditions import Flagged, find_filter, is_doubtful
 from docmill.storage.steps.jobs import UNFINISHED, require
 from docmill.storage.steps.lineage import visible
-from docmill.storage.steps.steps import OpenStep, of_job, way_to_named
+from docmill.storage.steps.steps import OpenStep, find_named_way, read_steps
 
 Place = tuple[int, int]  # of a document in its corpus, in whose order results come: (seq, id)
 Placed = tuple[Place, dict[str, Any]]
@@ -76,7 +76,7 @@ def count_doubtful(database: Database, job_id: int) -> tuple[int, Counter[str]]:
     """
     job = require(database, job_id)
     step = _steps(database, job_id)[0]
-    query, outcomes = lineage.joined(select().select_from(Document), [step])
+    query, outcomes = lineage.join_outcomes(select().select_from(Document), [step])
     outcome = outcomes[step.seq].c
     query = (
         query.add_columns(outcome.content_id, outcome.flags)
@@ -109,7 +109,7 @@ def placed_results(
     if step is None and len(steps) > 1:
         wanted = _Wanted(steps, with_input, after, flagged, steps, first)
         return _all_steps(database, steps, _documents(database, job, wanted))
-    way = way_to_named(steps, step)
+    way = find_named_way(steps, step)
     wanted = _Wanted(way, with_input, after, flagged, way[-1:], first)
     return one_step(database.kind_of(way[-1].lane).output, way[-1], _documents(database, job, wanted))
 
@@ -191,7 +191,7 @@ def columns(database: Database, job_id: int, step: str | None = None) -> tuple[C
             for column in database.kind_of(one.lane).output.confidence_columns(one.params)
         ]
         return (*whole, *unclashing(of_steps, [column.name for column in whole]))
-    one = way_to_named(steps, step)[-1]
+    one = find_named_way(steps, step)[-1]
     output = database.kind_of(one.lane).output
     return (
         Column.of("id", Form.TEXT),
@@ -241,7 +241,7 @@ def inputs(database: Database, job_id: int, *, step: str | None = None) -> Itera
     job = require(database, job_id)
     steps = _steps(database, job_id)
     several = step is None and len(steps) > 1
-    way = steps if several else way_to_named(steps, step)
+    way = steps if several else find_named_way(steps, step)
     last = way[-1]
     of_one = partial(one_step, database.kind_of(last.lane).output, last)
     rows = partial(_all_steps, database, way) if several else of_one
@@ -294,7 +294,7 @@ def _few_failures(database: Database, job: Job, step: OpenStep) -> list[Any] | N
     Without an ORDER BY, so that the database may begin with whichever table has less to read, and stop at FEW.
     """
     query = select(Document.id, Document.key, Document.seq).select_from(Document)
-    query, outcomes = lineage.joined(query, [step])
+    query, outcomes = lineage.join_outcomes(query, [step])
     outcome = outcomes[step.seq].c
     query = query.add_columns(outcome.status, outcome.reason, outcome.reason_class)
     query = query.where(visible(job), outcome.status != "done").limit(FEW + 1)
@@ -362,7 +362,7 @@ class _Wanted:
         if self.flagged is None:
             return query
         # Joined loosely, so that the database reads the documents in their order and stops at the page's end.
-        query, outcomes = lineage.joined(query.select_from(Document), self.steps, outer=True)
+        query, outcomes = lineage.join_outcomes(query.select_from(Document), self.steps, outer=True)
         tables = [outcomes[step.seq] for step in self.flagged_at]
         written = [case((table.c.status == "done", as_text(table.c.flags)), else_="") for table in tables]
         return query.where(
@@ -391,7 +391,7 @@ def _documents(database: Database, job: Job, wanted: _Wanted) -> Iterator[_WithO
                 transaction.prefer_index_order()
             page = transaction.execute(following).all()
             own = {document.id: document.content_id for document in page}
-            outcomes = lineage.outcomes(transaction, steps, own, lineage.RESULT)
+            outcomes = lineage.read_outcomes(transaction, steps, own, lineage.RESULT)
             texts = _texts(transaction, {*own.values()}) if with_input else {}
         for document in page:
             text = texts.get(document.content_id, "") if with_input else None
@@ -404,7 +404,7 @@ def _documents(database: Database, job: Job, wanted: _Wanted) -> Iterator[_WithO
 
 def _steps(database: Database, job_id: int) -> tuple[OpenStep, ...]:
     with database.read() as transaction:
-        return of_job(transaction, job_id)
+        return read_steps(transaction, job_id)
 
 
 def has_several_steps(database: Database, job_id: int) -> bool:

@@ -32,7 +32,7 @@ from docmill.storage.steps.conditions import Doubt
 from docmill.storage.steps.jobs import RUNS, UNFINISHED, missing
 from docmill.storage.steps.lineage import count_lost, count_removed, may_be_lost
 from docmill.storage.steps.sharding import OPEN_SHARDS
-from docmill.storage.steps.steps import Failures, OpenStep, of_job
+from docmill.storage.steps.steps import Failures, OpenStep, read_steps
 
 BLOCKED = "blocked"
 STATES: Mapping[str, ColumnElement[bool]] = MappingProxyType(
@@ -422,7 +422,7 @@ def _standing(found: _Found, step: _StepRow, sums: ShardSums, workers: Workers) 
 
 def _with_losses(transaction: Transaction, status: JobStatus, job: Job) -> JobStatus:
     """Return a status with what was removed of the job, and the rules of retention that removed it."""
-    steps = of_job(transaction, job.id)
+    steps = read_steps(transaction, job.id)
     lost = removed = 0
     if may_be_lost(transaction, job, steps):
         lost, removed = count_lost(transaction, job, steps), count_removed(transaction, job)

@@ -24,7 +24,7 @@ from docmill.storage.search.ann import Placed, Searched, keeps_windows
 from docmill.storage.search.knn import LENGTHS_DIFFER, Matrix, Nearest, cosines, matrix_of
 from docmill.storage.steps import lineage, replacements
 from docmill.storage.steps.replacements import Replacement
-from docmill.storage.steps.steps import OpenStep, of_job, way_to
+from docmill.storage.steps.steps import OpenStep, find_way, read_steps
 
 BLOCK = 4_096  # vectors compared at a time, and the most documents of a page
 PAGE_NUMBERS = 2**21  # numbers in the vectors of a page; large models have smaller pages
@@ -72,12 +72,12 @@ def choose(database: Database, names: Sequence[str], job_id: int | None = None) 
         chosen, others = _chosen(corpus.name, jobs, gone, job_id, _kinds(database)[0])
         if chosen.spec_id in gone and chosen.spec_id in dropped:
             raise NothingEmbedded(f"`docmill gc` removed the vectors of {chosen}{_instead(others)}")
-        steps = of_job(transaction, chosen.id)
+        steps = read_steps(transaction, chosen.id)
         searched = Searched(
             corpus_id=corpus.id,
             n_documents=corpus.n_documents,
             job_id=chosen.id,
-            way=tuple(way_to(steps, steps[chosen.seq])),
+            way=tuple(find_way(steps, steps[chosen.seq])),
             spec=chosen.spec,
             others=others,
         )
@@ -105,8 +105,8 @@ def embedding_of(database: Database, corpus_id: int, spec_id: int) -> tuple[Open
         found = transaction.execute(query).one_or_none()
         if found is None:
             raise NothingEmbedded("the job that made the vectors of this corpus was removed; embed the corpus again")
-        steps = of_job(transaction, found.id)
-    return tuple(way_to(steps, steps[found.seq]))
+        steps = read_steps(transaction, found.id)
+    return tuple(find_way(steps, steps[found.seq]))
 
 
 class _EmbedJob(NamedTuple):
@@ -231,7 +231,7 @@ def hits(
     with database.read() as transaction:
         rows = {row.id: row for row in transaction.execute(select(*columns).where(Document.id.in_(ids)))}
         own = {row.id: row.content_id for row in rows.values()}
-        read = lineage.read(transaction, searched.way, own)
+        read = lineage.read_contents(transaction, searched.way, own)
         texts = select(Content.id, Content.text).where(Content.id.in_([*read.values()]))
         text_of = {row.id: row.text for row in transaction.execute(texts)}
         windows: Mapping[int, tuple[int, int]] = {}
@@ -261,7 +261,7 @@ def _pages(database: Database, searched: Searched, size: int) -> Iterator[_Page]
     outcomes, which may belong to a hundred corpora.
     """
     documents = select(Document.seq, Document.id).select_from(Document)
-    query, outcomes = lineage.joined(documents, searched.way, outer=True)
+    query, outcomes = lineage.join_outcomes(documents, searched.way, outer=True)
     outcome = outcomes[searched.way[-1].seq].c
     vector = case((outcome.status == "done", outcome.vector)).label("vector")
     query = query.add_columns(vector).where(Document.corpus_id == searched.corpus_id, is_current_document())
@@ -335,7 +335,7 @@ def _outcomes(transaction: Transaction, searched: Searched, content_ids: set[int
 def _has_vectors(transaction: Transaction, searched: Searched) -> bool:
     transaction.prefer_indexes()
     documents = select(Document.id).where(Document.corpus_id == searched.corpus_id, is_current_document())
-    query, outcomes = lineage.joined(documents.select_from(Document), searched.way)
+    query, outcomes = lineage.join_outcomes(documents.select_from(Document), searched.way)
     query = query.where(outcomes[searched.way[-1].seq].c.status == "done")
     return transaction.scalar(query.limit(1)) is not None
 

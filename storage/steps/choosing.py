@@ -202,17 +202,17 @@ def with_columns(columns: OutcomeColumns, further: OutcomeColumns) -> tuple[Colu
     return (*columns, *(column for column in further if all(column is not other for other in columns)))
 
 
-def chosen(
+def read_results(
     transaction: Transaction, step: OpenStep, content_ids: Collection[int], columns: OutcomeColumns
 ) -> dict[int, Any]:
     """Return the results of contents at a step by content, as rows with at least these columns."""
     if step.escalation is None:
         query = select(*with_columns(columns, (OutcomeRow.content_id,))).where(OutcomeRow.spec_id == step.spec_id)
         return {row.content_id: row for row in transaction.probe(query, OutcomeRow.content_id, content_ids)}
-    return {key: pair.result for key, pair in pairs(transaction, step, content_ids, columns).items()}
+    return {key: pair.result for key, pair in read_pairs(transaction, step, content_ids, columns).items()}
 
 
-def pairs(
+def read_pairs(
     transaction: Transaction, step: OpenStep, content_ids: Collection[int], columns: OutcomeColumns = ()
 ) -> dict[int, Pair]:
     """Return both outcomes of contents at a step with an escalation, by content, if there is a first outcome."""
@@ -245,7 +245,7 @@ class Tables:
     waits: ColumnElement[bool] = field(default_factory=false)
 
 
-def joined(
+def join_results(
     query: Select[*Ts], step: OpenStep, computed: ColumnElement[int], *, outer: bool = False
 ) -> tuple[Select[*Ts], Tables]:
     """Return a query joined to the results of a step; `computed` is the column of the contents.

@@ -16,7 +16,7 @@ from docmill.storage.core.schema import RiskVersion, SpecRow, db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import StorageError
 from docmill.storage.steps.risk import FittedRisk, RiskModel
-from docmill.storage.steps.steps import StepRequest, of_job, way_to_named
+from docmill.storage.steps.steps import StepRequest, find_named_way, read_steps
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def spec_with_risk(database: Database, job: int, step: str | None = None) -> int
     Raises NotFound, and StorageError for a step with an escalation, whose outputs are those of two models.
     """
     with database.read() as transaction:
-        steps = of_job(transaction, job)
-    last = way_to_named(steps, steps[-1].name if step is None else step)[-1]
+        steps = read_steps(transaction, job)
+    last = find_named_way(steps, steps[-1].name if step is None else step)[-1]
     if last.escalation is not None:
         raise StorageError(
             f"a risk is that of one model, and the results of the step {last.name} come from two; run the same "

@@ -147,7 +147,7 @@ def _adopt(transaction: Transaction, job_id: int, ingest_id: int, corpus: int, l
     A job whose source had been read to the end is left as it is: if this command is killed, too, nobody would finish
     a job that it had reopened (see `storage.ingest.ingest`).
     """
-    made = steps.of_job(transaction, job_id)
+    made = steps.read_steps(transaction, job_id)
     row = transaction.execute(select(Job.state, Job.request_id).where(Job.id == job_id)).one()
     job = OpenJob(job_id, ingest_id, corpus, made, adopted=True, last_before=last, request_id=row.request_id)
     transaction.execute(delete(Contender).where(Contender.ingest_id == ingest_id))
@@ -168,7 +168,7 @@ def _unfinished(transaction: Transaction, request: JobRequest, corpus: int) -> t
         .order_by(Job.id)
     )
     for row in transaction.execute(query):
-        if row.options == request.options and steps.requested(transaction, row.id) == request.steps:
+        if row.options == request.options and steps.read_requests(transaction, row.id) == request.steps:
             return row.id, row.ingest_id
     return None
 
@@ -385,7 +385,7 @@ def _retry(transaction: Transaction, job_id: int, only: str | None) -> int:
     accepted = _accept_doubtful(transaction, job)
     held = _open_contents(transaction, job_id)
     total = 0
-    for step in steps.computing(steps.of_job(transaction, job_id)):
+    for step in steps.with_escalations(steps.read_steps(transaction, job_id)):
         query = (
             select(Content.id, Content.n_chars)
             .join(OutcomeRow, and_(OutcomeRow.spec_id == step.spec_id, OutcomeRow.content_id == Content.id))

@@ -56,7 +56,7 @@ def visible(job: Job) -> ColumnElement[bool]:
     )
 
 
-def outcomes(
+def read_outcomes(
     transaction: Transaction,
     steps: Sequence[OpenStep],
     own: Mapping[int, int],
@@ -72,9 +72,9 @@ def outcomes(
         if step.flagged is not None:
             columns = choosing.with_columns(columns, compared_by(step.flagged))
     for step in steps:
-        computed = read_prompts(transaction, step, _given(transaction, step, own, by_step))
+        computed = read_prompts(transaction, step, _select_inputs(transaction, step, own, by_step))
         wanted: OutcomeColumns = (OutcomeRow.content_id, OutcomeRow.output_id, *columns)
-        by_content = choosing.chosen(transaction, step, {*computed.values()}, wanted)
+        by_content = choosing.read_results(transaction, step, {*computed.values()}, wanted)
         by_step[step.seq] = {
             document_id: by_content[content_id]
             for document_id, content_id in computed.items()
@@ -83,7 +83,7 @@ def outcomes(
     return by_step
 
 
-def _given(
+def _select_inputs(
     transaction: Transaction,
     step: OpenStep,
     own: Mapping[int, int],
@@ -99,21 +99,21 @@ def _given(
     }
 
 
-def given(transaction: Transaction, way: Sequence[OpenStep], own: Mapping[int, int]) -> Mapping[int, int]:
+def read_inputs(transaction: Transaction, way: Sequence[OpenStep], own: Mapping[int, int]) -> Mapping[int, int]:
     """Return by document the input of the last step of a path: the document's content, or the output before it.
 
     `own` has the documents' contents. Documents without an input yet are left out.
     """
     columns = () if way[-1].flagged is None else compared_by(way[-1].flagged)
-    return _given(transaction, way[-1], own, outcomes(transaction, way[:-1], own, columns))
+    return _select_inputs(transaction, way[-1], own, read_outcomes(transaction, way[:-1], own, columns))
 
 
-def read(transaction: Transaction, way: Sequence[OpenStep], own: Mapping[int, int]) -> Mapping[int, int]:
+def read_contents(transaction: Transaction, way: Sequence[OpenStep], own: Mapping[int, int]) -> Mapping[int, int]:
     """Return by document the content that the last step of a path computes: its input, or the prompt around it."""
-    return read_prompts(transaction, way[-1], given(transaction, way, own))
+    return read_prompts(transaction, way[-1], read_inputs(transaction, way, own))
 
 
-def joined(
+def join_outcomes(
     query: Select[*Ts], steps: Sequence[OpenStep], *, outer: bool = False
 ) -> tuple[Select[*Ts], dict[int, FromClause]]:
     """Return a query over documents joined to their outcomes at these steps, and the outcomes' tables by step.
@@ -124,7 +124,7 @@ def joined(
     for step in steps:
         own = own_of(step) if step.input_step is None else read_of(step, tables[step.input_step])
         query, computed = join_prompts(query, step, own, outer=outer)
-        query, chosen = choosing.joined(query, step, computed, outer=outer)
+        query, chosen = choosing.join_results(query, step, computed, outer=outer)
         tables[step.seq] = chosen.result
     return query, tables
 
@@ -143,7 +143,7 @@ def read_of(step: OpenStep, before: FromClause) -> ColumnElement[Any]:
     return case((selects(step.flagged, before), before.c.output_id))
 
 
-def documents(
+def find_documents(
     transaction: Transaction, job_id: int, way: Sequence[OpenStep], content_ids: Collection[int]
 ) -> dict[int, int]:
     """Return the traversed documents, with their contents, for which the last step of a path may read these contents.
@@ -260,7 +260,7 @@ def count_lost(transaction: Transaction, job: Job, steps: Sequence[OpenStep]) ->
             of_document = and_(prompt.c.spec_id == step.spec_id, prompt.c.document_id == Document.id)
             query = query.outerjoin(prompt, and_(of_document, prompt.c.text_id == text_id))
             read = prompt.c.content_id
-        query, chosen = choosing.joined(query, step, read, outer=True)
+        query, chosen = choosing.join_results(query, step, read, outer=True)
         outcomes[step.seq] = chosen.result
         had = is_read(step.leaves_out) if before is None else before.c.status == "done"
         if before is not None and step.flagged is not None:

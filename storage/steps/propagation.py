@@ -84,11 +84,11 @@ class Traversal:
         """
         if not settled or not any(step.input_step is not None or step.escalation for step in self._steps):
             return Planned()
-        step = steps.computed_by(self._steps, seq)
+        step = steps.find_computed(self._steps, seq)
         ready = [content_id for content_id, outcome in settled.items() if outcome.status == Status.DONE]
         total = Planned()
         if step.escalation is not None:
-            pairs = choosing.pairs(self.transaction, step, [*settled])
+            pairs = choosing.read_pairs(self.transaction, step, [*settled])
             doubted = sorted(content_id for content_id, pair in pairs.items() if pair.is_doubted)
             if seq == step.seq and doubted:
                 total += self._arrive([(step.escalation.step, Inputs(doubted))])
@@ -103,12 +103,12 @@ class Traversal:
         A content that waits for the escalation has no result yet. Return None for a step without an escalation, and 0
         for contents that the escalation tries again: they were counted when it failed, and a retry leaves no more.
         """
-        step = steps.computed_by(self._steps, seq)
+        step = steps.find_computed(self._steps, seq)
         if step.escalation is None:
             return None
         if redo and seq != step.seq:
             return 0
-        pairs = choosing.pairs(self.transaction, step, content_ids).values()
+        pairs = choosing.read_pairs(self.transaction, step, content_ids).values()
         results = [pair.result for pair in pairs if pair.is_settled]
         return len([result for result in results if result.status == Status.DONE and is_doubtful(result.flags)])
 
@@ -119,7 +119,7 @@ class Traversal:
 
     @cached_property
     def _steps(self) -> tuple[OpenStep, ...]:
-        return steps.of_job(self.transaction, self.job_id)
+        return steps.read_steps(self.transaction, self.job_id)
 
     def plan_prompts(self, every: Sequence[OpenStep], documents: Mapping[DocumentId, ContentId]) -> Planned:
         """Plan the prompts that the templates of a job's steps make of documents that the job walks.
@@ -127,7 +127,7 @@ class Traversal:
         A step may read an output that is not there yet; `follow` plans its prompt later. Call it after the documents
         are stored, and after `stop_following`. Steps behind a filter of documents wait for `plan_filtered`.
         """
-        reading = [step for step in every if steps.way_to(every, step)[0].leaves_out is None]
+        reading = [step for step in every if steps.find_way(every, step)[0].leaves_out is None]
         return self._arrive(self._prompts(every, reading, documents))
 
     def plan_filtered(self, every: Sequence[OpenStep], documents: Mapping[DocumentId, ContentId]) -> Planned:
@@ -140,7 +140,7 @@ class Traversal:
             if step.leaves_out is not None and step.template is None:
                 read = select_read(self.transaction, step.leaves_out, documents)
                 total += self._arrive([(step, Inputs(sorted({*read.values()})))])
-        behind = [step for step in every if steps.way_to(every, step)[0].leaves_out is not None]
+        behind = [step for step in every if steps.find_way(every, step)[0].leaves_out is not None]
         return total + self._arrive(self._prompts(every, behind, documents))
 
     def _arrive(self, arrivals: Iterable[tuple[OpenStep, Inputs]]) -> Planned:
@@ -166,8 +166,8 @@ class Traversal:
                 yield reader, outputs[reader.flagged]
         if has_prompts(readers):
             self.transaction.stop_walking(self.job_id)
-            way = steps.way_to(self._steps, before)
-            documents = lineage.documents(self.transaction, self.job_id, way, done)
+            way = steps.find_way(self._steps, before)
+            documents = lineage.find_documents(self.transaction, self.job_id, way, done)
             yield from self._prompts(self._steps, readers, documents)
 
     def _prompts(
@@ -177,7 +177,7 @@ class Traversal:
         for step in readers:
             if step.template is not None and documents:
                 self.transaction.keep_contents()
-                inputs = lineage.given(self.transaction, steps.way_to(every, step), documents)
+                inputs = lineage.read_inputs(self.transaction, steps.find_way(every, step), documents)
                 yield step, Inputs(*lineage.render_prompts(self.transaction, step, inputs))
 
     def _plan_lacking(self, step: OpenStep, inputs: Inputs) -> tuple[Planned, dict[ContentId, Known]]:
@@ -238,7 +238,7 @@ def _outputs(
     text = case((OutcomeRow.output_id.is_(None), OutcomeRow.text)).label("text")  # of the others it is stored already
     compared = () if flagged is None else compared_by(flagged)
     columns = (OutcomeRow.spec_id, OutcomeRow.status, text, OutcomeRow.output_id, *compared)
-    results = choosing.chosen(transaction, step, content_ids, columns).values()
+    results = choosing.read_results(transaction, step, content_ids, columns).values()
     rows = [row for row in results if row.status == Status.DONE and (flagged is None or flagged.holds(row))]
     stored = {row.content_id: row.output_id for row in rows if row.output_id is not None}
     unstored = {

@@ -143,7 +143,7 @@ def _open(row: Row[*tuple[Any, ...]]) -> OpenStep:
     return replace(step, escalates=row.escalates, leaves_out=row.leaves_out)
 
 
-def opened(requests: Sequence[StepRequest], spec_id: Callable[[Spec], int]) -> tuple[OpenStep, ...]:
+def open_steps(requests: Sequence[StepRequest], spec_id: Callable[[Spec], int]) -> tuple[OpenStep, ...]:
     """Return steps that were asked for as those of a job would be; `spec_id` returns the number of a spec."""
     numbers = {request.name: seq for seq, request in enumerate(requests)}
     further = count(len(requests))
@@ -182,7 +182,7 @@ def escalation_name(step: str) -> str:
     return f"{step}:escalated"
 
 
-def of_job(transaction: Transaction, job_id: int) -> tuple[OpenStep, ...]:
+def read_steps(transaction: Transaction, job_id: int) -> tuple[OpenStep, ...]:
     """A job's steps in their order, each with its escalation."""
     rows = transaction.execute(_STEPS.where(Step.job_id == job_id).order_by(Step.seq)).all()
     of = {
@@ -191,7 +191,7 @@ def of_job(transaction: Transaction, job_id: int) -> tuple[OpenStep, ...]:
     return tuple(replace(_open(row), escalation=of.get(row.seq)) for row in rows if row.escalates is None)
 
 
-def computing(steps: Iterable[OpenStep]) -> Iterator[OpenStep]:
+def with_escalations(steps: Iterable[OpenStep]) -> Iterator[OpenStep]:
     """Yield the steps and their escalations: all that have shards."""
     for step in steps:
         yield step
@@ -199,12 +199,14 @@ def computing(steps: Iterable[OpenStep]) -> Iterator[OpenStep]:
             yield step.escalation.step
 
 
-def computed_by(steps: Sequence[OpenStep], seq: int) -> OpenStep:
+def find_computed(steps: Sequence[OpenStep], seq: int) -> OpenStep:
     """Return the step whose result the shards with this number compute."""
-    return next(step for step in steps if any(computing_step.seq == seq for computing_step in computing([step])))
+    return next(
+        step for step in steps if any(computing_step.seq == seq for computing_step in with_escalations([step]))
+    )
 
 
-def requested(transaction: Transaction, job_id: int) -> tuple[StepRequest, ...]:
+def read_requests(transaction: Transaction, job_id: int) -> tuple[StepRequest, ...]:
     """A job's steps as they were asked for."""
     columns = (Step.seq, Step.name, Step.input_step, Step.flagged, Step.escalates, Step.doubted, Step.leaves_out)
     query = select(*columns, *lookups.SPEC).join(SpecRow, SpecRow.id == Step.spec_id)
@@ -228,7 +230,7 @@ def requested(transaction: Transaction, job_id: int) -> tuple[StepRequest, ...]:
     )
 
 
-def way_to(steps: Sequence[OpenStep], step: OpenStep) -> list[OpenStep]:
+def find_way(steps: Sequence[OpenStep], step: OpenStep) -> list[OpenStep]:
     """The steps that lead from the documents to a step, which is the last of them."""
     way = [step]
     while way[0].input_step is not None:
@@ -236,12 +238,12 @@ def way_to(steps: Sequence[OpenStep], step: OpenStep) -> list[OpenStep]:
     return way
 
 
-def way_to_named(steps: Sequence[OpenStep], name: str | None) -> list[OpenStep]:
+def find_named_way(steps: Sequence[OpenStep], name: str | None) -> list[OpenStep]:
     """The way to a job's step by its name, or without one to the only step. Raises NotFound."""
     step = next((step for step in steps if name in {step.name, None}), None)
     if step is None:
         raise NotFound(f"there is no step {name}; the job has {', '.join(step.name for step in steps)}")
-    return way_to(steps, step)
+    return find_way(steps, step)
 
 
 def add(transaction: Transaction, job_id: int, requests: Sequence[StepRequest]) -> tuple[OpenStep, ...]:
@@ -257,7 +259,7 @@ def add(transaction: Transaction, job_id: int, requests: Sequence[StepRequest]) 
             assert input_step < seq, "a step reads an earlier one"
             output = transaction.kind_of(requests[input_step].spec.kind).output
             assert output.feeds_steps, f"no step can read {output.plural}"
-    made = opened(requests, lambda spec: lookups.spec_id(transaction, spec))
+    made = open_steps(requests, lambda spec: lookups.spec_id(transaction, spec))
     escalated = [step for step in made if step.escalation is not None]
     for step in made:
         transaction.execute(insert(Step).values(**_row(job_id, step)))

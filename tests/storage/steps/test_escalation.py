@@ -27,7 +27,7 @@ from docmill.storage.steps.choosing import doubted
 from docmill.storage.steps.conditions import Bound, Doubt
 from docmill.storage.steps.jobs import OpenJob
 from docmill.storage.steps.risk import NUMBERS, Feature, FittedRisk, RiskModel
-from docmill.storage.steps.steps import EscalationRequest, Failures, StepRequest, of_job
+from docmill.storage.steps.steps import EscalationRequest, Failures, StepRequest, read_steps
 from tests.storage.builders import TRANSLATE, Text, claim_next, numbered, read, request, shard, shards_of, work
 from tests.storage.steps.test_steps import EMBED, pipeline
 
@@ -453,7 +453,7 @@ def test_a_job_keeps_the_risk_that_it_began_with(database: Database) -> None:
     jobs.finish(database)
     assert won(database, job) == {"1", "3"}
     with database.read() as transaction:
-        (step,) = of_job(transaction, job.id)
+        (step,) = read_steps(transaction, job.id)
     assert step.escalation is not None
     assert step.escalation.doubt.risk == FittedRisk(1, SURE)
     later = models.done(RISKY)
@@ -468,7 +468,7 @@ def test_a_job_without_a_fitted_risk_is_refused_and_leaves_nothing(database: Dat
         fitted_risks.require_risks(database, RISKY)
     fitted_risks.require_risks(database, (PLAIN,))
     with database.read() as transaction:
-        assert of_job(transaction, 1) == ()
+        assert read_steps(transaction, 1) == ()
 
 
 def test_sql_and_python_find_the_same_outcomes(database: Database) -> None:

@@ -189,7 +189,7 @@ def test_a_document_and_the_text_that_it_waits_for_miss_each_other_never(
     job = jobs.open_job(database, asked(steps=STEPS[:2]))
     ingest.add(database, job, gathered(("a", "Rain.", {"title": "One"}, (), 0)))
     stored, looked = Event(), Event()
-    plan_prompts, documents = Traversal.plan_prompts, lineage.documents
+    plan_prompts, documents = Traversal.plan_prompts, lineage.find_documents
 
     def plan_slowly(*arguments: Any) -> Any:
         planned = plan_prompts(*arguments)
@@ -203,7 +203,7 @@ def test_a_document_and_the_text_that_it_waits_for_miss_each_other_never(
         return found
 
     monkeypatch.setattr(Traversal, "plan_prompts", plan_slowly)
-    monkeypatch.setattr(lineage, "documents", look)
+    monkeypatch.setattr(lineage, "find_documents", look)
 
     def commit() -> None:
         assert stored.wait(10)
