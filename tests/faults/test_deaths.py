@@ -12,7 +12,7 @@ from tests.faults.fleet import LEASE_S, SHARD_TEXTS, THREADS, Fleet, numbered
 from tests.worker.harness import kill_group, until
 
 
-@pytest.mark.parametrize("elsewhere", [True, False], ids=["another machine's", "this machine's"])
+@pytest.mark.parametrize("elsewhere", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_what_a_killed_worker_held_is_claimable_within_a_lease_and_done_by_its_neighbour(
     fleet: Fleet, elsewhere: bool
 ) -> None:

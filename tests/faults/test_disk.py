@@ -93,6 +93,7 @@ def test_results_wait_for_room_on_a_full_disk_and_the_log_says_so(
     assert "Traceback" not in log
 
 
+@pytest.mark.long_on("postgresql")
 def test_an_enqueue_that_meets_a_full_disk_says_so_and_is_carried_on(
     small_disk: tuple[Database, Ballast], tmp_path: Path, redis_url: str
 ) -> None:

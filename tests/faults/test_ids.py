@@ -12,16 +12,13 @@ from sqlalchemy import select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, Document, Rejection
-from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import FIRST_CHUNK_RECORDS, Rejected
 from docmill.storage.ingest.ingest import Counts
-from docmill.storage.steps import jobs
 from docmill.worker.errors import WorkerError
 from docmill.worker.settings import Settings
 from docmill.worker.submit.enqueue import Enqueued, Progress, enqueue
 from docmill.worker.submit.options import Request
 from docmill.worker.submit.request import prepare
-from tests.storage.builders import gathered, request
 
 Read = Callable[..., Enqueued]
 FAR = FIRST_CHUNK_RECORDS + 10  # so that two records are not of one chunk
@@ -106,23 +103,6 @@ def test_ids_that_became_strings_from_one_reading_to_the_next_go_on(read: Read, 
     done = read([{"id": "1", "text": "one"}, {"id": "2", "text": "zwei"}])
     assert texts(database) == {"1": "one", "2": "zwei"}
     assert (done.counts.unchanged, done.counts.changed, done.counts.rejected) == (1, 1, 0)
-
-
-@pytest.mark.parametrize("apart", [0, FAR])
-def test_what_an_earlier_release_took_for_one_document_is_told_apart(
-    read: Read, database: Database, apart: int
-) -> None:
-    records = [{"id": 1, "text": "number"}, *filler(apart), {"id": "1", "text": "string"}]
-    job = jobs.open_job(database, request("c.jsonl", corpus="c"))
-    merged: list[Any] = [*((str(r["id"]), r["text"], {}, (), n) for n, r in enumerate(records))]
-    counts = Counts()
-    for chunk in (merged[:FIRST_CHUNK_RECORDS], merged[FIRST_CHUNK_RECORDS:]):
-        counts += ingest.add(database, job, gathered(*chunk))
-    ingest.end(database, job, counts)
-    assert texts(database) == {"1": "string"}
-    done = read(records)
-    assert texts(database) == {"1": "number"}
-    assert done.counts.rejected == 1
 
 
 def test_a_reading_that_was_cut_off_and_goes_on_tells_them_apart(read: Read, database: Database) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import random
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import redis
 
 from docmill.storage.core.schema import Shard
 from docmill.storage.steps import jobs
-from docmill.worker.queue.messages import ENQUEUE_LANE, SHARD_TASK, queue
+from docmill.worker.queue.messages import ENQUEUE_LANE, queue
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.worker.harness import device_pids, until
 from tests.worker.hostile import hostile, hostile_orders, order
@@ -71,24 +70,6 @@ def test_messages_that_come_late_or_out_of_order_or_about_nothing_change_nothing
     after = {row.id: row for row in fleet.shards()}
     assert [after[row.id] for row in before] == before
     assert "Traceback" not in fleet.log("worker")
-
-
-def test_a_message_of_another_protocol_is_refused_and_stops_nobody(fleet: Fleet) -> None:
-    broker = fleet.broker()
-    bad: list[dict[str, Any]] = [
-        {"v": 2, "shard_id": 1},
-        {"v": 1},
-        {"v": 1, "shard_id": "1"},
-        {"v": 1, "shard_id": -1},
-    ]
-    for arguments in bad:
-        broker.app.send_task(SHARD_TASK, kwargs=arguments, queue=queue(LANE))
-    broker.close()
-    job = fleet.give(numbered(SHARD_TEXTS))
-    with fleet.worker():
-        fleet.finish(job)
-        until(lambda: waiting(fleet) == 0, "every message was looked at")
-    assert {row.attempt for row in fleet.shards(Shard.attempt)} == {1}
 
 
 def test_workers_of_two_releases_share_a_redis_without_reading_each_others_messages(fleet: Fleet) -> None:

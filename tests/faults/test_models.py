@@ -36,7 +36,9 @@ def change(model: Path) -> None:
     weights.write_bytes(whole)
 
 
-@pytest.mark.parametrize("damage", [lose, cut_short, change])
+@pytest.mark.parametrize(
+    "damage", [cut_short, *(pytest.param(damage, marks=pytest.mark.long) for damage in (lose, change))]
+)
 def test_a_model_that_is_not_what_was_asked_for_blocks_the_job_until_it_is_back(
     fleet: Fleet, damage: Callable[[Path], None]
 ) -> None:
@@ -78,6 +80,7 @@ def test_a_checkpoint_without_some_of_its_weights_is_refused_before_anything_is_
     fleet.enqueue(FRENCH, *task, "--model", whole)
 
 
+@pytest.mark.long
 def test_a_worker_refuses_a_checkpoint_without_some_of_its_weights_that_was_enqueued_unseen(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -109,23 +109,7 @@ def test_tasks_that_follow_an_order_run_in_their_own_app(fleet: Fleet, sender: C
         until(lambda: heard == [result.id], "the sender's task for errors is called")
 
 
-def test_a_refusal_is_an_error_that_the_sender_sees(fleet: Fleet, sender: Celery) -> None:
-    fleet.corpus(numbered(5))
-    with taking(fleet):
-        for wrong, reason in (
-            ({"source": "/etc/passwd"}, "/etc/passwd: orders may not read it here; .* DOCMILL_ORDER_ROOTS"),
-            ({"trust_remote_code": True}, "docmill.enqueue takes no argument trust_remote_code"),
-            ({"model": {"name": "null"}}, "model has a value of the wrong type"),
-            ({"order_id": 7}, "order_id is a text"),
-        ):
-            with pytest.raises(ValueError, match=reason):
-                send(sender, fleet, **wrong).get(WITHIN_S)
-        assert fleet.log("worker").count("order_refused") == 4
-    assert count(fleet, Job) == 0
-    assert "Traceback" not in fleet.log("worker")
-
-
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("end", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_an_order_whose_worker_ends_while_it_reads_is_carried_on_by_the_next(
     fleet: Fleet, sender: Celery, end: signal.Signals
 ) -> None:
@@ -210,19 +194,3 @@ def test_an_order_waits_for_a_hub_that_is_away_and_its_sender_sees_why(fleet: Fl
         assert "The hub does not answer for small/synopsis" in str(sent.info)
         with hub("small/synopsis", EXAMPLES / "models" / "synopsis-ddtp", port):
             assert sent.get(WITHIN_S) == 1
-
-
-def test_a_worker_that_is_not_told_to_takes_no_order_and_doctor_says_that_nobody_does(
-    fleet: Fleet, sender: Celery
-) -> None:
-    fleet.corpus(numbered(5))
-    with fleet.worker():
-        until(fleet.live, "the worker is there")
-        sent = send(sender, fleet)
-        assert fleet.finish(fleet.give(numbered(5))).done == 5
-        [finding] = [each for each in fleet.json("doctor", code=1) if each["what"] == "orders"]
-        assert not finding["ok"]
-        assert finding["detail"] == "1 in the queue; no live worker takes orders"
-        assert "docmill worker --lanes" in finding["advice"]
-        with taking(fleet):
-            assert sent.get(WITHIN_S) == 2

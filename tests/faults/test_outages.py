@@ -22,7 +22,7 @@ from tests.faults.proxy import Proxy
 from tests.faults.test_poison import POISON
 from tests.worker.harness import Running, device_pids, kill_group, until
 
-OUTAGES = 5
+OUTAGES = [2, pytest.param(5, marks=pytest.mark.long)]
 N_SHARDS = 24
 ENDS_S = 240.0
 
@@ -54,7 +54,7 @@ def outage(fleet: Fleet, proxy: Proxy | None) -> Iterator[None]:
         other.execute("ROLLBACK")
 
 
-def check_books(fleet: Fleet, job: int) -> None:
+def check_books(fleet: Fleet, job: int, outages: int) -> None:
     status = fleet.finish(job, ENDS_S)
     assert (status.done, status.failed) == (N_SHARDS * SHARD_TEXTS, 0)
     shards = fleet.shards(Shard.attempt, Shard.fence, Shard.suspect)
@@ -62,7 +62,7 @@ def check_books(fleet: Fleet, job: int) -> None:
     assert {row.attempt for row in shards} == {1}
     # A claim raises the fence, and so does a shard's being taken away.
     again = sum((row.fence - 1) // 2 for row in shards)
-    assert again <= OUTAGES * THREADS, "nothing is computed again but what was in flight"
+    assert again <= outages * THREADS, "nothing is computed again but what was in flight"
 
 
 def let_lapse(fleet: Fleet, fault: Callable[[], AbstractContextManager[None]]) -> None:
@@ -75,22 +75,26 @@ def let_lapse(fleet: Fleet, fault: Callable[[], AbstractContextManager[None]]) -
                 return
 
 
-def test_outages_of_the_store_longer_than_a_lease_fail_nobody(fleet: Fleet, proxy: Proxy | None) -> None:
+@pytest.mark.parametrize("outages", OUTAGES)
+def test_outages_of_the_store_longer_than_a_lease_fail_nobody(
+    fleet: Fleet, proxy: Proxy | None, outages: int
+) -> None:
     job = fleet.give(numbered(N_SHARDS * SHARD_TEXTS), model="null@600")
     with fleet.worker():
-        for n in range(OUTAGES):
+        for n in range(outages):
             let_lapse(fleet, lambda: outage(fleet, proxy))
             until(lambda: not fleet.lapsed(), f"nobody's lease is over after outage {n}")
-        check_books(fleet, job)
+        check_books(fleet, job, outages)
 
 
-def test_suspended_machines_fail_nobody(fleet: Fleet) -> None:
+@pytest.mark.parametrize("outages", OUTAGES)
+def test_suspended_machines_fail_nobody(fleet: Fleet, outages: int) -> None:
     job = fleet.give(numbered(N_SHARDS * SHARD_TEXTS), model="null@600")
     with fleet.worker() as worker:
-        for n in range(OUTAGES):
+        for n in range(outages):
             let_lapse(fleet, lambda: suspended(fleet, worker))
             until(lambda: not fleet.lapsed(), f"nobody's lease is over after suspend {n}")
-        check_books(fleet, job)
+        check_books(fleet, job, outages)
 
 
 @contextmanager

@@ -109,6 +109,7 @@ def test_doctor_says_that_a_pooler_stands_between(fleet: Fleet, own_postgres: Po
     assert "pooler" not in found(past(url, own_postgres.port))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("mode", "found"), [("transaction", Pooling.TRANSACTIONS), ("session", Pooling.SESSIONS), (None, Pooling.NONE)]
 )
@@ -158,6 +159,7 @@ def test_a_statement_that_takes_long_is_asked_after_by_the_session_that_the_pool
     database.close()
 
 
+@pytest.mark.long
 def test_an_index_of_vectors_is_made_and_used_behind_a_pgbouncer(tmp_path: Path, pgvector_url: str) -> None:
     port = make_url(pgvector_url).port
     assert port is not None

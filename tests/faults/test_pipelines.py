@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 
+import pytest
 from sqlalchemy import select
 
 from docmill.storage.core.schema import Shard
@@ -43,6 +44,7 @@ def is_held(fleet: Fleet, step: int) -> bool:
     return step in steps
 
 
+@pytest.mark.long
 def test_a_pipeline_whose_workers_are_killed_in_each_of_its_steps_loses_and_doubles_nothing(fleet: Fleet) -> None:
     texts = [f"{MARKER} This one has eight words or so.", *numbered(N - 1)]
     job = fleet.give_pipeline(texts, STEPS)

@@ -97,28 +97,6 @@ def test_files_whose_extra_is_missing_have_not_vanished(
     assert present(database).keys() == {"a.txt", "b.txt", "d.html", "e.html"}
 
 
-def test_members_of_an_archive_whose_extra_is_missing_have_not_vanished(
-    database: Database, read: Read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import zipfile
-
-    path = tmp_path / "notes.zip"
-
-    def pack(*names: str) -> None:
-        write(tmp_path / "notes", *names)
-        with zipfile.ZipFile(path, "w") as archive:
-            for name in names:
-                archive.write(tmp_path / "notes" / name, name)
-
-    pack("a.txt", "b.txt", "c.txt", "d.html")
-    read(path)
-    pack("a.txt", "b.txt", "d.html")
-    without_formats(monkeypatch)
-    done = read(path)
-    assert "d.html" in present(database)
-    assert "1 .html" in (done.not_pruned or "")
-
-
 def test_files_that_are_left_out_and_never_were_documents_stop_nothing(
     database: Database, read: Read, tmp_path: Path
 ) -> None:

@@ -96,6 +96,7 @@ def test_a_redis_without_room_delays_the_work_until_there_is_room_again(fleet: F
             fleet.finish(job)
 
 
+@pytest.mark.long
 def test_a_redis_that_runs_full_under_work_loses_nothing(fleet: Fleet, own_redis: RedisServer) -> None:
     job = fleet.give(numbered(24 * SHARD_TEXTS), model="null@3000")
     with own_redis.client() as client, fleet.worker(fault="batch:hang"):
@@ -126,18 +127,6 @@ def test_a_connection_that_is_half_open_is_noticed(fleet: Fleet, proxy: Proxy, o
         until(done, "the worker asks for hints on a new connection", 30)
         assert time.monotonic() - began < NOTICED_S
         fleet.finish(second)
-
-
-def test_a_connection_that_is_cut_is_made_again(fleet: Fleet, proxy: Proxy) -> None:
-    fleet.environment["DOCMILL_REDIS_URL"] = f"redis://127.0.0.1:{proxy.port}/0"
-    job = fleet.give(numbered(6 * SHARD_TEXTS), model="null@2000")
-    with fleet.worker(fault="batch:hang@2"):
-        until(fleet.strikes, "one batch is finished, and the next waits")
-        proxy.cut_all()
-        assert fleet.states()["queued"]
-        grace_is_over(fleet)
-        fleet.release()
-        fleet.finish(job)
 
 
 def test_a_redis_of_default_settings_would_be_noticed_in_time() -> None:

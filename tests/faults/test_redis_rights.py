@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -79,20 +78,6 @@ def test_with_the_rights_of_the_page_jobs_are_enqueued_by_two_users_and_done_by_
     assert set(refused) <= {"client|setinfo"}
 
 
-def test_a_message_that_a_dead_worker_had_not_acknowledged_is_taken_up_with_these_rights(
-    protected: RedisServer, taker: Fleet
-) -> None:
-    send(protected, source=str(taker.corpus(numbered(3))), task="translate", model="null")
-    with keeper(protected) as client:  # what a worker of seven hours ago left behind
-        taken = json.loads(client.rpop(queue(ENQUEUE_LANE)) or b"")
-        client.hset("docmill:unacked", "tag", json.dumps([taken, "", queue(ENQUEUE_LANE)]))
-        client.zadd("docmill:unacked_index", {"tag": time.time() - 7 * 3600})
-        with taker.worker():
-            until(lambda: taker.outcomes()["done"] == 3, "the message is carried out")
-            until(lambda: client.hlen("docmill:unacked") == 0, "it is acknowledged")
-        assert {entry["object"] for entry in client.acl_log()} <= {"client|setinfo"}
-
-
 @pytest.mark.parametrize(("user", "probes"), [(WORKER, PROBES), (TAKER, PROBES + ORDER_PROBES)])
 def test_the_page_permits_a_worker_what_it_probes_for_and_nothing_else(
     user: str, probes: tuple[tuple[Any, ...], ...]
@@ -154,17 +139,9 @@ def test_an_admin_whose_hints_are_refused_has_stored_the_job_and_is_told_why(
 
 
 @pytest.mark.parametrize("user", [WORKER, "nobody"])
-def test_a_password_that_is_wrong_is_said_to_be(protected: RedisServer, worker: Fleet, user: str) -> None:
-    worker.environment["DOCMILL_REDIS_URL"] = security.redis_url(protected, user, "guessed-wrong")
-    for command, code in ((("worker", "--device", "cpu"), 3), (("doctor",), 1)):
-        told = worker(*command, code=code)
-        assert "does not know the user and password of DOCMILL_REDIS_URL" in told.stdout + told.stderr
-        assert "guessed-wrong" not in told.stdout + told.stderr
-
-
-def test_doctor_says_that_it_may_not_ask(worker: Fleet) -> None:
-    found = worker("doctor", code=1).stdout  # since no worker lives
-    [line] = [line for line in found.splitlines() if " redis " in line]
-    assert line.startswith("ok")
-    assert "unknown, eviction unknown" in line
-    assert "may use neither INFO nor CONFIG GET" in found
+def test_a_password_that_is_wrong_is_said_to_be(protected: RedisServer, user: str) -> None:
+    broker = Broker(security.redis_url(protected, user, "guessed-wrong"))
+    with pytest.raises(BrokerUnreachable, match="does not know the user and password of DOCMILL_REDIS_URL") as told:
+        broker.ping()
+    assert "guessed-wrong" not in str(told.value)
+    broker.close()

@@ -125,6 +125,7 @@ def test_a_reading_and_an_export_that_take_long_are_done_once_and_by_one_worker(
     assert sorted(ids(fleet.folder / "out.jsonl"), key=int) == [str(n) for n in range(N)]
 
 
+@pytest.mark.long
 def test_a_reading_whose_worker_is_killed_is_carried_on_by_another(fleet: Fleet, site: Site) -> None:
     site.pause = threading.Event()
     keep(fleet.database, fleet.folder, f"{site.url}/corpus.jsonl")
@@ -146,11 +147,11 @@ class Crew:
     def __init__(self, database: Database, broker: Broker, folder: Path) -> None:
         self.database = database
         self._broker = broker
-        self._settings = load_settings(home=folder / "home")
+        self.settings = load_settings(home=folder / "home")
         self._threads = ThreadPoolExecutor(4)
 
     def advance(self, run_id: int, owner: str = "w1", stop: threading.Event | None = None) -> None:
-        advance(self._settings, self.database, self._broker, run_id, owner=owner, stop=stop)
+        advance(self.settings, self.database, self._broker, run_id, owner=owner, stop=stop)
 
     def begin(self, run_id: int, owner: str = "w1") -> Future[None]:
         return self._threads.submit(self.advance, run_id, owner)

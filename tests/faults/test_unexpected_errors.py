@@ -48,7 +48,7 @@ def reopen(database: Database, what: str) -> None:
         connection.exec_driver_sql("DROP TRIGGER closed" + ("" if database.server is None else f" ON {table}"))
 
 
-@pytest.mark.parametrize("what", ["results", "claims"])
+@pytest.mark.parametrize("what", ["results", pytest.param("claims", marks=pytest.mark.long)])
 def test_an_error_that_nobody_classified_spends_no_attempt_is_shown_and_goes_when_its_cause_goes(
     fleet: Fleet, what: str
 ) -> None:
@@ -73,6 +73,7 @@ def test_an_error_that_nobody_classified_spends_no_attempt_is_shown_and_goes_whe
     assert "Traceback" not in fleet.log("worker")
 
 
+@pytest.mark.long
 def test_while_the_database_takes_no_results_a_worker_takes_no_more_work(fleet: Fleet) -> None:
     close(fleet.database, "results")
     job = fleet.give(numbered(20 * SHARD_TEXTS), model="null")
@@ -86,6 +87,7 @@ def test_while_the_database_takes_no_results_a_worker_takes_no_more_work(fleet: 
     fleet.finish(job, state="cancelled")
 
 
+@pytest.mark.long
 def test_a_worker_that_ends_while_the_database_takes_no_results_gives_its_shards_back(fleet: Fleet) -> None:
     close(fleet.database, "results")
     job = fleet.give(numbered(3 * SHARD_TEXTS))

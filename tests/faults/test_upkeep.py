@@ -62,7 +62,7 @@ def postgres_mill(postgres_url: str, tmp_path: Path, redis_url: str) -> Iterator
     database.close()
 
 
-@pytest.mark.parametrize("offset_s", [3600, -3600], ids=["an hour ahead", "an hour behind"])
+@pytest.mark.parametrize("offset_s", [3600, pytest.param(-3600, marks=pytest.mark.long)])
 def test_leases_do_not_depend_on_a_workers_clock(postgres_mill: Fleet, offset_s: int) -> None:
     fleet = postgres_mill
     with fleet.worker("--threads", "1"):

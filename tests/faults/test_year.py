@@ -18,9 +18,8 @@ from tests.faults.test_runs import crew as crew  # a fixture
 from tests.storage.builders import documents
 
 DAY_S = 86_400.0
-# After a season (90 days) nothing should grow any more. `long` has more of the year.
-NIGHTS = [120, pytest.param(365, marks=pytest.mark.long)]
-SEASON = 100
+YEAR = 365
+SEASON = 100  # more than the 90 days after which nothing should grow any more
 STEPS = """
 name = "nightly"
 [corpus]
@@ -68,10 +67,13 @@ def grown(database: Database, before: dict[str, int], after: dict[str, int]) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("nights", NIGHTS)
+@pytest.mark.parametrize(
+    ("days", "season", "nights"), [(8, 12, 24), pytest.param(90, SEASON, YEAR, marks=pytest.mark.long)]
+)
 def test_nightly_runs_of_three_steps_leave_no_more_rows_than_a_season(
-    crew: Crew, tmp_path: Path, nights: int
+    crew: Crew, tmp_path: Path, days: int, season: int, nights: int
 ) -> None:
+    crew.settings = crew.settings.model_copy(update={"retention_days": days})
     lines = [json.dumps({"id": f"{n}", "text": f"text {n}"}) for n in range(20)]
     (tmp_path / "corpus.jsonl").write_text("\n".join([*lines, "no JSON"]))
     pipelines.put(crew.database, "nightly", str(tmp_path / "nightly.toml"), STEPS, HOURLY)
@@ -79,14 +81,14 @@ def test_nightly_runs_of_three_steps_leave_no_more_rows_than_a_season(
     for night in range(nights):
         fire(crew.database, float(night))
         crew.do_all(rounds=2)
-        if night == SEASON:
+        if night == season:
             after_a_season = sizes(crew.database)
         a_day_passes(crew.database)
     with crew.database.read() as transaction:
         assert {*transaction.scalars(select(PipelineRun.state))} == {"done"}
     in_the_end = sizes(crew.database)
     assert grown(crew.database, after_a_season, in_the_end) == {}
-    assert in_the_end["pipeline_run"] == in_the_end["job"] < 100
+    assert in_the_end["pipeline_run"] == in_the_end["job"] < season
     assert in_the_end["step_text"] <= 2 * 2 * len(lines)
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == len(lines)
 
@@ -101,15 +103,12 @@ def texts_of(night: int) -> list[tuple[str, str]]:
     return [*texts, ("there and back", f"month {night // 40 % 2}"), ("twice", "first"), ("twice", "last")]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("nights", NIGHTS)
-def test_nights_that_change_documents_leave_what_is_current_and_a_months_versions(
-    crew: Crew, tmp_path: Path, nights: int
-) -> None:
+@pytest.mark.long
+def test_nights_that_change_documents_leave_what_is_current_and_a_months_versions(crew: Crew, tmp_path: Path) -> None:
     database = crew.database
     pipelines.put(database, "nightly", str(tmp_path / "nightly.toml"), ONE_STEP, HOURLY)
     largest: dict[str, dict[str, int]] = {"before": {}, "after": {}}  # the first season, and since then
-    for night in range(nights):
+    for night in range(YEAR):
         lines = [json.dumps({"id": key, "text": text}) for key, text in texts_of(night)]
         (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
         fire(database, float(night))
@@ -122,16 +121,16 @@ def test_nights_that_change_documents_leave_what_is_current_and_a_months_version
         a_day_passes(database)
     assert grown(database, largest["before"], largest["after"]) == {}
     assert largest["after"]["document"] <= 10 + 2 * (LIMIT_DAYS + 7)
-    assert documents(database) == dict(texts_of(nights - 1))
+    assert documents(database) == dict(texts_of(YEAR - 1))
     lines = (tmp_path / "out.jsonl").read_text().splitlines()
     assert {json.loads(line)["id"] for line in lines} == {*documents(database)}
     removal.remove_versions(database, LIMIT_DAYS * DAY_S)
-    assert_an_unchanged_night_adds_nothing(crew, nights)
+    assert_an_unchanged_night_adds_nothing(crew, YEAR)
     with database.read() as transaction:  # what did not change was computed once, longer ago than the limit
         query = select(OutcomeRow.created_at - db_now()).join(Content, Content.id == OutcomeRow.content_id)
         ages = transaction.scalars(query.where(Content.text.in_(["text 3", "text 4", "text 5", "last"]))).all()
     assert len(ages) == 4
-    assert max(ages) < -(nights - 2) * DAY_S
+    assert max(ages) < -(YEAR - 2) * DAY_S
 
 
 def assert_an_unchanged_night_adds_nothing(crew: Crew, night: int) -> None:
