@@ -1,15 +1,19 @@
-"""Docmills of every kind: embedded, or a fleet's on each store."""
+"""Docmills of every kind: embedded, a fleet's on each store, or commands that run in the process of their test."""
 
 from __future__ import annotations
 
+import io
 import json
+import signal
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from docmill.storage.core.database import Database
+from docmill.worker.cli import main
 from tests.worker.harness import Docmill
 
 QUICK = {"DOCMILL_LEASE_S": "3", "DOCMILL_UPKEEP_S": "0.5"}
@@ -38,3 +42,41 @@ def write_corpus(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+class Said(NamedTuple):
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class _Keyboard(io.BytesIO):
+    def isatty(self) -> bool:
+        return True
+
+
+Call = Callable[..., Said]
+
+
+@pytest.fixture
+def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
+    """A command, run here; its exit code must be `code`."""
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DOCMILL_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def run(*arguments: Any, code: int = 0, stdin: bytes = b"", keyboard: bool = False) -> Said:
+        monkeypatch.setattr(sys, "argv", ["docmill", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper((_Keyboard if keyboard else io.BytesIO)(stdin)))
+        with pytest.raises(SystemExit) as ended:
+            main()
+        signal.signal(signal.SIGTERM, on_sigterm)
+        said = Said(*capsys.readouterr())
+        assert ended.value.code == code, said
+        return said
+
+    return run

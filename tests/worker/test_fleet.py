@@ -9,8 +9,6 @@ import json
 import re
 import socket
 import urllib.request
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +16,9 @@ import pytest
 from sqlalchemy import func, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import OutcomeRow, Shard
+from docmill.storage.core.schema import OutcomeRow
 from tests.faults.checker import check
-from tests.worker.harness import EXAMPLES, Docmill, kill_group, until
+from tests.worker.harness import EXAMPLES, Docmill, until
 
 DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"
 FRENCH = EXAMPLES / "french.jsonl"
@@ -57,27 +55,9 @@ def test_a_fleet_gives_what_the_embedded_run_gives(
     np.testing.assert_allclose(vectors, same_vectors, atol=1e-5)
 
 
-def test_what_a_killed_worker_held_is_finished_by_the_next(database: Database, fleet: Docmill) -> None:
-    job = fleet.enqueue(FRENCH, *TRANSLATE, "--limit", 48)
-    first = fleet.start("worker")
-    until(lambda: running(database), "a shard is running")
-    kill_group(first)
-    with fleet.worker():
-        fleet("wait", job)
-    check(database, job)
-    with database.read() as transaction:
-        fence = transaction.scalar(select(func.max(Shard.fence))) or 0
-    assert fence >= 3, "a shard was taken away and claimed again"
-
-
 def served(url: str) -> str:
     with urllib.request.urlopen(url, timeout=60) as answer:
         return str(answer.read().decode())
-
-
-def running(database: Database) -> bool:
-    with database.read() as transaction:
-        return transaction.scalar(select(Shard.id).where(Shard.state == "running").limit(1)) is not None
 
 
 def test_two_jobs_over_overlapping_corpora_both_end_and_store_nothing_twice(
@@ -110,18 +90,3 @@ def test_two_jobs_over_overlapping_corpora_both_end_and_store_nothing_twice(
     assert check(database, few).texts <= check(database, more).texts
     with database.read() as transaction:
         assert transaction.scalar(select(func.count()).select_from(OutcomeRow)) == fleet.json("status", more)["texts"]
-
-
-def test_a_thread_that_is_free_takes_its_next_shard_without_a_pause(
-    database: Database, fleet: Docmill, write_corpus: Callable[..., Path]
-) -> None:
-    n = 30
-    write_corpus({"id": i, "text": f"{i} " + "word " * 11_000} for i in range(n))  # a shard each
-    job = fleet.enqueue("corpus.jsonl", "--task", "translate", "--model", "null")
-    with fleet.worker("--threads", "1"):
-        fleet("wait", job)
-    with database.read() as transaction:
-        times = transaction.execute(select(Shard.started_at, Shard.finished_at)).all()
-    assert len(times) == n
-    took_s = max(row.finished_at for row in times) - min(row.started_at for row in times)
-    assert took_s < n / 2, "Celery asks for a hint once a second where nothing wakes it"

@@ -6,6 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from tests.worker.conftest import Call
 from tests.worker.harness import EXAMPLES, Docmill
 
 SPANISH = (
@@ -25,14 +28,12 @@ def _records() -> list[dict[str, str]]:
     return [{"id": language, "text": text} for language, text in texts.items()]
 
 
-def test_a_file_of_several_languages_is_translated_in_one_run(
+def test_a_file_of_several_languages_is_translated_in_one_run_and_another_language_fails(
     embedded: Docmill, write_corpus: Callable[..., Path]
 ) -> None:
-    records = _records()
+    records = [*_records(), {"id": "de", "text": GERMAN}]
     write_corpus(records)
-    forecast = embedded.json("run", "corpus.jsonl", *AUTO, "--dry-run")
-    assert (forecast["documents"], forecast["spec"]["params"]["source_lang"]) == (3, "auto")
-    embedded("run", "corpus.jsonl", *AUTO, "--out", "auto.jsonl")
+    embedded("run", "corpus.jsonl", *AUTO, "--out", "auto.jsonl", code=1)
     french, spanish, english = embedded.results(1)
     assert ("language:fr" in french["flags"], "language:es" in spanish["flags"]) == (True, True)
     assert french["tokens_out"] > 0
@@ -40,18 +41,10 @@ def test_a_file_of_several_languages_is_translated_in_one_run(
     assert english["text"] == records[2]["text"]
     assert english["flags"] == ["language:en", "already_in_target"]
     assert english["tokens_in"] == english["tokens_out"] == 0
-    assert "Nothing to compute" in embedded("run", "corpus.jsonl", *AUTO, "--to", "en").stderr
-
-
-def test_a_text_in_another_language_fails_with_a_sentence(
-    embedded: Docmill, write_corpus: Callable[..., Path]
-) -> None:
-    write_corpus([*_records(), {"id": "de", "text": GERMAN}])
-    embedded("run", "corpus.jsonl", *AUTO, code=1)
     assert "It is German, and marian-ddtp translates from Spanish or French." in embedded("failures", 1).stdout
-    assert len(embedded.results(1)) == 3
 
 
+@pytest.mark.long
 def test_a_pipelines_step_takes_it_too(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
     write_corpus(_records())
     (embedded.folder / "p.toml").write_text(
@@ -63,12 +56,7 @@ def test_a_pipelines_step_takes_it_too(embedded: Docmill, write_corpus: Callable
     assert [row["id"] for row in rows] == ["fr", "es", "en"]
 
 
-def test_it_needs_a_target_where_the_model_names_none(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
-    write_corpus(_records())
-    refused = embedded("run", "corpus.jsonl", *AUTO, "--model", "null", code=2)
-    assert "--from auto needs --to" in refused.stderr
-
-
+@pytest.mark.long
 def test_each_language_may_have_a_model_of_its_own(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
     write_corpus(_records())
     (embedded.folder / "p.toml").write_text(
@@ -85,11 +73,15 @@ def test_each_language_may_have_a_model_of_its_own(embedded: Docmill, write_corp
     assert "0 texts to compute" in run.stderr
 
 
-def test_a_model_of_one_language_is_not_asked_for_another(
-    embedded: Docmill, write_corpus: Callable[..., Path]
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--model", "null"), "--from auto needs --to"),
+        (("--model", "de=marian-ddtp"), "--from de: marian-ddtp translates from French or Spanish into English."),
+        (("--model", "fr=marian-ddtp", "--revision", "main"), "--revision is of one model"),
+    ],
+)
+def test_what_a_model_cannot_do_is_refused_before_anything_is_read(
+    call: Call, write_corpus: Callable[..., Path], options: tuple[str, ...], says: str
 ) -> None:
-    write_corpus(_records())
-    refused = embedded("run", "corpus.jsonl", *AUTO, "--model", "de=marian-ddtp", code=2)
-    assert "--from de: marian-ddtp translates from French or Spanish into English." in refused.stderr
-    refused = embedded("run", "corpus.jsonl", *AUTO, "--model", "fr=marian-ddtp", "--revision", "main", code=2)
-    assert "--revision is of one model" in refused.stderr
+    assert says in call("enqueue", write_corpus(_records()), *AUTO, *options, code=2).err

@@ -125,19 +125,12 @@ def holding(docmill: Docmill, words: set[str]) -> set[str]:
     return {name for name, raw in bytes_of_home(docmill).items() if any(word.encode() in raw for word in words)}
 
 
+QUICK = (run_on_a_server_until_killed, run_and_look_for_near_duplicates, run_a_pipeline)
+SLOW = (run_locally, run_on_a_server, run_and_search, run_with_an_escalation)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "way",
-    [
-        run_locally,
-        run_on_a_server,
-        run_on_a_server_until_killed,
-        run_and_look_for_near_duplicates,
-        run_and_search,
-        run_with_an_escalation,
-        run_a_pipeline,
-    ],
-)
+@pytest.mark.parametrize("way", [*QUICK, *(pytest.param(way, marks=pytest.mark.long) for way in SLOW)])
 def test_no_byte_of_a_removed_document_stays_in_the_home(
     docmill: Docmill, server: ApiServer, way: Callable[[Docmill, ApiServer], None]
 ) -> None:

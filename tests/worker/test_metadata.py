@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.worker.conftest import Call
 from tests.worker.harness import Docmill
 
 NEWS = [
@@ -62,22 +63,6 @@ def test_each_document_is_asked_its_own_questions(embedded: Docmill, write_corpu
     assert "--question: {meta.text} is the document's text" in refused
 
 
-def test_a_pipelines_step_reads_metadata_and_the_next_one_what_it_wrote(
-    embedded: Docmill, write_corpus: Callable[..., Path]
-) -> None:
-    write_corpus(NEWS)
-    (embedded.folder / "p.toml").write_text(
-        'name = "told"\n[corpus]\nsource = "corpus.jsonl"\n[[step]]\nname = "line"\ntask = "generate"\n'
-        'model = "null"\nprompt = "In {meta.section}: {text}"\n[[step]]\nname = "vector"\n'
-        'task = "embed"\nmodel = "null"\n[output]\nfile = "out.jsonl"\n'
-    )
-    embedded("pipeline", "add", "p.toml")
-    embedded("pipeline", "run", "p.toml")
-    rows = [json.loads(line) for line in (embedded.folder / "out.jsonl").read_text().splitlines()]
-    assert [row["id"] for row in rows] == ["a", "b", "c"]
-    assert all("line" in row["steps"] for row in rows)
-
-
 def test_a_later_step_puts_the_metadata_around_what_an_earlier_one_wrote(
     embedded: Docmill, write_corpus: Callable[..., Path]
 ) -> None:
@@ -104,47 +89,48 @@ def test_a_later_step_puts_the_metadata_around_what_an_earlier_one_wrote(
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
-def test_a_field_that_no_record_has_is_refused_before_anything_is_stored(embedded: Docmill, suffix: str) -> None:
-    path = embedded.folder / f"news.{suffix}"
+def test_a_field_that_no_record_has_is_refused_before_anything_is_stored(
+    call: Call, tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"news.{suffix}"
     if suffix == "jsonl":
         path.write_text("\n".join(map(json.dumps, NEWS)))
     elif suffix == "csv":
         path.write_text("id,text,section,words\na,It rained.,Weather,2\n")
     else:
         pq.write_table(pa.Table.from_pylist(NEWS), path)
-    refused = embedded("run", path.name, *TELL[:-1], "{meta.titel}: {text}", code=2)
+    refused = call("enqueue", path.name, *TELL[:-1], "{meta.titel}: {text}", code=2)
     assert (
         'none of the first records has a field "titel" for the prompt or question; there is "section", "words"'
-        in refused.stderr
+        in refused.err
     )
-    assert embedded.json("jobs") == []
+    assert call("jobs", "--json").json() == []
 
 
 @pytest.mark.parametrize(("name", "said"), [("id", "the document's id"), ("text", "write {text}")])
 def test_the_text_and_the_id_are_no_metadata(
-    embedded: Docmill, write_corpus: Callable[..., Path], name: str, said: str
+    call: Call, write_corpus: Callable[..., Path], name: str, said: str
 ) -> None:
     write_corpus(NEWS)
-    refused = embedded("run", "corpus.jsonl", *TELL[:-1], f"{{meta.{name}}}: {{text}}", code=2)
-    assert said in refused.stderr
+    assert said in call("enqueue", "corpus.jsonl", *TELL[:-1], f"{{meta.{name}}}: {{text}}", code=2).err
 
 
-def test_a_field_that_few_records_have_is_named_so(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
+def test_a_field_that_few_records_have_is_named_so(call: Call, write_corpus: Callable[..., Path]) -> None:
     rows = [{"id": str(n), "text": "same"} for n in range(150)]
     write_corpus([*rows, {"id": "last", "text": "same", "late": "yes"}])
-    refused = embedded("run", "corpus.jsonl", *TELL[:-1], "{meta.late}: {text}", "--dry-run", code=2)
-    assert "Where few records have it, write {meta.late?}" in refused.stderr
-    forecast = embedded.json("run", "corpus.jsonl", *TELL[:-1], "{meta.late?}: {text}", "--dry-run")
-    assert (forecast["documents"], forecast["texts"]) == (151, 2)
+    refused = call("enqueue", "corpus.jsonl", *TELL[:-1], "{meta.late}: {text}", code=2).err
+    assert "Where few records have it, write {meta.late?}" in refused
+    call("enqueue", "corpus.jsonl", *TELL[:-1], "{meta.late?}: {text}")
+    status = call("status", "--json").json()
+    assert (status["documents"], status["texts"]) == (151, 2)
 
 
-def test_texts_without_metadata_are_refused_for_a_prompt_that_wants_some(embedded: Docmill) -> None:
-    folder = embedded.folder / "notes"
+def test_texts_without_metadata_are_refused_for_a_prompt_that_wants_some(call: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "notes"
     folder.mkdir()
     (folder / "a.txt").write_text("It rained.")
-    with zipfile.ZipFile(embedded.folder / "notes.zip", "w") as archive:
+    with zipfile.ZipFile(tmp_path / "notes.zip", "w") as archive:
         archive.writestr("a.txt", "It rained.")
     for source in ("notes", "notes/a.txt", "notes/*.txt"):
-        refused = embedded("run", source, *TELL, code=2)
-        assert "has texts alone and no metadata" in refused.stderr
-    assert "reads no archives; unpack it into a folder" in embedded("run", "notes.zip", *TELL, code=2).stderr
+        assert "has texts alone and no metadata" in call("enqueue", source, *TELL, code=2).err
+    assert "reads no archives; unpack it into a folder" in call("enqueue", "notes.zip", *TELL, code=2).err

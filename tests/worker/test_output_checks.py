@@ -22,12 +22,3 @@ def test_a_translation_with_a_loop_carries_the_flag_through_the_store(
     assert len(long["text"].split()) > 40
     assert {"repetition", "length_ratio"} <= {*long["flags"]}
     assert "1 of 1 outputs are flagged as doubtful" in said
-
-
-def test_outputs_of_the_null_model_and_extracts_are_not_checked(
-    embedded: Docmill, write_corpus: Callable[..., Path]
-) -> None:
-    write_corpus([{"id": "twice", "text": "One two three four five six. One two three four five six."}])
-    embedded("run", "corpus.jsonl", "--task", "translate", "--model", "null")
-    embedded("run", "corpus.jsonl", "--task", "summarize", "--model", "minilm")
-    assert embedded.results(1)[0]["flags"] == embedded.results(2)[0]["flags"] == []

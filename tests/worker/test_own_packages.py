@@ -38,7 +38,7 @@ def folder_with_namesakes(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("variables", [{}, {"PYTHONPATH": "."}])
+@pytest.mark.parametrize("variables", [{"PYTHONPATH": "."}, pytest.param({}, marks=pytest.mark.long)])
 def test_a_folder_with_modules_of_the_same_names_changes_nothing(
     folder_with_namesakes: Path, variables: dict[str, str]
 ) -> None:

@@ -75,7 +75,7 @@ def killed(process: Running) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("honours", [False, True], ids=["", "a server that honours Idempotency-Key"])
+@pytest.mark.parametrize("honours", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_no_answer_is_paid_twice_through_kill_9(docmill: Docmill, server: ApiServer, honours: bool) -> None:
     server.honours = honours
     blocked, begun = threading.Event(), iter(range(1_000_000))

@@ -39,6 +39,12 @@ def test_an_option_beats_the_environment_and_the_environment_beats_the_file(
     assert (settings.threads, settings.lease_s, settings.dtype) == (9, 8.0, "float32")
 
 
+def test_a_settings_file_that_is_no_text_is_named(nowhere: Path) -> None:
+    (nowhere / ".env").write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match=r"\.env is not UTF-8"):
+        load_settings()
+
+
 def test_an_option_that_was_not_given_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCMILL_THREADS", "6")
     assert load_settings(threads=None).threads == 6

@@ -17,6 +17,8 @@ import pyarrow as pa
 import pytest
 
 import docmill
+from docmill.storage.readers import Record, SourceOptions
+from docmill.storage.readers.memory import MemorySource
 from tests.tasks.backends.remote.api_server import MODEL, ApiServer
 
 TEXTS = ["A first text.", "A second one.", "Ein dritter."]
@@ -39,17 +41,28 @@ def run(documents: Any, store: Path, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_every_form_of_documents_gives_a_row_for_each_in_their_order(form: str, store: Path) -> None:
-    table = run(FORMS[form](), store)
+def test_every_form_of_documents_is_read_in_its_order(form: str) -> None:
+    records = MemorySource(FORMS[form](), SourceOptions(), has_corpus=True).records()
+    found = [(record.key, record.text, record.meta) for record in records if isinstance(record, Record)]
+    assert found == [(row["id"], row["text"], {"year": row["year"]}) for row in ROWS]
+
+
+@pytest.mark.parametrize("series", [pandas.Series(TEXTS), polars.Series(TEXTS), pa.array(TEXTS), tuple(TEXTS)])
+def test_texts_alone_are_read_as_well(series: Any) -> None:
+    records = MemorySource(series, SourceOptions(), has_corpus=True).records()
+    assert [record.text for record in records if isinstance(record, Record)] == TEXTS
+
+
+def test_a_table_has_a_row_for_each_document_in_their_order(store: Path) -> None:
+    table = run(pa.Table.from_pylist(ROWS), store)
     assert table["id"].to_pylist() == ["d0", "d1", "d2"]
     assert table["status"].to_pylist() == ["done"] * 3
     assert table["meta"].cast(pa.string()).to_pylist() == [f'{{"year":{row["year"]}}}' for row in ROWS]
     assert pa.types.is_fixed_size_list(table.schema.field("vector").type)
 
 
-@pytest.mark.parametrize("series", [pandas.Series(TEXTS), polars.Series(TEXTS), pa.array(TEXTS), tuple(TEXTS)])
-def test_texts_alone_have_their_positions_as_ids(series: Any, store: Path) -> None:
-    table = run(series, store)
+def test_texts_alone_have_their_positions_as_ids(store: Path) -> None:
+    table = run(pandas.Series(TEXTS), store)
     assert table["id"].to_pylist() == ["0", "1", "2"]
     assert table["status"].to_pylist() == ["done"] * 3
 
@@ -124,10 +137,9 @@ def test_documents_of_a_type_that_is_not_read_are_refused_with_those_that_are(do
         run(documents, store)
 
 
-@pytest.mark.parametrize("first", [[], ["a text", "another one"]])
-def test_an_error_of_an_iterator_of_documents_comes_out_as_it_is(first: list[str], store: Path) -> None:
+def test_an_error_of_an_iterator_of_documents_comes_out_as_it_is(store: Path) -> None:
     def documents() -> Iterator[str]:
-        yield from first
+        yield from ("a text", "another one")
         raise ValueError("the program's own")
 
     with pytest.raises(ValueError, match=r"^the program's own$") as raised:
@@ -177,10 +189,9 @@ def test_a_served_model_is_asked_at_the_endpoint_of_the_call(store: Path) -> Non
             assert mill.run(["more"], "generate", **options)["text"].to_pylist() == ["MORE"]
 
 
-@pytest.mark.parametrize("first", [[], ["a text", "another one"]])
-def test_documents_that_run_docmill_while_they_are_read_are_refused(first: list[str], store: Path) -> None:
+def test_documents_that_run_docmill_while_they_are_read_are_refused(store: Path) -> None:
     def documents() -> Iterator[str]:
-        yield from first
+        yield from ("a text", "another one")
         yield from run(["inside"], store)["id"].to_pylist()
 
     with pytest.raises(docmill.Error, match="compute them first, as a list"):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import pty
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,8 @@ from docmill.worker.cli import docmill
 from docmill.worker.cli.commands.run import run_command
 from docmill.worker.cli.registry import all_commands
 from docmill.worker.formatting import aligned
-from tests.worker.harness import DEADLINE_S, DOCMILL, EXAMPLES, ROOT, Docmill
+from tests.worker.conftest import Call
+from tests.worker.harness import DEADLINE_S, DOCMILL, EXAMPLES, Docmill
 
 DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"
 
@@ -50,46 +49,38 @@ def test_every_option_of_a_model_is_one_of_the_commands() -> None:
     assert {param.name for param in run_command.params} >= kinds.OPTIONS.keys()
 
 
-def test_the_list_of_commands_is_the_commands() -> None:
-    for name, (_, about, _) in all_commands().items():
-        command = docmill.get_command(click.Context(docmill), name)
-        assert command is not None
-        assert command.name == name
-        assert about.endswith(".")
-
-
 @pytest.mark.parametrize(
-    ("arguments", "code", "says"),
+    ("arguments", "says"),
     [
-        (("run", "nowhere.jsonl", "--task", "embed"), 2, "nowhere.jsonl"),
-        (("run", DESCRIPTIONS, "--task", "embed", "--text-field", "body"), 2, "--text-field"),
-        (("run", "empty-folder", "--task", "embed"), 2, "no .txt, .md,"),
-        (("run", "", "--task", "embed"), 2, "the source is empty"),
-        (("run", "sqlite:///a.db", "--task", "embed"), 2, "the source has no query"),
-        (("run", DESCRIPTIONS, "--task", "generate", "--prompt", "{text}"), 2, "give one with --model"),
-        (("run", DESCRIPTIONS, "--task", "embed", "--model", "./no-such-model"), 2, "no-such-model"),
-        (("run", DESCRIPTIONS, "--task", "embed", "--beams", "4"), 2, "--beams"),
-        (("run", DESCRIPTIONS, "--task", "generate", "--model", "null", "--prompt", "@none"), 2, "cannot read none"),
-        (("run", DESCRIPTIONS, "--task", "embed", "--device", "tpu"), 2, "--device tpu"),
-        (("run", DESCRIPTIONS, "--task", "embed", "--out", "no/such/folder.jsonl"), 2, "there is no folder"),
-        (("run", DESCRIPTIONS, "--task", "embed", "--out", "a", "--format", "openai-batch"), 2, "`docmill batch`"),
-        (("run", DESCRIPTIONS, "--task", "sing"), 2, "sing"),
-        (("status", "99999999999999999999"), 2, "99999999999999999999"),
-        (("status",), 2, "there are no jobs yet"),
-        (("results", "77"), 2, "no job 77"),
-        (("results", "77", "--out", ""), 2, "it is empty; name a file, or leave it out"),
-        (("results", "77", "--out", "empty-folder"), 2, "--part-documents N writes parts into it"),
-        (("retry", "77"), 2, "no job 77"),
-        (("models", "check", "./nothing"), 2, "nothing"),
+        (("run", "nowhere.jsonl", "--task", "embed"), "nowhere.jsonl"),
+        (("run", DESCRIPTIONS, "--task", "embed", "--text-field", "body"), "--text-field"),
+        (("run", "empty-folder", "--task", "embed"), "no .txt, .md,"),
+        (("run", "", "--task", "embed"), "the source is empty"),
+        (("run", "sqlite:///a.db", "--task", "embed"), "the source has no query"),
+        (("run", DESCRIPTIONS, "--task", "generate", "--prompt", "{text}"), "give one with --model"),
+        (("run", DESCRIPTIONS, "--task", "embed", "--model", "./no-such-model"), "no-such-model"),
+        (("run", DESCRIPTIONS, "--task", "embed", "--beams", "4"), "--beams"),
+        (("run", DESCRIPTIONS, "--task", "generate", "--model", "null", "--prompt", "@none"), "cannot read none"),
+        (("run", DESCRIPTIONS, "--task", "embed", "--device", "tpu"), "--device tpu"),
+        (("run", DESCRIPTIONS, "--task", "embed", "--out", "no/such/folder.jsonl"), "there is no folder"),
+        (("run", DESCRIPTIONS, "--task", "embed", "--out", "a", "--format", "openai-batch"), "`docmill batch`"),
+        (("run", DESCRIPTIONS, "--task", "sing"), "sing"),
+        (("status", "99999999999999999999"), "99999999999999999999"),
+        (("status",), "there are no jobs yet"),
+        (("results", "77"), "no job 77"),
+        (("results", "77", "--out", ""), "it is empty; name a file, or leave it out"),
+        (("results", "77", "--out", "empty-folder"), "--part-documents N writes parts into it"),
+        (("retry", "77"), "no job 77"),
+        (("models", "check", "./nothing"), "nothing"),
     ],
 )
 def test_bad_usage_and_bad_input_exit_with_2(
-    embedded: Docmill, arguments: tuple[Any, ...], code: int, says: str
+    call: Call, tmp_path: Path, arguments: tuple[Any, ...], says: str
 ) -> None:
-    (embedded.folder / "empty-folder").mkdir()
-    done = embedded(*arguments, code=code)
-    assert says in done.stderr
-    assert done.stdout == ""
+    (tmp_path / "empty-folder").mkdir()
+    done = call(*arguments, code=2)
+    assert says in done.err
+    assert done.out == ""
 
 
 def test_a_hub_that_cannot_be_reached_exits_with_3(embedded: Docmill) -> None:
@@ -106,22 +97,10 @@ def test_unknown_settings_are_refused_before_anything_is_done(tmp_path: Path) ->
 
 def test_an_unreachable_database_exits_with_3_and_keeps_its_password(tmp_path: Path) -> None:
     away = Docmill(tmp_path, {"DOCMILL_DATABASE_URL": "postgresql://docmill:c4nary@127.0.0.1:1/docmill"})
-    for command in (("jobs",), ("run", DESCRIPTIONS, "--task", "embed"), ("worker",)):
+    for command in (("jobs",), ("worker",)):
         done = away(*command, code=3)
         assert "cannot reach the database" in done.stderr
         assert "c4nary" not in done.stderr + done.stdout
-
-
-def test_a_password_with_an_unquoted_at_sign_is_not_shown(tmp_path: Path) -> None:
-    wrong = Docmill(tmp_path, {"DOCMILL_DATABASE_URL": "postgresql://docmill:c4n@ary@127.0.0.1:1/docmill"})
-    done = wrong("jobs", code=2)
-    assert "%40" in done.stderr
-    assert "ary" not in done.stderr.replace("DOCMILL", "")
-
-
-def test_a_settings_file_that_is_no_text_is_named(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_bytes(b"\xff\xfe")
-    assert ".env is not UTF-8" in Docmill(tmp_path, {})("jobs", code=2).stderr
 
 
 def test_an_unreachable_redis_exits_with_3_for_those_who_need_it_now(tmp_path: Path) -> None:
@@ -130,15 +109,6 @@ def test_an_unreachable_redis_exits_with_3_for_those_who_need_it_now(tmp_path: P
         done = away(*command, code=3)
         assert "cannot reach Redis" in done.stderr
         assert "c4nary" not in done.stderr + done.stdout
-
-
-def test_an_enqueue_with_redis_away_is_durable(tmp_path: Path) -> None:
-    away = Docmill(tmp_path, {"DOCMILL_REDIS_URL": "redis://127.0.0.1:1/0"})
-    done = away("enqueue", DESCRIPTIONS, "--task", "embed")
-    assert "ispatch deferred" in done.stderr
-    assert done.stdout == "1\n"
-    status = away.json("status", 1)
-    assert (status["documents"], status["pending"]) == (260, 260)
 
 
 def test_a_schema_that_was_never_made_names_the_command_that_makes_it(tmp_path: Path) -> None:
@@ -152,35 +122,6 @@ def test_a_schema_that_was_never_made_names_the_command_that_makes_it(tmp_path: 
     fresh("db", "upgrade")
     assert "up to date" in fresh("db", "upgrade").stderr
     assert fresh.json("jobs") == []
-
-
-def test_results_of_an_unfinished_job_are_asked_for_by_name(
-    tmp_path: Path, write_corpus: Callable[..., Path]
-) -> None:
-    away = Docmill(tmp_path, {"DOCMILL_REDIS_URL": "redis://127.0.0.1:1/0"})
-    write_corpus([{"text": "A shell."}])
-    away("enqueue", "corpus.jsonl", "--task", "embed")
-    assert "--partial" in away("results", 1, code=2).stderr
-    assert away("results", 1, "--partial").stdout == ""
-
-
-def test_status_says_why_nothing_moves(tmp_path: Path, write_corpus: Callable[..., Path]) -> None:
-    away = Docmill(tmp_path, {"DOCMILL_REDIS_URL": "redis://127.0.0.1:1/0"})
-    write_corpus([{"text": "A shell."}])
-    away("enqueue", "corpus.jsonl", "--task", "embed")
-    assert "no live worker serves lane embed" in away("status", 1).stdout
-
-
-def test_status_loads_no_more_than_it_needs(tmp_path: Path, write_corpus: Callable[..., Path]) -> None:
-    away = Docmill(tmp_path, {"DOCMILL_REDIS_URL": "redis://127.0.0.1:1/0"})
-    write_corpus([{"text": "A shell."}])
-    away("enqueue", "corpus.jsonl", "--task", "embed")
-    program = "import sys; from docmill.worker.cli import main\ntry: main()\nfinally: print(*sys.modules)"
-    command = [sys.executable, "-c", program, "status", "1"]
-    done = subprocess.run(command, env=away.environment, cwd=ROOT, capture_output=True, text=True, check=True)
-    shown, _, loaded = done.stdout.rstrip().rpartition("\n")
-    assert "1 (running)" in shown
-    assert not set(loaded.split()) & {"torch", "transformers", "celery", "redis", "numpy", "rich", "sqlalchemy.orm"}
 
 
 def test_values_of_several_lines_stay_in_their_column() -> None:
@@ -259,12 +200,8 @@ def _shell(docmill: Docmill, line: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command, cwd=docmill.folder, env=docmill.environment, capture_output=True)
 
 
-@pytest.mark.parametrize(("written", "meant"), [("serach", "search"), ("reslts", "results"), ("statsu", "status")])
-def test_a_command_that_was_nearly_written_is_suggested(embedded: Docmill, written: str, meant: str) -> None:
-    assert f"Did you mean {meant}?" in embedded(written, code=2).stderr
-
-
-def test_only_near_misses_are_suggested(embedded: Docmill) -> None:
-    assert "Did you mean" not in embedded("sing", code=2).stderr
-    assert "Did you mean" not in embedded("run", DESCRIPTIONS, "--normalize", code=2).stderr
-    assert "Did you mean '--limit'?" in embedded("run", DESCRIPTIONS, "--lmit", "3", code=2).stderr
+def test_a_command_or_an_option_that_was_nearly_written_is_suggested(call: Call) -> None:
+    assert "Did you mean search?" in call("serach", code=2).err
+    assert "Did you mean '--limit'?" in call("run", DESCRIPTIONS, "--lmit", "3", code=2).err
+    assert "Did you mean" not in call("sing", code=2).err
+    assert "Did you mean" not in call("run", DESCRIPTIONS, "--normalize", code=2).err

@@ -42,13 +42,6 @@ def test_corpora_are_listed_and_shown_with_their_counts(stocked: Docmill) -> Non
     assert "no corpus poems" in stocked("corpus", "show", "poems", code=2).stderr
 
 
-def test_a_corpus_is_found_by_its_sources_path(embedded: Docmill, write_corpus: Write) -> None:
-    write_corpus([{"id": "a", "text": "Short."}])
-    embedded("run", "corpus.jsonl", "--task", "translate", "--model", "null")
-    assert embedded.json("corpus", "show", "corpus.jsonl")["documents"] == 1
-    assert "Removed: 1 document" in embedded("corpus", "rm", "corpus.jsonl", "--yes").stderr
-
-
 def test_a_persons_document_leaves_every_table_and_file(stocked: Docmill, tmp_path: Path) -> None:
     letter = tmp_path / "letter.txt"
     letter.write_text(SECRET * 200)
@@ -184,28 +177,3 @@ def test_superseded_versions_go_after_a_yes_and_current_documents_keep_their_res
         shown = stocked(command, 1)
         said = shown.stdout + shown.stderr
         assert "1 of its documents was removed since, with results" in " ".join(said.split())
-
-
-def test_status_and_results_say_that_results_of_a_done_job_are_gone(stocked: Docmill, write_corpus: Write) -> None:
-    assert stocked.json("status", 1)["lost"] == 0
-    two = write_corpus([{"id": "d", "text": "Something else."}], "more.jsonl")
-    stocked("run", two, "--task", "embed", "--model", "null", "--corpus", "letters")
-    stocked("gc", "--spec", "translate/null", "--yes")
-    assert stocked.json("status", 1)["lost"] == 3
-    assert stocked.json("status", 2)["lost"] == 0
-    said = "results of 3 of its documents were removed since (docmill gc); run its source again to compute them anew"
-    assert said in stocked("status", 1).stdout
-    again = write_corpus([{"id": "x", "text": "Short."}], "again.jsonl")
-    stocked("run", again, "--task", "translate", "--model", "null", "--corpus", "poems")
-    assert stocked.json("status", 1)["lost"] == 2
-    written = stocked("results", 1)
-    assert len(written.stdout.splitlines()) == 1
-    assert "Results of 2 of its documents were removed since" in written.stderr
-
-
-def test_what_a_job_works_on_is_not_removed(fleet: Docmill, write_corpus: Write) -> None:
-    job = fleet.enqueue(write_corpus([{"id": "a", "text": "Text."}]), "--task", "translate", "--model", "null")
-    name = fleet.json("corpus", "list")[0]["name"]
-    assert f"docmill cancel {job}" in fleet("corpus", "rm", name, "--yes", code=2).stderr
-    fleet("cancel", job)
-    assert fleet.json("corpus", "rm", name, "--yes")["contents"] == 1

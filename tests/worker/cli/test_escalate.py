@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.worker.conftest import Call
 from tests.worker.harness import EXAMPLES, Docmill
 
 RUN = ("run", EXAMPLES / "descriptions.jsonl", "--task", "summarize", "--limit", 6, "--max-new-tokens", 8)
@@ -42,13 +43,12 @@ def test_doubtful_summaries_are_computed_again_with_more_beams(embedded: Docmill
     assert f"{len(doubtful)} of 6 texts" in embedded("status", 3).stdout
 
 
-def test_a_wrong_escalation_is_refused_before_the_source_is_read(embedded: Docmill) -> None:
+def test_a_wrong_escalation_is_refused_before_the_source_is_read(call: Call) -> None:
     for options, said in (
         (("--when", "empty"), "--when is for --escalate"),
         (("--escalate-beams", 2, "--when", "sure<1"), "--when is refused: 'sure<1' is no bound of confidence"),
         (("--escalate", "synopsis-ddtp"), "the same model with the same options"),
         (("--escalate", "minilm"), "--escalate"),
     ):
-        wrong = embedded(*GREEDY, *options, code=2)
-        assert said in wrong.stderr
-    assert embedded.json("jobs") == []
+        assert said in call("enqueue", *GREEDY[1:], *options, code=2).err
+    assert call("jobs", "--json").json() == []

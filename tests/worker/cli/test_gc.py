@@ -12,6 +12,7 @@ from docmill.storage.core.database import Database
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.settings import RETENTION_RULES
 from tests.storage.aging import days_pass
+from tests.worker.conftest import Call
 from tests.worker.harness import ROOT, Docmill
 
 AGES = {"RESULTS": "30d", "SHARDS": "10d", "REJECTIONS": "10d"}
@@ -71,16 +72,16 @@ def test_rules_count_remove_and_say_what_they_removed(aged: Docmill) -> None:
     assert no_more in aged("status", "1", code=BAD_INPUT).stderr
 
 
-def test_options_that_do_not_go_together_are_refused(embedded: Docmill) -> None:
-    assert (
-        "takes the ages from the settings"
-        in embedded("gc", "--retention", "--older-than", "3", code=BAD_INPUT).stderr
-    )
-    assert "--limit and --for bound --retention" in embedded("gc", "--for", "10m", code=BAD_INPUT).stderr
-    assert (
-        "'soon' is no duration; write 90s, 10m or 1h"
-        in embedded("gc", "--retention", "--for", "soon", code=BAD_INPUT).stderr
-    )
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--retention", "--older-than", "3"), "takes the ages from the settings"),
+        (("--for", "10m"), "--limit and --for bound --retention"),
+        (("--retention", "--for", "soon"), "'soon' is no duration; write 90s, 10m or 1h"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(call: Call, options: tuple[str, ...], says: str) -> None:
+    assert says in call("gc", *options, code=BAD_INPUT).err
 
 
 def test_every_rule_is_named_in_the_page() -> None:

@@ -84,10 +84,6 @@ def test_the_script_of_another_shell_asks_what_is_answered(embedded: Docmill, sh
         assert about in answer.stdout
 
 
-def test_a_shell_that_is_unknown_is_refused(embedded: Docmill) -> None:
-    assert "'tcsh' is not one of 'bash', 'zsh', 'fish'" in embedded("completion", "tcsh", code=2).stderr
-
-
 @pytest.mark.parametrize("words", ["docmill ", "docmill run --model "])
 def test_completing_loads_neither_models_nor_the_store_nor_the_queue(words: str) -> None:
     asks = {"_DOCMILL_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}

@@ -77,7 +77,7 @@ def _unread(pipe: IO[bytes] | None) -> int:
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
-@pytest.mark.parametrize("command", ["run", "enqueue"])
+@pytest.mark.parametrize("command", ["run", pytest.param("enqueue", marks=pytest.mark.long)])
 def test_a_stop_while_a_pipe_is_read_ends_as_any_other(embedded: Docmill, command: str) -> None:
     given = [DOCMILL, command, "-", "--task", "embed", "--model", "null"]
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -110,6 +110,6 @@ def test_a_killed_run_leaves_no_process_behind_and_is_carried_on_at_once(embedde
 
 
 def test_a_run_on_a_fleets_store_brings_its_own_worker(fleet: Docmill) -> None:
-    status = fleet.json("run", EXAMPLES / "descriptions.jsonl", "--task", "embed", "--limit", 12)
+    status = fleet.json("run", EXAMPLES / "descriptions.jsonl", "--task", "embed", "--model", "null", "--limit", 12)
     assert (status["state"], status["done"]) == ("done", 12)
     assert len(fleet.results(1)) == 12

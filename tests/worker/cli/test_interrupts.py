@@ -35,7 +35,7 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("number", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.long)])
 def test_an_interrupt_that_python_drops_is_raised_again(number: str) -> None:
     called = [sys.executable, "-c", PROGRAM, number]
     done = subprocess.run(called, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -71,7 +71,7 @@ except KeyboardInterrupt:
 """
 
 
-@pytest.mark.parametrize("pool", ["QueuePool", "NullPool"])
+@pytest.mark.parametrize("pool", ["QueuePool", pytest.param("NullPool", marks=pytest.mark.long)])
 def test_an_interrupt_as_a_connection_goes_back_is_raised_and_not_logged(pool: str, tmp_path: Path) -> None:
     called = [sys.executable, "-c", POOL, pool, "interrupt", str(tmp_path / "a.db")]
     done = subprocess.run(called, cwd=ROOT, capture_output=True, text=True, check=True)

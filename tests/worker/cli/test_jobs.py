@@ -1,4 +1,4 @@
-"""Jobs are paused, resumed and given another priority."""
+"""Jobs are paused, resumed and given another priority, and waited for."""
 
 from __future__ import annotations
 
@@ -6,63 +6,53 @@ from pathlib import Path
 
 import pytest
 
+from tests.worker.conftest import Call
 from tests.worker.harness import EXAMPLES, Docmill
 
-DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"
+EMBED = (EXAMPLES / "descriptions.jsonl", "--task", "embed", "--model", "null")
 
 
-@pytest.fixture
-def docmill(tmp_path: Path) -> Docmill:
-    return Docmill(tmp_path, {"DOCMILL_REDIS_URL": "redis://127.0.0.1:9"})  # nothing here needs it to be up
-
-
-def test_a_job_is_paused_resumed_and_given_another_priority_by_its_number(docmill: Docmill) -> None:
-    job = docmill.enqueue(DESCRIPTIONS, "--task", "embed", "--model", "null")
-    assert docmill.json("pause", job) == {"id": job, "changed": True}
-    status = docmill.json("status", job)
+def test_a_job_is_paused_resumed_and_given_another_priority_by_its_number(call: Call) -> None:
+    call("enqueue", *EMBED)
+    assert call("pause", 1, "--json").json() == {"id": 1, "changed": True}
+    status = call("status", 1, "--json").json()
     assert (status["state"], status["waiting_cause"]) == ("paused", "paused")
-    assert "docmill resume" in docmill("jobs").stdout
-    assert docmill.json("priority", job, 7)["changed"]
-    assert docmill.json("resume", job)["changed"]
-    status = docmill.json("status", job)
+    assert "docmill resume" in call("jobs").out
+    assert call("priority", 1, 7, "--json").json()["changed"]
+    assert call("resume", 1, "--json").json()["changed"]
+    status = call("status", 1, "--json").json()
     assert (status["state"], status["priority"]) == ("running", 7)
-    docmill("cancel", job)
-    assert docmill.json("pause", job) == {"id": job, "changed": False}
-    assert "had ended already" in docmill("resume", job).stderr
+    call("cancel", 1)
+    assert call("pause", 1, "--json").json() == {"id": 1, "changed": False}
+    assert "had ended already" in call("resume", 1).err
 
 
-def test_run_does_not_wait_for_a_job_that_is_paused(docmill: Docmill) -> None:
-    del docmill.environment["DOCMILL_REDIS_URL"]
-    job = docmill.enqueue(DESCRIPTIONS, "--task", "embed", "--model", "null")
-    docmill("pause", job)
-    done = docmill("run", DESCRIPTIONS, "--task", "embed", "--model", "null", code=2)
-    assert f"docmill resume {job}" in done.stderr
-    docmill("resume", job)
-    docmill("run", DESCRIPTIONS, "--task", "embed", "--model", "null")
-    assert docmill.json("status", job)["done"] == 260
+def test_run_does_not_wait_for_a_job_that_is_paused(embedded: Docmill) -> None:
+    job = embedded.enqueue(*EMBED)
+    embedded("pause", job)
+    assert f"docmill resume {job}" in embedded("run", *EMBED, code=2).stderr
+    embedded("resume", job)
+    embedded("run", *EMBED)
+    assert embedded.json("status", job)["done"] == 260
 
 
-def test_a_job_that_is_not_there_is_said_with_the_command_that_lists_jobs(docmill: Docmill) -> None:
+def test_a_job_that_is_not_there_is_said_with_the_command_that_lists_jobs(call: Call) -> None:
     for wrong in ("x", "0", "1.5"):
-        refused = " ".join(docmill("wait", wrong, code=2).stderr.split())
-        assert f"'{wrong}' is no number of a job; `docmill jobs` lists the jobs" in refused
-    assert "there is no job 7; `docmill jobs` lists them" in docmill("wait", 7, code=2).stderr
+        said = f"'{wrong}' is no number of a job; `docmill jobs` lists the jobs"
+        assert said in " ".join(call("wait", wrong, code=2).err.split())
+    assert "there is no job 7; `docmill jobs` lists them" in call("wait", 7, code=2).err
 
 
-def test_the_exit_codes_of_wait_are_those_of_the_page(tmp_path: Path) -> None:
-    docmill = Docmill(tmp_path, {"DOCMILL_REDIS_URL": "redis://127.0.0.1:9"})  # nothing here needs it to be up
-
-    def enqueue(name: str, text: str) -> int:
-        (tmp_path / name).write_text(text)
-        return docmill.enqueue(tmp_path / name, "--task", "embed", "--model", "null")
-
-    done = enqueue("done.jsonl", "")
-    rejected = enqueue("rejected.jsonl", "no record\n")
-    cancelled = enqueue("cancelled.jsonl", '{"id": "1", "text": "never done"}\n')
-    assert docmill.json("status", cancelled)["ended"] is False
-    docmill("cancel", cancelled)
-    for job, code in ((done, 0), (rejected, 4), (cancelled, 1)):
-        assert docmill.json("wait", job, code=code)["ended"] is True
-    docmill("wait", 99, code=2)
-    docmill.environment["DOCMILL_DATABASE_URL"] = "postgresql://nobody@127.0.0.1:9/none"
-    docmill("wait", done, code=3)
+def test_the_exit_codes_of_wait_are_those_of_the_page(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {"done": "", "rejected": "no record\n", "cancelled": '{"id": "1", "text": "never done"}\n'}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.jsonl").write_text(text)
+        call("enqueue", f"{name}.jsonl", "--task", "embed", "--model", "null")
+    assert call("status", 3, "--json").json()["ended"] is False
+    call("cancel", 3)
+    for job, code in ((1, 0), (2, 4), (3, 1)):
+        assert call("wait", job, "--json", code=code).json()["ended"] is True
+    monkeypatch.setenv("DOCMILL_DATABASE_URL", "postgresql://nobody@127.0.0.1:9/none")
+    call("wait", 1, code=3)

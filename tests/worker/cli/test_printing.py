@@ -16,7 +16,7 @@ from docmill.worker import consoles
 from docmill.worker.cli.printing import Harmless, escaped
 from docmill.worker.formatting import printable
 from docmill.worker.terminal import warn
-from tests.worker.harness import Docmill
+from tests.worker.conftest import Call
 
 HOSTILE = "\x1b[31mred\x9b2J\x7f \u202e\u2066\u200f\u2028\u200b\U000e0041"
 MARKS = {*HOSTILE} - {*"[31mred2J "}
@@ -70,22 +70,19 @@ def test_csv_is_changed_only_for_a_terminal(is_terminal: bool, raw: bool) -> Non
     assert stream.getvalue().endswith(b'"\r\n')
 
 
-@pytest.mark.parametrize("command", [("jobs",), ("status", "1"), ("corpus", "list"), ("corpus", "show", "NAME")])
-def test_a_hostile_corpus_name_is_shown_as_text(
-    tmp_path: Path, write_corpus: Callable[..., Path], command: tuple[str, ...]
-) -> None:
+def test_a_hostile_corpus_name_is_shown_as_text(call: Call, write_corpus: Callable[..., Path]) -> None:
     name = f"[/b][cpu]{HOSTILE}"
-    docmill = Docmill(tmp_path, {})
-    docmill.enqueue(write_corpus([{"id": "1", "text": "one"}]), "--task", "summarize", "--corpus", name)
-    shown = docmill(*(name if word == "NAME" else word for word in command)).stdout
-    assert "[/b][cpu]" in shown
-    assert not {*shown} & MARKS
+    call("enqueue", write_corpus([{"id": "1", "text": "one"}]), "--task", "summarize", "--corpus", name)
+    for command in (("jobs",), ("status", "1"), ("corpus", "list"), ("corpus", "show", name)):
+        shown = call(*command).out
+        assert "[/b][cpu]" in shown
+        assert not {*shown} & MARKS
 
 
-def test_a_hostile_field_name_in_an_error_is_shown_as_text(tmp_path: Path, write_corpus: Callable[..., Path]) -> None:
+def test_a_hostile_field_name_in_an_error_is_shown_as_text(call: Call, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text(json.dumps({"id": "1", HOSTILE: "one"}, ensure_ascii=False) + "\n", encoding="utf-8")
-    said = Docmill(tmp_path, {})("enqueue", corpus, "--task", "summarize", code=2).stderr
+    said = call("enqueue", corpus, "--task", "summarize", code=2).err
     assert "red" in said
     assert not {*said} & MARKS
 

@@ -36,25 +36,6 @@ def rows(*keys: str) -> list[dict[str, object]]:
     return [{"id": key, "text": f"text {key}"} for key in keys]
 
 
-def test_the_place_of_a_rejected_record_that_stops_pruning_is_said_at_the_end_and_in_status(
-    embedded: Docmill, write_corpus: Write
-) -> None:
-    write_corpus(rows("a", "b", "c", "d"))
-    embedded("run", "corpus.jsonl", *TRANSLATE, "--prune")
-    write_corpus([*rows("a", "b"), {"id": "c"}])
-    ended = embedded("run", "corpus.jsonl", *TRANSLATE, "--prune", code=4).stderr.splitlines()
-    said = "2 documents that the source lacks were not marked as vanished: corpus.jsonl:3 was rejected"
-    assert any(line.startswith("Job 2 done") and said in line for line in ended)
-    assert said in embedded("status", 2).stdout
-    assert embedded.json("status", 2)["not_pruned"].startswith(said)
-    kept = embedded("run", "corpus.jsonl", *TRANSLATE, "--prune", "--prune-rejected", "keep", code=4).stderr
-    assert "1 vanished" in kept
-    assert "not marked" not in kept
-    assert embedded.json("corpus", "list")[0]["documents"] == 3
-    # A reading that says nothing else of it is as before.
-    assert "not pruned" not in embedded("status", 3).stdout
-
-
 def test_files_that_left_their_folder_are_counted_and_named_with_what_to_do(embedded: Docmill) -> None:
     folder = embedded.folder / "letters"
     folder.mkdir()
@@ -72,20 +53,6 @@ def test_files_that_left_their_folder_are_counted_and_named_with_what_to_do(embe
     assert embedded.json("status", 3)["not_pruned"].startswith("4 documents that the source no longer has")
     assert "4 vanished" in embedded("run", folder, *TRANSLATE, "--prune", "--prune-max", "90").stderr
     assert "no longer has" not in embedded("run", folder, *TRANSLATE).stderr
-
-
-def test_a_reading_that_would_mark_too_much_stops_with_a_way_out(embedded: Docmill, write_corpus: Write) -> None:
-    write_corpus(rows(*"abcdefgh"))
-    embedded("run", "corpus.jsonl", *TRANSLATE)
-    write_corpus(rows("a"))
-    said = "7 of the 8 documents of this source are missing, 88 %, and --prune-max is 50."
-    refused = embedded("run", "corpus.jsonl", *TRANSLATE, "--prune", code=2)
-    assert said in refused.stderr
-    assert "--prune-max 88" in refused.stderr
-    assert embedded.json("status", 2)["state"] == "stopped"
-    assert embedded.json("corpus", "list")[0]["documents"] == 8
-    embedded("run", "corpus.jsonl", *TRANSLATE, "--prune", "--prune-max", 88)
-    assert embedded.json("corpus", "list")[0]["documents"] == 1
 
 
 def test_a_pipelines_history_says_why_nothing_was_marked(embedded: Docmill, write_corpus: Write) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from docmill.storage.core.database import Database
+from docmill.storage.core.schema import OutcomeRow
 from docmill.storage.leases import dispatch
 from tests.kinds import KINDS
 from tests.worker.harness import EXAMPLES, Docmill
@@ -78,33 +78,14 @@ def test_a_prompt_comes_from_a_file_and_another_one_makes_other_results(embedded
     assert [result["text"] for result in results] == [record["text"] for record in _first(DESCRIPTIONS, 3)]
 
 
-def test_a_second_run_computes_nothing_and_says_so(embedded: Docmill) -> None:
-    run = ("run", DESCRIPTIONS, "--task", "embed", "--limit", 5)
-    embedded(*run)
-    again = embedded(*run)
-    assert "Nothing to compute: all 5 texts were computed, failed or skipped before" in again.stderr
-    assert embedded.json("jobs")[0]["tokens_in"] == 0
-
-
 def test_a_corpus_that_grew_computes_only_what_is_new(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
     texts = [record["text"] for record in _first(DESCRIPTIONS, 5)]
     write_corpus([{"id": i, "text": text} for i, text in enumerate(texts[:3])])
-    embedded("run", "corpus.jsonl", "--task", "embed")
+    embedded("run", "corpus.jsonl", "--task", "embed", "--model", "null")
     write_corpus([{"id": i, "text": text} for i, text in enumerate(texts)])
-    status = embedded.json("run", "corpus.jsonl", "--task", "embed")
+    status = embedded.json("run", "corpus.jsonl", "--task", "embed", "--model", "null")
     assert (status["documents"], status["prior"], status["done"]) == (5, 3, 5)
     assert [result["id"] for result in embedded.results(2)] == ["0", "1", "2", "3", "4"]
-
-
-def test_the_same_text_is_computed_once_and_given_to_every_document(
-    embedded: Docmill, write_corpus: Callable[..., Path]
-) -> None:
-    write_corpus([{"id": i, "text": "A library for parsing configuration files."} for i in range(4)])
-    status = embedded.json("run", "corpus.jsonl", "--task", "embed")
-    assert (status["documents"], status["texts"]) == (4, 1)
-    vectors = [result["vector"] for result in embedded.results(1)]
-    assert len(vectors) == 4
-    assert all(vector == vectors[0] for vector in vectors)
 
 
 def test_blank_documents_are_skipped_and_bad_lines_are_rejected_with_their_place(embedded: Docmill) -> None:
@@ -112,7 +93,7 @@ def test_blank_documents_are_skipped_and_bad_lines_are_rejected_with_their_place
         '{"id": "good", "text": "A terminal emulator."}\n{"id": "blank", "text": "  \\n"}\n'
         '{"id": "no text"}\nnot json\n{"id": "number", "text": 5}\n'
     )
-    done = embedded("run", "mixed.jsonl", "--task", "embed", code=4)
+    done = embedded("run", "mixed.jsonl", "--task", "embed", "--model", "null", code=4)
     for line in (3, 4, 5):
         assert f"mixed.jsonl:{line}" in done.stderr
     failures = {
@@ -126,7 +107,7 @@ def test_blank_documents_are_skipped_and_bad_lines_are_rejected_with_their_place
 
 def test_strict_stops_at_the_first_bad_line(embedded: Docmill) -> None:
     (embedded.folder / "mixed.jsonl").write_text('{"id": "a", "text": "A game."}\nnot json\n')
-    done = embedded("run", "mixed.jsonl", "--task", "embed", "--strict", code=2)
+    done = embedded("run", "mixed.jsonl", "--task", "embed", "--model", "null", "--strict", code=2)
     assert "mixed.jsonl:2" in done.stderr
     assert embedded.json("status", 1)["state"] == "stopped"
     assert "mixed.jsonl:2" in embedded("failures", 1).stdout
@@ -134,7 +115,7 @@ def test_strict_stops_at_the_first_bad_line(embedded: Docmill) -> None:
 
 def test_what_is_piped_in_is_read_as_json_lines(embedded: Docmill) -> None:
     lines = b'{"id": "a", "text": "A text editor."}\n{"text": "A web browser."}\n'
-    embedded("run", "-", "--task", "embed", stdin=lines)
+    embedded("run", "-", "--task", "embed", "--model", "null", stdin=lines)
     assert [result["id"] for result in embedded.results(1)] == ["a", "-:2"]
 
 
@@ -172,24 +153,6 @@ def test_a_run_asks_its_own_worker_whatever_others_refused(embedded: Docmill) ->
     assert embedded.json("status", 1)["state"] == "done"
 
 
-def test_a_folder_of_texts_is_a_corpus(embedded: Docmill) -> None:
-    (embedded.folder / "notes" / "deep").mkdir(parents=True)
-    (embedded.folder / "notes" / "b.md").write_text("# A music player")
-    (embedded.folder / "notes" / "deep" / "a.txt").write_text("A spreadsheet.")
-    embedded("run", "notes", "--task", "embed")
-    assert sorted(result["id"] for result in embedded.results(1)) == ["b.md", "deep/a.txt"]
-
-
-def test_control_characters_of_a_text_do_not_reach_the_terminal(
-    embedded: Docmill, write_corpus: Callable[..., Path]
-) -> None:
-    write_corpus([{"id": "a\tb", "text": "A \x1b[31mred\x1b]0;title\x07 game."}])
-    shown = embedded("run", "corpus.jsonl", "--task", "embed").stderr
-    assert "red" in shown
-    assert "\x1b[31m" not in shown
-    assert "\x07" not in shown
-
-
 def test_a_dry_run_counts_and_times_and_stores_nothing(embedded: Docmill) -> None:
     embedded("run", DESCRIPTIONS, "--task", "embed", "--limit", 4)
     forecast = embedded.json("run", DESCRIPTIONS, "--task", "embed", "--limit", 20, "--dry-run")
@@ -200,13 +163,10 @@ def test_a_dry_run_counts_and_times_and_stores_nothing(embedded: Docmill) -> Non
 
 
 def test_failures_that_stand_are_not_computed_again_until_they_are_retried(
-    embedded: Docmill, write_corpus: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    embedded: Docmill, write_corpus: Callable[..., Path]
 ) -> None:
-    from docmill.storage.core.database import Database
-    from docmill.storage.core.schema import OutcomeRow
-
     write_corpus([{"id": i, "text": f"A driver for printer number {i}."} for i in range(3)])
-    embedded("run", "corpus.jsonl", "--task", "embed")
+    embedded("run", "corpus.jsonl", "--task", "embed", "--model", "null")
     database = Database(f"sqlite:///{embedded.folder}/home/docmill.db", kinds=KINDS)
     failed = {"status": "failed", "vector": None, "reason": "the machine went away", "reason_class": "transient"}
     database.write(
@@ -215,12 +175,12 @@ def test_failures_that_stand_are_not_computed_again_until_they_are_retried(
         )
     )
     database.close()
-    again = embedded("run", "corpus.jsonl", "--task", "embed", code=1)
+    again = embedded("run", "corpus.jsonl", "--task", "embed", "--model", "null", code=1)
     assert "Nothing to compute" in again.stderr
     assert "docmill retry 2" in again.stderr
     assert embedded.json("retry", 2, "--only", "model") == {"id": 2, "retried": 0, "goes_on": False}
     assert embedded.json("retry", 2, "--only", "transient")["retried"] == 1
-    status = embedded.json("run", "corpus.jsonl", "--task", "embed")
+    status = embedded.json("run", "corpus.jsonl", "--task", "embed", "--model", "null")
     assert (status["id"], status["done"], status["failed"]) == (2, 3, 0)
 
 

