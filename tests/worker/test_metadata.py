@@ -21,16 +21,6 @@ NEWS = [
     {"id": "c", "text": "It rained.", "section": "Weather", "words": 2},
     {"id": "d", "text": "  ", "section": "Weather", "words": 0},
 ]
-ASK = (
-    "--task",
-    "answer",
-    "--model",
-    "null",
-    "--question",
-    "what={meta.section}?",
-    "--question",
-    "Is it {meta.words}?",
-)
 TELL = ("--task", "generate", "--model", "null", "--prompt", "In {meta.section}, {meta.words} words: {text}")
 
 
@@ -46,21 +36,6 @@ def test_each_document_is_asked_about_with_its_metadata(embedded: Docmill, write
     changed = [NEWS[0] | {"section": "Climate"}, *NEWS[1:]]
     write_corpus(changed)
     assert "1 text to compute" in embedded("run", "corpus.jsonl", *TELL).stderr
-
-
-def test_each_document_is_asked_its_own_questions(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
-    write_corpus(NEWS)
-    forecast = embedded.json("run", "corpus.jsonl", *ASK, "--dry-run")
-    assert (forecast["documents"], forecast["texts"]) == (4, 3)
-    embedded("run", "corpus.jsonl", *ASK)
-    assert [row["id"] for row in embedded.results(1)] == ["a", "b", "c"]
-    data = embedded.results(1)[0]["data"]
-    assert (data["what"], data["answer_2"], data["what_spans"][0]["start"]) == ("It", "It", 0)
-    assert "Nothing to compute" in embedded("run", "corpus.jsonl", *ASK).stderr
-    write_corpus([NEWS[0] | {"section": "Climate"}, *NEWS[1:]])
-    assert "1 text to compute" in embedded("run", "corpus.jsonl", *ASK).stderr
-    refused = embedded("run", "corpus.jsonl", *ASK[:-1], "What is {meta.text}?", code=2).stderr
-    assert "--question: {meta.text} is the document's text" in refused
 
 
 def test_a_later_step_puts_the_metadata_around_what_an_earlier_one_wrote(

@@ -84,6 +84,7 @@ def test_a_url_that_one_of_them_would_take_otherwise_is_refused_in_words_without
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
+        ("redis://:pw@cache:6379/0", "redis://:***@cache:6379/0"),
         ("postgresql://me:pw@h/x?sslmode=require", "postgresql://me:***@h/x?sslmode=require"),
         ("postgresql://h/x?password=pw&sslmode=require", "postgresql://h/x?password=***&sslmode=require"),
         ("postgresql://h/x?sslpassword=pw", "postgresql://h/x?sslpassword=***"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from docmill.worker.errors import SettingsError
-from docmill.worker.settings import LANES, Settings, load_settings, mask
+from docmill.worker.settings import LANES, Settings, load_settings
 from docs.generate import settings as page
 
 
@@ -43,11 +43,6 @@ def test_a_settings_file_that_is_no_text_is_named(nowhere: Path) -> None:
     (nowhere / ".env").write_bytes(b"\xff\xfe")
     with pytest.raises(SettingsError, match=r"\.env is not UTF-8"):
         load_settings()
-
-
-def test_an_option_that_was_not_given_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCMILL_THREADS", "6")
-    assert load_settings(threads=None).threads == 6
 
 
 def test_unknown_and_bad_settings_are_listed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,35 +113,6 @@ def test_an_empty_value_is_not_taken_for_the_default(name: str, monkeypatch: pyt
     monkeypatch.setenv(f"DOCMILL_{name.upper()}", "")
     with pytest.raises(SettingsError, match=f"DOCMILL_{name.upper()}: it is empty; leave it out"):
         load_settings()
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["http://localhost", "redis://h:port/0", "redis://h:99999/0", "redis://h/zero", "unix://", "localhost:6379"],
-)
-def test_a_redis_url_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(SettingsError, match="--redis-url: a Redis URL is"):
-        load_settings(redis_url=url)
-
-
-@pytest.mark.parametrize(
-    "url", ["redis://h", "rediss://:p@h:6380/3", "unix:///run/redis.sock?db=2", "redis://[::1]:1/"]
-)
-def test_a_redis_url_in_any_spelling_is_taken(url: str) -> None:
-    assert load_settings(redis_url=url).redis_url == url
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("postgresql://docmill:s3cret@db:5432/docmill", "postgresql://docmill:***@db:5432/docmill"),
-        ("redis://:s3cret@cache:6379/0", "redis://:***@cache:6379/0"),
-        ("redis://cache:6379/0", "redis://cache:6379/0"),
-        ("unix:///run/redis.sock", "unix:///run/redis.sock"),
-    ],
-)
-def test_passwords_are_masked(url: str, shown: str) -> None:
-    assert mask(url) == shown
 
 
 def test_settings_do_not_show_passwords() -> None:

@@ -100,16 +100,6 @@ def test_without_a_collector_no_library_is_loaded_and_a_job_has_an_id_all_the_sa
     assert shown.stdout.strip() == "[]"
 
 
-def test_a_collector_that_is_away_loses_no_work_and_no_line_of_its_library_is_shown(
-    embedded: Docmill, write_corpus: Callable[..., Path]
-) -> None:
-    source = write_corpus([{"id": "1", "text": "one"}])
-    embedded.environment["DOCMILL_TRACES_ENDPOINT"] = "http://127.0.0.1:9"
-    said = embedded("run", source, "--task", "embed", "--model", "null").stderr
-    assert "opentelemetry" not in said
-    assert embedded.json("status", 1)["done"] == 1
-
-
 def test_that_spans_are_not_sent_is_said_once_until_the_collector_is_back() -> None:
     shown = run_program(
         """

@@ -13,18 +13,6 @@ from tests.worker.harness import EXAMPLES
     ("task", "options", "named"),
     [
         ("summarize", {}, ("facebook/bart-large-cnn", "google/pegasus-xsum")),
-        (
-            "translate",
-            {"source_lang": "es", "target_lang": "en"},
-            ("Helsinki-NLP/opus-mt-es-en", "facebook/m2m100_418M"),
-        ),
-        ("entities", {}, ("dslim/bert-base-NER", "Davlan/xlm-roberta-base-ner-hrl")),
-        ("answer", {"question": "Who?"}, ("deepset/roberta-base-squad2", "deepset/tinyroberta-squad2")),
-        (
-            "classify",
-            {},
-            ("distilbert/distilbert-base-uncased-finetuned-sst-2-english", "SamLowe/roberta-base-go_emotions"),
-        ),
         ("translate", {"source_lang": "auto"}, ("Helsinki-NLP/opus-mt-mul-en", "facebook/m2m100_418M")),
     ],
 )

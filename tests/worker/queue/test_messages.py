@@ -11,34 +11,12 @@ from hypothesis import strategies as st
 from docmill.tasks import kinds
 from docmill.worker.errors import BadMessage
 from docmill.worker.orders import parse_enqueue
-from docmill.worker.queue.messages import VERSION, parse_shard, queue, shard_message
+from docmill.worker.queue.messages import parse_shard, shard_message
 
 
 @given(st.integers(min_value=1, max_value=2**62))
 def test_a_shards_message_comes_back_as_its_id(shard_id: int) -> None:
     assert parse_shard(shard_message(shard_id)) == shard_id
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {},
-        {"shard_id": 1},
-        {"v": VERSION},
-        {"v": VERSION + 1, "shard_id": 1},
-        {"v": VERSION, "shard_id": "1"},
-        {"v": VERSION, "shard_id": True},
-        {"v": VERSION, "shard_id": 0},
-        {"v": VERSION, "shard_id": 1, "trust_remote_code": True},
-    ],
-)
-def test_anything_else_is_refused(arguments: dict[str, Any]) -> None:
-    with pytest.raises(BadMessage):
-        parse_shard(arguments)
-
-
-def test_the_protocols_version_is_in_the_queues_name() -> None:
-    assert queue("embed") == f"docmill:v{VERSION}:embed"
 
 
 def test_an_enqueue_message_is_named_as_the_commands_options() -> None:
@@ -91,10 +69,3 @@ def test_a_message_asks_for_a_prompt_as_the_command_does_with_one_text_to_stop_a
     for name, value in (("temperature", "hot"), ("seed", 1.5), ("prompt", 3), ("stop", True)):
         with pytest.raises(BadMessage, match=name):
             parse_enqueue({"source": "a", "task": "generate", name: value})
-
-
-def test_a_message_names_a_prompt_of_an_embedding_model_and_sets_a_prefix() -> None:
-    request = parse_enqueue({"source": "a", "task": "embed", "prompt_name": "document"})
-    assert request.options == kinds.options("embed", prompt_name="document")
-    request = parse_enqueue({"source": "a", "task": "summarize", "prefix": ""})
-    assert request.options == kinds.options("summarize", prefix="")
