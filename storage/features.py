@@ -7,7 +7,7 @@ the entry point group `docmill.features`. The registries of the core ask this mo
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -134,6 +134,26 @@ def load_all(part: str, kind: type[T]) -> Iterator[T]:
         brought: Any = getattr(feature, part)
         for reference in brought.values() if isinstance(brought, Mapping) else brought:
             yield feature.load(reference, kind)
+
+
+def load_by_name(part: str, kind: type[T], own: Iterable[T], name: str = "name") -> dict[str, T]:
+    """Return docmill's own values of a part, then those of features, by the attribute that names them.
+
+    Raises FeatureInvalid, also for a name that is taken, and for a value that the feature gives another name.
+    """
+    values = {getattr(value, name): value for value in own}
+    for feature in features():
+        brought: Any = getattr(feature, part)
+        for named, reference in brought.items() if isinstance(brought, Mapping) else ((None, one) for one in brought):
+            value = feature.load(reference, kind)
+            key = getattr(value, name)
+            if key in values or named not in {key, None}:
+                reason = "a name that is taken" if key in values else f"and calls it {named}"
+                raise FeatureInvalid(
+                    f"the feature {feature.name} brings {reference}, whose {name} is {key}, {reason}"
+                )
+            values[key] = value
+    return values
 
 
 def flags_of_checks() -> frozenset[str]:

@@ -34,7 +34,7 @@ from docmill.storage.core.transaction import Transaction, columns_of
 from docmill.storage.deletion import gc, needed, removal
 from docmill.storage.deletion.paging import Budget, Removed, remove_all
 from docmill.storage.errors import RightMissing
-from docmill.storage.features import load_all
+from docmill.storage.features import load_by_name
 from docmill.storage.steps.jobs import UNFINISHED
 from docmill.storage.steps.sharding import UNTOUCHED
 
@@ -359,8 +359,8 @@ RULES = (
 
 @cache
 def every_rule() -> tuple[Rule, ...]:
-    """Return the rules in the order in which they are applied, those of features first. Raises FeatureInvalid."""
-    return (*load_all("retention", Rule), *RULES)
+    """Return the rules in the order in which they are applied, those of features last. Raises FeatureInvalid."""
+    return tuple(load_by_name("retention", Rule, RULES).values())
 
 
 def upkeep_ages(age_s: float, **others: float) -> dict[str, float]:

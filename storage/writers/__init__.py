@@ -12,7 +12,7 @@ from typing import BinaryIO, cast
 import zstandard
 
 from docmill.storage.extras import PARQUET
-from docmill.storage.features import load_all
+from docmill.storage.features import load_by_name
 from docmill.storage.outputs.columns import Column
 from docmill.storage.writers import excel
 from docmill.storage.writers.formats import (
@@ -49,7 +49,7 @@ COMPRESSIONS = (".gz", ".zst")
 
 def every_writer() -> tuple[Writer, ...]:
     """Return docmill's own writers and those of features. Raises FeatureInvalid."""
-    return (*WRITERS, *load_all("writers", Writer))
+    return tuple(load_by_name("writers", Writer, WRITERS).values())
 
 
 def names() -> tuple[str, ...]:

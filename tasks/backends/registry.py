@@ -13,7 +13,7 @@ from functools import cache
 from importlib.util import find_spec
 
 from docmill.storage.extras import Extra, install
-from docmill.storage.features import FeatureInvalid, load_all
+from docmill.storage.features import load_by_name
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable
 from docmill.tasks.models import gliner, weightless
@@ -170,11 +170,7 @@ BACKENDS: tuple[Row, ...] = (
 @cache
 def backends() -> tuple[Row, ...]:
     """Return docmill's own backends and those of features, the preferred ones first. Raises FeatureInvalid."""
-    rows = {row.name: row for row in BACKENDS}
-    for row in load_all("backends", Row):
-        if rows.setdefault(row.name, row) is not row:
-            raise FeatureInvalid(f"a feature brings a backend named {row.name}, a name that is taken")
-    return tuple(rows.values())
+    return tuple(load_by_name("backends", Row, BACKENDS).values())
 
 
 def names() -> tuple[str, ...]:

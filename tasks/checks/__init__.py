@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from types import MappingProxyType
 
-from docmill.storage.core.specs import DOUBTFUL, LOW_CONFIDENCE, Outcome
-from docmill.storage.features import FeatureInvalid, load_all
+from docmill.storage.core.specs import LOW_CONFIDENCE, Outcome
+from docmill.storage.features import load_by_name
 from docmill.storage.outputs.output_types import TEXTS
 from docmill.storage.steps.conditions import flag_name
 from docmill.tasks.checks.base import Check, Context, Finding, doubt_confidence
@@ -40,13 +40,7 @@ _KEPT, _LANGUAGE = "already_in_target", "language:"  # flags of translate from a
 @cache
 def all_checks() -> Mapping[str, Check]:
     """Return docmill's checks and those of features, by their flags. Raises FeatureInvalid."""
-    checks = {check.flag: check for check in CHECKS}
-    for check in load_all("checks", Check):
-        if checks.setdefault(check.flag, check) is not check:
-            raise FeatureInvalid(f"a feature brings a check for the flag {check.flag}, which is taken")
-        if check.flag not in DOUBTFUL:
-            raise FeatureInvalid(f"a feature brings a check for the flag {check.flag} under another name")
-    return MappingProxyType(checks)
+    return MappingProxyType(load_by_name("checks", Check, CHECKS, name="flag"))
 
 
 @cache

@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from docmill.storage import templates
 from docmill.storage.core.specs import Spec, StoredKind
-from docmill.storage.features import FeatureInvalid, load_all
+from docmill.storage.features import FeatureInvalid, load_by_name
 from docmill.storage.outputs.output_types import TEXT
 from docmill.tasks import prompts
 from docmill.tasks.checks import AS_WRITTEN, NONE, Checks
@@ -70,10 +70,7 @@ def __getattr__(name: str) -> Any:
 @cache
 def _registry() -> dict[str, Any]:
     """Return KINDS, and what derives from them. Raises FeatureInvalid."""
-    by_name = {kind.name: kind for kind in OWN_KINDS}
-    for kind in load_all("kinds", TaskKind):
-        if by_name.setdefault(kind.name, kind) is not kind:
-            raise FeatureInvalid(f"a feature brings a kind of task named {kind.name}, a name that is taken")
+    by_name = load_by_name("kinds", TaskKind, OWN_KINDS)
     kinds = tuple(by_name.values())
     try:
         options = MappingProxyType(shared_options(kinds))

@@ -84,6 +84,20 @@ def test_rules_of_a_feature_are_applied_and_counted(database: Database, bring: B
     assert retention.apply(database, ages).removed == {"remarks": 3, "texts": 0}
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("remarks", "whose name is remarks, a name that is taken"),
+        ("others", "whose name is remarks, and calls it others"),
+    ],
+)
+def test_a_name_that_is_taken_or_another_one_is_refused(bring: Bring, name: str, reason: str) -> None:
+    bring(retention={name: f"{__name__}:REMARKS"})
+    own = [REMARKS] if name == "remarks" else []
+    with pytest.raises(FeatureInvalid, match=f"^the feature remarks brings {__name__}:REMARKS, {reason}$"):
+        features.load_by_name("retention", retention.Rule, own)
+
+
 def test_workers_need_the_rights_that_a_feature_names(bring: Bring) -> None:
     bring(worker_rights={"remark": ("SELECT",)}, order_rights={"remark": ("SELECT", "INSERT")})
     assert privileges.worker_rights() == {**privileges.WORK, "remark": ("SELECT",)}
