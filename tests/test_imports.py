@@ -38,6 +38,12 @@ def test_what_supervises_and_enqueues_never_loads_a_model_library() -> None:
     assert not loaded & {"torch", "transformers", "sentence_transformers"}
 
 
+def test_a_run_starts_its_device_processes_before_it_loads_the_store() -> None:
+    loaded = loaded_after("import docmill.worker.cli.commands.run")
+    assert "docmill.worker.process.device_start" in loaded
+    assert not loaded & {"sqlalchemy", "numpy", "celery", "kombu", "alembic", "rich"}
+
+
 def _command(*arguments: str) -> str:
     call = f"docmill({list(arguments)})"
     return f"from docmill.worker.cli import docmill\ntry:\n    {call}\nexcept SystemExit:\n    print('ended')"

@@ -29,7 +29,9 @@ def two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without the driver's tool, whose torch sees no device."""
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(engines, "seen_by_torch", list)
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -49,9 +51,13 @@ def test_devices_that_are_hidden_from_the_process_are_left_alone(
     assert choose_devices("auto") == found
 
 
-@pytest.mark.usefixtures("no_gpu")
-def test_without_a_driver_auto_is_the_cpu_and_cuda_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_is_asked_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert engines.seen_by_torch() == []
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_without_a_driver_auto_is_the_cpu_and_cuda_is_refused() -> None:
     assert choose_devices("auto") == ["cpu"]
     with pytest.raises(SettingsError, match="no CUDA device is visible"):
         choose_devices("cuda")
@@ -59,10 +65,7 @@ def test_without_a_driver_auto_is_the_cpu_and_cuda_is_refused(monkeypatch: pytes
 
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("wanted", ["cuda:0", "cpu,cuda:0"])
-def test_a_cuda_device_by_its_number_is_refused_where_there_is_none(
-    wanted: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+def test_a_cuda_device_by_its_number_is_refused_where_there_is_none(wanted: str) -> None:
     with pytest.raises(SettingsError, match=f"--device {wanted}: no CUDA device is visible"):
         choose_devices(wanted)
 

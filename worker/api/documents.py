@@ -136,7 +136,7 @@ class Turns:
 one_run_at_a_time = Turns()
 
 
-Found: TypeAlias = Mapping[tuple[str, str | None], Mapping[str, Any]]
+RowsByKey: TypeAlias = Mapping[tuple[str, str | None], Mapping[str, Any]]
 
 _KEY, _PLACE = "key", "place"
 _SUPERSEDED = "a later row has the same id and other contents"
@@ -158,7 +158,7 @@ def make_table_by_row(database: Database, job_id: int, read: Sequence[Read]) -> 
     """
     from docmill.storage.writers import arrow
 
-    rows_by_key = _found(database, job_id, read)
+    rows_by_key = _read_rows(database, job_id, read)
     reasons = [record.reason or rows_by_key.get((_PLACE, record.where), {}).get("reason") for record in read]
     last = {record.key: record.digest for record, reason in zip(read, reasons, strict=True) if reason is None}
     left_out = why_left_out(database, job_id)
@@ -178,7 +178,7 @@ def make_table_of_job(database: Database, job_id: int, step: str | None) -> Tabl
     return read_table(database, job_id, wanted, step)
 
 
-def _found(database: Database, job_id: int, read: Sequence[Read]) -> Found:
+def _read_rows(database: Database, job_id: int, read: Sequence[Read]) -> RowsByKey:
     """Return results and failures by the key of their document, and rejections by the place of their record."""
     wanted = {(_KEY, record.key) for record in read} | {(_PLACE, record.where) for record in read}
     rows = {}
@@ -195,7 +195,7 @@ def _row(
     record: Read,
     rejected: str | None,
     last: Mapping[str | None, bytes],
-    rows_by_key: Found,
+    rows_by_key: RowsByKey,
     missing: Mapping[str, Any],
 ) -> Mapping[str, Any]:
     if rejected is not None:
