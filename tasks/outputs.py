@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum, auto
 from math import fsum, isfinite
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from docmill.storage.core.specs import Reason
 
@@ -177,13 +177,6 @@ class SpanScores:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """A JSON object."""
-
-    data: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class Failure:
     """A window that could not be computed; ``reason`` is a sentence without the document's text."""
 
@@ -191,7 +184,7 @@ class Failure:
     reason_class: Reason
 
 
-Output = Vector | Weights | Generated | Several | Labels | Spans | TokenScores | SpanScores | Record | Failure
+Output = Vector | Weights | Generated | Several | Labels | Spans | TokenScores | SpanScores | Failure
 
 
 def grouped(outputs: Sequence[Generated], n: int) -> Sequence[Output]:

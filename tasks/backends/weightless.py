@@ -32,7 +32,6 @@ from docmill.tasks.outputs import (
     Head,
     Labels,
     Output,
-    Record,
     Several,
     Span,
     Spans,
@@ -130,7 +129,7 @@ class NullBackend(_WordBackend):
         if self._kind.output in (SPANS, REDACTED) or Head.ANSWERING in self._kind.families.values():
             return first_word(text, words)
         if self._kind.output is RECORD:
-            return Record({"words": len(words)} if self._record is None else json.loads(self._record))
+            return Generated(self._record or json.dumps({"words": len(words)}), 0)
         if (most := self._kind.null_words) is not None:
             words = words[:most]
             return Generated(" ".join(words), len(words))

@@ -28,7 +28,6 @@ class Document:
     windows: Sequence[Window] = ()
     outputs: list[Output | None] = field(default_factory=list)
     left: int = 0
-    round: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
     flags: tuple[str, ...] = ()
@@ -41,7 +40,6 @@ class Document:
         """Start a round; the indexes of the windows to compute."""
         self.text, self.windows = text, windows
         self.outputs = [None] * len(windows)
-        self.round += 1
         wanted = [index for index, window in enumerate(windows) if window.encoded is not None]
         self.left = len(wanted)
         return wanted
@@ -91,15 +89,7 @@ class Document:
                 return self.failed(output.reason + where, output.reason_class)
         try:
             joined = recipe.join(
-                Computed(
-                    self.content_id,
-                    self.text,
-                    self.windows,
-                    self.outputs,
-                    self.round,
-                    self.tokens_in,
-                    self.tokens_out,
-                )
+                Computed(self.content_id, self.text, self.windows, self.outputs, self.tokens_in, self.tokens_out)
             )
         except Exception as error:
             return self.failed(f"Joining the windows raised {type(error).__name__}.", Reason.DOCUMENT)

@@ -34,8 +34,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from types import MappingProxyType
 from typing import Any, Protocol
 
 from docmill.storage.core.specs import WRITING_SIZE, Outcome, Reason, ShardSize, Spec, Status, StoredKind
@@ -50,29 +48,6 @@ from docmill.tasks.models.sentence_modules import Prompts
 from docmill.tasks.outputs import TRAINED, Generated, Head, Likelihood, Output, Scale, Several
 from docmill.tasks.prompts import Template
 from docmill.tasks.windows.windows import Coder, LanguageCoders, Window, WordReader
-
-
-class Measure(StrEnum):
-    """The name of a measure."""
-
-    MEAN_TOKEN_PROBABILITY = "mean_token_probability"  # noqa: S105 - no password
-    MARGIN = "margin"  # between the scores of the best label and of the second
-    LEAST_SPAN_SCORE = "least_span_score"
-    LEAST_ANSWER_PROBABILITY = "least_answer_probability"  # of all questions; of "no answer" where that was said
-
-
-# Vectors and weights have none.
-MEASURES: Mapping[Head, Measure] = MappingProxyType(
-    {
-        Head.SEQ2SEQ_TEXT: Measure.MEAN_TOKEN_PROBABILITY,
-        Head.CAUSAL_TEXT: Measure.MEAN_TOKEN_PROBABILITY,
-        Head.CLASSIFICATION: Measure.MARGIN,
-        Head.LIKELIHOOD: Measure.MARGIN,
-        Head.TAGGING: Measure.LEAST_SPAN_SCORE,
-        Head.MATCHING: Measure.LEAST_SPAN_SCORE,
-        Head.ANSWERING: Measure.LEAST_ANSWER_PROBABILITY,
-    }
-)
 
 
 def confidence_of_text(outputs: Sequence[Output | None]) -> tuple[float | None, float | None, float | None]:
@@ -140,14 +115,13 @@ class Traits:
 class Computed:
     """A text whose windows are computed: ``outputs`` has one entry per window, None for copied ones.
 
-    The token counts include earlier rounds; ``round`` counts from 1.
+    The token counts include earlier rounds.
     """
 
     content_id: int
     text: str
     windows: Sequence[Window]
     outputs: Sequence[Output | None]
-    round: int
     tokens_in: int
     tokens_out: int
 

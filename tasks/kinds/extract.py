@@ -22,7 +22,7 @@ from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, TaskKind, Traits, windowed
 from docmill.tasks.kinds.options import Generating, JsonSchema
 from docmill.tasks.models.families import Family
-from docmill.tasks.outputs import Generated, Head, Record
+from docmill.tasks.outputs import Generated, Head
 from docmill.tasks.prompts import Template, is_rendered
 from docmill.tasks.schemas import GRAMMAR, Schema, describe
 from docmill.tasks.windows.windows import Coder, Window, cut
@@ -46,9 +46,7 @@ class Extract:
         """Return the record of the text, or a failure where an output did not end or breaks the schema."""
         records: list[Any] = []
         for output in computed.outputs:
-            if isinstance(output, Record):
-                records.append(output.data)
-            elif isinstance(output, Generated):
+            if isinstance(output, Generated):
                 if output.truncated:
                     return computed.failed(
                         f"The output reached {output.tokens:,} tokens before the JSON ended: raise --max-new-tokens, "

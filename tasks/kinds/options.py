@@ -177,8 +177,8 @@ class Generating(Sampling):
     prompt: Annotated[str | None, PROMPT, Option(only=Family.DECODER, is_template=True)] = None
 
 
-class Writing(Generating):
-    """Options of kinds that write text of their own choice."""
+class Searching(Generating):
+    """Options of kinds that write text of their own choice, as encoder-decoders can, too."""
 
     min_new_tokens: Annotated[
         int | None, Field(ge=0, le=MOST, description="Shortest output of a window, in tokens.")
@@ -191,11 +191,6 @@ class Writing(Generating):
         Field(strict=False, min_length=1, description="End the output before this text; may be repeated."),
         Option(metavar="TEXT"),
     ] = None
-
-
-class Searching(Writing):
-    """Options of kinds that encoder-decoders can do, too."""
-
     beams: Beams = None
     length_penalty: Annotated[
         float | None,

@@ -68,7 +68,7 @@ def scores(window: Window, answer: str, text: str, null: float) -> SpanScores:
 
 
 def join(recipe: Recipe, content: str, windows: list[Window], outputs: Sequence[Output | None]) -> Outcome:
-    joined = recipe.join(Computed(7, content, windows, outputs, 1, 9, 0))
+    joined = recipe.join(Computed(7, content, windows, outputs, 9, 0))
     assert isinstance(joined, Outcome)
     assert joined.status is not Status.DONE or RECORD.problem(joined) is None
     return joined

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from docmill.storage.core.specs import Outcome
 from docmill.tasks import kinds
-from docmill.tasks.kinds import KINDS
-from docmill.tasks.kinds.base import MEASURES, Computed, Measure, Traits
+from docmill.tasks.kinds.base import Computed, Traits
 from docmill.tasks.kinds.classify import Classify, Combination, Entailment
 from docmill.tasks.kinds.generate import Generate
 from docmill.tasks.kinds.translate import Translate
-from docmill.tasks.outputs import Generated, Head, Labels, Likelihood, Output, Scale, Several, Span, Spans
+from docmill.tasks.outputs import Generated, Labels, Likelihood, Output, Scale, Several, Span, Spans
 from docmill.tasks.specs.plan import build_spec
 from docmill.tasks.windows.windows import Encoded, Window
 from tests.tasks.kinds import test_answer, test_classify, test_redact
 
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "results.md"
-
 
 def joined(recipe: Any, outputs: list[Output | None]) -> Outcome:
     windows = [Window(n, n + 1, None if one is None else Encoded(3, "x")) for n, one in enumerate(outputs)]
-    found = recipe.join(Computed(7, "x" * 40, windows, outputs, 1, 9, 0))
+    found = recipe.join(Computed(7, "x" * 40, windows, outputs, 9, 0))
     assert isinstance(found, Outcome)
     return found
 
@@ -97,10 +93,3 @@ def test_answers_have_the_least_of_their_probabilities() -> None:
     assert record["one"] == "Ada"
     assert record["two"] is None
     assert found.confidence == pytest.approx(min(record["one_score"], record["two_no_answer"]))
-
-
-def test_every_head_has_a_measure_but_those_of_vectors_and_the_page_names_each() -> None:
-    heads = {head for kind in KINDS for head in kind.families.values()}
-    assert heads - MEASURES.keys() == {Head.POOLING, Head.VOCABULARY}
-    page = PAGE.read_text(encoding="utf-8")
-    assert [measure for measure in Measure if f"`{measure}`" not in page] == []

@@ -19,7 +19,7 @@ from docmill.tasks.windows.windows import Coder, Encoded, Window
 
 def join(recipe: Classify, windows: list[dict[str, float]], tokens: list[int]) -> Outcome:
     cut = [Window(n, n + 1, Encoded(count, "x"), part=len(windows) > 1) for n, count in enumerate(tokens)]
-    joined = recipe.join(Computed(7, "x" * len(windows), cut, [Labels(one) for one in windows], 1, sum(tokens), 0))
+    joined = recipe.join(Computed(7, "x" * len(windows), cut, [Labels(one) for one in windows], sum(tokens), 0))
     assert isinstance(joined, Outcome)
     return joined
 
@@ -83,7 +83,7 @@ def join_pairs(one: Entailment, logits: Sequence[tuple[float, float]], tokens: S
     """Join windows of these tokens; the logits are of entailment and contradiction, of each pair."""
     windows = [Window(0, 1, Encoded(count, "x")) for count in tokens for _ in one.sentences]
     outputs = [Labels({ENTAILMENT: yes, CONTRADICTION: no}) for yes, no in logits]
-    joined = one.join(Computed(7, "x", windows, outputs, 1, sum(tokens), 0))
+    joined = one.join(Computed(7, "x", windows, outputs, sum(tokens), 0))
     assert isinstance(joined, Outcome)
     return joined
 

@@ -22,7 +22,7 @@ from tests.tasks.conftest import Bench
 def join(recipe: Embed, rows: list[list[float]], tokens: list[int]) -> Outcome:
     windows = [Window(n, n + 1, Encoded(count, "x"), part=len(rows) > 1) for n, count in enumerate(tokens)]
     outputs = [Vector(np.array(row, dtype=np.float32)) for row in rows]
-    joined = recipe.join(Computed(7, "x" * len(rows), windows, outputs, 1, sum(tokens), 0))
+    joined = recipe.join(Computed(7, "x" * len(rows), windows, outputs, sum(tokens), 0))
     assert isinstance(joined, Outcome)
     return joined
 

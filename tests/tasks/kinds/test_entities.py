@@ -39,7 +39,7 @@ def scores(window: Window, text: str) -> TokenScores:
 
 
 def join(text: str, windows: list[Window], outputs: list[Output]) -> Outcome:
-    joined = Entities().join(Computed(7, text, windows, outputs, 1, 9, 0))
+    joined = Entities().join(Computed(7, text, windows, outputs, 9, 0))
     assert isinstance(joined, Outcome)
     return joined
 

@@ -41,7 +41,7 @@ def joined(*outputs: Output | None, spec: Spec | None = None) -> Outcome:
     """Return the outcome of a text of as many windows as outputs."""
     windows = [Window(place, place + 1, Encoded(1, "x"), part=len(outputs) > 1) for place in range(len(outputs))]
     recipe = kinds.recipe(spec or spec_of(), kinds.Traits())
-    outcome = recipe.join(Computed(1, "x" * len(outputs), windows, outputs, 1, 7, 9))
+    outcome = recipe.join(Computed(1, "x" * len(outputs), windows, outputs, 7, 9))
     assert isinstance(outcome, Outcome)
     return outcome
 
@@ -81,7 +81,7 @@ def test_cited_values_have_their_places_in_the_whole_text() -> None:
     text = "Of dogs. Of cats."
     windows = [Window(0, 9, Encoded(3, "x"), part=True), Window(9, 17, Encoded(3, "x"), part=True)]
     outputs = [Generated('{"title":"of Dogs","tags":["x"]}', 9), Generated('{"title":"Cats","tags":["cats"]}', 9)]
-    outcome = recipe.join(Computed(1, text, windows, outputs, 1, 7, 9))
+    outcome = recipe.join(Computed(1, text, windows, outputs, 7, 9))
     assert isinstance(outcome, Outcome)
     assert outcome.data == {
         "data": {"title": "of Dogs", "tags": ["x", "cats"]},

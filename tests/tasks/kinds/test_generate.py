@@ -28,7 +28,7 @@ from tests.tasks.reference import written
 def joined(texts: Sequence[str]) -> Outcome:
     windows = [Window(number, number + 1, Encoded(1, {}), part=len(texts) > 1) for number, _ in enumerate(texts)]
     outputs = [Generated(text, 1, truncated=False) for text in texts]
-    outcome = Generate().join(Computed(1, "x" * len(texts), windows, outputs, 1, 0, 0))
+    outcome = Generate().join(Computed(1, "x" * len(texts), windows, outputs, 0, 0))
     assert isinstance(outcome, Outcome)
     return outcome
 
@@ -57,7 +57,7 @@ def test_white_space_alone_is_nothing(texts: list[str], flags: tuple[str, ...]) 
 
 def test_several_outputs_say_which_were_cut() -> None:
     outputs = [Several(tuple(Generated(text, 1, truncated=text == "b") for text in "abc"))]
-    outcome = Generate(3).join(Computed(1, "x", [Window(0, 1, Encoded(1, {}))], outputs, 1, 0, 0))
+    outcome = Generate(3).join(Computed(1, "x", [Window(0, 1, Encoded(1, {}))], outputs, 0, 0))
     assert isinstance(outcome, Outcome)
     assert (outcome.text, outcome.data) == ("a", {"texts": ["a", "b", "c"], "truncated": [1]})
     assert outcome.flags == ("output_truncated",)

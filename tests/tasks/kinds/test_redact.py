@@ -42,7 +42,7 @@ def redacted(
     spec = build_spec("redact", MODEL if outputs else PATTERNS, kinds.options("redact", **given), config or {})
     recipe = kinds.recipe(spec, Traits())
     windows = windows or [Window(0, len(text), None)]
-    joined = recipe.join(Computed(7, text, windows, outputs or [Spans(())], 1, 9, 0))
+    joined = recipe.join(Computed(7, text, windows, outputs or [Spans(())], 9, 0))
     assert isinstance(joined, Outcome)
     assert joined.status is not Status.DONE or REDACTED.problem(joined) is None
     return joined

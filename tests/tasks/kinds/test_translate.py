@@ -28,7 +28,7 @@ def joined(text: str, outputs: list[str], *, by_sentence: bool = True) -> Outcom
     written = iter(outputs)
     computed = [None if window.encoded is None else Generated(next(written), 1) for window in windows]
     assert next(written, None) is None
-    return recipe.join(Computed(1, text, windows, computed, 1, 1, 1))
+    return recipe.join(Computed(1, text, windows, computed, 1, 1))
 
 
 @pytest.mark.parametrize(

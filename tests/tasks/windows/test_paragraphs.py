@@ -41,7 +41,7 @@ def translated(text: str, ending: str = "", *, by_sentence: bool = False) -> str
         else Generated(WORD.sub(lambda word: word[0].upper(), str(window.encoded.features)) + ending, 1)
         for window in windows
     ]
-    outcome = recipe.join(Computed(1, text, windows, outputs, 1, 1, 1))
+    outcome = recipe.join(Computed(1, text, windows, outputs, 1, 1))
     assert outcome.status is Status.DONE
     assert outcome.text is not None
     return outcome.text

@@ -282,6 +282,6 @@ def test_random_logits_give_a_valid_record_of_any_schema_or_a_reason(
 
 def joined(spec: Any, outputs: list[Output | None]) -> Outcome:
     recipe = kinds.recipe(spec, kinds.Traits())
-    found = recipe.join(Computed(1, "a text", (), outputs, 1, 5, 5))
+    found = recipe.join(Computed(1, "a text", (), outputs, 5, 5))
     assert isinstance(found, Outcome)
     return found
