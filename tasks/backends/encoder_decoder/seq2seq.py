@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForSeq2SeqLM, EncoderDecoderCache
 
 from docmill.tasks.backends import Assignment, Source, accelerator
 from docmill.tasks.backends.decoding import seed_of
@@ -19,10 +19,20 @@ from docmill.tasks.batching import Budget
 from docmill.tasks.outputs import Output, grouped
 from docmill.tasks.windows.windows import Encoded
 
-# Rows and input tokens of one batch before beams, each of which is one more row for the decoder.
-_BUDGETS = {"cpu": Budget(tokens=8192, rows=128), "cuda": Budget(tokens=65_536, rows=1024)}
+# Rows and input tokens of one batch before beams, each of which is one more row for the decoder. generate computes
+# all rows until the last search has ended, which costs more on a CPU than small batches (bench/results/beams.md).
+_BUDGETS = {"cpu": Budget(tokens=8192, rows=16), "cuda": Budget(tokens=65_536, rows=1024)}
 # Logits that are in memory at once while outputs are scored.
 _MOST_LOGITS = 1 << 26
+
+
+def _reorder_cache(cache: EncoderDecoderCache, rows: torch.Tensor) -> EncoderDecoderCache:
+    """Reorder the decoder's own states as the beams of a step ask; generate would copy the encoder's, too.
+
+    A beam follows another of its own text, and they share what the encoder left.
+    """
+    cache.self_attention_cache.reorder_cache(rows)
+    return cache
 
 
 class Seq2SeqBackend:
@@ -34,6 +44,7 @@ class Seq2SeqBackend:
         self._dtype = accelerator.dtype_for(spec.quality, device)
         opening = Opening.of(spec, assignment.folder, assignment.cache_dir)
         self._model = opening.model(AutoModelForSeq2SeqLM, self._dtype).to(device)
+        self._model._reorder_cache = _reorder_cache
         self._generation = Generation(opening, self._model.generation_config)
         self.limit_tokens = self._generation.limit_tokens
         beams = self._generation.beams
