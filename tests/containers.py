@@ -45,9 +45,9 @@ def interpolated(text: str, variables: Mapping[str, str]) -> str:
 
 
 def _value(inside: str, variables: Mapping[str, str]) -> str:
-    found = re.fullmatch(r"(\w+)(?::([-?])(.*))?", inside, re.DOTALL)
-    assert found is not None, inside
-    name, operator, otherwise = found.groups()
+    match = re.fullmatch(r"(\w+)(?::([-?])(.*))?", inside, re.DOTALL)
+    assert match is not None, inside
+    name, operator, otherwise = match.groups()
     if value := variables.get(name):
         return value
     if operator == "?":
@@ -71,9 +71,9 @@ def read(variables: Mapping[str, str]) -> dict[str, Any]:
 
 def image_health_check() -> list[str]:
     """The command of our image's own health check."""
-    found = re.search(r"^HEALTHCHECK .*?CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
-    assert found is not None
-    command: list[str] = json.loads(found[1])
+    match = re.search(r"^HEALTHCHECK .*?CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
+    assert match is not None
+    command: list[str] = json.loads(match[1])
     return command
 
 
@@ -130,19 +130,19 @@ class Host:
     def environment(self, service: str) -> dict[str, str]:
         """A service's environment: what the file gives it, and what every process has."""
         environment = self.services[service].get("environment", {})
-        given = {name: str(value) for name, value in environment.items() if value is not None}
+        values = {name: str(value) for name, value in environment.items() if value is not None}
         for other, port in PORTS.items():
             reached = f"@{HOST}:{self.ports[other]}"
-            given = {name: value.replace(f"@{other}:{port}", reached) for name, value in given.items()}
-        given |= {name: self.place(service, value) for name, value in given.items() if value.startswith("/")}
+            values = {name: value.replace(f"@{other}:{port}", reached) for name, value in values.items()}
+        values |= {name: self.place(service, value) for name, value in values.items() if value.startswith("/")}
         path = os.pathsep.join([str(self._programs), os.environ["PATH"]])
-        return {"PATH": path, "HOME": str(self.folder), "HF_HUB_OFFLINE": "1", "COLUMNS": "200", **given}
+        return {"PATH": path, "HOME": str(self.folder), "HF_HUB_OFFLINE": "1", "COLUMNS": "200", **values}
 
     def start_postgres(self) -> None:
         """Make the database and its owner, as the image does at its first start, from the service's environment."""
         self.postgres.start()
-        given = self.services["postgres"]["environment"]
-        self.postgres.make(given["POSTGRES_DB"], given["POSTGRES_USER"], given["POSTGRES_PASSWORD"])
+        values = self.services["postgres"]["environment"]
+        self.postgres.make(values["POSTGRES_DB"], values["POSTGRES_USER"], values["POSTGRES_PASSWORD"])
 
     def command(self, service: str, *arguments: str) -> list[str]:
         """Return the command of a service's container: `docmill` with the arguments, or the service's own."""

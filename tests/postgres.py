@@ -139,5 +139,5 @@ def _rows(connection: psycopg.Connection, table: str) -> list[tuple[object, ...]
 
 
 def _is_alone(connection: psycopg.Connection) -> bool:
-    found = connection.execute(f"SELECT count(*) {_OTHERS}").fetchone()
-    return found == (0,)
+    row = connection.execute(f"SELECT count(*) {_OTHERS}").fetchone()
+    return row == (0,)

@@ -22,7 +22,7 @@ class Service(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.known = {("jinja2", "2.10")}
-        self.asked: list[tuple[str, str]] = []
+        self.requests: list[tuple[str, str]] = []
 
     @property
     def options(self) -> list[str]:
@@ -33,9 +33,9 @@ class _Handler(BaseHTTPRequestHandler):
     server: Service
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        release = asked["package"]["name"], asked["version"]
-        self.server.asked.append(release)
+        query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        release = query["package"]["name"], query["version"]
+        self.server.requests.append(release)
         answer = {"vulns": [_vulnerability(*release)]} if release in self.server.known else {}
         body = json.dumps(answer).encode()
         self.send_response(200)
@@ -79,7 +79,7 @@ def test_a_known_vulnerability_fails_and_is_named_with_the_version_that_lacks_it
     assert audit.main([*service.options, lock]) == 1
     assert "requirements-cpu.lock: torch 2.13.0: PYSEC-2026-1, fixed in 99.0" in capsys.readouterr().out
     # Without the name of torch's build.
-    assert {*service.asked} == {("jinja2", "2.10"), ("click", "8.5.1"), ("torch", "2.13.0")}
+    assert {*service.requests} == {("jinja2", "2.10"), ("click", "8.5.1"), ("torch", "2.13.0")}
 
 
 def test_a_service_that_knows_nothing_does_not_pass(
@@ -106,4 +106,4 @@ def test_a_lock_that_pins_nothing_is_refused(
     lock.write_text("click>=8\n")
     assert audit.main([*service.options, str(lock)]) == 2
     assert "line 1 pins no package: click>=8" in capsys.readouterr().err
-    assert service.asked == []
+    assert service.requests == []

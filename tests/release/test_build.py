@@ -76,15 +76,16 @@ def test_a_release_has_packages_lists_and_checksums_and_says_which_images_it_ski
     bill.check(json.dumps(listed))
     root = listed["metadata"]["component"]
     assert (root["name"], root["version"], root["hashes"][0]["content"]) == ("docmill", "1.2.0", sums[wheel])
-    assert {(one["name"], one["version"]) for one in listed["components"]} == {
+    assert {(component["name"], component["version"]) for component in listed["components"]} == {
         ("click", "8.5.1"),
         ("torch", "2.13.0+cpu"),
     }
-    [torch] = [one for one in listed["components"] if one["name"] == "torch"]
+    [torch] = [component for component in listed["components"] if component["name"] == "torch"]
     assert torch["externalReferences"][0]["hashes"] == [{"alg": "SHA-256", "content": TORCH}]
-    assert {"ref": root["bom-ref"], "dependsOn": sorted(one["bom-ref"] for one in listed["components"])} in listed[
-        "dependencies"
-    ]
+    assert {
+        "ref": root["bom-ref"],
+        "dependsOn": sorted(component["bom-ref"] for component in listed["components"]),
+    } in listed["dependencies"]
 
 
 def test_a_tag_that_is_no_version_as_packages_write_it_is_refused() -> None:

@@ -36,14 +36,14 @@ class Handler(BaseHTTPRequestHandler):
         self.say(unquote(urlparse(self.path).path))
 
     def say(self, path: str) -> None:
-        found = [
+        names = [
             file.relative_to(self.folder).as_posix() for file in sorted(self.folder.rglob("*")) if file.is_file()
         ]
         if re.fullmatch(f"/api/datasets/{NAME}(/revision/.+)?", path):
-            self.json({"id": NAME, "sha": COMMIT, "siblings": [{"rfilename": name} for name in found]})
+            self.json({"id": NAME, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]})
         elif tree := re.fullmatch(f"/api/datasets/{NAME}/tree/[^/]+/?(.*)", path):
-            self.json([entry(self.folder, name) for name in found if name.startswith(tree[1])])
-        elif (file := re.fullmatch(f"/datasets/{NAME}/resolve/[^/]+/(.*)", path)) and file[1] in found:
+            self.json([entry(self.folder, name) for name in names if name.startswith(tree[1])])
+        elif (file := re.fullmatch(f"/datasets/{NAME}/resolve/[^/]+/(.*)", path)) and file[1] in names:
             self.file(self.folder / file[1])
         else:
             code = "EntryNotFound" if path.startswith(f"/datasets/{NAME}/") else "RepoNotFound"
@@ -52,8 +52,8 @@ class Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815
 
     def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["paths"]
-        self.json([entry(self.folder, name) for name in asked if (self.folder / name).is_file()])
+        paths = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["paths"]
+        self.json([entry(self.folder, name) for name in paths if (self.folder / name).is_file()])
 
     def file(self, path: Path) -> None:
         raw = path.read_bytes()

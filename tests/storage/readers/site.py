@@ -26,7 +26,7 @@ class Site:
     cut: float = 1.0  # of an answer
     status: int = 200
     pause: threading.Event | None = None  # between the halves of an answer, until it is set
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     logins: list[str] = field(default_factory=list)  # as NAME:PASSWORD, "" for a request without one
 
 
@@ -43,7 +43,7 @@ def handler(site: Site) -> type[BaseHTTPRequestHandler]:
 
         def _answer(self, *, body: bool) -> None:
             path = self.path.partition("?")[0]
-            site.asked.append(f"{self.command} {self.headers.get('Range', '')}")
+            site.requests.append(f"{self.command} {self.headers.get('Range', '')}")
             site.logins.append(b64decode(self.headers.get("Authorization", "").removeprefix("Basic ")).decode())
             if path in site.leads_to:
                 self.send_response(302)
@@ -56,9 +56,9 @@ def handler(site: Site) -> type[BaseHTTPRequestHandler]:
                 self.send_response(site.status if raw is not None else 404)
                 self.end_headers()
                 return
-            asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-            if asked and site.ranges:
-                first, last = map(int, asked.groups())
+            span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            if span and site.ranges:
+                first, last = map(int, span.groups())
                 self.send_response(206)
                 self.send_header("Content-Range", f"bytes {first}-{min(last, len(raw) - 1)}/{len(raw)}")
                 raw = raw[first:] if site.endless else raw[first : last + 1]

@@ -77,10 +77,10 @@ def test_the_documents_of_an_archive_are_read_in_its_order(name: str, tmp_path: 
     path = tmp_path / name
     path.write_bytes(raw)
     source = open_source(str(path), OPTIONS)
-    found = list(source.records())
-    assert [item.key for item in found if isinstance(item, Record)] == list(READ)
+    items = list(source.records())
+    assert [item.key for item in items if isinstance(item, Record)] == list(READ)
     assert texts(path) == READ
-    assert list(source.records()) == found
+    assert list(source.records()) == items
     assert source.bytes_read == sum(len(MEMBERS[key]) for key in READ)
     assert len(list(open_source(str(path), SourceOptions(limit=2)).records())) == 2
 
@@ -95,12 +95,12 @@ def test_a_mailbox_is_one_document_for_each_message(tmp_path: Path) -> None:
         box += bytes(message).replace(b"\nFrom here", b"\n>From here") + b"\n"
     for name, raw in (("a.mbox", box), ("b.mbox.gz", gzip.compress(box))):
         (tmp_path / name).write_bytes(raw)
-        found = texts(tmp_path / name)
-        assert list(found) == ["1.eml", "2.eml", "3.eml"]
-        assert "Subject: letter 1" in found["2.eml"]
-        assert "Dear 1,\nFrom here on it is 1." in found["2.eml"]
+        messages = texts(tmp_path / name)
+        assert list(messages) == ["1.eml", "2.eml", "3.eml"]
+        assert "Subject: letter 1" in messages["2.eml"]
+        assert "Dear 1,\nFrom here on it is 1." in messages["2.eml"]
     refused = rejections(tmp_path / "a.mbox", SourceOptions(max_record_bytes=50))
-    assert refused == dict.fromkeys(found, "longer than 50 bytes, the limit for one document")
+    assert refused == dict.fromkeys(messages, "longer than 50 bytes, the limit for one document")
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz"])
@@ -150,23 +150,23 @@ def test_workbooks_and_other_files_of_records_in_an_archive_are_read_as_in_a_fol
     ]
     options = SourceOptions(sheet="Data", header_row=2)
     source = open_source(str(path), options)
-    found = list(source.records())
-    assert [one for one in found if isinstance(one, Record)] == expected
-    [refused] = [one for one in found if isinstance(one, Rejection)]
+    items = list(source.records())
+    assert [item for item in items if isinstance(item, Record)] == expected
+    [refused] = [item for item in items if isinstance(item, Rejection)]
     assert (refused.where, refused.below) == ("d.jsonl.gz:2", "d.jsonl.gz")
     assert left_out(source) == {".csv": 1, ".jsonl": 1, ".zip": 1}
     assert why_left_out(source) == {
         ".csv": 'f.csv: no record has a field "text"; it has "name", "size": name one with --text-field',
         ".jsonl": "g.jsonl: it holds results that docmill wrote; to read them name the file",
     }
-    assert list(source.records()) == found
-    assert [one.where for one in open_source(str(path), replace(options, limit=2)).records()] == [
+    assert list(source.records()) == items
+    assert [item.where for item in open_source(str(path), replace(options, limit=2)).records()] == [
         "b/book.xlsx[Data]:3",
         "b/book.xlsx[Data]:4",
     ]
     folder = open_source(str(tmp_path), options)
-    keys = [one.key for one in folder.records() if isinstance(one, Record)]
-    assert keys == [f"{name}/{one.key}" for one in expected]
+    keys = [item.key for item in folder.records() if isinstance(item, Record)]
+    assert keys == [f"{name}/{item.key}" for item in expected]
     assert why_left_out(folder) == {
         ".csv": f'{name}/f.csv: no record has a field "text"; it has "name", "size": name one with --text-field',
         ".jsonl": f"{name}/g.jsonl: it holds results that docmill wrote; to read them name the file",
@@ -196,8 +196,8 @@ def test_a_tar_that_is_cut_gives_what_came_before_and_says_so(name: str, tmp_pat
     raw = tarred({"a.txt": b"whole", "b.txt": random.Random(7).randbytes(400_000).hex().encode()})
     path = tmp_path / name
     path.write_bytes(gzip.compress(raw)[:-80] if name.endswith("gz") else raw[:20_000])
-    one, cut = open_source(str(path), OPTIONS).records()
-    assert isinstance(one, Record)
+    first, cut = open_source(str(path), OPTIONS).records()
+    assert isinstance(first, Record)
     assert isinstance(cut, Rejection)
     assert cut.fatal
     assert "after a.txt; nothing more was read" in cut.reason

@@ -36,10 +36,10 @@ def saved(path: Path, table: Any, rows_a_batch: int = 1_000) -> Path:
 def test_a_stream_is_read_in_its_order_with_its_other_columns_as_metadata(tmp_path: Path) -> None:
     path = saved(tmp_path / "c.ARROW", WHOLE.append_column("n", pa.array(range(2_500))))
     source = open_source(str(path), OPTIONS)
-    found = list(source.records())
-    assert found == [Record(f"{n}", f"text {n}", {"n": n}, (), f"c.ARROW:{n + 1}") for n in range(2_500)]
+    items = list(source.records())
+    assert items == [Record(f"{n}", f"text {n}", {"n": n}, (), f"c.ARROW:{n + 1}") for n in range(2_500)]
     assert source.size_bytes() == source.bytes_read == path.stat().st_size
-    assert list(source.records()) == found
+    assert list(source.records()) == items
     (tmp_path / "c.arrow.gz").write_bytes(gzip.compress(path.read_bytes()))
     assert len(read(tmp_path / "c.arrow.gz", SourceOptions(limit=3))) == 3
 
@@ -93,11 +93,11 @@ def test_offsets_that_lead_out_of_a_batch_cost_its_rows_only(tmp_path: Path) -> 
     place = raw.index(struct.pack("<2i", end - len("text 1999"), end))
     raw[place + 4 : place + 8] = struct.pack("<i", 2**31 - 1)
     path.write_bytes(raw)
-    found = read(path)
-    assert [item for item in found if isinstance(item, Rejection)] == [
+    items = read(path)
+    assert [item for item in items if isinstance(item, Rejection)] == [
         Rejection("c.arrow:1001", "the file is damaged: rows 1,001 to 2,000 cannot be read")
     ]
-    assert [item.where for item in found if isinstance(item, Record)][999:1001] == ["c.arrow:1000", "c.arrow:2001"]
+    assert [item.where for item in items if isinstance(item, Record)][999:1001] == ["c.arrow:1000", "c.arrow:2001"]
 
 
 @pytest.mark.long
@@ -107,8 +107,8 @@ def test_lengths_that_ask_for_any_amount_of_memory_are_refused(tmp_path: Path) -
     with ipc.new_stream(path, big.schema, options=ipc.IpcWriteOptions(compression="zstd")) as out:
         out.write_table(big)
     assert path.stat().st_size < 2**20
-    found = read(path, SourceOptions(max_record_bytes=10_000_000))
-    assert isinstance(found[0], Rejection)
+    items = read(path, SourceOptions(max_record_bytes=10_000_000))
+    assert isinstance(items[0], Rejection)
     many = pa.DictionaryArray.from_arrays(pa.array([0] * 1_000, pa.int32()), pa.array(["a" * 20_000_000]))
     with ipc.new_stream(path, pa.schema([("text", many.type)])) as out:
         out.write_table(pa.table({"text": many}))

@@ -74,14 +74,14 @@ def outcomes(told: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str,
         head, _ = process.receive(1 << 20)
     finally:
         process.close()
-    found: dict[str, str] = head["outcomes"]
-    assert len(found) == 2 * len(ATTEMPTS)
-    return found
+    came_to: dict[str, str] = head["outcomes"]
+    assert len(came_to) == 2 * len(ATTEMPTS)
+    return came_to
 
 
-def done(found: dict[str, str]) -> set[str]:
+def done(came_to: dict[str, str]) -> set[str]:
     """The attempts that came to something, in the first thread or in another."""
-    return {name.removesuffix(" in a thread") for name, outcome in found.items() if outcome == "done"}
+    return {name.removesuffix(" in a thread") for name, outcome in came_to.items() if outcome == "done"}
 
 
 def has_both() -> None:
@@ -113,5 +113,5 @@ print(before, libc.prctl(3, 0, 0, 0, 0))  # PR_GET_DUMPABLE
 """
     if sys.platform != "linux":
         pytest.skip("only Linux keeps a process from being looked into")
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert found.stdout.split() == ["1", "0"]
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert ended.stdout.split() == ["1", "0"]

@@ -52,40 +52,40 @@ def test_columns_may_be_separated_by_something_else(tmp_path: Path, name: str, d
 
 
 def test_a_ragged_row_is_rejected_and_the_next_one_is_read(tmp_path: Path) -> None:
-    found = read(tmp_path, b"id,text\na,x,y\nb\nc,z\n")
-    assert found[:2] == [
+    items = read(tmp_path, b"id,text\na,x,y\nb\nc,z\n")
+    assert items[:2] == [
         Rejection("c.csv:2", "3 fields where the header has 2"),
         Rejection("c.csv:3", "1 fields where the header has 2"),
     ]
-    assert isinstance(found[2], Record)
+    assert isinstance(items[2], Record)
 
 
 def test_text_after_a_closing_quote_is_rejected_and_the_next_row_is_read(tmp_path: Path) -> None:
-    found = read(tmp_path, b'id,text\na,"x"y\nb,z\n')
-    assert found[0] == Rejection("c.csv:2", "not CSV: text after a closing quote")
-    assert isinstance(found[1], Record)
+    items = read(tmp_path, b'id,text\na,"x"y\nb,z\n')
+    assert items[0] == Rejection("c.csv:2", "not CSV: text after a closing quote")
+    assert isinstance(items[1], Record)
 
 
 def test_a_quote_that_never_closes_is_fatal_and_names_the_line_where_it_opens(tmp_path: Path) -> None:
-    found = read(tmp_path, b'id,text\na,x\nb,"y\nc,z\nd,w\n')
-    assert found[1:] == [Rejection("c.csv:3", "a quote opens and never closes", fatal=True)]
+    items = read(tmp_path, b'id,text\na,x\nb,"y\nc,z\nd,w\n')
+    assert items[1:] == [Rejection("c.csv:3", "a quote opens and never closes", fatal=True)]
 
 
 def test_a_record_over_the_limit_is_fatal_since_its_end_cannot_be_known(tmp_path: Path) -> None:
     raw = b'id,text\na,x\nb,"' + b"y\n" * 5_000 + b'"\nc,z\n'
-    found = read(tmp_path, raw, SourceOptions(max_record_bytes=1_000))
-    assert len(found) == 2
-    assert isinstance(found[1], Rejection)
-    assert found[1].fatal
-    assert found[1].where == "c.csv:3"
-    assert "1,000 bytes" in found[1].reason
+    items = read(tmp_path, raw, SourceOptions(max_record_bytes=1_000))
+    assert len(items) == 2
+    assert isinstance(items[1], Rejection)
+    assert items[1].fatal
+    assert items[1].where == "c.csv:3"
+    assert "1,000 bytes" in items[1].reason
 
 
 def test_a_document_of_many_megabytes_in_one_field_is_read(tmp_path: Path) -> None:
     text = "word " * 600_000
-    (found,) = read(tmp_path, b"id,text\na,%s\n" % text.encode())
-    assert isinstance(found, Record)
-    assert found.text == text
+    (item,) = read(tmp_path, b"id,text\na,%s\n" % text.encode())
+    assert isinstance(item, Record)
+    assert item.text == text
     assert csv.field_size_limit() == MAX_CSV_RECORD_BYTES
 
 
@@ -107,8 +107,8 @@ def test_a_header_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_missing_id_gets_the_number_of_the_record_and_an_empty_file_has_none(tmp_path: Path) -> None:
-    found = read(tmp_path, b"id,text\n,x\n,y\n")
-    assert [item.key for item in found if isinstance(item, Record)] == ["c.csv:1", "c.csv:2"]
+    items = read(tmp_path, b"id,text\n,x\n,y\n")
+    assert [item.key for item in items if isinstance(item, Record)] == ["c.csv:1", "c.csv:2"]
     assert read(tmp_path, b"") == []
     assert read(tmp_path, b"text\n") == []
 
@@ -131,5 +131,5 @@ def test_what_a_csv_writer_wrote_comes_back_as_it_was(tmp_path: Path, cells: lis
     out = StringIO()
     writer = csv.writer(out, quoting=csv.QUOTE_ALL)
     writer.writerows([("text", "meta"), *cells])
-    found = read(tmp_path, out.getvalue().encode())
-    assert [(item.text, item.meta["meta"]) for item in found if isinstance(item, Record)] == cells
+    items = read(tmp_path, out.getvalue().encode())
+    assert [(item.text, item.meta["meta"]) for item in items if isinstance(item, Record)] == cells

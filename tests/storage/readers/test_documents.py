@@ -161,9 +161,9 @@ REAL = {"a.html": html(), "b.PDF": pdf(), "c.docx": word(), "d.eml": mail(), "e.
 
 @pytest.fixture
 def extractor() -> Iterator[Extractor]:
-    one = Extractor(max_bytes=10_000_000)
-    yield one
-    one.close()
+    extractor = Extractor(max_bytes=10_000_000)
+    yield extractor
+    extractor.close()
 
 
 def test_a_folder_gives_the_text_of_documents_of_many_kinds(tmp_path: Path) -> None:
@@ -171,14 +171,14 @@ def test_a_folder_gives_the_text_of_documents_of_many_kinds(tmp_path: Path) -> N
         (tmp_path / name).write_bytes(raw)
     (tmp_path / "f.txt").write_text("plain")
     records = [item for item in open_source(str(tmp_path), OPTIONS).records() if isinstance(item, Record)]
-    found = {record.key: record.text for record in records}
-    assert list(found) == [*REAL, "f.txt"]
+    texts = {record.key: record.text for record in records}
+    assert list(texts) == [*REAL, "f.txt"]
     for name in REAL:
-        assert SAID in " ".join(found[name].split()), name
-    assert found["a.html"] == f"Songs\n\n{SAID}"
-    assert "The second page." in found["b.PDF"]
-    assert found["c.docx"] == f"Songs\n\n{SAID}"
-    assert found["f.txt"] == "plain"
+        assert SAID in " ".join(texts[name].split()), name
+    assert texts["a.html"] == f"Songs\n\n{SAID}"
+    assert "The second page." in texts["b.PDF"]
+    assert texts["c.docx"] == f"Songs\n\n{SAID}"
+    assert texts["f.txt"] == "plain"
 
 
 def test_one_document_is_a_source_too(tmp_path: Path) -> None:
@@ -243,14 +243,14 @@ def test_what_a_pages_encoding_does_not_have_is_replaced_and_flagged(tmp_path: P
     (tmp_path / "b.html").write_bytes(b"<meta charset=shift_jis><p>\x81</p>" + "<p>日本</p>".encode("shift_jis"))
     half = "<p>a".encode("utf-16") + b"\0\xd8" + "b</p>".encode("utf-16-le")
     (tmp_path / "c.html").write_bytes(half)
-    one, two, three = open_source(str(tmp_path), OPTIONS).records()
-    assert isinstance(one, Record)
-    assert isinstance(two, Record)
-    assert three == Record("c.html", "a\ufffdb", {}, ("invalid_utf16@10",), "c.html")
-    assert one.flags == ("assumed_cp1252@3",)
-    assert one.text == FRENCH
-    assert two.flags == ("invalid_shift_jis@27",)
-    assert "日本" in two.text
+    first, second, third = open_source(str(tmp_path), OPTIONS).records()
+    assert isinstance(first, Record)
+    assert isinstance(second, Record)
+    assert third == Record("c.html", "a\ufffdb", {}, ("invalid_utf16@10",), "c.html")
+    assert first.flags == ("assumed_cp1252@3",)
+    assert first.text == FRENCH
+    assert second.flags == ("invalid_shift_jis@27",)
+    assert "日本" in second.text
 
 
 def test_a_mail_whose_attachments_are_not_read_is_flagged(tmp_path: Path) -> None:
@@ -317,19 +317,19 @@ def test_a_document_that_ends_its_reader_costs_only_itself(extractor: Extractor)
 
 
 def test_a_document_that_takes_too_long_is_given_up() -> None:
-    one = Extractor(max_bytes=10_000_000, time_s=0.02)
+    extractor = Extractor(max_bytes=10_000_000, time_s=0.02)
     began = time.monotonic()
     with pytest.raises(NotExtracted, match="more than 0 s"):
-        one.text(html(f"<p>{SAID}</p>" * 20_000), HTML)
+        extractor.text(html(f"<p>{SAID}</p>" * 20_000), HTML)
     assert time.monotonic() - began < 10
-    one.close()
+    extractor.close()
 
 
 def test_a_text_that_is_too_long_is_rejected(tmp_path: Path) -> None:
-    one = Extractor(max_bytes=50)
+    extractor = Extractor(max_bytes=50)
     with pytest.raises(NotExtracted, match="more than 50 bytes"):
-        one.text(REAL["a.html"], HTML)
-    one.close()
+        extractor.text(REAL["a.html"], HTML)
+    extractor.close()
 
 
 def test_a_pdf_is_read_where_no_library_was_unpacked_and_whatever_lies_in_its_place(
@@ -519,8 +519,8 @@ def test_subtitles_are_documents_in_any_encoding_compressed_or_not(tmp_path: Pat
     (tmp_path / "a.srt").write_bytes(SRT.replace("\n", "\r\n").encode("cp1252"))
     (tmp_path / "b.vtt.gz").write_bytes(gzip.compress(VTT.encode("utf-8-sig")))
     (tmp_path / "c.SRT").write_text("These are no subtitles.")
-    found = list(open_source(str(tmp_path), SourceOptions(encoding="cp1252")).records())
-    assert found == [
+    items = list(open_source(str(tmp_path), SourceOptions(encoding="cp1252")).records())
+    assert items == [
         Record("a.srt", "Größe: a < b and b > c\n42", {}, (), "a.srt"),
         Record("b.vtt.gz", "We are in New York & Ob{er}au\n- Where?\n- Over there", {}, (), "b.vtt.gz"),
         Rejection("c.SRT", "no subtitles were found in it"),

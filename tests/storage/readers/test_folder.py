@@ -65,11 +65,11 @@ def test_each_file_is_a_document_under_its_relative_path_in_the_order_of_the_pat
     source = open_source(str(tmp_path), OPTIONS)
     assert source.name == str(tmp_path)
     assert source.size_bytes() is None
-    found = list(source.records())
-    assert [item.where for item in found] == sorted(["b.txt", "a/z.md", "a/b/c.txt", "a.txt", "a-b.txt"])
-    assert found[2] == Record("a/b/c.txt", "C", {}, (), "a/b/c.txt")
+    items = list(source.records())
+    assert [item.where for item in items] == sorted(["b.txt", "a/z.md", "a/b/c.txt", "a.txt", "a-b.txt"])
+    assert items[2] == Record("a/b/c.txt", "C", {}, (), "a/b/c.txt")
     assert source.bytes_read == 6
-    assert list(source.records()) == found
+    assert list(source.records()) == items
 
 
 def test_hidden_files_are_passed_over_and_other_kinds_are_counted(tmp_path: Path) -> None:
@@ -197,8 +197,8 @@ def test_records_archives_and_mailboxes_in_a_folder_are_read_under_their_files_p
         },
     )
     source = open_source(str(tmp_path), OPTIONS)
-    found = list(source.records())
-    assert [item for item in found if isinstance(item, Record) and not item.key.startswith("h.mbox")] == [
+    items = list(source.records())
+    assert [item for item in items if isinstance(item, Record) and not item.key.startswith("h.mbox")] == [
         Record("a.txt", "A", {}, (), "a.txt"),
         Record("b/c.jsonl#x", "one", {}, (), "b/c.jsonl:1"),
         Record("b/c.jsonl:2", "two", {"lang": "en"}, (), "b/c.jsonl:2"),
@@ -208,7 +208,7 @@ def test_records_archives_and_mailboxes_in_a_folder_are_read_under_their_files_p
     ]
     assert "h.mbox/1.eml" in keys(source)
     assert left_out(source) == {".png": 2}
-    assert list(source.records()) == found
+    assert list(source.records()) == items
     assert len(keys(open_source(str(tmp_path), SourceOptions(limit=3)))) == 3
 
 
@@ -289,8 +289,8 @@ def test_damage_in_one_file_of_a_folder_leaves_the_others_readable(tmp_path: Pat
     write(tmp_path, {"a.jsonl.gz": b"no gzip", "b.zip": b"no zip", "c.txt": "C"})
     source = open_source(str(tmp_path), OPTIONS)
     assert keys(source) == ["c.txt"]
-    found = [item for item in source.records() if isinstance(item, Rejection)]
-    assert [(item.where, item.fatal, item.below) for item in found] == [
+    items = [item for item in source.records() if isinstance(item, Rejection)]
+    assert [(item.where, item.fatal, item.below) for item in items] == [
         ("a.jsonl.gz@7", True, "a.jsonl.gz"),
         ("b.zip", True, "b.zip"),
     ]
@@ -300,9 +300,9 @@ def test_the_locks_of_open_office_files_are_passed_over(tmp_path: Path) -> None:
     for name in ("~$letter.docx", "~$notes.txt", "letter.txt"):
         (tmp_path / name).write_bytes(b"\x05owner\0")
     for source in (tmp_path, tmp_path / "*"):
-        found = open_source(str(source), OPTIONS)
-        assert [item.key for item in found.records() if isinstance(item, Record)] == ["letter.txt"]
-        assert not found.ignored  # type: ignore[attr-defined]
+        opened = open_source(str(source), OPTIONS)
+        assert [item.key for item in opened.records() if isinstance(item, Record)] == ["letter.txt"]
+        assert not opened.ignored  # type: ignore[attr-defined]
 
 
 def test_a_file_of_windows_among_others_is_read_as_such_and_flagged(tmp_path: Path) -> None:
@@ -312,13 +312,13 @@ def test_a_file_of_windows_among_others_is_read_as_such_and_flagged(tmp_path: Pa
     (tmp_path / "d.txt").write_text("\u0441\u043b\u043e\u0432\u043e", "cp1251")
     (tmp_path / "e.csv").write_bytes("id,text\n1,\u00e9t\u00e9\n2,\u00fc\n".encode("cp1252"))
     items = list(open_source(str(tmp_path), OPTIONS).records())
-    found = {item.key: (item.text, item.flags) for item in items if isinstance(item, Record)}
-    assert found["a.txt"] == ("caf\u00e9", ())
-    assert found["b.txt"] == ("Das Caf\u00e9 \u2013 ein Ort", ("assumed_cp1252@7",))
-    assert found["c.txt"] == ("caf\u00e9 caf\ufffd", ("invalid_utf8@9",))
-    assert found["d.txt"] == ("\ufffd" * 5, ("invalid_utf8@0",))
-    assert found["e.csv#1"] == ("\u00e9t\u00e9", ("assumed_cp1252@10",))
-    assert found["e.csv#2"][1] == ("assumed_cp1252@16",)
+    read_items = {item.key: (item.text, item.flags) for item in items if isinstance(item, Record)}
+    assert read_items["a.txt"] == ("caf\u00e9", ())
+    assert read_items["b.txt"] == ("Das Caf\u00e9 \u2013 ein Ort", ("assumed_cp1252@7",))
+    assert read_items["c.txt"] == ("caf\u00e9 caf\ufffd", ("invalid_utf8@9",))
+    assert read_items["d.txt"] == ("\ufffd" * 5, ("invalid_utf8@0",))
+    assert read_items["e.csv#1"] == ("\u00e9t\u00e9", ("assumed_cp1252@10",))
+    assert read_items["e.csv#2"][1] == ("assumed_cp1252@16",)
 
 
 def matching(source: str, options: SourceOptions = OPTIONS) -> list[str]:
@@ -330,7 +330,7 @@ def rejected(source: str) -> dict[str, str]:
 
 
 def matched(pattern: Path) -> list[str]:
-    return [found[0] for found in Pattern(str(pattern)).walk() if not isinstance(found, Rejection)]
+    return [entry[0] for entry in Pattern(str(pattern)).walk() if not isinstance(entry, Rejection)]
 
 
 def test_a_folder_whose_name_has_brackets_may_stand_before_a_pattern(
@@ -362,16 +362,16 @@ def test_documents_of_many_files_have_keys_that_keep_the_files_apart(tmp_path: P
     pattern = str(tmp_path / "data/**")
     source = open_source(pattern, OPTIONS)
     assert source.name == pattern
-    found = list(source.records())
-    assert [item.key for item in found if isinstance(item, Record)] == [
+    items = list(source.records())
+    assert [item.key for item in items if isinstance(item, Record)] == [
         *("a.csv#1", "a.csv:2", "b.jsonl#1", "b.jsonl:2", "note.txt", "sub/c.jsonl.gz#1", "z.zip/in/m.txt"),
     ]
-    assert [item.where for item in found if isinstance(item, Rejection)] == ["z.zip/../out.txt"]
+    assert [item.where for item in items if isinstance(item, Rejection)] == ["z.zip/../out.txt"]
     assert isinstance(source, FilesSource)
     assert source.ignored == {".png": 1}
     assert source.bytes_read > 0
     assert source.size_bytes() is None
-    assert list(source.records()) == found
+    assert list(source.records()) == items
     assert matching(pattern, SourceOptions(limit=3)) == ["a.csv#1", "a.csv:2", "b.jsonl#1"]
 
 
@@ -396,9 +396,9 @@ def test_a_pattern_means_files_in_the_order_of_their_paths(
 ) -> None:
     root = tmp_path / "root"
     write(root, dict.fromkeys(["a.txt", "a-b.txt", "a/x.txt", "a/b/y.txt", ".hidden/z.txt", ".dot.txt"], ""))
-    found = matched(root / pattern)
-    assert found == (["root/a/x.txt"] if expected is None else expected)
-    for path in found:
+    paths = matched(root / pattern)
+    assert paths == (["root/a/x.txt"] if expected is None else expected)
+    for path in paths:
         assert Pattern(str(root / pattern)).matches(Pattern(str(root / pattern)).root / path)
 
 
@@ -473,11 +473,11 @@ def read(folder: Path, options: SourceOptions = OPTIONS) -> list[Any]:
 def test_parts_are_one_source_with_the_ids_and_texts_that_they_had(tmp_path: Path, form: str) -> None:
     folder = exported(tmp_path / "out", 10, form)
     (folder / "notes.txt").write_text("no part")
-    found = read(folder)
-    assert [(record.key, record.text) for record in found] == [(f"k{i}", f"Text {i}:\n«слово»") for i in range(10)]
+    items = read(folder)
+    assert [(record.key, record.text) for record in items] == [(f"k{i}", f"Text {i}:\n«слово»") for i in range(10)]
     first_line = {"jsonl": "part-00003.jsonl:1", "csv": "part-00003.csv:2"}
-    assert found[-1].where == first_line[form]
-    assert read(folder, SourceOptions(limit=4)) == found[:4]
+    assert items[-1].where == first_line[form]
+    assert read(folder, SourceOptions(limit=4)) == items[:4]
 
 
 def test_an_export_that_is_not_whole_is_refused(tmp_path: Path) -> None:

@@ -78,8 +78,8 @@ def test_an_id_that_no_index_could_hold_is_rejected() -> None:
 
 def test_text_that_is_missing_or_no_string_is_rejected_with_the_reason() -> None:
     first = b'{"text": "good"}\n'
-    found = read(first + b'{"id": 1, "body": "secret"}\n{"text": null}\n{"text": 3}\n{"text": ["secret"]}\n')
-    assert found[1:] == [
+    items = read(first + b'{"id": 1, "body": "secret"}\n{"text": null}\n{"text": 3}\n{"text": ["secret"]}\n')
+    assert items[1:] == [
         Rejection("-:2", 'no field "text"; the record has "id", "body"'),
         Rejection("-:3", '"text" is null, not a string'),
         Rejection("-:4", '"text" is a whole number, not a string'),
@@ -88,12 +88,12 @@ def test_text_that_is_missing_or_no_string_is_rejected_with_the_reason() -> None
 
 
 def test_bad_json_is_rejected_with_its_line_and_column_and_the_rest_goes_in() -> None:
-    found = read(b'{"text": "a"}\n{"text": "b",}\n\n{"text": \nnot json\n[1]\n"x"\n{"text": "c"}\n')
-    assert [item.where for item in found] == ["-:1", "-:2", "-:4", "-:5", "-:6", "-:7", "-:8"]
-    reasons = [item.reason for item in found if isinstance(item, Rejection)]
+    items = read(b'{"text": "a"}\n{"text": "b",}\n\n{"text": \nnot json\n[1]\n"x"\n{"text": "c"}\n')
+    assert [item.where for item in items] == ["-:1", "-:2", "-:4", "-:5", "-:6", "-:7", "-:8"]
+    reasons = [item.reason for item in items if isinstance(item, Rejection)]
     assert all(text.startswith("not JSON: ") and " at column " in text for text in reasons[:3])
     assert reasons[3:] == ["an array where an object is expected", "a single value where an object is expected"]
-    assert [item.key for item in found if isinstance(item, Record)] == ["-:1", "-:7"]
+    assert [item.key for item in items if isinstance(item, Record)] == ["-:1", "-:7"]
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e400"])
@@ -115,18 +115,18 @@ def test_nesting_that_would_break_the_database_layer_is_rejected(depth: int) -> 
 
 
 def test_lone_surrogates_and_nul_are_replaced_in_text_id_and_metadata_and_flagged() -> None:
-    found = record(b'{"id": "k\\u0000", "text": "a\\ud800b\\u0000", "meta": {"\\udfff": ["\\u0000"]}}')
-    assert found.key == "k\ufffd"
-    assert found.text == "a\ufffdb\ufffd"
-    assert found.meta == {"meta": {"\ufffd": ["\ufffd"]}}
-    assert found.flags == ("nul_replaced", "surrogate_replaced")
+    mended = record(b'{"id": "k\\u0000", "text": "a\\ud800b\\u0000", "meta": {"\\udfff": ["\\u0000"]}}')
+    assert mended.key == "k\ufffd"
+    assert mended.text == "a\ufffdb\ufffd"
+    assert mended.meta == {"meta": {"\ufffd": ["\ufffd"]}}
+    assert mended.flags == ("nul_replaced", "surrogate_replaced")
 
 
 def test_invalid_utf8_is_replaced_and_flagged_with_its_offset_in_the_file() -> None:
     first = b'\xef\xbb\xbf{"text": "caf\xc3\xa9"}\n'
-    found = read(first + b'{"text": "caf\xff"}\n')
-    assert found[0] == Record("-:1", "café", {}, (), "-:1")
-    assert found[1] == Record("-:2", "caf\ufffd", {}, (f"invalid_utf8@{len(first) + 13}",), "-:2")
+    items = read(first + b'{"text": "caf\xff"}\n')
+    assert items[0] == Record("-:1", "café", {}, (), "-:1")
+    assert items[1] == Record("-:2", "caf\ufffd", {}, (f"invalid_utf8@{len(first) + 13}",), "-:2")
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_record() -> None:
@@ -151,24 +151,24 @@ def test_a_wrong_id_field_is_a_usage_error_where_it_was_asked_for() -> None:
 
 def test_one_record_with_the_field_among_the_first_hundred_makes_the_others_rejections() -> None:
     lines = b'{"body": "x"}\n' * 99 + b'{"text": "y"}\n'
-    found = read(lines)
-    assert sum(isinstance(item, Rejection) for item in found) == 99
+    items = read(lines)
+    assert sum(isinstance(item, Rejection) for item in items) == 99
     with pytest.raises(FieldUnknown):
         read(b'{"body": "x"}\n' + lines)
 
 
 def test_limit_counts_records_and_not_rejections() -> None:
     raw = b'{"text": "a"}\nbad\n{"text": "b"}\n{"text": "c"}\n'
-    found = read(raw, SourceOptions(limit=2))
-    assert [item.where for item in found] == ["-:1", "-:2", "-:3"]
+    items = read(raw, SourceOptions(limit=2))
+    assert [item.where for item in items] == ["-:1", "-:2", "-:3"]
 
 
 def test_a_line_over_the_limit_is_rejected_and_the_next_one_is_read() -> None:
     options = SourceOptions(max_record_bytes=1000)
     good = json.dumps({"text": "x" * 900}).encode() + b"\n"
-    found = read(good + json.dumps({"text": "x" * 600_000}).encode() + b"\n" + good, options)
-    assert found[1] == Rejection("-:2", "longer than 1,000 bytes, the limit for one document")
-    assert [item.key for item in found if isinstance(item, Record)] == ["-:1", "-:3"]
+    items = read(good + json.dumps({"text": "x" * 600_000}).encode() + b"\n" + good, options)
+    assert items[1] == Rejection("-:2", "longer than 1,000 bytes, the limit for one document")
+    assert [item.key for item in items if isinstance(item, Record)] == ["-:1", "-:3"]
 
 
 def test_an_empty_stream_has_no_records() -> None:

@@ -54,21 +54,21 @@ def test_a_table_of_many_groups_is_read_in_its_order_with_its_other_columns_as_m
     columns = {"id": range(n), "text": [f"text {i}" for i in range(n)], "lang": ["en"] * n}
     path = saved(tmp_path / "c.PARQUET", {name: list(column) for name, column in columns.items()}, row_group_size=400)
     source = open_source(str(path), OPTIONS)
-    found = list(source.records())
-    assert found == [
+    items = list(source.records())
+    assert items == [
         Record(str(i), f"text {i}", {"lang": "en"}, (), f"c.PARQUET:{i + 1}") for i in range(n)
     ]  # fmt: skip
     assert source.name == str(path)
     assert source.size_bytes() == path.stat().st_size
     assert 0 < source.bytes_read <= path.stat().st_size
-    assert list(source.records()) == found
+    assert list(source.records()) == items
     assert len(read(path, SourceOptions(limit=3))) == 3
 
 
 def test_columns_are_named_by_the_options_and_a_row_without_an_id_by_its_number(tmp_path: Path) -> None:
     path = saved(tmp_path / "c.parquet", {"nr": [7, None], "body": ["a", "b"]})
-    found = read(path, SourceOptions(text_field="body", id_field="nr"))
-    assert found == [Record("7", "a", {}, (), "c.parquet:1"), Record("c.parquet:2", "b", {}, (), "c.parquet:2")]
+    items = read(path, SourceOptions(text_field="body", id_field="nr"))
+    assert items == [Record("7", "a", {}, (), "c.parquet:1"), Record("c.parquet:2", "b", {}, (), "c.parquet:2")]
 
 
 def test_values_that_json_does_not_know_have_a_form_in_it(tmp_path: Path) -> None:
@@ -115,11 +115,11 @@ def in_this_process(path: Path) -> list[Record | Rejection]:
     with path.open("rb") as file:
         serve(partial(opened, file, OPTIONS), OPTIONS, out)
     out.seek(0)
-    found: list[Record | Rejection] = []
+    items: list[Record | Rejection] = []
     while (frame := receive(out)) is not None:
         for row in rows_in_frame(*frame, path.name):
-            found.append(document(row, path.name, OPTIONS) if isinstance(row, Row) else row)
-    return found
+            items.append(document(row, path.name, OPTIONS) if isinstance(row, Row) else row)
+    return items
 
 
 @given(rows=ROWS)
@@ -170,9 +170,9 @@ def test_a_damaged_group_of_rows_costs_only_itself(tmp_path: Path) -> None:
     raw = bytearray(path.read_bytes())
     raw[place : place + 20] = b"\xff" * 20
     path.write_bytes(raw)
-    found = read(path)
-    assert [item.text for item in found if isinstance(item, Record)] == texts[:10] + texts[20:]
-    assert [item for item in found if isinstance(item, Rejection)] == [
+    items = read(path)
+    assert [item.text for item in items if isinstance(item, Record)] == texts[:10] + texts[20:]
+    assert [item for item in items if isinstance(item, Rejection)] == [
         Rejection("c.parquet:11", "the file is damaged: rows 11 to 20 cannot be read")
     ]
 
@@ -196,9 +196,9 @@ def test_a_text_that_is_repeated_at_no_cost_is_refused_in_bounded_memory(tmp_pat
 def test_a_page_of_one_character_is_refused_in_bounded_memory(tmp_path: Path) -> None:
     path = saved(tmp_path / "c.parquet", {"text": ["a" * 200_000_000]}, compression="zstd", use_dictionary=False)
     assert path.stat().st_size < 2**20
-    [found] = read(path, SourceOptions(max_record_bytes=10_000_000))
-    assert isinstance(found, Rejection)
-    assert "longer than 10,000,000 bytes" in found.reason or "more memory than a document may" in found.reason
+    [item] = read(path, SourceOptions(max_record_bytes=10_000_000))
+    assert isinstance(item, Rejection)
+    assert "longer than 10,000,000 bytes" in item.reason or "more memory than a document may" in item.reason
 
 
 class _Evil:

@@ -63,20 +63,20 @@ def test_the_rows_of_a_query_are_records_and_its_columns_their_fields(made: tupl
     make(TABLE)
     make("INSERT INTO article VALUES (2, 'b', 'en'), (1, 'a 100%', NULL), (3, NULL, 'en'), (NULL, 'd', 'fr')")
     source = open_source(f"{url}?{SELECT} NULLS LAST", OPTIONS)
-    found = list(source.records())
-    place = found[0].where.rpartition(":")[0]
-    assert found == [
+    items = list(source.records())
+    place = items[0].where.rpartition(":")[0]
+    assert items == [
         Record("1", "a 100%", {"lang": None}, (), f"{place}:1"),
         Record("2", "b", {"lang": "en"}, (), f"{place}:2"),
         Rejection(f"{place}:3", '"text" is null, not a string'),
         Record(f"{place}:4", "d", {"lang": "fr"}, (), f"{place}:4"),
     ]
-    assert list(source.records()) == found
+    assert list(source.records()) == items
     assert source.size_bytes() is None
     matching = f"{url}?SELECT text AS body, '?' AS q FROM article WHERE text LIKE '%0\\%' ESCAPE '\\'"
-    [one] = read(matching, SourceOptions("body"))
-    assert isinstance(one, Record)
-    assert (one.text, one.meta) == ("a 100%", {"q": "?"})
+    [record] = read(matching, SourceOptions("body"))
+    assert isinstance(record, Record)
+    assert (record.text, record.meta) == ("a 100%", {"q": "?"})
 
 
 @pytest.mark.parametrize(
@@ -156,9 +156,9 @@ def test_a_text_over_the_limit_is_rejected_and_binary_data_left_out(made: tuple[
     assert isinstance(short, Record)
     assert isinstance(long, Rejection)
     assert "longer than 11 bytes" in long.reason
-    [one] = read(f"{url}?SELECT 't' AS text, {binary} AS raw")
-    assert isinstance(one, Record)
-    assert (one.meta, one.flags) == ({}, ("value_left_out",))
+    [record] = read(f"{url}?SELECT 't' AS text, {binary} AS raw")
+    assert isinstance(record, Record)
+    assert (record.meta, record.flags) == ({}, ("value_left_out",))
     assert "is binary data" in str(read(f"{url}?SELECT {binary} AS text"))
 
 
@@ -229,11 +229,11 @@ def test_a_hostile_database_does_no_harm(tmp_path: Path) -> None:
     file.close()
     options = SourceOptions(max_record_bytes=1_000_000)
     assert "too big" in refused(f"sqlite:///{path}?SELECT * FROM article", options)
-    one, two = read(f"sqlite:///{path}?SELECT * FROM broken")
-    assert isinstance(one, Record)
-    assert isinstance(two, Record)
-    assert (one.text, one.flags) == ("caf\ufffd", ("surrogate_replaced",))
-    assert (two.text, two.flags) == ("nul\ufffd", ("nul_replaced",))
+    first, second = read(f"sqlite:///{path}?SELECT * FROM broken")
+    assert isinstance(first, Record)
+    assert isinstance(second, Record)
+    assert (first.text, first.flags) == ("caf\ufffd", ("surrogate_replaced",))
+    assert (second.text, second.flags) == ("nul\ufffd", ("nul_replaced",))
     [whale] = read(f"sqlite:///{path}?SELECT text FROM found WHERE found MATCH 'whales'")
     assert isinstance(whale, Record)
 

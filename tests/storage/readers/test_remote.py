@@ -52,12 +52,12 @@ def test_files_of_records_are_read_from_a_server_plain_and_compressed(compress: 
     raw = compress(LINES)
     site.files[f"/a/c.jsonl{suffix}"] = raw
     source = open_source(f"{site.url}/a/c.jsonl{suffix}", OPTIONS)
-    found = list(source.records())
-    assert [item.key for item in found if isinstance(item, Record)] == [str(n) for n in range(3_000)]
-    assert found[16].where == f"c.jsonl{suffix}:17"
+    items = list(source.records())
+    assert [item.key for item in items if isinstance(item, Record)] == [str(n) for n in range(3_000)]
+    assert items[16].where == f"c.jsonl{suffix}:17"
     assert source.name == f"{site.url}/a/c.jsonl{suffix}"
     assert source.size_bytes() == source.bytes_read == len(raw)
-    assert list(source.records()) == found
+    assert list(source.records()) == items
 
 
 @pytest.mark.slow
@@ -68,13 +68,13 @@ def test_parts_of_a_parquet_file_are_asked_for_and_where_there_are_none_it_is_co
     texts = [f"{i} " * 100 for i in range(n)]
     parquet.write_table(pa.table({"text": texts, "n": list(range(n))}), tmp_path / "c.parquet", compression="none")
     site.files["/c.parquet"] = (tmp_path / "c.parquet").read_bytes()
-    found = read(f"{site.url}/c.parquet")
-    assert [item.text for item in found if isinstance(item, Record)] == texts
-    assert all(asked.startswith("HEAD") or "bytes=" in asked for asked in site.asked)
+    items = read(f"{site.url}/c.parquet")
+    assert [item.text for item in items if isinstance(item, Record)] == texts
+    assert all(request.startswith("HEAD") or "bytes=" in request for request in site.requests)
     site.ranges = False
-    assert read(f"{site.url}/c.parquet") == found
+    assert read(f"{site.url}/c.parquet") == items
     site.sizes = False
-    assert read(f"{site.url}/c.parquet") == found
+    assert read(f"{site.url}/c.parquet") == items
     monkeypatch.setattr("docmill.storage.readers.remote.COPIED_BYTES", 2**20)
     for site.sizes in (True, False):
         with pytest.raises(SourceUnsupported, match=r"c\.parquet: its server gives no parts of a file, and"):

@@ -55,22 +55,22 @@ def test_archives_and_mailboxes_are_read_from_a_server_as_from_a_disk(
     site.files[f"/sub/{name}"], site.ranges = KINDS[name], ranges
     source = open_source(f"{site.url}/sub/{name}?part=1", OPTIONS)
     assert source.name == f"{site.url}/sub/{name}?part=1"
-    found = list(source.records())
-    assert found == read(str(tmp_path / name))
-    assert [item.key for item in found if isinstance(item, Record)] == (
+    items = list(source.records())
+    assert items == read(str(tmp_path / name))
+    assert [item.key for item in items if isinstance(item, Record)] == (
         ["1.eml", "2.eml", "3.eml"] if "mbox" in name else list(READ)
     )
-    assert list(source.records()) == found
+    assert list(source.records()) == items
     fsspec.filesystem("memory").pipe(f"/bucket/{name}", KINDS[name])
-    assert read(f"memory://bucket/{name}") == found
+    assert read(f"memory://bucket/{name}") == items
 
 
 def test_of_a_large_zip_file_only_what_is_wanted_is_asked_for(site: Site) -> None:
     site.files["/a.zip"] = zipped({"a.txt": b"first", "b.png": noise(12 * BLOCK_BYTES), "c.txt": b"last"})
     assert [item.text for item in read(f"{site.url}/a.zip") if isinstance(item, Record)] == ["first", "last"]
-    asked = [what for what in site.asked if what.startswith("GET")]
-    assert all("bytes=" in what for what in asked)
-    assert len(set(asked)) <= 3
+    requests = [what for what in site.requests if what.startswith("GET")]
+    assert all("bytes=" in what for what in requests)
+    assert len(set(requests)) <= 3
 
 
 @pytest.mark.parametrize("ranges", [True, False])

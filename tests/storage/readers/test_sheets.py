@@ -103,8 +103,8 @@ def test_the_only_visible_sheet_with_rows_is_read_or_the_one_that_is_named(tmp_p
         read(tmp_path / "a.csv", sheet="Two")
     with pytest.raises(SourceUnsupported, match="standard input has no sheets"):
         open_source("-", SourceOptions(sheet="Two"), stdin=io.BytesIO())
-    found = read(tmp_path, sheet="Two")
-    assert [item.where for item in found] == ["a.csv:2", place]
+    items = read(tmp_path, sheet="Two")
+    assert [item.where for item in items] == ["a.csv:2", place]
 
 
 TITLED: Sheet = [["Report of 2026"], [], ["id", "text"], [1, "x"], [], [2, "y"]]
@@ -137,7 +137,7 @@ def test_a_row_of_the_header_that_is_empty_or_beyond_the_sheet_is_refused(tmp_pa
 
 
 def test_the_header_of_an_opendocument_sheet_may_stand_further_down(tmp_path: Path) -> None:
-    names = {one: f"urn:oasis:names:tc:opendocument:xmlns:{one}:1.0" for one in ("office", "table", "text")}
+    names = {item: f"urn:oasis:names:tc:opendocument:xmlns:{item}:1.0" for item in ("office", "table", "text")}
     cells = [["Report"], [], ["id", "text"], ["a", "One."]]
     written = "".join(
         "<table:table-row>"

@@ -101,9 +101,9 @@ def test_each_kind_of_file_is_read_plain_and_compressed(
     path = tmp_path / (name + compression)
     path.write_bytes(COMPRESS[compression](raw))
     source = open_source(str(path), OPTIONS)
-    (found,) = source.records()
-    assert isinstance(found, Record)
-    assert (found.key, found.text) == ("a", "x")
+    (item,) = source.records()
+    assert isinstance(item, Record)
+    assert (item.key, item.text) == ("a", "x")
     assert source.bytes_read == source.size_bytes() == path.stat().st_size
 
 
@@ -139,8 +139,8 @@ def test_a_broken_file_gives_what_came_before_and_a_fatal_rejection(
 def test_a_file_that_is_no_gzip_at_all_says_so(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl.gz"
     path.write_bytes(LINES[0])
-    (found,) = read(path)
-    assert found == Rejection(
+    (item,) = read(path)
+    assert item == Rejection(
         f"c.jsonl.gz@{len(LINES[0])}", "the gzip data is damaged, at its beginning; nothing more was read", fatal=True
     )
 
@@ -150,10 +150,10 @@ def test_a_bomb_is_refused_in_bounded_memory(tmp_path: Path, compression: str) -
     path = tmp_path / f"c.jsonl{compression}"
     path.write_bytes(COMPRESS[compression](LINES[0] + bytes(300 * MB)))
     assert path.stat().st_size < MB
-    found: list[Record | Rejection] = []
-    peak = peak_bytes(lambda: found.extend(read(path, SourceOptions(max_record_bytes=4 * MB))))
-    assert isinstance(found[-1], Rejection)
-    assert "far more than texts do" in found[-1].reason
+    items: list[Record | Rejection] = []
+    peak = peak_bytes(lambda: items.extend(read(path, SourceOptions(max_record_bytes=4 * MB))))
+    assert isinstance(items[-1], Rejection)
+    assert "far more than texts do" in items[-1].reason
     assert peak < 64 * MB
 
 
@@ -162,9 +162,9 @@ def test_a_zstd_window_beyond_the_limit_is_refused(tmp_path: Path) -> None:
     parameters = zstandard.ZstdCompressionParameters(window_log=28)
     stream = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     path.write_bytes(stream.compress(LINES[0]) + stream.flush())
-    (found,) = read(path)
-    assert isinstance(found, Rejection)
-    assert "128 MiB" in found.reason
+    (item,) = read(path)
+    assert isinstance(item, Rejection)
+    assert "128 MiB" in item.reason
 
 
 def generated(lines: int) -> Iterator[bytes]:

@@ -44,7 +44,7 @@ def test_no_text_becomes_a_formula_a_link_or_a_number(tmp_path: Path) -> None:
     assert written(tmp_path / "out.xlsx", rows) == len(texts)
     assert [row[1] for row in cells(tmp_path / "out.xlsx")[1:]] == texts
     read = open_source(str(tmp_path / "out.xlsx"), SourceOptions()).records()
-    assert [(one.key, one.text, one.meta["tokens_in"]) for one in read if isinstance(one, Record)] == [
+    assert [(item.key, item.text, item.meta["tokens_in"]) for item in read if isinstance(item, Record)] == [
         (str(n), text, n) for n, text in enumerate(texts)
     ]
 
@@ -121,6 +121,6 @@ def test_the_same_results_are_the_same_bytes_and_half_a_workbook_is_none(tmp_pat
     with pytest.raises(ZeroDivisionError):
         Target.of(path).write([{"id": "b"}], [Column("id", Form.TEXT, fails)])
     assert path.read_bytes() == before
-    assert [one.name for one in tmp_path.iterdir()] == ["out.xlsx"]
+    assert [item.name for item in tmp_path.iterdir()] == ["out.xlsx"]
     with (tmp_path / "stream").open("wb") as file, pytest.raises(FormatUnfit, match="xlsx needs a file"):
         write_stream([], file, "xlsx")

@@ -68,8 +68,8 @@ def test_json_lines_give_the_same_rows_back(rows: list[Row], tmp_path_factory: p
 @given(rows=ROWS)
 def test_parquet_gives_the_same_rows_back(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = written(tmp_path_factory.mktemp("out") / "out.parquet", rows)
-    found = parquet.read_table(path).to_pylist()
-    assert [row | {"meta": json.loads(row["meta"])} for row in found] == rows
+    items = parquet.read_table(path).to_pylist()
+    assert [row | {"meta": json.loads(row["meta"])} for row in items] == rows
 
 
 @pytest.mark.slow
@@ -79,14 +79,14 @@ def test_csv_gives_the_same_rows_back_but_for_the_apostrophes(
 ) -> None:
     path = written(tmp_path_factory.mktemp("out") / "out.csv", rows)
     with path.open(encoding="utf-8", newline="") as file:
-        found = list(csv.DictReader(file))
+        items = list(csv.DictReader(file))
 
-    cells = [(unescape_formula(row["id"]), unescape_formula(row["text"])) for row in found]
+    cells = [(unescape_formula(row["id"]), unescape_formula(row["text"])) for row in items]
     assert cells == [(row["id"], row["text"]) for row in rows]
-    assert [(json.loads(row["meta"]), json.loads(row["flags"])) for row in found] == [
+    assert [(json.loads(row["meta"]), json.loads(row["flags"])) for row in items] == [
         (row["meta"], row["flags"]) for row in rows
     ]
-    assert [row["tokens_out"] for row in found] == [
+    assert [row["tokens_out"] for row in items] == [
         "" if row["tokens_out"] is None else str(row["tokens_out"]) for row in rows
     ]
 
