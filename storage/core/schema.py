@@ -161,6 +161,7 @@ class Content(Base):
     text = column(str)
     n_chars = column(int)
 
+    # PostgreSQL refuses a text under the hash of another. SQLite has no users, and docmill compares there.
     __table_args__ = (
         CheckConstraint("sha256 = sha256(convert_to(text, 'UTF8'))", name="ck_content_sha256").ddl_if("postgresql"),
     )
