@@ -40,15 +40,15 @@ def read_table(database: Database, job_id: int, columns: Sequence[Column], step:
         names = list(query.selected_columns.keys())
         transaction.prefer_index_order()
         options = {"stream_results": True, "yield_per": FETCHED_ROWS, IN_BINARY: True}
-        found = transaction.execute(query, execution_options=options)
-        pages = (Page(way[-1].lane, output, values) for values in _by_column(found, names))
+        result = transaction.execute(query, execution_options=options)
+        pages = (Page(way[-1].lane, output, values) for values in _by_column(result, names))
         return arrow.joined([page.table(columns) for page in pages], columns)
 
 
-def _by_column(found: Result[*tuple[object, ...]], names: Sequence[str]) -> Iterator[dict[str, list[object]]]:
+def _by_column(result: Result[*tuple[object, ...]], names: Sequence[str]) -> Iterator[dict[str, list[object]]]:
     """Yield the values of many rows, by their columns."""
     values: dict[str, list[object]] = {name: [] for name in names}
-    for rows in found.partitions():
+    for rows in result.partitions():
         for column, more in zip(values.values(), zip(*rows, strict=True), strict=True):
             column.extend(more)
         if len(values[names[0]]) >= PAGE_ROWS:

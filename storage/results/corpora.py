@@ -173,8 +173,8 @@ def find_documents(database: Database, key: str, corpus: str | None = None) -> l
     )
     with database.read() as transaction:
         transaction.prefer_indexes()
-        found = [_appearance(transaction, key, row) for row in transaction.execute(current).all()]
-    return sorted(found, key=lambda one: one.corpus)
+        appearances = [_appearance(transaction, key, row) for row in transaction.execute(current).all()]
+    return sorted(appearances, key=lambda appearance: appearance.corpus)
 
 
 def _appearance(transaction: Transaction, key: str, current: Row[*tuple[Any, ...]]) -> Appearance:

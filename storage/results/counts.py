@@ -92,13 +92,13 @@ def open_shards(transaction: Transaction) -> list[OpenShards]:
         .group_by(ShardCount.job_id, Job.created_at, ShardCount.lane, ShardCount.state)
         .order_by(ShardCount.job_id, ShardCount.lane)
     ).all()
-    found: dict[tuple[int, str], OpenShards] = {}
+    by_key: dict[tuple[int, str], OpenShards] = {}
     for row in rows:
-        before = found.get((row.job_id, row.lane))
+        before = by_key.get((row.job_id, row.lane))
         states = {**(before.states if before else {}), row.state: int(row.shards)}
         suspects = int(row.suspects) + (before.suspects if before else 0)
-        found[row.job_id, row.lane] = OpenShards(row.job_id, row.created_at, row.lane, states, suspects)
-    return [one for one in found.values() if any(one.states.values())]
+        by_key[row.job_id, row.lane] = OpenShards(row.job_id, row.created_at, row.lane, states, suspects)
+    return [shards for shards in by_key.values() if any(shards.states.values())]
 
 
 def read_work(transaction: Transaction) -> Work:
@@ -193,8 +193,10 @@ def _correct_shards(transaction: Transaction, first: int, last: int) -> int:
     wrong = (
         select(*key, n.label("n"), n_suspect.label("n_suspect")).group_by(*key).having(or_(n != 0, n_suspect != 0))
     )
-    found = [{name: _plain(value) for name, value in row._mapping.items()} for row in transaction.execute(wrong)]
-    return _add(transaction, ShardCount, ("job_id", "lane", "state"), found)
+    differences = [
+        {name: _plain(value) for name, value in row._mapping.items()} for row in transaction.execute(wrong)
+    ]
+    return _add(transaction, ShardCount, ("job_id", "lane", "state"), differences)
 
 
 def _correct_outcomes(transaction: Transaction, lane: str) -> int:
@@ -216,8 +218,10 @@ def _correct_outcomes(transaction: Transaction, lane: str) -> int:
         WorkCount.lane == lane, WorkCount.name.in_(_OF_OUTCOMES)
     )
     wrong = _differences(transaction.execute(union_all(failures, lists, kept)).all())
-    found = [{"name": name, "lane": lane, "label": label, "n": n} for (name, label), n in sorted(wrong.items()) if n]
-    return _add(transaction, WorkCount, ("name", "lane", "label"), found)
+    differences = [
+        {"name": name, "lane": lane, "label": label, "n": n} for (name, label), n in sorted(wrong.items()) if n
+    ]
+    return _add(transaction, WorkCount, ("name", "lane", "label"), differences)
 
 
 def _differences(rows: Iterable[Any]) -> Counter[tuple[str, str]]:
@@ -238,14 +242,14 @@ def _add(
     differences: Sequence[Mapping[str, Any]],
 ) -> int:
     """Add differences to kept counts, and return their number. On SQLite a key has one row."""
-    for one in differences:
-        same = and_(*(getattr(table, name) == one[name] for name in key))
-        grown = {name: getattr(table, name) + n for name, n in one.items() if name not in key}
+    for difference in differences:
+        same = and_(*(getattr(table, name) == difference[name] for name in key))
+        grown = {name: getattr(table, name) + n for name, n in difference.items() if name not in key}
         is_there = (
             transaction.server is None and transaction.execute(update(table).where(same).values(**grown)).rowcount
         )
         if not is_there:
-            transaction.execute(insert(table).values(**one))
+            transaction.execute(insert(table).values(**difference))
     return len(differences)
 
 

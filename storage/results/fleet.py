@@ -232,9 +232,9 @@ def _workers(transaction: Transaction, rows: Sequence[Row[*tuple[Any, ...]]], no
     for shards in held:
         of_owner[shards.owner].append(shards)
     by_worker: dict[str, list[Refused]] = defaultdict(list)
-    for one in refused:
-        if one.refused_at > now - 2 * REFUSAL_S:
-            by_worker[one.worker_id].append(one)
+    for refusal in refused:
+        if refusal.refused_at > now - 2 * REFUSAL_S:
+            by_worker[refusal.worker_id].append(refusal)
     workers = tuple(
         FleetWorker(
             id=row.id,
@@ -590,9 +590,9 @@ def _failures(transaction: Transaction, lanes: Collection[str], now: float, most
         .order_by(Shard.finished_at.desc())
         .limit(_SHARDS_WITH_FAILURES)
     ).all()
-    found: list[RecentFailure] = []
+    failures: list[RecentFailure] = []
     for shard in shards:
-        if len(found) >= most:
+        if len(failures) >= most:
             break
         rows = transaction.execute(
             select(OutcomeRow.content_id, OutcomeRow.reason, func.min(Document.key).label("key"))
@@ -606,12 +606,12 @@ def _failures(transaction: Transaction, lanes: Collection[str], now: float, most
             )
             .group_by(OutcomeRow.content_id, OutcomeRow.reason)
             .order_by(OutcomeRow.content_id)
-            .limit(most - len(found))
+            .limit(most - len(failures))
         )
-        found += [
+        failures += [
             RecentFailure(shard.job_id, row.key or "", row.reason or "", shard.finished_at or now) for row in rows
         ]
-    return tuple(found)
+    return tuple(failures)
 
 
 def _rejected(transaction: Transaction, now: float, most: int) -> list[RecentFailure]:
@@ -623,12 +623,12 @@ def _rejected(transaction: Transaction, now: float, most: int) -> list[RecentFai
         .where(Ingest.n_rejected > 0, Ingest.seen_at > now - FAILURES_S)
         .order_by(latest.c.id.desc())
     ).all()
-    found: list[RecentFailure] = []
+    failures: list[RecentFailure] = []
     for job in read:
-        if len(found) >= most:
+        if len(failures) >= most:
             break
         of_job = and_(Rejection.ingest_id == job.ingest_id, ~Rejection.superseded)
         query = select(Rejection.place, Rejection.reason).where(of_job).order_by(Rejection.place)
-        rows = transaction.execute(query.limit(most - len(found)))
-        found += [RecentFailure(job.id, row.place, f"rejected: {row.reason}", job.seen_at) for row in rows]
-    return found
+        rows = transaction.execute(query.limit(most - len(failures)))
+        failures += [RecentFailure(job.id, row.place, f"rejected: {row.reason}", job.seen_at) for row in rows]
+    return failures

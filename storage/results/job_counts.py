@@ -52,7 +52,7 @@ class FinishedShard:
 def runtimes(database: Database, job_id: int) -> list[RuntimeUse]:
     """Return what computed the results of each step, most documents first. Raises NotFound."""
     job = require(database, job_id)
-    found: list[RuntimeUse] = []
+    uses: list[RuntimeUse] = []
     with database.read() as transaction:
         steps = read_steps(transaction, job_id)
         for step in steps:
@@ -68,8 +68,8 @@ def runtimes(database: Database, job_id: int) -> list[RuntimeUse]:
                 .join(counted, counted.c.runtime_id == Runtime.id)
                 .order_by(counted.c.documents.desc(), Runtime.id)
             )
-            found += [RuntimeUse(step.name, *row) for row in rows]
-    return found
+            uses += [RuntimeUse(step.name, *row) for row in rows]
+    return uses
 
 
 def finished_shards(database: Database, job_id: int) -> Iterator[FinishedShard]:
@@ -133,7 +133,7 @@ def _counts(transaction: Transaction, job: Job, way: list[OpenStep]) -> FlagCoun
     flags = as_text(Document.flags), as_text(outcome.flags)
     groups = transaction.execute(
         query.add_columns(flags[0].label("of_document"), flags[1].label("of_output"), func.count().label("n"))
-        .where(visible(job), outcome.status == "done", or_(*(one != _NONE for one in flags)))
+        .where(visible(job), outcome.status == "done", or_(*(column != _NONE for column in flags)))
         .group_by(*flags)
     )
     total = NO_FLAGS
@@ -237,7 +237,9 @@ def _won(transaction: Transaction, job: Job, way: list[OpenStep]) -> tuple[int, 
         .group_by(result.spec_id)
     ).all()
     assert way[-1].escalation is not None
-    return sum(one.n for one in groups), sum(one.n for one in groups if one.spec_id == way[-1].escalation.spec_id)
+    return sum(group.n for group in groups), sum(
+        group.n for group in groups if group.spec_id == way[-1].escalation.spec_id
+    )
 
 
 def _times(transaction: Transaction, job_id: int, step: OpenStep) -> tuple[float | None, float | None]:
@@ -254,8 +256,8 @@ def _times(transaction: Transaction, job_id: int, step: OpenStep) -> tuple[float
         .order_by(Shard.id.desc())
         .limit(SHARDS)
     ).all()
-    seconds = shared_seconds((str(one.owner), one.step, one.started_at, one.finished_at) for one in shards)
-    chars = {seq: sum(one.n_chars for one in shards if one.step == seq) for seq in (step.seq, again)}
+    seconds = shared_seconds((str(shard.owner), shard.step, shard.started_at, shard.finished_at) for shard in shards)
+    chars = {seq: sum(shard.n_chars for shard in shards if shard.step == seq) for seq in (step.seq, again)}
     if not any(chars.values()):
         return None, None
     alone_s = seconds[again] / chars[again] * chars[step.seq] if all(chars.values()) else None
@@ -276,8 +278,8 @@ def shared_seconds(spans: Iterable[tuple[str, int, float, float]]) -> dict[int, 
         before = 0.0
         for moment, change, step in sorted(events):
             if n := sum(at_work.values()):
-                for one, shards in at_work.items():
-                    total[one] += (moment - before) * shards / n
+                for other, shards in at_work.items():
+                    total[other] += (moment - before) * shards / n
             at_work[step] += change
             before = moment
     return dict(total)

@@ -84,7 +84,7 @@ def group_reasons(database: Database, job_id: int) -> list[Reasons]:
     The last entry, `RECORDS`, has the rejected records, if there are any. Raises NotFound.
     """
     job = require(database, job_id)
-    found = []
+    by_step = []
     with database.read() as transaction:
         transaction.prefer_indexes()
         steps = read_steps(transaction, job_id)
@@ -95,24 +95,28 @@ def group_reasons(database: Database, job_id: int) -> list[Reasons]:
                 {"id": one.document.key, "status": one.outcome.status, "class": one.outcome.reason_class,
                  "reason": one.outcome.reason} for one in failed
             ]  # fmt: skip
-            found.append(Reasons(step.name, grouped(of_step), pages.after is None))
+            by_step.append(Reasons(step.name, grouped(of_step), pages.after is None))
     records = (one for one in rejections(database, job.ingest_id) if one["status"] == "rejected")
     if rejected := list(islice(records, LOOKED_AT + 1)):
-        found.append(Reasons(RECORDS, grouped(rejected[:LOOKED_AT]), len(rejected) <= LOOKED_AT))
-    return found
+        by_step.append(Reasons(RECORDS, grouped(rejected[:LOOKED_AT]), len(rejected) <= LOOKED_AT))
+    return by_step
 
 
 def grouped(failures: Iterable[Mapping[str, Any]]) -> tuple[ReasonGroup, ...]:
     """Return failures, as `storage.results.results.failures` has them, by reason: most frequent reasons first."""
     groups: dict[tuple[str, str | None, str], list[Mapping[str, Any]]] = {}
-    for one in failures:
-        key = (one["status"], one["class"], _NUMBER.sub("0", one["reason"] or ""))
-        groups.setdefault(key, []).append(one)
+    for failure in failures:
+        key = (failure["status"], failure["class"], _NUMBER.sub("0", failure["reason"] or ""))
+        groups.setdefault(key, []).append(failure)
     made = [
         ReasonGroup(
-            status, reason_class, ones[0]["reason"] or "", len(ones), tuple(one["id"] for one in ones[:_EXAMPLES])
+            status,
+            reason_class,
+            alike[0]["reason"] or "",
+            len(alike),
+            tuple(failure["id"] for failure in alike[:_EXAMPLES]),
         )
-        for (status, reason_class, _), ones in groups.items()
+        for (status, reason_class, _), alike in groups.items()
     ]
     return tuple(sorted(made, key=lambda group: (-group.texts, group.reason)))
 

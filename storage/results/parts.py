@@ -161,8 +161,8 @@ def write(
     """Write what the folder lacks of the rows. `ending` is called before it is said to be complete."""
     folder, progress = target.path, progress or Progress()
     with _held(folder):
-        found = _manifest_in(folder)
-        manifest, why_anew = carried_on(found, wanted, str(folder), replaced=replaced)
+        before = _manifest_in(folder)
+        manifest, why_anew = carried_on(before, wanted, str(folder), replaced=replaced)
         sound = _sound(folder, manifest, progress)
         if manifest.docmill != wanted.docmill and not (manifest.complete and all(sound)):
             manifest, sound, why_anew = wanted, [], f"its parts are of docmill {manifest.docmill}"
@@ -257,10 +257,10 @@ def _manifest_in(folder: Path) -> Manifest | None:
     """Return the manifest of a folder; None for an empty folder. Raises StorageError for a folder of other files."""
     names = _names(folder)
     if NAME in names:
-        found = from_json((folder / NAME).read_bytes()) if (folder / NAME).is_file() else None
-        if found is None:
+        manifest = from_json((folder / NAME).read_bytes()) if (folder / NAME).is_file() else None
+        if manifest is None:
             raise StorageError(f"{folder / NAME} is none of docmill's; name another folder")
-        return found
+        return manifest
     if not all(is_begun(name) or name == LOCK for name in names):
         raise StorageError(f"{folder} has files in it and no {NAME}; name an empty folder, or one that is not there")
     return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, and_, literal, or_, select, true, tuple_
@@ -142,14 +143,14 @@ def read_provenance(database: Database, job_id: int, key: str, step: str | None 
             find_named_way(steps, step)
         document = _document(transaction, job, key)
         own = {document.id: document.content_id}
-        found = {
+        outcomes = {
             seq: rows[document.id]
             for seq, rows in lineage.read_outcomes(transaction, steps, own, _RECORDED).items()
             if document.id in rows
         }
-        chosen = _chosen(steps, found) if step is None else find_named_way(steps, step)[-1]
+        chosen = _chosen(steps, outcomes) if step is None else find_named_way(steps, step)[-1]
         way = find_way(steps, chosen)
-        context = _Reading(database, transaction, job, document, found)
+        context = _Reading(database, transaction, job, document, outcomes)
         records = tuple(context.record(steps, one) for one in way)
         name = way[0].leaves_out
         left_out = None if name is None else find_filter(name).explain(transaction, document.id)
@@ -170,7 +171,7 @@ def read_provenance(database: Database, job_id: int, key: str, step: str | None 
         changed=document.superseded_by is not None,
         gone=document.gone,
         way=records,
-        others=tuple(one.name for one in steps if one.seq in found and one not in way),
+        others=tuple(one.name for one in steps if one.seq in outcomes and one not in way),
         left_out=left_out,
     )
 
@@ -180,9 +181,9 @@ _VERSIONS = (Document.superseded_by.is_(None), Document.superseded_by.is_not(Non
 _RECORDED = (*lineage.RESULT, OutcomeRow.runtime_id, OutcomeRow.created_at)
 
 
-def _chosen(steps: Sequence[OpenStep], found: Mapping[int, StoredOutcome]) -> OpenStep:
-    done = [step for step in steps if step.seq in found and found[step.seq].status == "done"]
-    failed = [step for step in steps if step.seq in found]
+def _chosen(steps: Sequence[OpenStep], outcomes: Mapping[int, StoredOutcome]) -> OpenStep:
+    done = [step for step in steps if step.seq in outcomes and outcomes[step.seq].status == "done"]
+    failed = [step for step in steps if step.seq in outcomes]
     return (done or failed or [steps[0]])[-1]
 
 
@@ -257,8 +258,8 @@ class _Reading:
     def _text(self, content_id: int | None) -> str | None:
         if content_id is None:
             return None
-        found: str | None = self.transaction.scalar(select(Content.text).where(Content.id == content_id))
-        return found
+        text: str | None = self.transaction.scalar(select(Content.text).where(Content.id == content_id))
+        return text
 
     def _recorded(self, step: OpenStep, row: StoredOutcome) -> Recorded:
         output = self.database.kind_of(step.lane).output
@@ -295,9 +296,9 @@ def _document(transaction: Transaction, job: Job, key: str) -> Any:
         Document.superseded_by,
     ).where(Document.corpus_id == job.corpus_id, Document.key == key)
     for versions in _VERSIONS:
-        found = transaction.execute(of_key.where(visible(job), versions).limit(1)).first()
-        if found is not None:
-            return found
+        document = transaction.execute(of_key.where(visible(job), versions).limit(1)).first()
+        if document is not None:
+            return document
     raise NotFound(_why_missing(transaction, job, key))
 
 
@@ -319,8 +320,6 @@ def _why_missing(transaction: Transaction, job: Job, key: str) -> str:
 
 def _near(transaction: Transaction, job: Job, key: str) -> list[str]:
     """Return ids that begin with an unknown one, or, of the job's first documents, hold it or are like it."""
-    from difflib import get_close_matches
-
     ids = select(Document.key).where(visible(job), tuple_(Document.seq, Document.id) > lineage.START)
     some = transaction.scalars(ids.order_by(Document.seq, Document.id).limit(COMPARED)).all()
     following = (
@@ -329,8 +328,8 @@ def _near(transaction: Transaction, job: Job, key: str) -> list[str]:
         .order_by(Document.key)
         .limit(NEAR)
     )
-    beginning = [found for found in transaction.scalars(following) if found.startswith(key)]
-    holding = [found for found in some if key.casefold() in found.casefold()]
+    beginning = [other for other in transaction.scalars(following) if other.startswith(key)]
+    holding = [other for other in some if key.casefold() in other.casefold()]
     return list(dict.fromkeys([*get_close_matches(key, some[:ALIKE], n=NEAR, cutoff=0.8), *holding, *beginning]))[
         :NEAR
     ]
@@ -384,9 +383,9 @@ def find_batch(
     for jobs in (own, earlier):
         for other in transaction.execute(jobs).all():
             of_step = and_(Shard.job_id == other.id, Shard.step == other.seq, Shard.state != "split")
-            found = _holding(transaction, of_step, pack([content_id]), computed_at)
-            if found is not None:
-                return _batch(transaction, found)
+            shard_id = _holding(transaction, of_step, pack([content_id]), computed_at)
+            if shard_id is not None:
+                return _batch(transaction, shard_id)
     return None
 
 
@@ -406,8 +405,8 @@ def _holding(
         ended = Shard.finished_at >= computed_at - CLOCK_S
         shards = shards.where(Shard.started_at <= computed_at)
         at_once = shards.where(Shard.finished_at.between(computed_at - CLOCK_S, computed_at + COMMIT_S))
-        if (found := _first(transaction.execute(at_once.order_by(Shard.id.desc())), wanted)) is not None:
-            return found
+        if (shard_id := _first(transaction.execute(at_once.order_by(Shard.id.desc())), wanted)) is not None:
+            return shard_id
         shards = shards.where(or_(Shard.finished_at.is_(None), ended))
     shards = shards.where(transaction.place_of(wanted, Shard.contents) > 0).order_by(Shard.id.desc())
     return _first(transaction.execute(shards), wanted)

@@ -56,8 +56,8 @@ def results(
     flags and numbers: of several steps the document has those of all. Raises NotFound.
     """
     first = PAGE if limit is None else max(1, min(limit, PAGE))
-    found = placed_results(database, job_id, step=step, with_input=with_input, flagged=flagged, first=first)
-    yield from islice((row for _, row in found), limit)
+    rows = placed_results(database, job_id, step=step, with_input=with_input, flagged=flagged, first=first)
+    yield from islice((row for _, row in rows), limit)
 
 
 def samples(database: Database, job_id: int, n: int = 3, *, of: int = PAGE) -> list[dict[str, Any]]:
@@ -83,11 +83,11 @@ def count_doubtful(database: Database, job_id: int) -> tuple[int, Counter[str]]:
         .where(visible(job), outcome.status == "done")
         .where(condition(Flagged(), as_text(outcome.flags)))
     )
-    found: dict[int, frozenset[str]] = {}
+    by_content: dict[int, frozenset[str]] = {}
     with database.read() as transaction:
         for row in transaction.execute(query):
-            found[row.content_id] = DOUBTFUL.intersection(row.flags)
-    return len(found), Counter(flag for flags in found.values() for flag in flags)
+            by_content[row.content_id] = DOUBTFUL.intersection(row.flags)
+    return len(by_content), Counter(flag for flags in by_content.values() for flag in flags)
 
 
 def placed_results(
@@ -153,8 +153,8 @@ def _result(output: OutputType, step: OpenStep, outcome: StoredOutcome) -> dict[
 
 
 def _confidence(outcome: StoredOutcome) -> dict[str, float]:
-    found = {name: getattr(outcome, name) for name in CONFIDENCE}
-    return {name: value for name, value in found.items() if value is not None}
+    values = {name: getattr(outcome, name) for name in CONFIDENCE}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def input_columns(database: Database, job_id: int, step: str | None = None) -> tuple[Column, ...]:
@@ -207,8 +207,8 @@ def columns(database: Database, job_id: int, step: str | None = None) -> tuple[C
 
 def _flags_of(steps: Sequence[str], result: Result) -> list[str]:
     """Return the flags of a document and of all its steps, those with the step's name before them."""
-    found = result["steps"]
-    flags = [f"{step}: {flag}" for step in steps if step in found for flag in found[step]["flags"]]
+    by_step = result["steps"]
+    flags = [f"{step}: {flag}" for step in steps if step in by_step for flag in by_step[step]["flags"]]
     return [*result["flags"], *flags]
 
 
@@ -299,10 +299,10 @@ def _few_failures(database: Database, job: Job, step: OpenStep) -> list[Any] | N
     query = query.add_columns(outcome.status, outcome.reason, outcome.reason_class)
     query = query.where(visible(job), outcome.status != "done").limit(FEW + 1)
     with database.read() as transaction:
-        found = transaction.execute(query).all()
-    if len(found) > FEW:
+        rows = transaction.execute(query).all()
+    if len(rows) > FEW:
         return None
-    return sorted(found, key=lambda row: (row.seq, row.id))
+    return sorted(rows, key=lambda row: (row.seq, row.id))
 
 
 def _rejected(database: Database, ingest_id: int) -> Iterator[dict[str, Any]]:

@@ -44,6 +44,7 @@ STATES: Mapping[str, ColumnElement[bool]] = MappingProxyType(
         "cancelled": Job.state == "cancelled",
     }
 )
+_JobRow: TypeAlias = Row[*tuple[Any, ...]]  # of `_JOBS`
 _StepRow: TypeAlias = Row[*tuple[Any, ...]]  # of `_steps`
 
 
@@ -174,15 +175,14 @@ def read_status(database: Database, job_id: int) -> JobStatus:
         row = transaction.execute(_JOBS.where(Job.id == job_id)).one_or_none()
         if row is None:
             raise missing(transaction, job_id)
-        found = _Found.of(row)
-        return _with_losses(transaction, _statuses(transaction, [found])[0], found.job)
+        return _with_losses(transaction, _statuses(transaction, [row])[0], Job.of(row))
 
 
 def list_statuses(database: Database, limit: int = 50, wanted: ColumnElement[bool] | None = None) -> list[JobStatus]:
     """The latest jobs, newest first: all, or those that meet a condition."""
     query = (_JOBS if wanted is None else _JOBS.where(wanted)).order_by(Job.id.desc()).limit(limit)
     with database.read() as transaction:
-        return _statuses(transaction, [_Found.of(row) for row in transaction.execute(query)])
+        return _statuses(transaction, transaction.execute(query).all())
 
 
 def list_jobs(
@@ -192,31 +192,6 @@ def list_jobs(
     wanted = true() if state is None else STATES[state]
     older = true() if before is None else Job.id < before
     return list_statuses(database, limit, and_(wanted, older))
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A job, with its corpus and reading. `now` is the database's clock."""
-
-    job: Job
-    corpus: str
-    source: str
-    ingest_state: str
-    n_records: int
-    n_rejected: int
-    n_repeated: int
-    not_pruned: str | None
-    ingest_age_s: float
-    now: float
-
-    @classmethod
-    def of(cls, row: Row[*tuple[Any, ...]]) -> _Found:
-        """Return the row of `_JOBS`, whose first columns are the job's."""
-        return cls(Job.of(row), *row[len(Job.__table__.columns) :])
-
-    @property
-    def state(self) -> str:
-        return "paused" if self.job.paused and self.job.state in UNFINISHED else self.job.state
 
 
 _JOBS: Select[*tuple[Any, ...]] = (
@@ -237,27 +212,26 @@ _JOBS: Select[*tuple[Any, ...]] = (
 )
 
 
-def _statuses(transaction: Transaction, found: Sequence[_Found]) -> list[JobStatus]:
+def _statuses(transaction: Transaction, rows: Sequence[_JobRow]) -> list[JobStatus]:
     """Return the statuses of jobs. The number of statements does not depend on the number of jobs."""
-    if not found:
+    if not rows:
         return []
-    ids, now = [one.job.id for one in found], found[0].now
+    ids, now = [row.id for row in rows], rows[0].now
     sums = shard_sums(transaction, ids)
     steps = _steps(transaction, ids)
-    moving = [one.job.id for one in found if one.job.state in UNFINISHED]
+    moving = [row.id for row in rows if row.state in UNFINISHED]
     is_at_work = moving or any("running" in sums[job_id].shards() for job_id in ids)
     workers = read_workers(transaction, now) if is_at_work else Workers()
     held = held_lately(transaction, moving, now) if moving else {}
-    return [_status(one, sums[one.job.id], steps[one.job.id], workers, held.get(one.job.id, ())) for one in found]
+    return [_status(row, sums[row.id], steps[row.id], workers, held.get(row.id, ())) for row in rows]
 
 
 def _status(
-    found: _Found, sums: ShardSums, rows: Sequence[_StepRow], workers: Workers, held: Sequence[HeldShard]
+    job: _JobRow, sums: ShardSums, rows: Sequence[_StepRow], workers: Workers, held: Sequence[HeldShard]
 ) -> JobStatus:
-    job = found.job
     steps = _counted(rows, sums)
     ended = job.state not in UNFINISHED
-    wait = None if ended else _wait(found, sums, rows, workers)
+    wait = None if ended else _wait(job, sums, rows, workers)
     computed = workers.computed(job.id) if sums.shards().get("running") else 0.0
     if ended:
         left = sums.rate()
@@ -265,13 +239,13 @@ def _status(
         left = TimeLeft(unknown=Unknown.STANDS)
     else:
         reading = job.state == "ingesting"
-        left = estimate(found.now, held, _works(rows, sums), computed=computed, reading=reading)
+        left = estimate(job.now, held, _works(rows, sums), computed=computed, reading=reading)
     return JobStatus(
         id=job.id,
-        state=BLOCKED if wait is not None and wait.cause is Cause.BLOCKED else found.state,
+        state=BLOCKED if wait is not None and wait.cause is Cause.BLOCKED else _state(job),
         reason=job.reason,
-        corpus=found.corpus,
-        source=found.source,
+        corpus=job.corpus,
+        source=job.source,
         steps=steps,
         priority=job.priority,
         documents=job.n_documents,
@@ -282,9 +256,9 @@ def _status(
         pending=sum(step.pending for step in steps),
         prior=sum(step.prior for step in steps),
         shards=sums.shards(),
-        records=found.n_records,
-        rejected=found.n_rejected,
-        repeated=found.n_repeated,
+        records=job.n_records,
+        rejected=job.n_rejected,
+        repeated=job.n_repeated,
         tokens_in=sums.total("tokens_in"),
         tokens_out=sums.total("tokens_out"),
         computed=computed,
@@ -294,12 +268,16 @@ def _status(
         time_use=None if ended else workers.time_use(job.id),
         created_at=job.created_at,
         finished_at=job.finished_at,
-        elapsed_s=(job.finished_at or found.now) - job.created_at,
+        elapsed_s=(job.finished_at or job.now) - job.created_at,
         waiting_for=wait.sentence if wait else None,
         waiting_cause=wait.cause if wait else None,
-        not_pruned=found.not_pruned,
+        not_pruned=job.not_pruned,
         request_id=job.request_id,
     )
+
+
+def _state(job: _JobRow) -> str:
+    return "paused" if job.paused and job.state in UNFINISHED else str(job.state)
 
 
 def _steps(transaction: Transaction, job_ids: Sequence[int]) -> dict[int, list[_StepRow]]:
@@ -340,7 +318,7 @@ def _counted(rows: Sequence[_StepRow], sums: ShardSums) -> tuple[StepStatus, ...
     steps: list[StepStatus] = []
     for row in rows:
         read = None if row.input_step is None else steps[row.input_step]
-        found = StepStatus(
+        status = StepStatus(
             name=row.name,
             input=None if read is None else read.name,
             spec=spec_of(row),
@@ -355,10 +333,10 @@ def _counted(rows: Sequence[_StepRow], sums: ShardSums) -> tuple[StepStatus, ...
             tokens_out=sums.total("tokens_out", step=row.seq),
         )
         if row.escalates is None:
-            steps.append(found)
+            steps.append(status)
         else:
             rescued = row.n_rescued if Doubt.stored(row.doubted).failed else None
-            steps[row.escalates] = _with_escalation(steps[row.escalates], found, rescued)
+            steps[row.escalates] = _with_escalation(steps[row.escalates], status, rescued)
     return _with_blocked(steps)
 
 
@@ -383,40 +361,40 @@ def _with_escalation(step: StepStatus, escalated: StepStatus, rescued: int | Non
 
 def _with_blocked(steps: Sequence[StepStatus]) -> tuple[StepStatus, ...]:
     """Return the steps with the numbers of their blocked texts; each reads the documents or an earlier step."""
-    found: dict[str, StepStatus] = {}
+    by_name: dict[str, StepStatus] = {}
     for step in steps:
-        read = None if step.input is None else found[step.input]
+        read = None if step.input is None else by_name[step.input]
         blocked = 0 if read is None else read.failed + read.skipped + read.blocked
-        found[step.name] = replace(step, blocked=blocked)
-    return tuple(found.values())
+        by_name[step.name] = replace(step, blocked=blocked)
+    return tuple(by_name.values())
 
 
-def _wait(found: _Found, sums: ShardSums, rows: Sequence[_StepRow], workers: Workers) -> Wait | None:
+def _wait(job: _JobRow, sums: ShardSums, rows: Sequence[_StepRow], workers: Workers) -> Wait | None:
     """Return why a job makes no progress: the reason of its first open step, if no other step makes any."""
     of_step = {row.seq: row for row in rows}
-    waits = [waiting_for(_standing(found, of_step[seq], sums, workers)) for seq in sums.open_steps() or [0]]
+    waits = [waiting_for(_standing(job, of_step[seq], sums, workers)) for seq in sums.open_steps() or [0]]
     return None if None in waits else waits[0]
 
 
-def _standing(found: _Found, step: _StepRow, sums: ShardSums, workers: Workers) -> JobSnapshot:
+def _standing(job: _JobRow, step: _StepRow, sums: ShardSums, workers: Workers) -> JobSnapshot:
     serving = [worker for worker in workers.live if step.kind in worker.lanes]
-    holders = workers.holders(found.job.id, step.seq)
+    holders = workers.holders(job.id, step.seq)
     troubles = [*holders.troubles, *(worker.trouble for worker in serving if worker.trouble is not None)]
     next_try_at = sums.next_try_at(step.seq)
     return JobSnapshot(
-        state=found.state,
+        state=_state(job),
         lane=step.kind,
         pending=sums.total("n_contents", *OPEN_SHARDS, step=step.seq),
         running=holders.running,
         silent=holders.silent,
-        ingest_age_s=found.ingest_age_s if found.ingest_state == "reading" else None,
+        ingest_age_s=job.ingest_age_s if job.ingest_state == "reading" else None,
         workers=len(workers.live),
         workers_of_lane=len(serving),
         refusals=workers.reasons(step.spec_id, [worker.id for worker in serving]),
-        next_try_s=None if next_try_at is None else next_try_at - found.now,
+        next_try_s=None if next_try_at is None else next_try_at - job.now,
         lapse_s=holders.lapse_s,
         trouble=troubles[0] if holders.troubles or (troubles and len(troubles) == len(serving)) else None,
-        is_backfill=replacements.is_backfill(found.source),
+        is_backfill=replacements.is_backfill(job.source),
     )
 
 

@@ -134,9 +134,11 @@ def estimate(
 
 def _weights(steps: Sequence[StepWork]) -> Mapping[int, float]:
     """Return the seconds that a character of each step takes; of a step without finished shards as the others."""
-    known = {one.step: one.finished_s / one.finished_chars for one in steps if one.finished_chars and one.finished_s}
+    known = {
+        work.step: work.finished_s / work.finished_chars for work in steps if work.finished_chars and work.finished_s
+    }
     typical = fmean(known.values()) if known else 1.0
-    return {one.step: known.get(one.step, typical) for one in steps}
+    return {work.step: known.get(work.step, typical) for work in steps}
 
 
 def _so_far(running: HeldShard, finished: Sequence[HeldShard], now: float) -> HeldShard | None:
@@ -176,7 +178,7 @@ def _rates(
         for period in range(min(first, n - 1), min(last, n - 1) + 1):
             edge = start + period * width_s
             work[period] += size * _within(shard, edge, edge + width_s)
-    return [one / width_s for one in work]
+    return [amount / width_s for amount in work]
 
 
 def _work_left(steps: Sequence[StepWork], weights: Mapping[int, float], computed: float) -> tuple[float, bool]:
@@ -184,21 +186,21 @@ def _work_left(steps: Sequence[StepWork], weights: Mapping[int, float], computed
     coming: dict[int, float] = {}  # texts that are open or will be, by step
     is_all = True
     work = open_work = 0.0
-    for one in steps:
+    for of_step in steps:
         more = 0.0
-        if one.reads is not None and (ahead := coming.get(one.reads, 0.0)) > 0:
-            read = next(other for other in steps if other.step == one.reads)
-            got = one.finished_texts + one.open_texts
+        if of_step.reads is not None and (ahead := coming.get(of_step.reads, 0.0)) > 0:
+            read = next(other for other in steps if other.step == of_step.reads)
+            got = of_step.finished_texts + of_step.open_texts
             if read.settled:
                 more = ahead * got / read.settled
-            is_all = is_all and bool(read.settled) and (not got or bool(one.finished_texts))
-        coming[one.step] = one.open_texts + more
-        known = one.finished_texts + one.open_texts
-        chars = (one.finished_chars + one.open_chars) / known if known else 0.0
-        open_work += one.open_chars * weights[one.step]
-        work += (one.open_chars + more * chars) * weights[one.step]
-        is_all = is_all and (not one.open_texts or bool(one.finished_texts))
-    texts = sum(one.open_texts for one in steps)
+            is_all = is_all and bool(read.settled) and (not got or bool(of_step.finished_texts))
+        coming[of_step.step] = of_step.open_texts + more
+        known = of_step.finished_texts + of_step.open_texts
+        chars = (of_step.finished_chars + of_step.open_chars) / known if known else 0.0
+        open_work += of_step.open_chars * weights[of_step.step]
+        work += (of_step.open_chars + more * chars) * weights[of_step.step]
+        is_all = is_all and (not of_step.open_texts or bool(of_step.finished_texts))
+    texts = sum(of_step.open_texts for of_step in steps)
     done = open_work * min(1.0, computed / texts) if texts else 0.0
     return max(0.0, work - done), is_all
 
@@ -238,8 +240,8 @@ class ShardSums:
 
     def shards(self, step: int | None = None) -> dict[str, int]:
         """Return the number of shards by state."""
-        found = {group.state for group in self._groups if step is None or group.step == step}
-        return {state: self.total("shards", state, step=step) for state in sorted(found)}
+        states = {group.state for group in self._groups if step is None or group.step == step}
+        return {state: self.total("shards", state, step=step) for state in sorted(states)}
 
     def open_steps(self) -> list[int]:
         """Return the steps that have open shards."""
@@ -254,8 +256,8 @@ class ShardSums:
 
     def held_s(self, step: int) -> float:
         """Return the seconds in which a step's finished shards were held."""
-        found = [group.held_s for group in self._groups if group.step == step and group.state == "done"]
-        return float(found[0] or 0.0) if found else 0.0
+        sums = [group.held_s for group in self._groups if group.step == step and group.state == "done"]
+        return float(sums[0] or 0.0) if sums else 0.0
 
     def rate(self) -> TimeLeft:
         """Return the mean pace, from the first finished shard to the last."""
@@ -286,7 +288,7 @@ def shard_sums(transaction: Transaction, job_ids: Collection[int]) -> dict[int, 
     by_job: dict[int, list[Row[*tuple[Any, ...]]]] = {job_id: [] for job_id in job_ids}
     for group in groups:
         by_job[group.job_id].append(group)
-    return {job_id: ShardSums(found) for job_id, found in by_job.items()}
+    return {job_id: ShardSums(of_job) for job_id, of_job in by_job.items()}
 
 
 HISTORY_S = 3_600.0  # how far back
@@ -303,13 +305,13 @@ def held_lately(transaction: Transaction, job_ids: Collection[int], now: float) 
     )
     finished = and_(Shard.state == "done", Shard.finished_at > now - HISTORY_S)
     columns = (Shard.job_id, Shard.step, Shard.state, Shard.started_at, Shard.finished_at)
-    found = (
+    latest_first = (
         select(*columns, Shard.n_chars, Shard.n_contents, Shard.tokens_in, latest.label("place"))
         .where(Shard.job_id.in_(job_ids), or_(finished, Shard.state == "running"), Shard.started_at.is_not(None))
         .subquery()
     )
     by_job: dict[int, list[HeldShard]] = {job_id: [] for job_id in job_ids}
-    for row in transaction.execute(select(found).where(found.c.place <= MOST_SHARDS)):
+    for row in transaction.execute(select(latest_first).where(latest_first.c.place <= MOST_SHARDS)):
         finished_at = row.finished_at if row.state == "done" else None
         by_job[row.job_id].append(
             HeldShard(row.step, row.started_at, finished_at, row.n_chars, row.n_contents, row.tokens_in)

@@ -36,9 +36,9 @@ def cosines(queries: Matrix, vectors: Matrix) -> Matrix:
     """
     rows = queries.astype(np.float64)
     columns = vectors.astype(np.float64)
-    found = (rows / _lengths(rows)[:, None]) @ columns.T
-    found /= _lengths(columns)
-    return found.astype(np.float32)
+    products = (rows / _lengths(rows)[:, None]) @ columns.T
+    products /= _lengths(columns)
+    return products.astype(np.float32)
 
 
 def _lengths(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

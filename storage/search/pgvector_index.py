@@ -93,8 +93,8 @@ def every(database: Database) -> list[VectorIndex]:
     with database.read() as transaction:
         transaction.prefer_indexes()
         ids = spec_ids(transaction)
-        found = transaction.execute(select(SpecRow.id, *SPEC).where(SpecRow.id.in_(ids)).order_by(SpecRow.id))
-        return [_described(transaction, row) for row in found.all()]
+        specs = transaction.execute(select(SpecRow.id, *SPEC).where(SpecRow.id.in_(ids)).order_by(SpecRow.id))
+        return [_described(transaction, row) for row in specs.all()]
 
 
 def spec_ids(transaction: Transaction) -> list[int]:
@@ -115,8 +115,8 @@ def size(transaction: Transaction, spec_id: int) -> int | None:
         "WHERE indexrelid = to_regclass(%s) AND indisvalid",
         (_index(spec_id),),
     )
-    found = rows.scalar()
-    return None if found is None else max(0, int(found))
+    n_tuples = rows.scalar()
+    return None if n_tuples is None else max(0, int(n_tuples))
 
 
 def side_table(spec_id: int) -> Any:

@@ -237,13 +237,13 @@ def hits(
         windows: Mapping[int, tuple[int, int]] = {}
         if keeps_windows(searched.spec):
             windows = _best_windows(transaction, searched, query, {*read.values()})
-    found = []
+    answers = []
     for document_id, score in zip(ids, scores, strict=True):
         row = rows[document_id]
         content_id = read[row.id]
         window = windows.get(content_id)
-        found.append(Hit(row.key, round(float(score), 6), text_of[content_id], row.meta, window, passage=window))
-    return found
+        answers.append(Hit(row.key, round(float(score), 6), text_of[content_id], row.meta, window, passage=window))
+    return answers
 
 
 class _Page(NamedTuple):
