@@ -38,7 +38,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # The tests of these packages run on both stores, where others run on one: what they test is written for each.
-BOTH_STORES = frozenset({"core", "leases", "migrations", "search", "steps"})
+BOTH_STORES = frozenset({"core", "leases", "migrations", "steps"})
 
 _SLOW_MARKERS = frozenset({"slow", "faults", "long", "gliner", "vllm", "soak", "schedulers", "wheel"})
 # These fixtures start a server or load a model.

@@ -169,19 +169,6 @@ def _restoring(
     server.drop(name)
 
 
-def test_a_whole_dump_restores_the_counts(postgres_server: PostgresServer, postgres_url: str, tmp_path: Path) -> None:
-    restored = postgres_server.create()
-    with _opened(postgres_url) as database, _opened(postgres_server.url(restored)) as copy:
-        _counted(database)
-        dump = str(tmp_path / "docmill.dump")
-        _run("pg_dump", "--format=custom", f"--file={dump}", f"--dbname={_libpq(postgres_url)}")
-        _run("pg_restore", "--exit-on-error", f"--dbname={_libpq(postgres_server.url(restored))}", dump)
-        assert_exported(copy, LANES)
-        builders.work(copy)
-        assert_exported(copy, LANES)
-    postgres_server.drop(restored)
-
-
 def test_data_alone_restore_the_counts_if_triggers_are_off(
     postgres_server: PostgresServer, postgres_url: str, tmp_path: Path
 ) -> None:

@@ -17,10 +17,9 @@ import pytest
 from sqlalchemy import event, select, text
 from sqlalchemy.exc import IntegrityError
 
-from docmill.storage import errors, migrations
+from docmill.storage import errors
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Shard, db_now
-from docmill.storage.core.specs import READING_SIZE, Spec, StoredKind
+from docmill.storage.core.schema import db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import (
     DatabaseUnreachable,
@@ -30,7 +29,6 @@ from docmill.storage.errors import (
     ValueRefused,
 )
 from docmill.storage.leases import dispatch, maintenance
-from docmill.storage.outputs.output_types import VECTOR
 from docmill.storage.results import status
 from tests.kinds import KINDS
 from tests.postgres import PostgresServer
@@ -126,46 +124,26 @@ def test_a_wrong_password_or_name_is_said_without_the_password(postgres_server: 
     database.close()
 
 
-@read_and_write
-def test_a_store_without_a_schema_says_what_to_do(tmp_path: Path, act: Callable[[Database], Any]) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'new' / 'docmill.db'}")
-    with pytest.raises(SchemaOutOfDate, match="docmill db upgrade"):
-        act(database)
-    database.close()
-
-
 def test_a_postgresql_store_without_a_schema_says_what_to_do(bare_database: Database) -> None:
     with pytest.raises(SchemaOutOfDate, match="docmill db upgrade"):
         status.list_statuses(bare_database)
 
 
-def test_a_file_that_is_no_database_is_said_to_be_none(tmp_path: Path) -> None:
-    (tmp_path / "docmill.db").write_bytes(b"this is a text file and not a database at all" * 100)
-    database = Database(f"sqlite:///{tmp_path / 'docmill.db'}")
-    with pytest.raises(DatabaseUnreachable, match="not a database"):
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("text", "not a database"),
+        ("folder", "unable to open database file; its folder has to be there"),
+        ("text/docmill.db", "cannot use the database"),
+    ],
+)
+def test_a_file_that_cannot_be_a_database_is_unreachable(tmp_path: Path, file: str, says: str) -> None:
+    (tmp_path / "text").write_bytes(b"this is a text file and not a database at all" * 100)
+    (tmp_path / "folder").mkdir()
+    database = Database(f"sqlite:///{tmp_path / file}")
+    with pytest.raises(DatabaseUnreachable, match=says):
         status.list_statuses(database)
     database.close()
-
-
-def test_a_file_that_cannot_be_opened_says_what_it_takes(tmp_path: Path) -> None:
-    (tmp_path / "docmill.db").mkdir()
-    database = Database(f"sqlite:///{tmp_path / 'docmill.db'}")
-    with pytest.raises(DatabaseUnreachable, match="unable to open database file; its folder has to be there"):
-        status.list_statuses(database)
-    database.close()
-
-
-def test_a_folder_that_cannot_be_made_is_an_unreachable_database(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    database = Database(f"sqlite:///{tmp_path / 'file' / 'docmill.db'}")
-    with pytest.raises(DatabaseUnreachable, match="cannot use the database"):
-        status.list_statuses(database)
-    database.close()
-
-
-def test_making_a_database_connects_to_nothing(tmp_path: Path) -> None:
-    Database(f"sqlite:///{tmp_path / 'new' / 'docmill.db'}")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_that_nobody_classified_is_one_of_ours_that_names_its_code(database: Database) -> None:
@@ -335,25 +313,7 @@ def test_errors_survive_pickling_and_say_their_docstring() -> None:
             assert str(pickle.loads(pickle.dumps(error("more")))) == "more"
 
 
-def test_a_folder_that_is_made_for_a_file_is_nobody_elses(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'home' / 'docmill.db'}")
-    migrations.upgrade(database)
-    database.close()
-    assert (tmp_path / "home").stat().st_mode & 0o077 == 0
-
-
-def test_a_kind_is_found_by_its_name(database: Database) -> None:
-    assert database.kind_of("embed") == StoredKind("embed", VECTOR, READING_SIZE)
-
-
 def test_a_kind_that_is_not_known_is_named_with_those_that_are(database: Database) -> None:
     with pytest.raises(StorageError, match=r"no task kind ocr") as refused:
         database.kind_of("ocr")
     assert f"it has: {', '.join(sorted(database.kinds))}." in str(refused.value)
-
-
-def test_nothing_is_planned_for_a_kind_that_is_not_known(database: Database) -> None:
-    with pytest.raises(StorageError):
-        read(database, request(spec=Spec("ocr", "null", "null:1")), numbered(1))
-    with database.read() as transaction:
-        assert transaction.exec_driver_sql(f"SELECT count(*) FROM {Shard.__tablename__}").scalar() == 0

@@ -21,13 +21,6 @@ def test_the_rows_of_a_query_come_once_and_in_order(database: Database, size: in
     assert [row.key for page in found for row in page] == ["k0", "k1", "k2", "k3", "k4"]
 
 
-def test_rows_are_read_in_the_order_of_a_text_from_the_empty_one_on(database: Database) -> None:
-    read(database, request(), numbered(3))
-    query = select(Document.key).where(Document.key != "k1")
-    found = list(pages(database, query, Document.key, 1, after=""))
-    assert [[row.key for row in page] for page in found] == [["k0"], ["k2"], []]
-
-
 def test_rows_may_be_deleted_between_two_pages(database: Database) -> None:
     read(database, request(), numbered(5))
     for page in pages(database, select(Document.id), Document.id, 2):

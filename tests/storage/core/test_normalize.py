@@ -31,13 +31,6 @@ def storable(text: str) -> bool:
     return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def test_clean_text_comes_back_as_the_same_object_without_a_flag() -> None:
-    text = "Déjà vu, 日本語, 😀, a\r\nline and\u2028another"
-    normalized, flags = normalize(text)
-    assert normalized is text
-    assert flags == ()
-
-
 def test_nul_and_lone_surrogates_are_replaced_and_each_is_named() -> None:
     assert normalize("a\0b") == ("a\ufffdb", (NUL_REPLACED,))
     assert normalize("a\ud800b") == ("a\ufffdb", (SURROGATE_REPLACED,))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sqlalchemy import event, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Content, OutcomeRow
-from docmill.storage.core.specs import Outcome, Reason, Status, storable
+from docmill.storage.core.schema import OutcomeRow
+from docmill.storage.core.specs import Outcome, Status, storable
 from docmill.storage.leases import maintenance, shards
 from docmill.storage.leases.policy import MAX_ATTEMPTS
 from docmill.storage.leases.shards import Claim
@@ -29,7 +29,6 @@ from tests.storage.builders import (
     TRANSLATE,
     claim_next,
     done,
-    failed,
     numbered,
     read,
     request,
@@ -68,13 +67,6 @@ def test_an_output_of_json_is_mended_in_its_strings_and_keys_and_flagged(databas
         rows = transaction.execute(select(OutcomeRow.data, OutcomeRow.flags).order_by(OutcomeRow.content_id)).all()
     assert rows[1].data == {"data": {"a\ufffd": [{"b": "\ufffd"}, 1.5, None]}}
     assert rows[1].flags == FLAGS
-
-
-def test_a_failures_reason_is_stored_whatever_a_library_put_into_it(database: Database) -> None:
-    job = read(database, request(), numbered(2))
-    claim = claim_next(database)
-    shards.commit(database, claim, [replace(outcome, reason=BAD) for outcome in failed(claim)], None)
-    assert {row["reason"] for row in failures(database, job.id)} == {MENDED}
 
 
 def test_a_release_and_a_giving_up_mend_what_they_write(database: Database) -> None:
@@ -165,16 +157,6 @@ def test_an_output_that_the_database_refuses_fails_when_a_drain_releases_it(pick
     assert read_status(picky, job.id).done == 2
 
 
-def test_a_retry_of_an_output_that_the_database_refuses_fails_again(picky: Database) -> None:
-    job = read(picky, request(spec=TRANSLATE), numbered(3))
-    work(picky, lambda claim: one_of_them(claim, text="x" * 6_000))
-    assert jobs.retry(picky, job.id) == 1
-    work(picky, lambda claim: [replace(outcome, text="x" * 6_000) for outcome in done(claim)])
-    jobs.finish(picky)
-    status = read_status(picky, job.id)
-    assert (status.state, status.done, status.failed) == ("done", 2, 1)
-
-
 @given(st.text(st.characters(exclude_categories=[])))
 def test_what_is_storable_is_stored_as_it_is_and_anything_else_is_flagged(text: str) -> None:
     mended = storable(Outcome(1, Status.DONE, text=text))
@@ -184,20 +166,3 @@ def test_what_is_storable_is_stored_as_it_is_and_anything_else_is_flagged(text: 
     assert (mended.text == text) == (mended.flags == ())
     assert len(mended.text) == len(text)
     assert storable(mended) == mended
-
-
-def test_the_contents_of_a_mended_output_are_stored_once(database: Database) -> None:
-    steps = (StepRequest("first", TRANSLATE), StepRequest("second", COPY, input="first"))
-    read(database, JobRequest(corpus="books", source="a.jsonl", steps=steps), numbered(2))
-    claim = claim_next(database)
-    mended, same = done(claim)
-    shards.commit(database, claim, [replace(mended, text=BAD), replace(same, text=MENDED)], None)
-    with database.read() as transaction:
-        assert list(transaction.scalars(select(Content.text).where(Content.text == MENDED))) == [MENDED]
-
-
-def test_a_refused_outcome_keeps_nothing_of_its_output() -> None:
-    outcome = Outcome(1, Status.DONE, text="text", vector=b"1234", flags=("windowed",), tokens_in=3, tokens_out=2)
-    refused = outcome.refused("it does not fit")
-    assert (refused.status, refused.text, refused.vector, refused.data) == ("failed", None, None, None)
-    assert (refused.reason, refused.reason_class, refused.tokens_in) == ("it does not fit", Reason.MODEL, 3)

@@ -15,22 +15,18 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from docmill.storage.core.database import Database
-from docmill.storage.deletion import gc, retention
+from docmill.storage.deletion import retention
 from docmill.storage.errors import DatabaseBusy, DatabaseReadOnly
-from docmill.storage.ingest import ingest
 from docmill.storage.leases import dispatch, maintenance, shards
-from docmill.storage.leases.shards import Claim, Head
+from docmill.storage.leases.shards import Claim
 from docmill.storage.pipelines import pipelines
 from docmill.storage.results import results, status
 from docmill.storage.steps import jobs
-from docmill.storage.steps.jobs import OpenJob
-from docmill.storage.steps.steps import OpenStep
 from tests.kinds import KINDS
 from tests.postgres import PostgresServer
-from tests.storage.builders import COPY, claim_next, done, failed, lapse, numbered, read, records, request
+from tests.storage.builders import claim_next, done, failed, lapse, numbered, read, request
 
 CLAIM = Claim(1, 1, 1, "w1", 1, 0, False, 1, contents=(1,), texts=((1, "text 0"),))
-JOB = OpenJob(1, 1, 1, steps=(OpenStep(0, "copy", 1, "copy", None),), adopted=False, last_before=9)
 READS: dict[str, Callable[[Database], Any]] = {
     "list_statuses": status.list_statuses,
     "results": lambda database: list(results.results(database, 1)),
@@ -42,13 +38,8 @@ READS: dict[str, Callable[[Database], Any]] = {
 }
 WRITES: dict[str, Callable[[Database], Any]] = {
     "open_job": partial(jobs.open_job, request=request()),
-    "add": partial(ingest.add, job=JOB, chunk=records(numbered(1))),
-    "claim": partial(shards.claim, head=Head(1, 0, "copy", False, 1, COPY), owner="w1"),
     "commit": partial(shards.commit, claim=CLAIM, outcomes=done(CLAIM), runtime_id=None),
     "reclaim": maintenance.reclaim,
-    "contact": partial(maintenance.contact, lease_s=60.0),
-    "cancel": partial(jobs.cancel, job_id=1),
-    "collect": gc.collect,
 }
 every_read = pytest.mark.parametrize("act", READS.values(), ids=READS)
 every_write = pytest.mark.parametrize("act", WRITES.values(), ids=WRITES)
@@ -113,12 +104,6 @@ def test_a_write_to_a_locked_sqlite_file_is_tried_again_and_then_says_that_it_is
     impatient: Database, act: Callable[[Database], Any]
 ) -> None:
     with locked(str(impatient)), pytest.raises(DatabaseBusy, match="locked by another writer"):
-        act(impatient)
-
-
-@every_read
-def test_a_read_of_a_locked_sqlite_file_goes_on(impatient: Database, act: Callable[[Database], Any]) -> None:
-    with locked(str(impatient)):
         act(impatient)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +18,6 @@ from docmill.storage.core.schema import Content, Corpus, JobKey
 from docmill.storage.core.sqlite import ROWS
 from docmill.storage.core.transaction import IN_BINARY, Columns, Transaction
 from docmill.storage.errors import UnexpectedDatabaseError, ValueRefused
-from tests.kinds import KINDS
 
 ROOT = Path(__file__).parents[3]
 
@@ -34,21 +32,6 @@ def load_texts(database: Database, *texts: str) -> None:
     database.write(lambda transaction: transaction.load(Content, contents(transaction, *texts)))
 
 
-def test_only_the_database_and_its_migrations_choose_by_the_kind_of_database() -> None:
-    files = [file for folder in ("features", "worker", "tasks", "storage") for file in (ROOT / folder).rglob("*.py")]
-    choosing = r"is_sqlite|dialect\.name|get_backend_name|isinstance\([^)]*Transaction"
-    found = {str(file.relative_to(ROOT)) for file in files if re.search(choosing, file.read_text("utf-8"))}
-    found = {name for name in found if "migrations/versions" not in name}
-    assert found == {"storage/core/database.py", "storage/migrations/env.py"}
-
-
-def test_the_file_of_a_store_is_known_unless_a_uri_names_it(postgres_url: str, tmp_path: Path) -> None:
-    file = tmp_path / "docmill.db"
-    assert Database(f"sqlite:///{file}", kinds=KINDS).file == file
-    assert Database(f"sqlite:///file:{file}?mode=ro&uri=true", kinds=KINDS).file is None
-    assert Database(postgres_url, kinds=KINDS).file is None
-
-
 def test_rows_are_probed_by_texts_and_by_bytes(database: Database) -> None:
     load_texts(database, "a", "b", "c")
     query = select(Content.text, Content.n_chars)
@@ -58,14 +41,6 @@ def test_rows_are_probed_by_texts_and_by_bytes(database: Database) -> None:
         assert transaction.probe(query, Content.text, []) == []
     assert sorted(map(tuple, by_text)) == [("a", 1), ("c", 1)]
     assert [tuple(row) for row in by_hash] == [("b", 1)]
-
-
-def test_the_ids_of_contents_are_found_by_their_hashes(database: Database) -> None:
-    load_texts(database, "a", "b")
-    with database.read() as transaction:
-        stored = {row.sha256: row.id for row in transaction.execute(select(Content.sha256, Content.id))}
-        assert transaction.content_ids([*stored, b"x" * 32]) == stored
-        assert transaction.content_ids([]) == {}
 
 
 def test_many_rows_are_loaded_and_a_table_without_given_ids_numbers_them(database: Database) -> None:
@@ -92,12 +67,6 @@ def test_an_id_is_not_given_again_once_its_row_was_deleted(database: Database) -
     assert database.write(lambda transaction: transaction.next_ids(Content, 2)) == [last + 1, last + 2]
 
 
-def test_a_table_is_known_by_its_name(database: Database) -> None:
-    with database.read() as transaction:
-        assert transaction.has_table("content")
-        assert not transaction.has_table("contents")
-
-
 TEXTS = ["plain", "", "\\N", "a\tb\nc\r\\.\n", '"quoted", \\"', "Größe 中文 🐋", "NULL", "\x01\x7f", "x" * 100_000]
 
 
@@ -118,12 +87,6 @@ def stored(database: Database) -> list[tuple[Any, ...]]:
     query = select(Content.id, Content.sha256, Content.text, Content.n_chars).order_by(Content.id)
     with database.read() as transaction:
         return [tuple(row) for row in transaction.execute(query)]
-
-
-def test_texts_and_hashes_come_back_as_they_were_given(database: Database) -> None:
-    columns = of_texts(TEXTS)
-    load(database, Content, columns)
-    assert stored(database) == list(zip(*columns.values(), strict=True))
 
 
 def test_rows_in_binary_are_the_rows_as_text(database: Database) -> None:

@@ -284,10 +284,3 @@ def test_with_default_settings_a_half_open_connection_is_noticed_in_time() -> No
     silence_s = Patience(bounded=True).silence_s
     assert silence_s is not None
     assert silence_s <= NOTICED_S
-
-
-def test_what_a_url_says_of_connecting_goes_before_our_own(postgres_url: str) -> None:
-    database = Database(f"{postgres_url}&application_name=nightly")
-    with database.read() as transaction:
-        assert transaction.exec_driver_sql("SHOW application_name").scalar_one() == "nightly"
-    database.close()

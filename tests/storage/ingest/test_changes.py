@@ -42,14 +42,6 @@ def counts(changes: Changes) -> tuple[int, int, int, int]:
     return changes.n_new, changes.n_changed, changes.n_unchanged, changes.n_repeated
 
 
-def test_records_of_an_empty_corpus_are_all_new() -> None:
-    records = chunk(("a", 1, 1), ("b", 2, 2))
-    changes = diff(records)
-    assert changes.incoming is records
-    assert not changes.kept
-    assert counts(changes) == (2, 0, 0, 0)
-
-
 def test_a_record_that_equals_the_current_version_is_unchanged_and_one_that_differs_comes_in() -> None:
     changes = diff(
         chunk(("a", 1, 1), ("b", 9, 2), ("c", 3, 3)), [stored("a", 1, version_id=11), stored("b", 2, version_id=12)]
@@ -71,10 +63,6 @@ def test_a_record_that_equals_a_loser_of_the_same_reading_contends_and_is_counte
     assert changes.kept == {0: 12}  # the current version stays until the end of the reading
     assert len(changes.incoming) == 0
     assert counts(changes) == (0, 0, 0, 0)
-
-
-def test_a_record_that_equals_the_current_version_does_not_contend() -> None:
-    assert not diff(chunk(("a", 1, 1)), [stored("a", 1)], [stored("a", 1)]).contenders
 
 
 def test_a_second_record_with_the_key_of_another_record_of_the_reading_is_repeated() -> None:

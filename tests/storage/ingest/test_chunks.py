@@ -6,8 +6,6 @@ import hashlib
 from types import SimpleNamespace
 
 import orjson
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.storage.builders import Record, gathered
 
@@ -33,14 +31,3 @@ def test_a_version_equals_a_stored_document_that_says_the_same() -> None:
         assert not versions.equals(0, SimpleNamespace(**same | {name: value}))
     assert versions.at([1]).keys == ["b"]
     assert versions.at([1]).content_ids == [8]
-
-
-@given(st.lists(st.tuples(st.sampled_from("abcd"), st.text("xy", max_size=2))))
-def test_of_records_with_one_key_the_last_is_left_in_the_order_of_the_first_ones(
-    texts: list[tuple[str, str]],
-) -> None:
-    chunk = gathered(*[(key, text, {}, (), seq) for seq, (key, text) in enumerate(texts)])
-    assert dict(zip(chunk.keys, chunk.texts, strict=True)) == dict(texts)
-    assert list(chunk.keys) == list(dict(texts))
-    assert [texts[seq] for seq in chunk.seqs] == list(zip(chunk.keys, chunk.texts, strict=True))
-    assert chunk.n_records == len(texts)

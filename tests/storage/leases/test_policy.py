@@ -19,7 +19,6 @@ from docmill.storage.leases.policy import (
     after_death,
     after_error,
     after_lapse,
-    runs_alone,
     share,
 )
 from docmill.storage.steps.sharding import cut, pack, split, unpack
@@ -112,12 +111,6 @@ def test_a_document_outlives_more_lapses_than_outages_bring_and_ends_after_a_bou
     delays = [step.delay_s for step in steps if isinstance(step, Again)]
     assert delays == sorted(delays)
     assert delays[-1] <= 300
-
-
-def test_what_may_take_its_process_or_machine_down_runs_alone() -> None:
-    assert not runs_alone(suspect=0, lapses=LAPSES_TOGETHER - 1)
-    assert runs_alone(suspect=0, lapses=LAPSES_TOGETHER)
-    assert runs_alone(suspect=1, lapses=0)
 
 
 def test_errors_back_off_ever_longer_up_to_a_minute_and_then_give_up() -> None:

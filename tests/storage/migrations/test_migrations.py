@@ -16,7 +16,6 @@ from docmill.storage.core.schema import Base, collections_of_tables
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.dependents import dependents
 from docmill.storage.errors import OtherRelease, SchemaOutOfDate
-from tests.storage.builders import at_once
 
 
 def test_the_migrated_schema_equals_the_declared_one(database: Database) -> None:
@@ -68,11 +67,6 @@ def test_an_upgrade_is_one_transaction(bare_database: Database) -> None:
     assert len([of for of in commits if of.get_execution_options().get("docmill_write")]) == 1
 
 
-def test_two_upgrades_at_once_take_turns(bare_database: Database) -> None:
-    at_once(*[lambda: migrations.upgrade(bare_database)] * 2)
-    migrations.require_current(bare_database)
-
-
 def test_upgrades_of_two_processes_at_once_take_turns(bare_database: Database) -> None:
     script = """
 import sys
@@ -117,12 +111,6 @@ def test_a_database_of_a_newer_docmill_that_is_compatible_is_used_and_left_as_it
     newer(database, migrations.head())
     migrations.require_current(database)
     assert migrations.upgrade(database) == ("9999", "9999")
-
-
-def test_a_migrated_database_names_the_oldest_release_that_can_work_with_it(database: Database) -> None:
-    with database.read() as transaction:
-        [oldest] = transaction.scalars(text("SELECT oldest FROM compatibility"))
-    assert oldest <= migrations.head()
 
 
 def test_a_database_of_an_older_docmill_is_refused(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -139,24 +139,11 @@ def require_equal(database: Database, job_id: int, step: str | None = None) -> p
     return found
 
 
-def test_there_is_a_case_of_every_type() -> None:
-    assert {output for output, _, _ in CASES.values()} == {*OUTPUT_TYPES}
-
-
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_every_column_of_every_type_is_that_of_the_rows(database: Database, case: Case) -> None:
     found = require_equal(database, finished(database, case))
     assert found.num_rows == 9
     assert found["flags"].to_pylist()[3] == ["invalid_utf8", "windowed"]
-
-
-@pytest.mark.long_on("sqlite")
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_a_job_without_results_has_a_table_without_rows(database: Database, case: Case) -> None:
-    output, params, _ = case
-    step = StepRequest("step", Spec(output.name, "null", "sha256:1", params=params))
-    job = read(database, JobRequest("books", "a.jsonl", (step,)), numbered(2))
-    assert require_equal(database, job.id).num_rows == 0
 
 
 def test_a_named_step_has_the_documents_that_it_read(database: Database) -> None:

@@ -16,7 +16,7 @@ from docmill.storage.deletion import gc, removal
 from docmill.storage.leases import maintenance, shards
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results import counts
-from docmill.storage.results.counts import Corrected, read_work
+from docmill.storage.results.counts import read_work
 from docmill.storage.results.fleet import Lane, read_fleet
 from docmill.storage.steps import jobs
 from tests.kinds import KINDS
@@ -61,19 +61,6 @@ def test_work_of_every_kind_is_counted_as_it_is_stored(database: Database) -> No
     assert found.failures == {("copy", "document"): 5 - len(claim.texts)}
     assert found.records["new"] == 5
     assert found.tokens_in == {("copy", COPY.model): 3 * len(claim.texts)}
-
-
-def test_a_failure_that_a_retry_mends_is_counted_no_more(database: Database) -> None:
-    job = read(database, request(), numbered(3))
-    work(database, failed)
-    jobs.finish(database)
-    jobs.retry(database, job.id)
-    work(database, flagged)
-    assert_exported(database, LANES)
-    with database.read() as transaction:
-        found = read_work(transaction)
-    assert sum(found.failures.values()) == 0
-    assert found.texts == {("copy", "done"): 3, ("copy", "failed"): 3}
 
 
 def test_released_split_lapsed_and_taken_away_shards_are_counted_right(database: Database) -> None:
@@ -151,15 +138,6 @@ def _ids(database: Database) -> list[int]:
         return [row.id for row in transaction.execute(text("SELECT id FROM shard ORDER BY id"))]
 
 
-def test_the_pace_counts_a_shard_that_was_computed_for_hours(database: Database) -> None:
-    read(database, request(), numbered(2))
-    claim = claim_next(database)
-    long_ago = update(Shard).values(dispatched_at=db_now() - 7_200)
-    database.write(lambda transaction: transaction.execute(long_ago))
-    shards.commit(database, claim, done(claim), None)
-    assert copy_lane(database).statuses_per_s["done"] > 0
-
-
 def test_the_age_of_the_first_shard_in_the_queue_is_told(database: Database) -> None:
     read(database, request(), numbered(2))
     claim = claim_next(database)
@@ -205,15 +183,6 @@ def test_counts_that_were_doubled_are_as_they_were(database: Database) -> None:
     assert corrected.outcomes == 3  # failures, and two flags
     assert_exported(database, LANES)
     work(database, flagged)
-    assert_exported(database, LANES)
-
-
-def test_right_counts_are_left_alone(database: Database) -> None:
-    filled(database)
-    assert counts.recount(database) == Corrected(0, 0)
-    doubled(database)
-    counts.recount(database)
-    assert counts.recount(database) == Corrected(0, 0)
     assert_exported(database, LANES)
 
 

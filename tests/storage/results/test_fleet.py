@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import insert
-from docmill.storage.core.schema import Ingest, Job, PipelineRow, PipelineRun, Shard, Worker, db_now
+from docmill.storage.core.schema import Ingest, PipelineRow, PipelineRun, Worker, db_now
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import Rejected
@@ -26,7 +26,6 @@ from docmill.storage.results.fleet import (
     read_fleet,
     slowness,
     time_use,
-    total,
 )
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
@@ -39,13 +38,6 @@ LANES = ("copy", "embed")
 
 def copy_lane(database: Database) -> Lane:
     return read_fleet(database, LANES).lanes[0]
-
-
-def test_an_empty_store_has_a_zero_for_each_lane_and_state(database: Database) -> None:
-    found = read_fleet(database, LANES)
-    assert found.lanes == (Lane("copy"), Lane("embed"))
-    assert (found.jobs, found.workers, found.pipelines) == ({}, (), ())
-    assert read_failures(database, LANES) == []
 
 
 def test_open_shards_count_until_they_are_committed(database: Database) -> None:
@@ -65,27 +57,6 @@ def test_open_shards_count_until_they_are_committed(database: Database) -> None:
     assert (ended.jobs, lane.oldest_s, lane.open) == ({"done": 1}, None, 0)
     assert lane.statuses_per_s == pytest.approx({"done": 6 / LANE_PACE_S, "failed": 0, "skipped": 0})
     assert lane.tokens_in_per_s > 0
-
-
-def test_failed_texts_and_what_a_pause_holds_up_are_told_apart(database: Database) -> None:
-    read(database, request(), numbered(2))
-    work(database, failed)
-    jobs.finish(database)
-    assert copy_lane(database).statuses_per_s["failed"] == pytest.approx(2 / LANE_PACE_S)
-    other = read(database, request("b.jsonl"), numbered(2, first=10))
-    jobs.pause(database, other.id)
-    found = read_fleet(database, LANES)
-    assert found.jobs == {"done": 1, "paused": 1}
-    assert not any(lane.open for lane in found.lanes)
-
-
-def test_the_pace_forgets_what_ended_long_ago(database: Database) -> None:
-    read(database, request(), numbered(2))
-    work(database)
-    database.write(
-        lambda transaction: transaction.execute(update(Shard).values(finished_at=db_now() - 2 * LANE_PACE_S))
-    )
-    assert copy_lane(database).statuses_per_s == {}
 
 
 def test_workers_count_while_they_give_signs_of_life(database: Database) -> None:
@@ -142,34 +113,6 @@ def test_a_pipeline_says_when_it_succeeded_and_how_late_it_is(database: Database
     assert nightly.late_s >= 90
 
 
-def test_jobs_of_every_state_are_counted(database: Database) -> None:
-    read(database, request(), numbered(1))
-    database.write(lambda transaction: transaction.execute(update(Job).values(state="stopped")))
-    assert read_fleet(database, LANES).jobs == {"stopped": 1}
-
-
-def test_lanes_have_their_open_shards_by_state(database: Database) -> None:
-    read(database, request(), numbered(6), chunk=2)
-    sign_on(database, "w1")
-    claim_next(database)
-    lane = read_fleet(database, LANES).lanes[0]
-    assert (lane.name, lane.running) == ("copy", 1)
-    assert lane.planned + lane.queued == 2
-    assert lane.oldest_s is not None
-
-
-def test_a_worker_has_its_load_and_what_it_refuses(database: Database) -> None:
-    read(database, request(), numbered(6), chunk=2)
-    sign_on(database, "w1")
-    sign_on(database, "w2")
-    claim_next(database, "w1")
-    dispatch.refuse(database, "w2", 1, "no weights")
-    one, other = read_fleet(database, LANES).workers
-    assert (one.load, one.refused, one.trouble) == (1, (), None)
-    assert (other.load, [refused.reason for refused in other.refused]) == (0, ["no weights"])
-    assert one.slots >= 1
-
-
 def test_the_latest_failures_name_their_documents(database: Database) -> None:
     read(database, request(), numbered(3))
     assert dispatched(database)
@@ -202,11 +145,6 @@ def test_the_shares_are_those_of_all_workers() -> None:
     use = time_use([SECONDS, other])
     assert use is not None
     assert astuple(use) == pytest.approx((0.9, 2 / 30, 2 / 30, 24 / 30, 2 / 30), abs=1e-4)
-
-
-def test_without_work_nothing_is_said() -> None:
-    assert time_use([]) is None
-    assert time_use([dict.fromkeys(SECONDS, 0.0)]) is None
 
 
 def test_the_status_has_the_use_of_the_workers_that_hold_the_job(database: Database) -> None:
@@ -243,17 +181,6 @@ def test_a_few_shards_say_nothing_since_the_first_loads_the_model() -> None:
     assert slowness({"a": {1: pace(1_000, 10)}, "b": {1: pace(1_000, 99, shards=LEAST_SHARDS - 1)}}) == {}
 
 
-def test_texts_count_where_no_model_counts_tokens() -> None:
-    found = slowness({"a": {1: pace(0, 10, texts=100)}, "b": {1: pace(0, 10, texts=50)}})
-    assert found == {"a": 0.5, "b": 2.0}
-
-
-def test_paces_of_several_specs_are_summed() -> None:
-    found = total([Pace(1, 2, 3, 4.0), Pace(3, 2, 1, 8.0)])
-    assert found == Pace(4, 4, 4, 12.0)
-    assert found.mean_s == 3.0
-
-
 def opened(database: Database) -> Counter[tuple[str, str]]:
     with database.read() as transaction:
         return Counter((row.lane, row.state) for row in transaction.execute(sql("SELECT * FROM open_shards")))
@@ -276,14 +203,3 @@ def test_a_shard_is_there_from_its_plan_to_its_commit(database: Database) -> Non
     jobs.pause(database, job.id)
     assert {lane for lane, _ in opened(database)} == {"embed"}
     assert opened(database) == counted(database)
-
-
-def test_no_shard_is_there_once_its_job_is_done_or_cancelled(database: Database) -> None:
-    read(database, request(), numbered(6), chunk=2)
-    dispatched(database)
-    work(database)
-    assert not opened(database)
-    job = read(database, request("b.jsonl", corpus="others", spec=EMBED), numbered(2))
-    assert opened(database) == {("embed", "planned"): 1}
-    jobs.cancel(database, job.id)
-    assert not opened(database)

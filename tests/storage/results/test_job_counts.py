@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import io
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Status
-from docmill.storage.errors import NotFound, StorageError
-from docmill.storage.ingest import ingest
+from docmill.storage.errors import StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results import parts, results
 from docmill.storage.results.job_counts import count_escalated, count_flags, shared_seconds
 from docmill.storage.results.provenance import read_provenance
-from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.conditions import Flagged, parse_flags
-from docmill.storage.steps.steps import EscalationRequest, StepRequest
+from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import Target
-from docmill.worker.consoles import steps_table
-from docmill.worker.formatting import escalated, of_status
 from tests.storage.builders import (
     COPY,
     TRANSLATE,
-    Record,
-    gathered,
     numbered,
     read,
     request,
@@ -37,7 +28,7 @@ from tests.storage.builders import (
     shards_of,
     work,
 )
-from tests.storage.steps.test_escalation import ALONE, BEFORE_ANOTHER, LARGE, Models
+from tests.storage.steps.test_escalation import ALONE, LARGE, Models
 from tests.storage.steps.test_steps import pipeline
 
 FLAGS = {
@@ -94,17 +85,6 @@ def test_they_come_in_the_order_of_the_source_page_after_page(
         doubted = [one for one in every if bool(flagged.names & {*one["flags"]}) is not flagged.lacking]
         assert some == doubted
         assert len(some) > 6
-
-
-def test_flags_of_the_document_count_as_those_of_its_output(database: Database) -> None:
-    job = jobs.open_job(database, request())
-    mended: list[Record] = [("a", "text 2", {}, ("invalid_utf8@17",), 0), ("b", "text 1", {}, ("windowed",), 1)]
-    ingest.end(database, job, ingest.add(database, job, gathered(*mended)))
-    work(database, flagging)
-    assert found(database, job.id, "invalid_utf8") == {"a"}
-    assert found(database, job.id, "invalid_utf8", lacking=True) == {"b"}
-    counts = count_flags(database, job.id)["copy"]
-    assert (counts.doubtful, counts.by_flag) == (0, {"invalid_utf8": 1, "windowed": 1})
 
 
 def test_of_several_steps_a_flag_of_any_counts_and_with_a_step_only_its_own(database: Database) -> None:
@@ -165,16 +145,6 @@ def test_results_may_be_those_below_a_bound_of_a_number_and_of_several_steps_any
     assert ids("confidence<0.5", "empty", lacking=True) == {"k3"}  # whose confidence is not known
 
 
-def test_results_with_each_flag_are_counted_by_document(database: Database) -> None:
-    job = read(database, request(), [("a", "text 0"), ("b", "text 0"), ("c", "text 1"), ("d", "text 2")])
-    assert count_flags(database, job.id)["copy"].by_flag == {}
-    work(database, flagging)
-    counts = count_flags(database, job.id)["copy"]
-    assert (counts.doubtful, counts.by_flag) == (2, {"windowed": 3, "output_truncated": 2})
-    with pytest.raises(NotFound):
-        count_flags(database, 7)
-
-
 def test_parts_hold_them_too_and_go_on_only_with_the_same_condition(database: Database, tmp_path: Path) -> None:
     job, target = worked(database, 12), Target.of(tmp_path / "parts", "jsonl")
     parts.export(database, job, target, 2, flagged=Flagged())
@@ -218,43 +188,6 @@ def test_a_job_says_what_its_escalation_did_and_took(database: Database) -> None
     assert (found.won, found.documents, found.spec) == (2, 6, LARGE)
     assert found.seconds == 18.0
     assert found.alone_s == pytest.approx(24.0)
-
-
-def test_a_run_that_computes_nothing_knows_no_seconds(database: Database) -> None:
-    models = Models(database)
-    models.done()
-    (found,) = count_escalated(database, models.done().id).values()
-    assert (found.texts, found.won) == (2, 2)
-    assert (found.seconds, found.alone_s) == (None, None)
-    assert "took no time: all of its results were there before" in escalated({"translate": found})
-    plain = models.done(BEFORE_ANOTHER, source="b")
-    assert [*count_escalated(database, plain.id)] == ["english"]
-
-
-def test_a_run_in_which_only_the_better_model_computes_has_no_estimate(database: Database) -> None:
-    models = Models(database)
-    models.done((StepRequest("translate", TRANSLATE),))
-    job = models.done()
-    (again,) = shards_of(database, job)
-    set_shard(database, again.id, started_at=100.0, finished_at=106.0)
-    (found,) = count_escalated(database, job.id).values()
-    assert (found.seconds, found.alone_s) == (6.0, None)
-    assert escalated({"translate": found}).endswith("took about 6 s")
-
-
-def test_lines_about_escalations_and_steps_fit_80_columns(database: Database) -> None:
-    models = Models(database)
-    folder = StepRequest("english", TRANSLATE, escalation=EscalationRequest(replace(LARGE, model="a-" * 20)))
-    job = models.done((folder, replace(BEFORE_ANOTHER[1], name="vectors_of_the_english_texts")))
-    lines = of_status(read_status(database, job.id), None, count_escalated(database, job.id))
-    assert "a-" * 20 in lines["escalated"]  # not broken at its hyphens
-    assert max(len(line) for name in ("steps", "escalated") for line in lines[name].splitlines()) <= 70
-    console = Console(file=io.StringIO(), width=80)
-    console.print(steps_table(read_status(database, job.id), {}))
-    assert isinstance(console.file, io.StringIO)
-    heading, english, _ = console.file.getvalue().splitlines()
-    assert heading.split()[3:] == ["done", "failed", "to", "do", "escalated", "had", "before"]
-    assert english.split()[-2:] == ["2", "0"]
 
 
 def test_the_provenance_of_a_doubted_result_has_both_outcomes(database: Database) -> None:

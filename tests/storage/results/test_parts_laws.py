@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ from docmill.storage.results import parts
 from docmill.storage.results.parts import Progress
 from docmill.storage.results.results import Place, Placed
 from docmill.storage.writers import Target
-from docmill.storage.writers.parts_manifest import Manifest, Part, PartFile, from_json, left
-from tests.storage.writers.test_writers import ROWS, TEXTS
+from docmill.storage.writers.parts_manifest import Manifest, left
+from tests.storage.writers.test_writers import ROWS
 
 
 class Cut(Progress):
@@ -127,14 +126,6 @@ def test_whatever_parts_are_lost_the_same_command_brings_them_back_and_writes_no
         (folder.path / name).unlink()
     assert folder.export().new == len(gone)
     assert folder.contents() == before
-
-
-@given(name=TEXTS, other=TEXTS, created_at=st.floats(0, 2e9), seq=st.integers(0, 2**62))
-def test_a_manifest_comes_back_as_it_was_written(name: str, other: str, created_at: float, seq: int) -> None:
-    part = Part((PartFile("part-00000.jsonl", 3, "00"),), 2, name, other, (seq, seq + 1))
-    written = Manifest(7, name, created_at, other, "csv.gz", 2, "0.1.0", {name: {"params": {}}}, {}, True, (part,))
-    assert from_json(written.to_json()) == written
-    assert json.loads(written.to_json())["documents"] == 2
 
 
 @given(name=st.text(max_size=12) | st.from_regex(r"\.?part-\d{5}(\.\w+){1,3}", fullmatch=True))

@@ -62,16 +62,6 @@ def test_a_result_has_its_document_spec_runtime_and_shard(database: Database) ->
     assert step.batch.started_at <= step.outcome.created_at
 
 
-def test_a_result_of_an_earlier_job_names_that_job(database: Database) -> None:
-    first = read(database, request("a.jsonl", corpus="one"), numbered(2))
-    work(database)
-    again = read(database, request("b.jsonl", corpus="two"), numbered(2))
-    work(database)
-    batch = read_provenance(database, again.id, "k1").step.batch
-    assert batch is not None
-    assert batch.job == first.id
-
-
 def test_without_a_step_the_last_one_with_a_result_is_explained_and_the_others_are_named(database: Database) -> None:
     second, third = Spec("copy", "copier", "sha256:2"), Spec("copy", "copier", "sha256:3")
     asked = JobRequest(
@@ -134,17 +124,6 @@ def test_an_unknown_document_is_refused_with_ids_that_are_near(database: Databas
         read_provenance(database, job.id, "LETTERS")
 
 
-def test_ids_are_suggested_from_a_bounded_number_and_by_their_beginning(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("docmill.storage.results.provenance.COMPARED", 1)
-    job = read(database, request(), [("first", "a"), ("letters/1916.txt", "b")])
-    with pytest.raises(NotFound, match=r"Did you mean letters/1916\.txt\?"):
-        read_provenance(database, job.id, "letters/19")
-    with pytest.raises(NotFound, match=r"it was removed\. `docmill results"):
-        read_provenance(database, job.id, "1916")
-
-
 def test_a_rejected_record_and_a_document_of_another_time_are_refused_with_the_reason(database: Database) -> None:
     job = jobs.open_job(database, request())
     ingest.add(database, job, records([("k", "a text")]), [Rejected("a.jsonl:2", "it is no JSON")])
@@ -198,27 +177,6 @@ def test_contents_are_read_only_of_shards_that_ran_when_the_outcome_was_written(
         assert batch is not None
         assert batch.shard == computed.id
     assert len(looked_at) == 2
-
-
-def test_a_text_that_is_still_planned_is_found_without_reading_other_shards(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = read(database, request(), numbered(3_000))
-    shards = shards_of(database, job)
-    looked_at: list[bytes] = []
-
-    def noted(contents: bytes, wanted: bytes) -> bool:
-        looked_at.append(contents)
-        return holds(contents, wanted)
-
-    monkeypatch.setattr(provenance, "holds", noted)
-    step = read_provenance(database, job.id, "k1700").step
-    assert step.batch is not None
-    assert step.content_id is not None
-    [holding] = [shard.id for shard in shards if holds(shard.contents, pack([step.content_id]))]
-    assert (step.batch.shard, step.batch.state) == (holding, "planned")
-    assert holding != shards[-1].id
-    assert len(looked_at) == 1
 
 
 def test_the_job_that_was_at_work_when_the_outcome_was_written_is_found_behind_many_later_ones(

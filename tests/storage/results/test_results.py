@@ -8,7 +8,6 @@ from sqlalchemy import event
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Reason, Status
-from docmill.storage.errors import NotFound
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.leases import shards
@@ -41,15 +40,6 @@ def echo(claim: Claim) -> list[Outcome]:
     ]
 
 
-def test_results_come_in_the_order_of_the_source_page_after_page(database: Database) -> None:
-    texts = numbered(2_345)
-    job = read(database, request(), texts)
-    work(database, echo)
-    found = list(results(database, job.id))
-    assert [row["id"] for row in found] == [key for key, _ in texts]
-    assert [row["text"] for row in found] == [f"out of {text}" for _, text in texts]
-
-
 def test_samples_have_no_flags_where_there_are_such_and_doubtful_outputs_are_counted(database: Database) -> None:
     flags = {"t0": ("output_truncated", "empty_window"), "t1": ("reduced",), "t2": (), "t3": ("output_truncated",)}
     job = read(database, request(), [("a", "t0"), ("b", "t1"), ("c", "t2"), ("d", "t3"), ("e", "t3"), ("f", "t2")])
@@ -61,13 +51,6 @@ def test_samples_have_no_flags_where_there_are_such_and_doubtful_outputs_are_cou
     assert [row["id"] for row in samples(database, job.id, 9)] == ["c", "f", "b", "a", "d", "e"]
     assert samples(database, job.id)[0]["input"] == "t2"
     assert count_doubtful(database, job.id) == (2, {"output_truncated": 2, "empty_window": 1})
-
-
-@pytest.mark.parametrize("n", [999, 1_000, 1_001])
-def test_results_at_the_border_of_a_page_are_complete(database: Database, n: int) -> None:
-    job = read(database, request(), [(f"k{i}", f"text {i % 10}") for i in range(n)])
-    work(database, echo)
-    assert sum(1 for _ in results(database, job.id)) == n
 
 
 def test_documents_of_several_sources_with_one_place_in_their_order_are_all_there(database: Database) -> None:
@@ -98,12 +81,6 @@ def test_a_result_has_everything_that_its_reader_needs(database: Database) -> No
     assert list(results(database, job.id)) == [expected]
     assert list(results(database, job.id, with_input=True)) == [expected | {"input": "a text"}]
     assert list(results(database, job.id, limit=0)) == []
-
-
-def test_every_document_of_a_shared_text_has_its_result(database: Database) -> None:
-    job = read(database, request(), [("a", "same"), ("b", "same")])
-    work(database, echo)
-    assert [row["id"] for row in results(database, job.id)] == ["a", "b"]
 
 
 def test_documents_that_changed_later_do_not_change_an_older_jobs_results(database: Database) -> None:
@@ -204,14 +181,6 @@ def test_inputs_of_several_steps_have_the_outcome_of_the_first_step_without_a_re
     assert named == [("failed", "too long"), ("blocked", "first failed: too long")]
 
 
-def test_a_cancelled_jobs_inputs_were_not_computed(database: Database) -> None:
-    job = read(database, request(), numbered(1))
-    jobs.cancel(database, job.id)
-    assert [(row["outcome"], row["reason"]) for row in inputs(database, job.id)] == [
-        ("not computed", "the job was cancelled")
-    ]
-
-
 def test_rejections_in_a_folder_come_in_the_order_of_their_paths(database: Database) -> None:
     job = jobs.open_job(database, request("/notes"))
     rejected = [Rejected(place, "UTF-16") for place in ("b.txt", "a/10.txt", "a/2.txt", "notes:1")]
@@ -243,19 +212,6 @@ def test_few_failures_are_found_without_a_walk_through_the_corpus(database: Data
     assert len([statement for statement in statements if "FROM document" in statement]) == 1
 
 
-def test_results_and_failures_together_are_all_documents(database: Database) -> None:
-    job = read(database, request(), numbered(40))
-    work(database, lambda claim: done(claim)[::2] + failed(claim)[1::2])
-    keys = [row["id"] for row in results(database, job.id)] + [row["id"] for row in failures(database, job.id)]
-    assert sorted(keys) == sorted(key for key, _ in numbered(40))
-
-
-@pytest.mark.parametrize("read_all", [results, failures])
-def test_an_unknown_job_has_no_results(database: Database, read_all) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(NotFound):
-        list(read_all(database, 77))
-
-
 def test_vectors_come_back_to_the_bit(database: Database) -> None:
     job = read(database, request(spec=EMBED), numbered(3))
     rng = np.random.default_rng(7)
@@ -273,15 +229,3 @@ def test_vectors_come_back_to_the_bit(database: Database) -> None:
     found = [row["vector"] for row in results(database, job.id)]
     assert all(vector.dtype == np.float32 for vector in found)
     assert np.array_equal(np.stack(found), vectors)
-
-
-def test_kept_windows_come_back_with_their_offsets(database: Database) -> None:
-    job = read(database, request(spec=EMBED), numbered(1))
-    windows = np.arange(8, dtype="<f4").reshape(4, 2)
-    claim = claim_next(database)
-    data = {"dim": 2, "windows": [[0, 2], [2, 4], [4, 5], [5, 6]]}
-    outcome = Outcome(claim.texts[0][0], Status.DONE, vector=windows.tobytes(), data=data)
-    shards.commit(database, claim, [outcome], None)
-    [row] = results(database, job.id)
-    assert np.array_equal(row["vector"], windows)
-    assert row["windows"] == data["windows"]

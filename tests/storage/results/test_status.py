@@ -15,8 +15,7 @@ from docmill.storage.leases.diagnosis import UNBLOCKING, Cause, JobSnapshot, wai
 from docmill.storage.results.status import JobStatus, list_statuses, read_status
 from docmill.storage.results.time_left import TimeLeft, Unknown
 from docmill.storage.steps import jobs
-from docmill.storage.steps.steps import StepRequest
-from tests.storage.builders import COPY, claim_next, done, numbered, read, request, set_shard, shards_of, work
+from tests.storage.builders import claim_next, done, numbered, read, request, set_shard, shards_of, work
 from tests.storage.leases.test_dispatch import sign_on
 
 MOVES = JobSnapshot(
@@ -123,11 +122,6 @@ def test_a_job_that_stands_says_what_it_waits_for(standing: JobSnapshot, cause: 
     assert (wait.cause, wait.sentence) == (cause, sentence)
 
 
-def test_the_status_of_a_backfill_names_the_command_that_computes_it(database: Database) -> None:
-    job = read(database, request("migration 1: null to minilm"), numbered(1))
-    assert (read_status(database, job.id).waiting_for or "").endswith("repeat its `docmill migrate`")
-
-
 def test_counts_follow_the_shards(database: Database) -> None:
     job = read(database, request(), [*numbered(300), ("again", "text 7")])
     status = read_status(database, job.id)
@@ -172,37 +166,6 @@ def test_the_time_left_follows_from_what_is_left_and_the_pace(database: Database
     assert (status.eta_s, status.tokens_per_s) == (left.left_s, left.tokens_per_s)
 
 
-def test_after_one_shard_there_is_a_pace_and_no_time_left(database: Database) -> None:
-    job = read(database, request(), numbered(300))
-    sign_on(database, "w1")
-    claim = claim_next(database)
-    shards.commit(database, claim, done(claim), None)
-    status = read_status(database, job.id)
-    assert (status.eta_s, status.time_left.unknown) == (None, Unknown.TOO_LITTLE)
-    assert status.tokens_per_s > 0
-
-
-def test_a_step_that_reads_outputs_has_its_share_in_the_time_left(database: Database) -> None:
-    steps = (StepRequest("copy", COPY), StepRequest("again", replace(COPY, model="copier-2"), "copy"))
-    job = read(database, replace(request(), steps=steps), numbered(1_200), chunk=150)
-    sign_on(database, "w1")
-    for _ in range(8):
-        claim = claim_next(database)
-        shards.commit(database, claim, done(claim, f"out {claim.shard_id}"), None)
-    status = read_status(database, job.id)
-    assert status.time_left.left_s is not None
-
-
-def test_a_job_without_a_worker_shows_no_pace_whatever_was_done_before(database: Database) -> None:
-    job = read(database, request(), [(f"k{i:03}", f"text {i:03}") for i in range(300)])
-    claim = claim_next(database)
-    shards.commit(database, claim, done(claim), None)
-    status = read_status(database, job.id)
-    assert status.no_worker
-    assert (status.tokens_per_s, status.eta_s) == (0.0, None)
-    assert status.time_left == TimeLeft(unknown=Unknown.STANDS)
-
-
 def test_a_job_counts_what_its_workers_have_computed_and_not_yet_written(database: Database) -> None:
     job = read(database, request(), numbered(3))
     sign_on(database, "w1")
@@ -228,28 +191,11 @@ def test_a_job_that_ended_has_its_rate_and_an_end(database: Database) -> None:
     assert status.elapsed_s == pytest.approx(status.finished_at - status.created_at)
 
 
-def test_a_stopped_job_shows_why(database: Database) -> None:
-    job = read(database, request(), numbered(3))
-    assert jobs.halt(database, job.id, "--strict: a.jsonl:3 was rejected")
-    status = read_status(database, job.id)
-    assert (status.state, status.reason) == ("stopped", "--strict: a.jsonl:3 was rejected")
-
-
 def test_a_reading_that_was_cut_off_shows(database: Database) -> None:
     job = read(database, request(), numbered(3), stop_after=1)
     assert read_status(database, job.id).waiting_cause is not Cause.READING
     database.write(lambda transaction: transaction.exec_driver_sql("UPDATE ingest SET seen_at = seen_at - 90"))
     assert read_status(database, job.id).waiting_cause is Cause.READING
-
-
-def test_a_job_that_runs_again_after_its_end_is_not_shown_as_ended(database: Database) -> None:
-    job = read(database, request(), numbered(3))
-    work(database, lambda claim: [replace(outcome, status=Status.FAILED) for outcome in done(claim)])
-    jobs.finish(database)
-    jobs.retry(database, job.id)
-    status = read_status(database, job.id)
-    assert not status.ended
-    assert status.finished_at is None
 
 
 def test_a_job_whose_worker_fell_silent_says_when_its_shards_are_free(database: Database) -> None:
@@ -282,14 +228,6 @@ def test_what_the_last_worker_refused_is_shown_after_it_left(database: Database)
     status = read_status(database, job.id)
     assert status.no_worker
     assert "the last one refused: cannot serve it: no weights" in str(status.waiting_for)
-
-
-def test_jobs_are_listed_newest_first(database: Database) -> None:
-    sign_on(database, "w1")
-    ids = [read(database, request(f"{n}.jsonl"), numbered(1)).id for n in range(3)]
-    assert [status.id for status in list_statuses(database)] == ids[::-1]
-    assert [status.id for status in list_statuses(database, limit=2)] == ids[:0:-1]
-    assert [lane.name for lane in dispatch.lanes(database)] == ["copy"]
 
 
 def test_a_list_of_jobs_takes_as_many_statements_as_one_job(database: Database) -> None:

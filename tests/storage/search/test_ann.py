@@ -12,7 +12,6 @@ from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.leases.shards import Claim
 from docmill.storage.search import ann, pgvector_index
 from docmill.storage.search.ann import is_worth_it
-from docmill.storage.search.search import search
 from docmill.storage.steps import jobs
 from docmill.storage.steps.conditions import Flagged
 from docmill.storage.steps.jobs import JobRequest
@@ -250,16 +249,6 @@ def test_what_a_prompt_around_an_earlier_steps_text_led_to_is_found_by_its_docum
     searched = index(database)
     best, *_ = agrees(database, searched, vector_of("g.7 characters: s.text 42"), 4)
     assert (best.id, best.text) == ("k42", "g.7 characters: s.text 42")
-
-
-def test_several_queries_have_each_their_own_nearest(database: Database) -> None:
-    texts = numbered(100)
-    embed(database, texts)
-    searched = index(database)
-    queries = np.stack([vector_of(text) for _, text in texts[:5]])
-    best, exact = (search(database, searched, queries, 3, exact=exact) for exact in (False, True))
-    assert best.ids.tolist() == exact.ids.tolist()
-    assert best.scores.tolist() == exact.scores.tolist()
 
 
 @pytest.mark.parametrize(

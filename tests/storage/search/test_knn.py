@@ -32,10 +32,6 @@ def test_whatever_the_blocks_the_best_are_those_of_a_stable_sort_of_everything(
     assert best.scores.tolist() == np.take_along_axis(scores, expected, axis=1).tolist()
 
 
-def test_nothing_is_the_best_of_nothing() -> None:
-    assert Nearest(3, 10).ids.shape == (3, 0)
-
-
 def _random(n: int, dim: int = 384) -> Matrix:
     return np.random.default_rng(n).standard_normal((n, dim)).astype(np.float32)
 

@@ -53,16 +53,6 @@ def test_what_is_removed_or_dropped_leaves_the_index(database: Database) -> None
     assert (rows(database), pgvector_index.every(database)[0].vectors) == (0, 0)
 
 
-def test_what_was_dropped_and_computed_anew_is_indexed_anew(database: Database) -> None:
-    embed(database, numbered(40))
-    searched = index(database)
-    gc.drop(database)
-    embed(database, numbered(40), "b.jsonl")
-    assert pgvector_index.every(database)[0].lacking == 40
-    assert pgvector_index.add(database, searched.spec_id) == 40
-    agrees(database, searched, vector_of("text 20"))
-
-
 def test_an_index_is_dropped(database: Database) -> None:
     embed(database, numbered(40))
     searched = index(database)

@@ -84,17 +84,6 @@ def test_the_nearest_are_those_of_a_comparison_with_everything_whatever_the_page
     assert (first.text, first.meta, first.window) == (dict(texts)[first.id], {"n": len(first.text)}, None)
 
 
-def test_several_queries_have_each_their_own_nearest(database: Database) -> None:
-    texts = numbered(40)
-    embed(database, texts)
-    searched = choose(database, ["books"])
-    queries = np.stack([vector_of(text) for _, text in texts[:5]])
-    best = search(database, searched, queries, 3)
-    for query, ids, scores in zip(queries, best.ids.tolist(), best.scores.tolist(), strict=True):
-        assert [hit.id for hit in hits(database, searched, query, ids, scores)] == by_hand(texts, query)[:3]
-    assert best.scores[:, 0] == pytest.approx(1.0)
-
-
 def test_documents_of_one_text_are_hits_of_one_score_in_the_order_of_the_source(database: Database) -> None:
     embed(database, [("z", "same"), *numbered(20), ("a", "same")])
     answers = found(database, choose(database, ["books"]), vector_of("same"), 3)
@@ -120,12 +109,6 @@ def test_documents_without_a_vector_are_counted_and_not_found(database: Database
     )
     assert told == [(10, 8)]
     assert best.ids.shape == (1, 8)
-
-
-def test_a_query_whose_vector_has_another_length_is_refused(database: Database) -> None:
-    embed(database, numbered(3))
-    with pytest.raises(NothingEmbedded, match=r"have 6 numbers, and others 4: .* --revision"):
-        search(database, choose(database, ["books"]), np.ones((1, 4), "<f4"), 10)
 
 
 def test_a_stored_vector_of_another_length_is_no_garbage_among_the_hits(database: Database) -> None:
@@ -202,13 +185,6 @@ def test_what_cannot_be_searched_is_an_error_that_says_what_to_do(
 ) -> None:
     made(database)
     with pytest.raises(error, match=says):
-        choose(database, ["books"])
-
-
-def test_a_vector_only_of_a_superseded_document_is_nothing_to_search(database: Database) -> None:
-    embed(database, [("a", "one")])
-    read(database, request("b.jsonl", spec=EMBED), [("a", "uno")])
-    with pytest.raises(NothingEmbedded, match="no document that is in the corpus books now"):
         choose(database, ["books"])
 
 
