@@ -20,9 +20,8 @@ from docmill.storage.core.schema import Shard
 from tests.kinds import KINDS
 from tests.worker.harness import DOCMILL, EXAMPLES, Docmill, Running, kill_group, until
 
-FRENCH = EXAMPLES / "french.jsonl"
-TEXTS = 60  # many more windows than are on the device at once, which a stop lets end
-RUN = ("run", FRENCH, "--task", "translate", "--from", "fr", "--to", "en", "--beams", 4, "--limit", TEXTS)
+TEXTS = 260  # several batches, of which a stop lets one end
+RUN = ("run", EXAMPLES / "descriptions.jsonl", "--task", "translate", "--model", "null@8000")
 
 
 def _processes_of(folder: Path) -> list[str]:

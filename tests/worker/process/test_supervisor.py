@@ -64,15 +64,15 @@ def test_a_signal_ends_a_worker_wherever_it_interrupts_it(tmp_path: Path, databa
 
 @pytest.mark.parametrize("event", [{"event": "ready"}, {"event": "refused", "server_away": False}, {"event": "idle"}])
 def test_a_watcher_hears_of_what_may_have_ended_its_job(
-    tmp_path: Path, database: Database, redis_url: str, event: dict[str, object]
+    tmp_path: Path, database: Database, event: dict[str, object]
 ) -> None:
-    supervisor = Supervisor(load_settings(home=tmp_path), database, Broker(redis_url), devices=[])
+    supervisor = Supervisor(load_settings(home=tmp_path), database, Broker("redis://127.0.0.1:1"), devices=[])
     _hear(supervisor, event)
     supervisor.wait_for_news(3600)  # for ever, if it did not hear
 
 
-def test_a_watcher_is_not_woken_while_a_process_computes(tmp_path: Path, database: Database, redis_url: str) -> None:
-    supervisor = Supervisor(load_settings(home=tmp_path), database, Broker(redis_url), devices=[])
+def test_a_watcher_is_not_woken_while_a_process_computes(tmp_path: Path, database: Database) -> None:
+    supervisor = Supervisor(load_settings(home=tmp_path), database, Broker("redis://127.0.0.1:1"), devices=[])
     _hear(supervisor, {"event": "beat", "finished": 1.0})
     _hear(supervisor, {"event": "begin", "name": "batch", "kind": "batch", "size": 1})
     assert not supervisor._news.is_set()
