@@ -213,6 +213,10 @@ def test_a_damaged_member_of_a_zip_costs_only_itself(tmp_path: Path) -> None:
     path.write_bytes(raw[:-30])
     with pytest.raises(SourceUnreadable, match="damaged, or no archive"):
         open_source(str(path), OPTIONS)
+    raw[raw.index(b"PK\1\2") + 6] = 99  # the version of zip that a member needs
+    path.write_bytes(raw)
+    with pytest.raises(SourceUnreadable, match="damaged, or no archive"):
+        open_source(str(path), OPTIONS)
 
 
 @pytest.mark.parametrize("name", ["../a.txt", "/etc/a.txt", "b/../../a.txt"])

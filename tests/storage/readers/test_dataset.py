@@ -170,6 +170,9 @@ def test_programs_are_never_run_and_other_kinds_not_read(tmp_path: Path) -> None
     folder = tmp_path / "books"
     folder.mkdir()
     (folder / "books.py").write_text(f"open({str(tmp_path / 'harmed')!r}, 'w')\n")
+    with pytest.raises(SourceError):
+        open_source(f"datasets://{folder}", OPTIONS)
+    (folder / "books.py").unlink()
     (folder / "train.pkl").write_bytes(b"cos\nsystem\n(S'touch harmed'\ntR.")
     with pytest.raises(SourceUnsupported, match="no files that are read"):
         open_source(f"datasets://{folder}", OPTIONS)
