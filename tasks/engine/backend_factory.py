@@ -172,7 +172,7 @@ def _first_suited(assignment: Assignment, family: Family | None, wanted: str, *,
 
 
 @dataclass(frozen=True)
-class Place:
+class OpeningPlace:
     """A device, with the folders and the requested backend for opening specs on it."""
 
     device: str
@@ -181,7 +181,7 @@ class Place:
     backend: str = registry.AUTO
 
 
-def import_libraries(spec: Spec, place: Place) -> None:
+def import_libraries(spec: Spec, place: OpeningPlace) -> None:
     """Import what opening the spec will import. Opening reports what is wrong with a spec, so this raises nothing."""
     for part in plan.specs_of(spec).values() or [spec]:
         try:
@@ -191,7 +191,7 @@ def import_libraries(spec: Spec, place: Place) -> None:
             log.info("libraries_not_imported spec=%s error=%r", part, error)
 
 
-def modules(spec: Spec, place: Place) -> list[str]:
+def modules(spec: Spec, place: OpeningPlace) -> list[str]:
     """Return the modules that opening a spec imports; none for a model that is not on this machine.
 
     A model that an adapter is still to be merged into is another one, of which only the merging is known.

@@ -73,14 +73,14 @@ _DEMONSTRATIONS = (
 
 
 @dataclass(frozen=True)
-class Questions:
+class NamedQuestions:
     """The questions of a spec by their names, in the order in which they are asked."""
 
     names: tuple[str, ...]
     template: templates.Questions
 
     @classmethod
-    def of(cls, params: Mapping[str, Any]) -> Questions:
+    def of(cls, params: Mapping[str, Any]) -> NamedQuestions:
         questions = templates.questions(params)
         assert questions is not None
         return cls(tuple(sorted(params[templates.QUESTION])), questions)
@@ -142,7 +142,7 @@ class Answer:
     without it a backend finds the answers itself.
     """
 
-    questions: Questions
+    questions: NamedQuestions
     answering: Answering
     pairs: Callable[[str], Coder] | None
 
@@ -207,7 +207,7 @@ def require_room(params: Mapping[str, Any], pairs: Callable[[str], Coder]) -> No
     """Raise CannotServe if a question of a spec leaves no room for text. Questions of documents are not known yet."""
     if templates.questions(params) is None:  # a model is looked at before anything is asked
         return
-    for question in Questions.of(params).of_all_texts or ():
+    for question in NamedQuestions.of(params).of_all_texts or ():
         if (problem := room_problem(question, pairs(question))) is not None:
             raise CannotServe(problem)
 
@@ -421,7 +421,7 @@ def _writes(spec: Spec) -> bool:
 
 
 def _recipe(spec: Spec, traits: Traits) -> Answer:
-    return Answer(Questions.of(spec.params), Answering.of(spec.params), traits.pairs)
+    return Answer(NamedQuestions.of(spec.params), Answering.of(spec.params), traits.pairs)
 
 
 ANSWER = TaskKind(

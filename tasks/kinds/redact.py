@@ -44,7 +44,7 @@ _UNSPACED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Replaced:
+class Replacement:
     """A replacement: ``text`` stands at ``[start, end)`` of the new text for ``[source_start, source_end)``."""
 
     label: str
@@ -239,10 +239,10 @@ def join_findings(findings: Iterable[Span]) -> list[Span]:
 
 def replace_parts(
     text: str, findings: Iterable[Span], replacement: Callable[[str, str], str]
-) -> tuple[str, list[Replaced]]:
+) -> tuple[str, list[Replacement]]:
     """Return the text with ``replacement(label, part)`` for each finding, and the replacements in its order."""
     pieces: list[str] = []
-    done: list[Replaced] = []
+    done: list[Replacement] = []
     length = at = 0
     for finding in join_findings(findings):
         kept, new = text[at : finding.start], replacement(finding.label, text[finding.start : finding.end])
@@ -250,7 +250,7 @@ def replace_parts(
         start = length + len(kept)
         length = start + len(new)
         at = finding.end
-        done.append(Replaced(finding.label, new, start, length, finding.start, finding.end, finding.score))
+        done.append(Replacement(finding.label, new, start, length, finding.start, finding.end, finding.score))
     return "".join([*pieces, text[at:]]), done
 
 

@@ -33,7 +33,7 @@ from docmill.storage.leases import dispatch
 from docmill.storage.outputs.output_types import TEXT, VECTOR, WEIGHTS
 from docmill.tasks import kinds, tracing
 from docmill.tasks.backends import devices
-from docmill.tasks.engine.backend_factory import Place, import_libraries
+from docmill.tasks.engine.backend_factory import OpeningPlace, import_libraries
 from docmill.tasks.engine.engine import BatchDone, BatchStarted, Counters, Engine
 from docmill.tasks.tracing import OFF, Span
 from docmill.worker import logs
@@ -194,7 +194,7 @@ def _order() -> DeviceConfig | None:
 def _import_for(expected: Expected) -> None:
 
     models_dir = None if expected.models_dir is None else Path(expected.models_dir)
-    place = Place(expected.device, models_dir, Path(expected.cache_dir), expected.backend)
+    place = OpeningPlace(expected.device, models_dir, Path(expected.cache_dir), expected.backend)
     import_libraries(Spec.from_json(expected.spec.encode()), place)
 
 

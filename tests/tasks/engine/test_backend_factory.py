@@ -12,7 +12,7 @@ from docmill.tasks.backends import machine, registry
 from docmill.tasks.backends.encoder import choice
 from docmill.tasks.engine.backend_factory import (
     CONVERSION,
-    Place,
+    OpeningPlace,
     ReadWindow,
     modules,
     open_backend,
@@ -32,10 +32,10 @@ def test_a_model_that_was_opened_before_needs_fewer_libraries(
 ) -> None:
     monkeypatch.setattr(registry, "installed", lambda: frozenset({"transformers", "openvino"}))
     spec = bench.spec("embed", "minilm")
-    new = Place("cpu", None, tmp_path_factory.mktemp("cache"))
+    new = OpeningPlace("cpu", None, tmp_path_factory.mktemp("cache"))
     assert modules(spec, new) == [ON_OPENVINO, CONVERSION, OF_HEAD]
     assert modules(spec, replace(new, backend="transformers")) == [ON_TORCH, OF_HEAD]
-    here = Place("cpu", None, unmeasured)
+    here = OpeningPlace("cpu", None, unmeasured)
     open_backend(spec, device="cpu", models_dir=None, cache_dir=unmeasured).close()
     assert modules(spec, here) == [ON_OPENVINO]
     names = ("openvino", "transformers")
@@ -45,7 +45,7 @@ def test_a_model_that_was_opened_before_needs_fewer_libraries(
 
 
 def test_a_model_that_an_adapter_is_still_to_be_merged_into_imports_what_merges(bench: Bench, tmp_path: Path) -> None:
-    here = Place("cpu", None, tmp_path)
+    here = OpeningPlace("cpu", None, tmp_path)
     assert modules(bench.spec("classify", "classes-ddtp"), here) == ["peft"]
 
 

@@ -27,7 +27,7 @@ from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
 from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
 from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.batching import Item, Pool
-from docmill.tasks.engine.backend_factory import Place, modules
+from docmill.tasks.engine.backend_factory import OpeningPlace, modules
 from docmill.tasks.errors import Unsuited
 from docmill.tasks.outputs import Head, Labels, Output, SpanScores, TokenScores, Vector, Weights
 from docmill.tasks.specs import pinning
@@ -178,7 +178,7 @@ def test_a_model_with_a_merged_adapter_that_was_converted_before_needs_no_librar
     spec = benches("openvino").spec("classify", "classes-ddtp")
     assert "torch" in loaded(spec, tmp_path, "openvino")
     assert loaded(spec, tmp_path, "openvino") == set()
-    assert modules(spec, Place("cpu", None, tmp_path, "openvino")) == [OpenVinoBackend.__module__]
+    assert modules(spec, OpeningPlace("cpu", None, tmp_path, "openvino")) == [OpenVinoBackend.__module__]
 
 
 def test_the_first_opening_of_an_embedding_model_needs_transformers_alone(
