@@ -141,29 +141,24 @@ _AHEAD = 2
 
 
 class Streams:
-    """Batches at once. ``compute`` must be safe to call from several threads.
+    """``count`` batches at once. ``compute`` must be safe to call from several threads."""
 
-    There are as many as torch has threads, and torch computes each on one thread. With a ``count`` there are so many,
-    and ``compute`` does without torch.
-    """
-
-    def __init__(
-        self, loop: StaticLoop, compute: Callable[[Items], Sequence[Output]], count: int | None = None
-    ) -> None:
+    def __init__(self, loop: StaticLoop, compute: Callable[[Items], Sequence[Output]], count: int) -> None:
         self._loop = loop
         self._compute = compute
-        self.count = _threads_of_torch() if count is None else count
-        self._threads = ThreadPoolExecutor(self.count, thread_name_prefix="stream")
-        if count is None:
-            self._share_cores()
+        self.count = count
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix="stream")
 
-    def _share_cores(self) -> None:
-        import torch
-
+    def on_each_thread(self, work: Callable[[], None]) -> None:
+        """Call a function once on each of the threads."""
         together = Barrier(self.count)  # so that each thread gets one of these calls
-        for done in [self._threads.submit(_alone_on_its_core, together) for _ in range(self.count)]:
+
+        def call() -> None:
+            together.wait()
+            work()
+
+        for done in [self._threads.submit(call) for _ in range(self.count)]:
             done.result()
-        torch.set_num_threads(self.count)  # for the other threads of this process all is as before
 
     def run(self, source: Source) -> Iterator[Computed]:
         """As ``StaticLoop.run``; outputs come in the order in which batches end."""
@@ -179,18 +174,3 @@ class Streams:
 
     def close(self) -> None:
         self._threads.shutdown()
-
-
-def _threads_of_torch() -> int:
-    import torch
-
-    return torch.get_num_threads()
-
-
-def _alone_on_its_core(together: Barrier) -> None:
-    """Let this thread's products run on this thread only: each thread keeps the number that it sets itself."""
-    import torch
-
-    together.wait()
-    torch.get_num_threads()  # a thread's first question gives it the number of the process, whatever it set before
-    torch.set_num_threads(1)

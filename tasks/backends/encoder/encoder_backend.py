@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -50,7 +50,7 @@ class EncoderBackend:
         self._loop = StaticLoop(self._compute, budget)
         # Models that tokenise on their own are not known to be safe for several threads.
         side_by_side = device == "cpu" and self._model.tokens is not None
-        self._streams = Streams(self._loop, self._compute) if side_by_side else None
+        self._streams = open_streams(self._loop, self._compute) if side_by_side else None
         self._warm_up = WarmUp(
             self._loop, self.run, short_window(self._model.coder), at_once=self._streams.count if self._streams else 1
         )
@@ -102,3 +102,17 @@ class EncoderBackend:
             log.info("batches_of_one_length spec=%s", assignment.spec)
             model = replace(model, encoder=None, reads_padding=True)
         return model, None
+
+
+def open_streams(loop: StaticLoop, compute: Callable[[Items], Sequence[Output]]) -> Streams:
+    """Return as many streams as torch has threads. The products of each run on its own thread only."""
+    streams = Streams(loop, compute, torch.get_num_threads())
+    streams.on_each_thread(_compute_alone)
+    torch.set_num_threads(streams.count)  # for the other threads of this process all is as before
+    return streams
+
+
+def _compute_alone() -> None:
+    """Let this thread's products run on this thread only: each thread keeps the number that it sets itself."""
+    torch.get_num_threads()  # a thread's first question gives it the number of the process, whatever it set before
+    torch.set_num_threads(1)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from docmill.tasks.backends.encoder.batches import Streams, WarmUp, best
+from docmill.tasks.backends.encoder.batches import WarmUp
+from docmill.tasks.backends.encoder.encoder_backend import open_streams
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.batching import Budget, Item, Pool
 from docmill.tasks.errors import OutOfMemory
@@ -99,10 +100,6 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(tmp_path: Path) -> None:
     assert found(Device(batch_s=0.01, token_s=0.0), tmp_path / "file") == 800
 
 
-def test_the_smallest_that_none_beats_clearly_is_the_best() -> None:
-    assert best({1: 100.0, 2: 200.0, 4: 203.0}) == 2
-
-
 def test_a_model_keeps_what_it_found_beside_its_other_files(benches: Callable[[str], Bench]) -> None:
     bench = benches("transformers")
     spec = bench.spec("embed", "minilm")
@@ -150,7 +147,7 @@ def test_each_stream_has_one_core_and_the_others_keep_theirs() -> None:
         seen[threading.current_thread().name] = torch.get_num_threads()
         return lengths(items)
 
-    streams = Streams(StaticLoop(compute, Budget(tokens=5, rows=1)), compute)
+    streams = open_streams(StaticLoop(compute, Budget(tokens=5, rows=1)), compute)
     assert dict(streams.run(Waiting(["a"] * 2 * STREAMS))).keys() == set(range(2 * STREAMS))
     assert list(seen.values()) == [1] * STREAMS
     assert torch.get_num_threads() == STREAMS
@@ -170,7 +167,7 @@ def test_every_window_has_its_own_output_even_where_batches_do_not_fit() -> None
         return lengths(items)
 
     texts = ["x" * (1 + number % 17) for number in range(400)]
-    streams = Streams(StaticLoop(compute, Budget(tokens=100, rows=20)), compute)
+    streams = open_streams(StaticLoop(compute, Budget(tokens=100, rows=20)), compute)
     outputs = dict(streams.run(Waiting(texts)))
     streams.close()
     assert [float(outputs[number].values[0]) for number in range(400)] == [len(text) for text in texts]  # type: ignore[union-attr]

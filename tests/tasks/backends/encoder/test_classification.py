@@ -19,16 +19,14 @@ from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder import own_code
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
 from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
-from docmill.tasks.backends.encoder.packed import PackedEncoder
 from docmill.tasks.errors import CannotServe, WeightsMissing
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks import classifiers
 from tests.tasks.conftest import Bench
-from tests.tasks.real_lines import real_lines, some_and_more
+from tests.tasks.real_lines import half_and_more, real_lines, some_and_more
 
 Benches = Callable[[str], Bench]
-PACKED = frozenset({"bert", "roberta", "xlm-roberta", "distilbert"})
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +59,7 @@ def assert_same(outcomes: Sequence[Outcome], wanted: Sequence[Sequence[tuple[str
 
 
 @some_and_more(12, 500)
-@pytest.mark.parametrize("name", classifiers.NAMES)
+@half_and_more(classifiers.NAMES)
 def test_scores_are_those_of_transformers_for_every_architecture_on_every_encoder(
     name: str, count: int, descriptions: list[str], french: list[str], benches: Benches, tmp_path: Path
 ) -> None:
@@ -76,19 +74,6 @@ def test_scores_are_those_of_transformers_for_every_architecture_on_every_encode
         outcomes = bench.run(spec, lines)
         assert bench.engine.runtime(spec)["backend"] == backend
         assert_same(outcomes, wanted)
-
-
-@pytest.mark.parametrize("name", classifiers.NAMES)
-def test_a_classifier_is_computed_by_the_fast_encoder_where_there_is_one(
-    name: str, lines: list[str], bench: Bench, tmp_path: Path
-) -> None:
-    folder = classifiers.classifier(tmp_path / name, lines, name)
-    assignment = Assignment(bench.spec("classify", str(folder)), folder, "cpu", tmp_path, Head.CLASSIFICATION)
-    opened = EncoderBackend(assignment)
-    assert isinstance(opened._encoder, PackedEncoder) is (name in PACKED)
-    assert (opened._model.encoder is None) is (name in classifiers.WHOLE)
-    assert (opened._loop.budget.padding == 0) is (name in classifiers.READ_PADDING)
-    opened.close()
 
 
 def test_of_a_classifiers_last_layer_no_more_is_computed_than_its_head_reads(

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,16 @@ from docmill.storage.core.specs import Spec
 from docmill.tasks.backends import Assignment, registry
 from docmill.tasks.backends.accelerator import native_bfloat16, quiet
 from docmill.tasks.backends.encoder import conversion
-from docmill.tasks.backends.encoder.choice import subject
 from docmill.tasks.backends.encoder.conversion import FirstStates
 from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
 from docmill.tasks.backends.encoder.own_code import compared_lengths, local_span
-from docmill.tasks.backends.machine import remembered
 from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe, Unsuited
 from docmill.tasks.outputs import Head
 from tests.tasks import architectures
 from tests.tasks.backends.encoder.test_packed import CONFIGS, TEXTS
-from tests.tasks.conftest import Bench, EngineOf
+from tests.tasks.conftest import Bench
 from tests.tasks.test_architectures import vectors
 from tests.worker.harness import run_program
 
@@ -51,7 +48,6 @@ OPEN = (
 
 
 PATH = f"{OpenVinoBackend.__module__}:{OpenVinoBackend.__qualname__}"
-WEIGHTS = "model.bin"
 
 
 @pytest.fixture(scope="module")
@@ -134,24 +130,6 @@ def own(folder: Path, texts: list[str]) -> Any:
         return torch.stack([model(input_ids=one).last_hidden_state[0].mean(0) for one in ids]).numpy()
 
 
-def test_a_model_goes_by_itself_to_what_was_measured_the_fastest(
-    bench: Bench, engine_of: EngineOf, mpnet: Path, descriptions: list[str]
-) -> None:
-    spec = bench.spec("embed", str(mpnet))
-    texts = lines(descriptions)
-    opened = partial(open_backend, device="cpu", models_dir=None, cache_dir=bench.cache_dir, provisional=False)
-    engine = engine_of(opened)
-    ticket = engine.submit(spec, list(enumerate(texts)))
-    assert ticket.wait(250)
-    chosen = vectors(ticket.finished())
-    names = ("openvino", "transformers")
-    measured = remembered(bench.cache_dir / "backends", subject(spec, "cpu", names, bench.cache_dir))
-    assert measured["tokens_per_s"].keys() == {*names}
-    backend = engine.runtime(spec)["backend"]
-    assert backend == measured["fastest"]
-    assert least_cosine(chosen, own(mpnet, texts)) >= 0.999999
-
-
 def test_one_that_is_asked_for_and_not_installed_says_how_to_get_it(
     bench: Bench, mpnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,24 +139,12 @@ def test_one_that_is_asked_for_and_not_installed_says_how_to_get_it(
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="openvino")
 
 
+@pytest.mark.long
 def test_two_processes_that_convert_at_once_make_one_whole_copy(mpnet: Path, tmp_path: Path) -> None:
     with ThreadPoolExecutor() as threads:
         said = threads.map(lambda _: run_program(OPEN, PATH, mpnet, tmp_path), range(2))
         assert [*said] == ["openvino\n"] * 2
     assert len([path for path in (tmp_path / "openvino").iterdir() if path.is_dir()]) == 1
-
-
-def test_a_conversion_is_made_once_and_again_where_it_is_damaged(mpnet: Path, tmp_path: Path) -> None:
-    def made() -> tuple[int, bytes]:
-        opened(of_folder(mpnet), tmp_path).close()
-        (weights,) = (tmp_path / "openvino").glob(f"*/{WEIGHTS}")
-        return weights.stat().st_ino, weights.read_bytes()
-
-    inode, whole = made()
-    assert made() == (inode, whole)
-    (weights,) = (tmp_path / "openvino").glob(f"*/{WEIGHTS}")
-    weights.write_bytes(whole[:-100])
-    assert made()[1] == whole
 
 
 def test_what_would_be_computed_otherwise_is_left_to_others(

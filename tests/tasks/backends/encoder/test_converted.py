@@ -172,6 +172,7 @@ def test_a_model_that_was_converted_before_needs_no_library(benches: Callable[[s
     assert loaded(spec, bench.cache_dir, bench.backend) == set()
 
 
+@pytest.mark.long
 def test_a_model_with_a_merged_adapter_that_was_converted_before_needs_no_library(
     benches: Callable[[str], Bench], tmp_path: Path
 ) -> None:
@@ -181,6 +182,7 @@ def test_a_model_with_a_merged_adapter_that_was_converted_before_needs_no_librar
     assert modules(spec, OpeningPlace("cpu", None, tmp_path, "openvino")) == [OpenVinoBackend.__module__]
 
 
+@pytest.mark.long
 def test_the_first_opening_of_an_embedding_model_needs_transformers_alone(
     descriptions: list[str], tmp_path: Path
 ) -> None:
@@ -197,7 +199,7 @@ def loaded(spec: Spec, cache_dir: Path, backend: str) -> set[str]:
     return {*done.stdout.split()}
 
 
-@pytest.mark.parametrize("file", ["facts.json", "head.bin", "fingerprint"])
+@pytest.mark.parametrize("file", ["facts.json", "head.bin"])
 def test_a_folder_of_the_cache_that_is_damaged_is_made_again(
     file: str, descriptions: list[str], tmp_path: Path, no_library: Callable[[], None]
 ) -> None:

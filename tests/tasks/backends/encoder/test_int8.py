@@ -24,8 +24,8 @@ from transformers import (
     AutoTokenizer,
 )
 
-from docmill.storage.core.specs import Outcome, Spec
-from docmill.tasks.backends import Assignment, registry
+from docmill.storage.core.specs import Outcome
+from docmill.tasks.backends import registry
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder import int8
 from docmill.tasks.backends.encoder.conversion import traced
@@ -40,8 +40,6 @@ from docmill.tasks.backends.encoder.packed import Design
 from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe, Unsuited
-from docmill.tasks.models.families import Family
-from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.test_conversion import assigned, lines, of_folder
@@ -150,18 +148,6 @@ def test_one_product_is_left_in_floating_point_or_its_outlier_channels_are(small
     assert left == [(N_CHANNELS if split else model.config.intermediate_size, model.config.hidden_size)]
 
 
-def test_vectors_have_the_conversion_that_they_had_and_heads_one_of_their_own(
-    cache: Path, descriptions: list[str], tmp_path: Path
-) -> None:
-    (vectors_in,) = [folder.name for folder in (cache / "openvino").glob("*-int8-*") if folder.is_dir()]
-    assert not vectors_in.endswith("-split")
-    folder = classifiers.classifier(tmp_path / "classes", descriptions[:12], "bert")
-    spec = Spec(kind="classify", model=str(folder), revision="sha256:00", quality="int8")
-    OpenVinoBackend(Assignment(spec, folder, "cpu", tmp_path, Head.CLASSIFICATION)).close()
-    (made,) = [one.name for one in (tmp_path / "openvino").glob("*-int8-*") if one.is_dir()]
-    assert made.endswith("-split")
-
-
 def test_a_conversion_is_made_once_and_apart_from_that_in_native_precision(
     small: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,11 +179,6 @@ def test_without_nncf_the_extra_is_named(
     spec = bench.spec("embed", str(small), dtype="int8")
     with pytest.raises(CannotServe, match=r"install .*\[openvino-int8\]"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
-    monkeypatch.setattr(registry, "installed", lambda: frozenset({"transformers"}))
-    with pytest.raises(CannotServe, match=r"no int8 precision; .*install .*\[openvino-int8\]"):
-        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
-    with pytest.raises(CannotServe, match=r"openvino is not installed .*install .*\[openvino-int8\]"):
-        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="openvino")
     with pytest.raises(CannotServe, match=r"backend transformers does not embed .* on cpu \(int8 precision\)\.$"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="transformers")
 
@@ -212,30 +193,10 @@ def test_a_model_that_loses_too_much_is_refused(small: Path, tmp_path: Path, mon
         opened(small, tmp_path)
 
 
-def test_what_nncf_cannot_quantize_is_unsuited(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise RuntimeError("a graph without a plan")
-
-    monkeypatch.setattr("nncf.quantize", refuse)
-    with pytest.raises(Unsuited, match="does not convert for OpenVINO: RuntimeError"):
-        opened(small, tmp_path)
-
-
 def test_a_model_whose_windows_hold_no_text_is_unsuited(small: Path, tmp_path: Path) -> None:
     spec = replace(of_folder(small, "int8"), params={"window_tokens": 24})
     with pytest.raises(Unsuited, match="windows are too short"):
         OpenVinoBackend(assigned(spec, tmp_path))
-
-
-def test_int8_is_for_encoders_on_a_cpu_only() -> None:
-    def extra(family: Family | None, device: str) -> str | None:
-        return registry.extra_for("embed", family, quality="int8", device=device)
-
-    assert extra(Family.ENCODER, "cpu") == "openvino-int8"
-    assert extra(Family.ENCODER, "cuda:0") is extra(Family.SEQ2SEQ, "cpu") is extra(None, "cpu") is None
-    assert registry.extra_for("embed", Family.ENCODER, quality="native", device="cpu") == "openvino"
-    for kind in ("classify", "entities", "redact", "answer"):
-        assert registry.extra_for(kind, Family.ENCODER, quality="int8", device="cpu") == "openvino-int8"
 
 
 ENCODED = [Encoded(len(ids), {"input_ids": ids}) for ids in TEXTS]

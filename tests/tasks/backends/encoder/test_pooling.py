@@ -29,7 +29,7 @@ from docmill.tasks.models.sentence_modules import POOLINGS
 from docmill.tasks.outputs import Head, Vector
 from tests.tasks import architectures, classifiers
 from tests.tasks.conftest import Bench
-from tests.tasks.real_lines import real_lines
+from tests.tasks.real_lines import half_and_more, real_lines
 
 TEXTS = ["A short text.", "", "Several words of different lengths, such as these. " * 2, "émigré 東京 [SEP]"]
 Changed = Callable[[Path], None]
@@ -144,7 +144,7 @@ def test_usual_modules_are_read_without_sentence_transformers(name: str, inner: 
     assert model.library == "transformers"
 
 
-@pytest.mark.parametrize("name", LEFT)
+@half_and_more(LEFT)
 def test_other_modules_are_left_to_sentence_transformers(name: str, inner: Path, tmp_path: Path) -> None:
     (others, options), change = LEFT[name]
     folder = saved(tmp_path / "model", inner, *others(), **options)
@@ -157,7 +157,7 @@ def test_other_modules_are_left_to_sentence_transformers(name: str, inner: Path,
 
 
 @pytest.mark.usefixtures("no_library")
-@pytest.mark.parametrize("name", ["roberta", "distilbert", "electra", "deberta-v2", "modernbert"])
+@half_and_more(["roberta", "distilbert", "deberta-v2", "electra", "modernbert"])
 def test_other_encoders_are_read_too(name: str, descriptions: list[str], tmp_path: Path) -> None:
     folder = classifiers.classifier(tmp_path / "model", descriptions[:40], name)
     with quiet():

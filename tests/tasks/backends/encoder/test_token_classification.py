@@ -20,17 +20,14 @@ from transformers.pipelines.token_classification import AggregationStrategy
 from docmill.storage.core.specs import Outcome, Status
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet
-from docmill.tasks.backends.encoder import own_code
 from docmill.tasks.backends.encoder.classifiers import load_tagger
-from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
-from docmill.tasks.backends.encoder.packed import PackedEncoder
 from docmill.tasks.errors import CannotServe, ModelUnsuitable
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import stretches, trimmed
 from tests.tasks import classifiers
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
-from tests.tasks.real_lines import real_lines, some_and_more
+from tests.tasks.real_lines import half_and_more, real_lines, some_and_more
 
 Benches = Callable[[str], Bench]
 Entity = tuple[str, int, int, float]
@@ -119,7 +116,7 @@ def same_entities(found: Sequence[Entity], own: Sequence[Entity]) -> bool:
 
 
 @some_and_more(40, 500)
-@pytest.mark.parametrize("name", NAMES)
+@half_and_more(NAMES)
 def test_entities_are_those_of_transformers_for_every_architecture_encoder_and_aggregation(
     name: str, count: int, descriptions: list[str], french: list[str], benches: Benches, tmp_path: Path
 ) -> None:
@@ -135,37 +132,6 @@ def test_entities_are_those_of_transformers_for_every_architecture_encoder_and_a
             assert bench.engine.runtime(spec)["backend"] == backend
             reference = partial(alone, folder, texts, strategy)
             require_equal([*map(entities, outcomes)], reference, same=same_entities, expected=wanted)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_token_classifier_is_computed_by_the_fast_encoder_where_there_is_one(
-    name: str, lines: list[str], bench: Bench, tmp_path: Path
-) -> None:
-    folder = model(tmp_path / name, lines, name)
-    spec = bench.spec("entities", str(folder))
-    opened = EncoderBackend(Assignment(spec, folder, "cpu", tmp_path, Head.TAGGING))
-    assert isinstance(opened._encoder, PackedEncoder) is (name in PACKED)
-    assert opened._model.encoder is not None
-    opened.close()
-
-
-def test_a_head_that_gives_other_logits_from_the_states_is_left_in_its_model(
-    lines: list[str], benches: Benches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = model(tmp_path / "roberta", lines, "roberta")
-    given_states = own_code.GivenStates.forward
-
-    def other(self: Any, *_: Any, inputs_embeds: torch.Tensor, **__: Any) -> Any:
-        return given_states(self, inputs_embeds=inputs_embeds + 0.1)
-
-    monkeypatch.setattr(own_code.GivenStates, "forward", other)
-    bench = benches("transformers")
-    spec = bench.spec("entities", str(folder))
-    opened = EncoderBackend(Assignment(spec, folder, "cpu", tmp_path, Head.TAGGING))
-    assert opened._model.encoder is None
-    opened.close()
-    found = [*map(entities, bench.run(spec, lines))]
-    require_equal(found, partial(alone, folder, lines, "simple"), same=same_entities)
 
 
 def test_a_slow_tokenizer_is_refused(
@@ -230,7 +196,7 @@ SCRIPTS = st.sampled_from(
 TEXTS = st.lists(SCRIPTS | st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40).map("".join)
 
 
-@pytest.mark.parametrize("name", ["bert", "roberta", "deberta-v2"])
+@half_and_more(["deberta-v2", "bert", "roberta"])
 def test_an_entity_is_the_stretch_of_the_text_at_its_offsets_in_every_script(
     name: str, lines: list[str], benches: Benches, tmp_path: Path
 ) -> None:

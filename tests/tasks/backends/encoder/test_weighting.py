@@ -22,6 +22,7 @@ from docmill.tasks.specs import pinning
 from tests.tasks import classifiers
 from tests.tasks.backends.test_adapters import peft_model, spec_of, trained
 from tests.tasks.conftest import Bench
+from tests.tasks.real_lines import half_and_more
 
 Benches = Callable[[str], Bench]
 # By name: architecture, class of the first module, pooling, activation, how many tokens the model's files keep.
@@ -63,7 +64,7 @@ def row(found: Sequence[dict[str, Any]], size: int) -> Any:
     return values
 
 
-@pytest.mark.parametrize("name", MODELS)
+@half_and_more(MODELS)
 def test_weights_are_those_of_sentence_transformers_for_every_architecture(
     name: str, descriptions: list[str], benches: Benches, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from docmill.tasks.windows.windows import Encoded
 from tests.tasks import classifiers
 from tests.tasks.backends.encoder.test_classification import Benches, assert_same, scores
 from tests.tasks.conftest import Bench
-from tests.tasks.real_lines import real_lines, some_and_more
+from tests.tasks.real_lines import half_and_more, real_lines, some_and_more
 
 NLI = {0: "CONTRADICTION", 1: "NEUTRAL", 2: "ENTAILMENT"}
 TOPICS = ["a game", "science and mathematics", "a library of functions"]
@@ -40,7 +40,7 @@ def expected(folder: Path, texts: Sequence[str], **settings: Any) -> list[list[t
 
 # Pairs with and without types of tokens, and with each way to put the two texts together.
 @some_and_more(6, 500)
-@pytest.mark.parametrize("name", ["bert", "roberta", "deberta-v2", "bart"])
+@half_and_more(["bert", "roberta", "bart", "deberta-v2"])
 def test_scores_are_those_of_transformers_for_every_kind_of_pair(
     name: str, count: int, descriptions: list[str], french: list[str], benches: Benches, tmp_path: Path
 ) -> None:
