@@ -24,12 +24,12 @@ import psycopg
 from sqlalchemy import text
 
 from bench.stores import fresh_postgres, fresh_sqlite
+from docmill.features.metrics.fleet import FleetCollector
+from docmill.features.metrics.serving import exposition
 from docmill.storage.core.database import Database
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.results.fleet import read_fleet
 from docmill.tasks.kinds import STORED_KINDS as KINDS
-from docmill.worker.metrics.fleet import FleetCollector
-from docmill.worker.metrics.server import exposition
 from docmill.worker.settings import LANES
 
 JOBS = 100

@@ -28,6 +28,7 @@ BUILT_IN = (
     "docmill.features.batch_files",
     "docmill.features.comparing",
     "docmill.features.explaining",
+    "docmill.features.metrics",
     "docmill.features.migrating",
     "docmill.features.near_duplicates",
     "docmill.features.reports",
@@ -66,6 +67,8 @@ class Feature:
     ``retention``: rules by their names (`storage.deletion.retention.Rule`), each with an age in the settings' file.
     ``pages``: pages of `docmill web` (`worker.web.page.Page`).
     ``extras``: extras of docmill's package that only the feature needs.
+    ``services``: functions of the settings and the supervisor of a worker. Each returns a context manager, which is
+    entered for as long as `docmill worker` works.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Feature:
     retention: Mapping[str, str] = field(default_factory=dict)
     pages: Sequence[str] = ()
     extras: Sequence[Extra] = ()
+    services: Sequence[str] = ()
 
     def load(self, reference: str, kind: type[T]) -> T:
         """Return a value that the feature names. Raises FeatureInvalid if it does not load, or is of another type."""

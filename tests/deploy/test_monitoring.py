@@ -14,10 +14,10 @@ import promql_parser
 import pytest
 import yaml
 
-from docmill.worker.cli.commands.metrics import metrics_command
+from docmill.features.metrics.command import metrics_command
 from docmill.worker.settings import Settings
 from tests.conftest import missing
-from tests.test_alerts import FOLDER, RULES
+from tests.features.metrics.test_alerts import FOLDER, RULES
 from tests.test_compose import SERVICES
 from tests.worker.harness import ROOT
 

@@ -5,26 +5,24 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import text
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.results.fleet import read_fleet
-from docmill.worker.metrics.fleet import FleetCollector
-from docmill.worker.metrics.server import exposition
+from docmill.storage.steps.sharding import OPEN_SHARDS
 
-Figures = Counter[tuple[str, ...]]  # by the name of the metric and its label values
+Figures = Counter[tuple[str, ...]]  # by the name of the figure, and its lane, state, model and the like
 
 RUNS = "JOIN job ON job.id = shard.job_id WHERE job.state IN ('ingesting', 'running') AND NOT job.paused"
 BOOKS = {
-    "docmill_documents": "SELECT count(*) FROM document WHERE superseded_by IS NULL AND NOT gone",
-    "docmill_shards": f"""SELECT shard.lane, shard.state, count(*) FROM shard {RUNS}
+    "documents": "SELECT count(*) FROM document WHERE superseded_by IS NULL AND NOT gone",
+    "shards": f"""SELECT shard.lane, shard.state, count(*) FROM shard {RUNS}
         AND shard.state IN ('planned', 'queued', 'running') GROUP BY shard.lane, shard.state""",
-    "docmill_suspect_shards": f"""SELECT shard.lane, count(*) FROM shard {RUNS} AND shard.suspect > 0
+    "suspect_shards": f"""SELECT shard.lane, count(*) FROM shard {RUNS} AND shard.suspect > 0
         AND shard.state IN ('planned', 'queued', 'running') GROUP BY shard.lane""",
-    "docmill_commits_total": "SELECT lane, count(*) FROM shard WHERE state = 'done' GROUP BY lane",
-    "docmill_failed_texts": """SELECT spec.kind, coalesce(reason_class, ''), count(*) FROM outcome
+    "commits": "SELECT lane, count(*) FROM shard WHERE state = 'done' GROUP BY lane",
+    "failed_texts": """SELECT spec.kind, coalesce(reason_class, ''), count(*) FROM outcome
         JOIN spec ON spec.id = spec_id WHERE status = 'failed' GROUP BY 1, 2""",
 }
 TEXTS = """SELECT lane, '{0}', sum(n_{0}) FROM shard WHERE state = 'done' GROUP BY lane"""
@@ -33,15 +31,7 @@ TOKENS = """SELECT '{0}', shard.lane, spec.model, sum(tokens_{0}) FROM shard JOI
 FLAGS = """SELECT flag.value, spec.kind, count(*) FROM outcome JOIN spec ON spec.id = spec_id
     CROSS JOIN {} GROUP BY 1, 2"""
 RECORDS = """SELECT 'changed', sum(n_changed) FROM ingest UNION ALL SELECT 'new', sum(n_new) FROM ingest"""
-LAPSES = "docmill_lease_lapses_total"
-COMPARED = {
-    *BOOKS,
-    LAPSES,
-    "docmill_texts_total",
-    "docmill_tokens_total",
-    "docmill_flagged_texts",
-    "docmill_records_total",
-}
+LAPSES = "lease_lapses"
 READ_AGAIN = {"unchanged", "repeated", "rejected"}  # an interrupted reading counts these records twice
 
 
@@ -51,10 +41,10 @@ def counted(database: Database) -> Figures:
     elements = "json_each(outcome.flags) AS flag" if is_file else "jsonb_array_elements_text(flags) AS flag (value)"
     asked = [
         *BOOKS.items(),
-        *(("docmill_texts_total", TEXTS.format(status)) for status in ("done", "failed", "skipped")),
-        *(("docmill_tokens_total", TOKENS.format(direction)) for direction in ("in", "out")),
-        ("docmill_flagged_texts", FLAGS.format(elements)),
-        ("docmill_records_total", RECORDS),
+        *(("texts", TEXTS.format(status)) for status in ("done", "failed", "skipped")),
+        *(("tokens", TOKENS.format(direction)) for direction in ("in", "out")),
+        ("flagged_texts", FLAGS.format(elements)),
+        ("records", RECORDS),
     ]
     found: Figures = Counter()
     with database.read() as transaction:
@@ -68,14 +58,23 @@ def counted(database: Database) -> Figures:
 
 
 def exported(database: Database, lanes: tuple[str, ...]) -> Figures:
-    """Return the same figures as the exporter tells them."""
-    page = exposition(FleetCollector(lambda: read_fleet(database, lanes)))
-    found: Figures = Counter()
-    for family in text_string_to_metric_families(page):
-        for sample in family.samples:
-            labels = [value for _, value in sorted(sample.labels.items())]
-            if sample.name in COMPARED and not {*labels} & READ_AGAIN:
-                found[sample.name, *labels] = int(sample.value)
+    """Return the same figures as an exporter reads them."""
+    fleet = read_fleet(database, lanes)
+    work = fleet.work
+    found: Figures = Counter({("documents",): fleet.documents})
+    for lane in fleet.lanes:
+        found["suspect_shards", lane.name] = lane.suspects
+        for state in OPEN_SHARDS:
+            found["shards", lane.name, state] = getattr(lane, state)
+    by_name = {"commits": work.commits, "lease_lapses": work.lapses, "records": work.records}
+    by_pair = {"texts": work.texts, "failed_texts": work.failures}
+    found |= {
+        (name, key): n for name, counts in by_name.items() for key, n in counts.items() if key not in READ_AGAIN
+    }
+    found |= {(name, *key): n for name, counts in by_pair.items() for key, n in counts.items()}
+    found |= {("tokens", "in", *key): n for key, n in work.tokens_in.items()}
+    found |= {("tokens", "out", *key): n for key, n in work.tokens_out.items()}
+    found |= {("flagged_texts", flag, lane): n for (lane, flag), n in work.flags.items()}
     return +found
 
 

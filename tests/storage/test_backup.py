@@ -194,7 +194,7 @@ def test_data_that_triggers_counted_again_are_recounted(
         _run("pg_restore", *options, f"--dbname={url}", str(tmp_path / "docmill.dump"))
         wrong, right = exported(copy, LANES), exported(database, LANES)
         twice = {key[0] for key, n in right.items() if wrong[key] == 2 * n}
-        assert twice == {"docmill_shards", "docmill_failed_texts", "docmill_flagged_texts"}
+        assert twice == {"shards", "failed_texts", "flagged_texts"}
         assert recount(copy).outcomes == 2
         assert exported(copy, LANES) == right
         assert_exported(copy, LANES)

@@ -46,7 +46,6 @@ OWN_COMMANDS = {
     "worker": _own(FLEET, "Start a worker.", "worker"),
     "health": _own(FLEET, "Check that this machine's workers live and take work.", "installation"),
     "web": _own(FLEET, "Show jobs and results in a browser.", "web"),
-    "metrics": _own(FLEET, "Serve the fleet's metrics to Prometheus.", "metrics"),
     "models": _own(ADMINISTRATION, "List the models that have names, or check a model.", "models"),
     "db": _own(ADMINISTRATION, "Upgrade the store's schema, and correct its counts.", "installation"),
     "doctor": _own(ADMINISTRATION, "Check this installation, and say how to repair it.", "installation"),

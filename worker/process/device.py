@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
 from importlib.metadata import version
@@ -39,7 +39,7 @@ from docmill.tasks.tracing import OFF, Span
 from docmill.worker import logs
 from docmill.worker.concurrency import pid_space
 from docmill.worker.engines import opener, settled
-from docmill.worker.metrics.work import of_memory
+from docmill.worker.process.counts import of_memory
 from docmill.worker.process.device_start import DeviceConfig, Expected, parse
 from docmill.worker.process.shard import Process
 from docmill.worker.process.tasks import Context, bind
@@ -305,15 +305,14 @@ def _beat(order: DeviceConfig, process: Process, settings: Settings, voice: Supe
                 process.heartbeat(hears=ear.heard_within(2 * every), time_use=process.lately())
             except StorageError as error:
                 log.warning("heartbeat_failed error=%s", error)
-        voice.say("beat", finished=sum(process.computed().values()), **_metrics(order, settings, process))
+        voice.say(
+            "beat",
+            finished=sum(process.computed().values()),
+            counts=process.counts(),
+            gauges=of_memory(devices.memory(order.device)),
+        )
         reported = _report(reported, process.reading())
         time.sleep(BEAT_S)
-
-
-def _metrics(order: DeviceConfig, settings: Settings, process: Process) -> dict[str, Mapping[str, float]]:
-    if settings.metrics_port is None:
-        return {}
-    return {"counts": process.counts(), "gauges": of_memory(devices.memory(order.device))}
 
 
 def _report(last: Reading, now: Reading) -> Reading:

@@ -26,7 +26,7 @@ from docmill.tasks.models import weightless
 from docmill.tasks.tracing import messaging
 from docmill.worker import logs
 from docmill.worker.errors import BrokerUnreachable
-from docmill.worker.metrics.work import Tally, of_device
+from docmill.worker.process.counts import Tally, of_device
 from docmill.worker.process.device_start import CUT
 from docmill.worker.process.usage import COMPUTING, CUTTING, READING, WRITING, Reading, TimeUse
 from docmill.worker.queue.broker import Broker
@@ -346,7 +346,7 @@ class Process:
         return self.time_use.lately(now.working_s, now.counters.busy_s)
 
     def counts(self) -> dict[str, float]:
-        """Return all counters of this process, by the names of `worker.metrics.work`."""
+        """Return all counters of this process, by the names of `worker.process.counts.COUNTERS`."""
         now = self.reading()
         return self.tally.counts() | of_device(now.counters, now.working_s)
 

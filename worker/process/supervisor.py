@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 
 from docmill.storage.core.database import Database
-from docmill.worker.metrics.work import WorkerCollector
+from docmill.worker.process.counts import Work
 from docmill.worker.process.device_start import CUT, DeviceConfig, StartedDevices
 from docmill.worker.process.maintenance_thread import MaintenanceThread
 from docmill.worker.queue.broker import Broker
@@ -91,7 +91,7 @@ class Supervisor:
         self.broker = broker
         self.devices = list(devices)
         self.owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self.work = WorkerCollector(devices)
+        self.work = Work(devices)
         self._children: dict[str, Child] = {}
         self._deaths: dict[str, int] = {}
         self._restart_at: dict[str, float] = {}
@@ -214,7 +214,7 @@ class Supervisor:
                 child.server_away = event["server_away"]
             elif event["event"] == "beat":
                 child.finished = event["finished"]
-                self.work.report(child.device, event.get("counts", {}), event.get("gauges", {}))
+                self.work.report(child.device, event["counts"], event["gauges"])
             elif event["event"] == "begin":
                 child.watchdog.begin(Step(event["name"], event["kind"], event["size"], time.monotonic()))
             elif event["event"] == "end":

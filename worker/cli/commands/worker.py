@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import FunctionType
 
 import click
 
 from docmill.storage.core import privileges
 from docmill.storage.errors import GRANTS_DOCS, RightMissing
+from docmill.storage.features import load_all
 from docmill.tasks import tracing
 from docmill.worker import logs
 from docmill.worker.cli.options import BACKEND, ENDPOINT, Choice, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, say
 from docmill.worker.engines import choose_devices
-from docmill.worker.metrics.server import serving
 from docmill.worker.process.supervisor import Supervisor
 from docmill.worker.settings import ORDERS, Settings
 from docmill.worker.stores import open_broker, open_store
@@ -48,8 +49,6 @@ def worker_command(
     Orders are `docmill.enqueue` messages of other programs. A worker takes them only with the lane enqueue, and reads
     only what DOCMILL_ORDER_ROOTS and DOCMILL_ORDER_SCHEMES allow.
     """
-    from docmill.worker.process.supervisor import Supervisor
-
     settings = settings_from(
         device=device, backend=backend, endpoint=endpoint, lanes=lanes, threads=threads, log_level=log_level
     )
@@ -63,23 +62,13 @@ def worker_command(
         broker.require_rights(takes_orders=settings.takes_orders)
         say(f"Worker on {', '.join(devices)}: lanes {', '.join(settings.lanes)}; store {database}; queue {broker}.")
         supervisor = Supervisor(settings, database, broker, devices)
-        with _metrics(settings, supervisor):
+        with ExitStack() as services:
+            for serve in load_all("services", FunctionType):
+                services.enter_context(serve(settings, supervisor))
             supervisor.run_with_signals()
     tracing.stop()
     say("Worker stopped; what was under way is committed or given back.")
     return OK
-
-
-@contextmanager
-def _metrics(settings: Settings, supervisor: Supervisor) -> Iterator[None]:
-    """Serve the worker's metrics where the settings ask for them."""
-    if settings.metrics_port is None:
-        yield
-        return
-
-    with serving(supervisor.work, settings.metrics_host, settings.metrics_port) as url:
-        say(f"Metrics: {url}")
-        yield
 
 
 def _without_orders(settings: Settings, lacking: Sequence[str]) -> Settings:

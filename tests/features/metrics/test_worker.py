@@ -7,21 +7,21 @@ import re
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from docmill.features.metrics.serving import WorkerCollector, exposition
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.tasks.backends.devices import Memory
 from docmill.tasks.engine.engine import Counters
-from docmill.worker.metrics.server import exposition
-from docmill.worker.metrics.work import COUNTERS, GAUGES, Tally, WorkerCollector, of_device, of_memory
+from docmill.worker.process.counts import COUNTERS, GAUGES, Tally, Work, of_device, of_memory
 from tests.worker.harness import ROOT
 
 PAGE = ROOT / "docs" / "monitoring.md"
 ORDER = ("device", "kind", "status", "reason", "flag", "end", "direction")
 
 
-def samples(collector: WorkerCollector) -> dict[tuple[str, ...], float]:
+def samples(work: Work) -> dict[tuple[str, ...], float]:
     return {
         (sample.name, *(sample.labels[label] for label in ORDER if label in sample.labels)): sample.value
-        for family in text_string_to_metric_families(exposition(collector))
+        for family in text_string_to_metric_families(exposition(WorkerCollector(work)))
         for sample in family.samples
     }
 
@@ -36,9 +36,9 @@ def test_outcomes_count_by_status_reason_and_flag() -> None:
     tally.committed("translate", outcomes)
     tally.committed("translate", outcomes[:1])
     tally.add("leases_lost")
-    collector = WorkerCollector()
-    collector.report("cpu", tally.counts())
-    found = samples(collector)
+    work = Work()
+    work.report("cpu", tally.counts(), {})
+    found = samples(work)
     assert found["docmill_worker_texts_total", "cpu", "translate", "done"] == 3
     assert found["docmill_worker_texts_total", "cpu", "translate", "failed"] == 1
     assert found["docmill_worker_failures_total", "cpu", "translate", "document"] == 1
@@ -47,14 +47,14 @@ def test_outcomes_count_by_status_reason_and_flag() -> None:
 
 
 def test_a_counter_goes_on_when_another_process_takes_the_place_of_one_that_died() -> None:
-    collector = WorkerCollector()
+    work = Work()
     counters = Counters(busy_s=2.5, batches=4, tokens_in=100, padded_tokens=120, tokens_out=7)
-    collector.report("cuda:0", of_device(counters, 3.0))
-    collector.report("cuda:1", of_device(Counters(batches=1), 1.0))
-    collector.ended("cuda:0")
-    assert samples(collector)["docmill_worker_batches_total", "cuda:0"] == 4
-    collector.report("cuda:0", of_device(Counters(batches=2, tokens_in=50), 1.0))
-    found = samples(collector)
+    work.report("cuda:0", of_device(counters, 3.0), {})
+    work.report("cuda:1", of_device(Counters(batches=1), 1.0), {})
+    work.ended("cuda:0")
+    assert samples(work)["docmill_worker_batches_total", "cuda:0"] == 4
+    work.report("cuda:0", of_device(Counters(batches=2, tokens_in=50), 1.0), {})
+    found = samples(work)
     assert found["docmill_worker_batches_total", "cuda:0"] == 6
     assert found["docmill_worker_tokens_total", "cuda:0", "in"] == 150
     assert found["docmill_worker_padded_tokens_total", "cuda:0"] == 120
@@ -65,24 +65,24 @@ def test_a_counter_goes_on_when_another_process_takes_the_place_of_one_that_died
 
 
 def test_deaths_count_from_zero_also_if_no_process_ever_reported() -> None:
-    collector = WorkerCollector(["cuda:0"])
-    assert samples(collector)["docmill_worker_deaths_total", "cuda:0"] == 0
-    collector.ended("cuda:0")
-    assert samples(collector)["docmill_worker_deaths_total", "cuda:0"] == 1
+    work = Work(["cuda:0"])
+    assert samples(work)["docmill_worker_deaths_total", "cuda:0"] == 0
+    work.ended("cuda:0")
+    assert samples(work)["docmill_worker_deaths_total", "cuda:0"] == 1
 
 
 def test_the_memory_of_a_device_process_is_told_until_it_ends() -> None:
-    collector = WorkerCollector()
-    collector.report("cpu", {}, of_memory(Memory(used=3_000, reserved=None, resident=3_000)))
-    collector.report("cuda:0", {}, of_memory(Memory(used=500, reserved=800, resident=2_000)))
-    found = samples(collector)
+    work = Work()
+    work.report("cpu", {}, of_memory(Memory(used=3_000, reserved=None, resident=3_000)))
+    work.report("cuda:0", {}, of_memory(Memory(used=500, reserved=800, resident=2_000)))
+    found = samples(work)
     assert found["docmill_worker_device_memory_used_bytes", "cpu"] == 3_000
     assert ("docmill_worker_device_memory_reserved_bytes", "cpu") not in found
     assert found["docmill_worker_device_memory_used_bytes", "cuda:0"] == 500
     assert found["docmill_worker_device_memory_reserved_bytes", "cuda:0"] == 800
     assert found["docmill_worker_resident_memory_bytes", "cuda:0"] == 2_000
-    collector.ended("cuda:0")
-    assert {key for key in samples(collector) if key[0].endswith("_bytes")} == {
+    work.ended("cuda:0")
+    assert {key for key in samples(work) if key[0].endswith("_bytes")} == {
         ("docmill_worker_device_memory_used_bytes", "cpu"),
         ("docmill_worker_resident_memory_bytes", "cpu"),
     }

@@ -10,9 +10,9 @@ import subprocess
 import pytest
 import yaml
 
-from docmill.worker.metrics.work import COUNTERS, GAUGES
+from docmill.worker.process.counts import COUNTERS, GAUGES
+from tests.features.metrics.test_fleet import NAMES
 from tests.worker.harness import ROOT
-from tests.worker.metrics.test_fleet import NAMES
 
 FOLDER = ROOT / "deploy" / "prometheus"
 RULES = [

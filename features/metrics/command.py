@@ -5,18 +5,21 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import click
 
+from docmill.features.metrics.fleet import FleetCollector
+from docmill.features.metrics.serving import exposition, serving
+from docmill.storage.core.database import Database
+from docmill.storage.migrations import require_current
+from docmill.storage.results.fleet import Fleet, read_fleet
 from docmill.worker.cli.options import WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, answer, say, stop_as_interrupt
+from docmill.worker.prices import read_prices
+from docmill.worker.queue.messages import ENQUEUE_LANE
+from docmill.worker.settings import LANES
 from docmill.worker.stores import open_store, queue_of
 from docmill.worker.terminal import warn
-
-if TYPE_CHECKING:
-    from docmill.storage.core.database import Database
-    from docmill.storage.results.fleet import Fleet
 
 
 @click.command("metrics", epilog="Example: docmill metrics --port 9464")
@@ -30,12 +33,6 @@ def metrics_command(host: str, port: int, once: bool) -> int:
     is enough for a fleet. Metrics have names of pipelines and models in them, and no text of a document. The spend
     needs DOCMILL_PRICES. Workers count their own work: see DOCMILL_METRICS_PORT.
     """
-    from docmill.worker.metrics.fleet import FleetCollector
-    from docmill.worker.metrics.server import exposition, serving
-    from docmill.worker.prices import read_prices
-    from docmill.worker.queue.messages import ENQUEUE_LANE
-    from docmill.worker.settings import LANES
-
     settings = settings_from()
     prices = read_prices(settings)
     stop_as_interrupt()
@@ -57,10 +54,6 @@ def _warn_away(error: Exception) -> None:
 
 def _reader(database: Database) -> Callable[[], Fleet]:
     """Return a function that reads the fleet's state, and checks the schema before the first reading."""
-    from docmill.storage.migrations import require_current
-    from docmill.storage.results.fleet import read_fleet
-    from docmill.worker.settings import LANES
-
     checked = False
 
     def read() -> Fleet:

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from docmill.features.metrics.fleet import FleetCollector
+from docmill.features.metrics.serving import exposition, serving
 from docmill.storage.errors import DatabaseUnreachable
 from docmill.storage.results.counts import Work
 from docmill.storage.results.fleet import Fleet, FleetWorker, Lane, PipelineState
 from docmill.worker.errors import BrokerUnreachable, WorkerError
-from docmill.worker.metrics.fleet import FleetCollector
-from docmill.worker.metrics.server import exposition, serving
 from docmill.worker.prices import Price, Prices
 from tests.worker.harness import DOCMILL, ROOT
 

@@ -1,16 +1,13 @@
-"""The work of one worker in counters, and its memory, which its device processes report to it."""
+"""Counters of what a worker did, and its memory, which its device processes report to it."""
 
 from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from types import MappingProxyType
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
-if TYPE_CHECKING:
-    from prometheus_client.core import Metric
-
+if TYPE_CHECKING:  # the supervisor never loads the engine
     from docmill.storage.core.specs import Outcome
     from docmill.tasks.backends.devices import Memory
     from docmill.tasks.engine.engine import Counters
@@ -52,13 +49,12 @@ class Tally:
 
     def committed(self, kind: str, outcomes: Iterable[Outcome]) -> None:
         """Count the outcomes that were committed for a kind of task."""
-        found = list(outcomes)
-        for status, n in Counter(one.status for one in found).items():
-            self.add("texts", kind, str(status), n=n)
-        for reason, n in Counter(one.reason_class for one in found if one.reason_class is not None).items():
-            self.add("failures", kind, str(reason), n=n)
-        for flag, n in Counter(flag for one in found for flag in one.flags).items():
-            self.add("flags", kind, flag, n=n)
+        for outcome in outcomes:
+            self.add("texts", kind, str(outcome.status))
+            if outcome.reason_class is not None:
+                self.add("failures", kind, str(outcome.reason_class))
+            for flag in outcome.flags:
+                self.add("flags", kind, flag)
 
     def counts(self) -> dict[Key, float]:
         """Return all counts so far."""
@@ -84,8 +80,8 @@ def of_memory(memory: Memory) -> dict[str, int]:
     return {name: value for name, value in values if value is not None}
 
 
-class WorkerCollector:
-    """Collects the counters `docmill_worker_…_total` and the gauges of a worker, by device.
+class Work:
+    """The work of a worker by device, from what its device processes report.
 
     A device process that died is counted with the process that takes its place, so no counter ever falls. Its memory
     is gone with it.
@@ -96,49 +92,24 @@ class WorkerCollector:
         self._ended: dict[str, Counter[Key]] = {}
         self._living: dict[str, Mapping[Key, float]] = {}
         self._gauges: dict[str, Mapping[str, float]] = {}
-        # From the start, so that Prometheus sees the first death as a growth.
+        # From the start, so that the first death is seen as a growth.
         self._deaths = Counter(dict.fromkeys(devices, 0))
 
-    def report(
-        self, device: str, counts: Mapping[Key, float], gauges: Mapping[str, float] = MappingProxyType({})
-    ) -> None:
+    def report(self, device: str, counts: Mapping[Key, float], gauges: Mapping[str, float]) -> None:
         """Take the counts of a device's process since its start, and its gauges."""
         with self._lock:
             self._living[device] = counts
             self._gauges[device] = gauges
 
-    def ended(self, device: str, *, died: bool = True) -> None:
-        """Keep the last counts of a device's process, which has ended."""
+    def ended(self, device: str) -> None:
+        """Keep the last counts of a device's process, which has died."""
         with self._lock:
             self._ended.setdefault(device, Counter()).update(self._living.pop(device, {}))
             self._gauges.pop(device, None)
-            self._deaths[device] += died
+            self._deaths[device] += 1
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield the counters and gauges as they are now."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
-        totals, deaths, gauges = self._now()
-        for name, (about, labels) in COUNTERS.items():
-            family = CounterMetricFamily(f"docmill_worker_{name}", about, labels=("device", *labels))
-            for device, counts in totals.items():
-                for key, value in counts.items():
-                    own, *values = key.split("\t")
-                    if own == name:
-                        family.add_metric((device, *values), value)
-            yield family
-        died = CounterMetricFamily("docmill_worker_deaths", "Device processes that died.", labels=("device",))
-        for device, n in deaths.items():
-            died.add_metric((device,), n)
-        yield died
-        for name, about in GAUGES.items():
-            gauge = GaugeMetricFamily(f"docmill_worker_{name}", about, labels=("device",))
-            for device, known in gauges.items():
-                if name in known:
-                    gauge.add_metric((device,), known[name])
-            yield gauge
-
-    def _now(self) -> tuple[dict[str, Counter[Key]], dict[str, int], dict[str, Mapping[str, float]]]:
+    def read(self) -> tuple[dict[str, Counter[Key]], dict[str, int], dict[str, Mapping[str, float]]]:
+        """Return the counts, the deaths and the gauges by device."""
         with self._lock:
             devices = sorted({*self._ended, *self._living})
             totals = {device: Counter(self._ended.get(device, Counter())) for device in devices}

@@ -1,1 +1,0 @@
-"""Metrics in the format of Prometheus: of the fleet, from the store, and of each worker."""
