@@ -24,7 +24,8 @@ from docmill.worker.settings import Settings
 from docmill.worker.submit import dry_run
 from docmill.worker.submit.dry_run import Forecast
 from docmill.worker.submit.options import JobOptions, ReadingOptions
-from docmill.worker.submit.request import Prepared, require_possible_all, spec_of
+from docmill.worker.submit.rehearsal import require_possible
+from docmill.worker.submit.request import Prepared, spec_of
 
 PROMPTS = frozenset({"prompt", "prompt_name"})  # of which a model has one
 LISTED = 10
@@ -81,7 +82,7 @@ def plan(
         if (migration.old, migration.new) == (old.spec, new) and migration.state in continued
     ]
     _require_alike(old.spec, new)
-    require_possible_all(settings, [new], devices)
+    require_possible(settings, [new], devices)
     return Planned(corpus_id, corpus, old, new, left_out, stored[-1] if stored else None)
 
 

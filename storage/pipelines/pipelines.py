@@ -204,7 +204,7 @@ def hand_out(database: Database, *, again: bool = True) -> list[int]:
 
     Those that are due and wait for no earlier one, those whose reader let its lease lapse, and those whose job has
     ended, unless somebody writes their output. With `again` also those that were handed out a while ago: nobody
-    heard of them. What cannot go on is over: a run by hand that was cut off, one whose job was removed.
+    heard of them. A run by hand that was cut off is over.
     """
     earlier = PipelineRun.__table__.alias().c
     first = ~(
@@ -228,8 +228,6 @@ def hand_out(database: Database, *, again: bool = True) -> list[int]:
 
     def work(transaction: Transaction) -> list[int]:
         _end_cut_off(transaction, PipelineRun.lease_until < db_now())
-        lost = and_(_OPEN, PipelineRun.state == "running", PipelineRun.job_id.is_(None))
-        transaction.execute(update(PipelineRun).where(lost).values(**ended("failed", JOB_REMOVED)))
         which = update(PipelineRun).where(_OPEN, waits, wanted, _IS_FREE)
         return sorted(transaction.execute(which.values(handed_at=db_now()).returning(PipelineRun.id)).scalars())
 

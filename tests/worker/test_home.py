@@ -48,7 +48,7 @@ def test_models_check_makes_a_home_for_its_user_alone(tmp_path: Path) -> None:
 def test_what_passed_a_look_at_a_model_is_noted_in_a_folder_for_its_user_alone(tmp_path: Path) -> None:
     settings = load_settings(home=tmp_path / "home")
     pinned = pinning.pin("marian-ddtp", models_dir=None, cache_dir=tmp_path / "elsewhere")
-    require_possible(settings, Spec("translate", pinned.model, pinned.revision, params=PARAMS))
+    require_possible(settings, [Spec("translate", pinned.model, pinned.revision, params=PARAMS)])
     made = [settings.home, *(path for path in settings.home.rglob("*") if path.is_dir())]
     assert settings.cache_dir / "rehearsed" in made
     assert {mode(path) for path in made} == {0o700}

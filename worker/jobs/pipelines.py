@@ -23,7 +23,7 @@ from docmill.worker.jobs import Listener
 from docmill.worker.jobs.outputs import check_folder, check_out, check_out_is_no_input
 from docmill.worker.jobs.submission import describe_default_model, say_conversions
 from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, place_of, read, refuse_secrets
-from docmill.worker.pipelines.running import export, keeping, migrated, outcome, prepare
+from docmill.worker.pipelines.running import export, keeping, outcome, prepare, replace_migrated
 from docmill.worker.pipelines.schedule import Schedule, next_after
 from docmill.worker.prices import Cost, Prices
 from docmill.worker.settings import Settings
@@ -81,7 +81,7 @@ def run_file(
     from docmill.worker.jobs.local_run import run_here  # with the libraries of a worker
 
     pipeline, prepared = prepare_file(settings, file, listener, devices=devices)
-    prepared = _replace_migrated(database, prepared, listener)
+    prepared = replace_migrated(database, prepared, listener.say)
     for step in pipeline.steps:
         if step.model is None:
             listener.say(
@@ -101,7 +101,7 @@ def store_file(settings: Settings, database: Database, file: Path, listener: Lis
     """Store the pipeline in a file, or a new version of it, and make its view. Raises PipelineInvalid."""
     pipeline, prepared = prepare_file(settings, file, listener, is_stored=True)
     check_stored(pipeline, prepared)
-    prepared = _replace_migrated(database, prepared, listener)
+    prepared = replace_migrated(database, prepared, listener.say)
     schedule = asdict(pipeline.schedule) if pipeline.schedule else None
     pipelines.put(database, pipeline.name, str(file.absolute()), pipeline.text, schedule)
     if pipeline.output.view:
@@ -109,17 +109,6 @@ def store_file(settings: Settings, database: Database, file: Path, listener: Lis
     else:
         views.drop(database, pipeline.name)
     return pipeline
-
-
-def _replace_migrated(database: Database, prepared: Prepared, listener: Listener) -> Prepared:
-    """Return a pipeline with the models that its corpus was migrated to, and say which."""
-    changed = migrated(database, prepared)
-    for before, after in zip(prepared.steps, changed.steps, strict=True):
-        if before.spec != after.spec:
-            listener.say(
-                f"Step {before.name}: the corpus was migrated; {after.spec.model} replaces {before.spec.model}."
-            )
-    return changed
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,12 +31,12 @@ from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, parse
 from docmill.worker.pipelines.schema import DOCUMENT, step_table
 from docmill.worker.settings import Settings
 from docmill.worker.submit.enqueue import UnderLease, enqueue
+from docmill.worker.submit.rehearsal import require_possible
 from docmill.worker.submit.request import (
     Computed,
     Prepared,
     check_corpus_name,
     escalation_of,
-    require_possible_all,
     source_options,
     spec_of,
 )
@@ -63,20 +62,14 @@ def prepare(settings: Settings, pipeline: Pipeline, devices: Sequence[str] = ())
         if step.leaves_out is not None:
             find_filter(step.leaves_out).require()
     source = open_source(corpus.source, source_options(corpus, [step.options for step in pipeline.steps]))
-    steps, not_read = zip(
-        *(_step(settings, pipeline, number, devices) for number in range(len(pipeline.steps))), strict=True
-    )
-    told = tuple(dict.fromkeys(chain(*not_read)))
-    return Prepared(corpus, pipeline.job, steps, source, check_corpus_name(corpus.name or pipeline.name), told)
-
-
-def _step(
-    settings: Settings, pipeline: Pipeline, number: int, devices: Sequence[str]
-) -> tuple[StepRequest, tuple[str, ...]]:
-    """Return a step, and a sentence for each of its models whose weights were not looked at."""
-    with _placed(pipeline, number):
-        request = _request(settings, pipeline, number)
-        return request, require_possible_all(settings, request.specs, devices)
+    steps: list[StepRequest] = []
+    told: list[str] = []
+    for number in range(len(pipeline.steps)):
+        with _placed(pipeline, number):
+            steps.append(_request(settings, pipeline, number))
+            told += require_possible(settings, steps[-1].specs, devices)
+    name = check_corpus_name(corpus.name or pipeline.name)
+    return Prepared(corpus, pipeline.job, tuple(steps), source, name, tuple(dict.fromkeys(told)))
 
 
 def requests_of(settings: Settings, pipeline: Pipeline) -> tuple[StepRequest, ...]:
@@ -114,12 +107,13 @@ def _placed(pipeline: Pipeline, number: int) -> Iterator[None]:
         raise PipelineInvalid(f"{pipeline.path}: {put_place(('step', number, *named[:1]), said)}") from error
 
 
-def migrated(database: Database, prepared: Prepared) -> Prepared:
-    """Return a run with the models that its corpus was migrated to, in place of those in the file."""
+def replace_migrated(database: Database, prepared: Prepared, say: Callable[[str], None] = lambda _: None) -> Prepared:
+    """Return a run with the models that its corpus was migrated to, in place of those in the file. Say which."""
     steps = replacements.substituted(database, prepared.corpus, prepared.steps)
     for before, after in zip(prepared.steps, steps, strict=True):
         if before.spec != after.spec:
             log.info("step_migrated step=%s from=%r to=%r", before.name, before.spec.model, after.spec.model)
+            say(f"Step {before.name}: the corpus was migrated; {after.spec.model} replaces {before.spec.model}.")
     return replace(prepared, steps=steps)
 
 
@@ -224,7 +218,7 @@ def _read(
     held: Held,
 ) -> None:
     progress = UnderLease(held, lambda job: pipelines.note(database, run, "reading", job_id=job.id))
-    done = enqueue(database, broker, migrated(database, prepare(settings, pipeline)), progress)
+    done = enqueue(database, broker, replace_migrated(database, prepare(settings, pipeline)), progress)
     pipelines.note(database, run, "running", job_id=done.id)
     log.info("run_started run=%d pipeline=%s job=%d planned=%d", run.id, run.name, done.id, done.counts.planned)
 

@@ -13,9 +13,8 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,48 +40,25 @@ _NARROWING = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class SpecRefused:
-    """An error of ours by the name of its class, and its sentence."""
+def require_possible(settings: Settings, specs: Iterable[Spec], devices: Sequence[str] = ()) -> tuple[str, ...]:
+    """Raise the error that every worker would refuse one of these specs with, as far as the models' files tell.
 
-    error: str
-    reason: str
-
-    @classmethod
-    def unread(cls, spec: Spec) -> SpecRefused:
-        """Return the word that the weights of a spec's model were not within reach."""
-        return cls(WeightsNotRead.__name__, str(hub.not_read(spec.model, "HF_HUB_OFFLINE is set")))
-
-    @property
-    def not_read(self) -> bool:
-        """Return True if nothing is known against the spec, since the weights were not within reach."""
-        return self.error == WeightsNotRead.__name__
-
-    def raised(self) -> TaskError:
-        kind: type[TaskError] = getattr(errors, self.error)
-        return kind(self.reason)
-
-
-def require_possible(settings: Settings, spec: Spec, devices: Sequence[str] = ()) -> list[str]:
-    """Raise the error that every worker would refuse the spec with, as far as the model's files tell.
-
-    ``devices`` are those of this machine that will compute it: its backends must be here, and files of a hub are
-    brought here. Without any, the hub gives the headers of weights that are not on this machine. Returns a sentence
+    ``devices`` are those of this machine that will compute them: the backends must be here, and files of a hub are
+    brought here. Without any, the hub gives the headers of weights that are not on this machine. Return a sentence
     for each model whose weights were not looked at.
     """
-    parts = [*(plan.specs_of(spec).values() or [spec])]
+    parts = [part for spec in specs for part in (plan.specs_of(spec).values() or [spec])]
     for part in parts:
         _require_backend(settings, part, devices)
     wanted = [part for part in parts if _unknown(settings, part)]
     not_read = _require_fit(settings, wanted)
     if devices:
-        wanted = [part for part in wanted if not _here(settings, part)]
-        brought = [part for part in wanted if _bring(settings, part)]
+        brought = [part for part in wanted if not _here(settings, part) and _bring(settings, part)]
         again = [part for part, _ in not_read if part in brought]
         not_read = [told for told in not_read if told[0] not in brought] + _require_fit(settings, again)
     for _, reason in not_read:
         log.info("weights_not_read reason=%r", reason)
-    return list(dict.fromkeys(reason for _, reason in not_read))
+    return tuple(dict.fromkeys(reason for _, reason in not_read))
 
 
 def find_lacking(
@@ -95,47 +71,48 @@ def find_lacking(
     specs = [Spec(kind, pinned.model, pinned.revision, params=pinned.beside) for kind in kinds]
     if weightless.is_weightless(pinned.model) or not specs:
         return {}, None
-    refusals = dict(zip(kinds, rehearse_specs(settings, specs, weights_only=True), strict=True))
-    not_read = [refusal.reason for refusal in refusals.values() if refusal is not None and refusal.not_read]
-    refused = {
-        kind: refusal.reason for kind, refusal in refusals.items() if refusal is not None and not refusal.not_read
-    }
-    return refused, next(iter(not_read), None)
+    lacking, not_read = {}, None
+    for kind, refusal in zip(kinds, rehearse_specs(settings, specs, weights_only=True), strict=True):
+        if isinstance(refusal, WeightsNotRead):
+            not_read = not_read or str(refusal)
+        elif refusal is not None:
+            lacking[kind] = str(refusal)
+    return lacking, not_read
 
 
 def _require_fit(settings: Settings, specs: Sequence[Spec]) -> list[tuple[Spec, str]]:
     """Raise the first refusal, and note the specs that passed. Return why the weights of others were not read."""
     not_read = []
-    for spec, refused in zip(specs, rehearse_specs(settings, specs), strict=True):
-        if refused is None:
+    for spec, refusal in zip(specs, rehearse_specs(settings, specs), strict=True):
+        if refusal is None:
             _note(settings, spec)
-        elif refused.not_read:
-            not_read.append((spec, refused.reason))
+        elif isinstance(refusal, WeightsNotRead):
+            not_read.append((spec, str(refusal)))
         else:
-            raise refused.raised()
+            raise refusal
     return not_read
 
 
 def rehearse_specs(
     settings: Settings, specs: Sequence[Spec], *, weights_only: bool = False
-) -> list[SpecRefused | None]:
+) -> list[TaskError | None]:
     """Open each spec without its weights, in a child process. Return why each is refused, or None.
 
     The hub gives the headers of weights that are not on this machine. Without the model libraries, or if the child
     fails, nothing is refused.
     """
-    if not hub.is_offline():
-        return _rehearse_in_child(settings, specs, weights_only=weights_only)
-    # Nothing is to be learned of models that are elsewhere, and a child takes seconds.
-    here = [spec for spec in specs if _here(settings, spec)]
-    refusals = dict(
-        zip([id(spec) for spec in here], _rehearse_in_child(settings, here, weights_only=weights_only), strict=True)
-    )
-    return [refusals[id(spec)] if id(spec) in refusals else SpecRefused.unread(spec) for spec in specs]
+    # Offline nothing is to be learned of models that are elsewhere, and a child takes seconds.
+    reachable = [not hub.is_offline() or _here(settings, spec) for spec in specs]
+    rehearsed = [spec for spec, is_reachable in zip(specs, reachable, strict=True) if is_reachable]
+    refusals = iter(_rehearse_in_child(settings, rehearsed, weights_only=weights_only))
+    return [
+        next(refusals) if is_reachable else hub.not_read(spec.model, "HF_HUB_OFFLINE is set")
+        for spec, is_reachable in zip(specs, reachable, strict=True)
+    ]
 
 
-def _rehearse_in_child(settings: Settings, specs: Sequence[Spec], *, weights_only: bool) -> list[SpecRefused | None]:
-    nothing: list[SpecRefused | None] = [None] * len(specs)
+def _rehearse_in_child(settings: Settings, specs: Sequence[Spec], *, weights_only: bool) -> list[TaskError | None]:
+    nothing: list[TaskError | None] = [None] * len(specs)
     if not specs or any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
         return nothing
     order = {
@@ -153,7 +130,7 @@ def _rehearse_in_child(settings: Settings, specs: Sequence[Spec], *, weights_onl
         return nothing
     if answer["hub_is_away"]:
         hub.leave_alone()
-    return [None if refused is None else SpecRefused(**refused) for refused in answer["refused"]]
+    return [None if told is None else getattr(errors, told["error"])(told["reason"]) for told in answer["refused"]]
 
 
 def run_child(order: bytes) -> subprocess.CompletedProcess[bytes]:

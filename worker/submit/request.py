@@ -87,7 +87,7 @@ def prepare(
     first, escalation = Computed(spec, request.model, request.revision, request.options), request.escalation
     again = None if escalation is None else escalation_of(settings, first, escalation)
     step = StepRequest(request.task, spec, escalation=again, leaves_out=request.leave_out)
-    steps, not_read = (step,), require_possible_all(settings, step.specs, devices)
+    steps, not_read = (step,), require_possible(settings, step.specs, devices)
     corpus = check_corpus_name(request.corpus or _corpus_name(source, request.limit))
     return Prepared(request, request, steps, source, corpus, not_read, key_of(request), request.request_id)
 
@@ -180,12 +180,6 @@ def escalation_of(settings: Settings, first: Computed, escalation: Escalation) -
     except BadOption as error:
         raise BadOption(f"--escalate: {error}") from error
     return request_escalation(first.spec, second, escalation.doubt)
-
-
-def require_possible_all(settings: Settings, specs: Iterable[Spec], devices: Sequence[str]) -> tuple[str, ...]:
-    """Call `require_possible` for each of these specs. Return its sentences, each once."""
-    told = [sentence for spec in specs for sentence in require_possible(settings, spec, devices)]
-    return tuple(dict.fromkeys(told))
 
 
 def _pin(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job, PipelineRow, PipelineRun, db_now
@@ -137,14 +135,6 @@ def test_a_run_whose_worker_did_not_hear_is_handed_out_again(database: Database)
     assert pipelines.hand_out(database) == [run_id]
 
 
-def test_one_worker_takes_a_run_up_however_often_it_is_handed_out(database: Database) -> None:
-    run_id = pipelines.fire(database, keep(database), 100.0)
-    assert run_id is not None
-    taken = at_once(*[lambda: take(database, run_id)] * 4)
-    [run] = [run for run in taken if run is not None]
-    assert (run.name, run.due_at, run.state) == ("nightly", 100.0, "reading")
-
-
 def test_a_run_owns_the_file_that_it_was_started_with(database: Database) -> None:
     run_id = fired(database)
     first = take(database, run_id)
@@ -256,15 +246,6 @@ def test_a_run_whose_corpus_is_removed_is_over_and_the_next_one_starts(database:
     assert pipelines.hand_out(database) == [again]
 
 
-def test_a_run_whose_job_a_release_before_removed_does_not_block_the_next(database: Database) -> None:
-    running(database)
-    move(database, job_id=None)
-    assert pipelines.hand_out(database) == []
-    assert [(run.state, run.reason) for run in runs(database)] == [("failed", pipelines.JOB_REMOVED)]
-    assert pipelines.hand_out(database) == [], "there is nothing left to hand out"
-    assert not pipelines.is_any_open(database)
-
-
 def test_the_reader_of_a_pipeline_that_is_removed_goes_on_with_its_job(database: Database) -> None:
     run = take(database, fired(database))
     assert run is not None
@@ -316,41 +297,6 @@ def test_a_run_by_hand_that_merely_slept_says_itself_how_it_ended(database: Data
     assert pipelines.note(database, run, "done")
     assert [(one.state, one.reason) for one in runs(database)] == [("done", None)]
     assert not pipelines.note(database, run, "failed")
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_two_schedulers_fire_every_time_once_while_clocks_are_moved(database: Database, seed: int) -> None:
-    """Both look at random moments of three days in which clocks go forward in Paris, and of three in which back."""
-    from docmill.worker.pipelines.schedule import Schedule, due, next_after
-
-    chance = random.Random(seed)
-    schedule = Schedule("*/30 1-3 * * *", "Europe/Paris", "queue")
-    for begin in (1_774_652_400.0, 1_792_796_400.0):  # 2026-03-28 and 2026-10-24, at midnight in Paris
-        expected, at = [], begin
-        while (at := next_after(schedule, at)) < begin + 3 * 86_400:
-            expected.append(at)
-        row = keep(database, vars(schedule))
-        reset = update(PipelineRow).values(looked_at=begin)
-        database.write(lambda transaction, reset=reset: transaction.execute(reset))  # type: ignore[misc]
-        now = begin
-        while now < begin + 3 * 86_400:
-            now += chance.uniform(60, 1_700)  # never so long that two times fall together
-            seen = [found for found in pipelines.scheduled(database) if found.id == row.id]
-            views_of_two = [
-                one._replace(now=now + lag) for one, lag in zip(seen * 2, (0.0, chance.uniform(-30, 30)), strict=True)
-            ]
-            chance.shuffle(views_of_two)
-            for found in views_of_two:
-                due_at = due(schedule, found.looked_at, found.now)
-                if due_at is not None:
-                    pipelines.fire(database, found, due_at)
-        fired = [run.due_at for run in _all_runs(database) if begin < run.due_at < begin + 3 * 86_400]
-        assert fired == expected
-
-
-def _all_runs(database: Database) -> Sequence[Any]:
-    with database.read() as transaction:
-        return transaction.execute(select(PipelineRun).order_by(PipelineRun.due_at)).all()
 
 
 def rows_of(database: Database, name: str) -> list[dict[str, Any]]:

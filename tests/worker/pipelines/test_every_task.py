@@ -60,7 +60,7 @@ SCHEMA = {
 N = 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_scheduled_pipeline_redacts_translates_classifies_and_extracts(database: Database, fleet: Docmill) -> None:
     with (EXAMPLES / "french.jsonl").open() as lines:

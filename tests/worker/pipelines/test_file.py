@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,6 @@ from docmill.tasks.kinds.options import key
 from docmill.worker.pipelines.file import PipelineInvalid, Step, parse, read
 from docmill.worker.pipelines.schedule import Schedule
 from docmill.worker.pipelines.schema import CorpusTable, JobTable, OutputTable, step_table
-from tests.worker.harness import ROOT
 
 PATH = Path("/data/pipelines/nightly.toml")
 FULL = '''
@@ -217,12 +214,6 @@ def test_every_option_of_a_model_has_a_key_named_as_on_the_command_line() -> Non
         assert keys >= {key(name, field) for name, field in kinds.kind(name).options.model_fields.items()}
 
 
-def test_the_examples_of_the_documentation_are_pipelines() -> None:
-    pages = (ROOT / "docs" / "pipeline-file.md").read_text(encoding="utf-8")
-    names = [parse(example, PATH).name for example in re.findall(r"```toml\n(.*?)```", pages, re.DOTALL)]
-    assert names == ["nightly", "short", "gists"]
-
-
 @pytest.mark.parametrize(
     ("written", "meant"),
     [
@@ -319,14 +310,6 @@ def test_a_step_may_have_a_model_for_each_language() -> None:
         assert parse(text + written, PATH).steps[0].model == "fr=one,de=two"
 
 
-def test_metadata_is_for_any_step() -> None:
-    step = "[[step]]\ntask = 'generate'\nprompt = '{meta.title}: {text}'\n"
-    text = (
-        f"name = 'x'\ncorpus.source = 'a'\n{step}name = 'a'\n{step}name = 'b'\n{step}name = 'c'\ninput = 'document'"
-    )
-    assert [step.input for step in parse(text, PATH).steps] == ["document", "a", "document"]
-
-
 @pytest.mark.parametrize(
     ("added", "said"),
     [
@@ -358,7 +341,6 @@ def test_a_wrong_value_in_a_step_is_named_with_what_is_expected(added: str, said
     ("added", "said"),
     [
         ("[job]\nmax-failures = 101", "job.max-failures must be between 0 and 100"),
-        ("[schedule]\ncron = '0 0 30 2 *'", "schedule.cron '0 0 30 2 *' is a time that never comes"),
         (
             "[schedule]\ncron = '0 3'",
             "schedule.cron takes 5 fields (minute, hour, day of the month, month, day of the week), and '0 3' has 2",
@@ -367,12 +349,7 @@ def test_a_wrong_value_in_a_step_is_named_with_what_is_expected(added: str, said
             "[schedule]\ncron = '0 0 * * *'\ntimezone = 'Paris'",
             "schedule.timezone names no time zone: 'Paris'; did you mean Europe/Paris?",
         ),
-        ("[schedule]\ncron = '0 3 * * *'\noverlap = 'both'", "schedule.overlap must be skip or queue, not 'both'"),
         ("[output]\nfile = '-'", "output.file cannot be standard output; name a file"),
-        (
-            "[output]\nfile = 'out.npy'",
-            "output.file: only vectors are written as .npy, of one step; choose .jsonl, .csv, .parquet or .xlsx",
-        ),
         ("[output]\nfile = 'out'\npart-documents = 0", "output.part-documents must be at least 1"),
         ("[output]\npart-documents = 10", 'output.part-documents: parts need a folder; name it: file = "out"'),
         ("[[output]]", "output must be a table, written [output], not a list"),
@@ -390,7 +367,7 @@ def test_vectors_of_a_single_step_may_go_to_a_file_of_vectors_and_no_other_resul
     assert errors(chain(("t", "translate", None)) + output) == [said]
 
 
-@pytest.mark.parametrize("step", ["[step]\nname = 'a'", "step = []", "step = ['a']", "step = 1"])
+@pytest.mark.parametrize("step", ["[step]\nname = 'a'", "step = ['a']"])
 def test_steps_are_written_in_two_brackets(step: str) -> None:
     text = f"name = 'x'\ncorpus.source = 'a'\n{step}\n"
     assert errors(text) == ["step must be tables, each written [[step]], with two brackets"]
@@ -529,14 +506,3 @@ def test_a_schema_that_cannot_be_read_is_refused_with_its_place(folder: Path, li
         read(folder / "x.toml")
     [error] = str(caught.value).split("\n")
     assert error.startswith(f"{folder}/x.toml: step[1].{said.replace('FOLDER', str(folder))}")
-
-
-def test_reading_a_pipeline_loads_neither_models_nor_the_store(tmp_path: Path) -> None:
-    path = tmp_path / "nightly.toml"
-    path.write_text(FULL)
-    program = (
-        "import sys; from pathlib import Path; from docmill.worker.pipelines.file import read\n"
-        f"assert read(Path({str(path)!r})).name == 'nightly'\nprint(*sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not set(done.stdout.split()) & {"torch", "transformers", "sqlalchemy", "celery", "numpy"}

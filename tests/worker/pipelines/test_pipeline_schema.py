@@ -43,6 +43,7 @@ def test_files_of_the_tests_and_the_documentation_keep_to_the_schema() -> None:
     assert documented
     for text in (FULL, LEAST, *documented):
         VALIDATOR.validate(tomllib.loads(text))
+        parse(text, Path("x.toml"))
 
 
 @pytest.mark.parametrize(

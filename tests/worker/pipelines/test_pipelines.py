@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 from sqlalchemy import update
 
 from docmill.storage.core.database import Database
@@ -116,49 +117,29 @@ def test_three_steps_run_by_hand_and_only_what_changed_is_computed_again(
     assert [one["steps"] for one in second[2:]] == [one["steps"] for one in first[2:]]
     assert [one["steps"]["english"] for one in second[:2]] != [one["steps"]["english"] for one in first[:2]]
 
-
-def test_each_step_gives_what_it_gives_in_a_job_of_its_own(embedded: Docmill, french: Callable[..., None]) -> None:
-    (embedded.folder / "nightly.toml").write_text(REAL.replace("beams = 1", 'beams = 1\ndtype = "float32"'))
-    french(6)
-    embedded("pipeline", "run", "nightly.toml")
-    options = ("--beams", 1, "--dtype", "float32")
-    embedded(
-        "run", "french.jsonl", "--corpus", "alone", "--task", "translate", "--from", "fr", "--to", "en", *options
-    )
-    english = embedded.results(2)
-    rows = [{"id": one["id"], "text": one["text"]} for one in english]
-    (embedded.folder / "english.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    embedded("run", "english.jsonl", "--task", "summarize", *options)
-    lines = embedded.results(3)
-    found = written(embedded)
-    assert [one["steps"]["english"]["text"] for one in found] == [one["text"] for one in english]
-    assert [one["steps"]["line"]["text"] for one in found] == [one["text"] for one in lines]
-    # What a job of its own has computed is there: the pipeline's own text, or another's.
-    assert embedded.json("jobs")[0]["prior"] == 6
-
-
-def test_the_results_of_one_step_or_all_are_written_in_every_format(
-    embedded: Docmill, french: Callable[..., None]
-) -> None:
-    from pyarrow import parquet
-
-    (embedded.folder / "nightly.toml").write_text(REAL)
-    french(4)
-    embedded("pipeline", "run", "nightly.toml")
     embedded("results", 1, "--step", "meaning", "--out", "meaning.npy")
     vectors = np.load(embedded.folder / "meaning.npy")
-    assert vectors.shape == (4, 384)
     embedded("results", 1, "--out", "all.parquet")
     table = parquet.read_table(embedded.folder / "all.parquet")
     sure = [f"{step}_{name}" for step in ("english", "line") for name in CONFIDENCE]
     assert table.column_names == ["id", "english", "line", "meaning_vector", "flags", "meta", *sure]
     np.testing.assert_array_equal(np.array(table["meaning_vector"].to_pylist(), dtype=np.float32), vectors)
-    header, *lines = embedded("results", 1, "--format", "csv").stdout.splitlines()
+    header, *_ = embedded("results", 1, "--format", "csv").stdout.splitlines()
     assert header.split(",") == table.column_names
-    assert embedded.results(1, "--step", "line")[0]["text"] in lines[0] + "\n".join(lines)
-    refused = embedded("results", 1, "--out", "all.npy", code=2)
-    assert "only vectors are written as .npy" in refused.stderr
+    assert "only vectors are written as .npy" in embedded("results", 1, "--out", "all.npy", code=2).stderr
     assert "no step poem" in embedded("results", 1, "--step", "poem", code=2).stderr
+
+
+def test_a_scheduled_run_that_cannot_begin_is_in_the_history_with_its_reason(
+    database: Database, redis_url: str, tmp_path: Path
+) -> None:
+    keep(database, tmp_path, NULL)
+    broker = Broker(redis_url)
+    advance(load_settings(home=tmp_path / "home"), database, broker, due_run(database).id, owner="w1")
+    broker.close()
+    [run] = pipelines.history(database, "nightly")
+    assert run.state == "failed"
+    assert "corpus.jsonl" in (run.reason or "")
 
 
 def test_what_is_wrong_with_a_file_is_said_with_its_place_and_nothing_is_stored(embedded: Docmill) -> None:
@@ -294,23 +275,6 @@ def test_a_run_that_has_begun_is_written_as_the_file_said_when_it_began(
     assert pipelines.history(database, "nightly")[0].state == "done"
     database.close()
     assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["corpus.jsonl", "old.jsonl"]
-
-
-def test_a_scheduled_run_that_cannot_begin_is_in_the_history_with_its_reason(
-    database: Database, fleet: Docmill, write_corpus: Callable[..., Path]
-) -> None:
-    corpus = write_corpus([{"id": "a", "text": "one"}])
-    (fleet.folder / "nightly.toml").write_text(NULL + YEARLY.replace("0 0 1 1 *", "0 * * * *"))
-    fleet("pipeline", "add", "nightly.toml")
-    corpus.unlink()
-    hours_ago = update(PipelineRow).values(looked_at=db_now() - 7_200)
-    database.write(lambda transaction: transaction.execute(hours_ago))
-    with fleet.worker():
-        [run] = until(
-            lambda: [run for run in fleet.json("pipeline", "history", "nightly") if run["ended"]], "the run has ended"
-        )
-    assert run["state"] == "failed"
-    assert "corpus.jsonl" in run["reason"]
 
 
 @pytest.mark.parametrize(
