@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import click
 
+from docmill.features.comparing.comparison import compare, side
+from docmill.features.comparing.terminal import as_json as as_json_of
+from docmill.features.comparing.terminal import print_comparison
+from docmill.storage.core.lookups import find_corpus, first_existing
 from docmill.worker.cli.options import JOB_ID, JSON, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, listen, print_json, say
 from docmill.worker.formatting import documents
@@ -35,12 +39,6 @@ def compare_command(
     Samples are drawn from the documents whose results differ. Words that only A has stand in [-…-], words that only B
     has in {+…+}.
     """
-    from docmill.features.comparing.comparison import compare
-    from docmill.features.comparing.pairs import side
-    from docmill.features.comparing.terminal import as_json as as_json_of
-    from docmill.features.comparing.terminal import print_comparison
-    from docmill.storage.core.lookups import find_corpus, first_existing
-
     if len(jobs) != 2:
         raise click.UsageError("give --job twice: docmill compare CORPUS --job A --job B")
     with open_store(settings_from()) as database:

@@ -6,24 +6,115 @@ Embeddings take a second walk, for the neighbours of a sample.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+from sqlalchemy import select
 
-from docmill.features.comparing import comparison, pairs
 from docmill.features.comparing.agreement import AGREEMENTS, Measures, Sureness, overlap
-from docmill.features.comparing.pairs import Pair, Side
 from docmill.storage.core.database import Database
+from docmill.storage.core.lookups import SPEC, is_current_document, spec_of
+from docmill.storage.core.schema import Content, Document, SpecRow
+from docmill.storage.core.specs import Spec, StoredOutcome
 from docmill.storage.errors import StorageError
+from docmill.storage.outputs.output_types import CONFIDENCE, VECTOR, OutputType
 from docmill.storage.search.knn import Matrix, Nearest, cosines
+from docmill.storage.steps import lineage
+from docmill.storage.steps.jobs import require
+from docmill.storage.steps.steps import OpenStep, read_steps, find_named_way
 
 T = TypeVar("T")
-VECTOR = "vector"
+K = 10
+QUERIES = 200
+PAGE = 1_000
+Result = dict[str, Any]  # the output in its JSON form, with "flags", and with those of `CONFIDENCE` that are known
 
 
 @dataclass(frozen=True)
+class Side:
+    """A step of a job, one of two that are compared. `way` leads to it."""
+
+    job_id: int
+    way: tuple[OpenStep, ...]
+    spec: Spec
+    output: OutputType
+
+    @property
+    def step(self) -> OpenStep:
+        return self.way[-1]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A document and its result by each job; None where it has none."""
+
+    document_id: int
+    key: str
+    content_id: int
+    a: Result | None
+    b: Result | None
+
+
+def side(database: Database, corpus_id: int, job_id: int, step: str | None) -> Side:
+    """Return the step of a job by its name, or the only one.
+
+    Raises NotFound, and StorageError for a job of another corpus, or one of several steps without a
+    name.
+    """
+    job = require(database, job_id)
+    if job.corpus_id != corpus_id:
+        raise StorageError(f"job {job_id} is of another corpus; `docmill status {job_id}` names it")
+    with database.read() as transaction:
+        steps = read_steps(transaction, job_id)
+        if step is None and len(steps) > 1:
+            names = ", ".join(one.name for one in steps)
+            raise StorageError(f"job {job_id} has several steps: name one with --step ({names})")
+        way = tuple(find_named_way(steps, step))
+        spec = spec_of(transaction.execute(select(*SPEC).where(SpecRow.id == way[-1].spec_id)).one())
+    return Side(job_id, way, spec, database.kind_of(way[-1].lane).output)
+
+
+def pairs(database: Database, corpus_id: int, a: Side, b: Side) -> Iterator[list[Pair]]:
+    """Yield the current documents with the results that each step has of them."""
+    columns = (Document.id, Document.key, Document.content_id)
+    query = select(*columns).where(Document.corpus_id == corpus_id, is_current_document()).order_by(Document.id)
+    last, full = 0, True
+    while full:
+        with database.read() as transaction:
+            page = transaction.execute(query.where(Document.id > last).limit(PAGE)).all()
+            own = {row.id: row.content_id for row in page}
+            found = [lineage.read_outcomes(transaction, one.way, own, lineage.RESULT)[one.step.seq] for one in (a, b)]
+        yield [
+            Pair(row.id, row.key, row.content_id, _result(a, found[0].get(row.id)), _result(b, found[1].get(row.id)))
+            for row in page
+        ]
+        full, last = len(page) == PAGE, page[-1].id if page else last
+
+
+def texts(database: Database, content_ids: Collection[int]) -> dict[int, str]:
+    """Return the texts of these contents."""
+    with database.read() as transaction:
+        found = transaction.execute(select(Content.id, Content.text).where(Content.id.in_(content_ids)))
+        return {row.id: row.text for row in found}
+
+
+def keys(database: Database, document_ids: Sequence[int]) -> dict[int, str]:
+    """Return the ids by which users know these documents."""
+    with database.read() as transaction:
+        found = transaction.execute(select(Document.id, Document.key).where(Document.id.in_(document_ids)))
+        return {row.id: row.key for row in found}
+
+
+def _result(of: Side, outcome: StoredOutcome | None) -> Result | None:
+    if outcome is None or outcome.status != "done":
+        return None
+    known = {name: getattr(outcome, name) for name in CONFIDENCE if getattr(outcome, name) is not None}
+    return {**of.output.result(outcome), "flags": outcome.flags, **known}
+
+
+@dataclass
 class Comparison:
     """Two jobs over the current documents of a corpus.
 
@@ -33,16 +124,16 @@ class Comparison:
 
     a: Side
     b: Side
-    documents: int
-    both: int
-    only_a: int
-    only_b: int
-    differing: int
-    measures: Measures
-    sure_a: Sureness
-    sure_b: Sureness
-    samples: tuple[Pair, ...]
-    neighbourhoods: tuple[Neighbourhood, ...] = ()
+    documents: int = 0
+    both: int = 0
+    only_a: int = 0
+    only_b: int = 0
+    differing: int = 0
+    measures: Measures = field(default_factory=dict)
+    sure_a: Sureness = field(default_factory=Sureness)
+    sure_b: Sureness = field(default_factory=Sureness)
+    samples: Sequence[Pair] = ()
+    neighbourhoods: Sequence[Neighbourhood] = ()
 
 
 class Reservoir(Generic[T]):
@@ -63,17 +154,6 @@ class Reservoir(Generic[T]):
             self.kept[place] = one
 
 
-@dataclass
-class _Counts:
-    documents: int = 0
-    both: int = 0
-    only_a: int = 0
-    only_b: int = 0
-    differing: int = 0
-    sure_a: Sureness = field(default_factory=Sureness)
-    sure_b: Sureness = field(default_factory=Sureness)
-
-
 def compare(
     database: Database,
     corpus_id: int,
@@ -90,39 +170,33 @@ def compare(
             f"job {a.job_id} gives {a.output.plural}, and job {b.job_id} {b.output.plural}: only results of one type "
             "can be compared"
         )
-    agreement, counts = AGREEMENTS[a.output.name](), _Counts()
+    found, agreement = Comparison(a, b), AGREEMENTS[a.output.name]()
     shown = Reservoir[Pair](samples, seed)
-    queries = Reservoir[Pair](comparison.QUERIES if a.output.name == VECTOR else 0, seed)
-    for page in pairs.pairs(database, corpus_id, a, b):
+    queries = Reservoir[Pair](QUERIES if a.output is VECTOR else 0, seed)
+    for page in pairs(database, corpus_id, a, b):
         for pair in page:
-            counts.documents += 1
+            found.documents += 1
             if pair.a is None or pair.b is None:
-                counts.only_a += pair.a is not None
-                counts.only_b += pair.b is not None
+                found.only_a += pair.a is not None
+                found.only_b += pair.b is not None
                 continue
-            counts.both += 1
-            counts.sure_a.add(pair.a)
-            counts.sure_b.add(pair.b)
+            found.both += 1
+            found.sure_a.add(pair.a)
+            found.sure_b.add(pair.b)
             queries.offer(pair)
             if not agreement.add(pair.a, pair.b):
-                counts.differing += 1
+                found.differing += 1
                 shown.offer(pair)
-        advanced(counts.documents)
-    measures, near = agreement.measures(), list[Neighbourhood]()
-    if a.output.name == VECTOR:
-        near = comparison.neighbourhoods(queries.kept, pairs.pairs(database, corpus_id, a, b))
-        n = len(near)
-        measures[f"recall_at_{comparison.K}"] = sum(one.recall for one in near) / n if n else None
+        advanced(found.documents)
+    found.measures, found.samples = agreement.measures(), shown.kept
+    if a.output is VECTOR:
+        near = neighbourhoods(queries.kept, pairs(database, corpus_id, a, b))
+        found.measures[f"recall_at_{K}"] = sum(one.recall for one in near) / len(near) if near else None
         near.sort(key=lambda one: (one.recall, one.document_id))
         by_id = {pair.document_id: pair for pair in queries.kept}
-        shown.kept = [by_id[one.document_id] for one in near[:samples] if one.recall < 1]
-    return Comparison(
-        a, b, **vars(counts), measures=measures, samples=tuple(shown.kept), neighbourhoods=tuple(near[:samples])
-    )
-
-
-K = 10
-QUERIES = 200
+        found.neighbourhoods = near[:samples]
+        found.samples = [by_id[one.document_id] for one in found.neighbourhoods if one.recall < 1]
+    return found
 
 
 @dataclass(frozen=True)

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from difflib import SequenceMatcher
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from docmill.features.comparing.agreement import share
+from docmill.features.comparing.comparison import Comparison, Neighbourhood, Pair, Result, keys, texts
+from docmill.storage.core.database import Database
 from docmill.storage.steps.conditions import order_flags
 from docmill.worker.cli.printing import answer, print_rich
 from docmill.worker.consoles import Name, table
 from docmill.worker.formatting import printable, shorten
-
-if TYPE_CHECKING:
-    from docmill.features.comparing.comparison import Comparison, Neighbourhood
-    from docmill.features.comparing.pairs import Pair, Result
-    from docmill.storage.core.database import Database
-
 
 SHOWN_CHARACTERS = 600  # of an output
 _WORDS = re.compile(r"\S+")
@@ -38,8 +35,6 @@ MEANING = {
 
 def as_json(found: Comparison, database: Database) -> dict[str, Any]:
     """Return a comparison for machines, with its samples."""
-    from dataclasses import asdict
-
     sides = {
         name: {
             "job": side.job_id,
@@ -69,13 +64,13 @@ def _plain(result: Result | None) -> dict[str, Any]:
 
 
 def _neighbours_as_json(found: Comparison, database: Database) -> list[dict[str, Any]]:
-    keys = _keys(found.neighbourhoods, database)
+    names = _keys(found.neighbourhoods, database)
     return [
         {
-            "id": keys[one.document_id],
+            "id": names[one.document_id],
             "recall": one.recall,
-            "a": [keys[other] for other in one.a],
-            "b": [keys[other] for other in one.b],
+            "a": [names[other] for other in one.a],
+            "b": [names[other] for other in one.b],
         }
         for one in found.neighbourhoods
     ]
@@ -154,7 +149,7 @@ def _print_neighbours(found: Sequence[Neighbourhood], database: Database) -> Non
 
     if not found:
         return
-    keys = _keys(found, database)
+    names = _keys(found, database)
     answer("\nThe documents whose nearest documents differ most:")
     made = table(
         "document", "recall", "nearest by A", "nearest by B", names={"document", "nearest by A", "nearest by B"}
@@ -162,21 +157,19 @@ def _print_neighbours(found: Sequence[Neighbourhood], database: Database) -> Non
     for one in found:
         sides = ((one.a, {*one.b}, "[-{}-]"), (one.b, {*one.a}, "{{+{}+}}"))
         lists = [
-            Text(", ".join(printable(keys[n]) if n in beside else mark.format(printable(keys[n])) for n in near[:3]))
+            Text(
+                ", ".join(printable(names[n]) if n in beside else mark.format(printable(names[n])) for n in near[:3])
+            )
             for near, beside, mark in sides
         ]
-        made.add_row(Name(keys[one.document_id]), f"{one.recall:.2f}", *lists)
+        made.add_row(Name(names[one.document_id]), f"{one.recall:.2f}", *lists)
     print_rich(made)
 
 
 def _keys(found: Sequence[Neighbourhood], database: Database) -> Mapping[int, str]:
-    from docmill.features.comparing.pairs import keys
-
     return keys(database, sorted({n for one in found for n in (one.document_id, *one.a, *one.b)}))
 
 
 def _with_texts(samples: Sequence[Pair], database: Database) -> list[tuple[Pair, str]]:
-    from docmill.features.comparing.pairs import texts
-
     found = texts(database, {pair.content_id for pair in samples})
     return [(pair, found[pair.content_id]) for pair in samples]

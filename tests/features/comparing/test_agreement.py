@@ -19,8 +19,7 @@ from docmill.features.comparing.agreement import (
     Weights,
     word_overlap,
 )
-from docmill.features.comparing.comparison import Reservoir, neighbourhoods
-from docmill.features.comparing.pairs import Pair
+from docmill.features.comparing.comparison import Pair, Reservoir, neighbourhoods
 from docmill.storage.outputs.output_types import OUTPUT_TYPES
 
 
