@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from docmill.features.top.frame import plain_frame, read_view, view_as_json
 from docmill.worker.cli.options import JSON, settings_from
 from docmill.worker.cli.printing import OK, answer, print_json
 from docmill.worker.stores import open_store
@@ -21,8 +22,6 @@ def top_command(once: bool, as_json: bool) -> int:
     Arrow keys choose a job and Enter shows it; f lists the latest failures; q quits. Without a terminal, the command
     prints one frame. NO_COLOR turns colours off.
     """
-    from docmill.features.top.frame import plain_frame, read_view, view_as_json
-
     with open_store(settings_from()) as database:
         if as_json:
             print_json(view_as_json(read_view(database)))

@@ -123,16 +123,6 @@ def test_each_metric_has_its_name_its_labels_and_help() -> None:
     assert all(family.documentation.endswith(".") for family in families)
 
 
-def test_the_names_are_formed_as_prometheus_recommends() -> None:
-    # Base units, in the plural, as a suffix; `_total` for counters and nothing else.
-    # https://prometheus.io/docs/practices/naming/
-    wrong_units = re.compile(r"_(ms|millis\w*|minutes|hours|kb|mb|kilobytes|megabytes|percent)(_|$)")
-    for name in NAMES:
-        assert re.fullmatch(r"docmill_[a-z]+(_[a-z]+)*", name)
-        assert not wrong_units.search(name), name
-        assert not re.search(r"_(age|late|duration|busy)(?!_seconds)(_total)?$", name), name
-
-
 def test_the_page_has_each_metric_with_its_labels() -> None:
     page, _, _ = (ROOT / "docs" / "monitoring.md").read_text().partition("\n## A worker's metrics\n")
     rows = re.findall(r"^\| `(docmill_\w+)` \| ([^|]*)\|", page, re.MULTILINE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from docmill.features.metrics.serving import WorkerCollector, exposition
@@ -99,8 +98,3 @@ def test_the_page_has_each_gauge_and_its_name_ends_in_its_unit() -> None:
     page = PAGE.read_text()
     written = re.findall(r"^\| `docmill_worker_(\w+_bytes)` \|", page, re.MULTILINE)
     assert written == [*GAUGES]
-
-
-def test_a_counter_that_is_not_declared_is_a_bug() -> None:
-    with pytest.raises(KeyError):
-        Tally().add("surprises")

@@ -17,11 +17,12 @@ from docmill.features.top.screens import FailuresScreen, JobScreen, TopApp
 from docmill.storage.core.database import Database
 from docmill.storage.errors import DatabaseUnreachable
 from docmill.storage.leases import dispatch
+from docmill.storage.steps import jobs
 from tests.storage.builders import claim_next, failed, numbered, read, request, work
 from tests.storage.leases.test_dispatch import sign_on
 from tests.worker.harness import Docmill
 
-SIZES = [(80, 24), (200, 50)]
+SIZE = (80, 24)
 LANES = ("copy", "embed")
 HOSTILE = "[bold]\x1b[31mred"
 
@@ -31,8 +32,6 @@ def busy(database: Database) -> Database:
     """A store with a job that failed, one at work, and two workers of which one refuses."""
     read(database, request(HOSTILE, corpus="old"), numbered(3))
     work(database, failed)
-    from docmill.storage.steps import jobs
-
     jobs.finish(database)
     read(database, request(), numbered(40, first=10), chunk=10)
     sign_on(database, "w1")
@@ -67,8 +66,7 @@ def _cells(app: TopApp, name: str) -> list[list[str]]:
     return [[str(cell) for cell in table.get_row_at(place)] for place in range(table.row_count)]
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_jobs_lanes_workers_and_the_last_failure_are_shown(busy: Database, size: tuple[int, int]) -> None:
+def test_jobs_lanes_workers_and_the_last_failure_are_shown(busy: Database) -> None:
     app = TopApp(lambda: read_view(busy, LANES))
 
     async def play(pilot: Pilot[None]) -> None:
@@ -83,10 +81,10 @@ def test_jobs_lanes_workers_and_the_last_failure_are_shown(busy: Database, size:
         for name in ("#jobs", "#lanes", "#workers", "#failure"):  # nothing lies outside the screen
             widget = app.screen.query_one(name)
             await _until(pilot, lambda: widget.region.height)  # noqa: B023 - called here
-            assert widget.region.bottom <= size[1]
+            assert widget.region.bottom <= SIZE[1]
         assert app.screen.query_one("#jobs", DataTable).max_scroll_x == 0
 
-    _played(app, size, play)
+    _played(app, SIZE, play)
 
 
 def test_the_keys_show_a_job_and_failures_and_end_it(busy: Database) -> None:
@@ -102,7 +100,7 @@ def test_the_keys_show_a_job_and_failures_and_end_it(busy: Database) -> None:
         assert len(_cells(app, "#failures")) == 3
         await pilot.press("escape", "q")
 
-    _played(app, (80, 24), play)
+    _played(app, SIZE, play)
     assert app.return_code == 0
 
 
@@ -125,7 +123,7 @@ def test_a_slow_store_leaves_the_keys_alone(busy: Database) -> None:
         assert n_reads == 2  # one reading at a time
         await pilot.press("q")
 
-    _played(app, (80, 24), play)
+    _played(app, SIZE, play)
     goes_on.set()
 
 
@@ -147,13 +145,12 @@ def test_a_store_that_is_away_is_named_and_the_figures_stay(busy: Database) -> N
         away.clear()
         await _until(pilot, lambda: "2 workers" in _text(app, "#headline"))
 
-    _played(app, (80, 24), play)
+    _played(app, SIZE, play)
 
 
-@pytest.mark.parametrize("width", [80, 200])
-def test_a_plain_frame_fits_its_width(busy: Database, width: int) -> None:
-    frame = plain_frame(read_view(busy, LANES), width)
-    assert max(map(len, frame.splitlines())) <= width
+def test_a_plain_frame_fits_its_width(busy: Database) -> None:
+    frame = plain_frame(read_view(busy, LANES), 80)
+    assert max(map(len, frame.splitlines())) <= 80
     assert "\x1b" not in frame
     for word in ("1 job to do, 2 workers", "copy", "w1"[:1], "refuses", "document"):
         assert word in frame

@@ -11,7 +11,7 @@ import pytest
 from docmill.storage.steps.conditions import Bound, Flagged
 from docmill.tasks import kinds
 from docmill.tasks.kinds.options import key
-from docmill.worker.pipelines.file import PipelineInvalid, Step, parse, read
+from docmill.worker.pipelines.file import PipelineInvalid, Step, parse, read, refuse_secrets
 from docmill.worker.pipelines.schedule import Schedule
 from docmill.worker.pipelines.schema import CorpusTable, JobTable, OutputTable, step_table
 
@@ -506,3 +506,23 @@ def test_a_schema_that_cannot_be_read_is_refused_with_its_place(folder: Path, li
         read(folder / "x.toml")
     [error] = str(caught.value).split("\n")
     assert error.startswith(f"{folder}/x.toml: step[1].{said.replace('FOLDER', str(folder))}")
+
+
+@pytest.mark.parametrize(
+    ("source", "instead"),
+    [
+        ("sqlite:///x.db?SELECT 'postgresql://me:kanarienvogel@host/db' AS text", "leave it out"),
+        ("postgresql://me:kanarienvogel@127.0.0.1:1/db?SELECT 'a' AS text", "PGPASSWORD"),
+        ("postgresql://me@127.0.0.1:1/db?password=kanarienvogel?SELECT 'a' AS text", "PGPASSWORD"),
+        ("https://kanarienvogel@127.0.0.1:1/c.jsonl", "~/.netrc"),
+        ("https://127.0.0.1:1/c.jsonl?X-Amz-Signature=kanarienvogel", "s3://BUCKET/KEY"),
+        ("https://127.0.0.1:1/c.jsonl?token=kanarienvogel", "s3://BUCKET/KEY"),
+    ],
+)
+def test_a_pipeline_with_a_secret_in_its_source_is_not_kept(source: str, instead: str) -> None:
+    with pytest.raises(PipelineInvalid) as caught:
+        refuse_secrets(parse(LEAST.replace("french.jsonl", source), PATH))
+    said = str(caught.value)
+    assert "nightly.toml: corpus.source has a" in said
+    assert instead in said
+    assert "kanarienvogel" not in said

@@ -277,28 +277,6 @@ def test_a_run_that_has_begun_is_written_as_the_file_said_when_it_began(
     assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["corpus.jsonl", "old.jsonl"]
 
 
-@pytest.mark.parametrize(
-    ("source", "instead"),
-    [
-        ("sqlite:///x.db?SELECT 'postgresql://me:kanarienvogel@host/db' AS text", "leave it out"),
-        ("postgresql://me:kanarienvogel@127.0.0.1:1/db?SELECT 'a' AS text", "PGPASSWORD"),
-        ("postgresql://me@127.0.0.1:1/db?password=kanarienvogel?SELECT 'a' AS text", "PGPASSWORD"),
-        ("https://kanarienvogel@127.0.0.1:1/c.jsonl", "~/.netrc"),
-        ("https://127.0.0.1:1/c.jsonl?X-Amz-Signature=kanarienvogel", "s3://BUCKET/KEY"),
-        ("https://127.0.0.1:1/c.jsonl?token=kanarienvogel", "s3://BUCKET/KEY"),
-    ],
-)
-def test_a_pipeline_with_a_secret_in_its_source_is_not_kept_and_told_how_to_give_it(
-    embedded: Docmill, source: str, instead: str
-) -> None:
-    (embedded.folder / "nightly.toml").write_text(NULL.replace("corpus.jsonl", source))
-    said = embedded("pipeline", "add", "nightly.toml", code=2).stderr
-    assert "nightly.toml: corpus.source has a" in said
-    assert instead in said
-    assert "kanarienvogel" not in said
-    assert embedded.json("pipeline", "list") == []
-
-
 def test_a_pipeline_with_a_secret_may_be_run_by_hand_and_check_says_that_it_is_not_kept(embedded: Docmill) -> None:
     query = "sqlite:///x.db?SELECT '1' AS id, 'postgresql://me:kanarienvogel@host/db' AS text"
     (embedded.folder / "nightly.toml").write_text(NULL.replace("corpus.jsonl", query))

@@ -53,21 +53,13 @@ def pipeline(folder: Path) -> Path:
     return file
 
 
-COMMANDS = [
-    ("enqueue", SOURCE, *GENERATE),
-    ("run", SOURCE, *GENERATE),
-    ("run", SOURCE, *GENERATE, "--dry-run"),
-    ("pipeline", "check", "p.toml"),
-    ("pipeline", "run", "p.toml"),
-    ("pipeline", "add", "p.toml"),
-]
 LACKS = "The files of org/model lack 1 weights that generate computes with, such as lm_head.weight"
 
 
 @pytest.mark.parametrize(
     "command",
-    [*COMMANDS[:1], *(pytest.param(one, marks=pytest.mark.long) for one in COMMANDS[1:-1]), *COMMANDS[-1:]],
-    ids=["enqueue", "run", "dry-run", "check", "pipeline", "add"],
+    [("enqueue", SOURCE, *GENERATE), ("pipeline", "add", "p.toml")],
+    ids=["enqueue", "add"],
 )
 def test_a_model_without_its_head_is_refused_before_anything_is_stored_or_downloaded(
     embedded: Docmill, headless: Path, command: tuple[object, ...]
@@ -80,13 +72,6 @@ def test_a_model_without_its_head_is_refused_before_anything_is_stored_or_downlo
     assert embedded.json("jobs") == []
     assert one.sent[WEIGHTS] <= 100_000
     assert not list((embedded.folder / "hf").rglob(WEIGHTS))
-
-
-@pytest.mark.long
-def test_models_check_reads_the_headers(embedded: Docmill, headless: Path) -> None:
-    with using(embedded, headless) as one:
-        assert f"not        generate: {LACKS}" in embedded("models", "check", "org/model").stdout
-    assert one.sent[WEIGHTS] <= 100_000
 
 
 def test_a_whole_model_is_enqueued_without_its_weights_and_without_a_word(embedded: Docmill, whole: Path) -> None:
@@ -111,13 +96,6 @@ def shards(embedded: Docmill, whole: Path) -> list[Path]:
     found = sorted(folder.glob("*.safetensors"))
     assert len(found) > 1
     return found
-
-
-@pytest.mark.long
-def test_the_headers_of_all_shards_are_read(embedded: Docmill, shards: list[Path]) -> None:
-    with using(embedded, shards[0].parent) as one:
-        assert "weights" not in embedded("enqueue", SOURCE, *GENERATE).stderr
-    assert {shard.name for shard in shards} <= one.sent.keys()
 
 
 def test_a_model_whose_shards_are_not_all_on_the_hub_is_refused(embedded: Docmill, shards: list[Path]) -> None:
