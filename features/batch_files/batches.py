@@ -55,10 +55,10 @@ class Models:
     by_name: Mapping[str, str] | None = None
 
     @classmethod
-    def parse(cls, given: Sequence[str], named: frozenset[str]) -> Models:
+    def parse(cls, models: Sequence[str], named: frozenset[str]) -> Models:
         """Return the models of `MODEL` and `NAME=MODEL`. Raises BadBatch if two are for all requests."""
-        by_name = dict(one.split("=", 1) for one in given if one.partition("=")[0] in named and "=" in one)
-        others = [one for one in given if one.partition("=")[0] not in by_name]
+        by_name = dict(model.split("=", 1) for model in models if model.partition("=")[0] in named and "=" in model)
+        others = [model for model in models if model.partition("=")[0] not in by_name]
         if len(others) > 1:
             raise BadBatch(
                 f"--model {others[1]}: give one model for all requests, or NAME=MODEL for those that name NAME. The "
@@ -87,14 +87,14 @@ class Plan:
         """Return the request of a call's job. Each call of each version of the file has a corpus of its own."""
         number, n = self.calls.index(call) + 1, len(self.calls)
         part = f", {number} of {n}" if n > 1 else ""
-        given = {
+        values = {
             "source": self.file.name,
             "task": call.task,
             "model": self.jobs[call][0],
             "revision": revision,
             "corpus": f"{self.file.name} (batch {self.file.digest[:_DIGITS]}{part})",
         }
-        return checked(call.options, given)
+        return checked(call.options, values)
 
 
 def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], revision: str | None) -> Plan:
@@ -124,13 +124,13 @@ def carried_out(settings: Settings, plan: Plan, revision: str | None) -> dict[Ca
     """Compute the jobs of a batch file on this machine, and return how each ended."""
     from docmill.worker.engines import devices_for
 
-    found: dict[Call, JobStatus] = {}
+    statuses: dict[Call, JobStatus] = {}
     for call, (_, spec) in plan.jobs.items():
         request, opened = _prepared(plan, call, revision)
         devices = devices_for(settings.device, spec.model)
         with run_request(settings, request, devices, listen(settings), opened=opened) as (_, status):
-            found[call] = status
-    return found
+            statuses[call] = status
+    return statuses
 
 
 def enqueued(settings: Settings, plan: Plan, revision: str | None) -> list[Enqueued]:
@@ -258,12 +258,12 @@ class JobAnswers:
             self._next = next(self._rows, None)
         if len(rows) == len(request.keys):
             return response(rows, created, request.where)
-        found = next((self._failures[key] for key in (*request.keys, request.where) if key in self._failures), None)
-        if found is None:
+        failure = next((self._failures[key] for key in (*request.keys, request.where) if key in self._failures), None)
+        if failure is None:
             lacking = f"job {self._status.id} is {self._status.state}, and the request has no result"
             return unanswered(request.custom_id, "batch_cancelled", lacking)
-        failed = _STATUS.get(found["class"], HTTPStatus.INTERNAL_SERVER_ERROR)
-        return refused(request.custom_id, request.where, found["reason"], failed)
+        failed = _STATUS.get(failure["class"], HTTPStatus.INTERNAL_SERVER_ERROR)
+        return refused(request.custom_id, request.where, failure["reason"], failed)
 
 
 @dataclass(frozen=True)
@@ -279,9 +279,9 @@ class Batch:
 
         `created` is a time in seconds since 1970.
         """
-        for one in self.file.requests():
-            reason = file.refused(one, self.unfit)
+        for request in self.file.requests():
+            reason = file.refused(request, self.unfit)
             if reason is not None:
                 yield refused(reason.custom_id, reason.where, reason.reason), True
-            elif not isinstance(one, Refused):
-                yield self.jobs[one.call].line(one, created), False
+            elif not isinstance(request, Refused):
+                yield self.jobs[request.call].line(request, created), False

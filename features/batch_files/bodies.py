@@ -119,22 +119,22 @@ def parsed(url: str, body: Mapping[str, Any], dtype: str, ignored: Collection[st
 
     ``dtype`` is the precision of the job. Raises BadRequest.
     """
-    given = {name: value for name, value in body.items() if value is not None and name not in ignored}
-    _check_fields(url, given)
+    fields = {name: value for name, value in body.items() if value is not None and name not in ignored}
+    _check_fields(url, fields)
     if url == EMBEDDINGS:
         options = _options(EMBED.name, {"prompt": "{text}", "dtype": dtype})
-        return Body(EMBED.name, options, _texts("input", given), _form(given))
-    asked = {**_asked(given), **_schema(given), "dtype": dtype}
+        return Body(EMBED.name, options, _texts("input", fields), _form(fields))
+    options_of_body = {**_options_of(fields), **_schema(fields), "dtype": dtype}
     if url == CHAT:
-        without_end = {} if "max_new_tokens" in asked else {"fill_context": True}
-        options = _options(GENERATE.name, {"messages": MESSAGES, **without_end, **asked})
-        return Body(GENERATE.name, options, (_conversation(given),))
-    options = _options(GENERATE.name, {"raw": True, "max_new_tokens": DEFAULT_COMPLETION_TOKENS, **asked})
-    return Body(GENERATE.name, options, _texts("prompt", given))
+        without_end = {} if "max_new_tokens" in options_of_body else {"fill_context": True}
+        options = _options(GENERATE.name, {"messages": MESSAGES, **without_end, **options_of_body})
+        return Body(GENERATE.name, options, (_conversation(fields),))
+    options = _options(GENERATE.name, {"raw": True, "max_new_tokens": DEFAULT_COMPLETION_TOKENS, **options_of_body})
+    return Body(GENERATE.name, options, _texts("prompt", fields))
 
 
-def _check_fields(url: str, given: Mapping[str, Any]) -> None:
-    for name, value in given.items():
+def _check_fields(url: str, fields: Mapping[str, Any]) -> None:
+    for name, value in fields.items():
         if name in _READ[url] or name in _WITHOUT_EFFECT:
             continue
         if name not in _NEUTRAL:
@@ -143,19 +143,19 @@ def _check_fields(url: str, given: Mapping[str, Any]) -> None:
             raise BadRequest(f'"{_shown(name)}" {what}; leave it out, or give --ignore {_shown(name)}')
         if _NEUTRAL[name] and value not in _NEUTRAL[name]:
             raise BadRequest(f'"{name}" asks for what docmill does not do; leave it out, or give --ignore {name}')
-    if INPUTS[url] not in given:
+    if INPUTS[url] not in fields:
         raise BadRequest(f'"{INPUTS[url]}" is missing')
 
 
-def _asked(given: Mapping[str, Any]) -> dict[str, Any]:
+def _options_of(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of `generate` that a body sets. A greedy output needs none of samples."""
-    asked = {option: _value(name, given[name]) for name, option in _OPTIONS.items() if name in given}
-    asked = {option: value for option, value in asked.items() if value not in _NOTHING.get(option, ())}
-    if asked.get("temperature") == 0:
-        if "n" in asked:
+    options = {option: _value(name, fields[name]) for name, option in _OPTIONS.items() if name in fields}
+    options = {option: value for option, value in options.items() if value not in _NOTHING.get(option, ())}
+    if options.get("temperature") == 0:
+        if "n" in options:
             raise BadRequest('"n" asks for several outputs, which would all be the same with "temperature" 0')
-        return {name: value for name, value in asked.items() if name not in _OF_SAMPLES}
-    return asked if asked.keys() & {"temperature", "top_p", "top_k", "min_p"} else {**asked, **_SAMPLED}
+        return {name: value for name, value in options.items() if name not in _OF_SAMPLES}
+    return options if options.keys() & {"temperature", "top_p", "top_k", "min_p"} else {**options, **_SAMPLED}
 
 
 def _value(name: str, value: Json) -> Json | tuple[str]:
@@ -164,9 +164,9 @@ def _value(name: str, value: Json) -> Json | tuple[str]:
     return 0 if (name, value) == ("top_k", -1) else value  # vLLM's word for all tokens
 
 
-def _schema(given: Mapping[str, Any]) -> dict[str, Any]:
+def _schema(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the option that holds an output to a JSON Schema, if the body wants one."""
-    wanted = given.get("response_format")
+    wanted = fields.get("response_format")
     if wanted is None or wanted == {"type": "text"}:
         return {}
     if isinstance(wanted, dict) and wanted.get("type") == "json_schema":
@@ -177,10 +177,10 @@ def _schema(given: Mapping[str, Any]) -> dict[str, Any]:
     raise BadRequest('"response_format" must be {"type": "text"}, or {"type": "json_schema", …} with a schema')
 
 
-def _options(task: str, given: Mapping[str, Any]) -> KindOptions:
+def _options(task: str, options: Mapping[str, Any]) -> KindOptions:
     """Return the options of a task. Raises BadRequest, which names the body's field."""
     try:
-        return kinds.options(task, **given)
+        return kinds.options(task, **options)
     except BadOption as error:
         raise BadRequest(in_words_of_bodies(str(error))) from error
 
@@ -193,9 +193,9 @@ def in_words_of_bodies(sentence: str) -> str:
     return sentence.removesuffix(".")
 
 
-def _conversation(given: Mapping[str, Any]) -> str:
+def _conversation(fields: Mapping[str, Any]) -> str:
     """Return the messages as JSON: of each its role, content and name. Raises BadRequest."""
-    messages = given["messages"]
+    messages = fields["messages"]
     if not is_messages(messages):
         raise BadRequest('"messages" must be a list of objects, each with a "role" and a "content"')
     told = []
@@ -220,9 +220,9 @@ def _content(content: Json, number: int) -> str:
     raise BadRequest(f'"messages"[{number}] has a part that is not text; docmill reads text alone')
 
 
-def _texts(name: str, given: Mapping[str, Any]) -> tuple[str, ...]:
+def _texts(name: str, fields: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the input, or the inputs, of a request. Raises BadRequest."""
-    value = given[name]
+    value = fields[name]
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts:
         raise BadRequest(f'"{name}" must be a text, or a list of texts')
@@ -233,14 +233,14 @@ def _texts(name: str, given: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def _form(given: Mapping[str, Any]) -> dict[str, Any]:
+def _form(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the wanted form of embeddings. Raises BadRequest."""
     form: dict[str, Any] = {}
-    if (encoding := given.get("encoding_format", "float")) not in _ENCODINGS:
+    if (encoding := fields.get("encoding_format", "float")) not in _ENCODINGS:
         raise BadRequest('"encoding_format" must be float or base64')
     if encoding != "float":
         form["encoding_format"] = encoding
-    if (dimensions := given.get("dimensions")) is not None:
+    if (dimensions := fields.get("dimensions")) is not None:
         if type(dimensions) is not int or dimensions < 1:
             raise BadRequest('"dimensions" must be a whole number, at least 1')
         form["dimensions"] = dimensions

@@ -45,8 +45,8 @@ class Texts:
 
 def word_overlap(a: str, b: str) -> float:
     """Return the F1 of two texts' words with their counts: 1 for the same words in any order."""
-    one, other = (Counter(_WORDS.findall(text.lower())) for text in (a, b))
-    return f1((one & other).total(), one.total(), other.total())
+    words_a, words_b = (Counter(_WORDS.findall(text.lower())) for text in (a, b))
+    return f1((words_a & words_b).total(), words_a.total(), words_b.total())
 
 
 @dataclass
@@ -91,17 +91,17 @@ class Spans:
     of_b: int = 0
 
     def add(self, a: Result, b: Result) -> bool:
-        one, other = ({(s["label"], s["start"], s["end"]) for s in result["spans"]} for result in (a, b))
+        spans_a, spans_b = ({(s["label"], s["start"], s["end"]) for s in result["spans"]} for result in (a, b))
         self.n += 1
-        self.identical += one == other
-        self.both += len(one & other)
-        self.of_a += len(one)
-        self.of_b += len(other)
-        return one == other
+        self.identical += spans_a == spans_b
+        self.both += len(spans_a & spans_b)
+        self.of_a += len(spans_a)
+        self.of_b += len(spans_b)
+        return spans_a == spans_b
 
     def measures(self) -> Measures:
-        found = f1(self.both, self.of_a, self.of_b)
-        return {"identical": share(self.identical, self.n), "span_f1": found if self.n else None}
+        span_f1 = f1(self.both, self.of_a, self.of_b)
+        return {"identical": share(self.identical, self.n), "span_f1": span_f1 if self.n else None}
 
 
 @dataclass
@@ -114,20 +114,20 @@ class Records:
     seen: Counter[str] = field(default_factory=Counter)
 
     def add(self, a: Result, b: Result) -> bool:
-        one, other = a["data"], b["data"]
-        for name in one.keys() | other.keys():
+        data_a, data_b = a["data"], b["data"]
+        for name in data_a.keys() | data_b.keys():
             self.seen[name] += 1
-            self.equal[name] += name in one and name in other and one[name] == other[name]
+            self.equal[name] += name in data_a and name in data_b and data_a[name] == data_b[name]
         self.n += 1
-        self.identical += one == other
-        return bool(one == other)
+        self.identical += data_a == data_b
+        return bool(data_a == data_b)
 
     def measures(self) -> Measures:
-        found: Measures = {
+        overall: Measures = {
             "identical": share(self.identical, self.n),
             "equal_properties": share(self.equal.total(), self.seen.total()),
         }
-        return found | {f"equal {name}": share(self.equal[name], n) for name, n in sorted(self.seen.items())}
+        return overall | {f"equal {name}": share(self.equal[name], n) for name, n in sorted(self.seen.items())}
 
 
 @dataclass
@@ -139,13 +139,13 @@ class Weights:
     cosine: float = 0.0
 
     def add(self, a: Result, b: Result) -> bool:
-        one, other = ({w["token"]: w["weight"] for w in result["weights"]} for result in (a, b))
-        lengths = math.hypot(*one.values()) * math.hypot(*other.values())
-        product = sum(weight * other.get(token, 0.0) for token, weight in one.items())
+        weights_a, weights_b = ({w["token"]: w["weight"] for w in result["weights"]} for result in (a, b))
+        lengths = math.hypot(*weights_a.values()) * math.hypot(*weights_b.values())
+        product = sum(weight * weights_b.get(token, 0.0) for token, weight in weights_a.items())
         self.n += 1
-        self.identical += one == other
-        self.cosine += product / lengths if lengths else float(one == other)
-        return one == other
+        self.identical += weights_a == weights_b
+        self.cosine += product / lengths if lengths else float(weights_a == weights_b)
+        return weights_a == weights_b
 
     def measures(self) -> Measures:
         return {"identical": share(self.identical, self.n), "cosine": share(self.cosine, self.n)}

@@ -50,12 +50,12 @@ def compare_command(
             def advanced(n: int) -> None:
                 progress.update(n, count=documents(n))
 
-            found = compare(database, corpus_id, a, b, samples=samples, seed=seed, advanced=advanced)
+            comparison = compare(database, corpus_id, a, b, samples=samples, seed=seed, advanced=advanced)
         if as_json:
-            print_json(as_json_of(found, database))
+            print_json(as_json_of(comparison, database))
         else:
-            print_comparison(found, database)
-    if not found.both:
+            print_comparison(comparison, database)
+    if not comparison.both:
         say(f"No document that is in the corpus {name} now has a result of both jobs.")
         return BAD_INPUT
     return OK

@@ -23,7 +23,7 @@ from docmill.storage.outputs.output_types import CONFIDENCE, VECTOR, OutputType
 from docmill.storage.search.knn import Matrix, Nearest, cosines
 from docmill.storage.steps import lineage
 from docmill.storage.steps.jobs import require
-from docmill.storage.steps.steps import OpenStep, read_steps, find_named_way
+from docmill.storage.steps.steps import OpenStep, find_named_way, read_steps
 
 T = TypeVar("T")
 K = 10
@@ -69,7 +69,7 @@ def side(database: Database, corpus_id: int, job_id: int, step: str | None) -> S
     with database.read() as transaction:
         steps = read_steps(transaction, job_id)
         if step is None and len(steps) > 1:
-            names = ", ".join(one.name for one in steps)
+            names = ", ".join(other.name for other in steps)
             raise StorageError(f"job {job_id} has several steps: name one with --step ({names})")
         way = tuple(find_named_way(steps, step))
         spec = spec_of(transaction.execute(select(*SPEC).where(SpecRow.id == way[-1].spec_id)).one())
@@ -85,9 +85,18 @@ def pairs(database: Database, corpus_id: int, a: Side, b: Side) -> Iterator[list
         with database.read() as transaction:
             page = transaction.execute(query.where(Document.id > last).limit(PAGE)).all()
             own = {row.id: row.content_id for row in page}
-            found = [lineage.read_outcomes(transaction, one.way, own, lineage.RESULT)[one.step.seq] for one in (a, b)]
+            outcomes = [
+                lineage.read_outcomes(transaction, compared.way, own, lineage.RESULT)[compared.step.seq]
+                for compared in (a, b)
+            ]
         yield [
-            Pair(row.id, row.key, row.content_id, _result(a, found[0].get(row.id)), _result(b, found[1].get(row.id)))
+            Pair(
+                row.id,
+                row.key,
+                row.content_id,
+                _result(a, outcomes[0].get(row.id)),
+                _result(b, outcomes[1].get(row.id)),
+            )
             for row in page
         ]
         full, last = len(page) == PAGE, page[-1].id if page else last
@@ -96,15 +105,15 @@ def pairs(database: Database, corpus_id: int, a: Side, b: Side) -> Iterator[list
 def texts(database: Database, content_ids: Collection[int]) -> dict[int, str]:
     """Return the texts of these contents."""
     with database.read() as transaction:
-        found = transaction.execute(select(Content.id, Content.text).where(Content.id.in_(content_ids)))
-        return {row.id: row.text for row in found}
+        rows = transaction.execute(select(Content.id, Content.text).where(Content.id.in_(content_ids)))
+        return {row.id: row.text for row in rows}
 
 
 def keys(database: Database, document_ids: Sequence[int]) -> dict[int, str]:
     """Return the ids by which users know these documents."""
     with database.read() as transaction:
-        found = transaction.execute(select(Document.id, Document.key).where(Document.id.in_(document_ids)))
-        return {row.id: row.key for row in found}
+        rows = transaction.execute(select(Document.id, Document.key).where(Document.id.in_(document_ids)))
+        return {row.id: row.key for row in rows}
 
 
 def _result(of: Side, outcome: StoredOutcome | None) -> Result | None:
@@ -145,13 +154,13 @@ class Reservoir(Generic[T]):
         self._chance = random.Random(seed)  # noqa: S311 - a sample that can be repeated
         self._met = 0
 
-    def offer(self, one: T) -> None:
+    def offer(self, item: T) -> None:
         """Take it, or leave it."""
         self._met += 1
         if len(self.kept) < self._size:
-            self.kept.append(one)
+            self.kept.append(item)
         elif (place := self._chance.randrange(self._met)) < self._size:
-            self.kept[place] = one
+            self.kept[place] = item
 
 
 def compare(
@@ -170,33 +179,39 @@ def compare(
             f"job {a.job_id} gives {a.output.plural}, and job {b.job_id} {b.output.plural}: only results of one type "
             "can be compared"
         )
-    found, agreement = Comparison(a, b), AGREEMENTS[a.output.name]()
+    comparison, agreement = Comparison(a, b), AGREEMENTS[a.output.name]()
     shown = Reservoir[Pair](samples, seed)
     queries = Reservoir[Pair](QUERIES if a.output is VECTOR else 0, seed)
     for page in pairs(database, corpus_id, a, b):
         for pair in page:
-            found.documents += 1
+            comparison.documents += 1
             if pair.a is None or pair.b is None:
-                found.only_a += pair.a is not None
-                found.only_b += pair.b is not None
+                comparison.only_a += pair.a is not None
+                comparison.only_b += pair.b is not None
                 continue
-            found.both += 1
-            found.sure_a.add(pair.a)
-            found.sure_b.add(pair.b)
+            comparison.both += 1
+            comparison.sure_a.add(pair.a)
+            comparison.sure_b.add(pair.b)
             queries.offer(pair)
             if not agreement.add(pair.a, pair.b):
-                found.differing += 1
+                comparison.differing += 1
                 shown.offer(pair)
-        advanced(found.documents)
-    found.measures, found.samples = agreement.measures(), shown.kept
+        advanced(comparison.documents)
+    comparison.measures, comparison.samples = agreement.measures(), shown.kept
     if a.output is VECTOR:
         near = neighbourhoods(queries.kept, pairs(database, corpus_id, a, b))
-        found.measures[f"recall_at_{K}"] = sum(one.recall for one in near) / len(near) if near else None
-        near.sort(key=lambda one: (one.recall, one.document_id))
+        comparison.measures[f"recall_at_{K}"] = (
+            sum(neighbourhood.recall for neighbourhood in near) / len(near) if near else None
+        )
+        near.sort(key=lambda neighbourhood: (neighbourhood.recall, neighbourhood.document_id))
         by_id = {pair.document_id: pair for pair in queries.kept}
-        found.neighbourhoods = near[:samples]
-        found.samples = [by_id[one.document_id] for one in found.neighbourhoods if one.recall < 1]
-    return found
+        comparison.neighbourhoods = near[:samples]
+        comparison.samples = [
+            by_id[neighbourhood.document_id]
+            for neighbourhood in comparison.neighbourhoods
+            if neighbourhood.recall < 1
+        ]
+    return comparison
 
 
 @dataclass(frozen=True)
@@ -220,22 +235,22 @@ def neighbourhoods(queries: Sequence[Pair], pages: Iterable[Sequence[Pair]], k: 
     """
     if not queries:
         return []
-    asked = [np.stack([_mean(side) for side in sides]) for sides in zip(*map(_vectors, queries), strict=True)]
-    best = [Nearest(len(queries), k + 1) for _ in asked]
+    query_vectors = [np.stack([_mean(side) for side in sides]) for sides in zip(*map(_vectors, queries), strict=True)]
+    best = [Nearest(len(queries), k + 1) for _ in query_vectors]
     for page in pages:
         both = [pair for pair in page if pair.a is not None and pair.b is not None]
         if not both:
             continue
         ids = np.array([pair.document_id for pair in both], np.int64)
-        for place, (of_side, nearest) in enumerate(zip(asked, best, strict=True)):
+        for place, (of_side, nearest) in enumerate(zip(query_vectors, best, strict=True)):
             nearest.offer(ids, _scores(of_side, [_vectors(pair)[place] for pair in both]))
-    found = []
+    around = []
     for row, pair in enumerate(queries):
         of_a, of_b = (
-            tuple(one for one in nearest.ids[row].tolist() if one != pair.document_id)[:k] for nearest in best
+            tuple(other for other in nearest.ids[row].tolist() if other != pair.document_id)[:k] for nearest in best
         )
-        found.append(Neighbourhood(pair.document_id, of_a, of_b))
-    return found
+        around.append(Neighbourhood(pair.document_id, of_a, of_b))
+    return around
 
 
 def _vectors(pair: Pair) -> tuple[Matrix, Matrix]:
@@ -251,7 +266,7 @@ def _mean(vectors: Matrix) -> Matrix:
 
 def _scores(queries: Matrix, documents: Sequence[Matrix]) -> Matrix:
     """Return the best cosine of each query with the windows of each document: (queries, documents)."""
-    found = cosines(queries, np.concatenate(documents))
-    starts = np.cumsum([0, *(len(one) for one in documents)])[:-1]
-    best: Matrix = np.maximum.reduceat(found, starts, axis=1)
+    scores = cosines(queries, np.concatenate(documents))
+    starts = np.cumsum([0, *(len(windows) for windows in documents)])[:-1]
+    best: Matrix = np.maximum.reduceat(scores, starts, axis=1)
     return best

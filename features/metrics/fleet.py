@@ -161,24 +161,24 @@ def _of_workers(fleet: Fleet) -> Iterator[Metric]:
 
 
 def _of_pipelines(fleet: Fleet) -> Iterator[Metric]:
-    found = fleet.pipelines
+    pipelines = fleet.pipelines
     yield _gauge(
         "docmill_pipeline_last_success_timestamp_seconds",
         "End of the last run that succeeded, in seconds since 1970.",
         ["pipeline"],
-        [([one.name], one.succeeded_at) for one in found if one.succeeded_at is not None],
+        [([pipeline.name], pipeline.succeeded_at) for pipeline in pipelines if pipeline.succeeded_at is not None],
     )
     yield _gauge(
         "docmill_pipeline_failed",
         "1 if the last run that ended failed, else 0.",
         ["pipeline"],
-        [([one.name], float(one.failed)) for one in found],
+        [([pipeline.name], float(pipeline.failed)) for pipeline in pipelines],
     )
     yield _gauge(
         "docmill_pipeline_late_seconds",
         "Age of the oldest due run that no worker has begun.",
         ["pipeline"],
-        [([one.name], max(one.late_s, _unseen_s(one, fleet.at))) for one in found],
+        [([pipeline.name], max(pipeline.late_s, _unseen_s(pipeline, fleet.at))) for pipeline in pipelines],
     )
 
 
@@ -194,12 +194,12 @@ def _unseen_s(pipeline: PipelineState, now: float) -> float:
 
 def _of_queue(depths: Callable[[], dict[str, int]]) -> Iterator[Metric]:
     try:
-        found = depths()
+        messages = depths()
     except BrokerUnreachable:
         yield _one("docmill_queue_up", "1 if the queue answered, else 0.", 0)
         return
     yield _one("docmill_queue_up", "1 if the queue answered, else 0.", 1)
-    yield _gauge("docmill_queue_messages", "Messages in the queue by lane.", ["lane"], _by_name(found))
+    yield _gauge("docmill_queue_messages", "Messages in the queue by lane.", ["lane"], _by_name(messages))
 
 
 def _by_name(values: Mapping[str, int] | Mapping[str, float]) -> list[tuple[list[str], float]]:
@@ -215,15 +215,15 @@ def _one(name: str, about: str, value: float) -> Metric:
 
 
 def _gauge(name: str, about: str, labels: list[str], values: Iterable[tuple[list[str], float]]) -> Metric:
-    found = GaugeMetricFamily(name, about, labels=labels)
+    family = GaugeMetricFamily(name, about, labels=labels)
     for named, value in values:
-        found.add_metric(named, value)
-    return found
+        family.add_metric(named, value)
+    return family
 
 
 def _counter(name: str, about: str, labels: list[str], values: Iterable[tuple[list[str], float]]) -> Metric:
     """Return a counter, to whose name the format adds `_total`."""
-    found = CounterMetricFamily(name, about, labels=labels)
+    family = CounterMetricFamily(name, about, labels=labels)
     for named, value in values:
-        found.add_metric(named, value)
-    return found
+        family.add_metric(named, value)
+    return family

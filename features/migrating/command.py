@@ -176,7 +176,7 @@ def cancel_command(corpus: str, as_json: bool) -> int:
     with open_store(settings_from()) as database:
         corpus_id, name = _find_corpus(database, corpus)
         migrations = replacements.every(database, corpus_id)
-        migration = next((one for one in migrations if one.state == replacements.FILLING), None)
+        migration = next((row for row in migrations if row.state == replacements.FILLING), None)
         if migration is None:
             say(f"No migration of {name} is under way; `docmill migrate status {name}` lists them.")
             return BAD_INPUT

@@ -67,19 +67,25 @@ def worker_rows(view: View) -> list[tuple[str, ...]]:
     """Return the cells of each live worker."""
     return [
         (
-            _short(one.host, 16),
-            one.device,
-            f"{one.load}/{one.slots}",
-            _short(", ".join(one.lanes), 18) if len(one.lanes) < 4 else f"{len(one.lanes)} lanes",
-            one.device_problem or one.trouble or "; ".join(refused.reason for refused in one.refused) or "nothing",
+            _short(worker.host, 16),
+            worker.device,
+            f"{worker.load}/{worker.slots}",
+            _short(", ".join(worker.lanes), 18) if len(worker.lanes) < 4 else f"{len(worker.lanes)} lanes",
+            worker.device_problem
+            or worker.trouble
+            or "; ".join(refused.reason for refused in worker.refused)
+            or "nothing",
         )
-        for one in view.fleet.workers
+        for worker in view.fleet.workers
     ]
 
 
 def failure_rows(view: View) -> list[tuple[str, ...]]:
     """Return the cells of the latest failures, newest first."""
-    return [(str(one.job), _short(one.document, 20), local_time(one.at)[-5:], one.reason) for one in view.failures]
+    return [
+        (str(failure.job), _short(failure.document, 20), local_time(failure.at)[-5:], failure.reason)
+        for failure in view.failures
+    ]
 
 
 def headline(view: View) -> str:

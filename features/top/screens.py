@@ -122,8 +122,8 @@ class TopApp(App[None]):
         self._headline(f"The store has not answered for {duration(time.monotonic() - self._read_at)}.")
 
     def _headline(self, said: str) -> None:
-        for found in self.screen_stack[0].query("#headline").results(Static):
-            found.update(printable(said, keep=""))
+        for widget in self.screen_stack[0].query("#headline").results(Static):
+            widget.update(printable(said, keep=""))
 
     def on_seen(self, message: Seen) -> None:
         """Show a new view."""
@@ -176,9 +176,9 @@ class JobScreen(Screen[None]):
 
     def show(self, view: View) -> None:
         """Show the job as a view has it; a job that the view has no more stays as it was."""
-        found: JobStatus | None = next((job for job in view.jobs if job.id == self._job), None)
-        if found is not None:
-            lines = of_status(found)
+        status: JobStatus | None = next((job for job in view.jobs if job.id == self._job), None)
+        if status is not None:
+            lines = of_status(status)
             width = max(map(len, lines)) + 1
             said = "\n".join(
                 name.ljust(width) + value.replace("\n", f"\n{' ' * width}") for name, value in lines.items()

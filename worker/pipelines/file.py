@@ -103,12 +103,12 @@ def parse(text: str, path: Path) -> Pipeline:
     Raises PipelineInvalid with all the errors, in the order of their tables.
     """
     try:
-        given = tomllib.loads(text)
+        document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # beside its own errors: a number of a million digits
         raise PipelineInvalid(describe_bad_syntax(error, text.encode(), path)) from error
     faults: list[Fault] = []
-    written = _tables(given, faults)
-    values = {name: value for name, value in given.items() if name not in (*TABLES, "step")}
+    written = _tables(document, faults)
+    values = {name: value for name, value in document.items() if name not in (*TABLES, "step")}
     top = _read_table(values, (), Top, faults, beside=(*TABLES, "step"))
     parts = {name: _read_table(written.get(name, {}), (name,), table, faults) for name, table in TABLES.items()}
     steps = [
@@ -116,7 +116,7 @@ def parse(text: str, path: Path) -> Pipeline:
         for place, step in enumerate(written.get("step", []))
     ]
     inputs = _inputs(steps, faults)
-    faults += _check_required(given)
+    faults += _check_required(document)
     faults += _check_names(steps)
     faults += _check_conditions(steps, inputs)
     faults += _check_prompts(steps)
@@ -136,7 +136,7 @@ def parse(text: str, path: Path) -> Pipeline:
         corpus=CorpusTable.model_validate({"name": top["name"], **corpus}),
         steps=tuple(_step(step, input_) for step, input_ in zip(steps, inputs, strict=True)),
         job=JobTable.model_validate(parts["job"]),
-        schedule=Schedule(**parts["schedule"]) if "schedule" in given else None,
+        schedule=Schedule(**parts["schedule"]) if "schedule" in document else None,
         output=OutputTable.model_validate(output),
         text=text,
         path=path,
