@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,6 @@ import yaml
 
 from docmill.features.metrics.command import metrics_command
 from docmill.worker.settings import Settings
-from tests.conftest import missing
 from tests.features.metrics.test_alerts import FOLDER, RULES
 from tests.test_compose import SERVICES
 from tests.worker.harness import ROOT
@@ -73,44 +70,6 @@ def test_grafana_is_given_prometheus_and_the_dashboard() -> None:
     assert SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] in seen
     [variable] = BOARD["templating"]["list"]
     assert (variable["type"], variable["query"]) == ("datasource", source["type"])
-
-
-def lost(board: Any) -> list[str]:
-    """Return the places of a dashboard that Grafana's own types, which its schema generates, lack or change."""
-    from grafana_foundation_sdk.cog.encoder import JSONEncoder
-    from grafana_foundation_sdk.cog.plugins import register_default_plugins
-    from grafana_foundation_sdk.models.dashboard import Dashboard
-
-    register_default_plugins()
-    read = Dashboard.from_json(json.loads(json.dumps(board)))
-    return [*differences(board, json.loads(json.dumps(read, cls=JSONEncoder)))]
-
-
-def differences(given: Any, read: Any, at: str = "") -> Iterator[str]:
-    """Yield the places where `read` lacks something of `given` or has another value. It may have more: defaults."""
-    if isinstance(given, dict) and isinstance(read, dict):
-        for key, value in given.items():
-            yield from differences(value, read.get(key, Ellipsis), f"{at}.{key}")
-    elif isinstance(given, list) and isinstance(read, list) and len(given) == len(read):
-        for number, (one, other) in enumerate(zip(given, read, strict=True)):
-            yield from differences(one, other, f"{at}.{number}")
-    elif given != read:
-        yield at.removeprefix(".")
-
-
-def test_grafanas_own_types_know_every_field_of_the_dashboard() -> None:
-    if find_spec("grafana_foundation_sdk") is None:
-        missing("grafana-foundation-sdk is not installed")
-    assert lost(BOARD) == []
-    wrong = json.loads(json.dumps(BOARD))
-    wrong["panels"][0]["fieldConfig"]["defaults"]["units"] = "s"
-    wrong["panels"][1]["gridpos"] = {}
-    wrong["panels"][-1]["options"]["wrap"] = True  # of a table, which has an option of another name
-    assert lost(wrong) == [
-        "panels.0.fieldConfig.defaults.units",
-        "panels.1.gridpos",
-        f"panels.{len(BOARD['panels']) - 1}.options.wrap",
-    ]
 
 
 @pytest.mark.parametrize("service", ["exporter", "prometheus", "grafana"])

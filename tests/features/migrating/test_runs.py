@@ -11,7 +11,7 @@ import pytest
 
 from docmill.features.migrating import switching
 from docmill.features.migrating.plan import Planned, Wanted, plan
-from docmill.features.migrating.switching import Survey, TooManyLost, migrate
+from docmill.features.migrating.switching import Survey, migrate
 from docmill.storage.core.database import Database
 from docmill.storage.pipelines import pipelines, views
 from docmill.storage.results.status import read_status
@@ -20,14 +20,13 @@ from docmill.storage.search.search import choose
 from docmill.storage.steps import jobs, replacements
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.replacements import Replacement
-from docmill.tasks.errors import BadOption
 from docmill.worker.jobs import Listener
 from docmill.worker.pipelines.file import parse
 from docmill.worker.pipelines.running import advance, requests_of
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import Settings, load_settings
 from tests.kinds import KINDS
-from tests.storage.builders import embedded, failed, numbered, read, work
+from tests.storage.builders import embedded, numbered, read, work
 
 HOURLY = {"cron": "0 * * * *", "timezone": "UTC", "overlap": "queue"}
 PIPELINE = """
@@ -137,27 +136,3 @@ def test_an_index_of_the_old_vectors_brings_one_of_the_new(
     assert switch(database, settings, 0.0).documents == 5
     of = {one.spec_id: one.vectors for one in pgvector_index.every(database)}
     assert of == {found.old_spec_id: 5, found.new_spec_id: 5}
-
-
-def test_an_option_that_the_kind_does_not_have_is_refused(
-    database: Database, settings: Settings, tmp_path: Path
-) -> None:
-
-    steps = requests_of(settings, parse(PIPELINE.replace("embed", "translate"), tmp_path / "nightly.toml"))
-    job = read(database, JobRequest("notes", "a.jsonl", steps), numbered(1))
-    wanted = Wanted("null", "null@9000", options={"prompt_name": "query"})
-    with pytest.raises(BadOption, match="--prompt-name has no meaning for translate"):
-        plan(settings, database, job.corpus_id, "notes", wanted, ())
-
-
-def test_a_switch_that_would_lose_results_names_the_job_that_says_why(
-    database: Database, settings: Settings, tmp_path: Path
-) -> None:
-    steps = requests_of(settings, parse(PIPELINE, tmp_path / "nightly.toml"))
-    read(database, JobRequest("notes", "a.jsonl", steps), numbered(2))
-    work(database, embedded)
-    jobs.finish(database)
-    found = filled(database, settings, failed)
-    with pytest.raises(TooManyLost, match=r"2 of 2 documents would lose .*`docmill failures 2` says why"):
-        switch(database, settings, 50.0)
-    assert choose(database, ["notes"]).spec == found.old

@@ -204,16 +204,6 @@ def test_a_run_whose_output_is_being_written_is_nobody_elses_however_long_that_t
     assert take(database, run_id, "w2") is None
 
 
-def test_what_a_dead_process_held_is_handed_out_at_once(database: Database) -> None:
-    run_id = fired(database)
-    assert pipelines.hand_out(database) == [run_id]
-    assert take(database, run_id) is not None
-    pipelines.let_go_all(database, "w2")
-    assert pipelines.hand_out(database) == []
-    pipelines.let_go_all(database, "w1")
-    assert pipelines.hand_out(database) == [run_id]
-
-
 def test_a_run_is_not_handed_out_again_while_those_before_are_not_heard(database: Database) -> None:
     run_id = fired(database)
     assert pipelines.hand_out(database, again=False) == [run_id]

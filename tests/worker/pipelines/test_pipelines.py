@@ -156,11 +156,6 @@ def test_what_is_wrong_with_a_file_is_said_with_its_place_and_nothing_is_stored(
     )
     said = embedded("pipeline", "check", "unfit.toml", code=2).stderr
     assert "unfit.toml: step[2].pooling has no meaning for summarize" in said
-    (embedded.folder / "tongue.toml").write_text(
-        NULL.replace('task = "translate"', 'task = "translate"\nto = "frnch"')
-    )
-    said = embedded("pipeline", "check", "tongue.toml", code=2).stderr
-    assert "docmill: tongue.toml: step[1].to frnch: no such language (near: french," in said
     (embedded.folder / "out.toml").write_text(NULL.partition("[output]")[0] + '[output]\nfile = "no/such/x.jsonl"\n')
     said = embedded("pipeline", "check", "out.toml", code=2).stderr
     assert "out.toml: output.file: there is no folder" in said

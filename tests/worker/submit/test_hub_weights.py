@@ -144,7 +144,7 @@ def test_a_hub_that_fails_after_it_named_the_commit_refuses_nothing(
     assert len(embedded.json("jobs")) == 1
 
 
-@pytest.mark.parametrize("status", [500, SILENT], ids=["error", "silent"])
+@pytest.mark.parametrize("status", [500, pytest.param(SILENT, marks=pytest.mark.long)], ids=["error", "silent"])
 def test_a_hub_that_never_answers_is_waited_for_once(embedded: Docmill, headless: Path, status: int) -> None:
     with using(embedded, headless, lambda _: status) as one:
         assert "The hub does not answer for org/model" in embedded("enqueue", SOURCE, *GENERATE, code=3).stderr

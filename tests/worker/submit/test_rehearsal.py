@@ -57,15 +57,6 @@ def test_a_checkpoint_without_one_of_its_layers_is_refused_before_anything_is_st
     assert fleet.json("jobs") == []
 
 
-def test_a_pipeline_names_the_step_whose_model_is_not_whole(embedded: Docmill) -> None:
-    model = cut(embedded.folder / "cut")
-    (embedded.folder / "p.toml").write_text(
-        f'name = "p"\n[corpus]\nsource = "{FRENCH}"\n'
-        f'[[step]]\nname = "english"\ntask = "translate"\nmodel = "{model}"\nfrom = "fr"\nto = "en"\n'
-    )
-    assert "p.toml: step[1]: The files of" in embedded("pipeline", "check", "p.toml", code=2).stderr
-
-
 def test_models_check_says_what_a_models_files_lack(embedded: Docmill) -> None:
     model = cut(embedded.folder / "cut")
     done = embedded("models", "check", model, code=2)
@@ -81,19 +72,6 @@ def test_models_check_says_what_a_models_files_lack(embedded: Docmill) -> None:
     assert embedded.json("models", "check", whole)["kinds"] == [
         *("summarize", "translate", "embed", "generate", "answer")
     ]
-
-
-def test_a_decoder_without_a_head_is_refused_for_generate_and_embeds(embedded: Docmill) -> None:
-    whole = decoders.qwen3(embedded.folder / "whole", TEXTS)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(whole)
-    config = transformers.AutoConfig.from_pretrained(whole)
-    config.tie_word_embeddings = False
-    headless = architectures.save(embedded.folder / "headless", transformers.Qwen3Model(config), tokenizer)
-    run = ("run", EXAMPLES / "descriptions.jsonl", "--limit", 1, "--model", headless)
-    said = embedded(*run, "--task", "generate", "--prompt", "{text}", code=2).stderr
-    assert "such as lm_head.weight" in said
-    assert embedded.json("jobs") == []
-    embedded(*run, "--task", "embed")
 
 
 def test_a_reranker_is_no_embedding_model(embedded: Docmill) -> None:
