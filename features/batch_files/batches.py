@@ -7,41 +7,38 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import orjson
 
 from docmill.features.batch_files import file, writer
 from docmill.features.batch_files.bodies import in_words_of_bodies
-from docmill.features.batch_files.file import BadBatch, BatchFile, BatchRequest, Call, Refused, survey
+from docmill.features.batch_files.file import BadBatch, BatchFile, BatchRequest, Call, CallSource, Refused, survey
 from docmill.features.batch_files.writer import Line, refused, request_of, response, unanswered
 from docmill.storage.core.database import Database
-from docmill.storage.core.specs import Reason
+from docmill.storage.core.specs import Reason, Spec
+from docmill.storage.readers import Source, SourceOptions
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import JobStatus
 from docmill.storage.writers import COMPRESSIONS, Target
 from docmill.storage.writers.formats import JSONL, Row, to_json
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, ModelError
-from docmill.worker.cli.printing import listen, say
+from docmill.worker.cli.printing import Harmless, listen, say
+from docmill.worker.engines import devices_for
 from docmill.worker.jobs.outputs import STDOUT
 from docmill.worker.jobs.run import run_request
+from docmill.worker.jobs.submission import submit
+from docmill.worker.settings import Settings
 from docmill.worker.stores import open_store
+from docmill.worker.submit.enqueue import Enqueued
 from docmill.worker.submit.options import Request, checked
 from docmill.worker.submit.request import Opened, spec_of
 from docmill.worker.terminal import warn
-
-if TYPE_CHECKING:
-    from docmill.storage.core.specs import Spec
-    from docmill.storage.readers import Source, SourceOptions
-    from docmill.storage.results.status import JobStatus
-    from docmill.worker.settings import Settings
-    from docmill.worker.submit.enqueue import Enqueued
-
 
 _IN_MEMORY_BYTES = 16 * 2**20
 _DIGITS = 12  # of the file's digest, in names of corpora
@@ -122,8 +119,6 @@ def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], re
 
 def carried_out(settings: Settings, plan: Plan, revision: str | None) -> dict[Call, JobStatus]:
     """Compute the jobs of a batch file on this machine, and return how each ended."""
-    from docmill.worker.engines import devices_for
-
     statuses: dict[Call, JobStatus] = {}
     for call, (_, spec) in plan.jobs.items():
         request, opened = _prepared(plan, call, revision)
@@ -135,8 +130,6 @@ def carried_out(settings: Settings, plan: Plan, revision: str | None) -> dict[Ca
 
 def enqueued(settings: Settings, plan: Plan, revision: str | None) -> list[Enqueued]:
     """Store the jobs of a batch file for the workers, and return them. Raises BadBatch if there is none."""
-    from docmill.worker.jobs.submission import submit
-
     if not plan.jobs:
         raise BadBatch("no request of the file can be carried out; --out FILE writes the reasons")
     with open_store(settings) as database:
@@ -149,8 +142,6 @@ def enqueued(settings: Settings, plan: Plan, revision: str | None) -> list[Enque
 
 def _prepared(plan: Plan, call: Call, revision: str | None) -> tuple[Request, Opened]:
     """Return the request of a call's job and the function that opens its source; say which of several jobs it is."""
-    from docmill.features.batch_files.file import CallSource
-
     place = [*plan.jobs].index(call)
     if len(plan.jobs) > 1:
         named = f", {call.model}" if call.model else ""
@@ -184,7 +175,7 @@ def write_answers(
     counts = Counter[str]()
     with open_store(settings) as database, tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES) as aside:
         jobs = {call: JobAnswers(database, status) for call, status in statuses.items()}
-        lines = Batch(plan.file, jobs, plan.unfit).lines(int(time.time()))
+        lines = answer_lines(plan.file, jobs, plan.unfit, int(time.time()))
 
         def kept() -> Iterator[writer.Line]:
             for line, was_refused in lines:
@@ -205,8 +196,6 @@ def write_answers(
 
 def _write(path: Path, lines: Iterator[writer.Line]) -> None:
     if path == STDOUT:
-        from docmill.worker.cli.printing import Harmless
-
         JSONL.write(lines, (), cast(BinaryIO, Harmless(sys.stdout.buffer, "jsonl", sys.stdout.isatty())))
         sys.stdout.buffer.flush()
         return
@@ -266,22 +255,16 @@ class JobAnswers:
         return refused(request.custom_id, request.where, failure["reason"], failed)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """A batch file with the answers of its jobs by call, and the reasons against calls that make no job."""
+def answer_lines(
+    batch: BatchFile, jobs: Mapping[Call, JobAnswers], unfit: Mapping[Call, str], created: int
+) -> Iterator[tuple[Line, bool]]:
+    """Yield the answer to each line of a batch file, and True for a line that was refused.
 
-    file: BatchFile
-    jobs: Mapping[Call, JobAnswers]
-    unfit: Mapping[Call, str] = field(default_factory=dict)
-
-    def lines(self, created: int) -> Iterator[tuple[Line, bool]]:
-        """Yield the answer to each line of the file, and True for a line that was refused.
-
-        `created` is a time in seconds since 1970.
-        """
-        for request in self.file.requests():
-            reason = file.refused(request, self.unfit)
-            if reason is not None:
-                yield refused(reason.custom_id, reason.where, reason.reason), True
-            elif not isinstance(request, Refused):
-                yield self.jobs[request.call].line(request, created), False
+    `unfit` has the reasons against calls that make no job. `created` is a time in seconds since 1970.
+    """
+    for request in batch.requests():
+        reason = file.refused(request, unfit)
+        if reason is not None:
+            yield refused(reason.custom_id, reason.where, reason.reason), True
+        elif not isinstance(request, Refused):
+            yield jobs[request.call].line(request, created), False

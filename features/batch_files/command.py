@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from docmill.features.batch_files import writer
+from docmill.features.batch_files import batches, writer
+from docmill.features.batch_files.batches import Written
+from docmill.features.batch_files.file import Dialect, open_batch
+from docmill.storage.results.status import JobStatus
 from docmill.tasks.kinds import KindOptions
 from docmill.worker import formatting
 from docmill.worker.cli.options import BACKEND, DEVICE, ENDPOINT, OUT, complete_files, declared, settings_from
 from docmill.worker.cli.printing import OK, SOME_FAILED, SOME_REJECTED, answer, print_json, stop_as_interrupt
 from docmill.worker.jobs.outputs import STDOUT, check_out, check_out_is_no_input
 from docmill.worker.submit.options import Work
-
-if TYPE_CHECKING:
-    from docmill.features.batch_files.batches import Written
-    from docmill.storage.results.status import JobStatus
 
 
 @click.command(
@@ -77,9 +76,6 @@ def batch_command(
     Requests with the same url, model and parameters make a job. Every text is computed once, and the same command
     continues an interrupted one. A request that cannot be carried out becomes an error with its line.
     """
-    from docmill.features.batch_files import batches
-    from docmill.features.batch_files.file import Dialect, open_batch
-
     if enqueue == (out is not None):
         raise click.UsageError("give --out FILE for the answers, or --enqueue to leave the work to a fleet")
     settings = settings_from(device=device, backend=backend, endpoint=endpoint)
