@@ -31,7 +31,7 @@ TO_9000 = ("migrate", "run", "tickets", "--from", "null", "--to", "null@9000")
 def searched(docmill: Docmill) -> tuple[str, set[str]]:
     """Return the model by which a search answers, and the documents that it finds."""
     said = docmill("search", "tickets", "login data", "--no-passages", "--json")
-    [model] = re.findall(r"embed with (null\S*)@", said.stderr)
+    model, *_others = re.findall(r"embed with (null\S*)@", said.stderr)
     return model, {hit["id"] for hit in json.loads(said.stdout)["hits"]}
 
 
