@@ -72,12 +72,12 @@ class Template:
 class Questions:
     """Questions about a document's text. The content has a line for each question, and after them the text."""
 
-    asked: tuple[Template, ...]
+    templates: tuple[Template, ...]
 
     @property
     def fields(self) -> tuple[str, ...]:
         """The fields of the metadata that the questions read, each once."""
-        return tuple(dict.fromkeys(name for one in self.asked for name in one.fields))
+        return tuple(dict.fromkeys(name for template in self.templates for name in template.fields))
 
     def render(self, text: str, meta: Mapping[str, Any]) -> str:
         """Return the questions and the text, as they are stored. A blank document gives a blank one."""
@@ -87,11 +87,11 @@ class Questions:
 
     def filled(self, meta: Mapping[str, Any]) -> list[str]:
         """Return the questions about a document, each on one line."""
-        return [" ".join(one.filled("", meta).split()) for one in self.asked]
+        return [" ".join(template.filled("", meta).split()) for template in self.templates]
 
     def split(self, content: str) -> tuple[list[str], str]:
         """Return the questions and the text of a rendered content."""
-        *lines, text = content.split("\n", len(self.asked))
+        *lines, text = content.split("\n", len(self.templates))
         return lines, text
 
 
@@ -117,8 +117,8 @@ class Messages:
         """
         if not text.strip():
             return ""
-        found = meta.get(self.field)
-        messages = found if is_messages(found) else as_messages(text)
+        value = meta.get(self.field)
+        messages = value if is_messages(value) else as_messages(text)
         if messages is None:
             messages = [{"role": "user", "content": self.otherwise.filled(text, meta)}]
         return normalize(orjson.dumps(messages).decode())[0]
@@ -126,19 +126,19 @@ class Messages:
 
 def parse(template: str) -> Template:
     """The template in a text. Raises BadTemplate where ``{text}`` is not there once, or for another brace."""
-    found = _parsed(template)
-    if (times := found.places.count(TEXT)) != 1:
+    parsed = _parsed(template)
+    if (times := parsed.places.count(TEXT)) != 1:
         often = "does not stand in it" if not times else f"stands in it {times} times"
         raise BadTemplate(f"{{text}} {often}; put it once, where the document goes.")
-    return found
+    return parsed
 
 
 def parse_question(question: str) -> Template:
     """Return the template of a question. Raises BadTemplate for ``{text}`` in it, or for another brace."""
-    found = _parsed(question)
-    if TEXT in found.places:
+    parsed = _parsed(question)
+    if TEXT in parsed.places:
         raise BadTemplate("{text} has no place in a question: the model reads the document beside it.")
-    return found
+    return parsed
 
 
 def _parsed(template: str) -> Template:
@@ -146,18 +146,18 @@ def _parsed(template: str) -> Template:
     for match in _MARK.finditer(template):
         pieces[-1] += template[end : match.start()]
         end = match.end()
-        found, name = match.group(), match.group(1)
-        if found in ("{{", "}}"):
-            pieces[-1] += found[0]
+        mark, name = match.group(), match.group(1)
+        if mark in ("{{", "}}"):
+            pieces[-1] += mark[0]
         elif name == TEXT or (name is not None and name.startswith(_META) and _field(name)):
             places.append(name)
             pieces.append("")
         elif name is not None:
             raise BadTemplate(
-                f"there is no placeholder {found}, only {{text}} and {{meta.FIELD}}; a brace is written {{{{ or }}}}."
+                f"there is no placeholder {mark}, only {{text}} and {{meta.FIELD}}; a brace is written {{{{ or }}}}."
             )
         else:
-            raise BadTemplate(f"a single {found} stands in it; a brace is written {{{{ or }}}}.")
+            raise BadTemplate(f"a single {mark} stands in it; a brace is written {{{{ or }}}}.")
     pieces[-1] += template[end:]
     return Template(tuple(pieces), tuple(places))
 
@@ -168,8 +168,8 @@ def over_metadata(params: Mapping[str, Any]) -> Template | Questions | Messages 
         return Messages(
             params[MESSAGES].removesuffix(_OPTIONAL), replace(parse(params.get(PROMPT, "{text}")), strips=False)
         )
-    if (asked := questions(params)) is not None:
-        return asked if asked.fields else None
+    if (of_spec := questions(params)) is not None:
+        return of_spec if of_spec.fields else None
     prompt = params.get(PROMPT)
     if prompt is None or _META not in prompt:
         return None
@@ -179,8 +179,8 @@ def over_metadata(params: Mapping[str, Any]) -> Template | Questions | Messages 
 
 def questions(params: Mapping[str, Any]) -> Questions | None:
     """Return the questions in a spec's parameters, in the order of their names; None for specs without questions."""
-    asked = params.get(QUESTION)
-    return None if asked is None else Questions(tuple(parse_question(asked[name]) for name in sorted(asked)))
+    by_name = params.get(QUESTION)
+    return None if by_name is None else Questions(tuple(parse_question(by_name[name]) for name in sorted(by_name)))
 
 
 def keeps_white_space(params: Mapping[str, Any]) -> bool:
@@ -204,7 +204,7 @@ def is_messages(value: object) -> TypeGuard[list[dict[str, Any]]]:
     return (
         isinstance(value, list)
         and bool(value)
-        and all(isinstance(one, dict) and isinstance(one.get("role"), str) and "content" in one for one in value)
+        and all(isinstance(item, dict) and isinstance(item.get("role"), str) and "content" in item for item in value)
     )
 
 
@@ -213,7 +213,7 @@ def as_messages(text: str) -> list[dict[str, Any]] | None:
     if not text.lstrip().startswith("["):
         return None
     try:
-        found = orjson.loads(text)
+        value = orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
-    return found if is_messages(found) else None
+    return value if is_messages(value) else None

@@ -97,11 +97,11 @@ def _near(transaction: Transaction, searched: Searched, query: Matrix, n_wanted:
     indexed = pgvector_index.side_table(searched.spec_id)
     # OFFSET 0: one look-up for each vector, instead of a join that needs all of them first.
     in_corpus = _that_read(searched, indexed).offset(0).exists()
-    distance = text(f"{indexed.name}.embedding <=> CAST(:asked AS halfvec)")
+    distance = text(f"{indexed.name}.embedding <=> CAST(:query AS halfvec)")
     n_rows = n_wanted * (WINDOWS if keeps_windows(searched.spec) else 1)
-    found = select(indexed.c.content_id).where(in_corpus).order_by(distance).limit(n_rows)
-    asked = f"[{','.join(f'{number:.6g}' for number in (query / length).tolist())}]"
-    return {*transaction.scalars(found, {"asked": asked})}
+    nearest = select(indexed.c.content_id).where(in_corpus).order_by(distance).limit(n_rows)
+    numbers = f"[{','.join(f'{number:.6g}' for number in (query / length).tolist())}]"
+    return {*transaction.scalars(nearest, {"query": numbers})}
 
 
 def _documents(transaction: Transaction, searched: Searched, contents: Collection[int], top: int) -> list[Placed]:
@@ -111,8 +111,8 @@ def _documents(transaction: Transaction, searched: Searched, contents: Collectio
     first = _that_read(searched, each).order_by("seq", "id").limit(top)
     of_each = first.lateral("found")
     query = select(of_each.c.id, of_each.c.seq, each.c.content_id).select_from(each).join(of_each, true())
-    found = transaction.execute(query).all()
-    return [Placed(row.id, row.content_id) for row in sorted(found, key=lambda row: (row.seq, row.id))]
+    rows = transaction.execute(query).all()
+    return [Placed(row.id, row.content_id) for row in sorted(rows, key=lambda row: (row.seq, row.id))]
 
 
 def _that_read(searched: Searched, contents: FromClause) -> Select[int, int]:

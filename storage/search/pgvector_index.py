@@ -260,15 +260,15 @@ def _add_page(database: Database, spec_id: int, dim: int, last: int) -> tuple[in
         transaction.prefer_indexes()
         query = without(spec_id).add_columns(OutcomeRow.vector)
         query = query.where(OutcomeRow.status == "done", OutcomeRow.content_id > last)
-        found = transaction.execute(query.order_by(OutcomeRow.content_id).limit(n_contents)).all()
-        if not found:
+        rows = transaction.execute(query.order_by(OutcomeRow.content_id).limit(n_contents)).all()
+        if not rows:
             return None
-        vectors = [(row.content_id, np.frombuffer(row.vector, "<f4").reshape(-1, dim)) for row in found]
+        vectors = [(row.content_id, np.frombuffer(row.vector, "<f4").reshape(-1, dim)) for row in rows]
         transaction.keep_key_plans()
         postgresql.copy_binary(
             transaction.connection, f"COPY {name_of(spec_id)} (content_id, part, embedding)", rows_of(vectors)
         )
-        return len(found), found[-1].content_id
+        return len(rows), rows[-1].content_id
 
     return database.write(work)
 

@@ -102,11 +102,11 @@ def embedding_of(database: Database, corpus_id: int, spec_id: int) -> tuple[Open
     query = select(Job.id, Step.seq).join(Step, Step.job_id == Job.id)
     query = query.where(Job.corpus_id == corpus_id, Step.spec_id == spec_id).order_by(Job.id.desc()).limit(1)
     with database.read() as transaction:
-        found = transaction.execute(query).one_or_none()
-        if found is None:
+        latest = transaction.execute(query).one_or_none()
+        if latest is None:
             raise NothingEmbedded("the job that made the vectors of this corpus was removed; embed the corpus again")
-        steps = read_steps(transaction, found.id)
-    return tuple(find_way(steps, steps[found.seq]))
+        steps = read_steps(transaction, latest.id)
+    return tuple(find_way(steps, steps[latest.seq]))
 
 
 class _EmbedJob(NamedTuple):
@@ -272,8 +272,8 @@ def _pages(database: Database, searched: Searched, size: int) -> Iterator[_Page]
             transaction.prefer_index_order()
             after = query.where(tuple_(Document.seq, Document.id) > position)
             page = transaction.execute(after, execution_options={IN_BINARY: True}).all()
-        found = [row for row in page if row.vector is not None]
-        yield _Page(len(page), [row.id for row in found], [row.vector for row in found])
+        embedded = [row for row in page if row.vector is not None]
+        yield _Page(len(page), [row.id for row in embedded], [row.vector for row in embedded])
         if len(page) < size:
             return
         position = (page[-1].seq, page[-1].id)
@@ -284,10 +284,12 @@ def _pages_of(database: Database, searched: Searched, documents: Sequence[Placed
     for first in range(0, len(documents), size):
         page = documents[first : first + size]
         with database.read() as transaction:
-            found = _outcomes(transaction, searched, {document.content_id for document in page})
-        vectors = {row.content_id: row.vector for row in found}
+            outcomes = _outcomes(transaction, searched, {document.content_id for document in page})
+        vectors = {row.content_id: row.vector for row in outcomes}
         embedded = [document for document in page if document.content_id in vectors]
-        yield _Page(len(page), [one.id for one in embedded], [vectors[one.content_id] for one in embedded])
+        yield _Page(
+            len(page), [document.id for document in embedded], [vectors[document.content_id] for document in embedded]
+        )
 
 
 def _scores(queries: Matrix, vectors: Sequence[bytes], *, windows: bool) -> Matrix:
@@ -305,11 +307,11 @@ def _scores(queries: Matrix, vectors: Sequence[bytes], *, windows: bool) -> Matr
 
 def _best_of_each(queries: Matrix, contents: Sequence[bytes], *, windows: bool) -> Matrix:
     dim = queries.shape[1]
-    found = cosines(queries, matrix_of(contents, dim, windows=windows))
-    if found.shape[1] == len(contents):
-        return found
+    scores = cosines(queries, matrix_of(contents, dim, windows=windows))
+    if scores.shape[1] == len(contents):
+        return scores
     ends = np.cumsum([len(vector) // (4 * dim) for vector in contents])
-    best: Matrix = np.maximum.reduceat(found, [0, *ends[:-1]], axis=1)
+    best: Matrix = np.maximum.reduceat(scores, [0, *ends[:-1]], axis=1)
     return best
 
 
@@ -318,8 +320,8 @@ def _best_windows(
 ) -> dict[int, tuple[int, int]]:
     windows = {}
     for row in _outcomes(transaction, searched, content_ids):
-        found = cosines(query[None], matrix_of([row.vector], len(query), windows=True))
-        start, end = row.data["windows"][int(found[0].argmax())]
+        scores = cosines(query[None], matrix_of([row.vector], len(query), windows=True))
+        start, end = row.data["windows"][int(scores[0].argmax())]
         windows[row.content_id] = (start, end)
     return windows
 

@@ -186,22 +186,6 @@ def test_counts_that_were_doubled_are_as_they_were(database: Database) -> None:
     assert_exported(database, LANES)
 
 
-def test_lost_counts_are_made_and_those_of_finished_work_stay_as_they_are(database: Database) -> None:
-    filled(database)
-    with database.read() as transaction:
-        before = read_work(transaction)
-
-    def lose(transaction: Transaction) -> None:
-        transaction.execute(delete(ShardCount))
-        transaction.execute(delete(WorkCount).where(WorkCount.name.in_(("failures", "flags"))))
-
-    database.write(lose)
-    counts.recount(database)
-    assert_exported(database, LANES)
-    with database.read() as transaction:
-        assert read_work(transaction) == before
-
-
 def test_counts_without_rows_go_page_by_page(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counts, "PAGE", 2)
     filled(database)

@@ -16,7 +16,7 @@ from sqlalchemy import event
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.deletion import removal
-from docmill.storage.errors import FolderBusy, NotFound, StorageError
+from docmill.storage.errors import FolderBusy, StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.readers import Record, SourceOptions, open_source
 from docmill.storage.results import parts
@@ -26,9 +26,6 @@ from docmill.storage.steps import jobs
 from docmill.storage.writers import Target
 from docmill.storage.writers.parts_manifest import Manifest, from_json
 from tests.storage.builders import EMBED, TRANSLATE, failed, numbered, read, request, work
-from tests.storage.steps.test_steps import Fleet, fleet, pipeline
-
-__all__ = ["fleet"]
 
 Contents = dict[str, bytes]
 
@@ -176,28 +173,6 @@ def test_what_was_removed_leaves_its_part_with_the_next_export(database: Databas
     removal.remove_documents(database, "books", ["k3"])
     assert export(database, job, tmp_path / "out") == Written(14, 2, 2)
     assert b'"k3"' not in (tmp_path / "out" / "part-00000.jsonl").read_bytes()
-
-
-def test_what_a_later_step_brings_is_noticed_where_it_is_written(
-    database: Database, tmp_path: Path, fleet: Fleet
-) -> None:
-    fleet.fails = lambda kind, text: kind == "summarize"
-    job = read(database, pipeline(), numbered(5)).id
-    fleet.work()
-    jobs.finish(database)
-    for name, step in (("all", None), ("english", "english"), ("line", "line")):
-        export(database, job, tmp_path / name, step=step)
-    fleet.fails = lambda kind, text: False
-    jobs.retry(database, job)
-    fleet.work()
-    jobs.finish(database)
-    new = {
-        name: export(database, job, tmp_path / name, step=step)
-        for name, step in (("all", None), ("english", "english"), ("line", "line"))
-    }
-    assert new == {"all": Written(5, 1, 1), "english": Written(5, 1, 0), "line": Written(5, 1, 1)}
-    with pytest.raises(NotFound):
-        export(database, job, tmp_path / "no", step="poem")
 
 
 def test_results_that_change_while_they_are_written_make_no_complete_export(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete
 
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import OutcomeRow, Shard
+from docmill.storage.core.schema import OutcomeRow
 from docmill.storage.core.specs import Outcome, Spec, Status
-from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import NotFound
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import Rejected
@@ -29,8 +28,6 @@ from tests.storage.builders import (
     read,
     records,
     request,
-    set_shard,
-    shards_of,
     work,
 )
 
@@ -146,37 +143,6 @@ def test_an_id_is_found_at_its_place_and_not_across_two_others() -> None:
     assert not holds(pack([256, 0]), pack([1]))  # whose bytes stand there one byte further
     assert holds(pack([256, 0, 1]), pack([1]))
     assert not holds(b"", pack([1]))
-
-
-def test_contents_are_read_only_of_shards_that_ran_when_the_outcome_was_written(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    job = read(database, request(), numbered(1))
-    work(database)
-    [computed] = shards_of(database, job)
-
-    def add_others(transaction: Transaction) -> None:
-        """Ended long before, and begun long after."""
-        columns = [column for column in Shard.__table__.columns if column.name != "id"]
-        row = transaction.execute(select(*columns).where(Shard.id == computed.id)).one()._asdict()
-        for aside_s in (-100.0, 100.0):
-            times = {name: row[name] + aside_s for name in ("started_at", "finished_at")}
-            transaction.execute(insert(Shard).values(row | times))
-
-    database.write(add_others)
-    looked_at: list[bytes] = []
-
-    def holds(contents: bytes, _wanted: object) -> bool:
-        looked_at.append(contents)
-        return True
-
-    monkeypatch.setattr(provenance, "holds", holds)
-    for finished_at in (computed.finished_at, None):  # ended, and still at work
-        set_shard(database, computed.id, finished_at=finished_at)
-        batch = read_provenance(database, job.id, "k0").step.batch
-        assert batch is not None
-        assert batch.shard == computed.id
-    assert len(looked_at) == 2
 
 
 def test_the_job_that_was_at_work_when_the_outcome_was_written_is_found_behind_many_later_ones(
