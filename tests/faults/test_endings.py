@@ -142,10 +142,10 @@ def test_a_job_that_was_read_ends_although_the_same_command_was_killed_before_it
         site.files["/corpus.jsonl"] = lines.encode()
         command = ("enqueue", f"{site.url}/corpus.jsonl", "--task", "translate", "--model", "null")
         job = fleet.json(*command)["id"]
-        n_asked = len(site.asked)
+        n_requests = len(site.requests)
         site.pause = threading.Event()
         again = fleet.start(*command)
-        until(lambda: len(site.asked) == 2 * n_asked, "the source is being read")
+        until(lambda: len(site.requests) == 2 * n_requests, "the source is being read")
         kill_group(again)
         with fleet.worker():
             until(lambda: read_status(fleet.database, job).ended, "the job has ended")
