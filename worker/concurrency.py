@@ -9,9 +9,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 from docmill.storage.errors import LeaseLost, StorageError
 
@@ -21,20 +20,15 @@ NAME = "read-ahead"
 DEPTH = 1  # values that wait; one more is being made
 
 
-@dataclass(frozen=True)
-class _Value(Generic[T]):
-    value: T
-
-
 def ahead(values: Iterable[T]) -> Iterator[T]:
     """Yield the same values in the same order; what their making raises is raised here, after those before it.
 
     At most two values are ahead of the one in use. When the caller stops early, the thread makes no further one.
     """
-    ready: queue.Queue[_Value[T] | BaseException | None] = queue.Queue(DEPTH)
+    ready: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(DEPTH)
     stopped = threading.Event()
 
-    def put(item: _Value[T] | BaseException | None) -> None:
+    def put(item: tuple[T] | BaseException | None) -> None:
         while not stopped.is_set():
             with suppress(queue.Full):
                 ready.put(item, timeout=0.1)
@@ -43,7 +37,7 @@ def ahead(values: Iterable[T]) -> Iterator[T]:
     def make() -> None:
         try:
             for value in values:
-                put(_Value(value))
+                put((value,))
                 if stopped.is_set():
                     return
         except BaseException as error:  # for the caller, whatever it is
@@ -57,7 +51,7 @@ def ahead(values: Iterable[T]) -> Iterator[T]:
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
-            yield item.value
+            yield item[0]
     finally:
         stopped.set()
 

@@ -20,7 +20,7 @@ from docmill.storage.steps import fitted_risks
 from docmill.storage.steps.conditions import DOUBTS, Flagged
 from docmill.storage.steps.replacements import answering_job
 from docmill.worker import formatting
-from docmill.worker.cli.options import FORMAT, JOB_OR_CORPUS, FilledPath, Number, declared, settings_from
+from docmill.worker.cli.options import FORMAT, JOB_OR_CORPUS, FilledPath, Number, declared, named, settings_from
 from docmill.worker.cli.printing import OK, listen, say, write_out
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
@@ -30,20 +30,20 @@ from docmill.worker.stores import corpus_names, open_store
 from docmill.worker.submit.options import PartsOptions
 
 
-class FlagsType(click.ParamType[Flagged]):
-    """Flags and bounds of numbers with commas between them."""
+def _flags(value: str | Flagged) -> Flagged:
+    """Return the condition in flags and bounds of numbers with commas between them."""
+    if isinstance(value, Flagged):
+        return value
+    try:
+        return Flagged.parse(value.split(","))
+    except ConditionInvalid as error:
+        if value.isdecimal():
+            advice = f"{value} is no flag; write JOB before it: docmill results {value} --flagged"
+            raise ValueError(advice) from error
+        raise ValueError(f"{error}; without a name it stands for all doubtful ones") from error
 
-    name = "CONDITION,…"
 
-    def convert(self, value: str | Flagged, param: click.Parameter | None, ctx: click.Context | None) -> Flagged:
-        if isinstance(value, Flagged):
-            return value
-        try:
-            return Flagged.parse(value.split(","))
-        except ConditionInvalid as error:
-            if value.isdecimal():
-                self.fail(f"{value} is no flag; write JOB before it: docmill results {value} --flagged", param, ctx)
-            self.fail(f"{error}; without a name it stands for all doubtful ones", param, ctx)
+FLAGS = named("CONDITION,…", _flags)
 
 
 @click.command(
@@ -64,14 +64,14 @@ class FlagsType(click.ParamType[Flagged]):
 @click.option("--step", help="Write only this step of a job with several steps.")
 @click.option(
     "--flagged",
-    type=FlagsType(),
+    type=FLAGS,
     is_flag=False,
     flag_value=DOUBTS,
     help="Write only results with a doubtful flag, or with one of these: FLAG,FLAG,confidence<0.4.",
 )
 @click.option(
     "--unflagged",
-    type=FlagsType(),
+    type=FLAGS,
     is_flag=False,
     flag_value=DOUBTS,
     help="Write only results without any doubtful flag, or without these flags and bounds.",
