@@ -255,15 +255,6 @@ def test_no_number_is_given_twice(database: Database) -> None:
     assert all(new > old for new, old in zip(last(), before, strict=True))
 
 
-def test_records_read_again_after_a_removal_are_new(database: Database) -> None:
-    read(database, request(), numbered(3))
-    finish(database)
-    removal.remove_documents(database, "books", ["k1"])
-    job = read(database, request(), numbered(3))
-    finish(database)
-    assert [one["id"] for one in results(database, job.id)] == ["k0", "k1", "k2"]
-
-
 def test_a_failed_attempt_of_a_removed_shard_is_nobodys(database: Database) -> None:
     from docmill.storage.leases import maintenance
 

@@ -234,15 +234,6 @@ def test_a_bound_of_doubtful_results_counts_escalated_texts_whose_first_result_w
     )
 
 
-def test_failures_of_the_large_model_do_not_stop_a_job(database: Database) -> None:
-    models = Models(database)
-    models.refused = "02"
-    job = read(database, replace(pipeline(steps=ALONE), max_failures=0.0), TEXTS)
-    work(database, models.outcomes)
-    jobs.finish(database)
-    assert read_status(database, job.id).state == "done"
-
-
 def test_another_doubt_or_another_model_is_another_job(database: Database) -> None:
     def asked(escalation: EscalationRequest | None) -> OpenJob:
         return jobs.open_job(database, pipeline(steps=(replace(ALONE[0], escalation=escalation),)))

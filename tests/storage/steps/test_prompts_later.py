@@ -118,26 +118,6 @@ def test_one_template_over_two_texts_of_a_document_gives_each_its_own(database: 
         assert len(of(database, job)) == marks(database, job.id)["told"].done == len(WITH_TEXT)
 
 
-def test_a_replaced_document_of_the_same_text_is_not_asked_about(database: Database, fleet: Fleet) -> None:
-    job = jobs.open_job(database, asked())
-    ingest.add(database, job, gathered(("a", "Rain.", {"title": "Old"}, (), 0)))
-    ingest.add(database, job, gathered(("a", "Rain.", {"title": "New"}, (), 1)))
-    ingest.end(database, job)
-    fleet.work()
-    finished(database, job)
-    assert of(database, job) == {"a": "generate(New: translate(Rain.))"}
-    assert ("generate", "Old: translate(Rain.)") not in fleet.computed
-
-
-def test_documents_that_others_brought_are_asked_about_too(database: Database, fleet: Fleet) -> None:
-    take(database, asked("a.jsonl", steps=STEPS[:1]), WITH_TEXT[:3])
-    fleet.work()
-    job = take(database, asked("b.jsonl"), [("z", "Rain.", {"title": "Late"})])
-    fleet.work()
-    finished(database, job)
-    assert of(database, job, "again") == expected([*WITH_TEXT[:3], ("z", "Rain.", {"title": "Late"})])
-
-
 def test_a_search_the_view_and_a_trace_go_the_same_way(database: Database, fleet: Fleet) -> None:
     job = take(database, asked(), WITH_TEXT)
     fleet.work()

@@ -169,20 +169,6 @@ def test_a_commit_that_happens_twice_leads_on_once(database: Database, fleet: Fl
     assert set(planned(database, job, "line").values()) == {1}
 
 
-def test_texts_with_one_output_are_one_text_of_the_next_step(database: Database, fleet: Fleet) -> None:
-    job = read(database, pipeline(steps=STEPS[:2]), numbered(200))
-    work(
-        database,
-        lambda claim: [
-            Outcome(content_id, Status.DONE, text="the same" if kind_of(database, claim) == "translate" else text)
-            for content_id, text in claim.texts
-        ],
-    )
-    status = finished(database, job)
-    assert (status.steps[0].done, status.steps[1].done) == (200, 1)
-    assert len([one for one in results(database, job.id) if one["steps"]["line"]["text"] == "the same"]) == 200
-
-
 def test_shards_committed_at_once_with_one_output_plan_it_once(database: Database) -> None:
     job = read(database, pipeline(steps=STEPS[:2]), numbered(250))
     claims = [claim_shard(database, shard_id) for shard_id in dispatched(database)]
@@ -245,14 +231,6 @@ def test_only_what_changed_is_computed_and_at_every_step(database: Database, fle
     )
     status = finished(database, job)
     assert [step.done for step in status.steps] == [300] * 4
-
-
-def test_a_run_that_has_nothing_new_plans_nothing(database: Database, fleet: Fleet) -> None:
-    read_whole(database, fleet, pipeline(), numbered(300))
-    job = read(database, pipeline(), numbered(300))
-    assert shards_of(database, job) == []
-    status = finished(database, job)
-    assert [(step.done, step.prior) for step in status.steps] == [(300, 300)] * 4
 
 
 def test_what_a_drain_gave_back_half_done_leads_on(database: Database, fleet: Fleet) -> None:
