@@ -12,9 +12,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
+from llguidance import LLMatcher
 from transformers import (
     AutoModelForCausalLM,
     LogitsProcessorList,
@@ -41,10 +42,6 @@ from docmill.tasks.errors import DeviceLost
 from docmill.tasks.kinds import LINE_END
 from docmill.tasks.outputs import Failure, Generated, Labels, Likelihood, Output, Several
 from docmill.tasks.windows.windows import Encoded
-
-if TYPE_CHECKING:
-    from llguidance import LLMatcher
-
 
 # Tokens that may be on the device at once, what is read and what may be written, and the most rows.
 _BUDGETS = {"cpu": Budget(tokens=49_152, rows=64), "cuda": Budget(tokens=262_144, rows=256)}

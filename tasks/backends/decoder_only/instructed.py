@@ -12,9 +12,11 @@ from dataclasses import replace
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
+import llguidance.hf
 import numpy as np
 import numpy.typing as npt
 import torch
+from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
 from docmill.storage import templates
 from docmill.storage.core.specs import Reason, Spec
@@ -34,7 +36,6 @@ from docmill.tasks.outputs import Failure, Generated, Likelihood
 from docmill.tasks.windows.windows import LanguageCoders
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher, LLTokenizer
     from transformers import PreTrainedTokenizerBase
 
 
@@ -250,8 +251,6 @@ class Constraint:
     """The grammar of a spec's records in the tokens of a model. Raises CannotServe where the two do not fit."""
 
     def __init__(self, schema: str, tokenizer: LLTokenizer) -> None:
-        from llguidance import LLExecutor, LLMatcher
-
         self._tokenizer = tokenizer
         self._vocabulary = tokenizer.vocab_size
         self._start = LLMatcher(tokenizer, schema_checks.grammar(json.loads(schema)), log_level=0)
@@ -316,10 +315,8 @@ def unpacked_on_device(words: npt.NDArray[np.int32], device: torch.device) -> to
 
 def constraint_tokenizer(opening: Opening, ends: Collection[int]) -> LLTokenizer:
     """Return the model's tokens for llguidance. Raises CannotServe for a tokenizer that has no fast form."""
-    from llguidance.hf import from_tokenizer
-
     try:
-        return from_tokenizer(opening.tokenizer, eos_token=sorted(ends) or None)
+        return llguidance.hf.from_tokenizer(opening.tokenizer, eos_token=sorted(ends) or None)
     except ValueError as error:
         raise CannotServe(
             f"{opening.spec.kind} needs a model with a fast tokenizer. That of {opening.spec.model} does not fit: "

@@ -28,6 +28,7 @@ from docmill.tasks.specs.plan import build_spec
 from tests.tasks import architectures, decoders
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
+from tests.tasks.real_lines import half_and_more
 
 # PEFT asks transformers by names that transformers changed, and says that it saves and unties embeddings.
 pytestmark = [
@@ -150,7 +151,7 @@ def written_by(model: Any, tokenizer: Any, texts: list[str]) -> list[str]:
     return answers
 
 
-@pytest.mark.parametrize("name", [name for name in ADAPTED if name != "bert"])
+@half_and_more([name for name in ADAPTED if name != "bert"])
 def test_texts_are_those_that_peft_writes(
     bench: Bench, bases: dict[str, Path], made: dict[str, Path], texts: list[str], name: str
 ) -> None:
@@ -228,13 +229,12 @@ def test_an_adapter_without_its_weights_or_with_half_of_them_is_refused(
         spec_of(bench, "generate", bases["gpt2"], tmp_path / "none", prompt="{text}")
 
 
-@pytest.mark.parametrize(("base", "adapter"), [("llama", "gpt2"), ("gpt2", "llama")])
 def test_an_adapter_whose_weights_fit_another_model_is_refused_before_weights_are_read(
-    bench: Bench, bases: dict[str, Path], made: dict[str, Path], base: str, adapter: str
+    bench: Bench, bases: dict[str, Path], made: dict[str, Path]
 ) -> None:
-    spec = spec_of(bench, "generate", bases[base], made[adapter], prompt="{text}")
+    spec = spec_of(bench, "generate", bases["llama"], made["gpt2"], prompt="{text}")
     with pytest.raises(ModelUnsuitable, match=r"is an adapter of another model: its .* does not fit"):
-        require_fits(spec, bases[base], made[adapter])
+        require_fits(spec, bases["llama"], made["gpt2"])
     with pytest.raises(CannotServe, match="is an adapter of another model"):
         bench.engine.open(spec)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, GenerationConfig
 
-from docmill.storage.core.specs import Spec
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.decoding import seed_of
 from docmill.tasks.errors import BadOption, CannotServe
@@ -19,6 +18,7 @@ from tests.tasks import decoders, reference
 from tests.tasks.backends.encoder_decoder.test_ctranslate import edited
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
+from tests.tasks.real_lines import half_and_more
 
 NEW_TOKENS = 16
 # Options of docmill under the names that transformers has for them.
@@ -105,7 +105,7 @@ def summarized(bench: Bench, folder: Path, texts: list[str], **options: Any) -> 
     return [outcome.text for outcome in bench.run(bench.spec("summarize", str(folder), **options), texts)]
 
 
-@pytest.mark.parametrize("name", GREEDY)
+@half_and_more(GREEDY)
 def test_greedy_outputs_of_a_decoder_only_model_are_those_of_generate(
     bench: Bench, gpt2: Path, sentences: list[str], name: str
 ) -> None:
@@ -114,7 +114,7 @@ def test_greedy_outputs_of_a_decoder_only_model_are_those_of_generate(
     assert expected != reference.written(gpt2, sentences, chat=False, max_new_tokens=NEW_TOKENS)
 
 
-@pytest.mark.parametrize("name", SAMPLED)
+@half_and_more(SAMPLED)
 def test_samples_of_a_decoder_only_model_are_those_of_generate_with_the_seed_of_the_text(
     bench: Bench, gpt2: Path, sentences: list[str], name: str
 ) -> None:
@@ -193,7 +193,7 @@ FILES: dict[str, Mapping[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", FILES)
+@half_and_more(FILES)
 def test_other_settings_of_a_generation_config_are_followed_by_decoder_only_models(
     bench: Bench, tmp_path: Path, descriptions: list[str], sentences: list[str], name: str
 ) -> None:
@@ -303,19 +303,3 @@ def test_options_that_exclude_one_another_are_refused(
 ) -> None:
     with pytest.raises(BadOption, match=says):
         bench.spec("summarize", str(marian), **options)
-
-
-def test_beams_and_their_options_are_for_encoder_decoders(bench: Bench, gpt2: Path) -> None:
-    for name, value in (("beams", 2), ("length_penalty", 2.0), ("early_stopping", True)):
-        with pytest.raises(BadOption, match="is for encoder-decoder models"):
-            bench.spec("summarize", str(gpt2), **{name: value})
-
-
-@pytest.mark.parametrize("options", [{"repetition_penalty": 1.2}, {"temperature": 0.7}, {"stop": ("a",)}])
-def test_ctranslate2_refuses_an_option_that_it_does_not_have(
-    benches: Callable[[str], Bench], options: dict[str, Any]
-) -> None:
-    named = benches("ctranslate2")
-    spec: Spec = named.spec("summarize", "synopsis-ddtp", **options)
-    with pytest.raises(CannotServe, match="which CTranslate2 does not do as asked"):
-        named.engine.open(spec)

@@ -23,6 +23,7 @@ from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe
 from tests.tasks import architectures, decoders
 from tests.tasks.conftest import EXAMPLES, Bench
+from tests.tasks.real_lines import half_and_more
 
 MARIAN = EXAMPLES / "models" / "marian-ddtp"
 
@@ -72,25 +73,23 @@ def test_an_encoder_decoder_without_one_of_its_layers_is_refused(bench: Bench, t
         open_one(bench, "translate", folder, backend, source_lang="fr", target_lang="en")
 
 
-@pytest.mark.parametrize("backend", ["transformers", "ctranslate2"])
 def test_a_conversion_of_an_earlier_release_does_not_hide_what_its_model_lacks(
-    bench: Bench, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = drop(Path(shutil.copytree(MARIAN, tmp_path / "cut")), "encoder.layers.0.fc1")
     with monkeypatch.context() as earlier:
         earlier.setattr("docmill.tasks.backends.loading.Report.require", lambda *_, **__: None)
-        open_one(bench, "translate", folder, backend, source_lang="fr", target_lang="en")
+        open_one(bench, "translate", folder, "ctranslate2", source_lang="fr", target_lang="en")
     with pytest.raises(CannotServe, match="lack 2 weights"):
-        open_one(bench, "translate", folder, backend, source_lang="fr", target_lang="en")
+        open_one(bench, "translate", folder, "ctranslate2", source_lang="fr", target_lang="en")
 
 
-@pytest.mark.parametrize("backend", ["transformers", "ctranslate2"])
-def test_the_encoder_of_a_t5_does_not_write(bench: Bench, texts: list[str], tmp_path: Path, backend: str) -> None:
+def test_the_encoder_of_a_t5_does_not_write(bench: Bench, texts: list[str], tmp_path: Path) -> None:
     whole = architectures.t5(tmp_path / "whole", texts)
     tokenizer = transformers.AutoTokenizer.from_pretrained(whole)
     alone = architectures.save(tmp_path / "alone", transformers.T5EncoderModel.from_pretrained(whole), tokenizer)
     with pytest.raises(CannotServe, match=r"weights that summarize computes with, such as decoder\."):
-        open_one(bench, "summarize", alone, backend)
+        open_one(bench, "summarize", alone, "ctranslate2")
     assert open_one(bench, "embed", alone, "transformers") == "sentence-transformers"
     assert open_one(bench, "embed", whole, "transformers") == "sentence-transformers"
 
@@ -110,7 +109,6 @@ def test_a_decoder_without_its_head_does_not_write_unless_the_head_is_tied(
     assert open_one(bench, "embed", untied, "transformers") == "sentence-transformers"
 
 
-@pytest.mark.parametrize("backend", ["transformers", "openvino"])
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
@@ -121,13 +119,13 @@ def test_a_decoder_without_its_head_does_not_write_unless_the_head_is_tied(
     ids=["layer", "shape", "dense"],
 )
 def test_an_embedding_model_whose_modules_lack_weights_is_refused(
-    bench: Bench, texts: list[str], tmp_path: Path, backend: str, damage: Callable[[Path], Path], told: str
+    bench: Bench, texts: list[str], tmp_path: Path, damage: Callable[[Path], Path], told: str
 ) -> None:
     folder = sentence_model(tmp_path, texts)
-    assert open_one(bench, "embed", folder, backend)
+    assert open_one(bench, "embed", folder, "transformers")
     damage(folder)
     with pytest.raises(CannotServe, match=told):
-        open_one(bench, "embed", folder, backend)
+        open_one(bench, "embed", folder, "transformers")
 
 
 def test_a_pooler_that_no_output_depends_on_may_be_missing(bench: Bench, texts: list[str], tmp_path: Path) -> None:
@@ -156,7 +154,7 @@ ARCHITECTURES: dict[str, tuple[Any, Callable[[Path, list[str]], Path]]] = {
 }
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@half_and_more(ARCHITECTURES)
 def test_a_whole_model_lacks_nothing_with_its_weights_and_without_reading_them(
     name: str, texts: list[str], tmp_path: Path
 ) -> None:

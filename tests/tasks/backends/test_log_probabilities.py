@@ -26,6 +26,7 @@ from tests.tasks.backends.encoder_decoder.test_searches import written as genera
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
 from tests.tasks.decoders import DECODERS
+from tests.tasks.real_lines import half_and_more
 
 MODEL = Path(__file__).resolve().parents[3] / "examples" / "models" / "synopsis-ddtp"
 MASKS = {"min_length": 6, "no_repeat_ngram_size": 2, "repetition_penalty": 1.2, "suppress_tokens": [7]}
@@ -41,7 +42,7 @@ SEARCHES: dict[str, dict[str, Any]] = {
 LIMIT = 14
 
 
-@pytest.mark.parametrize("name", SEARCHES)
+@half_and_more(SEARCHES)
 def test_a_search_of_an_encoder_decoder_has_the_log_probabilities_of_transformers(
     bench: Bench, tmp_path: Path, descriptions: list[str], name: str
 ) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -124,14 +121,6 @@ def test_its_pace_is_that_of_padded_tokens(engine_of: EngineOf) -> None:
     assert slept == [0.02]
     assert engine.submit(spec_of("embed"), [(1, "a " * 20)]).wait(20)
     assert slept == [0.02]
-
-
-def test_a_worker_that_serves_it_loads_no_model_library(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-W", "error", "-c", PROGRAM], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    status, loaded = json.loads(done.stdout)
-    assert status == Status.DONE
-    assert not {"torch", "transformers", "sentence_transformers", "huggingface_hub"} & set(loaded)
 
 
 @pytest.mark.parametrize("model", ["null@abc", "null@", "null@0", "null@-5", "null@1.5"])

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import pkgutil
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,85 +15,6 @@ from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import BadOption, CannotServe
 from docmill.tasks.models.families import Family
 from docmill.tasks.specs import pinning
-from tests.worker.harness import ROOT, copy_packages
-
-MODULE = '''
-from docmill.tasks.backends.static import StaticLoop
-from docmill.tasks.batching import Budget
-from docmill.tasks.kinds.base import Traits
-from docmill.tasks.outputs import Generated
-from docmill.tasks.windows.windows import Encoded
-
-
-class CapitalsBackend:
-    """Writes each text in capitals."""
-
-    def __init__(self, assignment):
-        self.traits = Traits()
-        self.limit_tokens = 512
-        self._device = assignment.device
-        self._loop = StaticLoop(self._compute, Budget(tokens=512, rows=8))
-
-    def encode(self, texts):
-        return [Encoded(max(1, len(text.split())), text) for text in texts]
-
-    def run(self, source):
-        return self._loop.run(source)
-
-    def runtime(self):
-        return {"device": self._device, "precision": "none", "backend": "capitals", "versions": {}}
-
-    def close(self):
-        pass
-
-    def _compute(self, items):
-        return [Generated(item.encoded.features.upper(), item.tokens) for item in items]
-'''
-ROW = (
-    'Row("capitals", "json", (Offer("docmill.tasks.backends.capitals:CapitalsBackend", Head.SEQ2SEQ_TEXT, '
-    '_ENCODER_DECODERS, extra=Extra("capitals", ("nothing_of_this_name",), "capital letters")),)),'
-)
-
-
-@pytest.fixture(scope="module")
-def command(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The command of a copy of docmill to which one module and one row were added."""
-    copy = tmp_path_factory.mktemp("copy")
-    copy_packages(copy)
-    shutil.copytree(ROOT / "examples", copy / "examples")
-    (copy / "tasks" / "backends" / "capitals.py").write_text(MODULE)
-    file = copy / "tasks" / "backends" / "registry.py"
-    first = "BACKENDS: tuple[Row, ...] = (\n"
-    assert first in file.read_text()
-    file.write_text(file.read_text().replace(first, f"{first}    {ROW}\n"))
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DOCMILL_")}
-
-    def run(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "docmill", *arguments],
-            cwd=copy,
-            env={**kept, "PYTHONPATH": str(copy), "DOCMILL_HOME": str(copy / "home"), "COLUMNS": "200"},
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
-        assert done.returncode == code, done.stderr
-        return done
-
-    return run
-
-
-def test_a_new_backend_computes_and_is_named_wherever_backends_are(
-    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
-    corpus = tmp_path / "corpus.jsonl"
-    corpus.write_text('{"id": "1", "text": "One document, and a short one."}\n')
-    command("run", str(corpus), "--task", "summarize", "--backend", "capitals")
-    (line,) = command("results", "1").stdout.splitlines()
-    assert json.loads(line)["text"] == "ONE DOCUMENT, AND A SHORT ONE."
-    assert "capitals" in command("run", "--help").stdout
-    assert "capitals" in command("run", str(corpus), "--task", "summarize", "--backend", "smalls", code=2).stderr
-    assert "without capitals: capital letters" in command("doctor").stdout
 
 
 def test_an_unknown_backend_is_an_error_that_lists_the_backends() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from docmill.storage.core.specs import Outcome, Status
-from docmill.tasks.errors import BadOption, CannotServe
+from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds import answer
 from docmill.tasks.kinds.answer import answer_in, asking
 from tests.tasks import architectures, decoders
@@ -106,11 +106,3 @@ def test_a_question_that_leaves_no_room_is_refused_when_the_model_is_opened(
         spec = bench.spec("answer", str(made[name]), question="word " * 150, window_tokens=150, max_new_tokens=8)
         with pytest.raises(CannotServe, match="of the 150 tokens of a window, which leaves no room for text"):
             bench.engine.open(spec)
-
-
-def test_options_of_another_sort_of_model_are_refused(made: dict[str, Path], bench: Bench) -> None:
-    asked: dict[str, Any] = {"question": "Who?"}
-    with pytest.raises(BadOption, match=r"--max-answer-tokens is for encoder-only models; .* use --max-new-tokens"):
-        bench.spec("answer", str(made["t5"]), **asked, max_answer_tokens=3)
-    with pytest.raises(BadOption, match="--beams is for encoder-decoder models"):
-        bench.spec("answer", str(made["llama"]), **asked, beams=3)

@@ -27,6 +27,7 @@ from docmill.tasks.outputs import Generated
 from tests.tasks.conftest import Bench
 from tests.tasks.deciding import require_equal
 from tests.tasks.decoders import DECODERS
+from tests.tasks.real_lines import half_and_more
 from tests.tasks.reference import written
 
 PROMPT = "Here is what a package says of itself:\n{text}\nIn other words:"
@@ -52,7 +53,7 @@ def texts_of(outcomes: Sequence[Outcome]) -> list[str | None]:
     return [outcome.text for outcome in outcomes]
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@half_and_more(DECODERS)
 def test_greedy_outputs_are_those_of_transformers_own_generate(
     bench: Bench, made: dict[str, Path], sentences: list[str], name: str
 ) -> None:
@@ -255,17 +256,6 @@ def test_an_output_that_is_not_ended_is_flagged_and_one_that_is_stopped_is_not(
     assert (stopped.text, stopped.flags, stopped.tokens_out) == ("", ("empty",), 1)
 
 
-def test_a_long_document_is_computed_in_windows_with_a_blank_line_between_their_outputs(
-    bench: Bench, made: dict[str, Path], descriptions: list[str]
-) -> None:
-    spec = bench.spec("generate", str(made["llama"]), prompt="Go on: {text}", max_new_tokens=5)
-    text = "\n\n".join(descriptions[:12])
-    (outcome,) = bench.run(spec, [text])
-    assert "windowed" in outcome.flags
-    assert outcome.text is not None
-    assert outcome.text.count("\n\n") >= 3
-
-
 def test_messages_are_rendered_by_the_chat_template_and_a_text_is_the_users_message(
     bench: Bench, made: dict[str, Path]
 ) -> None:
@@ -344,24 +334,11 @@ def test_demonstrations_stand_before_a_text_where_the_model_has_room_for_them(
         assert read.startswith("French: Le livre" if demonstrations else "French: Une")
 
 
-def test_a_system_prompt_goes_where_the_chat_template_has_it(
-    bench: Bench, made: dict[str, Path], sentences: list[str]
-) -> None:
-    backend = opened(bench, bench.spec("generate", str(made["llama"]), prompt="Say: {text}", system="Be brief."))
-    (encoded,) = backend.encode(["  what \n"])
-    assert not isinstance(encoded.features, str)
-    read = AutoTokenizer.from_pretrained(made["llama"]).decode(encoded.features["input_ids"])
-    # The chat template, which trims, is part of what the model reads.
-    assert read == "<|system|>Be brief.<|end|>\n<|user|>Say:   what<|end|>\n<|assistant|>"
-
-
 @pytest.mark.parametrize(
     ("own", "asked", "says"),
     [
         ({}, {"max_new_tokens": 248}, "there is no room for a text. Give a smaller --max-new-tokens"),
         ({"exponential_decay_length_penalty": (5, 1.5)}, {}, "exponential_decay_length_penalty="),
-        ({"guidance_scale": 1.5}, {}, "guidance_scale=1.5"),
-        ({"do_sample": True, "eta_cutoff": 1e-3}, {}, "eta_cutoff=0.001"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_it_starts(

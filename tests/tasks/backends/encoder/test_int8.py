@@ -140,7 +140,9 @@ def scores(outcome: Outcome) -> dict[Any, float]:
     return spans or {one["label"]: one["score"] for one in data["labels"]}
 
 
-@pytest.mark.parametrize("split", [False, True], ids=["vectors", "heads"])
+@pytest.mark.parametrize(
+    "split", [pytest.param(False, id="vectors", marks=pytest.mark.long), pytest.param(True, id="heads")]
+)
 def test_one_product_is_left_in_floating_point_or_its_outlier_channels_are(small: Path, split: bool) -> None:
     model, tokens = AutoModel.from_pretrained(small).eval(), Tokens(AutoTokenizer.from_pretrained(small))
     _, make, _ = int8.quantization("form", lambda: traced(model, tokens), model, tokens, 100, split=split)

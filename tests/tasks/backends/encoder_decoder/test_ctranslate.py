@@ -6,7 +6,6 @@ import json
 import shutil
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import ctranslate2
 import pytest
 
 from docmill.storage.core.specs import Spec
-from docmill.tasks.backends import devices
 from docmill.tasks.backends.encoder_decoder import ctranslate
 from docmill.tasks.backends.encoder_decoder.ctranslate import CTranslateBackend, compute_type
 from docmill.tasks.backends.static import Items
@@ -26,15 +24,8 @@ from docmill.tasks.errors import CannotServe, EngineStopped, Unsuited
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks.conftest import Bench, EngineOf, multiplies_int8_exactly
 from tests.tasks.test_reference import one_paragraph
-from tests.worker.harness import run_program
 
 WAIT_S = 60.0
-CONVERT = """
-import sys
-from pathlib import Path
-from docmill.tasks.backends.encoder_decoder.ctranslate import converted
-print(converted(Path(sys.argv[1]), "a model", "sha256:00", Path(sys.argv[2])))
-"""
 
 
 @pytest.fixture
@@ -52,36 +43,6 @@ def edited(folder: Path, target: Path, **settings: Any) -> Path:
     file = target / "generation_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **settings}))
     return target
-
-
-def test_two_processes_that_convert_at_once_make_one_whole_copy(ct2: Bench, tmp_path: Path) -> None:
-    folder = ct2.folder(ct2.spec("translate", "marian-ddtp"))
-    with ThreadPoolExecutor() as threads:
-        said = {*threads.map(lambda _: run_program(CONVERT, folder, tmp_path), range(2))}
-    assert len(said) == 1
-    (whole,) = [path for path in (tmp_path / "ctranslate2").iterdir() if path.is_dir()]
-    assert said == {f"{whole}\n"}
-
-
-def test_a_damaged_copy_is_made_again(ct2: Bench, tmp_path: Path) -> None:
-    spec = ct2.spec("translate", "marian-ddtp")
-    folder = ct2.folder(spec)
-
-    def convert() -> Path:
-        return ctranslate.converted(folder, spec.model, spec.revision, tmp_path)
-
-    made = convert()
-    untouched = (made / "model.bin").stat().st_ino
-    assert convert() == made
-    assert (made / "model.bin").stat().st_ino == untouched
-    size = (made / "model.bin").stat().st_size
-    with (made / "model.bin").open("r+b") as file:
-        file.truncate(size // 2)
-    assert convert() == made
-    assert (made / "model.bin").stat().st_size == size
-    (made / "fingerprint").unlink()
-    assert convert() == made
-    assert (made / "fingerprint").is_file()
 
 
 def test_a_loader_that_gets_a_model_wrong_is_found_out(
@@ -129,8 +90,6 @@ def test_a_precision_that_the_device_lacks_is_left_to_another_backend(ct2: Bench
     [
         ({"repetition_penalty": 1.2}, "repetition_penalty"),
         ({"do_sample": True}, "do_sample"),
-        ({"num_beam_groups": 2, "diversity_penalty": 0.5}, "diversity_penalty"),
-        ({"begin_suppress_tokens": [5]}, "begin_suppress_tokens"),
         ({"decoder_start_token_id": [1, 2]}, "single token"),
     ],
 )
@@ -298,14 +257,6 @@ def asked_first(backend: CTranslateBackend) -> Budget:
     source = Asked()
     assert list(backend.run(source)) == []
     return source.budgets[0]
-
-
-def test_freed_memory_is_kept_while_a_model_is_open(ct2: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
-    monkeypatch.setattr(devices, "keep_freed", lambda: said.append("keep"))
-    monkeypatch.setattr(devices, "release_freed", lambda: said.append("release"))
-    opened(ct2, ct2.spec("translate", "marian-ddtp", beams=1), "ctranslate2").close()
-    assert said == ["keep", "release"]
 
 
 def test_beams_bound_the_rows_of_a_batch_and_not_its_tokens(ct2: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,18 +138,6 @@ def test_each_search_is_that_of_generate_by_the_backend_that_does_it_equally(
     require_equal(found, partial(written, folder, texts, weights=shipped))
 
 
-@some_and_more(4, 16)
-@pytest.mark.parametrize("name", ["early", "open"])
-def test_translations_are_those_of_generate_too(bench: Bench, tmp_path: Path, name: str, count: int) -> None:
-    settings, equal = SEARCHES[name]
-    shipped = bench.folder(bench.spec("translate", "marian-ddtp"))
-    folder = edited(shipped, tmp_path / "model", **settings)
-    texts = unseen("french", count)
-    backend, found = outputs(bench, folder, "translate", texts)
-    assert backend == ("ctranslate2" if equal else "transformers")
-    require_equal(found, partial(written, folder, texts, weights=shipped))
-
-
 def test_a_t5_with_the_settings_of_t5_small_writes_what_generate_does(bench: Bench, tmp_path: Path) -> None:
     own = {
         "early_stopping": True, "length_penalty": 2.0, "max_length": 40, "min_length": 30,

@@ -7,7 +7,6 @@ import json
 import logging
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -138,21 +137,6 @@ def test_usage_and_logprobs_of_the_server_are_those_of_the_outcome(api: Callable
     assert (outcome.mean_logprob, outcome.least_logprob) == (-0.5, -0.5)
 
 
-def test_nothing_is_sent_before_retry_after_is_over(api: Callable[[Script], ApiServer]) -> None:
-    told: list[float] = []
-    sent: list[float] = []
-
-    def script(request: dict[str, Any], times: int) -> Answer | None:
-        if told:
-            sent.append(time.monotonic())
-            return None
-        told.append(time.monotonic())
-        return error(429, "slow down", Retry_After="1")
-
-    assert computed(api(script), GENERATE, ["a text"])[0].status is Status.DONE
-    assert sent[0] - told[0] >= 1.0
-
-
 @pytest.mark.parametrize(
     ("header", "least", "most"),
     [
@@ -227,20 +211,6 @@ def test_a_text_at_which_the_server_always_fails_does_not_hold_up_the_others(
     assert [one.content_id for one in outcomes if one.status is Status.FAILED] == [3]
     assert outcomes[3].reason_class is Reason.TRANSIENT
     assert "8 times" in (outcomes[3].reason or "")
-
-
-def test_a_last_text_at_which_the_server_always_fails_does_not_hold_up_its_job_for_ever(
-    api: Callable[[Script], ApiServer],
-) -> None:
-    server = api(lambda request, _: error(500, "bug") if "number 3." in text_of(request) else None)
-    with engine_on(server, patience_s=0.05) as engine:
-        assert submitted(engine, GENERATE, TEXTS[:1]).complete
-        ticket = submitted(engine, GENERATE, TEXTS[3:4])
-        assert ticket.away is None
-        (failed,) = ticket.finished()
-        assert (failed.status, failed.reason_class) == (Status.FAILED, Reason.TRANSIENT)
-        server.script = lambda request, _: error(502)  # a gateway without the server behind it
-        assert submitted(engine, GENERATE, ["another"]).away is not None
 
 
 def test_a_last_text_slower_than_the_patience_fails_alone_while_the_server_is_there(
