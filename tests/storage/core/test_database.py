@@ -17,9 +17,10 @@ import pytest
 from sqlalchemy import event, select, text
 from sqlalchemy.exc import IntegrityError
 
-from docmill.storage import errors
+from docmill.storage import errors, migrations
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import db_now
+from docmill.storage.core.schema import Shard, db_now
+from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import (
     DatabaseUnreachable,
@@ -313,7 +314,21 @@ def test_errors_survive_pickling_and_say_their_docstring() -> None:
             assert str(pickle.loads(pickle.dumps(error("more")))) == "more"
 
 
+def test_a_folder_that_is_made_for_a_file_is_nobody_elses(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'home' / 'docmill.db'}")
+    migrations.upgrade(database)
+    database.close()
+    assert (tmp_path / "home").stat().st_mode & 0o077 == 0
+
+
 def test_a_kind_that_is_not_known_is_named_with_those_that_are(database: Database) -> None:
     with pytest.raises(StorageError, match=r"no task kind ocr") as refused:
         database.kind_of("ocr")
     assert f"it has: {', '.join(sorted(database.kinds))}." in str(refused.value)
+
+
+def test_nothing_is_planned_for_a_kind_that_is_not_known(database: Database) -> None:
+    with pytest.raises(StorageError):
+        read(database, request(spec=Spec("ocr", "null", "null:1")), numbered(1))
+    with database.read() as transaction:
+        assert transaction.exec_driver_sql(f"SELECT count(*) FROM {Shard.__tablename__}").scalar() == 0

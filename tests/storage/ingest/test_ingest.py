@@ -250,6 +250,12 @@ def test_a_chunk_larger_than_a_databases_limit_of_parameters_is_stored(database:
     assert documents(database) == dict(numbered(2_503))
 
 
+def test_jobs_that_differ_in_their_options_are_not_mixed(database: Database) -> None:
+    first = read(database, request(options={"text_field": "text"}), numbered(1), stop_after=0)
+    second = read(database, request(options={"text_field": "body"}), numbered(1), stop_after=0)
+    assert first.id != second.id
+
+
 def test_skipped_and_failed_texts_of_earlier_jobs_are_counted_as_prior(database: Database) -> None:
     read(database, request(), numbered(4))
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from docmill.storage.core.database import Database
-from docmill.storage.errors import TooManyVanished
+from docmill.storage.errors import JobStopped, TooManyVanished
 from docmill.storage.ingest import ingest
+from docmill.storage.ingest.ingest import Counts
 from docmill.storage.ingest.pruning import Limits, Pruned, Seen, Unread, prune
 from docmill.storage.results.results import results
 from docmill.storage.results.status import read_status
@@ -77,12 +78,29 @@ def test_what_another_reading_of_the_source_brings_meanwhile_stays(database: Dat
     assert len(documents(database)) == 3
 
 
+def test_pruning_twice_changes_nothing(database: Database) -> None:
+    read(database, request(), numbered(10))
+    job = jobs.open_job(database, request(spec=TRANSLATE))
+    assert [prune(database, job, Seen(), limits=ALL).vanished for _ in range(2)] == [10, 0]
+    assert documents(database) == {}
+    assert ingest.end(database, job) == (0, Counts())
+
+
 def test_pages_are_pruned_one_after_the_other(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("docmill.storage.ingest.pruning.PAGE", 3)
     read(database, request(), numbered(10))
     _, n = read_and_prune(database, [text for text in numbered(10) if text[0] in {"k0", "k4", "k8"}])
     assert n == 7
     assert set(documents(database)) == {"k0", "k4", "k8"}
+
+
+def test_a_cancelled_job_prunes_nothing(database: Database) -> None:
+    read(database, request(), numbered(2))
+    job = jobs.open_job(database, request(spec=TRANSLATE))
+    jobs.cancel(database, job.id)
+    with pytest.raises(JobStopped):
+        prune(database, job, Seen(), limits=ALL)
+    assert len(documents(database)) == 2
 
 
 @given(st.lists(st.lists(st.integers(0, 200_000), max_size=30), max_size=5), st.integers(0, 250_000))

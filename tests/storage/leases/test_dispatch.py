@@ -19,6 +19,7 @@ from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import OpenJob
 from tests.kinds import KINDS
 from tests.storage.builders import (
+    TRANSLATE,
     at_once,
     claim_next,
     claim_shard,
@@ -111,6 +112,19 @@ def test_live_workers_are_those_heard_of_lately(database: Database) -> None:
     assert dispatch.live_workers(database) == {"w1"}
 
 
+def test_silent_workers_widen_no_window(database: Database) -> None:
+    many_shards(database, "a")
+    sign_on(database, "w1", slots=9)
+    database.write(lambda transaction: transaction.exec_driver_sql("UPDATE worker SET seen_at = seen_at - 60"))
+    assert len(dispatched(database)) == LEAST_WINDOW
+
+
+def test_a_job_of_higher_priority_goes_first(database: Database) -> None:
+    low, high = many_shards(database, "a"), many_shards(database, "b", 3, priority=5)
+    sign_on(database, "w1", slots=4)
+    assert by_job(database, dispatched(database)) == {high.id: 3, low.id: 5}
+
+
 def test_what_waits_in_the_queue_makes_room_for_a_higher_priority(database: Database) -> None:
     huge = many_shards(database, "huge")
     assert len(dispatched(database)) == LEAST_WINDOW
@@ -123,11 +137,31 @@ def test_what_waits_in_the_queue_makes_room_for_a_higher_priority(database: Data
     assert dispatched(database) == []
 
 
+def test_a_lane_is_not_held_up_by_another(database: Database) -> None:
+    many_shards(database, "a")
+    translated = many_shards(database, "b", spec=TRANSLATE)
+    assert by_job(database, dispatched(database))[translated.id] == LEAST_WINDOW
+
+
 def test_two_top_ups_at_once_offer_no_shard_twice(database: Database) -> None:
     many_shards(database, "a", 30)
     sign_on(database, "w1", slots=5)
     taken = [shard_id for ids in at_once(*[lambda: dispatched(database)] * 4) for shard_id in ids]
     assert len(taken) == len(set(taken)) >= WINDOW_PER_SLOT * 5
+
+
+def test_what_could_not_be_sent_is_put_back_as_if_nothing_had_been(database: Database) -> None:
+    job = many_shards(database, "a", 6)
+    before = shards_of(database, job)
+    dispatch.put_back(database, dispatched(database))
+    assert shards_of(database, job) == before
+
+
+def test_a_shard_that_was_claimed_is_not_put_back(database: Database) -> None:
+    many_shards(database, "a", 6)
+    claim = claim_next(database)
+    dispatch.put_back(database, [claim.shard_id])
+    assert shard(database, claim.shard_id).state == "running"
 
 
 def test_a_spec_that_every_live_worker_refused_is_not_dispatched_and_its_job_is_blocked(database: Database) -> None:
@@ -149,6 +183,15 @@ def test_a_spec_that_every_live_worker_refused_is_not_dispatched_and_its_job_is_
     assert {row.attempt for row in shards_of(database, bad)} == {0}
 
 
+def test_a_refusal_that_was_taken_back_no_longer_counts(database: Database) -> None:
+    job = many_shards(database, "a")
+    sign_on(database, "w1")
+    dispatch.refuse(database, "w1", job.first.spec_id, "cannot serve it: no weights")
+    dispatch.accept(database, "w1", job.first.spec_id)
+    assert dispatched(database)
+    assert read_status(database, job.id).waiting_for is None
+
+
 def test_a_refusal_lapses_so_that_a_mended_model_is_found(database: Database) -> None:
     job = many_shards(database, "a")
     sign_on(database, "w1")
@@ -156,6 +199,15 @@ def test_a_refusal_lapses_so_that_a_mended_model_is_found(database: Database) ->
     assert dispatched(database) == []
     database.write(lambda transaction: transaction.exec_driver_sql("UPDATE refusal SET refused_at = refused_at - 60"))
     assert dispatched(database)
+
+
+def test_the_refusals_of_a_worker_that_signed_off_block_nothing(database: Database) -> None:
+    job = many_shards(database, "a")
+    sign_on(database, "w1")
+    dispatch.refuse(database, "w1", job.first.spec_id, "cannot serve it")
+    dispatch.sign_off(database, "w1")
+    dispatch.sign_off(database, "w1")
+    assert read_status(database, job.id).no_worker
 
 
 def test_a_refusal_of_a_worker_that_is_not_on_the_list_is_ignored(database: Database) -> None:
@@ -226,6 +278,14 @@ def test_a_hint_is_lost_when_a_later_one_was_claimed(database: Database, ends: b
     assert lost(database, queue_is_empty=False) == shard_ids[:2]
 
 
+def test_hints_of_a_cancelled_job_are_not_sent_again(database: Database) -> None:
+    job = many_shards(database, "a")
+    for shard_id in dispatched(database):
+        set_shard(database, shard_id, dispatched_at=db_now() - 2 * GRACE_S)
+    jobs.cancel(database, job.id)
+    assert lost(database, queue_is_empty=True) == []
+
+
 def test_upkeep_is_held_by_one_at_a_time_and_passes_on_when_it_lapses(database: Database) -> None:
     assert maintenance.hold(database, "upkeep", "w1", 60)
     assert not maintenance.hold(database, "upkeep", "w2", 60)
@@ -235,6 +295,11 @@ def test_upkeep_is_held_by_one_at_a_time_and_passes_on_when_it_lapses(database: 
     assert not maintenance.hold(database, "upkeep", "w1", 60)
     maintenance.let_go(database, "upkeep", "w2")
     assert maintenance.hold(database, "upkeep", "w1", 60)
+
+
+def test_upkeep_is_won_by_one_of_many(database: Database) -> None:
+    won = at_once(*[lambda n=n: maintenance.hold(database, "upkeep", f"w{n}", 60) for n in range(8)])
+    assert won.count(True) == 1
 
 
 def test_two_rounds_of_reclaiming_at_once_reclaim_each_shard_once(database: Database) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy import select, update
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Lease, db_now
 from docmill.storage.leases import maintenance, shards
-from tests.storage.builders import at_once, claim_next, lapse, numbered, read, request, shard
+from tests.storage.builders import at_once, claim_next, done, lapse, numbered, read, request, shard
 
 LEASE_S = 60.0
 
@@ -62,12 +62,32 @@ def test_the_first_supervisor_of_all_gives_leases_their_time(database: Database)
     assert reclaimed(database) == 0
 
 
+def test_a_holder_that_comes_back_commits_what_it_computed(database: Database) -> None:
+    read(database, request(), numbered(3))
+    maintenance.contact(database, LEASE_S)
+    claim = claim_next(database)
+    lapse(database, claim.shard_id)
+    pass_time(database, 5 * LEASE_S)
+    assert reclaimed(database) == 0
+    shards.commit(database, claim, done(claim), None)
+    assert shard(database, claim.shard_id).state == "done"
+
+
 def test_a_round_that_was_held_up_reclaims_nothing_that_lapsed_meanwhile(database: Database) -> None:
     read(database, request(), numbered(3))
     before = maintenance.contact(database, LEASE_S)
     claim = claim_next(database)
     shards.heartbeat(database, claim.owner, lease_s=0.0)  # it ends after the contact
     assert maintenance.reclaim(database, before=before) == 0
+
+
+def test_a_longer_lease_than_a_grace_is_left_as_it_is(database: Database) -> None:
+    read(database, request(), numbered(3))
+    claim = claim_next(database)
+    shards.heartbeat(database, claim.owner, lease_s=1_000.0)
+    until = shard(database, claim.shard_id).lease_until
+    maintenance.contact(database, LEASE_S)
+    assert shard(database, claim.shard_id).lease_until == until
 
 
 def test_supervisors_that_come_back_at_once_give_one_grace(database: Database) -> None:

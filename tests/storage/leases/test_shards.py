@@ -15,13 +15,14 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Shard, db_now
 from docmill.storage.core.specs import TRUNCATED, Outcome, Reason, Status
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.errors import LeaseLost, NotFound
+from docmill.storage.errors import JobStopped, LeaseLost, NotFound
 from docmill.storage.leases import dispatch, maintenance, shards
 from docmill.storage.leases.policy import LAPSES_TOGETHER, MAX_ATTEMPTS, MAX_LAPSES, POISON, VANISHED
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
+from docmill.storage.steps.sharding import unpack
 from tests.kinds import KINDS
 from tests.storage.builders import (
     EMBED,
@@ -34,10 +35,12 @@ from tests.storage.builders import (
     lapse,
     numbered,
     outcomes,
+    queued,
     read,
     request,
     set_shard,
     shard,
+    shards_of,
     work,
 )
 from tests.worker.harness import until
@@ -119,6 +122,16 @@ def test_a_claim_whose_answer_was_lost_is_ours_on_the_second_try(database: Datab
     assert shard(database, shard_id).fence == 1
 
 
+def test_a_claim_by_what_was_seen_before_another_had_the_shard_is_none(database: Database) -> None:
+    read(database, request(), numbered(2))
+    [shard_id] = dispatched(database)
+    stale = shards.look(database, shard_id)
+    assert stale is not None
+    shards.release(database, claim_next(database))
+    assert dispatched(database) == [shard_id]
+    assert shards.claim(database, stale, "w2") is None
+
+
 def test_a_heartbeat_renews_what_its_process_holds_and_nothing_else(database: Database) -> None:
     read(database, request(), numbered(600))
     mine, lost, other = claim_next(database, "w1"), claim_next(database, "w1"), claim_next(database, "w2")
@@ -147,6 +160,77 @@ def test_a_release_keeps_what_is_finished_and_spends_no_attempt(database: Databa
     assert (status.done, status.pending, status.tokens_in) == (3, 0, 9)
 
 
+def test_a_release_of_a_retried_shard_keeps_the_failures_that_were_not_tried_again(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    work(database, failed)
+    jobs.finish(database)
+    jobs.retry(database, job.id)
+    claim = claim_next(database)
+    shards.release(database, claim, done(claim)[:1])
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.pending) == (1, 0, 2)
+    again = claim_next(database)
+    assert (again.redo, len(again.texts)) == (True, 2)
+    shards.commit(database, again, done(again), None)
+    jobs.finish(database)
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.state) == (3, 0, "done")
+
+
+def test_what_a_process_held_that_was_stopped_on_purpose_is_no_suspect(database: Database) -> None:
+    read(database, request(), numbered(300))
+    first, other = claim_next(database, "w1"), claim_next(database, "w2")
+    assert maintenance.release_owner(database, "w1") == 1
+    row = shard(database, first.shard_id)
+    assert (row.state, row.suspect, row.attempt, row.fence) == ("planned", 0, 0, first.fence + 1)
+    assert shard(database, other.shard_id).state == "running"
+    with pytest.raises(LeaseLost):
+        shards.commit(database, first, done(first), None)
+
+
+def test_a_release_that_comes_too_late_changes_nothing(database: Database) -> None:
+    read(database, request(), numbered(2))
+    late = claim_next(database)
+    lapse(database, late.shard_id)
+    maintenance.reclaim(database)
+    other = claim_next(database, "w2")
+    shards.release(database, late, done(late))
+    row = shard(database, late.shard_id)
+    assert (row.state, row.fence, row.owner) == ("running", other.fence, "w2")
+    assert outcomes(database) == {}
+
+
+def test_a_paused_job_stands_still_until_it_is_resumed(database: Database) -> None:
+    job = read(database, request(), numbered(300))
+    running, waiting = claim_next(database), queued(database)[0]
+    head = shards.look(database, waiting)
+    assert head is not None
+    assert jobs.pause(database, job.id)
+    assert jobs.pause(database, job.id)
+    with pytest.raises(LeaseLost):
+        shards.commit(database, running, done(running), None)
+    assert shards.claim(database, head, "w2") is None
+    assert shards.look(database, waiting) is None
+    assert (dispatched(database), queued(database)) == ([], [])
+    assert jobs.finish(database) == []
+    status = read_status(database, job.id)
+    assert (status.state, status.ended, status.pending) == ("paused", False, 300)
+    assert jobs.resume(database, job.id)
+    assert read_status(database, job.id).state == "running"
+    assert shard(database, running.shard_id).attempt == 0
+    work(database)
+    assert jobs.finish(database) == [job.id]
+    assert not jobs.pause(database, job.id)
+    assert not jobs.resume(database, job.id)
+
+
+def test_stopping_takes_back_what_waits_in_the_queue(database: Database) -> None:
+    job = read(database, request(), numbered(600))
+    assert dispatched(database)
+    jobs.halt(database, job.id, "enough")
+    assert {row.state for row in shards_of(database, job)} == {"planned"}
+
+
 def test_truncated_outputs_are_counted_and_so_are_those_of_before(database: Database) -> None:
     job = read(database, request(), numbered(3))
     claim = claim_next(database)
@@ -157,6 +241,22 @@ def test_truncated_outputs_are_counted_and_so_are_those_of_before(database: Data
     assert (read_status(database, job.id).done, read_status(database, job.id).truncated) == (3, 1)
     later = read(database, request(), numbered(4))
     assert read_status(database, later.id).truncated == 1
+
+
+def test_a_cancel_takes_running_shards_away_and_stops_claims(database: Database) -> None:
+    job = read(database, request(), numbered(300))
+    running = claim_next(database)
+    heads = [shards.look(database, row.id) for row in shards_of(database, job)]
+    waiting = next(head for head in heads if head is not None)
+    assert jobs.cancel(database, job.id)
+    with pytest.raises(LeaseLost):
+        shards.commit(database, running, done(running), None)
+    assert shards.claim(database, waiting, "w2") is None
+    assert shards.look(database, waiting.shard_id) is None
+    assert dispatched(database) == []
+    assert shards.heartbeat(database, "w1") == {}
+    assert not jobs.cancel(database, job.id)
+    assert read_status(database, job.id).state == "cancelled"
 
 
 def test_a_claim_that_slips_past_a_cancel_is_not_renewed_and_cannot_commit(database: Database) -> None:
@@ -207,6 +307,13 @@ def test_a_pause_takes_away_what_is_being_claimed_at_that_moment(postgres_url: s
     other.close()
 
 
+def test_a_cancelled_job_is_not_revived_by_a_retry(database: Database) -> None:
+    job = read(database, request(), numbered(2))
+    jobs.cancel(database, job.id)
+    with pytest.raises(JobStopped, match="cancelled"):
+        jobs.retry(database, job.id)
+
+
 @pytest.mark.parametrize("act", [jobs.cancel, jobs.retry, jobs.require, read_status])
 def test_an_unknown_job_is_named(database: Database, act) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(NotFound, match="there is no job 77"):
@@ -216,6 +323,19 @@ def test_an_unknown_job_is_named(database: Database, act) -> None:  # type: igno
 def die(database: Database, claim: Claim) -> None:
     """The process that holds the claim dies: its supervisor takes its shards away at once."""
     assert maintenance.reclaim(database, claim.owner) >= 1
+
+
+def test_a_lease_that_lapses_makes_no_suspects_and_spends_no_attempt(database: Database) -> None:
+    read(database, request(), numbered(300))
+    first, second = claim_next(database), claim_next(database)
+    for claim in (first, second):
+        lapse(database, claim.shard_id)
+    assert maintenance.reclaim(database) == 2
+    for claim in (first, second):
+        row = shard(database, claim.shard_id)
+        assert (row.state, row.suspect, row.lapses, row.attempt) == ("planned", 0, 1, 0)
+        assert row.fence == claim.fence + 1
+    assert {first.shard_id, second.shard_id} <= {*dispatched(database)}, "they may be claimed at once"
 
 
 def vanish(database: Database, claim: Claim) -> None:
@@ -247,6 +367,16 @@ def test_a_document_that_takes_its_machine_down_ends_by_a_bound_and_its_neighbou
     assert read_status(database, job.id).done == 255
 
 
+def test_lapses_leave_a_shard_its_attempts(database: Database) -> None:
+    read(database, request(), numbered(1))
+    for _ in range(MAX_ATTEMPTS):
+        vanish(database, claim_next(database))
+    claim = claim_next(database)
+    assert claim.attempt == 1
+    maintenance.failed_attempt(database, claim, "the driver fell over")
+    assert shard(database, claim.shard_id).state == "planned"
+
+
 def test_poison_alone_fails_and_its_neighbours_finish(database: Database) -> None:
     texts = numbered(256)
     job = read(database, request(), [(key, "poison" if key == "k77" else text) for key, text in texts])
@@ -272,6 +402,17 @@ def test_poison_alone_fails_and_its_neighbours_finish(database: Database) -> Non
     assert failure == {"id": "k77", "status": "failed", "class": "document", "reason": POISON}
 
 
+def test_a_split_shard_is_split_once(database: Database) -> None:
+    job = read(database, request(), numbered(40))
+    for _ in range(2):
+        die(database, claim_next(database))
+    rows_ = shards_of(database, job)
+    assert [row.state for row in rows_] == ["split"] + ["planned"] * 16
+    assert sorted(c for row in rows_[1:] for c in unpack(row.contents)) == sorted(unpack(rows_[0].contents))
+    assert sum(row.n_chars for row in rows_[1:]) == sum(len(text) for _, text in numbered(40))
+    assert maintenance.reclaim(database) == 0
+
+
 def test_a_failed_attempt_backs_off_and_then_gives_up_as_transient(database: Database) -> None:
     job = read(database, request(), numbered(2))
     for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -283,6 +424,26 @@ def test_a_failed_attempt_backs_off_and_then_gives_up_as_transient(database: Dat
     assert {row["class"] for row in failures(database, job.id)} == {"transient"}
     assert {row["reason"] for row in failures(database, job.id)} == {"the driver fell over"}
     assert jobs.finish(database) == [job.id]
+
+
+def test_a_failed_attempt_without_the_lease_changes_nothing(database: Database) -> None:
+    read(database, request(), numbered(2))
+    late = claim_next(database)
+    lapse(database, late.shard_id)
+    maintenance.reclaim(database)
+    before = shard(database, late.shard_id)
+    maintenance.failed_attempt(database, late, "too late")
+    assert shard(database, late.shard_id) == before
+
+
+def test_giving_up_keeps_what_a_release_had_finished(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    claim = claim_next(database)
+    shards.release(database, claim, done(claim)[:2])
+    set_shard(database, claim.shard_id, attempt=MAX_ATTEMPTS - 1)
+    maintenance.failed_attempt(database, claim_next(database), "no luck")
+    status = read_status(database, job.id)
+    assert (status.done, status.failed, status.pending) == (2, 1, 0)
 
 
 def by_key(claim: Claim, **classes: Reason) -> list[Outcome]:
@@ -313,6 +474,23 @@ def test_a_retry_puts_done_in_the_place_of_failed(database: Database) -> None:
     assert set(outcomes(database).values()) == {"done"}
 
 
+def test_a_retry_of_one_class_leaves_the_others(database: Database) -> None:
+    job = read(database, request(), THREE)
+    work(database, lambda claim: by_key(claim, a=Reason.TRANSIENT, b=Reason.DOCUMENT))
+    assert jobs.retry(database, job.id, only="transient") == 1
+    assert jobs.retry(database, job.id, only="document") == 1  # a class at a time, the first still under way
+    assert jobs.retry(database, job.id, only="model") == 0
+
+
+def test_a_retry_while_the_source_is_read_does_not_end_the_reading(database: Database) -> None:
+    job = read(database, request(), THREE, stop_after=1)
+    work(database, failed)
+    assert jobs.retry(database, job.id) == 3
+    work(database)
+    assert jobs.finish(database) == []
+    assert read_status(database, job.id).state == "ingesting"
+
+
 def test_a_retry_while_the_source_is_read_leaves_what_the_job_has_not_come_across(database: Database) -> None:
     other = read(database, request(), THREE)
     work(database, failed)
@@ -328,6 +506,16 @@ def test_a_retry_while_the_source_is_read_leaves_what_the_job_has_not_come_acros
     work(database)
     status = read_status(database, job.id)
     assert (status.done, status.failed, status.pending) == (3, 0, 0)
+
+
+def test_the_first_write_of_an_outcome_wins(database: Database) -> None:
+    first = read(database, request(corpus="left"), THREE)
+    second = read(database, request(corpus="right"), THREE)
+    left, right = claim_next(database, "w1"), claim_next(database, "w2")
+    shards.commit(database, left, done(left, "first"), None)
+    shards.commit(database, right, done(right, "second"), None)
+    for job in (first, second):
+        assert [row["text"] for row in results(database, job.id)] == ["first"] * 3
 
 
 def test_a_vector_of_another_length_than_the_specs_first_one_is_refused(database: Database) -> None:
@@ -472,6 +660,19 @@ def test_few_doubtful_results_and_remarks_do_not_stop_a_job(database: Database) 
 def test_a_share_is_too_large_when_it_is_more_than_the_bound(n: int, most: float, is_too_many: bool) -> None:
     assert (jobs.too_many("failed", n, 100, most) is not None) is is_too_many
     assert jobs.too_many("failed", n, 100, None) is None
+
+
+def test_a_job_that_is_read_does_not_end_before_its_shards(database: Database) -> None:
+    read(database, request(), numbered(300))
+    claim = claim_next(database)
+    shards.commit(database, claim, done(claim), None)
+    assert jobs.finish(database) == []
+
+
+def test_a_job_whose_source_is_being_read_does_not_end(database: Database) -> None:
+    read(database, request(), numbered(3), stop_after=1)
+    work(database)
+    assert jobs.finish(database) == []
 
 
 def sign_on(database: Database, worker_id: str) -> None:

@@ -63,6 +63,19 @@ def test_work_of_every_kind_is_counted_as_it_is_stored(database: Database) -> No
     assert found.tokens_in == {("copy", COPY.model): 3 * len(claim.texts)}
 
 
+def test_a_failure_that_a_retry_mends_is_counted_no_more(database: Database) -> None:
+    job = read(database, request(), numbered(3))
+    work(database, failed)
+    jobs.finish(database)
+    jobs.retry(database, job.id)
+    work(database, flagged)
+    assert_exported(database, LANES)
+    with database.read() as transaction:
+        found = read_work(transaction)
+    assert sum(found.failures.values()) == 0
+    assert found.texts == {("copy", "done"): 3, ("copy", "failed"): 3}
+
+
 def test_released_split_lapsed_and_taken_away_shards_are_counted_right(database: Database) -> None:
     read(database, request(), numbered(8))
     first = claim_next(database)

@@ -15,7 +15,7 @@ from sqlalchemy import event
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Reason, Status
-from docmill.storage.deletion import removal
+from docmill.storage.deletion import gc, removal
 from docmill.storage.errors import FolderBusy, StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.readers import Record, SourceOptions, open_source
@@ -25,7 +25,7 @@ from docmill.storage.results.results import Placed, columns, results
 from docmill.storage.steps import jobs
 from docmill.storage.writers import Target
 from docmill.storage.writers.parts_manifest import Manifest, from_json
-from tests.storage.builders import EMBED, TRANSLATE, failed, numbered, read, request, work
+from tests.storage.builders import EMBED, TRANSLATE, done, failed, numbered, read, request, work
 
 Contents = dict[str, bytes]
 
@@ -152,6 +152,22 @@ def test_an_export_that_goes_on_seeks_its_place_and_reads_nothing_before_it(
     assert len(pages) == 1
 
 
+@pytest.mark.parametrize("damage", ["missing", "shorter", "other bytes"])
+def test_a_part_that_is_not_as_it_was_written_is_written_again_and_no_other(
+    database: Database, tmp_path: Path, damage: str
+) -> None:
+    job = worked(database, 35)
+    export(database, job, tmp_path / "out")
+    before = contents(tmp_path / "out")
+    part = tmp_path / "out" / "part-00001.jsonl"
+    raw = part.read_bytes()
+    part.unlink()
+    if damage != "missing":
+        part.write_bytes(raw[:-1] if damage == "shorter" else raw.replace(b"k11", b"k99"))
+    assert export(database, job, tmp_path / "out") == Written(35, 4, 1)
+    assert contents(tmp_path / "out") == before
+
+
 def test_documents_of_earlier_parts_that_a_retry_brings_are_not_missed(database: Database, tmp_path: Path) -> None:
     job = worked(database, 25, lambda claim: [*failed(claim, Reason.TRANSIENT)[:3], *echo(claim)[3:]])
     with pytest.raises(KeyboardInterrupt):
@@ -165,6 +181,28 @@ def test_documents_of_earlier_parts_that_a_retry_brings_are_not_missed(database:
     assert export(database, job, tmp_path / "out", progress=progress) == Written(25, 3, 3)
     assert "have changed since" in progress.why[0]
     assert [part.first_id for part in manifest(tmp_path / "out").parts] == ["k0", "k10", "k20"]
+
+
+def test_what_another_job_computes_of_the_same_texts_is_noticed(database: Database, tmp_path: Path) -> None:
+    mine = worked(database, 5, failed, corpus="mine")
+    export(database, mine, tmp_path / "out")
+    other = worked(database, 5, failed, corpus="other")
+    jobs.retry(database, other)
+    work(database, echo)
+    jobs.finish(database)
+    assert export(database, mine, tmp_path / "out") == Written(5, 1, 1)
+
+
+def test_what_was_dropped_and_computed_again_is_noticed(database: Database, tmp_path: Path) -> None:
+    job = worked(database, 5)
+    export(database, job, tmp_path / "out")
+    gc.drop(database)
+    assert export(database, job, tmp_path / "out") == Written(0, 0, 0)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
+    again = worked(database, 5, done)
+    assert again != job
+    assert export(database, job, tmp_path / "out") == Written(5, 1, 1)
+    assert b'"text":"out"' in (tmp_path / "out" / "part-00000.jsonl").read_bytes()
 
 
 def test_what_was_removed_leaves_its_part_with_the_next_export(database: Database, tmp_path: Path) -> None:
@@ -214,6 +252,16 @@ def test_another_exports_folder_is_refused_unless_it_may_be_replaced(database: D
     ]
     assert sorted(contents(out)) == ["README.md", "manifest.json", *(f"part-0000{n}.csv" for n in range(3))]
     assert export(database, other, out, 5, "csv", replaced=True) == Written(12, 3, 0), "it is ours by now"
+
+
+def test_a_job_of_the_same_number_in_another_store_is_another_export(database: Database, tmp_path: Path) -> None:
+    job = worked(database, 3)
+    export(database, job, tmp_path / "out")
+    path = tmp_path / "out" / "manifest.json"
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps(said | {"created_at": said["created_at"] - 1}))
+    with pytest.raises(StorageError, match="a job 1 of another store"):
+        export(database, job, tmp_path / "out")
 
 
 def test_a_folder_with_other_files_in_it_is_refused_and_left_alone(database: Database, tmp_path: Path) -> None:

@@ -111,6 +111,12 @@ def test_documents_without_a_vector_are_counted_and_not_found(database: Database
     assert best.ids.shape == (1, 8)
 
 
+def test_a_query_whose_vector_has_another_length_is_refused(database: Database) -> None:
+    embed(database, numbered(3))
+    with pytest.raises(NothingEmbedded, match=r"have 6 numbers, and others 4: .* --revision"):
+        search(database, choose(database, ["books"]), np.ones((1, 4), "<f4"), 10)
+
+
 def test_a_stored_vector_of_another_length_is_no_garbage_among_the_hits(database: Database) -> None:
     embed(database, numbered(3))
     store_short_vector(database)
