@@ -28,7 +28,7 @@ from typing import Any
 
 from bench import planted
 from bench.pairs import RESULTS, described, machine
-from bench.planted import Pair, Plant, Pool
+from bench.planted import GoodPair, Plant, Pool
 from docmill.storage.core.specs import Spec
 from docmill.tasks import kinds
 from docmill.tasks.checks import AS_WRITTEN, Checks, Context, all_checks
@@ -45,7 +45,7 @@ DIFFERING = RESULTS / "checks-differing.json"
 WAIT_S = 3600.0
 
 
-def _nothing(_pair: Pair, _pool: Pool, _draw: random.Random) -> str | None:
+def _nothing(_pair: GoodPair, _pool: Pool, _draw: random.Random) -> str | None:
     return None
 
 
@@ -73,7 +73,7 @@ class Outputs:
     """Good outputs of one kind, with the checks that suit them and the errors that are planted."""
 
     name: str
-    pairs: Sequence[Pair]
+    pairs: Sequence[GoodPair]
     checks: Checks
     errors: Sequence[tuple[str, str, Plant]]
 
@@ -137,7 +137,7 @@ def opened(kind: str, model: str, beams: int | None) -> Iterator[tuple[Engine, S
             engine.close()
 
 
-def loops(name: str, kind: str, model: str, pairs: Sequence[Pair], beams: int | None = None) -> dict[str, Any]:
+def loops(name: str, kind: str, model: str, pairs: Sequence[GoodPair], beams: int | None = None) -> dict[str, Any]:
     """Return how many real outputs have a loop by an independent rule, and how many of these are flagged.
 
     CPU seconds are those of this process: the translation's with all its threads, and the checks' beside it.
@@ -212,22 +212,24 @@ def _outputs(rows: Sequence[Mapping[str, Any]]) -> Iterator[Outputs]:
     for back in (False, True):
         for language in languages:
             own = [row for row in translated if row["lang"] == language]
-            pairs = [Pair(row["text"], row["reference"], language, "en", row["id"]) for row in own]
+            pairs = [GoodPair(row["text"], row["reference"], language, "en", row["id"]) for row in own]
             if back:
-                pairs = [Pair(pair.output, pair.given, "en", language, pair.key) for pair in pairs]
+                pairs = [GoodPair(pair.output, pair.given, "en", language, pair.key) for pair in pairs]
             pairs = _clean(pairs)
             context = Context(pairs[0].source, pairs[0].target)
             name = f"translations, {context.source} to {context.target}"
             others = _of_other_languages(translated, language)
             yield Outputs(name, pairs, Checks(tuple(all_checks()), context), _with(others, _TRANSLATED))
-    summarized = [Pair(row["text"], row["synopsis"], "en", "en", row["id"]) for row in rows if row.get("synopsis")]
+    summarized = [
+        GoodPair(row["text"], row["synopsis"], "en", "en", row["id"]) for row in rows if row.get("synopsis")
+    ]
     if summarized:
         checks = Checks(tuple(all_checks()), Context(shortened=True, same_language=True))
         others = _of_other_languages(translated, "")
         yield Outputs("summaries", _clean(summarized), checks, _with(others, _SUMMARIZED))
         honest = [pair for pair in _clean(summarized) if planted.says_no_more(pair)]
         yield Outputs("summaries that name only what their texts name", honest, checks, _with(others, _SUMMARIZED))
-        written = [Pair(pair.output, pair.given, "en", "en") for pair in _clean(summarized)]
+        written = [GoodPair(pair.output, pair.given, "en", "en") for pair in _clean(summarized)]
         yield Outputs("generated texts", written, AS_WRITTEN, _SUMMARIZED[:1])
 
 
@@ -241,7 +243,7 @@ def _held_out(rows: Sequence[Mapping[str, Any]]) -> Iterator[Outputs]:
         yield replace(outputs, name=f"{outputs.name}, second set", errors=names)
 
 
-def _clean(pairs: Sequence[Pair]) -> list[Pair]:
+def _clean(pairs: Sequence[GoodPair]) -> list[GoodPair]:
     return [pair for pair in pairs if pair.given.strip() and pair.output.strip()]
 
 
@@ -252,7 +254,7 @@ def _of_other_languages(rows: Sequence[Mapping[str, Any]], besides: str) -> list
 def _with(others: Sequence[str], errors: Sequence[tuple[str, str, Plant]]) -> list[tuple[str, str, Plant]]:
     """Return the errors, of which another language has these texts besides those of the inputs."""
 
-    def other(pair: Pair, material: Pool, draw: random.Random) -> str | None:
+    def other(pair: GoodPair, material: Pool, draw: random.Random) -> str | None:
         own = material.texts.get(pair.source or "", ()) if pair.source != pair.target else ()
         found = draw.choice([list(own), list(others)]) or list(own) or list(others)
         return draw.choice(found) if found else None
@@ -262,16 +264,16 @@ def _with(others: Sequence[str], errors: Sequence[tuple[str, str, Plant]]) -> li
 
 def _questions(
     rows: Sequence[Mapping[str, Any]], counts: Sequence[int]
-) -> Iterator[tuple[str, str, str, list[Pair]]]:
-    translated = [Pair(row["text"], row["reference"]) for row in rows if "reference" in row][: counts[0]]
-    summarized = [Pair(row["text"], row["synopsis"]) for row in rows if row.get("synopsis")][: counts[1]]
+) -> Iterator[tuple[str, str, str, list[GoodPair]]]:
+    translated = [GoodPair(row["text"], row["reference"]) for row in rows if "reference" in row][: counts[0]]
+    summarized = [GoodPair(row["text"], row["synopsis"]) for row in rows if row.get("synopsis")][: counts[1]]
     if translated:
         yield "translations", "translate", "marian-ddtp", translated
     if summarized:
         yield "summaries", "summarize", "synopsis-ddtp", summarized
 
 
-def _flagged(checks: Checks, flag: str, pair: Pair) -> bool:
+def _flagged(checks: Checks, flag: str, pair: GoodPair) -> bool:
     return bool(Checks((flag,), checks.context).findings(pair.given, pair.output))
 
 

@@ -57,7 +57,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ModelPair:
     """The first model and the better one, for texts of one kind."""
 
     question: Question
@@ -66,7 +66,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Computed:
+class ComputedSide:
     """The outcomes of all texts by one side, and CPU seconds without loading."""
 
     outcomes: Sequence[Outcome]
@@ -95,17 +95,17 @@ def main() -> None:
     sys.stdout.write(table(facts))
 
 
-def _pairs(data: Path, texts: int) -> Iterator[Pair]:
+def _pairs(data: Path, texts: int) -> Iterator[ModelPair]:
     """Yield pairs of one model with more beams."""
     for question, further in zip(_questions(data, texts), ({"unit": "sentence"}, {}), strict=True):
         asked = _ASKED[question.kind]
         sides = (Side(question.model, {**asked, "beams": beams}) for beams in (1, 4))
-        yield Pair(question, *sides)
+        yield ModelPair(question, *sides)
         greedy = Side(question.model, {**asked, "beams": 1, "dtype": "int8"})
-        yield Pair(question, greedy, Side(question.model, {**asked, **further, "beams": 8}))
+        yield ModelPair(question, greedy, Side(question.model, {**asked, **further, "beams": 8}))
 
 
-def _large(data: Path, texts: int, model: str) -> Iterator[Pair]:
+def _large(data: Path, texts: int, model: str) -> Iterator[ModelPair]:
     """Yield the shipped translator with another model: on Spanish texts, and on these with as many French ones."""
     spanish = _translated(data, "es", texts)
     french = _translated(data, "fr", len(spanish.texts))
@@ -117,7 +117,7 @@ def _large(data: Path, texts: int, model: str) -> Iterator[Pair]:
     for question, language in ((spanish, "es"), (mixed, "auto")):
         asked = {"source_lang": language, "target_lang": "en"}
         greedy = Side(question.model, {**asked, "beams": 1, "dtype": "int8"})
-        yield Pair(question, greedy, Side(model, {**asked, "max_new_tokens": LARGE_TOKENS}))
+        yield ModelPair(question, greedy, Side(model, {**asked, "max_new_tokens": LARGE_TOKENS}))
 
 
 def _questions(data: Path, count: int) -> Iterator[Question]:
@@ -133,7 +133,7 @@ def _translated(data: Path, language: str, count: int) -> Question:
     return Question("translate", "marian-ddtp", texts, references)
 
 
-def measured(pair: Pair, cache: Path) -> dict[str, Any]:
+def measured(pair: ModelPair, cache: Path) -> dict[str, Any]:
     """Return the scores and costs of both sides, and a row for each doubt."""
     kind, texts = pair.question.kind, list(pair.question.texts)
     first, second = (computed(kind, side, texts, cache) for side in (pair.first, pair.second))
@@ -159,7 +159,7 @@ def measured(pair: Pair, cache: Path) -> dict[str, Any]:
     }
 
 
-def computed(kind: str, side: Side, texts: Sequence[str], cache: Path) -> Computed:
+def computed(kind: str, side: Side, texts: Sequence[str], cache: Path) -> ComputedSide:
     """Return the outcomes of texts, and the CPU seconds that they took."""
     engine = Engine(partial(open_backend, device="cpu", models_dir=None, cache_dir=cache))
     engine.start()
@@ -172,7 +172,7 @@ def computed(kind: str, side: Side, texts: Sequence[str], cache: Path) -> Comput
         ticket = engine.submit(spec, list(enumerate(texts)))
         assert ticket.wait(WAIT_S)
         seconds = time.process_time() - began
-        return Computed(ticket.finished(), seconds, str(engine.runtime(spec)["backend"]))
+        return ComputedSide(ticket.finished(), seconds, str(engine.runtime(spec)["backend"]))
     finally:
         engine.close()
 
@@ -213,7 +213,9 @@ def _doubted(outcomes: Sequence[Outcome], doubt: Doubt) -> list[int]:
     return [number for number, one in enumerate(outcomes) if one.status == "done" and doubt.holds(one)]
 
 
-def _row(pair: Pair, first: Computed, second: Computed, when: str, doubted: Collection[int]) -> dict[str, Any]:
+def _row(
+    pair: ModelPair, first: ComputedSide, second: ComputedSide, when: str, doubted: Collection[int]
+) -> dict[str, Any]:
     both = list(zip(first.outcomes, second.outcomes, strict=True))
     better = [two if number in doubted and is_better(two, one) else one for number, (one, two) in enumerate(both)]
     always = [two if number in doubted else one for number, (one, two) in enumerate(both)]
@@ -235,11 +237,11 @@ def _row(pair: Pair, first: Computed, second: Computed, when: str, doubted: Coll
     }
 
 
-def _score(outcomes: Sequence[Outcome], pair: Pair) -> dict[str, float]:
+def _score(outcomes: Sequence[Outcome], pair: ModelPair) -> dict[str, float]:
     return score([one.text or "" for one in outcomes], pair.question.references)
 
 
-def _interval(pair: Pair, *sides: Sequence[Outcome]) -> list[float]:
+def _interval(pair: ModelPair, *sides: Sequence[Outcome]) -> list[float]:
     """Return the 90 % interval of the gain over resampled texts, by the mean chrF of single texts."""
     references = pair.question.references
     each = np.array(

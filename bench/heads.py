@@ -27,7 +27,7 @@ from bench import limits, random_models
 from bench.fleet import fleet
 from bench.manpages import paragraphs
 from bench.pairs import Claim, Comparison, Run, interleave, timed, write
-from bench.random_models import MINILM, Head
+from bench.random_models import MINILM, HeadClass
 from docmill.tasks.backends.accelerator import quiet
 
 QUESTION = "What does the option do?"
@@ -53,7 +53,7 @@ class Question:
     """
 
     task: str
-    head: Head
+    head: HeadClass
     wanted: float
     peer: Callable[[Path, torch.dtype], Peer]
     options: dict[str, Any] = field(default_factory=dict)
@@ -96,12 +96,14 @@ def by_model(folder: Path, dtype: torch.dtype) -> Peer:
 
 
 QUESTIONS = (
-    Question("classify", Head.LABELS, 2.0, partial(by_pipeline, "text-classification", top_k=None)),
-    Question("entities", Head.TAGS, 2.0, partial(by_pipeline, "token-classification", aggregation_strategy="simple")),
-    Question("answer", Head.ANSWERS, 2.0, by_model, {"question": {"answer": QUESTION}}, beside=[QUESTION]),
+    Question("classify", HeadClass.LABELS, 2.0, partial(by_pipeline, "text-classification", top_k=None)),
+    Question(
+        "entities", HeadClass.TAGS, 2.0, partial(by_pipeline, "token-classification", aggregation_strategy="simple")
+    ),
+    Question("answer", HeadClass.ANSWERS, 2.0, by_model, {"question": {"answer": QUESTION}}, beside=[QUESTION]),
     Question(
         "classify",
-        Head.LABELS,
+        HeadClass.LABELS,
         2.5,
         partial(by_pipeline, "zero-shot-classification", candidate_labels=list(LABELS)),
         {"labels": {label: label for label in LABELS}},

@@ -58,7 +58,7 @@ FROM placed
 
 
 @dataclass(frozen=True)
-class Cost:
+class ScrapeCost:
     """The cost of a scrape: wall-clock seconds, and CPU seconds of the exporter and of the server."""
 
     store: str
@@ -110,7 +110,7 @@ def run(statement: str, transaction: Transaction) -> None:
     transaction.execute(text(statement.replace(":", r"\:")))
 
 
-def measure(url: str, shards: int, scrapes: int) -> Cost:
+def measure(url: str, shards: int, scrapes: int) -> ScrapeCost:
     """Scrape a filled store."""
     database = Database(url, kinds=KINDS)
     fill(database, shards)
@@ -123,7 +123,7 @@ def measure(url: str, shards: int, scrapes: int) -> Cost:
     database.close()
     later = took[1:]
     times = (min(later), statistics.median(later), max(later), took[0])
-    return Cost(name, shards, scrapes, *times, own / scrapes, server / scrapes)
+    return ScrapeCost(name, shards, scrapes, *times, own / scrapes, server / scrapes)
 
 
 def scrape(collector: FleetCollector) -> float:
@@ -160,7 +160,7 @@ def _cpu_s(pid: int) -> float:
         return 0.0
 
 
-def costs(sizes: list[int], scrapes: int, *, sqlite: bool) -> Iterator[Cost]:
+def costs(sizes: list[int], scrapes: int, *, sqlite: bool) -> Iterator[ScrapeCost]:
     for shards in sizes:
         with ExitStack() as stack:
             if sqlite:
@@ -171,7 +171,7 @@ def costs(sizes: list[int], scrapes: int, *, sqlite: bool) -> Iterator[Cost]:
             yield measure(url, shards, scrapes)
 
 
-def report(found: list[Cost], expected: str) -> str:
+def report(found: list[ScrapeCost], expected: str) -> str:
     """Return the page of results."""
     lines = [
         "# The cost of a scrape",
@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--store", choices=("postgresql", "sqlite", "both"), default="both")
     parser.add_argument("--write", action="store_true", help="write bench/results/metrics.*")
     given = parser.parse_args()
-    found: list[Cost] = []
+    found: list[ScrapeCost] = []
     for store in ("postgresql", "sqlite"):
         if given.store in {store, "both"}:
             found += costs(given.shards, given.scrapes, sqlite=store == "sqlite")

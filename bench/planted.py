@@ -16,7 +16,7 @@ _LEAST_SENTENCE, _LEAST_CUT = 20, 80
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class GoodPair:
     """An input with a good output; ``source`` and ``target`` are codes of languages, ``key`` names its line."""
 
     given: str
@@ -35,10 +35,10 @@ class Pool:
     small: frozenset[str]
 
 
-Plant = Callable[[Pair, Pool, random.Random], str | None]
+Plant = Callable[[GoodPair, Pool, random.Random], str | None]
 
 
-def pool(pairs: Sequence[Pair]) -> Pool:
+def pool(pairs: Sequence[GoodPair]) -> Pool:
     """Return material from all pairs."""
     texts: dict[str, list[str]] = {}
     for pair in pairs:
@@ -51,13 +51,13 @@ def pool(pairs: Sequence[Pair]) -> Pool:
     return Pool(texts, sorted(name for name in names if name.lower() not in small), small)
 
 
-def planted(pair: Pair, plant: Plant, material: Pool, draw: random.Random) -> Pair | None:
+def planted(pair: GoodPair, plant: Plant, material: Pool, draw: random.Random) -> GoodPair | None:
     """Return the pair with an error in its output; None if there is no place for one."""
     output = plant(pair, material, draw)
     return None if output is None or output == pair.output else replace(pair, output=output)
 
 
-def loop(pair: Pair, _pool: Pool, draw: random.Random) -> str | None:
+def loop(pair: GoodPair, _pool: Pool, draw: random.Random) -> str | None:
     """A word or a phrase three to eight times, a sentence two or three times, or a few letters over and over."""
     words = pair.output.split(" ")
     if len(words) < 4:
@@ -81,7 +81,7 @@ def loop(pair: Pair, _pool: Pool, draw: random.Random) -> str | None:
     return " ".join([*words[:first], *unit * draw.randint(3, 8), *words[first + length :]])
 
 
-def dropped_sentence(pair: Pair, _pool: Pool, draw: random.Random) -> str | None:
+def dropped_sentence(pair: GoodPair, _pool: Pool, draw: random.Random) -> str | None:
     """One of at least two sentences is left out."""
     found = sentences(pair.output)
     long = [one for one in found if one.end - one.start >= _LEAST_SENTENCE]
@@ -91,7 +91,7 @@ def dropped_sentence(pair: Pair, _pool: Pool, draw: random.Random) -> str | None
     return pair.output[: one.start] + pair.output[one.end :]
 
 
-def changed_number(pair: Pair, _pool: Pool, draw: random.Random) -> str | None:
+def changed_number(pair: GoodPair, _pool: Pool, draw: random.Random) -> str | None:
     """One digit of a number that both texts have is another one."""
     found = [one for one in _NUMBER.finditer(pair.output) if one.group() in pair.given]
     if not found:
@@ -102,7 +102,7 @@ def changed_number(pair: Pair, _pool: Pool, draw: random.Random) -> str | None:
     return pair.output[:place] + draw.choice(digits) + pair.output[place + 1 :]
 
 
-def changed_name(pair: Pair, material: Pool, draw: random.Random) -> str | None:
+def changed_name(pair: GoodPair, material: Pool, draw: random.Random) -> str | None:
     """A name that both texts have is a name of another text, wherever it stands."""
     found = [one.group() for one in _NAME.finditer(pair.output) if one.group().lower() not in material.small]
     found = [name for name in found if _whole(name).search(pair.given)]
@@ -119,7 +119,7 @@ def _whole(name: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){re.escape(name)}(?!\w)")
 
 
-def copied(pair: Pair, _pool: Pool, draw: random.Random) -> str | None:
+def copied(pair: GoodPair, _pool: Pool, draw: random.Random) -> str | None:
     """The output is the input, or its first sentences are."""
     ends = [one.start for one in sentences(pair.given)][1:]
     if len(pair.given) < _LEAST_CUT:
@@ -131,14 +131,14 @@ def copied(pair: Pair, _pool: Pool, draw: random.Random) -> str | None:
     return pair.given
 
 
-def cut_short(pair: Pair, _pool: Pool, draw: random.Random) -> str | None:
+def cut_short(pair: GoodPair, _pool: Pool, draw: random.Random) -> str | None:
     """The output ends between two words, after a fifth to a half of it."""
     if len(pair.output) < _LEAST_CUT:
         return None
     return pair.output[: int(len(pair.output) * draw.uniform(0.2, 0.5))].rsplit(" ", 1)[0]
 
 
-def whole_text(pair: Pair, _pool: Pool, _draw: random.Random) -> str | None:
+def whole_text(pair: GoodPair, _pool: Pool, _draw: random.Random) -> str | None:
     """A summary is followed by the text that it should shorten."""
     return f"{pair.output} {pair.given}" if len(pair.given) >= _LEAST_CUT else None
 
@@ -157,7 +157,7 @@ def _most_often(text: str) -> int:
     return max(counts.values(), default=0)
 
 
-def says_no_more(pair: Pair) -> bool:
+def says_no_more(pair: GoodPair) -> bool:
     """Return True for a summary whose words with capital letters or digits all stand in its text."""
     text = pair.given.casefold()
     telling = (

@@ -24,7 +24,7 @@ _VOCABULARY = 8_000
 _SPREAD = 0.1
 
 
-class Head(Enum):
+class HeadClass(Enum):
     """A head by the name of transformers' class; an NLI model is a classifier with three labels."""
 
     NONE = "AutoModel"
@@ -34,7 +34,7 @@ class Head(Enum):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return {Head.TAGS: _TAGS, Head.ANSWERS: ("start", "end")}.get(self, _NLI)
+        return {HeadClass.TAGS: _TAGS, HeadClass.ANSWERS: ("start", "end")}.get(self, _NLI)
 
 
 _NLI = ("contradiction", "neutral", "entailment")
@@ -66,7 +66,9 @@ def paragraphs(name: str = "descriptions.jsonl") -> list[str]:
     return [line for row in rows for line in row["text"].split("\n") if len(line.strip()) > 20]
 
 
-def encoder(folder: Path, size: Size, model_type: str, texts: Sequence[str], head: Head = Head.NONE) -> Path:
+def encoder(
+    folder: Path, size: Size, model_type: str, texts: Sequence[str], head: HeadClass = HeadClass.NONE
+) -> Path:
     """Make an encoder of this model type (`bert`) with a head, and return its folder."""
     tokenizer = _word_pieces(texts, typed=model_type == "bert")
     distilled = model_type == "distilbert"

@@ -28,7 +28,7 @@ from docmill.storage.core.schema import Base
 from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import retention
-from docmill.storage.deletion.paging import Budget
+from docmill.storage.deletion.paging import RemovalBudget
 from docmill.storage.deletion.retention import Ages
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import Chunk, ChunkBuilder, Rejected
@@ -46,7 +46,7 @@ COUNTED = ("job", "pipeline_run", "ingest", "rejection", "shard", "step_text", "
 
 
 @dataclass(frozen=True)
-class Plan:
+class Simulation:
     """A simulation: so many nights, documents, and documents that change each night; ages in days of all rules."""
 
     nights: int = 365
@@ -72,7 +72,7 @@ class Year:
     computed: int = 0
 
 
-def texts(plan: Plan, night: int) -> Iterator[tuple[str, str]]:
+def texts(plan: Simulation, night: int) -> Iterator[tuple[str, str]]:
     """Yield the documents of a night as (id, text). Another `changing` of them change each night, in turn."""
     for number in range(plan.documents):
         turn = number // plan.changing
@@ -80,7 +80,7 @@ def texts(plan: Plan, night: int) -> Iterator[tuple[str, str]]:
         yield f"{number}", f"text {number} of turn {(night + turns - turn % turns) // turns}"
 
 
-def simulate(database: Database, plan: Plan) -> Year:
+def simulate(database: Database, plan: Simulation) -> Year:
     """Let the nights of a plan pass."""
     year = Year()
     for name in ("nightly", "trial"):
@@ -95,7 +95,7 @@ def simulate(database: Database, plan: Plan) -> Year:
             model = Spec("summarize", f"trial {night}", "sha256:1", params={"max_new_tokens": 9})
             _run(database, year, "trial", night, (StepRequest("trial", model),), _chunk(texts(plan, night)))
         if plan.ages is not None:
-            assert retention.apply(database, plan.ages, Budget()).complete
+            assert retention.apply(database, plan.ages, RemovalBudget()).complete
         if night % plan.measured_each == 0:
             year.sizes[night] = sizes(database)
         _a_day_passes(database)
@@ -196,12 +196,12 @@ def _draw(years: Mapping[str, Year]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--nights", type=int, default=Plan.nights)
+    parser.add_argument("--nights", type=int, default=Simulation.nights)
     parser.add_argument("--store", choices=["sqlite", "postgresql"], default="sqlite")
     given = parser.parse_args(arguments)
     plans = {
-        "with rules": Plan(nights=given.nights),
-        "without rules": Plan(nights=given.nights, age_days=None),
+        "with rules": Simulation(nights=given.nights),
+        "without rules": Simulation(nights=given.nights, age_days=None),
     }
     years = dict[str, Year]()
     facts = dict[str, object]()

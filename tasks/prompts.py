@@ -19,7 +19,7 @@ from docmill.tasks.errors import BadOption
 
 
 @dataclass(frozen=True)
-class Template:
+class PromptFrame:
     """The text before a document and the text after it."""
 
     before: str
@@ -42,11 +42,11 @@ def is_rendered(params: Mapping[str, Any]) -> bool:
     return isinstance(templates.over_metadata(params), templates.Template | templates.Messages)
 
 
-def around(template: str) -> Template:
+def around(template: str) -> PromptFrame:
     """Return the text around the document in a template without metadata. Raises BadOption."""
     parsed = check(template)
     assert not parsed.fields
-    return Template(*parsed.pieces)
+    return PromptFrame(*parsed.pieces)
 
 
 # The same three sentences in each language: short, with a condition, and as texts that inform are. A line has the

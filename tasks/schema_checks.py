@@ -22,8 +22,8 @@ from docmill.tasks.schemas import (
     NAMED,
     ONE,
     SEVERAL,
-    Place,
     Schema,
+    SchemaPath,
     at,
     map_schemas,
     parse_json,
@@ -54,7 +54,7 @@ def add_bounds(schema: Schema) -> dict[str, Any]:
     return map_schemas(schema, _with_bounds)
 
 
-def _with_bounds(schema: dict[str, Any], place: Place) -> dict[str, Any]:
+def _with_bounds(schema: dict[str, Any], place: SchemaPath) -> dict[str, Any]:
     schema.pop("uniqueItems", None)  # repetitions are removed from records
     if "enum" in schema or "const" in schema:
         return schema
@@ -244,7 +244,7 @@ def _require_json(value: Mapping[str, Any]) -> None:
         raise BadSchema("has a NUL or half a character, which no database stores")
 
 
-def _sort_keywords(schema: dict[str, Any], _place: Place) -> dict[str, Any]:
+def _sort_keywords(schema: dict[str, Any], _place: SchemaPath) -> dict[str, Any]:
     """Return the schema with its keywords sorted, and its properties as they stand."""
 
     def names(key: str) -> Any:
@@ -282,7 +282,7 @@ def _check_form(schema: Schema) -> None:
         raise BadSchema(f"is no JSON Schema at {pointer(tuple(error.absolute_path))}: {said}")
 
 
-def _problems_of_keywords(schema: Schema, place: Place) -> Iterator[tuple[Place, str]]:
+def _problems_of_keywords(schema: Schema, place: SchemaPath) -> Iterator[tuple[SchemaPath, str]]:
     """Yield the keywords that a grammar cannot keep in a schema, without the schemas inside it, with their places."""
     for key in schema:
         if key in _REFUSED:
@@ -305,7 +305,7 @@ def _slip_of(key: str) -> str | None:
     return next(near, None)
 
 
-def _problems_of_patterns(schema: Schema, place: Place) -> Iterator[tuple[Place, str]]:
+def _problems_of_patterns(schema: Schema, place: SchemaPath) -> Iterator[tuple[SchemaPath, str]]:
     """Yield patterns that records cannot be held against: Python's `re` does that, and llguidance reads them, too."""
     named = {(*place, "patternProperties", name): name for name in schema.get("patternProperties", ())}
     if "pattern" in schema:
@@ -321,7 +321,7 @@ def _problems_of_patterns(schema: Schema, place: Place) -> Iterator[tuple[Place,
             yield keys, f"Python cannot read the pattern: {error}; {advice}"
 
 
-def _problems_of_values(schema: Schema, place: Place, root: Schema) -> Iterator[tuple[Place, str]]:
+def _problems_of_values(schema: Schema, place: SchemaPath, root: Schema) -> Iterator[tuple[SchemaPath, str]]:
     """Yield references to nothing, and values of any kind, with their places."""
     reference = schema.get("$ref")
     if reference is not None and not (reference.startswith("#") and isinstance(at(root, reference), Mapping)):
@@ -343,7 +343,7 @@ def _problems_of_values(schema: Schema, place: Place, root: Schema) -> Iterator[
             yield ("properties", name), f"the name is too long for a column: it may have {MOST_NAME_BYTES} bytes"
 
 
-def _is_told(place: Place, root: Schema) -> bool:
+def _is_told(place: SchemaPath, root: Schema) -> bool:
     """Return True for one of several alternatives or conditions beside which the type stands."""
     if len(place) < 2 or place[-2] not in SEVERAL:
         return False
@@ -384,7 +384,7 @@ def _in_our_words(said: str) -> str:
     return said
 
 
-def _find_place(root: Schema) -> tuple[Place, str] | None:
+def _find_place(root: Schema) -> tuple[SchemaPath, str] | None:
     """Return the innermost schema of which no grammar can be made by itself, and the reason."""
     shared = {key: root[key] for key in ("$defs", "definitions", "$schema") if key in root}
     innermost = None

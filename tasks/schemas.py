@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from docmill.storage.json_values import Json
 
 Schema: TypeAlias = Mapping[str, Any]
-Place: TypeAlias = tuple[str | int, ...]
+SchemaPath: TypeAlias = tuple[str | int, ...]
 
 # Keywords whose value is a schema, a list of schemas, or schemas by name.
 ONE = ("items", "additionalProperties")
@@ -19,15 +19,15 @@ NAMED = ("properties", "patternProperties", "$defs", "definitions")
 GRAMMAR = 1
 
 
-def walk(schema: Schema, place: Place = ()) -> Iterator[tuple[Place, Schema]]:
+def walk(schema: Schema, place: SchemaPath = ()) -> Iterator[tuple[SchemaPath, Schema]]:
     """Yield a schema, then the schemas inside it, each with the keys that lead to it. Leaves out true and false."""
     yield place, schema
     for key, inner in _inner(schema):
         yield from walk(inner, (*place, *key))
 
 
-def _inner(schema: Schema) -> Iterator[tuple[Place, Schema]]:
-    pairs: list[tuple[Place, Any]] = [((key,), schema.get(key)) for key in ONE]
+def _inner(schema: Schema) -> Iterator[tuple[SchemaPath, Schema]]:
+    pairs: list[tuple[SchemaPath, Any]] = [((key,), schema.get(key)) for key in ONE]
     for key in SEVERAL:
         pairs += [((key, number), inner) for number, inner in enumerate(schema.get(key, ()))]
     for key in NAMED:
@@ -36,7 +36,7 @@ def _inner(schema: Schema) -> Iterator[tuple[Place, Schema]]:
 
 
 def map_schemas(
-    schema: Schema, change: Callable[[dict[str, Any], Place], dict[str, Any]], place: Place = ()
+    schema: Schema, change: Callable[[dict[str, Any], SchemaPath], dict[str, Any]], place: SchemaPath = ()
 ) -> dict[str, Any]:
     """Return a schema in which each schema inside was changed, and then the schema itself."""
 
@@ -54,7 +54,7 @@ def map_schemas(
     return change(made, place)
 
 
-def pointer(place: Place) -> str:
+def pointer(place: SchemaPath) -> str:
     """Return a place as a JSON Pointer, such as #/properties/price (RFC 6901, section 6)."""
     return "#" + "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in place)
 

@@ -26,7 +26,7 @@ Kind: TypeAlias = Literal["internal", "client", "producer", "consumer"]
 TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-class Span:
+class TraceSpan:
     """A unit of work. Without a span of OpenTelemetry, it is not recorded.
 
     `traceparent` names the span to other processes and threads, as W3C's Trace Context does; None if it is not
@@ -59,7 +59,7 @@ class Span:
         return None if self.traceparent is None else self.traceparent[3:35]
 
 
-OFF = Span()
+OFF = TraceSpan()
 _recorder: SpanRecorder | None = None
 _around: ContextVar[str | None] = ContextVar("traceparent", default=None)  # of the block that runs
 
@@ -111,9 +111,9 @@ def begin(
     kind: Kind = "internal",
     parent: str | None = None,
     links: Iterable[str | None] = (),
-) -> Span:
+) -> TraceSpan:
     """Begin a span, which its caller ends. `parent` and `links` are the `traceparent` of other spans."""
-    return OFF if _recorder is None else Span(_recorder.begin(name, attributes or {}, kind, parent, links))
+    return OFF if _recorder is None else TraceSpan(_recorder.begin(name, attributes or {}, kind, parent, links))
 
 
 @contextmanager
@@ -124,7 +124,7 @@ def span(
     kind: Kind = "internal",
     parent: str | None = None,
     links: Iterable[str | None] = (),
-) -> Iterator[Span]:
+) -> Iterator[TraceSpan]:
     """Record a block. Without `parent`, a span within the block of another is its child."""
     if _recorder is None:
         yield OFF
@@ -146,7 +146,7 @@ def current_batch() -> str | None:
     return None if _recorder is None else _recorder.batch
 
 
-def begin_batch(model: str, operation: str, shards: Iterable[str], attributes: Attributes) -> Span:
+def begin_batch(model: str, operation: str, shards: Iterable[str], attributes: Attributes) -> TraceSpan:
     """Begin the span of a batch on the device: a child of its first shard, with links to the others."""
     if _recorder is None:
         return OFF

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from docmill.tasks.backends import Backend, Source
+from docmill.tasks.backends import Backend, WindowSource
 from docmill.tasks.backends.static import StaticLoop
 from docmill.tasks.batching import Budget, Item
 from docmill.tasks.errors import OutOfMemory
@@ -51,12 +51,12 @@ class FaultyBackend:
             for text, code in zip(texts, encoded, strict=True)
         ]
 
-    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         if self._armed.action == "oom":
             return self._loop.run(source)
         return self._run(source)
 
-    def _run(self, source: Source) -> Iterator[tuple[int, Output]]:
+    def _run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         taken = Watched(source, self._armed)
         for number, output in self._inner.run(taken):
             if self._armed.action == "nan" and number in taken.marked and isinstance(output, Vector):
@@ -83,7 +83,7 @@ class FaultyBackend:
 class Watched:
     """A source that fails when it gives a batch, or one with a marked window."""
 
-    source: Source
+    source: WindowSource
     armed: Armed
     marked: set[int] = field(default_factory=set)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from bench.retention import Plan, growth, simulate
+from bench.retention import Simulation, growth, simulate
 from docmill.storage.core.database import Database
 
 SETTLED = 8  # nights
 
 
-def weeks(age_days: float | None) -> Plan:
-    return Plan(nights=20, documents=6, changing=2, age_days=age_days, a_new_model_each=5, measured_each=1)
+def weeks(age_days: float | None) -> Simulation:
+    return Simulation(nights=20, documents=6, changing=2, age_days=age_days, a_new_model_each=5, measured_each=1)
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ LONGEST_S = 5.0  # between two renewals
 LAST_WORDS_S = 5.0  # how long the end waits for a renewal under way
 
 
-class Held:
+class HeldLease:
     """A lease as its holder sees it while it works. `check` costs nothing, `confirm` asks the store."""
 
     def __init__(self, what: str, renew: Callable[[], bool], stop: threading.Event | None) -> None:
@@ -118,12 +118,12 @@ class Held:
 @contextmanager
 def renewed(
     what: str, renew: Callable[[], bool], lease_s: float, *, stop: threading.Event | None = None
-) -> Iterator[Held]:
+) -> Iterator[HeldLease]:
     """Renew a lease well within its time for as long as the block runs. `renew` says whether it still is ours.
 
     `what` is the name of the held row in messages. Once `stop` is set the holder has to end, too.
     """
-    held, done = Held(what, renew, stop), threading.Event()
+    held, done = HeldLease(what, renew, stop), threading.Event()
     every_s = min(LONGEST_S, lease_s / 6)
     thread = threading.Thread(target=held.keep, args=(every_s, done), name="renewal", daemon=True)
     thread.start()

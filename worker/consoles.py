@@ -118,7 +118,7 @@ SHOWN_CHARACTERS = 200  # of a sample's input and output
 _IF_ANY = {"skipped", "blocked", "not selected", "escalated"}
 
 
-class Name:
+class NameCell:
     """A name or a source on one line; where there is no room, an ellipsis stands for its middle.
 
     The beginning tells of a path or a query where it lies, and the end what it is.
@@ -172,8 +172,8 @@ def steps_table(status: JobStatus, flags: Mapping[str, FlagCounts]) -> Table:
     shown = [name for name, column in counts.items() if any(column) or name not in _IF_ANY]
     made = table("step", "reads", "task", *shown, names={"step", "reads"}, numbers=shown)
     for place, step in enumerate(status.steps):
-        reads = Name(step.input or "documents")
-        made.add_row(Name(step.name), reads, step.spec.kind, *(f"{counts[name][place]:,}" for name in shown))
+        reads = NameCell(step.input or "documents")
+        made.add_row(NameCell(step.name), reads, step.spec.kind, *(f"{counts[name][place]:,}" for name in shown))
     return made
 
 
@@ -185,7 +185,7 @@ def jobs_table(statuses: Sequence[JobStatus]) -> Group:
     for status in statuses:
         kinds = ", ".join(step.spec.kind for step in status.steps) + (" (migration)" if status.is_backfill else "")
         counts = (f"{count:,}" for count in (status.done, status.failed, status.pending))
-        made.add_row(str(status.id), status.state, Name(kinds), Name(status.corpus), *counts)
+        made.add_row(str(status.id), status.state, NameCell(kinds), NameCell(status.corpus), *counts)
         if reason := status.waiting_for or status.reason:
             reasons.append(Text(printable(f"Job {status.id}: {reason}")))
     return Group(made, *([Text(), *reasons] if reasons else []))
@@ -203,7 +203,7 @@ def samples_table(samples: Sequence[dict[str, Any]], total: int, output: OutputT
     made.add_column(no_wrap=True)
     made.add_column(ratio=1)
     for sample in samples:
-        made.add_row("document", Name(sample["id"]), style="bold")
+        made.add_row("document", NameCell(sample["id"]), style="bold")
         made.add_row("input", _on_few_lines(sample["input"]))
         made.add_row("output", _on_few_lines(output.shown(sample)), end_section=True)
         made.add_row()

@@ -43,7 +43,7 @@ PROBE = "import torch; print(torch.__version__, torch.cuda.device_count(), torch
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One thing that was looked at. `advice` says what to do; it may be there for what is fine too."""
 
     what: str
@@ -52,7 +52,7 @@ class Finding:
     advice: str = ""
 
 
-def examine(settings: Settings) -> list[Finding]:
+def examine(settings: Settings) -> list[Diagnosis]:
     """Look at everything at once, since a server that is silent is waited for, and torch takes seconds to import.
 
     What cannot be reached is a finding, never an exception.
@@ -61,7 +61,7 @@ def examine(settings: Settings) -> list[Finding]:
         return list(chain.from_iterable(pool.map(lambda look: list(look(settings)), LOOKS)))
 
 
-def look_at_database(settings: Settings) -> Iterator[Finding]:
+def look_at_database(settings: Settings) -> Iterator[Diagnosis]:
     """Check that the database answers, its schema, its workers and its clock."""
     embedded = settings.database_url is None
     database = store_of(settings)
@@ -70,14 +70,14 @@ def look_at_database(settings: Settings) -> Iterator[Finding]:
         if file is not None and not file.exists():  # to connect would make it
             missing = "will be made by the first run" if embedded else "there is no such file"
             advice = "" if embedded else "correct DOCMILL_DATABASE_URL, or make it with `docmill db upgrade`"
-            yield Finding("database", embedded, f"{database}: {missing}", advice)
+            yield Diagnosis("database", embedded, f"{database}: {missing}", advice)
             return
         if embedded and is_behind(database):
-            yield Finding("database", True, f"{database}: the next run brings its schema up to date")
+            yield Diagnosis("database", True, f"{database}: the next run brings its schema up to date")
             return
         require_current(database)
         shared = "" if file is None or settings.redis_url is None else "only this machine's workers can use it"
-        yield Finding("database", True, f"{database}: reachable, schema {current(database)} is up to date", shared)
+        yield Diagnosis("database", True, f"{database}: reachable, schema {current(database)} is up to date", shared)
         with database.read() as transaction:
             columns = (Worker.device, Worker.lanes, Worker.device_problem)
             live = transaction.execute(select(*columns).where(Worker.seen_at > db_now() - LIVE_S)).all()
@@ -87,12 +87,12 @@ def look_at_database(settings: Settings) -> Iterator[Finding]:
             yield clock(database.server, before, theirs, after)
             yield from pooler(pooling(database))
     except StorageError as error:
-        yield Finding("database", False, str(error), _database_advice(error))
+        yield Diagnosis("database", False, str(error), _database_advice(error))
     finally:
         database.close()
 
 
-def workers(live: Sequence[Any], *, is_fleet: bool) -> Finding:
+def workers(live: Sequence[Any], *, is_fleet: bool) -> Diagnosis:
     """Return a finding about the live workers, rows of (device, lanes, device_problem).
 
     In a fleet, where database and queue are servers of their own, jobs wait for a worker that can compute.
@@ -102,13 +102,13 @@ def workers(live: Sequence[Any], *, is_fleet: bool) -> Finding:
     detail = f"{len(live)} live" + (f", lanes {', '.join(lanes)}" if lanes else "")
     if useless:
         advice = "see to the driver and to the torch that is installed there, or start the worker with --device cpu"
-        return Finding("workers", False, f"{detail}; {len(useless)} can compute nothing ({useless[0]})", advice)
+        return Diagnosis("workers", False, f"{detail}; {len(useless)} can compute nothing ({useless[0]})", advice)
     if is_fleet and not live:
-        return Finding("workers", False, detail, "jobs wait for one: start `docmill worker` with these settings")
-    return Finding("workers", True, detail)
+        return Diagnosis("workers", False, detail, "jobs wait for one: start `docmill worker` with these settings")
+    return Diagnosis("workers", True, detail)
 
 
-def pooler(pooling: Pooling) -> Iterator[Finding]:
+def pooler(pooling: Pooling) -> Iterator[Diagnosis]:
     """Yield a finding where a connection pooler stands before PostgreSQL. docmill works behind one, so it is fine."""
     if pooling is Pooling.NONE:
         return
@@ -117,7 +117,7 @@ def pooler(pooling: Pooling) -> Iterator[Finding]:
         "ALTER ROLE … SET maintenance_work_mem, or make indexes past the pooler"
     )
     detail = f"such as PgBouncer stands before PostgreSQL: {pooling.value}"
-    yield Finding("pooler", True, detail, advice)
+    yield Diagnosis("pooler", True, detail, advice)
 
 
 def _database_advice(error: StorageError) -> str:
@@ -132,7 +132,7 @@ def _database_advice(error: StorageError) -> str:
     return "try again; when it stays, look into the server's log"
 
 
-def look_at_redis(settings: Settings) -> Iterator[Finding]:
+def look_at_redis(settings: Settings) -> Iterator[Diagnosis]:
     """Check that Redis answers, its eviction policy, its persistence and its clock."""
     if settings.redis_url is None:
         try:
@@ -140,23 +140,23 @@ def look_at_redis(settings: Settings) -> Iterator[Finding]:
                 broker.ping()
             alone = "" if settings.database_url is None else "workers on other machines need a Redis for all of them"
             started = "DOCMILL_REDIS_URL is not set: the embedded server is used, and it starts"
-            yield Finding("redis", True, started, alone)
+            yield Diagnosis("redis", True, started, alone)
         except WorkerError as error:
-            yield Finding("redis", False, str(error), "set DOCMILL_REDIS_URL to a Redis that runs")
+            yield Diagnosis("redis", False, str(error), "set DOCMILL_REDIS_URL to a Redis that runs")
         return
     try:
         with closing(Broker(settings.redis_url)) as broker:
             facts = broker.server_facts()
             before, theirs, after = time.time(), broker.clock(), time.time()
     except WorkerError as error:
-        yield Finding("redis", False, str(error), "start it, or correct DOCMILL_REDIS_URL")
+        yield Diagnosis("redis", False, str(error), "start it, or correct DOCMILL_REDIS_URL")
         return
     yield eviction(str(broker), facts)
     yield persistence(facts["appendonly"])
     yield clock("Redis", before, theirs, after)
 
 
-def eviction(server: str, facts: dict[str, str]) -> Finding:
+def eviction(server: str, facts: dict[str, str]) -> Diagnosis:
     """Judge the eviction policy of a server when its memory is full."""
     policy = facts["eviction"]
     advice = "it may throw queued hints away, which costs time: CONFIG SET maxmemory-policy noeviction"
@@ -165,25 +165,25 @@ def eviction(server: str, facts: dict[str, str]) -> Finding:
     elif policy == "noeviction":
         advice = ""
     fine = policy in {"noeviction", "unknown"}
-    return Finding("redis", fine, f"{server}: {facts['version']}, eviction {policy}", advice)
+    return Diagnosis("redis", fine, f"{server}: {facts['version']}, eviction {policy}", advice)
 
 
-def persistence(appendonly: str) -> Finding:
+def persistence(appendonly: str) -> Diagnosis:
     """Describe the persistence of a server. No result depends on it, so it is never a problem."""
     lost = "a restart loses what is queued. Hints are sent again, `docmill.enqueue` messages of other apps are not: "
     advice = f"{lost}CONFIG SET appendonly yes" if appendonly == "no" else ""
-    return Finding("persistence", True, f"appendonly {appendonly}", advice)
+    return Diagnosis("persistence", True, f"appendonly {appendonly}", advice)
 
 
-def clock(whose: str, before: float, theirs: float | None, after: float) -> Finding:
+def clock(whose: str, before: float, theirs: float | None, after: float) -> Diagnosis:
     """Compare a server's clock with this machine's, read `before` and `after`, in seconds. None is unknown."""
     if theirs is None:
-        return Finding("clock", True, f"{whose} does not tell this user its time")
+        return Diagnosis("clock", True, f"{whose} does not tell this user its time")
     apart_s = max(before - theirs, theirs - after, 0.0)
     if apart_s <= CLOCKS_APART_S:
-        return Finding("clock", True, f"that of {whose} is this machine's")
+        return Diagnosis("clock", True, f"that of {whose} is this machine's")
     order = "behind" if theirs < before else "ahead of"
-    return Finding(
+    return Diagnosis(
         "clock",
         False,
         f"that of {whose} is {apart_s:,.0f} s {order} this machine's",
@@ -191,7 +191,7 @@ def clock(whose: str, before: float, theirs: float | None, after: float) -> Find
     )
 
 
-def look_at_models(settings: Settings) -> Iterator[Finding]:
+def look_at_models(settings: Settings) -> Iterator[Diagnosis]:
     """Check that the default models are on this machine."""
     for kind, name in pinning.DEFAULTS.items():
         try:
@@ -199,43 +199,43 @@ def look_at_models(settings: Settings) -> Iterator[Finding]:
                 name, None, models_dir=settings.models_dir, cache_dir=settings.cache_dir
             )
             revision = pinned.beside.get(pinning.ADAPTER_REVISION, pinned.revision)
-            yield Finding("models", True, f"{kind}: {name} {revision[:19]}")
+            yield Diagnosis("models", True, f"{kind}: {name} {revision[:19]}")
         except OSError as error:
             said = f"{kind}: {name} cannot be looked at: {error.strerror} ({error.filename})"
-            yield Finding(
+            yield Diagnosis(
                 "models", False, said, "the cache is a folder of DOCMILL_HOME: name one that can be written to"
             )
         except ModelError as error:
-            yield Finding(
+            yield Diagnosis(
                 "models", True, f"{kind}: {name} is not here ({error})", f"name another: --task {kind} --model M"
             )
 
 
-def look_at_device(settings: Settings) -> Iterator[Finding]:
+def look_at_device(settings: Settings) -> Iterator[Diagnosis]:
     """Check that torch starts, and can use the devices that workers would use."""
     probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
     if probe.returncode != 0:
         last = (probe.stderr.strip().splitlines() or ["no reason given"])[-1]
-        yield Finding("device", False, f"torch does not start: {last}", "a machine that only enqueues needs none")
+        yield Diagnosis("device", False, f"torch does not start: {last}", "a machine that only enqueues needs none")
         return
     version, n_cuda, threads = probe.stdout.split()
     try:
         yield device(choose_devices(settings.device), version, int(n_cuda), int(threads))
     except SettingsError as error:
-        yield Finding("device", False, str(error), "correct DOCMILL_DEVICE, or see to the GPU's driver")
+        yield Diagnosis("device", False, str(error), "correct DOCMILL_DEVICE, or see to the GPU's driver")
 
 
-def device(chosen: list[str], torch_version: str, n_cuda: int, threads: int) -> Finding:
+def device(chosen: list[str], torch_version: str, n_cuda: int, threads: int) -> Diagnosis:
     """Judge if a torch that sees `n_cuda` CUDA devices can use the chosen ones."""
     detail = f"{', '.join(chosen)}: torch {torch_version}, {threads} threads"
     unseen = [name for name in chosen if name.startswith("cuda:") and int(name.removeprefix("cuda:")) >= n_cuda]
     if not unseen:
-        return Finding("device", True, detail)
+        return Diagnosis("device", True, detail)
     advice = "install a torch that is built for this driver's CUDA, or set DOCMILL_DEVICE to what there is"
-    return Finding("device", False, f"{detail}, which sees {n_cuda} CUDA devices", advice)
+    return Diagnosis("device", False, f"{detail}, which sees {n_cuda} CUDA devices", advice)
 
 
-def look_at_disk(settings: Settings) -> Iterator[Finding]:
+def look_at_disk(settings: Settings) -> Iterator[Diagnosis]:
     """Check that the home can be written, and its free space."""
     place = next(folder for folder in (settings.home, *settings.home.parents) if folder.exists())
     elsewhere = "results and models need room: set DOCMILL_HOME elsewhere"
@@ -243,14 +243,14 @@ def look_at_disk(settings: Settings) -> Iterator[Finding]:
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
-        yield Finding("disk", False, f"cannot write in {place}: {error.strerror}", elsewhere)
+        yield Diagnosis("disk", False, f"cannot write in {place}: {error.strerror}", elsewhere)
         return
     free = shutil.disk_usage(place).free
     enough = free >= LEAST_ROOM_BYTES
-    yield Finding("disk", enough, f"{free / 1e9:,.1f} GB free in {settings.home}", "" if enough else elsewhere)
+    yield Diagnosis("disk", enough, f"{free / 1e9:,.1f} GB free in {settings.home}", "" if enough else elsewhere)
 
 
-def look_at_rights(settings: Settings) -> Iterator[Finding]:
+def look_at_rights(settings: Settings) -> Iterator[Diagnosis]:
     """Yield a finding where other users of the machine can read the home or the store."""
     with closing(store_of(settings)) as database:
         file = database.file
@@ -258,44 +258,46 @@ def look_at_rights(settings: Settings) -> Iterator[Finding]:
         if path.exists() and path.stat().st_mode & OF_OTHERS:
             shown = f"other users of this machine may look into {path}"
             rights = "700" if path.is_dir() else "600"
-            yield Finding("rights", True, shown, f"unless they are meant to: chmod {rights} {shlex.quote(str(path))}")
+            yield Diagnosis(
+                "rights", True, shown, f"unless they are meant to: chmod {rights} {shlex.quote(str(path))}"
+            )
 
 
-def look_at_temporary_folder(_: Settings) -> Iterator[Finding]:
+def look_at_temporary_folder(_: Settings) -> Iterator[Diagnosis]:
     """Check that libraries can be loaded from the temporary folder: the one that reads PDF unpacks itself there."""
     folder = tempfile.gettempdir()
     if os.statvfs(folder).f_flag & os.ST_NOEXEC:
         advice = "PDF cannot be read, nor kernels compiled: mount it with exec, or set TMPDIR elsewhere"
-        yield Finding("temporary folder", False, f"no library can be loaded out of {folder} (noexec)", advice)
+        yield Diagnosis("temporary folder", False, f"no library can be loaded out of {folder} (noexec)", advice)
 
 
-def look_at_confinement(_: Settings) -> Iterator[Finding]:
+def look_at_confinement(_: Settings) -> Iterator[Diagnosis]:
     """Yield a finding about the confinement of processes that read dangerous formats."""
     yield confinement_of(landlock_abi(), has_seccomp())
 
 
-def confinement_of(abi: int, seccomp: bool) -> Finding:
+def confinement_of(abi: int, seccomp: bool) -> Diagnosis:
     """Return the finding for a kernel with this version of Landlock (0 is none), and with seccomp or without."""
     by = [f"Landlock (version {abi})"] if abi else []
     by += ["seccomp"] if seccomp else []
     lacking = [name for name, has in (("Landlock", abi), ("seccomp, or the library libseccomp", seccomp)) if not has]
     advice = f"this system has no {' and no '.join(lacking)}: docs/security.md says what a hostile file may do then"
     detail = f"readers of PDF, office, mail and table files: {' and '.join(by) or 'by limits alone'}"
-    return Finding("confinement", True, detail, advice if lacking else "")
+    return Diagnosis("confinement", True, detail, advice if lacking else "")
 
 
-def look_at_extras(_: Settings) -> Iterator[Finding]:
+def look_at_extras(_: Settings) -> Iterator[Diagnosis]:
     """List the installed extras, and what the others would add."""
     installed = [name for name, extra in EXTRAS.items() if extra.is_installed]
-    yield Finding("extras", True, f"installed: {', '.join(installed) or 'none'}")
+    yield Diagnosis("extras", True, f"installed: {', '.join(installed) or 'none'}")
     has_gpu = bool(cuda_devices())  # the driver's tool takes seconds where no process keeps the driver loaded
     for name, extra in EXTRAS.items():
         if name not in installed:
             package = extra.package(has_gpu=has_gpu)
-            yield Finding("extras", True, f"without {name}: {extra.brings}", install(package))
+            yield Diagnosis("extras", True, f"without {name}: {extra.brings}", install(package))
 
 
-def look_at_orders(settings: Settings) -> Iterator[Finding]:
+def look_at_orders(settings: Settings) -> Iterator[Diagnosis]:
     """Yield a finding about the orders of other programs; none if the store or the queue does not answer."""
     if settings.redis_url is None:
         return
@@ -308,16 +310,16 @@ def look_at_orders(settings: Settings) -> Iterator[Finding]:
             yield orders(broker.depth(ENQUEUE_LANE), takers)
 
 
-def orders(waiting: int, takers: int) -> Finding:
+def orders(waiting: int, takers: int) -> Diagnosis:
     """Return the finding for orders in the queue, and live workers that take orders."""
     advice = f"docmill worker --lanes …,{ORDERS}, with DOCMILL_ORDER_ROOTS or DOCMILL_ORDER_SCHEMES"
     is_stuck = waiting > 0 and not takers
     taking = f"{takers:,} live workers take orders" if takers else "no live worker takes orders"
     shown = f"{waiting:,} in the queue; {taking}"
-    return Finding("orders", not is_stuck, shown, f"start one that does: {advice}" if is_stuck else "")
+    return Diagnosis("orders", not is_stuck, shown, f"start one that does: {advice}" if is_stuck else "")
 
 
-LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+LOOKS: tuple[Callable[[Settings], Iterator[Diagnosis]], ...] = (
     look_at_database,
     look_at_redis,
     look_at_orders,

@@ -166,7 +166,7 @@ class SampleFailed(WorkerError):
 
 
 @dataclass(frozen=True)
-class Sample:
+class EngineMeasurement:
     """A measurement: characters and tokens read, tokens written, seconds of computing and of loading."""
 
     chars: int
@@ -176,7 +176,7 @@ class Sample:
     load_s: float
 
 
-def measure(settings: Settings, device: str, spec: Spec, texts: Sequence[str]) -> Sample:
+def measure(settings: Settings, device: str, spec: Spec, texts: Sequence[str]) -> EngineMeasurement:
     """Compute `texts` under `spec` in a child process and time it.
 
     Raises SampleFailed with the reason, and ServerUnreachable if the model's server does not answer.
@@ -193,7 +193,7 @@ def measure(settings: Settings, device: str, spec: Spec, texts: Sequence[str]) -
     answer = json.loads(done.stdout.splitlines()[-1])
     if "error" in answer:
         raise (ServerUnreachable if answer["server_away"] else SampleFailed)(answer["error"])
-    return Sample(**answer)
+    return EngineMeasurement(**answer)
 
 
 def run_child(order: bytes) -> subprocess.CompletedProcess[bytes]:
@@ -212,7 +212,7 @@ def main() -> None:
     os._exit(0)  # the device's thread would be torn down under the libraries' feet
 
 
-def _measure(order: dict[str, Any]) -> Sample:
+def _measure(order: dict[str, Any]) -> EngineMeasurement:
     settings, spec = Settings.model_validate(order["settings"]), Spec.from_json(order["spec"])
     engine = Engine(opener(settings, order["device"], provisional=False))  # a long job's backend is what counts
     engine.start()
@@ -229,7 +229,7 @@ def _measure(order: dict[str, Any]) -> Sample:
     ticket.wait()
     seconds = time.perf_counter() - began
     outcomes = ticket.finished()
-    return Sample(
+    return EngineMeasurement(
         chars=sum(len(text) for _, text in texts),
         tokens_in=sum(outcome.tokens_in for outcome in outcomes),
         tokens_out=sum(outcome.tokens_out for outcome in outcomes),

@@ -33,13 +33,13 @@ class BadMessage(WorkerError):
 
 
 # Keys, and positions in lists from 0, from the top of a file to a value: ("step", 1, "model").
-Place = tuple[str | int, ...]
-Fault = tuple[Place, str]
+FieldPath = tuple[str | int, ...]
+Fault = tuple[FieldPath, str]
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def write_place(place: Place) -> str:
+def write_place(place: FieldPath) -> str:
     """Return a place as a person writes it: ``step[2].model``. Positions in lists count from 1."""
     written = ""
     for part in place:
@@ -50,7 +50,7 @@ def write_place(place: Place) -> str:
     return written.removeprefix(".")
 
 
-def put_place(place: Place, sentence: str) -> str:
+def put_place(place: FieldPath, sentence: str) -> str:
     """Return PLACE: SENTENCE. If the sentence begins with the place's key, the place stands there instead."""
     if not place:
         return sentence

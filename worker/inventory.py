@@ -19,7 +19,7 @@ SQLITE, POSTGRESQL = "sqlite", "postgresql"
 
 
 @dataclass(frozen=True)
-class Place:
+class TextPlace:
     """A place, and what is `left` there after a removal.
 
     `files` are searched for the bytes of a text. `clear` empties the place, and returns a sentence if it cannot.
@@ -60,13 +60,13 @@ def _empty_answers(settings: Settings, _: Database) -> str | None:
 
 
 PLACES = (
-    Place(
+    TextPlace(
         "tables, views and vector indexes of the store, those of features included",
         "nothing of what was removed. Rejected records keep their place and reason, which may name a document, until "
         "their corpus is removed",
         traced=True,
     ),
-    Place(
+    TextPlace(
         "files of a SQLite store (`docmill.db` and its `-wal`), free pages included",
         "nothing: `secure_delete` overwrites, and the journal is emptied. `rm` says so if another process prevents "
         "that. An earlier release, or a page that was rearranged, may leave copies in free places: `sqlite3 FILE "
@@ -76,13 +76,13 @@ PLACES = (
         files=_store_files,
         clear=_settle,
     ),
-    Place(
+    TextPlace(
         "files of a PostgreSQL server",
         "dead rows, and vectors in the graph of an index, until VACUUM; the write-ahead log as long as the server "
         "keeps or archives it",
         store=POSTGRESQL,
     ),
-    Place(
+    TextPlace(
         "`answers.db` in this home (and its `-wal`): answers of model servers whose results are not stored yet",
         "nothing: `rm` and `gc` empty it. Answers that a killed run left are asked for again. `trace` finds a text "
         "there, and cannot tell which texts the answers are about",
@@ -90,26 +90,26 @@ PLACES = (
         files=_answer_files,
         clear=_empty_answers,
     ),
-    Place(
+    TextPlace(
         "`answers.db` in homes of other machines",
         "answers that a killed worker left, until `docmill gc` runs there, or for a week",
     ),
-    Place("caches in the home (`cache/`)", "they never held a text, an output or a name"),
-    Place("Redis, traces and logs of workers", "they never held a text or an output"),
-    Place(
+    TextPlace("caches in the home (`cache/`)", "they never held a text, an output or a name"),
+    TextPlace("Redis, traces and logs of workers", "they never held a text or an output"),
+    TextPlace(
         "what a command printed, for instance into `nohup.out`",
         "samples of results, which `run` prints (not with `--quiet`): outside of docmill",
     ),
-    Place("files written by `results`, `report`, `review`, `search`, a pipeline's output", "outside of docmill"),
-    Place(
+    TextPlace("files written by `results`, `report`, `review`, `search`, a pipeline's output", "outside of docmill"),
+    TextPlace(
         "the source of the corpus, and copies that libraries keep (the cache of Hugging Face's `datasets`)",
         "outside of docmill. If the source still has the document, the next reading brings it back",
     ),
-    Place("backups, replicas, blocks of the disk that the file system freed", "outside of docmill"),
+    TextPlace("backups, replicas, blocks of the disk that the file system freed", "outside of docmill"),
 )
 
 
-def places(database: Database) -> Iterator[Place]:
+def places(database: Database) -> Iterator[TextPlace]:
     """Yield the places of this store."""
     sort = SQLITE if database.server is None else POSTGRESQL
     return (place for place in PLACES if place.store in {None, sort})

@@ -27,7 +27,7 @@ from docmill.tasks import kinds
 from docmill.tasks.errors import HubUnreachable, TaskError
 from docmill.tasks.kinds.options import WRONG_TYPE, is_list, option, sentence
 from docmill.tasks.specs import pinning, plan
-from docmill.worker.concurrency import Held
+from docmill.worker.concurrency import HeldLease
 from docmill.worker.errors import BadMessage, BrokerUnreachable, WorkerError
 from docmill.worker.queue.broker import Broker
 from docmill.worker.queue.messages import VERSION, is_id
@@ -96,7 +96,7 @@ def _read(settings: Settings, database: Database, broker: Broker, request: Reque
     with broker.attempt(order_id) as deaths:
         if deaths >= MOST_DEATHS:
             raise WorkerError(f"{deaths} processes that read its source died; the log of their worker says more")
-        progress = UnderLease(Held(f"order {order_id}", lambda: True, stop), lambda _: True)
+        progress = UnderLease(HeldLease(f"order {order_id}", lambda: True, stop), lambda _: True)
         done = enqueue(database, lambda: broker, prepare(settings, request), progress)
     log.info("order_done order=%s job=%d planned=%d", order_id, done.id, done.counts.planned)
     return done.id

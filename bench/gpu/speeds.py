@@ -67,7 +67,7 @@ def classification(bench: Bench, report: Report, size: Size) -> None:
 
     texts = texts_for(bench)
     folder = random_models.encoder(
-        bench.folder / f"classify-{size.name}", size, "bert", texts, random_models.Head.LABELS
+        bench.folder / f"classify-{size.name}", size, "bert", texts, random_models.HeadClass.LABELS
     )
     backend = EncoderBackend(bench.assignment("classify", folder, Head.CLASSIFICATION))
     dtype = accelerator.dtype_for(bench.quality, bench.device)

@@ -17,7 +17,7 @@ class CommandFailed(Exception):
     """A command of docmill ended with another exit code than 0."""
 
 
-class Refused(CommandFailed):
+class PermanentFailure(CommandFailed):
     """A retry cannot change the exit codes 1 (documents failed) and 2 (bad input)."""
 
 
@@ -28,12 +28,12 @@ def docmill(*arguments: Any, allowed: tuple[int, ...] = ()) -> str:
     if done.returncode in {0, *allowed}:
         return done.stdout
     message = f"exit code {done.returncode}: {done.stderr.strip()[-1000:]}"
-    raise Refused(message) if done.returncode in {1, 2} else CommandFailed(message)
+    raise PermanentFailure(message) if done.returncode in {1, 2} else CommandFailed(message)
 
 
 def may_pass(_task: Any, _run: Any, state: Any) -> bool:
     """Return True if a retry may help."""
-    return not isinstance(state.result(raise_on_failure=False), Refused)
+    return not isinstance(state.result(raise_on_failure=False), PermanentFailure)
 
 
 RETRIES: dict[str, Any] = {"retries": 3, "retry_delay_seconds": 60, "retry_condition_fn": may_pass}

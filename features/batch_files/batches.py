@@ -17,7 +17,7 @@ import orjson
 
 from docmill.features.batch_files import file, writer
 from docmill.features.batch_files.bodies import in_words_of_bodies
-from docmill.features.batch_files.file import BadBatch, BatchFile, BatchRequest, Call, CallSource, Refused, survey
+from docmill.features.batch_files.file import BadBatch, BatchFile, BatchRequest, Call, CallSource, RefusedLine, survey
 from docmill.features.batch_files.writer import Line, refused, request_of, response, unanswered
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Reason, Spec
@@ -69,7 +69,7 @@ class Models:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BatchPlan:
     """The jobs of a batch file: of each call its model and its spec. ``unfit`` has reasons against other calls.
 
     ``calls`` are all of the file, in the order of their first lines.
@@ -94,7 +94,7 @@ class Plan:
         return checked(call.options, values)
 
 
-def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], revision: str | None) -> Plan:
+def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], revision: str | None) -> BatchPlan:
     """Read a batch file and return its jobs. Raises BadBatch, SourceError, ModelError."""
     contents = survey(file)
     models = Models.parse(given_models, frozenset(call.model for call in contents.calls if call.model))
@@ -114,10 +114,10 @@ def planned(settings: Settings, file: BatchFile, given_models: Sequence[str], re
             raise
     if len(jobs) > 1:
         say(f"{contents.n_requests:,} requests with {len(jobs)} sets of parameters: {len(jobs)} jobs.")
-    return Plan(file, tuple(contents.calls), jobs, unfit)
+    return BatchPlan(file, tuple(contents.calls), jobs, unfit)
 
 
-def carried_out(settings: Settings, plan: Plan, revision: str | None) -> dict[Call, JobStatus]:
+def carried_out(settings: Settings, plan: BatchPlan, revision: str | None) -> dict[Call, JobStatus]:
     """Compute the jobs of a batch file on this machine, and return how each ended."""
     statuses: dict[Call, JobStatus] = {}
     for call, (_, spec) in plan.jobs.items():
@@ -128,7 +128,7 @@ def carried_out(settings: Settings, plan: Plan, revision: str | None) -> dict[Ca
     return statuses
 
 
-def enqueued(settings: Settings, plan: Plan, revision: str | None) -> list[Enqueued]:
+def enqueued(settings: Settings, plan: BatchPlan, revision: str | None) -> list[Enqueued]:
     """Store the jobs of a batch file for the workers, and return them. Raises BadBatch if there is none."""
     if not plan.jobs:
         raise BadBatch("no request of the file can be carried out; --out FILE writes the reasons")
@@ -140,7 +140,7 @@ def enqueued(settings: Settings, plan: Plan, revision: str | None) -> list[Enque
         return submitted
 
 
-def _prepared(plan: Plan, call: Call, revision: str | None) -> tuple[Request, Opened]:
+def _prepared(plan: BatchPlan, call: Call, revision: str | None) -> tuple[Request, Opened]:
     """Return the request of a call's job and the function that opens its source; say which of several jobs it is."""
     place = [*plan.jobs].index(call)
     if len(plan.jobs) > 1:
@@ -155,7 +155,7 @@ def _opened(source: Source, _options: SourceOptions) -> Source:
 
 
 @dataclass(frozen=True)
-class Written:
+class AnswerCounts:
     """The numbers of answers, and of errors: of refused lines, and of other requests."""
 
     completed: int
@@ -168,8 +168,8 @@ class Written:
 
 
 def write_answers(
-    settings: Settings, plan: Plan, statuses: Mapping[Call, JobStatus], out: Path, errors: Path
-) -> Written:
+    settings: Settings, plan: BatchPlan, statuses: Mapping[Call, JobStatus], out: Path, errors: Path
+) -> AnswerCounts:
     """Write the answers to `out`, and the errors to `errors`; both in the order of the file if these are one."""
 
     counts = Counter[str]()
@@ -191,7 +191,7 @@ def write_answers(
         if aside.tell() or (errors != out and errors.exists()):
             aside.seek(0)
             _write(errors, map(orjson.loads, aside))
-    return Written(counts["completed"], counts["refused"], counts["failed"])
+    return AnswerCounts(counts["completed"], counts["refused"], counts["failed"])
 
 
 def _write(path: Path, lines: Iterator[writer.Line]) -> None:
@@ -211,7 +211,7 @@ def errors_beside(out: Path) -> Path:
     return out.with_name(f"{name.stem}.errors{name.suffix}{compression}")
 
 
-def say_written(written: Written, out: Path, errors: Path) -> None:
+def say_written(written: AnswerCounts, out: Path, errors: Path) -> None:
     """Say where the answers and the errors are."""
     answers = f"{written.completed:,} answer{'s' * (written.completed != 1)}"
     failed = f"{written.errors:,} error{'s' * (written.errors != 1)}"
@@ -266,5 +266,5 @@ def answer_lines(
         reason = file.refused(request, unfit)
         if reason is not None:
             yield refused(reason.custom_id, reason.where, reason.reason), True
-        elif not isinstance(request, Refused):
+        elif not isinstance(request, RefusedLine):
             yield jobs[request.call].line(request, created), False

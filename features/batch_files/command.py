@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from docmill.features.batch_files import batches, writer
-from docmill.features.batch_files.batches import Written
-from docmill.features.batch_files.file import Dialect, open_batch
+from docmill.features.batch_files.batches import AnswerCounts
+from docmill.features.batch_files.file import BodySettings, open_batch
 from docmill.storage.results.status import JobStatus
 from docmill.tasks.kinds import KindOptions
 from docmill.worker import formatting
@@ -79,7 +79,7 @@ def batch_command(
     if enqueue == (out is not None):
         raise click.UsageError("give --out FILE for the answers, or --enqueue to leave the work to a fleet")
     settings = settings_from(device=device, backend=backend, endpoint=endpoint)
-    dialect = Dialect(dtype or settings.dtype, frozenset(ignore))
+    dialect = BodySettings(dtype or settings.dtype, frozenset(ignore))
     if out is None:
         with open_batch(requests, dialect) as file:
             jobs = batches.enqueued(settings, batches.planned(settings, file, models, revision), revision)
@@ -110,7 +110,7 @@ def _check_files(requests: str, out: Path, errors: Path, as_json: bool) -> None:
         check_out_is_no_input(path, writer.NAME, requests)
 
 
-def _summary(written: Written, statuses: Sequence[JobStatus], out: Path, errors: Path) -> dict[str, Any]:
+def _summary(written: AnswerCounts, statuses: Sequence[JobStatus], out: Path, errors: Path) -> dict[str, Any]:
     counts = {"total": written.completed + written.errors, "completed": written.completed, "failed": written.errors}
     jobs = [formatting.as_json(status) for status in statuses]
     return {"request_counts": counts, "out": str(out), "errors": str(errors), "jobs": jobs}

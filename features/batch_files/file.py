@@ -44,20 +44,20 @@ class BatchFile:
     content: Content
     compression: str
     digest: str
-    dialect: Dialect
+    dialect: BodySettings
 
     @property
     def name(self) -> str:
         return self.content.name
 
-    def requests(self, counted: Callable[[Counted], None] = lambda _: None) -> Iterator[BatchRequest | Refused]:
+    def requests(self, counted: Callable[[Counted], None] = lambda _: None) -> Iterator[BatchRequest | RefusedLine]:
         """Yield the request on each line, or the reason against it. ``counted`` gets the stream of bytes."""
         with closing(self._rows(counted)) as rows:
             for row in rows:
                 if isinstance(row, Rejection):
                     place, _, number = row.where.rpartition(":")
                     is_line = bool(place) and number.isdecimal()
-                    yield Refused(None, int(number) if is_line else sys.maxsize, row.where, row.reason)
+                    yield RefusedLine(None, int(number) if is_line else sys.maxsize, row.where, row.reason)
                 else:
                     yield request_of(row, self.dialect)
 
@@ -88,7 +88,7 @@ class Contents:
 
 
 @contextmanager
-def open_batch(source: str, dialect: Dialect, stdin: BinaryIO | None = None) -> Iterator[BatchFile]:
+def open_batch(source: str, dialect: BodySettings, stdin: BinaryIO | None = None) -> Iterator[BatchFile]:
     """Open the batch file of a path or a URL, or of standard input, which is copied to a temporary file.
 
     Raises SourceError.
@@ -107,7 +107,7 @@ def open_batch(source: str, dialect: Dialect, stdin: BinaryIO | None = None) -> 
         yield _batch_file(content, dialect)
 
 
-def _batch_file(content: Content, dialect: Dialect) -> BatchFile:
+def _batch_file(content: Content, dialect: BodySettings) -> BatchFile:
     _, decompress = kind_of(content.place)
     compression = next((end for end in COMPRESSIONS if content.place.lower().endswith(end)), "") if decompress else ""
     return BatchFile(content, compression, _digest(content, dialect.ignored), dialect)
@@ -130,7 +130,7 @@ def survey(file: BatchFile) -> Contents:
                     f'{one.where}: the custom_id "{key[:100]}" stands on line {line:,} already; give each request an '
                     "id of its own"
                 )
-        if isinstance(one, Refused):
+        if isinstance(one, RefusedLine):
             n_refused += 1
             continue
         n_requests += 1
@@ -217,7 +217,7 @@ class BatchRequest:
 
 
 @dataclass(frozen=True)
-class Refused:
+class RefusedLine:
     """A line whose request is not carried out, with the reason. The custom_id is None if the line has none."""
 
     custom_id: str | None
@@ -231,14 +231,14 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Dialect:
+class BodySettings:
     """Settings for reading bodies: the precision of the jobs, and the fields that are passed over."""
 
     dtype: str
     ignored: frozenset[str] = frozenset()
 
 
-def request_of(row: Row, dialect: Dialect) -> BatchRequest | Refused:
+def request_of(row: Row, dialect: BodySettings) -> BatchRequest | RefusedLine:
     """Return the request on a line, or the reason against it."""
     fields, replaced = (row.fields, ()) if row.clean else normalize_json(row.fields)
     custom_id = fields.get("custom_id")
@@ -248,7 +248,7 @@ def request_of(row: Row, dialect: Dialect) -> BatchRequest | Refused:
         url, body = _checked(fields, dialect.ignored)
         found = parsed(url, body, dialect.dtype, dialect.ignored)
     except BadRequest as error:
-        return Refused(named, line, row.where, str(error))
+        return RefusedLine(named, line, row.where, str(error))
     assert named is not None
     call = Call(url, body.get("model"), found.task, found.options)
     return BatchRequest(named, line, row.where, call, found, (*row.flags, *replaced))
@@ -309,7 +309,7 @@ class CallSource:
         """Yield the documents, and rejections, in the order of the file's lines."""
         with finding_bugs(self._file.content.place):
             for one in self._file.requests(self._count):
-                if not isinstance(one, Refused) and one.call == self._call:
+                if not isinstance(one, RefusedLine) and one.call == self._call:
                     for row in one.rows(self._model):
                         yield document(row, self._file.content.place, _OPTIONS)
                 elif self._refused and (rejected := refused(one, self._unfit)) is not None:
@@ -319,9 +319,9 @@ class CallSource:
         self._counted = stream
 
 
-def refused(one: BatchRequest | Refused, unfit: Mapping[Call, str]) -> Refused | None:
+def refused(one: BatchRequest | RefusedLine, unfit: Mapping[Call, str]) -> RefusedLine | None:
     """Return a line that is not carried out, with the reason; None for a request that is."""
-    if isinstance(one, Refused):
+    if isinstance(one, RefusedLine):
         return one
     reason = unfit.get(one.call)
-    return None if reason is None else Refused(one.custom_id, one.line, one.where, reason)
+    return None if reason is None else RefusedLine(one.custom_id, one.line, one.where, reason)

@@ -25,7 +25,7 @@ class Agreement(Protocol):
 
 
 @dataclass
-class Texts:
+class TextAgreement:
     """Identical texts, and the mean overlap of words: the F1 of their multisets, in lower case."""
 
     n: int = 0
@@ -50,7 +50,7 @@ def word_overlap(a: str, b: str) -> float:
 
 
 @dataclass
-class Labels:
+class LabelAgreement:
     """Equal best labels, and Cohen's kappa: the agreement beyond that by chance."""
 
     counts: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -81,7 +81,7 @@ def _best(result: Result) -> str:
 
 
 @dataclass
-class Spans:
+class SpanAgreement:
     """The F1 of spans over all documents: those with the same label, start and end."""
 
     n: int = 0
@@ -105,7 +105,7 @@ class Spans:
 
 
 @dataclass
-class Records:
+class RecordAgreement:
     """Equal properties of records, as a share of the properties that either record has."""
 
     n: int = 0
@@ -131,7 +131,7 @@ class Records:
 
 
 @dataclass
-class Weights:
+class WeightAgreement:
     """The cosine of the weights of tokens, as the mean of documents."""
 
     n: int = 0
@@ -171,12 +171,12 @@ class Vectors:
 
 
 AGREEMENTS: Mapping[str, type[Agreement]] = {
-    "text": Texts,
-    "redacted": Texts,
-    "labels": Labels,
-    "spans": Spans,
-    "record": Records,
-    "weights": Weights,
+    "text": TextAgreement,
+    "redacted": TextAgreement,
+    "labels": LabelAgreement,
+    "spans": SpanAgreement,
+    "record": RecordAgreement,
+    "weights": WeightAgreement,
     "vector": Vectors,
 }
 

@@ -47,7 +47,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Pair:
+class ComparedDocument:
     """A document and its result by each job; None where it has none."""
 
     document_id: int
@@ -76,7 +76,7 @@ def side(database: Database, corpus_id: int, job_id: int, step: str | None) -> S
     return Side(job_id, way, spec, database.kind_of(way[-1].lane).output)
 
 
-def pairs(database: Database, corpus_id: int, a: Side, b: Side) -> Iterator[list[Pair]]:
+def pairs(database: Database, corpus_id: int, a: Side, b: Side) -> Iterator[list[ComparedDocument]]:
     """Yield the current documents with the results that each step has of them."""
     columns = (Document.id, Document.key, Document.content_id)
     query = select(*columns).where(Document.corpus_id == corpus_id, is_current_document()).order_by(Document.id)
@@ -90,7 +90,7 @@ def pairs(database: Database, corpus_id: int, a: Side, b: Side) -> Iterator[list
                 for compared in (a, b)
             ]
         yield [
-            Pair(
+            ComparedDocument(
                 row.id,
                 row.key,
                 row.content_id,
@@ -124,7 +124,7 @@ def _result(of: Side, outcome: StoredOutcome | None) -> Result | None:
 
 
 @dataclass
-class Comparison:
+class JobComparison:
     """Two jobs over the current documents of a corpus.
 
     `differing` of the `both` documents with two results have other outputs, and `samples` are drawn from them; of
@@ -141,7 +141,7 @@ class Comparison:
     measures: Measures = field(default_factory=dict)
     sure_a: Sureness = field(default_factory=Sureness)
     sure_b: Sureness = field(default_factory=Sureness)
-    samples: Sequence[Pair] = ()
+    samples: Sequence[ComparedDocument] = ()
     neighbourhoods: Sequence[Neighbourhood] = ()
 
 
@@ -172,16 +172,16 @@ def compare(
     samples: int,
     seed: int,
     advanced: Callable[[int], None] = lambda _seen: None,
-) -> Comparison:
+) -> JobComparison:
     """Compare two jobs. `advanced` is told the number of documents read. Raises StorageError for other outputs."""
     if a.output.name != b.output.name:
         raise StorageError(
             f"job {a.job_id} gives {a.output.plural}, and job {b.job_id} {b.output.plural}: only results of one type "
             "can be compared"
         )
-    comparison, agreement = Comparison(a, b), AGREEMENTS[a.output.name]()
-    shown = Reservoir[Pair](samples, seed)
-    queries = Reservoir[Pair](QUERIES if a.output is VECTOR else 0, seed)
+    comparison, agreement = JobComparison(a, b), AGREEMENTS[a.output.name]()
+    shown = Reservoir[ComparedDocument](samples, seed)
+    queries = Reservoir[ComparedDocument](QUERIES if a.output is VECTOR else 0, seed)
     for page in pairs(database, corpus_id, a, b):
         for pair in page:
             comparison.documents += 1
@@ -228,7 +228,9 @@ class Neighbourhood:
         return overlap(self.a, self.b)
 
 
-def neighbourhoods(queries: Sequence[Pair], pages: Iterable[Sequence[Pair]], k: int = K) -> list[Neighbourhood]:
+def neighbourhoods(
+    queries: Sequence[ComparedDocument], pages: Iterable[Sequence[ComparedDocument]], k: int = K
+) -> list[Neighbourhood]:
     """Return the neighbourhoods of these documents among all that have both vectors.
 
     A document with a vector for each window is as near as its nearest window, and as a query it has their mean.
@@ -253,7 +255,7 @@ def neighbourhoods(queries: Sequence[Pair], pages: Iterable[Sequence[Pair]], k: 
     return around
 
 
-def _vectors(pair: Pair) -> tuple[Matrix, Matrix]:
+def _vectors(pair: ComparedDocument) -> tuple[Matrix, Matrix]:
     assert pair.a is not None
     assert pair.b is not None
     return np.atleast_2d(pair.a["vector"]), np.atleast_2d(pair.b["vector"])

@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from docmill.features.comparing.agreement import share
-from docmill.features.comparing.comparison import Comparison, Neighbourhood, Pair, Result, keys, texts
+from docmill.features.comparing.comparison import ComparedDocument, JobComparison, Neighbourhood, Result, keys, texts
 from docmill.storage.core.database import Database
 from docmill.storage.steps.conditions import order_flags
 from docmill.worker.cli.printing import answer, print_rich
-from docmill.worker.consoles import Name, table
+from docmill.worker.consoles import NameCell, table
 from docmill.worker.formatting import printable, shorten
 
 SHOWN_CHARACTERS = 600  # of an output
@@ -33,7 +33,7 @@ MEANING = {
 }
 
 
-def as_json(comparison: Comparison, database: Database) -> dict[str, Any]:
+def as_json(comparison: JobComparison, database: Database) -> dict[str, Any]:
     """Return a comparison for machines, with its samples."""
     sides = {
         name: {
@@ -63,7 +63,7 @@ def _plain(result: Result | None) -> dict[str, Any]:
     return {name: value for name, value in (result or {}).items() if name != "vector"}
 
 
-def _neighbours_as_json(comparison: Comparison, database: Database) -> list[dict[str, Any]]:
+def _neighbours_as_json(comparison: JobComparison, database: Database) -> list[dict[str, Any]]:
     names = _keys(comparison.neighbourhoods, database)
     return [
         {
@@ -76,7 +76,7 @@ def _neighbours_as_json(comparison: Comparison, database: Database) -> list[dict
     ]
 
 
-def print_comparison(comparison: Comparison, database: Database) -> None:
+def print_comparison(comparison: JobComparison, database: Database) -> None:
     """Print a comparison: the counts, the agreement, flags and confidence, and the samples side by side."""
 
     for name, side in (("A", comparison.a), ("B", comparison.b)):
@@ -89,7 +89,7 @@ def print_comparison(comparison: Comparison, database: Database) -> None:
         return
     agreement = table("agreement", "", numbers={""})
     for name, value in comparison.measures.items():
-        agreement.add_row(Name(MEANING.get(name, name)), "none" if value is None else f"{value:.3f}")
+        agreement.add_row(NameCell(MEANING.get(name, name)), "none" if value is None else f"{value:.3f}")
     print_rich(agreement)
     if (both := _sureness(comparison)) is not None:
         print_rich(both)
@@ -104,19 +104,19 @@ def print_comparison(comparison: Comparison, database: Database) -> None:
         print_rich(_side_by_side(comparison, pair))
 
 
-def _sureness(comparison: Comparison) -> Table | None:
+def _sureness(comparison: JobComparison) -> Table | None:
     """Return a table of flags and confidence; None where neither job has any."""
     a, b = comparison.sure_a, comparison.sure_b
     made = table("share of results with a flag", "A", "B", names={"share of results with a flag"}, numbers={"A", "B"})
     for flag in order_flags(a.flags + b.flags):
-        made.add_row(Name(flag), *(f"{share(sure.flags[flag], sure.n) or 0.0:.1%}" for sure in (a, b)))
+        made.add_row(NameCell(flag), *(f"{share(sure.flags[flag], sure.n) or 0.0:.1%}" for sure in (a, b)))
     means = [sure.mean_confidence for sure in (a, b)]
     if any(mean is not None for mean in means):
         made.add_row("mean confidence", *("none" if mean is None else f"{mean:.3f}" for mean in means))
     return made if made.row_count else None
 
 
-def _side_by_side(comparison: Comparison, pair: Pair) -> Table:
+def _side_by_side(comparison: JobComparison, pair: ComparedDocument) -> Table:
     made = Table(box=None, pad_edge=False, show_header=False, expand=True, padding=(0, 1, 0, 0))
     made.add_column(ratio=1)
     made.add_column(ratio=1)
@@ -162,7 +162,7 @@ def _print_neighbours(neighbourhoods: Sequence[Neighbourhood], database: Databas
             )
             for near, beside, mark in sides
         ]
-        made.add_row(Name(names[neighbourhood.document_id]), f"{neighbourhood.recall:.2f}", *lists)
+        made.add_row(NameCell(names[neighbourhood.document_id]), f"{neighbourhood.recall:.2f}", *lists)
     print_rich(made)
 
 
@@ -170,6 +170,6 @@ def _keys(neighbourhoods: Sequence[Neighbourhood], database: Database) -> Mappin
     return keys(database, sorted({n for near in neighbourhoods for n in (near.document_id, *near.a, *near.b)}))
 
 
-def _with_texts(samples: Sequence[Pair], database: Database) -> list[tuple[Pair, str]]:
+def _with_texts(samples: Sequence[ComparedDocument], database: Database) -> list[tuple[ComparedDocument, str]]:
     by_id = texts(database, {pair.content_id for pair in samples})
     return [(pair, by_id[pair.content_id]) for pair in samples]

@@ -6,7 +6,7 @@ import click
 
 from docmill.features.explaining.explanation import Explanation, cutter, explain
 from docmill.features.explaining.explanation import as_json as write_json
-from docmill.features.explaining.terminal import Page
+from docmill.features.explaining.terminal import ExplanationSections
 from docmill.storage.core.database import Database
 from docmill.storage.results.provenance import read_provenance
 from docmill.worker.cli.options import JOB, JSON, settings_from
@@ -44,7 +44,7 @@ def explain_command(job: int, document: str, step: str | None, full: bool, as_js
 
 def _show(database: Database, explanation: Explanation, *, full: bool) -> None:
     outputs = {step.name: database.kind_of(step.spec.kind).output for step in explanation.provenance.way}
-    for part in Page(explanation, outputs, full=full).sections():
+    for part in ExplanationSections(explanation, outputs, full=full).sections():
         print_rich(part)
     if explanation.note is not None:
         say(explanation.note)

@@ -31,7 +31,7 @@ OF: Mapping[str, str] = {
 }
 
 
-class Page:
+class ExplanationSections:
     """An explanation in sections. Without `full` long texts are cut, and so is the list of windows."""
 
     def __init__(self, explanation: Explanation, outputs: Mapping[str, OutputType], *, full: bool = False) -> None:

@@ -9,7 +9,7 @@ from docmill.storage.core.specs import DOUBTFUL
 from docmill.storage.results.corpora import find_documents
 from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.status import read_status
-from docmill.worker.web.marks import Part, excerpt
+from docmill.worker.web.marks import TextPart, excerpt
 from docmill.worker.web.page import Page, PageRequest, Values
 from docmill.worker.web.pages.jobs import shared
 
@@ -33,8 +33,8 @@ def read_document(request: PageRequest) -> Values:
         "of": explanation.provenance,
         "outcome": outcome,
         "batch": explanation.step.batch,
-        "given": excerpt([Part(explanation.step.given or "", False)], LONGEST),
-        "output": excerpt([Part(output, False)], LONGEST),
+        "given": excerpt([TextPart(explanation.step.given or "", False)], LONGEST),
+        "output": excerpt([TextPart(output, False)], LONGEST),
         "doubtful": DOUBTFUL,
         "appearances": find_documents(request.database, key, explanation.provenance.corpus),
     }

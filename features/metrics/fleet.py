@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from docmill.storage.errors import StorageError
-from docmill.storage.results.counts import Work
+from docmill.storage.results.counts import StoreTotals
 from docmill.storage.results.fleet import Fleet, PipelineState
 from docmill.storage.steps.sharding import OPEN_SHARDS
 from docmill.worker.errors import BrokerUnreachable
@@ -104,7 +104,7 @@ def of_fleet(fleet: Fleet) -> Iterator[Metric]:
     yield from _of_pipelines(fleet)
 
 
-def of_work(work: Work, prices: Prices) -> Iterator[Metric]:
+def of_work(work: StoreTotals, prices: Prices) -> Iterator[Metric]:
     """Yield the metrics of the work since the store was made."""
     records = [([what], n) for what, n in work.records.items()]
     yield _counter("docmill_records", "Records read from sources, by what became of them.", ["result"], records)
@@ -136,7 +136,7 @@ def of_work(work: Work, prices: Prices) -> Iterator[Metric]:
     )
 
 
-def _spend(work: Work, prices: Prices) -> dict[str, float]:
+def _spend(work: StoreTotals, prices: Prices) -> dict[str, float]:
     """Return the cost by model."""
     spent: dict[str, float] = {}
     for lane, model in {**work.tokens_in, **work.tokens_out}:

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from docmill.worker.cli.printing import say
 from docmill.worker.errors import WorkerError
-from docmill.worker.process.counts import COUNTERS, GAUGES, Work
+from docmill.worker.process.counts import COUNTERS, GAUGES, WorkByDevice
 from docmill.worker.process.supervisor import Supervisor
 from docmill.worker.settings import Settings
 
@@ -19,7 +19,7 @@ from docmill.worker.settings import Settings
 class WorkerCollector(Collector):
     """Collects the counters `docmill_worker_…_total` and the gauges of a worker, by device."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: WorkByDevice) -> None:
         self._work = work
 
     def collect(self) -> Iterator[Metric]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from docmill.features.migrating.plan import Planned, Wanted, forecast, plan
+from docmill.features.migrating.plan import MigrationPlan, Wanted, forecast, plan
 from docmill.features.migrating.switching import (
     Survey,
     TooManyLost,
@@ -24,7 +24,7 @@ from docmill.storage.core.lookups import find_corpus, first_existing
 from docmill.storage.errors import NotFound
 from docmill.storage.outputs.output_types import VECTOR
 from docmill.storage.steps import jobs, replacements
-from docmill.storage.steps.replacements import Replacement
+from docmill.storage.steps.replacements import SpecReplacement
 from docmill.tasks import kinds
 from docmill.worker import formatting
 from docmill.worker.cli.options import (
@@ -222,7 +222,7 @@ def _find_corpus(database: Database, corpus: str) -> tuple[int, str]:
     return find_corpus(database, name), name
 
 
-def _say_cost(planned: Planned, cost: Forecast, device: str, as_json: bool) -> int:
+def _say_cost(planned: MigrationPlan, cost: Forecast, device: str, as_json: bool) -> int:
     if as_json:
         specs = {"corpus": planned.corpus, "from": asdict(planned.old.spec), "to": asdict(planned.new)}
         print_json(asdict(cost) | specs)
@@ -233,7 +233,7 @@ def _say_cost(planned: Planned, cost: Forecast, device: str, as_json: bool) -> i
     return OK
 
 
-def _cost_lines(planned: Planned, cost: Forecast, device: str) -> list[str]:
+def _cost_lines(planned: MigrationPlan, cost: Forecast, device: str) -> list[str]:
     """Return lines about what a migration computes, and what that costs."""
     old, done, to_do = planned.old.spec, cost.done_already, cost.texts - cost.done_already
     lines = [
@@ -252,7 +252,7 @@ def _cost_lines(planned: Planned, cost: Forecast, device: str) -> list[str]:
     return lines
 
 
-def _say_switched(migration: Replacement, survey: Survey, as_json: bool) -> None:
+def _say_switched(migration: SpecReplacement, survey: Survey, as_json: bool) -> None:
     if as_json:
         print_json(_as_json(migration) | {"documents": survey.documents, "lost": survey.lost})
         return
@@ -270,14 +270,14 @@ def _say_switched(migration: Replacement, survey: Survey, as_json: bool) -> None
     )
 
 
-def _say_state(database: Database, migration: Replacement, sentence: str, as_json: bool) -> None:
+def _say_state(database: Database, migration: SpecReplacement, sentence: str, as_json: bool) -> None:
     if as_json:
         print_json(_as_json(replacements.reread(database, migration)))
     else:
         answer(sentence)
 
 
-def _as_json(migration: Replacement) -> dict[str, Any]:
+def _as_json(migration: SpecReplacement) -> dict[str, Any]:
     """Return a migration for machines."""
     return {
         "id": migration.id,
@@ -293,7 +293,7 @@ def _as_json(migration: Replacement) -> dict[str, Any]:
     }
 
 
-def _print_migrations(migrations: Sequence[Replacement]) -> None:
+def _print_migrations(migrations: Sequence[SpecReplacement]) -> None:
     for migration in reversed(migrations):
         job = "" if migration.job_id is None else f", job {migration.job_id}"
         answer(f"{migration.id}  {migration.old.kind}: {migration.old.model} to {migration.new.model}{job}")

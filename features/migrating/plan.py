@@ -12,7 +12,7 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.errors import StorageError
 from docmill.storage.readers.memory import StoredTexts
 from docmill.storage.steps import replacements, steps
-from docmill.storage.steps.replacements import FILLING, IN_FORCE, Candidate, Replacement
+from docmill.storage.steps.replacements import FILLING, IN_FORCE, Candidate, SpecReplacement
 from docmill.storage.steps.steps import StepRequest
 from docmill.tasks import kinds
 from docmill.tasks.models import families
@@ -44,7 +44,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Planned:
+class MigrationPlan:
     """A migration that can be made. `stored` is the row that it continues, if there is one.
 
     `left_out` are the options of the old spec that the new model does not take.
@@ -55,12 +55,12 @@ class Planned:
     old: Candidate
     new: Spec
     left_out: tuple[str, ...]
-    stored: Replacement | None
+    stored: SpecReplacement | None
 
 
 def plan(
     settings: Settings, database: Database, corpus_id: int, corpus: str, wanted: Wanted, devices: Sequence[str]
-) -> Planned:
+) -> MigrationPlan:
     """Choose the old spec, make the new one, and find the migration that this continues.
 
     Raises StorageError, and ModelError and BadOption for the new model.
@@ -83,7 +83,7 @@ def plan(
     ]
     _require_alike(old.spec, new)
     require_possible(settings, [new], devices)
-    return Planned(corpus_id, corpus, old, new, left_out, stored[-1] if stored else None)
+    return MigrationPlan(corpus_id, corpus, old, new, left_out, stored[-1] if stored else None)
 
 
 def _choose(database: Database, corpus_id: int, corpus: str, wanted: Wanted) -> Candidate:
@@ -134,7 +134,9 @@ def _require_alike(old: Spec, new: Spec) -> None:
         raise StorageError(f"the results of {new.model} have other columns than those of {old.model}")
 
 
-def forecast(settings: Settings, database: Database, planned: Planned, device: str, listener: Listener) -> Forecast:
+def forecast(
+    settings: Settings, database: Database, planned: MigrationPlan, device: str, listener: Listener
+) -> Forecast:
     """Measure a sample of the texts that a migration computes, and return its cost. Stores nothing."""
     with database.read() as transaction:
         requests = steps.read_requests(transaction, planned.old.job_id)

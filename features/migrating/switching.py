@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from sqlalchemy import select
 
-from docmill.features.migrating.plan import Planned
+from docmill.features.migrating.plan import MigrationPlan
 from docmill.storage import fault_points
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
@@ -28,7 +28,7 @@ from docmill.storage.results.status import JobStatus
 from docmill.storage.search import pgvector_index
 from docmill.storage.steps import lineage, replacements, steps
 from docmill.storage.steps.jobs import lock_corpus
-from docmill.storage.steps.replacements import FILLING, IN_FORCE, SWITCHED, UNDONE, Replacement
+from docmill.storage.steps.replacements import FILLING, IN_FORCE, SWITCHED, UNDONE, SpecReplacement
 from docmill.storage.steps.steps import StepRequest
 from docmill.worker import formatting
 from docmill.worker.jobs import Listener
@@ -67,11 +67,11 @@ class Survey:
 def migrate(
     settings: Settings,
     database: Database,
-    planned: Planned,
+    planned: MigrationPlan,
     devices: Sequence[str],
     most_lost: float,
     listener: Listener,
-) -> tuple[Replacement, Survey]:
+) -> tuple[SpecReplacement, Survey]:
     """Compute what is missing, and switch in one transaction. Without devices the workers compute.
 
     After the switch, compute the documents that came since. Raises StorageError and TooManyLost.
@@ -114,7 +114,7 @@ def find_views(
 
 
 def fill(
-    settings: Settings, database: Database, migration: Replacement, devices: Sequence[str], listener: Listener
+    settings: Settings, database: Database, migration: SpecReplacement, devices: Sequence[str], listener: Listener
 ) -> Survey:
     """Compute until no document of the corpus lacks a new result. Return the last survey.
 
@@ -143,7 +143,7 @@ def fill(
 
 
 def _backfill(
-    settings: Settings, database: Database, migration: Replacement, devices: Sequence[str], listener: Listener
+    settings: Settings, database: Database, migration: SpecReplacement, devices: Sequence[str], listener: Listener
 ) -> JobStatus:
     """Compute the documents that lack a new result, here or by the workers. Return the job's final status."""
 
@@ -164,7 +164,7 @@ def _backfill(
     return follow(database, done.id, listener)
 
 
-def _bring_index(database: Database, migration: Replacement, listener: Listener) -> None:
+def _bring_index(database: Database, migration: SpecReplacement, listener: Listener) -> None:
     """Make an index of the new vectors if the old ones have one, so that search is as fast after the switch."""
     if database.has_vector_indexes:
         with database.read() as transaction:
@@ -174,13 +174,13 @@ def _bring_index(database: Database, migration: Replacement, listener: Listener)
             pgvector_index.add(database, migration.new_spec_id)
 
 
-def requests_by_new(database: Database, migration: Replacement) -> tuple[StepRequest, ...]:
+def requests_by_new(database: Database, migration: SpecReplacement) -> tuple[StepRequest, ...]:
     """Return the steps of the old job with the new spec. Raises StorageError if the old job was removed."""
     with database.read() as transaction:
         return replacements.with_specs(_requests_by_old(transaction, migration), {migration.old: migration.new})
 
 
-def survey_documents(database: Database, migration: Replacement, *, back: bool = False) -> Survey:
+def survey_documents(database: Database, migration: SpecReplacement, *, back: bool = False) -> Survey:
     """Count the documents of a corpus that have old and new results; with `back`, of new and old ones."""
     survey, more = Survey(), True
     while more:
@@ -190,7 +190,7 @@ def survey_documents(database: Database, migration: Replacement, *, back: bool =
 
 
 def switch(
-    database: Database, migration: Replacement, survey: Survey, shown: Views, most_lost: float
+    database: Database, migration: SpecReplacement, survey: Survey, shown: Views, most_lost: float
 ) -> Survey | None:
     """Let the new spec answer, and replace these views, if no document lacks an outcome. Return the survey if so.
 
@@ -217,7 +217,7 @@ def switch(
     return database.write(work)
 
 
-def undo(database: Database, migration: Replacement, shown: Views) -> bool:
+def undo(database: Database, migration: SpecReplacement, shown: Views) -> bool:
     """Let the old spec of the last migration answer again, and replace these views. Return False if another command
     changed the migration first."""
 
@@ -231,7 +231,7 @@ def undo(database: Database, migration: Replacement, shown: Views) -> bool:
     return database.write(work)
 
 
-def last_switched(migrations: Sequence[Replacement], corpus: str) -> Replacement:
+def last_switched(migrations: Sequence[SpecReplacement], corpus: str) -> SpecReplacement:
     """Return the migration of the corpus that can be undone. Raises StorageError if there is none."""
     for migration in reversed(migrations):
         old, new = migration.old.model, migration.new.model
@@ -249,7 +249,7 @@ def last_switched(migrations: Sequence[Replacement], corpus: str) -> Replacement
     raise StorageError(f"no migration of the corpus {corpus} was switched, so there is nothing to take back")
 
 
-def _too_many_lost(migration: Replacement, survey: Survey, most_lost: float) -> TooManyLost:
+def _too_many_lost(migration: SpecReplacement, survey: Survey, most_lost: float) -> TooManyLost:
     share = 100 * survey.lost / survey.documents
     enough = f"{min(100.0, share * 1.01 + 0.01):.2f}".rstrip("0").rstrip(".")  # not below the share, in few digits
     job = migration.job_id or migration.old_job_id
@@ -260,13 +260,13 @@ def _too_many_lost(migration: Replacement, survey: Survey, most_lost: float) -> 
     )
 
 
-def _replace_views(transaction: Transaction, migration: Replacement, shown: Views) -> None:
+def _replace_views(transaction: Transaction, migration: SpecReplacement, shown: Views) -> None:
     standing = replacements.specs_in_force(replacements.of_corpus(transaction, migration.corpus_id))
     for pipeline, requests in shown.items():
         views.replace_in(transaction, pipeline, migration.corpus, replacements.with_specs(requests, standing))
 
 
-def _requests_by_old(transaction: Transaction, migration: Replacement) -> tuple[StepRequest, ...]:
+def _requests_by_old(transaction: Transaction, migration: SpecReplacement) -> tuple[StepRequest, ...]:
     requests = steps.read_requests(transaction, migration.old_job_id)
     if not requests and migration.job_id is not None:  # runs of pipelines are forgotten in time, with their jobs
         backfill = steps.read_requests(transaction, migration.job_id)
@@ -281,7 +281,7 @@ def _requests_by_old(transaction: Transaction, migration: Replacement) -> tuple[
 
 
 def _survey_page(
-    transaction: Transaction, migration: Replacement, survey: Survey, *, back: bool = False
+    transaction: Transaction, migration: SpecReplacement, survey: Survey, *, back: bool = False
 ) -> tuple[Survey, bool]:
     """Continue a survey by the next documents. Return also if there may be more."""
     requests = _requests_by_old(transaction, migration)

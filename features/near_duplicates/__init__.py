@@ -19,7 +19,7 @@ FEATURE = Feature(
     },
     extras=(LIBRARY,),
     filters={"near-duplicates": "docmill.features.near_duplicates.finding:FILTER"},
-    tables=("docmill.features.near_duplicates.tables:Own.metadata",),
+    tables=("docmill.features.near_duplicates.tables:NearDuplicateTable.metadata",),
     worker_rights={"duplicate": ("SELECT",)},
     order_rights={
         "deduplication": ("SELECT", "INSERT", "UPDATE"),

@@ -12,7 +12,7 @@ from docmill.features.near_duplicates import clusters, report
 from docmill.features.near_duplicates.clusters import SearchWork
 from docmill.features.near_duplicates.finding import DedupOptions, deduplicate
 from docmill.features.near_duplicates.methods import Unit
-from docmill.features.near_duplicates.report import Sample, Summary
+from docmill.features.near_duplicates.report import ClusterSample, DuplicateCounts
 from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import find_corpus, first_existing
 from docmill.storage.outputs.columns import Column, Form
@@ -115,8 +115,8 @@ def _write(database: Database, corpus_id: int, out: Path, file_format: str | Non
     write_out(out, report.members(database, corpus_id), file_format, n, columns)
 
 
-def _print(corpus: str, summary: Summary, work: SearchWork | None, samples: list[Sample]) -> None:
-    from docmill.worker.consoles import Name, table
+def _print(corpus: str, summary: DuplicateCounts, work: SearchWork | None, samples: list[ClusterSample]) -> None:
+    from docmill.worker.consoles import NameCell, table
 
     if summary.clusters:
         clusters = f"{summary.clusters:,} cluster{'s' * (summary.clusters != 1)}"
@@ -136,7 +136,7 @@ def _print(corpus: str, summary: Summary, work: SearchWork | None, samples: list
     for sample in samples:
         made = table("", "document", "text", names={"document", "text"})
         for rank, (key, text) in enumerate((sample.first, *sample.others)):
-            made.add_row("" if rank else "first", Name(key), Name(text))
+            made.add_row("" if rank else "first", NameCell(key), NameCell(text))
 
         answer("")
         print_rich(made)
@@ -147,18 +147,20 @@ def _print(corpus: str, summary: Summary, work: SearchWork | None, samples: list
         say(f"{told}All: docmill dedup {corpus} --show --out FILE")
 
 
-def _say_work(summary: Summary, work: SearchWork) -> None:
+def _say_work(summary: DuplicateCounts, work: SearchWork) -> None:
     say(f"{summary.method}; {formatting.documents(work.new)} new, {work.compared:,} pairs compared.")
     if work.without_vector:
         say(f"{formatting.documents(work.without_vector)} without a vector took no part.")
 
 
-def _say_age(summary: Summary) -> None:
+def _say_age(summary: DuplicateCounts) -> None:
     newer = f"; {formatting.documents(summary.new)} came since" if summary.new else ""
     say(f"{summary.method}; searched {formatting.local_time(summary.finished_at)}{newer}.")
 
 
-def _as_json(name: str, summary: Summary, work: SearchWork | None, samples: list[Sample]) -> dict[str, Any]:
+def _as_json(
+    name: str, summary: DuplicateCounts, work: SearchWork | None, samples: list[ClusterSample]
+) -> dict[str, Any]:
     counts = {} if work is None else {"compared": work.compared, "without_vector": work.without_vector}
     of_clusters = [
         {

@@ -20,7 +20,7 @@ SHOWN_CHARS = 1_000
 
 
 @dataclass(frozen=True)
-class Summary:
+class DuplicateCounts:
     """The counts of the last search. `texts` are unique, and `chars` are their characters.
 
     `repeats` are documents that are not the first of their cluster. A step that leaves out near duplicates reads
@@ -41,7 +41,7 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ClusterSample:
     """A cluster: the first document, and the next ones in their order, as (id, beginning of the text)."""
 
     documents: int
@@ -49,7 +49,7 @@ class Sample:
     others: tuple[tuple[str, str], ...]
 
 
-def summarize(database: Database, corpus_id: int, name: str) -> Summary:
+def summarize(database: Database, corpus_id: int, name: str) -> DuplicateCounts:
     """Return the counts of the last search in a corpus. Raises StorageError."""
     here = and_(Document.corpus_id == corpus_id, is_current_document())
     with database.read() as transaction:
@@ -81,7 +81,7 @@ def summarize(database: Database, corpus_id: int, name: str) -> Summary:
         n_new = transaction.scalar(newer) or 0
     documents, texts, repeated_texts, n_chars, repeated_chars = (int(number) for number in totals)
     clusters = int(counts.clusters or 0)
-    return Summary(
+    return DuplicateCounts(
         method=stored(last.method),
         finished_at=last.finished_at,
         documents=documents,
@@ -96,7 +96,7 @@ def summarize(database: Database, corpus_id: int, name: str) -> Summary:
     )
 
 
-def samples(database: Database, corpus_id: int, n_clusters: int, n_documents: int) -> list[Sample]:
+def samples(database: Database, corpus_id: int, n_clusters: int, n_documents: int) -> list[ClusterSample]:
     """Return the largest clusters, each with its first documents."""
     beginning = func.substr(Content.text, 1, SHOWN_CHARS).label("text")
     query = select(Duplicate.document_id, Duplicate.first_id, Duplicate.n_documents, Document.key, beginning)
@@ -114,7 +114,7 @@ def samples(database: Database, corpus_id: int, n_clusters: int, n_documents: in
             members = tuple((row.key, row.text) for row in rows)
             now = select(func.count()).join_from(Duplicate, Document, Document.id == Duplicate.document_id)
             documents = transaction.scalar(now.where(mine, is_current_document())) or 0
-            made.append(Sample(documents, (first.key, first.text), members))
+            made.append(ClusterSample(documents, (first.key, first.text), members))
     return made
 
 

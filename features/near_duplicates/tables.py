@@ -32,13 +32,13 @@ from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.dependents import Dependent
 
 
-class Own(Base):
+class NearDuplicateTable(Base):
     """The base class of these tables, which `docmill db upgrade` makes."""
 
     metadata = new_metadata()
 
 
-class Deduplication(Own):
+class Deduplication(NearDuplicateTable):
     """The last search for near duplicates in a corpus.
 
     `method` has its options (see `features.near_duplicates.methods`). Documents up to `compared_to` that are in the
@@ -53,7 +53,7 @@ class Deduplication(Own):
     finished_at = column(float)
 
 
-class Duplicate(Own):
+class Duplicate(NearDuplicateTable):
     """A document of a cluster of near duplicates. `first_id` is the cluster's first document, which may be this one.
 
     `n_documents` is the number of documents in the cluster at the last search. A document without near duplicates has
@@ -90,7 +90,7 @@ event.listen(
 )
 
 
-class Signature(Own):
+class Signature(NearDuplicateTable):
     """The MinHash signature of a text: a hash of each band, little-endian uint32.
 
     `recipe` is a hash of the options that it depends on. `n_shingles` is the size of the text's set of shingles.

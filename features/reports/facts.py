@@ -16,7 +16,7 @@ from docmill.storage.results.status import JobStatus, StepStatus
 from docmill.tasks.checks import NONE, Checks, Finding
 from docmill.worker.web.marks import ChecksOf, findings
 
-Item = TypeVar("Item")
+Sampled = TypeVar("Sampled")
 
 EXAMPLES = 3  # of each flag, and of results without one
 
@@ -38,16 +38,16 @@ def tenth_ranges(counts: Mapping[int, int]) -> list[tuple[str, int]]:
     return [(f"{n / 10:.1f}–{(n + 1) / 10:.1f}", counts.get(n, 0)) for n in range(10)] if counts else []
 
 
-class Sample(Generic[Item]):
+class Sample(Generic[Sampled]):
     """Some of a stream's items, each with the same chance (algorithm R of J. Vitter, 1985). A seed fixes the draw."""
 
     def __init__(self, size: int, seed: int = 0) -> None:
         self._size = size
         self._seen = 0
         self._random = random.Random(seed)  # noqa: S311 - a draw, no secret
-        self.items: list[Item] = []
+        self.items: list[Sampled] = []
 
-    def add(self, item: Item) -> None:
+    def add(self, item: Sampled) -> None:
         self._seen += 1
         if len(self.items) < self._size:
             self.items.append(item)
@@ -55,7 +55,7 @@ class Sample(Generic[Item]):
             self.items[place] = item
 
 
-class Pair(NamedTuple):
+class ShownResult(NamedTuple):
     """A document's input of a step and its output as it is shown.
 
     `written` is False for an output that is no text, or several, which checks do not read. `findings` are the
@@ -80,8 +80,8 @@ class StepFacts:
     tokens_out: Counter[int] = field(default_factory=Counter)
     confidence: Counter[int] = field(default_factory=Counter)  # by tenth
     flags: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, Sample[Pair]] = field(default_factory=dict)
-    samples: Sample[Pair] = field(default_factory=lambda: Sample(EXAMPLES))
+    examples: dict[str, Sample[ShownResult]] = field(default_factory=dict)
+    samples: Sample[ShownResult] = field(default_factory=lambda: Sample(EXAMPLES))
 
     def flags_by_doubt(self) -> list[tuple[str, int, bool]]:
         """Return each flag, its count, and True if it is a doubt; doubts first, then by count."""
@@ -169,7 +169,7 @@ def _keep(
     read = row["input"] if before is None else by_step.get(before, {}).get("text", "")
     text = result.get("text")
     output = text if isinstance(text, str) else database.kind_of(step.status.spec.kind).output.shown(result)
-    pair = Pair(row["id"], read, output, tuple(result["flags"]), output == text)
+    pair = ShownResult(row["id"], read, output, tuple(result["flags"]), output == text)
     for flag in pair.flags:
         step.examples.setdefault(flag, Sample(EXAMPLES)).add(pair)
     if DOUBTFUL.isdisjoint(pair.flags):

@@ -10,13 +10,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from docmill.features.reports.facts import Facts, Pair, StepFacts, length_ranges, tenth_ranges
+from docmill.features.reports.facts import Facts, ShownResult, StepFacts, length_ranges, tenth_ranges
 from docmill.storage.writers.formats import whole_file
 from docmill.worker.formatting import FILTERS
 from docmill.worker.prices import Cost
 from docmill.worker.web import charts
 from docmill.worker.web.charts import device_seconds
-from docmill.worker.web.marks import Part, excerpt, found, marked
+from docmill.worker.web.marks import TextPart, excerpt, found, marked
 
 FOLDER = Path(__file__).parent
 LONGEST = 2_000  # characters of an example
@@ -55,7 +55,7 @@ def write(target: Path, facts: Facts, cost: Cost | None) -> None:
         file.write(text.encode())
 
 
-def _compared(pair: Pair) -> tuple[Sequence[Part], Sequence[Part]]:
+def _compared(pair: ShownResult) -> tuple[Sequence[TextPart], Sequence[TextPart]]:
     """Return both texts with marks where the checks found something; where they name no place, on what differs."""
     before, after = found(pair.input, pair.output, pair.findings) or marked(pair.input, pair.output)
     return excerpt(before, LONGEST), excerpt(after, LONGEST)

@@ -15,6 +15,6 @@ FEATURE = Feature(
             "docmill.features.reviewing.command",
         )
     },
-    tables=("docmill.features.reviewing.judgements:Own.metadata",),
+    tables=("docmill.features.reviewing.judgements:ReviewTable.metadata",),
     dependents=("docmill.features.reviewing.judgements:DEPENDENT",),
 )

@@ -38,7 +38,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Summary:
+class ReviewSummary:
     """The state of a review. `judged` counts all good and bad verdicts, `counted` those in the estimate."""
 
     outputs: int
@@ -88,7 +88,7 @@ def interval(share: float, n: float) -> tuple[float, float]:
     return low, high
 
 
-def summary(population: Population, strata: Sequence[Stratum], judged: Mapping[int, Judged]) -> Summary:
+def summary(population: Population, strata: Sequence[Stratum], judged: Mapping[int, Judged]) -> ReviewSummary:
     """Return the shares of good outputs: of all, by doubt, and of each flag."""
     here = [judged[content] for content in population.contents[population.rows_of([*judged])].tolist()]
     verdicts = {judgement.content_id: judgement.verdict for judgement in here}
@@ -105,7 +105,7 @@ def summary(population: Population, strata: Sequence[Stratum], judged: Mapping[i
         for group, inside in _groups(population)
     )
     skipped = sum(judgement.verdict is Verdict.SKIPPED for judgement in here)
-    return Summary(len(population), len(here) - skipped, int(counted.sum()), skipped, shares)
+    return ReviewSummary(len(population), len(here) - skipped, int(counted.sum()), skipped, shares)
 
 
 def _cell(rows: Rows, inside: np.ndarray, counted: np.ndarray, good: np.ndarray) -> Cell:

@@ -17,13 +17,13 @@ from docmill.storage.outputs.output_types import CONFIDENCE
 from docmill.storage.steps.risk import Result
 
 
-class Own(Base):
+class ReviewTable(Base):
     """The base class of this table, which `docmill db upgrade` makes."""
 
     metadata = new_metadata()
 
 
-class Judgement(Own):
+class Judgement(ReviewTable):
     """A person's verdict on the output of a content under a spec. It is deleted with the outcome.
 
     `verdict` is good, bad or skipped. `seed` is the seed of the draw in which the output was judged. The seed and the

@@ -135,7 +135,7 @@ def rank(sha256: bytes, seed: int) -> int:
 
 
 @dataclass(frozen=True)
-class Item:
+class OutputToReview:
     """An output with the text that it was computed from, and the id of a document with that text.
 
     `spec` is the SHA-256 of the spec that computed it.
@@ -149,7 +149,7 @@ class Item:
     spec: str
 
 
-def items(database: Database, reviewed: ReviewedStep, documents: Mapping[int, int]) -> list[Item]:
+def items(database: Database, reviewed: ReviewedStep, documents: Mapping[int, int]) -> list[OutputToReview]:
     """Return the outputs of contents, in the given order. `documents` has a document's id for each content."""
     columns = (OutcomeRow.status, OutcomeRow.spec_id, OutcomeRow.text, OutcomeRow.vector, OutcomeRow.data)
     texts = select(Content.id, Content.sha256, Content.text)
@@ -163,7 +163,7 @@ def items(database: Database, reviewed: ReviewedStep, documents: Mapping[int, in
         row, content = outputs.get(content_id), inputs.get(content_id)
         if row is not None and row.status == Status.DONE and content is not None and document_id in keys:
             shown, spec = _shown(database, reviewed, row), reviewed.specs[row.spec_id]
-            made.append(Item(content_id, content.sha256, keys[document_id], content.text, shown, spec))
+            made.append(OutputToReview(content_id, content.sha256, keys[document_id], content.text, shown, spec))
     return made
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from docmill.storage.steps.fitted_risks import Risk
-from docmill.storage.steps.risk import FLAG, NUMBERS, Feature, Result, RiskModel, value_of
+from docmill.storage.steps.risk import FLAG, NUMBERS, Result, RiskFeature, RiskModel, value_of
 from docmill.worker.errors import WorkerError
 
 FEWEST = 200  # judgements that a risk is fitted to
@@ -86,7 +86,7 @@ def _fitted(names: Sequence[str], values: Numbers, bad: npt.NDArray[np.bool_]) -
     expected = cross_val_predict(search, values, bad, cv=outer, method="predict_proba")[:, 1]
     scaler, _, regression = search.fit(values, bad).best_estimator_.named_steps.values()
     rows = zip(names, scaler.mean_, scaler.scale_, regression.coef_[0], strict=True)
-    made = tuple(Feature(name, float(mean), float(scale), float(factor)) for name, mean, scale, factor in rows)
+    made = tuple(RiskFeature(name, float(mean), float(scale), float(factor)) for name, mean, scale, factor in rows)
     return np.asarray(expected, float), RiskModel(float(regression.intercept_[0]), made)
 
 

@@ -13,9 +13,16 @@ from typing import Any, BinaryIO
 import orjson
 
 from docmill.features.reviewing import judgements
-from docmill.features.reviewing.estimate import Stratum, Summary, sample, strata_of, summary
+from docmill.features.reviewing.estimate import ReviewSummary, Stratum, sample, strata_of, summary
 from docmill.features.reviewing.judgements import Judged, Verdict
-from docmill.features.reviewing.population import Item, Population, ReviewedStep, items, population, reviewed_step
+from docmill.features.reviewing.population import (
+    OutputToReview,
+    Population,
+    ReviewedStep,
+    items,
+    population,
+    reviewed_step,
+)
 from docmill.storage.core.database import Database
 from docmill.storage.json_values import Json
 from docmill.storage.outputs.columns import Column, Form
@@ -68,7 +75,7 @@ class Review:
             if content in self.judged and self.judged[content].verdict is Verdict.SKIPPED
         ]
 
-    def items(self, contents: Sequence[int]) -> Iterator[Item]:
+    def items(self, contents: Sequence[int]) -> Iterator[OutputToReview]:
         """Yield outputs beside their inputs. Outputs that are removed meanwhile are left out."""
         for first in range(0, len(contents), AHEAD):
             several = contents[first : first + AHEAD]
@@ -113,7 +120,7 @@ class Review:
         self.judged.update({one.content_id: one for one in ours})
         return stored
 
-    def summary(self) -> Summary:
+    def summary(self) -> ReviewSummary:
         """Return the shares of good outputs."""
         return summary(self.population, self.strata, self.judged)
 
@@ -155,7 +162,7 @@ def write_json(rows: Iterable[Mapping[str, str | int]], file: BinaryIO) -> int:
     return len(tasks)
 
 
-def rows_of(items: Iterable[Item], seed: int) -> Iterator[dict[str, str | int]]:
+def rows_of(items: Iterable[OutputToReview], seed: int) -> Iterator[dict[str, str | int]]:
     """Yield the fields of outputs, with no verdict yet."""
     for item in items:
         yield {

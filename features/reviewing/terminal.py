@@ -14,12 +14,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from docmill.features.reviewing.estimate import Share, Summary
+from docmill.features.reviewing.estimate import ReviewSummary, Share
 from docmill.features.reviewing.judgements import Judged, Verdict
-from docmill.features.reviewing.population import Item
+from docmill.features.reviewing.population import OutputToReview
 from docmill.features.reviewing.session import Review
 from docmill.storage.steps.fitted_risks import Risk
-from docmill.storage.steps.risk import FLAG, Feature
+from docmill.storage.steps.risk import FLAG, RiskFeature
 from docmill.worker import consoles
 from docmill.worker.cli.printing import say, say_rich
 from docmill.worker.consoles import table
@@ -33,7 +33,7 @@ KEYS = {"g": Verdict.GOOD, "b": Verdict.BAD, "s": Verdict.SKIPPED}
 QUESTION = "g good, b bad, s skip, n note, u undo, q quit: "
 
 
-class Answer(NamedTuple):
+class NotedVerdict(NamedTuple):
     """A verdict with an optional note."""
 
     verdict: Verdict
@@ -49,7 +49,7 @@ def judge(review: Review, size: int, judged_by: str) -> None:
     say(f"{len(waiting):,} outputs to judge.")
     ask = _ask_for_keys if sys.stdin.isatty() else partial(_read_line, count(1))
     items = review.items(waiting)
-    met: list[Item] = []
+    met: list[OutputToReview] = []
     at = 0
     while at < len(met) or (item := next(items, None)) is not None:
         if at == len(met):
@@ -59,7 +59,7 @@ def judge(review: Review, size: int, judged_by: str) -> None:
         answer = ask()
         if answer is QUIT:
             break
-        if isinstance(answer, Answer):
+        if isinstance(answer, NotedVerdict):
             review.judge(Judged(met[at].content_id, answer.verdict, judged_by, review.seed, answer.note))
             at += 1
         else:
@@ -75,7 +75,7 @@ def _nothing_to_judge(review: Review, size: int) -> str:
     return f"The sample of {size:,} is judged; give a larger --size to judge more."
 
 
-def shown(item: Item, place: str, width: int) -> Group:
+def shown(item: OutputToReview, place: str, width: int) -> Group:
     """Return an output beside its input, or below it where the terminal is narrow."""
     title = Text(printable(f"{place}: document {item.document}", keep=""), style="bold")
     texts = [Text(printable(text)) for text in (item.input, item.output)]
@@ -95,7 +95,7 @@ def _heading(name: str) -> Text:
     return Text(name, style="underline")
 
 
-def _ask_for_keys() -> Answer | str:
+def _ask_for_keys() -> NotedVerdict | str:
     """Wait for a key, and return the verdict, BACK or QUIT."""
     note = None
     while True:
@@ -109,10 +109,10 @@ def _ask_for_keys() -> Answer | str:
         if key == "n":
             note = click.prompt("note", default="", show_default=False, err=True).strip() or None
         elif key in KEYS:
-            return Answer(KEYS[key], note)
+            return NotedVerdict(KEYS[key], note)
 
 
-def _read_line(numbers: Iterator[int]) -> Answer | str:
+def _read_line(numbers: Iterator[int]) -> NotedVerdict | str:
     """Read a line with a letter and an optional note. Return the verdict, BACK, or QUIT at the end.
 
     A line without a verdict raises WorkerError: if it were passed over, those after it would judge wrong outputs.
@@ -128,14 +128,14 @@ def _read_line(numbers: Iterator[int]) -> Answer | str:
     if letter in {BACK, "undo"}:
         return BACK
     if letter in {*KEYS, *Verdict, "skip"}:
-        return Answer(KEYS[letter[0]], note.strip() or None)
+        return NotedVerdict(KEYS[letter[0]], note.strip() or None)
     raise WorkerError(
         f"line {number}: {letter!r} is no verdict; write g, b, s, u or q. The lines before it are stored: "
         f"correct this line, and give the same command the lines from {number}"
     )
 
 
-def shares_table(summary: Summary) -> Group:
+def shares_table(summary: ReviewSummary) -> Group:
     """Return the shares of good outputs with their intervals, and a line about the judgements."""
     numbers = ("outputs", "judged", "good", "share", "95 % interval")
     made = table("group", *numbers, names={"group"}, numbers=numbers)
@@ -170,7 +170,7 @@ def risk_table(risk: Risk) -> Group:
     return Group(Text(title, style="bold"), effects, Text(), thirds, Text(measured))
 
 
-def _effect(feature: Feature) -> tuple[str, str]:
+def _effect(feature: RiskFeature) -> tuple[str, str]:
     """Return the factor by which a feature changes the odds, and the change of the feature."""
     if feature.name.startswith(FLAG):
         return f"× {math.exp(feature.coefficient / feature.scale):.2f}", "with the flag"

@@ -199,7 +199,7 @@ class ConnectionLost(psycopg.OperationalError):
     """The server is not working on this connection's statement: the request or the answer was lost."""
 
 
-class Verdict(Enum):
+class StatementState(Enum):
     WORKS = "the server works on the statement"
     LOST = "the server does not work on the statement"
     UNKNOWN = "the server cannot be asked"
@@ -274,12 +274,12 @@ class WatchedConnection(psycopg.Connection[Any]):
                 f"the server has been silent for {silent_s:.0f} s, and a new connection is not answered either"
             ) from error
         too_long = patience.silence_s is not None and silent_s >= patience.silence_s
-        if too_long or (verdict is Verdict.LOST and was_lost):
+        if too_long or (verdict is StatementState.LOST and was_lost):
             self.close()
             raise ConnectionLost(f"the connection has been silent for {silent_s:.0f} s: {verdict.value}")
-        return verdict is Verdict.LOST
+        return verdict is StatementState.LOST
 
-    def _ask(self, patience: Patience) -> Verdict:
+    def _ask(self, patience: Patience) -> StatementState:
         """Ask about our statement over a connection of its own. Raises ConnectionTimeout when none can be made."""
         arguments, options = self.how
         try:
@@ -287,12 +287,12 @@ class WatchedConnection(psycopg.Connection[Any]):
                 other.patience = patience
                 if self.server_pid is None:  # nothing takes long outside of a transaction
                     other.execute("SELECT 1")
-                    return Verdict.LOST
+                    return StatementState.LOST
                 process = other.execute(_OF_A_PROCESS, (self.server_pid,)).fetchone()
         except ConnectionTimeout:
             raise
         except psycopg.Error:  # it answers, if only that it takes no more connections
-            return Verdict.UNKNOWN
+            return StatementState.UNKNOWN
         return judged(process)
 
 
@@ -304,15 +304,15 @@ class _AskingConnection(WatchedConnection):
         raise ConnectionLost(f"the server has been silent for {silent_s:.0f} s")
 
 
-def judged(row: tuple[str | None, str | None] | None) -> Verdict:
+def judged(row: tuple[str | None, str | None] | None) -> StatementState:
     """Return what a server process's row in `pg_stat_activity`, (state, wait_event_type), says of our statement."""
     if row is None:
-        return Verdict.LOST
+        return StatementState.LOST
     state, waits_for = row
     if state is None or state == "disabled":  # another role's process, or a server that keeps no such statistics
-        return Verdict.UNKNOWN
+        return StatementState.UNKNOWN
     # A process that waits for its client has either sent the answer or not got all of the request.
-    return Verdict.WORKS if state in _BUSY and waits_for != "Client" else Verdict.LOST
+    return StatementState.WORKS if state in _BUSY and waits_for != "Client" else StatementState.LOST
 
 
 class PostgresqlTransaction(Transaction):

@@ -18,7 +18,7 @@ SHARDS = 1_000  # a spec's pace is taken from its latest shards
 
 
 @dataclass(frozen=True)
-class Cost:
+class RecomputeCost:
     """Results of one spec: their number, the tokens read and written for them, and about how long that took.
 
     `seconds` is None if no shard tells how fast the spec was computed.
@@ -31,10 +31,10 @@ class Cost:
     tokens_out: int = 0
     seconds: float | None = None
 
-    def plus(self, outcomes: int, tokens_in: int, tokens_out: int) -> Cost:
+    def plus(self, outcomes: int, tokens_in: int, tokens_out: int) -> RecomputeCost:
         """Return the cost with further results."""
         sums = self.outcomes + outcomes, self.tokens_in + tokens_in, self.tokens_out + tokens_out
-        return Cost(self.spec_id, self.spec, *sums, self.seconds)
+        return RecomputeCost(self.spec_id, self.spec, *sums, self.seconds)
 
 
 def forecast(
@@ -43,7 +43,7 @@ def forecast(
     older_than_s: float = 0.0,
     spec_ids: Collection[int] | None = (),
     superseded: bool = False,
-) -> tuple[Removed, list[Cost]]:
+) -> tuple[Removed, list[RecomputeCost]]:
     """Return the numbers of texts and results that `gc.drop` and `gc.collect` would remove, and the costs by spec.
 
     Results of these specs are dropped (None: of all specs). With `superseded` include `removal.remove_versions`.
@@ -55,7 +55,7 @@ def forecast(
         and_(OutcomeRow.spec_id.in_(wanted), gc.is_old(older_than_s), not_(gc.is_worked_on())),
         removal.are_removable(older_than_s) if superseded else None,
     )
-    n_contents, costs = 0, {spec_id: Cost(spec_id, name) for spec_id, name in specs.items()}
+    n_contents, costs = 0, {spec_id: RecomputeCost(spec_id, name) for spec_id, name in specs.items()}
     for spec_id in wanted:
         query = select(OutcomeRow.content_id, *_TOKENS, going.outcomes.label("goes"))
         for page in pages(database, query.where(OutcomeRow.spec_id == spec_id), OutcomeRow.content_id, LOOK):
@@ -86,7 +86,7 @@ def _specs(database: Database) -> dict[int, str]:
         return {row.id: str(spec_of(row)) for row in transaction.execute(query)}
 
 
-def _seconds(database: Database, cost: Cost) -> float | None:
+def _seconds(database: Database, cost: RecomputeCost) -> float | None:
     """Return about how long computing these results took, by the pace of the spec's latest shards."""
     columns = (Shard.started_at, Shard.finished_at, Shard.tokens_in, Shard.n_contents)
     query = (

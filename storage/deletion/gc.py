@@ -31,7 +31,7 @@ from docmill.storage.core.schema import (
     db_now,
 )
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.deletion.paging import PAGE, Budget, Removed, remove_items
+from docmill.storage.deletion.paging import PAGE, RemovalBudget, Removed, remove_items
 from docmill.storage.pipelines import pipelines
 from docmill.storage.steps.jobs import UNFINISHED
 
@@ -49,7 +49,7 @@ class Going:
 NOTHING = Going()
 
 
-def collect(database: Database, budget: Budget | None = None) -> Removed:
+def collect(database: Database, budget: RemovalBudget | None = None) -> Removed:
     """Remove every content that nothing needs."""
     return remove_items(database, _loose(database), _collect_page, budget, PAGE)
 
@@ -192,7 +192,7 @@ def drop(
     *,
     older_than_s: float = 0.0,
     spec_ids: Collection[int] | None = None,
-    budget: Budget | None = None,
+    budget: RemovalBudget | None = None,
     needed: Callable[[Transaction], Collection[int]] = lambda _transaction: (),
     rule: str | None = None,
 ) -> Removed:
@@ -204,7 +204,7 @@ def drop(
     if spec_ids is None:
         with database.read() as transaction:
             spec_ids = transaction.scalars(select(SpecRow.id)).all()
-    total, budget = Removed(), budget or Budget()
+    total, budget = Removed(), budget or RemovalBudget()
     for spec_id in sorted(spec_ids):
         drop_page = partial(_drop_page, spec_id=spec_id, needed=needed, rule=rule)
         total += remove_items(database, _old(database, spec_id, older_than_s), drop_page, budget, PAGE)

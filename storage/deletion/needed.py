@@ -37,7 +37,7 @@ from docmill.storage.core.schema import (
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc
 from docmill.storage.deletion.dependents import dependents
-from docmill.storage.deletion.paging import Budget, Removed
+from docmill.storage.deletion.paging import RemovalBudget, Removed
 from docmill.storage.pipelines import pipelines
 from docmill.storage.steps import replacements
 from docmill.storage.steps.jobs import UNFINISHED
@@ -110,7 +110,7 @@ def needed_by_migrations(migrations: Collection[tuple[int, int, str]]) -> set[in
     return old | {new for _, new, state in migrations if state in {FILLING, SWITCHED, DROPPED}}
 
 
-def drop_unneeded(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
+def drop_unneeded(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
     """Drop old results of specs that nothing needs, and then the texts that nothing needs."""
     with database.read() as transaction:
         specs = unneeded_specs(transaction, older_than_s)

@@ -22,7 +22,7 @@ R = TypeVar("R")
 
 
 @dataclass
-class Budget:
+class RemovalBudget:
     """The rows that may still be removed, and the time until which a removal may begin another page.
 
     `clock` returns seconds; `until` is a time of this clock.
@@ -33,7 +33,7 @@ class Budget:
     clock: Callable[[], float] = field(default=time.monotonic, repr=False)
 
     @classmethod
-    def of(cls, rows: int | None = None, seconds: float | None = None) -> Budget:
+    def of(cls, rows: int | None = None, seconds: float | None = None) -> RemovalBudget:
         """Return a budget of rows and of seconds from now; None is unbounded."""
         until = math.inf if seconds is None else time.monotonic() + seconds
         return cls(math.inf if rows is None else rows, until)
@@ -66,11 +66,11 @@ def remove_items(
     database: Database,
     pages: Iterable[Sequence[T]],
     remove: Callable[[Transaction, Sequence[T]], Removed],
-    budget: Budget | None = None,
+    budget: RemovalBudget | None = None,
     size: int = PAGE,
 ) -> Removed:
     """Call `remove` with at most `size` items in a transaction, until they end or the budget is spent."""
-    total, budget = Removed(), budget or Budget()
+    total, budget = Removed(), budget or RemovalBudget()
     for items in pages:
         first = 0
         while not (is_spent := budget.is_spent()) and first < len(items):
@@ -87,14 +87,14 @@ def remove_items(
 def remove_all(
     database: Database,
     remove: Callable[[Transaction, int], Removed | None],
-    budget: Budget | None = None,
+    budget: RemovalBudget | None = None,
     size: int = PAGE,
 ) -> Removed:
     """Call `remove` with the number of rows that it may remove in a transaction, until it returns None.
 
     It ends earlier if the budget is spent.
     """
-    total, budget = Removed(), budget or Budget()
+    total, budget = Removed(), budget or RemovalBudget()
     while not budget.is_spent():
         removed = database.write(partial(_call, remove, int(min(size, budget.rows))))
         if removed is None:

@@ -34,7 +34,7 @@ from docmill.storage.core.schema import (
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import gc
 from docmill.storage.deletion.dependents import dependents
-from docmill.storage.deletion.paging import PAGE, Budget, Removed, remove_all, remove_items
+from docmill.storage.deletion.paging import PAGE, RemovalBudget, Removed, remove_all, remove_items
 from docmill.storage.errors import StorageError
 from docmill.storage.pipelines import pipelines
 from docmill.storage.steps.jobs import UNFINISHED, forget_arguments, lock_corpus
@@ -216,9 +216,9 @@ def count_versions(transaction: Transaction, older_than_s: float) -> Removed:
     return Removed(documents=transaction.scalar(versions) or 0, ingests=transaction.scalar(readings) or 0)
 
 
-def remove_versions(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
+def remove_versions(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
     """Remove versions that were superseded long ago, then what nothing needs, then readings."""
-    budget = budget or Budget()
+    budget = budget or RemovalBudget()
     ids = ([version.id for version in page] for page in removable_versions(database, older_than_s))
     removed = remove_items(database, ids, partial(_remove_versions, older_than_s=older_than_s), budget, PAGE)
     with database.read() as transaction:
@@ -302,7 +302,7 @@ READ_PAGE = 5_000
 _PREFIX = "meta."
 
 
-class ConditionInvalid(StorageError):
+class MetaConditionInvalid(StorageError):
     """A condition is written meta.FIELD=VALUE."""
 
 
@@ -315,11 +315,11 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """Return the condition in `meta.FIELD=VALUE`. Raises ConditionInvalid."""
+        """Return the condition in `meta.FIELD=VALUE`. Raises MetaConditionInvalid."""
         name, equals, value = text.partition("=")
         field = name.removeprefix(_PREFIX)
         if not equals or field == name or not field:
-            raise ConditionInvalid(f"{text!r} is not meta.FIELD=VALUE, such as meta.customer=4711")
+            raise MetaConditionInvalid(f"{text!r} is not meta.FIELD=VALUE, such as meta.customer=4711")
         return cls(normalize(field)[0], normalize(value)[0])
 
     def __str__(self) -> str:

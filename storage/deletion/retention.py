@@ -32,7 +32,7 @@ from docmill.storage.core.schema import (
 )
 from docmill.storage.core.transaction import Transaction, columns_of
 from docmill.storage.deletion import gc, needed, removal
-from docmill.storage.deletion.paging import Budget, Removed, remove_all
+from docmill.storage.deletion.paging import RemovalBudget, Removed, remove_all
 from docmill.storage.errors import RightMissing
 from docmill.storage.features import load_by_name
 from docmill.storage.steps.jobs import UNFINISHED
@@ -58,12 +58,12 @@ def sweep(database: Database, ages: Ages) -> None:
     for rule in every_rule():
         if rule.is_upkeep and rule.name in ages:
             with suppress(RightMissing):
-                rule.remove(database, ages[rule.name], Budget())
+                rule.remove(database, ages[rule.name], RemovalBudget())
 
 
-def apply(database: Database, ages: Ages, budget: Budget | None = None) -> Swept:
+def apply(database: Database, ages: Ages, budget: RemovalBudget | None = None) -> Swept:
     """Remove what each rule says, and texts that nothing needs, until the budget is spent."""
-    budget = budget or Budget()
+    budget = budget or RemovalBudget()
     removed: dict[str, int] = {}
     for rule in every_rule():
         if rule.name in ages and not budget.is_spent():
@@ -93,7 +93,7 @@ def _remove_each(
     database: Database,
     query: Select[int],
     remove: Callable[[int, Transaction, int], Removed | None],
-    budget: Budget | None,
+    budget: RemovalBudget | None,
     size: int = PAGE,
 ) -> Removed:
     """Call `remove` for each id of a query with a number of rows, until it returns None."""
@@ -102,7 +102,7 @@ def _remove_each(
     return sum((remove_all(database, partial(remove, key), budget, size) for key in ids), Removed())
 
 
-def forget_step_texts(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
+def forget_step_texts(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
     """Delete the records of texts that the steps of ended jobs had met.
 
     A retry needs them. So a job with failures keeps them for the whole time, and other jobs for an hour.
@@ -141,7 +141,7 @@ def _note_forgotten(transaction: Transaction, job_id: int) -> bool:
     return transaction.execute(ended.values(forgotten_at=db_now())).rowcount > 0
 
 
-def forget_runs(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
+def forget_runs(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
     """Delete old runs of pipelines with their jobs, and old runs that have no job.
 
     Each pipeline keeps its last run of each state. Documents and results stay, and so do jobs without a pipeline.
@@ -205,7 +205,7 @@ def _forget_run(run_id: int, transaction: Transaction, size: int) -> Removed | N
     return Removed(others=1, jobs=1)
 
 
-def forget_rejections(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
+def forget_rejections(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
     """Delete the rejections of readings whose job ended before. Each reading keeps their number."""
     removed = Removed()
     for table in (Rejection, Contender):
@@ -221,13 +221,13 @@ def _forget_records(
     return _delete_page(table, table.ingest_id == ingest_id, transaction, size)
 
 
-def forget_refusals(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
+def forget_refusals(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
     """Delete the reasons why workers refused a spec that are older."""
     old = Refusal.refused_at < db_now() - older_than_s
     return remove_all(database, partial(_delete_page, Refusal, old), budget, PAGE)
 
 
-def fold_shards(database: Database, older_than_s: float, budget: Budget | None = None) -> Removed:
+def fold_shards(database: Database, older_than_s: float, budget: RemovalBudget | None = None) -> Removed:
     """Fold the finished shards of jobs that ended before then: one row for each step keeps their sums.
 
     So every count stays. A folded shard is done and has no contents. Nothing but `explain` and the chart of a report
@@ -291,7 +291,7 @@ class Rule:
     """
 
     name: str
-    remove: Callable[[Database, float, Budget], Removed]
+    remove: Callable[[Database, float, RemovalBudget], Removed]
     count: Callable[[Transaction, float], Mapping[str, int]]
     is_upkeep: bool = True
     is_kept: bool = False

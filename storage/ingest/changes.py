@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from docmill.storage.ingest.chunks import Chunk, Rejected, Versions, clash
-from docmill.storage.ingest.pruning import Seen
+from docmill.storage.ingest.pruning import SeenDocuments
 from docmill.storage.json_values import Json
 from docmill.storage.readers.records import KeyKind
 
@@ -108,8 +108,8 @@ class KeyKinds:
     """The kinds of a reading's keys, and the records rejected because of them since the last `take`."""
 
     def __init__(self) -> None:
-        self._records = {kind: Seen() for kind in KeyKind}  # by the records' places in the source
-        self._documents = {kind: Seen() for kind in KeyKind}
+        self._records = {kind: SeenDocuments() for kind in KeyKind}  # by the records' places in the source
+        self._documents = {kind: SeenDocuments() for kind in KeyKind}
         self._met: set[int] = set()
         self._refused: list[Rejected] = []
 

@@ -28,10 +28,10 @@ from docmill.storage.errors import JobStopped
 from docmill.storage.ingest import planning
 from docmill.storage.ingest.changes import Changes, KeyKinds, StoredVersion, compare, diff_chunk
 from docmill.storage.ingest.chunks import CHUNK_RECORDS, Chunk, Rejected, Versions, reject_earlier
-from docmill.storage.ingest.planning import Place, plan_new, sweep_page
-from docmill.storage.ingest.pruning import Seen
+from docmill.storage.ingest.planning import CorpusPosition, plan_new, sweep_page
+from docmill.storage.ingest.pruning import SeenDocuments
 from docmill.storage.steps.jobs import UNFINISHED, OpenJob, lock_corpus
-from docmill.storage.steps.propagation import Planned, Traversal, has_prompts
+from docmill.storage.steps.propagation import PlannedTexts, Traversal, has_prompts
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Counts:
     prior_skipped: int = 0
     mended_place: str = ""
 
-    def __add__(self, other: Counts | Planned) -> Counts:
+    def __add__(self, other: Counts | PlannedTexts) -> Counts:
         numbers = [f.name for f in fields(other) if f.name != "mended_place"]
         place = self.mended_place or (other.mended_place if isinstance(other, Counts) else "")
         sums = {name: getattr(self, name) + getattr(other, name) for name in numbers}
@@ -68,7 +68,7 @@ def add(
     job: OpenJob,
     chunk: Chunk,
     rejected: Sequence[Rejected] = (),
-    seen: Seen | None = None,
+    seen: SeenDocuments | None = None,
     kinds: KeyKinds | None = None,
 ) -> Counts:
     """Store one chunk of records and plan the contents that have no outcome. Storing it twice changes nothing.
@@ -89,7 +89,7 @@ def _add(
     job: OpenJob,
     chunk: Chunk,
     rejected: Sequence[Rejected],
-    seen: Seen | None,
+    seen: SeenDocuments | None,
     kinds: KeyKinds,
 ) -> tuple[Counts, Chunk, list[tuple[int, int]], Sequence[Rejected]]:
     lock_corpus(transaction, job.corpus_id)
@@ -156,7 +156,7 @@ def _begin_again(transaction: Transaction, job: OpenJob) -> None:
     transaction.execute(update(Ingest).where(Ingest.id == job.ingest_id).values(state="reading"))
 
 
-def _place(transaction: Transaction, job_id: int) -> tuple[Place, str]:
+def _place(transaction: Transaction, job_id: int) -> tuple[CorpusPosition, str]:
     """Return the position of a job in its corpus, and its state. Raises JobStopped."""
     row = transaction.execute(
         select(Job.state, Job.base_document, Job.swept_to).where(Job.id == job_id)
@@ -165,7 +165,7 @@ def _place(transaction: Transaction, job_id: int) -> tuple[Place, str]:
         raise JobStopped(f"job {job_id} was removed with its corpus; nothing more was added to it")
     if row.state not in {*UNFINISHED, "done"}:
         raise JobStopped(f"job {job_id} was {row.state}; nothing more was added to it")
-    return Place(row.base_document, row.swept_to), row.state
+    return CorpusPosition(row.base_document, row.swept_to), row.state
 
 
 _VERSION = (  # the fields of StoredVersion
@@ -231,9 +231,9 @@ def _store_documents(
     return ids
 
 
-def _plan_prompts(transaction: Transaction, job: OpenJob, stored: Sequence[int], versions: Versions) -> Planned:
+def _plan_prompts(transaction: Transaction, job: OpenJob, stored: Sequence[int], versions: Versions) -> PlannedTexts:
     if not has_prompts(job.steps):
-        return Planned()
+        return PlannedTexts()
     own = dict(zip(stored, versions.content_ids, strict=True))
     return Traversal(transaction, job.id).plan_prompts(job.steps, own)
 
@@ -331,7 +331,7 @@ def end(
     return n_documents, total
 
 
-def _settle(transaction: Transaction, job: OpenJob) -> tuple[Planned, bool]:
+def _settle(transaction: Transaction, job: OpenJob) -> tuple[PlannedTexts, bool]:
     """Settle contenders, then plan other readings' documents. Return also if there may be more."""
     lock_corpus(transaction, job.corpus_id)
     place, _ = _place(transaction, job.id)
@@ -344,13 +344,13 @@ def _settle(transaction: Transaction, job: OpenJob) -> tuple[Planned, bool]:
     return planned, more
 
 
-def _reopen_for(transaction: Transaction, job: OpenJob, planned: Planned) -> None:
+def _reopen_for(transaction: Transaction, job: OpenJob, planned: PlannedTexts) -> None:
     """Reopen a job that has ended if texts were planned. Else it stays done, even if this command is killed."""
     if planned.planned:
         _begin_again(transaction, job)
 
 
-def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None, Planned, int]:
+def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None, PlannedTexts, int]:
     """Take one step towards the end. Return None for the number of documents if there may be more to do.
 
     `after` is the last document that was planned at steps which leave out documents.
@@ -380,7 +380,7 @@ def _end(transaction: Transaction, job: OpenJob, after: int) -> tuple[int | None
     return n_documents, planned, after
 
 
-def _promote_contenders(transaction: Transaction, job: OpenJob, place: Place) -> Planned | None:
+def _promote_contenders(transaction: Transaction, job: OpenJob, place: CorpusPosition) -> PlannedTexts | None:
     """Make contenders that no later record removed the current versions. Return None if none was left."""
     page = transaction.execute(
         select(*_VERSION)

@@ -17,21 +17,21 @@ from docmill.storage.core.lookups import is_current_document
 from docmill.storage.core.schema import Content, Document, Job
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.steps.jobs import OpenJob
-from docmill.storage.steps.propagation import Inputs, Planned, Traversal, has_prompts
+from docmill.storage.steps.propagation import Inputs, PlannedTexts, Traversal, has_prompts
 
 SWEEP_DOCUMENTS = 5_000  # planned in one transaction
 NEAR_DOCUMENTS = 50_000  # examined in one transaction
 
 
 @dataclass(frozen=True)
-class Place:
+class CorpusPosition:
     """The position of a job in its corpus (see `storage.core.schema.Job`)."""
 
     base_document: int
     swept_to: int
 
 
-def sweep_page(transaction: Transaction, job: OpenJob, place: Place) -> tuple[Planned, bool]:
+def sweep_page(transaction: Transaction, job: OpenJob, place: CorpusPosition) -> tuple[PlannedTexts, bool]:
     """Plan the next documents that other readings brought into the corpus. Return also if there may be more."""
     begin(transaction, job)
     if place.swept_to == 0:
@@ -66,7 +66,7 @@ def leaves_out(job: OpenJob) -> bool:
     return any(step.leaves_out is not None for step in job.steps)
 
 
-def plan_filtered(transaction: Transaction, job: OpenJob, after: int) -> tuple[Planned, int]:
+def plan_filtered(transaction: Transaction, job: OpenJob, after: int) -> tuple[PlannedTexts, int]:
     """Plan the next documents of the corpus, behind the id `after`, at the steps that leave some out.
 
     Return also the last id that was planned, `after` if no document is left.
@@ -76,7 +76,7 @@ def plan_filtered(transaction: Transaction, job: OpenJob, after: int) -> tuple[P
     query = select(Document.id, Document.content_id).where(Document.corpus_id == job.corpus_id, Document.id > after)
     page = transaction.execute(query.where(is_current_document()).order_by(Document.id).limit(SWEEP_DOCUMENTS)).all()
     if not page:
-        return Planned(), after
+        return PlannedTexts(), after
     own = {document.id: document.content_id for document in page}
     return Traversal(transaction, job.id).plan_filtered(job.steps, own), page[-1].id
 
@@ -88,19 +88,19 @@ def begin(transaction: Transaction, job: OpenJob) -> None:
         transaction.stop_following(job.id)
 
 
-def _begin(transaction: Transaction, job: OpenJob) -> Place:
+def _begin(transaction: Transaction, job: OpenJob) -> CorpusPosition:
     last = transaction.scalar(select(func.max(Document.id)).where(Document.corpus_id == job.corpus_id)) or 0
     transaction.execute(update(Job).where(Job.id == job.id).values(base_document=last))
-    return Place(last, 0)
+    return CorpusPosition(last, 0)
 
 
 def plan_new(
     transaction: Transaction,
     job: OpenJob,
-    place: Place,
+    place: CorpusPosition,
     content_ids: Sequence[int],
     fresh: dict[int, int] | None = None,
-) -> Planned:
+) -> PlannedTexts:
     """Plan the contents that the job has not met. Call it before their documents are walked.
 
     Prompts of these documents are planned once the documents are stored (`Traversal.plan_prompts`). `fresh` gives the
@@ -109,19 +109,19 @@ def plan_new(
     unique = list(dict.fromkeys(content_ids))
     met = _met(transaction, job, place, [content_id for content_id in unique if content_id not in (fresh or {})])
     new = [content_id for content_id in unique if content_id not in met]
-    total, traversal = Planned(), Traversal(transaction, job.id)
+    total, traversal = PlannedTexts(), Traversal(transaction, job.id)
     for step in job.steps:
         if step.input_step is None and step.template is None and step.leaves_out is None:
             total += traversal.take_in(step, Inputs(new, fresh or {}))
     return total
 
 
-def _since(place: Place) -> Any:
+def _since(place: CorpusPosition) -> Any:
     """Return the condition for a document that was current when the sweep began, or came later."""
     return or_(Document.superseded_by.is_(None), Document.superseded_by > place.base_document)
 
 
-def _met(transaction: Transaction, job: OpenJob, place: Place, content_ids: list[int]) -> set[int]:
+def _met(transaction: Transaction, job: OpenJob, place: CorpusPosition, content_ids: list[int]) -> set[int]:
     # One look-up for each content, which stops at the first document: a text may have a million. OFFSET 0 keeps
     # PostgreSQL from turning it into a join (see `Transaction.probe`).
     walked = (

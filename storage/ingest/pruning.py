@@ -31,7 +31,7 @@ _CURRENT = Document.superseded_by.is_(None)
 _ENDS = re.compile(r"[#:/]")  # after a file's name in a key: a record's id or number, an archive's member
 
 
-class Seen:
+class SeenDocuments:
     """The documents that a reading has seen: a bit for each document of the store up to the last one."""
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ class Pruned:
 
 
 def prune(
-    database: Database, job: OpenJob, seen: Seen, unread: Unread | None = None, limits: Limits | None = None
+    database: Database, job: OpenJob, seen: SeenDocuments, unread: Unread | None = None, limits: Limits | None = None
 ) -> Pruned:
     """Mark the documents of the job's source that its complete reading did not see.
 
@@ -151,7 +151,7 @@ def prune(
     return Pruned(n)
 
 
-def note_missing(database: Database, job: OpenJob, seen: Seen, unread: Unread) -> str | None:
+def note_missing(database: Database, job: OpenJob, seen: SeenDocuments, unread: Unread) -> str | None:
     """Note the documents that a source has lost and that stay, and return a sentence about them; None without any."""
     missing = _look(database, job, seen, unread)
     n, reason = len(missing.vanished), None
@@ -206,7 +206,7 @@ def _documents(n: int) -> str:
     return f"{n:,} document{'s' if n != 1 else ''}"
 
 
-def _look(database: Database, job: OpenJob, seen: Seen, unread: Unread) -> Missing:
+def _look(database: Database, job: OpenJob, seen: SeenDocuments, unread: Unread) -> Missing:
     """Return the documents that the job's source had when its reading began, and that the reading did not see."""
     vanished, n_rejected, left_out = array("q"), 0, Counter[str]()
     names: list[str] = []

@@ -22,7 +22,7 @@ WINDOW_PER_SLOT = 2
 
 
 @dataclass(frozen=True)
-class Lane:
+class LaneWindow:
     name: str
     slots: int
     queued: int
@@ -33,7 +33,7 @@ class Lane:
         return max(LEAST_WINDOW, WINDOW_PER_SLOT * self.slots)
 
 
-def lanes(database: Database) -> list[Lane]:
+def lanes(database: Database) -> list[LaneWindow]:
     """Return the lanes of running jobs, with the slots of live workers and the number of queued shards."""
     with database.read() as transaction:
         depth = _queued(transaction)
@@ -45,7 +45,7 @@ def lanes(database: Database) -> list[Lane]:
             .distinct()
         )
         slots = _slots(transaction)
-        return [Lane(lane, slots.get(lane, 0), depth.get(lane, 0)) for lane in sorted({*wanted, *depth})]
+        return [LaneWindow(lane, slots.get(lane, 0), depth.get(lane, 0)) for lane in sorted({*wanted, *depth})]
 
 
 def _queued(transaction: Transaction) -> dict[str, int]:
@@ -66,7 +66,7 @@ def _slots(transaction: Transaction) -> dict[str, int]:
     return slots
 
 
-def take(database: Database, lane: Lane, only_job: int | None = None) -> list[int]:
+def take(database: Database, lane: LaneWindow, only_job: int | None = None) -> list[int]:
     """Mark as queued the shards that fit the lane's window, by priority and fair share.
 
     Return their ids, for the caller to publish. Queued shards make room for those of a job with a higher priority;

@@ -13,7 +13,7 @@ from docmill.storage.core.schema import Job, Lease, Refusal, Shard, Worker, db_n
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.storage.core.transaction import Transaction, columns_of
 from docmill.storage.leases.outcome_upsert import put_outcomes
-from docmill.storage.leases.policy import Again, GiveUp, Split, after_death, after_error, after_lapse
+from docmill.storage.leases.policy import GiveUp, PlanAgain, Split, after_death, after_error, after_lapse
 from docmill.storage.leases.shards import Claim, end_shard, give_back, given_back
 from docmill.storage.steps.jobs import RUNS
 from docmill.storage.steps.sharding import UNTOUCHED, pack, split, unpack
@@ -130,10 +130,10 @@ def failed_attempt(database: Database, claim: Claim, reason: str) -> None:
 
 
 def _apply(
-    transaction: Transaction, shard: Shard, step: Again | Split | GiveUp, *, lapses: int | None = None
+    transaction: Transaction, shard: Shard, step: PlanAgain | Split | GiveUp, *, lapses: int | None = None
 ) -> None:
     """Carry out a step of `policy`; `lapses` are given after a lapsed lease, which makes no suspects."""
-    if isinstance(step, Again):
+    if isinstance(step, PlanAgain):
         # Jitter: shards whose leases lapsed together should not be dispatched together again.
         delay_s = step.delay_s if lapses is None else step.delay_s * random.random()  # noqa: S311 - jitter
         give_back(transaction, shard.id, suspect=step.suspect, not_before=db_now() + delay_s)

@@ -17,7 +17,7 @@ VANISHED = "the workers that computed this document vanished, again and again: i
 
 
 @dataclass(frozen=True)
-class Again:
+class PlanAgain:
     """Plan the shard again; dispatch it after `delay_s` at the earliest."""
 
     suspect: int
@@ -37,18 +37,18 @@ class GiveUp:
     reason_class: str
 
 
-def after_death(*, n_contents: int, suspect: int) -> Again | Split | GiveUp:
+def after_death(*, n_contents: int, suspect: int) -> PlanAgain | Split | GiveUp:
     """Return the step after the process that held a shard died and its supervisor saw it.
 
     After the first death the shard is a suspect, since other shards were in flight too. A suspect runs alone. If its
     process dies again, the shard is split, down to single documents. A document that kills its process twice fails.
     """
     if suspect == 0:
-        return Again(suspect=1)
+        return PlanAgain(suspect=1)
     if n_contents > 1:
         return Split()
     if suspect == 1:
-        return Again(suspect=2)
+        return PlanAgain(suspect=2)
     return GiveUp(POISON, "document")
 
 
@@ -57,7 +57,7 @@ def runs_alone(*, suspect: int, lapses: int) -> bool:
     return suspect > 0 or lapses >= LAPSES_TOGETHER
 
 
-def after_lapse(*, n_contents: int, suspect: int, lapses: int) -> Again | Split | GiveUp:
+def after_lapse(*, n_contents: int, suspect: int, lapses: int) -> PlanAgain | Split | GiveUp:
     """Return the step after the lease of a shard lapsed for an unknown reason, for the `lapses`-th time.
 
     The machine may have been suspended or cut off from the store, so the shard is no suspect. A document that takes
@@ -65,18 +65,18 @@ def after_lapse(*, n_contents: int, suspect: int, lapses: int) -> Again | Split 
     after longer and longer delays. A single document fails after `MAX_LAPSES`.
     """
     if lapses < LAPSES_TOGETHER:
-        return Again(suspect=suspect)
+        return PlanAgain(suspect=suspect)
     if n_contents > 1:
         return Split()
     if lapses < MAX_LAPSES:
-        return Again(suspect=suspect, delay_s=min(300.0, 2.0**lapses))
+        return PlanAgain(suspect=suspect, delay_s=min(300.0, 2.0**lapses))
     return GiveUp(VANISHED, "transient")
 
 
-def after_error(*, attempt: int, suspect: int, reason: str) -> Again | GiveUp:
+def after_error(*, attempt: int, suspect: int, reason: str) -> PlanAgain | GiveUp:
     """Return the step after an attempt failed by an error that no document caused: back off, then give up."""
     if attempt < MAX_ATTEMPTS:
-        return Again(suspect=suspect, delay_s=min(60.0, 2.0**attempt))
+        return PlanAgain(suspect=suspect, delay_s=min(60.0, 2.0**attempt))
     return GiveUp(reason, "transient")
 
 

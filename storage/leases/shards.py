@@ -28,7 +28,7 @@ LEASE_S = 60.0
 
 
 @dataclass(frozen=True)
-class Head:
+class ShardHead:
     """The columns of a shard that a worker reads before it claims it. A `suspect` runs alone."""
 
     shard_id: int
@@ -57,7 +57,7 @@ class Claim:
     texts: tuple[tuple[int, str], ...]
 
 
-def look(database: Database, shard_id: int) -> Head | None:
+def look(database: Database, shard_id: int) -> ShardHead | None:
     """Return a shard that waits to be claimed; None if it does not wait any more."""
     with database.read() as transaction:
         row = transaction.execute(
@@ -70,7 +70,7 @@ def look(database: Database, shard_id: int) -> Head | None:
         return None
     alone = runs_alone(suspect=row.suspect, lapses=row.lapses)
     traced = (row.request_id, row.traceparent)
-    return Head(row.id, row.fence, row.lane, alone, row.spec_id, spec_of(row), *traced)
+    return ShardHead(row.id, row.fence, row.lane, alone, row.spec_id, spec_of(row), *traced)
 
 
 _LOOKED_AT = (
@@ -79,7 +79,7 @@ _LOOKED_AT = (
 )
 
 
-def claim(database: Database, head: Head, owner: str, lease_s: float = LEASE_S) -> Claim | None:
+def claim(database: Database, head: ShardHead, owner: str, lease_s: float = LEASE_S) -> Claim | None:
     """Claim the shard if it is unchanged since `look`. Return None if another worker was faster."""
     tries = 0
 
@@ -120,7 +120,7 @@ def claim(database: Database, head: Head, owner: str, lease_s: float = LEASE_S) 
 _CLAIMED = (Shard.job_id, Shard.fence, Shard.attempt, Shard.suspect, Shard.redo, Shard.contents)
 
 
-def _take(transaction: Transaction, head: Head, owner: str, lease_s: float) -> Any:
+def _take(transaction: Transaction, head: ShardHead, owner: str, lease_s: float) -> Any:
     return transaction.execute(
         update(Shard)
         .where(Shard.id == head.shard_id, Shard.state == "queued", Shard.fence == head.fence, _job_runs())

@@ -18,13 +18,13 @@ from docmill.storage.readers import table
 from docmill.storage.readers.confinement import begin
 from docmill.storage.readers.errors import SourceUnreadable, SourceUnsupported
 from docmill.storage.readers.records import Rows, SourceOptions
-from docmill.storage.readers.table import CutShort, PipedFile, Table, batch_rows, load, serve, slices
+from docmill.storage.readers.table import CutShort, OpenTable, PipedFile, batch_rows, load, serve, slices
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch, ipc
     from pyarrow.parquet import ParquetFile
 
-    from docmill.storage.readers.table import Part
+    from docmill.storage.readers.table import TableSegment
 
 _MAGIC = b"ARROW1\0\0"  # before the stream in a file with a footer
 _PAGE_BUFFER = 2**20  # for each column, so that a row group is never in memory as a whole
@@ -81,16 +81,16 @@ class _Stream(RawIOBase):
         return data
 
 
-def arrow(source: BinaryIO | PipedFile) -> Table:
+def arrow(source: BinaryIO | PipedFile) -> OpenTable:
     """Return an Arrow file. Each batch of rows is a part, since damage is found before it is used."""
     from pyarrow import ipc
 
     stream = _Stream(source)
     reader = ipc.open_stream(stream)
-    return Table(reader.schema.names, _batches(stream, reader))
+    return OpenTable(reader.schema.names, _batches(stream, reader))
 
 
-def _batches(stream: _Stream, reader: ipc.RecordBatchStreamReader) -> Iterator[Part]:
+def _batches(stream: _Stream, reader: ipc.RecordBatchStreamReader) -> Iterator[TableSegment]:
     while True:
         try:
             batch = reader.read_next_batch()
@@ -119,7 +119,7 @@ def _validated(batch: RecordBatch) -> Iterator[RecordBatch]:
     yield from slices(batch)
 
 
-def parquet(source: BinaryIO | PipedFile, options: SourceOptions) -> Table:
+def parquet(source: BinaryIO | PipedFile, options: SourceOptions) -> OpenTable:
     """Return a Parquet file, whose parts are its row groups."""
     from pyarrow.parquet import ParquetFile
 
@@ -127,7 +127,7 @@ def parquet(source: BinaryIO | PipedFile, options: SourceOptions) -> Table:
     leaves = (file.schema.column(n) for n in range(len(file.schema)))
     as_json = {leaf.path for leaf in leaves if leaf.logical_type.type == "JSON"}
     groups = ((file.metadata.row_group(n).num_rows, _group(file, n)) for n in range(file.num_row_groups))
-    return Table(file.schema_arrow.names, groups, frozenset(as_json - {options.text_field, options.id_field}))
+    return OpenTable(file.schema_arrow.names, groups, frozenset(as_json - {options.text_field, options.id_field}))
 
 
 def _group(file: ParquetFile, group: int) -> Iterator[RecordBatch]:

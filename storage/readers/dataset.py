@@ -34,13 +34,13 @@ from docmill.storage.readers.files import FileSource, RowSource, Source, on_disk
 from docmill.storage.readers.many_files import FilesSource, within
 from docmill.storage.readers.records import Rejection, Rows, SourceOptions, quote_names
 from docmill.storage.readers.streams import is_folder, open_regular, printable
-from docmill.storage.readers.table import CutShort, Refusal, Table, load, serve, slices
+from docmill.storage.readers.table import CutShort, OpenTable, TableRefused, load, serve, slices
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder, IterableDataset
     from pyarrow import RecordBatch
 
-    from docmill.storage.readers.table import Part
+    from docmill.storage.readers.table import TableSegment
 
 SCHEME = "datasets"
 _HOW = "write datasets://OWNER/NAME?split=train (and &config=…, &revision=…) or datasets:///FOLDER?split=train"
@@ -273,7 +273,7 @@ def main() -> None:
             dataset = _opened(head)
             os.chdir("/")
         confine(network=not head["local"])
-    except Refusal as refused:
+    except TableRefused as refused:
         send(out, refused.answer)
         return
     except Exception as error:  # whatever the library raises
@@ -303,61 +303,61 @@ def _needs(request: dict[str, Any], scratch: Path) -> Needs:
 
 
 def _opened(request: dict[str, Any]) -> IterableDataset:
-    """Return the wanted split as the library streams it. Raises Refusal."""
+    """Return the wanted split as the library streams it. Raises TableRefused."""
     import datasets
     from datasets.exceptions import DatasetNotFoundError
 
     if int(datasets.__version__.partition(".")[0]) < _OLDEST:
-        raise Refusal("old")
+        raise TableRefused("old")
     path, config, revision = request["path"], request["config"], request["revision"]
     try:
         builder = datasets.load_dataset_builder(path, config, revision=revision)
     except DatasetNotFoundError as error:
-        raise Refusal("missing") from error
+        raise TableRefused("missing") from error
     except FileNotFoundError as error:
-        raise Refusal("empty") from error
+        raise TableRefused("empty") from error
     except ConnectionError as error:
-        raise Refusal("unreachable") from error
+        raise TableRefused("unreachable") from error
     except ValueError as error:  # for one, of configs
         names = datasets.get_dataset_config_names(path, revision=revision)
         if config in names or (config is None and len(names) == 1):
             raise
-        raise Refusal("config", names=names) from error
+        raise TableRefused("config", names=names) from error
     _check(builder, request)
     splits = builder.as_streaming_dataset()
     names = [str(name) for name in splits]
     split = request["split"] or (names[0] if len(names) == 1 else None)
     if split not in names:
-        raise Refusal("split", names=names)
+        raise TableRefused("split", names=names)
     return splits[split]
 
 
 def _check(builder: DatasetBuilder, request: dict[str, Any]) -> None:
-    """Raise Refusal for files of other kinds, and for files that the data set links to elsewhere."""
+    """Raise TableRefused for files of other kinds, and for files that the data set links to elsewhere."""
     prefix = "datasets.packaged_modules."
     modules = [kind.__module__ for kind in type(builder).__mro__]
     kinds = [module.removeprefix(prefix).partition(".")[0] for module in modules if module.startswith(prefix)]
     if not kinds or kinds[0] not in _KINDS:
-        raise Refusal("kind", names=kinds[:1])
+        raise TableRefused("kind", names=kinds[:1])
     files = [file for of_split in (builder.config.data_files or {}).values() for file in of_split]
     root = Path(request["path"])
     own = f"hf://datasets/{request['path']}@"
     for file in files:
         if request["local"] and not Path(file).resolve().is_relative_to(root):
-            raise Refusal("outside")
+            raise TableRefused("outside")
         if not request["local"] and not file.startswith(own):
-            raise Refusal("outside")
+            raise TableRefused("outside")
 
 
-def _table(dataset: IterableDataset, options: SourceOptions) -> Table:
+def _table(dataset: IterableDataset, options: SourceOptions) -> OpenTable:
     """Return the rows, of which pictures and sounds stay undecoded bytes."""
     batches = (batch for rows in dataset.with_format("arrow").iter(_ROWS_AT_ONCE) for batch in rows.to_batches())
     ahead = list(islice(batches, 1))
     columns = ahead[0].schema.names if ahead else dataset.column_names or [options.text_field, options.id_field]
-    return Table(columns, _parts(chain(ahead, batches)))
+    return OpenTable(columns, _parts(chain(ahead, batches)))
 
 
-def _parts(batches: Iterator[RecordBatch]) -> Iterator[Part]:
+def _parts(batches: Iterator[RecordBatch]) -> Iterator[TableSegment]:
     try:
         for batch in batches:
             yield batch.num_rows, slices(batch)

@@ -23,7 +23,7 @@ from docmill.storage.readers.documents import why_other_kind
 from docmill.storage.readers.errors import FieldUnknown, SourceError, SourceUnreadable, SourceUnsupported
 from docmill.storage.readers.records import Rejection, Rows, SourceOptions, quote_names
 from docmill.storage.readers.registry import WORKBOOK
-from docmill.storage.readers.table import VALUE_LEFT_OUT, PipedFile, Refusal, as_row, framed, row_line
+from docmill.storage.readers.table import VALUE_LEFT_OUT, PipedFile, TableRefused, as_row, framed, row_line
 
 if TYPE_CHECKING:
     from python_calamine import CalamineSheet, CalamineWorkbook
@@ -111,7 +111,7 @@ def serve(source: BinaryIO | PipedFile, options: SourceOptions, out: BinaryIO) -
     """Send the rows of a sheet, or the reason why there are none."""
     try:
         columns, rows = open_sheet(source, options.sheet, options.header_row)
-    except Refusal as refusal:
+    except TableRefused as refusal:
         send(out, refusal.answer)
         return
     send(out, {"columns": [name for name in columns if name]})
@@ -126,7 +126,7 @@ def open_sheet(
     """Return the columns and the rows of the wanted sheet of a workbook, or of the only visible one with rows.
 
     A column without a name has an empty one. Rows above the header are left out. Without `header_row` the header is
-    the first row that is not empty. Raises Refusal.
+    the first row that is not empty. Raises TableRefused.
     """
     from python_calamine import CalamineError, CalamineWorkbook, PasswordError, SheetTypeEnum, SheetVisibleEnum
 
@@ -134,22 +134,22 @@ def open_sheet(
         workbook = CalamineWorkbook.from_filelike(source)
         sheets = {entry.name: entry for entry in workbook.sheets_metadata if entry.typ == SheetTypeEnum.WorkSheet}
         if wanted is not None and wanted not in sheets:
-            raise Refusal("unknown", sheets=[*sheets])
+            raise TableRefused("unknown", sheets=[*sheets])
         visible = [name for name, entry in sheets.items() if entry.visible == SheetVisibleEnum.Visible]
         sheet = _with_rows(workbook, visible if wanted is None else [wanted])
     except PasswordError as error:
-        raise Refusal("password") from error
+        raise TableRefused("password") from error
     except (CalamineError, ValueError, OSError) as error:
-        raise Refusal("password" if _is_encrypted(source) else "damaged") from error
+        raise TableRefused("password" if _is_encrypted(source) else "damaged") from error
     rows = enumerate(sheet.iter_rows(), 1)
     number = 0
     for number, values in rows:
         if any(value != "" for value in values) if header_row is None else number == header_row:
             columns = [_name(value) for value in values]
             if header_row is not None and not any(columns):
-                raise Refusal("blank", sheets=[sheet.name])
+                raise TableRefused("blank", sheets=[sheet.name])
             return columns, rows
-    raise Refusal("empty" if header_row is None else "beyond", sheets=[sheet.name], rows=number)
+    raise TableRefused("empty" if header_row is None else "beyond", sheets=[sheet.name], rows=number)
 
 
 def _is_encrypted(source: BinaryIO | PipedFile) -> bool:
@@ -160,17 +160,17 @@ def _is_encrypted(source: BinaryIO | PipedFile) -> bool:
 
 
 def _with_rows(workbook: CalamineWorkbook, names: Sequence[str]) -> CalamineSheet:
-    """Return the only one of these sheets that has rows. Raises Refusal."""
+    """Return the only one of these sheets that has rows. Raises TableRefused."""
     with_rows = None
     for name in names:
         sheet = workbook.get_sheet_by_name(name)
         if sheet.start is None:
             continue
         if with_rows is not None:
-            raise Refusal("several", sheets=names)
+            raise TableRefused("several", sheets=names)
         with_rows = sheet
     if with_rows is None:
-        raise Refusal("empty", sheets=names)
+        raise TableRefused("empty", sheets=names)
     return with_rows
 
 

@@ -36,7 +36,7 @@ from docmill.storage.readers.streams import Expansion
 if TYPE_CHECKING:
     from pyarrow import Array, RecordBatch, Scalar
 
-    Part: TypeAlias = tuple[int, Iterator[RecordBatch]]  # a number of rows, and the batches that have them
+    TableSegment: TypeAlias = tuple[int, Iterator[RecordBatch]]  # a number of rows, and the batches that have them
 
 FRAME_BYTES = 2**20  # of rows; a longer row has a frame of its own
 VALUE_LEFT_OUT = "value_left_out"
@@ -235,15 +235,15 @@ class PipedFile(RawIOBase):
 
 
 @dataclass(frozen=True)
-class Table:
+class OpenTable:
     """A table that was opened. Damage costs the rest of a part only. `as_json` are the columns of JSON text."""
 
     columns: list[str]
-    parts: Iterator[Part]
+    parts: Iterator[TableSegment]
     as_json: frozenset[str] = frozenset()
 
 
-class Refusal(Exception):
+class TableRefused(Exception):
     """A program does not read a table. `answer` has the reason as a word, and what belongs to it."""
 
     def __init__(self, reason: str, **details: object) -> None:
@@ -255,7 +255,7 @@ class CutShort(Exception):
     """Nothing more of the table can be read; the message is the reason."""
 
 
-def serve(open_table: Callable[[], Table], options: SourceOptions, out: BinaryIO) -> None:
+def serve(open_table: Callable[[], OpenTable], options: SourceOptions, out: BinaryIO) -> None:
     """Send a table's rows."""
     try:
         table = open_table()

@@ -17,7 +17,7 @@ from docmill.storage.steps.choosing import as_text
 from docmill.storage.steps.jobs import require
 from docmill.storage.steps.steps import OpenStep, find_named_way, read_steps
 from docmill.storage.writers import arrow
-from docmill.storage.writers.arrow import Page
+from docmill.storage.writers.arrow import ResultColumns
 
 if TYPE_CHECKING:
     from pyarrow import Table
@@ -41,7 +41,7 @@ def read_table(database: Database, job_id: int, columns: Sequence[Column], step:
         transaction.prefer_index_order()
         options = {"stream_results": True, "yield_per": FETCHED_ROWS, IN_BINARY: True}
         result = transaction.execute(query, execution_options=options)
-        pages = (Page(way[-1].lane, output, values) for values in _by_column(result, names))
+        pages = (ResultColumns(way[-1].lane, output, values) for values in _by_column(result, names))
         return arrow.joined([page.table(columns) for page in pages], columns)
 
 

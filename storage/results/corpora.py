@@ -17,7 +17,7 @@ LATEST = 20  # ingests and jobs that are shown
 
 
 @dataclass(frozen=True)
-class Computed:
+class SpecCounts:
     """The latest job of a spec over a corpus, with the number of unique texts by status."""
 
     spec_id: int
@@ -30,7 +30,7 @@ class Computed:
 
 
 @dataclass(frozen=True)
-class Reading:
+class IngestCounts:
     """An ingest and its counts. Its state is reading or read."""
 
     id: int
@@ -55,8 +55,8 @@ class CorpusState:
     name: str
     documents: int
     created_at: float
-    specs: tuple[Computed, ...]
-    ingests: tuple[Reading, ...]
+    specs: tuple[SpecCounts, ...]
+    ingests: tuple[IngestCounts, ...]
     jobs: tuple[JobStatus, ...]
 
 
@@ -105,10 +105,10 @@ def _state(database: Database, name: str, *, ingests: int, jobs: int) -> CorpusS
     )
 
 
-def _readings(transaction: Transaction, corpus_id: int, limit: int) -> tuple[Reading, ...]:
+def _readings(transaction: Transaction, corpus_id: int, limit: int) -> tuple[IngestCounts, ...]:
     query = select(Ingest).where(Ingest.corpus_id == corpus_id).order_by(Ingest.id.desc()).limit(limit)
     return tuple(
-        Reading(
+        IngestCounts(
             id=row.id,
             source=row.source,
             state=row.state,
@@ -126,8 +126,8 @@ def _readings(transaction: Transaction, corpus_id: int, limit: int) -> tuple[Rea
     )
 
 
-def _computed(spec_id: int, job_id: int, step: StepStatus) -> Computed:
-    return Computed(spec_id, str(step.spec), job_id, step.done, step.failed, step.skipped, step.pending)
+def _computed(spec_id: int, job_id: int, step: StepStatus) -> SpecCounts:
+    return SpecCounts(spec_id, str(step.spec), job_id, step.done, step.failed, step.skipped, step.pending)
 
 
 CORPORA = 20

@@ -59,7 +59,7 @@ class OpenShards:
 
 
 @dataclass(frozen=True)
-class Work:
+class StoreTotals:
     """The work of the store since it was made. Lanes are kinds of tasks.
 
     `failures` (by class of reason) and `flags` are those of the stored outcomes: they fall when a retry succeeds, and
@@ -101,7 +101,7 @@ def open_shards(transaction: Transaction) -> list[OpenShards]:
     return [shards for shards in by_key.values() if any(shards.states.values())]
 
 
-def read_work(transaction: Transaction) -> Work:
+def read_work(transaction: Transaction) -> StoreTotals:
     """Return the work of the store."""
     rows = transaction.execute(
         select(WorkCount.name, WorkCount.lane, WorkCount.label, func.sum(WorkCount.n).label("n")).group_by(
@@ -115,7 +115,7 @@ def read_work(transaction: Transaction) -> Work:
     def of(name: str) -> dict[LaneLabel, int]:
         return by_name.get(name, {})
 
-    return Work(
+    return StoreTotals(
         texts=of("texts"),
         tokens_in=of("tokens_in"),
         tokens_out=of("tokens_out"),

@@ -33,7 +33,7 @@ from docmill.storage.core.schema import (
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.leases.diagnosis import STALE_INGEST_S
 from docmill.storage.leases.dispatch import LIVE_S, REFUSAL_S
-from docmill.storage.results.counts import OpenShards, Work, open_shards, read_work
+from docmill.storage.results.counts import OpenShards, StoreTotals, open_shards, read_work
 from docmill.storage.steps.jobs import RUNS, UNFINISHED
 from docmill.storage.steps.sharding import unpack
 
@@ -48,7 +48,7 @@ _SHARDS_WITH_FAILURES = 10  # how many are looked through
 _JOBS = 50  # whose rejected records are looked for
 
 
-class Held(NamedTuple):
+class HeldShards(NamedTuple):
     """Running shards of a job's step that a process holds. The first lease ends at `lease_until`."""
 
     owner: str
@@ -60,7 +60,7 @@ class Held(NamedTuple):
     lease_until: float
 
 
-class Refused(NamedTuple):
+class RefusedSpec(NamedTuple):
     """A spec that a worker cannot serve, and why."""
 
     worker_id: str
@@ -72,7 +72,7 @@ class Refused(NamedTuple):
 
 
 @dataclass(frozen=True)
-class TimeUse:
+class TimeShares:
     """Shares from 0 to 1, over about the last minute of workers.
 
     `device_busy` is the share of their working time in which their devices computed. The others are shares of the
@@ -132,8 +132,8 @@ class FleetWorker:
     live: bool = True
     trouble: str | None = None
     device_problem: str | None = None
-    held: tuple[Held, ...] = ()
-    refused: tuple[Refused, ...] = ()
+    held: tuple[HeldShards, ...] = ()
+    refused: tuple[RefusedSpec, ...] = ()
     computed: Mapping[int, float] = field(default_factory=dict)
     spent_s: Mapping[str, float] = field(default_factory=dict)
     done: Pace | None = None
@@ -145,7 +145,7 @@ class FleetWorker:
         return sum(held.shards for held in self.held)
 
     @property
-    def time_use(self) -> TimeUse | None:
+    def time_use(self) -> TimeShares | None:
         """The shares of its time; None while they are not known."""
         return time_use([self.spent_s])
 
@@ -169,15 +169,15 @@ class Workers:
     """The live workers by host and device, all running shards, and all refusals, the newest first."""
 
     live: tuple[FleetWorker, ...] = ()
-    held: tuple[Held, ...] = ()
-    refused: tuple[Refused, ...] = ()
+    held: tuple[HeldShards, ...] = ()
+    refused: tuple[RefusedSpec, ...] = ()
     now: float = 0.0  # by the database's clock
 
     def computed(self, job_id: int) -> float:
         """Return how many of a job's texts the live workers have computed and not yet written."""
         return sum(worker.computed.get(job_id, 0.0) for worker in self.live)
 
-    def time_use(self, job_id: int) -> TimeUse | None:
+    def time_use(self, job_id: int) -> TimeShares | None:
         """Return where the time of the workers goes that hold shards of a job; None while it is not known."""
         return time_use(worker.spent_s for worker in self.live if job_id in worker.computed)
 
@@ -228,10 +228,10 @@ def list_workers(database: Database) -> list[FleetWorker]:
 
 def _workers(transaction: Transaction, rows: Sequence[Row[*tuple[Any, ...]]], now: float) -> Workers:
     held, refused = _held(transaction), _refused(transaction)
-    of_owner: dict[str, list[Held]] = defaultdict(list)
+    of_owner: dict[str, list[HeldShards]] = defaultdict(list)
     for shards in held:
         of_owner[shards.owner].append(shards)
-    by_worker: dict[str, list[Refused]] = defaultdict(list)
+    by_worker: dict[str, list[RefusedSpec]] = defaultdict(list)
     for refusal in refused:
         if refusal.refused_at > now - 2 * REFUSAL_S:
             by_worker[refusal.worker_id].append(refusal)
@@ -259,7 +259,7 @@ def _workers(transaction: Transaction, rows: Sequence[Row[*tuple[Any, ...]]], no
     return Workers(workers, held, refused, now)
 
 
-def _held(transaction: Transaction) -> tuple[Held, ...]:
+def _held(transaction: Transaction) -> tuple[HeldShards, ...]:
     same = (Shard.owner, Shard.job_id, Shard.step, Shard.lane, SpecRow.model)
     rows = transaction.execute(
         select(*same, func.count().label("shards"), func.min(Shard.lease_until).label("lease_until"))
@@ -268,17 +268,17 @@ def _held(transaction: Transaction) -> tuple[Held, ...]:
         .group_by(*same)
         .order_by(Shard.job_id, Shard.step)
     )
-    return tuple(Held(row.owner or "", *row[1:6], row.lease_until or 0.0) for row in rows)
+    return tuple(HeldShards(row.owner or "", *row[1:6], row.lease_until or 0.0) for row in rows)
 
 
-def _refused(transaction: Transaction) -> tuple[Refused, ...]:
+def _refused(transaction: Transaction) -> tuple[RefusedSpec, ...]:
     rows = transaction.execute(
         select(Refusal.worker_id, Refusal.spec_id, SpecRow.kind, SpecRow.model, Refusal.reason, Refusal.refused_at)
         .join(SpecRow, SpecRow.id == Refusal.spec_id)
         .order_by(Refusal.refused_at.desc())
         .limit(REFUSALS)
     )
-    return tuple(Refused(*row) for row in rows)
+    return tuple(RefusedSpec(*row) for row in rows)
 
 
 def _worker_paces(transaction: Transaction, now: float) -> dict[str, dict[int, Pace]]:
@@ -307,7 +307,7 @@ def _finished_lately(now: float, age_s: float) -> ColumnElement[bool]:
     return and_(Shard.state == "done", Shard.finished_at.is_not(None), Shard.finished_at > now - age_s)
 
 
-def time_use(seconds: Iterable[Mapping[str, float]]) -> TimeUse | None:
+def time_use(seconds: Iterable[Mapping[str, float]]) -> TimeShares | None:
     """Return the shares of the seconds that workers reported; None if they report none."""
     total: dict[str, float] = {}
     for spent_s in seconds:
@@ -318,7 +318,7 @@ def time_use(seconds: Iterable[Mapping[str, float]]) -> TimeUse | None:
         return None
     working = total.get("working", 0.0)
     busy = min(1.0, total.get("device", 0.0) / working) if working else 0.0
-    return TimeUse(round(busy, 4), *(round(phase / sum(phases), 4) for phase in phases))
+    return TimeShares(round(busy, 4), *(round(phase / sum(phases), 4) for phase in phases))
 
 
 def total(paces: Iterable[Pace]) -> Pace:
@@ -409,7 +409,7 @@ class Fleet:
 
     at: float
     documents: int  # of all corpora
-    work: Work
+    work: StoreTotals
     jobs: Mapping[str, int]  # by state; `paused` is a state of its own
     lanes: tuple[Lane, ...]  # all, by name
     workers: tuple[FleetWorker, ...]  # those that live

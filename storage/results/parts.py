@@ -25,7 +25,7 @@ from docmill.storage.core.schema import Document, Job
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import FolderBusy, StorageError
 from docmill.storage.outputs.columns import Column
-from docmill.storage.results.results import Place, Placed, columns, placed_results
+from docmill.storage.results.results import DocumentPlace, Placed, columns, placed_results
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import lineage
 from docmill.storage.steps.conditions import Flagged
@@ -38,7 +38,7 @@ from docmill.storage.writers.parts_manifest import (
     MOST_PARTS,
     NAME,
     Manifest,
-    Part,
+    ManifestPart,
     PartFile,
     carried_on,
     from_json,
@@ -48,10 +48,10 @@ from docmill.storage.writers.parts_manifest import (
 
 LOCK = ".lock"  # there while somebody writes
 
-RowsAfter = Callable[[Place | None], Iterator[Placed]]
+RowsAfter = Callable[[DocumentPlace | None], Iterator[Placed]]
 
 
-class Progress:
+class ExportProgress:
     """Told how an export goes on."""
 
     def anew(self, why: str) -> None:
@@ -69,7 +69,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Written:
+class ExportedFolder:
     """A complete folder; `new` parts were written now, the others were there."""
 
     documents: int
@@ -85,9 +85,9 @@ def export(
     *,
     step: str | None = None,
     replaced: bool = False,
-    progress: Progress | None = None,
+    progress: ExportProgress | None = None,
     flagged: Flagged | None = None,
-) -> Written:
+) -> ExportedFolder:
     """Write the results of a job that has ended, or of one of its steps, as parts of so many documents each.
 
     `flagged` is a condition on the results' flags. What an earlier call wrote of the same is kept. `replaced` permits
@@ -155,11 +155,11 @@ def write(
     columns: Sequence[Column] = (),
     *,
     replaced: bool = False,
-    progress: Progress | None = None,
+    progress: ExportProgress | None = None,
     ending: Callable[[], None] = lambda: None,
-) -> Written:
+) -> ExportedFolder:
     """Write what the folder lacks of the rows. `ending` is called before it is said to be complete."""
-    folder, progress = target.path, progress or Progress()
+    folder, progress = target.path, progress or ExportProgress()
     with _held(folder):
         before = _manifest_in(folder)
         manifest, why_anew = carried_on(before, wanted, str(folder), replaced=replaced)
@@ -169,7 +169,7 @@ def write(
         if why_anew is not None:
             progress.anew(why_anew)
         if manifest.complete and all(sound):
-            return Written(manifest.documents, len(manifest.parts), 0)
+            return ExportedFolder(manifest.documents, len(manifest.parts), 0)
         manifest = replace(manifest, complete=False)
         _save(folder, manifest)
         for name in left(_names(folder), manifest):  # after they are no longer listed
@@ -181,7 +181,7 @@ def write(
             new += 1
         ending()
         _save(folder, replace(manifest, complete=True))
-    return Written(manifest.documents, len(manifest.parts), new)
+    return ExportedFolder(manifest.documents, len(manifest.parts), new)
 
 
 def _lacking(
@@ -190,10 +190,10 @@ def _lacking(
     sound: list[bool],
     rows_after: RowsAfter,
     columns: Sequence[Column],
-    progress: Progress,
-) -> Iterator[tuple[int, Part]]:
+    progress: ExportProgress,
+) -> Iterator[tuple[int, ManifestPart]]:
     """Write the parts that are damaged or not there yet, each with its number."""
-    end: Place | None = None
+    end: DocumentPlace | None = None
     before = number = 0
     rows: Iterator[Placed] | None = None  # of parts that follow one another
     while True:
@@ -210,8 +210,8 @@ def _lacking(
 
 
 def _write_part(
-    target: Target, rows: Iterator[Placed], columns: Sequence[Column], most: int, progress: Progress
-) -> Part | None:
+    target: Target, rows: Iterator[Placed], columns: Sequence[Column], most: int, progress: ExportProgress
+) -> ManifestPart | None:
     """Write the next rows as one part; None where there are none."""
     first = next(rows, None)
     if first is None:
@@ -227,10 +227,10 @@ def _write_part(
     if documents.remark:
         progress.remarked(f"{target.path.name}: {documents.remark}")
     files = tuple(PartFile(path.name, path.stat().st_size, _sha256(path)) for path in target.paths)
-    return Part(files, int(documents), first[1]["id"], last[1]["id"], last[0])
+    return ManifestPart(files, int(documents), first[1]["id"], last[1]["id"], last[0])
 
 
-def _sound(folder: Path, manifest: Manifest, progress: Progress) -> list[bool]:
+def _sound(folder: Path, manifest: Manifest, progress: ExportProgress) -> list[bool]:
     """Of each part that is listed whether its files are as they were written."""
     sound = []
     for part in manifest.parts:

@@ -28,8 +28,8 @@ from docmill.storage.steps.jobs import UNFINISHED, require
 from docmill.storage.steps.lineage import visible
 from docmill.storage.steps.steps import OpenStep, find_named_way, read_steps
 
-Place = tuple[int, int]  # of a document in its corpus, in whose order results come: (seq, id)
-Placed = tuple[Place, dict[str, Any]]
+DocumentPlace = tuple[int, int]  # of a document in its corpus, in whose order results come: (seq, id)
+Placed = tuple[DocumentPlace, dict[str, Any]]
 Ts = TypeVarTuple("Ts")
 
 PAGE = 1_000
@@ -96,7 +96,7 @@ def placed_results(
     *,
     step: str | None = None,
     with_input: bool = False,
-    after: Place | None = None,
+    after: DocumentPlace | None = None,
     flagged: Flagged | None = None,
     first: int | None = None,
 ) -> Iterator[Placed]:
@@ -352,7 +352,7 @@ class _Wanted:
 
     steps: Sequence[OpenStep]
     with_input: bool = False
-    after: Place | None = None
+    after: DocumentPlace | None = None
     flagged: Flagged | None = None
     flagged_at: Sequence[OpenStep] = ()
     first: int | None = None

@@ -16,7 +16,7 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion.needed import RESULTS
 from docmill.storage.leases.diagnosis import Cause, JobSnapshot, Wait, waiting_for
-from docmill.storage.results.fleet import TimeUse, Workers, read_workers
+from docmill.storage.results.fleet import TimeShares, Workers, read_workers
 from docmill.storage.results.time_left import (
     HeldShard,
     ShardSums,
@@ -123,7 +123,7 @@ class JobStatus:
     tokens_per_s: float
     eta_s: float | None
     time_left: TimeLeft
-    time_use: TimeUse | None
+    time_use: TimeShares | None
     created_at: float
     finished_at: float | None
     elapsed_s: float

@@ -23,7 +23,7 @@ from docmill.storage.search import ann
 from docmill.storage.search.ann import Placed, Searched, keeps_windows
 from docmill.storage.search.knn import LENGTHS_DIFFER, Matrix, Nearest, cosines, matrix_of
 from docmill.storage.steps import lineage, replacements
-from docmill.storage.steps.replacements import Replacement
+from docmill.storage.steps.replacements import SpecReplacement
 from docmill.storage.steps.steps import OpenStep, find_way, read_steps
 
 BLOCK = 4_096  # vectors compared at a time, and the most documents of a page
@@ -33,7 +33,7 @@ LISTED = 10  # corpora or jobs in a message
 
 
 @dataclass(frozen=True)
-class Hit:
+class StoredHit:
     """A document that was found, and the cosine of its vector with the query's. `text` is the embedded text.
 
     If every window was kept, `window` is [start, end) of the best one, in characters of the text. `passage` is
@@ -135,7 +135,7 @@ def _kinds(database: Database) -> list[str]:
     return [kind.name for kind in database.kinds.values() if kind.output is VECTOR]
 
 
-def _first_answering(jobs: list[_EmbedJob], replaced: Sequence[Replacement]) -> list[_EmbedJob]:
+def _first_answering(jobs: list[_EmbedJob], replaced: Sequence[SpecReplacement]) -> list[_EmbedJob]:
     """Return a corpus's embed jobs, the latest first, but before them the one that answers for the latest.
 
     They are different jobs after a migration to another model, and during its backfill.
@@ -225,7 +225,7 @@ def search(
 
 def hits(
     database: Database, searched: Searched, query: Matrix, ids: Sequence[int], scores: Sequence[float]
-) -> list[Hit]:
+) -> list[StoredHit]:
     """Return the documents of these ids, in this order, as hits of a query (dim,)."""
     columns = (Document.id, Document.key, Document.meta, Document.content_id)
     with database.read() as transaction:
@@ -242,7 +242,9 @@ def hits(
         row = rows[document_id]
         content_id = read[row.id]
         window = windows.get(content_id)
-        answers.append(Hit(row.key, round(float(score), 6), text_of[content_id], row.meta, window, passage=window))
+        answers.append(
+            StoredHit(row.key, round(float(score), 6), text_of[content_id], row.meta, window, passage=window)
+        )
     return answers
 
 

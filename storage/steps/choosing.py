@@ -172,7 +172,7 @@ def select_read(transaction: Transaction, leaves_out: str | None, own: Mapping[i
 
 
 @dataclass(frozen=True)
-class Pair:
+class OutcomePair:
     """The two outcomes of a content at a step: by the step's own spec, and by the escalation (None if there is none).
 
     `is_doubted` is True if the first outcome is doubted. Only then the second one counts.
@@ -214,7 +214,7 @@ def read_results(
 
 def read_pairs(
     transaction: Transaction, step: OpenStep, content_ids: Collection[int], columns: OutcomeColumns = ()
-) -> dict[int, Pair]:
+) -> dict[int, OutcomePair]:
     """Return both outcomes of contents at a step with an escalation, by content, if there is a first outcome."""
     escalation = step.escalation
     assert escalation is not None
@@ -224,7 +224,9 @@ def read_pairs(
     doubted = {row.content_id for row in first if escalation.doubt.holds(row)}
     second = transaction.probe(query.where(OutcomeRow.spec_id == escalation.spec_id), OutcomeRow.content_id, doubted)
     by_content = {row.content_id: row for row in second}
-    return {row.content_id: Pair(row, by_content.get(row.content_id), row.content_id in doubted) for row in first}
+    return {
+        row.content_id: OutcomePair(row, by_content.get(row.content_id), row.content_id in doubted) for row in first
+    }
 
 
 def numbers_of(doubt: Doubt) -> OutcomeColumns:

@@ -146,7 +146,7 @@ def _split(parts: Sequence[str]) -> tuple[list[str], tuple[Bound, ...]]:
     return names, tuple(sorted({*map(Bound.parse, bounds)}))
 
 
-class Judged(Protocol):
+class JudgedFields(Protocol):
     """A row with the status and the flags of an outcome, and perhaps with its numbers."""
 
     @property
@@ -198,7 +198,7 @@ class Flagged:
         """
         return {"names": self.parts, "lacking": self.lacking}
 
-    def holds(self, row: Judged) -> bool:
+    def holds(self, row: JudgedFields) -> bool:
         """Return True if a row with the flags and numbers of a result meets the condition."""
         met = self.carried(row.flags) or any(bound.holds(getattr(row, bound.number)) for bound in self.bounds)
         return met is not self.lacking
@@ -272,7 +272,7 @@ class Doubt:
         """Return the doubt with a fitted risk."""
         return replace(self, risk=risk)
 
-    def holds(self, row: Judged) -> bool:
+    def holds(self, row: JudgedFields) -> bool:
         """Return True if a row with the status, flags and numbers of an outcome is doubted."""
         if row.status != Status.DONE:
             return self.failed and row.status == Status.FAILED
@@ -280,7 +280,7 @@ class Doubt:
             return True
         return any(bound.holds(self._number(bound.number, row)) for bound in self.bounds)
 
-    def _number(self, name: str, row: Judged) -> float | None:
+    def _number(self, name: str, row: JudgedFields) -> float | None:
         """Return a number of an outcome; for the risk its log-odds."""
         if name != RISK:
             number: float | None = getattr(row, name)
@@ -289,7 +289,7 @@ class Doubt:
         return self.risk.model.log_odds({name: getattr(row, name) for name in RISK_COLUMNS})
 
 
-def is_better(second: Judged, first: Judged) -> bool:
+def is_better(second: JudgedFields, first: JudgedFields) -> bool:
     """Return True if `second`, the outcome of the better model, is the document's result, and not `first`.
 
     The second outcome must be done. Unless the first one failed, it must have no more doubtful flags.

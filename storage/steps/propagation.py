@@ -25,8 +25,8 @@ from docmill.storage.core.schema import OutcomeRow, Step, StepText
 from docmill.storage.core.specs import Known, Status, Tally
 from docmill.storage.core.transaction import Columns, Transaction
 from docmill.storage.steps import choosing, lineage, steps
-from docmill.storage.steps.choosing import Pair, compared_by, select_read
-from docmill.storage.steps.conditions import Flagged, Judged, is_doubtful
+from docmill.storage.steps.choosing import OutcomePair, compared_by, select_read
+from docmill.storage.steps.conditions import Flagged, JudgedFields, is_doubtful
 from docmill.storage.steps.sharding import plan
 from docmill.storage.steps.steps import OpenStep
 
@@ -46,7 +46,7 @@ class Inputs:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedTexts:
     """Numbers of texts that were put into shards, and of texts that had an outcome before, by its status."""
 
     planned: int = 0
@@ -54,8 +54,8 @@ class Planned:
     prior_failed: int = 0
     prior_skipped: int = 0
 
-    def __add__(self, other: Planned) -> Planned:
-        return Planned(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Planned)))
+    def __add__(self, other: PlannedTexts) -> PlannedTexts:
+        return PlannedTexts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(PlannedTexts)))
 
 
 def has_prompts(every: Iterable[OpenStep]) -> bool:
@@ -70,23 +70,23 @@ class Traversal:
     transaction: Transaction
     job_id: int
 
-    def take_in(self, step: OpenStep, inputs: Inputs) -> Planned:
+    def take_in(self, step: OpenStep, inputs: Inputs) -> PlannedTexts:
         """Plan inputs that the step has not met, count those that have an outcome, and follow their outputs."""
         self.transaction.keep_contents()
         planned, prior = self._plan_lacking(step, inputs)
         return planned + self.follow(step.seq, prior)
 
-    def follow(self, seq: int, settled: Mapping[ContentId, Known], *, redo: bool = False) -> Planned:
+    def follow(self, seq: int, settled: Mapping[ContentId, Known], *, redo: bool = False) -> PlannedTexts:
         """Pass contents that a step has settled, with their status, to its escalation or to the steps that read it.
 
         `seq` is the number of a step or of an escalation. A content without an output is passed to no reader. `redo`
         says that contents which had failed were tried again.
         """
         if not settled or not any(step.input_step is not None or step.escalation for step in self._steps):
-            return Planned()
+            return PlannedTexts()
         step = steps.find_computed(self._steps, seq)
         ready = [content_id for content_id, outcome in settled.items() if outcome.status == Status.DONE]
-        total = Planned()
+        total = PlannedTexts()
         if step.escalation is not None:
             pairs = choosing.read_pairs(self.transaction, step, [*settled])
             doubted = sorted(content_id for content_id, pair in pairs.items() if pair.is_doubted)
@@ -121,7 +121,7 @@ class Traversal:
     def _steps(self) -> tuple[OpenStep, ...]:
         return steps.read_steps(self.transaction, self.job_id)
 
-    def plan_prompts(self, every: Sequence[OpenStep], documents: Mapping[DocumentId, ContentId]) -> Planned:
+    def plan_prompts(self, every: Sequence[OpenStep], documents: Mapping[DocumentId, ContentId]) -> PlannedTexts:
         """Plan the prompts that the templates of a job's steps make of documents that the job walks.
 
         A step may read an output that is not there yet; `follow` plans its prompt later. Call it after the documents
@@ -130,12 +130,12 @@ class Traversal:
         reading = [step for step in every if steps.find_way(every, step)[0].leaves_out is None]
         return self._arrive(self._prompts(every, reading, documents))
 
-    def plan_filtered(self, every: Sequence[OpenStep], documents: Mapping[DocumentId, ContentId]) -> Planned:
+    def plan_filtered(self, every: Sequence[OpenStep], documents: Mapping[DocumentId, ContentId]) -> PlannedTexts:
         """Plan documents at the steps that leave some out, and at the prompts behind them.
 
         Call it when the filters are up to date, and after `stop_following`.
         """
-        total = Planned()
+        total = PlannedTexts()
         for step in every:
             if step.leaves_out is not None and step.template is None:
                 read = select_read(self.transaction, step.leaves_out, documents)
@@ -143,9 +143,9 @@ class Traversal:
         behind = [step for step in every if steps.find_way(every, step)[0].leaves_out is not None]
         return total + self._arrive(self._prompts(every, behind, documents))
 
-    def _arrive(self, arrivals: Iterable[tuple[OpenStep, Inputs]]) -> Planned:
+    def _arrive(self, arrivals: Iterable[tuple[OpenStep, Inputs]]) -> PlannedTexts:
         """Take in the inputs that their steps meet for the first time."""
-        total = Planned()
+        total = PlannedTexts()
         for step, inputs in arrivals:
             new = self._meet(step.seq, inputs.content_ids)
             sizes = {content_id: inputs.new_chars[content_id] for content_id in new if content_id in inputs.new_chars}
@@ -180,7 +180,7 @@ class Traversal:
                 inputs = lineage.read_inputs(self.transaction, steps.find_way(every, step), documents)
                 yield step, Inputs(*lineage.render_prompts(self.transaction, step, inputs))
 
-    def _plan_lacking(self, step: OpenStep, inputs: Inputs) -> tuple[Planned, dict[ContentId, Known]]:
+    def _plan_lacking(self, step: OpenStep, inputs: Inputs) -> tuple[PlannedTexts, dict[ContentId, Known]]:
         """Plan the inputs that lack an outcome. Also return the others, with their status."""
         sizes = dict(inputs.new_chars)
         known = [content_id for content_id in inputs.content_ids if content_id not in sizes]
@@ -200,7 +200,7 @@ class Traversal:
                     n_prior_truncated=Step.n_prior_truncated + tally.truncated,
                 )
             )
-        return Planned(len(lacking), tally.done, tally.failed, tally.skipped), prior
+        return PlannedTexts(len(lacking), tally.done, tally.failed, tally.skipped), prior
 
     def _meet(self, seq: int, content_ids: Sequence[ContentId]) -> Sequence[ContentId]:
         """Note that a step meets contents. Return the contents that it had not met before."""
@@ -212,7 +212,7 @@ class Traversal:
         return sorted(row.content_id for row in met)
 
 
-def _newly_rescued(pairs: Mapping[ContentId, Pair], *, of_first: bool, redo: bool) -> int:
+def _newly_rescued(pairs: Mapping[ContentId, OutcomePair], *, of_first: bool, redo: bool) -> int:
     """Return the number of contents that the escalation did where the step failed.
 
     `pairs` has what one of the two settled just now. If the step itself has done a content that the escalation did,
@@ -224,7 +224,7 @@ def _newly_rescued(pairs: Mapping[ContentId, Pair], *, of_first: bool, redo: boo
     return -len(both) if redo else 0
 
 
-def _is_done(outcome: Judged | None) -> bool:
+def _is_done(outcome: JudgedFields | None) -> bool:
     return outcome is not None and outcome.status == Status.DONE
 
 

@@ -27,7 +27,7 @@ IN_FORCE = frozenset({SWITCHED, DROPPED})
 
 
 @dataclass(frozen=True)
-class Replacement:
+class SpecReplacement:
     """A row of `storage.core.schema`, with both specs and the name of the corpus."""
 
     id: int
@@ -54,7 +54,7 @@ def is_backfill(source: str) -> bool:
     return source.startswith(_BACKFILL)
 
 
-def in_force(replacements: Sequence[Replacement]) -> dict[int, int]:
+def in_force(replacements: Sequence[SpecReplacement]) -> dict[int, int]:
     """Return, by replaced spec, the spec in its place. `replacements` are a corpus's, the oldest first."""
     standing: dict[int, int] = {}
     for replacement in replacements:
@@ -68,7 +68,7 @@ def in_force(replacements: Sequence[Replacement]) -> dict[int, int]:
     return standing
 
 
-def answering(replacements: Sequence[Replacement], spec_id: int, created_at: float) -> int:
+def answering(replacements: Sequence[SpecReplacement], spec_id: int, created_at: float) -> int:
     """Return the spec that answers in place of that of a job, which was made at this time.
 
     The new spec of a replacement that is not in force has the old one in its place: while the backfill goes on, and
@@ -81,7 +81,7 @@ def answering(replacements: Sequence[Replacement], spec_id: int, created_at: flo
     return in_force(replacements).get(spec_id, spec_id)
 
 
-def dropped(replacements: Sequence[Replacement]) -> dict[int, float]:
+def dropped(replacements: Sequence[SpecReplacement]) -> dict[int, float]:
     """Return, by replaced spec whose results `docmill gc` may have removed, the time of the switch."""
     standing = in_force(replacements)
     return {
@@ -91,7 +91,7 @@ def dropped(replacements: Sequence[Replacement]) -> dict[int, float]:
     }
 
 
-def of_corpus(transaction: Transaction, corpus_id: int) -> list[Replacement]:
+def of_corpus(transaction: Transaction, corpus_id: int) -> list[SpecReplacement]:
     """Return the replacements in a corpus, the oldest first."""
     rows = transaction.execute(
         select(ReplacementRow, Corpus.name)
@@ -105,7 +105,7 @@ def of_corpus(transaction: Transaction, corpus_id: int) -> list[Replacement]:
         for row in transaction.execute(select(SpecRow.id, *SPEC).where(SpecRow.id.in_(sorted(wanted))))
     }
     return [
-        Replacement(
+        SpecReplacement(
             id=row.id,
             corpus_id=row.corpus_id,
             corpus=row.name,
@@ -123,13 +123,13 @@ def of_corpus(transaction: Transaction, corpus_id: int) -> list[Replacement]:
     ]
 
 
-def every(database: Database, corpus_id: int) -> list[Replacement]:
+def every(database: Database, corpus_id: int) -> list[SpecReplacement]:
     """Return the replacements in a corpus, the oldest first."""
     with database.read() as transaction:
         return of_corpus(transaction, corpus_id)
 
 
-def reread(database: Database, replacement: Replacement) -> Replacement:
+def reread(database: Database, replacement: SpecReplacement) -> SpecReplacement:
     """Return a replacement as it stands now. Raises StorageError if it was removed with its corpus."""
     for current in every(database, replacement.corpus_id):
         if current.id == replacement.id:
@@ -145,7 +145,7 @@ def substituted(database: Database, corpus: str, requests: Sequence[StepRequest]
     return with_specs(requests, specs_in_force(replacements))
 
 
-def specs_in_force(replacements: Sequence[Replacement]) -> dict[Spec, Spec]:
+def specs_in_force(replacements: Sequence[SpecReplacement]) -> dict[Spec, Spec]:
     """Return `in_force` with specs for their numbers."""
     named: dict[int, Spec] = {}
     for replacement in replacements:
@@ -192,13 +192,13 @@ def candidates(database: Database, corpus_id: int, job_id: int | None = None) ->
     return [*latest.values()]
 
 
-def begin(database: Database, corpus_id: int, old: Candidate, new: Spec) -> Replacement:
+def begin(database: Database, corpus_id: int, old: Candidate, new: Spec) -> SpecReplacement:
     """Return the unfinished replacement of a spec by another in a corpus, which is stored if there is none.
 
     Raises StorageError while another replacement in the corpus is unfinished.
     """
 
-    def work(transaction: Transaction) -> Replacement:
+    def work(transaction: Transaction) -> SpecReplacement:
         lock_corpus(transaction, corpus_id)
         new_id = lookups.spec_id(transaction, new)
         for replacement in of_corpus(transaction, corpus_id):

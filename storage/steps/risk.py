@@ -34,7 +34,7 @@ NUMBERS: Mapping[str, Callable[[Result], float | None]] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Feature:
+class RiskFeature:
     """A feature with its mean and its scale among the judged outputs, and its coefficient."""
 
     name: str
@@ -51,12 +51,12 @@ class RiskModel:
     """
 
     intercept: float
-    features: tuple[Feature, ...]
+    features: tuple[RiskFeature, ...]
 
     @classmethod
     def stored(cls, value: Mapping[str, Any]) -> RiskModel:
         """Return the model in a value of `to_json`."""
-        return cls(value["intercept"], tuple(Feature(**feature) for feature in value["features"]))
+        return cls(value["intercept"], tuple(RiskFeature(**feature) for feature in value["features"]))
 
     def to_json(self) -> dict[str, Any]:
         return {"intercept": self.intercept, "features": [asdict(feature) for feature in self.features]}

@@ -67,7 +67,7 @@ class OpenStep:
     template: Template | Questions | Messages | None = None
     params: Mapping[str, Any] = field(default_factory=dict, hash=False)
     flagged: Flagged | None = None
-    escalation: Escalation | None = None
+    escalation: EscalationStep | None = None
     escalates: int | None = None
     leaves_out: str | None = None
 
@@ -84,7 +84,7 @@ class OpenStep:
 
 
 @dataclass(frozen=True)
-class Escalation:
+class EscalationStep:
     """A step with a number of its own that computes the same contents as another, where its results are in `doubt`.
 
     It has the other's lane. The prompt around a document is the other's, too.
@@ -172,7 +172,7 @@ def open_steps(requests: Sequence[StepRequest], spec_id: Callable[[Spec], int]) 
                 escalates=seq,
                 leaves_out=None,
             )
-            step = replace(step, escalation=Escalation(same, requested.doubt))
+            step = replace(step, escalation=EscalationStep(same, requested.doubt))
         made.append(step)
     return tuple(made)
 
@@ -186,7 +186,9 @@ def read_steps(transaction: Transaction, job_id: int) -> tuple[OpenStep, ...]:
     """A job's steps in their order, each with its escalation."""
     rows = transaction.execute(_STEPS.where(Step.job_id == job_id).order_by(Step.seq)).all()
     of = {
-        row.escalates: Escalation(_open(row), Doubt.stored(row.doubted)) for row in rows if row.escalates is not None
+        row.escalates: EscalationStep(_open(row), Doubt.stored(row.doubted))
+        for row in rows
+        if row.escalates is not None
     }
     return tuple(replace(_open(row), escalation=of.get(row.seq)) for row in rows if row.escalates is None)
 

@@ -1,6 +1,6 @@
 """Results as Arrow tables, by pyarrow (an extra): in memory, as Parquet, and from values as the store has them.
 
-`Page` makes no Python object for each label, span or number: pyarrow reads the JSON of many rows at once.
+`ResultColumns` makes no Python object for each label, span or number: pyarrow reads the JSON of many rows at once.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class _Outcome:
 
 
 @dataclass(frozen=True)
-class Page:
+class ResultColumns:
     """Results of a step as they are stored, column by column. JSON is text.
 
     `values` has `key`, `meta` and `document_flags` of the documents, and the columns of outcomes by their names.

@@ -25,8 +25,8 @@ class PartFile:
 
 
 @dataclass(frozen=True)
-class Part:
-    """Consecutive documents. `end` is the place of the last one (`storage.results.results.Place`)."""
+class ManifestPart:
+    """Consecutive documents. `end` is the place of the last one (`storage.results.results.DocumentPlace`)."""
 
     files: tuple[PartFile, ...]
     documents: int
@@ -52,7 +52,7 @@ class Manifest:
     specs: Mapping[str, Any]
     results: Mapping[str, Any]
     complete: bool = False
-    parts: tuple[Part, ...] = ()
+    parts: tuple[ManifestPart, ...] = ()
     job_state: str = "done"  # or cancelled, or stopped: then these are the results that there are
     flags: str | None = None  # the condition on flags that the results meet
 
@@ -60,7 +60,7 @@ class Manifest:
     def documents(self) -> int:
         return sum(part.documents for part in self.parts)
 
-    def with_part(self, number: int, part: Part) -> Manifest:
+    def with_part(self, number: int, part: ManifestPart) -> Manifest:
         """With a part in its place, which is the next or one that was listed."""
         assert number <= len(self.parts)
         return replace(self, parts=(*self.parts[:number], part, *self.parts[number + 1 :]))
@@ -88,10 +88,10 @@ def from_json(raw: bytes) -> Manifest | None:
         return None
 
 
-def _part_of(values: dict[str, Any]) -> Part:
+def _part_of(values: dict[str, Any]) -> ManifestPart:
     files = tuple(PartFile(**file) for file in values.pop("files"))
     seq, id_ = values.pop("end")
-    return Part(files, **values, end=(seq, id_))
+    return ManifestPart(files, **values, end=(seq, id_))
 
 
 def is_part(name: str) -> bool:

@@ -59,7 +59,7 @@ class Journaled(Protocol):
         """Remove the outputs of windows whose outcomes are stored; may be called from any thread."""
 
 
-class Source(Protocol):
+class WindowSource(Protocol):
     """The source of a backend's windows. Called from the device thread only."""
 
     def take(self, budget: Budget) -> Sequence[Item[Any]]:
@@ -83,7 +83,7 @@ class Backend(Protocol):
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         """Return what the model will read for each text; may be called from any thread."""
 
-    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         """Compute what the source gives until it gives nothing; yields each window's id and output.
 
         Raises ServerAway where a server computes and is away: what has no output is given back.

@@ -16,10 +16,10 @@ from safetensors import safe_open
 from tokenizers import Tokenizer
 
 from docmill.storage.core.specs import Reason
-from docmill.tasks.backends import Assignment, Source, accelerator
+from docmill.tasks.backends import Assignment, WindowSource, accelerator
 from docmill.tasks.backends.convert import safe_folder
 from docmill.tasks.backends.encoder.batches import BUDGETS
-from docmill.tasks.backends.loading import Report
+from docmill.tasks.backends.loading import LoadingReport
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.backends.tokens import TokenCoder
 from docmill.tasks.errors import CannotServe
@@ -58,7 +58,7 @@ class GlinerBackend:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._coder.encode(texts)
 
-    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         return self._loop.run(source)
 
     def runtime(self) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _loaded(folder: Path, model: str, kind: str, dtype: torch.dtype, device: str
     own = loaded.model
     computed = {name for name, _ in own.named_buffers()}
     missing = {*own.state_dict()} - _names(folder) - computed
-    Report([*missing]).require(model, kind)
+    LoadingReport([*missing]).require(model, kind)
     return loaded
 
 

@@ -51,7 +51,7 @@ class NotTold(Exception):
 
 
 @dataclass
-class Report:
+class LoadingReport:
     """The weights that models lack which were loaded in a ``reported`` block, by their names in the model."""
 
     missing: list[str] = field(default_factory=list)
@@ -82,14 +82,14 @@ def hollow() -> Iterator[None]:
 
 
 @contextmanager
-def reported() -> Iterator[Report]:
+def reported() -> Iterator[LoadingReport]:
     """Collect transformers' reports on all models that any library loads in the block.
 
     One thread at a time.
     """
     from transformers import PreTrainedModel
 
-    report = Report()
+    report = LoadingReport()
     own = vars(PreTrainedModel)["from_pretrained"]
     load: Callable[..., PreTrainedModel] = _load_hollow if _hollow.get() else _load
 
@@ -103,7 +103,7 @@ def reported() -> Iterator[Report]:
         PreTrainedModel.from_pretrained = own
 
 
-def _load(own: _Own, report: Report, *arguments: object, **options: object) -> PreTrainedModel:
+def _load(own: _Own, report: LoadingReport, *arguments: object, **options: object) -> PreTrainedModel:
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     model, info = own(*arguments, **options)
     report.missing += _lacking(model, info)
@@ -112,7 +112,7 @@ def _load(own: _Own, report: Report, *arguments: object, **options: object) -> P
 
 def _load_hollow(
     own: _Own,
-    report: Report,
+    report: LoadingReport,
     folder: str | Path,
     *_: object,
     config: PretrainedConfig,

@@ -8,7 +8,7 @@ from typing import Any
 
 from docmill.storage.core.specs import Spec
 from docmill.tasks import languages
-from docmill.tasks.backends import Backend, Source
+from docmill.tasks.backends import Backend, WindowSource
 from docmill.tasks.backends.tokens import TokenCoder
 from docmill.tasks.batching import Budget, Item, Pool
 from docmill.tasks.kinds.base import Traits
@@ -55,7 +55,7 @@ class PolyglotBackend:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         raise AssertionError("a text is encoded by its language's coder")
 
-    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         waiting: dict[str, Pool[Any]] = {language: Pool() for language in self._backends}
         language = next(iter(waiting))
         while True:
@@ -88,7 +88,7 @@ class PolyglotBackend:
 class _Sorted:
     """The part of a source that a backend sees: the windows of its language. Those of others wait in their pools."""
 
-    source: Source
+    source: WindowSource
     waiting: Mapping[str, Pool[Any]]
     language: str
 

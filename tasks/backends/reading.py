@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Reading:
+class CoderAndTraits:
     """A coder of a model without weights, and the traits that its recipe needs.
 
     ``shown`` returns the string that a model reads as these tokens, special tokens and prompt included.
@@ -46,17 +46,17 @@ def as_given(encoded: Encoded) -> str:
     return encoded.features
 
 
-def reading_of(assignment: Assignment, config: Mapping[str, Any]) -> Reading:
+def reading_of(assignment: Assignment, config: Mapping[str, Any]) -> CoderAndTraits:
     """Return the reading of a spec's model. Raises CannotServe for a model whose files do not tell it."""
     if assignment.head in heads.LOADERS:
         return _of_encoder(assignment)
     if assignment.head is Head.MATCHING:
         from docmill.tasks.backends.gliner_backend import reading_of as reading_of_words
 
-        return Reading(*reading_of_words(assignment), as_given)
+        return CoderAndTraits(*reading_of_words(assignment), as_given)
     writer = _open_writer(_open(assignment.spec, assignment.folder, assignment.cache_dir), config)
     coder = TokenCoder(writer.tokens.encode, writer.limit_tokens)
-    return Reading(coder, writer.traits, _by(writer.tokens.tokenizer))
+    return CoderAndTraits(coder, writer.traits, _by(writer.tokens.tokenizer))
 
 
 def require_weights(spec: Spec, folder: Path, config: Mapping[str, Any], cache_dir: Path) -> None:
@@ -93,7 +93,7 @@ def _encoder_head(spec: Spec, config: Mapping[str, Any]) -> Head | None:
     return head if head in heads.LOADERS else None
 
 
-def _of_encoder(assignment: Assignment) -> Reading:
+def _of_encoder(assignment: Assignment) -> CoderAndTraits:
     import torch
 
     from docmill.tasks.backends.loading import NotTold, hollow
@@ -106,7 +106,7 @@ def _of_encoder(assignment: Assignment) -> Reading:
             f"The files of {assignment.spec.model} do not tell how it reads without its weights."
         ) from error
     shown = as_given if model.tokens is None else _by(model.tokens.tokenizer)
-    return Reading(model, model.traits, shown)
+    return CoderAndTraits(model, model.traits, shown)
 
 
 def _open(spec: Spec, folder: Path, cache_dir: Path) -> Opening:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from docmill.storage.core.specs import Reason
-from docmill.tasks.backends import Source
+from docmill.tasks.backends import WindowSource
 from docmill.tasks.batching import Budget, Item
 from docmill.tasks.errors import DeviceLost, OutOfMemory
 from docmill.tasks.outputs import Failure, Output
@@ -27,7 +27,7 @@ class StaticLoop:
         self._proven = False
         self.budget = budget
 
-    def run(self, source: Source) -> Iterator[Computed]:
+    def run(self, source: WindowSource) -> Iterator[Computed]:
         while batch := source.take(self.budget):
             yield from self._batch(batch)
 

@@ -20,7 +20,7 @@ import numpy as np
 from docmill.storage.core.specs import Spec
 from docmill.storage.outputs.output_types import LABELS, RECORD, REDACTED, SCHEMA, SPANS, VECTOR, WEIGHTS, N
 from docmill.tasks import kinds
-from docmill.tasks.backends import Source
+from docmill.tasks.backends import WindowSource
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.batching import Budget
 from docmill.tasks.errors import CannotServe
@@ -62,7 +62,7 @@ class _WordBackend:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return [Encoded(max(1, len(text.split())), text) for text in texts]
 
-    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         return self._loop.run(source)
 
     def runtime(self) -> dict[str, Any]:

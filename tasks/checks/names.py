@@ -43,22 +43,22 @@ class _Side:
         return self.language == _ENGLISH
 
     @cached_property
-    def changed(self) -> list[Name]:
+    def changed(self) -> list[WrittenName]:
         """Names that the other text does not write so. Of the words that may begin a sentence, English ones alone."""
         return list(find_names(self.text.text, self.other.written, _is_rare if self.is_english else _never))
 
     @cached_property
-    def initial(self) -> list[Name]:
+    def initial(self) -> list[WrittenName]:
         """Words that the other text does not write so, and that may begin a sentence, ordinary ones too."""
         names = find_names(self.text.text, self.other.written, lambda _word: True)
-        return [name for name in names if name.form is Form.INITIAL]
+        return [name for name in names if name.form is NameForm.INITIAL]
 
     @cached_property
-    def all_exact(self) -> list[Name]:
+    def all_exact(self) -> list[WrittenName]:
         return list(find_exact_names(self.text.text))
 
     @cached_property
-    def exact(self) -> list[Name]:
+    def exact(self) -> list[WrittenName]:
         """Exact names that the other text lacks."""
         return [
             name
@@ -70,36 +70,36 @@ class _Side:
         ]
 
     @cached_property
-    def named(self) -> list[Name]:
+    def named(self) -> list[WrittenName]:
         """Names of other forms that the other text lacks with any version."""
         return list(filter(self.is_alone, self.changed))
 
     @cached_property
-    def formed(self) -> list[Name]:
+    def formed(self) -> list[WrittenName]:
         """Names of a form that the other language does not put in words."""
-        return [name for name in self.named if name.form is Form.FORMED and not self._has_words_for(name)]
+        return [name for name in self.named if name.form is NameForm.FORMED and not self._has_words_for(name)]
 
-    def is_alone(self, name: Name) -> bool:
+    def is_alone(self, name: WrittenName) -> bool:
         return not self.other.has(name.letters) and not self.other.has(name.stem)
 
-    def is_known(self, name: Name) -> bool:
+    def is_known(self, name: WrittenName) -> bool:
         """Return True if the other text has the name in a form, or its language has another name for it."""
         if self._has_own(name.letters):
             return True
-        if name.form is Form.ACRONYM:
+        if name.form is NameForm.ACRONYM:
             return self.other.has_longer(name.letters) or self.other.has_anagram(name.letters)
-        if name.form is Form.FORMED:
+        if name.form is NameForm.FORMED:
             return self.other.has_form(name.letters, _NEARLY_SAME)
         return self.other.has_form(name.letters, _MUCH_ALIKE) or (not self.is_english and self.text.has_small(name))
 
-    def begins_sentence(self, name: Name) -> bool:
+    def begins_sentence(self, name: WrittenName) -> bool:
         return _SENTENCE_BEFORE.search(self.text.text, max(0, name.start - 3), name.start) is not None
 
-    def names_a_subject(self, name: Name) -> bool:
+    def names_a_subject(self, name: WrittenName) -> bool:
         """Return False for a word at the beginning of a sentence that may be any, for want of a verb behind it."""
         return not name.is_capitalised or _COPULA.match(self.text.text, name.end) is not None
 
-    def _has_words_for(self, name: Name) -> bool:
+    def _has_words_for(self, name: WrittenName) -> bool:
         """Return True if the other text has words for the name, or for each part of it."""
         if self._has_own(name.letters) or (
             len(name.letters) <= _LONGEST_SHUFFLED and self.other.has_anagram(name.letters)
@@ -129,7 +129,7 @@ def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
         yield from map(_invented, _first((*added.exact, *_added_by_summary(added, has_nouns))))
         return
     invented = [
-        name for name in (*added.exact, *added.formed) if name.form is Form.EXACT or _is_invented(name, before)
+        name for name in (*added.exact, *added.formed) if name.form is NameForm.EXACT or _is_invented(name, before)
     ]
     yield from map(_invented, _first(invented))
     gone = [
@@ -144,17 +144,17 @@ def find(source_text: str, output: str, context: Context) -> Iterator[Finding]:
             yield Finding(FLAG, said, name.start, name.end, lost=(old.start, old.end))
 
 
-def _is_invented(name: Name, source: Text) -> bool:
+def _is_invented(name: WrittenName, source: Text) -> bool:
     """Return True for a name with a digit of which the input has no part."""
     return name.has_digit and not source.has_form(name.letters) and not source.has_shorter(name.letters)
 
 
-def _added_by_summary(added: _Side, has_nouns: bool) -> Iterator[Name]:
+def _added_by_summary(added: _Side, has_nouns: bool) -> Iterator[WrittenName]:
     """Yield names that the input lacks. A capitalised word counts if English does not have it, or it stands alone."""
     source = added.other
     rare = _is_rare if source.is_english else _never
     for name in filter(added.is_alone, find_names(added.text.text, source.written, rare)):
-        if name.form in (Form.FORMED, Form.ACRONYM):
+        if name.form in (NameForm.FORMED, NameForm.ACRONYM):
             known = source.has_longer(name.letters) or source.has_ending(name.letters)
         elif source.has_form(name.letters) or source.has_spelling(name.letters):
             known = True
@@ -166,7 +166,7 @@ def _added_by_summary(added: _Side, has_nouns: bool) -> Iterator[Name]:
             yield name
 
 
-def _replaced(lost: _Side, added: _Side, has_nouns: bool) -> Iterator[tuple[Name, Name]]:
+def _replaced(lost: _Side, added: _Side, has_nouns: bool) -> Iterator[tuple[WrittenName, WrittenName]]:
     """Yield the added names with lost ones in their places, unless they are forms of words of the other text."""
     gone = [*lost.changed, *(name for name in lost.all_exact if name.written.casefold() not in added.text.folded)]
     new = list(added.named)
@@ -175,9 +175,9 @@ def _replaced(lost: _Side, added: _Side, has_nouns: bool) -> Iterator[tuple[Name
     elif new and added.is_english:
         gone += lost.initial
     if has_nouns:
-        new = [name for name in new if name.form is Form.FORMED]
-        gone = [name for name in gone if name.form in (Form.FORMED, Form.EXACT)]
-    pairs: dict[Name, list[Name]] = {}
+        new = [name for name in new if name.form is NameForm.FORMED]
+        gone = [name for name in gone if name.form in (NameForm.FORMED, NameForm.EXACT)]
+    pairs: dict[WrittenName, list[WrittenName]] = {}
     for name in new:
         if (places := [old for old in gone if _is_there(old, name, lost, added)]) and _is_new(name, lost, added):
             pairs[name] = [old for old in places if _is_gone(old, name, lost, added)]
@@ -186,7 +186,7 @@ def _replaced(lost: _Side, added: _Side, has_nouns: bool) -> Iterator[tuple[Name
     yield from ((name, pairs[name][-1]) for name in _first(name for name, olds in pairs.items() if olds))
 
 
-def _is_there(old: Name, new: Name, lost: _Side, added: _Side) -> bool:
+def _is_there(old: WrittenName, new: WrittenName, lost: _Side, added: _Side) -> bool:
     """Return True if one name stands in the place of the other, and not for words of a sentence or a title."""
     length = max(len(lost.text.text), len(added.text.text))
     distance = abs(old.place - new.place) * length
@@ -197,8 +197,8 @@ def _is_there(old: Name, new: Name, lost: _Side, added: _Side) -> bool:
     (own, its), (foreign, others) = ((old, lost), (new, added)) if lost.is_english else ((new, added), (old, lost))
     if own.is_ordinary and not _stands_as_name(old, new, lost, added):
         return False
-    if foreign.form is not Form.INITIAL or own.form is Form.EXACT:
-        return foreign.form is not Form.INITIAL or distance <= _NEAR_BEGINNING
+    if foreign.form is not NameForm.INITIAL or own.form is NameForm.EXACT:
+        return foreign.form is not NameForm.INITIAL or distance <= _NEAR_BEGINNING
     return (
         distance <= _NEAR_BEGINNING
         and its.begins_sentence(own)
@@ -207,31 +207,33 @@ def _is_there(old: Name, new: Name, lost: _Side, added: _Side) -> bool:
     )
 
 
-def _stands_as_name(old: Name, new: Name, lost: _Side, added: _Side) -> bool:
+def _stands_as_name(old: WrittenName, new: WrittenName, lost: _Side, added: _Side) -> bool:
     """Return True if two names, one of which is an ordinary English word, do not seem to be of titles or acronyms."""
     foreign = new if lost.is_english else old
     if foreign.is_capitalised and not (
-        foreign.form is Form.CAPITAL and _stands_alone(old, lost.text.text) and _stands_alone(new, added.text.text)
+        foreign.form is NameForm.CAPITAL
+        and _stands_alone(old, lost.text.text)
+        and _stands_alone(new, added.text.text)
     ):
         return False
     return lost.is_english or (lost.is_alone(old) and not added.text.spells_out(old.letters))
 
 
-def _is_new(name: Name, lost: _Side, added: _Side) -> bool:
+def _is_new(name: WrittenName, lost: _Side, added: _Side) -> bool:
     """Return True if the input has no form of the name, and does not spell it out."""
     if not added.is_alone(name) or added.is_known(name):
         return False
-    return name.form is not Form.ACRONYM or not lost.text.spells_out(name.letters)
+    return name.form is not NameForm.ACRONYM or not lost.text.spells_out(name.letters)
 
 
-def _is_gone(old: Name, new: Name, lost: _Side, added: _Side) -> bool:
+def _is_gone(old: WrittenName, new: WrittenName, lost: _Side, added: _Side) -> bool:
     """Return True if the output has the old name in no form. One that is left elsewhere has to stand very near."""
-    if old.form is not Form.EXACT:
+    if old.form is not NameForm.EXACT:
         if lost.is_known(old):
             return False
         length = max(len(lost.text.text), len(added.text.text))
         kept = not lost.is_alone(old)
-        if kept and (Form.INITIAL in (old.form, new.form) or abs(old.place - new.place) * length > _NEAR_LEAST):
+        if kept and (NameForm.INITIAL in (old.form, new.form) or abs(old.place - new.place) * length > _NEAR_LEAST):
             return False
     if old.letters in new.letters or new.letters in old.letters or are_alike(old.letters, new.letters):
         return False
@@ -247,25 +249,25 @@ def _never(_word: str) -> bool:
     return False
 
 
-def _first(names: Iterable[Name]) -> list[Name]:
+def _first(names: Iterable[WrittenName]) -> list[WrittenName]:
     """Return the first of the names that are written in one way."""
     return list({name.written: name for name in reversed(list(names))}.values())[::-1]
 
 
-def _stands_alone(name: Name, text: str) -> bool:
+def _stands_alone(name: WrittenName, text: str) -> bool:
     """Return True for a capitalised word in a sentence, beside no other one: several are often a title."""
     beside = (
         _WORD_BEFORE.search(text, max(0, name.start - _LONGEST_BESIDE), name.start),
         _WORD_AFTER.match(text, name.end),
     )
-    return name.form is Form.CAPITAL and not any(match is not None and match[1].isupper() for match in beside)
+    return name.form is NameForm.CAPITAL and not any(match is not None and match[1].isupper() for match in beside)
 
 
-def _adjoin(name: Name, other: Name) -> bool:
+def _adjoin(name: WrittenName, other: WrittenName) -> bool:
     return other.start - name.end == 1 or name.start - other.end == 1
 
 
-def _invented(name: Name) -> Finding:
+def _invented(name: WrittenName) -> Finding:
     return Finding(FLAG, f"{quoted(name.written)} is not in the input.", name.start, name.end)
 
 
@@ -303,7 +305,7 @@ _LONG, _SHORT = 4, 3
 _MOST_CAPITALS = 0.15
 
 
-class Form(Enum):
+class NameForm(Enum):
     """Forms of names, from the surest to the least sure; INITIAL may begin a sentence, or be shouted."""
 
     EXACT = auto()
@@ -314,13 +316,13 @@ class Form(Enum):
 
 
 @dataclass(frozen=True)
-class Name:
+class WrittenName:
     """A name as it is written, with its offset in its text; ``place`` is the same as a part of the text's length."""
 
     written: str
     start: int
     place: float
-    form: Form
+    form: NameForm
 
     @property
     def end(self) -> int:
@@ -338,12 +340,12 @@ class Name:
     @property
     def is_capitalised(self) -> bool:
         """True for a name that ordinary words may look like."""
-        return self.form in (Form.CAPITAL, Form.INITIAL) and not self.written.isupper()
+        return self.form in (NameForm.CAPITAL, NameForm.INITIAL) and not self.written.isupper()
 
     @property
     def is_ordinary(self) -> bool:
         """True for an ordinary English word that has a capital letter, or is shouted beside others."""
-        return self.form in (Form.CAPITAL, Form.INITIAL) and is_ordinary(self.written.lower())
+        return self.form in (NameForm.CAPITAL, NameForm.INITIAL) and is_ordinary(self.written.lower())
 
     @cached_property
     def letters(self) -> str:
@@ -390,7 +392,7 @@ class Text:
     def is_english(self) -> bool:
         return is_english(words(self.text))
 
-    def has_small(self, name: Name) -> bool:
+    def has_small(self, name: WrittenName) -> bool:
         """Return True for a capitalised word that stands in the text in small letters, too: it is no name."""
         return name.written.lower() in self.written
 
@@ -442,14 +444,14 @@ class Text:
         )
 
 
-def find_exact_names(text: str) -> Iterator[Name]:
+def find_exact_names(text: str) -> Iterator[WrittenName]:
     """Yield addresses, paths, options, placeholders and identifiers."""
     for stretch in _SIGNED.finditer(text) if any(sign in text for sign in _SIGNS) else ():
         for match in _EXACT.finditer(text, *stretch.span()):
-            yield _name(match, Form.EXACT)
+            yield _name(match, NameForm.EXACT)
 
 
-def find_names(text: str, besides: Container[str], initial: Callable[[str], bool]) -> Iterator[Name]:
+def find_names(text: str, besides: Container[str], initial: Callable[[str], bool]) -> Iterator[WrittenName]:
     """Yield names of the other forms that are not written in one of these ways. They may be ordinary words.
 
     Of the words that may begin a sentence, ``initial`` says which to yield.
@@ -459,7 +461,7 @@ def find_names(text: str, besides: Container[str], initial: Callable[[str], bool
         if text[start : marked.end()] in besides or (match := _NAMED.match(text, start)) is None:
             continue
         if (match.lastgroup is not None or initial(match[0])) and match[0] not in EMPHASIS:
-            yield _name(match, Form[(match.lastgroup or "initial").upper()])
+            yield _name(match, NameForm[(match.lastgroup or "initial").upper()])
 
 
 def are_alike(name: str, other: str, alike: float = _ALIKE) -> bool:
@@ -486,8 +488,8 @@ def _beginning(text: str, marked: re.Match[str]) -> int:
     return start
 
 
-def _name(match: re.Match[str], form: Form) -> Name:
-    return Name(match.group().rstrip(".,;:!?"), match.start(), match.start() / len(match.string), form)
+def _name(match: re.Match[str], form: NameForm) -> WrittenName:
+    return WrittenName(match.group().rstrip(".,;:!?"), match.start(), match.start() / len(match.string), form)
 
 
 def _letters(text: str) -> str:

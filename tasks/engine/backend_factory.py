@@ -19,7 +19,7 @@ from docmill.tasks import kinds, languages, patterns
 from docmill.tasks.backends import Assignment, Backend, adapted, devices, registry
 from docmill.tasks.backends.encoder import choice, heads
 from docmill.tasks.backends.polyglot import PolyglotBackend, language_coder
-from docmill.tasks.backends.reading import Reading, as_given, reading_of
+from docmill.tasks.backends.reading import CoderAndTraits, as_given, reading_of
 from docmill.tasks.backends.registry import Offer
 from docmill.tasks.backends.weightless import NullBackend, PatternsBackend
 from docmill.tasks.engine.documents import cut_each
@@ -257,7 +257,7 @@ class ReadWindow:
     round: int = 1
 
 
-def read(reading: Reading, spec: Spec, text: str) -> list[ReadWindow]:
+def read(reading: CoderAndTraits, spec: Spec, text: str) -> list[ReadWindow]:
     """Return the windows of a text's first round. Raises CannotServe for a text that cannot be cut."""
     (windows,) = cut_each(kinds.recipe(spec, reading.traits), reading.coder, [text])
     if isinstance(windows, Exception):
@@ -265,14 +265,14 @@ def read(reading: Reading, spec: Spec, text: str) -> list[ReadWindow]:
     return [described(reading, window) for window in windows]
 
 
-def described(reading: Reading, window: Window, number: int = 1) -> ReadWindow:
+def described(reading: CoderAndTraits, window: Window, number: int = 1) -> ReadWindow:
     """Return a window of a round with the prompt that the model read for it."""
     encoded = window.encoded
     tokens, prompt = (None, None) if encoded is None else (encoded.tokens, reading.shown(encoded))
     return ReadWindow(window.start, window.end, tokens, prompt, window.part, number)
 
 
-def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Reading:
+def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> CoderAndTraits:
     """Return what reads texts as the model of a spec does. Raises CannotServe with the reason."""
     try:
         languages.require_detector_for(spec)
@@ -299,7 +299,7 @@ def open_reading(spec: Spec, *, models_dir: Path | None, cache_dir: Path) -> Rea
         raise CannotServe(f"{spec.model} cannot be read: {type(error).__name__}: {reason}") from error
 
 
-def _of_languages(specs: Mapping[str, Spec], open_one: Callable[[Spec], Reading]) -> Reading:
+def _of_languages(specs: Mapping[str, Spec], open_one: Callable[[Spec], CoderAndTraits]) -> CoderAndTraits:
     readings = {language: open_one(spec) for language, spec in specs.items()}
     coders = {language: language_coder(language, reading.coder) for language, reading in readings.items()}
 
@@ -308,9 +308,9 @@ def _of_languages(specs: Mapping[str, Spec], open_one: Callable[[Spec], Reading]
         return readings[encoded.language].shown(encoded)
 
     told = LanguageCoders(lambda language: coders[languages.plain(language)], frozenset(coders))
-    return Reading(next(iter(coders.values())), Traits(language_coders=told), shown)
+    return CoderAndTraits(next(iter(coders.values())), Traits(language_coders=told), shown)
 
 
-def _weightless(spec: Spec) -> Reading:
+def _weightless(spec: Spec) -> CoderAndTraits:
     backend = (NullBackend if weightless.is_null(spec.model) else PatternsBackend)(spec, device="cpu")
-    return Reading(backend, backend.traits, as_given)
+    return CoderAndTraits(backend, backend.traits, as_given)

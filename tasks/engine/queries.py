@@ -71,10 +71,10 @@ def embed(engine: Engine, spec: Spec, queries: Sequence[str]) -> list[Vector | F
 PASSAGE_CHARS = 200  # a sentence or two
 COMPARED = 24  # passages of a document that are embedded: all of one of about 800 words
 
-Span = tuple[int, int]
+Extent = tuple[int, int]
 
 
-def cut_passages(text: str, within: Span | None = None) -> list[Span]:
+def cut_passages(text: str, within: Extent | None = None) -> list[Extent]:
     """Return the passages of a text, or of one of its stretches, as [start, end) in characters.
 
     They end where paragraphs and sentences do, and have no white space at their ends.
@@ -85,7 +85,7 @@ def cut_passages(text: str, within: Span | None = None) -> list[Span]:
     return [span for span in spans if span[0] < span[1]]
 
 
-def propose_passages(text: str, spans: Sequence[Span], query: str, most: int = COMPARED) -> list[Span]:
+def propose_passages(text: str, spans: Sequence[Extent], query: str, most: int = COMPARED) -> list[Extent]:
     """Return at most so many passages, in their order: those with words of the query, then some spread evenly.
 
     A word counts for more where fewer passages have it.
@@ -109,8 +109,8 @@ def find_nearest(
     spec: Spec,
     query: str,
     vector: npt.NDArray[np.float32],
-    texts: Sequence[tuple[str, Span | None]],
-) -> list[Span | None]:
+    texts: Sequence[tuple[str, Extent | None]],
+) -> list[Extent | None]:
     """Return of each (text, stretch) the passage nearest to the query, whose vector is (dim,).
 
     Passages are embedded as queries are: documents may have another prompt, with which the model would have to be
@@ -124,7 +124,7 @@ def find_nearest(
         for span in spans
     ]
     outputs = iter(embed(spec, passages) if passages else ())
-    nearest: list[Span | None] = []
+    nearest: list[Extent | None] = []
     for spans in choices:
         if len(spans) > 1:
             embedded = [(span, output.values) for span in spans if isinstance(output := next(outputs), Vector)]
@@ -134,7 +134,9 @@ def find_nearest(
     return nearest
 
 
-def _best(query: npt.NDArray[np.float32], embedded: Sequence[tuple[Span, npt.NDArray[np.float32]]]) -> Span | None:
+def _best(
+    query: npt.NDArray[np.float32], embedded: Sequence[tuple[Extent, npt.NDArray[np.float32]]]
+) -> Extent | None:
     if not embedded:
         return None
     scores = cosines(query[None], np.stack([vector for _, vector in embedded]))

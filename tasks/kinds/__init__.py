@@ -36,7 +36,7 @@ from docmill.tasks.kinds.sparse import SPARSE
 from docmill.tasks.kinds.summarize import SUMMARIZE
 from docmill.tasks.kinds.translate import TRANSLATE
 from docmill.tasks.models import weightless
-from docmill.tasks.prompts import Template, around, is_rendered
+from docmill.tasks.prompts import PromptFrame, around, is_rendered
 
 OWN_KINDS: tuple[TaskKind, ...] = (
     SUMMARIZE,
@@ -170,7 +170,7 @@ def checks(spec: Spec, traits: Traits) -> Checks:
 class Instruction:
     """A template, a system prompt if there is one, and texts that end the output."""
 
-    template: Template
+    template: PromptFrame
     system: str | None = None
     stop: tuple[str, ...] = ()
 
@@ -186,7 +186,7 @@ def instruction(spec: Spec, *, chat: bool, shown: bool = True) -> Instruction:
     system = spec.params.get("system")
     prompt = spec.params.get("prompt")
     if prompt is not None:
-        template = Template("", "") if is_rendered(spec.params) else around(prompt)
+        template = PromptFrame("", "") if is_rendered(spec.params) else around(prompt)
         return Instruction(template, system, stop)
     built_in = kind(spec.kind).built_in
     if built_in is None:

@@ -31,7 +31,7 @@ from docmill.tasks.kinds.base import (
 from docmill.tasks.kinds.options import MOST, Beams, Option, Sampling, Windowed, shown, wrong_value
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Generated, Head, Output, Spans, SpanScores
-from docmill.tasks.prompts import Template
+from docmill.tasks.prompts import PromptFrame
 from docmill.tasks.windows.windows import Coder, Window, cut, cut_overlapping
 
 if TYPE_CHECKING:
@@ -316,18 +316,18 @@ def asking(spec: Spec, question: str) -> Spec:
     return replace(spec, params={**spec.params, templates.QUESTION: {"": escaped}})
 
 
-def chat(spec: Spec) -> Template:
+def chat(spec: Spec) -> PromptFrame:
     """Return the question of a spec that asks only one, for a model that follows instructions.
 
     The text comes first, so that several questions about a text begin alike.
     """
-    return Template(_TOLD, f"\n\nQuestion: {_question(spec)}")
+    return PromptFrame(_TOLD, f"\n\nQuestion: {_question(spec)}")
 
 
-def completed(spec: Spec, shown: bool) -> Template:
+def completed(spec: Spec, shown: bool) -> PromptFrame:
     """Return the question of a spec that asks only one, as a pattern that a base model completes."""
     before = pattern("Text", "Answer", _DEMONSTRATIONS if shown else ())
-    return Template(before.before, f"\nQuestion: {_question(spec)}{before.after}")
+    return PromptFrame(before.before, f"\nQuestion: {_question(spec)}{before.after}")
 
 
 def prefix(question: str) -> str:

@@ -46,7 +46,7 @@ from docmill.tasks.models import weightless
 from docmill.tasks.models.families import PREFIXED, UNKNOWN, Direction, Family, classifier, family, stateful
 from docmill.tasks.models.sentence_modules import Prompts
 from docmill.tasks.outputs import TRAINED, Generated, Head, Likelihood, Output, Scale, Several
-from docmill.tasks.prompts import Template
+from docmill.tasks.prompts import PromptFrame
 from docmill.tasks.windows.windows import Coder, LanguageCoders, Window, WordReader
 
 
@@ -202,8 +202,8 @@ class BuiltIn:
     ``languages``: the task goes from one language into another, and models are told both.
     """
 
-    chat: Callable[[Spec], Template]
-    pattern: Callable[[Spec, bool], Template]
+    chat: Callable[[Spec], PromptFrame]
+    pattern: Callable[[Spec, bool], PromptFrame]
     settings: str
     prefix: str = ""
     languages: bool = False
@@ -396,7 +396,7 @@ def _with_article(family: Family) -> str:
     return f"{'a' if family in {Family.DECODER, Family.GLINER} else 'an'} {family}"
 
 
-def pattern(source: str, wanted: str, shown: Iterable[tuple[str, str]]) -> Template:
+def pattern(source: str, wanted: str, shown: Iterable[tuple[str, str]]) -> PromptFrame:
     """Return a pattern that a base model completes, after demonstrations of it."""
     before = "".join(f"{source}: {text}\n{wanted}: {output}\n\n" for text, output in shown)
-    return Template(f"{before}{source}: ", f"\n{wanted}:")
+    return PromptFrame(f"{before}{source}: ", f"\n{wanted}:")

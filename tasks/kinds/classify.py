@@ -32,7 +32,7 @@ from docmill.tasks.kinds.base import (
 from docmill.tasks.kinds.options import MOST, TOP_K, GivenLabels, KindOptions, Option, Windowed, wrong_value
 from docmill.tasks.models.families import Family, classifier, entailment
 from docmill.tasks.outputs import Head, Labels, Scale
-from docmill.tasks.prompts import Template
+from docmill.tasks.prompts import PromptFrame
 from docmill.tasks.windows.windows import Coder, Window, cut
 
 PLACE = "{}"
@@ -218,16 +218,16 @@ def _other_models(options: KindOptions) -> tuple[str, ...]:
     return "distilbert/distilbert-base-uncased-finetuned-sst-2-english", "SamLowe/roberta-base-go_emotions"
 
 
-def _chat(spec: Spec) -> Template:
+def _chat(spec: Spec) -> PromptFrame:
     """Return the request for a label of a text, for a model that follows instructions."""
     told = "Choose the label that fits the text below best. Answer with the label only.\n\nLabels:"
-    return Template(f"{told}\n{_listed(_labels(spec))}\n\nText:\n", "")
+    return PromptFrame(f"{told}\n{_listed(_labels(spec))}\n\nText:\n", "")
 
 
-def _pattern(spec: Spec, _shown: bool) -> Template:
+def _pattern(spec: Spec, _shown: bool) -> PromptFrame:
     """Return the request as a pattern that a base model completes with a label."""
     before = pattern("Text", "Label", ())
-    return Template(f"Labels:\n{_listed(_labels(spec))}\n\n{before.before}", before.after)
+    return PromptFrame(f"Labels:\n{_listed(_labels(spec))}\n\n{before.before}", before.after)
 
 
 def _labels(spec: Spec) -> Mapping[str, str]:

@@ -23,7 +23,7 @@ from docmill.tasks.kinds.base import Again, BuiltIn, Computed, Plan, Recipe, Tas
 from docmill.tasks.kinds.options import Generating, JsonSchema
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Generated, Head
-from docmill.tasks.prompts import Template, is_rendered
+from docmill.tasks.prompts import PromptFrame, is_rendered
 from docmill.tasks.schemas import GRAMMAR, Schema, describe
 from docmill.tasks.windows.windows import Coder, Window, cut
 
@@ -78,16 +78,16 @@ def _recipe(spec: Spec, _traits: Traits) -> Recipe:
     return Extract(schema, RecordChecks(schema), bool(spec.params.get("cite")))
 
 
-def _chat(spec: Spec) -> Template:
+def _chat(spec: Spec) -> PromptFrame:
     told = (
         "Extract data from the text below. Answer with a JSON object with these properties, and with nothing that "
         f"the text does not say:\n{describe(_schema(spec))}\n\nText:\n"
     )
-    return Template(told, "")
+    return PromptFrame(told, "")
 
 
-def _pattern(spec: Spec, _shown: bool) -> Template:
-    return Template(f"Properties of the JSON:\n{describe(_schema(spec))}\n\nText: ", "\nJSON:")
+def _pattern(spec: Spec, _shown: bool) -> PromptFrame:
+    return PromptFrame(f"Properties of the JSON:\n{describe(_schema(spec))}\n\nText: ", "\nJSON:")
 
 
 class ExtractOptions(Generating):

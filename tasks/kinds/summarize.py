@@ -31,7 +31,7 @@ from docmill.tasks.kinds.embed import mean_vector, prompt_of_documents
 from docmill.tasks.kinds.options import MOST, Option, Prefixed, Windowed, shown, wrong_value
 from docmill.tasks.models.families import Direction, Family
 from docmill.tasks.outputs import Generated, Head, Vector
-from docmill.tasks.prompts import Template
+from docmill.tasks.prompts import PromptFrame
 from docmill.tasks.windows.paragraphs import holding, sentences, unwrapped
 from docmill.tasks.windows.windows import Coder, Section, Window, cut
 
@@ -164,12 +164,12 @@ def _vectors(computed: Computed, section: Section) -> tuple[list[Vectors], list[
     return vectors, weights
 
 
-def _chat(spec: Spec) -> Template:
+def _chat(spec: Spec) -> PromptFrame:
     length = f"about {spec.params['length']} words" if "length" in spec.params else "one to three sentences"
-    return Template(f"Summarize the following text in {length}. Answer with the summary only.\n\n", "")
+    return PromptFrame(f"Summarize the following text in {length}. Answer with the summary only.\n\n", "")
 
 
-def _pattern(_spec: Spec, shown: bool) -> Template:
+def _pattern(_spec: Spec, shown: bool) -> PromptFrame:
     return pattern("Text", "Summary", (prompts.SUMMARIZED,) if shown else ())
 
 

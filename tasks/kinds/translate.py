@@ -22,7 +22,7 @@ from docmill.tasks.languages import Action, LanguageRouter, Route
 from docmill.tasks.models import families
 from docmill.tasks.models.families import Direction, Family
 from docmill.tasks.outputs import Generated, Head
-from docmill.tasks.prompts import Template
+from docmill.tasks.prompts import PromptFrame
 from docmill.tasks.windows.paragraphs import (
     NEWLINE,
     between_sentences,
@@ -144,16 +144,16 @@ def _recipe(spec: Spec, traits: Traits) -> Translate | FromAny:
     return FromAny.of(spec, traits.language_coders) if detects else Translate.of(spec)
 
 
-def _chat(spec: Spec) -> Template:
+def _chat(spec: Spec) -> PromptFrame:
     source, target = _languages(spec)
     told = (
         f"Translate the following text from {source} into {target}. Answer with the translation only, "
         "on one line, and keep names as they are.\n\n"
     )
-    return Template(told, "")
+    return PromptFrame(told, "")
 
 
-def _pattern(spec: Spec, shown: bool) -> Template:
+def _pattern(spec: Spec, shown: bool) -> PromptFrame:
     source, target = _languages(spec)
     return pattern(source, target, prompts.translated(source, target) if shown else ())
 

@@ -33,7 +33,7 @@ from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import LANES
 from tests.fault_points import MARKER
 from tests.faults.checker import check, read_books, some
-from tests.faults.crew import Place, own_numbers
+from tests.faults.crew import WorkerSlot, own_numbers
 from tests.faults.fleet import Fleet
 from tests.faults.servers import PostgresCluster, RedisServer
 from tests.storage.ledger import assert_exported
@@ -369,7 +369,7 @@ def seed_of_this_run() -> int:
 
 
 @dataclass
-class Report:
+class CampaignReport:
     """A report of a campaign, for people."""
 
     seed: int
@@ -394,10 +394,10 @@ class Campaign:
         self.queue = queue
         self.cluster = cluster
         self.storm = storm
-        self.report = Report(seed, "SQLite" if cluster is None else "PostgreSQL")
+        self.report = CampaignReport(seed, "SQLite" if cluster is None else "PostgreSQL")
         # The last one is a machine of its own, so that the lease alone tells of its death.
         self.places = [
-            Place(fleet, str(n), apart=n == storm.workers - 1, options=["--threads", str(storm.threads)])
+            WorkerSlot(fleet, str(n), apart=n == storm.workers - 1, options=["--threads", str(storm.threads)])
             for n in range(storm.workers)
         ]
         self.errands = Errands(fleet)
@@ -407,7 +407,7 @@ class Campaign:
         self._broker = Broker(queue.url)
         self._started = time.monotonic()
 
-    def run(self) -> Report:
+    def run(self) -> CampaignReport:
         try:
             self._begin()
             self._storm()

@@ -49,7 +49,7 @@ class End:
     took_s: float
 
 
-class Place:
+class WorkerSlot:
     """A place for one worker. A worker that ended is replaced after a while."""
 
     def __init__(self, fleet: Fleet, name: str, *, apart: bool = False, options: Sequence[str] = ()) -> None:

@@ -25,7 +25,7 @@ from docmill.storage.core.schema import Worker as WorkerRow
 from docmill.storage.steps import jobs
 from docmill.worker.settings import Settings
 from tests.fault_points import MARKER
-from tests.faults.crew import Place, own_numbers
+from tests.faults.crew import WorkerSlot, own_numbers
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
 from tests.faults.proxy import Proxy
 from tests.faults.servers import Missing, PostgresCluster, RedisServer
@@ -61,12 +61,12 @@ class Rig(Fleet):
         self.queue = queue
         self.store = "SQLite" if database.server is None else "PostgreSQL"
         super().__init__(folder, database, url or queue.url, lease_s=None, upkeep_s=None, threads=None, **more)
-        self.places: list[Place] = []
+        self.places: list[WorkerSlot] = []
 
     @contextmanager
-    def manned(self, n: int = 1, *options: str, apart: bool = False) -> Iterator[list[Place]]:
+    def manned(self, n: int = 1, *options: str, apart: bool = False) -> Iterator[list[WorkerSlot]]:
         """The block has `n` workers, who wait for work."""
-        self.places = [Place(self, str(i), apart=apart and i > 0, options=options) for i in range(n)]
+        self.places = [WorkerSlot(self, str(i), apart=apart and i > 0, options=options) for i in range(n)]
         try:
             for place in self.places:
                 place.start()
@@ -76,7 +76,7 @@ class Rig(Fleet):
             for place in self.places:
                 place.abandon()
 
-    def owner_at(self, place: Place) -> str | None:
+    def owner_at(self, place: WorkerSlot) -> str | None:
         """Return the id of the device process of a place."""
         for pid in place.devices():
             space = str(Path(f"/proc/{pid}/ns/pid").readlink())
@@ -86,7 +86,7 @@ class Rig(Fleet):
                 return transaction.scalars(mine.order_by(WorkerRow.started_at.desc())).first()
         return None
 
-    def holds(self, place: Place) -> bool:
+    def holds(self, place: WorkerSlot) -> bool:
         """Return True if the worker of a place holds shards. A dead worker is replaced first."""
         place.tend()
         return self.owner_at(place) in self.owners()
@@ -232,7 +232,7 @@ def test_a_worker_with_a_real_model_ends_in_time(rig: Rig, figures: Figures) -> 
     figures.note("SIGTERM … exit, 8 threads, all-MiniLM-L6-v2 on the CPU", rig.store, seconds, 30)
 
 
-def _drain_s(rig: Rig, place: Place) -> float:
+def _drain_s(rig: Rig, place: WorkerSlot) -> float:
     assert place.tell(signal.SIGTERM)
     took_s = time_until(lambda: not place.lives, "the worker ends", 60)
     place.note_end()

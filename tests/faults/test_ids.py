@@ -16,7 +16,7 @@ from docmill.storage.ingest.chunks import FIRST_CHUNK_RECORDS, Rejected
 from docmill.storage.ingest.ingest import Counts
 from docmill.worker.errors import WorkerError
 from docmill.worker.settings import Settings
-from docmill.worker.submit.enqueue import Enqueued, Progress, enqueue
+from docmill.worker.submit.enqueue import Enqueued, IngestProgress, enqueue
 from docmill.worker.submit.options import Request
 from docmill.worker.submit.request import prepare
 
@@ -28,7 +28,7 @@ ALIKE = "write them alike, or give one another id"
 
 @pytest.fixture
 def read(tmp_path: Path, database: Database) -> Read:
-    def act(records: list[dict[str, Any]], progress: Progress | None = None, **asked: Any) -> Enqueued:
+    def act(records: list[dict[str, Any]], progress: IngestProgress | None = None, **asked: Any) -> Enqueued:
         path = tmp_path / "c.jsonl"
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
         asked_for = Request(source=str(path), task="translate", model="null", corpus="c", **asked)
@@ -106,7 +106,7 @@ def test_ids_that_became_strings_from_one_reading_to_the_next_go_on(read: Read, 
 
 
 def test_a_reading_that_was_cut_off_and_goes_on_tells_them_apart(read: Read, database: Database) -> None:
-    class Cut(Progress):
+    class Cut(IngestProgress):
         def advanced(self, counts: Counts) -> None:
             raise KeyboardInterrupt
 
@@ -129,7 +129,7 @@ def test_strict_stops_at_an_id_that_looks_like_another(read: Read, database: Dat
 def test_it_is_told_as_any_rejection_and_pruning_keeps_the_document(read: Read, database: Database) -> None:
     told: list[Rejected] = []
 
-    class Told(Progress):
+    class Told(IngestProgress):
         def rejected(self, rejected: Rejected) -> None:
             told.append(rejected)
 

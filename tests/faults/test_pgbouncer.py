@@ -16,7 +16,7 @@ from docmill.storage.core.schema import Shard
 from docmill.storage.core.server import Patience
 from docmill.storage.core.transaction import Transaction
 from docmill.worker import doctor
-from docmill.worker.doctor import Finding
+from docmill.worker.doctor import Diagnosis
 from docmill.worker.settings import load_settings
 from tests.conftest import missing
 from tests.faults.fleet import SHARD_TEXTS, Fleet, numbered
@@ -98,7 +98,7 @@ def test_doctor_says_that_a_pooler_stands_between(fleet: Fleet, own_postgres: Po
     fleet("db", "upgrade")
     url = fleet.environment["DOCMILL_DATABASE_URL"]
 
-    def found(url: str) -> dict[str, Finding]:
+    def found(url: str) -> dict[str, Diagnosis]:
         settings = load_settings(home=fleet.folder / "home", database_url=url)
         return {finding.what: finding for finding in doctor.look_at_database(settings)}
 

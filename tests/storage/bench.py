@@ -16,8 +16,8 @@ from docmill.storage.core.transaction import Transaction
 from docmill.storage.errors import JobStopped, LeaseLost
 from docmill.storage.ingest import ingest
 from docmill.storage.leases import dispatch, maintenance, shards
-from docmill.storage.leases.dispatch import Lane
-from docmill.storage.leases.shards import Claim, Head
+from docmill.storage.leases.dispatch import LaneWindow
+from docmill.storage.leases.shards import Claim, ShardHead
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest, OpenJob
@@ -25,7 +25,7 @@ from tests.storage import laws
 from tests.storage.builders import Text, chunks, lapse, set_shard
 from tests.storage.endings import let_everything_finish
 from tests.storage.laws import Picture
-from tests.storage.model import LAPSES_TOGETHER, SMALL, Model, Piece, Work
+from tests.storage.model import LAPSES_TOGETHER, SMALL, Model, ModelJob, Piece
 
 LEASE_S = 3_600.0  # nothing lapses by itself
 LONG_S = 1_000.0
@@ -87,7 +87,7 @@ class Bench:
         ]
         assert [job.id] == unfinished[:1] if job.adopted else not unfinished
         if not job.adopted:
-            self.model.jobs[job.id] = Work(job.first.spec_id, job.first.lane, asked.priority, asked.max_failures)
+            self.model.jobs[job.id] = ModelJob(job.first.spec_id, job.first.lane, asked.priority, asked.max_failures)
         if job.reread_at is None:
             self.model.jobs[job.id].state = "ingesting"
             self.model.jobs[job.id].is_read = False
@@ -144,9 +144,9 @@ class Bench:
         """Dispatch what fits the lane's window, perhaps with an old look at it."""
         found = {found.name: found for found in dispatch.lanes(self.database)}
         assert found.keys() == {job.lane for job in self.model.jobs.values() if job.runs}
-        now = Lane(lane, self.model.slots(lane), len(self.model.in_lane(lane, "queued")))
+        now = LaneWindow(lane, self.model.slots(lane), len(self.model.in_lane(lane, "queued")))
         assert found.get(lane, now) == now
-        taken = dispatch.take(self.database, Lane(lane, now.slots, 0) if stale else now)
+        taken = dispatch.take(self.database, LaneWindow(lane, now.slots, 0) if stale else now)
         self.model.take(lane, taken, self.look())
 
     def put_back(self, shard_ids: list[int]) -> None:
@@ -203,7 +203,7 @@ class Bench:
 
     # Claims
 
-    def look_at(self, shard_id: int) -> Head | None:
+    def look_at(self, shard_id: int) -> ShardHead | None:
         head, piece = shards.look(self.database, shard_id), self.model.pieces[shard_id]
         assert (head is not None) == self.model.can_claim(shard_id, piece.fence)
         if head is not None:
@@ -212,7 +212,7 @@ class Bench:
             assert (head.fence, head.suspect, head.spec_id) == (piece.fence, alone, spec_id)
         return head
 
-    def claim(self, head: Head, owner: str) -> Claim | None:
+    def claim(self, head: ShardHead, owner: str) -> Claim | None:
         can = self.model.can_claim(head.shard_id, head.fence)
         claim = shards.claim(self.database, head, owner, LEASE_S)
         assert (claim is not None) == can

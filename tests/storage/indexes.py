@@ -10,7 +10,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.search import ann, pgvector_index
 from docmill.storage.search.ann import Searched
 from docmill.storage.search.knn import Matrix
-from docmill.storage.search.search import Hit, choose, hits, search
+from docmill.storage.search.search import StoredHit, choose, hits, search
 from tests.kinds import KINDS
 
 
@@ -37,12 +37,14 @@ def proposed(database: Database, searched: Searched, query: Matrix, top: int = 5
     return ann.propose(database, searched, query[None], top) is not None
 
 
-def found(database: Database, searched: Searched, query: Matrix, top: int = 5, *, exact: bool = False) -> list[Hit]:
+def found(
+    database: Database, searched: Searched, query: Matrix, top: int = 5, *, exact: bool = False
+) -> list[StoredHit]:
     best = search(database, searched, query[None], top, exact=exact)
     return hits(database, searched, query, best.ids[0].tolist(), best.scores[0].tolist())
 
 
-def agrees(database: Database, searched: Searched, query: Matrix, top: int = 5) -> list[Hit]:
+def agrees(database: Database, searched: Searched, query: Matrix, top: int = 5) -> list[StoredHit]:
     """The hits of a search by the index, which are those of one without."""
     assert proposed(database, searched, query, top)
     answers = found(database, searched, query, top)

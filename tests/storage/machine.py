@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 from docmill.storage.core.database import Database
-from docmill.storage.leases.shards import Claim, Head
+from docmill.storage.leases.shards import Claim, ShardHead
 from docmill.storage.steps.jobs import JobRequest
 from tests.storage.bench import Bench, Reading
 from tests.storage.builders import COPY, TRANSLATE, Text, request
@@ -60,7 +60,7 @@ requests = st.builds(
 
 class ShardLife(RuleBasedStateMachine):
     readings: Bundle[Reading] = Bundle("readings")
-    heads: Bundle[Head] = Bundle("heads")
+    heads: Bundle[ShardHead] = Bundle("heads")
     claims: Bundle[Claim] = Bundle("claims")
     spent: Bundle[Claim] = Bundle("spent")  # committed, released or failed
 
@@ -165,7 +165,7 @@ class ShardLife(RuleBasedStateMachine):
         return _some(self.bench.look_at(shard_id) for shard_id in self.shards(pick))
 
     @rule(target=claims, head=consumes(heads), owner=owners, other=st.none() | owners)
-    def claim(self, head: Head, owner: str, other: str | None) -> Any:
+    def claim(self, head: ShardHead, owner: str, other: str | None) -> Any:
         """Claim what was looked at, perhaps after another had it for a while."""
         found = self.bench.look_at(head.shard_id)
         if other is not None and found is not None:

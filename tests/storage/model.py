@@ -35,7 +35,7 @@ def make_small(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @dataclass
-class Work:
+class ModelJob:
     """A job."""
 
     spec: int
@@ -84,7 +84,7 @@ class Piece:
 
 class Model:
     def __init__(self) -> None:
-        self.jobs: dict[int, Work] = {}
+        self.jobs: dict[int, ModelJob] = {}
         self.pieces: dict[int, Piece] = {}
         self.outcomes: dict[tuple[int, int], Fate] = {}
         self.workers: dict[str, tuple[list[str], int]] = {}
@@ -246,7 +246,7 @@ class Model:
             self.jobs[job_id].state, self.jobs[job_id].paused = "done", False
         return ended
 
-    def _fails(self, job_id: int, job: Work, percent: float) -> bool:
+    def _fails(self, job_id: int, job: ModelJob, percent: float) -> bool:
         """More than so many percent of what was planned failed. What is being tried again did not fail yet."""
         pieces = self.pieces_of(job_id, "planned", "queued", "running", "done")
         failed = sum(piece.tally[1] for piece in pieces) - job.n_retried
@@ -264,7 +264,7 @@ class Model:
     def slots(self, lane: str) -> int:
         return sum(slots for lanes, slots in self.workers.values() if lane in lanes)
 
-    def is_served(self, job: Work) -> bool:
+    def is_served(self, job: ModelJob) -> bool:
         serving = [worker for worker, (lanes, _) in self.workers.items() if job.lane in lanes]
         return not serving or any((worker, job.spec) not in self.refused for worker in serving)
 

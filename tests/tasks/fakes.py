@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from docmill.storage.core.specs import Spec
-from docmill.tasks.backends import Source
+from docmill.tasks.backends import WindowSource
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.batching import Budget
 from docmill.tasks.errors import OutOfMemory
@@ -48,7 +48,7 @@ class FakeBackend:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return [Encoded(max(1, len(text.split())), text) for text in texts]
 
-    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         return self.loop.run(source)
 
     def runtime(self) -> dict[str, Any]:

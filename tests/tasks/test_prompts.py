@@ -16,7 +16,7 @@ from docmill.tasks.backends import decoding as decoding_module
 from docmill.tasks.backends.decoding import Decoding, cut_at, decoding, own_settings
 from docmill.tasks.errors import BadOption, CannotServe
 from docmill.tasks.kinds import instruction
-from docmill.tasks.prompts import Template
+from docmill.tasks.prompts import PromptFrame
 
 
 def escaped(text: str) -> str:
@@ -26,7 +26,7 @@ def escaped(text: str) -> str:
 @given(st.text(), st.text(), st.text())
 def test_whatever_stands_around_the_document_comes_back_as_it_was(before: str, after: str, text: str) -> None:
     template = prompts.around(f"{escaped(before)}{{text}}{escaped(after)}")
-    assert template == Template(before, after)
+    assert template == PromptFrame(before, after)
     assert template.fill(text) == before + text + after
 
 

@@ -15,7 +15,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
 
 
 @dataclass(frozen=True)
-class Seen:
+class CollectedSpan:
     """A span, with its ids as hexadecimal digits. `links` are ids of spans."""
 
     name: str
@@ -34,10 +34,10 @@ class Collector:
 
     url: str = ""
     takes: bool = True  # else each request is a bad one, which is not tried again
-    spans: list[Seen] = field(default_factory=list)
+    spans: list[CollectedSpan] = field(default_factory=list)
     raw: list[bytes] = field(default_factory=list)
 
-    def named(self, start: str) -> list[Seen]:
+    def named(self, start: str) -> list[CollectedSpan]:
         """Return the spans whose name begins so."""
         return [span for span in list(self.spans) if span.name.startswith(start)]
 
@@ -50,8 +50,8 @@ class Collector:
                 self.spans += [_seen(span, resource) for span in of_scope.spans]
 
 
-def _seen(span: ProtoSpan, resource: dict[str, Any]) -> Seen:
-    return Seen(
+def _seen(span: ProtoSpan, resource: dict[str, Any]) -> CollectedSpan:
+    return CollectedSpan(
         span.name,
         ProtoSpan.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_").lower(),
         span.trace_id.hex(),

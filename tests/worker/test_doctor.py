@@ -20,7 +20,7 @@ from docmill.storage.extras import install
 from docmill.storage.leases import dispatch, shards
 from docmill.storage.migrations import head, upgrade
 from docmill.worker import doctor
-from docmill.worker.doctor import Finding
+from docmill.worker.doctor import Diagnosis
 from docmill.worker.extras import EXTRAS
 from docmill.worker.settings import Settings, load_settings
 from docmill.worker.stores import store_of
@@ -48,7 +48,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., S
     return lambda **options: load_settings(home=tmp_path / "home", **options)
 
 
-def of(findings: Iterator[Finding], what: str) -> Finding:
+def of(findings: Iterator[Diagnosis], what: str) -> Diagnosis:
     [finding] = [finding for finding in findings if finding.what == what]
     return finding
 

@@ -16,7 +16,7 @@ import pytest
 from docmill.worker import inventory
 from docmill.worker.settings import Settings
 from docmill.worker.stores import store_of
-from tests.tasks.backends.remote.api_server import MODEL, Answer, ApiServer
+from tests.tasks.backends.remote.api_server import MODEL, ApiServer, ServerAnswer
 from tests.worker.harness import Docmill, device_pids, kill_group, until
 from tests.worker.test_served import journaled
 
@@ -71,7 +71,7 @@ def run_on_a_server_until_killed(docmill: Docmill, server: ApiServer) -> None:
     """Leave answers in the journal whose results are not in the store."""
     blocked, n_begun = threading.Event(), iter(range(1_000_000))
 
-    def script(request: dict[str, Any], times: int) -> Answer | None:
+    def script(request: dict[str, Any], times: int) -> ServerAnswer | None:
         if next(n_begun) >= 30:
             blocked.wait()
         return None

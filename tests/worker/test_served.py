@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from docmill.tasks.backends.remote.requests import counter
-from tests.tasks.backends.remote.api_server import MODEL, Answer, ApiServer
+from tests.tasks.backends.remote.api_server import MODEL, ApiServer, ServerAnswer
 from tests.tasks.specs.test_pinning import copy_tokenizer
 from tests.worker.harness import Docmill, Running, device_pids, kill_group, until
 
@@ -80,7 +80,7 @@ def test_no_answer_is_paid_twice_through_kill_9(docmill: Docmill, server: ApiSer
     server.honours = honours
     blocked, begun = threading.Event(), iter(range(1_000_000))
 
-    def script(request: dict[str, Any], times: int) -> Answer | None:
+    def script(request: dict[str, Any], times: int) -> ServerAnswer | None:
         if next(begun) >= ANSWERED:
             blocked.wait()
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from docmill.worker.errors import Place, put_place
+from docmill.worker.errors import FieldPath, put_place
 
 
 @pytest.mark.parametrize(
@@ -24,5 +24,5 @@ from docmill.worker.errors import Place, put_place
         (("openai:small",), "openai:small has no input", '"openai:small" has no input'),
     ],
 )
-def test_a_sentence_begins_with_its_place_and_names_the_key_once(place: Place, sentence: str, said: str) -> None:
+def test_a_sentence_begins_with_its_place_and_names_the_key_once(place: FieldPath, sentence: str, said: str) -> None:
     assert put_place(place, sentence) == said

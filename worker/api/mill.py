@@ -13,7 +13,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.normalize import normalize
 from docmill.storage.readers import Record
 from docmill.storage.results.status import JobStatus, list_statuses
-from docmill.storage.search.search import Hit as StoredHit
+from docmill.storage.search.search import StoredHit
 from docmill.worker.api.documents import Documents, ReadOnce, make_table_by_row, one_run_at_a_time, require_arrow
 from docmill.worker.api.errors import Error, explained
 from docmill.worker.api.job import Job, Pipelines, listen

@@ -20,7 +20,7 @@ from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import OpenJob
 from docmill.worker.formatting import counted, documents, ingested, pace, where_time_goes
 from docmill.worker.jobs import Bar, Listener
-from docmill.worker.submit.enqueue import Enqueued, Progress
+from docmill.worker.submit.enqueue import Enqueued, IngestProgress
 
 POLL_S = 0.5
 SHOWN_REJECTIONS = 5
@@ -33,7 +33,7 @@ BLOCKED_PATIENCE_S = 75.0
 _OF_OWN_WORKER = frozenset({Cause.NO_WORKER, Cause.BLOCKED, Cause.LEASE})
 
 
-class IngestBar(Progress):
+class IngestBar(IngestProgress):
     """A bar over the bytes of a source, where its size is known; shows the first rejected records, and any that ends
     its file."""
 

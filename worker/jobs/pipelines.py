@@ -17,7 +17,7 @@ from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.pipelines import pipelines, views
 from docmill.storage.results.status import JobStatus, list_statuses
 from docmill.tasks import kinds
-from docmill.worker.concurrency import Held
+from docmill.worker.concurrency import HeldLease
 from docmill.worker.formatting import cost_as_json
 from docmill.worker.jobs import Listener
 from docmill.worker.jobs.outputs import check_folder, check_out, check_out_is_no_input
@@ -114,7 +114,7 @@ def store_file(settings: Settings, database: Database, file: Path, listener: Lis
 @contextmanager
 def _in_history(
     settings: Settings, database: Database, name: str, listener: Listener
-) -> Iterator[tuple[Held, Callable[..., object]]]:
+) -> Iterator[tuple[HeldLease, Callable[..., object]]]:
     """Enter a run by hand into the history of a stored pipeline. Yield its lease and a function for its state.
 
     For a pipeline that is not stored, the function does nothing.
@@ -122,7 +122,7 @@ def _in_history(
     try:
         run = pipelines.begin(database, name, f"{platform.node()}/{os.getpid()}", settings.lease_s)
     except NotFound:
-        yield Held(f"the run of {name}", lambda: True, None), lambda *_, **__: None
+        yield HeldLease(f"the run of {name}", lambda: True, None), lambda *_, **__: None
         return
     with keeping(database, run, settings.lease_s) as held:
         try:

@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 from docmill.storage import fault_points
 from docmill.storage.core.database import Database
 from docmill.storage.outputs.columns import Column
-from docmill.storage.results.parts import Progress, export
+from docmill.storage.results.parts import ExportProgress, export
 from docmill.storage.results.results import Placed
 from docmill.storage.results.status import JobStatus
 from docmill.storage.steps.conditions import Flagged
@@ -18,7 +18,7 @@ from docmill.storage.writers import Target
 from docmill.worker.formatting import not_written
 from docmill.worker.jobs import Bar, Listener
 
-Row = TypeVar("Row")
+RowT = TypeVar("RowT")
 
 SHOWN_EVERY = 1_000  # documents
 
@@ -37,7 +37,7 @@ class WritingBar:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def along(self, rows: Iterable[Row], total: int, before: int = 0) -> Iterator[Row]:
+    def along(self, rows: Iterable[RowT], total: int, before: int = 0) -> Iterator[RowT]:
         """Yield the rows, one for each of ``total`` documents, of which some were written ``before``."""
         n = before
         for n, row in enumerate(rows, before + 1):
@@ -75,7 +75,7 @@ def write_file(
 
 
 @dataclass(frozen=True)
-class PartsBar(Progress):
+class PartsBar(ExportProgress):
     """A progress bar over the documents of an export in parts."""
 
     documents: int

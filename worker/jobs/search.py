@@ -15,7 +15,7 @@ from docmill.storage.core.specs import Spec
 from docmill.storage.readers import Record, Rejection
 from docmill.storage.search.ann import Searched
 from docmill.storage.search.knn import Matrix
-from docmill.storage.search.search import Hit, choose, hits, search
+from docmill.storage.search.search import StoredHit, choose, hits, search
 from docmill.tasks.engine import queries
 from docmill.tasks.engine.queries import Embed
 from docmill.tasks.outputs import Vector
@@ -85,12 +85,12 @@ class Search:
 
     def answers(
         self, records: Iterable[Record | Rejection], at_a_time: int = BATCH_QUERIES
-    ) -> Iterator[tuple[Record, list[Hit]]]:
+    ) -> Iterator[tuple[Record, list[StoredHit]]]:
         remaining = iter(records)
         while batch := list(islice(remaining, at_a_time)):
             yield from self._answered(batch)
 
-    def _answered(self, batch: Sequence[Record | Rejection]) -> Iterator[tuple[Record, list[Hit]]]:
+    def _answered(self, batch: Sequence[Record | Rejection]) -> Iterator[tuple[Record, list[StoredHit]]]:
 
         records = [record for record in batch if isinstance(record, Record)]
         for record in batch:
@@ -124,7 +124,7 @@ class Search:
             nearest = hits(self.database, self.searched, vector, ids, scores)
             yield record, self._with_passages(record.text, vector, nearest) if self.options.passages else nearest
 
-    def _with_passages(self, query: str, vector: Matrix, hits: list[Hit]) -> list[Hit]:
+    def _with_passages(self, query: str, vector: Matrix, hits: list[StoredHit]) -> list[StoredHit]:
         with self.printing():
             texts = [(hit.text, hit.window) for hit in hits]
             nearest = queries.find_nearest(self.embed, self.spec, query, vector, texts)

@@ -24,7 +24,7 @@ from docmill.tasks import kinds, prompts
 from docmill.tasks.errors import BadOption, nearly
 from docmill.tasks.kinds.options import EMPTY, key, option, sentence, shown
 from docmill.tasks.specs import plan
-from docmill.worker.errors import Fault, Place, WorkerError, describe_bad_syntax, put_place, write_place
+from docmill.worker.errors import Fault, FieldPath, WorkerError, describe_bad_syntax, put_place, write_place
 from docmill.worker.pipelines import schedule
 from docmill.worker.pipelines.schedule import BadSchedule, Schedule
 from docmill.worker.pipelines.schema import (
@@ -33,8 +33,8 @@ from docmill.worker.pipelines.schema import (
     CorpusTable,
     JobTable,
     OutputTable,
+    PipelineTable,
     StepTable,
-    Table,
     Top,
     step_table,
 )
@@ -149,7 +149,7 @@ def refuse_secrets(pipeline: Pipeline) -> None:
         raise PipelineInvalid(f"{place_of(pipeline, ('corpus', 'source'))} {problem}")
 
 
-def place_of(pipeline: Pipeline, place: Place) -> str:
+def place_of(pipeline: Pipeline, place: FieldPath) -> str:
     """Return FILE: PLACE of a key or a table in the pipeline's file."""
     return f"{pipeline.path}: {write_place(place)}"
 
@@ -218,7 +218,12 @@ def _tables(values: Mapping[str, Any], faults: list[Fault]) -> dict[str, Any]:
 
 
 def _read_table(
-    values: Mapping[str, Any], place: Place, model: type[Table], faults: list[Fault], *, beside: Iterable[str] = ()
+    values: Mapping[str, Any],
+    place: FieldPath,
+    model: type[PipelineTable],
+    faults: list[Fault],
+    *,
+    beside: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Return a table's values that are known and right; add the others to the faults, but not the missing keys.
 
@@ -247,7 +252,7 @@ def _read_table(
     return good
 
 
-def _within(place: Place) -> str:
+def _within(place: FieldPath) -> str:
     if not place:
         return "at the top of a pipeline"
     return f"in [[{place[0]}]]" if len(place) > 1 else f"in [{place[0]}]"

@@ -25,7 +25,7 @@ from docmill.storage.steps.conditions import find_filter
 from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import Target
 from docmill.tasks.errors import HubUnreachable, TaskError
-from docmill.worker.concurrency import Held, renewed
+from docmill.worker.concurrency import HeldLease, renewed
 from docmill.worker.errors import WorkerError, put_place
 from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, parse
 from docmill.worker.pipelines.schema import DOCUMENT, step_table
@@ -33,7 +33,7 @@ from docmill.worker.settings import Settings
 from docmill.worker.submit.enqueue import UnderLease, enqueue
 from docmill.worker.submit.rehearsal import require_possible
 from docmill.worker.submit.request import (
-    Computed,
+    ChosenSpec,
     Prepared,
     check_corpus_name,
     escalation_of,
@@ -85,7 +85,7 @@ def _request(settings: Settings, pipeline: Pipeline, number: int) -> StepRequest
     step = pipeline.steps[number]
     options = step.options if step.options.dtype != "auto" else step.options.replaced(dtype=settings.dtype)
     spec = spec_of(settings, step.task, step.model, step.revision, options)
-    first = Computed(spec, step.model, step.revision, options)
+    first = ChosenSpec(spec, step.model, step.revision, options)
     again = None if step.escalation is None else escalation_of(settings, first, step.escalation)
     input_ = None if step.input == DOCUMENT else step.input
     return StepRequest(step.name, spec, input_, step.flagged, again, step.leaves_out)
@@ -118,10 +118,10 @@ def replace_migrated(database: Database, prepared: Prepared, say: Callable[[str]
 
 
 @dataclass(frozen=True)
-class Parts(parts.Progress):
+class LeasedExport(parts.ExportProgress):
     """Lets parts be written for as long as the run is held."""
 
-    held: Held
+    held: HeldLease
 
     def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
         return self.held.along(rows)
@@ -130,7 +130,7 @@ class Parts(parts.Progress):
         log.warning("output_lacks %s", said)
 
 
-def export(database: Database, pipeline: Pipeline, job_id: int, held: Held) -> int | None:
+def export(database: Database, pipeline: Pipeline, job_id: int, held: HeldLease) -> int | None:
     """Write the pipeline's output, if it has one, from a job of it. Returns how many documents.
 
     Parts of another run are replaced, those of this one carried on. Raises LeaseLost, which leaves an output file as
@@ -142,7 +142,7 @@ def export(database: Database, pipeline: Pipeline, job_id: int, held: Held) -> i
     target = Target.of(Path(output.file), output.format)
     if output.part_documents is not None:
         return parts.export(
-            database, job_id, target, output.part_documents, replaced=True, progress=Parts(held)
+            database, job_id, target, output.part_documents, replaced=True, progress=LeasedExport(held)
         ).documents
     written = target.write(held.along(results(database, job_id)), columns(database, job_id))
     if written.remark:
@@ -152,7 +152,7 @@ def export(database: Database, pipeline: Pipeline, job_id: int, held: Held) -> i
 
 def keeping(
     database: Database, run: Run, lease_s: float, stop: threading.Event | None = None
-) -> AbstractContextManager[Held]:
+) -> AbstractContextManager[HeldLease]:
     """Return the context in which the lease of a run is renewed."""
     return renewed(f"run {run.id}", lambda: pipelines.renew(database, run, lease_s), lease_s, stop=stop)
 
@@ -200,7 +200,7 @@ def _let_go(database: Database, run: Run, *, at_once: bool) -> None:
         pipelines.let_go(database, run, at_once=at_once)
 
 
-def _take_further(settings: Settings, database: Database, broker: Broker, run: Run, held: Held) -> None:
+def _take_further(settings: Settings, database: Database, broker: Broker, run: Run, held: HeldLease) -> None:
     path, text = pipelines.file_of(database, run)
     pipeline = parse(text, Path(path))
     if run.state == "reading":
@@ -215,7 +215,7 @@ def _read(
     broker: Callable[[], Broker | None],
     run: Run,
     pipeline: Pipeline,
-    held: Held,
+    held: HeldLease,
 ) -> None:
     progress = UnderLease(held, lambda job: pipelines.note(database, run, "reading", job_id=job.id))
     done = enqueue(database, broker, replace_migrated(database, prepare(settings, pipeline)), progress)
@@ -223,7 +223,7 @@ def _read(
     log.info("run_started run=%d pipeline=%s job=%d planned=%d", run.id, run.name, done.id, done.counts.planned)
 
 
-def conclude(database: Database, run: Run, pipeline: Pipeline, status: JobStatus, held: Held) -> None:
+def conclude(database: Database, run: Run, pipeline: Pipeline, status: JobStatus, held: HeldLease) -> None:
     """End a run whose job has ended: write its output, and note what came of it."""
     if status.state == "done":
         export(database, pipeline, status.id, held)

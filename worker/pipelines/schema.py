@@ -86,13 +86,13 @@ def _flags(value: object) -> object:
 Flags = Annotated[Literal[True] | list[str] | None, BeforeValidator(_flags)]
 
 
-class Table(BaseModel):
+class PipelineTable(BaseModel):
     """A table of a pipeline file. A value of None stands for a key that is left out."""
 
     model_config = ConfigDict(strict=True, extra="forbid", alias_generator=kinds.spelling)
 
 
-class Place(Table):
+class CorpusPlace(PipelineTable):
     """The place of a corpus and its name."""
 
     source: Annotated[
@@ -103,11 +103,11 @@ class Place(Table):
     name: Annotated[str | None, Field(description="Corpus that the documents belong to.")] = None
 
 
-class CorpusTable(ReadingOptions, Place):
+class CorpusTable(ReadingOptions, CorpusPlace):
     """The source of a corpus, and how it is read."""
 
 
-class StepTable(DocumentOptions, Table):
+class StepTable(DocumentOptions, PipelineTable):
     name: Annotated[
         str,
         _not(DOCUMENT, "cannot be document, which means the document itself"),
@@ -144,7 +144,7 @@ def _when(value: object) -> object:
     return parts
 
 
-class EscalationTable(Table):
+class EscalationTable(PipelineTable):
     """The model and the options that compute the doubtful results of a step again."""
 
     model: Annotated[str | None, Field(description="The better model.  [default: the step's model]")] = None
@@ -165,11 +165,11 @@ class EscalationTable(Table):
         return Escalation(self.model, self.revision, options, doubt)
 
 
-class JobTable(JobOptions, Table):
+class JobTable(JobOptions, PipelineTable):
     """The rank of the work, and the failures that it may have."""
 
 
-class ScheduleTable(Table):
+class ScheduleTable(PipelineTable):
     cron: Annotated[
         str,
         _check(schedule.cron_problem),
@@ -183,7 +183,7 @@ class ScheduleTable(Table):
     ] = "skip"
 
 
-class OutputTable(PartsOptions, Table):
+class OutputTable(PartsOptions, PipelineTable):
     file: Annotated[
         str | None,
         _not("-", "cannot be standard output; name a file"),
@@ -196,7 +196,7 @@ class OutputTable(PartsOptions, Table):
     view: Annotated[bool, Field(description="Make an SQL view of the results.")] = True
 
 
-class Top(Table):
+class Top(PipelineTable):
     """The keys above the first table."""
 
     name: Annotated[
@@ -206,7 +206,7 @@ class Top(Table):
     ]
 
 
-TABLES: dict[str, type[Table]] = {
+TABLES: dict[str, type[PipelineTable]] = {
     "corpus": CorpusTable,
     "job": JobTable,
     "schedule": ScheduleTable,
@@ -255,7 +255,7 @@ def _escalate(step: str, options: type[kinds.KindOptions]) -> Any:
     return Annotated[str | table | None, BeforeValidator(check), about], None
 
 
-def _problem(error: ValidationError, table: type[Table]) -> str:
+def _problem(error: ValidationError, table: type[PipelineTable]) -> str:
     """Return the first problem of a table inside another as the end of a sentence about the table."""
     first = error.errors()[0]
     name = str(first["loc"][0])
@@ -269,7 +269,7 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of pipeline files."""
     step: Any = Union[tuple(step_table(name) for name in kinds.NAMES)]  # noqa: UP007 - of so many as there are
     steps = list[Annotated[step, Field(discriminator="task")]]
-    file: type[Table] = create_model(
+    file: type[PipelineTable] = create_model(
         "pipeline",
         __base__=Top,
         corpus=(CorpusTable, Field(description="The documents that are read.")),

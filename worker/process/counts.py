@@ -34,7 +34,7 @@ GAUGES: Mapping[str, str] = {
 }
 
 
-class Tally:
+class DeviceCounter:
     """Counts what the threads of a device process do. Only ever grows."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ def of_memory(memory: Memory) -> dict[str, int]:
     return {name: value for name, value in values if value is not None}
 
 
-class Work:
+class WorkByDevice:
     """The work of a worker by device, from what its device processes report.
 
     A device process that died is counted with the process that takes its place, so no counter ever falls. Its memory

@@ -35,15 +35,15 @@ from docmill.tasks import kinds, tracing
 from docmill.tasks.backends import devices
 from docmill.tasks.engine.backend_factory import OpeningPlace, import_libraries
 from docmill.tasks.engine.engine import BatchDone, BatchStarted, Counters, Engine
-from docmill.tasks.tracing import OFF, Span
+from docmill.tasks.tracing import OFF, TraceSpan
 from docmill.worker import logs
 from docmill.worker.concurrency import pid_space
 from docmill.worker.engines import opener, settled
 from docmill.worker.process.counts import of_memory
 from docmill.worker.process.device_start import DeviceConfig, Expected, parse
 from docmill.worker.process.shard import Process
-from docmill.worker.process.tasks import Context, bind
-from docmill.worker.process.usage import Reading, Report, due
+from docmill.worker.process.tasks import DeviceContext, bind
+from docmill.worker.process.usage import UsageDifference, UsageTotals, due
 from docmill.worker.queue.broker import Broker
 from docmill.worker.queue.messages import RUN_LANE, queue
 from docmill.worker.queue.transport import ear
@@ -82,7 +82,7 @@ class BatchSpans:
     def __init__(self, device: str, counters: Callable[[], Counters]) -> None:
         self._device = device
         self._counters = counters
-        self._span: Span = OFF
+        self._span: TraceSpan = OFF
         self._written = 0
 
     def follow(self, event: BatchStarted | BatchDone) -> None:
@@ -154,7 +154,7 @@ def main() -> None:
     process = _make_process(order, settings, broker, voice)
     # Reading a source and writing results take statements that may last.
     lasting = store_of(settings, pool_size=5)
-    bind(broker.app, Context(settings, process, lasting))
+    bind(broker.app, DeviceContext(settings, process, lasting))
     controller = WorkController(
         app=broker.app,
         pool_cls=WakingThreadPool,
@@ -315,10 +315,10 @@ def _beat(order: DeviceConfig, process: Process, settings: Settings, voice: Supe
         time.sleep(BEAT_S)
 
 
-def _report(last: Reading, now: Reading) -> Reading:
+def _report(last: UsageTotals, now: UsageTotals) -> UsageTotals:
     """Log the utilization since the last report if a report is due. Return the reading for the next comparison."""
     if due(last, now):
-        log.info("device_used %s", Report.between(last, now))
+        log.info("device_used %s", UsageDifference.between(last, now))
         return now
     return now if last.idle and now.idle else last
 

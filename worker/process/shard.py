@@ -18,7 +18,7 @@ from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.errors import DatabaseBusy, DatabaseUnreachable, LeaseLost, StorageError
 from docmill.storage.leases import dispatch, maintenance, shards
-from docmill.storage.leases.shards import Claim, Head
+from docmill.storage.leases.shards import Claim, ShardHead
 from docmill.tasks import tracing
 from docmill.tasks.engine.engine import Engine, Submission
 from docmill.tasks.errors import CannotServe, DeviceUnusable, EngineStopped, ServerAway, ServerUnreachable
@@ -26,9 +26,9 @@ from docmill.tasks.models import weightless
 from docmill.tasks.tracing import messaging
 from docmill.worker import logs
 from docmill.worker.errors import BrokerUnreachable
-from docmill.worker.process.counts import Tally, of_device
+from docmill.worker.process.counts import DeviceCounter, of_device
 from docmill.worker.process.device_start import CUT
-from docmill.worker.process.usage import COMPUTING, CUTTING, READING, WRITING, Reading, TimeUse
+from docmill.worker.process.usage import COMPUTING, CUTTING, READING, WRITING, TimeUse, UsageTotals
 from docmill.worker.queue.broker import Broker
 from docmill.worker.queue.dispatcher import Refill
 from docmill.worker.queue.messages import queue
@@ -66,7 +66,7 @@ class Process:
         self.engine = engine
         self.lease_s = lease_s
         self._say = say
-        self.tally = Tally()
+        self.tally = DeviceCounter()
         self.time_use = TimeUse()
         self.gate = Gate()
         self.breaker = Breaker()
@@ -129,7 +129,7 @@ class Process:
         if not self.draining.is_set():
             self._top_up(head.lane)
 
-    def _process(self, head: Head, sent: str | None) -> None:
+    def _process(self, head: ShardHead, sent: str | None) -> None:
         """Claim a shard and carry it out, in a span of its job's trace that links to the hint."""
         lane = queue(head.lane)
         about = messaging("process", lane) | {"docmill.shard": head.shard_id}
@@ -144,7 +144,7 @@ class Process:
             with logs.working_on(job=claim.job_id, shard=claim.shard_id, request_id=head.request_id):
                 self._carry_out(head, claim, span.traceparent)
 
-    def _can_serve(self, head: Head) -> bool:
+    def _can_serve(self, head: ShardHead) -> bool:
         """Return True if the model is complete here. Checked before a claim, so that no attempt is spent."""
         if time.monotonic() < self._away_until.get(head.spec_id, 0.0):
             return False
@@ -161,7 +161,7 @@ class Process:
             self._refused.discard(head.spec_id)
         return True
 
-    def _refuse(self, head: Head, error: CannotServe | ServerAway) -> None:
+    def _refuse(self, head: ShardHead, error: CannotServe | ServerAway) -> None:
         away = isinstance(error, ServerUnreachable) or (isinstance(error, ServerAway) and error.silent)
         self._say("refused", server_away=away)
         if head.spec_id not in self._refused:
@@ -175,7 +175,7 @@ class Process:
         dispatch.refuse(self.database, self.owner, head.spec_id, f"cannot serve {head.spec}: {error}")
         self._refused.add(head.spec_id)
 
-    def _carry_out(self, head: Head, claim: Claim, traceparent: str | None = None) -> None:
+    def _carry_out(self, head: ShardHead, claim: Claim, traceparent: str | None = None) -> None:
         ours = InFlight(head, claim)
         self.in_flight.enter(ours)
         try:
@@ -223,7 +223,7 @@ class Process:
         log.warning("lease_lost shard=%d", claim.shard_id)
         self.tally.add("leases_lost")
 
-    def _submit(self, head: Head, claim: Claim, traceparent: str | None) -> Submission:
+    def _submit(self, head: ShardHead, claim: Claim, traceparent: str | None) -> Submission:
         """Cut the texts, which the supervisor watches as it does a batch."""
         step = f"cut {claim.shard_id}"
         self._say("begin", name=step, kind=CUT, size=sum(len(text) for _, text in claim.texts))
@@ -350,10 +350,10 @@ class Process:
         now = self.reading()
         return self.tally.counts() | of_device(now.counters, now.working_s)
 
-    def reading(self) -> Reading:
+    def reading(self) -> UsageTotals:
         """Return the work since the start, and the seconds in which a shard was in flight."""
         working_s, idle = self.in_flight.worked_s()
-        return Reading(time.monotonic(), working_s, self.engine.counters, idle)
+        return UsageTotals(time.monotonic(), working_s, self.engine.counters, idle)
 
     def drain(self) -> None:
         """Take no more shards, finish the batch on the device, commit the finished texts and give the rest back."""
@@ -375,7 +375,7 @@ class Process:
 class InFlight:
     """A shard of ours, from its claim to its commit."""
 
-    head: Head
+    head: ShardHead
     claim: Claim
     ticket: Submission | None = None
     runtime: Mapping[str, Any] = field(default_factory=dict)

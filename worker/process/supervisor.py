@@ -21,7 +21,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 
 from docmill.storage.core.database import Database
-from docmill.worker.process.counts import Work
+from docmill.worker.process.counts import WorkByDevice
 from docmill.worker.process.device_start import CUT, DeviceConfig, StartedDevices
 from docmill.worker.process.maintenance_thread import MaintenanceThread
 from docmill.worker.queue.broker import Broker
@@ -91,7 +91,7 @@ class Supervisor:
         self.broker = broker
         self.devices = list(devices)
         self.owner = f"{platform.node()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        self.work = Work(devices)
+        self.work = WorkByDevice(devices)
         self._children: dict[str, Child] = {}
         self._deaths: dict[str, int] = {}
         self._restart_at: dict[str, float] = {}

@@ -23,7 +23,7 @@ LEAST_DELAY_S, LONGEST_DELAY_S = 2.0, 60.0  # until an order is tried again, whi
 
 
 @dataclass(frozen=True)
-class Context:
+class DeviceContext:
     """The things that a device process has for its tasks, as `app.context`."""
 
     settings: Settings
@@ -73,7 +73,7 @@ def _try_later(this: Task, error: Exception) -> NoReturn:
         raise Reject(error, requeue=True) from unsent
 
 
-def bind(app: Celery, context: Context) -> None:
+def bind(app: Celery, context: DeviceContext) -> None:
     """Let the tasks of an app work with these things."""
     app.set_default()  # Celery's threads would make another app, without settings
     app.context = context

@@ -59,7 +59,7 @@ REPORT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Reading:
+class UsageTotals:
     """The work of a device process since its start; ``working_s`` are the seconds in which it held a shard."""
 
     at: float = 0.0
@@ -69,7 +69,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Report:
+class UsageDifference:
     """The difference between two readings."""
 
     working_s: float
@@ -79,7 +79,7 @@ class Report:
     padded_tokens: int
 
     @classmethod
-    def between(cls, before: Reading, after: Reading) -> Report:
+    def between(cls, before: UsageTotals, after: UsageTotals) -> UsageDifference:
         old, new = before.counters, after.counters
         return cls(
             working_s=after.working_s - before.working_s,
@@ -100,7 +100,7 @@ def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
 
-def due(last: Reading, now: Reading) -> bool:
+def due(last: UsageTotals, now: UsageTotals) -> bool:
     """Return True if the work has ended since the last report, or a minute of work has passed."""
     worked = now.counters.batches > last.counters.batches
     return worked and (now.idle or now.at - last.at >= REPORT_S)

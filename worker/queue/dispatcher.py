@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from docmill.storage import fault_points
 from docmill.storage.core.database import Database
 from docmill.storage.leases import dispatch, maintenance
-from docmill.storage.leases.dispatch import Lane
+from docmill.storage.leases.dispatch import LaneWindow
 from docmill.storage.steps import jobs
 from docmill.worker.errors import BrokerUnreachable
 
@@ -61,7 +61,7 @@ class Refill:
                 _fill(self.database, self.broker, waiting, self.only_job)
 
 
-def _fill(database: Database, broker: Broker, lane: Lane, only_job: int | None) -> int:
+def _fill(database: Database, broker: Broker, lane: LaneWindow, only_job: int | None) -> int:
     broker.ping()  # so that nothing is marked as queued while Redis is away
     return _send(database, broker, lane.name, dispatch.take(database, lane, only_job))
 

@@ -39,7 +39,7 @@ class LastHeard:
 ear = LastHeard()
 
 
-class Client(Redis):
+class RewritingRedis(Redis):
     def parse_response(self, connection: Connection, command_name: str, **options: Any) -> Any:
         """A reply; one that brings a message which is not ours is as if nothing had come."""
         reply = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
@@ -71,7 +71,7 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
     QoS = QoS
 
     def _get_client(self) -> Any:
-        return Client
+        return RewritingRedis
 
     def _brpop_read(self, **options: Any) -> Any:
         try:

@@ -20,7 +20,7 @@ from docmill.storage.steps import fitted_risks
 from docmill.tasks import kinds
 from docmill.worker.engines import Count, counting, measure
 from docmill.worker.settings import Settings
-from docmill.worker.submit.enqueue import Progress
+from docmill.worker.submit.enqueue import IngestProgress
 from docmill.worker.submit.request import Prepared
 
 SAMPLE_CHARS = 2_000  # of each text: the sample stays short where documents are long
@@ -55,7 +55,7 @@ def forecast(
     database: Database,
     prepared: Prepared,
     device: str,
-    progress: Progress,
+    progress: IngestProgress,
 ) -> Forecast:
     """Read the source, compare with the store, compute a small sample. Stores nothing.
 
@@ -99,7 +99,7 @@ class _Survey:
     sample: list[str] = field(default_factory=list)
 
 
-def _surveyed(database: Database, prepared: Prepared, progress: Progress, count: Count | None) -> _Survey:
+def _surveyed(database: Database, prepared: Prepared, progress: IngestProgress, count: Count | None) -> _Survey:
     """Return the counts of a source, with its tokens if ``count`` is given, and a sample of its texts."""
     source = prepared.source.records()
     wanted = kinds.kind(prepared.spec.kind).sample_texts

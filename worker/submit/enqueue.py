@@ -16,7 +16,7 @@ from docmill.storage.ingest import ingest
 from docmill.storage.ingest.changes import KeyKinds
 from docmill.storage.ingest.chunks import ChunkBuilder, Rejected, chunks
 from docmill.storage.ingest.ingest import Counts
-from docmill.storage.ingest.pruning import Seen, Unread, note_missing, prune
+from docmill.storage.ingest.pruning import SeenDocuments, Unread, note_missing, prune
 from docmill.storage.readers import left_out, memory
 from docmill.storage.readers.errors import ProgramFailed
 from docmill.storage.readers.files import StreamSource
@@ -24,9 +24,9 @@ from docmill.storage.steps import jobs
 from docmill.storage.steps.conditions import find_filter
 from docmill.storage.steps.jobs import IdempotencyKey, JobRequest, OpenJob
 from docmill.tasks import tracing
-from docmill.tasks.tracing import Span
+from docmill.tasks.tracing import TraceSpan
 from docmill.worker import logs
-from docmill.worker.concurrency import Held, ahead
+from docmill.worker.concurrency import HeldLease, ahead
 from docmill.worker.errors import BrokerUnreachable, WorkerError
 from docmill.worker.queue.dispatcher import top_up
 from docmill.worker.submit.request import Prepared, limits_of
@@ -41,7 +41,7 @@ NO_QUEUE = "DOCMILL_REDIS_URL is not set. The job is stored; `docmill worker` pi
 TOP_UP_EVERY_S = 2.0
 
 
-class Progress:
+class IngestProgress:
     """A listener to an ingest; this one does nothing. Counts are totals so far."""
 
     def opened(self, job: OpenJob) -> None:
@@ -58,13 +58,13 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class UnderLease(Progress):
+class UnderLease(IngestProgress):
     """Notes the job of an ingest as soon as it has a number, and stops the ingest once the lease is lost.
 
     ``note`` stores the number and returns False if the lease may be lost.
     """
 
-    held: Held
+    held: HeldLease
     note: Callable[[OpenJob], bool]
 
     def opened(self, job: OpenJob) -> None:
@@ -115,7 +115,7 @@ def enqueue(
     database: Database,
     broker: Callable[[], Broker | None],
     prepared: Prepared,
-    progress: Progress | None = None,
+    progress: IngestProgress | None = None,
     *,
     offer_others: bool = True,
 ) -> Enqueued:
@@ -129,10 +129,10 @@ def enqueue(
         job = jobs.open_job(database, _job_request(prepared, span))
         span.set({"docmill.job": job.id, "docmill.request_id": job.request_id or ""})
         with logs.working_on(job=job.id, request_id=job.request_id):
-            return _read_in(database, broker, prepared, progress or Progress(), job, offer_others=offer_others)
+            return _read_in(database, broker, prepared, progress or IngestProgress(), job, offer_others=offer_others)
 
 
-def _job_request(prepared: Prepared, span: Span) -> JobRequest:
+def _job_request(prepared: Prepared, span: TraceSpan) -> JobRequest:
     return JobRequest(
         corpus=prepared.corpus,
         source=prepared.source.name,
@@ -151,7 +151,7 @@ def _read_in(
     database: Database,
     broker: Callable[[], Broker | None],
     prepared: Prepared,
-    progress: Progress,
+    progress: IngestProgress,
     job: OpenJob,
     *,
     offer_others: bool,
@@ -159,7 +159,7 @@ def _read_in(
     if job.reread_at is not None and (earlier := find_repeated(database, prepared.key)) is not None:
         return earlier  # another command with the key has read the source meanwhile
     ingested = _Ingest(database, job, prepared, progress)
-    offer = Offer(database, broker, job.lanes, None if offer_others else job.id)
+    offer = QueueTopUp(database, broker, job.lanes, None if offer_others else job.id)
     with tracing.span("ingest", {"docmill.job": job.id}) as span:
         ingested.read(offer)
         not_pruned = ingested.prune()
@@ -174,7 +174,7 @@ def _read_in(
 
 
 @dataclass
-class Offer:
+class QueueTopUp:
     """Tops the queue up while a long source is read, and remembers why it could not."""
 
     database: Database
@@ -205,7 +205,7 @@ class _Ingest:
     `remarks` are sentences about documents that steps leave out, once the source was read.
     """
 
-    def __init__(self, database: Database, job: OpenJob, prepared: Prepared, progress: Progress) -> None:
+    def __init__(self, database: Database, job: OpenJob, prepared: Prepared, progress: IngestProgress) -> None:
         self._database = database
         self._job = job
         self._source = prepared.source
@@ -215,13 +215,13 @@ class _Ingest:
         # Programs and pipes may give other documents each time; any other source is whole.
         is_whole = not prepared.source.name.startswith((StreamSource.name, memory.NAME))
         is_read_again = is_whole and prepared.reading.limit is None and job.last_before > 0
-        self._seen = Seen() if self._limits or is_read_again else None
+        self._seen = SeenDocuments() if self._limits or is_read_again else None
         self._unread = Unread()
         self.total = Counts()
         self.remarks: list[str] = []
         progress.opened(job)
 
-    def read(self, offer: Offer) -> None:
+    def read(self, offer: QueueTopUp) -> None:
         """Store the source chunk by chunk, and offer shards meanwhile.
 
         Raises WorkerError and JobStopped, and ProgramFailed, which stops a job that no other call can continue.
@@ -233,7 +233,7 @@ class _Ingest:
                 jobs.halt(self._database, self._job.id, str(error))
             raise
 
-    def _read(self, offer: Offer) -> None:
+    def _read(self, offer: QueueTopUp) -> None:
         kinds = KeyKinds()
         for chunk, rejected in ahead(chunks(self._source)):
             self._reject(rejected)

@@ -84,7 +84,7 @@ Task = Annotated[str, AfterValidator(_known_task)]
 Revision = Annotated[str | None, Field(description="A hub model's branch, tag or commit.  [default: main]")]
 
 
-class Options(BaseModel):
+class OptionsModel(BaseModel):
     """A model of options. None stands for an option that was not given."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
@@ -99,10 +99,10 @@ class Options(BaseModel):
         return value
 
 
-Model = TypeVar("Model", bound=Options)
+Model = TypeVar("Model", bound=OptionsModel)
 
 
-class ReadingOptions(Options):
+class ReadingOptions(OptionsModel):
     """Options of reading a source."""
 
     text_field: Annotated[str, Field(description="Field that holds the text.")] = "text"
@@ -160,7 +160,7 @@ class ReadingOptions(Options):
         return self.model_dump(include={"text_field", "id_field", "limit"}) | later
 
 
-class JobOptions(Options):
+class JobOptions(OptionsModel):
     """Options of a job's work."""
 
     max_failures: Annotated[
@@ -196,7 +196,7 @@ def _doubt(value: str | None) -> str | None:
     return value
 
 
-class EscalationOptions(Options):
+class EscalationOptions(OptionsModel):
     """Options for computing doubtful results again."""
 
     escalate: Annotated[
@@ -241,7 +241,7 @@ def _filter(value: str | None) -> str | None:
     return value
 
 
-class DocumentOptions(Options):
+class DocumentOptions(OptionsModel):
     """Conditions on the documents that a step reads."""
 
     leave_out: Annotated[
@@ -252,7 +252,7 @@ class DocumentOptions(Options):
     ] = None
 
 
-class PartsOptions(Options):
+class PartsOptions(OptionsModel):
     """Options of results that are written in parts."""
 
     part_documents: Annotated[
@@ -290,7 +290,7 @@ def _shown_as_it_is(value: str | None) -> str | None:
     return value
 
 
-class KeyOptions(Options):
+class KeyOptions(OptionsModel):
     """Options of a command that another program calls, and perhaps repeats."""
 
     idempotency_key: Annotated[

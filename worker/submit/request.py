@@ -84,7 +84,7 @@ def prepare(
     source = open_source(request.source, options, stdin=stdin) if opened is None else opened(options)
     spec = spec_of(settings, request.task, request.model, request.revision, request.options)
     on_spec(spec)
-    first, escalation = Computed(spec, request.model, request.revision, request.options), request.escalation
+    first, escalation = ChosenSpec(spec, request.model, request.revision, request.options), request.escalation
     again = None if escalation is None else escalation_of(settings, first, escalation)
     step = StepRequest(request.task, spec, escalation=again, leaves_out=request.leave_out)
     steps, not_read = (step,), require_possible(settings, step.specs, devices)
@@ -156,7 +156,7 @@ def spec_of(settings: Settings, task: str, model: str | None, revision: str | No
 
 
 @dataclass(frozen=True)
-class Computed:
+class ChosenSpec:
     """A spec, and the model and options that were asked for; a model of None is the task's own."""
 
     spec: Spec
@@ -165,7 +165,7 @@ class Computed:
     options: KindOptions
 
 
-def escalation_of(settings: Settings, first: Computed, escalation: Escalation) -> EscalationRequest:
+def escalation_of(settings: Settings, first: ChosenSpec, escalation: Escalation) -> EscalationRequest:
     """Return the escalation of a spec. Raises as `spec_of`, and BadOption if the two specs do not go together."""
     task, options = first.spec.kind, first.options
     model, revision = escalation.model, escalation.revision

@@ -21,14 +21,14 @@ NEVER_SPACED = re.compile(r"[぀-ヿ㐀-鿿가-힯฀-๿]")
 ChecksOf = Callable[[Spec], Checks]
 
 
-class Part(NamedTuple):
+class TextPart(NamedTuple):
     """A stretch of a text; `marked` if it differs, or if a check found something there."""
 
     text: str
     marked: bool
 
 
-def found(source: str, output: str, findings: Iterable[Finding]) -> tuple[list[Part], list[Part]] | None:
+def found(source: str, output: str, findings: Iterable[Finding]) -> tuple[list[TextPart], list[TextPart]] | None:
     """Return both texts in parts, with a mark on each place of the findings; None if they have no place."""
     places = [(one.start, one.end, one.lost) for one in findings]
     lost = [place for _, _, place in places if place is not None]
@@ -36,7 +36,7 @@ def found(source: str, output: str, findings: Iterable[Finding]) -> tuple[list[P
     return ([*_at(source, lost)], [*_at(output, written)]) if lost or written else None
 
 
-def excerpt(parts: Sequence[Part], longest: int) -> list[Part]:
+def excerpt(parts: Sequence[TextPart], longest: int) -> list[TextPart]:
     """Return at most so many characters of a text in parts, with its first mark, and how many are left out."""
     size, first = sum(len(part.text) for part in parts), 0
     for part in parts:
@@ -52,11 +52,11 @@ def excerpt(parts: Sequence[Part], longest: int) -> list[Part]:
         place += len(part.text)
         kept += [part._replace(text=text)] if text else []
     before, after = start, max(0, size - start - longest)
-    head = [Part(f"({before:,} characters before) … ", False)] if before else []
-    return [*head, *kept, *([Part(f" … ({after:,} more characters)", False)] if after else [])]
+    head = [TextPart(f"({before:,} characters before) … ", False)] if before else []
+    return [*head, *kept, *([TextPart(f" … ({after:,} more characters)", False)] if after else [])]
 
 
-def marked(source: str, output: str) -> tuple[list[Part], list[Part]]:
+def marked(source: str, output: str) -> tuple[list[TextPart], list[TextPart]]:
     """Return both texts in parts, with a mark on the output's words that do not stand in the input.
 
     Where most words of the output are new, it is taken for another language: then only words that no translation
@@ -65,7 +65,7 @@ def marked(source: str, output: str) -> tuple[list[Part], list[Part]]:
     theirs, ours = _words(source), _words(output)
     common = sum(word in theirs for word in ours)
     every = common >= SAME_LANGUAGE * len(ours) and not NEVER_SPACED.search(output)
-    before = [Part(source, False)] if every else [*_parts(source, ours, every=False)]
+    before = [TextPart(source, False)] if every else [*_parts(source, ours, every=False)]
     return before, [*_parts(output, theirs, every=every)]
 
 
@@ -78,32 +78,32 @@ def _words(text: str) -> set[str]:
     return {found[0].casefold() for found in WORD.finditer(text)}
 
 
-def _parts(text: str, others: set[str], *, every: bool) -> Iterator[Part]:
+def _parts(text: str, others: set[str], *, every: bool) -> Iterator[TextPart]:
     end = 0
     for found in WORD.finditer(text):
         word = found[0]
         if word.casefold() in others or not (every or _is_kept(word)):
             continue
         if end < found.start():
-            yield Part(text[end : found.start()], False)
-        yield Part(word, True)
+            yield TextPart(text[end : found.start()], False)
+        yield TextPart(word, True)
         end = found.end()
     if end < len(text):
-        yield Part(text[end:], False)
+        yield TextPart(text[end:], False)
 
 
-def _at(text: str, places: Iterable[tuple[int, int]]) -> Iterator[Part]:
+def _at(text: str, places: Iterable[tuple[int, int]]) -> Iterator[TextPart]:
     """Yield the parts of a text with marks at these places, which may overlap."""
     end = 0
     for start, stop in sorted(places):
         if stop <= end:
             continue
         if end < start:
-            yield Part(text[end:start], False)
-        yield Part(text[max(start, end) : stop], True)
+            yield TextPart(text[end:start], False)
+        yield TextPart(text[max(start, end) : stop], True)
         end = stop
     if end < len(text):
-        yield Part(text[end:], False)
+        yield TextPart(text[end:], False)
 
 
 def checks_of(models_dir: Path | None, cache_dir: Path) -> ChecksOf:

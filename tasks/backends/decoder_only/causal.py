@@ -32,7 +32,7 @@ from transformers import (
 )
 from transformers.cache_utils import Cache, DynamicLayer
 
-from docmill.tasks.backends import Assignment, Source, accelerator
+from docmill.tasks.backends import Assignment, WindowSource, accelerator
 from docmill.tasks.backends.decoder_only.instructed import Completion, Constraint, label_completion, label_ids
 from docmill.tasks.backends.decoding import Decoding
 from docmill.tasks.backends.loading import Opening, require_keys_and_values
@@ -57,7 +57,7 @@ _SLACK_COLUMNS = 64
 
 
 @dataclass
-class Row:
+class ContinuedWindow:
     """A window that is being continued; ``number`` counts its outputs from 0."""
 
     item: Item[Any]
@@ -80,10 +80,10 @@ class Row:
 
 
 @dataclass
-class Flight:
+class DecodingBatch:
     """The rows on the device, and the keys and values of all their tokens but the last, which is to be read next."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ContinuedWindow] = field(default_factory=list)
     cache: RowCache | None = None
     done: dict[int, dict[int, Output]] = field(default_factory=dict)  # by window, those of several outputs
 
@@ -117,8 +117,8 @@ class CausalBackend:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._completion.tokens.encode(texts)
 
-    def run(self, source: Source) -> Iterator[Computed]:
-        flight = Flight()
+    def run(self, source: WindowSource) -> Iterator[Computed]:
+        flight = DecodingBatch()
         while True:
             items = source.take(self._room(flight))
             if not items and not flight.rows:
@@ -134,7 +134,7 @@ class CausalBackend:
             else:
                 yield from done
                 continue
-            flight = Flight()
+            flight = DecodingBatch()
             yield from self._loop.recover(lost, error)
 
     def runtime(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class CausalBackend:
     def _completed(self, opening: Opening) -> Completion:
         return Completion(opening)
 
-    def _room(self, flight: Flight) -> Budget:
+    def _room(self, flight: DecodingBatch) -> Budget:
         """Return the budget of what may join now; no rows until enough of them are free."""
         whole, longest = self._loop.budget, max((row.tokens for row in flight.rows), default=0)
         output = self._decoding.max_new_tokens
@@ -163,13 +163,13 @@ class CausalBackend:
 
     def _together(self, items: Items) -> Sequence[Output]:
         """One batch from its beginning to its end."""
-        flight = Flight()
+        flight = DecodingBatch()
         outputs = dict(self._advance(flight, items))
         while flight.rows:
             outputs.update(self._advance(flight, ()))
         return [outputs[item.id] for item in items]
 
-    def _advance(self, flight: Flight, joining: Items) -> list[Computed]:
+    def _advance(self, flight: DecodingBatch, joining: Items) -> list[Computed]:
         """Write the next token of every row, or the first of those that join; the outputs of those that are done."""
         with torch.inference_mode(), accelerator.memory_errors(self._device):
             if not joining:
@@ -185,7 +185,7 @@ class CausalBackend:
                 flight.rows, flight.cache, flight.done = group.rows, group.cache, group.done
             return done
 
-    def _begin(self, items: Items) -> tuple[Flight, torch.Tensor]:
+    def _begin(self, items: Items) -> tuple[DecodingBatch, torch.Tensor]:
         """Read whole prompts. What each begins with and the template does too is not read again."""
         rows = [self._row(item, number) for item in items for number in range(self._decoding.n)]
         longest = max(row.tokens for row in rows)
@@ -200,12 +200,12 @@ class CausalBackend:
             new = row.ids[-fresh:]
             line[fresh - len(new) :] = torch.tensor(new)
         lengths = torch.tensor([row.tokens for row in rows])
-        return Flight(rows, cache), self._forward(cache, ids, lengths)
+        return DecodingBatch(rows, cache), self._forward(cache, ids, lengths)
 
-    def _row(self, item: Item[Any], number: int = 0) -> Row:
+    def _row(self, item: Item[Any], number: int = 0) -> ContinuedWindow:
         ids = list(item.encoded.ids)
         how, device = self._decoding, self._device
-        return Row(
+        return ContinuedWindow(
             item,
             ids,
             row_processors(how, len(ids), device),
@@ -238,7 +238,7 @@ class CausalBackend:
         self._forward(cache, torch.tensor([ids[:length]]), torch.tensor([length]))
         return ids[:length], cache
 
-    def _step(self, flight: Flight) -> torch.Tensor:
+    def _step(self, flight: DecodingBatch) -> torch.Tensor:
         """Read the last token of every row; the logits of the next."""
         assert flight.cache is not None
         ids = torch.tensor([[row.written[-1]] for row in flight.rows])
@@ -263,7 +263,7 @@ class CausalBackend:
         logits: torch.Tensor = answer.logits[:, -kept:].float()
         return logits
 
-    def _take_out(self, flight: Flight, logits: torch.Tensor) -> list[Computed]:
+    def _take_out(self, flight: DecodingBatch, logits: torch.Tensor) -> list[Computed]:
         """Choose each row's next token, and take those out that end with it."""
         rows = flight.rows
         self._choose(rows, logits)
@@ -280,7 +280,7 @@ class CausalBackend:
             flight.cache = None
         return outputs
 
-    def _choose(self, rows: Sequence[Row], logits: torch.Tensor) -> None:
+    def _choose(self, rows: Sequence[ContinuedWindow], logits: torch.Tensor) -> None:
         """Choose each row's next token, and note its log-probability among those that a schema allows."""
         scores = of_rows(logits, rows)
         if self._constraint is not None:
@@ -295,7 +295,7 @@ class CausalBackend:
             if row.matcher is not None:
                 row.matcher.consume_token(token)
 
-    def _complete(self, flight: Flight, done: Sequence[tuple[Row, Output]]) -> list[Computed]:
+    def _complete(self, flight: DecodingBatch, done: Sequence[tuple[ContinuedWindow, Output]]) -> list[Computed]:
         """Return the windows that are done, now that these rows are. A window may have several rows."""
         if self._decoding.n == 1:
             return [(row.item.id, output) for row, output in done]
@@ -310,7 +310,7 @@ class CausalBackend:
                 )
         return whole
 
-    def _ended(self, row: Row) -> Generated | Failure | None:
+    def _ended(self, row: ContinuedWindow) -> Generated | Failure | None:
         """The output, if the row's last token is its last."""
         written, how = row.written, self._decoding
         if row.matcher is not None and row.matcher.is_stopped():
@@ -347,7 +347,7 @@ class LikelihoodBackend(CausalBackend):
         self._ends = torch.tensor(sorted(ends), dtype=torch.long, device=self._device)
         self._loop = StaticLoop(self._together, _SCORING_BUDGETS[self._device.partition(":")[0]])
 
-    def run(self, source: Source) -> Iterator[Computed]:
+    def run(self, source: WindowSource) -> Iterator[Computed]:
         return self._loop.run(source)
 
     def _completed(self, opening: Opening) -> Completion:
@@ -361,7 +361,7 @@ class LikelihoodBackend(CausalBackend):
             scores = torch.stack(sums, dim=1).double().softmax(dim=1).tolist()
         return [Labels(dict(zip(self._labels, row, strict=True))) for row in scores]
 
-    def _log_probability(self, flight: Flight, first: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+    def _log_probability(self, flight: DecodingBatch, first: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
         """Return the log-probability of a label after each row, shape (rows,). ``first`` has those of all tokens."""
         assert flight.cache is not None
         lengths = torch.tensor([row.tokens + len(ids) for row in flight.rows])
@@ -416,7 +416,7 @@ def row_generator(how: Decoding, ids: Sequence[int], number: int, device: str) -
     return torch.Generator(device).manual_seed(how.seed_of(ids, number)) if how.sampled else None
 
 
-def of_rows(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
+def of_rows(logits: torch.Tensor, rows: Sequence[ContinuedWindow]) -> torch.Tensor:
     """Return the ``logits`` (rows, vocabulary), float32, as each row's own processors change them."""
     if not any(row.processors for row in rows):
         return logits
@@ -427,7 +427,7 @@ def of_rows(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     return torch.cat(changed)
 
 
-def next_tokens(logits: torch.Tensor, rows: Sequence[Row], of_batch: LogitsProcessorList) -> torch.Tensor:
+def next_tokens(logits: torch.Tensor, rows: Sequence[ContinuedWindow], of_batch: LogitsProcessorList) -> torch.Tensor:
     """Return a token (rows,) for each row of ``logits`` (rows, vocabulary), float32, which may be masked."""
     scores: torch.Tensor = of_batch(None, logits)
     generators = [row.generator for row in rows]

@@ -30,7 +30,7 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from docmill.storage.core.specs import Reason, Spec
 from docmill.storage.outputs.output_types import SCHEMA
 from docmill.tasks import schema_checks
-from docmill.tasks.backends import Assignment, Source, accelerator
+from docmill.tasks.backends import Assignment, WindowSource, accelerator
 from docmill.tasks.backends.decoder_only.instructed import Completion, constraint_tokenizer, record
 from docmill.tasks.backends.decoding import Decoding
 from docmill.tasks.backends.loading import Opening
@@ -90,7 +90,7 @@ class VllmBackend:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._completion.tokens.encode(texts)
 
-    def run(self, source: Source) -> Iterator[Computed]:
+    def run(self, source: WindowSource) -> Iterator[Computed]:
         flight: dict[str, Item[Any]] = {}
         # Those that are being written, and as many again that wait inside, so that none is missed when one ends.
         most = 2 * self._sequences

@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Barrier
 from typing import Any, Protocol
 
-from docmill.tasks.backends import Source
+from docmill.tasks.backends import WindowSource
 from docmill.tasks.backends.machine import remember, remembered
 from docmill.tasks.backends.static import Computed, Items, StaticLoop
 from docmill.tasks.batching import Budget, Item
@@ -43,7 +43,7 @@ class WarmUp:
     def __init__(
         self,
         loop: StaticLoop,
-        run: Callable[[Source], Iterator[Computed]],
+        run: Callable[[WindowSource], Iterator[Computed]],
         window: Encoded,
         *,
         at_once: int = 1,
@@ -160,7 +160,7 @@ class Streams:
         for done in [self._threads.submit(call) for _ in range(self.count)]:
             done.result()
 
-    def run(self, source: Source) -> Iterator[Computed]:
+    def run(self, source: WindowSource) -> Iterator[Computed]:
         """As ``StaticLoop.run``; outputs come in the order in which batches end."""
         flights: dict[Future[Sequence[Output]], Items] = {}
         while True:

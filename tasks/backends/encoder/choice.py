@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from docmill.storage.core.specs import Spec
-from docmill.tasks.backends import Assignment, Backend, Source, machine, registry
+from docmill.tasks.backends import Assignment, Backend, WindowSource, machine, registry
 from docmill.tasks.backends.machine import remember, remembered
 from docmill.tasks.batching import Budget, Item, Pool
 from docmill.tasks.errors import CannotServe, ModelError, Unsuited
@@ -37,7 +37,7 @@ _OUT = "not_finite"
 _SIGN_OF_LIFE = Budget(tokens=1, rows=0)
 
 
-class Contender(Protocol):
+class TimedBackend(Protocol):
     """A backend that can say how fast it is here."""
 
     def tokens_per_s(self) -> float: ...
@@ -45,7 +45,7 @@ class Contender(Protocol):
     def close(self) -> None: ...
 
 
-Opened = TypeVar("Opened", bound=Contender)
+Opened = TypeVar("Opened", bound=TimedBackend)
 
 
 class Contest:
@@ -198,7 +198,7 @@ class ProvisionalBackend:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._backend.encode(texts)
 
-    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         if self._left > 0:
             counted = _Counted(source, self._left)
             yield from self._backend.run(counted)
@@ -228,7 +228,7 @@ class ProvisionalBackend:
 class _Counted:
     """A source that ends once windows of ``left`` tokens were taken."""
 
-    def __init__(self, source: Source, left: int) -> None:
+    def __init__(self, source: WindowSource, left: int) -> None:
         self._source = source
         self.left = left
 
@@ -263,7 +263,7 @@ class FallbackBackend:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._backend.encode(texts)
 
-    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         if self._second is None:
             yield from self._backend.run(source)
             return
@@ -318,7 +318,7 @@ class FallbackBackend:
 class _Watched:
     """A source that remembers the items that it gave. Once one of them was lost it gives no more."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: WindowSource) -> None:
         self._source = source
         self.flight: dict[int, Item[Any]] = {}
         self.lost: list[tuple[Item[Any], Output]] = []

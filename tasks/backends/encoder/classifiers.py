@@ -19,7 +19,7 @@ from transformers import (
 from docmill.tasks import kinds
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.encoder import pooling
-from docmill.tasks.backends.encoder.heads import EncoderModel, Form, as_array
+from docmill.tasks.backends.encoder.heads import EncoderModel, WeightForm, as_array
 from docmill.tasks.backends.encoder.own_code import take_apart
 from docmill.tasks.backends.loading import Opening
 from docmill.tasks.backends.tokens import PlacedTokens, Tokens, pairs
@@ -90,7 +90,7 @@ _OF_FIRST = frozenset(
 )
 
 
-def _scores_of_texts(config: Labelled, *, multi_label: bool) -> Form:
+def _scores_of_texts(config: Labelled, *, multi_label: bool) -> WeightForm:
     """Return the form of a classifier's labels, with the function to scores that transformers' pipeline chooses.
 
     Raises CannotServe if two labels have the same name.
@@ -108,7 +108,7 @@ def _scores_of_texts(config: Labelled, *, multi_label: bool) -> Form:
     return {"type": "labels", "names": names, "places": [*range(len(names))], "scores": scores}
 
 
-def _scores_of_pairs(config: Labelled, model: str) -> Form:
+def _scores_of_pairs(config: Labelled, model: str) -> WeightForm:
     """Return the form of an NLI model's logits of pairs: those of entailment and contradiction."""
     places = families.entailment(config.to_dict())
     if places is None:

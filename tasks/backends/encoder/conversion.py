@@ -39,7 +39,7 @@ from docmill.tasks.backends.encoder.converted import (
     Graph,
     facts_of,
 )
-from docmill.tasks.backends.encoder.heads import Array, Comparison, EncoderModel
+from docmill.tasks.backends.encoder.heads import Array, EncoderModel, ReferenceStates
 from docmill.tasks.backends.encoder.own_code import TOLERANCES, NumbersOf, compared, local_span, reads_padding
 from docmill.tasks.backends.encoder.packed import Design, activation, has_berts_design
 from docmill.tasks.backends.tokens import PlacedTokens, Tokens, padded
@@ -121,7 +121,9 @@ def _plan(
     return form, trace, lambda: compared(encoder, TOLERANCES[dtype], first_only=first_only)
 
 
-def _describe(model: EncoderModel, tokens: Tokens, comparison: Comparison) -> tuple[dict[str, Any], dict[str, Array]]:
+def _describe(
+    model: EncoderModel, tokens: Tokens, comparison: ReferenceStates
+) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return what opens a model again, beside its graphs and its tokenizer, as JSON and as arrays."""
     arrays = {name: value for name, value in model.form.items() if isinstance(value, np.ndarray)}
     facts = {

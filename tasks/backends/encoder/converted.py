@@ -29,7 +29,7 @@ from tokenizers import Encoding, Tokenizer
 
 from docmill.tasks.backends import Assignment, machine
 from docmill.tasks.backends.convert import is_whole
-from docmill.tasks.backends.encoder.heads import Array, Comparison, outputs_of
+from docmill.tasks.backends.encoder.heads import Array, ReferenceStates, outputs_of
 from docmill.tasks.backends.tokens import PlacedTokens, Tokens, padded_arrays, pairs
 from docmill.tasks.errors import Unsuited
 from docmill.tasks.kinds.base import Traits
@@ -113,7 +113,7 @@ class ConvertedModel:
         compared = facts["comparison"]
         texts = [Encoded(n_tokens, features) for n_tokens, features in compared["texts"]]
         states = [arrays[f"states {place}"] for place in range(len(texts))]
-        distance = Comparison(texts, states, compared["tolerance"], compared["means"]).distance(self.states)
+        distance = ReferenceStates(texts, states, compared["tolerance"], compared["means"]).distance(self.states)
         log.info("conversion.compared library='OpenVINO' folder=%s difference=%.2g", folder.name, distance)
         if not distance <= compared["tolerance"]:
             raise Unsuited(f"The model on OpenVINO does not give the same: {distance:.2g} of difference.")

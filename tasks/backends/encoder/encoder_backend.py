@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from docmill.tasks.backends import Assignment, Source, accelerator
+from docmill.tasks.backends import Assignment, WindowSource, accelerator
 from docmill.tasks.backends.encoder import heads
 from docmill.tasks.backends.encoder.batches import BUDGETS, SIZES, Streams, WarmUp, short_window
 from docmill.tasks.backends.encoder.heads import EncoderModel
@@ -63,7 +63,7 @@ class EncoderBackend:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._encode(texts)
 
-    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         return (self._streams or self._loop).run(source)
 
     def tokens_per_s(self) -> float:

@@ -27,7 +27,7 @@ from transformers.activations import ACT2FN
 
 from docmill.storage.extras import install
 from docmill.tasks.backends.encoder.converted import by_name
-from docmill.tasks.backends.encoder.heads import Array, Comparison
+from docmill.tasks.backends.encoder.heads import Array, ReferenceStates
 from docmill.tasks.backends.encoder.own_code import compared_lengths
 from docmill.tasks.backends.encoder.packed import Design, activation, has_berts_design
 from docmill.tasks.backends.tokens import Tokens, padded, padded_arrays
@@ -53,7 +53,7 @@ _TOLERANCE = 0.03
 
 # The version of an encoder's form on OpenVINO, which names all on which its result depends, the function that makes
 # it, and the function that computes by the model's own code what the result is compared with.
-Conversion = tuple[str, Callable[[], openvino.Model], Callable[[], Comparison]]
+Conversion = tuple[str, Callable[[], openvino.Model], Callable[[], ReferenceStates]]
 
 
 def quantization(
@@ -89,19 +89,19 @@ def quantization(
             made = trace()
         return _quantized(made, tokens, texts, [name for name, inputs, _ in _products(made) if inputs == N_CHANNELS])
 
-    def compare() -> Comparison:
+    def compare() -> ReferenceStates:
         return _measured(model, tokens, [*texts[:_COMPARED_TEXTS], _long(model.config, texts)], first_only)
 
     return f"int8-{nncf}-{_FORMAT}-{form}{'-split' if split else ''}", make, compare
 
 
-def _measured(model: PreTrainedModel, tokens: Tokens, texts: Sequence[Encoded], first_only: bool) -> Comparison:
+def _measured(model: PreTrainedModel, tokens: Tokens, texts: Sequence[Encoded], first_only: bool) -> ReferenceStates:
     """Return the comparison of the mean or first states of texts with those by the model's own code."""
     with torch.inference_mode():
         states = [model(**padded([text], tokens)).last_hidden_state[0].float().numpy() for text in texts]
     if first_only:
         states = [of_text[:1].copy() for of_text in states]
-    return Comparison(texts, states, _TOLERANCE, means=True)
+    return ReferenceStates(texts, states, _TOLERANCE, means=True)
 
 
 def _long(config: PretrainedConfig, texts: list[Encoded]) -> Encoded:

@@ -22,7 +22,7 @@ from docmill.tasks.backends import Assignment, accelerator
 from docmill.tasks.backends.convert import safe_folder
 from docmill.tasks.backends.encoder.heads import EncoderModel, StatesOf
 from docmill.tasks.backends.encoder.own_code import take_apart
-from docmill.tasks.backends.loading import Report, reported
+from docmill.tasks.backends.loading import LoadingReport, reported
 from docmill.tasks.backends.tokens import Tokens, padded
 from docmill.tasks.errors import CannotServe, ModelUnsuitable
 from docmill.tasks.kinds.base import Traits
@@ -38,7 +38,7 @@ _NO_LIMIT = 1_000_000_000
 Model = TypeVar("Model", SentenceTransformer, SparseEncoder)
 
 
-def _open(library: type[Model], folder: Path, device: str, dtype: torch.dtype) -> tuple[Model, Report]:
+def _open(library: type[Model], folder: Path, device: str, dtype: torch.dtype) -> tuple[Model, LoadingReport]:
     """Return the model of a folder, and the report of the weights that it lacks."""
     with accelerator.quiet(), reported() as report:
         model = library(

@@ -13,7 +13,7 @@ from typing import Any
 
 import openvino
 
-from docmill.tasks.backends import Assignment, Source, devices, machine
+from docmill.tasks.backends import Assignment, WindowSource, devices, machine
 from docmill.tasks.backends.convert import is_whole
 from docmill.tasks.backends.encoder.batches import BUDGETS, SIZES, Streams, WarmUp, short_window
 from docmill.tasks.backends.encoder.converted import ConvertedModel, folder_of
@@ -55,7 +55,7 @@ class OpenVinoBackend:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._encode(texts)
 
-    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         return self._streams.run(source)
 
     def tokens_per_s(self) -> float:

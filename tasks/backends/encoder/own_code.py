@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from docmill.tasks.backends.encoder.batches import short_window
-from docmill.tasks.backends.encoder.heads import Comparison, EncoderModel, StatesOf
+from docmill.tasks.backends.encoder.heads import EncoderModel, ReferenceStates, StatesOf
 from docmill.tasks.backends.tokens import Tokens, padded
 from docmill.tasks.models import families
 from docmill.tasks.windows.windows import Encoded
@@ -68,7 +68,7 @@ class GivenStates(nn.Module):
 
 
 @dataclass(frozen=True)
-class Parts:
+class ClassifierParts:
     """A classifier's encoder, None if the model computes as a whole, and its head.
 
     ``own_states`` computes what ``logits_of`` reads by the model's own code: the last hidden states, or the logits.
@@ -79,14 +79,14 @@ class Parts:
     logits_of: NumbersOf
 
 
-def take_apart(model: PreTrainedModel, tokens: Tokens, device: str, dtype: torch.dtype) -> Parts:
+def take_apart(model: PreTrainedModel, tokens: Tokens, device: str, dtype: torch.dtype) -> ClassifierParts:
     """Return the parts of a classifier whose encoder computes in ``dtype``; its head computes in float32."""
     model.requires_grad_(requires_grad=False)
     with torch.inference_mode():
         encoder = _encoder(model, tokens, device, TOLERANCES[dtype])
     if encoder is None:
-        return Parts(None, _own_logits(model, tokens, device), lambda states: states["logits"])
-    return Parts(encoder, own_states(encoder, tokens, device), _head_logits(model))
+        return ClassifierParts(None, _own_logits(model, tokens, device), lambda states: states["logits"])
+    return ClassifierParts(encoder, own_states(encoder, tokens, device), _head_logits(model))
 
 
 def _encoder(model: PreTrainedModel, tokens: Tokens, device: str, tolerance: float) -> PreTrainedModel | None:
@@ -144,7 +144,7 @@ def _logits(output: ModelOutput) -> Tensor:
     return logits
 
 
-def compared(model: PreTrainedModel, tolerance: float, *, first_only: bool = False) -> Comparison:
+def compared(model: PreTrainedModel, tolerance: float, *, first_only: bool = False) -> ReferenceStates:
     """Return the comparison of an encoder in place of ``model``, whose own code computes the states for it.
 
     With ``first_only`` they are those of the first tokens.
@@ -157,7 +157,7 @@ def compared(model: PreTrainedModel, tolerance: float, *, first_only: bool = Fal
         states = [model(input_ids=ids).last_hidden_state[0].float().cpu().numpy() for ids in ids_of_texts]
     if first_only:
         states = [of_text[:1].copy() for of_text in states]
-    return Comparison(texts, states, tolerance)
+    return ReferenceStates(texts, states, tolerance)
 
 
 def compared_lengths(config: PretrainedConfig) -> tuple[int, ...]:

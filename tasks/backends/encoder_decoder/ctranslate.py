@@ -26,10 +26,10 @@ from ctranslate2.converters import transformers as loaders
 from ctranslate2.specs.model_spec import OPTIONAL, SequenceToSequenceModelSpec
 from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-from docmill.tasks.backends import Assignment, Source, accelerator, devices
+from docmill.tasks.backends import Assignment, WindowSource, accelerator, devices
 from docmill.tasks.backends.convert import made_once, safe_folder
 from docmill.tasks.backends.decoding import as_list
-from docmill.tasks.backends.encoder_decoder.generation import Generation, Written
+from docmill.tasks.backends.encoder_decoder.generation import GeneratedTokens, Generation
 from docmill.tasks.backends.loading import Opening, generation_settings
 from docmill.tasks.backends.static import Computed, Items, StaticLoop
 from docmill.tasks.batching import Budget
@@ -136,7 +136,7 @@ class CTranslateBackend:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._generation.tokens.encode(texts)
 
-    def run(self, source: Source) -> Iterator[Computed]:
+    def run(self, source: WindowSource) -> Iterator[Computed]:
         """Keeps some batches in flight for each worker. Once nothing more is given, those in flight are the last."""
         flights: list[tuple[Items, Sequence[Any]]] = []  # batches, with one pending result for each window
         while True:
@@ -169,7 +169,7 @@ class CTranslateBackend:
         del self._translator
         accelerator.release(self._device)
 
-    def _take(self, source: Source, in_flight: int) -> Items:
+    def _take(self, source: WindowSource, in_flight: int) -> Items:
         """A batch for each worker, all of like length; as long as all of them compute, only full ones."""
         each = self._loop.budget
         rows = each.rows * self._workers
@@ -238,7 +238,7 @@ def _errors(device: str) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Options:
+class TranslationArguments:
     """``arguments`` of translate_batch, ``prefix`` that starts every output, ``forced_end`` that ends the longest."""
 
     arguments: Mapping[str, Any]
@@ -247,7 +247,7 @@ class Options:
     ends: frozenset[int]
     most_new_tokens: int
 
-    def written(self, ids: Sequence[int], score: float) -> Written:
+    def written(self, ids: Sequence[int], score: float) -> GeneratedTokens:
         """The tokens as transformers would have them: with the end that it forces at the limit.
 
         A score is the sum of the tokens' log-probabilities, after masks, for a token raised to the length penalty.
@@ -256,7 +256,7 @@ class Options:
         chosen, total = len(ids) - len(self.prefix), score * len(ids) ** self.arguments.get("length_penalty", 1.0)
         cut = self.forced_end is not None and len(ids) == self.most_new_tokens - 1 and ids[-1:] != [self.forced_end]
         whole = [*ids, self.forced_end] if cut and self.forced_end is not None else list(ids)
-        return Written(whole, Likelihood(total, None, chosen))
+        return GeneratedTokens(whole, Likelihood(total, None, chosen))
 
 
 def inexact(generation: Generation) -> str | None:
@@ -288,7 +288,7 @@ def inexact(generation: Generation) -> str | None:
     return f"{names[0]} with num_beams={generation.beams}" if names else None
 
 
-def options(generation: Generation, model: str) -> Options:
+def options(generation: Generation, model: str) -> TranslationArguments:
     """Return the options that ask for what the settings say; raises Unsuited where CTranslate2 has none."""
     settings = generation.settings
     if unusual := generation.unusual:
@@ -316,7 +316,7 @@ def options(generation: Generation, model: str) -> Options:
         arguments["patience"] = 1.0 if settings.early_stopping is True else _PATIENCE
     if suppressed := _suppressed(settings, ends):
         arguments["suppress_sequences"] = suppressed
-    return Options(arguments, tuple(map(str, prefixes)), forced, frozenset(ends), most)
+    return TranslationArguments(arguments, tuple(map(str, prefixes)), forced, frozenset(ends), most)
 
 
 def _least_new_tokens(settings: GenerationConfig) -> int:

@@ -49,7 +49,7 @@ _LANGUAGE_TOKEN = re.compile(r"__([a-z]{2,3})__|([a-z]{2,3}_[A-Z]{2}|[a-z]{3}_[A
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class GeneratedTokens:
     """The token ids of an output up to its end, and the log-probabilities of those that the model chose.
 
     A token that the settings force is not chosen.
@@ -115,7 +115,7 @@ class Generation:
         names = sorted(name for name, value in stated if not _plain(name, value))
         return ["do_sample", *names] if self.settings.do_sample else names
 
-    def written(self, ids: Sequence[int], log_probabilities: Sequence[float]) -> Written:
+    def written(self, ids: Sequence[int], log_probabilities: Sequence[float]) -> GeneratedTokens:
         """Return an output from ids without the start token, which may have padding at their end."""
         end = next((place + 1 for place, token in enumerate(ids) if token in self.ends), None)
         if end is None:  # at the limit, or at a text that ends it
@@ -123,14 +123,14 @@ class Generation:
             end = next((place for place in range(len(ids), 0, -1) if ids[place - 1] != pad), 0)
         is_forced = end == self.most_new_tokens and self.settings.forced_eos_token_id is not None
         first = 0 if self.settings.forced_bos_token_id is None else 1
-        return Written(ids[:end], Likelihood.of(log_probabilities[first : end - is_forced]))
+        return GeneratedTokens(ids[:end], Likelihood.of(log_probabilities[first : end - is_forced]))
 
-    def outputs(self, written: Sequence[Written]) -> list[Generated]:
+    def outputs(self, written: Sequence[GeneratedTokens]) -> list[Generated]:
         """Return the texts of outputs without their start tokens."""
         texts = self.tokens.tokenizer.batch_decode([output.ids for output in written], skip_special_tokens=True)
         return [self._generated(*each) for each in zip(texts, written, strict=True)]
 
-    def _generated(self, text: str, written: Written) -> Generated:
+    def _generated(self, text: str, written: GeneratedTokens) -> Generated:
         tokens, cut = len(written.ids), cut_at(text, self._stop)
         # At the limit, a forced end looks like an end of the model's own.
         truncated = cut is None and tokens >= self.most_new_tokens

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForSeq2SeqLM, EncoderDecoderCache
 
-from docmill.tasks.backends import Assignment, Source, accelerator
+from docmill.tasks.backends import Assignment, WindowSource, accelerator
 from docmill.tasks.backends.decoding import seed_of
-from docmill.tasks.backends.encoder_decoder.generation import Generation, Written
+from docmill.tasks.backends.encoder_decoder.generation import GeneratedTokens, Generation
 from docmill.tasks.backends.loading import Opening
 from docmill.tasks.backends.static import Items, StaticLoop
 from docmill.tasks.backends.tokens import padded
@@ -61,7 +61,7 @@ class Seq2SeqBackend:
     def encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._generation.tokens.encode(texts)
 
-    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         return self._loop.run(source)
 
     def runtime(self) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class Seq2SeqBackend:
             written = [output for number in range(self._draws) for output in self._write(items, number)]
         return grouped(self._generation.outputs(written), self._generation.n)
 
-    def _write(self, items: Items, number: int) -> list[Written]:
+    def _write(self, items: Items, number: int) -> list[GeneratedTokens]:
         """Return the outputs for windows; ``number`` counts the samples of a window from 0."""
         tokens = self._generation.tokens
         batch = padded([item.encoded for item in items], tokens)

@@ -58,7 +58,7 @@ class Passing(TaskError):
         self.advice = advice
 
 
-class Refused(TaskError):
+class ContentRefused(TaskError):
     """The server refuses the content of a request, and would do so again. ``said`` is its message."""
 
     def __init__(self, message: str, said: str) -> None:
@@ -68,13 +68,13 @@ class Refused(TaskError):
 
 def error_of(
     status: int, headers: Mapping[str, str], raw: bytes, body: Mapping[str, Any], server: Server
-) -> Passing | Refused | ServerAway:
+) -> Passing | ContentRefused | ServerAway:
     """Return the error of an answer with this status. Its sentence has neither the key nor words of a text."""
     said, code = _message(raw)
     words = words_of(raw, body, server)
     shown = f"HTTP {status} ({words})" if words else f"HTTP {status}"
     if status in _OF_TEXTS:
-        return Refused(shown, said)
+        return ContentRefused(shown, said)
     if code in _NO_MONEY or status == 402:  # a shorter request may still be affordable, which proves nothing
         return ServerAway(f"{server.endpoint} refuses requests: {shown}. Check the balance of the account.")
     if status >= _SERVER_ERROR or status in _PASS:
@@ -146,7 +146,7 @@ def token_count(usage: object, name: str) -> int | None:
     return value if is_count else None
 
 
-def lacking(refused: Refused, body: Mapping[str, Any], hints: frozenset[str] = frozenset()) -> frozenset[str]:
+def lacking(refused: ContentRefused, body: Mapping[str, Any], hints: frozenset[str] = frozenset()) -> frozenset[str]:
     """Return the parts of a request that the server refuses and that the request can do without.
 
     They are log-probabilities, the old name of a limit, and ``hints``.

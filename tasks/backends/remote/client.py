@@ -21,16 +21,16 @@ from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
 from docmill.storage.core.specs import Reason, Spec
 from docmill.tasks import tracing
-from docmill.tasks.backends import Source
+from docmill.tasks.backends import WindowSource
 from docmill.tasks.backends.remote import answers
-from docmill.tasks.backends.remote.answers import Passing, Refused
+from docmill.tasks.backends.remote.answers import ContentRefused, Passing
 from docmill.tasks.backends.remote.journal import Journal
 from docmill.tasks.backends.remote.limiter import Limiter
 from docmill.tasks.batching import Budget, Item
 from docmill.tasks.errors import CannotServe, EngineStopped, ServerAway, ServerUnreachable
 from docmill.tasks.models.weightless import Server
 from docmill.tasks.outputs import Failure, Output
-from docmill.tasks.tracing import Attributes, Span, Value
+from docmill.tasks.tracing import Attributes, TraceSpan, Value
 
 T = TypeVar("T")
 Body = Callable[[frozenset[str]], Mapping[str, Any]]  # the body of a request, without parts that the server refuses
@@ -107,7 +107,7 @@ class Client:
         """Return the answer to one request, which is not sent again. Raises CannotServe."""
         try:
             return self._wait_for(self._attempt(path, body, read, None))
-        except (ServerAway, Refused, Passing) as error:
+        except (ServerAway, ContentRefused, Passing) as error:
             raise CannotServe(str(answers.away(error, self._server))) from error
 
     def begin(self, number: int, path: str, body: Body, read: Callable[[Any], Any]) -> None:
@@ -205,7 +205,7 @@ class Client:
             answer = await self._answer(path, body, read)
         except ServerAway as away:
             self._finished.put(away)
-        except (Refused, Passing) as error:
+        except (ContentRefused, Passing) as error:
             given_up = self._ending and isinstance(error, Passing)
             self._finished.put((number, Dropped() if given_up else self._failure(error)))
         except Exception as error:  # a bug of ours fails one window, and nobody waits for it
@@ -214,7 +214,7 @@ class Client:
         else:
             self._finished.put((number, answer))
 
-    def _failure(self, error: Refused | Passing) -> Failure:
+    def _failure(self, error: ContentRefused | Passing) -> Failure:
         if isinstance(error, Passing) and error.advice is None:
             times = "once" if error.tries == 1 else f"{error.tries} times"
             return Failure(f"The server failed {times} at this text: {error}.", Reason.TRANSIENT)
@@ -265,7 +265,7 @@ class Client:
         try:
             async with asyncio.timeout(max(_LOOK_S, self._server.patience_s)):
                 await self._attempt(*self._control, None)
-        except Refused:  # as too short a limit, say: it was read
+        except ContentRefused:  # as too short a limit, say: it was read
             return True
         except (Passing, ServerAway, TimeoutError):
             return False
@@ -282,7 +282,7 @@ class Client:
             request = body(self._lacks)
             try:
                 return await self._sent(path, request, read, key)
-            except Refused as refused:
+            except ContentRefused as refused:
                 lacking = answers.lacking(refused, request, self._hints)
                 if not lacking:
                     raise
@@ -375,7 +375,7 @@ class RequestKey:
 
 
 @contextmanager
-def request_span(path: str, body: Mapping[str, Any], endpoint: str) -> Iterator[Span]:
+def request_span(path: str, body: Mapping[str, Any], endpoint: str) -> Iterator[TraceSpan]:
     """Record a request, as a child of the batch on the device where there is one."""
     if not tracing.is_on():
         yield tracing.OFF
@@ -417,7 +417,7 @@ class Flight:
         self._most = most
         self._under_way: dict[int, Items] = {}
 
-    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         """Yield the outputs of the source's windows until it has no more.
 
         Raises ServerAway, and EngineStopped if windows were dropped since the client is to end.

@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from docmill.storage.core.specs import Reason, Spec
-from docmill.tasks.backends import Assignment, Source
+from docmill.tasks.backends import Assignment, WindowSource
 from docmill.tasks.backends.decoding import decoding
 from docmill.tasks.backends.remote import answers, requests
 from docmill.tasks.backends.remote.client import Client, Flight, Items, Question
@@ -61,7 +61,7 @@ class _ServedBackend(ABC):
             raise
         self._journal = Journal(self._server.journal, spec)
 
-    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         return Flight(self._client, self._journal, self._begin, self._windows).run(source)
 
     def runtime(self) -> dict[str, Any]:

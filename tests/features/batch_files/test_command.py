@@ -10,8 +10,8 @@ from typing import Any
 from openai.types import Completion, CreateEmbeddingResponse
 from openai.types.chat import ChatCompletion
 
-from docmill.features.batch_files.batches import Plan
-from docmill.features.batch_files.file import Dialect, open_batch, survey
+from docmill.features.batch_files.batches import BatchPlan
+from docmill.features.batch_files.file import BodySettings, open_batch, survey
 from docmill.features.batch_files.writer import CHAT, COMPLETIONS
 from tests.storage.builders import COPY
 from tests.worker.harness import Docmill
@@ -116,10 +116,10 @@ def test_a_corpus_holds_the_same_requests_whichever_fields_are_passed_over(tmp_p
     put(tmp_path / "in.jsonl", *lines)
 
     def corpora(*ignored: str, unfit: str = "") -> dict[str, str | None]:
-        with open_batch(str(tmp_path / "in.jsonl"), Dialect("float32", frozenset(ignored))) as file:
+        with open_batch(str(tmp_path / "in.jsonl"), BodySettings("float32", frozenset(ignored))) as file:
             calls = tuple(survey(file).calls)
             jobs = {call: ("null", COPY) for call in calls if call.url != unfit}
-            plan = Plan(file, calls, jobs, {call: "it is unfit" for call in calls if call not in jobs})
+            plan = BatchPlan(file, calls, jobs, {call: "it is unfit" for call in calls if call not in jobs})
             return {call.url: plan.request(call, None).corpus for call in jobs}
 
     found, others = corpora(), corpora("unknown")

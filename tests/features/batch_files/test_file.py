@@ -17,16 +17,16 @@ from docmill.features.batch_files.file import (
     BadBatch,
     BatchFile,
     BatchRequest,
+    BodySettings,
     CallSource,
-    Dialect,
-    Refused,
+    RefusedLine,
     open_batch,
     survey,
 )
 from docmill.features.batch_files.writer import CHAT, COMPLETIONS, EMBEDDINGS, REQUEST
 from docmill.storage.readers.records import Record, Rejection
 
-DIALECT = Dialect("float32")
+DIALECT = BodySettings("float32")
 
 
 def line(custom_id: object, url: str = EMBEDDINGS, **body: Any) -> str:
@@ -90,10 +90,10 @@ def test_bad_lines_are_refused_with_their_place_and_the_rest_goes_on(
     file = opened(made(tmp_path, *lines, "\n", "not json\n", line("good")))
     *refused, broken, found = file.requests()
     for number, (one, (_, says)) in enumerate(zip(refused, bad, strict=True), 1):
-        assert isinstance(one, Refused)
+        assert isinstance(one, RefusedLine)
         assert (one.where, one.custom_id) == (f"batch.jsonl:{number}", str(number) if number > 3 else None)
         assert says in one.reason
-    assert isinstance(broken, Refused)
+    assert isinstance(broken, RefusedLine)
     assert broken.where == "batch.jsonl:10"
     assert isinstance(found, BatchRequest)
     assert (found.custom_id, found.line) == ("good", 11)
@@ -138,7 +138,7 @@ def test_a_compressed_file_and_standard_input_are_read_again_and_again(
     assert piped.digest == opened(made(tmp_path, lines)).digest
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(lines.encode())[:-12])
     *_, last = opened(str(tmp_path / "cut.jsonl.gz")).requests()
-    assert isinstance(last, Refused)
+    assert isinstance(last, RefusedLine)
     assert "gzip" in last.reason
 
 

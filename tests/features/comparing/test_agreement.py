@@ -11,15 +11,15 @@ from sklearn.metrics import cohen_kappa_score
 
 from docmill.features.comparing.agreement import (
     AGREEMENTS,
-    Labels,
-    Records,
-    Spans,
+    LabelAgreement,
+    RecordAgreement,
+    SpanAgreement,
     Sureness,
-    Texts,
-    Weights,
+    TextAgreement,
+    WeightAgreement,
     word_overlap,
 )
-from docmill.features.comparing.comparison import Pair, Reservoir, neighbourhoods
+from docmill.features.comparing.comparison import ComparedDocument, Reservoir, neighbourhoods
 from docmill.storage.outputs.output_types import OUTPUT_TYPES
 
 
@@ -39,7 +39,7 @@ def test_kappa_is_that_of_scikit_learn_over_all_documents() -> None:
     chance = random.Random(1)
     ones = [chance.choice("abc") for _ in range(200)]
     others = [one if chance.random() < 0.7 else chance.choice("abc") for one in ones]
-    measure = Labels()
+    measure = LabelAgreement()
     same = [measure.add(labelled(one), labelled(other)) for one, other in zip(ones, others, strict=True)]
     found = measure.measures()
     assert found["cohens_kappa"] == pytest.approx(cohen_kappa_score(ones, others))
@@ -47,31 +47,31 @@ def test_kappa_is_that_of_scikit_learn_over_all_documents() -> None:
 
 
 def test_kappa_of_one_label_alone_is_not_known() -> None:
-    measure = Labels()
+    measure = LabelAgreement()
     measure.add(labelled("a"), labelled("a"))
     assert measure.measures() == {"equal_best_label": 1.0, "cohens_kappa": None}
-    assert Labels().measures() == {"equal_best_label": None, "cohens_kappa": None}
+    assert LabelAgreement().measures() == {"equal_best_label": None, "cohens_kappa": None}
 
 
 def test_texts_are_identical_or_share_words() -> None:
     assert word_overlap("The cat sat", "the CAT stood up") == pytest.approx(2 * 2 / 7)
     assert word_overlap("", "") == 1.0
     assert word_overlap("a", "") == 0.0
-    measure = Texts()
+    measure = TextAgreement()
     assert measure.add({"text": "same"}, {"text": "same"})
     assert not measure.add({"text": "a b"}, {"text": "b c"})
     assert measure.measures() == {"identical": 0.5, "word_overlap": 0.75}
 
 
 def test_spans_have_one_f1_over_all_documents() -> None:
-    measure = Spans()
+    measure = SpanAgreement()
     assert measure.add(spans(), spans())
     assert not measure.add(spans(("PER", 0, 3), ("LOC", 5, 9)), spans(("PER", 0, 3), ("ORG", 5, 9), ("LOC", 11, 12)))
     assert measure.measures() == {"identical": 0.5, "span_f1": pytest.approx(2 / 5)}
 
 
 def test_records_have_a_share_of_equal_properties_and_one_for_each() -> None:
-    measure = Records()
+    measure = RecordAgreement()
     measure.add({"data": {"title": "A", "year": 1999}}, {"data": {"title": "A", "year": 2000}})
     measure.add({"data": {"title": "B"}}, {"data": {"title": "B", "year": None}})
     found = measure.measures()
@@ -79,7 +79,7 @@ def test_records_have_a_share_of_equal_properties_and_one_for_each() -> None:
 
 
 def test_weights_are_compared_by_their_cosine() -> None:
-    measure = Weights()
+    measure = WeightAgreement()
     measure.add({"weights": [{"token": "a", "weight": 3.0}]}, {"weights": [{"token": "a", "weight": 1.0}]})
     measure.add({"weights": [{"token": "a", "weight": 3.0}]}, {"weights": [{"token": "b", "weight": 1.0}]})
     assert measure.measures() == {"identical": 0.0, "cosine": pytest.approx(0.5)}
@@ -96,8 +96,8 @@ def test_flags_are_counted_once_a_result_and_confidence_only_where_it_is_known()
 def test_neighbours_are_those_of_a_comparison_with_everything_whatever_the_pages() -> None:
     rng = np.random.default_rng(3)
     a, b = rng.standard_normal((40, 8)).astype("<f4"), rng.standard_normal((40, 5)).astype("<f4")
-    pairs = [Pair(n, f"k{n}", n, {"vector": a[n]}, {"vector": b[n]}) for n in range(40)]
-    lacking = Pair(99, "k99", 99, {"vector": a[0]}, None)
+    pairs = [ComparedDocument(n, f"k{n}", n, {"vector": a[n]}, {"vector": b[n]}) for n in range(40)]
+    lacking = ComparedDocument(99, "k99", 99, {"vector": a[0]}, None)
 
     def nearest(vectors: Any, n: int) -> list[int]:
         unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -115,7 +115,9 @@ def test_a_document_of_several_windows_is_as_near_as_its_nearest_window() -> Non
     one, two = np.array([1, 0], "<f4"), np.array([0, 1], "<f4")
     split = np.array([[0, 1], [1, 0.1]], "<f4")
     middle = np.array([1, 1], "<f4")
-    pairs = [Pair(n, f"k{n}", n, {"vector": v}, {"vector": v}) for n, v in enumerate((one, split, middle, two))]
+    pairs = [
+        ComparedDocument(n, f"k{n}", n, {"vector": v}, {"vector": v}) for n, v in enumerate((one, split, middle, two))
+    ]
     [found] = neighbourhoods(pairs[:1], [pairs])
     assert found.a == (1, 2, 3)
 

@@ -16,13 +16,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from docmill.features.metrics.fleet import FleetCollector
 from docmill.features.metrics.serving import exposition, serving
 from docmill.storage.errors import DatabaseUnreachable
-from docmill.storage.results.counts import Work
+from docmill.storage.results.counts import StoreTotals
 from docmill.storage.results.fleet import Fleet, FleetWorker, Lane, PipelineState
 from docmill.worker.errors import BrokerUnreachable, WorkerError
 from docmill.worker.prices import Price, Prices
 from tests.worker.harness import DOCMILL, ROOT
 
-WORK = Work(
+WORK = StoreTotals(
     texts={("embed", "done"): 900, ("embed", "failed"): 3},
     tokens_in={("embed", "minilm"): 70_000, ("translate", "openai:m"): 2_000_000},
     tokens_out={("translate", "openai:m"): 1_000_000},

@@ -10,14 +10,14 @@ from docmill.features.metrics.serving import WorkerCollector, exposition
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.tasks.backends.devices import Memory
 from docmill.tasks.engine.engine import Counters
-from docmill.worker.process.counts import COUNTERS, GAUGES, Tally, Work, of_device, of_memory
+from docmill.worker.process.counts import COUNTERS, GAUGES, DeviceCounter, WorkByDevice, of_device, of_memory
 from tests.worker.harness import ROOT
 
 PAGE = ROOT / "docs" / "monitoring.md"
 ORDER = ("device", "kind", "status", "reason", "flag", "end", "direction")
 
 
-def samples(work: Work) -> dict[tuple[str, ...], float]:
+def samples(work: WorkByDevice) -> dict[tuple[str, ...], float]:
     return {
         (sample.name, *(sample.labels[label] for label in ORDER if label in sample.labels)): sample.value
         for family in text_string_to_metric_families(exposition(WorkerCollector(work)))
@@ -26,7 +26,7 @@ def samples(work: Work) -> dict[tuple[str, ...], float]:
 
 
 def test_outcomes_count_by_status_reason_and_flag() -> None:
-    tally = Tally()
+    tally = DeviceCounter()
     outcomes = [
         Outcome(1, Status.DONE, text="a", flags=("repetition", "truncated")),
         Outcome(2, Status.DONE, text="b", flags=("repetition",)),
@@ -35,7 +35,7 @@ def test_outcomes_count_by_status_reason_and_flag() -> None:
     tally.committed("translate", outcomes)
     tally.committed("translate", outcomes[:1])
     tally.add("leases_lost")
-    work = Work()
+    work = WorkByDevice()
     work.report("cpu", tally.counts(), {})
     found = samples(work)
     assert found["docmill_worker_texts_total", "cpu", "translate", "done"] == 3
@@ -46,7 +46,7 @@ def test_outcomes_count_by_status_reason_and_flag() -> None:
 
 
 def test_a_counter_goes_on_when_another_process_takes_the_place_of_one_that_died() -> None:
-    work = Work()
+    work = WorkByDevice()
     counters = Counters(busy_s=2.5, batches=4, tokens_in=100, padded_tokens=120, tokens_out=7)
     work.report("cuda:0", of_device(counters, 3.0), {})
     work.report("cuda:1", of_device(Counters(batches=1), 1.0), {})
@@ -64,14 +64,14 @@ def test_a_counter_goes_on_when_another_process_takes_the_place_of_one_that_died
 
 
 def test_deaths_count_from_zero_also_if_no_process_ever_reported() -> None:
-    work = Work(["cuda:0"])
+    work = WorkByDevice(["cuda:0"])
     assert samples(work)["docmill_worker_deaths_total", "cuda:0"] == 0
     work.ended("cuda:0")
     assert samples(work)["docmill_worker_deaths_total", "cuda:0"] == 1
 
 
 def test_the_memory_of_a_device_process_is_told_until_it_ends() -> None:
-    work = Work()
+    work = WorkByDevice()
     work.report("cpu", {}, of_memory(Memory(used=3_000, reserved=None, resident=3_000)))
     work.report("cuda:0", {}, of_memory(Memory(used=500, reserved=800, resident=2_000)))
     found = samples(work)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from docmill.features.migrating import switching
-from docmill.features.migrating.plan import Planned, Wanted, plan
+from docmill.features.migrating.plan import MigrationPlan, Wanted, plan
 from docmill.features.migrating.switching import Survey, migrate
 from docmill.storage.core.database import Database
 from docmill.storage.pipelines import pipelines, views
@@ -19,7 +19,7 @@ from docmill.storage.search import pgvector_index
 from docmill.storage.search.search import choose
 from docmill.storage.steps import jobs, replacements
 from docmill.storage.steps.jobs import JobRequest
-from docmill.storage.steps.replacements import Replacement
+from docmill.storage.steps.replacements import SpecReplacement
 from docmill.worker.jobs import Listener
 from docmill.worker.pipelines.file import parse
 from docmill.worker.pipelines.running import advance, requests_of
@@ -66,7 +66,7 @@ def run_as_scheduled(database: Database, settings: Settings, broker: Broker, hou
     return run.job_id
 
 
-def filled(database: Database, settings: Settings, outcomes: Any = embedded) -> Replacement:
+def filled(database: Database, settings: Settings, outcomes: Any = embedded) -> SpecReplacement:
     """Begin a migration from null to null@9000, and compute its backfill."""
     planned = to_null_9000(database, settings)
     found = replacements.begin(database, planned.corpus_id, planned.old, planned.new)
@@ -77,7 +77,7 @@ def filled(database: Database, settings: Settings, outcomes: Any = embedded) -> 
     return replacements.reread(database, found)
 
 
-def to_null_9000(database: Database, settings: Settings) -> Planned:
+def to_null_9000(database: Database, settings: Settings) -> MigrationPlan:
     corpus_id = choose(database, ["notes"]).corpus_id
     return plan(settings, database, corpus_id, "notes", Wanted("null", "null@9000"), ())
 

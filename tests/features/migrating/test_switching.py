@@ -22,7 +22,7 @@ from docmill.storage.pipelines import views
 from docmill.storage.search.search import choose
 from docmill.storage.steps import jobs, replacements
 from docmill.storage.steps.jobs import JobRequest
-from docmill.storage.steps.replacements import Replacement
+from docmill.storage.steps.replacements import SpecReplacement
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import COPY, EMBED, done, embedded, failed, numbered, read, request, work
 
@@ -39,26 +39,26 @@ def embed(database: Database, texts: Sequence[Any], spec: Spec = EMBED, source: 
     return job.id
 
 
-def begun(database: Database, old: Spec = EMBED, new: Spec = NEW) -> Replacement:
+def begun(database: Database, old: Spec = EMBED, new: Spec = NEW) -> SpecReplacement:
     corpus_id = replacements_of(database)[0]
     old_one = next(one for one in replacements.candidates(database, corpus_id) if one.spec == old)
     return replacements.begin(database, corpus_id, old_one, new)
 
 
-def replacements_of(database: Database) -> tuple[int, list[Replacement]]:
+def replacements_of(database: Database) -> tuple[int, list[SpecReplacement]]:
     with database.read() as transaction:
         corpus_id = transaction.scalar(text("SELECT id FROM corpus WHERE name = 'books'"))
     assert corpus_id is not None
     return corpus_id, replacements.every(database, corpus_id)
 
 
-def backfill(database: Database, found: Replacement, outcomes: Any = embedded) -> None:
+def backfill(database: Database, found: SpecReplacement, outcomes: Any = embedded) -> None:
     read(database, JobRequest("books", found.source, switching.requests_by_new(database, found)), [])
     work(database, outcomes)
     jobs.finish(database)
 
 
-def migrated(database: Database, old: Spec = EMBED, new: Spec = NEW) -> Replacement:
+def migrated(database: Database, old: Spec = EMBED, new: Spec = NEW) -> SpecReplacement:
     found = begun(database, old, new)
     backfill(database, found)
     assert switching.switch(database, found, switching.survey_documents(database, found), {}, 0.0) is not None

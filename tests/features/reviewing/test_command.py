@@ -9,11 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from docmill.features.reviewing.population import Item, reviewed_step
+from docmill.features.reviewing.population import OutputToReview, reviewed_step
 from docmill.features.reviewing.terminal import risk_table, shown
 from docmill.storage.core.database import Database
 from docmill.storage.steps import fitted_risks
-from docmill.storage.steps.risk import Feature, RiskModel
+from docmill.storage.steps.risk import RiskFeature, RiskModel
 from tests.kinds import KINDS
 from tests.worker.harness import Docmill
 
@@ -62,7 +62,7 @@ def test_a_sample_is_judged_by_lines_and_by_a_file(embedded: Docmill, write_corp
 def printed(width: int) -> list[str]:
     console = Console(width=width, color_system=None)
     with console.capture() as captured:
-        console.print(shown(Item(1, b"", "k\x1b", "left\x1b one", "right", "aa"), "1 of 2", width))
+        console.print(shown(OutputToReview(1, b"", "k\x1b", "left\x1b one", "right", "aa"), "1 of 2", width))
     return [line.rstrip() for line in captured.get().splitlines()]
 
 
@@ -79,7 +79,9 @@ def test_results_have_the_risk_that_was_fitted(embedded: Docmill, write_corpus: 
     database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}", kinds=KINDS)
     spec_id = reviewed_step(database, 1).step.spec_id
     fitted_risks.store(
-        database, spec_id, fitted_risks.Risk(0, RiskModel(0.0, (Feature("tokens_in", 300.0, 1.0, 1.0),)), 1, 1, {})
+        database,
+        spec_id,
+        fitted_risks.Risk(0, RiskModel(0.0, (RiskFeature("tokens_in", 300.0, 1.0, 1.0),)), 1, 1, {}),
     )
     database.close()
     assert [round(row["risk"]) for row in embedded.results(1, "--risk")] == [0, 1, 1]
@@ -91,7 +93,10 @@ def test_results_have_the_risk_that_was_fitted(embedded: Docmill, write_corpus: 
 
 
 def test_the_table_of_a_risk_has_its_effects_and_its_quality() -> None:
-    features = (Feature("flag repetition", 0.2, 0.4, math.log(2) * 0.4), Feature("confidence", 0.5, 0.1, -1.0))
+    features = (
+        RiskFeature("flag repetition", 0.2, 0.4, math.log(2) * 0.4),
+        RiskFeature("confidence", 0.5, 0.1, -1.0),
+    )
     thirds = [{"judged": 70, "risk": share, "bad": share} for share in (0.1, 0.25, 0.5)]
     quality = {"brier": 0.1, "brier_of_share": 0.2, "auc": 0.75, "folds": 5, "thirds": thirds}
     console = Console(width=80, color_system=None)

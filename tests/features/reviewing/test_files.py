@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from docmill.features.reviewing.judgements import Verdict
-from docmill.features.reviewing.population import Item
+from docmill.features.reviewing.population import OutputToReview
 from docmill.features.reviewing.session import read, rows_of, write_csv, write_json
 from docmill.worker.errors import WorkerError
 
-ITEMS = [Item(n, bytes([n]) * 32, f"d{n}", "ligne\nune", f"=out,{n}", "aa") for n in (1, 2, 3, 4)]
+ITEMS = [OutputToReview(n, bytes([n]) * 32, f"d{n}", "ligne\nune", f"=out,{n}", "aa") for n in (1, 2, 3, 4)]
 
 
 def csv_text() -> str:

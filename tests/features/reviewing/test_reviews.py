@@ -22,7 +22,7 @@ from docmill.storage.leases.shards import Claim
 from docmill.storage.results.results import results
 from docmill.storage.steps import fitted_risks, jobs
 from docmill.storage.steps.fitted_risks import Risk
-from docmill.storage.steps.risk import Feature, RiskModel
+from docmill.storage.steps.risk import RiskFeature, RiskModel
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
 from tests.storage.aging import days_pass
 from tests.storage.builders import COPY, EMBED, embedded, numbered, read, request, work
@@ -130,7 +130,7 @@ def test_the_latest_version_of_a_risk_is_that_of_results(database: Database) -> 
     spec_id = reviewed_step(database, job).step.spec_id
     with pytest.raises(StorageError, match=f"docmill review {job} --fit"):
         fitted_risks.latest(database, job)
-    model = RiskModel(0.0, (Feature("flag repetition", 0.0, 1.0, 2.0),))
+    model = RiskModel(0.0, (RiskFeature("flag repetition", 0.0, 1.0, 2.0),))
     for version in (1, 2):
         assert fitted_risks.store(database, spec_id, Risk(0, model, 150, 50, {"auc": 0.8})).version == version
     assert fitted_risks.latest(database, job) == Risk(2, model, 150, 50, {"auc": 0.8})
@@ -147,7 +147,7 @@ def test_a_risk_is_fitted_to_good_and_bad_verdicts_with_what_results_have(databa
     judgements.store(database, spec_id, [Judged(content, verdict, "ann", 0) for content, verdict in pairs])
     judged = judgements.judged_results(database, spec_id)
     assert [is_bad for _, is_bad in judged] == [False, True, False, True]
-    model = RiskModel(0.0, (Feature("confidence", 0.5, 0.1, 1.0), Feature("flag repetition", 0.0, 1.0, 2.0)))
+    model = RiskModel(0.0, (RiskFeature("confidence", 0.5, 0.1, 1.0), RiskFeature("flag repetition", 0.0, 1.0, 2.0)))
     of_results = {round(model.of(result), 9) for result in results(database, job)}
     assert {round(model.of(result), 9) for result, _ in judged} <= of_results
 

@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 
 from docmill.storage.core import postgresql
 from docmill.storage.core.database import Database
-from docmill.storage.core.postgresql import Verdict, connect_options, judged
+from docmill.storage.core.postgresql import StatementState, connect_options, judged
 from docmill.storage.core.schema import Lease
 from docmill.storage.core.server import Patience
 from docmill.storage.core.transaction import Transaction
@@ -175,12 +175,12 @@ def test_an_answer_that_arrives_while_the_server_is_asked_is_taken(
     behind: Callable[..., Database], beside: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The statement was done when the server said so, and a second look finds nothing that is lost."""
-    verdicts = [Verdict.LOST]
+    verdicts = [StatementState.LOST]
 
-    def judge(_: object) -> Verdict:
+    def judge(_: object) -> StatementState:
         if len(verdicts) == 3:
             beside.commit()
-        verdicts.append(Verdict.WORKS)
+        verdicts.append(StatementState.WORKS)
         return verdicts[len(verdicts) - 2]
 
     tries: list[int] = []
@@ -202,7 +202,7 @@ def test_a_short_statement_of_a_server_that_says_nothing_of_it_is_given_up_in_ti
     behind: Callable[..., Database], proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where statistics are switched off, or another role's process is not shown."""
-    monkeypatch.setattr(postgresql, "judged", lambda _: Verdict.UNKNOWN)
+    monkeypatch.setattr(postgresql, "judged", lambda _: StatementState.UNKNOWN)
 
     def lose_and_ask() -> None:
         with behind(Patience(answer_s=0.5, bounded=True)).read() as reading:
@@ -256,18 +256,18 @@ def test_the_locks_of_a_transaction_whose_connection_is_half_open_are_freed(
 @pytest.mark.parametrize(
     ("found", "verdict"),
     [
-        (None, Verdict.LOST),
-        (("idle", "Client"), Verdict.LOST),
-        (("idle in transaction", "Client"), Verdict.LOST),
-        (("active", "Client"), Verdict.LOST),
-        (("active", "Lock"), Verdict.WORKS),
-        (("active", None), Verdict.WORKS),
-        (("disabled", None), Verdict.UNKNOWN),
-        ((None, None), Verdict.UNKNOWN),
+        (None, StatementState.LOST),
+        (("idle", "Client"), StatementState.LOST),
+        (("idle in transaction", "Client"), StatementState.LOST),
+        (("active", "Client"), StatementState.LOST),
+        (("active", "Lock"), StatementState.WORKS),
+        (("active", None), StatementState.WORKS),
+        (("disabled", None), StatementState.UNKNOWN),
+        ((None, None), StatementState.UNKNOWN),
     ],
 )
 def test_a_server_process_works_unless_it_waits_for_us(
-    found: tuple[str | None, str | None] | None, verdict: Verdict
+    found: tuple[str | None, str | None] | None, verdict: StatementState
 ) -> None:
     assert judged(found) is verdict
 

@@ -25,7 +25,7 @@ from docmill.storage.core.schema import (
 from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.deletion import needed, removal, retention
 from docmill.storage.deletion.needed import needed_by_migrations
-from docmill.storage.deletion.paging import Budget, Removed
+from docmill.storage.deletion.paging import RemovalBudget, Removed
 from docmill.storage.leases.shards import Claim
 from docmill.storage.pipelines import pipelines
 from docmill.storage.results.status import read_status
@@ -238,7 +238,7 @@ class Model:
 
     def sweep(self, rows: int | None) -> None:
         before, needed = self.rows(), self.needed()
-        retention.apply(self.database, {"results": LIMIT_S, "shards": LIMIT_S}, Budget.of(rows))
+        retention.apply(self.database, {"results": LIMIT_S, "shards": LIMIT_S}, RemovalBudget.of(rows))
         after = self.rows()
         gone = before - after
         old = {row for row in before if self.day - self.born[row] > LIMIT_DAYS}

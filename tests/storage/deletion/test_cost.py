@@ -10,7 +10,7 @@ from sqlalchemy import update
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow, Shard, db_now
 from docmill.storage.deletion import cost, gc, removal
-from docmill.storage.deletion.cost import Cost, busy_s
+from docmill.storage.deletion.cost import RecomputeCost, busy_s
 from docmill.storage.deletion.paging import Removed
 from docmill.storage.ingest import ingest
 from docmill.storage.leases import shards
@@ -54,7 +54,7 @@ def test_the_time_is_that_of_the_specs_shards_by_their_tokens(database: Database
     spans = update(Shard).where(Shard.job_id == job.id).values(started_at=100.0, finished_at=140.0, tokens_in=48)
     database.write(lambda transaction: transaction.execute(spans))
     _, [found] = cost.forecast(database, spec_ids=None)
-    assert found == Cost(found.spec_id, str(COPY), 4, tokens_in=12, tokens_out=8, seconds=10.0)
+    assert found == RecomputeCost(found.spec_id, str(COPY), 4, tokens_in=12, tokens_out=8, seconds=10.0)
     removal.remove_corpus(database, "books")
     assert dropping(database) == []
 

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Shard
 from docmill.storage.deletion import retention
-from docmill.storage.deletion.paging import Budget
+from docmill.storage.deletion.paging import RemovalBudget
 from docmill.storage.results.job_counts import finished_shards
 from docmill.storage.results.results import results
 from docmill.storage.results.status import JobStatus, read_status
@@ -94,11 +94,11 @@ def test_a_budget_ends_it_between_two_pages_and_the_next_call_goes_on(
     days_pass(database, 31)
     before, shards = counts(read_status(database, job_id)), n(database, Shard)
     ticks = iter(range(100))
-    budget = Budget(until=3.0, clock=lambda: float(next(ticks)))
+    budget = RemovalBudget(until=3.0, clock=lambda: float(next(ticks)))
     first = retention.fold_shards(database, AGE_S, budget).rows
     assert 0 < first < shards - 4
     assert counts(read_status(database, job_id)) == before, "a page is whole"
-    assert retention.fold_shards(database, AGE_S, Budget.of(rows=1)).rows >= 1
+    assert retention.fold_shards(database, AGE_S, RemovalBudget.of(rows=1)).rows >= 1
     retention.fold_shards(database, AGE_S)
     assert counts(read_status(database, job_id)) == before
     assert n(database, Shard) == 4

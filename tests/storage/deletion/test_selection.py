@@ -10,10 +10,10 @@ from sqlalchemy import select
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Corpus
 from docmill.storage.deletion import removal
-from docmill.storage.deletion.removal import Condition, ConditionInvalid
+from docmill.storage.deletion.removal import Condition, MetaConditionInvalid
 from docmill.storage.deletion.tracing import trace
 from docmill.storage.ingest import ingest
-from docmill.storage.ingest.pruning import Limits, Seen, prune
+from docmill.storage.ingest.pruning import Limits, SeenDocuments, prune
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import OpenJob
 from tests.storage.builders import documents, gathered, numbered, read, records, request, work
@@ -37,7 +37,7 @@ def finish(database: Database) -> None:
 def let_vanish(database: Database, kept: int) -> None:
     """Read the source again, which has the first so many of its numbered documents."""
     job = jobs.open_job(database, request())
-    seen = Seen()
+    seen = SeenDocuments()
     ingest.add(database, job, records(numbered(kept)), seen=seen)
     prune(database, job, seen, limits=Limits(most_percent=100))
     ingest.end(database, job)
@@ -130,7 +130,7 @@ def test_how_many_vanished_documents_are_kept_is_counted_by_corpus(database: Dat
 
 @pytest.mark.parametrize("wrong", ["customer=7", "meta.customer", "meta.=7", "", "metaxcustomer=7"])
 def test_a_condition_that_is_none_is_refused(wrong: str) -> None:
-    with pytest.raises(ConditionInvalid, match=r"meta\.FIELD=VALUE"):
+    with pytest.raises(MetaConditionInvalid, match=r"meta\.FIELD=VALUE"):
         Condition.parse(wrong)
 
 

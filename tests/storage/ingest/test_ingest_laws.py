@@ -20,7 +20,7 @@ TEXTS = st.sampled_from(["one", "two", "three", "four", "five"])
 
 
 @dataclass(frozen=True)
-class Reading:
+class SourceReading:
     """A source as it is read: in chunks, cut off after some of them or not, and whether its job is worked off."""
 
     source: str
@@ -32,7 +32,7 @@ class Reading:
 
 
 READINGS = st.builds(
-    Reading,
+    SourceReading,
     source=st.sampled_from(["left", "right"]),
     revision=st.sampled_from(["r1", "r2"]),
     texts=st.lists(st.tuples(KEYS, TEXTS), max_size=6),
@@ -46,7 +46,7 @@ READINGS = st.builds(
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(readings=st.lists(READINGS, min_size=1, max_size=6))
 def test_a_corpus_is_what_a_dictionary_would_be_and_every_text_is_planned_once(
-    database: Database, readings: list[Reading]
+    database: Database, readings: list[SourceReading]
 ) -> None:
     corpus = uuid.uuid4().hex  # an example has a corpus and specs of its own, not a database of its own
     possible: dict[str, set[str]] = {}

@@ -12,7 +12,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.errors import JobStopped, TooManyVanished
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.ingest import Counts
-from docmill.storage.ingest.pruning import Limits, Pruned, Seen, Unread, prune
+from docmill.storage.ingest.pruning import Limits, Pruned, SeenDocuments, Unread, prune
 from docmill.storage.results.results import results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
@@ -27,7 +27,7 @@ def read_and_prune(
 ) -> tuple[OpenJob, int]:
     """Read a source and mark what vanished from it; the job, and how many documents that were."""
     job = jobs.open_job(database, request(source, **more))  # type: ignore[arg-type]
-    seen = Seen()
+    seen = SeenDocuments()
     for part in chunks(texts, chunk):
         ingest.add(database, job, part, seen=seen)
     n = prune(database, job, seen, limits=ALL).vanished
@@ -72,7 +72,7 @@ def test_what_other_sources_brought_stays(database: Database) -> None:
 
 def test_what_another_reading_of_the_source_brings_meanwhile_stays(database: Database) -> None:
     mine = jobs.open_job(database, request(spec=TRANSLATE))
-    seen = Seen()
+    seen = SeenDocuments()
     read(database, request(), numbered(3))
     assert prune(database, mine, seen, limits=ALL) == Pruned()
     assert len(documents(database)) == 3
@@ -81,7 +81,7 @@ def test_what_another_reading_of_the_source_brings_meanwhile_stays(database: Dat
 def test_pruning_twice_changes_nothing(database: Database) -> None:
     read(database, request(), numbered(10))
     job = jobs.open_job(database, request(spec=TRANSLATE))
-    assert [prune(database, job, Seen(), limits=ALL).vanished for _ in range(2)] == [10, 0]
+    assert [prune(database, job, SeenDocuments(), limits=ALL).vanished for _ in range(2)] == [10, 0]
     assert documents(database) == {}
     assert ingest.end(database, job) == (0, Counts())
 
@@ -99,13 +99,13 @@ def test_a_cancelled_job_prunes_nothing(database: Database) -> None:
     job = jobs.open_job(database, request(spec=TRANSLATE))
     jobs.cancel(database, job.id)
     with pytest.raises(JobStopped):
-        prune(database, job, Seen(), limits=ALL)
+        prune(database, job, SeenDocuments(), limits=ALL)
     assert len(documents(database)) == 2
 
 
 @given(st.lists(st.lists(st.integers(0, 200_000), max_size=30), max_size=5), st.integers(0, 250_000))
 def test_seen_is_a_set(groups: list[list[int]], other: int) -> None:
-    seen = Seen()
+    seen = SeenDocuments()
     for group in groups:
         seen.add(group)
     everything = {number for group in groups for number in group}
@@ -119,7 +119,7 @@ def test_the_share_is_taken_of_what_the_source_had_before(database: Database) ->
     work(database)
     jobs.finish(database)
     job = jobs.open_job(database, request(spec=TRANSLATE))
-    seen = Seen()
+    seen = SeenDocuments()
     changed = [("k0", "news"), ("k1", "more news"), *numbered(20, first=1_000)]
     ingest.add(database, job, chunks(changed, 100)[0], seen=seen)
     with pytest.raises(TooManyVanished, match="2 of the 4 documents of this source are missing, 50 %"):

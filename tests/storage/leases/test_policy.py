@@ -12,9 +12,9 @@ from docmill.storage.leases.policy import (
     MAX_LAPSES,
     POISON,
     VANISHED,
-    Again,
     Claimant,
     GiveUp,
+    PlanAgain,
     Split,
     after_death,
     after_error,
@@ -80,14 +80,14 @@ def test_more_room_takes_from_nobody(claimants: list[Claimant], room: int) -> No
 
 
 def test_a_first_death_proves_nothing_and_a_second_one_alone_splits() -> None:
-    assert after_death(n_contents=256, suspect=0) == Again(suspect=1)
+    assert after_death(n_contents=256, suspect=0) == PlanAgain(suspect=1)
     assert after_death(n_contents=256, suspect=1) == Split()
     assert after_death(n_contents=2, suspect=2) == Split()
 
 
 def test_a_document_alone_fails_on_its_second_death_alone() -> None:
-    assert after_death(n_contents=1, suspect=0) == Again(suspect=1)
-    assert after_death(n_contents=1, suspect=1) == Again(suspect=2)
+    assert after_death(n_contents=1, suspect=0) == PlanAgain(suspect=1)
+    assert after_death(n_contents=1, suspect=1) == PlanAgain(suspect=2)
     assert after_death(n_contents=1, suspect=2) == GiveUp(POISON, "document")
 
 
@@ -96,7 +96,7 @@ def test_a_lapse_makes_no_suspect_and_gives_up_one_document_at_the_most(
     n_contents: int, suspect: int, lapses: int
 ) -> None:
     step = after_lapse(n_contents=n_contents, suspect=suspect, lapses=lapses)
-    if isinstance(step, Again):
+    if isinstance(step, PlanAgain):
         assert step.suspect == suspect
         assert (step.delay_s > 0) == (lapses >= LAPSES_TOGETHER)
     assert isinstance(step, Split) == (n_contents > 1 and lapses >= LAPSES_TOGETHER)
@@ -105,10 +105,10 @@ def test_a_lapse_makes_no_suspect_and_gives_up_one_document_at_the_most(
 
 def test_a_document_outlives_more_lapses_than_outages_bring_and_ends_after_a_bound() -> None:
     steps = [after_lapse(n_contents=1, suspect=0, lapses=n) for n in range(1, MAX_LAPSES + 1)]
-    assert all(isinstance(step, Again) for step in steps[:-1])
+    assert all(isinstance(step, PlanAgain) for step in steps[:-1])
     assert steps[-1] == GiveUp(VANISHED, "transient")
     assert MAX_LAPSES > 2 * 5, "five outages, each of which meets it twice"
-    delays = [step.delay_s for step in steps if isinstance(step, Again)]
+    delays = [step.delay_s for step in steps if isinstance(step, PlanAgain)]
     assert delays == sorted(delays)
     assert delays[-1] <= 300
 
@@ -116,11 +116,11 @@ def test_a_document_outlives_more_lapses_than_outages_bring_and_ends_after_a_bou
 def test_errors_back_off_ever_longer_up_to_a_minute_and_then_give_up() -> None:
     steps = [after_error(attempt=n, suspect=1, reason="why") for n in range(1, MAX_ATTEMPTS + 1)]
     assert steps[-1] == GiveUp("why", "transient")
-    delays = [step.delay_s for step in steps[:-1] if isinstance(step, Again)]
+    delays = [step.delay_s for step in steps[:-1] if isinstance(step, PlanAgain)]
     assert delays == sorted(delays)
     assert len(delays) == MAX_ATTEMPTS - 1
     assert 0 < delays[0] < delays[-1] <= 60
-    assert all(step.suspect == 1 for step in steps[:-1] if isinstance(step, Again))
+    assert all(step.suspect == 1 for step in steps[:-1] if isinstance(step, PlanAgain))
 
 
 @given(IDS)

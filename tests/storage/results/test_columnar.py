@@ -39,7 +39,7 @@ from docmill.storage.steps.conditions import Flagged
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import arrow
-from docmill.storage.writers.arrow import Page
+from docmill.storage.writers.arrow import ResultColumns
 from tests.storage.builders import COPY, gathered, numbered, read, records, work
 
 ODD = 'a "b"\\\n\tµ 𝔸 \x7f\u2028{}'
@@ -189,7 +189,7 @@ def test_any_labels_and_scores_are_those_of_the_rows(labels: list[list[tuple[str
     n = len(stored)
     values: dict[str, list[Any]] = {"vector": [None] * n, "key": ["k"] * n, "text": [one.text for one in stored]}
     values["data"] = [json.dumps(one.data) for one in stored]
-    page = Page("classify", LABELS, values)
+    page = ResultColumns("classify", LABELS, values)
     wanted = LABELS.columns({})
     assert page.table(wanted).equals(arrow.table(wanted, [LABELS.result(one) for one in stored]))
 
@@ -197,8 +197,10 @@ def test_any_labels_and_scores_are_those_of_the_rows(labels: list[list[tuple[str
 def test_json_of_another_form_is_read_row_by_row() -> None:
     data = ['{"labels": [{"label": "a", "score": 1}]}', '{"labels": [{"label": "b", "score": 0.5, "more": {}}]}']
     values: dict[str, list[Any]] = {"text": ["a", "b"], "vector": [None] * 2, "data": data, "key": ["k"] * 2}
-    page = Page("classify", LABELS, values)
+    page = ResultColumns("classify", LABELS, values)
     assert page.table(LABELS.columns({}))["score"].to_pylist() == [1.0, 0.5]
-    odd = Page("classify", LABELS, {"text": ["5"], "vector": [None], "data": ['{"labels": 5}'], "key": ["k"]})
+    odd = ResultColumns(
+        "classify", LABELS, {"text": ["5"], "vector": [None], "data": ['{"labels": 5}'], "key": ["k"]}
+    )
     with pytest.raises(TypeError):  # as the rows do
         odd.table(LABELS.columns({}))

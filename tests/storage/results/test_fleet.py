@@ -21,7 +21,7 @@ from docmill.storage.results.fleet import (
     LEAST_SHARDS,
     Lane,
     Pace,
-    TimeUse,
+    TimeShares,
     read_failures,
     read_fleet,
     slowness,
@@ -140,7 +140,7 @@ SECONDS = {"reading": 1.0, "cutting": 1.0, "computing": 7.0, "writing": 1.0, "wo
 
 
 def test_the_shares_are_those_of_all_workers() -> None:
-    assert time_use([SECONDS, SECONDS]) == TimeUse(0.9, 0.1, 0.1, 0.7, 0.1)
+    assert time_use([SECONDS, SECONDS]) == TimeShares(0.9, 0.1, 0.1, 0.7, 0.1)
     other = SECONDS | {"computing": 17.0}
     use = time_use([SECONDS, other])
     assert use is not None
@@ -155,7 +155,7 @@ def test_the_status_has_the_use_of_the_workers_that_hold_the_job(database: Datab
     assert read_status(database, job.id).time_use is None
     shards.heartbeat(database, "w1", computed={job.id: 0.0}, time_use=SECONDS)
     shards.heartbeat(database, "w2", computed={}, time_use=SECONDS | {"writing": 90.0})
-    assert read_status(database, job.id).time_use == TimeUse(0.9, 0.1, 0.1, 0.7, 0.1)
+    assert read_status(database, job.id).time_use == TimeShares(0.9, 0.1, 0.1, 0.7, 0.1)
     shards.commit(database, claim, done(claim), None)
     shards.heartbeat(database, "w1", computed={}, time_use=SECONDS)
     assert read_status(database, job.id).time_use is None

@@ -20,7 +20,7 @@ from docmill.storage.errors import FolderBusy, StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.readers import Record, SourceOptions, open_source
 from docmill.storage.results import parts
-from docmill.storage.results.parts import Progress, Written
+from docmill.storage.results.parts import ExportedFolder, ExportProgress
 from docmill.storage.results.results import Placed, columns, results
 from docmill.storage.steps import jobs
 from docmill.storage.writers import Target
@@ -59,11 +59,13 @@ def manifest(folder: Path) -> Manifest:
     return found
 
 
-def export(database: Database, job: int, folder: Path, n: int = 10, asked: str | None = None, **how: Any) -> Written:
+def export(
+    database: Database, job: int, folder: Path, n: int = 10, asked: str | None = None, **how: Any
+) -> ExportedFolder:
     return parts.export(database, job, Target.of(folder, asked), n, **how)
 
 
-class Cut(Progress):
+class Cut(ExportProgress):
     """Cuts an export off before a row, as an error would; notes why it began anew."""
 
     def __init__(self, at: int | None = None) -> None:
@@ -85,12 +87,12 @@ def test_parts_put_together_are_the_single_file_whether_cut_off_or_not(
     database: Database, tmp_path: Path, form: str
 ) -> None:
     job = worked(database, 25, embedded, spec=EMBED)
-    assert export(database, job, tmp_path / f"whole.{form}") == Written(25, 3, 3)
+    assert export(database, job, tmp_path / f"whole.{form}") == ExportedFolder(25, 3, 3)
     with pytest.raises(KeyboardInterrupt):
         export(database, job, tmp_path / f"cut.{form}", progress=Cut(17))
     assert [part.documents for part in manifest(tmp_path / f"cut.{form}").parts] == [10]
     assert not manifest(tmp_path / f"cut.{form}").complete
-    assert export(database, job, tmp_path / f"cut.{form}") == Written(25, 3, 2)
+    assert export(database, job, tmp_path / f"cut.{form}") == ExportedFolder(25, 3, 2)
     whole = contents(tmp_path / f"whole.{form}")
     assert contents(tmp_path / f"cut.{form}") == whole
     assert len(whole) == (7 if form == "npy" else 4)
@@ -134,7 +136,7 @@ def test_a_finished_export_is_not_touched_by_the_same_command(database: Database
     job = worked(database, 25)
     export(database, job, tmp_path / "out")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
-    assert export(database, job, tmp_path / "out", step="translate") == Written(25, 3, 0)
+    assert export(database, job, tmp_path / "out", step="translate") == ExportedFolder(25, 3, 0)
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
 
 
@@ -147,7 +149,7 @@ def test_an_export_that_goes_on_seeks_its_place_and_reads_nothing_before_it(
         export(database, job, tmp_path / "out", 1_000, progress=Cut(5_100))
     statements: list[str] = []
     event.listen(database.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
-    assert export(database, job, tmp_path / "out", 1_000) == Written(5_200, 6, 1)
+    assert export(database, job, tmp_path / "out", 1_000) == ExportedFolder(5_200, 6, 1)
     pages = [one for one in statements if "FROM document" in one and "LIMIT" in one]
     assert len(pages) == 1
 
@@ -164,7 +166,7 @@ def test_a_part_that_is_not_as_it_was_written_is_written_again_and_no_other(
     part.unlink()
     if damage != "missing":
         part.write_bytes(raw[:-1] if damage == "shorter" else raw.replace(b"k11", b"k99"))
-    assert export(database, job, tmp_path / "out") == Written(35, 4, 1)
+    assert export(database, job, tmp_path / "out") == ExportedFolder(35, 4, 1)
     assert contents(tmp_path / "out") == before
 
 
@@ -178,7 +180,7 @@ def test_documents_of_earlier_parts_that_a_retry_brings_are_not_missed(database:
     work(database, echo)
     jobs.finish(database)
     progress = Cut()
-    assert export(database, job, tmp_path / "out", progress=progress) == Written(25, 3, 3)
+    assert export(database, job, tmp_path / "out", progress=progress) == ExportedFolder(25, 3, 3)
     assert "have changed since" in progress.why[0]
     assert [part.first_id for part in manifest(tmp_path / "out").parts] == ["k0", "k10", "k20"]
 
@@ -190,18 +192,18 @@ def test_what_another_job_computes_of_the_same_texts_is_noticed(database: Databa
     jobs.retry(database, other)
     work(database, echo)
     jobs.finish(database)
-    assert export(database, mine, tmp_path / "out") == Written(5, 1, 1)
+    assert export(database, mine, tmp_path / "out") == ExportedFolder(5, 1, 1)
 
 
 def test_what_was_dropped_and_computed_again_is_noticed(database: Database, tmp_path: Path) -> None:
     job = worked(database, 5)
     export(database, job, tmp_path / "out")
     gc.drop(database)
-    assert export(database, job, tmp_path / "out") == Written(0, 0, 0)
+    assert export(database, job, tmp_path / "out") == ExportedFolder(0, 0, 0)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["manifest.json"]
     again = worked(database, 5, done)
     assert again != job
-    assert export(database, job, tmp_path / "out") == Written(5, 1, 1)
+    assert export(database, job, tmp_path / "out") == ExportedFolder(5, 1, 1)
     assert b'"text":"out"' in (tmp_path / "out" / "part-00000.jsonl").read_bytes()
 
 
@@ -209,7 +211,7 @@ def test_what_was_removed_leaves_its_part_with_the_next_export(database: Databas
     job = worked(database, 15)
     export(database, job, tmp_path / "out")
     removal.remove_documents(database, "books", ["k3"])
-    assert export(database, job, tmp_path / "out") == Written(14, 2, 2)
+    assert export(database, job, tmp_path / "out") == ExportedFolder(14, 2, 2)
     assert b'"k3"' not in (tmp_path / "out" / "part-00000.jsonl").read_bytes()
 
 
@@ -218,7 +220,7 @@ def test_results_that_change_while_they_are_written_make_no_complete_export(
 ) -> None:
     job = worked(database, 25, lambda claim: [*failed(claim)[:1], *echo(claim)[1:]])
 
-    class Meanwhile(Progress):
+    class Meanwhile(ExportProgress):
         def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
             yield from rows
             jobs.retry(database, job)
@@ -228,7 +230,7 @@ def test_results_that_change_while_they_are_written_make_no_complete_export(
     with pytest.raises(StorageError, match="write them again"):
         export(database, job, tmp_path / "out", progress=Meanwhile())
     assert not manifest(tmp_path / "out").complete
-    assert export(database, job, tmp_path / "out") == Written(25, 3, 3)
+    assert export(database, job, tmp_path / "out") == ExportedFolder(25, 3, 3)
 
 
 def test_another_exports_folder_is_refused_unless_it_may_be_replaced(database: Database, tmp_path: Path) -> None:
@@ -246,12 +248,12 @@ def test_another_exports_folder_is_refused_unless_it_may_be_replaced(database: D
             export(database, *asked)
     assert contents(out) == before
     progress = Cut()
-    assert export(database, other, out, 5, "csv", replaced=True, progress=progress) == Written(12, 3, 3)
+    assert export(database, other, out, 5, "csv", replaced=True, progress=progress) == ExportedFolder(12, 3, 3)
     assert progress.why == [
         "it held the parts of another export (job 1, not 2; format jsonl, not csv; 10 documents a part, not 5)"
     ]
     assert sorted(contents(out)) == ["README.md", "manifest.json", *(f"part-0000{n}.csv" for n in range(3))]
-    assert export(database, other, out, 5, "csv", replaced=True) == Written(12, 3, 0), "it is ours by now"
+    assert export(database, other, out, 5, "csv", replaced=True) == ExportedFolder(12, 3, 0), "it is ours by now"
 
 
 def test_a_job_of_the_same_number_in_another_store_is_another_export(database: Database, tmp_path: Path) -> None:
@@ -330,6 +332,6 @@ def test_a_release_does_not_go_on_with_the_parts_of_another(
         export(database, job, tmp_path / "begun", progress=Cut(17))
     monkeypatch.undo()
     progress = Cut()
-    assert export(database, job, tmp_path / "done", progress=progress) == Written(25, 3, 0)
-    assert export(database, job, tmp_path / "begun", progress=progress) == Written(25, 3, 3)
+    assert export(database, job, tmp_path / "done", progress=progress) == ExportedFolder(25, 3, 0)
+    assert export(database, job, tmp_path / "begun", progress=progress) == ExportedFolder(25, 3, 3)
     assert progress.why == ["its parts are of docmill 0.0.9"]

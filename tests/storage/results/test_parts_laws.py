@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from docmill.storage.results import parts
-from docmill.storage.results.parts import Progress
-from docmill.storage.results.results import Place, Placed
+from docmill.storage.results.parts import ExportProgress
+from docmill.storage.results.results import DocumentPlace, Placed
 from docmill.storage.writers import Target
 from docmill.storage.writers.parts_manifest import Manifest, left
 from tests.storage.writers.test_writers import ROWS
 
 
-class Cut(Progress):
+class Cut(ExportProgress):
     """Ends an export before a row of this call: nothing of it was written yet, or a part is half written."""
 
     def __init__(self, before: int) -> None:
@@ -40,10 +40,10 @@ class Folder:
         self._target = Target.of(folder, form)
         self._wanted = Manifest(1, "books", 0.5, None, form, part_documents, "0.1.0", {}, {"a": {"done": len(rows)}})
 
-    def _after(self, place: Place | None) -> Iterator[Placed]:
+    def _after(self, place: DocumentPlace | None) -> Iterator[Placed]:
         return iter([row for row in self._rows if place is None or row[0] > place])
 
-    def export(self, progress: Progress | None = None) -> parts.Written:
+    def export(self, progress: ExportProgress | None = None) -> parts.ExportedFolder:
         return parts.write(self._target, self._wanted, self._after, progress=progress)
 
     def contents(self) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from docmill.storage.leases.shards import Claim
 from docmill.storage.search import search as searching
 from docmill.storage.search.ann import Searched
 from docmill.storage.search.knn import Matrix
-from docmill.storage.search.search import Hit, choose, hits, search
+from docmill.storage.search.search import StoredHit, choose, hits, search
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
@@ -52,7 +52,7 @@ def embed(database: Database, texts: Sequence[Text], source: str = "a.jsonl", co
     jobs.finish(database)
 
 
-def found(database: Database, searched: Searched, query: Matrix, top: int = 10) -> list[Hit]:
+def found(database: Database, searched: Searched, query: Matrix, top: int = 10) -> list[StoredHit]:
     best = search(database, searched, query[None], top)
     return hits(database, searched, query, best.ids[0].tolist(), best.scores[0].tolist())
 

@@ -21,7 +21,7 @@ from docmill.storage.steps.conditions import (
     order_flags,
     parse_flags,
 )
-from docmill.storage.steps.risk import Feature, FittedRisk, RiskModel
+from docmill.storage.steps.risk import FittedRisk, RiskFeature, RiskModel
 
 
 def test_every_known_flag_can_be_named_and_one_word_stands_for_all_doubtful_ones() -> None:
@@ -163,7 +163,7 @@ def test_a_failure_is_doubted_only_if_failures_are_named() -> None:
 
 
 def test_a_risk_is_compared_by_its_model_and_stored_with_its_version() -> None:
-    model = RiskModel(0.0, (Feature("tokens_out_per_in", 1.0, 1.0, 1.0),))  # above 0.5 if the output is longer
+    model = RiskModel(0.0, (RiskFeature("tokens_out_per_in", 1.0, 1.0, 1.0),))  # above 0.5 if the output is longer
     doubt = Doubt.parse(["risk>0.5"])
     assert doubt.needs_risk
     assert doubt == doubt.by(FittedRisk(3, model))
@@ -180,10 +180,10 @@ def test_a_risk_is_compared_by_its_model_and_stored_with_its_version() -> None:
 MODEL = RiskModel(
     -1.0,
     (
-        Feature("flag repetition", 0.25, 0.5, 1.0),
-        Feature("confidence", 0.5, 0.1, -2.0),
-        Feature("tokens_out_per_in", 1.0, 0.5, 0.5),
-        Feature("tokens_in", 500.0, 100.0, 0.1),
+        RiskFeature("flag repetition", 0.25, 0.5, 1.0),
+        RiskFeature("confidence", 0.5, 0.1, -2.0),
+        RiskFeature("tokens_out_per_in", 1.0, 0.5, 0.5),
+        RiskFeature("tokens_in", 500.0, 100.0, 0.1),
     ),
 )
 

@@ -26,7 +26,7 @@ from docmill.storage.steps import fitted_risks, jobs
 from docmill.storage.steps.choosing import doubted
 from docmill.storage.steps.conditions import Bound, Doubt
 from docmill.storage.steps.jobs import OpenJob
-from docmill.storage.steps.risk import NUMBERS, Feature, FittedRisk, RiskModel
+from docmill.storage.steps.risk import NUMBERS, FittedRisk, RiskFeature, RiskModel
 from docmill.storage.steps.steps import EscalationRequest, Failures, StepRequest, read_steps
 from tests.storage.builders import TRANSLATE, Text, claim_next, numbered, read, request, shard, shards_of, work
 from tests.storage.steps.test_steps import EMBED, pipeline
@@ -409,8 +409,10 @@ def test_failures_that_may_be_among_the_pending_texts_wait(given: Any, found: Fa
     assert Failures.of(*given) == found
 
 
-SURE = RiskModel(0.0, (Feature("confidence", 0.5, 0.1, -1.0),))  # the risk is above 0.5 for a confidence below 0.5
-UNSURE = RiskModel(0.0, (Feature("confidence", 0.5, 0.1, 1.0),))
+SURE = RiskModel(
+    0.0, (RiskFeature("confidence", 0.5, 0.1, -1.0),)
+)  # the risk is above 0.5 for a confidence below 0.5
+UNSURE = RiskModel(0.0, (RiskFeature("confidence", 0.5, 0.1, 1.0),))
 PLAIN = StepRequest("translate", TRANSLATE)
 RISKY = (replace(PLAIN, escalation=EscalationRequest(LARGE, Doubt.parse(["risk>0.5"]))),)
 
@@ -490,7 +492,7 @@ def test_sql_and_python_find_the_same_outcomes(database: Database) -> None:
             names = [*NUMBERS, *(f"flag {flag}" for flag in flags)]
             some = chance.sample(names, chance.randrange(len(names)))
             features = tuple(
-                Feature(name, chance.random(), 0.1 + chance.random(), chance.gauss(0, 1)) for name in some
+                RiskFeature(name, chance.random(), 0.1 + chance.random(), chance.gauss(0, 1)) for name in some
             )
             risk = FittedRisk(1, RiskModel(chance.gauss(0, 1), features))
             bound = Bound("risk", chance.random() < 0.5, chance.choice([0.0, 1.0, round(chance.random(), 2)]))

@@ -156,7 +156,7 @@ def test_steps_with_another_condition_are_another_job(database: Database) -> Non
 
 
 @dataclass(frozen=True)
-class Row:
+class OutcomeFields:
     flags: list[str]
     status: str = "done"
 
@@ -204,4 +204,6 @@ def test_the_condition_is_the_same_in_sql(database: Database, flags: list[str]) 
             assert Flagged.stored(flagged.to_json()) == flagged
             column = as_text(bindparam("flags", flags, type_=Json))
             with database.read() as transaction:
-                assert bool(transaction.scalar(select(condition(flagged, column)))) is flagged.holds(Row(flags))
+                assert bool(transaction.scalar(select(condition(flagged, column)))) is flagged.holds(
+                    OutcomeFields(flags)
+                )

@@ -26,7 +26,7 @@ from docmill.storage.writers.formats import FormatUnfit, escape_formula, unescap
 from docmill.storage.writers.parts_manifest import is_begun, is_part
 from tests.storage.columns import table_of
 
-Row = dict[str, Any]
+WrittenRow = dict[str, Any]
 
 # Texts as the store has them: neither NUL nor lone surrogates.
 TEXTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=40)
@@ -47,12 +47,12 @@ ROWS = st.lists(
 )
 
 
-def written(path: Path, rows: Sequence[Row], asked: str | None = None) -> Path:
+def written(path: Path, rows: Sequence[WrittenRow], asked: str | None = None) -> Path:
     Target.of(path, asked).write(rows, table_of(*rows[0]) if rows else ())
     return path
 
 
-def embedded(*vectors_: list[Any], windows: Any = None) -> list[Row]:
+def embedded(*vectors_: list[Any], windows: Any = None) -> list[WrittenRow]:
     more = {} if windows is None else {"windows": windows}
     return [
         {"id": f"d{n}", "vector": np.array(vector, dtype=np.float32), **more} for n, vector in enumerate(vectors_)
@@ -60,13 +60,13 @@ def embedded(*vectors_: list[Any], windows: Any = None) -> list[Row]:
 
 
 @given(rows=ROWS)
-def test_json_lines_give_the_same_rows_back(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_json_lines_give_the_same_rows_back(rows: list[WrittenRow], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = written(tmp_path_factory.mktemp("out") / "out.jsonl", rows)
     assert [json.loads(line) for line in path.read_bytes().splitlines()] == rows
 
 
 @given(rows=ROWS)
-def test_parquet_gives_the_same_rows_back(rows: list[Row], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_parquet_gives_the_same_rows_back(rows: list[WrittenRow], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = written(tmp_path_factory.mktemp("out") / "out.parquet", rows)
     items = parquet.read_table(path).to_pylist()
     assert [row | {"meta": json.loads(row["meta"])} for row in items] == rows
@@ -75,7 +75,7 @@ def test_parquet_gives_the_same_rows_back(rows: list[Row], tmp_path_factory: pyt
 @pytest.mark.slow
 @given(rows=ROWS)
 def test_csv_gives_the_same_rows_back_but_for_the_apostrophes(
-    rows: list[Row], tmp_path_factory: pytest.TempPathFactory
+    rows: list[WrittenRow], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = written(tmp_path_factory.mktemp("out") / "out.csv", rows)
     with path.open(encoding="utf-8", newline="") as file:
@@ -221,7 +221,7 @@ def test_only_lines_go_to_a_stream(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv.gz", "out.parquet", "out.npy"])
 def test_an_export_that_is_interrupted_leaves_no_file_and_keeps_the_older_one(name: str, tmp_path: Path) -> None:
-    def broken() -> Iterator[Row]:
+    def broken() -> Iterator[WrittenRow]:
         yield from embedded([1, 2])
         raise KeyboardInterrupt
 

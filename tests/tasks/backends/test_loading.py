@@ -78,7 +78,7 @@ def test_a_conversion_of_an_earlier_release_does_not_hide_what_its_model_lacks(
 ) -> None:
     folder = drop(Path(shutil.copytree(MARIAN, tmp_path / "cut")), "encoder.layers.0.fc1")
     with monkeypatch.context() as earlier:
-        earlier.setattr("docmill.tasks.backends.loading.Report.require", lambda *_, **__: None)
+        earlier.setattr("docmill.tasks.backends.loading.LoadingReport.require", lambda *_, **__: None)
         open_one(bench, "translate", folder, "ctranslate2", source_lang="fr", target_lang="en")
     with pytest.raises(CannotServe, match="lack 2 weights"):
         open_one(bench, "translate", folder, "ctranslate2", source_lang="fr", target_lang="en")

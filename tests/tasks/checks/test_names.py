@@ -5,22 +5,22 @@ from __future__ import annotations
 import pytest
 
 from docmill.tasks.checks import Checks, Context, Finding
-from docmill.tasks.checks.names import Form, are_alike, find_exact_names, find_names
+from docmill.tasks.checks.names import NameForm, are_alike, find_exact_names, find_names
 
 
-def read(text: str, besides: frozenset[str] = frozenset()) -> dict[str, Form]:
+def read(text: str, besides: frozenset[str] = frozenset()) -> dict[str, NameForm]:
     return {name.written: name.form for name in find_names(text, besides, lambda _word: True)}
 
 
 def test_names_have_forms() -> None:
     text = "Reading LibreOffice files of Debian needs GTK2 and the XML parser of d'Alembert."
     assert read(text) == {
-        "Reading": Form.INITIAL,
-        "LibreOffice": Form.FORMED,
-        "Debian": Form.CAPITAL,
-        "GTK2": Form.FORMED,
-        "XML": Form.ACRONYM,
-        "Alembert": Form.CAPITAL,
+        "Reading": NameForm.INITIAL,
+        "LibreOffice": NameForm.FORMED,
+        "Debian": NameForm.CAPITAL,
+        "GTK2": NameForm.FORMED,
+        "XML": NameForm.ACRONYM,
+        "Alembert": NameForm.CAPITAL,
     }
     assert [
         name.written for name in find_exact_names("See https://example.org/a, or --help of /etc/apt/sources.")

@@ -10,7 +10,7 @@ import random
 from pathlib import Path
 
 from bench import planted
-from bench.planted import Pair
+from bench.planted import GoodPair
 from docmill.tasks.checks import Checks, Context, all_checks
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "french.jsonl"
@@ -28,8 +28,8 @@ PLANTS = (
 def verdicts() -> dict[str, list[str]]:
     """Return the findings in each output: the flag, and where it stands in the output and in the input."""
     rows = [json.loads(line) for line in EXAMPLES.read_text(encoding="utf-8").splitlines()]
-    pairs = {f"{row['id']} fr-en": Pair(row["text"], row["reference"], "fr", "en") for row in rows}
-    pairs |= {f"{row['id']} en-fr": Pair(row["reference"], row["text"], "en", "fr") for row in rows}
+    pairs = {f"{row['id']} fr-en": GoodPair(row["text"], row["reference"], "fr", "en") for row in rows}
+    pairs |= {f"{row['id']} en-fr": GoodPair(row["reference"], row["text"], "en", "fr") for row in rows}
     material, draw = planted.pool([*pairs.values()]), random.Random(0)
     found = {}
     for number, (name, pair) in enumerate(pairs.items()):
@@ -39,7 +39,7 @@ def verdicts() -> dict[str, list[str]]:
     return found
 
 
-def _findings(pair: Pair) -> list[str]:
+def _findings(pair: GoodPair) -> list[str]:
     checks = Checks(tuple(all_checks()), Context(pair.source, pair.target))
     return [f"{one.flag} {one.start} {one.end} {one.lost}" for one in checks.findings(pair.given, pair.output)]
 

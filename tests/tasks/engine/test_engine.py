@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from docmill.storage.core.specs import Reason, Spec, Status
-from docmill.tasks.backends import Source
+from docmill.tasks.backends import WindowSource
 from docmill.tasks.batching import Budget
 from docmill.tasks.engine.engine import PORTION_TEXTS, BatchDone, BatchStarted, Engine, Submission
 from docmill.tasks.errors import CannotServe, DeviceLost, EngineStopped
@@ -212,7 +212,7 @@ class Broken(FakeBackend):
 
     takes = True
 
-    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         if self.takes:
             source.take(Budget(tokens=100, rows=8))
         raise RuntimeError("broken")
@@ -225,7 +225,7 @@ class BrokenAtOnce(Broken):
 class Forgetful(FakeBackend):
     """Takes windows and returns without a word about them."""
 
-    def run(self, source: Source) -> Iterator[tuple[int, Output]]:
+    def run(self, source: WindowSource) -> Iterator[tuple[int, Output]]:
         source.take(Budget(tokens=100, rows=8))
         return iter(())
 

@@ -28,7 +28,7 @@ from docmill.storage.outputs.output_types import (
 )
 from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.status import read_status
-from docmill.worker.consoles import Name, samples_table, shortened, steps_table, table
+from docmill.worker.consoles import NameCell, samples_table, shortened, steps_table, table
 from tests.storage.steps.test_flag_conditions import Flagger
 from tests.worker.conftest import Call
 
@@ -63,9 +63,11 @@ def test_the_table_of_steps_counts_the_documents_that_a_condition_left_out(datab
 def test_a_row_is_one_line_of_80_columns() -> None:
     console = Console(file=io.StringIO(), width=80)
     made = table("job", "corpus", "done", names={"corpus"}, numbers={"done"})
-    made.add_row("7", Name(LONG), "1,234,567")
+    made.add_row("7", NameCell(LONG), "1,234,567")
     made.add_row(
-        "8", Name("postgresql://HOST/NAME?SELECT id,\n  text FROM articles WHERE length(text) > 100 ORDER BY id"), "1"
+        "8",
+        NameCell("postgresql://HOST/NAME?SELECT id,\n  text FROM articles WHERE length(text) > 100 ORDER BY id"),
+        "1",
     )
     console.print(made)
     assert isinstance(console.file, io.StringIO)

@@ -21,7 +21,7 @@ from docmill.storage.errors import DatabaseUnreachable, LeaseLost, StorageError,
 from docmill.storage.ingest import ingest
 from docmill.storage.leases import dispatch, shards
 from docmill.storage.leases.diagnosis import check_health
-from docmill.storage.leases.shards import Claim, Head
+from docmill.storage.leases.shards import Claim, ShardHead
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
@@ -261,7 +261,7 @@ def test_a_shard_that_was_lost_and_claimed_again_by_the_same_process_keeps_its_l
 
 
 def _claim(shard_id: int, fence: int = 1) -> InFlight:
-    head = Head(shard_id, fence - 1, lane="copy", suspect=False, spec_id=1, spec=Spec("copy", "m", "r"))
+    head = ShardHead(shard_id, fence - 1, lane="copy", suspect=False, spec_id=1, spec=Spec("copy", "m", "r"))
     claim = Claim(
         shard_id=shard_id, job_id=1, fence=fence, owner="me", attempt=fence, suspect=0, redo=False, spec_id=1,
         contents=(), texts=(),

@@ -8,7 +8,16 @@ import pytest
 
 from docmill.tasks.engine.engine import Counters
 from docmill.worker.process.device import _report
-from docmill.worker.process.usage import COMPUTING, READING, REPORT_S, WINDOW_S, Reading, Report, TimeUse, due
+from docmill.worker.process.usage import (
+    COMPUTING,
+    READING,
+    REPORT_S,
+    WINDOW_S,
+    TimeUse,
+    UsageDifference,
+    UsageTotals,
+    due,
+)
 
 
 class _Clock:
@@ -53,36 +62,39 @@ def test_what_is_older_than_a_minute_does_not_count() -> None:
     assert found["computing"] == 0
 
 
-BEFORE = Reading(100.0, 10.0, Counters(busy_s=9.0, batches=3, tokens_in=1000, padded_tokens=1100, tokens_out=10))
+BEFORE = UsageTotals(100.0, 10.0, Counters(busy_s=9.0, batches=3, tokens_in=1000, padded_tokens=1100, tokens_out=10))
 COUNTERS = Counters(busy_s=18.0, batches=5, tokens_in=2500, padded_tokens=3100, tokens_out=110)
-WORKING = Reading(101.0, 20.0, COUNTERS, idle=False)
+WORKING = UsageTotals(101.0, 20.0, COUNTERS, idle=False)
 
 
 def test_the_share_counts_seconds_in_which_there_was_work() -> None:
-    report = Report.between(BEFORE, WORKING)
+    report = UsageDifference.between(BEFORE, WORKING)
     assert str(report) == "working_s=10.0 busy=90.0% padding=25.0% tokens_per_s=160"
 
 
 def test_nothing_is_said_while_work_goes_on_for_less_than_a_minute() -> None:
     assert not due(BEFORE, WORKING)
-    assert due(BEFORE, Reading(100.0 + REPORT_S, 20.0, COUNTERS, idle=False))
+    assert due(BEFORE, UsageTotals(100.0 + REPORT_S, 20.0, COUNTERS, idle=False))
 
 
 def test_the_end_of_the_work_is_said_once() -> None:
-    done = Reading(101.0, 20.0, COUNTERS)
+    done = UsageTotals(101.0, 20.0, COUNTERS)
     assert due(BEFORE, done)
-    assert not due(done, Reading(100.0 + 10 * REPORT_S, 20.0, COUNTERS))
+    assert not due(done, UsageTotals(100.0 + 10 * REPORT_S, 20.0, COUNTERS))
 
 
 def test_a_process_that_never_worked_has_a_report_all_the_same() -> None:
-    assert str(Report.between(Reading(), Reading())) == "working_s=0.0 busy=0.0% padding=0.0% tokens_per_s=0"
+    assert (
+        str(UsageDifference.between(UsageTotals(), UsageTotals()))
+        == "working_s=0.0 busy=0.0% padding=0.0% tokens_per_s=0"
+    )
 
 
 def test_a_device_process_logs_what_it_did_since_the_last_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     assert _report(BEFORE, WORKING) is BEFORE
     assert not caplog.messages
-    done = Reading(102.0, 20.0, COUNTERS)
+    done = UsageTotals(102.0, 20.0, COUNTERS)
     assert _report(BEFORE, done) is done
     assert _report(done, done) is done
     assert caplog.messages == ["device_used working_s=10.0 busy=90.0% padding=25.0% tokens_per_s=160"]

@@ -17,13 +17,13 @@ from docmill.storage.steps.conditions import Doubt
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, ModelCorrupt
 from docmill.tasks.models.families import Family
-from docmill.worker.engines import Sample
+from docmill.worker.engines import EngineMeasurement
 from docmill.worker.errors import BadMessage
 from docmill.worker.orders import parse_enqueue
 from docmill.worker.pipelines.file import PipelineInvalid, parse
 from docmill.worker.settings import Settings, load_settings
 from docmill.worker.submit import dry_run
-from docmill.worker.submit.enqueue import Progress
+from docmill.worker.submit.enqueue import IngestProgress
 from docmill.worker.submit.options import (
     ESCALATION_OPTIONS,
     Escalation,
@@ -31,7 +31,7 @@ from docmill.worker.submit.options import (
     Request,
     request_escalation,
 )
-from docmill.worker.submit.request import Computed, escalation_of, prepare, spec_of
+from docmill.worker.submit.request import ChosenSpec, escalation_of, prepare, spec_of
 
 SMALL = Spec("translate", "small", "sha256:1", params={"algorithm": 2})
 
@@ -120,14 +120,14 @@ def test_models_of_one_server_differ_by_their_names() -> None:
 def test_the_shipped_translator_escalates_to_itself_with_beams(settings: Settings) -> None:
     options = kinds.options("translate", source_lang="fr", target_lang="en", beams=1)
     spec = spec_of(settings, "translate", None, None, options)
-    found = escalation_of(settings, Computed(spec, None, None, options), Escalation(options={"beams": 4}))
+    found = escalation_of(settings, ChosenSpec(spec, None, None, options), Escalation(options={"beams": 4}))
     assert found.spec.params == {**spec.params, "beams": 4}
     assert (found.spec.model, found.spec.revision) == (spec.model, spec.revision)
 
 
 def test_a_revision_alone_is_one_of_the_same_model(settings: Settings) -> None:
     options = kinds.options("translate", source_lang="fr", target_lang="en", beams=1)
-    first = Computed(spec_of(settings, "translate", "null", None, options), "null", None, options)
+    first = ChosenSpec(spec_of(settings, "translate", "null", None, options), "null", None, options)
     with pytest.raises(ModelCorrupt, match="null is null:1, not another"):
         escalation_of(settings, first, Escalation(revision="another", options={"beams": 4}))
     same = escalation_of(settings, first, Escalation(revision="null:1", options={"beams": 4}))
@@ -136,12 +136,12 @@ def test_a_revision_alone_is_one_of_the_same_model(settings: Settings) -> None:
 
 def test_a_wrong_option_of_an_escalation_is_told_as_that(settings: Settings) -> None:
     options = kinds.options("translate", source_lang="fr", target_lang="en")
-    first = Computed(spec_of(settings, "translate", None, None, options), None, None, options)
+    first = ChosenSpec(spec_of(settings, "translate", None, None, options), None, None, options)
     wrong = Escalation(options={"beams": 4, "max_new_tokens": 1, "min_new_tokens": 2})
     with pytest.raises(BadOption, match=r"^--escalate: --min-new-tokens 2 is more than --max-new-tokens 1"):
         escalation_of(settings, first, wrong)
     entities = kinds.options("entities")
-    first = Computed(spec_of(settings, "entities", "null", None, entities), "null", None, entities)
+    first = ChosenSpec(spec_of(settings, "entities", "null", None, entities), "null", None, entities)
     with pytest.raises(BadOption, match="--escalate-beams has no meaning for entities"):
         escalation_of(settings, first, Escalation(options={"beams": 4}))
 
@@ -218,15 +218,15 @@ def test_a_bound_of_the_risk_goes_with_any_output_and_needs_a_fitted_one_in_a_dr
     options = kinds.options("translate", source_lang="fr", target_lang="en", beams=1)
     request = Request(source=str(source), task="translate", escalate_beams=4, when="risk>0.3", options=options)
     with pytest.raises(StorageError, match="docmill review JOB --fit"):
-        dry_run.forecast(settings, database, prepare(settings, request), "cpu", Progress())
+        dry_run.forecast(settings, database, prepare(settings, request), "cpu", IngestProgress())
 
 
 def test_a_dry_run_says_how_long_the_escalation_of_all_texts_would_take(
     settings: Settings, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(_settings: Settings, _device: str, spec: Spec, texts: Sequence[str]) -> Sample:
+    def measured(_settings: Settings, _device: str, spec: Spec, texts: Sequence[str]) -> EngineMeasurement:
         chars = sum(map(len, texts))
-        return Sample(chars, chars, chars, seconds=float(spec.params["beams"]) * chars, load_s=0.0)
+        return EngineMeasurement(chars, chars, chars, seconds=float(spec.params["beams"]) * chars, load_s=0.0)
 
     monkeypatch.setattr(dry_run, "measure", measured)
     source = tmp_path / "a.jsonl"
@@ -234,5 +234,5 @@ def test_a_dry_run_says_how_long_the_escalation_of_all_texts_would_take(
     options = kinds.options("translate", source_lang="fr", target_lang="en", beams=1)
     for beams, expected in ((None, None), (4, 4.0 * 18)):
         request = Request(source=str(source), task="translate", escalate_beams=beams, options=options)
-        found = dry_run.forecast(settings, database, prepare(settings, request), "cpu", Progress())
+        found = dry_run.forecast(settings, database, prepare(settings, request), "cpu", IngestProgress())
         assert (found.seconds, found.escalated_s) == (18.0, expected)

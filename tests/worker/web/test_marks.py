@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from docmill.tasks.checks import Finding
-from docmill.worker.web.marks import Part, excerpt, found, marked
+from docmill.worker.web.marks import TextPart, excerpt, found, marked
 
 
 def _marks(source: str, output: str) -> tuple[list[str], list[str]]:
@@ -53,7 +53,7 @@ def test_the_places_of_findings_are_marked_in_both_texts() -> None:
     ]
     parts = found("old words", "new words here", findings)
     assert parts is not None
-    assert parts[0] == [Part("old", True), Part(" words", False)]
+    assert parts[0] == [TextPart("old", True), TextPart(" words", False)]
     assert [part.text for part in parts[1] if part.marked] == ["word", "s h"]
     assert "".join(part.text for part in parts[1]) == "new words here"
     assert found("a", "b", [Finding("y", "no place")]) is None
@@ -70,8 +70,8 @@ def test_the_places_of_findings_are_marked_in_both_texts() -> None:
 )
 def test_an_excerpt_has_the_first_mark_and_says_how_much_is_left_out(start: int | None, shown: str) -> None:
     text = "." * 30
-    parts = [Part(text, False)]
+    parts = [TextPart(text, False)]
     if start is not None:
-        parts = [Part(text[:start], False), Part("M", True), Part(text[start + 1 :], False)]
+        parts = [TextPart(text[:start], False), TextPart("M", True), TextPart(text[start + 1 :], False)]
     assert "".join(part.text for part in excerpt(parts, 10)) == shown
     assert excerpt(parts, 30) == [part for part in parts if part.text]

@@ -24,7 +24,7 @@ from docmill.storage.results.corpora import CorpusState
 from docmill.worker import formatting, inventory
 from docmill.worker.cli.options import JSON, FilledPath, settings_from
 from docmill.worker.cli.printing import OK, SOME_FAILED, answer, confirmed, print_json, print_rich, say
-from docmill.worker.consoles import Name, jobs_table, table
+from docmill.worker.consoles import NameCell, jobs_table, table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.stores import corpus_names, open_store
@@ -59,8 +59,8 @@ def list_command(as_json: bool) -> int:
     )
     for corpus in listed:
         last = formatting.local_time(corpus.ingests[0].started_at) if corpus.ingests else ""
-        results = [(f"{spec.done:,}", Name(spec.spec)) for spec in corpus.specs] or [("", Name(""))]
-        made.add_row(Name(corpus.name), f"{corpus.documents:,}", *results[0], last)
+        results = [(f"{spec.done:,}", NameCell(spec.spec)) for spec in corpus.specs] or [("", NameCell(""))]
+        made.add_row(NameCell(corpus.name), f"{corpus.documents:,}", *results[0], last)
         for more in results[1:]:
             made.add_row("", "", *more, "")
     print_rich(made)
@@ -84,7 +84,7 @@ def show_command(name: str, as_json: bool) -> int:
     specs = table("spec", "of", *counted, "as of job", names={"of"}, numbers=counted)
     for spec in corpus.specs:
         counts = [f"{n:,}" for n in (spec.done, spec.failed, spec.skipped, spec.pending)]
-        specs.add_row(str(spec.spec_id), Name(spec.spec), *counts, str(spec.job))
+        specs.add_row(str(spec.spec_id), NameCell(spec.spec), *counts, str(spec.job))
     read = ("records", "new", "changed", "unchanged", "rejected")
     readings = table("reading", "began", "state", *read, numbers=read)
     for reading in corpus.ingests:
@@ -94,7 +94,7 @@ def show_command(name: str, as_json: bool) -> int:
         readings.add_row(str(reading.id), formatting.local_time(reading.started_at), reading.state, *counts)
     sources = table("reading", "vanished", "source", names={"source"}, numbers={"vanished"})
     for reading in corpus.ingests:
-        sources.add_row(str(reading.id), f"{reading.vanished:,}", Name(reading.source))
+        sources.add_row(str(reading.id), f"{reading.vanished:,}", NameCell(reading.source))
     for part in (specs, readings, sources, jobs_table(corpus.jobs)):
         answer("")
         print_rich(part)

@@ -10,8 +10,8 @@ import click
 
 from docmill.storage.core.database import Database
 from docmill.storage.deletion import cost, gc, needed, removal, retention
-from docmill.storage.deletion.cost import Cost
-from docmill.storage.deletion.paging import Budget, Removed
+from docmill.storage.deletion.cost import RecomputeCost
+from docmill.storage.deletion.paging import RemovalBudget, Removed
 from docmill.storage.deletion.retention import Ages, Swept
 from docmill.storage.search import pgvector_index
 from docmill.worker import formatting, inventory
@@ -175,14 +175,14 @@ def _remove(database: Database, drops: Drops) -> Removed:
     return removed + gc.collect(database)
 
 
-def _what(begins: str, old: Removed, costs: list[Cost]) -> list[str]:
+def _what(begins: str, old: Removed, costs: list[RecomputeCost]) -> list[str]:
     """Return lines about superseded versions and results that go, and what these took."""
     versions = [f"  {_old_versions(old)}"] if old.documents else []
     then = [LACKING] if old.documents else []
     return [begins, *versions, *map(_cost, costs), *then, *([RECOMPUTED] if costs else [])]
 
 
-def _cost(of: Cost) -> str:
+def _cost(of: RecomputeCost) -> str:
     """Return a line about the results of one spec and what they took."""
     took = "" if of.seconds is None else f", about {formatting.duration(of.seconds)} as they were computed"
     tokens = f"{of.tokens_in:,} tokens read, {of.tokens_out:,} written"
@@ -193,7 +193,9 @@ def _old_versions(old: Removed) -> str:
     return f"{counted(old.documents, 'superseded version')} of documents, {counted(old.ingests, 'reading')}"
 
 
-def _say_would_remove(old: Removed, costs: list[Cost], unneeded: Removed, goes: Removed | None, as_json: bool) -> int:
+def _say_would_remove(
+    old: Removed, costs: list[RecomputeCost], unneeded: Removed, goes: Removed | None, as_json: bool
+) -> int:
     """Say what would go: texts that nothing needs now, and all that `goes` with versions and results, if any do."""
     if as_json:
         counts = {"superseded": old.documents, "readings": old.ingests}
@@ -234,7 +236,7 @@ def retain(settings: Settings, rows: int | None, seconds: float | None, dry_run:
     with open_store(settings) as database:
         if dry_run:
             return _say_counts(retention.count(database, ages), ages, as_json)
-        swept = retention.apply(database, ages, Budget.of(rows, seconds))
+        swept = retention.apply(database, ages, RemovalBudget.of(rows, seconds))
         for sentence in inventory.clear(settings, database):
             say(sentence)
     return _say_swept(swept, ages, as_json)

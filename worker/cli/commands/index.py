@@ -11,7 +11,7 @@ from docmill.storage.search import pgvector_index
 from docmill.storage.search.search import choose
 from docmill.worker.cli.options import JOB_ID, JSON, settings_from
 from docmill.worker.cli.printing import OK, listen, print_json, print_rich, say
-from docmill.worker.consoles import Name, table
+from docmill.worker.consoles import NameCell, table
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.stores import corpus_names, open_store
@@ -73,7 +73,7 @@ def list_command(as_json: bool) -> int:
         size = f"{index.size_bytes / 1e6:,.0f} MB"
         state = "ready" if index.ready else "unfinished: docmill index add"
         made.add_row(
-            str(index.spec_id), Name(str(index.spec)), f"{index.vectors:,}", f"{index.lacking:,}", size, state
+            str(index.spec_id), NameCell(str(index.spec)), f"{index.vectors:,}", f"{index.lacking:,}", size, state
         )
     print_rich(made)
     return OK

@@ -25,7 +25,7 @@ from docmill.worker.cli.printing import (
     say,
     stop_as_interrupt,
 )
-from docmill.worker.consoles import Name, steps_table, table
+from docmill.worker.consoles import NameCell, steps_table, table
 from docmill.worker.engines import choose_devices
 from docmill.worker.formatting import printable
 from docmill.worker.jobs.errors import BAD_INPUT
@@ -156,7 +156,9 @@ def list_command(as_json: bool) -> int:
         schedule = row["schedule"]
         said = f"{schedule['cron']} ({schedule['timezone']})" if schedule else "none"
         due = formatting.zone_time(row["next_run"], schedule["timezone"]) if schedule else ""
-        made.add_row(Name(row["name"]), Name(said), formatting.local_time(last.get("at")), last.get("state", ""), due)
+        made.add_row(
+            NameCell(row["name"]), NameCell(said), formatting.local_time(last.get("at")), last.get("state", ""), due
+        )
     print_rich(made)
     return OK
 

@@ -11,7 +11,7 @@ import click
 
 from docmill.storage.core.normalize import normalize
 from docmill.storage.readers import Record, Rejection, open_queries
-from docmill.storage.search.search import Hit
+from docmill.storage.search.search import StoredHit
 from docmill.worker.cli.options import BACKEND, JOB_ID, PROMPT, WholeNumber, check_filled, settings_from
 from docmill.worker.cli.printing import OK, SOME_FAILED, listen, print_rich, say, write_out
 from docmill.worker.formatting import printable
@@ -144,18 +144,18 @@ def _typed() -> Iterator[Record]:
         yield Record("", normalize(line)[0], {}, (), "TEXT")
 
 
-def _as_json(answer: tuple[Record, list[Hit]]) -> dict[str, Any]:
+def _as_json(answer: tuple[Record, list[StoredHit]]) -> dict[str, Any]:
     record, hits = answer
     return {"id": record.key or None, "query": record.text, "hits": [_hit_as_json(hit) for hit in hits]}
 
 
-def _hit_as_json(hit: Hit) -> dict[str, Any]:
+def _hit_as_json(hit: StoredHit) -> dict[str, Any]:
     passage = None if hit.passage is None else hit.text[slice(*hit.passage)]
     shown = {"id": hit.id, "score": hit.score, "text": hit.text, "meta": hit.meta, "passage": passage}
     return shown if hit.window is None else shown | {"window": hit.window}
 
 
-def _print(answers: Iterable[tuple[Record, list[Hit]]], *, headed: bool) -> None:
+def _print(answers: Iterable[tuple[Record, list[StoredHit]]], *, headed: bool) -> None:
     from rich.text import Text
 
     from docmill.worker.consoles import hits_table
@@ -166,7 +166,7 @@ def _print(answers: Iterable[tuple[Record, list[Hit]]], *, headed: bool) -> None
         print_rich(hits_table([(hit.score, hit.id, _line(_of_hit(hit))) for hit in hits]))
 
 
-def _of_hit(hit: Hit) -> str:
+def _of_hit(hit: StoredHit) -> str:
     return hit.text if hit.passage is None else hit.text[slice(*hit.passage)]
 
 

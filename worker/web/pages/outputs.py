@@ -14,7 +14,7 @@ from docmill.storage.results.results import samples
 from docmill.storage.results.status import JobStatus, StepStatus, read_status
 from docmill.storage.steps.conditions import list_flags, order_flags
 from docmill.tasks.checks import Checks, meaning
-from docmill.worker.web.marks import Part, checks_of, excerpt, findings, found, marked
+from docmill.worker.web.marks import TextPart, checks_of, excerpt, findings, found, marked
 from docmill.worker.web.page import Page, PageRefused, PageRequest, Values
 from docmill.worker.web.pages.jobs import shared
 
@@ -26,12 +26,12 @@ LONGEST = 2_000  # characters of a text in a list
 
 
 @dataclass(frozen=True)
-class Pair:
+class MarkedOutput:
     """A document's input and output in parts, of which some are marked, with its flags."""
 
     document: str
-    given: Sequence[Part]
-    output: Sequence[Part]
+    given: Sequence[TextPart]
+    output: Sequence[TextPart]
     flags: Sequence[str]
     evidence: Sequence[str] = ()
 
@@ -76,19 +76,21 @@ def _input(step: StepStatus, result: Mapping[str, Any], by_step: Mapping[str, An
     return str(result["input"] if step.input is None else by_step.get(step.input, {}).get("text", ""))
 
 
-def _pair(database: Database, step: StepStatus, result: Mapping[str, Any], checks: Checks | None = None) -> Pair:
+def _pair(
+    database: Database, step: StepStatus, result: Mapping[str, Any], checks: Checks | None = None
+) -> MarkedOutput:
     text, given = result.get("text"), str(result["input"])
     output = text if isinstance(text, str) else database.kind_of(step.spec.kind).output.shown(result)
     flags = tuple(result["flags"])
     evidence = findings(checks, given, output, flags) if checks is not None and output == text else ()
     if DOUBTFUL.isdisjoint(flags):
-        before, after = [Part(given, False)], [Part(output, False)]
+        before, after = [TextPart(given, False)], [TextPart(output, False)]
     else:
         before, after = found(given, output, evidence) or marked(given, output)
     said = [f"{finding.flag}: {finding.evidence}" for finding in evidence]
     shown = {finding.flag for finding in evidence}
     said += [f"{flag}: {meaning(flag)}" for flag in flags if flag in DOUBTFUL and flag not in shown and meaning(flag)]
-    return Pair(str(result["id"]), excerpt(before, LONGEST), excerpt(after, LONGEST), flags, tuple(said))
+    return MarkedOutput(str(result["id"]), excerpt(before, LONGEST), excerpt(after, LONGEST), flags, tuple(said))
 
 
 def _step(request: PageRequest, status: JobStatus) -> StepStatus:

@@ -10,7 +10,7 @@ from docmill.storage.core.normalize import normalize
 from docmill.storage.errors import NotFound, NothingEmbedded
 from docmill.storage.readers import Record
 from docmill.storage.results.corpora import find_documents
-from docmill.storage.search.search import Hit, list_searchable
+from docmill.storage.search.search import StoredHit, list_searchable
 from docmill.tasks.errors import TaskError
 from docmill.worker.errors import WorkerError
 from docmill.worker.jobs import Listener
@@ -28,9 +28,9 @@ class SearchResult:
 
     job_id: int
     step: str
-    hits: Sequence[Hit]
+    hits: Sequence[StoredHit]
 
-    def beginning(self, hit: Hit) -> str:
+    def beginning(self, hit: StoredHit) -> str:
         """Return the beginning of a hit's text, or of the part that matched."""
         text = hit.text if hit.passage is None else hit.text[slice(*hit.passage)]
         return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS].rstrip()} …"

@@ -15,7 +15,7 @@ MODEL = "small"
 
 
 @dataclass
-class Answer:
+class ServerAnswer:
     """An answer to a request. ``cut``: the connection breaks in the middle of the body."""
 
     status: int = 200
@@ -24,13 +24,13 @@ class Answer:
     cut: bool = False
 
 
-Script = Callable[[dict[str, Any], int], Answer | None]
+Script = Callable[[dict[str, Any], int], ServerAnswer | None]
 
 
-def error(status: int, message: str = "", code: str | None = None, **headers: str) -> Answer:
+def error(status: int, message: str = "", code: str | None = None, **headers: str) -> ServerAnswer:
     """Return an error as OpenAI's API has it; headers are named with underscores."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Answer(status, {"error": {"message": message, "type": "error", "code": code}}, named)
+    return ServerAnswer(status, {"error": {"message": message, "type": "error", "code": code}}, named)
 
 
 def text_of(request: dict[str, Any]) -> str:
@@ -38,16 +38,16 @@ def text_of(request: dict[str, Any]) -> str:
     return str(request["messages"][-1]["content"])
 
 
-def written(text: str, reason: str = "stop", *, read: int = 7, **choice: Any) -> Answer:
+def written(text: str, reason: str = "stop", *, read: int = 7, **choice: Any) -> ServerAnswer:
     """Return a chat completion with one choice."""
     message = {"role": "assistant", "content": text}
     each = [{"token": word, "logprob": -0.5} for word in text.split()]
     one = {"index": 0, "message": message, "finish_reason": reason, "logprobs": {"content": each}, **choice}
     usage = {"prompt_tokens": read, "completion_tokens": len(each), "total_tokens": read + len(each)}
-    return Answer(body={"id": "chat-1", "choices": [one], "usage": usage, "system_fingerprint": "fp_1"})
+    return ServerAnswer(body={"id": "chat-1", "choices": [one], "usage": usage, "system_fingerprint": "fp_1"})
 
 
-def vectors(request: dict[str, Any]) -> Answer:
+def vectors(request: dict[str, Any]) -> ServerAnswer:
     """Return a vector of length 1 for each text: it tells how long the text is."""
     data = [
         {
@@ -57,10 +57,12 @@ def vectors(request: dict[str, Any]) -> Answer:
         }
         for place, text in enumerate(request["input"])
     ]
-    return Answer(body={"data": data[::-1], "usage": {"prompt_tokens": sum(len(text) for text in request["input"])}})
+    return ServerAnswer(
+        body={"data": data[::-1], "usage": {"prompt_tokens": sum(len(text) for text in request["input"])}}
+    )
 
 
-def usual(request: dict[str, Any]) -> Answer:
+def usual(request: dict[str, Any]) -> ServerAnswer:
     """Return the text in capitals, or vectors."""
     return vectors(request) if "input" in request else written(text_of(request).upper())
 
@@ -84,7 +86,7 @@ class ApiServer:
         self.honours = honours
         self.repeated: list[str] = []  # keys of requests that were not computed again
         self.idempotency_keys: list[str | None] = []
-        self._by_key: dict[str, Answer | None] = {}
+        self._by_key: dict[str, ServerAnswer | None] = {}
         self.models: list[dict[str, Any]] | int = [{"id": MODEL, "object": "model", "max_model_len": 4096}]
         self.requests: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
@@ -111,7 +113,7 @@ class ApiServer:
             self._server.server_close()
             thread.join()
 
-    def _answer(self, request: dict[str, Any]) -> Answer:
+    def _answer(self, request: dict[str, Any]) -> ServerAnswer:
         key = json.dumps(request, sort_keys=True)
         with self._lock:
             self.requests.append(request)
@@ -124,7 +126,7 @@ class ApiServer:
             with self._lock:
                 self.at_a_time -= 1
 
-    def _answer_once(self, request: dict[str, Any], key: str) -> Answer:
+    def _answer_once(self, request: dict[str, Any], key: str) -> ServerAnswer:
         with self._lock:
             if key in self._by_key:
                 self.repeated.append(key)
@@ -146,7 +148,7 @@ class ApiServer:
                 if isinstance(outer.models, int):
                     self._send(error(outer.models, "no"))
                 else:
-                    self._send(Answer(body={"object": "list", "data": outer.models}))
+                    self._send(ServerAnswer(body={"object": "list", "data": outer.models}))
 
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -155,7 +157,7 @@ class ApiServer:
                 once = outer.honours and key is not None
                 self._send(outer._answer_once(request, str(key)) if once else outer._answer(request))
 
-            def _send(self, answer: Answer) -> None:
+            def _send(self, answer: ServerAnswer) -> None:
                 raw = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
                 self.send_response(answer.status)
                 for name, value in {"Content-Length": str(len(raw)), **answer.headers}.items():

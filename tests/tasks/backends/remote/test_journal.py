@@ -17,7 +17,7 @@ from docmill.tasks.backends.remote.journal import KEPT_S, Journal, empty
 from docmill.tasks.engine.engine import Engine, Submission
 from docmill.tasks.outputs import Failure, Generated, Likelihood, Output, Several, Vector
 from docmill.tasks.windows.windows import Encoded
-from tests.tasks.backends.remote.api_server import Answer, ApiServer, error, text_of
+from tests.tasks.backends.remote.api_server import ApiServer, ServerAnswer, error, text_of
 from tests.tasks.backends.remote.test_served_models import GENERATE, engine_on, spec_of
 from tests.worker.harness import until
 
@@ -158,7 +158,7 @@ def test_the_windows_of_an_unfinished_document_are_kept(api: ApiServer, file: Pa
     long = " ".join(f"word{number}" for number in range(200))
     blocked, last = threading.Event(), "word199"
 
-    def script(request: dict[str, Any], times: int) -> Answer | None:
+    def script(request: dict[str, Any], times: int) -> ServerAnswer | None:
         if last in text_of(request):
             blocked.wait(60)
         return None
@@ -199,8 +199,8 @@ def test_a_key_is_the_same_in_any_process_and_another_after_an_error(api: ApiSer
 
 
 def test_a_server_that_repeats_errors_by_their_key_is_asked_anew(file: Path) -> None:
-    def script(request: dict[str, Any], times: int) -> Answer | None:
-        return {1: error(500), 2: Answer(200, b"{half"), 3: error(429, Retry_After="0")}.get(times)
+    def script(request: dict[str, Any], times: int) -> ServerAnswer | None:
+        return {1: error(500), 2: ServerAnswer(200, b"{half"), 3: error(429, Retry_After="0")}.get(times)
 
     with ApiServer(script, honours=True).running() as api, engine_on(api, file) as engine:
         (outcome,) = computed(engine, GENERATE, TEXTS[:1]).finished()

@@ -27,7 +27,16 @@ from docmill.tasks.errors import CannotServe, EngineStopped
 from docmill.tasks.models.weightless import Server
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
-from tests.tasks.backends.remote.api_server import MODEL, Answer, ApiServer, Script, error, text_of, vectors, written
+from tests.tasks.backends.remote.api_server import (
+    MODEL,
+    ApiServer,
+    Script,
+    ServerAnswer,
+    error,
+    text_of,
+    vectors,
+    written,
+)
 from tests.worker.harness import until
 
 KEY = "sk-secret-key"
@@ -86,10 +95,10 @@ def stopped(engine: Engine) -> bool:
     return False
 
 
-def on(place: str, *answers_in_turn: Answer | None) -> Script:
+def on(place: str, *answers_in_turn: ServerAnswer | None) -> Script:
     """Return a script that answers requests about a text in this order, and then as usual."""
 
-    def script(request: dict[str, Any], times: int) -> Answer | None:
+    def script(request: dict[str, Any], times: int) -> ServerAnswer | None:
         if place not in json.dumps(request) or times > len(answers_in_turn):
             return None
         return answers_in_turn[times - 1]
@@ -101,15 +110,17 @@ FAILURES = {
     "number 0.": error(500, "internal"),
     "number 1.": error(503, "overloaded"),
     "number 2.": error(429, "slow down", Retry_After="0"),
-    "number 3.": Answer(200, b'{"choices": [{"index": 0, "message": {"conte'),
-    "number 4.": Answer(200, {"object": "nothing of this kind"}),
-    "number 5.": Answer(200, {"choices": []}),
-    "number 6.": Answer(200, {"choices": [{"index": 0, "message": {"content": "half"}, "finish_reason": None}]}),
-    "number 7.": Answer(200, b"<html>a proxy</html>"),
+    "number 3.": ServerAnswer(200, b'{"choices": [{"index": 0, "message": {"conte'),
+    "number 4.": ServerAnswer(200, {"object": "nothing of this kind"}),
+    "number 5.": ServerAnswer(200, {"choices": []}),
+    "number 6.": ServerAnswer(
+        200, {"choices": [{"index": 0, "message": {"content": "half"}, "finish_reason": None}]}
+    ),
+    "number 7.": ServerAnswer(200, b"<html>a proxy</html>"),
     "number 8.": error(502),
     "number 9.": written("CUT", "stop"),
     "number 10.": error(408),
-    "number 11.": Answer(200, {"choices": [{"message": {"content": ["parts"]}, "finish_reason": "stop"}]}),
+    "number 11.": ServerAnswer(200, {"choices": [{"message": {"content": ["parts"]}, "finish_reason": "stop"}]}),
 }
 
 
@@ -118,7 +129,7 @@ def test_every_failure_of_a_server_is_survived_and_no_answer_is_asked_for_twice(
 ) -> None:
     FAILURES["number 9."].cut = True
 
-    def script(request: dict[str, Any], times: int) -> Answer | None:
+    def script(request: dict[str, Any], times: int) -> ServerAnswer | None:
         failing = next((place for place in FAILURES if text_of(request).endswith(place)), None)
         return None if failing is None or times > 2 else FAILURES[failing]
 
@@ -172,7 +183,7 @@ def test_a_pause_longer_than_the_patience_is_told(api: Callable[[Script], ApiSer
 def test_an_answer_that_takes_too_long_is_asked_for_again(api: Callable[[Script], ApiServer]) -> None:
     never = threading.Event()
 
-    def script(request: dict[str, Any], times: int) -> Answer | None:
+    def script(request: dict[str, Any], times: int) -> ServerAnswer | None:
         if times == 1:
             never.wait(60)
         return None
@@ -218,7 +229,7 @@ def test_a_last_text_slower_than_the_patience_fails_alone_while_the_server_is_th
 ) -> None:
     never = threading.Event()
 
-    def script(request: dict[str, Any], times: int) -> Answer | None:
+    def script(request: dict[str, Any], times: int) -> ServerAnswer | None:
         if "number 3." in text_of(request):
             never.wait(60)
         return None
@@ -248,16 +259,20 @@ CUT.cut = True
     [
         (GUARDED, "HTTP 403 (our guardrail blocks this, ***)", Reason.DOCUMENT),
         (error(404, "no such page"), "HTTP 404 (no such page)", Reason.DOCUMENT),
-        (Answer(418, b"I am a teapot.", {"Content-Type": "text/plain"}), "HTTP 418 (I am a teapot)", Reason.DOCUMENT),
+        (
+            ServerAnswer(418, b"I am a teapot.", {"Content-Type": "text/plain"}),
+            "HTTP 418 (I am a teapot)",
+            Reason.DOCUMENT,
+        ),
         (error(500, "a bug"), "HTTP 500 (a bug)", Reason.TRANSIENT),
         (error(503, "too long for us"), "HTTP 503 (too long for us)", Reason.TRANSIENT),
-        (Answer(200, b"<html>a proxy</html>"), "half an answer", Reason.TRANSIENT),
-        (Answer(200, {"error": {"message": "upstream is gone"}}), "upstream is gone", Reason.TRANSIENT),
+        (ServerAnswer(200, b"<html>a proxy</html>"), "half an answer", Reason.TRANSIENT),
+        (ServerAnswer(200, {"error": {"message": "upstream is gone"}}), "upstream is gone", Reason.TRANSIENT),
         (CUT, "ClientPayloadError", Reason.TRANSIENT),
     ],
 )
 def test_a_text_that_a_server_always_answers_badly_fails_alone_in_whatever_form(
-    api: Callable[[Script], ApiServer], answer: Answer, said: str, reason: Reason
+    api: Callable[[Script], ApiServer], answer: ServerAnswer, said: str, reason: Reason
 ) -> None:
     server = api(lambda request, _: answer if "number 3." in text_of(request) else None)
     with engine_on(server, patience_s=0.05) as engine:  # as after `docmill retry`: nothing was answered before
@@ -278,7 +293,7 @@ def test_a_text_that_a_server_always_answers_badly_fails_alone_in_whatever_form(
 def test_an_answer_without_meaning_is_paid_three_times_and_then_its_text_fails(
     api: Callable[[Script], ApiServer], body: Any
 ) -> None:
-    server = api(lambda request, _: Answer(200, body))
+    server = api(lambda request, _: ServerAnswer(200, body))
     outcomes = computed(server, GENERATE, TEXTS)
     assert {outcome.status for outcome in outcomes} == {Status.FAILED}
     assert {server.of(text) for text in TEXTS} == {3}
@@ -289,7 +304,7 @@ def test_an_answer_is_not_read_beyond_its_limit_however_small_it_is_on_the_wire(
     api: Callable[[Script], ApiServer],
 ) -> None:
     blanks = gzip.compress(b" " * 2**26, 1)
-    bomb = Answer(200, blanks, {"Content-Encoding": "gzip"})
+    bomb = ServerAnswer(200, blanks, {"Content-Encoding": "gzip"})
     server = api(lambda request, _: bomb if "number 3." in text_of(request) else None)
     outcomes = computed(server, GENERATE, TEXTS)
     assert [one.content_id for one in outcomes if one.status is Status.FAILED] == [3]
@@ -303,11 +318,11 @@ def test_a_usage_that_cannot_be_is_none(number: bytes) -> None:
 
 
 def test_tokens_are_estimated_where_the_server_does_not_count_them(api: Callable[[Script], ApiServer]) -> None:
-    def answer(request: dict[str, Any], times: int) -> Answer | None:
+    def answer(request: dict[str, Any], times: int) -> ServerAnswer | None:
         if request.get("input") == ["text"]:
             return None
         raw = json.dumps((vectors(request) if "input" in request else written("two words")).body).encode()
-        return Answer(200, re.sub(rb'("(prompt|completion)_tokens": )\d+', rb"\g<1>null", raw))
+        return ServerAnswer(200, re.sub(rb'("(prompt|completion)_tokens": )\d+', rb"\g<1>null", raw))
 
     server = api(answer)
     (outcome,) = computed(server, GENERATE, ["a text"])
@@ -330,7 +345,7 @@ def test_a_call_of_a_tool_is_no_empty_text(api: Callable[[Script], ApiServer]) -
 def test_a_drain_takes_the_answers_under_way_and_sends_nothing_again(api: Callable[[Script], ApiServer]) -> None:
     held, told = threading.Event(), threading.Event()
 
-    def script(request: dict[str, Any], times: int) -> Answer | None:
+    def script(request: dict[str, Any], times: int) -> ServerAnswer | None:
         if "number 0." in text_of(request):
             told.set()
             return error(500)
@@ -364,7 +379,7 @@ def test_a_drain_takes_the_answers_under_way_and_sends_nothing_again(api: Callab
     ],
 )
 def test_a_server_that_refuses_all_requests_fails_no_text_and_is_opened_again(
-    api: Callable[[Script], ApiServer], answer: Answer, said: str, caplog: pytest.LogCaptureFixture
+    api: Callable[[Script], ApiServer], answer: ServerAnswer, said: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     server = api(lambda request, _: answer)
@@ -409,7 +424,7 @@ def test_a_server_is_refused_at_the_opening_with_what_to_do(api: Callable[[Scrip
 def test_a_server_that_gives_no_log_probabilities_or_renamed_the_limit_is_asked_without(
     api: Callable[[Script], ApiServer],
 ) -> None:
-    def script(request: dict[str, Any], times: int) -> Answer | None:
+    def script(request: dict[str, Any], times: int) -> ServerAnswer | None:
         if "logprobs" in request:
             return error(400, "logprobs are not supported with reasoning models")
         if "max_tokens" in request:
@@ -481,7 +496,7 @@ SHAPE = {"type": "object", "properties": {"year": {"type": "integer"}}, "require
 def test_records_are_asked_for_by_their_schema_and_validated(api: Callable[[Script], ApiServer]) -> None:
     told = {"number 0.": '{"year": 1912}', "number 1.": '{"year": "old"}', "number 2.": '{"year": 19'}
 
-    def script(request: dict[str, Any], times: int) -> Answer | None:
+    def script(request: dict[str, Any], times: int) -> ServerAnswer | None:
         return next((written(text) for place, text in told.items() if place in text_of(request)), None)
 
     server = api(script)
@@ -499,7 +514,7 @@ def test_records_are_asked_for_by_their_schema_and_validated(api: Callable[[Scri
 def test_vectors_come_in_order_some_texts_in_a_request_and_one_bad_text_fails_alone(
     api: Callable[[Script], ApiServer],
 ) -> None:
-    def script(request: dict[str, Any], times: int) -> Answer | None:
+    def script(request: dict[str, Any], times: int) -> ServerAnswer | None:
         if any("number 7." in text for text in request["input"]):
             return error(400, "too long")
         return error(500) if times == 1 and request["input"] != ["text"] else None
@@ -519,10 +534,10 @@ def test_vectors_come_in_order_some_texts_in_a_request_and_one_bad_text_fails_al
 
 
 def test_vectors_that_are_not_one_for_each_text_are_asked_for_again(api: Callable[[Script], ApiServer]) -> None:
-    def script(request: dict[str, Any], times: int) -> Answer | None:
+    def script(request: dict[str, Any], times: int) -> ServerAnswer | None:
         if times > 1 or request["input"] == ["text"]:
             return None
-        return Answer(body={"data": [{"index": 0, "embedding": [1.0]}]})
+        return ServerAnswer(body={"data": [{"index": 0, "embedding": [1.0]}]})
 
     outcomes = computed(api(script), spec_of("embed"), TEXTS)
     assert {outcome.status for outcome in outcomes} == {Status.DONE}
