@@ -1,6 +1,8 @@
 # Two commands do everything on a fresh machine: `make run` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+# The slowest tests that `make test` lists.
+DURATIONS ?= 30
 # pip compiles one file after the other; this does it on all cores. What is for a newer Python does not compile.
 COMPILE = -m compileall -q -j 0 lib >/dev/null 2>&1 || true
 # Else every process would compile our own modules anew.
@@ -38,8 +40,8 @@ run: setup       ## summarise, translate, embed, tag, classify and ask the examp
 test: setup      ## the whole test suite (with real servers of its own)
 	@echo "Two halves at once: the tests of faults, which mostly wait, write .faults.log and are shown at the end; they come first, since they wait for what must happen in time."
 	@export DOCMILL_TEST_CACHE=$$(mktemp -d -t docmill-test-cache-XXXXXX); trap "rm -rf $$DOCMILL_TEST_CACHE" EXIT; \
-	  $(BIN)/python -m pytest tests/faults --numprocesses 2 --dist loadfile --durations 30 >.faults.log 2>&1 & faults=$$!; trap "kill $$faults" INT TERM; \
-	  nice $(BIN)/python -m pytest --ignore tests/faults --numprocesses 3 --dist worksteal --durations 30; rest=$$?; \
+	  $(BIN)/python -m pytest tests/faults --numprocesses 2 --dist loadfile --durations $(DURATIONS) >.faults.log 2>&1 & faults=$$!; trap "kill $$faults" INT TERM; \
+	  nice $(BIN)/python -m pytest --ignore tests/faults --numprocesses 3 --dist worksteal --durations $(DURATIONS); rest=$$?; \
 	  wait $$faults; faults=$$?; cat .faults.log; test $$rest -eq 0 && test $$faults -eq 0
 
 test-fast: setup ## the tests that need no server, no command and no model: for the time between two edits

@@ -70,7 +70,7 @@ KEPT = {
     "VECTOR": "return dict(vector=output.values.astype('<f4').tobytes())",
     "LABELS": STORED.format(type="LABELS", given="output.scores.items()"),
     "SPANS": STORED.format(type="SPANS", given="text, [(s.label, s.start, s.end, s.score) for s in output.spans]"),
-    "RECORD": STORED.format(type="RECORD", given="output.data"),
+    "RECORD": STORED.format(type="RECORD", given="{'words': len(output.text.split())}"),
 }
 MODELLESS = {"TEXT"}
 TYPES = ("TEXT", "VECTOR", "LABELS", "SPANS", "RECORD")

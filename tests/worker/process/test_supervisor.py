@@ -73,7 +73,7 @@ def test_a_watcher_hears_of_what_may_have_ended_its_job(
 
 def test_a_watcher_is_not_woken_while_a_process_computes(tmp_path: Path, database: Database) -> None:
     supervisor = Supervisor(load_settings(home=tmp_path), database, Broker("redis://127.0.0.1:1"), devices=[])
-    _hear(supervisor, {"event": "beat", "finished": 1.0})
+    _hear(supervisor, {"event": "beat", "finished": 1.0, "counts": {}, "gauges": {}})
     _hear(supervisor, {"event": "begin", "name": "batch", "kind": "batch", "size": 1})
     assert not supervisor._news.is_set()
 
