@@ -1,4 +1,4 @@
-"""Features that stand beside the core: what each brings, and where they are found.
+"""The declaration of a feature, and the list of docmill's own features and those of other distributions.
 
 A feature of docmill's own is a folder in `features/` and a line of `BUILT_IN`. A distribution names its features in
 the entry point group `docmill.features`. The registries of the core ask this module, and name no feature.
@@ -42,7 +42,7 @@ class FeatureInvalid(StorageError):
 
 
 class Command(NamedTuple):
-    """A command's heading in the help, its line there, and its module. Its function there is NAME_command."""
+    """A command's heading in the help, its line there, and the module that has its function, `NAME_command`."""
 
     heading: str
     about: str
@@ -51,7 +51,7 @@ class Command(NamedTuple):
 
 @dataclass(frozen=True)
 class Feature:
-    """A feature's name, and what it brings. A value is named as `module:NAME`, and loads when it is needed.
+    """A feature's name and its parts. A string `module:NAME` names a value, which loads when it is needed.
 
     ``commands``: the command line's commands, by their names.
     ``kinds``: kinds of task (`tasks.kinds.base.TaskKind`).
@@ -61,14 +61,14 @@ class Feature:
     ``filters``: filters of documents (`storage.steps.conditions.DocumentFilter`), by their names for `--leave-out`.
     ``writers``: formats of results (`storage.writers.formats.Writer`).
     ``tables``: SQLAlchemy's MetaData of the feature's own tables. `docmill db upgrade` makes those that are missing.
-    ``worker_rights``, ``order_rights``: rights to these tables (`storage.core.privileges`) that a worker needs, and
-    that it needs to take orders.
-    ``dependents``: what deletion has to ask or tell the feature (`storage.deletion.dependents.Dependent`).
+    ``worker_rights``, ``order_rights``: rights to these tables (`storage.core.privileges`) that every worker needs,
+    and that a worker needs which takes orders.
+    ``dependents``: functions that deletion calls (`storage.deletion.dependents.Dependent`).
     ``retention``: rules by their names (`storage.deletion.retention.Rule`), each with an age in the settings' file.
     ``pages``: pages of `docmill web` (`worker.web.page.Page`).
     ``extras``: extras of docmill's package that only the feature needs.
-    ``services``: functions of the settings and the supervisor of a worker. Each returns a context manager, which is
-    entered for as long as `docmill worker` works.
+    ``services``: functions `(settings, supervisor) -> context manager`. `docmill worker` enters the context managers
+    while it works.
     """
 
     name: str
@@ -141,9 +141,10 @@ def load_all(part: str, kind: type[T]) -> Iterator[T]:
 
 
 def load_by_name(part: str, kind: type[T], own: Iterable[T], name: str = "name") -> dict[str, T]:
-    """Return docmill's own values of a part, then those of features, by the attribute that names them.
+    """Return the values of a part by their names: docmill's own, then those of features.
 
-    Raises FeatureInvalid, also for a name that is taken, and for a value that the feature gives another name.
+    `name` is the attribute of a value that has its name. Raises FeatureInvalid, also if a name is taken, or is not
+    the name under which the feature lists the value.
     """
     values = {getattr(value, name): value for value in own}
     for feature in features():
@@ -161,14 +162,14 @@ def load_by_name(part: str, kind: type[T], own: Iterable[T], name: str = "name")
 
 
 def flags_of_checks() -> frozenset[str]:
-    """Return the flags that checks of features raise; none if a feature does not load, of which others tell."""
+    """Return the flags that checks of features raise; none if a feature does not load, which other calls report."""
     with suppress(FeatureInvalid):
         return frozenset(flag for feature in features() for flag in feature.checks)
     return frozenset()
 
 
 def find_command(name: str) -> Command | None:
-    """Return a feature's command; None if there is no such command. Other distributions are looked at last."""
+    """Return a feature's command; None if there is no such command. Other distributions load only if need be."""
     for of_features in (built_in_features, features):
         for feature in of_features():
             if name in feature.commands:

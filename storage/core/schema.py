@@ -1,10 +1,10 @@
 """The tables, as classes with typed columns, and the database's clock.
 
-A class stands for its table in any statement, an instance is a row. Of SQLAlchemy only its Core: a row is a value
-that nothing writes back, and the ORM would be loaded whenever a command starts.
+A class stands for its table in a statement, and an instance is a row. docmill uses SQLAlchemy's Core without the
+ORM: nothing writes rows back, and loading the ORM would slow the start of every command.
 
-Times are seconds since 1970 by the database's clock; counts roll up from shards, never from rows. Constraint names
-are fixed, so that a migration can name what it changes on every database.
+Times are seconds since 1970 by the database's clock. A job's counts are sums over its steps and shards, so that
+nobody counts outcomes. Constraint names are fixed, so that a migration can name what it changes on every database.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def collections_of_tables() -> list[MetaData]:
 
 
 class Attribute(Protocol[T]):
-    """A column, as type checkers see it: of the class it is an SQL expression, of a row its value."""
+    """A column for type checkers: an SQL expression on the class, the value on a row."""
 
     @overload
     def __get__(self, row: None, table: type[Base]) -> ColumnClause[T]: ...
@@ -120,9 +120,9 @@ def column(kind: type[T], reference: Reference = None, **more: Any) -> Attribute
 @overload
 def column(kind: JSON, reference: Reference = None, *, nullable: bool = False) -> Attribute[Any]: ...
 def column(kind: Any, reference: Reference = None, *, nullable: bool = False, **more: Any) -> Any:
-    """A column for values of a Python type, or for `Json`; perhaps a foreign key, with SQLAlchemy's own arguments.
+    """Return a column for values of a Python type, or for `Json`, perhaps with a foreign key.
 
-    It is called as the attribute is.
+    Its name is that of the attribute. SQLAlchemy's Column takes the further arguments.
     """
     return Column(_TYPES.get(kind, kind), *([] if reference is None else [reference]), nullable=nullable, **more)
 
@@ -137,7 +137,7 @@ class db_now(ColumnElement[float]):  # noqa: N801 - reads as the SQL function th
 
     type = Double()
     inherit_cache = True
-    # It has no parts. Unsaid, each statement with it would be compiled every time anew.
+    # It has no parts. Without this line, SQLAlchemy would never cache a compiled statement with it.
     _traverse_internals = []  # noqa: RUF012
 
 
@@ -161,7 +161,7 @@ class Content(Base):
     text = column(str)
     n_chars = column(int)
 
-    # PostgreSQL refuses a text under the hash of another. SQLite has no users, and docmill compares there.
+    # PostgreSQL refuses a text under another text's hash. SQLite cannot, so docmill checks the texts that it reads.
     __table_args__ = (
         CheckConstraint("sha256 = sha256(convert_to(text, 'UTF8'))", name="ck_content_sha256").ddl_if("postgresql"),
     )
@@ -198,9 +198,8 @@ class Ingest(Base):
 
 
 class Rejection(Base):
-    """A record that is no document, with its place in the source. `noted_at` is when it was met last.
-
-    It could not be read, or it is `superseded` by a later record of the same id.
+    """A record that is no document: it could not be read, or a later record of the same id `superseded` it.
+    `place` is its place in the source, and `noted_at` the time when a reading last came across it.
     """
 
     __tablename__ = "rejection"
@@ -212,11 +211,12 @@ class Rejection(Base):
 
 
 class Document(Base):
-    """A key of a corpus with one content. Never overwritten: `superseded_by` is the document that took its place,
-    NULL for the current one. A `gone` one says that its source has it no more; its content is the last one it had.
+    """One version of a document: a key of a corpus, with its content. A version is never overwritten.
+    `superseded_by` is the version that took its place, NULL for the current version. A `gone` version says that the
+    source no longer has the document; it keeps the last content.
 
-    Ids rise in the order of commits within a corpus (its writers take turns), so the corpus as it stood when its
-    last document was L is what has `id <= L` and was not superseded by one up to L.
+    Within a corpus ids rise in the order of commits, since its writers take turns. So the corpus as it stood when its
+    last row was L has the rows with `id <= L` that no row up to L supersedes.
     """
 
     __tablename__ = "document"
@@ -260,12 +260,12 @@ class SpecRow(Base):
     revision = column(str)
     quality = column(str)
     params = column(Json)
-    dropped_at = column(float, nullable=True)  # when results of it were last removed
-    dropped_by = column(str, nullable=True)  # the rule of retention that did; NULL for a command
+    dropped_at = column(float, nullable=True)  # the last removal of its results
+    dropped_by = column(str, nullable=True)  # the rule of retention that removed them; NULL for a command
 
 
 class VectorLength(Base):
-    """The numbers in each vector of a spec, as in its first one. A row never changes: other vectors are refused."""
+    """The length of a spec's vectors, set by the first. It never changes: vectors of another length are refused."""
 
     __tablename__ = "vector_length"
     spec_id = column(int, ForeignKey("spec.id"), primary_key=True)
@@ -287,13 +287,15 @@ class Runtime(Base):
 class Job(Base):
     """Steps applied to a corpus as it stood at the end of an ingest.
 
-    `state`: ingesting, running, done, cancelled, stopped (too many failures, or doubtful results). `paused` stands
-    beside it: a paused job keeps its state, and none of its shards is dispatched, claimed or committed.
-    Three documents mark the job's place in its corpus: `base_document` was the last one when the sweep through what
-    others brought began, `swept_to` the last one that was looked through for what is to be planned, and
-    `last_document` (once the source was read) the last one that belongs to the job.
-    At `forgotten_at` the texts that its steps had met were deleted (see `storage.deletion.retention`), and at
-    `folded_at` its finished shards became one row for each step. `traceparent` is the first span of its trace.
+    `state`: ingesting, running, done, cancelled, stopped (too many failures, or doubtful results). A `paused` job
+    keeps its state, and none of its shards is dispatched, claimed or committed.
+
+    Three ids of documents mark the job's place in its corpus. After its source is read, the job sweeps the documents
+    of other readings. `base_document` was the corpus's last document when the sweep began, `swept_to` is the last one
+    that the sweep has examined, and `last_document` the last one that belongs to the job.
+
+    Retention (`storage.deletion.retention`) deletes the rows of `step_text` at `forgotten_at`, and folds finished
+    shards into one row for each step at `folded_at`. `traceparent` is the first span of the job's trace.
     """
 
     __tablename__ = "job"
@@ -319,16 +321,18 @@ class Job(Base):
 
 
 class Step(Base):
-    """One spec of a job, and what it reads: the documents, or what an `input_step` before it (its `seq`) put out.
+    """One spec of a job. It reads the documents, or the outputs of the earlier step `input_step` (its `seq`).
 
-    `n_prior_*` are the contents that had an outcome before (`n_prior_truncated` of the done ones were cut at the
-    model's limit); `n_retried` those whose failure is being tried again by a later shard of this step. `flagged` is
-    {"names", "lacking"}: it reads only outputs with these flags or bounds, or without
-    (`storage.steps.conditions.Flagged`).
-    With `escalates` it computes again what that step (its `seq`) computed, where its results are `doubted`
-    (`storage.steps.conditions.Doubt`). These steps come after all others. `n_rescued` of the texts on which that step
-    failed are done by this one. `leaves_out` names the documents that it
-    does not read (`storage.steps.conditions`).
+    With `flagged`, {"names", "lacking"}, it reads only outputs with these flags or bounds, or only those without
+    (`storage.steps.conditions.Flagged`). `leaves_out` names the filter of the documents that it does not read
+    (`storage.steps.conditions.DocumentFilter`).
+
+    An escalation `escalates` another step (its `seq`): it computes the texts again whose results are `doubted`
+    (`storage.steps.conditions.Doubt`). Escalations come after all other steps. `n_rescued` counts the texts that
+    failed at that step and are done at this one.
+
+    `n_prior_*` count contents that had an outcome before (`n_prior_truncated` of the done ones stopped at the model's
+    limit), and `n_retried` failures that a later shard of this step tries again.
     """
 
     __tablename__ = "step"
@@ -350,7 +354,10 @@ class Step(Base):
 
 
 class StepText(Base):
-    """A text that a step has met which reads another's outputs: so it is planned once."""
+    """A text that a step has met, so that the step plans it once.
+
+    Texts of documents need no row at a step that reads all of them (`storage.ingest.planning`).
+    """
 
     __tablename__ = "step_text"
     job_id = column(int, primary_key=True)
@@ -379,8 +386,8 @@ class Shard(Base):
     """A slice of one step's contents: the unit of queueing, lease and retry.
 
     `state`: planned, queued, running, done, split (its contents went to smaller shards). `contents` are the
-    content ids, little-endian int64. `fence` rises with every claim and every taking away. `suspect` counts
-    what is known against it: 0 nothing, 1 it was in flight when its process died, 2 it died alone once.
+    content ids, little-endian int64. `fence` rises with every claim, and when a shard is taken from its holder.
+    `suspect` is 1 if the shard was in flight when a process died, 2 if it was alone in a process that died, else 0.
     `lapses` counts the leases that lapsed.
     """
 
@@ -415,8 +422,8 @@ class Shard(Base):
 
     __table_args__ = (
         Index("ix_shard_job_id_state_lane_id", "job_id", "state", "lane", "id"),
-        # Those below hold no planned shards: with a backlog of millions they stay small, and no planner takes them
-        # for the way to a job's planned ones.
+        # The indexes below have no planned shards. So they stay small beside a backlog of millions, and no query
+        # planner uses them to look for a job's planned shards.
         partial_index("ix_shard_dispatched", "lane", "state", "dispatched_at", where="dispatched_at IS NOT NULL"),
         partial_index("ix_shard_running", "lease_until", where="lease_until IS NOT NULL"),
         partial_index("ix_shard_finished", "finished_at", where="finished_at IS NOT NULL"),
@@ -425,7 +432,7 @@ class Shard(Base):
 
 
 class OutcomeRow(Base):
-    """The outcome of a content under a spec (see `storage.core.specs.Outcome`). At most one row, ever."""
+    """The outcome of a content under a spec (see `storage.core.specs.Outcome`)."""
 
     __tablename__ = "outcome"
     spec_id = column(int, ForeignKey("spec.id"), primary_key=True)
@@ -458,13 +465,13 @@ OUTCOME_VALUES = tuple(column.name for column in OutcomeRow.__table__.columns if
 
 
 class Worker(Base):
-    """A device process that lives, or did until `seen_at`. `id` is what shards name as their owner.
+    """A device process, which lived at `seen_at`. Shards name its `id` as their owner.
 
-    At `consumed_at` it last held a shard, or heard from the queue; NULL before that. `trouble` says why the store
-    refuses what it writes, and `device_problem` why its device can compute nothing; NULL while they do. `computed`
-    has the texts of each job, by its id, that are computed and not yet committed. `time_use` has the seconds of the
-    last minute, by what they were spent on (`storage.results.fleet`). `pid` means something to those
-    processes that share its `pid_space` (see `worker.concurrency`).
+    At `consumed_at` it last held a shard, or heard from the queue; NULL before that. `trouble` is the reason why the
+    store refuses its writes, and `device_problem` the reason why its device cannot compute; NULL if there is none.
+    `computed` counts, by job id, the texts that are computed and not yet committed. `time_use` has the seconds of the
+    last minute by their use (`storage.results.fleet`). `pid` is valid among processes with the same `pid_space`
+    (`worker.concurrency`).
     """
 
     __tablename__ = "worker"
@@ -505,9 +512,9 @@ class Lease(Base):
 
 
 class PipelineRow(Base):
-    """A pipeline as its file says, with the `path` that paths in it start from.
+    """A stored pipeline: the `text` of its file, and the `path` from which paths in it start.
 
-    `schedule` is {"cron", "timezone", "overlap"}; what came due up to `looked_at` has its run.
+    `schedule` is {"cron", "timezone", "overlap"}. Times that came due up to `looked_at` have their runs.
     """
 
     __tablename__ = "pipeline"
@@ -525,7 +532,7 @@ class PipelineRun(Base):
     """One run of a pipeline: when it was due (None for one by hand), and the job that it became.
 
     `state`: due, reading (its source), running (its job), done, failed, skipped (the one before was still going).
-    `handed_at` is when a worker was last asked to take it further; `owner` is who does, under a lease
+    `handed_at` is the time when a worker was last asked to continue it. `owner` holds it under a lease
     (`storage.pipelines.pipelines`): a worker that reads the source or writes the output, or a command that runs it.
     """
 
@@ -657,7 +664,7 @@ class ReplacementRow(Base):
 class RiskVersion(Base):
     """A model of the risk that outputs of a spec are bad, fitted to judgements. Versions of a spec count from 1.
 
-    `model` is {"intercept", "features"} (see `storage.steps.conditions.RiskModel`), and `quality` has its measures.
+    `model` is {"intercept", "features"} (see `storage.steps.risk.RiskModel`), and `quality` has its measures.
     """
 
     __tablename__ = "risk_version"

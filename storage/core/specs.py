@@ -129,8 +129,8 @@ class Outcome:
     ``text``, ``vector`` and ``data`` hold the output as its type says (`storage.outputs.output_types`). ``vector``
     has little-endian float32 bytes: ``dim`` values, or ``windows × dim`` row by row, in which case ``data`` has
     ``{"dim": …, "windows": [[start, end], …]}`` in characters of the text. ``reason`` is a sentence for people,
-    without the document's text. ``confidence`` (0 to 1) is what `tasks.confidence` says for the kind of task; None
-    where it is not known. Of a text that a model wrote, ``mean_logprob`` and ``least_logprob`` are the mean and the
+    without the document's text. ``confidence`` (0 to 1) is the measure of the kind of task (`tasks.kinds.base`);
+    None if it is not known. Of a text that a model wrote, ``mean_logprob`` and ``least_logprob`` are the mean and the
     least of its tokens' log-probabilities (natural logarithms).
     """
 

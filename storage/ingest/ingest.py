@@ -1,12 +1,14 @@
 """Read a source into a corpus. Each transaction stores a chunk of records: contents, documents and shards together.
-So work starts at once, and an interrupted reading is continued by reading again.
+So work starts at once, and reading again continues an interrupted reading.
 
-Of two records with one key the last wins. A source with such a pair has it on every reading, and the first record
-must not win each time, to lose a moment later. So a record that equals a version which lost *within one reading*
-changes nothing yet: it is noted as a contender. A later record of the same key removes the note. If none comes until
-the end of the reading (the line that used to win is gone from the source), the contender replaces the current
-version. Two such records within one chunk never both reach the store. If chunk borders fall differently the next
-time, one reading settles it.
+If two records of a source have one key, the last one wins. The next reading of the source meets both again. The first
+must not replace the current version, only to be replaced by the second a moment later. So a record that equals a
+version which lost *within one reading* changes nothing yet: it becomes a contender. A later record of the same key
+removes the contender. A contender that is left at the end of the reading replaces the current version, since the
+source no longer has the record that used to win.
+
+Of two such records in one chunk only the last is stored. If a later reading meets them in two chunks, it stores both
+once, and the first is a contender from then on.
 """
 
 from __future__ import annotations
@@ -73,8 +75,8 @@ def add(
 ) -> Counts:
     """Store one chunk of records and plan the contents that have no outcome. Storing it twice changes nothing.
 
-    `seen` is told which earlier documents the records are. `kinds` rejects a record whose key an earlier record of
-    another kind has. Raises JobStopped if the job was cancelled meanwhile.
+    `seen` collects the stored documents that stay as they are. `kinds` rejects a record if an earlier record
+    has its key in another kind, such as 1 and "1". Raises JobStopped if the job was cancelled meanwhile.
     """
     kinds = kinds or KeyKinds()
     counts, stored, documents, refused = database.write(
@@ -202,7 +204,7 @@ def _store_documents(
     incoming: Versions,
     current: Mapping[str, StoredVersion],
 ) -> Sequence[int]:
-    """Store documents in place of the current versions. Return their ids if they were chosen here."""
+    """Store documents in place of the current versions. Return their ids; none if the database chose them."""
     n = len(incoming)
     columns: dict[str, Sequence[Any]] = {
         "corpus_id": [job.corpus_id] * n,
@@ -310,10 +312,10 @@ def end(
 ) -> tuple[int, Counts]:
     """Finish a reading: plan the rest of the corpus, and let the job end.
 
-    `read` has the counts of the whole reading. Return the number of documents
-    that the job covers, and the counts of the planned contents. They are planned only now, so that nothing is
-    computed that the source replaced. `update_filters` is called before texts are planned at steps that leave out
-    documents. Raises JobStopped if the job was cancelled meanwhile.
+    Documents of other readings are planned only now, so that nothing is computed that this source replaced. `read`
+    has the counts of the whole reading. `update_filters` is called before texts are planned at steps that leave out
+    documents. Return the number of documents that the job covers, and the counts of the contents planned here. Raises
+    JobStopped if the job was cancelled meanwhile.
     """
     if job.reread_at is not None and read is not None:
         database.write(lambda transaction: _replace_counts(transaction, job, read))

@@ -37,7 +37,7 @@ class ShardHead:
     suspect: bool
     spec_id: int
     spec: Spec
-    request_id: str | None = None  # of its job, and so is the trace
+    request_id: str | None = None  # of its job, as is the trace
     traceparent: str | None = None
 
 
@@ -58,7 +58,7 @@ class Claim:
 
 
 def look(database: Database, shard_id: int) -> ShardHead | None:
-    """Return a shard that waits to be claimed; None if it does not wait any more."""
+    """Return a shard that waits to be claimed; None if it no longer waits."""
     with database.read() as transaction:
         row = transaction.execute(
             select(*_LOOKED_AT, *SPEC)
@@ -88,8 +88,8 @@ def claim(database: Database, head: ShardHead, owner: str, lease_s: float = LEAS
         tries += 1
         row = _take(transaction, head, owner, lease_s)
         if row is None and tries > 1:
-            # The first try may have succeeded and its answer been lost. On a first try this is not looked for:
-            # another thread of this process has the same owner.
+            # An earlier try may have succeeded although its answer was lost. A first try does not look for this:
+            # the claim might be that of another thread of this process, which has the same owner.
             row = transaction.execute(
                 select(*_CLAIMED).where(
                     Shard.id == head.shard_id,
@@ -169,8 +169,8 @@ def heartbeat(
     With `consumes` note also that it takes shards from the queue. `only` names the shards that the process knows it
     holds, so that the lease of a claim whose answer was lost lapses. Leases of a stopped job are not renewed.
     `trouble` is the store's error when the process writes, `device_problem` the reason why its device cannot compute.
-    `computed` is, by job, the number of texts computed and not yet committed; a text may count in part.
-    `time_use` has the seconds of the last minute, by what they were spent on.
+    `computed` counts, by job, the texts that are computed and not yet committed; a text may count in part.
+    `time_use` has the seconds of the last minute by their use.
     """
     held_ones = true() if only is None else Shard.id.in_(only)
 
@@ -219,10 +219,10 @@ def commit(database: Database, claim: Claim, outcomes: Sequence[Outcome], runtim
 
 
 def keep(database: Database, claim: Claim, outcomes: Sequence[Outcome], runtime_id: int | None) -> None:
-    """Write outcomes of a shard that goes on, so that they are not computed again. Raises LeaseLost as `commit`.
+    """Write outcomes of a shard before its end, so that they are not computed again. Raises LeaseLost as `commit`.
 
-    `commit` and `release` are to be given them again: they count the tokens, and plan the steps that read the
-    outputs. The tokens of outcomes that were kept by a process that died are not counted.
+    Give the same outcomes to `commit` or `release` later: they count the tokens, and plan the steps that read the
+    outputs. If the process dies before, the tokens of these outcomes are not counted.
     """
 
     def work(transaction: Transaction, one_by_one: bool) -> None:
@@ -341,7 +341,7 @@ def end_shard(
 
 
 def _without_removed(transaction: Transaction, contents: Sequence[int]) -> dict[str, Any]:
-    """Return the columns of a shard with those of the contents that were not removed."""
+    """Return the columns of a shard without the contents that were removed."""
     query = select(Content.id, Content.n_chars)
     sizes = {row.id: row.n_chars for row in transaction.probe(query, Content.id, contents)}
     there = [content_id for content_id in contents if content_id in sizes]

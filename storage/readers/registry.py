@@ -1,8 +1,8 @@
 """The sources that docmill reads. A kind of file, of archive or of source is one line of a table here.
 
 Help, errors and the message about files that were left out derive from these lines. A line names its function as
-`module:function`, which is loaded when it is needed. Features bring more (`storage.readers.sources`); a kind that
-stands here comes first.
+`module:function`, which is loaded when it is needed. Features add kinds (`storage.readers.sources`); those of this
+module take precedence.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 class Records:
     """A file of records, read by `(stream, name, options) -> rows`.
 
-    `is_text` says that its bytes are text: they are decoded to UTF-8 first, and may be compressed. `seeks` says that
-    the file is not read from its beginning to its end. `called` is its name in messages, where not the suffix.
-    `has_sheets` says that it is read one sheet at a time.
+    `is_text` says that its bytes are text: they are decoded to UTF-8 first, and may be compressed. A reader that
+    `seeks` does not read the file from its beginning to its end. `called` is the format's name in messages.
+    `has_sheets` says that the file is read one sheet at a time.
     """
 
     reader: str
@@ -83,9 +83,9 @@ class Document:
 
 @dataclass(frozen=True)
 class Archive:
-    """A file whose members are documents, read by `(file, options, decompress) -> members`. `seeks` as above.
+    """A file whose members are documents, read by `(file, options, decompress) -> members`.
 
-    With `has_files` its members are files of any kind; those with records are read, too.
+    `seeks` is that of `Records`. With `has_files` the members are files of any kind, also files of records.
     """
 
     reader: str
@@ -215,7 +215,7 @@ def kind_of(file_name: str) -> tuple[str, Decompress | None]:
 
 
 def records_in(file_name: str) -> tuple[Records, Decompress | None] | None:
-    """Return how a file of records of this name is read, and its compression's function; None for other files."""
+    """Return the kind of a file of records with this name, and its compression's function; None for other files."""
     suffix, decompress = kind_of(file_name)
     kind = FILES.get(suffix)
     if isinstance(kind, Records) and (decompress is None or kind.may_be_compressed):
@@ -224,7 +224,7 @@ def records_in(file_name: str) -> tuple[Records, Decompress | None] | None:
 
 
 def read_in_parts(file_name: str) -> bool:
-    """Return whether a file of this name is read here and there, and not from its beginning to its end."""
+    """Return True if the reader of a file of this name seeks in it."""
     kind = FILES.get(kind_of(file_name)[0])
     return isinstance(kind, Records | Archive) and kind.seeks
 
@@ -235,7 +235,7 @@ def document_suffixes() -> tuple[str, ...]:
 
 
 def is_readable(kind: Document | Archive) -> bool:
-    """Return whether the library of a kind of file is there, if it needs one."""
+    """Return True if a kind of file needs no library, or if its library is installed."""
     return kind.extra is None or kind.extra.is_installed
 
 

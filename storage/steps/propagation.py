@@ -1,13 +1,15 @@
 """Plan contents at a job's steps, and propagate the outputs of a step to the steps that read it.
 
 The output of a step becomes a content, and is planned at the steps that read it, in the transaction that writes the
-outcome. So no step waits for the end of another, and no step misses a text. A content whose outcome is doubted is
-planned at the step's escalation instead; what that one computed, or failed to compute, leads on to the readers. So
-may be a content on which the step failed.
+outcome. So no step waits for the end of another, and no step misses a text.
 
-A step whose template has metadata reads a prompt for each document. The prompt needs both the document and the text
-that it contains. The later of the two plans it: a document when the job reaches it (`Traversal.plan_prompts`), a text
-when it is a step's output (`Traversal.follow`). Locks (`Transaction.stop_following`) keep both from missing it.
+A step may have an escalation. Then a content whose outcome is doubted goes to the escalation first, and so may a
+content on which the step failed. Once the escalation has an outcome, the better of the two goes to the readers.
+
+A step whose template has metadata reads a prompt for each document. The prompt needs the document and the text that
+it contains, and the later of the two plans it: a document when the job reaches it (`Traversal.plan_prompts`), a text
+when it becomes a step's output (`Traversal.follow`). They lock each other out (`Transaction.stop_following`,
+`Transaction.stop_walking`), so that neither takes itself for the earlier one.
 """
 
 from __future__ import annotations
@@ -101,7 +103,7 @@ class Traversal:
         """Return the number of contents of a shard whose result is doubtful, at a step with an escalation.
 
         A content that waits for the escalation has no result yet. Return None for a step without an escalation, and 0
-        for contents that the escalation tries again: they were counted when it failed, and a retry leaves no more.
+        for contents that the escalation tries again: they were counted when it failed, and a retry adds none.
         """
         step = steps.find_computed(self._steps, seq)
         if step.escalation is None:
@@ -122,7 +124,7 @@ class Traversal:
         return steps.read_steps(self.transaction, self.job_id)
 
     def plan_prompts(self, every: Sequence[OpenStep], documents: Mapping[DocumentId, ContentId]) -> PlannedTexts:
-        """Plan the prompts that the templates of a job's steps make of documents that the job walks.
+        """Plan the prompts of documents that the job walks, at the steps that have templates.
 
         A step may read an output that is not there yet; `follow` plans its prompt later. Call it after the documents
         are stored, and after `stop_following`. Steps behind a filter of documents wait for `plan_filtered`.
@@ -159,7 +161,7 @@ class Traversal:
             return
         self.transaction.keep_contents()
         outputs: dict[Flagged | None, Inputs] = {}
-        for reader in readers:  # of a condition all are stored before a prompt is rendered of any
+        for reader in readers:  # a prompt is rendered from stored outputs only
             if reader.flagged not in outputs:
                 outputs[reader.flagged] = _outputs(self.transaction, before, done, reader.flagged)
             if reader.template is None:
@@ -213,10 +215,10 @@ class Traversal:
 
 
 def _newly_rescued(pairs: Mapping[ContentId, OutcomePair], *, of_first: bool, redo: bool) -> int:
-    """Return the number of contents that the escalation did where the step failed.
+    """Return the change in the number of contents that the escalation has done and the step has not.
 
-    `pairs` has what one of the two settled just now. If the step itself has done a content that the escalation did,
-    it needed no rescue: such contents count as -1.
+    One of the two has just settled `pairs`: the step if `of_first`. If the step, in a retry, has done a content that
+    the escalation had done, that content is rescued no longer and counts as -1.
     """
     if not of_first:
         return sum(pair.first.status == Status.FAILED and pair.second_wins for pair in pairs.values())
@@ -231,11 +233,11 @@ def _is_done(outcome: JudgedFields | None) -> bool:
 def _outputs(
     transaction: Transaction, step: OpenStep, content_ids: Sequence[ContentId], flagged: Flagged | None
 ) -> Inputs:
-    """Return the outputs of contents at a step that meet a condition on results, or all.
+    """Return the outputs of contents at a step: those whose results meet a condition, or all.
 
     Outputs that are not contents yet are stored as contents.
     """
-    text = case((OutcomeRow.output_id.is_(None), OutcomeRow.text)).label("text")  # of the others it is stored already
+    text = case((OutcomeRow.output_id.is_(None), OutcomeRow.text)).label("text")  # other outputs are contents already
     compared = () if flagged is None else compared_by(flagged)
     columns = (OutcomeRow.spec_id, OutcomeRow.status, text, OutcomeRow.output_id, *compared)
     results = choosing.read_results(transaction, step, content_ids, columns).values()
