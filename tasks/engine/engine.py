@@ -32,12 +32,12 @@ from docmill.tasks.outputs import Output
 
 __all__ = ["BatchDone", "BatchStarted", "Counters", "Engine", "Submission"]
 
-# Texts that are cut before the device gets their windows, so that it need not wait for a whole shard's.
+# Texts that are cut at a time. The device gets their windows before the rest of the shard is cut.
 PORTION_TEXTS = 32
 
 
 class Engine:
-    """One device's work. ``max_specs`` bounds the models kept loaded; idle ones leave first.
+    """The models and the work of one device. At most ``max_specs`` models stay loaded; idle ones are closed first.
 
     ``on_batch`` is called on the device thread as each batch starts and ends.
     """
@@ -61,7 +61,7 @@ class Engine:
         self._device.start()
 
     def open(self, spec: Spec) -> None:
-        """Load the spec's model if it is not; raises CannotServe with the reason, EngineStopped."""
+        """Load the spec's model if it is not loaded. Raises CannotServe with the reason, and EngineStopped."""
         with self._residents.hold(spec):
             pass
 
@@ -71,8 +71,10 @@ class Engine:
             return resident.backend.runtime()
 
     def runtime_since(self, spec: Spec, before: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The runtime of what was begun under the runtime ``before`` and is done now: of both backends, where one has
-        taken the other's place."""
+        """Return the runtime of work that began under the runtime ``before`` and is done now.
+
+        It names both backends if another backend has taken over meanwhile.
+        """
         resident = self._residents.loaded(spec)
         now = before if resident is None else resident.backend.runtime()
         if now["backend"] == before["backend"]:
@@ -81,11 +83,10 @@ class Engine:
         return {**now, "backend": f"{before['backend']}, then {now['backend']}", "versions": versions}
 
     def submit(self, spec: Spec, texts: Sequence[tuple[int, str]], traceparent: str | None = None) -> Submission:
-        """Take (content id, text) pairs; cuts and tokenises in the calling thread.
+        """Tokenise and cut (content id, text) pairs in the calling thread, and return their ticket.
 
-        Batches with these texts belong to the span ``traceparent`` (see `tasks.tracing`).
-
-        Raises CannotServe if the model has to be opened and cannot, EngineStopped after drain or close.
+        Batches with these texts belong to the span ``traceparent`` (see `tasks.tracing`). Raises CannotServe if the
+        model is not open and cannot be opened, and EngineStopped after `drain` or `close`.
         """
         with self._residents.hold(spec) as resident:
             ticket = Submission([content_id for content_id, _ in texts], self._drop, traceparent)
@@ -104,7 +105,7 @@ class Engine:
             return ticket
 
     def stored(self, spec: Spec, ticket: Submission, outcomes: Sequence[Outcome]) -> None:
-        """Let the backend forget the outputs that outcomes were made of, as the store has the outcomes now."""
+        """Tell the backend that the store has outcomes: it forgets the outputs that they were made of."""
         windows = ticket.take_journaled(outcome.content_id for outcome in outcomes)
         if not windows:
             return
@@ -113,7 +114,7 @@ class Engine:
             resident.backend.forget(windows)
 
     def drain(self) -> None:
-        """Finish the batch that is on the device and take no further one; every ticket wakes."""
+        """Finish the batch that is on the device, take no further one, and wake the waiters of all tickets."""
         self._device.stop()
 
     def close(self) -> None:
@@ -138,7 +139,7 @@ class Engine:
 
     @property
     def waiting(self) -> int:
-        """Windows that wait for the device."""
+        """The number of windows that wait for the device."""
         with self._changed:
             return sum(len(resident.pool) for resident in self._residents)
 
@@ -156,7 +157,7 @@ class Engine:
                 self._changed.notify_all()
 
     def _begin(self, resident: LoadedModel, ticket: Submission, documents: Sequence[Document]) -> bool:
-        """Cut texts and put their windows into the pool; False when the engine has stopped."""
+        """Cut texts and put their windows into the pool. Return False if the engine has stopped."""
         begun: list[tuple[Document, list[int]]] = []
         cuts = cut_each(resident.recipe, resident.backend, [document.text for document in documents])
         for document, windows in zip(documents, cuts, strict=True):
@@ -176,7 +177,7 @@ class Engine:
         return True
 
     def _enqueue(self, resident: LoadedModel, begun: Sequence[tuple[Document, Sequence[int]]]) -> None:
-        """Put documents' windows into the pool; the lock is held."""
+        """Put documents' windows into the pool. The caller holds the lock."""
         items: list[Item[Owner]] = []
         for document, wanted in begun:
             for index in wanted:
@@ -204,7 +205,7 @@ class Engine:
             document.ticket.advance(document.position, document.computed)
 
     def _conclude(self, resident: LoadedModel, document: Document) -> None:
-        """A round is computed: settle the document, or begin its next round."""
+        """Settle a document whose round is computed, or begin its next round."""
         result = document.finish(resident.recipe, resident.checks)
         if isinstance(result, Again):
             (windows,) = cut_each(resident.recipe, resident.backend, [result.text])

@@ -1,32 +1,30 @@
 """The parts that every kind of task has: its declaration, and the recipe that cuts a text and joins its outputs.
 
-The flags of an outcome, beside those that the document itself brings from its reading:
+The flags of an outcome that recipes raise. The reading of a document has flags of its own, and so have the checks of
+outputs (``tasks.checks``).
 
 ``windowed``
-    translate, embed, sparse, generate, classify, entities, redact, extract, answer: something that the task computes
-    as one (a paragraph; for tasks other than translate the whole text) was longer than the model's window, and was
-    computed in several. summarize by sentences: a sentence was.
+    translate: a paragraph was longer than the model's window, and was computed in several windows. embed, sparse,
+    generate, classify, entities, redact, extract, answer: the text was. summarize by sentences: a sentence was.
 ``reduced``
     summarize: the text was longer than the window; the summaries of its windows were summarised again.
 ``not_reduced``
-    summarize: those summaries together were hardly shorter than the text, and stand one after the other.
+    summarize: the summaries of the windows were together hardly shorter than the text, and are joined as they are.
 ``output_truncated``
     summarize, translate, generate, written answers: an output stopped at the model's limit, and may lack its end.
 ``empty_window``
-    translate, generate: of some window the model made nothing.
+    translate, generate: the model wrote nothing for a window.
 ``language:fr``, ``language_uncertain``
-    translate from auto: what was found; of texts of a few words the guess is unsure, and may be wrong.
+    translate from auto: the language that was found. For texts of a few words the guess is uncertain.
 ``already_in_target``
-    translate from auto: the text is in the language asked for, and is its own translation.
+    translate from auto: the text is already in the target language, and is its own translation.
 ``empty``
-    summarize, generate: of the whole text the model made nothing, or there is no sentence in it.
+    summarize, generate: the model wrote nothing for the whole text, or the text has no sentence.
 
-Those that the checks of outputs raise stand in ``tasks.checks``.
-
-The confidence of an outcome is a number from 0 to 1 for how sure the model was. It is not the chance to be right.
-Each head has one measure. A text that a model wrote has the mean probability of its tokens, the geometric one:
-``exp`` of the mean of their log-probabilities. These are the model's own: those of the softmax over its logits,
-before a temperature, a penalty, a grammar or another processor changes them. The token that ends an output counts.
+The confidence of an outcome says on a scale from 0 to 1 how sure the model was. It is not the chance to be right.
+Each head has one measure. A text that a model wrote has the geometric mean of its tokens' probabilities: ``exp`` of
+the mean of their log-probabilities. These are the model's own: those of the softmax over its logits, before a
+temperature, a penalty, a grammar or another processor changes them. The token that ends an output counts.
 """
 
 from __future__ import annotations
@@ -51,10 +49,10 @@ from docmill.tasks.windows.windows import Coder, LanguageCoders, Window, WordRea
 
 
 def confidence_of_text(outputs: Sequence[Output | None]) -> tuple[float | None, float | None, float | None]:
-    """Return the confidence, the mean and the least log-probability of the text that the outputs of windows make.
+    """Return the confidence, the mean and the least log-probability of a text that a model wrote window by window.
 
-    All tokens count alike, and of several outputs for a window the first. Nothing is known if the likelihood of any
-    window is not.
+    All tokens count alike. If a window has several outputs, the first counts. All three are None if the likelihood of
+    a window is unknown.
     """
     first = [output.outputs[0] if isinstance(output, Several) else output for output in outputs]
     likelihoods = [output.likelihood for output in first if isinstance(output, Generated)]
@@ -78,9 +76,10 @@ def least(scores: Iterable[float | None]) -> float | None:
 
 
 def margin(scores: Sequence[float], scale: Scale) -> float | None:
-    """Return the margin of labels' scores: from the best label to the second, or of the label that is decided least.
+    """Return the margin of labels' scores: the best score less the second.
 
-    Labels that are scored each by itself have a margin between yes and no. None if the scores measure something else.
+    Labels that are scored each by itself have margins between yes and no, of which the smallest is returned. None if
+    the scores measure something else.
     """
     if scale is Scale.FREE or not scores:
         return None
@@ -98,10 +97,11 @@ def _bounded(value: float) -> float | None:
 class Traits:
     """Facts about a model that a recipe needs.
 
-    ``normalizes``: its vectors have length 1. ``language_coders``: how the model is told the language of a text,
-    where the languages of texts are to be found. ``direction``: the languages that a translation model is made for.
-    ``pairs``: from a sentence to the coder that puts it after every text, for a model that reads pairs of texts.
-    ``words``: the words of texts, for a model that reads words and finds labels that are given by name.
+    ``normalizes``: its vectors have length 1.
+    ``language_coders``: coders by language, for a model that must be told the language of each text.
+    ``direction``: the languages that a translation model is made for.
+    ``pairs``: returns the coder that puts a sentence after every text, for a model that reads pairs of texts.
+    ``words``: finds the words of texts, for a model that reads words and is given the names of labels.
     """
 
     normalizes: bool = False
@@ -132,9 +132,9 @@ class Computed:
         flags: Iterable[str] = (),
         confidence: float | None = None,
     ) -> Outcome:
-        """Return the outcome of the text: its output is a text, or what the kind's type of output stores.
+        """Return the outcome of the text with this output: a text, or a value of the kind's type of output.
 
-        Without a ``confidence`` it is that of what a model wrote, if one did.
+        Without a ``confidence`` the outcome has that of the text that the model wrote, if it wrote one.
         """
         stored = StoredOutput(text=output) if isinstance(output, str) else output
         done = Outcome.done(
@@ -159,7 +159,7 @@ class Computed:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """The text is not done: compute this one next, in its place."""
+    """The text needs another round: compute this text in its place."""
 
     text: str
     flags: tuple[str, ...] = field(default=())
@@ -211,7 +211,7 @@ class BuiltIn:
 
 @dataclass(frozen=True)
 class Plan:
-    """Options that were given, and the model that is to work under them.
+    """The options of a job, and the model that gets them.
 
     ``config`` is the model's config.json, or {} where it is not at hand; ``stated`` are an embedding model's own
     prompts, None where they are not known.
@@ -236,14 +236,17 @@ class Plan:
 class TaskKind:
     """The declaration of a kind of task: one module in ``tasks.kinds``, and one line in its registry.
 
-    ``name`` is also the kind's lane. ``families`` has the families of models that can do the task, each with the head
-    that it is done with; a kind without families needs no model. ``params`` checks the options against the model and
-    returns the spec's parameters beyond those that were asked for; it raises BadOption. ``other_models`` names two
-    models of the hub for texts that the default model does not know. ``sample_texts`` is how many texts a dry run
-    computes. ``null_words`` is how many words the null model writes; None is all of them. ``headless_with`` names an
-    option with which an encoder without the trained head does the task, too, and ``headless_model`` the default model
-    then. ``marks`` has the parameter that specs for a head have, where those for another lack it. ``checks`` returns
-    the checks that suit the outputs under a spec, by a model of known languages.
+    ``name``: the name of the task, and of its lane.
+    ``families``: the families of models that can do the task, each with its head. A kind without any needs no model.
+    ``params``: checks the options against the model, and returns the parameters that the spec has beyond the options.
+    Raises BadOption.
+    ``other_models``: two models of the hub for texts that the default model does not know.
+    ``sample_texts``: the number of texts that a dry run computes.
+    ``null_words``: the number of words of a text that the null model repeats; None is all of them.
+    ``headless_with``: an option with which an encoder without the trained head does the task too.
+    ``headless_model``: the default model with that option.
+    ``marks``: for a head, the parameter that only specs for this head have.
+    ``checks``: returns the checks for the outputs of a spec, by a model made for these languages.
     """
 
     name: str

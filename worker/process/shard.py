@@ -37,7 +37,7 @@ log = logging.getLogger("docmill.shard")
 
 LOOK_S = 0.5
 LONGEST_WAIT_S = 5.0  # between two looks at a database that is away
-AWAY_S = dispatch.REFUSAL_S  # in which a server that is away is left alone
+AWAY_S = dispatch.REFUSAL_S  # before a server that did not answer is asked again
 WRITE_AGAIN_S = 2.0  # between two tries to write what was computed
 
 
@@ -83,9 +83,8 @@ class Process:
     def run_shard(self, shard_id: int, sent: str | None = None) -> None:
         """Process the shard of a hint, if the hint is still valid. Otherwise leave the shard to other workers.
 
-        `sent` is the span in which the hint was sent.
-
-        A database that is away, or refuses what we write, is waited for: the hint is in our hand and in no queue.
+        Wait while the database is away, or refuses our writes: the queue no longer has the hint. `sent` is the span
+        in which the hint was sent.
         """
         fault_points.reach("taken")
         wait_s = 0.5
@@ -106,11 +105,12 @@ class Process:
         return self.breaker.trouble is not None and bool(self.in_flight)
 
     def _decline(self, shard_id: int) -> None:
-        """Leave a shard to others, now if the store is there; else its hint counts as lost after a while."""
+        """Leave a shard to others: at once if the store answers, else when maintenance sends the hint again."""
         with suppress(StorageError):
             dispatch.put_back(self.database, [shard_id])
 
     def _follow(self, shard_id: int, sent: str | None) -> None:
+        """Process the shard if this process can serve it. Put it back if not."""
         head = shards.look(self.database, shard_id)
         if head is None:
             return
@@ -145,7 +145,7 @@ class Process:
                 self._carry_out(head, claim, span.traceparent)
 
     def _can_serve(self, head: ShardHead) -> bool:
-        """Return True if the model is complete here. Checked before a claim, so that no attempt is spent."""
+        """Return True if the model opens here. Call it before the claim, so that no attempt is spent."""
         if time.monotonic() < self._away_until.get(head.spec_id, 0.0):
             return False
         try:
@@ -224,7 +224,7 @@ class Process:
         self.tally.add("leases_lost")
 
     def _submit(self, head: ShardHead, claim: Claim, traceparent: str | None) -> Submission:
-        """Cut the texts, which the supervisor watches as it does a batch."""
+        """Cut the texts. The supervisor limits the time that this takes, as it does for a batch."""
         step = f"cut {claim.shard_id}"
         self._say("begin", name=step, kind=CUT, size=sum(len(text) for _, text in claim.texts))
         try:
@@ -277,7 +277,7 @@ class Process:
         log.info("shard_%s shard=%d outcomes=%d", "done" if complete else "released", claim.shard_id, len(outcomes))
 
     def _patiently(self, write: Callable[[], None], ours: InFlight) -> bool:
-        """Write the end of a shard, however long the store refuses it. Return False when its lease is lost."""
+        """Write the end of a shard, again until the store takes it. Return False if the lease is lost."""
         while not ours.lost.is_set():
             try:
                 with self.breaker.attempt():
@@ -307,9 +307,9 @@ class Process:
             log.warning("top_up_failed error=%s", error)
 
     def heartbeat(self, *, hears: bool, time_use: Mapping[str, float] | None = None) -> None:
-        """Renew our leases; shards that turn out to be no longer ours stop being computed.
+        """Renew our leases, and stop computing shards that are no longer ours.
 
-        `hears` says whether the queue answers. Whoever has all hands full does not ask it, and consumes all the same.
+        `hears` is True if the queue answers. A process with shards in flight consumes even if it does not ask.
         """
         mine = self.in_flight.held()
         consumes = hears or bool(mine)
@@ -330,9 +330,9 @@ class Process:
                 ours.lost.set()
 
     def computed(self) -> dict[int, float]:
-        """The texts that are computed and not yet committed, by job; part of a text where windows are left.
+        """Return the number of texts that are computed and not yet committed, by job.
 
-        A job with shards here is named, also while none of its texts is computed.
+        A text of which windows are left counts in part. Every job with shards here has an entry, if only of 0.
         """
         texts: dict[int, float] = {}
         for ours in self.in_flight.held():
@@ -341,7 +341,7 @@ class Process:
         return texts
 
     def lately(self) -> dict[str, float]:
-        """Return what the time of the last minute was spent on, in seconds (`worker.process.usage`)."""
+        """Return the use of the last minute, in seconds (`worker.process.usage`)."""
         now = self.reading()
         return self.time_use.lately(now.working_s, now.counters.busy_s)
 
@@ -428,7 +428,7 @@ class ShardsInFlight:
 
 FIRST_S = 1.0
 LONGEST_S = 30.0
-TURN_S = 0.5  # between two looks at how another's try ends
+TURN_S = 0.5  # between two looks at another thread's try
 
 
 class CircuitOpen(StorageError):
@@ -440,7 +440,10 @@ class CircuitOpen(StorageError):
 
 
 class Breaker:
-    """Safe to share by threads. `trouble` is the store's last refusal; None while it takes what it is given."""
+    """A circuit breaker that threads share: after a refusal one write at a time is tried, ever more rarely.
+
+    `trouble` is the store's last refusal; None while it accepts writes.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -452,11 +455,11 @@ class Breaker:
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
-        """Guard one write. Raises CircuitOpen where it may not be tried now, and whatever the write raises."""
+        """Guard one write. Raises CircuitOpen if no write may be tried now, and the errors of the write."""
         self._admit()
         try:
             yield
-        except LeaseLost:  # the store's answer, and a sound one
+        except LeaseLost:  # so the store works
             self._close()
             raise
         except (DatabaseBusy, DatabaseUnreachable):
@@ -498,7 +501,7 @@ class Breaker:
 
 
 class Gate:
-    """Shards pass together; a suspect passes alone. One that waits to pass alone lets no others in before it."""
+    """Shards pass together, a suspect passes alone. While a suspect waits, no other shard enters."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

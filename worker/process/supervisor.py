@@ -32,7 +32,7 @@ log = logging.getLogger("docmill.supervisor")
 TICK_S = 0.1
 NEWS = frozenset({"ready", "refused", "idle"})  # events of a child after which a job may have ended
 LEAST_NEWS_S = 0.05  # between two looks at the store, however often a child runs out of work
-FROZEN_S = 2.0  # a tick that is late by so much says that this process did not run
+FROZEN_S = 2.0  # a tick that is so late shows that this process was suspended
 LONGEST_RESTART_S = 30.0
 
 
@@ -48,7 +48,7 @@ class Child:
     finished: float = 0.0  # texts computed and not yet committed
     ready: bool = False
     worked: bool = False  # it ended a batch
-    server_away: bool = False  # it refused its last spec since the server does not answer
+    server_away: bool = False  # it refused its last spec because the model's server does not answer
     reader: threading.Thread | None = field(default=None, repr=False)
 
     def tell(self, word: str) -> None:
@@ -61,10 +61,11 @@ class Child:
 
 
 def restart_delay(idle_deaths: int) -> float:
-    """Return the seconds to wait before a dead child is replaced, after `idle_deaths` in a row that had done nothing.
+    """Return the seconds to wait before a dead child is replaced.
 
-    A child that had worked is replaced at once, and so is the first that had not: a document that kills its process
-    does so five times before it is isolated, and there may be a hundred such documents.
+    `idle_deaths` is the number of children in a row that died before they ended a batch. A child that had worked is
+    replaced at once, and so is the first that had not: a document that kills its process does so five times before it
+    is isolated, and there may be a hundred such documents.
     """
     return min(LONGEST_RESTART_S, 2.0 ** (idle_deaths - 2)) if idle_deaths > 1 else 0.0
 
@@ -72,7 +73,7 @@ def restart_delay(idle_deaths: int) -> float:
 class Supervisor:
     """Keeps one child per device alive, and maintains the store. `run` blocks; `start` runs it on a thread.
 
-    `fires`: whether it starts pipelines that are due, as whoever works for others does.
+    `fires` lets it start pipelines that are due: `docmill worker` does so, and `docmill run` does not.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Supervisor:
         self._restart_at: dict[str, float] = {}
         self._draining = False
         self._at_once = False
-        # A signal may come while we hold an event's lock, which its handler would wait for; a put waits for none.
+        # A signal handler may interrupt code that holds an Event's lock, and would wait for it. A put never waits.
         self._woken: SimpleQueue[None] = SimpleQueue()
         self._news = threading.Event()
         self._watchdogs = {device: Watchdog(settings.hang_s, settings.batch_limit_s) for device in devices}
@@ -130,7 +131,7 @@ class Supervisor:
             self._thread.join()
 
     def wait_for_news(self, seconds: float) -> None:
-        """Return once a child has started, run out of work or refused some, or after `seconds`."""
+        """Return once a child is ready, has run out of work or has refused a spec, or after `seconds`."""
         asked_at = time.monotonic()
         if self._news.wait(seconds):
             time.sleep(max(0.0, LEAST_NEWS_S - (time.monotonic() - asked_at)))
@@ -165,7 +166,7 @@ class Supervisor:
         for number in numbers:
             signal.signal(number, on_signal)
         self.run()
-        for number in numbers:  # all is done: one more must not make this look like a death
+        for number in numbers:  # a signal that comes now must not make a clean end look like a death
             signal.signal(number, signal.SIG_IGN)
 
     def run(self) -> None:
@@ -233,7 +234,7 @@ class Supervisor:
         self._maintenance.reap(child.owner)
 
     def _watch(self, frozen_s: float) -> None:
-        """Kill a child whose batch or cutting hangs. A time in which we were frozen with it proves nothing."""
+        """Kill a child whose batch or cutting hangs. Time in which this process was suspended too does not count."""
         for child in self._children.values():
             if frozen_s > FROZEN_S:
                 child.watchdog.forgive(frozen_s)
@@ -265,7 +266,7 @@ class Supervisor:
                         child.process.kill()
             time.sleep(TICK_S / 2)
         for child in self._children.values():
-            if child.process.returncode != 0:  # it could not give its shards back, which is nobody's fault
+            if child.process.returncode != 0:  # it did not give its shards back
                 self._maintenance.reap(child.owner, on_purpose=child.owner in stopped)
             self._close_pipes(child)
         self._children.clear()
@@ -282,8 +283,8 @@ class Supervisor:
                     log.debug("pipe_closed owner=%s", child.owner)
 
 
-SLACK = 30.0  # an output may be so many times as long as any before it
-CUT_S_PER_CHAR = 5e-5  # five times as long as the worst text that was found takes with any tokenizer that was tried
+SLACK = 30.0  # times the greatest cost of batches before, since outputs may be longer than any before
+CUT_S_PER_CHAR = 5e-5  # five times the cost of the worst text and tokenizer that we found
 
 
 @dataclass(frozen=True)
@@ -300,8 +301,8 @@ class Step:
 class Watchdog:
     """The open steps of one device process, and the cost of batches.
 
-    `least_s` is the least time that any step has, `most_s` the most that a batch has, and what the first of its
-    kind has. Costs outlive the process; `forget_steps` when another takes its place.
+    Every step may take `least_s`. No batch may take longer than `most_s`, which is also the limit of the first batch
+    of its kind. Costs outlive the process. Call `forget_steps` when another process takes its place.
     """
 
     least_s: float
@@ -319,7 +320,7 @@ class Watchdog:
             self._costs[step.kind] = max(cost, self._costs.get(step.kind, 0.0))
 
     def limit_s(self, kind: str, size: int) -> float:
-        """Return the seconds that a step of this kind and size may take. A document of any size may be cut."""
+        """Return the seconds that a step of this kind and size may take. Cutting has no fixed upper limit."""
         if kind == CUT:
             return max(self.least_s, CUT_S_PER_CHAR * size)
         cost = self._costs.get(kind)
@@ -328,14 +329,14 @@ class Watchdog:
         return min(self.most_s, max(self.least_s, SLACK * cost * size))
 
     def hung(self, now: float) -> Step | None:
-        """A step that has taken longer than it may."""
+        """Return a step that has taken longer than it may; None if there is none."""
         for step in list(self._open.values()):
             if now - step.since > self.limit_s(step.kind, step.size):
                 return step
         return None
 
     def forgive(self, lost_s: float) -> None:
-        """Do not count a time in which the watching process was frozen."""
+        """Do not count a time in which the watching process was suspended."""
         for name, step in list(self._open.items()):
             self._open[name] = replace(step, since=step.since + lost_s)
 
