@@ -41,7 +41,7 @@ def settings_from(**options: str | float | Path | None) -> Settings:
 
 
 def named(name: str, convert: Callable[[str], T]) -> click.ParamType[T]:
-    """Return the type of a parameter by the function that converts it. Its ValueError is a refusal."""
+    """Return a type of parameters that a function converts. A ValueError of the function refuses the value."""
     made = click.types.FuncParamType(convert)
     made.name = name
     return made
@@ -55,7 +55,7 @@ def _price(value: str) -> Price:
 
 
 class Choice(click.Choice[str]):
-    """One of some names. A refusal asks if a near one was meant."""
+    """A choice of names. The refusal of another name suggests the nearest one."""
 
     def get_invalid_choice_message(self, value: str, ctx: click.Context | None) -> str:
         said = super().get_invalid_choice_message(value, ctx)
@@ -63,7 +63,7 @@ class Choice(click.Choice[str]):
 
 
 class _InWords:
-    """A number within bounds, which a refusal says in words."""
+    """The base class of numbers within bounds. A refusal states the bounds in words."""
 
     noun = "number"
     fail: Callable[..., NoReturn]
@@ -87,7 +87,7 @@ class WholeNumber(_InWords, click.IntRange):
 
 
 class Number(_InWords, click.FloatRange):
-    """A number, with a fraction or without."""
+    """A number, which may have a fraction."""
 
 
 def _bounds(of: click.IntRange | click.FloatRange) -> str:
@@ -158,7 +158,7 @@ FORMAT = click.option(
 
 
 class SourceCommand(click.Command):
-    """A command that reads a source: `{sources}` in its help stands for the list of the kinds that are read."""
+    """A command that reads a source. In its help, `{sources}` becomes the list of the kinds of sources."""
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
 
@@ -167,7 +167,7 @@ class SourceCommand(click.Command):
 
 
 def check_filled() -> None:
-    """Refuse an option of the command that was given as nothing: it is a variable that was not set, or a slip."""
+    """Refuse an option whose value is empty: a shell variable was not set, or it is a slip."""
     context = click.get_current_context()
     for parameter in context.command.params:
         value = context.params.get(parameter.name or "")
@@ -180,20 +180,20 @@ def check_filled() -> None:
 def complete_files(
     _context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem[str]]:
-    """Complete files and folders, for what may be a file and may be something else."""
+    """Complete files and folders, for an argument that may also be something else."""
     return [CompletionItem(incomplete, type="file")]
 
 
 def complete_models(
     _context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem[str]]:
-    """Complete the models that have names; files where a path was begun."""
+    """Complete the names of models, or a path if no name fits."""
     named = [CompletionItem(name) for name in NAMES if name.startswith(incomplete)]
     return named or [CompletionItem(incomplete, type="file")]
 
 
 def read_text(file: str, encoding: str = "utf-8-sig") -> str:
-    """Return the text of a file. Raises ValueError, which is the refusal of a parameter."""
+    """Return the text of a file. Raises ValueError, with which a parameter's type refuses a value."""
     try:
         return Path(file).read_text(encoding=encoding)
     except OSError as error:
@@ -240,7 +240,7 @@ def declared(
 
 
 def kind_options(command: Command) -> Command:
-    """Add the options of all kinds; the help names the kinds of an option that not all have."""
+    """Add the options of all kinds. If only some kinds have an option, its help names them."""
     for name, field in reversed([*kinds.OPTIONS.items()]):
         command = _decorator(name, field)(command)
     return command
@@ -271,7 +271,7 @@ def click_type(field: FieldInfo) -> click.ParamType[Any]:
 
 
 def _decorator(name: str, field: FieldInfo, completed: Completion | None = None) -> Callable[[Command], Command]:
-    # An option of a kind that is left out has the model's own default, or that of a setting.
+    # The options of kinds get no default here: `KindOptions` or a setting has it.
     default = None if name in kinds.OPTIONS else field.default
     return click.option(
         flag(name, field),

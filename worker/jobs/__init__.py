@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 
 class Bar:
-    """The progress of a piece of work; this one shows it to nobody."""
+    """The progress of a piece of work. This base class shows nothing."""
 
     def update(
         self, completed: float, *, total: float | None = None, note: str = "", count: str = "", remark: str = ""
@@ -18,7 +18,7 @@ class Bar:
 
 
 class Listener:
-    """A listener to a use case; this one does nothing."""
+    """A listener to a use case. This base class ignores everything."""
 
     def say(self, message: str) -> None:
         """Hear a sentence for the person who waits."""

@@ -12,7 +12,7 @@ BAD_INPUT, UNREACHABLE = 2, 3
 
 
 def exit_code(error: Exception) -> int | None:
-    """Return the exit code for an error of ours that its sentence explains, None for a bug."""
+    """Return the exit code for an error that its sentence explains; None for a bug."""
     away = (
         *(of_storage.DatabaseUnreachable, of_storage.DatabaseBusy, of_storage.DatabaseReadOnly),
         *(of_storage.RightMissing, of_storage.SchemaOutOfDate, of_storage.UnexpectedDatabaseError),
@@ -35,7 +35,7 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"cannot write {error.filename or 'the output'}: {error.strerror}"
     if isinstance(error, ReaderFailed):
-        from docmill.worker.settings import load_settings  # not for a feature that does not load: it needs all kinds
+        from docmill.worker.settings import load_settings  # only here: it needs all features to load
 
         return f"{error}\n{error.trace}" if load_settings().log_level == "debug" else str(error)
     return str(error)

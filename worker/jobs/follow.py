@@ -1,4 +1,4 @@
-"""Watch a source that is read, and a job that is worked on."""
+"""Show the progress of reading a source, and of a job until it ends."""
 
 from __future__ import annotations
 
@@ -25,17 +25,19 @@ from docmill.worker.submit.enqueue import Enqueued, IngestProgress
 POLL_S = 0.5
 SHOWN_REJECTIONS = 5
 SHOWN_KINDS = 10  # of files that were left out
-PATIENCE_S = 60.0  # how long a watcher bears a database that is away
+PATIENCE_S = 60.0  # a watcher waits so long for a database that is away
 # After this time a watcher leaves a job that every worker refuses. Each worker tries it twice meanwhile.
 BLOCKED_PATIENCE_S = 75.0
-# Causes that a watcher with a worker of its own does not tell: the worker is not up yet, its refusal ends the
-# command, or it is too busy to send a heartbeat.
+# Causes that a watcher with a worker of its own does not report: the worker is still starting, its refusal ends the
+# command anyway, or it is too busy to send a heartbeat.
 _OF_OWN_WORKER = frozenset({Cause.NO_WORKER, Cause.BLOCKED, Cause.LEASE})
 
 
 class IngestBar(IngestProgress):
-    """A bar over the bytes of a source, where its size is known; shows the first rejected records, and any that ends
-    its file."""
+    """A bar over the bytes of a source, if its size is known.
+
+    It shows the first rejected records, and every one after which the rest of its file is not read.
+    """
 
     def __init__(
         self, bar: Bar, source: Source, on_planned: Callable[[int], None], on_opened: Callable[[int], None]
@@ -75,13 +77,13 @@ def ingest_bar(
     on_planned: Callable[[int], None] = lambda _: None,
     on_opened: Callable[[int], None] = lambda _: None,
 ) -> Iterator[IngestBar]:
-    """Show the progress of reading a source. The functions get the job's number when it is there, and has texts."""
+    """Show the progress of reading a source. `on_opened` gets the job's number, `on_planned` once it has texts."""
     with listener.bar("reading") as bar:
         yield IngestBar(bar, source, on_planned, on_opened)
 
 
 def describe_left_out(source: Source) -> str | None:
-    """Say how many files of which kinds a reading left out, and what would read them; None where there are none."""
+    """Return a sentence on the files that a reading left out, by kind, and on extras that read them; None if none."""
     by_kind: Counter[str] = Counter()
     for suffix, n in left_out(source).items():
         by_kind[suffix.lower()] += n
@@ -99,7 +101,7 @@ def describe_left_out(source: Source) -> str | None:
 
 
 def say_ingested(listener: Listener, source: Source, done: Enqueued) -> None:
-    """Say what was read, and whether an earlier job goes on with it."""
+    """Say what was read, and if an earlier job continues with it."""
     if isinstance(source, NoSource):
         listener.say(
             f"Job {done.id}: {documents(done.documents)}, {counted(done.counts.planned, 'text')} to compute."
@@ -130,15 +132,12 @@ def follow(
     own_worker: bool = False,
     wait: Callable[[float], None] = time.sleep,
 ) -> JobStatus:
-    """Show a job's progress until it ends. It moves with each window: `in_flight` says how many texts our own worker
-    has computed and not yet committed, and the status what all workers have.
+    """Show a job's progress until it ends, or until every worker has refused it for more than a minute.
 
-    Ends, too, where every worker has refused the job for more than a minute.
-
-    `wait` waits between two looks, for the seconds given or until there is news.
-
-    `watch` sees every status and may raise to stop watching. With a worker of our own it also raises for a job that
-    is blocked.
+    The bar moves with each window: `in_flight` returns the number of texts that our own worker has computed and not
+    yet committed, and the status has that of all workers. `wait` waits between two looks, for the seconds given or
+    until there is news. `watch` gets every status, and may raise to stop watching. With `own_worker`, `watch` decides
+    about a job that is blocked.
     """
     status = read_status(database, job_id)
     if status.ended:

@@ -1,4 +1,4 @@
-"""Compute a job here: an ingest, a worker of our own and a watcher, in one process. The same paths as the fleet's."""
+"""Compute a job on this machine: read its source, supervise device processes, and watch it, as a fleet does."""
 
 from __future__ import annotations
 
@@ -39,15 +39,14 @@ def run_here(
     started: StartedDevices | None = None,
     on_opened: Callable[[int], None] = lambda _job_id: None,
 ) -> JobStatus:
-    """Ingest, compute and return the job's final status. The worker starts with the first text that needs it.
+    """Ingest and compute a job, and return its final status. The next run continues a run that was interrupted.
 
-    It uses the device processes that are ``started`` already. ``on_opened`` is told the job's number before the job
-    has documents.
+    The supervisor starts with the first text that has to be computed, and uses the device processes that are
+    ``started`` already. If no other worker lives, it computes this job only, and other jobs go on waiting.
+    ``on_opened`` gets the job's number before the job has documents.
 
-    Where nobody else works, it computes this job alone: other jobs wait, as long as they did before.
-
-    Raises WorkerError when this machine cannot serve the job, ServerUnreachable when the server of its model does not
-    answer. What was interrupted is carried on by the next run.
+    Raises WorkerError if this machine cannot serve the job, and ServerUnreachable if its model's server does not
+    answer.
     """
     local = settings.model_copy(
         update={
@@ -58,7 +57,7 @@ def run_here(
     tracing.start(settings.traces_endpoint)
     supervisor = Supervisor(local, database, broker, devices, fires=False, started=started)
     alone = not dispatch.live_workers(database)
-    if alone:  # other jobs' shards are not ours to compute, and those of an earlier run's queue may be lost with it
+    if alone:  # the queue of an earlier run may be gone, and other jobs' shards are not ours to compute
         dispatch.withdraw(database, local.lanes)
     begun = threading.Event()
 
@@ -102,9 +101,9 @@ def run_here(
 
 
 class Watch:
-    """Sees each status of the job; raises WorkerError when it cannot go on here.
+    """A watcher of the job's status, which raises WorkerError if the job cannot go on here.
 
-    Other workers' refusals do not count: this worker tries the job too, once it is ready.
+    Refusals of other workers do not count until this worker, once it is ready, has tried the job too.
     """
 
     def __init__(self, supervisor: Supervisor) -> None:
@@ -124,7 +123,7 @@ class Watch:
 
 
 def _say_waiting(listener: Listener, database: Database, job_id: int, lanes: Sequence[str]) -> None:
-    """Say which other jobs this worker leaves as they are, since their users may wait for them."""
+    """Name the unfinished jobs that this run does not compute, since their users may wait for them."""
     others = dispatch.unfinished_beside(database, job_id, lanes, MOST_SAID + 1)
     named = ", ".join(f"{other} ({printable(source)})" for other, source in others[:MOST_SAID])
     more = " and others" if len(others) > MOST_SAID else ""
@@ -134,7 +133,7 @@ def _say_waiting(listener: Listener, database: Database, job_id: int, lanes: Seq
 
 
 def _drain(supervisor: Supervisor) -> None:
-    """Let the batches under way end; another Ctrl-C gives everything back at once."""
+    """Wait until the batches under way end. Another Ctrl-C gives all shards back at once."""
     try:
         supervisor.drain()
         supervisor.join()

@@ -35,14 +35,14 @@ def check_out(
     if out.is_dir():
         raise WorkerError(f"{name}: {out} is a folder; name a file")
     if out.exists() and not out.is_file():
-        return  # a pipe or a device: whether it takes anything shows when it is written
+        return  # a pipe or a device: only writing shows if it takes anything
     _check_writable(folder, name)
 
 
 def check_folder(
     out: Path, file_format: str | None = None, kinds: Sequence[str] | None = None, name: str = "--out"
 ) -> None:
-    """Refuse a folder that could take no parts, before any work is done for it. What is in it is looked at later."""
+    """Refuse a folder that could take no parts, before any work is done for it. Its files are checked later."""
     target = target_of(out, file_format, name)
     if target is None:
         raise WorkerError(f"{name}: parts need a folder; name one")
@@ -74,7 +74,7 @@ def _check_writable(folder: Path, name: str) -> None:
 
 
 def target_of(out: Path | None, file_format: str | None, name: str = "--out") -> Target | None:
-    """Return the file and its format; None for stdout and where nothing is written. Raises WorkerError."""
+    """Return the file and its format; None for stdout, and if nothing is written. Raises WorkerError."""
     try:
         if out is None and file_format is not None:
             raise FormatUnfit("--format is that of a file: name it with --out (- is stdout)")

@@ -24,7 +24,7 @@ SHOWN_EVERY = 1_000  # documents
 
 
 class WritingBar:
-    """A progress bar over what is written, which is there once there is something to show."""
+    """A progress bar for writing, which appears with the first progress."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -64,7 +64,7 @@ def write_file(
 ) -> int:
     """Write rows to a file and say how many they are. Return their number. Raises FormatUnfit.
 
-    ``documents`` is the most rows that there may be, for the progress. ``noun`` is what they are called.
+    ``documents`` is the greatest possible number of rows, for the progress. ``noun`` names the rows in the message.
     """
     with WritingBar(listener) as bar:
         written = target.write(rows if documents is None else bar.along(rows, documents), columns)
@@ -106,7 +106,7 @@ def write_parts(
     replaced: bool = False,
     flagged: Flagged | None = None,
 ) -> None:
-    """Write a job's results as parts (see `storage.results.parts.export`), with a bar, and say what came of it."""
+    """Write a job's results as parts (see `storage.results.parts.export`), with a bar, and say what was written."""
     with WritingBar(listener) as bar:
         progress = PartsBar(status.documents, bar, listener)
         written = export(

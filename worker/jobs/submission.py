@@ -29,8 +29,8 @@ def submit(
 ) -> Enqueued:
     """Check a request, store its source and offer it to the queue. ``opened`` opens the source in place of its name.
 
-    A request whose idempotency key has a job already only says so. Raises what `worker.submit.enqueue.enqueue` and
-    `worker.submit.request.prepare` do.
+    If a job already has the request's idempotency key, say so and read nothing. Raises what
+    `worker.submit.enqueue.enqueue` and `worker.submit.request.prepare` do.
     """
     if (known := find_repeated(database, key_of(request))) is not None:
         _say_repeated(listener, request, known)
@@ -120,6 +120,6 @@ def describe_default_model(task: str, source: str, options: kinds.KindOptions) -
 
 
 def _is_example(source: str) -> bool:
-    """Return whether the source is one of the examples, which the quick start's models are for."""
+    """Return True if the source is one of the examples, which the quick start's models are made for."""
     path = path_of(source)
     return path is not None and path.resolve().is_relative_to(Path(SHIPPED_FOLDER).parent)
