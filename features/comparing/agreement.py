@@ -153,7 +153,7 @@ class WeightAgreement:
 
 @dataclass
 class Vectors:
-    """Identical vectors. Vectors of two models are compared by their neighbours (`worker.comparing.neighbours`)."""
+    """Identical vectors. Vectors of two models are compared by their neighbours (`features.comparing.comparison`)."""
 
     n: int = 0
     identical: int = 0

@@ -1,9 +1,8 @@
 """Compute a corpus with another model, and switch to its results.
 
-Which model answers for a corpus stays in `storage/steps/replacements.py` and the store's schema: search, `docmill
-results`, runs of pipelines and garbage collection go by it. Refusals
-(`worker/jobs/submission.py`) and the diagnosis of a job that waits (`storage/leases/diagnosis.py`) name the command
-that helps.
+The core keeps the model that answers for a corpus (`storage/steps/replacements.py` and the table `replacement`):
+search, `docmill results`, runs of pipelines and garbage collection depend on it. Remarks on a new job
+(`worker/jobs/submission.py`) and the diagnosis of a job that waits (`storage/leases/diagnosis.py`) name the command.
 """
 
 from docmill.storage.features import CORPORA, Command, Feature

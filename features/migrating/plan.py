@@ -27,7 +27,7 @@ from docmill.worker.submit.options import JobOptions, ReadingOptions
 from docmill.worker.submit.rehearsal import require_possible
 from docmill.worker.submit.request import Prepared, spec_of
 
-PROMPTS = frozenset({"prompt", "prompt_name"})  # of which a model has one
+PROMPTS = frozenset({"prompt", "prompt_name"})  # alternatives: a spec has at most one
 LISTED = 10
 
 
@@ -75,7 +75,7 @@ def plan(
     standing = replacements.specs_in_force(migrations).get(old.spec)
     if standing not in {None, new}:
         raise StorageError(f"the corpus {corpus} was migrated from {old.spec.model} to {standing.model} before")
-    continued = {FILLING} if standing is None else {FILLING, *IN_FORCE}  # what was migrated back begins anew
+    continued = {FILLING} if standing is None else {FILLING, *IN_FORCE}  # a migration that was undone begins anew
     stored = [
         migration
         for migration in migrations
@@ -87,7 +87,10 @@ def plan(
 
 
 def _choose(database: Database, corpus_id: int, corpus: str, wanted: Wanted) -> Candidate:
-    """Return the latest step that computed the corpus by the old model. Raises StorageError if there are several."""
+    """Return the latest step that computed the corpus by the old model.
+
+    Raises StorageError if there is none, or if such steps have different specs.
+    """
     candidates = replacements.candidates(database, corpus_id, wanted.job)
     names = {wanted.old, str(Path(wanted.old).expanduser().resolve())}
     of_model = [
@@ -127,7 +130,7 @@ def _new_spec(settings: Settings, old: Spec, wanted: Wanted) -> tuple[Spec, tupl
 
 
 def _require_alike(old: Spec, new: Spec) -> None:
-    """Raise StorageError if the results of two specs have other columns."""
+    """Raise StorageError if the results of two specs differ in their columns."""
     output = kinds.kind(old.kind).output
     columns = [[column.name for column in output.columns(spec.params)] for spec in (old, new)]
     if columns[0] != columns[1]:

@@ -1,7 +1,7 @@
 """Compute what a corpus lacks by its new model, and switch to the new results in one transaction, or back.
 
-The switch is refused while a current document has no outcome under the new specs. Documents of the corpus are
-surveyed before the transaction; in it, with the corpus locked, only those that came meanwhile.
+The switch waits until every current document has an outcome under the new specs. Most documents are surveyed before
+the transaction. The transaction locks the corpus, and surveys only the documents that came meanwhile.
 """
 
 from __future__ import annotations
@@ -53,9 +53,10 @@ class TooManyLost(StorageError):
 
 @dataclass(frozen=True)
 class Survey:
-    """Counts of current documents: those with an old result, `missing` ones without a new outcome, and `lost` ones.
+    """Counts of current documents, up to the id `last`.
 
-    A document is lost if it has an old result and no new one. `last` is the last document looked at.
+    `documents` have an old result, `missing` ones have no new outcome, and `lost` ones have an old result and no new
+    one.
     """
 
     documents: int = 0
@@ -124,7 +125,7 @@ def fill(
     before, job_id = None, migration.job_id
     while True:
         survey = survey_documents(database, migration)
-        # There is a job even if all is computed, for another corpus say: search and results go by jobs.
+        # Make a job even if all results exist, say from another corpus: search and `docmill results` read jobs.
         has_ended = job_id is not None and not replacements.goes_on(database, job_id)
         if not survey.missing and has_ended:
             return survey
@@ -181,7 +182,7 @@ def requests_by_new(database: Database, migration: SpecReplacement) -> tuple[Ste
 
 
 def survey_documents(database: Database, migration: SpecReplacement, *, back: bool = False) -> Survey:
-    """Count the documents of a corpus that have old and new results; with `back`, of new and old ones."""
+    """Survey the documents of a corpus. With `back`, the old and the new results change places."""
     survey, more = Survey(), True
     while more:
         with database.read() as transaction:

@@ -4,9 +4,9 @@ Documents are nodes, near duplicates are edges, and a cluster is a connected com
 near duplicates share a cluster if a chain of near duplicates leads from one to the other. Documents with one text
 always share a cluster. The first document of a cluster is the one that came into the corpus first (the lowest id).
 
-Only new texts are compared, with each other and with all others. A cluster that lost a document since is dissolved,
-and what is left of it counts as new: the lost document may have been the link. So the clusters are always those of a
-comparison of all documents that the corpus has now. They are written in one transaction.
+A search compares only new texts, with each other and with all others. A cluster that lost a document since the last
+search is dissolved, and its other documents count as new: the lost document may have been the link. So the clusters
+are always those that a comparison of all current documents would find. They are written in one transaction.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ PAGE = 10_000
 
 @dataclass(frozen=True)
 class SearchWork:
-    """The work of one search: `compared` pairs, and of the corpus's `documents` those that were `new` to it.
+    """The work of one search: the number of pairs that it `compared`, and counts of the corpus's `documents`.
 
-    `repeats` are documents that are not the first of their cluster. `without_vector` documents took no part, since
-    they have no vector.
+    `new` documents had to be compared. `repeats` are not the first of their cluster. `without_vector` documents took
+    no part.
     """
 
     documents: int
@@ -146,7 +146,7 @@ def _status(transaction: Transaction, method: ByVectors, content_ids: set[int]) 
 def _clusters(
     database: Database, corpus_id: int, corpus: _Corpus, method: Method, advanced: Advanced
 ) -> tuple[SearchWork, dict[int, tuple[int, int]]]:
-    """Return {document: (first document, documents in the cluster)} for the documents of all clusters."""
+    """Return the work, and {document: (first document, documents in the cluster)} for documents in clusters."""
     taking_part = corpus.units > 0
     ids, units = corpus.ids[taking_part], corpus.units[taking_part]
     # The places of contents are in the order of their first documents, so that a component's root is its first.
@@ -244,7 +244,7 @@ def _write(
         "method": method.to_json(),
         "compared_to": corpus.settled_to,
         "n_documents": len(corpus.ids),
-        "finished_at": corpus.read_at,  # vectors that came since may not be among those that were read
+        "finished_at": corpus.read_at,  # the next search compares vectors that came since
     }
     put = transaction.insert(Deduplication).values(corpus_id=corpus_id, **values)
     transaction.execute(put.on_conflict_do_update(index_elements=["corpus_id"], set_=values))

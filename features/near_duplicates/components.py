@@ -13,7 +13,7 @@ class Components:
 
     def __init__(self, n: int) -> None:
         self._roots: Ids = np.arange(n, dtype=np.int64)
-        self._edges: list[tuple[int, int]] = []  # those that the roots lack
+        self._edges: list[tuple[int, int]] = []  # those that the roots do not reflect yet
 
     def join(self, one: int, other: int) -> None:
         """Join the components of two nodes."""

@@ -33,7 +33,7 @@ class Shingling:
         return f"runs of {self.size} {self.unit if self.size > 1 else self.unit[:-1]}"
 
     def of(self, text: str) -> set[str]:
-        """Return the shingles of a text; of a shorter one the whole, of one without words or characters none."""
+        """Return the shingles of a text. A shorter text is its only shingle; a text without any words has none."""
         if self.unit == "words":
             words = _WORD.findall(text.casefold())
             if len(words) <= self.size:
@@ -46,7 +46,7 @@ class Shingling:
 
 
 def jaccard(one: Set[str], other: Set[str]) -> float:
-    """Return the number of common members over that of all members, 0 to 1; 0 if a set is empty."""
+    """Return the share of the members of two sets that both have, 0 to 1; 0 if a set is empty."""
     common = len(one & other)
     return common / (len(one) + len(other) - common) if common else 0.0
 
@@ -55,7 +55,7 @@ def jaccard(one: Set[str], other: Set[str]) -> float:
 class ByText:
     """Two texts are near duplicates if the Jaccard similarity of their sets of shingles is at least `threshold`.
 
-    `seed` is that of the MinHash signatures, which propose the pairs to compare.
+    `seed` is the seed of the MinHash signatures, which propose the pairs to compare.
     """
 
     threshold: float = 0.8
@@ -107,4 +107,4 @@ def require_library() -> None:
 
 
 def unheard(_phase: Phase, _done: int, _total: int) -> None:
-    """Tell nobody."""
+    """Ignore the progress."""

@@ -1,9 +1,8 @@
 """Near duplicates by their words: sign the texts, and compare each pair of candidates exactly.
 
-MinHash signatures by the library rensa come in bands: texts that share a band's hash are candidates. It is
-locality-sensitive hashing as in Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, chapter 3.4. Of `n_bands`
-bands of `n_rows` rows each, two texts of similarity s share at least one with the probability
-1 - (1 - s^n_rows)^n_bands.
+MinHash signatures by the library rensa are divided into bands. Texts that share a band's hash are candidates. This is
+locality-sensitive hashing as in Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, chapter 3.4. With `n_bands`
+bands of `n_rows` rows each, two texts of similarity s share a band with the probability 1 - (1 - s^n_rows)^n_bands.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ LEAST_PROBABILITY = 0.99  # of a pair at the threshold to become a candidate
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2^64 divided by the golden ratio (Fibonacci hashing, Knuth)
 _SHIFT = np.uint64(32)
 NEIGHBOURS = 100  # texts that a text is compared with in one band: those nearest in size
-LOOK = 5_000  # texts whose signatures are looked for at a time
+LOOK = 5_000  # texts whose signatures are read at a time
 PAGE_CHARS = 4_000_000  # characters of the texts that are signed in one transaction
 BATCH_SHINGLES = 500_000  # of the texts that are compared at a time
 KEPT_SHINGLES = 1_000_000  # of the texts that were compared last; they take about 100 MB
@@ -238,9 +237,9 @@ def bands_of(shingles: Sequence[Set[str]], layout: Layout, seed: int) -> Bands:
 
 @dataclass(frozen=True)
 class Signed:
-    """Texts by their places: the hashes of their bands, the sizes of their sets, and True for those to be compared.
+    """Texts by their places: the hashes of their bands, the sizes of their sets of shingles, and `fresh`.
 
-    A text that is not `fresh` was compared with the other such texts before.
+    Texts that are not `fresh` were compared with each other before.
     """
 
     bands: Bands
@@ -251,9 +250,9 @@ class Signed:
 def candidates(signed: Signed, threshold: float, components: Components, band: int) -> Iterator[tuple[Ids, Ids]]:
     """Yield pairs of places that share a band's hash and no hash of an earlier band. Arrays may be empty.
 
-    Texts with one hash are taken in the order of their sizes, first those next to each other. So the members of a
-    cluster are joined early, and the pairs between them are not yielded. The caller joins what it finds between two
-    yields. Sets whose sizes differ too much for the threshold are left out.
+    Texts with one hash are sorted by their sizes. Each is paired with the next text first, then with the one after,
+    and so on. The caller joins near duplicates between two yields, and pairs that are joined already are not yielded.
+    So most pairs within a cluster are never compared. Pairs whose sizes differ too much are left out.
     """
     keys = signed.bands[:, band]
     order = np.lexsort((signed.sizes, keys)).astype(np.int64)

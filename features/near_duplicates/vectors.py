@@ -20,7 +20,7 @@ Matrix = npt.NDArray[np.float32]
 
 THRESHOLD = 0.95
 BLOCK = 2_048  # vectors compared at a time
-KEPT_NUMBERS = 2**26  # numbers in the vectors that one walk through the others compares with: 256 MiB
+KEPT_NUMBERS = 2**26  # numbers in the new vectors that stay in memory for one walk through all vectors: 256 MiB
 _SLACK = 1e-4  # the most by which a cosine of float32 may be too low
 
 
@@ -68,7 +68,7 @@ def connect(
             advanced("compare", done, total)
             theirs = np.arange(start, min(start + BLOCK, n))
             done += len(theirs)
-            # Pairs of two new ones are compared once: with those that come later.
+            # A new vector is compared only with those new ones that come later, so that each pair counts once.
             theirs = theirs[~fresh[theirs] | (theirs > places[0])]
             vectors = _load(database, method, content_ids[theirs], dim)
             compared += _compare(kept, places, vectors, theirs, fresh, method.threshold, components)
