@@ -31,7 +31,7 @@ _MAIL = re.compile(
     rf"""((?<!{_LOCAL}){_LOCAL}++|"(?:[^"\\\r\n]|\\.){{1,64}}")\0*[@\uff20\ufe6b]"""
     rf"(?:{_DOMAIN}|\[(?:IPv6:)?[0-9A-Fa-f:.]+\])"
 )
-# What stands before an address without a space: punctuation, the name of a field, words of scripts without spaces.
+# Text that may precede an address without a space: punctuation, a field's name, words of scripts without spaces.
 _BEFORE_LOCAL = re.compile(
     r"[\W_]*(?:[A-Za-z_]+=)?[\W_]*(?:[\u0e00-\u0eff\u3040-\u9fff\uac00-\ud7af]+(?=[A-Za-z0-9]))?"
 )

@@ -47,7 +47,8 @@ ORDER_ID = "order_id"
 # The options of kinds by their names in messages.
 _KIND_OPTIONS = {option(field).spelling or name: name for name, field in kinds.OPTIONS.items()}
 _MESSAGE_NAMES = {name: spelling for spelling, name in _KIND_OPTIONS.items()}
-# Of a connection: no files of the worker's, no other host, and no weaker authentication.
+# The parameters that an order may set in a connection: they name no file of the worker and no other host, and do not
+# weaken authentication.
 _PARAMETERS = frozenset({"application_name", "connect_timeout", "sslmode", "target_session_attrs"})
 _HOST = re.compile(r"[^:]*://(?:[^/?#\\]*@)?([^/?#\\@]*).*", re.DOTALL)  # and the port
 _PORT = re.compile(r":\d+$")

@@ -328,7 +328,7 @@ def _count_refusals(transaction: Transaction, age_s: float) -> dict[str, int]:
 
 
 def _count_shards(transaction: Transaction, age_s: float) -> dict[str, int]:
-    # Of each step with finished shards one row is left; a folded row goes into it.
+    # Folding leaves one row for each step with finished shards. An earlier folded row goes into it.
     steps = select(Shard.job_id, Shard.step).where(is_finished())
     groups = steps.where(Shard.job_id.in_(select(Job.id).where(ended_before(age_s)))).distinct().subquery()
     of_group = and_(groups.c.job_id == Shard.job_id, groups.c.step == Shard.step)

@@ -60,7 +60,7 @@ _MEANT = {"iso8859-1": "cp1252", "ascii": "cp1252"} | dict.fromkeys(
 _ATTACHED = re.compile(rb"^content-disposition:\s*attachment\b", re.IGNORECASE | re.MULTILINE)  # RFC 2183
 TESSDATA_VARIABLE = "TESSDATA_PREFIX"
 SUFFIX = ".traineddata"
-# Where the formats library looks, in its order.
+# The folders in which the formats library looks, in its order.
 FOLDERS = (
     *("/opt/homebrew/share/tessdata", "/opt/homebrew/opt/tesseract/share/tessdata"),
     *("/usr/local/opt/tesseract/share/tessdata", "/usr/share/tesseract-ocr/5/tessdata"),

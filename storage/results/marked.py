@@ -30,7 +30,7 @@ _PAGE = 500
 _EXAMPLES = 3
 _NUMBER = re.compile(r"\d+")
 
-# Where a page ended: the spec of the step (0, or 1 for the escalation), the lap (0 or 1), and the content.
+# The end of a page: the spec of the step (0, or 1 for the escalation), the lap (0 or 1), and the content.
 Cursor = tuple[int, int, int]
 
 

@@ -231,7 +231,7 @@ def _write_part(
 
 
 def _sound(folder: Path, manifest: Manifest, progress: ExportProgress) -> list[bool]:
-    """Of each part that is listed whether its files are as they were written."""
+    """Return for each listed part True if its files are as they were written."""
     sound = []
     for part in manifest.parts:
         sound.append(all(_is_sound(folder / file.name, file) for file in part.files))

@@ -401,7 +401,7 @@ def _holding(
 ) -> int | None:
     shards = select(Shard.id, Shard.contents).where(of_step)
     if computed_at is not None:
-        # Those that ran at that moment: of a large job a few of many thousand, whose contents need not be read.
+        # Look at shards that ran at that moment: a few of a large job's many thousand, whose contents stay unread.
         ended = Shard.finished_at >= computed_at - CLOCK_S
         shards = shards.where(Shard.started_at <= computed_at)
         at_once = shards.where(Shard.finished_at.between(computed_at - CLOCK_S, computed_at + COMMIT_S))

@@ -433,14 +433,14 @@ def _done_by(spec_id: int) -> ColumnElement[bool]:
 
 
 def _met_by(query: Select[*Ts], job: Job, step: OpenStep) -> Select[*Ts]:
-    """Of a query over contents those that a step of the job has come across."""
+    """Limit a query over contents to those that a step of the job has come across."""
     if step.meets_texts:
         return query.join(StepText, StepText.content_id == Content.id).where(
             StepText.job_id == job.id, StepText.step == step.seq
         )
     return query.join(Document, Document.content_id == Content.id).where(
         visible(job),
-        # What it has not come across yet it will count as failed before, or as done, once it does.
+        # The job counts the outcomes of other contents once it comes across them.
         or_(Document.id <= job.swept_to, Document.ingest_id == job.ingest_id),
     )
 

@@ -27,8 +27,8 @@ from docmill.storage.outputs.columns import Column
 from docmill.storage.outputs.output_types import VECTOR, OutputType
 
 Row: TypeAlias = Mapping[str, Any]  # a result as `storage.results.results` gives it
-# What spreadsheets take for a formula, also after white space, quotes and marks that nobody sees, which some of them
-# take away. An apostrophe counts too: what `escape_formula` put before a text can be told from what was there.
+# Texts that a spreadsheet takes for a formula. Some ignore white space, quotes and invisible marks before it. An
+# apostrophe counts too, so that a reader can tell the one that `escape_formula` adds from one in the text.
 _FORMULA = re.compile(
     r"""[\s\x00-\x1f"'\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]*[=+@＝＋－＠﹦﹢﹣﹫-]|'*[\t\r\n]"""
 )

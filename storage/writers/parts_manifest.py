@@ -110,7 +110,7 @@ def _part() -> str:
 
 
 def left(names: Sequence[str], manifest: Manifest) -> list[str]:
-    """Of the names in a folder those of our files that the manifest does not list: left by an export cut off."""
+    """Return the names of our files that the manifest does not list: an interrupted export left them."""
     listed = {file.name for part in manifest.parts for file in part.files}
     return [name for name in names if is_begun(name) or (is_part(name) and name not in listed)]
 
@@ -118,7 +118,7 @@ def left(names: Sequence[str], manifest: Manifest) -> list[str]:
 def carried_on(
     existing: Manifest | None, wanted: Manifest, folder: str, *, replaced: bool
 ) -> tuple[Manifest, str | None]:
-    """The manifest to go on with, and why not with the one that was found; None where that goes on, or none was.
+    """Return the manifest to continue, and the reason why it is not the existing one; None if there is no reason.
 
     Raises StorageError for another export's folder, unless that may be replaced.
     """
@@ -137,7 +137,7 @@ def carried_on(
 
 
 def _differing(existing: Manifest, wanted: Manifest) -> str:
-    """In words, what makes two exports different ones; empty where nothing does."""
+    """Return the differences of two exports in words; empty if there are none."""
     said = {
         "job": "job {0}, not {1}",
         "corpus": "of corpus {0}, not {1}",

@@ -15,7 +15,7 @@ from docmill.tasks.kinds.base import Traits
 from docmill.tasks.outputs import Output
 from docmill.tasks.windows.windows import Coder, Encoded, LanguageCoders
 
-# How many batches of other languages may wait here while one language is computed.
+# Batches of other languages that may wait here while one language is computed.
 _MOST_WAITING = 4
 
 

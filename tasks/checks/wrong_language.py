@@ -17,7 +17,7 @@ FLAG = "wrong_language"
 _CODE = re.compile(r"[\d_/@\\<>{}=]|\w[.]\w|[^\W\d_][A-Z]")
 # A language shows at the beginning; what follows costs time only.
 _READ_CHARS = 400
-# Of longer texts some of the words are asked about first, from beginning to end: most outputs are as they should be.
+# In longer texts, a sample of words is tested first, from beginning to end: most outputs are in the right language.
 _SAMPLE_WORDS = 20
 _LEAST_LETTERS = 40
 _LEAST_LETTERS_UNSPACED = 12

@@ -147,7 +147,7 @@ def _first_suited(assignment: Assignment, family: Family | None, wanted: str, *,
     def offer(name: str) -> registry.Offer | None:
         return registry.row(name).offer(head, family, spec.quality, device)
 
-    # Those for embeddings say more than a Backend does.
+    # Backends of encoders have more methods than a Backend.
     def opened(name: str, assignment: Assignment = assignment) -> Any:
         found = offer(name)
         assert found is not None, name

@@ -24,11 +24,11 @@ from docmill.tasks.outputs import Generated, Output, Several
 log = logging.getLogger("docmill.engine")
 
 TURN_S = 5.0
-# A backend that takes windows while it computes others is accounted for at least this often.
+# A backend that takes windows while it computes others is measured at least this often.
 ACCOUNT_S = 5.0
-# What is taken from a pool in order to fail it, when a backend dies before it took anything.
+# If a backend dies before it has taken a window, one window is taken in its place, and fails.
 _UNLUCKY = Budget(tokens=1, rows=1)
-# Who is patient waits for so many batches' windows: of as many as one batch holds, the lengths would be any.
+# A patient backend waits for so many batches of windows. From one batch alone no like lengths could be chosen.
 _CHOICE = 2
 _RECHECK_S = 0.5
 Owner = tuple[Document, int]
@@ -58,7 +58,7 @@ class LoadedModel:
 
 
 class ModelCache:
-    """At most ``bound`` loaded models. ``changed`` guards the residents' fields too, for the engine."""
+    """At most ``bound`` loaded models. The lock ``changed`` also guards the fields of the loaded models."""
 
     def __init__(self, open_backend: Callable[[Spec], Backend], bound: int) -> None:
         self.changed = threading.Condition()
@@ -72,15 +72,15 @@ class ModelCache:
         return iter(list(self._loaded.values()))
 
     def loaded(self, spec: Spec) -> LoadedModel | None:
-        """The spec's model, if it is loaded now."""
+        """Return the spec's model if it is loaded now."""
         with self.changed:
             return self._loaded.get(spec)
 
     @contextmanager
     def hold(self, spec: Spec) -> Iterator[LoadedModel]:
-        """The spec's model, opened if need be, and kept while the block runs.
+        """Yield the spec's model, opened if need be. It stays loaded while the block runs.
 
-        Waits while every loaded model has work and none may leave. Raises CannotServe, EngineStopped.
+        Wait while every loaded model has work, and none may be closed. Raises CannotServe and EngineStopped.
         """
         resident = self._acquire(spec)
         try:
@@ -93,7 +93,7 @@ class ModelCache:
     def withdraw(self, resident: LoadedModel, error: ServerAway) -> None:
         """Unlist a model whose server is away, and wake its tickets without the outcomes that they lack.
 
-        The caller holds the model, and waits for no other model's loading, which may wait for this one to leave.
+        The caller holds the model. This waits for no other model's loading, which may itself wait for room.
         """
         with self.changed:
             resident.withdrawn = True

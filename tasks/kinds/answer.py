@@ -56,7 +56,7 @@ _NAMED = re.compile(r"(\w+)=(.*)", re.DOTALL)
 # Step and question together make the names of columns, of which PostgreSQL takes 63 bytes.
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,29}", re.ASCII)
 _EXPECTED = 'must be a question, a list of questions, or a table such as { author = "Who wrote it?" }'
-# What a model is to write, and what models write that were trained otherwise, where a text has no answer.
+# The answer that a model is told to write if a text has none, and those that models trained otherwise write.
 UNANSWERABLE = "unanswerable"
 _NO_ANSWER = frozenset({UNANSWERABLE, "no answer", "not answerable"})
 _ENDS = " \t\n.\"'<>"

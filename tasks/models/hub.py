@@ -30,7 +30,7 @@ from docmill.tasks.models.weights import (
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-# Of connecting, and of each wait for an answer.
+# For connecting, and for each wait for an answer.
 _TIMEOUT_S = 8.0
 # A hub that did not answer is not asked again for so long: one command asks it many things.
 _AWAY_S = 10.0

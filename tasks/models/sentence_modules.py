@@ -31,7 +31,7 @@ _TYPES = frozenset(
 )  # fmt: skip
 _LIBRARY = "sentence_transformers."
 _TRANSFORMER, _POOLING, _DENSE, _NORMALIZE = "Transformer", "Pooling", "Dense", "Normalize"
-# Where releases of the library keep the classes of these modules.
+# The places in which releases of the library keep the classes of these modules.
 _PLACES: Mapping[str, Set[str]] = MappingProxyType(
     {
         _TRANSFORMER: {"models", "models.Transformer", "base.modules", "base.modules.transformer"},

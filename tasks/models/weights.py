@@ -25,9 +25,9 @@ _NOT_READ = re.compile(r"(training_args|optimizer|scheduler|rng_state|trainer_st
 
 
 def files_that_matter(names: Iterable[str]) -> list[str]:
-    """Of a model's file names (relative, with ``/``), those that can change an output, sorted.
+    """Return the names of a model's files (relative, with ``/``) that can change an output, sorted.
 
-    Weights are the safetensors files of each folder, or its ``.bin`` files where it has none.
+    Weights are the safetensors files of each folder, or its ``.bin`` files if it has none.
     """
     kept: dict[str, list[str]] = {}
     for name in sorted(names):

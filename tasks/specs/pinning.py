@@ -507,7 +507,7 @@ def locate_tokenizer(spec: Spec, *, models_dir: Path | None, cache_dir: Path) ->
 
 @dataclass(frozen=True)
 class _Companions:
-    """What stands beside a model in a spec: adapters or tokenizers, by the ``noun`` of their option.
+    """A kind of files that a spec names beside its model: adapters or tokenizers. ``noun`` is that of their option.
 
     ``require`` raises ModelNotFound and ModelCorrupt for a folder, given its name. ``files`` are hashed. ``download``
     returns the folder with a commit of the hub, given its id, the commit and the cache.

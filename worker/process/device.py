@@ -147,7 +147,7 @@ def main() -> None:
     tracing.start(settings.traces_endpoint, **{"service.instance.id": order.owner})
     logging.getLogger("celery").setLevel(logging.ERROR)
     logging.getLogger("kombu").setLevel(logging.ERROR)  # that it puts back what it fetched is nothing to warn of
-    # What it cannot acknowledge comes again and does nothing; Celery calls that critical, with a traceback.
+    # A message that cannot be acknowledged comes again and does nothing. Celery logs it as a critical error.
     logging.getLogger("celery.worker.request").addFilter(_without_traceback)
     assert settings.redis_url is not None
     broker = Broker(settings.redis_url, None if order.only_job is None else ASK_EVERY_S)

@@ -299,7 +299,7 @@ PROBES: tuple[tuple[Any, ...], ...] = (
     ("EXEC",),
 )
 
-# Those of a worker that takes orders: it keeps their results where Celery looks for them.
+# Commands that only a worker which takes orders needs: it keeps their results where Celery looks for them.
 ORDER_PROBES: tuple[tuple[Any, ...], ...] = (
     ("SETEX", _RESULT, 1, ""),
     ("PUBLISH", _RESULT, ""),

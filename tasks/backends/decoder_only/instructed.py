@@ -45,7 +45,7 @@ _MARK = "\ue000document\ue000"
 _SPACE = " \t\n \n\t "
 # Stands for the language of each text in a prompt that no text is given to the model with.
 _ANY = "en"
-# How much of what a model holds demonstrations may take.
+# The share of a model's context that demonstrations may take.
 _SHOWN = 0.25
 # Questions that documents bring, whose prompts are kept.
 _REMEMBERED = 256

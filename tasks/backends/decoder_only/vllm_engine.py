@@ -51,7 +51,7 @@ _CONTEXT = {"cpu": 8192, "cuda": 32_768}
 _ANY = 1 << 30
 _GIB = 1 << 30
 _LARGE_BYTES = 70 * _GIB
-# Of a device's memory, weights may take so much that the keys and values of a thousand texts still have room.
+# The share of a device's memory that weights may take and leave room for keys and values of a thousand texts.
 _SMALL_SHARE = 0.5
 
 
@@ -92,7 +92,7 @@ class VllmBackend:
 
     def run(self, source: WindowSource) -> Iterator[Computed]:
         flight: dict[str, Item[Any]] = {}
-        # Those that are being written, and as many again that wait inside, so that none is missed when one ends.
+        # As many texts wait inside as are being written, so that the next one can start when one ends.
         most = 2 * self._sequences
         while True:
             items = source.take(Budget(tokens=_ANY, rows=most - len(flight), spread=_ANY, packed=True))
@@ -133,7 +133,7 @@ class VllmBackend:
                     max_num_seqs=self._sequences,
                     max_num_batched_tokens=self._batched_tokens,
                     enable_prefix_caching=True,
-                    # What a graph saves on a CPU is less than what its compilation takes.
+                    # On a CPU, a graph saves less time than its compilation takes.
                     enforce_eager=self._kind == "cpu",
                     structured_outputs_config=StructuredOutputsConfig(backend="guidance"),
                     generation_config="vllm",  # the model's own is followed here, not there

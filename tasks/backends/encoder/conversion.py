@@ -55,7 +55,7 @@ log = logging.getLogger("docmill.backends")
 # Raised with every change of what is traced below.
 _FORMAT = 1
 _MOST_KEPT = 64  # specs; one of MiniLM has 0.7 MB beside the encoder
-# How far the numbers of a head may lie from those by torch, absolutely and in parts.
+# The most by which a head's numbers may differ from torch's, absolutely and relatively.
 _TOLERANCE = 1e-4
 
 

@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 _FORMAT = 1
 # Paragraphs of package descriptions in English and French, one a line, from every second row of the examples.
 _TEXTS = Path(__file__).with_name("calibration.txt")
-# How much of the outliers goes to the weights. NNCF's own is 0.95; on MiniLM 0.7 to 0.8 lost least, 0.5 most.
+# The share of the outliers that goes to the weights. NNCF's own is 0.95; on MiniLM 0.7 to 0.8 lost least, 0.5 most.
 _SMOOTHING = 0.75
-# Of the products behind an activation function the first loses most: in MiniLM as much as all others together.
+# The first product behind an activation function loses most: in MiniLM as much as all others together.
 _LEFT_ALONE = 1
 _COMPARED_TEXTS = 8
-# How far the mean state of a text may turn, as 1 - cosine. Measured: 0.002 for MiniLM, at most 0.0001 for small
+# The most by which a text's mean state may turn, as 1 - cosine. Measured: 0.002 for MiniLM, at most 0.0001 for small
 # random models.
 _TOLERANCE = 0.03
 

@@ -182,7 +182,7 @@ FLASH = Kernels(
 
 # Model types with BERT's layers.
 _BERTS_DESIGN = frozenset({"bert", "distilbert", "roberta", "xlm-roberta", "camembert"})
-# Of RoBERTa's kind, positions count from behind the padding index.
+# Model types like RoBERTa, whose positions count from behind the padding index.
 _BEHIND_PADDING = frozenset({"roberta", "xlm-roberta", "camembert"})
 _EMBEDDINGS = ("word_embeddings", "token_type_embeddings", "position_embeddings")
 

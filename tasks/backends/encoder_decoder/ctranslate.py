@@ -73,9 +73,9 @@ _MOST_WORKERS = 8
 AHEAD = 2
 # A batch takes seconds: it is worth this long a wait to begin with a full one.
 PATIENCE_S = 0.05
-# How often batches in flight are looked at: a worker for which nothing went ahead waits so long at the most.
+# Seconds between two looks at the batches in flight. A worker without a next batch waits at most so long.
 _LOOK_S = 0.005
-# What a quality class may be carried out in, the best first.
+# The types in which a quality class may be computed, the best first.
 _TYPES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "cpu": {"native": ("bfloat16", "float32"), "int8": ("int8_bfloat16", "int8_float32", "int8")},
     "cuda": {

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # Ours, where neither the command nor the model's files say how much to write.
 _MAX_NEW_TOKENS = 256
 
-# What a plain search is asked for, and what says nothing of a search without sampling.
+# The settings of a plain search, and settings that change nothing in a search without sampling.
 _PLAIN = frozenset(
     {
         "num_beams", "max_length", "max_new_tokens", "min_length", "min_new_tokens", "length_penalty",
