@@ -125,7 +125,7 @@ class Messages:
 
 
 def parse(template: str) -> Template:
-    """The template in a text. Raises BadTemplate where ``{text}`` is not there once, or for another brace."""
+    """Return the template in a text. Raises BadTemplate unless ``{text}`` is there once, and for another brace."""
     parsed = _parsed(template)
     if (times := parsed.places.count(TEXT)) != 1:
         often = "does not stand in it" if not times else f"stands in it {times} times"

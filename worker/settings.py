@@ -442,7 +442,7 @@ def retention_rules() -> list[str]:
 
 
 def _parts(value: str | Sequence[str]) -> tuple[str, ...]:
-    """The parts of a text that are separated by commas, or the elements of a list."""
+    """Return the parts of a text that are separated by commas, or the elements of a list."""
     return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else tuple(value)
 
 

@@ -60,7 +60,7 @@ class EmbeddedRedis:
         return self
 
     def _start_guard(self) -> subprocess.Popen[bytes]:
-        """A shell that outlives us by a moment: at the end of its input, however we end, it stops the server."""
+        """Start a shell that stops the server at the end of its input, which comes however this process ends."""
         assert self._server._process is not None
         script = 'cat >/dev/null; kill "$0" 2>/dev/null; rm -rf "$1"'
         return subprocess.Popen(

@@ -42,7 +42,7 @@ _ROUNDS = 8  # in which two connections take turns to recognise a pooler
 
 
 def shown(url: URL) -> str:
-    """A database's URL for messages: without its passwords."""
+    """Return a database's URL for messages, without its passwords."""
     secret = [name for name in url.query if name.lower().endswith("password")]
     return url.difference_update_query(secret).render_as_string(hide_password=True)
 
@@ -108,7 +108,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:
-        """A transaction that sees one state of the store and writes nothing."""
+        """Open a transaction that sees one state of the store and writes nothing."""
         with self._transaction(docmill_write=False) as transaction:
             yield transaction
 
@@ -133,16 +133,16 @@ class Database:
 
     @contextmanager
     def unhurried(self) -> Iterator[Transaction]:
-        """A transaction, READ COMMITTED, that may be idle for as long as it takes. PostgreSQL only."""
+        """Open a transaction, READ COMMITTED, that may be idle for any time. PostgreSQL only."""
         with self._transaction(docmill_write=True) as transaction:
             transaction.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
             yield transaction
 
     @contextmanager
     def outside_transactions(self) -> Iterator[tuple[Transaction, bool]]:
-        """A connection whose statements are committed one by one, and True where a pooler stands before the server.
+        """Open a connection that commits each statement by itself. PostgreSQL only.
 
-        A pooler may give each statement another session. PostgreSQL only.
+        Also yield True if a pooler stands before the server, since it may give each statement another session.
         """
         from docmill.storage.core import postgresql
 
@@ -159,7 +159,7 @@ class Database:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
-        """The driver's errors and the pool's, as ours."""
+        """Raise errors of the driver and of the pool as our own."""
         if self._is_closed:
             raise StorageError(f"the connection to the database {self} is closed; open another")
         try:

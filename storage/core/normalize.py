@@ -38,7 +38,7 @@ def normalize(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def normalize_json(value: T) -> tuple[T, tuple[str, ...]]:
-    """The same for a JSON value, in its strings and its keys at every level. It keeps its form."""
+    """Normalise the strings and the keys of a JSON value at every level. It keeps its form."""
     replaced: set[str] = set()
 
     def clean(value: Any) -> Any:

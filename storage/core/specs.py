@@ -56,7 +56,7 @@ class Spec:
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
-        """The canonical form: UTF-8 JSON, keys sorted at every level, no white space."""
+        """Return the canonical form: UTF-8 JSON, keys sorted at every level, no white space."""
         return orjson.dumps(
             {
                 "kind": self.kind,

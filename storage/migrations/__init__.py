@@ -27,12 +27,12 @@ _one_at_a_time = threading.Lock()  # Alembic keeps the context of a command in i
 
 
 def head() -> str:
-    """The revision that this version of docmill works with."""
+    """Return the revision that this version of docmill works with."""
     return _known()[-1]
 
 
 def current(database: Database) -> str | None:
-    """The revision that the database has, None where docmill never was."""
+    """Return the revision of the database; None if docmill never used it."""
     with database.read() as transaction:
         return _revision(transaction)
 

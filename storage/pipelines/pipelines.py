@@ -52,7 +52,7 @@ def put(database: Database, name: str, path: str, text: str, schedule: dict[str,
 
 
 def get(database: Database, name: str) -> PipelineRow:
-    """The row of a pipeline. Raises NotFound."""
+    """Return the row of a pipeline. Raises NotFound."""
     with database.read() as transaction:
         return _require(transaction, name)
 
@@ -76,7 +76,7 @@ def remove(database: Database, name: str) -> None:
 
 
 def every(database: Database) -> list[tuple[PipelineRow, PipelineRun | None]]:
-    """The pipelines by name, each with its latest run, if there was one."""
+    """Return the pipelines by name, each with its latest run, if there was one."""
     with database.read() as transaction:
         rows = transaction.execute(select(PipelineRow).order_by(PipelineRow.name)).all()
         run = PipelineRun.__table__.alias().c  # of each pipeline the end of an index
@@ -87,7 +87,7 @@ def every(database: Database) -> list[tuple[PipelineRow, PipelineRun | None]]:
 
 
 def history(database: Database, name: str, limit: int = 50) -> list[PipelineRun]:
-    """The latest runs of a pipeline, newest first. Raises NotFound."""
+    """Return the latest runs of a pipeline, newest first. Raises NotFound."""
     with database.read() as transaction:
         row = _require(transaction, name)
         runs = select(PipelineRun).where(PipelineRun.pipeline_id == row.id)

@@ -52,19 +52,19 @@ RowsAfter = Callable[[DocumentPlace | None], Iterator[Placed]]
 
 
 class ExportProgress:
-    """Told how an export goes on."""
+    """A listener to the progress of an export. This base class ignores everything."""
 
     def anew(self, why: str) -> None:
-        """None of the parts that are there is kept."""
+        """Hear that all parts are written anew, and the reason."""
 
     def checked(self, parts: int, of: int) -> None:
-        """So many of the parts that are there were compared with the manifest."""
+        """Hear the number of parts that were compared with the manifest, out of so many."""
 
     def remarked(self, said: str) -> None:
-        """A part lacks something of its results."""
+        """Hear that a part lacks something of its results."""
 
     def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
-        """The rows that are written, before which there are so many documents."""
+        """Yield the rows as they are written. `before` is the number of documents before them."""
         return rows
 
 

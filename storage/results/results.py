@@ -289,7 +289,7 @@ def _failures_of(key: str, steps: Sequence[OpenStep], outcomes: Mapping[int, Any
 
 
 def _few_failures(database: Database, job: Job, step: OpenStep) -> list[Any] | None:
-    """The documents without a result and their outcomes, found by one statement; None when there are more than FEW.
+    """Return the documents without a result and their outcomes, by one statement; None if there are more than FEW.
 
     Without an ORDER BY, so that the database may begin with whichever table has less to read, and stop at FEW.
     """
@@ -306,7 +306,7 @@ def _few_failures(database: Database, job: Job, step: OpenStep) -> list[Any] | N
 
 
 def _rejected(database: Database, ingest_id: int) -> Iterator[dict[str, Any]]:
-    """The rejected records of an ingest in the order of its source.
+    """Return the rejected records of an ingest in the order of its source.
 
     Places in one file differ in a number (`corpus.csv:17`), and numbers are not in the order of text: they are
     sorted here, eight bytes each. What follows them is in the order of text: a place of another form, and the

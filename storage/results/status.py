@@ -170,7 +170,7 @@ class JobStatus:
 
 
 def read_status(database: Database, job_id: int) -> JobStatus:
-    """The state of one job. Raises NotFound."""
+    """Return the state of one job. Raises NotFound."""
     with database.read() as transaction:
         row = transaction.execute(_JOBS.where(Job.id == job_id)).one_or_none()
         if row is None:
@@ -179,7 +179,7 @@ def read_status(database: Database, job_id: int) -> JobStatus:
 
 
 def list_statuses(database: Database, limit: int = 50, wanted: ColumnElement[bool] | None = None) -> list[JobStatus]:
-    """The latest jobs, newest first: all, or those that meet a condition."""
+    """Return the latest jobs, newest first: all, or those that meet a condition."""
     query = (_JOBS if wanted is None else _JOBS.where(wanted)).order_by(Job.id.desc()).limit(limit)
     with database.read() as transaction:
         return _statuses(transaction, transaction.execute(query).all())

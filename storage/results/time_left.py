@@ -231,7 +231,7 @@ class ShardSums:
         self._groups = groups
 
     def total(self, name: str, *states: str, step: int | None = None) -> int:
-        """The sum of a column over the shards in any of these states, or in any at all."""
+        """Return the sum of a column over the shards in these states, or over all shards."""
         return sum(
             int(getattr(group, name) or 0)
             for group in self._groups

@@ -92,7 +92,7 @@ class OpenJob:
 
 
 def open_job(database: Database, request: JobRequest) -> OpenJob:
-    """The unfinished job of the same corpus, source, options and steps, or a new one, ready for its ingest.
+    """Return the unfinished job of the same corpus, source, options and steps, or a new one, ready for its ingest.
 
     With a key it is the job of this key, even if that has ended. A new job keeps the latest fitted risks.
     Raises StorageError without a risk.
@@ -330,7 +330,7 @@ def halt(database: Database, job_id: int, reason: str) -> bool:
 
 
 def require(database: Database, job_id: int) -> Job:
-    """The job's row. Raises NotFound."""
+    """Return the job's row. Raises NotFound."""
     with database.read() as transaction:
         row = transaction.execute(select(Job).where(Job.id == job_id)).one_or_none()
         if row is None:

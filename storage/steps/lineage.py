@@ -196,9 +196,9 @@ def join_prompts(
 def render_prompts(
     transaction: Transaction, step: OpenStep, inputs: Mapping[int, int]
 ) -> tuple[list[int], dict[int, int]]:
-    """The prompts of documents around the texts that the step is given of them, as contents, each once.
+    """Store the prompts of documents around the texts that the step reads of them.
 
-    Also the characters of those that are new. Call `keep_contents` before.
+    Return their contents, each once, and the lengths in characters of the new ones. Call `keep_contents` before.
     """
     assert step.template is not None
     known = read_prompts(transaction, step, inputs)

@@ -183,7 +183,7 @@ def escalation_name(step: str) -> str:
 
 
 def read_steps(transaction: Transaction, job_id: int) -> tuple[OpenStep, ...]:
-    """A job's steps in their order, each with its escalation."""
+    """Return a job's steps in their order, each with its escalation."""
     rows = transaction.execute(_STEPS.where(Step.job_id == job_id).order_by(Step.seq)).all()
     of = {
         row.escalates: EscalationStep(_open(row), Doubt.stored(row.doubted))
@@ -209,7 +209,7 @@ def find_computed(steps: Sequence[OpenStep], seq: int) -> OpenStep:
 
 
 def read_requests(transaction: Transaction, job_id: int) -> tuple[StepRequest, ...]:
-    """A job's steps as they were asked for."""
+    """Return a job's steps as they were requested."""
     columns = (Step.seq, Step.name, Step.input_step, Step.flagged, Step.escalates, Step.doubted, Step.leaves_out)
     query = select(*columns, *lookups.SPEC).join(SpecRow, SpecRow.id == Step.spec_id)
     rows = transaction.execute(query.where(Step.job_id == job_id).order_by(Step.seq)).all()
@@ -233,7 +233,7 @@ def read_requests(transaction: Transaction, job_id: int) -> tuple[StepRequest, .
 
 
 def find_way(steps: Sequence[OpenStep], step: OpenStep) -> list[OpenStep]:
-    """The steps that lead from the documents to a step, which is the last of them."""
+    """Return the steps that lead from the documents to a step, which is the last of them."""
     way = [step]
     while way[0].input_step is not None:
         way.insert(0, steps[way[0].input_step])
@@ -241,7 +241,7 @@ def find_way(steps: Sequence[OpenStep], step: OpenStep) -> list[OpenStep]:
 
 
 def find_named_way(steps: Sequence[OpenStep], name: str | None) -> list[OpenStep]:
-    """The way to a job's step by its name, or without one to the only step. Raises NotFound."""
+    """Return the way to the step of this name, or without a name to the only step. Raises NotFound."""
     step = next((step for step in steps if name in {step.name, None}), None)
     if step is None:
         raise NotFound(f"there is no step {name}; the job has {', '.join(step.name for step in steps)}")

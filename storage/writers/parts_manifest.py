@@ -75,7 +75,7 @@ class Manifest:
 
 
 def from_json(raw: bytes) -> Manifest | None:
-    """The manifest; None for what is none of ours."""
+    """Return the manifest in a text; None if the text is not a manifest of ours."""
     try:
         values = orjson.loads(raw)
         if values.pop("manifest") != _VERSION:

@@ -244,7 +244,7 @@ class Device:
         self._wake_all()
 
     def take(self, resident: LoadedModel, budget: Budget, worked_s: float) -> Sequence[Item[Owner]]:
-        """The resident's next batch, or nothing if its turn is over."""
+        """Return the model's next batch, or nothing if its turn is over."""
         if budget.rows < 1:
             return []
         with self._changed:
@@ -334,7 +334,7 @@ class Device:
 
 
 def next_turn(oldest: Mapping[Key, int], current: Key | None, *, worked_s: float, turn_s: float) -> Key | None:
-    """The spec whose oldest waiting window is oldest; but the current one stays until its turn is over.
+    """Return the spec with the oldest waiting window, or the current one until its turn is over.
 
     ``oldest`` has the arrival number of the oldest window of each spec that has any waiting. Without turns,
     two shards of different specs would swap the device's caches at each batch.

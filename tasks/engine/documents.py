@@ -37,7 +37,7 @@ class Document:
         self.source_text = self.text
 
     def begin(self, text: str, windows: Sequence[Window]) -> list[int]:
-        """Start a round; the indexes of the windows to compute."""
+        """Start a round. Return the indexes of the windows to compute."""
         self.text, self.windows = text, windows
         self.outputs = [None] * len(windows)
         wanted = [index for index, window in enumerate(windows) if window.encoded is not None]
@@ -45,7 +45,7 @@ class Document:
         return wanted
 
     def receive(self, index: int, output: Output) -> bool:
-        """Keep a window's output; whether it was the last one missing."""
+        """Keep a window's output. Return True if no other is missing."""
         assert self.outputs[index] is None
         self.outputs[index] = output
         self.left -= 1
@@ -74,7 +74,7 @@ class Document:
         )
 
     def uncut(self, error: Exception) -> Outcome:
-        """The outcome of a text that the tokenizer or the splitter could not take."""
+        """Return the outcome of a text that the tokenizer or the splitter refused."""
         said = str(error) if isinstance(error, PromptTooLong) else f"Cutting the text raised {type(error).__name__}."
         return self.failed(said, Reason.DOCUMENT)
 
@@ -82,7 +82,7 @@ class Document:
         return Outcome(self.content_id, Status.SKIPPED, reason="The text is blank.")
 
     def finish(self, recipe: Recipe, checks: Checks = NONE) -> Outcome | Again:
-        """The outcome of the round with the flags of its checks, or the text of the next one; never raises."""
+        """Return the outcome of the round with the flags of its checks, or the text of the next. Never raises."""
         for number, output in enumerate(self.outputs):
             if isinstance(output, Failure):
                 where = f" (window {number + 1} of {len(self.outputs)})" if len(self.outputs) > 1 else ""
@@ -115,7 +115,7 @@ def _union(flags: tuple[str, ...], other: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def cut_each(recipe: Recipe, coder: Coder, texts: Sequence[str]) -> list[list[Window] | Exception]:
-    """The windows of each text, or what its cutting raised: one bad text does not spoil the others."""
+    """Return the windows of each text, or the error of cutting it: one bad text does not spoil the others."""
     if not texts:
         return []
     try:
@@ -150,7 +150,7 @@ class Submission:
         return self._woken.wait(timeout)
 
     def finished(self) -> list[Outcome]:
-        """The outcomes there are, in the order of the texts."""
+        """Return the outcomes that there are, in the order of the texts."""
         with self._lock:
             return [outcome for outcome in self._outcomes if outcome is not None]
 
@@ -173,13 +173,13 @@ class Submission:
         self._woken.set()
 
     def advance(self, position: int, part: float) -> None:
-        """For the engine: such a part of the windows of the text at ``position`` is computed."""
+        """Note the part of the windows of the text at ``position`` that is computed. The engine calls this."""
         with self._lock:
             if self._outcomes[position] is None:
                 self._parts[position] = part
 
     def settle(self, position: int, outcome: Outcome) -> None:
-        """For the engine: the text at ``position`` has its outcome."""
+        """Note the outcome of the text at ``position``. The engine calls this."""
         with self._lock:
             if self._outcomes[position] is None:
                 self._outcomes[position] = outcome

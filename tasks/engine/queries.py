@@ -29,7 +29,7 @@ Embed = Callable[[Spec, Sequence[str]], list[Vector | Failure]]  # `embed` by an
 
 
 def query_spec(spec: Spec) -> Spec:
-    """The spec under which queries to vectors of an embed spec are embedded.
+    """Return the spec under which queries to vectors of an embed spec are embedded.
 
     A query longer than the window is the mean of its windows, also where documents keep all of theirs.
     """
@@ -51,7 +51,7 @@ def with_prompt(spec: Spec, prompt: str | None, prompt_name: str | None) -> Spec
 
 
 def embed(engine: Engine, spec: Spec, queries: Sequence[str]) -> list[Vector | Failure]:
-    """A vector for each query to documents that were embedded under the spec, or why there is none.
+    """Return a vector for each query to documents that were embedded under the spec, or the reason why there is none.
 
     Raises CannotServe when the model cannot be opened, and what the device died of.
     """

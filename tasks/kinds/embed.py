@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def mean_vector(vectors: npt.NDArray[np.float32], weights: Sequence[int], normalize: bool) -> npt.NDArray[np.float32]:
-    """The mean of the rows, weighted by their tokens, and of length 1 again if the model's vectors are.
+    """Return the mean of the rows, weighted by their tokens, and of length 1 again if the model's vectors are.
 
     ``vectors`` has shape (windows, dim), the result (dim,). A mean of length 0 is left as it is.
     """

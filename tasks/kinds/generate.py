@@ -46,7 +46,7 @@ class Generate:
         return cut(texts, coder)
 
     def join(self, computed: Computed) -> Outcome | Again:
-        """The outputs of the windows, with a blank line between them."""
+        """Return the outputs of the windows, with a blank line between them."""
         of_windows = [_outputs(output) for output in computed.outputs]
         texts, truncated, flags = [], [], dict.fromkeys(windowed(computed.windows))
         for number in range(self.n):

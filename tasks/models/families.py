@@ -57,7 +57,7 @@ _DECODER_TYPES = ("gpt", "llama", "mistral", "qwen", "gemma", "phi", "opt", "blo
 
 
 def family(config: Mapping[str, Any]) -> Family | None:
-    """The family of a model, or None where its config says nothing."""
+    """Return the family of a model; None if its config does not say."""
     if Family.GLINER in (config.get("architectures") or ()):
         return Family.GLINER
     if config.get("is_encoder_decoder") or any(
@@ -103,7 +103,7 @@ def entailment(config: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def window_limit(config: Mapping[str, Any], *others: int | None) -> int:
-    """The most tokens, special ones included, that one window may have.
+    """Return the most tokens, special ones included, that one window may have.
 
     The smallest of what the config and the ``others`` (the tokenizer's limit, sentence-transformers'
     max_seq_length) name; OUR_LIMIT_TOKENS where nobody names one.
@@ -325,7 +325,7 @@ def require_direction(direction: Direction, source: str | None, target: str | No
 
 
 def _codes(stated: Json) -> tuple[str, ...]:
-    """The languages of a side such as ``en``, ``fra_Latn`` or ``cat+oci+spa``, if every one is known.
+    """Return the languages of a side such as ``en``, ``fra_Latn`` or ``cat+oci+spa``, if every one is known.
 
     Groups of languages (``ROMANCE``, ``gem``, ``mul``) are not: what belongs to them is not written down anywhere.
     """

@@ -49,7 +49,7 @@ def _client() -> Any:
 
 
 def commit_of(model: str, revision: str | None, cache_dir: Path) -> str:
-    """The commit (40 hex digits) that a hub id's revision (``main`` without one) stands for.
+    """Return the commit (40 hex digits) of a hub id's revision (``main`` without one).
 
     A commit is taken as it is. Where the hub does not answer, it is what we, or the client's cache, last saw
     under that name: downloads by commit leave no name in that cache, so we keep our own note.
@@ -96,7 +96,7 @@ def is_offline() -> bool:
 
 
 def snapshot(model: str, commit: str, cache_dir: Path) -> Path:
-    """The folder with the model's files at exactly this commit, downloaded if need be.
+    """Return the folder with the model's files at exactly this commit, downloaded if need be.
 
     A note in ``cache_dir`` says which downloads were complete, so that a second worker, or the same one
     offline, does not ask the hub again. Raises ModelNotFound, ModelCorrupt, HubUnreachable.
@@ -185,7 +185,7 @@ def beginning(model: str, commit: str, name: str, n_bytes: int) -> bytes:
 
 
 def downloaded(model: str, commit: str, cache_dir: Path) -> Path | None:
-    """The folder of an earlier ``snapshot`` that is still whole, or None."""
+    """Return the folder of an earlier ``snapshot`` that is still whole, or None."""
     note = cache_dir / "snapshots" / _file_name(model, commit)
     folder = Path(note.read_text()) if note.is_file() else None
     return folder if folder is not None and _complete(folder) else None

@@ -233,7 +233,7 @@ class Prompts:
 
     @classmethod
     def of(cls, config: Json) -> Prompts:
-        """The prompts in a config; none where it is not of the usual form."""
+        """Return the prompts in a config; none if it is not of the usual form."""
         if not isinstance(config, dict) or not isinstance(named := config.get("prompts"), dict):
             return cls()
         texts = {str(name): text for name, text in named.items() if isinstance(text, str)}

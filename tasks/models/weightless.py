@@ -59,7 +59,7 @@ def is_null(model: str) -> bool:
 
 
 def null_pace(model: str) -> int | None:
-    """The pace that the name asks for, or None for as fast as can be; raises ModelNotFound."""
+    """Return the pace in the name; None for no limit. Raises ModelNotFound."""
     if model == NULL:
         return None
     match = _PACED.fullmatch(model)

@@ -63,7 +63,7 @@ def adapter_of(model: str, config: bytes) -> str:
 
 
 def folder_files(folder: Path) -> list[str]:
-    """The files that matter in a local folder; raises ModelNotFound if it holds no model."""
+    """Return the files that matter in a local folder. Raises ModelNotFound if it holds no model."""
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     wanted = files_that_matter(names)
     if not any((folder / name).is_file() for name in ("config.json", "modules.json", GLINER_CONFIG)):

@@ -116,7 +116,7 @@ class Checked:
 
 
 def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str | None = None) -> Pinned:
-    """The exact weights that a model's name stands for now.
+    """Return the exact weights that a model's name stands for now.
 
     Looked for in this order: our aliases, ``package:``, a folder, the models directory, the hub. A local
     model's revision is the hash of its files. Raises ModelNotFound, HubUnreachable, and ModelCorrupt where local
@@ -157,7 +157,7 @@ def _nearest(model: str) -> str | None:
 
 
 def locate(pinned: Pinned, *, models_dir: Path | None, cache_dir: Path) -> Path:
-    """The folder with exactly the pinned files on this machine; downloads those of a hub commit.
+    """Return the folder with exactly the pinned files on this machine. Those of a hub commit are downloaded.
 
     A GGUF file is converted into a folder of the cache, once. Raises ModelNotFound, ModelCorrupt, HubUnreachable,
     and for a GGUF file ModelUnsuitable and CannotServe.
@@ -208,7 +208,7 @@ def here(pinned: Pinned, *, cache_dir: Path) -> bool:
 
 
 def read_config(pinned: Pinned, *, models_dir: Path | None) -> dict[str, Any]:
-    """The model's config.json, or {} where it has none or is not within reach."""
+    """Return the model's config.json; {} if it has none or is not within reach."""
     if weightless.is_weightless(pinned.model):
         return weightless.config(pinned.model)
     if pinned.revision.startswith(_LOCAL) and (file := _gguf(pinned.model, models_dir)) is not None:
@@ -256,7 +256,7 @@ def describe(pinned: Pinned, *, models_dir: Path | None) -> Description:
 
 
 def read_prompts(pinned: Pinned, *, models_dir: Path | None) -> Prompts | None:
-    """The prompts that a sentence-transformers model brings; None where its files are not within reach."""
+    """Return the prompts of a sentence-transformers model; None if its files are not within reach."""
     if (settings := _small_file(pinned, _PROMPTS_FILE, models_dir)) is not None:
         return Prompts.of(parsed(settings))
     if weightless.is_weightless(pinned.model) or _gguf(pinned.model, models_dir) is not None:
@@ -351,7 +351,7 @@ def _package_folder(reference: str) -> Path | None:
 
 
 def _reference(model: str) -> str:
-    """The canonical name: as it was given, but a folder's whole path for a relative one."""
+    """Return the canonical name: as it was given, but a folder's whole path for a relative one."""
     if model in ALIASES or model.startswith(_PACKAGE):
         return model
     path = Path(model).expanduser()

@@ -157,7 +157,7 @@ _CODE = re.compile(r"[A-Za-z]{2,3}(?:[_-][A-Za-z]+)?")
 
 
 def parse_models(model: str) -> dict[str, str] | None:
-    """The models by language in ``fr=MODEL,de=MODEL``; None for the name of one model. Raises BadOption."""
+    """Return the models by language in ``fr=MODEL,de=MODEL``; None for the name of one model. Raises BadOption."""
     first = _PART.fullmatch(model)
     if first is None or not (_CODE.fullmatch(first[1]) or languages.short_code(first[1])):
         return None  # a folder may have = in its name
@@ -181,7 +181,7 @@ def write_models(models: Mapping[str, str]) -> str:
 def build_spec_per_language(
     kind: str, parts: Mapping[str, tuple[Pinned, Mapping[str, Any]]], options: KindOptions
 ) -> Spec:
-    """The spec of a translation by these models, each with its config.json or {}; raises as `build_spec`."""
+    """Return the spec of a translation by these models, each with its config.json or {}. Raises as `build_spec`."""
     if not _translates(kinds.kind(kind)):
         those = ", ".join(task_kind.name for task_kind in kinds.KINDS if _translates(task_kind))
         raise BadOption(f"--model LANGUAGE=MODEL is for {those}; {kind} takes one model.")

@@ -107,7 +107,7 @@ def as_it_is(text: str) -> str:
 
 
 def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
-    """The stretch without white space at its ends."""
+    """Return the stretch without white space at its ends."""
     piece = text[start:end]
     start += len(piece) - len(piece.lstrip())
     return start, max(start, start + len(piece.strip()))
@@ -160,7 +160,7 @@ def cut(
     clean: Callable[[str], str] = as_it_is,
     trim: bool = False,
 ) -> list[list[Window]]:
-    """The windows of each text, in order.
+    """Return the windows of each text, in order.
 
     ``sections`` says where windows must be cut; ``clean`` turns a stretch into what the model reads; with
     ``trim`` the white space between windows belongs to none of them. A section that fits is one window and is
@@ -192,7 +192,7 @@ def cut(
 
 
 def _pieces(text: str, section: Section, coder: Coder, clean: Callable[[str], str], trim: bool) -> list[Window]:
-    """The windows of a section that is over the limit."""
+    """Return the windows of a section that is over the limit."""
 
     def count(piece: str) -> int:
         return coder.encode([clean(piece)])[0].tokens
@@ -215,7 +215,7 @@ def _pieces(text: str, section: Section, coder: Coder, clean: Callable[[str], st
 
 
 def _fitting(text: str, window: Window, coder: Coder, clean: Callable[[str], str]) -> list[Window]:
-    """The window, or its halves where the splitter's count and the whole's do not agree.
+    """Return the window, or its halves if the splitter's count is not that of the whole.
 
     Some tokenizers count a string shorter than its parts; a single character is never cut.
     """

@@ -117,7 +117,7 @@ def redis_url_of(url: str) -> str:
 
 
 def make_app(redis_url: str, ask_every_s: float | None = None) -> Celery:
-    """A Celery app on that Redis. Makes no connection, and no global state.
+    """Return a Celery app on that Redis. Makes no connection, and no global state.
 
     A worker asks for messages every second, or every `ask_every_s`, and ends between two requests.
     """
@@ -244,7 +244,7 @@ class Broker:
         }
 
     def clock(self) -> float | None:
-        """The server's time in seconds since 1970, None where its user may not ask. Raises BrokerUnreachable."""
+        """Return the server's time in seconds since 1970; None if its user may not ask. Raises BrokerUnreachable."""
         try:
             seconds, microseconds = self._redis.time()
         except redis.exceptions.NoPermissionError:

@@ -67,7 +67,7 @@ def parse_run(arguments: Mapping[str, Plain]) -> int:
 
 
 def parse_shard(arguments: Mapping[str, Plain]) -> int:
-    """The shard id of a message's arguments. Raises BadMessage for anything that is not exactly one of ours."""
+    """Return the shard id in a message's arguments. Raises BadMessage for anything that is not exactly ours."""
     return _id_in(arguments, "shard_id")
 
 
@@ -86,7 +86,7 @@ def is_id(value: str) -> bool:
 
 
 def rewrite(raw: bytes, origin: str) -> bytes:
-    """A message of the queue `origin` in an envelope of our own: its task, id, times, span and arguments, no more.
+    """Return a message of the queue `origin` in our own envelope: its task, id, times, span and arguments, no more.
 
     Raises BadMessage for one that asks for anything but the lane's task, with the arguments that it takes.
     """
@@ -190,7 +190,7 @@ def _time(value: object) -> str | None:
 
 
 def _envelope(task: str, task_id: str, more: dict[str, Any], content: list[Any], origin: str) -> bytes:
-    """A message as Celery's protocol 2 has it."""
+    """Return a message as Celery's protocol 2 has it."""
     body = orjson.dumps(content)
     return orjson.dumps(
         {
