@@ -149,7 +149,9 @@ def load_by_name(part: str, kind: type[T], own: Iterable[T], name: str = "name")
     values = {getattr(value, name): value for value in own}
     for feature in features():
         brought: Any = getattr(feature, part)
-        for named, reference in brought.items() if isinstance(brought, Mapping) else ((None, one) for one in brought):
+        for named, reference in (
+            brought.items() if isinstance(brought, Mapping) else ((None, entry) for entry in brought)
+        ):
             value = feature.load(reference, kind)
             key = getattr(value, name)
             if key in values or named not in {key, None}:

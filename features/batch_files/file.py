@@ -122,23 +122,23 @@ def survey(file: BatchFile) -> Contents:
     seen: dict[str, int] = {}
     calls: dict[Call, str] = {}
     n_requests = n_refused = 0
-    for one in file.requests():
-        keys = one.keys if isinstance(one, BatchRequest) else () if one.custom_id is None else (one.custom_id,)
-        for key in dict.fromkeys((*keys, *(() if one.custom_id is None else (one.custom_id,)))):
-            if (line := seen.setdefault(key, one.line)) != one.line:
+    for request in file.requests():
+        keys = request.keys if isinstance(request, BatchRequest) else ()
+        for key in dict.fromkeys((*keys, *(() if request.custom_id is None else (request.custom_id,)))):
+            if (line := seen.setdefault(key, request.line)) != request.line:
                 raise BadBatch(
-                    f'{one.where}: the custom_id "{key[:100]}" stands on line {line:,} already; give each request an '
-                    "id of its own"
+                    f'{request.where}: the custom_id "{key[:100]}" stands on line {line:,} already; give each '
+                    "request an id of its own"
                 )
-        if isinstance(one, RefusedLine):
+        if isinstance(request, RefusedLine):
             n_refused += 1
             continue
         n_requests += 1
-        calls.setdefault(one.call, one.where)
+        calls.setdefault(request.call, request.where)
         if len(calls) > MOST_CALLS:
             raise BadBatch(
-                f"{one.where}: the requests up to here have more than {MOST_CALLS} different sets of parameters, and "
-                "each set makes a job. Give the requests the same parameters, or split the file"
+                f"{request.where}: the requests up to here have more than {MOST_CALLS} different sets of parameters, "
+                "and each set makes a job. Give the requests the same parameters, or split the file"
             )
     if not n_requests and not n_refused:
         raise BadBatch(f"{file.content.place} has no requests")
@@ -147,13 +147,13 @@ def survey(file: BatchFile) -> Contents:
 
 def _digest(content: Content, ignored: Collection[str]) -> str:
     """Return the SHA-256 of a file's bytes and of names of fields, in hexadecimal digits."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with content.open() as file:
         while block := file.read(_BLOCK_BYTES):
-            found.update(block)
+            digest.update(block)
     for name in sorted(ignored):
-        found.update(b"\0" + name.encode("utf-8", "surrogateescape"))
-    return found.hexdigest()
+        digest.update(b"\0" + name.encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -246,12 +246,12 @@ def request_of(row: Row, dialect: BodySettings) -> BatchRequest | RefusedLine:
     named = custom_id if isinstance(custom_id, str) and custom_id else None
     try:
         url, body = _checked(fields, dialect.ignored)
-        found = parsed(url, body, dialect.dtype, dialect.ignored)
+        request = parsed(url, body, dialect.dtype, dialect.ignored)
     except BadRequest as error:
         return RefusedLine(named, line, row.where, str(error))
     assert named is not None
-    call = Call(url, body.get("model"), found.task, found.options)
-    return BatchRequest(named, line, row.where, call, found, (*row.flags, *replaced))
+    call = Call(url, body.get("model"), request.task, request.options)
+    return BatchRequest(named, line, row.where, call, request, (*row.flags, *replaced))
 
 
 def _checked(fields: Mapping[str, Any], ignored: frozenset[str]) -> tuple[str, Mapping[str, Any]]:
@@ -308,20 +308,20 @@ class CallSource:
     def records(self) -> Iterator[Record | Rejection]:
         """Yield the documents, and rejections, in the order of the file's lines."""
         with finding_bugs(self._file.content.place):
-            for one in self._file.requests(self._count):
-                if not isinstance(one, RefusedLine) and one.call == self._call:
-                    for row in one.rows(self._model):
+            for request in self._file.requests(self._count):
+                if not isinstance(request, RefusedLine) and request.call == self._call:
+                    for row in request.rows(self._model):
                         yield document(row, self._file.content.place, _OPTIONS)
-                elif self._refused and (rejected := refused(one, self._unfit)) is not None:
+                elif self._refused and (rejected := refused(request, self._unfit)) is not None:
                     yield rejected.rejection
 
     def _count(self, stream: Counted) -> None:
         self._counted = stream
 
 
-def refused(one: BatchRequest | RefusedLine, unfit: Mapping[Call, str]) -> RefusedLine | None:
+def refused(request: BatchRequest | RefusedLine, unfit: Mapping[Call, str]) -> RefusedLine | None:
     """Return a line that is not carried out, with the reason; None for a request that is."""
-    if isinstance(one, RefusedLine):
-        return one
-    reason = unfit.get(one.call)
-    return None if reason is None else RefusedLine(one.custom_id, one.line, one.where, reason)
+    if isinstance(request, RefusedLine):
+        return request
+    reason = unfit.get(request.call)
+    return None if reason is None else RefusedLine(request.custom_id, request.line, request.where, reason)

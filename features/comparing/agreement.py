@@ -61,7 +61,7 @@ class LabelAgreement:
         return best[0] == best[1]
 
     def measures(self) -> Measures:
-        equal = sum(n for (one, other), n in self.counts.items() if one == other)
+        equal = sum(n for (label, other), n in self.counts.items() if label == other)
         return {"equal_best_label": share(equal, self.counts.total()), "cohens_kappa": self._kappa()}
 
     def _kappa(self) -> float | None:

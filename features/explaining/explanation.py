@@ -70,13 +70,13 @@ def explain(provenance: Provenance, cut: Callable[[Spec, str], Cut]) -> Explanat
     """Return the explanation of a result; `cut` reads a text as the model of a spec does."""
     step = provenance.step
     state, said = _state(provenance)
-    found = cut(step.spec, step.content) if step.content is not None and step.content.strip() else Cut()
+    windows = cut(step.spec, step.content) if step.content is not None and step.content.strip() else Cut()
     return Explanation(
         provenance=provenance,
         state=state,
         said=said,
-        cut=found,
-        flags=_flags(provenance, found.traits),
+        cut=windows,
+        flags=_flags(provenance, windows.traits),
         weights=weights_of(step.spec),
         note=_note(provenance),
     )
@@ -100,10 +100,10 @@ def weights_of(spec: Spec) -> dict[str, str]:
 
     A revision is a commit of the hub, or the hash of a local model's files.
     """
-    found = {"model": spec.model, "revision": spec.revision}
+    weights = {"model": spec.model, "revision": spec.revision}
     if "adapter" in spec.params:
-        found |= {"adapter": spec.params["adapter"], "adapter_revision": spec.params["adapter_revision"]}
-    return found
+        weights |= {"adapter": spec.params["adapter"], "adapter_revision": spec.params["adapter_revision"]}
+    return weights
 
 
 def _state(provenance: Provenance) -> tuple[str, str | None]:
@@ -117,9 +117,9 @@ def _state(provenance: Provenance) -> tuple[str, str | None]:
         )
     if provenance.left_out is not None:
         return "left out", f"It is {provenance.left_out}, and the step leaves such documents out."
-    for one in provenance.way[:-1]:
-        if one.outcome is not None and one.outcome.status != "done":
-            return "blocked", f"The step {one.name} before it {one.outcome.status}: {one.outcome.reason}"
+    for before in provenance.way[:-1]:
+        if before.outcome is not None and before.outcome.status != "done":
+            return "blocked", f"The step {before.name} before it {before.outcome.status}: {before.outcome.reason}"
     return "to do", _to_do(provenance)
 
 
@@ -161,26 +161,26 @@ def _note(provenance: Provenance) -> str | None:
 def of_output(
     spec: Spec,
     traits: Traits,
-    given: str,
+    source: str,
     output: Mapping[str, Any],
     stored: Sequence[str],
     confidence: float | None = None,
 ) -> list[Flag]:
     """Return the stored flags of an output in its JSON form, with what the checks find in it, then those of today.
 
-    `given` is the text that was computed, and `confidence` the output's, if it is known. A check finds the same in
+    `source` is the text that was computed, and `confidence` the output's, if it is known. A check finds the same in
     the same texts, so its evidence need not be kept.
     """
     checks = kinds.checks(spec, traits)
-    found: dict[str, list[str]] = {}
+    evidence: dict[str, list[str]] = {}
     for text in _written(output):
-        for finding in checks.findings(given, text, stored):
-            found.setdefault(finding.flag, []).append(_said(finding))
+        for finding in checks.findings(source, text, stored):
+            evidence.setdefault(finding.flag, []).append(_said(finding))
     if unsure := doubt_confidence(confidence, checks.least_confidence):
-        found[unsure.flag] = [_said(unsure)]
-    kept = [Flag(name, OF_OUTPUT, meaning(name), tuple(found.get(name, ()))) for name in stored]
-    today = [name for name in found if name not in stored]
-    return [*kept, *(Flag(name, OF_TODAY, meaning(name), tuple(found[name])) for name in today)]
+        evidence[unsure.flag] = [_said(unsure)]
+    kept = [Flag(name, OF_OUTPUT, meaning(name), tuple(evidence.get(name, ()))) for name in stored]
+    today = [name for name in evidence if name not in stored]
+    return [*kept, *(Flag(name, OF_TODAY, meaning(name), tuple(evidence[name])) for name in today)]
 
 
 def _written(output: Mapping[str, Any]) -> list[str]:
@@ -198,41 +198,43 @@ def _place(start: int, end: int) -> str:
     return f"characters {start:,} to {end:,}"
 
 
-def list_doubts(found: EscalationRecord) -> list[str]:
+def list_doubts(escalation: EscalationRecord) -> list[str]:
     """Return the flags and bounds for which the first result was doubted; for a failure that it failed."""
-    if found.first.status == FAILED:
+    if escalation.first.status == FAILED:
         return [FAILED]
-    flags = [flag for flag in found.first.flags if found.doubt.flags and found.doubt.flagged.carried([flag])]
-    return [*flags, *(said for bound in found.doubt.bounds if (said := _met(bound, found)) is not None)]
+    flags = [
+        flag for flag in escalation.first.flags if escalation.doubt.flags and escalation.doubt.flagged.carried([flag])
+    ]
+    return [*flags, *(said for bound in escalation.doubt.bounds if (said := _met(bound, escalation)) is not None)]
 
 
-def _met(bound: Bound, found: EscalationRecord) -> str | None:
+def _met(bound: Bound, escalation: EscalationRecord) -> str | None:
     """Return the number of the first result and a bound that it meets, or None."""
-    numbers = found.first.confidence
+    numbers = escalation.first.confidence
     if bound.number != RISK:
         return (
             f"{bound.number} {numbers[bound.number]:.3f} ({bound})"
             if bound.holds(numbers.get(bound.number))
             else None
         )
-    assert found.doubt.risk is not None
-    model, result = found.doubt.risk.model, {**vars(found.first), **numbers}
+    assert escalation.doubt.risk is not None
+    model, result = escalation.doubt.risk.model, {**vars(escalation.first), **numbers}
     if not bound.holds(model.log_odds(result)):
         return None
-    return f"risk {model.of(result):.3f} ({bound}, by version {found.doubt.risk.version})"
+    return f"risk {model.of(result):.3f} ({bound}, by version {escalation.doubt.risk.version})"
 
 
-def say_choice(found: EscalationRecord) -> str:
+def say_choice(escalation: EscalationRecord) -> str:
     """Return a sentence on why one of the two results is the document's."""
-    if found.second is None:
+    if escalation.second is None:
         return "The first: the second is not computed yet, or was removed."
-    if found.second.status != "done":
-        return f"The first: the second {found.second.status}: {found.second.reason}"
-    if found.first.status == FAILED:
+    if escalation.second.status != "done":
+        return f"The first: the second {escalation.second.status}: {escalation.second.reason}"
+    if escalation.first.status == FAILED:
         return "The second: the first failed."
-    first, second = count_doubtful_flags(found.first.flags), count_doubtful_flags(found.second.flags)
+    first, second = count_doubtful_flags(escalation.first.flags), count_doubtful_flags(escalation.second.flags)
     numbers = f"({second} against {first})"
-    if not found.second_won:
+    if not escalation.second_won:
         return f"The first: the second has more doubtful flags {numbers}."
     return f"The second: it has {'fewer' if second < first else 'as many'} doubtful flags {numbers}."
 
@@ -247,9 +249,9 @@ def say_result(spec: Spec, outcome: Recorded) -> str:
     return f"{spec.model}{beams}: {flags}" + ("" if sure is None else f"; confidence {sure:.3f}")
 
 
-def as_json(found: Explanation) -> dict[str, Any]:
+def as_json(explanation: Explanation) -> dict[str, Any]:
     """Return the whole explanation: nothing is cut short, and vectors are lists of numbers."""
-    provenance, step = found.provenance, found.step
+    provenance, step = explanation.provenance, explanation.step
     return {
         "job": provenance.job,
         "document": {
@@ -264,15 +266,15 @@ def as_json(found: Explanation) -> dict[str, Any]:
             "vanished": provenance.gone,
         },
         "step": step.name,
-        "state": found.state,
-        "said": found.said,
-        "note": found.note,
-        "steps": [of_step(one) for one in provenance.way],
-        "weights": found.weights,
-        "windows": [asdict(window) for window in found.cut.windows],
-        "windows_unknown": found.cut.problem,
-        "flags": [asdict(flag) for flag in found.flags],
-        "not_kept": found.not_kept,
+        "state": explanation.state,
+        "said": explanation.said,
+        "note": explanation.note,
+        "steps": [of_step(record) for record in provenance.way],
+        "weights": explanation.weights,
+        "windows": [asdict(window) for window in explanation.cut.windows],
+        "windows_unknown": explanation.cut.problem,
+        "flags": [asdict(flag) for flag in explanation.flags],
+        "not_kept": explanation.not_kept,
     }
 
 
@@ -283,8 +285,8 @@ def of_step(step: StepRecord) -> dict[str, Any]:
         "reads": step.reads,
         "spec": asdict(step.spec),
         "spec_sha256": step.spec.sha256.hex(),
-        "text": step.given,
-        "prompt": step.content if step.content != step.given else None,
+        "text": step.text,
+        "prompt": step.content if step.content != step.text else None,
         "outcome": None if step.outcome is None else _outcome(step.outcome),
         "shard": None if step.batch is None else asdict(step.batch),
         "removed": step.removed,
@@ -292,14 +294,14 @@ def of_step(step: StepRecord) -> dict[str, Any]:
     }
 
 
-def _escalation(found: EscalationRecord) -> dict[str, Any]:
-    second = None if found.second is None else _outcome(found.second)
+def _escalation(escalation: EscalationRecord) -> dict[str, Any]:
+    second = None if escalation.second is None else _outcome(escalation.second)
     return {
-        "doubt": str(found.doubt),
-        "first": {"spec": asdict(found.first_spec), "outcome": _outcome(found.first)},
-        "second": {"spec": asdict(found.second_spec), "outcome": second},
-        "result": "second" if found.second_won else "first",
-        "why": say_choice(found),
+        "doubt": str(escalation.doubt),
+        "first": {"spec": asdict(escalation.first_spec), "outcome": _outcome(escalation.first)},
+        "second": {"spec": asdict(escalation.second_spec), "outcome": second},
+        "result": "second" if escalation.second_won else "first",
+        "why": say_choice(escalation),
     }
 
 

@@ -35,64 +35,64 @@ class ExplanationSections:
     """An explanation in sections. Without `full` long texts are cut, and so is the list of windows."""
 
     def __init__(self, explanation: Explanation, outputs: Mapping[str, OutputType], *, full: bool = False) -> None:
-        self._found = explanation
+        self._explanation = explanation
         self._outputs = outputs
         self._full = full
 
     def sections(self) -> Iterator[Group]:
         """Yield the sections in their order."""
         yield section(self._title(), self._document())
-        if len(self._found.provenance.way) > 1:
+        if len(self._explanation.provenance.way) > 1:
             yield section("Steps", self._steps())
-        yield section(f"Step {self._found.step.name}" if self._several else "Computed", self._computed())
-        if (escalation := self._found.step.escalation) is not None:
+        yield section(f"Step {self._explanation.step.name}" if self._several else "Computed", self._computed())
+        if (escalation := self._explanation.step.escalation) is not None:
             yield section("Escalated", self._escalated(escalation))
         yield section("Windows", self._windows())
         yield section("Output", self._output())
-        if self._found.flags:
+        if self._explanation.flags:
             yield section("Flags", self._flags())
         yield section("How", self._how())
-        yield section("Not kept", [("", ", ".join(self._found.not_kept))])
+        yield section("Not kept", [("", ", ".join(self._explanation.not_kept))])
 
     @property
     def _several(self) -> bool:
-        return len(self._found.provenance.way) > 1 or bool(self._found.provenance.others)
+        return len(self._explanation.provenance.way) > 1 or bool(self._explanation.provenance.others)
 
     def _title(self) -> str:
-        return f"Document {self._found.provenance.document}"
+        return f"Document {self._explanation.provenance.document}"
 
     def _document(self) -> Rows:
-        found = self._found.provenance
+        provenance = self._explanation.provenance
         stands = [
             text
             for text, holds in (
-                ("the corpus has a later version of it", found.changed),
-                ("it vanished from its source", found.gone),
+                ("the corpus has a later version of it", provenance.changed),
+                ("it vanished from its source", provenance.gone),
             )
             if holds
         ]
         return [
-            ("job", f"{found.job} ({found.state})"),
-            ("corpus", found.corpus),
-            ("source", f"{found.source}, read {local_time(found.read_at)}"),
+            ("job", f"{provenance.job} ({provenance.state})"),
+            ("corpus", provenance.corpus),
+            ("source", f"{provenance.source}, read {local_time(provenance.read_at)}"),
             *([("since", "; ".join(stands))] if stands else []),
-            ("meta", "\n".join(f"{name}: {self._short(value)}" for name, value in found.meta.items()) or "none"),
-            ("text", self._text(found.text)),
+            ("meta", "\n".join(f"{name}: {self._short(value)}" for name, value in provenance.meta.items()) or "none"),
+            ("text", self._text(provenance.text)),
         ]
 
     def _steps(self) -> Rows:
         rows = []
-        for step in self._found.provenance.way:
+        for step in self._explanation.provenance.way:
             rows.append((step.name, f"{step.spec.kind} of {_reads(step)}"))
-            rows.append(("  reads", one_line(step.given)))
+            rows.append(("  reads", one_line(step.text)))
             rows.append(("  gives", one_line(self._shown(step)) if step.outcome else "nothing yet"))
         return rows
 
     def _computed(self) -> Rows:
-        spec = self._found.step.spec
-        given = [(name, self._short(value)) for name, value in sorted(spec.params.items())]
-        options = "\n".join(f"{name}: {value}" for name, value in given if not name.startswith("adapter"))
-        weights = self._found.weights
+        spec = self._explanation.step.spec
+        params = [(name, self._short(value)) for name, value in sorted(spec.params.items())]
+        options = "\n".join(f"{name}: {value}" for name, value in params if not name.startswith("adapter"))
+        weights = self._explanation.weights
         rows = [
             ("task", spec.kind),
             ("model", spec.model),
@@ -101,24 +101,27 @@ class ExplanationSections:
             ("quality", spec.quality),
             ("options", options or "the model's own"),
         ]
-        step = self._found.step
-        if step.content is not None and step.content != step.given:
+        step = self._explanation.step
+        if step.content is not None and step.content != step.text:
             rows.append(("prompt", self._text(step.content)))
         return rows
 
-    def _escalated(self, found: EscalationRecord) -> Rows:
-        rows = [("doubted", ", ".join(list_doubts(found))), ("first", say_result(found.first_spec, found.first))]
-        shown = self._outputs[self._found.step.name].shown
-        if found.first.status == "done":
-            rows.append(("", self._text(shown(found.first.output))))
-        if found.second is not None:
-            rows.append(("second", say_result(found.second_spec, found.second)))
-            if found.second.status == "done":
-                rows.append(("", self._text(shown(found.second.output))))
-        return [*rows, ("result", say_choice(found))]
+    def _escalated(self, escalation: EscalationRecord) -> Rows:
+        rows = [
+            ("doubted", ", ".join(list_doubts(escalation))),
+            ("first", say_result(escalation.first_spec, escalation.first)),
+        ]
+        shown = self._outputs[self._explanation.step.name].shown
+        if escalation.first.status == "done":
+            rows.append(("", self._text(shown(escalation.first.output))))
+        if escalation.second is not None:
+            rows.append(("second", say_result(escalation.second_spec, escalation.second)))
+            if escalation.second.status == "done":
+                rows.append(("", self._text(shown(escalation.second.output))))
+        return [*rows, ("result", say_choice(escalation))]
 
     def _windows(self) -> Rows:
-        cut = self._found.cut
+        cut = self._explanation.cut
         if cut.problem is not None:
             return [("", f"not known here: {cut.problem}")]
         if not cut.windows:
@@ -140,16 +143,16 @@ class ExplanationSections:
         ]
 
     def _output(self) -> Rows:
-        found, step = self._found, self._found.step
-        rows = [] if found.said is None else [("", found.said)]
+        explanation, step = self._explanation, self._explanation.step
+        rows = [] if explanation.said is None else [("", explanation.said)]
         if step.outcome is None:
             return rows
         if step.outcome.status != "done":
-            return [("", f"{step.outcome.status}: {found.said}"), *self._tokens()]
+            return [("", f"{step.outcome.status}: {explanation.said}"), *self._tokens()]
         return [*rows, ("", self._text(self._shown(step))), *self._tokens()]
 
     def _tokens(self) -> Rows:
-        outcome = self._found.step.outcome
+        outcome = self._explanation.step.outcome
         assert outcome is not None
         tokens = ("tokens", f"{outcome.tokens_in:,} read, {outcome.tokens_out:,} written")
         sure = ", ".join(f"{name} {value:.3f}" for name, value in outcome.confidence.items())
@@ -157,14 +160,14 @@ class ExplanationSections:
 
     def _flags(self) -> Rows:
         rows: list[tuple[str, str]] = []
-        for flag in self._found.flags:
+        for flag in self._explanation.flags:
             of = OF.get(flag.of, "")
             rows.append(("", f"{flag.name}{of}: {flag.meaning or 'a flag that this release does not know'}"))
             rows += [("", f"  {line}") for line in flag.evidence]
         return rows
 
     def _how(self) -> Rows:
-        step = self._found.step
+        step = self._explanation.step
         rows: list[tuple[str, str]] = []
         runtime = None if step.outcome is None else step.outcome.runtime
         if runtime is not None:
@@ -176,10 +179,10 @@ class ExplanationSections:
         return [*rows, *self._batch()]
 
     def _batch(self) -> Rows:
-        batch = self._found.step.batch
+        batch = self._explanation.step.batch
         if batch is None:
             return [("worker", "not kept: no shard with this text is on record")]
-        job = "" if batch.job == self._found.provenance.job else f" of the earlier job {batch.job}"
+        job = "" if batch.job == self._explanation.provenance.job else f" of the earlier job {batch.job}"
         again = f", {batch.attempts} attempts" if batch.attempts > 1 else ""
         lapsed = f", {batch.lapses} lapsed leases" if batch.lapses else ""
         texts = f"{batch.texts:,} text{'s' * (batch.texts != 1)}"

@@ -29,11 +29,11 @@ def read_document(request: PageRequest) -> Values:
     output = "" if outcome is None or outcome.status != "done" else kind.output.shown(outcome.output)
     return {
         **shared(status),
-        "found": explanation,
+        "explanation": explanation,
         "of": explanation.provenance,
         "outcome": outcome,
         "batch": explanation.step.batch,
-        "given": excerpt([TextPart(explanation.step.given or "", False)], LONGEST),
+        "input": excerpt([TextPart(explanation.step.text or "", False)], LONGEST),
         "output": excerpt([TextPart(output, False)], LONGEST),
         "doubtful": DOUBTFUL,
         "appearances": find_documents(request.database, key, explanation.provenance.corpus),

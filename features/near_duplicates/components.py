@@ -15,9 +15,9 @@ class Components:
         self._roots: Ids = np.arange(n, dtype=np.int64)
         self._edges: list[tuple[int, int]] = []  # those that the roots do not reflect yet
 
-    def join(self, one: int, other: int) -> None:
+    def join(self, node: int, other: int) -> None:
         """Join the components of two nodes."""
-        self._edges.append((one, other))
+        self._edges.append((node, other))
 
     def roots(self, nodes: Ids) -> Ids:
         """Return the smallest nodes of the components of these nodes."""

@@ -45,10 +45,10 @@ class Shingling:
         return {plain[start : start + self.size] for start in range(len(plain) - self.size + 1)}
 
 
-def jaccard(one: Set[str], other: Set[str]) -> float:
+def jaccard(first: Set[str], second: Set[str]) -> float:
     """Return the share of the members of two sets that both have, 0 to 1; 0 if a set is empty."""
-    common = len(one & other)
-    return common / (len(one) + len(other) - common) if common else 0.0
+    common = len(first & second)
+    return common / (len(first) + len(second) - common) if common else 0.0
 
 
 @dataclass(frozen=True)

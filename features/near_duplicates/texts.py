@@ -60,8 +60,8 @@ def connect(
             compared += len(ones)
             for first, last in _batches(signed.sizes, ones, others):
                 pairs = ones[first:last], others[first:last]
-                for one, other in _similar(shingles, method.threshold, content_ids, *pairs):
-                    components.join(one, other)
+                for place, other in _similar(shingles, method.threshold, content_ids, *pairs):
+                    components.join(place, other)
     advanced("compare", n_bands, n_bands)
     return compared
 
@@ -120,7 +120,7 @@ def _sign(
     texts = _read_texts(transaction, content_ids)
     shingles = [method.shingling.of(texts.get(content_id, "")) for content_id in content_ids]
     bands = bands_of(shingles, layout_for(method.threshold), method.seed)
-    sizes = [len(one) for one in shingles]
+    sizes = [len(members) for members in shingles]
     there = [at for at, content_id in enumerate(content_ids) if content_id in texts]
     columns: Columns = {
         "content_id": [content_ids[at] for at in there],
@@ -163,10 +163,10 @@ class _Shingles:
         for content_id in lacking:
             kept[content_id] = self._shingling.of(texts.get(content_id, ""))
             self._n_kept += len(kept[content_id])
-        found = {content_id: kept[content_id] for content_id in content_ids}
+        sets = {content_id: kept[content_id] for content_id in content_ids}
         while self._n_kept > KEPT_SHINGLES:
             self._n_kept -= len(kept.popitem(last=False)[1])
-        return found
+        return sets
 
 
 def _similar(
@@ -174,14 +174,14 @@ def _similar(
 ) -> Iterator[tuple[int, int]]:
     """Yield the pairs of places whose texts are near duplicates."""
     sets = shingles.of(np.unique(content_ids[np.concatenate([ones, others])]).tolist())
-    for one, other in zip(ones.tolist(), others.tolist(), strict=True):
-        if jaccard(sets[int(content_ids[one])], sets[int(content_ids[other])]) >= threshold:
-            yield one, other
+    for place, other in zip(ones.tolist(), others.tolist(), strict=True):
+        if jaccard(sets[int(content_ids[place])], sets[int(content_ids[other])]) >= threshold:
+            yield place, other
 
 
 def _read_texts(transaction: Transaction, content_ids: Sequence[int]) -> dict[int, str]:
-    found = transaction.probe(select(Content.id, Content.text), Content.id, content_ids)
-    return {row.id: row.text for row in found}
+    rows = transaction.probe(select(Content.id, Content.text), Content.id, content_ids)
+    return {row.id: row.text for row in rows}
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def layout_for(threshold: float) -> Layout:
     Longer bands propose fewer pairs below the threshold. For low thresholds it has the shortest bands.
     """
     layouts = [Layout(PERMUTATIONS // n_rows, n_rows) for n_rows in range(16, 0, -1)]
-    return next((one for one in layouts if one.probability(threshold) >= LEAST_PROBABILITY), layouts[-1])
+    return next((layout for layout in layouts if layout.probability(threshold) >= LEAST_PROBABILITY), layouts[-1])
 
 
 def recipe_of(method: ByText) -> int:

@@ -98,8 +98,8 @@ def _compare(
             at = slice(start, start + BLOCK)
             pairs = kept[first : first + BLOCK][rows[at]].astype(np.float64), vectors[columns[at]].astype(np.float64)
             similar = np.einsum("ij,ij->i", *pairs) >= threshold
-            for one, other in zip(ours[rows[at]][similar], theirs[columns[at]][similar], strict=True):
-                components.join(int(one), int(other))
+            for place, other in zip(ours[rows[at]][similar], theirs[columns[at]][similar], strict=True):
+                components.join(int(place), int(other))
     return compared
 
 

@@ -85,8 +85,8 @@ class StepFacts:
 
     def flags_by_doubt(self) -> list[tuple[str, int, bool]]:
         """Return each flag, its count, and True if it is a doubt; doubts first, then by count."""
-        found = [(flag, n, flag in DOUBTFUL) for flag, n in self.flags.items()]
-        return sorted(found, key=lambda one: (not one[2], -one[1], one[0]))
+        counts = [(flag, n, flag in DOUBTFUL) for flag, n in self.flags.items()]
+        return sorted(counts, key=lambda entry: (not entry[2], -entry[1], entry[0]))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from docmill.worker.formatting import FILTERS
 from docmill.worker.prices import Cost
 from docmill.worker.web import charts
 from docmill.worker.web.charts import device_seconds
-from docmill.worker.web.marks import TextPart, excerpt, found, marked
+from docmill.worker.web.marks import TextPart, excerpt, mark_findings, marked
 
 FOLDER = Path(__file__).parent
 LONGEST = 2_000  # characters of an example
@@ -57,7 +57,7 @@ def write(target: Path, facts: Facts, cost: Cost | None) -> None:
 
 def _compared(pair: ShownResult) -> tuple[Sequence[TextPart], Sequence[TextPart]]:
     """Return both texts with marks where the checks found something; where they name no place, on what differs."""
-    before, after = found(pair.input, pair.output, pair.findings) or marked(pair.input, pair.output)
+    before, after = mark_findings(pair.input, pair.output, pair.findings) or marked(pair.input, pair.output)
     return excerpt(before, LONGEST), excerpt(after, LONGEST)
 
 
@@ -74,13 +74,13 @@ def _distributions(step: StepFacts) -> list[tuple[str, str]]:
 def _saved(facts: Facts, device_s: float) -> dict[str, Any]:
     """Return the texts that were computed, those that others had paid for, and the seconds that this saved."""
     status = facts.status
-    asked = sum(step.results if step.status.input is not None else status.documents for step in facts.steps)
+    results = sum(step.results if step.status.input is not None else status.documents for step in facts.steps)
     computed = sum(shard.texts for shard in facts.shards)
-    spared = max(0, asked - computed)
+    spared = max(0, results - computed)
     return {
-        "asked": asked,
+        "results": results,
         "computed": computed,
-        "same": max(0, asked - status.texts),
+        "same": max(0, results - status.texts),
         "prior": status.prior,
         "device_s": device_s / computed * spared if computed else 0.0,
     }

@@ -116,8 +116,8 @@ class Review:
 
     def _store(self, spec_id: int, judged: Sequence[Judged]) -> int:
         stored = judgements.store(self.database, spec_id, judged)
-        ours = [one for one in judged if self.population.spec_of(one.content_id) == spec_id]
-        self.judged.update({one.content_id: one for one in ours})
+        ours = [judgement for judgement in judged if self.population.spec_of(judgement.content_id) == spec_id]
+        self.judged.update({judgement.content_id: judgement for judgement in ours})
         return stored
 
     def summary(self) -> ReviewSummary:
@@ -235,18 +235,22 @@ def _json_entries(path: Path, text: str) -> Iterator[Entry]:
 
 def _annotated(task: Mapping[str, Any]) -> dict[str, Any]:
     """Return the verdict, the note and the annotator of a task's last annotation that was not skipped."""
-    given = [one for one in task.get("annotations") or [] if isinstance(one, dict) and not one.get("was_cancelled")]
-    if not given:
+    annotations = [
+        annotation
+        for annotation in task.get("annotations") or []
+        if isinstance(annotation, dict) and not annotation.get("was_cancelled")
+    ]
+    if not annotations:
         return {"verdict": ""}
-    found = {"verdict": "", "annotator": given[-1].get("completed_by")}
-    for result in given[-1].get("result") or []:
+    entry = {"verdict": "", "annotator": annotations[-1].get("completed_by")}
+    for result in annotations[-1].get("result") or []:
         kind = result.get("type") if isinstance(result, dict) else None
         value = result.get("value", {}) if kind in {"choices", "textarea"} else {}
         if kind == "choices":
-            found["verdict"] = _only(value.get("choices"))
+            entry["verdict"] = _only(value.get("choices"))
         elif kind == "textarea":
-            found["note"] = _only(value.get("text"))
-    return found
+            entry["note"] = _only(value.get("text"))
+    return entry
 
 
 def _only(value: Json) -> Json:

@@ -156,7 +156,7 @@ def _estimate(share: Share) -> Iterator[str]:
 def risk_table(risk: Risk) -> Group:
     """Return the features of a risk with their effects, and the measures of its quality."""
     effects = table("feature", "odds of bad", "change", names={"feature"}, numbers=("odds of bad",))
-    for feature in sorted(risk.model.features, key=lambda one: -abs(one.coefficient)):
+    for feature in sorted(risk.model.features, key=lambda effect: -abs(effect.coefficient)):
         effects.add_row(feature.name, *_effect(feature))
     thirds = table("risk", "judged", "mean risk", "bad", numbers=("judged", "mean risk", "bad"))
     quality = risk.quality

@@ -185,7 +185,7 @@ def _appearance(transaction: Transaction, key: str, current: Row[*tuple[Any, ...
         .order_by(Document.id.desc())
         .limit(VERSIONS)
     ).all()
-    versions = [(one.id, one.superseded_by, one.gone) for one in superseded]
+    versions = [(version.id, version.superseded_by, version.gone) for version in superseded]
     versions.append((current.id, None, current.gone))
     latest = transaction.execute(
         select(Job.id, Job.state, Job.last_document)

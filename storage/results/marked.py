@@ -70,7 +70,7 @@ class FlaggedPage:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Marked:
     """A document, the content that the step computed of it, and the step's result."""
 
     document: Row[*tuple[Any, ...]]
@@ -90,13 +90,13 @@ def group_reasons(database: Database, job_id: int) -> list[Reasons]:
         steps = read_steps(transaction, job_id)
         for step in steps:
             pages = _Pages(transaction, job, find_way(steps, step), NOT_DONE)
-            failed = [one for one in pages.read(LOOKED_AT, _PAGE) if one.outcome.status != "done"]
+            failed = [marked for marked in pages.read(LOOKED_AT, _PAGE) if marked.outcome.status != "done"]
             of_step = [
-                {"id": one.document.key, "status": one.outcome.status, "class": one.outcome.reason_class,
-                 "reason": one.outcome.reason} for one in failed
+                {"id": marked.document.key, "status": marked.outcome.status, "class": marked.outcome.reason_class,
+                 "reason": marked.outcome.reason} for marked in failed
             ]  # fmt: skip
             by_step.append(Reasons(step.name, grouped(of_step), pages.after is None))
-    records = (one for one in rejections(database, job.ingest_id) if one["status"] == "rejected")
+    records = (record for record in rejections(database, job.ingest_id) if record["status"] == "rejected")
     if rejected := list(islice(records, LOOKED_AT + 1)):
         by_step.append(Reasons(RECORDS, grouped(rejected[:LOOKED_AT]), len(rejected) <= LOOKED_AT))
     return by_step
@@ -139,19 +139,21 @@ def flagged_page(
         transaction.prefer_indexes()
         way = find_named_way(read_steps(transaction, job_id), step)
         pages = _Pages(transaction, job, way, FLAGGED, after)
-        found: list[_Found] = []
-        for one in pages.read(LOOKED_AT, limit, flag):
-            carried = {flag_name(name) for name in one.outcome.flags}
-            if one.outcome.status == "done" and (flag in carried if flag is not None else carried):
-                found.append(one)
-            if len(found) == limit:
-                pages.stop_behind(one)
+        flagged: list[_Marked] = []
+        for marked in pages.read(LOOKED_AT, limit, flag):
+            carried = {flag_name(name) for name in marked.outcome.flags}
+            if marked.outcome.status == "done" and (flag in carried if flag is not None else carried):
+                flagged.append(marked)
+            if len(flagged) == limit:
+                pages.stop_behind(marked)
                 break
-        texts = _texts(transaction, {one.content_id for one in found})
+        texts = _texts(transaction, {marked.content_id for marked in flagged})
     last = way[-1]
-    documents = ((one.document, {last.seq: one.outcome}, texts.get(one.content_id, "")) for one in found)
-    results = [result | {"flags": one.outcome.flags} for (_, result), one in zip(
-        one_step(database.kind_of(last.lane).output, last, documents), found, strict=True)]  # fmt: skip
+    documents = (
+        (marked.document, {last.seq: marked.outcome}, texts.get(marked.content_id, "")) for marked in flagged
+    )
+    results = [result | {"flags": marked.outcome.flags} for (_, result), marked in zip(
+        one_step(database.kind_of(last.lane).output, last, documents), flagged, strict=True)]  # fmt: skip
     return FlaggedPage(last.name, tuple(results), pages.after)
 
 
@@ -178,7 +180,7 @@ class _Pages:
         self._read = (0, 0)
         self.after: Cursor | None = after or (0, 0, self._start)
 
-    def read(self, most: int, size: int, flag: str | None = None) -> Iterator[_Found]:
+    def read(self, most: int, size: int, flag: str | None = None) -> Iterator[_Marked]:
         """Yield what is found in at most so many outcomes, `size` of them in the first page.
 
         With `flag`, outcomes without it may be left out.
@@ -193,11 +195,11 @@ class _Pages:
             size = max(size, _PAGE)
             if flag is not None and self._step.escalation is None:
                 rows = [row for row in rows if any(flag_name(name) == flag for name in row.flags)]
-            yield from self._found(place, rows)
+            yield from self._read_marked(place, rows)
 
-    def stop_behind(self, one: _Found) -> None:
+    def stop_behind(self, marked: _Marked) -> None:
         """Have the next page begin behind a document that was found in the last page read."""
-        self.after = (*self._read, one.content_id)
+        self.after = (*self._read, marked.content_id)
 
     def _next_lap(self, place: int, lap: int) -> Cursor | None:
         if lap == 0 and self._start > 0:
@@ -212,7 +214,7 @@ class _Pages:
         query = select(outcome.content_id, outcome.flags, self._document.label("document_id")).where(of_spec)
         return self._transaction.execute(query.order_by(outcome.content_id).limit(size)).all()
 
-    def _found(self, place: int, rows: Sequence[Row[*tuple[Any, ...]]]) -> Iterator[_Found]:
+    def _read_marked(self, place: int, rows: Sequence[Row[*tuple[Any, ...]]]) -> Iterator[_Marked]:
         mine = {row.content_id: row.document_id for row in rows if row.document_id is not None}
         if place > 0:  # those that the step's own spec marked were found there
             own = select(OutcomeRow.content_id).where(OutcomeRow.spec_id == self._step.spec_id, self._mark)
@@ -223,7 +225,7 @@ class _Pages:
         outcomes = choosing.read_results(self._transaction, self._step, mine, lineage.RESULT)
         for content_id, document_id in mine.items():
             if content_id in outcomes and document_id in documents:
-                yield _Found(documents[document_id], content_id, outcomes[content_id])
+                yield _Marked(documents[document_id], content_id, outcomes[content_id])
 
 
 def _document_of(job: Job, way: Sequence[OpenStep]) -> ColumnElement[int | None]:

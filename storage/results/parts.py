@@ -130,7 +130,7 @@ def _wanted(
         format=target.format + target.compression,
         part_documents=part_documents,
         docmill=version("docmill"),
-        specs={one.name: asdict(one.spec) for one in status.steps if one.name in results},
+        specs={job_step.name: asdict(job_step.spec) for job_step in status.steps if job_step.name in results},
         results=results,
         job_state=status.state,
     )
@@ -316,7 +316,7 @@ def marks(database: Database, job_id: int, step: str | None = None) -> dict[str,
     job = require(database, job_id)
     with database.read() as transaction:
         steps = read_steps(transaction, job_id)
-        wanted = [find_way(steps, one) for one in steps] if step is None else [find_named_way(steps, step)]
+        wanted = [find_way(steps, last) for last in steps] if step is None else [find_named_way(steps, step)]
         return {way[-1].name: _mark(transaction, job, way) for way in wanted}
 
 

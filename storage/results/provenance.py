@@ -83,7 +83,7 @@ class EscalationRecord:
 class StepRecord:
     """The record of one step for a document.
 
-    `reads` names the step whose output it reads; None is the document. `given` is that text, and `content` the text
+    `reads` names the step whose output it reads; None is the document. `text` is what it reads; `content` is the text
     that was computed: the prompt that a template rendered of it, else the same. Both are None before an earlier step
     has an output. `content_id` is `content`'s. `removed` says that an outcome was there and was removed. `spec` and
     `outcome` are those of the result, which may be the escalation's; `escalation` is None if nothing was doubted.
@@ -92,7 +92,7 @@ class StepRecord:
     name: str
     reads: str | None
     spec: Spec
-    given: str | None
+    text: str | None
     content: str | None
     content_id: int | None
     outcome: Recorded | None
@@ -151,7 +151,7 @@ def read_provenance(database: Database, job_id: int, key: str, step: str | None 
         chosen = _chosen(steps, outcomes) if step is None else find_named_way(steps, step)[-1]
         way = find_way(steps, chosen)
         context = _Reading(database, transaction, job, document, outcomes)
-        records = tuple(context.record(steps, one) for one in way)
+        records = tuple(context.record(steps, way_step) for way_step in way)
         name = way[0].leaves_out
         left_out = None if name is None else find_filter(name).explain(transaction, document.id)
         ingest = transaction.execute(select(Ingest.source, Ingest.started_at).where(Ingest.id == document.ingest_id))
@@ -171,7 +171,7 @@ def read_provenance(database: Database, job_id: int, key: str, step: str | None 
         changed=document.superseded_by is not None,
         gone=document.gone,
         way=records,
-        others=tuple(one.name for one in steps if one.seq in outcomes and one not in way),
+        others=tuple(other.name for other in steps if other.seq in outcomes and other not in way),
         left_out=left_out,
     )
 
@@ -189,23 +189,23 @@ def _chosen(steps: Sequence[OpenStep], outcomes: Mapping[int, StoredOutcome]) ->
 
 @dataclass(frozen=True)
 class _Reading:
-    """The rows of one document in a job; `found` has its outcomes by step."""
+    """The rows of one document in a job; `outcomes` are its outcomes by step."""
 
     database: Database
     transaction: Transaction
     job: Job
     document: Document
-    found: Mapping[int, StoredOutcome]
+    outcomes: Mapping[int, StoredOutcome]
 
     def record(self, steps: Sequence[OpenStep], step: OpenStep) -> StepRecord:
         """Return the record of a step."""
-        given_id = self._given(step)
+        text_id = self._text_id(step)
         content_id = None
-        if given_id is not None:
-            content_id = lineage.read_prompts(self.transaction, step, {self.document.id: given_id}).get(
+        if text_id is not None:
+            content_id = lineage.read_prompts(self.transaction, step, {self.document.id: text_id}).get(
                 self.document.id
             )
-        row = self.found.get(step.seq)
+        row = self.outcomes.get(step.seq)
         escalation = None if content_id is None else self._escalation(step, content_id)
         by = step
         if step.escalation is not None and escalation is not None and escalation.second_won:
@@ -216,7 +216,7 @@ class _Reading:
             name=step.name,
             reads=None if step.input_step is None else steps[step.input_step].name,
             spec=self._spec(by.spec_id),
-            given=self._text(given_id),
+            text=self._text(text_id),
             content=self._text(content_id),
             content_id=content_id,
             outcome=None if row is None else self._recorded(step, row),
@@ -244,11 +244,11 @@ class _Reading:
     def _spec(self, spec_id: int) -> Spec:
         return spec_of(self.transaction.execute(select(*SPEC).where(SpecRow.id == spec_id)).one())
 
-    def _given(self, step: OpenStep) -> int | None:
+    def _text_id(self, step: OpenStep) -> int | None:
         if step.input_step is None:
             own = {self.document.id: int(self.document.content_id)}
             return select_read(self.transaction, step.leaves_out, own).get(self.document.id)
-        before = self.found.get(step.input_step)
+        before = self.outcomes.get(step.input_step)
         return None if before is None else before.output_id
 
     def _batch(self, step: OpenStep, content_id: int, row: StoredOutcome | None) -> Batch | None:

@@ -178,30 +178,30 @@ def columns(database: Database, job_id: int, step: str | None = None) -> tuple[C
     steps = _steps(database, job_id)
     if step is None and len(steps) > 1:
         outputs = [
-            column.of_step(one.name)
-            for one in steps
-            for column in database.kind_of(one.lane).output.columns(one.params)
+            column.of_step(open_step.name)
+            for open_step in steps
+            for column in database.kind_of(open_step.lane).output.columns(open_step.params)
             if column.suffix is not None
         ]
-        flags = Column("flags", Form.TEXTS, partial(_flags_of, [one.name for one in steps]))
+        flags = Column("flags", Form.TEXTS, partial(_flags_of, [open_step.name for open_step in steps]))
         whole = (Column.of("id", Form.TEXT), *outputs, flags, Column.of("meta", Form.JSON))
         of_steps = [
-            column.of_step(one.name)
-            for one in steps
-            for column in database.kind_of(one.lane).output.confidence_columns(one.params)
+            column.of_step(open_step.name)
+            for open_step in steps
+            for column in database.kind_of(open_step.lane).output.confidence_columns(open_step.params)
         ]
         return (*whole, *unclashing(of_steps, [column.name for column in whole]))
-    one = find_named_way(steps, step)[-1]
-    output = database.kind_of(one.lane).output
+    open_step = find_named_way(steps, step)[-1]
+    output = database.kind_of(open_step.lane).output
     return (
         Column.of("id", Form.TEXT),
         Column.of("task", Form.TEXT),
-        *output.columns(one.params),
+        *output.columns(open_step.params),
         Column.of("tokens_in", Form.INTEGER),
         Column.of("tokens_out", Form.INTEGER),
         Column.of("flags", Form.TEXTS),
         Column.of("meta", Form.JSON),
-        *output.confidence_columns(one.params),
+        *output.confidence_columns(open_step.params),
     )
 
 
@@ -314,8 +314,8 @@ def _rejected(database: Database, ingest_id: int) -> Iterator[dict[str, Any]]:
     """
     lines: dict[str, array[int]] = {}
     for record in rejections(database, ingest_id):
-        if found := LINE.fullmatch(record["id"]):
-            lines.setdefault(found[1], array("q")).append(int(found[2]))
+        if match := LINE.fullmatch(record["id"]):
+            lines.setdefault(match[1], array("q")).append(int(match[2]))
     query = select(Rejection.place, Rejection.reason, Rejection.superseded).where(Rejection.ingest_id == ingest_id)
     for file, numbers in lines.items():
         ordered = np.sort(np.array(numbers))
@@ -395,7 +395,7 @@ def _documents(database: Database, job: Job, wanted: _Wanted) -> Iterator[_WithO
             texts = _texts(transaction, {*own.values()}) if with_input else {}
         for document in page:
             text = texts.get(document.content_id, "") if with_input else None
-            of_document = {seq: found[document.id] for seq, found in outcomes.items() if document.id in found}
+            of_document = {seq: rows[document.id] for seq, rows in outcomes.items() if document.id in rows}
             yield document, of_document, text
         if len(page) < size:
             return

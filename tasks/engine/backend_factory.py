@@ -149,9 +149,9 @@ def _first_suited(assignment: Assignment, family: Family | None, wanted: str, *,
 
     # Backends of encoders have more methods than a Backend.
     def opened(name: str, assignment: Assignment = assignment) -> Any:
-        found = offer(name)
-        assert found is not None, name
-        return pkgutil.resolve_name(found.implementation)(assignment)  # which imports the backend's library
+        offered = offer(name)
+        assert offered is not None, name
+        return pkgutil.resolve_name(offered.implementation)(assignment)  # which imports the backend's library
 
     if head in heads.LOADERS and len(names) > 1:
         return choice.Contest(names, opened, assignment).open(provisional=provisional)

@@ -44,9 +44,9 @@ def with_prompt(spec: Spec, prompt: str | None, prompt_name: str | None) -> Spec
     """
     if prompt is not None:
         check_prompt(prompt)
-    given = {"query_prompt": prompt, "query_prompt_name": prompt_name}
+    prompts = {"query_prompt": prompt, "query_prompt_name": prompt_name}
     return replace(
-        spec, params={**spec.params, **{name: value for name, value in given.items() if value is not None}}
+        spec, params={**spec.params, **{name: value for name, value in prompts.items() if value is not None}}
     )
 
 

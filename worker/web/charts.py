@@ -125,10 +125,10 @@ def _width(length_s: float, periods: int) -> float:
 
 def device_seconds(shards: Sequence[FinishedShard]) -> dict[str, float]:
     """Return by worker process the seconds in which it held at least one shard; shards that overlap count once."""
-    found: dict[str, float] = {}
+    held_s: dict[str, float] = {}
     until: dict[str, float] = {}
     for shard in sorted(shards, key=lambda shard: shard.started_at):
         begin = max(shard.started_at, until.get(shard.owner, shard.started_at))
-        found[shard.owner] = found.get(shard.owner, 0.0) + max(0.0, shard.finished_at - begin)
+        held_s[shard.owner] = held_s.get(shard.owner, 0.0) + max(0.0, shard.finished_at - begin)
         until[shard.owner] = max(until.get(shard.owner, shard.finished_at), shard.finished_at)
-    return found
+    return held_s

@@ -28,9 +28,11 @@ class TextPart(NamedTuple):
     marked: bool
 
 
-def found(source: str, output: str, findings: Iterable[Finding]) -> tuple[list[TextPart], list[TextPart]] | None:
+def mark_findings(
+    source: str, output: str, findings: Iterable[Finding]
+) -> tuple[list[TextPart], list[TextPart]] | None:
     """Return both texts in parts, with a mark on each place of the findings; None if they have no place."""
-    places = [(one.start, one.end, one.lost) for one in findings]
+    places = [(finding.start, finding.end, finding.lost) for finding in findings]
     lost = [place for _, _, place in places if place is not None]
     written = [(start, end) for start, end, _ in places if start is not None and end is not None]
     return ([*_at(source, lost)], [*_at(output, written)]) if lost or written else None
@@ -75,19 +77,19 @@ def _is_kept(word: str) -> bool:
 
 
 def _words(text: str) -> set[str]:
-    return {found[0].casefold() for found in WORD.finditer(text)}
+    return {match[0].casefold() for match in WORD.finditer(text)}
 
 
 def _parts(text: str, others: set[str], *, every: bool) -> Iterator[TextPart]:
     end = 0
-    for found in WORD.finditer(text):
-        word = found[0]
+    for match in WORD.finditer(text):
+        word = match[0]
         if word.casefold() in others or not (every or _is_kept(word)):
             continue
-        if end < found.start():
-            yield TextPart(text[end : found.start()], False)
+        if end < match.start():
+            yield TextPart(text[end : match.start()], False)
         yield TextPart(word, True)
-        end = found.end()
+        end = match.end()
     if end < len(text):
         yield TextPart(text[end:], False)
 
@@ -118,9 +120,9 @@ def checks_of(models_dir: Path | None, cache_dir: Path) -> ChecksOf:
     return checks
 
 
-def findings(checks: Checks, given: str, output: str, flags: Collection[str]) -> tuple[Finding, ...]:
+def findings(checks: Checks, source: str, output: str, flags: Collection[str]) -> tuple[Finding, ...]:
     """Return the findings in an output for its own flags; the checks of this release may find more."""
-    return tuple(one for one in checks.findings(given, output, flags) if one.flag in flags)
+    return tuple(finding for finding in checks.findings(source, output, flags) if finding.flag in flags)
 
 
 def _direction(spec: Spec, models_dir: Path | None, cache_dir: Path) -> Direction:

@@ -69,7 +69,8 @@ class _Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wait()
-        held = [one for one in self.connections if isinstance(one, _Connection) and not one.transport.is_closing()]
+        open_connections = (connection for connection in self.connections if isinstance(connection, _Connection))
+        held = [connection for connection in open_connections if not connection.transport.is_closing()]
         if len(held) > MOST_CONNECTIONS:
             waiting = (connection for connection in held if connection.waits)
             min(waiting, key=lambda connection: connection._since).transport.abort()

@@ -47,7 +47,7 @@ def test_a_result_has_its_document_spec_runtime_and_shard(database: Database) ->
     assert (found.corpus, found.source, found.document, found.text) == ("books", "a.jsonl", "k", "a text")
     assert (found.meta, found.flags, found.changed, found.gone) == ({"year": 1900}, ("nul_replaced",), False, False)
     (step,) = found.way
-    assert (step.name, step.reads, step.spec, step.given, step.content) == ("copy", None, COPIED, "a text", "a text")
+    assert (step.name, step.reads, step.spec, step.text, step.content) == ("copy", None, COPIED, "a text", "a text")
     assert step.outcome is not None
     assert (step.outcome.output, step.outcome.flags) == ({"text": "out"}, ("windowed",))
     assert step.outcome.runtime == RUNTIME
@@ -83,7 +83,7 @@ def test_without_a_step_the_last_one_with_a_result_is_explained_and_the_others_a
     assert [step.name for step in found.way] == ["aside"]
     assert found.others == ("one", "two", "last")
     two = read_provenance(database, job.id, "k", "two")
-    assert [(step.name, step.reads, step.given) for step in two.way] == [
+    assert [(step.name, step.reads, step.text) for step in two.way] == [
         ("one", None, "a text"),
         ("two", "one", "a text 1"),
     ]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from docmill.tasks.checks import Finding
-from docmill.worker.web.marks import TextPart, excerpt, found, marked
+from docmill.worker.web.marks import TextPart, excerpt, mark_findings, marked
 
 
 def _marks(source: str, output: str) -> tuple[list[str], list[str]]:
@@ -51,12 +51,12 @@ def test_the_places_of_findings_are_marked_in_both_texts() -> None:
         Finding("x", "within", 7, 8),
         Finding("y", "no place"),
     ]
-    parts = found("old words", "new words here", findings)
+    parts = mark_findings("old words", "new words here", findings)
     assert parts is not None
     assert parts[0] == [TextPart("old", True), TextPart(" words", False)]
     assert [part.text for part in parts[1] if part.marked] == ["word", "s h"]
     assert "".join(part.text for part in parts[1]) == "new words here"
-    assert found("a", "b", [Finding("y", "no place")]) is None
+    assert mark_findings("a", "b", [Finding("y", "no place")]) is None
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from docmill.storage.results.results import samples
 from docmill.storage.results.status import JobStatus, StepStatus, read_status
 from docmill.storage.steps.conditions import list_flags, order_flags
 from docmill.tasks.checks import Checks, meaning
-from docmill.worker.web.marks import TextPart, checks_of, excerpt, findings, found, marked
+from docmill.worker.web.marks import TextPart, checks_of, excerpt, findings, mark_findings, marked
 from docmill.worker.web.page import Page, PageRefused, PageRequest, Values
 from docmill.worker.web.pages.jobs import shared
 
@@ -30,7 +30,7 @@ class MarkedOutput:
     """A document's input and output in parts, of which some are marked, with its flags."""
 
     document: str
-    given: Sequence[TextPart]
+    input: Sequence[TextPart]
     output: Sequence[TextPart]
     flags: Sequence[str]
     evidence: Sequence[str] = ()
@@ -79,14 +79,14 @@ def _input(step: StepStatus, result: Mapping[str, Any], by_step: Mapping[str, An
 def _pair(
     database: Database, step: StepStatus, result: Mapping[str, Any], checks: Checks | None = None
 ) -> MarkedOutput:
-    text, given = result.get("text"), str(result["input"])
+    text, source = result.get("text"), str(result["input"])
     output = text if isinstance(text, str) else database.kind_of(step.spec.kind).output.shown(result)
     flags = tuple(result["flags"])
-    evidence = findings(checks, given, output, flags) if checks is not None and output == text else ()
+    evidence = findings(checks, source, output, flags) if checks is not None and output == text else ()
     if DOUBTFUL.isdisjoint(flags):
-        before, after = [TextPart(given, False)], [TextPart(output, False)]
+        before, after = [TextPart(source, False)], [TextPart(output, False)]
     else:
-        before, after = found(given, output, evidence) or marked(given, output)
+        before, after = mark_findings(source, output, evidence) or marked(source, output)
     said = [f"{finding.flag}: {finding.evidence}" for finding in evidence]
     shown = {finding.flag for finding in evidence}
     said += [f"{flag}: {meaning(flag)}" for flag in flags if flag in DOUBTFUL and flag not in shown and meaning(flag)]

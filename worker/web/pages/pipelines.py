@@ -69,10 +69,10 @@ def read_one(request: PageRequest) -> Values:
     name = request.path["name"]
     row, runs = pipelines.get(request.database, name), pipelines.history(request.database, name, RUNS)
     now = time.time()
-    one = show_pipeline(row, runs[0] if runs else None, COMING, now)
+    pipeline = show_pipeline(row, runs[0] if runs else None, COMING, now)
     known = read_costs(request.database, read_prices(request.settings), [run.job_id for run in runs])
     paid = {job_id: str(cost) for job_id, cost in known.items() if cost.amount}
-    shown = {"pipeline": one, "file": row.text, "runs": runs, "costs": paid}
+    shown = {"pipeline": pipeline, "file": row.text, "runs": runs, "costs": paid}
     return shown | {"tones": TONES, "late_s": LATE_S, "now": now}
 
 
