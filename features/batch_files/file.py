@@ -18,7 +18,7 @@ from docmill.features.batch_files.writer import REQUEST, URLS
 from docmill.storage.core.normalize import normalize_json
 from docmill.storage.readers import jsonl, remote, streams
 from docmill.storage.readers.errors import EncodingUnnamed, finding_bugs
-from docmill.storage.readers.files import Content, Opened, on_disk, until_broken
+from docmill.storage.readers.files import Opened, SourceFile, on_disk, until_broken
 from docmill.storage.readers.records import MAX_ID_BYTES, Record, Rejection, Row, Rows, SourceOptions, document
 from docmill.storage.readers.registry import COMPRESSIONS, SCHEMES, kind_of
 from docmill.storage.readers.sources import path_of, scheme_of
@@ -41,7 +41,7 @@ class BatchFile:
     ``digest`` is of its bytes, and of the fields that are passed over: together they decide which requests there are.
     """
 
-    content: Content
+    content: SourceFile
     compression: str
     digest: str
     dialect: BodySettings
@@ -107,7 +107,7 @@ def open_batch(source: str, dialect: BodySettings, stdin: BinaryIO | None = None
         yield _batch_file(content, dialect)
 
 
-def _batch_file(content: Content, dialect: BodySettings) -> BatchFile:
+def _batch_file(content: SourceFile, dialect: BodySettings) -> BatchFile:
     _, decompress = kind_of(content.place)
     compression = next((end for end in COMPRESSIONS if content.place.lower().endswith(end)), "") if decompress else ""
     return BatchFile(content, compression, _digest(content, dialect.ignored), dialect)
@@ -145,7 +145,7 @@ def survey(file: BatchFile) -> Contents:
     return Contents(calls, n_requests, n_refused)
 
 
-def _digest(content: Content, ignored: Collection[str]) -> str:
+def _digest(content: SourceFile, ignored: Collection[str]) -> str:
     """Return the SHA-256 of a file's bytes and of names of fields, in hexadecimal digits."""
     digest = hashlib.sha256()
     with content.open() as file:
@@ -157,7 +157,7 @@ def _digest(content: Content, ignored: Collection[str]) -> str:
 
 
 @contextmanager
-def _spooled(stream: BinaryIO) -> Iterator[Content]:
+def _spooled(stream: BinaryIO) -> Iterator[SourceFile]:
     """Give standard input as a file, which has no name and goes with the block."""
     with tempfile.TemporaryFile() as kept:
         shutil.copyfileobj(stream, kept)
@@ -167,7 +167,7 @@ def _spooled(stream: BinaryIO) -> Iterator[Content]:
             kept.seek(0)
             return FileIO(os.dup(kept.fileno()))
 
-        yield Content("-", "-", kept.tell(), opened)
+        yield SourceFile("-", "-", kept.tell(), opened)
 
 
 _METHOD = "POST"

@@ -23,7 +23,7 @@ from docmill.storage.readers.errors import (
     SourceUnreadable,
     finding_bugs,
 )
-from docmill.storage.readers.files import Content, Opened, Source, source_of_records
+from docmill.storage.readers.files import Opened, Source, SourceFile, source_of_records
 from docmill.storage.readers.many_files import MixedSource, is_hidden, without_results
 from docmill.storage.readers.records import Member, Record, Rejection, SourceOptions, too_long
 from docmill.storage.readers.registry import document_suffixes, records_in
@@ -51,7 +51,7 @@ _UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # other methods may need
 class ArchiveSource(MixedSource[bytes]):
     """The documents of one archive, and the records of its files. Hidden members are skipped."""
 
-    def __init__(self, content: Content, options: SourceOptions, members: Members) -> None:
+    def __init__(self, content: SourceFile, options: SourceOptions, members: Members) -> None:
         self._content = content
         self._members = members
         self._prefix = f"{content.place}/" if options.one_of_many else ""
@@ -110,7 +110,7 @@ class ArchiveSource(MixedSource[bytes]):
         how = records_in(path)
         assert how is not None
         kind, decompress = how
-        content = Content(f"{self.name}/{path}", path, len(raw), lambda: BufferedReader(BytesIO(raw)))
+        content = SourceFile(f"{self.name}/{path}", path, len(raw), lambda: BufferedReader(BytesIO(raw)))
         bounded = None if decompress is None else partial(self._decompressed, decompress)
         return without_results(source_of_records(kind.rows, bounded, kind.options, content, options))
 

@@ -13,7 +13,7 @@ from docmill.storage.core.normalize import bom_length, decode, is_utf16, normali
 from docmill.storage.extras import FORMATS, install
 from docmill.storage.readers.confinement import TIME_S, Confined, Ended
 from docmill.storage.readers.errors import BrokenStream, SourceError, SourceUnsupported, finding_bugs
-from docmill.storage.readers.files import Content, Opened
+from docmill.storage.readers.files import Opened, SourceFile
 from docmill.storage.readers.records import (
     MAX_ID_BYTES,
     Record,
@@ -186,7 +186,7 @@ class DocumentReader:
 class DocumentSource:
     """A file that is one document; its key is the file's name."""
 
-    def __init__(self, content: Content, options: SourceOptions, decompress: Decompress | None = None) -> None:
+    def __init__(self, content: SourceFile, options: SourceOptions, decompress: Decompress | None = None) -> None:
         self._content = content
         self._decompress = decompress
         self._options = options

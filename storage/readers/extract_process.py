@@ -43,7 +43,7 @@ def main() -> None:
         languages = next(iter(sys.argv[1:]), None)
         data = os.environ.get(TESSDATA_VARIABLE)
         restrict_files(Needs(scratch=Path(own), readable=(Path(data),) if data else ()))
-        extractor = Extractor(languages)
+        extractor = ExtractionLibrary(languages)
         with suppress(Exception):  # an empty PDF is an error
             extractor.text(b"", PDF)
         extractor.begin()
@@ -53,7 +53,7 @@ def main() -> None:
     serve(extractor, sys.stdin.buffer, sys.stdout.buffer)
 
 
-def serve(extractor: Extractor, requests: BinaryIO, answers: BinaryIO) -> None:
+def serve(extractor: ExtractionLibrary, requests: BinaryIO, answers: BinaryIO) -> None:
     while (request := receive(requests)) is not None:
         head, raw = request
         try:
@@ -68,7 +68,7 @@ def serve(extractor: Extractor, requests: BinaryIO, answers: BinaryIO) -> None:
             send(answers, {"recognised": text != plain}, body)
 
 
-class Extractor:
+class ExtractionLibrary:
     """The library, with the languages of scanned pages; None leaves them as they are."""
 
     def __init__(self, languages: str | None) -> None:

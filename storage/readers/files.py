@@ -66,7 +66,7 @@ Opened = FileIO | BufferedReader
 
 
 @dataclass(frozen=True)
-class Content:
+class SourceFile:
     """A file to read, on disk or elsewhere. `name` is canonical; keys and messages use `place`."""
 
     name: str
@@ -75,12 +75,12 @@ class Content:
     open: Callable[[], Opened]
 
 
-def on_disk(path: Path, place: str | None = None) -> Content:
+def on_disk(path: Path, place: str | None = None) -> SourceFile:
     """Return a regular file. Raises SourceMissing and SourceUnreadable."""
     with open_regular(path) as file:
         size = file.seek(0, os.SEEK_END)
     path = path.resolve()
-    return Content(printable(path), printable(place or path.name), size, lambda: open_regular(path))
+    return SourceFile(printable(path), printable(place or path.name), size, lambda: open_regular(path))
 
 
 class RowSource(ABC):
@@ -118,7 +118,7 @@ class FileSource(RowSource):
     """A file, plain or compressed, with the reader for its name."""
 
     def __init__(
-        self, content: Content, read_rows: RowReader, decompress: Decompress | None, options: SourceOptions
+        self, content: SourceFile, read_rows: RowReader, decompress: Decompress | None, options: SourceOptions
     ) -> None:
         self._content = content
         self._read_rows = read_rows
@@ -146,7 +146,7 @@ def source_of_records(
     read_rows: RowReader,
     decompress: Decompress | None,
     taken: tuple[str, ...],
-    content: Content,
+    content: SourceFile,
     options: SourceOptions,
 ) -> FileSource:
     """Return the source of a file of records; `taken` are the options of reading that it may have."""

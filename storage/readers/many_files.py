@@ -24,7 +24,7 @@ from docmill.storage.readers.errors import (
     SourceUnreadable,
     SourceUnsupported,
 )
-from docmill.storage.readers.files import Content, FileSource, Source, left_out, up_to, why_left_out
+from docmill.storage.readers.files import FileSource, Source, SourceFile, left_out, up_to, why_left_out
 from docmill.storage.readers.records import Record, Rejection, SourceOptions, without_metadata
 from docmill.storage.readers.registry import advise_extras, document_suffixes
 from docmill.storage.readers.streams import is_folder, kind, open_regular, printable
@@ -35,7 +35,7 @@ Walk: TypeAlias = Iterator[tuple[str, Path] | Rejection]  # names in keys and me
 LEFT_OUT = (FieldUnknown, SourceUnsupported)  # such a file is left out, and is no rejection
 # Written by docmill beside documents; the next run must not read them as documents.
 _OF_RESULTS = frozenset(("task", "tokens_in", "tokens_out", "flags"))
-Open = Callable[[Content, SourceOptions], Source]
+Open = Callable[[SourceFile, SourceOptions], Source]
 _ANY_DEPTH = "**"
 _PARTS_GO_ON = "the `docmill results` command that began them writes what is missing"
 _MOST_MANIFEST = 64 * 2**20  # more than a manifest with the most parts
@@ -267,7 +267,7 @@ class FolderSource(MixedSource[Path]):
             size = stream.seek(0, os.SEEK_END)
         reader = self._reader_of(Path(path).name)
         assert reader is not None
-        content = Content(printable(file), printable(path), size, opened)
+        content = SourceFile(printable(file), printable(path), size, opened)
         source = reader(content, options)
         return without_results(source)
 

@@ -27,7 +27,7 @@ from docmill.storage.readers.errors import (
     SourceUnreadable,
     SourceUnsupported,
 )
-from docmill.storage.readers.files import Content, Opened
+from docmill.storage.readers.files import Opened, SourceFile
 from docmill.storage.readers.registry import read_in_parts
 from docmill.storage.readers.streams import BUFFER_BYTES, printable
 
@@ -109,7 +109,7 @@ class _TooLarge(Exception):
     """The file is larger than the limit for a copy."""
 
 
-def content(url: str) -> Content:
+def content(url: str) -> SourceFile:
     """Return the file at a URL, after asking for its size. `name` has none of the URL's secrets.
 
     Raises SourceMissing, SourceUnreadable and SourceUnsupported.
@@ -135,8 +135,8 @@ def content(url: str) -> Content:
             raise _refusal(error, name) from error
 
     if scheme in HTTP and read_in_parts(file_name):
-        return Content(name, file_name, size, partial(_open_in_parts, system, path, size, name))
-    return Content(name, file_name, size, opened)
+        return SourceFile(name, file_name, size, partial(_open_in_parts, system, path, size, name))
+    return SourceFile(name, file_name, size, opened)
 
 
 def _open(system: AbstractFileSystem, path: str, size: int | None, block_bytes: int, **how: Any) -> Any:

@@ -27,7 +27,7 @@ from docmill.storage.readers.errors import (
     SourceUnreadable,
     SourceUnsupported,
 )
-from docmill.storage.readers.files import Content, FileSource, Source, StreamSource, on_disk, source_of_records
+from docmill.storage.readers.files import FileSource, Source, SourceFile, StreamSource, on_disk, source_of_records
 from docmill.storage.readers.many_files import FilesSource, FolderSource, Open, Pattern, is_pattern, parts_in, within
 from docmill.storage.readers.records import (
     Rejection,
@@ -148,7 +148,7 @@ def _open_part(path: Path, options: SourceOptions, place: str) -> Source:
     return source_of_records(kind.rows, decompress, kind.options, on_disk(path, place), options)
 
 
-def open_content(content: Content, file_name: str, options: SourceOptions) -> Source:
+def open_content(content: SourceFile, file_name: str, options: SourceOptions) -> Source:
     """Return the source of one file of records or documents, or that is one document, by its name."""
     reader = reader_of(file_name, row_reader)
     if reader is None:
@@ -177,7 +177,7 @@ def reader_of(file_name: str, of_features: Callable[[str], RowReader | None]) ->
 
 
 def _documents(
-    kind: Document | Archive, decompress: Decompress | None, content: Content, options: SourceOptions
+    kind: Document | Archive, decompress: Decompress | None, content: SourceFile, options: SourceOptions
 ) -> Source:
     if isinstance(kind, Archive) and kind.has_files and options.meta_fields:
         field = f"{{meta.{options.meta_fields[0]}}}"

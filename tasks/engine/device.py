@@ -16,7 +16,7 @@ from docmill.tasks.backends import Backend, Journaled, Waiting
 from docmill.tasks.backends.static import failure
 from docmill.tasks.batching import Budget, Item, Pool
 from docmill.tasks.checks import Checks
-from docmill.tasks.engine.documents import Document, Submission
+from docmill.tasks.engine.documents import Submission, TicketText
 from docmill.tasks.errors import CannotServe, DeviceLost, EngineStopped, ServerAway
 from docmill.tasks.kinds import Recipe
 from docmill.tasks.outputs import Generated, Output, Several
@@ -31,7 +31,7 @@ _UNLUCKY = Budget(tokens=1, rows=1)
 # A patient backend waits for so many batches of windows. From one batch alone no like lengths could be chosen.
 _CHOICE = 2
 _RECHECK_S = 0.5
-Owner = tuple[Document, int]
+Owner = tuple[TicketText, int]
 
 
 @dataclass

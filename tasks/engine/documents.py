@@ -15,7 +15,7 @@ from docmill.tasks.windows.windows import Coder, Encoded, Window
 
 
 @dataclass(slots=True)
-class Document:
+class TicketText:
     """One text of a ticket; the device thread owns it once its windows wait.
 
     ``text`` is the text of the round; ``source_text`` the text of the first.

@@ -25,7 +25,7 @@ from docmill.tasks.engine.device import (
     ModelCache,
     Owner,
 )
-from docmill.tasks.engine.documents import Document, Submission, cut_each
+from docmill.tasks.engine.documents import Submission, TicketText, cut_each
 from docmill.tasks.errors import EngineStopped
 from docmill.tasks.kinds.base import Again
 from docmill.tasks.outputs import Output
@@ -90,7 +90,7 @@ class Engine:
         """
         with self._residents.hold(spec) as resident:
             ticket = Submission([content_id for content_id, _ in texts], self._drop, traceparent)
-            documents = [Document(ticket, place, *text) for place, text in enumerate(texts)]
+            documents = [TicketText(ticket, place, *text) for place, text in enumerate(texts)]
             for document in documents:
                 if not document.text.strip():
                     ticket.settle(document.position, document.skipped())
@@ -156,9 +156,9 @@ class Engine:
                 resident.cutting -= 1
                 self._changed.notify_all()
 
-    def _begin(self, resident: LoadedModel, ticket: Submission, documents: Sequence[Document]) -> bool:
+    def _begin(self, resident: LoadedModel, ticket: Submission, documents: Sequence[TicketText]) -> bool:
         """Cut texts and put their windows into the pool. Return False if the engine has stopped."""
-        begun: list[tuple[Document, list[int]]] = []
+        begun: list[tuple[TicketText, list[int]]] = []
         cuts = cut_each(resident.recipe, resident.backend, [document.text for document in documents])
         for document, windows in zip(documents, cuts, strict=True):
             if isinstance(windows, Exception):
@@ -176,7 +176,7 @@ class Engine:
                 self._conclude(resident, document)
         return True
 
-    def _enqueue(self, resident: LoadedModel, begun: Sequence[tuple[Document, Sequence[int]]]) -> None:
+    def _enqueue(self, resident: LoadedModel, begun: Sequence[tuple[TicketText, Sequence[int]]]) -> None:
         """Put documents' windows into the pool. The caller holds the lock."""
         items: list[Item[Owner]] = []
         for document, wanted in begun:
@@ -204,7 +204,7 @@ class Engine:
         else:
             document.ticket.advance(document.position, document.computed)
 
-    def _conclude(self, resident: LoadedModel, document: Document) -> None:
+    def _conclude(self, resident: LoadedModel, document: TicketText) -> None:
         """Settle a document whose round is computed, or begin its next round."""
         result = document.finish(resident.recipe, resident.checks)
         if isinstance(result, Again):

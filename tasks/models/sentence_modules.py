@@ -77,7 +77,7 @@ _MORE = ("adapter_config.json", "chat_template.jinja", "preprocessor_config.json
 
 
 @dataclass(frozen=True)
-class Linear:
+class DenseModule:
     """A product with an activation after it: ``none``, ``tanh`` or ``relu``. ``folder`` has its weights."""
 
     folder: Path
@@ -97,7 +97,7 @@ class SentenceModules:
     max_length: int | None = None
     poolings: Sequence[str] = ("mean",)
     include_prompt: bool = True
-    steps: Sequence[Linear | None] = ()
+    steps: Sequence[DenseModule | None] = ()
     dimensions: int | None = None
     prompts: Mapping[str, str] = field(default_factory=lambda: {"query": "", "document": ""})
     default_prompt: str | None = None
@@ -199,7 +199,7 @@ def _settings(config: Mapping[str, Json]) -> tuple[int | None, Mapping[str, str]
     return dimensions, prompts, None if default is None else str(default)
 
 
-def _step(name: str, folder: Path) -> Linear | None:
+def _step(name: str, folder: Path) -> DenseModule | None:
     config = table(content(folder / "config.json"))
     if name == _NORMALIZE:
         _require(config, _OF_VECTORS, ())
@@ -210,7 +210,7 @@ def _step(name: str, folder: Path) -> Linear | None:
     activation = _ACTIVATIONS.get(str(config.get("activation_function", "torch.nn.modules.activation.Tanh")))
     if activation is None or "in_features" not in config or not (folder / "model.safetensors").is_file():
         raise _Unread
-    return Linear(folder, activation, config.get("bias", True) is not False)
+    return DenseModule(folder, activation, config.get("bias", True) is not False)
 
 
 def _require(config: Mapping[str, Json], only: Mapping[str, Json], any_value: Collection[str]) -> None:

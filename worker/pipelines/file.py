@@ -50,7 +50,7 @@ class PipelineInvalid(WorkerError):
 
 
 @dataclass(frozen=True)
-class Step:
+class PipelineStep:
     """One task over what ``input`` gives: ``document``, or an earlier step by its name.
 
     ``flagged`` is a condition on the flags and numbers of that output, ``leaves_out`` names documents that it does
@@ -77,7 +77,7 @@ class Pipeline:
 
     name: str
     corpus: CorpusTable
-    steps: tuple[Step, ...]
+    steps: tuple[PipelineStep, ...]
     job: JobTable
     schedule: Schedule | None
     output: OutputTable
@@ -409,7 +409,7 @@ def _check_output(output: Mapping[str, Any], tasks: Sequence[str | None]) -> Ite
         yield ("output", "part-documents"), 'parts need a folder; name it: file = "out"'
 
 
-def _step(values: Mapping[str, Any], input_: str) -> Step:
+def _step(values: Mapping[str, Any], input_: str) -> PipelineStep:
     task = values["task"]
     table = step_table(task).model_validate(values)
     options, model = kinds.kind(task).options, table.model
@@ -418,7 +418,7 @@ def _step(values: Mapping[str, Any], input_: str) -> Step:
     chosen = table.model_dump(include={*options.model_fields}, exclude_none=True)  # a validator may refuse None
     again = getattr(table, "escalate", None)
     escalation = None if again is None else again.escalation
-    return Step(
+    return PipelineStep(
         name=table.name,
         task=task,
         input=input_,

@@ -43,7 +43,7 @@ Attention = Callable[[Sequence[int], int, str], Callable[[Tensor], Tensor]]
 FirstAttention = Callable[[Sequence[int], int, str], Callable[[Tensor, Tensor], Tensor]]
 
 
-class Linear(Protocol):
+class LinearLayer(Protocol):
     """A linear layer, made of a weight and a bias; several that were made one are computed side by side."""
 
     def __call__(self, inputs: Tensor, activation: Any = ...) -> Tensor: ...
@@ -56,7 +56,7 @@ class Kernels:
     """One device's ways: to make layers, the activations that they know by their names in configurations,
     attention, and that of first tokens if there is one."""
 
-    linear: Callable[..., Linear]
+    linear: Callable[..., LinearLayer]
     activations: Mapping[str, Any]
     attention: Attention
     of_first: FirstAttention | None = None
@@ -268,13 +268,13 @@ class Layer:
     ``projections`` are of queries, keys and values side by side; without queries where these are by themselves.
     """
 
-    projections: Linear
-    mixed: Linear
+    projections: LinearLayer
+    mixed: LinearLayer
     attention_norm: Norm
-    inner: Linear
-    outer: Linear
+    inner: LinearLayer
+    outer: LinearLayer
     output_norm: Norm
-    queries: Linear | None = None
+    queries: LinearLayer | None = None
 
     def after(self, states: Tensor, mixed: Tensor, activation: Any) -> Tensor:
         """Return the layer's states, of the same shape as those before it, from what its attention gave."""
@@ -334,7 +334,7 @@ class PackedEncoder:
         padded[mask] = states.float()
         return {"token_embeddings": padded, "attention_mask": mask.long()}
 
-    def _firsts(self, layer: Layer, queries: Linear, states: Tensor, lengths: Sequence[int]) -> Tensor:
+    def _firsts(self, layer: Layer, queries: LinearLayer, states: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return what the layer gives for each text's first token, of shape (texts, dim)."""
         assert self._of_first is not None
         attention = self._of_first(lengths, self.design.heads, self._device)
@@ -428,7 +428,7 @@ def _layer(
 ) -> Layer:
     """Return the layer whose modules' names begin with ``at``; if it is ``split``, queries are by themselves."""
 
-    def linear(*stacked: str) -> Linear:
+    def linear(*stacked: str) -> LinearLayer:
         return kernels.linear(*((weight(f"{at}.{name}.weight"), weight(f"{at}.{name}.bias")) for name in stacked))
 
     query, *others = names.projections

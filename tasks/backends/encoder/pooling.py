@@ -22,7 +22,7 @@ from docmill.tasks.backends.loading import reported
 from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.kinds.base import Traits
 from docmill.tasks.models import families, sentence_modules
-from docmill.tasks.models.sentence_modules import Linear, SentenceModules
+from docmill.tasks.models.sentence_modules import DenseModule, SentenceModules
 
 with accelerator.quiet():  # which does without SciPy
     from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -116,7 +116,7 @@ def _steps(modules: SentenceModules, device: str) -> list[Callable[[Tensor], Ten
     return steps
 
 
-def _product(step: Linear, weights: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
+def _product(step: DenseModule, weights: Mapping[str, Tensor]) -> Callable[[Tensor], Tensor]:
     activation, weight = _ACTIVATIONS[step.activation], weights["linear.weight"].float()
     bias = weights["linear.bias"].float() if step.bias else None
     return lambda vectors: activation(functional.linear(vectors, weight, bias))

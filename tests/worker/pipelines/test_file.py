@@ -11,7 +11,7 @@ import pytest
 from docmill.storage.steps.conditions import Bound, Flagged
 from docmill.tasks import kinds
 from docmill.tasks.kinds.options import key
-from docmill.worker.pipelines.file import PipelineInvalid, Step, parse, read, refuse_secrets
+from docmill.worker.pipelines.file import PipelineInvalid, PipelineStep, parse, read, refuse_secrets
 from docmill.worker.pipelines.schedule import Schedule
 from docmill.worker.pipelines.schema import CorpusTable, JobTable, OutputTable, step_table
 
@@ -169,7 +169,7 @@ def test_every_key_becomes_a_value() -> None:
     output = {"file": "/data/pipelines/out.csv", "format": "csv", "part_documents": 1000, "view": False}
     assert pipeline.output.model_dump() == output
     english, gist, vectors = pipeline.steps
-    assert english == Step(
+    assert english == PipelineStep(
         *("english", "translate", "document", "opus", "main"),
         kinds.options(
             "translate",
@@ -182,7 +182,7 @@ def test_every_key_becomes_a_value() -> None:
             dtype="bfloat16",
         ),
     )
-    assert gist == Step(
+    assert gist == PipelineStep(
         *("gist", "generate", "english", None, None),
         kinds.options(
             "generate",
@@ -196,13 +196,13 @@ def test_every_key_becomes_a_value() -> None:
         ),
     )
     asked = kinds.options("embed", pooling="mean", windows="all", prompt_name="passage")
-    assert vectors == Step("vectors", "embed", "english", None, None, asked)
+    assert vectors == PipelineStep("vectors", "embed", "english", None, None, asked)
 
 
 def test_what_is_left_out_has_its_default() -> None:
     pipeline = parse(LEAST, PATH)
     assert pipeline.corpus == CorpusTable(source="/data/pipelines/french.jsonl", name="nightly")
-    assert pipeline.steps == (Step("short", "summarize", "document", None, None, kinds.options("summarize")),)
+    assert pipeline.steps == (PipelineStep("short", "summarize", "document", None, None, kinds.options("summarize")),)
     assert (pipeline.job, pipeline.schedule, pipeline.output) == (JobTable(), None, OutputTable())
     assert parse(LEAST.replace("[[step]]", "corpus.limit = 10\n[[step]]"), PATH).corpus.limit == 10
     assert parse(LEAST + '[schedule]\ncron = "0 3 * * *"', PATH).schedule == Schedule("0 3 * * *", "UTC", "skip")
