@@ -22,6 +22,9 @@ StorageError
 
 from __future__ import annotations
 
+import traceback
+from pathlib import PurePath
+
 GRANTS_DOCS = "docs/security.md has the statements that grant it"
 
 
@@ -98,3 +101,9 @@ class LeaseLost(StorageError):
 
 # Errors that do not depend on the statement: its caller tries again later.
 PASSING = (DatabaseUnreachable, DatabaseBusy, UnexpectedDatabaseError)
+
+
+def raised_at(error: Exception) -> str:
+    """Return the type of an error and the line that raised it, without its words, which may be a document's."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {PurePath(last.filename).name}, line {last.lineno}"

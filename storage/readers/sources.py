@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote
 
+from docmill.storage.errors import raised_at
 from docmill.storage.features import FeatureInvalid, features
 from docmill.storage.readers import remote
 from docmill.storage.readers.archives import ArchiveSource
@@ -200,12 +201,12 @@ def row_reader(suffix: str) -> RowReader | None:
         try:
             for row in read_rows(stream, name, options):
                 if not isinstance(row, Row | Rejection):
-                    raise TypeError
+                    raise SourceUnreadable(f"{name}: {who} yields {type(row).__name__}, not Row or Rejection")
                 yield row
         except (SourceError, BrokenStream, OSError):
             raise
         except Exception as error:
-            raise SourceUnreadable(f"{name}: {who} failed ({type(error).__name__})") from error
+            raise SourceUnreadable(f"{name}: {who} failed ({raised_at(error)})") from error
 
     return rows
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from docmill.storage.core.specs import Reason, Spec
+from docmill.storage.errors import StorageError, raised_at
 from docmill.tasks import kinds, tracing
 from docmill.tasks.backends import Backend, Journaled, Waiting
 from docmill.tasks.backends.static import failure
 from docmill.tasks.batching import Budget, Item, Pool
 from docmill.tasks.checks import Checks
 from docmill.tasks.engine.documents import Submission, TicketText
-from docmill.tasks.errors import CannotServe, DeviceLost, EngineStopped, ServerAway
+from docmill.tasks.errors import CannotServe, DeviceLost, EngineStopped, ServerAway, TaskError
 from docmill.tasks.kinds import Recipe
 from docmill.tasks.outputs import Generated, Output, Several
 
@@ -139,7 +140,12 @@ class ModelCache:
             raise
         except Exception as error:
             raise CannotServe(f"{spec.model} cannot be loaded: {type(error).__name__}.") from error
-        return LoadedModel(spec, backend, kinds.recipe(spec, backend.traits), kinds.checks(spec, backend.traits))
+        try:
+            return LoadedModel(spec, backend, kinds.recipe(spec, backend.traits), kinds.checks(spec, backend.traits))
+        except Exception as error:  # else the job would wait for ever
+            backend.close()
+            said = str(error) if isinstance(error, StorageError | TaskError) else raised_at(error)
+            raise CannotServe(f"The recipe or the checks of {spec.kind} cannot be made: {said}.") from error
 
     def _use(self, resident: LoadedModel) -> LoadedModel:
         resident.users += 1

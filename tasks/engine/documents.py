@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from docmill.storage.core.specs import Outcome, Reason, Status
+from docmill.storage.errors import raised_at
 from docmill.tasks.checks import NONE, Checks, doubt_confidence, written
 from docmill.tasks.errors import PromptTooLong, ServerAway
 from docmill.tasks.kinds.base import Again, Computed, Recipe
@@ -88,14 +89,16 @@ class TicketText:
                 where = f" (window {number + 1} of {len(self.outputs)})" if len(self.outputs) > 1 else ""
                 return self.failed(output.reason + where, output.reason_class)
         try:
-            joined = recipe.join(
+            joined: object = recipe.join(
                 Computed(self.content_id, self.text, self.windows, self.outputs, self.tokens_in, self.tokens_out)
             )
         except Exception as error:
-            return self.failed(f"Joining the windows raised {type(error).__name__}.", Reason.DOCUMENT)
+            return self.failed(f"Joining the windows raised {raised_at(error)}.", Reason.DOCUMENT)
         if isinstance(joined, Again):
             self.flags = _union(self.flags, joined.flags)
             return joined
+        if not isinstance(joined, Outcome):
+            return self.failed(f"The recipe returned {type(joined).__name__}, not an Outcome.", Reason.MODEL)
         flags = _union(self.flags, joined.flags)
         flags = _union(flags, _raised(checks, self.source_text, joined, flags))
         return joined if flags == joined.flags else replace(joined, flags=flags)

@@ -322,8 +322,10 @@ def test_a_reader_that_fails_is_named_and_its_words_are_not_said(install: Instal
     with pytest.raises(SourceUnreadable, match=r"c\.a: the reader tiny:breaks of the feature tiny failed \(KeyE"):
         next(records)
     *_, last = open_source(str(tmp_path / "*.a"), OPTIONS).records()
-    assert last == Rejection("c.a", "c.a: the reader tiny:breaks of the feature tiny failed (KeyError)", fatal=True)
-    with pytest.raises(SourceUnreadable, match=r"tiny:wrong of the feature tiny failed \(TypeError\)"):
+    line = (tmp_path / "site" / "tiny.py").read_text().split('raise KeyError("secret")')[0].count("\n") + 1
+    said = f"the reader tiny:breaks of the feature tiny failed (KeyError in tiny.py, line {line})"
+    assert last == Rejection("c.a", f"c.a: {said}", fatal=True)
+    with pytest.raises(SourceUnreadable, match=r"tiny:wrong of the feature tiny yields dict, not Row or Rejection"):
         open_source(str(tmp_path / "c.b"), OPTIONS)
     with pytest.raises(
         SourceUnreadable, match=r"a://: the reader tiny:refuses of the feature tiny failed \(RuntimeError\)$"

@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 
 from docmill.storage.core.specs import Reason, Spec, Status
+from docmill.tasks import kinds
 from docmill.tasks.backends import WindowSource
 from docmill.tasks.batching import Budget
 from docmill.tasks.engine.engine import PORTION_TEXTS, BatchDone, BatchStarted, Engine, Submission
 from docmill.tasks.errors import CannotServe, DeviceLost, EngineStopped
+from docmill.tasks.kinds.base import Recipe, TextOnly, Traits
 from docmill.tasks.outputs import Output
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks.conftest import EngineOf
@@ -197,6 +200,33 @@ def test_an_idle_model_leaves_for_another_and_comes_back(engine_of: EngineOf) ->
         assert engine.submit(spec_of(model), [(1, "text")]).wait(WAIT_S)
     assert [model for model, _ in opened] == ["a", "b", "a"]
     assert opened[0][1].closed.is_set()
+
+
+def test_a_kind_whose_recipe_cannot_be_made_is_refused(engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(spec: Spec, traits: Traits) -> Recipe:
+        raise KeyError(spec.model)
+
+    monkeypatch.setattr(kinds, "recipe", broken)
+    backend = FakeBackend()
+    with pytest.raises(CannotServe, match=r"embed cannot be made: KeyError in test_engine\.py, line \d+\.$"):
+        engine_of(lambda _: backend).open(spec_of("a"))
+    assert backend.closed.is_set()
+
+
+def test_a_recipe_that_makes_no_outcome_fails_its_document(
+    engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(outcome: Any) -> str | None:
+        monkeypatch.setattr(kinds, "recipe", lambda _spec, _traits: TextOnly(outcome))
+        ticket = engine_of(lambda _: FakeBackend()).submit(spec_of("a"), [(1, "text")])
+        assert ticket.wait(WAIT_S)
+        (failed,) = ticket.finished()
+        return failed.reason
+
+    assert told(lambda _: {"words": 1}) == "The recipe returned dict, not an Outcome."
+    assert (told(lambda _: 1 / 0) or "").startswith(
+        "Joining the windows raised ZeroDivisionError in test_engine.py, line"
+    )
 
 
 def test_a_model_that_cannot_be_opened_says_why(engine_of: EngineOf) -> None:
