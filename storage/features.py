@@ -95,7 +95,7 @@ class Feature:
         except Exception as error:
             raise FeatureInvalid(f"the feature {self.name} brings {reference}, which {_why(error)}") from error
         if not isinstance(value, kind):
-            raise FeatureInvalid(f"the feature {self.name} brings {reference}, which is no {kind.__name__}")
+            raise FeatureInvalid(f"the feature {self.name} brings {reference}, which is not a {kind.__name__}")
         return value
 
 
@@ -123,7 +123,7 @@ def _load_feature(point: EntryPoint) -> Feature:
     except Exception as error:
         raise FeatureInvalid(f"{described}, {_why(error)}") from error
     if not isinstance(feature, Feature):
-        raise FeatureInvalid(f"{described}, is no Feature: {point.value}")
+        raise FeatureInvalid(f"{described}, is not a Feature: {point.value}")
     return feature
 
 

@@ -181,7 +181,7 @@ def test_a_distribution_brings_a_kind_a_backend_a_reader_a_check_and_a_command(t
 @pytest.mark.parametrize(
     ("feature", "reason"),
     [
-        ("json:loads", "is no Feature: json:loads"),
+        ("json:loads", "is not a Feature: json:loads"),
         ("wrong:GONE", "cannot be loaded (AttributeError: module 'wrong' has no attribute 'GONE')"),
         (
             "wrong.more:FEATURE",

@@ -112,7 +112,7 @@ def test_workers_need_the_rights_that_a_feature_names(bring: Bring) -> None:
             r"which cannot be loaded \(ModuleNotFoundError: .* 'gone'\); repair it or uninstall it",
         ),
         (f"{__name__}:GONE", r"which cannot be loaded \(AttributeError: .*\); repair it or uninstall it"),
-        (f"{__name__}:Remark", "which is no Rule"),
+        (f"{__name__}:Remark", "which is not a Rule"),
     ],
 )
 def test_a_part_that_cannot_be_used_is_named_with_its_feature(reference: str, reason: str, bring: Bring) -> None:

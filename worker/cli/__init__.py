@@ -16,7 +16,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from docmill.storage.features import HEADINGS
+from docmill.storage.features import HEADINGS, FeatureInvalid
 from docmill.tasks.errors import hint, nearly
 from docmill.worker.cli.printing import (
     QUIET,
@@ -61,7 +61,15 @@ class LazyGroup(click.Group):
         listed = command_of(cmd_name)
         if listed is None:
             return None
-        command = getattr(importlib.import_module(listed.module), f"{cmd_name}_command")
+        try:
+            command = getattr(importlib.import_module(listed.module), f"{cmd_name}_command")
+        except (ImportError, AttributeError) as error:
+            if listed.module.startswith("docmill."):
+                raise
+            raise FeatureInvalid(
+                f"the command {cmd_name} needs {listed.module}:{cmd_name}_command, which cannot be loaded "
+                f"({type(error).__name__}: {error}); repair its feature or uninstall it"
+            ) from error
         assert isinstance(command, click.Command)
         return _with_quiet(command)
 
