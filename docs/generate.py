@@ -7,7 +7,7 @@ import json
 import re
 import textwrap
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Literal, get_args, get_origin
@@ -159,7 +159,8 @@ def _tables() -> list[type[Base]]:
     """Return the tables of the core and of docmill's own features."""
     dependents()
     collections_of_tables()  # both load them
-    classes = chain.from_iterable(base.__subclasses__() for base in (Base, *Base.__subclasses__()))
+    bases: tuple[type[Base], ...] = (Base, *Base.__subclasses__())
+    classes: Iterable[type[Base]] = chain.from_iterable(base.__subclasses__() for base in bases)
     return [one for one in classes if "__tablename__" in vars(one) and one.__module__.startswith("docmill.")]
 
 
