@@ -67,7 +67,6 @@ def test_a_commit_whose_answer_nobody_heard_is_settled_by_reading_and_stored_onc
     assert "Traceback" not in fleet.log("worker")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("when", list(Cut), ids=["before", "after"])
 def test_a_claim_whose_answer_nobody_heard_is_taken_or_found_to_be_ours(
     fleet: Fleet, proxy: Proxy, when: Cut
@@ -118,7 +117,6 @@ def test_half_open_connections_are_noticed_by_workers_and_heartbeats_and_leases_
     assert {(row.attempt, row.lapses) for row in shards} == {(1, 0)}, "no lease lapsed"
 
 
-@pytest.mark.long
 def test_a_postgresql_that_is_silent_for_a_while_is_said_and_waited_for(fleet: Fleet, proxy: Proxy) -> None:
     fleet.environment["DOCMILL_DATABASE_ANSWER_S"] = "1"
     job = fleet.give(numbered(6 * SHARD_TEXTS), model="null@1500")
@@ -164,7 +162,6 @@ def waits_for_a_lock(database: Database) -> bool:
         return bool(transaction.exec_driver_sql(query).scalar_one())
 
 
-@pytest.mark.long
 def test_what_could_not_be_given_back_is_free_without_suspicion_once_the_database_is_there(
     tmp_path: Path, restartable: Database, own_postgres: PostgresCluster, redis_url: str
 ) -> None:
@@ -186,7 +183,6 @@ def test_what_could_not_be_given_back_is_free_without_suspicion_once_the_databas
     assert fleet.live() == {}
 
 
-@pytest.mark.long
 def test_a_device_process_that_starts_without_a_database_waits_for_it(
     tmp_path: Path, restartable: Database, own_postgres: PostgresCluster, redis_url: str
 ) -> None:

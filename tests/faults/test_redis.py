@@ -96,7 +96,6 @@ def test_a_redis_without_room_delays_the_work_until_there_is_room_again(fleet: F
             fleet.finish(job)
 
 
-@pytest.mark.long
 def test_a_redis_that_runs_full_under_work_loses_nothing(fleet: Fleet, own_redis: RedisServer) -> None:
     job = fleet.give(numbered(24 * SHARD_TEXTS), model="null@3000")
     with own_redis.client() as client, fleet.worker(fault="batch:hang"):

@@ -73,7 +73,6 @@ def test_an_error_that_nobody_classified_spends_no_attempt_is_shown_and_goes_whe
     assert "Traceback" not in fleet.log("worker")
 
 
-@pytest.mark.long
 def test_while_the_database_takes_no_results_a_worker_takes_no_more_work(fleet: Fleet) -> None:
     close(fleet.database, "results")
     job = fleet.give(numbered(20 * SHARD_TEXTS), model="null")
@@ -87,7 +86,6 @@ def test_while_the_database_takes_no_results_a_worker_takes_no_more_work(fleet: 
     fleet.finish(job, state="cancelled")
 
 
-@pytest.mark.long
 def test_a_worker_that_ends_while_the_database_takes_no_results_gives_its_shards_back(fleet: Fleet) -> None:
     close(fleet.database, "results")
     job = fleet.give(numbered(3 * SHARD_TEXTS))
