@@ -105,7 +105,7 @@ class CTranslateBackend:
         self._generation = Generation(opening, generation_settings(opening.folder))
         self.limit_tokens = self._generation.limit_tokens
         self._options = options(self._generation, spec.model)
-        if not assignment.alone and (setting := inexact(self._generation)):
+        if not assignment.alone and (setting := inexact(self._generation, spec.quality)):
             raise Unsuited(f"CTranslate2 searches otherwise than transformers: {setting}.")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = min(cores, _MOST_WORKERS) if kind == "cpu" else 1
@@ -259,31 +259,42 @@ class TranslationArguments:
         return GeneratedTokens(whole, Likelihood(total, None, chosen))
 
 
-def inexact(generation: Generation) -> str | None:
-    """The setting under which CTranslate2's beams write something else than transformers' ``generate``, or None.
+def inexact(generation: Generation, quality: str) -> str | None:
+    """Return the setting under which CTranslate2's beams differ too much from transformers' ``generate``, or None.
 
     CTranslate2 normalizes scores again after tokens were masked, which transformers does with ``renormalize_logits``
     only. It ends a search at a number of outputs, and without a length penalty as soon as the best beam has ended:
     that is ``early_stopping`` in the first case, and its absence in the second.
+
+    In float32 any difference is too much. In other precisions three settings are allowed, the defaults of Marian and
+    NLLB: no ``early_stopping``, a masked padding token, and a forced end. CTranslate2 then agrees with transformers
+    in float32 more often than transformers in bfloat16 does (``bench/results/beams.md``).
     """
     if generation.beams == 1:
         # Its n-grams lack the token that an output starts from. No trained model writes that token again.
         return None
     settings = generation.settings
+    exact = quality == "float32"
     early = settings.early_stopping is True
     if settings.length_penalty == 0 and early:
         return "early_stopping with a length_penalty of 0"
-    if settings.length_penalty != 0 and not early:
+    if settings.length_penalty != 0 and not early and (exact or settings.early_stopping == "never"):
         return f"num_beams={generation.beams} without early_stopping"
     ends = as_list(settings.eos_token_id)
+    suppressed = _suppressed(settings, ends)
+    if not exact:
+        suppressed = [words for words in suppressed if words != [str(settings.pad_token_id)]]
     masking = {
         "min_length": _least_new_tokens(settings),
         "no_repeat_ngram_size": settings.no_repeat_ngram_size,
-        "bad_words_ids or suppress_tokens": _suppressed(settings, ends),
+        "bad_words_ids or suppress_tokens": suppressed,
     }
     masks = [] if settings.renormalize_logits else [name for name, value in masking.items() if value]
     # At the limit transformers gives the forced end a place of its own; of several ends it looks at more candidates.
-    others = {"forced_eos_token_id": settings.forced_eos_token_id is not None, "several ends": len(ends) > 1}
+    others = {
+        "forced_eos_token_id": exact and settings.forced_eos_token_id is not None,
+        "several ends": len(ends) > 1,
+    }
     names = [*masks, *(name for name, is_set in others.items() if is_set)]
     return f"{names[0]} with num_beams={generation.beams}" if names else None
 
