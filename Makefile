@@ -196,6 +196,10 @@ docs: setup      ## the documentation as a site, in site/
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	$(BIN)/zensical build --clean --strict
 
+.PHONY: outputs
+outputs: setup   ## run the commands of pages and write their output into them: PAGES="docs/search.md"; all without PAGES
+	$(BIN)/python -m docs.outputs $(PAGES)
+
 reference: setup ## the pages of docs/ that follow from the code
 	$(BIN)/python -m docs.generate
 

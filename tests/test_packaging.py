@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_docs import NEEDS, fences
+from docs.outputs import NEEDS, fences
 from tests.worker.harness import PACKAGES, ROOT, Docmill
 from tests.worker.test_own_packages import OURS, THEIRS, run_users_program, write_namesakes
 

@@ -12,7 +12,7 @@ import click
 import pytest
 
 from docmill.worker.cli import docmill as group
-from tests.test_docs import DOCS, fences
+from docs.outputs import fences
 from tests.worker.harness import DOCMILL, EXAMPLES, ROOT, Docmill
 
 FOLDER = EXAMPLES / "schedulers"
@@ -20,7 +20,7 @@ FILES = sorted(path.name for path in FOLDER.iterdir() if path.is_file())
 
 
 def test_the_page_shows_exactly_the_files() -> None:
-    shown = {fence.title: fence.text for fence in fences(DOCS / "schedulers.md") if fence.title}
+    shown = {fence.title: fence.text for fence in fences(ROOT / "docs" / "schedulers.md") if fence.title}
     assert shown == {name: (FOLDER / name).read_text() for name in FILES}
 
 

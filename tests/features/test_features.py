@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from docmill.storage.features import Feature, built_in_features
-from tests.test_docs import DOCS, fences
+from docs.outputs import fences
 from tests.worker.harness import ROOT, Docmill, copy_packages
 
 INIT = """
@@ -161,7 +161,7 @@ def test_the_core_mentions_no_feature_but_where_the_feature_says_so(feature: Fea
 
 
 def test_a_distribution_brings_a_kind_a_backend_a_reader_a_check_and_a_command(tmp_path: Path) -> None:
-    page = {Path(fence.title).stem: fence.text for fence in fences(DOCS / "extending.md") if fence.title}
+    page = {Path(fence.title).stem: fence.text for fence in fences(ROOT / "docs" / "extending.md") if fence.title}
     modules = {"__init__": INIT, "kinds": page["sentences"], "reader": page["bars"]}
     modules |= {"command": COMMAND, "backend": BACKEND, "checks": CHECKS}
     docmill = install(tmp_path / "site", "greeting", modules, "greeting:FEATURE")

@@ -14,7 +14,7 @@ import pytest
 from nbclient import NotebookClient
 
 from docmill.worker.process import device_start
-from tests.test_docs import NEEDS, fences
+from docs.outputs import NEEDS, fences
 from tests.worker.harness import EXAMPLES, ROOT, forked_device_with_models, share_conversions
 
 pytestmark = pytest.mark.slow

@@ -18,10 +18,10 @@ import pytest
 from pyarrow import parquet
 from sqlalchemy import make_url
 
-from tests.test_docs import DOCS, NEEDS, Fence, fences
-from tests.worker.harness import EXAMPLES, Docmill
+from docs.outputs import NEEDS, Fence, fences
+from tests.worker.harness import EXAMPLES, ROOT, Docmill
 
-PAGE = fences(DOCS / "tables.md")
+PAGE = fences(ROOT / "docs" / "tables.md")
 LABEL = {"label": polars.String, "score": polars.Float64}
 SPAN = {"label": polars.String, "text": polars.String, "start": polars.Int64, "end": polars.Int64}
 
