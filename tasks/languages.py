@@ -212,7 +212,7 @@ def _missing_detector() -> str:
     return f"--from auto needs the extra language: {install('language')}."
 
 
-# Hardly one in two hundred guesses with this probability is wrong, even for titles (docs/benchmarks.md).
+# Hardly one in two hundred guesses with this probability is wrong, even for titles (bench/results/diary.md).
 SURE = 0.65
 _MOST_LISTED = 6
 

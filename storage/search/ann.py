@@ -32,7 +32,7 @@ MOST_SCANNED = 20_000  # vectors scanned for one query, pgvector's own limit
 MOST_LACKING = 5_000  # contents without an entry in the index
 MOST_PROPOSED = 2**15
 
-# Seconds, as measured (see "Search" in docs/benchmarks.md).
+# Seconds, as measured (see "Search" in bench/results/diary.md).
 ASKING_S, SCANNED_S, CHECKED_S = 5e-3, 1.5e-5, 4e-7  # a query; a scanned vector; a check for a lacking one
 WALKED_S, COMPARED_S = 2e-5, 4e-8  # a document; its comparison with one query
 

@@ -1,7 +1,7 @@
 """Encoders in int8 on OpenVINO: NNCF finds the scales once, on texts that come with docmill.
 
 Products take int8 on both sides, with fixed scales: activations are measured on the texts, after outliers have been
-shared with the weights (SmoothQuant, Xiao et al. 2022, section 4). What that costs is in docs/benchmarks.md.
+shared with the weights (SmoothQuant, Xiao et al. 2022, section 4). What that costs is in bench/results/diary.md.
 
 Int8 has one scale for all values that enter a product. A few channels of a feed-forward network have values many
 times as great as the others, which such a scale rounds away (Dettmers et al. 2022, LLM.int8(), section 3). So they
