@@ -134,7 +134,8 @@ def options() -> str:
     parts = ["# Options by task\n", _from("tasks/kinds")]
     parts.append(
         "Each of these options is part of the spec: another value makes other results. The names are those of\n"
-        "the command line; a [pipeline file](pipeline-file.md) and an [order](schedulers.md#celery) leave out the dashes.\n"
+        "the command line; a [pipeline file](pipeline-file.md) and an [order](schedulers.md#celery) leave out the\n"
+        "dashes.\n"
     )
     for kind in KINDS:
         parts.append(f"## {kind.name}\n\n{kind.summary}\n\n| option | description |\n| --- | --- |")
