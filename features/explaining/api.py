@@ -6,7 +6,7 @@ from typing import Any
 
 from docmill.features.explaining.explanation import as_json, cutter
 from docmill.features.explaining.explanation import explain as explain_result
-from docmill.storage.results.provenance import read_provenance
+from docmill.features.explaining.provenance import read_provenance
 from docmill.worker.api.errors import explained
 from docmill.worker.api.job import Job
 

@@ -6,9 +6,9 @@ import click
 
 from docmill.features.explaining.explanation import Explanation, cutter, explain
 from docmill.features.explaining.explanation import as_json as write_json
+from docmill.features.explaining.provenance import read_provenance
 from docmill.features.explaining.terminal import ExplanationSections
 from docmill.storage.core.database import Database
-from docmill.storage.results.provenance import read_provenance
 from docmill.worker.cli.options import JOB, JSON, settings_from
 from docmill.worker.cli.printing import OK, print_json, print_rich, say
 from docmill.worker.stores import open_store

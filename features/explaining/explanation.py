@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from docmill.features.explaining.provenance import EscalationRecord, Provenance, Recorded, StepRecord
 from docmill.storage.core.specs import Spec
-from docmill.storage.results.provenance import EscalationRecord, Provenance, Recorded, StepRecord
 from docmill.storage.steps.conditions import FAILED, RISK, Bound, count_doubtful_flags
 from docmill.tasks import kinds
 from docmill.tasks.checks import Finding, doubt_confidence, meaning

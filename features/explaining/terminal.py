@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from docmill.features.explaining.explanation import Explanation, list_doubts, say_choice, say_result
+from docmill.features.explaining.provenance import Batch, EscalationRecord, StepRecord
 from docmill.storage.json_values import Json
 from docmill.storage.outputs.output_types import OutputType
-from docmill.storage.results.provenance import Batch, EscalationRecord, StepRecord
 from docmill.tasks.engine.backend_factory import ReadWindow
 from docmill.worker.formatting import duration, local_time, printable
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from docmill.features.explaining.explanation import Cut, explain
+from docmill.features.explaining.provenance import read_provenance
 from docmill.storage.core.specs import DOUBTFUL
 from docmill.storage.results.corpora import find_documents
-from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.status import read_status
 from docmill.worker.web.marks import TextPart, excerpt
 from docmill.worker.web.page import Page, PageRequest, Values

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from docmill.features.explaining.explanation import Cut, Explanation, Flag, explain, weights_of
+from docmill.features.explaining.provenance import Batch, Provenance, Recorded, StepRecord
 from docmill.storage.core.specs import Spec
-from docmill.storage.results.provenance import Batch, Provenance, Recorded, StepRecord
 
 SPEC = Spec("summarize", "synopsis", "sha256:1")
 DONE = Recorded("done", {"text": "out"}, None, None, ("reduced",), 4, 3, 1.0, None)

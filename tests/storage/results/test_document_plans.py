@@ -12,15 +12,12 @@ from sqlalchemy import event
 from docmill.storage.core.database import Database
 from docmill.storage.errors import NotFound
 from docmill.storage.results.corpora import find_documents
-from docmill.storage.results.provenance import read_provenance
 from docmill.storage.results.results import samples
 from tests.kinds import KINDS
 from tests.storage.builders import numbered, read, request, work
 
 READERS: tuple[Callable[[Database], object], ...] = (
     lambda database: find_documents(database, "k7"),
-    lambda database: read_provenance(database, 1, "k7"),
-    lambda database: read_provenance(database, 1, "nothing"),
     lambda database: samples(database, 1),
 )
 WHOLE = ("SCAN document", "ix_document_corpus_id_id", "TEMP B-TREE FOR ORDER BY")

@@ -12,7 +12,6 @@ from docmill.storage.errors import StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results import parts, results
 from docmill.storage.results.job_counts import count_escalated, count_flags, shared_seconds
-from docmill.storage.results.provenance import read_provenance
 from docmill.storage.steps import jobs
 from docmill.storage.steps.conditions import Flagged, parse_flags
 from docmill.storage.steps.steps import StepRequest
@@ -28,7 +27,7 @@ from tests.storage.builders import (
     shards_of,
     work,
 )
-from tests.storage.steps.test_escalation import ALONE, LARGE, Models
+from tests.storage.steps.test_escalation import LARGE, Models
 from tests.storage.steps.test_steps import pipeline
 
 FLAGS = {
@@ -188,25 +187,3 @@ def test_a_job_says_what_its_escalation_did_and_took(database: Database) -> None
     assert (found.won, found.documents, found.spec) == (2, 6, LARGE)
     assert found.seconds == 18.0
     assert found.alone_s == pytest.approx(24.0)
-
-
-def test_the_provenance_of_a_doubted_result_has_both_outcomes(database: Database) -> None:
-    models = Models(database)
-    models.small = {"0": ("empty",), "2": ("empty",), "4": ("empty",)}
-    models.large = {"4": ("empty", "repetition")}
-    models.refused = "2"
-    job = models.done(ALONE)
-    won = read_provenance(database, job.id, "k0").step
-    assert won.escalation is not None
-    assert won.escalation.second_won
-    assert (won.spec, won.outcome) == (LARGE, won.escalation.second)
-    assert won.escalation.first.output == {"text": "marian(text 0)"}
-    assert won.batch is not None
-    assert won.batch.texts == 3
-    for key, status in (("k2", "failed"), ("k4", "done")):
-        kept = read_provenance(database, job.id, key).step
-        assert kept.escalation is not None
-        assert kept.escalation.second is not None
-        assert kept.escalation.second.status == status
-        assert (kept.spec, kept.outcome) == (ALONE[0].spec, kept.escalation.first)
-    assert read_provenance(database, job.id, "k1").step.escalation is None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import delete
 
+from docmill.features.explaining import provenance
+from docmill.features.explaining.provenance import holds, read_provenance
 from docmill.storage.core import lookups
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import OutcomeRow
@@ -13,8 +15,6 @@ from docmill.storage.errors import NotFound
 from docmill.storage.ingest import ingest
 from docmill.storage.ingest.chunks import Rejected
 from docmill.storage.leases import shards
-from docmill.storage.results import provenance
-from docmill.storage.results.provenance import holds, read_provenance
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.sharding import pack
@@ -30,6 +30,7 @@ from tests.storage.builders import (
     request,
     work,
 )
+from tests.storage.steps.test_escalation import ALONE, LARGE, Models
 
 COPIED = Spec("copy", "copier", "sha256:1")
 RUNTIME = {"device": "cpu", "precision": "float32", "backend": "copier", "versions": {"python": "3"}}
@@ -156,3 +157,25 @@ def test_the_job_that_was_at_work_when_the_outcome_was_written_is_found_behind_m
     batch = read_provenance(database, later[-1], "k0").step.batch
     assert batch is not None
     assert batch.job == first.id
+
+
+def test_the_provenance_of_a_doubted_result_has_both_outcomes(database: Database) -> None:
+    models = Models(database)
+    models.small = {"0": ("empty",), "2": ("empty",), "4": ("empty",)}
+    models.large = {"4": ("empty", "repetition")}
+    models.refused = "2"
+    job = models.done(ALONE)
+    won = read_provenance(database, job.id, "k0").step
+    assert won.escalation is not None
+    assert won.escalation.second_won
+    assert (won.spec, won.outcome) == (LARGE, won.escalation.second)
+    assert won.escalation.first.output == {"text": "marian(text 0)"}
+    assert won.batch is not None
+    assert won.batch.texts == 3
+    for key, status in (("k2", "failed"), ("k4", "done")):
+        kept = read_provenance(database, job.id, key).step
+        assert kept.escalation is not None
+        assert kept.escalation.second is not None
+        assert kept.escalation.second.status == status
+        assert (kept.spec, kept.outcome) == (ALONE[0].spec, kept.escalation.first)
+    assert read_provenance(database, job.id, "k1").step.escalation is None
