@@ -7,30 +7,28 @@ import json
 import re
 import textwrap
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
-import click
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
+from sqlalchemy import Column
 
 from docmill.storage.core.schema import Base, collections_of_tables
 from docmill.storage.deletion.dependents import dependents
-from docmill.storage.features import BUILT_IN, HEADINGS
+from docmill.storage.features import BUILT_IN
 from docmill.storage.readers.registry import COMPRESSIONS, FILES, PLACES, SCHEMES, SHORTHANDS, STDIN
-from docmill.tasks.kinds import KINDS, OPTIONS
-from docmill.tasks.kinds.options import flag, value_type
-from docmill.worker.cli import docmill
-from docmill.worker.cli.registry import all_commands
 from docmill.worker.inventory import PLACES as PLACES_OF_TEXTS
 from docmill.worker.pipelines.schema import json_schema
 from docmill.worker.settings import PREFIX, Settings, Shown
 from docs.chart import chart_values
+from docs.commands import command_line
 
 FOLDER = Path(__file__).parent
 WIDTH = 80
+LINE = 118
 
 
 def pages() -> dict[str, str]:
@@ -39,7 +37,6 @@ def pages() -> dict[str, str]:
         "chart-values.md": chart_values(),
         "command-line.md": command_line(),
         "internals.md": internals(),
-        "options.md": options(),
         "pipeline.schema.json": json.dumps(json_schema(), indent=2) + "\n",
         "removing.md": removing(),
         "settings.md": settings(),
@@ -96,62 +93,6 @@ def _from(source: str) -> str:
     return f"<!-- Written by `make reference` from {source}. Change it there. -->\n"
 
 
-def command_line() -> str:
-    """Return the page with the help of every command."""
-    root = click.Context(docmill, info_name="docmill", terminal_width=WIDTH, max_content_width=WIDTH)
-    parts = [
-        "# Command line\n",
-        _from("worker/cli"),
-        "Each command with its help, as `--help` prints it.\n",
-    ]
-    parts.append(_help(root))
-    for heading in HEADINGS:
-        parts.append(f"## {heading}\n")
-        for name, command in all_commands().items():
-            if command.heading == heading:
-                parts.extend(_commands(root, name))
-    return "\n".join(parts)
-
-
-def _commands(parent: click.Context, name: str) -> Iterator[str]:
-    assert isinstance(parent.command, click.Group)
-    command = parent.command.get_command(parent, name)
-    assert command is not None
-    context = click.Context(command, info_name=name, parent=parent)
-    yield f"### {context.command_path}\n"
-    yield _help(context)
-    if isinstance(command, click.Group):
-        for one in command.list_commands(context):
-            yield from _commands(context, one)
-
-
-def _help(context: click.Context) -> str:
-    return f"```text\n{context.get_help()}\n```\n"
-
-
-def options() -> str:
-    """Return the page with the options of each kind of task."""
-    parts = ["# Options by task\n", _from("tasks/kinds")]
-    parts.append(
-        "Each of these options is part of the spec: another value makes other results. The names are those of\n"
-        "the command line; a [pipeline file](pipeline-file.md) and an [order](schedulers.md#celery) leave out the\n"
-        "dashes.\n"
-    )
-    for kind in KINDS:
-        parts.append(f"## {kind.name}\n\n{kind.summary}\n\n| option | description |\n| --- | --- |")
-        for name, field in OPTIONS.items():
-            if name in kind.options.model_fields:
-                parts.append(_row(f"`{flag(name, field)}`", _sentence(field)))
-        parts.append("")
-    return "\n".join(parts)
-
-
-def _sentence(field: FieldInfo) -> str:
-    choices = get_args(value_type(field)) if get_origin(value_type(field)) is Literal else ()
-    listed = f" One of {', '.join(f'`{one}`' for one in choices)}." if choices else ""
-    return f"{(field.description or '').replace('  [', ' [')}{listed}"
-
-
 def _row(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', '&#124;').replace('{', '&#123;') for cell in cells)} |"
 
@@ -169,25 +110,24 @@ def sql_schema() -> str:
     """Return the page of tables."""
     parts = ["# SQL schema\n", _from("storage/core/schema.py")]
     parts.append(
-        "Read these tables if you like, and let docmill alone write them. Times are seconds since 1970 by the\n"
-        "database's clock. The [view of a pipeline](pipelines.md#the-view) and the views\n"
-        "[`near_duplicates`](deduplicating.md#clusters-in-sql) and\n"
+        "Read these tables if you like, and let docmill alone write them. Names that end in `_at` are times in\n"
+        "seconds since 1970, by the database's clock. **Bold** columns are the primary key, `?` marks those that\n"
+        "may be NULL, and an arrow leads to the table that a column refers to. The [view of a\n"
+        "pipeline](pipelines.md#the-view) and the views [`near_duplicates`](deduplicating.md#clusters-in-sql) and\n"
         "[`open_shards`](kubernetes.md#scaling-to-zero) are made to be queried.\n"
     )
     for one in sorted(_tables(), key=lambda one: one.__tablename__):
         about = (inspect.getdoc(one) or "").split("\n\n")[0] if one.__doc__ else ""
         parts.append(f"## {one.__tablename__}\n" + (f"\n{about}\n" if about else ""))
-        parts.append("| column | type | |\n| --- | --- | --- |")
-        for column in one.__table__.columns:
-            notes = ["primary key"] if column.primary_key else []
-            notes += [f"refers to `{key.target_fullname}`" for key in column.foreign_keys]
-            notes += ["may be NULL"] if column.nullable else []
-            parts.append(_row(f"`{column.name}`", str(column.type).lower(), ", ".join(notes)))
-        parts.append("")
+        columns = ", ".join(_column(column) for column in one.__table__.columns)
+        parts.append("\n".join(textwrap.wrap(columns, LINE)) + "\n")
     return "\n".join(parts)
 
 
-WORDS = {int: "whole number", float: "number"}
+def _column(column: Column[Any]) -> str:
+    name = f"**`{column.name}`**" if column.primary_key else f"`{column.name}`"
+    refers = "".join(f" → `{key.target_fullname.partition('.')[0]}`" for key in column.foreign_keys)
+    return f"{name} {str(column.type).lower()}{'?' if column.nullable else ''}{refers}"
 
 
 def settings() -> str:
@@ -199,17 +139,17 @@ def settings() -> str:
 
 {_from("worker/settings.py")}
 A docmill process takes settings from options, `DOCMILL_*` variables, or a `.env` file in the folder where it is
-started, in this order. Unknown and bad settings are errors, listed together. An empty value is an error, too: leave a
-variable out to have the default.
+started, in this order. Unknown and bad settings are errors, listed together, and so are empty values: leave a
+variable out to have the default. An age is written `12h`, `90d`, `6w`, `1y` or `never`.
 
-| variable | what | values | default |
-| --- | --- | --- | --- |
+| variable | description | default |
+| --- | --- | --- |
 {rows}"""
 
 
 def _setting(name: str, field: FieldInfo) -> str:
-    cells = (f"`{PREFIX}{name.upper()}`", field.description or "", _values(field), _default(field))
-    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |\n"
+    described = " ".join(filter(None, [field.description, _values(field)]))
+    return f"{_row(f'`{PREFIX}{name.upper()}`', described, _default(field))}\n"
 
 
 def _shown(field: FieldInfo) -> Shown:
@@ -217,27 +157,15 @@ def _shown(field: FieldInfo) -> Shown:
 
 
 def _values(field: FieldInfo) -> str:
+    """Return the choices or the bounds of a setting; an empty text if there are none."""
     kind = field.annotation
-    if words := _shown(field).values:
-        return words
     if choices := _shown(field).choices or (get_args(kind) if get_origin(kind) is Literal else ()):
-        return ", ".join(f"`{choice}`" for choice in choices)
-    if len(there := [one for one in get_args(kind) if one is not type(None)]) == 1 and there[0] in WORDS:
-        kind = there[0]  # such a number may be left out
-    if kind in WORDS:
-        return f"{WORDS[kind]}{_bounds(field)}"
-    if get_origin(kind) is tuple:
-        return "paths" if Path in get_args(kind) else "texts"
-    return "path" if Path in {kind, *get_args(kind)} else "text"
-
-
-def _bounds(field: FieldInfo) -> str:
+        return f"One of {', '.join(f'`{choice}`' for choice in choices)}."
     least = next((note.ge for note in field.metadata if isinstance(note, Ge)), None)
-    above = next((note.gt for note in field.metadata if isinstance(note, Gt)), None)
     most = next((note.le for note in field.metadata if isinstance(note, Le)), None)
-    if least is not None:
-        return f", {least} to {most}" if most is not None else f", {least} or more"
-    return f" above {above}" if above is not None else ""
+    if least is None:
+        return ""
+    return f"From {least} to {most}." if most is not None else f"At least {least}."
 
 
 def _default(field: FieldInfo) -> str:

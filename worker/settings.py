@@ -36,11 +36,10 @@ from docmill.worker.errors import SettingsError
 
 @dataclass(frozen=True)
 class Shown:
-    """The text of docs/settings.md on a setting, in place of its type or default."""
+    """The text of docs/settings.md on a setting, in place of its choices or default."""
 
     default: str = ""
     choices: tuple[str, ...] = ()
-    values: str = ""
 
 
 DAY_S = 86_400.0
@@ -49,9 +48,8 @@ NEVER = "never"
 _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*([hdwy])")
 _FIELD = "retention_"
 _LEAST_S, _MOST_S = 3_600.0, 1_000 * _UNITS_S["y"]
-_AGE = "an age such as `12h`, `90d`, `6w`, `1y`, or `never`"
-_OF_UPKEEP = Shown("`DOCMILL_RETENTION_DAYS`", values=_AGE)
-_NEVER = Shown(f"`{NEVER}`", values=_AGE)
+_OF_UPKEEP = Shown("`DOCMILL_RETENTION_DAYS`")
+_NEVER = Shown(f"`{NEVER}`")
 
 
 def parse_age(value: str) -> float | None:
@@ -281,7 +279,7 @@ class Settings(BaseSettings):
     retention_refusals: Annotated[
         Age,
         Field(description="Age from which the reasons go why workers refused a model."),
-        Shown("an hour, by upkeep", values=_AGE),
+        Shown("an hour, by upkeep"),
     ] = None
     retention_shards: Annotated[
         Age,

@@ -14,7 +14,7 @@ from docmill.worker.submit.options import Request, Work, checked
 
 
 class Options(TypedDict, total=False):
-    """Options of a job by their names in Python. docs/options.md describes them."""
+    """Options of a job by their names in Python. docs/command-line.md describes them."""
 
     length: Literal["short", "medium", "long"] | int | None
     from_: str | None
