@@ -56,7 +56,8 @@ timezone = "UTC"
 class Question:
     """A question, the links to follow from the start page, and what the last page has to say.
 
-    A link is the beginning of its text. `typed` is written into the field of this name before the last click.
+    A link is the beginning of its text, or a job as `#7`. `typed` is written into the field of this name before the
+    last click.
     """
 
     asked: str
@@ -96,10 +97,10 @@ def questions(jobs: Jobs) -> tuple[Question, ...]:
         Question(f"Why does job {jobs.waiting} not move?", "Jobs", (), (rf"#{jobs.waiting} ", *waiting)),
         Question("What did last night cost?", "Jobs", (), (r"made in the last 24 hours", r"cost: \S+ EUR")),
         Question("Which worker is slow?", "Workers", ("Workers",), (r"slow", r"times as long as those of other"),),
-        Question("What failed, and why?", "Jobs, N failed", ("1 failed",), (r"without a result", r"InjectedFault")),
+        Question("What failed, and why?", "Jobs, N failed", ("1 failed",), (r"Not processed", r"InjectedFault")),
         Question(
             "Which outputs are doubtful, and what was the input?", "Jobs, the job, Flagged",
-            (f"#{jobs.flagged} ", "Flagged"), (r"(changed|copied|ratio|language)", "Input", "archive of"),
+            (f"#{jobs.flagged}", "Flagged"), (r"(changed|copied|ratio|language)", "Input", "archive of"),
         ),
         Question(
             "When does the pipeline run next, and how did the last run end?", "Pipelines", ("Pipelines",),
@@ -132,8 +133,9 @@ def answer(browser: Browser, url: str, question: Question, width: int) -> tuple[
         if question.typed is not None and place == len(question.clicks) - 1:
             field, text = question.typed
             browser.driver.find_element(By.NAME, field).send_keys(text)
-        link = next(one for one in browser.driver.find_elements(By.CSS_SELECTOR, "a, button, summary")
-                    if one.is_displayed() and one.text.startswith(name))  # fmt: skip
+        row = f"#job-{name[1:]} a" if name.startswith("#") else "a, button, summary"
+        link = next(one for one in browser.driver.find_elements(By.CSS_SELECTOR, row)
+                    if one.is_displayed() and (name.startswith("#") or one.text.startswith(name)))  # fmt: skip
         stays = link.tag_name == "summary"
         link.click()
         if not stays:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from docmill.features.explaining.explanation import Cut, explain
 from docmill.features.explaining.provenance import read_provenance
-from docmill.storage.core.specs import DOUBTFUL
 from docmill.storage.results.corpora import find_documents
 from docmill.storage.results.status import read_status
-from docmill.worker.web.marks import TextPart, excerpt
+from docmill.tasks.checks import NONE
+from docmill.worker.web.marks import checks_of, excerpt, mark_output, remark
 from docmill.worker.web.page import Page, PageRequest, Values
 from docmill.worker.web.pages.jobs import shared
 
@@ -27,15 +27,19 @@ def read_document(request: PageRequest) -> Values:
     outcome = explanation.step.outcome
     kind = request.database.kind_of(explanation.step.spec.kind)
     output = "" if outcome is None or outcome.status != "done" else kind.output.shown(outcome.output)
+    flags = () if outcome is None else outcome.flags
+    checks = checks_of(request.settings.models_dir, request.settings.cache_dir)(explanation.step.spec)
+    is_text = outcome is not None and output == outcome.output.get("text")
+    found = mark_output(explanation.step.text or "", output, flags, checks if is_text else NONE)
     return {
         **shared(status),
         "explanation": explanation,
         "of": explanation.provenance,
         "outcome": outcome,
         "batch": explanation.step.batch,
-        "input": excerpt([TextPart(explanation.step.text or "", False)], LONGEST),
-        "output": excerpt([TextPart(output, False)], LONGEST),
-        "doubtful": DOUBTFUL,
+        "input": excerpt(found.input, LONGEST),
+        "output": excerpt(found.output, LONGEST),
+        "said": [*found.remarks, *map(remark, explanation.provenance.flags)],
         "appearances": find_documents(request.database, key, explanation.provenance.corpus),
     }
 

@@ -13,8 +13,8 @@ from docmill.tasks import kinds
 from docmill.worker.formatting import as_json, duration, local_time, printable, rate, time_left
 
 JOBS = 50
-BAR = 10  # characters
-JOB_COLUMNS = ("job", "task", "state", "progress", "texts/s", "tokens/s", "time left")
+BAR = 6  # characters
+JOB_COLUMNS = ("job", "task", "corpus", "state", "progress", "texts/s", "time left")
 LANE_COLUMNS = ("lane", "planned", "queued", "running", "oldest job")
 WORKER_COLUMNS = ("worker", "device", "shards", "lanes", "refuses")
 FAILURE_COLUMNS = ("job", "document", "time", "reason")
@@ -37,19 +37,19 @@ def read_view(database: Database, lanes: Collection[str] = kinds.NAMES) -> View:
 
 
 def job_row(job: JobStatus, block: str = "#", rest: str = ".") -> tuple[str, ...]:
-    """Return the cells of a job, with a bar of these two characters."""
+    """Return the cells of a job, with the last part of its corpus's name and a bar of these two characters."""
     share = (job.texts - job.pending) / job.texts if job.texts else float(job.state == "done")
     full = int(share * BAR)
     tasks = "+".join(step.spec.kind for step in job.steps)
     left = job.time_left
-    paces = (rate(left.texts_per_s), rate(left.tokens_per_s)) if left.texts_per_s else ("", "")
     said = "" if job.ended else time_left(left).removesuffix(" left")
     return (
         str(job.id),
-        _short(tasks, 14),
+        _short(tasks, 12),
+        _short(job.corpus.rpartition("/")[2], 18),
         job.state,
         f"{block * full}{rest * (BAR - full)} {int(100 * share):>3} %",
-        *paces,
+        rate(left.texts_per_s) if left.texts_per_s else "",
         said or (_short(job.waiting_cause.replace("_", " "), 14) if job.waiting_cause else ""),
     )
 

@@ -75,6 +75,12 @@ def meaning(name: str) -> str | None:
     return _meanings().get(flag_name(name).partition(":")[0])
 
 
+def in_words(flag: str) -> str:
+    """Return a flag as a remark for people: its meaning, with the value that stands in the flag."""
+    said, value = meaning(flag), flag.partition(":")[2]
+    return flag if said is None else f"{said}: {value}" if value else said
+
+
 @dataclass(frozen=True)
 class Checks:
     """The checks that suit a kind of task under one spec, by their flags, with their context.
@@ -134,6 +140,7 @@ __all__ = [
     "Finding",
     "all_checks",
     "doubt_confidence",
+    "in_words",
     "meaning",
     "written",
 ]

@@ -111,6 +111,12 @@ def shared_options(task_kinds: Sequence[TaskKind]) -> dict[str, FieldInfo]:
     }
 
 
+def verb(name: str) -> str:
+    """Return the kind as a verb, for titles: `Summarize`. An unknown kind is its name."""
+    known: TaskKind | None = _registry()["BY_NAME"].get(name)
+    return ((known and known.verb) or name).capitalize()
+
+
 def kind(name: str) -> TaskKind:
     """Return the kind of this name. Raises UnknownKind."""
     by_name: Mapping[str, TaskKind] = _registry()["BY_NAME"]

@@ -237,6 +237,7 @@ class TaskKind:
     """The declaration of a kind of task: one module in ``tasks.kinds``, and one line in its registry.
 
     ``name``: the name of the task, and of its lane.
+    ``verb``: the task as a verb, where the name is none.
     ``families``: the families of models that can do the task, each with its head. A kind without any needs no model.
     ``params``: checks the options against the model, and returns the parameters that the spec has beyond the options.
     Raises BadOption.
@@ -254,6 +255,7 @@ class TaskKind:
     options: type[KindOptions]
     output: OutputType
     recipe: Callable[[Spec, Traits], Recipe]
+    verb: str = ""
     families: Mapping[Family, Head] = field(default_factory=dict)
     params: Callable[[Plan], Mapping[str, Any]] = lambda _plan: {}
     default_model: str | None = None

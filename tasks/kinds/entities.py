@@ -272,6 +272,7 @@ def _runs(tags: Sequence[tuple[bool, str]]) -> list[tuple[int, int]]:
 
 ENTITIES = TaskKind(
     name="entities",
+    verb="find entities",
     summary="Find named entities in each document.",
     options=EntitiesOptions,
     output=SPANS,

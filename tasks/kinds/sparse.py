@@ -74,6 +74,7 @@ class SparseOptions(Embedding):
 
 SPARSE = TaskKind(
     name="sparse",
+    verb="weigh tokens",
     summary="Compute a sparse embedding of each document: tokens with weights.",
     options=SparseOptions,
     output=WEIGHTS,

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from docmill.storage.errors import NotFound, StorageError
 from docmill.storage.features import load_all
 from docmill.worker.errors import WorkerError
+from docmill.worker.web import downloads
 from docmill.worker.web.page import Change, Page, PageRefused, PageRequest, Renderer, assets, merged
 from docmill.worker.web.pages import jobs, outputs, pipelines, search
 from docmill.worker.web.site import (
@@ -84,6 +85,7 @@ class _Application:
             Route(SIGN_IN, self._sign_in_page, methods=["GET"]),
             Route(SIGN_IN, self._sign_in, methods=["POST"]),
             Route(SIGN_OUT, self._sign_out, methods=["POST"]),
+            Route(downloads.PATH, self._download, methods=["GET"]),
             *(Route(page.path, partial(self._show, page), methods=["GET"]) for page in PAGES),
             *(Route(change.path, partial(self._change, change), methods=["POST"]) for change in CHANGES),
         ]
@@ -126,6 +128,10 @@ class _Application:
             return answer
 
         return await self._answer(request, act)
+
+    async def _download(self, request: Request) -> Response:
+        page_request = self._page_request(request)
+        return await self._answer(request, lambda: downloads.download(page_request))
 
     async def _answer(self, request: Request, act: Callable[[], Response]) -> Response:
         """Return what a function of the store answers, on a thread; a page that says so if it cannot."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SIZE: Mapping[str, int] = MappingProxyType({"width": 560, "height": 220})
 _SVG = "{http://www.w3.org/2000/svg}"
 MOST_LABELS = 6
+LEAST_S = 60.0
 WIDTHS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 43200, 86400)
 
 
@@ -30,9 +31,9 @@ def bars(counts: Sequence[tuple[str, int]], label: str) -> str:
 
 
 def throughput(shards: Sequence[FinishedShard], size: Mapping[str, int] = SIZE) -> str | None:
-    """Return the chart of a job's tokens per second over time; None if it would have a single point."""
+    """Return the chart of a job's tokens per second over time; None for less than a minute of work."""
     times = timeline(shards)
-    if times is None or len(times.rates) < 2:
+    if times is None or max(shard.finished_at for shard in shards) - times.start < LEAST_S:
         return None
     points = [(clock(times.start + n * times.width_s), rate) for n, rate in enumerate(times.rates)]
     return line(points, "Tokens per second over time, UTC", size)

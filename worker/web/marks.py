@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from docmill.storage.core.specs import Spec
+from docmill.storage.core.specs import DOUBTFUL, Spec
 from docmill.tasks import kinds
-from docmill.tasks.checks import Checks, Finding
+from docmill.tasks.checks import NONE, Checks, Finding, in_words
 from docmill.tasks.errors import TaskError
 from docmill.tasks.models import families, gguf
 from docmill.tasks.models.families import Direction
@@ -18,6 +18,7 @@ from docmill.tasks.specs import pinning
 WORD = re.compile(r"https?://\S*[\w/]|[^\W_]+(?:[.,:/_-][^\W_]+)*")
 SAME_LANGUAGE = 0.5  # the least share of the output's words that stand in the input, too
 NEVER_SPACED = re.compile(r"[぀-ヿ㐀-鿿가-힯฀-๿]")
+MOST_EVIDENCE = 4
 ChecksOf = Callable[[Spec], Checks]
 
 
@@ -123,6 +124,34 @@ def checks_of(models_dir: Path | None, cache_dir: Path) -> ChecksOf:
 def findings(checks: Checks, source: str, output: str, flags: Collection[str]) -> tuple[Finding, ...]:
     """Return the findings in an output for its own flags; the checks of this release may find more."""
     return tuple(finding for finding in checks.findings(source, output, flags) if finding.flag in flags)
+
+
+class MarkedOutput(NamedTuple):
+    """An input and an output in parts, of which some are marked. A remark is True if it casts doubt, and a text."""
+
+    input: Sequence[TextPart]
+    output: Sequence[TextPart]
+    remarks: Sequence[tuple[bool, str]]
+
+
+def mark_output(source: str, output: str, flags: Collection[str], checks: Checks = NONE) -> MarkedOutput:
+    """Return an output and its input with marks on what the checks find in it, and with its flags in words.
+
+    In a doubtful output without findings, marks are on words that are not in the input.
+    """
+    evidence = findings(checks, source, output, flags)
+    before, after = [TextPart(source, False)], [TextPart(output, False)]
+    if not DOUBTFUL.isdisjoint(flags):
+        before, after = mark_findings(source, output, evidence) or marked(source, output)
+    remarks = [remark(flag, (finding.evidence for finding in evidence if finding.flag == flag)) for flag in flags]
+    return MarkedOutput(before, after, sorted(remarks, key=lambda one: not one[0]))
+
+
+def remark(flag: str, evidence: Iterable[str] = ()) -> tuple[bool, str]:
+    """Return True if a flag casts doubt, and sentences: what a check found, or else the flag in words."""
+    said = [f"{sentence.removesuffix('.')}." for sentence in dict.fromkeys(evidence)] or [f"{in_words(flag)}."]
+    more = [f"And {len(said) - MOST_EVIDENCE} more."] if len(said) > MOST_EVIDENCE else []
+    return flag in DOUBTFUL, " ".join(said[:MOST_EVIDENCE] + more)
 
 
 def _direction(spec: Spec, models_dir: Path | None, cache_dir: Path) -> Direction:

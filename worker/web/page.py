@@ -190,14 +190,16 @@ def url(name: str) -> str:
 
 
 def ago(moment: float, now: float) -> str:
-    """Return how long ago a moment was: `just now`, `5 min ago`, `3 h ago`, `2 days ago`."""
+    """Return how long ago a moment was: `just now`, `1 min ago`, `3 h ago`, `2 days ago`."""
     seconds = max(0.0, now - moment)
-    return "just now" if seconds < MINUTE_S else f"{duration(seconds)} ago"
+    if seconds < 1.5 * MINUTE_S:
+        return "just now" if seconds < MINUTE_S else "1 min ago"
+    return f"{duration(seconds)} ago"
 
 
 def sentence(text: str) -> Markup:
     """Return a message of a command with what is in backticks as code, and a capital letter if a word is first."""
-    is_word = text.partition(" ")[0].removesuffix(":").isalpha()
+    is_word = text.partition(" ")[0].rstrip(":,").isalpha()
     capital = seen(text[:1].upper() + text[1:] if is_word else text)
     pieces = [escape(piece) for piece in capital.split("`")]
     if len(pieces) % 2 == 0:  # a backtick without a second one

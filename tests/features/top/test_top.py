@@ -73,7 +73,7 @@ def test_jobs_lanes_workers_and_the_last_failure_are_shown(busy: Database) -> No
         await _until(pilot, lambda: app.view)
         jobs = _cells(app, "#jobs")
         assert [row[0] for row in jobs] == ["2", "1"]  # those to do come first
-        assert jobs[1][3].endswith("100 %")
+        assert jobs[1][4].endswith("100 %")
         assert _cells(app, "#lanes")[0][0] == "copy"
         assert [row[2].split("/")[0] for row in _cells(app, "#workers")] == ["1", "0"]
         assert "job 1" in _text(app, "#failure")

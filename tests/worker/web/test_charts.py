@@ -36,6 +36,11 @@ def _shard(start: float, end: float, tokens: int = 0, owner: str = "w1") -> Fini
     return FinishedShard(owner, start, end, 1, tokens)
 
 
+def test_work_of_less_than_a_minute_has_no_chart() -> None:
+    assert charts.throughput([_shard(0, 30, 10), _shard(30, 59, 10)]) is None
+    assert charts.throughput([_shard(0, 30, 10), _shard(30, 61, 10)]) is not None
+
+
 def test_a_job_without_shards_has_no_timeline() -> None:
     assert timeline([]) is None
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job
+from docmill.storage.core.specs import Spec
 from docmill.storage.errors import JobStopped
 from docmill.storage.results.fleet import list_workers, read_fleet
 from docmill.storage.results.job_counts import finished_shards
@@ -15,15 +17,18 @@ from docmill.storage.results.marked import group_reasons
 from docmill.storage.results.status import STATES, JobStatus, list_jobs, list_statuses, read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import UNFINISHED
+from docmill.tasks import kinds
 from docmill.worker.extras import EXTRAS
 from docmill.worker.formatting import REASON_CLASSES, time_left
 from docmill.worker.jobs.changes import change_job, retry_failures
 from docmill.worker.prices import Prices, read_prices
 from docmill.worker.web import charts
+from docmill.worker.web.downloads import list_formats
 from docmill.worker.web.page import DAY_S, Change, Page, PageRefused, PageRequest, Values
 
 ROWS = 25
-SIZE = {"width": 880, "height": 240, "margin_left": 24}
+STDIN = "-"
+SIZE = {"width": 880, "height": 240, "margin_left": 24, "margin_right": 36}
 LARGEST_PRIORITY = 1_000_000
 TENTH = 10
 MOST_UNFINISHED = 50  # jobs on the page of the queue
@@ -93,18 +98,39 @@ class JobProgress:
         return "warn" if self.status.no_worker else TONES.get(self.status.state, "quiet")
 
     @property
-    def tasks(self) -> str:
-        """The kinds of its steps, and the model if they have the same."""
-        steps = self.status.steps
-        models = {step.spec.model for step in steps}
-        kinds = " → ".join(dict.fromkeys(step.spec.kind for step in steps))
-        return f"{kinds} · {models.pop()}" if len(models) == 1 else kinds
+    def title(self) -> str:
+        """Its tasks as verbs, and the name of its source: `Summarize · letters.jsonl`."""
+        verbs = dict.fromkeys(kinds.verb(step.spec.kind) for step in self.status.steps)
+        return f"{' → '.join(verbs)} · {last_part(self.status.source)}"
+
+    @property
+    def about(self) -> str:
+        """Its models, and the name of its corpus where the source does not say it."""
+        models = dict.fromkeys(name_model(step.spec) for step in self.status.steps)
+        corpus = self.status.corpus
+        if corpus.startswith(self.status.source):
+            of_source = corpus.removeprefix(self.status.source).strip(" ()")
+        else:
+            of_source = "" if self.status.source == STDIN else f"corpus {corpus}"
+        return " · ".join(filter(None, (", ".join(models), of_source)))
 
     @property
     def counts(self) -> tuple[int, int, int, int]:
         """Texts done, skipped, failed and to do."""
         status = self.status
         return status.done, status.skipped, status.failed, status.pending
+
+    @property
+    def not_processed(self) -> int:
+        """The number of texts and records without a result that no worker will compute."""
+        return self.status.failed + self.status.skipped + self.status.rejected
+
+    @property
+    def lacking(self) -> str:
+        """The same in words, by outcome."""
+        status = self.status
+        counts = {"failed": status.failed, "skipped": status.skipped, "rejected": status.rejected}
+        return ", ".join(f"{n:,} {outcome}" for outcome, n in counts.items() if n)
 
     @property
     def percent(self) -> int:
@@ -129,11 +155,28 @@ class JobProgress:
         return None if reason is None else reason.removesuffix(".")
 
 
+def name_model(spec: Spec) -> str:
+    """Return the name that people know a model by: that of its adapter, or of its file or folder."""
+    name = str(spec.params.get("adapter", spec.model))
+    return last_part(name) if Path(name).is_absolute() else name
+
+
+def last_part(source: str) -> str:
+    """Return the last part of a path or a URL."""
+    return "standard input" if source == STDIN else source.rstrip("/").rpartition("/")[2] or source
+
+
 def read_job(request: PageRequest) -> Values:
     """Return the job's progress."""
     status = read_status(request.database, request.id("job"))
     cost = read_prices(request.settings).cost_of(status)
-    return {**shared(status), "cost": None if cost is None else str(cost), "now": time.time()}
+    return {
+        **shared(status),
+        "cost": None if cost is None else str(cost),
+        "formats": list_formats(status),
+        "name_model": name_model,
+        "now": time.time(),
+    }
 
 
 def read_chart(request: PageRequest) -> Values:
@@ -218,7 +261,12 @@ def read_workers(request: PageRequest) -> Values:
 
 PAGES = (
     Page("/jobs", "jobs.html.j2", read_jobs, name="Jobs", parts={"rows": read_jobs}),
-    Page("/jobs/{job:int}", "job.html.j2", read_job, parts={"progress": read_job, "chart": read_chart}),
+    Page(
+        "/jobs/{job:int}",
+        "job.html.j2",
+        read_job,
+        parts={"progress": read_job, "chart": read_chart, "details": read_job},
+    ),
     Page("/jobs/{job:int}/failures", "failures.html.j2", read_failures),
 )
 FLEET_PAGES = (

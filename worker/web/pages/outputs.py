@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.specs import DOUBTFUL
 from docmill.storage.results.job_counts import count_flags
 from docmill.storage.results.marked import Cursor, flagged_page
 from docmill.storage.results.results import samples
 from docmill.storage.results.status import JobStatus, StepStatus, read_status
 from docmill.storage.steps.conditions import list_flags, order_flags
-from docmill.tasks.checks import Checks, meaning
-from docmill.worker.web.marks import TextPart, checks_of, excerpt, findings, mark_findings, marked
+from docmill.tasks.checks import NONE, Checks, meaning
+from docmill.worker.web.marks import TextPart, checks_of, excerpt, mark_output
 from docmill.worker.web.page import Page, PageRefused, PageRequest, Values
 from docmill.worker.web.pages.jobs import shared
 
@@ -22,18 +21,17 @@ ROWS = 10
 MOST_COUNTED = 20_000  # documents of a job
 SAMPLES = 12
 LOOKED_AT = 200  # results from which samples are chosen
-LONGEST = 2_000  # characters of a text in a list
+LONGEST = 800  # characters of a text in a list
 
 
 @dataclass(frozen=True)
-class MarkedOutput:
-    """A document's input and output in parts, of which some are marked, with its flags."""
+class ShownOutput:
+    """A document's input and output in parts, of which some are marked, with remarks (`marks.MarkedOutput`)."""
 
     document: str
     input: Sequence[TextPart]
     output: Sequence[TextPart]
-    flags: Sequence[str]
-    evidence: Sequence[str] = ()
+    remarks: Sequence[tuple[bool, str]]
 
 
 def read_flagged(request: PageRequest) -> Values:
@@ -51,7 +49,6 @@ def read_flagged(request: PageRequest) -> Values:
         "flag": flag,
         "counts": _counts(request.database, status, step),
         "flags": list_flags(),
-        "doubtful": DOUBTFUL,
         "meaning": meaning,
         "is_first": request.query.get("after") is None,
     }
@@ -68,7 +65,7 @@ def read_samples(request: PageRequest) -> Values:
         if last.name in by_step:
             whole = {**by_step[last.name], "id": result["id"], "input": _input(last, result, by_step)}
             pairs.append(_pair(request.database, last, whole))
-    return {**shared(status), "pairs": pairs, "step": last, "doubtful": DOUBTFUL, "meaning": meaning}
+    return {**shared(status), "pairs": pairs, "step": last}
 
 
 def _input(step: StepStatus, result: Mapping[str, Any], by_step: Mapping[str, Any]) -> str:
@@ -76,21 +73,13 @@ def _input(step: StepStatus, result: Mapping[str, Any], by_step: Mapping[str, An
     return str(result["input"] if step.input is None else by_step.get(step.input, {}).get("text", ""))
 
 
-def _pair(
-    database: Database, step: StepStatus, result: Mapping[str, Any], checks: Checks | None = None
-) -> MarkedOutput:
+def _pair(database: Database, step: StepStatus, result: Mapping[str, Any], checks: Checks = NONE) -> ShownOutput:
     text, source = result.get("text"), str(result["input"])
     output = text if isinstance(text, str) else database.kind_of(step.spec.kind).output.shown(result)
-    flags = tuple(result["flags"])
-    evidence = findings(checks, source, output, flags) if checks is not None and output == text else ()
-    if DOUBTFUL.isdisjoint(flags):
-        before, after = [TextPart(source, False)], [TextPart(output, False)]
-    else:
-        before, after = mark_findings(source, output, evidence) or marked(source, output)
-    said = [f"{finding.flag}: {finding.evidence}" for finding in evidence]
-    shown = {finding.flag for finding in evidence}
-    said += [f"{flag}: {meaning(flag)}" for flag in flags if flag in DOUBTFUL and flag not in shown and meaning(flag)]
-    return MarkedOutput(str(result["id"]), excerpt(before, LONGEST), excerpt(after, LONGEST), flags, tuple(said))
+    found = mark_output(source, output, result["flags"], checks if output == text else NONE)
+    return ShownOutput(
+        str(result["id"]), excerpt(found.input, LONGEST), excerpt(found.output, LONGEST), found.remarks
+    )
 
 
 def _step(request: PageRequest, status: JobStatus) -> StepStatus:

@@ -15,9 +15,11 @@ from docmill.tasks.errors import TaskError
 from docmill.worker.errors import WorkerError
 from docmill.worker.jobs import Listener
 from docmill.worker.jobs.search import SearchOptions, open_search
+from docmill.worker.web.marks import TextPart, excerpt
 from docmill.worker.web.page import Page, PageRefused, PageRequest, Values
+from docmill.worker.web.pages.jobs import last_part
 
-TOP = 20
+TOP = 10
 MOST_CHARS = 2_000  # of a text, or of an id
 SHOWN_CHARS = 400  # of a hit
 
@@ -30,10 +32,12 @@ class SearchResult:
     step: str
     hits: Sequence[StoredHit]
 
-    def beginning(self, hit: StoredHit) -> str:
-        """Return the beginning of a hit's text, or of the part that matched."""
-        text = hit.text if hit.passage is None else hit.text[slice(*hit.passage)]
-        return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS].rstrip()} …"
+    def text_of(self, hit: StoredHit) -> list[TextPart]:
+        """Return a part of the hit's text, with a mark on the passage that matched."""
+        start, end = hit.passage or (0, 0)
+        is_part = end - start < len(hit.text)
+        parts = [(hit.text[:start], False), (hit.text[start:end], is_part), (hit.text[end:], False)]
+        return excerpt([TextPart(text, is_marked) for text, is_marked in parts if text], SHOWN_CHARS)
 
 
 def read(request: PageRequest) -> Values:
@@ -46,7 +50,7 @@ def read(request: PageRequest) -> Values:
     if len(key) > MOST_CHARS:
         raise PageRefused(f"The id has {len(key):,} characters; the page looks up at most {MOST_CHARS:,}.")
     values: dict[str, object] = {"corpora": corpora, "corpus": corpus, "text": text, "found": None, "problem": None}
-    values |= {"key": key, "documents": find_documents(request.database, key) if key else []}
+    values |= {"last_part": last_part, "key": key, "documents": find_documents(request.database, key) if key else []}
     if text and corpora and request.from_another_site:
         values["problem"] = "This search is a link of another site. Press Search to load the model and to search."
     elif text and corpora:
@@ -63,7 +67,7 @@ def search(request: PageRequest, corpus: str, text: str) -> SearchResult:
     Raises NotFound, NothingEmbedded, TaskError and WorkerError.
     """
     query = Record("", normalize(text)[0], {}, (), "The text")
-    options = SearchOptions(top=TOP, passages=False)
+    options = SearchOptions(top=TOP)
     with open_search(request.settings, request.database, corpus, options, _refuse, Listener()) as opened:
         [(_, hits)] = opened.answers([query])
     return SearchResult(opened.searched.job_id, opened.searched.way[-1].name, hits)
