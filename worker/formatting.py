@@ -127,7 +127,6 @@ def ingested(source: str, counts: Counts, *, adopted: bool, takes_encoding: bool
     """
     if not counts.records and not counts.rejected:
         return no_records(source)
-    vanished = f", {counts.vanished:,} vanished" if counts.vanished else ""
     advice = "name it, such as --encoding windows-1252" if takes_encoding else "save it as UTF-8"
     mended = (
         f" In {counts.mended:,} of them bytes that are not in the encoding, or characters that cannot be stored, "
@@ -135,11 +134,17 @@ def ingested(source: str, counts: Counts, *, adopted: bool, takes_encoding: bool
         f"If the file has another encoding, {advice}."
     )
     superseded = " `docmill failures` names the superseded records."
+    parts = (
+        (counts.changed, "changed"),
+        (counts.unchanged, "unchanged"),
+        (counts.repeated, "superseded by a later record of the same id"),
+        (counts.rejected, "rejected"),
+        (counts.vanished, "vanished"),
+    )
+    others = "".join(f", {n:,} {name}" for n, name in parts if n)
     return (
-        f"{counted(counts.records, 'record')}: {counted(counts.new, 'new document')}, {counts.changed:,} changed, "
-        f"{counts.unchanged:,} unchanged, {counts.repeated:,} superseded by a later record of the same id, "
-        f"{counts.rejected:,} rejected{vanished}. {counted(counts.planned, 'text')} to compute"
-        f"{', beside those of before' if adopted else ''}."
+        f"{counted(counts.records, 'record')}: {counted(counts.new, 'new document')}{others}. "
+        f"{counted(counts.planned, 'text')} to compute{', beside those of before' if adopted else ''}."
     ) + "".join([mended if counts.mended else "", superseded if counts.repeated else ""])
 
 
@@ -151,8 +156,12 @@ def summary(status: JobStatus, cost: Cost | None = None) -> str:
     """Return a job in one line, with the cost of its tokens if it is known."""
     line = (
         f"Job {status.id} {status.state}: {documents(status.documents)}, {counted(status.texts, 'unique text')}: "
-        f"{status.done:,} done, {status.failed:,} failed, {status.skipped:,} skipped (blank)"
+        f"{status.done:,} done"
     )
+    if status.failed:
+        line += f", {status.failed:,} failed"
+    if status.skipped:
+        line += f", {status.skipped:,} skipped (blank)"
     if status.pending:
         line += f", {status.pending:,} to do"
     if status.truncated:
