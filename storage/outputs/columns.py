@@ -70,6 +70,10 @@ class Column:
         """Return the column of a result's `key`."""
         return cls(key, form, lambda result: result.get(key))
 
+    def in_step(self, step: str, name: str) -> Column:
+        """Return the column, of another name, in a table of several steps, each with a result under its name."""
+        return Column(name, self.form, lambda results: self.value(results["steps"].get(step, {})))
+
 
 @dataclass(frozen=True)
 class OutputColumn(Column):
@@ -84,9 +88,9 @@ class OutputColumn(Column):
     stored: tuple[str | int, ...] = ()
 
     def of_step(self, step: str) -> Column:
-        """Return the column in a table of several steps, each of which has a result under its name."""
+        """Return the column in a table of several steps."""
         assert self.suffix is not None
-        return Column(step + self.suffix, self.form, lambda results: self.value(results["steps"].get(step, {})))
+        return self.in_step(step, step + self.suffix)
 
 
 def row_of(columns: Sequence[Column], result: Result) -> dict[str, Any]:

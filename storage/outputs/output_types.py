@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import orjson
 
 from docmill.storage.json_values import Json
-from docmill.storage.outputs.columns import Form, OutputColumn, Result
+from docmill.storage.outputs.columns import Column, Form, OutputColumn, Result
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, FromClause
@@ -98,6 +98,10 @@ class OutputType(ABC):
     @abstractmethod
     def columns(self, params: Params) -> tuple[OutputColumn, ...]:
         """Return the columns of outputs under a spec with these parameters."""
+
+    def people_columns(self, params: Params, heading: str) -> Sequence[Column]:
+        """Return the columns of outputs in a table for people. `heading` names the column of a single output."""
+        return [replace(self.columns(params)[0], name=heading)]
 
     def confidence_columns(self, params: Params) -> tuple[OutputColumn, ...]:
         """Return the columns about the confidence of outputs under a spec with these parameters."""
@@ -204,6 +208,13 @@ class _Text(OutputType):
         cited = column(SENTENCES, Form.SENTENCES, f"_{SENTENCES}", stored=("data", SENTENCES))
         return (text, *((several,) if params.get(N, 1) > 1 else ()), *((cited,) if RANKING in params else ()))
 
+    def people_columns(self, params: Params, heading: str) -> Sequence[Column]:
+        def at(place: int) -> Callable[[Result], Any]:
+            return lambda result: dict(enumerate(result.get(TEXTS) or [result.get("text")])).get(place)
+
+        n = params.get(N, 1)
+        return [Column(heading if n == 1 else f"{heading} {place + 1}", Form.TEXT, at(place)) for place in range(n)]
+
     def confidence_columns(self, params: Params) -> tuple[OutputColumn, ...]:
         return () if RANKING in params else super().confidence_columns(params)
 
@@ -281,6 +292,9 @@ class _Weights(OutputType):
     def columns(self, params: Params) -> tuple[OutputColumn, ...]:
         return (column("weights", Form.WEIGHTS, "_weights", stored=("data", "weights")),)
 
+    def people_columns(self, params: Params, heading: str) -> Sequence[Column]:
+        return [_listed_column(heading, "weights", lambda item: f"{item['token']} ({item['weight']:.2f})")]
+
     def items(self, params: Params) -> tuple[str, Mapping[str, Form]] | None:
         return "weights", _forms_of(self._fields)
 
@@ -330,6 +344,12 @@ class _Labels(OutputType):
             column("labels", Form.LABELS, "_labels", stored=("data", "labels")),
         )
 
+    def people_columns(self, params: Params, heading: str) -> Sequence[Column]:
+        if params.get("multi_label"):
+            return [_listed_column("labels", "labels", lambda item: f"{item['label']} ({item['score']:.2f})")]
+        label, score, _ = self.columns(params)
+        return [label, Column("score", Form.NUMBER, lambda result: _rounded(score.value(result)))]
+
     def shown(self, result: Result) -> str:
         return _line_of(f"{item['label']} {item['score']:.3f}" for item in result["labels"])
 
@@ -367,6 +387,9 @@ class _Spans(OutputType):
 
     def columns(self, params: Params) -> tuple[OutputColumn, ...]:
         return (column("spans", Form.SPANS, "_spans", stored=("data", "spans")),)
+
+    def people_columns(self, params: Params, heading: str) -> Sequence[Column]:
+        return [_listed_column(heading, "spans", lambda item: f"{item['text']} ({item['label']})")]
 
     def items(self, _params: Params) -> tuple[str, Mapping[str, Form]] | None:
         return "spans", _forms_of(self._fields)
@@ -412,6 +435,11 @@ class _Record(OutputType):
         cited = column(CITATIONS, Form.JSON, f"_{CITATIONS}", in_data(Form.JSON, CITATIONS))
         whole = column("data", Form.JSON, "_data", in_data(Form.JSON, "data"))
         return (*(columns or (whole,)), *((cited,) if params.get("cite") else ()))
+
+    def people_columns(self, params: Params, heading: str) -> Sequence[Column]:
+        columns = [column for column in self.columns(params) if column.name not in {"data", CITATIONS}]
+        named = [replace(column, name=column.name.removeprefix("data_")) for column in columns]
+        return named or super().people_columns(params, heading)
 
     def shown(self, result: Result) -> str:
         # A terminal's line is cut at its end, so that lists and objects come last.
@@ -464,6 +492,19 @@ class _Redacted(OutputType):
 
     def shown(self, result: Result) -> str:
         return result["text"] or ""
+
+
+def _listed_column(name: str, key: str, said: Callable[[Mapping[str, Any]], str]) -> Column:
+    """Return a column that says each item of a result's list in words."""
+
+    def value(result: Result) -> str | None:
+        return None if key not in result else "; ".join(map(said, result[key]))
+
+    return Column(name, Form.TEXT, value)
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, 3)
 
 
 def _lines(sentences: Iterable[Mapping[str, Any]]) -> str:

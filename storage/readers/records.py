@@ -196,6 +196,9 @@ def check_columns(columns: Sequence[str], name: str, options: SourceOptions) -> 
     if len(set(columns)) != len(columns):
         twice = [column for column, n in Counter(columns).items() if n > 1]
         raise FieldUnknown(f"{name}: more than one column is named {quote_names(sorted(twice))}")
+    if columns[:1] == ["document"] and "remarks" in columns and options.id_field == SourceOptions.id_field:
+        advice = "to read it, add --id-field document, and --text-field"
+        raise FieldUnknown(f"{name}: docmill wrote this table for people; {advice}")
     wrong = find_missing_field([columns], options)
     if wrong is not None:
         raise FieldUnknown(f"{name}: {wrong}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Result, Select, Text, cast, select
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Document, Job
+from docmill.storage.core.schema import Content, Document, Job
 from docmill.storage.core.transaction import IN_BINARY
 from docmill.storage.outputs.columns import Column
 from docmill.storage.outputs.output_types import CONFIDENCE
@@ -27,7 +27,9 @@ FETCHED_ROWS = 300  # rows at a time: so few that Python sees no need to collect
 _OUTCOME = ("text", "vector", "tokens_in", "tokens_out", *CONFIDENCE)
 
 
-def read_table(database: Database, job_id: int, columns: Sequence[Column], step: str | None = None) -> Table:
+def read_table(
+    database: Database, job_id: int, columns: Sequence[Column], step: str | None = None, *, with_input: bool = False
+) -> Table:
     """Return the done documents of a step of a job, or of its only one, as a table with columns of `results.columns`.
 
     It has the same rows and values as `results.results`, in the same order. Needs pyarrow. Raises NotFound.
@@ -36,7 +38,7 @@ def read_table(database: Database, job_id: int, columns: Sequence[Column], step:
     with database.read() as transaction:
         way = find_named_way(read_steps(transaction, job_id), step)
         output = transaction.kind_of(way[-1].lane).output
-        query = query_of(job, way)
+        query = query_of(job, way, with_input=with_input)
         names = list(query.selected_columns.keys())
         transaction.prefer_index_order()
         options = {"stream_results": True, "yield_per": FETCHED_ROWS, IN_BINARY: True}
@@ -58,7 +60,7 @@ def _by_column(result: Result[*tuple[object, ...]], names: Sequence[str]) -> Ite
         yield values
 
 
-def query_of(job: Job, way: Sequence[OpenStep]) -> Select[*tuple[object, ...]]:
+def query_of(job: Job, way: Sequence[OpenStep], *, with_input: bool = False) -> Select[*tuple[object, ...]]:
     """Return the query for the documents with a result at the last step of a path. JSON comes as text."""
     of_document = (
         Document.key,
@@ -73,4 +75,7 @@ def query_of(job: Job, way: Sequence[OpenStep]) -> Select[*tuple[object, ...]]:
         as_text(outcome.flags).label("flags"),
     )
     query = query.add_columns(*of_outcome).where(lineage.visible(job), outcome.status == "done")
+    if with_input:
+        content = Content.__table__.alias()
+        query = query.add_columns(content.c.text.label("input")).join(content, content.c.id == Document.content_id)
     return query.order_by(Document.seq, Document.id)

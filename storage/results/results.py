@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, islice
@@ -157,23 +157,65 @@ def _confidence(outcome: StoredOutcome) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def input_columns(database: Database, job_id: int, step: str | None = None) -> tuple[Column, ...]:
+def input_columns(
+    database: Database, job_id: int, step: str | None = None, *, with_input: bool = False
+) -> tuple[Column, ...]:
     """Return the columns of a table of `inputs`: those of `results`, then the outcome and its reason.
 
     An underscore stands before the name if an output has a column of this name. Raises as `columns` does.
     """
-    table = columns(database, job_id, step)
+    table = columns(database, job_id, step, with_input=with_input)
+    return (*table, *_beside(table, "outcome", "reason"))
+
+
+def _beside(table: Sequence[Column], *keys: str) -> list[Column]:
+    """Return the columns of these keys, with an underscore before a name that the table has already."""
     taken = {column.name for column in table}
-    added = [Column.of(name, Form.TEXT) for name in ("outcome", "reason")]
-    renamed = [replace(column, name=f"_{column.name}") if column.name in taken else column for column in added]
-    return (*table, *renamed)
+    added = [Column.of(key, Form.TEXT) for key in keys]
+    return [replace(column, name=f"_{column.name}") if column.name in taken else column for column in added]
 
 
-def columns(database: Database, job_id: int, step: str | None = None) -> tuple[Column, ...]:
+def people_columns(
+    database: Database,
+    job_id: int,
+    step: str | None = None,
+    *,
+    with_input: bool = False,
+    heading: Callable[[str], str],
+    remarks: Callable[[Result], str | None],
+) -> tuple[Column, ...]:
+    """Return the columns of a table of `inputs` for people: the document, its text, the outputs, and remarks.
+
+    `heading` returns the name of an output's column from its task, `remarks` those on a row. Raises NotFound.
+    """
+    require(database, job_id)
+    steps = _steps(database, job_id)
+    text = (Column("text", Form.TEXT, lambda row: row.get("input")),) if with_input else ()
+    outputs: list[Column] = []
+    for open_step in steps if step is None else find_named_way(steps, step)[-1:]:
+        of_step = database.kind_of(open_step.lane).output.people_columns(open_step.params, heading(open_step.lane))
+        if step is None and len(steps) > 1:
+            name, single = open_step.name, len(of_step) == 1
+            of_step = [column.in_step(name, name if single else f"{name} {column.name}") for column in of_step]
+        outputs += of_step
+    table = (replace(Column.of("id", Form.TEXT), name="document"), *text)
+    taken = {"remarks", *(column.name for column in table)}
+    unlike = [replace(column, name=f"_{column.name}") if column.name in taken else column for column in outputs]
+    return (*table, *unclashing(unlike, taken), Column("remarks", Form.TEXT, remarks))
+
+
+def columns(
+    database: Database, job_id: int, step: str | None = None, *, with_input: bool = False
+) -> tuple[Column, ...]:
     """Return the columns of a table of `results`; of several steps each has those of its output.
 
-    Raises NotFound.
+    `with_input` adds the text after the id. Raises NotFound.
     """
+    first, *rest = _columns(database, job_id, step)
+    return (first, *(_beside(rest, "input") if with_input else ()), *rest)
+
+
+def _columns(database: Database, job_id: int, step: str | None) -> tuple[Column, ...]:
     require(database, job_id)
     steps = _steps(database, job_id)
     if step is None and len(steps) > 1:
@@ -231,12 +273,15 @@ def failures(database: Database, job_id: int) -> Iterator[dict[str, Any]]:
     yield from _rejected(database, job.ingest_id)
 
 
-def inputs(database: Database, job_id: int, *, step: str | None = None) -> Iterator[dict[str, Any]]:
+def inputs(
+    database: Database, job_id: int, *, step: str | None = None, with_input: bool = False
+) -> Iterator[dict[str, Any]]:
     """Yield every input of a job: each document as `results` has it, and each rejected record, in that order.
 
     A row also has "outcome" and "reason". The outcome is `done`, `failed`, `skipped`, `blocked`, `rejected`,
     `superseded` (by a later record of the same id), `pending` in a job that goes on, or `not computed`. In a job with
-    several steps, where none is named, it is that of the first step that has no result. Raises NotFound.
+    several steps, where none is named, it is that of the first step that has no result. `with_input` adds the text of
+    a document as "input". Raises NotFound.
     """
     job = require(database, job_id)
     steps = _steps(database, job_id)
@@ -248,10 +293,12 @@ def inputs(database: Database, job_id: int, *, step: str | None = None) -> Itera
     lacking: dict[str, Any] = {"steps": {}} if several else {"task": last.lane}
     ended: tuple[str, str | None]
     open_ = ("pending", None) if job.state in UNFINISHED else ("not computed", _WHY_NOT.get(job.state))
-    for document, outcomes, text in _documents(database, job, _Wanted(way)):
+    for document, outcomes, text in _documents(database, job, _Wanted(way, with_input)):
         failures = _failures_of(document.key, way, outcomes)
         done = next(rows(iter([(document, outcomes, text)])), None)
         row = {"id": document.key, **lacking, "flags": document.flags, "meta": document.meta}
+        if text is not None:
+            row["input"] = text
         if several and failures:
             name, failure = next(iter(failures.items()))
             ended = failure["status"], f"{name}: {failure['reason']}" if failure["reason"] else name

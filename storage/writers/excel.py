@@ -22,10 +22,7 @@ if TYPE_CHECKING:
 MOST_ROWS = 1_048_576  # of a sheet, the header included
 MOST_COLUMNS = 16_384
 MOST_CHARS = 32_767  # of a cell, in UTF-16
-_NOT_PROCESSED = (
-    *(Column.of(name, Form.TEXT) for name in ("id", "outcome", "reason")),
-    Column.of("meta", Form.JSON),
-)
+_WIDTHS = {Form.TEXT: 40, Form.INTEGER: 10, Form.NUMBER: 10, Form.BOOLEAN: 10}  # in characters; the others have 20
 _EXACT = 2**53  # a larger whole number would lose digits
 _CREATED = datetime(1980, 1, 1)  # noqa: DTZ001 - the format has no time zone; the same results are the same bytes
 
@@ -33,9 +30,8 @@ _CREATED = datetime(1980, 1, 1)  # noqa: DTZ001 - the format has no time zone; t
 def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> RowCount:
     """Write the results, on further sheets if one has no room for them.
 
-    Inputs without a result (see `storage.results.results.inputs`) are on a sheet of their own. Longer texts than a
-    cell can hold are cut, with a note at their end. Of a vector the cell has the number of its numbers. The remark
-    says so. Raises FormatUnfit for too many columns, and OSError.
+    A text that is longer than a cell can hold is cut, with a note at its end. A vector's cell shows its length. The
+    remark says so. Raises FormatUnfit for too many columns, and OSError.
     """
     from xlsxwriter import Workbook
     from xlsxwriter.exceptions import FileCreateError, FileSizeError
@@ -45,14 +41,9 @@ def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> Row
     workbook = Workbook(file, {"constant_memory": True})
     workbook.set_properties({"created": _CREATED})
     table = _Table(workbook, columns)
-    lacking: _Table | None = None
     try:
         for row in rows:
-            if row.get("outcome", "done") == "done" or row.get("steps"):
-                table.add(row)
-            else:
-                lacking = lacking or _Table(workbook, _NOT_PROCESSED, "Not processed")
-                lacking.add(row)
+            table.add(row)
     finally:
         try:
             workbook.close()
@@ -60,17 +51,16 @@ def write(rows: Iterable[Row], columns: Sequence[Column], file: BinaryIO) -> Row
             raise OSError(str(error)) from error
         except FileSizeError as error:
             raise FormatUnfit("the workbook has more than 4 GiB; write parts, or .csv.gz") from error
-    tables = [table] if lacking is None else [table, lacking]
-    return RowCount(sum(part.n_rows for part in tables), " ".join(filter(None, (part.remark() for part in tables))))
+    return RowCount(table.n_rows, table.remark())
 
 
 class _Table:
     """Sheets of a workbook with the same columns, and the counts of what they do not hold."""
 
-    def __init__(self, workbook: Workbook, columns: Sequence[Column], name: str = "Results") -> None:
+    def __init__(self, workbook: Workbook, columns: Sequence[Column]) -> None:
         self.n_rows = 0
-        self._name = name
         self._workbook = workbook
+        self._bold = workbook.add_format({"bold": True})
         self._columns = columns
         self._n_sheets = self._n_cut = self._n_vectors = 0
         self._sheet = self._next_sheet()
@@ -99,10 +89,11 @@ class _Table:
 
     def _next_sheet(self) -> Worksheet:
         self._n_sheets += 1
-        sheet = self._workbook.add_worksheet(self._name if self._n_sheets == 1 else f"{self._name} {self._n_sheets}")
+        sheet = self._workbook.add_worksheet("Results" if self._n_sheets == 1 else f"Results {self._n_sheets}")
         sheet.freeze_panes(1, 0)
         for place, column in enumerate(self._columns):
-            sheet.write_string(0, place, column.name)
+            sheet.set_column(place, place, _WIDTHS.get(column.form, 20))
+            sheet.write_string(0, place, column.name, self._bold)
         return sheet
 
     def _write(self, at: int, place: int, form: Form, value: Any) -> None:
@@ -133,4 +124,4 @@ def _cut(text: str) -> str | None:
     return raw[: 2 * (MOST_CHARS - len(note))].decode("utf-16-le", "ignore") + note
 
 
-WRITER = Writer("xlsx", ".xlsx", write, title="Excel", extra=EXCEL)
+WRITER = Writer("xlsx", ".xlsx", write, title="Excel", extra=EXCEL, for_people=True)

@@ -58,7 +58,7 @@ class Writer:
     `lines`: what it writes can be compressed, and sent to a stream. `takes` are the types of outputs that it writes,
     one at a time; None is all of them, and several steps. `extra` has the library that it needs. `beside` is the path
     of a second file, which is given to `write` after the first. `only_of` names the command whose results
-    alone have a place in it; None is any.
+    alone have a place in it; None is any. `for_people`: what it writes is opened in a spreadsheet.
     """
 
     name: str
@@ -71,6 +71,7 @@ class Writer:
     extra: Extra | None = None
     beside: Callable[[Path], Path] | None = None
     only_of: str | None = None
+    for_people: bool = False
 
     def check_installed(self) -> None:
         """Raise FormatUnfit if the library that writes this format is not there."""
@@ -183,7 +184,7 @@ def _cell(value: object) -> str:
     return escape_formula(value if isinstance(value, str) else to_json(value).decode())
 
 
-CSV = Writer("csv", ".csv", write_csv, title="CSV", lines=True)
+CSV = Writer("csv", ".csv", write_csv, title="CSV", lines=True, for_people=True)
 CSV_FOR_EXCEL = Writer(
     "csv-excel",
     ".csv",
@@ -191,6 +192,7 @@ CSV_FOR_EXCEL = Writer(
     title="CSV for Excel",
     note="is CSV with the byte order mark that Excel needs",
     lines=True,
+    for_people=True,
 )
 
 

@@ -55,7 +55,7 @@ def _meanings() -> Mapping[str, str]:
         **{check.flag: check.doubts for check in all_checks().values()},
         LOW_CONFIDENCE: "the model found its own words improbable",
         "reduced": "the summaries of several windows were summarised again",
-        "windowed": "something that is computed as one was longer than the model's window",
+        "windowed": "the text was longer than the model's window and was computed in parts",
         "language": "the language that was found",
         "already_in_target": "the text is in the target language, and is its own translation",
         "attachments_left_out": "the mail has attachments, which are not read",

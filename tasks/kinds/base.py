@@ -248,6 +248,7 @@ class TaskKind:
     ``headless_model``: the default model with that option.
     ``marks``: for a head, the parameter that only specs for this head have.
     ``checks``: returns the checks for the outputs of a spec, by a model made for these languages.
+    ``heading``: the name of the outputs' column in tables for people.
     """
 
     name: str
@@ -268,6 +269,7 @@ class TaskKind:
     headless_model: str | None = None
     marks: Mapping[Head, str] = field(default_factory=dict)
     checks: Callable[[Spec, Direction], Checks] = lambda _spec, _direction: NONE
+    heading: str = "output"
 
     def __post_init__(self) -> None:
         if self.default_model is not None and weightless.is_null(self.default_model):

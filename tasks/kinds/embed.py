@@ -117,6 +117,7 @@ EMBED = TaskKind(
     summary="Compute an embedding vector of each document.",
     options=EmbedOptions,
     output=VECTOR,
+    heading="vector",
     families=MappingProxyType(
         {Family.ENCODER: Head.POOLING, Family.DECODER: Head.POOLING, Family.SEQ2SEQ: Head.POOLING}
     ),

@@ -276,6 +276,7 @@ ENTITIES = TaskKind(
     summary="Find named entities in each document.",
     options=EntitiesOptions,
     output=SPANS,
+    heading="entities",
     families=MappingProxyType({Family.ENCODER: Head.TAGGING, Family.GLINER: Head.MATCHING}),
     recipe=_recipe,
     params=_params,

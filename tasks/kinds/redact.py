@@ -294,6 +294,7 @@ REDACT = TaskKind(
     summary="Replace personal data in each document.",
     options=RedactOptions,
     output=REDACTED,
+    heading="redacted text",
     families=MappingProxyType({Family.ENCODER: Head.TAGGING}),
     recipe=_recipe,
     params=_params,

@@ -78,6 +78,7 @@ SPARSE = TaskKind(
     summary="Compute a sparse embedding of each document: tokens with weights.",
     options=SparseOptions,
     output=WEIGHTS,
+    heading="weights",
     families=MappingProxyType({Family.ENCODER: Head.VOCABULARY}),
     recipe=_recipe,
     params=own_prompt,

@@ -251,6 +251,7 @@ SUMMARIZE = TaskKind(
     summary="Write a summary of each document, or choose its best sentences.",
     options=SummarizeOptions,
     output=TEXT,
+    heading="summary",
     families=MappingProxyType(
         {Family.SEQ2SEQ: Head.SEQ2SEQ_TEXT, Family.DECODER: Head.CAUSAL_TEXT, Family.ENCODER: Head.POOLING}
     ),

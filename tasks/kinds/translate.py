@@ -253,6 +253,7 @@ TRANSLATE = TaskKind(
     summary="Translate each document, paragraph by paragraph.",
     options=TranslateOptions,
     output=TEXT,
+    heading="translation",
     families=MappingProxyType({Family.SEQ2SEQ: Head.SEQ2SEQ_TEXT, Family.DECODER: Head.CAUSAL_TEXT}),
     recipe=_recipe,
     params=_params,

@@ -17,7 +17,7 @@ from docmill.storage.extras import PARQUET, install
 from docmill.storage.outputs.columns import Column, Form, OutputColumn
 from docmill.storage.readers import Record, Rejection, Source, SourceMissing, SourceOptions, open_source
 from docmill.storage.readers.memory import NAME, MemorySource, named_by_digest
-from docmill.storage.results.results import columns, failures, has_several_steps, results, why_left_out
+from docmill.storage.results.results import columns, has_several_steps, inputs, results, why_left_out
 from docmill.worker.api.errors import Error
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def require_arrow() -> None:
         raise Error(f"a table of results needs another library: {install(PARQUET.name)}")
 
 
-def make_table_by_row(database: Database, job_id: int, read: Sequence[Read]) -> Table:
+def make_table_by_row(database: Database, job_id: int, read: Sequence[Read], *, with_input: bool) -> Table:
     """Return a table with a row for each record that was read, in their order.
 
     "status" is done, failed, skipped, rejected, superseded or, with `leave_out`, left out; "reason" says why there
@@ -158,36 +158,35 @@ def make_table_by_row(database: Database, job_id: int, read: Sequence[Read]) -> 
     """
     from docmill.storage.writers import arrow
 
-    rows_by_key = _read_rows(database, job_id, read)
+    rows_by_key = _read_rows(database, job_id, read, with_input=with_input)
     reasons = [record.reason or rows_by_key.get((_PLACE, record.where), {}).get("reason") for record in read]
     last = {record.key: record.digest for record, reason in zip(read, reasons, strict=True) if reason is None}
     left_out = why_left_out(database, job_id)
     missing = _REMOVED if left_out is None else {"status": "left out", "reason": left_out}
     rows = [_row(record, reason, last, rows_by_key, missing) for record, reason in zip(read, reasons, strict=True)]
-    return arrow.table(_columns(columns(database, job_id), _ABOUT), rows)
+    return arrow.table(_columns(columns(database, job_id, with_input=with_input), _ABOUT), rows)
 
 
-def make_table_of_job(database: Database, job_id: int, step: str | None) -> Table:
+def make_table_of_job(database: Database, job_id: int, step: str | None, *, with_input: bool) -> Table:
     """Return a table of the results of a job or of one of its steps."""
     from docmill.storage.results.columnar import read_table
     from docmill.storage.writers import arrow
 
-    wanted = _columns(columns(database, job_id, step))
+    wanted = _columns(columns(database, job_id, step, with_input=with_input))
     if step is None and has_several_steps(database, job_id):
-        return arrow.table(wanted, list(results(database, job_id)))
-    return read_table(database, job_id, wanted, step)
+        return arrow.table(wanted, list(results(database, job_id, with_input=with_input)))
+    return read_table(database, job_id, wanted, step, with_input=with_input)
 
 
-def _read_rows(database: Database, job_id: int, read: Sequence[Read]) -> RowsByKey:
+def _read_rows(database: Database, job_id: int, read: Sequence[Read], *, with_input: bool) -> RowsByKey:
     """Return results and failures by the key of their document, and rejections by the place of their record."""
     wanted = {(_KEY, record.key) for record in read} | {(_PLACE, record.where) for record in read}
     rows = {}
-    for failure in failures(database, job_id):
-        if failure["status"] != "superseded":  # a row that a later one equals has that one's result
-            rows[_PLACE if failure["status"] == "rejected" else _KEY, failure["id"]] = failure
-    for result in results(database, job_id):
-        if (place := (_KEY, result["id"])) in wanted:
-            rows[place] = {**result, "status": "done"}
+    for row in inputs(database, job_id, with_input=with_input):
+        place = (_PLACE if row["outcome"] == "rejected" else _KEY, row["id"])
+        # A superseded row has the result of the later row that it equals.
+        if place in wanted and row["outcome"] in {"done", "failed", "skipped", "rejected"}:
+            rows[place] = {**row, "status": row["outcome"]}
     return rows
 
 

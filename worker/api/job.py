@@ -109,18 +109,21 @@ class Job:
         return rows
 
     @explained
-    def to_arrow(self, *, step: str | None = None, partial: bool = False) -> pyarrow.Table:
+    def to_arrow(self, *, step: str | None = None, with_input: bool = False, partial: bool = False) -> pyarrow.Table:
         """Return the results as an Arrow table, with the columns of Parquet files of results.
 
-        Vectors are lists of fixed size, labels and spans lists of structs. Raises Error.
+        `with_input` adds the texts as the column "input". Vectors are lists of fixed size, labels and spans lists of
+        structs. Raises Error.
         """
         require_arrow()
         self._require_end(partial)
-        return make_table_of_job(self.database, self.id, step)
+        return make_table_of_job(self.database, self.id, step, with_input=with_input)
 
-    def to_pandas(self, *, step: str | None = None, partial: bool = False) -> pandas.DataFrame:
+    def to_pandas(
+        self, *, step: str | None = None, with_input: bool = False, partial: bool = False
+    ) -> pandas.DataFrame:
         """Return the results as a pandas frame. Raises Error."""
-        return self.to_arrow(step=step, partial=partial).to_pandas()
+        return self.to_arrow(step=step, with_input=with_input, partial=partial).to_pandas()
 
     @explained
     def failures(self) -> Iterator[dict[str, Any]]:

@@ -48,6 +48,7 @@ def run(
     backend: str | None = None,
     endpoint: str | None = None,
     store: Folder | None = None,
+    with_input: bool = False,
     progress: bool = True,
     **options: Unpack[Options],
 ) -> pyarrow.Table:
@@ -61,12 +62,12 @@ def run(
     the same call again computes nothing. `endpoint` is the URL of the server of models named `openai:NAME`. `store`
     is the folder of an embedded store; without it, the call uses the store of the `docmill` command.
 
-    A document that fails is a row: its "status" is not `done`, and "reason" says why. Raises Error.
+    A document that fails is a row: its "status" is not `done`, and "reason" says why. `with_input` adds the texts as
+    the column "input". Raises Error.
     """
     settings = _settings(store=store, device=device, backend=backend, endpoint=endpoint)
-    return _computed(
-        settings, documents, task, {"model": model, "corpus": corpus, **options}, open_store, progress=progress
-    )
+    values = {"model": model, "corpus": corpus, **options}
+    return _computed(settings, documents, task, values, open_store, with_input=with_input, progress=progress)
 
 
 @explained
@@ -177,6 +178,7 @@ class Mill:
         model: str | None = None,
         corpus: str | None = None,
         endpoint: str | None = None,
+        with_input: bool = False,
         progress: bool = True,
         **options: Unpack[Options],
     ) -> pyarrow.Table:
@@ -187,14 +189,16 @@ class Mill:
         """
         values = {"model": model, "corpus": corpus, **options}
         if self._settings.redis_url is None:
-            return _computed(self._asking(endpoint), documents, task, values, self._store, progress=progress)
+            return _computed(
+                self._asking(endpoint), documents, task, values, self._store, with_input=with_input, progress=progress
+            )
         if endpoint is not None:
             raise Error(_OF_WORKERS)
         require_arrow()
         reading = ReadOnce(documents)
         job = self._enqueue(reading, task, values, progress)
         status = job.wait(progress=progress)
-        return _table(self.database, status, reading)
+        return _table(self.database, status, reading, with_input)
 
     @explained
     def enqueue(
@@ -304,6 +308,7 @@ def _computed(
     values: dict[str, Any],
     store: OpenStore,
     *,
+    with_input: bool,
     progress: bool,
 ) -> pyarrow.Table:
     """Compute on this machine, and return the table."""
@@ -318,11 +323,11 @@ def _computed(
         run_request(settings, request, devices, listener, opened=opened, store=store) as (database, status),
     ):
         listener.say(summary(status))
-        return _table(database, status, reading)
+        return _table(database, status, reading, with_input)
 
 
-def _table(database: Database, status: JobStatus, reading: ReadOnce) -> pyarrow.Table:
+def _table(database: Database, status: JobStatus, reading: ReadOnce, with_input: bool) -> pyarrow.Table:
     """Return the table of a job that has come to its end. Raises Error for one that has not."""
     if status.state != "done":
         raise Error(f"job {status.id} is {status.waiting_for}" if status.blocked else summary(status))
-    return make_table_by_row(database, status.id, reading.read)
+    return make_table_by_row(database, status.id, reading.read, with_input=with_input)

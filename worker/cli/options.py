@@ -155,6 +155,10 @@ FORMAT = click.option(
     f"{' and '.join(writers.COMPRESSIONS)} compress lines). "
     + " ".join(f"{writer.name} {writer.note}." for writer in writers.every_writer() if writer.note),
 )
+WITH_INPUT = click.option("--with-input", is_flag=True, help="Write the text of each document beside its result.")
+DETAILS = click.option(
+    "--details", is_flag=True, help="Write CSV and Excel with the technical columns of the other formats."
+)
 
 
 class SourceCommand(click.Command):

@@ -86,6 +86,17 @@ def target_of(out: Path | None, file_format: str | None, name: str = "--out") ->
         raise WorkerError(f"{name}: {error}") from error
 
 
+def check_with_input(out: Path | None, file_format: str | None, with_input: bool) -> None:
+    """Refuse the texts of documents in a format that has no place for them. Raises WorkerError."""
+    if not with_input:
+        return
+    if out is None:
+        raise WorkerError("--with-input is for a file: name it with --out (- is stdout)")
+    target = target_of(out, file_format)
+    if target is not None and target.writer.takes is not None:
+        raise WorkerError(f"--with-input: {target.format} has no place for texts; choose another format")
+
+
 def check_out_is_no_input(
     out: Path | None, file_format: str | None, source: str, *, parts: bool = False, name: str = "--out"
 ) -> None:

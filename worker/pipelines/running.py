@@ -18,7 +18,7 @@ from docmill.storage.pipelines import pipelines
 from docmill.storage.pipelines.pipelines import Run
 from docmill.storage.readers import open_source
 from docmill.storage.results import parts
-from docmill.storage.results.results import Placed, columns, results
+from docmill.storage.results.results import Placed
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import replacements
 from docmill.storage.steps.conditions import find_filter
@@ -27,6 +27,7 @@ from docmill.storage.writers import Target
 from docmill.tasks.errors import HubUnreachable, TaskError
 from docmill.worker.concurrency import HeldLease, renewed
 from docmill.worker.errors import WorkerError, put_place
+from docmill.worker.exports import read_table
 from docmill.worker.pipelines.file import Pipeline, PipelineInvalid, parse
 from docmill.worker.pipelines.schema import DOCUMENT, step_table
 from docmill.worker.settings import Settings
@@ -144,7 +145,8 @@ def export(database: Database, pipeline: Pipeline, job_id: int, held: HeldLease)
         return parts.export(
             database, job_id, target, output.part_documents, replaced=True, progress=LeasedExport(held)
         ).documents
-    written = target.write(held.along(results(database, job_id)), columns(database, job_id))
+    table = read_table(database, job_id, target.writer)
+    written = target.write(held.along(table.rows), table.columns)
     if written.remark:
         log.warning("output_lacks %s: %s", target, written.remark)
     return int(written)

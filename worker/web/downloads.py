@@ -10,10 +10,10 @@ from typing import BinaryIO, cast
 
 from starlette.responses import Response, StreamingResponse
 
-from docmill.storage.results.results import columns, results
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.writers import excel
 from docmill.storage.writers.formats import CSV_FOR_EXCEL, JSONL, FormatUnfit, Writer
+from docmill.worker.exports import read_table
 from docmill.worker.web.page import PageRefused, PageRequest
 
 PATH = "/jobs/{job:int}/results{suffix}"
@@ -49,9 +49,8 @@ def download(request: PageRequest) -> Response:
     writer = _WRITERS[suffix][1]
     file = cast(BinaryIO, tempfile.TemporaryFile())  # noqa: SIM115 - it is closed once it was sent
     try:
-        writer.write(
-            results(request.database, status.id, with_input=True), columns(request.database, status.id), file
-        )
+        table = read_table(request.database, status.id, writer, with_input=True)
+        writer.write(table.rows, table.columns, file)
     except (FormatUnfit, OSError) as error:
         file.close()
         said = f"The file cannot be written: {error}. `docmill results {status.id} --out FILE` takes other formats."

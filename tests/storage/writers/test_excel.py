@@ -49,25 +49,6 @@ def test_no_text_becomes_a_formula_a_link_or_a_number(tmp_path: Path) -> None:
     ]
 
 
-def test_inputs_without_a_result_are_on_a_sheet_of_their_own(tmp_path: Path) -> None:
-    rows: list[dict[str, Any]] = [
-        {"id": "a", "text": "out", "outcome": "done"},
-        {"id": "b", "outcome": "failed", "reason": "too long", "meta": {"n": 1}},
-        {"id": "c", "steps": {"first": {}}, "outcome": "failed", "reason": "second: too long"},
-        {"id": "a.jsonl:3", "outcome": "rejected", "reason": "not JSON", "meta": {}},
-    ]
-    assert written(tmp_path / "out.xlsx", rows) == 4
-    workbook = CalamineWorkbook.from_path(tmp_path / "out.xlsx")
-    assert workbook.sheet_names == ["Results", "Not processed"]
-    done, lacking = (workbook.get_sheet_by_name(name).to_python() for name in workbook.sheet_names)
-    assert [row[0] for row in done] == ["id", "a", "c"]
-    assert lacking == [
-        ["id", "outcome", "reason", "meta"],
-        ["b", "failed", "too long", '{"n":1}'],
-        ["a.jsonl:3", "rejected", "not JSON", "{}"],
-    ]
-
-
 def test_numbers_that_are_not_finite_are_texts(tmp_path: Path) -> None:
     rows = [{"id": "a", "tokens_in": value} for value in (float("nan"), float("-inf"), 1.5)]
     assert written(tmp_path / "out.xlsx", rows) == 3

@@ -81,6 +81,7 @@ def test_the_results_of_a_job_come_lazily_and_as_a_table(done: docmill.Job) -> N
     table = done.to_arrow()
     assert table.column_names[:3] == ["id", "task", "vector"]
     assert table["id"].to_pylist() == ["0", "2"]
+    assert done.to_arrow(with_input=True)["input"].to_pylist() == ["one", "three"]
     assert pa.types.is_fixed_size_list(table.schema.field("vector").type)
     frame = done.to_pandas()
     assert list(frame["id"]) == ["0", "2"]

@@ -84,11 +84,12 @@ def test_rows_are_those_of_the_call_in_its_order_where_a_corpus_has_other_docume
 
 
 def test_a_document_without_a_result_is_a_row_with_the_reason(store: Path) -> None:
-    table = run(["the same", "", None, "the same", 3], store)
+    table = run(["the same", "", None, "the same", 3], store, with_input=True)
     assert table["status"].to_pylist() == ["done", "skipped", "rejected", "done", "rejected"]
     assert table["id"].to_pylist() == ["0", "1", "2", "3", "4"]
     reasons = table["reason"].to_pylist()
     assert reasons[2:] == ['"text" is null, not a string', None, '"text" is a whole number, not a string']
+    assert table["input"].to_pylist() == ["the same", "", None, "the same", None]
     vectors = table["vector"].to_pylist()
     assert vectors[0] == vectors[3] is not None
     assert vectors[1] is vectors[2] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +10,12 @@ from pathlib import Path
 import click
 import pytest
 from pyarrow import parquet
+from python_calamine import CalamineWorkbook
 
 from docmill.storage.core.database import Database
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps.conditions import Flagged
+from docmill.tasks.checks import in_words
 from docmill.worker.cli.commands.results import Export, kinds_of, remarks, why_not
 from docmill.worker.errors import WorkerError
 from tests.storage.builders import numbered, read, request
@@ -38,6 +41,8 @@ def status(database: Database) -> JobStatus:
         (Export(OUT, every=True, part_documents=10), "--all writes every input, into one file"),
         (Export(OUT, every=True, risk=True), "--all writes every input, into one file"),
         (Export(Path("out.npy"), every=True), "npy has no place for inputs without a result; --all takes jsonl"),
+        (Export(Path("out.npy"), with_input=True), "npy has no place for texts"),
+        (Export(OUT, part_documents=10, with_input=True), "--with-input and --details are for one file"),
         (Export(Path("-"), part_documents=10), "parts need a folder"),
         (Export(Path("-"), "parquet"), "parquet needs a file"),
     ],
@@ -90,7 +95,7 @@ def test_an_export_says_what_it_leaves_out_and_all_writes_it(embedded: Docmill) 
     said = "2 inputs have no result and are left out; `docmill results 1 --all` writes every input"
     run = embedded("run", source, "--task", "translate", "--model", "null", "--out", "out.jsonl", code=4)
     assert said in run.stderr
-    for options in ((), ("--out", "out.csv"), ("--out", "parts", "--part-documents", 1)):
+    for options in ((), ("--out", "out.csv", "--details"), ("--out", "parts", "--part-documents", 1)):
         assert said in embedded("results", 1, *options).stderr
     whole = embedded("results", 1, "--all")
     assert "left out" not in whole.stderr
@@ -102,6 +107,35 @@ def test_an_export_says_what_it_leaves_out_and_all_writes_it(embedded: Docmill) 
     ]
     assert "Wrote 4 inputs to all.parquet." in embedded("results", 1, "--all", "--out", "all.parquet").stderr
     assert parquet.read_table(embedded.folder / "all.parquet")["outcome"].to_pylist()[-1] == "rejected"
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.xlsx"])
+def test_a_spreadsheet_has_a_row_for_each_input_and_says_in_words_what_is_wrong(embedded: Docmill, name: str) -> None:
+    letters = [b'{"id": "a", "text": "caf\xff"}', b"bad", b'{"id": "b", "text": " "}', b'{"id": "=c", "text": "+1"}']
+    (embedded.folder / "letters.jsonl").write_bytes(b"\n".join(letters))
+    run = ["run", "letters.jsonl", "--task", "translate", "--model", "null", "--out", name, "--with-input"]
+    assert f"Wrote 4 rows to {name}." in embedded(*run, code=4).stderr
+    rows = read_cells(embedded.folder / name)
+    mark = "'" if name == "out.csv" else ""
+    assert rows == [
+        ["document", "text", "translation", "remarks"],
+        ["a", "caf\ufffd", "caf\ufffd", in_words("invalid_utf8@3")],
+        ["b", " ", "", "skipped: The text is blank"],
+        [f"{mark}=c", f"{mark}+1", f"{mark}+1", ""],
+        ["letters.jsonl:2", "", "", rows[-1][-1]],
+    ]
+    assert rows[-1][-1].startswith("rejected: ")
+    again = embedded("run", name, "--task", "embed", "--model", "null", code=2).stderr
+    assert "docmill wrote this table for people; to read it, add --id-field document" in " ".join(again.split())
+    technical = ["id", "task", "text", "tokens_in", "tokens_out", "flags", "meta"]
+    embedded("results", 1, "--details", "--out", name)
+    assert read_cells(embedded.folder / name)[0][:7] == technical
+
+
+def read_cells(path: Path) -> list[list[str]]:
+    if path.suffix == ".csv":
+        return [*csv.reader(path.read_text().splitlines())]
+    return [[str(cell) for cell in row] for row in CalamineWorkbook.from_path(path).get_sheet_by_index(0).to_python()]
 
 
 def test_only_vectors_are_written_as_npy() -> None:

@@ -124,8 +124,10 @@ def test_three_steps_run_by_hand_and_only_what_changed_is_computed_again(
     sure = [f"{step}_{name}" for step in ("english", "line") for name in CONFIDENCE]
     assert table.column_names == ["id", "english", "line", "meaning_vector", "flags", "meta", *sure]
     np.testing.assert_array_equal(np.array(table["meaning_vector"].to_pylist(), dtype=np.float32), vectors)
-    header, *_ = embedded("results", 1, "--format", "csv").stdout.splitlines()
+    header, *_ = embedded("results", 1, "--format", "csv", "--details").stdout.splitlines()
     assert header.split(",") == table.column_names
+    header, *_ = embedded("results", 1, "--format", "csv", "--with-input").stdout.splitlines()
+    assert header.split(",") == ["document", "text", "english", "line", "meaning", "remarks"]
     assert "only vectors are written as .npy" in embedded("results", 1, "--out", "all.npy", code=2).stderr
     assert "no step poem" in embedded("results", 1, "--step", "poem", code=2).stderr
 
@@ -220,7 +222,7 @@ def test_a_pipelines_parts_are_those_of_its_last_run(embedded: Docmill, write_co
     text = NULL.replace('file = "out.jsonl"', 'file = "out.csv"\npart-documents = 2')
     (embedded.folder / "nightly.toml").write_text(text)
     write_corpus({"id": str(n), "text": f"text {n}"} for n in range(5))
-    assert "Wrote 5 results to" in embedded("pipeline", "run", "nightly.toml").stderr
+    assert "Wrote 5 rows to" in embedded("pipeline", "run", "nightly.toml").stderr
     assert sorted(path.name for path in out.iterdir()) == ["manifest.json", *(f"part-0000{n}.csv" for n in range(3))]
     assert (out / "part-00002.csv").read_text().splitlines()[0].startswith("id,english,line,flags,meta,")
     write_corpus({"id": str(n), "text": f"text {n}"} for n in range(7))

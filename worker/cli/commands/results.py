@@ -14,17 +14,28 @@ from docmill.storage import writers
 from docmill.storage.core.database import Database
 from docmill.storage.errors import ConditionInvalid
 from docmill.storage.outputs.columns import Column, Form
-from docmill.storage.results.results import columns, input_columns, inputs, results
+from docmill.storage.results.results import results
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import fitted_risks
 from docmill.storage.steps.conditions import DOUBTS, Flagged
 from docmill.storage.steps.replacements import answering_job
 from docmill.worker import formatting
-from docmill.worker.cli.options import FORMAT, JOB_OR_CORPUS, FilledPath, Number, declared, named, settings_from
+from docmill.worker.cli.options import (
+    DETAILS,
+    FORMAT,
+    JOB_OR_CORPUS,
+    WITH_INPUT,
+    FilledPath,
+    Number,
+    declared,
+    named,
+    settings_from,
+)
 from docmill.worker.cli.printing import OK, listen, say, write_out
+from docmill.worker.exports import read_table, writer_of
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.errors import BAD_INPUT
-from docmill.worker.jobs.outputs import STDOUT, check_folder, check_out, target_of
+from docmill.worker.jobs.outputs import STDOUT, check_folder, check_out, check_with_input, target_of
 from docmill.worker.jobs.results import write_parts
 from docmill.worker.stores import corpus_names, open_store
 from docmill.worker.submit.options import PartsOptions
@@ -84,23 +95,27 @@ FLAGS = named("CONDITION,…", _flags)
     is_flag=True,
     help="Write every input, also failed, skipped and rejected ones, with its outcome and the reason.",
 )
+@WITH_INPUT
+@DETAILS
 @click.option("--partial", is_flag=True, help="Write the finished results of a job that has not ended.")
 def results_command(job: int | str, **options: Any) -> int:
     """Write JOB's results, in the order of the source.
 
     A CORPUS stands for its latest job, or after a migration for the job of the model that answers.
 
-    A JSON line has "id", "task", the output ("text" or "vector"), "tokens_in", "tokens_out", "flags", "meta" (the
-    record's other fields) and, where it is known, "confidence". CSV, Excel and Parquet have the same fields as
-    columns; "meta", and in CSV and Excel also lists, are JSON. In CSV an apostrophe stands before a value that a
-    spreadsheet would read as a formula. A cell of Excel that is too long is cut, with a note at its end, and vectors
-    are left out of it. vectors.npy is one float32 array, with the ids in vectors.ids.jsonl. For a job with several
-    steps, a line has "id", "steps" (by name), "flags" and "meta", and a table has the columns of every step; --step
-    writes one step as above. A file appears under its name only when it is complete.
+    CSV and Excel are for people: a row for every document and rejected record, with the output, and remarks on flags
+    and failures. In CSV an apostrophe stands before a value that a spreadsheet would read as a formula. Excel shows
+    the length of a vector, and cuts a text that is too long for a cell.
 
-    Documents without a result are left out. With --all they are written, too, and so are rejected records: each line
-    has an "outcome" (done, failed, skipped, blocked, rejected, pending or not computed) and a "reason". A workbook of
-    Excel has them on the sheet "Not processed".
+    A JSON line has "id", "task", the output ("text" or "vector"), "tokens_in", "tokens_out", "flags", "meta" (the
+    record's other fields) and, where it is known, "confidence". Parquet, and CSV and Excel with --details, have the
+    same fields as columns. vectors.npy is one float32 array, with the ids in vectors.ids.jsonl. For a job with
+    several steps, a line has "id", "steps" (by name), "flags" and "meta", and a table has the columns of every step;
+    --step writes one step as above. A file appears under its name only when it is complete.
+
+    These formats leave out documents without a result. With --all they are written, too, and so are rejected
+    records: each line has an "outcome" (done, failed, skipped, blocked, rejected, pending or not computed) and a
+    "reason".
 
     --flagged writes the results to be doubted, --unflagged the others; both leave out documents without a result.
     A bound such as confidence<0.4 takes results with this number; a result without the number does not meet it.
@@ -148,6 +163,8 @@ class Export:
     risk: bool = False
     risk_above: float | None = None
     every: bool = False
+    with_input: bool = False
+    details: bool = False
 
     @property
     def with_risk(self) -> bool:
@@ -173,12 +190,15 @@ class Export:
             raise click.UsageError("--partial is for one file: what comes later would be missing in earlier parts")
         if self.part_documents is not None and self.with_risk:
             raise click.UsageError("--risk is for one file: parts could have risks of different versions")
+        if self.part_documents is not None and (self.with_input or self.details):
+            raise click.UsageError("--with-input and --details are for one file; leave --part-documents out")
         if self.part_documents is None and self.overwrite:
             raise click.UsageError("--overwrite is for parts; a single file is replaced in any case")
         if self.part_documents is None and self.out.is_dir():
             advice = "--part-documents N writes parts into it"
             raise click.BadParameter(f"{self.out} is a folder; {advice}", param_hint="--out")
         self.check_file()
+        check_with_input(self.out, self.file_format, self.with_input)
 
     def check_file(self, kinds: Sequence[str] | None = None) -> None:
         """Refuse a file, or a folder of parts, that could not be written, or not with results of these kinds."""
@@ -237,22 +257,26 @@ def _write(database: Database, status: JobStatus, wanted: Export) -> None:
         of = wanted.condition
         write_parts(database, status, target, n, listen(), step=wanted.step, replaced=wanted.overwrite, flagged=of)
         return
-    if wanted.every:
-        table = input_columns(database, status.id, wanted.step)
-        rows = inputs(database, status.id, step=wanted.step)
-        write_out(wanted.out, rows, wanted.file_format, status.documents + status.rejected, table, "inputs")
-        return
-    rows = iter(results(database, status.id, step=wanted.step, flagged=wanted.condition))
-    table = columns(database, status.id, wanted.step)
+    table = read_table(
+        database,
+        status.id,
+        writer_of(target, wanted.file_format),
+        step=wanted.step,
+        with_input=wanted.with_input,
+        details=wanted.details,
+        every=wanted.every,
+        flagged=wanted.condition,
+    )
+    rows, columns = table.rows, table.columns
     if wanted.with_risk:
         risk = fitted_risks.latest(database, status.id, wanted.step)
         rows = fitted_risks.with_risk(rows, risk.model, wanted.risk_above)
-        table = (*table, Column.of("risk", Form.NUMBER))
+        columns = (*columns, Column.of("risk", Form.NUMBER))
     if wanted.condition is not None:
         rows, is_none = _peeked(rows)
         if is_none:
             say(none_said(status.id, wanted.condition))
-    written = write_out(wanted.out, rows, wanted.file_format, status.documents, table)
+    written = write_out(wanted.out, rows, wanted.file_format, formatting.inputs(status), columns, table.noun)
     left = formatting.not_written(status, written)
     if left is not None and wanted.condition is None and wanted.risk_above is None:
         say(left)

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from docmill.storage.writers import writer_of
+from docmill.storage import writers
 from docmill.worker import formatting
 from docmill.worker.cli.options import (
     BACKEND,
+    DETAILS,
     DEVICE,
     ENDPOINT,
     FORMAT,
     OUT,
     PRICE,
+    WITH_INPUT,
     SourceCommand,
     declared,
     request_of,
@@ -38,7 +40,7 @@ from docmill.worker.cli.printing import (
 )
 from docmill.worker.engines import devices_for
 from docmill.worker.formatting import counted
-from docmill.worker.jobs.outputs import STDOUT, check_out, check_out_is_no_input
+from docmill.worker.jobs.outputs import STDOUT, check_out, check_out_is_no_input, check_with_input, target_of
 from docmill.worker.jobs.run import run_request
 from docmill.worker.prices import Cost, Price, Prices, read_prices
 from docmill.worker.submit.options import JobOptions, KeyOptions
@@ -67,6 +69,8 @@ if TYPE_CHECKING:
     "--out", type=OUT, help="Write the results to a file (JSON lines, or as --format says), or to stdout (-)."
 )
 @FORMAT
+@WITH_INPUT
+@DETAILS
 @click.option("--json", "as_json", is_flag=True, help="Print the job's final status as JSON.")
 @click.option("--web", is_flag=True, help="Show the job in a browser meanwhile, and after it until Ctrl-C.")
 def run_command(
@@ -77,6 +81,8 @@ def run_command(
     price: Price | None,
     out: Path | None,
     file_format: str | None,
+    with_input: bool,
+    details: bool,
     as_json: bool,
     web: bool,
     **options: Any,
@@ -95,9 +101,10 @@ def run_command(
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
     request = request_of(settings, options)
     prices = read_prices(settings)
-    if file_format is not None and (command := writer_of(file_format).only_of) is not None:
+    if file_format is not None and (command := writers.writer_of(file_format).only_of) is not None:
         raise click.BadParameter(f"it has the answers of `{command}`; choose another", param_hint="--format")
     check_out(out, file_format, [request.task])
+    check_with_input(out, file_format, with_input)
     check_out_is_no_input(out, file_format, request.source)
     if dry_run:
         from docmill.worker.jobs.submission import prepare_request
@@ -118,10 +125,11 @@ def run_command(
         run_request(settings, request, devices, listen(settings)) as (database, status),
     ):
         if out is not None:
-            from docmill.storage.results.results import columns, results
+            from docmill.worker.exports import read_table, writer_of
 
-            table = columns(database, status.id)
-            written = write_out(out, results(database, status.id), file_format, status.documents, table)
+            writer = writer_of(target_of(out, file_format), file_format)
+            table = read_table(database, status.id, writer, with_input=with_input, details=details)
+            written = write_out(out, table.rows, file_format, formatting.inputs(status), table.columns, table.noun)
             if (left := formatting.not_written(status, written)) is not None:
                 say(left)
         cost = prices.of_model(status.spec.model, price).cost_of(status)

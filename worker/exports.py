@@ -1,0 +1,73 @@
+"""The tables that a job's results are written as: for programs, and for people who open a spreadsheet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from docmill.storage.core.database import Database
+from docmill.storage.outputs.columns import Column, Result
+from docmill.storage.results.results import columns, input_columns, inputs, people_columns, results
+from docmill.storage.steps.conditions import Flagged
+from docmill.storage.writers import Target, writer_for_stream
+from docmill.storage.writers.formats import Writer
+from docmill.tasks import kinds
+from docmill.tasks.checks import in_words
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of a job and their columns. `noun` names the rows in messages."""
+
+    rows: Iterator[dict[str, Any]]
+    columns: Sequence[Column]
+    noun: str = "results"
+
+
+def writer_of(target: Target | None, file_format: str | None) -> Writer:
+    """Return the writer of a file, or of a stream if there is no file. Raises FormatUnfit."""
+    return writer_for_stream(file_format) if target is None else target.writer
+
+
+def read_table(
+    database: Database,
+    job_id: int,
+    writer: Writer,
+    *,
+    step: str | None = None,
+    with_input: bool = False,
+    details: bool = False,
+    every: bool = False,
+    flagged: Flagged | None = None,
+) -> Table:
+    """Return the table of a job, or of one of its steps, in a format.
+
+    A spreadsheet has a row for every input, with remarks in words, unless `details` asks for the technical columns.
+    Other formats have the results, and with `every` all inputs. `flagged` leaves out inputs without a result. Raises
+    NotFound.
+    """
+    is_for_people = writer.for_people and not details
+    if flagged is not None or not (every or is_for_people):
+        rows, noun = results(database, job_id, step=step, with_input=with_input, flagged=flagged), "results"
+    else:
+        rows = inputs(database, job_id, step=step, with_input=with_input)
+        noun = "rows" if is_for_people else "inputs"
+    if is_for_people:
+        table = people_columns(database, job_id, step, with_input=with_input, heading=_heading, remarks=_remarks)
+    else:
+        table = (input_columns if every else columns)(database, job_id, step, with_input=with_input)
+    return Table(rows, table, noun)
+
+
+def _heading(task: str) -> str:
+    return kinds.kind(task).heading
+
+
+def _remarks(row: Result) -> str | None:
+    """Return why a document has no result, and the flags of those that it has, in words."""
+    lacking = [] if row.get("outcome", "done") == "done" else [row["outcome"]]
+    if lacking and row["reason"]:
+        lacking = [f"{row['outcome']}: {row['reason'].removesuffix('.')}"]
+    of_steps = [f"{name}: {in_words(flag)}" for name, of in row.get("steps", {}).items() for flag in of["flags"]]
+    return "; ".join([*lacking, *map(in_words, row["flags"]), *of_steps]) or None
