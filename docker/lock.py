@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-EXTRAS = "ctranslate2,dedup,excel,formats,language,opentelemetry,parquet,remote,report,served,top"
+EXTRAS = (
+    "checks,ctranslate2,dedup,excel,formats,language,local,metrics,opentelemetry,parquet,remote,report,review,served,"
+    "top,web"
+)
 HEAD = """\
 # What is in the image ({variant}), for Python {python} on linux/amd64. Written by `make lock`.
 """

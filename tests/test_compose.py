@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,17 @@ def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
     assert checked.returncode == 0, checked.stdout
 
 
+def required(project: dict[str, Any], extras: Iterable[str]) -> Iterator[str]:
+    """Yield the requirements of the project with extras, and with those that they name."""
+    yield from project["dependencies"]
+    for name in extras:
+        for requirement in project["optional-dependencies"][name]:
+            if (inner := Requirement(requirement)).name == "docmill":
+                yield from required(project, inner.extras)
+            else:
+                yield requirement
+
+
 @pytest.mark.parametrize("variant", ["build", "cpu", "cuda"])
 def test_a_lock_has_a_hash_for_each_package_and_versions_that_the_project_takes(variant: str) -> None:
     lines = (ROOT / "docker" / f"requirements-{variant}.lock").read_text().splitlines()[1:]
@@ -150,8 +162,7 @@ def test_a_lock_has_a_hash_for_each_package_and_versions_that_the_project_takes(
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted = project["build-system"]["requires"]
     if variant != "build":
-        extras = project["project"]["optional-dependencies"]
-        wanted = [*project["project"]["dependencies"], *(one for name in LOCKED for one in extras[name])]
+        wanted = [*required(project["project"], LOCKED)]
         assert (versions[canonicalize_name("torch")].local == "cpu") == (variant == "cpu")
     for requirement in map(Requirement, wanted):
         version = versions[canonicalize_name(requirement.name)]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from docmill.storage.core.database import Database
 from tests.kinds import KINDS
@@ -94,3 +99,76 @@ def test_storing_a_job_without_a_redis_loads_no_queue(tmp_path: Path) -> None:
         "redis",
         "docmill.features.near_duplicates.clusters",
     }
+
+
+CLIENT = """
+import json, sys
+from importlib.machinery import PathFinder
+
+blocked, source = json.loads(sys.argv[1]), sys.argv[2]
+
+
+class Base(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in blocked else super().find_spec(name, path, target)
+
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Base
+
+from click.testing import CliRunner
+import docmill as api
+from docmill.worker.cli import docmill
+from docmill.worker.cli.registry import all_commands
+
+
+def run(*arguments):
+    done = CliRunner().invoke(docmill, arguments, standalone_mode=False)
+    return done.output, done.exception
+
+
+for name in all_commands():
+    output, error = run(name, "--help")
+    assert error is None and "Usage:" in output, (name, error)
+for arguments in (
+    ["enqueue", source, "--task", "embed", "--model", "null"], ["status", "1"], ["jobs"], ["failures", "1"],
+    ["results", "1"], ["cancel", "1"], ["doctor"], ["models", "list"], ["corpus", "list"], ["top", "--once"],
+):
+    assert run(*arguments)[1] is None, (arguments, run(*arguments))
+with api.connect() as mill:
+    assert mill.job(1).status().state == "cancelled"
+for arguments in (
+    ["run", source, "--task", "embed", "--model", "null"], ["worker"], ["search", source, "a query"], ["web"],
+    ["metrics"], ["report", "1"], ["review", "1"], ["explain", "1", "1"], ["dedup", source],
+):
+    print(arguments[0], run(*arguments)[1])
+"""
+
+
+def _outside_the_base() -> list[str]:
+    """Return the modules of this environment that docmill without extras would not bring."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    base, todo = {"docmill", "packaging"}, [*map(Requirement, project["dependencies"])]
+    while todo:
+        requirement = todo.pop()
+        base.add(canonicalize_name(requirement.name))
+        for needed in map(Requirement, distribution(requirement.name).requires or ()):
+            extras = ("", *requirement.extras)
+            applies = needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras)
+            if applies and canonicalize_name(needed.name) not in base:
+                todo.append(needed)
+    distributions = packages_distributions().items()
+    return [module for module, names in distributions if base.isdisjoint(map(canonicalize_name, names))]
+
+
+def test_a_client_needs_no_extra_and_other_commands_name_theirs(tmp_path: Path) -> None:
+    source = tmp_path / "texts.jsonl"
+    source.write_text('{"id": "1", "text": "A text."}\n')
+    command = [sys.executable, "-c", CLIENT, json.dumps(_outside_the_base()), str(source)]
+    environment = os.environ | {"DOCMILL_HOME": str(tmp_path), "COLUMNS": "80"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    sentences = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    extras = {"run": "local", "worker": "local", "search": "local", "explain": "checks"}
+    for name in ("run", "worker", "search", "web", "metrics", "report", "review", "explain", "dedup"):
+        assert f"[{extras.get(name, name)}]" in sentences[name], sentences[name]

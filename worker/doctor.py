@@ -21,7 +21,7 @@ from sqlalchemy import select
 from docmill.storage.core.database import Pooling, pooling
 from docmill.storage.core.schema import Worker, db_now
 from docmill.storage.errors import DatabaseUnreachable, OtherRelease, RightMissing, SchemaOutOfDate, StorageError
-from docmill.storage.extras import install
+from docmill.storage.extras import LOCAL, install
 from docmill.storage.leases.dispatch import LIVE_S
 from docmill.storage.migrations import current, is_behind, require_current
 from docmill.storage.readers.confinement import has_seccomp, landlock_abi
@@ -135,6 +135,10 @@ def _database_advice(error: StorageError) -> str:
 def look_at_redis(settings: Settings) -> Iterator[Diagnosis]:
     """Check that Redis answers, its eviction policy, its persistence and its clock."""
     if settings.redis_url is None:
+        if not LOCAL.is_installed:
+            stored = "DOCMILL_REDIS_URL is not set: jobs are stored, and workers find them there"
+            yield Diagnosis("redis", True, stored)
+            return
         try:
             with EmbeddedRedis() as embedded, closing(Broker(embedded.url)) as broker:
                 broker.ping()
@@ -213,6 +217,9 @@ def look_at_models(settings: Settings) -> Iterator[Diagnosis]:
 
 def look_at_device(settings: Settings) -> Iterator[Diagnosis]:
     """Check that torch starts, and can use the devices that workers would use."""
+    if not LOCAL.is_installed:
+        yield Diagnosis("device", True, "this machine computes nothing: the models' libraries are not installed")
+        return
     probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
     if probe.returncode != 0:
         last = (probe.stderr.strip().splitlines() or ["no reason given"])[-1]

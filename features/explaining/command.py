@@ -9,6 +9,7 @@ from docmill.features.explaining.explanation import as_json as write_json
 from docmill.features.explaining.provenance import read_provenance
 from docmill.features.explaining.terminal import ExplanationSections
 from docmill.storage.core.database import Database
+from docmill.storage.extras import CHECKS
 from docmill.worker.cli.options import JOB, JSON, settings_from
 from docmill.worker.cli.printing import OK, print_json, print_rich, say
 from docmill.worker.stores import open_store
@@ -30,6 +31,7 @@ def explain_command(job: int, document: str, step: str | None, full: bool, as_js
     The windows are not stored. They are cut again by the model's tokenizer, without its weights; where the model is
     not on this machine, the command says so. Of a job with several steps the last one with a result is explained.
     """
+    CHECKS.require("`docmill explain`")
     settings = settings_from()
     with open_store(settings) as database:
         explanation = explain(

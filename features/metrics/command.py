@@ -8,8 +8,7 @@ from contextlib import suppress
 
 import click
 
-from docmill.features.metrics.fleet import FleetCollector
-from docmill.features.metrics.serving import exposition, serving
+from docmill.features.metrics import LIBRARY
 from docmill.storage.core.database import Database
 from docmill.storage.migrations import require_current
 from docmill.storage.results.fleet import Fleet, read_fleet
@@ -33,6 +32,10 @@ def metrics_command(host: str, port: int, once: bool) -> int:
     is enough for a fleet. Metrics have names of pipelines and models in them, and no text of a document. The spend
     needs DOCMILL_PRICES. Workers count their own work: see DOCMILL_METRICS_PORT.
     """
+    LIBRARY.require("`docmill metrics`")
+    from docmill.features.metrics.fleet import FleetCollector
+    from docmill.features.metrics.serving import exposition, serving
+
     settings = settings_from()
     prices = read_prices(settings)
     stop_as_interrupt()

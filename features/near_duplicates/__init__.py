@@ -7,7 +7,7 @@ The core finds the filter by its name (`storage/steps/conditions.py`), and calls
 from docmill.storage.extras import Extra
 from docmill.storage.features import CORPORA, Command, Feature
 
-LIBRARY = Extra("dedup", ("rensa",), "near duplicates by words")
+LIBRARY = Extra("dedup", ("rensa", "scipy"), "near duplicates by words")
 FEATURE = Feature(
     "near_duplicates",
     commands={

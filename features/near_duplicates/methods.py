@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from docmill.features.near_duplicates import LIBRARY
-from docmill.storage.errors import StorageError
-from docmill.storage.extras import install
 
 Unit: TypeAlias = Literal["words", "characters"]
 UNITS: tuple[str, ...] = get_args(Unit)
@@ -101,9 +99,8 @@ def stored(value: Mapping[str, Any]) -> Method:
 
 
 def require_library() -> None:
-    """Raise StorageError if the library for signatures is not installed."""
-    if not LIBRARY.is_installed:
-        raise StorageError(f"near duplicates by words need another library: {install(LIBRARY.name)}")
+    """Raise ExtraMissing if the library for signatures is not installed."""
+    LIBRARY.require("A search for near duplicates")
 
 
 def unheard(_phase: Phase, _done: int, _total: int) -> None:

@@ -6,8 +6,6 @@ import os
 from pathlib import Path
 
 from docmill.features.reports.facts import gather
-from docmill.features.reports.page import write
-from docmill.storage.extras import install
 from docmill.storage.results.status import read_status
 from docmill.worker.api.errors import Error, explained
 from docmill.worker.api.job import Job
@@ -22,8 +20,9 @@ def report(job: Job, path: str | os.PathLike[str], *, with_text: bool = True) ->
 
     Without `with_text` it has no texts, ids of documents and reasons of failures. Raises Error.
     """
-    if not EXTRAS["report"].is_installed:
-        raise Error(f"reports need other libraries: {install('report')}")
+    EXTRAS["report"].require("A report")
+    from docmill.features.reports.page import write
+
     status = read_status(job.database, job.id)
     checks = checks_of(job.settings.models_dir, job.settings.cache_dir)
     facts = gather(job.database, status, with_text=with_text, checks_of=checks)

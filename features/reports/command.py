@@ -7,9 +7,7 @@ from pathlib import Path
 import click
 
 from docmill.features.reports.facts import Facts, gather
-from docmill.features.reports.page import write
 from docmill.storage.core.database import Database
-from docmill.storage.extras import install
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.worker.cli.options import JOB, FilledPath, settings_from
 from docmill.worker.cli.printing import OK, listen, say
@@ -40,8 +38,9 @@ def report_command(job: int, out: Path | None, no_text: bool) -> int:
     """
     target = Path(f"report-{job}.html") if out is None else out
     check_out(target, "jsonl")
-    if not EXTRAS["report"].is_installed:
-        raise click.UsageError(f"reports need other libraries: {install('report')}")
+    EXTRAS["report"].require("A report")
+    from docmill.features.reports.page import write
+
     settings = settings_from()
     prices = read_prices(settings)
     with open_store(settings) as database:

@@ -4,8 +4,10 @@ Fitted risks stay in the core (`storage/steps/fitted_risks.py`): escalation and 
 (`worker/cli/commands/results.py`) read them, and say how to fit them.
 """
 
+from docmill.storage.extras import Extra
 from docmill.storage.features import RESULTS, Command, Feature
 
+LIBRARY = Extra("review", ("scipy", "sklearn"), "estimates from judgements, and fitted risks")
 FEATURE = Feature(
     "reviewing",
     commands={
@@ -17,4 +19,5 @@ FEATURE = Feature(
     },
     tables=("docmill.features.reviewing.judgements:ReviewTable.metadata",),
     dependents=("docmill.features.reviewing.judgements:DEPENDENT",),
+    extras=(LIBRARY,),
 )

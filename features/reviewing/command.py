@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from docmill.features.reviewing import LIBRARY
 from docmill.features.reviewing.judgements import judged_results
 from docmill.features.reviewing.population import reviewed_step
 from docmill.features.reviewing.risk import fit
@@ -78,6 +79,7 @@ def review_command(
         _check_suffix(file, option)
     if export is not None:
         check_out(export, "csv" if export.suffix.lower() == ".csv" else "jsonl", name="--export")
+    LIBRARY.require("`docmill review`")
     with open_store(settings_from()) as database:
         if fitted:
             _fit(database, job, step, as_json=as_json)

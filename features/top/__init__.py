@@ -3,6 +3,7 @@
 from docmill.storage.extras import Extra
 from docmill.storage.features import FLEET, Command, Feature
 
+LIBRARY = Extra("top", ("textual",), "`docmill top`: a live view in the terminal")
 FEATURE = Feature(
     "top",
     commands={
@@ -10,5 +11,5 @@ FEATURE = Feature(
             FLEET, "Watch jobs, lanes, workers and failures in the terminal.", "docmill.features.top.command"
         )
     },
-    extras=(Extra("top", ("textual",), "`docmill top`: a live view in the terminal"),),
+    extras=(LIBRARY,),
 )

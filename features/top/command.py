@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from docmill.features.top import LIBRARY
 from docmill.features.top.frame import plain_frame, read_view, view_as_json
 from docmill.worker.cli.options import JSON, settings_from
 from docmill.worker.cli.printing import OK, answer, print_json
@@ -28,18 +29,8 @@ def top_command(once: bool, as_json: bool) -> int:
         elif once or not (sys.stdin.isatty() and sys.stdout.isatty()):
             answer(plain_frame(read_view(database), shutil.get_terminal_size().columns))
         else:
-            _require_textual()
+            LIBRARY.require("The live view (`docmill top --once` prints one frame)")
             from docmill.features.top.screens import TopApp
 
             TopApp(lambda: read_view(database)).run()
     return OK
-
-
-def _require_textual() -> None:
-    try:
-        import textual  # noqa: F401
-    except ImportError as error:
-        raise click.UsageError(
-            "the package textual is not installed; install it with: pip install 'docmill[top]', or print one frame "
-            "with: docmill top --once"
-        ) from error

@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from docmill.storage.core.specs import Spec
+from docmill.storage.extras import install
 from docmill.tasks import kinds
 from docmill.tasks.backends import registry
 from docmill.tasks.errors import BadOption, HubUnreachable, ModelCorrupt, ModelNotFound, ModelUnsuitable, nearly
@@ -313,10 +314,13 @@ def _local_folder(model: str, models_dir: Path | None) -> Path | None:
         return inside
     if reference.startswith(_PACKAGE):
         package = reference.removeprefix(_PACKAGE).partition("/")[0]
-        instead = f", or copy its folder into DOCMILL_MODELS_DIR as {model}" if model in ALIASES else ""
+        if model in ALIASES:
+            raise ModelNotFound(
+                f"The model {model} is not installed: {install('quickstart')}, or copy its folder into "
+                f"DOCMILL_MODELS_DIR as {model}."
+            )
         raise ModelNotFound(
-            f"The Python package {package} with the model is not installed: pip install "
-            f"{package.replace('_', '-')}{instead}"
+            f"The Python package {package} with the model is not installed: pip install {package.replace('_', '-')}"
         )
     return None
 

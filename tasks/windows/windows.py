@@ -19,8 +19,6 @@ from itertools import accumulate, groupby
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
-from semantic_text_splitter import TextSplitter
-
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -120,6 +118,8 @@ def split(text: str, count: Callable[[str], int], limit_tokens: int) -> list[tup
     is given blocks, and the last piece of a block, which may be short only because the block ended, begins the
     next block. No stretch is longer than a block, however few its tokens are.
     """
+    from semantic_text_splitter import TextSplitter
+
     block_chars = limit_tokens * LONG_CHARS_PER_TOKEN
     splitter = TextSplitter.from_callback(_seeing_enough(count, limit_tokens), limit_tokens, trim=False)
     spans, start = [], 0

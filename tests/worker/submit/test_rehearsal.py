@@ -122,7 +122,7 @@ def test_a_machine_without_model_libraries_leaves_it_to_the_workers(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pinned = pinning.pin(str(cut(tmp_path / "cut")), models_dir=None, cache_dir=settings.cache_dir)
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda _: None)
     rehearsal.require_possible(settings, [Spec("translate", pinned.model, pinned.revision)])
 
 

@@ -39,6 +39,9 @@ def web_command(host: str, port: int, names: tuple[str, ...], allow_changes: boo
     --host-name, it asks for a token: that of DOCMILL_WEB_TOKEN, or a new one that is printed once. It speaks HTTP; a
     proxy in front of it has to add TLS.
     """
+    from docmill.worker.extras import EXTRAS
+
+    EXTRAS["web"].require("The web page")
     from docmill.worker.web.server import serving
     from docmill.worker.web.site import Site, allowed_hosts
 
@@ -73,7 +76,10 @@ def page_beside(settings: Settings, wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
+    from docmill.worker.extras import EXTRAS
     from docmill.worker.settings import has_display
+
+    EXTRAS["web"].require("The web page")
     from docmill.worker.web.server import serving
     from docmill.worker.web.site import Site
 
