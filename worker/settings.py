@@ -130,8 +130,8 @@ class Settings(BaseSettings):
         float,
         Field(
             ge=0.5,
-            description="Seconds of silence after which a PostgreSQL server is asked, over another connection, if it "
-            "still works on a statement; connecting may take as long. Other bounds follow from it.",
+            description="Seconds without an answer until docmill asks a PostgreSQL server, over another connection, "
+            "whether it still works. Connecting may take as long.",
         ),
     ] = ANSWER_S
     redis_url: Annotated[
@@ -144,9 +144,7 @@ class Settings(BaseSettings):
     ] = None
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
-        Field(
-            description="Precision where a command names none: `auto` is what the device does natively, never int8."
-        ),
+        Field(description="Precision; `auto` is the device's native one, never int8."),
     ] = "auto"
     backend: Annotated[
         str,
@@ -158,10 +156,7 @@ class Settings(BaseSettings):
     ] = "auto"
     endpoint: Annotated[
         str | None,
-        Field(
-            description="Server of models named `openai:NAME`: the URL before `/chat/completions`, such as "
-            "`http://localhost:8000/v1`."
-        ),
+        Field(description="Server of models named `openai:NAME`, such as `http://localhost:8000/v1`."),
     ] = None
     openai_api_key: Annotated[
         str | None,
@@ -178,7 +173,7 @@ class Settings(BaseSettings):
         float,
         Field(
             gt=0,
-            description="Seconds without any answer from that server until the job is `blocked`; its texts wait.",
+            description="Seconds without any answer from that server until the job is `blocked`.",
         ),
     ] = 300.0
     prices: Annotated[
@@ -188,10 +183,7 @@ class Settings(BaseSettings):
     lanes: Annotated[
         tuple[str, ...],
         NoDecode,
-        Field(
-            description="Task kinds that a worker serves, separated by commas; with `enqueue` it carries out "
-            "`docmill.enqueue` orders, too."
-        ),
+        Field(description="Task kinds that a worker serves, separated by commas; `enqueue` stands for orders."),
         Shown(default="all but `enqueue`", choices=(*LANES, ORDERS)),
     ] = LANES
     order_roots: Annotated[
@@ -221,8 +213,8 @@ class Settings(BaseSettings):
         float,
         Field(
             gt=0,
-            description="Seconds that a batch may take at the most, and that the first of its kind may take. The "
-            "limit of later ones follows from what they cost before; a process whose batch hangs is killed.",
+            description="Most seconds of a batch. Later batches have a lower limit, by the cost of earlier ones; a "
+            "process whose batch hangs is killed.",
         ),
     ] = 900.0
     hang_s: Annotated[
@@ -233,7 +225,7 @@ class Settings(BaseSettings):
     ] = "warning"
     log_format: Annotated[
         Literal["text", "json"],
-        Field(description="Form of the log on stderr: lines of text, or one JSON object for each event."),
+        Field(description="Form of the log on stderr."),
     ] = "text"
     metrics_port: Annotated[
         int | None, Field(ge=1, le=65535, description="Port of a worker's metrics for Prometheus."), Shown("none")
@@ -249,8 +241,7 @@ class Settings(BaseSettings):
         Field(
             repr=False,
             min_length=16,
-            description="Token that `docmill web` asks for, of 16 characters or more. It is never stored, logged or "
-            "shown.",
+            description="Token that `docmill web` asks for, of 16 characters or more.",
         ),
         Shown(default="none on the loopback address; elsewhere a new one at each start"),
     ] = None
@@ -261,8 +252,8 @@ class Settings(BaseSettings):
         float,
         Field(
             gt=0,
-            description="Days for which what has ended is kept, where no rule of retention has another age: runs of "
-            "pipelines with their jobs, rejected records, and what `docmill retry` needs.",
+            description="Days for which docmill keeps ended runs of pipelines with their jobs, rejected records, and "
+            "what `docmill retry` needs.",
         ),
     ] = 90.0
     retention: Annotated[
@@ -278,22 +269,22 @@ class Settings(BaseSettings):
     retention_rejections: Annotated[Age, Field(description="Age from which rejected records go."), _OF_UPKEEP] = None
     retention_refusals: Annotated[
         Age,
-        Field(description="Age from which the reasons go why workers refused a model."),
+        Field(description="Age from which workers' refusals of models go."),
         Shown("an hour, by upkeep"),
     ] = None
     retention_shards: Annotated[
         Age,
-        Field(description="Age from which `docmill gc --retention` folds finished shards of ended jobs to sums."),
+        Field(description="Age from which finished shards of ended jobs become sums."),
         _NEVER,
     ] = None
     retention_versions: Annotated[
         Age,
-        Field(description="Age from which `docmill gc --retention` removes superseded versions of documents."),
+        Field(description="Age from which superseded versions of documents go."),
         _NEVER,
     ] = None
     retention_results: Annotated[
         Age,
-        Field(description="Age from which `docmill gc --retention` drops results that nothing needs."),
+        Field(description="Age from which results that nothing needs go."),
         _NEVER,
     ] = None
 
