@@ -37,16 +37,9 @@ def test_every_link_leads_to_a_file_and_a_heading_of_it() -> None:
             assert not anchor or anchor in anchors(target), f"{page.name}: {file}#{anchor}"
 
 
-def test_every_test_that_the_pages_name_is_there() -> None:
-    there = {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
-    for page in [*DOCS.glob("*.md"), ROOT / "tests" / "faults" / "README.md"]:
-        text = page.read_text()
-        assert set(re.findall(r"(?<!::)\b(test_\w+)", text)) <= there, page.name
-        for module, function in re.findall(r"`(test_\w+)::(test_\w+)`", text):
-            [path] = (ROOT / "tests").rglob(f"{module}.py")
-            assert f"\ndef {function}(" in path.read_text(), f"{page.name}: {module}::{function}"
-        for path in re.findall(r"`(tests/[\w/]+\.py)`", text):
-            assert (ROOT / path).exists(), f"{page.name}: {path}"
+def test_only_the_pages_for_developers_name_tests() -> None:
+    pages = set(DOCS.glob("*.md")) - {DOCS / "internals.md", DOCS / "extending.md"}
+    assert {page.name for page in pages if re.search(r"\btest_\w|\btests/|`make test", page.read_text())} == set()
 
 
 def test_the_page_of_flags_has_every_flag_that_can_be_asked_for() -> None:
