@@ -103,7 +103,7 @@ def _options(context: click.Context) -> dict[str, Line]:
         record = param.get_help_record(context)
         name = max(param.opts, key=len)
         if isinstance(param, click.Option) and record is not None and name not in EVERYWHERE:
-            lines[name] = Line(name, record[0], _brief(record[1]))
+            lines[name] = Line(name, _named(record[0]), _brief(record[1]))
     return lines
 
 
@@ -151,6 +151,11 @@ def _like_run(context: click.Context) -> Iterator[str]:
     yield f"`{context.command_path} TASK SOURCE [OPTIONS]`\n\n{_about(context)}\n"
     yield f"It has the options of `docmill run` but {lacks}, and:\n"
     yield _listed(line for name, line in lines.items() if name not in of_run)
+
+
+def _named(option: str) -> str:
+    """Return an option with its value, a number as N or X."""
+    return option.replace("INTEGER RANGE", "N").replace("FLOAT RANGE", "X")
 
 
 def _brief(about: str) -> str:
