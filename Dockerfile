@@ -27,7 +27,7 @@ ARG VERSION=0.0.0
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --require-hashes --no-deps --root-user-action ignore --requirement /tmp/requirements-build.lock
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE hatch_build.py ./
 COPY docmill docmill
 COPY features features
 COPY worker worker

@@ -12,10 +12,16 @@ __all__ = ["Error", "Hit", "Job", "Mill", "Status", "TimedOut", "Unreachable", "
 
 if TYPE_CHECKING:
     from docmill.worker.api import Error, Hit, Job, Mill, Status, TimedOut, Unreachable, connect, run, search
+
+    __version__: str
 else:
 
     def __getattr__(name: str) -> Any:
-        """Return a part of the Python API, which is loaded when it is first used."""
+        """Return a part of the Python API, which is loaded when it is first used, or the version."""
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version("docmill")
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from docmill.worker import api

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
+from hatch_build import web_address
 from release import bill, chart
 
 ROOT = Path(__file__).parent.parent
@@ -113,6 +114,8 @@ def build(root: Path) -> Path:
         made = _time_of_commit(root)
         _run(root, [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder)], made)
         [wheel] = folder.glob("*.whl")
+        if not web_address(_git(root, "remote", "get-url", "origin") or ""):
+            _say("SKIPPED project addresses and links of the README: the remote origin has no address of pages")
         version = wheel.name.split("-")[1]
         for variant in VARIANTS:
             target = folder / f"docmill-{version}-{variant}.cdx.json"

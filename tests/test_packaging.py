@@ -201,7 +201,7 @@ def test_the_source_distribution_is_the_package_and_what_a_build_reads(dist: Pat
         names = {name.partition("/")[2] for name in archive.getnames()}
     with zipfile.ZipFile(_wheel(dist)) as wheel:
         package = {name for name in wheel.namelist() if name.startswith("docmill/")}
-    assert names == package | {"PKG-INFO", "pyproject.toml", "README.md", "LICENSE", ".gitignore"}
+    assert names == package | {"PKG-INFO", "pyproject.toml", "README.md", "LICENSE", ".gitignore", "hatch_build.py"}
 
 
 def test_the_wheel_alone_answers_and_does_a_job(installed: Docmill, unpacked: Path, dist: Path) -> None:
