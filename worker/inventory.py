@@ -68,9 +68,8 @@ PLACES = (
     ),
     TextPlace(
         "files of a SQLite store (`docmill.db` and its `-wal`), free pages included",
-        "nothing: `secure_delete` overwrites, and the journal is emptied. `rm` says so if another process prevents "
-        "that. An earlier release, or a page that was rearranged, may leave copies in free places: `sqlite3 FILE "
-        "VACUUM` rewrites the file",
+        "nothing: `secure_delete` overwrites, and the journal is emptied; `rm` says so if another process prevents "
+        "that. A page that SQLite rearranged may leave copies in free places: `sqlite3 FILE VACUUM` removes them",
         traced=True,
         store=SQLITE,
         files=_store_files,
