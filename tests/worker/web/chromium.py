@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from selenium import webdriver
@@ -42,6 +44,14 @@ class Browser:
         scheme = {"features": [{"name": "prefers-color-scheme", "value": colours}]}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", scheme)
         self.driver.get(url)
+
+    def picture(self, path: Path, height: int) -> None:
+        """Write the top of the page, so many pixels high, as a PNG file."""
+        self.driver.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
+        width = self.driver.execute_script("return innerWidth")
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
+        path.write_bytes(b64decode(shot["data"]))
 
     def text(self) -> str:
         """Return what a person reads on the page, which may be replaced meanwhile."""

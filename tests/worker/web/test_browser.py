@@ -13,6 +13,7 @@ import pytest
 from docmill.storage.core.database import Database
 from docmill.storage.leases import dispatch
 from docmill.storage.pipelines import pipelines
+from docmill.worker.cli.printing import SOME_REJECTED
 from docmill.worker.settings import Settings
 from docmill.worker.web.server import serving
 from docmill.worker.web.site import Site
@@ -20,7 +21,7 @@ from tests.conftest import missing
 from tests.fault_points import FAULT, MARKER
 from tests.kinds import KINDS
 from tests.storage.builders import numbered, read, request
-from tests.worker.harness import Docmill
+from tests.worker.harness import EXAMPLES, Docmill
 from tests.worker.web.chromium import COLOURS, WIDTHS, Browser, chromium, programs
 
 pytestmark = pytest.mark.slow
@@ -32,6 +33,7 @@ HOSTILE = (
     f'"><form action=/jobs/1/cancel method=post hx-post="/jobs/1/cancel" hx-trigger="load">{{{{7*7}}}}'
 )
 LOOKS = tuple(product(WIDTHS, COLOURS))
+PICTURES = "DOCMILL_TEST_PICTURES"  # a folder: `make pictures`
 PAGES = ("", "/failures", "/flagged", "/samples", "/document?id=long")
 
 
@@ -103,6 +105,45 @@ def test_a_job_is_watched_from_start_to_end_and_operated(
     assert not browser.complaints()
     _look(browser, url, ["/jobs", "/sign-in", *(f"/jobs/{job}{page}" for page in PAGES)])
     _look_at_the_fleet(browser, docmill, url)
+
+
+def test_real_outputs_are_shown_with_what_is_doubtful_and_what_was_not_processed(
+    browser: Browser, docmill: Docmill, url: str
+) -> None:
+    descriptions = EXAMPLES / "descriptions.jsonl"
+    if PICTURES in os.environ:
+        docmill("run", descriptions, "--task", "embed")
+        docmill("run", EXAMPLES / "french.jsonl", "--task", "translate", "--from", "fr", "--to", "en", "--limit", 60)
+        docmill("run", descriptions, "--task", "classify")
+    docmill("run", descriptions, "--task", "summarize", "--limit", 60)
+    docmill("run", EXAMPLES / "leaflets", "--task", "summarize", code=SOME_REJECTED)
+    browser.open(f"{url}/jobs", width=1200)
+    browser.comes_to("6 of 6 done, 1 rejected")
+    _take_picture(browser, "web-jobs", 640)
+    browser.click("Summarize · leaflets")
+    browser.comes_to("Download the results")
+    _take_picture(browser, "web-job", 600)
+    browser.open(f"{url}/jobs", width=1200)
+    browser.click("Summarize · descriptions.jsonl")
+    browser.comes_to("Download the results")
+    browser.click("Flagged")
+    browser.comes_to("is not in the input.")
+    if PICTURES in os.environ:
+        browser.open(f"{url}/jobs", width=1200)
+        browser.click("Translate · french.jsonl")
+        browser.comes_to("Download the results")
+        browser.click("Flagged")
+        browser.comes_to("Any flag")
+        browser.click("numbers changed")
+        browser.comes_to("is not in the input.")
+        _take_picture(browser, "web-output", 800)
+    assert not browser.complaints()
+
+
+def _take_picture(browser: Browser, name: str, height: int) -> None:
+    """Write the page as a picture of the documentation, if a folder for them is named."""
+    if PICTURES in os.environ:
+        browser.picture(Path(os.environ[PICTURES]) / f"{name}.png", height)
 
 
 def _look_at_the_fleet(browser: Browser, docmill: Docmill, url: str) -> None:

@@ -121,16 +121,11 @@ class JobProgress:
         return status.done, status.skipped, status.failed, status.pending
 
     @property
-    def not_processed(self) -> int:
-        """The number of texts and records without a result that no worker will compute."""
-        return self.status.failed + self.status.skipped + self.status.rejected
-
-    @property
-    def lacking(self) -> str:
-        """The same in words, by outcome."""
+    def lacking(self) -> dict[str, int]:
+        """The numbers of texts and records that have no result and that no worker will compute, by outcome."""
         status = self.status
-        counts = {"failed": status.failed, "skipped": status.skipped, "rejected": status.rejected}
-        return ", ".join(f"{n:,} {outcome}" for outcome, n in counts.items() if n)
+        counts = {"skipped": status.skipped, "failed": status.failed, "rejected": status.rejected}
+        return {outcome: n for outcome, n in counts.items() if n}
 
     @property
     def percent(self) -> int:
