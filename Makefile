@@ -196,7 +196,10 @@ docs: setup      ## the documentation as a site, in site/
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	$(BIN)/zensical build --clean --strict
 
-.PHONY: outputs
+.PHONY: outputs pictures
+pictures: setup  ## the pictures of the documentation, from real runs (Chromium with its driver makes those of the web page)
+	DOCMILL_TEST_PICTURES=docs/pictures $(BIN)/python -m pytest -m slow tests/worker/web/test_browser.py -k real_outputs
+
 outputs: setup   ## run the commands of pages and write their output into them: PAGES="docs/search.md"; all without PAGES
 	$(BIN)/python -m docs.outputs $(PAGES)
 

@@ -48,7 +48,9 @@ class Browser:
     def picture(self, path: Path, height: int) -> None:
         """Write the top of the page, so many pixels high, as a PNG file."""
         self.driver.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
-        width = self.driver.execute_script("return innerWidth")
+        width = self.driver.execute_script(
+            "document.documentElement.style.scrollbarGutter = 'auto'; return innerWidth"
+        )
         clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
         path.write_bytes(b64decode(shot["data"]))
