@@ -174,7 +174,7 @@ def test_the_page_says_of_every_extra_if_the_images_have_it() -> None:
 
     text = (ROOT / "docs" / "deploy.md").read_text()
     [said] = re.findall(r"^- \*\*Extras\.\*\* (The images have .*?)\.$", text, re.MULTILINE | re.DOTALL)
-    inside, outside = (re.findall(r"`([\w-]+)`", half) for half in said.split(" none of "))
+    inside, outside = (re.findall(r"`([\w-]+)`", half) for half in " ".join(said.split()).split(" none of "))
     assert inside == LOCKED == sorted(LOCKED)
     assert {*inside, *outside} == EXTRAS.keys()
     assert not {*inside} & {*outside}
