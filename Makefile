@@ -217,8 +217,9 @@ release: setup   ## everything of a release, in dist/VERSION: RELEASE="--allow-d
 check-security: setup ## known vulnerabilities of the images' packages (needs a network): AUDIT="--service osv" asks another service
 	@$(BIN)/python -m release.audit $(AUDIT)
 
-dist: setup      ## wheel and source distribution, in dist/
+dist: setup      ## wheel, source distribution and the quick start's models, in dist/
 	$(BIN)/python -m build --no-isolation
+	$(BIN)/python -m release.models dist $$($(BIN)/python -m hatchling version)
 
 clean:           ## remove the virtual environment and caches (never results)
 	rm -rf .venv .venv-gliner .venv-vllm .venv-airflow .venv-dagster .venv-prefect .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

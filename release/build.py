@@ -1,4 +1,4 @@
-"""Build a release: wheel, source distribution, Helm chart, images, lists of their packages, and checksums.
+"""Build a release: wheel, source distribution, models, Helm chart, images, lists of their packages, checksums.
 
     python -m release.build [--allow-dirty] [--allow-untagged]
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from packaging.version import InvalidVersion, Version
 
 from hatch_build import web_address
-from release import bill, chart
+from release import bill, chart, models
 
 ROOT = Path(__file__).parent.parent
 VARIANTS = ("cpu", "cuda")
@@ -122,6 +122,8 @@ def build(root: Path) -> Path:
             _say(f"packages of the image ({variant})")
             lock = root / "docker" / f"requirements-{variant}.lock"
             bill.write(target, lock, root / "pyproject.toml", wheel, version, made)
+        _say("models of the quick start")
+        models.write(root, folder, version)
         _say("Helm chart")
         if (lacking := chart.write(root, folder, version, made)) is not None:
             _say(f"SKIPPED Helm chart: {lacking}")

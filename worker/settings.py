@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -98,7 +98,7 @@ Age = Annotated[str | None, AfterValidator(_check_age)]
 
 
 PREFIX = "DOCMILL_"
-STORE, CACHE = "docmill.db", "cache"  # in the home
+STORE, CACHE, MODELS = "docmill.db", "cache", "models"  # in the home
 ANSWERS = "answers.db"  # of served models, until their outcomes are stored
 _COLLECTOR, _OFF = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_SDK_DISABLED"
 LANES = kinds.NAMES
@@ -140,7 +140,11 @@ class Settings(BaseSettings):
         Shown(default="an embedded server"),
     ] = None
     models_dir: Annotated[
-        Path | None, Field(description="Folder with models; `--model NAME` looks there before it asks a hub.")
+        Path | None,
+        Field(
+            description="Folder with models; `--model NAME` looks there before it asks a hub.", validate_default=True
+        ),
+        Shown(default="`models` in the home"),
     ] = None
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
@@ -358,7 +362,10 @@ class Settings(BaseSettings):
 
     @field_validator("models_dir")
     @classmethod
-    def _folder(cls, value: Path | None) -> Path | None:
+    def _folder(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is None and "home" in info.data:
+            folder: Path = info.data["home"] / MODELS
+            return folder if folder.is_dir() else None
         if value is not None and not value.is_dir():
             raise ValueError(f"there is no folder {value}")
         return value

@@ -382,8 +382,8 @@ def _hub_id(model: str, models_dir: Path | None) -> str:
 def not_shipped(model: str) -> ModelNotFound:
     """Return the error for a model of ours that is not on this machine."""
     return ModelNotFound(
-        f"{model} lies in examples/models of docmill's source tree, and not in its package: copy its folder into "
-        "DOCMILL_MODELS_DIR under the same name, or name another model with --model."
+        f"The demo model {model} is not on this machine: get it with `docmill models get quickstart`, or name "
+        "another model with --model."
     )
 
 

@@ -32,6 +32,8 @@ def tree(tmp_path: Path) -> Path:
     (folder / "docmill").mkdir()
     (folder / "docmill" / "__init__.py").touch()
     (folder / ".gitignore").write_text("dist/\n")
+    (folder / "examples").mkdir()
+    (folder / "examples" / "models").symlink_to(ROOT / "examples" / "models")
     shutil.copytree(ROOT / chart.FOLDER, folder / chart.FOLDER)
     for variant, torch in (("cpu", "2.13.0+cpu"), ("cuda", "2.15.0")):
         lock = f"# Locked.\nclick==8.5.1 --hash=sha256:{'1' * 64}\ntorch=={torch} --hash=sha256:{TORCH}\n"
@@ -62,6 +64,7 @@ def test_a_release_has_packages_lists_and_checksums_and_says_which_images_it_ski
     folder = tree / "dist" / "1.2.0"
     wheel = "docmill-1.2.0-py3-none-any.whl"
     names = {wheel, "docmill-1.2.0.tar.gz", "docmill-1.2.0-cpu.cdx.json", "docmill-1.2.0-cuda.cdx.json"}
+    names.add("docmill-1.2.0-quickstart.zip")
     names |= {"docmill-1.2.0.tgz"} if HAS_HELM else set()
     assert {file.name for file in folder.iterdir()} == names | {"SHA256SUMS"}
     assert [*(tree / "dist").iterdir()] == [folder]

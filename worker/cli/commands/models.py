@@ -1,4 +1,4 @@
-"""`docmill models`: list the models that have names, and check a model."""
+"""`docmill models`: list the models that have names, check a model, and get those of the quick start."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from docmill.tasks.kinds import kind
 from docmill.tasks.models import weightless
 from docmill.tasks.outputs import Head
 from docmill.tasks.specs.pinning import ADAPTER, DEFAULTS, DESCRIPTIONS, NAMES, check
-from docmill.worker.cli.options import JSON, complete_models, settings_from
+from docmill.worker.cli.options import JSON, Choice, complete_models, settings_from
 from docmill.worker.cli.printing import OK, answer, listen, print_json, say
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.jobs.submission import say_conversions
+from docmill.worker.settings import MODELS
 from docmill.worker.submit.rehearsal import find_lacking
 
 
 @click.group("models")
 def models_command() -> None:
-    """List the models that have names, or check a model."""
+    """List the models that have names, check a model, or get those of the quick start."""
 
 
 @models_command.command("list", epilog="Example: docmill models list")
@@ -35,6 +36,7 @@ def list_command(as_json: bool) -> int:
             for model in sorted(
                 [config.parent for config in models_dir.glob("**/config.json")] + [*models_dir.glob("**/*.gguf")]
             )
+            if model.name not in NAMES
         ]
     if as_json:
         print_json(models)
@@ -43,6 +45,23 @@ def list_command(as_json: bool) -> int:
         default = f" [default for {model['default_for']}]" if model["default_for"] else ""
         answer(f"{model['name']:<16} {model['about']}{default}")
     say("Any other --model is a folder, a name in DOCMILL_MODELS_DIR, package:PACKAGE/FOLDER, or a model hub's id.")
+    return OK
+
+
+@models_command.command("get", epilog="Example: docmill models get quickstart --from docmill-0.1.0-quickstart.zip")
+@click.argument("collection", type=Choice(["quickstart"]), metavar="quickstart", expose_value=False)
+@click.option("--from", "source", help="Folder, archive or URL.  [default: the archive of this release]")
+def get_command(source: str | None) -> int:
+    """Copy the small models of the quick start into the models directory.
+
+    The archive is one of the files of docmill's release. Each model is compared with its hash.
+    """
+    from docmill.tasks.specs.own_models import copy_own_models
+
+    settings = settings_from()
+    folder = settings.models_dir or settings.home / MODELS
+    names = copy_own_models(source, folder, settings.cache_dir)
+    say(f"Copied {', '.join(names)} to {folder}.")
     return OK
 
 

@@ -1,0 +1,85 @@
+"""The quick start's models come from an archive, a folder or a URL, and are compared with their hashes."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from docmill.tasks.errors import HubUnreachable, ModelCorrupt, ModelNotFound
+from docmill.tasks.specs import own_models, pinning
+from docmill.tasks.specs.own_models import OWN, copy_own_models
+from docmill.worker.settings import load_settings
+from release import models
+from tests.worker.harness import ROOT
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return models.write(ROOT, tmp_path_factory.mktemp("dist"), "1.2.0")
+
+
+def test_models_of_an_archive_or_a_url_are_found_by_their_names(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {name: pinning.pin_with_adapter(name, None, models_dir=None, cache_dir=tmp_path)[0] for name in OWN}
+    monkeypatch.setattr(pinning, "SHIPPED_FOLDER", tmp_path)
+    monkeypatch.setattr(
+        pinning,
+        "ALIASES",
+        {name: f"{tmp_path}/{name}" if name in OWN else at for name, at in pinning.ALIASES.items()},
+    )
+    with pytest.raises(ModelNotFound, match="docmill models get quickstart"):
+        pinning.pin("marian-ddtp", models_dir=None, cache_dir=tmp_path)
+    models_dir = tmp_path / "home" / "models"
+    assert copy_own_models(str(archive), models_dir, tmp_path) == [*OWN]
+    settings = load_settings(home=tmp_path / "home")
+    assert settings.models_dir == models_dir
+    for name in OWN:
+        pinned, _ = pinning.pin_with_adapter(name, None, models_dir=models_dir, cache_dir=tmp_path)
+        assert pinned == before[name]
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(archive.parent)))
+    with server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert copy_own_models(f"{url}/{archive.name}", models_dir, tmp_path) == [*OWN]
+        with pytest.raises(HubUnreachable, match=r"nothing\.zip cannot be read"):
+            copy_own_models(f"{url}/nothing.zip", models_dir, tmp_path)
+        server.shutdown()
+    assert {path.name for path in models_dir.iterdir()} == {*OWN}
+
+
+def test_files_of_another_release_and_other_files_are_refused_and_nothing_is_replaced(tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(ROOT / "examples" / "models", changed)
+    (changed / "marian-ddtp" / "config.json").write_text("{}")
+    with pytest.raises(ModelCorrupt, match=r"The files of marian-ddtp in .* are not those of this release"):
+        copy_own_models(str(changed), tmp_path / "models", tmp_path)
+    (changed / "file.zip").write_text("no archive")
+    with pytest.raises(ModelCorrupt, match="it is not a zip file"):
+        copy_own_models(str(changed / "file.zip"), tmp_path / "models", tmp_path)
+    with pytest.raises(ModelNotFound, match="is no folder or archive with docmill's models"):
+        copy_own_models(str(tmp_path / "nowhere"), tmp_path / "models", tmp_path)
+    assert [*(tmp_path / "models").iterdir()] == []
+
+
+def test_without_the_projects_address_the_archive_has_to_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = {"Version": "1.2.0", "Project-URL": ["Homepage, https://example.org/docmill"]}
+    monkeypatch.setattr(own_models, "metadata", lambda _: _Metadata(about))
+    assert own_models._release_url() == (
+        "https://example.org/docmill/releases/download/v1.2.0/docmill-1.2.0-quickstart.zip"
+    )
+    del about["Project-URL"]
+    with pytest.raises(ModelNotFound, match="--from"):
+        copy_own_models(None, tmp_path, tmp_path)
+
+
+class _Metadata(dict[str, object]):
+    def get_all(self, name: str) -> object:
+        return self.get(name)
