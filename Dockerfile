@@ -64,6 +64,6 @@ USER 10001
 WORKDIR /corpus
 VOLUME ["/data"]
 # Each device process lives and takes from the queue.
-HEALTHCHECK --interval=30s --timeout=15s --start-period=60s --retries=3 CMD ["docmill", "health"]
+HEALTHCHECK --interval=30s --timeout=15s --start-period=60s --retries=3 CMD ["docmill", "doctor", "--workers"]
 ENTRYPOINT ["docmill"]
 CMD ["--help"]

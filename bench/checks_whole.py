@@ -68,7 +68,7 @@ def _run(folder: Path, number: int, source: Path, options: tuple[str, ...]) -> R
     """Translate all texts by a command of its own, with a new database."""
     with tempfile.TemporaryDirectory(dir=folder) as home:
         environment = {**os.environ, "DOCMILL_HOME": home, "PYTHONPATH": str(folder / str(number))}
-        command = [str(Path(sys.executable).with_name("docmill")), "run", str(source), "--task", "translate"]
+        command = [str(Path(sys.executable).with_name("docmill")), "run", "translate", str(source)]
         began, before_s = time.perf_counter(), _children_s()
         subprocess.run([*command, *options], check=True, cwd=home, env=environment, stdout=subprocess.DEVNULL)
         units = len(source.read_text().splitlines())

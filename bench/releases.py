@@ -78,12 +78,12 @@ def main() -> None:
             HERE: _checkout(ROOT, folder / "here"),
             arguments.commit: _checkout(stack.enter_context(_tree(arguments.commit, folder)), folder / "there"),
         }
-        embed = ("run", "--task", "embed")
-        translate = ("run", "--task", "translate", "--from", "fr", "--to", "en")
+        embed = ("run", "embed")
+        translate = ("run", "translate", "--from", "fr", "--to", "en")
         works = [
             ("embedding", embed, arguments.embeddings),
             ("translation", translate, arguments.translations),
-            ("classify", ("run", "--task", "classify"), arguments.classified),
+            ("classify", ("run", "classify"), arguments.classified),
             ("warm start", embed, arguments.started),
             ("null model", (*embed, "--model", "null"), arguments.carried),
         ]
@@ -124,7 +124,7 @@ def _ingested(sides: Mapping[str, Checkout], folder: Path, count: int, pairs: in
 
         def work(side: Checkout) -> Run:
             source = _written(folder, texts, count, next(numbers[side.home]))
-            command = ("enqueue", str(source), "--task", "embed", "--model", "null", "--corpus", source.stem)
+            command = ("enqueue", "embed", str(source), "--model", "null", "--corpus", source.stem)
             seconds, cpu_s, peak = side.run(*command, database_url=urls[side.home])
             source.unlink()
             return Run(count, seconds, {"cpu_s": round(cpu_s, 2), "peak_mb": round(peak)})

@@ -192,9 +192,9 @@ def write_sources(folder: Path) -> None:
 
 def make_jobs(docmill: Docmill, browser: Browser, url: str, model: Path) -> Jobs:
     """Make the jobs while the workers work, and wait until each is in the state that it is asked about in."""
-    translate = ("--task", "translate", "--from", "fr", "--to", "en", "--model", model)
-    done = docmill.enqueue("letters.jsonl", "--task", "summarize", "--model", "null", "--corpus", "letters")
-    flagged = docmill.enqueue("letters.jsonl", *translate, "--corpus", "letters")
+    translate = ("--from", "fr", "--to", "en", "--model", model)
+    done = docmill.enqueue("summarize", "letters.jsonl", "--model", "null", "--corpus", "letters")
+    flagged = docmill.enqueue("translate", "letters.jsonl", *translate, "--corpus", "letters")
     docmill("pipeline", "add", "nightly.toml")
     until(lambda: {one["state"] for one in docmill.json("jobs")} == {"done"}, "the first jobs are done")
     browser.open(f"{url}/pipelines/nightly")
@@ -202,13 +202,13 @@ def make_jobs(docmill: Docmill, browser: Browser, url: str, model: Path) -> Jobs
     until(lambda: "is due now. A live worker begins it." in browser.text(), "the run is made")
     until(lambda: docmill.json("pipeline", "history", "nightly")[0]["state"] == "done", "the run is done")
     run = int(docmill.json("pipeline", "history", "nightly")[0]["job"])
-    cancelled = docmill.enqueue("few.jsonl", "--task", "generate", "--prompt", "Say: {text}", "--model", "null")
+    cancelled = docmill.enqueue("generate", "few.jsonl", "--prompt", "Say: {text}", "--model", "null")
     docmill("cancel", cancelled)
     model = shutil.copytree(model, model.with_name("moved-model"))
     refused = docmill.enqueue("few.jsonl", *translate[:-1], model)
     shutil.rmtree(model)
-    waiting = docmill.enqueue("few.jsonl", "--task", "classify", "--labels", "rain,sun", "--model", "null")
-    working = docmill.enqueue("many.jsonl", "--task", "embed", "--model", "null@3000")
+    waiting = docmill.enqueue("classify", "few.jsonl", "--labels", "rain,sun", "--model", "null")
+    working = docmill.enqueue("embed", "many.jsonl", "--model", "null@3000")
     return Jobs(done, flagged, working, refused, waiting, run)
 
 

@@ -136,8 +136,8 @@ def _tasks(context: click.Context, known: dict[Line, str]) -> Iterator[str]:
     for line, names in having.items():
         if 1 < len(names) < len(NAMES):
             several.setdefault(tuple(names), []).append(line)
-    for names, group in several.items():
-        yield f"{', '.join(f'`{name}`' for name in names)}:\n\n{_listed(group)}"
+    for tasks, group in several.items():
+        yield f"{', '.join(f'`{name}`' for name in tasks)}:\n\n{_listed(group)}"
     yield "#### Options of all tasks\n"
     yield _listed(line for line, names in having.items() if len(names) == len(NAMES))
 

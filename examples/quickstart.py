@@ -11,12 +11,12 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCMILL = Path(sys.executable).with_name("docmill")
 
 COMMANDS = (
-    "docmill run examples/descriptions.jsonl --task summarize",
-    "docmill run examples/french.jsonl --task translate --from fr --to en",
-    "docmill run examples/descriptions.jsonl --task embed",
-    "docmill run examples/descriptions.jsonl --task entities --aggregation average",
-    "docmill run examples/descriptions.jsonl --task classify --top-k 1",
-    "docmill run examples/descriptions.jsonl --task answer --question 'has=What does the package contain?'",
+    "docmill run summarize examples/descriptions.jsonl",
+    "docmill run translate examples/french.jsonl --from fr --to en",
+    "docmill run embed examples/descriptions.jsonl",
+    "docmill run entities examples/descriptions.jsonl --word-label average",
+    "docmill run classify examples/descriptions.jsonl --top-k 1",
+    "docmill run answer examples/descriptions.jsonl --question 'has=What does the package contain?'",
 )
 NEXT = """
 docmill read the documents, computed each text once, and keeps the results in a SQL database. Run it again: it
@@ -24,9 +24,9 @@ computes nothing. To try next (JOB is the number that each run printed; the comm
 
   docmill results JOB --out FILE                      all its results as JSON lines, with ids and metadata
   docmill status JOB                                  how far, how fast, what failed
-  docmill run SOURCE --task embed                     documents of your own: .jsonl, .csv, or a folder of .txt and .md
-  docmill run SOURCE --task summarize --model NAME    another model: a folder, or a model hub's id
-  docmill enqueue SOURCE --task embed                 only store the work ...
+  docmill run embed SOURCE                            documents of your own: .jsonl, .csv, or a folder of .txt and .md
+  docmill run summarize SOURCE --model NAME           another model: a folder, or a model hub's id
+  docmill enqueue embed SOURCE                        only store the work ...
   docmill worker                                      ... and do it here, or on as many machines as there are
 
 The small models of this quick start know the language of software packages and little else: for documents of

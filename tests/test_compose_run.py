@@ -55,7 +55,7 @@ def test_a_job_goes_through_the_fleet_and_each_service_is_healthy_while_it_works
         stack.callback(_end, worker)
         host.wait_healthy("worker")
 
-        done = host.run("cli", "enqueue", "descriptions.jsonl", "--limit", "24", "--task", "summarize", "--wait")
+        done = host.run("cli", "enqueue", "summarize", "descriptions.jsonl", "--limit", "24", "--wait")
         assert done.returncode == 0, done.stderr
         summaries = [json.loads(line) for line in host.run("cli", "results", "1").stdout.splitlines()]
         lines = (EXAMPLES / "descriptions.jsonl").read_text().splitlines()[:24]
@@ -67,7 +67,7 @@ def test_a_job_goes_through_the_fleet_and_each_service_is_healthy_while_it_works
         # A worker that hears nothing from the queue is unhealthy until it does.
         host.queue.send_signal(signal.SIGSTOP)
         until(lambda: not host.is_healthy("worker", "--within", "8"), "it is unhealthy", 60)
-        assert "has taken nothing from the queue" in host.run("cli", "health", "--within", "8").stderr
+        assert "has taken nothing from the queue" in host.run("cli", "doctor", "--workers", "--within", "8").stderr
         host.queue.send_signal(signal.SIGCONT)
         until(lambda: host.is_healthy("worker", "--within", "8"), "it is healthy again", 60)
         assert host.stop("worker", worker) == 0, host.log("worker")

@@ -89,7 +89,7 @@ def test_what_a_page_adds_works_with_one_module_and_one_line_each(tmp_path: Path
     records = [b"\xef\xbb\xbfn|Yes. This is a longer sentence. Is it?", b"no record", b"m|This has a \xff in it."]
     (tmp_path / "notes.bars").write_bytes(b"\n".join(records))
     docmill = Docmill(tmp_path, {"PYTHONPATH": str(tree)})
-    docmill("run", "notes.bars", "--task", "sentences", "--min-chars", "5", code=4)
+    docmill("run", "sentences", "notes.bars", "--min-chars", "5", code=4)
     assert [(result["id"], result["text"]) for result in docmill.results(1)] == [("n", "2"), ("m", "1")]
     assert [flag.partition("@")[0] for result in docmill.results(1) for flag in result["flags"]] == ["invalid_utf8"]
     assert "the line has no |" in docmill("failures", 1).stdout

@@ -88,7 +88,7 @@ def test_looking_at_a_job_loads_neither_models_nor_the_queue_nor_migrations(
 def test_storing_a_job_without_a_redis_loads_no_queue(tmp_path: Path) -> None:
     source = tmp_path / "texts.jsonl"
     source.write_text('{"id": "1", "text": "A text."}\n')
-    command = _command("enqueue", str(source), "--task", "embed", "--model", "null")
+    command = _command("enqueue", "embed", str(source), "--model", "null")
     loaded = loaded_after(command, DOCMILL_HOME=str(tmp_path))
     assert "docmill.storage.ingest.ingest" in loaded  # it came as far as the store
     assert not loaded & {
@@ -131,14 +131,14 @@ for name in all_commands():
     output, error = run(name, "--help")
     assert error is None and "Usage:" in output, (name, error)
 for arguments in (
-    ["enqueue", source, "--task", "embed", "--model", "null"], ["status", "1"], ["jobs"], ["failures", "1"],
+    ["enqueue", "embed", source, "--model", "null"], ["status", "1"], ["jobs"], ["failures", "1"],
     ["results", "1"], ["cancel", "1"], ["doctor"], ["models", "list"], ["corpus", "list"], ["top", "--once"],
 ):
     assert run(*arguments)[1] is None, (arguments, run(*arguments))
 with api.connect() as mill:
     assert mill.job(1).status().state == "cancelled"
 for arguments in (
-    ["run", source, "--task", "embed", "--model", "null"], ["worker"], ["search", source, "a query"], ["web"],
+    ["run", "embed", source, "--model", "null"], ["worker"], ["search", source, "a query"], ["web"],
     ["metrics"], ["report", "1"], ["review", "1"], ["explain", "1", "1"], ["dedup", source],
 ):
     print(arguments[0], run(*arguments)[1])

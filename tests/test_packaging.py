@@ -209,7 +209,7 @@ def test_the_wheel_alone_answers_and_does_a_job(installed: Docmill, unpacked: Pa
     assert installed("--version").stdout.strip().endswith(f"version {_version(dist)}")
     lines = "".join(json.dumps({"id": i, "text": f"Text {i}."}) + "\n" for i in range(3))
     (installed.folder / "corpus.jsonl").write_text(lines)
-    installed("run", "corpus.jsonl", "--task", "embed", "--model", "null", "--out", "out.jsonl")
+    installed("run", "embed", "corpus.jsonl", "--model", "null", "--out", "out.jsonl")
     assert len((installed.folder / "out.jsonl").read_text().splitlines()) == 3
     where = "import docmill.worker, docmill.storage; print(docmill.worker.__file__, docmill.storage.__file__)"
     told = subprocess.run(

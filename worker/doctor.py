@@ -211,7 +211,10 @@ def look_at_models(settings: Settings) -> Iterator[Diagnosis]:
             )
         except ModelError as error:
             yield Diagnosis(
-                "models", True, f"{kind}: {name} is not here ({error})", f"name another: --task {kind} --model M"
+                "models",
+                True,
+                f"{kind}: {name} is not here ({error})",
+                f"`docmill run {kind} --model` names another",
             )
 
 

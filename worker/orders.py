@@ -25,7 +25,7 @@ from docmill.storage.readers.query import database_url
 from docmill.storage.readers.sources import path_of, scheme_of
 from docmill.tasks import kinds
 from docmill.tasks.errors import HubUnreachable, TaskError
-from docmill.tasks.kinds.options import WRONG_TYPE, is_list, option, sentence
+from docmill.tasks.kinds.options import WRONG_TYPE, is_list, key, sentence
 from docmill.tasks.specs import pinning, plan
 from docmill.worker.concurrency import HeldLease
 from docmill.worker.errors import BadMessage, BrokerUnreachable, WorkerError
@@ -45,7 +45,7 @@ MOST_DEATHS = 3  # of processes that read one order
 AWAY = (*PASSING, DatabaseReadOnly, RightMissing, SchemaOutOfDate, BrokerUnreachable, HubUnreachable)
 ORDER_ID = "order_id"
 # The options of kinds by their names in messages.
-_KIND_OPTIONS = {option(field).spelling or name: name for name, field in kinds.OPTIONS.items()}
+_KIND_OPTIONS = {key(name, field).replace("-", "_"): name for name, field in kinds.OPTIONS.items()}
 _MESSAGE_NAMES = {name: spelling for spelling, name in _KIND_OPTIONS.items()}
 # The parameters that an order may set in a connection: they name no file of the worker and no other host, and do not
 # weaken authentication.

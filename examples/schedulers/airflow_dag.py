@@ -32,7 +32,7 @@ def docmill_embed() -> None:
     def enqueue() -> int:
         context = get_current_context()
         key = f"{context['dag'].dag_id} {context['run_id']}"  # the same when the task is tried again or cleared
-        said = docmill("enqueue", context["params"]["source"], "--task", "embed", "--idempotency-key", key, "--json")
+        said = docmill("enqueue", "embed", context["params"]["source"], "--idempotency-key", key, "--json")
         job: int = json.loads(said)["id"]
         return job
 
@@ -41,7 +41,7 @@ def docmill_embed() -> None:
         status = json.loads(docmill("status", job, "--json"))
         if not status["ended"] and status["state"] != "blocked":  # blocked: every worker refuses the job
             return PokeReturnValue(is_done=False)
-        docmill("wait", job, allowed=(4,))  # its exit code is the job's; 4: some records were rejected
+        docmill("status", job, "--wait", allowed=(4,))  # its exit code is the job's; 4: some records were rejected
         return PokeReturnValue(is_done=True)
 
     @task(**RETRIES)

@@ -30,14 +30,14 @@ def docmill(context: dg.OpExecutionContext, *arguments: Any, allowed: tuple[int,
 def enqueue(context: dg.OpExecutionContext, config: Files) -> int:
     run = context.run.root_run_id or context.run_id  # a run that was retried has the id of the first one as its root
     key = f"{context.job_name} {run}"
-    said = docmill(context, "enqueue", config.source, "--task", "embed", "--idempotency-key", key, "--json")
+    said = docmill(context, "enqueue", "embed", config.source, "--idempotency-key", key, "--json")
     job: int = json.loads(said)["id"]
     return job
 
 
 @dg.op(retry_policy=RETRIES)
 def wait(context: dg.OpExecutionContext, job: int) -> int:
-    docmill(context, "wait", job, allowed=(4,))  # 4: some records were rejected
+    docmill(context, "status", job, "--wait", allowed=(4,))  # 4: some records were rejected
     return job
 
 

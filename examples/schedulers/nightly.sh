@@ -3,9 +3,9 @@
 # A second start on the same day continues the same job. The exit code is that of the job.
 set -eu
 docmill=${DOCMILL:-docmill}
-job=$("$docmill" enqueue "$1" --task embed --idempotency-key "nightly $(date +%F)" --quiet)
+job=$("$docmill" enqueue embed "$1" --idempotency-key "nightly $(date +%F)" --quiet)
 code=0
-"$docmill" wait "$job" --quiet || code=$?
+"$docmill" status "$job" --wait --quiet || code=$?
 case $code in
     0 | 4) "$docmill" results "$job" --out "$2" --quiet ;; # 4: some records were rejected
 esac

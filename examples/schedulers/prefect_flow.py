@@ -42,13 +42,13 @@ RETRIES: dict[str, Any] = {"retries": 3, "retry_delay_seconds": 60, "retry_condi
 @task(**RETRIES)
 def enqueue(source: str) -> int:
     key = f"{flow_run.flow_name} {flow_run.id}"  # the same when the flow or the task is tried again
-    job: int = json.loads(docmill("enqueue", source, "--task", "embed", "--idempotency-key", key, "--json"))["id"]
+    job: int = json.loads(docmill("enqueue", "embed", source, "--idempotency-key", key, "--json"))["id"]
     return job
 
 
 @task(**RETRIES)
 def wait(job: int) -> None:
-    docmill("wait", job, allowed=(4,))  # 4: some records were rejected
+    docmill("status", job, "--wait", allowed=(4,))  # 4: some records were rejected
 
 
 @task(**RETRIES)

@@ -77,7 +77,7 @@ def migrate_command() -> None:
 )
 @click.option("--revision", help="Branch, tag or commit of the new model on the hub.  [default: main]")
 @click.option("--prompt", type=PROMPT, help="Prompt of the new model, in place of the old one's.")
-@click.option("--prompt-name", metavar="NAME", help="One of the new model's own prompts.")
+@click.option("--model-prompt", "prompt_name", metavar="NAME", help="One of the new model's own prompts.")
 @click.option("--job", type=JOB_ID, help="Job whose results are replaced.  [default: the latest with the model]")
 @click.option("--step", metavar="NAME", help="Step of that job.  [default: the one with the model]")
 @click.option(

@@ -33,7 +33,7 @@ def method_for(database: Database, corpus: str, job_id: int | None, threshold: f
     if keeps_windows(searched.spec):
         raise NothingEmbedded(
             f"job {searched.job_id} keeps a vector for each window, and near duplicates need one for each document: "
-            "embed the corpus with --windows mean"
+            "embed the corpus with --window-vectors mean"
         )
     return ByVectors(THRESHOLD if threshold is None else threshold, searched.spec_id)
 

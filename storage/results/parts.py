@@ -97,7 +97,7 @@ def export(
     if not status.ended:
         raise StorageError(
             f"job {job_id} is not finished ({status.pending:,} text{'s' * (status.pending != 1)} to do), and "
-            f"parts would lack what comes: docmill wait {job_id}"
+            f"parts would lack what comes: docmill status {job_id} --wait"
         )
     wanted = _wanted(status, step, target, part_documents, _marks(database, job_id, step))
     wanted = replace(wanted, flags=None if flagged is None else str(flagged))

@@ -173,7 +173,7 @@ def _chosen(
     """
     if not jobs:
         raise NothingEmbedded(
-            f"no job embeds the corpus {corpus}; `docmill run SOURCE --task {kind}` makes one, "
+            f"no job embeds the corpus {corpus}; `docmill run {kind} SOURCE` makes one, "
             "with --corpus where the corpus has a name of its own"
         )
     chosen = next((job for job in jobs if job_id in (None, job.id)), None)
@@ -347,7 +347,7 @@ def _has_vectors(transaction: Transaction, searched: Searched) -> bool:
 def _corpora(transaction: Transaction, kind: str) -> str:
     names = list(transaction.scalars(select(Corpus.name).order_by(Corpus.id.desc()).limit(LISTED + 1)))
     if not names:
-        return f"; `docmill run SOURCE --task {kind}` makes one"
+        return f"; `docmill run {kind} SOURCE` makes one"
     return f"; there are: {', '.join(names[:LISTED])}{' and others' if len(names) > LISTED else ''}"
 
 

@@ -354,7 +354,7 @@ def latest(database: Database) -> int:
     with database.read() as transaction:
         job_id: int | None = transaction.scalar(select(func.max(Job.id)))
     if job_id is None:
-        raise NotFound("there are no jobs yet; `docmill run SOURCE --task summarize` makes one")
+        raise NotFound("there are no jobs yet; `docmill run summarize SOURCE` makes one")
     return job_id
 
 

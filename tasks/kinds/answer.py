@@ -384,6 +384,12 @@ class AnswerOptions(Sampling):
         Option(only=Family.ENCODER),
     ] = None
     beams: Beams = None
+    top_k: Annotated[
+        int | None,
+        Field(
+            ge=0, le=MOST, description="Keep the K best answers in the text, or sample from the K likeliest tokens."
+        ),
+    ] = None
 
 
 def _params(plan: Plan) -> dict[str, Any]:
@@ -427,6 +433,7 @@ def _recipe(spec: Spec, traits: Traits) -> Answer:
 ANSWER = TaskKind(
     name="answer",
     summary="Answer questions about each document.",
+    example="contracts/ --question 'Who signed?'",
     options=AnswerOptions,
     output=RECORD,
     families=MappingProxyType(

@@ -238,6 +238,7 @@ class TaskKind:
 
     ``name``: the name of the task, and of its lane.
     ``verb``: the task as a verb, where the name is none.
+    ``example``: the source and the options of the command that its help shows.
     ``families``: the families of models that can do the task, each with its head. A kind without any needs no model.
     ``params``: checks the options against the model, and returns the parameters that the spec has beyond the options.
     Raises BadOption.
@@ -259,6 +260,7 @@ class TaskKind:
     verb: str = ""
     families: Mapping[Family, Head] = field(default_factory=dict)
     params: Callable[[Plan], Mapping[str, Any]] = lambda _plan: {}
+    example: str = "corpus.jsonl"
     default_model: str | None = None
     other_models: Callable[[KindOptions], tuple[str, ...]] = lambda _options: ()
     built_in: BuiltIn | None = None

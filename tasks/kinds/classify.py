@@ -29,7 +29,7 @@ from docmill.tasks.kinds.base import (
     pattern,
     windowed,
 )
-from docmill.tasks.kinds.options import MOST, TOP_K, GivenLabels, KindOptions, Option, Windowed, wrong_value
+from docmill.tasks.kinds.options import MOST, GivenLabels, KindOptions, Option, Windowed, wrong_value
 from docmill.tasks.models.families import Family, classifier, entailment
 from docmill.tasks.outputs import Head, Labels, Scale
 from docmill.tasks.prompts import PromptFrame
@@ -176,10 +176,11 @@ class ClassifyOptions(Windowed):
             description="Score of a long document: the mean of its windows', weighted by tokens, or the highest.  "
             "[default: mean]"
         ),
+        Option("window-score", "aggregate"),
     ] = None
     top_k: Annotated[
         int | None,
-        Field(ge=0, le=MOST, description=TOP_K),
+        Field(ge=0, le=MOST, description="Keep the K best labels; 0 means all."),
     ] = None
 
 
@@ -274,6 +275,7 @@ def softmax(logits: Sequence[float]) -> list[float]:
 CLASSIFY = TaskKind(
     name="classify",
     summary="Score labels for each document: a classifier's own, or those of --labels.",
+    example="letters.jsonl --labels praise,complaint",
     options=ClassifyOptions,
     output=LABELS,
     families=MappingProxyType(

@@ -14,7 +14,7 @@ from docmill.storage.outputs.output_types import VECTOR, Output
 from docmill.tasks import prompts
 from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.base import Again, Computed, Plan, TaskKind, Traits, windowed
-from docmill.tasks.kinds.options import Embedding, Tokenizer
+from docmill.tasks.kinds.options import Embedding, Option, Tokenizer
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Head, Vector
 from docmill.tasks.windows.windows import Coder, Window, cut
@@ -79,7 +79,9 @@ class EmbedOptions(Embedding):
         None
     )
     windows: Annotated[
-        Literal["mean", "all"] | None, Field(description="Vectors of a long document: their mean, or all.")
+        Literal["mean", "all"] | None,
+        Field(description="Vectors of a long document: the mean of its windows', or all.  [default: mean]"),
+        Option("window-vectors", "windows"),
     ] = None
 
 
@@ -102,12 +104,12 @@ def own_prompt(plan: Plan) -> dict[str, str]:
     options, stated = plan.options, plan.stated
     if "prompt" in options:
         if "prompt_name" in options:
-            raise BadOption("--prompt-name and --prompt do not go together: give one of them.")
+            raise BadOption("--model-prompt and --prompt do not go together: give one of them.")
         check_prompt(options["prompt"])
     if "prompt_name" in options and stated is not None and options["prompt_name"] not in stated.named:
         raise BadOption(
-            f"--prompt-name {options['prompt_name']}: the prompts in the files of {plan.model} are: {stated.listed}. "
-            "To give the words themselves use --prompt, such as 'passage: {text}'."
+            f"--model-prompt {options['prompt_name']}: the prompts in the files of {plan.model} are: "
+            f"{stated.listed}. To give the words themselves use --prompt, such as 'passage: {{text}}'."
         )
     return {} if options.keys() & {"prompt", "prompt_name"} else prompt_of_documents(plan)
 
@@ -115,6 +117,7 @@ def own_prompt(plan: Plan) -> dict[str, str]:
 EMBED = TaskKind(
     name="embed",
     summary="Compute an embedding vector of each document.",
+    example="corpus.csv --text-field body",
     options=EmbedOptions,
     output=VECTOR,
     heading="vector",

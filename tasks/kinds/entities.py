@@ -18,7 +18,7 @@ from docmill.storage.core.specs import READING_SIZE, Outcome, Spec
 from docmill.storage.outputs.output_types import SPANS
 from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.base import Again, Computed, Plan, Recipe, TaskKind, Traits, least, windowed
-from docmill.tasks.kinds.options import GivenLabels, Windowed, list_labels
+from docmill.tasks.kinds.options import GivenLabels, Option, Windowed, list_labels
 from docmill.tasks.models import gliner
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Head, Spans, TokenScores
@@ -102,6 +102,7 @@ class Tagging(Windowed):
             description="Label of a word whose tokens have several: each its own, the first token's, that of their "
             f"mean, or the best token's.  [default: {AGGREGATION}]"
         ),
+        Option("word-label", "aggregation"),
     ] = None
 
 
@@ -143,7 +144,7 @@ def _params(plan: Plan) -> dict[str, Any]:
             )
         if "aggregation" in options:
             raise BadOption(
-                f"--aggregation joins the tokens of a word; {plan.model} is a GLiNER model, which reads whole words: "
+                f"--word-label joins the tokens of a word; {plan.model} is a GLiNER model, which reads whole words: "
                 "leave it out."
             )
     elif plan.config:

@@ -203,6 +203,7 @@ def _found(value: str, text: str) -> Range | None:
 EXTRACT = TaskKind(
     name="extract",
     summary="Extract a JSON record from each document, by a JSON Schema.",
+    example="mail/ --schema mail.json --model ./qwen3",
     options=ExtractOptions,
     output=RECORD,
     families=MappingProxyType({Family.DECODER: Head.CAUSAL_TEXT}),

@@ -15,7 +15,7 @@ from docmill.storage.outputs.output_types import SCHEMA, TEXT, N
 from docmill.tasks.checks import AS_WRITTEN
 from docmill.tasks.errors import BadOption, PromptTooLong
 from docmill.tasks.kinds.base import Again, Computed, Plan, Recipe, TaskKind, Traits, windowed
-from docmill.tasks.kinds.options import PROMPT, JsonSchema, Option, Searching
+from docmill.tasks.kinds.options import PROMPT, JsonSchema, Layer, Option, Searching
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Generated, Head, Output, Several
 from docmill.tasks.schemas import GRAMMAR
@@ -114,7 +114,7 @@ class GenerateOptions(Searching):
     fill_context: Annotated[
         bool | None,
         Field(description="Let an output go on until the model's context is full."),
-        Option(only=Family.DECODER),
+        Option(only=Family.DECODER, layer=Layer.MORE),
     ] = None
     json_schema: JsonSchema = None
 
@@ -152,6 +152,7 @@ def _recipe(spec: Spec, _traits: Traits) -> Recipe:
 GENERATE = TaskKind(
     name="generate",
     summary="Generate text from each document, or from a prompt over it.",
+    example="mail/ --prompt @ask.txt --model ./qwen3",
     options=GenerateOptions,
     output=TEXT,
     families=MappingProxyType({Family.DECODER: Head.CAUSAL_TEXT, Family.SEQ2SEQ: Head.SEQ2SEQ_TEXT}),

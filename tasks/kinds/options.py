@@ -10,6 +10,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import PurePath
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin
@@ -29,6 +30,14 @@ MIN_WINDOW_TOKENS = 8
 _ALIASES = {"native": "auto", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
+class Layer(StrEnum):
+    """A section of the help of a task's command. Only `--help-all` explains the options of the last one."""
+
+    COMMON = "Options"
+    TASK = "Options of the task"
+    MORE = "More options"
+
+
 @dataclass(frozen=True)
 class Option:
     """Facts about an option beyond its type, bounds and description.
@@ -38,9 +47,12 @@ class Option:
     is advice for the other models. ``is_template``: its value is a prompt template. ``in_file``: commands and
     pipelines take the name of a file with the value as JSON. ``asks``: its value is questions by their names, and it
     may be repeated. ``may_be_empty``: an empty text has a meaning. ``has_names``: a number may be given by a name.
+    ``layer`` is the option's section in the help; ``formerly`` is a name that it had.
     """
 
     spelling: str | None = None
+    formerly: str | None = None
+    layer: Layer | None = None
     metavar: str | None = None
     only: Family | None = None
     any_takes: Any = None
@@ -65,12 +77,13 @@ class KindOptions(BaseModel):
         Literal["auto", "float32", "bfloat16", "float16", "int8"],
         BeforeValidator(lambda value: _ALIASES.get(value, value) if isinstance(value, str) else value),
         Field(description="Precision; auto is the device's native precision, int8 costs some quality."),
+        Option(layer=Layer.MORE),
     ] = "auto"
 
     adapter: Annotated[
         str | None,
         Field(min_length=1, description="LoRA adapter that PEFT saved, which is merged into the model."),
-        Option(metavar="FOLDER|HUB_ID"),
+        Option(metavar="FOLDER|HUB_ID", layer=Layer.MORE),
     ] = None
 
     def to_params(self) -> dict[str, Any]:
@@ -100,9 +113,6 @@ class KindOptions(BaseModel):
         return self.model_copy(update=values)
 
 
-TOP_K = (
-    "Sample from the K likeliest tokens, or keep the K best labels or weights (0 means all) or answers (1 to 1000)."
-)
 PROMPT = Field(description="Template of what the model reads; {text} stands for the document.")
 
 
@@ -119,7 +129,7 @@ class Embedding(Windowed):
     prompt_name: Annotated[
         str | None,
         Field(description="One of an embedding model's own prompts, such as document."),
-        Option(metavar="NAME"),
+        Option("model-prompt", "prompt-name", metavar="NAME"),
     ] = None
 
 
@@ -133,7 +143,7 @@ Beams = Annotated[
 Tokenizer = Annotated[
     str | None,
     Field(min_length=1, description="Tokenizer of a model on a server, for windows and --dry-run."),
-    Option(metavar="FOLDER|HUB_ID"),
+    Option(metavar="FOLDER|HUB_ID", layer=Layer.MORE),
 ]
 
 
@@ -155,19 +165,27 @@ class Sampling(Windowed):
     top_p: Annotated[
         float | None,
         Field(gt=0, le=1, description="Sample from the likeliest tokens with this total probability."),
+        Option(layer=Layer.MORE),
     ] = None
     top_k: Annotated[
         int | None,
-        Field(ge=0, le=MOST, description=TOP_K),
+        Field(ge=0, le=MOST, description="Sample from the K likeliest tokens; 0 means all."),
+        Option(layer=Layer.MORE),
     ] = None
     min_p: Annotated[
         float | None,
         Field(ge=0, le=1, description="Sample from tokens with at least this share of the likeliest's probability."),
+        Option(layer=Layer.MORE),
     ] = None
-    seed: Annotated[int | None, Field(ge=0, le=MOST, description="Seed of the samples.  [default: 0]")] = None
+    seed: Annotated[
+        int | None,
+        Field(ge=0, le=MOST, description="Seed of the samples.  [default: 0]"),
+        Option(layer=Layer.MORE),
+    ] = None
     repetition_penalty: Annotated[
         float | None,
         Field(gt=0, le=MOST, description="Make tokens less likely that stand in the text already; 1 is off."),
+        Option(layer=Layer.MORE),
     ] = None
 
 
@@ -181,26 +199,30 @@ class Searching(Generating):
     """Options of kinds that write text of their own choice, as encoder-decoders can, too."""
 
     min_new_tokens: Annotated[
-        int | None, Field(ge=0, le=MOST, description="Shortest output of a window, in tokens.")
+        int | None,
+        Field(ge=0, le=MOST, description="Shortest output of a window, in tokens."),
+        Option(layer=Layer.MORE),
     ] = None
     no_repeat_ngram_size: Annotated[
-        int | None, Field(ge=0, le=MOST, description="Never write N tokens in a row twice; 0 is off.")
+        int | None,
+        Field(ge=0, le=MOST, description="Never write N tokens in a row twice; 0 is off."),
+        Option(layer=Layer.MORE),
     ] = None
     stop: Annotated[
         tuple[Annotated[str, Field(min_length=1)], ...] | None,
         Field(strict=False, min_length=1, description="End the output before this text; may be repeated."),
-        Option(metavar="TEXT"),
+        Option(metavar="TEXT", layer=Layer.MORE),
     ] = None
     beams: Beams = None
     length_penalty: Annotated[
         float | None,
         Field(ge=-MOST, le=MOST, description="Above 0 beams prefer long outputs, below 0 short ones."),
-        Option(only=Family.SEQ2SEQ),
+        Option(only=Family.SEQ2SEQ, layer=Layer.MORE),
     ] = None
     early_stopping: Annotated[
         bool | None,
         Field(description="End a search by beams when it has as many outputs as beams."),
-        Option(only=Family.SEQ2SEQ),
+        Option(only=Family.SEQ2SEQ, layer=Layer.MORE),
     ] = None
 
 
@@ -210,7 +232,7 @@ class Prefixed(Searching):
     prefix: Annotated[
         str | None,
         Field(description="Words before each window, such as 'summarize: ' for a T5."),
-        Option(metavar="TEXT", only=Family.SEQ2SEQ, instead="use --prompt", may_be_empty=True),
+        Option(metavar="TEXT", only=Family.SEQ2SEQ, instead="use --prompt", may_be_empty=True, layer=Layer.MORE),
     ] = None
 
 
@@ -220,10 +242,10 @@ def option(field: FieldInfo) -> Option:
 
 
 def declaration_of(field: FieldInfo) -> object:
-    """Return an option's declaration for comparison, without the family of models that takes it in one kind."""
+    """Return an option's declaration for comparison, without what may differ between kinds: its words and models."""
     bounds = [note for note in field.metadata if not isinstance(note, Option)]
-    alike = replace(option(field), only=None, any_takes=None, instead="")
-    return field.annotation, field.default, field.description, field.examples, bounds, alike
+    alike = replace(option(field), only=None, any_takes=None, instead="", layer=None)
+    return field.annotation, field.default, field.examples, bounds, alike
 
 
 def key(name: str, field: FieldInfo) -> str:

@@ -19,7 +19,7 @@ from docmill.tasks import patterns
 from docmill.tasks.errors import BadOption, nearly
 from docmill.tasks.kinds.base import Again, Computed, Plan, TaskKind, Traits, least, windowed
 from docmill.tasks.kinds.entities import AGGREGATION, NOT_FINITE, Strategy, Tagging, names, tagged
-from docmill.tasks.kinds.options import Option, wrong_value
+from docmill.tasks.kinds.options import Option, flag, wrong_value
 from docmill.tasks.models import weightless
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Head, Span
@@ -192,7 +192,8 @@ def _params(plan: Plan) -> dict[str, Any]:
     if plan.model == weightless.PATTERNS:
         for name in ("entity", "aggregation"):
             if name in options:
-                raise BadOption(f"--{name} is for the labels of a model: name a token classifier with --model.")
+                spelling = flag(name, RedactOptions.model_fields[name])
+                raise BadOption(f"{spelling} is for the labels of a model: name a token classifier with --model.")
     if "region" in options and "phone" not in options.get("pattern", patterns.PATTERNS):
         raise BadOption("--region is for telephone numbers: add --pattern phone.")
     return {"patterns_version": patterns.VERSION, **_entity(plan)}
@@ -292,6 +293,7 @@ def _in_word(character: str) -> bool:
 REDACT = TaskKind(
     name="redact",
     summary="Replace personal data in each document.",
+    example="letters.jsonl",
     options=RedactOptions,
     output=REDACTED,
     heading="redacted text",

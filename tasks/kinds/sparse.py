@@ -13,7 +13,7 @@ from docmill.storage.core.specs import READING_SIZE, Outcome, Spec
 from docmill.storage.outputs.output_types import WEIGHTS
 from docmill.tasks.kinds.base import Again, Computed, TaskKind, Traits, windowed
 from docmill.tasks.kinds.embed import own_prompt
-from docmill.tasks.kinds.options import MOST, TOP_K, Embedding
+from docmill.tasks.kinds.options import MOST, Embedding
 from docmill.tasks.models.families import Family
 from docmill.tasks.outputs import Head, Weights
 from docmill.tasks.windows.windows import Coder, Window, cut
@@ -69,7 +69,7 @@ def _recipe(spec: Spec, _traits: Traits) -> Sparse:
 class SparseOptions(Embedding):
     """Options of `sparse`."""
 
-    top_k: Annotated[int | None, Field(ge=0, le=MOST, description=TOP_K)] = None
+    top_k: Annotated[int | None, Field(ge=0, le=MOST, description="Keep the K largest weights; 0 means all.")] = None
 
 
 SPARSE = TaskKind(

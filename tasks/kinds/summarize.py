@@ -249,6 +249,7 @@ def _checks(spec: Spec, _direction: Direction) -> Checks:
 SUMMARIZE = TaskKind(
     name="summarize",
     summary="Write a summary of each document, or choose its best sentences.",
+    example="notes/",
     options=SummarizeOptions,
     output=TEXT,
     heading="summary",

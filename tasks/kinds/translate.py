@@ -17,7 +17,7 @@ from docmill.tasks import languages, prompts
 from docmill.tasks.checks import Checks, Context, all_checks
 from docmill.tasks.errors import BadOption, CannotServe
 from docmill.tasks.kinds.base import BuiltIn, Computed, Plan, TaskKind, Traits, pattern, windowed
-from docmill.tasks.kinds.options import KindOptions, Option, Prefixed
+from docmill.tasks.kinds.options import KindOptions, Layer, Option, Prefixed
 from docmill.tasks.languages import Action, LanguageRouter, Route
 from docmill.tasks.models import families
 from docmill.tasks.models.families import Direction, Family
@@ -172,12 +172,12 @@ class TranslateOptions(Prefixed):
     source_lang: Annotated[
         str | None,
         Field(description="Language of the documents, such as fr; auto detects it for each document."),
-        Option(spelling="from", metavar="LANG"),
+        Option(spelling="from", metavar="LANG", layer=Layer.COMMON),
     ] = None
     target_lang: Annotated[
         str | None,
         Field(description="Language to translate into, such as en."),
-        Option(spelling="to", metavar="LANG"),
+        Option(spelling="to", metavar="LANG", layer=Layer.COMMON),
     ] = None
     unit: Annotated[
         Literal["paragraph", "sentence"] | None,
@@ -251,6 +251,7 @@ def _other_models(options: KindOptions) -> tuple[str, ...]:
 TRANSLATE = TaskKind(
     name="translate",
     summary="Translate each document, paragraph by paragraph.",
+    example="articles.jsonl --from fr --to en",
     options=TranslateOptions,
     output=TEXT,
     heading="translation",

@@ -110,7 +110,7 @@ def enqueue_and_see_it_begin(upkeep: Pod, store: Store, folder: Path, number: in
     corpus.write_text(
         "".join(f'{{"id": "k{n}", "text": "{n} is a number of corpus {number}"}}\n' for n in range(N_TEXTS))
     )
-    enqueued = upkeep.run("enqueue", str(corpus), "--task", "embed", "--model", PACE)
+    enqueued = upkeep.run("enqueue", "embed", str(corpus), "--model", PACE)
     assert enqueued.returncode == 0, enqueued.stderr
     job = number + 1
     until(lambda: store.number(f"SELECT sum(n_done) FROM shard WHERE job_id = {job}") > 0, "the job has begun")

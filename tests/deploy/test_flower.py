@@ -86,7 +86,7 @@ def test_flower_shows_workers_shards_and_queues_and_steers_no_worker(
     corpus.write_text("".join(f'{{"id": "k{n}", "text": "secret words {n}"}}\n' for n in range(600)))
     with flower(redis_url, tmp_path) as page, docmill.worker("--device", "cpu") as worker:
         until(lambda: page.is_told_of("cpu:"), "Flower knows the worker")
-        docmill("enqueue", corpus, "--task", "embed", "--model", "null", "--wait")
+        docmill("enqueue", "embed", corpus, "--model", "null", "--wait")
         n_shards = docmill.json("status", 1)["shards"]["done"]
         until(lambda: len(succeeded(page)) == n_shards > 0, "Flower was told of each shard")
         tasks = page.json("api/tasks")

@@ -308,9 +308,7 @@ class Workload:
             ordered.id = printed["id"]
 
         model = f"null@{haste * self.storm.pace}"
-        self.errands.give(
-            "enqueue", path, "--task", ordered.task, "--model", model, kill_after_s=kill_after_s, then=stored
-        )
+        self.errands.give("enqueue", ordered.task, path, "--model", model, kill_after_s=kill_after_s, then=stored)
 
     def _file(self, ordered: Ordered) -> Path:
         path = self.fleet.folder / f"{ordered.name}.jsonl"

@@ -191,13 +191,13 @@ def lost_gpu(fleet: Fleet) -> Iterator[None]:
 
 @trial
 def device_unusable(watched: Watched) -> None:
-    task = ("--task", "translate", "--from", "fr", "--to", "en", "--beams", 1, "--limit", 2)
-    job = watched.fleet.enqueue(EXAMPLES / "french.jsonl", *task)
+    task = ("--from", "fr", "--to", "en", "--beams", 1, "--limit", 2)
+    job = watched.fleet.enqueue("translate", EXAMPLES / "french.jsonl", *task)
     with ExitStack() as stack:
         with lost_gpu(watched.fleet):
             stack.enter_context(watched.worker())
         watched.fires("DocmillDeviceUnusable")
-        assert "the worker on cuda:0 can compute nothing: " in watched.fleet("health", code=1).stderr
+        assert "the worker on cuda:0 can compute nothing: " in watched.fleet("doctor", "--workers", code=1).stderr
         with watched.fleet.worker("--device", "cpu"):
             watched.fleet.finish(job, WITHIN_S)  # another worker does its work
             assert "DocmillDeviceUnusable" in watched.prometheus.firing()
@@ -211,8 +211,8 @@ def refused(watched: Watched) -> None:
     model = watched.fleet.folder / "models" / "mine"
     shutil.copytree(EXAMPLES / "models" / "marian-ddtp", model)
     watched.fleet.environment["DOCMILL_MODELS_DIR"] = str(model.parent)
-    task = ("--task", "translate", "--from", "fr", "--to", "en", "--beams", 1, "--model", "mine", "--limit", 2)
-    job = watched.fleet.enqueue(EXAMPLES / "french.jsonl", *task)
+    task = ("--from", "fr", "--to", "en", "--beams", 1, "--model", "mine", "--limit", 2)
+    job = watched.fleet.enqueue("translate", EXAMPLES / "french.jsonl", *task)
     model.rename(model.with_name("elsewhere"))
     with watched.worker():
         watched.fires("DocmillRefused")
@@ -237,7 +237,7 @@ def many_fail(watched: Watched) -> None:
 @trial
 def reading_stopped(watched: Watched) -> None:
     source = watched.fleet.corpus(numbered(20_000))
-    command = ("enqueue", source, "--task", "translate", "--model", "null@50000")
+    command = ("enqueue", "translate", source, "--model", "null@50000")
     watched.fleet.environment[FAULT] = "enqueue:kill"
     assert watched.fleet.start(*command).wait(60) != 0
     del watched.fleet.environment[FAULT]

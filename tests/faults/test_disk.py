@@ -102,7 +102,7 @@ def test_an_enqueue_that_meets_a_full_disk_says_so_and_is_carried_on(
     fleet.patch(IMPATIENT)
     path = fleet.corpus(texts(1500))
     ballast.fill()
-    enqueue = ("enqueue", path, "--task", "translate", "--model", "null")
+    enqueue = ("enqueue", "translate", path, "--model", "null")
     refused = fleet(*enqueue, code=3)
     assert "full" in refused.stderr or "No space left" in refused.stderr
     ballast.remove()
@@ -167,10 +167,10 @@ def test_a_command_that_waits_for_a_locked_file_in_vain_says_so(sqlite_url: str,
     other = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     path = fleet.corpus(numbered(3))
-    refused = fleet("enqueue", path, "--task", "translate", "--model", "null", code=3)
+    refused = fleet("enqueue", "translate", path, "--model", "null", code=3)
     assert "locked by another writer" in refused.stderr
     other.execute("ROLLBACK")
     other.close()
-    fleet("enqueue", path, "--task", "translate", "--model", "null")
+    fleet("enqueue", "translate", path, "--model", "null")
     assert fleet.states() == {"planned": 1}
     database.close()

@@ -41,12 +41,12 @@ def test_a_cancelled_job_stops_in_time_keeps_what_is_done_and_takes_no_late_resu
     fleet.finish(job, state="cancelled")
     assert read_books(fleet.database, job).statuses == kept
     assert "lease_lost" in fleet.log("worker")
-    assert fleet("wait", job, code=1).returncode == 1
+    assert fleet("status", job, "--wait", code=1).returncode == 1
 
 
 def test_an_enqueue_that_was_killed_is_carried_on_by_the_same_command_without_doubles(fleet: Fleet) -> None:
     n = CHUNK_RECORDS + 1000  # three chunks, the first of which is small
-    enqueue = ("enqueue", fleet.corpus(numbered(n)), "--task", "translate", "--model", "null")
+    enqueue = ("enqueue", "translate", fleet.corpus(numbered(n)), "--model", "null")
     fleet.environment[FAULT] = "enqueue:kill@2"
     killed = fleet.start(*enqueue)
     assert killed.wait(30) < 0
@@ -61,7 +61,7 @@ def test_an_enqueue_that_was_killed_is_carried_on_by_the_same_command_without_do
 
 def test_two_enqueues_of_one_corpus_at_once_make_one_job_with_each_document_once(fleet: Fleet) -> None:
     n = 3000
-    enqueue = ("enqueue", fleet.corpus(numbered(n)), "--task", "translate", "--model", "null")
+    enqueue = ("enqueue", "translate", fleet.corpus(numbered(n)), "--model", "null")
     one, other = at_once(lambda: fleet.json(*enqueue), lambda: fleet.json(*enqueue))
     assert {one["documents"], other["documents"]} == {n}
     assert one["id"] == other["id"]
@@ -73,7 +73,7 @@ def test_two_enqueues_of_one_corpus_at_once_make_one_job_with_each_document_once
 def test_an_idempotency_key_has_one_job_that_a_repeat_carries_on_or_reports(fleet: Fleet) -> None:
     n = CHUNK_RECORDS + 1000  # three chunks, the first of which is small
     corpus = fleet.corpus(numbered(n))
-    enqueue = ("enqueue", corpus, "--task", "translate", "--model", "null", "--idempotency-key", "run 1")
+    enqueue = ("enqueue", "translate", corpus, "--model", "null", "--idempotency-key", "run 1")
     fleet.environment[FAULT] = "enqueue:kill@2"
     assert fleet.start(*enqueue).wait(30) < 0
     assert fleet.strikes()
@@ -140,7 +140,7 @@ def test_a_job_that_was_read_ends_although_the_same_command_was_killed_before_it
     lines = "".join(json.dumps({"id": f"{n}", "text": f"text {n} " * 40}) + "\n" for n in range(N))
     with serving() as site:
         site.files["/corpus.jsonl"] = lines.encode()
-        command = ("enqueue", f"{site.url}/corpus.jsonl", "--task", "translate", "--model", "null")
+        command = ("enqueue", "translate", f"{site.url}/corpus.jsonl", "--model", "null")
         job = fleet.json(*command)["id"]
         n_requests = len(site.requests)
         site.pause = threading.Event()

@@ -347,7 +347,7 @@ def test_enqueue_without_redis_ends_well(rig: Rig, figures: Figures, down: str) 
     for n in range(3):
         path = rig.corpus(numbered(1000, first=n * 1000), f"{n}.jsonl")
         began = time.monotonic()
-        rig("enqueue", path, "--task", "translate", "--model", QUICK)
+        rig("enqueue", "translate", path, "--model", QUICK)
         seconds.append(time.monotonic() - began)
     rig.queue.thaw()
     figures.note(f"docmill enqueue, Redis {down} … exit code 0", rig.store, seconds, 60)

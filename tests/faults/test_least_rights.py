@@ -124,9 +124,9 @@ def test_with_the_rights_of_the_page_a_job_is_enqueued_by_one_user_and_done_by_a
     store: Store, tmp_path: Path, redis_url: str, corpus: Path
 ) -> None:
     admin, worker = (docmill(tmp_path, store.url(role), redis_url) for role in (ADMIN, WORKER))
-    job = admin.enqueue(corpus, "--task", "translate", "--model", "null")
+    job = admin.enqueue("translate", corpus, "--model", "null")
     with worker.worker("--device", "cpu"):
-        admin("wait", job, code=4)
+        admin("status", job, "--wait", code=4)
     assert len(admin.results(job)) == 1
     assert {line.split("\t")[1] for line in admin("failures", job).stdout.splitlines()} == {"skipped", "rejected"}
     for command in (["pause", job], ["resume", job], ["priority", job, 3], ["retry", job], ["cancel", job], ["jobs"]):
@@ -153,8 +153,8 @@ def test_a_worker_without_the_rights_takes_no_order_says_so_and_does_its_other_w
     admin, worker = docmill(tmp_path, store.url(ADMIN), redis_url), take_orders(store, tmp_path, redis_url)
     sent = send(redis_url, corpus)
     with worker.worker("--device", "cpu"):
-        job = admin.enqueue(corpus, "--task", "translate", "--model", "null")
-        admin("wait", job, code=4)
+        job = admin.enqueue("translate", corpus, "--model", "null")
+        admin("status", job, "--wait", code=4)
         assert "takes no orders: the database's user lacks SELECT on replacement" in worker.log("worker")
         [finding] = [each for each in admin.json("doctor", code=1) if each["what"] == "orders"]
         assert finding["detail"] == "1 in the queue; no live worker takes orders"

@@ -45,8 +45,8 @@ def test_a_model_that_is_not_what_was_asked_for_blocks_the_job_until_it_is_back(
     models = fleet.folder / "models"
     shutil.copytree(EXAMPLES / "models" / "marian-ddtp", models / "mine")
     fleet.environment["DOCMILL_MODELS_DIR"] = str(models)
-    task = ("--task", "translate", "--from", "fr", "--to", "en", "--beams", 1, "--model", "mine", "--limit", 2)
-    job = fleet.enqueue(FRENCH, *task)
+    task = ("--from", "fr", "--to", "en", "--beams", 1, "--model", "mine", "--limit", 2)
+    job = fleet.enqueue("translate", FRENCH, *task)
     damage(models / "mine")
     with fleet.worker():
         until(lambda: "blocked" in (fleet.json("status", job)["waiting_for"] or ""), "the job is blocked")
@@ -72,11 +72,11 @@ def test_a_checkpoint_without_some_of_its_weights_is_refused_before_anything_is_
     for model in (whole, cut):
         shutil.copytree(EXAMPLES / "models" / "marian-ddtp", model)
     leave_a_layer_out(cut)
-    task = ("--task", "translate", "--from", "fr", "--to", "en", "--beams", 1, "--limit", 2)
-    said = fleet("enqueue", FRENCH, *task, "--model", cut, code=2).stderr
+    task = ("--from", "fr", "--to", "en", "--beams", 1, "--limit", 2)
+    said = fleet("enqueue", "translate", FRENCH, *task, "--model", cut, code=2).stderr
     assert "lack 16 weights that translate computes with, such as model.encoder.layers.1." in said
     assert fleet.json("jobs") == []
-    fleet.enqueue(FRENCH, *task, "--model", whole)
+    fleet.enqueue("translate", FRENCH, *task, "--model", whole)
 
 
 @pytest.mark.long

@@ -73,7 +73,7 @@ def test_workers_and_commands_work_behind_a_pgbouncer_that_gives_each_transactio
 ) -> None:
     fleet("db", "upgrade")
     n = 20 * SHARD_TEXTS
-    first = fleet.enqueue(fleet.corpus(numbered(n)), "--task", "translate", "--model", "null@3000")
+    first = fleet.enqueue("translate", fleet.corpus(numbered(n)), "--model", "null@3000")
     steps = fleet.folder / "steps.toml"
     source = fleet.corpus(numbered(4 * SHARD_TEXTS), "steps.jsonl")
     steps.write_text(f'name = "steps"\n[corpus]\nsource = "{source}"\n{STEPS}')
@@ -85,7 +85,7 @@ def test_workers_and_commands_work_behind_a_pgbouncer_that_gives_each_transactio
         fleet("pipeline", "run", steps)
         assert fleet.json("status", first)["done"] == n
         assert len(fleet.results(first)) == n
-        assert fleet.json("health")["problem"] is None
+        assert fleet.json("doctor", "--workers")["problem"] is None
     assert all(row.state == "done" for row in fleet.shards(Shard.state))
     assert " error=" not in fleet.log("worker"), "nothing was tried again"
     fleet("jobs")
@@ -173,7 +173,7 @@ def test_an_index_of_vectors_is_made_and_used_behind_a_pgbouncer(tmp_path: Path,
             (tmp_path / "corpus.jsonl").write_text(
                 "".join(f'{{"id": "k{i}", "text": "text {i}"}}\n' for i in range(40))
             )
-            docmill("run", "corpus.jsonl", "--task", "embed", "--model", "null", "--corpus", "books")
+            docmill("run", "embed", "corpus.jsonl", "--model", "null", "--corpus", "books")
             assert docmill.json("index", "add", "books") == {"spec": 1, "added": 40}
             assert docmill.json("search", "books", "text 7")["hits"][0]["id"] == "k7"
             with psycopg.connect(past(pgvector_url, port)) as beside:

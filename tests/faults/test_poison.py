@@ -99,8 +99,8 @@ def test_a_nul_that_a_model_writes_is_mended_and_flagged_and_fails_no_neighbour(
     fleet.loads_models = True
     model = decoders.nul_after_a_bang(fleet.folder / "model", numbered(50))
     texts = [*numbered(5), "Here it comes!", *numbered(10, first=5)]
-    options = ("--task", "generate", "--prompt", "{text}", "--max-new-tokens", 4, "--model", model)
-    job = fleet.enqueue(fleet.corpus(texts), *options)
+    options = ("--prompt", "{text}", "--max-new-tokens", 4, "--model", model)
+    job = fleet.enqueue("generate", fleet.corpus(texts), *options)
     with fleet.worker():
         status = fleet.finish(job, 120)
     assert (status.done, status.failed) == (16, 0)

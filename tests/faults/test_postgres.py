@@ -85,7 +85,7 @@ def test_an_enqueue_whose_connection_is_cut_around_a_commit_stores_every_documen
     path = fleet.corpus(numbered(3000))
     for when in Cut:
         proxy.cut_at_commit(when, having=b"COPY document")
-        done = fleet.json("enqueue", path, "--task", "translate", "--model", "null", "--corpus", when.name)
+        done = fleet.json("enqueue", "translate", path, "--model", "null", "--corpus", when.name)
         assert done["documents"] == 3000
     assert proxy.cuts == 2
     planned = Counter[int]()
@@ -137,7 +137,7 @@ def test_a_command_whose_database_goes_silent_ends_with_exit_code_3(
     fleet.environment["DOCMILL_DATABASE_ANSWER_S"] = "1"
     fleet.give(numbered(4))
     if arguments == ["enqueue"]:
-        arguments = ["enqueue", fleet.corpus(numbered(4)), "--task", "translate", "--model", "null"]
+        arguments = ["enqueue", "translate", fleet.corpus(numbered(4)), "--model", "null"]
     with fleet.database.unhurried() as holding:
         holding.exec_driver_sql("LOCK TABLE job, step, document, outcome")
         command = fleet.start(*arguments)

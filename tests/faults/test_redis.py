@@ -70,7 +70,7 @@ def test_an_enqueue_without_redis_is_durable_and_says_that_dispatch_is_deferred(
 ) -> None:
     path = fleet.corpus(numbered(2 * SHARD_TEXTS))
     own_redis.stop()
-    done = fleet("enqueue", path, "--task", "translate", "--model", "null", code=0)
+    done = fleet("enqueue", "translate", path, "--model", "null", code=0)
     assert "Dispatch deferred" in done.stderr
     job = int(done.stdout)
     assert fleet.states() == {"planned": 2}
@@ -84,7 +84,7 @@ def test_a_redis_without_room_delays_the_work_until_there_is_room_again(fleet: F
     with own_redis.client() as client:
         client.config_set("maxmemory-policy", "noeviction")
         client.config_set("maxmemory", "1")
-        done = fleet("enqueue", path, "--task", "translate", "--model", "null", code=0)
+        done = fleet("enqueue", "translate", path, "--model", "null", code=0)
         assert "Dispatch deferred" in done.stderr
         job = int(done.stdout)
         assert fleet.states() == {"planned": 6}, "what was not sent is not believed to be"

@@ -62,7 +62,7 @@ def test_with_the_rights_of_the_page_jobs_are_enqueued_by_two_users_and_done_by_
     protected: RedisServer, admin: Fleet, taker: Fleet
 ) -> None:
     source = admin.corpus(numbered(3))
-    enqueued = json.loads(admin("enqueue", source, "--task", "translate", "--model", "null", "--json").stdout)
+    enqueued = json.loads(admin("enqueue", "translate", source, "--model", "null", "--json").stdout)
     assert enqueued["deferred"] is None
     sent = send(protected, source=str(source), task="summarize", model="null")
     with taker.worker():
@@ -133,7 +133,7 @@ def test_an_admin_whose_hints_are_refused_has_stored_the_job_and_is_told_why(
 ) -> None:
     with keeper(protected) as client:
         client.execute_command("ACL", "SETUSER", ADMIN, "-lpush")
-    told = admin("enqueue", admin.corpus(numbered(3)), "--task", "translate", "--model", "null").stderr
+    told = admin("enqueue", "translate", admin.corpus(numbered(3)), "--model", "null").stderr
     assert "Dispatch deferred" in told
     assert "has no permissions to run the 'lpush' command" in told
 

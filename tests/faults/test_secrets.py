@@ -70,7 +70,7 @@ def files(folder: Path) -> list[str]:
 def test_a_password_is_in_no_output_log_file_or_table(fleet: Fleet) -> None:
     said = Said(fleet)
     path = fleet.corpus([*numbered(5), ""])
-    said("enqueue", path, "--task", "translate", "--model", "null", "--json")
+    said("enqueue", "translate", path, "--model", "null", "--json")
     with fleet.worker():
         fleet.finish(1)
         said("doctor", "--json")
@@ -78,7 +78,7 @@ def test_a_password_is_in_no_output_log_file_or_table(fleet: Fleet) -> None:
     said("jobs", "--json")
     said("status", 1)
     said("status", 1, "--json")
-    said("wait", 1, "--json")
+    said("status", 1, "--wait", "--json")
     said("results", 1)
     said("failures", 1, "--json")
     assert said.told() == []
@@ -91,7 +91,7 @@ def test_a_password_is_in_no_output_log_file_or_table(fleet: Fleet) -> None:
 def test_a_password_is_in_no_error(fleet: Fleet, own_redis: RedisServer) -> None:
     said = Said(fleet)
     path = fleet.corpus(numbered(5))
-    enqueue = ("enqueue", path, "--task", "translate", "--model", "null", "--json")
+    enqueue = ("enqueue", "translate", path, "--model", "null", "--json")
     wrong = {"DOCMILL_REDIS_URL": own_redis.url.replace("//", f"//:{IN_URL}-no@")}
     said("worker", code=3, settings=wrong)
     said(*enqueue, settings=wrong)

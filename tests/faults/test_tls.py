@@ -127,7 +127,7 @@ def test_a_job_finishes_over_verified_connections(
     assert encrypted
     source = fleet.corpus(numbered(3))
     with fleet.worker():
-        fleet.finish(fleet.enqueue(source, "--task", "translate", "--model", "null"))
+        fleet.finish(fleet.enqueue("translate", source, "--model", "null"))
     database.close()
 
 

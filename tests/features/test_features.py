@@ -111,7 +111,7 @@ def install(site: Path, name: str, modules: Mapping[str, str], feature: str) -> 
 
 def run_a_job(docmill: Docmill) -> None:
     (docmill.folder / "corpus.jsonl").write_text('{"id": "1", "text": "one"}\n')
-    docmill("run", "corpus.jsonl", "--task", "embed", "--model", "null", "--out", "out.jsonl")
+    docmill("run", "embed", "corpus.jsonl", "--model", "null", "--out", "out.jsonl")
     assert json.loads((docmill.folder / "out.jsonl").read_text())["id"] == "1"
 
 
@@ -169,10 +169,10 @@ def test_a_distribution_brings_a_kind_a_backend_a_reader_a_check_and_a_command(t
     assert "Say hello to somebody." in docmill("--help").stdout
     assert "--quiet" in docmill("greet", "--help").stdout
     (tmp_path / "notes.bars").write_text("n|Yes. This is a longer sentence. Is it?\n")
-    docmill("run", "notes.bars", "--task", "sentences", "--min-chars", "5")
+    docmill("run", "sentences", "notes.bars", "--min-chars", "5")
     assert [(result["id"], result["text"]) for result in docmill.results(1)] == [("n", "2")]
     model = ROOT / "examples" / "models" / "synopsis-ddtp"
-    docmill("run", "notes.bars", "--task", "summarize", "--model", model, "--backend", "capitals")
+    docmill("run", "summarize", "notes.bars", "--model", model, "--backend", "capitals")
     [result] = docmill.results(2)
     assert (result["text"], "shouting" in result["flags"]) == ("YES. THIS IS A LONGER SENTENCE. IS IT?", True)
     assert [result["id"] for result in docmill.results(2, "--flagged")] == ["n"]

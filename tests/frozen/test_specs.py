@@ -93,7 +93,7 @@ def test_a_model_of_the_hub_and_the_setting_of_the_precision_make_the_same_spec(
     (tmp_path / "corpus.jsonl").write_text('{"id": "1", "text": "Un texte.", "title": "Titre"}\n')
     offline = {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "DOCMILL_DTYPE": "float16"}
     docmill = Docmill(tmp_path, offline)
-    docmill("enqueue", "corpus.jsonl", "--task", "embed", "--model", "hub/bert")
+    docmill("enqueue", "embed", "corpus.jsonl", "--model", "hub/bert")
     store = Path(docmill.environment["DOCMILL_HOME"]) / "docmill.db"
     with closing(sqlite3.connect(store)) as connection:
         [[stored]] = connection.execute("SELECT sha256 FROM spec")

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -19,7 +20,7 @@ from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.decoding import seed_of
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.worker.cli.commands.run import run_command
-from docmill.worker.cli.options import given_options
+from docmill.worker.cli.tasks import given_options
 from docmill.worker.settings import load_settings
 from docmill.worker.submit.request import spec_of
 from tests.tasks import architectures, decoders
@@ -79,11 +80,13 @@ def test_the_command_gives_the_outputs_of_the_snippet(
 
 def of_command(command: str, texts: list[str], home: Path, engine_of: EngineOf) -> list[Outcome]:
     """Return the outcomes of texts under the spec that the options of a command make."""
-    _, *arguments = shlex.split(command)
-    given = dict(run_command.make_context("run", arguments).params)
+    _, task, *arguments = shlex.split(command)
+    task_command = run_command.get_command(click.Context(run_command), task)
+    assert task_command is not None
+    given = dict(task_command.make_context(task, arguments).params)
     settings = load_settings(home=home)
-    options = given_options(given["task"], given, dtype="float32")
-    spec = spec_of(settings, given["task"], given["model"], None, options)
+    options = given_options(task, given, dtype="float32")
+    spec = spec_of(settings, task, given["model"], None, options)
     opened: Callable[..., Any] = partial(open_backend, device="cpu", models_dir=None, cache_dir=settings.cache_dir)
     ticket = engine_of(opened).submit(spec, list(enumerate(texts)))
     assert ticket.wait(250)

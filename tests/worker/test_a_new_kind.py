@@ -133,9 +133,9 @@ QUICK = {"TEXT", "SPANS"}  # one needs no model
 )
 def test_a_new_kind_runs_and_every_writer_takes_it(docmill: Docmill, type_: str) -> None:
     name, key = NAMES[type_], KEYS[type_]
-    work = ("run", "corpus.jsonl", "--task", name, *([] if type_ in MODELLESS else ["--model", "null"]))
-    assert f"({name})" in docmill("run", "--help").stdout.replace("\n", " ")
-    assert f"--{name}-level" in docmill("run", *work[1:], f"--{name}-level", "0", code=2).stderr
+    work = ("run", name, "corpus.jsonl", *([] if type_ in MODELLESS else ["--model", "null"]))
+    assert f"{name} each document." in docmill("run", "--help").stdout
+    assert f"--{name}-level" in docmill(*work, f"--{name}-level", "0", code=2).stderr
     docmill(*work, f"--{name}-level", "3", "--out", "out.jsonl")
     lines = [json.loads(line) for line in (docmill.folder / "out.jsonl").read_text().splitlines()]
     assert [(line["id"], line["task"], key in line) for line in lines] == [("a", name, True), ("b", name, True)]

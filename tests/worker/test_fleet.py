@@ -22,11 +22,11 @@ from tests.worker.harness import EXAMPLES, Docmill, until
 
 DESCRIPTIONS = EXAMPLES / "descriptions.jsonl"
 FRENCH = EXAMPLES / "french.jsonl"
-TRANSLATE = ("--task", "translate", "--from", "fr", "--to", "en", "--dtype", "float32", "--beams", 1)
+TRANSLATE = ("--from", "fr", "--to", "en", "--dtype", "float32", "--beams", 1)
 TASKS = (
-    (FRENCH, *TRANSLATE, "--limit", 16),
-    (DESCRIPTIONS, "--task", "summarize", "--dtype", "float32", "--limit", 16, "--beams", 1),
-    (DESCRIPTIONS, "--task", "embed", "--dtype", "float32", "--limit", 60),
+    ("translate", FRENCH, *TRANSLATE, "--limit", 16),
+    ("summarize", DESCRIPTIONS, "--dtype", "float32", "--limit", 16, "--beams", 1),
+    ("embed", DESCRIPTIONS, "--dtype", "float32", "--limit", 60),
 )
 
 
@@ -45,7 +45,7 @@ def test_a_fleet_gives_what_the_embedded_run_gives(
     with fleet.worker():
         jobs = [fleet.enqueue(*task) for task in TASKS]  # three models at once
         for job in jobs:
-            fleet("wait", job)
+            fleet("status", job, "--wait")
     translated, summarised, embedded = zip(of_embedded_runs, map(fleet.results, jobs), strict=True)
     for one, other in (translated, summarised):
         assert len(one) == 16
@@ -63,15 +63,15 @@ def served(url: str) -> str:
 def test_two_jobs_over_overlapping_corpora_both_end_and_store_nothing_twice(
     database: Database, fleet: Docmill
 ) -> None:
-    task = (FRENCH, "--task", "translate", "--model", "null@50000")
+    task = ("translate", FRENCH, "--model", "null@50000")
     few, more = fleet.enqueue(*task, "--limit", 120), fleet.enqueue(*task, "--limit", 200)
     assert few != more
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     fleet.environment |= {"DOCMILL_LOG_FORMAT": "json", "DOCMILL_METRICS_PORT": str(port)}
     with fleet.worker("--threads", "4", "--log-level", "info"):
-        fleet("wait", few)
-        fleet("wait", more)
+        fleet("status", few, "--wait")
+        fleet("status", more, "--wait")
         texts = fleet.json("status", more)["done"]  # one that both jobs have may be computed for both
         committed = re.compile('docmill_worker_texts_total{device="cpu",kind="translate",status="done"} ([0-9.]+)')
         until(

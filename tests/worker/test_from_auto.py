@@ -15,7 +15,7 @@ SPANISH = (
     "Este paquete contiene todos los archivos necesarios para permitir árabe en el corrector ortográfico aspell."
 )
 GERMAN = "Dieses Paket enthält die Dateien, die zur Laufzeit der übrigen Programme benötigt werden."
-AUTO = ("--task", "translate", "--from", "auto")
+AUTO = ("--from", "auto")
 
 
 def _first(name: str) -> str:
@@ -33,7 +33,7 @@ def test_a_file_of_several_languages_is_translated_in_one_run_and_another_langua
 ) -> None:
     records = [*_records(), {"id": "de", "text": GERMAN}]
     write_corpus(records)
-    embedded("run", "corpus.jsonl", *AUTO, "--out", "auto.jsonl", code=1)
+    embedded("run", "translate", "corpus.jsonl", *AUTO, "--out", "auto.jsonl", code=1)
     french, spanish, english = embedded.results(1)
     assert ("language:fr" in french["flags"], "language:es" in spanish["flags"]) == (True, True)
     assert french["tokens_out"] > 0
@@ -65,7 +65,7 @@ def test_each_language_may_have_a_model_of_its_own(embedded: Docmill, write_corp
     )
     by_language = (*AUTO, "--model", "es=marian-ddtp,fr=marian-ddtp")
     embedded("run", "corpus.jsonl", *by_language)
-    embedded("run", "corpus.jsonl", *AUTO)
+    embedded("run", "translate", "corpus.jsonl", *AUTO)
     several, one = embedded.results(1), embedded.results(2)
     assert [row["text"] for row in several] == [row["text"] for row in one]
     assert "es=marian-ddtp,fr=marian-ddtp" in embedded("status", 1).stdout
@@ -84,4 +84,4 @@ def test_each_language_may_have_a_model_of_its_own(embedded: Docmill, write_corp
 def test_what_a_model_cannot_do_is_refused_before_anything_is_read(
     call: Call, write_corpus: Callable[..., Path], options: tuple[str, ...], says: str
 ) -> None:
-    assert says in call("enqueue", write_corpus(_records()), *AUTO, *options, code=2).err
+    assert says in call("enqueue", "translate", write_corpus(_records()), *AUTO, *options, code=2).err

@@ -38,8 +38,8 @@ task = "generate"
 prompt = "Sort this: {text}"
 model = "null"
 """
-SERVED = ("--task", "generate", "--prompt", "{text}", "--model", f"openai:{MODEL}")
-ECHOED = ("--task", "translate", "--model", "null")
+SERVED = ("--prompt", "{text}", "--model", f"openai:{MODEL}")
+ECHOED = ("--model", "null")
 
 
 @pytest.fixture
@@ -60,11 +60,11 @@ def run(docmill: Docmill, *options: str) -> None:
 
 
 def run_locally(docmill: Docmill, _: ApiServer) -> None:
-    run(docmill, *ECHOED)
+    run(docmill, "translate", *ECHOED)
 
 
 def run_on_a_server(docmill: Docmill, _: ApiServer) -> None:
-    run(docmill, *SERVED)
+    run(docmill, "generate", *SERVED)
 
 
 def run_on_a_server_until_killed(docmill: Docmill, server: ApiServer) -> None:
@@ -77,7 +77,7 @@ def run_on_a_server_until_killed(docmill: Docmill, server: ApiServer) -> None:
         return None
 
     server.script = script
-    process = docmill.start("run", "corpus.jsonl", "--corpus", "letters", *SERVED)
+    process = docmill.start("run", "generate", "corpus.jsonl", "--corpus", "letters", *SERVED)
     until(lambda: journaled(docmill) >= 25, "answers are kept")
     devices = device_pids(process)
     kill_group(process)
@@ -89,18 +89,18 @@ def run_on_a_server_until_killed(docmill: Docmill, server: ApiServer) -> None:
 
 
 def run_and_look_for_near_duplicates(docmill: Docmill, _: ApiServer) -> None:
-    run(docmill, *ECHOED, "--leave-out", "near-duplicates")
+    run(docmill, "translate", *ECHOED, "--leave-out", "near-duplicates")
     docmill("dedup", "letters")
 
 
 def run_and_search(docmill: Docmill, _: ApiServer) -> None:
-    run(docmill, "--task", "embed", "--model", "minilm")
+    run(docmill, "embed", "--model", "minilm")
     assert docmill.json("search", "letters", TEXT)["hits"][0]["id"] == NAME
 
 
 def run_with_an_escalation(docmill: Docmill, _: ApiServer) -> None:
-    translate = ("--task", "translate", "--from", "fr", "--to", "en", "--max-new-tokens", "4", "--beams", "1")
-    run(docmill, *translate, "--escalate-beams", "2")  # what is cut off is computed again
+    options = ("--from", "fr", "--to", "en", "--max-new-tokens", "4", "--beams", "1")
+    run(docmill, "translate", *options, "--escalate-beams", "2")  # what is cut off is computed again
     assert docmill.json("status", 1)["escalated"]["translate"]["texts"] > 0
 
 
@@ -174,9 +174,9 @@ def test_a_trace_says_what_it_searched_and_what_not(docmill: Docmill, server: Ap
 def test_documents_that_keep_a_removed_text_are_named_with_the_command_that_removes_it(
     docmill: Docmill, write_corpus: Callable[..., Path]
 ) -> None:
-    run(docmill, *ECHOED)
+    run(docmill, "translate", *ECHOED)
     write_corpus([{"id": "d 3", "text": TEXT}, {"id": "x", "text": "Another text."}])
-    docmill("run", "corpus.jsonl", "--corpus", "copies", *ECHOED)
+    docmill("run", "translate", "corpus.jsonl", "--corpus", "copies", *ECHOED)
     removed = docmill("corpus", "rm", "letters", "--document", NAME, "--yes")
     assert "The same text stays in the corpus copies, in d 3." in removed.stderr
     assert "docmill corpus rm copies --document 'd 3'" in removed.stderr

@@ -21,21 +21,21 @@ NEWS = [
     {"id": "c", "text": "It rained.", "section": "Weather", "words": 2},
     {"id": "d", "text": "  ", "section": "Weather", "words": 0},
 ]
-TELL = ("--task", "generate", "--model", "null", "--prompt", "In {meta.section}, {meta.words} words: {text}")
+TELL = ("--model", "null", "--prompt", "In {meta.section}, {meta.words} words: {text}")
 
 
 def test_each_document_is_asked_about_with_its_metadata(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
     write_corpus(NEWS)
-    forecast = embedded.json("run", "corpus.jsonl", *TELL, "--dry-run")
+    forecast = embedded.json("run", "generate", "corpus.jsonl", *TELL, "--dry-run")
     assert (forecast["documents"], forecast["texts"]) == (4, 3)
-    embedded("run", "corpus.jsonl", *TELL)
+    embedded("run", "generate", "corpus.jsonl", *TELL)
     status = embedded.json("status", 1)
     assert (status["done"], status["skipped"], status["documents"]) == (2, 1, 4)
     assert [row["id"] for row in embedded.results(1)] == ["a", "b", "c"]
-    assert "Nothing to compute" in embedded("run", "corpus.jsonl", *TELL).stderr
+    assert "Nothing to compute" in embedded("run", "generate", "corpus.jsonl", *TELL).stderr
     changed = [NEWS[0] | {"section": "Climate"}, *NEWS[1:]]
     write_corpus(changed)
-    assert "1 text to compute" in embedded("run", "corpus.jsonl", *TELL).stderr
+    assert "1 text to compute" in embedded("run", "generate", "corpus.jsonl", *TELL).stderr
 
 
 def test_a_later_step_puts_the_metadata_around_what_an_earlier_one_wrote(
@@ -107,5 +107,5 @@ def test_texts_without_metadata_are_refused_for_a_prompt_that_wants_some(call: C
     with zipfile.ZipFile(tmp_path / "notes.zip", "w") as archive:
         archive.writestr("a.txt", "It rained.")
     for source in ("notes", "notes/a.txt", "notes/*.txt"):
-        assert "has texts alone and no metadata" in call("enqueue", source, *TELL, code=2).err
-    assert "reads no archives; unpack it into a folder" in call("enqueue", "notes.zip", *TELL, code=2).err
+        assert "has texts alone and no metadata" in call("enqueue", "generate", source, *TELL, code=2).err
+    assert "reads no archives; unpack it into a folder" in call("enqueue", "generate", "notes.zip", *TELL, code=2).err

@@ -44,7 +44,7 @@ def test_a_folder_with_modules_of_the_same_names_changes_nothing(
 ) -> None:
     docmill = Docmill(folder_with_namesakes, variables)
     docmill.from_anew = True
-    docmill("run", "corpus.jsonl", "--task", "embed", "--model", "null")
+    docmill("run", "embed", "corpus.jsonl", "--model", "null")
     assert docmill.json("status", 1)["done"] == 1
 
 

@@ -43,7 +43,7 @@ def docmill(tmp_path: Path, server: ApiServer) -> Docmill:
     return found
 
 
-COMMAND = ("run", "corpus.jsonl", "--task", "generate", "--prompt", "{text}", "--model", f"openai:{MODEL}")
+COMMAND = ("run", "generate", "corpus.jsonl", "--prompt", "{text}", "--model", f"openai:{MODEL}")
 
 
 def stored(docmill: Docmill) -> int:
@@ -136,8 +136,10 @@ def test_a_key_that_the_server_refuses_stops_the_run_with_the_variable_to_set(
     status = docmill.json("status", "1")
     assert status["done"] == len(TEXTS)
     assert status["cost"] == costs | {"currency": "EUR"}
-    assert docmill.json("wait", "1")["cost"] == status["cost"]
-    assert f"Its tokens cost {len(TEXTS) * 37e-6:.4g} EUR." in " ".join(docmill("wait", "1").stderr.split())
+    assert docmill.json("status", "1", "--wait")["cost"] == status["cost"]
+    assert f"Its tokens cost {len(TEXTS) * 37e-6:.4g} EUR." in " ".join(
+        docmill("status", "1", "--wait").stderr.split()
+    )
     # Another URL of the same model is the same spec: nothing is paid again.
     with ApiServer().running() as moved:
         docmill(*COMMAND, "--endpoint", moved.endpoint)
@@ -166,7 +168,7 @@ def test_a_tokenizer_counts_all_texts_before_any_is_paid_and_is_part_of_the_spec
     shutil.rmtree(folder)
     folder.mkdir()
     assert "has no tokenizer" in " ".join(docmill(*named, code=2).stderr.split())
-    minilm = ("run", "corpus.jsonl", "--task", "embed", "--model", "minilm", "--tokenizer", "tokenizer")
+    minilm = ("run", "embed", "corpus.jsonl", "--model", "minilm", "--tokenizer", "tokenizer")
     assert "minilm has its own" in " ".join(docmill(*minilm, code=2).stderr.split())
 
 
@@ -194,12 +196,12 @@ def test_what_a_server_cannot_do_is_refused_before_anything_is_stored(docmill: D
     del docmill.environment["DOCMILL_ENDPOINT"]
     for given, said in [
         (COMMAND[1:], "DOCMILL_ENDPOINT"),
-        ((corpus, "--task", "classify", "--labels", "a,b", "--model", model), "extract"),
-        ((corpus, "--task", "embed", "--model", model, "--dtype", "float32"), "precision"),
-        ((corpus, "--task", "embed", "--model", "openai:"), "openai:NAME"),
-        ((corpus, "--task", "embed", "--model", "minilm", "--device", "remote"), "--device remote"),
-        ((corpus, "--task", "embed", "--model", model, "--endpoint", "ftp://x"), "http://localhost:8000/v1"),
-        ((corpus, "--task", "embed", "--model", model, "--endpoint", f"http://user:{KEY}@x/v1"), "a key does not"),
+        (("classify", corpus, "--labels", "a,b", "--model", model), "extract"),
+        (("embed", corpus, "--model", model, "--dtype", "float32"), "precision"),
+        (("embed", corpus, "--model", "openai:"), "openai:NAME"),
+        (("embed", corpus, "--model", "minilm", "--device", "remote"), "--device remote"),
+        (("embed", corpus, "--model", model, "--endpoint", "ftp://x"), "http://localhost:8000/v1"),
+        (("embed", corpus, "--model", model, "--endpoint", f"http://user:{KEY}@x/v1"), "a key does not"),
     ]:
         done = docmill("run", *given, code=2)
         assert said in " ".join(done.stderr.split())

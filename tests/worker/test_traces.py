@@ -33,9 +33,9 @@ def test_one_trace_joins_the_command_to_the_commits_of_a_worker(
     source = write_corpus({"id": str(n), "text": f"{SECRET} {n}"} for n in range(200))
     fleet.loads_models = False
     fleet.environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "DOCMILL_LOG_FORMAT": "json"}
-    job = fleet.enqueue(source, "--task", "translate", "--model", "null@50000", "--request-id", "night/7")
+    job = fleet.enqueue("translate", source, "--model", "null@50000", "--request-id", "night/7")
     with fleet.worker("--threads", "2", "--log-level", "info"):
-        fleet("wait", job)
+        fleet("status", job, "--wait")
     # The device process has ended: what it had recorded was sent when it drained.
     (enqueued,) = collector.named("enqueue")
     (ingest,) = collector.named("ingest")
@@ -73,7 +73,7 @@ def test_requests_to_a_server_of_models_are_spans_within_a_batch(
     source = write_corpus({"id": str(n), "text": f"{SECRET} {n}"} for n in range(3))
     with ApiServer().running() as server:
         embedded.environment |= {"DOCMILL_TRACES_ENDPOINT": collector.url, "DOCMILL_ENDPOINT": server.endpoint}
-        embedded("run", source, "--task", "generate", "--model", f"openai:{MODEL}", "--prompt", "{text}")
+        embedded("run", "generate", source, "--model", f"openai:{MODEL}", "--prompt", "{text}")
     asked = collector.named("chat ")
     (enqueued,) = collector.named("enqueue")
     assert len(asked) >= 3
@@ -88,7 +88,7 @@ def test_without_a_collector_no_library_is_loaded_and_a_job_has_an_id_all_the_sa
     embedded: Docmill, write_corpus: Callable[..., Path]
 ) -> None:
     source = write_corpus([{"id": "1", "text": "one"}])
-    embedded("run", source, "--task", "embed", "--model", "null")
+    embedded("run", "embed", source, "--model", "null")
     status = embedded.json("status", 1)
     assert len(status["request_id"]) == 32
     program = (

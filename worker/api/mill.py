@@ -80,7 +80,7 @@ def search(
     exact: bool = False,
     passages: bool = True,
     prompt: str | None = None,
-    prompt_name: str | None = None,
+    model_prompt: str | None = None,
     progress: bool = False,
     device: str | None = None,
     backend: str | None = None,
@@ -96,7 +96,7 @@ def search(
             exact=exact,
             passages=passages,
             prompt=prompt,
-            prompt_name=prompt_name,
+            model_prompt=model_prompt,
             progress=progress,
         )
 
@@ -246,7 +246,7 @@ class Mill:
         exact: bool = False,
         passages: bool = True,
         prompt: str | None = None,
-        prompt_name: str | None = None,
+        model_prompt: str | None = None,
         progress: bool = False,
     ) -> list[Hit]:
         """Return the documents of a corpus that are nearest to a text, the nearest first.
@@ -254,11 +254,11 @@ class Mill:
         The corpus is named as in `run`, or by the path of its source; an `embed` job must have run over it. This
         machine embeds the text. The options are those of `docmill search`. Raises Error.
         """
-        if prompt is not None and prompt_name is not None:
-            raise Error("prompt_name and prompt do not go together: give one of them")
+        if prompt is not None and model_prompt is not None:
+            raise Error("model_prompt and prompt do not go together: give one of them")
         if not text.strip():
             raise Error("the text of a search is empty")
-        options = SearchOptions(top, job, exact, passages, prompt, prompt_name)
+        options = SearchOptions(top, job, exact, passages, prompt, model_prompt)
         query = Record("", normalize(text)[0], {}, (), "the text")
         listener = listen(progress)
         with open_search(self._settings, self.database, corpus, options, _refuse, listener) as opened:

@@ -21,14 +21,14 @@ class Options(TypedDict, total=False):
     to: str | None
     unit: Literal["paragraph", "sentence"] | None
     pooling: Literal["cls", "mean", "last"] | None
-    windows: Literal["mean", "all"] | None
+    window_vectors: Literal["mean", "all"] | None
     messages: str | None
     n: int | None
     raw: bool | None
     fill_context: bool | None
     hypothesis: str | None
     multi_label: bool | None
-    aggregate: Literal["mean", "max"] | None
+    window_score: Literal["mean", "max"] | None
     threshold: float | None
     pattern: Sequence[str] | None
     region: Sequence[str] | None
@@ -41,10 +41,10 @@ class Options(TypedDict, total=False):
     no_answer_threshold: float | None
     always_answer: bool | None
     prefix: str | None
-    prompt_name: str | None
+    model_prompt: str | None
     schema: str | Mapping[str, Any] | None
     labels: str | Sequence[str] | Mapping[str, str] | None
-    aggregation: Literal["simple", "first", "average", "max"] | None
+    word_label: Literal["simple", "first", "average", "max"] | None
     min_new_tokens: int | None
     no_repeat_ngram_size: int | None
     stop: Sequence[str] | None
@@ -104,7 +104,9 @@ def request_of(
     """
     for name in arguments:
         if name not in NAMES:
-            advice = hint(name, NAMES, "`docmill run --help` lists the options.")
+            if (new := kinds.renamed(name.replace("_", "-"))) is not None:
+                raise BadOption(f"{name} is now {python_name(new)}.")
+            advice = hint(name, NAMES, "`docmill run TASK --help` lists the options.")
             raise BadOption(f"There is no option {name}. {advice}")
     values = {name: value for name, value in arguments.items() if value is not None}
     of_kind = {_OF_KINDS[name]: values.pop(name) for name in [*values] if name in _OF_KINDS}

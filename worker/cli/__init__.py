@@ -19,36 +19,19 @@ from click.shell_completion import CompletionItem
 from docmill.storage.features import HEADINGS, FeatureInvalid
 from docmill.tasks.errors import hint, nearly
 from docmill.worker.cli.printing import (
-    QUIET,
     leave,
     leave_interrupts_unlogged,
     nobody_reads,
     open_closed_streams,
     repeat_dropped_interrupts,
+    with_quiet,
 )
 from docmill.worker.cli.registry import all_commands, command_of
 from docmill.worker.jobs.errors import exit_code, sentence
 from docmill.worker.logs import lossy
 from docmill.worker.terminal import warn
 
-
-def _with_quiet(command: click.Command) -> click.Command:
-    """Give a command, or each of a group's commands, the option --quiet."""
-    if isinstance(command, click.Group):
-        for member in command.commands.values():
-            _with_quiet(member)
-    elif all(param.name != "quiet" for param in command.params):
-        about = "Print only warnings and errors on stderr, for cron."
-        command.params.append(
-            click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=_be_quiet, help=about)
-        )
-    return command
-
-
-def _be_quiet(context: click.Context, _: click.Parameter, quiet: bool) -> None:
-    """Let a command print nothing on stderr but warnings and errors."""
-    if quiet and not context.resilient_parsing:
-        context.find_root().meta[QUIET] = True
+RENAMED = {"health": "docmill doctor --workers", "wait": "docmill status JOB --wait"}
 
 
 class LazyGroup(click.Group):
@@ -71,13 +54,15 @@ class LazyGroup(click.Group):
                 f"({type(error).__name__}: {error}); repair its feature or uninstall it"
             ) from error
         assert isinstance(command, click.Command)
-        return _with_quiet(command)
+        return with_quiet(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find a command by its name; an unknown name is refused with the commands that were nearly written."""
         if not args[0].startswith("-") and command_of(args[0]) is None:
+            if args[0] in RENAMED:
+                raise click.UsageError(f"`docmill {args[0]}` is now `{RENAMED[args[0]]}`.", ctx)
             advice = hint(args[0], all_commands(), "`docmill --help` lists them.")
             raise click.UsageError(f"There is no command {args[0]!r}. {advice}", ctx)
         return super().resolve_command(ctx, args)
@@ -118,9 +103,9 @@ def docmill() -> None:
     """Summarise, translate and embed whole corpora, each text once, with every result in SQL.
 
     \b
-    docmill run notes/ --task summarize
-    docmill run articles.jsonl --task translate --from fr --to en --out en.jsonl
-    docmill enqueue corpus.csv --task embed --model minilm --wait
+    docmill run summarize notes/
+    docmill run translate articles.jsonl --from fr --to en --out en.jsonl
+    docmill enqueue embed corpus.csv --model minilm --wait
     docmill search corpus.csv "how to renew a passport"
     """
 

@@ -14,23 +14,13 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from docmill.storage import writers
-from docmill.storage.readers.registry import describe_sources
 from docmill.tasks import kinds
 from docmill.tasks.backends import registry
 from docmill.tasks.errors import hint
-from docmill.tasks.kinds.options import flag, is_label_file, is_repeated, option, parse_label_file, value_type
+from docmill.tasks.kinds.options import Layer, flag, is_label_file, is_repeated, option, parse_label_file, value_type
 from docmill.tasks.specs.pinning import NAMES
 from docmill.worker.prices import Price
 from docmill.worker.settings import Settings, load_settings
-from docmill.worker.submit.options import (
-    DocumentOptions,
-    EscalationOptions,
-    JobOptions,
-    ReadingOptions,
-    Request,
-    Work,
-    checked,
-)
 
 T = TypeVar("T")
 
@@ -66,7 +56,12 @@ class _InWords:
     """The base class of numbers within bounds. A refusal states the bounds in words."""
 
     noun = "number"
+    name = "number"
     fail: Callable[..., NoReturn]
+
+    def _describe_range(self) -> str:
+        """Return nothing: help names no bounds, and a refusal has them in words."""
+        return ""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
@@ -84,6 +79,7 @@ class WholeNumber(_InWords, click.IntRange):
     """A whole number."""
 
     noun = "whole number"
+    name = "n"
 
 
 class Number(_InWords, click.FloatRange):
@@ -104,7 +100,7 @@ class _JobId(_InWords, click.IntRange):
     """A job's number."""
 
     def refuse(self, value: object) -> str:
-        return f"{value!r} is no number of a job; `docmill jobs` lists the jobs"
+        return f"{value!r} is not a job number; `docmill jobs` lists the jobs"
 
 
 JOB_ID = _JobId(1, 2**63 - 1)
@@ -159,15 +155,6 @@ WITH_INPUT = click.option("--with-input", is_flag=True, help="Write the text of 
 DETAILS = click.option(
     "--details", is_flag=True, help="Write CSV and Excel with the technical columns of the other formats."
 )
-
-
-class SourceCommand(click.Command):
-    """A command that reads a source. In its help, `{sources}` becomes the list of the kinds of sources."""
-
-    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-
-        self.help = (self.help or "").replace("{sources}", describe_sources())
-        super().format_help_text(ctx, formatter)
 
 
 def check_filled() -> None:
@@ -243,13 +230,6 @@ def declared(
     return add
 
 
-def kind_options(command: Command) -> Command:
-    """Add the options of all kinds. If only some kinds have an option, its help names them."""
-    for name, field in reversed([*kinds.OPTIONS.items()]):
-        command = _decorator(name, field)(command)
-    return command
-
-
 def click_type(field: FieldInfo) -> click.ParamType[Any]:
     """Return the type of a field's values on the command line, with its bounds and choices."""
     kind = value_type(field)
@@ -274,63 +254,29 @@ def click_type(field: FieldInfo) -> click.ParamType[Any]:
     return type_(least if above is None else above, most, min_open=above is not None)
 
 
+class LayeredOption(click.Option):
+    """An option that knows its section in the help of a task's command."""
+
+    def __init__(self, *declarations: Any, layer: Layer = Layer.MORE, **attrs: Any) -> None:
+        super().__init__(*declarations, **attrs)
+        self.layer = layer
+
+
 def _decorator(name: str, field: FieldInfo, completed: Completion | None = None) -> Callable[[Command], Command]:
     # The options of kinds get no default here: `KindOptions` or a setting has it.
     default = None if name in kinds.OPTIONS else field.default
+    assert field.description is not None, name
     return click.option(
         flag(name, field),
         name,
+        cls=LayeredOption,
+        layer=option(field).layer or (Layer.TASK if name in kinds.OPTIONS else Layer.MORE),
         type=click_type(field),
         multiple=is_repeated(field),
         is_flag=value_type(field) is bool and not field.default,
         default=default,
         show_default=default is not None and default is not False,
         metavar=option(field).metavar,
-        help=_help(name, field),
+        help=field.description,
         shell_complete=completed,
     )
-
-
-def _help(name: str, field: FieldInfo) -> str:
-    assert field.description is not None, name
-    names = kinds.with_option(name)
-    if names in {kinds.NAMES, ()}:
-        return field.description
-    text, default, more = field.description.partition("  [default")
-    return f"{text} ({', '.join(names)}){default}{more}"
-
-
-def work_options(command: Command) -> Command:
-    """Add the options that every command with a source has: what to do with it, and how to read it."""
-    options = [
-        click.argument("source", shell_complete=complete_files),
-        click.option("--task", type=Choice(kinds.NAMES), required=True, help="Task for every document."),
-        declared(Work, "model", completed=complete_models),
-        declared(Work, "revision"),
-        kind_options,
-        declared(EscalationOptions),
-        declared(Work, "corpus"),
-        declared(ReadingOptions),
-        declared(DocumentOptions),
-        declared(JobOptions, "max_failures", "max_flagged"),
-    ]
-    for add in reversed(options):
-        command = add(command)
-    return command
-
-
-def request_of(settings: Settings, options: dict[str, Any]) -> Request:
-    """Return the request in a command's options. Raises BadOption."""
-    check_filled()
-    of_kind = given_options(options["task"], options, dtype=settings.dtype)
-    return checked(of_kind, options)  # Click's ranges let nan pass
-
-
-def given_options(task: str, options: dict[str, Any], *, dtype: str) -> kinds.KindOptions:
-    """Take the options of kinds out of a command's, and return those of the task.
-
-    ``dtype`` is the precision if none was given. Raises BadOption.
-    """
-    values = {name: options.pop(name) for name in kinds.OPTIONS}
-    chosen = {name: value for name, value in values.items() if value not in (None, ())}
-    return kinds.options(task, **{"dtype": dtype, **chosen})

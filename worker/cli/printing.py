@@ -41,6 +41,25 @@ STDOUT = 1  # the number of its file
 QUIET = "docmill.quiet"
 
 
+def with_quiet(command: click.Command) -> click.Command:
+    """Give a command, or each of a group's commands, the option --quiet."""
+    if isinstance(command, click.Group):
+        for member in command.commands.values():
+            with_quiet(member)
+    elif all(param.name != "quiet" for param in command.params):
+        about = "Print only warnings and errors on stderr, for cron."
+        command.params.append(
+            click.Option(["-q", "--quiet"], is_flag=True, expose_value=False, callback=_be_quiet, help=about)
+        )
+    return command
+
+
+def _be_quiet(context: click.Context, _: click.Parameter, quiet: bool) -> None:
+    """Let a command print nothing on stderr but warnings and errors."""
+    if quiet and not context.resilient_parsing:
+        context.find_root().meta[QUIET] = True
+
+
 def is_quiet() -> bool:
     """Return True if the command was called with --quiet."""
     context = click.get_current_context(silent=True)

@@ -30,7 +30,6 @@ OWN_COMMANDS = {
     "enqueue": _own(WORK, "Store a source as a job and leave the work to the workers.", "run"),
     "jobs": _own(WORK, "List the latest jobs.", "jobs"),
     "status": _own(WORK, "Show a job's progress, and the reason if it makes none.", "jobs"),
-    "wait": _own(WORK, "Wait for a job to end.", "jobs"),
     "retry": _own(WORK, "Try a job's failed documents again.", "jobs"),
     "pause": _own(WORK, "Pause a job until it is resumed.", "jobs"),
     "resume": _own(WORK, "Resume a paused job.", "jobs"),
@@ -44,11 +43,10 @@ OWN_COMMANDS = {
     "gc": _own(CORPORA, "Remove unreferenced texts, old results and old versions.", "gc"),
     "pipeline": _own(PIPELINES, "Run several steps over a corpus, by hand or on a schedule.", "pipeline"),
     "worker": _own(FLEET, "Start a worker.", "worker"),
-    "health": _own(FLEET, "Check that this machine's workers live and take work.", "installation"),
     "web": _own(FLEET, "Show jobs and results in a browser.", "web"),
     "models": _own(ADMINISTRATION, "List the models that have names, or check a model.", "models"),
     "db": _own(ADMINISTRATION, "Upgrade the store's schema, and correct its counts.", "installation"),
-    "doctor": _own(ADMINISTRATION, "Check this installation, and say how to repair it.", "installation"),
+    "doctor": _own(ADMINISTRATION, "Check this installation, or only its workers.", "installation"),
     "completion": _own(
         ADMINISTRATION, "Print the script that completes docmill's commands in a shell.", "installation"
     ),

@@ -19,7 +19,7 @@ from docmill.storage.steps.conditions import RISK, Doubt, filter_names, find_fil
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, hint
 from docmill.tasks.kinds import KindOptions
-from docmill.tasks.kinds.options import EMPTY, MOST, Option, flag, option, sentence, shown
+from docmill.tasks.kinds.options import EMPTY, MOST, Layer, Option, flag, option, sentence, shown
 from docmill.tasks.models import weightless
 from docmill.tasks.models.families import Family
 from docmill.worker.queue.messages import is_id
@@ -105,8 +105,10 @@ Model = TypeVar("Model", bound=OptionsModel)
 class ReadingOptions(OptionsModel):
     """Options of reading a source."""
 
-    text_field: Annotated[str, Field(description="Field that holds the text.")] = "text"
-    id_field: Annotated[str, Field(description="Field that holds the document's id.")] = "id"
+    text_field: Annotated[
+        str, Field(description="Field that holds the text."), Option(metavar="FIELD", layer=Layer.COMMON)
+    ] = "text"
+    id_field: Annotated[str, Field(description="Field that holds the document's id."), Option(metavar="FIELD")] = "id"
     encoding: Annotated[
         str | None,
         Field(description="Encoding of texts without a byte order mark, such as cp1252.  [default: utf-8]"),
@@ -133,7 +135,9 @@ class ReadingOptions(OptionsModel):
         ),
         Option(metavar="LANGUAGE"),
     ] = None
-    limit: Annotated[int | None, Field(ge=1, le=MOST, description="Read only the first N records.")] = None
+    limit: Annotated[
+        int | None, Field(ge=1, le=MOST, description="Read only the first N records."), Option(layer=Layer.COMMON)
+    ] = None
     prune: Annotated[bool, Field(description="Mark documents that the source no longer has as vanished.")] = False
     prune_max: Annotated[
         float | None,
@@ -277,10 +281,13 @@ class Work(ReadingOptions, JobOptions, EscalationOptions, DocumentOptions):
             description="A name from `docmill models list`, a folder, or a hub id; with --from auto also a model for "
             "each language: fr=MODEL,de=MODEL."
         ),
+        Option(metavar="MODEL", layer=Layer.COMMON),
     ] = None
     revision: Revision = None
     corpus: Annotated[
-        str | None, Field(description="Corpus that the documents belong to.  [default: the source's path]")
+        str | None,
+        Field(description="Corpus that the documents belong to.  [default: the source's path]"),
+        Option(metavar="NAME"),
     ] = None
 
 

@@ -20,13 +20,16 @@ def test_words_that_one_text_lacks_are_marked_on_the_side_that_has_them() -> Non
 def test_jobs_are_compared_over_the_documents_that_both_have(embedded: Docmill, write_corpus: WriteCorpus) -> None:
     embedded.environment["COLUMNS"] = "80"
     texts = [{"id": f"d{n}", "text": f"Text number {n} has several words."} for n in range(12)]
-    run = ("run", "corpus.jsonl", "--corpus", "notes", "--task")
+
+    def run(task: str, *options: str) -> None:
+        embedded("run", task, "corpus.jsonl", "--corpus", "notes", *options)
+
     write_corpus(texts[:9])
-    embedded(*run, "translate", "--from", "fr", "--to", "en", "--model", "null")
+    run("translate", "--from", "fr", "--to", "en", "--model", "null")
     write_corpus(texts)
-    embedded(*run, "translate", "--from", "fr", "--to", "en", "--model", "null@90000")
-    embedded(*run, "embed", "--model", "null")
-    embedded(*run, "embed", "--model", "null@90000")
+    run("translate", "--from", "fr", "--to", "en", "--model", "null@90000")
+    run("embed", "--model", "null")
+    run("embed", "--model", "null@90000")
 
     found = embedded.json("compare", "notes", "--job", 1, "--job", 2)
     assert (found["documents"], found["both"], found["only_a"], found["only_b"]) == (12, 9, 0, 3)

@@ -19,7 +19,7 @@ def test_a_result_is_explained_from_its_document_to_its_device(
     embedded: Docmill, write_corpus: Callable[..., Path]
 ) -> None:
     write_corpus([{"id": "k", "text": LONG, "year": 1900}, {"id": "blank", "text": " "}])
-    embedded("run", "corpus.jsonl", "--task", "summarize", "--model", "null")
+    embedded("run", "summarize", "corpus.jsonl", "--model", "null")
     shown = embedded("explain", 1, "k").stdout
     for said in ("Document k", "year: 1900", "model       null", "characters 0 to", "none", "word word"):
         assert said in shown

@@ -75,7 +75,7 @@ def test_search_and_runs_of_pipelines_change_to_the_new_model_and_back(
 
 def test_what_cannot_be_migrated_is_refused_with_what_to_do(embedded: Docmill, write_corpus: WriteCorpus) -> None:
     write_corpus(TEXTS)
-    run = ("run", "corpus.jsonl", "--task", "embed", "--corpus", "tickets")
+    run = ("run", "embed", "corpus.jsonl", "--corpus", "tickets")
     embedded(*run, "--model", "null")
 
     def refused(old: str, new: str) -> str:
@@ -84,7 +84,7 @@ def test_what_cannot_be_migrated_is_refused_with_what_to_do(embedded: Docmill, w
     assert "has a step with the model opus; models of this corpus: null" in refused("opus", "minilm")
     assert "there is nothing to migrate" in refused("null", "null")
     assert "No migration of tickets is under way" in embedded("migrate", "cancel", "tickets", code=2).stderr
-    embedded(*run, "--model", "null", "--windows", "all")
+    embedded(*run, "--model", "null", "--window-vectors", "all")
     several = refused("null", "minilm")
     assert "several sorts of results of null; choose by --job, --step or both" in several
     assert "job 1, step embed" in several
@@ -94,11 +94,11 @@ def test_a_job_by_the_old_model_says_so_and_the_old_results_can_be_dropped(
     embedded: Docmill, write_corpus: WriteCorpus
 ) -> None:
     write_corpus(TEXTS)
-    run = ("run", "corpus.jsonl", "--task", "embed", "--model", "null", "--corpus", "tickets")
-    embedded(*run, "--windows", "all")
+    run = ("run", "embed", "corpus.jsonl", "--model", "null", "--corpus", "tickets")
+    embedded(*run, "--window-vectors", "all")
     done = embedded.json("migrate", "run", "tickets", "--from", "null", "--to", "null@9000", "--yes")
     assert done["from"]["params"] == embedded.json("status", 1)["spec"]["params"]
-    said = embedded(*run, "--windows", "all").stderr
+    said = embedded(*run, "--window-vectors", "all").stderr
     assert "This job computes null; `docmill migrate run tickets --from null --to null@9000`" in said
     dropped = embedded.json("gc", "--migrated", "--yes")
     assert dropped["outcomes"] == 3

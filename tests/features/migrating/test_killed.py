@@ -72,7 +72,7 @@ def test_a_migration_killed_at_each_stage_answers_by_the_old_model_until_the_swi
     del fleet.environment["DOCMILL_REDIS_URL"]
     fleet.corpus(numbered(N), "corpus-0.jsonl")
     fleet.enqueued(Request(source=str(fleet.folder / "corpus-0.jsonl"), task="embed", model=OLD, corpus="notes"))
-    fleet("run", "corpus-0.jsonl", "--task", "embed", "--model", OLD, "--corpus", "notes")
+    fleet("run", "embed", "corpus-0.jsonl", "--model", OLD, "--corpus", "notes")
     old = choose(database, ["notes"]).spec
     pipelines.put(database, "nightly", str(fleet.folder / "nightly.toml"), PIPELINE, None)
     views.make(database, "nightly", "notes", [StepRequest("meaning", old)])

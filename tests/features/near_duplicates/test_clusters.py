@@ -295,7 +295,7 @@ def test_vectors_of_windows_and_corpora_without_vectors_are_refused(database: Da
     with pytest.raises(NothingEmbedded, match="no job embeds"):
         vectors.method_for(database, "books", None)
     embed(database, 2, windows="all")
-    with pytest.raises(NothingEmbedded, match="--windows mean"):
+    with pytest.raises(NothingEmbedded, match="--window-vectors mean"):
         vectors.method_for(database, "books", None)
 
 

@@ -62,8 +62,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 @pytest.fixture
 def enqueued(command: Command, write_corpus: Write) -> Command:
     write_corpus(RECORDS)
-    options = ("--task", "translate", "--model", "null", "--corpus", "letters", "--leave-out", "near-duplicates")
-    result = command("enqueue", "corpus.jsonl", *options)
+    options = ("--model", "null", "--corpus", "letters", "--leave-out", "near-duplicates")
+    result = command("enqueue", "translate", "corpus.jsonl", *options)
     assert "1 document is a near duplicate of an earlier one; --leave-out leaves it out." in result.stderr
     return command
 
@@ -131,11 +131,11 @@ def test_without_the_library_the_command_that_installs_it_is_said_before_anythin
     missing = Extra("dedup", ("no_such_library",), "")
     monkeypatch.setattr(methods, "LIBRARY", missing)
     write_corpus(RECORDS)
-    options = ("--task", "translate", "--model", "null", "--corpus", "letters")
-    refused = command("enqueue", "corpus.jsonl", *options, "--leave-out", "near-duplicates", code=2)
+    options = ("--model", "null", "--corpus", "letters")
+    refused = command("enqueue", "translate", "corpus.jsonl", *options, "--leave-out", "near-duplicates", code=2)
     assert "[dedup]" in refused.stderr
     assert json.loads(command("jobs", "--json").stdout) == []
-    command("enqueue", "corpus.jsonl", *options)
+    command("enqueue", "translate", "corpus.jsonl", *options)
     assert "[dedup]" in command("dedup", "letters", code=2).stderr
 
 

@@ -20,7 +20,7 @@ from tests.worker.harness import Docmill
 
 def test_a_sample_is_judged_by_lines_and_by_a_file(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
     write_corpus([{"id": f"k{n}", "text": f"word {n} \x1b[31m"} for n in range(8)])
-    embedded("run", "corpus.jsonl", "--task", "summarize", "--model", "null")
+    embedded("run", "summarize", "corpus.jsonl", "--model", "null")
     wrong = embedded("review", 1, "--size", 6, stdin=b"b\nu\ng\nx\ng\n", code=2)
     assert wrong.stderr.count("1 of 6: document k") == 2
     assert "line 4: 'x' is no verdict" in wrong.stderr
@@ -47,7 +47,7 @@ def test_a_sample_is_judged_by_lines_and_by_a_file(embedded: Docmill, write_corp
     embedded("review", 1, stdin=b"g\ng\n")
     assert "All 8 outputs are judged" in embedded("review", 1).stderr
     write_corpus([{"id": "other", "text": " "}], "other.jsonl")
-    embedded("run", "other.jsonl", "--task", "translate", "--from", "fr", "--to", "en", "--model", "null")
+    embedded("run", "translate", "other.jsonl", "--from", "fr", "--to", "en", "--model", "null")
     nothing = embedded("review", 2)
     assert "Job 2 has no outputs to judge." in nothing.stderr
     assert "0 of 0 outputs are judged." in nothing.stdout
@@ -73,7 +73,7 @@ def test_input_and_output_stand_side_by_side_where_there_is_room() -> None:
 
 def test_results_have_the_risk_that_was_fitted(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
     write_corpus([{"id": f"k{n}", "text": "word " * (1 + 300 * n)} for n in range(3)])
-    embedded("run", "corpus.jsonl", "--task", "summarize", "--model", "null")
+    embedded("run", "summarize", "corpus.jsonl", "--model", "null")
     assert "there are 0 good and 0 bad" in embedded("review", 1, "--fit", code=2).stderr
     assert "`docmill review 1 --fit` does" in embedded("results", 1, "--risk", code=2).stderr
     database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}", kinds=KINDS)

@@ -180,7 +180,7 @@ Made = Callable[[Database], object]
 @pytest.mark.parametrize(
     ("made", "error", "says"),
     [
-        (lambda _: None, NotFound, "there is no corpus books; `docmill run SOURCE --task embed` makes one"),
+        (lambda _: None, NotFound, "there is no corpus books; `docmill run embed SOURCE` makes one"),
         (lambda database: embed(database, [], corpus="films"), NotFound, "no corpus books; there are: films"),
         (lambda database: read(database, request(spec=TRANSLATE), []), NothingEmbedded, "no job embeds the corpus"),
         (lambda database: read(database, request(spec=EMBED), numbered(3)), NothingEmbedded, "docmill status 1"),

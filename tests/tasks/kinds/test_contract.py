@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
+import click
 import pytest
 from annotated_types import Ge
 from pydantic import Field
@@ -21,7 +22,6 @@ from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import BadOption, CannotServe, ModelUnsuitable, TaskError, UnknownKind
 from docmill.tasks.kinds.base import TextOnly
 from docmill.tasks.kinds.options import (
-    TOP_K,
     KindOptions,
     Option,
     flag,
@@ -34,7 +34,7 @@ from docmill.tasks.models import weightless
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 from docmill.worker.cli.commands.run import run_command
-from docmill.worker.cli.options import given_options
+from docmill.worker.cli.tasks import given_options
 from docmill.worker.orders import parse_enqueue
 from docmill.worker.pipelines.file import parse
 from tests.tasks.conftest import EngineOf
@@ -96,7 +96,9 @@ def test_options_are_the_same_from_the_command_line_a_pipeline_and_a_message(
         toml += f"{key(name, fields[name])} = {in_toml(value)}\n"
         message[option(fields[name]).spelling or name] = plain
 
-    context = run_command.make_context("run", ["a.jsonl", "--task", kind.name, *line])
+    command = run_command.get_command(click.Context(run_command), kind.name)
+    assert command is not None
+    context = command.make_context(kind.name, ["a.jsonl", *line])
     assert given_options(kind.name, dict(context.params), dtype="auto") == expected
     pipeline = f"name = 'x'\ncorpus.source = 'a'\n[[step]]\nname = 's'\ntask = '{kind.name}'\n{toml}"
     assert parse(pipeline, Path("x.toml")).steps[0].options == expected
@@ -118,7 +120,7 @@ def test_a_default_that_is_written_out_changes_no_spec(kind: kinds.TaskKind) -> 
 
 
 class OtherTopK(KindOptions):
-    top_k: Annotated[int | None, Field(ge=0, le=10, description=TOP_K)] = None
+    top_k: Annotated[int | None, Field(ge=0, le=10, description="Keep K.")] = None
 
 
 class OtherField(KindOptions):

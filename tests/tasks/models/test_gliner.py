@@ -72,7 +72,7 @@ def test_labels_keep_their_order_and_descriptions_in_a_spec_and_in_the_options_m
             "--labels needs a GLiNER model.*has labels of its own. Leave --labels out, or name",
         ),
         ({"threshold": 0.3}, TAGGER, "--threshold is for GLiNER models"),
-        ({"labels": "a", "aggregation": "max"}, config(), "--aggregation joins the tokens of a word"),
+        ({"labels": "a", "aggregation": "max"}, config(), "--word-label joins the tokens of a word"),
         ({"labels": {"a": "same", "b": "same"}}, config(), "describes two labels with the same words"),
     ],
 )

@@ -138,7 +138,7 @@ def test_a_prompt_for_documents_makes_a_spec_of_its_own_where_documents_had_anot
 
 def test_a_prompt_by_a_name_that_the_files_do_not_have_is_refused_with_those_they_have() -> None:
     stated = Prompts({"query": "Q: ", "document": "D: ", "sts": ""})
-    with pytest.raises(BadOption, match=r"--prompt-name doc: .* some/model are: document, query\. .* use --prompt"):
+    with pytest.raises(BadOption, match=r"--model-prompt doc: .* some/model are: document, query\. .* use --prompt"):
         build_spec("embed", PINNED, kinds.options("embed", prompt_name="doc"), BERT, stated)
     assert (
         build_spec("embed", PINNED, kinds.options("embed", prompt_name="sts"), BERT, stated).params["prompt_name"]

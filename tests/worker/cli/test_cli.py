@@ -13,7 +13,6 @@ import pytest
 
 from docmill.tasks import kinds
 from docmill.worker.cli import docmill
-from docmill.worker.cli.commands.run import run_command
 from docmill.worker.cli.registry import all_commands
 from docmill.worker.formatting import aligned
 from tests.worker.conftest import Call
@@ -29,7 +28,8 @@ def _commands() -> list[tuple[str, click.Command]]:
         command = docmill.get_command(context, name)
         assert command is not None
         if isinstance(command, click.Group):
-            found += [(f"{name} {inner}", sub) for inner, sub in command.commands.items()]
+            inner = [(member, command.get_command(context, member)) for member in command.list_commands(context)]
+            found += [(f"{name} {member}", sub) for member, sub in inner if sub is not None]
         else:
             found.append((name, command))
     return found
@@ -45,26 +45,22 @@ def test_every_command_has_help_with_an_example_and_explains_each_option(name: s
             assert parameter.help, f"{name} {parameter.name}"
 
 
-def test_every_option_of_a_model_is_one_of_the_commands() -> None:
-    assert {param.name for param in run_command.params} >= kinds.OPTIONS.keys()
-
-
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("run", "nowhere.jsonl", "--task", "embed"), "nowhere.jsonl"),
-        (("run", DESCRIPTIONS, "--task", "embed", "--text-field", "body"), "--text-field"),
-        (("run", "empty-folder", "--task", "embed"), "no .txt, .md,"),
-        (("run", "", "--task", "embed"), "the source is empty"),
-        (("run", "sqlite:///a.db", "--task", "embed"), "the source has no query"),
-        (("run", DESCRIPTIONS, "--task", "generate", "--prompt", "{text}"), "give one with --model"),
-        (("run", DESCRIPTIONS, "--task", "embed", "--model", "./no-such-model"), "no-such-model"),
-        (("run", DESCRIPTIONS, "--task", "embed", "--beams", "4"), "--beams"),
-        (("run", DESCRIPTIONS, "--task", "generate", "--model", "null", "--prompt", "@none"), "cannot read none"),
-        (("run", DESCRIPTIONS, "--task", "embed", "--device", "tpu"), "--device tpu"),
-        (("run", DESCRIPTIONS, "--task", "embed", "--out", "no/such/folder.jsonl"), "there is no folder"),
-        (("run", DESCRIPTIONS, "--task", "embed", "--out", "a", "--format", "openai-batch"), "`docmill batch`"),
-        (("run", DESCRIPTIONS, "--task", "sing"), "sing"),
+        (("run", "embed", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("run", "embed", DESCRIPTIONS, "--text-field", "body"), "--text-field"),
+        (("run", "embed", "empty-folder"), "no .txt, .md,"),
+        (("run", "embed", ""), "the source is empty"),
+        (("run", "embed", "sqlite:///a.db"), "the source has no query"),
+        (("run", "generate", DESCRIPTIONS, "--prompt", "{text}"), "give one with --model"),
+        (("run", "embed", DESCRIPTIONS, "--model", "./no-such-model"), "no-such-model"),
+        (("run", "embed", DESCRIPTIONS, "--beams", "4"), "--beams"),
+        (("run", "generate", DESCRIPTIONS, "--model", "null", "--prompt", "@none"), "cannot read none"),
+        (("run", "embed", DESCRIPTIONS, "--device", "tpu"), "--device tpu"),
+        (("run", "embed", DESCRIPTIONS, "--out", "no/such/folder.jsonl"), "there is no folder"),
+        (("run", "embed", DESCRIPTIONS, "--out", "a", "--format", "openai-batch"), "`docmill batch`"),
+        (("run", "sing", DESCRIPTIONS), "sing"),
         (("status", "99999999999999999999"), "99999999999999999999"),
         (("status",), "there are no jobs yet"),
         (("results", "77"), "no job 77"),
@@ -84,7 +80,7 @@ def test_bad_usage_and_bad_input_exit_with_2(
 
 
 def test_a_hub_that_cannot_be_reached_exits_with_3(embedded: Docmill) -> None:
-    done = embedded("run", DESCRIPTIONS, "--task", "embed", "--model", "no-such/model-anywhere", code=3)
+    done = embedded("run", "embed", DESCRIPTIONS, "--model", "no-such/model-anywhere", code=3)
     assert "no-such/model-anywhere" in done.stderr
 
 
@@ -105,7 +101,7 @@ def test_an_unreachable_database_exits_with_3_and_keeps_its_password(tmp_path: P
 
 def test_an_unreachable_redis_exits_with_3_for_those_who_need_it_now(tmp_path: Path) -> None:
     away = Docmill(tmp_path, {"DOCMILL_REDIS_URL": "redis://:c4nary@127.0.0.1:1/0"})
-    for command in (("run", DESCRIPTIONS, "--task", "embed"), ("worker",)):
+    for command in (("run", "embed", DESCRIPTIONS), ("worker",)):
         done = away(*command, code=3)
         assert "cannot reach Redis" in done.stderr
         assert "c4nary" not in done.stderr + done.stdout
@@ -156,15 +152,13 @@ def test_doctor_finds_nothing_wrong_here(embedded: Docmill) -> None:
 
 
 def test_results_go_to_whatever_stdout_is(embedded: Docmill) -> None:
-    embedded("run", DESCRIPTIONS, "--task", "embed", "--model", "null", "--limit", 3)
+    embedded("run", "embed", DESCRIPTIONS, "--model", "null", "--limit", 3)
     piped = _shell(embedded, f"{DOCMILL} results 1 --out /dev/stdout | wc -l")
     assert (piped.stdout.strip(), piped.returncode) == (b"3", 0)
 
 
 def test_a_reader_that_closes_the_pipe_is_no_error(embedded: Docmill) -> None:
-    piped = _shell(
-        embedded, f"{DOCMILL} run {DESCRIPTIONS} --task embed --model null --limit 8 2>&1 >data | head -c 10"
-    )
+    piped = _shell(embedded, f"{DOCMILL} run embed {DESCRIPTIONS} --model null --limit 8 2>&1 >data | head -c 10")
     assert (piped.stdout, piped.returncode) == (b"reading   ", 0)  # the work goes on when nobody listens
     assert embedded.json("status", 1)["done"] == 8
     piped = _shell(embedded, f"{DOCMILL} results 1 | head -c 10")
@@ -173,7 +167,7 @@ def test_a_reader_that_closes_the_pipe_is_no_error(embedded: Docmill) -> None:
 
 def test_a_full_disk_below_stderr_ends_no_run(embedded: Docmill) -> None:
     embedded.environment["DOCMILL_LOG_LEVEL"] = "debug"  # device processes write there, too
-    run = f"{DOCMILL} run {DESCRIPTIONS} --task embed --model null --limit 8"
+    run = f"{DOCMILL} run embed {DESCRIPTIONS} --model null --limit 8"
     assert _shell(embedded, f"{run} 2>/dev/full").returncode == 0
     assert embedded.json("status", 1)["done"] == 8
 
@@ -182,8 +176,8 @@ def test_a_terminal_that_goes_away_ends_no_run(embedded: Docmill) -> None:
     ours, theirs = pty.openpty()
     embedded.environment["TERM"], embedded.from_anew = "xterm", True  # a fork has asked for the terminal already
     with os.fdopen(theirs, "wb") as terminal:
-        options = ("--task", "embed", "--model", "null", "--limit", 8)
-        process = embedded.launch(["run", DESCRIPTIONS, *options], terminal, terminal)
+        options = ("--model", "null", "--limit", 8)
+        process = embedded.launch(["run", "embed", DESCRIPTIONS, *options], terminal, terminal)
     os.read(ours, 1)
     os.close(ours)  # each write fails from now on
     assert process.wait(DEADLINE_S) == 0
@@ -191,7 +185,7 @@ def test_a_terminal_that_goes_away_ends_no_run(embedded: Docmill) -> None:
 
 def test_closed_streams_are_empty_ones(embedded: Docmill) -> None:
     assert _shell(embedded, f"{DOCMILL} jobs >&- 2>&-").returncode == 0
-    empty = _shell(embedded, f"{DOCMILL} enqueue - --task embed <&-")
+    empty = _shell(embedded, f"{DOCMILL} enqueue embed - <&-")
     assert b"Standard input has no records." in empty.stderr
 
 
@@ -202,6 +196,37 @@ def _shell(docmill: Docmill, line: str) -> subprocess.CompletedProcess[bytes]:
 
 def test_a_command_or_an_option_that_was_nearly_written_is_suggested(call: Call) -> None:
     assert "Did you mean search?" in call("serach", code=2).err
-    assert "Did you mean '--limit'?" in call("run", DESCRIPTIONS, "--lmit", "3", code=2).err
+    assert "Did you mean translate?" in call("run", "tranlsate", DESCRIPTIONS, code=2).err
+    assert "Did you mean '--limit'?" in call("run", "embed", DESCRIPTIONS, "--lmit", "3", code=2).err
     assert "Did you mean" not in call("sing", code=2).err
-    assert "Did you mean" not in call("run", DESCRIPTIONS, "--normalize", code=2).err
+    assert "Did you mean" not in call("run", "embed", DESCRIPTIONS, "--normalize", code=2).err
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (("run", "notes/", "--task", "translate", "--from", "fr"), "docmill run translate notes/ --from fr"),
+        (("enqueue", "--task=embed", "a b.csv"), "docmill enqueue embed 'a b.csv'"),
+        (("run", "entities", "notes/", "--aggregation", "max"), "--word-label"),
+        (("wait", "7"), "docmill status JOB --wait"),
+        (("health",), "docmill doctor --workers"),
+    ],
+)
+def test_an_old_spelling_is_refused_with_the_new_one(call: Call, old: tuple[str, ...], new: str) -> None:
+    assert new in " ".join(call(*old, code=2).err.split())
+
+
+def test_the_help_of_run_and_of_a_task_fits_a_screen(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = call("run", "--help").out.splitlines()
+    assert len(shown) <= 40
+    for task in kinds.NAMES:
+        assert any(line.split()[:1] == [task] for line in shown)
+        for command in ("run", "enqueue"):
+            lines = call(command, task, "--help").out.splitlines()
+            assert len(lines) <= 60
+            assert max(map(len, lines)) <= 80
+            assert f"docmill {command} {task} " in lines[-1]
+    assert "--min-p" in call("run", "translate", "--help").out  # named
+    assert "at least this share" not in call("run", "translate", "--help").out
+    assert "at least this share" in " ".join(call("run", "translate", "--help-all").out.split())

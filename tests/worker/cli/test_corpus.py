@@ -22,8 +22,8 @@ SECRET = "The letter of Ms. Kanarienvogel, who lives at the end of the long road
 def stocked(embedded: Docmill, write_corpus: Write) -> Docmill:
     """A corpus `letters` of three documents, one of them long, that were translated by a model which echoes."""
     texts = [{"id": "a", "text": SECRET * 200}, {"id": "b", "text": "Short."}, {"id": "c", "text": "Another."}]
-    options = ("--task", "translate", "--model", "null", "--corpus", "letters")
-    embedded("run", write_corpus(texts), *options, "--out", "out.jsonl")
+    options = ("--model", "null", "--corpus", "letters")
+    embedded("run", "translate", write_corpus(texts), *options, "--out", "out.jsonl")
     return embedded
 
 
@@ -63,7 +63,7 @@ def test_a_persons_document_leaves_every_table_and_file(stocked: Docmill, tmp_pa
 
 def test_a_persons_documents_are_removed_by_their_metadata(embedded: Docmill, write_corpus: Write) -> None:
     texts = [{"id": f"d{n}", "text": f"Letter {n}.", "customer": n % 3} for n in range(6)]
-    embedded("run", write_corpus(texts), "--task", "translate", "--model", "null", "--corpus", "letters")
+    embedded("run", "translate", write_corpus(texts), "--model", "null", "--corpus", "letters")
     where = ("corpus", "rm", "letters", "--where", "meta.customer=1")
     refused = embedded(*where, code=2).stderr
     assert "2 documents of the corpus letters of which a version has meta.customer=1" in refused
@@ -79,9 +79,9 @@ def test_vanished_documents_are_spoken_of_until_they_are_removed(
     embedded: Docmill, write_corpus: Write, tmp_path: Path
 ) -> None:
     texts = [{"id": f"d{n}", "text": f"Letter {n}."} for n in range(4)]
-    run = ("--task", "translate", "--model", "null", "--corpus", "letters", "--prune")
-    embedded("run", write_corpus(texts), *run)
-    embedded("run", write_corpus(texts[:3]), *run)
+    run = ("--model", "null", "--corpus", "letters", "--prune")
+    embedded("run", "translate", write_corpus(texts), *run)
+    embedded("run", "translate", write_corpus(texts[:3]), *run)
     letter = tmp_path / "letter.txt"
     letter.write_text("Letter 3.")
     said = embedded("corpus", "trace", letter, code=1).stdout
@@ -117,7 +117,7 @@ def test_results_of_a_spec_are_dropped_and_computed_again(stocked: Docmill, writ
     assert stocked.json("gc", "--spec", "translate/null", "--yes")["outcomes"] == 3
     assert "run its source again to compute them anew" in stocked("results", 1, code=2).stderr
     again = write_corpus([{"id": "b", "text": "Short."}])
-    stocked("run", again, "--task", "translate", "--model", "null", "--corpus", "letters", "--out", "out.jsonl")
+    stocked("run", "translate", again, "--model", "null", "--corpus", "letters", "--out", "out.jsonl")
     assert {one["id"] for one in stocked.results(2)} == {"a", "b", "c"}
 
 
@@ -153,7 +153,7 @@ def test_superseded_versions_go_after_a_yes_and_current_documents_keep_their_res
     stocked: Docmill, write_corpus: Write
 ) -> None:
     changed = write_corpus([{"id": "b", "text": "Another text."}], "changed.jsonl")
-    stocked("run", changed, "--task", "translate", "--model", "null", "--corpus", "letters")
+    stocked("run", "translate", changed, "--model", "null", "--corpus", "letters")
     dry = stocked.json("gc", "--superseded", "--dry-run")
     assert (dry["superseded"], [one["outcomes"] for one in dry["dropped"]]) == (1, [1])
     assert (dry["unneeded"], dry["removed"]) == ({"contents": 0, "outcomes": 0}, {"contents": 1, "outcomes": 1})

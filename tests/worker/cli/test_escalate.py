@@ -7,7 +7,7 @@ import pytest
 from tests.worker.conftest import Call
 from tests.worker.harness import EXAMPLES, Docmill
 
-RUN = ("run", EXAMPLES / "descriptions.jsonl", "--task", "summarize", "--limit", 6, "--max-new-tokens", 8)
+RUN = ("run", "summarize", EXAMPLES / "descriptions.jsonl", "--limit", 6, "--max-new-tokens", 8)
 GREEDY = (*RUN, "--beams", 1)
 ESCALATED = (*GREEDY, "--escalate-beams", 2)
 

@@ -24,7 +24,7 @@ def aged(embedded: Docmill, write_corpus: Callable[..., Path]) -> Docmill:
     with write_corpus([{"id": f"{n}", "text": f"text {n}"} for n in range(3)]).open("a") as corpus:
         corpus.write("no JSON\n")
     for tokens in ("null", "null@700"):
-        embedded("run", "corpus.jsonl", "--task", "embed", "--model", tokens, code=4)
+        embedded("run", "embed", "corpus.jsonl", "--model", tokens, code=4)
     days_pass(Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}"), 40)
     for rule, age in AGES.items():
         embedded.environment[f"DOCMILL_RETENTION_{rule}"] = age

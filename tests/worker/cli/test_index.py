@@ -32,7 +32,7 @@ def indexing(tmp_path: Path, pgvector_url: str) -> Docmill:
 
 def test_an_index_is_made_listed_used_and_dropped(indexing: Docmill, write_corpus: Write, tmp_path: Path) -> None:
     write_corpus([{"id": f"k{i}", "text": f"text {i}"} for i in range(40)])
-    indexing("run", "corpus.jsonl", "--task", "embed", "--model", "null", "--corpus", "books")
+    indexing("run", "embed", "corpus.jsonl", "--model", "null", "--corpus", "books")
     assert "40 texts were added" in indexing("index", "add", "books").stderr
     assert indexing.json("index", "add", "books", "--job", 1) == {"spec": 1, "added": 0}
     [listed] = indexing.json("index", "list")
@@ -54,7 +54,7 @@ def test_an_index_is_made_listed_used_and_dropped(indexing: Docmill, write_corpu
 def test_where_there_can_be_no_index_that_is_said(embedded: Docmill, write_corpus: Write) -> None:
     write_corpus([{"id": "a", "text": "one"}])
     assert "there is no corpus" in embedded("index", "add", "corpus.jsonl", code=2).stderr
-    embedded("run", "corpus.jsonl", "--task", "embed", "--model", "null")
+    embedded("run", "embed", "corpus.jsonl", "--model", "null")
     assert "a SQLite store has no index of vectors" in embedded("index", "add", "corpus.jsonl", code=2).stderr
     assert embedded.json("index", "list") == []
 

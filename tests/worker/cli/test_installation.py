@@ -67,8 +67,7 @@ def test_a_bash_completes_commands_options_choices_models_and_files(embedded: Do
     with bash(embedded) as shell:
         shell.shows("docmill pau\t", "pause ")
         shell.shows(f"{ERASE_LINE}docmill corpus tr\t", "trace ")
-        shell.shows(f"{ERASE_LINE}docmill run --ta\t", "--task ")
-        shell.shows("tra\t", "translate ")
+        shell.shows(f"{ERASE_LINE}docmill run tra\t", "translate ")
         shell.shows("--model mar\t", "marian-ddtp ")
         shell.shows("desc\t", r"descriptions\ of\ it.jsonl ")
 
@@ -84,7 +83,7 @@ def test_the_script_of_another_shell_asks_what_is_answered(embedded: Docmill, sh
         assert about in answer.stdout
 
 
-@pytest.mark.parametrize("words", ["docmill ", "docmill run --model "])
+@pytest.mark.parametrize("words", ["docmill ", "docmill run embed --model "])
 def test_completing_loads_neither_models_nor_the_store_nor_the_queue(words: str) -> None:
     asks = {"_DOCMILL_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
     code = "from docmill.worker.cli import docmill\ntry:\n    docmill([], 'docmill')\nexcept SystemExit:\n    pass"
@@ -97,7 +96,7 @@ def test_completing_loads_neither_models_nor_the_store_nor_the_queue(words: str)
 
 def test_counts_that_are_wrong_are_corrected_and_said(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
     write_corpus([{"id": f"{n}", "text": f"text {n}"} for n in range(3)])
-    embedded("run", "corpus.jsonl", "--task", "embed", "--model", "null")
+    embedded("run", "embed", "corpus.jsonl", "--model", "null")
     assert "are right." in embedded("db", "recount").stderr
     with sqlite3.connect(embedded.folder / "home" / "docmill.db") as store:
         [(jobs,)] = store.execute("SELECT count(*) FROM shard_count WHERE n > 0").fetchall()

@@ -21,7 +21,7 @@ from tests.kinds import KINDS
 from tests.worker.harness import DOCMILL, EXAMPLES, Docmill, Running, kill_group, until
 
 TEXTS = 260  # several batches, of which a stop lets one end
-RUN = ("run", EXAMPLES / "descriptions.jsonl", "--task", "translate", "--model", "null@8000")
+RUN = ("run", "translate", EXAMPLES / "descriptions.jsonl", "--model", "null@8000")
 
 
 def _processes_of(folder: Path) -> list[str]:
@@ -78,7 +78,7 @@ def _unread(pipe: IO[bytes] | None) -> int:
 
 @pytest.mark.parametrize("command", ["run", pytest.param("enqueue", marks=pytest.mark.long)])
 def test_a_stop_while_a_pipe_is_read_ends_as_any_other(embedded: Docmill, command: str) -> None:
-    given = [DOCMILL, command, "-", "--task", "embed", "--model", "null"]
+    given = [DOCMILL, command, "embed", "-", "--model", "null"]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     log = embedded.folder / "said"
     with (
@@ -109,6 +109,6 @@ def test_a_killed_run_leaves_no_process_behind_and_is_carried_on_at_once(embedde
 
 
 def test_a_run_on_a_fleets_store_brings_its_own_worker(fleet: Docmill) -> None:
-    status = fleet.json("run", EXAMPLES / "descriptions.jsonl", "--task", "embed", "--model", "null", "--limit", 12)
+    status = fleet.json("run", "embed", EXAMPLES / "descriptions.jsonl", "--model", "null", "--limit", 12)
     assert (status["state"], status["done"]) == ("done", 12)
     assert len(fleet.results(1)) == 12

@@ -9,7 +9,7 @@ import pytest
 from tests.worker.conftest import Call
 from tests.worker.harness import EXAMPLES, Docmill
 
-EMBED = (EXAMPLES / "descriptions.jsonl", "--task", "embed", "--model", "null")
+EMBED = ("embed", EXAMPLES / "descriptions.jsonl", "--model", "null")
 
 
 def test_a_job_is_paused_resumed_and_given_another_priority_by_its_number(call: Call) -> None:
@@ -38,21 +38,21 @@ def test_run_does_not_wait_for_a_job_that_is_paused(embedded: Docmill) -> None:
 
 def test_a_job_that_is_not_there_is_said_with_the_command_that_lists_jobs(call: Call) -> None:
     for wrong in ("x", "0", "1.5"):
-        said = f"'{wrong}' is no number of a job; `docmill jobs` lists the jobs"
-        assert said in " ".join(call("wait", wrong, code=2).err.split())
-    assert "there is no job 7; `docmill jobs` lists them" in call("wait", 7, code=2).err
+        said = f"'{wrong}' is not a job number; `docmill jobs` lists the jobs"
+        assert said in " ".join(call("status", wrong, "--wait", code=2).err.split())
+    assert "there is no job 7; `docmill jobs` lists them" in call("status", 7, "--wait", code=2).err
 
 
-def test_the_exit_codes_of_wait_are_those_of_the_page(
+def test_the_exit_codes_of_waiting_are_those_of_the_page(
     call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = {"done": "", "rejected": "no record\n", "cancelled": '{"id": "1", "text": "never done"}\n'}
     for name, text in texts.items():
         (tmp_path / f"{name}.jsonl").write_text(text)
-        call("enqueue", f"{name}.jsonl", "--task", "embed", "--model", "null")
+        call("enqueue", "embed", f"{name}.jsonl", "--model", "null")
     assert call("status", 3, "--json").json()["ended"] is False
     call("cancel", 3)
     for job, code in ((1, 0), (2, 4), (3, 1)):
-        assert call("wait", job, "--json", code=code).json()["ended"] is True
+        assert call("status", job, "--wait", "--json", code=code).json()["ended"] is True
     monkeypatch.setenv("DOCMILL_DATABASE_URL", "postgresql://nobody@127.0.0.1:9/none")
-    call("wait", 1, code=3)
+    call("status", 1, "--wait", code=3)

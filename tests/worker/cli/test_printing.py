@@ -72,7 +72,7 @@ def test_csv_is_changed_only_for_a_terminal(is_terminal: bool, raw: bool) -> Non
 
 def test_a_hostile_corpus_name_is_shown_as_text(call: Call, write_corpus: Callable[..., Path]) -> None:
     name = f"[/b][cpu]{HOSTILE}"
-    call("enqueue", write_corpus([{"id": "1", "text": "one"}]), "--task", "summarize", "--corpus", name)
+    call("enqueue", "summarize", write_corpus([{"id": "1", "text": "one"}]), "--corpus", name)
     for command in (("jobs",), ("status", "1"), ("corpus", "list"), ("corpus", "show", name)):
         shown = call(*command).out
         assert "[/b][cpu]" in shown
@@ -82,7 +82,7 @@ def test_a_hostile_corpus_name_is_shown_as_text(call: Call, write_corpus: Callab
 def test_a_hostile_field_name_in_an_error_is_shown_as_text(call: Call, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text(json.dumps({"id": "1", HOSTILE: "one"}, ensure_ascii=False) + "\n", encoding="utf-8")
-    said = call("enqueue", corpus, "--task", "summarize", code=2).err
+    said = call("enqueue", "summarize", corpus, code=2).err
     assert "red" in said
     assert not {*said} & MARKS
 

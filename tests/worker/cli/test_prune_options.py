@@ -17,7 +17,7 @@ from docmill.worker.submit.request import limits_of, prepare
 from tests.worker.harness import Docmill
 
 Write = Callable[..., Path]
-TRANSLATE = ("--task", "translate", "--model", "null")
+TRANSLATE = ("--model", "null")
 PIPELINE = """
 name = "nightly"
 [corpus]
@@ -41,18 +41,18 @@ def test_files_that_left_their_folder_are_counted_and_named_with_what_to_do(embe
     folder.mkdir()
     for n in range(6):
         (folder / f"{n}.txt").write_text(f"letter {n}")
-    assert "no longer has" not in embedded("run", folder, *TRANSLATE).stderr
+    assert "no longer has" not in embedded("run", "translate", folder, *TRANSLATE).stderr
     (folder / "1.txt").unlink()
     (folder / "2.txt").write_text("another letter")
     one = "1 document that the source no longer has stays in the corpus (1.txt): read it with --prune to mark it"
-    assert one in embedded("run", folder, *TRANSLATE).stderr
+    assert one in embedded("run", "translate", folder, *TRANSLATE).stderr
     for n in (2, 3, 4):
         (folder / f"{n}.txt").unlink()
-    said = embedded("run", folder, *TRANSLATE).stderr
+    said = embedded("run", "translate", folder, *TRANSLATE).stderr
     assert "4 documents that the source no longer has stay in the corpus (1.txt, 3.txt, 4.txt and 1 more)" in said
     assert embedded.json("status", 3)["not_pruned"].startswith("4 documents that the source no longer has")
-    assert "4 vanished" in embedded("run", folder, *TRANSLATE, "--prune", "--prune-max", "90").stderr
-    assert "no longer has" not in embedded("run", folder, *TRANSLATE).stderr
+    assert "4 vanished" in embedded("run", "translate", folder, *TRANSLATE, "--prune", "--prune-max", "90").stderr
+    assert "no longer has" not in embedded("run", "translate", folder, *TRANSLATE).stderr
 
 
 def test_a_pipelines_history_says_why_nothing_was_marked(embedded: Docmill, write_corpus: Write) -> None:

@@ -88,7 +88,10 @@ def test_every_number_and_every_name_of_a_list_is_refused_in_words_and_with_the_
         type_ = parameter.type
         for one in type_.types if isinstance(type_, click.Tuple) else [type_]:
             if isinstance(one, click.IntRange | click.FloatRange):
-                written, expected = "high", r"^'high' is (not a (whole )?number( (from|of at least|above) |$)|no )"
+                written, expected = (
+                    "high",
+                    r"^'high' is not a (whole |job )?number( (from|of at least|above) |;|$)",
+                )
             elif isinstance(one, click.Choice):
                 written, expected = f"{one.choices[0]}x", f"Did you mean {one.choices[0]}"
             else:

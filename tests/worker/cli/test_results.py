@@ -62,7 +62,7 @@ def test_the_condition_on_flags_is_that_of_either_option() -> None:
 def test_results_are_written_and_counted_by_their_flags(embedded: Docmill) -> None:
     source = embedded.folder / "letters.jsonl"
     source.write_bytes(b'{"id": "a", "text": "caf\xff"}\n{"id": "b", "text": "good"}\n')
-    embedded("run", source, "--task", "translate", "--model", "null", "--out", "out.jsonl")
+    embedded("run", "translate", source, "--model", "null", "--out", "out.jsonl")
     assert [one["id"] for one in embedded.results(1, "--flagged", "invalid_utf8")] == ["a"]
     assert [one["id"] for one in embedded.results(1, "--unflagged", "invalid_utf8,empty")] == ["b"]
     assert [one["id"] for one in embedded.results(1, "--unflagged")] == ["a", "b"]
@@ -93,7 +93,7 @@ def test_an_export_says_what_it_leaves_out_and_all_writes_it(embedded: Docmill) 
     source = embedded.folder / "letters.jsonl"
     source.write_text('{"id": "a", "text": "one"}\nbad\n{"id": "b", "text": " "}\n{"id": "c", "text": "two"}\n')
     said = "2 inputs have no result and are left out; `docmill results 1 --all` writes every input"
-    run = embedded("run", source, "--task", "translate", "--model", "null", "--out", "out.jsonl", code=4)
+    run = embedded("run", "translate", source, "--model", "null", "--out", "out.jsonl", code=4)
     assert said in run.stderr
     for options in ((), ("--out", "out.csv", "--details"), ("--out", "parts", "--part-documents", 1)):
         assert said in embedded("results", 1, *options).stderr
@@ -113,7 +113,7 @@ def test_an_export_says_what_it_leaves_out_and_all_writes_it(embedded: Docmill) 
 def test_a_spreadsheet_has_a_row_for_each_input_and_says_in_words_what_is_wrong(embedded: Docmill, name: str) -> None:
     letters = [b'{"id": "a", "text": "caf\xff"}', b"bad", b'{"id": "b", "text": " "}', b'{"id": "=c", "text": "+1"}']
     (embedded.folder / "letters.jsonl").write_bytes(b"\n".join(letters))
-    run = ["run", "letters.jsonl", "--task", "translate", "--model", "null", "--out", name, "--with-input"]
+    run = ["run", "translate", "letters.jsonl", "--model", "null", "--out", name, "--with-input"]
     assert f"Wrote 4 rows to {name}." in embedded(*run, code=4).stderr
     rows = read_cells(embedded.folder / name)
     mark = "'" if name == "out.csv" else ""
@@ -125,7 +125,7 @@ def test_a_spreadsheet_has_a_row_for_each_input_and_says_in_words_what_is_wrong(
         ["letters.jsonl:2", "", "", rows[-1][-1]],
     ]
     assert rows[-1][-1].startswith("rejected: ")
-    again = embedded("run", name, "--task", "embed", "--model", "null", code=2).stderr
+    again = embedded("run", "embed", name, "--model", "null", code=2).stderr
     assert "docmill wrote this table for people; to read it, add --id-field document" in " ".join(again.split())
     technical = ["id", "task", "text", "tokens_in", "tokens_out", "flags", "meta"]
     embedded("results", 1, "--details", "--out", name)

@@ -25,9 +25,9 @@ def _first(path: Path, n: int) -> list[dict[str, str]]:
 
 
 def test_each_task_gives_every_document_its_result_in_the_order_of_the_source(embedded: Docmill) -> None:
-    embedded("run", DESCRIPTIONS, "--task", "summarize", "--limit", 6, "--beams", 1, "--out", "s.jsonl")
-    embedded("run", FRENCH, "--task", "translate", "--from", "fr", "--to", "en", "--limit", 6, "--out", "t.jsonl")
-    embedded("run", DESCRIPTIONS, "--task", "embed", "--limit", 6, "--out", "e.jsonl")
+    embedded("run", "summarize", DESCRIPTIONS, "--limit", 6, "--beams", 1, "--out", "s.jsonl")
+    embedded("run", "translate", FRENCH, "--from", "fr", "--to", "en", "--limit", 6, "--out", "t.jsonl")
+    embedded("run", "embed", DESCRIPTIONS, "--limit", 6, "--out", "e.jsonl")
     for name, source, task in (
         ("s", DESCRIPTIONS, "summarize"),
         ("t", FRENCH, "translate"),
@@ -45,10 +45,10 @@ def test_each_task_gives_every_document_its_result_in_the_order_of_the_source(em
 
 
 def test_samples_show_good_results_first_and_a_line_counts_the_doubtful(embedded: Docmill) -> None:
-    task = ("--task", "summarize", "--beams", 1, "--limit", 6, "--max-new-tokens", 8)
+    task = ("--beams", 1, "--limit", 6, "--max-new-tokens", 8)
     for columns in (80, 200):
         embedded.environment["COLUMNS"] = str(columns)
-        said = embedded("run", DESCRIPTIONS, *task).stderr
+        said = embedded("run", "summarize", DESCRIPTIONS, *task).stderr
         assert "summarize: 3 of 6 results" in said
         shown = re.findall("^document  (.+?) *$", said, re.MULTILINE)
         results = embedded.results(1)
@@ -60,18 +60,18 @@ def test_samples_show_good_results_first_and_a_line_counts_the_doubtful(embedded
         assert f"{n} of 6 outputs are flagged as doubtful (output_truncated: {truncated}" in said
         table = said[said.index("document  ") : said.index("Job ")].splitlines()
         assert max(map(len, table)) <= columns
-    assert "doubtful" not in embedded("run", DESCRIPTIONS, "--task", "embed", "--limit", 6).stderr
+    assert "doubtful" not in embedded("run", "embed", DESCRIPTIONS, "--limit", 6).stderr
 
 
 def test_a_prompt_comes_from_a_file_and_another_one_makes_other_results(embedded: Docmill) -> None:
     (embedded.folder / "prompt.txt").write_text("Say it again:\n{text}")
-    task = ("--task", "generate", "--model", "null", "--stop", "a", "--stop", "b", "--limit", 3)
-    embedded("run", DESCRIPTIONS, *task, "--prompt", "@prompt.txt", "--temperature", 0.5, "--seed", 4)
+    task = ("--model", "null", "--stop", "a", "--stop", "b", "--limit", 3)
+    embedded("run", "generate", DESCRIPTIONS, *task, "--prompt", "@prompt.txt", "--temperature", 0.5, "--seed", 4)
     again = embedded(
-        "run", DESCRIPTIONS, *task, "--prompt", "Say it again:\n{text}", "--temperature", 0.5, "--seed", 4
+        "run", "generate", DESCRIPTIONS, *task, "--prompt", "Say it again:\n{text}", "--temperature", 0.5, "--seed", 4
     )
     assert "Nothing to compute" in again.stderr
-    embedded("run", DESCRIPTIONS, *task, "--prompt", "Say something else: {text}")
+    embedded("run", "generate", DESCRIPTIONS, *task, "--prompt", "Say something else: {text}")
     assert embedded.json("jobs")[0]["tokens_in"] > 0
     results = embedded.results(1)
     assert [result["task"] for result in results] == ["generate"] * 3
@@ -81,9 +81,9 @@ def test_a_prompt_comes_from_a_file_and_another_one_makes_other_results(embedded
 def test_a_corpus_that_grew_computes_only_what_is_new(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
     texts = [record["text"] for record in _first(DESCRIPTIONS, 5)]
     write_corpus([{"id": i, "text": text} for i, text in enumerate(texts[:3])])
-    embedded("run", "corpus.jsonl", "--task", "embed", "--model", "null")
+    embedded("run", "embed", "corpus.jsonl", "--model", "null")
     write_corpus([{"id": i, "text": text} for i, text in enumerate(texts)])
-    status = embedded.json("run", "corpus.jsonl", "--task", "embed", "--model", "null")
+    status = embedded.json("run", "embed", "corpus.jsonl", "--model", "null")
     assert (status["documents"], status["prior"], status["done"]) == (5, 3, 5)
     assert [result["id"] for result in embedded.results(2)] == ["0", "1", "2", "3", "4"]
 
@@ -93,7 +93,7 @@ def test_blank_documents_are_skipped_and_bad_lines_are_rejected_with_their_place
         '{"id": "good", "text": "A terminal emulator."}\n{"id": "blank", "text": "  \\n"}\n'
         '{"id": "no text"}\nnot json\n{"id": "number", "text": 5}\n'
     )
-    done = embedded("run", "mixed.jsonl", "--task", "embed", "--model", "null", code=4)
+    done = embedded("run", "embed", "mixed.jsonl", "--model", "null", code=4)
     for line in (3, 4, 5):
         assert f"mixed.jsonl:{line}" in done.stderr
     failures = {
@@ -107,7 +107,7 @@ def test_blank_documents_are_skipped_and_bad_lines_are_rejected_with_their_place
 
 def test_strict_stops_at_the_first_bad_line(embedded: Docmill) -> None:
     (embedded.folder / "mixed.jsonl").write_text('{"id": "a", "text": "A game."}\nnot json\n')
-    done = embedded("run", "mixed.jsonl", "--task", "embed", "--model", "null", "--strict", code=2)
+    done = embedded("run", "embed", "mixed.jsonl", "--model", "null", "--strict", code=2)
     assert "mixed.jsonl:2" in done.stderr
     assert embedded.json("status", 1)["state"] == "stopped"
     assert "mixed.jsonl:2" in embedded("failures", 1).stdout
@@ -115,7 +115,7 @@ def test_strict_stops_at_the_first_bad_line(embedded: Docmill) -> None:
 
 def test_what_is_piped_in_is_read_as_json_lines(embedded: Docmill) -> None:
     lines = b'{"id": "a", "text": "A text editor."}\n{"text": "A web browser."}\n'
-    embedded("run", "-", "--task", "embed", "--model", "null", stdin=lines)
+    embedded("run", "embed", "-", "--model", "null", stdin=lines)
     assert [result["id"] for result in embedded.results(1)] == ["a", "-:2"]
 
 
@@ -123,18 +123,18 @@ def test_a_run_computes_its_own_job_and_names_those_that_wait(embedded: Docmill)
     for number in range(1, 6):
         (embedded.folder / f"{number}.jsonl").write_text(f'{{"text": "text {number}"}}\n')
     for number in range(1, 5):
-        embedded("enqueue", f"{number}.jsonl", "--task", "embed", "--model", "null")
-    said = embedded("run", "5.jsonl", "--task", "embed", "--model", "null").stderr
+        embedded("enqueue", "embed", f"{number}.jsonl", "--model", "null")
+    said = embedded("run", "embed", "5.jsonl", "--model", "null").stderr
     (waiting,) = re.findall(r"Unfinished jobs wait for a worker: (.*) and others\. `docmill worker`", said)
     assert re.findall(r"(\d) \(\S*(\d\.jsonl)\)", waiting) == [(n, f"{n}.jsonl") for n in "123"]
     assert [embedded.json("status", number)["done"] for number in range(1, 6)] == [0, 0, 0, 0, 1]
-    ended_at_once = embedded("run", "5.jsonl", "--task", "embed", "--model", "null").stderr
+    ended_at_once = embedded("run", "embed", "5.jsonl", "--model", "null").stderr
     assert f"wait for a worker: {waiting} and others." in ended_at_once
     database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}", kinds=KINDS)
     (lane,) = dispatch.lanes(database)
     assert len(dispatch.take(database, lane)) == 4  # as of a worker that was killed, with its queue
     database.close()
-    again = embedded("run", "2.jsonl", "--task", "embed", "--model", "null").stderr
+    again = embedded("run", "embed", "2.jsonl", "--model", "null").stderr
     assert "Job 2 was unfinished and is carried on" in again
     assert "hints_lost" not in again
     assert [embedded.json("status", number)["done"] for number in range(1, 6)] == [0, 1, 0, 0, 1]
@@ -142,20 +142,20 @@ def test_a_run_computes_its_own_job_and_names_those_that_wait(embedded: Docmill)
 
 def test_a_run_asks_its_own_worker_whatever_others_refused(embedded: Docmill) -> None:
     (embedded.folder / "one.jsonl").write_text('{"text": "A text editor."}\n')
-    embedded("enqueue", "one.jsonl", "--task", "embed", "--model", "null")
+    embedded("enqueue", "embed", "one.jsonl", "--model", "null")
     database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}", kinds=KINDS)
     here = {"host": "there", "pid": 1, "device": "cpu", "lanes": ["embed"], "slots": 1, "version": "0"}
     dispatch.sign_on(database, "another", **here)  # type: ignore[arg-type]
     dispatch.refuse(database, "another", 1, "its backend has no such precision")
     database.close()
     assert "its backend has no such precision" in embedded.json("status", 1)["waiting_for"]
-    embedded("run", "one.jsonl", "--task", "embed", "--model", "null")
+    embedded("run", "embed", "one.jsonl", "--model", "null")
     assert embedded.json("status", 1)["state"] == "done"
 
 
 def test_a_dry_run_counts_and_times_and_stores_nothing(embedded: Docmill) -> None:
-    embedded("run", DESCRIPTIONS, "--task", "embed", "--limit", 4)
-    forecast = embedded.json("run", DESCRIPTIONS, "--task", "embed", "--limit", 20, "--dry-run")
+    embedded("run", "embed", DESCRIPTIONS, "--limit", 4)
+    forecast = embedded.json("run", "embed", DESCRIPTIONS, "--limit", 20, "--dry-run")
     assert (forecast["documents"], forecast["done_already"], forecast["sampled"]) == (20, 4, 16)
     assert forecast["tokens_to_do"] > 16
     assert forecast["seconds"] > 0
@@ -166,7 +166,7 @@ def test_failures_that_stand_are_not_computed_again_until_they_are_retried(
     embedded: Docmill, write_corpus: Callable[..., Path]
 ) -> None:
     write_corpus([{"id": i, "text": f"A driver for printer number {i}."} for i in range(3)])
-    embedded("run", "corpus.jsonl", "--task", "embed", "--model", "null")
+    embedded("run", "embed", "corpus.jsonl", "--model", "null")
     database = Database(f"sqlite:///{embedded.folder}/home/docmill.db", kinds=KINDS)
     failed = {"status": "failed", "vector": None, "reason": "the machine went away", "reason_class": "transient"}
     database.write(
@@ -175,17 +175,17 @@ def test_failures_that_stand_are_not_computed_again_until_they_are_retried(
         )
     )
     database.close()
-    again = embedded("run", "corpus.jsonl", "--task", "embed", "--model", "null", code=1)
+    again = embedded("run", "embed", "corpus.jsonl", "--model", "null", code=1)
     assert "Nothing to compute" in again.stderr
     assert "docmill retry 2" in again.stderr
     assert embedded.json("retry", 2, "--only", "model") == {"id": 2, "retried": 0, "goes_on": False}
     assert embedded.json("retry", 2, "--only", "transient")["retried"] == 1
-    status = embedded.json("run", "corpus.jsonl", "--task", "embed", "--model", "null")
+    status = embedded.json("run", "embed", "corpus.jsonl", "--model", "null")
     assert (status["id"], status["done"], status["failed"]) == (2, 3, 0)
 
 
 def test_a_quiet_run_says_only_what_went_wrong(embedded: Docmill) -> None:
-    run = ("run", "mixed.jsonl", "--task", "embed", "--model", "null", "--quiet")
+    run = ("run", "embed", "mixed.jsonl", "--model", "null", "--quiet")
     (embedded.folder / "mixed.jsonl").write_text('{"id": "a", "text": "one"}\n')
     assert embedded(*run).stderr == ""
     (embedded.folder / "mixed.jsonl").write_text('{"id": "b", "text": "two"}\nbad\n')

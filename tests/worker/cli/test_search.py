@@ -54,7 +54,7 @@ def test_hits_are_those_of_an_exact_search_with_sentence_transformers(
     assert len(fitting) == 50
     write_corpus({"id": one["id"], "text": one["text"]} for one in fitting)
     write_corpus(({"id": one["id"], "text": one["synopsis"]} for one in fitting), "queries.jsonl")
-    here("run", "corpus.jsonl", "--task", "embed", "--dtype", "float32", "--corpus", "packages")
+    here("run", "embed", "corpus.jsonl", "--dtype", "float32", "--corpus", "packages")
     answers = _lines(here("search", "packages", "--queries", "queries.jsonl", "--json").stdout)
     vectors = minilm.encode([one["text"] for one in fitting], convert_to_tensor=True, show_progress_bar=False)
     asked = minilm.encode([one["synopsis"] for one in fitting], convert_to_tensor=True, show_progress_bar=False)
@@ -78,7 +78,7 @@ def test_a_person_gets_a_line_for_each_document_and_a_machine_one_for_each_query
         {"text": "Fonts for Tamil"},
     ]
     write_corpus([*rows, {"id": "c", "text": "A shell\nfor the\x07 command line"}])
-    embedded("run", "corpus.jsonl", "--task", "embed")
+    embedded("run", "embed", "corpus.jsonl")
     said = embedded("search", "corpus.jsonl", "a shell", "--top", 2)
     lines = said.stdout.splitlines()
     assert [line.split() for line in lines] == [
@@ -101,7 +101,7 @@ def test_queries_are_answered_in_their_order_and_what_is_none_is_told(
     embedded: Docmill, write_corpus: WriteCorpus
 ) -> None:
     write_corpus([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}])
-    embedded("run", "corpus.jsonl", "--task", "embed", "--model", "null")
+    embedded("run", "embed", "corpus.jsonl", "--model", "null")
     (embedded.folder / "q.txt").write_text("two\n\none\n")
     answers = _lines(embedded("search", "corpus.jsonl", "--queries", "q.txt", "--json", "--top", 1).stdout)
     assert [(one["id"], one["query"], one["hits"][0]["id"]) for one in answers] == [
@@ -121,8 +121,8 @@ def test_of_long_documents_whose_windows_are_kept_the_best_one_is_named(
     embedded: Docmill, write_corpus: WriteCorpus
 ) -> None:
     write_corpus([{"id": "long", "text": FOREST * 60 + ENGINES * 60}, {"id": "other", "text": "Fonts for Tamil"}])
-    embedded("run", "corpus.jsonl", "--task", "embed", "--windows", "all")
-    embedded("run", "corpus.jsonl", "--task", "embed")
+    embedded("run", "embed", "corpus.jsonl", "--window-vectors", "all")
+    embedded("run", "embed", "corpus.jsonl")
     [answer] = _lines(embedded("search", "corpus.jsonl", "railway", "--job", 1, "--json").stdout)
     best, other = answer["hits"]
     start, end = best["window"]
@@ -144,7 +144,7 @@ def test_of_long_documents_with_one_vector_the_nearest_sentences_are_shown(
 ) -> None:
     text = "\n\n".join((FOREST * 60, ENGINES * 20, FOREST * 60))
     write_corpus([{"id": "long", "text": text}])
-    embedded("run", "corpus.jsonl", "--task", "embed")
+    embedded("run", "embed", "corpus.jsonl")
     [hit] = _lines(embedded("search", "corpus.jsonl", "railway", "--json").stdout)[0]["hits"]
     assert (hit["id"], hit["text"]) == ("long", text)
     assert hit["passage"] in text
@@ -164,9 +164,9 @@ def test_a_corpus_is_found_by_its_name_before_a_folder_that_is_called_the_same(
     folder = embedded.folder / "tickets"
     folder.mkdir()
     (folder / "a.txt").write_text("of the folder")
-    embedded("run", "tickets", "--task", "embed", "--model", "null")
+    embedded("run", "embed", "tickets", "--model", "null")
     write_corpus([{"id": "a", "text": "of the corpus"}])
-    embedded("run", "corpus.jsonl", "--task", "embed", "--model", "null", "--corpus", "tickets")
+    embedded("run", "embed", "corpus.jsonl", "--model", "null", "--corpus", "tickets")
     for called, text in (("tickets", "of the corpus"), (folder, "of the folder")):
         [answer] = _lines(embedded("search", called, "x", "--json").stdout)
         assert [hit["text"] for hit in answer["hits"]] == [text]
@@ -174,7 +174,7 @@ def test_a_corpus_is_found_by_its_name_before_a_folder_that_is_called_the_same(
 
 def test_in_a_terminal_texts_are_typed_one_after_another(embedded: Docmill, write_corpus: WriteCorpus) -> None:
     write_corpus([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}])
-    embedded("run", "corpus.jsonl", "--task", "embed", "--model", "null")
+    embedded("run", "embed", "corpus.jsonl", "--model", "null")
     for ending in (b"\n",):
         ours, its = pty.openpty()
         os.write(ours, b"two\none\n" + ending)
@@ -199,9 +199,9 @@ def test_what_was_superseded_is_not_found_and_what_has_no_vector_is_counted(
     embedded: Docmill, write_corpus: WriteCorpus
 ) -> None:
     write_corpus([{"id": "a", "text": "one"}, {"id": "b", "text": "two"}])
-    embedded("run", "corpus.jsonl", "--task", "embed", "--model", "null")
+    embedded("run", "embed", "corpus.jsonl", "--model", "null")
     write_corpus([{"id": "a", "text": "uno"}, {"id": "b", "text": "two"}])
-    embedded("enqueue", "corpus.jsonl", "--task", "embed", "--model", "null")
+    embedded("enqueue", "embed", "corpus.jsonl", "--model", "null")
     said = embedded("search", "corpus.jsonl", "one", "--json")
     assert [hit["id"] for hit in _lines(said.stdout)[0]["hits"]] == ["b"]
     assert "1 of 2 documents have no vector; `docmill status 2` says why." in said.stderr
@@ -213,10 +213,10 @@ def test_what_cannot_be_searched_is_said_in_a_sentence(call: Call, write_corpus:
     def refused(*arguments: object) -> str:
         return call("search", "corpus.jsonl", *arguments, code=2).err
 
-    assert "there is no corpus corpus.jsonl; `docmill run SOURCE" in refused("x")
-    call("enqueue", "corpus.jsonl", "--task", "summarize", "--model", "null")
+    assert "there is no corpus corpus.jsonl; `docmill run embed SOURCE" in refused("x")
+    call("enqueue", "summarize", "corpus.jsonl", "--model", "null")
     assert "no job embeds the corpus" in refused("x")
-    call("enqueue", "corpus.jsonl", "--task", "embed", "--model", "null")
+    call("enqueue", "embed", "corpus.jsonl", "--model", "null")
     assert "`docmill status 2` says more" in refused("x")
     assert "job 1 embeds nothing of" in refused("x", "--job", 1)
     for arguments in ((), ("x", "--queries", "q.txt")):
@@ -229,12 +229,12 @@ def test_a_search_may_give_the_text_a_prompt_that_the_models_files_lack(
     embedded: Docmill, write_corpus: WriteCorpus
 ) -> None:
     write_corpus([{"id": "a", "text": "query: fonts for Tamil"}])
-    embedded("run", "corpus.jsonl", "--task", "embed")
+    embedded("run", "embed", "corpus.jsonl")
     search = ("search", "corpus.jsonl", "fonts for Tamil", "--no-passages", "--json")
     [plain], [prompted] = (_lines(embedded(*search, *more).stdout) for more in ((), ("--prompt", "query: {text}")))
     assert prompted["query"] == "fonts for Tamil"
     assert prompted["hits"][0]["score"] == pytest.approx(1, abs=1e-3)
     assert plain["hits"][0]["score"] < 0.99
-    assert "no prompt named web" in embedded(*search, "--prompt-name", "web", code=2).stderr
-    both = embedded(*search, "--prompt", "{text}", "--prompt-name", "web", code=2).stderr
-    assert "--prompt-name and --prompt do not go together" in both
+    assert "no prompt named web" in embedded(*search, "--model-prompt", "web", code=2).stderr
+    both = embedded(*search, "--prompt", "{text}", "--model-prompt", "web", code=2).stderr
+    assert "--model-prompt and --prompt do not go together" in both

@@ -83,7 +83,7 @@ def test_lists_have_a_line_for_each_row_at_80_columns(
 ) -> None:
     monkeypatch.setattr("docmill.worker.consoles.paper.width", 80)
     for task in ("summarize", "embed"):
-        call("enqueue", write_corpus([{"id": "1", "text": "one"}]), "--task", task, "--corpus", LONG)
+        call("enqueue", task, write_corpus([{"id": "1", "text": "one"}]), "--corpus", LONG)
     for command in (("jobs",), ("corpus", "list"), ("corpus", "show", LONG)):
         lines = call(*command).out.splitlines()
         assert all(cell_len(line.rstrip()) <= 80 for line in lines if not line.startswith(f"{LONG}: "))

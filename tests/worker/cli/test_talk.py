@@ -31,47 +31,43 @@ def store(tmp_path: Path, call: Call) -> Database:
 
 def test_what_a_source_held_is_said_in_one_line(call: Call, tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text(MIXED)
-    said = call("enqueue", "m.jsonl", "--task", "embed")
+    said = call("enqueue", "embed", "m.jsonl")
     counted = (
         "3 records: 2 new documents, 1 superseded by a later record of the same id, 7 rejected. 2 texts to compute."
     )
     assert counted in said.err
     assert "Dispatch deferred: DOCMILL_REDIS_URL is not set. The job is stored; `docmill worker` picks" in said.err
     assert said.out == "1\n"
-    again = call("enqueue", "m.jsonl", "--task", "embed").err
+    again = call("enqueue", "embed", "m.jsonl").err
     assert "0 texts to compute, beside those of before. `docmill failures` names the superseded records." in again
     assert "\nJob 1 was unfinished and is carried on." in again
 
 
 def test_a_deferred_dispatch_says_why_in_json_too(call: Call) -> None:
-    assert (
-        "DOCMILL_REDIS_URL" in json.loads(call("enqueue", DESCRIPTIONS, "--task", "embed", "--json").out)["deferred"]
-    )
+    assert "DOCMILL_REDIS_URL" in json.loads(call("enqueue", "embed", DESCRIPTIONS, "--json").out)["deferred"]
 
 
 @pytest.mark.parametrize(("name", "raw"), [("e.jsonl", ""), ("h.csv", "id,text\n"), ("-", "\n")])
-@pytest.mark.parametrize("how", [("enqueue",), ("run", "--dry-run")])
+@pytest.mark.parametrize("how", [("enqueue", "embed"), ("run", "embed", "--dry-run")])
 def test_a_source_without_records_is_said_to_be_one(
     call: Call, tmp_path: Path, name: str, raw: str, how: tuple[str, ...]
 ) -> None:
     if name != "-":
         (tmp_path / name).write_text(raw)
-    said = call(*how, name, "--task", "embed", stdin=raw.encode())
+    said = call(*how, name, stdin=raw.encode())
     assert f"{'Standard input' if name == '-' else tmp_path / name} has no records." in said.err
-    assert json.loads(call(*how, name, "--task", "embed", "--json", stdin=raw.encode()).out)
+    assert json.loads(call(*how, name, "--json", stdin=raw.encode()).out)
 
 
 def test_who_is_to_type_the_source_is_told(call: Call) -> None:
-    assert "Ctrl-D ends them" in call("enqueue", "-", "--task", "embed", keyboard=True).err
-    assert "Ctrl-D" not in call("enqueue", "-", "--task", "embed").err
+    assert "Ctrl-D ends them" in call("enqueue", "embed", "-", keyboard=True).err
+    assert "Ctrl-D" not in call("enqueue", "embed", "-").err
 
 
 def test_a_dry_run_shows_the_first_rejected_records(call: Call, tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text("bad\n" * 7 + '{"text": ""}\n')
-    call("enqueue", "m.jsonl", "--task", "embed", "--model", "null")
-    said = call(
-        "run", "m.jsonl", "--task", "embed", "--model", "null", "--dry-run", code=4
-    )  # as the run itself would end
+    call("enqueue", "embed", "m.jsonl", "--model", "null")
+    said = call("run", "embed", "m.jsonl", "--model", "null", "--dry-run", code=4)  # as the run itself would end
     assert [line for line in range(1, 9) if f"rejected m.jsonl:{line}: not JSON" in said.err] == [1, 2, 3, 4, 5]
     assert "more were rejected" in said.err
     assert "docmill failures" not in said.err  # there is no job that would list them
@@ -88,41 +84,41 @@ def test_what_a_folder_s_reading_left_out_is_said(call: Call, tmp_path: Path) ->
         "2 files were left out: 1 .csv, 1 .png. "
         'b.csv: no record has a field "text"; it has "n", "m": name one with --text-field.'
     )
-    assert expected in call("enqueue", folder, "--task", "embed", "--model", "null").err
-    assert expected in call("run", folder, "--task", "embed", "--model", "null", "--dry-run").err
+    assert expected in call("enqueue", "embed", folder, "--model", "null").err
+    assert expected in call("run", "embed", folder, "--model", "null", "--dry-run").err
     (folder / "b.csv").unlink()
     (folder / "c.png").unlink()
-    assert "left out" not in call("enqueue", folder, "--task", "embed", "--model", "null").err
+    assert "left out" not in call("enqueue", "embed", folder, "--model", "null").err
 
 
 def test_bytes_that_are_no_utf8_are_counted_where_they_are_read(call: Call, tmp_path: Path) -> None:
     lines = ['{"text": "caf\u00e9"}\n', '{"text": "th\u00e9"}\n', '{"text": "tea"}\n', '{"text": "a \\u0000"}\n']
     (tmp_path / "latin.jsonl").write_bytes("".join(lines).encode("latin-1"))
-    said = call("enqueue", "latin.jsonl", "--task", "embed").err
+    said = call("enqueue", "embed", "latin.jsonl").err
     assert "4 records: 4 new documents" in said
     assert "In 3 of them bytes that are not in the encoding, or characters that cannot be stored, were" in said
     assert "first in latin.jsonl:1 " in said
     assert "name it, such as --encoding windows-1252" in said
-    said = call("enqueue", "latin.jsonl", "--task", "embed", "--encoding", "latin-1", "--corpus", "named").err
+    said = call("enqueue", "embed", "latin.jsonl", "--encoding", "latin-1", "--corpus", "named").err
     assert "In 1 of them" in said  # the NUL
-    said = call("enqueue", "latin.jsonl", "--task", "embed", "--encoding", "utf-9", code=2).err
+    said = call("enqueue", "embed", "latin.jsonl", "--encoding", "utf-9", code=2).err
     assert 'no encoding is named "utf-9"' in said
     (tmp_path / "utf8.jsonl").write_text("".join(lines[:3]), encoding="utf-8")
-    assert "UTF-8" not in call("enqueue", "utf8.jsonl", "--task", "embed").err
+    assert "UTF-8" not in call("enqueue", "embed", "utf8.jsonl").err
 
 
 def test_an_enqueue_that_waits_says_what_came_of_the_job(call: Call, store: Database) -> None:
-    call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 3)
+    call("enqueue", "embed", DESCRIPTIONS, "--limit", 3)
     work(store, embedded)
     jobs.finish(store)
     store.close()
-    said = call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 3, "--wait")
+    said = call("enqueue", "embed", DESCRIPTIONS, "--limit", 3, "--wait")
     assert "Job 2 done: 3 documents, 3 unique texts: 3 done" in said.err
     assert said.out == "2\n"
 
 
 def test_results_that_were_removed_are_not_exported_as_none(call: Call, store: Database, tmp_path: Path) -> None:
-    call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 3)
+    call("enqueue", "embed", DESCRIPTIONS, "--limit", 3)
     work(store, embedded)
     jobs.finish(store)
     store.close()
@@ -136,7 +132,7 @@ def test_results_that_were_removed_are_not_exported_as_none(call: Call, store: D
 
 
 def test_a_job_is_named_by_its_id_in_every_json(call: Call) -> None:
-    call("enqueue", DESCRIPTIONS, "--task", "embed")
+    call("enqueue", "embed", DESCRIPTIONS)
     assert json.loads(call("status", "--json").out)["id"] == 1
     for command in (("jobs",), ("status", 1), ("retry", 1), ("pause", 1), ("resume", 1), ("cancel", 1)):
         said = json.loads(call(*command, "--json").out)
@@ -144,7 +140,7 @@ def test_a_job_is_named_by_its_id_in_every_json(call: Call) -> None:
 
 
 def test_results_of_a_cancelled_job_are_said_to_be_partial(call: Call, store: Database) -> None:
-    call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 100)
+    call("enqueue", "embed", DESCRIPTIONS, "--limit", 100)
     claim = claim_next(store)
     shards.release(store, claim, embedded(claim)[:30])
     store.close()
@@ -155,17 +151,17 @@ def test_results_of_a_cancelled_job_are_said_to_be_partial(call: Call, store: Da
 
 
 def test_a_dash_is_standard_output(call: Call, store: Database, tmp_path: Path) -> None:
-    call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 3)
+    call("enqueue", "embed", DESCRIPTIONS, "--limit", 3)
     work(store, embedded)
     jobs.finish(store)
     store.close()
     results = call("results", 1).out
     assert len(results.splitlines()) == 3
     assert call("results", 1, "--out", "-").out == results
-    said = call("run", DESCRIPTIONS, "--task", "embed", "--limit", 3, "--out", "-")
+    said = call("run", "embed", DESCRIPTIONS, "--limit", 3, "--out", "-")
     assert said.out == results
     assert "3 unchanged" in said.err
-    assert call("run", DESCRIPTIONS, "--task", "embed", "--out", "-", "--json", code=2).out == ""
+    assert call("run", "embed", DESCRIPTIONS, "--out", "-", "--json", code=2).out == ""
     assert not (tmp_path / "-").exists()
 
 
@@ -176,7 +172,7 @@ def test_a_long_export_shows_how_far_it_is_and_a_short_one_nothing(
     for n, count in enumerate((1_100, 900), 1):
         lines = (json.dumps({"id": str(m), "text": f"{n} {m}"}) + "\n" for m in range(count))
         (tmp_path / f"{n}.jsonl").write_text("".join(lines))
-        call("enqueue", f"{n}.jsonl", "--task", "embed")
+        call("enqueue", "embed", f"{n}.jsonl")
     work(store, embedded)
     jobs.finish(store)
     store.close()
@@ -188,7 +184,7 @@ def test_a_long_export_shows_how_far_it_is_and_a_short_one_nothing(
 
 
 def test_results_come_in_the_format_that_is_asked_for(call: Call, store: Database, tmp_path: Path) -> None:
-    call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 3)
+    call("enqueue", "embed", DESCRIPTIONS, "--limit", 3)
     claim = claim_next(store)
     vectors = [np.array([number, 0.5], dtype="<f4").tobytes() for number in range(3)]
     outcomes = [
@@ -216,26 +212,23 @@ def test_results_come_in_the_format_that_is_asked_for(call: Call, store: Databas
     ["--model", "--device", "--out"],
 )
 def test_an_option_given_as_nothing_is_a_slip(call: Call, option: str) -> None:
-    said = call("run", DESCRIPTIONS, "--task", "embed", option, "", code=2)
+    said = call("run", "embed", DESCRIPTIONS, option, "", code=2)
     assert option in said.err
     assert "name a file" in said.err if option == "--out" else "leave it out" in said.err
 
 
 @pytest.mark.parametrize("option", ["--limit", "--max-new-tokens"])
 def test_a_number_that_no_database_holds_is_a_slip(call: Call, option: str) -> None:
-    assert "to 2,147,483,647" in call("enqueue", DESCRIPTIONS, "--task", "summarize", option, 10**20, code=2).err
+    assert "to 2,147,483,647" in call("enqueue", "summarize", DESCRIPTIONS, option, 10**20, code=2).err
 
 
 @pytest.mark.parametrize("corpus", ["x" * 2_001, "\udcff"])
 def test_a_name_that_no_index_holds_is_a_slip(call: Call, corpus: str) -> None:
-    assert (
-        "at most 2,000 bytes of UTF-8"
-        in call("enqueue", DESCRIPTIONS, "--task", "embed", "--corpus", corpus, code=2).err
-    )
+    assert "at most 2,000 bytes of UTF-8" in call("enqueue", "embed", DESCRIPTIONS, "--corpus", corpus, code=2).err
 
 
 def test_a_full_disk_is_said_in_words(call: Call, store: Database) -> None:
-    call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 1)
+    call("enqueue", "embed", DESCRIPTIONS, "--limit", 1)
     work(store, embedded)
     store.close()
     said = call("results", 1, "--partial", "--out", "/dev/full", code=2)
@@ -245,12 +238,12 @@ def test_a_full_disk_is_said_in_words(call: Call, store: Database) -> None:
 def test_the_help_names_every_exit_code_and_kind_of_file(call: Call) -> None:
     assert "130 interrupted" in " ".join(call("--help").out.split())
     for command in ("run", "enqueue"):
-        assert ".tsv" in call(command, "--help").out
+        assert ".tsv" in call(command, "embed", "--help-all").out
 
 
 def test_quiet_commands_say_nothing_unless_something_is_wrong(call: Call, tmp_path: Path) -> None:
-    said = call("enqueue", DESCRIPTIONS, "--task", "embed", "--limit", 3, "--quiet")
+    said = call("enqueue", "embed", DESCRIPTIONS, "--limit", 3, "--quiet")
     assert (said.out.strip(), said.err) == ("1", "")
     assert call("jobs", "-q").err == ""
     assert "there is no job 9" in call("status", 9, "--quiet", code=2).err
-    assert "Reading" in call("enqueue", "-", "--task", "embed", keyboard=True, stdin=b'{"text": "x"}\n').err
+    assert "Reading" in call("enqueue", "embed", "-", keyboard=True, stdin=b'{"text": "x"}\n').err

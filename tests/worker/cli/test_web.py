@@ -61,7 +61,7 @@ def test_a_short_token_and_a_taken_port_are_refused(embedded: Docmill) -> None:
 
 def test_a_run_shows_its_job_until_it_ends(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
     source = write_corpus({"id": f"k{n}", "text": f"some words of text {n}"} for n in range(200))
-    process = embedded.start("run", source, "--task", "embed", "--model", "null@600", "--web")
+    process = embedded.start("run", "embed", source, "--model", "null@600", "--web")
     found = until(lambda: re.search(r"Web page: (http://127.0.0.1:\d+/)$", embedded.log("run"), re.M), "an address")
     with urllib.request.urlopen(f"{found[1]}jobs") as page:
         assert 'aria-label="Pages"' in page.read().decode()

@@ -58,8 +58,8 @@ name = "vectors"
 task = "embed"
 input = "english"
 pooling = "mean"
-windows = "all"
-prompt-name = "passage"
+window-vectors = "all"
+model-prompt = "passage"
 [job]
 priority = 3
 max-failures = 5

@@ -15,7 +15,7 @@ from tests.tasks.hub_server import COMMIT, SILENT, Hub, environment, serving
 from tests.worker.harness import EXAMPLES, Docmill
 
 TEXTS = ["A terminal emulator.", "A library that reads configuration files.", "Fonts for a screen."]
-GENERATE = ("--task", "generate", "--prompt", "{text}", "--limit", 1, "--model", "org/model")
+GENERATE = ("--prompt", "{text}", "--limit", 1, "--model", "org/model")
 SOURCE = EXAMPLES / "descriptions.jsonl"
 NOT_READ = "The weights of org/model were not looked at: "
 WEIGHTS = "model.safetensors"
@@ -58,7 +58,7 @@ LACKS = "The files of org/model lack 1 weights that generate computes with, such
 
 @pytest.mark.parametrize(
     "command",
-    [("enqueue", SOURCE, *GENERATE), ("pipeline", "add", "p.toml")],
+    [("enqueue", "generate", SOURCE, *GENERATE), ("pipeline", "add", "p.toml")],
     ids=["enqueue", "add"],
 )
 def test_a_model_without_its_head_is_refused_before_anything_is_stored_or_downloaded(
@@ -76,13 +76,13 @@ def test_a_model_without_its_head_is_refused_before_anything_is_stored_or_downlo
 
 def test_a_whole_model_is_enqueued_without_its_weights_and_without_a_word(embedded: Docmill, whole: Path) -> None:
     with using(embedded, whole) as one:
-        said = embedded("enqueue", SOURCE, *GENERATE).stderr
+        said = embedded("enqueue", "generate", SOURCE, *GENERATE).stderr
         assert "weights" not in said
         assert one.sent[WEIGHTS] <= 100_000
         one.asked.clear()
-        embedded("enqueue", SOURCE, *GENERATE)
+        embedded("enqueue", "generate", SOURCE, *GENERATE)
         assert not any(path.endswith(WEIGHTS) for path in one.asked)
-        said = embedded("run", SOURCE, *GENERATE).stderr
+        said = embedded("run", "generate", SOURCE, *GENERATE).stderr
         assert "1 done" in said or "1 text" in said
         assert one.sent[WEIGHTS] >= (whole / WEIGHTS).stat().st_size
 
@@ -101,7 +101,7 @@ def shards(embedded: Docmill, whole: Path) -> list[Path]:
 def test_a_model_whose_shards_are_not_all_on_the_hub_is_refused(embedded: Docmill, shards: list[Path]) -> None:
     shards[-1].unlink()
     with using(embedded, shards[0].parent):
-        said = embedded("enqueue", SOURCE, *GENERATE, code=2).stderr
+        said = embedded("enqueue", "generate", SOURCE, *GENERATE, code=2).stderr
     assert f"org/model on the hub lacks {shards[-1].name}, which hold weights" in said
     assert embedded.json("jobs") == []
 
@@ -117,7 +117,7 @@ def pickled(embedded: Docmill, headless: Path) -> Path:
 def test_weights_in_pickles_are_not_looked_at_and_the_user_learns_it(embedded: Docmill, pickled: Path) -> None:
     pipeline(embedded.folder)
     with using(embedded, pickled) as one:
-        for command in (("pipeline", "check", "p.toml"), ("enqueue", SOURCE, *GENERATE)):
+        for command in (("pipeline", "check", "p.toml"), ("enqueue", "generate", SOURCE, *GENERATE)):
             assert f"{NOT_READ}they are .bin files" in embedded(*command).stderr
         assert not one.sent["pytorch_model.bin"]
     assert len(embedded.json("jobs")) == 1
@@ -126,7 +126,7 @@ def test_weights_in_pickles_are_not_looked_at_and_the_user_learns_it(embedded: D
 @pytest.mark.long
 def test_weights_in_pickles_are_looked_at_once_run_has_downloaded_them(embedded: Docmill, pickled: Path) -> None:
     with using(embedded, pickled):
-        said = embedded("run", SOURCE, *GENERATE, code=2).stderr
+        said = embedded("run", "generate", SOURCE, *GENERATE, code=2).stderr
     assert "such as lm_head.weight" in said
     assert NOT_READ not in said
     assert embedded.json("jobs") == []
@@ -138,7 +138,7 @@ def test_a_hub_that_fails_after_it_named_the_commit_refuses_nothing(
 ) -> None:
     """It is asked twice, and then for nothing else."""
     with using(embedded, headless, lambda path: status if path.endswith(WEIGHTS) else None) as one:
-        said = embedded("enqueue", SOURCE, *GENERATE).stderr
+        said = embedded("enqueue", "generate", SOURCE, *GENERATE).stderr
         assert f"{NOT_READ}the hub does not answer. A worker checks them" in said
         assert sum(path.endswith(WEIGHTS) for path in one.asked) == 2
     assert len(embedded.json("jobs")) == 1
@@ -147,10 +147,13 @@ def test_a_hub_that_fails_after_it_named_the_commit_refuses_nothing(
 @pytest.mark.parametrize("status", [500, pytest.param(SILENT, marks=pytest.mark.long)], ids=["error", "silent"])
 def test_a_hub_that_never_answers_is_waited_for_once(embedded: Docmill, headless: Path, status: int) -> None:
     with using(embedded, headless, lambda _: status) as one:
-        assert "The hub does not answer for org/model" in embedded("enqueue", SOURCE, *GENERATE, code=3).stderr
+        assert (
+            "The hub does not answer for org/model"
+            in embedded("enqueue", "generate", SOURCE, *GENERATE, code=3).stderr
+        )
         assert len(one.asked) == 1
         one.asked.clear()
-        said = embedded("enqueue", SOURCE, *GENERATE, "--revision", COMMIT).stderr
+        said = embedded("enqueue", "generate", SOURCE, *GENERATE, "--revision", COMMIT).stderr
         assert NOT_READ in said
         assert len(one.asked) == 1
 
@@ -158,10 +161,10 @@ def test_a_hub_that_never_answers_is_waited_for_once(embedded: Docmill, headless
 def test_a_private_models_token_is_used_and_never_shown(embedded: Docmill, headless: Path) -> None:
     with using(embedded, headless, token="hf_secretsecret"):
         embedded.environment |= {"HF_TOKEN": "hf_secretsecret"}
-        done = embedded("enqueue", SOURCE, *GENERATE, code=2)
+        done = embedded("enqueue", "generate", SOURCE, *GENERATE, code=2)
         assert "such as lm_head.weight" in done.stderr
         assert "secret" not in done.stderr + done.stdout
         shutil.rmtree(embedded.folder / "hf")
         embedded.environment |= {"HF_TOKEN": "hf_wrong"}
-        said = embedded("enqueue", SOURCE, *GENERATE, "--revision", COMMIT).stderr
+        said = embedded("enqueue", "generate", SOURCE, *GENERATE, "--revision", COMMIT).stderr
         assert f"{NOT_READ}the hub does not show them to this machine" in said

@@ -26,7 +26,7 @@ from tests.tasks import architectures, decoders, gguf_files
 from tests.worker.harness import EXAMPLES, Docmill, run_child
 
 FRENCH = EXAMPLES / "french.jsonl"
-TRANSLATE = ("--task", "translate", "--from", "fr", "--to", "en", "--limit", 2)
+TRANSLATE = ("--from", "fr", "--to", "en", "--limit", 2)
 TEXTS = ["A terminal emulator.", "A library that reads configuration files.", "Fonts for a screen."]
 
 
@@ -52,7 +52,7 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_checkpoint_without_one_of_its_layers_is_refused_before_anything_is_stored(fleet: Docmill) -> None:
     model = cut(fleet.folder / "cut")
-    said = fleet("enqueue", FRENCH, *TRANSLATE, "--model", model, code=2).stderr
+    said = fleet("enqueue", "translate", FRENCH, *TRANSLATE, "--model", model, code=2).stderr
     assert f"The files of {model} lack 26 weights that translate computes with" in said
     assert fleet.json("jobs") == []
 
@@ -80,7 +80,7 @@ def test_a_reranker_is_no_embedding_model(embedded: Docmill) -> None:
     tokenizer = transformers.AutoTokenizer.from_pretrained(base)
     model = transformers.BertForSequenceClassification(config)
     folder = architectures.save(embedded.folder / "reranker", model, tokenizer)
-    run = ("run", EXAMPLES / "descriptions.jsonl", "--limit", 1, "--task", "embed", "--model")
+    run = ("run", "embed", EXAMPLES / "descriptions.jsonl", "--limit", 1, "--model")
     assert f"{folder} is a cross-encoder (reranker)" in embedded(*run, folder, code=2).stderr
     assert embedded.json("jobs") == []
     assert "not        embed: embed needs" in embedded("models", "check", folder).stdout
@@ -220,7 +220,7 @@ def test_a_backend_that_this_machine_lacks_is_missed_before_anything_is_stored(
 ) -> None:
     if importlib.util.find_spec("vllm") is not None:
         pytest.skip("vLLM is installed")
-    run = ("run", FRENCH, "--task", "generate", "--prompt", "{text}", "--limit", 1, "--model", llama)
+    run = ("run", "generate", FRENCH, "--prompt", "{text}", "--limit", 1, "--model", llama)
     assert "The backend vllm is not installed" in embedded(*run, "--backend", "vllm", code=2).stderr
     said = embedded(*run[:2], *TRANSLATE, "--backend", "openvino", code=2).stderr
     assert "The backend openvino does not translate with marian-ddtp" in said

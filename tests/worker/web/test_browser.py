@@ -80,8 +80,8 @@ def source(tmp_path: Path) -> Path:
 def test_a_job_is_watched_from_start_to_end_and_operated(
     browser: Browser, docmill: Docmill, url: str, source: Path
 ) -> None:
-    options = ("--task", "summarize", "--window-tokens", "128", "--model", "null@2000", "--corpus", HOSTILE[:60])
-    job = docmill.enqueue(source, *options)
+    options = ("--window-tokens", "128", "--model", "null@2000", "--corpus", HOSTILE[:60])
+    job = docmill.enqueue("summarize", source, *options)
     browser.open(f"{url}/jobs")
     browser.click("Summarize · letters.jsonl")
     browser.waits_for("No live worker serves lane")
@@ -113,14 +113,14 @@ def test_real_outputs_are_shown_with_what_is_doubtful_and_what_was_not_processed
 ) -> None:
     descriptions = EXAMPLES / "descriptions.jsonl"
     if PICTURES in os.environ:
-        docmill("run", descriptions, "--task", "embed")
+        docmill("run", "embed", descriptions)
         french = tmp_path / "french.jsonl"
         lines = (EXAMPLES / "french.jsonl").read_text().splitlines(keepends=True)
         french.write_text("".join(lines[SHOWN]))
-        docmill("run", french, "--task", "translate", "--from", "fr", "--to", "en")
-        docmill("run", descriptions, "--task", "classify")
-    docmill("run", descriptions, "--task", "summarize", "--limit", 60)
-    docmill("run", EXAMPLES / "leaflets", "--task", "summarize", code=SOME_REJECTED)
+        docmill("run", "translate", french, "--from", "fr", "--to", "en")
+        docmill("run", "classify", descriptions)
+    docmill("run", "summarize", descriptions, "--limit", 60)
+    docmill("run", "summarize", EXAMPLES / "leaflets", code=SOME_REJECTED)
     browser.open(f"{url}/jobs", width=1200)
     browser.comes_to("6 of 6 done, 1 rejected")
     _take_picture(browser, "web-jobs", 640)

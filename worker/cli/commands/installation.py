@@ -1,4 +1,4 @@
-"""Commands about an installation: `docmill db`, `health`, `doctor` and `completion`."""
+"""Commands about an installation: `docmill db`, `doctor` and `completion`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict
 import click
 from click.shell_completion import get_completion_class
 
-from docmill.storage.leases.diagnosis import check_health
+from docmill.storage.leases.diagnosis import SILENT_S, check_health
 from docmill.storage.migrations import upgrade
 from docmill.storage.results.counts import recount
 from docmill.worker.cli.options import JSON, Choice, Number, settings_from
@@ -62,14 +62,33 @@ def recount_command(as_json: bool) -> int:
     return OK
 
 
-@click.command("doctor", epilog="Example: docmill doctor --json")
+@click.command(
+    "doctor", epilog="Example: docmill doctor, and in a container: HEALTHCHECK CMD docmill doctor --workers"
+)
+@click.option("--workers", is_flag=True, help="Check only that this machine's workers live and take work.")
+@click.option(
+    "--within",
+    "within_s",
+    type=Number(1),
+    metavar="SECONDS",
+    help="With --workers: longest time without a sign of life from a worker.  [default: 60]",
+)
+@click.option("--host", help="With --workers: machine to check.  [default: this machine]")
 @JSON
-def doctor_command(as_json: bool) -> int:
+def doctor_command(workers: bool, within_s: float | None, host: str | None, as_json: bool) -> int:
     """Check this installation, and say how to repair it.
 
     Checks the database and its schema, Redis, their clocks, models, device, disk and extras. Changes nothing. Exit
     code 0: every check passed; 1: a check failed.
+
+    With --workers it checks only the workers of this machine, quickly, as a container's probe: each device process
+    must have a working device, and must hold work or have heard from the queue lately. Exit code 0: every process
+    passes; 1: a process fails, or there is none; 3: the database does not answer.
     """
+    if workers:
+        return _check_workers(host or platform.node(), within_s or SILENT_S, as_json)
+    if within_s is not None or host is not None:
+        raise click.UsageError("--within and --host are for --workers; add it, or leave them out")
     from docmill.worker.doctor import examine
 
     findings = examine(settings_from())
@@ -83,32 +102,16 @@ def doctor_command(as_json: bool) -> int:
     return OK if all(finding.ok for finding in findings) else SOME_FAILED
 
 
-@click.command("health", epilog="Example, for a container: HEALTHCHECK CMD docmill health")
-@click.option(
-    "--within",
-    "within_s",
-    type=Number(1),
-    default=60.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Longest time without a sign of life from a worker.",
-)
-@click.option("--host", help="Machine to check.  [default: this machine]")
-@JSON
-def health_command(within_s: float, host: str | None, as_json: bool) -> int:
-    """Check that this machine's workers live and take work from the queue.
-
-    Each device process must have a working device, and must hold work or have heard from the queue lately. Exit code
-    0: every process passes; 1: a process fails, or there is none; 3: the database does not answer.
-    """
+def _check_workers(host: str, within_s: float, as_json: bool) -> int:
+    """Print the health of a machine's workers, and return the exit code."""
     with open_store(settings_from()) as database:
-        workers, problem = check_health(database, host or platform.node(), within_s)
+        workers, problem = check_health(database, host, within_s)
     if as_json:
         print_json({"workers": workers, "problem": problem})
     elif problem is not None:
         say(f"Unhealthy: {problem}.")
     else:
-        say(f"Healthy: {workers} {'worker' if workers == 1 else 'workers'}.")
+        say(f"Healthy: {counted(workers, 'worker')}.")
     return OK if problem is None else SOME_FAILED
 
 

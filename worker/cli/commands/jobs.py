@@ -1,4 +1,4 @@
-"""Commands about jobs: `docmill jobs`, `status`, `wait`, `failures`, and those that change a job."""
+"""Commands about jobs: `docmill jobs`, `status`, `failures`, and those that change a job."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def jobs_command(limit: int, as_json: bool) -> int:
 
         print_rich(jobs_table(statuses))
     else:
-        say("No jobs yet; `docmill run SOURCE --task summarize` makes one.")
+        say("No jobs yet; `docmill run summarize SOURCE` makes one.")
     return OK
 
 
-@click.command("status", epilog="Examples: docmill status, or docmill status 7 --watch")
+@click.command("status", epilog="Example: docmill status 7 --wait && docmill results 7 --out results.jsonl")
 @click.argument("job", type=JOB_ID, required=False)
-@click.option("--watch", is_flag=True, help="Keep showing progress until the job ends.")
+@click.option("--wait", is_flag=True, help="Show progress until the job ends, and exit with its code.")
 @JSON
-def status_command(job: int | None, watch: bool, as_json: bool) -> int:
+def status_command(job: int | None, wait: bool, as_json: bool) -> int:
     """Show JOB's progress: counts, tokens per second, time left, and the reason if it makes none.
 
     Without JOB it shows the latest job; docmill jobs lists all.
@@ -63,12 +63,16 @@ def status_command(job: int | None, watch: bool, as_json: bool) -> int:
     "escalated" says how many texts --escalate computed again, how many of these results were kept, and the time
     that both models took beside the better model alone. "cost" is the price of the job's tokens, if DOCMILL_PRICES
     names a file with prices.
+
+    With --wait, exit code 0 means that every document has its result; 1: some documents failed; 4: some records were
+    rejected and nothing failed. If every worker refuses the job for more than a minute, it is blocked: the command
+    ends with exit code 1.
     """
     settings = settings_from()
     prices = read_prices(settings)
     with open_store(settings) as database:
         job = job or jobs.latest(database)
-        if watch:
+        if wait:
             from docmill.worker.jobs.follow import follow  # brings Celery along, which takes a while
 
             status = follow(database, job, listen())
@@ -81,38 +85,15 @@ def status_command(job: int | None, watch: bool, as_json: bool) -> int:
         counts = formatting.flags_as_json(flags) | formatting.escalated_as_json(escalated)
         counts |= formatting.cost_as_json(cost) | ({"migration": migration} if migration else {})
         print_json(formatting.as_json(status) | counts)
+    elif wait:
+        say(formatting.summary(status, cost))
     else:
         shown = formatting.of_status(status, flags, escalated, cost)
         answer_values(shown | ({"migration": formatting.printable(migration)} if migration else {}))
-    return OK
+    return exit_code_of(status) if wait else OK
 
 
-@click.command("wait", epilog="Example: docmill wait 7 && docmill results 7 --out results.jsonl")
-@JOB
-@JSON
-def wait_command(job: int, as_json: bool) -> int:
-    """Wait for JOB to end.
-
-    Exit code 0: every document has its result; 1: some documents failed; 4: some records were rejected and nothing
-    failed. If every worker refuses the job for more than a minute, it is blocked: the command ends with exit code 1.
-
-    "cost" is the price of the job's tokens, if DOCMILL_PRICES names a file with prices.
-    """
-    from docmill.worker.jobs.follow import follow
-
-    settings = settings_from()
-    prices = read_prices(settings)
-    with open_store(settings) as database:
-        status = follow(database, job, listen())
-    cost = prices.cost_of(status)
-    if as_json:
-        print_json(formatting.as_json(status) | formatting.cost_as_json(cost))
-    else:
-        say(formatting.summary(status, cost))
-    return exit_code_of(status)
-
-
-@click.command("retry", epilog="Example: docmill retry 7 --only transient && docmill wait 7")
+@click.command("retry", epilog="Example: docmill retry 7 --only transient && docmill status 7 --wait")
 @JOB
 @click.option("--only", type=Choice(["transient", "document", "model"]), help="Retry only failures of this class.")
 @JSON

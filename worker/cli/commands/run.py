@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from docmill.storage import writers
+from docmill.tasks.kinds.options import Layer
 from docmill.worker import formatting
 from docmill.worker.cli.options import (
     BACKEND,
@@ -20,11 +21,9 @@ from docmill.worker.cli.options import (
     OUT,
     PRICE,
     WITH_INPUT,
-    SourceCommand,
+    LayeredOption,
     declared,
-    request_of,
     settings_from,
-    work_options,
 )
 from docmill.worker.cli.printing import (
     OK,
@@ -38,6 +37,7 @@ from docmill.worker.cli.printing import (
     stop_as_interrupt,
     write_out,
 )
+from docmill.worker.cli.tasks import TaskGroup, request_of
 from docmill.worker.engines import devices_for
 from docmill.worker.formatting import counted
 from docmill.worker.jobs.outputs import STDOUT, check_out, check_out_is_no_input, check_with_input, target_of
@@ -55,10 +55,10 @@ if TYPE_CHECKING:
 
 @click.command(
     "run",
-    cls=SourceCommand,
-    epilog="Example: docmill run articles.jsonl --task translate --from fr --to en --out en.jsonl",
+    cls=TaskGroup,
+    ending="--out out.csv",
+    epilog="Example: docmill run summarize notes/ --out out.csv; `docmill run TASK --help` shows a task's options.",
 )
-@work_options
 @declared(KeyOptions, "request_id")
 @click.option("--dry-run", is_flag=True, help="Only estimate the work and its time; compute nothing.")
 @DEVICE
@@ -66,7 +66,12 @@ if TYPE_CHECKING:
 @ENDPOINT
 @PRICE
 @click.option(
-    "--out", type=OUT, help="Write the results to a file (JSON lines, or as --format says), or to stdout (-)."
+    "--out",
+    cls=LayeredOption,
+    layer=Layer.COMMON,
+    type=OUT,
+    metavar="FILE",
+    help="Write the results to a file; its suffix says the format. - is standard output, as JSON lines.",
 )
 @FORMAT
 @WITH_INPUT
@@ -74,6 +79,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the job's final status as JSON.")
 @click.option("--web", is_flag=True, help="Show the job in a browser meanwhile, and after it until Ctrl-C.")
 def run_command(
+    task: str,
     dry_run: bool,
     device: str | None,
     backend: str | None,
@@ -87,9 +93,7 @@ def run_command(
     web: bool,
     **options: Any,
 ) -> int:
-    """Run a task over SOURCE, here and now, and show the results.
-
-    SOURCE is {sources}.
+    """Run TASK over SOURCE, here and now, and show the results.
 
     Every text is computed once. A text that has a result already is not computed again, and the same command
     continues an interrupted run. No server is needed; if DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL are set, the
@@ -99,7 +103,7 @@ def run_command(
     devices = devices_for(settings.device, options.get("model"))
     if as_json and out == STDOUT:
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
-    request = request_of(settings, options)
+    request = request_of(settings, task, options)
     prices = read_prices(settings)
     if file_format is not None and (command := writers.writer_of(file_format).only_of) is not None:
         raise click.BadParameter(f"it has the answers of `{command}`; choose another", param_hint="--format")
@@ -213,18 +217,22 @@ def _conclude(
 
 @click.command(
     "enqueue",
-    cls=SourceCommand,
-    epilog="Example: docmill enqueue corpus.csv.gz --task embed --text-field body --wait",
+    cls=TaskGroup,
+    ending="--wait",
+    epilog="Example: docmill enqueue embed corpus.csv --wait; `docmill enqueue TASK --help` shows a task's options.",
 )
-@work_options
 @declared(JobOptions, "priority")
 @declared(KeyOptions)
-@click.option("--wait", is_flag=True, help="Wait for the job to end, as `docmill wait` does.")
+@click.option(
+    "--wait",
+    cls=LayeredOption,
+    layer=Layer.COMMON,
+    is_flag=True,
+    help="Wait for the job to end, as `docmill status --wait` does.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print what was enqueued as JSON.")
-def enqueue_command(wait: bool, as_json: bool, **options: Any) -> int:
-    """Store SOURCE as a job for the workers, and print the job's number.
-
-    SOURCE is {sources}.
+def enqueue_command(task: str, wait: bool, as_json: bool, **options: Any) -> int:
+    """Store SOURCE as a job of TASK for the workers, and print the job's number.
 
     Exit code 0 means that the documents are durable in SQL, even if Redis is down. The same command again continues
     an unfinished job and adds nothing twice. With --idempotency-key it returns the same job also when the job has
@@ -235,7 +243,7 @@ def enqueue_command(wait: bool, as_json: bool, **options: Any) -> int:
     from docmill.worker.stores import open_store
 
     settings = settings_from()
-    request, listener = request_of(settings, options), listen()
+    request, listener = request_of(settings, task, options), listen()
     with open_store(settings) as database:
         done = submit(settings, database, request, listener)
         if not wait:

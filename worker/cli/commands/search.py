@@ -52,7 +52,7 @@ BEGINNING = 300  # characters shown of a hit without a passage
     help="Prompt of the embedding model for the text, such as 'query: {text}'.  [default: the model's own prompt for "
     "queries, or else the prompt of the documents]",
 )
-@click.option("--prompt-name", metavar="NAME", help="One of the model's own prompts for the text.")
+@click.option("--model-prompt", "prompt_name", metavar="NAME", help="One of the model's own prompts for the text.")
 @click.option("--device", help="Device that embeds the text: auto, cpu, or for example cuda:0.")
 @BACKEND
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON line for each query.")
@@ -75,19 +75,19 @@ def search_command(
     Without TEXT, in a terminal, you type one text after another, and the model is loaded once.
 
     CORPUS is the name that `run --corpus` gave, or else the path of the source. First embed its documents with
-    `docmill run SOURCE --task embed`. The text is embedded with the same model and settings, and compared with every
+    `docmill run embed SOURCE`. The text is embedded with the same model and settings, and compared with every
     current document of the corpus. If there is an index and it saves time, the text is compared only with documents
     that the index proposes. A score is a cosine. Documents with the same text have the same score.
 
     A JSON line is {"id", "query", "hits"}. "id" is the query's id in FILE, or null for TEXT. "hits" are
-    {"id", "score", "text", "meta", "passage"}, the nearest first. With `--windows all` they also have "window", the
-    [start, end) of the best window in characters. "passage" is the part of the text that matched: its nearest
-    sentences, or with `--no-passages` the best window, or null if the text has one vector. Exit code 1: some queries
-    could not be read or embedded.
+    {"id", "score", "text", "meta", "passage"}, the nearest first. With `--window-vectors all` they also have
+    "window", the [start, end) of the best window in characters. "passage" is the part of the text that matched: its
+    nearest sentences, or with `--no-passages` the best window, or null if the text has one vector. Exit code 1: some
+    queries could not be read or embedded.
     """
     check_filled()
     if prompt is not None and prompt_name is not None:
-        raise click.UsageError("--prompt-name and --prompt do not go together: give one of them")
+        raise click.UsageError("--model-prompt and --prompt do not go together: give one of them")
     settings = settings_from(device=device, backend=backend)
     typed = text is None and queries is None and not as_json and sys.stdin.isatty()
     looks = queries is None if passages is None else passages

@@ -165,19 +165,19 @@ answer (exit code 3): a restart would only lose what the worker holds until the 
 {{- define "docmill.probes" -}}
 startupProbe:
   exec:
-    command: [docmill, health]
+    command: [docmill, doctor, --workers]
   periodSeconds: 5
   timeoutSeconds: 15
   failureThreshold: 60
 readinessProbe:
   exec:
-    command: [docmill, health]
+    command: [docmill, doctor, --workers]
   periodSeconds: 30
   timeoutSeconds: 15
   failureThreshold: 3
 livenessProbe:
   exec:
-    command: [sh, -c, 'docmill health --within 300; test $? -ne 1']
+    command: [sh, -c, 'docmill doctor --workers --within 300; test $? -ne 1']
   periodSeconds: 60
   timeoutSeconds: 30
   failureThreshold: 3
