@@ -65,7 +65,7 @@ test-gliner: setup-gliner ## only the tests on the library of GLiNER models, in 
 	.venv-gliner/bin/python -m pytest -m gliner tests/tasks/backends/test_gliner_backend.py
 
 .PHONY: test-wheel
-test-wheel: setup ## the wheel in an empty environment: the page about Python runs with what it says to install
+test-wheel: setup ## the wheel in empty environments: a client without extras, and the page about Python with what it says to install
 	$(BIN)/python -m pytest -m wheel tests/test_packaging.py
 
 .PHONY: setup-schedulers test-schedulers bench-arrow

@@ -20,6 +20,8 @@ from tests.worker.harness import PACKAGES, ROOT, Docmill
 from tests.worker.test_own_packages import OURS, THEIRS, run_users_program, write_namesakes
 
 LARGEST_WHEEL_BYTES = 2_000_000
+LARGEST_SDIST_BYTES = 5_000_000
+MOST_BYTES_OF_A_CLIENT = 250_000_000
 PROGRAM = """\
 import asyncio
 from collections.abc import Iterator
@@ -202,6 +204,7 @@ def test_the_source_distribution_is_the_package_and_what_a_build_reads(dist: Pat
     with zipfile.ZipFile(_wheel(dist)) as wheel:
         package = {name for name in wheel.namelist() if name.startswith("docmill/")}
     assert names == package | {"PKG-INFO", "pyproject.toml", "README.md", "LICENSE", ".gitignore", "hatch_build.py"}
+    assert (dist / f"docmill-{_version(dist)}.tar.gz").stat().st_size < LARGEST_SDIST_BYTES
 
 
 def test_the_wheel_alone_answers_and_does_a_job(installed: Docmill, unpacked: Path, dist: Path) -> None:
@@ -247,3 +250,35 @@ def test_the_page_about_python_runs_in_an_empty_environment_with_what_it_says_to
     )
     assert printed.returncode == 0, printed.stderr
     assert len(printed.stdout.splitlines()) == 4  # three hits and a job
+
+
+@pytest.mark.wheel
+@pytest.mark.timeout(600)  # it downloads packages
+def test_the_wheel_without_extras_is_a_client_of_a_fleet_without_torch(
+    dist: Path, tmp_path: Path, database_url: str, redis_url: str
+) -> None:
+    venv.create(tmp_path / "venv", with_pip=True)
+    folder = tmp_path / "venv" / "bin"
+    install = [folder / "python", "-m", "pip", "install", "--quiet", "--no-compile", _wheel(dist)]
+    subprocess.run(install, check=True)
+    bare = sum(file.stat().st_size for file in (tmp_path / "venv").rglob("*") if file.is_file())
+    assert bare < MOST_BYTES_OF_A_CLIENT
+    fleet = {"DOCMILL_DATABASE_URL": database_url, "DOCMILL_REDIS_URL": redis_url}
+    (tmp_path / "notes.jsonl").write_text('{"id": "1", "text": "A note."}\n')
+
+    def client(*command: str) -> subprocess.CompletedProcess[str]:
+        environment = {"HOME": str(tmp_path), "PATH": str(folder), **fleet}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    program = "import docmill, importlib.util as u; print(docmill.__version__, u.find_spec('torch'))"
+    assert client("python", "-c", program).stdout == f"{_version(dist)} None\n"
+    assert client("docmill", "db", "upgrade").returncode == 0
+    with Docmill(tmp_path, fleet).worker():
+        done = client("docmill", "enqueue", "notes.jsonl", "--task", "embed", "--model", "null", "--wait")
+        assert done.returncode == 0, done.stderr
+    assert '"state": "done"' in client("docmill", "status", "1", "--json").stdout
+    assert json.loads(client("docmill", "results", "1").stdout)["id"] == "1"
+    refused = client("docmill", "run", "notes.jsonl", "--task", "embed", "--model", "null")
+    assert refused.returncode == 2
+    assert "needs the models' libraries" in refused.stderr
+    assert "docmill[local]" in refused.stderr
