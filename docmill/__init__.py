@@ -8,10 +8,34 @@ The folders `worker`, `tasks` and `storage` of the repository are the packages `
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["Error", "Hit", "Job", "Mill", "Status", "TimedOut", "Unreachable", "connect", "run", "search"]
+__all__ = [
+    "Error",
+    "Hit",
+    "Job",
+    "Mill",
+    "Status",
+    "TimedOut",
+    "Unreachable",
+    "connect",
+    "run",
+    "run_async",
+    "search",
+]
 
 if TYPE_CHECKING:
-    from docmill.worker.api import Error, Hit, Job, Mill, Status, TimedOut, Unreachable, connect, run, search
+    from docmill.worker.api import (
+        Error,
+        Hit,
+        Job,
+        Mill,
+        Status,
+        TimedOut,
+        Unreachable,
+        connect,
+        run,
+        run_async,
+        search,
+    )
 
     __version__: str
 else:

@@ -64,6 +64,12 @@ with docmill.connect("postgresql://db/docmill", "redis://queue") as mill:
     assert_type(mill.pipelines.history("nightly", limit=3), list[dict[str, Any]])
 
 
+async def at_once() -> None:
+    with docmill.connect() as mill:
+        print((await mill.run_async(["A text."], "embed")).num_rows)
+    await docmill.run_async(["A text."], "summarize", length="short", with_input=True)
+
+
 async def later(number: int) -> docmill.Status:
     with docmill.connect() as mill:
         first, second = await asyncio.gather(*(mill.job(one).wait_async(60.0) for one in (number, number + 1)))
@@ -81,6 +87,8 @@ WRONG = {
     'docmill.run(["A text."], "embed", windw_tokens=9)': "windw_tokens",
     'docmill.run(["A text."], "embed", window_tokens="9")': '"window_tokens"',
     'docmill.run(3, "embed")': '"int"',
+    'docmill.run(["A text."], "sumarize")': "Literal['sumarize']",
+    'docmill.run(["A text."], "embed", with_input=1)': '"with_input"',
     'docmill.search("notes", "a query", tpo=3)': "tpo",
     "docmill.connect().job(3).results().text": '"text"',
     'docmill.connect().job("3")': '"str"',

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.server import Patience
@@ -46,6 +49,7 @@ class EmbeddedRedis:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 self._server.start()
+                os.register_at_fork(after_in_child=partial(_disown, ref(self._server)))
             finally:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         except (ValkeyServerError, OSError) as error:
@@ -74,6 +78,12 @@ class EmbeddedRedis:
         self._guard.stdin.close()
         self._guard.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _disown(server: ref[Any]) -> None:
+    """Leave a server to the process that started it, since its class ends it when any fork exits."""
+    if (started := server()) is not None:
+        started._process = None
 
 
 def store_of(settings: Settings, *, pool_size: int = 8, patience: Patience | None = None) -> Database:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -134,6 +135,21 @@ class JobStatus:
     removed: int = 0
     swept: tuple[str, ...] = ()
     request_id: str | None = None
+
+    def _repr_html_(self) -> str:
+        """Return the job as a small table, for notebooks."""
+        counts = {"done": self.done, "failed": self.failed, "skipped": self.skipped, "to do": self.pending}
+        rows = {
+            "job": f"{self.id} ({self.state})",
+            "task": "; ".join(str(step.spec) for step in self.steps),
+            "corpus": self.corpus,
+            "documents": f"{self.documents:,}",
+            "texts": ", ".join(f"{n:,} {name}" for name, n in counts.items() if n),
+            "rejected": f"{self.rejected:,}" if self.rejected else "",
+            "reason": self.reason or self.waiting_for or "",
+        }
+        cells = (f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in rows.items() if value)
+        return f"<table>{''.join(cells)}</table>"
 
     @property
     def spec(self) -> Spec:

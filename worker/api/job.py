@@ -6,9 +6,10 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Reason
@@ -20,7 +21,7 @@ from docmill.worker.api.documents import make_table_of_job, one_run_at_a_time, r
 from docmill.worker.api.errors import Error, TimedOut, explained, explained_each
 from docmill.worker.engines import choose_devices
 from docmill.worker.formatting import counted, summary
-from docmill.worker.jobs import Listener
+from docmill.worker.jobs import Bar, Listener
 from docmill.worker.jobs.follow import follow
 from docmill.worker.jobs.pipelines import list_pipelines, list_runs, run_file, store_file
 from docmill.worker.prices import read_prices
@@ -30,6 +31,8 @@ from docmill.worker.submit.options import JobOptions, valid
 if TYPE_CHECKING:
     import pandas
     import pyarrow
+
+T = TypeVar("T")
 
 
 class Job:
@@ -43,6 +46,9 @@ class Job:
     def __repr__(self) -> str:
         return f"Job({self.id})"
 
+    def _repr_html_(self) -> str:
+        return self.status()._repr_html_()
+
     @explained
     def status(self) -> JobStatus:
         """Return the job's state and counts, with the names of `docmill status --json`."""
@@ -55,27 +61,22 @@ class Job:
         It also returns if every worker has refused the job for more than a minute; `blocked` is then true.
         `timeout` is in seconds. `progress` shows a bar on stderr. Raises TimedOut.
         """
-        return self._wait(timeout, progress, threading.Event())
+        return self.follow(listen(progress), timeout)
 
     async def wait_async(self, timeout: float | None = None, *, progress: bool = False) -> JobStatus:
         """Wait as `wait` does, without blocking the event loop."""
-        stop = threading.Event()
-        try:
-            return await asyncio.to_thread(self._wait, timeout, progress, stop)
-        finally:
-            stop.set()  # where this coroutine was cancelled, the thread ends too
+        return await in_a_thread(lambda listener: self.follow(listener, timeout), progress)
 
-    @explained
-    def _wait(self, timeout: float | None, progress: bool, stop: threading.Event) -> JobStatus:
+    def follow(self, listener: Listener, timeout: float | None = None) -> JobStatus:
+        """Wait as `wait` does, and tell a listener."""
         deadline = None if timeout is None else time.monotonic() + timeout
         prices = read_prices(self.settings)
 
         def watch(status: JobStatus) -> None:
-            if stop.is_set() or (deadline is not None and time.monotonic() >= deadline):
+            if deadline is not None and time.monotonic() >= deadline:
                 reason = f"; {status.waiting_for}" if status.waiting_for else ""
                 raise TimedOut(f"job {self.id} is not finished: {counted(status.pending, 'text')} to do{reason}")
 
-        listener = listen(progress)
         status = follow(self.database, self.id, listener, watch=watch)
         listener.say(summary(status, prices.cost_of(status)))
         return status
@@ -186,6 +187,41 @@ def listen(progress: bool) -> Listener:
     from docmill.worker.terminal import Terminal
 
     return Terminal()
+
+
+class _StoppableBar(Bar):
+    def __init__(self, bar: Bar, stop: threading.Event) -> None:
+        self._bar, self._stop = bar, stop
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        if self._stop.is_set():
+            raise KeyboardInterrupt
+        self._bar.update(*args, **kwargs)
+
+    def say(self, message: str) -> None:
+        self._bar.say(message)
+
+
+class _StoppableListener(Listener):
+    """Passes everything on. Once `stop` is set, the next progress raises KeyboardInterrupt, as a Ctrl-C would."""
+
+    def __init__(self, listener: Listener, stop: threading.Event) -> None:
+        self.say, self.computing = listener.say, listener.computing  # type: ignore[method-assign]
+        self._listener, self._stop = listener, stop
+
+    @contextmanager
+    def bar(self, name: str, total: float | None = None) -> Iterator[Bar]:
+        with self._listener.bar(name, total) as bar:
+            yield _StoppableBar(bar, self._stop)
+
+
+async def in_a_thread(work: Callable[[Listener], T], progress: bool) -> T:
+    """Do work on a thread, and return its value. If this coroutine is cancelled, the work is interrupted."""
+    stop = threading.Event()
+    try:
+        return await asyncio.to_thread(explained(work), _StoppableListener(listen(progress), stop))
+    finally:
+        stop.set()
 
 
 Rows: TypeAlias = list[dict[str, Any]]

@@ -16,11 +16,12 @@ from docmill.storage.results.status import JobStatus, list_statuses
 from docmill.storage.search.search import StoredHit
 from docmill.worker.api.documents import Documents, ReadOnce, make_table_by_row, one_run_at_a_time, require_arrow
 from docmill.worker.api.errors import Error, explained
-from docmill.worker.api.job import Job, Pipelines, listen
-from docmill.worker.api.options import Options, request_of
+from docmill.worker.api.job import Job, Pipelines, in_a_thread, listen
+from docmill.worker.api.options import Options, Task, request_of
 from docmill.worker.engines import devices_for
 from docmill.worker.formatting import summary
-from docmill.worker.jobs.run import OpenStore, run_request
+from docmill.worker.jobs import Listener
+from docmill.worker.jobs.run import KeptWorker, OpenStore, run_request
 from docmill.worker.jobs.search import SearchOptions, open_search
 from docmill.worker.jobs.submission import submit
 from docmill.worker.settings import Settings, load_settings
@@ -40,7 +41,7 @@ _OF_WORKERS = (
 @explained
 def run(
     documents: Documents,
-    task: str,
+    task: Task,
     *,
     model: str | None = None,
     corpus: str | None = None,
@@ -67,7 +68,32 @@ def run(
     """
     settings = _settings(store=store, device=device, backend=backend, endpoint=endpoint)
     values = {"model": model, "corpus": corpus, **options}
-    return _computed(settings, documents, task, values, open_store, with_input=with_input, progress=progress)
+    return _computed(settings, documents, task, values, open_store, with_input, listen(progress))
+
+
+async def run_async(
+    documents: Documents,
+    task: Task,
+    *,
+    model: str | None = None,
+    corpus: str | None = None,
+    device: str | None = None,
+    backend: str | None = None,
+    endpoint: str | None = None,
+    store: Folder | None = None,
+    with_input: bool = False,
+    progress: bool = False,
+    **options: Unpack[Options],
+) -> pyarrow.Table:
+    """Run a task as `run` does, without blocking the event loop.
+
+    If this coroutine is cancelled, the run ends as by Ctrl-C: the same call continues it. Raises Error.
+    """
+    settings = _settings(store=store, device=device, backend=backend, endpoint=endpoint)
+    values = {"model": model, "corpus": corpus, **options}
+    return await in_a_thread(
+        lambda listener: _computed(settings, documents, task, values, open_store, with_input, listener), progress
+    )
 
 
 @explained
@@ -147,7 +173,8 @@ def _refuse(where: str, reason: str) -> NoReturn:
 class Mill:
     """A store and its queue. `close` closes it, and so does the end of a `with` block.
 
-    `pipelines` has the store's pipelines. `database` is the store itself, for features.
+    In a `with` block, the runs on this machine share a device process, which keeps their models until the end of the
+    block. `pipelines` has the store's pipelines. `database` is the store itself, for features.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -155,25 +182,30 @@ class Mill:
         self._until_closed = ExitStack()
         self.database: Database = self._until_closed.enter_context(open_store(settings))
         self.pipelines = Pipelines(settings, self.database)
+        self._kept: KeptWorker | None = None
 
     def __repr__(self) -> str:
         return f"Mill({self._settings})"
 
     def __enter__(self) -> Self:
+        self._kept = KeptWorker()
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:
-        """Close the connections to the database. The Mill, its jobs and its pipelines raise Error from then on."""
+        """End the device process and all connections. The Mill, its jobs and pipelines raise Error from then on."""
+        if self._kept is not None:
+            with one_run_at_a_time:
+                self._kept.close()
         self._until_closed.close()
 
     @explained
     def run(
         self,
         documents: Documents,
-        task: str,
+        task: Task,
         *,
         model: str | None = None,
         corpus: str | None = None,
@@ -188,23 +220,35 @@ class Mill:
         those of `docmill.run`; `endpoint` is for this machine, since workers have their own. Raises Error.
         """
         values = {"model": model, "corpus": corpus, **options}
-        if self._settings.redis_url is None:
-            return _computed(
-                self._asking(endpoint), documents, task, values, self._store, with_input=with_input, progress=progress
-            )
-        if endpoint is not None:
-            raise Error(_OF_WORKERS)
-        require_arrow()
-        reading = ReadOnce(documents)
-        job = self._enqueue(reading, task, values, progress)
-        status = job.wait(progress=progress)
-        return _table(self.database, status, reading, with_input)
+        return self._run(documents, task, values, endpoint, with_input, listen(progress))
+
+    async def run_async(
+        self,
+        documents: Documents,
+        task: Task,
+        *,
+        model: str | None = None,
+        corpus: str | None = None,
+        endpoint: str | None = None,
+        with_input: bool = False,
+        progress: bool = False,
+        **options: Unpack[Options],
+    ) -> pyarrow.Table:
+        """Run a task as `run` does, without blocking the event loop.
+
+        If this coroutine is cancelled, a run on this machine ends as by Ctrl-C, and the same call continues it. A
+        fleet's workers continue the job. Raises Error.
+        """
+        values = {"model": model, "corpus": corpus, **options}
+        return await in_a_thread(
+            lambda listener: self._run(documents, task, values, endpoint, with_input, listener), progress
+        )
 
     @explained
     def enqueue(
         self,
         documents: Documents,
-        task: str,
+        task: Task,
         *,
         model: str | None = None,
         corpus: str | None = None,
@@ -221,7 +265,7 @@ class Mill:
         values = {"model": model, "corpus": corpus, **options}
         if "endpoint" in options:
             raise Error(_OF_WORKERS)
-        return self._enqueue(ReadOnce(documents), task, values, progress, idempotency_key)
+        return self._enqueue(ReadOnce(documents), task, values, listen(progress), idempotency_key)
 
     @explained
     def job(self, job_id: int) -> Job:
@@ -265,13 +309,32 @@ class Mill:
             [(_, hits)] = opened.answers([query])
         return [Hit(hit.id, hit.score, hit.text, _passage_of(hit), hit.meta) for hit in hits]
 
+    def _run(
+        self,
+        documents: Documents,
+        task: str,
+        values: dict[str, Any],
+        endpoint: str | None,
+        with_input: bool,
+        listener: Listener,
+    ) -> pyarrow.Table:
+        if self._settings.redis_url is None:
+            settings = self._asking(endpoint)
+            return _computed(settings, documents, task, values, self._store, with_input, listener, self._kept)
+        if endpoint is not None:
+            raise Error(_OF_WORKERS)
+        require_arrow()
+        reading = ReadOnce(documents)
+        status = self._enqueue(reading, task, values, listener).follow(listener)
+        return _table(self.database, status, reading, with_input)
+
     def _enqueue(
-        self, reading: ReadOnce, task: str, values: dict[str, Any], progress: bool, key: str | None = None
+        self, reading: ReadOnce, task: str, values: dict[str, Any], listener: Listener, key: str | None = None
     ) -> Job:
         source = reading.name if key is None else reading.digested
         request = request_of(self._settings, source, task, values, key)
         opened = partial(reading.open, has_corpus=request.corpus is not None)
-        done = submit(self._settings, self.database, request, listen(progress), opened)
+        done = submit(self._settings, self.database, request, listener, opened)
         return Job(self._settings, self.database, done.id)
 
     def _asking(self, endpoint: str | None) -> Settings:
@@ -307,9 +370,9 @@ def _computed(
     task: str,
     values: dict[str, Any],
     store: OpenStore,
-    *,
     with_input: bool,
-    progress: bool,
+    listener: Listener,
+    kept: KeptWorker | None = None,
 ) -> pyarrow.Table:
     """Compute on this machine, and return the table."""
     require_arrow()
@@ -317,10 +380,12 @@ def _computed(
     request = request_of(settings, reading.name, task, values)
     devices = devices_for(settings.device, request.model)
     opened = partial(reading.open, has_corpus=request.corpus is not None)
-    listener = listen(progress)
     with (
         one_run_at_a_time,
-        run_request(settings, request, devices, listener, opened=opened, store=store) as (database, status),
+        run_request(settings, request, devices, listener, opened=opened, store=store, kept=kept) as (
+            database,
+            status,
+        ),
     ):
         listener.say(summary(status))
         return _table(database, status, reading, with_input)

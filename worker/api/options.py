@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from keyword import iskeyword
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypeAlias, TypedDict
 
 from docmill.tasks import kinds
 from docmill.tasks.errors import BadOption, hint
 from docmill.tasks.kinds.options import key
 from docmill.worker.settings import Settings
 from docmill.worker.submit.options import Request, Work, checked
+
+Task: TypeAlias = Literal[
+    "answer", "classify", "embed", "entities", "extract", "generate", "redact", "sparse", "summarize", "translate"
+]
 
 
 class Options(TypedDict, total=False):

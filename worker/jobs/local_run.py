@@ -20,7 +20,7 @@ from docmill.worker.jobs.follow import follow, ingest_bar, say_ingested
 from docmill.worker.process.device_start import StartedDevices
 from docmill.worker.process.supervisor import Supervisor
 from docmill.worker.queue.broker import Broker
-from docmill.worker.settings import Settings
+from docmill.worker.settings import LANES, Settings
 from docmill.worker.submit.enqueue import enqueue
 from docmill.worker.submit.request import Prepared
 
@@ -38,56 +38,56 @@ def run_here(
     listener: Listener,
     started: StartedDevices | None = None,
     on_opened: Callable[[int], None] = lambda _job_id: None,
+    kept: Supervisor | None = None,
 ) -> JobStatus:
     """Ingest and compute a job, and return its final status. The next run continues a run that was interrupted.
 
     The supervisor starts with the first text that has to be computed, and uses the device processes that are
     ``started`` already. If no other worker lives, it computes this job only, and other jobs go on waiting.
-    ``on_opened`` gets the job's number before the job has documents.
+    ``on_opened`` gets the job's number before the job has documents. ``kept`` is a supervisor
+    that rests after a run that ended well.
 
     Raises WorkerError if this machine cannot serve the job, and ServerUnreachable if its model's server does not
     answer.
     """
-    local = settings.model_copy(
-        update={
-            "lanes": tuple(sorted({step.spec.kind for step in prepared.steps})),
-            "upkeep_s": min(settings.upkeep_s, UPKEEP_S),
-        }
-    )
+    lanes = tuple(sorted({step.spec.kind for step in prepared.steps}))
     tracing.start(settings.traces_endpoint)
-    supervisor = Supervisor(local, database, broker, devices, fires=False, started=started)
-    alone = not dispatch.live_workers(database)
+    supervisor = kept or make_supervisor(settings, database, broker, devices, lanes, started)
+    alone = not dispatch.live_workers(database) - supervisor.owners
     if alone:  # the queue of an earlier run may be gone, and other jobs' shards are not ours to compute
-        dispatch.withdraw(database, local.lanes)
+        dispatch.withdraw(database, lanes)
     begun = threading.Event()
+    ended_well = False
 
     def start(job_id: int) -> None:
         if begun.is_set():
             return
         begun.set()
-        supervisor.start(only_job=job_id)
+        supervisor.serve(job_id)
 
     try:
         with ingest_bar(listener, prepared.source, start, on_opened) as progress:
             done = enqueue(database, lambda: broker, prepared, progress, offer_others=False)
         say_ingested(listener, prepared.source, done)
         if alone:
-            _say_waiting(listener, database, done.id, local.lanes)
+            _say_waiting(listener, database, done.id, lanes)
         status = read_status(database, done.id)  # a short job may have ended while it was read
         if status.ended:
             retention.sweep(database, settings.ages)  # else the worker's maintenance does it
-            return status
-        start(done.id)
-        importlib.import_module("docmill.storage.results.results")  # for the end, while the device process starts
-        return follow(
-            database,
-            done.id,
-            listener,
-            in_flight=lambda: supervisor.finished_in_flight,
-            watch=Watch(supervisor),
-            own_worker=True,
-            wait=supervisor.wait_for_news,
-        )
+        else:
+            start(done.id)
+            importlib.import_module("docmill.storage.results.results")  # for the end, while the device process starts
+            status = follow(
+                database,
+                done.id,
+                listener,
+                in_flight=lambda: supervisor.finished_in_flight,
+                watch=Watch(supervisor),
+                own_worker=True,
+                wait=supervisor.wait_for_news,
+            )
+        ended_well = True
+        return status
     except KeyboardInterrupt:
         if prepared.source.name == "-":
             listener.say("Interrupted: what was read and computed until now is kept.")
@@ -95,9 +95,24 @@ def run_here(
             listener.say("Interrupted: the batch under way is finished; the same command carries the job on.")
         raise
     finally:
-        if begun.is_set():
-            _drain(supervisor)
+        if begun.is_set() and ended_well and kept is not None:
+            kept.rest()
+        elif begun.is_set():
+            drain(supervisor)
         tracing.flush()
+
+
+def make_supervisor(
+    settings: Settings,
+    database: Database,
+    broker: Broker,
+    devices: Sequence[str],
+    lanes: Sequence[str] = LANES,
+    started: StartedDevices | None = None,
+) -> Supervisor:
+    """Return a supervisor for jobs on this machine, of tasks of these lanes."""
+    local = settings.model_copy(update={"lanes": tuple(lanes), "upkeep_s": min(settings.upkeep_s, UPKEEP_S)})
+    return Supervisor(local, database, broker, devices, fires=False, started=started)
 
 
 class Watch:
@@ -132,7 +147,7 @@ def _say_waiting(listener: Listener, database: Database, job_id: int, lanes: Seq
         listener.say(f"Unfinished jobs wait for a worker: {named}{more}. {advice}")
 
 
-def _drain(supervisor: Supervisor) -> None:
+def drain(supervisor: Supervisor) -> None:
     """Wait until the batches under way end. Another Ctrl-C gives all shards back at once."""
     try:
         supervisor.drain()

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,6 @@ from celery.concurrency.thread import ApplyResult, TaskPool
 from celery.worker import WorkController, state
 from kombu.asynchronous import get_event_loop
 
-from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
 from docmill.storage.errors import StorageError
 from docmill.storage.json_values import GivenJson
@@ -40,7 +40,7 @@ from docmill.worker import logs
 from docmill.worker.concurrency import pid_space
 from docmill.worker.engines import opener, settled
 from docmill.worker.process.counts import of_memory
-from docmill.worker.process.device_start import DeviceConfig, Expected, parse
+from docmill.worker.process.device_start import REST, SERVE, DeviceConfig, Expected, parse
 from docmill.worker.process.shard import Process
 from docmill.worker.process.tasks import DeviceContext, bind
 from docmill.worker.process.usage import UsageDifference, UsageTotals, due
@@ -74,6 +74,63 @@ class SupervisorChannel:
                 self._out.write(json.dumps({"event": event, **facts}).encode() + b"\n")
             except BrokenPipeError:
                 os._exit(1)  # the supervisor is gone
+
+
+class Presence:
+    """This process's place in the list of workers, which it leaves while it rests."""
+
+    def __init__(self, order: DeviceConfig, settings: Settings, process: Process) -> None:
+        self._order, self._settings, self._process = order, settings, process
+        self._lock = threading.Lock()
+        self._rests = False
+        self._due = 0.0
+
+    def rest(self) -> None:
+        """Leave the list. Shards in flight keep their leases."""
+        with self._lock:
+            self._rests = True
+            _sign_off(self._process)
+
+    def serve(self, only_job: int) -> None:
+        """Enter the list again, for a job. If the store is away, the next heartbeat tries again."""
+        with self._lock, suppress(StorageError):
+            self._process.serve(only_job)
+            self._rests, self._due = False, 0.0
+            self._enter()
+
+    def enter_at_last(self) -> None:
+        """Enter the list as soon as the database is there; whoever drains waits no longer."""
+        while True:
+            try:
+                with self._lock:
+                    return self._enter()
+            except StorageError as error:
+                log.warning("sign_on_waits error=%s", error)
+            if self._process.draining.wait(1.0):
+                return None
+
+    def renew(self, renew_leases: Callable[[], None]) -> None:
+        """Renew the leases, and the place in the list: one that was away for long may have been struck off."""
+        with self._lock:
+            self._enter()
+            if self._process.in_flight or not self._rests:
+                renew_leases()
+
+    def _enter(self) -> None:
+        if self._rests or time.monotonic() < self._due:
+            return
+        dispatch.sign_on(
+            self._process.heartbeat_database,
+            self._order.owner,
+            host=platform.node(),
+            pid=os.getpid(),
+            device=self._order.device,
+            lanes=list(self._settings.lanes),
+            slots=self._settings.threads,
+            version=version("docmill"),
+            pid_space=pid_space(),
+        )
+        self._due = time.monotonic() + SIGN_ON_S
 
 
 class BatchSpans:
@@ -167,9 +224,10 @@ def main() -> None:
         task_events=settings.celery_events,
         optimization="fair",
     )
-    threading.Thread(target=_obey, args=(process,), name="obey", daemon=True).start()
-    _sign_on_at_last(order, settings, process)
-    beat = (order, process, settings, voice)
+    presence = Presence(order, settings, process)
+    threading.Thread(target=_obey, args=(process, presence), name="obey", daemon=True).start()
+    presence.enter_at_last()
+    beat = (order, process, settings, voice, presence)
     threading.Thread(target=_beat, args=beat, name="heartbeat", daemon=True).start()
     voice.say("ready")
     controller.start()
@@ -230,31 +288,6 @@ def _make_process(order: DeviceConfig, settings: Settings, broker: Broker, voice
     )
 
 
-def _sign_on(order: DeviceConfig, settings: Settings, database: Database) -> None:
-    dispatch.sign_on(
-        database,
-        order.owner,
-        host=platform.node(),
-        pid=os.getpid(),
-        device=order.device,
-        lanes=list(settings.lanes),
-        slots=settings.threads,
-        version=version("docmill"),
-        pid_space=pid_space(),
-    )
-
-
-def _sign_on_at_last(order: DeviceConfig, settings: Settings, process: Process) -> None:
-    """Enter ourselves into the list as soon as the database is there; whoever drains waits no longer."""
-    while True:
-        try:
-            return _sign_on(order, settings, process.database)
-        except StorageError as error:
-            log.warning("sign_on_waits error=%s", error)
-        if process.draining.wait(1.0):
-            return None
-
-
 def _sign_off(process: Process, *, giving_back: bool = False) -> bool:
     """Leave the list, and first all shards where asked to; False when the database is away: others will see to it."""
     try:
@@ -267,10 +300,15 @@ def _sign_off(process: Process, *, giving_back: bool = False) -> bool:
     return True
 
 
-def _obey(process: Process) -> None:
+def _obey(process: Process, presence: Presence) -> None:
     """Follow the supervisor's word; at the end of it, end."""
     for line in sys.stdin.buffer:
-        if line.strip() == b"drain":
+        word = line.decode().strip()
+        if word == REST:
+            presence.rest()
+        elif word.startswith(SERVE):
+            presence.serve(int(word.removeprefix(SERVE)))
+        elif line.strip() == b"drain":
             # On a thread of its own, since the batch on the device may take long and a stop must still be heard.
             threading.Thread(target=_drain, args=(process,), name="drain", daemon=True).start()
         elif line.strip() == b"stop":
@@ -289,20 +327,23 @@ def _drain(process: Process) -> None:
     wake()
 
 
-def _beat(order: DeviceConfig, process: Process, settings: Settings, voice: SupervisorChannel) -> None:
+def _beat(
+    order: DeviceConfig, process: Process, settings: Settings, voice: SupervisorChannel, presence: Presence
+) -> None:
     """Renew leases well within their time, say how far the texts in flight are, and log how busy the device is."""
     every = min(5.0, settings.lease_s / 6)
     reported = process.reading()
-    due = sign_on_due = 0.0
+    due = 0.0
+
+    def renew_leases() -> None:
+        process.heartbeat(hears=ear.heard_within(2 * every), time_use=process.lately())
+
     while True:
         now = time.monotonic()
         if now >= due:
             due = now + every
             try:
-                if now >= sign_on_due:  # one that was away for long may have been struck off
-                    _sign_on(order, settings, process.heartbeat_database)
-                    sign_on_due = now + SIGN_ON_S
-                process.heartbeat(hears=ear.heard_within(2 * every), time_use=process.lately())
+                presence.renew(renew_leases)
             except StorageError as error:
                 log.warning("heartbeat_failed error=%s", error)
         voice.say(

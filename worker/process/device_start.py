@@ -65,6 +65,8 @@ class StartedDevices:
 
 _EXPECTED = "expected"
 CUT = "cut"  # the kind of a step: the texts of a shard are cut
+REST = "rest"  # the supervisor's word to keep the models and wait for SERVE with the number of another job
+SERVE = "serve "
 
 
 @dataclass(frozen=True)

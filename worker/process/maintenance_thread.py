@@ -54,6 +54,7 @@ class MaintenanceThread:
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _wake: threading.Event = field(default_factory=threading.Event)
     _stop: threading.Event = field(default_factory=threading.Event)
+    _rests: bool = False
 
     def __post_init__(self) -> None:
         self._thread = threading.Thread(target=self._run, name="maintenance", daemon=True)
@@ -71,6 +72,15 @@ class MaintenanceThread:
             self._dead[owner] = on_purpose
         self._wake.set()
 
+    def rest(self) -> None:
+        """Do nothing but reap until `serve`."""
+        self._rests = True
+
+    def serve(self, only_job: int | None) -> None:
+        """Maintain the store from now on, with shards of this job alone."""
+        self.only_job, self._rests = only_job, False
+        self._wake.set()
+
     def stop(self) -> None:
         """Reap the remaining dead processes, release the lease and end, without waiting for an unreachable store."""
         self._stop.set()
@@ -86,6 +96,9 @@ class MaintenanceThread:
                 break
             if self._reap_all():
                 due = 0.0  # so that other workers get the freed shards at once
+            if self._rests:
+                self._wake.wait()
+                continue
             if time.monotonic() >= contact_due:
                 contact_due = time.monotonic() + min(self.every_s, self.lease_s / PARTS)
                 self._try(lambda: maintenance.contact(self.database, self.lease_s))

@@ -80,6 +80,11 @@ class Process:
         self._has_served = False
         self._device_problem: str | None = None  # why everything was refused until now
 
+    def serve(self, only_job: int) -> None:
+        """Offer shards of this job alone from now on."""
+        self._only_job = only_job
+        self._refill = Refill(self.database, self.broker, only_job)
+
     def run_shard(self, shard_id: int, sent: str | None = None) -> None:
         """Process the shard of a hint, if the hint is still valid. Otherwise leave the shard to other workers.
 

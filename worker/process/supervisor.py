@@ -22,7 +22,7 @@ from types import FrameType
 
 from docmill.storage.core.database import Database
 from docmill.worker.process.counts import WorkByDevice
-from docmill.worker.process.device_start import CUT, DeviceConfig, StartedDevices
+from docmill.worker.process.device_start import CUT, REST, SERVE, DeviceConfig, StartedDevices
 from docmill.worker.process.maintenance_thread import MaintenanceThread
 from docmill.worker.queue.broker import Broker
 from docmill.worker.settings import Settings
@@ -113,12 +113,40 @@ class Supervisor:
         )
         self._thread: threading.Thread | None = None
         self._only_job: int | None = None
+        self._rests = False
 
     def start(self, only_job: int | None = None) -> None:
         """Run on a thread. With `only_job` no other job's shards are offered, unless other workers live."""
         self._only_job = self._maintenance.only_job = only_job
         self._thread = threading.Thread(target=self.run, name="supervisor", daemon=True)
         self._thread.start()
+
+    def rest(self) -> None:
+        """Have the children leave the list of workers and keep their models, until `serve` names another job."""
+        self._rests = True
+        self._maintenance.rest()
+        for child in self._children.values():
+            child.tell(REST)
+
+    def serve(self, only_job: int) -> None:
+        """Work for a job: begin, or go on after `rest`."""
+        if not self.is_running:
+            return self.start(only_job)
+        self._only_job = only_job
+        for child in self._children.values():
+            child.tell(f"{SERVE}{only_job}")
+        self._maintenance.serve(only_job)
+        self._rests = False
+        return None
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def owners(self) -> set[str]:
+        """The names of the children in the list of workers."""
+        return {child.owner for child in self._children.values()}
 
     def drain(self, *, now: bool = False) -> None:
         """Ask for the end: batches finish, or with `now` everything is given back at once. Returns at once."""
@@ -187,7 +215,8 @@ class Supervisor:
             child = self._children.get(device)
             if child is not None and child.process.poll() is not None:
                 self._bury(child)
-            if device not in self._children and time.monotonic() >= self._restart_at.get(device, 0.0):
+            is_due = time.monotonic() >= self._restart_at.get(device, 0.0)
+            if device not in self._children and is_due and not self._rests:
                 self._children[device] = self._spawn(device)
 
     def _spawn(self, device: str) -> Child:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import pytest
 
 import docmill
 from docmill.storage.core.database import Database
-from tests.worker.harness import Docmill
+from docmill.worker.process import device_start
+from tests.worker.harness import Docmill, forked_device
 
 NULL: dict[str, Any] = {"model": "null", "progress": False}
 
@@ -102,6 +105,67 @@ def test_a_closed_mill_answers_nothing_and_neither_do_its_jobs(tmp_path: Path) -
     for use in (mill.jobs, job.status, job.cancel):
         with pytest.raises(docmill.Error, match="is closed; open another"):
             use()
+
+
+def test_runs_in_a_with_block_share_a_device_process_which_ends_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[Any] = []
+
+    def start() -> Any:
+        started.append(forked_device())
+        return started[-1]
+
+    monkeypatch.setattr(device_start, "start_device", start)
+    with docmill.connect(store=tmp_path, device="cpu") as mill:
+        for task in ("embed", "summarize", "embed"):
+            table = mill.run([f"A text to {task}, number {len(mill.jobs())}."], task, **NULL)
+            assert table["status"].to_pylist() == ["done"]
+            assert len(started) == 1
+            assert started[0].poll() is None
+        with pytest.raises(docmill.Error):
+            mill.run(["A text."], "classify", model="no-such-model", progress=False)
+        mill.run(["Another text."], "embed", **NULL)
+        ours, child = os.getpid(), os.fork()
+        if child == 0:  # which leaves the processes to its parent
+            mill.close()
+            os._exit(0)
+        assert (os.getpid(), os.waitpid(child, 0)[1]) == (ours, 0)
+        assert started[-1].poll() is None
+        assert mill.run(["The last text."], "embed", **NULL)["status"].to_pylist() == ["done"]
+    assert all(process.poll() is not None for process in started)
+
+
+def test_a_run_whose_coroutine_is_cancelled_is_interrupted_and_the_same_call_continues_it(tmp_path: Path) -> None:
+    read = threading.Event()
+
+    def documents() -> Iterator[str]:
+        yield "A text."
+        read.set()
+        yield from (f"Text {number}." for number in range(2_000))
+
+    async def cancelled(mill: docmill.Mill) -> None:
+        running = asyncio.create_task(mill.run_async(documents(), "embed", corpus="texts", model="null"))
+        await asyncio.to_thread(read.wait)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    with docmill.connect(store=tmp_path, device="cpu") as mill:
+        asyncio.run(cancelled(mill))
+        [status] = mill.jobs()
+        assert not status.ended
+        table = asyncio.run(mill.run_async(documents(), "embed", corpus="texts", model="null", with_input=True))
+        assert (table.num_rows, table["input"][0].as_py()) == (2_001, "A text.")
+        assert [job.id for job in mill.jobs()] == [status.id]
+
+
+def test_a_notebook_shows_a_job_as_a_table_without_its_markup(mill: docmill.Mill) -> None:
+    mill.run(["one"], "embed", corpus="<script>", **NULL)
+    [status] = mill.jobs(limit=1)
+    shown = mill.job(status.id)._repr_html_()
+    assert shown == status._repr_html_()
+    assert "<td>&lt;script&gt;</td>" in shown
 
 
 def test_results_can_be_asked_for_by_their_flags(done: docmill.Job) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import create_model
@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from docmill.tasks import kinds
 from docmill.tasks.kinds.options import key
-from docmill.worker.api.options import NAMES, Options, python_name
+from docmill.worker.api.options import NAMES, Options, Task, python_name
 from docmill.worker.submit.options import Work
 
 PARAMETERS = {"model", "corpus"}  # options that the functions have as parameters
@@ -39,6 +39,10 @@ def names_of(schema: Mapping[str, Any]) -> set[str]:
 def the_only(names: set[str]) -> str:
     (name,) = names
     return name
+
+
+def test_every_task_of_docmill_is_a_task_of_the_api() -> None:
+    assert get_args(Task) == tuple(sorted(kinds.NAMES))
 
 
 def test_every_option_is_an_option_of_the_api() -> None:
