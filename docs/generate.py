@@ -76,13 +76,16 @@ def internals() -> str:
 def source_kinds() -> str:
     """Return the page with the kinds of sources."""
     parts = ["# Kinds of sources\n", _from("storage/readers/registry.py")]
-    parts.append("[Sources](sources.md) says how each is read.\n\n| a file | is | needs |\n| --- | --- | --- |")
+    compressed = " or ".join(f"`{ending}`" for ending in COMPRESSIONS)
+    parts.append(f"[Sources](sources.md) says how each is read. A file with a star may also end in {compressed}.\n")
+    parts.append("| a file | is | needs |\n| --- | --- | --- |")
+    suffixes: dict[tuple[str, str], list[str]] = {}
     for suffix, kind in FILES.items():
-        endings = ["", *(COMPRESSIONS if kind.may_be_compressed else ())]
-        endings += [short for short, whole in SHORTHANDS.items() if whole[0] == suffix]
-        named = [ending if ending in SHORTHANDS else suffix + ending for ending in endings]
-        extra = f"the extra `{kind.extra.name}`" if kind.extra else "nothing"
-        parts.append(_row(", ".join(f"`{name}`" for name in named), kind.holds, extra))
+        row = kind.holds, f"the extra `{kind.extra.name}`" if kind.extra else "nothing"
+        star = "\\*" if kind.may_be_compressed else ""
+        shorthands = [f"`{short}`" for short, whole in SHORTHANDS.items() if whole[0] == suffix]
+        suffixes.setdefault(row, []).extend([f"`{suffix}`{star}", *shorthands])
+    parts += [_row(", ".join(names), *row) for row, names in suffixes.items()]
     parts.append("\n| a URL | is |\n| --- | --- |")
     parts += [_row(f"`{one.example}`", one.what) for one in dict.fromkeys(SCHEMES.values())]
     parts.append("\nOther sources are " + ", ".join([*PLACES, STDIN]) + ".\n")
