@@ -12,15 +12,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from docmill.features.reports.facts import Facts, ShownResult, StepFacts, length_ranges, tenth_ranges
 from docmill.storage.writers.formats import whole_file
+from docmill.tasks.checks import meaning
 from docmill.worker.formatting import FILTERS
 from docmill.worker.prices import Cost
 from docmill.worker.web import charts
 from docmill.worker.web.charts import device_seconds
-from docmill.worker.web.marks import TextPart, excerpt, mark_findings, marked
+from docmill.worker.web.marks import TextPart, excerpt, mark_findings, marked, remark
+from docmill.worker.web.pages.jobs import JobProgress, name_model
 
 FOLDER = Path(__file__).parent
 LONGEST = 2_000  # characters of an example
-MOST_EVIDENCE = 6  # sentences of an example
 
 
 def page(facts: Facts, made_at: float, release: str, cost: str | None = None) -> str:
@@ -44,7 +45,10 @@ def page(facts: Facts, made_at: float, release: str, cost: str | None = None) ->
         saved=_saved(facts, sum(at_work.values())),
         distributions=_distributions,
         compared=_compared,
-        most_evidence=MOST_EVIDENCE,
+        remarks=_remarks,
+        meaning=meaning,
+        title=JobProgress(facts.status).title,
+        name_model=name_model,
     )
 
 
@@ -59,6 +63,12 @@ def _compared(pair: ShownResult) -> tuple[Sequence[TextPart], Sequence[TextPart]
     """Return both texts with marks where the checks found something; where they name no place, on what differs."""
     before, after = mark_findings(pair.input, pair.output, pair.findings) or marked(pair.input, pair.output)
     return excerpt(before, LONGEST), excerpt(after, LONGEST)
+
+
+def _remarks(pair: ShownResult) -> list[tuple[bool, str]]:
+    return [
+        remark(flag, (finding.evidence for finding in pair.findings if finding.flag == flag)) for flag in pair.flags
+    ]
 
 
 def _distributions(step: StepFacts) -> list[tuple[str, str]]:

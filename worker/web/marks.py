@@ -151,7 +151,8 @@ def remark(flag: str, evidence: Iterable[str] = ()) -> tuple[bool, str]:
     """Return True if a flag casts doubt, and sentences: what a check found, or else the flag in words."""
     said = [f"{sentence.removesuffix('.')}." for sentence in dict.fromkeys(evidence)] or [f"{in_words(flag)}."]
     more = [f"And {len(said) - MOST_EVIDENCE} more."] if len(said) > MOST_EVIDENCE else []
-    return flag in DOUBTFUL, " ".join(said[:MOST_EVIDENCE] + more)
+    sentences = " ".join(said[:MOST_EVIDENCE] + more)
+    return flag in DOUBTFUL, sentences[0].upper() + sentences[1:]
 
 
 def _direction(spec: Spec, models_dir: Path | None, cache_dir: Path) -> Direction:

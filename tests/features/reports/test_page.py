@@ -87,7 +87,7 @@ def test_a_page_counts_what_was_asked_computed_flagged_and_failed(database: Data
     assert "Documents 5" in text
     assert "5 results were asked for, and 3 texts were computed." in text
     assert "2 results could be shared with another document of the same text." in text
-    assert "output_truncated doubt 3 100.0 %" in text
+    assert "may lack its end doubt 3 100.0 %" in text
     assert "document it is <b>short</b> 2" in text
     assert "Examples with the flag output_truncated" in text
     assert "Input three more words Output three more words" in text
@@ -103,7 +103,7 @@ def test_the_places_that_checks_found_are_marked_and_their_evidence_is_listed(da
     made = _page(database, job.id, checks=Checks(("numbers_changed", "repetition")))
     assert made.count("<mark>open open open open</mark>.") == 2  # under each of the two flags
     text = _Read(made).text
-    assert "repetition “open” stands 4 times in a row." in text
+    assert "“open” stands 4 times in a row." in text
     assert " characters before) … " in text
     assert "13 is not in the input" not in text  # today's check finds it, and the result does not have its flag
     hidden = _page(database, job.id, with_text=False, checks=Checks(("repetition",)))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from docmill.tasks.checks import Finding
-from docmill.worker.web.marks import TextPart, excerpt, mark_findings, marked
+from docmill.worker.web.marks import TextPart, excerpt, mark_findings, marked, remark
 
 
 def _marks(source: str, output: str) -> tuple[list[str], list[str]]:
@@ -75,3 +75,11 @@ def test_an_excerpt_has_the_first_mark_and_says_how_much_is_left_out(start: int 
         parts = [TextPart(text[:start], False), TextPart("M", True), TextPart(text[start + 1 :], False)]
     assert "".join(part.text for part in excerpt(parts, 10)) == shown
     assert excerpt(parts, 30) == [part for part in parts if part.text]
+
+
+def test_a_flag_is_said_by_what_a_check_found_or_else_by_its_meaning() -> None:
+    found = [f"{n} is not in the input." for n in range(6)]
+    assert remark("numbers_changed", found) == (True, f"{' '.join(found[:4])} And 2 more.")
+    assert remark("low_confidence") == (True, "The model found its own words improbable.")
+    assert remark("language:fr") == (False, "The language that was found: fr.")
+    assert remark("of another release") == (False, "Of another release.")

@@ -128,6 +128,12 @@ class JobProgress:
         return {outcome: n for outcome, n in counts.items() if n}
 
     @property
+    def counted(self) -> list[str]:
+        """The counts of a step that are not zero for all steps."""
+        steps, counts = self.status.computing, ("done", "failed", "skipped", "blocked", "pending")
+        return [name for name in counts if name == "done" or any(getattr(step, name) for step in steps)]
+
+    @property
     def percent(self) -> int:
         """Return the percentage of texts that are finished, rounded down: 100 if all are."""
         status = self.status
