@@ -34,7 +34,7 @@ from docmill.tasks.windows.paragraphs import (
 from docmill.tasks.windows.windows import Coder, LanguageCoders, Section, Window, cut
 
 PARAGRAPH, SENTENCE = "paragraph", "sentence"
-# A tenth of the shipped model's greedy outputs have less, and half of these are bad (docs/flags.md).
+# A tenth of the shipped model's greedy outputs have less, and half of these are bad (bench/results/confidence.md).
 _LEAST_CONFIDENCE = 0.3
 _PAIR = ("source_lang", "target_lang")
 _BAR = re.compile(r"(?<!\\)\|")
