@@ -61,7 +61,7 @@ def _empty_answers(settings: Settings, _: Database) -> str | None:
 
 PLACES = (
     TextPlace(
-        "tables, views and vector indexes of the store, those of features included",
+        "tables, views and vector indexes of the store",
         "nothing of what was removed. Rejected records keep their place and reason, which may name a document, until "
         "their corpus is removed",
         traced=True,
@@ -83,8 +83,7 @@ PLACES = (
     ),
     TextPlace(
         "`answers.db` in this home (and its `-wal`): answers of model servers whose results are not stored yet",
-        "nothing: `rm` and `gc` empty it. Answers that a killed run left are asked for again. `trace` finds a text "
-        "there, and cannot tell which texts the answers are about",
+        "nothing: `rm` and `gc` empty it. `trace` cannot tell which texts the answers are about",
         traced=True,
         files=_answer_files,
         clear=_empty_answers,
