@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 # A round that leaves more than this share of the text's characters would go on for long and gain nothing.
 ENOUGH = 0.9
-# An eighth of the shipped model's greedy outputs have less, and three in four of these are bad (bench/results/confidence.md).
+# An eighth of the shipped model's greedy outputs have less; three in four are bad (bench/results/confidence.md).
 _LEAST_CONFIDENCE = 0.25
 _OF_WRITERS = {*Prefixed.model_fields} - {*Windowed.model_fields}
 # The name and version of the rule in specs.
