@@ -39,12 +39,20 @@ PAGES = ("", "/failures", "/flagged", "/samples", "/document?id=long")
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def window() -> Iterator[Browser]:
     found = programs()
     if found is None:
         missing("there is no Chromium with its driver: apt-get install chromium chromium-driver")
-    with chromium(*found) as window:
-        yield window
+    with chromium(*found) as opened:
+        yield opened
+
+
+@pytest.fixture
+def browser(window: Browser) -> Iterator[Browser]:
+    """The browser of all tests, which forgets the pages of a test once it is over."""
+    yield window
+    window.driver.get("about:blank")
+    window.complaints()
 
 
 @pytest.fixture
