@@ -97,29 +97,26 @@ def say_replaced(database: Database, prepared: Prepared, listener: Listener) -> 
             )
 
 
-_KNOWS = "It was trained on descriptions of software packages and knows little else"
-
-_BY_FORM = (
-    f"{weightless.PATTERNS}, which finds numbers and addresses by their form, and no names. For names, too: --model "
-    "with a token classifier, such as --model dslim/bert-base-NER"
-)
-
-
 def describe_default_model(task: str, source: str, options: kinds.KindOptions) -> str:
     """Return a remark on a task's default model, with two models of the hub that fit other texts."""
     model = kinds.kind(task).model_for(options)
     if model == weightless.NO_MODEL:
         return f"{task} needs no model."
     if model == weightless.PATTERNS:
-        return f"Model: {_BY_FORM}"
-    line = f"Model: {model}, the quick start's; --model takes any other."
+        return (
+            f"Using {model}, which finds numbers and addresses by their form. To find names, too, add a model, such "
+            "as --model dslim/bert-base-NER."
+        )
     fitting = kinds.kind(task).other_models(options)
     if not fitting or _is_example(source):
-        return line
-    return f"{line} {_KNOWS}. For other texts: --model {fitting[0]} or --model {fitting[1]}"
+        return f"Using the demo model {model}. Choose another with --model."
+    return (
+        f"Using the demo model {model}, which knows little but descriptions of software. For other texts: "
+        f"--model {fitting[0]} or --model {fitting[1]}."
+    )
 
 
 def _is_example(source: str) -> bool:
-    """Return True if the source is one of the examples, which the quick start's models are made for."""
+    """Return True if the source is one of the examples, which the demo models are made for."""
     path = path_of(source)
     return path is not None and path.resolve().is_relative_to(Path(SHIPPED_FOLDER).parent)

@@ -20,7 +20,7 @@ def test_a_run_over_other_texts_names_two_models_that_fit(
     task: str, options: dict[str, str], named: tuple[str, str]
 ) -> None:
     sentence = describe_default_model(task, "news.jsonl", kinds.options(task, **options))
-    assert "knows little else" in sentence
+    assert "knows little but" in sentence
     for model in named:
         assert f"--model {model}" in sentence
 
@@ -29,7 +29,7 @@ def test_a_run_over_other_texts_names_two_models_that_fit(
     ("task", "source"), [("summarize", str(EXAMPLES / "descriptions.jsonl")), ("embed", "news.jsonl")]
 )
 def test_nothing_is_advised_for_the_examples_or_where_the_default_model_fits(task: str, source: str) -> None:
-    assert "knows little else" not in describe_default_model(task, source, kinds.options(task))
+    assert "knows little but" not in describe_default_model(task, source, kinds.options(task))
 
 
 def test_labels_of_ones_own_are_for_the_embedding_model_and_not_for_the_classifier() -> None:
@@ -39,5 +39,5 @@ def test_labels_of_ones_own_are_for_the_embedding_model_and_not_for_the_classifi
     assert classify.model_for(labels) == "minilm"
     assert (
         describe_default_model("classify", "news.jsonl", labels)
-        == "Model: minilm, the quick start's; --model takes any other."
+        == "Using the demo model minilm. Choose another with --model."
     )
