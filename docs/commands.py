@@ -16,7 +16,7 @@ from docmill.worker.cli.registry import all_commands
 
 WIDTH = 80
 LINE = 118
-EVERYWHERE = {"--json", "--quiet", "--help"}
+EVERYWHERE = {"--json", "--quiet", "--help", "--help-all"}
 RANGE = re.compile(r"\[[^][;]*(?:<=?x|x>=?)[^][;]*\]|; [^][;]*(?:<=?x|x>=?)[^][;]*(?=[];])")  # click's bounds
 DEFAULT = re.compile(r"\[default: [^]]*\]")
 SENTENCE = re.compile(r".*?\.(?= [A-Z]|$)|.*")
@@ -25,7 +25,7 @@ INTRODUCTION = """\
 
 <!-- Written by `make reference` from worker/cli. Change it there. -->
 
-`docmill COMMAND --help` prints what follows here. Each option stands here once. `--json` prints JSON, `-q` or
+`docmill COMMAND --help` says more of each command. Each option stands here once. `--json` prints JSON, `-q` or
 `--quiet` only warnings and errors, for cron. Most commands have both.
 """
 OF_TASKS = """\
