@@ -301,10 +301,10 @@ def look_at_extras(_: Settings) -> Iterator[Diagnosis]:
     installed = [name for name, extra in EXTRAS.items() if extra.is_installed]
     yield Diagnosis("extras", True, f"installed: {', '.join(installed) or 'none'}")
     has_gpu = bool(cuda_devices())  # the driver's tool takes seconds where no process keeps the driver loaded
-    for name, extra in EXTRAS.items():
-        if name not in installed:
-            package = extra.package(has_gpu=has_gpu)
-            yield Diagnosis("extras", True, f"without {name}: {extra.brings}", install(package))
+    missing = [extra for name, extra in EXTRAS.items() if name not in installed]
+    for extra in missing:
+        advice = f"to add one: {install('NAME')}" if extra is missing[-1] else ""
+        yield Diagnosis("extras", True, f"without {extra.package(has_gpu=has_gpu)}: {extra.brings}", advice)
 
 
 def look_at_orders(settings: Settings) -> Iterator[Diagnosis]:
