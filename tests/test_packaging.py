@@ -282,11 +282,11 @@ def test_the_wheel_without_extras_is_a_client_of_a_fleet_without_torch(
     assert client("python", "-c", program).stdout == f"{_version(dist)} None\n"
     assert client("docmill", "db", "upgrade").returncode == 0
     with Docmill(tmp_path, fleet).worker():
-        done = client("docmill", "enqueue", "notes.jsonl", "--task", "embed", "--model", "null", "--wait")
+        done = client("docmill", "enqueue", "embed", "notes.jsonl", "--model", "null", "--wait")
         assert done.returncode == 0, done.stderr
     assert '"state": "done"' in client("docmill", "status", "1", "--json").stdout
     assert json.loads(client("docmill", "results", "1").stdout)["id"] == "1"
-    refused = client("docmill", "run", "notes.jsonl", "--task", "embed", "--model", "null")
+    refused = client("docmill", "run", "embed", "notes.jsonl", "--model", "null")
     assert refused.returncode == 2
     assert "needs the models' libraries" in refused.stderr
     assert "docmill[local]" in refused.stderr
