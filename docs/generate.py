@@ -116,8 +116,9 @@ def sql_schema() -> str:
         "Read these tables if you like, and let docmill alone write them. Names that end in `_at` are times in\n"
         "seconds since 1970, by the database's clock. **Bold** columns are the primary key, `?` marks those that\n"
         "may be NULL, and an arrow leads to the table that a column refers to. The [view of a\n"
-        "pipeline](pipelines.md#the-view) and the views [`near_duplicates`](deduplicating.md#clusters-in-sql) and\n"
-        "[`open_shards`](kubernetes.md#scaling-to-zero) are made to be queried.\n"
+        "pipeline](pipelines.md#the-view) and the views [`results`](tables.md#results-in-sql),\n"
+        "[`near_duplicates`](deduplicating.md#clusters-in-sql) and [`open_shards`](kubernetes.md#scaling-to-zero)\n"
+        "are made to be queried.\n"
     )
     for one in sorted(_tables(), key=lambda one: one.__tablename__):
         about = (inspect.getdoc(one) or "").split("\n\n")[0] if one.__doc__ else ""

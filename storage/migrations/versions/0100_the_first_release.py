@@ -1,10 +1,10 @@
-"""The first release: the tables of the schema, a view, and the triggers that keep counts of shards and of work.
+"""The first release: the tables of the schema, two views, and the triggers that keep counts of shards and of work.
 
 Nothing has been released, so the tables are those that the schema has now. The release that makes them final writes
 them out here: what a later migration changes is a store of that release, and not of the schema of its day.
 
 A later migration that recreates `shard`, `outcome` or `ingest` (Alembic's batch mode on SQLite) has to create their
-triggers again.
+triggers again, and the views.
 """
 
 from __future__ import annotations
@@ -27,6 +27,90 @@ WHERE shard.state IN ('planned', 'queued', 'running')
     AND job.state IN ('ingesting', 'running')
     AND NOT job.paused"""
 
+# Where a step reads the documents, it computes their contents or prompts; else what the steps before put out.
+RESULTS = """CREATE VIEW results AS
+SELECT job.id AS job, corpus.name AS corpus, document.key AS document, base.name AS step, spec.kind AS task,
+    spec.model AS model, {columns}
+FROM job
+JOIN corpus ON corpus.id = job.corpus_id
+JOIN step ON step.job_id = job.id
+JOIN step AS base ON base.job_id = job.id AND base.seq = coalesce(step.escalates, step.seq)
+    AND base.input_step IS NULL
+JOIN spec ON spec.id = step.spec_id
+JOIN document ON {visible}
+LEFT JOIN prompt ON prompt.spec_id = base.spec_id AND prompt.document_id = document.id
+    AND prompt.text_id = document.content_id
+JOIN outcome ON outcome.spec_id = step.spec_id AND outcome.status = 'done'
+    AND outcome.content_id = coalesce(prompt.content_id, document.content_id)
+UNION ALL
+SELECT job.id, corpus.name, document.key, base.name, spec.kind, spec.model, {columns}
+FROM job
+JOIN corpus ON corpus.id = job.corpus_id
+JOIN step ON step.job_id = job.id
+JOIN step AS base ON base.job_id = job.id AND base.seq = coalesce(step.escalates, step.seq)
+    AND base.input_step IS NOT NULL
+JOIN spec ON spec.id = step.spec_id
+JOIN document ON {visible}
+{outcome_of_reached}"""
+VISIBLE = """document.corpus_id = job.corpus_id AND NOT document.gone
+    AND document.id <= coalesce(job.last_document, 9223372036854775807)
+    AND (document.superseded_by IS NULL OR document.superseded_by > job.last_document)"""
+REACHED = """WITH RECURSIVE reached (seq, content_id) AS (
+        SELECT first.seq, coalesce(prompt.content_id, document.content_id)
+        FROM step AS first
+        LEFT JOIN prompt ON prompt.spec_id = first.spec_id AND prompt.document_id = document.id
+            AND prompt.text_id = document.content_id
+        WHERE first.job_id = job.id AND first.input_step IS NULL AND first.escalates IS NULL
+        UNION
+        SELECT following.seq, coalesce(prompt.content_id, before.output_id)
+        FROM reached
+        JOIN step AS source ON source.job_id = job.id AND coalesce(source.escalates, source.seq) = reached.seq
+        JOIN outcome AS before ON before.spec_id = source.spec_id AND before.content_id = reached.content_id
+        JOIN step AS following ON following.job_id = job.id AND following.input_step = reached.seq
+            AND following.escalates IS NULL
+        LEFT JOIN prompt ON prompt.spec_id = following.spec_id AND prompt.document_id = document.id
+            AND prompt.text_id = before.output_id
+        WHERE before.output_id IS NOT NULL
+    ) SELECT content_id FROM reached WHERE seq = base.seq"""
+RESULTS_OF_SQLITE = RESULTS.format(
+    visible=VISIBLE,
+    columns="""CASE WHEN json_type(outcome.data, '$.labels') IS NULL THEN outcome.text END AS text,
+    CASE WHEN json_type(outcome.data, '$.labels') IS NOT NULL THEN outcome.text END AS label,
+    json_extract(outcome.data, '$.labels[0].score') AS score, outcome.data AS data, outcome.vector AS vector,
+    (SELECT json_group_array(value) FROM (SELECT value FROM json_each(document.flags)
+        UNION ALL SELECT value FROM json_each(outcome.flags))) AS flags,
+    datetime(outcome.created_at, 'unixepoch') AS computed_at, datetime(job.created_at, 'unixepoch') AS job_created_at,
+    datetime(job.finished_at, 'unixepoch') AS job_finished_at""",
+    outcome_of_reached=f"""JOIN outcome ON outcome.spec_id = step.spec_id AND outcome.status = 'done'
+    AND outcome.content_id IN ({REACHED})""",
+)
+RESULTS_OF_POSTGRESQL = RESULTS.format(
+    visible=VISIBLE,
+    columns="""CASE WHEN outcome.data -> 'labels' IS NULL THEN outcome.text END AS text,
+    CASE WHEN outcome.data -> 'labels' IS NOT NULL THEN outcome.text END AS label,
+    CAST(outcome.data #>> '{labels,0,score}' AS double precision) AS score, outcome.data AS data,
+    VECTOR AS vector, document.flags || outcome.flags AS flags, to_timestamp(outcome.created_at) AS computed_at,
+    to_timestamp(job.created_at) AS job_created_at, to_timestamp(job.finished_at) AS job_finished_at""",
+    outcome_of_reached=f"""CROSS JOIN LATERAL ({REACHED}) AS reached
+JOIN outcome ON outcome.spec_id = step.spec_id AND outcome.status = 'done'
+    AND outcome.content_id = reached.content_id""",
+)
+# Little-endian float32 numbers; NULL for the vectors of several windows.
+PGVECTOR = """CASE WHEN outcome.data -> 'windows' IS NULL THEN (
+        SELECT CAST(CAST(array_agg(sign * fraction * power(2::float8, exponent) ORDER BY place) AS real[]) AS vector)
+        FROM (
+            SELECT place, CASE WHEN bits < 0 THEN -1 ELSE 1 END AS sign,
+                greatest(bits >> 23 & 255, 1) - 150 AS exponent,
+                (bits & 8388607) + CASE WHEN bits >> 23 & 255 = 0 THEN 0 ELSE 8388608 END AS fraction
+            FROM (
+                SELECT place, get_byte(outcome.vector, 4 * place) | (get_byte(outcome.vector, 4 * place + 1) << 8)
+                    | (get_byte(outcome.vector, 4 * place + 2) << 16)
+                    | (get_byte(outcome.vector, 4 * place + 3) << 24) AS bits
+                FROM generate_series(0, length(outcome.vector) / 4 - 1) AS place
+            ) AS words
+        ) AS numbers
+    ) END"""
+
 RECORDS = ("new", "changed", "unchanged", "repeated", "rejected")
 # Columns of a shard whose growth counts: name, label, expression over the row.
 GROWTH = (
@@ -46,12 +130,19 @@ def upgrade() -> None:
     Base.metadata.create_all(bind)
     _execute([OPEN_SHARDS])
     if bind.dialect.name == "sqlite":
-        _execute(_triggers_of_sqlite())
+        _execute([RESULTS_OF_SQLITE, *_triggers_of_sqlite()])
     else:
+        has_vectors = bind.exec_driver_sql("SELECT to_regtype('vector')").scalar_one() is not None
+        _execute([results_of_postgresql(has_pgvector=has_vectors)])
         _execute(_functions(bind.exec_driver_sql("SELECT current_schema()").scalar_one()))
         _execute(_triggers_of_postgresql())
     _execute([f"INSERT INTO compatibility (oldest) VALUES ('{revision}')"])
     _execute(f"{WORK} VALUES ('records', '', '{name}', 0)" for name in RECORDS)
+
+
+def results_of_postgresql(*, has_pgvector: bool) -> str:
+    """Return the statement that makes the view of results, with vectors as bytes if pgvector is not there."""
+    return RESULTS_OF_POSTGRESQL.replace("VECTOR", PGVECTOR if has_pgvector else "outcome.vector")
 
 
 def _execute(statements: Iterable[str]) -> None:
