@@ -2,7 +2,7 @@
 
 Time is passed by moving all times of the store back by a day, so a year takes a minute. Each night a pipeline reads
 a corpus in which some documents changed and one record is wrong. It computes two steps.
-Another pipeline has a new model each month. With rules, `docmill gc --retention` runs each night.
+Another pipeline has a new model each month. With rules, `docmill gc retention` runs each night.
 
     python -m bench.retention [--nights 365] [--store sqlite|postgresql]
 """

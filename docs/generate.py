@@ -145,7 +145,7 @@ def settings() -> str:
 A docmill process takes settings from options, `DOCMILL_*` variables, or a `.env` file in the folder where it is
 started, in this order. Unknown and bad settings are errors, listed together, and so are empty values: leave a
 variable out to have the default. An age is `12h`, `90d`, `6w`, `1y` or `never`.
-`docmill gc --retention` applies the last three ages.
+`docmill gc retention` applies the last three ages.
 
 | variable | description | default |
 | --- | --- | --- |

@@ -20,9 +20,8 @@ from docmill.storage.extras import Extra
 
 T = TypeVar("T")
 
-WORK, RESULTS, CORPORA = "Work", "Results", "Corpora"
-PIPELINES, FLEET, ADMINISTRATION = "Pipelines", "Fleet", "Administration"
-HEADINGS = (WORK, RESULTS, CORPORA, PIPELINES, FLEET, ADMINISTRATION)
+WORK, RESULTS, CORPORA, FLEET, ADVANCED = "Work", "Results", "Corpora and pipelines", "Fleet", "Advanced"
+HEADINGS = (WORK, RESULTS, CORPORA, FLEET, ADVANCED)
 GROUP = "docmill.features"
 BUILT_IN = (
     "docmill.features.batch_files",

@@ -139,7 +139,7 @@ with api.connect() as mill:
     assert mill.job(1).status().state == "cancelled"
 for arguments in (
     ["run", "embed", source, "--model", "null"], ["worker"], ["search", source, "a query"], ["web"],
-    ["metrics"], ["report", "1"], ["review", "1"], ["explain", "1", "1"], ["dedup", source],
+    ["metrics"], ["report", "1"], ["review", "judge", "1"], ["explain", "1", "1"], ["dedup", "find", source],
 ):
     print(arguments[0], run(*arguments)[1])
 """

@@ -304,7 +304,7 @@ def lost(status: JobStatus) -> str | None:
         said.append(f"results of {status.lost:,} of its documents were removed since ({how}); {advice}")
     if status.removed:
         were = "was" if status.removed == 1 else "were"
-        how = "gc --superseded removes older versions, corpus rm documents"
+        how = "gc versions removes older versions, corpus rm documents"
         said.append(f"{status.removed:,} of its documents {were} removed since, with results ({how})")
     return "; ".join(said) or None
 

@@ -1,12 +1,12 @@
 """Carry out files of requests in OpenAI's batch format."""
 
-from docmill.storage.features import WORK, Command, Feature
+from docmill.storage.features import ADVANCED, Command, Feature
 
 FEATURE = Feature(
     "batch_files",
     commands={
         "batch": Command(
-            WORK, "Carry out a file of requests in OpenAI's batch format.", "docmill.features.batch_files.command"
+            ADVANCED, "Carry out a file of requests in OpenAI's batch format.", "docmill.features.batch_files.command"
         )
     },
     writers=("docmill.features.batch_files.writer:WRITER",),

@@ -5,13 +5,13 @@ worker's metrics is a setting (`DOCMILL_METRICS_PORT`), since only `worker/setti
 """
 
 from docmill.storage.extras import Extra
-from docmill.storage.features import FLEET, Command, Feature
+from docmill.storage.features import ADVANCED, Command, Feature
 
 LIBRARY = Extra("metrics", ("prometheus_client",), "metrics for Prometheus")
 FEATURE = Feature(
     "metrics",
     commands={
-        "metrics": Command(FLEET, "Serve the fleet's metrics to Prometheus.", "docmill.features.metrics.command")
+        "metrics": Command(ADVANCED, "Serve the fleet's metrics to Prometheus.", "docmill.features.metrics.command")
     },
     extras=(LIBRARY,),
     services=("docmill.features.metrics.serving:serve_beside",),

@@ -5,13 +5,13 @@ search, `docmill results`, runs of pipelines and garbage collection depend on it
 (`worker/jobs/submission.py`) and the diagnosis of a job that waits (`storage/leases/diagnosis.py`) name the command.
 """
 
-from docmill.storage.features import CORPORA, Command, Feature
+from docmill.storage.features import ADVANCED, Command, Feature
 
 FEATURE = Feature(
     "migrating",
     commands={
         "migrate": Command(
-            CORPORA,
+            ADVANCED,
             "Compute a corpus with another model, and switch to its results.",
             "docmill.features.migrating.command",
         )

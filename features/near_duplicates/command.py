@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,40 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.lookups import find_corpus, first_existing
 from docmill.storage.outputs.columns import Column, Form
 from docmill.worker import formatting
-from docmill.worker.cli.options import FORMAT, JOB_ID, JSON, OUT, Choice, Number, WholeNumber, settings_from
+from docmill.worker.cli.options import (
+    FORMAT,
+    JOB_ID,
+    JSON,
+    OUT,
+    Choice,
+    ModeGroup,
+    Number,
+    WholeNumber,
+    settings_from,
+)
 from docmill.worker.cli.printing import OK, answer, listen, print_json, print_rich, say, write_out
 from docmill.worker.jobs.outputs import STDOUT, check_out
 from docmill.worker.stores import corpus_names, open_store
 
-SAMPLES, SAMPLES_SHOWN = 3, 20  # clusters that are printed, without and with --show
+SAMPLES, SAMPLES_SHOWN = 3, 20  # clusters that `find` and `show` print
 MEMBERS = 4  # documents printed of a cluster
 
 
-@click.command("dedup", epilog="Example: docmill dedup articles.jsonl --threshold 0.7")
-@click.argument("corpus")
+CORPUS = click.argument("corpus")
+ROWS = click.option("--out", type=OUT, help="Write a row for each document in a cluster to a file, or to stdout (-).")
+
+
+@click.group("dedup", cls=ModeGroup, old={"--show": "show", "--forget": "forget"}, default="find")
+def dedup_command() -> None:
+    """Find near duplicates in a corpus, and put them into clusters.
+
+    With `--leave-out near-duplicates`, `docmill run` and the steps of pipelines read only the first document of each
+    cluster: the one that came into the corpus first. The view `near_duplicates` has the clusters in SQL.
+    """
+
+
+@dedup_command.command("find", epilog="Example: docmill dedup find articles.jsonl --threshold 0.7")
+@CORPUS
 @click.option(
     "--threshold",
     type=Number(0, 1, min_open=True),
@@ -42,20 +66,16 @@ MEMBERS = 4  # documents printed of a cluster
 @click.option("--seed", type=WholeNumber(0, 2**31 - 1), help="Seed of the MinHash signatures.  [default: 1]")
 @click.option("--embeddings", is_flag=True, help="Compare the vectors of the corpus's latest embed job.")
 @click.option("--job", type=JOB_ID, help="Compare the vectors of this job.")
-@click.option("--show", is_flag=True, help="Show the clusters of the last search; compare nothing.")
-@click.option("--forget", is_flag=True, help="Remove the clusters; documents and results stay.")
-@click.option("--out", type=OUT, help="Write a row for each document in a cluster to a file, or to stdout (-).")
+@ROWS
 @FORMAT
 @JSON
-def dedup_command(
+def find_command(
     corpus: str,
     threshold: float | None,
     shingle: tuple[Unit, int] | None,
     seed: int | None,
     embeddings: bool,
     job: int | None,
-    show: bool,
-    forget: bool,
     out: Path | None,
     file_format: str | None,
     as_json: bool,
@@ -66,47 +86,61 @@ def dedup_command(
     share most of their runs of three words: the Jaccard similarity of these sets is at least the threshold. Case and
     punctuation make no difference. Documents that a chain of near duplicates connects are one cluster.
 
-    The first document of a cluster is the one that came into the corpus first. With `--leave-out
-    near-duplicates`, `docmill run` and the steps of pipelines read no other document of a cluster.
-
-    The same command again compares only new documents. Without options it takes those of the last search. The view
-    `near_duplicates` has the clusters in SQL.
+    The same command again compares only new documents. Without options it takes those of the last search.
     """
     wanted = DedupOptions(threshold, shingle, seed, embeddings, job)
-    _check(wanted, show=show, forget=forget)
+    if wanted.by_vectors and wanted.about_words:
+        first = wanted.about_words[0]
+        raise click.UsageError(f"--{first} is about words, and vectors are compared by their cosine; leave one out")
+    return _report(
+        corpus, lambda database, name: deduplicate(database, name, wanted, listen()), out, file_format, as_json
+    )
+
+
+@dedup_command.command("show", epilog="Example: docmill dedup show articles.jsonl --out clusters.csv")
+@CORPUS
+@ROWS
+@FORMAT
+@JSON
+def show_command(corpus: str, out: Path | None, file_format: str | None, as_json: bool) -> int:
+    """Show the clusters that the last search in CORPUS found."""
+    return _report(corpus, None, out, file_format, as_json)
+
+
+@dedup_command.command("forget", epilog="Example: docmill dedup forget articles.jsonl")
+@CORPUS
+def forget_command(corpus: str) -> int:
+    """Remove the clusters of CORPUS; documents and results stay."""
+    with open_store(settings_from()) as database:
+        corpus_id = find_corpus(database, first_existing(database, corpus_names(corpus)))
+        answer(f"Removed the clusters of {formatting.documents(clusters.forget(database, corpus_id))}.")
+    return OK
+
+
+def _report(
+    corpus: str,
+    search: Callable[[Database, str], SearchWork] | None,
+    out: Path | None,
+    file_format: str | None,
+    as_json: bool,
+) -> int:
+    """Search, if asked to, and print the clusters."""
     if as_json and out == STDOUT:
         raise click.UsageError("--json and --out - both write to stdout; leave one out")
     check_out(out, file_format)
     with open_store(settings_from()) as database:
         name = first_existing(database, corpus_names(corpus))
         corpus_id = find_corpus(database, name)
-        if forget:
-            answer(f"Removed the clusters of {formatting.documents(clusters.forget(database, corpus_id))}.")
-            return OK
-        work = None if show else deduplicate(database, name, wanted, listen())
+        work = None if search is None else search(database, name)
         summary = report.summarize(database, corpus_id, name)
         if out is not None:
             _write(database, corpus_id, out, file_format, summary.in_clusters)
-        samples = report.samples(database, corpus_id, SAMPLES_SHOWN if show else SAMPLES, MEMBERS)
+        samples = report.samples(database, corpus_id, SAMPLES_SHOWN if search is None else SAMPLES, MEMBERS)
     if as_json:
         print_json(_as_json(name, summary, work, samples))
     elif out != STDOUT:
         _print(corpus, summary, work, samples)
     return OK
-
-
-def _check(wanted: DedupOptions, *, show: bool, forget: bool) -> None:
-    """Refuse options that do not go together."""
-    if show and forget:
-        raise click.UsageError("--show and --forget exclude each other; leave one out")
-    if show or forget:
-        said = "--show" if show else "--forget"
-        for name, value in vars(wanted).items():
-            if value not in (None, False):
-                raise click.UsageError(f"--{name} is for a search, and {said} makes none; leave one out")
-    if wanted.by_vectors and wanted.about_words:
-        first = wanted.about_words[0]
-        raise click.UsageError(f"--{first} is about words, and vectors are compared by their cosine; leave one out")
 
 
 def _write(database: Database, corpus_id: int, out: Path, file_format: str | None, n: int) -> None:
@@ -143,8 +177,8 @@ def _print(corpus: str, summary: DuplicateCounts, work: SearchWork | None, sampl
         if (more := sample.documents - 1 - len(sample.others)) > 0:
             answer(f"      and {more:,} more document{'s' * (more != 1)}")
     if len(samples) < summary.clusters:
-        told = f"More: docmill dedup {corpus} --show. " if work is not None else ""
-        say(f"{told}All: docmill dedup {corpus} --show --out FILE")
+        told = f"More: docmill dedup show {corpus}. " if work is not None else ""
+        say(f"{told}All: docmill dedup show {corpus} --out FILE")
 
 
 def _say_work(summary: DuplicateCounts, work: SearchWork) -> None:

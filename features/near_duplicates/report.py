@@ -56,7 +56,7 @@ def summarize(database: Database, corpus_id: int, name: str) -> DuplicateCounts:
         last = transaction.execute(select(Deduplication).where(Deduplication.corpus_id == corpus_id)).one_or_none()
         if last is None:
             raise StorageError(
-                f"no search for near duplicates was made in the corpus {name}: `docmill dedup {name}` makes one"
+                f"no search for near duplicates was made in the corpus {name}: `docmill dedup find {name}` makes one"
             )
         in_clusters = select(
             func.count().label("documents"),

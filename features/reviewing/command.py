@@ -17,7 +17,7 @@ from docmill.storage.core.database import Database
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import fitted_risks
 from docmill.storage.writers.formats import whole_file
-from docmill.worker.cli.options import JOB, JSON, FilledPath, WholeNumber, settings_from
+from docmill.worker.cli.options import JOB, JSON, FilledPath, ModeGroup, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, print_json, print_rich, say
 from docmill.worker.jobs.outputs import check_out
 from docmill.worker.stores import open_store
@@ -25,90 +25,134 @@ from docmill.worker.stores import open_store
 FILE = FilledPath(dir_okay=False, path_type=Path)
 
 
-@click.command(
-    "review",
-    epilog="Examples: docmill review 7, docmill review 7 --summary --json, or docmill review 7 --export a.csv",
+def _check_suffix(_: click.Context, __: click.Parameter, file: Path) -> Path:
+    if file.suffix.lower() not in SUFFIXES:
+        raise click.BadParameter(f"{file} is neither .csv nor .json, which Label Studio reads")
+    return file
+
+
+STEP = click.option("--step", help="Review this step of a job with several steps; the last one if not given.")
+SIZE = click.option(
+    "--size", type=WholeNumber(1, 1_000_000), default=100, show_default=True, help="Size of the sample."
 )
-@JOB
-@click.option("--step", help="Review this step of a job with several steps; the last one if not given.")
-@click.option("--size", type=WholeNumber(1, 1_000_000), default=100, show_default=True, help="Size of the sample.")
-@click.option(
+SEED = click.option(
     "--seed",
     type=WholeNumber(0, 2**31 - 1),
     help="Draw another sample.  [default: that of earlier judgements, else 0]",
 )
-@click.option("--by", help="Name of the person who judges.  [default: the user's name]")
-@click.option("--summary", is_flag=True, help="Print the estimates, and judge nothing.")
-@click.option("--export", "export", type=FILE, help="Write the sample to this file for judging: .csv or .json.")
-@click.option("--import", "imported", type=FILE, help="Store the verdicts in this judged file: .csv or .json.")
-@click.option("--fit", "fitted", is_flag=True, help="Fit the risk that an output is bad; needs 200 judgements.")
+BY = click.option("--by", help="Name of the person who judges.  [default: the user's name]")
+
+
+@click.group(
+    "review",
+    cls=ModeGroup,
+    old={"--summary": "summary", "--export": "export", "--import": "import", "--fit": "fit"},
+    default="judge",
+)
+def review_command() -> None:
+    """Judge a sample of a job's outputs, and estimate the share of all outputs that are good.
+
+    The sample has relatively more doubtful outputs than the job, and the estimate corrects for that. A judgement
+    holds for every job with the same text and spec.
+    """
+
+
+@review_command.command("judge", epilog="Example: docmill review judge 7")
+@JOB
+@STEP
+@SIZE
+@SEED
+@BY
 @JSON
-def review_command(
-    job: int,
-    step: str | None,
-    size: int,
-    seed: int | None,
-    by: str | None,
-    summary: bool,
-    export: Path | None,
-    imported: Path | None,
-    fitted: bool,
-    as_json: bool,
-) -> int:
-    """Judge a sample of JOB's outputs, and estimate the share of all outputs that are good.
+def judge_command(job: int, step: str | None, size: int, seed: int | None, by: str | None, as_json: bool) -> int:
+    """Judge a sample of JOB's outputs here.
 
     The command shows an output beside its input and waits for a key: g good, b bad, s skip, n note, u undo, q quit.
     Without a terminal, it reads a line for each output: the letter, then an optional note. Then it prints the
-    estimated share of good outputs with its 95 % interval: of all outputs, and for each flag.
-
-    The sample has relatively more doubtful outputs than the job, and the estimate corrects for that. Each judgement
-    is stored at once, and the same command continues the review. A judgement holds for every job with the same text
-    and spec.
-
-    --export writes the outputs of the sample that nobody has judged: as CSV with an empty column for the verdict, or
-    as JSON tasks for Label Studio. --import reads the judged file; export it from Label Studio as JSON or JSON-MIN.
-
-    --fit fits a logistic regression to all judgements of the step's spec. It gives the risk that an output is bad, by
-    its flags, confidence and lengths. docmill results JOB --risk writes it, and --risk-above 0.2 selects by it.
+    estimated share of good outputs with its 95 % interval: of all outputs, and for each flag. Each judgement is
+    stored at once, and the same command continues the review.
     """
-    modes = {"--summary": summary, "--export": export is not None, "--import": imported is not None, "--fit": fitted}
-    modes_given = [name for name, is_given in modes.items() if is_given]
-    if len(modes_given) > 1:
-        raise click.UsageError(f"{' and '.join(modes_given)} exclude each other; give one of them")
-    for file, option in ((export, "--export"), (imported, "--import")):
-        _check_suffix(file, option)
-    if export is not None:
-        check_out(export, "csv" if export.suffix.lower() == ".csv" else "jsonl", name="--export")
     LIBRARY.require("`docmill review`")
-    with open_store(settings_from()) as database:
-        if fitted:
-            _fit(database, job, step, as_json=as_json)
-            return OK
-        _say_if_unfinished(database, job)
-        review = Review.of(database, job, step, seed)
-        if export is not None:
-            _export(review, export, size)
-            return OK
-        if imported is not None:
-            n = review.take(read(imported), by or _user())
-            say(f"Stored {n:,} judgement{'s' * (n != 1)} from {imported}.")
-        elif not summary:
-            from docmill.features.reviewing.terminal import judge
+    from docmill.features.reviewing.terminal import judge
 
-            judge(review, size, by or _user())
+    with open_store(settings_from()) as database:
+        review = _open(database, job, step, seed)
+        judge(review, size, by or _user())
         _print(review, as_json=as_json)
     return OK
 
 
-def _check_suffix(file: Path | None, option: str) -> None:
-    if file is not None and file.suffix.lower() not in SUFFIXES:
-        raise click.BadParameter(f"{file} is neither .csv nor .json, which Label Studio reads", param_hint=option)
+@review_command.command("summary", epilog="Example: docmill review summary 7 --json")
+@JOB
+@STEP
+@SEED
+@JSON
+def summary_command(job: int, step: str | None, seed: int | None, as_json: bool) -> int:
+    """Print the estimates for JOB, and judge nothing."""
+    LIBRARY.require("`docmill review`")
+    with open_store(settings_from()) as database:
+        _print(_open(database, job, step, seed), as_json=as_json)
+    return OK
 
 
-def _say_if_unfinished(database: Database, job: int) -> None:
+@review_command.command("export", epilog="Example: docmill review export 7 sample.csv")
+@JOB
+@click.argument("file", type=FILE, callback=_check_suffix)
+@STEP
+@SIZE
+@SEED
+def export_command(job: int, file: Path, step: str | None, size: int, seed: int | None) -> int:
+    """Write the outputs of JOB's sample that nobody has judged to FILE.
+
+    A .csv file has an empty column for the verdict; a .json file has tasks for Label Studio.
+    """
+    check_out(file, "csv" if file.suffix.lower() == ".csv" else "jsonl", name="FILE")
+    LIBRARY.require("`docmill review`")
+    with open_store(settings_from()) as database:
+        _export(_open(database, job, step, seed), file, size)
+    return OK
+
+
+@review_command.command("import", epilog="Example: docmill review import 7 sample.csv")
+@JOB
+@click.argument("file", type=FILE, callback=_check_suffix)
+@STEP
+@SEED
+@BY
+@JSON
+def import_command(job: int, file: Path, step: str | None, seed: int | None, by: str | None, as_json: bool) -> int:
+    """Store the verdicts in a judged FILE: .csv, or .json that Label Studio exported as JSON or JSON-MIN."""
+    LIBRARY.require("`docmill review`")
+    with open_store(settings_from()) as database:
+        review = _open(database, job, step, seed)
+        n = review.take(read(file), by or _user())
+        say(f"Stored {n:,} judgement{'s' * (n != 1)} from {file}.")
+        _print(review, as_json=as_json)
+    return OK
+
+
+@review_command.command("fit", epilog="Example: docmill review fit 7")
+@JOB
+@STEP
+@JSON
+def fit_command(job: int, step: str | None, as_json: bool) -> int:
+    """Fit the risk that an output is bad to all judgements of the step's spec; it needs 200.
+
+    A logistic regression gives the risk by an output's flags, confidence and lengths. `docmill results JOB --risk`
+    writes it, and `--risk-above 0.2` selects by it.
+    """
+    LIBRARY.require("`docmill review`")
+    with open_store(settings_from()) as database:
+        _fit(database, job, step, as_json=as_json)
+    return OK
+
+
+def _open(database: Database, job: int, step: str | None, seed: int | None) -> Review:
+    """Return the review of a job; an unfinished one is said to be so."""
     status = read_status(database, job)
     if not status.ended:
         say(f"Job {job} is not finished: the sample is drawn from its outputs so far.")
+    return Review.of(database, job, step, seed)
 
 
 def _user() -> str:
@@ -123,7 +167,7 @@ def _export(review: Review, file: Path, size: int) -> None:
     rows = rows_of(review.items(review.waiting(size)), review.seed)
     with whole_file(file) as opened:
         n = write(rows, opened)
-    say(f"Wrote {n:,} outputs to {file}. Judge them, then give the file to --import.")
+    say(f"Wrote {n:,} outputs to {file}. Judge them, then: docmill review import {review.reviewed.job} {file}")
 
 
 def _print(review: Review, *, as_json: bool) -> None:
@@ -139,7 +183,7 @@ def _print(review: Review, *, as_json: bool) -> None:
     if (more := summary.judged - summary.counted) > 0:
         say(
             f"{more:,} judgements do not count yet: the sample has outputs before them that nobody has seen. "
-            f"`docmill review {review.reviewed.job}` shows these outputs."
+            f"`docmill review judge {review.reviewed.job}` shows these outputs."
         )
 
 

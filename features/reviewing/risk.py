@@ -37,7 +37,7 @@ def fit(judged: Sequence[tuple[Result, bool]]) -> Risk:
     if len(bad) < FEWEST or min(n_bad, n_good) < FEWEST_OF_EACH:
         raise WorkerError(
             f"a risk needs {FEWEST} judgements, with {FEWEST_OF_EACH} good and {FEWEST_OF_EACH} bad ones; there are "
-            f"{n_good:,} good and {n_bad:,} bad. Judge more with `docmill review JOB`."
+            f"{n_good:,} good and {n_bad:,} bad. Judge more with `docmill review judge JOB`."
         )
     names = features([result for result, _ in judged])
     values = np.array([[value_of(name, result) for name in names] for result, _ in judged], float)

@@ -75,7 +75,7 @@ def latest(database: Database, job: int, step: str | None = None) -> Risk:
         risk = _latest(transaction, SpecRow.id == spec_id)
     if risk is None:
         raise StorageError(
-            f"no risk was fitted for these outputs; `docmill review {job} --fit` does it, from 200 judgements"
+            f"no risk was fitted for these outputs; `docmill review fit {job}` does it, from 200 judgements"
         )
     return risk
 
@@ -113,7 +113,7 @@ def _with_risk(transaction: Transaction, request: StepRequest) -> StepRequest:
     if risk is None:
         raise StorageError(
             f"no risk was fitted for the outputs of {request.spec}. Run the same without the escalation, judge 200 "
-            "of its outputs with `docmill review JOB`, and fit the risk with `docmill review JOB --fit`"
+            "of its outputs with `docmill review judge JOB`, and fit the risk with `docmill review fit JOB`"
         )
     fitted = FittedRisk(risk.version, risk.model)
     return replace(request, escalation=replace(escalation, doubt=escalation.doubt.by(fitted)))

@@ -190,18 +190,18 @@ def test_the_rules_of_retention_are_applied_each_night_in_bounded_time(case: str
     assert int(hour) < 24
     assert days == ["*", "*", "*"]
     found = collection(job)
-    assert (found["retention"], found["seconds"]) == (True, 3_600.0)
+    assert (found["command"], found["seconds"]) == ("retention", 3_600.0)
 
 
 def test_collection_without_retention_and_with_other_arguments_is_a_choice() -> None:
-    arguments = ["--superseded", "--older-than", "90", "--yes"]
+    arguments = ["versions", "--older-than", "90", "--yes"]
     without, other = render(
         {**URLS, "collection": {"retention": {"enabled": False}}},
         {**URLS, "collection": {"arguments": arguments}},
     )
-    assert collection(without.named("CronJob", "docmill-gc"))["retention"] is False
+    assert collection(without.named("CronJob", "docmill-gc"))["command"] == "texts"
     found = collection(other.named("CronJob", "docmill-gc"))
-    assert (found["superseded"], found["days"], found["yes"], found["retention"]) == (True, 90.0, True, False)
+    assert (found["command"], found["days"], found["yes"]) == ("versions", 90.0, True)
 
 
 def test_an_age_among_the_settings_reaches_the_rules_of_retention(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,11 +215,11 @@ def test_an_age_among_the_settings_reaches_the_rules_of_retention(monkeypatch: p
 
 
 def collection(job: Manifest) -> dict[str, Any]:
-    """Return the options of `docmill gc` as a CronJob gives them."""
+    """Return the command of `docmill gc` that a CronJob calls, and its options."""
     [container] = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
-    command, *options = container["args"]
-    assert command == "gc"
-    return gc_command.make_context("gc", options).params
+    group, command, *options = container["args"]
+    assert group == "gc"
+    return {"command": command, **gc_command.commands[command].make_context(command, options).params}
 
 
 @every_case

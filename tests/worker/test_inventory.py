@@ -90,7 +90,7 @@ def run_on_a_server_until_killed(docmill: Docmill, server: ApiServer) -> None:
 
 def run_and_look_for_near_duplicates(docmill: Docmill, _: ApiServer) -> None:
     run(docmill, "translate", *ECHOED, "--leave-out", "near-duplicates")
-    docmill("dedup", "letters")
+    docmill("dedup", "find", "letters")
 
 
 def run_and_search(docmill: Docmill, _: ApiServer) -> None:
@@ -142,7 +142,7 @@ def test_no_byte_of_a_removed_document_stays_in_the_home(
     assert holding(docmill, words)
     docmill("corpus", "rm", corpus["name"], "--document", NAME, "--yes")
     assert holding(docmill, words) == set()
-    docmill("gc", "--yes")
+    docmill("gc", "texts", "--yes")
     assert holding(docmill, words) == set()
     letter = docmill.folder / "letter.txt"
     letter.write_text(TEXT)

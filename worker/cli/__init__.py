@@ -103,7 +103,7 @@ def docmill() -> None:
     """Summarise, translate and embed whole corpora, each text once, with every result in SQL.
 
     \b
-    docmill run summarize notes/
+    docmill run summarize notes/ --out summaries.csv
     docmill run translate articles.jsonl --from fr --to en --out en.jsonl
     docmill enqueue embed corpus.csv --model minilm --wait
     docmill search corpus.csv "how to renew a passport"

@@ -100,6 +100,6 @@ def test_a_job_by_the_old_model_says_so_and_the_old_results_can_be_dropped(
     assert done["from"]["params"] == embedded.json("status", 1)["spec"]["params"]
     said = embedded(*run, "--window-vectors", "all").stderr
     assert "This job computes null; `docmill migrate run tickets --from null --to null@9000`" in said
-    dropped = embedded.json("gc", "--migrated", "--yes")
+    dropped = embedded.json("gc", "migrated", "--yes")
     assert dropped["outcomes"] == 3
     assert embedded.json("migrate", "status", "tickets")[0]["state"] == "dropped"

@@ -76,26 +76,28 @@ def test_a_run_leaves_near_duplicates_out_and_says_so(enqueued: Command) -> None
 
 
 def test_clusters_are_printed_written_and_forgotten(enqueued: Command, tmp_path: Path) -> None:
-    shown = enqueued("dedup", "letters", "--show")
+    shown = enqueued("dedup", "show", "letters")
     assert "1 cluster with 2 of 3 documents: 1 repeats an earlier one." in shown.stdout
     assert "1 of 3 unique texts" in shown.stdout
     assert all(len(line) <= 80 for line in shown.stdout.splitlines())
-    again = json.loads(enqueued("dedup", "letters", "--json").stdout)
+    again = json.loads(enqueued("dedup", "find", "letters", "--json").stdout)
     assert (again["corpus"], again["clusters"], again["repeats"], again["compared"]) == ("letters", 1, 1, 0)
     assert again["samples"][0]["others"] == [{"id": "c", "text": f"{BASE} fifteen"}]
     assert again["method"] == {"by": "text", "threshold": 0.8, "unit": "words", "size": 3, "seed": 1}
-    rows = [json.loads(line) for line in enqueued("dedup", "letters", "--show", "--out", "-").stdout.splitlines()]
+    rows = [json.loads(line) for line in enqueued("dedup", "show", "letters", "--out", "-").stdout.splitlines()]
     assert rows == [
         {"id": "a", "first": "a", "is_first": True, "documents": 2},
         {"id": "c", "first": "a", "is_first": False, "documents": 2},
     ]
-    enqueued("dedup", "letters", "--show", "--out", "out.csv")
+    enqueued("dedup", "show", "letters", "--out", "out.csv")
     assert (tmp_path / "out.csv").read_text().splitlines()[0] == "id,first,is_first,documents"
-    stricter = enqueued("dedup", "letters", "--threshold", "0.99", "--shingle", "words", "2")
+    stricter = enqueued("dedup", "find", "letters", "--threshold", "0.99", "--shingle", "words", "2")
     assert "No near duplicates among 3 documents." in stricter.stdout
-    assert "As in the last search: Jaccard similarity of runs of 2 words" in enqueued("dedup", "letters").stderr
-    assert "of 0 documents" in enqueued("dedup", "letters", "--forget").stdout
-    assert "`docmill dedup letters` makes one" in enqueued("dedup", "letters", "--show", code=2).stderr
+    assert (
+        "As in the last search: Jaccard similarity of runs of 2 words" in enqueued("dedup", "find", "letters").stderr
+    )
+    assert "of 0 documents" in enqueued("dedup", "forget", "letters").stdout
+    assert "`docmill dedup find letters` makes one" in enqueued("dedup", "show", "letters", code=2).stderr
 
 
 def test_a_step_of_a_pipeline_that_reads_documents_may_leave_near_duplicates_out() -> None:
@@ -112,8 +114,6 @@ def test_a_step_of_a_pipeline_that_reads_documents_may_leave_near_duplicates_out
         (("nothing",), "there is no corpus nothing"),
         (("letters", "--threshold", "1.5"), "a number above 0 and at most 1"),
         (("letters", "--shingle", "lines", "3"), "'words', 'characters'"),
-        (("letters", "--show", "--forget"), "exclude each other"),
-        (("letters", "--show", "--threshold", "0.5"), "--threshold is for a search, and --show makes none"),
         (("letters", "--embeddings", "--seed", "5"), "--seed is about words"),
         (("letters", "--embeddings"), "no job embeds the corpus letters"),
         (("letters", "--json", "--out", "-"), "both write to stdout"),
@@ -121,7 +121,7 @@ def test_a_step_of_a_pipeline_that_reads_documents_may_leave_near_duplicates_out
     ],
 )
 def test_wrong_options_are_refused_with_advice(enqueued: Command, options: tuple[str, ...], said: str) -> None:
-    assert said in " ".join(enqueued("dedup", *options, code=2).stderr.split())
+    assert said in " ".join(enqueued("dedup", "find", *options, code=2).stderr.split())
 
 
 def test_without_the_library_the_command_that_installs_it_is_said_before_anything_is_stored(
@@ -136,7 +136,7 @@ def test_without_the_library_the_command_that_installs_it_is_said_before_anythin
     assert "[dedup]" in refused.stderr
     assert json.loads(command("jobs", "--json").stdout) == []
     command("enqueue", "translate", "corpus.jsonl", *options)
-    assert "[dedup]" in command("dedup", "letters", code=2).stderr
+    assert "[dedup]" in command("dedup", "find", "letters", code=2).stderr
 
 
 def test_the_python_api_returns_the_counts_and_explains_errors(enqueued: Command, tmp_path: Path) -> None:

@@ -21,17 +21,17 @@ from tests.worker.harness import Docmill
 def test_a_sample_is_judged_by_lines_and_by_a_file(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
     write_corpus([{"id": f"k{n}", "text": f"word {n} \x1b[31m"} for n in range(8)])
     embedded("run", "summarize", "corpus.jsonl", "--model", "null")
-    wrong = embedded("review", 1, "--size", 6, stdin=b"b\nu\ng\nx\ng\n", code=2)
+    wrong = embedded("review", "judge", 1, "--size", 6, stdin=b"b\nu\ng\nx\ng\n", code=2)
     assert wrong.stderr.count("1 of 6: document k") == 2
     assert "line 4: 'x' is no verdict" in wrong.stderr
     assert "3 of 6: document" not in wrong.stderr
-    first = embedded("review", 1, "--size", 6, stdin=b"b the number\ns\nq\n")
+    first = embedded("review", "judge", 1, "--size", 6, stdin=b"b the number\ns\nq\n")
     assert "5 outputs to judge." in first.stderr
     assert "3 of 5: document" in first.stderr
     assert "4 of 5: document" not in first.stderr
     assert "\x1b[31m" not in first.stderr
     assert "2 of 8 outputs are judged, 1 skipped." in first.stdout
-    embedded("review", 1, "--size", 6, "--export", "a.csv")
+    embedded("review", "export", 1, "--size", 6, "a.csv")
     with (embedded.folder / "a.csv").open(encoding="utf-8-sig", newline="") as file:
         rows = [*csv.DictReader(file)]
     assert len(rows) == 4
@@ -39,24 +39,23 @@ def test_a_sample_is_judged_by_lines_and_by_a_file(embedded: Docmill, write_corp
         judged = csv.DictWriter(file, rows[0].keys())
         judged.writeheader()
         judged.writerows(row | {"verdict": "good"} for row in rows)
-    found = embedded.json("review", 1, "--import", "b.csv")
+    found = embedded.json("review", "import", 1, "b.csv")
     assert (found["judged"], found["counted"], found["skipped"], found["outputs"]) == (6, 6, 0, 8)
     assert found["shares"][0]["good"] == 5
-    assert "The sample of 6 is judged" in embedded("review", 1, "--size", 6).stderr
-    assert embedded.json("review", 1, "--summary", "--seed", 9)["counted"] < 6
-    embedded("review", 1, stdin=b"g\ng\n")
-    assert "All 8 outputs are judged" in embedded("review", 1).stderr
+    assert "The sample of 6 is judged" in embedded("review", "judge", 1, "--size", 6).stderr
+    assert embedded.json("review", "summary", 1, "--seed", 9)["counted"] < 6
+    embedded("review", "judge", 1, stdin=b"g\ng\n")
+    assert "All 8 outputs are judged" in embedded("review", "judge", 1).stderr
     write_corpus([{"id": "other", "text": " "}], "other.jsonl")
     embedded("run", "translate", "other.jsonl", "--from", "fr", "--to", "en", "--model", "null")
-    nothing = embedded("review", 2)
+    nothing = embedded("review", "judge", 2)
     assert "Job 2 has no outputs to judge." in nothing.stderr
     assert "0 of 0 outputs are judged." in nothing.stdout
     assert "b.csv:2: this is no output of step translate of job 2" in (
-        embedded("review", 2, "--import", "b.csv", code=2).stderr
+        embedded("review", "import", 2, "b.csv", code=2).stderr
     )
-    assert "exclude each other" in embedded("review", 1, "--summary", "--export", "a.csv", code=2).stderr
-    assert "neither .csv nor .json" in embedded("review", 1, "--export", "a.txt", code=2).stderr
-    assert "--export: there is no folder" in embedded("review", 1, "--export", "no/a.csv", code=2).stderr
+    assert "neither .csv nor .json" in embedded("review", "export", 1, "a.txt", code=2).stderr
+    assert "FILE: there is no folder" in embedded("review", "export", 1, "no/a.csv", code=2).stderr
 
 
 def printed(width: int) -> list[str]:
@@ -74,8 +73,8 @@ def test_input_and_output_stand_side_by_side_where_there_is_room() -> None:
 def test_results_have_the_risk_that_was_fitted(embedded: Docmill, write_corpus: Callable[..., Path]) -> None:
     write_corpus([{"id": f"k{n}", "text": "word " * (1 + 300 * n)} for n in range(3)])
     embedded("run", "summarize", "corpus.jsonl", "--model", "null")
-    assert "there are 0 good and 0 bad" in embedded("review", 1, "--fit", code=2).stderr
-    assert "`docmill review 1 --fit` does" in embedded("results", 1, "--risk", code=2).stderr
+    assert "there are 0 good and 0 bad" in embedded("review", "fit", 1, code=2).stderr
+    assert "`docmill review fit 1` does" in embedded("results", 1, "--risk", code=2).stderr
     database = Database(f"sqlite:///{embedded.folder / 'home' / 'docmill.db'}", kinds=KINDS)
     spec_id = reviewed_step(database, 1).step.spec_id
     fitted_risks.store(

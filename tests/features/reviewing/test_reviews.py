@@ -128,7 +128,7 @@ def test_vectors_and_unknown_steps_are_refused(database: Database) -> None:
 def test_the_latest_version_of_a_risk_is_that_of_results(database: Database) -> None:
     job, _ = reviewed(database, numbered(6))
     spec_id = reviewed_step(database, job).step.spec_id
-    with pytest.raises(StorageError, match=f"docmill review {job} --fit"):
+    with pytest.raises(StorageError, match=f"docmill review fit {job}"):
         fitted_risks.latest(database, job)
     model = RiskModel(0.0, (RiskFeature("flag repetition", 0.0, 1.0, 2.0),))
     for version in (1, 2):

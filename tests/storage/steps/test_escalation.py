@@ -453,7 +453,7 @@ def test_a_job_keeps_the_risk_that_it_began_with(database: Database) -> None:
 def test_a_job_without_a_fitted_risk_is_refused_and_leaves_nothing(database: Database) -> None:
     with pytest.raises(StorageError, match="no risk was fitted for the outputs of translate with marian"):
         jobs.open_job(database, pipeline(steps=RISKY))
-    with pytest.raises(StorageError, match="docmill review JOB --fit"):
+    with pytest.raises(StorageError, match="docmill review fit JOB"):
         fitted_risks.require_risks(database, RISKY)
     fitted_risks.require_risks(database, (PLAIN,))
     with database.read() as transaction:

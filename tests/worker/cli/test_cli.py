@@ -210,6 +210,9 @@ def test_a_command_or_an_option_that_was_nearly_written_is_suggested(call: Call)
         (("run", "entities", "notes/", "--aggregation", "max"), "--word-label"),
         (("wait", "7"), "docmill status JOB --wait"),
         (("health",), "docmill doctor --workers"),
+        (("dedup", "notes", "--show"), "dedup show notes"),
+        (("dedup", "notes"), "dedup find notes"),
+        (("review", "7", "--export", "a.csv"), "review export 7 a.csv"),
     ],
 )
 def test_an_old_spelling_is_refused_with_the_new_one(call: Call, old: tuple[str, ...], new: str) -> None:

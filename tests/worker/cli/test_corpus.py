@@ -88,10 +88,10 @@ def test_vanished_documents_are_spoken_of_until_they_are_removed(
     assert "document d3 of letters, which vanished from its source" in said
     assert "docmill corpus rm letters --vanished" in said
     assert embedded.json("corpus", "trace", letter, code=1)["vanished"] == [["letters", "d3"]]
-    collected = embedded("gc").stderr
+    collected = embedded("gc", "texts").stderr
     assert "letters keeps 1 document that vanished" in collected
     assert "docmill corpus rm letters --vanished" in collected
-    assert embedded.json("gc")["vanished"] == {"letters": 1}
+    assert embedded.json("gc", "texts")["vanished"] == {"letters": 1}
     assert embedded.json("corpus", "show", "letters")["ingests"][0]["vanished"] == 1
     assert embedded.json("corpus", "rm", "letters", "--vanished", "--yes")["documents"] == 2
     assert "is nowhere in the store" in embedded("corpus", "trace", letter).stdout
@@ -111,10 +111,10 @@ def test_nothing_is_removed_without_a_yes(stocked: Docmill) -> None:
 
 
 def test_results_of_a_spec_are_dropped_and_computed_again(stocked: Docmill, write_corpus: Write) -> None:
-    assert stocked.json("gc") == {"contents": 0, "outcomes": 0, **NO_VERSIONS, "vanished": {}}
-    assert stocked.json("gc", "--older-than", 1)["outcomes"] == 0
-    assert "no spec is called that" in stocked("gc", "--spec", "embed/none", code=2).stderr
-    assert stocked.json("gc", "--spec", "translate/null", "--yes")["outcomes"] == 3
+    assert stocked.json("gc", "texts") == {"contents": 0, "outcomes": 0, **NO_VERSIONS, "vanished": {}}
+    assert stocked.json("gc", "results", "--older-than", 1)["outcomes"] == 0
+    assert "no spec is called that" in stocked("gc", "results", "--spec", "embed/none", code=2).stderr
+    assert stocked.json("gc", "results", "--spec", "translate/null", "--yes")["outcomes"] == 3
     assert "run its source again to compute them anew" in stocked("results", 1, code=2).stderr
     again = write_corpus([{"id": "b", "text": "Short."}])
     stocked("run", "translate", again, "--model", "null", "--corpus", "letters", "--out", "out.jsonl")
@@ -122,31 +122,31 @@ def test_results_of_a_spec_are_dropped_and_computed_again(stocked: Docmill, writ
 
 
 def test_results_are_dropped_only_after_a_yes_and_their_cost_is_said(stocked: Docmill) -> None:
-    dry = stocked.json("gc", "--older-than", 0, "--dry-run")
+    dry = stocked.json("gc", "results", "--older-than", 0, "--dry-run")
     [dropped] = dry["dropped"]
     assert (dropped["spec_id"], dropped["outcomes"]) == (1, 3)
     assert dropped["tokens_in"] > 0
     assert dry["unneeded"] == {"contents": 0, "outcomes": 0}
     for options in (["--dry-run"], []):
-        said = stocked("gc", "--older-than", 0, *options, code=0 if options else 2).stderr
+        said = stocked("gc", "results", "--older-than", 0, *options, code=0 if options else 2).stderr
         assert f"spec 1, {dropped['spec']}: 3 results, {dropped['tokens_in']:,} tokens read" in said
         assert "Nothing was removed" in said
     assert len(stocked.results(1)) == 3
-    assert "Removed: 0 texts, 3 results." in stocked("gc", "--older-than", 0, "--yes").stderr
+    assert "Removed: 0 texts, 3 results." in stocked("gc", "results", "--older-than", 0, "--yes").stderr
 
 
 def test_what_nothing_needs_is_removed_without_asking_and_a_dry_run_counts_it(stocked: Docmill) -> None:
     database = Database(f"sqlite:///{store(stocked)}", kinds=KINDS)
     database.write(lambda transaction: transaction.execute(delete(Document).where(Document.key == "b")))
     database.close()
-    assert stocked.json("gc", "--dry-run") == {
+    assert stocked.json("gc", "texts", "--dry-run") == {
         "dropped": [],
         **NO_VERSIONS,
         "unneeded": {"contents": 1, "outcomes": 1},
         "removed": {"contents": 1, "outcomes": 1},
     }
-    assert "Texts that nothing needs: 1, with 1 result." in stocked("gc", "--dry-run").stderr
-    assert stocked.json("gc") == {"contents": 1, "outcomes": 1, **NO_VERSIONS, "vanished": {}}
+    assert "Texts that nothing needs: 1, with 1 result." in stocked("gc", "texts", "--dry-run").stderr
+    assert stocked.json("gc", "texts") == {"contents": 1, "outcomes": 1, **NO_VERSIONS, "vanished": {}}
 
 
 def test_superseded_versions_go_after_a_yes_and_current_documents_keep_their_results(
@@ -154,19 +154,18 @@ def test_superseded_versions_go_after_a_yes_and_current_documents_keep_their_res
 ) -> None:
     changed = write_corpus([{"id": "b", "text": "Another text."}], "changed.jsonl")
     stocked("run", "translate", changed, "--model", "null", "--corpus", "letters")
-    dry = stocked.json("gc", "--superseded", "--dry-run")
+    dry = stocked.json("gc", "versions", "--dry-run")
     assert (dry["superseded"], [one["outcomes"] for one in dry["dropped"]]) == (1, [1])
     assert (dry["unneeded"], dry["removed"]) == ({"contents": 0, "outcomes": 0}, {"contents": 1, "outcomes": 1})
-    dry_run = stocked("gc", "--superseded", "--dry-run").stderr
+    dry_run = stocked("gc", "versions", "--dry-run").stderr
     assert "With the texts that nothing needs then: 1 text, 1 result." in dry_run
     for options in (["--dry-run"], []):
-        said = stocked("gc", "--superseded", *options, code=0 if options else 2).stderr
+        said = stocked("gc", "versions", *options, code=0 if options else 2).stderr
         assert "1 superseded version of documents, 0 readings" in said
         assert "1 result, " in said
         assert "The results of jobs that had these versions lack them then." in said
-    assert stocked.json("gc", "--superseded", "--older-than", 1)["superseded"] == 0
-    assert "leave out --spec" in stocked("gc", "--superseded", "--spec", "translate/null", code=2).stderr
-    said = stocked("gc", "--superseded", "--yes").stderr
+    assert stocked.json("gc", "versions", "--older-than", 1)["superseded"] == 0
+    said = stocked("gc", "versions", "--yes").stderr
     assert "Removed: 1 text, 1 result, 1 superseded version of documents, 0 readings." in said
     assert {one["id"] for one in stocked.results(1)} == {"a", "c"}
     assert {one["id"] for one in stocked.results(2)} == {"a", "b", "c"}

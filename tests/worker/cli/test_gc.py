@@ -1,4 +1,4 @@
-"""`docmill gc --retention`: what it counts, removes and says, and what the status of an old job says then."""
+"""`docmill gc retention`: what it counts, removes and says, and what the status of an old job says then."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ def n_outcomes(docmill: Docmill) -> int:
 
 def test_rules_count_remove_and_say_what_they_removed(aged: Docmill) -> None:
     before = n_outcomes(aged)
-    done = aged("gc", "--retention", "--dry-run")
+    done = aged("gc", "retention", "--dry-run")
     lines = done.stdout.splitlines()
     assert all(len(line) <= 80 for line in lines)
     assert ["rejections", "10", "days", "rejection", "2"] in [line.split() for line in lines]
     assert "No age is set for refusals, versions: these rows stay." in done.stderr
     assert "Nothing was removed: this was a dry run." in done.stderr
-    rows = aged.json("gc", "--retention", "--dry-run")["rows"]
+    rows = aged.json("gc", "retention", "--dry-run")["rows"]
     assert {(row["rule"], row["table"]): row["rows"] for row in rows}["results", "outcome"] == 3
     assert n_outcomes(aged) == before
 
-    assert "More may be left: the limit was reached." in aged("gc", "--retention", "--limit", "1").stderr
-    removed = aged.json("gc", "--retention")
+    assert "More may be left: the limit was reached." in aged("gc", "retention", "--limit", "1").stderr
+    removed = aged.json("gc", "retention")
     assert removed["complete"]
     assert removed["ages_s"]["results"] == 30 * 86_400
     assert 3 <= removed["removed"]["results"] + removed["removed"]["rejections"] <= 5, "one was removed before"
     assert n_outcomes(aged) == 3
-    assert not any(aged.json("gc", "--retention")["removed"].values())
+    assert not any(aged.json("gc", "retention")["removed"].values())
 
     old, new = (aged.json("status", job) for job in (1, 2))
     assert (old["swept"], old["lost"]) == (["shards", "rejections", "results"], 3)
@@ -72,16 +72,24 @@ def test_rules_count_remove_and_say_what_they_removed(aged: Docmill) -> None:
     assert no_more in aged("status", "1", code=BAD_INPUT).stderr
 
 
+def test_a_duration_and_an_age_are_required_in_words(call: Call) -> None:
+    assert "'soon' is not a duration; write 90s, 10m or 1h" in call("gc", "retention", "--for", "soon", code=2).err
+    assert "give --older-than DAYS, or --spec SPEC" in call("gc", "results", code=2).err
+
+
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("old", "new"),
     [
-        (("--retention", "--older-than", "3"), "takes the ages from the settings"),
-        (("--for", "10m"), "--limit and --for bound --retention"),
-        (("--retention", "--for", "soon"), "'soon' is no duration; write 90s, 10m or 1h"),
+        (("--retention", "--for", "1h"), "docmill gc retention --for 1h"),
+        (("--older-than", "3", "--yes"), "docmill gc results --older-than 3 --yes"),
+        (("--superseded", "--older-than", "3"), "docmill gc versions --older-than 3"),
+        (("--yes",), "docmill gc texts --yes"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(call: Call, options: tuple[str, ...], says: str) -> None:
-    assert says in call("gc", *options, code=BAD_INPUT).err
+def test_an_old_mode_is_refused_with_the_command_that_took_its_place(
+    call: Call, old: tuple[str, ...], new: str
+) -> None:
+    assert f"{new}\n" in call("gc", *old, code=2).err
 
 
 def test_every_rule_is_named_in_the_page() -> None:

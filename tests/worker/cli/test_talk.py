@@ -123,7 +123,7 @@ def test_results_that_were_removed_are_not_exported_as_none(call: Call, store: D
     jobs.finish(store)
     store.close()
     call("results", 1, "--out", "r.jsonl")
-    call("gc", "--older-than", 0, "--yes")
+    call("gc", "results", "--older-than", 0, "--yes")
     for options in (("--out", "r.jsonl"), ("--out", "parts", "--part-documents", 2), ()):
         said = call("results", 1, *options, code=2)
         assert "The results of job 1 were removed since; run its source again" in said.err

@@ -217,7 +217,7 @@ def test_a_bound_of_the_risk_goes_with_any_output_and_needs_a_fitted_one_in_a_dr
     source.write_text('{"id": 1, "text": "text"}')
     options = kinds.options("translate", source_lang="fr", target_lang="en", beams=1)
     request = Request(source=str(source), task="translate", escalate_beams=4, when="risk>0.3", options=options)
-    with pytest.raises(StorageError, match="docmill review JOB --fit"):
+    with pytest.raises(StorageError, match="docmill review fit JOB"):
         dry_run.forecast(settings, database, prepare(settings, request), "cpu", IngestProgress())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 
 import click
@@ -15,7 +15,7 @@ from docmill.storage.deletion.paging import RemovalBudget, Removed
 from docmill.storage.deletion.retention import Ages, Swept
 from docmill.storage.search import pgvector_index
 from docmill.worker import formatting, inventory
-from docmill.worker.cli.options import JSON, Number, WholeNumber, named, settings_from
+from docmill.worker.cli.options import JSON, ModeGroup, Number, WholeNumber, named, settings_from
 from docmill.worker.cli.printing import OK, confirmed, print_json, print_rich, say
 from docmill.worker.consoles import table
 from docmill.worker.formatting import counted
@@ -36,75 +36,122 @@ def _seconds(value: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise ValueError(f"{value!r} is no duration; write 90s, 10m or 1h")
+        raise ValueError(f"{value!r} is not a duration; write 90s, 10m or 1h")
     return seconds
 
 
-@click.command("gc", epilog="Example: docmill gc --superseded --older-than 90 --dry-run")
+DRY_RUN = click.option("--dry-run", is_flag=True, help="Only report what would be removed.")
+YES = click.option("--yes", is_flag=True, help="Do not ask.")
+
+
+@click.group(
+    "gc",
+    cls=ModeGroup,
+    old={
+        "--retention": "retention",
+        "--superseded": "versions",
+        "--migrated": "migrated",
+        "--older-than": "results",
+        "--spec": "results",
+    },
+    default="texts",
+)
+def gc_command() -> None:
+    """Remove unreferenced texts, old results and old versions of documents.
+
+    Data of an unfinished job stays. You may interrupt each of these commands, and run it beside any other command.
+    A dropped result is computed again when a job needs it.
+    """
+
+
+@gc_command.command("texts", epilog="Example: docmill gc texts --dry-run")
+@DRY_RUN
+@JSON
+def texts_command(dry_run: bool, as_json: bool) -> int:
+    """Remove texts that nothing refers to, with their results. The commands below do so, too."""
+    return _collect(lambda _: Drops(0.0, (), superseded=False), dry_run, True, as_json)
+
+
+@gc_command.command("results", epilog="Example: docmill gc results --older-than 90 --dry-run")
 @click.option(
     "--older-than",
     "days",
     type=Number(0),
-    help="Drop results that are older than this number of days, and versions that were superseded before then.",
+    metavar="DAYS",
+    help="Drop results that are older than this, and versions that were superseded before then.",
 )
 @click.option("--spec", help="Drop results of this spec only: its number in `corpus show`, or KIND/MODEL.")
-@click.option("--superseded", is_flag=True, help="Remove superseded versions only; current documents keep results.")
-@click.option(
-    "--migrated",
-    is_flag=True,
-    help="Drop only results that those of another model replaced; with --older-than, before then.",
-)
-@click.option("--dry-run", is_flag=True, help="Only report what would be removed, and how long it took to compute.")
-@click.option("--yes", is_flag=True, help="Drop results and versions without asking.")
-@click.option("--retention", is_flag=True, help="Apply the rules of retention in the settings, without asking.")
-@click.option("--limit", type=WholeNumber(1), help="With --retention: remove about this number of rows at most.")
-@click.option(
-    "--for",
-    "seconds",
-    type=named("duration", _seconds),
-    help="With --retention: end after this time, such as 10m or 1h.",
-)
+@DRY_RUN
+@YES
 @JSON
-def gc_command(
-    days: float | None,
-    spec: str | None,
-    superseded: bool,
-    migrated: bool,
+def results_command(days: float | None, spec: str | None, dry_run: bool, yes: bool, as_json: bool) -> int:
+    """Drop old results, also those of current documents. The command says how long they took to compute, and asks."""
+    if days is None and spec is None:
+        raise click.UsageError("give --older-than DAYS, or --spec SPEC")
+    return _collect(lambda database: _drops(database, days, spec), dry_run, yes, as_json)
+
+
+@gc_command.command("versions", epilog="Example: docmill gc versions --older-than 90")
+@click.option(
+    "--older-than",
+    "days",
+    type=Number(0),
+    metavar="DAYS",
+    help="Remove only versions that were superseded before then.",
+)
+@DRY_RUN
+@YES
+@JSON
+def versions_command(days: float | None, dry_run: bool, yes: bool, as_json: bool) -> int:
+    """Remove superseded versions of documents.
+
+    Their results go, and current documents keep theirs. A document whose text changed keeps its older versions, so
+    that results of earlier jobs stay complete.
+    """
+    return _collect(lambda _: Drops((days or 0.0) * DAY_S, (), superseded=True), dry_run, yes, as_json)
+
+
+@gc_command.command("migrated", epilog="Example: docmill gc migrated --older-than 30")
+@click.option("--older-than", "days", type=Number(0), metavar="DAYS", help="Only of migrations before then.")
+@DRY_RUN
+@YES
+@JSON
+def migrated_command(days: float | None, dry_run: bool, yes: bool, as_json: bool) -> int:
+    """Drop results that a migration replaced in every corpus. Then it cannot be taken back."""
+    return _collect(
+        lambda database: _drops_replaced(database, days),
+        dry_run,
+        yes,
+        as_json,
+        lambda database, drops: _note_dropped(database, drops, days),
+    )
+
+
+@gc_command.command("retention", epilog="Example: docmill gc retention --for 1h")
+@click.option("--limit", type=WholeNumber(1), help="Remove about this number of rows at most.")
+@click.option("--for", "seconds", type=named("duration", _seconds), help="End after this time, such as 10m or 1h.")
+@click.option("--dry-run", is_flag=True, help="Only count the rows by table.")
+@JSON
+def retention_command(limit: int | None, seconds: float | None, dry_run: bool, as_json: bool) -> int:
+    """Apply the rules of retention.
+
+    The settings have the rules (DOCMILL_RETENTION). The command removes old runs, shards, results and the like that
+    nothing needs. It does not ask, so it suits a schedule.
+    """
+    return retain(settings_from(), limit, seconds, dry_run, as_json)
+
+
+def _collect(
+    choose: Callable[[Database], Drops],
     dry_run: bool,
     yes: bool,
-    retention: bool,
-    limit: int | None,
-    seconds: float | None,
     as_json: bool,
+    note: Callable[[Database, Drops], Drops] = lambda _, drops: drops,
 ) -> int:
-    """Remove texts that nothing refers to, and optionally old results and superseded versions of documents.
-
-    A document whose text changed keeps its older versions, so that results of earlier jobs stay complete.
-    --superseded removes these versions with their results, and readings that nothing refers to any more. With
-    --older-than it removes only versions that were superseded before then. --older-than without --superseded also
-    drops results of current documents. --migrated drops results of models that migrations replaced in every corpus;
-    such a migration cannot be taken back then.
-
-    Data of an unfinished job stays. A dropped result is computed again when a job needs it, so the command says how
-    long the results took to compute, and asks first. You may interrupt it, and run it beside any other command.
-
-    --retention applies the rules of the settings instead (DOCMILL_RETENTION): it removes old runs, shards, results
-    and the like that nothing needs. It does not ask, so it suits a schedule. With --dry-run it counts the rows by
-    table.
-    """
-    if retention:
-        if days is not None or spec is not None or superseded or migrated:
-            raise click.UsageError("--retention takes the ages from the settings; leave out the other options")
-        return retain(settings_from(), limit, seconds, dry_run, as_json)
-    if limit is not None or seconds is not None:
-        raise click.UsageError("--limit and --for bound --retention; add it, or leave them out")
-    if superseded and spec is not None:
-        raise click.UsageError("--superseded removes versions with results of every spec; leave out --spec")
-    if migrated and (superseded or spec is not None):
-        raise click.UsageError("--migrated drops results that migrations replaced; leave out --superseded and --spec")
+    """Remove what is chosen, after a question, and then the texts that nothing needs. `note` is called before."""
     settings = settings_from()
     with open_store(settings) as database:
-        drops = _drops_replaced(database, days) if migrated else _drops(database, days, spec, superseded)
+        drops = choose(database)
         old = Removed()
         if drops.superseded:
             with database.read() as transaction:
@@ -116,9 +163,7 @@ def gc_command(
             return _say_would_remove(old, costs, unneeded, goes if old.documents or costs else None, as_json)
         if (old.documents or costs) and not yes and not confirmed("\n".join(_what("This drops:", old, costs))):
             return BAD_INPUT
-        if migrated:
-            drops = _note_dropped(database, drops, days)
-        removed = _remove(database, drops)
+        removed = _remove(database, note(database, drops))
         for sentence in inventory.clear(settings, database):
             say(sentence)
         vanished = removal.count_vanished(database)
@@ -139,12 +184,10 @@ class Drops:
     superseded: bool
 
 
-def _drops(database: Database, days: float | None, spec: str | None, superseded: bool) -> Drops:
-
+def _drops(database: Database, days: float | None, spec: str | None) -> Drops:
     older_than_s = (days or 0.0) * DAY_S
     if spec is None:
-        results = days is not None and not superseded
-        return Drops(older_than_s, None if results else (), superseded or results)
+        return Drops(older_than_s, None, superseded=True)
     spec_ids = gc.specs(database, spec)
     if not spec_ids:
         unknown = "no spec is called that; `docmill corpus show` names them"

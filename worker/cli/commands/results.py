@@ -87,7 +87,7 @@ FLAGS = named("CONDITION,…", _flags)
     flag_value=DOUBTS,
     help="Write only results without any doubtful flag, or without these flags and bounds.",
 )
-@click.option("--risk", is_flag=True, help="Write the risk that each output is bad, by docmill review JOB --fit.")
+@click.option("--risk", is_flag=True, help="Write the risk that each output is bad, by docmill review fit JOB.")
 @click.option("--risk-above", type=Number(0, 1), help="Write only results with a higher risk, with the risk.")
 @click.option(
     "--all",
@@ -120,7 +120,7 @@ def results_command(job: int | str, **options: Any) -> int:
     --flagged writes the results to be doubted, --unflagged the others; both leave out documents without a result.
     A bound such as confidence<0.4 takes results with this number; a result without the number does not meet it.
     For a job with several steps, a flag of any step counts; with --step only that step's. docmill status JOB says
-    how many results have each flag. --risk and --risk-above need docmill review JOB --fit first.
+    how many results have each flag. --risk and --risk-above need docmill review fit JOB first.
 
     With --part-documents the folder gets part-00000.jsonl (or .csv, .parquet, .xlsx, .npy with its ids; compressed if
     the folder's name ends in .gz or .zst) and so on, and manifest.json, which lists the parts. The same command
