@@ -123,6 +123,6 @@ def _faults(name: str, table: object) -> Iterable[Fault]:
     for key, value in table.items():
         if key not in _KEYS:
             # A name with a dot and without quotes is a table in a table.
-            yield (name, key), f"{key} is no price, only input and output are; put a model's name in quotes"
+            yield (name, key), f"{key} is not a price, only input and output are; put a model's name in quotes"
         elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
             yield (name, key), f"{key} must be a number, 0 or more"

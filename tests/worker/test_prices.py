@@ -60,7 +60,7 @@ def test_faults_of_a_file_are_named_with_their_places(file: Path) -> None:
         'currency must be a text, such as "USD"',
         f"c is no table; {example}",
         f"gpt-4 has no input, the price of a million tokens; {example}",
-        "gpt-4.1 is no price, only input and output are; put a model's name in quotes",
+        "gpt-4.1 is not a price, only input and output are; put a model's name in quotes",
         f'"a:b" has no input, the price of a million tokens; {example}',
         '"a:b".output must be a number, 0 or more',
         "b.input must be a number, 0 or more",

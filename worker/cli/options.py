@@ -42,7 +42,7 @@ def _price(value: str) -> Price:
     try:
         return Price.parse(value)
     except ValueError as error:
-        raise ValueError(f"{value!r} is no price; write the prices of a million tokens as 0.25,2") from error
+        raise ValueError(f"{value!r} is not a price; write the prices of a million tokens as 0.25,2") from error
 
 
 class Choice(click.Choice[str]):

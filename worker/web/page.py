@@ -70,7 +70,7 @@ class PageRequest:
         if value is None:
             return None
         if not value.isdecimal() or not value.isascii() or len(value) > 18:
-            raise PageRefused(f"{name}={value} in the address is no number. Follow a link of the page instead.")
+            raise PageRefused(f"{name}={value} in the address is not a number. Follow a link of the page instead.")
         return int(value)
 
     def choice(self, name: str, choices: Mapping[str, object]) -> str | None:

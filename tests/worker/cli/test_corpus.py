@@ -113,7 +113,7 @@ def test_nothing_is_removed_without_a_yes(stocked: Docmill) -> None:
 def test_results_of_a_spec_are_dropped_and_computed_again(stocked: Docmill, write_corpus: Write) -> None:
     assert stocked.json("gc", "texts") == {"contents": 0, "outcomes": 0, **NO_VERSIONS, "vanished": {}}
     assert stocked.json("gc", "results", "--older-than", 1)["outcomes"] == 0
-    assert "no spec is called that" in stocked("gc", "results", "--spec", "embed/none", code=2).stderr
+    assert "there is no such spec" in stocked("gc", "results", "--spec", "embed/none", code=2).stderr
     assert stocked.json("gc", "results", "--spec", "translate/null", "--yes")["outcomes"] == 3
     assert "run its source again to compute them anew" in stocked("results", 1, code=2).stderr
     again = write_corpus([{"id": "b", "text": "Short."}])

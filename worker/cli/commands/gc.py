@@ -190,7 +190,7 @@ def _drops(database: Database, days: float | None, spec: str | None) -> Drops:
         return Drops(older_than_s, None, superseded=True)
     spec_ids = gc.specs(database, spec)
     if not spec_ids:
-        unknown = "no spec is called that; `docmill corpus show` names them"
+        unknown = "there is no such spec; `docmill corpus show` names them"
         raise click.BadParameter(unknown, param_hint="--spec")
     return Drops(older_than_s, spec_ids, superseded=False)
 
