@@ -94,7 +94,7 @@ def test_options_are_the_same_from_the_command_line_a_pipeline_and_a_message(
         plain = value[0] if is_list(fields[name]) else value
         line += words_of(fields[name], name, plain, tmp_path)
         toml += f"{key(name, fields[name])} = {in_toml(value)}\n"
-        message[option(fields[name]).spelling or name] = plain
+        message[key(name, fields[name]).replace("-", "_")] = plain
 
     command = run_command.get_command(click.Context(run_command), kind.name)
     assert command is not None
