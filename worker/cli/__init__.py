@@ -34,6 +34,13 @@ from docmill.worker.terminal import warn
 RENAMED = {"health": "docmill doctor --workers", "wait": "docmill status JOB --wait"}
 
 
+def _advise(word: str) -> str:
+    """Return advice for a word that is no command: it may be a task."""
+    from docmill.tasks.kinds import NAMES
+
+    return f"It is a task: docmill run {word} SOURCE." if word in NAMES else "`docmill --help` lists them."
+
+
 class LazyGroup(click.Group):
     """Loads a command's module when the command is called, so that help answers at once."""
 
@@ -63,7 +70,7 @@ class LazyGroup(click.Group):
         if not args[0].startswith("-") and command_of(args[0]) is None:
             if args[0] in RENAMED:
                 raise click.UsageError(f"`docmill {args[0]}` is now `{RENAMED[args[0]]}`.", ctx)
-            advice = hint(args[0], all_commands(), "`docmill --help` lists them.")
+            advice = hint(args[0], all_commands(), _advise(args[0]))
             raise click.UsageError(f"There is no command {args[0]!r}. {advice}", ctx)
         return super().resolve_command(ctx, args)
 

@@ -211,12 +211,12 @@ def key_of(request: Request) -> IdempotencyKey | None:
     """Return the key of a request, with the arguments that were given; None for a request without a key."""
     if request.idempotency_key is None:
         return None
-    work = request.model_dump(mode="json", include=set(Work.model_fields) - {"source"}, exclude_defaults=True)
+    work = request.model_dump(mode="json", include=set(Work.model_fields) - {"source", "task"}, exclude_defaults=True)
     named = {flag(name, Work.model_fields[name]): value for name, value in work.items()}
     options = type(request.options).model_fields
     of_kind = {flag(name, options[name]): value for name, value in request.options.to_params().items()}
     precision = {} if request.options.dtype == "auto" else {"--dtype": request.options.dtype}
-    arguments = {"the source": _source(request.source)} | named | of_kind | precision
+    arguments = {"the source": _source(request.source), "the task": request.task} | named | of_kind | precision
     return IdempotencyKey(request.idempotency_key, {name: _storable(value) for name, value in arguments.items()})
 
 

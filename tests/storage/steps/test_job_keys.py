@@ -15,7 +15,7 @@ from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import IdempotencyKey, JobRequest, OpenJob
 from tests.storage.builders import at_once, numbered, read, request
 
-KEY = IdempotencyKey("nightly 2026-11-28", {"--task": "embed", "--top-k": 3})
+KEY = IdempotencyKey("nightly 2026-11-28", {"the task": "embed", "--top-k": 3})
 
 
 def keyed(key: IdempotencyKey = KEY, **more: Any) -> JobRequest:
@@ -68,7 +68,7 @@ def test_jobs_with_and_without_keys_are_apart(database: Database) -> None:
 
 def test_a_key_with_other_arguments_is_refused_with_what_differs(database: Database) -> None:
     job = jobs.open_job(database, keyed())
-    other = IdempotencyKey(KEY.key, {"--task": "embed", "--top-k": 5, "--prompt": "x" * 500})
+    other = IdempotencyKey(KEY.key, {"the task": "embed", "--top-k": 5, "--prompt": "x" * 500})
     with pytest.raises(StorageError) as raised:
         jobs.find_by_key(database, other)
     message = str(raised.value)

@@ -199,6 +199,7 @@ def test_a_command_or_an_option_that_was_nearly_written_is_suggested(call: Call)
     assert "Did you mean translate?" in call("run", "tranlsate", DESCRIPTIONS, code=2).err
     assert "Did you mean '--limit'?" in call("run", "embed", DESCRIPTIONS, "--lmit", "3", code=2).err
     assert "Did you mean" not in call("sing", code=2).err
+    assert "docmill run translate SOURCE" in call("translate", DESCRIPTIONS, code=2).err
     assert "Did you mean" not in call("run", "embed", DESCRIPTIONS, "--normalize", code=2).err
 
 

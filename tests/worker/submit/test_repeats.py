@@ -25,7 +25,7 @@ def test_only_what_was_given_is_kept_by_the_names_of_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    plain = {"the source": str(tmp_path / "a.jsonl"), "--task": "classify"}
+    plain = {"the source": str(tmp_path / "a.jsonl"), "the task": "classify"}
     assert arguments() == plain
     assert arguments({"top_k": 3, "dtype": "int8"}, max_failures=2.5, prune=True, when=None) == plain | {
         "--top-k": 3,
