@@ -134,7 +134,7 @@ def pin(model: str, *, models_dir: Path | None, cache_dir: Path, revision: str |
         try:
             commit = hub.commit_of(_hub_id(model, models_dir), revision, cache_dir)
         except (ModelNotFound, HubUnreachable) as error:
-            if (near := _nearest(model)) is not None:
+            if (near := _nearest(model)) not in {None, model}:
                 raise type(error)(f"{error} Did you mean {near}?") from error
             raise
         return Pinned(model, commit, families.direction_of_name(model))

@@ -38,7 +38,7 @@ OWN_COMMANDS = {
     "pipeline": _own(CORPORA, "Run several steps over a corpus, by hand or on a schedule.", "pipeline"),
     "worker": _own(FLEET, "Start a worker.", "worker"),
     "web": _own(FLEET, "Show jobs and results in a browser.", "web"),
-    "models": _own(FLEET, "List the models that have names, or check a model.", "models"),
+    "models": _own(FLEET, "List models that have names, check one, or get the demo models.", "models"),
     "doctor": _own(FLEET, "Check this installation, or only its workers.", "installation"),
     "pause": _own(ADVANCED, "Pause a job until it is resumed.", "jobs"),
     "resume": _own(ADVANCED, "Resume a paused job.", "jobs"),
