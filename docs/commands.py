@@ -17,7 +17,6 @@ from docmill.worker.cli.registry import all_commands
 WIDTH = 80
 LINE = 118
 EVERYWHERE = {"--json", "--quiet", "--help", "--help-all"}
-RANGE = re.compile(r"\[[^][;]*(?:<=?x|x>=?)[^][;]*\]|; [^][;]*(?:<=?x|x>=?)[^][;]*(?=[];])")  # click's bounds
 DEFAULT = re.compile(r"\[default: [^]]*\]")
 SENTENCE = re.compile(r".*?\.(?= [A-Z]|$)|.*")
 INTRODUCTION = """\
@@ -103,7 +102,7 @@ def _options(context: click.Context) -> dict[str, Line]:
         record = param.get_help_record(context)
         name = max(param.opts, key=len)
         if isinstance(param, click.Option) and record is not None and name not in EVERYWHERE:
-            lines[name] = Line(name, _named(record[0]), _brief(record[1]))
+            lines[name] = Line(name, record[0], _brief(record[1]))
     return lines
 
 
@@ -153,14 +152,9 @@ def _like_run(context: click.Context) -> Iterator[str]:
     yield _listed(line for name, line in lines.items() if name not in of_run)
 
 
-def _named(option: str) -> str:
-    """Return an option with its value, a number as N or X."""
-    return option.replace("INTEGER RANGE", "N").replace("FLOAT RANGE", "X")
-
-
 def _brief(about: str) -> str:
     """Return the first sentence of an option's help, and its default."""
-    text = " ".join(RANGE.sub("", about).split())
+    text = " ".join(about.split())
     default = DEFAULT.search(text)
     sentence = SENTENCE.match(DEFAULT.sub("", text).strip())
     assert sentence is not None, about
