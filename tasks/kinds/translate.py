@@ -171,7 +171,10 @@ class TranslateOptions(Prefixed):
     defaults = MappingProxyType({"unit": PARAGRAPH})
     source_lang: Annotated[
         str | None,
-        Field(description="Language of the documents, such as fr; auto detects it for each document."),
+        Field(
+            description="Language of the documents, such as fr; auto detects it for each document, and --model may "
+            "then name one for each language: fr=MODEL,de=MODEL."
+        ),
         Option(spelling="from", metavar="LANG", layer=Layer.COMMON),
     ] = None
     target_lang: Annotated[

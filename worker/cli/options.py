@@ -114,6 +114,16 @@ def _job_or_corpus(value: str) -> int | str:
 
 
 JOB_OR_CORPUS = named("JOB|CORPUS", _job_or_corpus)
+
+
+class LayeredOption(click.Option):
+    """An option that knows its section in the help of a task's command."""
+
+    def __init__(self, *declarations: Any, layer: Layer = Layer.MORE, **attrs: Any) -> None:
+        super().__init__(*declarations, **attrs)
+        self.layer = layer
+
+
 LARGEST = 2**31 - 1  # of a column of the database
 LATEST = click.option(
     "--limit", type=WholeNumber(1, LARGEST), default=20, show_default=True, help="List only the latest N."
@@ -152,7 +162,13 @@ FORMAT = click.option(
     f"{' and '.join(writers.COMPRESSIONS)} compress lines). "
     + " ".join(f"{writer.name} {writer.note}." for writer in writers.every_writer() if writer.note),
 )
-WITH_INPUT = click.option("--with-input", is_flag=True, help="Write the text of each document beside its result.")
+WITH_INPUT = click.option(
+    "--with-input",
+    cls=LayeredOption,
+    layer=Layer.COMMON,
+    is_flag=True,
+    help="Write the text of each document beside its result.",
+)
 DETAILS = click.option(
     "--details", is_flag=True, help="Write CSV and Excel with the technical columns of the other formats."
 )
@@ -281,14 +297,6 @@ def click_type(field: FieldInfo) -> click.ParamType[Any]:
     most: Any = next((note.le for note in field.metadata if isinstance(note, Le)), None)
     type_: type[WholeNumber | Number] = WholeNumber if kind is int else Number
     return type_(least if above is None else above, most, min_open=above is not None)
-
-
-class LayeredOption(click.Option):
-    """An option that knows its section in the help of a task's command."""
-
-    def __init__(self, *declarations: Any, layer: Layer = Layer.MORE, **attrs: Any) -> None:
-        super().__init__(*declarations, **attrs)
-        self.layer = layer
 
 
 def _decorator(name: str, field: FieldInfo, completed: Completion | None = None) -> Callable[[Command], Command]:

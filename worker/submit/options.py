@@ -277,10 +277,7 @@ class Work(ReadingOptions, JobOptions, EscalationOptions, DocumentOptions):
     task: Task
     model: Annotated[
         str | None,
-        Field(
-            description="A name from `docmill models list`, a folder, or a hub id; with --from auto also a model for "
-            "each language: fr=MODEL,de=MODEL."
-        ),
+        Field(description="A name from `docmill models list`, a folder, or a hub id."),
         Option(metavar="MODEL", layer=Layer.COMMON),
     ] = None
     revision: Revision = None
