@@ -267,7 +267,7 @@ def test_the_wheel_without_extras_is_a_client_of_a_fleet_without_torch(
 ) -> None:
     venv.create(tmp_path / "venv", with_pip=True)
     folder = tmp_path / "venv" / "bin"
-    install = [folder / "python", "-m", "pip", "install", "--quiet", "--no-compile", _wheel(dist)]
+    install: list[str | Path] = [folder / "python", "-m", "pip", "install", "--quiet", "--no-compile", _wheel(dist)]
     subprocess.run(install, check=True)
     bare = sum(file.stat().st_size for file in (tmp_path / "venv").rglob("*") if file.is_file())
     assert bare < MOST_BYTES_OF_A_CLIENT
