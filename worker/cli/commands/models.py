@@ -13,7 +13,6 @@ from docmill.tasks.specs.pinning import ADAPTER, DEFAULTS, DESCRIPTIONS, NAMES, 
 from docmill.worker.cli.options import JSON, Choice, complete_models, settings_from
 from docmill.worker.cli.printing import OK, answer, listen, print_json, say
 from docmill.worker.jobs.errors import BAD_INPUT
-from docmill.worker.jobs.submission import say_conversions
 from docmill.worker.settings import MODELS
 from docmill.worker.submit.rehearsal import find_lacking
 
@@ -71,6 +70,8 @@ def get_command(source: str | None) -> int:
 @JSON
 def check_command(model: str, revision: str | None, as_json: bool) -> int:
     """Show the family of MODEL, the tasks that it suits, and its window."""
+    from docmill.worker.jobs.submission import say_conversions  # which loads SQLAlchemy
+
     settings = settings_from()
     say_conversions(settings, [model], listen())
     checked = check(model, models_dir=settings.models_dir, cache_dir=settings.cache_dir, revision=revision)

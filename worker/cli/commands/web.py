@@ -13,7 +13,6 @@ import click
 
 from docmill.worker.cli.options import WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, say, stop_as_interrupt
-from docmill.worker.stores import open_store
 
 if TYPE_CHECKING:
     from docmill.worker.settings import Settings
@@ -42,6 +41,7 @@ def web_command(host: str, port: int, names: tuple[str, ...], allow_changes: boo
     from docmill.worker.extras import EXTRAS
 
     EXTRAS["web"].require("The web page")
+    from docmill.worker.stores import open_store
     from docmill.worker.web.server import serving
     from docmill.worker.web.site import Site, allowed_hosts
 
@@ -80,6 +80,7 @@ def page_beside(settings: Settings, wanted: bool) -> Iterator[None]:
     from docmill.worker.settings import has_display
 
     EXTRAS["web"].require("The web page")
+    from docmill.worker.stores import open_store
     from docmill.worker.web.server import serving
     from docmill.worker.web.site import Site
 
