@@ -204,6 +204,7 @@ docs: setup      ## the documentation as a site, in site/
 
 .PHONY: outputs pictures
 pictures: setup  ## the pictures of the documentation, from real runs (Chromium with its driver makes those of the web page)
+	$(BIN)/python -m docs.terminal
 	DOCMILL_TEST_PICTURES=docs/pictures $(BIN)/python -m pytest -m slow tests/worker/web/test_browser.py -k real_outputs
 
 outputs: setup   ## run the commands of pages and write their output into them: PAGES="docs/search.md"; all without PAGES

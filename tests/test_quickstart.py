@@ -2,13 +2,36 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 from pathlib import Path
 
 import pytest
 
 from examples.quickstart import STEPS
-from tests.worker.harness import EXAMPLES, Docmill
+from tests.worker.harness import EXAMPLES, ROOT, Docmill
+
+PIPELINE = """
+name = "readme"
+corpus.source = "one.jsonl"
+
+[[step]]
+name = "english"
+task = "translate"
+from = "fr"
+to = "en"
+
+[[step]]
+name = "gist"
+task = "summarize"
+input = "english"
+
+[[step]]
+name = "names"
+task = "entities"
+input = "english"
+"""
 
 
 @pytest.mark.slow
@@ -21,3 +44,19 @@ def test_each_command_of_the_quick_start_shows_something_found_and_nothing_doubt
         assert text in shown
     assert "nothing found" not in shown
     assert not any(line.endswith("doubtful.") and not line.startswith("0 of") for line in shown.splitlines())
+
+
+@pytest.mark.slow
+def test_the_readme_shows_what_the_demo_models_make_of_a_french_document(tmp_path: Path) -> None:
+    rows = re.findall(r"^\| (.+?) \| (.+?) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    text, english, gist, names = [cell for _, cell in rows if set(cell) != {"-"}]
+    assert any(json.loads(line)["text"] == text for line in (EXAMPLES / "french.jsonl").read_text().splitlines())
+    (tmp_path / "one.jsonl").write_text(json.dumps({"id": "one", "text": text}))
+    (tmp_path / "readme.toml").write_text(PIPELINE)
+    docmill = Docmill(tmp_path, {})
+    docmill("pipeline", "run", "readme.toml")
+    [result] = docmill.results(1)
+    steps = result["steps"]
+    spans = [f"{span['text']} ({span['label']})" for span in steps["names"]["spans"]]
+    assert (steps["english"]["text"], steps["gist"]["text"], ", ".join(spans)) == (english, gist, names)
+    assert not any(step["flags"] for step in steps.values())
