@@ -170,6 +170,9 @@ def test_an_unknown_kind_is_an_error_that_names_the_known_ones(asked: Callable[[
         asked()
 
 
+TYPED = {Path("worker/api/options.py")}  # static types, which another test compares with the kinds
+
+
 def test_no_name_of_a_kind_stands_in_the_code_outside_of_the_kinds() -> None:
     found = []
     for package in ("features", "worker", "tasks", "storage"):
