@@ -19,6 +19,7 @@ from docmill.storage.steps import fitted_risks
 from docmill.storage.writers.formats import whole_file
 from docmill.worker.cli.options import JOB, JSON, FilledPath, ModeGroup, WholeNumber, settings_from
 from docmill.worker.cli.printing import OK, print_json, print_rich, say
+from docmill.worker.formatting import counted
 from docmill.worker.jobs.outputs import check_out
 from docmill.worker.stores import open_store
 
@@ -167,7 +168,8 @@ def _export(review: Review, file: Path, size: int) -> None:
     rows = rows_of(review.items(review.waiting(size)), review.seed)
     with whole_file(file) as opened:
         n = write(rows, opened)
-    say(f"Wrote {n:,} outputs to {file}. Judge them, then: docmill review import {review.reviewed.job} {file}")
+    written = counted(n, "output")
+    say(f"Wrote {written} to {file}. Judge them, then: docmill review import {review.reviewed.job} {file}")
 
 
 def _print(review: Review, *, as_json: bool) -> None:
