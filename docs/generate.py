@@ -114,9 +114,9 @@ def sql_schema() -> str:
     parts = ["# SQL schema\n", _from("storage/core/schema.py")]
     parts.append(
         "Read these tables if you like, and let docmill alone write them. Names that end in `_at` are times in\n"
-        "seconds since 1970, by the database's clock. **Bold** columns are the primary key, `?` marks those that\n"
-        "may be NULL, and an arrow leads to the table that a column refers to. The [view of a\n"
-        "pipeline](pipelines.md#the-view) and the views [`results`](tables.md#results-in-sql),\n"
+        "seconds since 1970, by the database's clock. Columns without a type are bigint. **Bold** ones are the\n"
+        "primary key, `?` marks those that may be NULL, and an arrow leads to the table that a column refers to.\n"
+        "The [view of a pipeline](pipelines.md#the-view) and the views [`results`](tables.md#results-in-sql),\n"
         "[`near_duplicates`](deduplicating.md#clusters-in-sql) and [`open_shards`](kubernetes.md#scaling-to-zero)\n"
         "are made to be queried.\n"
     )
@@ -131,7 +131,8 @@ def sql_schema() -> str:
 def _column(column: Column[Any]) -> str:
     name = f"**`{column.name}`**" if column.primary_key else f"`{column.name}`"
     refers = "".join(f" → `{key.target_fullname.partition('.')[0]}`" for key in column.foreign_keys)
-    return f"{name} {str(column.type).lower()}{'?' if column.nullable else ''}{refers}"
+    kind = str(column.type).lower().replace("bigint", "")
+    return f"{name} {kind}".strip() + f"{'?' if column.nullable else ''}{refers}"
 
 
 def settings() -> str:
