@@ -22,6 +22,11 @@ def test_every_block_has_a_language_and_commands_are_written_so_that_they_are_tr
     assert languages.keys().isdisjoint({"", "sh", "bash", "shell"}), languages
 
 
+def test_no_output_is_elided() -> None:
+    blocks = [(page.name, fence.text) for page in PAGES for fence in fences(page) if fence.language == "console"]
+    assert {name for name, text in blocks if "…" in map(str.strip, text.splitlines())} == set()
+
+
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub and the site make them."""
     text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
