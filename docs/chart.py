@@ -18,8 +18,8 @@ INTRODUCTION = """\
 [Kubernetes](kubernetes.md) says how to use the chart. A value that is not in this table is an error. A group in
 `workers` may have any value of `workerDefaults`.
 
-| value | what | default |
-| --- | --- | --- |
+| value and default | what |
+| --- | --- |
 """
 
 
@@ -28,8 +28,7 @@ def chart_values() -> str:
     text = VALUES.read_text(encoding="utf-8")
     about = dict(comments(text))
     rows = [
-        f"| `{name}` | {about[name]} | {shown(value)} |\n"
-        for name, value in leaves(yaml.safe_load(text), about=about)
+        f"| `{name}`{shown(value)} | {about[name]} |\n" for name, value in leaves(yaml.safe_load(text), about=about)
     ]
     return INTRODUCTION + "".join(rows)
 
@@ -64,4 +63,4 @@ def leaves(node: dict[str, Any], at: str = "", *, about: dict[str, str]) -> Iter
 
 def shown(value: object) -> str:
     """Return a default as the page has it."""
-    return "" if value in ("", [], {}) else f"`{json.dumps(value)}`"
+    return "" if value in ("", [], {}) else f": `{json.dumps(value)}`"

@@ -18,7 +18,7 @@ WIDTH = 80
 LINE = 118
 EVERYWHERE = {"--json", "--quiet", "--help", "--help-all"}
 DEFAULT = re.compile(r"\[default: [^]]*\]")
-SENTENCE = re.compile(r".*?\.(?= [A-Z]|$)|.*")
+SENTENCE = re.compile(r".*?\.(?= [A-Za-z]|$)|.*")
 INTRODUCTION = """\
 # Command line
 
@@ -69,7 +69,8 @@ def _context(parent: click.Context, name: str) -> click.Context:
 def _command(context: click.Context, known: dict[Line, str]) -> Iterator[str]:
     command = context.command
     if not isinstance(command, click.Group):
-        yield f"`{_usage(context)}`\n\n{_about(context)}\n"
+        usage = _usage(context)
+        yield (f"`{usage}`\n\n" if usage != context.command_path else "") + f"{_about(context)}\n"
         if lines := _options(context):
             yield _listed(lines.values(), known, context)
     elif command.list_commands(context) != [*NAMES]:
