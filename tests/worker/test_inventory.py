@@ -55,8 +55,8 @@ def docmill(tmp_path: Path, server: ApiServer, write_corpus: Callable[..., Path]
     return Docmill(tmp_path, {"DOCMILL_ENDPOINT": server.endpoint, "OPENAI_API_KEY": "k", "DOCMILL_LEASE_S": "3"})
 
 
-def run(docmill: Docmill, *options: str) -> None:
-    docmill("run", "corpus.jsonl", "--corpus", "letters", *options)
+def run(docmill: Docmill, task: str, *options: str) -> None:
+    docmill("run", task, "corpus.jsonl", "--corpus", "letters", *options)
 
 
 def run_locally(docmill: Docmill, _: ApiServer) -> None:
@@ -142,7 +142,7 @@ def test_no_byte_of_a_removed_document_stays_in_the_home(
     assert holding(docmill, words)
     docmill("corpus", "rm", corpus["name"], "--document", NAME, "--yes")
     assert holding(docmill, words) == set()
-    docmill("gc", "texts", "--yes")
+    docmill("gc", "texts")
     assert holding(docmill, words) == set()
     letter = docmill.folder / "letter.txt"
     letter.write_text(TEXT)

@@ -74,7 +74,7 @@ def test_a_field_that_no_record_has_is_refused_before_anything_is_stored(
         path.write_text("id,text,section,words\na,It rained.,Weather,2\n")
     else:
         pq.write_table(pa.Table.from_pylist(NEWS), path)
-    refused = call("enqueue", path.name, *TELL[:-1], "{meta.titel}: {text}", code=2)
+    refused = call("enqueue", "generate", path.name, *TELL[:-1], "{meta.titel}: {text}", code=2)
     assert (
         'none of the first records has a field "titel" for the prompt or question; there is "section", "words"'
         in refused.err
@@ -87,15 +87,15 @@ def test_the_text_and_the_id_are_no_metadata(
     call: Call, write_corpus: Callable[..., Path], name: str, said: str
 ) -> None:
     write_corpus(NEWS)
-    assert said in call("enqueue", "corpus.jsonl", *TELL[:-1], f"{{meta.{name}}}: {{text}}", code=2).err
+    assert said in call("enqueue", "generate", "corpus.jsonl", *TELL[:-1], f"{{meta.{name}}}: {{text}}", code=2).err
 
 
 def test_a_field_that_few_records_have_is_named_so(call: Call, write_corpus: Callable[..., Path]) -> None:
     rows = [{"id": str(n), "text": "same"} for n in range(150)]
     write_corpus([*rows, {"id": "last", "text": "same", "late": "yes"}])
-    refused = call("enqueue", "corpus.jsonl", *TELL[:-1], "{meta.late}: {text}", code=2).err
+    refused = call("enqueue", "generate", "corpus.jsonl", *TELL[:-1], "{meta.late}: {text}", code=2).err
     assert "Where few records have it, write {meta.late?}" in refused
-    call("enqueue", "corpus.jsonl", *TELL[:-1], "{meta.late?}: {text}")
+    call("enqueue", "generate", "corpus.jsonl", *TELL[:-1], "{meta.late?}: {text}")
     status = call("status", "--json").json()
     assert (status["documents"], status["texts"]) == (151, 2)
 

@@ -210,7 +210,7 @@ def test_a_document_that_leaves_while_others_are_compared_is_in_no_cluster(datab
 def test_the_report_says_what_later_steps_save(database: Database) -> None:
     texts = [("a", run_of(0, 16)), ("b", run_of(0, 16)), ("c", run_of(1, 16)), ("d", "other")]
     read(database, request(), texts)
-    with pytest.raises(StorageError, match="docmill dedup books"):
+    with pytest.raises(StorageError, match="docmill dedup find books"):
         report.summarize(database, 1, "books")
     clusters.find(database, 1, WORDS)
     read(database, request("b"), [("new", "came later")])

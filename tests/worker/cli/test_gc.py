@@ -83,7 +83,7 @@ def test_a_duration_and_an_age_are_required_in_words(call: Call) -> None:
         (("--retention", "--for", "1h"), "docmill gc retention --for 1h"),
         (("--older-than", "3", "--yes"), "docmill gc results --older-than 3 --yes"),
         (("--superseded", "--older-than", "3"), "docmill gc versions --older-than 3"),
-        (("--yes",), "docmill gc texts --yes"),
+        (("--yes",), "docmill gc texts"),
     ],
 )
 def test_an_old_mode_is_refused_with_the_command_that_took_its_place(

@@ -222,7 +222,7 @@ def test_a_backend_that_this_machine_lacks_is_missed_before_anything_is_stored(
         pytest.skip("vLLM is installed")
     run = ("run", "generate", FRENCH, "--prompt", "{text}", "--limit", 1, "--model", llama)
     assert "The backend vllm is not installed" in embedded(*run, "--backend", "vllm", code=2).stderr
-    said = embedded(*run[:2], *TRANSLATE, "--backend", "openvino", code=2).stderr
+    said = embedded("run", "translate", FRENCH, *TRANSLATE, "--backend", "openvino", code=2).stderr
     assert "The backend openvino does not translate with marian-ddtp" in said
     assert embedded.json("jobs") == []
 

@@ -53,6 +53,7 @@ YES = click.option("--yes", is_flag=True, help="Do not ask.")
         "--migrated": "migrated",
         "--older-than": "results",
         "--spec": "results",
+        "--yes": "texts",
     },
     default="texts",
 )
