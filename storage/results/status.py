@@ -136,15 +136,21 @@ class JobStatus:
     swept: tuple[str, ...] = ()
     request_id: str | None = None
 
+    def __repr__(self) -> str:
+        return f"JobStatus({self.id}, {self.state}, texts: {self._counts()})"
+
+    def _counts(self) -> str:
+        counts = {"done": self.done, "failed": self.failed, "skipped": self.skipped, "to do": self.pending}
+        return ", ".join(f"{n:,} {name}" for name, n in counts.items() if n) or "none"
+
     def _repr_html_(self) -> str:
         """Return the job as a small table, for notebooks."""
-        counts = {"done": self.done, "failed": self.failed, "skipped": self.skipped, "to do": self.pending}
         rows = {
             "job": f"{self.id} ({self.state})",
             "task": "; ".join(str(step.spec) for step in self.steps),
             "corpus": self.corpus,
             "documents": f"{self.documents:,}",
-            "texts": ", ".join(f"{n:,} {name}" for name, n in counts.items() if n),
+            "texts": self._counts(),
             "rejected": f"{self.rejected:,}" if self.rejected else "",
             "reason": self.reason or self.waiting_for or "",
         }

@@ -345,7 +345,9 @@ def _has_vectors(transaction: Transaction, searched: Searched) -> bool:
 
 
 def _corpora(transaction: Transaction, kind: str) -> str:
-    names = list(transaction.scalars(select(Corpus.name).order_by(Corpus.id.desc()).limit(LISTED + 1)))
+    # Documents of a program that named no corpus are "python" and a digest (storage.readers.memory).
+    named = select(Corpus.name).where(Corpus.name.not_like("python %"))
+    names = list(transaction.scalars(named.order_by(Corpus.id.desc()).limit(LISTED + 1)))
     if not names:
         return f"; `docmill run {kind} SOURCE` makes one"
     return f"; there are: {', '.join(names[:LISTED])}{' and others' if len(names) > LISTED else ''}"

@@ -126,8 +126,8 @@ def _require_places(adapter: Adapter, model: PreTrainedModel, name: str) -> None
         if not fits:
             wanted = "no such weights" if expected is None else f"{' × '.join(map(str, expected))} there"
             raise ModelUnsuitable(
-                f"{adapter.name} is an adapter of another model: its {weight} ({' × '.join(map(str, shape))}) does "
-                f"not fit {name}, which has {wanted}."
+                f"{adapter.name} is an adapter of another model or for another task: its {weight} "
+                f"({' × '.join(map(str, shape))}) does not fit {name}, which has {wanted}."
             )
 
 

@@ -193,10 +193,10 @@ def _params(plan: Plan) -> dict[str, Any]:
         return {}
     if classifier(config) == Head.CLASSIFICATION:
         if entailment(config) is None:
-            own = ", ".join(str(label) for label in config.get("label2id") or {}) or "no names"
+            own = ", ".join(map(str, config.get("label2id") or (config.get("id2label") or {}).values()))
             raise BadOption(
-                f"--labels needs an NLI model, one of whose labels is entailment, or an embedding model; the labels "
-                f"of {plan.model} are: {own}. Without --labels the model gives these."
+                "--labels needs an NLI model, one of whose labels is entailment, or an embedding model. This one has "
+                f"labels of its own{own and ': '}{own}. Without --labels it gives these."
             )
     elif config:
         if plan.family is Family.DECODER and len(options["labels"]) == 1:

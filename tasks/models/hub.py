@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -43,7 +44,9 @@ _OFFLINE_ADVICE = (
 
 def _client() -> Any:
     """Return the hub's client. It reads the environment when it is imported."""
-    import huggingface_hub.file_download  # which imports its constants, errors and utils
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, in a notebook without its widgets
+        import huggingface_hub.file_download  # which imports its constants, errors and utils
 
     return huggingface_hub
 

@@ -21,11 +21,12 @@ from typing import Any
 from docmill.storage.core.private_files import make_folder
 from docmill.storage.core.specs import Spec
 from docmill.storage.extras import LOCAL
-from docmill.tasks import errors
+from docmill.tasks import errors, kinds
 from docmill.tasks.backends import registry
 from docmill.tasks.errors import CannotServe, HubUnreachable, ModelError, NotInstalled, TaskError, WeightsNotRead
 from docmill.tasks.models import families, hub, weightless
 from docmill.tasks.models.families import Family
+from docmill.tasks.outputs import TRAINED
 from docmill.tasks.specs import pinning, plan
 from docmill.worker.concurrency import command_of
 from docmill.worker.settings import Settings
@@ -186,8 +187,10 @@ def _unknown(settings: Settings, spec: Spec) -> bool:
 
 
 def _comes_with_docmill(spec: Spec) -> bool:
-    """Return True for a model that is known to pass, with an adapter that is, or without one."""
-    adapter = {pinning.ADAPTER} if spec.params.get(pinning.ADAPTER_REVISION) in pinning.SHIPPED else set()
+    """Return True for a model that is known to pass, alone or with one of our adapters for the task."""
+    brings_head = kinds.kind(spec.kind).head(Family.ENCODER) in TRAINED
+    is_known = brings_head and spec.params.get(pinning.ADAPTER_REVISION) in pinning.SHIPPED
+    adapter = {pinning.ADAPTER} if is_known else set()
     return spec.revision in pinning.SHIPPED and not (_NARROWING - adapter) & spec.params.keys()
 
 

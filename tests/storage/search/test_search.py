@@ -182,6 +182,7 @@ Made = Callable[[Database], object]
     [
         (lambda _: None, NotFound, "there is no corpus books; `docmill run embed SOURCE` makes one"),
         (lambda database: embed(database, [], corpus="films"), NotFound, "no corpus books; there are: films"),
+        (lambda database: embed(database, [], corpus="python 9d07d54f"), NotFound, "no corpus books; `docmill run"),
         (lambda database: read(database, request(spec=TRANSLATE), []), NothingEmbedded, "no job embeds the corpus"),
         (lambda database: read(database, request(spec=EMBED), numbered(3)), NothingEmbedded, "docmill status 1"),
     ],

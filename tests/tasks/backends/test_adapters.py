@@ -233,7 +233,9 @@ def test_an_adapter_whose_weights_fit_another_model_is_refused_before_weights_ar
     bench: Bench, bases: dict[str, Path], made: dict[str, Path]
 ) -> None:
     spec = spec_of(bench, "generate", bases["llama"], made["gpt2"], prompt="{text}")
-    with pytest.raises(ModelUnsuitable, match=r"is an adapter of another model: its .* does not fit"):
+    with pytest.raises(
+        ModelUnsuitable, match=r"is an adapter of another model or for another task: its .* does not fit"
+    ):
         require_fits(spec, bases["llama"], made["gpt2"])
     with pytest.raises(CannotServe, match="is an adapter of another model"):
         bench.engine.open(spec)

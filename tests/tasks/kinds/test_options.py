@@ -73,7 +73,11 @@ def test_the_order_of_labels_and_a_default_hypothesis_change_no_spec() -> None:
         ({"hypothesis": "It is {}."}, NLI, "--hypothesis makes sentences of labels: give --labels, too"),
         ({"labels": "a", "hypothesis": "It is."}, NLI, "--hypothesis must have {} once, where a label goes"),
         ({"labels": "a", "hypothesis": "{} {}"}, NLI, "--hypothesis must have {} once"),
-        ({"labels": "a"}, TONES, "needs an NLI model, .*; the labels of model are: good, bad. Without --labels"),
+        (
+            {"labels": "a"},
+            TONES,
+            "needs an NLI model, .* has labels of its own: good, bad. Without --labels",
+        ),
         (
             {"labels": "a", "hypothesis": "It is {}."},
             ENCODER,

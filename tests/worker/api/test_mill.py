@@ -165,6 +165,7 @@ def test_a_notebook_shows_a_job_as_a_table_without_its_markup(mill: docmill.Mill
     [status] = mill.jobs(limit=1)
     shown = mill.job(status.id)._repr_html_()
     assert shown == status._repr_html_()
+    assert repr(status) == f"JobStatus({status.id}, done, texts: 1 done)"
     assert "<td>&lt;script&gt;</td>" in shown
 
 

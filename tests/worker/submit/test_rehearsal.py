@@ -153,6 +153,7 @@ IMPOSSIBLE: list[tuple[str, str, dict[str, Any], str]] = [
     ("translate", "marian-ddtp", {**FR_EN, "max_new_tokens": 5000}, "it holds 512 tokens"),
     ("translate", "marian-ddtp", {**FR_EN, "window_tokens": 8}, "A window of 8 tokens leaves no room for text"),
     ("embed", "minilm", {"window_tokens": 8}, "Give a larger --window-tokens"),
+    ("embed", "classes-ddtp", {}, "classes-ddtp is an adapter of another model or for another task"),
     ("translate", "m2m", {"source_lang": "fr", "target_lang": "eu"}, "eu"),
 ]
 
@@ -175,7 +176,8 @@ def test_an_adapter_that_does_not_fit_the_model_is_refused_before_the_source_is_
     request = Request(source=str(FRENCH), task="generate", model=str(llama), options=asked)
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}')
     layer = "base_model.model.model.layers.0.self_attn.q_proj"
-    for inputs, told in ((64, "is an adapter of another model: its model.layers.0.*2 × 64"), (128, None)):
+    misfit = "is an adapter of another model or for another task: its model.layers.0.*2 × 64"
+    for inputs, told in ((64, misfit), (128, None)):
         weights = {f"{layer}.lora_A.weight": torch.zeros(2, inputs), f"{layer}.lora_B.weight": torch.zeros(128, 2)}
         save_file(weights, tmp_path / "adapter_model.safetensors")
         with nullcontext() if told is None else pytest.raises(TaskError, match=told):
