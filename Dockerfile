@@ -42,7 +42,7 @@ FROM python:${PYTHON}
 ARG VARIANT=cpu
 ARG VERSION=0.0.0
 LABEL org.opencontainers.image.title="docmill" \
-      org.opencontainers.image.description="Summarise, translate and embed whole corpora, with every result in SQL" \
+      org.opencontainers.image.description="Summarize, translate and embed whole corpora, with every result in SQL" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="python:3.11.14-slim-bookworm" \

@@ -112,12 +112,12 @@ def run_command(
     backend: str | None,
     as_json: bool,
 ) -> int:
-    """Compute CORPUS with another model, and switch to its results when they are complete.
+    """Compute CORPUS with another model, then switch to its results.
 
     The new model gets the options of the old one. Its results are computed by a job of low priority, the backfill.
     Until it is complete, `docmill search` and the views of pipelines over the corpus answer by the old model. Then
     they all switch in one transaction. The old results stay, for `docmill migrate back`, until `docmill gc
-    --migrated`.
+    migrated`.
 
     The command says what the backfill costs, and asks first. You may interrupt it: the same command continues.
     Documents that come meanwhile are computed by both models. After the switch, runs of stored pipelines compute the
@@ -193,7 +193,7 @@ def cancel_command(corpus: str, as_json: bool) -> int:
 @click.option("--yes", is_flag=True, help="Do not ask, if documents have no result of the old model.")
 @JSON
 def back_command(corpus: str, yes: bool, as_json: bool) -> int:
-    """Let the old model of CORPUS answer again, while its results are kept."""
+    """Let the old model of CORPUS answer again, if its results are kept."""
     settings = settings_from()
     with open_store(settings) as database:
         corpus_id, name = _find_corpus(database, corpus)
@@ -266,7 +266,7 @@ def _say_switched(migration: SpecReplacement, survey: Survey, as_json: bool) -> 
         say(f"All results: docmill results {migration.job_id} --out FILE")
     say(
         f"The results of {old.model} are kept. To go back: docmill migrate back {corpus}. To remove them: docmill gc "
-        "--migrated."
+        "migrated."
     )
 
 

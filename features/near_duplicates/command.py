@@ -80,7 +80,7 @@ def find_command(
     file_format: str | None,
     as_json: bool,
 ) -> int:
-    """Find the documents of CORPUS that are nearly the same, and put them into clusters.
+    """Put documents of CORPUS that are nearly the same into clusters.
 
     CORPUS is the name that `run --corpus` gave, or else the path of the source. Two texts are near duplicates if they
     share most of their runs of three words: the Jaccard similarity of these sets is at least the threshold. Case and

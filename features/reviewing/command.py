@@ -122,7 +122,10 @@ def export_command(job: int, file: Path, step: str | None, size: int, seed: int 
 @BY
 @JSON
 def import_command(job: int, file: Path, step: str | None, seed: int | None, by: str | None, as_json: bool) -> int:
-    """Store the verdicts in a judged FILE: .csv, or .json that Label Studio exported as JSON or JSON-MIN."""
+    """Store the verdicts in a judged FILE.
+
+    FILE is .csv, or .json that Label Studio exported as JSON or JSON-MIN.
+    """
     LIBRARY.require("`docmill review`")
     with open_store(settings_from()) as database:
         review = _open(database, job, step, seed)
@@ -137,10 +140,10 @@ def import_command(job: int, file: Path, step: str | None, seed: int | None, by:
 @STEP
 @JSON
 def fit_command(job: int, step: str | None, as_json: bool) -> int:
-    """Fit the risk that an output is bad to all judgements of the step's spec; it needs 200.
+    """Fit the risk that an output is bad to all judgements.
 
-    A logistic regression gives the risk by an output's flags, confidence and lengths. `docmill results JOB --risk`
-    writes it, and `--risk-above 0.2` selects by it.
+    It takes the judgements of the step's spec, and needs 200. A logistic regression gives the risk by an output's
+    flags, confidence and lengths. `docmill results JOB --risk` writes it, and `--risk-above 0.2` selects by it.
     """
     LIBRARY.require("`docmill review`")
     with open_store(settings_from()) as database:

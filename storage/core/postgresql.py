@@ -11,6 +11,7 @@ another connection.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -79,6 +80,8 @@ SERVER_PID = "SELECT pg_backend_pid()"
 # A job may have three shards or a million: a plan that is made for the average of them suits neither. And
 # `prefer_indexes` makes a small table look dear to read, for which JIT would compile its query, 0.2 s each time.
 _ALWAYS = {"plan_cache_mode": "force_custom_plan", "jit": "off"}
+# The words before the reason why one server could not be reached, whose address the database's name has.
+_CONNECTING = re.compile(r'connection failed: connection to server at "[^"]+".*?, port \d+ failed: (FATAL: +)?')
 _IDLE_FOR_TOO_LONG = "25P03"  # the server ended a transaction whose client was idle, such as a suspended machine
 # A text or corpus that was found and is gone when it is referred to: the next try stores it anew, or does without.
 _REFER_TO_WHAT_IS_REMOVED = {
@@ -344,7 +347,9 @@ class PostgresqlTransaction(Transaction):
         # For an option that a URL must not have the driver raises the error that a server raises for a statement.
         of_the_url = isinstance(outer, sa_exc.ProgrammingError) and not state and outer.statement is None
         if isinstance(outer, sa_exc.OperationalError) or of_the_url:
-            return DatabaseUnreachable(f"cannot reach the database {database}: {first_line(error)}")
+            several = "\nMultiple" in str(error)  # servers, of which the line names one
+            reason = first_line(error) if several else _CONNECTING.sub("", first_line(error), count=1)
+            return DatabaseUnreachable(f"cannot reach the database {database}: {reason}")
         return unexpected(error, database, f"SQLSTATE {state or 'none'}")
 
     def has_table(self, name: str) -> bool:

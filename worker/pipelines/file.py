@@ -91,7 +91,8 @@ def read(path: Path) -> Pipeline:
         content = path.read_bytes()
         text = content.decode("utf-8-sig")
     except OSError as error:
-        raise PipelineInvalid(f"cannot read {path}: {error.strerror}") from error
+        stored = "" if path.suffix else f"; `docmill pipeline show {path}` prints the file of a stored pipeline"
+        raise PipelineInvalid(f"cannot read {path}: {error.strerror}{stored}") from error
     except UnicodeDecodeError as error:
         raise PipelineInvalid(describe_bad_syntax(error, content, path)) from error
     return parse(_with_files(text, path), path)

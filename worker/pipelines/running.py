@@ -104,7 +104,7 @@ def _placed(pipeline: Pipeline, number: int) -> Iterator[None]:
         keys = {field.alias for field in step_table(step.task).model_fields.values()}
         named = [name for name in _OPTION.findall(str(error)) if name in keys]
         # A key of the file is the option of the command line without its dashes.
-        said = _OPTION.sub(r"\1", str(error))
+        said = _OPTION.sub(lambda option: option[option[1] in keys], str(error))
         raise PipelineInvalid(f"{pipeline.path}: {put_place(('step', number, *named[:1]), said)}") from error
 
 

@@ -80,7 +80,7 @@ def test_an_unreachable_server_is_named_without_its_password(
     database = Database(f"postgresql://reader:{PASSWORD}@127.0.0.1:{closed_port}/docmill")
     with pytest.raises(DatabaseUnreachable, match="cannot reach the database") as caught:
         act(database)
-    assert f"127.0.0.1:{closed_port}" in str(caught.value)
+    assert str(caught.value).endswith(f"@127.0.0.1:{closed_port}/docmill: Connection refused")
     assert PASSWORD not in chain(caught.value)
     database.close()
 

@@ -57,6 +57,7 @@ def test_where_there_can_be_no_index_that_is_said(embedded: Docmill, write_corpu
     embedded("run", "embed", "corpus.jsonl", "--model", "null")
     assert "a SQLite store has no index of vectors" in embedded("index", "add", "corpus.jsonl", code=2).stderr
     assert embedded.json("index", "list") == []
+    assert embedded("index", "list").stderr == "No indexes yet.\n"
 
 
 @pytest.mark.long

@@ -82,6 +82,15 @@ def _parameters(group: click.Group) -> Iterator[click.Parameter]:
         yield from _parameters(command) if isinstance(command, click.Group) else command.params
 
 
+def test_a_groups_help_cuts_no_sentence_on_80_columns() -> None:
+    context = click.Context(docmill)
+    for name in docmill.list_commands(context):
+        group = docmill.get_command(context, name)
+        if isinstance(group, click.Group):
+            shown = group.get_help(click.Context(group, context, name, terminal_width=80))
+            assert [line for line in shown.splitlines()[1:] if line.endswith("...")] == [], name
+
+
 def test_every_number_and_every_name_of_a_list_is_refused_in_words_and_with_the_near_name() -> None:
     refused = 0
     for parameter in _parameters(docmill):

@@ -177,3 +177,4 @@ def test_documents_without_a_result_are_spoken_of(status: JobStatus) -> None:
     assert "1 failed" in remarks(replace(done, failed=1, done=2))[-1]
     cancelled = remarks(replace(status, state="cancelled"))
     assert cancelled[0] == f"Job {status.id} was cancelled: 3 of its 3 texts have no result."
+    assert "have no result" not in remarks(replace(done, state="cancelled"))[0]

@@ -177,6 +177,8 @@ def test_a_pipeline_is_added_shown_listed_and_removed(embedded: Docmill) -> None
     assert refused in embedded("pipeline", "add", "clashing.toml", code=2).stderr
     assert refused in embedded("pipeline", "check", "clashing.toml").stderr
     assert embedded.json("pipeline", "list") == []
+    assert "No pipelines yet" in embedded("pipeline", "list").stderr
+    assert "`docmill pipeline show nightly` prints" in embedded("pipeline", "run", "nightly", code=2).stderr
     assert "view pipeline_nightly" in embedded("pipeline", "add", "nightly.toml").stderr
     assert embedded("pipeline", "show", "nightly").stdout == NULL + YEARLY
     assert "00:00 UTC" in embedded("pipeline", "list").stdout

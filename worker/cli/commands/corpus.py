@@ -48,6 +48,9 @@ def list_command(as_json: bool) -> int:
     if as_json:
         print_json([_as_json(corpus) for corpus in listed])
         return OK
+    if not listed:
+        say("No corpora yet; `docmill run summarize SOURCE` makes one.")
+        return OK
     made = table(
         "corpus",
         "documents",
@@ -59,7 +62,8 @@ def list_command(as_json: bool) -> int:
     )
     for corpus in listed:
         last = formatting.local_time(corpus.ingests[0].started_at) if corpus.ingests else ""
-        results = [(f"{spec.done:,}", NameCell(spec.spec)) for spec in corpus.specs] or [("", NameCell(""))]
+        results = [(f"{spec.done:,}", NameCell(spec.spec.rpartition("@")[0])) for spec in corpus.specs]
+        results = results or [("", NameCell(""))]
         made.add_row(NameCell(corpus.name), f"{corpus.documents:,}", *results[0], last)
         for more in results[1:]:
             made.add_row("", "", *more, "")
@@ -253,7 +257,7 @@ def _said(trace: Trace) -> list[str]:
     if trace.indexed:
         lines.append(f"{trace.indexed:,} vectors of it are in an index of `docmill index list`")
     if trace.stored and not trace.documents and not trace.output_of:
-        lines.append("nothing refers to it; `docmill gc` removes it")
+        lines.append("nothing refers to it; `docmill gc texts` removes it")
     lines += [f"its bytes, or the same ones of another text, are in {file}" for file in trace.remnants]
     if not trace.stored:
         lines.append("no row has it as its whole text. If no text contains it, `sqlite3 FILE VACUUM` removes it")

@@ -67,6 +67,9 @@ def list_command(as_json: bool) -> int:
     if as_json:
         print_json([{**asdict(index), "spec": str(index.spec)} for index in indexes])
         return OK
+    if not indexes:
+        say("No indexes yet.")
+        return OK
     counted = ("vectors", "lacking", "size")
     made = table("spec", "of", *counted, "state", names={"of"}, numbers=counted)
     for index in indexes:

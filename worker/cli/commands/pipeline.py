@@ -77,9 +77,10 @@ def check_command(file: Path, as_json: bool) -> int:
 
 @pipeline_command.command("schema", epilog="Example: docmill pipeline schema > pipeline.schema.json")
 def schema_command() -> int:
-    """Print the JSON Schema of pipeline files, for completion in editors.
+    """Print the JSON Schema of pipeline files, for editors.
 
-    An editor uses the schema if the first line of a pipeline file names it: #:schema pipeline.schema.json
+    An editor completes and checks a pipeline file by it, if the file's first line names it: #:schema
+    pipeline.schema.json
     """
     print_json(json_schema())
     return OK
@@ -150,6 +151,9 @@ def list_command(as_json: bool) -> int:
     if as_json:
         print_json(listed)
         return OK
+    if not listed:
+        say("No pipelines yet; `docmill pipeline add FILE` stores one.")
+        return OK
     made = table("pipeline", "schedule", "last run", "state", "next run", names={"pipeline", "schedule"})
     for row in listed:
         last = row["last_run"] or {}
@@ -198,7 +202,10 @@ def rm_command(name: str, yes: bool) -> int:
 @click.option("--limit", type=WholeNumber(1), default=20, show_default=True, help="List the latest N runs.")
 @JSON
 def history_command(name: str, limit: int, as_json: bool) -> int:
-    """List the runs of the pipeline NAME, newest first, with the cost of their tokens if DOCMILL_PRICES is set."""
+    """List the runs of the pipeline NAME, newest first.
+
+    If DOCMILL_PRICES is set, the list has the cost of their tokens.
+    """
     settings = settings_from()
     prices = read_prices(settings)
     with open_store(settings) as database:

@@ -233,8 +233,7 @@ def remarks(status: JobStatus) -> list[str]:
     said = []
     if (gone := formatting.lost(status)) is not None:
         said.append(f"{gone[0].upper()}{gone[1:]}.")
-    if status.state in {"cancelled", "stopped"}:
-        lacking = status.texts - status.done
+    if status.state in {"cancelled", "stopped"} and (lacking := status.texts - status.done):
         said.append(f"Job {status.id} was {status.state}: {lacking:,} of its {status.texts:,} texts have no result.")
     if status.failed or status.skipped or status.rejected or status.state != "done":
         said.append(formatting.summary(status))
