@@ -15,10 +15,10 @@ INTRODUCTION = """\
 
 <!-- Written by `make reference` from deploy/helm/docmill/values.yaml. Change it there. -->
 
-[Kubernetes](kubernetes.md) says how to use the chart. A value that is not in this table is an error. A group in
-`workers` may have any value of `workerDefaults`.
+[Kubernetes](kubernetes.md) says how to use the chart. Unknown values are errors. A group in `workers` may have any
+value of `workerDefaults`.
 
-| value and default | what |
+| value and default | meaning |
 | --- | --- |
 """
 

@@ -24,11 +24,11 @@ INTRODUCTION = """\
 
 <!-- Written by `make reference` from worker/cli. Change it there. -->
 
-`docmill COMMAND --help` says more of each command. Each option stands here once. `--json` prints JSON, `-q` or
-`--quiet` only warnings and errors, for cron. Most commands have both.
+`docmill COMMAND --help` says more. This page lists each option once. Most commands also have `--json`, and `-q` or
+`--quiet`, which prints only warnings and errors.
 """
 OF_TASKS = """\
-The options of a task are part of the spec: another value makes other results. A [pipeline file](pipeline-file.md) and
+If you change an option of a task, docmill computes new results. A [pipeline file](pipeline-file.md) and
 an [order](schedulers.md#celery) leave out the dashes.
 """
 
@@ -149,7 +149,7 @@ def _like_run(context: click.Context) -> Iterator[str]:
     of_run = _of_tasks(_context(context.parent, "run"))[NAMES[0]]
     lacks = ", ".join(f"`{name}`" for name in of_run if name not in lines)
     yield f"`{context.command_path} TASK SOURCE [OPTIONS]`\n\n{_about(context)}\n"
-    yield f"It has the options of `docmill run` but {lacks}, and:\n"
+    yield f"It has the options of `docmill run` except {lacks}, and:\n"
     yield _listed(line for name, line in lines.items() if name not in of_run)
 
 

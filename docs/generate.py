@@ -77,7 +77,9 @@ def source_kinds() -> str:
     """Return the page with the kinds of sources."""
     parts = ["# Kinds of sources\n", _from("storage/readers/registry.py")]
     compressed = " or ".join(f"`{ending}`" for ending in COMPRESSIONS)
-    parts.append(f"[Sources](sources.md) says how each is read. A file with a star may also end in {compressed}.\n")
+    parts.append(
+        f"[Sources](sources.md) says how docmill reads them. Files with a star may also end in {compressed}.\n"
+    )
     parts.append("| a file | is | needs |\n| --- | --- | --- |")
     suffixes: dict[tuple[str, str], list[str]] = {}
     for suffix, kind in FILES.items():
@@ -113,12 +115,12 @@ def sql_schema() -> str:
     """Return the page of tables."""
     parts = ["# SQL schema\n", _from("storage/core/schema.py")]
     parts.append(
-        "Read these tables if you like, and let docmill alone write them. Names that end in `_at` are times in\n"
-        "seconds since 1970, by the database's clock. Columns without a type are bigint. **Bold** ones are the\n"
-        "primary key, `?` marks those that may be NULL, and an arrow leads to the table that a column refers to.\n"
+        "You may read these tables, but only docmill may write them. Names that end in `_at` are times in seconds\n"
+        "since 1970, by the database's clock. Columns without a type are bigint. **Bold** columns are the primary\n"
+        "key, `?` marks columns that may be NULL, and an arrow leads to the table that a column refers to.\n"
         "The [view of a pipeline](pipelines.md#the-view) and the views [`results`](tables.md#results-in-sql),\n"
         "[`near_duplicates`](deduplicating.md#clusters-in-sql) and [`open_shards`](kubernetes.md#scaling-to-zero)\n"
-        "are made to be queried.\n"
+        "are made for queries.\n"
     )
     for one in sorted(_tables(), key=lambda one: one.__tablename__):
         about = (inspect.getdoc(one) or "").split("\n\n")[0] if one.__doc__ else ""
@@ -144,9 +146,8 @@ def settings() -> str:
 
 {_from("worker/settings.py")}
 A docmill process takes settings from options, `DOCMILL_*` variables, or a `.env` file in the folder where it is
-started, in this order. Unknown and bad settings are errors, listed together, and so are empty values: leave a
-variable out to have the default. An age is `12h`, `90d`, `6w`, `1y` or `never`.
-`docmill gc retention` applies the last three ages.
+started, in this order. Unknown, bad and empty settings are errors, listed together. An age is `12h`, `90d`, `6w`,
+`1y` or `never`. `docmill gc retention` applies the last three ages.
 
 | variable | description | default |
 | --- | --- | --- |

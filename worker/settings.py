@@ -1,6 +1,6 @@
 """Settings: the one place that reads the environment. `DOCMILL_*` variables, a `.env` file, or options.
 
-A TOML file may have the ages of retention, with a line for each rule. A variable goes before the file::
+A TOML file may have the ages of retention, with a line for each rule. A variable overrides the file::
 
     [retention]
     runs = "90d"
@@ -156,7 +156,7 @@ class Settings(BaseSettings):
         Shown(choices=registry.choices()),
     ] = registry.AUTO
     device: Annotated[
-        str, Field(description="Where it computes: `auto`, `cpu`, `cuda`, or a list such as `cuda:0,cuda:1`.")
+        str, Field(description="Devices: `auto`, `cpu`, `cuda`, or a list such as `cuda:0,cuda:1`.")
     ] = "auto"
     endpoint: Annotated[
         str | None,
@@ -207,7 +207,7 @@ class Settings(BaseSettings):
     ] = ()
     threads: Annotated[int, Field(ge=1, le=64, description="Shards in flight in each device process.")] = 8
     lease_s: Annotated[
-        float, Field(ge=1, description="Seconds after which the shards of a silent worker may be taken over.")
+        float, Field(ge=1, description="Seconds until other workers take over the shards of a silent worker.")
     ] = 60.0
     upkeep_s: Annotated[float, Field(gt=0, description="Seconds between two rounds of maintenance.")] = 5.0
     drain_s: Annotated[
@@ -217,19 +217,17 @@ class Settings(BaseSettings):
         float,
         Field(
             gt=0,
-            description="Most seconds of a batch. Later batches have a lower limit, by the cost of earlier ones; a "
-            "process whose batch hangs is killed.",
+            description="Most seconds of a batch; docmill then kills the process. Later batches have a lower limit, "
+            "by the cost of earlier ones.",
         ),
     ] = 900.0
-    hang_s: Annotated[
-        float, Field(gt=0, description="Seconds that every batch has at the least before it counts as hung.")
-    ] = 60.0
+    hang_s: Annotated[float, Field(gt=0, description="Least seconds until a batch counts as hung.")] = 60.0
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Field(description="What the log on stderr tells.")
+        Literal["debug", "info", "warning", "error"], Field(description="Lowest level in the log on stderr.")
     ] = "warning"
     log_format: Annotated[
         Literal["text", "json"],
-        Field(description="Form of the log on stderr."),
+        Field(description="Format of the log on stderr."),
     ] = "text"
     metrics_port: Annotated[
         int | None, Field(ge=1, le=65535, description="Port of a worker's metrics for Prometheus."), Shown("none")
@@ -262,33 +260,33 @@ class Settings(BaseSettings):
     ] = 90.0
     retention: Annotated[
         Path | None,
-        Field(description="TOML file whose table `[retention]` has an age for each rule; a variable goes before it."),
+        Field(description="TOML file whose table `[retention]` has an age for each rule; a variable overrides it."),
     ] = None
     retention_runs: Annotated[
-        Age, Field(description="Age from which runs of pipelines go, with their jobs."), _OF_UPKEEP
+        Age, Field(description="Age at which runs of pipelines are removed, with their jobs."), _OF_UPKEEP
     ] = None
     retention_step_texts: Annotated[
-        Age, Field(description="Age from which jobs lose what `docmill retry` needs."), _OF_UPKEEP
+        Age, Field(description="The same for the texts that `docmill retry` needs."), _OF_UPKEEP
     ] = None
-    retention_rejections: Annotated[Age, Field(description="Age from which rejected records go."), _OF_UPKEEP] = None
+    retention_rejections: Annotated[Age, Field(description="The same for rejected records."), _OF_UPKEEP] = None
     retention_refusals: Annotated[
         Age,
-        Field(description="Age from which workers' refusals of models go."),
+        Field(description="The same for workers' refusals of models."),
         Shown("an hour, by upkeep"),
     ] = None
     retention_shards: Annotated[
         Age,
-        Field(description="Age from which finished shards of ended jobs become sums."),
+        Field(description="Age at which sums replace finished shards of ended jobs."),
         _NEVER,
     ] = None
     retention_versions: Annotated[
         Age,
-        Field(description="Age from which superseded versions of documents go."),
+        Field(description="Age at which superseded versions of documents are removed."),
         _NEVER,
     ] = None
     retention_results: Annotated[
         Age,
-        Field(description="Age from which results that nothing needs go."),
+        Field(description="The same for results that nothing needs."),
         _NEVER,
     ] = None
 

@@ -42,7 +42,7 @@ from docmill.worker.submit.options import Work
     "request names]",
 )
 @declared(Work, "revision")
-@click.option("--ignore", multiple=True, metavar="FIELD", help="Pass over this field of requests; may be repeated.")
+@click.option("--ignore", multiple=True, metavar="FIELD", help="Ignore this field of requests; may be repeated.")
 @declared(KindOptions, "dtype")
 @click.option(
     "--enqueue",

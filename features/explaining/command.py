@@ -1,4 +1,4 @@
-"""`docmill explain`: show how one result came to be."""
+"""`docmill explain`: show how docmill computed one result."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from docmill.worker.stores import open_store
 @click.option("--full", is_flag=True, help="Show long texts, and all windows.")
 @JSON
 def explain_command(job: int, document: str, step: str | None, full: bool, as_json: bool) -> int:
-    """Show how the result of the document ID in JOB came to be.
+    """Show how docmill computed the result of the document ID in JOB.
 
-    The command shows the document with its metadata, the windows that the text was cut into and the prompt of each as
-    the model read it, the output, its flags and their meaning, and what computed it: the revision of the weights, the
-    adapter, precision, backend, versions, device, worker and times. Of a document without a result it says why.
+    The command shows the document with its metadata, the windows of the text with their prompts, the output, its
+    flags and their meaning, and the revision of the weights, the adapter, precision, backend, versions, device,
+    worker and times. If the document has no result, it says why.
 
-    The windows are not stored. They are cut again by the model's tokenizer, without its weights; where the model is
-    not on this machine, the command says so. Of a job with several steps the last one with a result is explained.
+    To show windows, the command needs the model's tokenizer on this machine. For a job with several steps it
+    explains the last one with a result.
     """
     CHECKS.require("`docmill explain`")
     settings = settings_from()

@@ -28,9 +28,9 @@ from docmill.worker.terminal import warn
 def metrics_command(host: str, port: int, once: bool) -> int:
     """Serve the fleet's metrics to Prometheus, until Ctrl-C.
 
-    They are read from the database at each scrape, so they are right even if every worker is dead. One such process
-    is enough for a fleet. Metrics have names of pipelines and models in them, and no text of a document. The spend
-    needs DOCMILL_PRICES. Workers count their own work: see DOCMILL_METRICS_PORT.
+    The command reads the database at each scrape, so the metrics are right even if every worker is dead. One such
+    process is enough for a fleet. Metrics contain names of pipelines and models, but no text of a document. The spend
+    needs DOCMILL_PRICES. For metrics of a worker, set DOCMILL_METRICS_PORT.
     """
     LIBRARY.require("`docmill metrics`")
     from docmill.features.metrics.fleet import FleetCollector

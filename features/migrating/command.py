@@ -58,7 +58,7 @@ MEANING = {
 def migrate_command() -> None:
     """Compute a corpus with another model, and switch to its results when they are complete.
 
-    Until then the old model answers. `docmill migrate back` lets it answer again.
+    Until then the old results stay in use. `docmill migrate back` switches back to them.
     """
 
 
@@ -72,13 +72,13 @@ def migrate_command() -> None:
     "new",
     metavar="MODEL",
     required=True,
-    help="Model that takes its place.",
+    help="New model.",
     shell_complete=complete_models,
 )
 @click.option("--revision", help="Branch, tag or commit of the new model on the hub.  [default: main]")
-@click.option("--prompt", type=PROMPT, help="Prompt of the new model, in place of the old one's.")
+@click.option("--prompt", type=PROMPT, help="Prompt of the new model.")
 @click.option("--model-prompt", "prompt_name", metavar="NAME", help="One of the new model's own prompts.")
-@click.option("--job", type=JOB_ID, help="Job whose results are replaced.  [default: the latest with the model]")
+@click.option("--job", type=JOB_ID, help="Job whose results to replace.  [default: the latest with the model]")
 @click.option("--step", metavar="NAME", help="Step of that job.  [default: the one with the model]")
 @click.option(
     "--max-failures",
@@ -114,14 +114,13 @@ def run_command(
 ) -> int:
     """Compute CORPUS with another model, then switch to its results.
 
-    The new model gets the options of the old one. Its results are computed by a job of low priority, the backfill.
-    Until it is complete, `docmill search` and the views of pipelines over the corpus answer by the old model. Then
-    they all switch in one transaction. The old results stay, for `docmill migrate back`, until `docmill gc
-    migrated`.
+    The new model gets the options of the old one. A job of low priority, the backfill, computes its results. Until it
+    is complete, `docmill search` and the views of pipelines over the corpus use the old results. Then they all switch
+    in one transaction. The old results stay, for `docmill migrate back`, until `docmill gc migrated`.
 
-    The command says what the backfill costs, and asks first. You may interrupt it: the same command continues.
-    Documents that come meanwhile are computed by both models. After the switch, runs of stored pipelines compute the
-    new model where their file names the old one. The same command again computes documents that came since by other
+    The command estimates the cost of the backfill, and asks first. You may interrupt it: the same command continues.
+    Both models compute documents that arrive meanwhile. After the switch, runs of stored pipelines compute the new
+    model where their file names the old one. The same command again computes documents that came since by other
     commands.
 
     Exit code 1: the backfill is complete, but did not switch, since documents would lose their result.

@@ -31,10 +31,9 @@ from docmill.worker.web.marks import ChecksOf, checks_of
 def report_command(job: int, out: Path | None, no_text: bool) -> int:
     """Write a page of HTML about JOB, for people who do not use the command line.
 
-    The page says what ran on what, what it cost, and what repeated texts and earlier results saved. It shows the
-    throughput, the distributions of lengths, the flags with examples side by side, and the failures by reason. It
-    is one file, needs no network, runs no script and prints well. It has texts of documents on it, unless you give
-    --no-text.
+    The page shows the models, workers, cost and throughput of the job, the savings by repeated texts and earlier
+    results, the distributions of lengths, flags with examples side by side, and failures by reason. It is one file,
+    needs no network and runs no script. It contains texts of documents, unless you give --no-text.
     """
     target = Path(f"report-{job}.html") if out is None else out
     check_out(target, "jsonl")

@@ -32,7 +32,7 @@ def _check_suffix(_: click.Context, __: click.Parameter, file: Path) -> Path:
     return file
 
 
-STEP = click.option("--step", help="Review this step of a job with several steps; the last one if not given.")
+STEP = click.option("--step", help="Step to review, of a job with several steps.  [default: the last]")
 SIZE = click.option(
     "--size", type=WholeNumber(1, 1_000_000), default=100, show_default=True, help="Size of the sample."
 )

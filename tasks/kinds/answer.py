@@ -373,14 +373,14 @@ class AnswerOptions(Sampling):
         Field(
             ge=-MOST,
             le=MOST,
-            description="Give no answer if the null score is higher than that of the best answer by more than this.  "
+            description="Give no answer if the null score exceeds the best answer's score by more than this.  "
             "[default: 0]",
         ),
         Option(metavar="X", only=Family.ENCODER),
     ] = None
     always_answer: Annotated[
         bool | None,
-        Field(description="Give the best answer also where the model thinks that there is none."),
+        Field(description="Give the best answer even if the model finds none."),
         Option(only=Family.ENCODER),
     ] = None
     beams: Beams = None

@@ -160,8 +160,7 @@ class ClassifyOptions(Windowed):
         str | None,
         AfterValidator(_with_place),
         Field(
-            description=f"Sentence that an NLI model holds against a document; {{}} stands for a label.  "
-            f"[default: {HYPOTHESIS}]",
+            description=f"Sentence that an NLI model judges; {{}} stands for a label.  [default: {HYPOTHESIS}]",
             examples=["It is about {}."],
         ),
         Option(metavar="TEXT"),
@@ -173,7 +172,7 @@ class ClassifyOptions(Windowed):
     aggregate: Annotated[
         Literal["mean", "max"] | None,
         Field(
-            description="Score of a long document: the mean of its windows', weighted by tokens, or the highest.  "
+            description="Score of a long document: the mean of its windows, weighted by tokens, or the highest.  "
             "[default: mean]"
         ),
         Option("window-score", "aggregate"),

@@ -99,8 +99,8 @@ class Tagging(Windowed):
     aggregation: Annotated[
         Strategy | None,
         Field(
-            description="Label of a word whose tokens have several: each its own, the first token's, that of their "
-            f"mean, or the best token's.  [default: {AGGREGATION}]"
+            description="Label of a word whose tokens differ: one for each token, the first token's, "
+            f"the mean's, or the best token's.  [default: {AGGREGATION}]"
         ),
         Option("word-label", "aggregation"),
     ] = None

@@ -96,7 +96,7 @@ class ExtractOptions(Generating):
     defaults = MappingProxyType({"cite": False})
     json_schema: JsonSchema = None
     cite: Annotated[
-        bool | None, Field(description="Keep where in the document each text and number of the record stands.")
+        bool | None, Field(description="Add the position of each text and number of the record in the document.")
     ] = None
 
 

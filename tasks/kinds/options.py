@@ -113,7 +113,7 @@ class KindOptions(BaseModel):
         return self.model_copy(update=values)
 
 
-PROMPT = Field(description="Template of what the model reads; {text} stands for the document.")
+PROMPT = Field(description="Template of the model's input; {text} stands for the document.")
 
 
 class Windowed(KindOptions):
@@ -440,8 +440,8 @@ GivenLabels = Annotated[
     dict[str, str] | None,
     BeforeValidator(words_by_label),
     Field(
-        description="Labels to choose among or to find, with commas between them, or a .txt, .json or .toml file of "
-        "them; for an NLI, embedding, decoder-only or GLiNER model.",
+        description="Labels, separated by commas, or a .txt, .json or .toml file of them; for an NLI, embedding, "
+        "decoder-only or GLiNER model.",
         examples=[{"sports": "sports", "the economy": "money, trade and prices"}],
     ),
     WithJsonSchema(_LABELS_SCHEMA),

@@ -164,15 +164,15 @@ class RedactOptions(Tagging):
     replace: Annotated[
         Method | None,
         Field(
-            description="Replacement: a tag such as [EMAIL], a tag with a pseudonym that is the same for the same "
-            "name, or asterisks.  [default: tag]"
+            description="Replacement: a tag such as [EMAIL], a tag with the same pseudonym for the same name, or "
+            "asterisks.  [default: tag]"
         ),
     ] = None
     salt: Annotated[
         str | None,
         Field(
             min_length=_MIN_SALT_CHARS,
-            description="Secret text that the pseudonyms of --replace hash depend on, of at least "
+            description="Secret text for the pseudonyms of --replace hash, of at least "
             f"{_MIN_SALT_CHARS} characters.",
             examples=["a secret text"],
         ),

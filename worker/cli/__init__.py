@@ -107,7 +107,7 @@ class LazyGroup(click.Group):
 )
 @click.version_option(package_name="docmill")
 def docmill() -> None:
-    """Summarize, translate and embed whole corpora, each text once, with every result in SQL.
+    """Run a language model over every document of a corpus, and keep the results in SQL.
 
     \b
     docmill run summarize notes/ --out summaries.csv

@@ -310,8 +310,7 @@ class KeyOptions(OptionsModel):
         str | None,
         AfterValidator(_shown_as_it_is),
         Field(
-            description="Id that stands in each line of the JSON log about the job.  [default: the trace's id, or a "
-            "random one]"
+            description="Id in each line of the JSON log about the job.  [default: the trace's id, or a random one]"
         ),
         Option(metavar="ID"),
     ] = None

@@ -113,7 +113,7 @@ def versions_command(days: float | None, dry_run: bool, yes: bool, as_json: bool
 
 
 @gc_command.command("migrated", epilog="Example: docmill gc migrated --older-than 30")
-@click.option("--older-than", "days", type=Number(0), metavar="DAYS", help="Only of migrations before then.")
+@click.option("--older-than", "days", type=Number(0), metavar="DAYS", help="Only results of migrations before then.")
 @DRY_RUN
 @YES
 @JSON

@@ -87,13 +87,13 @@ FLAGS = named("CONDITION,…", _flags)
     flag_value=DOUBTS,
     help="Write only results without any doubtful flag, or without these flags and bounds.",
 )
-@click.option("--risk", is_flag=True, help="Write the risk that each output is bad, by docmill review fit JOB.")
+@click.option("--risk", is_flag=True, help="Write the risk that each output is bad, from docmill review fit JOB.")
 @click.option("--risk-above", type=Number(0, 1), help="Write only results with a higher risk, with the risk.")
 @click.option(
     "--all",
     "every",
     is_flag=True,
-    help="Write every input, also failed, skipped and rejected ones, with its outcome and the reason.",
+    help="Also write failed, skipped and rejected inputs, each with its outcome and reason.",
 )
 @WITH_INPUT
 @DETAILS
@@ -101,7 +101,7 @@ FLAGS = named("CONDITION,…", _flags)
 def results_command(job: int | str, **options: Any) -> int:
     """Write JOB's results, in the order of the source.
 
-    A CORPUS stands for its latest job, or after a migration for the job of the model that answers.
+    CORPUS means its latest job, or after a migration the job of the model in use.
 
     CSV and Excel are for people: a row for every document and rejected record, with the output, and remarks on flags
     and failures. In CSV an apostrophe stands before a value that a spreadsheet would read as a formula. Excel shows
@@ -117,10 +117,10 @@ def results_command(job: int | str, **options: Any) -> int:
     records: each line has an "outcome" (done, failed, skipped, blocked, rejected, pending or not computed) and a
     "reason".
 
-    --flagged writes the results to be doubted, --unflagged the others; both leave out documents without a result.
-    A bound such as confidence<0.4 takes results with this number; a result without the number does not meet it.
-    For a job with several steps, a flag of any step counts; with --step only that step's. docmill status JOB says
-    how many results have each flag. --risk and --risk-above need docmill review fit JOB first.
+    --flagged writes the doubtful results, --unflagged the others; both leave out documents without a result. A
+    result without a confidence does not meet a bound such as confidence<0.4. For a job with several steps, a flag
+    of any step counts; with --step only that step's. docmill status JOB says how many results have each flag.
+    --risk and --risk-above need docmill review fit JOB first.
 
     With --part-documents the folder gets part-00000.jsonl (or .csv, .parquet, .xlsx, .npy with its ids; compressed if
     the folder's name ends in .gz or .zst) and so on, and manifest.json, which lists the parts. The same command

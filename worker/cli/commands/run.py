@@ -77,7 +77,7 @@ if TYPE_CHECKING:
 @WITH_INPUT
 @DETAILS
 @click.option("--json", "as_json", is_flag=True, help="Print the job's final status as JSON.")
-@click.option("--web", is_flag=True, help="Show the job in a browser meanwhile, and after it until Ctrl-C.")
+@click.option("--web", is_flag=True, help="Show the job in a browser, during the run and then until Ctrl-C.")
 def run_command(
     task: str,
     dry_run: bool,

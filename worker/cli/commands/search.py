@@ -53,7 +53,7 @@ BEGINNING = 300  # characters shown of a hit without a passage
     "queries, or else the prompt of the documents]",
 )
 @click.option("--model-prompt", "prompt_name", metavar="NAME", help="One of the model's own prompts for the text.")
-@click.option("--device", help="Device that embeds the text: auto, cpu, or for example cuda:0.")
+@click.option("--device", help="Device that embeds the text, such as cpu or cuda:0.")
 @BACKEND
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON line for each query.")
 def search_command(
@@ -72,7 +72,7 @@ def search_command(
 ) -> int:
     """Find the documents of CORPUS that are nearest to TEXT.
 
-    Without TEXT, in a terminal, you type one text after another, and the model is loaded once.
+    Without TEXT, you type one text after another in a terminal; the command loads the model once.
 
     CORPUS is the name that `run --corpus` gave, or else the path of the source. First embed its documents with
     `docmill run embed SOURCE`. The text is embedded with the same model and settings, and compared with every
