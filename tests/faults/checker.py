@@ -64,7 +64,7 @@ def read_books(database: Database, job_id: int) -> Books:
 def check(database: Database, job_id: int, *, state: str = "done") -> JobStatus:
     """Everything that must hold of a job that ended, whatever happened to it meanwhile; its status."""
     status = read_status(database, job_id)
-    assert status.state == state, f"job {job_id} is {status.state} and not {state}: {status}"
+    assert status.state == state, f"job {job_id} is {status.state} and not {state}: {vars(status)}"
     books = read_books(database, job_id)
     if state == "done":
         _nothing_is_lost(books)
