@@ -73,8 +73,8 @@ def batch_command(
     A line is {"custom_id", "method", "url", "body"}; the url is /v1/chat/completions, /v1/completions or
     /v1/embeddings. FILE may be compressed (.gz or .zst), a URL, or - for standard input.
 
-    Requests with the same url, model and parameters make a job. Every text is computed once, and the same command
-    continues an interrupted one. A request that cannot be carried out becomes an error with its line.
+    Requests with the same url, model and parameters make a job. docmill computes every text once, and the same
+    command continues an interrupted one. If it cannot carry out a request, it writes an error with the line.
     """
     if enqueue == (out is not None):
         raise click.UsageError("give --out FILE for the answers, or --enqueue to leave the work to a fleet")

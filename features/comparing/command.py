@@ -33,11 +33,10 @@ def compare_command(
 
     The first --job is A, the second B. The comparison covers the current documents with both results. Texts: the
     share of identical ones, and the overlap of their words. Labels: the share of equal best labels, and Cohen's
-    kappa. Spans: F1. Records: the share of equal properties. Embeddings: how many of a document's 10 nearest by A are
-    among its 10 nearest by B, exactly, for a sample of 200 documents. Flags and confidence follow for each job.
+    kappa. Spans: F1. Records: the share of equal properties. Embeddings: for a sample of 200 documents, the overlap
+    of the 10 nearest by A and by B. Flags and confidence follow for each job.
 
-    Samples are drawn from the documents whose results differ. Words that only A has stand in [-…-], words that only B
-    has in {+…+}.
+    Samples are documents whose results differ. Words only in A are shown as [-…-], words only in B as {+…+}.
     """
     if len(jobs) != 2:
         raise click.UsageError("give --job twice: docmill compare CORPUS --job A --job B")

@@ -45,8 +45,8 @@ ROWS = click.option("--out", type=OUT, help="Write a row for each document in a 
 def dedup_command() -> None:
     """Find near duplicates in a corpus, and put them into clusters.
 
-    With `--leave-out near-duplicates`, `docmill run` and the steps of pipelines read only the first document of each
-    cluster: the one that came into the corpus first. The view `near_duplicates` has the clusters in SQL.
+    With `--leave-out near-duplicates`, `docmill run` and the steps of pipelines read only the document of each
+    cluster that came into the corpus first. The view `near_duplicates` has the clusters in SQL.
     """
 
 
@@ -82,11 +82,11 @@ def find_command(
 ) -> int:
     """Put documents of CORPUS that are nearly the same into clusters.
 
-    CORPUS is the name that `run --corpus` gave, or else the path of the source. Two texts are near duplicates if they
-    share most of their runs of three words: the Jaccard similarity of these sets is at least the threshold. Case and
-    punctuation make no difference. Documents that a chain of near duplicates connects are one cluster.
+    CORPUS is the name that `run --corpus` gave, or else the path of the source. Two texts are near duplicates if
+    they share most of their runs of three words: the Jaccard similarity of these sets is at least the threshold.
+    docmill ignores case and punctuation. A chain of near duplicates is one cluster.
 
-    The same command again compares only new documents. Without options it takes those of the last search.
+    The next search compares only new documents, by default with the options of the last search.
     """
     wanted = DedupOptions(threshold, shingle, seed, embeddings, job)
     if wanted.by_vectors and wanted.about_words:

@@ -54,7 +54,7 @@ def review_command() -> None:
     """Judge a sample of a job's outputs, and estimate the share of all outputs that are good.
 
     The sample has relatively more doubtful outputs than the job, and the estimate corrects for that. A judgement
-    holds for every job with the same text and spec.
+    counts for every job with the same text and spec.
     """
 
 
@@ -142,8 +142,8 @@ def import_command(job: int, file: Path, step: str | None, seed: int | None, by:
 def fit_command(job: int, step: str | None, as_json: bool) -> int:
     """Fit the risk that an output is bad to all judgements.
 
-    It takes the judgements of the step's spec, and needs 200. A logistic regression gives the risk by an output's
-    flags, confidence and lengths. `docmill results JOB --risk` writes it, and `--risk-above 0.2` selects by it.
+    The command needs 200 judgements of the step's spec. It fits a logistic regression over flags, confidence and
+    lengths. `docmill results JOB --risk` writes the risk, and `--risk-above 0.2` selects by it.
     """
     LIBRARY.require("`docmill review`")
     with open_store(settings_from()) as database:

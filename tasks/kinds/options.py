@@ -184,7 +184,7 @@ class Sampling(Windowed):
     ] = None
     repetition_penalty: Annotated[
         float | None,
-        Field(gt=0, le=MOST, description="Make tokens less likely that stand in the text already; 1 is off."),
+        Field(gt=0, le=MOST, description="Make tokens less likely that are already in the text; 1 is off."),
         Option(layer=Layer.MORE),
     ] = None
 

@@ -126,11 +126,10 @@ def rm_command(
 ) -> int:
     """Remove the corpus NAME, or documents of it, with their results. A result that other documents need stays.
 
-    The command removes the documents in all versions, their texts, and all results that were computed from them,
-    directly or through later steps. With a whole corpus it also removes its readings and jobs. It refuses while a
-    job works on the corpus. A text that other documents have, too, stays with them; the command names them. Exit
-    code 1: an ID does not exist, or no document matches --where. docmill cannot remove backups and exported files:
-    see docs/removing.md.
+    The command removes all versions of the documents, their texts, and all results of these texts, also of later
+    steps. With a whole corpus it also removes its readings and jobs. It refuses while a job works on the corpus. If
+    other documents have the same text, the text stays, and the command names them. Exit code 1: an ID does not
+    exist, or no document matches --where. docmill cannot remove backups and exported files: see docs/removing.md.
     """
     if ids and (wheres or vanished):
         raise click.UsageError("--document names the documents; leave it out to choose them by --where or --vanished")
@@ -217,10 +216,9 @@ def _say_removed(removed: Removed) -> None:
 def trace_command(file: Path, as_json: bool) -> int:
     """Report where the text in FILE still is in the store. FILE may be -, standard input.
 
-    The command looks for the whole text as it was stored, with or without white space at its ends. It also looks for
-    the text's bytes in this machine's files, where another text that contains the same passage shows too. It finds
-    no name of a document, and says which places it did not search. Exit code 0: the text is nowhere in the store; 1:
-    it was found.
+    The command looks for the whole stored text, with or without white space at its ends, and for the text's bytes
+    in this machine's files, where it also finds longer texts that contain it. It does not find names of documents,
+    and says which places it did not search. Exit code 0: the text is nowhere in the store; 1: it was found.
     """
     with click.open_file(str(file), "rb") as stream:
         raw = stream.read()

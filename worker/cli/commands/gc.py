@@ -61,7 +61,7 @@ def gc_command() -> None:
     """Remove unreferenced texts, old results and old versions of documents.
 
     Data of an unfinished job stays. You may interrupt each of these commands, and run it beside any other command.
-    A dropped result is computed again when a job needs it.
+    docmill computes a dropped result again when a job needs it.
     """
 
 
@@ -106,8 +106,8 @@ def results_command(days: float | None, spec: str | None, dry_run: bool, yes: bo
 def versions_command(days: float | None, dry_run: bool, yes: bool, as_json: bool) -> int:
     """Remove superseded versions of documents.
 
-    Their results go, and current documents keep theirs. A document whose text changed keeps its older versions, so
-    that results of earlier jobs stay complete.
+    The command also removes their results. docmill keeps superseded versions until then, so that results of earlier
+    jobs stay complete.
     """
     return _collect(lambda _: Drops((days or 0.0) * DAY_S, (), superseded=True), dry_run, yes, as_json)
 
@@ -134,10 +134,10 @@ def migrated_command(days: float | None, dry_run: bool, yes: bool, as_json: bool
 @click.option("--dry-run", is_flag=True, help="Only count the rows by table.")
 @JSON
 def retention_command(limit: int | None, seconds: float | None, dry_run: bool, as_json: bool) -> int:
-    """Apply the rules of retention.
+    """Apply the retention rules.
 
-    The settings have the rules (DOCMILL_RETENTION). The command removes old runs, shards, results and the like that
-    nothing needs. It does not ask, so it suits a schedule.
+    Set the rules with DOCMILL_RETENTION. The command removes old runs, shards, results and other rows that nothing
+    needs. It does not ask, so you can run it on a schedule.
     """
     return retain(settings_from(), limit, seconds, dry_run, as_json)
 

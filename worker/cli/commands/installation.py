@@ -45,9 +45,8 @@ def upgrade_command(as_json: bool) -> int:
 def recount_command(as_json: bool) -> int:
     """Correct the kept counts of shards, failures and flags.
 
-    Metrics and pages read these counts, and triggers of the schema keep them. They are wrong after rows were restored
-    into a schema that was there before (`pg_restore --data-only`). The command counts the rows anew. Run it as the
-    owner of the tables; workers may go on meanwhile.
+    Metrics and pages read these counts, which triggers of the schema keep. After `pg_restore --data-only` they are
+    wrong. The command counts the rows again. Run it as the owner of the tables; workers may run meanwhile.
     """
     with open_store(settings_from()) as database:
         corrected = recount(database)
@@ -82,7 +81,7 @@ def doctor_command(workers: bool, within_s: float | None, host: str | None, as_j
     code 0: every check passed; 1: a check failed.
 
     With --workers it checks only the workers of this machine, quickly, as a container's probe: each device process
-    must have a working device, and must hold work or have heard from the queue lately. Exit code 0: every process
+    must have a working device, and must have work or recent contact with the queue. Exit code 0: every process
     passes; 1: a process fails, or there is none; 3: the database does not answer.
     """
     if workers:

@@ -59,10 +59,9 @@ def status_command(job: int | None, wait: bool, as_json: bool) -> int:
 
     Without JOB it shows the latest job; docmill jobs lists all.
 
-    "flags" says how many results carry each flag: first those that make an output doubtful, then other remarks.
-    "escalated" says how many texts --escalate computed again, how many of these results were kept, and the time
-    that both models took beside the better model alone. "cost" is the price of the job's tokens, if DOCMILL_PRICES
-    names a file with prices.
+    "flags" counts the results with each flag: first doubtful flags, then remarks. "escalated" counts the texts
+    that --escalate computed again and the results that it kept, and compares the time of both models with the
+    better model alone. "cost" is the price of the job's tokens, if DOCMILL_PRICES names a file with prices.
 
     With --wait, exit code 0 means that every document has its result; 1: some documents failed; 4: some records were
     rejected and nothing failed. If every worker refuses the job for more than a minute, it is blocked: the command
@@ -100,12 +99,12 @@ def status_command(job: int | None, wait: bool, as_json: bool) -> int:
 def retry_command(job: int, only: str | None, as_json: bool) -> int:
     """Try JOB's failed documents again, and continue a stopped job.
 
-    The limits of --max-failures and --max-flagged stay. Failures that are tried again no longer count against
-    --max-failures. If --max-flagged stopped the job, its doubtful results so far no longer count.
+    --max-failures and --max-flagged still apply, but not to the retried failures, nor to doubtful results from
+    before --max-flagged stopped the job.
 
-    Classes of failures: transient (something around the work failed), document (the document caused it), model (the
-    model caused it). A failure stays on record until a new attempt succeeds. Workers do the work; if none is running,
-    the next `docmill run` or `docmill worker` does.
+    Classes of failures: document (the document caused it), model (the model caused it), transient (something else
+    did). docmill keeps a failure until a new attempt succeeds. Workers retry the documents; if none is running, the
+    next `docmill run` or `docmill worker` does.
     """
     with open_store(settings_from()) as database:
         texts, goes_on, said = retry_failures(database, job, only)

@@ -53,7 +53,7 @@ def list_command(as_json: bool) -> int:
 def get_command(source: str | None) -> int:
     """Copy the small models of the quick start into the models directory.
 
-    The archive is one of the files of docmill's release. Each model is compared with its hash.
+    docmill's release has the archive. The command verifies the hash of each model.
     """
     from docmill.tasks.specs.own_models import copy_own_models
 

@@ -79,8 +79,7 @@ def check_command(file: Path, as_json: bool) -> int:
 def schema_command() -> int:
     """Print the JSON Schema of pipeline files, for editors.
 
-    An editor completes and checks a pipeline file by it, if the file's first line names it: #:schema
-    pipeline.schema.json
+    Editors use it if the file's first line names it: #:schema pipeline.schema.json
     """
     print_json(json_schema())
     return OK

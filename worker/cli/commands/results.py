@@ -103,19 +103,18 @@ def results_command(job: int | str, **options: Any) -> int:
 
     CORPUS means its latest job, or after a migration the job of the model in use.
 
-    CSV and Excel are for people: a row for every document and rejected record, with the output, and remarks on flags
-    and failures. In CSV an apostrophe stands before a value that a spreadsheet would read as a formula. Excel shows
-    the length of a vector, and cuts a text that is too long for a cell.
+    CSV and Excel are for people: a row for every document and rejected record, with the output, and remarks on
+    flags and failures. In CSV docmill puts an apostrophe before a value that a spreadsheet would read as a formula.
+    In Excel it writes the length of a vector, and cuts a text that is too long for a cell.
 
     A JSON line has "id", "task", the output ("text" or "vector"), "tokens_in", "tokens_out", "flags", "meta" (the
-    record's other fields) and, where it is known, "confidence". Parquet, and CSV and Excel with --details, have the
-    same fields as columns. vectors.npy is one float32 array, with the ids in vectors.ids.jsonl. For a job with
-    several steps, a line has "id", "steps" (by name), "flags" and "meta", and a table has the columns of every step;
-    --step writes one step as above. A file appears under its name only when it is complete.
+    record's other fields) and, if known, "confidence". Parquet, and CSV and Excel with --details, have the same
+    fields as columns. vectors.npy is one float32 array, with the ids in vectors.ids.jsonl. For a job with several
+    steps, a line has "id", "steps" (by name), "flags" and "meta", and a table has the columns of every step; --step
+    writes one step as above. A file appears under its name only when it is complete.
 
-    These formats leave out documents without a result. With --all they are written, too, and so are rejected
-    records: each line has an "outcome" (done, failed, skipped, blocked, rejected, pending or not computed) and a
-    "reason".
+    These formats leave out documents without a result. --all also writes these and rejected records: each line has
+    an "outcome" (done, failed, skipped, blocked, rejected, pending or not computed) and a "reason".
 
     --flagged writes the doubtful results, --unflagged the others; both leave out documents without a result. A
     result without a confidence does not meet a bound such as confidence<0.4. For a job with several steps, a flag

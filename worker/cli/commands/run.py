@@ -95,9 +95,8 @@ def run_command(
 ) -> int:
     """Run TASK over SOURCE, here and now, and show the results.
 
-    Every text is computed once. A text that has a result already is not computed again, and the same command
-    continues an interrupted run. No server is needed; if DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL are set, the
-    command uses the fleet's queue and database.
+    docmill computes every text once, and the same command continues an interrupted run. You need no server. If you
+    set DOCMILL_REDIS_URL and DOCMILL_DATABASE_URL, the command uses the fleet's queue and database.
     """
     settings = settings_from(device=device, backend=backend, endpoint=endpoint)
     devices = devices_for(settings.device, options.get("model"))
@@ -235,7 +234,7 @@ def enqueue_command(task: str, wait: bool, as_json: bool, **options: Any) -> int
     """Store SOURCE as a job of TASK for the workers, and print the job's number.
 
     Exit code 0 means that the documents are durable in SQL, even if Redis is down. The same command again continues
-    an unfinished job and adds nothing twice. With --idempotency-key it returns the same job also when the job has
+    an unfinished job and adds nothing twice. With --idempotency-key it returns the same job, even if the job has
     ended.
     """
     from docmill.worker.jobs.follow import follow

@@ -75,9 +75,9 @@ def search_command(
     Without TEXT, you type one text after another in a terminal; the command loads the model once.
 
     CORPUS is the name that `run --corpus` gave, or else the path of the source. First embed its documents with
-    `docmill run embed SOURCE`. The text is embedded with the same model and settings, and compared with every
-    current document of the corpus. If there is an index and it saves time, the text is compared only with documents
-    that the index proposes. A score is a cosine. Documents with the same text have the same score.
+    `docmill run embed SOURCE`. docmill embeds the text with the same model and settings, and compares it with every
+    current document of the corpus. If an index saves time, it compares the text only with documents that the index
+    proposes. A score is a cosine. Documents with the same text have the same score.
 
     A JSON line is {"id", "query", "hits"}. "id" is the query's id in FILE, or null for TEXT. "hits" are
     {"id", "score", "text", "meta", "passage"}, the nearest first. With `--window-vectors all` they also have

@@ -34,9 +34,9 @@ def web_command(host: str, port: int, names: tuple[str, ...], allow_changes: boo
     The page reads the database, so it is right even if every worker is dead. It changes nothing without
     --allow-changes. It shows texts of documents.
 
-    Everybody on this machine can open it on the loopback address, and nobody else. On another address, or with
-    --host-name, it asks for a token: that of DOCMILL_WEB_TOKEN, or a new one that is printed once. It speaks HTTP; a
-    proxy in front of it has to add TLS.
+    On the loopback address, only people on this machine can open it. On another address, or with --host-name, it
+    asks for a token: DOCMILL_WEB_TOKEN, or a new token that docmill prints once. It speaks HTTP; use a proxy for
+    TLS.
     """
     from docmill.worker.extras import EXTRAS
 

@@ -43,8 +43,8 @@ def worker_command(
 ) -> int:
     """Start a worker: a supervisor with one process for each device.
 
-    SIGTERM or Ctrl-C finishes the running batches and gives the rest back; a second signal gives everything back at
-    once. Without DOCMILL_REDIS_URL the worker starts an embedded queue, which serves this machine only.
+    After SIGTERM or Ctrl-C, the worker finishes the running batches and gives the rest back; after a second signal,
+    it gives everything back at once. Without DOCMILL_REDIS_URL it starts an embedded queue for this machine only.
 
     Orders are `docmill.enqueue` messages of other programs. A worker takes them only with the lane enqueue, and reads
     only what DOCMILL_ORDER_ROOTS and DOCMILL_ORDER_SCHEMES allow.
