@@ -16,9 +16,10 @@ import orjson
 from docmill.storage.core.normalize import normalize
 from docmill.storage.errors import StorageError
 from docmill.storage.json_values import Json
+from docmill.storage.outputs import output_types
 
 TEXT = "text"
-PROMPT, QUESTION, MESSAGES = "prompt", "question", "messages"  # parameters of specs
+PROMPT, QUESTION, MESSAGES = "prompt", output_types.QUESTION, "messages"  # parameters of specs
 # The parameter of specs whose documents and outputs keep white space at their ends, and its value.
 WHITE_SPACE, KEPT = "white_space", "kept"
 _META, _OPTIONAL = "meta.", "?"

@@ -21,7 +21,7 @@ from docmill.worker.jobs import Bar
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-    from docmill.storage.outputs.output_types import OutputType
+    from docmill.storage.outputs.output_types import OutputType, Params
     from docmill.storage.results.job_counts import FlagCounts
     from docmill.storage.results.status import JobStatus
 
@@ -191,10 +191,10 @@ def jobs_table(statuses: Sequence[JobStatus]) -> Group:
     return Group(made, *([Text(), *reasons] if reasons else []))
 
 
-def samples_table(samples: Sequence[dict[str, Any]], total: int, output: OutputType) -> Table:
-    """Return a few results below their inputs, in columns that fit any terminal."""
+def samples_table(samples: Sequence[dict[str, Any]], documents: int, output: OutputType, params: Params) -> Table:
+    """Return the results of a few of a job's documents below their inputs, in columns that fit any terminal."""
     made = Table(
-        title=f"{samples[0]['task']}: {len(samples)} of {total:,} results",
+        title=f"{samples[0]['task']}: {len(samples)} of {documents:,} document{'s' * (documents != 1)}",
         title_justify="left",
         box=None,
         pad_edge=False,
@@ -205,7 +205,7 @@ def samples_table(samples: Sequence[dict[str, Any]], total: int, output: OutputT
     for sample in samples:
         made.add_row("document", NameCell(sample["id"]), style="bold")
         made.add_row("input", _on_few_lines(sample["input"]))
-        made.add_row("output", _on_few_lines(output.shown(sample)), end_section=True)
+        made.add_row("output", _on_few_lines(output.shown(sample, params)), end_section=True)
         made.add_row()
     return made
 

@@ -64,10 +64,10 @@ def _heading(task: str) -> str:
     return kinds.kind(task).heading
 
 
-def _remarks(row: Result) -> str | None:
-    """Return why a document has no result, and the flags of those that it has, in words."""
+def _remarks(row: Result, of_outputs: Sequence[str]) -> str | None:
+    """Return why a document has no result, the remarks on its outputs, and their flags in words."""
     lacking = [] if row.get("outcome", "done") == "done" else [row["outcome"]]
     if lacking and row["reason"]:
         lacking = [f"{row['outcome']}: {row['reason'].removesuffix('.')}"]
     of_steps = [f"{name}: {in_words(flag)}" for name, of in row.get("steps", {}).items() for flag in of["flags"]]
-    return "; ".join([*lacking, *map(in_words, row["flags"]), *of_steps]) or None
+    return "; ".join([*lacking, *of_outputs, *map(in_words, row["flags"]), *of_steps]) or None

@@ -122,7 +122,8 @@ def _side_by_side(comparison: JobComparison, pair: ComparedDocument) -> Table:
     made.add_column(ratio=1)
     assert pair.a is not None
     assert pair.b is not None
-    made.add_row(*marked(comparison.a.output.shown(pair.a), comparison.b.output.shown(pair.b)))
+    a, b = comparison.a, comparison.b
+    made.add_row(*marked(a.output.shown(pair.a, a.spec.params), b.output.shown(pair.b, b.spec.params)))
     made.add_row()
     return made
 

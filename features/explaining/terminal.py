@@ -113,11 +113,11 @@ class ExplanationSections:
         ]
         shown = self._outputs[self._explanation.step.name].shown
         if escalation.first.status == "done":
-            rows.append(("", self._text(shown(escalation.first.output))))
+            rows.append(("", self._text(shown(escalation.first.output, escalation.first_spec.params))))
         if escalation.second is not None:
             rows.append(("second", say_result(escalation.second_spec, escalation.second)))
             if escalation.second.status == "done":
-                rows.append(("", self._text(shown(escalation.second.output))))
+                rows.append(("", self._text(shown(escalation.second.output, escalation.second_spec.params))))
         return [*rows, ("result", say_choice(escalation))]
 
     def _windows(self) -> Rows:
@@ -199,7 +199,7 @@ class ExplanationSections:
         assert outcome is not None
         if outcome.status != "done":
             return f"{outcome.status}: {outcome.reason}"
-        return self._outputs[step.name].shown(outcome.output)
+        return self._outputs[step.name].shown(outcome.output, step.spec.params)
 
     def _text(self, text: str) -> str:
         return text if self._full else cut_short(text)

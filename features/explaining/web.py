@@ -25,10 +25,11 @@ def read_document(request: PageRequest) -> Values:
         read_provenance(request.database, status.id, key, step), lambda _spec, _text: Cut(problem=NOT_CUT)
     )
     outcome = explanation.step.outcome
-    kind = request.database.kind_of(explanation.step.spec.kind)
-    output = "" if outcome is None or outcome.status != "done" else kind.output.shown(outcome.output)
+    spec = explanation.step.spec
+    kind = request.database.kind_of(spec.kind)
+    output = "" if outcome is None or outcome.status != "done" else kind.output.shown(outcome.output, spec.params)
     flags = () if outcome is None else outcome.flags
-    checks = checks_of(request.settings.models_dir, request.settings.cache_dir)(explanation.step.spec)
+    checks = checks_of(request.settings.models_dir, request.settings.cache_dir)(spec)
     is_text = outcome is not None and output == outcome.output.get("text")
     found = mark_output(explanation.step.text or "", output, flags, checks if is_text else NONE)
     return {

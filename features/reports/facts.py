@@ -168,7 +168,8 @@ def _keep(
     before = step.status.input
     read = row["input"] if before is None else by_step.get(before, {}).get("text", "")
     text = result.get("text")
-    output = text if isinstance(text, str) else database.kind_of(step.status.spec.kind).output.shown(result)
+    spec = step.status.spec
+    output = text if isinstance(text, str) else database.kind_of(spec.kind).output.shown(result, spec.params)
     pair = ShownResult(row["id"], read, output, tuple(result["flags"]), output == text)
     for flag in pair.flags:
         step.examples.setdefault(flag, Sample(EXAMPLES)).add(pair)

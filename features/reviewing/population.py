@@ -171,4 +171,4 @@ def _shown(database: Database, reviewed: ReviewedStep, row: Stored) -> str:
     if isinstance(row.text, str):
         return row.text
     output = database.kind_of(reviewed.step.lane).output
-    return output.shown(output.result(row))
+    return output.shown(output.result(row), reviewed.step.params)

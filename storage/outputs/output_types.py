@@ -29,10 +29,12 @@ SCHEMA = "json_schema"  # the parameter of a spec with the JSON Schema of its re
 PROPERTIES = "properties"
 N = "n"  # the parameter of a spec with the number of outputs for each document
 TEXTS, TRUNCATED = "texts", "truncated"
+QUESTION = "question"  # the parameter of a spec with questions by their names
 RANKING = "ranking"  # the parameter of a spec whose texts are sentences of the document
 SENTENCES, CITATIONS = "sentences", "citations"
 # In a view, STEP_status and the like are columns of its own.
 TAKEN = frozenset({"status", "reason", CITATIONS})
+NO_ANSWER, NOTHING_FOUND = "no answer in the text", "nothing found"
 SHOWN = 20  # labels, spans or properties in a line
 _FIELD_FORMS: Mapping[type, Form] = {str: Form.TEXT, int: Form.INTEGER, float: Form.NUMBER}
 _FORMS = {"string": Form.TEXT, "integer": Form.INTEGER, "number": Form.NUMBER, "boolean": Form.BOOLEAN}
@@ -115,8 +117,12 @@ class OutputType(ABC):
         return None
 
     @abstractmethod
-    def shown(self, result: Result) -> str:
-        """Return a line about a result for a terminal."""
+    def shown(self, result: Result, params: Params) -> str:
+        """Return a line for people about a result under a spec with these parameters."""
+
+    def remark(self, result: Result, params: Params) -> str | None:
+        """Return a remark for people on an output that lacks what was looked for. The result may have no output."""
+        return None
 
 
 def column(
@@ -221,7 +227,7 @@ class _Text(OutputType):
     def items(self, params: Params) -> tuple[str, Mapping[str, Form]] | None:
         return (SENTENCES, _forms_of(self._fields)) if RANKING in params else None
 
-    def shown(self, result: Result) -> str:
+    def shown(self, result: Result, params: Params) -> str:
         others = len(result.get(TEXTS) or ()) - 1
         return (result["text"] or "") + (f" (and {others} more)" if others > 0 else "")
 
@@ -254,7 +260,7 @@ class _Vector(OutputType):
             return (vector,)
         return replace(vector, stored=()), column("windows", Form.OFFSETS)
 
-    def shown(self, result: Result) -> str:
+    def shown(self, result: Result, params: Params) -> str:
         import numpy as np
 
         vector = np.atleast_2d(result["vector"])
@@ -298,7 +304,7 @@ class _Weights(OutputType):
     def items(self, params: Params) -> tuple[str, Mapping[str, Form]] | None:
         return "weights", _forms_of(self._fields)
 
-    def shown(self, result: Result) -> str:
+    def shown(self, result: Result, params: Params) -> str:
         return _line_of(f"{item['token']} {item['weight']:.2f}" for item in result["weights"])
 
 
@@ -350,7 +356,7 @@ class _Labels(OutputType):
         label, score, _ = self.columns(params)
         return [label, Column("score", Form.NUMBER, lambda result: _rounded(score.value(result)))]
 
-    def shown(self, result: Result) -> str:
+    def shown(self, result: Result, params: Params) -> str:
         return _line_of(f"{item['label']} {item['score']:.3f}" for item in result["labels"])
 
 
@@ -394,8 +400,11 @@ class _Spans(OutputType):
     def items(self, _params: Params) -> tuple[str, Mapping[str, Form]] | None:
         return "spans", _forms_of(self._fields)
 
-    def shown(self, result: Result) -> str:
-        return _line_of(f"{item['text']} ({item['label']})" for item in result["spans"]) or "nothing found"
+    def shown(self, result: Result, params: Params) -> str:
+        return _line_of(f"{item['text']} ({item['label']})" for item in result["spans"]) or NOTHING_FOUND
+
+    def remark(self, result: Result, params: Params) -> str | None:
+        return NOTHING_FOUND if result.get("spans") == [] else None
 
 
 class _Record(OutputType):
@@ -438,13 +447,23 @@ class _Record(OutputType):
 
     def people_columns(self, params: Params, heading: str) -> Sequence[Column]:
         columns = [column for column in self.columns(params) if column.name not in {"data", CITATIONS}]
-        named = [replace(column, name=column.name.removeprefix("data_")) for column in columns]
-        return named or super().people_columns(params, heading)
+        named = [_joined(replace(column, name=column.name.removeprefix("data_"))) for column in columns]
+        asked = params.get(QUESTION)
+        shown = [column for column in named if asked is None or column.name in asked]
+        return shown or super().people_columns(params, heading)
 
-    def shown(self, result: Result) -> str:
+    def shown(self, result: Result, params: Params) -> str:
+        if (asked := params.get(QUESTION)) is not None:
+            answers = {name: result["data"].get(name) or NO_ANSWER for name in sorted(asked)}
+            return _line_of(answers.values() if len(answers) == 1 else map(": ".join, answers.items()))
         # A terminal's line is cut at its end, so that lists and objects come last.
         properties = sorted(result["data"].items(), key=lambda item: isinstance(item[1], list | dict))
         return _line_of(f"{name}: {_plain(value)}" for name, value in properties)
+
+    def remark(self, result: Result, params: Params) -> str | None:
+        asked, data = params.get(QUESTION) or {}, result.get("data")
+        lacking = [name for name in sorted(asked) if data is not None and data.get(name) is None]
+        return f"{', '.join(lacking)}: {NO_ANSWER}" if lacking and len(asked) > 1 else NO_ANSWER if lacking else None
 
 
 class _Redacted(OutputType):
@@ -490,7 +509,7 @@ class _Redacted(OutputType):
     def items(self, _params: Params) -> tuple[str, Mapping[str, Form]] | None:
         return "spans", _forms_of(self._fields)
 
-    def shown(self, result: Result) -> str:
+    def shown(self, result: Result, params: Params) -> str:
         return result["text"] or ""
 
 
@@ -501,6 +520,18 @@ def _listed_column(name: str, key: str, said: Callable[[Mapping[str, Any]], str]
         return None if key not in result else "; ".join(map(said, result[key]))
 
     return Column(name, Form.TEXT, value)
+
+
+def _joined(column: OutputColumn) -> Column:
+    """Return a column of lists of texts as one of texts; any other column as it is."""
+    if column.form is not Form.TEXTS:
+        return column
+
+    def value(result: Result) -> str | None:
+        texts = column.value(result)
+        return None if texts is None else "; ".join(map(str, texts))
+
+    return Column(column.name, Form.TEXT, value)
 
 
 def _rounded(number: float | None) -> float | None:

@@ -19,7 +19,7 @@ from docmill.storage.core.lookups import pages
 from docmill.storage.core.schema import Content, Document, Job, Rejection
 from docmill.storage.core.specs import DOUBTFUL, StoredOutcome
 from docmill.storage.core.transaction import Transaction
-from docmill.storage.outputs.columns import Column, Form, Result, unclashing
+from docmill.storage.outputs.columns import Column, Form, Result, row_of, unclashing
 from docmill.storage.outputs.output_types import CONFIDENCE, OutputType
 from docmill.storage.steps import lineage
 from docmill.storage.steps.choosing import as_text, condition
@@ -182,26 +182,38 @@ def people_columns(
     *,
     with_input: bool = False,
     heading: Callable[[str], str],
-    remarks: Callable[[Result], str | None],
+    remarks: Callable[[Result, Sequence[str]], str | None],
 ) -> tuple[Column, ...]:
     """Return the columns of a table of `inputs` for people: the document, its text, the outputs, and remarks.
 
-    `heading` returns the name of an output's column from its task, `remarks` those on a row. Raises NotFound.
+    `heading` returns the name of an output's column from its task, `remarks` those on a row,
+    given the remarks on its outputs. Raises NotFound.
     """
     require(database, job_id)
     steps = _steps(database, job_id)
     text = (Column("text", Form.TEXT, lambda row: row.get("input")),) if with_input else ()
     outputs: list[Column] = []
-    for open_step in steps if step is None else find_named_way(steps, step)[-1:]:
-        of_step = database.kind_of(open_step.lane).output.people_columns(open_step.params, heading(open_step.lane))
-        if step is None and len(steps) > 1:
-            name, single = open_step.name, len(of_step) == 1
+    of_outputs: list[Column] = []
+    shown = steps if step is None else find_named_way(steps, step)[-1:]
+    for open_step in shown:
+        name, output, params = open_step.name, database.kind_of(open_step.lane).output, open_step.params
+        of_step = output.people_columns(params, heading(open_step.lane))
+        remark = Column(name, Form.TEXT, partial(output.remark, params=params))
+        if len(shown) > 1:
+            single = len(of_step) == 1
             of_step = [column.in_step(name, name if single else f"{name} {column.name}") for column in of_step]
+            remark = remark.in_step(name, name)
         outputs += of_step
+        of_outputs.append(remark)
+
+    def all_remarks(row: Result) -> str | None:
+        said = row_of(of_outputs, row).items()
+        return remarks(row, [f"{name}: {remark}" if len(shown) > 1 else remark for name, remark in said if remark])
+
     table = (replace(Column.of("id", Form.TEXT), name="document"), *text)
     taken = {"remarks", *(column.name for column in table)}
     unlike = [replace(column, name=f"_{column.name}") if column.name in taken else column for column in outputs]
-    return (*table, *unclashing(unlike, taken), Column("remarks", Form.TEXT, remarks))
+    return (*table, *unclashing(unlike, taken), Column("remarks", Form.TEXT, all_remarks))
 
 
 def columns(

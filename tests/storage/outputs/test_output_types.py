@@ -32,7 +32,7 @@ from docmill.storage.outputs.output_types import (
     OutputType,
 )
 from docmill.storage.pipelines import views
-from docmill.storage.results.results import columns, failures, results
+from docmill.storage.results.results import columns, failures, inputs, people_columns, results
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import WRITERS, Target
@@ -349,6 +349,44 @@ def test_the_view_of_a_pipeline_has_an_output(database: Database, output: Output
     assert sure.items() <= row.items()
 
 
+def test_people_see_the_answers_to_questions_without_what_is_beside_them(database: Database) -> None:
+    beside = {"who_score": 0.9, "who_spans": [{"text": "Ada"}], "why_score": None, "why_spans": []}
+    stored = RECORD.stored({"who": "Ada", "why": None, **beside})
+    properties = {name: {"type": "string"} for name in ("who", "why", *beside)}
+    asks = {"properties": properties, "question": {"why": "Why?", "who": "Who?"}}
+    steps = (StepRequest("ask", replace(spec_of(RECORD), params=asks)), StepRequest("find", spec_of(SPANS)))
+    job = read(database, JobRequest("books", "a.jsonl", steps), [("k", DOCUMENT)])
+
+    with database.read() as transaction:
+        ask = transaction.exec_driver_sql("SELECT id FROM spec WHERE kind = 'record'").scalar_one()
+
+    def compute(claim: Any) -> list[Outcome]:
+        return done_with(stored if claim.spec_id == ask else Output(data={"spans": []}))(claim)
+
+    work(database, compute)
+    for step, said in (
+        ("ask", {"who": "Ada", "why": None, "remarks": "why: no answer in the text"}),
+        ("find", {"records": "", "remarks": "nothing found"}),
+    ):
+        [row] = inputs(database, job.id, step=step)
+        assert people_row(database, job.id, row, step) == {"document": "k"} | said
+    [row] = inputs(database, job.id)
+    assert people_row(database, job.id, row)["remarks"] == "ask: why: no answer in the text; find: nothing found"
+    [found] = results(database, job.id, step="ask")
+    assert RECORD.shown(found, asks) == "who: Ada, why: no answer in the text"
+    assert RECORD.shown(found, {**asks, "question": {"who": "Who?"}}) == "Ada"
+    [tags, *_] = RECORD.people_columns({"properties": {"tags": {"type": "array", "items": {"type": "string"}}}}, "")
+    assert tags.value({"data": {"tags": ["a", "b"]}}) == "a; b"
+
+
+def people_row(database: Database, job: int, row: Any, step: str | None = None) -> dict[str, Any]:
+    def remarks(_row: Any, of_outputs: Any) -> str:
+        return "; ".join(of_outputs)
+
+    table = people_columns(database, job, step, heading=lambda _task: "records", remarks=remarks)
+    return {column.name: column.value(row) for column in table}
+
+
 @pytest.mark.both_stores
 def test_a_value_that_is_not_of_its_propertys_type_is_null_in_tables_and_views(database: Database) -> None:
     wrong = {"title": "a", "price": "free", "pages": True, "new": 1}
@@ -463,7 +501,7 @@ def test_citations_are_a_column_of_their_own_beside_a_property_of_that_name(data
 
 def test_a_record_is_shown_without_the_objects_in_its_lists() -> None:
     record = {"answer": None, "spans": [{"text": "a"}], "parts": [{"text": "a"}, {"text": "b"}], "empty": []}
-    assert RECORD.shown({"data": record}) == "answer: none, spans: 1 object, parts: 2 objects, empty: []"
+    assert RECORD.shown({"data": record}, {}) == "answer: none, spans: 1 object, parts: 2 objects, empty: []"
 
 
 def test_several_texts_are_one_in_text_and_all_in_data() -> None:
@@ -471,7 +509,7 @@ def test_several_texts_are_one_in_text_and_all_in_data() -> None:
     assert several == Output(text="a", data={"texts": ["a", "b"]})
     assert TEXT.problem(several) is None
     assert TEXT.result(several) == {"text": "a", "texts": ["a", "b"]}
-    assert TEXT.shown(TEXT.result(several)) == "a (and 1 more)"
+    assert TEXT.shown(TEXT.result(several), {}) == "a (and 1 more)"
     assert [(one.name, one.suffix) for one in TEXT.columns({"n": 2})] == [("text", ""), ("texts", "_texts")]
     assert [one.value(TEXT.result(several)) for one in TEXT.columns({"n": 2})] == ["a", ["a", "b"]]
     assert TEXT.stored(["a"]) == Output(text="a")

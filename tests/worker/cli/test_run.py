@@ -49,7 +49,7 @@ def test_samples_show_good_results_first_and_a_line_counts_the_doubtful(embedded
     for columns in (80, 200):
         embedded.environment["COLUMNS"] = str(columns)
         said = embedded("run", "summarize", DESCRIPTIONS, *task).stderr
-        assert "summarize: 3 of 6 results" in said
+        assert "summarize: 3 of 6 documents" in said
         shown = re.findall("^document  (.+?) *$", said, re.MULTILINE)
         results = embedded.results(1)
         good = [result["id"] for result in results if not result["flags"]]

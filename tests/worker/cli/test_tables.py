@@ -115,7 +115,7 @@ def test_a_sample_of_every_type_of_output_fits_80_columns(output: OutputType) ->
     found, begins = OUTPUTS[output]
     console = Console(file=io.StringIO(), width=80)
     sample = {"id": "k" * 200, "task": "some-kind", "input": WORDS, **found}
-    console.print(samples_table([sample], 1_000, output))
+    console.print(samples_table([sample], 1_000, output, {}))
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     assert max(map(cell_len, lines)) <= 80

@@ -197,7 +197,8 @@ def _conclude(
     if as_json:
         print_json(formatting.as_json(status) | formatting.cost_as_json(cost))
     elif shown:
-        say_rich(samples_table(shown, status.done, database.kind_of(status.spec.kind).output))
+        output = database.kind_of(status.spec.kind).output
+        say_rich(samples_table(shown, status.documents, output, status.spec.params))
     if status.prior and status.prior == status.texts:
         which = "the text was" if status.texts == 1 else f"all {status.texts:,} texts were"
         say(f"Nothing to compute: {which} computed, failed or skipped before.")

@@ -74,8 +74,8 @@ def _input(step: StepStatus, result: Mapping[str, Any], by_step: Mapping[str, An
 
 
 def _pair(database: Database, step: StepStatus, result: Mapping[str, Any], checks: Checks = NONE) -> ShownOutput:
-    text, source = result.get("text"), str(result["input"])
-    output = text if isinstance(text, str) else database.kind_of(step.spec.kind).output.shown(result)
+    text, source, spec = result.get("text"), str(result["input"]), step.spec
+    output = text if isinstance(text, str) else database.kind_of(spec.kind).output.shown(result, spec.params)
     found = mark_output(source, output, result["flags"], checks if output == text else NONE)
     return ShownOutput(
         str(result["id"]), excerpt(found.input, LONGEST), excerpt(found.output, LONGEST), found.remarks
