@@ -18,11 +18,11 @@ from docmill.tasks.checks import in_words
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a job and their columns. `noun` names the rows in messages."""
+    """Rows of a job and their columns. `noun` names a row in messages."""
 
     rows: Iterator[dict[str, Any]]
     columns: Sequence[Column]
-    noun: str = "results"
+    noun: str = "result"
 
 
 def writer_of(target: Target | None, file_format: str | None) -> Writer:
@@ -49,10 +49,10 @@ def read_table(
     """
     is_for_people = writer.for_people and not details
     if flagged is not None or not (every or is_for_people):
-        rows, noun = results(database, job_id, step=step, with_input=with_input, flagged=flagged), "results"
+        rows, noun = results(database, job_id, step=step, with_input=with_input, flagged=flagged), "result"
     else:
         rows = inputs(database, job_id, step=step, with_input=with_input)
-        noun = "rows" if is_for_people else "inputs"
+        noun = "row" if is_for_people else "input"
     if is_for_people:
         table = people_columns(database, job_id, step, with_input=with_input, heading=_heading, remarks=_remarks)
     else:

@@ -143,7 +143,7 @@ def ingested(source: str, counts: Counts, *, adopted: bool, takes_encoding: bool
     )
     others = "".join(f", {n:,} {name}" for n, name in parts if n)
     return (
-        f"{counted(counts.records, 'record')}: {counted(counts.new, 'new document')}{others}. "
+        f"{counted(counts.records + counts.rejected, 'record')}: {counted(counts.new, 'new document')}{others}. "
         f"{counted(counts.planned, 'text')} to compute{', beside those of before' if adopted else ''}."
     ) + "".join([mended if counts.mended else "", superseded if counts.repeated else ""])
 

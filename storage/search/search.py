@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -173,8 +174,8 @@ def _chosen(
     """
     if not jobs:
         raise NothingEmbedded(
-            f"no job embeds the corpus {corpus}; `docmill run {kind} SOURCE` makes one, "
-            "with --corpus where the corpus has a name of its own"
+            f"no job embeds the corpus {corpus}; make one: "
+            f"docmill run {kind} {quote(corpus) if '/' in corpus else f'SOURCE --corpus {quote(corpus)}'}"
         )
     chosen = next((job for job in jobs if job_id in (None, job.id)), None)
     latest: dict[int, _EmbedJob] = {}

@@ -54,7 +54,7 @@ def _meanings() -> Mapping[str, str]:
         "language_uncertain": "the guess of the language is unsure",
         **{check.flag: check.doubts for check in all_checks().values()},
         LOW_CONFIDENCE: "the model found its own words improbable",
-        "reduced": "the summaries of several windows were summarised again",
+        "reduced": "the summaries of several windows were summarized again",
         "windowed": "the text was longer than the model's window and was computed in parts",
         "language": "the language that was found",
         "already_in_target": "the text is in the target language, and is its own translation",

@@ -147,4 +147,4 @@ def _doubled(source_text: str, output: str) -> Iterator[Finding]:
             return
 
 
-REPETITION = Check(FLAG, "words, characters or sentences repeat as they do not in the input", find)
+REPETITION = Check(FLAG, "words, characters or sentences repeat, but not in the input", find)

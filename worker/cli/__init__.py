@@ -122,13 +122,19 @@ def main() -> None:
     # Loading makes some hundred thousand objects and no garbage. To look for any, then and at the end, took three
     # tenths of a short command's time.
     gc.set_threshold(200_000, 1, 1)
-    atexit.register(gc.freeze)
+    atexit.register(_skip_last_collection)
 
     open_closed_streams()
     sys.stderr = lossy(sys.stderr)
     repeat_dropped_interrupts()
     leave_interrupts_unlogged()
     leave(_run())
+
+
+def _skip_last_collection() -> None:
+    """Let the interpreter end without a collection, unless triton is loaded: it prints pages about leaks then."""
+    if "triton" not in sys.modules:
+        gc.freeze()
 
 
 def _keep_near_misses(error: click.ClickException) -> None:

@@ -186,11 +186,11 @@ def write_out(
     file_format: str | None = None,
     documents: int | None = None,
     columns: Sequence[Column] = (),
-    noun: str = "results",
+    noun: str = "result",
 ) -> int:
     """Write rows to a file, and say how many, or to stdout: as JSON lines, or in the given format. Return the number.
 
-    ``documents`` is the most rows that there may be, for the progress of a file. ``noun`` is what they are called.
+    ``documents`` is the most rows that there may be, for the progress of a file. ``noun`` names a row.
     """
     from docmill.worker.jobs.outputs import target_of
 

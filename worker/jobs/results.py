@@ -15,7 +15,7 @@ from docmill.storage.results.results import Placed
 from docmill.storage.results.status import JobStatus
 from docmill.storage.steps.conditions import Flagged
 from docmill.storage.writers import Target
-from docmill.worker.formatting import not_written
+from docmill.worker.formatting import counted, not_written
 from docmill.worker.jobs import Bar, Listener
 
 RowT = TypeVar("RowT")
@@ -60,15 +60,15 @@ def write_file(
     listener: Listener,
     documents: int | None = None,
     columns: Sequence[Column] = (),
-    noun: str = "results",
+    noun: str = "result",
 ) -> int:
     """Write rows to a file and say how many they are. Return their number. Raises FormatUnfit.
 
-    ``documents`` is the greatest possible number of rows, for the progress. ``noun`` names the rows in the message.
+    ``documents`` is the greatest possible number of rows, for the progress. ``noun`` names a row in the message.
     """
     with WritingBar(listener) as bar:
         written = target.write(rows if documents is None else bar.along(rows, documents), columns)
-    listener.say(f"Wrote {written:,} {noun} to {target}.")
+    listener.say(f"Wrote {counted(written, noun)} to {target}.")
     if written.remark:
         listener.say(written.remark)
     return int(written)
@@ -119,7 +119,7 @@ def write_parts(
             progress=progress,
             flagged=flagged,
         )
-    results = f"{written.documents:,} results"
+    results = counted(written.documents, "result")
     parts = _parts(written.parts)
     if not written.new:
         listener.say(f"{target} is complete: {results} in {parts}. Nothing was written.")

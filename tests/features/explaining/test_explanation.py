@@ -41,7 +41,7 @@ def test_a_result_has_its_flags_with_their_meanings_and_the_windows_of_what_was_
     assert found.cut.problem == "synopsis of a prompt"
     assert found.flags == (
         Flag("nul_replaced", "document", "the reader replaced NUL characters by U+FFFD"),
-        Flag("reduced", "output", "the summaries of several windows were summarised again"),
+        Flag("reduced", "output", "the summaries of several windows were summarized again"),
     )
     assert found.weights == {"model": "synopsis", "revision": "sha256:1"}
 

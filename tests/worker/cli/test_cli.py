@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pty
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import click
 import pytest
 
 from docmill.tasks import kinds
+from docmill.worker import cli
 from docmill.worker.cli import docmill
 from docmill.worker.cli.registry import all_commands
 from docmill.worker.formatting import aligned
@@ -33,6 +36,18 @@ def _commands() -> list[tuple[str, click.Command]]:
         else:
             found.append((name, command))
     return found
+
+
+@pytest.mark.parametrize(("loaded", "collected"), [("triton", True), ("json", False)])
+def test_the_last_collection_takes_place_only_if_triton_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, loaded: str, collected: bool
+) -> None:
+    frozen: list[bool] = []
+    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    monkeypatch.setitem(sys.modules, loaded, sys)
+    monkeypatch.setattr(gc, "freeze", lambda: frozen.append(True))
+    cli._skip_last_collection()
+    assert bool(frozen) is not collected
 
 
 @pytest.mark.parametrize(("name", "command"), _commands())

@@ -204,7 +204,7 @@ def test_what_was_superseded_is_not_found_and_what_has_no_vector_is_counted(
     embedded("enqueue", "embed", "corpus.jsonl", "--model", "null")
     said = embedded("search", "corpus.jsonl", "one", "--json")
     assert [hit["id"] for hit in _lines(said.stdout)[0]["hits"]] == ["b"]
-    assert "1 of 2 documents have no vector; `docmill status 2` says why." in said.stderr
+    assert "1 of 2 documents has no vector: see `docmill status 2` and `docmill failures 2`." in said.stderr
 
 
 def test_what_cannot_be_searched_is_said_in_a_sentence(call: Call, write_corpus: WriteCorpus) -> None:

@@ -33,7 +33,7 @@ def test_what_a_source_held_is_said_in_one_line(call: Call, tmp_path: Path) -> N
     (tmp_path / "m.jsonl").write_text(MIXED)
     said = call("enqueue", "embed", "m.jsonl")
     counted = (
-        "3 records: 2 new documents, 1 superseded by a later record of the same id, 7 rejected. 2 texts to compute."
+        "10 records: 2 new documents, 1 superseded by a later record of the same id, 7 rejected. 2 texts to compute."
     )
     assert counted in said.err
     assert "Dispatch deferred: DOCMILL_REDIS_URL is not set. The job is stored; `docmill worker` picks" in said.err

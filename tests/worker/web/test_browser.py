@@ -107,9 +107,9 @@ def test_a_job_is_watched_from_start_to_end_and_operated(
         browser.waits_for("63 done")
 
     browser.open(f"{url}/jobs/{job}/flagged")
-    browser.comes_to("The summaries of several windows were summarised again.")
+    browser.comes_to("The summaries of several windows were summarized again.")
     browser.click("long")
-    browser.comes_to("The summaries of several windows were summarised again.")
+    browser.comes_to("The summaries of several windows were summarized again.")
     assert browser.driver.execute_script("return window.owned") is None
     assert not browser.complaints()
     _look(browser, url, ["/jobs", "/sign-in", *(f"/jobs/{job}{page}" for page in PAGES)])

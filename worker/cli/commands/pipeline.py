@@ -110,7 +110,7 @@ def run_command(file: Path, device: str | None, backend: str | None, as_json: bo
             print_rich(steps_table(status, flags))
         say(formatting.summary(status, cost))
         if written is not None:
-            say(f"Wrote {written:,} rows to {pipeline.output.file}.")
+            say(f"Wrote {formatting.counted(written, 'row')} to {pipeline.output.file}.")
             if (left := formatting.not_written(status, written)) is not None:
                 say(left)
         else:

@@ -14,7 +14,7 @@ from docmill.storage.readers import Record, Rejection, open_queries
 from docmill.storage.search.search import StoredHit
 from docmill.worker.cli.options import BACKEND, JOB_ID, PROMPT, WholeNumber, check_filled, settings_from
 from docmill.worker.cli.printing import OK, SOME_FAILED, listen, print_rich, say, write_out
-from docmill.worker.formatting import printable
+from docmill.worker.formatting import documents, printable
 from docmill.worker.jobs.outputs import STDOUT
 from docmill.worker.jobs.search import BATCH_QUERIES, SearchOptions, open_search
 from docmill.worker.stores import open_store
@@ -118,7 +118,11 @@ def search_command(
             _print(answers, headed=queries is not None)
     if search.n_embedded < search.n_seen:
         lacking, job_id = search.n_seen - search.n_embedded, search.searched.job_id
-        say(f"{lacking:,} of {search.n_seen:,} documents have no vector; `docmill status {job_id}` says why.")
+        have = "has" if lacking == 1 else "have"
+        say(
+            f"{lacking:,} of {documents(search.n_seen)} {have} no vector: "
+            f"see `docmill status {job_id}` and `docmill failures {job_id}`."
+        )
     return SOME_FAILED if refused else OK
 
 
