@@ -46,7 +46,7 @@ def job_row(job: JobStatus, block: str = "#", rest: str = ".") -> tuple[str, ...
     return (
         str(job.id),
         _short(tasks, 12),
-        _short(job.corpus.rpartition("/")[2], 18),
+        _short(job.corpus.rpartition("/")[2], 16),
         job.state,
         f"{block * full}{rest * (BAR - full)} {int(100 * share):>3} %",
         rate(left.texts_per_s) if left.texts_per_s else "",

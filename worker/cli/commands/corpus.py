@@ -62,7 +62,8 @@ def list_command(as_json: bool) -> int:
     )
     for corpus in listed:
         last = formatting.local_time(corpus.ingests[0].started_at) if corpus.ingests else ""
-        results = [(f"{spec.done:,}", NameCell(spec.spec.rpartition("@")[0])) for spec in corpus.specs]
+        models = [spec.spec.rpartition("@")[0].replace(" with ", " ", 1) for spec in corpus.specs]
+        results = [(f"{spec.done:,}", NameCell(model)) for spec, model in zip(corpus.specs, models, strict=True)]
         results = results or [("", NameCell(""))]
         made.add_row(NameCell(corpus.name), f"{corpus.documents:,}", *results[0], last)
         for more in results[1:]:
