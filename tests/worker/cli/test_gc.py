@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from docmill.storage.core.database import Database
+from docmill.storage.deletion import cost
+from docmill.storage.deletion.cost import RecomputeCost
+from docmill.storage.deletion.paging import Removed
 from docmill.worker.jobs.errors import BAD_INPUT
 from docmill.worker.settings import RETENTION_RULES
 from tests.storage.aging import days_pass
@@ -70,6 +73,20 @@ def test_rules_count_remove_and_say_what_they_removed(aged: Docmill) -> None:
         store.execute("DELETE FROM job WHERE id = 1")
     no_more = "there is no job 1 any more: it was removed with its corpus, or with its run"
     assert no_more in aged("status", "1", code=BAD_INPUT).stderr
+
+
+def test_nothing_is_forecast_for_a_command_that_does_not_ask(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    forecasts: list[object] = []
+
+    def forecast(_database: object, **drops: object) -> tuple[Removed, list[RecomputeCost]]:
+        forecasts.append(drops)
+        return Removed(), []
+
+    monkeypatch.setattr(cost, "forecast", forecast)
+    call("gc", "results", "--older-than", 0, "--yes")
+    assert not forecasts
+    call("gc", "results", "--older-than", 0)
+    assert len(forecasts) == 1
 
 
 def test_a_duration_and_an_age_are_required_in_words(call: Call) -> None:

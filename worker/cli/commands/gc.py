@@ -158,7 +158,9 @@ def _collect(
             with database.read() as transaction:
                 old = removal.count_versions(transaction, drops.older_than_s)
         drops_some = drops.superseded or drops.spec_ids is None or len(drops.spec_ids) > 0
-        goes, costs = cost.forecast(database, **vars(drops)) if drops_some else (Removed(), [])
+        # The forecast reads every text: it is made only for somebody who reads it.
+        asks = dry_run or not yes
+        goes, costs = cost.forecast(database, **vars(drops)) if drops_some and asks else (Removed(), [])
         if dry_run:
             unneeded, _ = cost.forecast(database)
             return _say_would_remove(old, costs, unneeded, goes if old.documents or costs else None, as_json)
