@@ -14,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,16 +172,22 @@ def _without_changing(line: str) -> str:
 
 def write(page: Path) -> None:
     """Write what the commands of a page print into it. Output that only differs in what changes stays."""
-    blocks = {}
-    for fence, done in outputs(page):
+    texts = []
+    for _, done in outputs(page):
         parts = [(each, each.shown if is_alike(each.shown, printed) else printed) for each, printed in done]
-        blocks[fence] = "".join(f"{line}\n" for each, kept in parts for line in (each.source, *kept))
+        texts.append("".join(f"{line}\n" for each, kept in parts for line in (each.source, *kept)))
+    page.write_text(replace_outputs(page.read_text(encoding="utf-8"), texts), encoding="utf-8")
+
+
+def replace_outputs(page: str, texts: Iterable[str]) -> str:
+    """Return a page whose blocks that run have these texts, in their order."""
+    following = iter(texts)
 
     def written(block: re.Match[str]) -> str:
         fence = Fence(*block.groups(default=""))
-        return block[0] if fence not in blocks else block[0].replace(fence.text, blocks[fence])
+        return block[0].replace(fence.text, next(following)) if fence.runs else block[0]
 
-    page.write_text(FENCE.sub(written, page.read_text(encoding="utf-8")), encoding="utf-8")
+    return FENCE.sub(written, page)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from docmill.tasks.kinds import OPTIONS
 from docmill.tasks.kinds.options import flag
 from docmill.worker.pipelines.schema import json_schema
 from docs import generate
-from docs.outputs import PAGES, fences
+from docs.outputs import PAGES, fences, replace_outputs
 from tests.worker.harness import ROOT
 
 DOCS = ROOT / "docs"
@@ -69,3 +69,22 @@ def test_every_page_is_in_the_sites_navigation() -> None:
 def test_the_reference_pages_are_what_the_code_says() -> None:
     for name, text in generate.pages().items():
         assert (DOCS / name).read_text(encoding="utf-8") == text, f"{name}: make reference"
+
+
+def test_two_blocks_of_a_page_with_the_same_commands_have_each_its_own_output() -> None:
+    page = """```console
+$ docmill jobs
+```
+
+```console title="needs a GPU"
+$ docmill jobs
+```
+
+```console
+$ docmill jobs
+```
+"""
+    first, second = "$ docmill jobs\none\n", "$ docmill jobs\ntwo\n"
+    written = replace_outputs(page, [first, second])
+    assert written.replace(first, "$ docmill jobs\n", 1).replace(second, "$ docmill jobs\n", 1) == page
+    assert written.index("one") < written.index("needs a GPU") < written.index("two")
