@@ -10,7 +10,9 @@ import pytest
 
 from docmill.storage.steps.conditions import Bound, Flagged
 from docmill.tasks import kinds
+from docmill.tasks.errors import ModelNotFound
 from docmill.tasks.kinds.options import key
+from docmill.worker.pipelines import running
 from docmill.worker.pipelines.file import PipelineInvalid, PipelineStep, parse, read, refuse_secrets
 from docmill.worker.pipelines.schedule import Schedule
 from docmill.worker.pipelines.schema import CorpusTable, JobTable, OutputTable, step_table
@@ -526,3 +528,10 @@ def test_a_pipeline_with_a_secret_in_its_source_is_not_kept(source: str, instead
     assert "nightly.toml: corpus.source has a" in said
     assert instead in said
     assert "kanarienvogel" not in said
+
+
+def test_an_error_of_a_step_names_options_as_keys_and_leaves_a_command_as_it_is() -> None:
+    pipeline = parse(LEAST, PATH)
+    with pytest.raises(PipelineInvalid) as caught, running._placed(pipeline, 0):
+        raise ModelNotFound("choose another with --model, or pip install --editable '.[local]'")
+    assert str(caught.value).endswith("choose another with model, or pip install --editable '.[local]'")
