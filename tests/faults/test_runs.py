@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Ingest, Job, PipelineRun, db_now
 from docmill.storage.deletion import gc, removal
 from docmill.storage.pipelines import pipelines
-from docmill.storage.results import results
 from docmill.storage.steps import jobs
+from docmill.worker import exports
 from docmill.worker.pipelines import running
 from docmill.worker.pipelines.running import advance
 from docmill.worker.process.maintenance_thread import round_of_schedules
@@ -177,17 +178,21 @@ def crew(database: Database, redis_url: str, tmp_path: Path) -> Iterator[Crew]:
 @contextmanager
 def writing_waits(monkeypatch: pytest.MonkeyPatch, mark: str | None = None) -> Iterator[threading.Event]:
     """Have the next export wait after its last row until the block is left; gives an event that says it does."""
-    rows, waits, go = results.results, threading.Event(), threading.Event()
+    waits, go = threading.Event(), threading.Event()
 
-    def slow(*given: Any) -> Iterator[dict[str, Any]]:
-        monkeypatch.setattr(running, "results", rows)
-        yield from rows(*given)
+    def slow(rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        yield from rows
         if mark is not None:
             yield {"id": mark, "steps": {}, "flags": [], "meta": {}}
         waits.set()
         assert go.wait(60)
 
-    monkeypatch.setattr(running, "results", slow)
+    def read_slowly(*arguments: Any) -> exports.Table:
+        monkeypatch.setattr(running, "read_table", exports.read_table)
+        table = exports.read_table(*arguments)
+        return replace(table, rows=slow(table.rows))
+
+    monkeypatch.setattr(running, "read_table", read_slowly)
     yield waits
     go.set()
 
