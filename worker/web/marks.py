@@ -40,8 +40,12 @@ def mark_findings(
 
 
 def excerpt(parts: Sequence[TextPart], longest: int) -> list[TextPart]:
-    """Return at most so many characters of a text in parts, with its first mark, and how many are left out."""
-    size, first = sum(len(part.text) for part in parts), 0
+    """Return at most so many characters of a text in parts, with its first mark, and how many are left out.
+
+    Words stay whole, unless they are long.
+    """
+    whole = "".join(part.text for part in parts).replace("\n", " ")
+    size, first = len(whole), 0
     for part in parts:
         if part.marked:
             break
@@ -49,12 +53,17 @@ def excerpt(parts: Sequence[TextPart], longest: int) -> list[TextPart]:
     start = (
         0 if size <= longest or first >= size or first < longest // 2 else min(first - longest // 4, size - longest)
     )
+    end = min(size, start + longest)
+    if start and (space := whole.find(" ", start - 1, min(first, start + longest // 8))) >= 0:
+        start = space + 1
+    if end < size and (space := whole.rfind(" ", end - longest // 8, end + 1)) > first % size:
+        end = space
     kept, place = [], 0
     for part in parts:
-        text = part.text[max(0, start - place) : max(0, start + longest - place)]
+        text = part.text[max(0, start - place) : max(0, end - place)]
         place += len(part.text)
         kept += [part._replace(text=text)] if text else []
-    before, after = start, max(0, size - start - longest)
+    before, after = start, size - end
     head = [TextPart(f"({before:,} characters before) … ", False)] if before else []
     return [*head, *kept, *([TextPart(f" … ({after:,} more characters)", False)] if after else [])]
 
