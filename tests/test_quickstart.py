@@ -1,4 +1,4 @@
-"""The commands of `make run` show what docmill can do."""
+"""`make run`: its commands show what docmill can do, and uv installs its environment from the places that pip has."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from examples.quickstart import STEPS
+from release.install import uv_commands
 from tests.worker.harness import EXAMPLES, ROOT, Docmill
 
 PIPELINE = """
@@ -60,3 +61,21 @@ def test_the_readme_shows_what_the_demo_models_make_of_a_french_document(tmp_pat
     spans = [f"{span['text']} ({span['label']})" for span in steps["names"]["spans"]]
     assert (steps["english"]["text"], steps["gist"]["text"], ", ".join(spans)) == (english, gist, names)
     assert not any(step["flags"] for step in steps.values())
+
+
+def test_uv_looks_where_pip_is_told_to_and_leaves_the_choice_of_torch_to_what_is_there() -> None:
+    settings = {"index-url": "https://a/simple", "find-links": "/wheels\n/more", "cert": "/ca.pem", "timeout": "9"}
+    [(command, environment)] = uv_commands(settings)
+    assert [one for one in command if "=" in one] == [
+        "--index-url=https://a/simple",
+        "--find-links=/wheels",
+        "--find-links=/more",
+        "--index-strategy=unsafe-best-match",
+    ]
+    assert environment == {"SSL_CERT_FILE": "/ca.pem"}
+
+
+def test_without_such_settings_uv_chooses_a_build_of_torch_and_does_not_wait_for_its_index() -> None:
+    (chosen, briefly), (command, environment) = uv_commands({})
+    assert chosen == [*command, "--torch-backend=auto"]
+    assert (briefly["UV_HTTP_RETRIES"], environment) == ("0", {})
