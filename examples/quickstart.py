@@ -14,7 +14,7 @@ PROGRAMS = "examples/programs.jsonl"
 STEPS = (
     ("Search by meaning: embed 40 descriptions of programs, then ask", f"run embed {PROGRAMS} -q"),
     (None, f"search {PROGRAMS} 'keep track of my spending' --top 2 -q"),
-    ("Find descriptions that are nearly the same", f"dedup {PROGRAMS} --embeddings --threshold 0.8 -q"),
+    ("Find descriptions that are nearly the same", f"dedup find {PROGRAMS} --embeddings --threshold 0.8 -q"),
     ("Say what each program is for", f"run classify {PROGRAMS} --top-k 1"),
     ("Find the names of programs, languages and formats", f"run entities {PROGRAMS}"),
     ("Take personal data out of letters", "run redact examples/letters.jsonl"),
