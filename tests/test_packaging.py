@@ -216,7 +216,7 @@ def test_the_source_distribution_is_the_package_and_what_a_build_reads(dist: Pat
 
 
 def test_the_wheel_alone_answers_and_does_a_job(installed: Docmill, unpacked: Path, dist: Path) -> None:
-    assert "Summarize, translate and embed" in installed("--help").stdout
+    assert "enqueue" in installed("--help").stdout
     assert installed("--version").stdout.strip().endswith(f"version {_version(dist)}")
     lines = "".join(json.dumps({"id": i, "text": f"Text {i}."}) + "\n" for i in range(3))
     (installed.folder / "corpus.jsonl").write_text(lines)
