@@ -72,6 +72,8 @@ class LazyGroup(click.Group):
                 raise click.UsageError(f"`docmill {args[0]}` is now `{RENAMED[args[0]]}`.", ctx)
             advice = hint(args[0], all_commands(), _advise(args[0]))
             raise click.UsageError(f"There is no command {args[0]!r}. {advice}", ctx)
+        if args[0] == "status" and "--watch" in args:
+            raise click.UsageError("`docmill status --watch` is now `docmill status --wait`.", ctx)
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:

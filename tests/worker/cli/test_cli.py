@@ -226,6 +226,7 @@ def test_a_command_or_an_option_that_was_nearly_written_is_suggested(call: Call)
         (("run", "entities", "notes/", "--aggregation", "max"), "--word-label"),
         (("wait", "7"), "docmill status JOB --wait"),
         (("health",), "docmill doctor --workers"),
+        (("status", "1", "--watch"), "docmill status --wait"),
         (("dedup", "notes", "--show"), "dedup show notes"),
         (("dedup", "notes"), "dedup find notes"),
         (("review", "7", "--export", "a.csv"), "review export 7 a.csv"),
