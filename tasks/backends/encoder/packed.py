@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import groupby
@@ -54,18 +54,26 @@ class LinearLayer(Protocol):
 @dataclass(frozen=True)
 class Kernels:
     """One device's ways: to make layers, the activations that they know by their names in configurations,
-    attention, and that of first tokens if there is one."""
+    attention, and that of first tokens if there is one. Layers compute a multiple of ``step`` rows; attention leaves
+    the rows behind the last text as they are."""
 
     linear: Callable[..., LinearLayer]
     activations: Mapping[str, Any]
     attention: Attention
     of_first: FirstAttention | None = None
+    step: int = 1
+
+
+# On AMX, oneDNN generates code for each new number of rows, which takes as long as the product of a batch.
+_AMX_ROWS = 64
 
 
 def kernels_for(device: str, dtype: torch.dtype) -> Kernels | None:
     """Return the kernels that compute in this precision on this device; None if there are none."""
     native = dtype != torch.bfloat16 or accelerator.native_bfloat16(device)
     if device == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        if native and dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported():
+            return replace(ONEDNN, step=_AMX_ROWS)
         return ONEDNN if native and dtype in {torch.float32, torch.bfloat16} else None
     if device.startswith("cuda") and find_spec("torch.nn.attention.varlen") is not None:
         return FLASH if native and dtype in {torch.float16, torch.bfloat16} else None
@@ -117,7 +125,7 @@ def by_length(lengths: Sequence[int], heads: int, _device: str) -> Callable[[Ten
             together = functional.scaled_dot_product_attention(query, key, value)
             mixed.append(together.transpose(1, 2).reshape(end - start, -1))
             start = end
-        return torch.cat(mixed)
+        return torch.cat([*mixed, projected[start:, : projected.shape[1] // 3]])
 
     return attention
 
@@ -135,7 +143,7 @@ def first_by_length(lengths: Sequence[int], heads: int, _device: str) -> Callabl
             together = functional.scaled_dot_product_attention(query, key, value)
             mixed.append(together.reshape(count, -1))
             start, row = end, row + count
-        return torch.cat(mixed)
+        return torch.cat([*mixed, queries[row:]])
 
     return attention
 
@@ -295,6 +303,7 @@ class PackedEncoder:
         self._device = device
         self._attention = kernels.attention
         self._of_first = kernels.of_first
+        self._step = kernels.step
         self._activation = kernels.activations[design.activation]
         self._tables = {
             name: weight(f"embeddings.{name}.weight")
@@ -331,14 +340,14 @@ class PackedEncoder:
                 states = layer.after(states, attention(layer.projections(states)), self._activation)
         mask = (torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]).to(self._device)
         padded = torch.zeros(*mask.shape, states.shape[-1], device=self._device)
-        padded[mask] = states.float()
+        padded[mask] = states[: sum(lengths)].float()
         return {"token_embeddings": padded, "attention_mask": mask.long()}
 
     def _firsts(self, layer: Layer, queries: LinearLayer, states: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return what the layer gives for each text's first token, of shape (texts, dim)."""
         assert self._of_first is not None
         attention = self._of_first(lengths, self.design.heads, self._device)
-        firsts = states[torch.tensor([0, *lengths[:-1]]).cumsum(0).to(self._device)]
+        firsts = self._rounded(states[torch.tensor([0, *lengths[:-1]]).cumsum(0).to(self._device)])
         return layer.after(firsts, attention(queries(firsts), layer.projections(states)), self._activation)
 
     def _embedded(self, batch: Sequence[Encoded], lengths: Sequence[int]) -> Tensor:
@@ -349,7 +358,12 @@ class PackedEncoder:
             known = all("token_type_ids" in window.features for window in batch)
             types = _joined(batch, "token_type_ids") if known else torch.zeros_like(ids)
             states = states + self._looked_up("token_type_embeddings", types)
-        return self._norm(states + self._looked_up("position_embeddings", self._positions(ids, lengths)))
+        states = states + self._looked_up("position_embeddings", self._positions(ids, lengths))
+        return self._rounded(self._norm(states))
+
+    def _rounded(self, states: Tensor) -> Tensor:
+        """Return states with rows of zeros behind them, up to a multiple of the kernels' step."""
+        return functional.pad(states, (0, 0, 0, -len(states) % self._step))
 
     def _looked_up(self, table: str, numbers: Tensor) -> Tensor:
         return functional.embedding(numbers.to(self._device), self._tables[table])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,10 @@ def _attention_of_each(
     return torch.cat(mixed)
 
 
-@pytest.mark.parametrize("with_what", [ONEDNN, FLASH])
+IN_STEPS = replace(ONEDNN, step=64)
+
+
+@pytest.mark.parametrize("with_what", [ONEDNN, IN_STEPS, FLASH], ids=["oneDNN", "in steps", "flash"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_states_without_padding_are_the_models_own(
     name: str, with_what: Kernels, monkeypatch: pytest.MonkeyPatch
@@ -79,13 +83,14 @@ def test_states_without_padding_are_the_models_own(
         assert not states[len(ids) :].any()
 
 
+@pytest.mark.parametrize("with_what", [ONEDNN, IN_STEPS], ids=["oneDNN", "in steps"])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_first_tokens_states_alone_are_the_models_own(name: str) -> None:
+def test_the_first_tokens_states_alone_are_the_models_own(name: str, with_what: Kernels) -> None:
     torch.manual_seed(3)
     with quiet(), torch.inference_mode():
         model = transformers.AutoModel.from_config(CONFIGS[name]).eval()
         expected = [model(input_ids=torch.tensor([ids])).last_hidden_state[0, :1] for ids in TEXTS]
-        encoder = packed(model, "cpu", ONEDNN, first_only=True)
+        encoder = packed(model, "cpu", with_what, first_only=True)
         found = encoder([Encoded(len(ids), {"input_ids": ids}) for ids in TEXTS])
     assert found["attention_mask"].tolist() == [[1]] * len(TEXTS)
     assert torch.allclose(found["token_embeddings"], torch.stack(expected), atol=2e-6)
