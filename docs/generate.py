@@ -16,6 +16,7 @@ from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 from sqlalchemy import Column
 
+from docmill.storage.core.invariants import invariants
 from docmill.storage.core.schema import Base, collections_of_tables
 from docmill.storage.deletion.dependents import dependents
 from docmill.storage.features import BUILT_IN
@@ -37,12 +38,21 @@ def pages() -> dict[str, str]:
         "chart-values.md": chart_values(),
         "command-line.md": command_line(),
         "internals.md": internals(),
+        "invariants.md": list_invariants(),
         "pipeline.schema.json": json.dumps(json_schema(), indent=2) + "\n",
         "removing.md": removing(),
         "settings.md": settings(),
         "source-kinds.md": source_kinds(),
         "sql-schema.md": sql_schema(),
     }
+
+
+def list_invariants() -> str:
+    """Return the page about invariants with a row for each."""
+    mark = _from("storage/core/invariants.sql")
+    before, mark, _ = (FOLDER / "invariants.md").read_text(encoding="utf-8").partition(mark)
+    rows = [_row(f"`{one.name}`", one.sentence) for one in invariants(None)]
+    return before + mark + "\n".join(["", "| name | what holds |", "| --- | --- |", *rows, ""])
 
 
 def removing() -> str:

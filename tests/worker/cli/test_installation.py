@@ -106,3 +106,22 @@ def test_counts_that_are_wrong_are_corrected_and_said(embedded: Docmill, write_c
     said = embedded("db", "recount").stderr
     assert f"{jobs} count{'s' * (jobs != 1)} of shards, 2 of failures and flags" in said
     assert embedded.json("db", "recount") == {"corrected": {"shards": 0, "outcomes": 0}}
+
+
+def test_doctor_names_the_invariants_that_a_store_breaks_and_prints_their_queries(
+    embedded: Docmill, write_corpus: Callable[..., Path]
+) -> None:
+    write_corpus([{"id": f"{n}", "text": f"text {n}"} for n in range(3)])
+    embedded("run", "embed", "corpus.jsonl", "--model", "null")
+    checks = embedded.json("doctor", "--invariants")
+    assert len(checks) > 20
+    assert not [check for check in checks if check["rows"]]
+    queries = embedded("doctor", "--invariants", "--sql").stdout
+    with sqlite3.connect(embedded.folder / "home" / "docmill.db") as store:
+        for query in queries.split(";\n")[:-1]:
+            assert store.execute(query).fetchall() == []
+        store.execute("UPDATE corpus SET n_documents = 4")
+    broken = embedded("doctor", "--invariants", code=1)
+    assert [line.split()[1] for line in broken.stdout.splitlines() if line.startswith("BAD")] == ["corpus_counts"]
+    assert "corpus_id=1 n_documents=4 documents=3" in broken.stdout
+    assert f"{len(checks) - 1} of {len(checks)} invariants hold." in broken.stderr

@@ -9,12 +9,13 @@ from dataclasses import asdict
 import click
 from click.shell_completion import get_completion_class
 
+from docmill.storage.core.invariants import check_invariants, invariants
 from docmill.storage.leases.diagnosis import SILENT_S, check_health
 from docmill.storage.migrations import upgrade
 from docmill.storage.results.counts import recount
 from docmill.worker.cli.options import JSON, Choice, Number, settings_from
 from docmill.worker.cli.printing import OK, SOME_FAILED, answer, print_json, say
-from docmill.worker.formatting import counted
+from docmill.worker.formatting import counted, duration, wrapped
 from docmill.worker.stores import open_store, store_of
 
 
@@ -73,8 +74,12 @@ def recount_command(as_json: bool) -> int:
     help="With --workers: longest time without a sign of life from a worker.  [default: 60]",
 )
 @click.option("--host", help="With --workers: machine to check.  [default: this machine]")
+@click.option("--invariants", is_flag=True, help="Check only the store, for what must hold at every moment.")
+@click.option("--sql", "as_sql", is_flag=True, help="With --invariants: print the queries, and run none.")
 @JSON
-def doctor_command(workers: bool, within_s: float | None, host: str | None, as_json: bool) -> int:
+def doctor_command(
+    workers: bool, within_s: float | None, host: str | None, invariants: bool, as_sql: bool, as_json: bool
+) -> int:
     """Check this installation, and say how to repair it.
 
     Checks the database and its schema, Redis, their clocks, models, device, disk and extras. Changes nothing. Exit
@@ -83,11 +88,18 @@ def doctor_command(workers: bool, within_s: float | None, host: str | None, as_j
     With --workers it checks only the workers of this machine, quickly, as a container's probe: each device process
     must have a working device, and must have work or recent contact with the queue. Exit code 0: every process
     passes; 1: a process fails, or there is none; 3: the database does not answer.
+
+    With --invariants it checks only the store: docs/invariants.md lists what must hold. Work may go on meanwhile.
+    Exit code 0: all of it holds; 1: some does not, and the rows are shown; 3: the database does not answer.
     """
+    if invariants:
+        return _check_invariants(as_sql, as_json)
     if workers:
         return _check_workers(host or platform.node(), within_s or SILENT_S, as_json)
-    if within_s is not None or host is not None:
-        raise click.UsageError("--within and --host are for --workers; add it, or leave them out")
+    if within_s is not None or host is not None or as_sql:
+        raise click.UsageError(
+            "--within and --host are for --workers, --sql for --invariants; add it, or leave them out"
+        )
     from docmill.worker.doctor import examine
 
     findings = examine(settings_from())
@@ -95,10 +107,43 @@ def doctor_command(workers: bool, within_s: float | None, host: str | None, as_j
         print_json([asdict(finding) for finding in findings])
     else:
         for finding in findings:
-            answer(f"{'ok ' if finding.ok else 'BAD'} {finding.what:<11} {finding.detail}")
-            if finding.advice:
-                answer(f"    {'':<11} {finding.advice}")
+            _answer_wrapped(f"{'ok ' if finding.ok else 'BAD'} {finding.what:<11} ", finding.detail, finding.advice)
     return OK if all(finding.ok for finding in findings) else SOME_FAILED
+
+
+def _answer_wrapped(label: str, *sentences: str) -> None:
+    """Print sentences beside a label, in lines that fit a terminal."""
+    lines = [line for said in sentences for line in wrapped(said)]
+    answer("\n".join((" " * len(label) if n else label) + line for n, line in enumerate(lines)))
+
+
+def _check_invariants(as_sql: bool, as_json: bool) -> int:
+    """Print which invariants hold in the store, or their queries. Return the exit code."""
+    settings = settings_from()
+    if as_sql:
+        with closing(store_of(settings)) as database:
+            for each in invariants(database.server):
+                answer(f"-- {each.name}: {each.sentence}\n{each.query};\n")
+        return OK
+    checks = []
+    with open_store(settings) as database:
+        for check in check_invariants(database):
+            checks.append(check)
+            if not as_json:
+                answer(f"{'BAD' if check.rows else 'ok '} {check.invariant.name:<17} {check.seconds:7.1f} s")
+            if check.rows and not as_json:
+                _answer_wrapped("    ", check.invariant.sentence, check.invariant.advice)
+                rows = [" ".join(f"{name}={value}" for name, value in row.items()) for row in check.rows]
+                _answer_wrapped("      ", *rows)
+    if as_json:
+        names = ("name", "sentence", "advice")
+        shown = [{name: getattr(each.invariant, name) for name in names} for each in checks]
+        print_json(
+            [one | {"rows": each.rows, "seconds": each.seconds} for one, each in zip(shown, checks, strict=True)]
+        )
+    broken, took = sum(bool(check.rows) for check in checks), duration(sum(check.seconds for check in checks))
+    say(f"{len(checks) - broken} of {counted(len(checks), 'invariant')} hold. Checked in {took}.")
+    return SOME_FAILED if broken else OK
 
 
 def _check_workers(host: str, within_s: float, as_json: bool) -> int:

@@ -1,0 +1,126 @@
+"""The invariants of a store: what holds at every moment, whatever works on it. `invariants.sql` has the queries.
+
+All queries run in one read transaction, which sees one state of the store, so that work that goes on meanwhile makes
+no false alarm. Each scans the tables that it names once, and what does not fit in memory is sorted on disk.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import ForeignKeyConstraint
+
+from docmill.storage.core.database import Database
+from docmill.storage.core.schema import collections_of_tables
+from docmill.storage.core.transaction import Transaction
+
+MOST_ROWS = 10  # shown of those that break an invariant
+REPORT = (
+    "Keep a backup of the store and report this with the rows: docmill has a bug, or another program wrote to it."
+)
+RECOUNT = "Correct the counts with `docmill db recount`, as the owner of the tables."
+ADVICE = {
+    "references": "Restore the whole store from one backup: some of its tables are older than others.",
+    "texts_in_use": "Remove the texts with `docmill gc`, and report this.",
+    "kept_shards": RECOUNT,
+    "kept_outcomes": RECOUNT,
+    "nothing_forgotten": "Enqueue the source again, which computes only what is missing, and report this.",
+    "nothing_lost": "Enqueue the source again, which computes only what is missing, and report this.",
+}
+_BLOCK = re.compile(r"^-- (\{?\w+\}?): (.+?)\n(?!--)(.+?)(?=\n\n--|\Z)", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Invariant:
+    """An invariant: its name, the sentence that holds, the query for rows that break it, and what to do then."""
+
+    name: str
+    sentence: str
+    query: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """An invariant that was checked in some seconds, and the first rows that break it."""
+
+    invariant: Invariant
+    rows: list[dict[str, Any]]
+    seconds: float
+
+
+@cache
+def invariants(server: str | None) -> tuple[Invariant, ...]:
+    """Return the invariants with queries for SQLite (None), or for the server PostgreSQL, of `MOST_ROWS` rows."""
+    parts, made = {"references": _references(), **_DIALECTS[server]}, []
+    for name, sentence, block in _BLOCK.findall(Path(__file__).with_suffix(".sql").read_text(encoding="utf-8")):
+        query = block.format_map(parts)
+        if name.startswith("{"):
+            parts[name.strip("{}")] = query
+        else:
+            made.append(Invariant(name, sentence, f"{query}\nLIMIT {MOST_ROWS}", ADVICE.get(name, REPORT)))
+    return tuple(made)
+
+
+def check_invariants(database: Database) -> Iterator[Checked]:
+    """Yield each invariant as it is checked. All are checked in one transaction, which is open meanwhile."""
+    with database.read() as transaction:
+        yield from check_within(transaction)
+
+
+def check_within(transaction: Transaction) -> Iterator[Checked]:
+    """Yield each invariant as it is checked in this transaction."""
+    for invariant in invariants(transaction.server):
+        began = time.monotonic()
+        rows = transaction.exec_driver_sql(invariant.query).mappings()
+        broken = [{name: _plain(value) for name, value in row.items()} for row in rows]
+        yield Checked(invariant, broken, time.monotonic() - began)
+
+
+def _plain(value: Any) -> Any:
+    """Return a sum, which PostgreSQL has as a decimal number, as an integer."""
+    return int(value) if isinstance(value, Decimal) else value
+
+
+def _references() -> str:
+    """Return the query for the rows with a foreign key whose row is not there."""
+    tables = [table for metadata in collections_of_tables() for table in metadata.sorted_tables]
+    return "\nUNION ALL\n".join(
+        _lacking(constraint)
+        for table in tables
+        for constraint in sorted(table.foreign_key_constraints, key=lambda constraint: [*constraint.column_keys])
+    )
+
+
+def _lacking(constraint: ForeignKeyConstraint) -> str:
+    child, column = constraint.table.name, constraint.column_keys[0]
+    same = " AND ".join(f"parent.{key.column.name} = child.{key.parent.name}" for key in constraint.elements)
+    return (
+        f"SELECT '{child}.{column}' AS reference, CAST(child.{column} AS TEXT) AS lacking FROM {child} AS child\n"  # noqa: S608
+        f"    WHERE child.{column} IS NOT NULL\n"
+        f"        AND NOT EXISTS (SELECT 1 FROM {constraint.referred_table.name} AS parent WHERE {same})"
+    )
+
+
+# The parts that differ: the little-endian number at place n of a shard's contents, where ids have no more than 48
+# bits, and the flags of an outcome, one in a row.
+_DIGIT = "instr('0123456789ABCDEF', substr(hex(substr(contents, 8 * n + {}, 1)), {}, 1)) - 1"
+_DIALECTS: Mapping[str | None, Mapping[str, str]] = {
+    None: {
+        "content_id": " + ".join(
+            f"(16 * ({_DIGIT.format(byte + 1, 1)}) + {_DIGIT.format(byte + 1, 2)} << {8 * byte})" for byte in range(6)
+        ),
+        "flags": "json_each(outcome.flags) AS flag",
+    },
+    "PostgreSQL": {
+        "content_id": " + ".join(f"(get_byte(contents, 8 * n + {byte})::bigint << {8 * byte})" for byte in range(6)),
+        "flags": "jsonb_array_elements_text(outcome.flags) AS flag (value)",
+    },
+}

@@ -1,0 +1,165 @@
+"""Each invariant can fail: SQL that breaks it makes docmill report it, and no other."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from sqlalchemy import inspect
+
+from docmill.storage.core.database import Database
+from docmill.storage.core.invariants import check_within, invariants
+from docmill.storage.core.specs import Outcome, Reason, Status
+from docmill.storage.core.transaction import Transaction
+from docmill.storage.leases.shards import Claim
+from docmill.storage.steps import jobs
+from docmill.storage.steps.jobs import JobRequest
+from docmill.storage.steps.steps import StepRequest
+from tests.storage.builders import COPY, TRANSLATE, claim_next, read, request, work
+from tests.storage.invariants import assert_invariants
+
+FIRST, AGAIN, CHAIN, RUNNING = 1, 2, 3, 4  # jobs
+
+
+def outcomes(claim: Claim) -> list[Outcome]:
+    """An output of its own for each text; the third one fails, and the second one has a flag."""
+    return [
+        Outcome(content_id, Status.FAILED, reason="it would not", reason_class=Reason.DOCUMENT)
+        if content_id == 3
+        else Outcome(
+            content_id, Status.DONE, text=f"out {claim.spec_id} {content_id}", flags=("x",) * (content_id == 2)
+        )
+        for content_id, _ in claim.texts
+    ]
+
+
+@pytest.fixture
+def store(database: Database) -> Database:
+    """A job that is done, one that found some of its results, one of two steps, and one that runs."""
+    read(database, request(), [(key, f"text {key}") for key in "abcdef"])
+    work(database, outcomes)
+    read(database, request(corpus="poems"), [("f", "text f"), ("g", "text g")])
+    work(database, outcomes)
+    steps = (StepRequest("one", TRANSLATE), StepRequest("two", COPY, "one"))
+    read(
+        database,
+        JobRequest(corpus="letters", source="b.jsonl", steps=steps),
+        [("l", "a letter"), ("m", "another letter")],
+    )
+    work(database, outcomes)
+    jobs.finish(database)
+    read(database, request(corpus="plays"), [("a", "text a"), ("p", "a play"), ("q", "another play")])
+    claim_next(database)
+    assert_invariants(database)
+    return database
+
+
+NO_SHARD = "state = 'planned', finished_at = NULL, owner = NULL, dispatched_at = NULL, n_done = 0, n_failed = 0"
+COPIED = """job_id, step, spec_id, lane, contents, n_contents, n_chars, state, redo, fence, attempt, suspect, lapses,
+    not_before, finished_at, n_done, n_failed, n_skipped, n_truncated, n_doubtful, tokens_in, tokens_out"""
+BREAKS = {
+    "references": ["INSERT INTO refusal (worker_id, spec_id, reason, refused_at) VALUES ('w1', 999, 'no', 1)"],
+    "one_outcome": ["INSERT INTO outcome SELECT * FROM outcome WHERE content_id = 1"],
+    "outcome_status": ["UPDATE outcome SET reason = NULL WHERE status = 'failed'"],
+    "vector_lengths": ["UPDATE outcome SET vector = sha256 FROM content WHERE content.id = 1 AND content_id = 1"],
+    "texts_in_use": ["INSERT INTO content (id, sha256, text, n_chars) VALUES (999, sha256('loose'), 'loose', 5)"],
+    "current_versions": [
+        "UPDATE document SET superseded_by = 999 WHERE id = 1",
+        "UPDATE corpus SET n_documents = n_documents - 1 WHERE id = 1",
+    ],
+    "same_corpus": ["UPDATE document SET ingest_id = 2 WHERE id = 1"],
+    "corpus_counts": ["UPDATE corpus SET n_documents = n_documents + 1 WHERE id = 1"],
+    "job_counts": [f"UPDATE job SET n_documents = n_documents - 1 WHERE id = {FIRST}"],
+    "job_states": [f"UPDATE job SET paused = true WHERE id = {FIRST}"],
+    "finished_jobs": [f"UPDATE shard SET {NO_SHARD} WHERE job_id = {FIRST}"],
+    "run_states": [
+        "INSERT INTO pipeline (id, name, path, text, looked_at, created_at, updated_at) "
+        "VALUES (1, 'p', '', '', 1, 1, 1)",
+        "INSERT INTO pipeline_run (pipeline_id, state, created_at) VALUES (1, 'done', 1)",
+    ],
+    "step_inputs": [f"UPDATE step SET input_step = 7 WHERE job_id = {CHAIN} AND seq = 1"],
+    "shard_steps": [f"UPDATE shard SET step = 9 WHERE job_id = {FIRST}"],
+    "shard_leases": [f"UPDATE shard SET lease_until = 1 WHERE job_id = {FIRST}"],
+    "shard_counts": [f"UPDATE shard SET n_skipped = n_skipped + 1 WHERE job_id = {FIRST}"],
+    "planned_once": [
+        f"INSERT INTO shard (id, {COPIED}) SELECT 999, {COPIED} FROM shard WHERE job_id = {FIRST}",
+    ],
+    "retry_counts": [f"UPDATE step SET n_retried = 1 WHERE job_id = {FIRST}"],
+    "step_counts": [f"UPDATE step SET n_prior_done = 0 WHERE job_id = {RUNNING}"],
+    "nothing_forgotten": [
+        f"DELETE FROM shard WHERE job_id = {RUNNING}",
+        f"UPDATE step SET n_prior_done = 3 WHERE job_id = {RUNNING}",
+    ],
+    "outputs_passed_on": ["DELETE FROM step_text WHERE content_id = (SELECT max(content_id) FROM step_text)"],
+    "nothing_lost": [
+        f"DELETE FROM shard WHERE job_id = {FIRST}",
+        "DELETE FROM outcome WHERE content_id = 4",
+    ],
+    "results_kept": [
+        f"UPDATE job SET forgotten_at = 1 WHERE id = {CHAIN}",
+        f"DELETE FROM outcome WHERE content_id IN (SELECT content_id FROM step_text WHERE job_id = {CHAIN})",
+    ],
+    "kept_shards": ["UPDATE shard_count SET n = n + 1 WHERE id IN (SELECT min(id) FROM shard_count)"],
+    "kept_outcomes": ["INSERT INTO work_count (name, lane, label, n) VALUES ('flags', 'copy', 'y', 1)"],
+}
+OF_DATABASES = {
+    "sqlite": {  # which cannot drop a primary key
+        "one_outcome": [
+            "PRAGMA legacy_alter_table = ON",
+            "CREATE TABLE copied AS SELECT * FROM outcome UNION ALL SELECT * FROM outcome WHERE content_id = 1",
+            "DROP TABLE outcome",
+            "ALTER TABLE copied RENAME TO outcome",
+        ],
+        "texts_in_use": ["INSERT INTO content (id, sha256, text, n_chars) VALUES (999, x'99', 'loose', 5)"],
+    },
+    "postgresql": {
+        "references": ["ALTER TABLE refusal DROP CONSTRAINT fk_refusal_spec_id", *BREAKS["references"]],
+        "one_outcome": ["ALTER TABLE outcome DROP CONSTRAINT pk_outcome CASCADE", *BREAKS["one_outcome"]],
+    },
+}
+
+
+def harm(database: Database, name: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows that break invariants after SQL has broken this one. The store stays as it is."""
+    dialect = database.engine.dialect.name
+    broken = {}
+
+    def work(transaction: Transaction) -> None:
+        if dialect == "sqlite":
+            transaction.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+        for statement in OF_DATABASES[dialect].get(name, BREAKS[name]):
+            transaction.exec_driver_sql(statement)
+        broken.update({check.invariant.name: check.rows for check in check_within(transaction) if check.rows})
+        raise Undone
+
+    with suppress(Undone):
+        database.write(work)
+    return broken
+
+
+class Undone(Exception):
+    """The transaction rolls back."""
+
+
+def test_what_is_broken_is_reported_and_nothing_else(store: Database) -> None:
+    assert {name: list(harm(store, name)) for name in BREAKS} == {name: [name] for name in BREAKS}
+    assert harm(store, "corpus_counts") == {"corpus_counts": [{"corpus_id": 1, "n_documents": 7, "documents": 6}]}
+    assert_invariants(store)
+
+
+def test_every_invariant_is_broken_by_a_test_and_says_what_to_do() -> None:
+    for server in (None, "PostgreSQL"):
+        assert [one.name for one in invariants(server)] == list(BREAKS)
+        assert all(one.sentence.endswith(".") and one.advice.endswith(".") for one in invariants(server))
+
+
+def test_every_foreign_key_of_the_store_is_looked_at(database: Database) -> None:
+    query, tables = invariants(database.server)[0].query, inspect(database.engine)
+    names = {
+        f"'{table}.{key['constrained_columns'][0]}'"
+        for table in tables.get_table_names()
+        for key in tables.get_foreign_keys(table)
+    }
+    assert "'outcome.output_id'" in names
+    assert not [name for name in names if name not in query]

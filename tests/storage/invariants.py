@@ -1,0 +1,12 @@
+"""The invariants of a store, for tests that end with one."""
+
+from __future__ import annotations
+
+from docmill.storage.core.database import Database
+from docmill.storage.core.invariants import check_invariants
+
+
+def assert_invariants(database: Database) -> None:
+    """Assert that a store is as it must be at every moment."""
+    broken = {check.invariant.sentence: check.rows for check in check_invariants(database) if check.rows}
+    assert not broken, "\n".join(f"{sentence} But: {rows}" for sentence, rows in broken.items())
