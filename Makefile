@@ -124,6 +124,10 @@ bench-extract: setup ## what a JSON Schema costs, and the records of real and of
 bench-batch: setup setup-vllm ## batch files by docmill and by vLLM's own runner: the same answers
 	.venv-vllm/bin/python -m bench.batch_files --plain $(CURDIR)/$(BIN)/python $(BENCH)
 
+.PHONY: torture
+torture: setup   ## the torture table: mishaps of a batch job, with docmill and with other tools, each in an environment of its own: BENCH="--peers docmill script"
+	$(BIN)/python -m bench.torture $(BENCH)
+
 .PHONY: bench-retention
 bench-retention: setup ## the sizes of tables over a simulated year of nights, with and without rules of retention
 	$(BIN)/python -m bench.retention $(BENCH)

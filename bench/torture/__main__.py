@@ -1,0 +1,167 @@
+"""Run the torture table: `python -m bench.torture`, or `make torture`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bench.pairs import RESULTS, described, machine
+from bench.torture import rows
+from bench.torture.outputs import Texts
+from bench.torture.programs import ENVIRONMENTS, Peer
+from bench.torture.rows import Result, Site
+from docmill.tasks.backends.accelerator import dtype_for, quiet
+from docmill.tasks.specs import pinning
+
+PEERS = (
+    Peer("docmill", "docmill.sh", library="docmill", state={"DOCMILL_HOME": "{folder}/docmill"}),
+    Peer("script", "script.py", "script"),
+    Peer("script that resumes", "script_resuming.py", "script"),
+    Peer("Ray Data", "with_ray_data.py", "ray_data"),
+    Peer("datatrove", "with_datatrove.py", "datatrove"),
+    Peer("CocoIndex", "with_cocoindex.py", "cocoindex", state={"COCOINDEX_DB": "{folder}/cocoindex"}),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.torture", description=__doc__)
+    parser.add_argument("--texts", type=int, default=5000, help="of the first three rows")
+    parser.add_argument("--few", type=int, default=2000, help="texts of the other rows")
+    parser.add_argument("--peers", nargs="*", default=[peer.key for peer in PEERS], metavar="NAME")
+    parser.add_argument("--rows", nargs="*", default=rows.ROWS, metavar="ROW", help="some rows, by their names")
+    parser.add_argument("--keep", action="store_true", help="keep what is not measured now")
+    parser.add_argument("--name", default="torture", help="of the results' files")
+    asked = parser.parse_args()
+    chosen = [peer for peer in PEERS if peer.key in asked.peers]
+    for peer in chosen:
+        set_up(peer)
+    target = RESULTS / f"{asked.name}.json"
+    known: dict[str, Any] = json.loads(target.read_text())["tools"] if asked.keep and target.exists() else {}
+    with tempfile.TemporaryDirectory(prefix="torture-") as work, quiet():
+        table = Table(Path(work), asked.texts, min(asked.few, asked.texts))
+        for peer in chosen:
+            cells = dict(known[peer.name]["rows"]) if peer.name in known else {}
+            for row, result in table.measure(peer, asked.rows):
+                cells[row] = asdict(result)
+                print(f"{peer.name:20} {row:38} {cell(cells[row])}  {cells[row]}", flush=True)
+            known[peer.name] = {"lines": peer.lines, "versions": peer.pins(), "rows": cells}
+            facts = {**machine(), "at": datetime.now(UTC).isoformat(timespec="minutes")}
+            write(target, {**facts, "texts": asked.texts, "few": table.few, "tools": known})
+
+
+class Table:
+    """Measures rows, each in a work folder of its own."""
+
+    def __init__(self, work: Path, texts: int, few: int) -> None:
+        pinned = pinning.pin("minilm", models_dir=None, cache_dir=work)
+        model = pinning.locate(pinned, models_dir=None, cache_dir=work)
+        self._work, self.few = work, few
+        self._dtype = str(dtype_for("native", "cpu")).removeprefix("torch.")
+        self._all = Texts.read(texts, model)
+        self._some = self._all.first(few)
+        self._sites = 0
+
+    def measure(self, peer: Peer, wanted: Collection[str]) -> Iterator[tuple[str, Result]]:
+        """Yield the results of these rows, or why there is none."""
+        if any(row in wanted for row in rows.FIRST_THREE):
+            yield from rows.first_three(self.site(peer, self._all))
+        if not any(row in wanted for row in (rows.EQUAL, *rows.OTHERS)):
+            return
+        equal, extent = rows.equal_texts(self.site(peer))
+        yield rows.EQUAL, equal
+        for row, measure in rows.OTHERS.items():
+            if row in peer.cannot:
+                yield row, Result.missing(peer.cannot[row])
+            elif row in wanted:
+                yield row, measure(self.site(peer), extent)
+
+    def site(self, peer: Peer, texts: Texts | None = None) -> Site:
+        """Return a new work folder."""
+        self._sites += 1
+        folder = self._work / str(self._sites)
+        (folder / "work").mkdir(parents=True)
+        return Site(peer, texts or self._some, self._dtype, folder / "work", folder / "computed.log")
+
+
+def set_up(peer: Peer) -> None:
+    """Make the environment of a peer with pip, once."""
+    folder = ENVIRONMENTS / peer.requirements
+    if not peer.requirements or (folder / ".installed").exists():
+        return
+    print(f"Setting up {folder} (once; some minutes) ...", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    pip = [str(folder / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--no-compile", "-r", str(peer.listed())], check=True)
+    (folder / ".installed").touch()
+
+
+def cell(result: Mapping[str, Any]) -> str:
+    """Return lost / doubled / recomputed, and a mark for what the user has to do."""
+    if result["lost"] is None:
+        return str(result["note"])
+    mark = {0: "", 1: " ¹", 2: " ²"}[2 if rows.BY_HAND in result["actions"] else int(rows.AGAIN in result["actions"])]
+    return " / ".join(f"{result[name]:,}" for name in ("lost", "doubled", "recomputed")) + mark
+
+
+def write(target: Path, found: Mapping[str, Any]) -> None:
+    """Write the results as JSON and as tables in Markdown. Notes from `## Notes` on are kept."""
+    target.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    page = target.with_suffix(".md")
+    notes = page.read_text().partition("## Notes")[2] if page.exists() else "\n"
+    tools: Mapping[str, Any] = found["tools"]
+    said = [
+        "# The torture table\n",
+        f"{described(found)}.\n",
+        f"{found['texts']:,} texts in the first three rows, {found['few']:,} in the others. A cell has the texts "
+        "that are **lost / doubled / recomputed** in the end. ¹: the user has to give the same command again. ²: "
+        "even then something has to be repaired by hand.\n",
+        _row("", tools),
+        _row("---", ["--:"] * len(tools)),
+        *(
+            _row(row, [cell(tool["rows"][row]) if row in tool["rows"] else "" for tool in tools.values()])
+            for row in rows.ROWS
+        ),
+        _row("lines of user code", [str(tool["lines"]) for tool in tools.values()]),
+        "\n## Seconds, of all commands of a row\n",
+        _row("", tools),
+        _row("---", ["--:"] * len(tools)),
+        *(_row(row, [_of(tool, row, "seconds") for tool in tools.values()]) for row in rows.ROWS),
+        "\n## Exit codes, and what the user has to do\n",
+        "Negative: by that signal.\n",
+        *(
+            f"- {name}, {row}: {_done(result)}"
+            for name, tool in tools.items()
+            for row, result in tool["rows"].items()
+        ),
+        "\n## Versions\n",
+        *(f"- {name}: {tool['versions']}" for name, tool in tools.items()),
+    ]
+    page.write_text("\n".join(said) + "\n\n## Notes" + notes)
+
+
+def _row(name: str, cells: Any) -> str:
+    return f"| {' | '.join([name, *cells])} |"
+
+
+def _of(tool: Mapping[str, Any], row: str, name: str) -> str:
+    value = tool["rows"].get(row, {}).get(name)
+    return "" if value is None else str(value)
+
+
+def _done(result: Mapping[str, Any]) -> str:
+    codes = ", ".join(map(str, result["exit_codes"]))
+    return "; ".join(filter(None, [codes, ", ".join(result["actions"]), result["note"]]))
+
+
+if __name__ == "__main__":
+    main()
