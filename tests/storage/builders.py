@@ -131,6 +131,12 @@ def work(database: Database, outcomes: Callable[[Claim], Sequence[Outcome]] = do
     return n
 
 
+def finish(database: Database, outcomes: Callable[[Claim], Sequence[Outcome]] = done) -> None:
+    """Work until nothing is left, and end the jobs."""
+    work(database, outcomes)
+    jobs.finish(database)
+
+
 def set_shard(database: Database, shard_id: int, **values: Any) -> None:
     """Move time, or anything else, for one shard."""
     database.write(
@@ -185,10 +191,14 @@ def documents(
     return {row.key: row.text for row in rows}
 
 
+def count_rows(database: Database, table: Any) -> int:
+    with database.read() as transaction:
+        return transaction.scalar(select(func.count()).select_from(table)) or 0
+
+
 def n_documents(database: Database) -> int:
     """Rows of the document table, superseded ones too."""
-    with database.read() as transaction:
-        return len(list(transaction.scalars(select(Document.id))))
+    return count_rows(database, Document)
 
 
 def outcomes(database: Database) -> dict[tuple[str, str], str]:

@@ -12,7 +12,7 @@ from docmill.storage.results.status import list_statuses, read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import UNFINISHED
 from tests.storage import laws
-from tests.storage.builders import queued, read, request, work
+from tests.storage.builders import finish, queued, read, request, work
 
 
 def let_everything_finish(database: Database) -> None:
@@ -32,8 +32,7 @@ def let_everything_finish(database: Database) -> None:
     while being_read := [status for status in list_statuses(database) if status.state == "ingesting"]:
         for status in being_read:  # of those that ask for the same each round ends one
             read(database, request(status.source, corpus=status.corpus, spec=status.spec), [])
-        work(database)
-        jobs.finish(database)
+        finish(database)
     jobs.finish(database)
     after = laws.look(database)
     laws.assert_lawful(after)

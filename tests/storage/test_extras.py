@@ -37,10 +37,6 @@ def test_an_extra_is_installed_as_docmill_was(
     assert shlex.split(said) == [word.replace("PREFIX", str(tmp_path)) for word in expected]
 
 
-def test_the_pip_of_the_shell_needs_no_path(tmp_path: Path) -> None:
-    assert command("formats", None, tmp_path, shell_knows=True) == "pip install 'docmill[formats]'"
-
-
 def test_the_base_stays_light_and_all_names_each_extra_that_goes_with_the_others() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]

@@ -64,13 +64,6 @@ def test_a_field_that_a_document_lacks_is_nothing_and_a_blank_document_stays_bla
     assert optional.render("x", {"title": "t"}) == "t||x"
 
 
-@pytest.mark.parametrize("prompt", ["{text}", "{{meta.a}} {text}", "meta.a {text}"])
-def test_a_template_without_metadata_is_not_rendered(prompt: str) -> None:
-    assert over_metadata({"prompt": prompt}) is None
-    assert over_metadata({}) is None
-    assert over_metadata({"prompt": f"{prompt} {{meta.a}}"}) is not None
-
-
 @pytest.mark.parametrize(
     "prompt", ["{meta.}{text}", "{meta.?}{text}", "{meta}{text}", "{meta.a}", "{text}{meta.a}{text}", "{meta.a{text}"]
 )

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import event, select, text
 from sqlalchemy.exc import IntegrityError
 
-from docmill.storage import errors, migrations
+from docmill.storage import errors
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Shard, db_now
 from docmill.storage.core.specs import Spec
@@ -29,7 +29,7 @@ from docmill.storage.errors import (
     UnexpectedDatabaseError,
     ValueRefused,
 )
-from docmill.storage.leases import dispatch, maintenance
+from docmill.storage.leases import maintenance
 from docmill.storage.results import status
 from tests.kinds import KINDS
 from tests.postgres import PostgresServer
@@ -107,13 +107,6 @@ def test_a_url_that_is_none_is_refused_without_saying_it(url: str) -> None:
     with pytest.raises(StorageError, match="DOCMILL_DATABASE_URL") as caught:
         Database(url)
     assert PASSWORD not in chain(caught.value)
-
-
-def test_an_option_that_no_connection_has_is_said(postgres_server: PostgresServer) -> None:
-    database = Database(postgres_server.url("postgres") + "?bogus=x")
-    with pytest.raises(DatabaseUnreachable, match="bogus"):
-        status.list_statuses(database)
-    database.close()
 
 
 def test_a_wrong_password_or_name_is_said_without_the_password(postgres_server: PostgresServer) -> None:
@@ -284,41 +277,11 @@ def test_the_clock_is_the_databases_and_moves_within_a_transaction(database: Dat
     assert abs(times[-1] - time.time()) < 5
 
 
-def test_a_statement_with_the_clock_is_compiled_once(database: Database) -> None:
-    found: list[str] = []
-
-    def note(_connection: Any, _cursor: Any, statement: str, _parameters: Any, context: Any, _many: bool) -> None:
-        if "WHERE worker.seen_at" in statement:
-            found.append(context.cache_hit.name)
-
-    event.listen(database.engine, "before_cursor_execute", note)
-    maintenance.forget_workers(database, 10.0)
-    maintenance.forget_workers(database, 20.0)
-    assert found == ["CACHE_MISS", "CACHE_HIT"]
-
-
-def test_postgresql_compiles_no_query_that_is_over_sooner(postgres_url: str) -> None:
-    database = Database(postgres_url, kinds=KINDS)
-    dispatch.sign_on(database, worker_id="w1", host="h", pid=1, device="cpu", lanes=["copy"], slots=1, version="0")
-    with database.read() as transaction:
-        transaction.prefer_indexes()
-        plan = transaction.execute(text("EXPLAIN SELECT id FROM worker WHERE seen_at > 0"))
-        assert not [line for (line,) in plan if "JIT" in line]
-    database.close()
-
-
 def test_errors_survive_pickling_and_say_their_docstring() -> None:
     for error in vars(errors).values():
         if isinstance(error, type) and issubclass(error, StorageError):
             assert str(pickle.loads(pickle.dumps(error()))) == str(error()) == error.__doc__
             assert str(pickle.loads(pickle.dumps(error("more")))) == "more"
-
-
-def test_a_folder_that_is_made_for_a_file_is_nobody_elses(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'home' / 'docmill.db'}")
-    migrations.upgrade(database)
-    database.close()
-    assert (tmp_path / "home").stat().st_mode & 0o077 == 0
 
 
 def test_a_kind_that_is_not_known_is_named_with_those_that_are(database: Database) -> None:

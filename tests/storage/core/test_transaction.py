@@ -5,21 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 from psycopg.pq import Format
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, func, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, Corpus, JobKey
 from docmill.storage.core.sqlite import ROWS
 from docmill.storage.core.transaction import IN_BINARY, Columns, Transaction
 from docmill.storage.errors import UnexpectedDatabaseError, ValueRefused
-
-ROOT = Path(__file__).parents[3]
 
 
 def contents(transaction: Transaction, *texts: str) -> Columns:
@@ -165,12 +162,3 @@ def test_rows_that_may_be_known_are_inserted_where_they_are_not(database: Databa
 
     assert sorted(database.write(insert)) == [(10 + n, text) for n, text in enumerate(TEXTS) if n]
     assert [row[2] for row in stored(database)] == TEXTS
-
-
-def test_a_row_of_a_table_has_its_values_and_those_of_further_columns_leave_them(database: Database) -> None:
-    row = {"id": 3, "name": "reports", "n_documents": 0, "created_at": 5.0}
-    database.write(lambda transaction: transaction.execute(insert(Corpus).values(**row)))
-    with database.read() as transaction:
-        found = Corpus.of(transaction.execute(select(Corpus, func.count().label("n")).group_by(Corpus.id)).one())
-    assert (found.id, found.name, found.created_at) == (3, "reports", 5.0)
-    assert str(Corpus.name) == "corpus.name", "the class still stands for the table"

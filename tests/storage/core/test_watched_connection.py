@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -211,19 +209,6 @@ def test_a_short_statement_of_a_server_that_says_nothing_of_it_is_given_up_in_ti
 
     with pytest.raises(DatabaseUnreachable, match=r"silent for .* cannot be asked"):
         lose_and_ask()
-
-
-def test_the_kernel_watches_too(behind: Callable[..., Database]) -> None:
-    patience = Patience(answer_s=8.0)
-    with behind(patience).read() as transaction:
-        driver: Any = transaction.connection.connection.dbapi_connection
-        with socket.socket(fileno=os.dup(driver.fileno())) as ours:
-            assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-            names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
-            found = [ours.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
-    idle_s, interval_s, count, unacknowledged_ms = found
-    assert idle_s + count * interval_s <= NOTICED_S
-    assert 0 < unacknowledged_ms <= 1_000 * NOTICED_S
 
 
 def test_a_statement_that_is_short_by_nature_is_ended_by_the_server(

@@ -16,15 +16,21 @@ from docmill.storage.ingest import ingest
 from docmill.storage.leases import shards
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
-from tests.storage.builders import COPY, TRANSLATE, chunks, claim_next, done, failed, numbered, read, request, work
+from tests.storage.builders import (
+    COPY,
+    TRANSLATE,
+    chunks,
+    claim_next,
+    done,
+    failed,
+    finish,
+    numbered,
+    read,
+    request,
+)
 from tests.storage.steps.test_steps import Fleet, fleet, pipeline
 
 __all__ = ["fleet"]
-
-
-def finish(database: Database) -> None:
-    work(database)
-    jobs.finish(database)
 
 
 def dropping(database: Database, **asked: object) -> list[tuple[str, int]]:

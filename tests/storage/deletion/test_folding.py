@@ -15,8 +15,8 @@ from docmill.storage.results.job_counts import finished_shards
 from docmill.storage.results.results import results
 from docmill.storage.results.status import JobStatus, read_status
 from docmill.storage.steps import jobs
-from tests.storage.builders import numbered, read
-from tests.storage.deletion.test_retention import DAY_S, days_pass, n
+from tests.storage.aging import DAY_S, days_pass
+from tests.storage.builders import count_rows, numbered, read
 from tests.storage.steps.test_steps import Fleet, finished, pipeline
 
 AGE_S = 30 * DAY_S
@@ -53,7 +53,7 @@ def test_every_count_of_a_job_stays_and_its_results_do(database: Database, fleet
     assert retention.fold_shards(database, AGE_S).rows == 0, "it ended just now"
     days_pass(database, 31)
     before = read_status(database, job_id)
-    shards = n(database, Shard)
+    shards = count_rows(database, Shard)
     assert shards > 4
     assert retention.fold_shards(database, AGE_S).rows == shards - 4
     after = read_status(database, job_id)
@@ -92,7 +92,7 @@ def test_a_budget_ends_it_between_two_pages_and_the_next_call_goes_on(
     monkeypatch.setattr(retention, "FOLDED_PAGE", 2)
     job_id = done(database, fleet)
     days_pass(database, 31)
-    before, shards = counts(read_status(database, job_id)), n(database, Shard)
+    before, shards = counts(read_status(database, job_id)), count_rows(database, Shard)
     ticks = iter(range(100))
     budget = RemovalBudget(until=3.0, clock=lambda: float(next(ticks)))
     first = retention.fold_shards(database, AGE_S, budget).rows
@@ -101,4 +101,4 @@ def test_a_budget_ends_it_between_two_pages_and_the_next_call_goes_on(
     assert retention.fold_shards(database, AGE_S, RemovalBudget.of(rows=1)).rows >= 1
     retention.fold_shards(database, AGE_S)
     assert counts(read_status(database, job_id)) == before
-    assert n(database, Shard) == 4
+    assert count_rows(database, Shard) == 4

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Base, Content, Corpus, Document, Ingest, Job, OutcomeRow, Shard, db_now
+from docmill.storage.core.schema import Content, Corpus, Document, Ingest, Job, OutcomeRow, Shard, db_now
 from docmill.storage.core.specs import Outcome, Status
 from docmill.storage.deletion import gc, removal
 from docmill.storage.deletion.paging import Removed
@@ -24,14 +24,15 @@ from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
     TRANSLATE,
     claim_next,
+    count_rows,
     done,
+    finish,
     numbered,
     outcomes,
     read,
     records,
     request,
     shard,
-    work,
 )
 from tests.storage.steps.test_steps import STEPS, Fleet, fleet, pipeline
 
@@ -41,16 +42,6 @@ __all__ = ["fleet"]
 def texts(database: Database) -> set[str]:
     with database.read() as transaction:
         return set(transaction.scalars(select(Content.text)))
-
-
-def count(database: Database, table: type[Base]) -> int:
-    with database.read() as transaction:
-        return transaction.scalar(select(func.count()).select_from(table)) or 0
-
-
-def finish(database: Database) -> None:
-    work(database)
-    jobs.finish(database)
 
 
 def echo(claim: Claim) -> list[Outcome]:
@@ -66,7 +57,7 @@ def test_a_corpus_leaves_with_everything_of_it(database: Database, fleet: Fleet)
     removed = removal.remove_corpus(database, "books")
     assert (removed.documents, removed.jobs, removed.ingests) == (30, 1, 1)
     assert texts(database) == {"text 100", "text 101"}
-    assert count(database, OutcomeRow) == 0
+    assert count_rows(database, OutcomeRow) == 0
     assert {row.job_id for row in _shards(database)} == {job.id + 1}
     with pytest.raises(NotFound):
         read_status(database, job.id)
@@ -85,7 +76,7 @@ def test_a_large_corpus_leaves_page_by_page(database: Database, monkeypatch: pyt
     read(database, request(), numbered(50))
     finish(database)
     assert removal.remove_corpus(database, "books") == Removed(50, 50, 50, 1, 1)
-    assert count(database, Content) == count(database, OutcomeRow) == count(database, Corpus) == 0
+    assert count_rows(database, Content) == count_rows(database, OutcomeRow) == count_rows(database, Corpus) == 0
 
 
 def test_what_another_corpus_has_too_stays_with_its_results(database: Database) -> None:
@@ -123,14 +114,13 @@ def test_a_corpus_that_a_job_works_on_is_not_touched(database: Database) -> None
     for act in (removal.remove_corpus, lambda db, name: removal.remove_documents(db, name, ["k1"])):
         with pytest.raises(StorageError, match=f"job {job.id} works on the corpus books; `docmill cancel {job.id}`"):
             act(database, "books")
-    assert count(database, Document) == 3
+    assert count_rows(database, Document) == 3
 
 
 def test_texts_that_put_each_other_out_do_not_keep_each_other(database: Database) -> None:
     there_and_back = (StepRequest("there", TRANSLATE), StepRequest("back", EMBED_TEXT, "there"))
     read(database, pipeline(steps=there_and_back), [("a", "abc"), ("b", "level")])
-    work(database, echo)
-    jobs.finish(database)
+    finish(database, echo)
     assert texts(database) == {"abc", "cba", "level"}
     assert gc.collect(database) == Removed()
     removal.remove_documents(database, "books", ["a"])
@@ -144,8 +134,7 @@ EMBED_TEXT = STEPS[1].spec
 
 def test_what_other_texts_still_put_out_stays(database: Database, fleet: Fleet) -> None:
     read(database, pipeline(steps=STEPS[:2]), numbered(3))
-    work(database, lambda claim: [Outcome(one, Status.DONE, text="the same") for one, _ in claim.texts])
-    jobs.finish(database)
+    finish(database, lambda claim: [Outcome(one, Status.DONE, text="the same") for one, _ in claim.texts])
     removal.remove_documents(database, "books", ["k0", "k1"])
     assert texts(database) == {"text 2", "the same"}
     removal.remove_documents(database, "books", ["k2"])

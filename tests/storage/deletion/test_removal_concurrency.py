@@ -27,6 +27,7 @@ from tests.storage.builders import (
     at_once,
     claim_shard,
     dispatched,
+    finish,
     numbered,
     queued,
     read,
@@ -134,8 +135,7 @@ def settle(database: Database) -> None:
         owners = {owner for owner in transaction.scalars(select(Shard.owner)) if owner is not None}
     for owner in owners:
         maintenance.release_owner(database, owner)
-    work(database, lambda claim: [Outcome(one, Status.DONE, text=said[::-1]) for one, said in claim.texts])
-    jobs.finish(database)
+    finish(database, lambda claim: [Outcome(one, Status.DONE, text=said[::-1]) for one, said in claim.texts])
     gc.collect(database)
     assert gc.collect(database) == Removed()
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import (
@@ -31,23 +30,11 @@ from docmill.storage.pipelines import pipelines
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
-from tests.storage.builders import numbered, read, records
+from tests.storage.aging import DAY_S, days_pass
+from tests.storage.builders import count_rows, numbered, read, records
 from tests.storage.steps.test_steps import Fleet, finished, pipeline
 
-DAY_S = 86_400.0
 KEPT_S = 90 * DAY_S
-
-
-def n(database: Database, table: Any) -> int:
-    with database.read() as transaction:
-        return transaction.scalar(select(func.count()).select_from(table)) or 0
-
-
-def days_pass(database: Database, days: float) -> None:
-    """Have whatever ended have ended so much earlier."""
-    for table in (Job, PipelineRun):
-        earlier = update(table).values(finished_at=table.finished_at - days * DAY_S)
-        database.write(lambda transaction, earlier=earlier: transaction.execute(earlier))  # type: ignore[misc]
 
 
 def done_job(database: Database, fleet: Fleet, source: str = "a.jsonl") -> int:
@@ -66,10 +53,10 @@ def test_the_texts_of_steps_go_when_a_job_has_ended_and_its_results_stay(databas
     job_id = done_job(database, fleet)
     before, status = list(results(database, job_id)), read_status(database, job_id)
     retention.sweep(database, retention.upkeep_ages(KEPT_S))
-    assert n(database, StepText) > 0, "somebody may still read its source"
+    assert count_rows(database, StepText) > 0, "somebody may still read its source"
     days_pass(database, 0.1)
     assert retention.forget_step_texts(database, KEPT_S).rows > 0
-    assert n(database, StepText) == 0
+    assert count_rows(database, StepText) == 0
     assert repr(list(results(database, job_id))) == repr(before)
     assert read_status(database, job_id).steps == status.steps
     assert jobs.retry(database, job_id) == 0
@@ -123,7 +110,7 @@ def test_old_runs_go_with_their_jobs_and_each_pipeline_keeps_its_last(
     keep(database)
     first, second = night(database, fleet, 1.0), night(database, fleet, 2.0)
     failed = night(database, fleet, 3.0, "failed")
-    data = n(database, Document), n(database, Content), n(database, OutcomeRow)
+    data = [count_rows(database, table) for table in (Document, Content, OutcomeRow)]
     days_pass(database, 91)
     by_hand = done_job(database, fleet, "b.jsonl")
     days_pass(database, 91)
@@ -135,9 +122,10 @@ def test_old_runs_go_with_their_jobs_and_each_pipeline_keeps_its_last(
             read_status(database, gone)
     for kept in (by_hand, failed, last):
         assert len(list(results(database, kept))) == 3
-    assert (n(database, Document), n(database, Content), n(database, OutcomeRow)) == data
-    assert (n(database, Ingest), n(database, Job), n(database, Step)) == (4, 3, 12), "one ingest has the documents"
-    assert n(database, Rejection) == 1
+    assert [count_rows(database, table) for table in (Document, Content, OutcomeRow)] == data
+    one_of_documents = [count_rows(database, table) for table in (Ingest, Job, Step)]
+    assert one_of_documents == [4, 3, 12]
+    assert count_rows(database, Rejection) == 1
     assert read_status(database, failed).rejected == 1, "the number stays"
     another = night(database, fleet, 5.0)
     assert another > last, "no number is given twice"
@@ -153,8 +141,8 @@ def test_a_run_whose_job_goes_on_or_is_anothers_too_is_forgotten_without_it(data
     database.write(lambda transaction: transaction.execute(again))
     assert retention.forget_runs(database, KEPT_S).rows == 1
     assert [run.job_id for run in pipelines.history(database, "nightly")] == [jobs_of[2], jobs_of[1]]
-    assert n(database, Shard) > 0
-    assert n(database, Job) == 3
+    assert count_rows(database, Shard) > 0
+    assert count_rows(database, Job) == 3
 
 
 def test_old_runs_that_never_had_a_job_go_but_for_the_last(database: Database) -> None:
@@ -192,4 +180,4 @@ def test_what_ends_while_it_is_looked_at_is_left_alone(database: Database, fleet
     database.write(lambda transaction: transaction.execute(again))
     forget = partial(retention._forget_texts, job_id, size=10)
     assert database.write(forget) is None
-    assert n(database, StepText) > 0
+    assert count_rows(database, StepText) > 0

@@ -16,7 +16,7 @@ from docmill.storage.ingest import ingest
 from docmill.storage.ingest.pruning import Limits, SeenDocuments, prune
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import OpenJob
-from tests.storage.builders import documents, gathered, numbered, read, records, request, work
+from tests.storage.builders import documents, finish, gathered, numbered, read, records, request
 
 
 def read_with(database: Database, **metas: dict[str, Any]) -> OpenJob:
@@ -27,11 +27,6 @@ def read_with(database: Database, **metas: dict[str, Any]) -> OpenJob:
     ingest.end(database, job)
     finish(database)
     return job
-
-
-def finish(database: Database) -> None:
-    work(database)
-    jobs.finish(database)
 
 
 def let_vanish(database: Database, kept: int) -> None:
@@ -132,7 +127,3 @@ def test_how_many_vanished_documents_are_kept_is_counted_by_corpus(database: Dat
 def test_a_condition_that_is_none_is_refused(wrong: str) -> None:
     with pytest.raises(MetaConditionInvalid, match=r"meta\.FIELD=VALUE"):
         Condition.parse(wrong)
-
-
-def test_a_conditions_value_may_have_an_equals_sign() -> None:
-    assert Condition.parse("meta.query=a=b") == Condition("query", "a=b")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select, update
 
 from docmill.storage.core.database import Database
-from docmill.storage.core.schema import Document, Ingest, OutcomeRow, PipelineRun, Prompt, db_now
+from docmill.storage.core.schema import Document, Ingest, PipelineRun, Prompt, db_now
 from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.core.transaction import Transaction
 from docmill.storage.deletion import cost, gc, removal
@@ -24,28 +24,25 @@ from docmill.storage.pipelines import pipelines
 from docmill.storage.results.results import failures, results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
+from tests.storage.aging import days_pass
 from tests.storage.builders import (
     TRANSLATE,
     Text,
     chunks,
     claim_next,
+    count_rows,
     documents,
     done,
+    finish,
     numbered,
     read,
     request,
-    work,
 )
-from tests.storage.deletion.test_gc import count, texts
+from tests.storage.deletion.test_gc import texts
 from tests.storage.ingest.test_pruning import read_and_prune
 from tests.storage.steps.test_steps import Fleet, fleet, pipeline
 
 __all__ = ["fleet"]
-
-
-def finish(database: Database) -> None:
-    work(database)
-    jobs.finish(database)
 
 
 def read_all(database: Database, found: list[Text], **more: Any) -> Counts:
@@ -62,13 +59,6 @@ def read_all(database: Database, found: list[Text], **more: Any) -> Counts:
 def counted(database: Database, older_than_s: float) -> Removed:
     with database.read() as transaction:
         return removal.count_versions(transaction, older_than_s)
-
-
-def days_pass(database: Database, days: float) -> None:
-    for table in (Ingest, OutcomeRow):
-        times = [name for name in ("started_at", "seen_at", "finished_at", "created_at") if hasattr(table, name)]
-        earlier = {name: getattr(table, name) - days * 86_400.0 for name in times}
-        database.write(lambda transaction, t=table, e=earlier: transaction.execute(update(t).values(**e)))  # type: ignore[misc]
 
 
 def test_what_was_superseded_goes_with_what_only_it_led_to(database: Database, fleet: Fleet) -> None:
@@ -117,7 +107,7 @@ def test_a_reading_goes_when_no_document_job_or_record_needs_it(database: Databa
     for text in ("one", "two", "three"):
         read_all(database, [("a", text)])
     assert removal.remove_versions(database, 0).ingests == 0
-    assert count(database, Ingest) == 3, "their jobs are there"
+    assert count_rows(database, Ingest) == 3, "their jobs are there"
 
     def forget_jobs(transaction: Transaction) -> None:
         for table in ("shard", "step_text", "step", "job"):
@@ -127,7 +117,7 @@ def test_a_reading_goes_when_no_document_job_or_record_needs_it(database: Databa
     assert counted(database, 3_600) == Removed()
     assert counted(database, 0) == Removed(ingests=2)
     assert removal.remove_versions(database, 0) == Removed(ingests=2)
-    assert count(database, Ingest) == 1, "the current version came with it"
+    assert count_rows(database, Ingest) == 1, "the current version came with it"
     read_all(database, [("a", "four")])
     assert counted(database, 0) == Removed(documents=1, ingests=1), "the reading goes with its last document"
     assert removal.remove_versions(database, 0) == Removed(1, 1, 1, 0, 1)
@@ -172,7 +162,7 @@ def test_prompts_of_superseded_versions_go_and_their_cost_is_known(database: Dat
     assert expected.outcomes == 1
     assert removal.remove_versions(database, 0) == Removed(1, 2, 1)
     assert texts(database) == {"other", "b", "5 other", "1 b"}
-    assert count(database, Prompt) == 2
+    assert count_rows(database, Prompt) == 2
 
 
 def test_a_removal_that_was_cut_off_is_carried_on(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +183,7 @@ def test_a_removal_that_was_cut_off_is_carried_on(database: Database, monkeypatc
     monkeypatch.setattr(removal, "remove_rows", cut_off)
     with pytest.raises(KeyboardInterrupt):
         removal.remove_versions(database, 0)
-    assert count(database, Document) == 14, "what one transaction removed stays removed, and no more"
+    assert count_rows(database, Document) == 14, "what one transaction removed stays removed, and no more"
     monkeypatch.setattr(removal, "remove_rows", remove_rows)
     assert removal.remove_versions(database, 0) == Removed(5, 5, 5)
     assert texts(database) == {f"new {text}" for _, text in numbered(9)}
@@ -255,8 +245,7 @@ def _live(database: Database, nights: list[Night], *, collects: bool) -> Any:
         open_jobs |= {job.id}
         waiting = {one: documents(database, one) for one in sorted(open_jobs)}
         if night.worked_off or night is nights[-1]:
-            work(database, compute)
-            jobs.finish(database)
+            finish(database, compute)
             for one, seen in waiting.items():
                 assert {line["id"] for line in results(database, one)} == {*seen}
             open_jobs.clear()

@@ -27,6 +27,7 @@ from tests.storage.builders import (
     at_once,
     chunks,
     documents,
+    finish,
     gathered,
     n_documents,
     numbered,
@@ -210,8 +211,7 @@ def test_two_jobs_of_one_corpus_read_at_once_both_cover_all_of_it(database: Data
     last = max(at_once(*acts), key=lambda job: len(documents(database, job)))
     assert documents(database, last) == dict(left + right)
     assert n_documents(database) == 90
-    work(database)
-    jobs.finish(database)
+    finish(database)
     status = read_status(database, last.id)
     assert (status.state, status.done, status.documents) == ("done", 90, 90)
 
@@ -370,8 +370,7 @@ def test_what_others_brought_is_found_when_the_source_of_a_job_is_read_again(dat
     again = read(database, request(), numbered(2))
     assert again.id == first.id
     assert planned(database, first)["from another source"] == 1
-    work(database)
-    jobs.finish(database)
+    finish(database)
     assert read_status(database, first.id).done == 3
 
 

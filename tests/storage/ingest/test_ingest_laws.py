@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Spec
-from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import OpenJob
-from tests.storage.builders import Text, documents, outcomes, planned, read, request, work
+from tests.storage.builders import Text, documents, finish, outcomes, planned, read, request
 
 KEYS = st.sampled_from(["a", "b", "c", "d"])
 TEXTS = st.sampled_from(["one", "two", "three", "four", "five"])
@@ -74,8 +73,7 @@ def test_a_corpus_is_what_a_dictionary_would_be_and_every_text_is_planned_once(
         assert all(found[key] in possible[key] for key in found)
         possible = {key: {text} for key, text in found.items()}
         if reading.worked_off:
-            work(database)
-            jobs.finish(database)
+            finish(database)
     for job_id, found in ends.items():
         assert documents(database, job_id) == found
 

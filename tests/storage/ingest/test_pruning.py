@@ -17,7 +17,7 @@ from docmill.storage.results.results import results
 from docmill.storage.results.status import read_status
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import OpenJob
-from tests.storage.builders import TRANSLATE, Text, chunks, documents, numbered, planned, read, request, work
+from tests.storage.builders import TRANSLATE, Text, chunks, documents, finish, numbered, planned, read, request
 
 ALL = Limits(most_percent=100)
 
@@ -37,8 +37,7 @@ def read_and_prune(
 
 def test_what_the_source_has_no_more_is_gone_and_nothing_of_it_is_planned(database: Database) -> None:
     before = read(database, request(), numbered(10))
-    work(database)
-    jobs.finish(database)
+    finish(database)
     job, n = read_and_prune(database, numbered(7), spec=TRANSLATE)
     assert n == 3
     assert documents(database, job) == documents(database) == dict(numbered(7))
@@ -50,8 +49,7 @@ def test_what_the_source_has_no_more_is_gone_and_nothing_of_it_is_planned(databa
 
 def test_what_comes_back_is_there_again_and_its_result_too(database: Database) -> None:
     read(database, request(), numbered(5))
-    work(database)
-    jobs.finish(database)
+    finish(database)
     read_and_prune(database, numbered(3))
     jobs.finish(database)
     job, n = read_and_prune(database, numbered(5))
@@ -116,8 +114,7 @@ def test_seen_is_a_set(groups: list[list[int]], other: int) -> None:
 def test_the_share_is_taken_of_what_the_source_had_before(database: Database) -> None:
     read(database, request("b.jsonl"), numbered(50, first=100))
     read(database, request(), numbered(4))
-    work(database)
-    jobs.finish(database)
+    finish(database)
     job = jobs.open_job(database, request(spec=TRANSLATE))
     seen = SeenDocuments()
     changed = [("k0", "news"), ("k1", "more news"), *numbered(20, first=1_000)]

@@ -101,17 +101,6 @@ def test_one_job_may_be_offered_alone_and_what_waits_be_taken_out_of_the_queue(d
     assert set(by_job(database, dispatch.take(database, lane, second.id))) == {second.id}
 
 
-def test_live_workers_are_those_heard_of_lately(database: Database) -> None:
-    sign_on(database, "w1")
-    sign_on(database, "silent")
-    database.write(
-        lambda transaction: transaction.exec_driver_sql(
-            "UPDATE worker SET seen_at = seen_at - 60 WHERE id = 'silent'"
-        )
-    )
-    assert dispatch.live_workers(database) == {"w1"}
-
-
 def test_silent_workers_widen_no_window(database: Database) -> None:
     many_shards(database, "a")
     sign_on(database, "w1", slots=9)
@@ -208,12 +197,6 @@ def test_the_refusals_of_a_worker_that_signed_off_block_nothing(database: Databa
     dispatch.sign_off(database, "w1")
     dispatch.sign_off(database, "w1")
     assert read_status(database, job.id).no_worker
-
-
-def test_a_refusal_of_a_worker_that_is_not_on_the_list_is_ignored(database: Database) -> None:
-    job = many_shards(database, "a")
-    dispatch.refuse(database, "nobody", job.first.spec_id, "cannot serve it")
-    assert dispatched(database)
 
 
 def test_workers_that_are_long_silent_are_forgotten(database: Database) -> None:

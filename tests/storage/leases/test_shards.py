@@ -32,6 +32,7 @@ from tests.storage.builders import (
     dispatched,
     done,
     failed,
+    finish,
     lapse,
     numbered,
     outcomes,
@@ -162,8 +163,7 @@ def test_a_release_keeps_what_is_finished_and_spends_no_attempt(database: Databa
 
 def test_a_release_of_a_retried_shard_keeps_the_failures_that_were_not_tried_again(database: Database) -> None:
     job = read(database, request(), numbered(3))
-    work(database, failed)
-    jobs.finish(database)
+    finish(database, failed)
     jobs.retry(database, job.id)
     claim = claim_next(database)
     shards.release(database, claim, done(claim)[:1])
@@ -461,8 +461,7 @@ THREE = [("a", "a"), ("b", "b"), ("c", "c")]
 
 def test_a_retry_puts_done_in_the_place_of_failed(database: Database) -> None:
     job = read(database, request(), THREE)
-    work(database, lambda claim: by_key(claim, a=Reason.TRANSIENT, b=Reason.DOCUMENT))
-    jobs.finish(database)
+    finish(database, lambda claim: by_key(claim, a=Reason.TRANSIENT, b=Reason.DOCUMENT))
     assert jobs.retry(database, job.id) == 2
     status = read_status(database, job.id)
     assert (status.state, status.done, status.failed, status.pending) == ("running", 1, 0, 2)
@@ -493,8 +492,7 @@ def test_a_retry_while_the_source_is_read_does_not_end_the_reading(database: Dat
 
 def test_a_retry_while_the_source_is_read_leaves_what_the_job_has_not_come_across(database: Database) -> None:
     other = read(database, request(), THREE)
-    work(database, failed)
-    jobs.finish(database)
+    finish(database, failed)
     mine = [(f"of b: {key}", text) for key, text in THREE[:2]]
     job = read(database, request("b.jsonl"), mine, chunk=1, stop_after=2)
     assert jobs.retry(database, job.id) == 2

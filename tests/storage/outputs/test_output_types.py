@@ -210,15 +210,12 @@ def test_an_output_of_another_type_is_not_stored(database: Database) -> None:
     [
         (LABELS, {"labels": LABELLED[::-1]}, "bad", "the best label comes first"),
         (LABELS, {"labels": LABELLED}, "bad", "the best label belongs in `text`"),
-        (LABELS, {"labels": [{"label": "good"}]}, "good", "labels belong in `data`"),
         (LABELS, {"labels": [{"label": "good", "score": "high"}]}, "good", "labels belong in `data`"),
         (WEIGHTS, {"weights": WEIGHED[::-1]}, None, "the highest weight comes first"),
         (WEIGHTS, {"weights": [{"token": "b", "weight": 1.0}]}, None, "weights belong in `data`"),
         (SPANS, {"spans": [FOUND[0] | {"end": -1}]}, None, "a span ends before it starts"),
-        (SPANS, {"spans": FOUND[0]}, None, "spans belong in `data`"),
         (TEXT, {"sentences": CITED}, "Ada", "the sentences belong in `text`"),
         (TEXT, {"sentences": FOUND}, "Ada\nBob", "sentences belong in `data`"),
-        (RECORD, {"data": [1]}, None, "a record belongs in `data`"),
         (RECORD, BOOK, None, "a record belongs in `data`"),
     ],
 )

@@ -192,15 +192,3 @@ def test_any_labels_and_scores_are_those_of_the_rows(labels: list[list[tuple[str
     page = ResultColumns("classify", LABELS, values)
     wanted = LABELS.columns({})
     assert page.table(wanted).equals(arrow.table(wanted, [LABELS.result(one) for one in stored]))
-
-
-def test_json_of_another_form_is_read_row_by_row() -> None:
-    data = ['{"labels": [{"label": "a", "score": 1}]}', '{"labels": [{"label": "b", "score": 0.5, "more": {}}]}']
-    values: dict[str, list[Any]] = {"text": ["a", "b"], "vector": [None] * 2, "data": data, "key": ["k"] * 2}
-    page = ResultColumns("classify", LABELS, values)
-    assert page.table(LABELS.columns({}))["score"].to_pylist() == [1.0, 0.5]
-    odd = ResultColumns(
-        "classify", LABELS, {"text": ["5"], "vector": [None], "data": ['{"labels": 5}'], "key": ["k"]}
-    )
-    with pytest.raises(TypeError):  # as the rows do
-        odd.table(LABELS.columns({}))

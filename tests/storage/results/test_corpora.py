@@ -9,16 +9,14 @@ from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Document, Job
 from docmill.storage.results import corpora
 from docmill.storage.results.corpora import SeenBy, find_documents, sees
-from docmill.storage.steps import jobs
 from docmill.storage.steps.lineage import visible
-from tests.storage.builders import numbered, read, request, work
+from tests.storage.builders import finish, numbered, read, request
 from tests.storage.ingest.test_pruning import read_and_prune
 
 
 def test_a_document_stands_with_its_source_and_jobs_in_each_corpus(database: Database) -> None:
     first = read(database, request("a.jsonl", corpus="books"), numbered(2))
-    work(database)
-    jobs.finish(database)
+    finish(database)
     read(database, request("b.jsonl", corpus="films"), numbered(1))
     again = read(database, request("c.jsonl", corpus="books"), [*numbered(2), ("new", "another text")])
     books, films = find_documents(database, "k0")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
-from sqlalchemy import delete, insert, text, update
+from sqlalchemy import delete, text, update
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job, OutcomeRow, Shard, ShardCount, WorkCount, db_now
@@ -19,13 +18,13 @@ from docmill.storage.results import counts
 from docmill.storage.results.counts import read_work
 from docmill.storage.results.fleet import Lane, read_fleet
 from docmill.storage.steps import jobs
-from tests.kinds import KINDS
 from tests.storage.builders import (
     COPY,
     at_once,
     claim_next,
     done,
     failed,
+    finish,
     lapse,
     numbered,
     read,
@@ -52,8 +51,7 @@ def test_work_of_every_kind_is_counted_as_it_is_stored(database: Database) -> No
     claim = claim_next(database)
     assert_exported(database, LANES)
     shards.commit(database, claim, flagged(claim), None)
-    work(database, failed)
-    jobs.finish(database)
+    finish(database, failed)
     assert_exported(database, LANES)
     with database.read() as transaction:
         found = read_work(transaction)
@@ -65,8 +63,7 @@ def test_work_of_every_kind_is_counted_as_it_is_stored(database: Database) -> No
 
 def test_a_failure_that_a_retry_mends_is_counted_no_more(database: Database) -> None:
     job = read(database, request(), numbered(3))
-    work(database, failed)
-    jobs.finish(database)
+    finish(database, failed)
     jobs.retry(database, job.id)
     work(database, flagged)
     assert_exported(database, LANES)
@@ -99,8 +96,7 @@ def test_released_split_lapsed_and_taken_away_shards_are_counted_right(database:
 
 def test_counts_of_work_outlive_its_rows_and_those_of_shards_do_not(database: Database) -> None:
     read(database, request(), numbered(4))
-    work(database, flagged)
-    jobs.finish(database)
+    finish(database, flagged)
     gc.drop(database)
     removal.remove_corpus(database, "books")
     gc.collect(database)
@@ -127,23 +123,6 @@ def test_writers_at_once_lose_no_count(database: Database) -> None:
     with database.read() as transaction:
         left = len(transaction.execute(text("SELECT id FROM shard_count")).all())
     assert left < 600, "rows are merged as they become many"
-
-
-def test_a_count_that_nothing_changes_is_not_written_again_by_a_merge(postgres_url: str) -> None:
-    database = Database(postgres_url, kinds=KINDS)
-    ended = "INSERT INTO shard_count (job_id, lane, state, n, n_suspect) SELECT n, 'copy', 'done', 1, 0 FROM {} n"
-    stored = text("SELECT id FROM shard_count WHERE job_id >= 1000 ORDER BY id")
-    database.write(lambda transaction: transaction.execute(text(ended.format("generate_series(1000, 1009)"))))
-    with database.read() as transaction:
-        before = transaction.scalars(stored).all()
-    read(database, request(), numbered(5), chunk=1)
-    for state in ("queued", "planned") * 60:
-        for shard_id in _ids(database):
-            set_shard(database, shard_id, state=state)
-    with database.read() as transaction:
-        assert transaction.scalars(stored).all() == before
-        assert len(transaction.execute(text("SELECT id FROM shard_count WHERE job_id < 1000")).all()) < 600
-    database.close()
 
 
 def _ids(database: Database) -> list[int]:
@@ -197,28 +176,6 @@ def test_counts_that_were_doubled_are_as_they_were(database: Database) -> None:
     assert_exported(database, LANES)
     work(database, flagged)
     assert_exported(database, LANES)
-
-
-def test_counts_without_rows_go_page_by_page(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counts, "PAGE", 2)
-    filled(database)
-    gone = [stray(job_id) for job_id in (10, 11, 12, 99)]
-    flags = {"name": "flags", "lane": "no kind", "label": "gone", "n": 3}
-
-    def add(transaction: Transaction) -> None:
-        transaction.execute(insert(ShardCount), gone)
-        transaction.execute(insert(WorkCount).values(**flags))
-
-    database.write(add)
-    doubled(database)
-    corrected = counts.recount(database)
-    assert corrected.shards >= 4 + 3
-    assert corrected.outcomes == 3 + 1
-    assert_exported(database, LANES)
-
-
-def stray(job_id: int) -> dict[str, Any]:
-    return {"job_id": job_id, "lane": "copy", "state": "done", "n": 4, "n_suspect": 1}
 
 
 def test_writers_go_on_meanwhile_and_two_corrections_at_once_are_one(database: Database) -> None:

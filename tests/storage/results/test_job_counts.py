@@ -12,13 +12,13 @@ from docmill.storage.errors import StorageError
 from docmill.storage.leases.shards import Claim
 from docmill.storage.results import parts, results
 from docmill.storage.results.job_counts import count_escalated, count_flags, shared_seconds
-from docmill.storage.steps import jobs
 from docmill.storage.steps.conditions import Flagged, parse_flags
 from docmill.storage.steps.steps import StepRequest
 from docmill.storage.writers import Target
 from tests.storage.builders import (
     COPY,
     TRANSLATE,
+    finish,
     numbered,
     read,
     request,
@@ -50,8 +50,7 @@ def flagging(claim: Claim) -> list[Outcome]:
 
 def worked(database: Database, n: int) -> int:
     job = read(database, request(spec=TRANSLATE), numbered(n))
-    work(database, flagging)
-    jobs.finish(database)
+    finish(database, flagging)
     return job.id
 
 
@@ -129,8 +128,7 @@ def test_results_may_be_those_below_a_bound_of_a_number_and_of_several_steps_any
             for key, text in claim.texts
         ]
 
-    work(database, work_both)
-    jobs.finish(database)
+    finish(database, work_both)
 
     def ids(*parts: str, lacking: bool = False, step: str | None = None) -> set[str]:
         flagged = Flagged.parse(parts, lacking=lacking)

@@ -14,8 +14,7 @@ from docmill.storage.leases.shards import Claim
 from docmill.storage.results import marked
 from docmill.storage.results.marked import flagged_page, group_reasons
 from docmill.storage.results.results import results
-from docmill.storage.steps import jobs
-from tests.storage.builders import TRANSLATE, Text, numbered, read, request, work
+from tests.storage.builders import TRANSLATE, Text, finish, numbered, read, request, work
 from tests.storage.steps.test_escalation import Models
 from tests.storage.steps.test_steps import Fleet, pipeline
 
@@ -36,8 +35,7 @@ def _outcome(content_id: int, text: str, number: int) -> Outcome:
 
 def worked(database: Database, texts: list[Text], corpus: str = "books") -> int:
     job = read(database, request(f"{corpus}.jsonl", corpus=corpus, spec=TRANSLATE), texts)
-    work(database, computed)
-    jobs.finish(database)
+    finish(database, computed)
     return job.id
 
 

@@ -25,7 +25,7 @@ from docmill.storage.results.results import Placed, columns, results
 from docmill.storage.steps import jobs
 from docmill.storage.writers import Target
 from docmill.storage.writers.parts_manifest import Manifest, from_json
-from tests.storage.builders import EMBED, TRANSLATE, done, failed, numbered, read, request, work
+from tests.storage.builders import EMBED, TRANSLATE, done, failed, finish, numbered, read, request
 
 Contents = dict[str, bytes]
 
@@ -44,8 +44,7 @@ def embedded(claim: Claim) -> list[Outcome]:
 def worked(database: Database, n: int, outcomes: Callable[[Claim], list[Outcome]] = echo, **asked: Any) -> int:
     """A job of so many documents that has ended."""
     job = read(database, request(**{"spec": TRANSLATE, **asked}), numbered(n))
-    work(database, outcomes)
-    jobs.finish(database)
+    finish(database, outcomes)
     return job.id
 
 
@@ -119,19 +118,6 @@ def rows_of(path: Path) -> list[Record]:
     return [Record(row.key, row.text, row.meta, row.flags, "") for row in rows if isinstance(row, Record)]
 
 
-def test_the_manifest_says_what_the_parts_are_of_and_how_far_they_are(database: Database, tmp_path: Path) -> None:
-    job = worked(database, 12)
-    export(database, job, tmp_path / "out")
-    said = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    first, last = said["parts"]
-    assert (said["job"], said["corpus"], said["step"], said["format"]) == (job, "books", "translate", "jsonl")
-    assert (said["part_documents"], said["documents"], said["complete"]) == (10, 12, True)
-    assert said["specs"]["translate"]["model"] == "marian"
-    assert (first["documents"], first["first_id"], first["last_id"]) == (10, "k0", "k9")
-    assert (last["documents"], last["first_id"], last["last_id"]) == (2, "k10", "k11")
-    assert [file["bytes"] for file in first["files"]] == [(tmp_path / "out" / "part-00000.jsonl").stat().st_size]
-
-
 def test_a_finished_export_is_not_touched_by_the_same_command(database: Database, tmp_path: Path) -> None:
     job = worked(database, 25)
     export(database, job, tmp_path / "out")
@@ -177,8 +163,7 @@ def test_documents_of_earlier_parts_that_a_retry_brings_are_not_missed(database:
     jobs.retry(database, job)
     with pytest.raises(StorageError):
         export(database, job, tmp_path / "out")
-    work(database, echo)
-    jobs.finish(database)
+    finish(database, echo)
     progress = Cut()
     assert export(database, job, tmp_path / "out", progress=progress) == ExportedFolder(25, 3, 3)
     assert "have changed since" in progress.why[0]
@@ -190,8 +175,7 @@ def test_what_another_job_computes_of_the_same_texts_is_noticed(database: Databa
     export(database, mine, tmp_path / "out")
     other = worked(database, 5, failed, corpus="other")
     jobs.retry(database, other)
-    work(database, echo)
-    jobs.finish(database)
+    finish(database, echo)
     assert export(database, mine, tmp_path / "out") == ExportedFolder(5, 1, 1)
 
 
@@ -224,8 +208,7 @@ def test_results_that_change_while_they_are_written_make_no_complete_export(
         def along(self, rows: Iterator[Placed], before: int) -> Iterable[Placed]:
             yield from rows
             jobs.retry(database, job)
-            work(database, echo)
-            jobs.finish(database)
+            finish(database, echo)
 
     with pytest.raises(StorageError, match="write them again"):
         export(database, job, tmp_path / "out", progress=Meanwhile())
@@ -309,17 +292,6 @@ def test_two_commands_do_not_write_one_folder_at_once(database: Database, tmp_pa
             export(database, job, tmp_path / "out")
     export(database, job, tmp_path / "out")  # after a process that was killed, the file is there and nobody's
     assert sorted(contents(tmp_path / "out")) == ["manifest.json", "part-00000.jsonl"]
-
-
-def test_parts_without_number_are_refused_before_anything_is_written(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("docmill.storage.results.parts.MOST_PARTS", 4)
-    job = worked(database, 25)
-    with pytest.raises(StorageError, match="25 parts, more than 4; put at least 7 documents"):
-        export(database, job, tmp_path / "out", 1)
-    assert not (tmp_path / "out").exists()
-    export(database, job, tmp_path / "out", 7)
 
 
 def test_a_release_does_not_go_on_with_the_parts_of_another(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from sqlalchemy import event
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.specs import Outcome, Reason, Status
@@ -18,11 +16,11 @@ from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
     COPY,
-    EMBED,
     TRANSLATE,
     claim_next,
     done,
     failed,
+    finish,
     gathered,
     numbered,
     read,
@@ -85,8 +83,7 @@ def test_a_result_has_everything_that_its_reader_needs(database: Database) -> No
 
 def test_documents_that_changed_later_do_not_change_an_older_jobs_results(database: Database) -> None:
     old = read(database, request(), [("a", "one"), ("b", "two")])
-    work(database, echo)
-    jobs.finish(database)
+    finish(database, echo)
     before = list(results(database, old.id))
     new = read(database, request("b.jsonl"), [("a", "uno"), ("c", "three")])
     work(database, echo)
@@ -201,31 +198,3 @@ def test_failures_come_in_the_order_of_the_source_be_they_few_or_many(
     found = [row["id"] for row in failures(database, job.id)]
     assert len(found) == n_failed
     assert found == [key for key, _ in texts if key in found]
-
-
-def test_few_failures_are_found_without_a_walk_through_the_corpus(database: Database) -> None:
-    job = read(database, request(), numbered(2_345))
-    work(database, lambda claim: [*failed(claim)[:1], *done(claim)[1:]])
-    statements: list[str] = []
-    event.listen(database.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
-    assert list(failures(database, job.id))
-    assert len([statement for statement in statements if "FROM document" in statement]) == 1
-
-
-def test_vectors_come_back_to_the_bit(database: Database) -> None:
-    job = read(database, request(spec=EMBED), numbered(3))
-    rng = np.random.default_rng(7)
-    vectors = rng.standard_normal((3, 384)).astype("<f4")
-    claim = claim_next(database)
-    shards.commit(
-        database,
-        claim,
-        [
-            Outcome(content_id, Status.DONE, vector=vector.tobytes())
-            for (content_id, _), vector in zip(claim.texts, vectors, strict=True)
-        ],
-        None,
-    )
-    found = [row["vector"] for row in results(database, job.id)]
-    assert all(vector.dtype == np.float32 for vector in found)
-    assert np.array_equal(np.stack(found), vectors)

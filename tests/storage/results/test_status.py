@@ -15,7 +15,7 @@ from docmill.storage.leases.diagnosis import UNBLOCKING, Cause, JobSnapshot, wai
 from docmill.storage.results.status import JobStatus, list_statuses, read_status
 from docmill.storage.results.time_left import TimeLeft, Unknown
 from docmill.storage.steps import jobs
-from tests.storage.builders import claim_next, done, numbered, read, request, set_shard, shards_of, work
+from tests.storage.builders import claim_next, done, finish, numbered, read, request, set_shard, shards_of
 from tests.storage.leases.test_dispatch import sign_on
 
 MOVES = JobSnapshot(
@@ -54,72 +54,26 @@ def test_a_job_that_moves_or_has_ended_waits_for_nothing(standing: JobSnapshot) 
 
 
 @pytest.mark.parametrize(
-    ("standing", "cause", "sentence"),
+    ("standing", "cause", "says"),
     [
-        (
-            replace(MOVES, state="ingesting", ingest_age_s=61.4),
-            Cause.READING,
-            "the reading of its source stopped 61 s ago; run the same command again to carry it on",
-        ),
-        (
-            replace(STANDS, workers=0, workers_of_lane=0),
-            Cause.NO_WORKER,
-            "no live worker serves lane copy; start one with `docmill worker`, or repeat its `docmill run`",
-        ),
-        (
-            replace(STANDS, workers=3, workers_of_lane=0),
-            Cause.NO_WORKER,
-            "no live worker serves lane copy (3 serve other lanes); start one with `docmill worker`, or "
-            "repeat its `docmill run`",
-        ),
-        (
-            replace(STANDS, workers=0, workers_of_lane=0, is_backfill=True),
-            Cause.NO_WORKER,
-            "no live worker serves lane copy; start one with `docmill worker`, or repeat its `docmill migrate`",
-        ),
-        (
-            replace(STANDS, refusals=("cannot serve it: no weights",)),
-            Cause.BLOCKED,
-            f"blocked: cannot serve it: no weights. {UNBLOCKING}",
-        ),
-        (
-            replace(STANDS, next_try_s=3.7),
-            Cause.BACKING_OFF,
-            "its attempts failed for a reason that may pass; the next one is in 4 s",
-        ),
-        (
-            replace(STANDS, silent=3, lapse_s=41.7),
-            Cause.LEASE,
-            "3 shards are held by a worker that gives no sign of life; free for another in 42 s, "
-            "when the lease lapses",
-        ),
-        (
-            replace(STANDS, silent=1, lapse_s=9.0, workers=0, workers_of_lane=0),
-            Cause.NO_WORKER,
-            "no live worker serves lane copy; start one with `docmill worker`, or "
-            "repeat its `docmill run` (1 shard is held by a worker that "
-            "gives no sign of life; free for another in 9 s, when the lease lapses)",
-        ),
-        (
-            replace(STANDS, workers=0, workers_of_lane=0, refusals=("cannot serve it: no weights",)),
-            Cause.NO_WORKER,
-            "no live worker serves lane copy; start one with `docmill worker`, or "
-            "repeat its `docmill run`; the last one refused: "
-            "cannot serve it: no weights",
-        ),
-        (
-            replace(STANDS, trouble="the archive is closed", silent=1),
-            Cause.STORE,
-            "its worker cannot write to the store, and tries again every half minute at the latest: "
-            "the archive is closed",
-        ),
-        (replace(MOVES, state="paused"), Cause.PAUSED, "it is paused; `docmill resume` lets it go on"),
+        (replace(MOVES, state="ingesting", ingest_age_s=61.4), Cause.READING, "stopped 61 s ago"),
+        (replace(STANDS, workers=0, workers_of_lane=0), Cause.NO_WORKER, "repeat its `docmill run`"),
+        (replace(STANDS, workers=3, workers_of_lane=0), Cause.NO_WORKER, "(3 serve other lanes)"),
+        (replace(STANDS, workers=0, workers_of_lane=0, is_backfill=True), Cause.NO_WORKER, "`docmill migrate`"),
+        (replace(STANDS, refusals=("no weights",)), Cause.BLOCKED, f"no weights. {UNBLOCKING}"),
+        (replace(STANDS, next_try_s=3.7), Cause.BACKING_OFF, "the next one is in 4 s"),
+        (replace(STANDS, silent=3, lapse_s=41.7), Cause.LEASE, "free for another in 42 s"),
+        (replace(STANDS, silent=1, lapse_s=9.0, workers_of_lane=0), Cause.NO_WORKER, "free for another in 9 s"),
+        (replace(STANDS, workers_of_lane=0, refusals=("no weights",)), Cause.NO_WORKER, "refused: no weights"),
+        (replace(STANDS, trouble="the archive is closed", silent=1), Cause.STORE, "the archive is closed"),
+        (replace(MOVES, state="paused"), Cause.PAUSED, "`docmill resume`"),
     ],
 )
-def test_a_job_that_stands_says_what_it_waits_for(standing: JobSnapshot, cause: Cause, sentence: str) -> None:
+def test_a_job_that_stands_says_what_it_waits_for(standing: JobSnapshot, cause: Cause, says: str) -> None:
     wait = waiting_for(standing)
     assert wait is not None
-    assert (wait.cause, wait.sentence) == (cause, sentence)
+    assert wait.cause == cause
+    assert says in wait.sentence
 
 
 def test_counts_follow_the_shards(database: Database) -> None:
@@ -179,8 +133,7 @@ def test_a_job_counts_what_its_workers_have_computed_and_not_yet_written(databas
 
 def test_a_job_that_ended_has_its_rate_and_an_end(database: Database) -> None:
     job = read(database, request(), numbered(3))
-    work(database)
-    jobs.finish(database)
+    finish(database)
     (shard,) = shards_of(database, job)
     set_shard(database, shard.id, started_at=shard.finished_at - 4)
     status = read_status(database, job.id)
@@ -200,8 +153,7 @@ def test_a_reading_that_was_cut_off_shows(database: Database) -> None:
 
 def test_a_job_that_runs_again_after_its_end_is_not_shown_as_ended(database: Database) -> None:
     job = read(database, request(), numbered(3))
-    work(database, lambda claim: [replace(outcome, status=Status.FAILED) for outcome in done(claim)])
-    jobs.finish(database)
+    finish(database, lambda claim: [replace(outcome, status=Status.FAILED) for outcome in done(claim)])
     jobs.retry(database, job.id)
     status = read_status(database, job.id)
     assert not status.ended

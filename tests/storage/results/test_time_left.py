@@ -62,35 +62,6 @@ def test_the_interval_holds_the_truth_while_the_rate_is_constant(
     assert found.tokens_per_s == pytest.approx(slots * TOKENS / length, rel=0.05)
 
 
-def _alternating(difference: float) -> TimeLeft:
-    """Return the time left after shards that took 10 s more or less, one after the other in stretches of 50 s."""
-    lengths = ([10 - difference] * 5 + [10 + difference] * 5) * 12
-    found, _ = _estimated(lengths, 1, 600)
-    return found
-
-
-@given(st.floats(0, 8), st.floats(0, 8))
-def test_the_interval_widens_with_the_variance(one: float, other: float) -> None:
-    calm, wild = (_alternating(difference) for difference in sorted((one, other)))
-    if wild.high_s is not None:
-        assert calm.high_s is not None
-        assert wild.left_s is not None
-        assert calm.left_s is not None
-        assert _width(calm) <= _width(wild) * 1.35  # the periods cut the stretches at other places
-
-
-def _width(found: TimeLeft) -> float:
-    assert found.high_s is not None
-    assert found.low_s is not None
-    assert found.left_s
-    return (found.high_s - found.low_s) / found.left_s
-
-
-def test_a_wild_pace_has_a_wider_interval_than_an_even_one() -> None:
-    assert _width(_alternating(0)) == pytest.approx(1 / 0.9 - 1 / 1.1 + 10 / 600)
-    assert _width(_alternating(5)) > 2 * _width(_alternating(0))
-
-
 def test_nine_of_ten_intervals_hold_the_truth_for_shards_of_random_lengths() -> None:
     random_lengths = random.Random(7)
     hits = total = 0
@@ -111,20 +82,6 @@ def test_nothing_is_said_with_too_little_history() -> None:
     assert (found.left_s, found.low_s, found.high_s, found.unknown) == (None, None, None, Unknown.TOO_LITTLE)
     assert found.texts_per_s > 0
     assert estimate(NOW, [], [_work([], 10)]) == TimeLeft(unknown=Unknown.TOO_LITTLE)
-
-
-def test_shards_of_long_ago_say_nothing() -> None:
-    held = [HeldShard(0, NOW - 3_000, NOW - 2_990 + i, CHARS, TEXTS, TOKENS) for i in range(9)]
-    assert estimate(NOW, held, [_work(held, 10)]) == TimeLeft(unknown=Unknown.TOO_LITTLE)
-
-
-def test_a_stop_of_the_work_lengthens_the_time_left() -> None:
-    held = [HeldShard(0, 10.0 * i, 10.0 * (i + 1), CHARS, TEXTS, TOKENS) for i in range(20)]
-    steps = [_work(held, 40)]
-    found = [estimate(now, held, steps).left_s or 0.0 for now in (200, 230, 260)]
-    assert found == sorted(found)
-    assert found[0] == pytest.approx(200)
-    assert _width(estimate(300, held, steps)) > 2 * _width(estimate(200, held, steps))
 
 
 def test_while_the_source_is_read_there_is_no_upper_bound() -> None:
@@ -156,10 +113,3 @@ def test_a_step_that_has_not_begun_leaves_the_end_open() -> None:
     found = estimate(200, held, [_work(held, 40), _work([], 20, step=1, reads=0)])
     assert found.low_s is not None
     assert found.high_s is None
-
-
-def test_a_step_that_gets_nothing_adds_nothing() -> None:
-    held = [HeldShard(0, 10.0 * i, 10.0 * (i + 1), CHARS, TEXTS, TOKENS) for i in range(20)]
-    found = estimate(200, held, [_work(held, 40), _work([], 0, step=1, reads=0)])
-    assert found.left_s == pytest.approx(200)
-    assert found.high_s is not None

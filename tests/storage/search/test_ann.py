@@ -12,11 +12,10 @@ from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.storage.leases.shards import Claim
 from docmill.storage.search import ann, pgvector_index
 from docmill.storage.search.ann import is_worth_it
-from docmill.storage.steps import jobs
 from docmill.storage.steps.conditions import Flagged
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import EscalationRequest, StepRequest
-from tests.storage.builders import EMBED, TRANSLATE, numbered, read, request, shard, work
+from tests.storage.builders import EMBED, TRANSLATE, finish, numbered, read, request, shard, work
 from tests.storage.indexes import agrees, database, found, index, proposed, rows, whatever_it_costs
 from tests.storage.search.test_search import ALL_WINDOWS, DIM, embed, embedded, vector_of, windowed
 
@@ -89,17 +88,6 @@ def test_a_vector_without_a_direction_stays_outside_and_is_compared(database: Da
     assert not proposed(database, searched, np.zeros(DIM, np.float32), 3)
 
 
-def test_only_current_documents_of_the_corpus_are_found(database: Database) -> None:
-    embed(database, numbered(200))
-    embed(database, numbered(60, first=190), "b.jsonl", corpus="poems")
-    embed(database, [("k190", "changed")], "b.jsonl", corpus="poems")
-    searched = index(database, "poems")
-    assert {hit.id for hit in agrees(database, searched, vector_of("text 190"), 12)} <= {
-        f"k{i}" for i in range(190, 250)
-    }
-    assert agrees(database, searched, vector_of("changed"))[0].text == "changed"
-
-
 def test_a_corpus_that_is_a_small_part_of_a_spec_is_searched_as_well(database: Database) -> None:
     embed(database, numbered(3_000), "a.jsonl", corpus="films")
     embed(database, numbered(30, first=2_990))
@@ -121,13 +109,6 @@ def test_where_the_index_ends_before_enough_was_found_everything_is_compared(
     monkeypatch.setattr(ann, "MOST_SCANNED", 300)
     assert not proposed(database, searched, vector_of("text 1"), 3)
     assert found(database, searched, vector_of("text 1"), 3)[0].id == "k1"
-
-
-def test_documents_of_one_text_come_in_the_order_of_the_source(database: Database) -> None:
-    embed(database, [("z", "same"), *numbered(30), *((f"a{i}", "same") for i in range(40))])
-    searched = index(database)
-    answers = agrees(database, searched, vector_of("same"), 5)
-    assert [hit.id for hit in answers] == ["z", "a0", "a1", "a2", "a3"]
 
 
 def test_of_texts_whose_windows_are_kept_each_window_is_in_the_index(database: Database) -> None:
@@ -180,8 +161,7 @@ def test_a_step_that_embeds_escalated_results_is_searched_by_the_better_ones(dat
 
     for steps in (plain, escalated):  # so the first results have vectors, too
         read(database, JobRequest("books", "a.jsonl", steps), numbered(60))
-        work(database, outcomes)
-        jobs.finish(database)
+        finish(database, outcomes)
     searched = index(database)
     for asked, text in (("better text 7", "better text 7"), ("first text 8", "first text 8")):
         best, *_ = agrees(database, searched, vector_of(asked), 4)
@@ -208,47 +188,9 @@ def test_a_document_whose_output_a_condition_leaves_out_is_not_found(database: D
     for condition in (None, unselected):  # the first job stores the output that the second leaves out
         steps = (StepRequest("english", TRANSLATE), StepRequest("meaning", EMBED, "english", condition))
         read(database, JobRequest("books", "a.jsonl", steps), [("doubted", "another 7"), *numbered(60)])
-        work(database, outcomes)
-        jobs.finish(database)
+        finish(database, outcomes)
     best, *_ = agrees(database, index(database), vector_of(" 7"), 4)
     assert (best.id, best.text) == ("k7", " 7")
-
-
-def test_what_a_prompt_over_metadata_led_to_is_found_by_its_document(database: Database) -> None:
-    told = Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.n} characters: {text}"})
-    steps = (StepRequest("told", told), StepRequest("meaning", EMBED, "told"))
-    read(database, JobRequest(corpus="books", source="a.jsonl", steps=steps), numbered(60))
-
-    def outcomes(claim: Claim) -> list[Outcome]:
-        if shard(database, claim.shard_id).lane == "embed":
-            return embedded(claim)
-        return [Outcome(content_id, Status.DONE, text=f"told {text}") for content_id, text in claim.texts]
-
-    work(database, outcomes)
-    searched = index(database)
-    best, *_ = agrees(database, searched, vector_of("told 7 characters: text 42"))
-    assert (best.id, best.text) == ("k42", "told 7 characters: text 42")
-
-
-def test_what_a_prompt_around_an_earlier_steps_text_led_to_is_found_by_its_document(database: Database) -> None:
-    told = Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.n} characters: {text}"})
-    steps = (
-        StepRequest("short", Spec("summarize", "synopsis", "sha256:3")),
-        StepRequest("told", told, "short"),
-        StepRequest("meaning", EMBED, "told"),
-    )
-    read(database, JobRequest(corpus="books", source="a.jsonl", steps=steps), numbered(60))
-
-    def outcomes(claim: Claim) -> list[Outcome]:
-        lane = shard(database, claim.shard_id).lane
-        if lane == "embed":
-            return embedded(claim)
-        return [Outcome(content_id, Status.DONE, text=f"{lane[0]}.{text}") for content_id, text in claim.texts]
-
-    work(database, outcomes)
-    searched = index(database)
-    best, *_ = agrees(database, searched, vector_of("g.7 characters: s.text 42"), 4)
-    assert (best.id, best.text) == ("k42", "g.7 characters: s.text 42")
 
 
 @pytest.mark.parametrize(

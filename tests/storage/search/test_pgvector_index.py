@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
 import psycopg
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sqlalchemy import update
 
 from docmill.storage.core.database import Database
@@ -51,18 +46,6 @@ def test_what_is_removed_or_dropped_leaves_the_index(database: Database) -> None
     assert rows(database) == 1
     removal.remove_corpus(database, "poems")
     assert (rows(database), pgvector_index.every(database)[0].vectors) == (0, 0)
-
-
-def test_an_index_is_dropped(database: Database) -> None:
-    embed(database, numbered(40))
-    searched = index(database)
-    assert pgvector_index.drop(database, searched.spec_id)
-    assert not pgvector_index.drop(database, searched.spec_id)
-    assert pgvector_index.every(database) == []
-    assert not proposed(database, searched, vector_of("text 1"))
-    assert trace(database, "text 1").indexed == 0
-    index(database)
-    agrees(database, searched, vector_of("text 1"))
 
 
 def test_one_whose_building_was_cut_off_is_not_asked_and_built_again(database: Database) -> None:
@@ -197,18 +180,3 @@ def test_sqlite_has_no_index_and_says_so(sqlite_url: str) -> None:
     assert not pgvector_index.drop(database, 1)
     assert not proposed(database, choose(database, ["books"]), vector_of("text 1"))
     database.close()
-
-
-@given(st.lists(st.lists(st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=2), min_size=1, max_size=3)))
-def test_rows_for_copy_hold_each_vector_with_length_one(contents: Sequence[Sequence[Sequence[float]]]) -> None:
-    given_ones = [(7 + n, np.array(rows, np.float32).reshape(-1, 2)) for n, rows in enumerate(contents)]
-    kept = [(key, rows) for key, rows in given_ones if (np.linalg.norm(rows.astype(np.float64), axis=1) > 0).all()]
-    expected = [(key, part, row) for key, rows in kept for part, row in enumerate(rows)]
-    written = pgvector_index.rows_of(given_ones)
-    form = struct.Struct(">hiqiiihhee")
-    read_back = [form.unpack_from(written, start) for start in range(0, len(written), form.size)]
-    assert [(row[2], row[4]) for row in read_back] == [(key, part) for key, part, _ in expected]
-    for row, (_, _, vector) in zip(read_back, expected, strict=True):
-        assert (row[0], row[1], row[3], row[5], row[6], row[7]) == (3, 8, 4, 8, 2, 0)
-        wide = vector.astype(np.float64)
-        assert row[8:] == pytest.approx(wide / np.linalg.norm(wide), abs=1e-3)

@@ -16,7 +16,6 @@ from docmill.storage.search import search as searching
 from docmill.storage.search.ann import Searched
 from docmill.storage.search.knn import Matrix
 from docmill.storage.search.search import StoredHit, choose, hits, search
-from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest
 from docmill.storage.steps.steps import StepRequest
 from tests.storage.builders import (
@@ -24,6 +23,7 @@ from tests.storage.builders import (
     TRANSLATE,
     Text,
     failed,
+    finish,
     numbered,
     read,
     request,
@@ -48,8 +48,7 @@ def embedded(claim: Claim) -> list[Outcome]:
 
 def embed(database: Database, texts: Sequence[Text], source: str = "a.jsonl", corpus: str = "books") -> None:
     read(database, request(source, corpus=corpus, spec=EMBED), texts)
-    work(database, embedded)
-    jobs.finish(database)
+    finish(database, embedded)
 
 
 def found(database: Database, searched: Searched, query: Matrix, top: int = 10) -> list[StoredHit]:

@@ -18,7 +18,6 @@ from docmill.storage.steps.conditions import (
     flag_name,
     is_better,
     list_flags,
-    order_flags,
     parse_flags,
 )
 from docmill.storage.steps.risk import FittedRisk, RiskFeature, RiskModel
@@ -43,18 +42,6 @@ def test_a_flag_with_an_offset_has_the_name_without_it() -> None:
         "language:fr",
         "empty",
     ]
-
-
-def test_numbers_of_doubtful_flags_come_first_and_large_ones_before_small_ones() -> None:
-    assert [*order_flags({"windowed": 9, "empty": 1, "not_reduced": 2, "reduced": 9})] == [
-        *("not_reduced", "empty", "reduced", "windowed"),
-    ]
-
-
-def test_a_condition_says_what_it_wants() -> None:
-    assert str(Flagged()) == "flagged doubtful"
-    assert str(Flagged(frozenset({"windowed", "empty"}), lacking=True)) == "unflagged empty,windowed"
-    assert str(Flagged.parse(["doubtful", " confidence < 0.4"])) == "flagged doubtful,confidence<0.4"
 
 
 def test_a_condition_is_stored_in_full_and_without_bounds_as_ever() -> None:
@@ -199,14 +186,3 @@ def test_a_risk_is_the_logistic_function_of_the_features_in_their_scales() -> No
     unknown = MODEL.of(output())
     assert unknown == pytest.approx(1 / (1 + math.exp(1.0 + 0.25 / 0.5)))
     assert MODEL.of(output(confidence=0.5)) == unknown
-
-
-def test_very_long_texts_and_a_text_without_tokens_have_a_risk_too() -> None:
-    assert MODEL.of(output(tokens_in=10**9, tokens_out=10**9)) == MODEL.of(output(tokens_in=1_000, tokens_out=1_000))
-    assert 0 < MODEL.of(output(tokens_in=0, tokens_out=5)) < 1
-    assert RiskModel(-1e9, ()).of(output()) == 0.0
-    assert RiskModel(1e9, ()).of(output()) == 1.0
-
-
-def test_a_model_is_the_same_once_it_was_stored() -> None:
-    assert RiskModel.stored(MODEL.to_json()) == MODEL

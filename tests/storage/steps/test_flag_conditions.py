@@ -19,7 +19,7 @@ from docmill.storage.steps.choosing import as_text, condition
 from docmill.storage.steps.conditions import Flagged, parse_flags
 from docmill.storage.steps.jobs import OpenJob
 from docmill.storage.steps.steps import StepRequest
-from tests.storage.builders import TRANSLATE, Text, numbered, read, shard, work
+from tests.storage.builders import TRANSLATE, Text, finish, numbered, read, shard
 from tests.storage.steps.test_steps import EMBED, SUMMARIZE, pipeline
 
 ONLY_DOUBTFUL, NO_DOUBTFUL = Flagged(), Flagged(lacking=True)
@@ -58,8 +58,7 @@ class Flagger:
 
     def done(self, texts: list[Text] = TEXTS, steps: tuple[StepRequest, ...] = STEPS, source: str = "a") -> OpenJob:
         job = read(self.database, pipeline(source, steps), texts)
-        work(self.database, self.outcomes)
-        jobs.finish(self.database)
+        finish(self.database, self.outcomes)
         return job
 
     def of(self, kind: str) -> set[str]:

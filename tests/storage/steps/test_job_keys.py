@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Job, JobKey
@@ -13,18 +13,13 @@ from docmill.storage.deletion import gc, removal
 from docmill.storage.errors import StorageError
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import IdempotencyKey, JobRequest, OpenJob
-from tests.storage.builders import at_once, numbered, read, request
+from tests.storage.builders import at_once, count_rows, numbered, read, request
 
 KEY = IdempotencyKey("nightly 2026-11-28", {"the task": "embed", "--top-k": 3})
 
 
 def keyed(key: IdempotencyKey = KEY, **more: Any) -> JobRequest:
     return request(key=key, **more)
-
-
-def n_jobs(database: Database) -> int:
-    with database.read() as transaction:
-        return transaction.scalar(select(func.count()).select_from(Job)) or 0
 
 
 @pytest.mark.parametrize("state", ["running", "done", "cancelled"])
@@ -76,7 +71,7 @@ def test_a_key_with_other_arguments_is_refused_with_what_differs(database: Datab
     assert len(message) < 300
     with pytest.raises(StorageError):
         jobs.open_job(database, keyed(other, corpus="another"))
-    assert n_jobs(database) == 1
+    assert count_rows(database, Job) == 1
 
 
 @pytest.mark.parametrize("corpora", [("books", "books"), ("books", "letters")])
@@ -87,7 +82,7 @@ def test_two_at_once_make_one_job(database: Database, corpora: tuple[str, str]) 
     found = at_once(*(lambda corpus=corpus: opened(corpus) for corpus in corpora * 3))
     assert len({(job.id, job.corpus_id) for job in found}) == 1
     assert [job.adopted for job in found].count(False) == 1
-    assert n_jobs(database) == 1
+    assert count_rows(database, Job) == 1
 
 
 def test_the_key_of_a_removed_job_stays_taken_and_its_arguments_are_deleted(database: Database) -> None:

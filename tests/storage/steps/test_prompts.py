@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, Prompt
@@ -18,7 +17,7 @@ from docmill.storage.results.results import failures, results
 from docmill.storage.steps import jobs
 from docmill.storage.steps.jobs import JobRequest, OpenJob
 from docmill.storage.steps.steps import StepRequest
-from tests.storage.builders import EMBED, gathered, numbered, read, records
+from tests.storage.builders import EMBED, count_rows, gathered, numbered, read, records
 from tests.storage.steps.test_steps import Fleet, finished
 
 TOLD = Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.title}: {text}"})
@@ -50,11 +49,6 @@ def take(database: Database, request: JobRequest, news: Sequence[News], chunk: i
 
 def told(database: Database, job: OpenJob) -> dict[str, str]:
     return {row["id"]: row["text"] for row in results(database, job.id, step="told")}
-
-
-def count(database: Database, table: Any) -> int:
-    with database.read() as transaction:
-        return transaction.scalar(select(func.count()).select_from(table)) or 0
 
 
 @pytest.fixture
@@ -90,12 +84,12 @@ def test_a_run_with_nothing_new_computes_nothing(database: Database, fleet: Flee
     take(database, asked(), NEWS)
     fleet.work()
     computed = fleet.computed.copy()
-    n_contents = count(database, Content)
+    n_contents = count_rows(database, Content)
     again = take(database, asked("b.jsonl"), NEWS, chunk)
     fleet.work()
     assert fleet.computed == computed
     assert finished(database, again).state == "done"
-    assert count(database, Content) == n_contents
+    assert count_rows(database, Content) == n_contents
     assert told(database, again)["b"] == "generate(Sports: Rain.)"
 
 
@@ -135,7 +129,7 @@ def test_results_of_a_job_that_goes_on_keep_their_prompts(database: Database, fl
     take(database, asked(), NEWS)
     fleet.work()  # and nobody finishes it
     gc.drop(database)
-    assert count(database, Prompt) == len(NEWS)
+    assert count_rows(database, Prompt) == len(NEWS)
 
 
 def test_many_documents_of_one_prompt_are_one_text(database: Database, fleet: Fleet) -> None:

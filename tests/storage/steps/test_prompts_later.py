@@ -25,8 +25,8 @@ from docmill.storage.steps import jobs, lineage
 from docmill.storage.steps.jobs import JobRequest, OpenJob
 from docmill.storage.steps.propagation import Traversal
 from docmill.storage.steps.steps import StepRequest
-from tests.storage.builders import EMBED, TRANSLATE, at_once, gathered
-from tests.storage.steps.test_prompts import NEWS, News, count, take
+from tests.storage.builders import EMBED, TRANSLATE, at_once, count_rows, gathered
+from tests.storage.steps.test_prompts import NEWS, News, take
 from tests.storage.steps.test_steps import SUMMARIZE, Fleet, finished
 
 TOLD = Spec("generate", "writer", "sha256:4", params={"prompt": "{meta.title}: {text}"})
@@ -141,25 +141,25 @@ def test_what_is_removed_takes_its_prompts_along_and_what_is_dropped_comes_anew(
     job = take(database, asked(), WITH_TEXT)
     fleet.work()
     finished(database, job)
-    n_prompts = count(database, Prompt)
+    n_prompts = count_rows(database, Prompt)
     assert gc.collect(database).contents == 0
     removal.remove_documents(database, "news", ["b"])
     removal.settle(database)
     for text in ("Sports: translate(Rain.)", "generate(Sports: translate(Rain.))"):
         assert tracing.trace(database, text).is_nowhere
     assert tracing.trace(database, "Weather: translate(Rain.)").stored
-    assert count(database, Prompt) == n_prompts - 2
+    assert count_rows(database, Prompt) == n_prompts - 2
     with database.read() as transaction:
         [english] = transaction.scalars(select(func.min(Step.spec_id)).where(Step.seq == 0))
     gc.drop(database, spec_ids=[english])
-    assert count(database, Prompt) == 0, "their texts went, which nothing led to any more"
+    assert count_rows(database, Prompt) == 0, "their texts went, which nothing led to any more"
     assert not tracing.trace(database, "generate(Weather: translate(Rain.))").stored
     again = take(database, asked("b.jsonl"), WITH_TEXT)
     fleet.work()
     finished(database, again)
     assert of(database, again, "again") == expected(WITH_TEXT)
     removal.remove_corpus(database, "news")
-    assert (count(database, Prompt), count(database, Content)) == (0, 0)
+    assert (count_rows(database, Prompt), count_rows(database, Content)) == (0, 0)
 
 
 def test_a_document_and_the_text_that_it_waits_for_miss_each_other_never(
@@ -222,7 +222,7 @@ def test_whatever_the_order_every_document_of_a_job_gets_its_result(
     database: Database, moves: list[tuple[str, str, list[tuple[str, str, str]]]]
 ) -> None:
     fleet = Fleet(database)
-    if count(database, Document):
+    if count_rows(database, Document):
         removal.remove_corpus(database, "news")
     seq = 0
     opened: dict[str, OpenJob] = {}
@@ -249,5 +249,5 @@ def test_whatever_the_order_every_document_of_a_job_gets_its_result(
             query = select(Document.key, Content.text, Document.meta).join(Content, Content.id == Document.content_id)
             documents = [(row.key, row.text, row.meta) for row in transaction.execute(query.where(condition))]
         assert of(database, job, "again") == expected(documents)
-    if count(database, Document):
+    if count_rows(database, Document):
         jobs.finish(database)

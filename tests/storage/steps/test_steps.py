@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from docmill.storage.core.database import Database
 from docmill.storage.core.schema import Content, OutcomeRow, Shard, StepText
 from docmill.storage.core.specs import Outcome, Reason, Spec, Status
-from docmill.storage.errors import LeaseLost, NotFound
+from docmill.storage.errors import LeaseLost
 from docmill.storage.leases import dispatch, shards
 from docmill.storage.leases.diagnosis import Cause
 from docmill.storage.leases.shards import Claim
@@ -31,6 +31,7 @@ from tests.storage.builders import (
     at_once,
     claim_next,
     claim_shard,
+    count_rows,
     dispatched,
     numbered,
     read,
@@ -109,11 +110,6 @@ def planned(database: Database, job: OpenJob, step: str) -> Counter[int]:
     )
 
 
-def n_contents(database: Database) -> int:
-    with database.read() as transaction:
-        return transaction.scalar(select(func.count()).select_from(Content)) or 0
-
-
 def test_every_step_has_its_results_for_every_document(database: Database, fleet: Fleet) -> None:
     job = read(database, pipeline(), numbered(300))
     fleet.work()
@@ -133,23 +129,6 @@ def test_every_step_has_its_results_for_every_document(database: Database, fleet
     assert list(failures(database, job.id)) == []
 
 
-def test_one_step_can_be_had_alone(database: Database, fleet: Fleet) -> None:
-    job = read(database, pipeline(), numbered(3))
-    fleet.work()
-    lines = list(results(database, job.id, step="line"))
-    assert [line["text"] for line in lines] == [f"summarize(translate(text {n}))" for n in range(3)]
-    assert lines[0].keys() == {"id", "task", "text", "tokens_in", "tokens_out", "flags", "meta"}
-    with pytest.raises(NotFound, match="no step poem; the job has english, line, vector, original"):
-        list(results(database, job.id, step="poem"))
-
-
-def test_a_shards_outputs_wait_for_the_next_step_as_soon_as_it_is_committed(database: Database, fleet: Fleet) -> None:
-    job = read(database, pipeline(steps=STEPS[:2]), numbered(200))
-    claim = claim_next(database)
-    shards.commit(database, claim, fleet.outcomes(claim), None)
-    assert sum(planned(database, job, "line").values()) == len(claim.contents) < 200
-
-
 def test_what_a_lost_shard_would_have_led_to_is_not_there(database: Database, fleet: Fleet) -> None:
     job = read(database, pipeline(steps=STEPS[:2]), numbered(5))
     claim = claim_next(database)
@@ -157,7 +136,7 @@ def test_what_a_lost_shard_would_have_led_to_is_not_there(database: Database, fl
     with pytest.raises(LeaseLost):
         shards.commit(database, claim, fleet.outcomes(claim), None)
     assert not planned(database, job, "line")
-    assert n_contents(database) == 5
+    assert count_rows(database, Content) == 5
 
 
 def test_a_commit_that_happens_twice_leads_on_once(database: Database, fleet: Fleet) -> None:
@@ -231,15 +210,6 @@ def test_only_what_changed_is_computed_and_at_every_step(database: Database, fle
     )
     status = finished(database, job)
     assert [step.done for step in status.steps] == [300] * 4
-
-
-def test_what_a_drain_gave_back_half_done_leads_on(database: Database, fleet: Fleet) -> None:
-    job = read(database, pipeline(steps=STEPS[:2]), numbered(10))
-    claim = claim_next(database)
-    shards.release(database, claim, fleet.outcomes(claim)[:4])
-    assert len(planned(database, job, "line")) == 4
-    fleet.work()
-    assert [step.done for step in finished(database, job).steps] == [10, 10]
 
 
 def test_the_same_run_again_adopts_the_unfinished_job_by_all_its_steps(database: Database) -> None:

@@ -49,13 +49,6 @@ def test_no_text_becomes_a_formula_a_link_or_a_number(tmp_path: Path) -> None:
     ]
 
 
-def test_numbers_that_are_not_finite_are_texts(tmp_path: Path) -> None:
-    rows = [{"id": "a", "tokens_in": value} for value in (float("nan"), float("-inf"), 1.5)]
-    assert written(tmp_path / "out.xlsx", rows) == 3
-    place = [column.name for column in TABLE].index("tokens_in")
-    assert [row[place] for row in cells(tmp_path / "out.xlsx")[1:]] == ["nan", "-inf", 1.5]
-
-
 def test_what_a_cell_cannot_hold_is_cut_with_a_note_and_a_remark(tmp_path: Path) -> None:
     longest, whales = "x" * excel.MOST_CHARS, "🐳" * 20_000  # a whale takes two of Excel's characters
     vector = np.zeros(3, np.float32)

@@ -65,13 +65,6 @@ def test_json_lines_give_the_same_rows_back(rows: list[WrittenRow], tmp_path_fac
     assert [json.loads(line) for line in path.read_bytes().splitlines()] == rows
 
 
-@given(rows=ROWS)
-def test_parquet_gives_the_same_rows_back(rows: list[WrittenRow], tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = written(tmp_path_factory.mktemp("out") / "out.parquet", rows)
-    items = parquet.read_table(path).to_pylist()
-    assert [row | {"meta": json.loads(row["meta"])} for row in items] == rows
-
-
 @pytest.mark.slow
 @given(rows=ROWS)
 def test_csv_gives_the_same_rows_back_but_for_the_apostrophes(
@@ -193,12 +186,6 @@ def test_the_name_says_the_format_unless_one_is_asked_for() -> None:
         of("a.npy.gz")
 
 
-def test_parquet_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda name: None)
-    with pytest.raises(FormatUnfit, match=r"install .*\[parquet\]"):
-        Target.of(Path("a.parquet"))
-
-
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
 def test_lines_are_compressed_as_the_name_says(suffix: str, tmp_path: Path) -> None:
     rows = [{"id": "a", "text": "слово " * 100}]
@@ -295,11 +282,3 @@ def test_parts_are_told_from_other_files_by_their_names() -> None:
     assert is_part(part)
     assert is_begun(f".{part}.x1.part")
     assert not is_part("part-00007.ods")
-
-
-def test_a_name_and_a_format_that_say_different_things_are_refused() -> None:
-    with pytest.raises(FormatUnfit, match="name of another format than csv"):
-        Target.of(Path("x.parquet"), "csv")
-    assert Target.of(Path("x.csv.gz"), "csv").compression == ".gz"
-    assert str(Target.of(Path("x.csv.gz"))) == "x.csv.gz"
-    assert str(Target.of(Path("x"))) == "x (JSON lines)"
