@@ -27,9 +27,9 @@ from docmill.storage.readers import (
 )
 from docmill.storage.readers.archives import MOST_LISTED
 from docmill.storage.readers.files import left_out, why_left_out
+from tests.storage.readers.reading import OPTIONS, zipped
 from tests.storage.readers.test_sheets import Sheet, saved
 
-OPTIONS = SourceOptions()
 MEMBERS = {
     "b/one.txt": b"the first",
     "two.MD": b"the second",
@@ -39,14 +39,6 @@ MEMBERS = {
     "a.txt": "four \N{SNOWMAN}".encode(),
 }
 READ = {"b/one.txt": "the first", "two.MD": "the second", "page.html": "the third", "a.txt": "four \N{SNOWMAN}"}
-
-
-def zipped(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as made:
-        for name, content in members.items():
-            made.writestr(name, content)
-    return file.getvalue()
 
 
 def tarred(members: dict[str, bytes]) -> bytes:

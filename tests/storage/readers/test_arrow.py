@@ -18,13 +18,9 @@ from docmill.storage.readers import (
     SourceUnreadable,
     open_source,
 )
+from tests.storage.readers.reading import OPTIONS, read
 
-OPTIONS = SourceOptions()
 WHOLE = pa.table({"id": [f"{n}" for n in range(2_500)], "text": [f"text {n}" for n in range(2_500)]})
-
-
-def read(path: Path, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
-    return list(open_source(str(path), options).records())
 
 
 def saved(path: Path, table: Any, rows_a_batch: int = 1_000) -> Path:

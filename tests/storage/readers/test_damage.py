@@ -15,7 +15,8 @@ import zstandard
 
 from docmill.storage.readers import Record, Rejection, SourceError, SourceOptions, open_source
 from tests.storage.readers import test_arrow, test_parquet, test_sheets
-from tests.storage.readers.test_archives import tarred, zipped
+from tests.storage.readers.reading import zipped
+from tests.storage.readers.test_archives import tarred
 from tests.storage.readers.test_documents import REAL, mail
 
 pytestmark = pytest.mark.long

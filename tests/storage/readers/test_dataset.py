@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ from docmill.storage.readers import (
 )
 from docmill.storage.readers.sources import path_of
 from tests.storage.readers.dataset_hub import NAME, hub
+from tests.storage.readers.reading import OPTIONS, read
 
-OPTIONS = SourceOptions()
 DOCUMENTS = Path(__file__).parents[3] / "examples" / "descriptions.jsonl"
 LINES = [json.loads(line) for line in DOCUMENTS.read_text().splitlines()]
 MEANT = [(line["id"], line["text"], {key: line[key] for key in ("synopsis", "section")}) for line in LINES]
@@ -35,10 +34,6 @@ def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     datasets.disable_progress_bars()
-
-
-def read(url: str, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
-    return list(open_source(url, options).records())
 
 
 def found(items: list[Record | Rejection]) -> list[tuple[str, str, dict[str, Any]]]:
@@ -231,7 +226,7 @@ def test_a_url_that_says_nothing_shows_how_to_write_one(url: str, said: str) -> 
         open_source(url, OPTIONS)
 
 
-def test_what_is_no_folder_and_a_missing_library_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceMissing, match="no such file or folder"):
         open_source(f"datasets://{tmp_path}/no", OPTIONS)
     (tmp_path / "a.arrow").write_bytes(b"")
@@ -240,10 +235,6 @@ def test_what_is_no_folder_and_a_missing_library_are_named(tmp_path: Path, monke
     (tmp_path / "empty").mkdir()
     with pytest.raises(SourceUnsupported, match="no files that are read"):
         open_source(f"datasets://{tmp_path}/empty", OPTIONS)
-    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda name: None)
-    with pytest.raises(SourceUnsupported, match=r"install .*\[datasets\]"):
-        open_source(f"datasets://{NAME}", OPTIONS)
-    assert os.environ["HF_HUB_OFFLINE"] == "1"
 
 
 def test_a_folders_place_on_this_machine_is_known_so_that_no_output_replaces_it(tmp_path: Path) -> None:

@@ -11,21 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from docmill.storage.readers import FieldUnknown, Record, Rejection, SourceOptions, SourceUnreadable, open_source
-from docmill.storage.readers.delimited import MAX_CSV_RECORD_BYTES
-
-OPTIONS = SourceOptions()
+from tests.storage.readers.reading import OPTIONS
 
 
 def read(folder: Path, raw: bytes, options: SourceOptions = OPTIONS, name: str = "c.csv") -> list[Record | Rejection]:
     (folder / name).write_bytes(raw)
     return list(open_source(str(folder / name), options).records())
-
-
-def test_columns_are_the_record_and_everything_but_id_and_text_is_metadata(tmp_path: Path) -> None:
-    assert read(tmp_path, b"id,text,lang\na,Hello,en\nb,Bonjour,fr\n") == [
-        Record("a", "Hello", {"lang": "en"}, (), "c.csv:2"),
-        Record("b", "Bonjour", {"lang": "fr"}, (), "c.csv:3"),
-    ]
 
 
 def test_quotes_hold_commas_quotes_and_line_ends_and_line_numbers_stay_right(tmp_path: Path) -> None:
@@ -81,24 +72,11 @@ def test_a_record_over_the_limit_is_fatal_since_its_end_cannot_be_known(tmp_path
     assert "1,000 bytes" in items[1].reason
 
 
-def test_a_document_of_many_megabytes_in_one_field_is_read(tmp_path: Path) -> None:
-    text = "word " * 600_000
-    (item,) = read(tmp_path, b"id,text\na,%s\n" % text.encode())
-    assert isinstance(item, Record)
-    assert item.text == text
-    assert csv.field_size_limit() == MAX_CSV_RECORD_BYTES
-
-
 def test_the_wrong_text_field_shows_in_the_header_at_once(tmp_path: Path) -> None:
     with pytest.raises(FieldUnknown, match=r'c\.csv: .*"text".*"id", "body".*--text-field'):
         read(tmp_path, b"id,body\n")
     with pytest.raises(FieldUnknown, match="--id-field"):
         read(tmp_path, b"id,text\n", SourceOptions(id_field="key"))
-
-
-def test_two_columns_of_one_name_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FieldUnknown, match='more than one column is named "text"'):
-        read(tmp_path, b"text,text\n")
 
 
 def test_a_header_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
@@ -111,15 +89,6 @@ def test_a_missing_id_gets_the_number_of_the_record_and_an_empty_file_has_none(t
     assert [item.key for item in items if isinstance(item, Record)] == ["c.csv:1", "c.csv:2"]
     assert read(tmp_path, b"") == []
     assert read(tmp_path, b"text\n") == []
-
-
-def test_a_byte_order_mark_bad_bytes_and_nul_are_handled_as_everywhere(tmp_path: Path) -> None:
-    raw = b"\xef\xbb\xbfid,text\na,caf\xff\nb,x\0\nc,clean\n"
-    assert read(tmp_path, raw) == [
-        Record("a", "caf\ufffd", {}, (f"invalid_utf8@{raw.index(0xFF)}",), "c.csv:2"),
-        Record("b", "x\ufffd", {}, ("nul_replaced",), "c.csv:3"),
-        Record("c", "clean", {}, (), "c.csv:4"),
-    ]
 
 
 CELL = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30)

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from docmill.storage.core.normalize import normalize
 from docmill.storage.readers import FieldUnknown, Record, Rejection, SourceOptions, open_source
-
-OPTIONS = SourceOptions()
+from tests.storage.readers.reading import OPTIONS
 
 
 def read(raw: bytes, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
@@ -129,13 +128,6 @@ def test_invalid_utf8_is_replaced_and_flagged_with_its_offset_in_the_file() -> N
     assert items[1] == Record("-:2", "caf\ufffd", {}, (f"invalid_utf8@{len(first) + 13}",), "-:2")
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_no_part_of_the_record() -> None:
-    assert read(b'\xef\xbb\xbf{"id": "a", "text": "x"}\r\n\r\n{"id": "b", "text": "y"}\r\n') == [
-        Record("a", "x", {}, (), "-:1"),
-        Record("b", "y", {}, (), "-:3"),
-    ]
-
-
 def test_a_wrong_text_field_is_a_usage_error_that_names_the_fields_and_the_option() -> None:
     lines = b'{"id": 1, "body": "x"}\n{"id": 2, "body": "y", "title": "z"}\nnot json\n'
     with pytest.raises(FieldUnknown, match=r'"text".*"id", "body", "title".*--text-field'):
@@ -169,11 +161,6 @@ def test_a_line_over_the_limit_is_rejected_and_the_next_one_is_read() -> None:
     items = read(good + json.dumps({"text": "x" * 600_000}).encode() + b"\n" + good, options)
     assert items[1] == Rejection("-:2", "longer than 1,000 bytes, the limit for one document")
     assert [item.key for item in items if isinstance(item, Record)] == ["-:1", "-:3"]
-
-
-def test_an_empty_stream_has_no_records() -> None:
-    assert read(b"") == []
-    assert read(b"\n \n") == []
 
 
 JSON_TEXT = st.text(st.characters(codec=None), max_size=80)

@@ -6,8 +6,6 @@ import datetime
 import gzip
 import io
 import pickle
-import subprocess
-import sys
 import uuid
 from decimal import Decimal
 from functools import partial
@@ -34,14 +32,10 @@ from docmill.storage.readers.records import Row, document
 from docmill.storage.readers.table import rows_in_frame, serve
 from docmill.storage.writers import Target
 from tests.storage.columns import table_of
+from tests.storage.readers.reading import OPTIONS, read
 from tests.storage.writers.test_writers import ROWS
 
-OPTIONS = SourceOptions()
 PARIS = datetime.timezone(datetime.timedelta(hours=1))
-
-
-def read(path: Path, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
-    return list(open_source(str(path), options).records())
 
 
 def saved(path: Path, columns: dict[str, Any], **how: Any) -> Path:
@@ -226,33 +220,8 @@ def test_pickled_and_unknown_types_are_not_executed(tmp_path: Path) -> None:
     assert not (tmp_path / "harmed").exists()
 
 
-def test_without_the_library_it_is_named_and_a_compression_around_it_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_compression_around_it_is_refused(tmp_path: Path) -> None:
     path = saved(tmp_path / "c.parquet", {"text": ["a"]})
     (tmp_path / "c.parquet.gz").write_bytes(gzip.compress(path.read_bytes()))
     with pytest.raises(SourceUnsupported, match="take off a compression"):
         open_source(str(tmp_path / "c.parquet.gz"), OPTIONS)
-    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda name: None)
-    with pytest.raises(SourceUnsupported, match=r"install .*\[parquet\]"):
-        open_source(str(path), OPTIONS)
-
-
-@pytest.mark.long
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the resident size from /proc")
-def test_the_library_reads_a_large_group_of_rows_page_by_page(tmp_path: Path) -> None:
-    texts = (uuid.uuid5(uuid.NAMESPACE_URL, str(i)).hex * 300 for i in range(30_000))
-    path = saved(tmp_path / "c.parquet", {"text": list(texts)}, use_dictionary=False, compression="none")
-    program = """
-import re, sys
-from pathlib import Path
-from docmill.storage.readers.arrow import parquet
-from docmill.storage.readers.table import serve
-from docmill.storage.readers import SourceOptions
-with open(sys.argv[1], "rb") as file, open("/dev/null", "wb") as out:
-    serve(lambda: parquet(file, SourceOptions()), SourceOptions(), out)
-print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024)
-"""
-    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
-    assert path.stat().st_size > 270 * 2**20
-    assert int(done.stdout) < 200

@@ -27,8 +27,8 @@ from docmill.storage.readers import (
     SourceUnsupported,
     open_source,
 )
+from tests.storage.readers.reading import OPTIONS, read
 
-OPTIONS = SourceOptions()
 SELECT = "SELECT id, text, lang FROM article ORDER BY id"
 TABLE = "CREATE TABLE article (id integer, text text, lang text)"
 Make = Callable[[str], Any]
@@ -45,10 +45,6 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, 
     url = str(request.getfixturevalue("postgres_url")).replace("+psycopg", "")
     with psycopg.connect(url, autocommit=True) as connection:
         yield url, lambda statement: connection.execute(statement.encode())
-
-
-def read(source: str, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
-    return list(open_source(source, options).records())
 
 
 def refused(source: str, options: SourceOptions = OPTIONS) -> str:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import NoReturn
 
 import pytest
-from click.testing import CliRunner
 
 from docmill.storage.extras import install
 from docmill.storage.readers import ReaderFailed, Record, SourceOptions, documents, jsonl, open_source, registry
 from docmill.storage.readers.registry import (
     FILES,
-    SCHEMES,
     Archive,
     Document,
     advise_extras,
@@ -21,7 +18,6 @@ from docmill.storage.readers.registry import (
     kind_of,
 )
 from docmill.storage.readers.streams import gunzip, unzstd
-from docmill.worker.cli import docmill
 
 
 def test_a_bug_in_the_reader_of_one_file_of_a_folder_ends_the_reading(
@@ -44,14 +40,6 @@ def test_a_bug_in_the_reader_of_one_file_of_a_folder_ends_the_reading(
     monkeypatch.setattr(documents, "decode_file", broken)
     with pytest.raises(ReaderFailed, match=r"^a\.txt: the reader docmill\.\S+\.documents:document failed"):
         list(open_source(str(tmp_path), SourceOptions()).records())
-
-
-def test_every_line_names_a_function_that_is_there() -> None:
-    for kind in FILES.values():
-        assert isinstance(kind, Document) or callable(resolve_name(kind.reader))
-    for scheme in SCHEMES.values():
-        assert callable(resolve_name(scheme.opener))
-        assert scheme.place is None or callable(resolve_name(scheme.place))
 
 
 @pytest.mark.parametrize(
@@ -82,8 +70,3 @@ def test_help_and_errors_name_every_kind(monkeypatch: pytest.MonkeyPatch) -> Non
     assert advise_extras([".txt", ".PNG"]) == ""
     assert advise_extras([".PDF", ".mbox"]).startswith(f"; {install('formats')} reads .html, .htm, .pdf")
     assert registry.document_suffixes() == (".txt", ".md")
-
-
-def test_the_help_of_a_task_lists_the_sources() -> None:
-    shown = CliRunner().invoke(docmill, ["run", "embed", "--help-all"]).output
-    assert f"SOURCE is {describe_sources()}." in " ".join(shown.split())

@@ -30,9 +30,9 @@ from docmill.storage.readers import (
 )
 from docmill.storage.readers.errors import BrokenStream
 from docmill.storage.readers.remote import READ, content
+from tests.storage.readers.reading import OPTIONS, read
 from tests.storage.readers.site import Site, serving
 
-OPTIONS = SourceOptions()
 LINES = b"".join(json.dumps({"id": f"{n}", "text": f"text {n} " * 40}).encode() + b"\n" for n in range(3_000))
 
 
@@ -40,10 +40,6 @@ LINES = b"".join(json.dumps({"id": f"{n}", "text": f"text {n} " * 40}).encode() 
 def site() -> Iterator[Site]:
     with serving() as made:
         yield made
-
-
-def read(url: str, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
-    return list(open_source(url, options).records())
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress, zstandard.ZstdCompressor().compress])
@@ -191,12 +187,3 @@ def test_a_file_that_is_shorter_than_its_size_ends_the_reading() -> None:
     memory.pipe("/bucket/c.jsonl", LINES[:-500])
     with file.open() as opened, pytest.raises(BrokenStream, match="ends before the size"):
         opened.read()
-
-
-def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("docmill.storage.extras.find_spec", lambda name: None)
-    with pytest.raises(SourceUnsupported, match=r"install .*\[remote\]"):
-        open_source("https://example.org/c.jsonl", OPTIONS)
-    monkeypatch.undo()
-    with pytest.raises(SourceUnsupported, match=r"gs:// needs another library: .*gcsfs"):
-        open_source("gs://bucket/c.jsonl", OPTIONS)

@@ -13,13 +13,13 @@ import fsspec
 import pytest
 import zstandard
 
-from docmill.storage.readers import Record, Rejection, SourceOptions, SourceUnreadable, SourceUnsupported, open_source
+from docmill.storage.readers import Record, Rejection, SourceUnreadable, SourceUnsupported, open_source
 from docmill.storage.readers.remote import BLOCK_BYTES
+from tests.storage.readers.reading import OPTIONS, read, zipped
 from tests.storage.readers.site import Site, serving
-from tests.storage.readers.test_archives import MEMBERS, PEAK, READ, tarred, zipped
+from tests.storage.readers.test_archives import MEMBERS, PEAK, READ, tarred
 from tests.storage.readers.test_documents import mail
 
-OPTIONS = SourceOptions()
 BOX = b"".join(b"From a@example.org Thu Jan  1 00:00:00 2026\n" + mail() + b"\n" for _ in range(3))
 KINDS = {
     "a.zip": zipped(MEMBERS),
@@ -35,10 +35,6 @@ KINDS = {
 def site() -> Iterator[Site]:
     with serving() as made:
         yield made
-
-
-def read(url: str, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
-    return list(open_source(url, options).records())
 
 
 def noise(n: int) -> bytes:

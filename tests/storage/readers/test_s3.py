@@ -15,18 +15,16 @@ from pyarrow import parquet
 
 from docmill.storage.readers import (
     Record,
-    Rejection,
     SourceError,
     SourceMissing,
-    SourceOptions,
     SourceUnreadable,
     open_source,
 )
-from tests.storage.readers.test_archives import MEMBERS, READ, zipped
+from tests.storage.readers.reading import OPTIONS, read
+from tests.storage.readers.test_archives import READ
 from tests.storage.readers.test_remote import LINES
 from tests.storage.readers.test_remote_archives import KINDS
 
-OPTIONS = SourceOptions()
 KEY, SECRET = "AKIAGEHEIM", "streng-geheim"  # gitleaks:allow
 
 
@@ -54,10 +52,6 @@ def bucket(address: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     made.create()
     made.objects.all().delete()
     return made
-
-
-def read(url: str, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
-    return list(open_source(url, options).records())
 
 
 def test_every_kind_of_file_is_read_from_a_bucket(bucket: Any, tmp_path: Path) -> None:
@@ -96,20 +90,6 @@ def test_what_is_missing_or_refused_is_one_sentence(bucket: Any, monkeypatch: py
     fsspec.filesystem("s3").clear_instance_cache()
     with pytest.raises(SourceUnreadable, match="there are no credentials for it; give them as"):
         open_source("s3://books/c.jsonl", OPTIONS)
-
-
-def test_an_object_that_becomes_shorter_ends_the_reading(bucket: Any) -> None:
-    bucket.put_object(Key="c.jsonl", Body=LINES * 4)
-    source = open_source("s3://books/c.jsonl", OPTIONS)
-    records = source.records()
-    next(records)
-    bucket.put_object(Key="c.jsonl", Body=LINES)
-    *_, last = records
-    assert isinstance(last, Rejection)
-    assert last.fatal
-    bucket.put_object(Key="a.zip", Body=zipped(MEMBERS)[:-30])
-    with pytest.raises(SourceUnreadable, match="damaged, or no archive"):
-        open_source("s3://books/a.zip", OPTIONS)
 
 
 @pytest.mark.parametrize("url", [f"s3://{KEY}:{SECRET}@books/c.jsonl", f"s3://{KEY}:{SECRET}@books/no.jsonl"])

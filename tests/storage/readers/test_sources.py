@@ -26,8 +26,8 @@ from docmill.storage.readers import (
     open_queries,
     open_source,
 )
+from tests.storage.readers.reading import OPTIONS, read
 
-OPTIONS = SourceOptions()
 MB = 2**20
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "": bytes,
@@ -69,10 +69,6 @@ def nothing(url, options):
 constant = 5
 """
 Install = Callable[..., None]
-
-
-def read(path: Path, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
-    return list(open_source(str(path), options).records())
 
 
 def peak_bytes(consume: Callable[[], object]) -> int:

@@ -1,0 +1,25 @@
+"""What the tests of readers do with a source, and an archive of files."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from docmill.storage.readers import Record, Rejection, SourceOptions, open_source
+
+OPTIONS = SourceOptions()
+
+
+def read(source: str | Path, options: SourceOptions = OPTIONS) -> list[Record | Rejection]:
+    return list(open_source(str(source), options).records())
+
+
+def zipped(members: Mapping[str, str | bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """Return an archive of files, without their times, since names of tests hold some of it."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as made:
+        for name, content in members.items():
+            made.writestr(zipfile.ZipInfo(name), content, compression)
+    return file.getvalue()
