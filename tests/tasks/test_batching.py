@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 
 from hypothesis import given
@@ -117,34 +115,6 @@ def test_a_batch_between_unlike_lengths_is_filled_up() -> None:
     waiting = [(tokens, number) for number, tokens in enumerate(lengths)]
     low, high = next_batch(waiting, (510, 101), Budget(tokens=65_536, rows=64, spread=2.0))
     assert (low, high) == (100, 164)
-
-
-def _calls(work: Callable[[], object]) -> int:
-    """Return the number of calls that this work takes, as a measure that is the same on every machine."""
-    calls = 0
-
-    def count(*_: object) -> None:
-        nonlocal calls
-        calls += 1
-
-    before = sys.getprofile()
-    sys.setprofile(count)
-    try:
-        work()
-    finally:
-        sys.setprofile(before)
-    return calls
-
-
-def test_a_few_tokens_a_batch_cost_no_walk_through_all_that_waits() -> None:
-    def calls(waiting: int) -> int:
-        pool, one_by_one = pool_of([500] * waiting), Budget(tokens=1, rows=1024)
-        taken: list[int] = []
-        found = _calls(lambda: taken.extend(pool.take(one_by_one)[0].id for _ in range(500)))
-        assert taken == [*range(500)]
-        return found
-
-    assert calls(20_000) < 2 * calls(2_000)
 
 
 def test_nothing_is_taken_while_less_waits_than_is_wanted() -> None:

@@ -66,10 +66,6 @@ def test_what_has_no_letters_has_no_language_and_is_kept(bench: Bench) -> None:
     assert bench.run(spec, ["0.3"]) == [Outcome(0, Status.DONE, text="0.3", flags=flags)]
 
 
-def test_only_the_beginning_of_a_long_text_is_read() -> None:
-    assert found(SPANISH[0] * 30 + GERMAN * 1000) == "es"
-
-
 def test_a_mixed_corpus_comes_out_as_if_each_language_had_been_named(
     writer: Bench, descriptions: list[str], short_french: list[str]
 ) -> None:

@@ -13,8 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from docmill.tasks.backends import loading
 from docmill.tasks.backends.accelerator import quiet
-from docmill.tasks.errors import ModelCorrupt, ModelError, ModelNotFound, ModelUnsuitable, NotInstalled
-from docmill.tasks.models import gguf
+from docmill.tasks.errors import ModelCorrupt, ModelError, ModelNotFound, ModelUnsuitable
 from docmill.tasks.specs import pinning
 from tests.tasks import gguf_files
 from tests.tasks.conftest import Bench
@@ -152,13 +151,3 @@ def test_a_folder_with_several_files_wants_one_of_them_named(file: Path, tmp_pat
         shutil.copyfile(file, tmp_path / name)
     with pytest.raises(ModelNotFound, match=r"name one of them with --model \(q4\.gguf, q8\.gguf\)"):
         pin(tmp_path, tmp_path)
-
-
-def test_without_the_extra_the_message_has_the_command_that_installs_it(
-    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pinned = pin(file, tmp_path)
-    monkeypatch.setattr(gguf, "LIBRARIES", ("no_such_library",))
-    for refused in (lambda: pinning.require_libraries(pinned, models_dir=None), lambda: locate(pinned, tmp_path)):
-        with pytest.raises(NotInstalled, match=r"needs the extra gguf: .*install.*\[gguf\]"):
-            refused()

@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from docmill.storage.core.specs import Outcome, Reason, Spec, Status
+from docmill.storage.core.specs import Outcome, Spec, Status
 from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.reading import reading_of
@@ -188,26 +188,6 @@ def test_windows_are_narrower_if_asked_and_count_the_labels(
         )
 
 
-def test_a_text_in_which_nothing_is_found_has_no_entities(folder: Path, bench: Bench) -> None:
-    spec = bench.spec("entities", str(folder), labels=LABELS, threshold=1.0)
-    outcomes = bench.run(spec, ["A package without any entity.", "\u200b", "."])
-    assert [entities(outcome) for outcome in outcomes] == [[], [], []]
-
-
-def test_explanations_read_the_windows_without_the_weights(
-    descriptions: list[str], folder: Path, bench: Bench
-) -> None:
-    text = long_texts(descriptions)[0]
-    spec = bench.spec("entities", str(folder), labels=LABELS)
-    reading = reading_of(Assignment(spec, folder, "cpu", bench.cache_dir, Head.MATCHING), {})
-    backend = open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir)
-    assert reading.traits.words is not None
-    assert backend.traits.words is not None
-    assert reading.traits.words.words(text) == backend.traits.words.words(text)
-    assert reading.coder.limit_tokens == backend.limit_tokens
-    backend.close()
-
-
 def test_a_model_with_only_a_pickle_of_tensors_is_converted(
     lines: list[str], folder: Path, bench: Bench, tmp_path: Path
 ) -> None:
@@ -233,16 +213,3 @@ def test_a_model_that_lacks_weights_is_refused_and_makes_up_none(folder: Path, b
     spec = bench.spec("entities", str(copy), labels=LABELS)
     with pytest.raises(CannotServe, match=f"lack 1 weights that entities computes with, such as {name}"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir)
-
-
-def test_scores_that_are_not_finite_fail_the_document_as_the_models_fault(
-    folder: Path, bench: Bench, tmp_path: Path
-) -> None:
-    copy = changed(folder, tmp_path / "broken")
-    weights = load_file(copy / "model.safetensors")
-    name = next(name for name in weights if name.startswith("prompt_rep_layer"))
-    weights[name] = torch.full_like(weights[name], float("nan"))
-    save_file(weights, copy / "model.safetensors")
-    (outcome,) = bench.run(bench.spec("entities", str(copy), labels=LABELS), ["A package."])
-    assert (outcome.status, outcome.reason_class) == (Status.FAILED, Reason.MODEL)
-    assert "not finite" in (outcome.reason or "")

@@ -16,9 +16,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
-from docmill.storage.core.specs import Spec
 from docmill.tasks.backends.convert import safe_folder
-from docmill.tasks.backends.loading import Opening, hollow, reported
+from docmill.tasks.backends.loading import hollow, reported
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe
 from tests.tasks import architectures, decoders
@@ -173,20 +172,3 @@ def test_a_whole_model_lacks_nothing_with_its_weights_and_without_reading_them(
         with how, reported() as report:
             kind.from_pretrained(folder)
         assert len(report.missing) == 1
-
-
-def test_experts_that_would_fill_the_memory_are_left_to_loading(
-    bench: Bench, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dense = decoders.llama(tmp_path / "llama", texts)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(dense)
-    config = transformers.MixtralConfig(
-        num_hidden_layers=2, hidden_size=64, intermediate_size=64, num_attention_heads=4, num_key_value_heads=4,
-        vocab_size=len(tokenizer), num_local_experts=4, max_position_embeddings=256,
-    )  # fmt: skip
-    folder = architectures.save(tmp_path / "mixtral", transformers.MixtralForCausalLM(config), tokenizer)
-    spec = Spec("generate", str(folder), "sha256:00", "float32", {"prompt": "{text}"})
-    opening = Opening.of(spec, folder, bench.cache_dir)
-    assert opening.require_weights(transformers.AutoModelForCausalLM) is not None
-    monkeypatch.setattr("docmill.tasks.backends.loading._MOST_JOINED_BYTES", 100)
-    assert opening.require_weights(transformers.AutoModelForCausalLM) is None

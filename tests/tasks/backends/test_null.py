@@ -13,30 +13,11 @@ from docmill.tasks import kinds
 from docmill.tasks.backends.weightless import NullBackend
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe, ModelCorrupt, ModelNotFound
-from docmill.tasks.models import weightless
 from docmill.tasks.specs import pinning
 from docmill.tasks.specs.plan import build_spec
 from tests.tasks.conftest import EngineOf
 
 PARAGRAPH = "Every word of this paragraph is a token, and the whole is longer than a window. " * 90
-PROGRAM = """
-import json, sys
-from pathlib import Path
-from docmill.tasks import kinds
-from docmill.tasks.engine.backend_factory import open_backend
-from docmill.tasks.engine.engine import Engine
-from docmill.tasks.specs import pinning
-from docmill.tasks.specs.plan import build_spec
-
-pinned = pinning.pin("null", models_dir=None, cache_dir=Path("none"))
-spec = build_spec("embed", pinned, kinds.options("embed"), pinning.read_config(pinned, models_dir=None))
-engine = Engine(lambda spec: open_backend(spec, device="cpu", models_dir=None, cache_dir=Path("none")))
-engine.start()
-ticket = engine.submit(spec, [(1, "A text.")])
-assert ticket.wait(20)
-engine.close()
-print(json.dumps([ticket.finished()[0].status, sorted(sys.modules)]))
-"""
 
 
 def spec_of(kind: str, model: str = "null", **options: Any) -> Spec:
@@ -69,13 +50,6 @@ def test_a_long_text_comes_back_from_its_windows_as_it_was(engine_of: EngineOf) 
     assert outcome.tokens_out == len(text.replace(" - ", " ").split())
 
 
-def test_a_summary_is_the_first_words(engine_of: EngineOf) -> None:
-    short, long = run(engine_of, spec_of("summarize"), ["One two three.", PARAGRAPH])
-    assert (short.text, short.tokens_out) == ("One two three.", 3)
-    assert long.text == " ".join(PARAGRAPH.split()[:16])
-    assert long.flags == ("reduced",)
-
-
 @pytest.mark.parametrize(
     ("schema", "record"),
     [
@@ -99,21 +73,6 @@ def test_a_vector_has_length_one_and_belongs_to_its_text(engine_of: EngineOf) ->
     assert [float(np.linalg.norm(vector)) for vector in (one, other, long)] == pytest.approx([1, 1, 1])
 
 
-def test_only_a_text_with_something_cut_inside_is_windowed(engine_of: EngineOf) -> None:
-    short = "\n\n".join(["A paragraph of some words."] * 200)
-    for kind, expected in (("translate", [(), ("windowed",)]), ("embed", [("windowed",), ("windowed",)])):
-        outcomes = run(engine_of, spec_of(kind, window_tokens=100), [short, f"{short}\n\n{PARAGRAPH}"])
-        assert [outcome.flags for outcome in outcomes] == expected
-    (outcome,) = run(engine_of, spec_of("embed"), ["A text that fits."])
-    assert outcome.flags == ()
-
-
-def test_windows_are_as_short_as_asked(engine_of: EngineOf) -> None:
-    (outcome,) = run(engine_of, spec_of("embed", window_tokens=100, windows="all"), [PARAGRAPH])
-    assert outcome.data is not None
-    assert len(outcome.data["windows"]) >= len(PARAGRAPH.split()) / 100
-
-
 def test_its_pace_is_that_of_padded_tokens(engine_of: EngineOf) -> None:
     slept: list[float] = []
     engine = engine_of(lambda spec: NullBackend(spec, device="cpu", sleep=slept.append))
@@ -127,18 +86,6 @@ def test_its_pace_is_that_of_padded_tokens(engine_of: EngineOf) -> None:
 def test_a_pace_that_is_no_number_is_no_model(model: str, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="N tokens a second, a whole number"):
         pinning.pin(model, models_dir=None, cache_dir=tmp_path)
-
-
-def test_its_name_is_the_whole_setting_and_it_is_never_a_default(tmp_path: Path) -> None:
-    assert pinning.pin("null@2000", models_dir=None, cache_dir=tmp_path) == pinning.Pinned("null@2000", "null:1")
-    assert not any(weightless.is_null(model) for model in pinning.DEFAULTS.values())
-    assert "null" in pinning.DESCRIPTIONS
-
-
-def test_check_says_that_it_computes_nothing(tmp_path: Path) -> None:
-    checked = pinning.check("null@5", models_dir=None, cache_dir=tmp_path)
-    assert (checked.family, checked.kinds) == ("computes nothing", kinds.NAMES)
-    assert (checked.window_limit, checked.size_bytes) == (512, 0)
 
 
 def test_another_revision_is_refused(tmp_path: Path) -> None:

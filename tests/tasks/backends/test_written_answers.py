@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from docmill.storage.core.specs import Outcome, Status
-from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds import answer
 from docmill.tasks.kinds.answer import answer_in, asking
 from tests.tasks import architectures, decoders
@@ -97,12 +96,3 @@ def test_every_window_of_a_long_text_is_asked_and_the_first_answer_is_kept(
     wanted = expected_texts(made["t5"], inputs, max_new_tokens=NEW_TOKENS, do_sample=False)
     (found,) = answers([outcome])
     assert found["a"] == next((answer for answer in map(answer_in, wanted) if answer is not None), None)
-
-
-def test_a_question_that_leaves_no_room_is_refused_when_the_model_is_opened(
-    made: dict[str, Path], bench: Bench
-) -> None:
-    for name in ("t5", "llama"):
-        spec = bench.spec("answer", str(made[name]), question="word " * 150, window_tokens=150, max_new_tokens=8)
-        with pytest.raises(CannotServe, match="of the 150 tokens of a window, which leaves no room for text"):
-            bench.engine.open(spec)

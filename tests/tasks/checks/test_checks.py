@@ -127,10 +127,6 @@ def test_an_output_below_the_bound_is_doubtful() -> None:
     assert LOW_CONFIDENCE in list_flags()
 
 
-def test_only_flags_that_there_are_have_a_meaning() -> None:
-    assert {*checks._meanings()} <= {*list_flags()}
-
-
 def test_a_flag_with_a_value_has_the_meaning_of_its_name_and_an_unknown_one_has_none() -> None:
     assert checks.meaning("language:fr") == "the language that was found"
     assert checks.meaning("invalid_utf8@17") == "the reader replaced bytes that are no UTF-8 by U+FFFD"

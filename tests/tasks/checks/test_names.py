@@ -170,13 +170,6 @@ def test_ordinary_english_words_are_no_names() -> None:
         assert found(output, given, Context("en", "fr")) == []
 
 
-def test_a_name_may_be_a_part_of_its_translation() -> None:
-    assert found("Les sommes md5 sont lues.", "The md5sums are read.") == []
-    assert found("Il utilise GTK2 ici.", "It uses GTK here.") == []
-    assert found("Il utilise LDAP ici.", "It uses OpenLDAP here.") == []
-    assert found("Les images de CDROM sont lues.", "The images of CD-ROM are read.") == []
-
-
 def test_countries_languages_and_acronyms_are_named_as_each_language_does() -> None:
     assert found("Une université des Pays-Bas en Europe.", "A university in the Netherlands of Europe.") == []
     assert found("Il existe en Inde et en Pologne.", "It exists in India and in Poland.") == []
@@ -184,8 +177,3 @@ def test_countries_languages_and_acronyms_are_named_as_each_language_does() -> N
     assert found("Ce fichier ne doit PAS changer.", "This file must NOT change.") == []
     (finding,) = found("Il est lu par Gnumeric ici.", "It is read by Poland here.")
     assert finding.evidence == "“Poland” is not in the input, which has “Gnumeric” there."
-
-
-def test_a_word_of_a_million_letters_is_read_through_once() -> None:
-    for unit in ("ACGT", "acgt", "aCg_", "12A"):
-        found("The sequence is " + unit * 300_000, "La séquence est longue.")  # else it would take for ever

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from docmill.tasks import languages
-from docmill.tasks.checks import Checks, Context, Finding, wrong_language
+from docmill.tasks.checks import Checks, Context, Finding
 
 TEXTS = {
     "en": "This package provides the shared libraries of an editor that reads and writes many kinds of files.",
@@ -43,10 +43,3 @@ def test_nothing_is_found_where_it_cannot_be_known(monkeypatch: pytest.MonkeyPat
     assert found("", "libfoo2 src/main.c --help ISO9660 https://example.org/ls {a} x_y GnuPG OpenSSL", german) == []
     monkeypatch.setattr(languages, "detector_installed", lambda: False)
     assert found("", TEXTS["fr"], german) == []
-
-
-def test_the_evidence_names_both_languages() -> None:
-    (finding,) = found("", TEXTS["fr"], Context(target="de"))
-    assert finding.evidence.startswith("The output looks French (")
-    assert "not German" in finding.evidence
-    assert finding.flag == wrong_language.FLAG

@@ -3,51 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from docmill.storage.core.specs import Spec
-from docmill.tasks.backends import machine, registry
-from docmill.tasks.backends.encoder import choice
 from docmill.tasks.engine.backend_factory import (
-    CONVERSION,
-    OpeningPlace,
     ReadWindow,
-    modules,
-    open_backend,
     open_reading,
     read,
 )
 from docmill.tasks.errors import CannotServe
 from tests.tasks.conftest import Bench
-
-ON_OPENVINO = "docmill.tasks.backends.encoder.openvino_backend"
-ON_TORCH = "docmill.tasks.backends.encoder.encoder_backend"
-OF_HEAD = "docmill.tasks.backends.encoder.pooling"
-
-
-def test_a_model_that_was_opened_before_needs_fewer_libraries(
-    bench: Bench, unmeasured: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(registry, "installed", lambda: frozenset({"transformers", "openvino"}))
-    spec = bench.spec("embed", "minilm")
-    new = OpeningPlace("cpu", None, tmp_path_factory.mktemp("cache"))
-    assert modules(spec, new) == [ON_OPENVINO, CONVERSION, OF_HEAD]
-    assert modules(spec, replace(new, backend="transformers")) == [ON_TORCH, OF_HEAD]
-    here = OpeningPlace("cpu", None, unmeasured)
-    open_backend(spec, device="cpu", models_dir=None, cache_dir=unmeasured).close()
-    assert modules(spec, here) == [ON_OPENVINO]
-    names = ("openvino", "transformers")
-    measured = choice.subject(spec, "cpu", names, unmeasured)
-    machine.remember(unmeasured / "backends", measured, {"fastest": "transformers"})
-    assert modules(spec, here)[0] == ON_TORCH
-
-
-def test_a_model_that_an_adapter_is_still_to_be_merged_into_imports_what_merges(bench: Bench, tmp_path: Path) -> None:
-    here = OpeningPlace("cpu", None, tmp_path)
-    assert modules(bench.spec("classify", "classes-ddtp"), here) == ["peft"]
-
 
 FRENCH = "Le paquet fournit une bibliothèque graphique.\n\n...\n\nIl contient <ses> en-têtes."
 LONG = " ".join(f"Package number {n} has a graphical library, and its headers." for n in range(60))

@@ -57,12 +57,6 @@ def test_outcomes_come_in_the_order_of_the_texts(engine_of: EngineOf) -> None:
     ]
 
 
-def test_no_texts_make_a_ticket_that_is_complete(engine_of: EngineOf) -> None:
-    ticket = engine_of(lambda spec: FakeBackend()).submit(spec_of(), [])
-    assert ticket.wait(0)
-    assert ticket.complete
-
-
 def test_out_of_memory_halves_the_batch_and_lowers_the_budget(engine_of: EngineOf) -> None:
     backend = FakeBackend(memory_tokens=40, budget=Budget(tokens=100, rows=100))
     engine = engine_of(lambda spec: backend)
@@ -310,18 +304,6 @@ def test_the_device_computes_a_shards_first_texts_while_the_others_are_cut(engin
     ticket = engine.submit(spec_of(), [*MORE_THAN_A_PORTION, (99, "last")])
     assert ticket.wait(WAIT_S)
     assert [outcome.status for outcome in ticket.finished()] == [Status.DONE] * (PORTION_TEXTS + 1)
-
-
-def test_a_device_that_gains_by_full_batches_waits_for_texts_that_are_being_cut(engine_of: EngineOf) -> None:
-    cut = threading.Event()
-    backend = Slow(cut)
-    backend.loop.budget = Budget(tokens=1000, rows=1000, patience_s=WAIT_S)
-    timer = threading.Timer(0.2, cut.set)
-    timer.start()
-    ticket = engine_of(lambda spec: backend).submit(spec_of(), [*MORE_THAN_A_PORTION, (99, "last")])
-    assert ticket.wait(WAIT_S)
-    assert [len(batch) for batch in backend.batches] == [PORTION_TEXTS + 1]
-    timer.join()
 
 
 def test_a_drain_while_a_shard_is_cut_keeps_what_is_computed_of_it(engine_of: EngineOf) -> None:

@@ -15,7 +15,6 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 
 from docmill.storage.core.specs import Reason, Spec
 from docmill.tasks.backends.accelerator import quiet
-from docmill.tasks.engine.engine import Engine
 from docmill.tasks.engine.queries import (
     COMPARED,
     PASSAGE_CHARS,
@@ -26,7 +25,7 @@ from docmill.tasks.engine.queries import (
     query_spec,
     with_prompt,
 )
-from docmill.tasks.errors import BadOption, CannotServe, DeviceLost, EngineStopped
+from docmill.tasks.errors import BadOption, CannotServe, EngineStopped
 from docmill.tasks.models.sentence_modules import prompt
 from docmill.tasks.outputs import Failure, Vector
 from tests.tasks import architectures
@@ -115,17 +114,6 @@ def test_a_model_that_cannot_be_opened_and_an_engine_that_was_stopped_are_errors
         embed(engine, SPEC, ["x"])
 
 
-def test_what_the_device_died_of_is_raised() -> None:
-    def lose_the_device(texts: list[str]) -> None:
-        raise DeviceLost("the device is gone")
-
-    engine = Engine(lambda spec: FakeBackend(lose_the_device))
-    engine.start()
-    with pytest.raises(DeviceLost, match="the device is gone"):
-        embed(engine, SPEC, ["x"])
-    engine.close()
-
-
 FOREST = "The forest is full of old trees. "
 ENGINE = "A steam engine drives the wheels of the locomotive. "
 
@@ -150,13 +138,6 @@ def test_of_a_long_document_the_passages_with_rare_words_of_the_query_and_some_o
     assert any("locomotive" in text[start:end] for start, end in chosen)
     assert chosen[0] == spans[0]
     assert chosen[-1] == spans[-1]
-
-
-def test_a_rare_word_of_the_query_counts_for_more_than_two_that_are_everywhere() -> None:
-    text = FOREST * 200 + "A Wheel. ".ljust(PASSAGE_CHARS) + FOREST * 201
-    spans = cut_passages(text)
-    chosen = propose_passages(text, spans, "the forest WHEEL")
-    assert any("Wheel" in text[start:end] for start, end in chosen)
 
 
 def embed_by_words(_: object, texts: Sequence[str]) -> list[Vector | Failure]:

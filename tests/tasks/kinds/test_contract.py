@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,7 +37,6 @@ from docmill.worker.cli.tasks import given_options
 from docmill.worker.orders import parse_enqueue
 from docmill.worker.pipelines.file import parse
 from tests.tasks.conftest import EngineOf
-from tests.worker.harness import ROOT
 
 KINDS = [pytest.param(kind, id=kind.name) for kind in kinds.KINDS]
 SAMPLES: dict[type, Any] = {int: 9, float: 0.5, str: "fr", bool: True}
@@ -168,24 +166,6 @@ def test_the_null_model_serves_the_kind(kind: kinds.TaskKind, engine_of: EngineO
 def test_an_unknown_kind_is_an_error_that_names_the_known_ones(asked: Callable[[], object]) -> None:
     with pytest.raises((UnknownKind, CannotServe), match=r"No such task: sing; there are summarize, .*\."):
         asked()
-
-
-TYPED = {Path("worker/api/options.py")}  # static types, which another test compares with the kinds
-
-
-def test_no_name_of_a_kind_stands_in_the_code_outside_of_the_kinds() -> None:
-    found = []
-    for package in ("features", "worker", "tasks", "storage"):
-        for path in (ROOT / package).rglob("*.py"):
-            place = path.relative_to(ROOT)
-            if place in TYPED or place.is_relative_to("tasks/kinds") or place.is_relative_to("storage/migrations"):
-                continue
-            found += [
-                f"{place}:{node.lineno}: {node.value}"
-                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-                if isinstance(node, ast.Constant) and node.value in kinds.NAMES
-            ]
-    assert found == []
 
 
 def test_a_kind_without_families_needs_no_model(engine_of: EngineOf, monkeypatch: pytest.MonkeyPatch) -> None:

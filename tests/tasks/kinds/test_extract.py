@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from docmill.storage.core.specs import Outcome, Reason, Spec, Status
 from docmill.storage.json_values import Json
 from docmill.tasks import kinds
-from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.base import Computed
 from docmill.tasks.kinds.extract import TextIndex, citations, normalized
 from docmill.tasks.outputs import Generated, Output
@@ -88,11 +87,6 @@ def test_cited_values_have_their_places_in_the_whole_text() -> None:
         "citations": {"/title": [0, 7], "/tags/0": None, "/tags/1": [12, 16]},
     }
     assert spec_of(cite=False) == spec_of() != spec
-
-
-def test_places_in_a_document_and_a_prompt_over_metadata_do_not_go_together() -> None:
-    with pytest.raises(BadOption, match="--cite gives places in the document; it does not go with"):
-        spec_of(cite=True, prompt="{meta.title}: {text}")
 
 
 def test_the_schema_and_not_its_layout_makes_the_spec() -> None:

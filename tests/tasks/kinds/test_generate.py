@@ -127,8 +127,3 @@ def test_a_prompt_that_does_not_fit_fails_and_says_how_long_it_is(
     assert long.reason is not None
     assert long.reason.startswith("The prompt has ")
     assert "the model's window" in long.reason
-
-
-def test_metadata_and_a_language_that_is_to_be_found_do_not_go_together(bench: Bench, folder: Path) -> None:
-    with pytest.raises(BadOption, match="--from auto reads a document as it is"):
-        bench.spec("translate", str(folder), prompt=PROMPT, source_lang="auto", target_lang="en")

@@ -122,11 +122,6 @@ def test_a_label_is_found_whatever_its_capitals(written: str) -> None:
     assert redacted("Ana uses vim.", [spans], config=LABELLED, entity=(written,)).text == "Ana uses [PACKAGE]."
 
 
-def test_a_label_that_the_model_does_not_have_is_refused() -> None:
-    with pytest.raises(BadOption, match=r"has no label 'PER': --entity must be one of LOC, package\."):
-        build_spec("redact", MODEL, kinds.options("redact", entity=("package", "PER")), LABELLED)
-
-
 SCRIPTS = "aB3 é中にไทяق\u0301𐍈-.[]\n"
 TEXTS = st.text(alphabet=SCRIPTS, max_size=40)
 

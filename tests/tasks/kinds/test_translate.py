@@ -8,7 +8,6 @@ import pytest
 
 from docmill.storage.core.specs import Outcome
 from docmill.tasks import kinds
-from docmill.tasks.errors import BadOption
 from docmill.tasks.kinds.base import Computed
 from docmill.tasks.kinds.translate import Translate
 from docmill.tasks.outputs import Generated
@@ -56,12 +55,6 @@ def test_a_spec_names_the_unit_only_where_it_is_the_sentence() -> None:
 
     assert params(unit="paragraph") == params()
     assert params(unit="sentence") == {**params(), "unit": "sentence"}
-
-
-def test_a_prompt_with_metadata_is_not_split_into_sentences() -> None:
-    options = kinds.options("translate", unit="sentence", prompt="{meta.title}: {text}")
-    with pytest.raises(BadOption, match="--unit sentence splits a document"):
-        build_spec("translate", PINNED, options, {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]})
 
 
 def test_each_sentence_is_translated_as_if_it_stood_alone(bench: Bench) -> None:

@@ -120,13 +120,6 @@ def test_a_model_that_keeps_a_state_writes_nothing_and_says_what_it_is(
         open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir)
 
 
-@pytest.mark.parametrize("name", sorted(families.STATEFUL))
-def test_the_models_that_keep_a_state_are_those_of_transformers(name: str) -> None:
-    config = transformers.AutoConfig.for_model(name)
-    model = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    assert model is None or model._is_stateful
-
-
 SPANISH = Direction(("es",), ("en",))
 
 
@@ -213,10 +206,6 @@ def test_target_tokens_are_matched_and_one_must_be_chosen() -> None:
         spec_with(romance)
     with pytest.raises(BadOption, match="does not know the language de"):
         spec_with(romance, target_lang="de")
-
-
-def test_a_configuration_with_infinity_is_read() -> None:
-    assert table(b'{"limit": Infinity, "model_type": "bert"}') == {"limit": float("inf"), "model_type": "bert"}
 
 
 def test_text_that_is_no_json_or_no_object_is_an_empty_table(tmp_path: Path) -> None:

@@ -10,10 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from docmill.storage.extras import Extra, install
 from docmill.tasks import kinds
-from docmill.tasks.backends import registry
-from docmill.tasks.errors import BadOption, CannotServe, ModelCorrupt, ModelUnsuitable, NotInstalled
+from docmill.tasks.errors import BadOption, ModelCorrupt, ModelUnsuitable
 from docmill.tasks.models import families, gliner
 from docmill.tasks.models.families import Family
 from docmill.tasks.specs import pinning
@@ -122,18 +120,6 @@ def test_a_folder_without_a_tokenizer_or_with_a_broken_config_is_refused(tmp_pat
     (broken / gliner.CONFIG).write_text('{"max_len": ')
     with pytest.raises(ModelCorrupt, match="is not whole"):
         pinning.pin(str(broken), models_dir=None, cache_dir=tmp_path)
-
-
-def test_a_machine_without_the_library_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gliner, "EXTRA", Extra("gliner", ("nothing_of_this_name",), ""))
-    pinned = pinning.pin(str(model(tmp_path / "model")), models_dir=None, cache_dir=tmp_path)
-    with pytest.raises(NotInstalled, match="is a GLiNER model, which needs the extra gliner: ") as raised:
-        pinning.require_libraries(pinned, models_dir=None)
-    assert install("gliner") in str(raised.value)
-    monkeypatch.setattr(registry, "installed", lambda: frozenset({"transformers"}))
-    with pytest.raises(CannotServe, match="needs a backend that is not installed on this worker; ") as refused:
-        registry.require_present("entities", Family.GLINER, quality="native", device="cpu", model="gliner-small")
-    assert install("gliner") in str(refused.value)
 
 
 def test_a_window_has_the_tokenizers_limit_and_with_absolute_positions_the_encoders() -> None:

@@ -230,13 +230,3 @@ def test_no_weights_are_fetched_not_even_from_a_hub_that_ignores_ranges(
         assert ask({"bert": folder}, tmp_path, one)["bert embed"] == [None, None]
         assert one.sent[WEIGHTS] <= 100_000 if knows_ranges else one.sent[WEIGHTS] < 15_000_000
     assert not list((tmp_path / "hf").rglob("*.safetensors"))
-
-
-@pytest.mark.long
-def test_a_header_longer_than_the_first_request_is_fetched_whole(tmp_path: Path, descriptions: list[str]) -> None:
-    folder = architectures.bert(tmp_path / "bert", descriptions[:20])
-    more = {f"more.{'x' * 90}.{number}": torch.zeros(1) for number in range(2_000)}
-    save_file(load_file(folder / WEIGHTS) | more, folder / WEIGHTS, {"format": "pt"})
-    with serving(Hub({"bert": folder})) as one:
-        assert ask({"bert": folder}, tmp_path, one)["bert embed"] == [None, None]
-        assert one.sent[WEIGHTS] > 200_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -68,12 +67,6 @@ def test_a_changed_file_is_found_before_anything_is_computed(copied: Path, tmp_p
         pinning.locate(pinned, models_dir=None, cache_dir=tmp_path / "cache")
 
 
-def test_a_readme_does_not_change_the_revision(copied: Path, tmp_path: Path) -> None:
-    before = pin(str(copied), tmp_path)
-    (copied / "README.md").write_text("About")
-    assert pin(str(copied), tmp_path) == before
-
-
 @pytest.mark.parametrize(
     "name", ["./missing", "model.gguf", "/no/such/folder", "package:no_such_package/model", "a b"]
 )
@@ -100,32 +93,6 @@ def test_only_files_that_can_change_an_output_matter() -> None:
         "model.safetensors",
         "source.spm",
     ]
-
-
-def test_check_says_what_a_model_is_good_for(tmp_path: Path) -> None:
-    checked = pinning.check("synopsis-ddtp", models_dir=None, cache_dir=tmp_path)
-    assert (checked.family, checked.architecture) == ("encoder-decoder", "MarianMTModel")
-    assert {"summarize", "translate"} <= set(checked.kinds)
-    assert checked.window_limit == 512
-    assert (checked.size_bytes or 0) > 1_000_000
-    embedder = pinning.check("minilm", models_dir=None, cache_dir=tmp_path)
-    assert (embedder.family, embedder.window_limit) == ("encoder-only", 256)
-    assert embedder.kinds == ("summarize", "embed")
-
-
-def test_every_error_pickles_and_says_its_docstring_by_default() -> None:
-    for name, kind in vars(errors).items():
-        if isinstance(kind, type) and issubclass(kind, errors.TaskError):
-            again = pickle.loads(pickle.dumps(kind("a reason")))
-            assert (type(again), str(again)) == (kind, "a reason"), name
-            assert str(kind()) in (kind.__doc__ or "")
-
-
-def test_an_adapter_is_named_as_one_with_its_base(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "some/base", "peft_type": "LORA"}')
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
-    with pytest.raises(ModelNotFound, match=r"is an adapter of some/base.*with --adapter"):
-        pinning.pin(str(tmp_path), models_dir=None, cache_dir=tmp_path / "cache")
 
 
 SERVED = Pinned("openai:small", "served")

@@ -152,15 +152,6 @@ def test_a_paragraph_without_prose_is_copied(text: str) -> None:
     assert [section.verbatim for section in paragraphs(text)] == [True]
 
 
-UNITS = ("a.a.", "` ", "![[", "<!--", "<p><!", " ", "# #", "> ", "[a]:", "---\n", "A: b\n", "a  \n", "\\\n", "|")
-
-
-def test_signs_that_repeat_are_read_once() -> None:
-    for unit in UNITS:
-        text = unit * 30_000  # else it would take for ever
-        assert all(0 <= section.start < section.end <= len(text) for section in paragraphs(text))
-
-
 def test_a_model_translates_a_guide_and_leaves_its_blocks(bench: Bench) -> None:
     guide = (
         "# Installation du serveur\n\nCe paquet contient la documentation.\n\n```sh\nls -l | wc\n```\n\n"

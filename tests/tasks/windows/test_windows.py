@@ -119,16 +119,6 @@ def test_blocks_of_a_long_text_are_cut_as_the_whole_would_be(limit: int) -> None
     assert split(text, len, limit) == whole_split(text, limit)
 
 
-@pytest.mark.parametrize("text", ["x" * 100_000, "0.25,1.5," * 10_000, "word " * 20_000], ids=["x", "csv", "words"])
-def test_cutting_takes_time_in_proportion_to_the_text(text: str) -> None:
-    seen = []
-    for part in (text[: len(text) // 4], text):
-        coder = Characters(50)
-        cut([part], coder)
-        seen.append(coder.seen_chars)
-    assert seen[1] < 5 * seen[0]
-
-
 def test_a_window_of_few_tokens_is_not_without_end() -> None:
     spans = split("x" * 100_000, lambda piece: 1, 50)
     assert max(end - start for start, end in spans) == 50 * LONG_CHARS_PER_TOKEN
@@ -159,11 +149,6 @@ def split_texts(text: str, limit: int) -> list[str]:
 )
 def test_paragraphs_and_items_are_found(text: str, expected: list[str]) -> None:
     assert [text[section.start : section.end] for section in paragraphs(text)] == expected
-
-
-def test_many_spaces_take_no_time() -> None:
-    text = f"a{' ' * 1_000_000}b"
-    assert unwrapped(text) == text
 
 
 FIRST, LAST = -1, -2
@@ -250,22 +235,6 @@ def test_the_tokens_of_the_windows_are_those_of_the_text(text: str, limit: int, 
     assert [window.part for window in windows] == [len(windows) > 1] * len(windows)
 
 
-def test_a_text_longer_than_a_block_is_tokenised_in_pieces_that_begin_with_white_space(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("docmill.tasks.windows.windows.BLOCK_CHARS", 6)
-    seen: list[str] = []
-
-    class Seeing(Letters):
-        def encode(self, texts: Sequence[str]) -> list[Encoded]:
-            seen.extend(texts)
-            return super().encode(texts)
-
-    (windows,) = cut_overlapping(["ab  c defghijklmn"], Seeing(40))
-    assert seen == ["ab  c", " defgh", "ijklmn"]
-    assert [*places_of(windows[0]).starts] == [0, 1, 4, *range(6, 17)]
-
-
 def test_without_places_of_tokens_windows_do_not_overlap() -> None:
     class Plain(Letters):
         def encode(self, texts: Sequence[str]) -> list[Encoded]:
@@ -340,8 +309,3 @@ def test_a_span_counts_in_the_window_with_the_better_context_only() -> None:
         ("first", 0, 1, 0.5),
         ("last", 89, 90, 0.5),
     ]
-
-
-def test_of_spans_from_two_windows_that_overlap_the_best_stays() -> None:
-    one, other = ("a", 27, 31, 0.7), ("b", 30, 33, 0.9)
-    assert decided(WINDOWS, [[one], [other], []]) == [other]

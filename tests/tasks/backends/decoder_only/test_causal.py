@@ -347,11 +347,3 @@ def test_what_cannot_be_done_is_refused_before_it_starts(
     folder = DECODERS["llama"](tmp_path / "llama", sentences, **own)
     with pytest.raises(CannotServe, match=says):
         bench.engine.open(bench.spec("generate", str(folder), prompt="{text}", **asked))
-
-
-def test_an_entry_that_nobody_knows_is_refused(bench: Bench, tmp_path: Path, sentences: list[str]) -> None:
-    folder = DECODERS["llama"](tmp_path / "llama", sentences)
-    file = folder / "generation_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "a_new_setting": 7}))
-    with pytest.raises(CannotServe, match="a_new_setting=7"):
-        bench.engine.open(bench.spec("generate", str(folder), prompt="{text}"))

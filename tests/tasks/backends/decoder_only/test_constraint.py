@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -21,7 +20,7 @@ from transformers import AutoTokenizer, LogitsProcessor
 
 from docmill.storage.core.specs import Outcome, Reason, Status
 from docmill.tasks import kinds, schema_checks
-from docmill.tasks.backends.decoder_only.instructed import Constraint, unpacked_here, unpacked_on_device
+from docmill.tasks.backends.decoder_only.instructed import Constraint
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe
 from docmill.tasks.kinds.base import Computed
@@ -149,19 +148,6 @@ def test_stop_strings_of_the_models_own_may_stand_in_a_record(
     assert records_of(bench.run(spec, ["a text"]))
 
 
-def test_the_built_in_instruction_shows_the_properties(
-    bench: Bench, made: dict[str, Path], tmp_path: Path, descriptions: list[str]
-) -> None:
-    from docmill.tasks.kinds import instruction
-
-    spec = bench.spec("extract", str(made["llama"]), json_schema=SCHEMA)
-    assert spec.params["instructions"]
-    told = instruction(spec, chat=True).template.fill("A text.")
-    assert "- word (string)\n- count (integer)\n" in told
-    assert told.endswith("\n\nText:\nA text.")
-    assert instruction(spec, chat=False).template.fill("A text.").endswith("\n\nText: A text.\nJSON:")
-
-
 def test_a_tokenizer_without_a_fast_form_is_refused(
     bench: Bench, made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,13 +159,6 @@ def test_a_tokenizer_without_a_fast_form_is_refused(
     monkeypatch.setattr("llguidance.hf.from_tokenizer", refused)
     with pytest.raises(CannotServe, match=r"extract needs a model with a fast tokenizer.* Only fast tokenizers"):
         open_backend(spec, device="cpu", models_dir=None, cache_dir=bench.cache_dir, backend="transformers")
-
-
-def test_bits_are_unpacked_alike_on_the_cpu_and_on_a_device() -> None:
-    words = np.array([[1, -(2**31)], [0x0F0, -2]], np.int32)
-    expected = [[bool(int(word) >> bit & 1) for word in row for bit in range(32)] for row in words]
-    assert unpacked_here(words, torch.device("cpu")).tolist() == expected
-    assert unpacked_on_device(words, torch.device("cpu")).tolist() == expected
 
 
 def test_places_of_the_output_layer_that_no_token_has_are_never_chosen(tokens: LLTokenizer) -> None:

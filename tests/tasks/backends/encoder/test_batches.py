@@ -63,15 +63,6 @@ def test_it_is_measured_once_for_each_device(tmp_path: Path) -> None:
     assert found(again, tmp_path, "another device") == 100
 
 
-@pytest.mark.parametrize("damage", ["", "[]", "{}", '{"batch_tokens": 123}', '{"batch_tokens": [800]}'])
-def test_what_is_remembered_and_makes_no_sense_is_measured_again(tmp_path: Path, damage: str) -> None:
-    found(Device(batch_s=0.01, token_s=0.0), tmp_path)
-    (file,) = tmp_path.iterdir()
-    file.write_text(damage)
-    assert found(Device(batch_s=0.0, token_s=1e-5), tmp_path) == 100
-    assert json.loads(file.read_text())["batch_tokens"] == 100
-
-
 def test_a_batch_that_does_not_fit_is_not_chosen(tmp_path: Path) -> None:
     assert found(Device(batch_s=0.01, token_s=0.0, memory=250), tmp_path) == 200
     assert found(Device(batch_s=0.01, token_s=0.0, memory=50), tmp_path / "small") == 100

@@ -27,7 +27,7 @@ from docmill.tasks.backends.encoder.choice import (
 from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
 from docmill.tasks.backends.machine import remember
 from docmill.tasks.engine.backend_factory import open_backend
-from docmill.tasks.errors import CannotServe, Unsuited
+from docmill.tasks.errors import Unsuited
 from docmill.tasks.outputs import Labels, Output, SpanScores, TokenScores, Vector
 from tests.tasks.conftest import Bench, EngineOf
 from tests.tasks.fakes import FakeBackend, spec_of
@@ -74,11 +74,6 @@ def test_the_clearly_faster_one_is_taken_and_the_others_are_closed(tmp_path: Pat
     shop = Shop(torch=100.0, openvino=90.0)
     taken = fastest(["torch", "openvino"], shop, tmp_path, "another model")
     assert (taken.name, taken.closed, shop.names) == ("torch", False, ["torch", "openvino", "torch"])
-
-
-def test_the_first_is_taken_unless_another_is_clearly_ahead() -> None:
-    assert best({"one": 100.0, "two": 104.0}) == "one"
-    assert best({"one": 100.0, "two": 106.0, "three": 109.0}) == "two"
 
 
 def test_it_is_measured_once_for_each_subject(tmp_path: Path) -> None:
@@ -139,16 +134,6 @@ class Measured(FakeBackend):
 
 def refused() -> Any:
     raise AssertionError("opened without need")
-
-
-def test_a_few_texts_are_computed_without_a_measurement(engine_of: EngineOf) -> None:
-    first = FakeBackend()
-    backend = ProvisionalBackend(first, refused, refused, enough=1000)
-    ticket = engine_of(lambda _: backend).submit(spec_of(), list(enumerate(TEXTS)))
-    assert ticket.wait(60)
-    assert [outcome.status for outcome in ticket.finished()] == [Status.DONE] * len(TEXTS)
-    assert sum(map(len, first.batches)) == len(TEXTS)
-    assert not first.closed.is_set()
 
 
 def test_once_there_was_enough_work_the_measured_backend_computes_the_rest(engine_of: EngineOf) -> None:
@@ -237,19 +222,6 @@ def test_what_is_no_number_with_the_models_own_code_either_fails_its_document_on
     assert told == []  # the first was not at fault
 
 
-def test_where_no_other_opens_the_document_fails_and_the_first_goes_on(engine_of: EngineOf) -> None:
-    def refuse() -> Any:
-        raise CannotServe("no memory")
-
-    first = FakeBackend()
-    engine = engine_of(lambda _: FallbackBackend(first, refuse))
-    for _ in range(2):
-        ticket = engine.submit(spec_of(), list(enumerate(WITH_NAN)))
-        assert ticket.wait(60)
-        assert [outcome.status.value for outcome in ticket.finished()].count("failed") == 2
-    assert not first.closed.is_set()
-
-
 def test_what_was_left_out_is_opened_no_more_and_what_was_measured_stays(tmp_path: Path) -> None:
     names = ["openvino", "another", "torch"]
     assert fastest(names, Shop(openvino=300.0, another=200.0, torch=100.0), tmp_path, "a model").name == "openvino"
@@ -300,26 +272,6 @@ def test_a_real_model_goes_over_to_its_own_code_with_the_same_vectors(
     later = open_one(spec)
     assert later.runtime()["backend"] == "transformers"
     later.close()
-
-
-def test_a_backend_that_was_asked_for_by_name_goes_over_too(
-    bench: Bench, engine_of: EngineOf, descriptions: list[str], unmeasured: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def open_one(spec: Spec) -> Any:
-        return open_backend(spec, device="cpu", models_dir=None, cache_dir=unmeasured, backend="openvino")
-
-    spec = bench.spec("embed", "minilm")
-    plant_nan(monkeypatch, at=3)
-    engine = engine_of(open_one)
-    engine.open(spec)
-    assert engine.runtime(spec)["backend"] == "openvino"
-    ticket = engine.submit(spec, list(enumerate(descriptions[:12])))
-    assert ticket.wait(250)
-    assert all(outcome.vector is not None for outcome in ticket.finished())
-    assert engine.runtime(spec)["backend"] == "transformers"
-    again = open_one(spec)
-    assert again.runtime()["backend"] == "openvino", "what is asked for by name is not left out for good"
-    again.close()
 
 
 def plant_nan(monkeypatch: pytest.MonkeyPatch, at: int) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import pipeline
 
 from docmill.storage.core.specs import Outcome, Status
@@ -19,7 +18,7 @@ from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder import own_code
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
 from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
-from docmill.tasks.errors import CannotServe, WeightsMissing
+from docmill.tasks.errors import CannotServe
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks import classifiers
@@ -134,18 +133,3 @@ def test_a_model_whose_labels_have_one_name_is_refused(lines: list[str], bench: 
     folder = classifiers.classifier(tmp_path / "model", lines, "bert", id2label={0: "same", 1: "same"})
     with pytest.raises(CannotServe, match="Two labels of the model have the same name"):
         bench.engine.open(bench.spec("classify", str(folder)))
-
-
-def test_a_classifier_without_the_weights_of_its_head_is_refused(
-    lines: list[str], bench: Bench, tmp_path: Path
-) -> None:
-    folder = classifiers.classifier(tmp_path / "model", lines, "bert")
-    spec = bench.spec("classify", str(folder))
-    weights = load_file(folder / "model.safetensors")
-    save_file(
-        {name: one for name, one in weights.items() if not name.startswith("classifier")},
-        folder / "model.safetensors",
-        {"format": "pt"},
-    )
-    with pytest.raises(WeightsMissing, match="lack 2 weights that classify computes with, such as classifier"):
-        EncoderBackend(Assignment(spec, folder, "cpu", tmp_path, Head.CLASSIFICATION))

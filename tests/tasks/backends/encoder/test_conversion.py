@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -21,13 +17,11 @@ import transformers
 from transformers import AutoModel, AutoTokenizer
 
 from docmill.storage.core.specs import Spec
-from docmill.tasks.backends import Assignment, registry
+from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import native_bfloat16, quiet
 from docmill.tasks.backends.encoder import conversion
 from docmill.tasks.backends.encoder.conversion import FirstStates
 from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
-from docmill.tasks.backends.encoder.own_code import compared_lengths, local_span
-from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.errors import CannotServe, Unsuited
 from docmill.tasks.outputs import Head
@@ -130,15 +124,6 @@ def own(folder: Path, texts: list[str]) -> Any:
         return torch.stack([model(input_ids=one).last_hidden_state[0].mean(0) for one in ids]).numpy()
 
 
-def test_one_that_is_asked_for_and_not_installed_says_how_to_get_it(
-    bench: Bench, mpnet: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(registry, "installed", lambda: frozenset({"transformers"}))
-    spec = bench.spec("embed", str(mpnet))
-    with pytest.raises(CannotServe, match=r"is not installed .*install .*\[openvino\]"):
-        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="openvino")
-
-
 @pytest.mark.long
 def test_two_processes_that_convert_at_once_make_one_whole_copy(mpnet: Path, tmp_path: Path) -> None:
     with ThreadPoolExecutor() as threads:
@@ -179,35 +164,6 @@ def test_a_tracer_that_fails_leaves_the_model_to_others(
         open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="openvino")
 
 
-@pytest.mark.long
-def test_nothing_is_reported_to_the_makers_of_the_converter(mpnet: Path, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    home.mkdir()
-    variables = {name: value for name, value in os.environ.items() if name not in {"CI", "TF_BUILD", "JENKINS_URL"}}
-    told = "; import openvino.tools.ovc.telemetry_utils as used; print(used.tm.__name__)"
-    done = subprocess.run(
-        [sys.executable, "-c", OPEN + told, PATH, str(mpnet), str(tmp_path / "cache")],
-        env={**variables, "HOME": str(home)},
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=200,
-    )
-    assert done.stdout.split() == ["openvino", "openvino.tools.ovc.telemetry_stub"]
-    assert list(home.rglob("*ga_cid")) == []
-
-
-def test_a_conversion_that_fails_leaves_the_root_logger_as_it_was(mpnet: Path) -> None:
-    class Broken(torch.nn.Module):
-        def forward(self, *_: Any, **__: Any) -> None:
-            raise RuntimeError("an operation without a translation")
-
-    root = logging.getLogger()
-    before = root.level, root.filters[:], root.handlers[:]
-    with pytest.raises(Exception, match="without a translation"):
-        conversion.traced(Broken(), Tokens(AutoTokenizer.from_pretrained(mpnet)))
-    assert (root.level, root.filters, root.handlers) == before
-
-
 SPAN = 32
 
 
@@ -240,18 +196,6 @@ def test_local_attention_beside_much_padding_gives_what_the_models_own_code_does
     long = " ".join(descriptions[0].split() * 4)
     texts = [text for line in lines(descriptions)[:12] for text in (line[:20], f"{line} {long}"[:400], long[:600])]
     assert least_cosine(vectors(there.run(there.spec("embed", str(modern)), texts)), own(modern, texts)) >= 0.999999
-
-
-def test_a_comparison_has_padding_further_from_the_text_than_local_attention_sees(modern: Path) -> None:
-    modern_config = transformers.AutoConfig.from_pretrained(modern)
-    for span in (SPAN, 128):
-        modern_config.local_attention = span
-        lengths = compared_lengths(modern_config)
-        assert min(lengths) + span < max(lengths) <= 256
-    assert max(compared_lengths(transformers.MPNetConfig(max_position_embeddings=20))) == 18
-    longformer = transformers.LongformerConfig(attention_window=[64, 512], max_position_embeddings=4098)
-    assert max(compared_lengths(longformer)) > 512
-    assert local_span(transformers.BertConfig()) == 0
 
 
 def test_fused_local_attention_that_gives_nan_for_padding_is_left_to_others(

@@ -27,10 +27,8 @@ from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
 from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
 from docmill.tasks.backends.tokens import Tokens
 from docmill.tasks.batching import Item, Pool
-from docmill.tasks.engine.backend_factory import OpeningPlace, modules
 from docmill.tasks.errors import Unsuited
 from docmill.tasks.outputs import Head, Labels, Output, SpanScores, TokenScores, Vector, Weights
-from docmill.tasks.specs import pinning
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.test_weighting import splade
@@ -157,39 +155,11 @@ def test_a_converted_model_gives_what_the_models_own_code_gives_now_and_when_it_
     assert are_near(outputs(again), wanted)
 
 
-def test_a_question_stands_at_its_place_in_a_converted_model(descriptions: list[str], tmp_path: Path) -> None:
-    folder = classifiers.classifier(tmp_path / "model", descriptions[:40], "bert", **ANSWERER)
-    with closing(OpenVinoBackend(assigned("answer", Head.ANSWERING, folder, tmp_path / "cache"))) as opened:
-        assert opened.traits.pairs is not None
-        encoded = opened.traits.pairs("What is it?").encode(TEXTS)
-    assert [*encoded[0].ids] == AutoTokenizer.from_pretrained(folder)("What is it?", TEXTS[0])["input_ids"]
-
-
 def test_a_model_that_was_converted_before_needs_no_library(benches: Callable[[str], Bench]) -> None:
     bench = benches("openvino")
     spec = bench.spec("embed", "minilm")
     bench.engine.open(spec)
     assert loaded(spec, bench.cache_dir, bench.backend) == set()
-
-
-@pytest.mark.long
-def test_a_model_with_a_merged_adapter_that_was_converted_before_needs_no_library(
-    benches: Callable[[str], Bench], tmp_path: Path
-) -> None:
-    spec = benches("openvino").spec("classify", "classes-ddtp")
-    assert "torch" in loaded(spec, tmp_path, "openvino")
-    assert loaded(spec, tmp_path, "openvino") == set()
-    assert modules(spec, OpeningPlace("cpu", None, tmp_path, "openvino")) == [OpenVinoBackend.__module__]
-
-
-@pytest.mark.long
-def test_the_first_opening_of_an_embedding_model_needs_transformers_alone(
-    descriptions: list[str], tmp_path: Path
-) -> None:
-    folder = architectures.bert(tmp_path / "model", descriptions[:40])
-    pinned, _ = pinning.pin_with_adapter(str(folder), None, models_dir=None, cache_dir=tmp_path / "cache")
-    spec = Spec("embed", pinned.model, pinned.revision, quality="float32")
-    assert loaded(spec, tmp_path / "cache", "transformers") <= {"torch", "transformers", "scipy"}
 
 
 def loaded(spec: Spec, cache_dir: Path, backend: str) -> set[str]:

@@ -38,8 +38,7 @@ from docmill.tasks.backends.encoder.int8 import (
 from docmill.tasks.backends.encoder.openvino_backend import OpenVinoBackend
 from docmill.tasks.backends.encoder.packed import Design
 from docmill.tasks.backends.tokens import Tokens
-from docmill.tasks.engine.backend_factory import open_backend
-from docmill.tasks.errors import CannotServe, Unsuited
+from docmill.tasks.errors import Unsuited
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks import architectures, classifiers
 from tests.tasks.backends.encoder.test_conversion import assigned, lines, of_folder
@@ -102,19 +101,6 @@ def test_vectors_are_near_those_in_float32(
     assert {"openvino", "nncf"} <= runtime["versions"].keys()
 
 
-@pytest.mark.long
-@pytest.mark.slow
-def test_a_batch_of_32_tokens_is_as_near(
-    benches: Callable[[str], Bench], descriptions: list[str], french: list[str]
-) -> None:
-    bench = benches(registry.AUTO)
-    texts = [*lines(descriptions[1::2])[:80], *lines(french[1::2])[:40]]
-    exact = benches("transformers").run(bench.spec("embed", "minilm"), texts)
-    (of_32, *_) = [number for number, one in enumerate(exact) if one.tokens_in == 32]
-    (found,) = vectors(bench.run(bench.spec("embed", "minilm", dtype="int8"), [texts[of_32]]))
-    assert found @ vectors(exact)[of_32] >= 0.99
-
-
 @pytest.mark.parametrize("kind", [pytest.param("classify", marks=pytest.mark.long), "entities"])
 def test_scores_are_near_those_in_float32(
     kind: str, benches: Callable[[str], Bench], descriptions: list[str], tmp_path: Path
@@ -174,17 +160,6 @@ def test_nothing_is_said_sent_or_written_at_home(small: Path, tmp_path: Path) ->
     assert said == "True False []\n"
 
 
-def test_without_nncf_the_extra_is_named(
-    small: Path, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(int8, "version", no_nncf)
-    spec = bench.spec("embed", str(small), dtype="int8")
-    with pytest.raises(CannotServe, match=r"install .*\[openvino-int8\]"):
-        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path)
-    with pytest.raises(CannotServe, match=r"backend transformers does not embed .* on cpu \(int8 precision\)\.$"):
-        open_backend(spec, device="cpu", models_dir=None, cache_dir=tmp_path, backend="transformers")
-
-
 def test_a_model_that_loses_too_much_is_refused(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def another(_: Any, tokens: Any, *_more: Any) -> Any:
         torch.manual_seed(8)
@@ -232,23 +207,6 @@ def test_states_are_the_models_own_and_the_model_is_as_before(name: str) -> None
         assert torch.allclose(one, other, atol=2e-6)
     assert [*model.state_dict()] == names
     assert all(map(torch.equal, states(model), expected))
-
-
-@pytest.mark.parametrize("name", ["bert-relu", "distilbert"])
-def test_channels_with_the_greatest_values_are_apart(name: str) -> None:
-    model = made(CONFIGS[name])
-    names, layer = Design.of(model).names, first_layer(model)
-    inner, outer = layer.get_submodule(names.inner), layer.get_submodule(names.outer)
-    assert isinstance(inner, nn.Linear)
-    assert isinstance(outer, nn.Linear)
-    wide = [*range(3, 3 + 5 * N_CHANNELS, 5)]
-    with torch.no_grad():
-        inner.weight[wide] *= 100
-    with split_first_layer(model, ENCODED):
-        apart = layer.get_submodule(names.outer).get_submodule("_outer_apart")
-        assert isinstance(apart, nn.Linear)
-        assert sorted(map(tuple, apart.weight.T.tolist())) == sorted(map(tuple, outer.weight.T[wide].tolist()))
-        assert apart.bias is None
 
 
 def test_the_network_is_put_back_when_its_tracing_fails() -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,15 +14,13 @@ import transformers
 from sentence_transformers import SentenceTransformer
 from torch.nn import functional
 
-from docmill.storage.core.specs import Spec
 from docmill.tasks.backends import Assignment, accelerator
-from docmill.tasks.backends.accelerator import native_bfloat16, quiet
+from docmill.tasks.backends.accelerator import quiet
 from docmill.tasks.backends.encoder.encoder_backend import EncoderBackend
 from docmill.tasks.backends.encoder.packed import FLASH, ONEDNN, Kernels, OneDnnLinear, kernels_for, packed, packs
 from docmill.tasks.engine.engine import Engine
 from docmill.tasks.outputs import Head
 from docmill.tasks.windows.windows import Encoded
-from tests.tasks import architectures
 from tests.tasks.conftest import Bench
 from tests.tasks.test_architectures import vectors
 
@@ -120,22 +116,6 @@ def test_a_device_computes_without_padding_in_what_its_kernels_know(monkeypatch:
     assert kernels_for("cuda:0", torch.float32) is None
 
 
-@pytest.mark.parametrize(
-    ("dtype", "least"), [("float32", 0.9999999), pytest.param("auto", 0.999, marks=pytest.mark.long)]
-)
-def test_vectors_are_those_of_sentence_transformers_in_float32(
-    bench: Bench, descriptions: list[str], dtype: str, least: float
-) -> None:
-    texts = [line for text in descriptions for line in text.split("\n") if 0 < len(line.strip()) < 400][:150]
-    spec = bench.spec("embed", "minilm", dtype=dtype)
-    with quiet():
-        model = SentenceTransformer(str(bench.folder(spec)), device="cpu", local_files_only=True)
-    expected = model.encode(texts, show_progress_bar=False).astype(np.float64)
-    found = vectors(bench.run(spec, texts)).astype(np.float64)
-    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
-    assert ((found * expected).sum(axis=1) / lengths).min() >= least
-
-
 @pytest.mark.parametrize("dtype", ["float32", "auto"])
 def test_a_model_that_passes_its_comparison_is_computed_without_padding(bench: Bench, dtype: str) -> None:
     spec = bench.spec("embed", "minilm", dtype=dtype)
@@ -174,18 +154,3 @@ def test_products_that_changed_leave_the_model_its_own_code(
         found = vectors(ticket.finished())
     expected = model.encode(["Both of these", "are computed with padding by its own code."], show_progress_bar=False)
     assert np.allclose(found, expected, atol=1e-6)
-
-
-@pytest.mark.skipif(not native_bfloat16("cpu"), reason="this CPU does not multiply bfloat16")
-def test_native_precision_is_named_in_the_runtime(bench: Bench) -> None:
-    assert bench.engine.runtime(bench.spec("embed", "minilm", dtype="auto"))["precision"] == "bfloat16"
-
-
-def test_a_module_that_wants_more_than_the_states_gets_the_models_own_code(
-    descriptions: list[str], tmp_path: Path
-) -> None:
-    folder = architectures.bert(tmp_path / "bert", descriptions[:40])
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "output_hidden_states": True}))
-    spec = Spec(kind="embed", model=str(folder), revision="sha256:00", quality="float32")
-    assert EncoderBackend(Assignment(spec, folder, "cpu", tmp_path, Head.POOLING))._encoder is None

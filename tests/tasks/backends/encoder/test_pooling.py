@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -194,14 +193,6 @@ def test_another_pooling_takes_the_place_of_a_single_one(inner: Path, tmp_path: 
     several = saved(tmp_path / "several", inner, Pooling(32, ("cls", "mean")))
     with pytest.raises(CannotServe, match="joins several poolings"):
         loaded(several, tmp_path, pooling="cls")
-
-
-def test_a_product_without_its_bias_is_left_to_the_library_which_refuses_it(inner: Path, tmp_path: Path) -> None:
-    folder = saved(tmp_path / "model", inner, Pooling(32), Dense(32, 8))
-    weights = load_file(folder / "2_Dense" / "model.safetensors")
-    save_file({"linear.weight": weights["linear.weight"]}, folder / "2_Dense" / "model.safetensors")
-    with pytest.raises(RuntimeError, match=r"linear\.bias"):
-        loaded(folder, tmp_path)
 
 
 @pytest.mark.parametrize(

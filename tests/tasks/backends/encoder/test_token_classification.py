@@ -18,11 +18,8 @@ from transformers import AutoModelForTokenClassification, PreTrainedTokenizerFas
 from transformers.pipelines.token_classification import AggregationStrategy
 
 from docmill.storage.core.specs import Outcome, Status
-from docmill.tasks.backends import Assignment
 from docmill.tasks.backends.accelerator import quiet
-from docmill.tasks.backends.encoder.classifiers import load_tagger
-from docmill.tasks.errors import CannotServe, ModelUnsuitable
-from docmill.tasks.outputs import Head
+from docmill.tasks.errors import ModelUnsuitable
 from docmill.tasks.windows.windows import stretches, trimmed
 from tests.tasks import classifiers
 from tests.tasks.conftest import Bench
@@ -132,16 +129,6 @@ def test_entities_are_those_of_transformers_for_every_architecture_encoder_and_a
             assert bench.engine.runtime(spec)["backend"] == backend
             reference = partial(alone, folder, texts, strategy)
             require_equal([*map(entities, outcomes)], reference, same=same_entities, expected=wanted)
-
-
-def test_a_slow_tokenizer_is_refused(
-    lines: list[str], bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = model(tmp_path / "model", lines, "bert")
-    spec = bench.spec("entities", str(folder))
-    monkeypatch.setattr(PreTrainedTokenizerFast, "is_fast", False)
-    with pytest.raises(CannotServe, match="entities needs a fast tokenizer, which tells where tokens stand"):
-        load_tagger(Assignment(spec, folder, "cpu", tmp_path, Head.TAGGING), torch.float32)
 
 
 def test_a_model_without_a_head_for_tokens_is_refused(bench: Bench) -> None:

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import pipeline
 
 from docmill.tasks.backends.accelerator import quiet
-from docmill.tasks.errors import CannotServe, ModelUnsuitable
+from docmill.tasks.errors import ModelUnsuitable
 from docmill.tasks.windows.windows import Encoded
 from tests.tasks import classifiers
 from tests.tasks.backends.encoder.test_classification import Benches, assert_same, scores
@@ -86,13 +86,6 @@ def test_every_pair_of_a_long_text_fits_the_model_and_windows_are_combined(
         assert outcome.flags == ("windowed",)
 
 
-def test_a_hypothesis_that_leaves_no_room_for_text_is_refused(short: list[str], bench: Bench, tmp_path: Path) -> None:
-    folder = classifiers.classifier(tmp_path / "nli", short, "bert", id2label=NLI)
-    spec = bench.spec("classify", str(folder), labels={"long": "word " * 20}, window_tokens=30)
-    with pytest.raises(CannotServe, match="A window of 30 tokens leaves no room for text"):
-        bench.engine.open(spec)
-
-
 @pytest.mark.parametrize("backend", ["transformers", "openvino"])
 def test_an_embedding_model_scores_by_the_cosine_with_a_labels_description(
     backend: str, short: list[str], benches: Benches
@@ -110,12 +103,6 @@ def test_an_embedding_model_scores_by_the_cosine_with_a_labels_description(
         assert dict(scores(outcome)) == pytest.approx(dict(zip(topics, row, strict=True)), abs=1e-4)
         assert outcome.text == [*topics][int(row.argmax())]
     assert bench.engine.runtime(spec)["backend"] == backend
-
-
-def test_a_label_that_is_longer_than_a_window_is_refused(bench: Bench) -> None:
-    spec = bench.spec("classify", "minilm", labels={"long": "word " * 40}, window_tokens=30)
-    with pytest.raises(CannotServe, match="The longest label has 42 tokens, and a window 30"):
-        bench.engine.open(spec)
 
 
 def test_a_model_without_a_head_is_refused_without_labels(bench: Bench) -> None:

@@ -17,11 +17,10 @@ from docmill.storage.core.specs import Spec
 from docmill.tasks.backends.encoder_decoder import ctranslate
 from docmill.tasks.backends.encoder_decoder.ctranslate import CTranslateBackend, compute_type
 from docmill.tasks.backends.static import Items
-from docmill.tasks.batching import Budget, Item
+from docmill.tasks.batching import Budget
 from docmill.tasks.engine.backend_factory import open_backend
 from docmill.tasks.engine.engine import BatchDone, BatchStarted, Engine
 from docmill.tasks.errors import CannotServe, EngineStopped, Unsuited
-from docmill.tasks.windows.windows import Encoded
 from tests.tasks.conftest import Bench, EngineOf, multiplies_int8_exactly
 from tests.tasks.test_reference import one_paragraph
 
@@ -232,13 +231,6 @@ def test_a_failed_batch_in_flight_fails_its_own_windows_only(
     assert [outcome.content_id for outcome in ticket.finished() if outcome.reason] == [5]
 
 
-def test_what_is_taken_at_once_is_divided_evenly() -> None:
-    items = [Item(number, Encoded(number, {"input_ids": [1] * number}), None) for number in range(1, 8)]
-    lengths = [[item.tokens for item in part] for part in ctranslate.divided(items, 3)]
-    assert lengths == [[5, 6, 7], [3, 4], [1, 2]]
-    assert [len(part) for part in ctranslate.divided(items[:2], 3)] == [1, 1]
-
-
 class Asked:
     """A source that gives these windows once, and remembers what it was asked for."""
 
@@ -270,17 +262,6 @@ def test_beams_bound_the_rows_of_a_batch_and_not_its_tokens(ct2: Bench, monkeypa
     assert [rows for rows, _ in few] == [48, 48, 32, 8]
     assert [rows for rows, _ in many] == [48, 32, 16, 4], "eight workers share 512 hypotheses"
     assert len({tokens for _, tokens in few + many}) == 1
-
-
-def test_only_full_batches_go_ahead_of_workers_that_compute(ct2: Bench, french: list[str], two_workers: int) -> None:
-    backend = opened(ct2, ct2.spec("translate", "marian-ddtp", beams=1), "ctranslate2")
-    full = ctranslate.BUDGETS["cpu"].rows * two_workers
-    windows = backend.encode([text[:20] for text in french[:two_workers]])
-    source = Asked([Item(number, window, None) for number, window in enumerate(windows)])
-    assert len(list(backend.run(source))) == two_workers
-    idle, busy = source.budgets[:2]
-    assert (idle.rows, idle.least, idle.patience_s) == (full, 1, ctranslate.PATIENCE_S)
-    assert (busy.rows, busy.least, busy.patience_s) == (full, full, 0)
 
 
 def test_memory_that_is_short_halves_the_batches(

@@ -85,20 +85,6 @@ def test_no_part_of_a_key_stays_where_a_message_is_cut() -> None:
         assert "xxx" in said
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Incorrect key: sk-01234****cdef.", "Incorrect key: *******cdef."),
-        ("sk-0123456789abcdefsk-0123456789abcdef", "******"),
-        ("456789ab and 456789a", "*** and 456789a"),
-        ("", ""),
-    ],
-)
-def test_parts_of_a_key_are_hidden(text: str, expected: str) -> None:
-    assert answers.masked(text, "sk-0123456789abcdef") == expected
-    assert answers.masked(text, None) == text
-
-
 def test_a_message_that_quotes_a_text_is_told_by_its_code() -> None:
     asked = {"messages": [{"role": "user", "content": "words of a\nprivate document"}]}
     raw = b'{"error": {"message": "blocked: words of a private document", "code": "content_policy"}}'

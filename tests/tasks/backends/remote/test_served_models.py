@@ -395,14 +395,6 @@ def test_a_server_that_refuses_all_requests_fails_no_text_and_is_opened_again(
     assert KEY not in caplog.text
 
 
-def test_what_was_answered_before_the_server_went_away_is_kept(api: Callable[[Script], ApiServer]) -> None:
-    server = api(lambda request, _: error(401) if len(server.requests) > 20 else None)
-    with engine_on(server) as engine:
-        ticket = submitted(engine, GENERATE, TEXTS)
-        assert ticket.away is not None
-        assert {outcome.status for outcome in ticket.finished()} <= {Status.DONE}
-
-
 def test_a_server_is_refused_at_the_opening_with_what_to_do(api: Callable[[Script], ApiServer]) -> None:
     server = api(lambda request, _: None)
     for model, models, said in [
